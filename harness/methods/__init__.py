@@ -1,0 +1,1 @@
+"""The catalogue of transfer methods: which parameters train, and how."""

@@ -1,0 +1,78 @@
+"""One JSON record per stage: numbers, units, environment, timing. The only thing a report reads.
+
+`result.json` is written last and atomically: a stage is done if and only if it exists.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from writers.errors import UserError
+
+SCHEMA = 1
+FILE_NAME = "result.json"
+
+
+class Result(BaseModel):
+    """What a stage leaves behind. Accuracies are fractions; fields carry their units in their names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = SCHEMA
+    kind: str                       # write, rank, pretrain, evaluate, transfer
+    key: str                        # the stage's hash
+    name: str                       # for people: transfer/pets/full/minus10/eps0.5/seed0
+    axes: dict[str, Any]            # subset, eps, seed, arch, target, method: those that apply
+    config: dict[str, Any]          # the stage's resolved settings
+    needs: dict[str, str]           # role -> key of the stage that filled it
+    metrics: dict[str, Any]
+    timing: dict[str, Any] = {}
+    environment: dict[str, Any]
+    started_at: str                 # ISO 8601, UTC
+    wall_s: float
+
+
+def save(result: Result, folder: Path) -> None:
+    write_json(folder / FILE_NAME, result.model_dump(mode="json"))
+
+
+def load(folder: Path) -> Result | None:
+    """The stage's result, or None where the stage is not done. A damaged or foreign record is a UserError."""
+    path = folder / FILE_NAME
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return None
+    try:
+        record = json.loads(text)
+        if isinstance(record, dict) and record.get("schema_version") != SCHEMA:
+            raise UserError(f"{path} has schema {record.get('schema_version')}, this harness reads {SCHEMA}.",
+                            "Delete that stage's folder to run it again.")
+        return Result.model_validate(record)
+    except (json.JSONDecodeError, ValidationError) as error:
+        raise UserError(f"{path} is not a result this harness wrote: {str(error).splitlines()[0]}",
+                        "Delete that stage's folder to run it again.") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` so that a reader sees the old file or the whole new one, also after a power cut."""
+    write_atomically(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

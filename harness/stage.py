@@ -1,0 +1,77 @@
+"""A stage: one unit of work, keyed by the hash of its resolved settings and of the stages it needs.
+
+Equal stages have equal keys, also across recipes, so that work is shared by being named alike. The folder
+`$HARNESS_RUNS/stages/<kind>/<key>` holds `stage.json` (what to do), `progress.json` (how far), the stage's own
+files, and, last, `result.json` (done) or `error.txt` (failed).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.result import Result, write_json
+
+# Raised when a change to a kind's code changes its numbers, so that old results are not mistaken for new ones.
+CODE_VERSIONS = {"write": 1, "rank": 1, "pretrain": 1, "evaluate": 1, "transfer": 1}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One node of the matrix. `config` is plain JSON; `needs` names stages by the role they fill."""
+
+    kind: str
+    config: dict[str, Any]
+    needs: dict[str, "Stage"] = field(default_factory=dict)
+    axes: dict[str, Any] = field(default_factory=dict)      # for people and reports; not part of the key
+    name: str = ""                                          # likewise
+
+    @cached_property
+    def key(self) -> str:
+        """20 hex digits of sha256 over kind, code version, settings and needed keys."""
+        content = {"kind": self.kind, "code": CODE_VERSIONS[self.kind], "config": self.config,
+                   "needs": {role: stage.key for role, stage in self.needs.items()}}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    def folder(self, runs: Path) -> Path:
+        return runs / "stages" / self.kind / self.key
+
+    def describe(self) -> dict[str, Any]:
+        """What `stage.json` holds, and all that a worker is told."""
+        return {"kind": self.kind, "key": self.key, "name": self.name, "axes": self.axes, "config": self.config,
+                "needs": {role: {"kind": stage.kind, "key": stage.key} for role, stage in self.needs.items()}}
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a running stage is given. `harness/stages/<kind>.py` has `run(context) -> Outcome`."""
+
+    config: dict[str, Any]
+    folder: Path                            # the stage's own; scratch files and checkpoints go here
+    needs: dict[str, Result]                # results of the needed stages, by role
+    need_folders: dict[str, Path]           # and their folders
+    data: Path                              # $HARNESS_DATA: betons
+    raw: Path                               # $HARNESS_RAW: what people downloaded
+    num_threads: int                        # CPU threads this stage may use
+    device: str                             # "cpu", "cuda:0"
+    stop_requested: Callable[[], bool] = lambda: False
+
+    def progress(self, **values: Any) -> None:
+        """Say how far the stage is (`done`, `total`, `img_per_s`, `note`); read by `harness status`. Cheap, not free."""
+        write_json(self.folder / "progress.json", values)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage hands back; the worker wraps it into a Result."""
+
+    metrics: dict[str, Any]
+    timing: dict[str, Any] = field(default_factory=dict)
+
+
+class Stopped(Exception):
+    """Raised by a stage that was asked to stop and has left a checkpoint: neither done nor failed."""

@@ -1,0 +1,40 @@
+"""A name is a file: finds `pets` as the module `writers.datasets.pets`, and answers a wrong name with the near ones."""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from types import ModuleType
+
+from writers.errors import UserError
+
+
+def find(package: str, name: str, noun: str) -> ModuleType:
+    """Import `package.name`; hyphens and case do not matter. Raises UserError, with the near names, for an unknown one."""
+    wanted = normalise(name)
+    known = names(package)
+    if wanted not in known:
+        raise unknown(noun, name, known)
+    return importlib.import_module(f"{package}.{wanted}")
+
+
+def names(package: str) -> list[str]:
+    """The catalogue: every module directly in `package`, sorted, private ones left out."""
+    folder = importlib.import_module(package).__path__
+    return sorted(module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_"))
+
+
+def unknown(noun: str, name: str, known: Iterable[str]) -> UserError:
+    """The UserError for a name that is not in `known`."""
+    known = sorted(known)
+    close = nearest(name, known)
+    hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(known) or 'none'}."
+    return UserError(f"There is no {noun} named '{name}'.", hint)
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(normalise(name), list(known), n=3, cutoff=0.5)
+
+
+def normalise(name: str) -> str:
+    return name.strip().lower().replace("-", "_")

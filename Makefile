@@ -16,7 +16,7 @@ export HARNESS_RUNS ?= runs
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '1,3s/^# //p' Makefile
 
 setup: $(STAMP)
 

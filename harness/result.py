@@ -20,7 +20,7 @@ FILE_NAME = "result.json"
 class Result(BaseModel):
     """What a stage leaves behind. Accuracies are fractions; fields carry their units in their names."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     schema_version: int = SCHEMA
     kind: str                       # write, rank, pretrain, evaluate, transfer

@@ -1,0 +1,28 @@
+"""A stage's key says what its numbers depend on, and nothing else."""
+
+from dataclasses import replace
+
+from harness.stage import Stage
+
+DATA = Stage("write", {"data": {"dataset": "pets"}})
+MODEL = Stage("pretrain", {"eps": 0.5, "seed": 0}, needs={"data": DATA}, axes={"eps": 0.5}, name="pretrain/pets")
+
+
+def test_names_and_axes_are_for_people_and_leave_the_key_alone():
+    assert replace(MODEL, name="other", axes={}).key == MODEL.key
+
+
+def test_order_of_settings_leaves_the_key_alone():
+    assert replace(MODEL, config={"seed": 0, "eps": 0.5}).key == MODEL.key
+
+
+def test_a_setting_of_the_stage_or_of_any_stage_it_needs_changes_the_key():
+    other_data = replace(DATA, config={"data": {"dataset": "food"}})
+    changed = [replace(MODEL, config={"eps": 1.0, "seed": 0}), replace(MODEL, needs={"data": other_data}),
+               replace(MODEL, needs={"all_data": DATA}), replace(MODEL, kind="transfer")]
+    assert len({stage.key for stage in [MODEL, *changed]}) == 5
+
+
+def test_keys_are_stable_across_releases():
+    # Work of many GPU-days is found again by this key: a change here must be meant (and raise CODE_VERSIONS).
+    assert DATA.key == "d7b6be732fb5c2f47393"

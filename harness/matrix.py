@@ -1,0 +1,192 @@
+"""Expands a recipe into its stages: write -> (reference -> rank) -> pretrain -> evaluate, transfer.
+
+A pure function of the recipe: no disk, no torch. Equal stages merge by key, and settings that do not change a stage's
+outcome are left out of its config, so that a change in the recipe touches only the stages that it truly changes.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+from harness.settings import DataSettings, EvaluateSettings, PretrainSettings, Recipe, ScheduleSettings, TransferSettings
+from harness.stage import Stage
+from writers.encode import Encoding
+from writers.subset import SubsetSpec
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The stages of a recipe, each once, every stage after those it needs."""
+
+    recipe: Recipe
+    stages: tuple[Stage, ...]
+
+    @cached_property
+    def dependants(self) -> dict[str, list[Stage]]:
+        """Key of a stage -> the stages that need it."""
+        found: dict[str, list[Stage]] = {stage.key: [] for stage in self.stages}
+        for stage in self.stages:
+            for needed in {needed.key for needed in stage.needs.values()}:
+                found[needed].append(stage)
+        return found
+
+    @cached_property
+    def urgency(self) -> dict[str, float]:
+        """Key -> work on the longest path from the start of the stage to the end of the matrix; the largest goes first."""
+        found: dict[str, float] = {}
+        for stage in reversed(self.stages):
+            found[stage.key] = work(stage) + max((found[after.key] for after in self.dependants[stage.key]), default=0.0)
+        return found
+
+
+def expand(recipe: Recipe) -> Matrix:
+    """Every stage of the recipe, in dependency order."""
+    stages: dict[str, Stage] = {}
+    for stage in _stages(recipe):
+        known = stages.get(stage.key)
+        # A reference model that equals one of the models is that model: its axes are what reports look for.
+        if known is None or ("role" in known.axes and "role" not in stage.axes):
+            stages[stage.key] = stage
+    return Matrix(recipe, tuple(stages.values()))
+
+
+def work(stage: Stage) -> float:
+    """About how much a stage computes, in passes over its images: for what to start first, and for progress bars."""
+    config = stage.config
+    settings = config.get("settings", {})
+    if stage.kind == "pretrain":
+        attack = settings.get("attack", {"steps": 0})
+        return float(settings["epochs"] * (1 + attack["steps"]))
+    if stage.kind == "evaluate":
+        return 1.0 + settings.get("attack", {"steps": 0})["steps"]
+    if stage.kind == "transfer":
+        return float(settings["epochs"] * len(settings["lrs"]))
+    return 1.0
+
+
+def _stages(recipe: Recipe) -> Iterable[Stage]:
+    encoding = recipe.source.encoding or recipe.encoding
+    ranking = None
+    all_data = _write(recipe.source, encoding, None, {}, ("train", "val"), "all")
+    if recipe.ranking is not None:
+        reference = _reference(recipe, all_data)
+        ranking = _rank(recipe, reference, all_data)
+        yield from (all_data, reference, ranking)
+    elif recipe.pretrain.length == "equal_steps":
+        yield all_data
+
+    sources: dict[str, Stage] = {}
+    for subset in recipe.subsets:
+        needs = {"ranking": ranking} if subset.needs_ranking and ranking else {}
+        spec = None if _is_everything(subset) else subset
+        sources[subset.name] = _write(recipe.source, encoding, spec, needs, ("train", "val"), subset.name)
+    yield from sources.values()
+    targets = [(target, _write(target, target.encoding or recipe.encoding, None, {}, ("train", "val", "test"), "all"))
+               for target in recipe.targets]
+    yield from (data for _, data in targets)
+
+    pretrained = _PretrainConfigs(recipe)
+    common = {f"common_{index}": data for index, data in enumerate(sources.values())}
+    evaluate = {eps: _evaluate_config(recipe, eps) for eps in recipe.eps}
+    transfers = [(target, data, method, {"method": method, "metric": _metric(target), "settings": _effective(settings)})
+                 for target, data in targets for method, settings in recipe.methods.items()]
+    several_archs = len(recipe.archs) > 1
+    for subset in recipe.subsets:
+        data = sources[subset.name]
+        for arch in recipe.archs:
+            for eps in recipe.eps:
+                for seed in recipe.seeds:
+                    axes: JSON = {"subset": subset.name, "arch": arch, "eps": eps, "seed": seed}
+                    short = "/".join((subset.name, *([arch] if several_archs else []), f"eps{eps:g}", f"seed{seed}"))
+                    needs = {"data": data}
+                    config = pretrained.config(arch, eps, seed, equal_steps=data.key != all_data.key)
+                    if "length" in config["settings"]:
+                        needs["all_data"] = all_data
+                    model = Stage("pretrain", config, needs, axes, f"pretrain/{short}")
+                    yield model
+                    yield Stage("evaluate", evaluate[eps], {"model": model, "data": data, **common}, axes, f"evaluate/{short}")
+                    for target, target_data, method, transfer in transfers:
+                        yield Stage("transfer", {**transfer, "seed": seed}, {"model": model, "data": target_data},
+                                    {**axes, "target": target.label, "method": method},
+                                    f"transfer/{target.label}/{method}/{short}")
+
+
+def _write(data: DataSettings, encoding: Encoding, subset: SubsetSpec | None, needs: dict[str, Stage],
+           splits: tuple[str, ...], subset_name: str) -> Stage:
+    unused = {"encoding", "metric"} | (set() if "test" in splits else {"test"})
+    config = {"data": data.model_dump(mode="json", exclude=unused), "encoding": encoding.model_dump(mode="json"),
+              "subset": subset.model_dump(mode="json") if subset else None, "splits": list(splits)}
+    return Stage("write", config, needs, {"dataset": data.label, "subset": subset_name}, f"write/{data.label}/{subset_name}")
+
+
+def _reference(recipe: Recipe, all_data: Stage) -> Stage:
+    """The clean model on all classes whose accuracies rank them."""
+    assert recipe.ranking is not None
+    arch, seed = recipe.archs[0], recipe.ranking.seed
+    config = _PretrainConfigs(recipe, recipe.ranking.epochs).config(arch, 0.0, seed, equal_steps=False)
+    axes = {"role": "reference", "subset": "all", "arch": arch, "eps": 0.0, "seed": seed}
+    return Stage("pretrain", config, {"data": all_data}, axes, f"pretrain/reference/seed{seed}")
+
+
+def _rank(recipe: Recipe, reference: Stage, all_data: Stage) -> Stage:
+    assert recipe.ranking is not None
+    config = {"split": recipe.ranking.split, "batch_size": recipe.evaluate.batch_size, **_view(recipe.pretrain)}
+    return Stage("rank", config, {"model": reference, "data": all_data}, reference.axes, "rank/reference")
+
+
+class _PretrainConfigs:
+    """The config of a pretrain stage for any point of the axes; the settings are dumped once and not per stage."""
+
+    def __init__(self, recipe: Recipe, epochs: int | None = None) -> None:
+        settings = _effective(recipe.pretrain if epochs is None else recipe.pretrain.model_copy(update={"epochs": epochs}))
+        attack, length = settings.pop("attack"), settings.pop("length")
+        self.settings, self.attack = settings, {"attack": attack}
+        self.length = {"length": length} if length == "equal_steps" else {}
+
+    def config(self, arch: str, eps: float, seed: int, *, equal_steps: bool) -> JSON:
+        attack = self.attack if eps > 0 else {}         # a clean model has no attack to be keyed by
+        length = self.length if equal_steps else {}     # on all classes, equal epochs and equal steps are one
+        return {"arch": arch, "eps": eps, "seed": seed, "settings": {**self.settings, **attack, **length}}
+
+
+def _evaluate_config(recipe: Recipe, eps: float) -> JSON:
+    settings = _effective(recipe.evaluate)
+    if eps > 0:
+        del settings["eps_of_clean"]
+    elif not recipe.evaluate.eps_of_clean:
+        del settings["attack"], settings["eps_of_clean"]
+    return {"settings": settings, "eps": eps, **_view(recipe.pretrain)}
+
+
+def _view(settings: PretrainSettings) -> JSON:
+    """How images are shown to a model that is only looked at."""
+    return {"resolution": settings.eval_resolution or settings.resolution, "eval_crop": settings.eval_crop}
+
+
+def _effective(settings: PretrainSettings | TransferSettings | EvaluateSettings) -> JSON:
+    """The settings without those that have no effect beside the others; reads back into an equal model."""
+    dump = settings.model_dump(mode="json")
+    if not isinstance(settings, EvaluateSettings):
+        dump["optimizer"] = _effective_schedule(settings.optimizer)
+    if isinstance(settings, TransferSettings):
+        del dump["optimizer"]["lr"]     # its `lrs` decide
+    return dump
+
+
+def _effective_schedule(schedule: ScheduleSettings) -> JSON:
+    dump = schedule.model_dump(mode="json")
+    if schedule.schedule != "step":
+        del dump["step_epochs"], dump["step_factor"]
+    return dump
+
+
+def _metric(target: DataSettings) -> str:
+    return target.metric or str(import_module(f"writers.datasets.{target.dataset}").SPEC.metric)
+
+
+def _is_everything(subset: SubsetSpec) -> bool:
+    return subset.name == "all"         # TODO

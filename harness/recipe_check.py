@@ -1,0 +1,164 @@
+"""Turns a recipe's plain values into `Recipe`, or into one error that lists every mistake with its file, line and cure."""
+
+import json
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from harness.settings import Recipe
+from writers import names
+from writers.errors import UserError
+from writers.subset import SubsetSpec
+
+Place = tuple[str | int, ...]
+Origin = Callable[[Place], str]         # where a place of the recipe was written
+
+
+def check(values: dict[str, Any], origin: Origin) -> Recipe:
+    """The validated recipe. Raises UserError with a line for each mistake."""
+    mistakes = [*_wrong_names(values), *_wrong_subsets(values)]
+    recipe = None
+    try:
+        # By way of JSON, in strict mode: "16" is no number, 1 is no truth value, and a list may still become a tuple.
+        recipe = Recipe.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        known = {place for place, _ in mistakes}
+        details = [(_place(detail["loc"], values), detail) for detail in error.errors(include_url=False)]
+        mistakes += [(place, _explain(detail, place)) for place, detail in details if not _inside(place, known)]
+    except UserError as error:          # from a validator of the writers that knows a better sentence
+        if not mistakes:
+            mistakes.append(((), str(error).replace("\n", " ")))
+    if recipe is not None:
+        mistakes += _without_effect(recipe, origin)
+    if mistakes or recipe is None:
+        raise UserError("\n".join(dict.fromkeys(_line(place, what, origin) for place, what in mistakes)))
+    return recipe
+
+
+def _line(place: Place, what: str, origin: Origin) -> str:
+    dotted = ".".join(str(part) for part in place)
+    return f"{origin(place)}: {dotted}: {what}" if dotted else f"{origin(place)}: {what}"
+
+
+def _wrong_names(values: dict[str, Any]) -> list[tuple[Place, str]]:
+    """Datasets, architectures and methods that are no file of their catalogue; nothing of those is imported."""
+    asked: list[tuple[Place, Any, str, str]] = []
+    for place, data in (("source",), values.get("source")), *_items(values, "targets"):
+        if isinstance(data, dict) and "dataset" in data:
+            asked.append(((*place, "dataset"), data["dataset"], "dataset", "writers.datasets"))
+    asked += [(place, arch, "model", "harness.models") for place, arch in _items(values, "archs")]
+    methods = values.get("methods")
+    if isinstance(methods, dict):
+        asked += [(("methods", method), method, "method", "harness.methods") for method in methods]
+    mistakes = []
+    for place, name, noun, package in asked:
+        known = names.names(package)
+        if isinstance(name, str) and name not in known:
+            error = names.unknown(noun, name, known)
+            mistakes.append((place, f"{_first_lower(error.message)} {error.hint}"))
+    return mistakes
+
+
+def _wrong_subsets(values: dict[str, Any]) -> list[tuple[Place, str]]:
+    mistakes: list[tuple[Place, str]] = []
+    for place, spec in _items(values, "subsets"):
+        try:
+            SubsetSpec.model_validate_json(json.dumps(spec), strict=True)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                inner = _place((*place, *detail["loc"]), values)
+                mistakes.append((inner, _explain(detail, inner)))
+        except UserError as error:
+            mistakes.append((place, _first_lower(str(error).replace("\n", " "))))
+    return mistakes
+
+
+def _without_effect(recipe: Recipe, origin: Origin) -> list[tuple[Place, str]]:
+    """Attack settings where nothing is attacked. A `--set eps=[0]` for a quick run is not held against the file."""
+    if origin(("eps",)).startswith("--set"):
+        return []
+    mistakes: list[tuple[Place, str]] = []
+    attacked = any(eps > 0 for eps in recipe.eps)
+    if not attacked and "attack" in recipe.pretrain.model_fields_set:
+        mistakes.append((("pretrain", "attack"), "has no effect: no `eps` is above 0."))
+    if not attacked and recipe.evaluate.eps_of_clean is None and "attack" in recipe.evaluate.model_fields_set:
+        mistakes.append((("evaluate", "attack"), "has no effect: no `eps` is above 0, and `eps_of_clean` is not set."))
+    if 0 not in recipe.eps and recipe.evaluate.eps_of_clean is not None:
+        mistakes.append((("evaluate", "eps_of_clean"), "has no effect: `eps` has no 0, so no model is clean."))
+    return mistakes
+
+
+def _explain(detail: ErrorDetails, place: Place) -> str:
+    """One pydantic error as a sentence for the person who wrote the recipe."""
+    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _keys(place[:-1])
+        near = names.nearest(str(place[-1]), known)
+        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(known) or 'none'}."
+        return f"unknown key. {hint}"
+    if kind == "missing":
+        return "is missing."
+    if kind == "literal_error":
+        near = [word for word in names.nearest(str(given), _quoted(context["expected"])) if word]
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        return f"must be {context['expected']}, not {given!r}.{hint}"
+    wanted = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "a text",
+              "tuple": "a list", "list": "a list", "dict": "a mapping", "model": "a mapping"}.get(kind.split("_")[0])
+    if wanted and kind.split("_")[1] in ("type", "parsing", "from", "attributes"):
+        shown = f"'{given}'" if isinstance(given, str) else json.dumps(given)
+        return f"must be {wanted}, not {shown if len(shown) < 60 else 'a ' + type(given).__name__}."
+    message = detail["msg"].removeprefix("Value error, ")
+    for said, better in (("Input should be", "must be"), ("String should", "must"), ("Tuple should", "must")):
+        message = message.replace(said, better)
+    return f"{message}, not {given!r}." if kind.startswith(("greater_than", "less_than")) else f"{message}."
+
+
+def _place(loc: tuple[int | str, ...], values: Any) -> Place:
+    """pydantic's location without the parts that name validators or branches of a union and not keys of the recipe."""
+    place: Place = ()
+    for position, part in enumerate(loc):
+        if isinstance(values, dict) and part in values:
+            values, place = values[part], (*place, part)
+        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+            values, place = values[part], (*place, part)
+        elif isinstance(values, dict) and position == len(loc) - 1 and isinstance(part, str) and "[" not in part:
+            place = (*place, part)      # a missing key
+    return place
+
+
+def _keys(place: Place) -> list[str]:
+    """The keys that the settings allow at `place`."""
+    annotation: Any = Recipe
+    for part in place:
+        models = list(_models(annotation))
+        inner = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        annotation = inner[0] if inner else annotation      # an index, or a method's name: already unwrapped
+    return sorted({name for model in _models(annotation) for name in model.model_fields})
+
+
+def _models(annotation: Any) -> Iterable[type[BaseModel]]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _models(argument)
+
+
+def _items(values: dict[str, Any], key: str) -> list[tuple[Place, Any]]:
+    items = values.get(key)
+    return [((key, index), item) for index, item in enumerate(items)] if isinstance(items, list) else []
+
+
+def _inside(place: Place, known: set[Place]) -> bool:
+    return any(place[:length] in known for length in range(1, len(place) + 1))
+
+
+def _quoted(expected: str) -> list[str]:
+    return expected.split("'")[1::2]
+
+
+def _first_lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

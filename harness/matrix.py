@@ -10,7 +10,14 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
-from harness.settings import DataSettings, EvaluateSettings, PretrainSettings, Recipe, ScheduleSettings, TransferSettings
+from harness.settings import (
+    DataSettings,
+    EvaluateSettings,
+    PretrainSettings,
+    Recipe,
+    ScheduleSettings,
+    TransferSettings,
+)
 from harness.stage import Stage
 from writers.encode import Encoding
 from writers.subset import SubsetSpec
@@ -36,10 +43,11 @@ class Matrix:
 
     @cached_property
     def urgency(self) -> dict[str, float]:
-        """Key -> work on the longest path from the start of the stage to the end of the matrix; the largest goes first."""
+        """Key -> work on the longest path from the stage to the end of the matrix; the largest goes first."""
         found: dict[str, float] = {}
         for stage in reversed(self.stages):
-            found[stage.key] = work(stage) + max((found[after.key] for after in self.dependants[stage.key]), default=0.0)
+            after = max((found[after.key] for after in self.dependants[stage.key]), default=0.0)
+            found[stage.key] = work(stage) + after
         return found
 
 
@@ -108,7 +116,8 @@ def _stages(recipe: Recipe) -> Iterable[Stage]:
                         needs["all_data"] = all_data
                     model = Stage("pretrain", config, needs, axes, f"pretrain/{short}")
                     yield model
-                    yield Stage("evaluate", evaluate[eps], {"model": model, "data": data, **common}, axes, f"evaluate/{short}")
+                    yield Stage("evaluate", evaluate[eps], {"model": model, "data": data, **common}, axes,
+                                f"evaluate/{short}")
                     for target, target_data, method, transfer in transfers:
                         yield Stage("transfer", {**transfer, "seed": seed}, {"model": model, "data": target_data},
                                     {**axes, "target": target.label, "method": method},
@@ -120,7 +129,8 @@ def _write(data: DataSettings, encoding: Encoding, subset: SubsetSpec | None, ne
     unused = {"encoding", "metric"} | (set() if "test" in splits else {"test"})
     config = {"data": data.model_dump(mode="json", exclude=unused), "encoding": encoding.model_dump(mode="json"),
               "subset": subset.model_dump(mode="json") if subset else None, "splits": list(splits)}
-    return Stage("write", config, needs, {"dataset": data.label, "subset": subset_name}, f"write/{data.label}/{subset_name}")
+    axes = {"dataset": data.label, "subset": subset_name}
+    return Stage("write", config, needs, axes, f"write/{data.label}/{subset_name}")
 
 
 def _reference(recipe: Recipe, all_data: Stage) -> Stage:
@@ -142,7 +152,7 @@ class _PretrainConfigs:
     """The config of a pretrain stage for any point of the axes; the settings are dumped once and not per stage."""
 
     def __init__(self, recipe: Recipe, epochs: int | None = None) -> None:
-        settings = _effective(recipe.pretrain if epochs is None else recipe.pretrain.model_copy(update={"epochs": epochs}))
+        settings = _effective(recipe.pretrain.model_copy(update={"epochs": epochs} if epochs else {}))
         attack, length = settings.pop("attack"), settings.pop("length")
         self.settings, self.attack = settings, {"attack": attack}
         self.length = {"length": length} if length == "equal_steps" else {}

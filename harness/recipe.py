@@ -131,7 +131,7 @@ def _scalar(value: Any, origin: str) -> Any:
 
 
 def _merge(under: Tree, values: dict[str, Any], origins: dict[Place, str], place: Place) -> None:
-    """Lay `values` over what `under` holds at `place`: mappings merge, all else replaces, null goes back to the default."""
+    """Lay `values` over `under` at `place`: mappings merge, all else replaces, null goes back to the default."""
     target = _at(under.values, place)
     for key, value in values.items():
         inner = (*place, key)

@@ -1,7 +1,6 @@
-"""Turns a recipe's plain values into `Recipe`, or into one error that lists every mistake with its file, line and cure."""
+"""Turns a recipe's plain values into `Recipe`, or into one error: every mistake with its file, line and cure."""
 
 import json
-import types
 import typing
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -121,9 +120,7 @@ def _place(loc: tuple[int | str, ...], values: Any) -> Place:
     """pydantic's location without the parts that name validators or branches of a union and not keys of the recipe."""
     place: Place = ()
     for position, part in enumerate(loc):
-        if isinstance(values, dict) and part in values:
-            values, place = values[part], (*place, part)
-        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+        if part in (values if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ()):
             values, place = values[part], (*place, part)
         elif isinstance(values, dict) and position == len(loc) - 1 and isinstance(part, str) and "[" not in part:
             place = (*place, part)      # a missing key
@@ -141,7 +138,7 @@ def _keys(place: Place) -> list[str]:
 
 
 def _models(annotation: Any) -> Iterable[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and not typing.get_args(annotation) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in typing.get_args(annotation):
         yield from _models(argument)

@@ -1,0 +1,152 @@
+"""Runs what is left of a matrix: each stage after those it needs, longest path first, side by side, to the end.
+
+A failed stage blocks only those that need it, and is tried again at the next run. Nothing here is kept in memory that
+is not on disk: end it anywhere, and the next run goes on from there.
+"""
+
+import heapq
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from harness import done
+from harness.folders import Folders
+from harness.launcher import Finished, Launcher
+from harness.matrix import Matrix
+from harness.result import write_json
+from harness.stage import Stage
+
+BUSY_RETRY_S = 0.5      # how often to ask again for a stage that another process holds
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something to show. `waiting` comes now and then, so that a display can move."""
+
+    what: Literal["started", "done", "failed", "busy", "waiting"]
+    stage: Stage | None = None
+    wall_s: float = 0.0
+    message: str = ""
+
+
+@dataclass
+class Run:
+    """The state of one run. `events()` drives it to the end."""
+
+    matrix: Matrix
+    folders: Folders
+    launcher: Launcher
+    running: dict[str, tuple[Stage, float]] = field(default_factory=dict)   # key -> stage, time of its start
+    failed: dict[str, str] = field(default_factory=dict)                    # key -> the line that says most
+    finished: set[str] = field(default_factory=set)                         # keys that are done
+
+    def __post_init__(self) -> None:
+        self.to_do = unfinished(self.matrix, self.folders)
+        self.finished = {stage.key for stage in self.matrix.stages} - self.to_do.keys()
+        self.open_needs = {key: sum(need.key in self.to_do for need in stage.needs.values())
+                           for key, stage in self.to_do.items()}
+        self.ready: list[tuple[float, int, str]] = []       # a heap: the longest path first, then recipe order
+        self.busy: dict[str, float] = {}                    # held by another process -> when to ask again
+        self.order = {stage.key: index for index, stage in enumerate(self.matrix.stages)}
+        self.started_at = time.time()
+        for key, num_open in self.open_needs.items():
+            if num_open == 0:
+                self._is_ready(key)
+
+    @property
+    def blocked(self) -> list[Stage]:
+        """Stages that were not run because one that they need has failed."""
+        return [stage for key, stage in self.to_do.items() if key not in self.finished and key not in self.failed]
+
+    def events(self) -> Iterator[Event]:
+        """Run to the end, telling what happens. Leave the loop, or interrupt it, at any point: then call `stop`."""
+        while self.ready or self.running or self.busy:
+            yield from self._start_ready()
+            answers = self.launcher.wait(0.25)
+            for answer in answers:
+                yield from self._take(answer)
+            if not answers:
+                yield Event("waiting")
+
+    def stop(self, grace_s: float) -> None:
+        """Ask the running stages to save and stop."""
+        for answer in self.launcher.stop(grace_s):
+            for _ in self._take(answer):
+                pass
+
+    def _start_ready(self) -> Iterator[Event]:
+        now = time.monotonic()
+        for key in [key for key, again_at in self.busy.items() if again_at <= now]:
+            del self.busy[key]
+            self._is_ready(key)
+        while self.ready and len(self.running) < self.launcher.num_slots:
+            stage = self.to_do[heapq.heappop(self.ready)[2]]
+            folder = stage.folder(self.folders.runs)
+            if done.is_done(stage.kind, folder, self.folders.data):     # another run has done it meanwhile
+                self._is_finished(stage.key)
+                yield Event("done", stage)
+                continue
+            message = self._failed_elsewhere(folder)
+            if message is not None:
+                self.failed[stage.key] = message
+                yield Event("failed", stage, 0.0, message)
+                continue
+            prepare(stage, folder)
+            self.launcher.start(folder)
+            self.running[stage.key] = (stage, time.monotonic())
+            yield Event("started", stage)
+
+    def _take(self, answer: Finished) -> Iterator[Event]:
+        stage, started = self.running.pop(answer.folder.name)
+        wall_s = time.monotonic() - started
+        if answer.status == "done":
+            self._is_finished(stage.key)
+            yield Event("done", stage, wall_s)
+        elif answer.status == "failed":
+            self.failed[stage.key] = answer.message
+            yield Event("failed", stage, wall_s, answer.message)
+        else:
+            self.busy[stage.key] = time.monotonic() + BUSY_RETRY_S
+            yield Event("busy", stage)
+
+    def _is_finished(self, key: str) -> None:
+        self.finished.add(key)
+        for after in self.matrix.dependants[key]:
+            if after.key in self.open_needs:
+                self.open_needs[after.key] -= sum(need.key == key for need in after.needs.values())
+                if self.open_needs[after.key] == 0:
+                    self._is_ready(after.key)
+
+    def _is_ready(self, key: str) -> None:
+        heapq.heappush(self.ready, (-self.matrix.urgency[key], self.order[key], key))
+
+    def _failed_elsewhere(self, folder: Path) -> str | None:
+        """What another run's attempt at this stage came to, where that ended after this run began."""
+        path = folder / done.ERROR_FILE
+        try:
+            if path.stat().st_mtime < self.started_at:
+                return None
+            return path.read_text().strip().splitlines()[-1]
+        except (OSError, IndexError):
+            return None
+
+
+def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
+    """Key -> stage, of all that a run would do, in dependency order.
+
+    A finished stage whose files are gone (a deleted beton) is done again only if something that is left needs it.
+    """
+    left: set[str] = set()
+    for stage in reversed(matrix.stages):
+        folder = stage.folder(folders.runs)
+        needed = any(after.key in left for after in matrix.dependants[stage.key])
+        if not done.has_result(folder) or (needed and not done.has_outputs(stage.kind, folder, folders.data)):
+            left.add(stage.key)
+    return {stage.key: stage for stage in matrix.stages if stage.key in left}
+
+
+def prepare(stage: Stage, folder: Path) -> None:
+    """Leave the stage's orders in its folder."""
+    write_json(folder / "stage.json", stage.describe())

@@ -1,0 +1,192 @@
+"""Runs stages on this machine: warm worker processes, one a slot, so that imports and JIT are paid for once."""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from harness import done, environment
+from harness.launcher import Finished, LauncherSettings
+from harness.result import write_atomically
+
+# OpenMP and BLAS size their pools by these when they load. NUMBA_NUM_THREADS is not among them: it is a ceiling that
+# FFCV must not find below the threads it asks for.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass
+class Slot:
+    """One place for a stage: threads, perhaps a GPU, and the worker that serves it while there is one."""
+
+    index: int
+    num_threads: int
+    gpu: str | None                             # as CUDA_VISIBLE_DEVICES names it
+    process: subprocess.Popen[bytes] | None = None
+    running: Path | None = None                 # the stage's folder
+    unread: bytes = field(default=b"", repr=False)
+
+
+def open(settings: LauncherSettings) -> "LocalLauncher":
+    return LocalLauncher(settings, slots(settings))
+
+
+def slots(settings: LauncherSettings) -> list[Slot]:
+    """One slot per GPU; without one, a thread per slot on up to 4 cores, else 4 threads per slot."""
+    gpus = [] if settings.device == "cpu" else _visible_gpus()
+    cores = environment.num_cores()
+    default = len(gpus) or (cores if cores <= 4 else cores // 4)
+    num_slots = settings.num_jobs or default
+    return [Slot(index, max(1, cores // num_slots), gpus[index % len(gpus)] if gpus else None)
+            for index in range(num_slots)]
+
+
+class LocalLauncher:
+    """Keeps one worker process per slot, started when first needed, replaced when it dies."""
+
+    def __init__(self, settings: LauncherSettings, slots: list[Slot]) -> None:
+        self.settings = settings
+        self.slots = slots
+        self.selector = selectors.DefaultSelector()
+
+    @property
+    def num_slots(self) -> int:
+        return len(self.slots)
+
+    def start(self, folder: Path) -> None:
+        free = [slot for slot in self.slots if slot.running is None]
+        assert free, "start() without a free slot"
+        slot = next((slot for slot in free if slot.process is not None), free[0])   # a warm one first
+        for _ in range(2):      # a worker may have died while idle: then a fresh one
+            if slot.process is None:
+                self._open_worker(slot)
+            assert slot.process is not None and slot.process.stdin is not None
+            try:
+                slot.process.stdin.write(f"{folder}\n".encode())
+                slot.process.stdin.flush()
+                slot.running = folder
+                return
+            except BrokenPipeError:
+                self._reap(slot)
+        raise RuntimeError(f"a worker ends as soon as it starts; try: {' '.join(self._command(slot))}")
+
+    def wait(self, timeout_s: float) -> list[Finished]:
+        finished = []
+        for key, _ in self.selector.select(timeout_s):
+            slot: Slot = key.data
+            finished += self._read(slot)
+        return finished
+
+    def stop(self, grace_s: float) -> list[Finished]:
+        finished: list[Finished] = []
+        for slot in self.slots:
+            if slot.process is not None and slot.running is not None:
+                slot.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        try:
+            while any(slot.running for slot in self.slots) and (left := deadline - time.monotonic()) > 0:
+                finished += self.wait(left)
+        finally:                # also on a second Ctrl-C
+            for slot in self.slots:
+                if slot.process is not None and slot.running is not None:
+                    self._end(slot, wait_s=0.0)
+                    slot.running = None
+        return finished
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        """Idle workers end when their stdin does; whatever still runs is killed with all that it started."""
+        idle = [slot for slot in self.slots if slot.process is not None and slot.running is None]
+        for slot in idle:
+            assert slot.process is not None and slot.process.stdin is not None
+            with contextlib.suppress(OSError):
+                slot.process.stdin.close()
+        for slot in self.slots:
+            if slot.process is not None:
+                self._end(slot, wait_s=5.0 if slot in idle else 0.0)
+        self.selector.close()
+
+    def _command(self, slot: Slot) -> list[str]:
+        folders = self.settings.folders
+        return [sys.executable, "-m", "harness.worker", "--serve", "--data-dir", str(folders.data),
+                "--raw-dir", str(folders.raw), "--threads", str(slot.num_threads),
+                "--device", "cpu" if slot.gpu is None else "cuda:0", "--stages-package", self.settings.stages_package]
+
+    def _open_worker(self, slot: Slot) -> None:
+        variables = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(slot.num_threads))}
+        variables["CUDA_VISIBLE_DEVICES"] = slot.gpu or ""
+        # A session of its own: the terminal's Ctrl-C goes to us alone, and the whole group can be killed at once.
+        slot.process = subprocess.Popen(self._command(slot), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        env=variables, start_new_session=True)
+        assert slot.process.stdout is not None
+        self.selector.register(slot.process.stdout, selectors.EVENT_READ, slot)
+
+    def _read(self, slot: Slot) -> list[Finished]:
+        """The answers that a worker has written; at the end of its output, what became of its stage."""
+        assert slot.process is not None
+        output: IO[bytes] | None = slot.process.stdout
+        assert output is not None
+        chunk = os.read(output.fileno(), 65536)
+        if not chunk:
+            return self._reap(slot)
+        *lines, slot.unread = (slot.unread + chunk).split(b"\n")
+        finished = []
+        for line in lines:
+            answer = json.loads(line)
+            finished.append(Finished(Path(answer["stage"]), answer["status"], answer["message"]))
+            slot.running = None
+        return finished
+
+    def _reap(self, slot: Slot) -> list[Finished]:
+        """A worker has ended by itself. If it died in a stage, that stage has failed, and says how."""
+        folder, slot.running = slot.running, None
+        code = self._end(slot, wait_s=5.0)
+        return [] if folder is None else [_died(folder, code, self.settings.folders.data)]
+
+    def _end(self, slot: Slot, wait_s: float) -> int:
+        """End the worker and all that it has started, forget it, and return its exit code."""
+        process, slot.process, slot.unread = slot.process, None, b""
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        self.selector.unregister(process.stdout)
+        deadline = time.monotonic() + wait_s
+        # Looked at but not collected: while it is a zombie, no other process can have its group's number.
+        while (os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
+               and time.monotonic() < deadline):
+            time.sleep(0.01)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        code = process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+        return code
+
+
+def _died(folder: Path, code: int, data: Path) -> Finished:
+    if done.is_done(folder.parent.name, folder, data):      # it died between the result and the answer
+        return Finished(folder, "done")
+    if code == 75:
+        return Finished(folder, "stopped")
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    cause = " (the system does that when memory runs out)" if code == -signal.SIGKILL else ""
+    message = f"The worker process {how}{cause}; its output is in {folder / 'log.txt'}"
+    with contextlib.suppress(OSError):      # a full disk must not end the whole run
+        write_atomically(folder / done.ERROR_FILE, (message + "\n").encode())
+    return Finished(folder, "failed", message)
+
+
+def _visible_gpus() -> list[str]:
+    """The GPUs' names for CUDA_VISIBLE_DEVICES."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = environment.gpu_names()
+    return chosen.split(",")[:len(found)] if chosen and found else [str(index) for index in range(len(found))]

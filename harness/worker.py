@@ -1,0 +1,224 @@
+"""Runs stages: `python -m harness.worker STAGE_DIR` one, with `--serve` many after one another in one warm process.
+
+A stage's folder says all there is to do (`stage.json`); its output goes to `log.txt`; `result.json` comes last, or
+`error.txt`. Exit code 0: done; 1: failed; 75: stopped or held by another worker, to be tried again.
+With `--serve` each line on stdin is a stage folder, and each answer is a JSON line on stdout.
+"""
+
+import argparse
+import gc
+import importlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from harness import disk, done, environment, lock, result
+from harness.result import Result, write_atomically
+from harness.stage import StageContext, Stopped
+from writers.errors import UserError
+
+EXIT_CODES = {"done": 0, "failed": 1, "stopped": 75, "busy": 75}     # 75: EX_TEMPFAIL
+ORPHAN_GRACE_S = 20.0       # for a stage to write its checkpoint when whoever started it is gone
+
+
+class StopSignal:
+    """SIGTERM and SIGINT ask the running stage to stop at a safe point; with none running they end the process."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.running = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._received)
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        if not self.running:
+            raise SystemExit(EXIT_CODES["stopped"])
+
+
+def main() -> NoReturn:
+    options = _arguments()
+    stop = StopSignal()
+    if options.serve:
+        _serve(options, stop)
+        raise SystemExit(0)
+    answer = run_stage(options.stage, options, stop)
+    print(*filter(None, (answer["status"], str(options.stage), answer["message"])), sep=": ", file=sys.stderr)
+    raise SystemExit(EXIT_CODES[answer["status"]])
+
+
+def run_stage(folder: Path, options: argparse.Namespace, stop: StopSignal) -> dict[str, Any]:
+    """Run the stage in `folder`; returns {"stage", "status", "message", "wall_s"}, also where the stage fails."""
+    started = time.monotonic()
+    status, message = "done", ""
+    with lock.hold(folder) as held:
+        if not held:
+            status = "busy"
+        elif not done.is_done(folder.parent.name, folder, options.data_dir):     # another may have done it meanwhile
+            (folder / done.ERROR_FILE).unlink(missing_ok=True)
+            with _output_to(folder / "log.txt"):
+                status, message = _attempt(folder, options, stop)
+    return {"stage": str(folder), "status": status, "message": message, "wall_s": time.monotonic() - started}
+
+
+def _attempt(folder: Path, options: argparse.Namespace, stop: StopSignal) -> tuple[str, str]:
+    stop.running = True
+    try:
+        result.save(_compute(folder, options, stop), folder)
+        return "done", ""
+    except Stopped:
+        return "stopped", ""
+    except UserError as error:
+        return "failed", _record_error(folder, str(error))
+    except OSError as error:
+        known = disk.explain(error)
+        return "failed", _record_error(folder, str(known) if known else traceback.format_exc())
+    except Exception:
+        return "failed", _record_error(folder, traceback.format_exc())
+    finally:
+        stop.running = False
+
+
+def _compute(folder: Path, options: argparse.Namespace, stop: StopSignal) -> Result:
+    told = json.loads((folder / "stage.json").read_text())
+    started_at, started = datetime.now(UTC), time.monotonic()
+    module = importlib.import_module(f"{options.stages_package}.{told['kind']}")
+    _prepare_torch(options)
+    folders = {role: folder.parents[1] / need["kind"] / need["key"] for role, need in told["needs"].items()}
+    context = StageContext(
+        config=told["config"], folder=folder, needs={role: _needed(role, need) for role, need in folders.items()},
+        need_folders=folders, data=options.data_dir, raw=options.raw_dir, num_threads=options.threads,
+        device=options.device, stop_requested=lambda: stop.requested)
+    outcome = module.run(context)
+    return Result(
+        kind=told["kind"], key=told["key"], name=told["name"], axes=told["axes"], config=told["config"],
+        needs={role: need["key"] for role, need in told["needs"].items()}, metrics=outcome.metrics,
+        timing=outcome.timing,
+        environment=environment.describe(options.device, options.threads),
+        started_at=started_at.isoformat(timespec="seconds"), wall_s=time.monotonic() - started)
+
+
+def _needed(role: str, folder: Path) -> Result:
+    found = result.load(folder)
+    if found is None:
+        raise UserError(f"The stage that should give `{role}` is not done: {folder}", "Run it first.")
+    return found
+
+
+def _record_error(folder: Path, text: str) -> str:
+    """Leave error.txt; returns the line that says most. A full disk must not hide what went wrong."""
+    lines = text.strip().splitlines()
+    said = lines[-1] if lines[0].startswith("Traceback") else lines[0]
+    print(text, file=sys.stderr)
+    try:
+        write_atomically(folder / done.ERROR_FILE, (text.rstrip() + "\n").encode())
+    except OSError as error:
+        return f"{said} (error.txt could not be written: {error})"
+    return said
+
+
+def _prepare_torch(options: argparse.Namespace) -> None:
+    """Threads and device, where the stage has imported torch."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    if torch.get_num_threads() != options.threads:
+        torch.set_num_threads(options.threads)
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"This torch ({torch.__version__}) cannot use the GPU.",
+                        "Install a torch built for the driver's CUDA, or run with --device cpu.")
+
+
+@contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    """Everything printed inside, also by C code, is appended to `log`."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in enumerate(kept, start=1):
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
+    """Answer stage folders until stdin ends. Imports and compiled code stay from one stage to the next."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)    # our own copy: what stages print must not mix with answers
+    os.dup2(2, 1)
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=_read_lines, args=(lines, stop), daemon=True).start()
+    while (line := lines.get()) is not None:
+        answer = run_stage(Path(line), options, stop)
+        answers.write(json.dumps(answer) + "\n")
+        if stop.requested:
+            raise SystemExit(EXIT_CODES["stopped"])
+        _free_memory()
+
+
+def _read_lines(lines: "queue.SimpleQueue[str | None]", stop: StopSignal) -> None:
+    """Hand on stdin's lines. At its end whoever started this process is done with it, or dead: no stage outlives that.
+
+    Reads the descriptor itself: a thread that waits inside `sys.stdin` breaks the interpreter's exit.
+    """
+    text = b""
+    while chunk := os.read(0, 65536):
+        *whole, text = (text + chunk).split(b"\n")
+        for line in whole:
+            lines.put(line.decode())
+    lines.put(None)
+    if stop.running:
+        stop.requested = True
+        time.sleep(ORPHAN_GRACE_S)
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)    # with whatever the stage has started
+        os._exit(EXIT_CODES["stopped"])
+
+
+def _free_memory() -> None:
+    """Give back what the last stage held, while nothing waits for it."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m harness.worker", description="Run one stage, or serve many.")
+    parser.add_argument("stage", nargs="?", type=_absolute, help="the stage's folder, with its stage.json")
+    parser.add_argument("--serve", action="store_true", help="stage folders come on stdin, a line each")
+    parser.add_argument("--data-dir", type=_absolute, default=os.environ.get("HARNESS_DATA", "data"))
+    parser.add_argument("--raw-dir", type=_absolute, default=os.environ.get("HARNESS_RAW", "raw"))
+    parser.add_argument("--threads", type=int, default=environment.num_cores(), help="CPU threads a stage may use")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:0")
+    parser.add_argument("--stages-package", default="harness.stages", help="the package whose modules run the stages")
+    options = parser.parse_args()
+    if (options.stage is None) != options.serve:
+        parser.error("name one stage folder, or say --serve")
+    return options
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What a loader backend gives: the contract behind every file of `loaders/backends/`, with the parts that all share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from loaders.plan import LoaderPlan
+from loaders.reader import Samples
+
+Batch = tuple[torch.Tensor, torch.Tensor]       # images uint8 [B, 3, R, R] channels_last, labels int64 [B]
+
+
+class Epoch(ABC):
+    """One pass over the samples. An iterator; also a context manager, which ends the work behind it on the way out.
+
+    A batch is valid until the next one is asked for: its memory is then filled again. Clone what must live longer.
+    """
+
+    @abstractmethod
+    def __next__(self) -> Batch:
+        """Raises UserError for a sample that does not decode, naming sample and file; RuntimeError once it is closed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the epoch here. May be called twice."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Loader(ABC):
+    """The samples of a beton, seen through a plan."""
+
+    def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
+        self.plan, self.samples = plan, samples
+
+    @abstractmethod
+    def epoch(self, epoch: int, resolution: int | None = None) -> Epoch:
+        """The batches of this epoch, at the plan's resolution unless told. One at a time: a new epoch closes the one before."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back threads, buffers and the file. May be called twice."""
+
+    @property
+    def num_samples(self) -> int:
+        """N: samples that the plan sees, after view and relabelling."""
+        return len(self.samples)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order, after relabelling."""
+        return self.samples.classes
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return self.samples.num_batches(self.plan)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+class PlainEpoch(Epoch):
+    """An epoch out of a generator, for backends that make each batch when it is asked for."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches, self._closed = batches, False
+
+    def __next__(self) -> Batch:
+        if self._closed:
+            raise RuntimeError("This epoch is closed: by its close(), by its loader's, or by the loader's next epoch.")
+        return next(self._batches)
+
+    def close(self) -> None:
+        self._closed = True

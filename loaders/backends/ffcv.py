@@ -1,0 +1,146 @@
+"""FFCV's pipeline with one operation of ours: decode, crop, resize and flip in one pass, seeded per sample.
+
+FFCV gives the graph of operations, the batch slots (pinned where there is a GPU), the copy to the device and the thread that
+works ahead. Its `Loader` class is not used, for what its constructor does: compile for 0.3 s, walk the index in Python loops
+(seconds for ImageNet), and set torch's thread count for all of the process. `FfcvLoader` instead has the attributes that
+FFCV's EpochIterator reads from a loader.
+"""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from loaders.augment import choose_crops
+from loaders.backend import Loader
+from loaders.decode import BatchDecoder
+from loaders.epoch import FfcvEpoch
+from loaders.ffcv_parts import LIBRARY, AllocationQuery, Graph, MemoryContext, State, fields, transforms
+from loaders.pipeline import Decoder, make_pipeline
+from loaders.plan import LoaderPlan
+from loaders.reader import Samples, open_samples
+
+
+def open_loader(plan: LoaderPlan) -> "FfcvLoader":
+    return FfcvLoader(plan, open_samples(plan))
+
+
+class FfcvLoader(Loader):
+    def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
+        super().__init__(plan, samples)
+        self._batch_decoder = BatchDecoder(samples, plan.num_threads, LIBRARY)
+        self._images = DecodeImages(plan, samples, self._batch_decoder)
+        self._running: Callable[[], FfcvEpoch | None] = lambda: None
+
+        # The rest is what FFCV's EpochIterator reads.
+        self.device = plan.device
+        self.batch_size, self.batches_ahead = plan.batch_size, plan.batches_ahead
+        to_device = [] if torch.device(plan.device).type == "cpu" else [transforms.ToDevice(torch.device(plan.device))]
+        self.graph = SlotKeepingGraph({
+            "image": make_pipeline("image", [self._images, transforms.ToTensor(), *to_device, transforms.ToTorchImage()]),
+            "label": make_pipeline("label", [LookUpLabels(samples), transforms.ToTensor(), *to_device]),
+        })
+        self.code = self.graph.generate_code()
+        self.reader = SimpleNamespace(metadata=self.graph.metadata)
+        self.memory_manager = SimpleNamespace(schedule_epoch=lambda batches: NoFile())
+
+    def epoch(self, epoch: int, resolution: int | None = None) -> FfcvEpoch:
+        self._end_running()
+        self._images.epoch, self._images.resolution = epoch, resolution or self.plan.resolution
+        running = FfcvEpoch(self, self.samples.order(self.plan, epoch))
+        self._running = weakref.ref(running)    # weak: an epoch that nobody holds any more shall end
+        return running
+
+    def close(self) -> None:
+        self._end_running()
+        self._batch_decoder.close()
+        self.graph.drop_slots()
+
+    def _end_running(self) -> None:
+        if (running := self._running()) is not None:
+            running.close()
+
+
+class DecodeImages(Decoder):
+    """Positions of samples -> uint8 [B, R, R, 3]. `epoch` and `resolution` are set between epochs; nothing is compiled again."""
+
+    def __init__(self, plan: LoaderPlan, samples: Samples, batch_decoder: BatchDecoder) -> None:
+        super().__init__()
+        self.epoch, self.resolution = 0, plan.resolution
+        self._plan, self._samples, self._batch_decoder = plan, samples, batch_decoder
+
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
+        shape, dtype = (self.resolution, self.resolution, 3), np.dtype("u1")
+        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
+
+    def generate_code(self) -> Callable:
+        def decode(positions: np.ndarray, slot: np.ndarray, metadata: None, storage_state: None) -> np.ndarray:
+            samples = self._samples
+            crops = choose_crops(self._plan, self.epoch, samples.indices[positions], samples.widths[positions],
+                                 samples.heights[positions])
+            self._batch_decoder.decode(positions, crops, slot)
+            return slot
+
+        return decode
+
+
+class LookUpLabels(Decoder):
+    """Positions of samples -> int64 [B]. FFCV's own IntDecoder gives [B, 1], reads the file's labels, and compiles."""
+
+    def __init__(self, samples: Samples) -> None:
+        super().__init__()
+        self._labels = samples.labels
+
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
+        return replace(previous_state, jit_mode=True, shape=(), dtype=self._labels.dtype), AllocationQuery((), self._labels.dtype)
+
+    def generate_code(self) -> Callable:
+        def look_up(positions: np.ndarray, slot: np.ndarray, metadata: None, storage_state: None) -> np.ndarray:
+            return np.take(self._labels, positions, out=slot)
+
+        return look_up
+
+
+class SlotKeepingGraph(Graph):
+    """FFCV's graph, which does not compile our operations, and keeps its slots from one epoch to the next."""
+
+    def __init__(self, pipelines: dict[str, Any]) -> None:
+        super().__init__(pipelines, {"image": fields.RGBImageField(), "label": fields.IntField()}, {"image": 0, "label": 1},
+                         metadata={"f0": None, "f1": None}, memory_read=None)   # our decoders read the file themselves
+        self.drop_slots()
+
+    def generate_code(self) -> tuple[list, list]:
+        return self.codegen_all(self.collect_requirements()[1])
+
+    def codegen_stage(self, stage: Any, s_ix: int, *rest: Any) -> tuple[Callable, list]:
+        # FFCV compiles the functions of even stages in every process. Ours bring their kernel, compiled and kept on disk.
+        return super().codegen_stage(stage, 2 * s_ix + 1, *rest)
+
+    def allocate_memory(self, batch_size: int, num_slots: int) -> Any:
+        # FFCV asks at every epoch; pinning gigabytes anew takes seconds (libffcv/ffcv#365).
+        wanted = batch_size, num_slots, self.collect_requirements()[0]
+        if wanted != self._wanted:
+            self.drop_slots()
+            self._slots = super().allocate_memory(batch_size, num_slots)
+            self._wanted = wanted
+        return self._slots
+
+    def drop_slots(self) -> None:
+        self._wanted: Any = None
+        self._slots: Any = None
+
+
+class NoFile(MemoryContext):
+    """FFCV's handle on the file, which our decoders do not use."""
+
+    state = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        return None

@@ -1,0 +1,127 @@
+"""The slow, obviously right twin: numpy and Pillow over the same beton, one image at a time, in the consumer's thread.
+
+Shares with the fast path which samples there are (`loaders.reader`) and nothing else: random numbers in Python integers,
+crops one sample at a time, decoding by Pillow, resizing by a product with a dense matrix of weights. Tests hold the other
+backends against it. For raw images the largest difference is one level (a value at .5 may round either way); for JPEG the
+mean difference stays below 1.5 levels, because Pillow uses libjpeg's accurate inverse DCT and FFCV its fast one.
+"""
+
+import io
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+
+from loaders.backend import Batch, Loader, PlainEpoch
+from loaders.plan import LoaderPlan
+from loaders.reader import open_samples
+
+_MASK = 2**64 - 1
+
+
+def open_loader(plan: LoaderPlan) -> "ReferenceLoader":
+    return ReferenceLoader(plan, open_samples(plan))
+
+
+class ReferenceLoader(Loader):
+    """Every pixel the slow way."""
+
+    _running: PlainEpoch | None = None
+
+    def epoch(self, epoch: int, resolution: int | None = None) -> PlainEpoch:
+        self.close()
+        self._running = PlainEpoch(self._batches(epoch, resolution or self.plan.resolution))
+        return self._running
+
+    def close(self) -> None:
+        if self._running is not None:
+            self._running.close()
+
+    def _batches(self, epoch: int, resolution: int) -> Iterator[Batch]:
+        order = self.samples.order(self.plan, epoch)
+        for start in range(0, len(order), self.plan.batch_size):
+            positions = order[start:start + self.plan.batch_size]
+            images = np.stack([self._image(int(position), epoch, resolution) for position in positions])
+            labels = torch.from_numpy(self.samples.labels[positions])
+            yield (torch.from_numpy(images).to(self.plan.device).permute(0, 3, 1, 2), labels.to(self.plan.device))
+
+    def _image(self, position: int, epoch: int, resolution: int) -> np.ndarray:
+        """uint8 [R, R, 3]."""
+        pixels = self._decode(position)
+        height, width, _ = pixels.shape
+        (left, top, box_width, box_height), flip = choose_crop(self.plan, epoch, int(self.samples.indices[position]), width, height)
+        pixels = resize(pixels[top:top + box_height, left:left + box_width], resolution)
+        return pixels[:, ::-1] if flip else pixels
+
+    def _decode(self, position: int) -> np.ndarray:
+        """uint8 [H, W, 3], in the stored size."""
+        samples = self.samples
+        with samples.path.open("rb") as file:
+            file.seek(samples.offsets[position])
+            blob = file.read(samples.sizes[position])
+        shape = (samples.heights[position], samples.widths[position], 3)
+        if samples.modes[position] == 1:
+            return np.frombuffer(blob, np.uint8).reshape(shape)
+        try:
+            pixels = np.asarray(Image.open(io.BytesIO(blob), formats=["JPEG"]).convert("RGB"))
+        except OSError as error:
+            raise samples.damaged(position) from error
+        if pixels.shape != shape:
+            raise samples.damaged(position)
+        return pixels
+
+
+def choose_crop(plan: LoaderPlan, epoch: int, sample: int, width: int, height: int) -> tuple[tuple[int, int, int, int], bool]:
+    """The box (left, top, width, height) and the flip of one sample; see `loaders.augment` for what each word is for."""
+    words = _words(plan.seed, epoch, sample)
+    flip = plan.horizontal_flip and words[0] >= 2**63
+    if plan.augment == "center_crop":
+        side = max(1, round(min(width, height) * plan.center_fraction))
+        return (round((width - side) / 2), round((height - side) / 2), side, side), flip
+
+    uniform = [(word >> 11) / 2**53 for word in words]
+    low, high = plan.crop_ratio
+    for attempt in range(10):
+        area = width * height * (plan.crop_scale[0] + (plan.crop_scale[1] - plan.crop_scale[0]) * uniform[1 + 2 * attempt])
+        ratio = math.exp(math.log(low) + (math.log(high) - math.log(low)) * uniform[2 + 2 * attempt])
+        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            left, top = int(uniform[21] * (width - box_width + 1)), int(uniform[22] * (height - box_height + 1))
+            return (left, top, box_width, box_height), flip
+    box_width = max(1, round(height * high)) if width / height > high else width
+    box_height = max(1, round(width / low)) if width / height < low else height
+    return ((width - box_width) // 2, (height - box_height) // 2, box_width, box_height), flip
+
+
+def resize(pixels: np.ndarray, resolution: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [R, R, 3]: each axis averaged by area where it shrinks, bilinear where it grows."""
+    down, across = axis_weights(pixels.shape[0], resolution), axis_weights(pixels.shape[1], resolution)
+    exact = np.einsum("yh,hwc,xw->yxc", down, pixels.astype(np.float64), across, optimize=True)
+    return np.floor(exact + 0.5).astype(np.uint8)
+
+
+def axis_weights(source: int, target: int) -> np.ndarray:
+    """float64 [target, source]: each output pixel's shares in the source pixels. Rows sum to 1."""
+    if source > target:
+        edges = np.arange(target + 1) * source / target     # of the output pixels, in source pixels
+        begin, end = edges[:-1, None], edges[1:, None]
+        pixel = np.arange(source)[None, :]
+        overlap = np.clip(np.minimum(end, pixel + 1) - np.maximum(begin, pixel), 0, None)
+        return overlap * target / source
+    center = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)[:, None]
+    return np.clip(1 - np.abs(np.arange(source)[None, :] - center), 0, None)
+
+
+def _words(seed: int, epoch: int, sample: int) -> list[int]:
+    """The sample's 23 random words, as `loaders.augment.random_words`, by splitmix64 as it was published."""
+    key = _mix((_mix((seed + 0x9E3779B97F4A7C15) & _MASK) + epoch) & _MASK)
+    stream = _mix((key + (sample + 1) * 0x9E3779B97F4A7C15) & _MASK)
+    return [_mix((stream + (count + 1) * 0x9E3779B97F4A7C15) & _MASK) for count in range(23)]
+
+
+def _mix(word: int) -> int:
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EB & _MASK
+    return word ^ (word >> 31)

@@ -1,0 +1,43 @@
+"""Noise in place of images, made once, with the labels and batches of the beton: what training does when loading costs nothing."""
+
+from collections.abc import Iterator
+
+import torch
+
+from loaders.backend import Batch, Loader, PlainEpoch
+from loaders.plan import LoaderPlan
+from loaders.reader import open_samples
+
+
+def open_loader(plan: LoaderPlan) -> "SyntheticLoader":
+    return SyntheticLoader(plan, open_samples(plan))
+
+
+class SyntheticLoader(Loader):
+    """Decodes nothing: the same random images in every batch, cut to the length of a short one."""
+
+    _images: torch.Tensor | None = None
+    _running: PlainEpoch | None = None
+
+    def epoch(self, epoch: int, resolution: int | None = None) -> PlainEpoch:
+        self.close()
+        side = resolution or self.plan.resolution
+        if self._images is None or self._images.shape[-1] != side:
+            self._images = _noise(self.plan, side)
+        self._running = PlainEpoch(self._batches(epoch, self._images))
+        return self._running
+
+    def close(self) -> None:
+        if self._running is not None:
+            self._running.close()
+
+    def _batches(self, epoch: int, images: torch.Tensor) -> Iterator[Batch]:
+        labels = torch.from_numpy(self.samples.labels[self.samples.order(self.plan, epoch)]).to(self.plan.device)
+        for of_batch in labels.split(self.plan.batch_size):
+            yield images[:len(of_batch)], of_batch
+
+
+def _noise(plan: LoaderPlan, side: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(plan.seed)
+    pixels = torch.randint(256, (plan.batch_size, side, side, 3), dtype=torch.uint8, generator=generator)
+    return pixels.to(plan.device).permute(0, 3, 1, 2)

@@ -1,0 +1,127 @@
+"""One epoch on FFCV's thread, made safe: an error reaches the consumer, a closed epoch leaves nothing behind, and a batch slot
+is not filled again before the GPU has read it.
+
+FFCV 1.0.2's own iterator lets the consumer wait for ever when its thread fails, keeps thread and buffers when a loop is left
+early (libffcv/ffcv#345), and orders the copy to the GPU only against streams, not against its own next write to the slot.
+"""
+
+import threading
+import weakref
+from contextlib import AbstractContextManager, nullcontext
+from queue import Empty, Full
+from typing import Any
+
+import numpy as np
+import torch
+
+from loaders.backend import Batch, Epoch
+from loaders.ffcv_parts import EpochIterator
+
+_LOOK_AGAIN_S = 0.1     # how often a waiting side looks whether the other has ended
+
+
+class FfcvEpoch(Epoch):
+    """Dropping it without `close()`, as a `break` does, also ends its thread."""
+
+    def __init__(self, loader: Any, order: np.ndarray) -> None:
+        """`loader`: what EpochIterator reads from FFCV's Loader, and `device`; `order`: what its decoders are given."""
+        self._thread = _EpochThread(loader, order)
+        # Not __del__: the thread itself keeps the iterator alive, and a finalizer also runs at the interpreter's exit.
+        self._end = weakref.finalize(self, self._thread.close)
+
+    def __next__(self) -> Batch:
+        return self._thread.take()
+
+    def close(self) -> None:
+        self._end()
+
+
+class _EpochThread(EpochIterator):
+    """FFCV's iterator is also its thread. `run` is the thread's side; `take` and `close` are the consumer's."""
+
+    def __init__(self, loader: Any, order: np.ndarray) -> None:
+        self.device = torch.device(loader.device)
+        num_slots = loader.batches_ahead + 2            # those in the queue, one being filled, one being used
+        self.copied: list[torch.cuda.Event | None] = [None] * num_slots     # the copy out of the slot is done
+        self.used: list[torch.cuda.Event | None] = [None] * num_slots       # the consumer's work on the slot is done
+        self.held: int | None = None                    # the slot that the consumer has now
+        self.ended = False
+        with self.on_device():
+            super().__init__(loader, order)             # ends with self.start()
+
+    def start(self) -> None:
+        if self.device.type == "cuda":      # slots are kept between epochs: the work on their last batches comes first
+            for stream in self.cuda_streams:
+                stream.wait_stream(torch.cuda.current_stream())
+        super().start()
+
+    def run(self) -> None:
+        try:
+            with self.on_device():
+                for number, positions in enumerate(self.iter_ixes):
+                    slot = number % len(self.copied)
+                    # Not measured on a GPU yet: FFCV's events make streams wait, but not the CPU that writes the slot.
+                    if (copied := self.copied[slot]) is not None:
+                        copied.synchronize()
+                    batch = self.run_pipeline(number, positions, slot, self.used[slot])
+                    if self.device.type == "cuda":
+                        self.copied[slot] = torch.cuda.Event(blocking=True)
+                        self.copied[slot].record(self.cuda_streams[slot])
+                    if not self.hand_over((slot, batch)):
+                        return
+            self.hand_over(None)
+        except BaseException as error:      # whatever it is, the consumer is waiting
+            self.hand_over(error)
+
+    def hand_over(self, item: Any) -> bool:
+        """Queue `item` for the consumer; False when the consumer has closed the epoch."""
+        while not self.terminate_event.is_set():
+            try:
+                self.output_queue.put(item, timeout=_LOOK_AGAIN_S)
+                return True
+            except Full:
+                pass
+        return False
+
+    def take(self) -> Batch:
+        """The next batch. Raises what the thread raised, and RuntimeError for an epoch that was closed half-way."""
+        if self.ended:
+            raise StopIteration
+        if self.terminate_event.is_set():
+            raise RuntimeError("This epoch is closed: by its close(), by its loader's, or by the loader's next epoch.")
+        if self.held is not None and self.device.type == "cuda":
+            self.used[self.held] = torch.cuda.current_stream(self.device).record_event()
+        item = self.next_item()
+        if item is None or isinstance(item, BaseException):
+            self.ended = True
+            self.close()
+            raise item or StopIteration
+        self.held, batch = item
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).wait_stream(self.cuda_streams[self.held])
+        return batch
+
+    def next_item(self) -> Any:
+        while True:
+            alive = self.is_alive()
+            try:
+                return self.output_queue.get(timeout=_LOOK_AGAIN_S)
+            except Empty:
+                if not alive:
+                    return RuntimeError("The loader's thread ended without a word.")
+
+    def close(self) -> None:
+        """End the thread and wait for it, and for its copies."""
+        self.terminate_event.set()
+        while self.is_alive() and threading.current_thread() is not self:
+            try:
+                while True:
+                    self.output_queue.get_nowait()      # so that a waiting `put` returns at once
+            except Empty:
+                self.join(_LOOK_AGAIN_S)
+        for copied in self.copied:
+            if copied is not None:
+                copied.synchronize()
+
+    def on_device(self) -> AbstractContextManager:
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()

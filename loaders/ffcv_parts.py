@@ -1,0 +1,43 @@
+"""The parts of FFCV 1.0.2 that the loaders are built from, imported without what FFCV does to a process on import.
+
+1. `ffcv.fields.rgb_image` fills a numba dictionary of two entries, which compiles for 1.7 to 3.5 s in every process (2 cores
+   AMD EPYC, numba 0.68). FFCV only ever reads that dictionary from Python, so an ordinary one does.
+2. `ffcv.pipeline.compiler` sets torch's and numba's thread counts to 1, for all of the process.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import numba
+import numba.typed
+import torch
+
+
+@contextmanager
+def _without_side_effects() -> Iterator[None]:
+    torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
+    try:
+        with patch.object(numba.typed, "Dict", dict):
+            yield
+    finally:
+        torch.set_num_threads(torch_threads)
+        numba.set_num_threads(numba_threads)
+
+
+with _without_side_effects():
+    import ffcv._libffcv
+    from ffcv import fields, transforms
+    from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.memory_managers.base import MemoryContext
+    from ffcv.pipeline.allocation_query import AllocationQuery
+    from ffcv.pipeline.graph import Graph
+    from ffcv.pipeline.operation import Operation
+    from ffcv.pipeline.pipeline_spec import PipelineSpec
+    from ffcv.pipeline.state import State
+
+LIBRARY = Path(ffcv._libffcv.__file__)      # holds imdecode
+
+__all__ = ["LIBRARY", "AllocationQuery", "EpochIterator", "Graph", "MemoryContext", "Operation", "PipelineSpec", "State",
+           "fields", "transforms"]

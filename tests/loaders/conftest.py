@@ -1,0 +1,73 @@
+"""Small betons, written byte by byte, so that these tests depend on no writer."""
+
+import io
+import json
+import os
+import struct
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PAGE = 2**21
+
+
+@pytest.fixture(scope="session", autouse=True)
+def numba_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compiled kernels are kept where they always are; the tests of the cache itself use a folder of their own."""
+
+
+def photo(width: int, height: int, seed: int) -> np.ndarray:
+    """uint8 [H, W, 3]: smooth colours with some texture, as a photograph has, so that JPEG does not eat it."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    channels = []
+    for _ in range(3):
+        fx, fy, phase = random.uniform(0.01, 0.12, 2).tolist() + [random.uniform(0, 6)]
+        channels.append(128 + 90 * np.sin(fx * x + fy * y + phase) + 25 * np.sin(0.5 * fx * x * y / (height + 1)))
+    return np.clip(np.stack(channels, axis=2) + random.normal(0, 4, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def jpeg(pixels: np.ndarray, quality: int = 92) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def write_beton(path: Path, images: Sequence[np.ndarray], labels: Sequence[int], *, raw: Sequence[bool],
+                blobs: Sequence[bytes] | None = None, classes: Sequence[str] | None = None) -> Path:
+    """FFCV's format, version 2 (24-byte header, 1041-byte fields, 24-byte rows, blobs, table of blobs), and a manifest.
+
+    The table is in reverse order, as a writer with many workers may leave it.
+    """
+    blobs = blobs or [image.tobytes() if is_raw else jpeg(image) for image, is_raw in zip(images, raw, strict=True)]
+    rows, table, body = [], [], bytearray()
+    for number, (image, label, is_raw, blob) in enumerate(zip(images, labels, raw, blobs, strict=True)):
+        offset = PAGE + len(body)
+        rows.append(struct.pack("<BHHQ3xq", is_raw, image.shape[1], image.shape[0], offset, label))
+        table.append(struct.pack("<QQQ", number, offset, len(blob)))
+        body += blob
+    fields = b"".join(struct.pack("<B16s1024x", kind, name) for kind, name in ((2, b"image"), (1, b"label")))
+    header = struct.pack("<HHIQQ", 2, 2, PAGE, len(images), PAGE + len(body))
+    start = header + fields + b"".join(rows)
+    assert len(start) <= PAGE
+    path.write_bytes(start.ljust(PAGE, b"\0") + body + b"".join(reversed(table)))
+    classes = classes or [f"class{label}" for label in range(max(labels) + 1)]
+    path.with_name(path.name + ".json").write_text(json.dumps({"classes": list(classes)}))
+    return path
+
+
+SIZES = [(60, 40), (40, 60), (33, 47), (128, 128), (1, 50), (50, 1), (1, 1), (17, 200), (64, 64), (97, 31), (20, 20), (75, 50)]
+
+
+@pytest.fixture(scope="session")
+def betons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same 36 images in odd sizes, 4 classes, stored as JPEG, raw, and every second one as either."""
+    folder = tmp_path_factory.mktemp("betons")
+    images = [photo(*SIZES[number % len(SIZES)], seed=number) for number in range(36)]
+    labels = [number % 4 for number in range(36)]
+    stored = {"jpeg": [False] * 36, "raw": [True] * 36, "mixed": [number % 2 == 0 for number in range(36)]}
+    return {name: write_beton(folder / f"{name}.beton", images, labels, raw=raw) for name, raw in stored.items()}

@@ -1,0 +1,38 @@
+// Sorts a table by the column whose heading is pressed; cells without a value stay last. `#sort=TABLE,COLUMN,descending`
+// in the address sorts on opening, so that a view can be linked to (columns count from 0).
+"use strict";
+
+function sortTable(table, column, descending) {
+  const body = table.tBodies[0];
+  const value = (row) => row.cells[column].dataset.sort;
+  const compare = (a, b) => {
+    const [left, right] = [value(a), value(b)];
+    if (left === undefined || right === undefined) return (left === undefined) - (right === undefined);
+    const numbers = [Number(left), Number(right)];
+    const order = numbers.some(Number.isNaN) ? left.localeCompare(right, "en", {numeric: true}) : numbers[0] - numbers[1];
+    return descending ? -order : order;
+  };
+  body.append(...[...body.rows].sort(compare));
+  const headings = table.tHead.rows[table.tHead.rows.length - 1].cells;
+  [...headings].forEach((heading, index) => {
+    heading.setAttribute("aria-sort", index !== column ? "none" : descending ? "descending" : "ascending");
+  });
+}
+
+for (const button of document.querySelectorAll("th button")) {
+  button.addEventListener("click", () => {
+    const heading = button.closest("th");
+    const state = heading.getAttribute("aria-sort");
+    const descending = state === "none" ? heading.classList.contains("number") : state === "ascending";
+    sortTable(heading.closest("table"), heading.cellIndex, descending);
+  });
+}
+
+const wanted = /^#sort=([\w-]+),(\d+)(,descending)?$/.exec(location.hash);
+if (wanted) {
+  const table = document.getElementById(wanted[1]);
+  if (table && table.tHead && Number(wanted[2]) < table.tHead.rows[table.tHead.rows.length - 1].cells.length) {
+    sortTable(table, Number(wanted[2]), Boolean(wanted[3]));
+    for (let parent = table.parentElement; parent; parent = parent.parentElement) if (parent.tagName === "DETAILS") parent.open = true;
+  }
+}

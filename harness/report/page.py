@@ -1,0 +1,203 @@
+"""Results to a report: one self-contained HTML page, or Markdown, with every number beside it as CSV.
+
+The same results give the same bytes. What has not run yet is said, and stops nothing.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from ruamel.yaml import YAML
+
+from harness.report import answer, figures, rows, run_tables, tables
+from harness.report.table import escape_markdown, to_csv, to_markdown
+from harness.result import Result, write_atomically
+from harness.settings import Recipe
+from writers.errors import UserError
+
+FORMATS = ("html", "md", "csv")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a report says, before it takes a form."""
+
+    recipe: Recipe
+    unfinished: tuple[str, ...]
+    accuracy: list[rows.AccuracyRow]
+    transfer: list[rows.TransferRow]
+    grid: list[rows.GridRow]
+    classes: list[rows.ClassRow]
+    subsets_written: tuple[str, ...]
+    timing: list[rows.TimingRow]
+    betons: list[rows.BetonRow]
+    stages: list[rows.StageRow]
+    environment: list[rows.EnvironmentRow]
+    effects: list[answer.Effect]
+    sentences: list[str]
+
+
+def write(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str], out: Path,
+          formats: Sequence[str] = ("html", "csv")) -> Path:
+    """Write the report into the folder `out` and return the file to open first.
+
+    `html` makes index.html, `md` report.md, `csv` one file for each kind of row. `unfinished` names the stages that
+    have no result. Raises UserError for an unknown format, and where `out` cannot be written.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise UserError(f"A report has no format '{', '.join(unknown)}'.", f"Known: {', '.join(FORMATS)}.")
+    report = collect(recipe, results, unfinished)
+    files: dict[str, str] = {}
+    if "html" in formats:
+        files["index.html"] = to_html(report)
+    if "md" in formats:
+        files["report.md"] = to_report_markdown(report)
+    if "csv" in formats:
+        files |= to_csv_files(report)
+    try:
+        for name, text in files.items():
+            write_atomically(out / name, text.encode())
+    except OSError as error:
+        raise UserError(f"The report cannot be written to {out}: {error.strerror}.", "Choose another folder: --out DIR") from error
+    return out / next(iter(files))
+
+
+def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str]) -> Report:
+    accuracy, transfer = rows.accuracy_rows(recipe, results), rows.transfer_rows(recipe, results)
+    effects = answer.effects(accuracy, transfer)
+    return Report(recipe=recipe, unfinished=tuple(sorted(unfinished)), accuracy=accuracy, transfer=transfer,
+                  grid=rows.grid_rows(recipe, results), classes=rows.class_rows(recipe, results),
+                  subsets_written=tuple(rows.kept_classes(recipe, results)), timing=rows.timing_rows(recipe, results),
+                  betons=rows.beton_rows(recipe, results), stages=rows.stage_rows(recipe, results),
+                  environment=rows.environment_rows(results), effects=effects,
+                  sentences=answer.sentences(accuracy, transfer, effects))
+
+
+def to_html(report: Report) -> str:
+    """The whole page as text. Nothing in it asks for another file."""
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("harness.report", ""), autoescape=True,
+                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+                                     keep_trailing_newline=True)
+    folder = Path(__file__).parent
+    return environment.get_template("page.html.j2").render(
+        **_words(report), report=report, recipe=report.recipe, css=Markup((folder / "page.css").read_text()),
+        js=Markup((folder / "page.js").read_text()), svg=Markup, legend=_legend(report.recipe),
+        panels=figures.transfer_panels(report.recipe, report.transfer),
+        class_panel=figures.class_panel(report.classes, [subset.name for subset in report.recipe.subsets]))
+
+
+def to_report_markdown(report: Report) -> str:
+    words = _words(report)
+    parts = [f"# {escape_markdown(words['title'])}"]
+    parts += [escape_markdown(sentence) for sentence in report.sentences]
+    if report.unfinished:
+        names = "\n".join(f"- {escape_markdown(name)}" for name in report.unfinished)
+        parts.append(f"{len(report.unfinished)} of {words['num_stages']} stages have no result yet:\n\n{names}")
+    sections = {"Differences": [words["effects"]], "Accuracy on the source classes": words["accuracy"],
+                "Transfer": [words["transfer"]], "Classes left out": [words["classes"]], "Timing": words["timing"],
+                "What ran": [words["kinds"], words["environment"], words["betons"], words["stages"]]}
+    for heading, section in sections.items():
+        shown = [to_markdown(table) for table in section if table.rows]
+        if shown:
+            parts += [f"## {heading}", *shown]
+    parts += ["## Recipe", f"````yaml\n{words['recipe_yaml'].replace('````', '')}````"]
+    return "\n\n".join(parts) + "\n"
+
+
+def to_csv_files(report: Report) -> dict[str, str]:
+    """File name -> text. One line for each row that was measured; averages can be made from them."""
+    effects = [EffectLine.of(effect) for effect in report.effects]
+    return {"accuracy.csv": to_csv(rows.AccuracyRow, report.accuracy),
+            "transfer.csv": to_csv(rows.TransferRow, report.transfer),
+            "transfer_grid.csv": to_csv(rows.GridRow, report.grid),
+            "differences.csv": to_csv(EffectLine, effects),
+            "classes.csv": to_csv(rows.ClassRow, report.classes),
+            "timing.csv": to_csv(rows.TimingRow, report.timing),
+            "betons.csv": to_csv(rows.BetonRow, report.betons),
+            "stages.csv": to_csv(rows.StageRow, report.stages),
+            "environment.csv": to_csv(rows.EnvironmentRow, report.environment),
+            "unfinished.csv": to_csv(UnfinishedLine, [UnfinishedLine(name) for name in report.unfinished])}
+
+
+@dataclass(frozen=True)
+class EffectLine:
+    """An Effect as a line of CSV: `difference` and `half_width_95` are differences of fractions."""
+
+    arch: str
+    axis: str
+    setting: str
+    baseline: str
+    measure: str
+    over: tuple[str, ...]
+    difference: float
+    sd: float | None
+    half_width_95: float | None
+    num_seeds: int
+
+    @classmethod
+    def of(cls, effect: answer.Effect) -> "EffectLine":
+        return cls(effect.arch, effect.axis, effect.setting, effect.baseline, effect.measure,
+                   tuple(f"{axis}={value}" for axis, values in effect.over for value in values), effect.estimate.mean,
+                   effect.estimate.sd, effect.estimate.half_width, effect.estimate.num_seeds)
+
+
+@dataclass(frozen=True)
+class UnfinishedLine:
+    stage: str
+
+
+def _words(report: Report) -> dict[str, Any]:
+    """The tables and facts that every form of the report shows."""
+    recipe = report.recipe
+    averaged = [effect for effect in report.effects if effect.axis == "eps" or len(recipe.eps) == 1
+                or len(dict(effect.over).get("eps", ())) > 1]
+    removed = [row for row in report.classes if row.removed_by]
+    return {"title": recipe.question or recipe.name, "accuracy": tables.accuracy_tables(recipe, report.accuracy),
+            "effects": run_tables.effects_table(averaged), "transfer": tables.transfer_table(recipe, report.transfer),
+            "classes": tables.class_table(report.classes, [subset.name for subset in recipe.subsets]),
+            "num_removed": len(removed), "leaving": {row.removed_by[0] for row in removed}, "timing": run_tables.timing_tables(report.timing),
+            "betons": run_tables.beton_table(report.betons), "kinds": run_tables.kinds_table(report.stages),
+            "environment": run_tables.environment_table(report.environment),
+            "stages": run_tables.stages_table(report.stages), "facts": _facts(report),
+            "num_stages": len(report.stages) + len(report.unfinished), "recipe_yaml": _yaml(recipe)}
+
+
+def _facts(report: Report) -> list[tuple[str, str]]:
+    """The few facts that stand under the title; empty where nothing has run."""
+    if not report.stages:
+        return []
+    commonest = {row.name: row.value for row in reversed(report.environment)}
+    machine = commonest.get("gpu")
+    if machine in (None, "None"):
+        machine = commonest.get("cpu")
+    software = [f"{name} {commonest[f'packages.{name}']}" for name in ("torch", "ffcv") if f"packages.{name}" in commonest]
+    seeds = ", ".join(map(str, report.recipe.seeds))
+    facts = [("stages", f"{len(report.stages)} of {len(report.stages) + len(report.unfinished)} done"),
+             ("computing time", run_tables.duration(sum(row.wall_s for row in report.stages))),
+             ("seeds" if len(report.recipe.seeds) > 1 else "seed", seeds), ("on", machine or ""), ("with", ", ".join(software)),
+             ("begun", min(row.started_at for row in report.stages)[:10])]
+    return [(name, value) for name, value in facts if value]
+
+
+def _legend(recipe: Recipe) -> dict[str, Any]:
+    series = [{"name": subset.name, "colour": index % figures.NUM_COLOURS + 1,
+               "sign": figures.MARKER_SIGNS[index % len(figures.MARKER_SIGNS)]}
+              for index, subset in enumerate(recipe.subsets)]
+    dashes = {"-": "none", "--": "5 3", ":": "1.5 2.5", "-.": "6 2.5 1.5 2.5"}
+    return {"series": series, "methods": [{"name": method, "dash": dashes[figures.line_style(recipe, method)]}
+                                          for method in recipe.methods]}
+
+
+def _yaml(recipe: Recipe) -> str:
+    text = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = None
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.width = 110
+    yaml.dump(recipe.model_dump(mode="json"), text)
+    return text.getvalue()

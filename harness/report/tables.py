@@ -1,0 +1,165 @@
+"""Rows to tables: the results as a person reads them, in percent, averaged over seeds, the best of each column marked."""
+
+from collections.abc import Iterable, Sequence
+
+from harness.report.answer import is_near_chance
+from harness.report.estimate import Estimate, estimate
+from harness.report.rows import AccuracyRow, ClassRow, TransferRow
+from harness.report.table import Cell, Column, Table, mark_best
+from harness.settings import Recipe
+
+VIEW_TITLES = {
+    "common_unmasked": "Common classes, unmasked: any class the model knows may be answered",
+    "common_masked": "Common classes, masked: only common classes may be answered",
+    "own": "Each model on all of its own classes",
+}
+_NOT_RUN = Cell("not run", absent=True)
+_NOT_ATTACKED = Cell("–", absent=True)
+
+
+def accuracy_tables(recipe: Recipe, rows: Sequence[AccuracyRow]) -> list[Table]:
+    """Table 1 of the poster, once for each arch and view: a line for each subset, two columns for each eps."""
+    tables = []
+    for index, arch in enumerate(recipe.archs):
+        for view, title in VIEW_TITLES.items():
+            mine = [row for row in rows if (row.arch, row.view) == (arch, view)]
+            if mine:
+                prefix = f"{arch}. " if len(recipe.archs) > 1 else ""
+                tables.append(_accuracy_table(recipe, mine, f"accuracy-{index}-{view}", prefix + title))
+    return tables
+
+
+def _accuracy_table(recipe: Recipe, rows: Sequence[AccuracyRow], name: str, title: str) -> Table:
+    sizes = {row.subset: row.num_classes for row in rows if row.num_classes}
+    columns = [Column("training classes", numeric=False)]
+    contents = [[Cell(subset.name, sort=_or_none(sizes.get(subset.name)), detail=_count(sizes.get(subset.name)))
+                 for subset in recipe.subsets]]
+    for eps in recipe.eps:
+        for attack in ("clean", "adversarial"):
+            radii = sorted({row.attack_eps for row in rows if row.eps == eps and row.attack_eps is not None})
+            foreign = attack == "adversarial" and radii and radii != [eps]
+            columns.append(Column(attack + (f" at {', '.join(f'{radius:g}' for radius in radii)}" if foreign else ""),
+                                  group=f"eps {eps:g}", hint="top-1 / top-5 in percent"))
+            contents.append(mark_best([
+                _accuracy_cell([row for row in rows if (row.subset, row.eps) == (subset.name, eps)], attack,
+                               len(recipe.seeds)) for subset in recipe.subsets]))
+    note = "Top-1 / top-5 in percent, best of each column in bold. Adversarial: PGD at the model's own eps. –: not attacked."
+    if any(row.attack_eps not in (None, row.eps) for row in rows):
+        note = note.replace("model's own eps", "model's own eps, or at the one the heading names")
+    if len(recipe.seeds) > 1:
+        note += " ±: standard deviation over seeds."
+    return Table(name, title, tuple(columns), tuple(zip(*contents, strict=True)), note)
+
+
+def _accuracy_cell(of_model: Sequence[AccuracyRow], attack: str, num_seeds: int) -> Cell:
+    rows = [row for row in of_model if row.attack == attack]
+    if not rows:
+        return _NOT_ATTACKED if of_model else _NOT_RUN
+    top1, top5 = estimate(row.top1 for row in rows), estimate(row.top5 for row in rows)
+    decimals = _decimals(row.num_images for row in rows)
+    mark = "°" if is_near_chance(top1.mean, rows[0].num_answers, rows[0].num_images) else ""
+    return Cell(percent(top1.mean, decimals) + mark, sort=top1.mean, detail=percent(top5.mean, decimals),
+                detail_sort=top5.mean, below=_spread((top1, top5), decimals, num_seeds))
+
+
+def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
+    """A line for each model kind, target and method; the target's own metric carries the marks."""
+    columns = (Column("target", numeric=False), Column("method", numeric=False), Column("training classes", numeric=False),
+               Column("eps"), Column("top-1", hint="percent"), Column("mean per class", hint="percent"),
+               Column("top-5", hint="percent"), Column("chance", hint="percent, of the target's classes"),
+               Column("lr", hint="the chosen one of each seed"),
+               Column("tried", hint="configurations tried for each model"), Column("chosen on", numeric=False),
+               Column("images", hint="test images"))
+    if len(recipe.archs) > 1:
+        columns = (Column("arch", numeric=False), *columns)
+    lines: list[tuple[Cell, ...]] = []
+    for arch in recipe.archs:
+        for target in (target.label for target in recipe.targets):
+            for method in recipe.methods:
+                mine = [row for row in rows if (row.arch, row.target, row.method) == (arch, target, method)]
+                lines += [line if len(recipe.archs) == 1 else (Cell(arch, sort=arch), *line)
+                          for line in _transfer_lines(recipe, mine, target, method)]
+    note = ("Test split, percent; underlined: the target's own metric, best of each target and method in bold. Each "
+            "learning rate was chosen on the split named, never on the test split.")
+    if len(recipe.seeds) > 1:
+        note += " ±: standard deviation over seeds."
+    return Table("transfer", "Transfer", columns, tuple(lines), note)
+
+
+def _transfer_lines(recipe: Recipe, rows: Sequence[TransferRow], target: str, method: str) -> list[tuple[Cell, ...]]:
+    heads, scores = [], []
+    for subset in recipe.subsets:
+        for eps in recipe.eps:
+            mine = [row for row in rows if (row.subset, row.eps) == (subset.name, eps)]
+            if mine:
+                heads.append((subset.name, eps, mine))
+                scores.append([_score_cell(mine, field, len(recipe.seeds)) for field in ("top1", "mean_per_class", "top5")])
+    marked = [mark_best(column) for column in zip(*scores, strict=True)]
+    lines = []
+    for (subset_name, eps, mine), *cells in zip(heads, *marked, strict=True):
+        first = mine[0]
+        size = first.num_classes
+        chance = 1 / first.num_answers if first.num_answers else None
+        lrs = list(dict.fromkeys(row.lr for row in mine))
+        lines.append((
+            Cell(target, sort=target), Cell(method, sort=method),
+            Cell(subset_name, sort=_or_none(size), detail=_count(size)), Cell(f"{eps:g}", sort=eps), *cells,
+            Cell(percent(chance, 1) if chance else "–", sort=chance), Cell(", ".join(f"{lr:g}" for lr in lrs), sort=lrs[0]),
+            Cell(str(first.num_configs), sort=float(first.num_configs)),
+            Cell(first.selected_on, sort=first.selected_on), Cell(f"{first.num_images:,}", sort=float(first.num_images))))
+    return lines
+
+
+def _score_cell(rows: Sequence[TransferRow], field: str, num_seeds: int) -> Cell:
+    score = estimate(getattr(row, field) for row in rows)
+    decimals = _decimals(row.num_images for row in rows)
+    first = rows[0]
+    low = field == first.metric and is_near_chance(estimate(row.top1 for row in rows).mean, first.num_answers,
+                                                   first.num_images)
+    return Cell(percent(score.mean, decimals) + ("°" if low else ""), sort=score.mean,
+                below=_spread((score,), decimals, num_seeds), own=field == first.metric)
+
+
+def class_table(rows: Sequence[ClassRow], subsets: Sequence[str]) -> Table:
+    """The classes that at least one subset leaves out, hardest first; a column for each of those subsets."""
+    removed = [row for row in rows if row.removed_by]
+    removing = [name for name in subsets if any(name in row.removed_by for row in removed)]
+    columns = (Column("class", numeric=False), Column("rank", hint="1 is the hardest"),
+               Column("reference accuracy", hint="percent of the class's images"), Column("images"),
+               *(Column(name, group="left out of", numeric=False) for name in removing))
+    lines = tuple((
+        Cell(row.name, sort=row.name),
+        Cell(str(row.rank), sort=float(row.rank)) if row.rank is not None else _NOT_ATTACKED,
+        Cell(percent(row.accuracy, 1), sort=row.accuracy) if row.accuracy is not None else _NOT_ATTACKED,
+        Cell(f"{row.num_images:,}", sort=float(row.num_images)) if row.num_images is not None else _NOT_ATTACKED,
+        *(Cell("left out", sort="0") if name in row.removed_by else Cell("kept", sort="1", absent=True)
+          for name in removing)) for row in removed)
+    return Table("classes", "Classes left out by at least one subset", columns, lines)
+
+
+def percent(fraction: float, decimals: int) -> str:
+    """A fraction as a percentage, without the sign."""
+    return f"{100 * fraction:.{decimals}f}"
+
+
+def _spread(estimates: Sequence[Estimate], decimals: int, num_seeds: int) -> str:
+    """`± 0.4 / 0.2` over seeds, and which part of the recipe's seeds is there where some are not."""
+    parts = []
+    if all(one.sd is not None for one in estimates):
+        parts.append("± " + " / ".join(percent(one.sd, decimals) for one in estimates if one.sd is not None))
+    if estimates[0].num_seeds < num_seeds:
+        parts.append(f"{estimates[0].num_seeds} of {num_seeds} seeds")
+    return ", ".join(parts)
+
+
+def _decimals(num_images: Iterable[int]) -> int:
+    """Two decimals where an image weighs at most a hundredth of a percent, else one."""
+    return 2 if min(num_images) >= 10_000 else 1
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _or_none(number: int | None) -> float | None:
+    return None if number is None else float(number)

@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
-from harness import result
+from harness import lock, result
 
 ERROR_FILE = "error.txt"
 
@@ -28,3 +29,29 @@ def has_outputs(kind: str, folder: Path, data: Path) -> bool:
 
 def is_done(kind: str, folder: Path, data: Path) -> bool:
     return has_result(folder) and has_outputs(kind, folder, data)
+
+
+State = Literal["done", "running", "failed", "left"]
+
+
+def state(kind: str, folder: Path, data: Path) -> State:
+    """How a stage stands now, whoever runs it."""
+    if lock.is_held(folder):
+        return "running"
+    if is_done(kind, folder, data):
+        return "done"
+    return "failed" if (folder / ERROR_FILE).exists() else "left"
+
+
+def error_line(folder: Path) -> str | None:
+    """The line of a failed stage's error that says most; None where it has not failed."""
+    try:
+        lines = (folder / ERROR_FILE).read_text().strip().splitlines()
+    except OSError:
+        return None
+    return summary(lines) if lines else "failed without a word"
+
+
+def summary(lines: list[str]) -> str:
+    """A traceback's last line, or the first of words meant for a person."""
+    return lines[-1] if lines[0].startswith("Traceback") else lines[0]

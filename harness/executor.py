@@ -124,13 +124,11 @@ class Run:
 
     def _failed_elsewhere(self, folder: Path) -> str | None:
         """What another run's attempt at this stage came to, where that ended after this run began."""
-        path = folder / done.ERROR_FILE
         try:
-            if path.stat().st_mtime < self.started_at:
-                return None
-            return path.read_text().strip().splitlines()[-1]
-        except (OSError, IndexError):
+            recent = (folder / done.ERROR_FILE).stat().st_mtime >= self.started_at
+        except OSError:
             return None
+        return done.error_line(folder) if recent else None
 
 
 def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:

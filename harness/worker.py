@@ -118,8 +118,7 @@ def _needed(role: str, folder: Path) -> Result:
 
 def _record_error(folder: Path, text: str) -> str:
     """Leave error.txt; returns the line that says most. A full disk must not hide what went wrong."""
-    lines = text.strip().splitlines()
-    said = lines[-1] if lines[0].startswith("Traceback") else lines[0]
+    said = done.summary(text.strip().splitlines() or ["an error without a message"])
     print(text, file=sys.stderr)
     try:
         write_atomically(folder / done.ERROR_FILE, (text.rstrip() + "\n").encode())

@@ -1,0 +1,35 @@
+"""What there is to name: each catalogue is a folder, each name a file, each description that file's first line."""
+
+import ast
+import importlib.util
+from pathlib import Path
+
+from harness import recipe
+from writers import names, subset
+
+PACKAGES = {"datasets": "writers.datasets", "models": "harness.models", "methods": "harness.methods",
+            "backends": "loaders.backends", "launchers": "harness.launchers"}
+KINDS = ("datasets", "subsets", "models", "methods", "backends", "launchers", "recipes")
+
+
+def entries(kind: str) -> dict[str, str]:
+    """Name -> one line about it. Reads files and imports none of them: some need torch."""
+    if kind == "recipes":
+        return {name: _recipe_line(recipe.FOLDER / f"{name}.yaml") for name in recipe.available()}
+    if kind == "subsets":
+        return subset.catalogue()
+    package = PACKAGES[kind]
+    return {name: _docstring_line(f"{package}.{name}") for name in names.names(package)}
+
+
+def _docstring_line(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return ""
+    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or ""
+    return text.partition("\n")[0]
+
+
+def _recipe_line(path: Path) -> str:
+    first = path.read_text().partition("\n")[0]
+    return first.lstrip("# ").strip()

@@ -1,0 +1,91 @@
+"""Show what a recipe would run."""
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.commands._recipe import recipe_argument
+from harness.folders import Folders, folder_options
+
+if TYPE_CHECKING:
+    from harness.matrix import Matrix
+
+
+@click.command()
+@recipe_argument
+@folder_options
+@click.option("--stages", "show_stages", is_flag=True, help="Also name every stage.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: every stage with its key, state and needs.")
+def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, show_stages: bool, as_json: bool) -> None:
+    """Show RECIPE's stages: what is done, what is left. Runs nothing."""
+    from harness import matrix, recipe
+
+    plan = matrix.expand(recipe.read(recipe_name, overrides))
+    if as_json:
+        print_json(plan, folders)
+    else:
+        _print_tables(plan, states_of(plan, folders), show_stages)
+
+
+def print_json(plan: "Matrix", folders: Folders) -> None:
+    """The stages for a program: {"recipe", "num_stages", "num_done", "kinds", "stages": [...]}."""
+    click.echo(json.dumps(_as_json(plan, states_of(plan, folders)), indent=1))
+
+
+def states_of(plan: "Matrix", folders: Folders) -> dict[str, str]:
+    """Key -> done, running, failed or left."""
+    from harness import done
+    from harness.executor import unfinished
+
+    left = unfinished(plan, folders)
+    return {stage.key: done.state(stage.kind, stage.folder(folders.runs), folders.data) if stage.key in left else "done"
+            for stage in plan.stages}
+
+
+def _as_json(plan: "Matrix", states: dict[str, str]) -> dict[str, Any]:
+    return {"recipe": plan.recipe.name, "num_stages": len(plan.stages), "num_done": list(states.values()).count("done"),
+            "kinds": {kind: dict(counts) for kind, counts in _counts(plan, states).items()},
+            "stages": [{"key": stage.key, "kind": stage.kind, "name": stage.name, "axes": stage.axes,
+                        "state": states[stage.key], "needs": {role: need.key for role, need in stage.needs.items()}}
+                       for stage in plan.stages]}
+
+
+def _counts(plan: "Matrix", states: dict[str, str]) -> dict[str, Counter[str]]:
+    counts: dict[str, Counter[str]] = {}
+    for stage in plan.stages:
+        counts.setdefault(stage.kind, Counter())[states[stage.key]] += 1
+    return counts
+
+
+def _print_tables(plan: "Matrix", states: dict[str, str], show_stages: bool) -> None:
+    from rich.table import Table
+
+    from harness import console
+
+    terminal = console.out()
+    recipe = plan.recipe
+    terminal.print(f"[bold]{recipe.name}[/bold]  {recipe.question}")
+    axes = {"subsets": [subset.name for subset in recipe.subsets], "archs": recipe.archs,
+            "eps": [f"{eps:g}" for eps in recipe.eps], "seeds": recipe.seeds,
+            "targets": [target.label for target in recipe.targets], "methods": list(recipe.methods)}
+    for axis, values in axes.items():
+        terminal.print(f"  {axis:8} {len(values):3}  {', '.join(map(str, values))}", markup=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("stages")
+    for column in ("all", "done", "running", "failed", "left"):
+        table.add_column(column, justify="right")
+    total: Counter[str] = Counter()
+    for kind, counts in _counts(plan, states).items():
+        total.update(counts)
+        table.add_row(kind, *_row(counts))
+    table.add_row("total", *_row(total), style="bold")
+    terminal.print(table)
+    if show_stages:
+        for stage in plan.stages:
+            terminal.print(f"{states[stage.key]:8} {stage.key}  {stage.name}", markup=False, soft_wrap=True)
+
+
+def _row(counts: Counter[str]) -> list[str]:
+    return [str(counts.total()), *(str(counts[state] or "") for state in ("done", "running", "failed", "left"))]

@@ -1,0 +1,43 @@
+"""Write a recipe's report from the results on disk."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.commands._recipe import recipe_argument
+from harness.folders import Folders, folder_options
+
+if TYPE_CHECKING:
+    from harness.matrix import Matrix
+
+
+@click.command()
+@recipe_argument
+@folder_options
+@click.option("--format", "formats", multiple=True, type=click.Choice(["html", "md", "csv"]), default=("html", "csv"),
+              show_default=True, help="May be given again.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Default: reports/<recipe> under the runs folder.")
+def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, formats: tuple[str, ...],
+            out: Path | None) -> None:
+    """Write RECIPE's report from the stages that are done; runs nothing."""
+    from harness import matrix, recipe
+
+    click.echo(write_report(matrix.expand(recipe.read(recipe_name, overrides)), folders, formats, out))
+
+
+def write_report(matrix: "Matrix", folders: Folders, formats: tuple[str, ...] = ("html", "csv"),
+                 out: Path | None = None) -> Path:
+    """Returns the page's path. Shared results were perhaps named by another recipe: here they get this one's names."""
+    from harness import result
+    from harness.report import page
+
+    results, unfinished = [], []
+    for stage in matrix.stages:
+        found = result.load(stage.folder(folders.runs))
+        if found is None:
+            unfinished.append(stage.name)
+        else:
+            results.append(found.model_copy(update={"axes": stage.axes, "name": stage.name}))
+    return page.write(matrix.recipe, results, unfinished, out or folders.runs / "reports" / matrix.recipe.name, formats)

@@ -1,0 +1,71 @@
+"""Run a recipe: all that is not done yet, to its report."""
+
+import click
+
+from harness.commands._recipe import recipe_argument
+from harness.folders import Folders, folder_options
+
+STOP_GRACE_S = 20.0
+
+
+@click.command()
+@recipe_argument
+@folder_options
+@click.option("--launcher", default="local", show_default=True, metavar="NAME", help="Where stages run: see harness ls launchers.")
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Stages side by side. Default: what the machine carries.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--stages-package", default="harness.stages", hidden=True)
+def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, launcher: str, jobs: int | None,
+            device: str, stages_package: str) -> None:
+    """Run all that RECIPE asks for and is not done yet; then write its report.
+
+    Interrupt it as you like: the same command goes on from there. A stage that fails leaves the others running, and is
+    tried again at the next run. RECIPE is a file, or a name in recipes/.
+    """
+    import shlex
+    import signal
+    import sys
+
+    from harness import console, display, matrix, recipe
+    from harness.commands.report import write_report
+    from harness.executor import Run
+    from harness.launcher import LauncherSettings
+    from writers import names
+
+    asked = recipe.read(recipe_name, overrides)
+    plan = matrix.expand(asked)
+    settings = LauncherSettings(folders, jobs, device, stages_package)  # type: ignore[arg-type]
+    opened = names.find("harness.launchers", launcher, "launcher").open(settings)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)       # ended by a scheduler: as by Ctrl-C
+    terminal = console.err()
+    with opened:
+        run = Run(plan, folders, opened)
+        done = len(plan.stages) - len(run.to_do)
+        terminal.print(f"{asked.name}: {len(plan.stages)} stages, {done} done, {len(run.to_do)} to run"
+                       + (f", {opened.num_slots} side by side" if run.to_do else ""))
+        try:
+            display.follow(run, terminal)
+        except KeyboardInterrupt:
+            terminal.print(f"Stopping: {len(run.running)} running stages may save their state, up to {STOP_GRACE_S:.0f} s "
+                           "(Ctrl-C again to end at once).")
+            try:
+                run.stop(STOP_GRACE_S)
+            finally:
+                terminal.print(f"Stopped at {len(run.finished)} of {len(plan.stages)} stages. Go on with:\n  harness "
+                               + shlex.join(sys.argv[1:]), markup=False, soft_wrap=True)
+            sys.exit(130)
+    click.echo(f"Report: {write_report(plan, folders)}")
+    if run.failed:
+        _tell_failures(run)
+        sys.exit(1)
+
+
+def _tell_failures(run) -> None:  # type: ignore[no-untyped-def]
+    from harness import done
+
+    click.secho(f"{len(run.failed)} failed, {len(run.blocked)} not run because they need those:", fg="red", err=True)
+    for key, message in run.failed.items():
+        stage = run.to_do[key]
+        click.secho(f"  {stage.name}: {message}", fg="red", err=True)
+        click.secho(f"    {stage.folder(run.folders.runs) / done.ERROR_FILE}", fg="red", err=True)
+    click.secho("Run the same command again to try them again.", fg="red", err=True)

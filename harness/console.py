@@ -1,0 +1,86 @@
+"""What a person sees of long work: a bar with rate and ETA on a terminal, a plain line now and then without one."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+PLAIN_LINE_EVERY_S = 15.0
+
+Report = Callable[[int, int], None]     # done, total
+
+
+def out() -> Console:
+    """For answers: standard output."""
+    return Console(highlight=False)
+
+
+def err() -> Console:
+    """For progress and remarks: standard error, so that answers can be piped."""
+    return Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress(title: str, unit: str = "images") -> Iterator[Report]:
+    """Gives a function to call with (done, total) as often as is convenient; it is cheap."""
+    console = err()
+    if not console.is_terminal:
+        yield _plain(title, unit)
+        return
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeElapsedColumn(),
+                  TextColumn("ETA"), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def bar(console: Console, unit: str) -> Progress:
+    """A bar to be shown inside a live display."""
+    return Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+                    TextColumn("{task.fields[count]}" + f" {unit}"), TimeElapsedColumn(), TextColumn("ETA"),
+                    TimeRemainingColumn(), console=console)
+
+
+def seconds(value: float) -> str:
+    """A duration for people: 8.1 s, 3 min 20 s, 5 h 12 min."""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f} {self.unit}/s" if task.speed else "")
+
+
+def _plain(title: str, unit: str) -> Report:
+    started = last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < PLAIN_LINE_EVERY_S:
+            return
+        last = now
+        rate = done / (now - started)
+        left = f", {seconds((total - done) / rate)} left" if rate > 0 else ""
+        print(f"{title}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s{left}", file=sys.stderr, flush=True)
+
+    return report

@@ -1,0 +1,106 @@
+"""What a person sees of a running matrix: on a terminal a live table, elsewhere a line per stage."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from harness.console import bar, seconds
+from harness.executor import Event, Run
+from harness.matrix import work
+from harness.stage import Stage
+
+STILL_RUNNING_EVERY_S = 60.0
+
+
+def follow(run: Run, console: Console) -> None:
+    """Drive `run` to its end, showing what happens."""
+    events = run.events()
+    if console.is_terminal:
+        _live(run, events, console)
+    else:
+        _plain(run, events, console)
+
+
+def line(event: Event, num_over: int, num_stages: int) -> str:
+    """[12/41] transfer synthetic_patterns full all eps0.5 seed0   8.1 s"""
+    assert event.stage is not None
+    end = {"done": seconds(event.wall_s), "failed": f"FAILED: {event.message}"}[event.what]
+    return f"[{num_over}/{num_stages}] {event.stage.name.replace('/', ' ')}   {end}"
+
+
+def progress_of(folder: Path) -> dict[str, Any]:
+    """What a running stage last said about itself; empty where it has said nothing."""
+    try:
+        said = json.loads((folder / "progress.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def describe_progress(said: dict[str, Any]) -> str:
+    """5/24, 1,204 images/s, epoch note."""
+    parts = []
+    if isinstance(said.get("done"), (int, float)) and isinstance(said.get("total"), (int, float)):
+        parts.append(f"{said['done']:,}/{said['total']:,}")
+    if isinstance(said.get("img_per_s"), (int, float)):
+        parts.append(f"{said['img_per_s']:,.0f} images/s")
+    if said.get("note"):
+        parts.append(str(said["note"]))
+    return ", ".join(parts)
+
+
+def _plain(run: Run, events: Iterator[Event], console: Console) -> None:
+    said_at = time.monotonic()
+    for event in events:
+        if event.what in ("done", "failed"):
+            console.print(line(event, _num_over(run), len(run.matrix.stages)), markup=False, soft_wrap=True)
+            said_at = time.monotonic()
+        elif time.monotonic() - said_at > STILL_RUNNING_EVERY_S and run.running:
+            said_at = time.monotonic()
+            for stage, started in run.running.values():
+                where = describe_progress(progress_of(stage.folder(run.folders.runs)))
+                console.print(f"... {stage.name.replace('/', ' ')}: {seconds(said_at - started)}" + (f", {where}" if where else ""),
+                              markup=False, soft_wrap=True)
+
+
+def _live(run: Run, events: Iterator[Event], console: Console) -> None:
+    todo = run.to_do.values()
+    overall = bar(console, "stages")
+    task = overall.add_task("overall", total=sum(work(stage) for stage in todo), count="")
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        for event in events:
+            if event.what in ("done", "failed"):
+                style = "red" if event.what == "failed" else None
+                live.console.print(line(event, _num_over(run), len(run.matrix.stages)), markup=False, style=style,
+                                   soft_wrap=True)
+            said = {key: progress_of(stage.folder(run.folders.runs)) for key, (stage, _) in run.running.items()}
+            completed = sum(work(stage) * _share_over(run, stage, said) for stage in todo)
+            overall.update(task, completed=completed, count=f"{_num_over(run)}/{len(run.matrix.stages)}")
+            live.update(Group(overall, _running_table(run, said)))
+
+
+def _running_table(run: Run, said: dict[str, dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for key, (stage, started) in run.running.items():
+        table.add_row(stage.name, seconds(time.monotonic() - started), describe_progress(said[key]))
+    for key in run.busy:
+        table.add_row(run.to_do[key].name, "", "another process runs it")
+    return table
+
+
+def _share_over(run: Run, stage: Stage, said: dict[str, dict[str, Any]]) -> float:
+    if stage.key in run.finished or stage.key in run.failed:
+        return 1.0
+    progress = said.get(stage.key, {})
+    total = progress.get("total")
+    return min(1.0, progress.get("done", 0) / total) if total else 0.0
+
+
+def _num_over(run: Run) -> int:
+    return len(run.finished) + len(run.failed)

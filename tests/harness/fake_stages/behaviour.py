@@ -1,0 +1,39 @@
+"""What a fake stage does: `fail`, `sleep_s`, `kill`, `mistake`, all in its config."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from harness.stage import Outcome, StageContext, Stopped
+from writers.errors import UserError
+
+
+def run(context: StageContext) -> Outcome:
+    config = context.config
+    ran = Path(config["journal"])
+    with ran.open("a") as journal:      # O_APPEND: whole lines, also from several processes
+        journal.write(f"{config['name']}\n")
+    print(f"this is {config['name']}")
+    os.system(f"echo child of {config['name']}")
+    if config.get("mistake"):
+        raise UserError("There is no such image.", "Look again.")
+    if config.get("fail") and not Path(config["fail"]).exists():
+        raise ZeroDivisionError("a bug")
+    if config.get("kill") and not Path(config["kill"]).exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config.get("spawn"):
+        child = os.spawnvp(os.P_NOWAIT, sys.executable, [sys.executable, "-c", "import time; time.sleep(60)"])
+        Path(config["spawn"]).write_text(str(child))
+    checkpoint = context.folder / "steps.txt"
+    done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    total = round(config.get("sleep_s", 0) / 0.05)
+    for step in range(done, total):
+        if context.stop_requested() and not config.get("deaf"):
+            checkpoint.write_text(str(step))
+            raise Stopped
+        context.progress(done=step, total=total, note="asleep")
+        time.sleep(0.05)
+    inputs = {role: need.metrics["value"] for role, need in context.needs.items()}
+    return Outcome({"value": 1 + sum(inputs.values()), "resumed_at": done, "pid": os.getpid()}, {"slept_s": config.get("sleep_s", 0)})

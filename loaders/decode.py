@@ -24,6 +24,7 @@ from loaders.reader import Samples
 
 _SYMBOL = "harness_ffcv_imdecode"
 _RUNS_PER_THREAD = 4        # more: better balance between large and small images; fewer: less work between the runs
+_TAPS_WRITTEN_OUT = 3       # in _sum_columns
 _JPEG = 0                   # the mode of a sample in a beton; 1 is raw
 
 # A ctypes function would be a pointer inside the compiled code, which numba then refuses to cache on disk. By name, the
@@ -85,12 +86,14 @@ def _compiled(function: Callable) -> Callable:
 
 
 @_compiled
-def _fill_taps(source, target, starts, counts, weights):
-    """Which source pixels make each output pixel along one axis, and their shares.
+def _taps(source, target):
+    """Along one axis: for each output pixel its first source pixel, how many count, and their shares (padded with zeros).
 
     Shrinking: the overlap of [i, i + 1) * source / target with each source pixel, counted in whole units of 1 / target of a
     source pixel. Enlarging: linear between the two nearest centres, the border repeated.
     """
+    starts, counts = np.empty(target, np.int32), np.empty(target, np.int32)
+    shares = np.zeros((target, max(_TAPS_WRITTEN_OUT, source // target + 2)), np.float32)
     for i in range(target):
         if source > target:
             begin, end = i * source, (i + 1) * source
@@ -98,48 +101,64 @@ def _fill_taps(source, target, starts, counts, weights):
             starts[i], counts[i] = first, last - first + 1
             for k in range(last - first + 1):
                 overlap = min(end, (first + k + 1) * target) - max(begin, (first + k) * target)
-                weights[i, k] = np.float32(overlap / source)
+                shares[i, k] = overlap / source
         else:
             center = min(max((i + 0.5) * source / target - 0.5, 0.0), source - 1.0)
             first = min(int(center), max(source - 2, 0))
-            starts[i] = first
-            counts[i] = min(source, 2)
-            weights[i, 0] = np.float32(1.0 - (center - first))
-            weights[i, 1] = np.float32(center - first)
+            starts[i], counts[i] = first, min(source, 2)
+            shares[i, 0], shares[i, 1] = 1.0 - (center - first), center - first
+    return starts, counts, shares
 
 
 @_compiled
 def _resize(pixels, origin, stride, width, height, flip, output):
-    """Resize the box of `width` x `height` pixels whose first byte is pixels[origin], rows `stride` bytes apart, to output."""
-    rows, columns = output.shape[0], output.shape[1]
-    x_starts, x_counts = np.empty(columns, np.int32), np.empty(columns, np.int32)
-    x_weights = np.empty((columns, width // columns + 2), np.float32)
-    y_starts, y_counts = np.empty(rows, np.int32), np.empty(rows, np.int32)
-    y_weights = np.empty((rows, height // rows + 2), np.float32)
-    _fill_taps(width, columns, x_starts, x_counts, x_weights)
-    _fill_taps(height, rows, y_starts, y_counts, y_weights)
+    """The box of `width` x `height` pixels that begins at byte `origin`, with rows `stride` bytes apart -> output [R, R, 3]."""
+    y_starts, y_counts, y_shares = _taps(height, output.shape[0])
+    x_starts, _, x_shares = _taps(width, output.shape[1])
+    if flip:
+        x_starts, x_shares = x_starts[::-1].copy(), x_shares[::-1].copy()
+    line = np.zeros((width + x_shares.shape[1]) * 3, np.float32)    # an output row, as wide as the box; zeros for the padding
+    result = np.empty(output.shape[1] * 3, np.float32)
+    for y in range(output.shape[0]):
+        _sum_rows(pixels, origin + y_starts[y] * stride, stride, y_counts[y], y_shares[y], line[:width * 3])
+        _sum_columns(line, x_starts, x_shares, result)
+        target = output[y].reshape(-1)
+        for i in range(len(target)):
+            target[i] = np.uint8(np.int32(result[i]))
 
-    line = np.empty(width * 3, np.float32)      # one output row, still as wide as the box
-    for y in range(rows):
-        first = origin + y_starts[y] * stride
-        row, weight = pixels[first:first + width * 3], y_weights[y, 0]
-        for i in range(width * 3):
-            line[i] = weight * row[i]
-        for k in range(1, y_counts[y]):
-            row, weight = pixels[first + k * stride:first + k * stride + width * 3], y_weights[y, k]
-            for i in range(width * 3):
-                line[i] += weight * row[i]
-        for x in range(columns):
-            red, green, blue = np.float32(0.5), np.float32(0.5), np.float32(0.5)    # 0.5: to round, not to truncate
-            for k in range(x_counts[x]):
-                weight, i = x_weights[x, k], (x_starts[x] + k) * 3
-                red += weight * line[i]
-                green += weight * line[i + 1]
-                blue += weight * line[i + 2]
-            target = columns - 1 - x if flip else x
-            output[y, target, 0] = np.uint8(red)
-            output[y, target, 1] = np.uint8(green)
-            output[y, target, 2] = np.uint8(blue)
+
+@_compiled
+def _sum_rows(pixels, origin, stride, count, shares, line):
+    """line[i] = the sum over k of shares[k] * pixels[origin + k * stride + i]. Vectorised by the compiler."""
+    row = pixels[origin:origin + len(line)]
+    for i in range(len(line)):
+        line[i] = shares[0] * np.float32(row[i])
+    for k in range(1, count):
+        row, share = pixels[origin + k * stride:origin + k * stride + len(line)], shares[k]
+        for i in range(len(line)):
+            line[i] += share * np.float32(row[i])
+
+
+@_compiled
+def _sum_columns(line, starts, shares, result):
+    """Each output pixel's weighted sum over `line`, plus the 0.5 that makes truncation a rounding.
+
+    Three taps written out serve every box of less than twice R, and are 1.5 times as fast as the loop. Indices are unsigned
+    because numba otherwise looks at each one for being negative.
+    """
+    one, two, three = np.uint32(1), np.uint32(2), np.uint32(3)
+    for x in range(len(starts)):
+        i, target = np.uint32(starts[x]) * three, np.uint32(x) * three
+        first, second, third = shares[x, 0], shares[x, 1], shares[x, 2]
+        red = np.float32(0.5) + first * line[i] + second * line[i + three] + third * line[i + np.uint32(6)]
+        green = np.float32(0.5) + first * line[i + one] + second * line[i + np.uint32(4)] + third * line[i + np.uint32(7)]
+        blue = np.float32(0.5) + first * line[i + two] + second * line[i + np.uint32(5)] + third * line[i + np.uint32(8)]
+        for k in range(_TAPS_WRITTEN_OUT, shares.shape[1]):
+            j, share = i + np.uint32(k) * three, shares[x, k]
+            red += share * line[j]
+            green += share * line[j + one]
+            blue += share * line[j + two]
+        result[target], result[target + one], result[target + two] = red, green, blue
 
 
 @_compiled

@@ -79,6 +79,8 @@ def _read_file(path: Path, below: tuple[Path, ...] = ()) -> Tree:
         raise UserError(f"{origin}: base: there is no file {base_path}.")
     under = _read_file(base_path, (*below, path.resolve()))
     under.values.pop("name", None)
+    under.origins.pop(("name",), None)
+    under.origins[()] = tree.origins[()]
     _merge(under, tree.values, tree.origins, ())
     return under
 
@@ -103,6 +105,8 @@ def _plain(node: Any, place: Place, shown: str, origins: dict[Place, str]) -> An
     """YAML nodes as plain values; fills `origins`. Only what JSON can hold is let through."""
     if len(place) > 20:
         raise UserError(f"{origins[place]}: nested too deeply.")
+    if getattr(getattr(node, "tag", None), "value", None) is not None:
+        raise UserError(f"{origins[place]}: the tag {node.tag.value} means nothing in a recipe.")
     if isinstance(node, CommentedMap):
         plain = {}
         for key in node:

@@ -1,5 +1,6 @@
 """Turns a recipe's plain values into `Recipe`, or into one error: every mistake with its file, line and cure."""
 
+import difflib
 import json
 import typing
 from collections.abc import Callable, Iterable
@@ -96,15 +97,12 @@ def _explain(detail: ErrorDetails, place: Place) -> str:
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         known = _keys(place[:-1])
-        near = names.nearest(str(place[-1]), known)
-        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(known) or 'none'}."
-        return f"unknown key. {hint}"
+        near = _near(str(place[-1]), known)
+        return f"unknown key. {near or 'Known: ' + (', '.join(known) or 'none') + '.'}"
     if kind == "missing":
         return "is missing."
     if kind == "literal_error":
-        near = [word for word in names.nearest(str(given), _quoted(context["expected"])) if word]
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        return f"must be {context['expected']}, not {given!r}.{hint}"
+        return f"must be {context['expected']}, not {given!r}. {_near(str(given), _quoted(context['expected']))}".rstrip()
     wanted = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "a text",
               "tuple": "a list", "list": "a list", "dict": "a mapping", "model": "a mapping"}.get(kind.split("_")[0])
     if wanted and kind.split("_")[1] in ("type", "parsing", "from", "attributes"):
@@ -151,6 +149,11 @@ def _items(values: dict[str, Any], key: str) -> list[tuple[Place, Any]]:
 
 def _inside(place: Place, known: set[Place]) -> bool:
     return any(place[:length] in known for length in range(1, len(place) + 1))
+
+
+def _near(given: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(given, known, n=2, cutoff=0.7)
+    return f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def _quoted(expected: str) -> list[str]:

@@ -1,0 +1,211 @@
+"""Nothing hangs and nothing is left behind: damaged images, loops left early, many loaders, two at once, forked workers."""
+
+import gc
+import subprocess
+import sys
+import threading
+from itertools import zip_longest
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import jpeg, photo, write_beton
+
+from loaders import open_loader
+from loaders.plan import LoaderPlan
+from writers.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def our_threads() -> list[str]:
+    """Threads that are still there after they had a moment to end."""
+    for _ in range(100):
+        names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+        if not names:
+            break
+        threading.Event().wait(0.02)
+    return names
+
+
+def plan_of(beton: Path, **changes: object) -> LoaderPlan:
+    return LoaderPlan(beton, **{"batch_size": 4, "resolution": 32, "augment": "random_resized_crop", "num_threads": 2, **changes})
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("backend", "spoil"), [
+    ("ffcv", "zeros"), ("ffcv", "cut short"), ("ffcv", "ends inside"), ("reference", "zeros"), ("reference", "cut short"),
+])      # Pillow takes an early end-of-image marker for a good one
+def test_a_corrupt_jpeg_is_an_error_that_names_it(tmp_path, backend, spoil):
+    images = [photo(90, 70, seed=number) for number in range(10)]
+    blobs = [jpeg(image) for image in images]
+    size = len(blobs[6])
+    blobs[6] = {"zeros": bytes(size), "cut short": blobs[6][:size // 2],
+                "ends inside": blobs[6][:size // 2] + b"\xff\xd9" + bytes(size - size // 2 - 2)}[spoil]
+    beton = write_beton(tmp_path / "spoilt.beton", images, [0] * 10, raw=[False] * 10, blobs=blobs)
+    with open_loader(plan_of(beton, backend=backend)) as loader:
+        batches = loader.epoch(0)
+        next(batches)
+        with pytest.raises(UserError, match=r"Sample 6 of .*spoilt\.beton"):
+            next(batches)
+        with pytest.raises(StopIteration):
+            next(batches)
+    assert not our_threads()
+
+
+@pytest.mark.timeout(60)
+def test_an_exception_in_the_thread_reaches_the_consumer(betons, monkeypatch):
+    with open_loader(plan_of(betons["jpeg"])) as loader:
+        monkeypatch.setattr(loader._batch_decoder, "decode", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            list(loader.epoch(0))
+        monkeypatch.undo()
+        assert len(list(loader.epoch(0))) == 9      # and the loader still works
+
+
+@pytest.mark.timeout(60)
+def test_loops_left_early_leave_no_thread_and_no_memory(betons):
+    def open_and_leave(times: int) -> None:
+        for number in range(times):
+            loader = open_loader(plan_of(betons["raw"], resolution=200, num_threads=3))
+            for _ in loader.epoch(number):
+                break
+            if number % 3 == 0:
+                loader.epoch(number)            # started and dropped
+            if number % 2:
+                loader.close()                  # or simply dropped
+
+    open_and_leave(10)
+    gc.collect()
+    before = _resident_bytes()
+    open_and_leave(30)
+    gc.collect()
+    assert not our_threads()
+    assert _resident_bytes() < before + 12 * 2**20      # one loader's slots: 4 * 4 * 200 * 200 * 3 = 1.9 MB; 30: 58 MB
+
+
+def _resident_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
+@pytest.mark.timeout(60)
+def test_an_epoch_ends_when_the_next_one_starts(betons):
+    with open_loader(plan_of(betons["raw"])) as loader:
+        old = loader.epoch(0)
+        next(old)
+        new = loader.epoch(1)
+        with pytest.raises(RuntimeError, match="closed"):
+            next(old)
+        assert len(list(new)) == 9
+        with pytest.raises(StopIteration):
+            next(new)
+
+
+@pytest.mark.timeout(60)
+def test_an_error_in_the_loop_ends_the_epoch(betons):
+    with pytest.raises(KeyboardInterrupt), open_loader(plan_of(betons["raw"])) as loader, loader.epoch(0) as batches:
+        for _ in batches:
+            raise KeyboardInterrupt
+    assert not our_threads()
+
+
+@pytest.mark.timeout(60)
+def test_a_batch_is_whole_until_the_next_is_asked_for(betons):
+    with open_loader(plan_of(betons["raw"], batches_ahead=1)) as loader:
+        expected = [images.clone() for images, _ in loader.epoch(0)]
+        with loader.epoch(0) as batches:
+            for (images, _), once in zip(batches, expected, strict=True):
+                threading.Event().wait(0.02)    # time for the thread to run ahead as far as it may
+                assert torch.equal(images, once)
+
+
+@pytest.mark.timeout(60)
+def test_two_loaders_taken_in_turns_and_from_two_threads(betons):
+    def clones(beton: str) -> list[torch.Tensor]:
+        with open_loader(plan_of(betons[beton])) as loader:
+            return [images.clone() for images, _ in loader.epoch(0)]
+
+    expected = {name: clones(name) for name in ("jpeg", "raw")}
+    with open_loader(plan_of(betons["jpeg"])) as a, open_loader(plan_of(betons["raw"])) as b:
+        for (x, _), (y, _), x_once, y_once in zip_longest(a.epoch(0), b.epoch(0), *expected.values()):
+            assert torch.equal(x, x_once) and torch.equal(y, y_once)
+
+    results: dict[str, list[torch.Tensor]] = {}
+    threads = [threading.Thread(target=lambda name=name: results.update({name: clones(name)})) for name in expected]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, images in expected.items():
+        assert all(map(torch.equal, results[name], images))
+
+
+class _Numbers(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor(index)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_beside_a_torch_dataloader_with_forked_workers(betons):
+    workers = torch.utils.data.DataLoader(_Numbers(), batch_size=4, num_workers=2, multiprocessing_context="fork")
+    with open_loader(plan_of(betons["jpeg"])) as loader, loader.epoch(0) as batches:
+        next(batches)
+        assert torch.cat(list(workers)).tolist() == list(range(16))     # forked while our threads run
+        assert len(list(batches)) == 8
+
+
+def test_thread_counts_of_torch_are_left_alone(betons):
+    script = ("import torch; torch.set_num_threads(3)\n"
+              "from pathlib import Path; from loaders import open_loader; from loaders.plan import LoaderPlan\n"
+              "import sys; loader = open_loader(LoaderPlan(Path(sys.argv[1]), 4, 8, num_threads=2)); list(loader.epoch(0))\n"
+              "assert torch.get_num_threads() == 3, torch.get_num_threads()")
+    subprocess.run([sys.executable, "-c", script, betons["raw"]], cwd=ROOT, check=True, timeout=60)
+
+
+def test_a_process_that_ends_in_the_middle_of_an_epoch_ends(betons):
+    script = ("from pathlib import Path; from loaders import open_loader; from loaders.plan import LoaderPlan\n"
+              "import sys; loader = open_loader(LoaderPlan(Path(sys.argv[1]), 4, 8, num_threads=2))\n"
+              "batches = loader.epoch(0); next(batches); print('left')")
+    ended = subprocess.run([sys.executable, "-c", script, betons["raw"]], cwd=ROOT, check=True, timeout=60,
+                           capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("left\n", "")
+
+
+def test_same_epoch_in_another_process(betons):
+    script = ("import hashlib, sys; from pathlib import Path; from loaders import open_loader\n"
+              "from loaders.plan import LoaderPlan\n"
+              "plan = LoaderPlan(Path(sys.argv[1]), 5, 20, augment='random_resized_crop', order='random', horizontal_flip=True)\n"
+              "digest = hashlib.sha256()\n"
+              "for images, labels in open_loader(plan).epoch(6):\n"
+              "    digest.update(images.permute(0, 2, 3, 1).numpy().tobytes() + labels.numpy().tobytes())\n"
+              "print(digest.hexdigest())")
+    digests = {subprocess.run([sys.executable, "-c", script, betons["mixed"]], cwd=ROOT, check=True, timeout=60,
+                              capture_output=True, text=True).stdout for _ in range(2)}
+    assert len(digests) == 1 and len(digests.pop()) == 65
+
+
+def test_the_second_process_compiles_nothing(betons, tmp_path):
+    script = ("from pathlib import Path; from loaders import decode, open_loader; from loaders.plan import LoaderPlan\n"
+              "import sys; list(open_loader(LoaderPlan(Path(sys.argv[1]), 4, 8)).epoch(0)); s = decode._decode_images.stats\n"
+              "print(sum(s.cache_hits.values()), sum(s.cache_misses.values()))")
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    runs = [subprocess.run([sys.executable, "-c", script, betons["mixed"]], cwd=ROOT, check=True, timeout=100, env=environment,
+                           capture_output=True, text=True).stdout.split() for _ in range(2)]
+    assert runs == [["0", "1"], ["1", "0"]]     # hits and misses
+
+
+def test_no_folder_for_compiled_code_is_no_error(monkeypatch):
+    from loaders import decode
+
+    def refuse(*args: object, **options: object) -> object:
+        if options.pop("cache", False):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(decode, "njit", refuse)
+    assert decode._compiled(len)([1, 2]) == 2

@@ -65,8 +65,8 @@ def _plain(run: Run, events: Iterator[Event], console: Console) -> None:
             said_at = time.monotonic()
             for stage, started in run.running.values():
                 where = describe_progress(progress_of(stage.folder(run.folders.runs)))
-                console.print(f"... {stage.name.replace('/', ' ')}: {seconds(said_at - started)}" + (f", {where}" if where else ""),
-                              markup=False, soft_wrap=True)
+                words = ", ".join(filter(None, (seconds(said_at - started), where)))
+                console.print(f"... {stage.name.replace('/', ' ')}: {words}", markup=False, soft_wrap=True)
 
 
 def _live(run: Run, events: Iterator[Event], console: Console) -> None:

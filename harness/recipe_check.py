@@ -102,7 +102,8 @@ def _explain(detail: ErrorDetails, place: Place) -> str:
     if kind == "missing":
         return "is missing."
     if kind == "literal_error":
-        return f"must be {context['expected']}, not {given!r}. {_near(str(given), _quoted(context['expected']))}".rstrip()
+        expected = context["expected"]
+        return f"must be {expected}, not {given!r}. {_near(str(given), _quoted(expected))}".rstrip()
     wanted = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "a text",
               "tuple": "a list", "list": "a list", "dict": "a mapping", "model": "a mapping"}.get(kind.split("_")[0])
     if wanted and kind.split("_")[1] in ("type", "parsing", "from", "attributes"):

@@ -5,11 +5,11 @@ import json
 import click
 
 
-@click.command()
+@click.command(short_help="List datasets, subsets, models, methods, recipes, ...")
 @click.argument("kind", required=False, metavar="[datasets|subsets|models|methods|backends|launchers|recipes]")
 @click.option("--json", "as_json", is_flag=True, help="For programs: {kind: {name: line}}.")
 def command(kind: str | None, as_json: bool) -> None:
-    """List the datasets, subsets, models, methods, loader backends, launchers and recipes that come with the harness."""
+    """List the datasets, subsets, models, methods, loader backends, launchers and recipes that there are."""
     from harness import catalogue, console
     from writers import names
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from harness.matrix import Matrix
 
 
-@click.command()
+@click.command(short_help="Show a recipe's stages: done and left. Runs nothing.")
 @recipe_argument
 @folder_options
 @click.option("--stages", "show_stages", is_flag=True, help="Also name every stage.")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from harness.matrix import Matrix
 
 
-@click.command()
+@click.command(short_help="Write a recipe's report from the results there are.")
 @recipe_argument
 @folder_options
 @click.option("--format", "formats", multiple=True, type=click.Choice(["html", "md", "csv"]), default=("html", "csv"),

@@ -8,11 +8,13 @@ from harness.folders import Folders, folder_options
 STOP_GRACE_S = 20.0
 
 
-@click.command()
+@click.command(short_help="Run all of a recipe that is not done, then write its report.")
 @recipe_argument
 @folder_options
-@click.option("--launcher", default="local", show_default=True, metavar="NAME", help="Where stages run: see harness ls launchers.")
-@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Stages side by side. Default: what the machine carries.")
+@click.option("--launcher", default="local", show_default=True, metavar="NAME",
+              help="Where stages run: see harness ls launchers.")
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N",
+              help="Stages side by side. Default: what the machine carries.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--stages-package", default="harness.stages", hidden=True)
 def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, launcher: str, jobs: int | None,
@@ -46,13 +48,13 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
         try:
             display.follow(run, terminal)
         except KeyboardInterrupt:
-            terminal.print(f"Stopping: {len(run.running)} running stages may save their state, up to {STOP_GRACE_S:.0f} s "
-                           "(Ctrl-C again to end at once).")
+            terminal.print(f"Stopping: {len(run.running)} running stages may save their state, up to "
+                           f"{STOP_GRACE_S:.0f} s. Ctrl-C again ends them at once.")
             try:
                 run.stop(STOP_GRACE_S)
             finally:
-                terminal.print(f"Stopped at {len(run.finished)} of {len(plan.stages)} stages. Go on with:\n  harness "
-                               + shlex.join(sys.argv[1:]), markup=False, soft_wrap=True)
+                terminal.print(f"Stopped at {len(run.finished)} of {len(plan.stages)} stages. Go on with:\n  "
+                               f"harness {shlex.join(sys.argv[1:])}", markup=False, soft_wrap=True)
             sys.exit(130)
     click.echo(f"Report: {write_report(plan, folders)}")
     if run.failed:

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from harness.matrix import Matrix
 
 WATCH_EVERY_S = 1.0
-MARKS = {"done": "[green]done[/green]", "running": "[cyan]runs[/cyan]", "failed": "[red]failed[/red]", "left": "[dim]-[/dim]"}
+MARKS = {"done": "[green]done[/green]", "running": "[cyan]runs[/cyan]", "failed": "[red]failed[/red]",
+         "left": "[dim]-[/dim]"}
 
 
-@click.command()
+@click.command(short_help="Show a recipe's matrix as a table, live with --watch.")
 @recipe_argument
 @folder_options
 @click.option("--watch", is_flag=True, help="Stay and show it live; Ctrl-C ends it.")

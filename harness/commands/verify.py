@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command(short_help="Check betons: digest, header, every sample.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("--json", "as_json", is_flag=True, help="For programs: {file: [problem, ...]}.")
 def command(files: tuple[Path, ...], as_json: bool) -> None:

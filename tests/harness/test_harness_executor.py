@@ -1,7 +1,6 @@
 """The executor and its local workers, on stages that sleep, fail and die: order, isolation, resumption, no orphans."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness import done, lock, result
-from harness.executor import Run
+from harness.executor import Run, unfinished
 from harness.folders import Folders
 from harness.launcher import LauncherSettings
 from harness.launchers import local
@@ -157,8 +156,8 @@ def test_files_that_are_gone_are_made_again_only_for_stages_that_need_them(folde
                            metrics={"value": 1}, environment={}, started_at="", wall_s=0)
     result.save(record, folder)
     assert not done.is_done("pretrain", folder, folders.data)
-    from harness.executor import unfinished
-    assert [stage.name for stage in unfinished(matrix_of(model, user), folders).values()] == ["pretrain/model", "rank/user"]
+    left = unfinished(matrix_of(model, user), folders)
+    assert [stage.name for stage in left.values()] == ["pretrain/model", "rank/user"]
     user_folder = user.folder(folders.runs)
     result.save(record.model_copy(update={"kind": "rank", "key": user.key}), user_folder)
     assert not unfinished(matrix_of(model, user), folders)
@@ -221,7 +220,8 @@ def test_one_stage_by_hand(folders, make):
     folder = stage.folder(folders.runs)
     folder.mkdir(parents=True)
     (folder / "stage.json").write_text(json.dumps(stage.describe()))
-    line = [sys.executable, "-m", "harness.worker", str(folder), "--data-dir", str(folders.data), "--stages-package", "fake_stages"]
+    line = [sys.executable, "-m", "harness.worker", str(folder), "--data-dir", str(folders.data),
+            "--stages-package", "fake_stages"]
     assert subprocess.run(line, capture_output=True).returncode == 0
     assert value(stage, folders) == 1
     broken = make("broken", mistake=True)
@@ -238,7 +238,8 @@ def test_slots_share_the_cores(folders, monkeypatch):
     monkeypatch.setattr(local.environment, "gpu_names", lambda: ["H200", "H200"])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [(slot.num_threads, slot.gpu) for slot in local.slots(LauncherSettings(folders))] == [(8, "0"), (8, "1")]
-    assert [(slot.num_threads, slot.gpu) for slot in local.slots(LauncherSettings(folders, device="cpu"))] == [(4, None)] * 4
+    on_cpu = local.slots(LauncherSettings(folders, device="cpu"))
+    assert [(slot.num_threads, slot.gpu) for slot in on_cpu] == [(4, None)] * 4
     assert [slot.gpu for slot in local.slots(LauncherSettings(folders, 3))] == ["0", "1", "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert [slot.gpu for slot in local.slots(LauncherSettings(folders))] == ["3", "5"]

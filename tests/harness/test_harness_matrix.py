@@ -54,7 +54,8 @@ def test_the_configs_and_needs_that_stages_are_promised():
     stages = by_name(expand(recipe()))
     everything, few = stages["write/synthetic_things/all"], stages["write/synthetic_things/minus2"]
     target = stages["write/synthetic_patterns/all"]
-    assert everything.config["subset"] is None and everything.config["splits"] == ["train", "val"] and not everything.needs
+    assert everything.config["subset"] is None and not everything.needs
+    assert everything.config["splits"] == ["train", "val"]
     assert few.config["subset"]["name"] == "minus2" and few.needs == {"ranking": stages["rank/reference"]}
     assert target.config["splits"] == ["train", "val", "test"]
 
@@ -98,7 +99,8 @@ def test_configs_are_plain_json_and_read_back_as_the_settings_they_came_from():
 
 def test_a_subset_that_is_everything_shares_its_data_with_the_reference():
     stages = by_name(expand(recipe()))
-    assert stages["pretrain/all/eps0/seed0"].needs["data"].key == stages["pretrain/reference/seed1000"].needs["data"].key
+    model, reference = stages["pretrain/all/eps0/seed0"], stages["pretrain/reference/seed1000"]
+    assert model.needs["data"].key == reference.needs["data"].key
 
 
 def test_a_reference_that_equals_a_model_is_that_model():

@@ -60,12 +60,14 @@ def test_the_recipes_that_ship_are_right():
 @pytest.mark.parametrize(("old", "new", "expected"), [
     ("epochs: 2\n  opt", "epoch: 2\n  opt", "tiny.yaml:7: pretrain.epoch: unknown key. Did you mean 'epochs'?"),
     ("name: tiny", "name: tiny\nsubset: [all]", "tiny.yaml:2: subset: unknown key. Did you mean 'subsets'?"),
-    ("fixed: {epochs: 2}", "fixed: {epoch: 2}", "tiny.yaml:13: methods.fixed.epoch: unknown key. Did you mean 'epochs'?"),
+    ("fixed: {epochs: 2}", "fixed: {epoch: 2}",
+     "tiny.yaml:13: methods.fixed.epoch: unknown key. Did you mean 'epochs'?"),
     ("lr: 1e-3", "lrr: 1e-3", "tiny.yaml:9: pretrain.optimizer.lrr: unknown key. Did you mean 'lr'?"),
     ("epochs: 2\n  opt", "epochs: two\n  opt", "tiny.yaml:7: pretrain.epochs: must be a whole number, not 'two'."),
     ("epochs: 2\n  opt", "epochs: '2'\n  opt", "tiny.yaml:7: pretrain.epochs: must be a whole number, not '2'."),
     ("epochs: 2\n  opt", "epochs: 2.5\n  opt", "tiny.yaml:7: pretrain.epochs: must be a whole number, not 2.5."),
-    ("epochs: 2\n  opt", "epochs: 0\n  opt", "tiny.yaml:7: pretrain.epochs: must be greater than or equal to 1, not 0."),
+    ("epochs: 2\n  opt", "epochs: 0\n  opt",
+     "tiny.yaml:7: pretrain.epochs: must be greater than or equal to 1, not 0."),
     ("epochs: 2\n  opt", "epochs:\n  opt", "tiny.yaml:7: pretrain.epochs: must be a whole number, not null."),
     ("  epochs: 2\n  opt", "  horizontal_flip: yes\n  opt",
      "tiny.yaml:7: pretrain.horizontal_flip: must be true or false, not 'yes'."),
@@ -82,7 +84,8 @@ def test_the_recipes_that_ship_are_right():
      "tiny.yaml:2: source.dataset: there is no dataset named 'synthetic_thing'. Did you mean synthetic_things"),
     ("archs: [resnet10]", "archs:\n  - resnet10\n  - resnet19",
      "tiny.yaml:6: archs.1: there is no model named 'resnet19'. Did you mean resnet"),
-    ("fixed: {epochs: 2}", "fixd: {epochs: 2}", "tiny.yaml:13: methods.fixd: there is no method named 'fixd'. Did you mean fixed?"),
+    ("fixed: {epochs: 2}", "fixd: {epochs: 2}",
+     "tiny.yaml:13: methods.fixd: there is no method named 'fixd'. Did you mean fixed?"),
     ("subsets: [all]", "subsets: [all, in90]", "tiny.yaml:3: subsets.1: "),
     ("eps: [0, 0.5]", "eps: [0]\nevaluate: {attack: {steps: 3}}",
      "tiny.yaml:6: evaluate.attack: has no effect: no `eps` is above 0, and `eps_of_clean` is not set."),
@@ -95,7 +98,7 @@ def test_a_mistake_is_named_with_its_line(file: Path, old: str, new: str, expect
 
 
 def test_all_mistakes_come_at_once(file: Path):
-    file.write_text(GOOD.replace("epochs: 2\n  opt", "epoch: 2\n  opt").replace("archs: [resnet10]", "archs: [resnet_10]")
+    file.write_text(GOOD.replace("epochs: 2\n  opt", "epoch: 2\n  opt").replace("[resnet10]", "[resnet_10]")
                     .replace("fixed: {epochs: 2}", "fixed: {epochs: 2, batch_size: big}"))
     found = mistakes(file)
     assert sorted(line.split(":")[1] for line in found) == ["13", "4", "7"]

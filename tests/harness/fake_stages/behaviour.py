@@ -36,4 +36,5 @@ def run(context: StageContext) -> Outcome:
         context.progress(done=step, total=total, note="asleep")
         time.sleep(0.05)
     inputs = {role: need.metrics["value"] for role, need in context.needs.items()}
-    return Outcome({"value": 1 + sum(inputs.values()), "resumed_at": done, "pid": os.getpid()}, {"slept_s": config.get("sleep_s", 0)})
+    return Outcome({"value": 1 + sum(inputs.values()), "resumed_at": done, "pid": os.getpid()},
+                   {"slept_s": config.get("sleep_s", 0)})

@@ -1,0 +1,37 @@
+"""A few seconds of the real thing: images made on the spot, a beton, and two loaders that must agree."""
+
+import time
+from pathlib import Path
+
+from writers.dataset import SplitSettings, open_dataset
+from writers.write import write_split
+
+from loaders import open_loader
+from loaders.plan import LoaderPlan
+from writers.encode import Encoding
+from writers.subset import everything
+
+MAX_MEAN_DIFFERENCE = 1.5       # levels of 255: Pillow decodes JPEG with the accurate inverse DCT, FFCV with the fast
+
+
+def compare_backends(folder: Path) -> str:
+    """Write a small beton into `folder`, load it with FFCV and with the reference; returns what was found.
+
+    Raises AssertionError where the two disagree.
+    """
+    started = time.monotonic()
+    source = open_dataset("synthetic_patterns", folder / "raw", SplitSettings())
+    file = folder / "val.beton"
+    manifest = write_split(source, "val", everything(source.classes), Encoding(max_resolution=64), file)
+    batches = {}
+    for backend in ("reference", "ffcv"):
+        plan = LoaderPlan(file, batch_size=16, resolution=32, backend=backend)
+        with open_loader(plan) as loader, loader.epoch(0) as epoch:
+            images, labels = next(iter(epoch))
+            batches[backend] = images.clone(), labels.clone()
+    (reference, labels), (fast, fast_labels) = batches["reference"], batches["ffcv"]
+    assert labels.tolist() == fast_labels.tolist(), "FFCV and the reference give different labels"
+    difference = (reference.float() - fast.float()).abs().mean().item()
+    assert difference <= MAX_MEAN_DIFFERENCE, f"FFCV and the reference differ by {difference:.2f} levels a pixel"
+    return (f"wrote {manifest.num_samples} images, loaded them with FFCV and with the reference: "
+            f"they agree ({time.monotonic() - started:.1f} s)")

@@ -1,0 +1,86 @@
+"""The write stage: one dataset, all its classes or a subset of them, as beton files in the data folder."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from writers.dataset import SplitSettings, open_dataset
+from writers.ranking import Ranking
+from writers.source import Source
+from writers.store import Manifest
+from writers.write import write_split
+
+from harness.result import Result
+from harness.settings import DataSettings
+from harness.stage import Outcome, StageContext, Stopped
+from writers import store
+from writers.encode import Encoding
+from writers.errors import UserError
+from writers.subset import Subset, SubsetSpec, everything, resolve
+
+PROGRESS_EVERY_S = 0.5
+
+
+def run(context: StageContext) -> Outcome:
+    """Metrics: the written splits, the classes in label order, the subset, images per second.
+
+    A beton that lies there already, whole, was written for this very key and is kept.
+    """
+    config = context.config
+    data = DataSettings.model_validate(config["data"])
+    splits = SplitSettings(val=data.val, test=data.test, seed=data.split_seed)
+    source = open_dataset(data.dataset, raw_path(data, context.raw), splits)
+    subset = _subset(config["subset"], source, context.needs.get("ranking"))
+    encoding = Encoding.model_validate(config["encoding"])
+    folder = context.data / f"{data.label}-{subset.name}-{context.folder.name}"
+    written, num_written, started = {}, 0, time.monotonic()
+    for split in config["splits"]:
+        file = folder / f"{split}.beton"
+        manifest = _whole(file)
+        if manifest is None:
+            manifest = write_split(source, split, subset, encoding, file, num_threads=context.num_threads,
+                                   progress=_progress(context, split))
+            num_written += manifest.num_samples
+        written[split] = {"path": str(file.relative_to(context.data)), "num_samples": manifest.num_samples,
+                          "bytes": manifest.bytes, "sha256": manifest.sha256}
+    took_s = time.monotonic() - started
+    return Outcome({
+        "splits": written, "classes": list(subset.classes), "img_per_s": num_written / took_s if num_written else None,
+        "subset": {"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest}})
+
+
+def raw_path(data: DataSettings, raw: Path) -> Path:
+    """Where a dataset's images lie: absolute, or relative to the raw folder."""
+    return raw / Path(data.path or data.dataset).expanduser()
+
+
+def _subset(config: dict[str, Any] | None, source: Source, ranked: Result | None) -> Subset:
+    if config is None:
+        return everything(source.classes)
+    ranking = None
+    if ranked is not None:
+        ranking = Ranking(classes=tuple(ranked.metrics["classes"]), accuracy=ranked.metrics["accuracy"],
+                          source=f"stage {ranked.key}", tie_break=ranked.metrics["tie_break"])
+    return resolve(SubsetSpec.model_validate(config), source.classes, ranking)
+
+
+def _whole(file: Path) -> Manifest | None:
+    try:
+        return store.open_beton(file).manifest
+    except UserError:
+        return None
+
+
+def _progress(context: StageContext, split: str) -> Any:
+    last = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if context.stop_requested():
+            raise Stopped       # nothing is left half-written: a beton gets its name when it is whole
+        now = time.monotonic()
+        if now - last > PROGRESS_EVERY_S:
+            last = now
+            context.progress(done=done, total=total, note=split)
+
+    return report

@@ -1,0 +1,189 @@
+"""A beton on disk: one file in FFCV's format, version 2, and its manifest beside it; opened only if the two agree.
+
+The format (little endian): a header; a descriptor of each field; a row for each sample; zeros up to a whole page; pages of
+blobs, none of which crosses a page; a table of the blobs, to the end of the file. It has no checksum, no name and no
+class list: the manifest has those.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from writers.encode import JPEG, RAW, Encoding
+from writers.errors import UserError
+
+VERSION = 2
+HEADER = np.dtype([("version", "<u2"), ("num_fields", "<u2"), ("page_size", "<u4"), ("num_samples", "<u8"),
+                   ("table_offset", "<u8")])
+FIELD = np.dtype([("type", "u1"), ("name", "S16"), ("arguments", "V1024")])
+FIELDS = [(2, b"image"), (1, b"label")]     # FFCV's numbers of types: an RGB image, an integer
+SAMPLE = np.dtype({"names": ["mode", "width", "height", "offset", "label"], "formats": ["u1", "<u2", "<u2", "<u8", "<i8"],
+                   "offsets": [0, 1, 3, 5, 16], "itemsize": 24})
+BLOB = np.dtype([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
+FIRST_ROW = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
+
+Progress = Callable[[int, int], None]       # done, total
+
+
+class Manifest(BaseModel):
+    """What a beton holds and how it came to be. Nothing in it depends on the clock or the machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    manifest_version: int = 1
+    name: str                           # of the dataset and subset: imagenet-in900
+    dataset: str
+    split: str
+    num_samples: int
+    classes: list[str]                  # label k is classes[k]
+    class_counts: list[int]
+    encoding: Encoding
+    source: str                         # the folder or archive that the images came from, by its own name
+    subset: dict[str, Any]              # name, num_classes, digest
+    seed: int                           # of the order in the file and of the draws of `mixed`
+    num_jpeg: int
+    num_raw: int
+    max_width: int
+    max_height: int
+    skipped: list[dict[str, str]]       # unreadable images left out by --on-error skip: key, reason
+    page_size: int
+    bytes: int
+    sha256: str                         # of the whole file
+    created_by: str
+
+
+@dataclass(frozen=True)
+class Beton:
+    """A beton whose manifest, size and header agree. Its digest is checked by `verify`."""
+
+    path: Path
+    manifest: Manifest
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """The samples' rows: SAMPLE [N]."""
+        return np.fromfile(self.path, SAMPLE, self.manifest.num_samples, offset=FIRST_ROW)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [N], in the order of the file."""
+        return self.rows["label"].astype(np.int64)
+
+
+def manifest_path(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def open_beton(path: Path | str) -> Beton:
+    """Open a beton without reading its images. Raises UserError where file and manifest are not one whole."""
+    path = Path(path)
+    manifest = _read_manifest(path)
+    try:
+        num_bytes = path.stat().st_size
+        header = np.fromfile(path, HEADER, 1)
+    except FileNotFoundError:
+        raise UserError(f"There is no beton {path}.", "Write it with `harness write-beton`.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if num_bytes != manifest.bytes or not len(header) or header[0]["version"] != VERSION \
+            or header[0]["num_samples"] != manifest.num_samples:
+        raise UserError(f"{path} is not the file that its manifest describes: it is {num_bytes:,} bytes, "
+                        f"and should be {manifest.bytes:,}.", "Write it again with `harness write-beton`.")
+    return Beton(path, manifest)
+
+
+def verify(path: Path | str, progress: Progress | None = None) -> list[str]:
+    """Everything that is wrong with a beton, in words; an empty list: nothing. Reads all of it and decodes every image."""
+    try:
+        beton = open_beton(path)
+    except UserError as error:
+        return [error.message]
+    problems = []
+    if file_digest(beton.path) != beton.manifest.sha256:
+        problems.append("its sha256 is not the manifest's: at least one byte has changed")
+    index_problem, sizes = _read_sizes(beton)
+    if index_problem:
+        return [*problems, index_problem]
+    problems += _label_problems(beton)
+    with beton.path.open("rb") as file:
+        for number, (row, size) in enumerate(zip(beton.rows, sizes, strict=True)):
+            if progress is not None:
+                progress(number, len(sizes))
+            problem = _sample_problem(row, os.pread(file.fileno(), int(size), int(row["offset"])))
+            if problem:
+                problems.append(f"sample {number} (label {row['label']}): {problem}")
+    if progress is not None:
+        progress(len(sizes), len(sizes))
+    return problems
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(path: Path) -> Manifest:
+    manifest = manifest_path(path)
+    try:
+        return Manifest.model_validate(json.loads(manifest.read_text()))
+    except FileNotFoundError:
+        if not path.exists():
+            raise UserError(f"There is no beton {path}.", "Write it with `harness write-beton`.") from None
+        raise UserError(f"{path} has no manifest ({manifest.name}), so nothing says that it is whole.",
+                        "Write it again with `harness write-beton`.") from None
+    except (OSError, ValueError, ValidationError) as error:
+        raise UserError(f"{manifest} is not a beton's manifest: {str(error).splitlines()[0]}",
+                        "Write the beton again with `harness write-beton`.") from error
+
+
+def _read_sizes(beton: Beton) -> tuple[str, np.ndarray]:
+    """Bytes of each sample's image, or what is wrong with the tables."""
+    header = np.fromfile(beton.path, HEADER, 1)[0]
+    fields = np.fromfile(beton.path, FIELD, int(header["num_fields"]), offset=HEADER.itemsize)
+    if [(int(field["type"]), bytes(field["name"])) for field in fields] != FIELDS:
+        return "its fields are not an image and a label", np.empty(0, np.int64)
+    table_offset = int(header["table_offset"])
+    if not FIRST_ROW <= table_offset <= beton.manifest.bytes:
+        return "its table of images lies outside the file", np.empty(0, np.int64)
+    blobs = np.fromfile(beton.path, BLOB, offset=table_offset)
+    size_at = {int(blob["offset"]): int(blob["size"]) for blob in blobs}
+    sizes = np.array([size_at.get(int(offset), -1) for offset in beton.rows["offset"]], np.int64)
+    ends = beton.rows["offset"].astype(np.int64) + sizes
+    if len(blobs) != len(sizes) or (sizes < 0).any() or (ends > table_offset).any():
+        return "its table of images does not fit its samples", sizes
+    return "", sizes
+
+
+def _label_problems(beton: Beton) -> Iterator[str]:
+    num_classes = len(beton.manifest.classes)
+    labels = beton.labels
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(outside):
+        yield f"sample {outside[0]} has label {labels[outside[0]]}; there are {num_classes} classes"
+    elif np.bincount(labels, minlength=num_classes).tolist() != beton.manifest.class_counts:
+        yield "its labels are not as many of each class as the manifest says"
+
+
+def _sample_problem(row: np.void, data: bytes) -> str:
+    stated = int(row["width"]), int(row["height"])
+    if row["mode"] == RAW:
+        return "" if len(data) == 3 * stated[0] * stated[1] else "its pixels are not as many as width x height"
+    if row["mode"] != JPEG:
+        return f"its mode is {row['mode']}, neither JPEG (0) nor raw (1)"
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return "" if image.size == stated else f"it is {image.size} pixels, and should be {stated}"
+    except Exception as error:      # Pillow's decoders raise what they like
+        return f"its JPEG does not decode: {error}"

@@ -15,9 +15,10 @@ KINDS = ("datasets", "subsets", "models", "methods", "backends", "launchers", "r
 def entries(kind: str) -> dict[str, str]:
     """Name -> one line about it. Reads files and imports none of them: some need torch."""
     if kind == "recipes":
-        return {name: _recipe_line(recipe.FOLDER / f"{name}.yaml") for name in recipe.available()}
+        return {name: _first_line(recipe.FOLDER / f"{name}.yaml") for name in recipe.available()}
     if kind == "subsets":
-        return subset.catalogue()
+        lines = {name: _first_line(subset.FOLDER / f"{name}.txt") for name in subset.available()}
+        return {"all": "Every class of the source", **lines}
     package = PACKAGES[kind]
     return {name: _docstring_line(f"{package}.{name}") for name in names.names(package)}
 
@@ -30,6 +31,7 @@ def _docstring_line(module: str) -> str:
     return text.partition("\n")[0]
 
 
-def _recipe_line(path: Path) -> str:
+def _first_line(path: Path) -> str:
+    """Of the comment that a recipe or a class list opens with."""
     first = path.read_text().partition("\n")[0]
     return first.lstrip("# ").strip()

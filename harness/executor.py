@@ -94,8 +94,8 @@ class Run:
                 yield Event("failed", stage, 0.0, message)
                 continue
             prepare(stage, folder)
+            self.running[stage.key] = (stage, time.monotonic())     # first, so that an interruption finds it
             self.launcher.start(folder)
-            self.running[stage.key] = (stage, time.monotonic())
             yield Event("started", stage)
 
     def _take(self, answer: Finished) -> Iterator[Event]:

@@ -89,8 +89,8 @@ def _stages(recipe: Recipe) -> Iterable[Stage]:
 
     sources: dict[str, Stage] = {}
     for subset in recipe.subsets:
-        needs = {"ranking": ranking} if subset.needs_ranking and ranking else {}
-        spec = None if _is_everything(subset) else subset
+        needs = {"ranking": ranking} if subset.needs_ranking == "reference" and ranking else {}
+        spec = None if subset.is_everything else subset
         sources[subset.name] = _write(recipe.source, encoding, spec, needs, ("train", "val"), subset.name)
     yield from sources.values()
     targets = [(target, _write(target, target.encoding or recipe.encoding, None, {}, ("train", "val", "test"), "all"))
@@ -196,7 +196,3 @@ def _effective_schedule(schedule: ScheduleSettings) -> JSON:
 
 def _metric(target: DataSettings) -> str:
     return target.metric or str(import_module(f"writers.datasets.{target.dataset}").SPEC.metric)
-
-
-def _is_everything(subset: SubsetSpec) -> bool:
-    return subset.name == "all"         # TODO

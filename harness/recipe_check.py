@@ -109,10 +109,12 @@ def _explain(detail: ErrorDetails, place: Place) -> str:
     if wanted and kind.split("_")[1] in ("type", "parsing", "from", "attributes"):
         shown = f"'{given}'" if isinstance(given, str) else json.dumps(given)
         return f"must be {wanted}, not {shown if len(shown) < 60 else 'a ' + type(given).__name__}."
-    message = detail["msg"].removeprefix("Value error, ")
+    message = " ".join(detail["msg"].removeprefix("Value error, ").split()).rstrip(".")
     for said, better in (("Input should be", "must be"), ("String should", "must"), ("Tuple should", "must")):
         message = message.replace(said, better)
-    return f"{message}, not {given!r}." if kind.startswith(("greater_than", "less_than")) else f"{message}."
+    if kind.startswith(("greater_than", "less_than")):
+        return f"{message}, not {given!r}."
+    return message if message.endswith("?") else f"{_first_lower(message)}."
 
 
 def _place(loc: tuple[int | str, ...], values: Any) -> Place:

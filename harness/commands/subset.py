@@ -1,5 +1,6 @@
 """Subsets of classes: show one, or rank a dataset's classes by how well a model knows them."""
 
+import json
 from pathlib import Path
 
 import click
@@ -14,8 +15,20 @@ def command() -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help='{"name", "num_classes", "digest", "classes"}.')
 def show(name: str, as_json: bool) -> None:
-    """Show the classes of the subset NAME, in label order."""
-    raise NotImplementedError
+    """Show the classes of the subset NAME, a line each, in label order."""
+    from writers.errors import UserError
+    from writers.subset import Subset, named
+
+    classes = named(name).classes
+    if classes is None:
+        raise UserError(f"The classes of '{name}' are those of the source; only a beton's manifest can say which.")
+    subset = Subset(name, classes)
+    if as_json:
+        click.echo(json.dumps({"name": name, "num_classes": len(classes), "digest": subset.digest,
+                               "classes": list(classes)}, indent=1))
+    else:
+        click.echo(f"# {name}: {len(classes)} classes, digest {subset.digest}")
+        click.echo("\n".join(classes))
 
 
 @command.command("rank")

@@ -8,7 +8,8 @@ import click
 
 
 @click.command(short_help="Check betons: digest, header, every sample.")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...",
+                type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="For programs: {file: [problem, ...]}.")
 def command(files: tuple[Path, ...], as_json: bool) -> None:
     """Check that each beton has its manifest's digest and header, and that every sample decodes.

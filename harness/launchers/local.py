@@ -68,12 +68,13 @@ class LocalLauncher:
             if slot.process is None:
                 self._open_worker(slot)
             assert slot.process is not None and slot.process.stdin is not None
+            slot.running = folder
             try:
                 slot.process.stdin.write(f"{folder}\n".encode())
                 slot.process.stdin.flush()
-                slot.running = folder
                 return
             except BrokenPipeError:
+                slot.running = None
                 self._reap(slot)
         raise RuntimeError(f"a worker ends as soon as it starts; try: {' '.join(self._command(slot))}")
 

@@ -1,7 +1,7 @@
 """From betons to batches: plans, and the backends that carry them out.
 
-`open_loader(plan)` is all that training code needs. A backend is a file of `loaders/backends/`; `loaders.backend` says what
-it yields. Same plan, same epoch: same batches, whichever backend and however many threads.
+`open_loader(plan)` is all that training code needs. A backend is a file of `loaders/backends/`; `loaders.backend` says
+what it yields. Same plan, same epoch: same batches, whichever backend and however many threads.
 """
 
 from typing import TYPE_CHECKING
@@ -14,5 +14,5 @@ if TYPE_CHECKING:
 
 
 def open_loader(plan: "LoaderPlan") -> "Loader":
-    """The plan's loader. Raises UserError for an unknown backend, and for a beton that is absent, damaged or half-written."""
+    """The plan's loader. Raises UserError for an unknown backend, and for a beton that is absent or damaged."""
     return names.find("loaders.backends", plan.backend, "loader backend").open_loader(plan)

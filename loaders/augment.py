@@ -2,8 +2,8 @@
 
 No generator carries state from one sample to the next. Each sample has its own stream of random words, made by hashing
 (splitmix64: Steele, Lea and Flood, OOPSLA 2014), so its crop is the same for any number of threads, any batch size, any
-backend, and after a resume. Words of a sample: 0 the flip; 1 and 2, 3 and 4, ... 19 and 20 area and ratio of the ten tries;
-21 left, 22 top. `loaders/backends/reference.py` has the slow twin, one sample at a time in Python integers.
+backend, and after a resume. Words of a sample: 0 the flip; 1 and 2, 3 and 4, ... 19 and 20 area and ratio of the ten
+tries; 21 left, 22 top. `loaders/backends/reference.py` has the slow twin, one sample at a time in Python integers.
 """
 
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def random_words(seed: int, epoch: int, samples: np.ndarray, count: int) -> np.n
 
 def _random_boxes(uniform: np.ndarray, widths: np.ndarray, heights: np.ndarray, scale: tuple[float, float],
                   ratio: tuple[float, float]) -> np.ndarray:
-    """torchvision's RandomResizedCrop: the first of ten tries that fits, else the largest centre box of an allowed ratio."""
+    """torchvision's RandomResizedCrop: the first of ten tries that fits, else the largest box of an allowed ratio."""
     tries = uniform[:, :2 * NUM_TRIES].reshape(-1, NUM_TRIES, 2)
     areas = (widths * heights)[:, None] * (scale[0] + (scale[1] - scale[0]) * tries[:, :, 0])
     low, high = np.log(ratio[0]), np.log(ratio[1])
@@ -83,6 +83,7 @@ def _center_boxes(widths: np.ndarray, heights: np.ndarray, fraction: float) -> n
     """The square of `fraction` of the shorter side, in the middle: crop, then resize, as FFCV does it.
 
     Where FFCV truncates, sizes and corners are rounded half to even, as torchvision's center_crop rounds its corners.
+   
     """
     side = np.maximum(np.rint(np.minimum(widths, heights) * fraction), 1).astype(np.int64)
     left = np.rint((widths - side) / 2).astype(np.int64)

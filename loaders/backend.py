@@ -17,11 +17,12 @@ class Epoch(ABC):
     """One pass over the samples. An iterator; also a context manager, which ends the work behind it on the way out.
 
     A batch is valid until the next one is asked for: its memory is then filled again. Clone what must live longer.
+   
     """
 
     @abstractmethod
     def __next__(self) -> Batch:
-        """Raises UserError for a sample that does not decode, naming sample and file; RuntimeError once it is closed."""
+        """Raises UserError, naming sample and file, for an image that does not decode; RuntimeError once closed."""
 
     @abstractmethod
     def close(self) -> None:
@@ -46,7 +47,7 @@ class Loader(ABC):
 
     @abstractmethod
     def epoch(self, epoch: int, resolution: int | None = None) -> Epoch:
-        """The batches of this epoch, at the plan's resolution unless told. One at a time: a new epoch closes the one before."""
+        """The batches of this epoch, at the plan's resolution unless told. A new epoch closes the one before."""
 
     @abstractmethod
     def close(self) -> None:

@@ -1,8 +1,9 @@
-"""One epoch on FFCV's thread, made safe: an error reaches the consumer, a closed epoch leaves nothing behind, and a batch slot
-is not filled again before the GPU has read it.
+"""One epoch on FFCV's thread, made safe: an error reaches the consumer, a closed epoch leaves nothing behind, and a
+batch slot is not filled again before the GPU has read it.
 
-FFCV 1.0.2's own iterator lets the consumer wait for ever when its thread fails, keeps thread and buffers when a loop is left
-early (libffcv/ffcv#345), and orders the copy to the GPU only against streams, not against its own next write to the slot.
+FFCV 1.0.2's own iterator lets the consumer wait for ever when its thread fails, keeps thread and buffers when a loop is
+left early (libffcv/ffcv#345), and orders the copy to the GPU only against streams, not against its own next write to
+the slot.
 """
 
 import threading
@@ -65,8 +66,7 @@ class _EpochThread(EpochIterator):
                         copied.synchronize()
                     batch = self.run_pipeline(number, positions, slot, self.used[slot])
                     if self.device.type == "cuda":
-                        self.copied[slot] = torch.cuda.Event(blocking=True)
-                        self.copied[slot].record(self.cuda_streams[slot])
+                        self.copied[slot] = self.cuda_streams[slot].record_event(torch.cuda.Event(blocking=True))
                     if not self.hand_over((slot, batch)):
                         return
             self.hand_over(None)

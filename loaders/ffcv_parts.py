@@ -1,7 +1,7 @@
 """The parts of FFCV 1.0.2 that the loaders are built from, imported without what FFCV does to a process on import.
 
-1. `ffcv.fields.rgb_image` fills a numba dictionary of two entries, which compiles for 1.7 to 3.5 s in every process (2 cores
-   AMD EPYC, numba 0.68). FFCV only ever reads that dictionary from Python, so an ordinary one does.
+1. `ffcv.fields.rgb_image` fills a numba dictionary of two entries, which compiles for 1.7 to 3.5 s in every process (2
+   cores AMD EPYC, numba 0.68). FFCV only ever reads that dictionary from Python, so an ordinary one does.
 2. `ffcv.pipeline.compiler` sets torch's and numba's thread counts to 1, for all of the process.
 """
 
@@ -39,5 +39,5 @@ with _without_side_effects():
 
 LIBRARY = Path(ffcv._libffcv.__file__)      # holds imdecode
 
-__all__ = ["LIBRARY", "AllocationQuery", "EpochIterator", "Graph", "MemoryContext", "Operation", "PipelineSpec", "State",
-           "fields", "transforms"]
+__all__ = ["LIBRARY", "AllocationQuery", "EpochIterator", "Graph", "MemoryContext", "Operation", "PipelineSpec",
+           "State", "fields", "transforms"]

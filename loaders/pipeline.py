@@ -1,7 +1,7 @@
 """Refuses an FFCV pipeline in a wrong order before FFCV sees it.
 
-FFCV does not check. An operation on arrays behind one on tensors sends its `Graph.group_operations` into an endless loop
-(libffcv/ffcv#396); other wrong orders kill its thread at the first batch, which the consumer then awaits for ever.
+FFCV does not check. An operation on arrays behind one on tensors sends its `Graph.group_operations` into an endless
+loop (libffcv/ffcv#396); other wrong orders kill its thread at the first batch, which the consumer then awaits for ever.
 """
 
 from collections.abc import Sequence
@@ -29,13 +29,16 @@ def make_pipeline(field: str, operations: Sequence[Any]) -> PipelineSpec:
 
 
 def check_pipeline(field: str, operations: Sequence[Any]) -> None:
-    """Raise UserError, naming the operation and its place, unless the order is: one decoder, operations on arrays, ToTensor,
-    operations on tensors; NormalizeImage before ToTensor or behind the ToDevice that moves to a GPU; ToTorchImage once."""
+    """Raise UserError, naming the operation and its place, unless the order is right.
+
+    Right is: one decoder, operations on arrays, ToTensor, operations on tensors; NormalizeImage before ToTensor, or
+    behind the ToDevice that moves to a GPU; ToTorchImage once.
+    """
     def refuse(place: int, what: str, cure: str) -> UserError:
         return UserError(f"Pipeline '{field}': {_name(operations[place])}, operation {place + 1}, {what}.", cure)
 
     if not operations or not _is_decoder(operations[0]):
-        raise UserError(f"Pipeline '{field}' does not begin with a decoder.", "Its first operation must turn samples into arrays.")
+        raise UserError(f"Pipeline '{field}' does not begin with a decoder.", "A decoder turns samples into arrays.")
     is_tensor = on_gpu = is_torch_image = False
     for place, operation in enumerate(operations[1:], start=1):
         if _is_decoder(operation):

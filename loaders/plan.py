@@ -1,6 +1,6 @@
 """Everything a loader needs, frozen: the whole of what decides which pixels come in which order."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ class LoaderPlan:
     """Same plan, same epoch: same batches, whatever the number of threads or the backend.
 
     Raises UserError for a value that cannot be meant.
+   
     """
 
     beton: Path
@@ -26,7 +27,7 @@ class LoaderPlan:
     drop_last: bool = False
     seed: int = 0
     indices: tuple[int, ...] | None = None              # a view: these samples of the beton, in this order; None: all
-    labels: tuple[int, ...] | None = field(default=None)  # relabelling: new label of each label in the file; -1: not used
+    labels: tuple[int, ...] | None = None               # relabelling: new label of each label in the file; -1: not used
     device: str = "cpu"
     num_threads: int = 1
     batches_ahead: int = 2
@@ -39,9 +40,9 @@ class LoaderPlan:
                 raise UserError(f"LoaderPlan.{name} is {getattr(self, name)}; it must be at least 1.")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
-            raise UserError(f"LoaderPlan.crop_scale is {self.crop_scale}; it must be (low, high) with 0 < low <= high <= 1.")
+            raise UserError(f"LoaderPlan.crop_scale is {self.crop_scale}; it must be (low, high) in (0, 1].")
         low, high = self.crop_ratio
         if not 0 < low <= high:
-            raise UserError(f"LoaderPlan.crop_ratio is {self.crop_ratio}; it must be (low, high) with 0 < low <= high.")
+            raise UserError(f"LoaderPlan.crop_ratio is {self.crop_ratio}; it must be (low, high) 0 < low <= high.")
         if not 0 < self.center_fraction <= 1:
             raise UserError(f"LoaderPlan.center_fraction is {self.center_fraction}; it must be above 0 and at most 1.")

@@ -1,10 +1,9 @@
 """Which samples of a beton a plan sees, where their bytes lie, and in which order an epoch takes them.
 
-Reads the index of the file (FFCV's format, version 2) and no image. What would make FFCV read nonsense is refused here:
-FFCV itself opens a half-written file without a word, and takes the whole of it for its table of contents.
+Reads the tables of the file and no image. What would make FFCV read nonsense is refused here: FFCV itself opens a
+half-written file without a word, and takes the whole of it for its table of images.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,9 @@ import numpy as np
 
 from loaders.augment import random_order
 from loaders.plan import LoaderPlan
+from writers.encode import JPEG, RAW
 from writers.errors import UserError
-
-_HEADER = np.dtype([("version", "<u2"), ("num_fields", "<u2"), ("page_size", "<u4"), ("num_samples", "<u8"),
-                    ("table_offset", "<u8")])
-_FIELD = np.dtype([("type", "u1"), ("name", "S16"), ("arguments", "V1024")])
-_SAMPLE = np.dtype({"names": ["mode", "width", "height", "offset", "label"], "formats": ["u1", "<u2", "<u2", "<u8", "<i8"],
-                    "offsets": [0, 1, 3, 5, 16], "itemsize": 24})      # an RGB image, then an integer, aligned
-_BLOB = np.dtype([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
-_FIELDS = [2, 1]        # FFCV's numbers of types: an RGB image, an integer
-_RAW = 1                # the mode of an image that is stored as pixels; 0 is JPEG
+from writers.store import BLOB, FIELD, FIELDS, FIRST_ROW, HEADER, Beton, open_beton
 
 
 @dataclass(frozen=True)
@@ -60,64 +52,54 @@ class Samples:
         for start in range(0, len(order), plan.batch_size):
             yield order[start:start + plan.batch_size]
 
-    def damaged(self, position: int) -> UserError:
+    def damaged(self, position: int, why: str) -> UserError:
         """The error for a sample whose bytes do not decode."""
-        return UserError(f"Sample {self.indices[position]} of {self.path} is not a whole, clean JPEG "
-                         f"({self.sizes[position]} bytes from byte {self.offsets[position]}).",
-                         f"`harness verify {self.path}` lists all such samples; write the beton again.")
+        return UserError(f"Sample {self.indices[position]} of {self.path} does not decode: {why}.",
+                         f"Its JPEG has {self.sizes[position]:,} bytes, from byte {self.offsets[position]:,} on. See "
+                         f"what else `harness verify {self.path}` finds, and write the beton again.")
 
 
 def open_samples(plan: LoaderPlan) -> Samples:
     """The plan's samples. Raises UserError for a file that is absent, damaged, or no beton of images and labels; for an
     index or a label that the file does not have; and for a view with no sample left in it."""
-    rows, blobs = _read_index(plan.beton)
+    beton = open_beton(plan.beton)
+    rows, sizes = beton.rows, _blob_sizes(beton)
     indices = _viewed(plan, len(rows))
-    labels, classes = _relabelled(plan, rows["label"][indices], _class_names(plan.beton))
+    labels, classes = _relabelled(plan, rows["label"][indices], tuple(beton.manifest.classes))
     used = labels >= 0
     indices, labels = indices[used], labels[used]
     if not len(indices):
-        raise UserError(f"{plan.beton}: the view has no sample.", "The plan's indices and labels leave all of them out.")
+        raise UserError(f"{plan.beton}: the view has no sample.", "The plan's indices and labels leave all out.")
     chosen = rows[indices]
-    offsets = chosen["offset"].astype(np.int64)
     return Samples(plan.beton, classes, indices, labels, chosen["mode"].copy(), chosen["width"].astype(np.int64),
-                   chosen["height"].astype(np.int64), offsets, _sizes(plan.beton, chosen, blobs))
+                   chosen["height"].astype(np.int64), chosen["offset"].astype(np.int64), sizes[indices])
 
 
-def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of samples and of blobs. Raises UserError for what is not a whole beton of (image, integer) samples."""
-    def broken(what: str) -> UserError:
-        return UserError(f"{path} is not a beton that can be read: {what}.", "Write it again with `harness write-beton`.")
+def _blob_sizes(beton: Beton) -> np.ndarray:
+    """Bytes of each sample's image, int64 [all of the file]. Raises UserError for what is no whole beton of images.
 
-    try:
-        num_bytes = path.stat().st_size
-        header = np.fromfile(path, _HEADER, 1)
-        if not len(header) or header[0]["version"] != 2:
-            raise broken("it does not begin with the header of FFCV's format, version 2")
-        num_samples, table = int(header[0]["num_samples"]), int(header[0]["table_offset"])
-        fields = np.fromfile(path, _FIELD, int(header[0]["num_fields"]), offset=_HEADER.itemsize)
-        if list(fields["type"]) != _FIELDS:
-            raise broken("its samples are not an RGB image and an integer label")
-        first_row = _HEADER.itemsize + fields.nbytes
-        if not first_row + num_samples * _SAMPLE.itemsize <= table <= num_bytes:
-            raise broken("it is cut short, or was never finished")
-        rows = np.fromfile(path, _SAMPLE, num_samples, offset=first_row)
-        blobs = np.fromfile(path, _BLOB, offset=table)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if len(blobs) < num_samples or (blobs["offset"] + blobs["size"] > table).any():
-        raise broken("its table of contents does not fit its images")
-    return rows, blobs
+    Only the table at the end has sizes, in the order in which the writer's workers ended.
+    """
+    def damaged(what: str) -> UserError:
+        return UserError(f"{beton.path} is damaged: {what}.", "Write it again with `harness write-beton`.")
 
-
-def _sizes(path: Path, rows: np.ndarray, blobs: np.ndarray) -> np.ndarray:
-    """Bytes of each row's image, int64. The table of blobs alone has them, in the order in which a writer's workers ended."""
+    header = np.fromfile(beton.path, HEADER, 1)[0]
+    fields = np.fromfile(beton.path, FIELD, int(header["num_fields"]), offset=HEADER.itemsize)
+    if [(int(kind), bytes(name)) for kind, name in zip(fields["type"], fields["name"], strict=True)] != FIELDS:
+        raise damaged("its samples are not an image and a label")
+    rows, table = beton.rows, int(header["table_offset"])
+    if not FIRST_ROW + rows.nbytes <= table <= beton.manifest.bytes:
+        raise damaged("its table of images is not in the file")
+    blobs = np.fromfile(beton.path, BLOB, offset=table)
     blobs = blobs[np.argsort(blobs["offset"], kind="stable")]
+    if len(blobs) < len(rows) or (blobs["offset"] + blobs["size"] > table).any():
+        raise damaged("its table does not fit its images")
     found = np.minimum(np.searchsorted(blobs["offset"], rows["offset"]), len(blobs) - 1)
     sizes = blobs["size"][found].astype(np.int64)
-    pixels = rows["width"].astype(np.int64) * rows["height"]
-    if (blobs["offset"][found] != rows["offset"]).any() or (pixels == 0).any() \
-            or (sizes[rows["mode"] == _RAW] != 3 * pixels[rows["mode"] == _RAW]).any() or (rows["mode"] > _RAW).any():
-        raise UserError(f"{path} is damaged: its index does not fit its images.", "Write it again with `harness write-beton`.")
+    num_bytes, is_raw = 3 * rows["width"].astype(np.int64) * rows["height"], rows["mode"] == RAW
+    if (blobs["offset"][found] != rows["offset"]).any() or (num_bytes == 0).any() \
+            or (sizes[is_raw] != num_bytes[is_raw]).any() or not np.isin(rows["mode"], (JPEG, RAW)).all():
+        raise damaged("its rows do not fit its images")
     return sizes
 
 
@@ -127,12 +109,12 @@ def _viewed(plan: LoaderPlan, num_in_file: int) -> np.ndarray:
     indices = np.array(plan.indices, np.int64)
     outside = indices[(indices < 0) | (indices >= num_in_file)]
     if len(outside):
-        raise UserError(f"LoaderPlan.indices asks for sample {outside[0]}; {plan.beton} has samples 0 to {num_in_file - 1}.")
+        raise UserError(f"LoaderPlan.indices asks for sample {outside[0]} of {num_in_file} in {plan.beton}.")
     return indices
 
 
 def _relabelled(plan: LoaderPlan, labels: np.ndarray, classes: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """New labels (-1: not used), and the names that go with them; a class made of several carries all of their names."""
+    """New labels (-1: not used), and their names; a class made of several carries all of theirs, one of none ''."""
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
         raise UserError(f"{plan.beton} has labels from {labels.min()} to {labels.max()} for {len(classes)} classes.",
                         "Write it again with `harness write-beton`.")
@@ -142,17 +124,10 @@ def _relabelled(plan: LoaderPlan, labels: np.ndarray, classes: tuple[str, ...]) 
         raise UserError(f"LoaderPlan.labels relabels {len(plan.labels)} classes; {plan.beton} has {len(classes)}.")
     table = np.array(plan.labels, np.int64)
     if table.min() < -1:
-        raise UserError(f"LoaderPlan.labels has the label {table.min()}; a label is 0 or more, or -1 for a class not used.")
+        raise UserError(f"LoaderPlan.labels has the label {table.min()}; the lowest is -1, for a class not used.")
     names: list[list[str]] = [[] for _ in range(table.max() + 1)]
     for name, label in zip(classes, plan.labels, strict=True):
         if label >= 0:
             names[label].append(name)
     return table[labels], tuple("+".join(group) for group in names)
 
-
-def _class_names(path: Path) -> tuple[str, ...]:
-    manifest = path.with_name(path.name + ".json")
-    try:
-        return tuple(json.loads(manifest.read_text())["classes"])
-    except FileNotFoundError:
-        raise UserError(f"{path} has no manifest ({manifest.name}).", "Write it again with `harness write-beton`.") from None

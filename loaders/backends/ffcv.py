@@ -1,9 +1,9 @@
 """FFCV's pipeline with one operation of ours: decode, crop, resize and flip in one pass, seeded per sample.
 
-FFCV gives the graph of operations, the batch slots (pinned where there is a GPU), the copy to the device and the thread that
-works ahead. Its `Loader` class is not used, for what its constructor does: compile for 0.3 s, walk the index in Python loops
-(seconds for ImageNet), and set torch's thread count for all of the process. `FfcvLoader` instead has the attributes that
-FFCV's EpochIterator reads from a loader.
+FFCV gives the graph of operations, the batch slots (pinned where there is a GPU), the copy to the device and the thread
+that works ahead. Its `Loader` class is not used, for what its constructor does: compile for 0.3 s, walk the index in
+Python loops (seconds for ImageNet), and set torch's thread count for all of the process. `FfcvLoader` instead has the
+attributes that FFCV's EpochIterator reads from a loader.
 """
 
 import weakref
@@ -39,10 +39,11 @@ class FfcvLoader(Loader):
         # The rest is what FFCV's EpochIterator reads.
         self.device = plan.device
         self.batch_size, self.batches_ahead = plan.batch_size, plan.batches_ahead
-        to_device = [] if torch.device(plan.device).type == "cpu" else [transforms.ToDevice(torch.device(plan.device))]
+        device = torch.device(plan.device)
+        to_tensor = [transforms.ToTensor()] + ([] if device.type == "cpu" else [transforms.ToDevice(device)])
         self.graph = SlotKeepingGraph({
-            "image": make_pipeline("image", [self._images, transforms.ToTensor(), *to_device, transforms.ToTorchImage()]),
-            "label": make_pipeline("label", [LookUpLabels(samples), transforms.ToTensor(), *to_device]),
+            "image": make_pipeline("image", [self._images, *to_tensor, transforms.ToTorchImage()]),
+            "label": make_pipeline("label", [LookUpLabels(samples), *to_tensor]),
         })
         self.code = self.graph.generate_code()
         self.reader = SimpleNamespace(metadata=self.graph.metadata)
@@ -66,7 +67,7 @@ class FfcvLoader(Loader):
 
 
 class DecodeImages(Decoder):
-    """Positions of samples -> uint8 [B, R, R, 3]. `epoch` and `resolution` are set between epochs; nothing is compiled again."""
+    """Positions of samples -> uint8 [B, R, R, 3]. `epoch` and `resolution` may be set between epochs."""
 
     def __init__(self, plan: LoaderPlan, samples: Samples, batch_decoder: BatchDecoder) -> None:
         super().__init__()
@@ -96,7 +97,8 @@ class LookUpLabels(Decoder):
         self._labels = samples.labels
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        return replace(previous_state, jit_mode=True, shape=(), dtype=self._labels.dtype), AllocationQuery((), self._labels.dtype)
+        dtype = self._labels.dtype
+        return replace(previous_state, jit_mode=True, shape=(), dtype=dtype), AllocationQuery((), dtype)
 
     def generate_code(self) -> Callable:
         def look_up(positions: np.ndarray, slot: np.ndarray, metadata: None, storage_state: None) -> np.ndarray:
@@ -109,15 +111,17 @@ class SlotKeepingGraph(Graph):
     """FFCV's graph, which does not compile our operations, and keeps its slots from one epoch to the next."""
 
     def __init__(self, pipelines: dict[str, Any]) -> None:
-        super().__init__(pipelines, {"image": fields.RGBImageField(), "label": fields.IntField()}, {"image": 0, "label": 1},
-                         metadata={"f0": None, "f1": None}, memory_read=None)   # our decoders read the file themselves
-        self.drop_slots()
+        # Neither metadata nor a function that reads: our decoders read the file themselves.
+        super().__init__(pipelines, {"image": fields.RGBImageField(), "label": fields.IntField()},
+                         {"image": 0, "label": 1}, metadata={"f0": None, "f1": None}, memory_read=None)
+        self._wanted: Any = None
+        self._slots: Any = None
 
     def generate_code(self) -> tuple[list, list]:
         return self.codegen_all(self.collect_requirements()[1])
 
     def codegen_stage(self, stage: Any, s_ix: int, *rest: Any) -> tuple[Callable, list]:
-        # FFCV compiles the functions of even stages in every process. Ours bring their kernel, compiled and kept on disk.
+        # FFCV compiles the functions of even stages, in every process. Ours call a kernel that is kept on disk.
         return super().codegen_stage(stage, 2 * s_ix + 1, *rest)
 
     def allocate_memory(self, batch_size: int, num_slots: int) -> Any:
@@ -130,8 +134,7 @@ class SlotKeepingGraph(Graph):
         return self._slots
 
     def drop_slots(self) -> None:
-        self._wanted: Any = None
-        self._slots: Any = None
+        self._wanted = self._slots = None
 
 
 class NoFile(MemoryContext):

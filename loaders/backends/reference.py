@@ -1,9 +1,10 @@
 """The slow, obviously right twin: numpy and Pillow over the same beton, one image at a time, in the consumer's thread.
 
-Shares with the fast path which samples there are (`loaders.reader`) and nothing else: random numbers in Python integers,
-crops one sample at a time, decoding by Pillow, resizing by a product with a dense matrix of weights. Tests hold the other
-backends against it. For raw images the largest difference is one level (a value at .5 may round either way); for JPEG the
-mean difference stays below 1.5 levels, because Pillow uses libjpeg's accurate inverse DCT and FFCV its fast one.
+Shares with the fast path which samples there are (`loaders.reader`) and nothing else: random numbers in Python
+integers, crops one sample at a time, decoding by Pillow, resizing by a product with a dense matrix of weights. Tests
+hold the other backends against it. For raw images the largest difference is one level (a value at .5 may round either
+way); for JPEG the mean difference stays below 1.5 levels, because Pillow uses libjpeg's accurate inverse DCT and FFCV
+its fast one.
 """
 
 import io
@@ -17,8 +18,11 @@ from PIL import Image
 from loaders.backend import Batch, Loader, PlainEpoch
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
+from writers.encode import RAW
 
 _MASK = 2**64 - 1
+
+Box = tuple[int, int, int, int]     # left, top, width, height, in pixels
 
 
 def open_loader(plan: LoaderPlan) -> "ReferenceLoader":
@@ -51,7 +55,8 @@ class ReferenceLoader(Loader):
         """uint8 [R, R, 3]."""
         pixels = self._decode(position)
         height, width, _ = pixels.shape
-        (left, top, box_width, box_height), flip = choose_crop(self.plan, epoch, int(self.samples.indices[position]), width, height)
+        box, flip = choose_crop(self.plan, epoch, int(self.samples.indices[position]), width, height)
+        left, top, box_width, box_height = box
         pixels = resize(pixels[top:top + box_height, left:left + box_width], resolution)
         return pixels[:, ::-1] if flip else pixels
 
@@ -62,19 +67,18 @@ class ReferenceLoader(Loader):
             file.seek(samples.offsets[position])
             blob = file.read(samples.sizes[position])
         shape = (samples.heights[position], samples.widths[position], 3)
-        if samples.modes[position] == 1:
+        if samples.modes[position] == RAW:
             return np.frombuffer(blob, np.uint8).reshape(shape)
         try:
             pixels = np.asarray(Image.open(io.BytesIO(blob), formats=["JPEG"]).convert("RGB"))
         except OSError as error:
-            raise samples.damaged(position) from error
-        if pixels.shape != shape:
-            raise samples.damaged(position)
+            raise samples.damaged(position, str(error)) from error
+        assert pixels.shape == shape
         return pixels
 
 
-def choose_crop(plan: LoaderPlan, epoch: int, sample: int, width: int, height: int) -> tuple[tuple[int, int, int, int], bool]:
-    """The box (left, top, width, height) and the flip of one sample; see `loaders.augment` for what each word is for."""
+def choose_crop(plan: LoaderPlan, epoch: int, sample: int, width: int, height: int) -> tuple[Box, bool]:
+    """The box and the flip of one sample; `loaders.augment` says what each word is for."""
     words = _words(plan.seed, epoch, sample)
     flip = plan.horizontal_flip and words[0] >= 2**63
     if plan.augment == "center_crop":
@@ -82,9 +86,9 @@ def choose_crop(plan: LoaderPlan, epoch: int, sample: int, width: int, height: i
         return (round((width - side) / 2), round((height - side) / 2), side, side), flip
 
     uniform = [(word >> 11) / 2**53 for word in words]
-    low, high = plan.crop_ratio
+    (smallest, largest), (low, high) = plan.crop_scale, plan.crop_ratio
     for attempt in range(10):
-        area = width * height * (plan.crop_scale[0] + (plan.crop_scale[1] - plan.crop_scale[0]) * uniform[1 + 2 * attempt])
+        area = width * height * (smallest + (largest - smallest) * uniform[1 + 2 * attempt])
         ratio = math.exp(math.log(low) + (math.log(high) - math.log(low)) * uniform[2 + 2 * attempt])
         box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < box_width <= width and 0 < box_height <= height:

@@ -1,4 +1,4 @@
-"""Noise in place of images, made once, with the labels and batches of the beton: what training does when loading costs nothing."""
+"""Noise in place of images, made once, with the beton's labels and batches: training when loading costs nothing."""
 
 from collections.abc import Iterator
 

@@ -1,23 +1,18 @@
 """Small betons, written byte by byte, so that these tests depend on no writer."""
 
 import io
-import json
-import os
 import struct
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from writers.encode import Encoding
+from writers.store import Manifest, file_digest, manifest_path
+
 PAGE = 2**21
-
-
-@pytest.fixture(scope="session", autouse=True)
-def numba_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Compiled kernels are kept where they always are; the tests of the cache itself use a folder of their own."""
 
 
 def photo(width: int, height: int, seed: int) -> np.ndarray:
@@ -26,7 +21,7 @@ def photo(width: int, height: int, seed: int) -> np.ndarray:
     y, x = np.mgrid[:height, :width].astype(np.float64)
     channels = []
     for _ in range(3):
-        fx, fy, phase = random.uniform(0.01, 0.12, 2).tolist() + [random.uniform(0, 6)]
+        fx, fy, phase = random.uniform([0.01, 0.01, 0], [0.12, 0.12, 6])
         channels.append(128 + 90 * np.sin(fx * x + fy * y + phase) + 25 * np.sin(0.5 * fx * x * y / (height + 1)))
     return np.clip(np.stack(channels, axis=2) + random.normal(0, 4, (height, width, 3)), 0, 255).astype(np.uint8)
 
@@ -42,6 +37,7 @@ def write_beton(path: Path, images: Sequence[np.ndarray], labels: Sequence[int],
     """FFCV's format, version 2 (24-byte header, 1041-byte fields, 24-byte rows, blobs, table of blobs), and a manifest.
 
     The table is in reverse order, as a writer with many workers may leave it.
+   
     """
     blobs = blobs or [image.tobytes() if is_raw else jpeg(image) for image, is_raw in zip(images, raw, strict=True)]
     rows, table, body = [], [], bytearray()
@@ -56,11 +52,18 @@ def write_beton(path: Path, images: Sequence[np.ndarray], labels: Sequence[int],
     assert len(start) <= PAGE
     path.write_bytes(start.ljust(PAGE, b"\0") + body + b"".join(reversed(table)))
     classes = classes or [f"class{label}" for label in range(max(labels) + 1)]
-    path.with_name(path.name + ".json").write_text(json.dumps({"classes": list(classes)}))
+    manifest = Manifest(
+        name="tiny", dataset="tiny", split="train", num_samples=len(images), classes=list(classes),
+        class_counts=[list(labels).count(label) for label in range(len(classes))], encoding=Encoding(), source="tests",
+        subset={}, seed=0, num_jpeg=len(images) - sum(raw), num_raw=sum(raw),
+        max_width=max(image.shape[1] for image in images), max_height=max(image.shape[0] for image in images),
+        skipped=[], page_size=PAGE, bytes=path.stat().st_size, sha256=file_digest(path), created_by="tests")
+    manifest_path(path).write_text(manifest.model_dump_json())
     return path
 
 
-SIZES = [(60, 40), (40, 60), (33, 47), (128, 128), (1, 50), (50, 1), (1, 1), (17, 200), (64, 64), (97, 31), (20, 20), (75, 50)]
+SIZES = [(60, 40), (40, 60), (33, 47), (128, 128), (1, 50), (50, 1), (1, 1), (17, 200), (64, 64), (97, 31), (20, 20),
+         (75, 50)]
 
 
 @pytest.fixture(scope="session")

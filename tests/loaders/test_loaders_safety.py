@@ -1,4 +1,4 @@
-"""Nothing hangs and nothing is left behind: damaged images, loops left early, many loaders, two at once, forked workers."""
+"""Nothing hangs, nothing is left behind: damaged images, loops left early, many loaders, two at once, forks."""
 
 import gc
 import subprocess
@@ -29,12 +29,14 @@ def our_threads() -> list[str]:
 
 
 def plan_of(beton: Path, **changes: object) -> LoaderPlan:
-    return LoaderPlan(beton, **{"batch_size": 4, "resolution": 32, "augment": "random_resized_crop", "num_threads": 2, **changes})
+    settings = {"batch_size": 4, "resolution": 32, "augment": "random_resized_crop", "num_threads": 2}
+    return LoaderPlan(beton, **(settings | changes))
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(("backend", "spoil"), [
-    ("ffcv", "zeros"), ("ffcv", "cut short"), ("ffcv", "ends inside"), ("reference", "zeros"), ("reference", "cut short"),
+    ("ffcv", "zeros"), ("ffcv", "cut short"), ("ffcv", "ends inside"),
+    ("reference", "zeros"), ("reference", "cut short"),
 ])      # Pillow takes an early end-of-image marker for a good one
 def test_a_corrupt_jpeg_is_an_error_that_names_it(tmp_path, backend, spoil):
     images = [photo(90, 70, seed=number) for number in range(10)]
@@ -51,6 +53,15 @@ def test_a_corrupt_jpeg_is_an_error_that_names_it(tmp_path, backend, spoil):
         with pytest.raises(StopIteration):
             next(batches)
     assert not our_threads()
+
+
+def test_bytes_that_a_camera_left_before_the_end_are_no_error(tmp_path):
+    image = photo(40, 30, seed=0)
+    padded = jpeg(image)[:-2] + bytes(40) + jpeg(image)[-2:]
+    beton = write_beton(tmp_path / "two.beton", [image] * 2, [0, 0], raw=[False] * 2, blobs=[jpeg(image), padded])
+    with open_loader(plan_of(beton, augment="center_crop")) as loader, loader.epoch(0) as batches:
+        (clean, same), _ = next(batches)
+    assert torch.equal(clean, same)
 
 
 @pytest.mark.timeout(60)
@@ -162,7 +173,8 @@ def test_beside_a_torch_dataloader_with_forked_workers(betons):
 def test_thread_counts_of_torch_are_left_alone(betons):
     script = ("import torch; torch.set_num_threads(3)\n"
               "from pathlib import Path; from loaders import open_loader; from loaders.plan import LoaderPlan\n"
-              "import sys; loader = open_loader(LoaderPlan(Path(sys.argv[1]), 4, 8, num_threads=2)); list(loader.epoch(0))\n"
+              "import sys; loader = open_loader(LoaderPlan(Path(sys.argv[1]), 4, 8, num_threads=2))\n"
+              "list(loader.epoch(0))\n"
               "assert torch.get_num_threads() == 3, torch.get_num_threads()")
     subprocess.run([sys.executable, "-c", script, betons["raw"]], cwd=ROOT, check=True, timeout=60)
 
@@ -179,7 +191,7 @@ def test_a_process_that_ends_in_the_middle_of_an_epoch_ends(betons):
 def test_same_epoch_in_another_process(betons):
     script = ("import hashlib, sys; from pathlib import Path; from loaders import open_loader\n"
               "from loaders.plan import LoaderPlan\n"
-              "plan = LoaderPlan(Path(sys.argv[1]), 5, 20, augment='random_resized_crop', order='random', horizontal_flip=True)\n"
+              "plan = LoaderPlan(Path(sys.argv[1]), 5, 20, augment='random_resized_crop', order='random', seed=3)\n"
               "digest = hashlib.sha256()\n"
               "for images, labels in open_loader(plan).epoch(6):\n"
               "    digest.update(images.permute(0, 2, 3, 1).numpy().tobytes() + labels.numpy().tobytes())\n"
@@ -191,11 +203,12 @@ def test_same_epoch_in_another_process(betons):
 
 def test_the_second_process_compiles_nothing(betons, tmp_path):
     script = ("from pathlib import Path; from loaders import decode, open_loader; from loaders.plan import LoaderPlan\n"
-              "import sys; list(open_loader(LoaderPlan(Path(sys.argv[1]), 4, 8)).epoch(0)); s = decode._decode_images.stats\n"
-              "print(sum(s.cache_hits.values()), sum(s.cache_misses.values()))")
+              "import sys; list(open_loader(LoaderPlan(Path(sys.argv[1]), 4, 8)).epoch(0))\n"
+              "stats = decode._decode_images.stats\n"
+              "print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))")
     environment = {"NUMBA_CACHE_DIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    runs = [subprocess.run([sys.executable, "-c", script, betons["mixed"]], cwd=ROOT, check=True, timeout=100, env=environment,
-                           capture_output=True, text=True).stdout.split() for _ in range(2)]
+    runs = [subprocess.run([sys.executable, "-c", script, betons["mixed"]], cwd=ROOT, check=True, timeout=100,
+                           env=environment, capture_output=True, text=True).stdout.split() for _ in range(2)]
     assert runs == [["0", "1"], ["1", "0"]]     # hits and misses
 
 

@@ -1,4 +1,5 @@
-"""Which samples an epoch has, in every backend: each once, views, relabelling, short batches; and files that are refused."""
+"""Which samples an epoch has, in every backend: each once, views, relabelling, short batches; and files that are
+refused."""
 
 import dataclasses
 import json
@@ -18,7 +19,8 @@ BACKENDS = ["ffcv", "reference", "synthetic"]
 
 @pytest.fixture(scope="module")
 def beton(tmp_path_factory) -> Path:
-    """23 tiny images of one grey level each, that of sample i being 10 * i, so that a batch tells what it is made of."""
+    """23 tiny images of one grey level each, that of sample i being 10 * i, so that a batch tells what it is made
+    of."""
     folder = tmp_path_factory.mktemp("grey")
     images = [photo(6, 5, seed=0) * 0 + 10 * number for number in range(23)]
     return write_beton(folder / "grey.beton", images, [number % 5 for number in range(23)], raw=[True] * 23,
@@ -76,7 +78,7 @@ def test_lengths_of_batches(beton, backend, indices, batch_size, drop_last, leng
 
 def test_view_and_relabelling(beton):
     plan = plan_of(beton, indices=(4, 22, 0, 1, 2, 3), labels=(2, -1, 0, 2, 1))
-    assert epoch_of(plan) == [([4, 22, 0, 2], [1, 0, 2, 0]), ([3], [2])]        # sample 1 is a bee, which has no new label
+    assert epoch_of(plan) == [([4, 22, 0, 2], [1, 0, 2, 0]), ([3], [2])]    # sample 1 is a bee, which has no new label
     with open_loader(plan) as loader:
         assert loader.classes == ("cat", "elk", "ant+dog") and loader.num_samples == 5
     with open_loader(plan_of(beton)) as loader:
@@ -128,25 +130,26 @@ def _wrong_size(path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("damage", [_truncate, _unfinished, _not_a_beton, _empty, _other_fields, _wrong_size, Path.unlink])
+@pytest.mark.parametrize("damage", [_truncate, _unfinished, _not_a_beton, _empty, _other_fields, _wrong_size,
+                                    Path.unlink])
 def test_a_damaged_file_is_refused_before_ffcv_reads_it(tmp_path, backend, damage):
     path = write_beton(tmp_path / "bad.beton", [photo(8, 8, 0), photo(9, 8, 1)], [0, 1], raw=[True, True])
     damage(path)
-    with pytest.raises(UserError, match="bad.beton"):
+    with pytest.raises(UserError, match=r"bad\.beton"):
         open_loader(LoaderPlan(path, 2, 8, backend=backend))
 
 
 def test_a_file_without_its_manifest_is_refused(tmp_path):
     path = write_beton(tmp_path / "bare.beton", [photo(8, 8, 0)], [0], raw=[True])
     path.with_name("bare.beton.json").unlink()
-    with pytest.raises(UserError, match="bare.beton"):
+    with pytest.raises(UserError, match=r"bare\.beton"):
         open_loader(LoaderPlan(path, 2, 8))
 
 
 def test_labels_beyond_the_classes_are_refused(tmp_path):
     path = write_beton(tmp_path / "bad.beton", [photo(8, 8, 0), photo(8, 8, 1)], [0, 1], raw=[True, True])
     manifest = path.with_name("bad.beton.json")
-    manifest.write_text(json.dumps({"classes": ["only"]}))
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"classes": ["only"]}))
     with pytest.raises(UserError, match=r"bad\.beton"):
         open_loader(LoaderPlan(path, 2, 8))
 

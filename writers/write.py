@@ -27,7 +27,19 @@ import numpy as np
 from writers.encode import JPEG, Blob, Encoding, Unreadable, encode
 from writers.errors import UserError
 from writers.source import Example, Source
-from writers.store import BLOB, FIELD, FIELDS, FIRST_ROW, HEADER, SAMPLE, VERSION, Manifest, Progress, file_digest, manifest_path
+from writers.store import (
+    BLOB,
+    FIELD,
+    FIELDS,
+    FIRST_ROW,
+    HEADER,
+    SAMPLE,
+    VERSION,
+    Manifest,
+    Progress,
+    file_digest,
+    manifest_path,
+)
 from writers.subset import Subset
 
 PAGE_SIZE = 8 * 2**20       # FFCV's default
@@ -62,7 +74,7 @@ def write_split(source: Source, split: str, subset: Subset, encoding: Encoding, 
 
 def remove_stale(out_file: Path) -> None:
     """Remove the temporary files of writers that were killed; one that still writes holds a lock on its own."""
-    for path in out_file.parent.glob(f".{out_file.name}.*[!n].tmp"):       # not the manifests', which go with their betons
+    for path in out_file.parent.glob(f".{out_file.name}.*.writing"):
         with contextlib.suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _temporary_manifest(path).unlink(missing_ok=True)
@@ -86,7 +98,7 @@ class _PageTooSmall(Exception):
 
 def _write(source: Source, split: str, subset: Subset, encoding: Encoding, out_file: Path, examples: Sequence[Example], *,
            seed: int, page_size: int, num_threads: int, progress: Progress | None, on_error: str) -> Manifest:
-    handle, name = tempfile.mkstemp(dir=out_file.parent, prefix=f".{out_file.name}.", suffix="_.tmp")
+    handle, name = tempfile.mkstemp(dir=out_file.parent, prefix=f".{out_file.name}.", suffix=".writing")
     temporary = Path(name)
     temporary_manifest = _temporary_manifest(temporary)
     try:
@@ -109,8 +121,8 @@ def _write(source: Source, split: str, subset: Subset, encoding: Encoding, out_f
         raise
 
 
-def _write_samples(file: BinaryIO, source: Source, encoding: Encoding, examples: Sequence[Example], seed: int, page_size: int,
-                   num_threads: int, progress: Progress | None, on_error: str) -> _Columns:
+def _write_samples(file: BinaryIO, source: Source, encoding: Encoding, examples: Sequence[Example], seed: int,
+                   page_size: int, num_threads: int, progress: Progress | None, on_error: str) -> _Columns:
     """The pages, then the table of blobs, then, at the front, the header and the rows."""
     columns = _Columns()
     offenders: list[str] = []
@@ -236,7 +248,8 @@ def _disk_errors(out_file: Path) -> Iterator[None]:
             raise UserError(f"The disk that holds {out_file.parent} is full; {out_file.name} was not written.",
                             "Free some space, or write elsewhere with --out.") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise UserError(f"{out_file.parent} cannot be written: {error.strerror}.", "Write elsewhere with --out.") from error
+            raise UserError(f"{out_file.parent} cannot be written: {error.strerror}.",
+                            "Write elsewhere with --out.") from error
         raise
 
 
@@ -256,7 +269,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _temporary_manifest(temporary: Path) -> Path:
-    return temporary.with_suffix(".json.tmp")
+    return temporary.with_suffix(".manifest")
 
 
 def _round_up(number: int, multiple: int) -> int:

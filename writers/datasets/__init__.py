@@ -1,1 +1,1 @@
-"""The catalogue of datasets. A name is a file: `--dataset pets` is `writers/datasets/pets.py`; each file has `SPEC` and `open`."""
+"""The catalogue of datasets. A name is a file, with `SPEC` and `open`: `--dataset pets` is `writers/datasets/pets.py`."""

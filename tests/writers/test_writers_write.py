@@ -1,0 +1,201 @@
+"""A written beton: FFCV reads it as it reads its own, its bytes are reproducible, and it is whole or absent."""
+
+import errno
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import picture
+from PIL import Image
+from writers.dataset import SplitSettings, open_dataset
+from writers.source import Source
+
+from writers.encode import Encoding
+from writers.errors import UserError
+from writers.store import manifest_path, open_beton, verify
+from writers.subset import SubsetSpec, everything, resolve
+from writers.write import write_split
+
+PASS = Encoding(format="passthrough")
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("encoding", [Encoding(), Encoding(format="raw"), PASS,
+                                      Encoding(format="mixed", compress_probability=0.5, max_resolution=110)])
+def test_ffcv_reads_the_file_and_decodes_the_same_pixels(source: Source, tmp_path: Path, encoding: Encoding):
+    from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.reader import Reader
+
+    file = tmp_path / "train.beton"
+    manifest = write_split(source, "train", everything(source.classes), encoding, file)
+    reader = Reader(str(file))
+    assert reader.num_samples == manifest.num_samples == 15
+    assert list(reader.handlers) == ["image", "label"]
+    assert np.bincount(reader.metadata["f1"]).tolist() == manifest.class_counts == [5, 5, 5]
+    assert int((reader.metadata["f0"]["mode"] == 0).sum()) == manifest.num_jpeg
+
+    data = file.read_bytes()
+    table = {int(row["ptr"]): int(row["size"]) for row in reader.alloc_table}
+    loader = Loader(str(file), batch_size=15, num_workers=1, order=OrderOption.SEQUENTIAL, drop_last=False,
+                    pipelines={"image": [CenterCropRGBImageDecoder((32, 32), 1.0)]})
+    (images, _labels), = list(loader)
+    for row, image in zip(reader.metadata["f0"], images, strict=True):
+        offset, size = int(row["data_ptr"]), (int(row["width"]), int(row["height"]))
+        blob = data[offset:offset + table[offset]]
+        expected = Image.open(io.BytesIO(blob)).convert("RGB") if row["mode"] == 0 else Image.frombytes("RGB", size, blob)
+        side, (left, top) = min(size), ((size[0] - min(size)) // 2, (size[1] - min(size)) // 2)
+        expected = expected.crop((left, top, left + side, top + side)).resize((32, 32), Image.Resampling.BOX)
+        assert np.abs(np.asarray(expected, float) - image.numpy()).mean() < 3
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_threads(source: Source, tmp_path: Path):
+    encoding = Encoding(format="mixed", compress_probability=0.5)
+    files = []
+    for num_threads in (1, 4):
+        files.append(tmp_path / str(num_threads) / "train.beton")
+        write_split(source, "train", everything(source.classes), encoding, files[-1], num_threads=num_threads)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert manifest_path(files[0]).read_bytes() == manifest_path(files[1]).read_bytes()
+
+
+def test_the_order_in_the_file_is_a_seeded_shuffle(source: Source, tmp_path: Path):
+    orders = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write_split(source, "train", everything(source.classes), PASS, tmp_path / name, seed=seed)
+        orders.append(open_beton(tmp_path / name).labels.tolist())
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0] != sorted(orders[0])
+
+
+def test_passthrough_keeps_the_files_own_bytes(source: Source, tree: Path, tmp_path: Path):
+    write_split(source, "train", everything(source.classes), PASS, tmp_path / "t")
+    data = (tmp_path / "t").read_bytes()
+    jpegs = sorted(tree.glob("train/*/*.jpg"))
+    assert len(jpegs) == 12
+    assert all(path.read_bytes() in data for path in jpegs)
+
+
+def test_a_subset_relabels_in_its_own_order(source: Source, tmp_path: Path):
+    subset = resolve(SubsetSpec(name="two", classes=("owl", "cat")), source.classes)
+    manifest = write_split(source, "val", subset, PASS, tmp_path / "val.beton")
+    assert (manifest.classes, manifest.class_counts) == (["cat", "owl"], [2, 2])
+    assert manifest.subset == {"name": "two", "num_classes": 2, "digest": subset.digest}
+
+
+def test_an_image_larger_than_a_page_gets_larger_pages(tree: Path, tmp_path: Path):
+    picture(1, 1200, 900).save(tree / "train" / "cat" / "large.png")
+    source = open_dataset("folder", tree, SplitSettings())
+    manifest = write_split(source, "train", everything(source.classes), Encoding(format="raw"), tmp_path / "t")
+    assert manifest.page_size == 4 * 2**20
+    assert verify(tmp_path / "t") == []
+
+
+def test_all_unreadable_images_are_named_and_nothing_is_left(tree: Path, tmp_path: Path):
+    (tree / "train" / "cat" / "train_0.jpg").write_bytes(b"not an image")
+    (tree / "train" / "dog" / "train_0.jpg").write_bytes(b"")
+    whole = (tree / "train" / "owl" / "train_0.jpg").read_bytes()
+    (tree / "train" / "owl" / "train_0.jpg").write_bytes(whole[:len(whole) // 2])
+    source = open_dataset("folder", tree, SplitSettings())
+    for encoding in (Encoding(), PASS):
+        with pytest.raises(UserError, match="3 images cannot be read") as caught:
+            write_split(source, "train", everything(source.classes), encoding, tmp_path / "out" / "train.beton")
+        for name in ("cat", "dog", "owl"):
+            assert f"{name}/train_0.jpg" in str(caught.value)
+        assert names_in(tmp_path / "out") == []
+
+
+def test_skipped_images_stand_in_the_manifest(tree: Path, tmp_path: Path):
+    (tree / "train" / "cat" / "train_0.jpg").write_bytes(b"not an image")
+    source = open_dataset("folder", tree, SplitSettings())
+    manifest = write_split(source, "train", everything(source.classes), PASS, tmp_path / "t", on_error="skip")
+    assert manifest.class_counts == [4, 5, 5]
+    assert [entry["key"] for entry in manifest.skipped] == ["train/cat/train_0.jpg"]
+    assert verify(tmp_path / "t") == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_in_words_and_leaves_the_old_file(source: Source, tmp_path: Path, monkeypatch, number: int):
+    file = tmp_path / "out" / "val.beton"
+    write_split(source, "val", everything(source.classes), PASS, file)
+    before = file.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("writers.write.os.fsync", full)
+    with pytest.raises(UserError, match="is full"):
+        write_split(source, "val", everything(source.classes), PASS, file, seed=1)
+    assert names_in(file.parent) == ["val.beton", "val.beton.json"]
+    assert file.read_bytes() == before
+    assert verify(file) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small disk needs root")
+def test_a_disk_that_fills_up_half_way(source: Source, tmp_path: Path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("this machine does not let us mount a tmpfs")
+    try:
+        with pytest.raises(UserError, match="is full"):
+            write_split(source, "train", everything(source.classes), Encoding(format="raw"), disk / "train.beton")
+        assert names_in(disk) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_place_that_is_not_a_folder(source: Source, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_split(source, "val", everything(source.classes), PASS, tmp_path / "file" / "val.beton")
+
+
+def test_a_training_class_without_images_and_a_split_that_is_not_there(source: Source, tmp_path: Path):
+    with pytest.raises(UserError, match="no split test"):
+        write_split(source, "test", everything(source.classes), PASS, tmp_path / "t")
+    source.splits["train"] = [example for example in source.splits["train"] if example.label != 1]
+    with pytest.raises(UserError, match="no image of 1 of its 3 classes: dog"):
+        write_split(source, "train", everything(source.classes), PASS, tmp_path / "t")
+
+
+WRITE_SLOWLY = """
+import sys, time
+from pathlib import Path
+from writers.dataset import SplitSettings, open_dataset
+from writers.encode import Encoding
+from writers.subset import everything
+from writers.write import write_split
+source = open_dataset("folder", Path(sys.argv[1]), SplitSettings())
+print("ready", flush=True)
+while True:
+    write_split(source, "train", everything(source.classes), Encoding(), Path(sys.argv[2]),
+                progress=lambda done, total: time.sleep(0.002))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_killed_at_any_moment_there_is_a_whole_beton_or_none(tree: Path, tmp_path: Path):
+    file = tmp_path / "out" / "train.beton"
+    for attempt in range(6):
+        process = subprocess.Popen([sys.executable, "-c", WRITE_SLOWLY, tree, file], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(0.013 * (attempt + 1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert not file.exists() or verify(file) == []
+    source = open_dataset("folder", tree, SplitSettings())
+    write_split(source, "train", everything(source.classes), Encoding(), file)
+    assert names_in(file.parent) == ["train.beton", "train.beton.json"]

@@ -83,7 +83,6 @@ def _center_boxes(widths: np.ndarray, heights: np.ndarray, fraction: float) -> n
     """The square of `fraction` of the shorter side, in the middle: crop, then resize, as FFCV does it.
 
     Where FFCV truncates, sizes and corners are rounded half to even, as torchvision's center_crop rounds its corners.
-   
     """
     side = np.maximum(np.rint(np.minimum(widths, heights) * fraction), 1).astype(np.int64)
     left = np.rint((widths - side) / 2).astype(np.int64)

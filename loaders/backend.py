@@ -17,7 +17,6 @@ class Epoch(ABC):
     """One pass over the samples. An iterator; also a context manager, which ends the work behind it on the way out.
 
     A batch is valid until the next one is asked for: its memory is then filled again. Clone what must live longer.
-   
     """
 
     @abstractmethod

@@ -54,8 +54,8 @@ class BatchDecoder:
         """Fill `output` (uint8 [B, R, R, 3]) with the samples at `positions` (int64 [B]).
 
         Raises UserError, naming sample and file, for one that is not a whole JPEG.
-       
         """
+        assert len(self._file), "the loader is closed"
         samples = self._samples
         complaints = np.zeros(len(positions), bool)
         columns = (samples.offsets[positions], samples.sizes[positions], samples.modes[positions],

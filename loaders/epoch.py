@@ -41,7 +41,7 @@ class _EpochThread(EpochIterator):
     """FFCV's iterator is also its thread. `run` is the thread's side; `take` and `close` are the consumer's."""
 
     def __init__(self, loader: Any, order: np.ndarray) -> None:
-        self.device = torch.device(loader.device)
+        self.device: torch.device = loader.device
         num_slots = loader.batches_ahead + 2            # those in the queue, one being filled, one being used
         self.copied: list[torch.cuda.Event | None] = [None] * num_slots     # the copy out of the slot is done
         self.used: list[torch.cuda.Event | None] = [None] * num_slots       # the consumer's work on the slot is done

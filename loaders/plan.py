@@ -12,7 +12,6 @@ class LoaderPlan:
     """Same plan, same epoch: same batches, whatever the number of threads or the backend.
 
     Raises UserError for a value that cannot be meant.
-   
     """
 
     beton: Path
@@ -40,9 +39,10 @@ class LoaderPlan:
                 raise UserError(f"LoaderPlan.{name} is {getattr(self, name)}; it must be at least 1.")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
-            raise UserError(f"LoaderPlan.crop_scale is {self.crop_scale}; it must be (low, high) in (0, 1].")
+            raise UserError(f"LoaderPlan.crop_scale is {self.crop_scale}; "
+                            "it must be (low, high) with 0 < low <= high <= 1.")
         low, high = self.crop_ratio
         if not 0 < low <= high:
-            raise UserError(f"LoaderPlan.crop_ratio is {self.crop_ratio}; it must be (low, high) 0 < low <= high.")
+            raise UserError(f"LoaderPlan.crop_ratio is {self.crop_ratio}; it must be (low, high) with 0 < low <= high.")
         if not 0 < self.center_fraction <= 1:
             raise UserError(f"LoaderPlan.center_fraction is {self.center_fraction}; it must be above 0 and at most 1.")

@@ -30,6 +30,8 @@ def open_loader(plan: LoaderPlan) -> "FfcvLoader":
 
 
 class FfcvLoader(Loader):
+    """Also what FFCV's EpochIterator takes for its loader."""
+
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
         super().__init__(plan, samples)
         self._batch_decoder = BatchDecoder(samples, plan.num_threads, LIBRARY)
@@ -37,10 +39,9 @@ class FfcvLoader(Loader):
         self._running: Callable[[], FfcvEpoch | None] = lambda: None
 
         # The rest is what FFCV's EpochIterator reads.
-        self.device = plan.device
+        self.device = _numbered(torch.device(plan.device))
         self.batch_size, self.batches_ahead = plan.batch_size, plan.batches_ahead
-        device = torch.device(plan.device)
-        to_tensor = [transforms.ToTensor()] + ([] if device.type == "cpu" else [transforms.ToDevice(device)])
+        to_tensor = [transforms.ToTensor()] + ([] if self.device.type == "cpu" else [transforms.ToDevice(self.device)])
         self.graph = SlotKeepingGraph({
             "image": make_pipeline("image", [self._images, *to_tensor, transforms.ToTorchImage()]),
             "label": make_pipeline("label", [LookUpLabels(samples), *to_tensor]),
@@ -135,6 +136,13 @@ class SlotKeepingGraph(Graph):
 
     def drop_slots(self) -> None:
         self._wanted = self._slots = None
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """`cuda` as the GPU that is current here: each thread has a current one of its own."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 class NoFile(MemoryContext):

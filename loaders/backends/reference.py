@@ -44,9 +44,7 @@ class ReferenceLoader(Loader):
             self._running.close()
 
     def _batches(self, epoch: int, resolution: int) -> Iterator[Batch]:
-        order = self.samples.order(self.plan, epoch)
-        for start in range(0, len(order), self.plan.batch_size):
-            positions = order[start:start + self.plan.batch_size]
+        for positions in self.samples.batches(self.plan, epoch):
             images = np.stack([self._image(int(position), epoch, resolution) for position in positions])
             labels = torch.from_numpy(self.samples.labels[positions])
             yield (torch.from_numpy(images).to(self.plan.device).permute(0, 3, 1, 2), labels.to(self.plan.device))

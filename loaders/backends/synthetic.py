@@ -32,9 +32,8 @@ class SyntheticLoader(Loader):
             self._running.close()
 
     def _batches(self, epoch: int, images: torch.Tensor) -> Iterator[Batch]:
-        labels = torch.from_numpy(self.samples.labels[self.samples.order(self.plan, epoch)]).to(self.plan.device)
-        for of_batch in labels.split(self.plan.batch_size):
-            yield images[:len(of_batch)], of_batch
+        for positions in self.samples.batches(self.plan, epoch):
+            yield images[:len(positions)], torch.from_numpy(self.samples.labels[positions]).to(self.plan.device)
 
 
 def _noise(plan: LoaderPlan, side: int) -> torch.Tensor:

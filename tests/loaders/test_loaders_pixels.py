@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import photo, write_beton
 from PIL import Image
+from tiny_betons import photo, write_beton
 from torchvision.transforms.v2 import functional
 
 from loaders import open_loader

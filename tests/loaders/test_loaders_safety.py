@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import jpeg, photo, write_beton
+from tiny_betons import jpeg, photo, write_beton
 
 from loaders import open_loader
 from loaders.plan import LoaderPlan
@@ -150,6 +150,29 @@ def test_two_loaders_taken_in_turns_and_from_two_threads(betons):
         thread.join()
     for name, images in expected.items():
         assert all(map(torch.equal, results[name], images))
+
+
+@pytest.mark.timeout(60)
+def test_a_closed_loader_gives_no_batches(betons):
+    loader = open_loader(plan_of(betons["jpeg"], num_threads=1))
+    loader.close()
+    loader.close()
+    with pytest.raises(AssertionError, match="closed"):
+        next(loader.epoch(0))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.timeout(120)
+def test_slots_are_not_filled_again_before_a_slow_gpu_has_used_them(betons):
+    with open_loader(plan_of(betons["mixed"], batch_size=2)) as loader:
+        expected = [images.clone() for images, _ in loader.epoch(0)]
+    with open_loader(plan_of(betons["mixed"], batch_size=2, device="cuda")) as loader:
+        for _ in range(3):      # slots are kept from one epoch to the next
+            clones = []
+            for images, _ in loader.epoch(0):
+                torch.cuda._sleep(50_000_000)       # the GPU falls behind; the clone waits in its queue
+                clones.append(images.clone())
+            assert all(torch.equal(a.cpu(), b) for a, b in zip(clones, expected, strict=True))
 
 
 class _Numbers(torch.utils.data.Dataset):

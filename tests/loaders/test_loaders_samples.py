@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import photo, write_beton
+from tiny_betons import photo, write_beton
 
 from loaders import open_loader
 from loaders.plan import LoaderPlan

@@ -28,7 +28,8 @@ def run(context: StageContext) -> Outcome:
     """
     config = context.config
     data = DataSettings.model_validate(config["data"])
-    splits = SplitSettings(val=data.val, test=data.test, seed=data.split_seed)
+    test = data.test if "test" in config["splits"] else 0.0     # a source needs no test split, and keeps its images
+    splits = SplitSettings(val=data.val, test=test, seed=data.split_seed)
     source = open_dataset(data.dataset, raw_path(data, context.raw), splits)
     subset = _subset(config["subset"], source, context.needs.get("ranking"))
     encoding = Encoding.model_validate(config["encoding"])
@@ -71,7 +72,7 @@ def _whole(file: Path) -> Manifest | None:
         return None
 
 
-def _progress(context: StageContext, split: str) -> Any:
+def _progress(context: StageContext, split: str) -> store.Progress:
     last = 0.0
 
     def report(done: int, total: int) -> None:

@@ -58,7 +58,7 @@ def test_shrinking_to_a_half_takes_the_mean_of_four():
     image = picture(5, 200, 120)
     blob = encode(as_file(image, "PNG"), Encoding(format="raw", max_resolution=100), "a", 0)
     mean = np.asarray(image, float).reshape(60, 2, 100, 2, 3).mean((1, 3))
-    assert np.abs(pixels(blob) - mean).max() <= 0.51
+    assert np.abs(pixels(blob) - mean).max() <= 1        # rounded twice: rows, then columns
 
 
 def test_jpeg_is_close_and_small_images_are_exact():

@@ -73,7 +73,7 @@ def test_no_file_no_manifest_and_a_manifest_that_is_none(beton: Path, tmp_path: 
     ("offset", 1, "does not fit")])
 def test_a_wrong_row_is_named_even_where_the_digest_was_made_to_fit(beton: Path, field: str, value: int, words: str):
     opened = open_beton(beton)
-    rows = opened.rows
+    rows = opened.rows.copy()
     rows[field][3] = value
     data = beton.read_bytes()
     first = data.index(opened.rows.tobytes())

@@ -1,0 +1,34 @@
+"""What a dataset is, and how one is opened: the contract of the files in `writers/datasets/`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from writers import names
+from writers.source import Source, SplitSettings
+
+__all__ = ["DatasetSpec", "SplitSettings", "open_dataset"]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What is known of a dataset before it is there."""
+
+    name: str
+    title: str
+    metric: Literal["top1", "mean_per_class"]
+    num_classes: int | None = None              # None: what the folders say
+    split_sizes: dict[str, int] = field(default_factory=dict)   # of the official splits, where there are some
+    licence: str = ""
+    citation: str = ""
+    where: str = ""                             # how a person gets it
+
+
+def open_dataset(name: str, path: Path, settings: SplitSettings) -> Source:
+    """Open the dataset `name`, whose images lie at `path`.
+
+    Raises UserError for an unknown name, and for what is not there or does not fit.
+    """
+    open_: Callable[[Path, SplitSettings], Source] = names.find("writers.datasets", name, "dataset").open
+    return open_(Path(path), settings)

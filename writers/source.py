@@ -1,0 +1,238 @@
+"""Images with labels, as they lie on disk: any tree of class folders, or an uncompressed tar of one, read where it lies.
+
+    train/cat/1.jpg  val/cat/2.jpg  test/cat/3.jpg      the splits as they are (also valid/, validation/)
+    cat/1.jpg  dog/2.jpg                                splits carved by a seeded draw
+
+Folders around such a tree (`caltech101/101_ObjectCategories/cat/1.jpg`) are passed over; so are files that are no images.
+"""
+
+import hashlib
+import os
+import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from writers.errors import UserError
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+ACCEPTED = ("Accepted: train/<class>/*.jpg with or without val/ and test/, or <class>/*.jpg; as a folder or as an "
+            "uncompressed .tar of it.")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One image: where it lies below the class folders' root (`train/cat/1.jpg`), and its label."""
+
+    key: str
+    label: int
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How splits are carved out of train where a tree has none: shares of each class's images, drawn by `seed`."""
+
+    val: float = 0.1
+    test: float = 0.0
+    seed: int = 0
+
+
+class Files(Protocol):
+    """The image files of a folder or an archive."""
+
+    def names(self) -> Sequence[str]:
+        """Paths below the root, with / between folders."""
+
+    def read(self, name: str) -> bytes:
+        """One file's bytes; may be called by several threads."""
+
+    def where(self, name: str) -> str:
+        """The file, in words for an error message."""
+
+
+@dataclass
+class Source:
+    """The images of one dataset: class names in label order, and each split's examples sorted by key."""
+
+    name: str
+    origin: str                         # the folder's or archive's own name
+    classes: list[str]
+    splits: dict[str, list[Example]]
+    files: Files = field(repr=False)
+    prefix: str = ""                    # folders around the tree
+
+    def read(self, example: Example) -> bytes:
+        """The image file's bytes. Raises OSError."""
+        return self.files.read(self.prefix + example.key)
+
+    def where(self, example: Example) -> str:
+        return self.files.where(self.prefix + example.key)
+
+
+def open_tree(path: Path, settings: SplitSettings, *, name: str, exclude: Collection[str] = (),
+              classes: Sequence[str] | None = None) -> Source:
+    """A tree of class folders, or a tar of one, without the classes `exclude`.
+
+    `classes`: the known classes in label order; others are refused, and those without a folder are left out. None: the
+    folders' names, sorted. Raises UserError for a tree without images, and for folders that do not fit the layout.
+    """
+    files = open_files(path)
+    prefix, names = _without_wrapping(files.names())
+    if not names:
+        raise UserError(f"{path} has no images in class folders.", ACCEPTED)
+    by_split = _given_splits(names, path)
+    found = {_class_of(key, split) for split, keys in by_split.items() for key in keys}
+    if isinstance(files, FolderFiles):
+        _refuse_empty_folders(path / prefix, found)
+    if classes is not None and (unknown := sorted(found - set(classes) - set(exclude))):
+        raise UserError(f"{path} has {len(unknown)} folders that are no classes of {name}, such as {unknown[0]}.",
+                        f"Its classes are {classes[0]}, {classes[1]}, ...")
+    kept = [folder for folder in (classes or sorted(found)) if folder in found and folder not in exclude]
+    label = {folder: number for number, folder in enumerate(kept)}
+    splits = {split: [Example(key, label[folder]) for key in sorted(keys) if (folder := _class_of(key, split)) in label]
+              for split, keys in by_split.items()}
+    train = splits.get("train") or splits.get("", [])
+    return Source(name, path.name, kept, carve(train, splits.get("val", []), splits.get("test", []), settings), files, prefix)
+
+
+def carve(train: list[Example], val: list[Example], test: list[Example], settings: SplitSettings) -> dict[str, list[Example]]:
+    """Carve what is missing of val and test out of train, class by class.
+
+    Which images go is a function of their keys and the seed alone, so that no image changes sides when others come or go
+    around it. At least one image of a class is left in train; a class of three or more gives at least one to each.
+    """
+    shares = (0.0 if test else settings.test, 0.0 if val else settings.val)
+    if not any(shares):
+        return {"train": train, "val": val, "test": test}
+    by_class = defaultdict(list)
+    for example in train:
+        by_class[example.label].append(example)
+    carved: tuple[list[Example], list[Example], list[Example]] = ([], [], [])
+    for examples in by_class.values():
+        examples.sort(key=lambda example: hashlib.sha256(f"{settings.seed}/split/{example.key}".encode()).digest())
+        num_left = len(examples) - 1
+        for part, share in zip(carved, shares, strict=False):
+            number = min(num_left, max(int(share * len(examples) + 0.5), int(share > 0 and len(examples) >= 3)))
+            num_left -= number
+            part += [examples.pop() for _ in range(number)]
+        carved[2].extend(examples)
+    new_test, new_val, left = (sorted(part, key=lambda example: example.key) for part in carved)
+    return {"train": left, "val": val or new_val, "test": test or new_test}
+
+
+def open_files(path: Path) -> Files:
+    """The images below a folder, or in an uncompressed tar. Raises UserError for anything else."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return FolderFiles(path)
+        if path.is_file():
+            return TarFiles(path)
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from error
+    raise UserError(f"There is no folder or archive {path}.", ACCEPTED)
+
+
+class FolderFiles:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names = list(_walk(str(root), ""))
+
+    def names(self) -> Sequence[str]:
+        return self._names
+
+    def read(self, name: str) -> bytes:
+        return (self._root / name).read_bytes()
+
+    def where(self, name: str) -> str:
+        return str(self._root / name)
+
+
+class TarFiles:
+    """Members are read by their place in the archive; nothing is unpacked."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._members: dict[str, tuple[int, int]] = {}
+        try:
+            with tarfile.open(path, "r:") as archive:
+                for member in archive:
+                    name = PurePosixPath(member.name)
+                    if name.is_absolute() or ".." in name.parts:
+                        raise UserError(f"{path} names a file outside itself: {member.name}", "Do not trust this archive.")
+                    if member.isfile() and _is_image(name.name):
+                        self._members[str(name)] = (member.offset_data, member.size)
+        except tarfile.TarError as error:
+            raise UserError(f"{path} is not a whole, uncompressed tar archive: {error}", ACCEPTED) from error
+        self._file = path.open("rb")
+
+    def names(self) -> Sequence[str]:
+        return list(self._members)
+
+    def read(self, name: str) -> bytes:
+        offset, size = self._members[name]
+        data = os.pread(self._file.fileno(), size, offset)
+        if len(data) != size:
+            raise OSError(f"the archive ends inside {name}")
+        return data
+
+    def where(self, name: str) -> str:
+        return f"{self._path}:{name}"
+
+
+def _walk(folder: str, prefix: str) -> Iterator[str]:
+    """Image files below `folder`, hidden ones left out."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                if not entry.name.startswith("."):
+                    yield from _walk(entry.path, f"{prefix}{entry.name}/")
+            elif _is_image(entry.name):
+                yield prefix + entry.name
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
+
+
+def _without_wrapping(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Strip folders that hold everything, as long as class folders remain; files beside class folders are passed over."""
+    prefix = ""
+    inner = [name for name in names if "/" in name]
+    while inner:
+        first = inner[0].split("/", 1)[0]
+        wraps = first not in SPLIT_FOLDERS and all(name.startswith(f"{first}/") for name in inner)
+        deeper = [name[len(first) + 1:] for name in inner if name.count("/") > 1]
+        if not wraps or not deeper:
+            break
+        prefix, inner = f"{prefix}{first}/", deeper
+    return prefix, inner
+
+
+def _given_splits(names: Sequence[str], path: Path) -> dict[str, list[str]]:
+    """Keys by split; all under "" where the tree has class folders at its top."""
+    top = Counter(name.split("/", 1)[0] for name in names)
+    if "train" not in top:
+        return {"": list(names)}
+    if strangers := sorted(set(top) - set(SPLIT_FOLDERS)):
+        raise UserError(f"{path} has images in {strangers[0]}/ beside train/; its splits are unclear.", ACCEPTED)
+    by_split: dict[str, list[str]] = {}
+    for name in names:
+        if name.count("/") > 1:
+            by_split.setdefault(SPLIT_FOLDERS[name.split("/", 1)[0]], []).append(name)
+    return by_split
+
+
+def _class_of(key: str, split: str) -> str:
+    return key.split("/", 2)[1 if split else 0]
+
+
+def _refuse_empty_folders(root: Path, found: Collection[str]) -> None:
+    """A class folder without images is a mistake of copying or unpacking; better said now than seen in the results."""
+    folder = root / "train" if (root / "train").is_dir() else root
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in found:
+            raise UserError(f"The class folder {entry} has no images.", "Fill it or remove it.")

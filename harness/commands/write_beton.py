@@ -1,7 +1,7 @@
 """Write a dataset, or a subset of its classes, as beton files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -61,8 +61,8 @@ def command(source: Path | None, dataset: str | None, subset_name: str | None, s
 
 
 def _write(source: Path | None, dataset: str | None, subset_name: str | None, splits: tuple[str, ...], out: Path | None,
-           folders: Folders, *, val_share: float, test_share: float, seed: int, threads: int | None, on_error: str,
-           format_: str, **encoding_options: Any) -> list[tuple[Path, "Manifest"]]:
+           folders: Folders, *, val_share: float, test_share: float, seed: int, threads: int | None,
+           on_error: Literal["fail", "skip"], format_: str, **encoding_options: Any) -> list[tuple[Path, "Manifest"]]:
     from writers.dataset import SplitSettings, open_dataset
     from writers.write import write_split
 

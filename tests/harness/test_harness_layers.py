@@ -15,7 +15,7 @@ LEVELS = (
     {"cli", "commands"},
     {"executor", "display", "launcher", "launchers", "worker", "self_test", "catalogue"},
     {"stages"},
-    {"train", "methods", "scores", "models", "report"},
+    {"train", "method", "methods", "scores", "model", "models", "report"},
     {"recipe", "recipe_check", "matrix", "stage", "result", "settings", "timer", "checkpoint", "distributed", "done",
      "disk", "lock", "environment", "folders", "console"},
 )

@@ -4,7 +4,6 @@ A person's mistake ends in one or two red lines and exit code 2; an interruption
 traceback and 1. Commands import what they need when they run, so that `harness --help` stays instant.
 """
 
-import os
 import sys
 from typing import Any, NoReturn
 
@@ -65,9 +64,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.secho("Interrupted.", fg="yellow", err=True)
         code = 130
-    except BrokenPipeError:         # the reader of our output has had enough: `harness ls | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except OSError as error:
         from harness import disk
 

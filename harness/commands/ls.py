@@ -5,7 +5,7 @@ import json
 import click
 
 
-@click.command(short_help="List datasets, subsets, models, methods, recipes, ...")
+@click.command(short_help="List the names there are: datasets, models and so on.")
 @click.argument("kind", required=False, metavar="[datasets|subsets|models|methods|backends|launchers|recipes]")
 @click.option("--json", "as_json", is_flag=True, help="For programs: {kind: {name: line}}.")
 def command(kind: str | None, as_json: bool) -> None:

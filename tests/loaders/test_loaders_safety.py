@@ -1,9 +1,12 @@
 """Nothing hangs, nothing is left behind: damaged images, loops left early, many loaders, two at once, forks."""
 
 import gc
+import hashlib
+import json
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 
@@ -18,14 +21,17 @@ from writers.errors import UserError
 ROOT = Path(__file__).parents[2]
 
 
-def our_threads() -> list[str]:
-    """Threads that are still there after they had a moment to end."""
-    for _ in range(100):
-        names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-        if not names:
-            break
-        threading.Event().wait(0.02)
-    return names
+@pytest.fixture
+def new_threads() -> Callable[[], list[threading.Thread]]:
+    """Threads that were not there before the test and are still there after they had a moment to end."""
+    before = set(threading.enumerate())
+
+    def new_threads() -> list[threading.Thread]:
+        for thread in set(threading.enumerate()) - before:
+            thread.join(2)
+        return [thread for thread in threading.enumerate() if thread not in before]
+
+    return new_threads
 
 
 def plan_of(beton: Path, **changes: object) -> LoaderPlan:
@@ -38,7 +44,7 @@ def plan_of(beton: Path, **changes: object) -> LoaderPlan:
     ("ffcv", "zeros"), ("ffcv", "cut short"), ("ffcv", "ends inside"),
     ("reference", "zeros"), ("reference", "cut short"),
 ])      # Pillow takes an early end-of-image marker for a good one
-def test_a_corrupt_jpeg_is_an_error_that_names_it(tmp_path, backend, spoil):
+def test_a_corrupt_jpeg_is_an_error_that_names_it(tmp_path, backend, spoil, new_threads):
     images = [photo(90, 70, seed=number) for number in range(10)]
     blobs = [jpeg(image) for image in images]
     size = len(blobs[6])
@@ -52,7 +58,7 @@ def test_a_corrupt_jpeg_is_an_error_that_names_it(tmp_path, backend, spoil):
             next(batches)
         with pytest.raises(StopIteration):
             next(batches)
-    assert not our_threads()
+    assert not new_threads()
 
 
 def test_bytes_that_a_camera_left_before_the_end_are_no_error(tmp_path):
@@ -75,7 +81,7 @@ def test_an_exception_in_the_thread_reaches_the_consumer(betons, monkeypatch):
 
 
 @pytest.mark.timeout(60)
-def test_loops_left_early_leave_no_thread_and_no_memory(betons):
+def test_loops_left_early_leave_no_thread_and_no_memory(betons, new_threads):
     def open_and_leave(times: int) -> None:
         for number in range(times):
             loader = open_loader(plan_of(betons["raw"], resolution=200, num_threads=3))
@@ -91,7 +97,7 @@ def test_loops_left_early_leave_no_thread_and_no_memory(betons):
     before = _resident_bytes()
     open_and_leave(30)
     gc.collect()
-    assert not our_threads()
+    assert not new_threads()
     assert _resident_bytes() < before + 12 * 2**20      # one loader's slots: 4 * 4 * 200 * 200 * 3 = 1.9 MB; 30: 58 MB
 
 
@@ -114,11 +120,11 @@ def test_an_epoch_ends_when_the_next_one_starts(betons):
 
 
 @pytest.mark.timeout(60)
-def test_an_error_in_the_loop_ends_the_epoch(betons):
+def test_an_error_in_the_loop_ends_the_epoch(betons, new_threads):
     with pytest.raises(KeyboardInterrupt), open_loader(plan_of(betons["raw"])) as loader, loader.epoch(0) as batches:
         for _ in batches:
             raise KeyboardInterrupt
-    assert not our_threads()
+    assert not new_threads()
 
 
 @pytest.mark.timeout(60)
@@ -193,46 +199,50 @@ def test_beside_a_torch_dataloader_with_forked_workers(betons):
         assert len(list(batches)) == 8
 
 
-def test_thread_counts_of_torch_are_left_alone(betons):
-    script = ("import torch; torch.set_num_threads(3)\n"
-              "from pathlib import Path; from loaders import open_loader; from loaders.plan import LoaderPlan\n"
-              "import sys; loader = open_loader(LoaderPlan(Path(sys.argv[1]), 4, 8, num_threads=2))\n"
-              "list(loader.epoch(0))\n"
-              "assert torch.get_num_threads() == 3, torch.get_num_threads()")
-    subprocess.run([sys.executable, "-c", script, betons["raw"]], cwd=ROOT, check=True, timeout=60)
+SCRIPT = """
+import hashlib, json, sys, torch
+torch.set_num_threads(3)
+from loaders import decode, open_loader
+from loaders.plan import LoaderPlan
+loader = open_loader(LoaderPlan(sys.argv[1], 5, 20, augment="random_resized_crop", order="random", num_threads=2))
+digest = hashlib.sha256()
+for images, labels in loader.epoch(6):
+    digest.update(images.permute(0, 2, 3, 1).numpy().tobytes() + labels.numpy().tobytes())
+stats = decode._decode_images.stats
+print(json.dumps({"threads": torch.get_num_threads(), "digest": digest.hexdigest(),
+                  "loaded": sum(stats.cache_hits.values()), "compiled": sum(stats.cache_misses.values())}))
+left = loader.epoch(7)
+next(left)
+"""
 
 
-def test_a_process_that_ends_in_the_middle_of_an_epoch_ends(betons):
-    script = ("from pathlib import Path; from loaders import open_loader; from loaders.plan import LoaderPlan\n"
-              "import sys; loader = open_loader(LoaderPlan(Path(sys.argv[1]), 4, 8, num_threads=2))\n"
-              "batches = loader.epoch(0); next(batches); print('left')")
-    ended = subprocess.run([sys.executable, "-c", script, betons["raw"]], cwd=ROOT, check=True, timeout=60,
-                           capture_output=True, text=True)
-    assert (ended.stdout, ended.stderr) == ("left\n", "")
+@pytest.fixture(scope="module")
+def processes(betons, tmp_path_factory) -> list[dict]:
+    """What two processes say, one after the other, with a new folder for compiled code; each ends inside an epoch."""
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")), "PATH": "/usr/bin:/bin"}
+    said = []
+    for _ in range(2):
+        ended = subprocess.run([sys.executable, "-c", SCRIPT, betons["mixed"]], cwd=ROOT, env=environment, timeout=100,
+                               capture_output=True, text=True, check=True)
+        assert ended.stderr == ""
+        said.append(json.loads(ended.stdout))
+    return said
 
 
-def test_same_epoch_in_another_process(betons):
-    script = ("import hashlib, sys; from pathlib import Path; from loaders import open_loader\n"
-              "from loaders.plan import LoaderPlan\n"
-              "plan = LoaderPlan(Path(sys.argv[1]), 5, 20, augment='random_resized_crop', order='random', seed=3)\n"
-              "digest = hashlib.sha256()\n"
-              "for images, labels in open_loader(plan).epoch(6):\n"
-              "    digest.update(images.permute(0, 2, 3, 1).numpy().tobytes() + labels.numpy().tobytes())\n"
-              "print(digest.hexdigest())")
-    digests = {subprocess.run([sys.executable, "-c", script, betons["mixed"]], cwd=ROOT, check=True, timeout=60,
-                              capture_output=True, text=True).stdout for _ in range(2)}
-    assert len(digests) == 1 and len(digests.pop()) == 65
+def test_the_second_process_compiles_nothing(processes):
+    assert [(said["loaded"], said["compiled"]) for said in processes] == [(0, 1), (1, 0)]
 
 
-def test_the_second_process_compiles_nothing(betons, tmp_path):
-    script = ("from pathlib import Path; from loaders import decode, open_loader; from loaders.plan import LoaderPlan\n"
-              "import sys; list(open_loader(LoaderPlan(Path(sys.argv[1]), 4, 8)).epoch(0))\n"
-              "stats = decode._decode_images.stats\n"
-              "print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))")
-    environment = {"NUMBA_CACHE_DIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    runs = [subprocess.run([sys.executable, "-c", script, betons["mixed"]], cwd=ROOT, check=True, timeout=100,
-                           env=environment, capture_output=True, text=True).stdout.split() for _ in range(2)]
-    assert runs == [["0", "1"], ["1", "0"]]     # hits and misses
+def test_another_process_gives_the_same_epoch(processes, betons):
+    digest = hashlib.sha256()
+    with open_loader(LoaderPlan(betons["mixed"], 5, 20, augment="random_resized_crop", order="random")) as loader:
+        for images, labels in loader.epoch(6):
+            digest.update(images.permute(0, 2, 3, 1).numpy().tobytes() + labels.numpy().tobytes())
+    assert [said["digest"] for said in processes] == [digest.hexdigest()] * 2
+
+
+def test_torchs_thread_count_is_left_alone(processes):
+    assert [said["threads"] for said in processes] == [3, 3]
 
 
 def test_no_folder_for_compiled_code_is_no_error(monkeypatch):

@@ -3,8 +3,10 @@
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+Cell = tuple[str, ...]      # where in the matrix a number stands, apart from its seed: (target, eps)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Difference:
     """Setting minus baseline: averaged over `cells` within each seed, then estimated over seeds."""
 
     estimate: Estimate
-    cells: tuple[Hashable, ...]
+    cells: tuple[Cell, ...]
 
 
 def estimate(values: Iterable[float]) -> Estimate:
@@ -43,20 +45,20 @@ def estimate(values: Iterable[float]) -> Estimate:
                     num_seeds=len(numbers))
 
 
-def paired_difference(values: Mapping[tuple[int, Hashable], float],
-                      baseline: Mapping[tuple[int, Hashable], float]) -> Difference | None:
+def paired_difference(values: Mapping[tuple[int, Cell], float],
+                      baseline: Mapping[tuple[int, Cell], float]) -> Difference | None:
     """`values - baseline`, both keyed by (seed, cell); None where no seed has one cell on both sides.
 
     The seed is what was repeated, so each seed gives one number: its mean difference over the cells (eps, targets).
     All seeds must speak of the same cells: the largest set that some seed has; seeds that lack a part of it wait.
     """
-    by_seed: defaultdict[int, dict[Hashable, float]] = defaultdict(dict)
+    by_seed: defaultdict[int, dict[Cell, float]] = defaultdict(dict)
     for (seed, cell), value in values.items():
         if (seed, cell) in baseline:
             by_seed[seed][cell] = value - baseline[seed, cell]
     if not by_seed:
         return None
-    cells = max((tuple(sorted(differences, key=str)) for differences in by_seed.values()), key=lambda c: (len(c), str(c)))
+    cells = max((tuple(sorted(differences)) for differences in by_seed.values()), key=lambda cells: (len(cells), cells))
     means = [statistics.fmean(differences[cell] for cell in cells)
              for _, differences in sorted(by_seed.items()) if set(cells) <= set(differences)]
     return Difference(estimate(means), cells)
@@ -75,3 +77,19 @@ def t_quantile_975(degrees_of_freedom: int) -> float:
     z, n = _Z_975, degrees_of_freedom
     return (z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
             + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3))
+
+
+def is_near_chance(top1: float, num_answers: int | None, num_images: int) -> bool:
+    """Whether `top1` lies below chance plus three binomial standard errors, chance being 1 / num_answers."""
+    if not num_answers or num_images < 1:
+        return False
+    chance = 1 / num_answers
+    return top1 <= chance + 3 * math.sqrt(chance * (1 - chance) / num_images)
+
+
+def difference_noise(top1: float, num_images: int) -> float:
+    """1.96 standard errors of the difference of two accuracies near `top1` on so many images each.
+
+    For independent images; two models on the same images differ by less than that wherever their errors coincide.
+    """
+    return _Z_975 * math.sqrt(2 * top1 * (1 - top1) / num_images) if num_images else 1.0

@@ -1,4 +1,4 @@
-"""Rows to plots: SVG text for the inside of a page. Colours are the page's own (CSS variables), so they follow its theme.
+"""Rows to plots: SVG text for the inside of a page. Colours are the page's own CSS variables and follow its theme.
 
 The same rows give the same bytes: no dates, ids from names. Labels that come from people stay out of the SVG; the page
 writes them beside it.
@@ -7,7 +7,9 @@ writes them beside it.
 import io
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -52,8 +54,8 @@ class Panel:
 
 
 def transfer_panels(recipe: Recipe, rows: Sequence[TransferRow]) -> list[Panel]:
-    """Figure 1 of the poster: for each arch and target, its metric against eps; colour is subset, line style is method."""
-    panels = []
+    """Figure 1 of the poster: for each arch and target, its metric against eps; a colour a subset, a dash a method."""
+    panels: list[Panel] = []
     for arch in recipe.archs:
         for target in recipe.targets:
             mine = [row for row in rows if (row.arch, row.target) == (arch, target.label)]
@@ -69,11 +71,11 @@ def transfer_panels(recipe: Recipe, rows: Sequence[TransferRow]) -> list[Panel]:
 
 
 def _transfer_svg(recipe: Recipe, rows: Sequence[TransferRow], chance: float | None, name: str) -> str:
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, "svg.hashsalt": name}):
+    with _style(name):
         figure, axes = _blank(3.5, 2.5)
         lines = [(subset_index, method) for method in recipe.methods for subset_index in range(len(recipe.subsets))]
         for line_index, (subset_index, method) in enumerate(lines):
-            # With one eps there is no line to follow: the points stand side by side. Otherwise they keep close to their eps.
+            # With one eps there is no line to follow: the points stand side by side. Else they keep close to their eps.
             width = 0.6 if len(recipe.eps) == 1 else 0.12
             shift = width * ((line_index + 0.5) / len(lines) - 0.5)
             _draw_line(axes, recipe, [row for row in rows if (row.subset, row.method) ==
@@ -121,7 +123,7 @@ def class_panel(rows: Sequence[ClassRow], subsets: Sequence[str]) -> Panel | Non
     if not ranked:
         return None
     name = "ranking"
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, "svg.hashsalt": name}):
+    with _style(name):
         figure, axes = _blank(7.2, 2.3)
         size = 26 if len(ranked) <= 120 else 10
         for index, subset in [(None, None), *enumerate(subsets)]:
@@ -137,8 +139,15 @@ def class_panel(rows: Sequence[ClassRow], subsets: Sequence[str]) -> Panel | Non
         axes.set_xlabel("class, hardest first")
         axes.set_ylabel("reference accuracy, %")
         svg = _to_svg(figure, name)
-    return Panel(name, "Every class by reference accuracy", "", "Reference accuracy of every class, hardest first, with "
-                 "the classes that subsets leave out marked; the table below holds those", svg)
+    return Panel(name, "Every class by reference accuracy", "", "Reference accuracy of every class, hardest first; "
+                 "those that subsets leave out are marked, and listed in the table below", svg)
+
+
+def _style(name: str) -> AbstractContextManager[None]:
+    """matplotlib as it comes plus _STYLE: a person's own matplotlibrc changes nothing here."""
+    settings: Any = {**matplotlib.rcParamsDefault, **_STYLE, "svg.hashsalt": name}
+    settings.pop("backend", None)
+    return matplotlib.rc_context(settings)
 
 
 def _blank(width: float, height: float) -> tuple[Figure, Axes]:
@@ -156,7 +165,8 @@ def _to_svg(figure: Figure, name: str) -> str:
     svg = svg[svg.index("<svg"):]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\s(xmlns|xmlns:xlink|version)="[^"]*"', "", svg)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
+    for size in ("width", "height"):        # the page decides; the viewBox keeps the shape
+        svg = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)

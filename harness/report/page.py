@@ -14,6 +14,7 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from harness.report import answer, figures, rows, run_tables, tables
+from harness.report.effects import DifferenceRow, Effect, effects
 from harness.report.table import escape_markdown, to_csv, to_markdown
 from harness.result import Result, write_atomically
 from harness.settings import Recipe
@@ -32,13 +33,14 @@ class Report:
     transfer: list[rows.TransferRow]
     grid: list[rows.GridRow]
     classes: list[rows.ClassRow]
-    subsets_written: tuple[str, ...]
+    subsets_written: list[str]
     timing: list[rows.TimingRow]
     betons: list[rows.BetonRow]
     stages: list[rows.StageRow]
     environment: list[rows.EnvironmentRow]
-    effects: list[answer.Effect]
+    effects: list[Effect]
     sentences: list[str]
+    caveats: list[str]
 
 
 def write(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str], out: Path,
@@ -63,19 +65,23 @@ def write(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str], 
         for name, text in files.items():
             write_atomically(out / name, text.encode())
     except OSError as error:
-        raise UserError(f"The report cannot be written to {out}: {error.strerror}.", "Choose another folder: --out DIR") from error
+        raise UserError(f"The report cannot be written to {out}: {error.strerror}.",
+                        "Choose another folder: --out DIR") from error
     return out / next(iter(files))
 
 
 def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str]) -> Report:
+    """The rows and sentences of a report. A result that is given twice counts once."""
+    results = list({result.key: result for result in results}.values())
     accuracy, transfer = rows.accuracy_rows(recipe, results), rows.transfer_rows(recipe, results)
-    effects = answer.effects(accuracy, transfer)
+    differences = effects(accuracy, transfer)
     return Report(recipe=recipe, unfinished=tuple(sorted(unfinished)), accuracy=accuracy, transfer=transfer,
                   grid=rows.grid_rows(recipe, results), classes=rows.class_rows(recipe, results),
-                  subsets_written=tuple(rows.kept_classes(recipe, results)), timing=rows.timing_rows(recipe, results),
+                  subsets_written=list(rows.kept_classes(recipe, results)), timing=rows.timing_rows(recipe, results),
                   betons=rows.beton_rows(recipe, results), stages=rows.stage_rows(recipe, results),
-                  environment=rows.environment_rows(results), effects=effects,
-                  sentences=answer.sentences(accuracy, transfer, effects))
+                  environment=rows.environment_rows(results), effects=differences,
+                  sentences=answer.answers(accuracy, transfer, differences),
+                  caveats=answer.caveats(accuracy, transfer))
 
 
 def to_html(report: Report) -> str:
@@ -94,7 +100,7 @@ def to_html(report: Report) -> str:
 def to_report_markdown(report: Report) -> str:
     words = _words(report)
     parts = [f"# {escape_markdown(words['title'])}"]
-    parts += [escape_markdown(sentence) for sentence in report.sentences]
+    parts += [escape_markdown(sentence) for sentence in (*report.sentences, *report.caveats)]
     if report.unfinished:
         names = "\n".join(f"- {escape_markdown(name)}" for name in report.unfinished)
         parts.append(f"{len(report.unfinished)} of {words['num_stages']} stages have no result yet:\n\n{names}")
@@ -111,56 +117,31 @@ def to_report_markdown(report: Report) -> str:
 
 def to_csv_files(report: Report) -> dict[str, str]:
     """File name -> text. One line for each row that was measured; averages can be made from them."""
-    effects = [EffectLine.of(effect) for effect in report.effects]
     return {"accuracy.csv": to_csv(rows.AccuracyRow, report.accuracy),
             "transfer.csv": to_csv(rows.TransferRow, report.transfer),
             "transfer_grid.csv": to_csv(rows.GridRow, report.grid),
-            "differences.csv": to_csv(EffectLine, effects),
+            "differences.csv": to_csv(DifferenceRow, [DifferenceRow.of(effect) for effect in report.effects]),
             "classes.csv": to_csv(rows.ClassRow, report.classes),
             "timing.csv": to_csv(rows.TimingRow, report.timing),
             "betons.csv": to_csv(rows.BetonRow, report.betons),
             "stages.csv": to_csv(rows.StageRow, report.stages),
             "environment.csv": to_csv(rows.EnvironmentRow, report.environment),
-            "unfinished.csv": to_csv(UnfinishedLine, [UnfinishedLine(name) for name in report.unfinished])}
-
-
-@dataclass(frozen=True)
-class EffectLine:
-    """An Effect as a line of CSV: `difference` and `half_width_95` are differences of fractions."""
-
-    arch: str
-    axis: str
-    setting: str
-    baseline: str
-    measure: str
-    over: tuple[str, ...]
-    difference: float
-    sd: float | None
-    half_width_95: float | None
-    num_seeds: int
-
-    @classmethod
-    def of(cls, effect: answer.Effect) -> "EffectLine":
-        return cls(effect.arch, effect.axis, effect.setting, effect.baseline, effect.measure,
-                   tuple(f"{axis}={value}" for axis, values in effect.over for value in values), effect.estimate.mean,
-                   effect.estimate.sd, effect.estimate.half_width, effect.estimate.num_seeds)
-
-
-@dataclass(frozen=True)
-class UnfinishedLine:
-    stage: str
+            "unfinished.csv": to_csv(rows.UnfinishedRow, [rows.UnfinishedRow(name) for name in report.unfinished])}
 
 
 def _words(report: Report) -> dict[str, Any]:
     """The tables and facts that every form of the report shows."""
     recipe = report.recipe
     averaged = [effect for effect in report.effects if effect.axis == "eps" or len(recipe.eps) == 1
-                or len(dict(effect.over).get("eps", ())) > 1]
+                or len(effect.over.get("eps", ())) > 1]
     removed = [row for row in report.classes if row.removed_by]
+    subsets = [subset.name for subset in recipe.subsets]
     return {"title": recipe.question or recipe.name, "accuracy": tables.accuracy_tables(recipe, report.accuracy),
             "effects": run_tables.effects_table(averaged), "transfer": tables.transfer_table(recipe, report.transfer),
-            "classes": tables.class_table(report.classes, [subset.name for subset in recipe.subsets]),
-            "num_removed": len(removed), "leaving": {row.removed_by[0] for row in removed}, "timing": run_tables.timing_tables(report.timing),
+            "classes": tables.class_table(report.classes, subsets),
+            "subsets_unwritten": [name for name in subsets if name not in report.subsets_written],
+            "num_removed": len(removed), "leaving": {row.removed_by[0] for row in removed},
+            "timing": run_tables.timing_tables(report.timing),
             "betons": run_tables.beton_table(report.betons), "kinds": run_tables.kinds_table(report.stages),
             "environment": run_tables.environment_table(report.environment),
             "stages": run_tables.stages_table(report.stages), "facts": _facts(report),
@@ -173,13 +154,14 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         return []
     commonest = {row.name: row.value for row in reversed(report.environment)}
     machine = commonest.get("gpu")
-    if machine in (None, "None"):
+    if machine in (None, "none"):
         machine = commonest.get("cpu")
-    software = [f"{name} {commonest[f'packages.{name}']}" for name in ("torch", "ffcv") if f"packages.{name}" in commonest]
+    versions = [(name, commonest.get(f"packages.{name}")) for name in ("torch", "ffcv")]
     seeds = ", ".join(map(str, report.recipe.seeds))
     facts = [("stages", f"{len(report.stages)} of {len(report.stages) + len(report.unfinished)} done"),
              ("computing time", run_tables.duration(sum(row.wall_s for row in report.stages))),
-             ("seeds" if len(report.recipe.seeds) > 1 else "seed", seeds), ("on", machine or ""), ("with", ", ".join(software)),
+             ("seeds" if len(report.recipe.seeds) > 1 else "seed", seeds), ("on", machine or ""),
+             ("with", ", ".join(f"{name} {version}" for name, version in versions if version)),
              ("begun", min(row.started_at for row in report.stages)[:10])]
     return [(name, value) for name, value in facts if value]
 
@@ -188,16 +170,16 @@ def _legend(recipe: Recipe) -> dict[str, Any]:
     series = [{"name": subset.name, "colour": index % figures.NUM_COLOURS + 1,
                "sign": figures.MARKER_SIGNS[index % len(figures.MARKER_SIGNS)]}
               for index, subset in enumerate(recipe.subsets)]
-    dashes = {"-": "none", "--": "5 3", ":": "1.5 2.5", "-.": "6 2.5 1.5 2.5"}
+    dashes = {"-": "", "--": "5 3", ":": "1.5 2.5", "-.": "6 2.5 1.5 2.5"}
     return {"series": series, "methods": [{"name": method, "dash": dashes[figures.line_style(recipe, method)]}
                                           for method in recipe.methods]}
 
 
 def _yaml(recipe: Recipe) -> str:
     text = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = None
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.width = 110
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = None                  # innermost lists and mappings on one line
+    yaml.sort_base_mapping_type_on_output = False   # the order of the settings
+    yaml.width = 160
     yaml.dump(recipe.model_dump(mode="json"), text)
     return text.getvalue()

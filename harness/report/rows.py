@@ -150,6 +150,13 @@ class EnvironmentRow:
     num_stages: int
 
 
+@dataclass(frozen=True)
+class UnfinishedRow:
+    """The name of a stage that has no result yet."""
+
+    stage: str
+
+
 def accuracy_rows(recipe: Recipe, results: Sequence[Result]) -> list[AccuracyRow]:
     by_key = {result.key: result for result in results}
     rows = []
@@ -211,7 +218,7 @@ def kept_classes(recipe: Recipe, results: Sequence[Result]) -> dict[str, tuple[s
     by_key = {result.key: result for result in results if result.kind == "write"}
     by_subset = {result.axes.get("subset"): tuple(result.metrics["classes"])
                  for result in by_key.values() if result.axes.get("dataset") == recipe.source.label}
-    for model in results:       # a subset that equals another one shares its write stage, and that bears the other's name
+    for model in results:       # a subset equal to another one shares its write stage, which bears the other's name
         if model.kind == "pretrain" and "role" not in model.axes and model.needs.get("data") in by_key:
             by_subset[model.axes["subset"]] = tuple(by_key[model.needs["data"]].metrics["classes"])
     return {subset.name: by_subset[subset.name] for subset in recipe.subsets if subset.name in by_subset}
@@ -223,12 +230,12 @@ def timing_rows(recipe: Recipe, results: Sequence[Result]) -> list[TimingRow]:
         for result in _of_kind(recipe, results, kind):
             timing = result.timing
             if per_step_ms := timing.get("per_step_ms"):
-                rows.append(TimingRow(
-                    kind=kind, name=result.name, **{f"{span}_ms": per_step_ms.get(span, 0.0) for span in SPANS},
-                    **{name: timing.get(name) for name in (
-                        "num_steps", "train_s", "eval_s", "checkpoint_s", "startup_s", "img_per_s",
-                        "replay_img_per_s", "fed", "data_wait_fraction")},
-                    verdict=timing.get("verdict", ""), key=result.key))
+                measured: dict[str, Any] = {f"{span}_ms": per_step_ms.get(span, 0.0) for span in SPANS}
+                measured |= {name: timing.get(name) for name in (
+                    "num_steps", "train_s", "eval_s", "checkpoint_s", "startup_s", "img_per_s", "replay_img_per_s",
+                    "fed", "data_wait_fraction")}
+                rows.append(TimingRow(kind=kind, name=result.name, **measured, verdict=timing.get("verdict", ""),
+                                      key=result.key))
     return rows
 
 
@@ -258,7 +265,7 @@ def environment_rows(results: Sequence[Result]) -> list[EnvironmentRow]:
 
 
 def _of_kind(recipe: Recipe, results: Sequence[Result], kind: str) -> list[Result]:
-    """In the recipe's order, whatever the order in which stages finished; each key once."""
+    """In the recipe's order, whatever the order in which stages finished."""
     places = {"arch": recipe.archs, "target": [target.label for target in recipe.targets],
               "method": list(recipe.methods), "subset": [subset.name for subset in recipe.subsets]}
 
@@ -267,7 +274,7 @@ def _of_kind(recipe: Recipe, results: Sequence[Result], kind: str) -> list[Resul
         place = [names.index(axes[axis]) if axes.get(axis) in names else len(names) for axis, names in places.items()]
         return (*place, axes.get("eps") or 0.0, axes.get("seed") or 0, result.name, result.key)
 
-    return sorted({result.key: result for result in results if result.kind == kind}.values(), key=order)
+    return sorted((result for result in results if result.kind == kind), key=order)
 
 
 def _model_axes(result: Result) -> dict[str, Any]:
@@ -288,4 +295,10 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
         if isinstance(item, Mapping):
             yield from _flatten(item, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", ", ".join(map(str, item)) if isinstance(item, list | tuple) else str(item)
+            yield f"{prefix}{name}", ", ".join(map(str, item)) if isinstance(item, list | tuple) else _plain(item)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)

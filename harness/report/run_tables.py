@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from harness.report.answer import MEASURES, Effect
+from harness.report.effects import MEASURES, Effect
 from harness.report.rows import SPANS, BetonRow, EnvironmentRow, StageRow, TimingRow
 from harness.report.table import Cell, Column, Table
 
@@ -14,7 +14,8 @@ _VALUES_SHOWN = 4
 def effects_table(effects: Sequence[Effect]) -> Table:
     """The differences behind the opening sentences, averaged over everything else within a seed."""
     archs = dict.fromkeys(effect.arch for effect in effects)
-    columns = [Column("change", numeric=False), Column("measured", numeric=False), Column("averaged over", numeric=False),
+    columns = [Column("change", numeric=False), Column("measured", numeric=False),
+               Column("averaged over", numeric=False),
                Column("difference", hint="percentage points"), Column("95 % interval", hint="t interval over seeds"),
                Column("seeds")]
     lines = []
@@ -23,7 +24,7 @@ def effects_table(effects: Sequence[Effect]) -> Table:
         prefix = "eps " if effect.axis == "eps" else ""
         change = f"{arch}{prefix}{effect.setting} instead of {effect.baseline}"
         measure = MEASURES.get(effect.measure, effect.measure)
-        over = "; ".join(f"{axis} {', '.join(values)}" for axis, values in effect.over)
+        over = "; ".join(f"{axis} {', '.join(values)}" for axis, values in effect.over.items())
         half = effect.estimate.half_width
         low, high = (effect.estimate.mean - (half or 0), effect.estimate.mean + (half or 0))
         lines.append((
@@ -49,7 +50,8 @@ def timing_tables(rows: Sequence[TimingRow]) -> list[Table]:
             longest = max(sum(row.spans_ms) for row in mine) or 1.0
             tables.append(Table(f"timing-{kind}", title, (
                 Column("run", numeric=False), Column("a step, ms", numeric=False, hint="mean over the run's steps"),
-                Column("images/s", hint="end to end"), Column("replayed", hint="images/s on a batch already on the device"),
+                Column("images/s", hint="end to end"),
+                Column("replayed", hint="images/s on a batch already on the device"),
                 Column("fed", hint="images/s end to end as a share of replayed"),
                 Column("waits", hint="share of the step spent waiting for data")),
                 tuple(_timing_line(row, longest) for row in mine)))
@@ -69,18 +71,21 @@ def beton_table(rows: Sequence[BetonRow]) -> Table:
                Column("classes"), Column("images"), Column("MB"), Column("sha256", numeric=False))
     return Table("betons", "Files the models read", columns, tuple((
         Cell(row.dataset, sort=row.dataset), Cell(row.subset, sort=row.subset), Cell(row.split, sort=row.split),
-        _number(row.num_classes), _number(row.num_images), Cell(f"{row.size_bytes / 1e6:,.1f}", sort=float(row.size_bytes)),
+        _number(row.num_classes), _number(row.num_images),
+        Cell(f"{row.size_bytes / 1e6:,.1f}", sort=float(row.size_bytes)),
         Cell(row.sha256[:12], sort=row.sha256)) for row in rows))
 
 
 def kinds_table(rows: Sequence[StageRow]) -> Table:
     """How many stages of each kind are done, and the time they took."""
     lines = []
-    for kind in [*dict.fromkeys(row.kind for row in rows), None]:
-        times = [row.wall_s for row in rows if kind is None or row.kind == kind]
-        if times:
-            lines.append((Cell(kind or "all"), _number(len(times)), Cell(duration(sum(times)), sort=sum(times)),
-                          Cell(duration(max(times)), sort=max(times))))
+    for kind in dict.fromkeys(row.kind for row in rows):
+        times = [row.wall_s for row in rows if row.kind == kind]
+        lines.append((Cell(kind, sort=kind), _number(len(times)), Cell(duration(sum(times)), sort=sum(times)),
+                      Cell(duration(max(times)), sort=max(times))))
+    if len(lines) > 1:      # the sum has nothing to sort by: it stays last
+        times = [row.wall_s for row in rows]
+        lines.append((Cell("all"), Cell(f"{len(times):,}"), Cell(duration(sum(times))), Cell(duration(max(times)))))
     columns = (Column("stages", numeric=False), Column("done"), Column("time in all"), Column("longest"))
     return Table("kinds", "Time by kind of stage", columns, tuple(lines))
 
@@ -90,7 +95,8 @@ def environment_table(rows: Sequence[EnvironmentRow]) -> Table:
     lines = []
     for name in dict.fromkeys(row.name for row in rows):
         mine = [row for row in rows if row.name == name]
-        shown = [row.value if len(mine) == 1 else f"{row.value} ({row.num_stages})" for row in mine[:_VALUES_SHOWN]]
+        shown = [row.value if len(mine) == 1 else f"{row.value} ({row.num_stages:,} stages)"
+                 for row in mine[:_VALUES_SHOWN]]
         more = len(mine) - len(shown)
         lines.append((Cell(name, sort=name), Cell("; ".join(shown), sort=shown[0],
                                                   detail=f"and {more} more values" if more else "")))

@@ -27,7 +27,7 @@ class Cell:
     detail_best: bool = False
     own: bool = False                       # underlined: the number to look at
     absent: bool = False
-    bar: tuple[tuple[str, float], ...] = () # (name of a span, its share of the cell's width in percent)
+    bar: tuple[tuple[str, float], ...] = ()     # (name of a span, its share of the cell's width in percent)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def to_markdown(table: Table) -> str:
     lines = [heads, rules] + [[_markdown_cell(cell) for cell in row] for row in table.rows]
     lines[0] = [escape_markdown(head) for head in heads]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"### {escape_markdown(table.title)}\n\n{text}\n" + (f"\n{escape_markdown(table.note)}\n" if table.note else "")
+    note = f"\n{escape_markdown(table.note)}\n" if table.note else ""
+    return f"### {escape_markdown(table.title)}\n\n{text}\n{note}"
 
 
 def _markdown_cell(cell: Cell) -> str:
@@ -87,7 +88,7 @@ def escape_markdown(text: str) -> str:
 
 
 def to_csv(kind: type, rows: Sequence[Any]) -> str:
-    """Rows (dataclasses of type `kind`) with their field names as header; None is an empty cell, lists are joined by `;`.
+    """Rows (dataclasses of type `kind`) under their field names; None is an empty cell, lists are joined by `;`.
 
     Numbers are written in full, so that reading them back gives the same numbers.
     """

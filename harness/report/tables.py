@@ -1,9 +1,8 @@
-"""Rows to tables: the results as a person reads them, in percent, averaged over seeds, the best of each column marked."""
+"""Rows to tables: the results in percent, averaged over seeds, the best of each column marked."""
 
 from collections.abc import Iterable, Sequence
 
-from harness.report.answer import is_near_chance
-from harness.report.estimate import Estimate, estimate
+from harness.report.estimate import Estimate, estimate, is_near_chance
 from harness.report.rows import AccuracyRow, ClassRow, TransferRow
 from harness.report.table import Cell, Column, Table, mark_best
 from harness.settings import Recipe
@@ -43,7 +42,8 @@ def _accuracy_table(recipe: Recipe, rows: Sequence[AccuracyRow], name: str, titl
             contents.append(mark_best([
                 _accuracy_cell([row for row in rows if (row.subset, row.eps) == (subset.name, eps)], attack,
                                len(recipe.seeds)) for subset in recipe.subsets]))
-    note = "Top-1 / top-5 in percent, best of each column in bold. Adversarial: PGD at the model's own eps. –: not attacked."
+    note = ("Top-1 / top-5 in percent, best of each column in bold. Adversarial: PGD at the model's own eps. "
+            "–: not attacked.")
     if any(row.attack_eps not in (None, row.eps) for row in rows):
         note = note.replace("model's own eps", "model's own eps, or at the one the heading names")
     if len(recipe.seeds) > 1:
@@ -58,13 +58,15 @@ def _accuracy_cell(of_model: Sequence[AccuracyRow], attack: str, num_seeds: int)
     top1, top5 = estimate(row.top1 for row in rows), estimate(row.top5 for row in rows)
     decimals = _decimals(row.num_images for row in rows)
     mark = "°" if is_near_chance(top1.mean, rows[0].num_answers, rows[0].num_images) else ""
-    return Cell(percent(top1.mean, decimals) + mark, sort=top1.mean, detail=percent(top5.mean, decimals),
+    return Cell(percent(top1.mean, decimals) + mark, sort=top1.mean, detail=f"/ {percent(top5.mean, decimals)}",
                 detail_sort=top5.mean, below=_spread((top1, top5), decimals, num_seeds))
 
 
 def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
     """A line for each model kind, target and method; the target's own metric carries the marks."""
-    columns = (Column("target", numeric=False), Column("method", numeric=False), Column("training classes", numeric=False),
+    columns: tuple[Column, ...] = (
+               Column("target", numeric=False), Column("method", numeric=False),
+               Column("training classes", numeric=False),
                Column("eps"), Column("top-1", hint="percent"), Column("mean per class", hint="percent"),
                Column("top-5", hint="percent"), Column("chance", hint="percent, of the target's classes"),
                Column("lr", hint="the chosen one of each seed"),
@@ -83,7 +85,7 @@ def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
             "learning rate was chosen on the split named, never on the test split.")
     if len(recipe.seeds) > 1:
         note += " ±: standard deviation over seeds."
-    return Table("transfer", "Transfer", columns, tuple(lines), note)
+    return Table("transfers", "Every transfer, and how its learning rate was chosen", columns, tuple(lines), note)
 
 
 def _transfer_lines(recipe: Recipe, rows: Sequence[TransferRow], target: str, method: str) -> list[tuple[Cell, ...]]:
@@ -93,7 +95,8 @@ def _transfer_lines(recipe: Recipe, rows: Sequence[TransferRow], target: str, me
             mine = [row for row in rows if (row.subset, row.eps) == (subset.name, eps)]
             if mine:
                 heads.append((subset.name, eps, mine))
-                scores.append([_score_cell(mine, field, len(recipe.seeds)) for field in ("top1", "mean_per_class", "top5")])
+                scores.append([_score_cell(mine, field, len(recipe.seeds))
+                               for field in ("top1", "mean_per_class", "top5")])
     marked = [mark_best(column) for column in zip(*scores, strict=True)]
     lines = []
     for (subset_name, eps, mine), *cells in zip(heads, *marked, strict=True):
@@ -104,9 +107,11 @@ def _transfer_lines(recipe: Recipe, rows: Sequence[TransferRow], target: str, me
         lines.append((
             Cell(target, sort=target), Cell(method, sort=method),
             Cell(subset_name, sort=_or_none(size), detail=_count(size)), Cell(f"{eps:g}", sort=eps), *cells,
-            Cell(percent(chance, 1) if chance else "–", sort=chance), Cell(", ".join(f"{lr:g}" for lr in lrs), sort=lrs[0]),
+            Cell(percent(chance, 1) if chance else "–", sort=chance),
+            Cell(", ".join(f"{lr:g}" for lr in lrs), sort=lrs[0]),
             Cell(str(first.num_configs), sort=float(first.num_configs)),
-            Cell(first.selected_on, sort=first.selected_on), Cell(f"{first.num_images:,}", sort=float(first.num_images))))
+            Cell(first.selected_on, sort=first.selected_on),
+            Cell(f"{first.num_images:,}", sort=float(first.num_images))))
     return lines
 
 

@@ -1,0 +1,131 @@
+"""What the opening sentences say for numbers whose answer is known, and what they must not say."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from harness.report.answer import answers, caveats
+from harness.report.effects import MASKING, effects
+from harness.report.rows import AccuracyRow, TransferRow
+
+SIZES = {"all": 100, "minus20": 80}
+
+
+def accuracy_rows(unmasked: Callable[[str, int], float], masked: Callable[[str, int], float], *, seeds: Sequence[int],
+                  eps: float = 0.0, num_images: int = 4000) -> list[AccuracyRow]:
+    row = AccuracyRow(arch="resnet18", subset="", num_classes=None, eps=eps, seed=0, view="", attack="clean",
+                      attack_eps=None, num_answers=None, num_images=num_images, top1=0, top5=0.99, mean_per_class=0,
+                      key="")
+    return [replace(row, subset=subset, num_classes=size, seed=seed, view=view, top1=top1(subset, seed),
+                    num_answers=80 if view == "common_masked" else size)
+            for subset, size in SIZES.items() for seed in seeds
+            for view, top1 in (("common_unmasked", unmasked), ("common_masked", masked))]
+
+
+def transfer_rows(score: Callable[[str, float, str, int], float], *, seeds: Sequence[int]) -> list[TransferRow]:
+    return [TransferRow(arch="resnet18", target=target, method="full", subset=subset, num_classes=size, eps=eps,
+                        seed=seed, metric="top1", num_answers=10, num_images=1000, top1=score(subset, eps, target, seed),
+                        top5=1.0, mean_per_class=0.0, lr=0.1, num_configs=1, selected_on="val", selected_score=0.5, key="")
+            for subset, size in SIZES.items() for eps in (0.0, 3.0) for target in ("pets", "cars") for seed in seeds]
+
+
+def said(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow] = ()) -> str:
+    return " ".join([*answers(accuracy, transfer, effects(accuracy, transfer)), *caveats(accuracy, transfer)])
+
+
+def wobble(seed: int) -> float:
+    return (-0.002, 0.0, 0.002)[seed % 3]
+
+
+def test_a_gain_that_masking_takes_away_is_called_so() -> None:
+    gain = {"all": 0.0, "minus20": 0.03}
+    text = said(accuracy_rows(lambda subset, seed: 0.7 + gain[subset] + wobble(seed) * gain[subset] * 20,
+                              lambda subset, seed: 0.73 + wobble(seed) * gain[subset] * 20, seeds=(0, 1, 2)))
+    assert "Pretraining on minus20 (80 classes) instead of all (100 classes)" in text
+    assert "on the 80 common classes by +3.0 ± 0.3 points" in text
+    assert "+0.0 ± 0.3 points (not clear) when only common ones may" in text or "−0.0 ± 0.3 points (not clear)" in text
+    assert "that the features got better is not shown" in text
+
+
+def test_a_gain_that_stays_is_called_so() -> None:
+    gain = {"all": 0.0, "minus20": 0.03}
+
+    def top1(subset: str, seed: int) -> float:
+        return 0.7 + gain[subset] + wobble(seed) * gain[subset]
+
+    text = said(accuracy_rows(top1, top1, seeds=(0, 1, 2)))
+    assert "A gain stays" in text and "not shown" not in text and "not clear" not in text
+
+
+def test_wide_intervals_carry_no_reading() -> None:
+    """Masked and unmasked gain the same, masked just not clearly: nothing may be said about where the gain comes from."""
+    gains = {0: 0.010, 1: 0.020, 2: 0.030}
+    unmasked = accuracy_rows(lambda subset, seed: 0.7 + (gains[seed] + 0.02 if subset == "minus20" else 0),
+                             lambda subset, seed: 0.7 + (gains[seed] + 0.002 if subset == "minus20" else 0), seeds=(0, 1, 2))
+    flat = [replace(row, top1=row.top1 - 0.018 * (row.view == "common_unmasked") * (row.subset == "minus20"))
+            for row in unmasked]
+    shown = {effect.measure: effect.estimate for effect in effects(flat, [])}
+    assert not shown["clean common_unmasked"].is_clear and not shown[MASKING].is_clear
+    text = said(flat)
+    assert text.count("not clear") >= 2
+    assert "not shown" not in text and "gain" not in text
+
+
+def test_one_seed_claims_no_interval() -> None:
+    text = said(accuracy_rows(lambda subset, seed: 0.70 if subset == "all" else 0.74,
+                              lambda subset, seed: 0.74, seeds=(0,)))
+    assert "One seed, no interval" in text
+    assert "+4.0 points when any class" in text and "+0.0 points when only" in text
+    assert "In these single runs most of that gain goes" in text
+    assert "± 2.0 points on a difference" in text      # 196 * sqrt(2 * 0.7 * 0.3 / 4000) = 2.008
+    assert text.count("±") == 1 and "clear" not in text
+
+
+def test_one_seed_with_few_images_reads_nothing_into_a_small_gain() -> None:
+    text = said(accuracy_rows(lambda subset, seed: 0.70 if subset == "all" else 0.74, lambda subset, seed: 0.74,
+                              seeds=(0,), num_images=200))
+    assert "most of that gain" not in text
+
+
+def test_transfer_is_averaged_over_targets_and_eps() -> None:
+    def score(subset: str, eps: float, target: str, seed: int) -> float:
+        return 0.5 + {"pets": 0.02, "cars": 0.04}[target] * (subset == "minus20") + 0.01 * eps
+
+    text = said([], transfer_rows(score, seeds=(0,)))
+    assert "changed transfer by +3.0 points (full), averaged over 2 targets and eps 0, 3." in text
+    assert "Robust pretraining at eps 3 instead of 0 changed transfer by +3.0 points (full), averaged over " in text
+    assert "Chance is 10.0 % on the targets." in text
+
+
+def test_attacked_models_are_compared_only_under_the_same_attack() -> None:
+    def attacked(eps: float, attack_eps: float) -> list[AccuracyRow]:
+        rows = accuracy_rows(lambda subset, seed: 0.5 + eps / 10, lambda subset, seed: 0.5, seeds=(0,), eps=eps)
+        return [replace(row, attack="adversarial", attack_eps=attack_eps) for row in rows]
+
+    apart = effects([*attacked(0.5, 0.5), *attacked(3.0, 3.0)], [])
+    assert not [effect for effect in apart if effect.axis == "eps"]
+    together = effects([*attacked(0.5, 3.0), *attacked(3.0, 3.0)], [])
+    found = {effect.measure: effect for effect in together if effect.axis == "eps"}
+    assert found["adversarial common_unmasked"].estimate.mean == pytest.approx(0.25)
+    assert found["adversarial common_unmasked"].over["attack eps"] == ("3",)
+
+
+def test_accuracies_at_chance_are_counted() -> None:
+    rows = accuracy_rows(lambda subset, seed: 0.0125, lambda subset, seed: 0.5, seeds=(0,))
+    assert "2 of 4 accuracies are not clearly above it" in said(rows)
+    assert "Chance is 1.0 to 1.2 % on the common classes (1.2 % masked)." in said(rows)
+
+
+def test_archs_are_told_apart() -> None:
+    rows = accuracy_rows(lambda subset, seed: 0.6 + 0.1 * (subset == "minus20"), lambda subset, seed: 0.6, seeds=(0,))
+    other = [replace(row, arch="resnet50", top1=row.top1 - 0.1 * (row.subset == "minus20")) for row in rows]
+    sentences = answers([*rows, *other], [], effects([*rows, *other], []))
+    assert sentences[0].startswith("resnet18: ") and "+10.0" in sentences[0]
+    assert sentences[1].startswith("resnet50: ") and "+10.0" not in sentences[1]
+
+
+def test_nothing_to_compare_says_so() -> None:
+    assert "nothing to answer with" in said([])
+    assert "No two settings" in said([row for row in accuracy_rows(lambda *_: 0.5, lambda *_: 0.5, seeds=(0,))
+                                      if row.subset == "all"])

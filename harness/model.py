@@ -1,0 +1,100 @@
+"""A classifier: pixels in, logits out, with ImageNet's normalisation inside. `harness/models/` is the catalogue.
+
+Each file there has `build(num_classes, channels) -> (backbone, D)`; the backbone turns normalised images [B, 3, R, R] into
+pooled features [B, D]. Normalising inside the model lets an attack work in pixel space.
+"""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from harness import result
+from writers import names
+from writers.errors import UserError
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class Architecture(Protocol):
+    """What a file of `harness/models/` has."""
+
+    def build(self, num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
+        """The backbone and its number of features. `channels`: widths of the stages; None: the architecture's own."""
+
+
+class Classifier(nn.Module):
+    """`backbone`, then the linear `head`. Takes uint8 pixels or floats in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.feature_dim = feature_dim
+        self.head = nn.Linear(feature_dim, num_classes)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, R, R] pixels to [B, K] logits."""
+        return self.head(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, R, R] pixels to [B, D] features, what the head sees."""
+        if images.dtype == torch.uint8:
+            images = images.float().div_(255)
+        return self.backbone((images - self.mean) / self.std)
+
+
+def build(arch: str, num_classes: int, *, channels: tuple[int, ...] | None = None) -> Classifier:
+    """A model with random weights from torch's global generator (the caller seeds it), in channels_last memory format.
+
+    Raises UserError for an unknown `arch`, and for `channels` where the architecture has no such choice.
+    """
+    architecture = cast(Architecture, names.find("harness.models", arch, "model"))
+    backbone, feature_dim = architecture.build(num_classes, channels)
+    model = Classifier(backbone, feature_dim, num_classes)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def replace_head(model: Classifier, num_classes: int, generator: torch.Generator) -> None:
+    """Put a new head for `num_classes` on the model, initialised as nn.Linear is, from `generator` (on the CPU)."""
+    old = model.head.weight
+    head = torch.nn.utils.skip_init(nn.Linear, model.feature_dim, num_classes)  # leaves the global generator alone
+    bound = model.feature_dim ** -0.5
+    with torch.no_grad():
+        head.weight.uniform_(-bound, bound, generator=generator)
+        head.bias.uniform_(-bound, bound, generator=generator)
+    model.head = head.to(device=old.device, dtype=old.dtype)
+
+
+def save(path: Path, model: Classifier, about: dict[str, Any]) -> None:
+    """Write weights and `about` (plain values; at least "arch", and "channels" where they were chosen), whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save({"state_dict": model.state_dict(), "about": about}, buffer)
+    result.write_atomically(path, buffer.getvalue())
+
+
+def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
+    """The model that `save` wrote, on the CPU, and its `about`. Unpickles tensors and plain values only.
+
+    Raises UserError where the file is missing, damaged, or not one of ours.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        about, weights = saved["about"], saved["state_dict"]
+        num_classes, channels = len(weights["head.bias"]), about.get("channels")
+        model = build(about["arch"], num_classes, channels=tuple(channels) if channels else None)
+        model.load_state_dict(weights)
+    except FileNotFoundError as error:
+        raise UserError(f"There is no model at {path}.", "Run the stage that trains it.") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{path} is not a whole model of this harness: {str(error).strip().splitlines()[0][:200]}",
+                        "Delete that stage's folder to train it again.") from error
+    return model, about

@@ -1,0 +1,53 @@
+"""A small ResNet for CPUs and small images: a 3x3 stem with stride 2, no pooling behind it, four basic blocks, free widths."""
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from writers.errors import UserError
+
+CHANNELS = (32, 64, 128, 256)
+STRIDES = (1, 2, 2, 2)
+
+
+def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
+    """The backbone, [B, 3, R, R] to [B, D], and D. `channels`: the widths of the four stages."""
+    widths = CHANNELS if channels is None else channels
+    if len(widths) != len(STRIDES):
+        raise UserError(f"resnet10 has {len(STRIDES)} stages, and channels names {len(widths)}: {list(widths)}.",
+                        f"Give one width for each stage, such as {list(CHANNELS)}.")
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    parts["stem"] = nn.Sequential(_convolution(3, widths[0], stride=2), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
+    num_inputs = widths[0]
+    for number, (width, stride) in enumerate(zip(widths, STRIDES, strict=True), start=1):
+        parts[f"stage{number}"] = BasicBlock(num_inputs, width, stride)
+        num_inputs = width
+    parts["pool"] = nn.AdaptiveAvgPool2d(1)
+    parts["flatten"] = nn.Flatten()
+    return nn.Sequential(parts), widths[-1]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016, figure 2), the shortcut a 1x1 convolution where shapes differ."""
+
+    def __init__(self, num_inputs: int, num_outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _convolution(num_inputs, num_outputs, stride=stride)
+        self.bn1 = nn.BatchNorm2d(num_outputs)
+        self.conv2 = _convolution(num_outputs, num_outputs)
+        self.bn2 = nn.BatchNorm2d(num_outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or num_inputs != num_outputs:
+            self.shortcut = nn.Sequential(_convolution(num_inputs, num_outputs, size=1, stride=stride),
+                                          nn.BatchNorm2d(num_outputs))
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.relu(self.bn1(self.conv1(images)))
+        return self.relu(self.bn2(self.conv2(hidden)) + self.shortcut(images))
+
+
+def _convolution(num_inputs: int, num_outputs: int, *, size: int = 3, stride: int = 1) -> nn.Conv2d:
+    convolution = nn.Conv2d(num_inputs, num_outputs, size, stride=stride, padding=size // 2, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")    # as torchvision's ResNets
+    return convolution

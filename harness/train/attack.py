@@ -1,0 +1,141 @@
+"""Projected gradient ascent on the pixels, for adversarial training and for robust evaluation.
+
+Madry et al. 2018, with the semantics of the `robustness` library (Engstrom et al. 2019): the step is normalised image by
+image, the sum is projected onto the eps-ball and then clamped to [0, 1], and the model is in evaluation mode meanwhile.
+Two differences, both on purpose: the loss is summed, not averaged (an average divides each image's gradient by the batch size,
+which float16 rounds to zero), and a random L2 start is uniform in the ball, not on its surface.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness.train.modes import eval_mode
+from harness.train.precision import Precision, autocast
+from writers.errors import UserError
+
+Norm = Literal["l2", "linf"]
+TINY = 1e-10            # keeps the L2 step finite where a gradient is zero, as `robustness` does
+LOSS_SCALE = {"float32": 1.0, "bf16": 1.0, "fp16": 256.0}   # fp16 alone has too few exponents for gradients of pixels
+
+
+def pgd(model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm, eps: float, steps: int, step_size: float,
+        random_start: bool = False, best_iterate: bool = False, generator: torch.Generator | None = None,
+        precision: Precision = "float32", zero_gradients: Tensor | None = None) -> Tensor:
+    """Images of higher loss within `eps` of the given ones.
+
+    images: [B, 3, R, R] floats in [0, 1], left as they are; labels: [B] int64; the model maps images to logits [B, K].
+    norm, eps, step_size: the ball, its radius and the length of a step, in units of [0, 1] pixels; L2 is over all of an image.
+    random_start: begin anywhere in the ball (from `generator`, on the images' device). best_iterate: return each image's
+    iterate of highest loss, the start included, for one more forward pass; otherwise the last. zero_gradients: an int64
+    tensor that the number of zero gradients met is added to (low precision makes them; such an image does not move).
+
+    Returns float32 images in [0, 1], or the very images given where eps or steps is 0. The model's modes, buffers, parameters
+    and their gradients are as before. Never waits for the GPU. Raises UserError for settings that mean nothing.
+    """
+    _check(images, norm, eps, steps, step_size)
+    if eps == 0 or steps == 0:
+        return images
+    center = images.detach().float()
+    iterate = _random_start(center, norm, eps, generator) if random_start else center
+    best = best_loss = None
+    with eval_mode(model), _constant_parameters(model):
+        for _ in range(steps):
+            loss, gradient = _loss_and_gradient(model, iterate, labels, precision)
+            if best_iterate:
+                best, best_loss = _better(best, best_loss, iterate, loss)
+            if zero_gradients is not None:
+                zero_gradients += (_length(gradient, float("inf")) == 0).sum()
+            iterate = _project(iterate + _step(gradient, norm, step_size), center, norm, eps)
+        if best_iterate:
+            with torch.no_grad():
+                loss = _loss(model, iterate, labels, precision)
+            iterate, _ = _better(best, best_loss, iterate, loss)
+    return iterate
+
+
+def _loss_and_gradient(model: nn.Module, iterate: Tensor, labels: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
+    """Each image's loss [B] and its gradient in float32."""
+    variable = iterate.detach().requires_grad_()    # shares memory; nothing below writes into it
+    with torch.enable_grad():
+        loss = _loss(model, variable, labels, precision)
+        scale = LOSS_SCALE[precision]
+        gradient, = torch.autograd.grad(loss.sum() * scale, variable)
+    if precision == "fp16":
+        gradient = torch.nan_to_num(gradient / scale, nan=0.0, posinf=0.0, neginf=0.0)  # overflow: no step in that pixel
+    return loss.detach(), gradient
+
+
+def _loss(model: nn.Module, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
+    with autocast(precision, images.device.type):
+        logits = model(images)
+    return functional.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def _step(gradient: Tensor, norm: Norm, step_size: float) -> Tensor:
+    if norm == "linf":
+        return gradient.sign() * step_size
+    return gradient * (step_size / (_length(gradient, 2) + TINY))
+
+
+def _project(moved: Tensor, center: Tensor, norm: Norm, eps: float) -> Tensor:
+    """The nearest point of the ball, then the nearest image: clamping only shortens the distance to `center`."""
+    delta = moved - center
+    if norm == "linf":
+        delta.clamp_(-eps, eps)
+    else:
+        delta *= eps / _length(delta, 2).clamp_(min=eps)
+    return delta.add_(center).clamp_(0, 1)
+
+
+def _random_start(center: Tensor, norm: Norm, eps: float, generator: torch.Generator | None) -> Tensor:
+    if norm == "linf":
+        noise = torch.rand(center.shape, generator=generator, device=center.device) * (2 * eps) - eps
+    else:   # a direction, and a radius whose distribution makes the volume uniform
+        noise = torch.randn(center.shape, generator=generator, device=center.device)
+        radius = torch.rand((len(center), 1, 1, 1), generator=generator, device=center.device)
+        noise *= eps * radius ** (1 / center[0].numel()) / _length(noise, 2)
+    return (center + noise).clamp_(0, 1)
+
+
+def _better(best: Tensor | None, best_loss: Tensor | None, iterate: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
+    if best is None or best_loss is None:
+        return iterate, loss
+    higher = loss > best_loss
+    return torch.where(higher.view(-1, 1, 1, 1), iterate, best), torch.where(higher, loss, best_loss)
+
+
+def _length(images: Tensor, order: float) -> Tensor:
+    """[B, 1, 1, 1]. Not over `images.flatten(1)`, which would copy what lies in channels_last."""
+    return torch.linalg.vector_norm(images, order, dim=(1, 2, 3), keepdim=True)
+
+
+@contextmanager
+def _constant_parameters(model: nn.Module) -> Iterator[None]:
+    """The backward pass then skips the parameters' gradients, about a third of the work."""
+    variables = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in variables:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in variables:
+            parameter.requires_grad_(True)
+
+
+def _check(images: Tensor, norm: str, eps: float, steps: int, step_size: float) -> None:
+    if norm not in ("l2", "linf"):
+        raise UserError(f"There is no attack norm named '{norm}'.", "Known: l2, linf.")
+    if not 0 <= eps < float("inf"):
+        raise UserError(f"The attack's eps is {eps}; it is a radius.", "Give 0 or more.")
+    if steps < 0:
+        raise UserError(f"The attack's number of steps is {steps}.", "Give 0 or more.")
+    if not 0 <= step_size < float("inf"):
+        raise UserError(f"The attack's step size is {step_size}; it is a length.", "Give 0 or more.")
+    if not images.is_floating_point() or images.ndim != 4:
+        raise UserError(f"The attack got images of type {images.dtype} and shape {tuple(images.shape)}.",
+                        "Give floats in [0, 1] of shape [B, 3, R, R]; pixels of a loader are `images.float() / 255`.")

@@ -1,0 +1,73 @@
+"""Exact scores: whole images are counted, on the device, and read once at the end."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from writers.errors import UserError
+
+
+class Counts:
+    """What a classifier of K classes got right, of all images that were added."""
+
+    def __init__(self, num_classes: int, device: str | torch.device, *, labels: Sequence[int] | None = None,
+                 logits: Sequence[int] | None = None) -> None:
+        """labels: count images of these classes only. logits: decide among these classes only. None: all of them."""
+        self._counted = None if labels is None else _member(labels, num_classes, device)
+        self._excluded = None if logits is None else ~_member(logits, num_classes, device)
+        self._total = torch.zeros(num_classes, dtype=torch.int64, device=device)
+        self._correct = torch.zeros(num_classes, dtype=torch.int64, device=device)
+        self._num_top5 = torch.zeros((), dtype=torch.int64, device=device)
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._probability = torch.zeros(num_classes, dtype=torch.float64, device=device)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """logits: [B, K] of any float type; labels: [B] int64. Does not wait for the GPU."""
+        logits = logits.float()
+        if self._excluded is not None:
+            logits = logits.masked_fill(self._excluded, -torch.inf)
+        counted = torch.ones_like(labels, dtype=torch.bool) if self._counted is None else self._counted[labels]
+        rank = _rank(logits, labels)
+        loss = functional.cross_entropy(logits, labels, reduction="none").double()
+        self._total.index_add_(0, labels, counted.long())
+        self._correct.index_add_(0, labels, (counted & (rank < 1)).long())
+        self._num_top5 += (counted & (rank < 5)).sum()
+        self._loss += loss.where(counted, 0).sum()
+        self._probability.index_add_(0, labels, loss.neg().exp().where(counted, 0))
+
+    def scores(self) -> dict[str, float | int]:
+        """Fractions `top1`, `top5` (every image, where K < 5), `mean_per_class` (over the classes that have images), mean
+        `loss` in nats, and the counts `num_images` and `num_correct`. Raises UserError where no image was counted."""
+        correct, total = self.per_class()
+        num_images, num_correct = int(total.sum()), int(correct.sum())
+        if num_images == 0:
+            raise UserError("There is no image to score.", "Is the split empty, or do the subsets share no class?")
+        present = total > 0
+        return {"top1": num_correct / num_images, "top5": int(self._num_top5) / num_images,
+                "mean_per_class": float((correct[present].double() / total[present]).mean()),
+                "loss": float(self._loss) / num_images, "num_images": num_images, "num_correct": num_correct}
+
+    def per_class(self) -> tuple[Tensor, Tensor]:
+        """(correct, total): int64 [K] each, on the CPU."""
+        return self._correct.cpu(), self._total.cpu()
+
+    def mean_probability(self) -> Tensor:
+        """The probability given to the true class, averaged over each class's images: float64 [K], on the CPU; 0 where none."""
+        return self._probability.cpu() / self._total.cpu().clamp(min=1)
+
+
+def _rank(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many classes come before the true one, [B]. Equal logits (bf16 has many) go by class number, as argmax does; a
+    logit that is not a number comes before all, so that a diverged model is wrong rather than right by accident."""
+    own = logits.gather(1, labels[:, None])
+    number = torch.arange(logits.shape[1], device=logits.device)
+    behind = (logits < own) | ((logits == own) & (number >= labels[:, None]))
+    return (~behind).sum(1)
+
+
+def _member(classes: Sequence[int], num_classes: int, device: str | torch.device) -> Tensor:
+    member = torch.zeros(num_classes, dtype=torch.bool)
+    member[list(classes)] = True
+    return member.to(device)

@@ -124,7 +124,7 @@ def class_panel(rows: Sequence[ClassRow], subsets: Sequence[str]) -> Panel | Non
         return None
     name = "ranking"
     with _style(name):
-        figure, axes = _blank(7.2, 2.3)
+        figure, axes = _blank(8.4, 2.5)
         size = 26 if len(ranked) <= 120 else 10
         for index, subset in [(None, None), *enumerate(subsets)]:
             group = [row for row in ranked if (row.removed_by[0] if row.removed_by else None) == subset]

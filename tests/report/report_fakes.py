@@ -41,7 +41,7 @@ def make_results(recipe: Recipe) -> list[Result]:
 
 
 def scores(top1: float, num_images: int, **others: float) -> dict[str, Any]:
-    num_correct = round(top1 * num_images)
+    num_correct = round(min(max(top1, 0.01), 0.99) * num_images)
     top1 = num_correct / num_images
     return {"top1": top1, "top5": 1 - (1 - top1) ** 3, "mean_per_class": 0.97 * top1, "loss": 1 - top1,
             "num_images": num_images, "num_correct": num_correct, **others}

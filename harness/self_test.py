@@ -3,13 +3,12 @@
 import time
 from pathlib import Path
 
-from writers.dataset import SplitSettings, open_dataset
-from writers.write import write_split
-
 from loaders import open_loader
 from loaders.plan import LoaderPlan
+from writers.dataset import SplitSettings, open_dataset
 from writers.encode import Encoding
 from writers.subset import everything
+from writers.write import write_split
 
 MAX_MEAN_DIFFERENCE = 1.5       # levels of 255: Pillow decodes JPEG with the accurate inverse DCT, FFCV with the fast
 

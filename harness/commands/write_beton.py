@@ -63,14 +63,13 @@ def command(source: Path | None, dataset: str | None, subset_name: str | None, s
 def _write(source: Path | None, dataset: str | None, subset_name: str | None, splits: tuple[str, ...], out: Path | None,
            folders: Folders, *, val_share: float, test_share: float, seed: int, threads: int | None,
            on_error: Literal["fail", "skip"], format_: str, **encoding_options: Any) -> list[tuple[Path, "Manifest"]]:
-    from writers.dataset import SplitSettings, open_dataset
-    from writers.write import write_split
-
     from harness import console, environment
     from harness.settings import DataSettings
+    from writers.dataset import SplitSettings, open_dataset
     from writers.encode import Encoding
     from writers.errors import UserError
     from writers.subset import everything, named, resolve
+    from writers.write import write_split
 
     name = dataset or ("imagenet" if subset_name else "folder")
     if source is None and name == "folder":

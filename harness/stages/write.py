@@ -4,19 +4,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from writers.dataset import SplitSettings, open_dataset
-from writers.ranking import Ranking
-from writers.source import Source
-from writers.store import Manifest
-from writers.write import write_split
-
 from harness.result import Result
 from harness.settings import DataSettings
 from harness.stage import Outcome, StageContext, Stopped
 from writers import store
+from writers.dataset import SplitSettings, open_dataset
 from writers.encode import Encoding
 from writers.errors import UserError
+from writers.ranking import Ranking
+from writers.source import Source
+from writers.store import Manifest
 from writers.subset import Subset, SubsetSpec, everything, resolve
+from writers.write import write_split
 
 PROGRESS_EVERY_S = 0.5
 

@@ -1,0 +1,91 @@
+"""Drawn patterns that fill the picture, 8 classes: a small target dataset to go with synthetic_things."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from writers.dataset import DatasetSpec
+from writers.source import Source, SplitSettings
+from writers.synthetic import Array, Canvas, Field, SyntheticSet, open_synthetic, smooth_noise
+
+NUM_IMAGES = {"train": 30, "val": 10, "test": 20}
+
+SPEC = DatasetSpec(
+    name="synthetic_patterns", title="Synthetic patterns", metric="top1", num_classes=8,
+    split_sizes={split: 8 * number for split, number in NUM_IMAGES.items()}, licence="MIT, as this program",
+    where="made on first use, in the folder that is named")
+
+
+def open(path: Path, settings: SplitSettings) -> Source:
+    return open_synthetic(path, settings, PICTURES)
+
+
+def _pattern(canvas: Canvas, pattern: Field) -> None:
+    """The pattern at any scale and angle, bent a little, in any two colours, worn thin so that the background shows."""
+    rng = canvas.rng
+    shape = (canvas.height, canvas.width)
+    y, x = np.mgrid[:shape[0], :shape[1]].astype(np.float32) / np.float32(min(shape)) - np.float32(0.5)
+    angle, scale = rng.uniform(0, 2 * np.pi), rng.uniform(3.0, 6.5)
+    cosine, sine = np.float32(scale * np.cos(angle)), np.float32(scale * np.sin(angle))
+    bend = np.float32(rng.uniform(0.2, 0.9))
+    u = cosine * x + sine * y + bend * smooth_noise(rng, shape, 4)
+    v = cosine * y - sine * x + bend * smooth_noise(rng, shape, 4)
+    first, second = canvas.random_colour(), canvas.random_colour()
+    if abs(float(first.mean() - second.mean())) < 0.2:
+        second = 1 - second if abs(float(first.mean() + second.mean()) - 1) > 0.2 else second * np.float32(0.4)
+    cover = np.clip(smooth_noise(rng, shape, 5) + np.float32(rng.uniform(0.2, 0.6)), 0, 1)[..., None]
+    canvas.pixels += cover * (first + (second - first) * pattern(u, v)[..., None] - canvas.pixels)
+
+
+def _step(wave: Array) -> Array:
+    return np.clip(0.5 + 4 * wave, 0, 1)
+
+
+def _fraction(value: Array) -> Array:
+    """Triangle wave of period 1 in 0..0.5."""
+    return np.abs(np.mod(value, 1) - 0.5)
+
+
+def _waves(u: Array, v: Array) -> Array:
+    return _step(np.sin(6 * (v + 0.25 * np.sin(4 * u))))
+
+
+def _zigzag(u: Array, v: Array) -> Array:
+    return _step(_fraction(v + 0.8 * _fraction(u)) - 0.25)
+
+
+def _bricks(u: Array, v: Array) -> Array:
+    row = np.floor(2 * v)
+    return _step(np.minimum(0.5 - _fraction(2 * v), 2 * (0.5 - _fraction(u + 0.5 * np.mod(row, 2)))) - 0.1)
+
+
+def _lattice(u: Array, v: Array) -> Array:
+    return _step(np.minimum(0.5 - _fraction(u), 0.5 - _fraction(v)) - 0.1)
+
+
+def _ripples(u: Array, v: Array) -> Array:
+    return _step(np.sin(7 * np.hypot(u, v)))
+
+
+def _marble(u: Array, v: Array) -> Array:
+    return np.abs(np.sin(2 * u + 1.5 * np.sin(1.7 * v + np.sin(2.3 * u)) + 0.8 * np.sin(5.1 * u - 3.3 * v)))
+
+
+def _scales(u: Array, v: Array) -> Array:
+    """Rows of discs, each row lying over the next, half a disc aside."""
+    row = np.floor(2 * v)
+    return _step(np.hypot(np.mod(u + 0.5 * np.mod(row, 2), 1) - 0.5, np.mod(2 * v, 1) * 0.5) - 0.42)
+
+
+def _pebbles(u: Array, v: Array) -> Array:
+    """Stones of unlike sizes."""
+    return _step(np.sin(3.1 * u + 1.3 * np.sin(2.2 * v)) * np.sin(3.7 * v + 1.3 * np.sin(2.6 * u)) - 0.1)
+
+
+PICTURES = SyntheticSet(
+    "synthetic_patterns",
+    {name: functools.partial(_pattern, pattern=pattern) for name, pattern in {
+        "waves": _waves, "zigzag": _zigzag, "bricks": _bricks, "lattice": _lattice, "ripples": _ripples, "marble": _marble,
+        "scales": _scales, "pebbles": _pebbles}.items()},
+    NUM_IMAGES)

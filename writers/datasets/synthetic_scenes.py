@@ -1,0 +1,127 @@
+"""Drawn scenes of several objects, 10 classes told apart by number, size and arrangement: a target for synthetic_things."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from writers.dataset import DatasetSpec
+from writers.source import Source, SplitSettings
+from writers.synthetic import (
+    Array,
+    Canvas,
+    Field,
+    SyntheticSet,
+    checks,
+    cross,
+    disc,
+    dots,
+    hsv,
+    open_synthetic,
+    plain,
+    polygon,
+    ring,
+    shade,
+    square,
+    star,
+    stripes,
+)
+
+NUM_IMAGES = {"train": 30, "val": 10, "test": 20}
+
+SPEC = DatasetSpec(
+    name="synthetic_scenes", title="Synthetic scenes", metric="top1", num_classes=10,
+    split_sizes={split: 10 * number for split, number in NUM_IMAGES.items()}, licence="MIT, as this program",
+    where="made on first use, in the folder that is named")
+
+Place = tuple[float, float, float]      # x, y, radius; in a frame that spans -1..1
+Arrange = Callable[[np.random.Generator], list[Place]]
+
+
+def open(path: Path, settings: SplitSettings) -> Source:
+    return open_synthetic(path, settings, PICTURES)
+
+
+def _scene(canvas: Canvas, arrange: Arrange, shapes: tuple[Field, ...] = ()) -> None:
+    """Objects of one look at the places of `arrange`; with `shapes`, each of its own shape and look."""
+    rng = canvas.rng
+    angle, size = rng.normal(0, 0.25), rng.uniform(0.36, 0.46)
+    cosine, sine = size * np.cos(angle), size * np.sin(angle)
+    shift = canvas.random_place(size)
+    look = _look(rng)
+    for number, (x, y, radius) in enumerate(arrange(rng)):
+        if shapes:
+            look = (shapes[number], *_look(rng)[1:])
+        shape, texture, colours = look
+        centre = (shift[0] + cosine * x - sine * y, shift[1] + sine * x + cosine * y)
+        canvas.draw(shape, texture, colours, centre, radius * size, rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.0))
+
+
+def _look(rng: np.random.Generator) -> tuple[Field, Field, tuple[Array, Array]]:
+    shape = (disc, square, polygon(3), star(5, 0.5), ring, cross)[rng.integers(6)]
+    texture = (plain, shade, stripes(3), checks(2), dots(2))[rng.integers(5)]
+    hue = rng.uniform()
+    return shape, texture, (hsv(hue, rng.uniform(0.6, 0.95), rng.uniform(0.6, 0.95)),
+                            hsv(hue + 0.3, rng.uniform(0.0, 0.5), rng.uniform(0.0, 1.0)))
+
+
+def _jitter(rng: np.random.Generator, places: list[Place], amount: float = 0.06) -> list[Place]:
+    return [(x + rng.normal(0, amount), y + rng.normal(0, amount), radius * rng.uniform(0.85, 1.1)) for x, y, radius in places]
+
+
+def _one(rng: np.random.Generator) -> list[Place]:
+    return _jitter(rng, [(0, 0, rng.uniform(0.35, 0.9))], 0.2)
+
+
+def _two(rng: np.random.Generator) -> list[Place]:
+    return _jitter(rng, [(-0.55, 0, 0.42), (0.55, 0, 0.42)], 0.1)
+
+
+def _large_and_small(rng: np.random.Generator) -> list[Place]:
+    side = rng.choice([-1, 1])
+    return _jitter(rng, [(-0.35 * side, 0, 0.62), (0.75 * side, 0.2, 0.24)], 0.1)
+
+
+def _three(rng: np.random.Generator) -> list[Place]:
+    return _jitter(rng, [(-0.55, 0.45, 0.38), (0.55, 0.45, 0.38), (0, -0.5, 0.38)], 0.1)
+
+
+def _row(rng: np.random.Generator) -> list[Place]:
+    return _jitter(rng, [(x, 0, 0.25) for x in (-0.9, -0.3, 0.3, 0.9)], 0.04)
+
+
+def _column(rng: np.random.Generator) -> list[Place]:
+    return [(y, x, radius) for x, y, radius in _row(rng)]
+
+
+def _circle(rng: np.random.Generator) -> list[Place]:
+    angles = rng.uniform(0, 1) + np.arange(7) * 2 * np.pi / 7
+    return _jitter(rng, [(0.8 * np.cos(angle), 0.8 * np.sin(angle), 0.23) for angle in angles], 0.04)
+
+
+def _grid(rng: np.random.Generator) -> list[Place]:
+    return _jitter(rng, [(x, y, 0.23) for x in (-0.65, 0, 0.65) for y in (-0.65, 0, 0.65)], 0.04)
+
+
+def _scattered(rng: np.random.Generator) -> list[Place]:
+    return [(*rng.uniform(-0.95, 0.95, 2), rng.uniform(0.12, 0.28)) for _ in range(8)]
+
+
+def _nested(rng: np.random.Generator) -> list[Place]:
+    return _jitter(rng, [(0, 0, 0.85), (0, 0, 0.4)])
+
+
+PICTURES = SyntheticSet(
+    "synthetic_scenes",
+    {"one": functools.partial(_scene, arrange=_one),
+     "two-alike": functools.partial(_scene, arrange=_two),
+     "large-and-small": functools.partial(_scene, arrange=_large_and_small),
+     "three-alike": functools.partial(_scene, arrange=_three),
+     "row": functools.partial(_scene, arrange=_row),
+     "column": functools.partial(_scene, arrange=_column),
+     "circle": functools.partial(_scene, arrange=_circle),
+     "grid": functools.partial(_scene, arrange=_grid),
+     "scattered": functools.partial(_scene, arrange=_scattered),
+     "disc-on-square": functools.partial(_scene, arrange=_nested, shapes=(square, disc))},
+    NUM_IMAGES)

@@ -1,0 +1,104 @@
+"""Drawn objects, 30 classes: a source dataset that needs no download, for examples and for trying a recipe out.
+
+About twenty classes are easily told apart by shape, texture and colour. The other ten come in groups that differ in a
+single thing (the number of corners or points, the stripes' spacing or slant), so that hard classes exist.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from writers.dataset import DatasetSpec
+from writers.source import Source, SplitSettings
+from writers.synthetic import (
+    Canvas,
+    Field,
+    SyntheticSet,
+    bar,
+    checks,
+    corner,
+    crescent,
+    cross,
+    diamond,
+    disc,
+    dots,
+    flower,
+    hsv,
+    net,
+    open_synthetic,
+    plain,
+    polygon,
+    ring,
+    rings,
+    shade,
+    square,
+    star,
+    stripes,
+    swirl,
+    wedges,
+)
+
+NUM_IMAGES = {"train": 50, "val": 20}
+
+SPEC = DatasetSpec(
+    name="synthetic_things", title="Synthetic things", metric="top1", num_classes=30,
+    split_sizes={split: 30 * number for split, number in NUM_IMAGES.items()}, licence="MIT, as this program",
+    where="made on first use, in the folder that is named")
+
+RED, ORANGE, YELLOW, GREEN, CYAN, BLUE, PURPLE, PINK = 0.0, 0.08, 0.15, 0.35, 0.5, 0.62, 0.76, 0.9
+
+
+def open(path: Path, settings: SplitSettings) -> Source:
+    return open_synthetic(path, settings, PICTURES)
+
+
+def _thing(canvas: Canvas, shape: Field, texture: Field, hue: float) -> None:
+    """One object of any pose and size, of about one hue."""
+    rng = canvas.rng
+    radius = rng.uniform(0.24, 0.4)
+    centre = canvas.random_place(radius)
+    main = hsv(hue + rng.normal(0, 0.03), rng.uniform(0.5, 0.95), rng.uniform(0.55, 0.95))
+    second = hsv(hue + rng.normal(0, 0.15), rng.uniform(0.0, 0.5), rng.choice([rng.uniform(0, 0.3), rng.uniform(0.8, 1)]))
+    canvas.draw(shape, texture, (main, second), centre, radius, rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.0))
+    if rng.uniform() < 0.5:
+        canvas.cover(centre, radius)
+
+
+_LOOKS: dict[str, tuple[Field, Field, float]] = {
+    "striped-disc": (disc, stripes(3), RED),
+    "checked-disc": (disc, checks(2), RED),
+    "swirled-disc": (disc, swirl(3), GREEN),
+    "ringed-disc": (disc, rings(2), BLUE),
+    "wedged-disc": (disc, wedges(4), YELLOW),
+    "checked-square": (square, checks(2.5), BLUE),
+    "dotted-square": (square, dots(1.8), PINK),
+    "netted-square": (square, net(1.5), GREEN),
+    "dotted-triangle": (polygon(3), dots(2.2), GREEN),
+    "striped-triangle": (polygon(3), stripes(4), PURPLE),
+    "plain-ring": (ring, plain, YELLOW),
+    "wedged-ring": (ring, wedges(6), ORANGE),
+    "striped-cross": (cross, stripes(4, 0.8), ORANGE),
+    "plain-cross": (cross, plain, RED),
+    "plain-crescent": (crescent, plain, CYAN),
+    "dotted-crescent": (crescent, dots(2.5), YELLOW),
+    "netted-diamond": (diamond, net(2), PURPLE),
+    "shaded-bar": (bar, shade, RED),
+    "plain-corner": (corner, plain, BLUE),
+    "shaded-flower": (flower(5, 0.25), shade, PINK),
+    "pentagon": (polygon(5), plain, ORANGE),
+    "hexagon": (polygon(6), plain, ORANGE),
+    "heptagon": (polygon(7), plain, ORANGE),
+    "five-pointed-star": (star(5, 0.5), shade, CYAN),
+    "six-pointed-star": (star(6, 0.55), shade, CYAN),
+    "seven-pointed-star": (star(7, 0.6), shade, CYAN),
+    "fine-striped-square": (square, stripes(4.6), CYAN),
+    "wide-striped-square": (square, stripes(3.8), CYAN),
+    "steep-striped-bar": (bar, stripes(4, 0.35), PURPLE),
+    "slanted-striped-bar": (bar, stripes(4, 0.75), PURPLE),
+}
+
+PICTURES = SyntheticSet(
+    "synthetic_things",
+    {name: functools.partial(_thing, shape=shape, texture=texture, hue=hue) for name, (shape, texture, hue) in _LOOKS.items()},
+    NUM_IMAGES)

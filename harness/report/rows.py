@@ -54,6 +54,7 @@ class TransferRow:
     mean_per_class: float
     lr: float
     num_configs: int
+    num_diverged: int           # of these, how many gave no number
     selected_on: str
     selected_score: float       # the target's metric on the split that chose
     key: str
@@ -75,8 +76,8 @@ class GridRow:
     eps: float
     seed: int
     lr: float
-    val_top1: float
-    val_mean_per_class: float
+    val_top1: float | None          # None: it diverged
+    val_mean_per_class: float | None
     chosen: bool
 
 
@@ -152,8 +153,6 @@ class EnvironmentRow:
 
 @dataclass(frozen=True)
 class UnfinishedRow:
-    """The name of a stage that has no result yet."""
-
     stage: str
 
 
@@ -180,32 +179,31 @@ def transfer_rows(recipe: Recipe, results: Sequence[Result]) -> list[TransferRow
     rows = []
     for result in _of_kind(recipe, results, "transfer"):
         metrics = result.metrics
-        data = by_key.get(result.needs.get("data", ""))
         rows.append(TransferRow(
             **_model_axes(result), target=result.axes["target"], method=result.axes["method"],
             num_classes=_num_classes_of_model(result, by_key), metric=metrics["metric"],
-            num_answers=len(data.metrics["classes"]) if data else None, **_scores(metrics["test"]), lr=metrics["lr"],
-            num_configs=metrics["num_configs"], selected_on=metrics["selected_on"],
+            num_answers=metrics.get("num_classes"), **_scores(metrics["test"]), lr=metrics["lr"],
+            num_configs=metrics["num_configs"], num_diverged=sum(tried["val"] is None for tried in metrics["grid"]),
+            selected_on=metrics["selected_on"],
             selected_score=metrics["val"][metrics["metric"]], key=result.key))
     return rows
 
 
 def grid_rows(recipe: Recipe, results: Sequence[Result]) -> list[GridRow]:
     return [GridRow(**_model_axes(result), target=result.axes["target"], method=result.axes["method"], lr=tried["lr"],
-                    val_top1=tried["val"]["top1"], val_mean_per_class=tried["val"]["mean_per_class"],
+                    val_top1=tried["val"] and tried["val"]["top1"],
+                    val_mean_per_class=tried["val"] and tried["val"]["mean_per_class"],
                     chosen=tried["lr"] == result.metrics["lr"])
-            for result in _of_kind(recipe, results, "transfer") for tried in result.metrics.get("grid", ())]
+            for result in _of_kind(recipe, results, "transfer") for tried in result.metrics["grid"]]
 
 
 def class_rows(recipe: Recipe, results: Sequence[Result]) -> list[ClassRow]:
     """Every source class that is known, hardest first where a ranking was made, else in label order."""
     ranking = next(iter(_of_kind(recipe, results, "rank")), None)
     kept = kept_classes(recipe, results)
-    names = list(ranking.metrics["classes"]) if ranking else []
-    names += [name for name in dict.fromkeys(name for classes in kept.values() for name in classes)
-              if name not in set(names)]
-    accuracy = ranking.metrics["accuracy"] if ranking else {}
-    num_images = ranking.metrics["num_images"] if ranking else {}
+    ranked, accuracy, num_images = (ranking.metrics[name] if ranking else {}
+                                    for name in ("classes", "accuracy", "num_images"))
+    names = dict.fromkeys([*ranked, *(name for classes in kept.values() for name in classes)])
     kept_sets = {subset: frozenset(classes) for subset, classes in kept.items()}
     return [ClassRow(rank=place if name in accuracy else None, name=name, accuracy=accuracy.get(name),
                      num_images=num_images.get(name),
@@ -247,8 +245,7 @@ def beton_rows(recipe: Recipe, results: Sequence[Result]) -> list[BetonRow]:
 
 
 def stage_rows(recipe: Recipe, results: Sequence[Result]) -> list[StageRow]:
-    kinds = list(dict.fromkeys(("write", "pretrain", "rank", "evaluate", "transfer",
-                                *sorted(result.kind for result in results))))
+    kinds = dict.fromkeys(["write", "pretrain", "rank", "evaluate", "transfer", *sorted(result.kind for result in results)])
     return [StageRow(kind=kind, name=result.name, key=result.key, started_at=result.started_at, wall_s=result.wall_s)
             for kind in kinds for result in _of_kind(recipe, results, kind)]
 

@@ -109,10 +109,15 @@ def _transfer_lines(recipe: Recipe, rows: Sequence[TransferRow], target: str, me
             Cell(subset_name, sort=_or_none(size), detail=_count(size)), Cell(f"{eps:g}", sort=eps), *cells,
             Cell(percent(chance, 1) if chance else "–", sort=chance),
             Cell(", ".join(f"{lr:g}" for lr in lrs), sort=lrs[0]),
-            Cell(str(first.num_configs), sort=float(first.num_configs)),
+            Cell(str(first.num_configs), sort=float(first.num_configs), below=_diverged(mine)),
             Cell(first.selected_on, sort=first.selected_on),
             Cell(f"{first.num_images:,}", sort=float(first.num_images))))
     return lines
+
+
+def _diverged(rows: Sequence[TransferRow]) -> str:
+    number = sum(row.num_diverged for row in rows)
+    return f"{number} diverged" if number else ""
 
 
 def _score_cell(rows: Sequence[TransferRow], field: str, num_seeds: int) -> Cell:

@@ -118,6 +118,7 @@ def _transfer(stage: Stage, chance: random.Random) -> dict[str, Any]:
     grid = [{"lr": lr, "val": scores(top1 - 0.02 * index, 300)} for index, lr in enumerate(lrs["lrs"])]
     return {"metric": stage.config["metric"], "test": test, "val": grid[0]["val"], "lr": grid[0]["lr"], "grid": grid,
             "num_configs": len(grid), "selected_on": "val", "num_epochs": 8, "num_train_images": 2000,
+            "num_classes": TARGET_CLASSES.get(axes["target"], 50),
             "bn_stats": "frozen"}
 
 

@@ -26,7 +26,8 @@ def accuracy_rows(unmasked: Callable[[str, int], float], masked: Callable[[str, 
 def transfer_rows(score: Callable[[str, float, str, int], float], *, seeds: Sequence[int]) -> list[TransferRow]:
     return [TransferRow(arch="resnet18", target=target, method="full", subset=subset, num_classes=size, eps=eps,
                         seed=seed, metric="top1", num_answers=10, num_images=1000, top1=score(subset, eps, target, seed),
-                        top5=1.0, mean_per_class=0.0, lr=0.1, num_configs=1, selected_on="val", selected_score=0.5, key="")
+                        top5=1.0, mean_per_class=0.0, lr=0.1, num_configs=1, num_diverged=0,
+                        selected_on="val", selected_score=0.5, key="")
             for subset, size in SIZES.items() for eps in (0.0, 3.0) for target in ("pets", "cars") for seed in seeds]
 
 

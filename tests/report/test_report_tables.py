@@ -87,6 +87,18 @@ def test_transfer_table_holds_every_number(tmp_path: Path) -> None:
         assert images == {"grocery": "2,485", "clothing": "372"}[target]
 
 
+def test_learning_rates_that_diverged_are_counted(tmp_path: Path) -> None:
+    recipe = make_recipe(seeds=(0, 1), eps=(0.0,), targets=("clothing",), methods=("full",))
+    results = make_results(recipe)
+    grid = [{"lr": 0.1, "val": results[-1].metrics["val"]}, {"lr": 0.01, "val": None}]
+    results[-1] = replace_metrics(results[-1], grid=grid)
+    assert results[-1].axes["subset"] == "minus6"
+    table = page_of(recipe, results, tmp_path).tables["transfers"]
+    assert [row[9] for row in table[1:]] == ["2", "2", "2 1 diverged"]
+    write(recipe, results, [], tmp_path, ("csv",))
+    assert ",0.01,,,False" in (tmp_path / "transfer_grid.csv").read_text()
+
+
 def test_target_metric_carries_the_mark(tmp_path: Path) -> None:
     recipe = make_recipe(eps=(0.0,), methods=("full",))
     text = write(recipe, make_results(recipe), [], tmp_path, ("html",)).read_text()

@@ -23,6 +23,7 @@ class DatasetSpec:
     licence: str = ""
     citation: str = ""
     where: str = ""                             # how a person gets it
+    generated: bool = False                     # made on first use: nothing to get
 
 
 def open_dataset(name: str, path: Path, settings: SplitSettings) -> Source:

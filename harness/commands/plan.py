@@ -27,11 +27,22 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, show
         print_json(plan, folders)
     else:
         _print_tables(plan, states_of(plan, folders), show_stages)
+        for line in missing_data(plan, folders).values():
+            click.secho(line, fg="yellow", err=True)
 
 
 def print_json(plan: "Matrix", folders: Folders) -> None:
     """The stages for a program: {"recipe", "num_stages", "num_done", "kinds", "stages": [...]}."""
     click.echo(json.dumps(_as_json(plan, states_of(plan, folders)), indent=1))
+
+
+def missing_data(plan: "Matrix", folders: Folders) -> dict[str, str]:
+    """Label -> a line, for each dataset that is still to be written and whose images are not there."""
+    from harness import raw
+    from harness.executor import unfinished
+
+    to_write = {stage.axes["dataset"] for stage in unfinished(plan, folders).values() if stage.kind == "write"}
+    return raw.missing(plan.recipe, folders.raw, to_write)
 
 
 def states_of(plan: "Matrix", folders: Folders) -> dict[str, str]:

@@ -1,9 +1,15 @@
 """Run a recipe: all that is not done yet, to its report."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from harness.commands._recipe import recipe_argument
 from harness.folders import Folders, folder_options
+
+if TYPE_CHECKING:
+    from harness.executor import Run
+    from harness.matrix import Matrix
 
 STOP_GRACE_S = 20.0
 
@@ -36,6 +42,7 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
 
     asked = recipe.read(recipe_name, overrides)
     plan = matrix.expand(asked)
+    _refuse_without_images(plan, folders)
     settings = LauncherSettings(folders, jobs, device, stages_package)  # type: ignore[arg-type]
     opened = names.find("harness.launchers", launcher, "launcher").open(settings)
     signal.signal(signal.SIGTERM, signal.default_int_handler)       # ended by a scheduler: as by Ctrl-C
@@ -62,7 +69,20 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
         sys.exit(1)
 
 
-def _tell_failures(run) -> None:  # type: ignore[no-untyped-def]
+def _refuse_without_images(plan: "Matrix", folders: Folders) -> None:
+    """Without its source a recipe can run nothing. A target that is missing fails alone, and is announced."""
+    from harness.commands.plan import missing_data
+    from writers.errors import UserError
+
+    missing = missing_data(plan, folders)
+    if (source := plan.recipe.source.label) in missing:
+        raise UserError(missing[source], "Put it there, or say where it is: --raw-dir DIR, or --set source.path=PATH")
+    for line in missing.values():
+        click.secho(line, fg="yellow", err=True)
+
+
+def _tell_failures(run: "Run") -> None:
+    """What failed, why, and where to read more."""
     from harness import done
 
     click.secho(f"{len(run.failed)} failed, {len(run.blocked)} not run because they need those:", fg="red", err=True)

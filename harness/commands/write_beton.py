@@ -63,6 +63,8 @@ def command(source: Path | None, dataset: str | None, subset_name: str | None, s
 def _write(source: Path | None, dataset: str | None, subset_name: str | None, splits: tuple[str, ...], out: Path | None,
            folders: Folders, *, val_share: float, test_share: float, seed: int, threads: int | None,
            on_error: Literal["fail", "skip"], format_: str, **encoding_options: Any) -> list[tuple[Path, "Manifest"]]:
+    from pydantic import ValidationError
+
     from harness import console, environment
     from harness.settings import DataSettings
     from writers.dataset import SplitSettings, open_dataset
@@ -71,13 +73,16 @@ def _write(source: Path | None, dataset: str | None, subset_name: str | None, sp
     from writers.subset import everything, named, resolve
     from writers.write import write_split
 
+    try:
+        encoding = Encoding(format=format_, **encoding_options)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
     name = dataset or ("imagenet" if subset_name else "folder")
     if source is None and name == "folder":
         raise UserError("Say which images: --source DIR, or --dataset NAME.", "harness ls datasets names the datasets.")
     path = source.expanduser() if source else folders.raw / name
     opened = open_dataset(name, path, SplitSettings(val=val_share, test=test_share, seed=seed))
     subset = resolve(named(subset_name), opened.classes) if subset_name else everything(opened.classes)
-    encoding = Encoding(format=format_, **encoding_options)  # type: ignore[arg-type]
     label = DataSettings(dataset=name, path=str(path)).label
     folder = out.expanduser() if out else folders.data / f"{label}-{subset.name}"
     written = []

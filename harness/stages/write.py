@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness.raw import raw_path
 from harness.result import Result
 from harness.settings import DataSettings
 from harness.stage import Outcome, StageContext, Stopped
@@ -47,11 +48,6 @@ def run(context: StageContext) -> Outcome:
     return Outcome({
         "splits": written, "classes": list(subset.classes), "img_per_s": num_written / took_s if num_written else None,
         "subset": {"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest}})
-
-
-def raw_path(data: DataSettings, raw: Path) -> Path:
-    """Where a dataset's images lie: absolute, or relative to the raw folder."""
-    return raw / Path(data.path or data.dataset).expanduser()
 
 
 def _subset(config: dict[str, Any] | None, source: Source, ranked: Result | None) -> Subset:

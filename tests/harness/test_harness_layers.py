@@ -17,7 +17,7 @@ LEVELS = (
     {"stages"},
     {"train", "method", "methods", "scores", "model", "models", "report"},
     {"recipe", "recipe_check", "matrix", "stage", "result", "settings", "timer", "checkpoint", "distributed", "done",
-     "disk", "lock", "environment", "folders", "console"},
+     "disk", "lock", "raw", "environment", "folders", "console"},
 )
 
 

@@ -1,0 +1,23 @@
+"""Where a recipe's raw images lie, and which of them are not there yet."""
+
+from collections.abc import Collection
+from importlib import import_module
+from pathlib import Path
+
+from harness.settings import DataSettings, Recipe
+
+
+def raw_path(data: DataSettings, raw: Path) -> Path:
+    """Where a dataset's images lie: absolute, or relative to the raw folder."""
+    return raw / Path(data.path or data.dataset).expanduser()
+
+
+def missing(recipe: Recipe, raw: Path, labels: Collection[str]) -> dict[str, str]:
+    """Label -> what to fetch and from where, for each dataset of `labels` whose images are not in `raw`."""
+    found = {}
+    for data in (recipe.source, *recipe.targets):
+        spec = import_module(f"writers.datasets.{data.dataset}").SPEC
+        path = raw_path(data, raw)
+        if data.label in labels and not spec.generated and not path.exists():
+            found[data.label] = f"There is no {path}." + (f" {spec.title}: {spec.where}" if data.dataset != "folder" else "")
+    return found

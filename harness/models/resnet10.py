@@ -1,4 +1,4 @@
-"""A small ResNet for CPUs and small images: a 3x3 stem with stride 2, no pooling behind it, four basic blocks, free widths."""
+"""A small ResNet for CPUs and small images: a 3x3 stem and pooling, stride 2 each, then four basic blocks of free widths."""
 
 from collections import OrderedDict
 
@@ -17,7 +17,8 @@ def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module
         raise UserError(f"resnet10 has {len(STRIDES)} stages, and channels names {len(widths)}: {list(widths)}.",
                         f"Give one width for each stage, such as {list(CHANNELS)}.")
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    parts["stem"] = nn.Sequential(_convolution(3, widths[0], stride=2), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
+    parts["stem"] = nn.Sequential(_convolution(3, widths[0], stride=2), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True),
+                                  nn.MaxPool2d(3, stride=2, padding=1))
     num_inputs = widths[0]
     for number, (width, stride) in enumerate(zip(widths, STRIDES, strict=True), start=1):
         parts[f"stage{number}"] = BasicBlock(num_inputs, width, stride)

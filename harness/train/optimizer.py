@@ -15,7 +15,8 @@ def make_sgd(model: nn.Module, settings: ScheduleSettings, lr: float) -> torch.o
     By the type of the module, not by name: "bn" is not in the name of a ResNet's `downsample.1`.
     """
     weights = {id(module.weight) for module in model.modules() if isinstance(module, DECAYED)}
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             (decayed if settings.decay_norm_and_bias or id(parameter) in weights else others).append(parameter)

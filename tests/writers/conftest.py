@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from pictures import picture
+
 from writers.dataset import SplitSettings, open_dataset
 from writers.source import Source
 

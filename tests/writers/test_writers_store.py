@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from writers.source import Source
 
 from writers.encode import Encoding
 from writers.errors import UserError
+from writers.source import Source
 from writers.store import file_digest, manifest_path, open_beton, verify
 from writers.subset import everything
 from writers.write import write_split

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from writers.ranking import Ranking
 
 from writers.errors import UserError
+from writers.ranking import Ranking
 from writers.subset import SubsetSpec, available, everything, named, resolve
 
 CLASSES = [f"class{index:02d}" for index in range(20)]

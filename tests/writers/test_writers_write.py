@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from pictures import picture
 from PIL import Image
-from writers.dataset import SplitSettings, open_dataset
-from writers.source import Source
 
+from writers.dataset import SplitSettings, open_dataset
 from writers.encode import Encoding
 from writers.errors import UserError
+from writers.source import Source
 from writers.store import manifest_path, open_beton, verify
 from writers.subset import SubsetSpec, everything, resolve
 from writers.write import write_split

@@ -1,0 +1,101 @@
+"""Fixed-feature transfer: the source's weights stay, a new linear head trains on augmented images.
+
+With frozen BatchNorm statistics the features of an image do not depend on the head, so the heads of all learning rates
+train at once on one forward pass of the backbone; each is, bit for bit, what it would be alone. The published code lets the
+statistics of the frozen backbone move (`bn_stats: update`); then each rate has a backbone of its own.
+"""
+
+import copy
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from harness.method import BnStats, Setup, set_train_mode
+from harness.model import Classifier
+from harness.train.optimizer import make_sgd, set_lr
+from harness.train.precision import autocast
+from harness.train.trainee import ModelTrainee
+
+DEFAULT_BN_STATS: BnStats = "frozen"
+
+
+def trainees(setup: Setup) -> "Iterator[SharedBackbone | ModelTrainee]":
+    if setup.bn_stats == "frozen":
+        yield SharedBackbone(setup)
+        return
+    for lr in setup.settings.lrs:
+        model = setup.load()
+        model.backbone.requires_grad_(False)
+        yield ModelTrainee(model, setup.settings.optimizer, lr, device=setup.device, precision=setup.precision,
+                           label_smoothing=setup.settings.label_smoothing, timer=setup.timer,
+                           train_mode=partial(set_train_mode, model, setup.bn_stats))
+
+
+class SharedBackbone:
+    """One frozen backbone, and a head with its own optimizer for each learning rate."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._model = setup.load().eval()
+        self._model.requires_grad_(False)
+        self._heads = {lr: copy.deepcopy(self._model.head).requires_grad_(True) for lr in setup.settings.lrs}
+        self._optimizers = {lr: make_sgd(head, setup.settings.optimizer, lr) for lr, head in self._heads.items()}
+        self._losses = torch.zeros(len(self._heads), dtype=torch.float64, device=setup.device)
+        self._num_correct = torch.zeros(len(self._heads), dtype=torch.int64, device=setup.device)
+        self._num_images = 0
+
+    def set_rate(self, fraction: float) -> None:
+        for lr, optimizer in self._optimizers.items():
+            set_lr(optimizer, fraction * lr)
+
+    def train_batch(self, images: Tensor, labels: Tensor) -> None:
+        timer, smoothing = self._setup.timer, self._setup.settings.label_smoothing
+        with timer.span("forward_backward"):
+            with torch.no_grad(), autocast(self._setup.precision, self._setup.device):
+                features = self._model.features(images)
+            features = features.float()
+            for number, head in enumerate(self._heads.values()):
+                logits = head(features)
+                loss = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+                loss.backward()
+                self._losses[number] += loss.detach() * len(labels)
+                self._num_correct[number] += (logits.detach().argmax(1) == labels).sum()
+        self._num_images += len(labels)
+        with timer.span("optimizer"):
+            for optimizer in self._optimizers.values():
+                optimizer.step()
+                optimizer.zero_grad()
+
+    def totals(self) -> dict[str, float]:
+        """Of the head that fits best so far: a rate that is too high must not hide that the others learn."""
+        losses = (self._losses / self._num_images).nan_to_num(nan=torch.inf)
+        best = int(losses.argmin())
+        totals = {"loss": float(losses[best]), "top1": int(self._num_correct[best]) / self._num_images,
+                  "num_images": self._num_images, "zero_gradients": 0}
+        self._losses.zero_()
+        self._num_correct.zero_()
+        self._num_images = 0
+        return totals
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"heads": [head.state_dict() for head in self._heads.values()],
+                "optimizers": [optimizer.state_dict() for optimizer in self._optimizers.values()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for head, saved in zip(self._heads.values(), state["heads"], strict=True):
+            head.load_state_dict(saved)
+        for optimizer, saved in zip(self._optimizers.values(), state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def candidates(self) -> dict[float, Classifier]:
+        """Models that share the backbone; those whose head diverged are left out."""
+        found = {}
+        for lr, head in self._heads.items():
+            if all(torch.isfinite(parameter).all() for parameter in head.parameters()):
+                found[lr] = copy.copy(self._model)
+                found[lr]._modules = {**self._model._modules, "head": head}
+        return found

@@ -1,0 +1,59 @@
+"""Evaluates one pretrained model on val: on its own classes, and on those that all subsets share, masked and unmasked.
+
+Unmasked: the model may answer any of its classes. Masked: it decides among the common ones only. The difference is what
+it loses to confusion with classes that others were never shown.
+"""
+
+import time
+from typing import Any
+
+from harness import model as models
+from harness.settings import EvaluateSettings
+from harness.stage import Outcome, StageContext
+from harness.stages.pretrain import MODEL_FILE
+from harness.train.evaluate import View, evaluate
+from harness.train.plans import eval_plan, split_path
+from harness.train.precision import choose
+from loaders import open_loader
+from writers.errors import UserError
+
+
+def run(context: StageContext) -> Outcome:
+    """Metrics: the common classes; clean and adversarial scores on each view; the attack. Seconds of each pass."""
+    config = context.config
+    settings = EvaluateSettings.model_validate(config["settings"])
+    classes = context.needs["data"].metrics["classes"]
+    common = _common_classes(context, classes)
+    labels = tuple(classes.index(name) for name in common)
+    views = {"own": View(), "common_unmasked": View(labels=labels), "common_masked": View(labels=labels, logits=labels)}
+    model, _ = models.load(context.need_folders["model"] / MODEL_FILE)
+    model.to(context.device)
+    eps = config["eps"] or settings.eps_of_clean or 0.0
+    plan = eval_plan(split_path(context, "data", "val"), settings.batch_size, config["resolution"], config["eval_crop"],
+                     context)
+    scores: dict[str, Any] = {"clean": None, "adversarial": None}
+    seconds = {}
+    with open_loader(plan) as loader:
+        for name in ("clean", "adversarial") if eps > 0 else ("clean",):
+            started = time.monotonic()
+            counts = evaluate(model, loader, device=context.device, precision=choose("auto", context.device),
+                              num_classes=len(classes), views=views, eps=eps if name == "adversarial" else 0.0,
+                              attack=settings.attack if name == "adversarial" else None)
+            scores[name] = {view: count.scores() for view, count in counts.items()}
+            seconds[f"{name}_s"] = time.monotonic() - started
+    attack = None
+    if eps > 0:
+        attack = {"norm": settings.attack.norm, "eps": eps, "steps": settings.attack.steps,
+                  "step_size": settings.attack.relative_step_size * eps, "resolution": config["resolution"]}
+    return Outcome({"num_common_classes": len(common), "common_classes": common, **scores, "attack": attack}, seconds)
+
+
+def _common_classes(context: StageContext, classes: list[str]) -> list[str]:
+    """Classes of every subset, in the order of this model's labels."""
+    shared = set(classes)
+    for role, result in context.needs.items():
+        if role.startswith("common_"):
+            shared &= set(result.metrics["classes"])
+    if not shared:
+        raise UserError("The subsets of this recipe have no class in common to compare their models on.")
+    return [name for name in classes if name in shared]

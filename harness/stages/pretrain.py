@@ -1,0 +1,82 @@
+"""Pretrains one model from random weights on one subset; adversarially where eps is above 0. Leaves `model.pt`."""
+
+import math
+import shutil
+import time
+from typing import Any
+
+import torch
+
+from harness import model as models
+from harness.settings import PretrainSettings
+from harness.stage import Outcome, StageContext
+from harness.timer import Timer, summary
+from harness.train.evaluate import View, evaluate
+from harness.train.fit import Clock, fit
+from harness.train.plans import eval_plan, split_path, train_plan
+from harness.train.precision import choose
+from harness.train.trainee import ModelTrainee, replay_rate
+from loaders import open_loader
+from writers.store import open_beton
+
+MODEL_FILE = "model.pt"
+
+
+def run(context: StageContext) -> Outcome:
+    """Metrics: accuracies on val, the epochs' losses, what was trained on. Timing: see harness.timer.summary."""
+    started = time.monotonic()
+    settings = PretrainSettings.model_validate(context.config["settings"])
+    eps, seed, arch = context.config["eps"], context.config["seed"], context.config["arch"]
+    classes = context.needs["data"].metrics["classes"]
+    precision, timer, clock = choose(settings.precision, context.device), Timer(context.device), Clock()
+
+    torch.manual_seed(seed)
+    model = models.build(arch, len(classes), channels=settings.channels).to(context.device)
+    trainee = ModelTrainee(model, settings.optimizer, settings.optimizer.lr, device=context.device, precision=precision,
+                           label_smoothing=settings.label_smoothing, timer=timer, train_mode=model.train,
+                           attack=settings.attack if eps > 0 else None, eps=eps)
+    checkpoints = context.folder / "checkpoints"
+    with open_loader(train_plan(split_path(context, "data", "train"), settings, seed, context)) as loader:
+        startup_s = time.monotonic() - started
+        records = list(fit(trainee, loader, settings.optimizer, num_epochs=settings.epochs, timer=timer, clock=clock,
+                           num_steps=_equal_steps(context, settings), checkpoints=checkpoints,
+                           stop_requested=context.stop_requested, progress=context.progress))
+        num_train_images = loader.num_samples
+
+        resolution = settings.eval_resolution or settings.resolution
+        plan = eval_plan(split_path(context, "data", "val"), settings.batch_size, resolution, settings.eval_crop, context)
+        started = time.monotonic()
+        with open_loader(plan) as val_loader:
+            counts = evaluate(model, val_loader, device=context.device, precision=precision, num_classes=len(classes),
+                              views={"own": View()})
+        eval_s = time.monotonic() - started
+        models.save(context.folder / MODEL_FILE, model, _about(context, settings, arch, classes, eps))
+        with loader.epoch(0) as batches:
+            replay_img_per_s = replay_rate(trainee, *next(batches), train_s=clock.train_s)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+    metrics = {
+        "val": counts["own"].scores(), "train_loss": records[-1]["train_loss"], "epochs": records, 
+        "num_classes": len(classes), "num_train_images": num_train_images, "num_steps": clock.num_steps, "eps": eps,
+        "eps_resolution": settings.resolution,
+        "precision": precision, "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "zero_gradients": clock.zero_gradients}
+    timing = summary(clock.spans_s, num_steps=clock.num_steps, num_images=clock.num_images, train_s=clock.train_s,
+                     eval_s=eval_s, checkpoint_s=clock.checkpoint_s, startup_s=startup_s, replay_img_per_s=replay_img_per_s)
+    return Outcome(metrics, timing)
+
+
+def _equal_steps(context: StageContext, settings: PretrainSettings) -> int | None:
+    """The steps that the recipe's epochs take on all of the source's images; None: as many as they take on these."""
+    if settings.length == "equal_epochs" or "all_data" not in context.needs:
+        return None
+    plan = train_plan(split_path(context, "all_data", "train"), settings, 0, context)
+    number = open_beton(plan.beton).manifest.num_samples
+    return settings.epochs * max(1, math.ceil(number / plan.batch_size) - int(number % plan.batch_size == 1))
+
+
+def _about(context: StageContext, settings: PretrainSettings, arch: str, classes: list[str], eps: float) -> dict[str, Any]:
+    """What anyone who finds the weights has to know."""
+    return {"arch": arch, "channels": list(settings.channels) if settings.channels else None, "classes": list(classes),
+            "eps": eps, "norm": settings.attack.norm if eps > 0 else None, "resolution": settings.resolution,
+            "seed": context.config["seed"], "stage": context.folder.name}

@@ -1,0 +1,75 @@
+"""A whole model as a trainee of `fit`."""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.model import Classifier
+from harness.settings import AttackSettings, ScheduleSettings
+from harness.timer import Timer
+from harness.train.fit import Trainee
+from harness.train.optimizer import make_sgd, set_lr
+from harness.train.precision import Precision
+from harness.train.step import make_step
+from loaders.replay import replay
+
+REPLAY_S = 1.5          # at most, and
+REPLAY_SHARE = 0.05     # at most this share of the training time
+MIN_REPLAY_STEPS = 3
+
+
+class ModelTrainee:
+    """A model, its optimizer and its step."""
+
+    def __init__(self, model: Classifier, schedule: ScheduleSettings, peak_lr: float, *, device: str, precision: Precision,
+                 label_smoothing: float, timer: Timer, train_mode: Callable[[], None], attack: AttackSettings | None = None,
+                 eps: float = 0.0) -> None:
+        """train_mode: puts each module of the model into its mode for a training step."""
+        self.model, self.peak_lr = model, peak_lr
+        self.optimizer = make_sgd(model, schedule, peak_lr)
+        self.step = make_step(model, self.optimizer, device=device, precision=precision, label_smoothing=label_smoothing,
+                              attack=attack, eps=eps, timer=timer, train_mode=train_mode)
+
+    def set_rate(self, fraction: float) -> None:
+        set_lr(self.optimizer, fraction * self.peak_lr)
+
+    def train_batch(self, images: Tensor, labels: Tensor) -> None:
+        self.step(images, labels)
+
+    def totals(self) -> dict[str, float]:
+        return self.step.totals()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step.load_state_dict(state["step"])
+
+    def candidates(self) -> dict[float, Classifier]:
+        """Peak learning rate -> the model trained with it."""
+        return {self.peak_lr: self.model}
+
+
+def replay_rate(trainee: Trainee, images: Tensor, labels: Tensor, train_s: float) -> float:
+    """Images per second of training on one batch over and over: what the run could do if data cost nothing.
+
+    The trainee's weights are spoilt: call it last.
+    """
+    wait = torch.cuda.synchronize if images.is_cuda else nullcontext
+    batch = images.clone(), labels.clone()      # before the first step is timed: caches, and the GPU's choice of kernels
+    trainee.train_batch(*batch)
+    wait()
+    budget_s = min(REPLAY_S, REPLAY_SHARE * train_s)
+    started, num_steps = time.perf_counter(), 0
+    while num_steps < MIN_REPLAY_STEPS or time.perf_counter() - started < budget_s:
+        for again in replay(batch, MIN_REPLAY_STEPS):
+            trainee.train_batch(*again)
+        wait()
+        num_steps += MIN_REPLAY_STEPS
+    return num_steps * len(images) / (time.perf_counter() - started)

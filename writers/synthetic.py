@@ -1,4 +1,4 @@
-"""Pictures that are drawn, not downloaded: small photo-like JPEG files in class folders, made where they are first asked for.
+"""Pictures that are drawn, not downloaded: small photo-like JPEG files in class folders, made on first use.
 
 Objects with textures lie on cluttered backgrounds, under uneven light and partly covered, so that a network has something
 to learn and some classes stay hard. Every picture is a function of the set, split, class and number alone. The sets
@@ -25,7 +25,7 @@ from PIL import Image
 from writers.errors import UserError
 from writers.source import Source, SplitSettings, open_tree
 
-VERSION = 1             # of everything that decides a pixel; a set of another version is made anew
+VERSION = 3             # raise it with every change that moves a pixel: sets of other versions are made anew
 STAMP = "synthetic.txt"
 LEFTOVER_AGE_S = 3600   # a half-made folder this old belongs to a process that was killed
 
@@ -70,12 +70,13 @@ def make(path: Path, pictures: SyntheticSet) -> None:
                 _write(made, pictures, stamp)
                 _put_in_place(made, path, stamp)
     except OSError as error:
-        raise UserError(f"{path} cannot be made: {error.strerror or error}.", "Name a folder that can be written.") from error
+        raise UserError(f"{path} cannot be made: {error.strerror or error}.",
+                        "Name a folder that can be written.") from error
 
 
 def encode_image(pictures: SyntheticSet, split: str, class_name: str, number: int) -> bytes:
     """One picture as a JPEG file."""
-    key = f"{VERSION}/{pictures.name}/{split}/{class_name}/{number}"
+    key = f"{pictures.name}/{split}/{class_name}/{number}"
     canvas = Canvas(np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest())))
     pictures.classes[class_name](canvas)
     file = io.BytesIO()
@@ -225,7 +226,7 @@ class Canvas:
         """Blobs, and scraps of texture that belong to no class."""
         rng = self.rng
         for _ in range(rng.integers(3, 8)):
-            colour = self.random_colour(0.5)
+            colour = self.random_colour(0.4)
             self.draw(disc, plain, (colour, colour), self.random_place(0.0), rng.uniform(0.08, 0.3),
                       rng.uniform(0, np.pi), rng.uniform(0.4, 1.0), rng.uniform(0.3, 0.9), rng.uniform(1, 8))
         for _ in range(rng.integers(1, 4)):

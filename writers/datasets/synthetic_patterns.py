@@ -7,34 +7,37 @@ import numpy as np
 
 from writers.dataset import DatasetSpec
 from writers.source import Source, SplitSettings
-from writers.synthetic import Array, Canvas, Field, SyntheticSet, open_synthetic, smooth_noise
+from writers.synthetic import Array, Canvas, Field, SyntheticSet, hsv, open_synthetic, smooth_noise
 
 NUM_IMAGES = {"train": 30, "val": 10, "test": 20}
+HUE_SPREAD = 0.07
 
 SPEC = DatasetSpec(
     name="synthetic_patterns", title="Synthetic patterns", metric="top1", num_classes=8,
     split_sizes={split: 8 * number for split, number in NUM_IMAGES.items()}, licence="MIT, as this program",
-    where="made on first use, in the folder that is named")
+    where="made on first use, in the folder that is named", generated=True)
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
     return open_synthetic(path, settings, PICTURES)
 
 
-def _pattern(canvas: Canvas, pattern: Field) -> None:
-    """The pattern at any scale and angle, bent a little, in any two colours, worn thin so that the background shows."""
+def _pattern(canvas: Canvas, pattern: Field, hue: float) -> None:
+    """The pattern at varied scale and angle, bent a little, in two colours, worn thin so that the background shows.
+
+    One colour is of about the class's hue, as water is mostly blue and brick mostly red.
+    """
     rng = canvas.rng
     shape = (canvas.height, canvas.width)
     y, x = np.mgrid[:shape[0], :shape[1]].astype(np.float32) / np.float32(min(shape)) - np.float32(0.5)
-    angle, scale = rng.uniform(0, 2 * np.pi), rng.uniform(3.0, 6.5)
+    angle, scale = rng.normal(0, 0.4), rng.uniform(3.0, 5.0)
     cosine, sine = np.float32(scale * np.cos(angle)), np.float32(scale * np.sin(angle))
-    bend = np.float32(rng.uniform(0.2, 0.9))
+    bend = np.float32(rng.uniform(0.1, 0.5))
     u = cosine * x + sine * y + bend * smooth_noise(rng, shape, 4)
     v = cosine * y - sine * x + bend * smooth_noise(rng, shape, 4)
-    first, second = canvas.random_colour(), canvas.random_colour()
-    if abs(float(first.mean() - second.mean())) < 0.2:
-        second = 1 - second if abs(float(first.mean() + second.mean()) - 1) > 0.2 else second * np.float32(0.4)
-    cover = np.clip(smooth_noise(rng, shape, 5) + np.float32(rng.uniform(0.2, 0.6)), 0, 1)[..., None]
+    first = hsv(hue + rng.normal(0, HUE_SPREAD), rng.uniform(0.4, 0.95), rng.uniform(0.5, 0.9))
+    second = hsv(rng.uniform(), rng.uniform(0, 0.4), rng.choice([rng.uniform(0.05, 0.25), rng.uniform(0.85, 1)]))
+    cover = np.clip(smooth_noise(rng, shape, 5) + np.float32(rng.uniform(0.3, 0.8)), 0, 1)[..., None]
     canvas.pixels += cover * (first + (second - first) * pattern(u, v)[..., None] - canvas.pixels)
 
 
@@ -83,9 +86,12 @@ def _pebbles(u: Array, v: Array) -> Array:
     return _step(np.sin(3.1 * u + 1.3 * np.sin(2.2 * v)) * np.sin(3.7 * v + 1.3 * np.sin(2.6 * u)) - 0.1)
 
 
+_LOOKS: dict[str, tuple[Field, float]] = {
+    "bricks": (_bricks, 0.02), "lattice": (_lattice, 0.14), "marble": (_marble, 0.9), "pebbles": (_pebbles, 0.08),
+    "ripples": (_ripples, 0.52), "scales": (_scales, 0.38), "waves": (_waves, 0.62), "zigzag": (_zigzag, 0.77),
+}
+
 PICTURES = SyntheticSet(
     "synthetic_patterns",
-    {name: functools.partial(_pattern, pattern=pattern) for name, pattern in {
-        "waves": _waves, "zigzag": _zigzag, "bricks": _bricks, "lattice": _lattice, "ripples": _ripples, "marble": _marble,
-        "scales": _scales, "pebbles": _pebbles}.items()},
+    {name: functools.partial(_pattern, pattern=pattern, hue=hue) for name, (pattern, hue) in _LOOKS.items()},
     NUM_IMAGES)

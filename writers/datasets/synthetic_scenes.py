@@ -29,11 +29,12 @@ from writers.synthetic import (
 )
 
 NUM_IMAGES = {"train": 30, "val": 10, "test": 20}
+HUE_SPREAD = 0.07
 
 SPEC = DatasetSpec(
     name="synthetic_scenes", title="Synthetic scenes", metric="top1", num_classes=10,
     split_sizes={split: 10 * number for split, number in NUM_IMAGES.items()}, licence="MIT, as this program",
-    where="made on first use, in the folder that is named")
+    where="made on first use, in the folder that is named", generated=True)
 
 Place = tuple[float, float, float]      # x, y, radius; in a frame that spans -1..1
 Arrange = Callable[[np.random.Generator], list[Place]]
@@ -43,31 +44,32 @@ def open(path: Path, settings: SplitSettings) -> Source:
     return open_synthetic(path, settings, PICTURES)
 
 
-def _scene(canvas: Canvas, arrange: Arrange, shapes: tuple[Field, ...] = ()) -> None:
-    """Objects of one look at the places of `arrange`; with `shapes`, each of its own shape and look."""
+def _scene(canvas: Canvas, arrange: Arrange, hue: float, shapes: tuple[Field, ...] = ()) -> None:
+    """Objects of one look, of about one hue, at the places of `arrange`; with `shapes`, each of its own shape and look."""
     rng = canvas.rng
-    angle, size = rng.normal(0, 0.25), rng.uniform(0.36, 0.46)
+    angle, size = rng.normal(0, 0.25), rng.uniform(0.4, 0.48)
     cosine, sine = size * np.cos(angle), size * np.sin(angle)
     shift = canvas.random_place(size)
-    look = _look(rng)
+    look = _look(rng, hue)
     for number, (x, y, radius) in enumerate(arrange(rng)):
         if shapes:
-            look = (shapes[number], *_look(rng)[1:])
+            look = (shapes[number], *_look(rng, hue)[1:])
         shape, texture, colours = look
         centre = (shift[0] + cosine * x - sine * y, shift[1] + sine * x + cosine * y)
         canvas.draw(shape, texture, colours, centre, radius * size, rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.0))
 
 
-def _look(rng: np.random.Generator) -> tuple[Field, Field, tuple[Array, Array]]:
+def _look(rng: np.random.Generator, hue: float) -> tuple[Field, Field, tuple[Array, Array]]:
     shape = (disc, square, polygon(3), star(5, 0.5), ring, cross)[rng.integers(6)]
     texture = (plain, shade, stripes(3), checks(2), dots(2))[rng.integers(5)]
-    hue = rng.uniform()
+    hue += rng.normal(0, HUE_SPREAD)
     return shape, texture, (hsv(hue, rng.uniform(0.6, 0.95), rng.uniform(0.6, 0.95)),
                             hsv(hue + 0.3, rng.uniform(0.0, 0.5), rng.uniform(0.0, 1.0)))
 
 
 def _jitter(rng: np.random.Generator, places: list[Place], amount: float = 0.06) -> list[Place]:
-    return [(x + rng.normal(0, amount), y + rng.normal(0, amount), radius * rng.uniform(0.85, 1.1)) for x, y, radius in places]
+    return [(x + rng.normal(0, amount), y + rng.normal(0, amount), radius * rng.uniform(0.85, 1.1))
+            for x, y, radius in places]
 
 
 def _one(rng: np.random.Generator) -> list[Place]:
@@ -112,16 +114,14 @@ def _nested(rng: np.random.Generator) -> list[Place]:
     return _jitter(rng, [(0, 0, 0.85), (0, 0, 0.4)])
 
 
+_LOOKS: dict[str, tuple[Arrange, float]] = {
+    "one": (_one, 0.0), "two-alike": (_two, 0.5), "three-alike": (_three, 0.1), "large-and-small": (_large_and_small, 0.6),
+    "row": (_row, 0.3), "column": (_column, 0.8), "circle": (_circle, 0.2), "grid": (_grid, 0.7),
+    "scattered": (_scattered, 0.4),
+}
+
 PICTURES = SyntheticSet(
     "synthetic_scenes",
-    {"one": functools.partial(_scene, arrange=_one),
-     "two-alike": functools.partial(_scene, arrange=_two),
-     "large-and-small": functools.partial(_scene, arrange=_large_and_small),
-     "three-alike": functools.partial(_scene, arrange=_three),
-     "row": functools.partial(_scene, arrange=_row),
-     "column": functools.partial(_scene, arrange=_column),
-     "circle": functools.partial(_scene, arrange=_circle),
-     "grid": functools.partial(_scene, arrange=_grid),
-     "scattered": functools.partial(_scene, arrange=_scattered),
-     "disc-on-square": functools.partial(_scene, arrange=_nested, shapes=(square, disc))},
+    {name: functools.partial(_scene, arrange=arrange, hue=hue) for name, (arrange, hue) in _LOOKS.items()}
+    | {"disc-on-square": functools.partial(_scene, arrange=_nested, hue=0.9, shapes=(square, disc))},
     NUM_IMAGES)

@@ -5,7 +5,6 @@ pooled features [B, D]. Normalising inside the model lets an attack work in pixe
 """
 
 import io
-import pickle
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -87,14 +86,19 @@ def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
     Raises UserError where the file is missing, damaged, or not one of ours.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"There is no model at {path}.", "Run the stage that trains it.") from error
+    try:
+        saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         about, weights = saved["about"], saved["state_dict"]
         num_classes, channels = len(weights["head.bias"]), about.get("channels")
         model = build(about["arch"], num_classes, channels=tuple(channels) if channels else None)
         model.load_state_dict(weights)
-    except FileNotFoundError as error:
-        raise UserError(f"There is no model at {path}.", "Run the stage that trains it.") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path} is not a whole model of this harness: {str(error).strip().splitlines()[0][:200]}",
+    except UserError:
+        raise
+    except Exception as error:      # torch raises many kinds for a damaged file, and any of them means the same here
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"{path} is not a whole model of this harness: {why[:200]}",
                         "Delete that stage's folder to train it again.") from error
     return model, about

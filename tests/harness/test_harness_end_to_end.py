@@ -77,7 +77,7 @@ def _without_clock(value: Any) -> Any:
 
 def test_a_run_that_was_interrupted_and_killed_ends_with_the_same_numbers(folder: Path):
     matrix = expand(read(folder / "small.yaml"))
-    quiet = start(folder, "quiet", jobs=1)
+    quiet = start(folder, "quiet", jobs=2)
     out, err = quiet.communicate(timeout=200)
     assert quiet.returncode == 0, err
     report = Path(out.strip().removeprefix("Report: "))

@@ -1,0 +1,104 @@
+"""Scores against scikit-learn, on the counts' edges, and with numbers that are none."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, log_loss, top_k_accuracy_score
+
+from harness.train.metrics import Counts
+from writers.errors import UserError
+
+
+def counted(outputs: torch.Tensor, truth: torch.Tensor, num_batches: int = 3, **view: object) -> Counts:
+    counts = Counts(outputs.shape[1], "cpu", **view)
+    for part, part_labels in zip(outputs.chunk(num_batches), truth.chunk(num_batches), strict=True):
+        counts.add(part, part_labels)
+    return counts
+
+
+@pytest.fixture
+def outputs() -> tuple[torch.Tensor, torch.Tensor]:
+    """500 images of 12 classes, unevenly many of each; the right answer is likelier than chance."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 12, (500,), generator=generator) * torch.randint(0, 2, (500,), generator=generator)
+    logits = torch.randn(500, 12, generator=generator)
+    logits[torch.arange(500), labels] += 1
+    return logits, labels
+
+
+def test_scores_are_scikit_learns(outputs):
+    logits, labels = outputs
+    scores = counted(logits, labels).scores()
+    probs = torch.softmax(logits.double(), 1).numpy()
+    numbers = np.arange(12)
+    assert scores["top1"] == pytest.approx(top_k_accuracy_score(labels, probs, k=1, labels=numbers), abs=1e-12)
+    assert scores["top5"] == pytest.approx(top_k_accuracy_score(labels, probs, k=5, labels=numbers), abs=1e-12)
+    assert scores["mean_per_class"] == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)), abs=1e-12)
+    assert scores["loss"] == pytest.approx(log_loss(labels, probs, labels=numbers), rel=1e-6)
+    assert (scores["num_images"], scores["num_correct"]) == (500, int((logits.argmax(1) == labels).sum()))
+
+
+def test_mean_per_class_leaves_absent_classes_out():
+    logits, labels = torch.eye(4)[[0, 0, 1, 1]], torch.tensor([0, 0, 0, 1])
+    counts = counted(logits, labels, 1)
+    assert counts.scores()["mean_per_class"] == (2 / 3 + 1) / 2
+    correct, total = counts.per_class()
+    assert correct.tolist() == [2, 1, 0, 0] and total.tolist() == [3, 1, 0, 0] and total.dtype == torch.int64
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 5])
+def test_top5_of_few_classes_is_everything(num_classes):
+    scores = counted(torch.randn(20, num_classes), torch.arange(20) % num_classes).scores()
+    assert scores["top5"] == 1.0
+
+
+def test_views_are_the_images_and_logits_cut_out(outputs):
+    logits, labels = outputs
+    chosen = [1, 4, 5, 7, 8, 9, 11]
+    inside = torch.isin(labels, torch.tensor(chosen))
+    seen = counted(logits, labels, labels=chosen).scores()
+    assert seen["num_images"] == inside.sum() and seen["num_correct"] == (logits.argmax(1) == labels)[inside].sum()
+    masked = counted(logits, labels, labels=chosen, logits=chosen)
+    new_labels = torch.tensor([chosen.index(int(label)) for label in labels[inside]])
+    alone = counted(logits[inside][:, chosen], new_labels)
+    assert masked.scores() == pytest.approx(alone.scores(), rel=1e-6)
+    assert torch.allclose(masked.mean_probability()[chosen], alone.mean_probability(), atol=1e-6)
+
+
+def test_mean_probability_by_hand():
+    logits = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    found = counted(logits, torch.tensor([0, 0, 0]), 1).mean_probability()
+    probs = torch.softmax(logits.double(), 1)[:, 0]
+    assert torch.allclose(found, torch.stack([probs.mean(), torch.tensor(0.0, dtype=torch.float64)]), atol=1e-6)
+
+
+def test_equal_logits_go_by_class_number_as_argmax_does():
+    logits = torch.randn(300, 12).round().to(torch.bfloat16)    # many ties
+    labels = torch.arange(300) % 12
+    scores = counted(logits, labels).scores()
+    assert scores["num_correct"] == (logits.float().numpy().argmax(1) == labels.numpy()).sum()
+    first5 = np.argsort(-logits.float().numpy(), axis=1, kind="stable")[:, :5]
+    assert scores["top5"] == np.mean([label in five for label, five in zip(labels.tolist(), first5, strict=True)])
+
+
+def test_a_logit_that_is_no_number_is_never_right():
+    logits = torch.full((3, 6), float("nan"))
+    logits[2] = torch.tensor([9.0, 0, 0, 0, 0, float("nan")])   # class 0 leads among the numbers
+    scores = counted(logits, torch.tensor([0, 5, 0]), 1).scores()
+    assert scores["num_correct"] == 0
+
+
+def test_counts_are_exact_where_floats_are_not():
+    """Half-precision accuracies, as in the published code, lose whole images."""
+    counts = Counts(2, "cpu")
+    right = torch.tensor([[1.0, 0.0]]).expand(4099, 2)
+    counts.add(right, torch.zeros(4099, dtype=torch.int64))
+    counts.add(right[:1], torch.ones(1, dtype=torch.int64))
+    assert counts.scores()["num_correct"] == 4099 and counts.scores()["top1"] == 4099 / 4100
+
+
+def test_no_image_is_no_score():
+    with pytest.raises(UserError, match="no image"):
+        Counts(3, "cpu").scores()
+    with pytest.raises(UserError, match="no image"):
+        counted(torch.randn(6, 3), torch.zeros(6, dtype=torch.int64), labels=[1]).scores()

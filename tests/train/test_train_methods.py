@@ -1,0 +1,99 @@
+"""Which weights and statistics each method moves, and that heads which share a backbone train as they would alone."""
+
+import copy
+
+import pytest
+import torch
+
+from harness import method as methods
+from harness import model as models
+from harness.method import Setup
+from harness.settings import TransferSettings
+from harness.timer import Timer
+from writers.errors import UserError
+
+
+def make_setup(bn_stats: str, lrs: tuple[float, ...] = (0.1, 0.01)) -> Setup:
+    torch.manual_seed(0)
+    source = models.build("resnet10", 5, channels=(8, 8, 8, 8))
+
+    def load():
+        model = copy.deepcopy(source)
+        models.replace_head(model, 3, torch.Generator().manual_seed(1))
+        return model
+
+    return Setup(load, TransferSettings(lrs=lrs), bn_stats, "cpu", "float32", Timer("cpu"))
+
+
+def train(trainee, num_steps: int = 3):
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(num_steps):
+        images = torch.randint(0, 256, (6, 3, 24, 24), dtype=torch.uint8, generator=generator)
+        trainee.set_rate(0.7)
+        trainee.train_batch(images.to(memory_format=torch.channels_last), torch.randint(0, 3, (6,), generator=generator))
+    return trainee
+
+
+def moved(setup: Setup, model) -> tuple[bool, bool, bool]:
+    """Whether weights of the backbone, its BatchNorm statistics, and the head differ from the start."""
+    start, now = setup.load().state_dict(), model.state_dict()
+    changed = {name for name in start if not torch.equal(start[name], now[name])}
+    statistics = {name for name in changed if "running_" in name}
+    head = {name for name in changed if name.startswith("head.")}
+    return bool(changed - statistics - head - {name for name in changed if "num_batches" in name}), bool(statistics), bool(head)
+
+
+@pytest.mark.parametrize(("method", "bn_stats", "expected"), [
+    ("fixed", "frozen", (False, False, True)), ("fixed", "update", (False, True, True)),
+    ("full", "frozen", (True, False, True)), ("full", "update", (True, True, True))])
+def test_what_moves(method, bn_stats, expected):
+    setup = make_setup(bn_stats)
+    seen = {}
+    for trainee in methods.find(method).trainees(setup):
+        for lr, model in train(trainee).candidates().items():
+            seen[lr] = moved(setup, model)
+    assert seen == {0.1: expected, 0.01: expected}
+
+
+def test_heads_on_a_shared_backbone_are_what_each_would_be_alone():
+    lrs = (0.5, 0.1, 0.001)
+    together, = methods.find("fixed").trainees(make_setup("frozen", lrs))
+    shared = train(together, 5).candidates()
+    for lr in lrs:
+        alone, = methods.find("fixed").trainees(make_setup("frozen", (lr,)))
+        head = train(alone, 5).candidates()[lr].head
+        assert torch.equal(shared[lr].head.weight, head.weight)
+        assert torch.equal(shared[lr].head.bias, head.bias)
+
+
+def test_a_shared_backbone_equals_a_plain_loop_over_the_head():
+    setup = make_setup("frozen", (0.1,))
+    trainee, = methods.find("fixed").trainees(setup)
+    model = train(trainee).candidates()[0.1]
+
+    plain = setup.load().eval()
+    weight, bias = plain.head.weight.detach().clone(), plain.head.bias.detach().clone()
+    velocity = [torch.zeros_like(weight), torch.zeros_like(bias)]
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(3):
+        images = torch.randint(0, 256, (6, 3, 24, 24), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(0, 3, (6,), generator=generator)
+        with torch.no_grad():
+            features = plain.features(images)
+        slope = (torch.softmax(features @ weight.T + bias, 1) - torch.nn.functional.one_hot(labels, 3)) / 6
+        gradients = [slope.T @ features + 5e-4 * weight, slope.sum(0) + 5e-4 * bias]
+        for number, (parameter, gradient) in enumerate(zip((weight, bias), gradients, strict=True)):
+            velocity[number] = 0.9 * velocity[number] + gradient
+            parameter -= 0.07 * velocity[number]
+    assert torch.allclose(model.head.weight, weight, atol=1e-5)
+    assert torch.allclose(model.head.bias, bias, atol=1e-5)
+
+
+def test_every_rate_starts_from_the_same_head():
+    setup = make_setup("update")
+    assert torch.equal(setup.load().head.weight, setup.load().head.weight)
+
+
+def test_an_unknown_method_answers_with_the_near_ones():
+    with pytest.raises(UserError, match="fixed"):
+        methods.find("fixd")

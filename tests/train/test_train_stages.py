@@ -1,0 +1,179 @@
+"""The stages on tiny betons: they learn, repeat themselves exactly, resume exactly, and read the test split once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_stages import TRANSFER, as_result, context_of, pretrain_context, without_times, write_colours
+
+from harness import model as models
+from harness.result import Result
+from harness.stage import Stopped
+from harness.stages import evaluate, pretrain, rank, transfer
+from harness.train import fit as fitting
+from loaders import open_loader
+from writers.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A data folder with two sets, and a model trained on the first."""
+    root = tmp_path_factory.mktemp("stages")
+    (root / "data").mkdir()
+    return root
+
+
+@pytest.fixture(scope="module")
+def source(root: Path) -> Result:
+    return write_colours(root / "data")
+
+
+@pytest.fixture(scope="module")
+def target(root: Path) -> Result:
+    return write_colours(root / "data", "other colours", 4)
+
+
+@pytest.fixture(scope="module")
+def model(root: Path, source: Result) -> Result:
+    outcome = pretrain.run(pretrain_context(root, source, settings={"epochs": 20}))
+    return as_result("pretrain", outcome.metrics)
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    one, other = (models.load(path / pretrain.MODEL_FILE)[0].state_dict() for path in (first, second))
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_pretraining_learns_what_is_easy(model: Result, root: Path):
+    assert model.metrics["val"]["top1"] > 0.9
+    assert model.metrics["num_train_images"] == 60
+    assert model.metrics["num_steps"] == 20 * 4     # batches of 16, 16, 16 and 12
+    weights, about = models.load(root / "model" / pretrain.MODEL_FILE)
+    assert about["classes"] == ["colour0", "colour1", "colour2"]
+    assert weights.head.out_features == 3
+    assert not (root / "model" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.5])
+def test_the_same_stage_gives_the_same_numbers_and_weights(root: Path, source: Result, eps: float):
+    outcomes = [pretrain.run(pretrain_context(root, source, f"again{index}-{eps}", eps=eps)) for index in range(2)]
+    assert without_times(outcomes[0]) == without_times(outcomes[1])
+    assert same_weights(root / f"again0-{eps}", root / f"again1-{eps}")
+    other = pretrain.run(pretrain_context(root, source, f"other-{eps}", eps=eps, seed=1))
+    assert without_times(other) != without_times(outcomes[0])
+
+
+def test_robust_training_spends_its_time_in_the_attack_and_says_so(root: Path, source: Result):
+    outcome = pretrain.run(pretrain_context(root, source, "robust", eps=0.5))
+    spans = outcome.timing["spans_s"]
+    assert set(spans) == {"data_wait", "copy", "attack", "forward_backward", "optimizer"}
+    assert spans["attack"] > spans["forward_backward"] > 0
+    assert sum(spans.values()) <= outcome.timing["train_s"] * 1.001
+    assert outcome.metrics["eps_resolution"] == 24
+    clean = pretrain.run(pretrain_context(root, source, "clean"))
+    assert clean.timing["spans_s"]["attack"] == 0
+
+
+@pytest.mark.parametrize("random_start", [False, True])
+def test_interrupted_and_resumed_equals_uninterrupted(root: Path, source: Result, monkeypatch, random_start: bool):
+    settings = {"epochs": 4, "attack": {"steps": 1, "random_start": random_start}}
+    name = f"resume-{random_start}"
+    whole = pretrain.run(pretrain_context(root, source, f"{name}-whole", eps=0.25, settings=settings))
+    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY_S", 0.0)
+    for stop_at in (6, 5):      # in the middle of the second epoch; then of the one after the checkpoint's
+        calls = iter(range(10**6))
+        with pytest.raises(Stopped):
+            pretrain.run(pretrain_context(root, source, name, eps=0.25, settings=settings,
+                                          stop_requested=lambda calls=calls, stop_at=stop_at: next(calls) >= stop_at))
+        assert len(list((root / name / "checkpoints").glob("*.pt"))) in (1, 2)
+    resumed = pretrain.run(pretrain_context(root, source, name, eps=0.25, settings=settings))
+    assert without_times(resumed) == without_times(whole)
+    assert same_weights(root / name, root / f"{name}-whole")
+
+
+def test_equal_steps_takes_as_many_steps_as_all_the_data_would(root: Path, source: Result):
+    few = write_colours(root / "data", "few", splits={"train": 7, "val": 4})
+    context = pretrain_context(root, few, "equal", settings={"length": "equal_steps", "epochs": 3})
+    context.needs["all_data"] = source
+    metrics = pretrain.run(context).metrics
+    assert metrics["num_steps"] == 3 * 4
+    assert [record["num_steps"] for record in metrics["epochs"]] == [2] * 6     # 21 images are 16 and 5
+
+
+def test_a_last_batch_of_one_image_is_left_out(root: Path):
+    odd = write_colours(root / "data", "odd", splits={"train": 11, "val": 4})       # 33 images: 16, 16 and 1
+    metrics = pretrain.run(pretrain_context(root, odd, "odd")).metrics
+    assert [record["num_images"] for record in metrics["epochs"]] == [32, 32]
+
+
+def test_divergence_names_the_epoch(root: Path, source: Result):
+    with pytest.raises(UserError, match=r"loss is (nan|inf) after epoch \d of 2"):
+        pretrain.run(pretrain_context(root, source, "diverged", settings={"optimizer": {"lr": 1e30}}))
+
+
+@pytest.mark.parametrize("method", ["fixed", "full"])
+def test_transfer_learns_chooses_on_val_and_reads_test_once(root: Path, model: Result, target: Result, monkeypatch, method):
+    opened = []
+    monkeypatch.setattr(transfer, "open_loader", lambda plan: opened.append(plan.beton.name) or open_loader(plan))
+    config = {"method": method, "seed": 0, "metric": "top1", "settings": {**TRANSFER, "epochs": 8}}
+    outcome = transfer.run(context_of(root, f"transfer-{method}", config, {"model": model, "data": target}))
+    metrics = outcome.metrics
+    assert metrics["test"]["top1"] > 0.6        # of four classes
+    assert metrics["test"]["num_images"] == 32
+    assert opened.count("test.beton") == 1
+    assert [entry["lr"] for entry in metrics["grid"]] == [0.1, 0.01]
+    best = max(entry["val"]["top1"] for entry in metrics["grid"])
+    assert metrics["val"]["top1"] == best
+    assert metrics["lr"] == min(entry["lr"] for entry in metrics["grid"] if entry["val"]["top1"] == best)
+    assert metrics["bn_stats"] == {"fixed": "frozen", "full": "update"}[method]
+    assert outcome.timing["num_steps"] == 8 * 5 * (1 if method == "fixed" else 2)
+    again = transfer.run(context_of(root, f"again-{method}", config, {"model": model, "data": target}))
+    assert again.metrics == metrics
+
+
+def test_a_rate_that_diverges_is_passed_over_and_all_of_them_are_an_error(root: Path, model: Result, target: Result):
+    for method in ("fixed", "full"):
+        config = {"method": method, "seed": 0, "metric": "top1", "settings": {**TRANSFER, "lrs": [1e38, 0.05]}}
+        metrics = transfer.run(context_of(root, f"high-{method}", config, {"model": model, "data": target})).metrics
+        assert metrics["lr"] == 0.05
+        assert [entry["val"] is None for entry in metrics["grid"]] == [True, False]
+        config["settings"] = {**TRANSFER, "lrs": [1e38]}
+        with pytest.raises(UserError, match="loss is"):
+            transfer.run(context_of(root, f"all-{method}", config, {"model": model, "data": target}))
+
+
+def test_evaluation_counts_common_classes_masked_and_unmasked(root: Path, model: Result, source: Result):
+    fewer = source.model_copy(update={"metrics": {**source.metrics, "classes": ["colour2", "colour0"]}})
+    config = {"settings": {"batch_size": 7}, "eps": 0.5, "resolution": 24, "eval_crop": 1.0}
+    needs = {"model": model, "data": source, "common_0": source, "common_1": fewer}
+    metrics = evaluate.run(context_of(root, "evaluate", config, needs)).metrics
+    assert metrics["common_classes"] == ["colour0", "colour2"]
+    for scores in (metrics["clean"], metrics["adversarial"]):
+        assert (scores["own"]["num_images"], scores["common_masked"]["num_images"]) == (24, 16)
+        assert scores["common_masked"]["num_correct"] >= scores["common_unmasked"]["num_correct"]
+    assert metrics["adversarial"]["own"]["loss"] > metrics["clean"]["own"]["loss"]
+    assert metrics["clean"]["own"]["num_correct"] == round(24 * model.metrics["val"]["top1"])
+    assert metrics["attack"] == {"norm": "l2", "eps": 0.5, "steps": 20, "step_size": 0.5 * 2.5 / 20, "resolution": 24}
+    clean = evaluate.run(context_of(root, "clean", {**config, "eps": 0.0}, needs)).metrics
+    assert clean["adversarial"] is None and clean["attack"] is None
+    assert clean["clean"] == metrics["clean"]
+
+
+def test_ranking_orders_classes_by_accuracy(root: Path, model: Result, source: Result):
+    config = {"split": "val", "batch_size": 5, "resolution": 24, "eval_crop": 1.0}
+    metrics = rank.run(context_of(root, "rank", config, {"model": model, "data": source})).metrics
+    assert sorted(metrics["classes"]) == source.metrics["classes"]
+    accuracies = [metrics["accuracy"][name] for name in metrics["classes"]]
+    assert accuracies == sorted(accuracies)
+    assert np.mean(accuracies) == pytest.approx(model.metrics["val"]["mean_per_class"])
+    assert set(metrics["num_images"].values()) == {8}
+    assert metrics["tie_break"] == "mean probability given to the true class, then class name"

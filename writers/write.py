@@ -191,8 +191,8 @@ def _write_tables(file: BinaryIO, columns: _Columns, table_offset: int, page_siz
     blobs = np.zeros(len(rows), BLOB)
     blobs["sample"], blobs["offset"], blobs["size"] = np.arange(len(rows)), rows["offset"], columns.sizes
     fields = np.zeros(len(FIELDS), FIELD)
-    for number, (type_id, name) in enumerate(FIELDS):
-        fields[number]["type"], fields[number]["name"] = type_id, name
+    for number, (type_id, field_name) in enumerate(FIELDS):
+        fields[number]["type"], fields[number]["name"] = type_id, field_name
     file.truncate(table_offset)
     file.seek(table_offset)
     file.write(blobs.tobytes())

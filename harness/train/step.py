@@ -17,7 +17,7 @@ Attack = Callable[[Tensor, Tensor], Tensor]     # float images in [0, 1], labels
 
 def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, *, device: str, precision: Precision,
               label_smoothing: float, attack: AttackSettings | None, eps: float, timer: Timer,
-              train_mode: Callable[[], None]) -> "Step":
+              train_mode: Callable[[], object]) -> "Step":
     """The step that fits the settings. `train_mode` puts each module of the model into its mode, now and only now."""
     train_mode()
     step = Step(model, optimizer, device, precision, label_smoothing, timer)

@@ -26,7 +26,7 @@ class ModelTrainee:
     """A model, its optimizer and its step."""
 
     def __init__(self, model: Classifier, schedule: ScheduleSettings, peak_lr: float, *, device: str, precision: Precision,
-                 label_smoothing: float, timer: Timer, train_mode: Callable[[], None], attack: AttackSettings | None = None,
+                 label_smoothing: float, timer: Timer, train_mode: Callable[[], object], attack: AttackSettings | None = None,
                  eps: float = 0.0) -> None:
         """train_mode: puts each module of the model into its mode for a training step."""
         self.model, self.peak_lr = model, peak_lr

@@ -35,7 +35,8 @@ def write_colours(data: Path, name: str = "colours", colours: int = 3, splits: d
     source = open_dataset("folder", tree, SplitSettings(val=0))
     written = {}
     for split in splits or SPLITS:
-        manifest = write_split(source, split, everything(source.classes), Encoding(format="raw"), data / name / f"{split}.beton")
+        file = data / name / f"{split}.beton"
+        manifest = write_split(source, split, everything(source.classes), Encoding(format="raw"), file)
         written[split] = {"path": f"{name}/{split}.beton", "num_samples": manifest.num_samples}
     return as_result("write", {"splits": written, "classes": source.classes})
 
@@ -48,8 +49,8 @@ def as_result(kind: str, metrics: dict[str, Any]) -> Result:
 def context_of(root: Path, name: str, config: dict[str, Any], needs: dict[str, Result], **more: Any) -> StageContext:
     """A stage in root/NAME; each needed stage lies in root/ROLE."""
     (root / name).mkdir(exist_ok=True)
-    return StageContext(config=config, folder=root / name, needs=needs, data=root / "data", raw=root, num_threads=1, device="cpu",
-                        need_folders={role: root / role for role in needs}, **more)
+    return StageContext(config=config, folder=root / name, needs=needs, data=root / "data", raw=root, num_threads=1,
+                        device="cpu", need_folders={role: root / role for role in needs}, **more)
 
 
 def pretrain_context(root: Path, data: Result, name: str = "model", *, eps: float = 0.0, seed: int = 0,

@@ -152,7 +152,7 @@ def test_a_truncated_tar_names_the_image(tree: Path, tmp_path: Path):
         write_split(source, "train", everything(source.classes), Encoding(), tmp_path / "train.beton")
 
 
-@pytest.mark.skipif(not (SHARED / "caltech101.tar").exists(), reason="needs shared/data/caltech101.tar, which is not part of this project")
+@pytest.mark.skipif(not (SHARED / "caltech101.tar").exists(), reason="needs caltech101.tar, which is not part of this project")
 def test_the_real_caltech101():
     source = open_dataset("caltech101", SHARED / "caltech101.tar", SplitSettings(val=0.2))
     assert (len(source.classes), sum(map(len, source.splits.values()))) == (101, 8677)
@@ -160,7 +160,7 @@ def test_the_real_caltech101():
     assert sum(example.key.startswith("Faces/") for part in source.splits.values() for example in part) == 435
 
 
-@pytest.mark.skipif(not (SHARED / "grocery.tar").exists(), reason="needs shared/data/grocery.tar, which is not part of this project")
+@pytest.mark.skipif(not (SHARED / "grocery.tar").exists(), reason="needs grocery.tar, which is not part of this project")
 def test_the_real_grocery_store():
     source = open_dataset("folder", SHARED / "grocery.tar", SplitSettings())
     assert source.name == "grocery"

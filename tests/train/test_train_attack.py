@@ -108,6 +108,14 @@ def test_leaves_the_model_and_the_images_alone(net, batch):
     assert torch.equal(images, kept) and not images.requires_grad
 
 
+def test_attacks_in_evaluation_mode_and_for_gradients_of_pixels_only(net, batch):
+    seen = []
+    net.register_forward_hook(lambda model, _, __: seen.append(
+        any(module.training for module in model.modules()) or any(p.requires_grad for p in model.parameters())))
+    pgd(net, *batch, norm="l2", eps=1.0, steps=2, step_size=0.5, best_iterate=True)
+    assert seen == [False] * 3
+
+
 def test_restores_the_model_when_it_fails(net, batch):
     with pytest.raises(IndexError):
         pgd(net, batch[0], batch[1] + K, norm="l2", eps=1.0, steps=1, step_size=0.5)

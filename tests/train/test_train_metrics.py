@@ -58,6 +58,7 @@ def test_views_are_the_images_and_logits_cut_out(outputs):
     inside = torch.isin(labels, torch.tensor(chosen))
     seen = counted(logits, labels, labels=chosen).scores()
     assert seen["num_images"] == inside.sum() and seen["num_correct"] == (logits.argmax(1) == labels)[inside].sum()
+    assert seen["top5"] == top_k_accuracy_score(labels[inside], logits[inside], k=5, labels=np.arange(12))
     masked = counted(logits, labels, labels=chosen, logits=chosen)
     new_labels = torch.tensor([chosen.index(int(label)) for label in labels[inside]])
     alone = counted(logits[inside][:, chosen], new_labels)

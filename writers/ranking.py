@@ -43,11 +43,7 @@ def read_ranking(name_or_path: str) -> Ranking:
     The file has a header with `class`, `accuracy` and, if there are more columns of numbers, the tie-breaks in their order.
     Lines that begin with # are remarks. Raises UserError that names the line for what is not a class with numbers.
     """
-    path = FOLDER / f"{name_or_path}.csv"
-    if not path.is_file():
-        path = Path(name_or_path).expanduser()
-    if not path.is_file():
-        raise names.unknown("ranking", name_or_path, [path.stem for path in FOLDER.glob("*.csv")])
+    path = ranking_file(name_or_path)
     with path.open(newline="") as file:
         lines = [(number, line) for number, line in enumerate(file, 1) if line.strip() and not line.startswith("#")]
     rows = csv.reader(line for _, line in lines)
@@ -69,3 +65,11 @@ def read_ranking(name_or_path: str) -> Ranking:
     if not values[0]:
         raise UserError(f"{path} ranks no class.")
     return rank(values[0], values[1:], source=name_or_path, tie_break=", then ".join(header[2:]))
+
+
+def ranking_file(name_or_path: str) -> Path:
+    """Where a ranking is read from. Raises UserError, with the near names, where there is none."""
+    for path in (FOLDER / f"{name_or_path}.csv", Path(name_or_path).expanduser()):
+        if path.is_file():
+            return path
+    raise names.unknown("ranking", name_or_path, [path.stem for path in FOLDER.glob("*.csv")])

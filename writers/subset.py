@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from writers import names
 from writers.errors import UserError
-from writers.ranking import Ranking, read_ranking
+from writers.ranking import Ranking, ranking_file, read_ranking
 
 FOLDER = Path(__file__).parent / "subsets"
 REFERENCE = "reference"     # the ranking that the recipe makes itself
@@ -30,6 +30,20 @@ class Removal(BaseModel):
     hardest: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     easiest: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     by: str = REFERENCE     # `reference`, a ranking in writers/subsets/ (resnet18_val), or a CSV file
+    sha256: str | None = None   # of that file, filled in when the recipe is read: other contents are another subset
+
+    @model_validator(mode="before")
+    @classmethod
+    def _look_at_the_ranking(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not isinstance(by := value.get("by", REFERENCE), str) or by == REFERENCE:
+            return value
+        try:
+            digest = hashlib.sha256(ranking_file(by).read_bytes()).hexdigest()
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        if value.get("sha256") not in (None, digest):
+            raise ValueError(f"the ranking {by} has changed since this subset was chosen by it")
+        return {**value, "sha256": digest}
 
     @model_validator(mode="after")
     def _something(self) -> Self:

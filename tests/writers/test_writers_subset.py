@@ -97,3 +97,18 @@ def test_what_cannot_be_resolved_names_the_class():
         resolve(spec, CLASSES, ranked(CLASSES[:-1]))
     with pytest.raises(UserError, match="none of the"):
         resolve(SubsetSpec.model_validate({"name": "s", "remove": {"hardest": 20}}), CLASSES, ranked(CLASSES))
+
+
+def test_a_ranking_file_counts_by_its_contents(tmp_path):
+    file = tmp_path / "mine.csv"
+    file.write_text("class,accuracy\na,0.5\nb,0.6\n")
+    asked = {"name": "s", "remove": {"hardest": 1, "by": str(file)}}
+    spec = SubsetSpec.model_validate(asked)
+    assert resolve(spec, ["a", "b"]).classes == ("b",)
+    assert SubsetSpec.model_validate(spec.model_dump(mode="json")) == spec
+    file.write_text("class,accuracy\na,0.7\nb,0.6\n")
+    assert SubsetSpec.model_validate(asked) != spec
+    with pytest.raises(ValidationError, match="has changed"):
+        SubsetSpec.model_validate(spec.model_dump(mode="json"))
+    with pytest.raises(ValidationError, match="resnet18_val"):
+        SubsetSpec.model_validate({"name": "s", "remove": {"hardest": 1, "by": "resnet18"}})

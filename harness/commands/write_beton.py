@@ -77,12 +77,13 @@ def _write(source: Path | None, dataset: str | None, subset_name: str | None, sp
         encoding = Encoding(format=format_, **encoding_options)  # type: ignore[arg-type]
     except ValidationError as error:
         raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
-    name = dataset or ("imagenet" if subset_name else "folder")
+    spec = named(subset_name) if subset_name else None
+    name = dataset or ("imagenet" if spec else "folder")
     if source is None and name == "folder":
         raise UserError("Say which images: --source DIR, or --dataset NAME.", "harness ls datasets names the datasets.")
     path = source.expanduser() if source else folders.raw / name
     opened = open_dataset(name, path, SplitSettings(val=val_share, test=test_share, seed=seed))
-    subset = resolve(named(subset_name), opened.classes) if subset_name else everything(opened.classes)
+    subset = resolve(spec, opened.classes) if spec else everything(opened.classes)
     label = DataSettings(dataset=name, path=str(path)).label
     folder = out.expanduser() if out else folders.data / f"{label}-{subset.name}"
     written = []

@@ -28,6 +28,7 @@ def run(context: StageContext) -> Outcome:
     views = {"own": View(), "common_unmasked": View(labels=labels), "common_masked": View(labels=labels, logits=labels)}
     model, _ = models.load(context.need_folders["model"] / MODEL_FILE)
     model.to(context.device)
+    precision = choose("auto", context.device)
     eps = config["eps"] or settings.eps_of_clean or 0.0
     plan = eval_plan(split_path(context, "data", "val"), settings.batch_size, config["resolution"], config["eval_crop"],
                      context)
@@ -36,7 +37,7 @@ def run(context: StageContext) -> Outcome:
     with open_loader(plan) as loader:
         for name in ("clean", "adversarial") if eps > 0 else ("clean",):
             started = time.monotonic()
-            counts = evaluate(model, loader, device=context.device, precision=choose("auto", context.device),
+            counts = evaluate(model, loader, device=context.device, precision=precision,
                               num_classes=len(classes), views=views, eps=eps if name == "adversarial" else 0.0,
                               attack=settings.attack if name == "adversarial" else None)
             scores[name] = {view: count.scores() for view, count in counts.items()}
@@ -45,7 +46,8 @@ def run(context: StageContext) -> Outcome:
     if eps > 0:
         attack = {"norm": settings.attack.norm, "eps": eps, "steps": settings.attack.steps,
                   "step_size": settings.attack.relative_step_size * eps, "resolution": config["resolution"]}
-    return Outcome({"num_common_classes": len(common), "common_classes": common, **scores, "attack": attack}, seconds)
+    return Outcome({"num_common_classes": len(common), "common_classes": common, **scores, "attack": attack,
+                    "precision": precision}, seconds)
 
 
 def _common_classes(context: StageContext, classes: list[str]) -> list[str]:

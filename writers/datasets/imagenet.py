@@ -19,6 +19,8 @@ def open(path: Path, settings: SplitSettings) -> Source:
     classes = named("in1000").classes
     assert classes is not None
     source = open_tree(path, settings, name="imagenet", classes=classes)
-    if not any(example.key.startswith("val") for example in source.splits["val"]):
-        raise UserError(f"{path} has no val/<wnid>/ folders.", "The accuracies to compare with are of ImageNet's own val.")
+    own_val = [example for example in source.splits["val"] if not example.key.startswith("train/")]
+    if lacking := {example.label for example in source.splits["train"]} - {example.label for example in own_val}:
+        raise UserError(f"{path}/val lacks {len(lacking)} of the classes that train has, such as "
+                        f"{source.classes[min(lacking)]}.", "The accuracies to compare with are of ImageNet's own val, whole.")
     return source

@@ -49,7 +49,7 @@ test: lint
 	@timeout 3600 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
-	@$(BIN)/ruff check harness writers loaders benchmarks tests
+	@$(BIN)/ruff check
 	@$(BIN)/mypy
 
 clean:

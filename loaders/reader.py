@@ -123,9 +123,9 @@ def _relabelled(plan: LoaderPlan, labels: np.ndarray, classes: tuple[str, ...]) 
     if len(plan.labels) != len(classes):
         raise UserError(f"LoaderPlan.labels relabels {len(plan.labels)} classes; {plan.beton} has {len(classes)}.")
     table = np.array(plan.labels, np.int64)
-    if table.min() < -1:
-        raise UserError(f"LoaderPlan.labels has the label {table.min()}; the lowest is -1, for a class not used.")
-    names: list[list[str]] = [[] for _ in range(table.max() + 1)]
+    if min(plan.labels) < -1:
+        raise UserError(f"LoaderPlan.labels has the label {min(plan.labels)}; the lowest is -1, for a class not used.")
+    names: list[list[str]] = [[] for _ in range(max(plan.labels) + 1)]
     for name, label in zip(classes, plan.labels, strict=True):
         if label >= 0:
             names[label].append(name)

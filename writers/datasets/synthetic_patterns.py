@@ -36,7 +36,7 @@ def _pattern(canvas: Canvas, pattern: Field, hue: float) -> None:
     u = cosine * x + sine * y + bend * smooth_noise(rng, shape, 4)
     v = cosine * y - sine * x + bend * smooth_noise(rng, shape, 4)
     first = hsv(hue + rng.normal(0, HUE_SPREAD), rng.uniform(0.4, 0.95), rng.uniform(0.5, 0.9))
-    second = hsv(rng.uniform(), rng.uniform(0, 0.4), rng.choice([rng.uniform(0.05, 0.25), rng.uniform(0.85, 1)]))
+    second = hsv(rng.uniform(), rng.uniform(0, 0.4), float(rng.choice([rng.uniform(0.05, 0.25), rng.uniform(0.85, 1)])))
     cover = np.clip(smooth_noise(rng, shape, 5) + np.float32(rng.uniform(0.3, 0.8)), 0, 1)[..., None]
     canvas.pixels += cover * (first + (second - first) * pattern(u, v)[..., None] - canvas.pixels)
 

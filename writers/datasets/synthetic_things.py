@@ -60,7 +60,8 @@ def _thing(canvas: Canvas, shape: Field, texture: Field, hue: float) -> None:
     radius = rng.uniform(0.3, 0.45)
     centre = canvas.random_place(radius)
     main = hsv(hue + rng.normal(0, 0.025), rng.uniform(0.5, 0.95), rng.uniform(0.55, 0.95))
-    second = hsv(hue + rng.normal(0, 0.15), rng.uniform(0.0, 0.3), rng.choice([rng.uniform(0, 0.2), rng.uniform(0.85, 1)]))
+    second = hsv(hue + rng.normal(0, 0.15), rng.uniform(0.0, 0.3),
+                 float(rng.choice([rng.uniform(0, 0.2), rng.uniform(0.85, 1)])))
     canvas.draw(shape, texture, (main, second), centre, radius, rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.0))
     if rng.uniform() < 0.3:
         canvas.cover(centre, radius)

@@ -34,7 +34,7 @@ def run(context: StageContext) -> Outcome:
     model = models.build(arch, len(classes), channels=settings.channels).to(context.device)
     trainee = ModelTrainee(model, settings.optimizer, settings.optimizer.lr, device=context.device, precision=precision,
                            label_smoothing=settings.label_smoothing, timer=timer, train_mode=model.train,
-                           attack=settings.attack if eps > 0 else None, eps=eps)
+                           attack=settings.attack if eps > 0 else None, eps=eps, seed=seed)
     checkpoints = context.folder / "checkpoints"
     with open_loader(train_plan(split_path(context, "data", "train"), settings, seed, context)) as loader:
         startup_s = time.monotonic() - started

@@ -17,10 +17,13 @@ Attack = Callable[[Tensor, Tensor], Tensor]     # float images in [0, 1], labels
 
 def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, *, device: str, precision: Precision,
               label_smoothing: float, attack: AttackSettings | None, eps: float, timer: Timer,
-              train_mode: Callable[[], object]) -> "Step":
-    """The step that fits the settings. `train_mode` puts each module of the model into its mode, now and only now."""
+              train_mode: Callable[[], object], seed: int = 0) -> "Step":
+    """The step that fits the settings. `train_mode` puts each module of the model into its mode, now and only now.
+
+    seed: of attacks that start at random.
+    """
     train_mode()
-    step = Step(model, optimizer, device, precision, label_smoothing, timer)
+    step = Step(model, optimizer, device, precision, label_smoothing, timer, seed)
     if attack is not None and eps > 0:
         step.attack = _make_attack(model, attack, eps, precision, step.zero_gradients, step.generator)
     return step
@@ -30,12 +33,12 @@ class Step:
     """`step(images, labels)` trains on one batch; `totals()` reads what has been counted since it was last called."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: str, precision: Precision,
-                 label_smoothing: float, timer: Timer) -> None:
+                 label_smoothing: float, timer: Timer, seed: int) -> None:
         self._model, self._optimizer, self._timer = model, optimizer, timer
         self._device, self._precision, self._label_smoothing = device, precision, label_smoothing
         self._scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "fp16")
         self.attack: Attack | None = None
-        self.generator = torch.Generator(device).manual_seed(0)     # of attacks that start at random
+        self.generator = torch.Generator(device).manual_seed(seed)
         self.zero_gradients = torch.zeros((), dtype=torch.int64, device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._num_correct = torch.zeros((), dtype=torch.int64, device=device)

@@ -27,12 +27,12 @@ class ModelTrainee:
 
     def __init__(self, model: Classifier, schedule: ScheduleSettings, peak_lr: float, *, device: str, precision: Precision,
                  label_smoothing: float, timer: Timer, train_mode: Callable[[], object], attack: AttackSettings | None = None,
-                 eps: float = 0.0) -> None:
-        """train_mode: puts each module of the model into its mode for a training step."""
+                 eps: float = 0.0, seed: int = 0) -> None:
+        """train_mode: puts each module of the model into its mode for training. seed: of attacks that start at random."""
         self.model, self.peak_lr = model, peak_lr
         self.optimizer = make_sgd(model, schedule, peak_lr)
         self.step = make_step(model, self.optimizer, device=device, precision=precision, label_smoothing=label_smoothing,
-                              attack=attack, eps=eps, timer=timer, train_mode=train_mode)
+                              attack=attack, eps=eps, timer=timer, train_mode=train_mode, seed=seed)
 
     def set_rate(self, fraction: float) -> None:
         set_lr(self.optimizer, fraction * self.peak_lr)

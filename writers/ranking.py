@@ -1,6 +1,7 @@
 """Classes from the hardest to the easiest, with the accuracies that say so and the rule that broke ties."""
 
 import csv
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,27 +45,40 @@ def read_ranking(name_or_path: str) -> Ranking:
     Lines that begin with # are remarks. Raises UserError that names the line for what is not a class with numbers.
     """
     path = ranking_file(name_or_path)
-    with path.open(newline="") as file:
-        lines = [(number, line) for number, line in enumerate(file, 1) if line.strip() and not line.startswith("#")]
+    try:
+        text = path.read_text(encoding="utf-8-sig")     # spreadsheets put a mark before the first column's name
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text in UTF-8: {error}.") from error
+    lines = [(number, line) for number, line in enumerate(text.splitlines(keepends=True), 1)
+             if line.strip() and not line.startswith("#")]
     rows = csv.reader(line for _, line in lines)
     header = next(rows, [])
     if header[:2] != ["class", "accuracy"]:
         raise UserError(f"{path}: the first line must name the columns class,accuracy[,tie-break ...], "
                         f"not {','.join(header) or 'nothing'}.")
     values: list[dict[str, float]] = [{} for _ in header[1:]]
-    for (number, _), row in zip(lines[1:], rows, strict=True):
+    for row in rows:
+        number, _ = lines[rows.line_num - 1]
         if len(row) != len(header):
             raise UserError(f"{path}:{number}: {len(row)} columns, and the header has {len(header)}.")
         if row[0] in values[0]:
             raise UserError(f"{path}:{number}: class {row[0]} stands here a second time.")
         for column, text in zip(values, row[1:], strict=True):
-            try:
-                column[row[0]] = float(text)
-            except ValueError:
-                raise UserError(f"{path}:{number}: '{text}' is not a number.") from None
+            column[row[0]] = _number(text, f"{path}:{number}")
     if not values[0]:
         raise UserError(f"{path} ranks no class.")
     return rank(values[0], values[1:], source=name_or_path, tie_break=", then ".join(header[2:]))
+
+
+def _number(text: str, where: str) -> float:
+    """Finite: a class without a number has no place in an order."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{where}: '{text}' is not a number.")
+    return value
 
 
 def ranking_file(name_or_path: str) -> Path:

@@ -9,7 +9,7 @@ Folders around such a tree (`caltech101/101_ObjectCategories/cat/1.jpg`) are pas
 import hashlib
 import os
 import tarfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -101,8 +101,9 @@ def open_tree(path: Path, settings: SplitSettings, *, name: str, exclude: Collec
 def carve(train: list[Example], val: list[Example], test: list[Example], settings: SplitSettings) -> dict[str, list[Example]]:
     """Carve what is missing of val and test out of train, class by class.
 
-    Which images go is a function of their keys and the seed alone, so that no image changes sides when others come or go
-    around it. At least one image of a class is left in train; a class of three or more gives at least one to each.
+    A class's images stand in an order that is a function of their keys and the seed alone, and the first of them go: when
+    images come or go, few others change sides. At least one image of a class is left in train; a class of three or more
+    gives at least one to each.
     """
     shares = (0.0 if test else settings.test, 0.0 if val else settings.val)
     if not any(shares):
@@ -121,6 +122,11 @@ def carve(train: list[Example], val: list[Example], test: list[Example], setting
         carved[2].extend(examples)
     new_test, new_val, left = (sorted(part, key=lambda example: example.key) for part in carved)
     return {"train": left, "val": val or new_val, "test": test or new_test}
+
+
+def split_of(folder: str) -> str | None:
+    """The split that a folder of this name holds, in any case; None: it holds no split."""
+    return SPLIT_FOLDERS.get(folder.lower())
 
 
 def open_files(path: Path) -> Files:
@@ -167,14 +173,14 @@ class TarFiles:
                         self._members[str(name)] = (member.offset_data, member.size)
         except tarfile.TarError as error:
             raise UserError(f"{path} is not a whole, uncompressed tar archive: {error}", ACCEPTED) from error
-        self._file = path.open("rb")
 
     def names(self) -> Sequence[str]:
         return list(self._members)
 
     def read(self, name: str) -> bytes:
         offset, size = self._members[name]
-        data = os.pread(self._file.fileno(), size, offset)
+        with self._path.open("rb", buffering=0) as archive:     # its own place in the file: several threads read
+            data = os.pread(archive.fileno(), size, offset)
         if len(data) != size:
             raise OSError(f"the archive ends inside {name}")
         return data
@@ -204,7 +210,7 @@ def _without_wrapping(names: Sequence[str]) -> tuple[str, list[str]]:
     inner = [name for name in names if "/" in name]
     while inner:
         first = inner[0].split("/", 1)[0]
-        wraps = first not in SPLIT_FOLDERS and all(name.startswith(f"{first}/") for name in inner)
+        wraps = split_of(first) is None and all(name.startswith(f"{first}/") for name in inner)
         deeper = [name[len(first) + 1:] for name in inner if name.count("/") > 1]
         if not wraps or not deeper:
             break
@@ -214,15 +220,18 @@ def _without_wrapping(names: Sequence[str]) -> tuple[str, list[str]]:
 
 def _given_splits(names: Sequence[str], path: Path) -> dict[str, list[str]]:
     """Keys by split; all under "" where the tree has class folders at its top."""
-    top = Counter(name.split("/", 1)[0] for name in names)
-    if "train" not in top:
+    splits = {folder: split_of(folder) for folder in sorted({name.split("/", 1)[0] for name in names})}
+    if all(splits.values()) and "train" not in splits.values():
+        raise UserError(f"{path} has {'/ and '.join(splits)}/, and no train/.", ACCEPTED)
+    if "train" not in splits.values():
         return {"": list(names)}
-    if strangers := sorted(set(top) - set(SPLIT_FOLDERS)):
+    if strangers := [folder for folder, split in splits.items() if split is None]:
         raise UserError(f"{path} has images in {strangers[0]}/ beside train/; its splits are unclear.", ACCEPTED)
     by_split: dict[str, list[str]] = {}
     for name in names:
-        if name.count("/") > 1:
-            by_split.setdefault(SPLIT_FOLDERS[name.split("/", 1)[0]], []).append(name)
+        split = splits[name.split("/", 1)[0]]
+        if split and name.count("/") > 1:
+            by_split.setdefault(split, []).append(name)
     return by_split
 
 
@@ -232,7 +241,7 @@ def _class_of(key: str, split: str) -> str:
 
 def _refuse_empty_folders(root: Path, found: Collection[str]) -> None:
     """A class folder without images is a mistake of copying or unpacking; better said now than seen in the results."""
-    folder = root / "train" if (root / "train").is_dir() else root
+    folder = next((entry for entry in root.iterdir() if split_of(entry.name) == "train"), root)
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.name.startswith(".") and entry.name not in found:
             raise UserError(f"The class folder {entry} has no images.", "Fill it or remove it.")

@@ -6,6 +6,7 @@ A name is a file: `in900` is `writers/subsets/in900.txt`, one class a line. Labe
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,14 +22,17 @@ from writers.ranking import Ranking, ranking_file, read_ranking
 FOLDER = Path(__file__).parent / "subsets"
 REFERENCE = "reference"     # the ranking that the recipe makes itself
 
+# Strict: `1.0` is neither one class nor all of them, and `true` is no number.
+Amount = Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, lt=1, strict=True)]
+
 
 class Removal(BaseModel):
     """Classes to leave out, by a ranking: so many (an integer) or such a share of them (a fraction below 1)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    hardest: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
-    easiest: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
+    hardest: Amount | None = None
+    easiest: Amount | None = None
     by: str = REFERENCE     # `reference`, a ranking in writers/subsets/ (resnet18_val), or a CSV file
     sha256: str | None = None   # of that file, filled in when the recipe is read: other contents are another subset
 
@@ -55,7 +59,7 @@ class Removal(BaseModel):
         """The classes to leave out."""
         number = len(ranking.classes)
         hardest = ranking.classes[:_count(self.hardest, number)]
-        easiest = ranking.classes[number - _count(self.easiest, number):]
+        easiest = ranking.classes[max(0, number - _count(self.easiest, number)):]
         return {*hardest, *easiest}
 
 
@@ -77,6 +81,12 @@ class SubsetSpec(BaseModel):
             except UserError as error:
                 raise ValueError(str(error)) from error
         return value
+
+    @model_validator(mode="after")
+    def _no_class_twice(self) -> Self:
+        if twice := [name for name, number in Counter(self.classes or ()).items() if number > 1]:
+            raise ValueError(f"the class {twice[0]} stands there twice")
+        return self
 
     @property
     def needs_ranking(self) -> str | None:

@@ -75,6 +75,22 @@ def test_given_splits_are_kept_and_missing_ones_carved(tmp_path: Path, val: str)
     assert len(source.splits["train"]) == 16
 
 
+def test_split_folders_in_any_case(tmp_path: Path):
+    root = make_tree(tmp_path / "set", ["Train/a/1.png", "Train/b/1.png", "VAL/a/2.png", "Test/b/3.png"])
+    source = open_tree(root, SplitSettings(), name="t")
+    assert source.classes == ["a", "b"]
+    assert {split: [example.key for example in examples] for split, examples in source.splits.items()} == {
+        "train": ["Train/a/1.png", "Train/b/1.png"], "val": ["VAL/a/2.png"], "test": ["Test/b/3.png"]}
+    (root / "Train" / "ghost").mkdir()
+    with pytest.raises(UserError, match="ghost has no images"):
+        open_tree(root, SplitSettings(), name="t")
+
+
+def test_a_class_may_be_called_test(tmp_path: Path):
+    root = make_tree(tmp_path / "set", ["exam/1.png", "test/1.png"])
+    assert open_tree(root, SplitSettings(), name="t").classes == ["exam", "test"]
+
+
 EXAMPLES = st.dictionaries(st.text("abcdef", min_size=1, max_size=6), st.integers(0, 3), min_size=1, max_size=60)
 
 
@@ -117,8 +133,10 @@ def test_imagenet_follows_its_own_order_and_refuses_strangers(tmp_path: Path):
 
 def test_imagenet_without_its_val_is_refused(tmp_path: Path):
     root = make_tree(tmp_path / "imagenet", [f"train/{named('in1000').classes[0]}/{index}.JPEG" for index in range(5)])
-    with pytest.raises(UserError, match="val lacks 1 of the classes"):
-        open_dataset("imagenet", root, SplitSettings())
+    make_tree(tmp_path / "flat", [f"{wnid}/{index}.JPEG" for wnid in named("in1000").classes[:1] for index in range(5)])
+    for tree in (root, tmp_path / "flat"):      # what is carved out of train is not ImageNet's val
+        with pytest.raises(UserError, match="val lacks 1 of the classes"):
+            open_dataset("imagenet", tree, SplitSettings())
 
 
 def test_what_cannot_be_a_source(tmp_path: Path, tree: Path):
@@ -133,6 +151,7 @@ def test_what_cannot_be_a_source(tmp_path: Path, tree: Path):
     (tree / "train" / "ghost").mkdir()
     refused(tree, "ghost has no images")
     (tree / "train" / "ghost").rmdir()
+    refused(make_tree(tmp_path / "untrained", ["val/cat/1.jpg", "test/cat/1.jpg"]), "test/ and val/, and no train/")
     refused(make_tree(tree, ["extra/cat/1.jpg"]), "extra/ beside train/")
     refused(as_tar(tree, tmp_path / "t.tar.gz", "w:gz"), "uncompressed tar")
     (tmp_path / "words.tar").write_text("words")

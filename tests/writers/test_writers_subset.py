@@ -81,7 +81,9 @@ def test_a_bare_name_is_a_spec():
 
 @pytest.mark.parametrize("spec", [
     {"name": "s", "remove": {}}, {"name": "s", "remove": {"hardest": 0}}, {"name": "a/b"}, {},
-    {"name": "s", "remove": {"hardest": 1.5}}, {"name": "s", "classes": []}, {"name": "s", "of": 1}])
+    {"name": "s", "remove": {"hardest": 1.5}}, {"name": "s", "classes": []}, {"name": "s", "of": 1},
+    {"name": "s", "remove": {"hardest": 1.0}}, {"name": "s", "remove": {"easiest": True}},
+    {"name": "s", "remove": {"hardest": "3"}}, {"name": "s", "classes": ["a", "b", "a"]}])
 def test_specs_that_are_refused(spec):
     with pytest.raises(ValidationError):
         SubsetSpec.model_validate(spec)
@@ -95,8 +97,10 @@ def test_what_cannot_be_resolved_names_the_class():
         resolve(spec, CLASSES)
     with pytest.raises(UserError, match="class19"):
         resolve(spec, CLASSES, ranked(CLASSES[:-1]))
-    with pytest.raises(UserError, match="none of the"):
-        resolve(SubsetSpec.model_validate({"name": "s", "remove": {"hardest": 20}}), CLASSES, ranked(CLASSES))
+    for end in ("hardest", "easiest"):
+        for number in (20, 25):
+            with pytest.raises(UserError, match="none of the"):
+                resolve(SubsetSpec.model_validate({"name": "s", "remove": {end: number}}), CLASSES, ranked(CLASSES))
 
 
 def test_a_ranking_file_counts_by_its_contents(tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from writers.dataset import DatasetSpec
 from writers.errors import UserError
-from writers.source import Source, SplitSettings, open_tree
+from writers.source import Source, SplitSettings, open_tree, split_of
 from writers.subset import named
 
 SPEC = DatasetSpec(
@@ -19,7 +19,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
     classes = named("in1000").classes
     assert classes is not None
     source = open_tree(path, settings, name="imagenet", classes=classes)
-    own_val = [example for example in source.splits["val"] if not example.key.startswith("train/")]
+    own_val = [example for example in source.splits["val"] if split_of(example.key.split("/", 1)[0]) == "val"]
     if lacking := {example.label for example in source.splits["train"]} - {example.label for example in own_val}:
         raise UserError(f"{path}/val lacks {len(lacking)} of the classes that train has, such as "
                         f"{source.classes[min(lacking)]}.", "The accuracies to compare with are of ImageNet's own val, whole.")

@@ -58,16 +58,18 @@ def summary(spans_s: dict[str, float], *, num_steps: int, num_images: int, train
     spans = {name: spans_s.get(name, 0.0) for name in SPANS}
     img_per_s = num_images / train_s if train_s > 0 else 0.0
     fed = min(1.0, img_per_s / replay_img_per_s) if replay_img_per_s else None
-    waits = spans["data_wait"] / train_s if train_s > 0 else 0.0
+    waits, copies = (spans[name] / train_s if train_s > 0 else 0.0 for name in ("data_wait", "copy"))
     return {"spans_s": spans, "per_step_ms": {name: 1000 * seconds / max(1, num_steps) for name, seconds in spans.items()},
             "num_steps": num_steps, "train_s": train_s, "eval_s": eval_s, "checkpoint_s": checkpoint_s, "startup_s": startup_s,
             "img_per_s": img_per_s, "replay_img_per_s": replay_img_per_s, "fed": fed, "data_wait_fraction": waits,
-            "verdict": verdict(waits)}
+            "verdict": verdict(waits, copies)}
 
 
-def verdict(waits: float) -> str:
-    """One sentence on the share of time in which training waited for the loader, and what to change."""
-    if waits < 0.05:
-        return f"The loader keeps the model busy {100 * (1 - waits):.0f} % of the time."
+def verdict(waits: float, copies: float = 0.0) -> str:
+    """One sentence on the shares of time in which training waited for the loader, and for copies to the GPU; what to change."""
+    if waits + copies < 0.05:
+        return f"The loader keeps the model busy {100 * (1 - waits - copies):.0f} % of the time."
+    if copies > waits:
+        return f"Training waits {100 * (waits + copies):.0f} % of the time, most of it for copies of batches to the GPU."
     return (f"Training waits for data {100 * waits:.0f} % of the time: give the loader more cores (fewer jobs side by side), "
             f"or write smaller or raw images.")

@@ -48,6 +48,10 @@ class SharedBackbone:
         self._num_correct = torch.zeros(len(self._heads), dtype=torch.int64, device=setup.device)
         self._num_images = 0
 
+    @property
+    def peak_lr(self) -> float:
+        return min(self._heads)
+
     def set_rate(self, fraction: float) -> None:
         for lr, optimizer in self._optimizers.items():
             set_lr(optimizer, fraction * lr)

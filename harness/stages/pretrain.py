@@ -1,6 +1,5 @@
 """Pretrains one model from random weights on one subset; adversarially where eps is above 0. Leaves `model.pt`."""
 
-import math
 import shutil
 import time
 from typing import Any
@@ -12,7 +11,7 @@ from harness.settings import PretrainSettings
 from harness.stage import Outcome, StageContext
 from harness.timer import Timer, summary
 from harness.train.evaluate import View, evaluate
-from harness.train.fit import Clock, fit
+from harness.train.fit import Clock, fit, num_batches
 from harness.train.plans import eval_plan, split_path, train_plan
 from harness.train.precision import choose
 from harness.train.trainee import ModelTrainee, replay_rate
@@ -39,7 +38,7 @@ def run(context: StageContext) -> Outcome:
     with open_loader(train_plan(split_path(context, "data", "train"), settings, seed, context)) as loader:
         startup_s = time.monotonic() - started
         records = list(fit(trainee, loader, settings.optimizer, num_epochs=settings.epochs, timer=timer, clock=clock,
-                           num_steps=_equal_steps(context, settings), checkpoints=checkpoints,
+                           steps_per_epoch=_steps_per_epoch(context, settings), checkpoints=checkpoints,
                            stop_requested=context.stop_requested, progress=context.progress))
         num_train_images = loader.num_samples
 
@@ -56,23 +55,22 @@ def run(context: StageContext) -> Outcome:
     shutil.rmtree(checkpoints, ignore_errors=True)
 
     metrics = {
-        "val": counts["own"].scores(), "train_loss": records[-1]["train_loss"], "epochs": records, 
+        "val": counts["own"].scores(), "train_loss": records[-1]["train_loss"], "epochs": records,
         "num_classes": len(classes), "num_train_images": num_train_images, "num_steps": clock.num_steps, "eps": eps,
-        "eps_resolution": settings.resolution,
-        "precision": precision, "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "eps_resolution": settings.resolution, "precision": precision,
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "zero_gradients": clock.zero_gradients}
     timing = summary(clock.spans_s, num_steps=clock.num_steps, num_images=clock.num_images, train_s=clock.train_s,
                      eval_s=eval_s, checkpoint_s=clock.checkpoint_s, startup_s=startup_s, replay_img_per_s=replay_img_per_s)
     return Outcome(metrics, timing)
 
 
-def _equal_steps(context: StageContext, settings: PretrainSettings) -> int | None:
-    """The steps that the recipe's epochs take on all of the source's images; None: as many as they take on these."""
+def _steps_per_epoch(context: StageContext, settings: PretrainSettings) -> int | None:
+    """The steps of an epoch over all of the source's images, where subsets train for as many; None: those of these images."""
     if settings.length == "equal_epochs" or "all_data" not in context.needs:
         return None
     plan = train_plan(split_path(context, "all_data", "train"), settings, 0, context)
-    number = open_beton(plan.beton).manifest.num_samples
-    return settings.epochs * max(1, math.ceil(number / plan.batch_size) - int(number % plan.batch_size == 1))
+    return num_batches(plan, open_beton(plan.beton).manifest.num_samples)
 
 
 def _about(context: StageContext, settings: PretrainSettings, arch: str, classes: list[str], eps: float) -> dict[str, Any]:

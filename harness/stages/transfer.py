@@ -24,6 +24,7 @@ from harness.train.plans import eval_plan, split_path, train_plan
 from harness.train.precision import choose
 from harness.train.trainee import replay_rate
 from loaders import open_loader
+from writers.errors import UserError
 
 
 def run(context: StageContext) -> Outcome:
@@ -52,6 +53,7 @@ def run(context: StageContext) -> Outcome:
     clocks: list[Clock] = []
     grid: dict[float, dict[str, Any]] = {}
     best: tuple[float, Classifier] | None = None
+    failure: UserError = Diverged("No learning rate of the grid leaves finite weights.", "Add lower ones to `lrs`.")
     eval_s = 0.0
     checkpoints = context.folder / "checkpoints"
     with open_loader(train_plan(split_path(context, "data", "train"), settings, config["seed"], context)) as loader:

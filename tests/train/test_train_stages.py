@@ -1,5 +1,6 @@
 """The stages on tiny betons: they learn, repeat themselves exactly, resume exactly, and read the test split once."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,8 @@ def test_equal_steps_takes_as_many_steps_as_all_the_data_would(root: Path, sourc
     context.needs["all_data"] = source
     metrics = pretrain.run(context).metrics
     assert metrics["num_steps"] == 3 * 4
+    assert [record["lr"] for record in metrics["epochs"]] == pytest.approx(
+        [0.1 * (1 + math.cos(math.pi * step / 12)) / 2 for step in range(0, 12, 2)])
     assert [record["num_steps"] for record in metrics["epochs"]] == [2] * 6     # 21 images are 16 and 5
 
 
@@ -116,7 +119,7 @@ def test_a_last_batch_of_one_image_is_left_out(root: Path):
 
 
 def test_divergence_names_the_epoch(root: Path, source: Result):
-    with pytest.raises(UserError, match=r"loss is (nan|inf) after epoch \d of 2"):
+    with pytest.raises(UserError, match=r"loss is (nan|inf) after epoch \d of 2, with a peak learning rate of 1e\+30"):
         pretrain.run(pretrain_context(root, source, "diverged", settings={"optimizer": {"lr": 1e30}}))
 
 

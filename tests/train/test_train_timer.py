@@ -32,6 +32,15 @@ def test_the_summary_divides_by_what_it_says():
     assert (unknown["img_per_s"], unknown["fed"]) == (0.0, None)
 
 
-@pytest.mark.parametrize(("waits", "words"), [(0.0, "busy 100 %"), (0.03, "busy 97 %"), (0.41, "waits for data 41 %")])
-def test_the_verdict(waits, words):
-    assert words in verdict(waits)
+@pytest.mark.parametrize(("waits", "copies", "words"), [
+    (0.0, 0.0, "busy 100 %"), (0.03, 0.0, "busy 97 %"), (0.41, 0.0, "waits for data 41 %"), (0.41, 0.2, "waits for data 41 %"),
+    (0.02, 0.02, "busy 96 %"), (0.1, 0.3, "waits 40 % of the time, most of it for copies")])
+def test_the_verdict(waits, copies, words):
+    assert words in verdict(waits, copies)
+
+
+def test_a_model_that_waits_for_copies_is_not_called_busy():
+    timing = summary({"copy": 4.0}, num_steps=1, num_images=1, train_s=10.0, eval_s=0.0, checkpoint_s=0.0, startup_s=0.0,
+                     replay_img_per_s=None)
+    assert timing["data_wait_fraction"] == 0
+    assert "40 %" in timing["verdict"] and "busy" not in timing["verdict"]

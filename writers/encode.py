@@ -93,7 +93,7 @@ def _may_pass(image: Image.Image, data: bytes, encoding: Encoding) -> bool:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":      # Pillow's own conversion clips 16 bits at 255
-        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 

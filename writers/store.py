@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from writers.encode import JPEG, RAW, Encoding
 from writers.errors import UserError
@@ -61,6 +61,20 @@ class Manifest(BaseModel):
     sha256: str                         # of the whole file
     created_by: str
 
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        if len(self.class_counts) != len(self.classes) or sum(self.class_counts) != self.num_samples \
+                or self.num_jpeg + self.num_raw != self.num_samples:
+            raise ValueError("its counts do not add up")
+        if self.table_offset < FIRST_ROW + self.num_samples * SAMPLE.itemsize:
+            raise ValueError("its file is too small for its samples")
+        return self
+
+    @property
+    def table_offset(self) -> int:
+        """Where the table of blobs begins. It ends the file, and has no length of its own."""
+        return self.bytes - self.num_samples * BLOB.itemsize
+
 
 @dataclass(frozen=True)
 class Beton:
@@ -90,15 +104,20 @@ def open_beton(path: Path | str) -> Beton:
     manifest = _read_manifest(path)
     try:
         num_bytes = path.stat().st_size
-        header = np.fromfile(path, HEADER, 1)
+        with path.open("rb") as file:
+            header = file.read(HEADER.itemsize)
     except FileNotFoundError:
         raise UserError(f"There is no beton {path}.", "Write it with `harness write-beton`.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if num_bytes != manifest.bytes or not len(header) or header[0]["version"] != VERSION \
-            or header[0]["num_samples"] != manifest.num_samples:
-        raise UserError(f"{path} is not the file that its manifest describes: it is {num_bytes:,} bytes, "
-                        f"and should be {manifest.bytes:,}.", "Write it again with `harness write-beton`.")
+    problem = ""
+    if num_bytes != manifest.bytes:
+        problem = f"it is {num_bytes:,} bytes, and should be {manifest.bytes:,}"
+    elif header != header_of(manifest.page_size, manifest.num_samples, manifest.table_offset):
+        problem = "its header is another"
+    if problem:
+        raise UserError(f"{path} is not the file that its manifest describes: {problem}.",
+                        "Write it again with `harness write-beton`.")
     return Beton(path, manifest)
 
 
@@ -127,6 +146,11 @@ def verify(path: Path | str, progress: Progress | None = None) -> list[str]:
     return problems
 
 
+def header_of(page_size: int, num_samples: int, table_offset: int) -> bytes:
+    """The first bytes of a beton."""
+    return np.array([(VERSION, len(FIELDS), page_size, num_samples, table_offset)], HEADER).tobytes()
+
+
 def file_digest(path: Path) -> str:
     """sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
@@ -149,19 +173,19 @@ def _read_manifest(path: Path) -> Manifest:
 
 def _read_sizes(beton: Beton) -> tuple[str, np.ndarray]:
     """Bytes of each sample's image, or what is wrong with the tables."""
-    header = np.fromfile(beton.path, HEADER, 1)[0]
-    fields = np.fromfile(beton.path, FIELD, int(header["num_fields"]), offset=HEADER.itemsize)
+    fields = np.fromfile(beton.path, FIELD, len(FIELDS), offset=HEADER.itemsize)
     if [(int(field["type"]), bytes(field["name"])) for field in fields] != FIELDS:
-        return "its fields are not an image and a label", np.empty(0, np.int64)
-    table_offset = int(header["table_offset"])
-    if not FIRST_ROW <= table_offset <= beton.manifest.bytes:
-        return "its table of images lies outside the file", np.empty(0, np.int64)
-    blobs = np.fromfile(beton.path, BLOB, offset=table_offset)
-    size_at = {int(blob["offset"]): int(blob["size"]) for blob in blobs}
-    sizes = np.array([size_at.get(int(offset), -1) for offset in beton.rows["offset"]], np.int64)
-    ends = beton.rows["offset"].astype(np.int64) + sizes
-    if len(blobs) != len(sizes) or (sizes < 0).any() or (ends > table_offset).any():
-        return "its table of images does not fit its samples", sizes
+        return "its fields are not an image and a label", np.empty(0, np.uint64)
+    table_offset = np.uint64(beton.manifest.table_offset)
+    blobs = np.fromfile(beton.path, BLOB, offset=int(table_offset))
+    blobs = blobs[np.argsort(blobs["offset"], kind="stable")]
+    offsets = beton.rows["offset"]
+    place = np.minimum(np.searchsorted(blobs["offset"], offsets), max(0, len(blobs) - 1))
+    sizes = blobs["size"][place]
+    fits = (blobs["offset"][place] == offsets) & (blobs["sample"][place] == np.arange(len(offsets)))
+    fits &= (offsets <= table_offset) & (sizes <= table_offset - np.minimum(offsets, table_offset))    # no overflow
+    if not fits.all():
+        return f"its table of images does not fit sample {np.flatnonzero(~fits)[0]}", sizes
     return "", sizes
 
 

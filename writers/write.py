@@ -3,9 +3,9 @@
 Threads encode (Pillow lets go of Python's lock), the calling thread appends in order, so that the bytes do not depend on
 the number of threads. Everything goes to a temporary file in the same folder. When it is complete and on the disk, an older
 beton of that name is removed, the manifest gets its name, and then the beton: killed at any point, there is never a beton
-that is not whole, nor one beside another's manifest.
+that is not whole, nor one beside another's manifest. Of two writers of the same name the later one's pair remains.
 
-Memory: the encoded images of at most 4 per thread, one page, and 48 bytes a sample.
+Memory: the encoded images of at most 4 per thread, and 48 bytes a sample.
 """
 
 import contextlib
@@ -13,11 +13,10 @@ import errno
 import fcntl
 import hashlib
 import os
-import tempfile
+import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -25,23 +24,23 @@ import numpy as np
 
 from writers.encode import JPEG, Blob, Encoding, Unreadable, encode
 from writers.errors import UserError
+from writers.lock import locked
 from writers.source import Example, Source
 from writers.store import (
     BLOB,
     FIELD,
     FIELDS,
     FIRST_ROW,
-    HEADER,
     SAMPLE,
-    VERSION,
     Manifest,
     Progress,
     file_digest,
+    header_of,
     manifest_path,
 )
 from writers.subset import Subset
 
-CREATED_BY = "harness writers 1"    # the number rises when the same input would give other bytes
+CREATED_BY = "harness writers 2"    # the number rises when the same input would give other bytes
 PAGE_SIZE = 8 * 2**20       # FFCV's default
 SMALL_PAGE_SIZE = 2 * 2**20     # its smallest; for sets of few samples, whose first page is mostly padding
 FEW_SAMPLES = 10_000
@@ -60,16 +59,25 @@ def write_split(source: Source, split: str, subset: Subset, encoding: Encoding, 
     """
     out_file = Path(out_file)
     examples = _chosen(source, split, subset, seed)
-    page_size = PAGE_SIZE if len(examples) >= FEW_SAMPLES else SMALL_PAGE_SIZE
     with _disk_errors(out_file):
         out_file.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(out_file)
-        while True:
-            try:
-                return _write(source, split, subset, encoding, out_file, examples, seed=seed, page_size=page_size,
-                              num_threads=num_threads or _num_cores(), progress=progress, on_error=on_error)
-            except _PageTooSmall as error:
-                page_size = 1 << (error.needed - 1).bit_length()
+        if out_file.is_dir():
+            raise UserError(f"{out_file} is a folder; the beton needs that name.", "Remove it, or write elsewhere with --out.")
+        file = _open_temporary(out_file)
+        temporary = Path(file.name)
+        try:
+            with file:
+                tables = _write_samples(file, source, encoding, examples, seed, num_threads or _num_cores(), progress, on_error)
+                file.flush()
+                os.fsync(file.fileno())
+                manifest = _manifest(source, split, subset, encoding, seed, tables, temporary)
+                _write_durably(_temporary_manifest(temporary), (manifest.model_dump_json(indent=1) + "\n").encode())
+                _give_names(temporary, out_file)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            _temporary_manifest(temporary).unlink(missing_ok=True)
+            raise
+    return manifest
 
 
 def remove_stale(out_file: Path) -> None:
@@ -81,80 +89,86 @@ def remove_stale(out_file: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-@dataclass
-class _Columns:
-    """What is known of the samples written so far."""
+class _Tables:
+    """Of at most `capacity` samples: their rows, their places in the file, and the size of the pages these lie in."""
 
-    rows: list[tuple[int, int, int, int, int]] = field(default_factory=list)    # SAMPLE
-    sizes: list[int] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
+    def __init__(self, capacity: int) -> None:
+        self._rows = np.zeros(capacity, SAMPLE)     # zeros: a row has gaps, and the file must not depend on what lay there
+        self._blobs = np.zeros(capacity, BLOB)
+        self.num_samples = 0
+        self.skipped: list[dict[str, str]] = []
+        self.page_size = PAGE_SIZE if capacity >= FEW_SAMPLES else SMALL_PAGE_SIZE
+        self.end = _round_up(FIRST_ROW + self._rows.nbytes, self.page_size)
+
+    def add(self, blob: Blob, label: int) -> int:
+        """Where in the file the blob goes: after the last one, or on the next page where it would cross to that.
+
+        A blob larger than a page doubles the page size until it fits. What was placed before lies right in the larger
+        pages, too: each is made of whole smaller ones.
+        """
+        size = len(blob.data)
+        self.page_size = max(self.page_size, 1 << (size - 1).bit_length())
+        if self.end // self.page_size != (self.end + size - 1) // self.page_size:
+            self.end = _round_up(self.end, self.page_size)
+        offset = self.end
+        self._rows[self.num_samples] = (blob.mode, blob.width, blob.height, offset, label)
+        self._blobs[self.num_samples] = (self.num_samples, offset, size)
+        self.num_samples += 1
+        self.end += size
+        return offset
+
+    @property
+    def rows(self) -> np.ndarray:
+        return self._rows[:self.num_samples]
+
+    @property
+    def blobs(self) -> np.ndarray:
+        return self._blobs[:self.num_samples]
 
 
-class _PageTooSmall(Exception):
-    def __init__(self, needed: int) -> None:
-        super().__init__(f"an image takes {needed} bytes")
-        self.needed = needed
+def _open_temporary(out_file: Path) -> BinaryIO:
+    """A new file beside `out_file`, locked for as long as it is open."""
+    with locked(out_file.parent):       # else another writer could take it for stale before it is locked
+        remove_stale(out_file)
+        file = out_file.with_name(f".{out_file.name}.{secrets.token_hex(8)}.writing").open("x+b")
+        with contextlib.suppress(OSError):      # a file system without locks: then nothing is removed as stale either
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
 
 
-def _write(source: Source, split: str, subset: Subset, encoding: Encoding, out_file: Path, examples: Sequence[Example], *,
-           seed: int, page_size: int, num_threads: int, progress: Progress | None, on_error: str) -> Manifest:
-    handle, name = tempfile.mkstemp(dir=out_file.parent, prefix=f".{out_file.name}.", suffix=".writing")
-    temporary = Path(name)
-    temporary_manifest = _temporary_manifest(temporary)
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            columns = _write_samples(file, source, encoding, examples, seed, page_size, num_threads, progress, on_error)
-            file.flush()
-            os.fsync(file.fileno())
-            manifest = _manifest(source, split, subset, encoding, seed, page_size, columns, temporary)
-            _write_durably(temporary_manifest, (manifest.model_dump_json(indent=1) + "\n").encode())
-            temporary.chmod(0o644)
-            out_file.unlink(missing_ok=True)
-            temporary_manifest.replace(manifest_path(out_file))
-            temporary.replace(out_file)
-            _sync_folder(out_file.parent)
-        return manifest
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        temporary_manifest.unlink(missing_ok=True)
-        raise
+def _give_names(temporary: Path, out_file: Path) -> None:
+    """In this order: a beton has its name only beside its own manifest, and a manifest alone is no beton."""
+    with locked(out_file.parent):
+        out_file.unlink(missing_ok=True)
+        _temporary_manifest(temporary).replace(manifest_path(out_file))
+        temporary.replace(out_file)
+    _sync_folder(out_file.parent)
 
 
 def _write_samples(file: BinaryIO, source: Source, encoding: Encoding, examples: Sequence[Example], seed: int,
-                   page_size: int, num_threads: int, progress: Progress | None, on_error: str) -> _Columns:
+                   num_threads: int, progress: Progress | None, on_error: str) -> _Tables:
     """The pages, then the table of blobs, then, at the front, the header and the rows."""
-    columns = _Columns()
+    tables = _Tables(len(examples))
     offenders: list[str] = []
-    offset = _round_up(FIRST_ROW + len(examples) * SAMPLE.itemsize, page_size)
-    file.seek(offset)
     for number, (example, blob) in enumerate(_encoded(source, encoding, examples, seed, num_threads)):
         if progress is not None:
             progress(number, len(examples))
         if isinstance(blob, Unreadable):
-            columns.skipped.append({"key": example.key, "reason": str(blob)})
+            tables.skipped.append({"key": example.key, "reason": str(blob)})
             offenders.append(f"{source.where(example)}: {blob}")
             if on_error == "fail" and len(offenders) == MAX_OFFENDERS:
                 break
             continue
-        size = len(blob.data)
-        if size > page_size:
-            raise _PageTooSmall(size)
-        if offset // page_size != (offset + size - 1) // page_size:
-            offset = _round_up(offset, page_size)
-            file.seek(offset)
+        file.seek(tables.add(blob, example.label))
         file.write(blob.data)
-        columns.rows.append((blob.mode, blob.width, blob.height, offset, example.label))
-        columns.sizes.append(size)
-        offset += size
     if offenders and on_error == "fail":
         raise _unreadable(offenders)
-    if not columns.rows:
+    if not tables.num_samples:
         raise UserError(f"None of the {len(examples)} images of {source.name} can be read.", offenders[0])
-    _write_tables(file, columns, _round_up(offset, page_size), page_size)
+    _write_tables(file, tables)
     if progress is not None:
         progress(len(examples), len(examples))
-    return columns
+    return tables
 
 
 def _encoded(source: Source, encoding: Encoding, examples: Sequence[Example], seed: int,
@@ -184,22 +198,18 @@ def _encoded(source: Source, encoding: Encoding, examples: Sequence[Example], se
         pool.shutdown(cancel_futures=True)
 
 
-def _write_tables(file: BinaryIO, columns: _Columns, table_offset: int, page_size: int) -> None:
-    rows = np.zeros(len(columns.rows), SAMPLE)      # zeros: the row has gaps, and the file must not depend on what lay there
-    for name, values in zip(SAMPLE.names or (), zip(*columns.rows, strict=True), strict=True):
-        rows[name] = values
-    blobs = np.zeros(len(rows), BLOB)
-    blobs["sample"], blobs["offset"], blobs["size"] = np.arange(len(rows)), rows["offset"], columns.sizes
+def _write_tables(file: BinaryIO, tables: _Tables) -> None:
+    table_offset = _round_up(tables.end, tables.page_size)
     fields = np.zeros(len(FIELDS), FIELD)
     for number, (type_id, field_name) in enumerate(FIELDS):
         fields[number]["type"], fields[number]["name"] = type_id, field_name
     file.truncate(table_offset)
     file.seek(table_offset)
-    file.write(blobs.tobytes())
+    file.write(tables.blobs.tobytes())
     file.seek(0)
-    file.write(np.array([(VERSION, len(FIELDS), page_size, len(rows), table_offset)], HEADER).tobytes())
+    file.write(header_of(tables.page_size, tables.num_samples, table_offset))
     file.write(fields.tobytes())
-    file.write(rows.tobytes())
+    file.write(tables.rows.tobytes())
 
 
 def _chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Example]:
@@ -217,9 +227,9 @@ def _chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Examp
     return sorted(examples, key=lambda example: hashlib.sha256(f"{seed}/order/{example.key}".encode()).digest())
 
 
-def _manifest(source: Source, split: str, subset: Subset, encoding: Encoding, seed: int, page_size: int, columns: _Columns,
+def _manifest(source: Source, split: str, subset: Subset, encoding: Encoding, seed: int, tables: _Tables,
               file: Path) -> Manifest:
-    rows = np.array(columns.rows, SAMPLE)
+    rows = tables.rows
     counts = np.bincount(rows["label"], minlength=len(subset.classes)).tolist()
     num_jpeg = int((rows["mode"] == JPEG).sum())
     return Manifest(
@@ -227,8 +237,8 @@ def _manifest(source: Source, split: str, subset: Subset, encoding: Encoding, se
         num_samples=len(rows), classes=list(subset.classes), class_counts=counts, encoding=encoding, source=source.origin,
         subset={"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest}, seed=seed,
         num_jpeg=num_jpeg, num_raw=len(rows) - num_jpeg, max_width=int(rows["width"].max()),
-        max_height=int(rows["height"].max()), skipped=sorted(columns.skipped, key=lambda entry: entry["key"]),
-        page_size=page_size, bytes=file.stat().st_size, sha256=file_digest(file), created_by=CREATED_BY)
+        max_height=int(rows["height"].max()), skipped=sorted(tables.skipped, key=lambda entry: entry["key"]),
+        page_size=tables.page_size, bytes=file.stat().st_size, sha256=file_digest(file), created_by=CREATED_BY)
 
 
 def _unreadable(offenders: Sequence[str]) -> UserError:

@@ -38,6 +38,13 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
     assert np.abs(pixels(blob)[..., 0] - values / 257.0).max() <= 1
 
 
+def test_more_than_sixteen_bits_become_white_and_less_than_none_black():
+    values = np.full((100, 120), 70000, np.int32)
+    values[:50] = -3
+    expected = np.where(values < 0, 0, 255)
+    assert (pixels(encode(as_file(Image.fromarray(values), "TIFF"), Encoding(format="raw"), "a", 0))[..., 1] == expected).all()
+
+
 def test_exif_rotation_is_ignored():
     exif = Image.Exif()
     exif[0x0112] = 6

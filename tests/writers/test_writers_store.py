@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from writers.encode import Encoding
+from writers.encode import JPEG, Encoding
 from writers.errors import UserError
 from writers.source import Source
-from writers.store import file_digest, manifest_path, open_beton, verify
+from writers.store import FIRST_ROW, file_digest, manifest_path, open_beton, verify
 from writers.subset import everything
 from writers.write import write_split
 
@@ -42,6 +42,22 @@ def test_any_flipped_byte_is_found(beton: Path):
     assert verify(beton) == []
 
 
+def test_every_damaged_byte_of_header_rows_and_table_is_said_in_words(beton: Path):
+    """The top bit of a number among them: it must not be taken for a size or a place."""
+    whole = beton.read_bytes()
+    table_offset = open_beton(beton).manifest.table_offset
+    places = [*range(24), *range(24, 24 + 17), *range(FIRST_ROW, FIRST_ROW + 24), *range(table_offset, table_offset + 24)]
+    for place in places:
+        for bit in (0, 7):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            beton.write_bytes(damaged)
+            assert verify(beton) != [], f"byte {place} bit {bit}"
+            if place < 24:
+                with pytest.raises(UserError, match="not the file that its manifest describes"):
+                    open_beton(beton)
+
+
 @pytest.mark.parametrize("keep", [0, 10, 3000, -1])
 def test_a_truncated_file_does_not_open(beton: Path, keep: int):
     beton.write_bytes(beton.read_bytes()[:keep])
@@ -60,9 +76,12 @@ def test_another_files_manifest_does_not_fit(source: Source, beton: Path, tmp_pa
 def test_no_file_no_manifest_and_a_manifest_that_is_none(beton: Path, tmp_path: Path):
     with pytest.raises(UserError, match="no beton"):
         open_beton(tmp_path / "other.beton")
-    manifest_path(beton).write_text("{}")
-    with pytest.raises(UserError, match="not a beton's manifest"):
-        open_beton(beton)
+    manifest = json.loads(manifest_path(beton).read_text())
+    for wrong in ({}, manifest | {"class_counts": [5, 5, 4]}, manifest | {"class_counts": [15]}, manifest | {"num_raw": 16},
+                  manifest | {"num_samples": 10**12}, manifest | {"bytes": 100}, [], "words"):
+        manifest_path(beton).write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match="not a beton's manifest"):
+            open_beton(beton)
     manifest_path(beton).unlink()
     with pytest.raises(UserError, match="no manifest"):
         open_beton(beton)
@@ -82,3 +101,17 @@ def test_a_wrong_row_is_named_even_where_the_digest_was_made_to_fit(beton: Path,
     manifest_path(beton).write_text(json.dumps(manifest | {"sha256": file_digest(beton)}))
     problems = verify(beton)
     assert any(words in problem for problem in problems), problems
+
+
+def test_a_jpeg_that_is_cut_inside_the_file_is_named_even_where_the_digest_was_made_to_fit(beton: Path):
+    opened = open_beton(beton)
+    number = int(np.flatnonzero(opened.rows["mode"] == JPEG)[1])
+    ends = sorted([*opened.rows["offset"].tolist(), opened.manifest.table_offset])
+    start = int(opened.rows["offset"][number])
+    middle, end = start + 700, ends[ends.index(start) + 1]
+    data = beton.read_bytes()
+    beton.write_bytes(data[:middle] + bytes(end - middle) + data[end:])
+    manifest = json.loads(manifest_path(beton).read_text())
+    manifest_path(beton).write_text(json.dumps(manifest | {"sha256": file_digest(beton)}))
+    [problem] = verify(beton)
+    assert problem.startswith(f"sample {number} (label {opened.labels[number]}): its JPEG does not decode")

@@ -1,0 +1,208 @@
+"""A beton is whole under its final name, or not there: killed at any step, interrupted, on a full disk, written twice."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from writers.dataset import SplitSettings, open_dataset
+from writers.encode import Encoding
+from writers.errors import UserError
+from writers.source import Source
+from writers.store import Manifest, manifest_path, open_beton, verify
+from writers.subset import everything
+from writers.write import write_split
+
+PASS = Encoding(format="passthrough")
+RAW = Encoding(format="raw")        # betons of equal images are of equal size, whatever the order in them
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+KILL_AT_STEP = """
+import os, signal, sys
+from pathlib import Path
+from writers.dataset import SplitSettings, open_dataset
+from writers.encode import Encoding
+from writers.subset import everything
+from writers.write import write_split
+
+def killing(function):
+    def step(*arguments, **options):
+        global steps_left
+        if not steps_left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        steps_left -= 1
+        return function(*arguments, **options)
+    return step
+
+steps_left = int(sys.argv[3])
+source = open_dataset("folder", Path(sys.argv[1]), SplitSettings())
+os.fsync, Path.unlink, Path.replace = killing(os.fsync), killing(Path.unlink), killing(Path.replace)
+write_split(source, "train", everything(source.classes), Encoding(format="raw"), Path(sys.argv[2]), seed=1)
+"""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("num_steps", "left"), [
+    (0, "old"),         # before the new file is on the disk
+    (1, "old"),         # before its manifest is
+    (2, "old"),         # before the old file is removed
+    (3, "none"),        # before the manifest has its name
+    (4, "none"),        # before the file has its name
+    (5, "new")])        # before the folder is on the disk
+def test_killed_at_each_step_over_an_old_beton_of_the_same_size(source: Source, tree: Path, tmp_path: Path, num_steps: int,
+                                                                left: str):
+    file = tmp_path / "out" / "train.beton"
+    old = write_split(source, "train", everything(source.classes), RAW, file)
+    killed = subprocess.run([sys.executable, "-c", KILL_AT_STEP, tree, file, str(num_steps)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    if left == "none":
+        with pytest.raises(UserError, match="no beton"):
+            open_beton(file)
+    else:
+        assert verify(file) == []
+        assert (open_beton(file).manifest.sha256 == old.sha256) == (left == "old")
+    new = write_split(source, "train", everything(source.classes), RAW, file, seed=1)
+    assert new.bytes == old.bytes and new.sha256 != old.sha256
+    assert names_in(file.parent) == ["train.beton", "train.beton.json"]
+
+
+WRITE_SLOWLY = """
+import sys, time
+from pathlib import Path
+from writers.dataset import SplitSettings, open_dataset
+from writers.encode import Encoding
+from writers.subset import everything
+from writers.write import write_split
+source = open_dataset("folder", Path(sys.argv[1]), SplitSettings())
+print("ready", flush=True)
+while True:
+    write_split(source, "train", everything(source.classes), Encoding(), Path(sys.argv[2]),
+                progress=lambda done, total: time.sleep(0.002))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_killed_at_any_moment_there_is_a_whole_beton_or_none(tree: Path, tmp_path: Path):
+    file = tmp_path / "out" / "train.beton"
+    for attempt in range(3):
+        process = subprocess.Popen([sys.executable, "-c", WRITE_SLOWLY, tree, file], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(0.025 * (attempt + 1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert not file.exists() or verify(file) == []
+    source = open_dataset("folder", tree, SplitSettings())
+    write_split(source, "train", everything(source.classes), Encoding(), file)
+    assert names_in(file.parent) == ["train.beton", "train.beton.json"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.parametrize("at", [0, 7, 15])
+def test_interrupted_nothing_is_left_and_the_old_file_stays(source: Source, tmp_path: Path, error: type, at: int):
+    file = tmp_path / "out" / "train.beton"
+    write_split(source, "train", everything(source.classes), RAW, file)
+    before = file.read_bytes()
+
+    def stop(done: int, total: int) -> None:
+        if done == at:
+            raise error
+
+    with pytest.raises(error):
+        write_split(source, "train", everything(source.classes), RAW, file, seed=1, progress=stop)
+    assert names_in(file.parent) == ["train.beton", "train.beton.json"]
+    assert file.read_bytes() == before
+
+
+def test_a_second_writer_of_the_same_name_waits_its_turn_and_leaves_a_pair(source: Source, tmp_path: Path, monkeypatch):
+    file = tmp_path / "train.beton"
+    second: list[Manifest] = []
+    other = threading.Thread(target=lambda: second.append(
+        write_split(source, "train", everything(source.classes), RAW, file, seed=1)))
+    replace = Path.replace
+
+    def let_the_other_in(self: Path, target: Path) -> Path:
+        if self.suffix == ".writing" and not other.ident:       # the first has named its manifest, and not yet its file
+            other.start()
+            other.join(1)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", let_the_other_in)
+    first = write_split(source, "train", everything(source.classes), RAW, file)
+    other.join(60)
+    assert first.sha256 != second[0].sha256
+    assert open_beton(file).manifest == second[0]
+    assert verify(file) == []
+    assert names_in(tmp_path) == ["train.beton", "train.beton.json", "tree"]
+
+
+def test_the_file_of_a_writer_at_work_is_not_stale(source: Source, tmp_path: Path):
+    file = tmp_path / "out" / "train.beton"
+    seen = []
+
+    def write_another(done: int, total: int) -> None:
+        if done == 5:
+            write_split(source, "val", everything(source.classes), RAW, file)
+            seen.append(len(names_in(file.parent)))
+
+    manifest = write_split(source, "train", everything(source.classes), RAW, file, progress=write_another)
+    assert seen == [3]
+    assert open_beton(file).manifest == manifest
+    assert verify(file) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_in_words_and_leaves_the_old_file(source: Source, tmp_path: Path, monkeypatch, number: int):
+    file = tmp_path / "out" / "val.beton"
+    write_split(source, "val", everything(source.classes), PASS, file)
+    before = file.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("writers.write.os.fsync", full)
+    with pytest.raises(UserError, match="is full"):
+        write_split(source, "val", everything(source.classes), PASS, file, seed=1)
+    assert names_in(file.parent) == ["val.beton", "val.beton.json"]
+    assert file.read_bytes() == before
+    assert verify(file) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small disk needs root")
+def test_a_disk_that_fills_up_half_way(source: Source, tmp_path: Path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("this machine does not let us mount a tmpfs")
+    try:
+        with pytest.raises(UserError, match="is full"):
+            write_split(source, "train", everything(source.classes), Encoding(format="raw"), disk / "train.beton")
+        assert names_in(disk) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_folder_of_that_name(source: Source, tmp_path: Path):
+    (tmp_path / "out" / "val.beton").mkdir(parents=True)
+    with pytest.raises(UserError, match="is a folder"):
+        write_split(source, "val", everything(source.classes), PASS, tmp_path / "out" / "val.beton")
+    assert names_in(tmp_path / "out") == ["val.beton"]
+
+
+def test_the_files_are_as_readable_as_others_of_the_same_person(source: Source, tmp_path: Path):
+    (tmp_path / "plain").write_text("")
+    write_split(source, "val", everything(source.classes), PASS, tmp_path / "val.beton")
+    modes = {path.stat().st_mode for path in (tmp_path / "plain", tmp_path / "val.beton",
+                                              manifest_path(tmp_path / "val.beton"))}
+    assert len(modes) == 1

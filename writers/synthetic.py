@@ -1,37 +1,32 @@
 """Pictures that are drawn, not downloaded: small photo-like JPEG files in class folders, made on first use.
 
-Objects with textures lie on cluttered backgrounds, under uneven light and partly covered, so that a network has something
-to learn and some classes stay hard. Every picture is a function of the set, split, class and number alone. The sets
+Every picture is a function of the set, split, class and number alone. How they are drawn is in `writers/canvas.py`; the sets
 themselves, `synthetic_*`, are in `writers/datasets/`.
 """
 
-import colorsys
 import contextlib
-import fcntl
-import functools
 import hashlib
 import io
-import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from writers.canvas import Canvas
 from writers.errors import UserError
+from writers.lock import locked
 from writers.source import Source, SplitSettings, open_tree
 
 VERSION = 3             # raise it with every change that moves a pixel: sets of other versions are made anew
 STAMP = "synthetic.txt"
 LEFTOVER_AGE_S = 3600   # a half-made folder this old belongs to a process that was killed
 
-Array = np.ndarray
-Field = Callable[[Array, Array], Array]         # of the coordinates u and v, in units of an object's radius
-Draw = Callable[["Canvas"], None]               # draws one class's picture on a background
+Draw = Callable[[Canvas], None]     # draws one class's picture on a background
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ def make(path: Path, pictures: SyntheticSet) -> None:
     _refuse_foreign(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.parent):
+        with locked(path.parent):
             if _read_stamp(path) != stamp:
                 _remove_leftovers(path)
                 made = _beside(path)
@@ -106,18 +101,6 @@ def _refuse_foreign(path: Path) -> None:
                         "Name another folder, or one that does not exist yet.")
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time. Where the file system has no locks, two may draw the same set, and one of them is kept."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.making-{secrets.token_hex(8)}")
 
@@ -155,213 +138,3 @@ def _put_in_place(made: Path, path: Path, stamp: str) -> None:
         break
     shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(made, ignore_errors=True)
-
-
-# The canvas.
-
-class Canvas:
-    """A picture in the making: a background when it is new, on which objects are drawn.
-
-    Positions and lengths are in units of the shorter side, from the centre. Colours are red, green, blue in 0..1.
-    """
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
-        self.height, self.width = (int(side) for side in rng.integers(80, 161, 2))
-        self._side = min(self.height, self.width)
-        self.half_height, self.half_width = self.height / self._side / 2, self.width / self._side / 2
-        dark, light = (self.random_colour(0.35) for _ in range(2))
-        noise = smooth_noise(rng, (self.height, self.width), cells=int(rng.integers(3, 8)))[..., None]
-        self.pixels: Array = dark + (light - dark) * noise
-        self._clutter()
-
-    def random_colour(self, max_saturation: float = 0.9) -> Array:
-        """Any hue."""
-        return hsv(self.rng.uniform(), self.rng.uniform(0.0, max_saturation), self.rng.uniform(0.25, 0.95))
-
-    def random_place(self, margin: float) -> tuple[float, float]:
-        """A centre that keeps `margin` from the edges where it can."""
-        x, y = max(0.0, self.half_width - margin), max(0.0, self.half_height - margin)
-        return self.rng.uniform(-x, x), self.rng.uniform(-y, y)
-
-    def draw(self, shape: Field, texture: Field, colours: Sequence[Array], centre: tuple[float, float], radius: float,
-             angle: float, squeeze: float = 1.0, opacity: float = 1.0, softness_px: float = 1.0) -> None:
-        """Draw `shape` filled with `texture`, which mixes the two `colours`."""
-        radius_px = radius * self._side
-        x_px, y_px = self.width / 2 + centre[0] * self._side, self.height / 2 + centre[1] * self._side
-        reach = 1.3 * radius_px + softness_px
-        left, right = max(0, int(x_px - reach)), min(self.width, int(x_px + reach) + 1)
-        top, bottom = max(0, int(y_px - reach)), min(self.height, int(y_px + reach) + 1)
-        if left >= right or top >= bottom:
-            return
-        x = ((np.arange(left, right, dtype=np.float32) + 0.5 - x_px) / radius_px)[None, :]
-        y = ((np.arange(top, bottom, dtype=np.float32) + 0.5 - y_px) / radius_px)[:, None]
-        cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-        u, v = cosine * x + sine * y, (cosine * y - sine * x) / np.float32(squeeze)
-        cover = np.clip(0.5 - shape(u, v) * np.float32(radius_px / softness_px), 0, opacity)[..., None]
-        paint = colours[0] + (colours[1] - colours[0]) * texture(u, v)[..., None]
-        window = self.pixels[top:bottom, left:right]
-        window += cover * (paint - window)
-
-    def cover(self, centre: tuple[float, float], radius: float) -> None:
-        """Something in front of the object that hides an edge of it."""
-        rng = self.rng
-        direction = rng.uniform(0, 2 * np.pi)
-        place = (centre[0] + radius * 0.95 * np.cos(direction), centre[1] + radius * 0.95 * np.sin(direction))
-        colour = self.random_colour(0.5)
-        shape = (disc, bar, square)[rng.integers(3)]
-        self.draw(shape, plain, (colour, colour), place, radius * rng.uniform(0.3, 0.55), rng.uniform(0, 2 * np.pi))
-
-    def finish(self) -> Array:
-        """The picture, uint8 [height, width, 3], under a light that comes from one side, with a camera's noise."""
-        rng = self.rng
-        direction, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.35)
-        x = np.linspace(-strength, strength, self.width, dtype=np.float32)[None, :] * np.float32(np.cos(direction))
-        y = np.linspace(-strength, strength, self.height, dtype=np.float32)[:, None] * np.float32(np.sin(direction))
-        lit = self.pixels * (np.float32(rng.uniform(0.8, 1.15)) + x + y)[..., None]
-        lit += rng.standard_normal(lit.shape, dtype=np.float32) * np.float32(rng.uniform(0.005, 0.03))
-        return (np.clip(lit, 0, 1) * 255).astype(np.uint8)
-
-    def _clutter(self) -> None:
-        """Blobs, and scraps of texture that belong to no class."""
-        rng = self.rng
-        for _ in range(rng.integers(3, 8)):
-            colour = self.random_colour(0.4)
-            self.draw(disc, plain, (colour, colour), self.random_place(0.0), rng.uniform(0.08, 0.3),
-                      rng.uniform(0, np.pi), rng.uniform(0.4, 1.0), rng.uniform(0.3, 0.9), rng.uniform(1, 8))
-        for _ in range(rng.integers(1, 4)):
-            scrap = (stripes(3), checks(2), dots(2), plain)[rng.integers(4)]
-            self.draw((disc, square, bar)[rng.integers(3)], scrap, (self.random_colour(0.4), self.random_colour(0.4)),
-                      self.random_place(0.0), rng.uniform(0.06, 0.16), rng.uniform(0, 2 * np.pi), 1.0, 0.7)
-
-
-def hsv(hue: float, saturation: float, value: float) -> Array:
-    """Red, green, blue, float32 [3]."""
-    return np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value), dtype=np.float32)
-
-
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> Array:
-    """Noise in about -0.1..1.1 that varies over `cells` cells a side, float32 [height, width]."""
-    coarse = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
-    return np.asarray(coarse.resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
-
-
-# Shapes: below zero inside, about the distance to the edge; most have radius 1.
-
-def disc(u: Array, v: Array) -> Array:
-    return np.hypot(u, v) - 1
-
-
-def square(u: Array, v: Array) -> Array:
-    return np.maximum(np.abs(u), np.abs(v)) - 0.85
-
-
-def bar(u: Array, v: Array) -> Array:
-    return np.maximum(np.abs(u) - 1, np.abs(v) - 0.3)
-
-
-def ring(u: Array, v: Array) -> Array:
-    return np.abs(np.hypot(u, v) - 0.75) - 0.25
-
-
-def cross(u: Array, v: Array) -> Array:
-    return np.minimum(bar(u, v), bar(v, u))
-
-
-def corner(u: Array, v: Array) -> Array:
-    """An L."""
-    return np.minimum(bar(u, v - 0.6), bar(v, u + 0.7))
-
-
-def crescent(u: Array, v: Array) -> Array:
-    return np.maximum(np.hypot(u, v) - 1, 0.8 - np.hypot(u - 0.5, v))
-
-
-def diamond(u: Array, v: Array) -> Array:
-    return (np.abs(u) / 0.6 + np.abs(v) - 1) * 0.6
-
-
-@functools.cache
-def polygon(num_corners: int) -> Field:
-    def field(u: Array, v: Array) -> Array:
-        step = np.float32(2 * np.pi / num_corners)
-        return np.hypot(u, v) * np.cos(np.mod(np.arctan2(v, u), step) - step / 2) - np.cos(step / 2)
-    return field
-
-
-@functools.cache
-def star(num_points: int, inner: float) -> Field:
-    """`inner` is the radius of the notches."""
-    half = np.pi / num_points
-    notch_u, notch_v = inner * np.cos(half), inner * np.sin(half)
-    length = np.hypot(1 - notch_u, notch_v)
-    normal_u, normal_v = np.float32(notch_v / length), np.float32((1 - notch_u) / length)
-
-    def field(u: Array, v: Array) -> Array:
-        folded = np.abs(np.mod(np.arctan2(v, u), np.float32(2 * half)) - np.float32(half))
-        radius, folded = np.hypot(u, v), np.float32(half) - folded
-        return (radius * np.cos(folded) - 1) * normal_u + radius * np.sin(folded) * normal_v
-    return field
-
-
-@functools.cache
-def flower(num_petals: int, depth: float) -> Field:
-    def field(u: Array, v: Array) -> Array:
-        return np.hypot(u, v) - (1 - depth) - np.float32(depth) * np.cos(num_petals * np.arctan2(v, u))
-    return field
-
-
-# Textures: 0..1, how much of the second colour.
-
-def plain(u: Array, v: Array) -> Array:
-    return np.zeros(np.broadcast_shapes(u.shape, v.shape), np.float32)
-
-
-def shade(u: Array, v: Array) -> Array:
-    return np.clip(0.5 + 0.5 * u, 0, 1)
-
-
-@functools.cache
-def stripes(frequency: float, angle: float = 0.0) -> Field:
-    """`frequency` stripes of each colour, at `angle` in radians."""
-    cosine, sine = (np.float32(np.pi * frequency * part) for part in (np.cos(angle), np.sin(angle)))
-    return lambda u, v: _edge(np.sin(cosine * u + sine * v))
-
-
-@functools.cache
-def checks(frequency: float) -> Field:
-    rate = np.float32(np.pi * frequency)
-    return lambda u, v: _edge(np.sin(rate * u) * np.sin(rate * v) * 2)
-
-
-@functools.cache
-def dots(frequency: float) -> Field:
-    rate = np.float32(2 * np.pi * frequency)
-    return lambda u, v: _edge(np.cos(rate * u) + np.cos(rate * v) - 0.6)
-
-
-@functools.cache
-def net(frequency: float) -> Field:
-    rate = np.float32(2 * np.pi * frequency)
-    return lambda u, v: _edge(np.maximum(np.cos(rate * u), np.cos(rate * v)) - 0.75)
-
-
-@functools.cache
-def rings(frequency: float) -> Field:
-    rate = np.float32(2 * np.pi * frequency)
-    return lambda u, v: _edge(np.cos(rate * np.hypot(u, v)))
-
-
-@functools.cache
-def swirl(num_arms: int) -> Field:
-    return lambda u, v: _edge(np.sin(num_arms * np.arctan2(v, u) + 5 * np.hypot(u, v)))
-
-
-@functools.cache
-def wedges(number: int) -> Field:
-    return lambda u, v: _edge(np.sin(number * np.arctan2(v, u)))
-
-
-def _edge(wave: Array) -> Array:
-    """A step at 0, soft enough not to look cut out."""
-    return np.clip(0.5 + 3 * wave, 0, 1)

@@ -1,6 +1,7 @@
 """The drawn sets: the same pictures every time, the promised numbers of them, and a folder that is never half made."""
 
 import dataclasses
+import fcntl
 import io
 import multiprocessing
 import os
@@ -127,7 +128,7 @@ def test_a_failure_leaves_no_half_set_and_old_leftovers_go(tmp_path, monkeypatch
 
 def _make_when_all_are_ready(path: Path, barrier, with_lock: bool) -> None:
     if not with_lock:
-        synthetic.fcntl.flock = _no_locks
+        fcntl.flock = _no_locks
     barrier.wait(30)
     synthetic.make(path, SMALL)
 

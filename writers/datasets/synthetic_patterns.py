@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from writers.canvas import Array, Canvas, Field, hsv, smooth_noise
 from writers.dataset import DatasetSpec
 from writers.source import Source, SplitSettings
-from writers.synthetic import Array, Canvas, Field, SyntheticSet, hsv, open_synthetic, smooth_noise
+from writers.synthetic import SyntheticSet, open_synthetic
 
 NUM_IMAGES = {"train": 30, "val": 10, "test": 20}
 HUE_SPREAD = 0.07

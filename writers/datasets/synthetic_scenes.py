@@ -6,19 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from writers.dataset import DatasetSpec
-from writers.source import Source, SplitSettings
-from writers.synthetic import (
+from writers.canvas import (
     Array,
     Canvas,
     Field,
-    SyntheticSet,
     checks,
     cross,
     disc,
     dots,
     hsv,
-    open_synthetic,
     plain,
     polygon,
     ring,
@@ -27,6 +23,9 @@ from writers.synthetic import (
     star,
     stripes,
 )
+from writers.dataset import DatasetSpec
+from writers.source import Source, SplitSettings
+from writers.synthetic import SyntheticSet, open_synthetic
 
 NUM_IMAGES = {"train": 30, "val": 10, "test": 20}
 HUE_SPREAD = 0.07

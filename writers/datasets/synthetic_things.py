@@ -9,12 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from writers.dataset import DatasetSpec
-from writers.source import Source, SplitSettings
-from writers.synthetic import (
+from writers.canvas import (
     Canvas,
     Field,
-    SyntheticSet,
     bar,
     checks,
     corner,
@@ -26,7 +23,6 @@ from writers.synthetic import (
     flower,
     hsv,
     net,
-    open_synthetic,
     plain,
     polygon,
     ring,
@@ -38,6 +34,9 @@ from writers.synthetic import (
     swirl,
     wedges,
 )
+from writers.dataset import DatasetSpec
+from writers.source import Source, SplitSettings
+from writers.synthetic import SyntheticSet, open_synthetic
 
 NUM_IMAGES = {"train": 50, "val": 20}
 

@@ -14,7 +14,7 @@ from loaders.augment import random_order
 from loaders.plan import LoaderPlan
 from writers.encode import JPEG, RAW
 from writers.errors import UserError
-from writers.store import BLOB, FIELD, FIELDS, FIRST_ROW, HEADER, Beton, open_beton
+from writers.store import BLOB, FIELD, FIELDS, HEADER, Beton, open_beton
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Samples:
 
     path: Path
     classes: tuple[str, ...]    # in label order, after relabelling
-    indices: np.ndarray         # int64: each sample's place in the file, by which its crops are drawn
+    indices: np.ndarray         # int64: each sample's place in the file
+    ids: np.ndarray             # uint64: by which order and crops are drawn, the same in every file that holds the sample
     labels: np.ndarray          # int64, after relabelling
     modes: np.ndarray           # uint8: 0 JPEG, 1 raw
     widths: np.ndarray          # int64, pixels
@@ -43,7 +44,7 @@ class Samples:
     def order(self, plan: LoaderPlan, epoch: int) -> np.ndarray:
         """The epoch's samples, as positions in these columns: int64, without what drop_last leaves out."""
         random = plan.order == "random"
-        positions = random_order(plan.seed, epoch, len(self)) if random else np.arange(len(self))
+        positions = random_order(plan.seed, epoch, self.ids) if random else np.arange(len(self))
         return positions[:self.num_batches(plan) * plan.batch_size]
 
     def batches(self, plan: LoaderPlan, epoch: int) -> Iterator[np.ndarray]:
@@ -71,8 +72,9 @@ def open_samples(plan: LoaderPlan) -> Samples:
     if not len(indices):
         raise UserError(f"{plan.beton}: the view has no sample.", "The plan's indices and labels leave all out.")
     chosen = rows[indices]
-    return Samples(plan.beton, classes, indices, labels, chosen["mode"].copy(), chosen["width"].astype(np.int64),
-                   chosen["height"].astype(np.int64), chosen["offset"].astype(np.int64), sizes[indices])
+    return Samples(plan.beton, classes, indices, beton.ids[indices], labels, chosen["mode"].copy(),
+                   chosen["width"].astype(np.int64), chosen["height"].astype(np.int64), chosen["offset"].astype(np.int64),
+                   sizes[indices])
 
 
 def _blob_sizes(beton: Beton) -> np.ndarray:
@@ -88,7 +90,7 @@ def _blob_sizes(beton: Beton) -> np.ndarray:
     if [(int(kind), bytes(name)) for kind, name in zip(fields["type"], fields["name"], strict=True)] != FIELDS:
         raise damaged("its samples are not an image and a label")
     rows, table = beton.rows, int(header["table_offset"])
-    if not FIRST_ROW + rows.nbytes <= table <= beton.manifest.bytes:
+    if table != beton.manifest.table_offset:
         raise damaged("its table of images is not in the file")
     blobs = np.fromfile(beton.path, BLOB, offset=table)
     blobs = blobs[np.argsort(blobs["offset"], kind="stable")]

@@ -1,6 +1,5 @@
 """How an image's pixels are stored in a beton: settings, and from a file's bytes to a blob."""
 
-import hashlib
 import io
 import warnings
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ class Encoding(BaseModel):
     """What the writer does with each image. Everything here stands in the manifest.
 
     `jpeg`: JPEG 4:2:0, small images (<= 96 px) raw. `raw`: pixels. `mixed`: some as JPEG, by a draw that is a function of
-    seed and file name; the rest raw. `passthrough`: a JPEG file that is within max_resolution is stored byte for byte, the
+    seed and sample id; the rest raw. `passthrough`: a JPEG file that is within max_resolution is stored byte for byte, the
     rest as `jpeg`. EXIF orientation is ignored, as torchvision does.
     """
 
@@ -53,8 +52,8 @@ class Unreadable(Exception):
     """The bytes are not an image that can be stored; the message says why."""
 
 
-def encode(data: bytes, encoding: Encoding, key: str, seed: int) -> Blob:
-    """Store an image file's bytes as the encoding says. `key` and `seed` decide the draw of `mixed`.
+def encode(data: bytes, encoding: Encoding, chance: float = 0.0) -> Blob:
+    """Store an image file's bytes as the encoding says. `chance`, in [0, 1): the image's own draw, for `mixed`.
 
     Raises Unreadable for what is not a whole image.
     """
@@ -69,16 +68,11 @@ def encode(data: bytes, encoding: Encoding, key: str, seed: int) -> Blob:
         raise Unreadable(_reason(data, error)) from error
     if max(pixels.size) > MAX_SIDE:
         raise Unreadable(f"it is {pixels.width} x {pixels.height} pixels; a beton holds up to {MAX_SIDE} a side")
-    if _as_jpeg(pixels, encoding, key, seed):
+    if _as_jpeg(pixels, encoding, chance):
         buffer = io.BytesIO()
         pixels.save(buffer, "JPEG", quality=encoding.jpeg_quality, subsampling="4:2:0")
         return Blob(JPEG, pixels.width, pixels.height, buffer.getvalue())
     return Blob(RAW, pixels.width, pixels.height, pixels.tobytes())
-
-
-def draw(seed: int, key: str) -> float:
-    """A number in [0, 1) that depends on seed and key alone: the same on any machine, in any order of work."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "big") / 2**64
 
 
 def _may_pass(image: Image.Image, data: bytes, encoding: Encoding) -> bool:
@@ -106,10 +100,10 @@ def _fitted(image: Image.Image, max_resolution: int | None) -> Image.Image:
     return image.resize(size, Image.Resampling.BOX)
 
 
-def _as_jpeg(image: Image.Image, encoding: Encoding, key: str, seed: int) -> bool:
+def _as_jpeg(image: Image.Image, encoding: Encoding, chance: float) -> bool:
     if encoding.format == "raw" or max(image.size) <= SMALL:
         return False
-    return encoding.compress_probability is None or draw(seed, key) < encoding.compress_probability
+    return encoding.compress_probability is None or chance < encoding.compress_probability
 
 
 def _reason(data: bytes, error: Exception) -> str:

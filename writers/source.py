@@ -6,15 +6,17 @@
 Folders around such a tree (`caltech101/101_ObjectCategories/cat/1.jpg`) are passed over; so are files that are no images.
 """
 
-import hashlib
 import os
 import tarfile
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+import numpy as np
+
+from writers.draws import draw, sample_ids
 from writers.errors import UserError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -25,10 +27,14 @@ ACCEPTED = ("Accepted: train/<class>/*.jpg with or without val/ and test/, or <c
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image: where it lies below the class folders' root (`train/cat/1.jpg`), and its label."""
+    """One image: where its source has it (`train/cat/1.jpg`), its label, and what it is called in every source (`cat/1`).
+
+    `name`, `<class>/<path below the class without its ending>`, is unique in a split; the sample's id is made of it.
+    """
 
     key: str
     label: int
+    name: str
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,11 @@ class Source:
         return self.files.where(self.prefix + example.key)
 
 
+def ids_of(examples: Sequence[Example]) -> np.ndarray:
+    """uint64 [N]."""
+    return sample_ids(example.name for example in examples)
+
+
 def open_tree(path: Path, settings: SplitSettings, *, name: str, exclude: Collection[str] = (),
               classes: Sequence[str] | None = None) -> Source:
     """A tree of class folders, or a tar of one, without the classes `exclude`.
@@ -92,16 +103,28 @@ def open_tree(path: Path, settings: SplitSettings, *, name: str, exclude: Collec
                         f"Its classes are {classes[0]}, {classes[1]}, ...")
     kept = [folder for folder in (classes or sorted(found)) if folder in found and folder not in exclude]
     label = {folder: number for number, folder in enumerate(kept)}
-    splits = {split: [Example(key, label[folder]) for key in sorted(keys) if (folder := _class_of(key, split)) in label]
+    splits = {split: named_examples({key: label[folder] for key in sorted(keys) if (folder := _class_of(key, split)) in label},
+                                    below=split)
               for split, keys in by_split.items()}
     train = splits.get("train") or splits.get("", [])
     return Source(name, path.name, kept, carve(train, splits.get("val", []), splits.get("test", []), settings), files, prefix)
 
 
+def named_examples(labels: Mapping[str, int], *, below: str) -> list[Example]:
+    """Examples of these keys, called as their paths below the split's folder (where `below` is not empty: one folder).
+
+    Endings are left out (they differ between archives of the same images), unless two images would be called the same.
+    """
+    paths = {key: key.split("/", 1)[1] if below else key for key in labels}
+    stems = {key: path.rsplit(".", 1)[0] for key, path in paths.items()}
+    times = Counter(stems.values())
+    return [Example(key, label, stems[key] if times[stems[key]] == 1 else paths[key]) for key, label in labels.items()]
+
+
 def carve(train: list[Example], val: list[Example], test: list[Example], settings: SplitSettings) -> dict[str, list[Example]]:
     """Carve what is missing of val and test out of train, class by class.
 
-    A class's images stand in an order that is a function of their keys and the seed alone, and the first of them go: when
+    A class's images stand in an order that is a function of their names and the seed alone, and the first of them go: when
     images come or go, few others change sides. At least one image of a class is left in train; a class of three or more
     gives at least one to each.
     """
@@ -113,7 +136,7 @@ def carve(train: list[Example], val: list[Example], test: list[Example], setting
         by_class[example.label].append(example)
     carved: tuple[list[Example], list[Example], list[Example]] = ([], [], [])
     for examples in by_class.values():
-        examples.sort(key=lambda example: hashlib.sha256(f"{settings.seed}/split/{example.key}".encode()).digest())
+        examples = [examples[index] for index in np.argsort(draw(settings.seed, "split", ids_of(examples)), kind="stable")]
         num_left = len(examples) - 1
         for part, share in zip(carved, shares, strict=False):
             number = min(num_left, max(int(share * len(examples) + 0.5), int(share > 0 and len(examples) >= 3)))

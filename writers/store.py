@@ -2,7 +2,7 @@
 
 The format (little endian): a header; a descriptor of each field; a row for each sample; zeros up to a whole page; pages of
 blobs, none of which crosses a page; a table of the blobs, to the end of the file. It has no checksum, no name and no
-class list: the manifest has those.
+class list: the manifest has those. Before the table stand, where FFCV does not look, the samples' ids.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from PIL import Image
@@ -30,6 +30,7 @@ FIELDS = [(2, b"image"), (1, b"label")]     # FFCV's numbers of types: an RGB im
 SAMPLE = np.dtype({"names": ["mode", "width", "height", "offset", "label"], "formats": ["u1", "<u2", "<u2", "<u8", "<i8"],
                    "offsets": [0, 1, 3, 5, 16], "itemsize": 24})
 BLOB = np.dtype([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
+ID = np.dtype("<u8")
 FIRST_ROW = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
 
 Progress = Callable[[int, int], None]       # done, total
@@ -40,7 +41,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    manifest_version: int = 1
+    manifest_version: Literal[2] = 2    # 2: the file has the samples' ids
     name: str                           # of the dataset and subset: imagenet-in900
     dataset: str
     split: str
@@ -66,7 +67,7 @@ class Manifest(BaseModel):
         if len(self.class_counts) != len(self.classes) or sum(self.class_counts) != self.num_samples \
                 or self.num_jpeg + self.num_raw != self.num_samples:
             raise ValueError("its counts do not add up")
-        if self.table_offset < FIRST_ROW + self.num_samples * SAMPLE.itemsize:
+        if self.ids_offset < FIRST_ROW + self.num_samples * SAMPLE.itemsize:
             raise ValueError("its file is too small for its samples")
         return self
 
@@ -74,6 +75,11 @@ class Manifest(BaseModel):
     def table_offset(self) -> int:
         """Where the table of blobs begins. It ends the file, and has no length of its own."""
         return self.bytes - self.num_samples * BLOB.itemsize
+
+    @property
+    def ids_offset(self) -> int:
+        """Where the ids of the samples stand, just before the table."""
+        return self.table_offset - self.num_samples * ID.itemsize
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,11 @@ class Beton:
     def labels(self) -> np.ndarray:
         """int64 [N], in the order of the file."""
         return self.rows["label"].astype(np.int64)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """uint64 [N], in the order of the file: of what each image is called (`writers/draws.py`)."""
+        return np.fromfile(self.path, ID, self.manifest.num_samples, offset=self.manifest.ids_offset)
 
 
 def manifest_path(path: Path) -> Path:

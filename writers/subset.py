@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from writers import names
@@ -109,6 +110,18 @@ class Subset:
     def digest(self) -> str:
         """sha256 of the class names, one a line, in label order."""
         return hashlib.sha256("\n".join(self.classes).encode()).hexdigest()
+
+    def select(self, split: str, source_classes: Sequence[str], labels: np.ndarray,
+               ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which samples of a split the subset takes, and their new labels: positions int64 [M], rising, labels int64 [M].
+
+        `labels` (int64 [N]) number `source_classes`; `ids` (uint64 [N]) are the samples' own. Samples are chosen by their
+        ids alone, so a tree, an archive and a beton of the same images give the same selection.
+        """
+        new_label = {name: label for label, name in enumerate(self.classes)}
+        table = np.array([new_label.get(name, -1) for name in source_classes], np.int64)
+        positions = np.flatnonzero(table[labels] >= 0)
+        return positions, table[labels[positions]]
 
 
 def named(name: str) -> SubsetSpec:

@@ -5,32 +5,34 @@ the number of threads. Everything goes to a temporary file in the same folder. W
 beton of that name is removed, the manifest gets its name, and then the beton: killed at any point, there is never a beton
 that is not whole, nor one beside another's manifest. Of two writers of the same name the later one's pair remains.
 
-Memory: the encoded images of at most 4 per thread, and 48 bytes a sample.
+Memory: the encoded images of at most 4 per thread, and 56 bytes a sample.
 """
 
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 
+from writers.draws import draw, uniform
 from writers.encode import JPEG, Blob, Encoding, Unreadable, encode
 from writers.errors import UserError
 from writers.lock import locked
-from writers.source import Example, Source
+from writers.source import Example, Source, ids_of
 from writers.store import (
     BLOB,
     FIELD,
     FIELDS,
     FIRST_ROW,
+    ID,
     SAMPLE,
     Manifest,
     Progress,
@@ -40,7 +42,7 @@ from writers.store import (
 )
 from writers.subset import Subset
 
-CREATED_BY = "harness writers 2"    # the number rises when the same input would give other bytes
+CREATED_BY = "harness writers 3"    # the number rises when the same input would give other bytes
 PAGE_SIZE = 8 * 2**20       # FFCV's default
 SMALL_PAGE_SIZE = 2 * 2**20     # its smallest; for sets of few samples, whose first page is mostly padding
 FEW_SAMPLES = 10_000
@@ -95,12 +97,13 @@ class _Tables:
     def __init__(self, capacity: int) -> None:
         self._rows = np.zeros(capacity, SAMPLE)     # zeros: a row has gaps, and the file must not depend on what lay there
         self._blobs = np.zeros(capacity, BLOB)
+        self._ids = np.zeros(capacity, ID)
         self.num_samples = 0
         self.skipped: list[dict[str, str]] = []
         self.page_size = PAGE_SIZE if capacity >= FEW_SAMPLES else SMALL_PAGE_SIZE
         self.end = _round_up(FIRST_ROW + self._rows.nbytes, self.page_size)
 
-    def add(self, blob: Blob, label: int) -> int:
+    def add(self, blob: Blob, label: int, sample_id: np.uint64) -> int:
         """Where in the file the blob goes: after the last one, or on the next page where it would cross to that.
 
         A blob larger than a page doubles the page size until it fits. What was placed before lies right in the larger
@@ -113,6 +116,7 @@ class _Tables:
         offset = self.end
         self._rows[self.num_samples] = (blob.mode, blob.width, blob.height, offset, label)
         self._blobs[self.num_samples] = (self.num_samples, offset, size)
+        self._ids[self.num_samples] = sample_id
         self.num_samples += 1
         self.end += size
         return offset
@@ -124,6 +128,10 @@ class _Tables:
     @property
     def blobs(self) -> np.ndarray:
         return self._blobs[:self.num_samples]
+
+    @property
+    def ids(self) -> np.ndarray:
+        return self._ids[:self.num_samples]
 
 
 def _open_temporary(out_file: Path) -> BinaryIO:
@@ -150,7 +158,9 @@ def _write_samples(file: BinaryIO, source: Source, encoding: Encoding, examples:
     """The pages, then the table of blobs, then, at the front, the header and the rows."""
     tables = _Tables(len(examples))
     offenders: list[str] = []
-    for number, (example, blob) in enumerate(_encoded(source, encoding, examples, seed, num_threads)):
+    ids = ids_of(examples)
+    chances = uniform(draw(seed, "encode", ids))
+    for number, (example, blob) in enumerate(_encoded(source, encoding, examples, chances, num_threads)):
         if progress is not None:
             progress(number, len(examples))
         if isinstance(blob, Unreadable):
@@ -159,7 +169,7 @@ def _write_samples(file: BinaryIO, source: Source, encoding: Encoding, examples:
             if on_error == "fail" and len(offenders) == MAX_OFFENDERS:
                 break
             continue
-        file.seek(tables.add(blob, example.label))
+        file.seek(tables.add(blob, example.label, ids[number]))
         file.write(blob.data)
     if offenders and on_error == "fail":
         raise _unreadable(offenders)
@@ -171,13 +181,13 @@ def _write_samples(file: BinaryIO, source: Source, encoding: Encoding, examples:
     return tables
 
 
-def _encoded(source: Source, encoding: Encoding, examples: Sequence[Example], seed: int,
+def _encoded(source: Source, encoding: Encoding, examples: Sequence[Example], chances: np.ndarray,
              num_threads: int) -> Iterator[tuple[Example, Blob | Unreadable]]:
     """Each example with what its image became, in order; `num_threads` work a little ahead."""
 
-    def work(example: Example) -> Blob | Unreadable:
+    def work(example: Example, chance: float) -> Blob | Unreadable:
         try:
-            return encode(source.read(example), encoding, example.key, seed)
+            return encode(source.read(example), encoding, chance)
         except Unreadable as error:
             return error
         except OSError as error:
@@ -186,8 +196,8 @@ def _encoded(source: Source, encoding: Encoding, examples: Sequence[Example], se
     waiting: deque[tuple[Example, Future[Blob | Unreadable]]] = deque()
     pool = ThreadPoolExecutor(num_threads, "harness-encode")
     try:
-        for example in examples:
-            waiting.append((example, pool.submit(work, example)))
+        for example, chance in zip(examples, chances.tolist(), strict=True):
+            waiting.append((example, pool.submit(work, example, chance)))
             if len(waiting) > num_threads * AHEAD_PER_THREAD:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -199,12 +209,14 @@ def _encoded(source: Source, encoding: Encoding, examples: Sequence[Example], se
 
 
 def _write_tables(file: BinaryIO, tables: _Tables) -> None:
-    table_offset = _round_up(tables.end, tables.page_size)
+    ids_offset = _round_up(tables.end, tables.page_size)
+    table_offset = ids_offset + tables.ids.nbytes
     fields = np.zeros(len(FIELDS), FIELD)
     for number, (type_id, field_name) in enumerate(FIELDS):
         fields[number]["type"], fields[number]["name"] = type_id, field_name
-    file.truncate(table_offset)
-    file.seek(table_offset)
+    file.truncate(ids_offset)
+    file.seek(ids_offset)
+    file.write(tables.ids.tobytes())
     file.write(tables.blobs.tobytes())
     file.seek(0)
     file.write(header_of(tables.page_size, tables.num_samples, table_offset))
@@ -213,18 +225,23 @@ def _write_tables(file: BinaryIO, tables: _Tables) -> None:
 
 
 def _chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Example]:
-    """The split's examples of the subset's classes, relabelled, in a seeded order that depends on their keys alone."""
+    """The split's examples that the subset takes, relabelled, in a seeded order that depends on their names alone."""
     if split not in source.splits:
         raise UserError(f"{source.name} has no split {split}; it has {', '.join(source.splits)}.")
-    new_label = {name: label for label, name in enumerate(subset.classes)}
-    examples = [Example(example.key, label) for example in source.splits[split]
-                if (label := new_label.get(source.classes[example.label])) is not None]
+    there = source.splits[split]
+    ids = ids_of(there)
+    if len(np.unique(ids)) < len(ids):
+        twice, _ = Counter(example.name for example in there).most_common(1)[0]
+        raise UserError(f"{source.name} has two images called {twice} in {split}.", "Rename one of them.")
+    positions, labels = subset.select(split, source.classes, np.array([example.label for example in there], np.int64), ids)
+    positions_in_order = np.argsort(draw(seed, "order", ids[positions]), kind="stable")
+    examples = [replace(there[positions[index]], label=int(labels[index])) for index in positions_in_order]
     empty = sorted(set(range(len(subset.classes))) - {example.label for example in examples})
     if not examples or (split == "train" and empty):
         names = ", ".join(subset.classes[label] for label in empty[:5]) + (", ..." if len(empty) > 5 else "")
         raise UserError(f"Split {split} of {source.name} has no image of {len(empty)} of its {len(subset.classes)} classes: "
                         f"{names}.", "Each class needs at least one training image.")
-    return sorted(examples, key=lambda example: hashlib.sha256(f"{seed}/order/{example.key}".encode()).digest())
+    return examples
 
 
 def _manifest(source: Source, split: str, subset: Subset, encoding: Encoding, seed: int, tables: _Tables,

@@ -82,7 +82,7 @@ class DecodeImages(Decoder):
     def generate_code(self) -> Callable:
         def decode(positions: np.ndarray, slot: np.ndarray, metadata: None, storage_state: None) -> np.ndarray:
             samples = self._samples
-            crops = choose_crops(self._plan, self.epoch, samples.indices[positions], samples.widths[positions],
+            crops = choose_crops(self._plan, self.epoch, samples.ids[positions], samples.widths[positions],
                                  samples.heights[positions])
             self._batch_decoder.decode(positions, crops, slot)
             return slot

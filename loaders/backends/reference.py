@@ -53,7 +53,7 @@ class ReferenceLoader(Loader):
         """uint8 [R, R, 3]."""
         pixels = self._decode(position)
         height, width, _ = pixels.shape
-        box, flip = choose_crop(self.plan, epoch, int(self.samples.indices[position]), width, height)
+        box, flip = choose_crop(self.plan, epoch, int(self.samples.ids[position]), width, height)
         left, top, box_width, box_height = box
         pixels = resize(pixels[top:top + box_height, left:left + box_width], resolution)
         return pixels[:, ::-1] if flip else pixels
@@ -117,7 +117,7 @@ def axis_weights(source: int, target: int) -> np.ndarray:
 
 
 def _words(seed: int, epoch: int, sample: int) -> list[int]:
-    """The sample's 23 random words, as `loaders.augment.random_words`, by splitmix64 as it was published."""
+    """The sample's 23 random words, as `writers.draws.random_words`, by splitmix64 as it was published."""
     key = _mix((_mix((seed + 0x9E3779B97F4A7C15) & _MASK) + epoch) & _MASK)
     stream = _mix((key + (sample + 1) * 0x9E3779B97F4A7C15) & _MASK)
     return [_mix((stream + (count + 1) * 0x9E3779B97F4A7C15) & _MASK) for count in range(23)]

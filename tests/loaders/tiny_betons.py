@@ -35,7 +35,8 @@ def write_beton(path: Path, images: Sequence[np.ndarray], labels: Sequence[int],
                 blobs: Sequence[bytes] | None = None, classes: Sequence[str] | None = None) -> Path:
     """FFCV's format, version 2 (24-byte header, 1041-byte fields, 24-byte rows, blobs, table of blobs), and a manifest.
 
-    The table is in reverse order, as a writer with many workers may leave it.
+    Before the table stand the samples' ids, 1000 + number. The table is in reverse order, as a writer with many workers
+    may leave it.
     """
     blobs = blobs or [image.tobytes() if is_raw else jpeg(image) for image, is_raw in zip(images, raw, strict=True)]
     rows, table, body = [], [], bytearray()
@@ -45,10 +46,11 @@ def write_beton(path: Path, images: Sequence[np.ndarray], labels: Sequence[int],
         table.append(struct.pack("<QQQ", number, offset, len(blob)))
         body += blob
     fields = b"".join(struct.pack("<B16s1024x", kind, name) for kind, name in ((2, b"image"), (1, b"label")))
-    header = struct.pack("<HHIQQ", 2, 2, PAGE, len(images), PAGE + len(body))
+    ids = b"".join(struct.pack("<Q", 1000 + number) for number in range(len(images)))
+    header = struct.pack("<HHIQQ", 2, 2, PAGE, len(images), PAGE + len(body) + len(ids))
     start = header + fields + b"".join(rows)
     assert len(start) <= PAGE
-    path.write_bytes(start.ljust(PAGE, b"\0") + body + b"".join(reversed(table)))
+    path.write_bytes(start.ljust(PAGE, b"\0") + body + ids + b"".join(reversed(table)))
     classes = classes or [f"class{label}" for label in range(max(labels) + 1)]
     manifest = Manifest(
         name="tiny", dataset="tiny", split="train", num_samples=len(images), classes=list(classes),

@@ -60,8 +60,8 @@ def test_folders_around_the_tree_and_stray_files_are_passed_over(tmp_path: Path,
     (root / wrapping / "cat" / "notes.txt").write_text("a cat")
     (root / wrapping / "cat" / ".hidden.jpg").write_text("")
     source = open_tree(root, SplitSettings(val=0), name="pets")
-    assert source.splits == {"train": [Example("cat/1.jpg", 0), Example("cat/2.PNG", 0), Example("dog/1.jpeg", 1)],
-                             "val": [], "test": []}
+    train = [Example("cat/1.jpg", 0, "cat/1"), Example("cat/2.PNG", 0, "cat/2"), Example("dog/1.jpeg", 1, "dog/1")]
+    assert source.splits == {"train": train, "val": [], "test": []}
     assert source.read(source.splits["train"][0]) == (root / wrapping / "cat" / "1.jpg").read_bytes()
 
 
@@ -97,7 +97,7 @@ EXAMPLES = st.dictionaries(st.text("abcdef", min_size=1, max_size=6), st.integer
 @settings(max_examples=60, deadline=None)
 @given(EXAMPLES, st.sampled_from([0.0, 0.05, 0.2, 0.5]), st.sampled_from([0.0, 0.1, 0.4]), st.integers(0, 5))
 def test_carving_loses_and_doubles_nothing_and_leaves_a_training_image_of_each_class(labels, val, test, seed):
-    examples = [Example(key, label) for key, label in sorted(labels.items())]
+    examples = [Example(key, label, key) for key, label in sorted(labels.items())]
     splits = carve(list(examples), [], [], SplitSettings(val, test, seed))
     assert sorted((example for part in splits.values() for example in part), key=lambda example: example.key) == examples
     counts = Counter(labels.values())
@@ -111,7 +111,7 @@ def test_carving_loses_and_doubles_nothing_and_leaves_a_training_image_of_each_c
 
 
 def test_an_image_changes_sides_only_for_the_seed():
-    examples = [Example(f"{index}.jpg", 0) for index in range(100)]
+    examples = [Example(f"{index}.jpg", 0, f"a/{index}") for index in range(100)]
     first = carve(list(examples), [], [], SplitSettings(0.2))["val"]
     assert carve(list(reversed(examples)), [], [], SplitSettings(0.2))["val"] == first
     assert carve(list(examples), [], [], SplitSettings(0.2, seed=1))["val"] != first
@@ -185,3 +185,13 @@ def test_the_real_grocery_store():
     assert source.name == "grocery"
     assert (len(source.classes), {split: len(examples) for split, examples in source.splits.items()}) == (
         81, {"train": 2640, "val": 296, "test": 2485})
+
+
+def test_an_image_has_one_name_whatever_its_ending_and_the_folders_around_it(tmp_path: Path):
+    jpg = make_tree(tmp_path / "jpg", ["train/cat/1.JPEG", "train/cat/b/2.jpg"])
+    png = make_tree(tmp_path / "png", ["set/train/cat/1.png", "set/train/cat/b/2.png"])
+    for root in (jpg, png):
+        assert [example.name for example in open_tree(root, SplitSettings(0), name="t").splits["train"]] == ["cat/1", "cat/b/2"]
+    both = make_tree(tmp_path / "both", ["cat/1.png", "cat/1.jpg", "cat/2.jpg"])
+    assert [example.name for example in open_tree(both, SplitSettings(0), name="t").splits["train"]] == [
+        "cat/1.jpg", "cat/1.png", "cat/2"]

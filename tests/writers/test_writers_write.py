@@ -55,7 +55,7 @@ def test_every_image_keeps_its_label(source: Source, tmp_path: Path, encoding: E
     subset = resolve(SubsetSpec(name="two", classes=("owl", "cat")), source.classes)
     expected = {}
     for example in source.splits["train"]:
-        blob = encode(source.read(example), encoding, example.key, 0)
+        blob = encode(source.read(example), encoding)
         expected[blob.data] = source.classes[example.label]
     write_split(source, "train", subset, encoding, tmp_path / "t", num_threads=3)
     rows, data = open_beton(tmp_path / "t").rows, (tmp_path / "t").read_bytes()

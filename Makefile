@@ -20,11 +20,11 @@ help:
 
 setup: $(STAMP)
 
-# FFCV is compiled on installation against OpenCV and libjpeg-turbo, which are system libraries.
-$(STAMP): pyproject.toml
+# FFCV and our own C files are compiled on installation, against OpenCV and libjpeg-turbo, which are system libraries.
+$(STAMP): pyproject.toml writers/restart.c
 	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 to 3.13 was found. Install one, or name it: make setup PYTHON=/path/to/python3.12"; exit 2; }
 	@packages=""; \
-	pkg-config --exists opencv4 libturbojpeg 2>/dev/null || packages="libopencv-dev libturbojpeg0-dev pkg-config libgl1"; \
+	pkg-config --exists opencv4 libturbojpeg libjpeg 2>/dev/null || packages="libopencv-dev libturbojpeg0-dev libjpeg-dev pkg-config libgl1"; \
 	command -v g++ >/dev/null || packages="$$packages g++"; \
 	"$(PYTHON)" -c 'import ensurepip' 2>/dev/null || packages="$$packages python3-venv"; \
 	header=$$("$(PYTHON)" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h; \

@@ -9,6 +9,9 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from writers.errors import UserError
+from writers.restart import add_restart_index
+
 SMALL = 96          # pixels: an image whose longer side is no longer is stored raw; JPEG would cost accuracy and save little
 JPEG, RAW = 0, 1    # the modes of an image in FFCV's format
 MAX_SIDE = 65535    # of 16 bits in the format
@@ -28,6 +31,7 @@ class Encoding(BaseModel):
     max_resolution: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = None  # pixels of the longer side; None: as it comes
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
     compress_probability: Annotated[float, Field(ge=0, le=1)] | None = None     # `mixed`: share of images stored as JPEG
+    restart_index: bool = False     # JPEGs of which loaders decode only the part they show (writers/restart.py)
 
     @model_validator(mode="after")
     def _only_settings_with_effect(self) -> Self:
@@ -35,6 +39,8 @@ class Encoding(BaseModel):
             raise ValueError("compress_probability goes with format: mixed, and only with it")
         if self.format == "raw" and self.jpeg_quality != 90:
             raise ValueError("jpeg_quality has no effect with format: raw")
+        if self.format == "raw" and self.restart_index:
+            raise ValueError("restart_index has no effect with format: raw")
         return self
 
 
@@ -62,8 +68,10 @@ def encode(data: bytes, encoding: Encoding, chance: float = 0.0) -> Blob:
             warnings.simplefilter("ignore")     # of palettes with transparency, and of damaged EXIF, which are not used
             with Image.open(io.BytesIO(data)) as image:
                 if encoding.format == "passthrough" and _may_pass(image, data, encoding):
-                    return Blob(JPEG, image.width, image.height, data)
+                    return Blob(JPEG, image.width, image.height, add_restart_index(data) if encoding.restart_index else data)
                 pixels = _fitted(_rgb(image), encoding.max_resolution)
+    except UserError:
+        raise
     except Exception as error:      # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, ...
         raise Unreadable(_reason(data, error)) from error
     if max(pixels.size) > MAX_SIDE:
@@ -71,7 +79,8 @@ def encode(data: bytes, encoding: Encoding, chance: float = 0.0) -> Blob:
     if _as_jpeg(pixels, encoding, chance):
         buffer = io.BytesIO()
         pixels.save(buffer, "JPEG", quality=encoding.jpeg_quality, subsampling="4:2:0")
-        return Blob(JPEG, pixels.width, pixels.height, buffer.getvalue())
+        jpeg = buffer.getvalue()
+        return Blob(JPEG, pixels.width, pixels.height, add_restart_index(jpeg) if encoding.restart_index else jpeg)
     return Blob(RAW, pixels.width, pixels.height, pixels.tobytes())
 
 

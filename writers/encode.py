@@ -68,7 +68,7 @@ def encode(data: bytes, encoding: Encoding, chance: float = 0.0) -> Blob:
             warnings.simplefilter("ignore")     # of palettes with transparency, and of damaged EXIF, which are not used
             with Image.open(io.BytesIO(data)) as image:
                 if encoding.format == "passthrough" and _may_pass(image, data, encoding):
-                    return Blob(JPEG, image.width, image.height, add_restart_index(data) if encoding.restart_index else data)
+                    return _jpeg_blob(image, data, encoding)
                 pixels = _fitted(_rgb(image), encoding.max_resolution)
     except UserError:
         raise
@@ -79,9 +79,12 @@ def encode(data: bytes, encoding: Encoding, chance: float = 0.0) -> Blob:
     if _as_jpeg(pixels, encoding, chance):
         buffer = io.BytesIO()
         pixels.save(buffer, "JPEG", quality=encoding.jpeg_quality, subsampling="4:2:0")
-        jpeg = buffer.getvalue()
-        return Blob(JPEG, pixels.width, pixels.height, add_restart_index(jpeg) if encoding.restart_index else jpeg)
+        return _jpeg_blob(pixels, buffer.getvalue(), encoding)
     return Blob(RAW, pixels.width, pixels.height, pixels.tobytes())
+
+
+def _jpeg_blob(image: Image.Image, jpeg: bytes, encoding: Encoding) -> Blob:
+    return Blob(JPEG, image.width, image.height, add_restart_index(jpeg) if encoding.restart_index else jpeg)
 
 
 def _may_pass(image: Image.Image, data: bytes, encoding: Encoding) -> bool:

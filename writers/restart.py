@@ -138,8 +138,8 @@ def _with_index(jpeg: bytes, interval: int) -> bytes:
     table = lengths.astype("<u2").tobytes()
     footer = np.zeros(1, FOOTER)
     footer[0] = (len(lengths), frame.offset, frame.scan, interval, VERSION, 0, MAGIC)
-    covered = footer.tobytes()[:FOOTER.fields["checksum"][1]]
-    footer["checksum"] = zlib.crc32(jpeg[:frame.scan] + table + covered)
+    before_checksum = footer.tobytes()[:-4 - len(MAGIC)]
+    footer["checksum"] = zlib.crc32(jpeg[:frame.scan] + table + before_checksum)
     return jpeg + table + footer.tobytes()
 
 

@@ -1,0 +1,36 @@
+"""The corpus as betons, written once into the scratch folder by this project's own writer."""
+
+import os
+from pathlib import Path
+
+from benchmarks.contender import Work
+from writers.dataset import SplitSettings, open_dataset
+from writers.encode import Encoding
+from writers.errors import UserError
+from writers.store import open_beton
+from writers.subset import everything
+from writers.write import write_split
+
+ENCODINGS = {
+    "jpeg": Encoding(format="passthrough"),
+    "restart": Encoding(format="passthrough"),
+    "jpeg400": Encoding(format="jpeg", max_resolution=400),
+    "restart400": Encoding(format="jpeg", max_resolution=400),
+    "raw": Encoding(format="raw"),
+    "raw400": Encoding(format="raw", max_resolution=400),
+}
+
+
+def beton(work: Work, encoding: str) -> Path:
+    """The beton of that encoding. An older one of other images or of another writer is written anew."""
+    source = open_dataset("folder", Path(work.corpus), SplitSettings(val=0))
+    path = Path(work.scratch) / encoding / "train.beton"
+    try:
+        manifest = open_beton(path).manifest
+        whole = manifest.num_samples == len(source.splits["train"]) and manifest.encoding == ENCODINGS[encoding]
+    except UserError:
+        whole = False
+    if not whole:
+        write_split(source, "train", everything(source.classes), ENCODINGS[encoding], path,
+                    num_threads=len(os.sched_getaffinity(0)))
+    return path

@@ -1,0 +1,29 @@
+"""Stock FFCV: its own Loader, decoders and flip, on betons that its Reader cannot tell from its own."""
+
+from ffcv.fields.basics import IntDecoder
+from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
+from ffcv.loader import Loader, OrderOption
+from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
+
+from benchmarks.betons import beton
+from benchmarks.contender import Pipeline, Work
+
+VARIANTS = {
+    "jpeg": "stock FFCV, the source's JPEG bytes",
+    "jpeg400": "stock FFCV, JPEG of quality 90 at 400 px",
+    "raw": "stock FFCV, raw pixels",
+    "raw400": "stock FFCV, raw pixels at 400 px",
+}
+
+
+def open_pipeline(variant: str, work: Work) -> Pipeline:
+
+    size = (work.resolution, work.resolution)
+    if work.augment == "center_crop":
+        image = [CenterCropRGBImageDecoder(size, 224 / 256)]
+    else:
+        image = [RandomResizedCropRGBImageDecoder(size, scale=work.crop_scale), RandomHorizontalFlip()]
+    loader = Loader(str(beton(work, variant)), batch_size=work.batch_size, num_workers=work.num_threads, seed=0,
+                    order=OrderOption.RANDOM, os_cache=True, drop_last=False, recompile=False,
+                    pipelines={"image": [*image, ToTensor(), ToTorchImage()], "label": [IntDecoder(), ToTensor(), Squeeze()]})
+    return lambda epoch: loader

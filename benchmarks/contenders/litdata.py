@@ -1,0 +1,38 @@
+"""litdata: optimised chunks of the source's JPEG files, decoded by Pillow in its StreamingDataLoader's workers."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import litdata
+from PIL import Image
+
+from benchmarks.contender import Pipeline, Work
+from benchmarks.pictures import pil_transform
+
+VARIANTS = {"pil": "litdata, chunks, Pillow"}
+
+
+class Images(litdata.StreamingDataset):
+    """At the top of the module: its workers unpickle it."""
+
+    transform_image: Any
+
+    def __getitem__(self, index: Any) -> tuple[Any, int]:
+        sample = super().__getitem__(index)
+        return self.transform_image(Image.open(io.BytesIO(sample["image"])).convert("RGB")), sample["label"]
+
+
+def read(item: tuple[str, int]) -> dict[str, Any]:
+    return {"image": Path(item[0]).read_bytes(), "label": item[1]}
+
+
+def open_pipeline(variant: str, work: Work) -> Pipeline:
+    folder = Path(work.scratch) / "litdata"
+    if not (folder / "index.json").exists():
+        litdata.optimize(fn=read, inputs=work.files(), output_dir=str(folder), chunk_bytes="64MB", num_workers=1)
+    dataset = Images(str(folder), shuffle=work.augment != "center_crop")
+    dataset.transform_image = pil_transform(work)
+    loader = litdata.StreamingDataLoader(dataset, batch_size=work.batch_size, num_workers=work.num_threads,
+                                         persistent_workers=True)
+    return lambda epoch: loader

@@ -1,0 +1,22 @@
+"""This project's loaders."""
+
+from benchmarks.betons import beton
+from benchmarks.contender import Pipeline, Work
+from loaders import open_loader
+from loaders.plan import LoaderPlan
+
+VARIANTS = {
+    "restart": "ours, the source's JPEGs with a restart index",
+    "jpeg": "ours, the source's JPEG bytes",
+    "restart400": "ours, JPEG of quality 90 at 400 px with a restart index",
+    "jpeg400": "ours, JPEG of quality 90 at 400 px",
+    "raw": "ours, raw pixels",
+    "raw400": "ours, raw pixels at 400 px",
+}
+
+
+def open_pipeline(variant: str, work: Work) -> Pipeline:
+    random = work.augment != "center_crop"
+    plan = LoaderPlan(beton(work, variant), work.batch_size, work.resolution, augment=work.augment, crop_scale=work.crop_scale,
+                      horizontal_flip=random, order="random", num_threads=work.num_threads, device=work.device)
+    return open_loader(plan).epoch

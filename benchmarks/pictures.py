@@ -1,0 +1,17 @@
+"""The augmentation as torchvision's transforms on Pillow images: what most people's scripts run."""
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.contender import Work
+
+
+def pil_transform(work: Work) -> Callable[[Any], Any]:
+    """Pillow image -> uint8 tensor [3, R, R]."""
+    from torchvision.transforms import v2
+
+    if work.augment == "center_crop":
+        steps: list[Any] = [v2.Resize(work.resolution * 256 // 224), v2.CenterCrop(work.resolution)]
+    else:
+        steps = [v2.RandomResizedCrop(work.resolution, scale=work.crop_scale), v2.RandomHorizontalFlip()]
+    return v2.Compose([*steps, v2.PILToTensor()])

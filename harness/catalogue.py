@@ -8,8 +8,8 @@ from harness import recipe
 from writers import names, subset
 
 PACKAGES = {"datasets": "writers.datasets", "models": "harness.models", "methods": "harness.methods",
-            "backends": "loaders.backends", "launchers": "harness.launchers"}
-KINDS = ("datasets", "subsets", "models", "methods", "backends", "launchers", "recipes")
+            "scores": "harness.scores", "backends": "loaders.backends", "launchers": "harness.launchers"}
+KINDS = ("datasets", "subsets", "models", "methods", "scores", "backends", "launchers", "recipes")
 
 
 def entries(kind: str) -> dict[str, str]:

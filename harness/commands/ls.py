@@ -6,10 +6,10 @@ import click
 
 
 @click.command(short_help="List the names there are: datasets, models and so on.")
-@click.argument("kind", required=False, metavar="[datasets|subsets|models|methods|backends|launchers|recipes]")
+@click.argument("kind", required=False, metavar="[datasets|subsets|models|methods|scores|backends|launchers|recipes]")
 @click.option("--json", "as_json", is_flag=True, help="For programs: {kind: {name: line}}.")
 def command(kind: str | None, as_json: bool) -> None:
-    """List the datasets, subsets, models, methods, loader backends, launchers and recipes that there are."""
+    """List the datasets, subsets, models, methods, scores, loader backends, launchers and recipes that there are."""
     from harness import catalogue, console
     from writers import names
 

@@ -166,7 +166,7 @@ def test_status_shows_failures(harness):
 
 def test_ls_names_the_files_of_the_catalogues(harness):
     told = json.loads(harness("ls", "--json")[1])
-    assert {"datasets", "subsets", "models", "methods", "backends", "launchers", "recipes"} == set(told)
+    assert {"datasets", "subsets", "models", "methods", "scores", "backends", "launchers", "recipes"} == set(told)
     assert "synthetic_things" in told["datasets"] and "in900" in told["subsets"] and "local" in told["launchers"]
     assert {"fixed", "full"} <= set(told["methods"]) and {"resnet10", "resnet18"} <= set(told["models"])
     assert all(line for lines in told.values() for line in lines.values()), "each has a line about itself"

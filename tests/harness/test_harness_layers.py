@@ -15,7 +15,7 @@ LEVELS = (
     {"cli", "commands"},
     {"executor", "display", "launcher", "launchers", "worker", "self_test", "catalogue"},
     {"stages"},
-    {"train", "method", "methods", "scores", "model", "models", "report"},
+    {"train", "method", "methods", "score", "scores", "model", "models", "report"},
     {"recipe", "recipe_check", "matrix", "stage", "result", "settings", "timer", "checkpoint", "distributed", "done",
      "disk", "lock", "raw", "environment", "folders", "console"},
 )

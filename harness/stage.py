@@ -16,7 +16,7 @@ from typing import Any
 from harness.result import Result, write_json
 
 # Raised when a change to a kind's code changes its numbers, so that old results are not mistaken for new ones.
-CODE_VERSIONS = {"write": 2, "rank": 1, "pretrain": 2, "evaluate": 1, "transfer": 1}
+CODE_VERSIONS = {"write": 2, "rank": 1, "pretrain": 3, "evaluate": 1, "transfer": 2}
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class StageContext:
     num_threads: int                        # CPU threads this stage may use
     device: str                             # "cpu", "cuda:0"
     stop_requested: Callable[[], bool] = lambda: False
+    checkpoint_every_s: float = 300.0       # of training
 
     def progress(self, **values: Any) -> None:
         """Say how far the stage is (`done`, `total`, `img_per_s`, `note`); read by `harness status`. Cheap, not free."""

@@ -1,4 +1,4 @@
-"""Where the time of a training run goes, without stopping the GPU.
+"""Where the time of a training run goes, step by step, without stopping the GPU.
 
 Spans on a GPU are pairs of CUDA events, read once an epoch; on a CPU they are differences of one clock. Waiting for data is
 two things on a GPU: the time in which it had nothing to do is split into the part that the loader kept us waiting for
@@ -6,50 +6,119 @@ two things on a GPU: the time in which it had nothing to do is split into the pa
 """
 
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
 from typing import Any
 
 import torch
 
-SPANS = ("data_wait", "copy", "attack", "forward_backward", "optimizer")
+SPANS = ("data_wait", "copy", "attack", "forward", "backward", "optimizer")
+PERCENTILES = (50, 90, 99)
+_PLACE = {name: place for place, name in enumerate(SPANS)}
+_WAIT, _COPY = _PLACE["data_wait"], _PLACE["copy"]
 
 
 class Timer:
-    """Adds up named spans. Not for nesting: each moment belongs to one span."""
+    """Adds up named spans, step by step. Not for nesting: each moment belongs to one span."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, *, enabled: bool = True) -> None:
+        """enabled: False measures nothing, for what measuring itself costs."""
+        self._enabled = enabled
         self._on_gpu = torch.device(device).type == "cuda"
-        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event, float]] = []
-        self.seconds: dict[str, float] = defaultdict(float)
+        self._pool: list[torch.cuda.Event] = []
+        self._pending: list[tuple[int, int, torch.cuda.Event, torch.cuda.Event, float]] = []
+        self._steps: list[list[float]] = []     # seconds of this epoch's steps, a column for each of SPANS
+        self._current = [0.0] * len(SPANS)
+        self.seconds = dict.fromkeys(SPANS, 0.0)    # of all epochs that have ended
 
-    @contextmanager
-    def span(self, name: str) -> Iterator[None]:
-        """Time what is inside under `name`. An exception ends the span unrecorded."""
-        started = time.perf_counter()
-        if not self._on_gpu:
-            yield
-            self.seconds[name] += time.perf_counter() - started
-            return
-        first = torch.cuda.current_stream().record_event(torch.cuda.Event(enable_timing=True))
-        yield
-        last = torch.cuda.current_stream().record_event(torch.cuda.Event(enable_timing=True))
-        self._events.append((name, first, last, time.perf_counter() - started))
+    def span(self, name: str) -> AbstractContextManager[None]:
+        """Time what is inside under `name`, one of SPANS. An exception ends the span unrecorded."""
+        if not self._enabled:
+            return nullcontext()
+        return (_DeviceSpan if self._on_gpu else _HostSpan)(self, _PLACE[name])
 
-    def read(self) -> dict[str, float]:
-        """Seconds of every span so far. Waits for the GPU: once an epoch."""
-        if self._events:
-            self._events[-1][2].synchronize()
-        for name, first, last, host_s in self._events:
+    def end_step(self) -> None:
+        """What follows belongs to the next step."""
+        self._steps.append(self._current)
+        self._current = [0.0] * len(SPANS)
+
+    def end_epoch(self) -> dict[str, Any]:
+        """`spans_s` of the epoch, and milliseconds at PERCENTILES of a whole step and of each span. Waits for the GPU."""
+        steps = self._read()
+        self._steps = []
+        spans_s = dict(zip(SPANS, steps.sum(0).tolist(), strict=True))
+        for name, seconds in spans_s.items():
+            self.seconds[name] += seconds
+        columns = {"step": steps.sum(1), **dict(zip(SPANS, steps.T, strict=True))}
+        return {"spans_s": spans_s, "percentiles_ms": {name: _percentiles_ms(column) for name, column in columns.items()}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint in the middle of an epoch needs. Waits for the GPU."""
+        return {"steps": self._read(), "seconds": dict(self.seconds)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._steps, self.seconds = state["steps"].tolist(), dict(state["seconds"])
+
+    def clear(self) -> None:
+        """Forget everything: another training begins."""
+        self._read()
+        self._steps, self._current, self.seconds = [], [0.0] * len(SPANS), dict.fromkeys(SPANS, 0.0)
+
+    def _read(self) -> torch.Tensor:
+        """Seconds of this epoch's steps so far: float64 [steps, SPANS]."""
+        if self._pending:
+            self._pending[-1][3].synchronize()
+        rows = [*self._steps, self._current]
+        for step, place, first, last, host_s in self._pending:
             device_s = first.elapsed_time(last) / 1000
-            if name == "data_wait":
+            if place == _WAIT:
                 waited_s = min(device_s, host_s)
-                self.seconds["copy"] += device_s - waited_s
+                rows[step][_COPY] += device_s - waited_s
                 device_s = waited_s
-            self.seconds[name] += device_s
-        self._events.clear()
-        return dict(self.seconds)
+            rows[step][place] += device_s
+            self._pool += (first, last)
+        self._pending.clear()
+        return torch.tensor(self._steps, dtype=torch.float64).view(-1, len(SPANS))
+
+
+class _HostSpan:
+    def __init__(self, timer: Timer, place: int) -> None:
+        self._timer, self._place = timer, place
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self._timer._current[self._place] += time.perf_counter() - self._started
+
+
+class _DeviceSpan:
+    """Events are used again: making one costs more than recording it."""
+
+    def __init__(self, timer: Timer, place: int) -> None:
+        self._timer, self._place = timer, place
+
+    def __enter__(self) -> None:
+        self._started, self._first = time.perf_counter(), self._record()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self._timer._pending.append((len(self._timer._steps), self._place, self._first, self._record(),
+                                         time.perf_counter() - self._started))
+
+    def _record(self) -> torch.cuda.Event:
+        pool = self._timer._pool
+        event = pool.pop() if pool else torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def _percentiles_ms(seconds: torch.Tensor) -> dict[str, float]:
+    if len(seconds) == 0:
+        return {f"p{percent}": 0.0 for percent in PERCENTILES}
+    at = torch.tensor([percent / 100 for percent in PERCENTILES], dtype=torch.float64)
+    return {f"p{percent}": 1000 * value for percent, value in zip(PERCENTILES, seconds.quantile(at).tolist(), strict=True)}
 
 
 def summary(spans_s: dict[str, float], *, num_steps: int, num_images: int, train_s: float, eval_s: float,

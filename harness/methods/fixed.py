@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from harness.method import BnStats, Setup, set_train_mode
 from harness.model import Classifier
+from harness.train.divergence import LossWatch
 from harness.train.optimizer import make_sgd, set_lr
 from harness.train.precision import autocast
 from harness.train.trainee import ModelTrainee
@@ -47,6 +48,7 @@ class SharedBackbone:
         self._losses = torch.zeros(len(self._heads), dtype=torch.float64, device=setup.device)
         self._num_correct = torch.zeros(len(self._heads), dtype=torch.int64, device=setup.device)
         self._num_images = 0
+        self._watch = LossWatch(setup.device)       # of the head that fits best
 
     @property
     def peak_lr(self) -> float:
@@ -58,42 +60,55 @@ class SharedBackbone:
 
     def train_batch(self, images: Tensor, labels: Tensor) -> None:
         timer, smoothing = self._setup.timer, self._setup.settings.label_smoothing
-        with timer.span("forward_backward"):
+        with timer.span("forward"):
             with torch.no_grad(), autocast(self._setup.precision, self._setup.device):
                 features = self._model.features(images)
             features = features.float()
+        with timer.span("backward"):        # of the heads: forward, too
             for number, head in enumerate(self._heads.values()):
                 logits = head(features)
                 loss = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
                 loss.backward()
                 self._losses[number] += loss.detach() * len(labels)
                 self._num_correct[number] += (logits.detach().argmax(1) == labels).sum()
+            self._watch.add(self._losses.nan_to_num(nan=torch.inf, posinf=torch.inf).min())
         self._num_images += len(labels)
         with timer.span("optimizer"):
             for optimizer in self._optimizers.values():
                 optimizer.step()
                 optimizer.zero_grad()
 
+    def first_bad_step(self) -> int | None:
+        """Where the last of the heads diverged: one that does not is enough."""
+        return self._watch.first_bad()
+
     def totals(self) -> dict[str, float]:
         """Of the head that fits best so far: a rate that is too high must not hide that the others learn."""
-        losses = (self._losses / self._num_images).nan_to_num(nan=torch.inf)
+        losses = (self._losses / self._num_images).nan_to_num(nan=torch.inf, posinf=torch.inf)
         best = int(losses.argmin())
         totals = {"loss": float(losses[best]), "top1": int(self._num_correct[best]) / self._num_images,
                   "num_images": self._num_images, "zero_gradients": 0}
         self._losses.zero_()
         self._num_correct.zero_()
         self._num_images = 0
+        self._watch.clear()
         return totals
 
     def state_dict(self) -> dict[str, Any]:
         return {"heads": [head.state_dict() for head in self._heads.values()],
-                "optimizers": [optimizer.state_dict() for optimizer in self._optimizers.values()]}
+                "optimizers": [optimizer.state_dict() for optimizer in self._optimizers.values()],
+                "losses": self._losses, "num_correct": self._num_correct, "num_images": self._num_images,
+                "watch": self._watch.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for head, saved in zip(self._heads.values(), state["heads"], strict=True):
             head.load_state_dict(saved)
         for optimizer, saved in zip(self._optimizers.values(), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        self._losses.copy_(state["losses"])
+        self._num_correct.copy_(state["num_correct"])
+        self._num_images = state["num_images"]
+        self._watch.load_state_dict(state["watch"])
 
     def candidates(self) -> dict[float, Classifier]:
         """Models that share the backbone; those whose head diverged are left out."""

@@ -12,7 +12,7 @@ from harness.settings import Recipe
 
 VIEWS = ("common_unmasked", "common_masked", "own")
 ATTACKS = ("clean", "adversarial")
-SPANS = ("data_wait", "copy", "attack", "forward_backward", "optimizer")
+SPANS = ("data_wait", "copy", "attack", "forward", "backward", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ class TimingRow:
     data_wait_ms: float
     copy_ms: float
     attack_ms: float
-    forward_backward_ms: float
+    forward_ms: float
+    backward_ms: float
     optimizer_ms: float
     num_steps: int | None
     train_s: float | None
@@ -118,7 +119,7 @@ class TimingRow:
     @property
     def spans_ms(self) -> tuple[float, ...]:
         """In the order of SPANS."""
-        return self.data_wait_ms, self.copy_ms, self.attack_ms, self.forward_backward_ms, self.optimizer_ms
+        return self.data_wait_ms, self.copy_ms, self.attack_ms, self.forward_ms, self.backward_ms, self.optimizer_ms
 
 
 @dataclass(frozen=True)

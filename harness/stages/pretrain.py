@@ -11,7 +11,7 @@ from harness.settings import PretrainSettings
 from harness.stage import Outcome, StageContext
 from harness.timer import Timer, summary
 from harness.train.evaluate import View, evaluate
-from harness.train.fit import Clock, fit, num_batches
+from harness.train.fit import Checkpoints, Clock, fit, num_batches
 from harness.train.plans import eval_plan, split_path, train_plan
 from harness.train.precision import choose
 from harness.train.trainee import ModelTrainee, replay_rate
@@ -34,7 +34,7 @@ def run(context: StageContext) -> Outcome:
     trainee = ModelTrainee(model, settings.optimizer, settings.optimizer.lr, device=context.device, precision=precision,
                            label_smoothing=settings.label_smoothing, timer=timer, train_mode=model.train,
                            attack=settings.attack if eps > 0 else None, eps=eps, seed=seed)
-    checkpoints = context.folder / "checkpoints"
+    checkpoints = Checkpoints(context.folder / "checkpoints", context.device, context.checkpoint_every_s)
     with open_loader(train_plan(split_path(context, "data", "train"), settings, seed, context)) as loader:
         startup_s = time.monotonic() - started
         records = list(fit(trainee, loader, settings.optimizer, num_epochs=settings.epochs, timer=timer, clock=clock,
@@ -52,16 +52,17 @@ def run(context: StageContext) -> Outcome:
         models.save(context.folder / MODEL_FILE, model, _about(context, settings, arch, classes, eps))
         with loader.epoch(0) as batches:
             replay_img_per_s = replay_rate(trainee, *next(batches), train_s=clock.train_s)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
     metrics = {
         "val": counts["own"].scores(), "train_loss": records[-1]["train_loss"], "epochs": records,
         "num_classes": len(classes), "num_train_images": num_train_images, "num_steps": clock.num_steps, "eps": eps,
         "eps_resolution": settings.resolution, "precision": precision,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "zero_gradients": clock.zero_gradients}
+        "zero_gradients": clock.zero_gradients, "damaged_checkpoints": clock.damaged_checkpoints}
     timing = summary(clock.spans_s, num_steps=clock.num_steps, num_images=clock.num_images, train_s=clock.train_s,
                      eval_s=eval_s, checkpoint_s=clock.checkpoint_s, startup_s=startup_s, replay_img_per_s=replay_img_per_s)
+    timing |= {"num_restarts": clock.num_restarts, "epochs": [record.pop("timing") for record in records]}
     return Outcome(metrics, timing)
 
 

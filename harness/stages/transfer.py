@@ -18,8 +18,9 @@ from harness.settings import TransferSettings
 from harness.stage import Outcome, StageContext
 from harness.stages.pretrain import MODEL_FILE
 from harness.timer import Timer, summary
+from harness.train.divergence import Diverged
 from harness.train.evaluate import View, evaluate
-from harness.train.fit import Clock, Diverged, fit
+from harness.train.fit import Checkpoints, Clock, fit
 from harness.train.plans import eval_plan, split_path, train_plan
 from harness.train.precision import choose
 from harness.train.trainee import replay_rate
@@ -49,6 +50,7 @@ def run(context: StageContext) -> Outcome:
             return evaluate(model, loader, device=context.device, precision=precision, num_classes=len(classes),
                             views={"all": View()})["all"].scores()
 
+    torch.manual_seed(config["seed"])       # for what draws from the global generator, such as dropout
     setup = Setup(load, settings, settings.bn_stats or method.DEFAULT_BN_STATS, context.device, precision, timer)
     clocks: list[Clock] = []
     grid: dict[float, dict[str, Any]] = {}
@@ -60,10 +62,11 @@ def run(context: StageContext) -> Outcome:
         startup_s = time.monotonic() - started
         for number, trainee in enumerate(method.trainees(setup)):
             clocks.append(Clock())
-            timer.seconds.clear()
+            timer.clear()
             try:
                 for _ in fit(trainee, loader, settings.optimizer, num_epochs=settings.epochs, timer=timer, clock=clocks[-1],
-                             checkpoints=checkpoints / str(number), stop_requested=context.stop_requested,
+                             checkpoints=Checkpoints(checkpoints / str(number), context.device, context.checkpoint_every_s),
+                             stop_requested=context.stop_requested,
                              progress=context.progress):
                     pass
             except Diverged as error:
@@ -71,7 +74,11 @@ def run(context: StageContext) -> Outcome:
                 continue
             evaluated = time.monotonic()
             for lr, model in trainee.candidates().items():
-                grid[lr] = score(model, "val")
+                try:
+                    grid[lr] = score(model, "val")
+                except Diverged as error:
+                    failure = error
+                    continue
                 if best is None or _better(grid, config["metric"], lr, best[0]):
                     best = lr, copy.deepcopy(model)
             eval_s += time.monotonic() - evaluated
@@ -89,7 +96,8 @@ def run(context: StageContext) -> Outcome:
         "metric": config["metric"], "test": test, "val": grid[best[0]], "lr": best[0],
         "grid": [{"lr": lr, "val": grid.get(lr)} for lr in settings.lrs],      # None: it diverged
         "num_configs": len(settings.lrs), "selected_on": "val", "num_epochs": settings.epochs, "num_classes": len(classes),
-        "num_train_images": num_train_images, "bn_stats": setup.bn_stats, "precision": precision, "source_eps": about["eps"]}
+        "num_train_images": num_train_images, "bn_stats": setup.bn_stats, "precision": precision, "source_eps": about["eps"],
+        "damaged_checkpoints": [line for clock in clocks for line in clock.damaged_checkpoints]}
     return Outcome(metrics, _timing(clocks, eval_s, startup_s, replay_img_per_s))
 
 

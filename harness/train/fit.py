@@ -1,9 +1,9 @@
-"""The training loop: epochs of batches through a trainee, resumable bit for bit from the end of any epoch.
+"""The training loop: epochs of batches through a trainee, resumable bit for bit from any step.
 
-What is random in it is a function of (seed, epoch, sample), so a checkpoint needs no generator's state but the trainee's own.
+What is random in the batches is a function of (seed, epoch, sample), so the place in them is two numbers. A checkpoint holds
+those, the trainee's state, and the states of the global generators, which dropout and its like draw from.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,15 +16,16 @@ from harness import checkpoint
 from harness.settings import ScheduleSettings
 from harness.stage import Stopped
 from harness.timer import Timer
+from harness.train.divergence import Diverged
 from harness.train.schedule import learning_rate
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
-from writers.errors import UserError
 
-CHECKPOINT_EVERY_S = 30.0
+CHECKPOINT_EVERY_S = 300.0
+FINAL_CHECKPOINT_S = 30.0       # training that took longer is saved at its end: what comes behind it may be interrupted, too
 PROGRESS_EVERY_S = 1.0
 
-Record = dict[str, Any]     # epoch, lr (of its first step), train_loss, train_top1, num_images, num_steps, seconds
+Record = dict[str, Any]     # epoch, lr (of its first step), train_loss, train_top1, num_images, num_steps, resolution, timing
 
 
 class Trainee(Protocol):
@@ -40,16 +41,16 @@ class Trainee(Protocol):
     def train_batch(self, images: Tensor, labels: Tensor) -> None:
         """One step of the optimizer. Never waits for the GPU."""
 
+    def first_bad_step(self) -> int | None:
+        """The step, counted from the last `totals`, from which on loss or weights are not finite. Waits for the GPU."""
+
     def totals(self) -> dict[str, float]:
         """`loss`, `top1`, `num_images` and `zero_gradients` since the last call."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step and the next `totals` depend on."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class Diverged(UserError):
-    """The loss is not a number any more."""
 
 
 @dataclass
@@ -57,70 +58,73 @@ class Clock:
     """Wall-clock seconds and counts of a training loop; they add up over restarts."""
 
     train_s: float = 0.0
-    checkpoint_s: float = 0.0
+    checkpoint_s: float = 0.0       # without the one before each restart: its own time is not in it
     num_steps: int = 0
     num_images: int = 0
     zero_gradients: int = 0
     spans_s: dict[str, float] = field(default_factory=dict)
+    num_restarts: int = 0
+    damaged_checkpoints: list[str] = field(default_factory=list)    # a line for each that was passed over
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where a training loop leaves its state, and how often."""
+
+    folder: Path
+    device: str = "cpu"     # whose generator is saved, too
+    every_s: float = CHECKPOINT_EVERY_S
 
 
 def fit(trainee: Trainee, loader: Loader, schedule: ScheduleSettings, *, num_epochs: int, timer: Timer, clock: Clock,
-        steps_per_epoch: int | None = None, checkpoints: Path | None = None, stop_requested: Callable[[], bool] = lambda: False,
-        progress: Callable[..., None] = lambda **values: None) -> Iterator[Record]:
+        steps_per_epoch: int | None = None, resolution_at: Callable[[int], int] | None = None,
+        checkpoints: Checkpoints | None = None, stop_requested: Callable[[], bool] = lambda: False,
+        progress: Callable[..., None] = lambda **values: None, after_step: Callable[[], None] = lambda: None,
+        ) -> Iterator[Record]:
     """Train; yields a record per pass over the data, those of passes before a resume included.
 
     steps_per_epoch: what counts as an epoch, in num_epochs and in the schedule (None: a pass). Where passes are shorter
     there are more of them, and the last may end early; learning rates are, step by step, those of the longer data.
+    resolution_at: pixels a side in epoch 0, 1, ... of the schedule; a pass keeps that of its first step. None: the plan's.
     A last batch of one image is left out, for which BatchNorm has no variance; the next pass has another order.
-    `clock` and `checkpoints` (a folder) carry over from an interrupted run.
-    Raises Stopped at the next step once `stop_requested`; Diverged, with epoch and rate, where the loss is not finite.
+    `clock` and `checkpoints` carry over from an interrupted run. after_step: called after each step.
+    Raises Stopped at the next step once `stop_requested`, behind a checkpoint; Diverged, with step, learning rate and last
+    good checkpoint, where the loss or a weight is not finite.
     """
-    steps_per_pass = num_batches(loader.plan, loader.num_samples)
-    steps_per_epoch = steps_per_epoch or steps_per_pass
-    total = num_epochs * steps_per_epoch
-    num_passes = math.ceil(total / steps_per_pass)
-    records = _resume(trainee, clock, timer, checkpoints)
-    yield from records
-    saved_at = shown_at = time.monotonic()
-    step = sum(record["num_steps"] for record in records)
-    for epoch in range(len(records), num_passes):
-        started, first_step = time.monotonic(), step
-        rate = learning_rate(schedule, 1.0, step, total, steps_per_epoch)
-        with loader.epoch(epoch) as batches:
-            while step < min(total, first_step + steps_per_pass):
-                if stop_requested():
-                    raise Stopped
+    run = _Run(trainee, timer, clock, schedule, checkpoints, steps_per_pass=num_batches(loader.plan, loader.num_samples),
+               steps_per_epoch=steps_per_epoch, num_epochs=num_epochs)
+    run.resume()
+    yield from run.records
+    shown_at = time.monotonic()
+    while run.step < run.num_steps:
+        first_step = run.first_step
+        last_step = min(run.num_steps, first_step + run.steps_per_pass)
+        resolution = resolution_at(first_step // run.steps_per_epoch) if resolution_at else loader.plan.resolution
+        with _batches(loader, len(run.records), resolution, run.step - first_step) as batches:
+            run.start_clock()
+            while run.step < last_step:
+                if (stop := stop_requested()) or run.save_is_due():
+                    run.save()
+                    if stop:
+                        raise Stopped
                 with timer.span("data_wait"):
                     images, labels = next(batches)
-                trainee.set_rate(learning_rate(schedule, 1.0, step, total, steps_per_epoch))
+                trainee.set_rate(run.rate(run.step))
                 trainee.train_batch(images, labels)
-                step += 1
+                timer.end_step()
+                run.step += 1
+                after_step()
                 if time.monotonic() - shown_at > PROGRESS_EVERY_S:
                     shown_at = time.monotonic()
-                    rate_now = (step - first_step) * loader.plan.batch_size / (shown_at - started)
-                    progress(done=step, total=total, img_per_s=rate_now, note=f"epoch {epoch + 1}")
-        totals, spans_s = trainee.totals(), timer.read()
-        seconds = time.monotonic() - started
-        if not math.isfinite(totals["loss"]):
-            raise Diverged(f"The loss is {totals['loss']} after epoch {epoch + 1} of {num_passes}, with a peak learning rate "
-                           f"of {trainee.peak_lr:g}.",
-                           "Lower the learning rate, lengthen warmup_epochs, or use precision: float32.")
-        clock.train_s += seconds
-        clock.num_steps, clock.spans_s = step, spans_s
-        clock.num_images += int(totals["num_images"])
-        clock.zero_gradients += int(totals["zero_gradients"])
-        records.append({"epoch": epoch + 1, "lr": rate * trainee.peak_lr, "train_loss": totals["loss"],
-                        "train_top1": totals["top1"], "num_images": int(totals["num_images"]),
-                        "num_steps": step - first_step, "seconds": seconds})
-        # Also at the very end of a long run: what comes behind it may be interrupted, too.
-        due = time.monotonic() - saved_at > CHECKPOINT_EVERY_S or (step == total and clock.train_s > CHECKPOINT_EVERY_S)
+                    progress(done=run.step, total=run.num_steps, img_per_s=run.img_per_s(loader.plan.batch_size),
+                             note=f"epoch {len(run.records) + 1}")
+        run.end_pass(resolution)
         stop = stop_requested()
-        if checkpoints is not None and (due or stop):
-            _save(trainee, clock, records, checkpoints)
-            saved_at = time.monotonic()
+        if stop or run.save_is_due() or (run.step == run.num_steps and clock.train_s > FINAL_CHECKPOINT_S):
+            run.save()
         if stop:
             raise Stopped
-        yield records[-1]
+        yield run.records[-1]
 
 
 def num_batches(plan: LoaderPlan, num_samples: int) -> int:
@@ -129,19 +133,119 @@ def num_batches(plan: LoaderPlan, num_samples: int) -> int:
     return max(1, whole + int(rest > 1 and not plan.drop_last))
 
 
-def _save(trainee: Trainee, clock: Clock, records: list[Record], folder: Path) -> None:
-    started = time.monotonic()
-    checkpoint.save(folder, len(records), {"trainee": trainee.state_dict(), "clock": vars(clock), "records": records})
-    clock.checkpoint_s += time.monotonic() - started
+class _Run:
+    """How far a training loop is, what it has recorded, and its checkpoints."""
+
+    def __init__(self, trainee: Trainee, timer: Timer, clock: Clock, schedule: ScheduleSettings,
+                 checkpoints: Checkpoints | None, *, steps_per_pass: int, steps_per_epoch: int | None, num_epochs: int) -> None:
+        self._trainee, self._timer, self._clock, self._schedule = trainee, timer, clock, schedule
+        self._checkpoints, self._num_epochs = checkpoints, num_epochs
+        self.steps_per_pass, self.steps_per_epoch = steps_per_pass, steps_per_epoch or steps_per_pass
+        self.num_steps = num_epochs * self.steps_per_epoch
+        self.step = 0
+        self.records: list[Record] = []
+        self._pass_s = self._pass_checkpoint_s = 0.0    # of the pass that has begun
+        self._steps_since_start = 0                     # ... since the clock was started
+        self._last_good: Path | None = None
+        self._saved_at = self._started_at = time.monotonic()
+        self._saved_step: int | None = None
+
+    @property
+    def first_step(self) -> int:
+        """Of the pass that has begun."""
+        return sum(record["num_steps"] for record in self.records)
+
+    def rate(self, step: int) -> float:
+        """As a fraction of the peak."""
+        return learning_rate(self._schedule, 1.0, step, self.num_steps, self.steps_per_epoch)
+
+    def start_clock(self) -> None:
+        self._started_at, self._steps_since_start = time.monotonic(), self.step
+
+    def img_per_s(self, batch_size: int) -> float:
+        return (self.step - self._steps_since_start) * batch_size / max(1e-9, time.monotonic() - self._started_at)
+
+    def save_is_due(self) -> bool:
+        return self._checkpoints is not None and time.monotonic() - self._saved_at > self._checkpoints.every_s
+
+    def save(self) -> None:
+        """Leave a checkpoint of this moment. Raises Diverged rather than keeping what is not worth keeping."""
+        if self._checkpoints is None or self._saved_step == self.step:
+            return
+        self._check_finite()
+        self._stop_clock()
+        started = time.monotonic()
+        state = {"trainee": self._trainee.state_dict(), "timer": self._timer.state_dict(), "clock": vars(self._clock),
+                 "records": self.records, "step": self.step, "pass_s": self._pass_s,
+                 "pass_checkpoint_s": self._pass_checkpoint_s, "random": checkpoint.random_state(self._checkpoints.device)}
+        self._last_good = checkpoint.save(self._checkpoints.folder, self.step, state)
+        self._saved_at, self._saved_step = time.monotonic(), self.step
+        self._clock.checkpoint_s += self._saved_at - started
+        self._pass_checkpoint_s += self._saved_at - started
+        self.start_clock()
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint that is whole, if there is one."""
+        if self._checkpoints is None:
+            return
+        found = checkpoint.latest(self._checkpoints.folder)
+        if (state := found.state) is not None:
+            self._trainee.load_state_dict(state["trainee"])
+            self._timer.load_state_dict(state["timer"])
+            vars(self._clock).update(state["clock"])
+            self.records, self.step = list(state["records"]), state["step"]
+            self._pass_s, self._pass_checkpoint_s = state["pass_s"], state["pass_checkpoint_s"]
+            checkpoint.set_random_state(state["random"], self._checkpoints.device)
+            self._last_good, self._saved_step = found.path, self.step
+            self._clock.num_restarts += 1
+        self._clock.damaged_checkpoints += found.damaged
+
+    def end_pass(self, resolution: int) -> None:
+        """Record the pass that ends here. Raises Diverged."""
+        self._check_finite()
+        totals, timing, clock, first_step = self._trainee.totals(), self._timer.end_epoch(), self._clock, self.first_step
+        self._stop_clock()
+        clock.num_steps, clock.spans_s = self.step, dict(self._timer.seconds)
+        clock.num_images += int(totals["num_images"])
+        clock.zero_gradients += int(totals["zero_gradients"])
+        self.records.append({
+            "epoch": len(self.records) + 1, "lr": self.rate(first_step) * self._trainee.peak_lr, "train_loss": totals["loss"],
+            "train_top1": totals["top1"], "num_images": int(totals["num_images"]), "num_steps": self.step - first_step,
+            "resolution": resolution,
+            "timing": {"train_s": self._pass_s, "checkpoint_s": self._pass_checkpoint_s,
+                       "img_per_s": totals["num_images"] / max(1e-9, self._pass_s), **timing}})
+        self._pass_s = self._pass_checkpoint_s = 0.0
+
+    def _stop_clock(self) -> None:
+        now = time.monotonic()
+        self._clock.train_s += now - self._started_at
+        self._pass_s += now - self._started_at
+        self._started_at = now
+
+    def _check_finite(self) -> None:
+        bad = self._trainee.first_bad_step()
+        if bad is None:
+            return
+        step = self.first_step + bad
+        where = f"Last good checkpoint: {self._last_good}." if self._last_good else "There is no checkpoint from before."
+        raise Diverged(f"The loss or a weight is not finite from step {step + 1} of {self.num_steps} on (epoch "
+                       f"{step // self.steps_per_epoch + 1} of {self._num_epochs}, learning rate "
+                       f"{self.rate(step) * self._trainee.peak_lr:.3g} of a peak of {self._trainee.peak_lr:g}). {where}",
+                       "Lower the learning rate, lengthen warmup_epochs, or use precision: float32.")
 
 
-def _resume(trainee: Trainee, clock: Clock, timer: Timer, folder: Path | None) -> list[Record]:
-    """Load the last checkpoint, if there is one; returns the records of the epochs that it has behind it."""
-    found = checkpoint.latest(folder) if folder is not None else None
-    if found is None:
-        return []
-    _, state = found
-    trainee.load_state_dict(state["trainee"])
-    vars(clock).update(state["clock"])
-    timer.seconds.update(clock.spans_s)
-    return list(state["records"])
+class _batches:
+    """A loader's epoch from batch number `start` on, closed on the way out."""
+
+    def __init__(self, loader: Loader, epoch: int, resolution: int, start: int) -> None:
+        self._epoch = loader.epoch(epoch, resolution)
+        self._start = start
+
+    def __enter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = self._epoch.__enter__()
+        for _ in range(self._start):
+            next(batches)
+        return batches
+
+    def __exit__(self, *error: Any) -> None:
+        self._epoch.__exit__(*error)

@@ -1,11 +1,13 @@
 """Exact scores: whole images are counted, on the device, and read once at the end."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from harness.train.divergence import Diverged
 from writers.errors import UserError
 
 
@@ -39,15 +41,20 @@ class Counts:
 
     def scores(self) -> dict[str, float | int]:
         """Fractions `top1`, `top5` (every image, where K < 5), `mean_per_class` (over the classes that have images), mean
-        `loss` in nats, and the counts `num_images` and `num_correct`. Raises UserError where no image was counted."""
+        `loss` in nats, and the counts `num_images` and `num_correct`. Raises UserError where no image was counted, and
+        Diverged where the loss is not finite: such a model answers nothing."""
         correct, total = self.per_class()
         num_images, num_correct = int(total.sum()), int(correct.sum())
         if num_images == 0:
             raise UserError("There is no image to score.", "Is the split empty, or do the subsets share no class?")
+        loss = float(self._loss) / num_images
+        if not math.isfinite(loss):
+            raise Diverged(f"The loss over {num_images:,} images is {loss} in evaluation: the model's logits are not finite.",
+                           "Train it with a lower learning rate, or in precision: float32.")
         present = total > 0
         return {"top1": num_correct / num_images, "top5": int(self._num_top5) / num_images,
                 "mean_per_class": float((correct[present].double() / total[present]).mean()),
-                "loss": float(self._loss) / num_images, "num_images": num_images, "num_correct": num_correct}
+                "loss": loss, "num_images": num_images, "num_correct": num_correct}
 
     def per_class(self) -> tuple[Tensor, Tensor]:
         """(correct, total): int64 [K] each, on the CPU."""

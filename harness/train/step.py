@@ -10,6 +10,7 @@ from torch.nn import functional
 from harness.settings import AttackSettings
 from harness.timer import Timer
 from harness.train.attack import pgd
+from harness.train.divergence import LossWatch
 from harness.train.precision import Precision, autocast
 
 Attack = Callable[[Tensor, Tensor], Tensor]     # float images in [0, 1], labels -> images
@@ -40,6 +41,7 @@ class Step:
         self.attack: Attack | None = None
         self.generator = torch.Generator(device).manual_seed(seed)
         self.zero_gradients = torch.zeros((), dtype=torch.int64, device=device)
+        self.watch = LossWatch(device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._num_correct = torch.zeros((), dtype=torch.int64, device=device)
         self._num_images = 0
@@ -49,14 +51,16 @@ class Step:
         if self.attack is not None:
             with self._timer.span("attack"):
                 images = self.attack(images.float().div_(255), labels)
-        with self._timer.span("forward_backward"):
+        with self._timer.span("forward"):
             with autocast(self._precision, self._device):
                 logits = self._model(images)
             loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self._label_smoothing)
-            self._optimizer.zero_grad(set_to_none=True)
-            self._scaler.scale(loss).backward()
             self._loss += loss.detach() * len(labels)
             self._num_correct += (logits.detach().argmax(1) == labels).sum()
+            self.watch.add(loss.detach())
+        with self._timer.span("backward"):
+            self._optimizer.zero_grad(set_to_none=True)
+            self._scaler.scale(loss).backward()
         self._num_images += len(labels)
         with self._timer.span("optimizer"):
             self._scaler.step(self._optimizer)
@@ -70,15 +74,23 @@ class Step:
         for counter in (self._loss, self._num_correct, self.zero_gradients):
             counter.zero_()
         self._num_images = 0
+        self.watch.clear()
         return totals
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint at the end of an epoch needs: the loss scale, and where the attack's generator is."""
-        return {"scaler": self._scaler.state_dict(), "generator": self.generator.get_state()}
+        """What a checkpoint needs: the loss scale, where the attack's generator is, and the counts since `totals`."""
+        return {"scaler": self._scaler.state_dict(), "generator": self.generator.get_state(), "watch": self.watch.state_dict(),
+                "loss": float(self._loss), "num_correct": int(self._num_correct), "num_images": self._num_images,
+                "zero_gradients": int(self.zero_gradients)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._scaler.load_state_dict(state["scaler"])
         self.generator.set_state(state["generator"])
+        self.watch.load_state_dict(state["watch"])
+        self._loss.fill_(state["loss"])
+        self._num_correct.fill_(state["num_correct"])
+        self.zero_gradients.fill_(state["zero_gradients"])
+        self._num_images = state["num_images"]
 
 
 def _make_attack(model: nn.Module, settings: AttackSettings, eps: float, precision: Precision, zero_gradients: Tensor,

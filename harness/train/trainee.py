@@ -11,6 +11,7 @@ from torch import Tensor
 from harness.model import Classifier
 from harness.settings import AttackSettings, ScheduleSettings
 from harness.timer import Timer
+from harness.train.divergence import weights
 from harness.train.fit import Trainee
 from harness.train.optimizer import make_sgd, set_lr
 from harness.train.precision import Precision
@@ -39,6 +40,9 @@ class ModelTrainee:
 
     def train_batch(self, images: Tensor, labels: Tensor) -> None:
         self.step(images, labels)
+
+    def first_bad_step(self) -> int | None:
+        return self.step.watch.first_bad(weights(self.model))
 
     def totals(self) -> dict[str, float]:
         return self.step.totals()

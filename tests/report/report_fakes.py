@@ -16,7 +16,7 @@ CLASSES = tuple(f"n{index:02d}_{noun}" for index, noun in enumerate(
      "motorbike", "airplane", "car_side")))
 REMOVED = {"all": (), "minus3": CLASSES[:3], "minus6": CLASSES[:6]}
 TARGET_CLASSES = {"grocery": 81, "clothing": 10}
-SPANS_MS = {"data_wait": 3.1, "copy": 0.8, "attack": 60.0, "forward_backward": 31.0, "optimizer": 2.2}
+SPANS_MS = {"data_wait": 3.1, "copy": 0.8, "attack": 60.0, "forward": 11.0, "backward": 20.0, "optimizer": 2.2}
 
 
 def make_recipe(*, eps: Sequence[float] = (0.0, 0.25, 0.5), seeds: Sequence[int] = (0,),

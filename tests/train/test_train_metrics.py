@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, log_loss, top_k_accuracy_score
 
+from harness.train.divergence import Diverged
 from harness.train.metrics import Counts
 from writers.errors import UserError
 
@@ -82,11 +83,13 @@ def test_equal_logits_go_by_class_number_as_argmax_does():
     assert scores["top5"] == np.mean([label in five for label, five in zip(labels.tolist(), first5, strict=True)])
 
 
-def test_a_logit_that_is_no_number_is_never_right():
+def test_a_logit_that_is_no_number_is_never_right_and_is_told():
     logits = torch.full((3, 6), float("nan"))
     logits[2] = torch.tensor([9.0, 0, 0, 0, 0, float("nan")])   # class 0 leads among the numbers
-    scores = counted(logits, torch.tensor([0, 5, 0]), 1).scores()
-    assert scores["num_correct"] == 0
+    counts = counted(logits, torch.tensor([0, 5, 0]), 1)
+    assert counts.per_class()[0].sum() == 0
+    with pytest.raises(Diverged, match="loss over 3 images is nan"):
+        counts.scores()
 
 
 def test_counts_are_exact_where_floats_are_not():

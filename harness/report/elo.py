@@ -1,0 +1,75 @@
+"""Elo-based predictive power: one strength per model from who beat whom, round by round (Gosiewska, Woznica and Biecek 2022).
+
+A round is a dataset (and seed); in it every two models meet, and the better score wins. logit P(i beats j) = strength_i -
+strength_j, fitted by maximum likelihood with a small ridge, since a model that wins everywhere has no finite strength. Ties
+are half a win each: the published R code floors them away, and tests contrasts with one degree of freedom too many.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, special
+from scipy import stats as scipy_stats
+
+RIDGE = 1e-3
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """Strengths of M models, with sum 0, and the covariance of their errors [M, M]."""
+
+    strengths: np.ndarray
+    covariance: np.ndarray
+    deviance: float             # per degree of freedom; far above 1: the model does not fit the rounds
+    num_matches: int
+
+    def probability(self, first: int, second: int) -> float:
+        """That `first` beats `second` in a new round."""
+        return float(special.expit(self.strengths[first] - self.strengths[second]))
+
+    def p_value(self, first: int, second: int) -> float:
+        """Wald's test of "equally strong", with the one degree of freedom that one contrast has."""
+        variance = self.covariance[first, first] + self.covariance[second, second] - 2 * self.covariance[first, second]
+        difference = self.strengths[first] - self.strengths[second]
+        return float(scipy_stats.chi2.sf(difference**2 / variance, df=1))
+
+
+def wins_of(rounds: Sequence[np.ndarray]) -> np.ndarray:
+    """float [M, M]: how often model i beat model j over rounds of scores [M]; half for a tie. NaN: not in that round."""
+    num_models = len(rounds[0])
+    wins = np.zeros((num_models, num_models))
+    for scores in rounds:
+        better = scores[:, None] - scores[None, :]
+        wins += np.where(np.isnan(better), 0.0, (np.sign(better) + 1) / 2)
+    np.fill_diagonal(wins, 0)
+    return wins
+
+
+def fit(wins: np.ndarray, *, ridge: float = RIDGE) -> Strengths:
+    """Strengths from wins [M, M]. `ridge`: weight of the sum of squares in the negative log-likelihood."""
+    num_models = len(wins)
+    matches = wins + wins.T
+
+    def loss(strengths: np.ndarray) -> tuple[float, np.ndarray]:
+        difference = strengths[:, None] - strengths[None, :]
+        value = -(wins * special.log_expit(difference)).sum() + ridge * (strengths**2).sum()
+        gradient = (matches * special.expit(difference) - wins).sum(axis=1) + 2 * ridge * strengths
+        return value, gradient
+
+    found = optimize.minimize(loss, np.zeros(num_models), jac=True, method="BFGS", options={"gtol": 1e-9})
+    strengths = found.x - found.x.mean()
+    probability = special.expit(strengths[:, None] - strengths[None, :])
+    information = -matches * probability * (1 - probability)
+    np.fill_diagonal(information, -information.sum(axis=1) + 2 * ridge)
+    return Strengths(strengths, np.linalg.inv(information), _deviance(wins, matches, probability, num_models),
+                     round(float(matches.sum()) / 2))
+
+
+def _deviance(wins: np.ndarray, matches: np.ndarray, probability: np.ndarray, num_models: int) -> float:
+    upper = np.triu(matches > 0, 1)
+    won, played, expected = wins[upper], matches[upper], probability[upper]
+    deviance = 2 * (special.rel_entr(won, played * expected) + special.rel_entr(played - won, played * (1 - expected))).sum()
+    degrees = int(upper.sum()) - (num_models - 1)
+    return float(deviance / degrees) if degrees > 0 else math.nan

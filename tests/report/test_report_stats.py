@@ -1,0 +1,130 @@
+"""Statistics against scipy, by exhaustive counting, and on examples that can be done by hand."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from harness.report import stats
+
+RANDOM = np.random.default_rng(0)
+
+
+def test_logit_stays_finite_and_is_monotone():
+    values = stats.logit(np.array([0.0, 0.1, 0.5, 1.0]), 100)
+    assert values[2] == 0 and np.isfinite(values).all() and (np.diff(values) > 0).all()
+    assert values[0] == pytest.approx(math.log(0.005 / 0.995)) and values[3] == pytest.approx(-values[0])
+
+
+def test_errors_leave_out_how_hard_each_dataset_is():
+    """Adding a constant to a dataset changes no error; Morey's factor is that of his equation."""
+    scores = RANDOM.normal(0, 1, (5, 12))
+    found, shifted = stats.dataset_adjusted(scores), stats.dataset_adjusted(scores + 10 * RANDOM.normal(size=12))
+    assert shifted.standard_error == pytest.approx(found.standard_error)
+    row = scores[2] - scores.mean(axis=0)
+    assert found.standard_error[2] == pytest.approx(scipy_stats.sem(row) * math.sqrt(5 / 4))
+    assert found.mean == pytest.approx(scores.mean(axis=1))
+    assert np.isnan(stats.dataset_adjusted(scores[:1]).standard_error).all()
+
+
+def test_correlation_of_a_line_and_of_nothing():
+    x = np.arange(10.0)
+    line = stats.correlation(x, 3 * x + 1)
+    assert line.r == pytest.approx(1) and line.rho == pytest.approx(1)
+    noisy = stats.correlation(x, x + RANDOM.normal(0, 3, 10))
+    assert noisy.low < noisy.r < noisy.high < 1
+    assert math.isnan(stats.correlation(x, np.ones(10)).r) and math.isnan(stats.correlation(x[:2], x[:2]).r)
+
+
+def test_what_a_score_predicts():
+    accuracy = np.array([0.9, 0.8, 0.7, 0.6])
+    assert stats.weighted_kendall(accuracy, accuracy) == pytest.approx(1)
+    assert stats.weighted_kendall(-accuracy, accuracy) == pytest.approx(-1)
+    score = np.array([1, 4, 3, 2])          # its best two: models 1 and 2
+    assert stats.recall_at(2, score, accuracy) == 0.5 and stats.recall_at(4, score, accuracy) == 1
+    assert stats.relative_accuracy_at(1, score, accuracy) == pytest.approx(0.8 / 0.9)
+    assert stats.relative_accuracy_at(4, score, accuracy) == 1
+    # An exchange at the top costs more than one at the bottom.
+    assert stats.weighted_kendall([4, 3, 1, 2], accuracy) > stats.weighted_kendall([3, 4, 2, 1], accuracy)
+
+
+def test_times_in_top():
+    scores = np.array([[3, 3, 1], [2, 3, 2], [1, 0, 3]])
+    assert stats.times_in_top(1, scores).tolist() == [2, 1, 1]
+    assert stats.times_in_top(9, scores).tolist() == [3, 3, 3]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_mcnemar_counts_all_ways_to_swap(pairs):
+    """Exact: over all exchanges of the two models' answers, the share with a difference at least as large."""
+    first, second = (np.array(side) for side in zip(*pairs, strict=True))
+    given_difference = abs(int(first.sum()) - int(second.sum()))
+    disagreements = [int(a) - int(b) for a, b in pairs if a != b]
+    as_extreme = [abs(sum(sign * value for sign, value in zip(signs, disagreements, strict=True))) >= given_difference
+                  for signs in itertools.product((1, -1), repeat=len(disagreements))]
+    assert stats.mcnemar(first, second) == pytest.approx(np.mean(as_extreme))
+
+
+def test_permutations_agree_with_mcnemar_and_serve_any_metric():
+    labels = RANDOM.integers(0, 3, 60)
+    first = np.where(RANDOM.random(60) < 0.9, labels, (labels + 1) % 3)
+    second = np.where(RANDOM.random(60) < 0.6, labels, (labels + 1) % 3)
+
+    def top1(predictions):
+        return float((predictions == labels).mean())
+
+    def mean_per_class(predictions):
+        return float(np.mean([(predictions[labels == k] == k).mean() for k in range(3)]))
+
+    exact = stats.mcnemar(first == labels, second == labels)
+    assert stats.permutation_test(top1, first, second, num_permutations=4000) == pytest.approx(exact, abs=0.02)
+    assert stats.permutation_test(mean_per_class, first, second, num_permutations=500) < 0.05
+    assert stats.permutation_test(top1, first, first, num_permutations=50) == 1
+    # Scores of several classes an image, exchanged together.
+    matrix = RANDOM.random((60, 3))
+    assert stats.permutation_test(lambda m: float(m.sum(axis=1)[0]), matrix, matrix, num_permutations=20) == 1
+
+
+def test_paired_t_test_and_its_limits():
+    a, b = RANDOM.normal(0, 1, 12), RANDOM.normal(0, 1, 12)
+    assert stats.paired_t_test(a, b) == scipy_stats.ttest_rel(a, b).pvalue
+    assert math.isnan(stats.paired_t_test(a[:1], b[:1])) and math.isnan(stats.paired_t_test(a, a))
+
+
+def test_holm_by_hand():
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])      # Holm 1979's procedure
+    assert stats.holm([0.9, math.nan, 0.8])[0] == 1.0 and math.isnan(stats.holm([0.9, math.nan])[1])
+    assert stats.holm([]) == []
+
+
+def test_bootstrap_covers_the_mean_about_as_often_as_it_says():
+    covered = 0
+    for trial in range(120):
+        values = np.random.default_rng(trial).normal(1, 1, (1, 40))
+        interval = stats.bootstrap(values, num_draws=400, seed=trial)
+        covered += interval.low <= 1 <= interval.high
+    assert 0.87 <= covered / 120 <= 0.99
+    constant = stats.bootstrap(np.full((3, 4), 2.0), num_draws=50)
+    assert (constant.mean, constant.low, constant.high) == pytest.approx((2, 2, 2)) and constant.leaves_out_zero
+    # Seeds that differ widen it, even where the datasets agree.
+    wide = stats.bootstrap(np.repeat([[-1.0], [1.0], [0.5]], 5, axis=1), num_draws=400)
+    assert wide.low < 0 < wide.high and not wide.leaves_out_zero
+
+
+def test_sign_table():
+    signs = stats.sign_table(np.array([3, 2, 2, 5, 1]), np.array([1, 1, 2, 4, 9]))
+    assert (signs.wins, signs.ties, signs.losses, str(signs)) == (3, 1, 1, "3 of 5")
+    assert signs.p == pytest.approx(scipy_stats.binomtest(3, 4).pvalue)
+    assert stats.sign_table(np.ones(3), np.ones(3)).p == 1
+
+
+def test_negative_transfer_needs_repeats_and_a_clear_difference():
+    assert stats.is_negative_transfer(np.array([0.5, 0.51, 0.49]), np.array([0.6, 0.61, 0.6]))
+    assert not stats.is_negative_transfer(np.array([0.6, 0.61, 0.6]), np.array([0.5, 0.51, 0.49]))
+    assert not stats.is_negative_transfer(np.array([0.5, 0.7]), np.array([0.6, 0.61]))
+    assert not stats.is_negative_transfer(np.array([0.5]), np.array([0.6]))

@@ -10,7 +10,9 @@ import torch
 from loaders.plan import LoaderPlan
 from loaders.reader import Samples
 
-Batch = tuple[torch.Tensor, torch.Tensor]       # images uint8 [B, 3, R, R] channels_last, labels int64 [B]
+# Images uint8 [B, 3, R, R] channels_last; labels int64 [B], or int8 [B, K] where an image has many: 1 it is there, 0 it is
+# there but difficult, -1 it is not.
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Epoch(ABC):
@@ -56,6 +58,11 @@ class Loader(ABC):
     def num_samples(self) -> int:
         """N: samples that the plan sees, after view and relabelling."""
         return len(self.samples)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has a label for each class."""
+        return self.samples.multi_label
 
     @property
     def classes(self) -> tuple[str, ...]:

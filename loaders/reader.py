@@ -14,7 +14,7 @@ from loaders.augment import random_order
 from loaders.plan import LoaderPlan
 from writers.encode import JPEG, RAW
 from writers.errors import UserError
-from writers.store import BLOB, FIELD, FIELDS, HEADER, Beton, open_beton
+from writers.store import BLOB, HEADER, Beton, has_fields_of, open_beton
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Samples:
     classes: tuple[str, ...]    # in label order, after relabelling
     indices: np.ndarray         # int64: each sample's place in the file
     ids: np.ndarray             # uint64: by which order and crops are drawn, the same in every file that holds the sample
-    labels: np.ndarray          # int64, after relabelling
+    labels: np.ndarray          # int64, after relabelling; int8 [N, K] where an image has many: 1 there, 0 difficult, -1 not
     modes: np.ndarray           # uint8: 0 JPEG, 1 raw
     widths: np.ndarray          # int64, pixels
     heights: np.ndarray         # int64, pixels
@@ -34,6 +34,10 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def multi_label(self) -> bool:
+        return self.labels.ndim == 2
 
     def num_batches(self, plan: LoaderPlan) -> int:
         """Batches per epoch. A set smaller than a batch gives one short batch, also with drop_last: never none."""
@@ -66,9 +70,10 @@ def open_samples(plan: LoaderPlan) -> Samples:
     beton = open_beton(plan.beton)
     rows, sizes = beton.rows, _blob_sizes(beton)
     indices = _viewed(plan, len(rows))
-    labels, classes = _relabelled(plan, rows["label"][indices], tuple(beton.manifest.classes))
-    used = labels >= 0
-    indices, labels = indices[used], labels[used]
+    labels, classes = _relabelled(plan, beton.labels[indices], tuple(beton.manifest.classes))
+    if labels.ndim == 1:
+        used = labels >= 0
+        indices, labels = indices[used], labels[used]
     if not len(indices):
         raise UserError(f"{plan.beton}: the view has no sample.", "The plan's indices and labels leave all out.")
     chosen = rows[indices]
@@ -86,8 +91,7 @@ def _blob_sizes(beton: Beton) -> np.ndarray:
         return UserError(f"{beton.path} is damaged: {what}.", "Write it again with `harness write-beton`.")
 
     header = np.fromfile(beton.path, HEADER, 1)[0]
-    fields = np.fromfile(beton.path, FIELD, int(header["num_fields"]), offset=HEADER.itemsize)
-    if [(int(kind), bytes(name)) for kind, name in zip(fields["type"], fields["name"], strict=True)] != FIELDS:
+    if not has_fields_of(beton):
         raise damaged("its samples are not an image and a label")
     rows, table = beton.rows, int(header["table_offset"])
     if table != beton.manifest.table_offset:
@@ -116,7 +120,17 @@ def _viewed(plan: LoaderPlan, num_in_file: int) -> np.ndarray:
 
 
 def _relabelled(plan: LoaderPlan, labels: np.ndarray, classes: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """New labels (-1: not used), and their names; a class made of several carries all of theirs, one of none ''."""
+    """New labels (-1: not used), and their names; a class made of several carries all of theirs, one of none ''.
+
+    Many labels an image (int8 [N, K]) stay as they are.
+    """
+    if labels.ndim == 2:
+        if plan.labels is not None:
+            raise UserError(f"LoaderPlan.labels relabels classes; each image of {plan.beton} has many labels.")
+        if not np.isin(labels, (-1, 0, 1)).all():
+            raise UserError(f"{plan.beton} is damaged: it has labels that are none of -1, 0 and 1.",
+                            "Write it again with `harness write-beton`.")
+        return labels, classes
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
         raise UserError(f"{plan.beton} has labels from {labels.min()} to {labels.max()} for {len(classes)} classes.",
                         "Write it again with `harness write-beton`.")

@@ -33,8 +33,9 @@ class Example:
     """
 
     key: str
-    label: int
+    label: int                              # where there are `labels`: the class that splits are carved by
     name: str
+    labels: tuple[int, ...] | None = None   # multi-label: of each class, 1 it is there, -1 it is not, 0 there but difficult
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Source:
     splits: dict[str, list[Example]]
     files: Files = field(repr=False)
     prefix: str = ""                    # folders around the tree
+    multi_label: bool = False           # examples have `labels`
 
     def read(self, example: Example) -> bytes:
         """The image file's bytes. Raises OSError."""

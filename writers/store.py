@@ -26,12 +26,14 @@ VERSION = 2
 HEADER = np.dtype([("version", "<u2"), ("num_fields", "<u2"), ("page_size", "<u4"), ("num_samples", "<u8"),
                    ("table_offset", "<u8")])
 FIELD = np.dtype([("type", "u1"), ("name", "S16"), ("arguments", "V1024")])
-FIELDS = [(2, b"image"), (1, b"label")]     # FFCV's numbers of types: an RGB image, an integer
 SAMPLE = np.dtype({"names": ["mode", "width", "height", "offset", "label"], "formats": ["u1", "<u2", "<u2", "<u8", "<i8"],
                    "offsets": [0, 1, 3, 5, 16], "itemsize": 24})
 BLOB = np.dtype([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
 ID = np.dtype("<u8")
-FIRST_ROW = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
+NUM_FIELDS = 2
+FIRST_ROW = HEADER.itemsize + NUM_FIELDS * FIELD.itemsize
+IMAGE_TYPE, INTEGER_TYPE, ARRAY_TYPE = 2, 1, 4      # FFCV's numbers of an RGB image, an integer, an array of a fixed shape
+ARRAY_ARGUMENTS = np.dtype([("shape", "<u8", 32), ("num_bytes", "<u8"), ("dtype", "S760")])     # of FFCV's NDArrayField
 
 Progress = Callable[[int, int], None]       # done, total
 
@@ -47,7 +49,8 @@ class Manifest(BaseModel):
     split: str
     num_samples: int
     classes: list[str]                  # label k is classes[k]
-    class_counts: list[int]
+    multi_label: bool = False           # a sample has a label for each class: 1 it is there, -1 it is not, 0 difficult
+    class_counts: list[int]             # samples of each class; with many labels, samples in which it is there
     encoding: Encoding
     source: str                         # the folder or archive that the images came from, by its own name
     subset: dict[str, Any]              # name, num_classes, digest
@@ -64,8 +67,8 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Self:
-        if len(self.class_counts) != len(self.classes) or sum(self.class_counts) != self.num_samples \
-                or self.num_jpeg + self.num_raw != self.num_samples:
+        if len(self.class_counts) != len(self.classes) or self.num_jpeg + self.num_raw != self.num_samples \
+                or (sum(self.class_counts) != self.num_samples and not self.multi_label):
             raise ValueError("its counts do not add up")
         if self.ids_offset < FIRST_ROW + self.num_samples * SAMPLE.itemsize:
             raise ValueError("its file is too small for its samples")
@@ -74,7 +77,7 @@ class Manifest(BaseModel):
     @property
     def table_offset(self) -> int:
         """Where the table of blobs begins. It ends the file, and has no length of its own."""
-        return self.bytes - self.num_samples * BLOB.itemsize
+        return self.bytes - self.num_samples * (2 if self.multi_label else 1) * BLOB.itemsize
 
     @property
     def ids_offset(self) -> int:
@@ -96,8 +99,17 @@ class Beton:
 
     @property
     def labels(self) -> np.ndarray:
-        """int64 [N], in the order of the file."""
-        return self.rows["label"].astype(np.int64)
+        """int64 [N], in the order of the file; int8 [N, K] where the manifest says multi_label.
+
+        Raises UserError for labels that lie outside the file.
+        """
+        labels = self.rows["label"].astype(np.int64)
+        if not self.manifest.multi_label:
+            return labels
+        num_classes = len(self.manifest.classes)    # a row has the place of its labels in the file
+        if (labels < FIRST_ROW).any() or (labels > self.manifest.table_offset - num_classes).any():
+            raise UserError(f"{self.path} is damaged: labels lie outside of it.", "Write it again with `harness write-beton`.")
+        return np.asarray(np.memmap(self.path, np.int8, "r")[labels[:, None] + np.arange(num_classes)])
 
     @cached_property
     def ids(self) -> np.ndarray:
@@ -159,7 +171,26 @@ def verify(path: Path | str, progress: Progress | None = None) -> list[str]:
 
 def header_of(page_size: int, num_samples: int, table_offset: int) -> bytes:
     """The first bytes of a beton."""
-    return np.array([(VERSION, len(FIELDS), page_size, num_samples, table_offset)], HEADER).tobytes()
+    return np.array([(VERSION, NUM_FIELDS, page_size, num_samples, table_offset)], HEADER).tobytes()
+
+
+def fields_of(num_labels: int | None) -> np.ndarray:
+    """The descriptors of image and label: FIELD [2]. num_labels: K where each sample has a label for each class (int8 [K])."""
+    fields = np.zeros(NUM_FIELDS, FIELD)
+    fields["type"] = IMAGE_TYPE, INTEGER_TYPE if num_labels is None else ARRAY_TYPE
+    fields["name"] = b"image", b"label"
+    if num_labels is not None:
+        arguments = np.zeros(1, ARRAY_ARGUMENTS)
+        dtype = json.dumps(np.dtype(np.int8).descr).encode()
+        arguments["shape"][0, 0], arguments["num_bytes"], arguments["dtype"] = num_labels, len(dtype), dtype
+        fields[1]["arguments"] = arguments.tobytes()
+    return fields
+
+
+def has_fields_of(beton: Beton) -> bool:
+    """Whether the file's own descriptors are those of its manifest."""
+    expected = fields_of(len(beton.manifest.classes) if beton.manifest.multi_label else None)
+    return np.fromfile(beton.path, FIELD, NUM_FIELDS, offset=HEADER.itemsize).tobytes() == expected.tobytes()
 
 
 def file_digest(path: Path) -> str:
@@ -184,8 +215,7 @@ def _read_manifest(path: Path) -> Manifest:
 
 def _read_sizes(beton: Beton) -> tuple[str, np.ndarray]:
     """Bytes of each sample's image, or what is wrong with the tables."""
-    fields = np.fromfile(beton.path, FIELD, len(FIELDS), offset=HEADER.itemsize)
-    if [(int(field["type"]), bytes(field["name"])) for field in fields] != FIELDS:
+    if not has_fields_of(beton):
         return "its fields are not an image and a label", np.empty(0, np.uint64)
     table_offset = np.uint64(beton.manifest.table_offset)
     blobs = np.fromfile(beton.path, BLOB, offset=int(table_offset))
@@ -202,7 +232,17 @@ def _read_sizes(beton: Beton) -> tuple[str, np.ndarray]:
 
 def _label_problems(beton: Beton) -> Iterator[str]:
     num_classes = len(beton.manifest.classes)
-    labels = beton.labels
+    try:
+        labels = beton.labels
+    except UserError as error:
+        yield error.message
+        return
+    if beton.manifest.multi_label:
+        if not np.isin(labels, (-1, 0, 1)).all():
+            yield "it has labels that are none of -1, 0 and 1"
+        elif (labels == 1).sum(0).tolist() != beton.manifest.class_counts:
+            yield "its labels are not as many of each class as the manifest says"
+        return
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):
         yield f"sample {outside[0]} has label {labels[outside[0]]}; there are {num_classes} classes"

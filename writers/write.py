@@ -29,13 +29,12 @@ from writers.lock import locked
 from writers.source import Example, Source, ids_of
 from writers.store import (
     BLOB,
-    FIELD,
-    FIELDS,
     FIRST_ROW,
     ID,
     SAMPLE,
     Manifest,
     Progress,
+    fields_of,
     file_digest,
     header_of,
     manifest_path,
@@ -72,7 +71,7 @@ def write_split(source: Source, split: str, subset: Subset, encoding: Encoding, 
                 tables = _write_samples(file, source, encoding, examples, seed, num_threads or _num_cores(), progress, on_error)
                 file.flush()
                 os.fsync(file.fileno())
-                manifest = _manifest(source, split, subset, encoding, seed, tables, temporary)
+                manifest = _manifest(source, split, subset, encoding, seed, examples, tables, temporary)
                 _write_durably(_temporary_manifest(temporary), (manifest.model_dump_json(indent=1) + "\n").encode())
                 _give_names(temporary, out_file)
         except BaseException:
@@ -92,34 +91,40 @@ def remove_stale(out_file: Path) -> None:
 
 
 class _Tables:
-    """Of at most `capacity` samples: their rows, their places in the file, and the size of the pages these lie in."""
+    """Of at most `capacity` samples: their rows, their places in the file, and the size of the pages these lie in.
 
-    def __init__(self, capacity: int) -> None:
+    `blobs_per_sample`: 1, an image; 2, an image and its labels.
+    """
+
+    def __init__(self, capacity: int, blobs_per_sample: int) -> None:
         self._rows = np.zeros(capacity, SAMPLE)     # zeros: a row has gaps, and the file must not depend on what lay there
-        self._blobs = np.zeros(capacity, BLOB)
+        self._blobs = np.zeros(capacity * blobs_per_sample, BLOB)
         self._ids = np.zeros(capacity, ID)
-        self.num_samples = 0
+        self.num_samples = self._num_blobs = 0
         self.skipped: list[dict[str, str]] = []
         self.page_size = PAGE_SIZE if capacity >= FEW_SAMPLES else SMALL_PAGE_SIZE
         self.end = _round_up(FIRST_ROW + self._rows.nbytes, self.page_size)
 
-    def add(self, blob: Blob, label: int, sample_id: np.uint64) -> int:
-        """Where in the file the blob goes: after the last one, or on the next page where it would cross to that.
+    def place(self, size: int) -> int:
+        """Where in the file so many bytes of the next sample go: after the last, or on the next page where they would cross.
 
         A blob larger than a page doubles the page size until it fits. What was placed before lies right in the larger
         pages, too: each is made of whole smaller ones.
         """
-        size = len(blob.data)
         self.page_size = max(self.page_size, 1 << (size - 1).bit_length())
         if self.end // self.page_size != (self.end + size - 1) // self.page_size:
             self.end = _round_up(self.end, self.page_size)
         offset = self.end
-        self._rows[self.num_samples] = (blob.mode, blob.width, blob.height, offset, label)
-        self._blobs[self.num_samples] = (self.num_samples, offset, size)
-        self._ids[self.num_samples] = sample_id
-        self.num_samples += 1
+        self._blobs[self._num_blobs] = (self.num_samples, offset, size)
+        self._num_blobs += 1
         self.end += size
         return offset
+
+    def add(self, blob: Blob, offset: int, label: int, sample_id: np.uint64) -> None:
+        """A sample whose image was placed at `offset`. label: its class, or where its labels were placed."""
+        self._rows[self.num_samples] = (blob.mode, blob.width, blob.height, offset, label)
+        self._ids[self.num_samples] = sample_id
+        self.num_samples += 1
 
     @property
     def rows(self) -> np.ndarray:
@@ -127,7 +132,7 @@ class _Tables:
 
     @property
     def blobs(self) -> np.ndarray:
-        return self._blobs[:self.num_samples]
+        return self._blobs[:self._num_blobs]
 
     @property
     def ids(self) -> np.ndarray:
@@ -156,7 +161,7 @@ def _give_names(temporary: Path, out_file: Path) -> None:
 def _write_samples(file: BinaryIO, source: Source, encoding: Encoding, examples: Sequence[Example], seed: int,
                    num_threads: int, progress: Progress | None, on_error: str) -> _Tables:
     """The pages, then the table of blobs, then, at the front, the header and the rows."""
-    tables = _Tables(len(examples))
+    tables = _Tables(len(examples), 2 if source.multi_label else 1)
     offenders: list[str] = []
     ids = ids_of(examples)
     chances = uniform(draw(seed, "encode", ids))
@@ -169,16 +174,25 @@ def _write_samples(file: BinaryIO, source: Source, encoding: Encoding, examples:
             if on_error == "fail" and len(offenders) == MAX_OFFENDERS:
                 break
             continue
-        file.seek(tables.add(blob, example.label, ids[number]))
-        file.write(blob.data)
+        offset, label = _append(file, tables, blob.data), example.label
+        if source.multi_label:
+            label = _append(file, tables, np.array(example.labels, np.int8).tobytes())
+        tables.add(blob, offset, label, ids[number])
     if offenders and on_error == "fail":
         raise _unreadable(offenders)
     if not tables.num_samples:
         raise UserError(f"None of the {len(examples)} images of {source.name} can be read.", offenders[0])
-    _write_tables(file, tables)
+    _write_tables(file, tables, fields_of(len(source.classes) if source.multi_label else None))
     if progress is not None:
         progress(len(examples), len(examples))
     return tables
+
+
+def _append(file: BinaryIO, tables: _Tables, data: bytes) -> int:
+    offset = tables.place(len(data))
+    file.seek(offset)
+    file.write(data)
+    return offset
 
 
 def _encoded(source: Source, encoding: Encoding, examples: Sequence[Example], chances: np.ndarray,
@@ -208,12 +222,9 @@ def _encoded(source: Source, encoding: Encoding, examples: Sequence[Example], ch
         pool.shutdown(cancel_futures=True)
 
 
-def _write_tables(file: BinaryIO, tables: _Tables) -> None:
+def _write_tables(file: BinaryIO, tables: _Tables, fields: np.ndarray) -> None:
     ids_offset = _round_up(tables.end, tables.page_size)
     table_offset = ids_offset + tables.ids.nbytes
-    fields = np.zeros(len(FIELDS), FIELD)
-    for number, (type_id, field_name) in enumerate(FIELDS):
-        fields[number]["type"], fields[number]["name"] = type_id, field_name
     file.truncate(ids_offset)
     file.seek(ids_offset)
     file.write(tables.ids.tobytes())
@@ -228,6 +239,8 @@ def _chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Examp
     """The split's examples that the subset takes, relabelled, in a seeded order that depends on their names alone."""
     if split not in source.splits:
         raise UserError(f"{source.name} has no split {split}; it has {', '.join(source.splits)}.")
+    if source.multi_label and list(subset.classes) != source.classes:
+        raise UserError(f"An image of {source.name} has many labels; a subset of its classes cannot be taken.")
     there = source.splits[split]
     ids = ids_of(there)
     if len(np.unique(ids)) < len(ids):
@@ -236,7 +249,7 @@ def _chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Examp
     positions, labels = subset.select(split, source.classes, np.array([example.label for example in there], np.int64), ids)
     positions_in_order = np.argsort(draw(seed, "order", ids[positions]), kind="stable")
     examples = [replace(there[positions[index]], label=int(labels[index])) for index in positions_in_order]
-    empty = sorted(set(range(len(subset.classes))) - {example.label for example in examples})
+    empty = np.flatnonzero(_class_counts(examples, len(subset.classes)) == 0).tolist()
     if not examples or (split == "train" and empty):
         names = ", ".join(subset.classes[label] for label in empty[:5]) + (", ..." if len(empty) > 5 else "")
         raise UserError(f"Split {split} of {source.name} has no image of {len(empty)} of its {len(subset.classes)} classes: "
@@ -244,15 +257,24 @@ def _chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Examp
     return examples
 
 
-def _manifest(source: Source, split: str, subset: Subset, encoding: Encoding, seed: int, tables: _Tables,
-              file: Path) -> Manifest:
+def _class_counts(examples: Sequence[Example], num_classes: int) -> np.ndarray:
+    """Examples of each class, or, where they have many labels, examples in which it is there: int64 [K]."""
+    if examples and examples[0].labels is not None:
+        return (np.array([example.labels for example in examples]) == 1).sum(0)
+    return np.bincount(np.array([example.label for example in examples], np.int64), minlength=num_classes)
+
+
+def _manifest(source: Source, split: str, subset: Subset, encoding: Encoding, seed: int, examples: Sequence[Example],
+              tables: _Tables, file: Path) -> Manifest:
     rows = tables.rows
-    counts = np.bincount(rows["label"], minlength=len(subset.classes)).tolist()
+    skipped = {entry["key"] for entry in tables.skipped}
+    counts = _class_counts([example for example in examples if example.key not in skipped], len(subset.classes)).tolist()
     num_jpeg = int((rows["mode"] == JPEG).sum())
     return Manifest(
         name=source.name if subset.name == "all" else f"{source.name}-{subset.name}", dataset=source.name, split=split,
-        num_samples=len(rows), classes=list(subset.classes), class_counts=counts, encoding=encoding, source=source.origin,
-        subset={"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest}, seed=seed,
+        num_samples=len(rows), classes=list(subset.classes), multi_label=source.multi_label, class_counts=counts,
+        encoding=encoding, source=source.origin, seed=seed,
+        subset={"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest},
         num_jpeg=num_jpeg, num_raw=len(rows) - num_jpeg, max_width=int(rows["width"].max()),
         max_height=int(rows["height"].max()), skipped=sorted(tables.skipped, key=lambda entry: entry["key"]),
         page_size=tables.page_size, bytes=file.stat().st_size, sha256=file_digest(file), created_by=CREATED_BY)

@@ -91,19 +91,19 @@ class DecodeImages(Decoder):
 
 
 class LookUpLabels(Decoder):
-    """Positions of samples -> int64 [B]. FFCV's own IntDecoder gives [B, 1], reads the file's labels, and compiles."""
+    """Positions of samples -> int64 [B], or int8 [B, K] where an image has many labels. FFCV's own IntDecoder gives [B, 1], reads the file's labels, and compiles."""
 
     def __init__(self, samples: Samples) -> None:
         super().__init__()
         self._labels = samples.labels
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        dtype = self._labels.dtype
-        return replace(previous_state, jit_mode=True, shape=(), dtype=dtype), AllocationQuery((), dtype)
+        shape, dtype = self._labels.shape[1:], self._labels.dtype
+        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
 
     def generate_code(self) -> Callable:
         def look_up(positions: np.ndarray, slot: np.ndarray, metadata: None, storage_state: None) -> np.ndarray:
-            return np.take(self._labels, positions, out=slot)
+            return np.take(self._labels, positions, axis=0, out=slot)
 
         return look_up
 

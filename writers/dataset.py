@@ -17,7 +17,7 @@ class DatasetSpec:
 
     name: str
     title: str
-    metric: Literal["top1", "mean_per_class"]
+    metric: Literal["top1", "mean_per_class", "map11"]      # map11: 11-point mean average precision, of many labels an image
     num_classes: int | None = None              # None: what the folders say
     split_sizes: dict[str, int] = field(default_factory=dict)   # of the official splits, where there are some
     licence: str = ""

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from harness.method import BnStats, Setup, set_train_mode
 from harness.model import Classifier
 from harness.train.divergence import LossWatch
+from harness.train.loss import mean_loss, num_correct
 from harness.train.optimizer import make_sgd, set_lr
 from harness.train.precision import autocast
 from harness.train.trainee import ModelTrainee
@@ -67,10 +67,10 @@ class SharedBackbone:
         with timer.span("backward"):        # of the heads: forward, too
             for number, head in enumerate(self._heads.values()):
                 logits = head(features)
-                loss = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+                loss = mean_loss(logits, labels, smoothing)
                 loss.backward()
                 self._losses[number] += loss.detach() * len(labels)
-                self._num_correct[number] += (logits.detach().argmax(1) == labels).sum()
+                self._num_correct[number] += num_correct(logits.detach(), labels)
             self._watch.add(self._losses.nan_to_num(nan=torch.inf, posinf=torch.inf).min())
         self._num_images += len(labels)
         with timer.span("optimizer"):

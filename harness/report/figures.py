@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.report.estimate import estimate
 from harness.report.rows import ClassRow, TransferRow
+from harness.report.tables import SCORE_TITLES
 from harness.settings import Recipe
 
 NUM_COLOURS = 6
@@ -60,7 +61,7 @@ def transfer_panels(recipe: Recipe, rows: Sequence[TransferRow]) -> list[Panel]:
         for target in recipe.targets:
             mine = [row for row in rows if (row.arch, row.target) == (arch, target.label)]
             if mine:
-                metric = "mean per class" if mine[0].metric == "mean_per_class" else "top-1"
+                metric = SCORE_TITLES[mine[0].metric]
                 chance = 1 / mine[0].num_answers if mine[0].num_answers else None
                 detail = metric + (f", chance {100 * chance:.1f} %" if chance else "")
                 name = f"transfer-{len(panels)}"

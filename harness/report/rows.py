@@ -46,23 +46,26 @@ class TransferRow:
     num_classes: int | None     # of the source subset
     eps: float
     seed: int
-    metric: str                 # the target's own: top1 or mean_per_class
-    num_answers: int | None     # classes of the target: 1 / num_answers is chance
+    metric: str                 # the target's own: top1, mean_per_class or map11
+    num_answers: int | None     # classes of the target: 1 / num_answers is chance; None where an image has many labels
     num_images: int
     top1: float
     top5: float
-    mean_per_class: float
+    mean_per_class: float | None    # None where an image has many labels
     lr: float
     num_configs: int
     num_diverged: int           # of these, how many gave no number
     selected_on: str
     selected_score: float       # the target's metric on the split that chose
     key: str
+    map11: float | None = None  # of many labels an image
 
     @property
     def score(self) -> float:
         """The target's own metric."""
-        return self.mean_per_class if self.metric == "mean_per_class" else self.top1
+        score = {"top1": self.top1, "mean_per_class": self.mean_per_class, "map11": self.map11}[self.metric]
+        assert score is not None
+        return score
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class GridRow:
     val_top1: float | None          # None: it diverged
     val_mean_per_class: float | None
     chosen: bool
+    val_map11: float | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,8 @@ def transfer_rows(recipe: Recipe, results: Sequence[Result]) -> list[TransferRow
         rows.append(TransferRow(
             **_model_axes(result), target=result.axes["target"], method=result.axes["method"],
             num_classes=_num_classes_of_model(result, by_key), metric=metrics["metric"],
-            num_answers=metrics.get("num_classes"), **_scores(metrics["test"]), lr=metrics["lr"],
+            num_answers=None if metrics["metric"] == "map11" else metrics.get("num_classes"), lr=metrics["lr"],
+            **{name: metrics["test"].get(name) for name in ("num_images", "top1", "top5", "mean_per_class", "map11")},
             num_configs=metrics["num_configs"], num_diverged=sum(tried["val"] is None for tried in metrics["grid"]),
             selected_on=metrics["selected_on"],
             selected_score=metrics["val"][metrics["metric"]], key=result.key))
@@ -193,7 +198,8 @@ def transfer_rows(recipe: Recipe, results: Sequence[Result]) -> list[TransferRow
 def grid_rows(recipe: Recipe, results: Sequence[Result]) -> list[GridRow]:
     return [GridRow(**_model_axes(result), target=result.axes["target"], method=result.axes["method"], lr=tried["lr"],
                     val_top1=tried["val"] and tried["val"]["top1"],
-                    val_mean_per_class=tried["val"] and tried["val"]["mean_per_class"],
+                    val_mean_per_class=tried["val"] and tried["val"].get("mean_per_class"),
+                    val_map11=tried["val"] and tried["val"].get("map11"),
                     chosen=tried["lr"] == result.metrics["lr"])
             for result in _of_kind(recipe, results, "transfer") for tried in result.metrics["grid"]]
 

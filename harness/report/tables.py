@@ -12,8 +12,9 @@ VIEW_TITLES = {
     "common_masked": "Common classes, masked: only common classes may be answered",
     "own": "Each model on all of its own classes",
 }
+SCORE_TITLES = {"top1": "top-1", "mean_per_class": "mean per class", "top5": "top-5", "map11": "11-point mAP"}
 _NOT_RUN = Cell("not run", absent=True)
-_NOT_ATTACKED = Cell("–", absent=True)
+_NONE = Cell("–", absent=True)
 
 
 def accuracy_tables(recipe: Recipe, rows: Sequence[AccuracyRow]) -> list[Table]:
@@ -54,7 +55,7 @@ def _accuracy_table(recipe: Recipe, rows: Sequence[AccuracyRow], name: str, titl
 def _accuracy_cell(of_model: Sequence[AccuracyRow], attack: str, num_seeds: int) -> Cell:
     rows = [row for row in of_model if row.attack == attack]
     if not rows:
-        return _NOT_ATTACKED if of_model else _NOT_RUN
+        return _NONE if of_model else _NOT_RUN
     top1, top5 = estimate(row.top1 for row in rows), estimate(row.top5 for row in rows)
     decimals = _decimals(row.num_images for row in rows)
     mark = "°" if is_near_chance(top1.mean, rows[0].num_answers, rows[0].num_images) else ""
@@ -64,11 +65,12 @@ def _accuracy_cell(of_model: Sequence[AccuracyRow], attack: str, num_seeds: int)
 
 def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
     """A line for each model kind, target and method; the target's own metric carries the marks."""
+    fields = ["top1", "mean_per_class", "top5"] + ["map11"] * any(row.map11 is not None for row in rows)
     columns: tuple[Column, ...] = (
                Column("target", numeric=False), Column("method", numeric=False),
                Column("training classes", numeric=False),
-               Column("eps"), Column("top-1", hint="percent"), Column("mean per class", hint="percent"),
-               Column("top-5", hint="percent"), Column("chance", hint="percent, of the target's classes"),
+               Column("eps"), *(Column(SCORE_TITLES[field], hint="percent") for field in fields),
+               Column("chance", hint="percent, of the target's classes"),
                Column("lr", hint="the chosen one of each seed"),
                Column("tried", hint="configurations tried for each model"), Column("chosen on", numeric=False),
                Column("images", hint="test images"))
@@ -80,23 +82,25 @@ def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
             for method in recipe.methods:
                 mine = [row for row in rows if (row.arch, row.target, row.method) == (arch, target, method)]
                 lines += [line if len(recipe.archs) == 1 else (Cell(arch, sort=arch), *line)
-                          for line in _transfer_lines(recipe, mine, target, method)]
+                          for line in _transfer_lines(recipe, mine, target, method, fields)]
     note = ("Test split, percent; underlined: the target's own metric, best of each target and method in bold. Each "
             "learning rate was chosen on the split named, never on the test split.")
+    if "map11" in fields:
+        note += " Where an image has many labels, top-1 and top-5 count images with a class that is there among the answers."
     if len(recipe.seeds) > 1:
         note += " ±: standard deviation over seeds."
     return Table("transfers", "Every transfer, and how its learning rate was chosen", columns, tuple(lines), note)
 
 
-def _transfer_lines(recipe: Recipe, rows: Sequence[TransferRow], target: str, method: str) -> list[tuple[Cell, ...]]:
+def _transfer_lines(recipe: Recipe, rows: Sequence[TransferRow], target: str, method: str,
+                    fields: Sequence[str]) -> list[tuple[Cell, ...]]:
     heads, scores = [], []
     for subset in recipe.subsets:
         for eps in recipe.eps:
             mine = [row for row in rows if (row.subset, row.eps) == (subset.name, eps)]
             if mine:
                 heads.append((subset.name, eps, mine))
-                scores.append([_score_cell(mine, field, len(recipe.seeds))
-                               for field in ("top1", "mean_per_class", "top5")])
+                scores.append([_score_cell(mine, field, len(recipe.seeds)) for field in fields])
     marked = [mark_best(column) for column in zip(*scores, strict=True)]
     lines = []
     for (subset_name, eps, mine), *cells in zip(heads, *marked, strict=True):
@@ -121,6 +125,8 @@ def _diverged(rows: Sequence[TransferRow]) -> str:
 
 
 def _score_cell(rows: Sequence[TransferRow], field: str, num_seeds: int) -> Cell:
+    if getattr(rows[0], field) is None:
+        return _NONE
     score = estimate(getattr(row, field) for row in rows)
     decimals = _decimals(row.num_images for row in rows)
     first = rows[0]
@@ -139,9 +145,9 @@ def class_table(rows: Sequence[ClassRow], subsets: Sequence[str]) -> Table:
                *(Column(name, group="left out of", numeric=False) for name in removing))
     lines = tuple((
         Cell(row.name, sort=row.name),
-        Cell(str(row.rank), sort=float(row.rank)) if row.rank is not None else _NOT_ATTACKED,
-        Cell(percent(row.accuracy, 1), sort=row.accuracy) if row.accuracy is not None else _NOT_ATTACKED,
-        Cell(f"{row.num_images:,}", sort=float(row.num_images)) if row.num_images is not None else _NOT_ATTACKED,
+        Cell(str(row.rank), sort=float(row.rank)) if row.rank is not None else _NONE,
+        Cell(percent(row.accuracy, 1), sort=row.accuracy) if row.accuracy is not None else _NONE,
+        Cell(f"{row.num_images:,}", sort=float(row.num_images)) if row.num_images is not None else _NONE,
         *(Cell("left out", sort="0") if name in row.removed_by else Cell("kept", sort="1", absent=True)
           for name in removing)) for row in removed)
     return Table("classes", "Classes left out by at least one subset", columns, lines)

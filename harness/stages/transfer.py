@@ -18,13 +18,14 @@ from harness.settings import TransferSettings
 from harness.stage import Outcome, StageContext
 from harness.stages.pretrain import MODEL_FILE
 from harness.timer import Timer, summary
+from harness.train import evaluate
 from harness.train.divergence import Diverged
-from harness.train.evaluate import View, evaluate
 from harness.train.fit import Checkpoints, Clock, fit
 from harness.train.plans import eval_plan, split_path, train_plan
 from harness.train.precision import choose
 from harness.train.trainee import replay_rate
 from loaders import open_loader
+from loaders.backend import Loader
 from writers.errors import UserError
 
 
@@ -47,8 +48,7 @@ def run(context: StageContext) -> Outcome:
         plan = eval_plan(split_path(context, "data", split), settings.batch_size,
                          settings.eval_resolution or settings.resolution, settings.eval_crop, context)
         with open_loader(plan) as loader:
-            return evaluate(model, loader, device=context.device, precision=precision, num_classes=len(classes),
-                            views={"all": View()})["all"].scores()
+            return evaluate.score(model, loader, device=context.device, precision=precision, num_classes=len(classes))
 
     torch.manual_seed(config["seed"])       # for what draws from the global generator, such as dropout
     setup = Setup(load, settings, settings.bn_stats or method.DEFAULT_BN_STATS, context.device, precision, timer)
@@ -59,6 +59,7 @@ def run(context: StageContext) -> Outcome:
     eval_s = 0.0
     checkpoints = context.folder / "checkpoints"
     with open_loader(train_plan(split_path(context, "data", "train"), settings, config["seed"], context)) as loader:
+        _check_metric(config["metric"], loader)
         startup_s = time.monotonic() - started
         for number, trainee in enumerate(method.trainees(setup)):
             clocks.append(Clock())
@@ -99,6 +100,13 @@ def run(context: StageContext) -> Outcome:
         "num_train_images": num_train_images, "bn_stats": setup.bn_stats, "precision": precision, "source_eps": about["eps"],
         "damaged_checkpoints": [line for clock in clocks for line in clock.damaged_checkpoints]}
     return Outcome(metrics, _timing(clocks, eval_s, startup_s, replay_img_per_s))
+
+
+def _check_metric(metric: str, loader: Loader) -> None:
+    if (metric == "map11") != loader.multi_label:
+        labels = "many labels" if loader.multi_label else "one label"
+        raise UserError(f"The metric {metric} does not fit {loader.plan.beton.parent.name}: an image there has {labels}.",
+                        "Leave `metric:` out for the dataset's own.")
 
 
 def _better(grid: dict[float, dict[str, Any]], metric: str, lr: float, best: float) -> bool:

@@ -12,8 +12,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from harness.train.loss import image_losses
 from harness.train.modes import eval_mode
 from harness.train.precision import Precision, autocast
 from writers.errors import UserError
@@ -28,7 +28,8 @@ def pgd(model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm, eps: fl
         precision: Precision = "float32", zero_gradients: Tensor | None = None) -> Tensor:
     """Images of higher loss within `eps` of the given ones.
 
-    images: [B, 3, R, R] floats in [0, 1], left as they are; labels: [B] int64; the model maps images to logits [B, K].
+    images: [B, 3, R, R] floats in [0, 1], left as they are; labels: int64 [B] or int8 [B, K]; the model maps images
+    to logits [B, K].
     norm, eps, step_size: the ball, its radius and the length of a step, in units of [0, 1] pixels; L2 is over all of an image.
     random_start: begin anywhere in the ball (from `generator`, on the images' device). best_iterate: return each image's
     iterate of highest loss, the start included, for one more forward pass; otherwise the last. zero_gradients: an int64
@@ -73,7 +74,7 @@ def _loss_and_gradient(model: nn.Module, iterate: Tensor, labels: Tensor, precis
 def _loss(model: nn.Module, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
     with autocast(precision, images.device.type):
         logits = model(images)
-    return functional.cross_entropy(logits.float(), labels, reduction="none")
+    return image_losses(logits.float(), labels)
 
 
 def _step(gradient: Tensor, norm: Norm, step_size: float) -> Tensor:

@@ -1,17 +1,19 @@
 """One pass over a split, clean or attacked, seen from several sides at once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.settings import AttackSettings
 from harness.train.attack import pgd
+from harness.train.average_precision import MultiLabelCounts
 from harness.train.metrics import Counts
 from harness.train.modes import eval_mode
 from harness.train.precision import Precision, autocast
 from loaders.backend import Loader
+from writers.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,29 @@ def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precis
 
     With an attack, images are first moved within `eps` to raise the loss over all logits; an image that is in no view is
     attacked none the less, so that its batch is the same in every view. The model's modes are as before.
+    Raises UserError where images have many labels: `score` is for those.
     """
+    if loader.multi_label:
+        raise UserError(f"{loader.plan.beton}: an image there has many labels, and only one can be seen from several sides.",
+                        "Such a dataset can be a target, and no source.")
     counts = {name: Counts(num_classes, device, labels=view.labels, logits=view.logits) for name, view in views.items()}
+    for logits, labels in _answers(model, loader, device, precision, attack, eps):
+        for count in counts.values():
+            count.add(logits, labels)
+    return counts
+
+
+def score(model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int) -> dict[str, float | int]:
+    """The scores of every image of the loader's epoch 0, clean, whether an image has one label or many."""
+    counts = MultiLabelCounts() if loader.multi_label else Counts(num_classes, device)
+    for logits, labels in _answers(model, loader, device, precision):
+        counts.add(logits, labels)
+    return counts.scores()
+
+
+def _answers(model: nn.Module, loader: Loader, device: str, precision: Precision, attack: AttackSettings | None = None,
+             eps: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and labels of each batch. The labels are valid until the next batch."""
     generator = torch.Generator(device).manual_seed(0)     # for attacks that start at random: the same points every time
     num_images = 0
     with eval_mode(model), loader.epoch(0) as batches:
@@ -46,7 +69,5 @@ def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precis
                              best_iterate=attack.best_iterate, generator=generator, precision=precision)
             with torch.inference_mode(), autocast(precision, device):
                 logits = model(images)
-            for count in counts.values():
-                count.add(logits, labels)
+            yield logits, labels
     assert num_images == loader.num_samples, "a plan for training (drop_last) was evaluated"
-    return counts

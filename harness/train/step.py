@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from harness.settings import AttackSettings
 from harness.timer import Timer
 from harness.train.attack import pgd
 from harness.train.divergence import LossWatch
+from harness.train.loss import mean_loss, num_correct
 from harness.train.precision import Precision, autocast
 
 Attack = Callable[[Tensor, Tensor], Tensor]     # float images in [0, 1], labels -> images
@@ -47,16 +47,16 @@ class Step:
         self._num_images = 0
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
-        """images: uint8 [B, 3, R, R]; labels: int64 [B]; both on the device."""
+        """images: uint8 [B, 3, R, R]; labels: int64 [B] or int8 [B, K]; both on the device."""
         if self.attack is not None:
             with self._timer.span("attack"):
                 images = self.attack(images.float().div_(255), labels)
         with self._timer.span("forward"):
             with autocast(self._precision, self._device):
                 logits = self._model(images)
-            loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self._label_smoothing)
+            loss = mean_loss(logits.float(), labels, self._label_smoothing)
             self._loss += loss.detach() * len(labels)
-            self._num_correct += (logits.detach().argmax(1) == labels).sum()
+            self._num_correct += num_correct(logits.detach(), labels)
             self.watch.add(loss.detach())
         with self._timer.span("backward"):
             self._optimizer.zero_grad(set_to_none=True)

@@ -91,7 +91,10 @@ class DecodeImages(Decoder):
 
 
 class LookUpLabels(Decoder):
-    """Positions of samples -> int64 [B], or int8 [B, K] where an image has many labels. FFCV's own IntDecoder gives [B, 1], reads the file's labels, and compiles."""
+    """Positions of samples -> int64 [B], or int8 [B, K] where an image has many labels.
+
+    FFCV's own decoders compile, read labels from the file, and give [B, 1] for integers.
+    """
 
     def __init__(self, samples: Samples) -> None:
         super().__init__()

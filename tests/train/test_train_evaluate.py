@@ -21,6 +21,8 @@ VIEWS = {"own": View(), "unmasked": View(labels=COMMON), "masked": View(labels=C
 class FakeLoader:
     """Batches out of one buffer that is filled again for the next, as the real loaders do."""
 
+    multi_label = False
+
     def __init__(self, num_samples: int = N) -> None:
         generator = torch.Generator().manual_seed(0)
         self.images = torch.randint(0, 256, (N, 3, 24, 24), dtype=torch.uint8, generator=generator)

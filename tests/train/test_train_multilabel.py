@@ -57,7 +57,8 @@ def test_average_precision_is_the_devkits_and_scikit_learns(seed: int):
     labels = random.choice([-1, -1, -1, 0, 1], 10 + 30 * seed)
     labels[0] = 1
     scores = random.normal(size=len(labels)) + labels
-    assert eleven_point_ap(scores, labels) == pytest.approx(float(slow_eleven_point(scores.tolist(), labels.tolist())), abs=1e-12)
+    slow = float(slow_eleven_point(scores.tolist(), labels.tolist()))
+    assert eleven_point_ap(scores, labels) == pytest.approx(slow, abs=1e-12)
     sure = labels != 0
     tied = np.round(scores)
     for outputs in (scores, tied):
@@ -153,7 +154,8 @@ def write_stripes(data: Path, num_images: dict[str, int]) -> Any:
                     open_files(data / "stripes-images"), multi_label=True)
     written = {}
     for split in num_images:
-        manifest = write_split(source, split, everything(source.classes), Encoding(format="raw"), data / "stripes" / f"{split}.beton")
+        file = data / "stripes" / f"{split}.beton"
+        manifest = write_split(source, split, everything(source.classes), Encoding(format="raw"), file)
         assert manifest.multi_label and manifest.class_counts == [
             sum(example.labels[k] == 1 for example in splits[split] if example.labels) for k in range(4)]
         written[split] = {"path": f"stripes/{split}.beton", "num_samples": manifest.num_samples}
@@ -181,7 +183,8 @@ def model(root: Path) -> Any:
 
 @pytest.mark.parametrize("backend", ["ffcv", "reference"])
 def test_the_loader_yields_a_row_of_labels_an_image(root: Path, target: Any, backend: str):
-    plan = LoaderPlan(root / "data" / "stripes" / "train.beton", 50, 24, order="random", backend=backend, indices=tuple(range(130)))
+    plan = LoaderPlan(root / "data" / "stripes" / "train.beton", 50, 24, order="random", backend=backend,
+                      indices=tuple(range(130)))
     with open_loader(plan) as loader:
         assert loader.multi_label
         found = [labels.clone() for _, labels in loader.epoch(1)]

@@ -12,6 +12,17 @@ __all__ = ["DatasetSpec", "SplitSettings", "open_dataset"]
 
 
 @dataclass(frozen=True)
+class Download:
+    """One file that a dataset is made of, as its publisher hands it out. `harness download` fetches it."""
+
+    file: str                       # where it goes, below the dataset's folder
+    url: str = ""                   # empty: its host is gone or asks for an account; a person places it
+    checksum: str = ""              # "md5:..." or "sha256:..."; empty: none is published
+    num_bytes: int | None = None
+    unpack: bool = False            # the reader wants what the archive holds, unpacked in the archive's folder
+
+
+@dataclass(frozen=True)
 class DatasetSpec:
     """What is known of a dataset before it is there."""
 
@@ -23,6 +34,7 @@ class DatasetSpec:
     licence: str = ""
     citation: str = ""
     where: str = ""                             # how a person gets it
+    downloads: tuple[Download, ...] = ()        # its files; which layouts are accepted, the dataset's file says
     generated: bool = False                     # made on first use: nothing to get
 
 

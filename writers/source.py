@@ -9,7 +9,7 @@ Folders around such a tree (`caltech101/101_ObjectCategories/cat/1.jpg`) are pas
 import os
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -154,23 +154,26 @@ def split_of(folder: str) -> str | None:
     return SPLIT_FOLDERS.get(folder.lower())
 
 
-def open_files(path: Path) -> Files:
-    """The images below a folder, or in an uncompressed tar. Raises UserError for anything else."""
+def open_files(path: Path, keep: Callable[[str], bool] | None = None) -> Files:
+    """The files below a folder, or in an uncompressed tar: those whose path `keep` says yes to; None: the images.
+
+    Raises UserError for anything else.
+    """
     path = Path(path)
     try:
         if path.is_dir():
-            return FolderFiles(path)
+            return FolderFiles(path, keep or _is_image)
         if path.is_file():
-            return TarFiles(path)
+            return TarFiles(path, keep or _is_image)
     except OSError as error:
         raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from error
     raise UserError(f"There is no folder or archive {path}.", ACCEPTED)
 
 
 class FolderFiles:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, keep: Callable[[str], bool]) -> None:
         self._root = root
-        self._names = list(_walk(str(root), ""))
+        self._names = [name for name in _walk(str(root), "") if keep(name)]
 
     def names(self) -> Sequence[str]:
         return self._names
@@ -185,7 +188,7 @@ class FolderFiles:
 class TarFiles:
     """Members are read by their place in the archive; nothing is unpacked."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keep: Callable[[str], bool]) -> None:
         self._path = path
         self._members: dict[str, tuple[int, int]] = {}
         try:
@@ -194,7 +197,7 @@ class TarFiles:
                     name = PurePosixPath(member.name)
                     if name.is_absolute() or ".." in name.parts:
                         raise UserError(f"{path} names a file outside itself: {member.name}", "Do not trust this archive.")
-                    if member.isfile() and _is_image(name.name):
+                    if member.isfile() and keep(str(name)):
                         self._members[str(name)] = (member.offset_data, member.size)
         except tarfile.TarError as error:
             raise UserError(f"{path} is not a whole, uncompressed tar archive: {error}", ACCEPTED) from error
@@ -215,18 +218,18 @@ class TarFiles:
 
 
 def _walk(folder: str, prefix: str) -> Iterator[str]:
-    """Image files below `folder`, hidden ones left out."""
+    """Files below `folder`, those in hidden folders left out."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
                 if not entry.name.startswith("."):
                     yield from _walk(entry.path, f"{prefix}{entry.name}/")
-            elif _is_image(entry.name):
+            else:
                 yield prefix + entry.name
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
+def _is_image(path: str) -> bool:
+    return path.lower().endswith(IMAGE_ENDINGS) and not path.rsplit("/", 1)[-1].startswith(".")
 
 
 def _without_wrapping(names: Sequence[str]) -> tuple[str, list[str]]:

@@ -1,0 +1,36 @@
+"""Images that lie in arrays (CIFAR's pickles, .mat, .npz, HDF5) as files of a source: each becomes a PPM when it is read.
+
+A PPM is a line of text and the pixels: nothing is lost, and next to nothing is computed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+
+class ArrayFiles:
+    """Files called `<part>/<number>`, of one array of images for each part, in its order."""
+
+    def __init__(self, parts: Mapping[str, tuple[int, Callable[[int], np.ndarray]]], origin: str) -> None:
+        """parts: how many images, and a function from an image's number to its pixels: uint8 [H, W] or [H, W, 3].
+
+        The function is called by several threads. origin: the archive, in words for an error message.
+        """
+        self._parts, self._origin = parts, origin
+
+    def names(self) -> Sequence[str]:
+        return [f"{part}/{number:07d}" for part, (count, _) in self._parts.items() for number in range(count)]
+
+    def read(self, name: str) -> bytes:
+        part, _, number = name.rpartition("/")
+        return to_ppm(self._parts[part][1](int(number)))
+
+    def where(self, name: str) -> str:
+        return f"{self._origin}, {name}"
+
+
+def to_ppm(pixels: np.ndarray) -> bytes:
+    """uint8 [H, W] or [H, W, 3] as the bytes of an image file that every decoder reads."""
+    assert pixels.dtype == np.uint8 and pixels.shape[2:] in ((), (3,))
+    kind = "P6" if pixels.ndim == 3 else "P5"
+    return f"{kind} {pixels.shape[1]} {pixels.shape[0]} 255\n".encode() + pixels.tobytes()

@@ -217,6 +217,22 @@ class TarFiles:
         return f"{self._path}:{name}"
 
 
+class JoinedFiles:
+    """Several folders or archives as one; where two have a file of one name, the first counts."""
+
+    def __init__(self, parts: Sequence[Files]) -> None:
+        self._part_of = {name: part for part in reversed(parts) for name in part.names()}
+
+    def names(self) -> Sequence[str]:
+        return list(self._part_of)
+
+    def read(self, name: str) -> bytes:
+        return self._part_of[name].read(name)
+
+    def where(self, name: str) -> str:
+        return self._part_of[name].where(name)
+
+
 def _walk(folder: str, prefix: str) -> Iterator[str]:
     """Files below `folder`, those in hidden folders left out."""
     with os.scandir(folder) as entries:

@@ -12,10 +12,10 @@ from writers.subset import everything
 from writers.write import write_split
 
 ENCODINGS = {
-    "jpeg": Encoding(format="passthrough"),
-    "restart": Encoding(format="passthrough"),
-    "jpeg400": Encoding(format="jpeg", max_resolution=400),
-    "restart400": Encoding(format="jpeg", max_resolution=400),
+    "jpeg": Encoding(format="passthrough", restart_index=False),
+    "restart": Encoding(format="passthrough", restart_index=True),
+    "jpeg400": Encoding(format="jpeg", max_resolution=400, restart_index=False),
+    "restart400": Encoding(format="jpeg", max_resolution=400, restart_index=True),
     "raw": Encoding(format="raw"),
     "raw400": Encoding(format="raw", max_resolution=400),
 }

@@ -9,7 +9,7 @@ from spdl.pipeline import PipelineBuilder
 
 from benchmarks.contender import Absent, Pipeline, Work
 
-VARIANTS = {"ffmpeg": "SPDL, FFmpeg's decoder and filters in threads"}
+VARIANTS = {"ffmpeg": "SPDL, FFmpeg"}
 
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:

@@ -5,7 +5,7 @@ from benchmarks.pictures import pil_transform
 
 VARIANTS = {
     "pil": "torchvision, Pillow, DataLoader",
-    "io": "torchvision.io.decode_jpeg and transforms v2, DataLoader",
+    "io": "torchvision.io, DataLoader",
 }
 
 

@@ -2,9 +2,7 @@
 
 Shares with the fast path which samples there are (`loaders.reader`) and nothing else: random numbers in Python
 integers, crops one sample at a time, decoding by Pillow, resizing by a product with a dense matrix of weights. Tests
-hold the other backends against it. For raw images the largest difference is one level (a value at .5 may round either
-way); for JPEG the mean difference stays below 1.5 levels, because Pillow uses libjpeg's accurate inverse DCT and FFCV
-its fast one.
+hold the other backends against it. The largest difference is one level: a value at .5 may round either way.
 """
 
 import io

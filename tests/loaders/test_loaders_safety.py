@@ -202,13 +202,14 @@ def test_beside_a_torch_dataloader_with_forked_workers(betons):
 SCRIPT = """
 import hashlib, json, sys, torch
 torch.set_num_threads(3)
-from loaders import decode, open_loader
+from loaders import kernel, kernel_numba, open_loader
 from loaders.plan import LoaderPlan
+kernel.best_kernel = lambda: "numba"
 loader = open_loader(LoaderPlan(sys.argv[1], 5, 20, augment="random_resized_crop", order="random", num_threads=2))
 digest = hashlib.sha256()
 for images, labels in loader.epoch(6):
     digest.update(images.permute(0, 2, 3, 1).numpy().tobytes() + labels.numpy().tobytes())
-stats = decode._decode_images.stats
+stats = kernel_numba.decode_images.stats
 print(json.dumps({"threads": torch.get_num_threads(), "digest": digest.hexdigest(),
                   "loaded": sum(stats.cache_hits.values()), "compiled": sum(stats.cache_misses.values())}))
 left = loader.epoch(7)
@@ -246,12 +247,12 @@ def test_torchs_thread_count_is_left_alone(processes):
 
 
 def test_no_folder_for_compiled_code_is_no_error(monkeypatch):
-    from loaders import decode
+    from loaders import kernel_numba
 
     def refuse(*args: object, **options: object) -> object:
         if options.pop("cache", False):
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: function
 
-    monkeypatch.setattr(decode, "njit", refuse)
-    assert decode._compiled(len)([1, 2]) == 2
+    monkeypatch.setattr(kernel_numba, "njit", refuse)
+    assert kernel_numba._compiled(len)([1, 2]) == 2

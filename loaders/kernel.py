@@ -1,0 +1,36 @@
+"""Which code decodes: the C kernel where it was built, else the numba kernel. They give the same pixels.
+
+A kernel is a function `decode_images(file, offsets, sizes, modes, widths, heights, boxes, flips, output, complaints)` that
+fills a run of n images and holds no Python lock: `file` is all of the beton (uint8), the columns are as in
+`loaders.reader.Samples` and `loaders.augment.Crops`, `output` is uint8 [n, R, R, 3], and in `complaints` (bool [n]) it notes
+where libjpeg-turbo had an error or a warning, or where an image has other sizes than its row says.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+Kernel = Callable[..., None]
+KernelName = Literal["c", "numba"]
+
+
+def open_kernel(library: Path, name: KernelName | None = None) -> Kernel:
+    """`library`: a shared object that is linked to libturbojpeg, as FFCV's is. `name`: None takes the fastest there is."""
+    if (name or best_kernel()) == "c":
+        from loaders import kernel_c
+        return kernel_c.open_kernel()
+    from loaders import kernel_numba  # here: numba's compiler, which the C kernel does without
+    return kernel_numba.open_kernel(library)
+
+
+def best_kernel() -> KernelName:
+    return "numba" if importlib.util.find_spec("loaders._kernel") is None else "c"
+
+
+def describe() -> str:
+    """One line for `harness doctor`: what decodes, and how to get what is faster."""
+    if best_kernel() == "c":
+        return "C kernel"
+    return ("numba kernel; the C kernel is faster: install a C compiler and libjpeg-turbo's headers (Debian: gcc libjpeg-dev), "
+            "then reinstall with `pip install -e .`")

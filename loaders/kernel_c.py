@@ -1,0 +1,30 @@
+"""The C kernel, loaders/kernel.c, as Python calls it."""
+
+import ctypes
+import importlib.util
+from collections.abc import Callable
+
+import numpy as np
+
+_COLUMNS = (np.int64, np.int64, np.uint8, np.int64, np.int64, np.int64, np.bool_)     # offsets ... flips
+
+
+def open_kernel() -> Callable[..., None]:
+    """`decode_images` of loaders/kernel.py. ctypes gives Python's lock back for as long as the call lasts."""
+    found = importlib.util.find_spec("loaders._kernel")
+    assert found is not None and found.origin is not None, "loaders.kernel asks first whether it was built"
+    function = ctypes.CDLL(found.origin).harness_decode_images
+    function.argtypes = [ctypes.c_void_p, *[ctypes.c_void_p] * len(_COLUMNS), ctypes.c_int64, ctypes.c_int64,
+                         ctypes.c_void_p, ctypes.c_void_p]
+
+    def decode_images(file: np.ndarray, *columns: np.ndarray) -> None:
+        *settings, output, complaints = columns
+        arrays: list[np.ndarray] = [np.ascontiguousarray(column, dtype)
+                                    for column, dtype in zip(settings, _COLUMNS, strict=True)]
+        assert output.flags.c_contiguous and complaints.flags.c_contiguous and output.dtype == np.uint8
+        n, resolution = output.shape[:2]
+        if function(file.ctypes.data, *[array.ctypes.data for array in arrays], n, resolution, output.ctypes.data,
+                    complaints.ctypes.data) != 0:
+            raise MemoryError(f"no memory to decode an image of up to {int(max(columns[3]))} x {int(max(columns[4]))} pixels")
+
+    return decode_images

@@ -1,0 +1,159 @@
+"""Both kernels give the same pixels, whatever the image: those of Pillow's decoder and of the slow resize."""
+
+import importlib.util
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_betons import photo
+from torchvision.transforms.v2 import functional
+
+from loaders import kernel
+from loaders.backends import reference
+from loaders.ffcv_parts import LIBRARY
+from writers.encode import JPEG, RAW
+from writers.restart import add_restart_index
+
+needs_c = pytest.mark.skipif(importlib.util.find_spec("loaders._kernel") is None or
+                             importlib.util.find_spec("writers._restart") is None,
+                             reason="the package's C parts were not built")
+
+
+@pytest.fixture(scope="module", params=[pytest.param("c", marks=needs_c), "numba"])
+def decode_images(request):
+    return kernel.open_kernel(LIBRARY, request.param)
+
+
+def saved(pixels: np.ndarray, mode: str = "RGB", **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, "JPEG", **{"quality": 92} | options)
+    return buffer.getvalue()
+
+
+def run(decode_images, blobs: list[bytes], sizes: list[tuple[int, int]], boxes: np.ndarray, resolution: int,
+        flips: np.ndarray | None = None, mode: int = JPEG) -> tuple[np.ndarray, np.ndarray]:
+    n = len(blobs)
+    lengths = np.array([len(blob) for blob in blobs])
+    output, complaints = np.full((n, resolution, resolution, 3), 99, np.uint8), np.ones(n, bool)
+    decode_images(np.frombuffer(b"".join(blobs), np.uint8), np.cumsum(lengths) - lengths, lengths, np.full(n, mode, np.uint8),
+                  np.array([size[0] for size in sizes]), np.array([size[1] for size in sizes]), boxes,
+                  np.zeros(n, bool) if flips is None else flips, output, complaints)
+    return output, complaints
+
+
+def random_boxes(random: np.random.Generator, sizes: list[tuple[int, int]]) -> np.ndarray:
+    limits = np.array(sizes)
+    extents = random.integers(1, limits + 1)
+    return np.concatenate([random.integers(0, limits - extents + 1), extents], axis=1)
+
+
+KINDS = {"4:2:0": {}, "4:4:4": {"subsampling": "4:4:4"}, "4:2:2": {"subsampling": "4:2:2"}, "grey": {"mode": "L"},
+         "progressive": {"progressive": True}, "restarts": {"restart_marker_blocks": 3}, "rgb": {"keep_rgb": True},
+         "optimised": {"optimize": True}, "rough": {"quality": 5}, "fine": {"quality": 100, "subsampling": "4:4:4"}}
+
+
+@pytest.mark.parametrize("indexed", [False, pytest.param(True, marks=needs_c)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_jpeg_has_pillows_pixels(decode_images, kind, indexed):
+    """Boxes of R x R are shown as they are."""
+    for size in [(1, 1), (40, 40), (77, 45), (33, 130)]:
+        blob = saved(photo(*size, seed=1), **KINDS[kind])
+        blob = add_restart_index(blob) if indexed else blob
+        side = min(20, *size)
+        boxes = np.array([[0, 0, side, side], [size[0] - side, size[1] - side, side, side]])
+        output, complaints = run(decode_images, [blob] * 2, [size] * 2, boxes, side)
+        whole = np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))
+        assert not complaints.any()
+        assert np.array_equal(output[0], whole[:side, :side]) and np.array_equal(output[1], whole[-side:, -side:])
+
+
+def test_noise_has_long_codes_and_many(decode_images):
+    noise = np.random.default_rng(0).integers(0, 256, (96, 112, 3), dtype=np.uint8)
+    blobs = [saved(noise, quality=quality, subsampling="4:4:4", optimize=optimize)
+             for quality in (30, 97, 100) for optimize in (False, True)]
+    output, complaints = run(decode_images, blobs, [(112, 96)] * 6, np.array([[8, 0, 96, 96]] * 6), 96)
+    assert not complaints.any()
+    for blob, pixels in zip(blobs, output, strict=True):
+        assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(blob)))[:, 8:104])
+
+
+@needs_c
+def test_kernels_agree_bit_for_bit():
+    random = np.random.default_rng(4)
+    sizes = [(int(width), int(height)) for width, height in random.integers(1, 150, (60, 2))]
+    images = [photo(*size, seed=number) for number, size in enumerate(sizes)]
+    plain = [saved(image, subsampling=["4:2:0", "4:4:4", "4:2:2"][number % 3]) for number, image in enumerate(images)]
+    stored = {"raw": [image.tobytes() for image in images], "plain": plain, "indexed": [add_restart_index(x) for x in plain]}
+    kernels = [kernel.open_kernel(LIBRARY, name) for name in ("c", "numba")]
+    for resolution in (1, 2, 3, 31, 64, 224):
+        boxes, flips = random_boxes(random, sizes), random.integers(0, 2, 60).astype(bool)
+        for name, blobs in stored.items():
+            mode = RAW if name == "raw" else JPEG
+            (c, _), (numba, _) = (run(one, blobs, sizes, boxes, resolution, flips, mode) for one in kernels)
+            assert np.array_equal(c, numba), (name, resolution)
+
+
+@pytest.mark.parametrize("resolution", [1, 5, 48, 130])
+def test_resize_is_the_slow_one(decode_images, resolution):
+    random = np.random.default_rng(resolution)
+    sizes = [(int(width), int(height)) for width, height in random.integers(1, 300, (12, 2))]
+    images = [photo(*size, seed=number) for number, size in enumerate(sizes)]
+    boxes, flips = random_boxes(random, sizes), random.integers(0, 2, 12).astype(bool)
+    output, _ = run(decode_images, [image.tobytes() for image in images], sizes, boxes, resolution, flips, RAW)
+    for pixels, image, (left, top, width, height), flip in zip(output, images, boxes.tolist(), flips, strict=True):
+        slow = reference.resize(image[top:top + height, left:left + width], resolution)
+        difference = np.abs(pixels.astype(int) - (slow[:, ::-1] if flip else slow))
+        assert difference.max() <= 1 and difference.mean() < 0.01       # .5 may be rounded either way
+
+
+@pytest.mark.parametrize(("size", "resolution", "least_psnr", "most_mean"), [
+    ((500, 375), 224, 29.0, 4.0), ((320, 320), 224, 29.0, 4.0), ((224, 224), 224, 99.0, 0.0), ((150, 112), 224, 50.0, 0.5)])
+def test_distance_from_torchvisions_antialiased_resize(decode_images, size, resolution, least_psnr, most_mean):
+    """Shrinking, torchvision weighs with a triangle, twice as wide as our box; enlarging, both are bilinear."""
+    image = photo(*size, seed=6)
+    output, _ = run(decode_images, [image.tobytes()], [size], np.array([[0, 0, *size]]), resolution, mode=RAW)
+    theirs = functional.resize(torch.from_numpy(image).permute(2, 0, 1), [resolution, resolution], antialias=True)
+    error = output[0].astype(float) - theirs.permute(1, 2, 0).numpy()
+    psnr = 10 * np.log10(255**2 / max((error**2).mean(), 1e-10))
+    assert psnr > least_psnr and np.abs(error).mean() <= most_mean
+
+
+@pytest.mark.parametrize("damage", ["zeros", "cut short", "ends inside", "no jpeg", "no tables", "cmyk"])
+def test_damage_is_a_complaint(decode_images, damage):
+    blob = saved(photo(90, 70, seed=1), mode="CMYK" if damage == "cmyk" else "RGB")
+    half = len(blob) // 2
+    spoilt = {"zeros": bytes(len(blob)), "cut short": blob[:half], "ends inside": blob[:half] + b"\xff\xd9" + blob[half:],
+              "no jpeg": b"\x89PNG" + blob, "no tables": blob.replace(b"\xff\xdb", b"\xff\xfe"), "cmyk": blob}[damage]
+    good = saved(photo(90, 70, seed=1))
+    output, complaints = run(decode_images, [good, spoilt, good], [(90, 70)] * 3, np.array([[10, 5, 40, 40]] * 3), 40)
+    assert complaints.tolist() == [False, True, False]
+    assert np.array_equal(output[0], output[2])
+
+
+def test_what_cameras_leave_behind_is_no_complaint(decode_images):
+    blob = saved(photo(90, 70, seed=1))
+    frame = blob.index(b"\xff\xc0")
+    harmless = [blob, blob + b"after the end", blob[:frame] + b"\xff" * 5 + blob[frame:]]
+    output, complaints = run(decode_images, harmless, [(90, 70)] * 3, np.array([[10, 5, 40, 40]] * 3), 40)
+    assert not complaints.any()
+    assert np.array_equal(output[0], output[1]) and np.array_equal(output[0], output[2])
+
+
+@needs_c
+def test_the_c_kernel_does_without_numbas_compiler():
+    script = "import sys, loaders; from loaders import kernel; kernel.open_kernel(None, 'c'); print('numba' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True,
+                           check=True, timeout=60)
+    assert ended.stdout == "False\n"
+
+
+def test_doctor_is_told_which_kernel_there_is(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert kernel.best_kernel() == "numba" and "compiler" in kernel.describe()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert kernel.best_kernel() == "c" and kernel.describe().startswith("C kernel")

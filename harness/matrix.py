@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from harness.settings import (
+    AttackSettings,
     DataSettings,
     EvaluateSettings,
     PretrainSettings,
@@ -67,8 +68,8 @@ def work(stage: Stage) -> float:
     config = stage.config
     settings = config.get("settings", {})
     if stage.kind == "pretrain":
-        attack = settings.get("attack", {"steps": 0})
-        return float(settings["epochs"] * (1 + attack["steps"]))
+        passes = AttackSettings.model_validate(settings["attack"]).num_passes if "attack" in settings else 0.0
+        return float(settings["epochs"]) * (1 + passes)
     if stage.kind == "evaluate":
         return 1.0 + settings.get("attack", {"steps": 0})["steps"]
     if stage.kind == "transfer":
@@ -169,7 +170,7 @@ def _evaluate_config(recipe: Recipe, eps: float) -> JSON:
         del settings["eps_of_clean"]
     elif not recipe.evaluate.eps_of_clean:
         del settings["attack"], settings["eps_of_clean"]
-    return {"settings": settings, "eps": eps, **_view(recipe.pretrain)}
+    return {"settings": settings, "eps": eps, **_view(recipe.pretrain), "flip_tta": recipe.pretrain.flip_tta}
 
 
 def _view(settings: PretrainSettings) -> JSON:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import result
+from harness.blur_pool import add_blur_pool
 from writers import names
 from writers.errors import UserError
 
@@ -51,13 +52,16 @@ class Classifier(nn.Module):
         return self.backbone((images - self.mean) / self.std)
 
 
-def build(arch: str, num_classes: int, *, channels: tuple[int, ...] | None = None) -> Classifier:
+def build(arch: str, num_classes: int, *, channels: tuple[int, ...] | None = None, blur_pool: bool = False) -> Classifier:
     """A model with random weights from torch's global generator (the caller seeds it), in channels_last memory format.
 
-    Raises UserError for an unknown `arch`, and for `channels` where the architecture has no such choice.
+    blur_pool: blur before strided convolutions. Raises UserError for an unknown `arch`, for `channels` where the
+    architecture has no such choice, and for `blur_pool` where it has no strided convolution to blur before.
     """
     architecture = cast(Architecture, names.find("harness.models", arch, "model"))
     backbone, feature_dim = architecture.build(num_classes, channels)
+    if blur_pool and not add_blur_pool(backbone):
+        raise UserError(f"blur_pool has no effect on {arch}: it has no strided convolution to blur before.", "Leave it out.")
     model = Classifier(backbone, feature_dim, num_classes)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -93,7 +97,8 @@ def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
         saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         about, weights = saved["about"], saved["state_dict"]
         num_classes, channels = len(weights["head.bias"]), about.get("channels")
-        model = build(about["arch"], num_classes, channels=tuple(channels) if channels else None)
+        model = build(about["arch"], num_classes, channels=tuple(channels) if channels else None,
+                      blur_pool=about.get("blur_pool", False))
         model.load_state_dict(weights)
     except UserError:
         raise

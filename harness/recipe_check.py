@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from harness import presets
 from harness.settings import Recipe
 from writers import names
 from writers.errors import UserError
@@ -21,6 +22,12 @@ Origin = Callable[[Place], str]         # where a place of the recipe was writte
 def check(values: dict[str, Any], origin: Origin) -> Recipe:
     """The validated recipe. Raises UserError with a line for each mistake."""
     mistakes = [*_wrong_names(values), *_wrong_subsets(values)]
+    if isinstance(pretrain := values.get("pretrain"), dict):
+        try:
+            values = {**values, "pretrain": presets.spelled_out(pretrain)}
+        except UserError as error:
+            mistakes.append((("pretrain", "preset"), _first_lower(str(error).replace("\n", " "))))
+            values = {**values, "pretrain": presets.spelled_out({k: v for k, v in pretrain.items() if k != "preset"})}
     recipe = None
     try:
         # By way of JSON, in strict mode: "16" is no number, 1 is no truth value, and a list may still become a tuple.

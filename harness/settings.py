@@ -6,21 +6,12 @@ models here. Imports no torch, so that `plan`, `ls` and `--help` stay fast.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from harness.attack_settings import AttackSettings, EvaluationAttack
+from harness.base_settings import Count, Fraction, NotNegative, Positive, Settings
 from writers.encode import Encoding
 from writers.subset import SubsetSpec
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Settings(BaseModel):
-    """Frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DataSettings(Settings):
@@ -42,19 +33,6 @@ class DataSettings(Settings):
         if self.dataset == "folder" and self.path:
             return self.path.rstrip("/").rsplit("/", 1)[-1].split(".")[0]
         return self.dataset
-
-
-class AttackSettings(Settings):
-    """PGD in [0, 1] pixel space (robustness semantics: per-sample normalised step, projection, clamp).
-
-    `eps` is not here: it is an axis of the recipe, an L2 radius in [0, 1]-pixel units at the resolution of training.
-    """
-
-    norm: Literal["l2", "linf"] = "l2"
-    steps: Annotated[int, Field(ge=0)] = 3
-    relative_step_size: Positive = 2 / 3    # step size = relative_step_size * eps (Salman et al. 2020: 2/3 with 3 steps)
-    random_start: bool = False
-    best_iterate: bool = False              # keep the iterate of highest loss (one more forward pass) instead of the last
 
 
 class ScheduleSettings(Settings):
@@ -93,16 +71,65 @@ class TrainSettings(Settings):
     crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)      # RandomResizedCrop: aspect ratio
     horizontal_flip: bool = True
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    flip_tta: bool = False                  # evaluate with the mean of the logits of each image and its mirror image
     optimizer: ScheduleSettings = ScheduleSettings()
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
 
 
+class ProgressiveSettings(Settings):
+    """Smaller images first, as ffcv-imagenet: `start_resolution` up to the first epoch of `ramp`, the full `resolution` from
+    its second on, a line in between that is rounded to a `multiple`. Epochs count from 0."""
+
+    start_resolution: Count                 # pixels a side
+    ramp: tuple[Annotated[int, Field(ge=0)], Count]     # epochs
+    multiple: Count = 32                    # pixels
+
+    def resolution(self, epoch: int, full: int) -> int:
+        """Pixels a side in that epoch."""
+        first, last = self.ramp
+        share = min(1.0, max(0.0, (epoch - first) / (last - first)))
+        return round((self.start_resolution + share * (full - self.start_resolution)) / self.multiple) * self.multiple
+
+
 class PretrainSettings(TrainSettings):
-    """Training from random weights on a source subset; adversarial where the axis `eps` is above 0."""
+    """Training from random weights on a source subset; adversarial where the axis `eps` is above 0.
+
+    In a recipe, `preset: NAME` stands for a published set of these (`harness/presets.py`); other keys go over it.
+    """
 
     attack: AttackSettings = AttackSettings()
+    progressive: ProgressiveSettings | None = None  # None: every epoch at `resolution`
+    blur_pool: bool = False                 # a 3x3 binomial filter before strided convolutions (Zhang 2019)
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None    # per step; the averaged weights are the model's
+    accumulate: Count | Literal["auto"] = 1     # parts of a batch, one after another; `auto`: as few as fit into memory
+    compile: Literal["off", "auto", "on"] = "off"   # torch.compile; `auto`: where a measurement at the start says it pays
     channels: tuple[Count, ...] | None = None   # widths of the stages, for archs that let one choose (resnet10)
     length: Literal["equal_epochs", "equal_steps"] = "equal_epochs"  # what subsets share: epochs, or the steps of `all`
+
+    @model_validator(mode="after")
+    def _free_takes_whole_batches(self) -> Self:
+        if self.attack.method == "free" and self.accumulate != 1:
+            raise ValueError("accumulate does not go with attack.method: free, which keeps one noise for a whole batch")
+        return self
+
+    @model_validator(mode="after")
+    def _ramp_within_training(self) -> Self:
+        if (progressive := self.progressive) is None:
+            return self
+        first, last = progressive.ramp
+        if not first < last < self.epochs:
+            raise ValueError(f"progressive.ramp is {list(progressive.ramp)}: it must rise, and end before epoch {self.epochs}")
+        if not progressive.start_resolution < self.resolution:
+            raise ValueError(f"progressive.start_resolution is {progressive.start_resolution}: it must be below `resolution`, "
+                             f"which is {self.resolution}")
+        for name, side in (("progressive.start_resolution", progressive.start_resolution), ("resolution", self.resolution)):
+            if side % progressive.multiple:
+                raise ValueError(f"{name} is {side}, which is no multiple of progressive.multiple, {progressive.multiple}")
+        return self
+
+    def resolution_at(self, epoch: int) -> int:
+        """Pixels a side of training in that epoch, counted from 0."""
+        return self.progressive.resolution(epoch, self.resolution) if self.progressive else self.resolution
 
 
 class RankingSettings(Settings):
@@ -116,7 +143,7 @@ class RankingSettings(Settings):
 class EvaluateSettings(Settings):
     """Every pretrained model on the classes that all subsets share, clean and under PGD at its own eps."""
 
-    attack: AttackSettings = AttackSettings(steps=20, relative_step_size=2.5 / 20)
+    attack: EvaluationAttack = EvaluationAttack()
     batch_size: Count = 256
     eps_of_clean: NotNegative | None = None     # also attack the clean model, at this eps; None: it is not attacked
 
@@ -153,7 +180,7 @@ class Recipe(Settings):
     pretrain: PretrainSettings = PretrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     targets: tuple[DataSettings, ...] = ()
-    methods: dict[str, TransferSettings] = {}
+    methods: dict[str, TransferSettings] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -169,4 +196,8 @@ class Recipe(Settings):
         needs_reference = any(subset.needs_ranking == "reference" for subset in self.subsets)
         if needs_reference != (self.ranking is not None):
             raise ValueError("`ranking:` goes with a subset that says `by: reference`, and only with one")
+        if self.ranking and self.ranking.epochs and self.pretrain.progressive \
+                and self.pretrain.progressive.ramp[1] >= self.ranking.epochs:
+            raise ValueError(f"ranking.epochs is {self.ranking.epochs}: the reference model's training would end before "
+                             "pretrain.progressive.ramp does")
         return self

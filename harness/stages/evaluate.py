@@ -12,6 +12,7 @@ from harness.settings import EvaluateSettings
 from harness.stage import Outcome, StageContext
 from harness.stages.pretrain import MODEL_FILE
 from harness.train.evaluate import View, evaluate
+from harness.train.flip import FlipAverage
 from harness.train.plans import eval_plan, split_path
 from harness.train.precision import choose
 from loaders import open_loader
@@ -26,10 +27,11 @@ def run(context: StageContext) -> Outcome:
     common = _common_classes(context, classes)
     labels = tuple(classes.index(name) for name in common)
     views = {"own": View(), "common_unmasked": View(labels=labels), "common_masked": View(labels=labels, logits=labels)}
-    model, _ = models.load(context.need_folders["model"] / MODEL_FILE)
-    model.to(context.device)
+    loaded, _ = models.load(context.need_folders["model"] / MODEL_FILE)
+    loaded.to(context.device)
+    model = FlipAverage(loaded) if config["flip_tta"] else loaded
     precision = choose("auto", context.device)
-    eps = config["eps"] or settings.eps_of_clean or 0.0
+    eps = settings.attack.eps_of(config["eps"] or settings.eps_of_clean or 0.0, config["resolution"])
     plan = eval_plan(split_path(context, "data", "val"), settings.batch_size, config["resolution"], config["eval_crop"],
                      context)
     scores: dict[str, Any] = {"clean": None, "adversarial": None}
@@ -45,7 +47,7 @@ def run(context: StageContext) -> Outcome:
     attack = None
     if eps > 0:
         attack = {"norm": settings.attack.norm, "eps": eps, "steps": settings.attack.steps,
-                  "step_size": settings.attack.relative_step_size * eps, "resolution": config["resolution"]}
+                  "step_size": settings.attack.step_length(eps), "resolution": config["resolution"]}
     return Outcome({"num_common_classes": len(common), "common_classes": common, **scores, "attack": attack,
                     "precision": precision}, seconds)
 

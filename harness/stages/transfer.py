@@ -21,6 +21,7 @@ from harness.timer import Timer, summary
 from harness.train import evaluate
 from harness.train.divergence import Diverged
 from harness.train.fit import Checkpoints, Clock, fit
+from harness.train.flip import FlipAverage
 from harness.train.plans import eval_plan, split_path, train_plan
 from harness.train.precision import choose
 from harness.train.trainee import replay_rate
@@ -48,7 +49,8 @@ def run(context: StageContext) -> Outcome:
         plan = eval_plan(split_path(context, "data", split), settings.batch_size,
                          settings.eval_resolution or settings.resolution, settings.eval_crop, context)
         with open_loader(plan) as loader:
-            return evaluate.score(model, loader, device=context.device, precision=precision, num_classes=len(classes))
+            judged = FlipAverage(model) if settings.flip_tta else model
+            return evaluate.score(judged, loader, device=context.device, precision=precision, num_classes=len(classes))
 
     torch.manual_seed(config["seed"])       # for what draws from the global generator, such as dropout
     setup = Setup(load, settings, settings.bn_stats or method.DEFAULT_BN_STATS, context.device, precision, timer)

@@ -3,10 +3,10 @@
 Madry et al. 2018, with the semantics of the `robustness` library (Engstrom et al. 2019): the step is normalised image by
 image, the sum is projected onto the eps-ball and then clamped to [0, 1], and the model is in evaluation mode meanwhile.
 Two differences, both on purpose: the loss is summed, not averaged (an average divides each image's gradient by the batch size,
-which float16 rounds to zero), and a random L2 start is uniform in the ball, not on its surface.
+which float16 rounds to zero), and a random L2 start is uniform in the ball unless asked for on its surface.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -14,92 +14,121 @@ import torch
 from torch import Tensor, nn
 
 from harness.train.loss import image_losses
-from harness.train.modes import eval_mode
+from harness.train.modes import attack_mode
 from harness.train.precision import Precision, autocast
 from writers.errors import UserError
 
 Norm = Literal["l2", "linf"]
+Start = Literal["none", "ball", "sphere"]
 TINY = 1e-10            # keeps the L2 step finite where a gradient is zero, as `robustness` does
-LOSS_SCALE = {"float32": 1.0, "bf16": 1.0, "fp16": 256.0}   # fp16 alone has too few exponents for gradients of pixels
+FP16_SCALE = 256.0      # of the gradient that each image's backward pass begins with; bf16 has float32's exponents
+FP16_SURE = 2.0 ** -20  # an image is never scaled up by more than the inverse of this
 
 
 def pgd(model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm, eps: float, steps: int, step_size: float,
-        random_start: bool = False, best_iterate: bool = False, generator: torch.Generator | None = None,
-        precision: Precision = "float32", zero_gradients: Tensor | None = None) -> Tensor:
+        random_start: bool | Start = False, best_iterate: bool = False, batch_norm: Literal["eval", "train"] = "eval",
+        generator: torch.Generator | None = None, precision: Precision = "float32",
+        zero_gradients: Tensor | None = None, logits_of: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Images of higher loss within `eps` of the given ones.
 
     images: [B, 3, R, R] floats in [0, 1], left as they are; labels: int64 [B] or int8 [B, K]; the model maps images
     to logits [B, K].
     norm, eps, step_size: the ball, its radius and the length of a step, in units of [0, 1] pixels; L2 is over all of an image.
-    random_start: begin anywhere in the ball (from `generator`, on the images' device). best_iterate: return each image's
-    iterate of highest loss, the start included, for one more forward pass; otherwise the last. zero_gradients: an int64
-    tensor that the number of zero gradients met is added to (low precision makes them; such an image does not move).
+    random_start: begin anywhere in the ball (True or "ball") or on its surface ("sphere": for linf, at the corners), from
+    `generator`, on the images' device. best_iterate: return each image's iterate of highest loss, the start included, for
+    one more forward pass; otherwise the last. batch_norm: with "train", a BatchNorm that is in training mode uses the
+    statistics of the attacked batch; with "eval" its own. zero_gradients: an int64 tensor that the number of zero gradients
+    met is added to (low precision makes them; such an image does not move). logits_of: a compiled stand-in for the model.
 
     Returns float32 images in [0, 1], or the very images given where eps or steps is 0. The model's modes, buffers, parameters
     and their gradients are as before. Never waits for the GPU. Raises UserError for settings that mean nothing.
     """
-    _check(images, norm, eps, steps, step_size)
+    start: Start = ("ball" if random_start else "none") if isinstance(random_start, bool) else random_start
+    _check(images, norm, eps, steps, step_size, start)
     if eps == 0 or steps == 0:
         return images
     center = images.detach().float()
-    iterate = _random_start(center, norm, eps, generator) if random_start else center
+    iterate = center if start == "none" else _random_start(center, norm, eps, generator, on_surface=start == "sphere")
+    logits_of = logits_of or model
     best = best_loss = None
-    with eval_mode(model), _constant_parameters(model):
+    with attack_mode(model, batch_norm), _constant_parameters(model):
         for _ in range(steps):
-            loss, gradient = _loss_and_gradient(model, iterate, labels, precision)
+            loss, gradient = _loss_and_gradient(logits_of, iterate, labels, precision)
             if best_iterate:
                 best, best_loss = _better(best, best_loss, iterate, loss)
             if zero_gradients is not None:
-                zero_gradients += (_length(gradient, float("inf")) == 0).sum()
-            iterate = _project(iterate + _step(gradient, norm, step_size), center, norm, eps)
+                count_zero_gradients(gradient, zero_gradients)
+            iterate = project(iterate + ascent(gradient, norm, step_size), center, norm, eps)
         if best_iterate:
             with torch.no_grad():
-                loss = _loss(model, iterate, labels, precision)
+                loss = _loss(logits_of, iterate, labels, precision)
             iterate, _ = _better(best, best_loss, iterate, loss)
     return iterate
 
 
-def _loss_and_gradient(model: nn.Module, iterate: Tensor, labels: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
-    """Each image's loss [B] and its gradient in float32."""
+def _loss_and_gradient(logits_of: Callable[[Tensor], Tensor], iterate: Tensor, labels: Tensor,
+                       precision: Precision) -> tuple[Tensor, Tensor]:
+    """Each image's loss [B], and the direction of its gradient in float32: with fp16, each has a length of its own scale."""
     variable = iterate.detach().requires_grad_()    # shares memory; nothing below writes into it
     with torch.enable_grad():
-        loss = _loss(model, variable, labels, precision)
-        scale = LOSS_SCALE[precision]
-        gradient, = torch.autograd.grad(loss.sum() * scale, variable)
+        loss = _loss(logits_of, variable, labels, precision)
+        scaled = loss * _fp16_scale(loss.detach()) if precision == "fp16" else loss
+        gradient, = torch.autograd.grad(scaled.sum(), variable)
     if precision == "fp16":
-        gradient = torch.nan_to_num(gradient / scale, nan=0.0, posinf=0.0, neginf=0.0)  # overflow: no step in that pixel
+        gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)      # overflow: no step in that pixel
     return loss.detach(), gradient
 
 
-def _loss(model: nn.Module, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
+def _fp16_scale(loss: Tensor) -> Tensor:
+    """What to multiply each image's loss by, so that its backward pass begins with gradients that float16 can hold.
+
+    The gradient of the true class's logit is 1 - p, with p = exp(-loss): next to nothing for an image that the model is sure
+    of, and zero a few layers on. A step has the length that it is told, whatever the gradient's, so each image may be scaled
+    by itself: here 1 - p becomes FP16_SCALE.
+    """
+    return FP16_SCALE / (-torch.expm1(-loss)).clamp(min=FP16_SURE)
+
+
+def _loss(logits_of: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
     with autocast(precision, images.device.type):
-        logits = model(images)
+        logits = logits_of(images)
     return image_losses(logits.float(), labels)
 
 
-def _step(gradient: Tensor, norm: Norm, step_size: float) -> Tensor:
+def ascent(gradient: Tensor, norm: Norm, step_size: float) -> Tensor:
+    """The step of that length along each image's gradient [B, 3, R, R]."""
     if norm == "linf":
         return gradient.sign() * step_size
     return gradient * (step_size / (_length(gradient, 2) + TINY))
 
 
-def _project(moved: Tensor, center: Tensor, norm: Norm, eps: float) -> Tensor:
+def project(moved: Tensor, center: Tensor, norm: Norm, eps: float) -> Tensor:
     """The nearest point of the ball, then the nearest image: clamping only shortens the distance to `center`."""
-    delta = moved - center
-    if norm == "linf":
-        delta.clamp_(-eps, eps)
-    else:
-        delta *= eps / _length(delta, 2).clamp_(min=eps)
-    return delta.add_(center).clamp_(0, 1)
+    return within_ball(moved - center, norm, eps).add_(center).clamp_(0, 1)
 
 
-def _random_start(center: Tensor, norm: Norm, eps: float, generator: torch.Generator | None) -> Tensor:
+def within_ball(delta: Tensor, norm: Norm, eps: float) -> Tensor:
+    """The nearest point of the ball around zero; writes into `delta`."""
     if norm == "linf":
-        noise = torch.rand(center.shape, generator=generator, device=center.device) * (2 * eps) - eps
-    else:   # a direction, and a radius whose distribution makes the volume uniform
+        return delta.clamp_(-eps, eps)
+    return delta.mul_(eps / _length(delta, 2).clamp_(min=eps))
+
+
+def count_zero_gradients(gradient: Tensor, zero_gradients: Tensor) -> None:
+    """Add to the counter how many images have no gradient at all."""
+    zero_gradients += (_length(gradient, float("inf")) == 0).sum()
+
+
+def _random_start(center: Tensor, norm: Norm, eps: float, generator: torch.Generator | None, *, on_surface: bool) -> Tensor:
+    if norm == "linf":
+        noise = torch.rand(center.shape, generator=generator, device=center.device) * 2 - 1
+        noise = eps * (noise.sign() if on_surface else noise)
+    else:   # a direction, and in the ball a radius whose distribution makes the volume uniform
         noise = torch.randn(center.shape, generator=generator, device=center.device)
-        radius = torch.rand((len(center), 1, 1, 1), generator=generator, device=center.device)
-        noise *= eps * radius ** (1 / center[0].numel()) / _length(noise, 2)
+        noise *= eps / _length(noise, 2)
+        if not on_surface:
+            radius = torch.rand((len(center), 1, 1, 1), generator=generator, device=center.device)
+            noise *= radius ** (1 / center[0].numel())
     return (center + noise).clamp_(0, 1)
 
 
@@ -128,9 +157,11 @@ def _constant_parameters(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _check(images: Tensor, norm: str, eps: float, steps: int, step_size: float) -> None:
+def _check(images: Tensor, norm: str, eps: float, steps: int, step_size: float, start: str) -> None:
     if norm not in ("l2", "linf"):
         raise UserError(f"There is no attack norm named '{norm}'.", "Known: l2, linf.")
+    if start not in ("none", "ball", "sphere"):
+        raise UserError(f"There is no random start named '{start}'.", "Known: none, ball, sphere.")
     if not 0 <= eps < float("inf"):
         raise UserError(f"The attack's eps is {eps}; it is a radius.", "Give 0 or more.")
     if steps < 0:

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.train.divergence import check_evaluated
 from harness.train.loss import image_losses
 from writers.errors import UserError
 
@@ -25,12 +26,13 @@ class MultiLabelCounts:
 
         map11: mean of `eleven_point_ap` over the classes that are in an image (the score of VOC 2007). map: likewise of
         `average_precision`. top1, top5: images with a class that is there among the one or five highest logits.
-        Raises UserError where no image was counted, or none has a class.
+        Raises UserError where no image was counted, or none has a class; Diverged where the loss is not finite.
         """
         if not self._logits:
             raise UserError("There is no image to score.", "Is the split empty?")
         logits, labels = torch.cat(self._logits), torch.cat(self._labels)
         loss = float(image_losses(logits, labels).double().mean())
+        check_evaluated(loss, len(labels))
         outputs, truth = logits.cpu().numpy(), labels.cpu().numpy()
         present = [label for label in range(truth.shape[1]) if (truth[:, label] == 1).any()]
         if not present:

@@ -1,5 +1,6 @@
 """A run whose loss or weights are not finite any more: noticed on the device, at no cost to the step, and told in words."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -10,6 +11,13 @@ from writers.errors import UserError
 
 class Diverged(UserError):
     """The loss, or a weight, is not a finite number."""
+
+
+def check_evaluated(loss: float, num_images: int) -> None:
+    """Raise Diverged where the mean loss of an evaluation is not finite: such a model answers nothing."""
+    if not math.isfinite(loss):
+        raise Diverged(f"The loss over {num_images:,} images is {loss} in evaluation: the model's logits are not finite.",
+                       "Train it with a lower learning rate, or in precision: float32.")
 
 
 class LossWatch:

@@ -65,7 +65,7 @@ def _answers(model: nn.Module, loader: Loader, device: str, precision: Precision
             if attack is not None:
                 pixels = images.float().div_(255)
                 images = pgd(model, pixels, labels, norm=attack.norm, eps=eps, steps=attack.steps,
-                             step_size=attack.relative_step_size * eps, random_start=attack.random_start,
+                             step_size=attack.step_length(eps), random_start=attack.random_start,
                              best_iterate=attack.best_iterate, generator=generator, precision=precision)
             with torch.inference_mode(), autocast(precision, device):
                 logits = model(images)

@@ -1,13 +1,12 @@
 """Exact scores: whole images are counted, on the device, and read once at the end."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.train.divergence import Diverged
+from harness.train.divergence import check_evaluated
 from writers.errors import UserError
 
 
@@ -48,9 +47,7 @@ class Counts:
         if num_images == 0:
             raise UserError("There is no image to score.", "Is the split empty, or do the subsets share no class?")
         loss = float(self._loss) / num_images
-        if not math.isfinite(loss):
-            raise Diverged(f"The loss over {num_images:,} images is {loss} in evaluation: the model's logits are not finite.",
-                           "Train it with a lower learning rate, or in precision: float32.")
+        check_evaluated(loss, num_images)
         present = total > 0
         return {"top1": num_correct / num_images, "top5": int(self._num_top5) / num_images,
                 "mean_per_class": float((correct[present].double() / total[present]).mean()),

@@ -1,9 +1,12 @@
-"""A model in evaluation mode for a while, and then exactly as it was, module by module."""
+"""A model in another mode for a while, and then exactly as it was, module by module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from torch import nn
+
+BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 @contextmanager
@@ -16,3 +19,18 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
+
+
+@contextmanager
+def attack_mode(model: nn.Module, batch_norm: Literal["eval", "train"]) -> Iterator[None]:
+    """Evaluation mode; with `train`, a BatchNorm that trains uses the batch's statistics, and keeps its own unchanged."""
+    trained = [module for module in model.modules()
+               if batch_norm == "train" and isinstance(module, BatchNorm) and module.training and module.track_running_stats]
+    with eval_mode(model):
+        try:
+            for module in trained:
+                module.training, module.track_running_stats = True, False
+            yield
+        finally:
+            for module in trained:
+                module.track_running_stats = True

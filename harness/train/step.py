@@ -10,23 +10,31 @@ from harness.settings import AttackSettings
 from harness.timer import Timer
 from harness.train.attack import pgd
 from harness.train.divergence import LossWatch
+from harness.train.free import FreeNoise
 from harness.train.loss import mean_loss, num_correct
 from harness.train.precision import Precision, autocast
+from harness.train.weight_average import WeightAverage
 
-Attack = Callable[[Tensor, Tensor], Tensor]     # float images in [0, 1], labels -> images
+Attack = Callable[[Tensor, Tensor], Tensor]     # uint8 images, labels -> float images in [0, 1]
 
 
 def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, *, device: str, precision: Precision,
               label_smoothing: float, attack: AttackSettings | None, eps: float, timer: Timer,
-              train_mode: Callable[[], object], seed: int = 0) -> "Step":
+              train_mode: Callable[[], object], seed: int = 0, average: WeightAverage | None = None,
+              num_parts: int = 1) -> "Step":
     """The step that fits the settings. `train_mode` puts each module of the model into its mode, now and only now.
 
-    seed: of attacks that start at random.
+    seed: of attacks that start at random. average: is told of each update. num_parts: a batch goes through the model in so
+    many parts, whose gradients add up to the batch's; BatchNorm sees the parts.
     """
     train_mode()
-    step = Step(model, optimizer, device, precision, label_smoothing, timer, seed)
+    step = Step(model, optimizer, device, precision, label_smoothing, timer, seed, average, num_parts)
     if attack is not None and eps > 0:
-        step.attack = _make_attack(model, attack, eps, precision, step.zero_gradients, step.generator)
+        if attack.method == "free":
+            assert num_parts == 1, "free keeps one noise for a whole batch"
+            step.free = FreeNoise(attack, eps, step.zero_gradients)
+        else:
+            step.attack = _make_attack(step, attack, eps)
     return step
 
 
@@ -34,11 +42,15 @@ class Step:
     """`step(images, labels)` trains on one batch; `totals()` reads what has been counted since it was last called."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: str, precision: Precision,
-                 label_smoothing: float, timer: Timer, seed: int) -> None:
-        self._model, self._optimizer, self._timer = model, optimizer, timer
-        self._device, self._precision, self._label_smoothing = device, precision, label_smoothing
+                 label_smoothing: float, timer: Timer, seed: int, average: WeightAverage | None, num_parts: int) -> None:
+        self.model, self._optimizer, self._timer, self._average = model, optimizer, timer, average
+        self.precision: Precision = precision
+        self._device, self._label_smoothing = device, label_smoothing
         self._scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "fp16")
+        self.logits_of: Callable[[Tensor], Tensor] = model      # or a compiled stand-in
         self.attack: Attack | None = None
+        self.free: FreeNoise | None = None
+        self.num_parts = num_parts
         self.generator = torch.Generator(device).manual_seed(seed)
         self.zero_gradients = torch.zeros((), dtype=torch.int64, device=device)
         self.watch = LossWatch(device)
@@ -48,23 +60,62 @@ class Step:
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
         """images: uint8 [B, 3, R, R]; labels: int64 [B] or int8 [B, K]; both on the device."""
+        if self.free is not None:
+            loss = self._replay(self.free, images, labels)
+        elif self.num_parts == 1:
+            loss = self._backward(images, labels, 1.0)
+            self._update()
+        else:
+            parts = zip(images.tensor_split(self.num_parts), labels.tensor_split(self.num_parts), strict=True)
+            losses = [self._backward(part, part_labels, len(part_labels) / len(labels))
+                      for part, part_labels in parts if len(part_labels)]
+            loss = torch.stack(losses).sum()
+            self._update()
+        self._loss += loss * len(labels)
+        self._num_images += len(labels)
+        self.watch.add(loss)
+
+    def _backward(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
+        """Add the gradients of these images, which are that share of the batch; returns their share of its mean loss."""
         if self.attack is not None:
             with self._timer.span("attack"):
-                images = self.attack(images.float().div_(255), labels)
+                images = self.attack(images, labels)
         with self._timer.span("forward"):
-            with autocast(self._precision, self._device):
-                logits = self._model(images)
-            loss = mean_loss(logits.float(), labels, self._label_smoothing)
-            self._loss += loss.detach() * len(labels)
-            self._num_correct += num_correct(logits.detach(), labels)
-            self.watch.add(loss.detach())
+            loss = self._forward(images, labels) * share
         with self._timer.span("backward"):
-            self._optimizer.zero_grad(set_to_none=True)
             self._scaler.scale(loss).backward()
-        self._num_images += len(labels)
+        return loss.detach()
+
+    def _replay(self, free: FreeNoise, images: Tensor, labels: Tensor) -> Tensor:
+        """Several updates on one batch; each backward pass also moves the noise. Returns the loss of the last."""
+        pixels = images.float().div_(255)
+        for replay in range(free.num_replays):
+            with self._timer.span("attack"):
+                moved = free.add_to(pixels).requires_grad_()
+            with self._timer.span("forward"):
+                loss = self._forward(moved, labels, counted=replay == free.num_replays - 1)
+            with self._timer.span("backward"):
+                self._scaler.scale(loss).backward()
+            with self._timer.span("attack"):
+                assert moved.grad is not None
+                free.move(moved.grad)
+            self._update()
+        return loss.detach()
+
+    def _forward(self, images: Tensor, labels: Tensor, *, counted: bool = True) -> Tensor:
+        with autocast(self.precision, self._device):
+            logits = self.logits_of(images)
+        if counted:
+            self._num_correct += num_correct(logits.detach(), labels)
+        return mean_loss(logits.float(), labels, self._label_smoothing)
+
+    def _update(self) -> None:
         with self._timer.span("optimizer"):
             self._scaler.step(self._optimizer)
             self._scaler.update()
+            self._optimizer.zero_grad(set_to_none=True)
+            if self._average is not None:
+                self._average.update()
 
     def totals(self) -> dict[str, float]:
         """Mean loss, training accuracy, images and zero input gradients of the attack. Waits for the GPU: once an epoch."""
@@ -78,10 +129,11 @@ class Step:
         return totals
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs: the loss scale, where the attack's generator is, and the counts since `totals`."""
+        """What a checkpoint needs: the loss scale, what attacks remember, and the counts since `totals`."""
         return {"scaler": self._scaler.state_dict(), "generator": self.generator.get_state(), "watch": self.watch.state_dict(),
                 "loss": float(self._loss), "num_correct": int(self._num_correct), "num_images": self._num_images,
-                "zero_gradients": int(self.zero_gradients)}
+                "zero_gradients": int(self.zero_gradients), "num_parts": self.num_parts,
+                "noise": self.free.noise if self.free else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._scaler.load_state_dict(state["scaler"])
@@ -90,15 +142,18 @@ class Step:
         self._loss.fill_(state["loss"])
         self._num_correct.fill_(state["num_correct"])
         self.zero_gradients.fill_(state["zero_gradients"])
-        self._num_images = state["num_images"]
+        self._num_images, self.num_parts = state["num_images"], state["num_parts"]
+        if self.free is not None and state["noise"] is not None:
+            self.free.noise = state["noise"].to(self._device)
 
 
-def _make_attack(model: nn.Module, settings: AttackSettings, eps: float, precision: Precision, zero_gradients: Tensor,
-                 generator: torch.Generator) -> Attack:
+def _make_attack(step: Step, settings: AttackSettings, eps: float) -> Attack:
+    """PGD and its one-step relative `fast`; the radius is that of the images' resolution."""
     def attack(images: Tensor, labels: Tensor) -> Tensor:
-        return pgd(model, images, labels, norm=settings.norm, eps=eps, steps=settings.steps,
-                   step_size=settings.relative_step_size * eps, random_start=settings.random_start,
-                   best_iterate=settings.best_iterate, generator=generator, precision=precision,
-                   zero_gradients=zero_gradients)
+        radius = settings.eps_of(eps, images.shape[-1])
+        return pgd(step.model, images.float().div_(255), labels, norm=settings.norm, eps=radius, steps=settings.steps,
+                   step_size=settings.step_length(radius), random_start=settings.random_start,
+                   best_iterate=settings.best_iterate, batch_norm=settings.batch_norm, generator=step.generator,
+                   precision=step.precision, zero_gradients=step.zero_gradients, logits_of=step.logits_of)
 
     return attack

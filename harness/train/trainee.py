@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from harness.train.fit import Trainee
 from harness.train.optimizer import make_sgd, set_lr
 from harness.train.precision import Precision
 from harness.train.step import make_step
+from harness.train.weight_average import WeightAverage
 from loaders.replay import replay
 
 REPLAY_S = 1.5          # at most, and
@@ -24,16 +25,18 @@ MIN_REPLAY_STEPS = 3
 
 
 class ModelTrainee:
-    """A model, its optimizer and its step."""
+    """A model, its optimizer and its step; with an average, the model that it ends in is the averaged one."""
 
     def __init__(self, model: Classifier, schedule: ScheduleSettings, peak_lr: float, *, device: str, precision: Precision,
                  label_smoothing: float, timer: Timer, train_mode: Callable[[], object], attack: AttackSettings | None = None,
-                 eps: float = 0.0, seed: int = 0) -> None:
-        """train_mode: puts each module of the model into its mode for training. seed: of attacks that start at random."""
+                 eps: float = 0.0, seed: int = 0, ema_decay: float | None = None, num_parts: int = 1) -> None:
+        """train_mode: puts each module of the model into its mode for training. The rest: see `make_step`."""
         self.model, self.peak_lr = model, peak_lr
         self.optimizer = make_sgd(model, schedule, peak_lr)
+        self.average = WeightAverage(model, ema_decay) if ema_decay is not None else None
         self.step = make_step(model, self.optimizer, device=device, precision=precision, label_smoothing=label_smoothing,
-                              attack=attack, eps=eps, timer=timer, train_mode=train_mode, seed=seed)
+                              attack=attack, eps=eps, timer=timer, train_mode=train_mode, seed=seed, average=self.average,
+                              num_parts=num_parts)
 
     def set_rate(self, fraction: float) -> None:
         set_lr(self.optimizer, fraction * self.peak_lr)
@@ -48,12 +51,19 @@ class ModelTrainee:
         return self.step.totals()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step.state_dict()}
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step.state_dict(),
+                "average": self.average.state_dict() if self.average else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step.load_state_dict(state["step"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+    def final_weights(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that it is to be judged by: the averaged ones where there is an average."""
+        return self.average.in_place() if self.average is not None else nullcontext()
 
     def candidates(self) -> dict[float, Classifier]:
         """Peak learning rate -> the model trained with it."""

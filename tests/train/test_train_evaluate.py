@@ -105,7 +105,7 @@ def test_attacked_scores_are_those_of_attacked_images(net, best_iterate):
 def test_leaves_the_model_as_it_was_and_repeats(net):
     modes = {name: module.training for name, module in net.named_modules()}
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    attack = AttackSettings(steps=1, random_start=True)
+    attack = AttackSettings(steps=1, random_start="ball")
     first, second = (evaluate(net, FakeLoader(), device="cpu", precision="bf16", num_classes=K, views=VIEWS, attack=attack,
                               eps=0.5) for _ in range(2))
     assert {name: module.training for name, module in net.named_modules()} == modes

@@ -89,7 +89,10 @@ def test_scores_of_many_labels():
     assert scores["loss"] == pytest.approx(float(image_losses(logits, labels).mean()))
     counts = MultiLabelCounts()
     counts.add(torch.full((2, 3), float("nan")), torch.tensor([[1, -1, -1], [-1, 1, -1]], dtype=torch.int8))
-    assert counts.scores()["num_correct"] == 0 and counts.scores()["map11"] == 0.5  # both wrong ends: 1 of 2 at every recall
+    with pytest.raises(UserError, match="loss over 2 images is nan"):
+        counts.scores()
+    nothing, truth = np.full(2, np.nan), np.array([1, -1])
+    assert eleven_point_ap(nothing, truth) == 0.5       # both wrong ends: 1 of 2 at every recall
     with pytest.raises(UserError, match="no image"):
         MultiLabelCounts().scores()
 

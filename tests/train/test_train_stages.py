@@ -83,8 +83,8 @@ def test_robust_training_spends_its_time_in_the_attack_and_says_so(root: Path, s
     assert clean.timing["spans_s"]["attack"] == 0
 
 
-@pytest.mark.parametrize("random_start", [False, True])
-def test_interrupted_and_resumed_equals_uninterrupted(root: Path, source: Result, random_start: bool):
+@pytest.mark.parametrize("random_start", ["none", "ball"])
+def test_interrupted_and_resumed_equals_uninterrupted(root: Path, source: Result, random_start: str):
     settings = {"epochs": 4, "attack": {"steps": 1, "random_start": random_start}}
     name = f"resume-{random_start}"
     whole = pretrain.run(pretrain_context(root, source, f"{name}-whole", eps=0.25, settings=settings))
@@ -97,6 +97,32 @@ def test_interrupted_and_resumed_equals_uninterrupted(root: Path, source: Result
     resumed = pretrain.run(pretrain_context(root, source, name, eps=0.25, settings=settings))
     assert without_times(resumed) == without_times(whole)
     assert same_weights(root / name, root / f"{name}-whole")
+
+
+@pytest.mark.parametrize("attack", [{"eps_at": 16}, {"method": "free", "replays": 2}, {"method": "fast", "norm": "linf"}])
+def test_also_with_resizing_averaging_and_cheap_attacks(root: Path, source: Result, attack: dict):
+    """Interrupted at every third step, in the middle of epochs; `eps_used` says the radius at each resolution."""
+    settings = {"epochs": 3, "resolution": 24, "progressive": {"start_resolution": 16, "ramp": [0, 2], "multiple": 4},
+                "ema_decay": 0.9, "attack": attack, "flip_tta": True}
+    name = "-".join(map(str, ("resize", *attack.values())))
+    whole = pretrain.run(pretrain_context(root, source, f"{name}-whole", eps=0.25, settings=settings))
+    outcome = None
+    for _ in range(20):
+        calls = iter(range(10**6))
+        try:
+            outcome = pretrain.run(pretrain_context(root, source, name, eps=0.25, settings=settings,
+                                                    stop_requested=lambda calls=calls: next(calls) >= 3))
+            break
+        except Stopped:
+            pass
+    assert outcome is not None and outcome.timing["num_restarts"] >= 3
+    assert without_times(outcome) == without_times(whole)
+    assert same_weights(root / name, root / f"{name}-whole")
+    assert [record["resolution"] for record in whole.metrics["epochs"]] == [16, 20, 24]
+    assert whole.metrics["eps_used"] == ({"16": 0.25, "20": 0.3125, "24": 0.375} if "eps_at" in attack else
+                                         {"16": 0.25, "20": 0.25, "24": 0.25})
+    assert whole.metrics["val_of_last_step"]["num_images"] == whole.metrics["val"]["num_images"]
+    assert whole.metrics["val_of_last_step"] != whole.metrics["val"]
 
 
 def test_equal_steps_takes_as_many_steps_as_all_the_data_would(root: Path, source: Result):
@@ -164,7 +190,7 @@ def test_a_rate_that_diverges_is_passed_over_and_all_of_them_are_an_error(root: 
 
 def test_evaluation_counts_common_classes_masked_and_unmasked(root: Path, model: Result, source: Result):
     fewer = source.model_copy(update={"metrics": {**source.metrics, "classes": ["colour2", "colour0"]}})
-    config = {"settings": {"batch_size": 7}, "eps": 0.5, "resolution": 24, "eval_crop": 1.0}
+    config = {"settings": {"batch_size": 7}, "eps": 0.5, "resolution": 24, "eval_crop": 1.0, "flip_tta": False}
     needs = {"model": model, "data": source, "common_0": source, "common_1": fewer}
     metrics = evaluate.run(context_of(root, "evaluate", config, needs)).metrics
     assert metrics["common_classes"] == ["colour0", "colour2"]

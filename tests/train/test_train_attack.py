@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import model as models
+from harness.train import attack as attacking
 from harness.train.attack import pgd
 from writers.errors import UserError
 
@@ -166,22 +167,85 @@ def test_counts_zero_gradients_and_stays_put_there():
     assert torch.equal(moved[[0, 2]], images[[0, 2]]) and not torch.equal(moved[1], images[1])
 
 
-class Faint(nn.Module):
-    """Its input gradient is too small for float16, as it is for a mean over a large batch."""
+class Sure(nn.Module):
+    """A model of half precision that is sure of its answers: 1 - p, where its backward pass begins, is 1e-4, and the
+    gradient of a pixel 1e-8 times that of a plain logit, which float16 rounds to zero."""
 
     def forward(self, images: Tensor) -> Tensor:
-        total = (images.half() * images.new_tensor(2e-7).half()).float().sum((1, 2, 3))
-        return torch.stack([total, -total], 1)
+        total = (images.half() * 1e-4).flatten(1).sum(1)
+        return torch.stack([total + 9.2, -total], 1)
 
 
-def test_fp16_gradients_do_not_underflow():
-    images, counter = torch.full((2, 3, 4, 4), 0.5), torch.tensor(0)
-    pgd(Faint(), images, torch.tensor([0, 1]), norm="l2", eps=0.1, steps=1, step_size=0.1, precision="float32",
-        zero_gradients=counter)
+def test_fp16_gradients_live_where_they_would_be_zero_without_the_scale(monkeypatch):
+    images, labels, attack = torch.full((3, 3, 4, 4), 0.5), torch.tensor([0, 0, 1]), {"norm": "l2", "eps": 0.1, "steps": 2}
+    counter = torch.tensor(0)
+    moved = pgd(Sure(), images, labels, step_size=0.1, precision="fp16", zero_gradients=counter, **attack)
     assert counter == 0
-    pgd(Faint(), images, torch.tensor([0, 1]), norm="l2", eps=0.1, steps=1, step_size=0.1, precision="fp16",
-        zero_gradients=counter)
-    assert counter == 0
+    assert torch.allclose((moved - images).flatten(1).norm(dim=1), torch.tensor(0.1))
+    assert (moved[:2] < images[:2]).all() and (moved[2] > images[2]).all()
+    monkeypatch.setattr(attacking, "_fp16_scale", torch.ones_like)
+    still = pgd(Sure(), images, labels, step_size=0.1, precision="fp16", zero_gradients=counter, **attack)
+    assert counter == 2 * 2 and torch.equal(still[:2], images[:2]), "the model needs no scale: the test says nothing"
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_fp16_takes_about_the_step_of_float32(net, batch, norm):
+    eps = {"l2": 1.0, "linf": 0.03}[norm]
+    exact, low = (pgd(net, *batch, norm=norm, eps=eps, steps=1, step_size=eps / 2, precision=precision)
+                  for precision in ("float32", "fp16"))
+    moves = [(images - batch[0]).flatten(1)[2:] for images in (exact, low)]
+    assert (functional.cosine_similarity(*moves) > 0.9).all()
+
+
+@pytest.mark.parametrize("steps", [1, 5, 20])
+def test_l2_steps_are_foolboxs(net, batch, steps):
+    """foolbox 3.3.4's L2 PGD without a random start, on all but a black and a white image: bounds and projection, too."""
+    foolbox = pytest.importorskip("foolbox", reason="foolbox, an oracle, is not installed")
+    net.eval()
+    eps, relative = 1.5, 2.5 / 20
+    theirs = foolbox.attacks.L2PGD(rel_stepsize=relative, steps=steps, random_start=False).run(
+        foolbox.PyTorchModel(net, bounds=(0, 1)), *batch, epsilon=eps)
+    ours = pgd(net, *batch, norm="l2", eps=eps, steps=steps, step_size=relative * eps)
+    assert torch.allclose(ours, theirs, atol=2e-3)
+    assert torch.allclose(losses(net, ours, batch[1]), losses(net, theirs, batch[1]), atol=1e-3)
+    assert not torch.allclose(ours, batch[0], atol=1e-2)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_starts_on_the_sphere_lie_on_it(net, norm):
+    images = torch.full((50, 3, 8, 8), 0.5)
+    labels = torch.zeros(50, dtype=torch.int64)
+    starts = pgd(net, images, labels, norm=norm, eps=0.1, steps=1, step_size=0.0, random_start="sphere",
+                 generator=torch.Generator().manual_seed(0))
+    delta = (starts - images).flatten(1)
+    assert torch.allclose(delta.norm(dim=1) if norm == "l2" else delta.abs().amin(1), torch.tensor(0.1))
+    assert delta.mean().abs() < 0.01
+
+
+def test_batch_statistics_on_request_and_none_are_kept(net, batch):
+    """With batch_norm="train" the attacked model is the one that trains, but its dropout is off and its statistics stay."""
+    images, labels = batch
+    net.backbone.stage2.bn1.eval()      # as a method freezes one
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    moved = pgd(net, images, labels, norm="l2", eps=1.0, steps=1, step_size=0.5, batch_norm="train")
+    after = net.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+    assert net.backbone.stem[1].track_running_stats and net.training and not net.backbone.stage2.bn1.training
+
+    twin = copy.deepcopy(net)
+    twin.backbone.dropout.eval()
+    variable = images.clone().requires_grad_()
+    gradient, = torch.autograd.grad(functional.cross_entropy(twin(variable), labels, reduction="sum"), variable)
+    step = gradient * (0.5 / gradient.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
+    assert torch.allclose(moved, (images + step).clamp(0, 1), atol=1e-5)
+    in_eval = pgd(net, images, labels, norm="l2", eps=1.0, steps=1, step_size=0.5)
+    assert not torch.allclose(moved, in_eval, atol=1e-3)
+
+
+def test_batch_norm_is_restored_when_the_attack_fails(net, batch):
+    with pytest.raises(IndexError):
+        pgd(net, batch[0], batch[1] + K, norm="l2", eps=1.0, steps=1, step_size=0.5, batch_norm="train")
+    assert net.backbone.stem[1].track_running_stats and net.backbone.stem[1].training
 
 
 def test_random_starts_are_uniform_in_the_ball(net):
@@ -202,7 +266,8 @@ def test_random_starts_are_uniform_in_the_ball(net):
 
 @pytest.mark.parametrize(("change", "says"), [
     ({"norm": "l1"}, "norm named 'l1'"), ({"eps": -1.0}, "eps is -1.0"), ({"eps": float("nan")}, "eps is nan"),
-    ({"steps": -1}, "number of steps"), ({"step_size": -0.1}, "step size")])
+    ({"steps": -1}, "number of steps"),
+    ({"random_start": "box"}, "random start named 'box'"), ({"step_size": -0.1}, "step size")])
 def test_refuses_settings_that_mean_nothing(net, batch, change, says):
     with pytest.raises(UserError, match=says):
         pgd(net, *batch, **{"norm": "l2", "eps": 1.0, "steps": 1, "step_size": 0.5, **change})

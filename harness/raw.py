@@ -5,11 +5,18 @@ from importlib import import_module
 from pathlib import Path
 
 from harness.settings import DataSettings, Recipe
+from writers import names
 
 
 def raw_path(data: DataSettings, raw: Path) -> Path:
     """Where a dataset's images lie: absolute, or relative to the raw folder."""
-    return raw / Path(data.path or data.dataset).expanduser()
+    return raw / Path(data.path or raw_folder(data.dataset)).expanduser()
+
+
+def raw_folder(dataset: str) -> str:
+    """The name of a dataset's folder in the raw folder: its own, or one that it shares."""
+    spec = names.find("writers.datasets", dataset, "dataset").SPEC
+    return str(spec.folder or spec.name)
 
 
 def missing(recipe: Recipe, raw: Path, labels: Collection[str]) -> dict[str, str]:

@@ -4,8 +4,13 @@ A PPM is a line of text and the pixels: nothing is lost, and next to nothing is 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from writers.errors import UserError
+from writers.source import Example
 
 
 class ArrayFiles:
@@ -34,3 +39,24 @@ def to_ppm(pixels: np.ndarray) -> bytes:
     assert pixels.dtype == np.uint8 and pixels.shape[2:] in ((), (3,))
     kind = "P6" if pixels.ndim == 3 else "P5"
     return f"{kind} {pixels.shape[1]} {pixels.shape[0]} 255\n".encode() + pixels.tobytes()
+
+
+def array_examples(part: str, labels: Sequence[int], classes: Sequence[str]) -> list[Example]:
+    """The examples of one part of `ArrayFiles`, in the array's order."""
+    return [Example(f"{part}/{number:07d}", label, f"{classes[label]}/{part}{number:07d}")
+            for number, label in enumerate(labels)]
+
+
+def open_hdf5(file: Path, name: str) -> Any:
+    """The array `name` of an HDF5 file, left on the disk: h5py reads what is sliced out of it, one thread at a time.
+
+    Raises UserError where h5py is missing, or the file is damaged or has no such array.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise UserError(f"Reading {file.name} needs h5py.", "pip install h5py") from error
+    try:
+        return h5py.File(file, "r")[name]
+    except (OSError, KeyError) as error:
+        raise UserError(f"{file} is not a whole HDF5 file with an array '{name}': {error}", "Fetch it again.") from error

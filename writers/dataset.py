@@ -34,6 +34,7 @@ class DatasetSpec:
     licence: str = ""
     citation: str = ""
     where: str = ""                             # how a person gets it
+    folder: str = ""                            # of its raw files, where several datasets are made of the same; else `name`
     downloads: tuple[Download, ...] = ()        # its files; which layouts are accepted, the dataset's file says
     generated: bool = False                     # made on first use: nothing to get
 

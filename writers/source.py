@@ -1,4 +1,4 @@
-"""Images with labels, as they lie on disk: any tree of class folders, or an uncompressed tar of one, read where it lies.
+"""Images with labels, as they lie on disk: any tree of class folders, or an uncompressed tar or a zip of one, read there.
 
     train/cat/1.jpg  val/cat/2.jpg  test/cat/3.jpg      the splits as they are (also valid/, validation/)
     cat/1.jpg  dog/2.jpg                                splits carved by a seeded draw
@@ -8,6 +8,7 @@ Folders around such a tree (`caltech101/101_ObjectCategories/cat/1.jpg`) are pas
 
 import os
 import tarfile
+import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,11 +19,12 @@ import numpy as np
 
 from writers.draws import draw, sample_ids
 from writers.errors import UserError
+from writers.zips import ZipFiles
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 ACCEPTED = ("Accepted: train/<class>/*.jpg with or without val/ and test/, or <class>/*.jpg; as a folder or as an "
-            "uncompressed .tar of it.")
+            "uncompressed .tar or a .zip of it.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ def split_of(folder: str) -> str | None:
 
 
 def open_files(path: Path, keep: Callable[[str], bool] | None = None) -> Files:
-    """The files below a folder, or in an uncompressed tar: those whose path `keep` says yes to; None: the images.
+    """The files below a folder, or in an uncompressed tar or a zip: those whose path `keep` says yes to; None: the images.
 
     Raises UserError for anything else.
     """
@@ -164,7 +166,8 @@ def open_files(path: Path, keep: Callable[[str], bool] | None = None) -> Files:
         if path.is_dir():
             return FolderFiles(path, keep or _is_image)
         if path.is_file():
-            return TarFiles(path, keep or _is_image)
+            archive = ZipFiles if zipfile.is_zipfile(path) else TarFiles
+            return archive(path, keep or _is_image)
     except OSError as error:
         raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from error
     raise UserError(f"There is no folder or archive {path}.", ACCEPTED)

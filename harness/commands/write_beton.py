@@ -66,6 +66,7 @@ def _write(source: Path | None, dataset: str | None, subset_name: str | None, sp
     from pydantic import ValidationError
 
     from harness import console, environment
+    from harness.raw import raw_folder
     from harness.settings import DataSettings
     from writers.dataset import SplitSettings, open_dataset
     from writers.encode import Encoding
@@ -81,7 +82,7 @@ def _write(source: Path | None, dataset: str | None, subset_name: str | None, sp
     name = dataset or ("imagenet" if spec else "folder")
     if source is None and name == "folder":
         raise UserError("Say which images: --source DIR, or --dataset NAME.", "harness ls datasets names the datasets.")
-    path = source.expanduser() if source else folders.raw / name
+    path = source.expanduser() if source else folders.raw / raw_folder(name)
     opened = open_dataset(name, path, SplitSettings(val=val_share, test=test_share, seed=seed))
     subset = resolve(spec, opened.classes) if spec else everything(opened.classes)
     label = DataSettings(dataset=name, path=str(path)).label

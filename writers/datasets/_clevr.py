@@ -1,0 +1,55 @@
+"""CLEVR's images and scenes, for the tasks that VTAB makes of them; CLEVR_v1.0.zip as it is, or unpacked.
+
+Train is the official train, of which a tenth, by a seeded draw, is val; test is the official val (its test has no labels).
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from writers.dataset import Download
+from writers.errors import UserError
+from writers.official import find
+from writers.source import Example, Files, Source, SplitSettings, carve, open_files, open_tree
+
+ARCHIVE = "CLEVR_v1.0.zip"
+DOWNLOADS = (Download(ARCHIVE, f"https://dl.fbaipublicfiles.com/clevr/{ARCHIVE}", "md5:b11922020e72d0cd9154779b2d3d07d2",
+                      19_021_600_724),)
+SPLIT_SIZES = {"train": 70_000, "test": 15_000}
+LICENCE = "CC BY 4.0"
+CITATION = "Johnson et al. 2017, CLEVR: a diagnostic dataset for compositional language and elementary visual reasoning"
+WHERE = f"https://cs.stanford.edu/people/jcjohns/clevr: {ARCHIVE} (19 GB), as it is or unpacked"
+
+Scene = dict[str, Any]
+
+
+def open_clevr(path: Path, settings: SplitSettings, name: str, classes: Sequence[str],
+               label_of: Callable[[Scene], int]) -> Source:
+    """`label_of`: a scene's label. Raises UserError for scenes and images that do not fit each other."""
+    place = find(path, ARCHIVE) or find(path, "CLEVR_v1.0") or path
+    if place.is_dir() and not (place / "scenes").is_dir():
+        return open_tree(path, settings, name=name, classes=classes)
+    files = open_files(place, lambda name: name.endswith(".json") or "images/train/" in name or "images/val/" in name)
+    names = {file.split("CLEVR_v1.0/", 1)[-1]: file for file in files.names()}
+    train, test = (_examples(files, names, split, classes, label_of) for split in ("train", "val"))
+    return Source(name, path.name, list(classes), carve(train, [], test, settings), files)
+
+
+def _examples(files: Files, names: dict[str, str], split: str, classes: Sequence[str],
+              label_of: Callable[[Scene], int]) -> list[Example]:
+    scenes = f"scenes/CLEVR_{split}_scenes.json"
+    if scenes not in names:
+        raise UserError(f"{scenes} is missing.", WHERE)
+    examples = []
+    try:
+        for scene in json.loads(files.read(names[scenes]))["scenes"]:
+            image, label = scene["image_filename"], label_of(scene)
+            if f"images/{split}/{image}" not in names:
+                raise UserError(f"images/{split}/{image} is missing.", WHERE)
+            if not 0 <= label < len(classes):
+                raise UserError(f"{files.where(names[scenes])}: the scene of {image} fits none of the {len(classes)} classes.")
+            examples.append(Example(names[f"images/{split}/{image}"], label, f"{classes[label]}/{Path(image).stem}"))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{files.where(names[scenes])} is not a whole list of scenes: {error!r}", "Fetch it again.") from error
+    return sorted(examples, key=lambda example: example.key)

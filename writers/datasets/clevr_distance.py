@@ -1,0 +1,28 @@
+"""CLEVR, how far the closest object is: six ranges. VTAB's task `closest_object_distance`.
+
+The distance is the third of an object's `pixel_coords`; the ranges are those of google-research/task_adaptation
+(data/clevr.py), lower ends exclusive.
+"""
+
+from bisect import bisect_left
+from pathlib import Path
+
+from writers.dataset import DatasetSpec
+from writers.datasets import _clevr
+from writers.source import Source, SplitSettings
+
+SPEC = DatasetSpec(
+    name="clevr_distance", title="CLEVR, distance of the closest object", metric="top1", num_classes=6, folder="clevr",
+    split_sizes=_clevr.SPLIT_SIZES, licence=_clevr.LICENCE, citation=_clevr.CITATION, where=_clevr.WHERE,
+    downloads=_clevr.DOWNLOADS)
+
+THRESHOLDS = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
+CLASSES = ["to 8", "8 to 8.5", "8.5 to 9", "9 to 9.5", "9.5 to 10", "above 10"]
+
+
+def open(path: Path, settings: SplitSettings) -> Source:
+    return _clevr.open_clevr(path, settings, "clevr_distance", CLASSES, _label)
+
+
+def _label(scene: _clevr.Scene) -> int:
+    return bisect_left(THRESHOLDS, min(thing["pixel_coords"][2] for thing in scene["objects"])) - 1

@@ -1,0 +1,18 @@
+"""dSprites, where the sprite is from left to right: 32 positions in sixteen ranges. VTAB's `label_x_position`."""
+
+from pathlib import Path
+
+from writers.dataset import DatasetSpec
+from writers.datasets import _dsprites
+from writers.source import Source, SplitSettings
+
+SPEC = DatasetSpec(
+    name="dsprites_location", title="dSprites, x position", metric="top1", num_classes=16, folder="dsprites",
+    split_sizes=_dsprites.SPLIT_SIZES, licence=_dsprites.LICENCE, citation=_dsprites.CITATION, where=_dsprites.WHERE,
+    downloads=_dsprites.DOWNLOADS)
+
+CLASSES = [str(label) for label in range(16)]
+
+
+def open(path: Path, settings: SplitSettings) -> Source:
+    return _dsprites.open_dsprites(path, settings, "dsprites_location", factor=4, num_values=32, classes=CLASSES)

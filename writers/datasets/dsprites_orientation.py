@@ -1,0 +1,18 @@
+"""dSprites, how the sprite is turned: 40 angles in sixteen ranges (of two and three). VTAB's `label_orientation`."""
+
+from pathlib import Path
+
+from writers.dataset import DatasetSpec
+from writers.datasets import _dsprites
+from writers.source import Source, SplitSettings
+
+SPEC = DatasetSpec(
+    name="dsprites_orientation", title="dSprites, orientation", metric="top1", num_classes=16, folder="dsprites",
+    split_sizes=_dsprites.SPLIT_SIZES, licence=_dsprites.LICENCE, citation=_dsprites.CITATION, where=_dsprites.WHERE,
+    downloads=_dsprites.DOWNLOADS)
+
+CLASSES = [str(label) for label in range(16)]
+
+
+def open(path: Path, settings: SplitSettings) -> Source:
+    return _dsprites.open_dsprites(path, settings, "dsprites_orientation", factor=3, num_values=40, classes=CLASSES)

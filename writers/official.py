@@ -42,4 +42,5 @@ def check_labels(labels: Sequence[int], num_classes: int, where: str) -> None:
     """Raises UserError where a label is none of 0..K-1."""
     for number, label in enumerate(labels):
         if not 0 <= label < num_classes:
-            raise UserError(f"{where}: label {label} of image {number} is none of its {num_classes} classes.", "Fetch it again.")
+            raise UserError(f"{where}: label {label} of image {number} is none of its {num_classes} classes.",
+                            "Fetch it again.")

@@ -108,7 +108,7 @@ def make_smallnorb(root: Path) -> Path:
         parts = {"dat": (0x1E3D4C55, RANDOM.integers(0, 256, (number, 2, 96, 96), dtype=np.uint8)), "info": (0x1E3D4C54, info),
                  "cat": (0x1E3D4C54, (np.arange(number) % 5).astype("<i4"))}
         for kind, (magic, array) in parts.items():
-            shape = (list(array.shape) + [1, 1])[:max(3, array.ndim)]
+            shape = [*array.shape, 1, 1][:max(3, array.ndim)]
             data = struct.pack(f"<ii{len(shape)}i", magic, array.ndim, *shape) + array.tobytes()
             (root / f"smallnorb-{stem}-{kind}.mat.gz").write_bytes(gzip.compress(data, 1))
     return root

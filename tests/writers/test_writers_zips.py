@@ -45,7 +45,7 @@ def test_damage_is_an_error_that_names_the_member(archive: Path):
         spoilt += 1
     assert spoilt > 10
     archive.write_bytes(data[:len(data) // 2])
-    with pytest.raises(UserError, match="zip|tar archive"):
+    with pytest.raises(UserError, match=r"zip|tar archive"):
         open_files(archive)
 
 

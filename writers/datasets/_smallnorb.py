@@ -32,7 +32,7 @@ SPLIT_SIZES = {"train": 24_300, "val": 12_150, "test": 12_150}
 LICENCE = "research only"
 CITATION = "LeCun, Huang and Bottou 2004, Learning methods for generic object recognition with invariance to pose and lighting"
 WHERE = f"{URL}: the -dat and -info files of training and testing, as .mat.gz or .mat"
-TYPES = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}      # by the first four bytes of a file
+TYPES: dict[int, np.dtype] = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}      # by the first four bytes of a file
 
 
 def open_smallnorb(path: Path, settings: SplitSettings, name: str, column: int, step: int, classes: Sequence[str]) -> Source:

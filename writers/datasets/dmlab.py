@@ -19,7 +19,8 @@ SPEC = DatasetSpec(
     citation="Zhai et al. 2019, The Visual Task Adaptation Benchmark",
     where="https://storage.googleapis.com/dmlab-vtab/dmlab.tar.gz, unpacked",
     downloads=(Download("dmlab.tar.gz", "https://storage.googleapis.com/dmlab-vtab/dmlab.tar.gz",
-                        "sha256:638b18fa69a5d61bbc310cd0b87ac603a39f41de0fdb07b6e77de274a24480a4", 3_017_022_789, unpack=True),))
+                        "sha256:638b18fa69a5d61bbc310cd0b87ac603a39f41de0fdb07b6e77de274a24480a4", 3_017_022_789,
+                        unpack=True),))
 
 CLASSES = [str(label) for label in range(6)]
 SPLITS = {"train": "train", "val": "validation", "test": "test"}

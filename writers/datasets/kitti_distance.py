@@ -76,7 +76,7 @@ def _split_of_frames(read: Callable[[str], str]) -> Mapping[str, str]:
         of_frame = [drives[int(place) - 1] for place in read(PARTS[3]).replace("\n", " ").split(",")]
     except (ValueError, IndexError) as error:
         raise UserError(f"{PARTS[3]} is damaged: {error}.", "Fetch the devkit again.") from error
-    random, share = np.random.RandomState(123), max(1, len(set(of_frame)) // 10)    # noqa: NPY002 (TFDS's own draw)
+    random, share = np.random.RandomState(123), max(1, len(set(of_frame)) // 10)    # as TFDS
     test = set(random.choice(sorted(set(of_frame)), share, replace=False).tolist())
     val = set(random.choice(sorted(set(of_frame) - test), share, replace=False).tolist())
     return {f"{frame:06d}": "test" if drive in test else "val" if drive in val else "train"

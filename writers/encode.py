@@ -1,28 +1,39 @@
-"""How an image's pixels are stored in a beton: settings, and from a file's bytes to a blob."""
+"""How an image's pixels are stored in a beton: settings, and from a file's bytes to a blob.
+
+JPEG files are decoded by libjpeg-turbo, at a part of their size where they are much too large, and what it warns of is an
+error here, as it is in the loaders: pixels that depend on damaged data. A JPEG that becomes a smaller JPEG stays in its colour
+planes: no turn into RGB and back, and half as many values to resize. Other files are read by Pillow.
+"""
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from writers.errors import UserError
-from writers.restart import add_restart_index
+from writers import turbojpeg
+from writers.restart import DamagedJpeg, add_restart_index, read_frame
 
 SMALL = 96          # pixels: an image whose longer side is no longer is stored raw; JPEG would cost accuracy and save little
 JPEG, RAW = 0, 1    # the modes of an image in FFCV's format
 MAX_SIDE = 65535    # of 16 bits in the format
+PRESET = re.compile(r"(?P<max_resolution>\d+)_(?P<compress_probability>[01](?:\.\d+)?)_(?P<jpeg_quality>\d+)")
 
 
 class Encoding(BaseModel):
-    """What the writer does with each image. Everything here stands in the manifest.
+    """What the writer does with each image. Everything here stands in the manifest. Reads from a preset's name, too.
 
-    `jpeg`: JPEG 4:2:0, small images (<= 96 px) raw. `raw`: pixels. `mixed`: some as JPEG, by a draw that is a function of
-    seed and sample id; the rest raw. `passthrough`: a JPEG file that is within max_resolution is stored byte for byte, the
-    rest as `jpeg`. EXIF orientation is ignored, as torchvision does.
+    `jpeg`: JPEG 4:2:0 (grey: one plane), small images (<= 96 px) raw. `raw`: pixels. `mixed`: some as JPEG, by a draw that is
+    a function of seed and sample id; the rest raw. `passthrough`: a baseline or progressive JPEG file, grey or of three
+    colours, that is within max_resolution is stored byte for byte, the rest as `jpeg`. EXIF orientation is ignored, as
+    torchvision does.
+
+    Presets are named as ffcv-imagenet names its files, <max resolution>_<share of JPEG>_<quality>: 500_0.50_90; and jpeg,
+    raw and passthrough stand for themselves.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,6 +43,20 @@ class Encoding(BaseModel):
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
     compress_probability: Annotated[float, Field(ge=0, le=1)] | None = None     # `mixed`: share of images stored as JPEG
     restart_index: bool = False     # JPEGs of which loaders decode only the part they show (writers/restart.py)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value in ("jpeg", "raw", "passthrough"):
+            return {"format": value}
+        if not (found := PRESET.fullmatch(value)):
+            raise ValueError(f"there is no preset '{value}'; presets are jpeg, raw, passthrough, and names such as "
+                             "400_0.10_90: max resolution, share stored as JPEG, JPEG quality")
+        settings: dict[str, Any] = {name: float(number) if "." in number else int(number)
+                                    for name, number in found.groupdict().items()}
+        return settings | {"format": "mixed"}
 
     @model_validator(mode="after")
     def _only_settings_with_effect(self) -> Self:
@@ -58,62 +83,147 @@ class Unreadable(Exception):
     """The bytes are not an image that can be stored; the message says why."""
 
 
-def encode(data: bytes, encoding: Encoding, chance: float = 0.0) -> Blob:
+def encode(data: bytes, encoding: Encoding, chance: float = 0.0, *, check: bool = False) -> Blob:
     """Store an image file's bytes as the encoding says. `chance`, in [0, 1): the image's own draw, for `mixed`.
 
-    Raises Unreadable for what is not a whole image.
+    Raises Unreadable for what is not a whole image. A JPEG that is stored byte for byte is looked through for its markers and
+    not decoded, unless `check`: then damage between the markers is found, too, at the price of a decode.
     """
+    if data[:2] != b"\xff\xd8":
+        return _encode_pixels(_rgb_by_pillow(data), encoding, chance)
+    try:
+        return _encode_jpeg(data, encoding, chance, check)
+    except (DamagedJpeg, turbojpeg.JpegError) as error:
+        raise Unreadable(f"the JPEG is damaged: {error}") from error
+
+
+def _encode_jpeg(data: bytes, encoding: Encoding, chance: float, check: bool) -> Blob:
+    frame = read_frame(data)
+    if frame is None:       # CMYK, 12 bits and so on
+        turbojpeg.check(data)
+        return _encode_pixels(_rgb_by_pillow(data), encoding, chance)
+    size = frame.width, frame.height
+    fitted = _fitted(size, encoding.max_resolution)
+    if encoding.format == "passthrough" and fitted == size:
+        if encoding.restart_index:      # which decodes
+            return _jpeg_blob(data, size, encoding)
+        check_markers(data, frame.scan)
+        if check:
+            turbojpeg.check(data)
+        return Blob(JPEG, *size, data)
+    denominator = _denominator(size, fitted)
+    if _as_jpeg(fitted, encoding, chance) and (planes := turbojpeg.decode_planes(data, denominator)) is not None \
+            and (smaller := _shrunk(planes, fitted)) is not None:
+        return _jpeg_blob(turbojpeg.encode_planes(smaller, encoding.jpeg_quality), fitted, encoding)
+    pixels = turbojpeg.decode_rgb(data, denominator)
+    return _encode_pixels(_rgb_by_pillow(data) if pixels is None else pixels, encoding, chance, fitted)
+
+
+def _encode_pixels(pixels: np.ndarray, encoding: Encoding, chance: float, size: tuple[int, int] | None = None) -> Blob:
+    """`pixels`: uint8 [H, W, 3]. `size`: what they shall be shrunk to, where that does not follow from theirs."""
+    height, width, _ = pixels.shape
+    width, height = fitted = size or _fitted((width, height), encoding.max_resolution)
+    if max(fitted) > MAX_SIDE:
+        raise Unreadable(f"it is {width} x {height} pixels; a beton holds up to {MAX_SIDE} a side")
+    if pixels.shape[:2] != (height, width):
+        from writers.resize import shrink  # imports numba's compiler, which most writing does without
+
+        pixels = shrink(pixels, width, height)
+    if not _as_jpeg(fitted, encoding, chance):
+        return Blob(RAW, width, height, pixels.tobytes())
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=encoding.jpeg_quality, subsampling="4:2:0")
+    return _jpeg_blob(buffer.getvalue(), fitted, encoding)
+
+
+def check_markers(jpeg: bytes, scan: int) -> None:
+    """Look for the end of a JPEG marker by marker, from where its first scan begins. Raises DamagedJpeg.
+
+    Finds what is cut short, segments that reach over the end, markers that may not stand in a scan, and lost or repeated
+    restart markers. What lies between two markers is not decoded.
+    """
+    coded = np.frombuffer(jpeg, np.uint8)
+    places = scan + np.flatnonzero(coded[scan:-1] == 0xFF)
+    codes = coded[places + 1]
+    is_marker = (codes != 0x00) & (codes != 0xFF)
+    places, codes = places[is_marker], codes[is_marker]
+    is_restart = (codes & 0xF8) == 0xD0
+    restarts = places[is_restart]
+    begin = scan
+    for place, code in zip(places[~is_restart].tolist(), codes[~is_restart].tolist(), strict=True):
+        if place < begin:       # inside a segment
+            continue
+        first, last = np.searchsorted(restarts, (begin, place))
+        if ((coded[restarts[first:last] + 1] - np.arange(last - first)) & 7).any():
+            raise DamagedJpeg("its restart markers are out of order")
+        if code == 0xD9:
+            return
+        if code not in (0xC4, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE) and not 0xE0 <= code <= 0xEF:
+            raise DamagedJpeg(f"a scan has the marker 0x{code:02x}")
+        begin = place + 2 + int.from_bytes(jpeg[place + 2:place + 4], "big")
+    raise DamagedJpeg("it is cut short")
+
+
+def _jpeg_blob(jpeg: bytes, size: tuple[int, int], encoding: Encoding) -> Blob:
+    return Blob(JPEG, *size, add_restart_index(jpeg) if encoding.restart_index else jpeg)
+
+
+def _fitted(size: tuple[int, int], max_resolution: int | None) -> tuple[int, int]:
+    """Width and height, shrunk so that the longer side is max_resolution."""
+    if max_resolution is None or max(size) <= max_resolution:
+        return size
+    width, height = (max(1, round(side * max_resolution / max(size))) for side in size)
+    return width, height
+
+
+def _denominator(size: tuple[int, int], fitted: tuple[int, int]) -> int:
+    """The part of its size at which a JPEG is decoded, at least twice of what it shall become in both directions.
+
+    Dropping high frequencies is not taking means; at twice the size the difference is small.
+    """
+    return next(part for part in (8, 4, 2, 1) if part == 1 or all(have >= 2 * part * want
+                                                                  for have, want in zip(size, fitted, strict=True)))
+
+
+def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes | None:
+    """The planes of a smaller image at 4:2:0; None where one of them would have to grow.
+
+    A chroma pixel covers so and so many luma pixels, of the source and of the result; the last may reach over the border.
+    """
+    from writers.resize import shrink, shrink_into
+
+    width, height = size
+    across, down = image.factors
+    smaller = turbojpeg.new_planes(width, height, grey=len(image.planes) == 1)
+    chroma_x, chroma_y = (2 * image.width, across * width), (2 * image.height, down * height)
+    if len(image.planes) > 1 and (chroma_x[0] < chroma_x[1] or chroma_y[0] < chroma_y[1]):
+        return None
+    if smaller.factors == image.factors and (width, height) == (image.width, image.height):
+        return image
+    luma = smaller.planes[0]
+    luma[:height, :width] = shrink(image.planes[0][:image.height, :image.width, None], width, height)[..., 0]
+    luma[height:], luma[:, width:] = luma[height - 1], luma[:, width - 1:width]     # padding
+    for chroma, source in zip(smaller.planes[1:], image.planes[1:], strict=True):
+        shrink_into(chroma[..., None], source[..., None], chroma_x, chroma_y)
+    return smaller
+
+
+def _rgb_by_pillow(data: bytes) -> np.ndarray:
+    """uint8 [H, W, 3]. Raises Unreadable."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")     # of palettes with transparency, and of damaged EXIF, which are not used
             with Image.open(io.BytesIO(data)) as image:
-                if encoding.format == "passthrough" and _may_pass(image, data, encoding):
-                    return _jpeg_blob(image, data, encoding)
-                pixels = _fitted(_rgb(image), encoding.max_resolution)
-    except UserError:
-        raise
+                if image.mode.startswith("I;16") or image.mode == "I":      # Pillow's own conversion clips 16 bits at 255
+                    grey = (np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)
+                    return np.repeat(grey[..., None], 3, axis=2)
+                return np.asarray(image.convert("RGB"))
     except Exception as error:      # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, ...
         raise Unreadable(_reason(data, error)) from error
-    if max(pixels.size) > MAX_SIDE:
-        raise Unreadable(f"it is {pixels.width} x {pixels.height} pixels; a beton holds up to {MAX_SIDE} a side")
-    if _as_jpeg(pixels, encoding, chance):
-        buffer = io.BytesIO()
-        pixels.save(buffer, "JPEG", quality=encoding.jpeg_quality, subsampling="4:2:0")
-        return _jpeg_blob(pixels, buffer.getvalue(), encoding)
-    return Blob(RAW, pixels.width, pixels.height, pixels.tobytes())
 
 
-def _jpeg_blob(image: Image.Image, jpeg: bytes, encoding: Encoding) -> Blob:
-    return Blob(JPEG, image.width, image.height, add_restart_index(jpeg) if encoding.restart_index else jpeg)
-
-
-def _may_pass(image: Image.Image, data: bytes, encoding: Encoding) -> bool:
-    """A JPEG that libjpeg-turbo turns into RGB by itself, small enough, and whole as far as its ends show."""
-    small_enough = encoding.max_resolution is None or max(image.size) <= encoding.max_resolution
-    if image.format != "JPEG" or image.mode not in ("RGB", "L") or not small_enough:
-        return False
-    if b"\xff\xd9" not in data[-4096:]:     # cameras pad, and some append a little, after the end-of-image marker
-        raise OSError("the JPEG is cut short")
-    return True
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":      # Pillow's own conversion clips 16 bits at 255
-        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
-
-
-def _fitted(image: Image.Image, max_resolution: int | None) -> Image.Image:
-    """Shrunk so that the longer side is max_resolution; each new pixel is the mean of the area that it covers."""
-    if max_resolution is None or max(image.size) <= max_resolution:
-        return image
-    ratio = max_resolution / max(image.size)
-    size = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
-    return image.resize(size, Image.Resampling.BOX)
-
-
-def _as_jpeg(image: Image.Image, encoding: Encoding, chance: float) -> bool:
-    if encoding.format == "raw" or max(image.size) <= SMALL:
+def _as_jpeg(size: tuple[int, int], encoding: Encoding, chance: float) -> bool:
+    if encoding.format == "raw" or max(size) <= SMALL:
         return False
     return encoding.compress_probability is None or chance < encoding.compress_probability
 

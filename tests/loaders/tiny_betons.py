@@ -1,5 +1,6 @@
 """Small betons, written byte by byte, so that these tests depend on no writer."""
 
+import hashlib
 import io
 import struct
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from writers.encode import Encoding
-from writers.store import Manifest, file_digest, manifest_path
+from writers.store import Manifest, manifest_path
 
 PAGE = 2**21
 
@@ -52,11 +53,14 @@ def write_beton(path: Path, images: Sequence[np.ndarray], labels: Sequence[int],
     assert len(start) <= PAGE
     path.write_bytes(start.ljust(PAGE, b"\0") + body + ids + b"".join(reversed(table)))
     classes = classes or [f"class{label}" for label in range(max(labels) + 1)]
-    manifest = Manifest(
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    tables = start + ids + b"".join(reversed(table))
+    manifest = Manifest.sealed(
         name="tiny", dataset="tiny", split="train", num_samples=len(images), classes=list(classes),
         class_counts=[list(labels).count(label) for label in range(len(classes))], encoding=Encoding(), source="tests",
         subset={}, seed=0, num_jpeg=len(images) - sum(raw), num_raw=sum(raw),
         max_width=max(image.shape[1] for image in images), max_height=max(image.shape[0] for image in images),
-        skipped=[], page_size=PAGE, bytes=path.stat().st_size, sha256=file_digest(path), created_by="tests")
+        skipped=[], page_size=PAGE, bytes=path.stat().st_size, sha256=digest, group_sha256=[digest],
+        group_bytes=path.stat().st_size, tables_sha256=hashlib.sha256(tables).hexdigest(), created_by="tests")
     manifest_path(path).write_text(manifest.model_dump_json())
     return path

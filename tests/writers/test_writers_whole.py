@@ -16,8 +16,9 @@ from writers.dataset import SplitSettings, open_dataset
 from writers.encode import Encoding
 from writers.errors import UserError
 from writers.source import Source
-from writers.store import Manifest, manifest_path, open_beton, verify
+from writers.store import manifest_path, open_beton
 from writers.subset import everything
+from writers.verify import verify
 from writers.write import write_split
 
 PASS = Encoding(format="passthrough")
@@ -125,41 +126,44 @@ def test_interrupted_nothing_is_left_and_the_old_file_stays(source: Source, tmp_
     assert file.read_bytes() == before
 
 
-def test_a_second_writer_of_the_same_name_waits_its_turn_and_leaves_a_pair(source: Source, tmp_path: Path, monkeypatch):
-    file = tmp_path / "train.beton"
-    second: list[Manifest] = []
-    other = threading.Thread(target=lambda: second.append(
-        write_split(source, "train", everything(source.classes), RAW, file, seed=1)))
-    replace = Path.replace
+def test_a_second_writer_of_the_same_name_is_refused_and_another_name_is_not(source: Source, tmp_path: Path):
+    file = tmp_path / "out" / "train.beton"
+    refused = []
 
-    def let_the_other_in(self: Path, target: Path) -> Path:
-        if self.suffix == ".writing" and not other.ident:       # the first has named its manifest, and not yet its file
-            other.start()
-            other.join(1)
-        return replace(self, target)
+    def write_others(done: int, total: int) -> None:
+        if done == 5:
+            write_split(source, "val", everything(source.classes), RAW, file.with_name("val.beton"))
+            with pytest.raises(UserError, match="Another process is writing") as caught:
+                write_split(source, "val", everything(source.classes), RAW, file)
+            refused.append(caught.value)
 
-    monkeypatch.setattr(Path, "replace", let_the_other_in)
-    first = write_split(source, "train", everything(source.classes), RAW, file)
-    other.join(60)
-    assert first.sha256 != second[0].sha256
-    assert open_beton(file).manifest == second[0]
+    manifest = write_split(source, "train", everything(source.classes), RAW, file, progress=write_others)
+    assert len(refused) == 1
+    assert open_beton(file).manifest == manifest
+    assert verify(file) == [] == verify(file.with_name("val.beton"))
+    assert names_in(file.parent) == ["train.beton", "train.beton.json", "val.beton", "val.beton.json"]
+
+
+@pytest.mark.timeout(60)
+def test_of_many_writers_at_once_one_writes_and_each_other_is_refused_or_comes_later(source: Source, tmp_path: Path):
+    file, outcomes = tmp_path / "train.beton", []
+
+    def write(seed: int) -> None:
+        try:
+            outcomes.append(write_split(source, "train", everything(source.classes), RAW, file, seed=seed).sha256)
+        except UserError as error:
+            outcomes.append(error.message)
+
+    threads = [threading.Thread(target=write, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    written = [outcome for outcome in outcomes if "Another process" not in outcome]
+    assert len(outcomes) == 6 and written
+    assert open_beton(file).manifest.sha256 in written
     assert verify(file) == []
     assert names_in(tmp_path) == ["train.beton", "train.beton.json", "tree"]
-
-
-def test_the_file_of_a_writer_at_work_is_not_stale(source: Source, tmp_path: Path):
-    file = tmp_path / "out" / "train.beton"
-    seen = []
-
-    def write_another(done: int, total: int) -> None:
-        if done == 5:
-            write_split(source, "val", everything(source.classes), RAW, file)
-            seen.append(len(names_in(file.parent)))
-
-    manifest = write_split(source, "train", everything(source.classes), RAW, file, progress=write_another)
-    assert seen == [3]
-    assert open_beton(file).manifest == manifest
-    assert verify(file) == []
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -171,7 +175,7 @@ def test_a_full_disk_is_said_in_words_and_leaves_the_old_file(source: Source, tm
     def full(handle: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("writers.write.os.fsync", full)
+    monkeypatch.setattr("writers.follow.os.fsync", full)
     with pytest.raises(UserError, match="is full"):
         write_split(source, "val", everything(source.classes), PASS, file, seed=1)
     assert names_in(file.parent) == ["val.beton", "val.beton.json"]

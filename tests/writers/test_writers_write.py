@@ -12,8 +12,9 @@ from writers.dataset import SplitSettings, open_dataset
 from writers.encode import Encoding, encode
 from writers.errors import UserError
 from writers.source import Source
-from writers.store import manifest_path, open_beton, verify
+from writers.store import manifest_path, open_beton
 from writers.subset import SubsetSpec, everything, resolve
+from writers.verify import verify
 from writers.write import write_split
 
 PASS = Encoding(format="passthrough")

@@ -1,0 +1,126 @@
+"""Where everything lies in a beton: a function of the samples alone, so that equal samples make equal files.
+
+FFCV's format, version 2, little endian: a header; a descriptor of each field; a row for each sample; zeros up to a whole
+page; pages of blobs, none of which crosses a page; a table of the blobs, to the end of the file. Before the table stand,
+where FFCV does not look, the samples' ids.
+"""
+
+import json
+import os
+from array import array
+
+import numpy as np
+
+VERSION = 2
+HEADER = np.dtype([("version", "<u2"), ("num_fields", "<u2"), ("page_size", "<u4"), ("num_samples", "<u8"),
+                   ("table_offset", "<u8")])
+FIELD = np.dtype([("type", "u1"), ("name", "S16"), ("arguments", "V1024")])
+SAMPLE = np.dtype({"names": ["mode", "width", "height", "offset", "label"], "formats": ["u1", "<u2", "<u2", "<u8", "<i8"],
+                   "offsets": [0, 1, 3, 5, 16], "itemsize": 24})
+BLOB = np.dtype([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
+ID = np.dtype("<u8")
+NUM_FIELDS = 2
+FIRST_ROW = HEADER.itemsize + NUM_FIELDS * FIELD.itemsize
+IMAGE_TYPE, INTEGER_TYPE, ARRAY_TYPE = 2, 1, 4      # FFCV's numbers of an RGB image, an integer, an array of a fixed shape
+ARRAY_ARGUMENTS = np.dtype([("shape", "<u8", 32), ("num_bytes", "<u8"), ("dtype", "S760")])     # of FFCV's NDArrayField
+
+PAGE_SIZE = 8 * 2**20       # FFCV's default
+SMALL_PAGE_SIZE = 2 * 2**20     # its smallest; for sets of few samples, whose first page is mostly padding
+FEW_SAMPLES = 10_000
+
+
+class Layout:
+    """Of at most `capacity` samples: their rows, their places in the file, and the size of the pages these lie in.
+
+    `num_labels`: K where each sample has a label for each class, which are a blob of their own. Takes 56 bytes a sample.
+    """
+
+    def __init__(self, capacity: int, num_labels: int | None = None) -> None:
+        self._num_labels = num_labels
+        self._columns = {name: array("q" if name == "label" else "Q") for name in SAMPLE.names or ()}
+        self._blobs = {name: array("Q") for name in BLOB.names or ()}
+        self._ids = array("Q")
+        self.page_size = PAGE_SIZE if capacity >= FEW_SAMPLES else SMALL_PAGE_SIZE
+        self.end = _round_up(FIRST_ROW + capacity * SAMPLE.itemsize, self.page_size)
+
+    def place(self, size: int) -> int:
+        """Where in the file so many bytes of the next sample go: after the last, or on the next page where they would cross.
+
+        A blob larger than a page doubles the page size until it fits. What was placed before lies right in the larger
+        pages, too: each is made of whole smaller ones.
+        """
+        self.page_size = max(self.page_size, 1 << (size - 1).bit_length())
+        if self.end // self.page_size != (self.end + size - 1) // self.page_size:
+            self.end = _round_up(self.end, self.page_size)
+        offset = self.end
+        self._blobs["sample"].append(len(self._ids))
+        self._blobs["offset"].append(offset)
+        self._blobs["size"].append(size)
+        self.end += size
+        return offset
+
+    def add(self, mode: int, width: int, height: int, offset: int, label: int, sample_id: int) -> None:
+        """A sample whose image was placed at `offset`. label: its class, or where its labels were placed."""
+        for name, value in zip(self._columns, (mode, width, height, offset, label), strict=True):
+            self._columns[name].append(value)
+        self._ids.append(sample_id)
+
+    @property
+    def num_samples(self) -> int:
+        return len(self._ids)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """SAMPLE [N]."""
+        rows = np.zeros(self.num_samples, SAMPLE)   # zeros: a row has gaps, and the file must not depend on what lay there
+        for name, column in self._columns.items():
+            rows[name] = np.frombuffer(column, column.typecode)
+        return rows
+
+    @property
+    def ids_offset(self) -> int:
+        """Where the pages end."""
+        return _round_up(self.end, self.page_size)
+
+    def write_tables(self, handle: int) -> int:
+        """Write what is not blobs, the header last; returns the size of the file. Raises OSError."""
+        blobs = np.empty(len(self._blobs["size"]), BLOB)
+        for name, column in self._blobs.items():
+            blobs[name] = np.frombuffer(column, column.typecode)
+        ids = np.frombuffer(self._ids, self._ids.typecode).astype(ID)
+        table_offset = self.ids_offset + ids.nbytes
+        os.ftruncate(handle, self.ids_offset)
+        write_at(handle, ids.tobytes() + blobs.tobytes(), self.ids_offset)
+        write_at(handle, header_of(self.page_size, self.num_samples, table_offset) + fields_of(self._num_labels).tobytes()
+                 + self.rows.tobytes(), 0)
+        return table_offset + blobs.nbytes
+
+
+def header_of(page_size: int, num_samples: int, table_offset: int) -> bytes:
+    """The first bytes of a beton."""
+    return np.array([(VERSION, NUM_FIELDS, page_size, num_samples, table_offset)], HEADER).tobytes()
+
+
+def fields_of(num_labels: int | None) -> np.ndarray:
+    """The descriptors of image and label: FIELD [2]. num_labels: K where each sample has a label for each class (int8 [K])."""
+    fields = np.zeros(NUM_FIELDS, FIELD)
+    fields["type"] = IMAGE_TYPE, INTEGER_TYPE if num_labels is None else ARRAY_TYPE
+    fields["name"] = b"image", b"label"
+    if num_labels is not None:
+        arguments = np.zeros(1, ARRAY_ARGUMENTS)
+        dtype = json.dumps(np.dtype(np.int8).descr).encode()
+        arguments["shape"][0, 0], arguments["num_bytes"], arguments["dtype"] = num_labels, len(dtype), dtype
+        fields[1]["arguments"] = arguments.tobytes()
+    return fields
+
+
+def write_at(handle: int, data: bytes, offset: int) -> None:
+    """All of it: one call of the system may write less. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        num_written = os.pwrite(handle, view, offset)
+        view, offset = view[num_written:], offset + num_written
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

@@ -18,7 +18,7 @@ from harness.settings import TransferSettings
 from harness.stage import Outcome, StageContext
 from harness.stages.pretrain import MODEL_FILE
 from harness.timer import Timer, summary
-from harness.train import evaluate
+from harness.train import evaluate, predictions
 from harness.train.divergence import Diverged
 from harness.train.fit import Checkpoints, Clock, fit
 from harness.train.flip import FlipAverage
@@ -45,12 +45,15 @@ def run(context: StageContext) -> Outcome:
         models.replace_head(model, len(classes), torch.Generator().manual_seed(config["seed"]))
         return model.to(context.device)
 
-    def score(model: Classifier, split: str) -> dict[str, Any]:
+    def score(model: Classifier, split: str, *, keep_predictions: bool = False) -> dict[str, Any]:
         plan = eval_plan(split_path(context, "data", split), settings.batch_size,
                          settings.eval_resolution or settings.resolution, settings.eval_crop, context)
         with open_loader(plan) as loader:
             judged = FlipAverage(model) if settings.flip_tta else model
-            return evaluate.score(judged, loader, device=context.device, precision=precision, num_classes=len(classes))
+            counts = evaluate.count(judged, loader, device=context.device, precision=precision, num_classes=len(classes))
+            if keep_predictions:
+                predictions.save(context.folder, loader, {split: counts.predictions()})
+            return counts.scores()
 
     torch.manual_seed(config["seed"])       # for what draws from the global generator, such as dropout
     setup = Setup(load, settings, settings.bn_stats or method.DEFAULT_BN_STATS, context.device, precision, timer)
@@ -88,7 +91,7 @@ def run(context: StageContext) -> Outcome:
         if best is None:
             raise failure
         evaluated = time.monotonic()
-        test = score(best[1], "test")
+        test = score(best[1], "test", keep_predictions=True)
         eval_s += time.monotonic() - evaluated
         with loader.epoch(0) as batches:
             replay_img_per_s = replay_rate(trainee, *next(batches), train_s=clocks[-1].train_s)
@@ -100,6 +103,7 @@ def run(context: StageContext) -> Outcome:
         "grid": [{"lr": lr, "val": grid.get(lr)} for lr in settings.lrs],      # None: it diverged
         "num_configs": len(settings.lrs), "selected_on": "val", "num_epochs": settings.epochs, "num_classes": len(classes),
         "num_train_images": num_train_images, "bn_stats": setup.bn_stats, "precision": precision, "source_eps": about["eps"],
+        "predictions": predictions.FILE,
         "damaged_checkpoints": [line for clock in clocks for line in clock.damaged_checkpoints]}
     return Outcome(metrics, _timing(clocks, eval_s, startup_s, replay_img_per_s))
 

@@ -29,7 +29,8 @@ class View:
 
 
 def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int,
-             views: Mapping[str, View], attack: AttackSettings | None = None, eps: float = 0.0) -> dict[str, Counts]:
+             views: Mapping[str, View], attack: AttackSettings | None = None, eps: float = 0.0,
+             keep_predictions: bool = False) -> dict[str, Counts]:
     """Count every image of the loader's epoch 0 once, in each of the views.
 
     With an attack, images are first moved within `eps` to raise the loss over all logits; an image that is in no view is
@@ -39,7 +40,8 @@ def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precis
     if loader.multi_label:
         raise UserError(f"{loader.plan.beton}: an image there has many labels, and only one can be seen from several sides.",
                         "Such a dataset can be a target, and no source.")
-    counts = {name: Counts(num_classes, device, labels=view.labels, logits=view.logits) for name, view in views.items()}
+    counts = {name: Counts(num_classes, device, labels=view.labels, logits=view.logits, keep_predictions=keep_predictions)
+              for name, view in views.items()}
     for logits, labels in _answers(model, loader, device, precision, attack, eps):
         for count in counts.values():
             count.add(logits, labels)
@@ -48,10 +50,16 @@ def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precis
 
 def score(model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int) -> dict[str, float | int]:
     """The scores of every image of the loader's epoch 0, clean, whether an image has one label or many."""
-    counts = MultiLabelCounts() if loader.multi_label else Counts(num_classes, device)
+    return count(model, loader, device=device, precision=precision, num_classes=num_classes).scores()
+
+
+def count(model: nn.Module, loader: Loader, *, device: str, precision: Precision,
+          num_classes: int) -> Counts | MultiLabelCounts:
+    """What `score` is made of, with the predictions."""
+    counts = MultiLabelCounts() if loader.multi_label else Counts(num_classes, device, keep_predictions=True)
     for logits, labels in _answers(model, loader, device, precision):
         counts.add(logits, labels)
-    return counts.scores()
+    return counts
 
 
 def _answers(model: nn.Module, loader: Loader, device: str, precision: Precision, attack: AttackSettings | None = None,

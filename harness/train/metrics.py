@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,14 +15,17 @@ class Counts:
     """What a classifier of K classes got right, of all images that were added."""
 
     def __init__(self, num_classes: int, device: str | torch.device, *, labels: Sequence[int] | None = None,
-                 logits: Sequence[int] | None = None) -> None:
-        """labels: count images of these classes only. logits: decide among these classes only. None: all of them."""
+                 logits: Sequence[int] | None = None, keep_predictions: bool = False) -> None:
+        """labels: count images of these classes only. logits: decide among these classes only. None: all of them.
+        keep_predictions: for `predictions`."""
         self._counted = None if labels is None else _member(labels, num_classes, device)
         self._excluded = None if logits is None else ~_member(logits, num_classes, device)
         self._total = torch.zeros(num_classes, dtype=torch.int64, device=device)
         self._correct = torch.zeros(num_classes, dtype=torch.int64, device=device)
         self._num_top5 = torch.zeros((), dtype=torch.int64, device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._predicted: list[Tensor] | None = [] if keep_predictions else None
+        self._right: list[Tensor] = []
         self._probability = torch.zeros(num_classes, dtype=torch.float64, device=device)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
@@ -33,10 +37,14 @@ class Counts:
         rank = _rank(logits, labels)
         loss = functional.cross_entropy(logits, labels, reduction="none").double()
         self._total.index_add_(0, labels, counted.long())
-        self._correct.index_add_(0, labels, (counted & (rank < 1)).long())
+        right = counted & (rank < 1)
+        self._correct.index_add_(0, labels, right.long())
         self._num_top5 += (counted & (rank < 5)).sum()
         self._loss += loss.where(counted, 0).sum()
         self._probability.index_add_(0, labels, loss.neg().exp().where(counted, 0))
+        if self._predicted is not None:
+            self._predicted.append(_first_of_highest(logits).where(counted, -1).to(torch.int32))
+            self._right.append(right)
 
     def scores(self) -> dict[str, float | int]:
         """Fractions `top1`, `top5` (every image, where K < 5), `mean_per_class` (over the classes that have images), mean
@@ -57,6 +65,12 @@ class Counts:
         """(correct, total): int64 [K] each, on the CPU."""
         return self._correct.cpu(), self._total.cpu()
 
+    def predictions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of every image that was added, in that order: the class decided for, int32 [N], -1 for an image that the view
+        leaves out; and whether it is right, bool [N]."""
+        assert self._predicted is not None, "predictions were not kept"
+        return torch.cat(self._predicted).cpu().numpy(), torch.cat(self._right).cpu().numpy()
+
     def mean_probability(self) -> Tensor:
         """The probability given to the true class, averaged over each class's images: float64 [K], on the CPU; 0 where none."""
         return self._probability.cpu() / self._total.cpu().clamp(min=1)
@@ -69,6 +83,12 @@ def _rank(logits: Tensor, labels: Tensor) -> Tensor:
     number = torch.arange(logits.shape[1], device=logits.device)
     behind = (logits < own) | ((logits == own) & (number >= labels[:, None]))
     return (~behind).sum(1)
+
+
+def _first_of_highest(logits: Tensor) -> Tensor:
+    """[B]. As argmax on a CPU; which of equal logits it takes on a GPU is not said."""
+    number = torch.arange(logits.shape[1], device=logits.device)
+    return number.where(logits == logits.amax(1, keepdim=True), logits.shape[1] - 1).amin(1)
 
 
 def _member(classes: Sequence[int], num_classes: int, device: str | torch.device) -> Tensor:

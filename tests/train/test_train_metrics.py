@@ -67,6 +67,21 @@ def test_views_are_the_images_and_logits_cut_out(outputs):
     assert torch.allclose(masked.mean_probability()[chosen], alone.mean_probability(), atol=1e-6)
 
 
+def test_predictions_are_argmax_within_the_view_and_agree_with_the_counts(outputs):
+    logits, labels = outputs
+    logits = logits.round()         # many ties
+    chosen = [1, 4, 5, 7, 8, 9, 11]
+    predicted, right = counted(logits, labels, keep_predictions=True).predictions()
+    assert predicted.tolist() == logits.numpy().argmax(1).tolist() and predicted.dtype == np.int32
+    assert right.tolist() == (predicted == labels.numpy()).tolist()
+    counts = counted(logits, labels, labels=chosen, logits=chosen, keep_predictions=True)
+    predicted, right = counts.predictions()
+    inside = np.isin(labels, chosen)
+    assert set(predicted[~inside]) == {-1} and not right[~inside].any()
+    assert predicted[inside].tolist() == np.array(chosen)[logits[inside][:, chosen].numpy().argmax(1)].tolist()
+    assert right.sum() == counts.scores()["num_correct"]
+
+
 def test_mean_probability_by_hand():
     logits = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
     found = counted(logits, torch.tensor([0, 0, 0]), 1).mean_probability()

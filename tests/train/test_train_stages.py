@@ -14,6 +14,7 @@ from harness.stage import Stopped
 from harness.stages import evaluate, pretrain, rank, transfer
 from loaders import open_loader
 from writers.errors import UserError
+from writers.store import open_beton
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +168,8 @@ def test_transfer_learns_chooses_on_val_and_reads_test_once(root: Path, model: R
     assert metrics["test"]["top1"] > 0.6        # of four classes
     assert metrics["test"]["num_images"] == 32
     assert opened.count("test.beton") == 1
+    answers = np.load(root / f"transfer-{method}" / metrics["predictions"])
+    assert answers["test_correct"].sum() == metrics["test"]["num_correct"] and len(answers["sample"]) == 32
     assert [entry["lr"] for entry in metrics["grid"]] == [0.1, 0.01]
     best = max(entry["val"]["top1"] for entry in metrics["grid"])
     assert metrics["val"]["top1"] == best
@@ -188,6 +191,24 @@ def test_a_rate_that_diverges_is_passed_over_and_all_of_them_are_an_error(root: 
             transfer.run(context_of(root, f"all-{method}", config, {"model": model, "data": target}))
 
 
+def check_predictions(root: Path, metrics: dict, source: Result) -> None:
+    """Every score can be counted again from the file, and each image found again in another split's or run's."""
+    found = np.load(root / "evaluate" / metrics["predictions"])
+    beton = open_beton(root / "data" / source.metrics["splits"]["val"]["path"])
+    assert found["sample"].tolist() == beton.ids.tolist() and found["label"].tolist() == beton.rows["label"].tolist()
+    common = np.isin(found["label"], (0, 2))
+    for name in ("clean", "adversarial"):
+        assert found[f"{name}_own_correct"].sum() == metrics[name]["own"]["num_correct"]
+        assert found[f"{name}_own_correct"][common].sum() == metrics[name]["common_unmasked"]["num_correct"]
+        assert found[f"{name}_common_masked_correct"].sum() == metrics[name]["common_masked"]["num_correct"]
+        assert set(found[f"{name}_common_masked_predicted"][common]) <= {0, 2}
+        assert set(found[f"{name}_common_masked_predicted"][~common]) == {-1}
+        assert (found[f"{name}_own_correct"] == (found[f"{name}_own_predicted"] == found["label"])).all()
+        by_class = [int(found[f"{name}_own_correct"][found["label"] == label].sum()) for label in range(3)]
+        assert metrics["per_class"][name]["own"] == by_class
+    assert metrics["per_class"]["num_images"] == [8, 8, 8] and metrics["per_class"]["classes"] == source.metrics["classes"]
+
+
 def test_evaluation_counts_common_classes_masked_and_unmasked(root: Path, model: Result, source: Result):
     fewer = source.model_copy(update={"metrics": {**source.metrics, "classes": ["colour2", "colour0"]}})
     config = {"settings": {"batch_size": 7}, "eps": 0.5, "resolution": 24, "eval_crop": 1.0, "flip_tta": False}
@@ -200,6 +221,7 @@ def test_evaluation_counts_common_classes_masked_and_unmasked(root: Path, model:
     assert metrics["adversarial"]["own"]["loss"] > metrics["clean"]["own"]["loss"]
     assert metrics["clean"]["own"]["num_correct"] == round(24 * model.metrics["val"]["top1"])
     assert metrics["attack"] == {"norm": "l2", "eps": 0.5, "steps": 20, "step_size": 0.5 * 2.5 / 20, "resolution": 24}
+    check_predictions(root, metrics, source)
     clean = evaluate.run(context_of(root, "clean", {**config, "eps": 0.0}, needs)).metrics
     assert clean["adversarial"] is None and clean["attack"] is None
     assert clean["clean"] == metrics["clean"]

@@ -9,6 +9,8 @@ from writers import names, subset
 
 PACKAGES = {"datasets": "writers.datasets", "models": "harness.models", "methods": "harness.methods",
             "scores": "harness.scores", "backends": "loaders.backends", "launchers": "harness.launchers"}
+ZOO = {"torchvision/NAME": "Any classifier of torchvision, cut before its last layer",
+       "timm/NAME": "Any classifier of timm, cut before its last layer"}
 KINDS = ("datasets", "subsets", "models", "methods", "scores", "backends", "launchers", "recipes")
 
 
@@ -20,7 +22,8 @@ def entries(kind: str) -> dict[str, str]:
         lines = {name: _first_line(subset.FOLDER / f"{name}.txt") for name in subset.available()}
         return {"all": "Every class of the source", **lines}
     package = PACKAGES[kind]
-    return {name: _docstring_line(f"{package}.{name}") for name in names.names(package)}
+    others = ZOO if kind == "models" else {}
+    return {name: _docstring_line(f"{package}.{name}") for name in names.names(package)} | others
 
 
 def _docstring_line(module: str) -> str:

@@ -1,23 +1,22 @@
-"""A classifier: pixels in, logits out, with ImageNet's normalisation inside. `harness/models/` is the catalogue.
+"""A classifier: pixels in, logits out, with its normalisation inside. `harness/models/` is the catalogue.
 
 Each file there has `build(num_classes, channels) -> (backbone, D)`; the backbone turns normalised images [B, 3, R, R] into
-pooled features [B, D]. Normalising inside the model lets an attack work in pixel space.
+pooled features [B, D]. Normalising inside the model lets an attack work in pixel space. Names with a slash are networks of
+torchvision and timm (`harness/zoo.py`).
 """
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from harness import result
+from harness import result, zoo
 from harness.blur_pool import add_blur_pool
 from writers import names
 from writers.errors import UserError
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 class Architecture(Protocol):
@@ -38,8 +37,8 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.feature_dim = feature_dim
         self.head = nn.Linear(feature_dim, num_classes)
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(zoo.IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(zoo.IMAGENET_STD).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, R, R] pixels to [B, K] logits."""
@@ -58,12 +57,29 @@ def build(arch: str, num_classes: int, *, channels: tuple[int, ...] | None = Non
     blur_pool: blur before strided convolutions. Raises UserError for an unknown `arch`, for `channels` where the
     architecture has no such choice, and for `blur_pool` where it has no strided convolution to blur before.
     """
-    architecture = cast(Architecture, names.find("harness.models", arch, "model"))
-    backbone, feature_dim = architecture.build(num_classes, channels)
-    if blur_pool and not add_blur_pool(backbone):
+    if "/" in arch:
+        if channels is not None:
+            raise UserError(f"{arch} has fixed widths; channels has no effect on it.", "Leave channels out, or use resnet10.")
+        model = from_network(zoo.build(arch), num_classes)
+    else:
+        architecture = cast(Architecture, names.find("harness.models", arch, "model"))
+        model = Classifier(*architecture.build(num_classes, channels), num_classes)
+    if blur_pool and not add_blur_pool(model.backbone):
         raise UserError(f"blur_pool has no effect on {arch}: it has no strided convolution to blur before.", "Leave it out.")
-    model = Classifier(backbone, feature_dim, num_classes)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def from_network(network: zoo.Network, num_classes: int) -> Classifier:
+    """A classifier on a network of the zoo, with that network's normalisation."""
+    model = Classifier(network.backbone, network.feature_dim, num_classes)
+    set_normalisation(model, network.mean, network.std)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def set_normalisation(model: Classifier, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Per channel, of pixels in [0, 1]."""
+    model.mean.copy_(torch.tensor(mean).view(1, 3, 1, 1))
+    model.std.copy_(torch.tensor(std).view(1, 3, 1, 1))
 
 
 def replace_head(model: Classifier, num_classes: int, generator: torch.Generator) -> None:

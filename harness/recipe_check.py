@@ -57,7 +57,9 @@ def _wrong_names(values: dict[str, Any]) -> list[tuple[Place, str]]:
     for place, data in (("source",), values.get("source")), *_items(values, "targets"):
         if isinstance(data, dict) and "dataset" in data:
             asked.append(((*place, "dataset"), data["dataset"], "dataset", "writers.datasets"))
-    asked += [(place, arch, "model", "harness.models") for place, arch in _items(values, "archs")]
+    # Only the libraries know their own names, and torch is slow to import.
+    asked += [(place, arch, "model", "harness.models") for place, arch in _items(values, "archs")
+              if not str(arch).startswith(("torchvision/", "timm/"))]
     methods = values.get("methods")
     if isinstance(methods, dict):
         asked += [(("methods", method), method, "method", "harness.methods") for method in methods]

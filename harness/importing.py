@@ -1,0 +1,62 @@
+"""From a checkpoint of another program to a classifier of ours: its own names, its own normalisation, its own classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import model as models
+from harness import weights, zoo
+from harness.model import Classifier
+from writers.errors import UserError
+from writers.subset import named
+
+
+def import_checkpoint(path: Path, arch: str, classes: str | Sequence[str], *, eps: float = 0.0, resolution: int | None = None,
+                      mean: Sequence[float] | None = None, std: Sequence[float] | None = None, average: bool = False,
+                      by_order: bool = False) -> tuple[Classifier, dict[str, Any]]:
+    """The classifier, and what `harness.model.save` is to record of it.
+
+    `classes`: a subset's name, or the class names in label order. Normalisation: as given, else as the file says (robustness
+    library), else as the library publishes it. Raises UserError where weights, architecture and classes do not fit together.
+    """
+    found = weights.read(path, average=average)
+    names = named(classes).classes if isinstance(classes, str) else tuple(classes)
+    if names is None:
+        raise UserError(f"'{classes}' names no classes.", "Name a subset with a class list, such as in1000.")
+    model, network = _blank(arch, len(names))
+    own = _own_names(model, network)
+    tensors = weights.by_order(found.tensors, own) if by_order else found.tensors
+    if network is not None:
+        zoo.load_published(arch, network, model.head, tensors)
+    else:
+        _load_ours(arch, model, tensors)
+    if (chosen := (mean or found.mean, std or found.std)) != (None, None):
+        models.set_normalisation(model, chosen[0] or (0, 0, 0), chosen[1] or (1, 1, 1))
+    about = {"arch": arch, "channels": None, "classes": list(names), "eps": eps,
+             "resolution": resolution or (network.resolution if network else 224), "imported_from": path.name,
+             "sha256": found.sha256}
+    return model, about
+
+
+def _blank(arch: str, num_classes: int) -> tuple[Classifier, zoo.Network | None]:
+    if "/" not in arch:
+        return models.build(arch, num_classes), None
+    network = zoo.build(arch)
+    return models.from_network(network, num_classes), network
+
+
+def _own_names(model: Classifier, network: zoo.Network | None) -> dict[str, Any]:
+    """Names and shapes that weights must have, in the order of the network's modules."""
+    if network is None:
+        return {name: tensor.shape for name, tensor in model.state_dict().items() if name not in ("mean", "std")}
+    own = {name: tensor.shape for name, tensor in network.backbone.state_dict().items()}
+    head = {f"{network.head_name}.{name}": tensor.shape for name, tensor in model.head.state_dict().items()}
+    return {**own, **head} if network.head_name else own
+
+
+def _load_ours(arch: str, model: Classifier, tensors: dict[str, Any]) -> None:
+    """For the architectures of `harness/models`: their own names, or torchvision's, whose head is `fc`."""
+    renamed = {name if name.startswith(("backbone.", "head.")) else
+               f"head.{name.removeprefix('fc.')}" if name.startswith("fc.") else f"backbone.{name}": value
+               for name, value in tensors.items()}
+    zoo.load_strictly(arch, model, renamed | {"mean": model.mean, "std": model.std})

@@ -1,0 +1,161 @@
+"""Weights in the layouts that people have: safetensors or torch files, wrapped and prefixed in many ways, as plain tensors.
+
+Nothing in a file is executed. Torch files that hold more than tensors and plain values (those of the robustness library carry
+whole training objects) are read with every foreign class replaced by an inert stand-in.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from writers.errors import UserError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")   # in this order of preference
+AVERAGES = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
+PREFIXES = ("module.", "_orig_mod.", "model.")
+LEFT_OUT = ("attacker.", "normalizer.", "normalize.")       # the robustness library's second copy, and its normalisation
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by their names without wrapping prefixes; the normalisation that the file itself carries, if any."""
+
+    tensors: dict[str, Tensor]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    sha256: str
+
+
+def read(path: Path, *, average: bool = False) -> Weights:
+    """The weights in a .safetensors file or a torch file. `average`: the exponential average, where the file has one.
+
+    Raises UserError for a file that is missing, damaged, or holds no weights.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    content = _safetensors(path, data) if path.suffix == ".safetensors" else _torch_file(path)
+    tensors = _unwrapped(content, average)
+    if tensors is None:
+        raise UserError(f"{path} has no {'averaged ' if average else ''}weights in it that this harness can find.",
+                        f"It looks under {', '.join(AVERAGES if average else WRAPPERS)}, and for a mapping of tensors.")
+    plain = _without_prefixes(tensors)
+    mean, std = (_constant(plain, name) for name in ("normalizer.new_mean", "normalizer.new_std"))
+    return Weights({name: tensor for name, tensor in plain.items() if not name.startswith(LEFT_OUT)}, mean, std,
+                   hashlib.sha256(data).hexdigest())
+
+
+def by_order(weights: Mapping[str, Tensor], names_and_shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Rename tensors by their order, for a network whose modules stand in the same order under other names.
+
+    Raises UserError unless there are as many, and each has the shape that is expected in its place.
+    """
+    if len(weights) != len(names_and_shapes):
+        raise UserError(f"The file has {len(weights)} tensors, and the model {len(names_and_shapes)}: "
+                        "their order says nothing.")
+    for (name, tensor), (wanted, shape) in zip(weights.items(), names_and_shapes.items(), strict=True):
+        if tensor.shape != shape:
+            raise UserError(f"{name} is {tuple(tensor.shape)}, and in its place stands {wanted}, {tuple(shape)}: "
+                            "the order is another.")
+    return dict(zip(names_and_shapes, weights.values(), strict=True))
+
+
+def _safetensors(path: Path, data: bytes) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+    except ImportError as error:
+        raise UserError("Files of the kind .safetensors need safetensors.", "pip install safetensors") from error
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _torch_file(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        pass        # more than tensors in it, or no such file at all
+    except Exception as error:      # torch raises many kinds for a damaged file
+        raise _damaged(path, error) from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_WITHOUT_FOREIGN_CLASSES)
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return UserError(f"{path} is not a whole file of torch weights: {why[:200]}")
+
+
+class _Inert:
+    """Stands for an object of a class that is not loaded. Takes whatever unpickling does to it, and does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "_Inert":
+        return self
+
+    def append(self, value: Any) -> None: ...
+
+    def extend(self, values: Any) -> None: ...
+
+
+class _Unpickler(pickle.Unpickler):
+    """Loads what rebuilds tensors and plain containers; everything else becomes _Inert."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = {("collections", "OrderedDict"), ("torch", "Size"), ("torch", "device"),
+                   ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_tensor"),
+                   ("torch._utils", "_rebuild_parameter"), ("torch.nn.parameter", "Parameter"), ("torch", "Tensor")}
+        is_storage = module in ("torch", "torch.storage") and name.endswith("Storage")
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if (module, name) in allowed or is_storage or is_dtype:
+            return super().find_class(module, name)
+        return _Inert
+
+
+_WITHOUT_FOREIGN_CLASSES = SimpleNamespace(
+    Unpickler=_Unpickler, load=lambda file, **options: _Unpickler(file, **options).load(), __name__="without_foreign_classes")
+
+
+def _unwrapped(content: Any, average: bool) -> dict[str, Tensor] | None:
+    """The mapping of tensors in a file, under whichever of the usual keys it lies."""
+    if not isinstance(content, Mapping):
+        return None
+    for key in AVERAGES if average else WRAPPERS:
+        if isinstance(content.get(key), Mapping) and (found := _unwrapped(content[key], False)):
+            return found
+    tensors = {str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)}
+    return tensors if tensors and not average else None
+
+
+def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what DataParallel, torch.compile and training classes put before all of them.
+
+    The robustness library has `module.model.` beside `module.attacker.` and `module.normalizer.`: those do not count.
+    """
+    while True:
+        names = [name for name in tensors if not name.startswith(LEFT_OUT)]
+        prefix = next((prefix for prefix in PREFIXES if names and all(name.startswith(prefix) for name in names)), None)
+        if prefix is None:
+            return tensors
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+
+
+def _constant(tensors: Mapping[str, Tensor], name: str) -> tuple[float, ...] | None:
+    return tuple(tensors[name].flatten().tolist()) if name in tensors else None

@@ -18,12 +18,8 @@
 #include <jpeglib.h>
 #include <jerror.h>
 
-#ifndef JCS_EXTENSIONS
-#error "This needs libjpeg-turbo, which can give pixels of four bytes."
-#endif
-
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#if !defined(FOR_EACH_PROCESSOR) && defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
 #define FOR_EACH_PROCESSOR
 #endif
@@ -46,8 +42,14 @@ enum { LOOKUP_BITS = 10, MAX_DC_SIZE = 11, MAX_AC_SIZE = 10 };      /* sizes: of
 struct code {
     uint8_t length;     /* of the code, 0 where it is longer than LOOKUP_BITS */
     uint8_t total;      /* with the bits of the value behind it */
-    uint8_t run, size;  /* zeros before the value; its bits */
+    uint8_t run;        /* zeros before the value */
+    uint8_t shift;      /* 64 less the value's bits; 64: no value */
+    int32_t lowest;     /* value: those that begin with a 0 bit count from here */
 };
+
+static struct code make_code(int length, int run, int size) {
+    return (struct code){length, length + size, run, 64 - size, 1 - (1 << size)};
+}
 
 struct huffman {
     struct code lookup[1 << LOOKUP_BITS];
@@ -101,7 +103,7 @@ static int make_huffman(const JHUFF_TBL *table, struct huffman *huffman, int is_
             if (symbol > 255 || code >> length || size > (is_dc ? MAX_DC_SIZE : MAX_AC_SIZE))
                 return 0;
             if (length <= LOOKUP_BITS) {
-                struct code entry = {length, length + size, run, size};
+                struct code entry = make_code(length, run, size);
                 int spread = LOOKUP_BITS - length;
                 for (uint32_t k = code << spread; k < (code + 1) << spread; k++)
                     huffman->lookup[k] = entry;
@@ -139,7 +141,7 @@ static const struct code *long_code(struct entropy *entropy, const struct huffma
         fail(entropy);
     int symbol = huffman->symbols[(int32_t)(code >> (16 - length)) + huffman->offset[length]];
     int size = is_dc ? symbol : symbol & 15;
-    entropy->long_code = (struct code){length, length + size, is_dc ? 0 : symbol >> 4, size};
+    entropy->long_code = make_code(length, is_dc ? 0 : symbol >> 4, size);
     return &entropy->long_code;
 }
 
@@ -148,11 +150,11 @@ INLINE const struct code *next_code(struct entropy *entropy, const struct huffma
     return __builtin_expect(code->length == 0, 0) ? long_code(entropy, huffman, word, is_dc) : code;
 }
 
-/* The value of `code->size` >= 1 bits behind the code: those that begin with 0 stand for the negative ones. */
+/* The value behind the code, of at least one bit. Without a branch, which would be taken half of the time. */
 INLINE int value_of(const struct code *code, uint64_t word) {
     uint64_t behind = word << code->length;
-    int is_negative = (int)((int64_t)~behind >> 63);    /* 0 or -1 */
-    return (int)(behind >> (64 - code->size)) + (is_negative & (1 - (1 << code->size)));
+    int begins_with_0 = (int)((int64_t)~behind >> 63);      /* 0 or -1 */
+    return (int)(behind >> code->shift) + (begins_with_0 & code->lowest);
 }
 
 INLINE void drop(struct bits *bits, int count) {
@@ -165,17 +167,18 @@ INLINE void decode_block(struct entropy *entropy, struct bits *bits, const struc
                          int *predicted, JCOEF *block) {
     refill(bits);
     const struct code *code = next_code(entropy, dc, bits->word, 1);
-    if (code->size)
+    if (code->shift < 64)
         *predicted += value_of(code, bits->word);
     drop(bits, code->total);
     block[0] = (JCOEF)*predicted;
 
-    for (int k = 1, turn = 0; k < 64; k++, turn ^= 1) {
+    int k = 1;
+    for (int turn = 0; k < 64; k++, turn ^= 1) {
         if (turn)
             refill(bits);
         code = next_code(entropy, ac, bits->word, 0);
         k += code->run;
-        if (code->size) {
+        if (code->shift < 64) {
             block[ZIGZAG[k]] = (JCOEF)value_of(code, bits->word);
             drop(bits, code->total);
         } else {
@@ -183,9 +186,9 @@ INLINE void decode_block(struct entropy *entropy, struct bits *bits, const struc
             if (code->run != 15)
                 return;     /* the end of the block */
         }
-        if (__builtin_expect(k > 63, 0))
-            fail(entropy);
     }
+    if (k > 64)
+        fail(entropy);
 }
 
 /* Copy the next segment to entropy->clean, and look whether it ends in the marker that it should end in. */
@@ -227,8 +230,7 @@ static void close_segment(const struct entropy *entropy) {
         fail(entropy);
 }
 
-/* In place of libjpeg's own: one MCU's blocks, which come as zeros. */
-FOR_EACH_PROCESSOR
+/* In place of libjpeg's own: one MCU's blocks, which come as zeros. (Not FOR_EACH_PROCESSOR: that makes it slower.) */
 static boolean decode_mcu(j_decompress_ptr codec, JBLOCKROW *blocks) {
     struct entropy *entropy = codec->client_data;
     if (entropy->mcus_left == 0)
@@ -258,7 +260,7 @@ struct decoder {
     struct entropy entropy;
     uint8_t header[MAX_HEADER];
     uint32_t *segments;         /* for as many as the longest blob can have */
-    uint8_t *pixels;            /* [height, width, 4] of the largest image, and PADDING */
+    uint8_t *pixels;            /* [height, width, 3] of the largest image */
     uint32_t crc[256];
 };
 
@@ -376,7 +378,7 @@ static int use_own_entropy(j_decompress_ptr codec, struct entropy *entropy) {
 }
 
 /* Decode the part of a JPEG under `box`, with something around it, or all of it, to decoder->pixels, its rows part->width
- * pixels of four bytes apart. Returns 0 where that did not work in this way. */
+ * pixels apart. Returns 0 where that did not work in this way. */
 enum way { WITH_INDEX, OWN_ENTROPY, LIBJPEG };
 
 static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width,
@@ -408,7 +410,7 @@ static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_
     }
     jpeg_read_header(codec, TRUE);
     entropy->position = codec->src->next_input_byte - blob;     /* which only OWN_ENTROPY looks at */
-    codec->out_color_space = JCS_EXT_RGBX;
+    codec->out_color_space = JCS_RGB;
     codec->dct_method = JDCT_ISLOW;
     if (codec->image_width != part->width || codec->image_height != part->height)
         longjmp(decoder->failed, 1);
@@ -418,7 +420,7 @@ static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_
 
     int64_t bottom = way == LIBJPEG ? height : box->top + box->height - part->top;
     while (codec->output_scanline < bottom) {
-        JSAMPROW row = decoder->pixels + (size_t)codec->output_scanline * part->width * 4;
+        JSAMPROW row = decoder->pixels + (size_t)codec->output_scanline * part->width * 3;
         jpeg_read_scanlines(codec, &row, 1);
     }
     if (way == LIBJPEG)
@@ -470,7 +472,7 @@ static struct decoder *new_decoder(int64_t num_pixels, int64_t size) {
     }
     decoder->entropy.clean = malloc(size + PADDING);
     decoder->segments = malloc(size / 2 * sizeof *decoder->segments + 1);   /* two bytes of index, at the least, for each */
-    decoder->pixels = malloc(4 * num_pixels + PADDING);
+    decoder->pixels = malloc(3 * num_pixels);
     if (setjmp(decoder->failed) != 0 || !decoder->entropy.clean || !decoder->segments || !decoder->pixels) {
         free_decoder(decoder);
         return NULL;
@@ -481,12 +483,7 @@ static struct decoder *new_decoder(int64_t num_pixels, int64_t size) {
 
 /* ---- Resizing ------------------------------------------------------------------------------------------------------------ */
 
-typedef uint8_t bytes16 __attribute__((vector_size(16)));
-typedef uint16_t shorts16 __attribute__((vector_size(32)));
-typedef int32_t ints16 __attribute__((vector_size(64)));
-typedef float floats16 __attribute__((vector_size(64), may_alias));
-
-enum { ROWS = 4 };      /* output rows at a time, side by side in a vector: RGBX of each */
+typedef float floats4 __attribute__((vector_size(16), aligned(4), may_alias));     /* a pixel, and a value of the next */
 
 /* Along one axis: of each output pixel its first source pixel, how many count, and their shares. */
 struct taps {
@@ -542,50 +539,44 @@ static void mirror_taps(struct taps *taps, int64_t target) {
 
 struct resizer {
     struct taps down, across;
-    float *line;        /* [width and padding, ROWS, 4]: ROWS output rows as wide as the box */
+    float *line, *result;   /* an output row as wide as the box, and padding; one as wide as the output, and a value */
 };
 
-/* Four pixels of RGBX as floats. In steps of twice the width, for which there are instructions. */
-INLINE floats16 four_pixels(const uint8_t *pixels) {
-    bytes16 bytes;
-    memcpy(&bytes, pixels, sizeof bytes);
-    return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(bytes, shorts16), ints16), floats16);
-}
-
-/* line[x, row] = the sum of shares over `count` source rows, for x in steps of four pixels. */
-INLINE void sum_rows(const uint8_t *pixels, int64_t stride, int64_t count, const float *shares, int64_t width, float *line) {
-    for (int64_t x = 0; x < width; x += 4) {
-        floats16 sum = shares[0] * four_pixels(pixels + 4 * x);
-        for (int64_t k = 1; k < count; k++)
-            sum += shares[k] * four_pixels(pixels + 4 * x + k * stride);
-        for (int p = 0; p < 4; p++)
-            memcpy(line + (x + p) * ROWS * 4, (const float *)&sum + 4 * p, 4 * sizeof(float));
+/* line = the sum of shares over `count` source rows of `size` bytes. */
+INLINE void sum_rows(const uint8_t *restrict rows, int64_t stride, int64_t count, const float *shares, int64_t size,
+                     float *restrict line) {
+    const float first = shares[0], second = shares[1];
+    const uint8_t *restrict below = rows + stride;
+    if (count == 1) {
+        for (int64_t i = 0; i < size; i++)
+            line[i] = first * rows[i];
+        return;
+    }
+    for (int64_t i = 0; i < size; i++)
+        line[i] = first * rows[i] + second * below[i];
+    for (int64_t k = 2; k < count; k++) {
+        const uint8_t *restrict row = rows + k * stride;
+        const float share = shares[k];
+        for (int64_t i = 0; i < size; i++)
+            line[i] += share * row[i];
     }
 }
 
-/* One pixel of ROWS rows: the weighted sum along the line, rounded. */
-INLINE bytes16 sum_column(const float *line, const struct taps *taps, int64_t most, int64_t x) {
-    const floats16 *from = (const floats16 *)line + taps->starts[x];
-    const float *shares = taps->shares + x * taps->stride;
-    floats16 sum = (floats16){} + 0.5f;
-    for (int64_t k = 0; k < most; k++)
-        sum += shares[k] * from[k];
-    return __builtin_convertvector(__builtin_convertvector(sum, ints16), bytes16);
-}
-
-INLINE void sum_columns(const float *line, const struct taps *taps, int64_t most, int64_t target, uint8_t *const *rows) {
+/* Weighted sums along the line, to a row of RGB. */
+INLINE void sum_columns(const float *line, const struct taps *taps, int64_t most, int64_t target, float *result, uint8_t *row) {
     for (int64_t x = 0; x < target; x++) {
-        bytes16 values = sum_column(line, taps, most, x);
-        if (x < target - 1)     /* four bytes at once: the next pixel writes over the X */
-            for (int row = 0; row < ROWS; row++)
-                memcpy(rows[row] + 3 * x, (const uint8_t *)&values + 4 * row, 4);
-        else
-            for (int row = 0; row < ROWS; row++)
-                memcpy(rows[row] + 3 * x, (const uint8_t *)&values + 4 * row, 3);
+        const float *shares = taps->shares + x * taps->stride;
+        const float *from = line + 3 * taps->starts[x];
+        floats4 sum = (floats4){} + 0.5f;      /* so that cutting off is rounding */
+        for (int64_t k = 0; k < most; k++)
+            sum += shares[k] * *(const floats4 *)(from + 3 * k);
+        *(floats4 *)(result + 3 * x) = sum;     /* the next pixel writes over the fourth value */
     }
+    for (int64_t i = 0; i < 3 * target; i++)
+        row[i] = (uint8_t)(int32_t)result[i];
 }
 
-/* The box, whose rows of RGBX are `stride` bytes apart, to output [resolution, resolution, 3]. */
+/* The box, whose rows are `stride` bytes apart, to output [resolution, resolution, 3]. */
 FOR_EACH_PROCESSOR
 static void resize(struct resizer *resizer, const uint8_t *pixels, int64_t stride, int64_t width, int64_t height, int flip,
                    int64_t resolution, uint8_t *output) {
@@ -594,21 +585,16 @@ static void resize(struct resizer *resizer, const uint8_t *pixels, int64_t strid
     fill_taps(across, width, resolution);
     if (flip)
         mirror_taps(across, resolution);
-    memset(resizer->line + width * ROWS * 4, 0, (across->stride + 4) * ROWS * 4 * sizeof(float));
-    for (int64_t y = 0; y < resolution; y += ROWS) {
-        uint8_t *rows[ROWS];
-        for (int row = 0; row < ROWS; row++) {
-            int64_t i = y + row < resolution ? y + row : resolution - 1;    /* the last one again */
-            rows[row] = output + i * resolution * 3;
-            sum_rows(pixels + down->starts[i] * stride, stride, down->counts[i], down->shares + i * down->stride, width,
-                     resizer->line + 4 * row);
-        }
+    for (int64_t y = 0; y < resolution; y++) {
+        uint8_t *row = output + y * resolution * 3;
+        sum_rows(pixels + down->starts[y] * stride, stride, down->counts[y], down->shares + y * down->stride,
+                 3 * width, resizer->line);
         if (across->most <= 2)
-            sum_columns(resizer->line, across, 2, resolution, rows);
+            sum_columns(resizer->line, across, 2, resolution, resizer->result, row);
         else if (across->most == 3)
-            sum_columns(resizer->line, across, 3, resolution, rows);
+            sum_columns(resizer->line, across, 3, resolution, resizer->result, row);
         else
-            sum_columns(resizer->line, across, across->most, resolution, rows);
+            sum_columns(resizer->line, across, across->most, resolution, resizer->result, row);
     }
 }
 
@@ -618,6 +604,7 @@ static void free_resizer(struct resizer *resizer) {
     free(resizer->across.starts);
     free(resizer->across.shares);
     free(resizer->line);
+    free(resizer->result);
 }
 
 /* For boxes of up to `width` x `height`; 0 where there is no memory for it. */
@@ -629,20 +616,14 @@ static int make_resizer(struct resizer *resizer, int64_t width, int64_t height, 
         axes[axis]->counts = axes[axis]->starts + resolution;
         axes[axis]->shares = malloc(resolution * taps_stride(longest[axis], resolution) * sizeof(float));
     }
-    size_t size = (width + taps_stride(width, resolution) + 4) * ROWS * 4 * sizeof(float);
-    resizer->line = aligned_alloc(sizeof(floats16), (size + sizeof(floats16) - 1) / sizeof(floats16) * sizeof(floats16));
-    return resizer->down.starts && resizer->down.shares && resizer->across.starts && resizer->across.shares && resizer->line;
+    /* Zeros, because what lies in the padding is added with a share of 0, and must be a number. */
+    resizer->line = calloc(3 * (width + taps_stride(width, resolution)) + 1, sizeof(float));
+    resizer->result = malloc((3 * resolution + 1) * sizeof(float));
+    return resizer->down.starts && resizer->down.shares && resizer->across.starts && resizer->across.shares &&
+           resizer->line && resizer->result;
 }
 
 /* ---- All of it ----------------------------------------------------------------------------------------------------------- */
-
-static void expand_rgb(const uint8_t *rgb, int64_t stride, const struct box *box, uint8_t *rgbx) {
-    for (int64_t y = 0; y < box->height; y++) {
-        const uint8_t *from = rgb + (box->top + y) * stride + box->left * 3;
-        for (int64_t x = 0; x < box->width; x++, rgbx += 4, from += 3)
-            rgbx[0] = from[0], rgbx[1] = from[1], rgbx[2] = from[2], rgbx[3] = 0;
-    }
-}
 
 /* The contract stands in loaders/kernel.py. Returns -1 where there is no memory for it, else 0. */
 int harness_decode_images(const uint8_t *file, const int64_t *offsets, const int64_t *sizes, const uint8_t *modes,
@@ -661,19 +642,19 @@ int harness_decode_images(const uint8_t *file, const int64_t *offsets, const int
     for (int64_t i = 0; ready && i < n; i++) {
         const uint8_t *blob = file + offsets[i];
         const struct box *box = &boxes[i];
-        struct part part = {box->left, box->top, box->width, box->height};
+        const uint8_t *pixels = blob;
+        struct part part = {0, 0, widths[i], heights[i]};
         complaints[i] = 0;
         if (modes[i] == JPEG) {
             int done = 0;
             for (enum way way = WITH_INDEX; !done && way <= LIBJPEG; way++)
                 done = decode_in_one_way(way, decoder, blob, sizes[i], widths[i], heights[i], box, &part);
             complaints[i] = !done;
-        } else {
-            expand_rgb(blob, widths[i] * 3, box, decoder->pixels);
+            pixels = decoder->pixels;
         }
-        int64_t stride = part.width * 4;
-        resize(&resizer, decoder->pixels + (box->top - part.top) * stride + (box->left - part.left) * 4, stride, box->width,
-               box->height, flips[i], resolution, output + i * resolution * resolution * 3);
+        int64_t stride = part.width * 3;
+        resize(&resizer, pixels + (box->top - part.top) * stride + (box->left - part.left) * 3, stride, box->width, box->height,
+               flips[i], resolution, output + i * resolution * resolution * 3);
     }
     if (decoder != NULL)
         free_decoder(decoder);

@@ -135,6 +135,30 @@ def test_damage_is_a_complaint(decode_images, damage):
     assert np.array_equal(output[0], output[2])
 
 
+@needs_c
+@pytest.mark.parametrize("indexed", [False, True])
+def test_kernels_take_damage_alike(indexed):
+    """Where libjpeg-turbo says nothing of the damage there is another image, the same for both."""
+    random = np.random.default_rng(7)
+    blob = saved(photo(120, 90, seed=1), optimize=True)
+    blob = add_restart_index(blob) if indexed else blob
+    spoilt = []
+    for number in range(600):
+        copy = bytearray(blob)
+        begin = 0 if number % 2 else blob.index(b"\xff\xda")      # everywhere, or only in what is coded
+        for place in random.integers(begin, len(blob), random.integers(1, 4)):
+            copy[place] = random.choice([0x00, 0xFF, random.integers(256), copy[place] ^ 1 << random.integers(8)])
+        spoilt.append(bytes(copy))
+    boxes = np.array([[30, 20, 60, 60]] * len(spoilt))
+    (c, c_complaints), (numba, numba_complaints) = (
+        run(kernel.open_kernel(LIBRARY, name), spoilt, [(120, 90)] * len(spoilt), boxes, 60) for name in ("c", "numba"))
+    if not indexed:     # else the C kernel, which looks more closely at the part, may have a word on the whole
+        assert not (c_complaints & ~numba_complaints).any()     # numba cannot tell a harmless warning from another
+    assert 50 < c_complaints.sum() < 550
+    whole = ~numba_complaints & ~c_complaints
+    assert np.array_equal(c[whole], numba[whole])
+
+
 def test_what_cameras_leave_behind_is_no_complaint(decode_images):
     blob = saved(photo(90, 70, seed=1))
     frame = blob.index(b"\xff\xc0")

@@ -141,9 +141,9 @@ def carve(train: list[Example], val: list[Example], test: list[Example], setting
     carved: tuple[list[Example], list[Example], list[Example]] = ([], [], [])
     for examples in by_class.values():
         examples = [examples[index] for index in np.argsort(draw(settings.seed, "split", ids_of(examples)), kind="stable")]
-        num_left = len(examples) - 1
+        total, num_left = len(examples), len(examples) - 1
         for part, share in zip(carved, shares, strict=False):
-            number = min(num_left, max(int(share * len(examples) + 0.5), int(share > 0 and len(examples) >= 3)))
+            number = min(num_left, max(int(share * total + 0.5), int(share > 0 and total >= 3)))
             num_left -= number
             part += [examples.pop() for _ in range(number)]
         carved[2].extend(examples)

@@ -23,7 +23,8 @@ from writers import names
 from writers.dataset import SplitSettings, open_dataset
 from writers.encode import Encoding
 from writers.errors import UserError
-from writers.source import Example, Source
+from writers.official import shares
+from writers.source import Example, Source, carve
 from writers.store import open_beton
 from writers.subset import everything
 from writers.write import write_split
@@ -381,6 +382,17 @@ def test_retinopathys_lists(tmp_path: Path):
     (tmp_path / "trainLabels.csv").write_text("image,level\n0_left,7\n")
     with pytest.raises(UserError, match=r"trainLabels\.csv, line 2"):
         open_dataset("retinopathy", tmp_path, SETTINGS)
+
+
+EUROSAT_SIZES = [3000, 3000, 3000, 2500, 2500, 2000, 2500, 3000, 2500, 3000]     # images of each class, as published
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("eurosat", EUROSAT_SIZES), ("resisc45", [700] * 45)])
+def test_fixed_draws_have_the_benchmarks_counts(name: str, sizes: list[int]):
+    examples = [Example(f"{label}/{number}", label, f"{label}/{number}")
+                for label, size in enumerate(sizes) for number in range(size)]
+    found = {split: len(part) for split, part in carve(examples, [], [], shares(0.2, 0.2)).items()}
+    assert found == import_module(f"writers.datasets.{name}").SPEC.split_sizes
 
 
 def rewrite(path: Path, data: bytes) -> None:

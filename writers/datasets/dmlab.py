@@ -15,7 +15,7 @@ from writers.tfrecords import Damaged, Place, PlacesInFiles, read_examples
 
 SPEC = DatasetSpec(
     name="dmlab", title="DMLab", metric="top1", num_classes=6,
-    split_sizes={"train": 65_550, "val": 22_628, "test": 22_735}, licence="Apache-2.0",
+    split_sizes={"train": 65_550, "val": 22_628, "test": 22_735}, licence="not stated with the data",
     citation="Zhai et al. 2019, The Visual Task Adaptation Benchmark",
     where="https://storage.googleapis.com/dmlab-vtab/dmlab.tar.gz, unpacked",
     downloads=(Download("dmlab.tar.gz", "https://storage.googleapis.com/dmlab-vtab/dmlab.tar.gz",

@@ -1,0 +1,102 @@
+"""Whether a dataset's raw files are what its publisher describes: images of each split and class, and each of them decodes."""
+
+import io
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from writers.dataset import DatasetSpec
+from writers.source import Example, Source
+from writers.store import Progress
+
+AHEAD = 16      # images that each thread may be ahead of the report
+
+
+@dataclass(frozen=True)
+class RawReport:
+    """`class_counts`: of each split, images of each class, in label order (with many labels: those in which it is there)."""
+
+    class_counts: dict[str, list[int]]
+    num_images: dict[str, int]
+    problems: list[str] = field(default_factory=list)
+
+
+def check_raw(source: Source, spec: DatasetSpec, *, classes: Sequence[str] = (), num_threads: int = 1,
+              progress: Progress | None = None) -> RawReport:
+    """Count and decode everything. Problems name the split, the classes or the file. classes: those that must be there."""
+    counts = {split: _class_counts(source, examples) for split, examples in source.splits.items()}
+    num_images = {split: len(examples) for split, examples in source.splits.items()}
+    problems = [*_count_problems(source, spec, num_images), *_class_problems(source, counts)]
+    if missing := [name for name in classes if name not in source.classes]:
+        problems.append(f"there is no image at all of {', '.join(missing)}")
+    examples = [example for split in source.splits.values() for example in split]
+    for number, problem in enumerate(_image_problems(source, examples, num_threads)):
+        if progress is not None:
+            progress(number + 1, len(examples))
+        if problem:
+            problems.append(problem)
+    return RawReport(counts, num_images, problems)
+
+
+def expected_images(spec: DatasetSpec, num_images: dict[str, int]) -> Iterator[tuple[str, int, int]]:
+    """Split, images found and images published. Where no val is published, val was carved out of train, and is added."""
+    for split, expected in spec.split_sizes.items():
+        found = num_images.get(split, 0)
+        if split == "train" and "val" not in spec.split_sizes:
+            found += num_images.get("val", 0)
+        yield split, found, expected
+
+
+def _count_problems(source: Source, spec: DatasetSpec, num_images: dict[str, int]) -> Iterator[str]:
+    for split, found, expected in expected_images(spec, num_images):
+        if found != expected:
+            yield f"{split} has {found:,} images; {expected:,} were published"
+    if spec.num_classes not in (None, len(source.classes)):
+        yield f"it has {len(source.classes)} classes; {spec.num_classes} were published"
+
+
+def _class_problems(source: Source, counts: dict[str, list[int]]) -> Iterator[str]:
+    for split, of_class in counts.items():
+        empty = [name for name, number in zip(source.classes, of_class, strict=True) if number == 0]
+        if empty and any(of_class):
+            yield f"{split} has no image of {', '.join(empty)}"
+
+
+def _class_counts(source: Source, examples: Sequence[Example]) -> list[int]:
+    if source.multi_label:
+        return [sum(example.labels is not None and example.labels[k] == 1 for example in examples)
+                for k in range(len(source.classes))]
+    return np.bincount(np.array([example.label for example in examples], np.int64), minlength=len(source.classes)).tolist()
+
+
+def _image_problems(source: Source, examples: Sequence[Example], num_threads: int) -> Iterator[str]:
+    """For each image what is wrong with it, or ''; in order."""
+    waiting: deque[Future[str]] = deque()
+    with ThreadPoolExecutor(num_threads, "harness-check") as pool:
+        try:
+            for example in examples:
+                waiting.append(pool.submit(_image_problem, source, example))
+                if len(waiting) > AHEAD * num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _image_problem(source: Source, example: Example) -> str:
+    try:
+        data = source.read(example)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")     # of palettes and damaged EXIF, as the writer does
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+    except Exception as error:      # Pillow's decoders raise what they like
+        reason = "it is not an image that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
+        return f"{source.where(example)}: {reason}"
+    return ""

@@ -1,0 +1,192 @@
+"""Fetches a dataset's files: resumed where it was cut, checked, and only then called by its name; archives unpacked likewise.
+
+    voc2007/VOCtest_06-Nov-2007.tar.part        what has come so far; the next attempt goes on behind it
+    voc2007/VOCtest_06-Nov-2007.tar             whole: of the published size and checksum
+    dmlab/.dmlab.tar.gz.unpacked                the archive's contents lie here, all of them; it may be deleted
+
+torchvision's checksums are used where it has them. Its downloader is not: it starts again from the beginning.
+"""
+
+import gzip
+import hashlib
+import http.client
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from writers.dataset import Download
+from writers.errors import UserError
+from writers.lock import locked
+from writers.store import Progress
+
+CHUNK = 2**20
+TIMEOUT_S = 60
+GONE = (401, 403, 404, 410)
+
+
+def fetch(download: Download, folder: Path, progress: Progress | None = None) -> bool:
+    """Bring one file to `folder`, whole and checked, and unpack it where it says so. False: it was there already.
+
+    `progress` is told bytes. Raises UserError where the host has no such file or the connection ends (the next call goes
+    on from there), and where what came is not what was published (it is removed).
+    """
+    target = folder / download.file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.parent):         # a second download of the same file waits, and then finds it
+        if download.unpack and _marker(target).exists():
+            return False
+        fetched = not target.exists()
+        if fetched:
+            _fetch(download, target, progress)
+        else:
+            _check(download, target, target)
+        if download.unpack:
+            _unpack(target)
+    return fetched or download.unpack
+
+
+def is_there(download: Download, folder: Path) -> bool:
+    """Whether the file, or what it holds, is in its place. Its contents are not looked at."""
+    target = folder / download.file
+    return target.exists() or (download.unpack and _marker(target).exists())
+
+
+def _fetch(download: Download, target: Path, progress: Progress | None) -> None:
+    if not download.url:
+        raise UserError(f"{target} must be placed there by hand: no host serves it.")
+    part = target.with_name(target.name + ".part")
+    while True:
+        # Without a checksum nothing would tell a file that has changed between two halves.
+        before = part.stat().st_size if download.checksum and part.exists() else 0
+        if _receive(download, part, before, progress):
+            break
+        after = part.stat().st_size
+        if after <= before or not download.checksum:        # else the host hung up on the way: go on from there
+            raise UserError(f"{download.url} ended after {after:,} bytes.", "Run the same command again to go on.")
+    _check(download, part, target)
+    part.replace(target)
+
+
+def _receive(download: Download, part: Path, start: int, progress: Progress | None) -> bool:
+    """Append what comes to `part`, from byte `start` on; whether that was all of it."""
+    request = urllib.request.Request(download.url, headers={"User-Agent": "harness"})
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    with _network_errors(download.url):
+        try:
+            response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+        except urllib.error.HTTPError as error:
+            if error.code != 416:       # 416: nothing lies behind `start`
+                raise
+            if download.num_bytes not in (None, start):
+                part.unlink()
+                return _receive(download, part, 0, progress)
+            return True
+        with response:
+            if start and response.status != 206:        # the host sends all of it, whatever was asked for
+                start = 0
+            length = response.headers.get("Content-Length")
+            total = start + int(length) if length is not None else download.num_bytes
+            with part.open("r+b" if start else "wb") as file:
+                file.seek(start)
+                done = _copy(response, file, start, total, progress)
+    return total is None or done >= total
+
+
+def _copy(response: http.client.HTTPResponse, file: BinaryIO, done: int, total: int | None, progress: Progress | None) -> int:
+    """How many bytes the file has then. A connection that breaks ends the copy, not the program."""
+    while True:
+        try:
+            data = response.read(CHUNK)
+        except http.client.IncompleteRead as error:
+            data = error.partial
+        except (OSError, http.client.HTTPException):
+            return done
+        if not data:
+            return done
+        file.write(data)
+        done += len(data)
+        if progress is not None:
+            progress(done, total or done)
+
+
+def _check(download: Download, file: Path, target: Path) -> None:
+    """Raises UserError unless the file is the published one; a .part is removed, a file of that name is left."""
+    problem, num_bytes = "", file.stat().st_size
+    if download.num_bytes not in (None, num_bytes):
+        problem = f"it is {num_bytes:,} bytes, and should be {download.num_bytes:,}"
+    elif download.checksum:
+        kind, _, expected = download.checksum.partition(":")
+        with file.open("rb") as handle:
+            found = hashlib.file_digest(handle, kind).hexdigest()
+        problem = "" if found == expected else f"its {kind} is {found}, and should be {expected}"
+    if problem and file == target:
+        raise UserError(f"{target} is not the published file: {problem}.", "Remove it and download again.")
+    if problem:
+        file.unlink()
+        raise UserError(f"{download.url} gave another file than was published: {problem}.",
+                        "Run the command again; if it stays so, the host has changed the file.")
+
+
+def _unpack(archive: Path) -> None:
+    """Into the archive's folder; nothing has its name there before all of it is unpacked."""
+    scratch = archive.with_name(f".{archive.name}.unpacking")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        if archive.name.endswith((".tar.gz", ".tgz", ".tar")):
+            with tarfile.open(archive) as packed:
+                packed.extractall(scratch, filter="data")
+        elif archive.suffix == ".zip":
+            _unpack_zip(archive, scratch)
+        else:
+            assert archive.suffix == ".gz", f"{archive} is of no kind that is unpacked"
+            with gzip.open(archive) as packed_file, (scratch / archive.stem).open("wb") as file:
+                shutil.copyfileobj(packed_file, file, CHUNK)
+        for path in sorted(scratch.rglob("*")):
+            if path.is_symlink() or path.is_file():
+                place = archive.parent / path.relative_to(scratch)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(place)
+        _marker(archive).touch()
+    except tarfile.FilterError as error:
+        raise UserError(f"{archive} names a file outside itself: {error}", "Do not trust this archive.") from error
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise UserError(f"{archive} is not a whole archive: {error}", "Remove it and download again.") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _unpack_zip(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as packed:
+        for name in packed.namelist():
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts:
+                raise UserError(f"{archive} names a file outside itself: {name}", "Do not trust this archive.")
+        packed.extractall(folder)
+
+
+def _marker(archive: Path) -> Path:
+    return archive.with_name(f".{archive.name}.unpacked")
+
+
+@contextmanager
+def _network_errors(url: str) -> Iterator[None]:
+    """What a person can do about a host, in words."""
+    try:
+        yield
+    except urllib.error.HTTPError as error:
+        hint = ("Its host has taken it away or wants an account: see what `harness download --dry-run` says, and place it by "
+                "hand." if error.code in GONE else "Try again later.")
+        raise UserError(f"{url}: the host answers {error.code} {error.reason}.", hint) from error
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(f"{url} cannot be reached: {reason}.", "Is there a network? Run the same command again to go on.") \
+            from error

@@ -60,6 +60,7 @@ class StageContext:
     device: str                             # "cpu", "cuda:0"
     stop_requested: Callable[[], bool] = lambda: False
     checkpoint_every_s: float = 300.0       # of training
+    trace_steps: int = 0                    # how many steps of training to trace into the folder
 
     def progress(self, **values: Any) -> None:
         """Say how far the stage is (`done`, `total`, `img_per_s`, `note`); read by `harness status`. Cheap, not free."""

@@ -14,6 +14,7 @@ import torch
 
 SPANS = ("data_wait", "copy", "attack", "forward", "backward", "optimizer")
 PERCENTILES = (50, 90, 99)
+LOW_PEAK_SHARE = 0.25       # below it, a convolutional network's kernels are too small or too many
 _PLACE = {name: place for place, name in enumerate(SPANS)}
 _WAIT, _COPY = _PLACE["data_wait"], _PLACE["copy"]
 
@@ -122,23 +123,37 @@ def _percentiles_ms(seconds: torch.Tensor) -> dict[str, float]:
 
 
 def summary(spans_s: dict[str, float], *, num_steps: int, num_images: int, train_s: float, eval_s: float,
-            checkpoint_s: float, startup_s: float, replay_img_per_s: float | None) -> dict[str, Any]:
-    """The `timing` of a result. `train_s` is the wall-clock time of the training loop alone; rates are images over it."""
+            checkpoint_s: float, startup_s: float, replay_img_per_s: float | None, flops: float | None = None,
+            peak_flops_per_s: float | None = None) -> dict[str, Any]:
+    """The `timing` of a result. `train_s` is the wall-clock time of the training loop alone; rates are images over it.
+
+    gpu_fed: images per second end to end, as a share of those on one batch over and over. flops: of all of the training;
+    peak_share: what that is, per second, of the device's peak.
+    """
     spans = {name: spans_s.get(name, 0.0) for name in SPANS}
     img_per_s = num_images / train_s if train_s > 0 else 0.0
     fed = min(1.0, img_per_s / replay_img_per_s) if replay_img_per_s else None
     waits, copies = (spans[name] / train_s if train_s > 0 else 0.0 for name in ("data_wait", "copy"))
+    flops_per_s = flops / train_s if flops is not None and train_s > 0 else None
+    peak_share = flops_per_s / peak_flops_per_s if flops_per_s is not None and peak_flops_per_s else None
     return {"spans_s": spans, "per_step_ms": {name: 1000 * seconds / max(1, num_steps) for name, seconds in spans.items()},
             "num_steps": num_steps, "train_s": train_s, "eval_s": eval_s, "checkpoint_s": checkpoint_s, "startup_s": startup_s,
-            "img_per_s": img_per_s, "replay_img_per_s": replay_img_per_s, "fed": fed, "data_wait_fraction": waits,
-            "verdict": verdict(waits, copies)}
+            "img_per_s": img_per_s, "replay_img_per_s": replay_img_per_s, "gpu_fed": fed, "data_wait_fraction": waits,
+            "model_flops_per_s": flops_per_s, "peak_share": peak_share, "verdict": verdict(waits, copies, peak_share)}
 
 
-def verdict(waits: float, copies: float = 0.0) -> str:
-    """One sentence on the shares of time in which training waited for the loader, and for copies to the GPU; what to change."""
+def verdict(waits: float, copies: float = 0.0, peak_share: float | None = None) -> str:
+    """One sentence on the shares of time in which training waited for the loader, and for copies to the GPU, and on the share
+    of the GPU's peak that it reached; and what to change."""
     if waits + copies < 0.05:
-        return f"The loader keeps the model busy {100 * (1 - waits - copies):.0f} % of the time."
+        busy = f"The loader keeps the model busy {100 * (1 - waits - copies):.0f} % of the time"
+        if peak_share is None:
+            return f"{busy}."
+        if peak_share < LOW_PEAK_SHARE:
+            return f"{busy}, at {100 * peak_share:.0f} % of the GPU's peak: try compile: auto, or a larger batch."
+        return f"{busy}, at {100 * peak_share:.0f} % of the GPU's peak."
     if copies > waits:
-        return f"Training waits {100 * (waits + copies):.0f} % of the time, most of it for copies of batches to the GPU."
+        return (f"Training waits {100 * (waits + copies):.0f} % of the time, most of it for copies of batches to the GPU: see "
+                f"that its PCIe link has its full width, and that other jobs leave it free.")
     return (f"Training waits for data {100 * waits:.0f} % of the time: give the loader more cores (fewer jobs side by side), "
             f"or write smaller or raw images.")

@@ -100,7 +100,7 @@ def _compute(folder: Path, options: argparse.Namespace, stop: StopSignal) -> Res
         config=told["config"], folder=folder, needs={role: _needed(role, need) for role, need in folders.items()},
         need_folders=folders, data=options.data_dir, raw=options.raw_dir, num_threads=options.threads,
         device=options.device, stop_requested=lambda: stop.requested,
-        checkpoint_every_s=60 * options.checkpoint_minutes)
+        checkpoint_every_s=60 * options.checkpoint_minutes, trace_steps=options.trace)
     outcome = module.run(context)
     return Result(
         kind=told["kind"], key=told["key"], name=told["name"], axes=told["axes"], config=told["config"],
@@ -210,6 +210,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=environment.num_cores(), help="CPU threads a stage may use")
     parser.add_argument("--checkpoint-minutes", type=float, default=os.environ.get("HARNESS_CHECKPOINT_MINUTES", "5"),
                         help="wall-clock time between two checkpoints of a training stage")
+    parser.add_argument("--trace", type=int, default=os.environ.get("HARNESS_TRACE", "0"), metavar="N",
+                        help="trace N steps of each pretraining into its folder, for ui.perfetto.dev")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:0")
     parser.add_argument("--stages-package", default="harness.stages", help="the package whose modules run the stages")
     options = parser.parse_args()

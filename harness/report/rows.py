@@ -115,7 +115,7 @@ class TimingRow:
     startup_s: float | None
     img_per_s: float | None
     replay_img_per_s: float | None
-    fed: float | None
+    gpu_fed: float | None
     data_wait_fraction: float | None
     verdict: str
     key: str
@@ -238,7 +238,7 @@ def timing_rows(recipe: Recipe, results: Sequence[Result]) -> list[TimingRow]:
                 measured: dict[str, Any] = {f"{span}_ms": per_step_ms.get(span, 0.0) for span in SPANS}
                 measured |= {name: timing.get(name) for name in (
                     "num_steps", "train_s", "eval_s", "checkpoint_s", "startup_s", "img_per_s", "replay_img_per_s",
-                    "fed", "data_wait_fraction")}
+                    "gpu_fed", "data_wait_fraction")}
                 rows.append(TimingRow(kind=kind, name=result.name, **measured, verdict=timing.get("verdict", ""),
                                       key=result.key))
     return rows

@@ -52,7 +52,7 @@ def timing_tables(rows: Sequence[TimingRow]) -> list[Table]:
                 Column("run", numeric=False), Column("a step, ms", numeric=False, hint="mean over the run's steps"),
                 Column("images/s", hint="end to end"),
                 Column("replayed", hint="images/s on a batch already on the device"),
-                Column("fed", hint="images/s end to end as a share of replayed"),
+                Column("GPU fed", hint="images/s end to end as a share of replayed"),
                 Column("waits", hint="share of the step spent waiting for data")),
                 tuple(_timing_line(row, longest) for row in mine)))
     return tables
@@ -63,7 +63,7 @@ def _timing_line(row: TimingRow, longest: float) -> tuple[Cell, ...]:
     bar = tuple((span, 100 * milliseconds / longest) for span, milliseconds in zip(SPANS, row.spans_ms, strict=True)
                 if milliseconds > 0)
     return (Cell(row.name, sort=row.name, below=row.verdict), Cell(f"{total:,.1f}", sort=total, bar=bar),
-            _number(row.img_per_s), _number(row.replay_img_per_s), _share(row.fed), _share(row.data_wait_fraction))
+            _number(row.img_per_s), _number(row.replay_img_per_s), _share(row.gpu_fed), _share(row.data_wait_fraction))
 
 
 def beton_table(rows: Sequence[BetonRow]) -> Table:

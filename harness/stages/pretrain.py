@@ -7,73 +7,133 @@ from typing import Any
 import torch
 
 from harness import model as models
-from harness.settings import PretrainSettings
+from harness.model import Classifier
+from harness.settings import AttackSettings, PretrainSettings
 from harness.stage import Outcome, StageContext
 from harness.timer import Timer, summary
+from harness.train import trial
 from harness.train.evaluate import View, evaluate
-from harness.train.fit import Checkpoints, Clock, fit, num_batches
+from harness.train.fit import Checkpoints, Clock, Record, fit, num_batches
 from harness.train.flip import FlipAverage
+from harness.train.flops import peak_flops, training_flops
+from harness.train.gpu_monitor import GpuMonitor
+from harness.train.modes import fixed_shapes
 from harness.train.plans import eval_plan, split_path, train_plan
-from harness.train.precision import choose
+from harness.train.precision import Precision, choose
+from harness.train.trace import StepTrace
 from harness.train.trainee import ModelTrainee, replay_rate
 from loaders import open_loader
+from loaders.backend import Loader
 from writers.store import open_beton
 
 MODEL_FILE = "model.pt"
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: accuracies on val, the epochs' losses, what was trained on. Timing: see harness.timer.summary."""
+    """Metrics: accuracies on val, the epochs' losses, what was trained on. Timing: see harness.timer.summary; epoch by epoch
+    in `epochs`; what compiling was measured to do in `compile`; the GPU in `gpu`; `trace`, the file, where one was asked for.
+    """
     started = time.monotonic()
     settings = PretrainSettings.model_validate(context.config["settings"])
     eps, seed, arch = context.config["eps"], context.config["seed"], context.config["arch"]
+    attack = settings.attack if eps > 0 else None
     classes = context.needs["data"].metrics["classes"]
     precision, timer, clock = choose(settings.precision, context.device), Timer(context.device), Clock()
 
     torch.manual_seed(seed)
     model = models.build(arch, len(classes), channels=settings.channels, blur_pool=settings.blur_pool).to(context.device)
     trainee = ModelTrainee(model, settings.optimizer, settings.optimizer.lr, device=context.device, precision=precision,
-                           label_smoothing=settings.label_smoothing, timer=timer, train_mode=model.train,
-                           attack=settings.attack if eps > 0 else None, eps=eps, seed=seed, ema_decay=settings.ema_decay)
-    checkpoints = Checkpoints(context.folder / "checkpoints", context.device, context.checkpoint_every_s)
-    with open_loader(train_plan(split_path(context, "data", "train"), settings, seed, context)) as loader:
+                           label_smoothing=settings.label_smoothing, timer=timer, train_mode=model.train, attack=attack,
+                           eps=eps, seed=seed, ema_decay=settings.ema_decay)
+    checkpoints = context.folder / "checkpoints"
+    trace = StepTrace(context.folder, context.trace_steps, context.device)
+    with fixed_shapes(context.device), GpuMonitor(context.device) as monitor, \
+            open_loader(train_plan(split_path(context, "data", "train"), settings, seed, context)) as loader:
+        compiling = _prepare(trainee, settings, loader, len(classes), context.device)
+        timer.clear()
         startup_s = time.monotonic() - started
-        records = list(fit(trainee, loader, settings.optimizer, num_epochs=settings.epochs, timer=timer, clock=clock,
-                           steps_per_epoch=_steps_per_epoch(context, settings),
-                           resolution_at=settings.resolution_at if settings.progressive else None, checkpoints=checkpoints,
-                           stop_requested=context.stop_requested, progress=context.progress))
-        num_train_images = loader.num_samples
-
-        resolution = settings.eval_resolution or settings.resolution
-        plan = eval_plan(split_path(context, "data", "val"), settings.batch_size, resolution, settings.eval_crop, context)
+        records = _train(trainee, loader, settings, context, timer, clock, trace)
         started = time.monotonic()
-        with open_loader(plan) as val_loader:
-            def score() -> dict[str, Any]:
-                judged = FlipAverage(model) if settings.flip_tta else model
-                return evaluate(judged, val_loader, device=context.device, precision=precision, num_classes=len(classes),
-                                views={"own": View()})["own"].scores()
-
-            val_of_last_step = score() if trainee.average else None
-            with trainee.final_weights():
-                val = score()
-                models.save(context.folder / MODEL_FILE, model, _about(context, settings, arch, classes, eps))
+        val, val_of_last_step = _scores(trainee, settings, context, precision, len(classes))
+        with trainee.final_weights():
+            models.save(context.folder / MODEL_FILE, model, _about(context, settings, arch, classes, eps))
         eval_s = time.monotonic() - started
-        with loader.epoch(0) as batches:
+        with loader.epoch(len(records) - 1, settings.resolution) as batches:
             replay_img_per_s = replay_rate(trainee, *next(batches), train_s=clock.train_s)
-    shutil.rmtree(checkpoints.folder, ignore_errors=True)
+        num_train_images = loader.num_samples
+    shutil.rmtree(checkpoints, ignore_errors=True)
 
+    sides = sorted({record["resolution"] for record in records})
     metrics = {
-        "val": val, "val_of_last_step": val_of_last_step, "train_loss": records[-1]["train_loss"], "epochs": records,
+        "val": val, "val_of_last_step": val_of_last_step, "train_loss": records[-1]["train_loss"],
+        "epochs": [{key: value for key, value in record.items() if key != "timing"} for record in records],
         "num_classes": len(classes), "num_train_images": num_train_images, "num_steps": clock.num_steps, "eps": eps,
         "eps_resolution": settings.attack.eps_at or settings.resolution,
-        "eps_used": {str(side): settings.attack.eps_of(eps, side) for side in sorted({r["resolution"] for r in records})},
-        "precision": precision,
+        "eps_used": {str(side): settings.attack.eps_of(eps, side) for side in sides},
+        "precision": precision, "compiled": trainee.compiled, "num_parts": trainee.step.num_parts,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "zero_gradients": clock.zero_gradients, "damaged_checkpoints": clock.damaged_checkpoints}
+    gpu = monitor.summary()
     timing = summary(clock.spans_s, num_steps=clock.num_steps, num_images=clock.num_images, train_s=clock.train_s,
-                     eval_s=eval_s, checkpoint_s=clock.checkpoint_s, startup_s=startup_s, replay_img_per_s=replay_img_per_s)
-    timing |= {"num_restarts": clock.num_restarts, "epochs": [record.pop("timing") for record in records]}
+                     eval_s=eval_s, checkpoint_s=clock.checkpoint_s, startup_s=startup_s, replay_img_per_s=replay_img_per_s,
+                     flops=_flops(model, attack, records), peak_flops_per_s=peak_flops(gpu["name"], precision) if gpu else None)
+    timing |= {"num_restarts": clock.num_restarts, "epochs": [record["timing"] for record in records], "compile": compiling,
+               "gpu": gpu, "trace": trace.file}
     return Outcome(metrics, timing)
+
+
+def _prepare(trainee: ModelTrainee, settings: PretrainSettings, loader: Loader, num_classes: int,
+             device: str) -> dict[str, Any]:
+    """Choose the parts of a batch and whether to compile, on noise; returns what compiling was measured to do."""
+    trainee.batch_size = min(settings.batch_size, loader.num_samples)
+    trainee.step.num_parts = settings.accumulate if isinstance(settings.accumulate, int) else 1
+    if settings.accumulate != "auto" and settings.compile == "off":
+        return {"chosen": "eager"}
+    batch = trial.noise_batch(trainee.batch_size, settings.resolution, num_classes, device)
+    if settings.accumulate == "auto":
+        trial.parts_that_fit(trainee, batch, device)
+    return trial.choose_compiled(trainee, batch, settings.compile, device)
+
+
+def _train(trainee: ModelTrainee, loader: Loader, settings: PretrainSettings, context: StageContext, timer: Timer, clock: Clock,
+           trace: StepTrace) -> list[Record]:
+    """The records of all epochs. Raises UserError with the batch that fits, where this one does not."""
+    try:
+        return list(fit(trainee, loader, settings.optimizer, num_epochs=settings.epochs, timer=timer, clock=clock,
+                        steps_per_epoch=_steps_per_epoch(context, settings),
+                        resolution_at=settings.resolution_at if settings.progressive else None,
+                        checkpoints=Checkpoints(context.folder / "checkpoints", context.device, context.checkpoint_every_s),
+                        stop_requested=context.stop_requested, progress=context.progress, after_step=trace.after_step))
+    except RuntimeError as error:
+        if not trial.is_out_of_memory(error):
+            raise
+    finally:
+        trace.close()
+    # Behind the handler, where the error no longer holds on to the memory of the step that failed.
+    raise trial.out_of_memory(trainee, trial.noise_batch(trainee.batch_size, settings.resolution,
+                                                         trainee.model.head.out_features, context.device))
+
+
+def _scores(trainee: ModelTrainee, settings: PretrainSettings, context: StageContext, precision: Precision,
+            num_classes: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """On val, of the weights that are kept; and, where those are averaged, of the last step's."""
+    plan = eval_plan(split_path(context, "data", "val"), settings.batch_size, settings.eval_resolution or settings.resolution,
+                     settings.eval_crop, context)
+    judged = FlipAverage(trainee.model) if settings.flip_tta else trainee.model
+    with open_loader(plan) as loader:
+        def score() -> dict[str, Any]:
+            return evaluate(judged, loader, device=context.device, precision=precision, num_classes=num_classes,
+                            views={"own": View()})["own"].scores()
+
+        of_last_step = score() if trainee.average else None
+        with trainee.final_weights():
+            return score(), of_last_step
+
+
+def _flops(model: Classifier, attack: AttackSettings | None, records: list[Record]) -> float:
+    """Of the whole training."""
+    by_side = {side: training_flops(model, side, attack) for side in {record["resolution"] for record in records}}
+    return sum(record["num_images"] * by_side[record["resolution"]] for record in records)
 
 
 def _steps_per_epoch(context: StageContext, settings: PretrainSettings) -> int | None:

@@ -22,6 +22,7 @@ from harness.train import evaluate, predictions
 from harness.train.divergence import Diverged
 from harness.train.fit import Checkpoints, Clock, fit
 from harness.train.flip import FlipAverage
+from harness.train.modes import fixed_shapes
 from harness.train.plans import eval_plan, split_path, train_plan
 from harness.train.precision import choose
 from harness.train.trainee import replay_rate
@@ -63,7 +64,8 @@ def run(context: StageContext) -> Outcome:
     failure: UserError = Diverged("No learning rate of the grid leaves finite weights.", "Add lower ones to `lrs`.")
     eval_s = 0.0
     checkpoints = context.folder / "checkpoints"
-    with open_loader(train_plan(split_path(context, "data", "train"), settings, config["seed"], context)) as loader:
+    with fixed_shapes(context.device), \
+            open_loader(train_plan(split_path(context, "data", "train"), settings, config["seed"], context)) as loader:
         _check_metric(config["metric"], loader)
         startup_s = time.monotonic() - started
         for number, trainee in enumerate(method.trainees(setup)):

@@ -66,9 +66,9 @@ class Step:
             loss = self._backward(images, labels, 1.0)
             self._update()
         else:
-            parts = zip(images.tensor_split(self.num_parts), labels.tensor_split(self.num_parts), strict=True)
-            losses = [self._backward(part, part_labels, len(part_labels) / len(labels))
-                      for part, part_labels in parts if len(part_labels)]
+            num_parts = max(1, min(self.num_parts, len(labels) // 2))       # one image has no variance for BatchNorm
+            parts = zip(images.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True)
+            losses = [self._backward(part, part_labels, len(part_labels) / len(labels)) for part, part_labels in parts]
             loss = torch.stack(losses).sum()
             self._update()
         self._loss += loss * len(labels)

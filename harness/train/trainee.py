@@ -11,6 +11,7 @@ from torch import Tensor
 from harness.model import Classifier
 from harness.settings import AttackSettings, ScheduleSettings
 from harness.timer import Timer
+from harness.train.compiled import CompiledModel
 from harness.train.divergence import weights
 from harness.train.fit import Trainee
 from harness.train.optimizer import make_sgd, set_lr
@@ -37,6 +38,15 @@ class ModelTrainee:
         self.step = make_step(model, self.optimizer, device=device, precision=precision, label_smoothing=label_smoothing,
                               attack=attack, eps=eps, timer=timer, train_mode=train_mode, seed=seed, average=self.average,
                               num_parts=num_parts)
+        self.batch_size = 0         # of the batches to compile for
+        self.compiled = "eager"     # or a name of harness.train.compiled.MODES
+
+    def compile(self, name: str) -> None:
+        """Compute eagerly, or by torch.compile, from the next step on."""
+        self.compiled = name
+        parts = self.step.num_parts
+        sizes = frozenset((self.batch_size // parts, -(-self.batch_size // parts)))
+        self.step.logits_of = self.model if name == "eager" else CompiledModel(self.model, name, sizes)
 
     def set_rate(self, fraction: float) -> None:
         set_lr(self.optimizer, fraction * self.peak_lr)
@@ -52,7 +62,7 @@ class ModelTrainee:
 
     def state_dict(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step.state_dict(),
-                "average": self.average.state_dict() if self.average else None}
+                "average": self.average.state_dict() if self.average else None, "compiled": self.compiled}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -60,6 +70,8 @@ class ModelTrainee:
         self.step.load_state_dict(state["step"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.compiled != state["compiled"]:      # a resumed run computes as it did
+            self.compile(state["compiled"])
 
     def final_weights(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that it is to be judged by: the averaged ones where there is an average."""

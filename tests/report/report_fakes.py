@@ -130,5 +130,5 @@ def _timing(stage: Stage, chance: random.Random) -> dict[str, Any]:
     waits = per_step["data_wait"] / total
     return {"spans_s": {name: value / 2 for name, value in per_step.items()}, "per_step_ms": per_step, "num_steps": 500,
             "train_s": total / 2, "eval_s": 3.0, "checkpoint_s": 0.2, "startup_s": 2.1, "img_per_s": 128_000 / total,
-            "replay_img_per_s": 128_000 / (total * (1 - waits)), "fed": 1 - waits, "data_wait_fraction": waits,
+            "replay_img_per_s": 128_000 / (total * (1 - waits)), "gpu_fed": 1 - waits, "data_wait_fraction": waits,
             "verdict": f"The loader keeps the model busy {100 * (1 - waits):.0f} % of the time."}

@@ -157,7 +157,7 @@ def test_timing_shows_spans_speeds_and_verdicts(tmp_path: Path) -> None:
         assert verdict == timing["verdict"]
         assert step == f"{sum(timing['per_step_ms'].values()):,.1f}"
         assert (speed, replayed) == (f"{timing['img_per_s']:,.0f}", f"{timing['replay_img_per_s']:,.0f}")
-        assert (fed, waits) == (f"{100 * timing['fed']:.0f} %", f"{100 * timing['data_wait_fraction']:.0f} %")
+        assert (fed, waits) == (f"{100 * timing['gpu_fed']:.0f} %", f"{100 * timing['data_wait_fraction']:.0f} %")
 
 
 def test_time_by_kind_adds_up(tmp_path: Path) -> None:

@@ -174,14 +174,15 @@ def test_eps_follows_the_resolution(monkeypatch):
 
 @pytest.mark.parametrize("num_parts", [2, 4])
 def test_gradients_of_parts_add_up_to_the_batchs(num_parts):
-    """With BatchNorm in evaluation mode, which otherwise sees parts. Also of unequal parts: 6 images in 4 are 2, 2, 1, 1."""
+    """With BatchNorm in evaluation mode, which otherwise sees parts. Also of unequal parts, none of a single image: 7 in 3 are
+    3, 2, 2, and so are 7 in 4."""
     whole, parts = network(), network()
     losses = []
     for model, number in ((whole, 1), (parts, num_parts)):
         optimizer = make_sgd(model, ScheduleSettings(), 0.1)
         step = make_step(model, optimizer, device="cpu", precision="float32", label_smoothing=0.1, attack=AttackSettings(),
                          eps=0.3, timer=Timer("cpu"), train_mode=model.eval, num_parts=number)
-        for batch in batches(2):
+        for batch in batches(2, size=7):
             step(*batch)
         losses.append(step.totals())
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

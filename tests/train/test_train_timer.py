@@ -128,11 +128,11 @@ def test_the_summary_divides_by_what_it_says():
     assert timing["spans_s"] == {"data_wait": 1.0, "copy": 0.0, "attack": 0.0, "forward": 0.0, "backward": 8.0,
                                  "optimizer": 0.0}
     assert timing["per_step_ms"]["backward"] == pytest.approx(160)
-    assert (timing["img_per_s"], timing["fed"], timing["data_wait_fraction"]) == (100.0, 0.8, 0.1)
+    assert (timing["img_per_s"], timing["gpu_fed"], timing["data_wait_fraction"]) == (100.0, 0.8, 0.1)
     assert set(timing["per_step_ms"]) == set(SPANS)
     unknown = summary({}, num_steps=0, num_images=0, train_s=0.0, eval_s=0.0, checkpoint_s=0.0, startup_s=0.0,
                       replay_img_per_s=None)
-    assert (unknown["img_per_s"], unknown["fed"]) == (0.0, None)
+    assert (unknown["img_per_s"], unknown["gpu_fed"]) == (0.0, None)
 
 
 @pytest.mark.parametrize(("waits", "copies", "words"), [

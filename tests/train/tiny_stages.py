@@ -63,5 +63,5 @@ def without_times(outcome: Outcome) -> dict[str, Any]:
     """The metrics, without the seconds that differ from run to run."""
     metrics = dict(outcome.metrics)
     if "epochs" in metrics:
-        metrics["epochs"] = [{key: value for key, value in record.items() if key != "seconds"} for record in metrics["epochs"]]
+        metrics["epochs"] = [{key: value for key, value in record.items() if key != "timing"} for record in metrics["epochs"]]
     return metrics

@@ -1,0 +1,154 @@
+"""Steps on noise before training begins, which leave no mark: does a batch fit into memory, and does compiling pay?"""
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from harness.train.trainee import ModelTrainee
+from writers.errors import UserError
+
+NUM_TIMED = 3
+WORTH_IT = 0.97         # a compiled step must take less than this share of an eager one
+
+
+def noise_batch(batch_size: int, resolution: int, num_classes: int, device: str) -> tuple[Tensor, Tensor]:
+    """As a loader's: uint8 [B, 3, R, R] in channels_last, and int64 [B]."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (batch_size, resolution, resolution, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(batch_size) % num_classes
+    return images.to(device).permute(0, 3, 1, 2), labels.to(device)
+
+
+@contextmanager
+def unchanged(trainee: ModelTrainee, device: str) -> Iterator[None]:
+    """Whatever the trainee learns inside is forgotten behind; random numbers go on as if none had been drawn."""
+    kept = _on_cpu(trainee.state_dict())
+    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
+        try:
+            yield
+        finally:
+            trainee.load_state_dict({**kept, "compiled": trainee.compiled,
+                                     "step": {**kept["step"], "num_parts": trainee.step.num_parts}})
+
+
+def parts_that_fit(trainee: ModelTrainee, batch: tuple[Tensor, Tensor], device: str) -> int:
+    """Set the trainee to the fewest parts of a batch, of 1, 2, 4, ..., with which a step fits into memory; returns it.
+
+    Raises UserError where not even pairs of images fit; BatchNorm needs two.
+    """
+    with unchanged(trainee, device):
+        while not _fits(trainee, *batch):
+            trainee.step.num_parts *= 2
+            if trainee.step.num_parts > len(batch[1]) // 2:
+                raise _nothing_fits(batch[0])
+    return trainee.step.num_parts
+
+
+def out_of_memory(trainee: ModelTrainee, batch: tuple[Tensor, Tensor]) -> UserError:
+    """The error for a batch that does not fit, with the largest half, quarter, ... that does. Spoils the trainee."""
+    images, labels = batch
+    size = len(labels)
+    while size >= 4:
+        size //= 2
+        if _fits(trainee, images[:size], labels[:size]):
+            return UserError(f"There is not enough memory for batches of {len(labels)} images at {images.shape[-1]} pixels; "
+                             f"{size} fit.", f"Set batch_size: {size} and scale the learning rate with it, or "
+                             "accumulate: auto, which keeps both.")
+    return _nothing_fits(images)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a GPU; on a CPU torch has no class for it."""
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+
+
+def choose_compiled(trainee: ModelTrainee, batch: tuple[Tensor, Tensor], setting: Literal["off", "auto", "on"],
+                    device: str) -> dict[str, Any]:
+    """Let the trainee compute with torch.compile where the setting says so; returns what was measured.
+
+    `auto` takes the fastest of the eager step, the compiled one, and on a GPU the compiled one inside CUDA graphs. Compiled
+    numbers differ from eager ones in the last bits, so where `auto` may choose, two machines may not agree bit for bit.
+    Returns `chosen`, and by name `compile_s` and `step_s` (or why it failed). Raises UserError where `on` fails.
+    """
+    measured: dict[str, Any] = {"chosen": "eager"}
+    if setting == "off":
+        return measured
+    on_gpu = torch.device(device).type == "cuda"
+    names = ["compiled"] if setting == "on" else ["eager", "compiled", *(["cuda_graphs"] if on_gpu else [])]
+    with unchanged(trainee, device):
+        for name in names:
+            trainee.compile(name)
+            try:
+                started = time.perf_counter()
+                trainee.train_batch(*batch)
+                _wait(device)
+                first_s = time.perf_counter() - started
+                step_s = min(_timed(lambda: trainee.train_batch(*batch), device) for _ in range(NUM_TIMED))
+            except Exception as error:      # whatever a compiler can raise; eager code has run before
+                if is_out_of_memory(error):
+                    raise
+                if setting == "on" or name == "eager":
+                    raise UserError(f"torch.compile failed: {_first_line(error)}", "Use compile: off.") from error
+                measured[name] = {"failed": _first_line(error)}
+                continue
+            measured[name] = {"compile_s": max(0.0, first_s - step_s), "step_s": step_s}
+        if setting == "on":
+            measured["chosen"] = "compiled"
+        else:
+            limit = WORTH_IT * measured["eager"]["step_s"]
+            fast = [name for name in names[1:] if measured[name].get("step_s", float("inf")) < limit]
+            measured["chosen"] = min(fast, key=lambda name: measured[name]["step_s"], default="eager")
+        trainee.compile(measured["chosen"])
+    return measured
+
+
+def _fits(trainee: ModelTrainee, images: Tensor, labels: Tensor) -> bool:
+    failed = False
+    try:
+        trainee.train_batch(images, labels)
+        _wait(images.device.type)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        failed = True
+    if failed:      # only here has the error, which holds on to what the step had allocated, been let go
+        trainee.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if images.is_cuda:
+            torch.cuda.empty_cache()
+    return not failed
+
+
+def _nothing_fits(images: Tensor) -> UserError:
+    return UserError(f"There is not enough memory for two images at {images.shape[-1]} pixels.",
+                     "Use a smaller model or resolution, or see what else uses the device.")
+
+
+def _timed(step: Callable[[], None], device: str) -> float:
+    started = time.perf_counter()
+    step()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+
+
+def _on_cpu(state: Any) -> Any:
+    """A copy that shares no memory with the original, as a checkpoint's."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: _on_cpu(value) for key, value in state.items()}
+    return type(state)(_on_cpu(value) for value in state) if isinstance(state, list | tuple) else state

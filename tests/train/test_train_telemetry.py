@@ -1,0 +1,150 @@
+"""What a run says about the device: operations counted against a hand count, peaks, samples of NVML, a trace."""
+
+import json
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from harness import model as models
+from harness.settings import AttackSettings
+from harness.train import gpu_monitor
+from harness.train.flops import peak_flops, training_flops
+from harness.train.gpu_monitor import GpuMonitor
+from harness.train.trace import StepTrace
+
+K, SIDE, CHANNELS = 5, 32, (16, 16, 16, 16)
+
+
+def hand_count(model: models.Classifier) -> tuple[float, float]:
+    """Multiply-adds times two of one forward pass, and of the first convolution alone, from the shapes of the outputs."""
+    counts = []
+
+    def count(module, inputs, output):
+        if isinstance(module, torch.nn.Conv2d):
+            height, width = output.shape[2:]
+            counts.append(2.0 * module.weight.numel() * height * width)
+        elif isinstance(module, torch.nn.Linear):
+            counts.append(2.0 * module.weight.numel())
+
+    hooks = [module.register_forward_hook(count) for module in model.modules()]
+    model(torch.rand(1, 3, SIDE, SIDE))
+    for hook in hooks:
+        hook.remove()
+    return sum(counts), counts[0]
+
+
+def test_operations_are_those_of_a_hand_count():
+    """A backward pass has two products the size of the forward one; pixels need no gradient in clean training."""
+    model = models.build("resnet10", K, channels=CHANNELS).eval()
+    forward, first = hand_count(model)
+    clean = training_flops(model, SIDE, None)
+    assert clean == pytest.approx(3 * forward - first)
+    pgd = training_flops(model, SIDE, AttackSettings(steps=3))
+    assert pgd == pytest.approx(clean + 3 * 2 * forward)
+    assert training_flops(model, SIDE, AttackSettings(steps=3, best_iterate=True)) == pytest.approx(pgd + forward)
+    assert training_flops(model, SIDE, AttackSettings(method="free")) == pytest.approx(4 * 3 * forward)
+    assert not model.training and model.head.weight.device.type == "cpu"
+
+
+def test_a_resnet18_takes_what_is_published():
+    """1.82 billion multiply-adds for a forward pass at 224 pixels (torchvision's table of its weights: 1.81 GFLOPS)."""
+    model = models.build("resnet18", 1000)
+    assert training_flops(model, 224, None) / 6 == pytest.approx(1.81e9, rel=0.03)
+
+
+@pytest.mark.parametrize(("gpu", "precision", "peak"), [
+    ("NVIDIA H200", "bf16", 989e12), ("NVIDIA H100 PCIe", "fp16", 756e12), ("NVIDIA H100 80GB HBM3", "bf16", 989e12),
+    ("NVIDIA A100-SXM4-80GB", "bf16", 312e12), ("Tesla T4", "fp16", 65e12), ("Tesla T4", "bf16", None),
+    ("NVIDIA H200", "float32", None), ("NVIDIA Unheard 9000", "bf16", None)])
+def test_peaks_are_known_or_none(gpu, precision, peak):
+    assert peak_flops(gpu, precision) == peak
+
+
+class FakeNvml:
+    """Two samples, then an error, as from a GPU that is reset."""
+
+    NVML_CLOCK_SM = 1
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.samples = iter([(50, 1000, 10, 100_000), (100, 2000, 30, 300_000)])
+
+    def nvmlInit(self) -> None:
+        self.asked.append("init")
+
+    def nvmlShutdown(self) -> None:
+        self.asked.append("shutdown")
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        self.asked.append(uuid)
+        return "handle"
+
+    def nvmlDeviceGetUtilizationRates(self, handle: str) -> SimpleNamespace:
+        try:
+            self.now = next(self.samples)
+        except StopIteration:
+            raise self.NVMLError from None
+        return SimpleNamespace(gpu=self.now[0])
+
+    def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:
+        return self.now[1]
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:
+        return SimpleNamespace(used=self.now[2])
+
+    def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
+        return self.now[3]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with a GPU, as far as a monitor asks."""
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(gpu_monitor, "_uuid", lambda device: "GPU-1234")
+    monkeypatch.setattr(gpu_monitor, "SAMPLE_EVERY_S", 0.001)
+
+
+def test_the_gpu_is_watched(gpu, monkeypatch):
+    nvml = FakeNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    with GpuMonitor("cuda") as monitor:
+        limit = time.monotonic() + 10
+        while monitor._thread.is_alive() and time.monotonic() < limit:
+            time.sleep(0.002)
+    assert monitor.summary() == {"name": "NVIDIA H200", "allocated_peak_bytes": 7, "utilisation": 0.75, "sm_clock_mhz": 1500.0,
+                                 "sm_clock_min_mhz": 1000, "memory_peak_bytes": 30, "power_w": 200.0, "num_samples": 2}
+    assert nvml.asked == ["init", "GPU-1234", "shutdown"]
+
+
+def test_without_nvml_there_is_what_torch_knows_and_on_a_cpu_nothing(gpu, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with GpuMonitor("cuda") as monitor:
+        pass
+    assert monitor.summary() == {"name": "NVIDIA H200", "allocated_peak_bytes": 7}
+    with GpuMonitor("cpu") as monitor:
+        pass
+    assert monitor.summary() is None
+
+
+@pytest.mark.parametrize(("num_steps", "taken", "seen"), [(2, 9, 2), (5, 6, 3), (0, 9, None), (3, 2, None)])
+def test_a_trace_has_the_steps_behind_the_first_ones(tmp_path, num_steps, taken, seen):
+    trace = StepTrace(tmp_path, num_steps, "cpu")
+    for step in range(taken):
+        with torch.profiler.record_function(f"step{step}"):
+            torch.rand(3, 3).mm(torch.rand(3, 3))
+        trace.after_step()
+    trace.close()
+    if seen is None:
+        assert trace.file is None and not list(tmp_path.iterdir())
+        return
+    events = json.loads((tmp_path / trace.file).read_text())["traceEvents"]
+    names = {event["name"] for event in events if str(event.get("name", "")).startswith("step")}
+    assert names == {f"step{step}" for step in range(3, 3 + seen)}

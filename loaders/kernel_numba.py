@@ -1,6 +1,6 @@
 """The kernel that works wherever FFCV does: numba, and libjpeg-turbo through the library that FFCV brings.
 
-`decode_images` fills a run of images and holds no Python lock. Of a JPEG with a restart index (writers/restart.py) it puts
+`decode_run` fills a run of images and holds no Python lock. Of a JPEG with a restart index (writers/restart.py) it puts
 the segments under the crop together as a small JPEG of their own, which decodes to the same pixels as the whole.
 """
 
@@ -20,7 +20,7 @@ _TAPS_WRITTEN_OUT = 3       # in _sum_columns
 _MARGIN = 2                 # pixels beside the crop that its own pixels' colours are interpolated from
 _LEAST_WIDTH = 5            # pixels: libjpeg does not interpolate colours in an image that is narrower
 _FOOTER_SIZE = FOOTER.itemsize
-_MAGIC = np.frombuffer(MAGIC, np.uint8)
+_MAGIC_HALVES = int.from_bytes(MAGIC[:4], "little"), int.from_bytes(MAGIC[4:], "little")
 _ACCURATE = 4096            # TJFLAG_ACCURATEDCT: the pixels that Pillow and torchvision decode
 
 # A ctypes function would be a pointer inside the compiled code, which numba then refuses to cache on disk. By name, the
@@ -35,10 +35,20 @@ _decompress: Any = types.ExternalFunction(_PREFIX + "tjDecompress2", types.int32
 
 
 def open_kernel(library: Path) -> Callable[..., None]:
-    """`decode_images`, ready to be called. `library`: a shared object that is linked to libturbojpeg, as FFCV's is."""
+    """What loaders/kernel.py calls a kernel. `library`: a shared object that is linked to libturbojpeg, as FFCV's is."""
     turbo = ctypes.CDLL(str(library))       # stays in the process
     for name in ("tjInitDecompress", "tjDestroy", "tjDecompressHeader3", "tjDecompress2"):
         binding.add_symbol(_PREFIX + name, ctypes.cast(getattr(turbo, name), ctypes.c_void_p).value)
+
+    def decode_images(file: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, modes: np.ndarray, widths: np.ndarray,
+                      heights: np.ndarray, *columns: np.ndarray) -> None:
+        is_jpeg = modes == JPEG
+        scratch = np.empty(3 * int(np.max(widths * heights, where=is_jpeg, initial=0)), np.uint8)
+        # As the mapped file is, so that numba compiles what reads the two once; libjpeg-turbo does not ask.
+        scratch.flags.writeable = False
+        part = np.empty(np.max(sizes, where=is_jpeg, initial=0), np.uint8)
+        decode_run(file, offsets, sizes, modes, widths, heights, *columns, scratch, part)
+
     return decode_images
 
 
@@ -63,13 +73,11 @@ _CRC_TABLE = _crc_table()
 
 
 @_compiled
-def decode_images(file, offsets, sizes, modes, widths, heights, boxes, flips, output, complaints):
-    """Fill output [n, R, R, 3], and complaints [n] with where libjpeg-turbo had an error or a warning."""
-    scratch_size = blob_size = 0
-    for i in range(len(offsets)):
-        if modes[i] == JPEG:
-            scratch_size, blob_size = max(scratch_size, widths[i] * heights[i] * 3), max(blob_size, sizes[i])
-    scratch, part = np.empty(scratch_size, np.uint8), np.empty(blob_size, np.uint8)
+def decode_run(file, offsets, sizes, modes, widths, heights, boxes, flips, output, complaints, scratch, part):
+    """Fill output [n, R, R, 3], and complaints [n] with where libjpeg-turbo had an error or a warning.
+
+    `scratch` has room for the largest image and `part` for the largest JPEG.
+    """
     for i in range(len(offsets)):
         left, top, width, height = boxes[i]
         if modes[i] == JPEG:
@@ -108,13 +116,13 @@ def _cut_out(blob, width, height, box, part):
     its bytes; all 0 where the blob has no index that fits it."""
     none = (0, 0, 0, 0, 0)
     footer = len(blob) - _FOOTER_SIZE
-    if footer < 0 or not (blob[len(blob) - len(_MAGIC):] == _MAGIC).all():
+    if footer < 0 or _u32(blob, footer + 20) != _MAGIC_HALVES[0] or _u32(blob, footer + 24) != _MAGIC_HALVES[1]:
         return none
     num_segments, frame, scan = _u32(blob, footer), _u32(blob, footer + 4), _u32(blob, footer + 8)
     interval, version, checksum = _u16(blob, footer + 12), _u16(blob, footer + 14), _u32(blob, footer + 16)
     table = footer - 2 * num_segments
     if version != VERSION or table < scan or scan > MAX_HEADER or interval == 0 or frame + 10 > scan \
-            or _crc32(_crc32(0, blob[:scan]), blob[table:footer + 16]) != checksum:
+            or _crc32(blob, table, footer + 16, _crc32(blob, 0, scan, 0)) != checksum:
         return none
 
     # The frame: FF C0, u16 length, 8, u16 height, u16 width, components; of each an id, factors and a table's number.
@@ -141,7 +149,7 @@ def _cut_out(blob, width, height, box, part):
     x, y = first * segment_width, first_row * segment_height
     part_width, part_height = min((last + 1) * segment_width, width) - x, min((last_row + 1) * segment_height, height) - y
 
-    part[:scan] = blob[:scan]
+    _copy(blob, 0, scan, part, 0)
     part[frame + 5], part[frame + 6] = part_height >> 8, part_height & 255
     part[frame + 7], part[frame + 8] = part_width >> 8, part_width & 255
     begin, size, copied = scan, scan, 0
@@ -154,7 +162,7 @@ def _cut_out(blob, width, height, box, part):
             marker = 0xD9 if number == num_segments - 1 else 0xD0 + number % 8
             if end < begin + 2 or end > table or blob[end - 2] != 0xFF or blob[end - 1] != marker:
                 return none
-            part[size:size + end - begin] = blob[begin:end]
+            _copy(blob, begin, end, part, size)
             size += end - begin
             part[size - 1] = 0xD0 + copied % 8
             copied += 1
@@ -174,12 +182,19 @@ def _u32(blob, at):
 
 
 @_compiled
-def _crc32(crc, content):
-    """As zlib.crc32(content, crc)."""
+def _crc32(content, begin, end, crc):
+    """As zlib.crc32(content[begin:end], crc)."""
     crc = np.uint32(crc) ^ np.uint32(0xFFFFFFFF)
-    for byte in content:
-        crc = _CRC_TABLE[(crc ^ np.uint32(byte)) & np.uint32(255)] ^ (crc >> np.uint32(8))
-    return crc ^ np.uint32(0xFFFFFFFF)
+    for i in range(begin, end):
+        crc = _CRC_TABLE[(crc ^ np.uint32(content[i])) & np.uint32(255)] ^ (crc >> np.uint32(8))
+    return np.int64(crc ^ np.uint32(0xFFFFFFFF))
+
+
+@_compiled
+def _copy(source, begin, end, target, at):
+    """target[at:] = source[begin:end]: the assignment itself takes seconds to compile."""
+    for i in range(end - begin):
+        target[at + i] = source[begin + i]
 
 
 @_compiled

@@ -111,6 +111,17 @@ def test_resize_is_the_slow_one(decode_images, resolution):
         assert difference.max() <= 1 and difference.mean() < 0.01       # .5 may be rounded either way
 
 
+@pytest.mark.parametrize(("size", "resolution"), [((500, 375), 224), ((301, 270), 224), ((230, 460), 224), ((131, 97), 5)])
+def test_shrinking_is_opencvs_area_resize(decode_images, size, resolution):
+    """Which is what stock FFCV resizes with. Where one axis grows OpenCV is bilinear along both; here each goes by itself."""
+    cv2 = pytest.importorskip("cv2")
+    image = photo(*size, seed=8)
+    output, _ = run(decode_images, [image.tobytes()], [size], np.array([[0, 0, *size]]), resolution, mode=RAW)
+    theirs = cv2.resize(image, (resolution, resolution), interpolation=cv2.INTER_AREA)
+    difference = np.abs(output[0].astype(int) - theirs)
+    assert difference.max() <= 1 and difference.mean() < 0.02
+
+
 @pytest.mark.parametrize(("size", "resolution", "least_psnr", "most_mean"), [
     ((500, 375), 224, 29.0, 4.0), ((320, 320), 224, 29.0, 4.0), ((224, 224), 224, 99.0, 0.0), ((150, 112), 224, 50.0, 0.5)])
 def test_distance_from_torchvisions_antialiased_resize(decode_images, size, resolution, least_psnr, most_mean):

@@ -209,7 +209,7 @@ loader = open_loader(LoaderPlan(sys.argv[1], 5, 20, augment="random_resized_crop
 digest = hashlib.sha256()
 for images, labels in loader.epoch(6):
     digest.update(images.permute(0, 2, 3, 1).numpy().tobytes() + labels.numpy().tobytes())
-stats = kernel_numba.decode_images.stats
+stats = kernel_numba.decode_run.stats
 print(json.dumps({"threads": torch.get_num_threads(), "digest": digest.hexdigest(),
                   "loaded": sum(stats.cache_hits.values()), "compiled": sum(stats.cache_misses.values())}))
 left = loader.epoch(7)

@@ -21,6 +21,7 @@ from writers.restart import DamagedJpeg, add_restart_index, read_frame
 SMALL = 96          # pixels: an image whose longer side is no longer is stored raw; JPEG would cost accuracy and save little
 JPEG, RAW = 0, 1    # the modes of an image in FFCV's format
 MAX_SIDE = 65535    # of 16 bits in the format
+MARKER = re.compile(rb"\xff[^\x00\xff]")    # in coded data, 0xFF stands before 0x00; before a marker, more of it may stand
 PRESET = re.compile(r"(?P<max_resolution>\d+)_(?P<compress_probability>[01](?:\.\d+)?)_(?P<jpeg_quality>\d+)")
 
 
@@ -142,25 +143,20 @@ def check_markers(jpeg: bytes, scan: int) -> None:
     Finds what is cut short, segments that reach over the end, markers that may not stand in a scan, and lost or repeated
     restart markers. What lies between two markers is not decoded.
     """
-    coded = np.frombuffer(jpeg, np.uint8)
-    places = scan + np.flatnonzero(coded[scan:-1] == 0xFF)
-    codes = coded[places + 1]
-    is_marker = (codes != 0x00) & (codes != 0xFF)
-    places, codes = places[is_marker], codes[is_marker]
-    is_restart = (codes & 0xF8) == 0xD0
-    restarts = places[is_restart]
-    begin = scan
-    for place, code in zip(places[~is_restart].tolist(), codes[~is_restart].tolist(), strict=True):
-        if place < begin:       # inside a segment
-            continue
-        first, last = np.searchsorted(restarts, (begin, place))
-        if ((coded[restarts[first:last] + 1] - np.arange(last - first)) & 7).any():
-            raise DamagedJpeg("its restart markers are out of order")
+    position, num_restarts = scan, 0
+    while marker := MARKER.search(jpeg, position):
+        position, code = marker.end(), jpeg[marker.end() - 1]
         if code == 0xD9:
             return
-        if code not in (0xC4, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE) and not 0xE0 <= code <= 0xEF:
+        if 0xD0 <= code <= 0xD7:
+            if code & 7 != num_restarts & 7:
+                raise DamagedJpeg("its restart markers are out of order")
+            num_restarts += 1
+        elif code in (0xC4, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE) or 0xE0 <= code <= 0xEF:
+            position += int.from_bytes(jpeg[position:position + 2], "big")
+            num_restarts = 0
+        else:
             raise DamagedJpeg(f"a scan has the marker 0x{code:02x}")
-        begin = place + 2 + int.from_bytes(jpeg[place + 2:place + 4], "big")
     raise DamagedJpeg("it is cut short")
 
 

@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from writers.encode import Encoding
 from writers.errors import UserError
+from writers.follow import digest_of_groups
 from writers.layout import BLOB, FIELD, FIRST_ROW, HEADER, ID, NUM_FIELDS, SAMPLE, fields_of, header_of
 
-GROUP_BYTES = 64 * 2**20    # of a group of pages, which has a digest of its own; larger where one page is
+GROUP_BYTES = 64 * 2**20    # of a group of pages, which has a digest of its own
 
 Progress = Callable[[int, int], None]       # done, total
 
@@ -49,7 +50,7 @@ class Manifest(BaseModel):
     skipped: list[dict[str, str]]       # unreadable images left out by --on-error skip: key, class, reason
     page_size: int
     bytes: int
-    sha256: str                         # of the whole file
+    sha256: str                         # of the file; of several groups: the sha256 of their digests (follow.digest_of_groups)
     tables_sha256: str                  # of all that is no image: what is before the pages, then what is behind them
     group_bytes: int                    # of a group of pages
     group_sha256: list[str]             # of each of the groups that the file is cut into, from its first byte on
@@ -77,6 +78,8 @@ class Manifest(BaseModel):
             raise ValueError("its file is too small for its samples")
         if self.group_bytes < 1 or len(self.group_sha256) != -(-self.bytes // self.group_bytes):
             raise ValueError("its digests are not as many as the file has parts")
+        if self.sha256 != digest_of_groups(self.group_sha256):
+            raise ValueError("its digests do not fit each other")
         return self
 
     @property

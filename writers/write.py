@@ -1,8 +1,8 @@
 """Writes one split of a dataset as a beton (`writers/publish.py`): the same images give the same bytes every time.
 
 Threads read and encode (Pillow and libjpeg-turbo let go of Python's lock), a few images at a time; the calling thread
-appends in order, so that the bytes do not depend on the number of threads. The digests are made when the file is complete,
-because its first bytes are the last to be known, while it goes to the disk.
+appends in order, so that the bytes do not depend on the number of threads. Digests and disk follow behind
+(`writers/follow.py`).
 
 Memory: the encoded images of at most 32 for each thread, those that are being decoded, and 56 bytes a sample.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from writers.draws import draw, uniform
 from writers.encode import JPEG, Blob, Encoding, Unreadable, encode
 from writers.errors import UserError
-from writers.follow import Digests, FileFollower
+from writers.follow import FileFollower, digest_of_groups
 from writers.layout import Layout, write_at
 from writers.publish import NewBeton, new_beton
 from writers.source import Example, Source, ids_of
@@ -46,33 +46,29 @@ def write_split(source: Source, split: str, subset: Subset, encoding: Encoding, 
     out_file = Path(out_file)
     examples = _chosen(source, split, subset, seed)
     with new_beton(out_file) as new:
-        layout, skipped = _write_samples(new, source, subset, encoding, examples, seed, num_threads or _num_cores(), progress,
-                                         on_error, check)
-        with FileFollower(new.handle, group_bytes(layout)) as follower:
+        with FileFollower(new.handle, GROUP_BYTES) as follower:
+            layout, skipped = _write_samples(new, follower, source, subset, encoding, examples, seed,
+                                             num_threads or _num_cores(), progress, on_error, check)
             digests = follower.finish(layout.write_tables(new.handle))
         manifest = _manifest(source, split, subset, encoding, seed, examples, skipped, layout, digests, new)
         new.publish(manifest)
     return manifest
 
 
-def group_bytes(layout: Layout) -> int:
-    return max(GROUP_BYTES, layout.page_size)
-
-
-def file_fields(layout: Layout, digests: Digests, new: NewBeton) -> dict[str, Any]:
-    """What a manifest says of the file itself."""
+def file_fields(layout: Layout, digests: list[str], new: NewBeton) -> dict[str, Any]:
+    """What a manifest says of the file itself. `digests`: of its groups of pages."""
     rows = layout.rows
     num_jpeg = int((rows["mode"] == JPEG).sum())
     with new.temporary.open("rb") as file:
         tables_sha256 = tables_digest(file, len(rows), layout.ids_offset)
     return {"num_samples": len(rows), "num_jpeg": num_jpeg, "num_raw": len(rows) - num_jpeg,
             "max_width": int(rows["width"].max()), "max_height": int(rows["height"].max()), "page_size": layout.page_size,
-            "bytes": os.fstat(new.handle).st_size, "sha256": digests.sha256, "tables_sha256": tables_sha256,
-            "group_bytes": group_bytes(layout), "group_sha256": list(digests.groups)}
+            "bytes": os.fstat(new.handle).st_size, "sha256": digest_of_groups(digests), "tables_sha256": tables_sha256,
+            "group_bytes": GROUP_BYTES, "group_sha256": digests}
 
 
-def _write_samples(new: NewBeton, source: Source, subset: Subset, encoding: Encoding, examples: Sequence[Example],
-                   seed: int, num_threads: int, progress: Progress | None, on_error: str,
+def _write_samples(new: NewBeton, follower: FileFollower, source: Source, subset: Subset, encoding: Encoding,
+                   examples: Sequence[Example], seed: int, num_threads: int, progress: Progress | None, on_error: str,
                    check: bool) -> tuple[Layout, list[dict[str, str]]]:
     """The pages; also which images were left out."""
     layout = Layout(len(examples), len(source.classes) if source.multi_label else None)
@@ -101,6 +97,7 @@ def _write_samples(new: NewBeton, source: Source, subset: Subset, encoding: Enco
         if on_error == "fail" and len(offenders) >= MAX_OFFENDERS:
             break
         _write_pieces(new.handle, pieces)
+        follower.advance(layout.end)
     if offenders and on_error == "fail":
         raise _unreadable(offenders[:MAX_OFFENDERS])
     if not layout.num_samples:
@@ -173,23 +170,35 @@ def _chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Examp
     positions, labels = subset.select(split, source.classes, np.array([example.label for example in there], np.int64), ids)
     positions_in_order = np.argsort(draw(seed, "order", ids[positions]), kind="stable")
     examples = [replace(there[positions[index]], label=int(labels[index])) for index in positions_in_order]
-    empty = np.flatnonzero(_class_counts(examples, len(subset.classes)) == 0).tolist()
-    if not examples or (split == "train" and empty):
-        names = ", ".join(subset.classes[label] for label in empty[:5]) + (", ..." if len(empty) > 5 else "")
-        raise UserError(f"Split {split} of {source.name} has no image of {len(empty)} of its {len(subset.classes)} classes: "
-                        f"{names}.", "Each class needs at least one training image.")
+    if missing := missing_classes(subset, _class_counts(examples, len(subset.classes)), split):
+        raise UserError(f"Split {split} of {source.name} has no image of {missing}.",
+                        "Each class needs at least one training image.")
     return examples
+
+
+def missing_classes(subset: Subset, counts: np.ndarray, split: str) -> str:
+    """The classes without images, in words; "": none of which that would matter."""
+    empty = np.flatnonzero(counts == 0).tolist()
+    if counts.any() and not (split == "train" and empty):
+        return ""
+    names = ", ".join(subset.classes[label] for label in empty[:5]) + (", ..." if len(empty) > 5 else "")
+    return f"{len(empty)} of its {len(subset.classes)} classes: {names}"
+
+
+def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """int64 [K]."""
+    return np.bincount(labels, minlength=num_classes)
 
 
 def _class_counts(examples: Sequence[Example], num_classes: int) -> np.ndarray:
     """Examples of each class, or, where they have many labels, examples in which it is there: int64 [K]."""
     if examples and examples[0].labels is not None:
         return (np.array([example.labels for example in examples]) == 1).sum(0)
-    return np.bincount(np.array([example.label for example in examples], np.int64), minlength=num_classes)
+    return class_counts(np.array([example.label for example in examples], np.int64), num_classes)
 
 
 def _manifest(source: Source, split: str, subset: Subset, encoding: Encoding, seed: int, examples: Sequence[Example],
-              skipped: Sequence[dict[str, str]], layout: Layout, digests: Digests, new: NewBeton) -> Manifest:
+              skipped: Sequence[dict[str, str]], layout: Layout, digests: list[str], new: NewBeton) -> Manifest:
     left_out = {entry["key"] for entry in skipped}
     counts = _class_counts([example for example in examples if example.key not in left_out], len(subset.classes)).tolist()
     return Manifest.sealed(

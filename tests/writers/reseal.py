@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from writers.encode import Encoding
+from writers.follow import digest_of_groups
 from writers.store import Manifest, manifest_path, tables_digest
 
 
@@ -18,9 +19,9 @@ def reseal(path: Path, **changes: Any) -> Manifest:
     with path.open("rb") as file:
         ids_offset = len(data) - fields["num_samples"] * (8 + 24 * blobs_per_sample)
         fields["tables_sha256"] = tables_digest(file, fields["num_samples"], ids_offset)
-    fields |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     size = fields["group_bytes"]
-    fields["group_sha256"] = [hashlib.sha256(data[start:start + size]).hexdigest() for start in range(0, len(data), size)]
+    groups = [hashlib.sha256(data[start:start + size]).hexdigest() for start in range(0, len(data), size)]
+    fields |= {"bytes": len(data), "group_sha256": groups, "sha256": digest_of_groups(groups)}
     manifest = Manifest.sealed(**{name: value for name, value in fields.items() if name != "digest"})
     manifest_path(path).write_text(manifest.model_dump_json())
     return manifest

@@ -18,7 +18,7 @@ def _part(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[in
     return int(number), int(parts)
 
 
-def _in_megabytes(report: "Progress") -> "Progress":
+def in_megabytes(report: "Progress") -> "Progress":
     return lambda done, total: report(done // 10**6, max(1, total // 10**6))
 
 
@@ -40,7 +40,7 @@ def command(files: tuple[Path, ...], part: tuple[int, int], threads: int | None,
     problems: dict[str, list[str]] = {}
     for file in files:
         with console.progress(f"verify {file.name}", "MB") as report:
-            problems[str(file)] = verify.verify(file, _in_megabytes(report), part=part,
+            problems[str(file)] = verify.verify(file, in_megabytes(report), part=part,
                                                 num_threads=threads or environment.num_cores())
     if as_json:
         click.echo(json.dumps(problems, indent=1))

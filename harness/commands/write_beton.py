@@ -10,12 +10,15 @@ from harness.folders import Folders, folder_options
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from writers.encode import Encoding
     from writers.store import Manifest
 
 
 @click.command(short_help="Write images as FFCV beton files with manifests.")
 @click.option("--source", type=click.Path(path_type=Path), metavar="DIR|TAR",
               help="The images: class folders, as they are or under train/, val/, test/; or a tar of such.")
+@click.option("--from", "from_", type=click.Path(path_type=Path), metavar="BETON|DIR",
+              help="Copy the subset out of a beton, or out of each in a folder, without decoding.")
 @click.option("--dataset", metavar="NAME",
               help="A name of harness ls datasets. Default: imagenet with --subset, else any tree.")
 @click.option("--subset", "subset_name", metavar="NAME", help="Only these classes: a name of harness ls subsets.")
@@ -23,13 +26,19 @@ if TYPE_CHECKING:
               help="train, val or test; may be given again. Default: all.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Default: <dataset>-<subset> in the data folder.")
+@click.option("--preset", metavar="NAME",
+              help="All of the encoding by one name: 500_0.50_90 is max resolution, share of JPEG, quality.")
 @click.option("--format", "format_", type=click.Choice(["jpeg", "raw", "mixed", "passthrough"]), default="jpeg",
               show_default=True, help="How pixels are stored; passthrough keeps JPEG files that are small enough.")
+@click.option("--passthrough", "format_", flag_value="passthrough", help="Short for --format passthrough.")
 @click.option("--max-resolution", type=click.IntRange(min=1), metavar="PIXELS",
               help="Of the longer side. Default: as it comes.")
 @click.option("--jpeg-quality", type=click.IntRange(1, 100), default=90, show_default=True)
 @click.option("--compress-probability", type=click.FloatRange(0, 1), metavar="SHARE",
               help="Of images stored as JPEG (mixed).")
+@click.option("--restart-index", is_flag=True, help="JPEGs of which loaders decode only the part that they show.")
+@click.option("--check", is_flag=True,
+              help="Also decode what is stored as it comes: passthrough's JPEGs; with --from, verify that beton first.")
 @click.option("--val", "val_share", type=click.FloatRange(0, 1), default=0.1, show_default=True,
               help="Share of train that becomes val where the source has no val.")
 @click.option("--test", "test_share", type=click.FloatRange(0, 1), default=0.0, show_default=True,
@@ -40,7 +49,7 @@ if TYPE_CHECKING:
               help="What an unreadable image does; those skipped stand in the manifest.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifests.")
 @folder_options
-def command(source: Path | None, dataset: str | None, subset_name: str | None, splits: tuple[str, ...],
+def command(source: Path | None, from_: Path | None, dataset: str | None, subset_name: str | None, splits: tuple[str, ...],
             out: Path | None, folders: Folders, as_json: bool, **options: Any) -> None:
     """Write images as FFCV beton files with manifests: train.beton, val.beton and so on.
 
@@ -48,8 +57,12 @@ def command(source: Path | None, dataset: str | None, subset_name: str | None, s
     harness write-beton --subset in900 --source /data/imagenet     ImageNet-layout tree, 900 classes
     harness write-beton --source photos/                           any tree of class folders
     harness write-beton --dataset synthetic_things                 images made on the spot
+    harness write-beton --subset in900 --from data/imagenet-all    out of betons, as fast as the disk copies
     """
-    manifests = _write(source, dataset, subset_name, splits, out, folders, **options)
+    if from_ is not None:
+        manifests = _copy(from_, subset_name, splits, out, folders, check=options["check"], threads=options["threads"])
+    else:
+        manifests = _write(source, dataset, subset_name, splits, out, folders, **options)
     if as_json:
         import json
 
@@ -62,22 +75,16 @@ def command(source: Path | None, dataset: str | None, subset_name: str | None, s
 
 def _write(source: Path | None, dataset: str | None, subset_name: str | None, splits: tuple[str, ...], out: Path | None,
            folders: Folders, *, val_share: float, test_share: float, seed: int, threads: int | None,
-           on_error: Literal["fail", "skip"], format_: str, **encoding_options: Any) -> list[tuple[Path, "Manifest"]]:
-    from pydantic import ValidationError
-
+           on_error: Literal["fail", "skip"], check: bool, **encoding_options: Any) -> list[tuple[Path, "Manifest"]]:
     from harness import console, environment
     from harness.raw import raw_folder
     from harness.settings import DataSettings
     from writers.dataset import SplitSettings, open_dataset
-    from writers.encode import Encoding
     from writers.errors import UserError
     from writers.subset import everything, named, resolve
     from writers.write import write_split
 
-    try:
-        encoding = Encoding(format=format_, **encoding_options)  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
+    encoding = _encoding(**encoding_options)
     spec = named(subset_name) if subset_name else None
     name = dataset or ("imagenet" if spec else "folder")
     if source is None and name == "folder":
@@ -92,8 +99,76 @@ def _write(source: Path | None, dataset: str | None, subset_name: str | None, sp
         file = folder / f"{split}.beton"
         with console.progress(f"write {split}") as report:
             written.append((file, write_split(opened, split, subset, encoding, file, seed=seed, progress=report,
-                                              num_threads=threads or environment.num_cores(), on_error=on_error)))
+                                              num_threads=threads or environment.num_cores(), on_error=on_error,
+                                              check=check)))
     return written
+
+
+def _copy(from_: Path, subset_name: str | None, splits: tuple[str, ...], out: Path | None, folders: Folders, *, check: bool,
+          threads: int | None) -> list[tuple[Path, "Manifest"]]:
+    from harness import console, environment
+    from harness.commands.verify import in_megabytes
+    from writers import names
+    from writers.copy import copy_subset
+    from writers.errors import UserError
+    from writers.store import open_beton
+    from writers.subset import named, resolve
+    from writers.verify import verify
+
+    _refuse_without_effect({"source", "dataset", "preset", "format_", "max_resolution", "jpeg_quality", "compress_probability",
+                            "restart_index", "val_share", "test_share", "seed", "on_error"})
+    if subset_name is None:
+        raise UserError("Say which classes to copy: --subset NAME.", "harness ls subsets names the subsets.")
+    from_ = from_.expanduser()
+    files = {file.stem: file for file in sorted(from_.glob("*.beton"))} if from_.is_dir() else {from_.stem: from_}
+    if not files:
+        raise UserError(f"{from_} has no betons.", "Write them with `harness write-beton`.")
+    for split in splits:
+        if split not in files:
+            raise names.unknown("beton", split, files)
+    copied = []
+    for split in splits or files:
+        manifest = open_beton(files[split]).manifest
+        if check:
+            with console.progress(f"verify {split}", "MB") as report:
+                problems = verify(files[split], in_megabytes(report), num_threads=threads or environment.num_cores())
+            if problems:
+                raise UserError(f"{files[split]} is damaged: {problems[0]}", "harness verify says all that is wrong with it.")
+        subset = resolve(named(subset_name), manifest.classes)
+        file = (out.expanduser() if out else folders.data / f"{manifest.dataset}-{subset.name}") / f"{split}.beton"
+        with console.progress(f"copy {split}") as report:
+            copied.append((file, copy_subset(files[split], subset, file, progress=report)))
+    return copied
+
+
+def _refuse_without_effect(names: set[str]) -> None:
+    """Raises UserError where one of these options was given beside --from."""
+    from writers.errors import UserError
+
+    context = click.get_current_context()
+    for option in context.command.params:
+        if option.name in names and context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE:
+            raise UserError(f"{option.opts[0]} has no effect with --from: the samples are taken as they are.",
+                            "Leave it out, or write from the images with --source.")
+
+
+def _encoding(*, preset: str | None, format_: str, **settings: Any) -> "Encoding":
+    """Raises UserError for settings that do not go together."""
+    from pydantic import ValidationError
+
+    from writers.encode import Encoding
+    from writers.errors import UserError
+
+    try:
+        if preset is None:
+            return Encoding.model_validate({"format": format_, **settings})
+        defaults = Encoding()
+        if format_ != "jpeg" or any(value != getattr(defaults, name) for name, value in settings.items()):
+            raise UserError(f"--preset {preset} is all of the encoding; another option for it beside it is unclear.",
+                            "Leave the preset or the other options out.")
+        return Encoding.model_validate(preset)
+    except ValidationError as error:
+        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
 
 
 def _asked_splits(asked: tuple[str, ...], there: "Mapping[str, Sequence[Any]]") -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness import presets
-from harness.settings import Recipe
+from harness.settings import DataSettings, Recipe
 from writers import names
 from writers.errors import UserError
 from writers.subset import SubsetSpec
@@ -41,6 +41,8 @@ def check(values: dict[str, Any], origin: Origin) -> Recipe:
             mistakes.append(((), str(error).replace("\n", " ")))
     if recipe is not None:
         mistakes += _without_effect(recipe, origin)
+    if recipe is not None and not mistakes:
+        mistakes += _wrong_labels(recipe)
     if mistakes or recipe is None:
         raise UserError("\n".join(dict.fromkeys(_line(place, what, origin) for place, what in mistakes)))
     return recipe
@@ -66,7 +68,7 @@ def _wrong_names(values: dict[str, Any]) -> list[tuple[Place, str]]:
     mistakes = []
     for place, name, noun, package in asked:
         known = names.names(package)
-        if isinstance(name, str) and name not in known:
+        if isinstance(name, str) and (names.normalise(name) if noun == "dataset" else name) not in known:
             error = names.unknown(noun, name, known)
             mistakes.append((place, f"{_first_lower(error.message)} {error.hint}"))
     return mistakes
@@ -98,6 +100,20 @@ def _without_effect(recipe: Recipe, origin: Origin) -> list[tuple[Place, str]]:
         mistakes.append((("evaluate", "attack"), "has no effect: no `eps` is above 0, and `eps_of_clean` is not set."))
     if 0 not in recipe.eps and recipe.evaluate.eps_of_clean is not None:
         mistakes.append((("evaluate", "eps_of_clean"), "has no effect: `eps` has no 0, so no model is clean."))
+    return mistakes
+
+
+def _wrong_labels(recipe: Recipe) -> list[tuple[Place, str]]:
+    """Datasets whose images have many labels where only one is of use, and metrics of the other kind."""
+    mistakes: list[tuple[Place, str]] = []
+    targets: list[tuple[Place, DataSettings]] = [(("targets", index), data) for index, data in enumerate(recipe.targets)]
+    for place, data in ((("source",), recipe.source), *targets):
+        own = names.find("writers.datasets", data.dataset, "dataset").SPEC.metric
+        if place == ("source",) and own == "map11":
+            mistakes.append(((*place, "dataset"), f"images of {data.dataset} have many labels: a target, and no source."))
+        elif data.metric is not None and (data.metric == "map11") != (own == "map11"):
+            number = "many labels" if own == "map11" else "one label"
+            mistakes.append(((*place, "metric"), f"{data.metric} does not fit {data.dataset}, whose images have {number}."))
     return mistakes
 
 

@@ -6,10 +6,11 @@ models here. Imports no torch, so that `plan`, `ls` and `--help` stay fast.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from harness.attack_settings import AttackSettings, EvaluationAttack
 from harness.base_settings import Count, Fraction, NotNegative, Positive, Settings
+from writers import names
 from writers.encode import Encoding
 from writers.subset import SubsetSpec
 
@@ -25,6 +26,11 @@ class DataSettings(Settings):
     split_seed: int = 0
     metric: Literal["top1", "mean_per_class", "map11"] | None = None     # None: the dataset's own metric (`folder`: top1)
     encoding: Encoding | None = None        # None: the recipe's
+
+    @field_validator("dataset")
+    @classmethod
+    def _as_its_file(cls, dataset: str) -> str:
+        return names.normalise(dataset)     # clevr-count is clevr_count
 
     @property
     def label(self) -> str:

@@ -53,7 +53,8 @@ def random_boxes(random: np.random.Generator, sizes: list[tuple[int, int]]) -> n
 
 
 KINDS = {"4:2:0": {}, "4:4:4": {"subsampling": "4:4:4"}, "4:2:2": {"subsampling": "4:2:2"}, "grey": {"mode": "L"},
-         "progressive": {"progressive": True}, "restarts": {"restart_marker_blocks": 3}, "rgb": {"keep_rgb": True},
+         "progressive": {"progressive": True}, "restarts": {"restart_marker_blocks": 3},
+         "uneven restarts": {"restart_marker_blocks": 7}, "rgb": {"keep_rgb": True},
          "optimised": {"optimize": True}, "rough": {"quality": 5}, "fine": {"quality": 100, "subsampling": "4:4:4"}}
 
 
@@ -134,12 +135,15 @@ def test_distance_from_torchvisions_antialiased_resize(decode_images, size, reso
     assert psnr > least_psnr and np.abs(error).mean() <= most_mean
 
 
-@pytest.mark.parametrize("damage", ["zeros", "cut short", "ends inside", "no jpeg", "no tables", "cmyk"])
+@pytest.mark.parametrize("damage", ["zeros", "cut short", "ends inside", "no jpeg", "no tables", "cmyk", "short last segment"])
 def test_damage_is_a_complaint(decode_images, damage):
     blob = saved(photo(90, 70, seed=1), mode="CMYK" if damage == "cmyk" else "RGB")
     half = len(blob) // 2
+    restarts = saved(photo(90, 70, seed=1), restart_marker_blocks=7)
+    last = max(restarts.rfind(bytes((0xFF, 0xD0 + number))) for number in range(8))
     spoilt = {"zeros": bytes(len(blob)), "cut short": blob[:half], "ends inside": blob[:half] + b"\xff\xd9" + blob[half:],
-              "no jpeg": b"\x89PNG" + blob, "no tables": blob.replace(b"\xff\xdb", b"\xff\xfe"), "cmyk": blob}[damage]
+              "no jpeg": b"\x89PNG" + blob, "no tables": blob.replace(b"\xff\xdb", b"\xff\xfe"), "cmyk": blob,
+              "short last segment": restarts[:last + 12] + b"\xff\xd9"}[damage]
     good = saved(photo(90, 70, seed=1))
     output, complaints = run(decode_images, [good, spoilt, good], [(90, 70)] * 3, np.array([[10, 5, 40, 40]] * 3), 40)
     assert complaints.tolist() == [False, True, False]

@@ -1,7 +1,6 @@
 """A part of a restart-indexed JPEG is decoded to the very pixels of the whole; a damaged index is as good as none."""
 
 import ctypes
-import ctypes.util
 import importlib.util
 import io
 import itertools
@@ -9,11 +8,13 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from tiny_betons import photo
+from tiny_betons import photo, write_beton
 
-from loaders import kernel
+from loaders import kernel, open_loader
 from loaders.ffcv_parts import LIBRARY
+from loaders.plan import LoaderPlan
 from writers.encode import JPEG
 from writers.restart import FOOTER, add_restart_index
 
@@ -152,6 +153,32 @@ def test_a_false_index_with_a_true_checksum_is_refused_or_harmless(decode):
         covered = body[:int(footer["scan"][0])] + body[max(0, begin):] + footer.tobytes()[:16]
         footer["checksum"] = zlib.crc32(covered)
         decode(body + footer.tobytes(), size, boxes, 20)
+
+
+def test_stock_ffcv_decodes_it_as_the_original():
+    from ffcv.libffcv import imdecode  # after loaders.ffcv_parts
+
+    original = turbo_jpeg(photo(150, 90, seed=2), SUBSAMPLINGS["4:2:0"])
+    decoded = []
+    for blob in (original, add_restart_index(original)):
+        pixels, source = np.zeros((90, 150, 3), np.uint8), np.frombuffer(blob, np.uint8)
+        imdecode(source, pixels, 90, 150, 90, 150)
+        decoded.append(pixels)
+    assert decoded[0].any() and np.array_equal(*decoded)
+
+
+def test_a_loader_gives_the_same_epoch_from_either_form(tmp_path, monkeypatch):
+    images = [photo(150 - 3 * number, 60 + 7 * number, seed=number) for number in range(12)]
+    original = [turbo_jpeg(image, number % 6) for number, image in enumerate(images)]
+    epochs = []
+    for name, blobs in (("plain", original), ("indexed", [add_restart_index(blob) for blob in original])):
+        beton = write_beton(tmp_path / f"{name}.beton", images, [0] * 12, raw=[False] * 12, blobs=blobs)
+        for best in ("c", "numba"):
+            monkeypatch.setattr(kernel, "best_kernel", lambda best=best: best)
+            plan = LoaderPlan(beton, 5, 40, augment="random_resized_crop", horizontal_flip=True, num_threads=2)
+            with open_loader(plan) as loader:
+                epochs.append(torch.cat([images.clone() for images, _ in loader.epoch(1)]))
+    assert all(torch.equal(epochs[0], epoch) for epoch in epochs[1:])
 
 
 @pytest.mark.parametrize("size", [(149, 90), (150, 91), (1500, 900), (75, 45)])

@@ -1,0 +1,105 @@
+/* What the files of the C kernel share; kernel.c says what the kernel does. */
+
+#ifndef HARNESS_KERNEL_H
+#define HARNESS_KERNEL_H
+
+#include <setjmp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <jpeglib.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+struct box {
+    int64_t left, top, width, height;   /* pixels of the stored image */
+};
+
+/* ---- kernel_huffman.c -------------------------------------------------------------------------------------------------- */
+
+enum { PADDING = 512 };     /* bytes behind a segment: more than the codes of one block, which are not looked at singly */
+enum { LOOKUP_BITS = 10 };
+
+struct code {
+    uint8_t length;     /* of the code, 0 where it is longer than LOOKUP_BITS */
+    uint8_t total;      /* with the bits of the value behind it */
+    uint8_t run;        /* zeros before the value */
+    uint8_t shift;      /* 64 less the value's bits; 64: no value */
+    int32_t lowest;     /* value: those that begin with a 0 bit count from here */
+};
+
+struct huffman {
+    struct code lookup[1 << LOOKUP_BITS];
+    uint32_t first_beyond[18];      /* of each length: the first code that is too large for it, in 16 bits */
+    int32_t offset[17];             /* from a code of this length to its symbol */
+    const uint8_t *symbols;
+};
+
+struct bits {
+    uint64_t word;              /* the next bits, from the highest down */
+    int count;                  /* how many of them are valid; more may be there */
+    const uint8_t *next;        /* byte to take after them */
+};
+
+/* Coded data between two markers, and the blocks in it. */
+struct entropy {
+    const uint8_t *jpeg, *jpeg_end;     /* begin of the blob; end of what may be coded data */
+    const uint32_t *segments;           /* where to go, one after the other; NULL: one lies behind the other */
+    int64_t num_segments, segment;      /* in the image or, where an index says where they are, under the crop; next one */
+    int64_t interval;                   /* MCUs in a segment */
+    int64_t num_mcus, mcus_done;        /* in all that is to be decoded */
+    int64_t mcus_left;                  /* in this segment */
+    size_t position;                    /* behind the marker at the end of this one */
+    uint8_t *clean;                     /* this segment without the zeros stuffed behind each 0xFF */
+    size_t clean_size;
+    struct bits bits;
+    int predicted[MAX_COMPS_IN_SCAN];
+    struct huffman dc[NUM_HUFF_TBLS], ac[NUM_HUFF_TBLS];
+    struct code long_code;              /* the last one that was too long for the lookup */
+    jmp_buf *failed;
+};
+
+int use_own_entropy(j_decompress_ptr codec, struct entropy *entropy);
+void decode_rest(j_decompress_ptr codec);
+
+/* ---- kernel_jpeg.c ------------------------------------------------------------------------------------------------------- */
+
+enum { MAX_HEADER = 4096 };     /* as in writers/restart.py */
+
+struct decoder {
+    struct jpeg_decompress_struct codec;
+    struct jpeg_error_mgr errors;
+    jmp_buf failed;
+    struct entropy entropy;
+    uint8_t header[MAX_HEADER];
+    uint32_t *segments;         /* for as many as the longest blob can have */
+    uint8_t *pixels;            /* [height, width, 3] of the largest image */
+    uint32_t crc[256];
+};
+
+struct decoder *new_decoder(int64_t num_pixels, int64_t size);
+void free_decoder(struct decoder *decoder);
+int decode_box(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,
+               struct box *part);
+
+/* ---- kernel_resize.c ----------------------------------------------------------------------------------------------------- */
+
+/* Along one axis: of each output pixel its first source pixel, how many count, and their shares. */
+struct taps {
+    int32_t *starts, *counts;
+    float *shares;          /* [target, stride], padded with 0 */
+    int64_t stride, most;   /* of the counts */
+};
+
+struct resizer {
+    struct taps down, across;
+    float *line, *result;   /* an output row as wide as the box, and padding; one as wide as the output, and a value */
+};
+
+int make_resizer(struct resizer *resizer, int64_t width, int64_t height, int64_t resolution);
+void free_resizer(struct resizer *resizer);
+void resize(struct resizer *resizer, const uint8_t *pixels, int64_t stride, int64_t width, int64_t height, int flip,
+            int64_t resolution, uint8_t *output);
+
+#endif

@@ -1,0 +1,229 @@
+/* The C kernel's own Huffman decoder, which takes the place of libjpeg's for baseline images of one scan.
+ *
+ * It begins at any segment between restart markers, and so decodes those under the crop where an index says where they lie;
+ * elsewhere it takes one segment after the other. A segment is first copied without the zeros that are stuffed behind each
+ * 0xFF, so that bits come eight bytes at a time; code, run and size of a value are looked up at once. Whatever is not as it
+ * should be ends in a longjmp, after which libjpeg decodes the whole image.
+ */
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernel.h"
+
+enum { MAX_DC_SIZE = 11, MAX_AC_SIZE = 10 };    /* bits of a value in a baseline image */
+
+static struct code make_code(int length, int run, int size) {
+    return (struct code){length, length + size, run, 64 - size, 1 - (1 << size)};
+}
+
+static const uint8_t ZIGZAG[64 + 16] = {    /* the last 16: a run beyond the end of a block */
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
+    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55,
+    62, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63};
+
+/* Returns 0 for a table that no baseline image has. */
+static int make_huffman(const JHUFF_TBL *table, struct huffman *huffman, int is_dc) {
+    uint32_t code = 0;
+    int symbol = 0;
+
+    if (table == NULL)
+        return 0;
+    huffman->symbols = table->huffval;
+    memset(huffman->lookup, 0, sizeof huffman->lookup);
+    for (int length = 1; length <= 16; length++) {
+        huffman->offset[length] = symbol - (int32_t)code;
+        for (int i = 0; i < table->bits[length]; i++, symbol++, code++) {
+            int run = is_dc ? 0 : table->huffval[symbol] >> 4;
+            int size = is_dc ? table->huffval[symbol] : table->huffval[symbol] & 15;
+            if (symbol > 255 || code >> length || size > (is_dc ? MAX_DC_SIZE : MAX_AC_SIZE))
+                return 0;
+            if (length <= LOOKUP_BITS) {
+                struct code entry = make_code(length, run, size);
+                int spread = LOOKUP_BITS - length;
+                for (uint32_t k = code << spread; k < (code + 1) << spread; k++)
+                    huffman->lookup[k] = entry;
+            }
+        }
+        huffman->first_beyond[length] = code << (16 - length);
+        code <<= 1;
+    }
+    return 1;
+}
+
+INLINE void refill(struct bits *bits) {
+    uint64_t word;
+    memcpy(&word, bits->next, 8);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    word = __builtin_bswap64(word);
+#endif
+    bits->word |= word >> bits->count;
+    bits->next += (63 - bits->count) >> 3;
+    bits->count |= 56;
+}
+
+__attribute__((noinline, cold)) static void fail(const struct entropy *entropy) {
+    longjmp(*entropy->failed, 1);
+}
+
+/* A code longer than LOOKUP_BITS at the begin of `word`. Out of the way: it is rare, and would take registers. */
+__attribute__((noinline, cold))
+static const struct code *long_code(struct entropy *entropy, const struct huffman *huffman, uint64_t word, int is_dc) {
+    uint32_t code = word >> 48;
+    int length = LOOKUP_BITS + 1;
+    while (length <= 16 && code >= huffman->first_beyond[length])
+        length++;
+    if (length > 16)
+        fail(entropy);
+    int symbol = huffman->symbols[(int32_t)(code >> (16 - length)) + huffman->offset[length]];
+    int size = is_dc ? symbol : symbol & 15;
+    entropy->long_code = make_code(length, is_dc ? 0 : symbol >> 4, size);
+    return &entropy->long_code;
+}
+
+INLINE const struct code *next_code(struct entropy *entropy, const struct huffman *huffman, uint64_t word, int is_dc) {
+    const struct code *code = &huffman->lookup[word >> (64 - LOOKUP_BITS)];
+    return __builtin_expect(code->length == 0, 0) ? long_code(entropy, huffman, word, is_dc) : code;
+}
+
+/* The value behind the code, of at least one bit. Without a branch, which would be taken half of the time. */
+INLINE int value_of(const struct code *code, uint64_t word) {
+    uint64_t behind = word << code->length;
+    int begins_with_0 = (int)((int64_t)~behind >> 63);      /* 0 or -1 */
+    return (int)(behind >> code->shift) + (begins_with_0 & code->lowest);
+}
+
+INLINE void drop(struct bits *bits, int count) {
+    bits->word <<= count;
+    bits->count -= count;
+}
+
+/* Fill `block`, which is all zeros, with a block's coefficients. Two codes and their values fit the bits of one refill. */
+INLINE void decode_block(struct entropy *entropy, struct bits *bits, const struct huffman *dc, const struct huffman *ac,
+                         int *predicted, JCOEF *block) {
+    refill(bits);
+    const struct code *code = next_code(entropy, dc, bits->word, 1);
+    if (code->shift < 64)
+        *predicted += value_of(code, bits->word);
+    drop(bits, code->total);
+    block[0] = (JCOEF)*predicted;
+
+    int k = 1;
+    for (int turn = 0; k < 64; k++, turn ^= 1) {
+        if (turn)
+            refill(bits);
+        code = next_code(entropy, ac, bits->word, 0);
+        k += code->run;
+        if (code->shift < 64) {
+            block[ZIGZAG[k]] = (JCOEF)value_of(code, bits->word);
+            drop(bits, code->total);
+        } else {
+            drop(bits, code->total);
+            if (code->run != 15)
+                return;     /* the end of the block */
+        }
+    }
+    if (k > 64)
+        fail(entropy);
+}
+
+/* Copy the next segment to entropy->clean, and look whether it ends in the marker that it should end in. */
+static void open_segment(struct entropy *entropy) {
+    if (entropy->segment >= entropy->num_segments)
+        fail(entropy);
+    const uint8_t *from = entropy->jpeg + (entropy->segments ? entropy->segments[entropy->segment] : entropy->position);
+    uint8_t *to = entropy->clean;
+    while (1) {
+        const uint8_t *escape = from < entropy->jpeg_end ? memchr(from, 0xFF, entropy->jpeg_end - from) : NULL;
+        if (escape == NULL || escape + 1 >= entropy->jpeg_end)
+            fail(entropy);
+        memcpy(to, from, escape - from);
+        to += escape - from;
+        from = escape + 2;
+        if (escape[1] != 0) {
+            int64_t number = entropy->segment;
+            int expected = number == entropy->num_segments - 1 ? JPEG_EOI : JPEG_RST0 + number % 8;
+            if (entropy->segments == NULL && escape[1] != expected)     /* else read_index has looked */
+                fail(entropy);
+            break;
+        }
+        *to++ = 0xFF;
+    }
+    entropy->position = from - entropy->jpeg;
+    entropy->segment++;
+    int64_t to_come = entropy->num_mcus - entropy->mcus_done;
+    entropy->mcus_left = to_come < entropy->interval ? to_come : entropy->interval;
+    entropy->clean_size = to - entropy->clean;
+    entropy->bits = (struct bits){0, 0, entropy->clean};
+    memset(to, 0, PADDING);
+    memset(entropy->predicted, 0, sizeof entropy->predicted);
+}
+
+/* All bits are used, but for less than a byte of padding. */
+static void close_segment(const struct entropy *entropy) {
+    int64_t used = 8 * (entropy->bits.next - entropy->clean) - entropy->bits.count;
+    int64_t left = 8 * (int64_t)entropy->clean_size - used;
+    if (left < 0 || left > 7)
+        fail(entropy);
+}
+
+/* In place of libjpeg's own: one MCU's blocks, which come as zeros. (Not FOR_EACH_PROCESSOR: that makes it slower.) */
+static boolean decode_mcu(j_decompress_ptr codec, JBLOCKROW *blocks) {
+    struct entropy *entropy = codec->client_data;
+    if (entropy->mcus_left == 0)
+        open_segment(entropy);
+    struct bits bits = entropy->bits;
+    for (int b = 0; b < codec->blocks_in_MCU; b++) {
+        int c = codec->MCU_membership[b];
+        const jpeg_component_info *component = codec->cur_comp_info[c];
+        if (bits.next > entropy->clean + entropy->clean_size + 8)
+            fail(entropy);
+        decode_block(entropy, &bits, &entropy->dc[component->dc_tbl_no], &entropy->ac[component->ac_tbl_no],
+                     &entropy->predicted[c], blocks[b][0]);
+    }
+    entropy->bits = bits;
+    entropy->mcus_done++;
+    if (--entropy->mcus_left == 0)
+        close_segment(entropy);
+    return TRUE;
+}
+
+/* libjpeg's own, private; `decode_mcu` has been its second pointer in all versions of libjpeg and libjpeg-turbo. */
+struct jpeg_entropy_decoder {
+    void (*start_pass)(j_decompress_ptr codec);
+    boolean (*decode_mcu)(j_decompress_ptr codec, JBLOCKROW *blocks);
+};
+
+/* Put our Huffman decoder in the place of libjpeg's, where the image is one that ours can read; 0 where it is not. */
+int use_own_entropy(j_decompress_ptr codec, struct entropy *entropy) {
+    if (codec->progressive_mode || codec->arith_code || codec->comps_in_scan != codec->num_components)
+        return 0;
+    for (int c = 0; c < codec->comps_in_scan; c++) {
+        int dc = codec->cur_comp_info[c]->dc_tbl_no, ac = codec->cur_comp_info[c]->ac_tbl_no;
+        if (!make_huffman(codec->dc_huff_tbl_ptrs[dc], &entropy->dc[dc], 1) ||
+            !make_huffman(codec->ac_huff_tbl_ptrs[ac], &entropy->ac[ac], 0))
+            return 0;
+    }
+    int64_t num_mcus = (int64_t)codec->MCUs_per_row * codec->MCU_rows_in_scan;
+    if (entropy->segments == NULL) {
+        entropy->interval = codec->restart_interval ? codec->restart_interval : num_mcus;
+        entropy->num_segments = (num_mcus + entropy->interval - 1) / entropy->interval;
+    } else if (entropy->num_segments * entropy->interval != num_mcus || codec->restart_interval != entropy->interval) {
+        return 0;
+    }
+    entropy->num_mcus = num_mcus;
+    codec->client_data = entropy;
+    codec->entropy->decode_mcu = decode_mcu;
+    return 1;
+}
+
+/* Decode what is left of the image, to look for damage only. */
+void decode_rest(j_decompress_ptr codec) {
+    const struct entropy *entropy = codec->client_data;
+    JBLOCK blocks[D_MAX_BLOCKS_IN_MCU];
+    JBLOCKROW rows[D_MAX_BLOCKS_IN_MCU];
+    for (int b = 0; b < D_MAX_BLOCKS_IN_MCU; b++)
+        rows[b] = &blocks[b];
+    while (entropy->mcus_done < entropy->num_mcus)
+        decode_mcu(codec, rows);
+}

@@ -1,0 +1,201 @@
+/* The part of a JPEG that a box shows, decoded by libjpeg-turbo with our Huffman decoder, or all of it by libjpeg-turbo. */
+
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernel.h"
+#include <jerror.h>
+
+enum { MARGIN = 2 };        /* pixels beside the crop that the colours of its own pixels are interpolated from */
+enum { LEAST_WIDTH = 5 };   /* pixels: libjpeg does not interpolate colours in an image that is narrower */
+enum { FOOTER_SIZE = 28, INDEX_VERSION = 1 };     /* as in writers/restart.py */
+
+static uint32_t u16(const uint8_t *at) {
+    return at[0] | (uint32_t)at[1] << 8;
+}
+
+static uint32_t u32(const uint8_t *at) {
+    return u16(at) | u16(at + 2) << 16;
+}
+
+static uint32_t crc32_of(const uint32_t *table, uint32_t crc, const uint8_t *bytes, int64_t size) {
+    for (int64_t i = 0; i < size; i++)
+        crc = table[(crc ^ bytes[i]) & 255] ^ crc >> 8;
+    return crc;
+}
+
+/* Read the index behind the image: the part of the image that has to be decoded for the box, its header to
+ * decoder->header, where its segments begin to decoder->segments, both into decoder->entropy. Returns the size of the
+ * header; 0 where there is no index that fits blob and image. As _cut_out in kernel_numba.py. */
+static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
+                          const struct box *box, struct box *part) {
+    int64_t footer = size - FOOTER_SIZE;
+    if (footer < 0 || memcmp(blob + size - 8, "hrst\r\nix", 8) != 0)
+        return 0;
+    const uint8_t *at = blob + footer;
+    int64_t num_segments = u32(at), frame = u32(at + 4), scan = u32(at + 8), interval = u16(at + 12);
+    int64_t table = footer - 2 * num_segments;
+    if (u16(at + 14) != INDEX_VERSION || table < scan || scan > MAX_HEADER || interval == 0 || frame + 10 > scan)
+        return 0;
+    uint32_t crc = crc32_of(decoder->crc, 0xFFFFFFFF, blob, scan);
+    if (~crc32_of(decoder->crc, crc, blob + table, footer + 16 - table) != u32(at + 16))
+        return 0;
+
+    /* The frame: FF C0, u16 length, 8, u16 height, u16 width, components; of each an id, factors and a table's number. */
+    at = blob + frame;
+    int num_components = at[9], across = 1, down = 1;
+    if ((num_components != 1 && num_components != 3) || frame + 10 + 3 * num_components > scan ||
+        256 * at[5] + at[6] != height || 256 * at[7] + at[8] != width)
+        return 0;
+    for (int k = 0; num_components == 3 && k < 3; k++) {    /* a scan of one component has MCUs of one block */
+        int factors = at[11 + 3 * k];
+        across = factors >> 4 > across ? factors >> 4 : across;
+        down = (factors & 15) > down ? factors & 15 : down;
+    }
+    int64_t mcus_per_row = (width + 8 * across - 1) / (8 * across), num_rows = (height + 8 * down - 1) / (8 * down);
+    if (mcus_per_row % interval != 0 || num_segments * interval != mcus_per_row * num_rows)
+        return 0;
+
+    int64_t segment_width = 8 * across * interval, segment_height = 8 * down, per_row = mcus_per_row / interval;
+    int64_t first = box->left > MARGIN ? (box->left - MARGIN) / segment_width : 0;
+    int64_t last = (box->left + box->width + MARGIN - 1) / segment_width;
+    int64_t first_row = box->top > MARGIN ? (box->top - MARGIN) / segment_height : 0;
+    int64_t last_row = (box->top + box->height + MARGIN - 1) / segment_height;
+    last = last < per_row ? last : per_row - 1;
+    last_row = last_row < num_rows ? last_row : num_rows - 1;
+    int64_t right = (last + 1) * segment_width < width ? (last + 1) * segment_width : width;
+    int64_t bottom = (last_row + 1) * segment_height < height ? (last_row + 1) * segment_height : height;
+    if (first > 0 && right - first * segment_width < LEAST_WIDTH)
+        first--;
+    *part = (struct box){first * segment_width, first_row * segment_height, right - first * segment_width,
+                          bottom - first_row * segment_height};
+
+    int64_t begin = scan, found = 0;
+    for (int64_t number = 0; number < per_row * (last_row + 1); number++) {
+        int64_t end = begin + u16(blob + table + 2 * number), column = number % per_row;
+        if (number / per_row >= first_row && column >= first && column <= last) {
+            int marker = number == num_segments - 1 ? JPEG_EOI : JPEG_RST0 + number % 8;
+            if (end < begin + 2 || end > table || blob[end - 2] != 0xFF || blob[end - 1] != marker)
+                return 0;
+            decoder->segments[found++] = begin;
+        }
+        begin = end;
+    }
+    memcpy(decoder->header, blob, scan);
+    uint8_t *sizes = decoder->header + frame + 5;
+    sizes[0] = part->height >> 8, sizes[1] = part->height & 255, sizes[2] = part->width >> 8, sizes[3] = part->width & 255;
+    decoder->entropy.jpeg_end = blob + table;
+    decoder->entropy.segments = decoder->segments;
+    decoder->entropy.num_segments = found;
+    decoder->entropy.interval = interval;
+    return scan;
+}
+
+/* Returns 0 where that did not work in this way. */
+enum way { WITH_INDEX, OWN_ENTROPY, LIBJPEG };
+
+static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width,
+                             int64_t height, const struct box *box, struct box *part) {
+    j_decompress_ptr codec = &decoder->codec;
+    struct entropy *entropy = &decoder->entropy;
+
+    entropy->jpeg = blob;
+    entropy->segment = entropy->mcus_left = entropy->mcus_done = 0;
+    decoder->errors.num_warnings = 0;
+    /* Else an image without tables of its own would be decoded with those of the one before. */
+    memset(codec->quant_tbl_ptrs, 0, sizeof codec->quant_tbl_ptrs);
+    memset(codec->dc_huff_tbl_ptrs, 0, sizeof codec->dc_huff_tbl_ptrs);
+    memset(codec->ac_huff_tbl_ptrs, 0, sizeof codec->ac_huff_tbl_ptrs);
+    if (setjmp(decoder->failed) != 0) {
+        jpeg_abort_decompress(codec);
+        return 0;
+    }
+    if (way == WITH_INDEX) {
+        int64_t header = read_index(decoder, blob, size, width, height, box, part);
+        if (header == 0)
+            return 0;
+        jpeg_mem_src(codec, decoder->header, header);
+    } else {
+        *part = (struct box){0, 0, width, height};
+        entropy->segments = NULL;
+        entropy->jpeg_end = blob + size;
+        jpeg_mem_src(codec, blob, size);
+    }
+    jpeg_read_header(codec, TRUE);
+    if (way == OWN_ENTROPY)
+        entropy->position = codec->src->next_input_byte - blob;
+    codec->out_color_space = JCS_RGB;
+    codec->dct_method = JDCT_ISLOW;
+    if (codec->image_width != part->width || codec->image_height != part->height)
+        longjmp(decoder->failed, 1);
+    jpeg_start_decompress(codec);
+    if (way != LIBJPEG && !use_own_entropy(codec, entropy))
+        longjmp(decoder->failed, 1);
+
+    int64_t bottom = way == LIBJPEG ? height : box->top + box->height - part->top;
+    while (codec->output_scanline < bottom) {
+        JSAMPROW row = decoder->pixels + (size_t)codec->output_scanline * part->width * 3;
+        jpeg_read_scanlines(codec, &row, 1);
+    }
+    if (way == LIBJPEG)
+        jpeg_finish_decompress(codec);      /* reads to the end */
+    if (way == OWN_ENTROPY)
+        decode_rest(codec);
+    jpeg_abort_decompress(codec);
+    return decoder->errors.num_warnings == 0;
+}
+
+/* Decode the part of a JPEG under `box`, with something around it, or all of it, to decoder->pixels: rows of RGB without
+ * gaps, of which `part` says what they show. Returns 0 where libjpeg has an error or a warning. */
+int decode_box(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,
+               struct box *part) {
+    for (enum way way = WITH_INDEX; way <= LIBJPEG; way++)
+        if (decode_in_one_way(way, decoder, blob, size, width, height, box, part))
+            return 1;
+    return 0;
+}
+
+static void on_error(j_common_ptr codec) {
+    struct decoder *decoder = (struct decoder *)codec;      /* its first member */
+    longjmp(decoder->failed, 1);
+}
+
+static void on_message(j_common_ptr codec, int level) {
+    /* Bytes between markers, which some cameras leave, carry no pixels. All else that is a warning means damage. */
+    if (level < 0 && codec->err->msg_code != JWRN_EXTRANEOUS_DATA)
+        codec->err->num_warnings++;
+}
+
+void free_decoder(struct decoder *decoder) {
+    jpeg_destroy_decompress(&decoder->codec);
+    free(decoder->entropy.clean);
+    free(decoder->segments);
+    free(decoder->pixels);
+    free(decoder);
+}
+
+/* For images of up to `num_pixels` and blobs of up to `size` bytes; NULL where there is no memory for it. */
+struct decoder *new_decoder(int64_t num_pixels, int64_t size) {
+    struct decoder *decoder = calloc(1, sizeof *decoder);
+    if (decoder == NULL)
+        return NULL;
+    decoder->codec.err = jpeg_std_error(&decoder->errors);
+    decoder->errors.error_exit = on_error;
+    decoder->errors.emit_message = on_message;
+    decoder->entropy.failed = &decoder->failed;
+    for (uint32_t i = 0; i < 256; i++) {
+        decoder->crc[i] = i;
+        for (int k = 0; k < 8; k++)
+            decoder->crc[i] = decoder->crc[i] & 1 ? decoder->crc[i] >> 1 ^ 0xEDB88320 : decoder->crc[i] >> 1;
+    }
+    decoder->entropy.clean = malloc(size + PADDING);
+    decoder->segments = malloc(size / 2 * sizeof *decoder->segments + 1);   /* two bytes of index, at the least, for each */
+    decoder->pixels = malloc(3 * num_pixels);
+    if (setjmp(decoder->failed) != 0 || !decoder->entropy.clean || !decoder->segments || !decoder->pixels) {
+        free_decoder(decoder);
+        return NULL;
+    }
+    jpeg_create_decompress(&decoder->codec);
+    return decoder;
+}

@@ -24,7 +24,7 @@ class Timer:
 
     def __init__(self, device: str, *, enabled: bool = True) -> None:
         """enabled: False measures nothing, for what measuring itself costs."""
-        self._enabled = enabled
+        self.enabled = enabled
         self._on_gpu = torch.device(device).type == "cuda"
         self._pool: list[torch.cuda.Event] = []
         self._pending: list[tuple[int, int, torch.cuda.Event, torch.cuda.Event, float]] = []
@@ -34,7 +34,7 @@ class Timer:
 
     def span(self, name: str) -> AbstractContextManager[None]:
         """Time what is inside under `name`, one of SPANS. An exception ends the span unrecorded."""
-        if not self._enabled:
+        if not self.enabled:
             return nullcontext()
         return (_DeviceSpan if self._on_gpu else _HostSpan)(self, _PLACE[name])
 

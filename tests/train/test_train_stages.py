@@ -12,6 +12,8 @@ from harness import model as models
 from harness.result import Result
 from harness.stage import Stopped
 from harness.stages import evaluate, pretrain, rank, transfer
+from harness.timer import SPANS
+from harness.train.flops import training_flops
 from loaders import open_loader
 from writers.errors import UserError
 from writers.store import open_beton
@@ -80,8 +82,22 @@ def test_robust_training_spends_its_time_in_the_attack_and_says_so(root: Path, s
     assert spans["attack"] > spans["forward"] + spans["backward"] > 0
     assert sum(spans.values()) <= outcome.timing["train_s"] * 1.001
     assert outcome.metrics["eps_resolution"] == 24
-    clean = pretrain.run(pretrain_context(root, source, "clean"))
+    clean = pretrain.run(pretrain_context(root, source, "clean", trace_steps=2))
     assert clean.timing["spans_s"]["attack"] == 0
+    assert (root / "clean" / clean.timing["trace"]).stat().st_size > 1000 and outcome.timing["trace"] is None
+
+
+def test_timing_says_where_each_epoch_went(root: Path, source: Result):
+    timing = pretrain.run(pretrain_context(root, source, "timing")).timing
+    assert [set(epoch["percentiles_ms"]) for epoch in timing["epochs"]] == [{"step", *SPANS}] * 2
+    for epoch in timing["epochs"]:
+        step = epoch["percentiles_ms"]["step"]
+        assert 0 < step["p50"] <= step["p90"] <= step["p99"] <= 1000 * epoch["train_s"]
+        assert epoch["img_per_s"] == pytest.approx(60 / epoch["train_s"]) and epoch["checkpoint_s"] == 0
+    assert sum(epoch["train_s"] for epoch in timing["epochs"]) == pytest.approx(timing["train_s"])
+    assert 0 < timing["gpu_fed"] <= 1 and timing["gpu"] is None and timing["peak_share"] is None
+    model = models.build("resnet10", 3, channels=(8, 8, 8, 8))
+    assert timing["model_flops_per_s"] * timing["train_s"] == pytest.approx(120 * training_flops(model, 24, None))
 
 
 @pytest.mark.parametrize("random_start", ["none", "ball"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness import model as models
@@ -14,8 +15,9 @@ from harness.settings import AttackSettings, ScheduleSettings
 from harness.timer import Timer
 from harness.train.attack import pgd
 from harness.train.metrics import Counts
-from harness.train.optimizer import make_sgd
+from harness.train.optimizer import make_sgd, set_lr
 from harness.train.step import Step, make_step
+from harness.train.weight_average import WeightAverage
 
 K = 5
 SETTINGS = ScheduleSettings(lr=0.1, weight_decay=1e-3, nesterov=True)
@@ -205,16 +207,36 @@ class Waits(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+class Reads(TorchFunctionMode):
+    """Refuses what brings values to the host, which on a CPU is no operation at all."""
+
+    FUNCTIONS = (Tensor.item, Tensor.cpu, Tensor.tolist, Tensor.numpy, Tensor.__bool__, Tensor.__float__, Tensor.__int__,
+                 Tensor.__index__)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        assert function not in self.FUNCTIONS, f"{function} makes the host wait"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 @pytest.mark.parametrize("attack", [{"eps": 0.0}, {"eps": 0.5, "best_iterate": True, "random_start": "sphere"},
                                     {"eps": 0.1, "norm": "linf", "batch_norm": "train"},
                                     {"eps": 0.1, "method": "fast"}, {"eps": 0.1, "method": "free"}])
 def test_never_waits(precision, attack):
-    step, _ = stepper(network(), precision=precision, smoothing=0.1, **attack)
-    counts = Counts(K, "cpu", labels=(1, 2), logits=(1, 2, 3))
-    with Waits():
+    """The whole of what the loop calls for a step: rate, step with average and parts, counts."""
+    model = network()
+    optimizer = make_sgd(model, SETTINGS, 0.1)
+    settings = AttackSettings.model_validate({name: value for name, value in attack.items() if name != "eps"})
+    step = make_step(model, optimizer, device="cpu", precision=precision, label_smoothing=0.1,
+                     eps=attack["eps"], attack=settings, timer=Timer("cpu"), train_mode=model.train,
+                     average=WeightAverage(model, 0.9), num_parts=1 if settings.method == "free" else 2)
+    counts = Counts(K, "cpu", labels=(1, 2), logits=(1, 2, 3), keep_predictions=True)
+    with Waits(), Reads():
         for images, labels in batches(2):
+            set_lr(optimizer, 0.05)
             step(images, labels)
             counts.add(torch.randn(8, K), labels)
-    with pytest.raises(AssertionError, match="wait"), Waits():
-        step.totals()
+    for mode in (Waits(), Reads()):
+        with pytest.raises(AssertionError, match="wait"), mode:
+            step.totals()
+    assert step.totals()["num_images"] == 16

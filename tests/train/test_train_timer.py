@@ -142,6 +142,15 @@ def test_the_verdict(waits, copies, words):
     assert words in verdict(waits, copies)
 
 
+@pytest.mark.parametrize(("share", "words"), [(0.1, "at 10 % of the GPU's peak: try compile: auto"),
+                                              (0.45, "busy 100 % of the time, at 45 % of the GPU's peak.")])
+def test_the_verdict_knows_the_peak(share, words):
+    timing = summary({}, num_steps=1, num_images=1, train_s=10.0, eval_s=0.0, checkpoint_s=0.0, startup_s=0.0,
+                     replay_img_per_s=None, flops=share * 5e12 * 10, peak_flops_per_s=5e12)
+    assert timing["peak_share"] == pytest.approx(share) and timing["model_flops_per_s"] == pytest.approx(share * 5e12)
+    assert words in timing["verdict"]
+
+
 def test_a_model_that_waits_for_copies_is_not_called_busy():
     timing = summary({"copy": 4.0}, num_steps=1, num_images=1, train_s=10.0, eval_s=0.0, checkpoint_s=0.0, startup_s=0.0,
                      replay_img_per_s=None)

@@ -19,7 +19,7 @@ def entries(kind: str) -> dict[str, str]:
     if kind == "recipes":
         return {name: _first_line(recipe.FOLDER / f"{name}.yaml") for name in recipe.available()}
     if kind == "subsets":
-        lines = {name: _first_line(subset.FOLDER / f"{name}.txt") for name in subset.available()}
+        lines = {name: _first_line(subset.file_of(name)) for name in subset.available()}
         return {"all": "Every class of the source", **lines}
     package = PACKAGES[kind]
     others = ZOO if kind == "models" else {}

@@ -81,6 +81,11 @@ class Source:
     def where(self, example: Example) -> str:
         return self.files.where(self.prefix + example.key)
 
+    def class_counts(self) -> dict[str, int]:
+        """Training images of each class."""
+        counts = Counter(example.label for example in self.splits["train"])
+        return {name: counts[label] for label, name in enumerate(self.classes)}
+
 
 def ids_of(examples: Sequence[Example]) -> np.ndarray:
     """uint64 [N]."""

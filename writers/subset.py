@@ -1,84 +1,50 @@
-"""Which source classes, in which label order: a name, or a few lines of YAML, resolved to a class list with a digest.
+"""Which source classes, which of their images, under which labels: a name, or a few lines of YAML, resolved with a digest.
 
-    subsets: [all, in900, {name: minus10, remove: {hardest: 10, by: reference}}]
+    subsets: [all, in900, {name: minus10, remove: {hardest: 10, by: reference}},
+              {name: dogs, steps: [{under: n02084071}, {per_class: {images: 100}}]}]
 
-A name is a file: `in900` is `writers/subsets/in900.txt`, one class a line. Labels follow the source's class order.
+A name is a file: `in900` is `writers/subsets/in900.txt`, one class a line, or a `.yaml` of steps; `writers/steps.py` has
+the steps. Labels follow the source's class order. Nothing is copied: a subset is a choice of samples by their ids.
 """
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from writers import names
+from writers.class_steps import REFERENCE, ByRanking, Keep, Listed, Remove
 from writers.errors import UserError
-from writers.ranking import Ranking, ranking_file, read_ranking
+from writers.ranking import Ranking
+from writers.step import Chosen, Facts, Selection
+from writers.steps import AnyStep, step
 
 FOLDER = Path(__file__).parent / "subsets"
-REFERENCE = "reference"     # the ranking that the recipe makes itself
-
-# Strict: `1.0` is neither one class nor all of them, and `true` is no number.
-Amount = Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, lt=1, strict=True)]
-
-
-class Removal(BaseModel):
-    """Classes to leave out, by a ranking: so many (an integer) or such a share of them (a fraction below 1)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    hardest: Amount | None = None
-    easiest: Amount | None = None
-    by: str = REFERENCE     # `reference`, a ranking in writers/subsets/ (resnet18_val), or a CSV file
-    sha256: str | None = None   # of that file, filled in when the recipe is read: other contents are another subset
-
-    @model_validator(mode="before")
-    @classmethod
-    def _look_at_the_ranking(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or not isinstance(by := value.get("by", REFERENCE), str) or by == REFERENCE:
-            return value
-        try:
-            digest = hashlib.sha256(ranking_file(by).read_bytes()).hexdigest()
-        except UserError as error:
-            raise ValueError(str(error)) from error
-        if value.get("sha256") not in (None, digest):
-            raise ValueError(f"the ranking {by} has changed since this subset was chosen by it")
-        return {**value, "sha256": digest}
-
-    @model_validator(mode="after")
-    def _something(self) -> Self:
-        if self.hardest is None and self.easiest is None:
-            raise ValueError("say how many: hardest: 10, or easiest: 0.1")
-        return self
-
-    def choose(self, ranking: Ranking) -> set[str]:
-        """The classes to leave out."""
-        number = len(ranking.classes)
-        hardest = ranking.classes[:_count(self.hardest, number)]
-        easiest = ranking.classes[max(0, number - _count(self.easiest, number)):]
-        return {*hardest, *easiest}
 
 
 class SubsetSpec(BaseModel):
-    """What a recipe says of a subset. Reads from a bare name, too."""
+    """What a recipe says of a subset: steps in order. Reads from a bare name, too; `classes` and `remove` are first steps."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None      # only these; None: all
-    remove: Removal | None = None
+    remove: ByRanking | None = None
+    steps: tuple[Annotated[AnyStep, BeforeValidator(step)], ...] = ()
 
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: Any) -> Any:
         if isinstance(value, str):
             try:
-                return named(value).model_dump()
+                return named(value).model_dump(exclude_unset=True)
             except UserError as error:
                 raise ValueError(str(error)) from error
         return value
@@ -90,26 +56,54 @@ class SubsetSpec(BaseModel):
         return self
 
     @property
+    def all_steps(self) -> list[AnyStep]:
+        first: list[AnyStep] = []
+        if self.classes is not None:
+            first.append(Listed(classes=self.classes))
+        if self.remove is not None:
+            first.append(Remove(remove=self.remove))
+        return [*first, *self.steps]
+
+    @property
     def needs_ranking(self) -> str | None:
-        """The ranking without which the subset cannot be resolved."""
-        return self.remove.by if self.remove else None
+        """The ranking without which the subset cannot be resolved; `reference` where any step goes by that."""
+        rankings = [one.remove.by if isinstance(one, Remove) else one.keep.by for one in self.all_steps
+                    if isinstance(one, Remove | Keep)]
+        return REFERENCE if REFERENCE in rankings else next(iter(rankings), None)
 
     @property
     def is_everything(self) -> bool:
-        return self.classes is None and self.remove is None
+        return not self.all_steps
 
 
 @dataclass(frozen=True)
 class Subset:
-    """A resolved subset: label k is `classes[k]`."""
+    """A resolved subset: label k is `classes[k]`, and holds the source classes `groups[k]`."""
 
     name: str
     classes: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...] = ()            # empty: each class by itself
+    choosers: tuple[Chosen, ...] = field(default=(), compare=False)     # of training images; none: all of them
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the class names, one a line, in label order."""
-        return hashlib.sha256("\n".join(self.classes).encode()).hexdigest()
+        """sha256 of the class names, one a line, in label order; with what else decides, where something does."""
+        text = "\n".join(self.classes)
+        if self.groups or self.choosers:
+            more = {"groups": self.groups, "examples": [chosen.what for chosen in self.choosers]}
+            text += "\n" + json.dumps(more, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def source_classes(self) -> tuple[str, ...]:
+        """All classes of the source that the subset takes, group by group."""
+        return tuple(name for group in self.groups for name in group) if self.groups else self.classes
+
+    def label_table(self, source_classes: Sequence[str]) -> np.ndarray:
+        """The new label of each class of the source: int64 [classes of the source], -1 for those left out."""
+        groups = self.groups or tuple((name,) for name in self.classes)
+        new_label = {name: label for label, group in enumerate(groups) for name in group}
+        return np.array([new_label.get(name, -1) for name in source_classes], np.int64)
 
     def select(self, split: str, source_classes: Sequence[str], labels: np.ndarray,
                ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -118,62 +112,97 @@ class Subset:
         `labels` (int64 [N]) number `source_classes`; `ids` (uint64 [N]) are the samples' own. Samples are chosen by their
         ids alone, so a tree, an archive and a beton of the same images give the same selection.
         """
-        new_label = {name: label for label, name in enumerate(self.classes)}
-        table = np.array([new_label.get(name, -1) for name in source_classes], np.int64)
+        table = self.label_table(source_classes)
         positions = np.flatnonzero(table[labels] >= 0)
+        for chosen in self.choosers if split == "train" else ():
+            counted = labels[positions]
+            positions = positions[chosen.choose(ids[positions], table[counted] if chosen.by_label else counted)]
         return positions, table[labels[positions]]
 
 
 def named(name: str) -> SubsetSpec:
-    """The subset of that name. Raises UserError, with the near names, for an unknown one."""
+    """The subset of that name, or of a YAML file. Raises UserError, with the near names, for an unknown one."""
     if name == "all":
         return SubsetSpec(name="all")
-    if name not in available():
-        raise names.unknown("subset", name, ["all", *available()])
-    lines = (FOLDER / f"{name}.txt").read_text().splitlines()
+    if name.endswith((".yaml", ".yml")):
+        return read_spec(Path(name).expanduser())
+    name = next((known for known in available() if names.normalise(known) == names.normalise(name)), name)
+    file = file_of(name)
+    if file.suffix == ".yaml":
+        return read_spec(file)
+    lines = file.read_text().splitlines()
     return SubsetSpec(name=name, classes=tuple(line for line in lines if line and not line.startswith("#")))
 
 
+def read_spec(path: Path) -> SubsetSpec:
+    """A subset from a YAML file; its name is the file's unless it says another. Raises UserError that says what is wrong."""
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        content = YAML(typ="safe").load(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} is not a subset: it must be a mapping, such as steps: [{{under: n02084071}}].")
+    try:
+        return SubsetSpec.model_validate({"name": path.stem, **content})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}") from error
+
+
 def available() -> list[str]:
-    """Subsets that come with the project, as class lists."""
-    return sorted(path.stem for path in FOLDER.glob("*.txt"))
+    """Subsets that come with the project, as class lists or steps."""
+    return sorted(path.stem for path in FOLDER.iterdir() if path.suffix in (".txt", ".yaml"))
+
+
+def file_of(name: str) -> Path:
+    """Where a subset of the project is written down. Raises UserError, with the near names, for an unknown one."""
+    for file in (FOLDER / f"{name}.yaml", FOLDER / f"{name}.txt"):
+        if file.is_file():
+            return file
+    raise names.unknown("subset", name, ["all", *available()])
 
 
 def everything(classes: Sequence[str]) -> Subset:
     return Subset("all", tuple(classes))
 
 
-def resolve(spec: SubsetSpec, classes: Sequence[str], ranking: Ranking | None = None) -> Subset:
-    """The classes that remain of a source's `classes`, in the source's order.
+def imagenet_classes() -> tuple[str, ...]:
+    """ILSVRC 2012's 1000 classes, in label order."""
+    classes = named("in1000").classes
+    assert classes is not None
+    return classes
 
-    `ranking`: needed where the spec says `by: reference`. Raises UserError for a class that the source or the ranking
-    does not have, and for a subset with nothing left.
+
+def resolve(spec: SubsetSpec, classes: Sequence[str], ranking: Ranking | None = None, *,
+            class_counts: Mapping[str, int] | None = None) -> Subset:
+    """What remains of a source's `classes`, in the source's order.
+
+    `ranking`: needed where the spec says `by: reference`. `class_counts`: training images of each class, needed for a budget.
+    Raises UserError for a class that the source or the ranking does not have, and for a subset with nothing left.
     """
-    known = set(classes)
-    wanted = known if spec.classes is None else set(spec.classes)
-    if missing := sorted(wanted - known):
-        raise UserError(f"The source lacks {len(missing)} of the {len(wanted)} classes of subset {spec.name}: "
-                        f"{_some(missing)}.", f"It has {len(known)} classes, such as {_some(sorted(known))}.")
-    removed: set[str] = set()
-    if spec.remove is not None:
-        ranking = ranking if spec.remove.by == REFERENCE else read_ranking(spec.remove.by)
-        if ranking is None:
-            raise UserError(f"Subset {spec.name} removes classes by the recipe's reference model, and there is none here.",
-                            "Name a ranking: by: resnet18_val, or by: a CSV file with the columns class and accuracy.")
-        if missing := sorted(wanted - set(ranking.classes)):
-            raise UserError(f"The ranking {spec.remove.by} lacks {len(missing)} classes of the source: {_some(missing)}.")
-        removed = spec.remove.choose(ranking.restricted_to(wanted))
-    kept = tuple(name for name in classes if name in wanted and name not in removed)
-    if not kept:
-        raise UserError(f"Subset {spec.name} leaves none of the source's {len(known)} classes.")
-    return Subset(spec.name, kept)
+    def selected(of: SubsetSpec) -> Selection:
+        selection = Selection(tuple(classes))
+        for one in of.all_steps:
+            selection = one.apply(selection, facts)
+        return selection
 
-
-def _count(amount: int | float | None, number: int) -> int:
-    if amount is None:
-        return 0
-    return amount if isinstance(amount, int) else int(amount * number + 0.5)
-
-
-def _some(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+    facts = Facts(tuple(classes), ranking, dict(class_counts) if class_counts is not None else None,
+                  lambda name: selected(named(name)))
+    try:
+        found = selected(spec)
+    except UserError as error:
+        raise UserError(f"Subset {spec.name}: {error.message}", error.hint) from error
+    if not found.classes:
+        raise UserError(f"Subset {spec.name} leaves none of the source's {len(set(classes))} classes.")
+    if not found.label_of:
+        return Subset(spec.name, found.classes, choosers=found.choosers)
+    groups: dict[str, list[str]] = {}
+    for name in found.classes:
+        groups.setdefault(found.label_of[name], []).append(name)
+    labels = sorted(groups)
+    return Subset(spec.name, tuple(labels), tuple(tuple(groups[label]) for label in labels), found.choosers)

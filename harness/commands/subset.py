@@ -2,8 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from writers.subset import Subset, SubsetSpec
 
 
 @click.group(short_help="Show a subset's classes, or rank classes by a model.")
@@ -12,23 +16,79 @@ def command() -> None:
 
 
 @command.command("show")
-@click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help='{"name", "num_classes", "digest", "classes"}.')
-def show(name: str, as_json: bool) -> None:
-    """Show the classes of the subset NAME, a line each, in label order."""
-    from writers.errors import UserError
-    from writers.subset import Subset, named
+@click.argument("name", metavar="NAME|FILE.yaml")
+@click.option("--beton", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
+              help="Of this beton's classes and images, counting both. Default: of ImageNet's classes.")
+@click.option("--json", "as_json", is_flag=True,
+              help='{"name", "num_classes", "num_images" with --beton, "digest", "classes"}.')
+def show(name: str, beton: Path | None, as_json: bool) -> None:
+    """Show the labels of a subset in their order, and what people call them.
 
-    classes = named(name).classes
-    if classes is None:
-        raise UserError(f"The classes of '{name}' are those of the source; only a beton's manifest can say which.")
-    subset = Subset(name, classes)
+    NAME is one of harness ls subsets, or a YAML file of steps.
+    """
+    from writers import subset, wordnet
+    from writers.errors import UserError
+
+    spec = subset.named(name)
+    if spec.is_everything and beton is None:
+        raise UserError(f"The classes of '{name}' are those of the source.", "Name a beton of it: --beton FILE.")
+    found, num_images = _resolved(spec, beton)
     if as_json:
-        click.echo(json.dumps({"name": name, "num_classes": len(classes), "digest": subset.digest,
-                               "classes": list(classes)}, indent=1))
-    else:
-        click.echo(f"# {name}: {len(classes)} classes, digest {subset.digest}")
-        click.echo("\n".join(classes))
+        content: dict[str, object] = {"name": found.name, "num_classes": len(found.classes)}
+        content |= {"num_images": num_images} if num_images is not None else {}
+        click.echo(json.dumps({**content, "digest": found.digest, "classes": list(found.classes)}, indent=1))
+        return
+    of_images = f", {num_images:,} images" if num_images is not None else ""
+    click.echo(f"# {found.name}: {len(found.classes)} classes{of_images}, digest {found.digest}")
+    sizes = {label: len(group) for label, group in zip(found.classes, found.groups, strict=False)}
+    for label in found.classes:
+        merged = f"  ({sizes[label]} classes)" if sizes.get(label, 1) > 1 else ""
+        click.echo(f"{label}  {wordnet.words(label)}{merged}".rstrip())
+
+
+@command.command("make")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml")
+@click.option("--step", "steps", multiple=True, required=True, metavar="YAML",
+              help="One step, such as 'remove: {hardest: 100, by: resnet18_val}'; in order, as many as there are.")
+@click.option("--beton", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
+              help="Try it on this beton. Default: on ImageNet's classes.")
+def make(file: Path, steps: tuple[str, ...], beton: Path | None) -> None:
+    """Write a subset to FILE.yaml, out of steps, and say what it comes to.
+
+    \b
+    harness subset make dogs.yaml --step 'under: n02084071' --step 'per_class: {images: 100}'
+    harness write-beton --subset dogs.yaml --source imagenet/
+    """
+    from writers import subset
+    from writers.errors import UserError
+
+    if file.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{file} is not named as YAML.", "Call it something.yaml.")
+    if file.exists():
+        raise UserError(f"{file} is there already.", "Remove it, or choose another name.")
+    try:
+        file.write_text("steps:\n" + "".join(f"  - {one}\n" for one in steps))
+        found, num_images = _resolved(subset.read_spec(file), beton)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+    of_images = f", {num_images:,} training images" if num_images is not None else ""
+    click.echo(f"{file}: {len(found.classes)} classes{of_images}, digest {found.digest}")
+
+
+def _resolved(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | None]":
+    """On the beton's classes and images, or on ImageNet's classes alone."""
+    from writers import subset
+    from writers.store import open_beton
+
+    if beton is None:
+        return subset.resolve(spec, subset.imagenet_classes()), None
+    opened = open_beton(beton)
+    manifest = opened.manifest
+    counts = dict(zip(manifest.classes, manifest.class_counts, strict=True))
+    found = subset.resolve(spec, manifest.classes, class_counts=counts)
+    positions, _ = found.select(manifest.split, manifest.classes, opened.labels, opened.ids)
+    return found, len(positions)
 
 
 @command.command("rank")

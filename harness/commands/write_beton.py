@@ -21,7 +21,8 @@ if TYPE_CHECKING:
               help="Copy the subset out of a beton, or out of each in a folder, without decoding.")
 @click.option("--dataset", metavar="NAME",
               help="A name of harness ls datasets. Default: imagenet with --subset, else any tree.")
-@click.option("--subset", "subset_name", metavar="NAME", help="Only these classes: a name of harness ls subsets.")
+@click.option("--subset", "subset_name", metavar="NAME|FILE.yaml",
+              help="Only these classes and images: a name of harness ls subsets, or a file of steps.")
 @click.option("--split", "splits", multiple=True, metavar="SPLIT",
               help="train, val or test; may be given again. Default: all.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
@@ -91,7 +92,7 @@ def _write(source: Path | None, dataset: str | None, subset_name: str | None, sp
         raise UserError("Say which images: --source DIR, or --dataset NAME.", "harness ls datasets names the datasets.")
     path = source.expanduser() if source else folders.raw / raw_folder(name)
     opened = open_dataset(name, path, SplitSettings(val=val_share, test=test_share, seed=seed))
-    subset = resolve(spec, opened.classes) if spec else everything(opened.classes)
+    subset = resolve(spec, opened.classes, class_counts=opened.class_counts()) if spec else everything(opened.classes)
     label = DataSettings(dataset=name, path=str(path)).label
     folder = out.expanduser() if out else folders.data / f"{label}-{subset.name}"
     written = []

@@ -57,7 +57,7 @@ def _subset(config: dict[str, Any] | None, source: Source, ranked: Result | None
     if ranked is not None:
         ranking = Ranking(classes=tuple(ranked.metrics["classes"]), accuracy=ranked.metrics["accuracy"],
                           source=f"stage {ranked.key}", tie_break=ranked.metrics["tie_break"])
-    return resolve(SubsetSpec.model_validate(config), source.classes, ranking)
+    return resolve(SubsetSpec.model_validate(config), source.classes, ranking, class_counts=source.class_counts())
 
 
 def _whole(file: Path) -> Manifest | None:

@@ -74,7 +74,7 @@ def test_the_imagenet_subsets_are_what_the_shipped_ranking_gives():
 def test_a_bare_name_is_a_spec():
     assert SubsetSpec.model_validate("in900") == named("in900")
     assert SubsetSpec.model_validate("all").is_everything
-    assert available() >= ["in1000", "in800", "in900"]
+    assert set(available()) >= {"in1000", "in800", "in900"}
     with pytest.raises(ValidationError, match="in900"):
         SubsetSpec.model_validate("in90")
 

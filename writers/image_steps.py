@@ -1,0 +1,154 @@
+"""Steps on images: which training images of its classes a subset takes. By their ids, so in any order and from any source."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, Field, model_validator
+
+from writers.draws import draw, sample_ids
+from writers.errors import UserError
+from writers.step import Chooser, Chosen, Count, Facts, Selection, Step, digest_of, drawn, existing_file
+
+
+class ImagesPerClass(Step):
+    images: Count
+    seed: int = 0
+
+
+class PerClass(Step):
+    """So many training images of each label, drawn; of a label that has fewer, all."""
+
+    per_class: ImagesPerClass
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        wanted = self.per_class
+        return with_chooser(selection, self, lambda ids, labels: _first_of_each(
+            ids, labels, np.full(labels.max(initial=0) + 1, wanted.images), wanted.seed))
+
+
+class Images(Step):
+    images: Count | None = None
+    like: str | None = None         # as many as this subset has
+    by: Literal["classes", "examples"]
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.images is None) == (self.like is None):
+            raise ValueError("say one of images: 100000, like: in900")
+        return self
+
+
+class Budget(Step):
+    """A number of training images, spent on all images of few classes, or on few images of each label."""
+
+    budget: Images
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        like = sorted(facts.resolve_named(self.budget.like).classes) if self.budget.like is not None else []
+        if self.budget.by == "examples":
+            # The number is looked up when images are chosen: what the subset is can be said without its source.
+            return with_chooser(selection, self, lambda ids, labels: _first_of_each(
+                ids, labels, _spread(self._num_images(facts, like), ids, labels, self.budget.seed), self.budget.seed), like)
+        num_images, counts = self._num_images(facts, like), _counts(facts)
+        kept, total = set(), 0
+        for name in drawn(selection.classes, "classes", self.budget.seed):
+            total += counts.get(name, 0)
+            if total > num_images:
+                break
+            kept.add(name)
+        return selection.keep(kept)
+
+    def _num_images(self, facts: Facts, like: list[str]) -> int:
+        return self.budget.images or sum(_counts(facts).get(name, 0) for name in like)
+
+
+class Examples(Step):
+    """Only the training images that a file names, a line each: `<class>/<image>`, endings and folders before it as you like."""
+
+    examples: str
+    sha256: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _look_at_the_file(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not isinstance(value.get("examples"), str):
+            return value
+        return {**value, "sha256": digest_of(value["examples"], existing_file, value.get("sha256"), "list of examples")}
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        wanted = sample_ids(_example_names(Path(self.examples)))
+
+        def choose(ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+            if absent := int((~np.isin(wanted, ids)).sum()):
+                raise UserError(f"{self.examples} names {absent} training images that the subset's source does not have.")
+            return np.flatnonzero(np.isin(ids, wanted))
+
+        return with_chooser(selection, {"examples": self.sha256}, choose)
+
+
+class Share(Step):
+    of: Annotated[float, Field(gt=0, lt=1)]
+    seed: int = 0
+
+
+class Fraction(Step):
+    """A share of the training images of each label, drawn; at least one."""
+
+    fraction: Share
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        def choose(ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+            counts = np.bincount(labels)
+            return _first_of_each(ids, labels, np.maximum(np.floor(counts * self.fraction.of + 0.5).astype(np.int64), 1),
+                                  self.fraction.seed)
+
+        return with_chooser(selection, self, choose)
+
+
+def _first_of_each(ids: np.ndarray, labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
+    """Positions, rising, of the first `wanted[label]` images of each label in drawn order."""
+    order = np.lexsort((draw(seed, "images", ids), labels))
+    first = np.searchsorted(labels[order], np.arange(len(wanted)))      # where each label begins
+    rank = np.arange(len(order)) - first[labels[order]]
+    return np.sort(order[rank < wanted[labels[order]]])
+
+
+def _spread(num_images: int, ids: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """How many images of each label make `num_images`, as evenly as their counts allow; the last few labels are drawn."""
+    counts = np.bincount(labels)
+    if num_images > counts.sum():
+        raise UserError(f"The subset's budget is {num_images:,} images; its classes have {counts.sum():,}.")
+    low, high = 0, int(counts.max(initial=0))
+    while low < high:       # the largest equal number that does not exceed the budget
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if np.minimum(counts, middle).sum() <= num_images else (low, middle - 1)
+    wanted = np.minimum(counts, low)
+    with_more = np.flatnonzero(counts > low)
+    drawn = with_more[np.argsort(draw(seed, "spread", with_more.astype(np.uint64)), kind="stable")]
+    wanted[drawn[:num_images - int(wanted.sum())]] += 1
+    return wanted
+
+
+def with_chooser(selection: Selection, what: Any, choose: Chooser, *more: Any) -> Selection:
+    """The selection with one more step on images. `what`, and `more`, go into the subset's digest."""
+    described = what.model_dump(mode="json", exclude_none=True) if isinstance(what, BaseModel) else what
+    by_label = bool(selection.label_of)
+    return replace(selection, choosers=(*selection.choosers, Chosen([described, *more, by_label], by_label, choose)))
+
+
+def _counts(facts: Facts) -> dict[str, int]:
+    if facts.class_counts is None:
+        raise UserError("A subset with a budget of images depends on how many the source has of each class.",
+                        "It can be shown, or written, with its source only.")
+    return facts.class_counts
+
+
+def _example_names(path: Path) -> list[str]:
+    """`train/n01440764/n01440764_10026.JPEG` -> `n01440764/n01440764_10026`."""
+    lines = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    if wrong := [line for line in lines if "/" not in line]:
+        raise UserError(f"{path}: '{wrong[0]}' does not name a class and an image of it.", "Such as n01440764/n01440764_10026.")
+    return ["/".join(line.rsplit(".", 1)[0].split("/")[-2:]) for line in lines]

@@ -1,0 +1,94 @@
+"""What a step of a subset is: from what earlier steps have left to what it leaves.
+
+Each step has one key and is a pure function of class names, labels, sample ids and its seed. Steps on classes
+(`writers/class_steps.py`) speak of the source's own classes, also behind a `coarsen`, so these two may stand in either order.
+Steps on images (`writers/image_steps.py`) choose among the images of train alone; val and test keep all of theirs. Whatever
+is drawn is nested: with the same seed, the smaller choice is a part of the larger.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from writers.draws import draw, sample_ids
+from writers.errors import UserError
+from writers.ranking import Ranking
+
+# Strict: `1.0` is neither one class nor all of them, and `true` is no number.
+Count = Annotated[int, Field(ge=1, strict=True)]
+Amount = Count | Annotated[float, Field(gt=0, lt=1, strict=True)]
+Chooser = Callable[[np.ndarray, np.ndarray], np.ndarray]        # ids, labels -> positions that stay, rising
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the steps so far have left: source classes in order, the label name of each, and choosers of training images."""
+
+    classes: tuple[str, ...]
+    label_of: dict[str, str] = field(default_factory=dict)      # of coarsened classes; the others are their own label
+    choosers: tuple["Chosen", ...] = ()
+
+    def keep(self, wanted: set[str]) -> "Selection":
+        return replace(self, classes=tuple(name for name in self.classes if name in wanted))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A step on images: what it is, for the digest; whether it counts coarsened labels or classes; and how it chooses."""
+
+    what: list[Any]
+    by_label: bool
+    choose: Chooser
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a step may look at beside the classes."""
+
+    all_classes: tuple[str, ...]                    # of the source
+    ranking: Ranking | None = None                  # the recipe's own
+    class_counts: dict[str, int] | None = None      # training images of each class
+    resolve_named: Callable[[str], "Selection"] = lambda name: Selection(())
+
+
+class Step(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        """What is left. Raises UserError for what the source does not have."""
+        raise NotImplementedError
+
+
+def drawn(classes: Sequence[str], purpose: str, seed: int) -> list[str]:
+    """The classes in an order that depends on their names and the seed alone."""
+    words = draw(seed, purpose, sample_ids(classes))
+    return [classes[index] for index in np.argsort(words, kind="stable")]
+
+
+def some(classes: Sequence[str]) -> str:
+    """The first few, for a message."""
+    return ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+
+
+def existing_file(path: str) -> Path:
+    """Raises UserError where there is none."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"There is no file {path}.")
+    return file
+
+
+def digest_of(name: str, find: Callable[[str], Path], known: str | None, what: str) -> str:
+    """sha256 of a file that a subset goes by. Raises ValueError, for pydantic, where it is missing or has changed."""
+    try:
+        digest = hashlib.sha256(find(name).read_bytes()).hexdigest()
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    if known not in (None, digest):
+        raise ValueError(f"the {what} {name} has changed since this subset was chosen by it")
+    return digest

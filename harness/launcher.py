@@ -19,6 +19,8 @@ class LauncherSettings:
     num_jobs: int | None = None                         # stages side by side; None: what the machine carries
     device: Literal["auto", "cpu", "cuda"] = "auto"
     stages_package: str = "harness.stages"              # whose modules run the stages
+    checkpoint_minutes: float = 5.0                     # of training, between two checkpoints
+    trace_steps: int = 0                                # of each pretraining, for a profile; 0: none
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,13 @@ STOP_GRACE_S = 20.0
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N",
               help="Stages side by side. Default: what the machine carries.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--checkpoint-minutes", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, metavar="M",
+              help="Wall-clock time between two checkpoints of a training.")
+@click.option("--trace", "trace_steps", type=click.IntRange(min=0), default=0, metavar="N",
+              help="Trace N steps of each pretraining into its folder (trace.json), for ui.perfetto.dev.")
 @click.option("--stages-package", default="harness.stages", hidden=True)
 def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, launcher: str, jobs: int | None,
-            device: str, stages_package: str) -> None:
+            device: str, checkpoint_minutes: float, trace_steps: int, stages_package: str) -> None:
     """Run all that RECIPE asks for and is not done yet; then write its report.
 
     Interrupt it as you like: the same command goes on from there. A stage that fails leaves the others running, and is
@@ -43,7 +47,8 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
     asked = recipe.read(recipe_name, overrides)
     plan = matrix.expand(asked)
     _refuse_without_images(plan, folders)
-    settings = LauncherSettings(folders, jobs, device, stages_package)  # type: ignore[arg-type]
+    settings = LauncherSettings(folders, jobs, device, stages_package, checkpoint_minutes,  # type: ignore[arg-type]
+                                trace_steps)
     opened = names.find("harness.launchers", launcher, "launcher").open(settings)
     signal.signal(signal.SIGTERM, signal.default_int_handler)       # ended by a scheduler: as by Ctrl-C
     terminal = console.err()

@@ -121,7 +121,8 @@ class LocalLauncher:
         folders = self.settings.folders
         return [sys.executable, "-m", "harness.worker", "--serve", "--data-dir", str(folders.data),
                 "--raw-dir", str(folders.raw), "--threads", str(slot.num_threads),
-                "--device", "cpu" if slot.gpu is None else "cuda:0", "--stages-package", self.settings.stages_package]
+                "--device", "cpu" if slot.gpu is None else "cuda:0", "--stages-package", self.settings.stages_package,
+                "--checkpoint-minutes", str(self.settings.checkpoint_minutes), "--trace", str(self.settings.trace_steps)]
 
     def _open_worker(self, slot: Slot) -> None:
         variables = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(slot.num_threads))}

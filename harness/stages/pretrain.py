@@ -110,8 +110,8 @@ def _train(trainee: ModelTrainee, loader: Loader, settings: PretrainSettings, co
     finally:
         trace.close()
     # Behind the handler, where the error no longer holds on to the memory of the step that failed.
-    raise trial.out_of_memory(trainee, trial.noise_batch(trainee.batch_size, settings.resolution,
-                                                         trainee.model.head.out_features, context.device))
+    batch = trial.noise_batch(trainee.batch_size, settings.resolution, trainee.model.head.out_features, context.device)
+    raise trial.out_of_memory(trainee, batch, can_accumulate=settings.attack.method != "free")
 
 
 def _scores(trainee: ModelTrainee, settings: PretrainSettings, context: StageContext, precision: Precision,

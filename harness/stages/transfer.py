@@ -18,7 +18,7 @@ from harness.settings import TransferSettings
 from harness.stage import Outcome, StageContext
 from harness.stages.pretrain import MODEL_FILE
 from harness.timer import Timer, summary
-from harness.train import evaluate, predictions
+from harness.train import evaluate, predictions, trial
 from harness.train.divergence import Diverged
 from harness.train.fit import Checkpoints, Clock, fit
 from harness.train.flip import FlipAverage
@@ -71,15 +71,23 @@ def run(context: StageContext) -> Outcome:
         for number, trainee in enumerate(method.trainees(setup)):
             clocks.append(Clock())
             timer.clear()
+            exhausted = False
             try:
                 for _ in fit(trainee, loader, settings.optimizer, num_epochs=settings.epochs, timer=timer, clock=clocks[-1],
                              checkpoints=Checkpoints(checkpoints / str(number), context.device, context.checkpoint_every_s),
-                             stop_requested=context.stop_requested,
-                             progress=context.progress):
+                             stop_requested=context.stop_requested, progress=context.progress):
                     pass
             except Diverged as error:
                 failure = error
                 continue
+            except RuntimeError as error:
+                if not trial.is_out_of_memory(error):
+                    raise
+                exhausted = True
+            if exhausted:       # behind the handler, where the error no longer holds on to the memory of the step
+                batch = trial.noise_batch(min(settings.batch_size, loader.num_samples), settings.resolution, len(classes),
+                                          context.device)
+                raise trial.out_of_memory(trainee, batch, can_accumulate=False)
             evaluated = time.monotonic()
             for lr, model in trainee.candidates().items():
                 try:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from harness.train.fit import Trainee
 from harness.train.trainee import ModelTrainee
 from writers.errors import UserError
 
@@ -49,16 +50,16 @@ def parts_that_fit(trainee: ModelTrainee, batch: tuple[Tensor, Tensor], device: 
     return trainee.step.num_parts
 
 
-def out_of_memory(trainee: ModelTrainee, batch: tuple[Tensor, Tensor]) -> UserError:
+def out_of_memory(trainee: Trainee, batch: tuple[Tensor, Tensor], *, can_accumulate: bool = True) -> UserError:
     """The error for a batch that does not fit, with the largest half, quarter, ... that does. Spoils the trainee."""
+    instead = ", or accumulate: auto, which keeps both" if can_accumulate else ""
     images, labels = batch
     size = len(labels)
     while size >= 4:
         size //= 2
         if _fits(trainee, images[:size], labels[:size]):
             return UserError(f"There is not enough memory for batches of {len(labels)} images at {images.shape[-1]} pixels; "
-                             f"{size} fit.", f"Set batch_size: {size} and scale the learning rate with it, or "
-                             "accumulate: auto, which keeps both.")
+                             f"{size} fit.", f"Set batch_size: {size} and scale the learning rate with it{instead}.")
     return _nothing_fits(images)
 
 
@@ -107,7 +108,7 @@ def choose_compiled(trainee: ModelTrainee, batch: tuple[Tensor, Tensor], setting
     return measured
 
 
-def _fits(trainee: ModelTrainee, images: Tensor, labels: Tensor) -> bool:
+def _fits(trainee: Trainee, images: Tensor, labels: Tensor) -> bool:
     failed = False
     try:
         trainee.train_batch(images, labels)
@@ -117,7 +118,6 @@ def _fits(trainee: ModelTrainee, images: Tensor, labels: Tensor) -> bool:
             raise
         failed = True
     if failed:      # only here has the error, which holds on to what the step had allocated, been let go
-        trainee.optimizer.zero_grad(set_to_none=True)
         gc.collect()
         if images.is_cuda:
             torch.cuda.empty_cache()

@@ -5,12 +5,12 @@ from functools import partial
 
 import pytest
 import torch
-from tiny_stages import pretrain_context, without_times, write_colours
+from tiny_stages import TRANSFER, as_result, context_of, pretrain_context, without_times, write_colours
 from torch import Tensor
 
 from harness import model as models
 from harness.settings import AttackSettings, ScheduleSettings
-from harness.stages import pretrain
+from harness.stages import pretrain, transfer
 from harness.timer import Timer
 from harness.train import trial
 from harness.train.step import Step
@@ -104,6 +104,17 @@ def test_a_stage_that_runs_out_of_memory_names_the_batch_that_fits(tmp_path, mon
     said = pretrain.run(pretrain_context(tmp_path, source, "said", settings={
         "batch_size": 32, "epochs": 1, "accumulate": 4})).metrics
     assert said == metrics
+
+
+def test_a_transfer_that_runs_out_of_memory_says_so_without_offering_parts(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    source = write_colours(tmp_path / "data", splits={"train": 12, "val": 2, "test": 2})
+    trained = as_result("pretrain", pretrain.run(pretrain_context(tmp_path, source, settings={"epochs": 1})).metrics)
+    limit_memory(monkeypatch, 9)
+    config = {"method": "full", "seed": 0, "metric": "top1", "settings": {**TRANSFER, "batch_size": 20, "epochs": 1}}
+    with pytest.raises(UserError, match=r"batches of 20 images at 24 pixels; 5 fit") as told:
+        transfer.run(context_of(tmp_path, "transfer", config, {"model": trained, "data": source}))
+    assert "accumulate" not in str(told.value)
 
 
 def test_another_error_stays_what_it_is(tmp_path, monkeypatch):

@@ -54,6 +54,7 @@ def command(corpus: Path | None, against: str, ours: str, workload: str, num_rou
     """
     from harness import bench, console
     from harness.bench import Goal, Measured
+    from harness.corpus import linked, photo_tiles
     from writers.errors import UserError
 
     if not (bench.ROOT / "benchmarks" / "contender.py").is_file():
@@ -61,7 +62,7 @@ def command(corpus: Path | None, against: str, ours: str, workload: str, num_rou
                         "Run it in a checkout.")
     names = [*_named(ours, OURS), *_named(against, EVERYONE)]
     scratch = (scratch or Path(data_dir) / "bench_load").expanduser().resolve()
-    photos = _linked(corpus.resolve() if corpus else _tiles(scratch), scratch)
+    photos = linked(corpus.resolve() if corpus else photo_tiles(scratch), scratch)
     work = {"corpus": str(photos), "scratch": str(scratch / "converted"), "batch_size": batch_size, "device": device,
             "images_per_round": images_per_round, "num_threads": threads or 2, **WORKLOADS[workload]}
     measured: dict[str, Measured] = {}
@@ -183,40 +184,6 @@ def _named(text: str, everyone: Sequence[str]) -> list[str]:
         matching = [known for known in EVERYONE if known.partition(":")[0] == file]
         found += everyone if name == "all" else [name] if variant else matching
     return list(dict.fromkeys(found))
-
-
-def _tiles(scratch: Path) -> Path:
-    """The photo tiles, made on first use."""
-    from harness.bench import ROOT
-    from writers.errors import UserError
-
-    tiles = scratch / "tiles"
-    if not (tiles / "about.json").is_file():
-        ended = subprocess.run([sys.executable, "-m", "benchmarks.photo_tiles", str(tiles)], cwd=ROOT, text=True,
-                               stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)})
-        if ended.returncode:
-            raise UserError("The photo tiles cannot be made: " + ended.stderr.strip().splitlines()[-1],
-                            "Name a folder of JPEG files with --corpus.")
-    return tiles
-
-
-def _linked(corpus: Path, scratch: Path) -> Path:
-    """The corpus as class folders of links, whatever its own layout: every JPEG below it, in the class of its folder."""
-    import hashlib
-
-    from writers.errors import UserError
-
-    files = sorted(path for path in corpus.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-    if not files:
-        raise UserError(f"{corpus} has no JPEG files.")
-    listing = "\n".join(f"{path} {path.stat().st_size}" for path in files)
-    folder = scratch / "corpus" / hashlib.sha256(listing.encode()).hexdigest()[:16]
-    for path in files:
-        link = folder / (path.parent.name if path.parent != corpus else "photos") / f"{path.stem}{path.suffix.lower()}"
-        if not link.is_symlink():
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path)
-    return folder
 
 
 def _bytes_on_disk(converted: Path) -> dict[str, int]:

@@ -1,0 +1,222 @@
+"""Images a second into betons: ours against FFCV's own DatasetWriter and against `cp`, on the same images and cores."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from harness.bench import Measured
+    from writers.encode import Encoding
+    from writers.source import Source
+
+PRESETS = {"passthrough": "passthrough: the source's JPEG bytes", "jpeg": "JPEG of quality 90", "jpeg400": "the same, 400 px",
+           "500_0.50_90": "500 px, half JPEG, half raw", "400_0.10_90": "400 px, a tenth JPEG", "raw400": "raw pixels, 400 px",
+           "raw": "raw pixels"}
+CONTENDERS = ("ffcv:jpeg", "ffcv:jpeg400")
+
+
+@click.command(short_help="Writers: ours against FFCV's own, and copies against cp.")
+@click.option("--corpus", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
+              help="Any folder of JPEG files. Default: photo tiles, made on first use by benchmarks/photo_tiles.py.")
+@click.option("--against", type=click.Choice(["ffcv", "nobody"]), default="ffcv", show_default=True)
+@click.option("--rounds", "num_rounds", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads, or FFCV's processes. Default: the machine's cores.")
+@click.option("--copies", type=click.IntRange(min=1), default=6, show_default=True,
+              help="How often the corpus lies in the beton that is copied: small files say little about a disk.")
+@click.option("--scratch", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="On the disk to be measured. Default: bench_write in the data folder.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Every round.")
+@click.option("--data-dir", envvar="HARNESS_DATA", default="./data", metavar="DIR", show_envvar=True)
+def command(corpus: Path | None, against: str, num_rounds: int, threads: int | None, copies: int, scratch: Path | None,
+            json_file: Path | None, data_dir: str) -> None:
+    """Write the corpus as a beton in every encoding, and copy classes out of a larger one. Prints Markdown.
+
+    Our times include the digests, and waiting until everything is on the disk; FFCV's writer and cp do neither. `cp` is
+    therefore measured twice: by itself, and with the same wait.
+    """
+    from harness import bench, console, environment
+    from harness.bench import Goal, Measured
+    from harness.corpus import linked, photo_tiles
+
+    scratch = (scratch or Path(data_dir) / "bench_write").expanduser().resolve()
+    photos = linked(corpus.resolve() if corpus else photo_tiles(scratch), scratch)
+    num_threads = threads or environment.num_cores()
+    work = Work(photos, scratch, num_threads, copies)
+    measured = {f"ours:{name}": Measured(f"ours, {what}") for name, what in PRESETS.items()}
+    if against == "ffcv":
+        measured |= {name: Measured(f"FFCV's DatasetWriter, {PRESETS[name.partition(':')[2]]}") for name in CONTENDERS}
+    measured |= {"copy:0.9": Measured("our copy of 9 of 10 classes", "MB"), "copy:0.5": Measured("our copy of 5 of 10", "MB"),
+                 "cp": Measured("cp", "MB"), "cp:durable": Measured("cp, and sync of that file", "MB")}
+
+    def round_of(name: str) -> Callable[[], float]:
+        def run() -> float:
+            detail = work.round(name)
+            measured[name].details.append(detail)
+            return float(detail["mb_per_s" if measured[name].unit == "MB" else "img_per_s"])
+        return run
+
+    work.warm_up()
+    with console.progress("rounds", "rounds") as report:
+        rates = bench.take_turns({name: round_of(name) for name in measured}, num_rounds, report)
+    for name, found in rates.items():
+        measured[name].rates = found
+    content = bench.record("write", work.about(), measured, bench.ratios(measured, [
+        Goal("ours:passthrough", ("ffcv:jpeg",), 10.0, title="passthrough / FFCV's writer, original size"),
+        Goal("ours:jpeg400", ("ffcv:jpeg400",), 1.5, title="re-encoding to 400 px / FFCV's writer"),
+        Goal("ours:jpeg", ("ffcv:jpeg",), title="re-encoding at the original size / FFCV's writer"),
+        Goal("copy:0.9", ("cp:durable",), 0.7, title="copy of 9 of 10 classes / cp with the same wait for the disk"),
+        Goal("copy:0.5", ("cp:durable",), 0.7, title="copy of 5 of 10 classes / cp with the same wait for the disk"),
+        Goal("copy:0.9", ("cp",), title="copy of 9 of 10 classes / cp without waiting"),
+    ]), device="cpu", encodings=_encodings(measured, work.num_images))
+    if json_file is not None:
+        bench.save(json_file, content)
+    click.echo(f"{bench.markdown(content)}\n{which_encoding(content)}")
+
+
+def which_encoding(content: dict[str, Any]) -> str:
+    """Markdown: sizes and speeds of every encoding, as they were measured."""
+    lines = ["| encoding | KB/image | of the source | images/s written | when |", "|---|---|---|---|---|"]
+    for name, one in content["encodings"].items():
+        lines.append(f"| `{name}` | {one['bytes_per_image'] / 1e3:,.0f} | {one['of_source']:.2f}x | {one['img_per_s']:,.0f} | "
+                     f"{WHEN[name]} |")
+    return "\n".join(lines) + "\n"
+
+
+WHEN = {
+    "passthrough": "the first choice: nothing is lost, and nothing is written faster",
+    "jpeg": "sources that are not JPEG, or of very high quality, and no smaller size is wanted",
+    "jpeg400": "the least disk and memory; training at 224 px and less",
+    "500_0.50_90": "ffcv-imagenet's default: decoding costs half; compare with published FFCV numbers",
+    "400_0.10_90": "few cores for a fast GPU, and the file fits into memory",
+    "raw400": "the fewest cores: no decoding at all; memory or a fast disk for all of it",
+    "raw": "small images (up to 96 px), which are stored so in any case; checks of exact pixels",
+}
+
+
+def _encodings(measured: "dict[str, Measured]", num_images: int) -> dict[str, dict[str, float]]:
+    source = measured["ours:passthrough"].details[0]["source_bytes"]
+    return {name: {"bytes_per_image": (detail := measured[f"ours:{name}"].details[0])["image_bytes"] / num_images,
+                   "of_source": detail["image_bytes"] / source, "img_per_s": measured[f"ours:{name}"].median}
+            for name in PRESETS}
+
+
+class Work:
+    """The corpus, opened; what a round of each contender does with it."""
+
+    def __init__(self, corpus: Path, scratch: Path, num_threads: int, copies: int) -> None:
+        from writers.dataset import SplitSettings, open_dataset
+
+        self._scratch, self._num_threads, self._copies = scratch, num_threads, copies
+        self._corpus = corpus
+        self._source = open_dataset("folder", corpus, SplitSettings(val=0))
+        examples = self._source.splits["train"]
+        self.num_images = len(examples)
+        self._source_bytes = sum(len(self._source.read(example)) for example in examples)
+        self._large = scratch / "large.beton"
+
+    def about(self) -> dict[str, Any]:
+        return {"num_images": self.num_images, "mean_jpeg_bytes": self._source_bytes / self.num_images,
+                "num_threads": self._num_threads, "copied_bytes": self._large.stat().st_size, "cache": "warm"}
+
+    def warm_up(self) -> None:
+        """Read everything once, compile what is compiled, and write the beton that is copied."""
+        from writers.subset import everything
+        from writers.write import write_split
+
+        self.round("ours:jpeg400")
+        large = _many_times(self._source, self._copies)
+        write_split(large, "train", everything(large.classes), _encoding("passthrough"), self._large,
+                    num_threads=self._num_threads)
+
+    def round(self, name: str) -> dict[str, Any]:
+        """One round; what it wrote is removed, outside of the time."""
+        kind, _, what = name.partition(":")
+        out = self._scratch / "round.beton"
+        run = {"ours": self._write, "ffcv": self._write_with_ffcv, "copy": self._copy, "cp": self._cp}[kind]
+        try:
+            return run(what, out)
+        finally:
+            for path in (out, out.with_name(out.name + ".json")):
+                path.unlink(missing_ok=True)
+
+    def _write(self, what: str, out: Path) -> dict[str, Any]:
+        from writers.store import open_beton
+        from writers.subset import everything
+        from writers.write import write_split
+
+        with _timed() as took:
+            manifest = write_split(self._source, "train", everything(self._source.classes), _encoding(what), out,
+                                   num_threads=self._num_threads)
+        image_bytes = int(open_beton(out).sizes.sum())
+        return {**took, "img_per_s": self.num_images / took["wall_s"], "mb_per_s": image_bytes / took["wall_s"] / 1e6,
+                "bytes": manifest.bytes, "image_bytes": image_bytes, "source_bytes": self._source_bytes}
+
+    def _write_with_ffcv(self, what: str, out: Path) -> dict[str, Any]:
+        """As ffcv-imagenet's write_dataset.py does it: torchvision's ImageFolder, and a process for each core."""
+        import io
+        from contextlib import redirect_stderr
+
+        from ffcv.fields import IntField, RGBImageField
+        from ffcv.writer import DatasetWriter
+        from torchvision.datasets import ImageFolder
+
+        images = ImageFolder(str(self._corpus))
+        image = RGBImageField(write_mode="jpg", max_resolution=400 if what == "jpeg400" else None, jpeg_quality=90)
+        with redirect_stderr(io.StringIO()), _timed() as took:      # it shows a bar, whatever one wants
+            writer = DatasetWriter(str(out), {"image": image, "label": IntField()}, num_workers=self._num_threads)
+            writer.from_indexed_dataset(images)
+        return {**took, "img_per_s": len(images) / took["wall_s"], "mb_per_s": out.stat().st_size / took["wall_s"] / 1e6,
+                "bytes": out.stat().st_size}
+
+    def _copy(self, share: str, out: Path) -> dict[str, Any]:
+        from writers.copy import copy_subset
+        from writers.store import open_beton
+        from writers.subset import Subset
+
+        classes = open_beton(self._large).manifest.classes
+        subset = Subset("share", tuple(classes[:round(float(share) * len(classes))]))
+        with _timed() as took:
+            manifest = copy_subset(self._large, subset, out)
+        return {**took, "img_per_s": manifest.num_samples / took["wall_s"], "mb_per_s": manifest.bytes / took["wall_s"] / 1e6,
+                "bytes": manifest.bytes}
+
+    def _cp(self, what: str, out: Path) -> dict[str, Any]:
+        import subprocess
+
+        with _timed() as took:
+            subprocess.run(["cp", "--reflink=never", self._large, out], check=True)
+            if what == "durable":
+                subprocess.run(["sync", "--data", out], check=True)
+        return {**took, "mb_per_s": out.stat().st_size / took["wall_s"] / 1e6, "bytes": out.stat().st_size}
+
+
+@contextmanager
+def _timed() -> Iterator[dict[str, float]]:
+    """Fills in seconds on the clock, and of CPU: those of this process and of its children that have ended."""
+    import os
+    import time
+
+    took: dict[str, float] = {}
+    started, cpu_started = time.perf_counter(), sum(os.times()[:4])
+    yield took
+    took |= {"wall_s": time.perf_counter() - started, "cpu_s": sum(os.times()[:4]) - cpu_started}
+
+
+def _many_times(source: "Source", copies: int) -> "Source":
+    """A source of ten classes in which each image is there so many times, under names of its own."""
+    from dataclasses import replace
+
+    examples = [replace(example, name=f"{number % 10}/{number}", label=number % 10)
+                for number, example in enumerate(source.splits["train"] * copies)]
+    return replace(source, classes=[str(label) for label in range(10)], splits={"train": examples})
+
+
+def _encoding(name: str) -> "Encoding":
+    from writers.encode import Encoding
+
+    if name in ("jpeg400", "raw400"):
+        return Encoding(format="jpeg" if name == "jpeg400" else "raw", max_resolution=400)
+    return Encoding.model_validate(name)

@@ -1,0 +1,40 @@
+"""The images that the benchmarks run on: photo tiles, or a person's own folder of JPEG files."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from harness.bench import ROOT
+from writers.errors import UserError
+
+
+def photo_tiles(scratch: Path) -> Path:
+    """The photo tiles, made on first use. Raises UserError where they cannot be."""
+    tiles = scratch / "tiles"
+    if not (tiles / "about.json").is_file():
+        ended = subprocess.run([sys.executable, "-m", "benchmarks.photo_tiles", str(tiles)], cwd=ROOT, text=True,
+                               stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        if ended.returncode:
+            raise UserError("The photo tiles cannot be made: " + ended.stderr.strip().splitlines()[-1],
+                            "Name a folder of JPEG files with --corpus.")
+    return tiles
+
+
+def linked(corpus: Path, scratch: Path) -> Path:
+    """The corpus as class folders of links, whatever its own layout: every JPEG below it, in the class of its folder.
+
+    Raises UserError for a folder without any.
+    """
+    files = sorted(path for path in corpus.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    if not files:
+        raise UserError(f"{corpus} has no JPEG files.")
+    listing = "\n".join(f"{path} {path.stat().st_size}" for path in files)
+    folder = scratch / "corpus" / hashlib.sha256(listing.encode()).hexdigest()[:16]
+    for path in files:
+        link = folder / (path.parent.name if path.parent != corpus else "photos") / f"{path.stem}{path.suffix.lower()}"
+        if not link.is_symlink():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+    return folder

@@ -1,0 +1,52 @@
+"""`harness bench write` on a handful of images: who is measured, what the record holds, and that nothing is left behind."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from harness.benches.write import PRESETS, WHEN, Work
+from harness.cli import cli
+from writers.store import open_beton
+from writers.verify import verify
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus" / "photos"
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    for index in range(12):
+        Image.fromarray(noise.integers(0, 256, (90, 430, 3), dtype=np.uint8)).save(folder / f"{index}.jpg")
+    return folder.parent
+
+
+@pytest.mark.timeout(120)
+def test_the_record_and_the_tables(corpus: Path, tmp_path: Path):
+    arguments = ["bench", "write", "--corpus", str(corpus), "--against", "nobody", "--rounds", "2", "--copies", "2",
+                 "--threads", "1", "--scratch", str(tmp_path / "scratch"), "--json", str(tmp_path / "record.json")]
+    said = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert said.exit_code == 0
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert set(record["contenders"]) == {f"ours:{name}" for name in PRESETS} | {"copy:0.9", "copy:0.5", "cp", "cp:durable"}
+    assert all(len(one["rates"]) == len(one["details"]) == 2 for one in record["contenders"].values())
+    assert record["work"]["num_images"] == 12 and record["environment"]["cpu"]
+    assert {ratio["ours"] for ratio in record["ratios"]} == {"copy:0.9", "copy:0.5"}
+    assert record["encodings"]["passthrough"]["of_source"] == 1
+    assert record["encodings"]["raw"]["bytes_per_image"] == 90 * 430 * 3
+    assert record["encodings"]["raw400"]["bytes_per_image"] == 84 * 400 * 3
+    assert all(f"| `{name}` |" in said.stdout for name in WHEN) and set(WHEN) == set(PRESETS)
+    assert sorted(path.name for path in (tmp_path / "scratch").iterdir()) == ["corpus", "large.beton", "large.beton.json"]
+
+
+@pytest.mark.timeout(120)
+def test_ffcvs_own_writer_writes_the_same_images(corpus: Path, tmp_path: Path):
+    work = Work(corpus, tmp_path, 1, 2)
+    detail = work.round("ffcv:jpeg400")
+    assert detail["img_per_s"] > 0 and detail["bytes"] > 10_000
+    work.warm_up()
+    assert verify(tmp_path / "large.beton") == []
+    assert open_beton(tmp_path / "large.beton").manifest.class_counts == [3, 3, 3, 3, 2, 2, 2, 2, 2, 2]

@@ -135,11 +135,22 @@ def _copy(from_: Path, subset_name: str | None, splits: tuple[str, ...], out: Pa
                 problems = verify(files[split], in_megabytes(report), num_threads=threads or environment.num_cores())
             if problems:
                 raise UserError(f"{files[split]} is damaged: {problems[0]}", "harness verify says all that is wrong with it.")
-        subset = resolve(named(subset_name), manifest.classes)
+        subset = resolve(named(subset_name), manifest.classes, class_counts=_training_images(files[split]))
         file = (out.expanduser() if out else folders.data / f"{manifest.dataset}-{subset.name}") / f"{split}.beton"
         with console.progress(f"copy {split}") as report:
             copied.append((file, copy_subset(files[split], subset, file, progress=report)))
     return copied
+
+
+def _training_images(file: Path) -> dict[str, int] | None:
+    """Of each class, by the manifest of the training split beside `file`; None: it is not there."""
+    from writers.store import open_beton
+
+    train = file.with_name("train.beton")
+    if not train.exists():
+        return None
+    manifest = open_beton(train).manifest
+    return dict(zip(manifest.classes, manifest.class_counts, strict=True))
 
 
 def _refuse_without_effect(names: set[str]) -> None:

@@ -42,7 +42,7 @@ def check(values: dict[str, Any], origin: Origin) -> Recipe:
     if recipe is not None:
         mistakes += _without_effect(recipe, origin)
     if recipe is not None and not mistakes:
-        mistakes += _wrong_labels(recipe)
+        mistakes += _wrong_for_dataset(recipe)
     if mistakes or recipe is None:
         raise UserError("\n".join(dict.fromkeys(_line(place, what, origin) for place, what in mistakes)))
     return recipe
@@ -103,12 +103,16 @@ def _without_effect(recipe: Recipe, origin: Origin) -> list[tuple[Place, str]]:
     return mistakes
 
 
-def _wrong_labels(recipe: Recipe) -> list[tuple[Place, str]]:
-    """Datasets whose images have many labels where only one is of use, and metrics of the other kind."""
+def _wrong_for_dataset(recipe: Recipe) -> list[tuple[Place, str]]:
+    """Datasets whose images have many labels where only one is of use, metrics of the other kind, splits they do not have."""
     mistakes: list[tuple[Place, str]] = []
     targets: list[tuple[Place, DataSettings]] = [(("targets", index), data) for index, data in enumerate(recipe.targets)]
     for place, data in ((("source",), recipe.source), *targets):
-        own = names.find("writers.datasets", data.dataset, "dataset").SPEC.metric
+        spec = names.find("writers.datasets", data.dataset, "dataset").SPEC
+        own = spec.metric
+        if data.protocol not in (None, *spec.protocols):
+            known = ", ".join(spec.protocols) or "its own splits only"
+            mistakes.append(((*place, "protocol"), f"{data.dataset} has no splits called '{data.protocol}'. Known: {known}."))
         if place == ("source",) and own == "map11":
             mistakes.append(((*place, "dataset"), f"images of {data.dataset} have many labels: a target, and no source."))
         elif data.metric is not None and (data.metric == "map11") != (own == "map11"):

@@ -24,6 +24,7 @@ class DataSettings(Settings):
     val: Fraction = 0.1                     # seeded, stratified share of train that becomes val, where no val is given
     test: Fraction = 0.2                    # likewise for test, where no test is given (targets only)
     split_seed: int = 0
+    protocol: str | None = None             # whose splits: a name in the dataset's SPEC.protocols; None: the dataset's own
     metric: Literal["top1", "mean_per_class", "map11"] | None = None     # None: the dataset's own metric (`folder`: top1)
     encoding: Encoding | None = None        # None: the recipe's
 

@@ -110,7 +110,8 @@ def _copy_bytes(source: int, origin: int, target: int, offset: int, count: int) 
 
 def _inherited(manifest: Manifest) -> dict[str, Any]:
     """What is as true of the copy."""
-    return {name: getattr(manifest, name) for name in ("dataset", "split", "encoding", "source", "seed", "created_by")}
+    same = ("dataset", "split", "encoding", "protocol", "source", "seed", "created_by")
+    return {name: getattr(manifest, name) for name in same}
 
 
 def _skipped(manifest: Manifest, subset: Subset, old_labels: np.ndarray, labels: np.ndarray) -> list[dict[str, str]]:

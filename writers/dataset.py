@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from writers import names
+from writers.errors import UserError
 from writers.source import Source, SplitSettings
+from writers.vtab import VTAB, vtab_1k
 
 __all__ = ["DatasetSpec", "SplitSettings", "open_dataset"]
 
@@ -34,6 +36,7 @@ class DatasetSpec:
     licence: str = ""
     citation: str = ""
     where: str = ""                             # how a person gets it
+    protocols: tuple[str, ...] = ()             # whose splits it can be read in, beside its own
     folder: str = ""                            # of its raw files, where several datasets are made of the same; else `name`
     downloads: tuple[Download, ...] = ()        # its files; which layouts are accepted, the dataset's file says
     generated: bool = False                     # made on first use: nothing to get
@@ -42,7 +45,15 @@ class DatasetSpec:
 def open_dataset(name: str, path: Path, settings: SplitSettings) -> Source:
     """Open the dataset `name`, whose images lie at `path`.
 
-    Raises UserError for an unknown name, and for what is not there or does not fit.
+    Raises UserError for an unknown name or protocol, and for what is not there or does not fit.
     """
-    open_: Callable[[Path, SplitSettings], Source] = names.find("writers.datasets", name, "dataset").open
-    return open_(Path(path), settings)
+    module = names.find("writers.datasets", name, "dataset")
+    if settings.protocol not in (None, *module.SPEC.protocols):
+        known = f"It has {', '.join(module.SPEC.protocols)}." if module.SPEC.protocols else "It has its own splits only."
+        raise UserError(f"{module.SPEC.name} has no splits called '{settings.protocol}'.", known)
+    open_: Callable[[Path, SplitSettings], Source] = module.open
+    source = open_(Path(path), settings)
+    if settings.protocol == VTAB:
+        source.splits = vtab_1k(source.splits, settings.seed, source.name)
+    source.protocol = settings.protocol
+    return source

@@ -42,11 +42,15 @@ class Example:
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """How splits are carved out of train where a tree has none: shares of each class's images, drawn by `seed`."""
+    """How splits are carved out of train where a tree has none: shares of each class's images, drawn by `seed`.
+
+    protocol: whose splits a benchmark is read in, of the dataset's `SPEC.protocols`; None: the dataset's own.
+    """
 
     val: float = 0.1
     test: float = 0.0
     seed: int = 0
+    protocol: str | None = None
 
 
 class Files(Protocol):
@@ -73,6 +77,7 @@ class Source:
     files: Files = field(repr=False)
     prefix: str = ""                    # folders around the tree
     multi_label: bool = False           # examples have `labels`
+    protocol: str | None = None         # whose splits these are; None: the dataset's own
 
     def read(self, example: Example) -> bytes:
         """The image file's bytes. Raises OSError."""

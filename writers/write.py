@@ -205,7 +205,8 @@ def _manifest(source: Source, split: str, subset: Subset, encoding: Encoding, se
         name=name_of(source.name, subset), dataset=source.name, split=split, classes=list(subset.classes),
         multi_label=source.multi_label, class_counts=counts, encoding=encoding, source=source.origin, seed=seed,
         subset={"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest},
-        skipped=sorted(skipped, key=lambda entry: entry["key"]), created_by=CREATED_BY, **file_fields(layout, digests, new))
+        protocol=source.protocol, skipped=sorted(skipped, key=lambda entry: entry["key"]), created_by=CREATED_BY,
+        **file_fields(layout, digests, new))
 
 
 def name_of(dataset: str, subset: Subset) -> str:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 @click.option("--test", "test_share", type=click.FloatRange(0, 1), default=0.0, show_default=True,
               help="Likewise for test.")
 @click.option("--seed", default=0, show_default=True, help="Of the order in the file, and of the splits made here.")
+@click.option("--protocol", metavar="NAME", help="Whose splits: vtab and so on. Default: the dataset's own.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: the machine's cores.")
 @click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,
               help="What an unreadable image does; those skipped stand in the manifest.")
@@ -75,7 +76,7 @@ def command(source: Path | None, from_: Path | None, dataset: str | None, subset
 
 
 def _write(source: Path | None, dataset: str | None, subset_name: str | None, splits: tuple[str, ...], out: Path | None,
-           folders: Folders, *, val_share: float, test_share: float, seed: int, threads: int | None,
+           folders: Folders, *, val_share: float, test_share: float, seed: int, protocol: str | None, threads: int | None,
            on_error: Literal["fail", "skip"], check: bool, **encoding_options: Any) -> list[tuple[Path, "Manifest"]]:
     from harness import console, environment
     from harness.raw import raw_folder
@@ -91,7 +92,7 @@ def _write(source: Path | None, dataset: str | None, subset_name: str | None, sp
     if source is None and name == "folder":
         raise UserError("Say which images: --source DIR, or --dataset NAME.", "harness ls datasets names the datasets.")
     path = source.expanduser() if source else folders.raw / raw_folder(name)
-    opened = open_dataset(name, path, SplitSettings(val=val_share, test=test_share, seed=seed))
+    opened = open_dataset(name, path, SplitSettings(val=val_share, test=test_share, seed=seed, protocol=protocol))
     subset = resolve(spec, opened.classes, class_counts=opened.class_counts()) if spec else everything(opened.classes)
     label = DataSettings(dataset=name, path=str(path)).label
     folder = out.expanduser() if out else folders.data / f"{label}-{subset.name}"

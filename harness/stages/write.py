@@ -29,7 +29,7 @@ def run(context: StageContext) -> Outcome:
     config = context.config
     data = DataSettings.model_validate(config["data"])
     test = data.test if "test" in config["splits"] else 0.0     # a source needs no test split, and keeps its images
-    splits = SplitSettings(val=data.val, test=test, seed=data.split_seed)
+    splits = SplitSettings(val=data.val, test=test, seed=data.split_seed, protocol=data.protocol)
     source = open_dataset(data.dataset, raw_path(data, context.raw), splits)
     subset = _subset(config["subset"], source, context.needs.get("ranking"))
     encoding = Encoding.model_validate(config["encoding"])

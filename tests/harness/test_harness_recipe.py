@@ -89,6 +89,8 @@ def test_the_recipes_that_ship_are_right():
     ("subsets: [all]", "subsets: [all, in90]", "tiny.yaml:3: subsets.1: "),
     ("dataset: synthetic_things", "dataset: voc2007",
      "tiny.yaml:2: source.dataset: images of voc2007 have many labels: a target, and no source."),
+    ("{dataset: synthetic_patterns}", "{dataset: svhn, protocol: vtap}",
+     "tiny.yaml:11: targets.0.protocol: svhn has no splits called 'vtap'. Known: vtab."),
     ("{dataset: synthetic_patterns}", "{dataset: VOC2007, metric: top1}",
      "tiny.yaml:11: targets.0.metric: top1 does not fit voc2007, whose images have many labels."),
     ("{dataset: synthetic_patterns}", "{dataset: clevr-count, metric: map11}",

@@ -427,6 +427,30 @@ def test_what_is_wrong_is_named(tmp_path: Path, name: str, spoil: Callable[[Path
         open_dataset(name, root, SETTINGS)
 
 
+def test_vtab_takes_800_and_200_by_a_draw_that_leaves_no_class_out(tmp_path: Path):
+    labels = np.concatenate([np.zeros(1090, int), np.arange(10)])       # nine classes of one image each
+    for split in ("train", "test"):
+        savemat(tmp_path / f"{split}_32x32.mat", {"X": np.zeros((32, 32, 3, 1100), np.uint8), "y": labels[:, None] + 1})
+    vtab = SplitSettings(val=0.2, protocol="vtab")
+    source = open_dataset("svhn", tmp_path, vtab)
+    assert sizes(source) == {"train": 800, "val": 200, "test": 1100} and source.protocol == "vtab"
+    whole = open_dataset("svhn", tmp_path, SplitSettings(val=0.2))
+    for split in ("train", "val"):
+        assert {e.key for e in source.splits[split]} < {e.key for e in whole.splits[split]}
+    assert {e.label for e in source.splits["train"]} == {e.label for e in whole.splits["train"]}
+    assert open_dataset("svhn", tmp_path, vtab).splits == source.splits
+    other = open_dataset("svhn", tmp_path, SplitSettings(val=0.2, seed=1, protocol="vtab"))
+    assert len({e.key for e in other.splits["train"]} & {e.key for e in source.splits["train"]}) < 790
+    manifest = write_split(source, "val", everything(source.classes), Encoding(), tmp_path / "val.beton")
+    assert manifest.protocol == "vtab" and manifest.num_samples == 200
+    with pytest.raises(UserError, match="800 images of train of svhn, which has 50"):
+        open_dataset("svhn", make_svhn(tmp_path), vtab)
+    with pytest.raises(UserError, match=r"no splits called 'salman'.\nIt has vtab"):
+        open_dataset("svhn", tmp_path, SplitSettings(protocol="salman"))
+    with pytest.raises(UserError, match="its own splits only"):
+        open_dataset("folder", tmp_path, SplitSettings(protocol="vtab"))
+
+
 def test_small_images_are_written_raw(tmp_path: Path):
     source = open_dataset("svhn", make_svhn(tmp_path), SETTINGS)
     manifest = write_split(source, "test", everything(source.classes), Encoding(), tmp_path / "test.beton")

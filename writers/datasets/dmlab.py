@@ -14,7 +14,7 @@ from writers.source import Example, Source, SplitSettings, open_tree
 from writers.tfrecords import Damaged, Place, PlacesInFiles, read_examples
 
 SPEC = DatasetSpec(
-    name="dmlab", title="DMLab", metric="top1", num_classes=6,
+    name="dmlab", title="DMLab", metric="top1", num_classes=6, protocols=("vtab",),
     split_sizes={"train": 65_550, "val": 22_628, "test": 22_735}, licence="not stated with the data",
     citation="Zhai et al. 2019, The Visual Task Adaptation Benchmark",
     where="https://storage.googleapis.com/dmlab-vtab/dmlab.tar.gz, unpacked",

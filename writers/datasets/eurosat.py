@@ -11,7 +11,7 @@ from writers.official import find, shares
 from writers.source import Source, SplitSettings, open_tree
 
 SPEC = DatasetSpec(
-    name="eurosat", title="EuroSAT (RGB)", metric="top1", num_classes=10,
+    name="eurosat", title="EuroSAT (RGB)", metric="top1", num_classes=10, protocols=("vtab",),
     split_sizes={"train": 16_200, "val": 5_400, "test": 5_400}, licence="MIT",
     citation="Helber et al. 2019, EuroSAT: a novel dataset and deep learning benchmark for land use and land cover",
     where="https://github.com/phelber/eurosat: EuroSAT.zip (RGB), as it is or unpacked",

@@ -20,7 +20,7 @@ URL = "https://s3.eu-central-1.amazonaws.com/avg-kitti/"
 IMAGES, LABELS, DEVKIT = "data_object_image_2.zip", "data_object_label_2.zip", "devkit_object.zip"
 
 SPEC = DatasetSpec(
-    name="kitti_distance", title="KITTI, distance of the closest vehicle", metric="top1", num_classes=4,
+    name="kitti_distance", title="KITTI, distance of the closest vehicle", metric="top1", num_classes=4, protocols=("vtab",),
     split_sizes={"train": 6_347, "val": 423, "test": 711}, licence="CC BY-NC-SA 3.0",
     citation="Geiger, Lenz and Urtasun 2012, Are we ready for autonomous driving? The KITTI vision benchmark suite",
     where=f"https://www.cvlibs.net/datasets/kitti: {IMAGES}, {LABELS} and {DEVKIT}, as they are or unpacked",

@@ -23,7 +23,7 @@ CHECKSUMS = {       # of the .h5.gz: bytes and sha256, as TensorFlow Datasets ha
     "test_y": (3_040, "0a522005fccc8bbd04c5a117bfaf81d8da2676f03a29d7499f71d0a0bd6068ef")}
 
 SPEC = DatasetSpec(
-    name="pcam", title="Patch Camelyon", metric="top1", num_classes=2,
+    name="pcam", title="Patch Camelyon", metric="top1", num_classes=2, protocols=("vtab",),
     split_sizes={"train": 262_144, "val": 32_768, "test": 32_768}, licence="CC0",
     citation="Veeling et al. 2018, Rotation equivariant CNNs for digital pathology",
     where="https://zenodo.org/record/2546921: the six .h5.gz with images (x) and labels (y), unpacked",

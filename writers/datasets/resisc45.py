@@ -11,7 +11,7 @@ from writers.official import shares
 from writers.source import Source, SplitSettings, open_tree
 
 SPEC = DatasetSpec(
-    name="resisc45", title="NWPU-RESISC45", metric="top1", num_classes=45,
+    name="resisc45", title="NWPU-RESISC45", metric="top1", num_classes=45, protocols=("vtab",),
     split_sizes={"train": 18_900, "val": 6_300, "test": 6_300}, licence="not stated by its authors; research",
     citation="Cheng, Han and Lu 2017, Remote sensing image scene classification: benchmark and state of the art",
     where="NWPU-RESISC45.rar, linked from https://gcheng-nwpu.github.io, unpacked: NWPU-RESISC45/<class>/*.jpg",

@@ -18,7 +18,7 @@ from writers.source import Example, Source, SplitSettings, open_files, open_tree
 KAGGLE = "https://www.kaggle.com/c/diabetic-retinopathy-detection/data"
 
 SPEC = DatasetSpec(
-    name="retinopathy", title="Diabetic retinopathy (Kaggle 2015)", metric="top1", num_classes=5,
+    name="retinopathy", title="Diabetic retinopathy (Kaggle 2015)", metric="top1", num_classes=5, protocols=("vtab",),
     split_sizes={"train": 35_126, "val": 10_906, "test": 42_670}, licence="Kaggle's competition rules",
     citation="Kaggle and EyePACS 2015, Diabetic retinopathy detection",
     where=f"{KAGGLE}, after registration: train/, test/, trainLabels.csv; and retinopathy_solution.csv",

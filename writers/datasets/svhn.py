@@ -16,7 +16,7 @@ from writers.source import Source, SplitSettings, carve, open_tree
 URL = "http://ufldl.stanford.edu/housenumbers/"
 
 SPEC = DatasetSpec(
-    name="svhn", title="Street View House Numbers (cropped)", metric="top1", num_classes=10,
+    name="svhn", title="Street View House Numbers (cropped)", metric="top1", num_classes=10, protocols=("vtab",),
     split_sizes={"train": 73_257, "test": 26_032}, licence="non-commercial use only",
     citation="Netzer et al. 2011, Reading digits in natural images with unsupervised feature learning",
     where=f"{URL}: train_32x32.mat and test_32x32.mat",

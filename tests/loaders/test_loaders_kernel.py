@@ -140,10 +140,9 @@ def test_damage_is_a_complaint(decode_images, damage):
     blob = saved(photo(90, 70, seed=1), mode="CMYK" if damage == "cmyk" else "RGB")
     half = len(blob) // 2
     restarts = saved(photo(90, 70, seed=1), restart_marker_blocks=7)
-    last = max(restarts.rfind(bytes((0xFF, 0xD0 + number))) for number in range(8))
     spoilt = {"zeros": bytes(len(blob)), "cut short": blob[:half], "ends inside": blob[:half] + b"\xff\xd9" + blob[half:],
               "no jpeg": b"\x89PNG" + blob, "no tables": blob.replace(b"\xff\xdb", b"\xff\xfe"), "cmyk": blob,
-              "short last segment": restarts[:last + 12] + b"\xff\xd9"}[damage]
+              "short last segment": restarts[:-5] + b"\xff\xd9"}[damage]
     good = saved(photo(90, 70, seed=1))
     output, complaints = run(decode_images, [good, spoilt, good], [(90, 70)] * 3, np.array([[10, 5, 40, 40]] * 3), 40)
     assert complaints.tolist() == [False, True, False]

@@ -63,6 +63,8 @@ def index_size(blob: bytes) -> int:
 
 def square_boxes(random: np.random.Generator, width: int, height: int, side: int, count: int) -> np.ndarray:
     corners = random.integers(0, [width - side + 1, height - side + 1], (count, 2))
+    corners[:count // 4, 0] = width - side      # at the edges, where the last MCUs are not whole
+    corners[count // 8:count * 3 // 8, 1] = height - side
     return np.concatenate([corners, np.full((count, 2), side)], axis=1)
 
 

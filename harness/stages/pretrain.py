@@ -130,10 +130,15 @@ def _scores(trainee: ModelTrainee, settings: PretrainSettings, context: StageCon
             return score(), of_last_step
 
 
-def _flops(model: Classifier, attack: AttackSettings | None, records: list[Record]) -> float:
-    """Of the whole training."""
-    by_side = {side: training_flops(model, side, attack) for side in {record["resolution"] for record in records}}
-    return sum(record["num_images"] * by_side[record["resolution"]] for record in records)
+def _flops(model: Classifier, attack: AttackSettings | None, records: list[Record]) -> float | None:
+    """Of the whole training; None where they cannot be counted."""
+    total = 0.0
+    for side in {record["resolution"] for record in records}:
+        of_an_image = training_flops(model, side, attack)
+        if of_an_image is None:
+            return None
+        total += of_an_image * sum(record["num_images"] for record in records if record["resolution"] == side)
+    return total
 
 
 def _steps_per_epoch(context: StageContext, settings: PretrainSettings) -> int | None:

@@ -39,7 +39,7 @@ PARTS = ("training/image_2/", "training/label_2/", "mapping/train_mapping.txt", 
 
 def open(path: Path, settings: SplitSettings) -> Source:
     archives = [archive for name in (IMAGES, LABELS, DEVKIT) if (archive := find(path, name)) is not None]
-    files = JoinedFiles([open_files(place, _wanted) for place in (*archives, path) if place == path or archives])
+    files = JoinedFiles([open_files(place, _wanted) for place in (*archives, path)])
     names = {_inner(name): name for name in files.names()}
     images = sorted(name for name in names if name.startswith(PARTS[0]))
     if not images:

@@ -1,6 +1,7 @@
 """SVHN, cropped: ten digits of house numbers, 32 x 32; train_32x32.mat and test_32x32.mat (label 10 is the digit 0).
 
-Val is a tenth of train, by a seeded draw: 65,931 or so and 7,326 of VTAB's. The extra set is not used.
+Val is carved out of train by a seeded draw; a tenth, class by class, is within a few images of VTAB's 7,326. The extra set
+is not used.
 """
 
 from pathlib import Path

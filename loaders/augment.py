@@ -16,7 +16,11 @@ from writers.draws import random_words, uniform
 NUM_TRIES = 10              # as torchvision.transforms.RandomResizedCrop.get_params
 NUM_WORDS = 1 + 2 * NUM_TRIES + 2
 
+BLOCK_BYTES = 2**23         # of the file that are read together: FFCV's page
+WINDOW_BLOCKS = 64          # in memory at a time, 512 MiB
+
 _ORDER_KEY = 0x6F72646572       # so that order and pixels draw from unrelated streams
+_BLOCK_KEY = 0x626C6F636B
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,19 @@ def random_order(seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:
     """A permutation of the samples with these ids (uint64 [N]): int64 [N]. A subset keeps the order it has in the whole."""
     words = random_words(seed ^ _ORDER_KEY, epoch, ids, 1)
     return np.argsort(words[:, 0], kind="stable")
+
+
+def quasi_random_order(seed: int, epoch: int, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """A permutation (int64 [N]) that goes through a file of any size with few of its pages in memory.
+
+    Blocks of the file in random order, WINDOW_BLOCKS of them at a time; within such a window the samples in random order. Since
+    betons are written in a random order, a window is a fair draw of all classes. `offsets`: where the images lie, int64 [N].
+    """
+    blocks, block_of = np.unique(offsets // BLOCK_BYTES, return_inverse=True)
+    place = np.empty(len(blocks), np.int64)
+    place[np.argsort(random_words(seed ^ _BLOCK_KEY, epoch, blocks, 1)[:, 0], kind="stable")] = np.arange(len(blocks))
+    words = random_words(seed ^ _ORDER_KEY, epoch, ids, 1)[:, 0]
+    return np.lexsort((words, place[block_of] // WINDOW_BLOCKS))
 
 
 def _random_boxes(draws: np.ndarray, widths: np.ndarray, heights: np.ndarray, scale: tuple[float, float],

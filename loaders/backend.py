@@ -9,6 +9,7 @@ import torch
 
 from loaders.plan import LoaderPlan
 from loaders.reader import Samples
+from writers.errors import UserError
 
 # Images uint8 [B, 3, R, R] channels_last; labels int64 [B], or int8 [B, K] where an image has many: 1 it is there, 0 it is
 # there but difficult, -1 it is not.
@@ -45,10 +46,14 @@ class Loader(ABC):
 
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
         self.plan, self.samples = plan, samples
+        self.skipped: dict[int, UserError] = {}     # place in the file -> why an image is left out (on_corrupt: skip)
 
     @abstractmethod
-    def epoch(self, epoch: int, resolution: int | None = None) -> Epoch:
-        """The batches of this epoch, at the plan's resolution unless told. A new epoch closes the one before."""
+    def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> Epoch:
+        """The batches of this epoch, at the plan's resolution unless told. A new epoch closes the one before.
+
+        `start_batch`: how many to leave out at the front, at no cost; the others are what they are in the whole epoch.
+        """
 
     @abstractmethod
     def close(self) -> None:

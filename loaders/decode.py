@@ -19,6 +19,7 @@ import numpy as np
 from loaders.augment import Crops
 from loaders.kernel import open_kernel
 from loaders.reader import Samples
+from writers.errors import UserError
 
 _RUNS_PER_THREAD = 4        # more: better balance between large and small images; fewer: less work between the runs
 _HARMLESS = "extraneous bytes before marker"    # all pixels are there; some cameras write such files
@@ -37,10 +38,10 @@ class BatchDecoder:
         self._num_threads = num_threads
         self._threads = ThreadPoolExecutor(num_threads, "harness-decode") if num_threads > 1 else None
 
-    def decode(self, positions: np.ndarray, crops: Crops, output: np.ndarray) -> None:
+    def decode(self, positions: np.ndarray, crops: Crops, output: np.ndarray) -> dict[int, UserError]:
         """Fill `output` (uint8 [B, R, R, 3]) with the samples at `positions` (int64 [B]).
 
-        Raises UserError, naming sample and file, for one that is not a whole JPEG.
+        Returns, by row, what is wrong with those that are no whole JPEG; their pixels mean nothing.
         """
         assert len(self._file), "the loader is closed"
         samples = self._samples
@@ -57,9 +58,11 @@ class BatchDecoder:
             length = max(1, -(-len(positions) // (self._num_threads * _RUNS_PER_THREAD)))
             runs = [slice(start, start + length) for start in range(0, len(positions), length)]
             list(self._threads.map(decode_run, runs))
-        for position in positions[complaints].tolist():
-            if _HARMLESS not in (why := self._complaint(position)):
-                raise samples.damaged(position, why)
+        damaged = {}
+        for row in np.flatnonzero(complaints).tolist():
+            if _HARMLESS not in (why := self._complaint(int(positions[row]))):
+                damaged[row] = samples.damaged(int(positions[row]), why)
+        return damaged
 
     def _complaint(self, position: int) -> str:
         """What libjpeg-turbo says about a JPEG, of which the kernels only tell that it says something."""

@@ -8,6 +8,7 @@ the slot.
 
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from queue import Empty, Full
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from loaders.backend import Batch, Epoch
 from loaders.ffcv_parts import EpochIterator
 
+POISON = 77             # in a batch that is read after its time (LoaderPlan.poison)
 _LOOK_AGAIN_S = 0.1     # how often a waiting side looks whether the other has ended
 
 
@@ -37,6 +39,13 @@ class FfcvEpoch(Epoch):
         self._end()
 
 
+def _without(rows: list[int], batch: Batch) -> Batch:
+    """A copy of the batch without those rows, channels_last as it is."""
+    images, labels = batch
+    kept = torch.tensor([row for row in range(len(labels)) if row not in rows], device=images.device)
+    return images.permute(0, 2, 3, 1)[kept].permute(0, 3, 1, 2), labels[kept]
+
+
 class _EpochThread(EpochIterator):
     """FFCV's iterator is also its thread. `run` is the thread's side; `take` and `close` are the consumer's."""
 
@@ -46,6 +55,9 @@ class _EpochThread(EpochIterator):
         self.copied: list[torch.cuda.Event | None] = [None] * num_slots     # the copy out of the slot is done
         self.used: list[torch.cuda.Event | None] = [None] * num_slots       # the consumer's work on the slot is done
         self.held: int | None = None                    # the slot that the consumer has now
+        self.held_batch: Batch | None = None
+        self.damaged_rows: Callable[[], list[int]] = loader.damaged_rows
+        self.poison: bool = loader.plan.poison
         self.ended = False
         with self.on_device():
             super().__init__(loader, order)             # ends with self.start()
@@ -65,6 +77,10 @@ class _EpochThread(EpochIterator):
                     if (copied := self.copied[slot]) is not None:
                         copied.synchronize()
                     batch = self.run_pipeline(number, positions, slot, self.used[slot])
+                    if rows := self.damaged_rows():
+                        if len(rows) == len(positions):
+                            continue
+                        batch = _without(rows, batch)
                     if self.device.type == "cuda":
                         self.copied[slot] = self.cuda_streams[slot].record_event(torch.cuda.Event(blocking=True))
                     if not self.hand_over((slot, batch)):
@@ -91,12 +107,16 @@ class _EpochThread(EpochIterator):
             raise RuntimeError("This epoch is closed: by its close(), by its loader's, or by the loader's next epoch.")
         if self.held is not None and self.device.type == "cuda":
             self.used[self.held] = torch.cuda.current_stream(self.device).record_event()
+        if self.poison and self.held_batch is not None:
+            for tensor in self.held_batch:
+                tensor.fill_(POISON)
         item = self.next_item()
         if item is None or isinstance(item, BaseException):
             self.ended = True
             self.close()
             raise item or StopIteration
         self.held, batch = item
+        self.held_batch = batch if self.poison else None
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).wait_stream(self.cuda_streams[self.held])
         return batch

@@ -1,17 +1,24 @@
 """Everything a loader needs, frozen: the whole of what decides which pixels come in which order."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from writers.errors import UserError
+from writers.subset import Subset
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LoaderPlan:
     """Same plan, same epoch: same batches, whatever the number of threads or the backend.
 
-    Raises UserError for a value that cannot be meant.
+    `batch_size` is that of all ranks together. Rank r of W takes every W-th sample of each batch, from the r-th on: at each
+    step the ranks together have exactly the batch that one process would have; together they have each sample once an epoch.
+    Where the last batch has fewer samples than there are ranks, the later ranks have one batch less. Raises UserError for a
+    value that cannot be meant.
     """
 
     beton: Path
@@ -22,21 +29,35 @@ class LoaderPlan:
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)    # random_resized_crop: width / height
     horizontal_flip: bool = False                       # each image with probability 1/2
     center_fraction: float = 224 / 256                  # center_crop: share of the shorter side
-    order: Literal["sequential", "random"] = "sequential"
+    order: Literal["sequential", "random", "quasi_random"] = "sequential"   # quasi_random: reads a few pages at a time
     drop_last: bool = False
     seed: int = 0
-    indices: tuple[int, ...] | None = None              # a view: these samples of the beton, in this order; None: all
-    labels: tuple[int, ...] | None = None               # relabelling: new label of each label in the file; -1: not used
+    subset: Subset | None = None                        # a view: what this subset takes of the beton, relabelled
+    indices: Sequence[int] | np.ndarray | None = None   # a view: these samples of the beton, in this order; None: all
+    labels: Sequence[int] | None = None                 # relabelling: new label of each label in the file; -1: not used
+    rank: int = 0                                       # which of the processes that share each batch this is
+    world_size: int = 1                                 # how many those are
     device: str = "cpu"
     num_threads: int = 1
     batches_ahead: int = 2
     backend: str = "ffcv"                               # a name in loaders/backends
+    on_corrupt: Literal["raise", "skip"] = "raise"      # skip: leave damaged images out of their batches, and count them
+    poison: bool = False                                # debugging: overwrite a batch as soon as the next one is asked for
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beton", Path(self.beton))
-        for name in ("batch_size", "resolution", "num_threads", "batches_ahead"):
+        if self.indices is not None:
+            indices = np.asarray(self.indices, np.int64)
+            object.__setattr__(self, "indices", indices if indices.base is None else indices.copy())
+        for name in ("batch_size", "resolution", "num_threads", "batches_ahead", "world_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"LoaderPlan.{name} is {getattr(self, name)}; it must be at least 1.")
+        if not 0 <= self.rank < self.world_size:
+            raise UserError(f"LoaderPlan.rank is {self.rank}; of {self.world_size} ranks the last is {self.world_size - 1}.")
+        if self.batch_size < self.world_size:
+            raise UserError(f"LoaderPlan.batch_size is {self.batch_size} for {self.world_size} ranks; each needs an image.")
+        if self.subset is not None and (self.indices is not None or self.labels is not None):
+            raise UserError("LoaderPlan.subset is a view already; indices and labels do not go with it.")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise UserError(f"LoaderPlan.crop_scale is {self.crop_scale}; "
@@ -46,3 +67,8 @@ class LoaderPlan:
             raise UserError(f"LoaderPlan.crop_ratio is {self.crop_ratio}; it must be (low, high) with 0 < low <= high.")
         if not 0 < self.center_fraction <= 1:
             raise UserError(f"LoaderPlan.center_fraction is {self.center_fraction}; it must be above 0 and at most 1.")
+
+    @property
+    def share(self) -> int:
+        """Images of a whole batch that are this rank's."""
+        return len(range(self.rank, self.batch_size, self.world_size))

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from loaders.augment import random_order
+from loaders.augment import quasi_random_order, random_order
 from loaders.plan import LoaderPlan
 from writers.encode import JPEG, RAW
 from writers.errors import UserError
+from writers.step import some
 from writers.store import BLOB, HEADER, Beton, has_fields_of, open_beton
+from writers.subset import Subset
 
 
 @dataclass(frozen=True)
@@ -40,22 +42,32 @@ class Samples:
         return self.labels.ndim == 2
 
     def num_batches(self, plan: LoaderPlan) -> int:
-        """Batches per epoch. A set smaller than a batch gives one short batch, also with drop_last: never none."""
-        if plan.drop_last:
-            return max(1, len(self) // plan.batch_size)
-        return -(-len(self) // plan.batch_size)
+        """This rank's batches per epoch. A set smaller than a batch gives one short batch, also with drop_last: never none."""
+        whole, rest = divmod(len(self), plan.batch_size)
+        if plan.drop_last and whole:
+            return whole
+        return whole + (rest > plan.rank)
 
-    def order(self, plan: LoaderPlan, epoch: int) -> np.ndarray:
-        """The epoch's samples, as positions in these columns: int64, without what drop_last leaves out."""
-        random = plan.order == "random"
-        positions = random_order(plan.seed, epoch, self.ids) if random else np.arange(len(self))
-        return positions[:self.num_batches(plan) * plan.batch_size]
+    def order(self, plan: LoaderPlan, epoch: int, start_batch: int = 0) -> np.ndarray:
+        """This rank's samples of the epoch from a batch on, as positions in these columns: int64. Cut into lengths of
+        `plan.share` they are its batches. Without what drop_last leaves out."""
+        if plan.order == "random":
+            positions = random_order(plan.seed, epoch, self.ids)
+        elif plan.order == "quasi_random":
+            positions = quasi_random_order(plan.seed, epoch, self.ids, self.offsets)
+        else:
+            positions = np.arange(len(self))
+        if plan.drop_last and len(self) >= plan.batch_size:
+            positions = positions[:len(self) // plan.batch_size * plan.batch_size]
+        # Each batch is dealt out in turn: with a batch that the ranks do not divide, this is not every W-th of the whole.
+        mine = np.arange(len(positions)) % plan.batch_size % plan.world_size == plan.rank
+        return positions[mine][start_batch * plan.share:]
 
-    def batches(self, plan: LoaderPlan, epoch: int) -> Iterator[np.ndarray]:
+    def batches(self, plan: LoaderPlan, epoch: int, start_batch: int = 0) -> Iterator[np.ndarray]:
         """The same, batch by batch."""
-        order = self.order(plan, epoch)
-        for start in range(0, len(order), plan.batch_size):
-            yield order[start:start + plan.batch_size]
+        order = self.order(plan, epoch, start_batch)
+        for start in range(0, len(order), plan.share):
+            yield order[start:start + plan.share]
 
     def damaged(self, position: int, why: str) -> UserError:
         """The error for a sample whose bytes do not decode."""
@@ -69,17 +81,27 @@ def open_samples(plan: LoaderPlan) -> Samples:
     index or a label that the file does not have; and for a view with no sample left in it."""
     beton = open_beton(plan.beton)
     rows, sizes = beton.rows, _blob_sizes(beton)
-    indices = _viewed(plan, len(rows))
-    labels, classes = _relabelled(plan, beton.labels[indices], tuple(beton.manifest.classes))
-    if labels.ndim == 1:
-        used = labels >= 0
-        indices, labels = indices[used], labels[used]
+    classes = tuple(beton.manifest.classes)
+    if plan.subset is not None:
+        indices, labels = _selected(plan.subset, beton)
+        classes = plan.subset.classes
+    else:
+        indices = _viewed(plan, len(rows))
+        labels, classes = _relabelled(plan, beton.labels[indices], classes)
+        if labels.ndim == 1:
+            used = labels >= 0
+            indices, labels = indices[used], labels[used]
     if not len(indices):
         raise UserError(f"{plan.beton}: the view has no sample.", "The plan's indices and labels leave all out.")
     chosen = rows[indices]
     return Samples(plan.beton, classes, indices, beton.ids[indices], labels, chosen["mode"].copy(),
                    chosen["width"].astype(np.int64), chosen["height"].astype(np.int64), chosen["offset"].astype(np.int64),
                    sizes[indices])
+
+
+def decoded_bytes(samples: Samples) -> int:
+    """What the samples take as uint8 pixels in their stored sizes."""
+    return int((3 * samples.widths * samples.heights).sum())
 
 
 def _blob_sizes(beton: Beton) -> np.ndarray:
@@ -107,6 +129,17 @@ def _blob_sizes(beton: Beton) -> np.ndarray:
             or (sizes[is_raw] != num_bytes[is_raw]).any() or not np.isin(rows["mode"], (JPEG, RAW)).all():
         raise damaged("its rows do not fit its images")
     return sizes
+
+
+def _selected(subset: Subset, beton: Beton) -> tuple[np.ndarray, np.ndarray]:
+    """What the subset takes of the file: places and new labels, both int64."""
+    manifest = beton.manifest
+    if missing := sorted(set(subset.source_classes) - set(manifest.classes)):
+        raise UserError(f"{beton.path} lacks {len(missing)} of the classes of subset {subset.name}: {some(missing)}.",
+                        "A view can only take from what was written.")
+    if beton.labels.ndim != 1:
+        raise UserError(f"{beton.path} has images with many labels; a subset of classes cannot be taken of it.")
+    return subset.select(manifest.split, manifest.classes, beton.labels, beton.ids)
 
 
 def _viewed(plan: LoaderPlan, num_in_file: int) -> np.ndarray:

@@ -100,7 +100,7 @@ def fit(trainee: Trainee, loader: Loader, schedule: ScheduleSettings, *, num_epo
         first_step = run.first_step
         last_step = min(run.num_steps, first_step + run.steps_per_pass)
         resolution = resolution_at(first_step // run.steps_per_epoch) if resolution_at else loader.plan.resolution
-        with _batches(loader, len(run.records), resolution, run.step - first_step) as batches:
+        with loader.epoch(len(run.records), resolution, start_batch=run.step - first_step) as batches:
             run.start_clock()
             while run.step < last_step:
                 if (stop := stop_requested()) or run.save_is_due():
@@ -232,20 +232,3 @@ class _Run:
                        f"{step // self.steps_per_epoch + 1} of {self._num_epochs}, learning rate "
                        f"{self.rate(step) * self._trainee.peak_lr:.3g} of a peak of {self._trainee.peak_lr:g}). {where}",
                        "Lower the learning rate, lengthen warmup_epochs, or use precision: float32.")
-
-
-class _batches:
-    """A loader's epoch from batch number `start` on, closed on the way out."""
-
-    def __init__(self, loader: Loader, epoch: int, resolution: int, start: int) -> None:
-        self._epoch = loader.epoch(epoch, resolution)
-        self._start = start
-
-    def __enter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = self._epoch.__enter__()
-        for _ in range(self._start):
-            next(batches)
-        return batches
-
-    def __exit__(self, *error: Any) -> None:
-        self._epoch.__exit__(*error)

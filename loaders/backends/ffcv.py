@@ -23,6 +23,7 @@ from loaders.ffcv_parts import LIBRARY, AllocationQuery, Graph, MemoryContext, S
 from loaders.pipeline import Decoder, make_pipeline
 from loaders.plan import LoaderPlan
 from loaders.reader import Samples, open_samples
+from writers.errors import UserError
 
 
 def open_loader(plan: LoaderPlan) -> "FfcvLoader":
@@ -35,12 +36,12 @@ class FfcvLoader(Loader):
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
         super().__init__(plan, samples)
         self._batch_decoder = BatchDecoder(samples, plan.num_threads, LIBRARY)
-        self._images = DecodeImages(plan, samples, self._batch_decoder)
+        self._images = DecodeImages(plan, samples, self._batch_decoder, self.skipped)
         self._running: Callable[[], FfcvEpoch | None] = lambda: None
 
         # The rest is what FFCV's EpochIterator reads.
         self.device = _numbered(torch.device(plan.device))
-        self.batch_size, self.batches_ahead = plan.batch_size, plan.batches_ahead
+        self.batch_size, self.batches_ahead = plan.share, plan.batches_ahead
         to_tensor = [transforms.ToTensor()] + ([] if self.device.type == "cpu" else [transforms.ToDevice(self.device)])
         self.graph = SlotKeepingGraph({
             "image": make_pipeline("image", [self._images, *to_tensor, transforms.ToTorchImage()]),
@@ -50,10 +51,10 @@ class FfcvLoader(Loader):
         self.reader = SimpleNamespace(metadata=self.graph.metadata)
         self.memory_manager = SimpleNamespace(schedule_epoch=lambda batches: NoFile())
 
-    def epoch(self, epoch: int, resolution: int | None = None) -> FfcvEpoch:
+    def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> FfcvEpoch:
         self._end_running()
         self._images.epoch, self._images.resolution = epoch, resolution or self.plan.resolution
-        running = FfcvEpoch(self, self.samples.order(self.plan, epoch))
+        running = FfcvEpoch(self, self.samples.order(self.plan, epoch, start_batch))
         self._running = weakref.ref(running)    # weak: an epoch that nobody holds any more shall end
         return running
 
@@ -61,6 +62,10 @@ class FfcvLoader(Loader):
         self._end_running()
         self._batch_decoder.close()
         self.graph.drop_slots()
+
+    def damaged_rows(self) -> list[int]:
+        """Rows of the batch decoded last that are to be left out. For the epoch's thread, which decodes."""
+        return self._images.damaged_rows
 
     def _end_running(self) -> None:
         if (running := self._running()) is not None:
@@ -70,9 +75,11 @@ class FfcvLoader(Loader):
 class DecodeImages(Decoder):
     """Positions of samples -> uint8 [B, R, R, 3]. `epoch` and `resolution` may be set between epochs."""
 
-    def __init__(self, plan: LoaderPlan, samples: Samples, batch_decoder: BatchDecoder) -> None:
+    def __init__(self, plan: LoaderPlan, samples: Samples, batch_decoder: BatchDecoder, skipped: dict[int, UserError]) -> None:
         super().__init__()
         self.epoch, self.resolution = 0, plan.resolution
+        self.damaged_rows: list[int] = []       # of the batch decoded last
+        self._skipped = skipped
         self._plan, self._samples, self._batch_decoder = plan, samples, batch_decoder
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
@@ -84,7 +91,11 @@ class DecodeImages(Decoder):
             samples = self._samples
             crops = choose_crops(self._plan, self.epoch, samples.ids[positions], samples.widths[positions],
                                  samples.heights[positions])
-            self._batch_decoder.decode(positions, crops, slot)
+            damaged = self._batch_decoder.decode(positions, crops, slot)
+            if damaged and self._plan.on_corrupt == "raise":
+                raise next(iter(damaged.values()))
+            self.damaged_rows = list(damaged)
+            self._skipped.update({int(samples.indices[positions[row]]): error for row, error in damaged.items()})
             return slot
 
         return decode

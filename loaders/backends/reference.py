@@ -17,6 +17,7 @@ from loaders.backend import Batch, Loader, PlainEpoch
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
 from writers.encode import RAW
+from writers.errors import UserError
 
 _MASK = 2**64 - 1
 
@@ -32,20 +33,30 @@ class ReferenceLoader(Loader):
 
     _running: PlainEpoch | None = None
 
-    def epoch(self, epoch: int, resolution: int | None = None) -> PlainEpoch:
+    def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
         self.close()
-        self._running = PlainEpoch(self._batches(epoch, resolution or self.plan.resolution))
+        self._running = PlainEpoch(self._batches(epoch, resolution or self.plan.resolution, start_batch))
         return self._running
 
     def close(self) -> None:
         if self._running is not None:
             self._running.close()
 
-    def _batches(self, epoch: int, resolution: int) -> Iterator[Batch]:
-        for positions in self.samples.batches(self.plan, epoch):
-            images = np.stack([self._image(int(position), epoch, resolution) for position in positions])
-            labels = torch.from_numpy(self.samples.labels[positions])
-            yield (torch.from_numpy(images).to(self.plan.device).permute(0, 3, 1, 2), labels.to(self.plan.device))
+    def _batches(self, epoch: int, resolution: int, start_batch: int) -> Iterator[Batch]:
+        for positions in self.samples.batches(self.plan, epoch, start_batch):
+            images, kept = [], []
+            for position in positions.tolist():
+                try:
+                    images.append(self._image(position, epoch, resolution))
+                    kept.append(position)
+                except UserError as error:
+                    if self.plan.on_corrupt == "raise":
+                        raise
+                    self.skipped[int(self.samples.indices[position])] = error
+            if kept:
+                pixels = torch.from_numpy(np.ascontiguousarray(np.stack(images)))
+                labels = torch.from_numpy(self.samples.labels[kept])
+                yield pixels.to(self.plan.device).permute(0, 3, 1, 2), labels.to(self.plan.device)
 
     def _image(self, position: int, epoch: int, resolution: int) -> np.ndarray:
         """uint8 [R, R, 3]."""
@@ -69,7 +80,9 @@ class ReferenceLoader(Loader):
             pixels = np.asarray(Image.open(io.BytesIO(blob), formats=["JPEG"]).convert("RGB"))
         except OSError as error:
             raise samples.damaged(position, str(error)) from error
-        assert pixels.shape == shape
+        if pixels.shape != shape:
+            raise samples.damaged(position, f"it has {pixels.shape[1]} x {pixels.shape[0]} pixels, and {shape[1]} x {shape[0]} "
+                                            "in the beton's table")
         return pixels
 
 

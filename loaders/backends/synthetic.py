@@ -19,20 +19,20 @@ class SyntheticLoader(Loader):
     _images: torch.Tensor | None = None
     _running: PlainEpoch | None = None
 
-    def epoch(self, epoch: int, resolution: int | None = None) -> PlainEpoch:
+    def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
         self.close()
         side = resolution or self.plan.resolution
         if self._images is None or self._images.shape[-1] != side:
             self._images = _noise(self.plan, side)
-        self._running = PlainEpoch(self._batches(epoch, self._images))
+        self._running = PlainEpoch(self._batches(epoch, self._images, start_batch))
         return self._running
 
     def close(self) -> None:
         if self._running is not None:
             self._running.close()
 
-    def _batches(self, epoch: int, images: torch.Tensor) -> Iterator[Batch]:
-        for positions in self.samples.batches(self.plan, epoch):
+    def _batches(self, epoch: int, images: torch.Tensor, start_batch: int) -> Iterator[Batch]:
+        for positions in self.samples.batches(self.plan, epoch, start_batch):
             yield images[:len(positions)], torch.from_numpy(self.samples.labels[positions]).to(self.plan.device)
 
 

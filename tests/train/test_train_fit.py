@@ -30,14 +30,14 @@ class FakeLoader(Loader):
     def num_samples(self) -> int:
         return self._num_samples
 
-    def epoch(self, epoch: int, resolution: int | None = None) -> PlainEpoch:
+    def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
         sizes = [min(self.plan.batch_size, self.num_samples - first)
                  for first in range(0, self.num_samples, self.plan.batch_size)]
         if self.plan.drop_last and sizes[-1] < self.plan.batch_size:
             sizes.pop()
         side = resolution or self.plan.resolution
         self.opened.append(PlainEpoch((torch.full((size, 3, side, side), number, dtype=torch.uint8), torch.full((size,), epoch))
-                                      for number, size in enumerate(sizes)))
+                                      for number, size in enumerate(sizes) if number >= start_batch))
         return self.opened[-1]
 
     def close(self) -> None:

@@ -1,0 +1,186 @@
+"""The same batches whatever cuts them up: threads, ranks, a resume in the middle, another file that holds the samples."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_betons import jpeg, photo, write_beton
+
+from loaders import open_loader
+from loaders.augment import BLOCK_BYTES, WINDOW_BLOCKS, quasi_random_order
+from loaders.plan import LoaderPlan
+from writers.copy import copy_subset
+from writers.encode import Encoding
+from writers.errors import UserError
+from writers.source import Example, Source
+from writers.subset import SubsetSpec, everything, resolve
+from writers.write import write_split
+
+BACKENDS = ["ffcv", "reference", "resident"]
+
+
+def plan_of(beton: Path, **changes: object) -> LoaderPlan:
+    plan = LoaderPlan(beton, 8, 16, augment="random_resized_crop", horizontal_flip=True, order="random", seed=3)
+    return dataclasses.replace(plan, **changes)
+
+
+def batches_of(plan: LoaderPlan, epoch: int = 1, start_batch: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    with open_loader(plan) as loader, loader.epoch(epoch, start_batch=start_batch) as batches:
+        return [(images.clone(), labels.clone()) for images, labels in batches]
+
+
+def equal(one, other) -> bool:
+    return len(one) == len(other) and all(torch.equal(a, c) and torch.equal(b, d)
+                                          for (a, b), (c, d) in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("num_threads", [2, 4])
+def test_any_number_of_threads(betons, num_threads):
+    plan = plan_of(betons["mixed"])
+    assert equal(batches_of(plan), batches_of(dataclasses.replace(plan, num_threads=num_threads)))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("order", ["random", "quasi_random", "sequential"])
+def test_resume_in_the_middle_of_an_epoch(betons, backend, order):
+    plan = plan_of(betons["mixed"], backend=backend, order=order)
+    whole = batches_of(plan)
+    assert len(whole) == 5
+    for start in (0, 1, 3, 4):
+        assert equal(batches_of(plan, start_batch=start), whole[start:])
+    assert batches_of(plan, start_batch=5) == []
+
+
+@given(num_samples=st.integers(1, 60), batch_size=st.integers(1, 20), world_size=st.integers(1, 5), drop_last=st.booleans(),
+       start=st.integers(0, 3), order=st.sampled_from(["random", "sequential", "quasi_random"]))
+@settings(max_examples=150, deadline=None)
+def test_ranks_share_each_batch_and_miss_nothing(num_samples, batch_size, world_size, drop_last, start, order):
+    from loaders.reader import Samples
+
+    columns = np.arange(num_samples)
+    samples = Samples(Path("x"), ("a",), columns, columns.astype(np.uint64) + 7, columns * 0, columns.astype(np.uint8),
+                      columns, columns, columns * 2**20, columns)
+    batch_size = max(batch_size, world_size)
+    alone = LoaderPlan(Path("x"), batch_size, 8, order=order, drop_last=drop_last, seed=1)
+    ranks = [dataclasses.replace(alone, rank=rank, world_size=world_size) for rank in range(world_size)]
+    whole = list(samples.batches(alone, 2))
+    shares = [list(samples.batches(plan, 2)) for plan in ranks]
+    for plan, share in zip(ranks, shares, strict=True):
+        assert len(share) == samples.num_batches(plan)
+        assert [batch.tolist() for batch in samples.batches(plan, 2, start)] == [batch.tolist() for batch in share[start:]]
+    for number, batch in enumerate(whole):
+        together = [share[number] for share in shares if number < len(share)]
+        assert sorted(np.concatenate(together).tolist()) == sorted(batch.tolist())
+        assert max(map(len, together)) - min(map(len, together)) <= 1
+    every = np.concatenate(whole)
+    assert len(np.unique(every)) == len(every)
+    if not drop_last:
+        assert len(every) == num_samples
+    elif num_samples >= batch_size:
+        assert {len(share) for share in shares} == {num_samples // batch_size}       # no rank waits for another
+
+
+def test_two_ranks_see_what_one_process_sees(betons):
+    plan = plan_of(betons["mixed"])
+    halves = [batches_of(dataclasses.replace(plan, rank=rank, world_size=2)) for rank in (0, 1)]
+    for (images, labels), *parts in zip(batches_of(plan), *halves, strict=True):
+        for rank, (part_images, part_labels) in enumerate(parts):
+            assert torch.equal(part_images, images[rank::2]) and torch.equal(part_labels, labels[rank::2])
+
+
+def test_quasi_random_order_reads_a_window_at_a_time():
+    """Three windows of blocks of 10 images: no block is seen outside of its window, and each window is well mixed."""
+    num_blocks = 3 * WINDOW_BLOCKS
+    offsets = np.arange(10 * num_blocks) * (BLOCK_BYTES // 10) + 4096
+    ids = np.random.default_rng(0).integers(0, 2**63, len(offsets), dtype=np.uint64)
+    order = quasi_random_order(1, 2, ids, offsets)
+    assert sorted(order.tolist()) == list(range(len(offsets)))
+    windows = (offsets[order] // BLOCK_BYTES).reshape(3, -1)
+    seen = [set(window.tolist()) for window in windows]
+    assert not seen[0] & seen[1] and not seen[1] & seen[2] and not seen[0] & seen[2]
+    for window in windows:
+        assert len(set(window[:64].tolist())) > 30, "the first images of a window come from many of its blocks"
+    assert (order == quasi_random_order(1, 2, ids, offsets)).all()
+    assert (order != quasi_random_order(1, 3, ids, offsets)).mean() > 0.9
+
+
+class Photos:
+    """48 photographs in 4 classes that exist nowhere."""
+
+    def __init__(self) -> None:
+        self.files = {f"train/{'abcd'[n % 4]}/{n}.jpg": jpeg(photo(120 + n, 100 + n % 7, seed=n)) for n in range(48)}
+
+    def names(self) -> list[str]:
+        return list(self.files)
+
+    def read(self, name: str) -> bytes:
+        return self.files[name]
+
+    def where(self, name: str) -> str:
+        return name
+
+
+@pytest.mark.parametrize("backend", ["ffcv", "reference"])
+@pytest.mark.parametrize("steps", [
+    [{"classes": ["a", "c", "d"]}], [{"classes": ["b", "d"]}, {"per_class": {"images": 5}}], [{"fraction": {"of": 0.5}}]])
+def test_own_file_copied_file_and_view_give_the_same_batches(tmp_path, backend, steps):
+    photos = Photos()
+    examples = [Example(name, "abcd".index(name.split("/")[1]), name[6:-4]) for name in photos.files]
+    source = Source("photos", "photos", list("abcd"), {"train": examples}, photos)
+    encoding = Encoding(format="passthrough")
+    write_split(source, "train", everything(source.classes), encoding, tmp_path / "all.beton")
+    subset = resolve(SubsetSpec.model_validate({"name": "part", "steps": steps}), source.classes)
+    write_split(source, "train", subset, encoding, tmp_path / "own.beton")
+    copy_subset(tmp_path / "all.beton", subset, tmp_path / "copied.beton")
+    own = batches_of(plan_of(tmp_path / "own.beton", backend=backend))
+    assert equal(batches_of(plan_of(tmp_path / "copied.beton", backend=backend)), own)
+    view = plan_of(tmp_path / "all.beton", backend=backend, subset=subset)
+    assert equal(batches_of(view), own)
+    with open_loader(view) as loader:
+        assert loader.classes == subset.classes
+    assert equal(batches_of(dataclasses.replace(view, order="sequential")),
+                 batches_of(plan_of(tmp_path / "own.beton", backend=backend, order="sequential")))
+
+
+def test_plans_that_cannot_be_meant(betons):
+    subset = resolve(SubsetSpec(name="s", classes=("class0", "zebra")), ["class0", "zebra"])
+    for changes, says in (({"rank": 2, "world_size": 2}, "rank is 2"), ({"batch_size": 2, "world_size": 3}, "3 ranks"),
+                          ({"subset": subset, "indices": (1,)}, "do not go with it"), ({"subset": subset}, "lacks 1")):
+        with pytest.raises(UserError, match=says):
+            open_loader(plan_of(betons["raw"], **changes))
+
+
+def test_a_batch_that_is_held_too_long_is_noticed_when_asked_for(betons):
+    with open_loader(plan_of(betons["raw"], poison=True)) as loader:
+        epoch = loader.epoch(0)
+        held, labels = next(epoch)
+        kept = held.clone()
+        next(epoch)
+        assert (held == 77).all() and (labels == 77).all() and not (kept == 77).all()
+
+
+@pytest.mark.parametrize("backend", ["ffcv", "reference"])
+def test_damaged_images_are_left_out_and_counted_where_that_is_asked_for(tmp_path, backend):
+    images = [photo(40, 40, seed=number) for number in range(20)]
+    blobs = [jpeg(image) for image in images]
+    for number in (3, 4, 17):
+        blobs[number] = blobs[number][:len(blobs[number]) // 2]
+    wrong_size = jpeg(photo(30, 50, seed=9))        # a JPEG of another size than the table says
+    blobs[11] = wrong_size
+    beton = write_beton(tmp_path / "t.beton", images, [n % 2 for n in range(20)], raw=[False] * 20, blobs=blobs)
+    whole = write_beton(tmp_path / "w.beton", images, [n % 2 for n in range(20)], raw=[False] * 20)
+    plan = plan_of(beton, backend=backend, order="sequential", batch_size=5)
+    with pytest.raises(UserError, match="Sample 3 of"):
+        batches_of(plan)
+    with open_loader(dataclasses.replace(plan, on_corrupt="skip")) as loader, loader.epoch(1) as epoch:
+        found = [(images.clone(), labels.clone()) for images, labels in epoch]
+        assert sorted(loader.skipped) == [3, 4, 11, 17]
+        assert "does not decode" in loader.skipped[3].message
+    expected = batches_of(dataclasses.replace(plan, beton=whole))
+    kept = [[0, 1, 2], [0, 1, 2, 3, 4], [0, 2, 3, 4], [0, 1, 3, 4]]
+    assert equal(found, [(images[rows], labels[rows]) for (images, labels), rows in zip(expected, kept, strict=True)])
+    assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in found)

@@ -155,7 +155,7 @@ def test_plans_that_cannot_be_meant(betons):
 
 
 def test_a_batch_that_is_held_too_long_is_noticed_when_asked_for(betons):
-    with open_loader(plan_of(betons["raw"], poison=True)) as loader:
+    with open_loader(plan_of(betons["raw"], poison=True, batches_ahead=4)) as loader:     # a slot for each of the 5 batches
         epoch = loader.epoch(0)
         held, labels = next(epoch)
         kept = held.clone()

@@ -1,30 +1,27 @@
-"""Images with labels, as they lie on disk: any tree of class folders, or an uncompressed tar or a zip of one, read there.
+"""Images with labels, wherever they lie: what every kind of source in `writers/sources/` becomes.
 
-    train/cat/1.jpg  val/cat/2.jpg  test/cat/3.jpg      the splits as they are (also valid/, validation/)
-    cat/1.jpg  dog/2.jpg                                splits carved by a seeded draw
-
-Folders around such a tree (`caltech101/101_ObjectCategories/cat/1.jpg`) are passed over; so are files that are no images.
+A kind says what an image would be called in a tree of class folders, `cat/1.jpg`. Everything that follows is made of that
+here, the same way for all of them: classes and labels, the samples' ids, and the splits that are carved by a seeded draw. So
+the same images give the same beton, byte for byte, from a folder, an archive, or shards.
 """
 
-import os
-import tarfile
-import zipfile
+import importlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Protocol
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
+from writers import names
 from writers.draws import draw, sample_ids
 from writers.errors import UserError
-from writers.zips import ZipFiles
+from writers.files import Files
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+KINDS = "writers.sources"
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-ACCEPTED = ("Accepted: train/<class>/*.jpg with or without val/ and test/, or <class>/*.jpg; as a folder or as an "
-            "uncompressed .tar or a .zip of it.")
+UNSAID = ""         # the split of images of which the source does not say it
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +50,6 @@ class SplitSettings:
     protocol: str | None = None
 
 
-class Files(Protocol):
-    """The image files of a folder or an archive."""
-
-    def names(self) -> Sequence[str]:
-        """Paths below the root, with / between folders."""
-
-    def read(self, name: str) -> bytes:
-        """One file's bytes; may be called by several threads."""
-
-    def where(self, name: str) -> str:
-        """The file, in words for an error message."""
-
-
 @dataclass
 class Source:
     """The images of one dataset: class names in label order, and each split's examples sorted by key."""
@@ -92,47 +76,54 @@ class Source:
         return {name: counts[label] for label, name in enumerate(self.classes)}
 
 
-def ids_of(examples: Sequence[Example]) -> np.ndarray:
-    """uint64 [N]."""
-    return sample_ids(example.name for example in examples)
+Images = Mapping[str, tuple[str, str]]      # key -> class, and the image's path below its class's folder: ("cat", "1.jpg")
 
 
-def open_tree(path: Path, settings: SplitSettings, *, name: str, exclude: Collection[str] = (),
-              classes: Sequence[str] | None = None) -> Source:
-    """A tree of class folders, or a tar of one, without the classes `exclude`.
+@dataclass(frozen=True)
+class Found:
+    """What one place has: images by split (train, val, test, or UNSAID alone), and where to read them."""
 
-    `classes`: the known classes in label order; others are refused, and those without a folder are left out. None: the
-    folders' names, sorted. Raises UserError for a tree without images, and for folders that do not fit the layout.
+    files: Files
+    splits: Mapping[str, Images]
+    prefix: str = ""                    # before the keys in `files`
+
+
+def open_source(path: Path | Sequence[Path], settings: SplitSettings, *, name: str, exclude: Collection[str] = (),
+                classes: Sequence[str] | None = None) -> Source:
+    """The images at one place, or at several that hold the splits or parts of them, without the classes `exclude`.
+
+    `classes`: the known classes in label order; others are refused, and those without an image are left out. None: the
+    classes' names, sorted. Raises UserError for a place without images, and for one that is of no kind in `writers/sources/`.
     """
-    files = open_files(path)
-    prefix, names = _without_wrapping(files.names())
-    if not names:
-        raise UserError(f"{path} has no images in class folders.", ACCEPTED)
-    by_split = _given_splits(names, path)
-    found = {_class_of(key, split) for split, keys in by_split.items() for key in keys}
-    if isinstance(files, FolderFiles):
-        _refuse_empty_folders(path / prefix, found)
-    if classes is not None and (unknown := sorted(found - set(classes) - set(exclude))):
-        raise UserError(f"{path} has {len(unknown)} folders that are no classes of {name}, such as {unknown[0]}.",
+    paths = [path] if isinstance(path, Path) else list(path)
+    found = _joined({place: _find(place, classes) for place in paths})
+    there = {class_name for images in found.splits.values() for class_name, _ in images.values()}
+    if classes is not None and (unknown := sorted(there - set(classes) - set(exclude))):
+        raise UserError(f"{paths[0]} has images of {len(unknown)} classes that {name} has not, such as {unknown[0]}.",
                         f"Its classes are {classes[0]}, {classes[1]}, ...")
-    kept = [folder for folder in (classes or sorted(found)) if folder in found and folder not in exclude]
-    label = {folder: number for number, folder in enumerate(kept)}
-    splits = {split: named_examples({key: label[folder] for key in sorted(keys) if (folder := _class_of(key, split)) in label},
-                                    below=split)
-              for split, keys in by_split.items()}
-    train = splits.get("train") or splits.get("", [])
-    return Source(name, path.name, kept, carve(train, splits.get("val", []), splits.get("test", []), settings), files, prefix)
+    kept = [class_name for class_name in (classes or sorted(there)) if class_name in there and class_name not in exclude]
+    label = {class_name: number for number, class_name in enumerate(kept)}
+    splits = {split: named_examples(images, label) for split, images in found.splits.items()}
+    train = splits.get("train") or splits.get(UNSAID, [])
+    splits = carve(train, splits.get("val", []), splits.get("test", []), settings)
+    return Source(name, " + ".join(place.name for place in paths), kept, splits, found.files, found.prefix)
 
 
-def named_examples(labels: Mapping[str, int], *, below: str) -> list[Example]:
-    """Examples of these keys, called as their paths below the split's folder (where `below` is not empty: one folder).
+def named_examples(images: Images, label: Mapping[str, int]) -> list[Example]:
+    """Examples of the images of these classes, sorted by key and called `<class>/<image>`.
 
     Endings are left out (they differ between archives of the same images), unless two images would be called the same.
     """
-    paths = {key: key.split("/", 1)[1] if below else key for key in labels}
-    stems = {key: path.rsplit(".", 1)[0] for key, path in paths.items()}
-    times = Counter(stems.values())
-    return [Example(key, label, stems[key] if times[stems[key]] == 1 else paths[key]) for key, label in labels.items()]
+    paths = {key: f"{class_name}/{image}" for key, (class_name, image) in sorted(images.items()) if class_name in label}
+    stems = [_stem(path) for path in paths.values()]
+    times = Counter(stems)
+    return [Example(key, label[images[key][0]], stem if times[stem] == 1 else path)
+            for (key, path), stem in zip(paths.items(), stems, strict=True)]
+
+
+def ids_of(examples: Sequence[Example]) -> np.ndarray:
+    """uint64 [N]."""
+    return sample_ids(example.name for example in examples)
 
 
 def carve(train: list[Example], val: list[Example], test: list[Example], settings: SplitSettings) -> dict[str, list[Example]]:
@@ -166,139 +157,67 @@ def split_of(folder: str) -> str | None:
     return SPLIT_FOLDERS.get(folder.lower())
 
 
-def open_files(path: Path, keep: Callable[[str], bool] | None = None) -> Files:
-    """The files below a folder, or in an uncompressed tar or a zip: those whose path `keep` says yes to; None: the images.
+def layouts() -> str:
+    """What is looked for at a place, in words: a hint for errors."""
+    return "Accepted: " + "; ".join(kind.LAYOUT for kind in _kinds()) + "."
 
-    Raises UserError for anything else.
-    """
-    path = Path(path)
+
+def _find(path: Path, classes: Sequence[str] | None) -> Found:
+    """Ask each kind of source in turn; what none of them knows by its looks is a tree of class folders."""
+    if not path.exists():
+        raise UserError(f"There is no folder or archive {path}.", layouts())
     try:
-        if path.is_dir():
-            return FolderFiles(path, keep or _is_image)
-        if path.is_file():
-            archive = ZipFiles if zipfile.is_zipfile(path) else TarFiles
-            return archive(path, keep or _is_image)
+        kind = next((kind for kind in _kinds() if hasattr(kind, "recognise") and kind.recognise(path)), None)
+        return (kind or importlib.import_module(f"{KINDS}.tree")).find(path, classes)
     except OSError as error:
         raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from error
-    raise UserError(f"There is no folder or archive {path}.", ACCEPTED)
 
 
-class FolderFiles:
-    def __init__(self, root: Path, keep: Callable[[str], bool]) -> None:
-        self._root = root
-        self._names = [name for name in _walk(str(root), "") if keep(name)]
-
-    def names(self) -> Sequence[str]:
-        return self._names
-
-    def read(self, name: str) -> bytes:
-        return (self._root / name).read_bytes()
-
-    def where(self, name: str) -> str:
-        return str(self._root / name)
+def _kinds() -> Iterator[ModuleType]:
+    return (importlib.import_module(f"{KINDS}.{name}") for name in names.names(KINDS))
 
 
-class TarFiles:
-    """Members are read by their place in the archive; nothing is unpacked."""
+def _joined(found: Mapping[Path, Found]) -> Found:
+    """One whole of what several places hold. A place that says no split is of the split that its own name says."""
+    if len(found) == 1:
+        return next(iter(found.values()))
+    splits: dict[str, dict[str, tuple[str, str]]] = {}
+    for number, (path, part) in enumerate(found.items()):
+        for split, images in part.splits.items():
+            said = split or split_of(path.stem)
+            if said is None:
+                raise UserError(f"Of the images in {path} it is unclear whether they are for training or for testing.",
+                                "Of several sources each has its splits inside, or is called train, val or test.")
+            splits.setdefault(said, {}).update((f"{number}/{key}", image) for key, image in images.items())
+    if "train" not in splits:
+        raise UserError(f"None of {', '.join(path.name for path in found)} has images to train on.", layouts())
+    return Found(_Numbered(list(found.values())), splits)
 
-    def __init__(self, path: Path, keep: Callable[[str], bool]) -> None:
-        self._path = path
-        self._members: dict[str, tuple[int, int]] = {}
-        try:
-            with tarfile.open(path, "r:") as archive:
-                for member in archive:
-                    name = PurePosixPath(member.name)
-                    if name.is_absolute() or ".." in name.parts:
-                        raise UserError(f"{path} names a file outside itself: {member.name}", "Do not trust this archive.")
-                    if member.isfile() and keep(str(name)):
-                        self._members[str(name)] = (member.offset_data, member.size)
-        except tarfile.TarError as error:
-            raise UserError(f"{path} is not a whole, uncompressed tar archive: {error}", ACCEPTED) from error
+
+class _Numbered:
+    """The files of several places, each called `<number of the place>/<its key there>`."""
+
+    def __init__(self, parts: Sequence[Found]) -> None:
+        self._parts = parts
 
     def names(self) -> Sequence[str]:
-        return list(self._members)
+        return [f"{number}/{key}" for number, part in enumerate(self._parts) for key in part.files.names()]
 
     def read(self, name: str) -> bytes:
-        offset, size = self._members[name]
-        with self._path.open("rb", buffering=0) as archive:     # its own place in the file: several threads read
-            data = os.pread(archive.fileno(), size, offset)
-        if len(data) != size:
-            raise OSError(f"the archive ends inside {name}")
-        return data
+        part, key = self._split(name)
+        return part.files.read(key)
 
     def where(self, name: str) -> str:
-        return f"{self._path}:{name}"
+        part, key = self._split(name)
+        return part.files.where(key)
+
+    def _split(self, name: str) -> tuple[Found, str]:
+        number, key = name.split("/", 1)
+        part = self._parts[int(number)]
+        return part, part.prefix + key
 
 
-class JoinedFiles:
-    """Several folders or archives as one; where two have a file of one name, the first counts."""
-
-    def __init__(self, parts: Sequence[Files]) -> None:
-        self._part_of = {name: part for part in reversed(parts) for name in part.names()}
-
-    def names(self) -> Sequence[str]:
-        return list(self._part_of)
-
-    def read(self, name: str) -> bytes:
-        return self._part_of[name].read(name)
-
-    def where(self, name: str) -> str:
-        return self._part_of[name].where(name)
-
-
-def _walk(folder: str, prefix: str) -> Iterator[str]:
-    """Files below `folder`, those in hidden folders left out."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                if not entry.name.startswith("."):
-                    yield from _walk(entry.path, f"{prefix}{entry.name}/")
-            else:
-                yield prefix + entry.name
-
-
-def _is_image(path: str) -> bool:
-    return path.lower().endswith(IMAGE_ENDINGS) and not path.rsplit("/", 1)[-1].startswith(".")
-
-
-def _without_wrapping(names: Sequence[str]) -> tuple[str, list[str]]:
-    """Strip folders that hold everything, as long as class folders remain; files beside class folders are passed over."""
-    prefix = ""
-    inner = [name for name in names if "/" in name]
-    while inner:
-        first = inner[0].split("/", 1)[0]
-        wraps = split_of(first) is None and all(name.startswith(f"{first}/") for name in inner)
-        deeper = [name[len(first) + 1:] for name in inner if name.count("/") > 1]
-        if not wraps or not deeper:
-            break
-        prefix, inner = f"{prefix}{first}/", deeper
-    return prefix, inner
-
-
-def _given_splits(names: Sequence[str], path: Path) -> dict[str, list[str]]:
-    """Keys by split; all under "" where the tree has class folders at its top."""
-    splits = {folder: split_of(folder) for folder in sorted({name.split("/", 1)[0] for name in names})}
-    if all(splits.values()) and "train" not in splits.values():
-        raise UserError(f"{path} has {'/ and '.join(splits)}/, and no train/.", ACCEPTED)
-    if "train" not in splits.values():
-        return {"": list(names)}
-    if strangers := [folder for folder, split in splits.items() if split is None]:
-        raise UserError(f"{path} has images in {strangers[0]}/ beside train/; its splits are unclear.", ACCEPTED)
-    by_split: dict[str, list[str]] = {}
-    for name in names:
-        split = splits[name.split("/", 1)[0]]
-        if split and name.count("/") > 1:
-            by_split.setdefault(split, []).append(name)
-    return by_split
-
-
-def _class_of(key: str, split: str) -> str:
-    return key.split("/", 2)[1 if split else 0]
-
-
-def _refuse_empty_folders(root: Path, found: Collection[str]) -> None:
-    """A class folder without images is a mistake of copying or unpacking; better said now than seen in the results."""
-    folder = next((entry for entry in root.iterdir() if split_of(entry.name) == "train"), root)
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in found:
-            raise UserError(f"The class folder {entry} has no images.", "Fill it or remove it.")
+def _stem(path: str) -> str:
+    """Without the ending of the last part."""
+    folder, _, file = path.rpartition("/")
+    return f"{folder}/{file.rsplit('.', 1)[0] or file}"

@@ -20,7 +20,7 @@ from PIL import Image
 from writers.canvas import Canvas
 from writers.errors import UserError
 from writers.lock import locked
-from writers.source import Source, SplitSettings, open_tree
+from writers.source import Source, SplitSettings, open_source
 
 VERSION = 3             # raise it with every change that moves a pixel: sets of other versions are made anew
 STAMP = "synthetic.txt"
@@ -41,7 +41,7 @@ class SyntheticSet:
 def open_synthetic(path: Path, settings: SplitSettings, pictures: SyntheticSet) -> Source:
     """The set at `path`, made first where it is not there yet. Raises UserError as `make` does."""
     make(path, pictures)
-    return open_tree(path, settings, name=pictures.name, classes=sorted(pictures.classes))
+    return open_source(path, settings, name=pictures.name, classes=sorted(pictures.classes))
 
 
 def make(path: Path, pictures: SyntheticSet) -> None:

@@ -21,7 +21,8 @@ from loaders import open_loader
 from loaders.plan import LoaderPlan
 from writers.encode import Encoding
 from writers.errors import UserError
-from writers.source import Example, Source, open_files
+from writers.files import open_files
+from writers.source import Example, Source
 from writers.subset import Subset, everything
 from writers.write import write_split
 

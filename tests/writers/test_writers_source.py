@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 from writers.dataset import SplitSettings, open_dataset
 from writers.encode import Encoding
 from writers.errors import UserError
-from writers.source import Example, carve, open_tree
+from writers.source import Example, carve, open_source
 from writers.store import manifest_path
 from writers.subset import everything, named
 from writers.write import write_split
@@ -63,7 +63,7 @@ def test_folders_around_the_tree_and_stray_files_are_passed_over(tmp_path: Path,
     (root / wrapping / "LICENSE").write_text("free")
     (root / wrapping / "cat" / "notes.txt").write_text("a cat")
     (root / wrapping / "cat" / ".hidden.jpg").write_text("")
-    source = open_tree(root, SplitSettings(val=0), name="pets")
+    source = open_source(root, SplitSettings(val=0), name="pets")
     train = [Example("cat/1.jpg", 0, "cat/1"), Example("cat/2.PNG", 0, "cat/2"), Example("dog/1.jpeg", 1, "dog/1")]
     assert source.splits == {"train": train, "val": [], "test": []}
     assert source.read(source.splits["train"][0]) == (root / wrapping / "cat" / "1.jpg").read_bytes()
@@ -73,7 +73,7 @@ def test_folders_around_the_tree_and_stray_files_are_passed_over(tmp_path: Path,
 def test_given_splits_are_kept_and_missing_ones_carved(tmp_path: Path, val: str):
     names = [f"train/{name}/{index}.png" for name in "ab" for index in range(10)]
     root = make_tree(tmp_path / "with", [*names, f"{val}/a/x.png"])
-    source = open_tree(root, SplitSettings(val=0.3, test=0.2), name="t")
+    source = open_source(root, SplitSettings(val=0.3, test=0.2), name="t")
     assert [example.key for example in source.splits["val"]] == [f"{val}/a/x.png"]
     assert Counter(example.label for example in source.splits["test"]) == {0: 2, 1: 2}
     assert len(source.splits["train"]) == 16
@@ -81,18 +81,18 @@ def test_given_splits_are_kept_and_missing_ones_carved(tmp_path: Path, val: str)
 
 def test_split_folders_in_any_case(tmp_path: Path):
     root = make_tree(tmp_path / "set", ["Train/a/1.png", "Train/b/1.png", "VAL/a/2.png", "Test/b/3.png"])
-    source = open_tree(root, SplitSettings(), name="t")
+    source = open_source(root, SplitSettings(), name="t")
     assert source.classes == ["a", "b"]
     assert {split: [example.key for example in examples] for split, examples in source.splits.items()} == {
         "train": ["Train/a/1.png", "Train/b/1.png"], "val": ["VAL/a/2.png"], "test": ["Test/b/3.png"]}
     (root / "Train" / "ghost").mkdir()
     with pytest.raises(UserError, match="ghost has no images"):
-        open_tree(root, SplitSettings(), name="t")
+        open_source(root, SplitSettings(), name="t")
 
 
 def test_a_class_may_be_called_test(tmp_path: Path):
     root = make_tree(tmp_path / "set", ["exam/1.png", "test/1.png"])
-    assert open_tree(root, SplitSettings(), name="t").classes == ["exam", "test"]
+    assert open_source(root, SplitSettings(), name="t").classes == ["exam", "test"]
 
 
 EXAMPLES = st.dictionaries(st.text("abcdef", min_size=1, max_size=6), st.integers(0, 3), min_size=1, max_size=60)
@@ -195,7 +195,8 @@ def test_an_image_has_one_name_whatever_its_ending_and_the_folders_around_it(tmp
     jpg = make_tree(tmp_path / "jpg", ["train/cat/1.JPEG", "train/cat/b/2.jpg"])
     png = make_tree(tmp_path / "png", ["set/train/cat/1.png", "set/train/cat/b/2.png"])
     for root in (jpg, png):
-        assert [example.name for example in open_tree(root, SplitSettings(0), name="t").splits["train"]] == ["cat/1", "cat/b/2"]
+        train = open_source(root, SplitSettings(0), name="t").splits["train"]
+        assert [example.name for example in train] == ["cat/1", "cat/b/2"]
     both = make_tree(tmp_path / "both", ["cat/1.png", "cat/1.jpg", "cat/2.jpg"])
-    assert [example.name for example in open_tree(both, SplitSettings(0), name="t").splits["train"]] == [
+    assert [example.name for example in open_source(both, SplitSettings(0), name="t").splits["train"]] == [
         "cat/1.jpg", "cat/1.png", "cat/2"]

@@ -9,7 +9,8 @@ from pictures import picture
 
 from writers.dataset import SplitSettings
 from writers.errors import UserError
-from writers.source import open_files, open_tree
+from writers.files import open_files
+from writers.source import open_source
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def archive(tmp_path: Path, tree: Path) -> Path:
 
 def test_a_zip_is_read_as_the_tree_that_it_holds(archive: Path, tree: Path):
     settings = SplitSettings(val=0.2)
-    packed, plain = (open_tree(path, settings, name="t") for path in (archive, tree))
+    packed, plain = (open_source(path, settings, name="t") for path in (archive, tree))
     assert packed.classes == plain.classes and packed.splits == plain.splits
     examples = [example for split in plain.splits.values() for example in split]
     with ThreadPoolExecutor(4) as pool:

@@ -10,8 +10,9 @@ from typing import Any
 
 from writers.dataset import Download
 from writers.errors import UserError
+from writers.files import Files, open_files
 from writers.official import find
-from writers.source import Example, Files, Source, SplitSettings, carve, open_files, open_tree
+from writers.source import Example, Source, SplitSettings, carve, open_source
 
 ARCHIVE = "CLEVR_v1.0.zip"
 DOWNLOADS = (Download(ARCHIVE, f"https://dl.fbaipublicfiles.com/clevr/{ARCHIVE}", "md5:b11922020e72d0cd9154779b2d3d07d2",
@@ -29,7 +30,7 @@ def open_clevr(path: Path, settings: SplitSettings, name: str, classes: Sequence
     """`label_of`: a scene's label. Raises UserError for scenes and images that do not fit each other."""
     place = find(path, ARCHIVE) or find(path, "CLEVR_v1.0") or path
     if place.is_dir() and not (place / "scenes").is_dir():
-        return open_tree(path, settings, name=name, classes=classes)
+        return open_source(path, settings, name=name, classes=classes)
     files = open_files(place, lambda name: name.endswith(".json") or "images/train/" in name or "images/val/" in name)
     names = {file.split("CLEVR_v1.0/", 1)[-1]: file for file in files.names()}
     train, test = (_examples(files, names, split, classes, label_of) for split in ("train", "val"))

@@ -15,7 +15,7 @@ from writers.arrays import ArrayFiles, array_examples, open_hdf5
 from writers.dataset import Download
 from writers.errors import UserError
 from writers.official import find, shares
-from writers.source import Source, SplitSettings, carve, open_tree
+from writers.source import Source, SplitSettings, carve, open_source
 
 STEM = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64"
 DOWNLOADS = (Download(f"{STEM}.hdf5", f"https://github.com/google-deepmind/dsprites-dataset/raw/master/{STEM}.hdf5",
@@ -32,7 +32,7 @@ def open_dsprites(path: Path, settings: SplitSettings, name: str, factor: int, n
     """The factor of that column (0 colour, 1 shape, 2 scale, 3 orientation, 4 x, 5 y), its values in equal ranges."""
     file = find(path, f"{STEM}.hdf5") or find(path, f"{STEM}.npz")
     if file is None:
-        return open_tree(path, settings, name=name, classes=classes)
+        return open_source(path, settings, name=name, classes=classes)
     values, slabs = _open_hdf5(file) if file.suffix == ".hdf5" else _open_npz(file)
     if values.ndim != 2 or values.shape[1] != 6 or values.min() < 0 or values[:, factor].max() >= num_values:
         raise UserError(f"{file}: its factors are not those of dSprites.", "Fetch it again.")

@@ -15,7 +15,7 @@ from writers.arrays import ArrayFiles, array_examples
 from writers.dataset import Download
 from writers.errors import UserError
 from writers.official import check_labels, find, halve
-from writers.source import Source, SplitSettings, open_tree
+from writers.source import Source, SplitSettings, open_source
 
 URL = "https://cs.nyu.edu/~ylclab/data/norb-v1.0-small/"
 STEMS = {"train": "smallnorb-5x46789x9x18x6x2x96x96-training", "test": "smallnorb-5x01235x9x18x6x2x96x96-testing"}
@@ -38,7 +38,7 @@ TYPES: dict[int, np.dtype] = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("
 def open_smallnorb(path: Path, settings: SplitSettings, name: str, column: int, step: int, classes: Sequence[str]) -> Source:
     """The task of that column of -info (1 elevation, 2 azimuth), whose values are multiples of `step`."""
     if all(_find(path, split, "dat") is None for split in STEMS):
-        return open_tree(path, settings, name=name, classes=classes)
+        return open_source(path, settings, name=name, classes=classes)
     images, examples = {}, {}
     for split in STEMS:
         pixels, labels = _load(path, split, column, step, len(classes))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from writers.dataset import DatasetSpec
-from writers.source import Source, SplitSettings, open_tree
+from writers.source import Source, SplitSettings, open_source
 
 SPEC = DatasetSpec(
     name="caltech101", title="Caltech-101", metric="mean_per_class", num_classes=101, licence="CC BY 4.0",
@@ -14,4 +14,4 @@ BACKGROUND = "BACKGROUND_Google"
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    return open_tree(path, settings, name="caltech101", exclude=[BACKGROUND])
+    return open_source(path, settings, name="caltech101", exclude=[BACKGROUND])

@@ -10,7 +10,7 @@ from pathlib import Path
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
 from writers.official import check_labels, find
-from writers.source import Example, Source, SplitSettings, open_tree
+from writers.source import Example, Source, SplitSettings, open_source
 from writers.tfrecords import Damaged, Place, PlacesInFiles, read_examples
 
 SPEC = DatasetSpec(
@@ -29,7 +29,7 @@ SPLITS = {"train": "train", "val": "validation", "test": "test"}
 def open(path: Path, settings: SplitSettings) -> Source:
     first = find(path, "dmlab-*.tfrecord*")
     if first is None:
-        return open_tree(path, settings, name="dmlab", classes=CLASSES)
+        return open_source(path, settings, name="dmlab", classes=CLASSES)
     places: dict[str, Place] = {}
     splits: dict[str, list[Example]] = {}
     for split, part in SPLITS.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
 from writers.official import find, shares
-from writers.source import Source, SplitSettings, open_tree
+from writers.source import Source, SplitSettings, open_source
 
 SPEC = DatasetSpec(
     name="eurosat", title="EuroSAT (RGB)", metric="top1", num_classes=10, protocols=("vtab",),
@@ -23,4 +23,4 @@ CLASSES = ["AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industria
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    return open_tree(find(path, "EuroSAT.zip") or path, shares(0.2, 0.2), name="eurosat", classes=CLASSES)
+    return open_source(find(path, "EuroSAT.zip") or path, shares(0.2, 0.2), name="eurosat", classes=CLASSES)

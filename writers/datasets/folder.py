@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from writers.dataset import DatasetSpec
-from writers.source import Source, SplitSettings, open_tree
+from writers.source import Source, SplitSettings, open_source
 
 SPEC = DatasetSpec(name="folder", title="Any tree of class folders", metric="top1",
                    where="Name it: --source DIR, or path: in a recipe.")
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    return open_tree(path, settings, name=path.name.split(".")[0])
+    return open_source(path, settings, name=path.name.split(".")[0])

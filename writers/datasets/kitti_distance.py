@@ -13,8 +13,9 @@ import numpy as np
 
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
+from writers.files import Files, JoinedFiles, open_files
 from writers.official import find
-from writers.source import Example, Files, JoinedFiles, Source, SplitSettings, open_files, open_tree
+from writers.source import Example, Source, SplitSettings, open_source
 
 URL = "https://s3.eu-central-1.amazonaws.com/avg-kitti/"
 IMAGES, LABELS, DEVKIT = "data_object_image_2.zip", "data_object_label_2.zip", "devkit_object.zip"
@@ -43,7 +44,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
     names = {_inner(name): name for name in files.names()}
     images = sorted(name for name in names if name.startswith(PARTS[0]))
     if not images:
-        return open_tree(path, settings, name="kitti_distance", classes=CLASSES)
+        return open_source(path, settings, name="kitti_distance", classes=CLASSES)
     splits = _split_of_frames(lambda name: _read(files, names, name))
     examples: dict[str, list[Example]] = {"train": [], "val": [], "test": []}
     for image in images:

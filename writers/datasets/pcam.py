@@ -10,7 +10,7 @@ from writers.arrays import ArrayFiles, array_examples, open_hdf5
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
 from writers.official import check_labels, find, need
-from writers.source import Source, SplitSettings, open_tree
+from writers.source import Source, SplitSettings, open_source
 
 PREFIX = "camelyonpatch_level_2_split_"
 URL = "https://zenodo.org/record/2546921/files/"
@@ -36,7 +36,7 @@ SPLITS = {"train": "train", "val": "valid", "test": "test"}
 
 def open(path: Path, settings: SplitSettings) -> Source:
     if all(find(path, f"{PREFIX}{part}_x.h5*") is None for part in SPLITS.values()):
-        return open_tree(path, settings, name="pcam", classes=CLASSES)
+        return open_source(path, settings, name="pcam", classes=CLASSES)
     images, examples = {}, {}
     for split, part in SPLITS.items():
         images[split], labels = _load(path, part)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
 from writers.official import shares
-from writers.source import Source, SplitSettings, open_tree
+from writers.source import Source, SplitSettings, open_source
 
 SPEC = DatasetSpec(
     name="resisc45", title="NWPU-RESISC45", metric="top1", num_classes=45, protocols=("vtab",),
@@ -27,4 +27,4 @@ CLASSES = [
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    return open_tree(path, shares(0.2, 0.2), name="resisc45", classes=CLASSES)
+    return open_source(path, shares(0.2, 0.2), name="resisc45", classes=CLASSES)

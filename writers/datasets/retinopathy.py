@@ -12,8 +12,9 @@ from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
+from writers.files import open_files
 from writers.official import find, need
-from writers.source import Example, Source, SplitSettings, open_files, open_tree
+from writers.source import Example, Source, SplitSettings, open_source
 
 KAGGLE = "https://www.kaggle.com/c/diabetic-retinopathy-detection/data"
 
@@ -33,7 +34,7 @@ USAGES = {"Public": "val", "Private": "test"}
 def open(path: Path, settings: SplitSettings) -> Source:
     first = find(path, "trainLabels.csv")
     if first is None:
-        return open_tree(path, settings, name="retinopathy", classes=CLASSES)
+        return open_source(path, settings, name="retinopathy", classes=CLASSES)
     root = first.parent
     files = open_files(root, lambda name: name.startswith(("train/", "test/")) and name.endswith(".jpeg"))
     names = set(files.names())

@@ -12,7 +12,7 @@ from writers.arrays import ArrayFiles, array_examples
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
 from writers.official import check_labels, find, need
-from writers.source import Source, SplitSettings, carve, open_tree
+from writers.source import Source, SplitSettings, carve, open_source
 
 URL = "http://ufldl.stanford.edu/housenumbers/"
 
@@ -29,7 +29,7 @@ CLASSES = [str(digit) for digit in range(10)]
 
 def open(path: Path, settings: SplitSettings) -> Source:
     if find(path, "train_32x32.mat") is None and find(path, "test_32x32.mat") is None:
-        return open_tree(path, settings, name="svhn", classes=CLASSES)
+        return open_source(path, settings, name="svhn", classes=CLASSES)
     arrays = {split: _load(need(path, f"{split}_32x32.mat", SPEC.where)) for split in ("train", "test")}
     train, test = (array_examples(split, labels, CLASSES) for split, (_, labels) in arrays.items())
     files = ArrayFiles({split: (len(images), images.__getitem__) for split, (images, _) in arrays.items()}, str(path))

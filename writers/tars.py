@@ -1,0 +1,206 @@
+"""Tar archives read where they lie: their members' names and places are listed once, and nothing is unpacked.
+
+`tarfile` keeps a kilobyte of each member and takes an archive that ends between two members for a whole one. Here the list
+of the official ImageNet training tar costs about 200 bytes a member, and an archive without its end mark is refused.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from writers.errors import UserError
+
+BLOCK = 512
+WINDOW = 4096               # bytes read at once: a header, with the extended header that may stand before it
+REGULAR = b"0\0" + b"7"     # types of member: a file; of a time before there were types; contiguous, which is a file, too
+FOLDER = b"5"
+WITHOUT_DATA = b"123456"    # links, devices, folders, pipes: whatever their headers say of a size
+SIZE_BITS, OFFSET_BITS = 32, 56
+
+
+class Member(NamedTuple):
+    """One member of an archive."""
+
+    name: str           # / between folders; no part is empty, `.` or `..`
+    kind: bytes         # the header's type
+    offset: int         # of its first byte in the file that holds the archive
+    size: int           # bytes
+
+    @property
+    def is_file(self) -> bool:
+        return self.kind in REGULAR
+
+
+class TarFiles:
+    """Files at known places in one or several archives; may be read by several threads."""
+
+    def __init__(self) -> None:
+        self._archives: list[Path] = []
+        self._places: dict[str, int] = {}       # archive, offset and size in one number: a third of a tuple's memory
+
+    def add(self, name: str, archive: Path, member: Member) -> None:
+        """Raises UserError for a name that is there already."""
+        if not self._archives or self._archives[-1] is not archive:
+            self._archives.append(archive)
+        if name in self._places:
+            raise UserError(f"{archive} has {name} twice.", "Which of the two counts is unclear; remove one.")
+        if member.size >> SIZE_BITS:
+            raise UserError(f"{archive}: {name} has {member.size:,} bytes, which is no image.")
+        place = (len(self._archives) - 1) << OFFSET_BITS | member.offset
+        self._places[name] = place << SIZE_BITS | member.size
+
+    def names(self) -> Sequence[str]:
+        return list(self._places)
+
+    def read(self, name: str) -> bytes:
+        archive, offset, size = self._place(name)
+        with archive.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), size, offset)
+        if len(data) != size:
+            raise OSError(f"the archive ends inside {name}")
+        return data
+
+    def where(self, name: str) -> str:
+        return f"{self._place(name)[0]}:{name}"
+
+    def _place(self, name: str) -> tuple[Path, int, int]:
+        place, size = divmod(self._places[name], 1 << SIZE_BITS)
+        number, offset = divmod(place, 1 << OFFSET_BITS)
+        return self._archives[number], offset, size
+
+
+def open_tar(path: Path, keep: Callable[[str], bool]) -> TarFiles:
+    """The members whose names `keep` says yes to. Raises UserError for links among them, and as `members` does."""
+    files = TarFiles()
+    with path.open("rb", buffering=0) as archive:
+        for member in members(archive.fileno(), path):
+            if member.kind != FOLDER and keep(member.name):
+                refuse_link(member, path)
+                files.add(member.name, path, member)
+    return files
+
+
+def refuse_link(member: Member, path: Path) -> None:
+    """Raises UserError for a member that is no file of its own."""
+    if not member.is_file:
+        raise UserError(f"{path}: {member.name} is a link or a file of a special kind, which is not followed.",
+                        "Pack the files themselves: tar --dereference --hard-dereference.")
+
+
+def looks_like_tar(path: Path) -> bool:
+    """Whether the file begins as an uncompressed tar does."""
+    with path.open("rb") as file:
+        header = file.read(BLOCK)
+    return len(header) == BLOCK and (not any(header) or _checksum_fits(header))
+
+
+def members(handle: int, path: Path, begin: int = 0, end: int | None = None) -> Iterator[Member]:
+    """The members of the archive that lies from `begin` to `end` in an open file; links and folders, too.
+
+    `path` names the archive in errors. Understands ustar, GNU's and POSIX's long names and sizes. Raises UserError for what is
+    no tar, damaged, cut short, or names a file outside itself.
+    """
+    end = os.fstat(handle).st_size if end is None else end
+    read = _Window(handle, end)
+    offset, long_name, long_size = begin, "", -1
+    while True:
+        header = read(offset, BLOCK)
+        if len(header) < BLOCK:
+            raise UserError(f"{path} is not a whole, uncompressed tar archive: it has no end mark.", _FETCH)
+        if not any(header):
+            return
+        if not _checksum_fits(header):
+            raise UserError(f"{path} is not a whole, uncompressed tar archive: no member begins at byte {offset:,}.", _FETCH)
+        kind, data = header[156:157], offset + BLOCK
+        size = 0 if kind in WITHOUT_DATA else _number(header[124:136]) if long_size < 0 or kind in b"xgLK" else long_size
+        offset = data + -(-size // BLOCK) * BLOCK
+        name = long_name or _name(header, path)
+        if data + size > end:
+            raise UserError(f"{path} is not a whole, uncompressed tar archive: it ends inside {name}.", _FETCH)
+        if kind == b"L":
+            long_name = _text(read(data, size).rstrip(b"\0"), path)
+        elif kind == b"x":
+            long_name, long_size = _extended(read(data, size), path, long_name)
+        elif kind not in b"gK":     # a header for all members, or a link's long target
+            yield Member(_checked(name, path), kind, data, size)
+            long_name, long_size = "", -1
+
+
+_FETCH = "Fetch it again, or pack it again without compression."
+
+
+class _Window:
+    """Reads what lies close together from the disk at once."""
+
+    def __init__(self, handle: int, end: int) -> None:
+        self._handle, self._end = handle, end
+        self._start, self._data = 0, b""
+
+    def __call__(self, offset: int, size: int) -> bytes:
+        """Fewer bytes than asked for where the archive ends."""
+        if not self._start <= offset <= offset + size <= self._start + len(self._data):
+            self._start = offset
+            self._data = os.pread(self._handle, max(0, min(max(size, WINDOW), self._end - offset)), offset)
+        return self._data[offset - self._start:offset - self._start + size]
+
+
+def _checksum_fits(header: bytes) -> bool:
+    """The sum of the header's bytes, its own field taken as spaces; some old programs summed signed bytes."""
+    try:
+        stated = _number(header[148:156])
+    except ValueError:
+        return False
+    others = header[:148] + header[156:]
+    total = sum(others) + 8 * ord(" ")
+    return stated in (total, total - 256 * sum(byte > 127 for byte in others))
+
+
+def _number(digits: bytes) -> int:
+    """Octal, or where that is too short: two to the power of 8 with the first bit set."""
+    if digits[0] & 0x80:
+        return int.from_bytes(digits, "big") & ((1 << (8 * len(digits) - 1)) - 1)
+    return int(digits.split(b"\0", 1)[0].strip() or b"0", 8)
+
+
+def _name(header: bytes, path: Path) -> str:
+    name = header[:100].split(b"\0", 1)[0]
+    if header[257:263] == b"ustar\0" and header[345]:
+        name = header[345:500].split(b"\0", 1)[0] + b"/" + name
+    return _text(name, path)
+
+
+def _extended(records: bytes, path: Path, name: str) -> tuple[str, int]:
+    """Name and size out of POSIX's extended header, `<length> <keyword>=<value>\\n` again and again; -1: it says no size."""
+    size = -1
+    if b"path=" not in records and b"size=" not in records and b"GNU.sparse" not in records:
+        return name, size       # most often it is about times
+    try:
+        while records:
+            length, rest = records.split(b" ", 1)
+            keyword, value = rest[:int(length) - len(length) - 2].split(b"=", 1)
+            records = records[int(length):]
+            if keyword == b"path":
+                name = _text(value, path)
+            elif keyword == b"size":
+                size = int(value)
+            elif keyword.startswith(b"GNU.sparse"):
+                raise UserError(f"{path} holds files with holes (GNU sparse), which are not read.", "Pack it without --sparse.")
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: one of its extended headers is none.", _FETCH) from error
+    return name, size
+
+
+def _text(name: bytes, path: Path) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} has a name that is not UTF-8: {name!r}", "Pack it again with names in UTF-8.") from error
+
+
+def _checked(name: str, path: Path) -> str:
+    """Without `./` and the like."""
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts:
+        raise UserError(f"{path} names a file outside itself: {name}", "Do not trust this archive.")
+    return name if "" not in parts and "." not in parts else "/".join(part for part in parts if part not in ("", "."))

@@ -48,6 +48,8 @@ class Encoding(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, value: Any) -> Any:
+        if isinstance(value, float):        # YAML takes underscores inside numbers
+            raise ValueError('write a preset in quotes, "500_0.50_90": without them YAML takes it for a number')
         if not isinstance(value, str):
             return value
         if value in ("jpeg", "raw", "passthrough"):

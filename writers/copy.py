@@ -1,10 +1,11 @@
 """Copies the samples of a subset from one beton to another, without decoding: byte for byte what writing from the images gives.
 
 The order in a file is a draw by the samples' ids, so a subset's order is that of the whole with gaps, and both files are gone
-through from front to back. Samples that lie side by side in both are copied by the kernel in one go, at the speed of the disk;
-digests and disk follow behind (`writers/follow.py`).
+through from front to back. Samples that lie side by side in both are copied by the kernel in one go, at the speed of the
+disk; digests and disk follow behind (`writers/follow.py`). One exception to the first sentence: a file written from images of
+which some were skipped may have its first page later, by the room that was kept for their rows.
 
-Memory: 56 bytes a sample of either file, and 3 MB.
+Memory: 56 bytes a sample of either file, and 5 MB.
 """
 
 import errno

@@ -23,7 +23,7 @@ def verify(path: Path | str, progress: Progress | None = None, *, part: tuple[in
 
     Reads the file once, group of pages by group: hashes each, and decodes its images with libjpeg-turbo, whose warnings are
     problems as they are errors for the loaders. `part` (2, 8): only the second eighth of the groups, and the tables; eight
-    machines may share a check. Memory: a group of 64 MiB, and the images that `num_threads` (default: the machine's cores)
+    machines may share a check. Memory: two groups of 64 MiB, and the images that `num_threads` (default: the machine's cores)
     decode.
     """
     path = Path(path)

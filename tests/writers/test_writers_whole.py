@@ -7,12 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from writers.dataset import SplitSettings, open_dataset
+from writers.copy import copy_subset
 from writers.encode import Encoding
 from writers.errors import UserError
 from writers.source import Source
@@ -32,6 +31,7 @@ def names_in(folder: Path) -> list[str]:
 KILL_AT_STEP = """
 import os, signal, sys
 from pathlib import Path
+from writers.copy import copy_subset
 from writers.dataset import SplitSettings, open_dataset
 from writers.encode import Encoding
 from writers.subset import everything
@@ -75,37 +75,6 @@ def test_killed_at_each_step_over_an_old_beton_of_the_same_size(source: Source, 
         assert (open_beton(file).manifest.sha256 == old.sha256) == (left == "old")
     new = write_split(source, "train", everything(source.classes), RAW, file, seed=1)
     assert new.bytes == old.bytes and new.sha256 != old.sha256
-    assert names_in(file.parent) == ["train.beton", "train.beton.json"]
-
-
-WRITE_SLOWLY = """
-import sys, time
-from pathlib import Path
-from writers.dataset import SplitSettings, open_dataset
-from writers.encode import Encoding
-from writers.subset import everything
-from writers.write import write_split
-source = open_dataset("folder", Path(sys.argv[1]), SplitSettings())
-print("ready", flush=True)
-while True:
-    write_split(source, "train", everything(source.classes), Encoding(), Path(sys.argv[2]),
-                progress=lambda done, total: time.sleep(0.002))
-"""
-
-
-@pytest.mark.timeout(120)
-def test_killed_at_any_moment_there_is_a_whole_beton_or_none(tree: Path, tmp_path: Path):
-    file = tmp_path / "out" / "train.beton"
-    for attempt in range(3):
-        process = subprocess.Popen([sys.executable, "-c", WRITE_SLOWLY, tree, file], stdout=subprocess.PIPE)
-        process.stdout.readline()
-        time.sleep(0.025 * (attempt + 1))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        assert not file.exists() or verify(file) == []
-    source = open_dataset("folder", tree, SplitSettings())
-    write_split(source, "train", everything(source.classes), Encoding(), file)
     assert names_in(file.parent) == ["train.beton", "train.beton.json"]
 
 
@@ -210,3 +179,64 @@ def test_the_files_are_as_readable_as_others_of_the_same_person(source: Source, 
     modes = {path.stat().st_mode for path in (tmp_path / "plain", tmp_path / "val.beton",
                                               manifest_path(tmp_path / "val.beton"))}
     assert len(modes) == 1
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from writers.copy import copy_subset
+from writers.dataset import SplitSettings, open_dataset
+from writers.encode import Encoding
+from writers.errors import UserError
+from writers.subset import everything
+from writers.write import write_split
+source = open_dataset("folder", Path(sys.argv[1]), SplitSettings())
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+try:
+    write_split(source, "train", everything(source.classes), Encoding(format="raw"), Path(sys.argv[2]))
+except UserError as error:
+    sys.exit(error.message)
+"""
+
+
+@pytest.mark.parametrize("limit", [1000, 2**21 + 100_000, 2**22 + 100])
+def test_a_file_that_may_not_grow_so_large(tree: Path, tmp_path: Path, limit: int):
+    """Stops the write among the images, in a page's middle, and at the tables."""
+    file = tmp_path / "out" / "train.beton"
+    ended = subprocess.run([sys.executable, "-c", LIMITED, tree, file, str(limit)], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and "does not take a file so large" in ended.stderr
+    assert "Traceback" not in ended.stderr and names_in(file.parent) == []
+
+
+def test_a_full_disk_ends_a_copy_in_words_too(source: Source, tmp_path: Path, monkeypatch):
+    whole, file = tmp_path / "whole.beton", tmp_path / "out" / "val.beton"
+    write_split(source, "val", everything(source.classes), PASS, whole)
+
+    def full(*arguments: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name in ("copy.os.copy_file_range", "follow.os.fdatasync", "follow.os.preadv", "layout.os.ftruncate"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"writers.{name}", full)
+            with pytest.raises(UserError, match="is full"):
+                copy_subset(whole, everything(source.classes), file)
+        assert names_in(file.parent) == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("harness-")]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError])
+def test_a_defect_ends_the_write_and_names_the_image(source: Source, tmp_path: Path, monkeypatch, error: type):
+    key = source.splits["train"][3].key
+    read = source.read
+
+    def fail(example):
+        if example.key == key:
+            raise error
+        return read(example)
+
+    monkeypatch.setattr(source, "read", fail)
+    with pytest.raises(error) as caught:
+        write_split(source, "train", everything(source.classes), PASS, tmp_path / "out" / "train.beton")
+    assert any(key in note for note in caught.value.__notes__)
+    assert names_in(tmp_path / "out") == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("harness-")]

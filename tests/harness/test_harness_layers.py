@@ -15,7 +15,8 @@ LEVELS = (
     {"cli", "commands"},
     {"executor", "display", "launcher", "launchers", "worker", "self_test", "catalogue", "bench", "corpus", "benches"},
     {"stages"},
-    {"train", "method", "methods", "score", "scores", "model", "models", "zoo", "weights", "importing", "blur_pool", "report"},
+    {"train", "method", "methods", "score", "scores", "model", "models", "zoo", "weights",
+     "importing", "features", "logistic", "probe", "blur_pool", "report"},
     {"recipe", "recipe_check", "matrix", "stage", "result", "settings", "timer", "checkpoint", "distributed", "done",
      "disk", "lock", "raw", "environment", "folders", "console", "base_settings", "attack_settings", "presets"},
 )

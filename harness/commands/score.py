@@ -1,0 +1,138 @@
+"""Score how well a model suits a dataset, without fine-tuning it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.folders import Folders, folder_options
+
+if TYPE_CHECKING:
+    from harness.features import Features
+    from harness.model import Classifier
+
+
+@click.command(short_help="Transferability scores of a model for a dataset: kNN, LEEP, LogME and others.")
+@click.option("--model", "model_name", required=True, metavar="MODEL",
+              help="A model.pt, or a model that brings its weights, such as efficientnet_lite0.")
+@click.option("--dataset", required=True, metavar="NAME", help="A name of harness ls datasets.")
+@click.option("--source", type=click.Path(path_type=Path), metavar="DIR|TAR",
+              help="Its images. Default: <dataset>, or <dataset>.tar, in the folder of raw downloads.")
+@click.option("--scores", "score_names", metavar="NAMES", help="By commas. Default: all of harness ls scores.")
+@click.option("--probe", is_flag=True,
+              help="Also logistic regression: penalty chosen on val, fitted on train and val, read on test.")
+@click.option("--protocol", metavar="NAME", help="Whose splits. Default: the dataset's own.")
+@click.option("--resolution", type=click.IntRange(min=1), metavar="PIXELS", help="Default: the model's own.")
+@click.option("--eval-crop", type=click.FloatRange(0, 1, min_open=True), default=224 / 256, show_default="224/256",
+              help="Centre crop: share of the shorter side.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda:0")
+@click.option("--json", "as_json", is_flag=True)
+@folder_options
+def command(model_name: str, dataset: str, source: Path | None, score_names: str | None, probe: bool, protocol: str | None,
+            resolution: int | None, eval_crop: float, batch_size: int, device: str, as_json: bool, folders: Folders) -> None:
+    """Score how well a model suits a dataset, from one pass over its training images.
+
+    \b
+    harness score --model efficientnet_lite0 --dataset grocery
+    harness score --model robust.pt --dataset pets --source pets/ --scores knn,logme
+    """
+    from harness import console, environment, score
+    from writers import names
+
+    asked = [name.strip() for name in score_names.split(",")] if score_names else names.names("harness.scores")
+    functions = {name: score.find(name) for name in asked}
+    classifier, about = _model(model_name)
+    betons = _betons(dataset, source, protocol, folders)
+    classifier = classifier.to(device)
+
+    def seen(split: str) -> "Features | None":
+        from harness.features import extract
+        from harness.train.precision import choose
+        from loaders import open_loader
+        from loaders.plan import LoaderPlan
+
+        if split not in betons:
+            return None
+        plan = LoaderPlan(betons[split], batch_size, resolution or about["resolution"], center_fraction=eval_crop,
+                          device=device, num_threads=environment.num_cores())
+        with open_loader(plan) as loader:
+            return extract(classifier, loader, device=device, precision=choose("auto", device))
+
+    train = seen("train")
+    assert train is not None
+    found: dict[str, Any] = {"model": model_name, "dataset": dataset, "num_images": len(train.labels),
+                             "num_features": train.features.shape[1], "scores": {}}
+    for name, module in functions.items():
+        found["scores"][name] = module.score(features=train.features, probs=train.probs, labels=train.labels)
+    if probe:
+        from harness.probe import linear_probe
+
+        found["probe"] = linear_probe(train, seen("val"), seen("test"), device=device)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    terminal = console.out()
+    terminal.print(f"{model_name} on {dataset}: {found['num_images']:,} training images, {found['num_features']} features")
+    for name, value in found["scores"].items():
+        shown = f"{100 * value:.1f} %" if name == "knn" else f"{value:.4f}"
+        terminal.print(f"  {name:10} {shown}")
+    if probe:
+        result = found["probe"]
+        terminal.print(f"  logistic regression: {100 * result['top1']:.1f} % top-1, {100 * result['mean_per_class']:.1f} % "
+                       f"mean per class on {result['num_test']:,} test images; lambda {result['penalty']:.3g}, "
+                       f"one of {result['num_configs']}, chosen on {result['selected_on']}")
+        for remark in result["remarks"]:
+            terminal.print(f"  {remark}")
+
+
+def _model(name: str) -> "tuple[Classifier, dict[str, Any]]":
+    """A model.pt, or a model of the catalogue that comes with weights."""
+    from harness import model
+    from harness.importing import import_checkpoint
+    from writers import names
+    from writers.errors import UserError
+
+    if Path(name).suffix == ".pt" or Path(name).is_file():
+        return model.load(Path(name))
+    module = names.find("harness.models", name, "model")
+    if not hasattr(module, "published"):
+        raise UserError(f"{name} has no weights of its own.",
+                        "Name a model.pt: harness import-checkpoint makes one, harness run too.")
+    file, arch = module.published()
+    return import_checkpoint(file, arch, "in1000", by_order=True)
+
+
+def _betons(dataset: str, source: Path | None, protocol: str | None, folders: Folders) -> dict[str, Path]:
+    """Split -> beton, written where it is not there yet."""
+    from harness import console, environment
+    from harness.raw import raw_path
+    from harness.settings import DataSettings
+    from writers.dataset import SplitSettings, open_dataset
+    from writers.encode import Encoding
+    from writers.errors import UserError
+    from writers.store import open_beton
+    from writers.subset import everything
+    from writers.write import write_split
+
+    settings = DataSettings(dataset=dataset, path=str(source.expanduser().absolute()) if source else None, protocol=protocol)
+    path = raw_path(settings, folders.raw)
+    if source is None and not path.exists() and path.with_suffix(".tar").is_file():
+        path = path.with_suffix(".tar")
+    opened = open_dataset(settings.dataset, path, SplitSettings(protocol=protocol))
+    folder = folders.data / f"{settings.label}{f'-{protocol}' if protocol else ''}-all"
+    written = {}
+    for split, examples in opened.splits.items():
+        if not examples:
+            continue
+        written[split] = folder / f"{split}.beton"
+        try:
+            whole = open_beton(written[split]).manifest.num_samples == len(examples)
+        except UserError:
+            whole = False
+        if not whole:
+            with console.progress(f"write {split}") as report:
+                write_split(opened, split, everything(opened.classes), Encoding(), written[split], progress=report,
+                            num_threads=environment.num_cores())
+    return written

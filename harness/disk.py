@@ -5,6 +5,7 @@ import errno
 from writers.errors import UserError
 
 FREE = "Free some space there, or name another folder; then run the same command again."
+LOCK = "Mount it with locks that hold on this host (nfs: nolock, lustre: localflock); leases do the rest between hosts."
 ALLOW = "Make it readable and writable for you, or name another folder."
 CURES = {
     errno.ENOSPC: ("The disk is full", FREE),
@@ -14,6 +15,8 @@ CURES = {
     errno.EROFS: ("The file system is read-only", "Name another folder."),
     errno.ENOTDIR: ("A file is in the way of a folder", "Move it, or name another folder."),
     errno.EISDIR: ("A folder is in the way of a file", "Move it, or name another file."),
+    errno.ENOLCK: ("The file system gives no locks", LOCK),
+    errno.ENOSYS: ("The file system gives no locks", LOCK),
     errno.ENAMETOOLONG: ("The name is too long", "Shorten it."),
 }
 

@@ -30,7 +30,8 @@ def follow(run: Run, console: Console) -> None:
 def line(event: Event, num_over: int, num_stages: int) -> str:
     """[12/41] transfer synthetic_patterns full all eps0.5 seed0   8.1 s"""
     assert event.stage is not None
-    end = {"done": seconds(event.wall_s), "failed": f"FAILED: {event.message}"}[event.what]
+    end = {"done": seconds(event.wall_s), "failed": f"FAILED: {event.message}",
+           "retry": f"will be tried again: {event.message}"}[event.what]
     return f"[{num_over}/{num_stages}] {event.stage.name.replace('/', ' ')}   {end}"
 
 
@@ -58,7 +59,7 @@ def describe_progress(said: dict[str, Any]) -> str:
 def _plain(run: Run, events: Iterator[Event], console: Console) -> None:
     said_at = time.monotonic()
     for event in events:
-        if event.what in ("done", "failed"):
+        if event.what in ("done", "failed", "retry"):
             console.print(line(event, _num_over(run), len(run.matrix.stages)), markup=False, soft_wrap=True)
             said_at = time.monotonic()
         elif time.monotonic() - said_at > STILL_RUNNING_EVERY_S and run.running:
@@ -75,8 +76,8 @@ def _live(run: Run, events: Iterator[Event], console: Console) -> None:
     task = overall.add_task("overall", total=sum(work(stage) for stage in todo), count="")
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         for event in events:
-            if event.what in ("done", "failed"):
-                style = "red" if event.what == "failed" else None
+            if event.what in ("done", "failed", "retry"):
+                style = {"failed": "red", "retry": "yellow"}.get(event.what)
                 live.console.print(line(event, _num_over(run), len(run.matrix.stages)), markup=False, style=style,
                                    soft_wrap=True)
             said = {key: progress_of(stage.folder(run.folders.runs)) for key, (stage, _) in run.running.items()}

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from harness import lock, result
+from harness import lease, result
 
 ERROR_FILE = "error.txt"
 
@@ -36,7 +36,7 @@ State = Literal["done", "running", "failed", "left"]
 
 def state(kind: str, folder: Path, data: Path) -> State:
     """How a stage stands now, whoever runs it."""
-    if lock.is_held(folder):
+    if lease.is_held(folder):
         return "running"
     if is_done(kind, folder, data):
         return "done"

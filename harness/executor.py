@@ -1,21 +1,24 @@
 """Runs what is left of a matrix: each stage after those it needs, longest path first, side by side, to the end.
 
-A failed stage blocks only those that need it, and is tried again at the next run. Nothing here is kept in memory that
-is not on disk: end it anywhere, and the next run goes on from there.
+A failed stage blocks only those that need it, and is tried again at the next run; one that was preempted, lost its worker
+or ran out of memory is tried again in this run, after a wait (`harness.retry`). Nothing here is kept in memory that is not
+on disk: end it anywhere, and the next run goes on from there.
 """
 
 import heapq
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from harness import done
+from harness import done, lease, retry
 from harness.folders import Folders
 from harness.launcher import Finished, Launcher
 from harness.matrix import Matrix
 from harness.result import write_json
+from harness.retry import Cause, Policy
 from harness.stage import Stage
 
 BUSY_RETRY_S = 0.5      # how often to ask again for a stage that another process holds
@@ -25,7 +28,7 @@ BUSY_RETRY_S = 0.5      # how often to ask again for a stage that another proces
 class Event:
     """Something to show. `waiting` comes now and then, so that a display can move."""
 
-    what: Literal["started", "done", "failed", "busy", "waiting"]
+    what: Literal["started", "done", "failed", "retry", "busy", "waiting"]
     stage: Stage | None = None
     wall_s: float = 0.0
     message: str = ""
@@ -38,19 +41,24 @@ class Run:
     matrix: Matrix
     folders: Folders
     launcher: Launcher
+    policy: Policy = field(default_factory=Policy)
     running: dict[str, tuple[Stage, float]] = field(default_factory=dict)   # key -> stage, time of its start
     failed: dict[str, str] = field(default_factory=dict)                    # key -> the line that says most
     finished: set[str] = field(default_factory=set)                         # keys that are done
 
     def __post_init__(self) -> None:
+        self.is_stopping = False
         self.to_do = unfinished(self.matrix, self.folders)
         self.finished = {stage.key for stage in self.matrix.stages} - self.to_do.keys()
         self.open_needs = {key: sum(need.key in self.to_do for need in stage.needs.values())
                            for key, stage in self.to_do.items()}
-        self.ready: list[tuple[float, int, str]] = []       # a heap: the longest path first, then recipe order
+        # Kind -> a heap: the longest path first, then recipe order. By kind, because a launcher may have room for some only.
+        self.ready: dict[str, list[tuple[float, int, str]]] = {}
         self.busy: dict[str, float] = {}                    # held by another process -> when to ask again
+        self.waiting: dict[str, float] = {}                 # to be tried again -> when
+        self.attempts: dict[str, Counter[Cause]] = {}       # of this run, that came to nothing
         self.order = {stage.key: index for index, stage in enumerate(self.matrix.stages)}
-        self.started_at = time.time()
+        self.started_at = self._now() if self.to_do else 0.0
         for key, num_open in self.open_needs.items():
             if num_open == 0:
                 self._is_ready(key)
@@ -62,7 +70,7 @@ class Run:
 
     def events(self) -> Iterator[Event]:
         """Run to the end, telling what happens. Leave the loop, or interrupt it, at any point: then call `stop`."""
-        while self.ready or self.running or self.busy:
+        while any(self.ready.values()) or self.running or self.busy or self.waiting:
             yield from self._start_ready()
             answers = self.launcher.wait(0.25)
             for answer in answers:
@@ -72,18 +80,23 @@ class Run:
 
     def stop(self, grace_s: float) -> None:
         """Ask the running stages to save and stop."""
+        self.is_stopping = True
         for answer in self.launcher.stop(grace_s):
             for _ in self._take(answer):
                 pass
 
     def _start_ready(self) -> Iterator[Event]:
         now = time.monotonic()
-        for key in [key for key, again_at in self.busy.items() if again_at <= now]:
-            del self.busy[key]
-            self._is_ready(key)
-        while self.ready and len(self.running) < self.launcher.num_slots:
-            stage = self.to_do[heapq.heappop(self.ready)[2]]
+        for later in (self.busy, self.waiting):
+            for key in [key for key, again_at in later.items() if again_at <= now]:
+                del later[key]
+                self._is_ready(key)
+        while (stage := self._next()) is not None:
             folder = stage.folder(self.folders.runs)
+            if lease.is_held(folder):       # asked first: what another run does is told from what it has done by this
+                self.busy[stage.key] = time.monotonic() + BUSY_RETRY_S
+                yield Event("busy", stage)
+                continue
             if done.is_done(stage.kind, folder, self.folders.data):     # another run has done it meanwhile
                 self._is_finished(stage.key)
                 yield Event("done", stage)
@@ -104,12 +117,30 @@ class Run:
         if answer.status == "done":
             self._is_finished(stage.key)
             yield Event("done", stage, wall_s)
-        elif answer.status == "failed":
-            self.failed[stage.key] = answer.message
-            yield Event("failed", stage, wall_s, answer.message)
-        else:
+        elif answer.status == "busy" or self.is_stopping:
             self.busy[stage.key] = time.monotonic() + BUSY_RETRY_S
             yield Event("busy", stage)
+        else:
+            cause: Cause = "preempted" if answer.status == "stopped" else answer.cause
+            yield self._again_or_failed(stage, cause, answer.message, wall_s)
+
+    def _again_or_failed(self, stage: Stage, cause: Cause, message: str, wall_s: float) -> Event:
+        folder = stage.folder(self.folders.runs)
+        earlier = self.attempts.setdefault(stage.key, Counter())
+        wait_s = self.policy.wait_s(cause, earlier)
+        earlier[cause] += 1
+        if wait_s is None:
+            self.failed[stage.key] = message
+            retry.give_up(folder, message)
+            return Event("failed", stage, wall_s, message)
+        retry.note(folder, cause, message)
+        self.waiting[stage.key] = time.monotonic() + wait_s
+        return Event("retry", stage, wall_s, message or cause)
+
+    def _next(self) -> Stage | None:
+        """The most urgent stage that is ready and that the launcher has room for."""
+        startable = [heap for kind, heap in self.ready.items() if heap and self.launcher.has_room(kind)]
+        return self.to_do[heapq.heappop(min(startable, key=lambda heap: heap[0]))[2]] if startable else None
 
     def _is_finished(self, key: str) -> None:
         self.finished.add(key)
@@ -120,7 +151,13 @@ class Run:
                     self._is_ready(after.key)
 
     def _is_ready(self, key: str) -> None:
-        heapq.heappush(self.ready, (-self.matrix.urgency[key], self.order[key], key))
+        heap = self.ready.setdefault(self.to_do[key].kind, [])
+        heapq.heappush(heap, (-self.matrix.urgency[key], self.order[key], key))
+
+    def _now(self) -> float:
+        """By the clock that stamps the stages' files: other hosts' clocks differ."""
+        self.folders.runs.mkdir(parents=True, exist_ok=True)
+        return lease.file_system_time(self.folders.runs / ".clock")
 
     def _failed_elsewhere(self, folder: Path) -> str | None:
         """What another run's attempt at this stage came to, where that ended after this run began."""

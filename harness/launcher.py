@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from harness.folders import Folders
+from harness.retry import Cause
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Finished:
     # stopped: asked to stop, has a checkpoint; busy: another process holds this stage now
     status: Literal["done", "failed", "stopped", "busy"]
     message: str = ""                                   # of a failure: the line that says most; error.txt has the rest
+    cause: Cause = ""                                   # of a failure
 
 
 class Launcher(Protocol):
@@ -38,10 +40,13 @@ class Launcher(Protocol):
 
     @property
     def num_slots(self) -> int:
-        """How many stages may run side by side."""
+        """About how many stages run side by side, for people."""
+
+    def has_room(self, kind: str) -> bool:
+        """Whether a stage of this kind may start now."""
 
     def start(self, folder: Path) -> None:
-        """Run the stage of this folder. Only called while fewer than `num_slots` run."""
+        """Run the stage of this folder. Only called where `has_room` says yes."""
 
     def wait(self, timeout_s: float) -> list[Finished]:
         """What has finished, waiting at most so long for the first."""

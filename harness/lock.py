@@ -1,4 +1,4 @@
-"""One worker per stage folder: an operating-system lock that dies with the process that holds it."""
+"""One worker of this host per stage folder: an operating-system lock that dies with the process that holds it."""
 
 import fcntl
 import os

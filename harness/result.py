@@ -32,6 +32,7 @@ class Result(BaseModel):
     metrics: dict[str, Any]
     timing: dict[str, Any] = {}
     environment: dict[str, Any]
+    retries: dict[str, int] = {}    # what made earlier attempts fail -> how often: lost, out_of_memory, preempted
     started_at: str                 # ISO 8601, UTC
     wall_s: float
 
@@ -52,10 +53,13 @@ def load(folder: Path) -> Result | None:
         if isinstance(record, dict) and record.get("schema_version") != SCHEMA:
             raise UserError(f"{path} has schema {record.get('schema_version')}, this harness reads {SCHEMA}.",
                             "Delete that stage's folder to run it again.")
-        return Result.model_validate(record)
+        found = Result.model_validate(record)
     except (json.JSONDecodeError, ValidationError) as error:
         raise UserError(f"{path} is not a result this harness wrote: {str(error).splitlines()[0]}",
                         "Delete that stage's folder to run it again.") from error
+    if found.key != folder.name:
+        raise UserError(f"{path} is the result of another stage, {found.key}.", "Delete that stage's folder to run it again.")
+    return found
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,6 +3,7 @@
 A stage's folder says all there is to do (`stage.json`); its output goes to `log.txt`; `result.json` comes last, or
 `error.txt`. Exit code 0: done; 1: failed; 75: stopped or held by another worker, to be tried again.
 With `--serve` each line on stdin is a stage folder, and each answer is a JSON line on stdout.
+A failure that is worth another try (out of memory) leaves no `error.txt` then: that is for whoever gives up.
 """
 
 import argparse
@@ -16,14 +17,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from harness import disk, done, environment, lock, result
+from harness import disk, done, environment, lease, result, retry
 from harness.result import Result, write_atomically
 from harness.stage import StageContext, Stopped
 from writers.errors import UserError
@@ -33,12 +34,12 @@ ORPHAN_GRACE_S = 20.0       # for a stage to write its checkpoint when whoever s
 
 
 class StopSignal:
-    """SIGTERM and SIGINT ask the running stage to stop at a safe point; with none running they end the process."""
+    """SIGTERM, SIGINT and SIGUSR2 ask the running stage to stop at a safe point; with none running they end the process."""
 
     def __init__(self) -> None:
         self.requested = False
         self.running = False
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):      # USR2: what Slurm is asked to warn with
             signal.signal(number, self._received)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
@@ -54,43 +55,61 @@ def main() -> NoReturn:
         _serve(options, stop)
         raise SystemExit(0)
     answer = run_stage(options.stage, options, stop)
+    if answer["status"] == "failed":
+        retry.give_up(options.stage, answer["message"])
     print(*filter(None, (answer["status"], str(options.stage), answer["message"])), sep=": ", file=sys.stderr)
     raise SystemExit(EXIT_CODES[answer["status"]])
 
 
 def run_stage(folder: Path, options: argparse.Namespace, stop: StopSignal) -> dict[str, Any]:
-    """Run the stage in `folder`; returns {"stage", "status", "message", "wall_s"}, also where the stage fails."""
+    """Run the stage in `folder`; returns {"stage", "status", "cause", "message", "wall_s"}, also where the stage fails."""
     started = time.monotonic()
-    status, message = "done", ""
-    with lock.hold(folder) as held:
-        if not held:
-            status = "busy"
-        elif not done.is_done(folder.parent.name, folder, options.data_dir):     # another may have done it meanwhile
-            (folder / done.ERROR_FILE).unlink(missing_ok=True)
-            with _output_to(folder / "log.txt"):
-                status, message = _attempt(folder, options, stop)
-    return {"stage": str(folder), "status": status, "message": message, "wall_s": time.monotonic() - started}
+    status, cause, message = "done", "", ""
+    try:
+        with lease.hold(folder) as held:
+            if held is None:
+                status = "busy"
+            elif not done.is_done(folder.parent.name, folder, options.data_dir):     # another may have done it meanwhile
+                (folder / done.ERROR_FILE).unlink(missing_ok=True)
+                with _output_to(folder / "log.txt"):
+                    status, cause, message = _attempt(folder, options, stop, held)
+    except OSError as error:        # the folder itself cannot be written
+        status, cause, message = "failed", *_of_disk(error)
+    return {"stage": str(folder), "status": status, "cause": cause, "message": message,
+            "wall_s": time.monotonic() - started}
 
 
-def _attempt(folder: Path, options: argparse.Namespace, stop: StopSignal) -> tuple[str, str]:
+def _attempt(folder: Path, options: argparse.Namespace, stop: StopSignal, held: lease.Lease) -> tuple[str, str, str]:
+    """Status, cause and message."""
     stop.running = True
     try:
-        result.save(_compute(folder, options, stop), folder)
-        return "done", ""
+        record = _compute(folder, options, lambda: stop.requested or held.is_lost())
+        if held.is_lost():
+            return "busy", "", ""
+        result.save(record, folder)
+        return "done", "", ""
     except Stopped:
-        return "stopped", ""
+        return "busy" if held.is_lost() else "stopped", "", ""
     except UserError as error:
-        return "failed", _record_error(folder, str(error))
+        return "failed", "mistake", _record_error(folder, str(error))
     except OSError as error:
-        known = disk.explain(error)
-        return "failed", _record_error(folder, str(known) if known else traceback.format_exc())
-    except Exception:
-        return "failed", _record_error(folder, traceback.format_exc())
+        cause, text = _of_disk(error)
+        return "failed", cause, _record_error(folder, text)
+    except Exception as error:
+        if retry.is_out_of_memory(error):
+            traceback.print_exc()
+            return "failed", "out_of_memory", done.summary(traceback.format_exc().strip().splitlines())
+        return "failed", "bug", _record_error(folder, traceback.format_exc())
     finally:
         stop.running = False
 
 
-def _compute(folder: Path, options: argparse.Namespace, stop: StopSignal) -> Result:
+def _of_disk(error: OSError) -> tuple[str, str]:
+    known = disk.explain(error)
+    return ("mistake", str(known)) if known else ("bug", "".join(traceback.format_exception(error)))
+
+
+def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable[[], bool]) -> Result:
     told = json.loads((folder / "stage.json").read_text())
     started_at, started = datetime.now(UTC), time.monotonic()
     module = importlib.import_module(f"{options.stages_package}.{told['kind']}")
@@ -99,13 +118,13 @@ def _compute(folder: Path, options: argparse.Namespace, stop: StopSignal) -> Res
     context = StageContext(
         config=told["config"], folder=folder, needs={role: _needed(role, need) for role, need in folders.items()},
         need_folders=folders, data=options.data_dir, raw=options.raw_dir, num_threads=options.threads,
-        device=options.device, stop_requested=lambda: stop.requested,
+        device=options.device, stop_requested=stop_requested,
         checkpoint_every_s=60 * options.checkpoint_minutes, trace_steps=options.trace)
     outcome = module.run(context)
     return Result(
         kind=told["kind"], key=told["key"], name=told["name"], axes=told["axes"], config=told["config"],
         needs={role: need["key"] for role, need in told["needs"].items()}, metrics=outcome.metrics,
-        timing=outcome.timing,
+        timing=outcome.timing, retries=retry.counts(folder),
         environment=environment.describe(options.device, options.threads),
         started_at=started_at.isoformat(timespec="seconds"), wall_s=time.monotonic() - started)
 

@@ -15,7 +15,6 @@ from typing import IO, Self
 
 from harness import done, environment
 from harness.launcher import Finished, LauncherSettings
-from harness.result import write_atomically
 
 # OpenMP and BLAS size their pools by these when they load. NUMBA_NUM_THREADS is not among them: it is a ceiling that
 # FFCV must not find below the threads it asks for.
@@ -59,6 +58,9 @@ class LocalLauncher:
     @property
     def num_slots(self) -> int:
         return len(self.slots)
+
+    def has_room(self, kind: str) -> bool:
+        return any(slot.running is None for slot in self.slots)
 
     def start(self, folder: Path) -> None:
         free = [slot for slot in self.slots if slot.running is None]
@@ -145,7 +147,7 @@ class LocalLauncher:
         finished = []
         for line in lines:
             answer = json.loads(line)
-            finished.append(Finished(Path(answer["stage"]), answer["status"], answer["message"]))
+            finished.append(Finished(Path(answer["stage"]), answer["status"], answer["message"], answer["cause"]))
             slot.running = None
         return finished
 
@@ -181,10 +183,7 @@ def _died(folder: Path, code: int, data: Path) -> Finished:
         return Finished(folder, "stopped")
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     cause = " (the system does that when memory runs out)" if code == -signal.SIGKILL else ""
-    message = f"The worker process {how}{cause}; its output is in {folder / 'log.txt'}"
-    with contextlib.suppress(OSError):      # a full disk must not end the whole run
-        write_atomically(folder / done.ERROR_FILE, (message + "\n").encode())
-    return Finished(folder, "failed", message)
+    return Finished(folder, "failed", f"The worker process {how}{cause}; its output is in {folder / 'log.txt'}", "lost")
 
 
 def _visible_gpus() -> list[str]:

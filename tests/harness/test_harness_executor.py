@@ -17,10 +17,12 @@ from harness.folders import Folders
 from harness.launcher import LauncherSettings
 from harness.launchers import local
 from harness.matrix import Matrix
+from harness.retry import Policy
 from harness.stage import Stage
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+SOON = Policy(most=2, first_wait_s=0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +56,7 @@ def matrix_of(*stages: Stage) -> Matrix:
 
 def execute(matrix: Matrix, folders: Folders, jobs: int = 1) -> Run:
     with local.open(LauncherSettings(folders, jobs, "cpu", "fake_stages")) as launcher:
-        run = Run(matrix, folders, launcher)
+        run = Run(matrix, folders, launcher, SOON)
         for _ in run.events():
             pass
     return run
@@ -121,11 +123,39 @@ def test_a_worker_that_is_killed_fails_its_stage_and_is_replaced(folders, make, 
     killed, others = make("killed", kill=str(cure)), [make(f"other{index}") for index in range(3)]
     matrix = matrix_of(killed, *others)
     run = execute(matrix, folders)
-    assert len(journal()) == 4 and list(run.failed) == [killed.key]
+    assert sorted(journal()) == ["killed"] * 3 + ["other0", "other1", "other2"] and list(run.failed) == [killed.key]
     assert "SIGKILL" in (killed.folder(folders.runs) / "error.txt").read_text()
     assert not lock.is_held(killed.folder(folders.runs))
     cure.touch()
     assert not execute(matrix, folders).failed
+
+
+def test_what_was_lost_or_ran_out_of_memory_is_tried_again_in_the_same_run(folders, make, journal):
+    lost, greedy = make("lost", kill_times=1), make("greedy", out_of_memory_times=2)
+    run = execute(matrix_of(lost, greedy), folders)
+    assert not run.failed and sorted(journal()) == ["greedy"] * 3 + ["lost"] * 2
+    assert result.load(lost.folder(folders.runs)).retries == {"lost": 1}
+    assert result.load(greedy.folder(folders.runs)).retries == {"out_of_memory": 2}
+    assert not (greedy.folder(folders.runs) / "error.txt").exists()
+
+    hopeless = make("hopeless", out_of_memory_times=9)
+    run = execute(matrix_of(hopeless), folders)
+    assert journal().count("hopeless") == 3 and "out of memory" in run.failed[hopeless.key]
+    assert "out of memory" in (hopeless.folder(folders.runs) / "error.txt").read_text()
+
+
+def test_a_preempted_stage_saves_and_goes_on_in_the_same_run(folders, make, journal):
+    """A scheduler ends the worker and not the run: as often as it likes."""
+    stage = make("preempted", sleep_s=1.5)
+    folder = stage.folder(folders.runs)
+    with local.open(LauncherSettings(folders, 1, "cpu", "fake_stages")) as launcher:
+        run, told = Run(matrix_of(stage), folders, launcher, Policy(most=0, first_wait_s=0.05)), 0
+        for _ in run.events():
+            if told < 2 and json_of(folder / "progress.json").get("done", -1) >= 3 * (told + 1) and launcher.slots[0].process:
+                launcher.slots[0].process.terminate()
+                told += 1
+    found = result.load(folder)
+    assert told == 2 and not run.failed and found.retries["preempted"] >= 1 and found.metrics["resumed_at"] >= 3
 
 
 def test_all_output_of_a_stage_goes_to_its_log(folders, make):
@@ -281,6 +311,13 @@ def write_script(tmp_path: Path, folders: Folders, stages: list[Stage]) -> str:
     script.write_text(SCRIPT.format(path=[str(ROOT), str(HERE)], file=str(told),
                                     folders=[str(folders.data), str(folders.raw), str(folders.runs)]))
     return str(script)
+
+
+def json_of(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
 
 
 def wait_for(condition: Callable[[], Any], at_most_s: float = 30) -> None:

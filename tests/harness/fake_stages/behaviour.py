@@ -1,4 +1,4 @@
-"""What a fake stage does: `fail`, `sleep_s`, `kill`, `mistake`, all in its config."""
+"""What a fake stage does: `fail`, `sleep_s`, `kill_times` and others, all in its config."""
 
 import os
 import signal
@@ -23,6 +23,11 @@ def run(context: StageContext) -> Outcome:
         raise ZeroDivisionError("a bug")
     if config.get("kill") and not Path(config["kill"]).exists():
         os.kill(os.getpid(), signal.SIGKILL)
+    attempts = ran.read_text().split().count(config["name"])
+    if attempts <= config.get("kill_times", 0):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if attempts <= config.get("out_of_memory_times", 0):
+        raise MemoryError("out of memory")
     if config.get("spawn"):
         child = os.spawnvp(os.P_NOWAIT, sys.executable, [sys.executable, "-c", "import time; time.sleep(60)"])
         Path(config["spawn"]).write_text(str(child))

@@ -14,6 +14,7 @@ from writers.errors import UserError
 # Images uint8 [B, 3, R, R] channels_last; labels int64 [B], or int8 [B, K] where an image has many: 1 it is there, 0 it is
 # there but difficult, -1 it is not.
 Batch = tuple[torch.Tensor, torch.Tensor]
+POISON = 77
 
 
 class Epoch(ABC):
@@ -53,6 +54,7 @@ class Loader(ABC):
         """The batches of this epoch, at the plan's resolution unless told. A new epoch closes the one before.
 
         `start_batch`: how many to leave out at the front, at no cost; the others are what they are in the whole epoch.
+        `len(loader)` leaves out all. Raises UserError for more than that.
         """
 
     @abstractmethod
@@ -61,7 +63,7 @@ class Loader(ABC):
 
     @property
     def num_samples(self) -> int:
-        """N: samples that the plan sees, after view and relabelling."""
+        """N: samples that the plan sees, all ranks together, after view and relabelling."""
         return len(self.samples)
 
     @property
@@ -75,7 +77,7 @@ class Loader(ABC):
         return self.samples.classes
 
     def __len__(self) -> int:
-        """Batches per epoch."""
+        """Batches per epoch, of this rank."""
         return self.samples.num_batches(self.plan)
 
     def __enter__(self) -> Self:
@@ -89,13 +91,25 @@ class Loader(ABC):
 class PlainEpoch(Epoch):
     """An epoch out of a generator, for backends that make each batch when it is asked for."""
 
-    def __init__(self, batches: Iterator[Batch]) -> None:
+    def __init__(self, batches: Iterator[Batch], poison: bool = False) -> None:
         self._batches, self._closed = batches, False
+        self._poison = poison
+        self._held: Batch | None = None
 
     def __next__(self) -> Batch:
         if self._closed:
             raise RuntimeError("This epoch is closed: by its close(), by its loader's, or by the loader's next epoch.")
-        return next(self._batches)
+        if self._held is not None:
+            poison(self._held)
+        batch = next(self._batches)
+        self._held = batch if self._poison else None
+        return batch
 
     def close(self) -> None:
         self._closed = True
+
+
+def poison(batch: Batch) -> None:
+    """Overwrite a batch whose time is over, so that a test or a loss shows who still holds it (LoaderPlan.poison)."""
+    for tensor in batch:
+        tensor.fill_(POISON)

@@ -8,7 +8,6 @@ the slot.
 
 import threading
 import weakref
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from queue import Empty, Full
 from typing import Any
@@ -16,10 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from loaders.backend import Batch, Epoch
+from loaders.backend import Batch, Epoch, poison
 from loaders.ffcv_parts import EpochIterator
 
-POISON = 77             # in a batch that is read after its time (LoaderPlan.poison)
 _LOOK_AGAIN_S = 0.1     # how often a waiting side looks whether the other has ended
 
 
@@ -39,13 +37,6 @@ class FfcvEpoch(Epoch):
         self._end()
 
 
-def _without(rows: list[int], batch: Batch) -> Batch:
-    """A copy of the batch without those rows, channels_last as it is."""
-    images, labels = batch
-    kept = torch.tensor([row for row in range(len(labels)) if row not in rows], device=images.device)
-    return images.permute(0, 2, 3, 1)[kept].permute(0, 3, 1, 2), labels[kept]
-
-
 class _EpochThread(EpochIterator):
     """FFCV's iterator is also its thread. `run` is the thread's side; `take` and `close` are the consumer's."""
 
@@ -55,8 +46,7 @@ class _EpochThread(EpochIterator):
         self.copied: list[torch.cuda.Event | None] = [None] * num_slots     # the copy out of the slot is done
         self.used: list[torch.cuda.Event | None] = [None] * num_slots       # the consumer's work on the slot is done
         self.held: int | None = None                    # the slot that the consumer has now
-        self.held_batch: Batch | None = None
-        self.damaged_rows: Callable[[], list[int]] = loader.damaged_rows
+        self.held_batch: Batch | None = None            # that batch, where it is to be poisoned
         self.poison: bool = loader.plan.poison
         self.ended = False
         with self.on_device():
@@ -76,11 +66,7 @@ class _EpochThread(EpochIterator):
                     # Not measured on a GPU yet: FFCV's events make streams wait, but not the CPU that writes the slot.
                     if (copied := self.copied[slot]) is not None:
                         copied.synchronize()
-                    batch = self.run_pipeline(number, positions, slot, self.used[slot])
-                    if rows := self.damaged_rows():
-                        if len(rows) == len(positions):
-                            continue
-                        batch = _without(rows, batch)
+                    batch = self.fill(number, positions, slot)
                     if self.device.type == "cuda":
                         self.copied[slot] = self.cuda_streams[slot].record_event(torch.cuda.Event(blocking=True))
                     if not self.hand_over((slot, batch)):
@@ -88,6 +74,17 @@ class _EpochThread(EpochIterator):
             self.hand_over(None)
         except BaseException as error:      # whatever it is, the consumer is waiting
             self.hand_over(error)
+
+    def fill(self, number: int, positions: np.ndarray, slot: int) -> Batch:
+        """The batch of these samples, in a slot; where the loader leaves damaged ones out, of the others."""
+        batch = self.run_pipeline(number, positions, slot, self.used[slot])
+        if damaged := self.loader.damaged():
+            if len(damaged) == len(positions):
+                raise self.loader.samples.all_damaged(len(positions), damaged[len(positions) - 1])
+            if self.device.type == "cuda":      # the copy of what is now decoded once more
+                self.cuda_streams[slot].synchronize()
+            return self.fill(number, np.delete(positions, list(damaged)), slot)
+        return batch
 
     def hand_over(self, item: Any) -> bool:
         """Queue `item` for the consumer; False when the consumer has closed the epoch."""
@@ -105,11 +102,10 @@ class _EpochThread(EpochIterator):
             raise StopIteration
         if self.terminate_event.is_set():
             raise RuntimeError("This epoch is closed: by its close(), by its loader's, or by the loader's next epoch.")
-        if self.held is not None and self.device.type == "cuda":
+        if self.held_batch is not None:
+            poison(self.held_batch)
+        if self.held is not None and self.device.type == "cuda":    # behind the poison, which is the last use of the slot
             self.used[self.held] = torch.cuda.current_stream(self.device).record_event()
-        if self.poison and self.held_batch is not None:
-            for tensor in self.held_batch:
-                tensor.fill_(POISON)
         item = self.next_item()
         if item is None or isinstance(item, BaseException):
             self.ended = True

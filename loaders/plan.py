@@ -1,9 +1,9 @@
 """Everything a loader needs, frozen: the whole of what decides which pixels come in which order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,14 +41,13 @@ class LoaderPlan:
     num_threads: int = 1
     batches_ahead: int = 2
     backend: str = "ffcv"                               # a name in loaders/backends
-    on_corrupt: Literal["raise", "skip"] = "raise"      # skip: leave damaged images out of their batches, and count them
+    on_corrupt: Literal["raise", "skip"] = "raise"      # skip: damaged images are left out; their batches are shorter
     poison: bool = False                                # debugging: overwrite a batch as soon as the next one is asked for
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beton", Path(self.beton))
         if self.indices is not None:
-            indices = np.asarray(self.indices, np.int64)
-            object.__setattr__(self, "indices", indices if indices.base is None else indices.copy())
+            object.__setattr__(self, "indices", _frozen(self.indices))
         for name in ("batch_size", "resolution", "num_threads", "batches_ahead", "world_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"LoaderPlan.{name} is {getattr(self, name)}; it must be at least 1.")
@@ -68,7 +67,36 @@ class LoaderPlan:
         if not 0 < self.center_fraction <= 1:
             raise UserError(f"LoaderPlan.center_fraction is {self.center_fraction}; it must be above 0 and at most 1.")
 
+    def __eq__(self, other: object) -> bool:
+        return self._values() == other._values() if isinstance(other, LoaderPlan) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def _values(self) -> tuple[Any, ...]:
+        """Everything in the plan, as values that can be compared."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.indices is not None:
+            named["indices"] = np.asarray(self.indices).tobytes()
+        if self.subset is not None:
+            named["subset"] = self.subset.name, self.subset.digest
+        if self.labels is not None:
+            named["labels"] = tuple(self.labels)
+        return tuple(named.values())
+
     @property
     def share(self) -> int:
         """Images of a whole batch that are this rank's."""
         return len(range(self.rank, self.batch_size, self.world_size))
+
+
+def _frozen(indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """int64, and nobody else's to change."""
+    if isinstance(indices, np.ndarray) and indices.dtype == np.int64 and indices.base is None and not indices.flags.writeable:
+        return indices
+    array = np.array(indices)
+    if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
+        raise UserError(f"LoaderPlan.indices is {array.dtype} of shape {array.shape}; it must be a row of whole numbers.")
+    array = array.astype(np.int64)
+    array.flags.writeable = False
+    return array

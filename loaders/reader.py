@@ -4,7 +4,6 @@ Reads the tables of the file and no image. What would make FFCV read nonsense is
 half-written file without a word, and takes the whole of it for its table of images.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +49,13 @@ class Samples:
 
     def order(self, plan: LoaderPlan, epoch: int, start_batch: int = 0) -> np.ndarray:
         """This rank's samples of the epoch from a batch on, as positions in these columns: int64. Cut into lengths of
-        `plan.share` they are its batches. Without what drop_last leaves out."""
+        `plan.share` they are its batches. Without what drop_last leaves out.
+
+        Raises UserError for a batch beyond the end."""
+        num_batches = self.num_batches(plan)
+        if not 0 <= start_batch <= num_batches:
+            raise UserError(f"An epoch of {self.path} has {num_batches} batches; it cannot start at batch {start_batch}.",
+                            "Batches are counted from 0. An epoch is gone on with by the plan that it was begun with.")
         if plan.order == "random":
             positions = random_order(plan.seed, epoch, self.ids)
         elif plan.order == "quasi_random":
@@ -63,17 +68,21 @@ class Samples:
         mine = np.arange(len(positions)) % plan.batch_size % plan.world_size == plan.rank
         return positions[mine][start_batch * plan.share:]
 
-    def batches(self, plan: LoaderPlan, epoch: int, start_batch: int = 0) -> Iterator[np.ndarray]:
+    def batches(self, plan: LoaderPlan, epoch: int, start_batch: int = 0) -> list[np.ndarray]:
         """The same, batch by batch."""
         order = self.order(plan, epoch, start_batch)
-        for start in range(0, len(order), plan.share):
-            yield order[start:start + plan.share]
+        return [order[start:start + plan.share] for start in range(0, len(order), plan.share)]
 
     def damaged(self, position: int, why: str) -> UserError:
         """The error for a sample whose bytes do not decode."""
         return UserError(f"Sample {self.indices[position]} of {self.path} does not decode: {why}.",
                          f"Its JPEG has {self.sizes[position]:,} bytes, from byte {self.offsets[position]:,} on. See "
                          f"what else `harness verify {self.path}` finds, and write the beton again.")
+
+    def all_damaged(self, num_images: int, last: UserError) -> UserError:
+        """The error for a batch of which on_corrupt: skip leaves nothing. To leave it out would part this rank's steps from the
+        others'."""
+        return UserError(f"Each of the {num_images} images of a batch is damaged. {last.message}", last.hint)
 
 
 def open_samples(plan: LoaderPlan) -> Samples:
@@ -93,6 +102,9 @@ def open_samples(plan: LoaderPlan) -> Samples:
             indices, labels = indices[used], labels[used]
     if not len(indices):
         raise UserError(f"{plan.beton}: the view has no sample.", "The plan's indices and labels leave all out.")
+    if len(indices) < plan.world_size:      # the rank without one would have no batch, and the others would wait for it
+        raise UserError(f"{plan.beton}: the view has {len(indices)} samples for {plan.world_size} ranks.",
+                        "Use at most as many ranks as there are samples.")
     chosen = rows[indices]
     return Samples(plan.beton, classes, indices, beton.ids[indices], labels, chosen["mode"].copy(),
                    chosen["width"].astype(np.int64), chosen["height"].astype(np.int64), chosen["offset"].astype(np.int64),
@@ -145,7 +157,7 @@ def _selected(subset: Subset, beton: Beton) -> tuple[np.ndarray, np.ndarray]:
 def _viewed(plan: LoaderPlan, num_in_file: int) -> np.ndarray:
     if plan.indices is None:
         return np.arange(num_in_file)
-    indices = np.array(plan.indices, np.int64)
+    indices = np.asarray(plan.indices)
     outside = indices[(indices < 0) | (indices >= num_in_file)]
     if len(outside):
         raise UserError(f"LoaderPlan.indices asks for sample {outside[0]} of {num_in_file} in {plan.beton}.")

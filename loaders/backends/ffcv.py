@@ -52,9 +52,10 @@ class FfcvLoader(Loader):
         self.memory_manager = SimpleNamespace(schedule_epoch=lambda batches: NoFile())
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> FfcvEpoch:
+        order = self.samples.order(self.plan, epoch, start_batch)
         self._end_running()
         self._images.epoch, self._images.resolution = epoch, resolution or self.plan.resolution
-        running = FfcvEpoch(self, self.samples.order(self.plan, epoch, start_batch))
+        running = FfcvEpoch(self, order)
         self._running = weakref.ref(running)    # weak: an epoch that nobody holds any more shall end
         return running
 
@@ -63,9 +64,9 @@ class FfcvLoader(Loader):
         self._batch_decoder.close()
         self.graph.drop_slots()
 
-    def damaged_rows(self) -> list[int]:
-        """Rows of the batch decoded last that are to be left out. For the epoch's thread, which decodes."""
-        return self._images.damaged_rows
+    def damaged(self) -> dict[int, UserError]:
+        """Rows of the batch decoded last that are to be left out, and why. For the epoch's thread, which decodes."""
+        return self._images.damaged
 
     def _end_running(self) -> None:
         if (running := self._running()) is not None:
@@ -78,7 +79,7 @@ class DecodeImages(Decoder):
     def __init__(self, plan: LoaderPlan, samples: Samples, batch_decoder: BatchDecoder, skipped: dict[int, UserError]) -> None:
         super().__init__()
         self.epoch, self.resolution = 0, plan.resolution
-        self.damaged_rows: list[int] = []       # of the batch decoded last
+        self.damaged: dict[int, UserError] = {}     # by row of the batch decoded last
         self._skipped = skipped
         self._plan, self._samples, self._batch_decoder = plan, samples, batch_decoder
 
@@ -94,7 +95,7 @@ class DecodeImages(Decoder):
             damaged = self._batch_decoder.decode(positions, crops, slot)
             if damaged and self._plan.on_corrupt == "raise":
                 raise next(iter(damaged.values()))
-            self.damaged_rows = list(damaged)
+            self.damaged = damaged
             self._skipped.update({int(samples.indices[positions[row]]): error for row, error in damaged.items()})
             return slot
 

@@ -34,16 +34,17 @@ class ReferenceLoader(Loader):
     _running: PlainEpoch | None = None
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
+        batches = self.samples.batches(self.plan, epoch, start_batch)
         self.close()
-        self._running = PlainEpoch(self._batches(epoch, resolution or self.plan.resolution, start_batch))
+        self._running = PlainEpoch(self._batches(batches, epoch, resolution or self.plan.resolution), self.plan.poison)
         return self._running
 
     def close(self) -> None:
         if self._running is not None:
             self._running.close()
 
-    def _batches(self, epoch: int, resolution: int, start_batch: int) -> Iterator[Batch]:
-        for positions in self.samples.batches(self.plan, epoch, start_batch):
+    def _batches(self, batches: list[np.ndarray], epoch: int, resolution: int) -> Iterator[Batch]:
+        for positions in batches:
             images, kept = [], []
             for position in positions.tolist():
                 try:
@@ -53,10 +54,11 @@ class ReferenceLoader(Loader):
                     if self.plan.on_corrupt == "raise":
                         raise
                     self.skipped[int(self.samples.indices[position])] = error
-            if kept:
-                pixels = torch.from_numpy(np.ascontiguousarray(np.stack(images)))
-                labels = torch.from_numpy(self.samples.labels[kept])
-                yield pixels.to(self.plan.device).permute(0, 3, 1, 2), labels.to(self.plan.device)
+                    if position == positions[-1] and not kept:
+                        raise self.samples.all_damaged(len(positions), error) from error
+            pixels = torch.from_numpy(np.ascontiguousarray(np.stack(images)))
+            labels = torch.from_numpy(self.samples.labels[kept])
+            yield pixels.to(self.plan.device).permute(0, 3, 1, 2), labels.to(self.plan.device)
 
     def _image(self, position: int, epoch: int, resolution: int) -> np.ndarray:
         """uint8 [R, R, 3]."""

@@ -1,9 +1,8 @@
 """The whole beton decoded once and kept on the device as uint8; crops, resizes and flips there, a batch at a time.
 
-For sets that fit: the downstream datasets, CIFAR. The same boxes and the same filters as the other backends, as two products
-of matrices: each output pixel is a weighted mean of the rows, then of the columns, under it. Pixels differ from the other
-backends' by at most 1 of 255, by rounding. Images of different sizes are packed one behind the other; a batch gathers the
-part under its boxes.
+For sets that fit: the downstream datasets, CIFAR. The same boxes and the same sums, in the same order, as the kernels of the
+ffcv backend (loaders/kernel_resize.c): the same pixels, bit for bit, in batches of any size. Images of different sizes are
+packed one behind the other; a batch gathers what is under its boxes. Nothing here waits for the GPU once the loader is open.
 """
 
 from collections.abc import Iterator
@@ -22,7 +21,8 @@ from loaders.preflight import free_memory_bytes
 from loaders.reader import Samples, decoded_bytes, open_samples
 from writers.errors import UserError
 
-_GATHERED_BYTES = 2**28     # of float32 pixels under the boxes of a run of images; bounds the memory of a batch
+_RUN_PIXELS = 2**24         # of a run of images, R rows as wide as the widest box: bounds the memory of a batch, 40 bytes each
+_STAGED_BYTES = 2**26       # decoded at a time, on the way to the device
 
 
 def open_loader(plan: LoaderPlan) -> "ResidentLoader":
@@ -30,117 +30,163 @@ def open_loader(plan: LoaderPlan) -> "ResidentLoader":
 
 
 class ResidentLoader(Loader):
-    """Opening it decodes every image. Raises UserError, naming the sample, for one that does not decode."""
+    """Opening it decodes every image. Raises UserError for one that does not decode, and for a beton that does not fit."""
 
     _running: PlainEpoch | None = None
 
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
         super().__init__(plan, samples)
-        if plan.on_corrupt != "raise":
-            raise UserError("The resident backend decodes every image before it begins; it skips none.",
-                            "Use backend: ffcv with on_corrupt: skip.")
-        num_bytes = decoded_bytes(samples)
-        if plan.device == "cpu" and num_bytes > free_memory_bytes():
-            raise UserError(f"{plan.beton} is {num_bytes / 1e9:.1f} GB once decoded, more than there is free memory.",
-                            "Use backend: ffcv.")
-        self._starts = np.concatenate([[0], np.cumsum(3 * samples.widths * samples.heights)])
-        self._pixels = _decode_all(plan, samples, self._starts).to(plan.device)
+        self._device = torch.device(plan.device)
+        num_bytes, free = decoded_bytes(samples), _free_bytes(self._device)
+        if num_bytes > free:
+            raise UserError(f"{plan.beton} takes {num_bytes / 1e9:.1f} GB once it is decoded; {plan.device} has "
+                            f"{free / 1e9:.1f} GB free.", "Use backend: ffcv.")
+        ends = np.cumsum(samples.widths * samples.heights)
+        self._first_pixels = np.concatenate([[0], ends[:-1]])
+        self._pixels = torch.empty((int(ends[-1]), 3), dtype=torch.uint8, device=self._device)
+        self._labels = torch.from_numpy(samples.labels).to(self._device)
+        damaged = self._decode_all()
+        if damaged and plan.on_corrupt == "raise":
+            raise next(iter(damaged.values()))
+        self._damaged = damaged     # by position
+        self.skipped.update({int(samples.indices[position]): error for position, error in damaged.items()})
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
+        assert len(self._pixels), "the loader is closed"
+        batches = self.samples.batches(self.plan, epoch, start_batch)
         self._end_running()
-        self._running = PlainEpoch(self._batches(epoch, resolution or self.plan.resolution, start_batch))
+        self._running = PlainEpoch(self._batches(batches, epoch, resolution or self.plan.resolution), self.plan.poison)
         return self._running
 
     def close(self) -> None:
         self._end_running()
-        self._pixels = torch.empty(0, dtype=torch.uint8)
+        self._pixels = self._pixels.new_empty((0, 3))
 
     def _end_running(self) -> None:
         if self._running is not None:
             self._running.close()
 
-    def _batches(self, epoch: int, resolution: int, start_batch: int) -> Iterator[Batch]:
-        samples, device = self.samples, self.plan.device
-        for positions in samples.batches(self.plan, epoch, start_batch):
+    def _batches(self, batches: list[np.ndarray], epoch: int, resolution: int) -> Iterator[Batch]:
+        samples, damaged = self.samples, np.array(list(self._damaged), np.int64)
+        for whole in batches:
+            positions = whole[~np.isin(whole, damaged)]
+            if not len(positions):
+                raise samples.all_damaged(len(whole), self._damaged[int(whole[-1])])
             crops = choose_crops(self.plan, epoch, samples.ids[positions], samples.widths[positions],
                                  samples.heights[positions])
-            images = torch.empty((len(positions), resolution, resolution, 3), dtype=torch.uint8, device=device)
-            for run in _runs(crops.boxes):
-                images[run] = self._resized(positions[run], Crops(crops.boxes[run], crops.flips[run]), resolution)
-            yield images.permute(0, 3, 1, 2), torch.from_numpy(samples.labels[positions]).to(device)
+            table = self._upload(np.column_stack([
+                positions, self._first_pixels[positions], samples.widths[positions], crops.boxes, crops.flips]))
+            images = torch.empty((len(positions), resolution, resolution, 3), dtype=torch.uint8, device=self._device)
+            for run, width, height in _runs(crops.boxes, resolution):
+                images[run] = resize_boxes(self._pixels, table[run, 1:], (width, height), resolution)
+            yield images.permute(0, 3, 1, 2), self._labels[table[:, 0]]
 
-    def _resized(self, positions: np.ndarray, crops: Crops, resolution: int) -> Tensor:
-        """uint8 [n, R, R, 3]."""
-        device = self._pixels.device
-        left, top, width, height = (torch.from_numpy(column).to(device) for column in crops.boxes.T.copy())
-        most_rows, most_columns = int(crops.boxes[:, 3].max()), int(crops.boxes[:, 2].max())
-        # Boxes are gathered at the size of the largest; what lies outside of a smaller one has no weight.
-        rows = (top[:, None] + torch.arange(most_rows, device=device)).minimum((top + height - 1)[:, None])
-        columns = (left[:, None] + torch.arange(most_columns, device=device)).minimum((left + width - 1)[:, None])
-        starts = torch.from_numpy(self._starts[positions]).to(device)
-        stride = torch.from_numpy(3 * self.samples.widths[positions]).to(device)
-        first = starts[:, None, None] + rows[:, :, None] * stride[:, None, None] + 3 * columns[:, None, :]
-        pixels = self._pixels[first[..., None] + torch.arange(3, device=device)].float()        # [n, h, w, 3]
-        across = axis_weights(width, most_columns, resolution)
-        across = torch.where(torch.from_numpy(crops.flips.copy()).to(device)[:, None, None], across.flip(1), across)
-        down = axis_weights(height, most_rows, resolution)
-        narrow = torch.einsum("nxw,nhwc->nhxc", across, pixels)
-        return (torch.einsum("nyh,nhxc->nyxc", down, narrow) + 0.5).clamp_(0, 255).to(torch.uint8)
+    def _upload(self, table: np.ndarray) -> Tensor:
+        """Out of pinned memory: from any other, a copy waits for what the GPU has to do."""
+        tensor = torch.from_numpy(table)
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
 
-
-def axis_weights(source: Tensor, most: int, target: int) -> Tensor:
-    """float32 [n, target, most]: each output pixel's shares in `source` [n] pixels, as `reference.axis_weights` has them."""
-    source_ = source.double()[:, None, None]
-    output = torch.arange(target, dtype=torch.float64, device=source.device)[None, :, None]
-    pixel = torch.arange(most, dtype=torch.float64, device=source.device)[None, None, :]
-    begin, end = output * source_ / target, (output + 1) * source_ / target
-    area = (torch.minimum(end, pixel + 1) - torch.maximum(begin, pixel)).clamp(min=0) * target / source_
-    center = torch.minimum(((output + 0.5) * source_ / target - 0.5).clamp(min=0), source_ - 1)
-    linear = (1 - (pixel - center).abs()).clamp(min=0) * (pixel < source_)
-    return torch.where(source_ > target, area * (pixel < source_), linear).float()
-
-
-def _decode_all(plan: LoaderPlan, samples: Samples, starts: np.ndarray) -> Tensor:
-    """Every image whole, one behind the other: uint8 [bytes]. """
-    pixels = torch.empty(int(starts[-1]), dtype=torch.uint8, pin_memory=plan.device != "cpu")
-    target = pixels.numpy()
-    decoder = BatchDecoder(samples, 1, LIBRARY)
-
-    def decode(position: int) -> None:
-        shape = int(samples.heights[position]), int(samples.widths[position]), 3
-        _decode_whole(decoder, position, target[starts[position]:starts[position + 1]].reshape(shape))
-
-    try:
-        with ThreadPoolExecutor(plan.num_threads) as threads:
-            list(threads.map(decode, range(len(samples))))
-    finally:
+    def _decode_all(self) -> dict[int, UserError]:
+        """Fill `_pixels`. Returns what is wrong with the images that do not decode, by position."""
+        samples, first_pixels = self.samples, self._first_pixels
+        sizes = samples.widths * samples.heights
+        runs = first_pixels * 3 // _STAGED_BYTES        # of images, about _STAGED_BYTES each
+        decoder, damaged = BatchDecoder(samples, 1, LIBRARY), {}
+        with ThreadPoolExecutor(self.plan.num_threads) as threads:
+            for run in np.split(np.arange(len(samples)), np.flatnonzero(np.diff(runs)) + 1):
+                begin, end = int(first_pixels[run[0]]), int(first_pixels[run[-1]] + sizes[run[-1]])
+                staged = torch.empty((end - begin, 3), dtype=torch.uint8)
+                targets = np.split(staged.numpy(), first_pixels[run[1:]] - begin)
+                errors = threads.map(decode_whole, [decoder] * len(run), run.tolist(), targets,
+                                     samples.widths[run].tolist())
+                damaged.update({int(position): error for position, error in zip(run, errors, strict=True) if error})
+                self._pixels[begin:end].copy_(staged)
         decoder.close()
-    return pixels
+        return damaged
 
 
-def _decode_whole(decoder: BatchDecoder, position: int, target: np.ndarray) -> None:
-    """One image at its own size. The kernels make squares: a square box of each part, not resized, tiles the image."""
-    height, width, _ = target.shape
+def resize_boxes(pixels: Tensor, boxes: Tensor, most: tuple[int, int], resolution: int) -> Tensor:
+    """The boxes of n images, resized: uint8 [n, R, R, 3].
+
+    pixels: all images, uint8 [pixels, 3]. boxes: int64 [n, 7]: where the image begins and its width; left, top, width and
+    height of the box; whether to mirror it. most: width of the widest box and height of the highest, so that nobody need ask
+    the GPU for them.
+    """
+    (most_width, most_height), (first_pixels, strides, left, top, width, height, flips) = most, boxes.unbind(1)
+    starts, shares = taps(height, resolution, most_height)
+    columns = torch.arange(most_width, device=pixels.device).minimum(width[:, None] - 1)        # [n, w], in the box
+    line = torch.zeros((), device=pixels.device)
+    for k in range(shares.shape[2]):
+        rows = (starts + k).minimum(height[:, None] - 1)
+        corner = first_pixels[:, None] + (top[:, None] + rows) * strides[:, None] + left[:, None]       # [n, R]
+        under = pixels[corner[:, :, None] + columns[:, None, :]]                                        # [n, R, w, 3]
+        line = line + shares[:, :, k, None, None] * under
+
+    starts, shares = taps(width, resolution, most_width)
+    mirrored = flips[:, None] != 0
+    starts = torch.where(mirrored, starts.flip(1), starts)
+    shares = torch.where(mirrored[:, :, None], shares.flip(1), shares)
+    result = torch.full((), 0.5, device=pixels.device)      # so that cutting off is rounding
+    for k in range(shares.shape[2]):
+        across = (starts + k).minimum(width[:, None] - 1)[:, None, :, None].expand(-1, resolution, -1, 3)
+        result = result + shares[:, None, :, k, None] * line.gather(2, across)
+    return result.to(torch.uint8)
+
+
+def taps(sources: Tensor, target: int, most: int) -> tuple[Tensor, Tensor]:
+    """For each output pixel of an axis the first source pixel under it, int64 [n, target], and the shares of that and of those
+    behind it, float32 [n, target, k], 0 where there are fewer.
+
+    sources: the pixels of n axes, int64 [n], at most `most`. As `_taps` of loaders/kernel_numba.py.
+    """
+    source, place = sources[:, None], torch.arange(target, device=sources.device)
+    offset = torch.arange(max(2, most // target + 2 if most > target else 2), device=sources.device)
+    begin, end = (place * source)[:, :, None], ((place + 1) * source)[:, :, None]
+    shrinking_starts = begin // target
+    pixel = shrinking_starts + offset
+    overlap = (end.minimum((pixel + 1) * target) - begin.maximum(pixel * target)).clamp(min=0)
+
+    # Divided by a tensor: on a GPU, torch divides by a number by multiplying by its reciprocal, which rounds otherwise.
+    center = ((place + 0.5).double() * source) / torch.full_like(place, target).double() - 0.5
+    center = center.clamp(min=0).minimum(source - 1.0)
+    enlarging_starts = center.long().minimum((source - 2).clamp(min=0))
+    second = (center - enlarging_starts)[:, :, None]
+    linear = torch.where(offset == 0, 1 - second, torch.where(offset == 1, second, 0))
+
+    shrinks = source > target
+    shares = torch.where(shrinks[:, :, None], overlap.double() / source[:, :, None].double(), linear)
+    return torch.where(shrinks, shrinking_starts[:, :, 0], enlarging_starts), shares.float()
+
+
+def decode_whole(decoder: BatchDecoder, position: int, target: np.ndarray, width: int) -> UserError | None:
+    """Decode one image at its own size into `target`, uint8 [pixels, 3]. Returns what is wrong with it.
+
+    The decoder makes squares: square boxes of one scale tile the image.
+    """
+    image = target.reshape(-1, width, 3)
+    height = len(image)
     side = min(width, height)
+    square = np.empty((1, side, side, 3), np.uint8)
     for start in range(0, max(width, height), side):
         start = min(start, max(width, height) - side)
         left, top = (start, 0) if width > height else (0, start)
-        square = np.empty((1, side, side, 3), np.uint8)
         crops = Crops(np.array([[left, top, side, side]], np.int64), np.zeros(1, bool))
         if damaged := decoder.decode(np.array([position]), crops, square):
-            raise damaged[0]
-        target[top:top + side, left:left + side] = square[0]
+            return damaged[0]
+        image[top:top + side, left:left + side] = square[0]
+    return None
 
 
-def _runs(boxes: np.ndarray) -> Iterator[slice]:
-    """Runs of images whose gathered boxes fit into _GATHERED_BYTES; at least one image each."""
+def _runs(boxes: np.ndarray, resolution: int) -> Iterator[tuple[slice, int, int]]:
+    """Runs of boxes for which _RUN_PIXELS are enough, at least one each; with the largest width and height in the run."""
     start = 0
     while start < len(boxes):
-        end, width, height = start, 0, 0
-        while end < len(boxes):
-            width, height = max(width, int(boxes[end, 2])), max(height, int(boxes[end, 3]))
-            if end > start and 12 * width * height * (end + 1 - start) > _GATHERED_BYTES:
-                break
-            end += 1
-        yield slice(start, end)
+        widest = np.maximum.accumulate(boxes[start:, 2])
+        pixels = widest * resolution * np.arange(1, len(widest) + 1)
+        end = start + max(1, int(np.searchsorted(pixels, _RUN_PIXELS, side="right")))
+        yield slice(start, end), int(widest[end - start - 1]), int(boxes[start:end, 3].max())
         start = end
+
+
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()

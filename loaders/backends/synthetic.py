@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from loaders.backend import Batch, Loader, PlainEpoch
@@ -20,19 +21,20 @@ class SyntheticLoader(Loader):
     _running: PlainEpoch | None = None
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
+        batches = self.samples.batches(self.plan, epoch, start_batch)
         self.close()
         side = resolution or self.plan.resolution
         if self._images is None or self._images.shape[-1] != side:
             self._images = _noise(self.plan, side)
-        self._running = PlainEpoch(self._batches(epoch, self._images, start_batch))
+        self._running = PlainEpoch(self._batches(batches, self._images))
         return self._running
 
     def close(self) -> None:
         if self._running is not None:
             self._running.close()
 
-    def _batches(self, epoch: int, images: torch.Tensor, start_batch: int) -> Iterator[Batch]:
-        for positions in self.samples.batches(self.plan, epoch, start_batch):
+    def _batches(self, batches: list[np.ndarray], images: torch.Tensor) -> Iterator[Batch]:
+        for positions in batches:
             yield images[:len(positions)], torch.from_numpy(self.samples.labels[positions]).to(self.plan.device)
 
 

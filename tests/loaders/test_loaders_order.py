@@ -71,6 +71,7 @@ def test_ranks_share_each_batch_and_miss_nothing(num_samples, batch_size, world_
     shares = [list(samples.batches(plan, 2)) for plan in ranks]
     for plan, share in zip(ranks, shares, strict=True):
         assert len(share) == samples.num_batches(plan)
+        start = min(start, len(share))
         assert [batch.tolist() for batch in samples.batches(plan, 2, start)] == [batch.tolist() for batch in share[start:]]
     for number, batch in enumerate(whole):
         together = [share[number] for share in shares if number < len(share)]
@@ -146,16 +147,48 @@ def test_own_file_copied_file_and_view_give_the_same_batches(tmp_path, backend, 
                  batches_of(plan_of(tmp_path / "own.beton", backend=backend, order="sequential")))
 
 
+@pytest.mark.parametrize("backend", [*BACKENDS, "synthetic"])
+def test_an_epoch_cannot_begin_beyond_its_end(betons, backend):
+    with open_loader(plan_of(betons["mixed"], backend=backend)) as loader, loader.epoch(0) as running:
+        for start_batch in (-1, 6):
+            with pytest.raises(UserError, match="5 batches"):
+                loader.epoch(0, start_batch=start_batch)
+        assert len(list(running)) == 5      # the refused one has not ended it
+
+
+def test_plans_that_say_the_same_are_equal(betons):
+    plan = plan_of(betons["raw"], indices=[3, 5], labels=[0, 1, 2, 3])
+    same = plan_of(betons["raw"], indices=np.array([3, 5], np.int32), labels=(0, 1, 2, 3))
+    assert plan == same and hash(plan) == hash(same) and plan == dataclasses.replace(plan)
+    subset = resolve(SubsetSpec(name="s", classes=("class0", "class1")), ["class0", "class1"])
+    others = [dataclasses.replace(plan, indices=[5, 3]), dataclasses.replace(plan, seed=4), plan_of(betons["raw"]),
+              plan_of(betons["raw"], subset=subset), plan_of(betons["raw"], subset=dataclasses.replace(subset, name="t"))]
+    assert len({plan, same, *others}) == 6 and plan != "a plan"
+
+
+def test_a_frozen_plan_keeps_its_indices(betons):
+    indices = np.array([1, 2, 3])
+    plan = plan_of(betons["raw"], indices=indices)
+    indices[0] = 30
+    assert plan.indices.tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match="read-only"):
+        plan.indices[0] = 30
+
+
 def test_plans_that_cannot_be_meant(betons):
     subset = resolve(SubsetSpec(name="s", classes=("class0", "zebra")), ["class0", "zebra"])
     for changes, says in (({"rank": 2, "world_size": 2}, "rank is 2"), ({"batch_size": 2, "world_size": 3}, "3 ranks"),
+                          ({"indices": (4, 7), "world_size": 3}, "2 samples for 3 ranks"),
+                          ({"indices": [0.5]}, "whole numbers"), ({"indices": [[1, 2]]}, "a row of"),
                           ({"subset": subset, "indices": (1,)}, "do not go with it"), ({"subset": subset}, "lacks 1")):
         with pytest.raises(UserError, match=says):
             open_loader(plan_of(betons["raw"], **changes))
 
 
-def test_a_batch_that_is_held_too_long_is_noticed_when_asked_for(betons):
-    with open_loader(plan_of(betons["raw"], poison=True, batches_ahead=4)) as loader:     # a slot for each of the 5 batches
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_that_is_held_too_long_is_noticed_when_asked_for(betons, backend):
+    plan = plan_of(betons["raw"], poison=True, batches_ahead=4, backend=backend)     # a slot for each of the 5 batches
+    with open_loader(plan) as loader:
         epoch = loader.epoch(0)
         held, labels = next(epoch)
         kept = held.clone()
@@ -184,3 +217,6 @@ def test_damaged_images_are_left_out_and_counted_where_that_is_asked_for(tmp_pat
     kept = [[0, 1, 2], [0, 1, 2, 3, 4], [0, 2, 3, 4], [0, 1, 3, 4]]
     assert equal(found, [(images[rows], labels[rows]) for (images, labels), rows in zip(expected, kept, strict=True)])
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in found)
+    one_by_one = dataclasses.replace(plan, on_corrupt="skip", batch_size=1)
+    with pytest.raises(UserError, match=r"Each of the 1 images of a batch is damaged\. Sample 3 of"):
+        batches_of(one_by_one)

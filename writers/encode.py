@@ -43,7 +43,15 @@ class Encoding(BaseModel):
     max_resolution: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = None  # pixels of the longer side; None: as it comes
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
     compress_probability: Annotated[float, Field(ge=0, le=1)] | None = None     # `mixed`: share of images stored as JPEG
-    restart_index: bool = False     # JPEGs of which loaders decode only the part they show (writers/restart.py)
+    restart_index: bool = True      # JPEGs of which loaders decode only the part they show (writers/restart.py); see _with_index
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_index(cls, value: Any) -> Any:
+        """Unless told: an index where JPEGs are made here. `passthrough` keeps its word, and a file its bytes."""
+        if not isinstance(value, dict) or value.get("restart_index") is not None:
+            return value
+        return value | {"restart_index": value.get("format", "jpeg") in ("jpeg", "mixed")}
 
     @model_validator(mode="before")
     @classmethod

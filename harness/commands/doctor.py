@@ -68,6 +68,7 @@ def _findings(folders: Folders) -> Iterator[Finding]:
     yield _import("ffcv", "import ffcv, ffcv.libffcv; print('its compiled library loads')",
                   "FFCV needs OpenCV 4 and libturbojpeg: apt-get install libopencv-dev libturbojpeg0-dev pkg-config, "
                   "then pip install --force-reinstall --no-cache-dir ffcv")
+    yield _decoder()
     yield _gpu()
     yield _disk("$HARNESS_DATA", folders.data)
     yield _disk("$HARNESS_RAW", folders.raw)
@@ -103,6 +104,13 @@ def _import(what: str, code: str, cure: str) -> Finding:
         return Finding(what, True, ended.stdout.strip())
     said = ended.stderr.strip().splitlines() or [f"ended with exit code {ended.returncode}"]
     return Finding(what, False, said[-1], cure)
+
+
+def _decoder() -> Finding:
+    """What decodes images: never a problem, but one of them is slower."""
+    from loaders import kernel
+
+    return Finding("decoder", True, kernel.describe())
 
 
 def _gpu() -> Finding:

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 @click.option("--jpeg-quality", type=click.IntRange(1, 100), default=90, show_default=True)
 @click.option("--compress-probability", type=click.FloatRange(0, 1), metavar="SHARE",
               help="Of images stored as JPEG (mixed).")
-@click.option("--restart-index", is_flag=True, help="JPEGs of which loaders decode only the part that they show.")
+@click.option("--restart-index/--no-restart-index", default=None,
+              help="JPEGs of which loaders decode only the part that they show. Default: yes, but for passthrough. "
+                   "With --from: give them to the JPEGs of that beton.")
 @click.option("--check", is_flag=True,
               help="Also decode what is stored as it comes: passthrough's JPEGs; with --from, verify that beton first.")
 @click.option("--val", "val_share", type=click.FloatRange(0, 1), default=0.1, show_default=True,
@@ -62,7 +64,8 @@ def command(source: Path | None, from_: Path | None, dataset: str | None, subset
     harness write-beton --subset in900 --from data/imagenet-all    out of betons, as fast as the disk copies
     """
     if from_ is not None:
-        manifests = _copy(from_, subset_name, splits, out, folders, check=options["check"], threads=options["threads"])
+        manifests = _copy(from_, subset_name, splits, out, folders, check=options["check"], threads=options["threads"],
+                          index=options["restart_index"])
     else:
         manifests = _write(source, dataset, subset_name, splits, out, folders, **options)
     if as_json:
@@ -107,7 +110,7 @@ def _write(source: Path | None, dataset: str | None, subset_name: str | None, sp
 
 
 def _copy(from_: Path, subset_name: str | None, splits: tuple[str, ...], out: Path | None, folders: Folders, *, check: bool,
-          threads: int | None) -> list[tuple[Path, "Manifest"]]:
+          threads: int | None, index: bool | None) -> list[tuple[Path, "Manifest"]]:
     from harness import console, environment
     from harness.commands.verify import in_megabytes
     from writers import names
@@ -115,12 +118,14 @@ def _copy(from_: Path, subset_name: str | None, splits: tuple[str, ...], out: Pa
     from writers.errors import UserError
     from writers.store import open_beton
     from writers.subset import named, resolve
+    from writers.upgrade import add_index
     from writers.verify import verify
 
     _refuse_without_effect({"source", "dataset", "preset", "format_", "max_resolution", "jpeg_quality", "compress_probability",
-                            "restart_index", "val_share", "test_share", "seed", "on_error"})
-    if subset_name is None:
-        raise UserError("Say which classes to copy: --subset NAME.", "harness ls subsets names the subsets.")
+                            "val_share", "test_share", "seed", "on_error"})
+    if (subset_name is None) != bool(index):
+        raise UserError("Say which classes to copy, --subset NAME, or --restart-index for all of them with an index.",
+                        "Not both at once: one after the other. harness ls subsets names the subsets.")
     from_ = from_.expanduser()
     files = {file.stem: file for file in sorted(from_.glob("*.beton"))} if from_.is_dir() else {from_.stem: from_}
     if not files:
@@ -136,6 +141,12 @@ def _copy(from_: Path, subset_name: str | None, splits: tuple[str, ...], out: Pa
                 problems = verify(files[split], in_megabytes(report), num_threads=threads or environment.num_cores())
             if problems:
                 raise UserError(f"{files[split]} is damaged: {problems[0]}", "harness verify says all that is wrong with it.")
+        if subset_name is None:
+            file = (out.expanduser() if out else folders.data / f"{manifest.name}-indexed") / f"{split}.beton"
+            with console.progress(f"index {split}") as report:
+                copied.append((file, add_index(files[split], file, progress=report,
+                                               num_threads=threads or environment.num_cores())))
+            continue
         subset = resolve(named(subset_name), manifest.classes, class_counts=_training_images(files[split]))
         file = (out.expanduser() if out else folders.data / f"{manifest.dataset}-{subset.name}") / f"{split}.beton"
         with console.progress(f"copy {split}") as report:
@@ -176,7 +187,7 @@ def _encoding(*, preset: str | None, format_: str, **settings: Any) -> "Encoding
         if preset is None:
             return Encoding.model_validate({"format": format_, **settings})
         defaults = Encoding()
-        if format_ != "jpeg" or any(value != getattr(defaults, name) for name, value in settings.items()):
+        if format_ != "jpeg" or any(value not in (None, getattr(defaults, name)) for name, value in settings.items()):
             raise UserError(f"--preset {preset} is all of the encoding; another option for it beside it is unclear.",
                             "Leave the preset or the other options out.")
         return Encoding.model_validate(preset)

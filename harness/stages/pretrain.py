@@ -22,7 +22,7 @@ from harness.train.plans import eval_plan, split_path, train_plan
 from harness.train.precision import Precision, choose
 from harness.train.trace import StepTrace
 from harness.train.trainee import ModelTrainee, replay_rate
-from loaders import open_loader
+from loaders import open_loader, preflight
 from loaders.backend import Loader
 from writers.store import open_beton
 
@@ -40,6 +40,8 @@ def run(context: StageContext) -> Outcome:
     classes = context.needs["data"].metrics["classes"]
     precision, timer, clock = choose(settings.precision, context.device), Timer(context.device), Clock()
 
+    for warning in preflight.warnings(train_plan(split_path(context, "data", "train"), settings, seed, context)):
+        print(warning)      # into the stage's log
     torch.manual_seed(seed)
     model = models.build(arch, len(classes), channels=settings.channels, blur_pool=settings.blur_pool).to(context.device)
     trainee = ModelTrainee(model, settings.optimizer, settings.optimizer.lr, device=context.device, precision=precision,

@@ -35,7 +35,7 @@ def manifests(*arguments: str) -> list[dict]:
 def test_a_preset_is_the_encoding_of_that_name(tree: Path):
     (train, val) = manifests("--source", "photos", "--preset", "110_0.50_85", "--out", "a")
     assert train["encoding"] == {"format": "mixed", "max_resolution": 110, "jpeg_quality": 85, "compress_probability": 0.5,
-                                 "restart_index": False}
+                                 "restart_index": True}
     assert train["max_width"] == val["max_width"] == 110
     (train, _) = manifests("--source", "photos", "--passthrough", "--check", "--out", "b")
     assert train["encoding"]["format"] == "passthrough" and train["num_jpeg"] == 6

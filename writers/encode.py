@@ -43,7 +43,7 @@ class Encoding(BaseModel):
     max_resolution: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = None  # pixels of the longer side; None: as it comes
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
     compress_probability: Annotated[float, Field(ge=0, le=1)] | None = None     # `mixed`: share of images stored as JPEG
-    restart_index: bool = True      # JPEGs of which loaders decode only the part they show (writers/restart.py); see _with_index
+    restart_index: bool = True      # JPEGs of which loaders decode only the part they show (writers/restart.py)
 
     @model_validator(mode="before")
     @classmethod

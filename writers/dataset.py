@@ -1,6 +1,6 @@
 """What a dataset is, and how one is opened: the contract of the files in `writers/datasets/`."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -42,17 +42,19 @@ class DatasetSpec:
     generated: bool = False                     # made on first use: nothing to get
 
 
-def open_dataset(name: str, path: Path, settings: SplitSettings) -> Source:
-    """Open the dataset `name`, whose images lie at `path`.
+def open_dataset(name: str, path: Path | Sequence[Path], settings: SplitSettings) -> Source:
+    """Open the dataset `name`, whose images lie at `path`, or at several places, where its file has `open_all`.
 
     Raises UserError for an unknown name or protocol, and for what is not there or does not fit.
     """
+    paths = [Path(path)] if isinstance(path, Path | str) else list(path)
     module = names.find("writers.datasets", name, "dataset")
     if settings.protocol not in (None, *module.SPEC.protocols):
         known = f"It has {', '.join(module.SPEC.protocols)}." if module.SPEC.protocols else "It has its own splits only."
         raise UserError(f"{module.SPEC.name} has no splits called '{settings.protocol}'.", known)
-    open_: Callable[[Path, SplitSettings], Source] = module.open
-    source = open_(Path(path), settings)
+    if len(paths) > 1 and not hasattr(module, "open_all"):
+        raise UserError(f"{module.SPEC.name} is read from one place, not {len(paths)}.", "Name the folder of them.")
+    source: Source = module.open(paths[0], settings) if len(paths) == 1 else module.open_all(paths, settings)
     if settings.protocol == VTAB:
         source.splits = vtab_1k(source.splits, settings.seed, source.name)
     source.protocol = settings.protocol

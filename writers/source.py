@@ -81,7 +81,7 @@ Images = Mapping[str, tuple[str, str]]      # key -> class, and the image's path
 
 @dataclass(frozen=True)
 class Found:
-    """What one place has: images by split (train, val, test, or UNSAID alone), and where to read them."""
+    """What one place has: images by split (train, val, test, or all of them UNSAID), and where to read them."""
 
     files: Files
     splits: Mapping[str, Images]
@@ -97,6 +97,7 @@ def open_source(path: Path | Sequence[Path], settings: SplitSettings, *, name: s
     """
     paths = [path] if isinstance(path, Path) else list(path)
     found = _joined({place: _find(place, classes) for place in paths})
+    _refuse_unclear_splits(found, paths)
     there = {class_name for images in found.splits.values() for class_name, _ in images.values()}
     if classes is not None and (unknown := sorted(there - set(classes) - set(exclude))):
         raise UserError(f"{paths[0]} has images of {len(unknown)} classes that {name} has not, such as {unknown[0]}.",
@@ -162,6 +163,11 @@ def layouts() -> str:
     return "Accepted: " + "; ".join(kind.LAYOUT for kind in _kinds()) + "."
 
 
+def below_class(path: str, class_name: str) -> str:
+    """What comes after the class's folder in the path of an image; without such a folder the file's own name."""
+    return path.rpartition(f"{class_name}/")[2] if f"/{class_name}/" in f"/{path}" else path.rsplit("/", 1)[-1]
+
+
 def _find(path: Path, classes: Sequence[str] | None) -> Found:
     """Ask each kind of source in turn; what none of them knows by its looks is a tree of class folders."""
     if not path.exists():
@@ -189,9 +195,16 @@ def _joined(found: Mapping[Path, Found]) -> Found:
                 raise UserError(f"Of the images in {path} it is unclear whether they are for training or for testing.",
                                 "Of several sources each has its splits inside, or is called train, val or test.")
             splits.setdefault(said, {}).update((f"{number}/{key}", image) for key, image in images.items())
-    if "train" not in splits:
-        raise UserError(f"None of {', '.join(path.name for path in found)} has images to train on.", layouts())
     return Found(_Numbered(list(found.values())), splits)
+
+
+def _refuse_unclear_splits(found: Found, paths: Sequence[Path]) -> None:
+    there = {split for split, images in found.splits.items() if images}
+    if UNSAID in there and len(there) > 1:
+        raise UserError(f"{paths[0]} has parts that say their split and others that do not.", layouts())
+    if not there & {"train", UNSAID}:
+        raise UserError(f"{' and '.join(map(str, paths))} has no images to train on{', only ' * bool(there)}"
+                        f"{' and '.join(sorted(there))}.", layouts())
 
 
 class _Numbered:

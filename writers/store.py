@@ -48,7 +48,7 @@ class Manifest(BaseModel):
     num_raw: int
     max_width: int
     max_height: int
-    skipped: list[dict[str, str]]       # unreadable images left out by --on-error skip: key, class, reason
+    skipped: list[dict[str, str]]       # unreadable images left out by --on-error skip: name, class, reason
     page_size: int
     bytes: int
     sha256: str                         # of the file; of several groups: the sha256 of their digests (follow.digest_of_groups)

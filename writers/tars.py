@@ -31,6 +31,10 @@ class Member(NamedTuple):
     def is_file(self) -> bool:
         return self.kind in REGULAR
 
+    @property
+    def is_folder(self) -> bool:
+        return self.kind == FOLDER
+
 
 class TarFiles:
     """Files at known places in one or several archives; may be read by several threads."""
@@ -75,7 +79,7 @@ def open_tar(path: Path, keep: Callable[[str], bool]) -> TarFiles:
     files = TarFiles()
     with path.open("rb", buffering=0) as archive:
         for member in members(archive.fileno(), path):
-            if member.kind != FOLDER and keep(member.name):
+            if not member.is_folder and keep(member.name):
                 refuse_link(member, path)
                 files.add(member.name, path, member)
     return files
@@ -153,7 +157,7 @@ def _checksum_fits(header: bytes) -> bool:
         return False
     others = header[:148] + header[156:]
     total = sum(others) + 8 * ord(" ")
-    return stated in (total, total - 256 * sum(byte > 127 for byte in others))
+    return stated == total or stated == total - 256 * sum(byte > 127 for byte in others)
 
 
 def _number(digits: bytes) -> int:

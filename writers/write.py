@@ -30,7 +30,7 @@ from writers.subset import Subset
 CREATED_BY = "harness writers 4"    # the number rises when the same input would give other bytes
 IMAGES_AT_ONCE = 8          # that a thread takes: fewer hand-overs
 AHEAD_PER_THREAD = 4        # of such runs, encoded before their turn has come
-MAX_OFFENDERS = 20          # unreadable images listed before the write gives up
+MAX_OFFENDERS = 20          # unreadable images that a message names
 
 
 def write_split(source: Source, split: str, subset: Subset, encoding: Encoding, out_file: Path, *, seed: int = 0,
@@ -41,11 +41,13 @@ def write_split(source: Source, split: str, subset: Subset, encoding: Encoding, 
     `seed` decides the order in the file and the draws of a mixed encoding. With on_error "skip" an unreadable image is left
     out and named in the manifest. `check`: also decode JPEGs that are stored as they are. Raises UserError, naming the files,
     for unreadable images, a training class without images, a folder that cannot be written, another writer at work on the
-    same name, and a full disk; then nothing is left behind.
+    same name, and a full disk; then nothing is left behind but the list of many unreadable images.
     """
     out_file = Path(out_file)
     examples = _chosen(source, split, subset, seed)
     with new_beton(out_file) as new:
+        if unreadable_list(out_file).exists():      # of an earlier try
+            unreadable_list(out_file).unlink()
         with FileFollower(new.handle, GROUP_BYTES) as follower:
             layout, skipped = _write_samples(new, follower, source, subset, encoding, examples, seed,
                                              num_threads or _num_cores(), progress, on_error, check)
@@ -84,7 +86,7 @@ def _write_samples(new: NewBeton, follower: FileFollower, source: Source, subset
                 progress(number, len(examples))
             number += 1
             if isinstance(blob, Unreadable):
-                skipped.append({"key": example.key, "class": subset.classes[example.label], "reason": str(blob)})
+                skipped.append({"name": example.name, "class": subset.classes[example.label], "reason": str(blob)})
                 offenders.append(f"{source.where(example)}: {blob}")
                 continue
             label, offset = example.label, layout.place(len(blob.data))
@@ -94,12 +96,11 @@ def _write_samples(new: NewBeton, follower: FileFollower, source: Source, subset
                 label = layout.place(len(labels))
                 pieces.append((label, labels))
             layout.add(blob.mode, blob.width, blob.height, offset, label, int(ids[number - 1]))
-        if on_error == "fail" and len(offenders) >= MAX_OFFENDERS:
-            break
-        _write_pieces(new.handle, pieces)
-        follower.advance(layout.end)
+        if on_error == "skip" or not offenders:     # else nothing comes of this file; the rest is read for its offenders
+            _write_pieces(new.handle, pieces)
+            follower.advance(layout.end)
     if offenders and on_error == "fail":
-        raise _unreadable(offenders[:MAX_OFFENDERS])
+        raise _unreadable(offenders, new.out_file)
     if not layout.num_samples:
         raise UserError(f"None of the {len(examples)} images of {source.name} can be read.", offenders[0])
     if progress is not None:
@@ -199,13 +200,13 @@ def _class_counts(examples: Sequence[Example], num_classes: int) -> np.ndarray:
 
 def _manifest(source: Source, split: str, subset: Subset, encoding: Encoding, seed: int, examples: Sequence[Example],
               skipped: Sequence[dict[str, str]], layout: Layout, digests: list[str], new: NewBeton) -> Manifest:
-    left_out = {entry["key"] for entry in skipped}
-    counts = _class_counts([example for example in examples if example.key not in left_out], len(subset.classes)).tolist()
+    left_out = {entry["name"] for entry in skipped}
+    counts = _class_counts([example for example in examples if example.name not in left_out], len(subset.classes)).tolist()
     return Manifest.sealed(
         name=name_of(source.name, subset), dataset=source.name, split=split, classes=list(subset.classes),
         multi_label=source.multi_label, class_counts=counts, encoding=encoding, source=source.origin, seed=seed,
         subset={"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest},
-        protocol=source.protocol, skipped=sorted(skipped, key=lambda entry: entry["key"]), created_by=CREATED_BY,
+        protocol=source.protocol, skipped=sorted(skipped, key=lambda entry: entry["name"]), created_by=CREATED_BY,
         **file_fields(layout, digests, new))
 
 
@@ -214,10 +215,19 @@ def name_of(dataset: str, subset: Subset) -> str:
     return dataset if subset.name == "all" else f"{dataset}-{subset.name}"
 
 
-def _unreadable(offenders: Sequence[str]) -> UserError:
-    at_least = "At least " if len(offenders) == MAX_OFFENDERS else ""
-    plural = "images" if len(offenders) > 1 else "image"
-    return UserError(f"{at_least}{len(offenders)} {plural} cannot be read:\n  " + "\n  ".join(offenders),
+def unreadable_list(out_file: Path) -> Path:
+    """Where all unreadable images are listed when they are more than a message holds."""
+    return out_file.with_name(f"{out_file.name}.unreadable.txt")
+
+
+def _unreadable(offenders: Sequence[str], out_file: Path) -> UserError:
+    lines = sorted(offenders)
+    shown = "\n  ".join(lines[:MAX_OFFENDERS])
+    if len(lines) > MAX_OFFENDERS:
+        unreadable_list(out_file).write_text("\n".join(lines) + "\n")
+        shown += f"\n  ... all of them stand in {unreadable_list(out_file)}"
+    plural = "images" if len(lines) > 1 else "image"
+    return UserError(f"{len(lines):,} {plural} cannot be read:\n  {shown}",
                      "Mend or remove them, or write with --on-error skip: the manifest then names what was left out.")
 
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Write images as FFCV beton files with manifests.")
-@click.option("--source", type=click.Path(path_type=Path), metavar="DIR|TAR",
-              help="The images: class folders, as they are or under train/, val/, test/; or a tar of such.")
+@click.option("--source", "sources", multiple=True, type=click.Path(path_type=Path), metavar="DIR|TAR|PARQUET",
+              help="The images: class folders, as they are or under train/, val/, test/; a tar or zip of such; ImageNet's own "
+                   "tars; Parquet or WebDataset shards, or a folder of them. May be given again.")
 @click.option("--from", "from_", type=click.Path(path_type=Path), metavar="BETON|DIR",
               help="Copy the subset out of a beton, or out of each in a folder, without decoding.")
 @click.option("--dataset", metavar="NAME",
@@ -53,12 +54,12 @@ if TYPE_CHECKING:
               help="What an unreadable image does; those skipped stand in the manifest.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifests.")
 @folder_options
-def command(source: Path | None, from_: Path | None, dataset: str | None, subset_name: str | None, splits: tuple[str, ...],
-            out: Path | None, folders: Folders, as_json: bool, **options: Any) -> None:
+def command(sources: tuple[Path, ...], from_: Path | None, dataset: str | None, subset_name: str | None,
+            splits: tuple[str, ...], out: Path | None, folders: Folders, as_json: bool, **options: Any) -> None:
     """Write images as FFCV beton files with manifests: train.beton, val.beton and so on.
 
     \b
-    harness write-beton --subset in900 --source /data/imagenet     ImageNet-layout tree, 900 classes
+    harness write-beton --subset in900 --source /data/imagenet     900 classes of a tree, official tars, shards
     harness write-beton --source photos/                           any tree of class folders
     harness write-beton --dataset synthetic_things                 images made on the spot
     harness write-beton --subset in900 --from data/imagenet-all    out of betons, as fast as the disk copies
@@ -67,7 +68,7 @@ def command(source: Path | None, from_: Path | None, dataset: str | None, subset
         manifests = _copy(from_, subset_name, splits, out, folders, check=options["check"], threads=options["threads"],
                           index=options["restart_index"])
     else:
-        manifests = _write(source, dataset, subset_name, splits, out, folders, **options)
+        manifests = _write(sources, dataset, subset_name, splits, out, folders, **options)
     if as_json:
         import json
 
@@ -78,9 +79,10 @@ def command(source: Path | None, from_: Path | None, dataset: str | None, subset
                    f"{manifest.bytes / 1e6:,.1f} MB, sha256 {manifest.sha256[:12]}")
 
 
-def _write(source: Path | None, dataset: str | None, subset_name: str | None, splits: tuple[str, ...], out: Path | None,
-           folders: Folders, *, val_share: float, test_share: float, seed: int, protocol: str | None, threads: int | None,
-           on_error: Literal["fail", "skip"], check: bool, **encoding_options: Any) -> list[tuple[Path, "Manifest"]]:
+def _write(sources: tuple[Path, ...], dataset: str | None, subset_name: str | None, splits: tuple[str, ...],
+           out: Path | None, folders: Folders, *, val_share: float, test_share: float, seed: int, protocol: str | None,
+           threads: int | None, on_error: Literal["fail", "skip"], check: bool,
+           **encoding_options: Any) -> list[tuple[Path, "Manifest"]]:
     from harness import console, environment
     from harness.raw import raw_folder
     from harness.settings import DataSettings
@@ -92,12 +94,12 @@ def _write(source: Path | None, dataset: str | None, subset_name: str | None, sp
     encoding = _encoding(**encoding_options)
     spec = named(subset_name) if subset_name else None
     name = dataset or ("imagenet" if spec else "folder")
-    if source is None and name == "folder":
+    if not sources and name == "folder":
         raise UserError("Say which images: --source DIR, or --dataset NAME.", "harness ls datasets names the datasets.")
-    path = source.expanduser() if source else folders.raw / raw_folder(name)
-    opened = open_dataset(name, path, SplitSettings(val=val_share, test=test_share, seed=seed, protocol=protocol))
+    paths = [source.expanduser() for source in sources] or [folders.raw / raw_folder(name)]
+    opened = open_dataset(name, paths, SplitSettings(val=val_share, test=test_share, seed=seed, protocol=protocol))
     subset = resolve(spec, opened.classes, class_counts=opened.class_counts()) if spec else everything(opened.classes)
-    label = DataSettings(dataset=name, path=str(path)).label
+    label = DataSettings(dataset=name, path=str(paths[0])).label
     folder = out.expanduser() if out else folders.data / f"{label}-{subset.name}"
     written = []
     for split in _asked_splits(splits, opened.splits):
@@ -121,7 +123,7 @@ def _copy(from_: Path, subset_name: str | None, splits: tuple[str, ...], out: Pa
     from writers.upgrade import add_index
     from writers.verify import verify
 
-    _refuse_without_effect({"source", "dataset", "preset", "format_", "max_resolution", "jpeg_quality", "compress_probability",
+    _refuse_without_effect({"sources", "dataset", "preset", "format_", "max_resolution", "jpeg_quality", "compress_probability",
                             "val_share", "test_share", "seed", "on_error"})
     if (subset_name is None) != bool(index):
         raise UserError("Say which classes to copy, --subset NAME, or --restart-index for all of them with an index.",

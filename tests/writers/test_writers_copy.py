@@ -113,7 +113,7 @@ def test_images_that_were_left_out_stand_in_the_copys_manifest_where_their_class
     whole = tmp_path / "whole" / "train.beton"
     write_split(source, "train", everything(source.classes), Encoding(), whole, on_error="skip")
     manifest = copy_subset(whole, TWO, tmp_path / "copied.beton")
-    assert [(entry["key"], entry["class"]) for entry in manifest.skipped] == [("train/cat/train_0.jpg", "cat")]
+    assert [(entry["name"], entry["class"]) for entry in manifest.skipped] == [("cat/train_0", "cat")]
     assert manifest.class_counts == [5, 4]
 
 

@@ -145,13 +145,19 @@ def test_all_unreadable_images_are_named_and_nothing_is_left(tree: Path, tmp_pat
         assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_of_many_unreadable_images_the_first_twenty_are_named(tree: Path, tmp_path: Path):
+def test_many_unreadable_images_are_all_listed_in_a_file_beside_the_beton(tree: Path, tmp_path: Path):
     for index in range(30):
-        (tree / "train" / "cat" / f"broken_{index}.jpg").write_bytes(b"not an image")
-    source = open_dataset("folder", tree, SplitSettings())
-    with pytest.raises(UserError, match="At least 20 images cannot be read") as caught:
-        write_split(source, "train", everything(source.classes), PASS, tmp_path / "t")
-    assert str(caught.value).count("broken_") == 20
+        (tree / "train" / "cat" / f"broken_{index:02}.jpg").write_bytes(b"not an image")
+    source, file = open_dataset("folder", tree, SplitSettings()), tmp_path / "out" / "train.beton"
+    with pytest.raises(UserError, match="30 images cannot be read") as caught:
+        write_split(source, "train", everything(source.classes), PASS, file)
+    assert [f"broken_{index:02}.jpg" in str(caught.value) for index in range(30)] == [True] * 20 + [False] * 10
+    (listed,) = file.parent.iterdir()
+    assert str(listed) in str(caught.value)
+    assert [line.split(": ")[0] for line in listed.read_text().splitlines()] == [
+        str(tree / "train" / "cat" / f"broken_{index:02}.jpg") for index in range(30)]
+    write_split(source, "train", everything(source.classes), PASS, file, on_error="skip")
+    assert not listed.exists()
 
 
 def test_skipped_images_stand_in_the_manifest(tree: Path, tmp_path: Path):
@@ -159,7 +165,7 @@ def test_skipped_images_stand_in_the_manifest(tree: Path, tmp_path: Path):
     source = open_dataset("folder", tree, SplitSettings())
     manifest = write_split(source, "train", everything(source.classes), PASS, tmp_path / "t", on_error="skip")
     assert manifest.class_counts == [4, 5, 5]
-    assert [entry["key"] for entry in manifest.skipped] == ["train/cat/train_0.jpg"]
+    assert [entry["name"] for entry in manifest.skipped] == ["cat/train_0"]
     assert verify(tmp_path / "t") == []
 
 

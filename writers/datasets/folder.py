@@ -1,13 +1,18 @@
-"""Any tree of class folders, or an uncompressed tar of one: a person's own photographs."""
+"""A person's own photographs in class folders, packed in any way that `writers/sources/` reads."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from writers.dataset import DatasetSpec
 from writers.source import Source, SplitSettings, open_source
 
-SPEC = DatasetSpec(name="folder", title="Any tree of class folders", metric="top1",
+SPEC = DatasetSpec(name="folder", title="Any images in class folders, archives or shards", metric="top1",
                    where="Name it: --source DIR, or path: in a recipe.")
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    return open_source(path, settings, name=path.name.split(".")[0])
+    return open_all([path], settings)
+
+
+def open_all(paths: Sequence[Path], settings: SplitSettings) -> Source:
+    return open_source(paths, settings, name=paths[0].name.split(".")[0])

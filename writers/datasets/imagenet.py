@@ -1,27 +1,41 @@
-"""ImageNet (ILSVRC 2012), 1000 classes: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG."""
+"""ImageNet (ILSVRC 2012), 1000 classes, in every form that people have it in (`writers/sources/`).
 
+    train/<wnid>/*.JPEG  val/<wnid>/*.JPEG                      a tree, or a .tar or .zip of it
+    ILSVRC2012_img_train.tar  ILSVRC2012_img_val.tar            as image-net.org hands it out
+    data/train-*.parquet  data/validation-*.parquet             the hub's ILSVRC/imagenet-1k
+    imagenet1k-train-*.tar  imagenet1k-validation-*.tar         the hub's timm/imagenet-1k-wds
+
+All give the same betons, byte for byte, as long as the image files are the same: some copies of ImageNet were re-encoded.
+"""
+
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from writers.dataset import DatasetSpec
 from writers.errors import UserError
 from writers.source import Source, SplitSettings, open_source
-from writers.subset import named
+from writers.subset import imagenet_classes
 
 SPEC = DatasetSpec(
     name="imagenet", title="ImageNet (ILSVRC 2012)", metric="top1", num_classes=1000,
     split_sizes={"train": 1_281_167, "val": 50_000}, licence="research and education only, by agreement",
     citation="Russakovsky et al. 2015, ImageNet Large Scale Visual Recognition Challenge",
-    where="image-net.org, after registration; as train/<wnid>/*.JPEG and val/<wnid>/*.JPEG")
+    where="image-net.org, after registration: ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar as they are, or the tree")
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Labels follow the sorted WordNet ids. A tree may lack classes: a subset that needs them says so."""
-    classes = named("in1000").classes
-    assert classes is not None
-    source = open_source(path, replace(settings, val=0.0), name="imagenet", classes=classes)    # val is its own, not carved
+    return open_all([path], settings)
+
+
+def open_all(paths: Sequence[Path], settings: SplitSettings) -> Source:
+    """Labels follow the sorted WordNet ids. A source may lack classes: a subset that needs them says so."""
+    own = replace(settings, val=0.0)        # val is ImageNet's own, never carved
+    source = open_source(paths, own, name="imagenet", classes=imagenet_classes())
     has_val = {example.label for example in source.splits["val"]}
     if lacking := {example.label for example in source.splits["train"]} - has_val:
-        raise UserError(f"{path}/val lacks {len(lacking)} of the classes that train has, such as "
-                        f"{source.classes[min(lacking)]}.", "The accuracies to compare with are of ImageNet's own val, whole.")
+        raise UserError(f"{' and '.join(map(str, paths))}: val lacks {len(lacking)} of the classes that train has, such as "
+                        f"{source.classes[min(lacking)]}.",
+                        "The accuracies to compare with are of ImageNet's own val, whole: give it, too, by another --source or "
+                        "in the same folder.")
     return source

@@ -1,0 +1,187 @@
+"""Parquet shards as Hugging Face's hub has them: train-00000-of-00294.parquet and so on, in a folder or its data/.
+
+Columns: `image`, a struct of `bytes` and `path`, and `label`, an integer. The classes' names are those that the schema's
+metadata says (`ClassLabel`), unless the dataset has an order of its own, as ImageNet does. Images are called as their paths.
+ImageNet's paths end in the class there, `n01440764_10026_n01440764.JPEG`; that is left off, so that its images are called as
+everywhere else. Images without a label (-1: ImageNet's test shards) are left out.
+
+A row group is the least that can be read at once, about 100 images as the hub writes them, and a beton is written in another
+order: large datasets are read many times over. Memory: CACHE_BYTES of row groups are kept, which is all of a small dataset,
+and each thread has one more in its hands.
+"""
+
+import json
+import re
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from writers.errors import UserError
+from writers.source import UNSAID, Found, below_class, split_of
+
+LAYOUT = "train-*.parquet and validation-*.parquet with columns image (bytes, path) and label, or a folder of them"
+CACHE_BYTES = 512 * 2**20
+PLACES = ("*.parquet", "data/*.parquet", "train*/*.parquet", "val*/*.parquet", "test*/*.parquet")
+CLASS_IN_PATH = re.compile(r"(?P<image>.+)_(?P<wnid>n\d{8})(?P<ending>\.\w+)")
+
+
+def recognise(path: Path) -> bool:
+    if path.is_file():
+        with path.open("rb") as file:
+            return file.read(4) == b"PAR1"
+    return bool(_shards(path))
+
+
+def find(path: Path, classes: Sequence[str] | None) -> Found:
+    """Raises UserError for other columns, labels that name no class, splits that are unclear, and without pyarrow."""
+    files = ParquetFiles([path] if path.is_file() else _shards(path))
+    splits: dict[str, dict[str, tuple[str, str]]] = {}
+    for number, shard in enumerate(files.shards):
+        class_of = _namer(files.class_names, classes, shard)
+        images = splits.setdefault(_split_of(shard), {})
+        for row, (label, image_path) in enumerate(files.labels_and_paths(number)):
+            if label is not None and label != -1:
+                class_name = class_of(label)
+                images[f"{number}/{row}"] = class_name, _image(image_path, class_name, shard, row)
+    return Found(files, splits)
+
+
+class ParquetFiles:
+    """The images of some shards, called `<number of the shard>/<row>`."""
+
+    def __init__(self, shards: Sequence[Path]) -> None:
+        self.shards = list(shards)
+        self.class_names: list[str] | None = None       # label k is class_names[k]
+        self._metadata = [_metadata(shard) for shard in shards]
+        self._columns = [self._look_at_schema(number) for number in range(len(shards))]     # the images'
+        self._ends = [list(accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)))
+                      for metadata in self._metadata]   # of each shard: the rows up to the end of each row group
+        self._cache: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = threading.Lock()
+
+    def names(self) -> Sequence[str]:
+        return [f"{number}/{row}" for number, metadata in enumerate(self._metadata) for row in range(metadata.num_rows)]
+
+    def read(self, name: str) -> bytes:
+        shard, row = map(int, name.split("/"))
+        group = bisect_right(self._ends[shard], row)
+        first = self._ends[shard][group - 1] if group else 0
+        data = self._row_group(shard, group)[row - first].as_py()
+        if data is None:
+            raise OSError("the row has no bytes")
+        return data
+
+    def where(self, name: str) -> str:
+        shard, row = name.split("/")
+        return f"{self.shards[int(shard)]}, row {row}"
+
+    def labels_and_paths(self, shard: int) -> Sequence[tuple[int | None, str | None]]:
+        """Of each row; the images are not read."""
+        column = self._columns[shard]
+        try:
+            table = self._open(shard).read(["label", f"{column}.path"], use_threads=False).flatten()
+        except Exception as error:      # pyarrow has exceptions of its own kinds
+            raise UserError(f"{self.shards[shard]} is damaged: {error}", "Fetch it again.") from error
+        return list(zip(table["label"].to_pylist(), table[f"{column}.path"].to_pylist(), strict=True))
+
+    def _row_group(self, shard: int, group: int) -> Any:
+        """The images' bytes, as pyarrow has them."""
+        with self._lock:
+            if (shard, group) in self._cache:
+                self._cache.move_to_end((shard, group))
+                return self._cache[shard, group]
+        column = f"{self._columns[shard]}.bytes"
+        try:
+            images = self._open(shard).read_row_group(group, [column], use_threads=False).flatten()[column]
+        except Exception as error:
+            raise OSError(f"row group {group} is damaged: {error}") from error
+        with self._lock:
+            if (shard, group) not in self._cache:       # another thread may have read it meanwhile
+                self._cache[shard, group] = images
+                self._cached_bytes += images.nbytes
+            while self._cached_bytes > CACHE_BYTES:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return images
+
+    def _open(self, shard: int) -> Any:
+        """A reader for one thread; what the file says of itself is not read again."""
+        return _parquet().ParquetFile(self.shards[shard], metadata=self._metadata[shard], pre_buffer=False)
+
+    def _look_at_schema(self, shard: int) -> str:
+        """The name of the images' column; also takes the classes' names, which are the same in all shards."""
+        schema, path = self._metadata[shard].schema.to_arrow_schema(), self.shards[shard]
+        column = next((name for name in ("image", "img") if name in schema.names), "")
+        parts = {part.name for part in schema.field(column).flatten()} if column else set()
+        is_whole = "label" in schema.names and "int" in str(schema.field("label").type)
+        if not ({f"{column}.bytes", f"{column}.path"} <= parts and is_whole):
+            raise UserError(f"{path} has the columns {', '.join(schema.names)}; needed are image, of bytes and path, and "
+                            "label, a whole number.", f"Accepted: {LAYOUT}.")
+        said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        class_names = said.get("info", {}).get("features", {}).get("label", {}).get("names")
+        if shard and class_names != self.class_names:
+            raise UserError(f"{path} names other classes than {self.shards[0]}.", "Give shards of one dataset.")
+        self.class_names = class_names
+        return column
+
+
+def _shards(folder: Path) -> list[Path]:
+    return [shard for place in PLACES for shard in sorted(folder.glob(place))]
+
+
+def _split_of(shard: Path) -> str:
+    """From `validation-00000-of-00014.parquet`, or from the folder `train/`."""
+    return split_of(re.split(r"[-._]", shard.name)[0]) or split_of(shard.parent.name) or UNSAID
+
+
+def _namer(names: Sequence[str] | None, classes: Sequence[str] | None, shard: Path) -> Callable[[int], str]:
+    """From a label to the class's name: the schema's own, unless the dataset knows its classes by others in the same order."""
+    own = names is not None and (classes is None or set(names) <= set(classes))
+    in_order = names if own else classes
+    if not own and classes is not None and names is not None and len(names) != len(classes):
+        raise UserError(f"{shard} names {len(names)} classes, such as {names[0]}; the dataset has {len(classes)}, such as "
+                        f"{classes[0]}.", "Give shards of that dataset.")
+
+    def name(label: int) -> str:
+        if in_order is None:
+            return f"{label:04d}"
+        if not 0 <= label < len(in_order):
+            raise UserError(f"{shard} has the label {label}; there are {len(in_order)} classes.", "Give that dataset's shards.")
+        return in_order[label]
+
+    return name
+
+
+def _image(path: str | None, class_name: str, shard: Path, row: int) -> str:
+    """What the image is called below its class's folder; where it has no path, as its place."""
+    if not path:
+        return f"{shard.stem}-{row:07d}"
+    below = below_class(path, class_name)
+    found = CLASS_IN_PATH.fullmatch(below)
+    if found is None or not re.fullmatch(r"n\d{8}", class_name):
+        return below
+    if found["wnid"] != class_name:
+        raise UserError(f"{shard}, row {row}: the path {path} says {found['wnid']}, the label {class_name}.",
+                        "Its labels are in another order than ImageNet's.")
+    return found["image"] + found["ending"]
+
+
+def _metadata(shard: Path) -> Any:
+    try:
+        return _parquet().read_metadata(shard)
+    except UserError:
+        raise
+    except Exception as error:      # pyarrow has exceptions of its own kinds
+        raise UserError(f"{shard} is not a whole Parquet file: {error}", "Fetch it again.") from error
+
+
+def _parquet() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError("Reading Parquet shards needs pyarrow.", "pip install 'harness[parquet]'") from error
+    return pyarrow.parquet

@@ -1,0 +1,127 @@
+"""WebDataset shards: tars in which files with one key follow one another, `0001.jpg 0001.cls`; read where they lie.
+
+    imagenet1k-train-0000.tar  imagenet1k-validation-00.tar     as timm's imagenet-1k-wds has them
+    train/0000.tar  test/0000.tar  classnames.txt               as CLIP's benchmark has them
+
+A label is what stands in `.cls`, or under `label`, `cls` or `class_id` in `.json`: a class's number or its name. Numbers are
+named by the dataset's own order, as ImageNet has one, else by the lines of `classnames.txt` or `classes.txt`, else as they
+are. An image is called as the `filename` in its `.json`, else as its key.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from writers.errors import UserError
+from writers.files import IMAGE_ENDINGS
+from writers.source import UNSAID, Found, below_class, split_of
+from writers.tars import Member, TarFiles, looks_like_tar, members, refuse_link
+
+LAYOUT = "WebDataset shards, *train*.tar and *val*.tar with <key>.jpg and <key>.cls or .json in them, or a folder of them"
+PLACES = ("*.tar", "data/*.tar", "train*/*.tar", "val*/*.tar", "test*/*.tar")
+CLASS_LISTS = ("classnames.txt", "classes.txt")
+LABEL_ENDINGS = (".cls", ".json")
+
+
+def recognise(path: Path) -> bool:
+    """By what the first archive begins with."""
+    shards = [path] if path.is_file() else _shards(path)
+    return bool(shards) and looks_like_tar(shards[0]) and _begins_as_shard(shards[0])
+
+
+def find(path: Path, classes: Sequence[str] | None) -> Found:
+    """Raises UserError for archives that are not whole, images without a label, and labels that name no class."""
+    shards = [path] if path.is_file() else _shards(path)
+    class_of = _namer(classes or _class_list(path), path)
+    files = TarFiles()
+    splits: dict[str, dict[str, tuple[str, str]]] = {}
+    for number, shard in enumerate(shards):
+        images = splits.setdefault(_split_of(shard), {})
+        with shard.open("rb", buffering=0) as archive:
+            for key, group in groupby(members(archive.fileno(), shard), lambda member: _key(member.name)):
+                found = {_ending(member.name): member for member in group if not member.is_folder}
+                image = next((member for ending, member in found.items() if ending in IMAGE_ENDINGS), None)
+                if image is None:
+                    continue
+                refuse_link(image, shard)
+                label, filename = _label(archive.fileno(), found, shard, key)
+                class_name = class_of(label, f"{shard}:{key}")
+                name = f"{number}/{image.name}"
+                files.add(name, shard, image)
+                images[name] = class_name, below_class(filename or image.name, class_name)
+    return Found(files, splits)
+
+
+def _label(handle: int, found: dict[str, Member], shard: Path, key: str) -> tuple[int | str, str | None]:
+    """The label, and the file name that the sample says."""
+    said: dict[str, Any] = {}
+    if ".json" in found:
+        try:
+            said = json.loads(_content(handle, found[".json"]))
+        except ValueError as error:
+            raise UserError(f"{shard}:{key}.json is no JSON: {error}", "Fetch it again.") from error
+    if ".cls" in found:
+        label: Any = _content(handle, found[".cls"]).decode(errors="replace").strip()
+    else:
+        label = next((said[name] for name in ("label", "cls", "class_id") if name in said), None)
+    if not isinstance(label, int | str) or label == "":
+        raise UserError(f"{shard}:{key} has no label.", "Each image needs a .cls, or a label in its .json.")
+    filename = said.get("filename")
+    return int(label) if re.fullmatch(r"\d+", str(label)) else str(label), filename if isinstance(filename, str) else None
+
+
+def _namer(names: Sequence[str] | None, path: Path) -> Callable[[int | str, str], str]:
+    """From a label, and where it stands, to the class's name."""
+    def name(label: int | str, where: str) -> str:
+        if isinstance(label, str):
+            return label
+        if names is None:
+            return f"{label:04d}"
+        if label >= len(names):
+            raise UserError(f"{where} has the label {label}; there are {len(names)} classes.", "Give shards of this dataset.")
+        return names[label]
+
+    return name
+
+
+def _class_list(path: Path) -> list[str] | None:
+    folder = path if path.is_dir() else path.parent
+    lists: Iterator[Path] = (folder / name for name in CLASS_LISTS)
+    file = next((file for file in lists if file.is_file()), None)
+    return [line.strip() for line in file.read_text().splitlines() if line.strip()] if file else None
+
+
+def _begins_as_shard(shard: Path) -> bool:
+    """The first two files have one key, and one of them is a label: in a tree's archive each image has its own."""
+    with shard.open("rb", buffering=0) as archive:
+        listed = (member.name for member in members(archive.fileno(), shard) if member.is_file)
+        first, second = next(listed, ""), next(listed, "")
+    return bool(first) and _key(first) == _key(second) and bool({_ending(first), _ending(second)} & set(LABEL_ENDINGS))
+
+
+def _shards(folder: Path) -> list[Path]:
+    return [shard for place in PLACES for shard in sorted(folder.glob(place))]
+
+
+def _split_of(shard: Path) -> str:
+    """From `imagenet1k-validation-00.tar`, or from the folder `train/`."""
+    said = {split for word in re.split(r"[-._]", shard.stem) if (split := split_of(word))}
+    return said.pop() if len(said) == 1 else split_of(shard.parent.name) or UNSAID
+
+
+def _key(name: str) -> str:
+    """As WebDataset: up to the first dot of the file's own name."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.split(".", 1)[0]
+
+
+def _ending(name: str) -> str:
+    return name[len(_key(name)):].lower()
+
+
+def _content(handle: int, member: Member) -> bytes:
+    return os.pread(handle, member.size, member.offset)

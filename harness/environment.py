@@ -52,14 +52,19 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def cores() -> list[int]:
+    """The numbers of the cores that this process is not kept off."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
 def num_cores() -> int:
     """Cores that this process may use: its affinity, and the CPU quota of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = len(cores())
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
+        return allowed if quota == "max" else max(1, min(allowed, round(int(quota) / int(period))))
     except (OSError, ValueError):
-        return cores
+        return allowed
 
 
 def gpu_names() -> list[str]:

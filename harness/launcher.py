@@ -3,13 +3,20 @@
 `harness/launchers/NAME.py` has `open(settings: LauncherSettings) -> Launcher`.
 """
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from harness.folders import Folders
 from harness.retry import Cause
+from writers.errors import UserError
+
+# OpenMP and BLAS size their pools by these when they load. NUMBA_NUM_THREADS is not among them: it is a ceiling that
+# FFCV must not find below the threads it asks for.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,28 @@ class LauncherSettings:
     stages_package: str = "harness.stages"              # whose modules run the stages
     checkpoint_minutes: float = 5.0                     # of training, between two checkpoints
     trace_steps: int = 0                                # of each pretraining, for a profile; 0: none
+    num_threads: int | None = None                      # CPU threads of a stage; None: the launcher's choice
+    jobs_per_gpu: int = 1                               # stages that share a GPU
+    options: Mapping[str, str] = field(default_factory=dict)    # what only one launcher knows: ray's address, Slurm's partition
+
+    def worker_command(self, device: str, num_threads: int) -> list[str]:
+        """What starts a warm worker on a machine that sees the same folders under the same paths."""
+        return [sys.executable, "-m", "harness.worker", "--serve", "--data-dir", str(self.folders.data),
+                "--raw-dir", str(self.folders.raw), "--threads", str(num_threads), "--device", device,
+                "--stages-package", self.stages_package, "--checkpoint-minutes", str(self.checkpoint_minutes),
+                "--trace", str(self.trace_steps)]
+
+    def refuse_unknown_options(self, launcher: str, known: Sequence[str]) -> None:
+        """Raises UserError for an option that this launcher does not have: a setting without effect is a mistake."""
+        for name in self.options:
+            if name not in known:
+                has = f"It has {', '.join(known)}." if known else "It has none."
+                raise UserError(f"The launcher {launcher} has no option {name}.", has)
+
+
+def needs_gpu(kind: str) -> bool:
+    """Whether a stage of this kind uses a GPU where there is one. Writing betons is work for CPUs and disks."""
+    return kind != "write"
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ class StopSignal:
 
 def main() -> NoReturn:
     options = _arguments()
+    if options.cores:       # before any library counts the cores
+        os.sched_setaffinity(0, {int(core) for core in options.cores.split(",")})
     stop = StopSignal()
     if options.serve:
         _serve(options, stop)
@@ -227,6 +229,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=_absolute, default=os.environ.get("HARNESS_DATA", "data"))
     parser.add_argument("--raw-dir", type=_absolute, default=os.environ.get("HARNESS_RAW", "raw"))
     parser.add_argument("--threads", type=int, default=environment.num_cores(), help="CPU threads a stage may use")
+    parser.add_argument("--cores", metavar="0,1,2", help="the only cores to run on")
     parser.add_argument("--checkpoint-minutes", type=float, default=os.environ.get("HARNESS_CHECKPOINT_MINUTES", "5"),
                         help="wall-clock time between two checkpoints of a training stage")
     parser.add_argument("--trace", type=int, default=os.environ.get("HARNESS_TRACE", "0"), metavar="N",

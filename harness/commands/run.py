@@ -21,6 +21,13 @@ STOP_GRACE_S = 20.0
               help="Where stages run: see harness ls launchers.")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N",
               help="Stages side by side. Default: what the machine carries.")
+@click.option("--jobs-per-gpu", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Stages that share a GPU: small ones leave most of it idle.")
+@click.option("--threads", "num_threads", type=click.IntRange(min=1), metavar="N",
+              help="CPU threads of a stage. Default: an even share of the cores.")
+@click.option("--address", metavar="HOST:PORT|auto", help="With --launcher ray: the cluster. Default: Ray on this machine.")
+@click.option("--slurm", multiple=True, metavar="KEY=VALUE",
+              help="With --launcher slurm: an option of sbatch, such as partition=gpu; may be given again.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, metavar="M",
               help="Wall-clock time between two checkpoints of a training.")
@@ -28,7 +35,8 @@ STOP_GRACE_S = 20.0
               help="Trace N steps of each pretraining into its folder (trace.json), for ui.perfetto.dev.")
 @click.option("--stages-package", default="harness.stages", hidden=True)
 def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, launcher: str, jobs: int | None,
-            device: str, checkpoint_minutes: float, trace_steps: int, stages_package: str) -> None:
+            jobs_per_gpu: int, num_threads: int | None, address: str | None, slurm: tuple[str, ...], device: str,
+            checkpoint_minutes: float, trace_steps: int, stages_package: str) -> None:
     """Run all that RECIPE asks for and is not done yet; then write its report.
 
     Interrupt it as you like: the same command goes on from there. A stage that fails leaves the others running, and is
@@ -48,7 +56,7 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
     plan = matrix.expand(asked)
     _refuse_without_images(plan, folders)
     settings = LauncherSettings(folders, jobs, device, stages_package, checkpoint_minutes,  # type: ignore[arg-type]
-                                trace_steps)
+                                trace_steps, num_threads, jobs_per_gpu, _options(launcher, address, slurm))
     opened = names.find("harness.launchers", launcher, "launcher").open(settings)
     signal.signal(signal.SIGTERM, signal.default_int_handler)       # ended by a scheduler: as by Ctrl-C
     terminal = console.err()
@@ -72,6 +80,19 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
     if run.failed:
         _tell_failures(run)
         sys.exit(1)
+
+
+def _options(launcher: str, address: str | None, slurm: tuple[str, ...]) -> dict[str, str]:
+    """What only one launcher knows. Raises UserError for what the chosen one does not."""
+    from writers.errors import UserError
+
+    for option, given, owner in (("--address", address, "ray"), ("--slurm", slurm, "slurm")):
+        if given and launcher != owner:
+            raise UserError(f"{option} has no effect with --launcher {launcher}.", f"Say --launcher {owner}.")
+    for setting in slurm:
+        if "=" not in setting:
+            raise UserError(f"--slurm {setting}: say KEY=VALUE, such as --slurm partition=gpu.")
+    return {"address": address} if address else dict(setting.split("=", 1) for setting in slurm)
 
 
 def _refuse_without_images(plan: "Matrix", folders: Folders) -> None:

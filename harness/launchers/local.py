@@ -6,7 +6,6 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,8 @@ from types import TracebackType
 from typing import IO, Self
 
 from harness import done, environment
-from harness.launcher import Finished, LauncherSettings
-
-# OpenMP and BLAS size their pools by these when they load. NUMBA_NUM_THREADS is not among them: it is a ceiling that
-# FFCV must not find below the threads it asks for.
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu
+from writers.errors import UserError
 
 
 @dataclass
@@ -28,23 +24,36 @@ class Slot:
     index: int
     num_threads: int
     gpu: str | None                             # as CUDA_VISIBLE_DEVICES names it
+    cores: tuple[int, ...] = ()                 # its own; none: whichever are free
+    gives_way: bool = False                     # runs, at low priority, what needs no GPU beside what does
     process: subprocess.Popen[bytes] | None = None
     running: Path | None = None                 # the stage's folder
     unread: bytes = field(default=b"", repr=False)
 
 
 def open(settings: LauncherSettings) -> "LocalLauncher":
+    settings.refuse_unknown_options("local", ())
     return LocalLauncher(settings, slots(settings))
 
 
 def slots(settings: LauncherSettings) -> list[Slot]:
-    """One slot per GPU; without one, a thread per slot on up to 4 cores, else 4 threads per slot."""
+    """`jobs_per_gpu` slots per GPU, and one beside them for stages that need none, which gives way to them.
+
+    Without a GPU: a thread per slot on up to 4 cores, else 4 threads per slot. Slots that fit share out the cores.
+    """
     gpus = [] if settings.device == "cpu" else _visible_gpus()
+    if settings.jobs_per_gpu > 1 and not gpus:
+        raise UserError("--jobs-per-gpu has no effect: there is no GPU.", "Say --jobs N for stages side by side.")
     cores = environment.num_cores()
-    default = len(gpus) or (cores if cores <= 4 else cores // 4)
+    default = len(gpus) * settings.jobs_per_gpu or (cores if cores <= 4 else cores // 4)
     num_slots = settings.num_jobs or default
-    return [Slot(index, max(1, cores // num_slots), gpus[index % len(gpus)] if gpus else None)
-            for index in range(num_slots)]
+    num_threads = settings.num_threads or max(1, cores // num_slots)
+    own = environment.cores()
+    pinned = num_slots > 1 and num_slots * num_threads <= cores == len(own)
+    found = [Slot(index, num_threads, gpus[index % len(gpus)] if gpus else None,
+                  tuple(own[index * num_threads:(index + 1) * num_threads]) if pinned else ())
+             for index in range(num_slots)]
+    return [*found, Slot(num_slots, max(1, cores // 4), None, gives_way=True)] if gpus else found
 
 
 class LocalLauncher:
@@ -60,10 +69,15 @@ class LocalLauncher:
         return len(self.slots)
 
     def has_room(self, kind: str) -> bool:
-        return any(slot.running is None for slot in self.slots)
+        return bool(self._free(kind))
+
+    def _free(self, kind: str) -> list[Slot]:
+        """Slots without a stage that serve this kind: what needs no GPU leaves the GPUs alone."""
+        beside = any(slot.gives_way for slot in self.slots) and not needs_gpu(kind)
+        return [slot for slot in self.slots if slot.running is None and slot.gives_way == beside]
 
     def start(self, folder: Path) -> None:
-        free = [slot for slot in self.slots if slot.running is None]
+        free = self._free(folder.parent.name)
         assert free, "start() without a free slot"
         slot = next((slot for slot in free if slot.process is not None), free[0])   # a warm one first
         for _ in range(2):      # a worker may have died while idle: then a fresh one
@@ -120,11 +134,9 @@ class LocalLauncher:
         self.selector.close()
 
     def _command(self, slot: Slot) -> list[str]:
-        folders = self.settings.folders
-        return [sys.executable, "-m", "harness.worker", "--serve", "--data-dir", str(folders.data),
-                "--raw-dir", str(folders.raw), "--threads", str(slot.num_threads),
-                "--device", "cpu" if slot.gpu is None else "cuda:0", "--stages-package", self.settings.stages_package,
-                "--checkpoint-minutes", str(self.settings.checkpoint_minutes), "--trace", str(self.settings.trace_steps)]
+        command = self.settings.worker_command("cpu" if slot.gpu is None else "cuda:0", slot.num_threads)
+        command += ["--cores", ",".join(map(str, slot.cores))] if slot.cores else []
+        return ["nice", "-n", "10", *command] if slot.gives_way else command
 
     def _open_worker(self, slot: Slot) -> None:
         variables = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(slot.num_threads))}

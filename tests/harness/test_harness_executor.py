@@ -1,6 +1,7 @@
 """The executor and its local workers, on stages that sleep, fail and die: order, isolation, resumption, no orphans."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from harness.launchers import local
 from harness.matrix import Matrix
 from harness.retry import Policy
 from harness.stage import Stage
+from writers.errors import UserError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -267,15 +269,47 @@ def test_slots_share_the_cores(folders, monkeypatch):
     monkeypatch.setattr(local.environment, "num_cores", lambda: 16)
     monkeypatch.setattr(local.environment, "gpu_names", lambda: ["H200", "H200"])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [(slot.num_threads, slot.gpu) for slot in local.slots(LauncherSettings(folders))] == [(8, "0"), (8, "1")]
+    assert [(slot.num_threads, slot.gpu) for slot in local.slots(LauncherSettings(folders))] == [
+        (8, "0"), (8, "1"), (4, None)]
     on_cpu = local.slots(LauncherSettings(folders, device="cpu"))
     assert [(slot.num_threads, slot.gpu) for slot in on_cpu] == [(4, None)] * 4
-    assert [slot.gpu for slot in local.slots(LauncherSettings(folders, 3))] == ["0", "1", "0"]
+    assert [slot.gpu for slot in local.slots(LauncherSettings(folders, 3))] == ["0", "1", "0", None]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert [slot.gpu for slot in local.slots(LauncherSettings(folders))] == ["3", "5"]
+    assert [slot.gpu for slot in local.slots(LauncherSettings(folders))] == ["3", "5", None]
+    packed = local.slots(LauncherSettings(folders, jobs_per_gpu=3))
+    assert [(slot.num_threads, slot.gpu) for slot in packed[:-1]] == [(2, "3"), (2, "5")] * 3 and packed[-1].gives_way
+    launcher = local.LocalLauncher(LauncherSettings(folders), packed)
+    for slot in packed[:-1]:
+        slot.running = Path("stages/transfer/busy")
+    assert launcher.has_room("write") and not launcher.has_room("transfer")
     monkeypatch.setattr(local.environment, "gpu_names", list)
     monkeypatch.setattr(local.environment, "num_cores", lambda: 2)
     assert [(slot.num_threads, slot.gpu) for slot in local.slots(LauncherSettings(folders))] == [(1, None)] * 2
+
+
+def test_slots_have_cores_of_their_own(folders, monkeypatch):
+    monkeypatch.setattr(local.environment, "num_cores", lambda: 8)
+    monkeypatch.setattr(local.environment, "cores", lambda: list(range(10, 18)))
+    monkeypatch.setattr(local.environment, "gpu_names", list)
+    cores = [slot.cores for slot in local.slots(LauncherSettings(folders, 3))]
+    assert cores == [(10, 11), (12, 13), (14, 15)]
+    assert not any(slot.cores for slot in local.slots(LauncherSettings(folders, 16))), "more slots than cores share them"
+    monkeypatch.setattr(local.environment, "num_cores", lambda: 4)
+    assert not any(slot.cores for slot in local.slots(LauncherSettings(folders, 2))), "a quota is of no core in particular"
+    with pytest.raises(UserError, match="no GPU"):
+        local.slots(LauncherSettings(folders, jobs_per_gpu=2))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core cannot be shared out")
+def test_a_worker_stays_on_its_cores(folders, make):
+    stages = [make(f"stage{index}", sleep_s=0.5) for index in range(2)]
+    own = sorted(os.sched_getaffinity(0))[:2]
+    slots = [local.Slot(index, 1, None, (own[index],)) for index in range(2)]
+    with local.LocalLauncher(LauncherSettings(folders, 2, "cpu", "fake_stages"), slots) as launcher:
+        for _ in Run(matrix_of(*stages), folders, launcher).events():
+            pass
+    found = [result.load(stage.folder(folders.runs)).metrics["cores"] for stage in stages]
+    assert sorted(found) == [[own[0]], [own[1]]]
 
 
 SCRIPT = """

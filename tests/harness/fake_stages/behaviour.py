@@ -41,5 +41,6 @@ def run(context: StageContext) -> Outcome:
         context.progress(done=step, total=total, note="asleep")
         time.sleep(0.05)
     inputs = {role: need.metrics["value"] for role, need in context.needs.items()}
-    return Outcome({"value": 1 + sum(inputs.values()), "resumed_at": done, "pid": os.getpid()},
+    return Outcome({"value": 1 + sum(inputs.values()), "resumed_at": done, "pid": os.getpid(),
+                    "cores": sorted(os.sched_getaffinity(0))},
                    {"slept_s": config.get("sleep_s", 0)})

@@ -1,0 +1,117 @@
+"""Runs one stage on whatever machine a cluster chose, and brings the answer back: what the ray and slurm launchers share.
+
+The worker is a child that ends when this process does, also by SIGKILL: its stdin closes.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu
+
+SAVE_S = 20.0           # for a stage that is asked to stop to write its checkpoint
+LOOK_EVERY_S = 0.5      # while waiting: so that signals are seen
+
+
+@dataclass(frozen=True)
+class Order:
+    """A stage's folder, and the command that starts a worker for it. Pickled on its way to the machine."""
+
+    folder: Path
+    command: tuple[str, ...]
+    num_threads: int
+    on_gpu: bool
+
+    @classmethod
+    def of(cls, folder: Path, settings: LauncherSettings, num_threads: int, *, gpus: bool) -> "Order":
+        """gpus: whether the cluster has any for this run."""
+        on_gpu = gpus and needs_gpu(folder.parent.name)
+        command = settings.worker_command("cuda:0" if on_gpu else "cpu", num_threads)
+        return cls(folder, tuple(command), num_threads, on_gpu)
+
+
+def finished(folder: Path, answer: dict[str, Any]) -> Finished:
+    """What `Attempt.run` brought back, for the executor."""
+    return Finished(folder, answer["status"], answer["message"], answer["cause"])
+
+
+class Attempt:
+    """One attempt at a stage. `run` answers; `stop`, from a signal handler or another thread, makes it save and answer soon."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> dict[str, Any]:
+        """{"status", "cause", "message"} as of `harness.launcher.Finished`. An interruption stops the stage, then goes on."""
+        if not (self.order.folder / "stage.json").exists():
+            return _failed("mistake", f"{socket.gethostname()} does not see {self.order.folder}: --runs-dir, --data-dir and "
+                                      f"--raw-dir must lie on a file system that all machines share, under the same paths.")
+        self._start()
+        try:
+            return self._answer(None)
+        except (KeyboardInterrupt, SystemExit):
+            self.stop()
+            self._answer(SAVE_S)
+            raise
+        finally:
+            self._end()
+
+    def stop(self) -> None:
+        """Ask the stage to save and stop."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def _start(self) -> None:
+        variables = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(self.order.num_threads))}
+        if not self.order.on_gpu:
+            variables["CUDA_VISIBLE_DEVICES"] = ""
+        self.process = subprocess.Popen(self.order.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables,
+                                        start_new_session=True)
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):      # it died at its start: its output ends, which is an answer too
+            self.process.stdin.write(f"{self.order.folder}\n".encode())
+            self.process.stdin.flush()
+
+    def _answer(self, at_most_s: float | None) -> dict[str, Any]:
+        """The worker's answer, or what became of it. The stdin stays open meanwhile: its end would stop the stage."""
+        assert self.process is not None and self.process.stdout is not None
+        output, text, started = self.process.stdout.fileno(), b"", time.monotonic()
+        while at_most_s is None or time.monotonic() - started < at_most_s:
+            if not select.select([output], [], [], LOOK_EVERY_S)[0]:
+                continue
+            chunk = os.read(output, 65536)
+            text += chunk
+            if b"\n" in text:
+                answer: dict[str, Any] = json.loads(text)
+                return {name: answer[name] for name in ("status", "cause", "message")}
+            if not chunk:
+                code = self.process.wait()
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+                return _failed("lost", f"The worker process on {socket.gethostname()} {how}; its output is in "
+                                       f"{self.order.folder / 'log.txt'}")
+        return _failed("lost", f"The stage did not stop within {at_most_s:.0f} s of being asked to.")
+
+    def _end(self) -> None:
+        """End the worker and all that it has started."""
+        assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(2.0)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def _failed(cause: str, message: str) -> dict[str, Any]:
+    return {"status": "failed", "cause": cause, "message": message}

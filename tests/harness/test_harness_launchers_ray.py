@@ -1,0 +1,107 @@
+"""The ray launcher on a real cluster of two nodes on this machine, one of which is taken away while it works."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import lease, result
+from harness.executor import Run
+from harness.folders import Folders
+from harness.launcher import LauncherSettings
+from harness.launchers import ray as ray_launcher
+from harness.matrix import Matrix
+from harness.retry import Policy
+from harness.stage import Stage
+from writers.errors import UserError
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+def make(tmp_path: Path, name: str, *needs: Stage, **config: Any) -> Stage:
+    return Stage("rank", {"name": name, "journal": str(tmp_path / "journal.txt"), **config},
+                 {f"need_{index}": need for index, need in enumerate(needs)}, {}, f"rank/{name}")
+
+
+def matrix_of(*stages: Stage) -> Matrix:
+    return Matrix(None, stages)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    return Folders(tmp_path / "data", tmp_path / "raw", tmp_path / "runs")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head and a second node, of one CPU each."""
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'harness[ray]'")
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}:{HERE}")
+        patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        size = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+        cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+        cluster.second = cluster.add_node(**size)
+        yield cluster
+        cluster.shutdown()
+
+
+def settings_for(cluster: Any, folders: Folders) -> LauncherSettings:
+    return LauncherSettings(folders, None, "cpu", "fake_stages", num_threads=1, options={"address": cluster.address})
+
+
+def test_stages_run_as_tasks_and_a_dead_nodes_stage_is_run_again(cluster: Any, folders: Folders, tmp_path: Path):
+    first = make(tmp_path, "first")
+    long = [make(tmp_path, f"long{index}", first, sleep_s=3) for index in range(2)]
+    broken = make(tmp_path, "broken", mistake=True)
+    last = make(tmp_path, "last", *long)
+    stages = (first, broken, *long, last)
+    removed = False
+    with ray_launcher.open(settings_for(cluster, folders)) as launcher:
+        assert launcher.num_slots == 2
+        run = Run(matrix_of(*stages), folders, launcher, Policy(first_wait_s=0.1))
+        for _ in run.events():
+            running = [stage for stage in long if (stage.folder(folders.runs) / "progress.json").exists()]
+            if not removed and len(running) == 2:
+                cluster.remove_node(cluster.second, allow_graceful=False)
+                removed = True
+    assert removed and list(run.failed.values()) == ["There is no such image."]
+    results = [result.load(stage.folder(folders.runs)) for stage in (first, *long, last)]
+    assert [one.metrics["value"] for one in results] == [1, 2, 2, 5]
+    assert sum(one.retries.get("lost", 0) for one in results) >= 1
+    assert not any(lease.is_held(stage.folder(folders.runs)) for stage in stages)
+
+
+def test_stop_lets_stages_save(cluster: Any, folders: Folders, tmp_path: Path):
+    stage = make(tmp_path, "sleeper", sleep_s=60)
+    folder = stage.folder(folders.runs)
+    with ray_launcher.open(settings_for(cluster, folders)) as launcher:
+        run = Run(matrix_of(stage), folders, launcher)
+        for _ in run.events():
+            if (folder / "progress.json").exists():
+                break
+        run.stop(15)
+        assert not run.running
+    deadline = time.monotonic() + 15
+    while lease.is_held(folder):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert int((folder / "steps.txt").read_text()) >= 0 and not (folder / "error.txt").exists()
+
+
+def test_without_ray_a_clear_message(folders: Folders, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match="needs the package ray"):
+        ray_launcher.open(LauncherSettings(folders))
+
+
+def test_a_cluster_that_is_not_there(folders: Folders):
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'harness[ray]'")
+    with pytest.raises(UserError, match="has no option partition"):
+        ray_launcher.open(LauncherSettings(folders, options={"partition": "gpu"}))

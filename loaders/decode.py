@@ -28,12 +28,12 @@ _HARMLESS = "extraneous bytes before marker"    # all pixels are there; some cam
 class BatchDecoder:
     """Fills batches from one beton with `num_threads` threads."""
 
-    def __init__(self, samples: Samples, num_threads: int, library: Path) -> None:
-        """`library`: a shared object that is linked to libturbojpeg, as FFCV's is."""
+    def __init__(self, samples: Samples, num_threads: int, library: Path, content: np.ndarray | None = None) -> None:
+        """`library`: a shared object that is linked to libturbojpeg, as FFCV's is. `content`: the bytes (uint8) that
+        `samples.offsets` count in; None: the file's."""
         self._library = library
         self._decode_images = open_kernel(library)
-        with samples.path.open("rb") as file:
-            self._file = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        self._file = _mapped(samples.path) if content is None else content
         self._samples = samples
         self._num_threads = num_threads
         self._threads = ThreadPoolExecutor(num_threads, "harness-decode") if num_threads > 1 else None
@@ -90,3 +90,8 @@ class BatchDecoder:
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
         self._file = np.empty(0, np.uint8)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)

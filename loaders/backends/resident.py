@@ -3,10 +3,12 @@
 For sets that fit: the downstream datasets, CIFAR. The same boxes and the same sums, in the same order, as the kernels of the
 ffcv backend (loaders/kernel_resize.c): the same pixels, bit for bit, in batches of any size. Images of different sizes are
 packed one behind the other; a batch gathers what is under its boxes. Nothing here waits for the GPU once the loader is open.
+On a CPU the kernel itself resizes: many times faster there than torch's gathering.
 """
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from loaders.ffcv_parts import LIBRARY
 from loaders.plan import LoaderPlan
 from loaders.preflight import free_memory_bytes
 from loaders.reader import Samples, decoded_bytes, open_samples
+from writers.encode import RAW
 from writers.errors import UserError
 
 _RUN_PIXELS = 2**24         # of a run of images, R rows as wide as the widest box: bounds the memory of a batch, 40 bytes each
@@ -49,6 +52,11 @@ class ResidentLoader(Loader):
         if damaged and plan.on_corrupt == "raise":
             raise next(iter(damaged.values()))
         self._damaged = damaged     # by position
+        self._kernel: BatchDecoder | None = None
+        if self._device.type == "cpu":
+            decoded = replace(samples, modes=np.full(len(samples), RAW, np.uint8), offsets=3 * self._first_pixels,
+                              sizes=3 * samples.widths * samples.heights)
+            self._kernel = BatchDecoder(decoded, plan.num_threads, LIBRARY, self._pixels.numpy().reshape(-1))
         self.skipped.update({int(samples.indices[position]): error for position, error in damaged.items()})
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
@@ -61,6 +69,8 @@ class ResidentLoader(Loader):
     def close(self) -> None:
         self._end_running()
         self._pixels = self._pixels.new_empty((0, 3))
+        if self._kernel is not None:
+            self._kernel.close()
 
     def _end_running(self) -> None:
         if self._running is not None:
@@ -74,12 +84,21 @@ class ResidentLoader(Loader):
                 raise samples.all_damaged(len(whole), self._damaged[int(whole[-1])])
             crops = choose_crops(self.plan, epoch, samples.ids[positions], samples.widths[positions],
                                  samples.heights[positions])
-            table = self._upload(np.column_stack([
-                positions, self._first_pixels[positions], samples.widths[positions], crops.boxes, crops.flips]))
             images = torch.empty((len(positions), resolution, resolution, 3), dtype=torch.uint8, device=self._device)
-            for run, width, height in _runs(crops.boxes, resolution):
-                images[run] = resize_boxes(self._pixels, table[run, 1:], (width, height), resolution)
-            yield images.permute(0, 3, 1, 2), self._labels[table[:, 0]]
+            if self._kernel is not None:
+                self._kernel.decode(positions, crops, images.numpy())
+                labels = self._labels[torch.from_numpy(positions)]
+            else:
+                labels = self._fill(images, positions, crops)
+            yield images.permute(0, 3, 1, 2), labels
+
+    def _fill(self, images: Tensor, positions: np.ndarray, crops: Crops) -> Tensor:
+        """Fill `images` [B, R, R, 3] on the device; returns their labels."""
+        table = self._upload(np.column_stack([
+            positions, self._first_pixels[positions], self.samples.widths[positions], crops.boxes, crops.flips]))
+        for run, width, height in _runs(crops.boxes, images.shape[1]):
+            images[run] = resize_boxes(self._pixels, table[run, 1:], (width, height), images.shape[1])
+        return self._labels[table[:, 0]]
 
     def _upload(self, table: np.ndarray) -> Tensor:
         """Out of pinned memory: from any other, a copy waits for what the GPU has to do."""

@@ -33,9 +33,23 @@ def plan_with(plan: LoaderPlan, backend: str) -> LoaderPlan:
     return dataclasses.replace(plan, backend=backend)
 
 
+@pytest.fixture(params=["as on a CPU", "as on a GPU"])
+def as_on(request, monkeypatch) -> str:
+    """Runs a test a second time with what resizes on a GPU."""
+    if request.param == "as on a GPU":
+        real = resident.ResidentLoader.__init__
+
+        def without_kernel(self: resident.ResidentLoader, *arguments: object) -> None:
+            real(self, *arguments)
+            self._kernel = None
+
+        monkeypatch.setattr(resident.ResidentLoader, "__init__", without_kernel)
+    return request.param
+
+
 @pytest.mark.parametrize("stored", ["jpeg", "raw", "mixed"])
 @pytest.mark.parametrize("resolution", [1, 5, 32, 150])
-def test_gives_the_ffcv_backends_pixels_bit_for_bit(betons, stored, resolution):
+def test_gives_the_ffcv_backends_pixels_bit_for_bit(betons, stored, resolution, as_on):
     plan = LoaderPlan(betons[stored], 8, resolution, augment="random_resized_crop", horizontal_flip=True, order="random")
     with open_loader(plan_with(plan, "resident")) as ours, open_loader(plan_with(plan, "ffcv")) as theirs:
         for epoch in range(3):
@@ -44,13 +58,13 @@ def test_gives_the_ffcv_backends_pixels_bit_for_bit(betons, stored, resolution):
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 36}, {"num_threads": 3}])
-def test_the_size_of_a_batch_changes_no_pixel(betons, changes):
+def test_the_size_of_a_batch_changes_no_pixel(betons, changes, as_on):
     plan = LoaderPlan(betons["mixed"], 8, 20, augment="random_resized_crop", order="random", backend="resident")
     with open_loader(plan) as loader, open_loader(dataclasses.replace(plan, **changes)) as other:
         assert torch.equal(*(torch.cat([images for images, _ in one.epoch(1)]) for one in (loader, other)))
 
 
-def test_the_memory_of_a_batch_is_bounded_and_changes_nothing(betons, monkeypatch):
+def test_the_memory_of_a_batch_is_bounded_and_changes_nothing(betons, monkeypatch, as_on):
     plan = LoaderPlan(betons["raw"], 16, 20, augment="random_resized_crop", order="random", backend="resident")
     with open_loader(plan) as loader:
         expected = [images.clone() for images, _ in loader.epoch(0)]
@@ -73,7 +87,7 @@ def test_taps_are_the_slow_twins_weights(source, target):
     assert (dense[:, source:] == 0).all()
 
 
-def test_a_damaged_image_is_an_error_or_left_out(tmp_path):
+def test_a_damaged_image_is_an_error_or_left_out(tmp_path, as_on):
     images = [photo(50, 30, seed=number) for number in range(6)]
     blobs = [jpeg(image) for image in images]
     blobs[4] = blobs[4][:300]

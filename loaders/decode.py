@@ -50,7 +50,15 @@ class BatchDecoder:
                    samples.widths[positions], samples.heights[positions], crops.boxes, crops.flips, output, complaints)
 
         def decode_run(run: slice) -> None:
-            self._decode_images(self._file, *(column[run] for column in columns))
+            try:
+                self._decode_images(self._file, *(column[run] for column in columns))
+            except Exception as error:      # such as no memory for a huge image: one by one, to find out which
+                rows = range(*run.indices(len(positions)))
+                if len(rows) == 1:
+                    error.add_note(f"At sample {samples.indices[positions[rows[0]]]} of {samples.path}.")
+                    raise
+                for row in rows:
+                    decode_run(slice(row, row + 1))
 
         if self._threads is None:
             decode_run(slice(None))

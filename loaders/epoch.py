@@ -6,6 +6,7 @@ left early (libffcv/ffcv#345), and orders the copy to the GPU only against strea
 the slot.
 """
 
+import os
 import threading
 import weakref
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +18,7 @@ import torch
 
 from loaders.backend import Batch, Epoch, poison
 from loaders.ffcv_parts import EpochIterator
+from writers.errors import UserError
 
 _LOOK_AGAIN_S = 0.1     # how often a waiting side looks whether the other has ended
 
@@ -26,11 +28,14 @@ class FfcvEpoch(Epoch):
 
     def __init__(self, loader: Any, order: np.ndarray) -> None:
         """`loader`: what EpochIterator reads from FFCV's Loader, and `device`; `order`: what its decoders are given."""
+        self._process = os.getpid()
         self._thread = _EpochThread(loader, order)
         # Not __del__: the thread itself keeps the iterator alive, and a finalizer also runs at the interpreter's exit.
         self._end = weakref.finalize(self, self._thread.close)
 
     def __next__(self) -> Batch:
+        if os.getpid() != self._process:    # a fork has no thread but its own: the batch would never come
+            raise RuntimeError("This epoch was begun in another process. Open a loader in the process that reads from it.")
         return self._thread.take()
 
     def close(self) -> None:
@@ -59,6 +64,7 @@ class _EpochThread(EpochIterator):
         super().start()
 
     def run(self) -> None:
+        positions: np.ndarray = self.order[:0]
         try:
             with self.on_device():
                 for number, positions in enumerate(self.iter_ixes):
@@ -73,6 +79,10 @@ class _EpochThread(EpochIterator):
                         return
             self.hand_over(None)
         except BaseException as error:      # whatever it is, the consumer is waiting
+            if not isinstance(error, UserError) and len(positions):
+                samples = self.loader.samples
+                first, last = samples.indices[positions[[0, -1]]]
+                error.add_note(f"In the batch of samples {first} to {last}, {len(positions)} images, of {samples.path}.")
             self.hand_over(error)
 
     def fill(self, number: int, positions: np.ndarray, slot: int) -> Batch:

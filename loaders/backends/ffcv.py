@@ -6,6 +6,7 @@ Python loops (seconds for ImageNet), and set torch's thread count for all of the
 attributes that FFCV's EpochIterator reads from a loader.
 """
 
+import os
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,6 +36,7 @@ class FfcvLoader(Loader):
 
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
         super().__init__(plan, samples)
+        self._process = os.getpid()
         self._batch_decoder = BatchDecoder(samples, plan.num_threads, LIBRARY)
         self._images = DecodeImages(plan, samples, self._batch_decoder, self.skipped)
         self._running: Callable[[], FfcvEpoch | None] = lambda: None
@@ -53,6 +55,8 @@ class FfcvLoader(Loader):
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> FfcvEpoch:
         order = self.samples.order(self.plan, epoch, start_batch)
+        if os.getpid() != self._process:    # the decoder's threads have stayed behind
+            raise RuntimeError("This loader was opened in another process. Open one in the process that reads from it.")
         self._end_running()
         self._images.epoch, self._images.resolution = epoch, resolution or self.plan.resolution
         running = FfcvEpoch(self, order)

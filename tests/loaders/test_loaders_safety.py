@@ -3,6 +3,8 @@
 import gc
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -78,6 +80,81 @@ def test_an_exception_in_the_thread_reaches_the_consumer(betons, monkeypatch):
             list(loader.epoch(0))
         monkeypatch.undo()
         assert len(list(loader.epoch(0))) == 9      # and the loader still works
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_an_exception_in_a_decoding_thread_says_at_which_sample(betons, monkeypatch, num_threads):
+    with open_loader(plan_of(betons["jpeg"], num_threads=num_threads, batch_size=12)) as loader:
+        real, culprit = loader._batch_decoder._decode_images, loader.samples.offsets[17]
+
+        def without_memory(file, offsets, *rest):
+            if culprit in offsets:
+                raise MemoryError
+            real(file, offsets, *rest)
+
+        monkeypatch.setattr(loader._batch_decoder, "_decode_images", without_memory)
+        with pytest.raises(MemoryError) as raised:
+            list(loader.epoch(0))
+    assert raised.value.__notes__[0] == f"At sample 17 of {betons['jpeg']}."
+    assert "12 images, of" in raised.value.__notes__[1]
+
+
+@pytest.mark.timeout(60)
+def test_ctrl_c_while_waiting_for_a_batch_ends_the_epoch(betons, monkeypatch, new_threads):
+    with pytest.raises(KeyboardInterrupt), open_loader(plan_of(betons["raw"])) as loader:
+        monkeypatch.setattr(loader._batch_decoder, "decode", lambda *_: threading.Event().wait(1) and {})
+        batches = loader.epoch(0)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        next(batches)
+    assert not new_threads()
+
+
+MANY = """
+import gc, json, os, sys, threading
+from loaders import open_loader
+from loaders.plan import LoaderPlan
+
+def open_and_leave(times):
+    for number in range(times):
+        plan = LoaderPlan(sys.argv[1], 4, 100, augment="random_resized_crop", num_threads=1 + number % 3)
+        loader = open_loader(plan)
+        for _ in loader.epoch(number):
+            if number % 2:
+                break                   # left early
+        if number % 4 == 0:
+            loader.epoch(number)        # begun and dropped
+        elif number % 4 == 1:
+            try:
+                with loader, loader.epoch(number) as batches:
+                    next(batches)
+                    raise KeyError
+            except KeyError:
+                pass
+        elif number % 4 == 2:
+            loader.close()
+    del loader
+    gc.collect()
+
+def state():
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    files = len(os.listdir("/proc/self/fd"))
+    return {"rss_kb": int(lines["VmRSS"].split()[0]), "threads": int(lines["Threads"]), "files": files}
+
+open_and_leave(50)
+before = state()
+open_and_leave(200)
+print(json.dumps([before, state()]))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_two_hundred_loaders_leave_no_thread_no_file_and_no_memory(betons):
+    ended = subprocess.run([sys.executable, "-c", MANY, betons["mixed"]], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    before, after = json.loads(ended.stdout)
+    assert (after["threads"], after["files"]) == (before["threads"], before["files"])
+    assert after["rss_kb"] <= 1.02 * before["rss_kb"]
 
 
 @pytest.mark.timeout(60)
@@ -199,9 +276,40 @@ def test_beside_a_torch_dataloader_with_forked_workers(betons):
         assert len(list(batches)) == 8
 
 
+@pytest.mark.timeout(120)
+def test_beside_a_torch_dataloader_with_spawned_workers(betons):
+    workers = torch.utils.data.DataLoader(_Numbers(), batch_size=4, num_workers=1, multiprocessing_context="spawn")
+    with open_loader(plan_of(betons["jpeg"])) as loader, loader.epoch(0) as batches:
+        next(batches)
+        assert torch.cat(list(workers)).tolist() == list(range(16))
+        assert len(list(batches)) == 8
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_fork_refuses_the_loaders_it_was_born_with_and_opens_its_own(betons):
+    plan = plan_of(betons["jpeg"])
+    with open_loader(plan) as loader, loader.epoch(0) as batches:
+        expected = next(batches)[0].clone()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                for inherited in (lambda: next(batches), lambda: loader.epoch(1)):
+                    with pytest.raises(RuntimeError, match="another process"):
+                        inherited()
+                with open_loader(plan) as own, own.epoch(0) as begun:
+                    code = 0 if torch.equal(next(begun)[0], expected) else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert len(list(batches)) == 8      # the parent's goes on
+
+
 SCRIPT = """
-import hashlib, json, sys, torch
+import hashlib, json, sys, numba, torch
 torch.set_num_threads(3)
+numba.set_num_threads(1)
 from loaders import kernel, kernel_numba, open_loader
 from loaders.plan import LoaderPlan
 kernel.best_kernel = lambda: "numba"
@@ -210,7 +318,7 @@ digest = hashlib.sha256()
 for images, labels in loader.epoch(6):
     digest.update(images.permute(0, 2, 3, 1).numpy().tobytes() + labels.numpy().tobytes())
 stats = kernel_numba.decode_run.stats
-print(json.dumps({"threads": torch.get_num_threads(), "digest": digest.hexdigest(),
+print(json.dumps({"threads": [torch.get_num_threads(), numba.get_num_threads()], "digest": digest.hexdigest(),
                   "loaded": sum(stats.cache_hits.values()), "compiled": sum(stats.cache_misses.values())}))
 left = loader.epoch(7)
 next(left)
@@ -242,8 +350,8 @@ def test_another_process_gives_the_same_epoch(processes, betons):
     assert [said["digest"] for said in processes] == [digest.hexdigest()] * 2
 
 
-def test_torchs_thread_count_is_left_alone(processes):
-    assert [said["threads"] for said in processes] == [3, 3]
+def test_thread_counts_of_torch_and_numba_are_left_alone(processes):
+    assert [said["threads"] for said in processes] == [[3, 1], [3, 1]]
 
 
 def test_no_folder_for_compiled_code_is_no_error(monkeypatch):

@@ -17,6 +17,7 @@ from typing import Any
 
 from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu
 
+EXIT_STOPPED = 75       # of a worker that was stopped between two stages
 SAVE_S = 20.0           # for a stage that is asked to stop to write its checkpoint
 LOOK_EVERY_S = 0.5      # while waiting: so that signals are seen
 
@@ -70,6 +71,13 @@ class Attempt:
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
 
+    def stop_and_wait(self) -> None:
+        """Ask the stage to save, and wait until it has or its time is over."""
+        self.stop()
+        if self.process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(SAVE_S)
+
     def _start(self) -> None:
         variables = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(self.order.num_threads))}
         if not self.order.on_gpu:
@@ -95,6 +103,8 @@ class Attempt:
                 return {name: answer[name] for name in ("status", "cause", "message")}
             if not chunk:
                 code = self.process.wait()
+                if code == EXIT_STOPPED:
+                    return {"status": "stopped", "cause": "", "message": ""}
                 how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
                 return _failed("lost", f"The worker process on {socket.gethostname()} {how}; its output is in "
                                        f"{self.order.folder / 'log.txt'}")

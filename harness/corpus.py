@@ -1,10 +1,12 @@
 """The images that the benchmarks run on: photo tiles, or a person's own folder of JPEG files."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from harness.bench import ROOT
 from writers.errors import UserError
@@ -18,8 +20,15 @@ def photo_tiles(scratch: Path) -> Path:
                                stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)})
         if ended.returncode:
             raise UserError("The photo tiles cannot be made: " + ended.stderr.strip().splitlines()[-1],
-                            "Name a folder of JPEG files with --corpus.")
+                            "Name a folder of JPEG files with --corpus, or make tiles without photographs: "
+                            f"python -m benchmarks.photo_tiles {tiles} --made-up")
     return tiles
+
+
+def described(corpus: Path) -> dict[str, Any]:
+    """What the generator says of its tiles; of other folders, only their name."""
+    about = corpus / "about.json"
+    return dict(json.loads(about.read_text())) if about.is_file() else {"from": corpus.name}
 
 
 def linked(corpus: Path, scratch: Path) -> Path:

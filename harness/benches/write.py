@@ -39,10 +39,11 @@ def command(corpus: Path | None, against: str, num_rounds: int, threads: int | N
     """
     from harness import bench, console, environment
     from harness.bench import Goal, Measured
-    from harness.corpus import linked, photo_tiles
+    from harness.corpus import described, linked, photo_tiles
 
     scratch = (scratch or Path(data_dir) / "bench_write").expanduser().resolve()
-    photos = linked(corpus.resolve() if corpus else photo_tiles(scratch), scratch)
+    folder = corpus.resolve() if corpus else photo_tiles(scratch)
+    photos = linked(folder, scratch)
     num_threads = threads or environment.num_cores()
     work = Work(photos, scratch, num_threads, copies)
     measured = {f"ours:{name}": Measured(f"ours, {what}") for name, what in PRESETS.items()}
@@ -63,7 +64,7 @@ def command(corpus: Path | None, against: str, num_rounds: int, threads: int | N
         rates = bench.take_turns({name: round_of(name) for name in measured}, num_rounds, report)
     for name, found in rates.items():
         measured[name].rates = found
-    content = bench.record("write", work.about(), measured, bench.ratios(measured, [
+    content = bench.record("write", work.about() | {"corpus": described(folder)}, measured, bench.ratios(measured, [
         Goal("ours:passthrough", ("ffcv:jpeg",), 10.0, title="passthrough / FFCV's writer, original size"),
         Goal("ours:jpeg400", ("ffcv:jpeg400",), 1.5, title="re-encoding to 400 px / FFCV's writer"),
         Goal("ours:jpeg", ("ffcv:jpeg",), title="re-encoding at the original size / FFCV's writer"),

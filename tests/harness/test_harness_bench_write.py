@@ -1,5 +1,6 @@
 """`harness bench write` on a handful of images: who is measured, what the record holds, and that nothing is left behind."""
 
+import io
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from harness.bench import ROOT
 from harness.benches.write import PRESETS, WHEN, Work
 from harness.cli import cli
 from writers.store import open_beton
@@ -38,6 +40,7 @@ def test_the_record_and_the_tables(corpus: Path, tmp_path: Path):
     assert record["encodings"]["passthrough"]["of_source"] == 1
     assert record["encodings"]["raw"]["bytes_per_image"] == 90 * 430 * 3
     assert record["encodings"]["raw400"]["bytes_per_image"] == 84 * 400 * 3
+    assert record["work"]["corpus"] == {"from": "corpus"}
     assert all(f"| `{name}` |" in said.stdout for name in WHEN) and set(WHEN) == set(PRESETS)
     assert sorted(path.name for path in (tmp_path / "scratch").iterdir()) == ["corpus", "large.beton", "large.beton.json"]
 
@@ -50,3 +53,15 @@ def test_ffcvs_own_writer_writes_the_same_images(corpus: Path, tmp_path: Path):
     work.warm_up()
     assert verify(tmp_path / "large.beton") == []
     assert open_beton(tmp_path / "large.beton").manifest.class_counts == [3, 3, 3, 3, 2, 2, 2, 2, 2, 2]
+
+
+@pytest.mark.skipif(not (ROOT / "benchmarks" / "photo_tiles.py").is_file(), reason="the generator comes with the source")
+def test_tiles_without_photographs_are_of_the_same_size(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.photo_tiles import FEWEST_BYTES, MOST_BYTES, made_up
+
+    tiles = [made_up(seed) for seed in (0, 1, 2)]
+    assert tiles[1] == made_up(1) and len(set(tiles)) == 3
+    for tile in tiles:
+        assert FEWEST_BYTES <= len(tile) <= MOST_BYTES
+        assert Image.open(io.BytesIO(tile)).size == (500, 375)

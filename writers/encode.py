@@ -196,7 +196,7 @@ def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes 
 
     A chroma pixel covers so and so many luma pixels, of the source and of the result; the last may reach over the border.
     """
-    from writers.resize import shrink, shrink_into
+    from writers.resize import shrink_into
 
     width, height = size
     across, down = image.factors
@@ -207,7 +207,8 @@ def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes 
     if smaller.factors == image.factors and (width, height) == (image.width, image.height):
         return image
     luma = smaller.planes[0]
-    luma[:height, :width] = shrink(image.planes[0][:image.height, :image.width, None], width, height)[..., 0]
+    shrink_into(luma[:height, :width, None], image.planes[0][:image.height, :image.width, None], (image.width, width),
+                (image.height, height))
     luma[height:], luma[:, width:] = luma[height - 1], luma[:, width - 1:width]     # padding
     for chroma, source in zip(smaller.planes[1:], image.planes[1:], strict=True):
         shrink_into(chroma[..., None], source[..., None], chroma_x, chroma_y)

@@ -68,9 +68,9 @@ def _shrink(output, pixels, x_numerator, x_denominator, y_numerator, y_denominat
         for k in range(y_counts[y]):
             _add_row(line, pixels[y_starts[y] + k].reshape(-1), y_shares[y, k], k == 0)
         if x_shares.shape[1] == 3:
-            _sum_columns_of_three(output[y].reshape(-1), line, x_starts, x_shares, channels)
+            _sum_columns_of_three(output[y], line, x_starts, x_shares)
         else:
-            _sum_columns(output[y].reshape(-1), line, x_starts, x_counts, x_shares, channels)
+            _sum_columns(output[y], line, x_starts, x_counts, x_shares)
 
 
 @_compiled
@@ -84,27 +84,27 @@ def _add_row(line, row, share, is_first):
 
 
 @_compiled
-def _sum_columns(output, line, starts, counts, shares, channels):
+def _sum_columns(row, line, starts, counts, shares):
+    channels = row.shape[1]
     for x in range(len(starts)):
         for c in range(channels):
             total = np.uint32(1 << 23)      # a half: the sum has 24 bits behind the point
             for k in range(counts[x]):
                 total = np.uint32(total + shares[x, k] * line[(starts[x] + k) * channels + c])
-            output[x * channels + c] = total >> np.uint32(24)
+            row[x, c] = total >> np.uint32(24)
 
 
 @_compiled
-def _sum_columns_of_three(output, line, starts, shares, channels):
+def _sum_columns_of_three(row, line, starts, shares):
     """The same, written out: faster where images shrink to no less than half.
 
     Unsigned indices because numba otherwise looks at each one for being negative.
     """
-    step, place = np.uintp(channels), np.uintp(0)
+    step = np.uintp(row.shape[1])
     for x in range(len(starts)):
         first, second, third = shares[x, 0], shares[x, 1], shares[x, 2]
         i = np.uintp(starts[x]) * step
-        for _ in range(channels):
+        for c in range(row.shape[1]):
             total = np.uint32(np.uint32(1 << 23) + first * line[i] + second * line[i + step] + third * line[i + step + step])
-            output[place] = total >> np.uint32(24)
+            row[np.uintp(x), np.uintp(c)] = total >> np.uint32(24)
             i += np.uintp(1)
-            place += np.uintp(1)

@@ -1,10 +1,11 @@
 """Where everything lies in a beton: a function of the samples alone, so that equal samples make equal files.
 
 FFCV's format, version 2, little endian: a header; a descriptor of each field; a row for each sample; zeros up to a whole
-page; pages of blobs, none of which crosses a page; a table of the blobs, to the end of the file. Before the table stand,
-where FFCV does not look, the samples' ids.
+page; pages of blobs, none of which crosses a page, zeros between them; a table of the blobs, to the end of the file. Before
+the table stand, where FFCV does not look, a digest of each sample's bytes and the samples' ids.
 """
 
+import hashlib
 import json
 import os
 from array import array
@@ -19,6 +20,7 @@ SAMPLE = np.dtype({"names": ["mode", "width", "height", "offset", "label"], "for
                    "offsets": [0, 1, 3, 5, 16], "itemsize": 24})
 BLOB = np.dtype([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
 ID = np.dtype("<u8")
+DIGEST_BYTES = 16           # the first of a sha256
 NUM_FIELDS = 2
 FIRST_ROW = HEADER.itemsize + NUM_FIELDS * FIELD.itemsize
 IMAGE_TYPE, INTEGER_TYPE, ARRAY_TYPE = 2, 1, 4      # FFCV's numbers of an RGB image, an integer, an array of a fixed shape
@@ -32,7 +34,7 @@ FEW_SAMPLES = 10_000
 class Layout:
     """Of at most `capacity` samples: their rows, their places in the file, and the size of the pages these lie in.
 
-    `num_labels`: K where each sample has a label for each class, which are a blob of their own. Takes 56 bytes a sample.
+    `num_labels`: K where each sample has a label for each class, which are a blob of their own. Takes 96 bytes a sample.
     """
 
     def __init__(self, capacity: int, num_labels: int | None = None) -> None:
@@ -40,6 +42,7 @@ class Layout:
         self._columns = {name: array("q" if name == "label" else "Q") for name in SAMPLE.names or ()}
         self._blobs = {name: array("Q") for name in BLOB.names or ()}
         self._ids = array("Q")
+        self._digests = bytearray()
         self.page_size = PAGE_SIZE if capacity >= FEW_SAMPLES else SMALL_PAGE_SIZE
         self.end = _round_up(FIRST_ROW + capacity * SAMPLE.itemsize, self.page_size)
 
@@ -59,8 +62,10 @@ class Layout:
         self.end += size
         return offset
 
-    def add(self, mode: int, width: int, height: int, offset: int, label: int, sample_id: int) -> None:
+    def add(self, mode: int, width: int, height: int, offset: int, label: int, sample_id: int, digest: bytes) -> None:
         """A sample whose image was placed at `offset`. label: its class, or where its labels were placed."""
+        assert len(digest) == DIGEST_BYTES
+        self._digests += digest
         for name, value in zip(self._columns, (mode, width, height, offset, label), strict=True):
             self._columns[name].append(value)
         self._ids.append(sample_id)
@@ -78,8 +83,8 @@ class Layout:
         return rows
 
     @property
-    def ids_offset(self) -> int:
-        """Where the pages end."""
+    def pages_end(self) -> int:
+        """Where the digests begin."""
         return _round_up(self.end, self.page_size)
 
     def write_tables(self, handle: int) -> int:
@@ -88,12 +93,20 @@ class Layout:
         for name, column in self._blobs.items():
             blobs[name] = np.frombuffer(column, column.typecode)
         ids = np.frombuffer(self._ids, self._ids.typecode).astype(ID)
-        table_offset = self.ids_offset + ids.nbytes
-        os.ftruncate(handle, self.ids_offset)
-        write_at(handle, ids.tobytes() + blobs.tobytes(), self.ids_offset)
+        table_offset = self.pages_end + len(self._digests) + ids.nbytes
+        os.ftruncate(handle, self.pages_end)
+        write_at(handle, bytes(self._digests) + ids.tobytes() + blobs.tobytes(), self.pages_end)
         write_at(handle, header_of(self.page_size, self.num_samples, table_offset) + fields_of(self._num_labels).tobytes()
                  + self.rows.tobytes(), 0)
         return table_offset + blobs.nbytes
+
+
+def digest_of(*blobs: bytes | memoryview) -> bytes:
+    """Of a sample's image, and of its labels where those are a blob, too."""
+    digest = hashlib.sha256()
+    for blob in blobs:
+        digest.update(blob)
+    return digest.digest()[:DIGEST_BYTES]
 
 
 def header_of(page_size: int, num_samples: int, table_offset: int) -> bytes:

@@ -1,6 +1,8 @@
 """A beton on disk: one file in FFCV's format and its manifest beside it; opened only if the two agree.
 
-The format (`writers/layout.py`) has no checksum, no name and no class list: the manifest has those.
+FFCV's format has no checksum, no name and no class list. Here a digest of each sample's bytes is in the file, among its
+tables (`writers/layout.py`); the digest of the tables is in the manifest, and the manifest has one of itself. So opening a
+beton shows that labels, ids and sizes are those that were written, and `verify` shows the same of each image.
 """
 
 import hashlib
@@ -17,10 +19,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from writers.encode import Encoding
 from writers.errors import UserError
-from writers.follow import digest_of_groups
-from writers.layout import BLOB, FIELD, FIRST_ROW, HEADER, ID, NUM_FIELDS, SAMPLE, fields_of, header_of
+from writers.layout import BLOB, DIGEST_BYTES, FIELD, FIRST_ROW, HEADER, ID, NUM_FIELDS, SAMPLE, fields_of, header_of
 
-GROUP_BYTES = 64 * 2**20    # of a group of pages, which has a digest of its own
+SMALL_FILE = 64 * 2**20     # bytes up to which a manifest has the sha256 that `sha256sum` gives
 
 Progress = Callable[[int, int], None]       # done, total
 
@@ -30,7 +31,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    manifest_version: Literal[3] = 3    # 2: the file has the samples' ids; 3: digests of parts
+    manifest_version: Literal[3] = 3    # 2: the file has the samples' ids; 3: and their digests
     name: str                           # of the dataset and subset: imagenet-in900
     dataset: str
     split: str
@@ -51,10 +52,8 @@ class Manifest(BaseModel):
     skipped: list[dict[str, str]]       # unreadable images left out by --on-error skip: name, class, reason
     page_size: int
     bytes: int
-    sha256: str                         # of the file; of several groups: the sha256 of their digests (follow.digest_of_groups)
-    tables_sha256: str                  # of all that is no image: what is before the pages, then what is behind them
-    group_bytes: int                    # of a group of pages
-    group_sha256: list[str]             # of each of the groups that the file is cut into, from its first byte on
+    sha256: str                         # up to 64 MiB of the file's bytes; of a larger one of its tables, as below
+    tables_sha256: str                  # of what is before the pages and behind them, with a digest of each sample
     created_by: str
     digest: str                         # sha256 of all of the above: no letter of a manifest changes unseen
 
@@ -75,11 +74,9 @@ class Manifest(BaseModel):
         if len(self.class_counts) != len(self.classes) or self.num_jpeg + self.num_raw != self.num_samples \
                 or (sum(self.class_counts) != self.num_samples and not self.multi_label):
             raise ValueError("its counts do not add up")
-        if self.ids_offset < FIRST_ROW + self.num_samples * SAMPLE.itemsize:
+        if self.pages_end < FIRST_ROW + self.num_samples * SAMPLE.itemsize:
             raise ValueError("its file is too small for its samples")
-        if self.group_bytes < 1 or len(self.group_sha256) != -(-self.bytes // self.group_bytes):
-            raise ValueError("its digests are not as many as the file has parts")
-        if self.sha256 != digest_of_groups(self.group_sha256):
+        if self.bytes > SMALL_FILE and self.sha256 != self.tables_sha256:
             raise ValueError("its digests do not fit each other")
         return self
 
@@ -93,6 +90,11 @@ class Manifest(BaseModel):
         """Where the ids of the samples stand, just before the table."""
         return self.table_offset - self.num_samples * ID.itemsize
 
+    @property
+    def pages_end(self) -> int:
+        """Where the images end and the digests of the samples begin, just before the ids."""
+        return self.ids_offset - self.num_samples * DIGEST_BYTES
+
 
 @dataclass(frozen=True)
 class Beton:
@@ -101,6 +103,7 @@ class Beton:
     path: Path
     manifest: Manifest
     rows: np.ndarray        # of the samples: SAMPLE [N]
+    digests: np.ndarray     # of the samples' bytes: uint8 [N, 16] (`layout.digest_of`)
     ids: np.ndarray         # uint64 [N], in the order of the file: of what each image is called (`writers/draws.py`)
     blobs: np.ndarray       # where the images lie, and labels where there are many: BLOB, in any order
 
@@ -137,7 +140,7 @@ def manifest_path(path: Path) -> Path:
 
 
 def open_beton(path: Path | str) -> Beton:
-    """Open a beton, of which only the tables are read: 56 bytes a sample.
+    """Open a beton, of which only the tables are read: 72 bytes a sample.
 
     Raises UserError where file and manifest are not one whole.
     """
@@ -148,7 +151,7 @@ def open_beton(path: Path | str) -> Beton:
             num_bytes = os.fstat(file.fileno()).st_size
             if num_bytes != manifest.bytes:
                 raise not_whole(path, f"it is {num_bytes:,} bytes, and should be {manifest.bytes:,}")
-            head, tail = _parts(file, manifest.num_samples, manifest.ids_offset)
+            head, tail = _parts(file, manifest.num_samples, manifest.pages_end)
     except FileNotFoundError:
         raise UserError(f"There is no beton {path}.", "Write it with `harness write-beton`.") from None
     except OSError as error:
@@ -157,14 +160,21 @@ def open_beton(path: Path | str) -> Beton:
         raise not_whole(path, "its header is another")
     if hashlib.sha256(head + tail).hexdigest() != manifest.tables_sha256:
         raise not_whole(path, "its tables are others")
-    return Beton(path, manifest, np.frombuffer(head, SAMPLE, manifest.num_samples, FIRST_ROW),
-                 np.frombuffer(tail, ID, manifest.num_samples),
-                 np.frombuffer(tail, BLOB, offset=manifest.num_samples * ID.itemsize))
+    num_samples = manifest.num_samples
+    return Beton(path, manifest, rows=np.frombuffer(head, SAMPLE, num_samples, FIRST_ROW),
+                 digests=np.frombuffer(tail, np.uint8, num_samples * DIGEST_BYTES).reshape(num_samples, DIGEST_BYTES),
+                 ids=np.frombuffer(tail, ID, num_samples, num_samples * DIGEST_BYTES),
+                 blobs=np.frombuffer(tail, BLOB, offset=num_samples * (DIGEST_BYTES + ID.itemsize)))
 
 
-def tables_digest(file: BinaryIO, num_samples: int, ids_offset: int) -> str:
-    """sha256 of what is before the pages and behind them."""
-    return hashlib.sha256(b"".join(_parts(file, num_samples, ids_offset))).hexdigest()
+def file_digests(path: Path, num_samples: int, pages_end: int) -> dict[str, Any]:
+    """What a manifest says of a whole file: `bytes`, `sha256`, `tables_sha256`."""
+    with path.open("rb") as file:
+        tables = hashlib.sha256(b"".join(_parts(file, num_samples, pages_end))).hexdigest()
+        file.seek(0)
+        num_bytes = os.fstat(file.fileno()).st_size
+        whole = hashlib.file_digest(file, "sha256").hexdigest() if num_bytes <= SMALL_FILE else tables
+    return {"bytes": num_bytes, "sha256": whole, "tables_sha256": tables}
 
 
 def not_whole(path: Path, why: str) -> UserError:
@@ -198,10 +208,10 @@ def read_manifest(path: Path) -> Manifest:
                         "Write the beton again with `harness write-beton`.") from error
 
 
-def _parts(file: BinaryIO, num_samples: int, ids_offset: int) -> tuple[bytes, bytes]:
+def _parts(file: BinaryIO, num_samples: int, pages_end: int) -> tuple[bytes, bytes]:
     file.seek(0)
     head = file.read(FIRST_ROW + num_samples * SAMPLE.itemsize)
-    file.seek(ids_offset)
+    file.seek(pages_end)
     return head, file.read()
 
 

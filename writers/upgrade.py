@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from writers.disk import DiskWriter
 from writers.encode import JPEG
 from writers.errors import UserError
-from writers.follow import FileFollower
-from writers.layout import Layout, write_at
+from writers.layout import Layout, digest_of, write_at
 from writers.publish import new_beton
 from writers.restart import DamagedJpeg, add_restart_index
-from writers.store import GROUP_BYTES, Beton, Manifest, Progress, open_beton
+from writers.store import Beton, Manifest, Progress, open_beton
 from writers.write import file_fields
 
 IMAGES_AT_ONCE = 16
@@ -33,20 +33,22 @@ def add_index(from_file: Path, out_file: Path, *, num_threads: int = 1, progress
         raise UserError(f"{beton.path} has {'a restart index already' if manifest.num_jpeg else 'no JPEG in it'}.")
     if out_file.exists() and out_file.samefile(beton.path):
         raise UserError(f"{out_file} is the file to read from.", "Write elsewhere with --out.")
-    with new_beton(out_file) as new, FileFollower(new.handle, GROUP_BYTES) as follower:
+    with new_beton(out_file) as new, DiskWriter(new.handle) as disk:
         layout = Layout(manifest.num_samples)
         rows, ids = beton.rows, beton.ids
-        for number, data in enumerate(_indexed(beton, num_threads)):
+        for number, (data, digest) in enumerate(_indexed(beton, num_threads)):
             if progress is not None:
                 progress(number, manifest.num_samples)
             offset, row = layout.place(len(data)), rows[number]
-            layout.add(int(row["mode"]), int(row["width"]), int(row["height"]), offset, int(row["label"]), int(ids[number]))
+            layout.add(int(row["mode"]), int(row["width"]), int(row["height"]), offset, int(row["label"]), int(ids[number]),
+                       digest)
             write_at(new.handle, data, offset)
-            follower.advance(layout.end)
-        digests = follower.finish(layout.write_tables(new.handle))
+            disk.advance(layout.end)
+        layout.write_tables(new.handle)
+        disk.finish()
         kept = {name: getattr(manifest, name) for name in _KEPT}
         encoding = manifest.encoding.model_copy(update={"restart_index": True})
-        written = Manifest.sealed(**kept, encoding=encoding, **file_fields(layout, digests, new),
+        written = Manifest.sealed(**kept, encoding=encoding, **file_fields(layout, new),
                                   copied_from={"file": from_file.name, "sha256": manifest.sha256})
         new.publish(written)
     if progress is not None:
@@ -57,24 +59,28 @@ def add_index(from_file: Path, out_file: Path, *, num_threads: int = 1, progress
 _KEPT = ("name", "dataset", "split", "classes", "class_counts", "protocol", "source", "subset", "seed", "skipped", "created_by")
 
 
-def _indexed(beton: Beton, num_threads: int) -> Iterator[bytes]:
-    """Every image in the order of the file, JPEGs with their index; `num_threads` work a little ahead."""
+def _indexed(beton: Beton, num_threads: int) -> Iterator[tuple[bytes, bytes]]:
+    """Every image, JPEGs with their index, and its digest, in the order of the file; `num_threads` work a little ahead."""
     rows, sizes = beton.rows, beton.sizes
 
-    def work_through(begin: int) -> list[bytes]:
+    def work_through(begin: int) -> list[tuple[bytes, bytes]]:
         return [one(number) for number in range(begin, min(begin + IMAGES_AT_ONCE, len(rows)))]
 
-    def one(number: int) -> bytes:
+    def one(number: int) -> tuple[bytes, bytes]:
         data = os.pread(file.fileno(), int(sizes[number]), int(rows["offset"][number]))
-        if rows["mode"][number] != JPEG:
-            return data
+        digest = beton.digests[number].tobytes()
         try:
-            return add_restart_index(data)
+            if digest_of(data) != digest:
+                raise DamagedJpeg("its bytes have changed")
+            if rows["mode"][number] != JPEG:
+                return data, digest
+            indexed = add_restart_index(data)
+            return indexed, digest_of(indexed)
         except DamagedJpeg as error:
             raise UserError(f"Sample {number} of {beton.path} is damaged: {error}.",
                             "Write the beton again from its images.") from error
 
-    waiting: deque[Future[list[bytes]]] = deque()
+    waiting: deque[Future[list[tuple[bytes, bytes]]]] = deque()
     with beton.path.open("rb", buffering=0) as file, ThreadPoolExecutor(num_threads, "harness-index") as pool:
         try:
             for begin in range(0, len(rows), IMAGES_AT_ONCE):

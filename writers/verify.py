@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,112 +12,122 @@ import numpy as np
 from writers import turbojpeg
 from writers.encode import JPEG, RAW
 from writers.errors import UserError
-from writers.layout import SAMPLE
-from writers.store import Beton, Manifest, Progress, has_fields_of, not_whole, open_beton, read_manifest
+from writers.layout import FIRST_ROW, SAMPLE, digest_of
+from writers.store import SMALL_FILE, Beton, Progress, has_fields_of, open_beton
 
-SAMPLES_AT_ONCE = 64        # decoded by a thread before it looks for more
+WINDOW_BYTES = 64 * 2**20   # of the file, read at once
+SAMPLES_AT_ONCE = 64        # looked at by a thread before it asks for more
 
 
 def verify(path: Path | str, progress: Progress | None = None, *, part: tuple[int, int] = (1, 1),
            num_threads: int | None = None) -> list[str]:
     """Everything that is wrong with a beton; an empty list: nothing.
 
-    Reads the file once, group of pages by group: hashes each, and decodes its images with libjpeg-turbo, whose warnings are
-    problems as they are errors for the loaders. `part` (2, 8): only the second eighth of the groups, and the tables; eight
-    machines may share a check. Memory: two groups of 64 MiB, and the images that `num_threads` (default: the machine's cores)
-    decode.
+    Opening it shows that its tables are those that were written. Then every sample's bytes are held against their digest, and
+    JPEGs decoded by libjpeg-turbo, whose warnings are problems as they are errors for the loaders; and what is between samples
+    must be zeros. So each changed byte is found, and the sample that it belongs to. `part` (2, 8): only the second eighth of
+    the samples; eight machines may share a check. Memory: two windows of 64 MiB (or two samples, where these are larger),
+    and the images that `num_threads` (default: the machine's cores) decode.
     """
-    path = Path(path)
-    try:
-        manifest = read_manifest(path)
-        if path.stat().st_size != manifest.bytes:
-            raise not_whole(path, f"it is {path.stat().st_size:,} bytes, and should be {manifest.bytes:,}")
-    except UserError as error:
-        return [error.message]
-    except OSError as error:
-        return [f"{path} cannot be read: {error.strerror or error}"]
-    beton, problems = _opened(path)
-    groups = _groups(manifest, part)
-    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(num_threads or len(os.sched_getaffinity(0))) as pool:
-        for number in groups:
-            begin, end = number * manifest.group_bytes, min((number + 1) * manifest.group_bytes, manifest.bytes)
-            runs = [] if beton is None else list(_runs(beton, begin, end))
-            data = _read(file.fileno(), begin, max([end, *(_last_byte(beton, run) for run in runs if beton is not None)]))
-            digest = pool.submit(hashlib.sha256, data[:end - begin])
-            decoded = [pool.submit(_image_problems, beton, data, begin, run) for run in runs if beton is not None]
-            if digest.result().hexdigest() != manifest.group_sha256[number]:
-                problems.append(f"bytes {begin:,} to {end - 1:,} have changed: part {number + 1} of "
-                                f"{len(manifest.group_sha256)}, with {_samples(beton, begin, end)}")
-            for future in decoded:
-                problems += future.result()
-            if progress is not None:
-                progress(end - groups.start * manifest.group_bytes, _num_bytes(manifest, groups))
-    return problems
-
-
-def _opened(path: Path) -> tuple[Beton | None, list[str]]:
-    """The beton, where its tables are such that its images can be found, and what is wrong with them."""
     try:
         beton = open_beton(path)
         if not has_fields_of(beton):
-            return None, ["its fields are not an image and a label"]
-        assert len(beton.sizes) == len(beton.rows)
+            return ["its fields are not an image and a label"]
+        order = _parts_order(beton, part)
     except UserError as error:
-        return None, [error.message]
-    return beton, list(_label_problems(beton))
+        return [error.message]
+    problems = [*_label_problems(beton), *_zero_problems(beton, part)]
+    labels = beton.labels if beton.manifest.multi_label and not problems else None
+    done = 0
+    with beton.path.open("rb", buffering=0) as file, ThreadPoolExecutor(num_threads or len(os.sched_getaffinity(0))) as pool:
+        for window in _windows(beton, order):
+            begin = int(beton.rows["offset"][window[0]])
+            end = int((beton.rows["offset"][window].astype(np.int64) + beton.sizes[window]).max())
+            data = _read(file.fileno(), begin, end)
+            runs = [window[start:start + SAMPLES_AT_ONCE] for start in range(0, len(window), SAMPLES_AT_ONCE)]
+            for found in pool.map(partial(_problems, beton, labels, data, begin), runs):
+                problems += found
+            done += len(window)
+            if progress is not None:
+                progress(done, len(order))
+    if beton.manifest.bytes <= SMALL_FILE and part == (1, 1) and not problems:
+        problems += _whole_problems(beton)
+    return problems
 
 
-def _groups(manifest: Manifest, part: tuple[int, int]) -> range:
+def _parts_order(beton: Beton, part: tuple[int, int]) -> np.ndarray:
+    """The samples to look at, in the order in which they lie in the file: int64."""
     number, parts = part
     if not 1 <= number <= parts:
         raise UserError(f"There is no part {number} of {parts}.", "The first is 1/8, the last is 8/8, for example.")
-    total = len(manifest.group_sha256)
-    return range((number - 1) * total // parts, number * total // parts)
+    order = np.argsort(beton.rows["offset"], kind="stable")
+    assert len(beton.sizes) == len(order)       # raises for tables that do not fit each other
+    return order[_share(len(order), part)]
 
 
-def _num_bytes(manifest: Manifest, groups: range) -> int:
-    return min(groups.stop * manifest.group_bytes, manifest.bytes) - groups.start * manifest.group_bytes
+def _share(total: int, part: tuple[int, int]) -> slice:
+    number, parts = part
+    return slice((number - 1) * total // parts, number * total // parts)
+
+
+def _windows(beton: Beton, order: np.ndarray) -> Iterator[np.ndarray]:
+    """Samples that begin within so many bytes."""
+    offsets = beton.rows["offset"][order].astype(np.int64)
+    begin = 0
+    while begin < len(order):
+        end = int(np.searchsorted(offsets, offsets[begin] + WINDOW_BYTES))
+        yield order[begin:end]
+        begin = end
 
 
 def _read(handle: int, begin: int, end: int) -> memoryview:
+    """What there is of these bytes."""
     data = memoryview(bytearray(end - begin))
     done = 0
     while done < len(data) and (num_read := os.preadv(handle, [data[done:]], begin + done)):
         done += num_read
-    return data
+    return data[:done]
 
 
-def _runs(beton: Beton, begin: int, end: int) -> Iterator[np.ndarray]:
-    """The samples whose images begin there, some at a time, in the order in which they lie: int64."""
-    offsets = beton.rows["offset"]
-    inside = np.flatnonzero((offsets >= begin) & (offsets < end))
-    inside = inside[np.argsort(offsets[inside], kind="stable")]
-    for start in range(0, len(inside), SAMPLES_AT_ONCE):
-        yield inside[start:start + SAMPLES_AT_ONCE]
-
-
-def _samples(beton: Beton | None, begin: int, end: int) -> str:
-    """How many samples are concerned, in words."""
-    if beton is None:
-        return "samples that cannot be told"
-    offsets = beton.rows["offset"]
-    number = int(((offsets < end) & (offsets + beton.sizes.astype(np.uint64) > begin)).sum())
-    return f"{number:,} of its {len(offsets):,} samples"
-
-
-def _last_byte(beton: Beton, run: np.ndarray) -> int:
-    """Where the last of these images ends: behind its group only where a page is larger than a group."""
-    return int((beton.rows["offset"][run].astype(np.int64) + beton.sizes[run]).max())
-
-
-def _image_problems(beton: Beton, data: memoryview, begin: int, numbers: np.ndarray) -> list[str]:
+def _problems(beton: Beton, labels: np.ndarray | None, data: memoryview, begin: int, numbers: np.ndarray) -> list[str]:
+    """Of some samples, whose bytes are in `data`, which is the file's from `begin` on."""
     problems = []
     for number in numbers.tolist():
         row = beton.rows[number]
         start = int(row["offset"]) - begin
-        if problem := _image_problem(row, data[start:start + int(beton.sizes[number])]):
-            problems.append(f"sample {number} (label {row['label']}): {problem}")
+        image = data[start:start + int(beton.sizes[number])]
+        found = []
+        stored = [image] if labels is None else [image, labels[number].tobytes()]
+        if digest_of(*stored) != beton.digests[number].tobytes():
+            found.append("its bytes have changed")
+        if problem := _image_problem(row, image):
+            found.append(problem)
+        if found:
+            name = f"sample {number}" if labels is not None else f"sample {number} (label {row['label']})"
+            problems.append(f"{name}: {'; '.join(found)}")
     return problems
+
+
+def _zero_problems(beton: Beton, part: tuple[int, int]) -> Iterator[str]:
+    """What is between the tables and the samples, and behind those that end a page."""
+    blobs = beton.blobs[np.argsort(beton.blobs["offset"], kind="stable")]
+    pages_end = beton.manifest.pages_end
+    ends = np.concatenate([[FIRST_ROW + beton.rows.nbytes], (blobs["offset"] + blobs["size"]).astype(np.int64)])
+    begins = np.concatenate([blobs["offset"].astype(np.int64), [pages_end]])
+    gaps = np.stack([np.maximum(ends, 0), np.minimum(begins, pages_end)], axis=1)
+    gaps = gaps[gaps[:, 0] < gaps[:, 1]]
+    with beton.path.open("rb", buffering=0) as file:
+        for begin, end in gaps[_share(len(gaps), part)].tolist():
+            for start in range(begin, end, WINDOW_BYTES):
+                data = np.frombuffer(_read(file.fileno(), start, min(end, start + WINDOW_BYTES)), np.uint8)
+                if data.any():
+                    yield f"byte {start + int(np.flatnonzero(data)[0]):,}, which belongs to no sample, is not zero"
+
+
+def _whole_problems(beton: Beton) -> Iterator[str]:
+    with beton.path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != beton.manifest.sha256:
+            yield "its sha256 is not the manifest's"
 
 
 def _image_problem(row: np.void, data: memoryview) -> str:

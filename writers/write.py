@@ -1,33 +1,32 @@
 """Writes one split of a dataset as a beton (`writers/publish.py`): the same images give the same bytes every time.
 
 Threads read and encode (Pillow and libjpeg-turbo let go of Python's lock), a few images at a time; the calling thread
-appends in order, so that the bytes do not depend on the number of threads. Digests and disk follow behind
-(`writers/follow.py`).
+appends in order, so that the bytes do not depend on the number of threads.
 
-Memory: the encoded images of at most 32 for each thread, those that are being decoded, and 56 bytes a sample.
+Memory: the encoded images of at most 32 for each thread, those that are being decoded, and 96 bytes a sample.
 """
 
 import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from writers.disk import DiskWriter
 from writers.draws import draw, uniform
 from writers.encode import JPEG, Blob, Encoding, Unreadable, encode
 from writers.errors import UserError
-from writers.follow import FileFollower, digest_of_groups
-from writers.layout import Layout, write_at
+from writers.layout import Layout, digest_of, write_at
 from writers.publish import NewBeton, new_beton
 from writers.source import Example, Source, ids_of
-from writers.store import GROUP_BYTES, Manifest, Progress, tables_digest
+from writers.store import Manifest, Progress, file_digests
 from writers.subset import Subset
 
-CREATED_BY = "harness writers 4"    # the number rises when the same input would give other bytes
+CREATED_BY = "harness writers 5"    # the number rises when the same input would give other bytes
 IMAGES_AT_ONCE = 8          # that a thread takes: fewer hand-overs
 AHEAD_PER_THREAD = 4        # of such runs, encoded before their turn has come
 MAX_OFFENDERS = 20          # unreadable images that a message names
@@ -48,28 +47,26 @@ def write_split(source: Source, split: str, subset: Subset, encoding: Encoding, 
     with new_beton(out_file) as new:
         if unreadable_list(out_file).exists():      # of an earlier try
             unreadable_list(out_file).unlink()
-        with FileFollower(new.handle, GROUP_BYTES) as follower:
-            layout, skipped = _write_samples(new, follower, source, subset, encoding, examples, seed,
+        with DiskWriter(new.handle) as disk:
+            layout, skipped = _write_samples(new, disk, source, subset, encoding, examples, seed,
                                              num_threads or _num_cores(), progress, on_error, check)
-            digests = follower.finish(layout.write_tables(new.handle))
-        manifest = _manifest(source, split, subset, encoding, seed, examples, skipped, layout, digests, new)
+            layout.write_tables(new.handle)
+            disk.finish()
+        manifest = _manifest(source, split, subset, encoding, seed, examples, skipped, layout, new)
         new.publish(manifest)
     return manifest
 
 
-def file_fields(layout: Layout, digests: list[str], new: NewBeton) -> dict[str, Any]:
-    """What a manifest says of the file itself. `digests`: of its groups of pages."""
+def file_fields(layout: Layout, new: NewBeton) -> dict[str, Any]:
+    """What a manifest says of the file itself."""
     rows = layout.rows
     num_jpeg = int((rows["mode"] == JPEG).sum())
-    with new.temporary.open("rb") as file:
-        tables_sha256 = tables_digest(file, len(rows), layout.ids_offset)
     return {"num_samples": len(rows), "num_jpeg": num_jpeg, "num_raw": len(rows) - num_jpeg,
             "max_width": int(rows["width"].max()), "max_height": int(rows["height"].max()), "page_size": layout.page_size,
-            "bytes": os.fstat(new.handle).st_size, "sha256": digest_of_groups(digests), "tables_sha256": tables_sha256,
-            "group_bytes": GROUP_BYTES, "group_sha256": digests}
+            **file_digests(new.temporary, len(rows), layout.pages_end)}
 
 
-def _write_samples(new: NewBeton, follower: FileFollower, source: Source, subset: Subset, encoding: Encoding,
+def _write_samples(new: NewBeton, disk: DiskWriter, source: Source, subset: Subset, encoding: Encoding,
                    examples: Sequence[Example], seed: int, num_threads: int, progress: Progress | None, on_error: str,
                    check: bool) -> tuple[Layout, list[dict[str, str]]]:
     """The pages; also which images were left out."""
@@ -89,16 +86,13 @@ def _write_samples(new: NewBeton, follower: FileFollower, source: Source, subset
                 skipped.append({"name": example.name, "class": subset.classes[example.label], "reason": str(blob)})
                 offenders.append(f"{source.where(example)}: {blob}")
                 continue
-            label, offset = example.label, layout.place(len(blob.data))
-            pieces.append((offset, blob.data))
-            if source.multi_label:
-                labels = np.array(example.labels, np.int8).tobytes()
-                label = layout.place(len(labels))
-                pieces.append((label, labels))
-            layout.add(blob.mode, blob.width, blob.height, offset, label, int(ids[number - 1]))
+            offsets = [layout.place(len(data)) for data in blob.stored]
+            pieces += zip(offsets, blob.stored, strict=True)
+            label = offsets[1] if source.multi_label else example.label
+            layout.add(blob.mode, blob.width, blob.height, offsets[0], label, int(ids[number - 1]), blob.digest)
         if on_error == "skip" or not offenders:     # else nothing comes of this file; the rest is read for its offenders
             _write_pieces(new.handle, pieces)
-            follower.advance(layout.end)
+            disk.advance(layout.end)
     if offenders and on_error == "fail":
         raise _unreadable(offenders, new.out_file)
     if not layout.num_samples:
@@ -124,12 +118,12 @@ def _write_all(handle: int, pieces: list[bytes], offset: int) -> None:
 
 
 def _encoded(source: Source, encoding: Encoding, examples: Sequence[Example], chances: np.ndarray, num_threads: int,
-             check: bool) -> Iterator[tuple[Sequence[Example], list[Blob | Unreadable]]]:
+             check: bool) -> Iterator[tuple[Sequence[Example], list["_Ready | Unreadable"]]]:
     """Runs of examples with what their images became, in order; `num_threads` work a little ahead."""
 
-    def work(example: Example, chance: float) -> Blob | Unreadable:
+    def work(example: Example, chance: float) -> _Ready | Unreadable:
         try:
-            return encode(source.read(example), encoding, chance, check=check)
+            return _ready(encode(source.read(example), encoding, chance, check=check), example)
         except Unreadable as error:
             return error
         except OSError as error:
@@ -138,11 +132,11 @@ def _encoded(source: Source, encoding: Encoding, examples: Sequence[Example], ch
             error.add_note(f"While {source.where(example)} was read and encoded.")
             raise
 
-    def work_through(begin: int) -> list[Blob | Unreadable]:
+    def work_through(begin: int) -> list[_Ready | Unreadable]:
         run = slice(begin, begin + IMAGES_AT_ONCE)
         return list(map(work, examples[run], chances[run].tolist()))
 
-    waiting: deque[tuple[int, Future[list[Blob | Unreadable]]]] = deque()
+    waiting: deque[tuple[int, Future[list[_Ready | Unreadable]]]] = deque()
     pool = ThreadPoolExecutor(num_threads, "harness-encode")
     try:
         for begin in range(0, len(examples), IMAGES_AT_ONCE):
@@ -155,6 +149,22 @@ def _encoded(source: Source, encoding: Encoding, examples: Sequence[Example], ch
             yield examples[first:first + IMAGES_AT_ONCE], future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A sample as it will stand in the file."""
+
+    mode: int
+    width: int
+    height: int
+    stored: tuple[bytes, ...]   # its image, and its labels where it has many
+    digest: bytes
+
+
+def _ready(blob: Blob, example: Example) -> _Ready:
+    labels = () if example.labels is None else (np.array(example.labels, np.int8).tobytes(),)
+    return _Ready(blob.mode, blob.width, blob.height, (blob.data, *labels), digest_of(blob.data, *labels))
 
 
 def _chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Example]:
@@ -199,7 +209,7 @@ def _class_counts(examples: Sequence[Example], num_classes: int) -> np.ndarray:
 
 
 def _manifest(source: Source, split: str, subset: Subset, encoding: Encoding, seed: int, examples: Sequence[Example],
-              skipped: Sequence[dict[str, str]], layout: Layout, digests: list[str], new: NewBeton) -> Manifest:
+              skipped: Sequence[dict[str, str]], layout: Layout, new: NewBeton) -> Manifest:
     left_out = {entry["name"] for entry in skipped}
     counts = _class_counts([example for example in examples if example.name not in left_out], len(subset.classes)).tolist()
     return Manifest.sealed(
@@ -207,7 +217,7 @@ def _manifest(source: Source, split: str, subset: Subset, encoding: Encoding, se
         multi_label=source.multi_label, class_counts=counts, encoding=encoding, source=source.origin, seed=seed,
         subset={"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest},
         protocol=source.protocol, skipped=sorted(skipped, key=lambda entry: entry["name"]), created_by=CREATED_BY,
-        **file_fields(layout, digests, new))
+        **file_fields(layout, new))
 
 
 def name_of(dataset: str, subset: Subset) -> str:

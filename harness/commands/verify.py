@@ -3,12 +3,8 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-
-if TYPE_CHECKING:
-    from writers.store import Progress
 
 
 def _part(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, int]:
@@ -18,29 +14,25 @@ def _part(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[in
     return int(number), int(parts)
 
 
-def in_megabytes(report: "Progress") -> "Progress":
-    return lambda done, total: report(done // 10**6, max(1, total // 10**6))
-
-
 @click.command(short_help="Check betons: digest, header, every sample.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...",
                 type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--part", metavar="K/N", default="1/1", callback=_part,
-              help="Only the K-th of N parts of each file, so that machines can share the work.")
+              help="Only the K-th of N parts of each file's samples, so that machines can share the work.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: the machine's cores.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: {file: [problem, ...]}.")
 def command(files: tuple[Path, ...], part: tuple[int, int], threads: int | None, as_json: bool) -> None:
     """Check that each beton is byte for byte what its manifest says, and that every sample decodes without a warning.
 
-    Exit code 1 where one is broken; what is broken is named: which part of the file, and which samples.
+    Exit code 1 where one is broken; what is broken is named, sample by sample.
     """
     from harness import console, environment
     from writers import verify
 
     problems: dict[str, list[str]] = {}
     for file in files:
-        with console.progress(f"verify {file.name}", "MB") as report:
-            problems[str(file)] = verify.verify(file, in_megabytes(report), part=part,
+        with console.progress(f"verify {file.name}", "samples") as report:
+            problems[str(file)] = verify.verify(file, report, part=part,
                                                 num_threads=threads or environment.num_cores())
     if as_json:
         click.echo(json.dumps(problems, indent=1))

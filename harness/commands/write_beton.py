@@ -114,7 +114,6 @@ def _write(sources: tuple[Path, ...], dataset: str | None, subset_name: str | No
 def _copy(from_: Path, subset_name: str | None, splits: tuple[str, ...], out: Path | None, folders: Folders, *, check: bool,
           threads: int | None, index: bool | None) -> list[tuple[Path, "Manifest"]]:
     from harness import console, environment
-    from harness.commands.verify import in_megabytes
     from writers import names
     from writers.copy import copy_subset
     from writers.errors import UserError
@@ -139,8 +138,8 @@ def _copy(from_: Path, subset_name: str | None, splits: tuple[str, ...], out: Pa
     for split in splits or files:
         manifest = open_beton(files[split]).manifest
         if check:
-            with console.progress(f"verify {split}", "MB") as report:
-                problems = verify(files[split], in_megabytes(report), num_threads=threads or environment.num_cores())
+            with console.progress(f"verify {split}", "samples") as report:
+                problems = verify(files[split], report, num_threads=threads or environment.num_cores())
             if problems:
                 raise UserError(f"{files[split]} is damaged: {problems[0]}", "harness verify says all that is wrong with it.")
         if subset_name is None:

@@ -69,7 +69,7 @@ def test_what_does_not_go_together(tree: Path, arguments: list[str], message: st
 
 
 def test_a_damaged_beton_is_not_copied_where_it_shall_be_checked(tree: Path):
-    (train, _) = manifests("--source", "photos", "--passthrough", "--out", "whole")
+    manifests("--source", "photos", "--passthrough", "--out", "whole")
     file = Path("whole/train.beton")
     data = bytearray(file.read_bytes())
     data[2**21 + 400] ^= 1
@@ -78,7 +78,7 @@ def test_a_damaged_beton_is_not_copied_where_it_shall_be_checked(tree: Path):
         harness("write-beton", "--subset", "all", "--from", "whole", "--check", "--out", "copied")
     verified = harness("verify", str(file))
     assert verified.exit_code == 1
-    assert f"bytes 0 to {train['bytes'] - 1:,} have changed: part 1 of 1, with 6 of its 6 samples" in verified.stdout
+    assert "sample 0 (label" in verified.stdout and "its bytes have changed" in verified.stdout
 
 
 @pytest.mark.parametrize("part", ["0/3", "4/3", "a/b", "2", "-1/3"])

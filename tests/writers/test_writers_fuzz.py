@@ -17,7 +17,7 @@ from loaders.reader import open_samples
 from writers.dataset import SplitSettings, open_dataset
 from writers.encode import Encoding
 from writers.errors import UserError
-from writers.layout import BLOB, FIRST_ROW, HEADER, ID, SAMPLE
+from writers.layout import BLOB, DIGEST_BYTES, FIRST_ROW, HEADER, ID, SAMPLE
 from writers.store import Manifest, manifest_path, open_beton
 from writers.subset import everything
 from writers.verify import verify
@@ -54,12 +54,14 @@ class Whole:
     def regions(self) -> dict[str, tuple[int, int]]:
         """First byte and the one behind the last of each part of the file."""
         rows = FIRST_ROW + NUM_SAMPLES * SAMPLE.itemsize
-        pages, ids, table = rows, self.manifest.ids_offset, self.manifest.table_offset
+        digests, ids, table = self.manifest.pages_end, self.manifest.ids_offset, self.manifest.table_offset
         first = int(self.rows["offset"].min())
         images = first + int(self.sizes.sum())
         assert table + NUM_SAMPLES * BLOB.itemsize == len(self.data) and table == ids + NUM_SAMPLES * ID.itemsize
+        assert ids == digests + NUM_SAMPLES * DIGEST_BYTES
         return {"header": (0, HEADER.itemsize), "fields": (HEADER.itemsize, FIRST_ROW), "rows": (FIRST_ROW, rows),
-                "padding": (pages, first), "data": (first, images), "ids": (ids, table), "table": (table, len(self.data))}
+                "padding": (rows, first), "data": (first, images), "digests": (digests, ids), "ids": (ids, table),
+                "table": (table, len(self.data))}
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,7 @@ def outcomes(whole: Whole, backend: str, number: int) -> dict[str, set[str]]:
 @pytest.mark.parametrize(("backend", "number"), [("reference", 800), ("ffcv", 200)])
 def test_a_damaged_beton_is_refused_or_read_right(whole: Whole, backend: str, number: int):
     found = outcomes(whole, backend, number)
-    tables = ("header", "fields", "rows", "ids", "table", "manifest")
+    tables = ("header", "fields", "rows", "digests", "ids", "table", "manifest")
     assert "data" in found.pop("data")      # raw pixels, and JPEGs that decode to others
     assert "data" in found.pop("padding")   # which nobody reads
     assert found == {region: {"refused"} for region in tables}

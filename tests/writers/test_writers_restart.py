@@ -198,7 +198,7 @@ def test_the_interval_divides_the_row_and_is_near_the_wanted_one(mcus_per_row, b
 def test_the_encoding_that_has_an_index(settings):
     source = saved(textured(150, 100))
     with_index = encode(source, Encoding(restart_index=True, **settings))
-    without = encode(source, Encoding(**settings))
+    without = encode(source, Encoding(restart_index=False, **settings))
     assert footer_of(with_index.data) is not None and footer_of(without.data) is None
     assert np.array_equal(pixels(with_index.data), pixels(without.data))
     assert (with_index.width, with_index.height) == (150, 100)

@@ -144,7 +144,7 @@ def test_a_full_disk_is_said_in_words_and_leaves_the_old_file(source: Source, tm
     def full(handle: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("writers.follow.os.fsync", full)
+    monkeypatch.setattr("writers.disk.os.fsync", full)
     with pytest.raises(UserError, match="is full"):
         write_split(source, "val", everything(source.classes), PASS, file, seed=1)
     assert names_in(file.parent) == ["val.beton", "val.beton.json"]
@@ -215,7 +215,7 @@ def test_a_full_disk_ends_a_copy_in_words_too(source: Source, tmp_path: Path, mo
     def full(*arguments: int) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for name in ("copy.os.copy_file_range", "follow.os.fdatasync", "follow.os.preadv", "layout.os.ftruncate"):
+    for name in ("copy.os.copy_file_range", "disk.os.fsync", "layout.os.ftruncate"):
         with monkeypatch.context() as patch:
             patch.setattr(f"writers.{name}", full)
             with pytest.raises(UserError, match="is full"):

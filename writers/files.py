@@ -48,6 +48,16 @@ def is_image(path: str) -> bool:
     return path.lower().endswith(IMAGE_ENDINGS) and not path.rsplit("/", 1)[-1].startswith(".")
 
 
+def shards_in(folder: Path, ending: str) -> list[Path]:
+    """Files of that ending in a folder, its data/ or its splits' folders, sorted.
+
+    Those beside other folders are left out: a table or an archive that lies in a tree of class folders is none of its images.
+    """
+    places = [folder, *(place for name in ("data", "train*", "val*", "test*") for place in sorted(folder.glob(name)))]
+    return [shard for place in places if place.is_dir() and not _has_folders(place)
+            for shard in sorted(place.glob(f"*{ending}")) if shard.is_file()]
+
+
 class FolderFiles:
     def __init__(self, root: Path, keep: Callable[[str], bool]) -> None:
         self._root = root
@@ -77,6 +87,11 @@ class JoinedFiles:
 
     def where(self, name: str) -> str:
         return self._part_of[name].where(name)
+
+
+def _has_folders(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
 
 
 def _walk(folder: str, prefix: str) -> Iterator[str]:

@@ -96,6 +96,8 @@ def open_source(path: Path | Sequence[Path], settings: SplitSettings, *, name: s
     classes' names, sorted. Raises UserError for a place without images, and for one that is of no kind in `writers/sources/`.
     """
     paths = [path] if isinstance(path, Path) else list(path)
+    if twice := [place for place, times in Counter(paths).items() if times > 1]:
+        raise UserError(f"{twice[0]} is named twice as a source.", "Name each place once.")
     found = _joined({place: _find(place, classes) for place in paths})
     _refuse_unclear_splits(found, paths)
     there = {class_name for images in found.splits.values() for class_name, _ in images.values()}

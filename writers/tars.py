@@ -117,7 +117,7 @@ def members(handle: int, path: Path, begin: int = 0, end: int | None = None) -> 
         if not _checksum_fits(header):
             raise UserError(f"{path} is not a whole, uncompressed tar archive: no member begins at byte {offset:,}.", _FETCH)
         kind, data = header[156:157], offset + BLOCK
-        size = 0 if kind in WITHOUT_DATA else _number(header[124:136]) if long_size < 0 or kind in b"xgLK" else long_size
+        size = 0 if kind in WITHOUT_DATA else _size(header, path) if long_size < 0 or kind in b"xgLK" else long_size
         offset = data + -(-size // BLOCK) * BLOCK
         name = long_name or _name(header, path)
         if data + size > end:
@@ -164,7 +164,17 @@ def _number(digits: bytes) -> int:
     """Octal, or where that is too short: two to the power of 8 with the first bit set."""
     if digits[0] & 0x80:
         return int.from_bytes(digits, "big") & ((1 << (8 * len(digits) - 1)) - 1)
-    return int(digits.split(b"\0", 1)[0].strip() or b"0", 8)
+    text = digits.split(b"\0", 1)[0].strip()
+    if text and not text.isdigit():     # int() would take a sign
+        raise ValueError(f"{text!r} is no number")
+    return int(text or b"0", 8)
+
+
+def _size(header: bytes, path: Path) -> int:
+    try:
+        return _number(header[124:136])
+    except ValueError as error:
+        raise UserError(f"{path} is not a whole, uncompressed tar archive: the size of a member is none.", _FETCH) from error
 
 
 def _name(header: bytes, path: Path) -> str:
@@ -187,7 +197,7 @@ def _extended(records: bytes, path: Path, name: str) -> tuple[str, int]:
             if keyword == b"path":
                 name = _text(value, path)
             elif keyword == b"size":
-                size = int(value)
+                size = _number(b"%o" % int(value))
             elif keyword.startswith(b"GNU.sparse"):
                 raise UserError(f"{path} holds files with holes (GNU sparse), which are not read.", "Pack it without --sparse.")
     except ValueError as error:

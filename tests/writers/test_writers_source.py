@@ -200,3 +200,28 @@ def test_an_image_has_one_name_whatever_its_ending_and_the_folders_around_it(tmp
     both = make_tree(tmp_path / "both", ["cat/1.png", "cat/1.jpg", "cat/2.jpg"])
     assert [example.name for example in open_source(both, SplitSettings(0), name="t").splits["train"]] == [
         "cat/1.jpg", "cat/1.png", "cat/2"]
+
+
+def test_several_places_must_say_their_splits(tree: Path, tmp_path: Path):
+    both = [tree / "val", tree / "train"]
+    source = open_dataset("folder", both, SplitSettings())
+    assert source.origin == "val + train"
+    assert {split: len(examples) for split, examples in source.splits.items()} == {"train": 15, "val": 6, "test": 0}
+    example = source.splits["val"][0]
+    assert source.read(example) == (tree / "val" / "cat" / "val_0.jpg").read_bytes()
+    assert source.where(example) == str(tree / "val" / "cat" / "val_0.jpg")
+    assert len(source.files.names()) == 21
+    for places, words in (([tree / "train", make_tree(tmp_path / "more", ["cat/9.png"])], r"more it is unclear"),
+                          ([tree / "train", tree / "train"], "train is named twice"),
+                          ([tree / "train", tmp_path / "nowhere"], "no folder or archive .*nowhere")):
+        with pytest.raises(UserError, match=words):
+            open_dataset("folder", places, SplitSettings())
+    with pytest.raises(UserError, match="caltech101 is read from one place, not 2"):
+        open_dataset("caltech101", both, SplitSettings())
+
+
+def test_what_was_looked_for_is_said(tmp_path: Path):
+    with pytest.raises(UserError) as caught:
+        open_dataset("folder", tmp_path / "nowhere", SplitSettings())
+    for words in ("train/<class>/*.jpg", ".zip", "ILSVRC2012_img_train.tar", "train-*.parquet", "WebDataset", "torchvision"):
+        assert words in str(caught.value)

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from writers.errors import UserError
+from writers.files import shards_in
 from writers.source import UNSAID, Found, below_class, split_of
 
 LAYOUT = "train-*.parquet and validation-*.parquet with columns image (bytes, path) and label, or a folder of them"
 CACHE_BYTES = 512 * 2**20
-PLACES = ("*.parquet", "data/*.parquet", "train*/*.parquet", "val*/*.parquet", "test*/*.parquet")
 CLASS_IN_PATH = re.compile(r"(?P<image>.+)_(?P<wnid>n\d{8})(?P<ending>\.\w+)")
 
 
@@ -33,12 +33,12 @@ def recognise(path: Path) -> bool:
     if path.is_file():
         with path.open("rb") as file:
             return file.read(4) == b"PAR1"
-    return bool(_shards(path))
+    return bool(shards_in(path, ".parquet"))
 
 
 def find(path: Path, classes: Sequence[str] | None) -> Found:
     """Raises UserError for other columns, labels that name no class, splits that are unclear, and without pyarrow."""
-    files = ParquetFiles([path] if path.is_file() else _shards(path))
+    files = ParquetFiles([path] if path.is_file() else shards_in(path, ".parquet"))
     splits: dict[str, dict[str, tuple[str, str]]] = {}
     for number, shard in enumerate(files.shards):
         class_of = _namer(files.class_names, classes, shard)
@@ -127,10 +127,6 @@ class ParquetFiles:
             raise UserError(f"{path} names other classes than {self.shards[0]}.", "Give shards of one dataset.")
         self.class_names = class_names
         return column
-
-
-def _shards(folder: Path) -> list[Path]:
-    return [shard for place in PLACES for shard in sorted(folder.glob(place))]
 
 
 def _split_of(shard: Path) -> str:

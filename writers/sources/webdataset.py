@@ -17,25 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from writers.errors import UserError
-from writers.files import IMAGE_ENDINGS
+from writers.files import IMAGE_ENDINGS, shards_in
 from writers.source import UNSAID, Found, below_class, split_of
 from writers.tars import Member, TarFiles, looks_like_tar, members, refuse_link
 
 LAYOUT = "WebDataset shards, *train*.tar and *val*.tar with <key>.jpg and <key>.cls or .json in them, or a folder of them"
-PLACES = ("*.tar", "data/*.tar", "train*/*.tar", "val*/*.tar", "test*/*.tar")
 CLASS_LISTS = ("classnames.txt", "classes.txt")
 LABEL_ENDINGS = (".cls", ".json")
 
 
 def recognise(path: Path) -> bool:
     """By what the first archive begins with."""
-    shards = [path] if path.is_file() else _shards(path)
+    shards = [path] if path.is_file() else shards_in(path, ".tar")
     return bool(shards) and looks_like_tar(shards[0]) and _begins_as_shard(shards[0])
 
 
 def find(path: Path, classes: Sequence[str] | None) -> Found:
     """Raises UserError for archives that are not whole, images without a label, and labels that name no class."""
-    shards = [path] if path.is_file() else _shards(path)
+    shards = [path] if path.is_file() else shards_in(path, ".tar")
     class_of = _namer(classes or _class_list(path), path)
     files = TarFiles()
     splits: dict[str, dict[str, tuple[str, str]]] = {}
@@ -62,6 +61,7 @@ def _label(handle: int, found: dict[str, Member], shard: Path, key: str) -> tupl
     if ".json" in found:
         try:
             said = json.loads(_content(handle, found[".json"]))
+            said = said if isinstance(said, dict) else {}
         except ValueError as error:
             raise UserError(f"{shard}:{key}.json is no JSON: {error}", "Fetch it again.") from error
     if ".cls" in found:
@@ -101,10 +101,6 @@ def _begins_as_shard(shard: Path) -> bool:
         listed = (member.name for member in members(archive.fileno(), shard) if member.is_file)
         first, second = next(listed, ""), next(listed, "")
     return bool(first) and _key(first) == _key(second) and bool({_ending(first), _ending(second)} & set(LABEL_ENDINGS))
-
-
-def _shards(folder: Path) -> list[Path]:
-    return [shard for place in PLACES for shard in sorted(folder.glob(place))]
 
 
 def _split_of(shard: Path) -> str:

@@ -8,7 +8,7 @@ on disk: end it anywhere, and the next run goes on from there.
 import heapq
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,10 @@ class Event:
     message: str = ""
 
 
+class Cancelled(Exception):
+    """The run was asked to stop by `harness cancel`."""
+
+
 @dataclass
 class Run:
     """The state of one run. `events()` drives it to the end."""
@@ -42,6 +46,7 @@ class Run:
     folders: Folders
     launcher: Launcher
     policy: Policy = field(default_factory=Policy)
+    is_cancelled: Callable[[], bool] = lambda: False
     running: dict[str, tuple[Stage, float]] = field(default_factory=dict)   # key -> stage, time of its start
     failed: dict[str, str] = field(default_factory=dict)                    # key -> the line that says most
     finished: set[str] = field(default_factory=set)                         # keys that are done
@@ -69,8 +74,11 @@ class Run:
         return [stage for key, stage in self.to_do.items() if key not in self.finished and key not in self.failed]
 
     def events(self) -> Iterator[Event]:
-        """Run to the end, telling what happens. Leave the loop, or interrupt it, at any point: then call `stop`."""
+        """Run to the end, telling what happens; raises Cancelled where `is_cancelled` says so. Leave the loop, or
+        interrupt it, at any point: then call `stop`."""
         while any(self.ready.values()) or self.running or self.busy or self.waiting:
+            if self.is_cancelled():
+                raise Cancelled
             yield from self._start_ready()
             answers = self.launcher.wait(0.25)
             for answer in answers:

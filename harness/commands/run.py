@@ -46,9 +46,9 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
     import signal
     import sys
 
-    from harness import console, display, matrix, recipe
+    from harness import cancel, console, display, matrix, recipe
     from harness.commands.report import write_report
-    from harness.executor import Run
+    from harness.executor import Cancelled, Run
     from harness.launcher import LauncherSettings
     from writers import names
 
@@ -61,13 +61,13 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
     signal.signal(signal.SIGTERM, signal.default_int_handler)       # ended by a scheduler: as by Ctrl-C
     terminal = console.err()
     with opened:
-        run = Run(plan, folders, opened)
+        run = Run(plan, folders, opened, is_cancelled=cancel.Watch(cancel.file_of(folders.runs, asked.name)))
         done = len(plan.stages) - len(run.to_do)
         terminal.print(f"{asked.name}: {len(plan.stages)} stages, {done} done, {len(run.to_do)} to run"
                        + (f", {opened.num_slots} side by side" if run.to_do else ""))
         try:
             display.follow(run, terminal)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Cancelled):
             terminal.print(f"Stopping: {len(run.running)} running stages may save their state, up to "
                            f"{STOP_GRACE_S:.0f} s. Ctrl-C again ends them at once.")
             try:

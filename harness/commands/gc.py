@@ -1,0 +1,99 @@
+"""Say what may be deleted, and delete it when told to."""
+
+import shutil
+from pathlib import Path
+
+import click
+
+from harness.folders import Folders, folder_options
+
+
+@click.command(short_help="What may be deleted, with sizes; deletes only after a yes.")
+@click.argument("recipe_names", metavar="[RECIPE]...", nargs=-1)
+@folder_options
+@click.option("--all", "everything", is_flag=True, help="Of every stage, whatever recipe it belongs to.")
+@click.option("--unused", is_flag=True, help="Also stages and betons that none of the named recipes needs.")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
+def command(recipe_names: tuple[str, ...], folders: Folders, everything: bool, unused: bool, yes: bool) -> None:
+    """Show what of RECIPE (or of all stages) nothing needs again: checkpoints of finished stages, temporary files.
+
+    With --unused, also stages of none of the named recipes, with their betons: those of older settings and code. Name every
+    recipe whose results you keep. What runs is left alone.
+    """
+    from harness import console, matrix, recipe
+    from writers.errors import UserError
+
+    if unused and not recipe_names:
+        raise UserError("--unused goes with the recipes whose results you keep.", "harness gc --unused demo my_recipe.yaml")
+    if not recipe_names and not everything:
+        raise UserError("Name a recipe, or say --all.", "harness gc demo shows what of the recipe demo is scratch.")
+    kept = {stage.key for name in recipe_names for stage in matrix.expand(recipe.read(name)).stages}
+    not_needed = _unused(folders, kept) if unused else []
+    going = {path for path, _ in not_needed}
+    found = not_needed + [(path, why) for path, why in _scratch(folders, None if everything else kept)
+                          if path.parent not in going]
+    if not found:
+        click.echo("Nothing to delete.")
+        return
+    sizes = {path: _size(path) for path, _ in found}
+    terminal = console.out()
+    for path, why in sorted(found, key=lambda one: -sizes[one[0]]):
+        terminal.print(f"{sizes[path] / 1e6:10,.1f} MB  {path}  ({why})", markup=False, soft_wrap=True)
+    terminal.print(f"{sum(sizes.values()) / 1e6:10,.1f} MB  in {len(found)} files and folders", markup=False)
+    if not yes:
+        click.confirm("Delete all of these?", abort=True)
+    for path, _ in found:
+        _delete(path)
+    click.echo(f"Deleted {sum(sizes.values()) / 1e6:,.1f} MB.")
+
+
+def _delete(path: Path) -> None:
+    from harness import lease
+
+    if path.is_file():
+        path.unlink(missing_ok=True)
+        return
+    if not (path / "stage.json").exists():
+        shutil.rmtree(path)
+        return
+    with lease.hold(path) as held:      # somebody may have started it while we asked
+        if held is not None:
+            shutil.rmtree(path)
+
+
+def _scratch(folders: Folders, only: set[str] | None) -> list[tuple[Path, str]]:
+    """Checkpoints of stages that are done, and what an interrupted write left, of the keys in `only` (None: of all)."""
+    from harness import done, lease
+
+    found = []
+    for folder in _stage_folders(folders, only):
+        if lease.is_held(folder):
+            continue
+        if done.has_result(folder) and (folder / "checkpoints").is_dir():
+            found.append((folder / "checkpoints", "checkpoints of a finished stage"))
+        found += [(path, "temporary") for path in folder.glob(".*.json.*")]
+    return found
+
+
+def _unused(folders: Folders, kept: set[str]) -> list[tuple[Path, str]]:
+    """Stages, and folders of betons that such a stage wrote, of no key in `kept`."""
+    from harness import lease
+
+    found = []
+    for folder in _stage_folders(folders, None):
+        if folder.name not in kept and not lease.is_held(folder):
+            found.append((folder, "stage of no recipe"))
+            if folder.parent.name == "write":
+                found += [(path, "betons of no recipe") for path in folders.data.glob(f"*-{folder.name}")]
+    return found
+
+
+def _stage_folders(folders: Folders, only: set[str] | None) -> list[Path]:
+    return [path for path in sorted((folders.runs / "stages").glob("*/*"))
+            if path.is_dir() and (only is None or path.name in only)]
+
+
+def _size(path: Path) -> int:
+    """Bytes, of a folder all that is in it."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,68 @@
+"""Show what a stage has printed."""
+
+import time
+from pathlib import Path
+
+import click
+
+from harness.folders import Folders, folder_options
+
+LOOK_EVERY_S = 0.5
+
+
+@click.command(short_help="Show what a stage has printed, and its error if it failed.")
+@click.argument("stage", metavar="STAGE")
+@folder_options
+@click.option("--follow", is_flag=True, help="Stay and show more as it comes, until the stage has ended; Ctrl-C ends it.")
+@click.option("--lines", "num_lines", type=click.IntRange(min=1), metavar="N", help="Only the last N lines.")
+def command(stage: str, folders: Folders, follow: bool, num_lines: int | None) -> None:
+    """Show what STAGE has printed, and its error if it failed.
+
+    STAGE is a name as `harness plan --stages` shows it, a key, or the first digits of one.
+    """
+    from harness import done, lease
+
+    folder = _find(stage, folders)
+    log = folder / "log.txt"
+    text = log.read_bytes() if log.exists() else b""
+    shown = text.decode(errors="replace")
+    click.echo("\n".join(shown.splitlines()[-num_lines:]) if num_lines else shown.rstrip("\n"))
+    while follow:
+        was_held = lease.is_held(folder)
+        with log.open("rb") as file:
+            file.seek(len(text))
+            more = file.read()
+        text += more
+        click.echo(more.decode(errors="replace"), nl=False)
+        if not was_held:
+            break
+        time.sleep(LOOK_EVERY_S)
+    if (folder / done.ERROR_FILE).exists():
+        click.secho((folder / done.ERROR_FILE).read_text().rstrip(), fg="red", err=True)
+
+
+def _find(asked: str, folders: Folders) -> Path:
+    """The folder of the one stage that is meant. Raises UserError where none or several are."""
+    import json
+
+    from writers import names
+    from writers.errors import UserError
+
+    found, known = [], {}
+    for orders in (folders.runs / "stages").glob("*/*/stage.json"):
+        if orders.parent.name.startswith(asked):
+            found.append(orders.parent)
+        else:
+            try:
+                known[orders.parent] = str(json.loads(orders.read_text())["name"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+    found = found or [folder for folder, name in known.items() if name == asked]
+    if not found:
+        near = names.nearest(asked, sorted(set(known.values())))
+        hint = f"Did you mean {' or '.join(near)}?" if near else "harness plan RECIPE --stages names those of a recipe."
+        raise UserError(f"No stage {asked} has been started in {folders.runs}.", hint)
+    if len(found) > 1:      # an older version of the code or of the settings leaves an older stage of the same name
+        keys = ", ".join(folder.name for folder in sorted(found, key=lambda folder: -folder.stat().st_mtime))
+        raise UserError(f"{len(found)} stages are called {asked}.", f"Say the key of one; the newest first: {keys}.")
+    return found[0]

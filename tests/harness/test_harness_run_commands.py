@@ -1,0 +1,109 @@
+"""harness logs, cancel and gc, on stages that a real `harness run` has left."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import cli, lease
+from harness.cancel import Watch, file_of, request
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RECIPE = """\
+name: tiny
+source: {dataset: synthetic_things}
+subsets: [all]
+archs: [resnet10]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+
+
+def harness(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+def stage(kind: str, key: str, *, name: str = "", result: bool = True) -> Path:
+    folder = Path("runs/stages") / kind / key
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "000000001.pt").write_bytes(bytes(2_000_000))
+    (folder / "stage.json").write_text(json.dumps({"name": name or f"{kind}/{key}"}))
+    (folder / "log.txt").write_text("one\ntwo\nthree\n")
+    if result:
+        (folder / "result.json").write_text("{}")
+    return folder
+
+
+def test_cancel_stops_a_run_of_another_process():
+    line = [sys.executable, "-m", "harness.cli", "run", "tiny.yaml", "--jobs", "1", "--stages-package", "slow_stages"]
+    run = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": f"{ROOT}:{HERE}"})
+    deadline = time.monotonic() + 30
+    while not list(Path("runs").glob("stages/*/*/progress.json")):
+        assert time.monotonic() < deadline and run.poll() is None
+        time.sleep(0.02)
+    assert harness("cancel", "tiny.yaml") == 0
+    _, said = run.communicate(timeout=30)
+    assert run.returncode == 130 and "Go on with" in said and "Traceback" not in said
+    assert not any(lease.is_held(folder) for folder in Path("runs").glob("stages/*/*"))
+
+
+def test_a_request_concerns_earlier_runs_only(tmp_path: Path):
+    early = Watch(file_of(tmp_path, "tiny"))
+    assert not early()
+    time.sleep(0.05)
+    request(tmp_path, "tiny")
+    time.sleep(0.05)
+    late = Watch(file_of(tmp_path, "tiny"))
+    early.looked_at = 0.0
+    assert early() and not late()
+
+
+def test_logs_by_key_by_name_and_by_near_name(capsys: pytest.CaptureFixture[str]):
+    folder = stage("pretrain", "abc123", name="pretrain/all/eps0/seed0")
+    (folder / "error.txt").write_text("There is no such image.\n")
+    assert harness("logs", "abc1") == 0
+    shown = capsys.readouterr()
+    assert shown.out == "one\ntwo\nthree\n" and shown.err == "There is no such image.\n"
+    assert harness("logs", "pretrain/all/eps0/seed0", "--lines", "1") == 0
+    assert capsys.readouterr().out == "three\n"
+    assert harness("logs", "pretrain/all/eps0/seed0", "--follow") == 0, "a stage that has ended has no more to say"
+    assert harness("logs", "pretrain/all/eps0/seed1") == 2
+    assert "Did you mean pretrain/all/eps0/seed0?" in capsys.readouterr().err
+    stage("pretrain", "abc999")
+    assert harness("logs", "abc") == 2
+
+
+def test_gc_says_sizes_and_deletes_only_after_a_yes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    done, left = stage("pretrain", "aaa"), stage("pretrain", "bbb", result=False)
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
+    assert harness("gc", "--all") == 130
+    assert "2.0 MB" in capsys.readouterr().out and (done / "checkpoints").exists()
+    assert harness("gc", "--all", "--yes") == 0
+    assert not (done / "checkpoints").exists() and (done / "result.json").exists()
+    assert (left / "checkpoints").exists(), "a stage that is not done goes on from them"
+    assert harness("gc", "tiny.yaml") == 0 and "Nothing to delete" in capsys.readouterr().out
+
+
+def test_gc_of_what_no_named_recipe_needs(capsys: pytest.CaptureFixture[str]):
+    from harness import matrix, recipe
+
+    key = next(one.key for one in matrix.expand(recipe.read("tiny.yaml")).stages if one.kind == "write")
+    wanted, old, runs = stage("write", key), stage("write", "0ld"), stage("write", "runs")
+    betons = Path("data/things-all-0ld")
+    betons.mkdir(parents=True)
+    (betons / "train.beton").write_bytes(b"1")
+    assert harness("gc", "--unused", "--yes") == 2
+    with lease.hold(runs):
+        assert harness("gc", "tiny.yaml", "--unused", "--yes") == 0
+    assert not old.exists() and not betons.exists() and wanted.exists() and runs.exists()

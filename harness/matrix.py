@@ -129,6 +129,7 @@ def _write(data: DataSettings, encoding: Encoding, subset: SubsetSpec | None, ne
            splits: tuple[str, ...], subset_name: str) -> Stage:
     unused = {"encoding", "metric"} | (set() if "test" in splits else {"test"})
     unused |= {"protocol"} if data.protocol is None else set()
+    unused |= set() if data.accept_counts else {"accept_counts"}
     config = {"data": data.model_dump(mode="json", exclude=unused), "encoding": encoding.model_dump(mode="json"),
               "subset": subset.model_dump(mode="json") if subset else None, "splits": list(splits)}
     axes = {"dataset": data.label, "subset": subset_name}

@@ -25,6 +25,7 @@ class DataSettings(Settings):
     test: Fraction = 0.2                    # likewise for test, where no test is given (targets only)
     split_seed: int = 0
     protocol: str | None = None             # whose splits: a name in the dataset's SPEC.protocols; None: the dataset's own
+    accept_counts: bool = False             # write it although its counts differ from those published; the manifest says how
     metric: Literal["top1", "mean_per_class", "map11"] | None = None     # None: the dataset's own metric (`folder`: top1)
     encoding: Encoding | None = None        # None: the recipe's
 

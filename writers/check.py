@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from writers.dataset import DatasetSpec
+from writers.errors import UserError
 from writers.source import Example, Source
 from writers.store import Progress
 
@@ -43,21 +44,38 @@ def check_raw(source: Source, spec: DatasetSpec, *, classes: Sequence[str] = (),
     return RawReport(counts, num_images, problems)
 
 
-def expected_images(spec: DatasetSpec, num_images: dict[str, int]) -> Iterator[tuple[str, int, int]]:
+def expected_images(spec: DatasetSpec, num_images: dict[str, int],
+                    protocol: str | None = None) -> Iterator[tuple[str, int, int]]:
     """Split, images found and images published. Where no val is published, val was carved out of train, and is added."""
-    for split, expected in spec.split_sizes.items():
+    published = spec.sizes(protocol)
+    for split, expected in published.items():
         found = num_images.get(split, 0)
-        if split == "train" and "val" not in spec.split_sizes:
+        if split == "train" and "val" not in published:
             found += num_images.get("val", 0)
         yield split, found, expected
 
 
+def accepted_differences(source: Source, spec: DatasetSpec, *, accept: bool) -> list[str]:
+    """How a source differs in its counts from what was published: sentences for the manifest, where that is accepted.
+
+    Raises UserError with all of them otherwise: a number to compare with others' must come from the same images.
+    """
+    num_images = {split: len(examples) for split, examples in source.splits.items()}
+    differences = [] if spec.often_partial else list(_count_problems(source, spec, num_images))
+    if differences and not accept:
+        raise UserError(f"{spec.title} is not what was published: {'; '.join(differences)}.",
+                        "Is it whole? harness verify-raw looks closer. If it is meant: --accept-counts, in a recipe "
+                        "accept_counts: true.")
+    return differences
+
+
 def _count_problems(source: Source, spec: DatasetSpec, num_images: dict[str, int]) -> Iterator[str]:
-    for split, found, expected in expected_images(spec, num_images):
+    for split, found, expected in expected_images(spec, num_images, source.protocol):
         if found != expected:
             yield f"{split} has {found:,} images; {expected:,} were published"
-    if spec.num_classes not in (None, len(source.classes)):
-        yield f"it has {len(source.classes)} classes; {spec.num_classes} were published"
+    num_classes = spec.classes(source.protocol)
+    if num_classes not in (None, len(source.classes)):
+        yield f"it has {len(source.classes)} classes; {num_classes} were published"
 
 
 def _class_problems(source: Source, counts: dict[str, list[int]]) -> Iterator[str]:

@@ -113,7 +113,7 @@ def _copy_bytes(source: int, origin: int, target: int, offset: int, count: int) 
 
 def _inherited(manifest: Manifest) -> dict[str, Any]:
     """What is as true of the copy."""
-    same = ("dataset", "split", "encoding", "protocol", "source", "seed", "created_by")
+    same = ("dataset", "split", "encoding", "protocol", "differences", "source", "seed", "created_by")
     return {name: getattr(manifest, name) for name in same}
 
 

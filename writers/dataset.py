@@ -37,9 +37,26 @@ class DatasetSpec:
     citation: str = ""
     where: str = ""                             # how a person gets it
     protocols: tuple[str, ...] = ()             # whose splits it can be read in, beside its own
+    protocol_sizes: dict[str, dict[str, int]] = field(default_factory=dict)     # where they differ from split_sizes; {}: any
+    protocol_classes: dict[str, int] = field(default_factory=dict)              # where they differ from num_classes
     folder: str = ""                            # of its raw files, where several datasets are made of the same; else `name`
     downloads: tuple[Download, ...] = ()        # its files; which layouts are accepted, the dataset's file says
     generated: bool = False                     # made on first use: nothing to get
+    often_partial: bool = False                 # people write parts of it, and its counts are not held against them
+
+    def sizes(self, protocol: str | None) -> dict[str, int]:
+        """Images of each split as a protocol has them."""
+        return self.protocol_sizes.get(protocol or "", self.split_sizes)
+
+    def classes(self, protocol: str | None) -> int | None:
+        """Classes, likewise."""
+        return self.protocol_classes.get(protocol or "", self.num_classes)
+
+
+def spec_of(name: str) -> DatasetSpec:
+    """Raises UserError, with the near names, for an unknown dataset."""
+    spec: DatasetSpec = names.find("writers.datasets", name, "dataset").SPEC
+    return spec
 
 
 def open_dataset(name: str, path: Path | Sequence[Path], settings: SplitSettings) -> Source:

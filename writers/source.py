@@ -62,6 +62,7 @@ class Source:
     prefix: str = ""                    # folders around the tree
     multi_label: bool = False           # examples have `labels`
     protocol: str | None = None         # whose splits these are; None: the dataset's own
+    differences: list[str] = field(default_factory=list)    # from the counts that were published, which a person has accepted
 
     def read(self, example: Example) -> bytes:
         """The image file's bytes. Raises OSError."""

@@ -41,6 +41,7 @@ class Manifest(BaseModel):
     class_counts: list[int]             # samples of each class; with many labels, samples in which it is there
     encoding: Encoding
     protocol: str | None = None         # whose splits: salman, kornblith, vtab; None: the dataset's own
+    differences: list[str] = []        # how the dataset's counts differ from those published, where a person accepted that
     source: str                         # the folder or archive that the images came from, by its own name
     copied_from: dict[str, str] | None = None   # the beton that the samples were copied from, if they were: file, sha256
     subset: dict[str, Any]              # name, num_classes, digest

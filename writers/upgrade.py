@@ -56,7 +56,8 @@ def add_index(from_file: Path, out_file: Path, *, num_threads: int = 1, progress
     return written
 
 
-_KEPT = ("name", "dataset", "split", "classes", "class_counts", "protocol", "source", "subset", "seed", "skipped", "created_by")
+_KEPT = ("name", "dataset", "split", "classes", "class_counts", "protocol", "differences", "source", "subset", "seed",
+         "skipped", "created_by")
 
 
 def _indexed(beton: Beton, num_threads: int) -> Iterator[tuple[bytes, bytes]]:

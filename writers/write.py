@@ -216,7 +216,8 @@ def _manifest(source: Source, split: str, subset: Subset, encoding: Encoding, se
         name=name_of(source.name, subset), dataset=source.name, split=split, classes=list(subset.classes),
         multi_label=source.multi_label, class_counts=counts, encoding=encoding, source=source.origin, seed=seed,
         subset={"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest},
-        protocol=source.protocol, skipped=sorted(skipped, key=lambda entry: entry["name"]), created_by=CREATED_BY,
+        protocol=source.protocol, differences=source.differences, created_by=CREATED_BY,
+        skipped=sorted(skipped, key=lambda entry: entry["name"]),
         **file_fields(layout, new))
 
 

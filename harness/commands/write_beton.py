@@ -49,6 +49,8 @@ if TYPE_CHECKING:
               help="Likewise for test.")
 @click.option("--seed", default=0, show_default=True, help="Of the order in the file, and of the splits made here.")
 @click.option("--protocol", metavar="NAME", help="Whose splits: vtab and so on. Default: the dataset's own.")
+@click.option("--accept-counts", is_flag=True,
+              help="Write a dataset whose counts differ from those published; the manifest says how.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: the machine's cores.")
 @click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,
               help="What an unreadable image does; those skipped stand in the manifest.")
@@ -81,12 +83,13 @@ def command(sources: tuple[Path, ...], from_: Path | None, dataset: str | None, 
 
 def _write(sources: tuple[Path, ...], dataset: str | None, subset_name: str | None, splits: tuple[str, ...],
            out: Path | None, folders: Folders, *, val_share: float, test_share: float, seed: int, protocol: str | None,
-           threads: int | None, on_error: Literal["fail", "skip"], check: bool,
+           threads: int | None, on_error: Literal["fail", "skip"], check: bool, accept_counts: bool,
            **encoding_options: Any) -> list[tuple[Path, "Manifest"]]:
     from harness import console, environment
     from harness.raw import raw_folder
     from harness.settings import DataSettings
-    from writers.dataset import SplitSettings, open_dataset
+    from writers.check import accepted_differences
+    from writers.dataset import SplitSettings, open_dataset, spec_of
     from writers.errors import UserError
     from writers.subset import everything, named, resolve
     from writers.write import write_split
@@ -98,6 +101,7 @@ def _write(sources: tuple[Path, ...], dataset: str | None, subset_name: str | No
         raise UserError("Say which images: --source DIR, or --dataset NAME.", "harness ls datasets names the datasets.")
     paths = [source.expanduser() for source in sources] or [folders.raw / raw_folder(name)]
     opened = open_dataset(name, paths, SplitSettings(val=val_share, test=test_share, seed=seed, protocol=protocol))
+    opened.differences = accepted_differences(opened, spec_of(name), accept=accept_counts)
     subset = resolve(spec, opened.classes, class_counts=opened.class_counts()) if spec else everything(opened.classes)
     label = DataSettings(dataset=name, path=str(paths[0])).label
     folder = out.expanduser() if out else folders.data / f"{label}-{subset.name}"
@@ -123,7 +127,7 @@ def _copy(from_: Path, subset_name: str | None, splits: tuple[str, ...], out: Pa
     from writers.verify import verify
 
     _refuse_without_effect({"sources", "dataset", "preset", "format_", "max_resolution", "jpeg_quality", "compress_probability",
-                            "val_share", "test_share", "seed", "on_error"})
+                            "val_share", "test_share", "seed", "on_error", "accept_counts", "protocol"})
     if (subset_name is None) != bool(index):
         raise UserError("Say which classes to copy, --subset NAME, or --restart-index for all of them with an index.",
                         "Not both at once: one after the other. harness ls subsets names the subsets.")

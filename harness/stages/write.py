@@ -9,7 +9,8 @@ from harness.result import Result
 from harness.settings import DataSettings
 from harness.stage import Outcome, StageContext, Stopped
 from writers import store
-from writers.dataset import SplitSettings, open_dataset
+from writers.check import accepted_differences
+from writers.dataset import SplitSettings, open_dataset, spec_of
 from writers.encode import Encoding
 from writers.errors import UserError
 from writers.ranking import Ranking
@@ -31,6 +32,7 @@ def run(context: StageContext) -> Outcome:
     test = data.test if "test" in config["splits"] else 0.0     # a source needs no test split, and keeps its images
     splits = SplitSettings(val=data.val, test=test, seed=data.split_seed, protocol=data.protocol)
     source = open_dataset(data.dataset, raw_path(data, context.raw), splits)
+    source.differences = accepted_differences(source, spec_of(data.dataset), accept=data.accept_counts)
     subset = _subset(config["subset"], source, context.needs.get("ranking"))
     encoding = Encoding.model_validate(config["encoding"])
     folder = context.data / f"{data.label}-{subset.name}-{context.folder.name}"

@@ -18,7 +18,7 @@ from writers.source import Source, SplitSettings, open_source
 from writers.subset import imagenet_classes
 
 SPEC = DatasetSpec(
-    name="imagenet", title="ImageNet (ILSVRC 2012)", metric="top1", num_classes=1000,
+    name="imagenet", title="ImageNet (ILSVRC 2012)", metric="top1", num_classes=1000, often_partial=True,
     split_sizes={"train": 1_281_167, "val": 50_000}, licence="research and education only, by agreement",
     citation="Russakovsky et al. 2015, ImageNet Large Scale Visual Recognition Challenge",
     where="image-net.org, after registration: ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar as they are, or the tree")

@@ -1,0 +1,34 @@
+"""FGVC-Aircraft: 100 variants of aeroplanes; fgvc-aircraft-2013b/data/ with images/ and its lists.
+
+Train is the official train and val together (6,667), without what a seeded draw carves out as val. Bounding boxes are
+ignored, and so is the banner of 20 pixels at the bottom of each image: it stays, as in the papers.
+"""
+
+from pathlib import Path
+
+from writers.dataset import DatasetSpec, Download
+from writers.listed import Lists, open_lists
+from writers.source import Source, SplitSettings, open_source
+
+SPEC = DatasetSpec(
+    name="aircraft", title="FGVC-Aircraft (variants)", metric="mean_per_class", num_classes=100,
+    split_sizes={"train": 6667, "test": 3333}, licence="non-commercial research only",
+    citation="Maji et al. 2013, Fine-grained visual classification of aircraft",
+    where="fgvc-aircraft-2013b.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft, unpacked",
+    downloads=(Download("fgvc-aircraft-2013b.tar.gz",
+                        "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+                        unpack=True),))
+
+
+def open(path: Path, settings: SplitSettings) -> Source:
+    lists = open_lists(path, "images_variant_trainval.txt", SPEC.where)
+    if lists is None:
+        return open_source(path, settings, name="aircraft")
+    classes = lists.lines("variants.txt")
+    return lists.source("aircraft", path, classes, _listing(lists, "trainval"), _listing(lists, "test"), settings)
+
+
+def _listing(lists: Lists, split: str) -> list[tuple[str, str]]:
+    """Lines such as `0034309 F/A-18`."""
+    pairs = (line.partition(" ") for line in lists.lines(f"images_variant_{split}.txt"))
+    return [(f"images/{image}.jpg", variant.strip()) for image, _, variant in pairs]

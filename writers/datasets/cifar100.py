@@ -1,0 +1,34 @@
+"""CIFAR-100: a hundred classes of 32 x 32 pictures; cifar-100-python.tar.gz as it is, or unpacked. Stored raw: as JPEG it
+trains ten points lower. The fine labels. Val is carved out of train by a seeded draw.
+"""
+
+from pathlib import Path
+
+from writers.arrays import ArrayFiles, array_examples
+from writers.cifar import images_of, read_batches
+from writers.dataset import DatasetSpec, Download
+from writers.source import Source, SplitSettings, carve, open_source
+
+SPEC = DatasetSpec(
+    name="cifar100", title="CIFAR-100", metric="top1", num_classes=100, split_sizes={"train": 50_000, "test": 10_000},
+    protocols=("vtab",), protocol_sizes={"vtab": {"train": 800, "val": 200, "test": 10_000}},
+    licence="not stated by its authors", citation="Krizhevsky 2009, Learning multiple layers of features from tiny images",
+    where="https://www.cs.toronto.edu/~kriz/cifar.html: cifar-100-python.tar.gz, as it is or unpacked",
+    downloads=(Download("cifar-100-python.tar.gz", "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+                        "md5:eb9058c3a382ffc7106e4002c42a8d85"),))
+
+NAMES = ["train", "test", "meta"]
+
+
+def open(path: Path, settings: SplitSettings) -> Source:
+    batches = read_batches(path, "cifar-100-python", "cifar-100-python.tar.gz", NAMES)
+    if batches is None:
+        return open_source(path, settings, name="cifar100")
+    classes = list(batches[-1]["fine_label_names"])
+    parts = [images_of(batch, "fine_labels", len(classes), name) for batch, name in zip(batches[:-1], NAMES, strict=False)]
+    train = parts[0][0]
+    labels = {"train": parts[0][1], "test": parts[1][1]}
+    images = {"train": train, "test": parts[-1][0]}
+    files = ArrayFiles({split: (len(pixels), pixels.__getitem__) for split, pixels in images.items()}, str(path))
+    train_examples, test_examples = (array_examples(split, labels[split], classes) for split in ("train", "test"))
+    return Source("cifar100", path.name, classes, carve(train_examples, [], test_examples, settings), files)

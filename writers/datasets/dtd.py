@@ -1,0 +1,36 @@
+"""Describable Textures: 47 classes; dtd/images/<class>/*.jpg and dtd/labels/{train,val,test}{1..10}.txt.
+
+The first fold, as the papers take it: train1 and val1 together are train (3,760), without what a seeded draw carves out as
+val; test1 is the test. `vtab` draws its 800 and 200 from train1 and val1.
+"""
+
+from pathlib import Path
+
+from writers.dataset import DatasetSpec, Download
+from writers.listed import Lists, open_lists
+from writers.source import Source, SplitSettings, open_source
+
+SPEC = DatasetSpec(
+    name="dtd", title="Describable Textures (first fold)", metric="top1", num_classes=47,
+    split_sizes={"train": 3760, "test": 1880}, protocols=("vtab",),
+    protocol_sizes={"vtab": {"train": 800, "val": 200, "test": 1880}}, licence="research only",
+    citation="Cimpoi et al. 2014, Describing textures in the wild",
+    where="dtd-r1.0.1.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/dtd, unpacked",
+    downloads=(Download("dtd-r1.0.1.tar.gz", "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
+                        "md5:fff73e5086ae6bdbea199a49dfb8a4c1", unpack=True),))
+
+
+def open(path: Path, settings: SplitSettings) -> Source:
+    lists = open_lists(path, "labels/train1.txt", SPEC.where)
+    if lists is None:
+        return open_source(path, settings, name="dtd")
+    train, val, test = (_listing(lists, split) for split in ("train1", "val1", "test1"))
+    classes = sorted({name for _, name in (*train, *val, *test)})
+    if settings.protocol == "vtab":
+        return lists.source("dtd", path, classes, train, test, settings, val=val)
+    return lists.source("dtd", path, classes, [*train, *val], test, settings)
+
+
+def _listing(lists: Lists, split: str) -> list[tuple[str, str]]:
+    """Lines such as `banded/banded_0002.jpg`."""
+    return [(f"images/{line}", line.split("/")[0]) for line in lists.lines(f"labels/{split}.txt")]

@@ -1,0 +1,26 @@
+"""Food-101: 101 dishes; food-101/images/<class>/<id>.jpg and food-101/meta/{train,test}.txt.
+
+Train, noisy by design, is the official one without what a seeded draw carves out as val.
+"""
+
+from pathlib import Path
+
+from writers.dataset import DatasetSpec, Download
+from writers.listed import open_lists
+from writers.source import Source, SplitSettings, open_source
+
+SPEC = DatasetSpec(
+    name="food", title="Food-101", metric="top1", num_classes=101, split_sizes={"train": 75_750, "test": 25_250},
+    licence="the photographers'; research", citation="Bossard, Guillaumin and Van Gool 2014, Food-101",
+    where="food-101.tar.gz from https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101, unpacked",
+    downloads=(Download("food-101.tar.gz", "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
+                        "md5:85eeb15f3717b99a5da872d97d918f87", 4_996_278_331, unpack=True),))
+
+
+def open(path: Path, settings: SplitSettings) -> Source:
+    lists = open_lists(path, "meta/train.txt", SPEC.where)
+    if lists is None:
+        return open_source(path, settings, name="food")
+    train, test = ([(f"images/{line}.jpg", line.split("/")[0]) for line in lists.lines(f"meta/{split}.txt")]
+                   for split in ("train", "test"))
+    return lists.source("food", path, sorted({name for _, name in (*train, *test)}), train, test, settings)

@@ -1,0 +1,48 @@
+"""Oxford-IIIT Pets: 37 breeds of cats and dogs; images/*.jpg and annotations/{trainval,test}.txt.
+
+Train is the official trainval without what a seeded draw carves out as val. Twelve of the images are no RGB JPEGs (PNGs and
+GIFs by content, with transparency): they are decoded for what they are. Segmentations and boxes are ignored.
+"""
+
+from pathlib import Path
+
+from writers.dataset import DatasetSpec, Download
+from writers.errors import UserError
+from writers.listed import Lists, open_lists
+from writers.source import Source, SplitSettings, open_source
+
+URL = "https://thor.robots.ox.ac.uk/pets/"
+
+SPEC = DatasetSpec(
+    name="pets", title="Oxford-IIIT Pets", metric="mean_per_class", num_classes=37, split_sizes={"train": 3680, "test": 3669},
+    protocols=("vtab",), protocol_sizes={"vtab": {"train": 800, "val": 200, "test": 3669}}, licence="CC BY-SA 4.0",
+    citation="Parkhi et al. 2012, Cats and dogs",
+    where="https://www.robots.ox.ac.uk/~vgg/data/pets: images.tar.gz and annotations.tar.gz, unpacked side by side",
+    downloads=(Download("images.tar.gz", URL + "images.tar.gz", "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c", unpack=True),
+               Download("annotations.tar.gz", URL + "annotations.tar.gz", "md5:95a8c909bbe2e81eed6a22bccdf3f68f", unpack=True)))
+
+
+def open(path: Path, settings: SplitSettings) -> Source:
+    lists = open_lists(path, "annotations/trainval.txt", SPEC.where)
+    if lists is None:
+        return open_source(path, settings, name="pets")
+    names: dict[int, str] = {}
+    train, test = (_listing(lists, split, names) for split in ("trainval", "test"))
+    return lists.source("pets", path, [names[number] for number in sorted(names)], train, test, settings)
+
+
+def _listing(lists: Lists, split: str, names: dict[int, str]) -> list[tuple[str, str]]:
+    """Lines such as `Abyssinian_100 1 1 1`: image, class from 1 on, species, breed. A class is called as its images are."""
+    found = []
+    for line in lists.lines(f"annotations/{split}.txt"):
+        if line.startswith("#"):
+            continue
+        fields = line.split()
+        if len(fields) < 2 or not fields[1].isdigit():
+            raise UserError(f"annotations/{split}.txt: '{line}' does not say an image and its class.", "Fetch it again.")
+        breed = fields[0].rsplit("_", 1)[0]
+        if names.setdefault(int(fields[1]), breed) != breed:
+            raise UserError(f"annotations/{split}.txt: class {fields[1]} is called {breed} and {names[int(fields[1])]}.",
+                            "Fetch it again.")
+        found.append((f"images/{fields[0]}.jpg", breed))
+    return found

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,30 +11,38 @@ from harness.commands._recipe import recipe_argument
 from harness.folders import Folders, folder_options
 
 if TYPE_CHECKING:
+    from harness.estimate import Estimate
     from harness.matrix import Matrix
 
+COLOURS = {"done": "palegreen", "running": "lightskyblue", "failed": "salmon", "left": "white"}
 
 @click.command(short_help="Show a recipe's stages: done and left. Runs nothing.")
 @recipe_argument
 @folder_options
 @click.option("--stages", "show_stages", is_flag=True, help="Also name every stage.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: every stage with its key, state and needs.")
-def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, show_stages: bool, as_json: bool) -> None:
+@click.option("--dot", "as_dot", is_flag=True, help="The graph of the stages, for Graphviz.")
+def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, show_stages: bool, as_json: bool,
+            as_dot: bool) -> None:
     """Show RECIPE's stages: what is done, what is left. Runs nothing."""
     from harness import matrix, recipe
 
     plan = matrix.expand(recipe.read(recipe_name, overrides))
     if as_json:
         print_json(plan, folders)
+    elif as_dot:
+        click.echo(_dot(plan, states_of(plan, folders)))
     else:
-        _print_tables(plan, states_of(plan, folders), show_stages)
+        states = states_of(plan, folders)
+        _print_tables(plan, states, show_stages)
+        _print_estimate(plan, states, folders)
         for line in missing_data(plan, folders).values():
             click.secho(line, fg="yellow", err=True)
 
 
 def print_json(plan: "Matrix", folders: Folders) -> None:
-    """The stages for a program: {"recipe", "num_stages", "num_done", "kinds", "stages": [...]}."""
-    click.echo(json.dumps(_as_json(plan, states_of(plan, folders)), indent=1))
+    """The stages for a program: {"recipe", "num_stages", "num_done", "estimate", "kinds", "stages": [...]}."""
+    click.echo(json.dumps(_as_json(plan, states_of(plan, folders), folders), indent=1))
 
 
 def missing_data(plan: "Matrix", folders: Folders) -> dict[str, str]:
@@ -55,12 +64,41 @@ def states_of(plan: "Matrix", folders: Folders) -> dict[str, str]:
             for stage in plan.stages}
 
 
-def _as_json(plan: "Matrix", states: dict[str, str]) -> dict[str, Any]:
+def _as_json(plan: "Matrix", states: dict[str, str], folders: Folders) -> dict[str, Any]:
     return {"recipe": plan.recipe.name, "num_stages": len(plan.stages), "num_done": list(states.values()).count("done"),
+            "estimate": asdict(_estimate(plan, states, folders)),
             "kinds": {kind: dict(counts) for kind, counts in _counts(plan, states).items()},
             "stages": [{"key": stage.key, "kind": stage.kind, "name": stage.name, "axes": stage.axes,
                         "state": states[stage.key], "needs": {role: need.key for role, need in stage.needs.items()}}
                        for stage in plan.stages]}
+
+
+def _estimate(plan: "Matrix", states: dict[str, str], folders: Folders) -> "Estimate":
+    from harness.estimate import estimate
+
+    return estimate({stage.key: stage for stage in plan.stages if states[stage.key] != "done"}, folders.runs)
+
+
+def _print_estimate(plan: "Matrix", states: dict[str, str], folders: Folders) -> None:
+    num_left = sum(state != "done" for state in states.values())
+    if not num_left:
+        return
+    found = _estimate(plan, states, folders)
+    of_unknown = f" and {found.num_unknown} stages of unknown length" if found.num_unknown else ""
+    time = "unknown: nothing like it has run yet" if found.num_unknown == num_left else \
+        f"about {found.hours:.2g} h one after another{of_unknown}"
+    of_unknown = f" and {found.num_unknown_disk} betons or models of unknown size" if found.num_unknown_disk else ""
+    click.echo(f"left: {time}; disk: about {found.disk_bytes / 1e9:.2g} GB{of_unknown}")
+
+
+def _dot(plan: "Matrix", states: dict[str, str]) -> str:
+    """In Graphviz's language: a box a stage, coloured by its state, an arrow to each stage that needs it."""
+    boxes = [f'  "{stage.key}" [label={json.dumps(stage.name)}, fillcolor={COLOURS[states[stage.key]]}];'
+             for stage in plan.stages]
+    arrows = [f'  "{need}" -> "{stage.key}";' for stage in plan.stages
+              for need in sorted({need.key for need in stage.needs.values()})]
+    return "\n".join([f"digraph {plan.recipe.name} {{", "  rankdir=LR;", "  node [shape=box, style=filled];", *boxes, *arrows,
+                      "}"])
 
 
 def _counts(plan: "Matrix", states: dict[str, str]) -> dict[str, Counter[str]]:

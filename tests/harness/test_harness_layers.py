@@ -19,8 +19,8 @@ LEVELS = (
     {"train", "method", "methods", "score", "scores", "model", "models", "zoo", "weights",
      "importing", "features", "logistic", "probe", "blur_pool", "report"},
     {"recipe", "recipe_check", "matrix", "stage", "result", "settings", "timer", "checkpoint", "distributed", "done",
-     "disk", "lock", "lease", "cancel", "retry", "raw", "environment", "folders", "console", "base_settings",
-     "attack_settings", "presets"},
+     "disk", "lock", "lease", "cancel", "retry", "estimate", "raw", "environment", "folders", "console",
+     "base_settings", "attack_settings", "presets"},
 )
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from writers import names, wordnet
 from writers.errors import UserError
 from writers.ranking import ranking_file, read_ranking
-from writers.step import Amount, Count, Facts, Selection, Step, digest_of, drawn, existing_file, some
+from writers.step import Amount, Count, Facts, Selection, Step, digest_of, drawn, existing_file, or_just, some
 
 REFERENCE = "reference"     # the ranking that the recipe makes itself
 RELATED_FILE = Path(__file__).with_name("related_classes.txt")
@@ -86,7 +86,7 @@ class RandomClasses(Step):
 class Random(Step):
     """So many classes, drawn."""
 
-    random: RandomClasses
+    random: Annotated[RandomClasses, or_just("classes")]
 
     def apply(self, selection: Selection, facts: Facts) -> Selection:
         if self.random.classes > len(selection.classes):

@@ -1,5 +1,6 @@
 """Steps on images: which training images of its classes a subset takes. By their ids, so in any order and from any source."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -9,23 +10,26 @@ from pydantic import BaseModel, Field, model_validator
 
 from writers.draws import draw, sample_ids
 from writers.errors import UserError
-from writers.step import Chooser, Chosen, Count, Facts, Selection, Step, digest_of, drawn, existing_file
+from writers.step import Chooser, Chosen, Count, Facts, Selection, Step, digest_of, drawn, existing_file, or_just
+
+Splits = Annotated[tuple[Literal["train", "val", "test"], ...], Field(min_length=1)]
 
 
 class ImagesPerClass(Step):
     images: Count
     seed: int = 0
+    splits: Splits = ("train",)
 
 
 class PerClass(Step):
     """So many training images of each label, drawn; of a label that has fewer, all."""
 
-    per_class: ImagesPerClass
+    per_class: Annotated[ImagesPerClass, or_just("images")]
 
     def apply(self, selection: Selection, facts: Facts) -> Selection:
         wanted = self.per_class
         return with_chooser(selection, self, lambda ids, labels: _first_of_each(
-            ids, labels, np.full(labels.max(initial=0) + 1, wanted.images), wanted.seed))
+            ids, labels, np.full(labels.max(initial=0) + 1, wanted.images), wanted.seed), splits=wanted.splits)
 
 
 class Images(Step):
@@ -66,7 +70,10 @@ class Budget(Step):
 
 
 class Examples(Step):
-    """Only the training images that a file names, a line each: `<class>/<image>`, endings and folders before it as you like."""
+    """Only the training images that a file names, a line each: `<class>/<image>`, endings and folders before it as you like.
+
+    Or by their ids, as 0x and 16 hexadecimal digits.
+    """
 
     examples: str
     sha256: str | None = None
@@ -79,7 +86,7 @@ class Examples(Step):
         return {**value, "sha256": digest_of(value["examples"], existing_file, value.get("sha256"), "list of examples")}
 
     def apply(self, selection: Selection, facts: Facts) -> Selection:
-        wanted = sample_ids(_example_names(Path(self.examples)))
+        wanted = _example_ids(Path(self.examples))
 
         def choose(ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
             if absent := int((~np.isin(wanted, ids)).sum()):
@@ -92,12 +99,13 @@ class Examples(Step):
 class Share(Step):
     of: Annotated[float, Field(gt=0, lt=1)]
     seed: int = 0
+    splits: Splits = ("train",)
 
 
 class Fraction(Step):
     """A share of the training images of each label, drawn; at least one."""
 
-    fraction: Share
+    fraction: Annotated[Share, or_just("of")]
 
     def apply(self, selection: Selection, facts: Facts) -> Selection:
         def choose(ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -105,7 +113,7 @@ class Fraction(Step):
             return _first_of_each(ids, labels, np.maximum(np.floor(counts * self.fraction.of + 0.5).astype(np.int64), 1),
                                   self.fraction.seed)
 
-        return with_chooser(selection, self, choose)
+        return with_chooser(selection, self, choose, splits=self.fraction.splits)
 
 
 def _first_of_each(ids: np.ndarray, labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
@@ -117,7 +125,11 @@ def _first_of_each(ids: np.ndarray, labels: np.ndarray, wanted: np.ndarray, seed
 
 
 def _spread(num_images: int, ids: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
-    """How many images of each label make `num_images`, as evenly as their counts allow; the last few labels are drawn."""
+    """How many images of each label make `num_images`, as evenly as their counts allow.
+
+    What is left over goes to the labels whose next image has the lowest draw: that, too, depends on ids alone, and not on how
+    a source numbers its classes.
+    """
     counts = np.bincount(labels)
     if num_images > counts.sum():
         raise UserError(f"The subset's budget is {num_images:,} images; its classes have {counts.sum():,}.")
@@ -127,16 +139,25 @@ def _spread(num_images: int, ids: np.ndarray, labels: np.ndarray, seed: int) -> 
         low, high = (middle, high) if np.minimum(counts, middle).sum() <= num_images else (low, middle - 1)
     wanted = np.minimum(counts, low)
     with_more = np.flatnonzero(counts > low)
-    drawn = with_more[np.argsort(draw(seed, "spread", with_more.astype(np.uint64)), kind="stable")]
-    wanted[drawn[:num_images - int(wanted.sum())]] += 1
+    words = draw(seed, "images", ids)
+    order = np.lexsort((words, labels))
+    first = np.searchsorted(labels[order], with_more)
+    by_next_image = with_more[np.argsort(words[order[first + low]], kind="stable")]
+    wanted[by_next_image[:num_images - int(wanted.sum())]] += 1
     return wanted
 
 
-def with_chooser(selection: Selection, what: Any, choose: Chooser, *more: Any) -> Selection:
-    """The selection with one more step on images. `what`, and `more`, go into the subset's digest."""
+def with_chooser(selection: Selection, what: Any, choose: Chooser, *more: Any,
+                 splits: tuple[str, ...] = ("train",)) -> Selection:
+    """The selection with one more step on images. `what`, `more` and unusual `splits` go into the subset's digest."""
     described = what.model_dump(mode="json", exclude_none=True) if isinstance(what, BaseModel) else what
+    if isinstance(what, BaseModel):
+        for inner in described.values():
+            inner.pop("splits", None)
+    others = [sorted(set(splits))] if set(splits) != {"train"} else []
     by_label = bool(selection.label_of)
-    return replace(selection, choosers=(*selection.choosers, Chosen([described, *more, by_label], by_label, choose)))
+    chosen = Chosen([described, *more, by_label, *others], by_label, choose, splits)
+    return replace(selection, choosers=(*selection.choosers, chosen))
 
 
 def _counts(facts: Facts) -> dict[str, int]:
@@ -146,9 +167,11 @@ def _counts(facts: Facts) -> dict[str, int]:
     return facts.class_counts
 
 
-def _example_names(path: Path) -> list[str]:
-    """`train/n01440764/n01440764_10026.JPEG` -> `n01440764/n01440764_10026`."""
+def _example_ids(path: Path) -> np.ndarray:
+    """uint64 [lines]; `train/n01440764/n01440764_10026.JPEG` is the image n01440764/n01440764_10026."""
     lines = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
-    if wrong := [line for line in lines if "/" not in line]:
+    ids = {line for line in lines if re.fullmatch("0x[0-9a-fA-F]{16}", line)}
+    if wrong := [line for line in lines if "/" not in line and line not in ids]:
         raise UserError(f"{path}: '{wrong[0]}' does not name a class and an image of it.", "Such as n01440764/n01440764_10026.")
-    return ["/".join(line.rsplit(".", 1)[0].split("/")[-2:]) for line in lines]
+    names = ["/".join(line.rsplit(".", 1)[0].split("/")[-2:]) for line in lines if line not in ids]
+    return np.concatenate([sample_ids(names), np.array([int(line, 16) for line in ids], np.uint64)])

@@ -2,8 +2,9 @@
 
 Each step has one key and is a pure function of class names, labels, sample ids and its seed. Steps on classes
 (`writers/class_steps.py`) speak of the source's own classes, also behind a `coarsen`, so these two may stand in either order.
-Steps on images (`writers/image_steps.py`) choose among the images of train alone; val and test keep all of theirs. Whatever
-is drawn is nested: with the same seed, the smaller choice is a part of the larger.
+Steps on images (`writers/image_steps.py`) choose among the images of train alone, and val and test keep all of theirs;
+`per_class` and `fraction` may name other `splits`. Whatever is drawn is nested: with the same seed, the smaller choice is
+part of the larger.
 """
 
 import hashlib
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from writers import names
 from writers.draws import draw, sample_ids
 from writers.errors import UserError
 from writers.ranking import Ranking
@@ -44,6 +46,7 @@ class Chosen:
     what: list[Any]
     by_label: bool
     choose: Chooser
+    splits: tuple[str, ...] = ("train",)
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,27 @@ class Facts:
 
 
 class Step(BaseModel):
+    """One step, or what stands behind its key."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: Any) -> Any:
+        known = [key for key in cls.model_fields if key != "sha256"]
+        for key in value if isinstance(value, dict) else ():
+            if key not in cls.model_fields:
+                raise ValueError(str(names.unknown("setting", str(key), known)).replace("\n", " "))
+        return value
 
     def apply(self, selection: Selection, facts: Facts) -> Selection:
         """What is left. Raises UserError for what the source does not have."""
         raise NotImplementedError
+
+
+def or_just(key: str) -> BeforeValidator:
+    """Lets a number alone stand for `{key: number}`: per_class: 100."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, int | float) else value)
 
 
 def drawn(classes: Sequence[str], purpose: str, seed: int) -> list[str]:

@@ -1,7 +1,8 @@
 """Which source classes, which of their images, under which labels: a name, or a few lines of YAML, resolved with a digest.
 
     subsets: [all, in900, {name: minus10, remove: {hardest: 10, by: reference}},
-              {name: dogs, steps: [{under: n02084071}, {per_class: {images: 100}}]}]
+              {name: dogs, under: n02084071, per_class: 100},
+              {name: few, steps: [in900, {coarsen: {bottom_up: 79}}, {per_class: 100}]}]
 
 A name is a file: `in900` is `writers/subsets/in900.txt`, one class a line, or a `.yaml` of steps; `writers/steps.py` has
 the steps. Labels follow the source's class order. Nothing is copied: a subset is a choice of samples by their ids.
@@ -9,6 +10,7 @@ the steps. Labels follow the source's class order. Nothing is copied: a subset i
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,13 +26,17 @@ from writers.class_steps import REFERENCE, ByRanking, Keep, Listed, Remove
 from writers.errors import UserError
 from writers.ranking import Ranking
 from writers.step import Chosen, Facts, Selection
-from writers.steps import AnyStep, step
+from writers.steps import STEPS, AnyStep, step
 
 FOLDER = Path(__file__).parent / "subsets"
 
 
 class SubsetSpec(BaseModel):
-    """What a recipe says of a subset: steps in order. Reads from a bare name, too; `classes` and `remove` are first steps."""
+    """What a recipe says of a subset: steps in order. `classes` and `remove` are first steps.
+
+    Reads from a bare name, too, and from a mapping that has the steps' keys beside its name, in the order of the steps. A name
+    among the steps stands for the steps of that subset, which are put in its place: the spec says all that decides.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,7 +53,7 @@ class SubsetSpec(BaseModel):
                 return named(value).model_dump(exclude_unset=True)
             except UserError as error:
                 raise ValueError(str(error)) from error
-        return value
+        return _with_tuples(_with_steps(value)) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _no_class_twice(self) -> Self:
@@ -83,7 +89,7 @@ class Subset:
     name: str
     classes: tuple[str, ...]
     groups: tuple[tuple[str, ...], ...] = ()            # empty: each class by itself
-    choosers: tuple[Chosen, ...] = field(default=(), compare=False)     # of training images; none: all of them
+    choosers: tuple[Chosen, ...] = field(default=(), compare=False)     # of images, of train mostly; none: all of them
 
     @cached_property
     def digest(self) -> str:
@@ -114,7 +120,7 @@ class Subset:
         """
         table = self.label_table(source_classes)
         positions = np.flatnonzero(table[labels] >= 0)
-        for chosen in self.choosers if split == "train" else ():
+        for chosen in (chosen for chosen in self.choosers if split in chosen.splits):
             counted = labels[positions]
             positions = positions[chosen.choose(ids[positions], table[counted] if chosen.by_label else counted)]
         return positions, table[labels[positions]]
@@ -139,19 +145,63 @@ def read_spec(path: Path) -> SubsetSpec:
     from ruamel.yaml import YAML, YAMLError
 
     try:
-        content = YAML(typ="safe").load(path.read_text())
+        content = YAML(typ="rt", pure=True).load(path.read_text())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} is not a subset: it must be a mapping, such as steps: [{{under: n02084071}}].")
+    if isinstance(content, list):
+        content = {"steps": content}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a subset: it must be steps, or a mapping of them, such as under: n02084071.")
     try:
         return SubsetSpec.model_validate({"name": path.stem, **content})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}") from error
+        said = " ".join(first["msg"].removeprefix("Value error, ").split())
+        raise UserError(f"{path}:{_line(content, first['loc'])}: {place + ': ' if place else ''}{said}") from error
+
+
+def _line(content: Any, place: Sequence[str | int]) -> int:
+    """Where in the file the innermost part of `place` stands that was written there."""
+    line = 1
+    for part in place:
+        places: Any = getattr(content, "lc", None)      # what ruamel.yaml knows of lines
+        if isinstance(content, dict) and part in content:
+            line, content = places.key(part)[0] + 1 if places else line, content[part]
+        elif isinstance(content, list) and isinstance(part, int) and part < len(content):
+            line, content = places.item(part)[0] + 1 if places else line, content[part]
+    return line
+
+
+def _with_steps(value: dict[str, Any]) -> dict[str, Any]:
+    """Steps that are keys of the mapping itself, in their order, as `steps`; raises ValueError for a key that is none."""
+    beside = [key for key in value if key not in SubsetSpec.model_fields]
+    for key in beside:
+        if key not in STEPS:
+            raise ValueError(str(names.unknown("step", str(key), [*STEPS, "name", "steps"])).replace("\n", " "))
+    if beside and "steps" in value:
+        raise ValueError(f"put {beside[0]} among the steps, so that their order is clear")
+    if beside:
+        steps = [{key: inner} for key, inner in value.items() if key in STEPS]
+        value = {**{key: inner for key, inner in value.items() if key not in STEPS}, "steps": steps}
+    if not isinstance(value.get("steps"), list) or not any(isinstance(one, str) for one in value["steps"]):
+        return value
+    expanded: list[Any] = []
+    for one in value["steps"]:
+        try:
+            expanded += named(one).all_steps if isinstance(one, str) else [one]
+        except UserError as error:
+            raise ValueError(str(error).replace("\n", " ")) from error
+    return {**value, "steps": expanded}
+
+
+def _with_tuples(value: Any) -> Any:
+    """Lists as tuples, which is what strict validation asks for of values that do not come from JSON right away."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return tuple(_with_tuples(inner) for inner in value) if isinstance(value, list | tuple) else value
 
 
 def available() -> list[str]:
@@ -204,5 +254,5 @@ def resolve(spec: SubsetSpec, classes: Sequence[str], ranking: Ranking | None = 
     groups: dict[str, list[str]] = {}
     for name in found.classes:
         groups.setdefault(found.label_of[name], []).append(name)
-    labels = sorted(groups)
+    labels = sorted(groups, key=lambda label: (int(label), "") if label.isdecimal() else (math.inf, label))
     return Subset(spec.name, tuple(labels), tuple(tuple(groups[label]) for label in labels), found.choosers)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from writers.draws import sample_ids
 from writers.errors import UserError
 from writers.ranking import Ranking
-from writers.subset import Subset, SubsetSpec, available, imagenet_classes, named, read_spec, resolve
+from writers.subset import Subset, SubsetSpec, available, file_of, imagenet_classes, named, read_spec, resolve
 
 CLASSES = [f"class{index:02d}" for index in range(12)]
 COUNTS = [5 + 3 * index for index in range(12)]     # 5 to 38 images: 258
@@ -162,6 +162,8 @@ def test_a_file_of_examples(tmp_path: Path):
     file.write_text("# kept\n" + "".join(f"train/{name}.JPEG\n" for name in chosen))
     subset = subset_of({"examples": str(file)})
     assert taken(subset) == set(chosen)
+    file.write_text("".join(f"{IDS[NAMES.index(name)]:#018x}\n" for name in chosen[1:]) + chosen[0] + "\n")
+    assert taken(subset_of({"examples": str(file)})) == set(chosen)
     file.write_text("class00/nobody\n")
     with pytest.raises(UserError, match="names 1 training images"):
         taken(subset_of({"examples": str(file)}))
@@ -176,12 +178,65 @@ def test_every_shipped_subset_resolves_on_imagenet_and_tells_its_file_what_it_is
     assert subset.name == name and 1 <= len(subset.classes) <= 1000
 
 
+@pytest.mark.parametrize("name", available())
+def test_the_first_line_of_a_shipped_subset_says_how_many_classes_it_has(name):
+    number = len(resolve(named(name), imagenet_classes()).classes)
+    said = file_of(name).read_text().partition(" class")[0]
+    assert said == f"# {number}"
+
+
+def test_ways_to_write_the_same_subset(tmp_path: Path):
+    said = {"name": "s", "steps": [{"under": ["n02084071"]}, {"remove": {"hardest": 2, "by": "resnet18_val"}},
+                                   {"per_class": {"images": 100}}]}
+    beside = {"name": "s", "under": ["n02084071"], "remove": {"hardest": 2, "by": "resnet18_val"}, "per_class": 100}
+    (tmp_path / "s.yaml").write_text("- under: [n02084071]\n- remove: {hardest: 2, by: resnet18_val}\n- per_class: 100\n")
+    (tmp_path / "s.yml").write_text("under: [n02084071]\nremove: {hardest: 2, by: resnet18_val}\nper_class: 100\n")
+    spec = SubsetSpec.model_validate(said)
+    assert SubsetSpec.model_validate(beside) == named(str(tmp_path / "s.yaml")) == spec
+    assert named(str(tmp_path / "s.yml")) == spec and len(resolve(spec, imagenet_classes()).classes) == 116
+    for short, long in (({"fraction": 0.3}, {"fraction": {"of": 0.3}}), ({"random": 5}, {"random": {"classes": 5}})):
+        assert subset_of(short).digest == subset_of(long).digest
+    # in the order written: of the 20 easiest the half, and not of the half the 20 easiest
+    half = {"half": {"of": "random", "which": "A"}}
+    keep = {"keep": {"easiest": 6}}
+    one, other = (resolve(SubsetSpec.model_validate({"name": "s", **first, **second}), CLASSES, RANKING)
+                  for first, second in ((half, keep), (keep, half)))
+    assert len(one.classes) == 6 and len(other.classes) == 3
+
+
+def test_a_name_among_the_steps_stands_for_its_steps():
+    spec = SubsetSpec.model_validate({"name": "s", "steps": ["in900", "pascal-removed", {"coarsen": {"bottom_up": 79}}]})
+    assert SubsetSpec.model_validate(spec.model_dump(mode="json")) == spec
+    subset = resolve(spec, imagenet_classes())
+    both = [set(resolve(named(name), imagenet_classes()).classes) for name in ("in900", "pascal-removed")]
+    assert set(subset.source_classes) == both[0] & both[1]
+
+
+def test_images_of_val_are_chosen_where_the_step_names_it():
+    for step in ("per_class", "fraction"):
+        few = {"per_class": {"images": 2}, "fraction": {"of": 0.1}}[step]
+        train_only, both = (subset_of({step: {**few, **more}}) for more in ({}, {"splits": ["train", "val"]}))
+        assert taken(train_only) == taken(both) == taken(both, "val") < taken(train_only, "val") == set(NAMES)
+        assert train_only.digest != both.digest == subset_of({step: {**few, "splits": ["val", "train"]}}).digest
+
+
+def test_a_budget_does_not_depend_on_how_the_source_numbers_its_classes():
+    subset = subset_of({"budget": {"images": 103, "by": "examples"}})
+    positions, _ = subset.select("train", CLASSES[::-1], 11 - LABELS, IDS)
+    assert {NAMES[position] for position in positions} == taken(subset)
+
+
+def test_labels_that_are_numbers_are_in_their_order(tmp_path: Path):
+    (tmp_path / "map.csv").write_text("".join(f"{name},{index}\n" for index, name in enumerate(CLASSES)))
+    assert subset_of({"coarsen": {"map": str(tmp_path / "map.csv")}}).classes == tuple(map(str, range(12)))
+
+
 def test_digests_are_the_same_on_every_machine():
     """Pinned: a change here changes what published subsets mean."""
     digests = {name: resolve(named(name), imagenet_classes()).digest[:12]
                for name in ("in900", "in900-random", "huh-79", "half-minimal-a", "in900-budget")}
     assert digests == {"in900": "946b8946e49f", "in900-random": "d38c0750cc6f", "huh-79": "15cd8eccd09a",
-                       "half-minimal-a": "8d71af7ecf5f", "in900-budget": "091e1eff5b97"}
+                       "half-minimal-a": "c14e8f494f58", "in900-budget": "091e1eff5b97"}
     assert subset_of({"per_class": {"images": 3}}).digest != subset_of({"per_class": {"images": 3, "seed": 1}}).digest
 
 
@@ -191,7 +246,9 @@ def test_digests_are_the_same_on_every_machine():
     ([{"exclude": {}}], "say what"), ([{"exclude": {"related_to": "pet"}}], "pets"),
     ([{"budget": {"by": "examples"}}], "say one of"), ([{"fraction": {"of": 1.0}}], "less than 1"),
     ([{"half": {"of": "minimal", "which": "A", "seed": 3}}], "no effect"), ([{"random": {"classes": 0}}], "greater than"),
-    (["random"], "one key"), ([{"random": {"classes": 2}, "under": "n1"}], "one key"),
+    (["in90"], "in900"), ([{"random": {"classes": 2}, "under": "n1"}], "one key"),
+    ([{"remove": {"hardst": 3}}], "Did you mean hardest"), ([{"per_class": {"images": 3, "splits": ["trian"]}}], "train"),
+    ([{"per_class": True}], "valid integer"), ([{"fraction": 2}], "less than 1"),
     ([{"examples": "nowhere.txt"}], "no file nowhere.txt")])
 def test_steps_that_are_refused(steps, says):
     with pytest.raises(ValidationError, match=says):
@@ -199,8 +256,10 @@ def test_steps_that_are_refused(steps, says):
 
 
 def test_files_that_are_no_subsets(tmp_path: Path):
-    for text, says in (("steps: [", "not YAML"), ("- a\n", "must be a mapping"), ("steps: [{under: 3}]\n", "steps.0"),
-                       ("step: []\n", "step")):
+    for text, says in (("steps: [", "not YAML"), ("3\n", "must be steps"), ("steps: [{under: 3}]\n", "s.yaml:1: steps.0"),
+                       ("step: []\n", "mean steps"), ("\nunder: n02084071\nper_clas: 3\n", "mean per_class"),
+                       ("- in900\n- remove: {hardst: 2}\n", r"s.yaml:2: steps.\d+.remove: .* mean hardest"),
+                       ("steps: []\nunder: n02084071\n", "order is clear")):
         (tmp_path / "s.yaml").write_text(text)
         with pytest.raises(UserError, match=says):
             read_spec(tmp_path / "s.yaml")

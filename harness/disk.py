@@ -14,6 +14,7 @@ CURES = {
     errno.EPERM: ("Operation not permitted", ALLOW),
     errno.EROFS: ("The file system is read-only", "Name another folder."),
     errno.ENOTDIR: ("A file is in the way of a folder", "Move it, or name another folder."),
+    errno.EEXIST: ("A file is in the way", "Move it, or name another folder."),
     errno.EISDIR: ("A folder is in the way of a file", "Move it, or name another file."),
     errno.ENOLCK: ("The file system gives no locks", LOCK),
     errno.ENOSYS: ("The file system gives no locks", LOCK),

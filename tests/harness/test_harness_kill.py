@@ -1,0 +1,105 @@
+"""Kill the executor or a worker, with SIGKILL, at 20 seeded moments: the numbers end up as undisturbed, nothing is done twice,
+nothing outlives it. And what people and disks do to a stage's folder."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_harness_executor import (
+    ROOT,
+    execute,
+    folders,
+    is_alive,
+    make,
+    matrix_of,
+    value,
+    wait_for,
+    write_script,
+)
+
+from harness import lease, result
+from writers.errors import UserError
+
+HERE = Path(__file__).parent
+NUM_KILLS = 20
+__all__ = ["folders", "make"]
+
+
+@pytest.fixture(autouse=True)
+def _workers_find_the_fake_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{HERE}")
+
+
+def workers_of(pid: int) -> list[int]:
+    """Its children, by /proc: each worker is one."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in children.read_text().split()] if children.exists() else []
+
+
+def test_killed_at_twenty_moments_ends_as_if_undisturbed(folders, make, tmp_path):
+    rng = random.Random(7)
+    first = make("first", sleep_s=0.3)
+    middle = [make(f"middle{index}", first, sleep_s=0.3) for index in range(6)]
+    stages = [first, *middle, make("last", *middle, sleep_s=0.3)]
+    script, started, kills = write_script(tmp_path, folders, stages), set(), 0
+    while kills < NUM_KILLS:
+        run = subprocess.Popen([sys.executable, script, "2"])
+        started.add(run.pid)
+        time.sleep(rng.uniform(0.2, 0.9))
+        workers = workers_of(run.pid)
+        started |= set(workers)
+        if rng.random() < 0.5 and workers:
+            os.kill(rng.choice(workers), signal.SIGKILL)
+            time.sleep(0.1)
+        run.kill()
+        run.wait()
+        kills += 1
+    wait_for(lambda: not any(is_alive(pid) for pid in started))
+    assert not execute(matrix_of(*stages), folders, 2).failed
+    assert [value(stage, folders) for stage in stages] == [1] + [2] * 6 + [13]
+    assert not any(lease.is_held(stage.folder(folders.runs)) for stage in stages)
+    before = [(stage.folder(folders.runs) / "result.json").stat().st_mtime_ns for stage in stages]
+    execute(matrix_of(*stages), folders, 2)
+    assert before == [(stage.folder(folders.runs) / "result.json").stat().st_mtime_ns for stage in stages]
+
+
+def test_a_result_of_an_older_schema_or_of_another_stage_is_named(folders, make):
+    one, other = make("one"), make("other")
+    after = make("after", one)
+    execute(matrix_of(one, other), folders)
+    record = one.folder(folders.runs) / "result.json"
+    good = record.read_text()
+    for text, said in ((good.replace('"schema_version": 1', '"schema_version": 0'), "has schema 0, this harness reads 1"),
+                       (good.replace(one.key, other.key), "is the result of another stage"),
+                       (good[:100], "is not a result this harness wrote")):
+        record.write_text(text)
+        with pytest.raises(UserError, match=said):
+            result.load(record.parent)
+        run = execute(matrix_of(one, after), folders)
+        assert said in run.failed[after.key] and str(record) in run.failed[after.key]
+
+
+def test_orders_edited_by_hand_are_written_anew(folders, make):
+    stage = make("edited")
+    folder = stage.folder(folders.runs)
+    folder.mkdir(parents=True)
+    (folder / "stage.json").write_text("{")
+    assert not execute(matrix_of(stage), folders).failed
+
+
+def test_a_file_system_that_refuses_is_named(folders, make):
+    stage = make("refused")
+    folder = stage.folder(folders.runs)
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file where the stage's folder should be")
+    with pytest.raises(OSError) as caught:
+        execute(matrix_of(stage), folders)
+    from harness import disk
+
+    explained = disk.explain(caught.value)
+    assert explained is not None and str(folder) in str(explained)

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from harness.distributed import ALONE, Ranks
 from harness.result import Result, write_json
 
 # Raised when a change to a kind's code changes its numbers, so that old results are not mistaken for new ones.
@@ -61,10 +62,12 @@ class StageContext:
     stop_requested: Callable[[], bool] = lambda: False
     checkpoint_every_s: float = 300.0       # of training
     trace_steps: int = 0                    # how many steps of training to trace into the folder
+    ranks: Ranks = ALONE                  # this process among those that run the stage together; the first one writes
 
     def progress(self, **values: Any) -> None:
         """Say how far the stage is (`done`, `total`, `img_per_s`, `note`); read by `harness status`. Cheap, not free."""
-        write_json(self.folder / "progress.json", values)
+        if self.ranks.is_first:
+            write_json(self.folder / "progress.json", values)
 
 
 @dataclass(frozen=True)

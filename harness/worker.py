@@ -4,6 +4,9 @@ A stage's folder says all there is to do (`stage.json`); its output goes to `log
 `error.txt`. Exit code 0: done; 1: failed; 75: stopped or held by another worker, to be tried again.
 With `--serve` each line on stdin is a stage folder, and each answer is a JSON line on stdout.
 A failure that is worth another try (out of memory) leaves no `error.txt` then: that is for whoever gives up.
+
+`torchrun --nproc-per-node N -m harness.worker STAGE_DIR` trains one stage in N processes; so does `--processes N`, for the
+stages that can (SHARED_KINDS). The first process has the folder; of several that fail, the first to fail says why.
 """
 
 import argparse
@@ -13,23 +16,27 @@ import json
 import os
 import queue
 import signal
+import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from harness import disk, done, environment, lease, result, retry
+from harness import disk, distributed, done, environment, lease, result, retry
+from harness.distributed import ALONE, Ranks
 from harness.result import Result, write_atomically
 from harness.stage import StageContext, Stopped
 from writers.errors import UserError
 
+SHARED_KINDS = ("pretrain",)        # stages that several processes can run together
 EXIT_CODES = {"done": 0, "failed": 1, "stopped": 75, "busy": 75}     # 75: EX_TEMPFAIL
+LOOK_AGAIN_S = 0.2
 ORPHAN_GRACE_S = 20.0       # for a stage to write its checkpoint when whoever started it is gone
 
 
@@ -56,48 +63,77 @@ def main() -> NoReturn:
     if options.serve:
         _serve(options, stop)
         raise SystemExit(0)
-    answer = run_stage(options.stage, options, stop)
-    if answer["status"] == "failed":
-        retry.give_up(options.stage, answer["message"])
-    print(*filter(None, (answer["status"], str(options.stage), answer["message"])), sep=": ", file=sys.stderr)
+    ranks = distributed.from_environment()
+    if ranks.world_size > 1:
+        threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
+    with distributed.joined(ranks, options.device):
+        answer = run_stage(options.stage, options, stop, ranks)
+        if answer["status"] == "failed" and not options.retried:
+            retry.give_up(options.stage, answer["message"])
+        if ranks.is_first or answer["status"] == "failed":
+            print(*filter(None, (answer["status"], str(options.stage), answer["message"])), sep=": ", file=sys.stderr)
+        if answer["status"] == "failed" and ranks.world_size > 1:
+            sys.stderr.flush()
+            os._exit(EXIT_CODES["failed"])      # at once: to leave the group in order would wait for the others
     raise SystemExit(EXIT_CODES[answer["status"]])
 
 
-def run_stage(folder: Path, options: argparse.Namespace, stop: StopSignal) -> dict[str, Any]:
+def run_stage(folder: Path, options: argparse.Namespace, stop: StopSignal, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Run the stage in `folder`; returns {"stage", "status", "cause", "message", "wall_s"}, also where the stage fails."""
     started = time.monotonic()
     status, cause, message = "done", "", ""
     try:
-        with lease.hold(folder) as held:
-            if held is None:
-                status = "busy"
-            elif not done.is_done(folder.parent.name, folder, options.data_dir):     # another may have done it meanwhile
-                (folder / done.ERROR_FILE).unlink(missing_ok=True)
-                with _output_to(folder / "log.txt"):
-                    status, cause, message = _attempt(folder, options, stop, held)
+        if options.processes > 1 and folder.parent.name in SHARED_KINDS:
+            status, cause, message = _in_processes(folder, options, stop)
+        else:
+            holding: AbstractContextManager[lease.Lease | None] = lease.hold(folder) if ranks.is_first else nullcontext()
+            with holding as held:
+                status = ranks.from_first(_may_begin(folder, held, options))
+                if status == "ready":
+                    with _output_to(folder / ("log.txt" if ranks.is_first else f"log.rank{ranks.rank}.txt")):
+                        status, cause, message = _attempt(folder, options, stop, held, ranks)
     except OSError as error:        # the folder itself cannot be written
         status, cause, message = "failed", *_of_disk(error)
     return {"stage": str(folder), "status": status, "cause": cause, "message": message,
             "wall_s": time.monotonic() - started}
 
 
-def _attempt(folder: Path, options: argparse.Namespace, stop: StopSignal, held: lease.Lease) -> tuple[str, str, str]:
-    """Status, cause and message."""
+def _may_begin(folder: Path, held: lease.Lease | None, options: argparse.Namespace) -> str:
+    """"ready", or what the stage is already. Asked of the first process."""
+    if held is None:
+        return "busy"
+    if done.is_done(folder.parent.name, folder, options.data_dir):     # another may have done it meanwhile
+        return "done"
+    (folder / done.ERROR_FILE).unlink(missing_ok=True)
+    return "ready"
+
+
+def _attempt(folder: Path, options: argparse.Namespace, stop: StopSignal, held: lease.Lease | None,
+             ranks: Ranks) -> tuple[str, str, str]:
+    """Status, cause and message. held: of the first process."""
+    def is_lost() -> bool:
+        return held is not None and held.is_lost()
+
     stop.running = True
     try:
-        record = _compute(folder, options, lambda: stop.requested or held.is_lost())
-        if held.is_lost():
+        record = _compute(folder, options, lambda: stop.requested or is_lost(), ranks)
+        if is_lost():
             return "busy", "", ""
-        result.save(record, folder)
+        if ranks.is_first:
+            result.save(record, folder)
         return "done", "", ""
     except Stopped:
-        return "busy" if held.is_lost() else "stopped", "", ""
+        return "busy" if is_lost() else "stopped", "", ""
     except UserError as error:
         return "failed", "mistake", _record_error(folder, str(error))
     except OSError as error:
         cause, text = _of_disk(error)
         return "failed", cause, _record_error(folder, text)
     except Exception as error:
+        if ranks.world_size > 1 and distributed.is_loss_of_another(error):
+            traceback.print_exc()
+            return "failed", "lost", (f"Process {ranks.rank} of {ranks.world_size} has lost another one, which ended or does "
+                                      f"not answer; each one's output is in {folder / 'log.*'}")
         if retry.is_out_of_memory(error):
             traceback.print_exc()
             return "failed", "out_of_memory", done.summary(traceback.format_exc().strip().splitlines())
@@ -111,23 +147,56 @@ def _of_disk(error: OSError) -> tuple[str, str]:
     return ("mistake", str(known)) if known else ("bug", "".join(traceback.format_exception(error)))
 
 
-def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable[[], bool]) -> Result:
+def _in_processes(folder: Path, options: argparse.Namespace, stop: StopSignal) -> tuple[str, str, str]:
+    """Status, cause and message of a stage that torchrun starts in `options.processes` processes of this machine."""
+    if lease.is_held(folder):
+        return "busy", "", ""
+    arguments = ["harness.worker", str(folder), "--retried", "--data-dir", str(options.data_dir),
+                 "--raw-dir", str(options.raw_dir), "--device", options.device,
+                 "--threads", str(max(1, options.threads // options.processes)), "--checkpoint-minutes",
+                 str(options.checkpoint_minutes), "--trace", str(options.trace), "--stages-package", options.stages_package]
+    (folder / done.ERROR_FILE).unlink(missing_ok=True)
+    stop.running = True
+    with (folder / "log.torchrun.txt").open("a") as log:
+        process = subprocess.Popen(distributed.torchrun(options.processes, arguments, sys.executable), stdin=subprocess.DEVNULL,
+                                   stdout=log, stderr=log)
+        told = False
+        while process.poll() is None:
+            if stop.requested and not told:
+                process.send_signal(signal.SIGTERM)     # torchrun hands it on
+                told = True
+            time.sleep(LOOK_AGAIN_S)
+    stop.running = False
+    if done.is_done(folder.parent.name, folder, options.data_dir):
+        return "done", "", ""
+    if (folder / done.ERROR_FILE).exists():
+        return "failed", "mistake", done.error_line(folder) or ""
+    if stop.requested:
+        return "stopped", "", ""
+    return "failed", "lost", f"One of {options.processes} processes was lost; each one's output is in {folder / 'log.*'}"
+
+
+def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable[[], bool], ranks: Ranks) -> Result:
     told = json.loads((folder / "stage.json").read_text())
+    if ranks.world_size > 1 and told["kind"] not in SHARED_KINDS:
+        raise UserError(f"A stage of kind {told['kind']} runs in one process; these are {ranks.world_size}.",
+                        "Start it without torchrun.")
     started_at, started = datetime.now(UTC), time.monotonic()
+    device = ranks.device(options.device)
     module = importlib.import_module(f"{options.stages_package}.{told['kind']}")
     _prepare_torch(options)
     folders = {role: folder.parents[1] / need["kind"] / need["key"] for role, need in told["needs"].items()}
     context = StageContext(
         config=told["config"], folder=folder, needs={role: _needed(role, need) for role, need in folders.items()},
         need_folders=folders, data=options.data_dir, raw=options.raw_dir, num_threads=options.threads,
-        device=options.device, stop_requested=stop_requested,
-        checkpoint_every_s=60 * options.checkpoint_minutes, trace_steps=options.trace)
+        device=device, stop_requested=stop_requested,
+        checkpoint_every_s=60 * options.checkpoint_minutes, trace_steps=options.trace, ranks=ranks)
     outcome = module.run(context)
     return Result(
         kind=told["kind"], key=told["key"], name=told["name"], axes=told["axes"], config=told["config"],
         needs={role: need["key"] for role, need in told["needs"].items()}, metrics=outcome.metrics,
         timing=outcome.timing, retries=retry.counts(folder),
-        environment=environment.describe(options.device, options.threads),
+        environment=environment.describe(device, options.threads),
         started_at=started_at.isoformat(timespec="seconds"), wall_s=time.monotonic() - started)
 
 
@@ -142,6 +211,8 @@ def _record_error(folder: Path, text: str) -> str:
     """Leave error.txt; returns the line that says most. A full disk must not hide what went wrong."""
     said = done.summary(text.strip().splitlines() or ["an error without a message"])
     print(text, file=sys.stderr)
+    if (folder / done.ERROR_FILE).exists():     # of another process of the group, which failed first: the cause of this one
+        return said
     try:
         write_atomically(folder / done.ERROR_FILE, (text.rstrip() + "\n").encode())
     except OSError as error:
@@ -214,6 +285,16 @@ def _read_lines(lines: "queue.SimpleQueue[str | None]", stop: StopSignal) -> Non
         os._exit(EXIT_CODES["stopped"])
 
 
+def _end_with_parent(stop: StopSignal) -> None:
+    """torchrun starts its processes in sessions of their own: where it is killed, they are to end like orphans of ours."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(LOOK_AGAIN_S)
+    stop.requested = True
+    time.sleep(ORPHAN_GRACE_S)
+    os._exit(EXIT_CODES["stopped"])
+
+
 def _free_memory() -> None:
     """Give back what the last stage held, while nothing waits for it."""
     gc.collect()
@@ -228,17 +309,23 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--serve", action="store_true", help="stage folders come on stdin, a line each")
     parser.add_argument("--data-dir", type=_absolute, default=os.environ.get("HARNESS_DATA", "data"))
     parser.add_argument("--raw-dir", type=_absolute, default=os.environ.get("HARNESS_RAW", "raw"))
-    parser.add_argument("--threads", type=int, default=environment.num_cores(), help="CPU threads a stage may use")
+    parser.add_argument("--threads", type=int, default=max(1, environment.num_cores() // distributed.from_environment()
+                        .local_world_size), help="CPU threads a stage may use, in each process")
     parser.add_argument("--cores", metavar="0,1,2", help="the only cores to run on")
+    parser.add_argument("--processes", type=int, default=1, metavar="N",
+                        help="train each pretraining in N processes of this machine, one a GPU")
     parser.add_argument("--checkpoint-minutes", type=float, default=os.environ.get("HARNESS_CHECKPOINT_MINUTES", "5"),
                         help="wall-clock time between two checkpoints of a training stage")
     parser.add_argument("--trace", type=int, default=os.environ.get("HARNESS_TRACE", "0"), metavar="N",
                         help="trace N steps of each pretraining into its folder, for ui.perfetto.dev")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:0")
+    parser.add_argument("--retried", action="store_true", help="whoever started this tries again what is worth it")
     parser.add_argument("--stages-package", default="harness.stages", help="the package whose modules run the stages")
     options = parser.parse_args()
     if (options.stage is None) != options.serve:
         parser.error("name one stage folder, or say --serve")
+    if distributed.from_environment().world_size > 1 and (options.serve or options.processes > 1):
+        parser.error("under torchrun there is one stage folder to name, and no --serve and no --processes")
     return options
 
 

@@ -29,6 +29,8 @@ STOP_GRACE_S = 20.0
 @click.option("--slurm", multiple=True, metavar="KEY=VALUE",
               help="With --launcher slurm: an option of sbatch, such as partition=gpu; may be given again.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--gpus-per-stage", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="GPUs that train each pretraining together (on a CPU: processes).")
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, metavar="M",
               help="Wall-clock time between two checkpoints of a training.")
 @click.option("--trace", "trace_steps", type=click.IntRange(min=0), default=0, metavar="N",
@@ -36,7 +38,7 @@ STOP_GRACE_S = 20.0
 @click.option("--stages-package", default="harness.stages", hidden=True)
 def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, launcher: str, jobs: int | None,
             jobs_per_gpu: int, num_threads: int | None, address: str | None, slurm: tuple[str, ...], device: str,
-            checkpoint_minutes: float, trace_steps: int, stages_package: str) -> None:
+            gpus_per_stage: int, checkpoint_minutes: float, trace_steps: int, stages_package: str) -> None:
     """Run all that RECIPE asks for and is not done yet; then write its report.
 
     Interrupt it as you like: the same command goes on from there. A stage that fails leaves the others running, and is
@@ -51,12 +53,17 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
     from harness.executor import Cancelled, Run
     from harness.launcher import LauncherSettings
     from writers import names
+    from writers.errors import UserError
 
     asked = recipe.read(recipe_name, overrides)
     plan = matrix.expand(asked)
     _refuse_without_images(plan, folders)
     settings = LauncherSettings(folders, jobs, device, stages_package, checkpoint_minutes,  # type: ignore[arg-type]
-                                trace_steps, num_threads, jobs_per_gpu, _options(launcher, address, slurm))
+                                trace_steps, num_threads, jobs_per_gpu, _options(launcher, address, slurm),
+                                gpus_per_stage)
+    if gpus_per_stage > 1 and launcher != "local":
+        raise UserError(f"--gpus-per-stage has no effect with --launcher {launcher}.", "Use --launcher local on a machine with "
+                        "those GPUs, or start torchrun -m harness.worker STAGE_DIR yourself.")
     opened = names.find("harness.launchers", launcher, "launcher").open(settings)
     signal.signal(signal.SIGTERM, signal.default_int_handler)       # ended by a scheduler: as by Ctrl-C
     terminal = console.err()

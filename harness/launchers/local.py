@@ -23,7 +23,7 @@ class Slot:
 
     index: int
     num_threads: int
-    gpu: str | None                             # as CUDA_VISIBLE_DEVICES names it
+    gpu: str | None                             # or GPUs, as CUDA_VISIBLE_DEVICES names them
     cores: tuple[int, ...] = ()                 # its own; none: whichever are free
     gives_way: bool = False                     # runs, at low priority, what needs no GPU beside what does
     process: subprocess.Popen[bytes] | None = None
@@ -37,15 +37,20 @@ def open(settings: LauncherSettings) -> "LocalLauncher":
 
 
 def slots(settings: LauncherSettings) -> list[Slot]:
-    """`jobs_per_gpu` slots per GPU, and one beside them for stages that need none, which gives way to them.
+    """`jobs_per_gpu` slots per GPU, or per so many as a stage gets, and one beside them for stages that need none, which gives way to them.
 
     Without a GPU: a thread per slot on up to 4 cores, else 4 threads per slot. Slots that fit share out the cores.
+    Raises UserError where a stage is to have more GPUs than there are.
     """
     gpus = [] if settings.device == "cpu" else _visible_gpus()
     if settings.jobs_per_gpu > 1 and not gpus:
         raise UserError("--jobs-per-gpu has no effect: there is no GPU.", "Say --jobs N for stages side by side.")
+    num_gpus = settings.gpus_per_stage
+    if 0 < len(gpus) < num_gpus:
+        raise UserError(f"A stage is to have {num_gpus} GPUs, and this machine has {len(gpus)}.", "Give --gpus-per-stage fewer.")
+    gpus = [",".join(gpus[first:first + num_gpus]) for first in range(0, len(gpus) - num_gpus + 1, num_gpus)]
     cores = environment.num_cores()
-    default = len(gpus) * settings.jobs_per_gpu or (cores if cores <= 4 else cores // 4)
+    default = len(gpus) * settings.jobs_per_gpu or max(1, (cores if cores <= 4 else cores // 4) // num_gpus)
     num_slots = settings.num_jobs or default
     num_threads = settings.num_threads or max(1, cores // num_slots)
     own = environment.cores()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from harness import model as models
+from harness.distributed import Ranks, synchronise_batch_norm
 from harness.model import Classifier
 from harness.settings import AttackSettings, PretrainSettings
 from harness.stage import Outcome, StageContext
@@ -20,10 +21,12 @@ from harness.train.gpu_monitor import GpuMonitor
 from harness.train.modes import fixed_shapes
 from harness.train.plans import eval_plan, split_path, train_plan
 from harness.train.precision import Precision, choose
+from harness.train.step import RANK_SEEDS
 from harness.train.trace import StepTrace
 from harness.train.trainee import ModelTrainee, replay_rate
 from loaders import open_loader, preflight
 from loaders.backend import Loader
+from writers.errors import UserError
 from writers.store import open_beton
 
 MODEL_FILE = "model.pt"
@@ -42,28 +45,30 @@ def run(context: StageContext) -> Outcome:
 
     for warning in preflight.warnings(train_plan(split_path(context, "data", "train"), settings, seed, context)):
         print(warning)      # into the stage's log
-    torch.manual_seed(seed)
-    model = models.build(arch, len(classes), channels=settings.channels, blur_pool=settings.blur_pool).to(context.device)
+    model = _build(context, settings, len(classes))
     trainee = ModelTrainee(model, settings.optimizer, settings.optimizer.lr, device=context.device, precision=precision,
                            label_smoothing=settings.label_smoothing, timer=timer, train_mode=model.train, attack=attack,
-                           eps=eps, seed=seed, ema_decay=settings.ema_decay)
+                           eps=eps, seed=seed, ema_decay=settings.ema_decay, ranks=context.ranks)
     checkpoints = context.folder / "checkpoints"
-    trace = StepTrace(context.folder, context.trace_steps, context.device)
+    trace = StepTrace(context.folder, context.trace_steps if context.ranks.is_first else 0, context.device)
     with fixed_shapes(context.device), GpuMonitor(context.device) as monitor, \
             open_loader(train_plan(split_path(context, "data", "train"), settings, seed, context)) as loader:
-        compiling = _prepare(trainee, settings, loader, len(classes), context.device)
+        _say_what_is_shared(context, settings, loader)
+        compiling = _prepare(trainee, settings, loader, len(classes), context)
         timer.clear()
         startup_s = time.monotonic() - started
         records = _train(trainee, loader, settings, context, timer, clock, trace)
         started = time.monotonic()
         val, val_of_last_step = _scores(trainee, settings, context, precision, len(classes))
-        with trainee.final_weights():
-            models.save(context.folder / MODEL_FILE, model, _about(context, settings, arch, classes, eps))
+        if context.ranks.is_first:
+            with trainee.final_weights():
+                models.save(context.folder / MODEL_FILE, model, _about(context, settings, arch, classes, eps))
         eval_s = time.monotonic() - started
         with loader.epoch(len(records) - 1, settings.resolution) as batches:
-            replay_img_per_s = replay_rate(trainee, *next(batches), train_s=clock.train_s)
+            replay_img_per_s = replay_rate(trainee, *next(batches), train_s=clock.train_s, ranks=context.ranks)
         num_train_images = loader.num_samples
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    if context.ranks.is_first:
+        shutil.rmtree(checkpoints, ignore_errors=True)
 
     sides = sorted({record["resolution"] for record in records})
     metrics = {
@@ -73,28 +78,60 @@ def run(context: StageContext) -> Outcome:
         "eps_resolution": settings.attack.eps_at or settings.resolution,
         "eps_used": {str(side): settings.attack.eps_of(eps, side) for side in sides},
         "precision": precision, "compiled": trainee.compiled, "num_parts": trainee.step.num_parts,
+        "num_processes": context.ranks.world_size,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "zero_gradients": clock.zero_gradients, "damaged_checkpoints": clock.damaged_checkpoints}
     gpu = monitor.summary()
     timing = summary(clock.spans_s, num_steps=clock.num_steps, num_images=clock.num_images, train_s=clock.train_s,
                      eval_s=eval_s, checkpoint_s=clock.checkpoint_s, startup_s=startup_s, replay_img_per_s=replay_img_per_s,
-                     flops=_flops(model, attack, records), peak_flops_per_s=peak_flops(gpu["name"], precision) if gpu else None)
+                     flops=_flops(model, attack, records), peak_flops_per_s=_peak_flops(gpu, precision, context.ranks))
     timing |= {"num_restarts": clock.num_restarts, "epochs": [record["timing"] for record in records], "compile": compiling,
                "gpu": gpu, "trace": trace.file}
     return Outcome(metrics, timing)
 
 
+def _build(context: StageContext, settings: PretrainSettings, num_classes: int) -> Classifier:
+    """On the device, with random weights that are the same in all processes."""
+    seed, ranks = context.config["seed"], context.ranks
+    if settings.sync_batch_norm and ranks.world_size > 1 and not context.device.startswith("cuda"):
+        raise UserError("sync_batch_norm needs GPUs: torch has no SyncBatchNorm for several processes on a CPU.",
+                        "Leave it out, or train in one process, where a batch is whole.")
+    torch.manual_seed(seed)
+    model = models.build(context.config["arch"], num_classes, channels=settings.channels, blur_pool=settings.blur_pool)
+    if settings.sync_batch_norm:
+        synchronise_batch_norm(model, ranks)
+    if ranks.rank:
+        torch.manual_seed(seed + ranks.rank * RANK_SEEDS)       # dropout falls on other units than in the first process
+    return model.to(context.device)
+
+
+def _say_what_is_shared(context: StageContext, settings: PretrainSettings, loader: Loader) -> None:
+    """In each process's log. Raises UserError where there are too few images to share."""
+    ranks, plan = context.ranks, loader.plan
+    if ranks.world_size == 1:
+        return
+    if loader.num_samples < 2 * ranks.world_size:
+        raise UserError(f"{plan.beton} has {loader.num_samples} images for {ranks.world_size} processes; each needs two.",
+                        "Use fewer.")
+    print(f"Process {ranks.rank} of {ranks.world_size} on {context.device}: {plan.share} of the {plan.batch_size} images of a "
+          f"batch; the peak learning rate, {settings.optimizer.lr:g}, is that of whole batches.", flush=True)
+
+
 def _prepare(trainee: ModelTrainee, settings: PretrainSettings, loader: Loader, num_classes: int,
-             device: str) -> dict[str, Any]:
+             context: StageContext) -> dict[str, Any]:
     """Choose the parts of a batch and whether to compile, on noise; returns what compiling was measured to do."""
-    trainee.batch_size = min(settings.batch_size, loader.num_samples)
+    ranks, device = context.ranks, context.device
+    trainee.batch_size = min(loader.plan.share, -(-loader.num_samples // ranks.world_size))
     trainee.step.num_parts = settings.accumulate if isinstance(settings.accumulate, int) else 1
     if settings.accumulate != "auto" and settings.compile == "off":
         return {"chosen": "eager"}
     batch = trial.noise_batch(trainee.batch_size, settings.resolution, num_classes, device)
     if settings.accumulate == "auto":
-        trial.parts_that_fit(trainee, batch, device)
-    return trial.choose_compiled(trainee, batch, settings.compile, device)
+        trainee.step.num_parts = max(ranks.gathered(trial.parts_that_fit(trainee, batch, device)))
+    measured: dict[str, Any] = ranks.from_first(trial.choose_compiled(trainee, batch, settings.compile, device))
+    if trainee.compiled != measured["chosen"]:
+        trainee.compile(measured["chosen"])
+    return measured
 
 
 def _train(trainee: ModelTrainee, loader: Loader, settings: PretrainSettings, context: StageContext, timer: Timer, clock: Clock,
@@ -104,7 +141,8 @@ def _train(trainee: ModelTrainee, loader: Loader, settings: PretrainSettings, co
         return list(fit(trainee, loader, settings.optimizer, num_epochs=settings.epochs, timer=timer, clock=clock,
                         steps_per_epoch=_steps_per_epoch(context, settings),
                         resolution_at=settings.resolution_at if settings.progressive else None,
-                        checkpoints=Checkpoints(context.folder / "checkpoints", context.device, context.checkpoint_every_s),
+                        checkpoints=Checkpoints(context.folder / "checkpoints", context.device, context.checkpoint_every_s,
+                                                context.ranks),
                         stop_requested=context.stop_requested, progress=context.progress, after_step=trace.after_step))
     except RuntimeError as error:
         if not trial.is_out_of_memory(error):
@@ -113,6 +151,7 @@ def _train(trainee: ModelTrainee, loader: Loader, settings: PretrainSettings, co
         trace.close()
     # Behind the handler, where the error no longer holds on to the memory of the step that failed.
     batch = trial.noise_batch(trainee.batch_size, settings.resolution, trainee.model.head.out_features, context.device)
+    trainee.step.alone = True       # other processes may have had room enough, and wait
     raise trial.out_of_memory(trainee, batch, can_accumulate=settings.attack.method != "free")
 
 
@@ -125,7 +164,7 @@ def _scores(trainee: ModelTrainee, settings: PretrainSettings, context: StageCon
     with open_loader(plan) as loader:
         def score() -> dict[str, Any]:
             return evaluate(judged, loader, device=context.device, precision=precision, num_classes=num_classes,
-                            views={"own": View()})["own"].scores()
+                            views={"own": View()}, ranks=context.ranks)["own"].scores()
 
         of_last_step = score() if trainee.average else None
         with trainee.final_weights():
@@ -141,6 +180,12 @@ def _flops(model: Classifier, attack: AttackSettings | None, records: list[Recor
             return None
         total += of_an_image * sum(record["num_images"] for record in records if record["resolution"] == side)
     return total
+
+
+def _peak_flops(gpu: dict[str, Any] | None, precision: Precision, ranks: Ranks) -> float | None:
+    """Of all GPUs together."""
+    peak = peak_flops(gpu["name"], precision) if gpu else None
+    return peak * ranks.world_size if peak else None
 
 
 def _steps_per_epoch(context: StageContext, settings: PretrainSettings) -> int | None:

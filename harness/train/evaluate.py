@@ -1,11 +1,12 @@
 """One pass over a split, clean or attacked, seen from several sides at once."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from harness.distributed import ALONE, Ranks
 from harness.settings import AttackSettings
 from harness.train.attack import pgd
 from harness.train.average_precision import MultiLabelCounts
@@ -30,8 +31,8 @@ class View:
 
 def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int,
              views: Mapping[str, View], attack: AttackSettings | None = None, eps: float = 0.0,
-             keep_predictions: bool = False) -> dict[str, Counts]:
-    """Count every image of the loader's epoch 0 once, in each of the views.
+             keep_predictions: bool = False, ranks: Ranks = ALONE) -> dict[str, Counts]:
+    """Count every image of the loader's epoch 0 once, in each of the views; all processes, the images of all of them.
 
     With an attack, images are first moved within `eps` to raise the loss over all logits; an image that is in no view is
     attacked none the less, so that its batch is the same in every view. The model's modes are as before.
@@ -45,6 +46,8 @@ def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precis
     for logits, labels in _answers(model, loader, device, precision, attack, eps):
         for count in counts.values():
             count.add(logits, labels)
+    for count in counts.values():
+        count.add_up(ranks, loader.plan)
     return counts
 
 
@@ -65,7 +68,7 @@ def count(model: nn.Module, loader: Loader, *, device: str, precision: Precision
 def _answers(model: nn.Module, loader: Loader, device: str, precision: Precision, attack: AttackSettings | None = None,
              eps: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits and labels of each batch. The labels are valid until the next batch."""
-    generator = torch.Generator(device).manual_seed(0)     # for attacks that start at random: the same points every time
+    generator = torch.Generator(device).manual_seed(loader.plan.rank)    # of random starts: the same points every time
     num_images = 0
     with eval_mode(model), loader.epoch(0) as batches:
         for images, labels in batches:
@@ -78,4 +81,4 @@ def _answers(model: nn.Module, loader: Loader, device: str, precision: Precision
             with torch.inference_mode(), autocast(precision, device):
                 logits = model(images)
             yield logits, labels
-    assert num_images == loader.num_samples, "a plan for training (drop_last) was evaluated"
+    assert num_images == len(loader.samples.order(replace(loader.plan, drop_last=False), 0)), "drop_last was evaluated"

@@ -1,7 +1,8 @@
 """The training loop: epochs of batches through a trainee, resumable bit for bit from any step.
 
 What is random in the batches is a function of (seed, epoch, sample), so the place in them is two numbers. A checkpoint holds
-those, the trainee's state, and the states of the global generators, which dropout and its like draw from.
+those, the trainee's state, and the states of the global generators, which dropout and its like draw from. Where several
+processes train together, each runs this loop, on its part of every batch; the first one writes, for all.
 """
 
 import time
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from harness import checkpoint
+from harness.distributed import ALONE, Ranks, Votes
 from harness.settings import ScheduleSettings
 from harness.stage import Stopped
 from harness.timer import Timer
@@ -20,10 +22,13 @@ from harness.train.divergence import Diverged
 from harness.train.schedule import learning_rate
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
+from writers.errors import UserError
 
 CHECKPOINT_EVERY_S = 300.0
 FINAL_CHECKPOINT_S = 30.0       # training that took longer is saved at its end: what comes behind it may be interrupted, too
 PROGRESS_EVERY_S = 1.0
+
+SAME_IN_ALL_RANKS = ("model", "optimizer", "average", "compiled")      # of a trainee's state; the rest is each process's own
 
 Record = dict[str, Any]     # epoch, lr (of its first step), train_loss, train_top1, num_images, num_steps, resolution, timing
 
@@ -74,6 +79,7 @@ class Checkpoints:
     folder: Path
     device: str = "cpu"     # whose generator is saved, too
     every_s: float = CHECKPOINT_EVERY_S
+    ranks: Ranks = ALONE
 
 
 def fit(trainee: Trainee, loader: Loader, schedule: ScheduleSettings, *, num_epochs: int, timer: Timer, clock: Clock,
@@ -86,10 +92,11 @@ def fit(trainee: Trainee, loader: Loader, schedule: ScheduleSettings, *, num_epo
     steps_per_epoch: what counts as an epoch, in num_epochs and in the schedule (None: a pass). Where passes are shorter
     there are more of them, and the last may end early; learning rates are, step by step, those of the longer data.
     resolution_at: pixels a side in epoch 0, 1, ... of the schedule; a pass keeps that of its first step. None: the plan's.
-    A last batch of one image is left out, for which BatchNorm has no variance; the next pass has another order.
+    A last batch is left out where it gives no two images to each process: BatchNorm has no variance for one. The next pass
+    has another order. Processes with a different number of images in a last batch weigh in by them.
     `clock` and `checkpoints` carry over from an interrupted run. after_step: called after each step.
-    Raises Stopped at the next step once `stop_requested`, behind a checkpoint; Diverged, with step, learning rate and last
-    good checkpoint, where the loss or a weight is not finite.
+    Raises Stopped at the next step once `stop_requested` in any process, behind a checkpoint; Diverged, with step, learning
+    rate and last good checkpoint, where the loss or a weight is not finite.
     """
     run = _Run(trainee, timer, clock, schedule, checkpoints, steps_per_pass=num_batches(loader.plan, loader.num_samples),
                steps_per_epoch=steps_per_epoch, num_epochs=num_epochs)
@@ -103,7 +110,8 @@ def fit(trainee: Trainee, loader: Loader, schedule: ScheduleSettings, *, num_epo
         with loader.epoch(len(run.records), resolution, start_batch=run.step - first_step) as batches:
             run.start_clock()
             while run.step < last_step:
-                if (stop := stop_requested()) or run.save_is_due():
+                stop, save = run.votes.cast(stop_requested(), run.save_is_due())
+                if stop or save:
                     run.save()
                     if stop:
                         raise Stopped
@@ -119,8 +127,9 @@ def fit(trainee: Trainee, loader: Loader, schedule: ScheduleSettings, *, num_epo
                     progress(done=run.step, total=run.num_steps, img_per_s=run.img_per_s(loader.plan.batch_size),
                              note=f"epoch {len(run.records) + 1}")
         run.end_pass(resolution)
-        stop = stop_requested()
-        if stop or run.save_is_due() or (run.step == run.num_steps and clock.train_s > FINAL_CHECKPOINT_S):
+        is_end = run.step == run.num_steps and clock.train_s > FINAL_CHECKPOINT_S
+        stop, save = run.votes.count(stop_requested(), run.save_is_due() or is_end)
+        if stop or save:
             run.save()
         if stop:
             raise Stopped
@@ -128,9 +137,9 @@ def fit(trainee: Trainee, loader: Loader, schedule: ScheduleSettings, *, num_epo
 
 
 def num_batches(plan: LoaderPlan, num_samples: int) -> int:
-    """Steps per pass: batches, without a last one of a single image (unless it is all there is)."""
+    """Steps per pass, in every process: batches, without a last one that has no two images for each (unless it is all)."""
     whole, rest = divmod(num_samples, plan.batch_size)
-    return max(1, whole + int(rest > 1 and not plan.drop_last))
+    return max(1, whole + int(rest >= 2 * plan.world_size and not plan.drop_last))
 
 
 class _Run:
@@ -140,6 +149,8 @@ class _Run:
                  checkpoints: Checkpoints | None, *, steps_per_pass: int, steps_per_epoch: int | None, num_epochs: int) -> None:
         self._trainee, self._timer, self._clock, self._schedule = trainee, timer, clock, schedule
         self._checkpoints, self._num_epochs = checkpoints, num_epochs
+        self._ranks = checkpoints.ranks if checkpoints else ALONE
+        self.votes = Votes(self._ranks)
         self.steps_per_pass, self.steps_per_epoch = steps_per_pass, steps_per_epoch or steps_per_pass
         self.num_steps = num_epochs * self.steps_per_epoch
         self.step = 0
@@ -175,10 +186,15 @@ class _Run:
         self._check_finite()
         self._stop_clock()
         started = time.monotonic()
-        state = {"trainee": self._trainee.state_dict(), "timer": self._timer.state_dict(), "clock": vars(self._clock),
+        trainee, random = self._trainee.state_dict(), checkpoint.random_state(self._checkpoints.device)
+        own = {key: value for key, value in trainee.items() if key not in SAME_IN_ALL_RANKS}
+        state = {"trainee": trainee, "timer": self._timer.state_dict(), "clock": vars(self._clock),
                  "records": self.records, "step": self.step, "pass_s": self._pass_s,
-                 "pass_checkpoint_s": self._pass_checkpoint_s, "random": checkpoint.random_state(self._checkpoints.device)}
-        self._last_good = checkpoint.save(self._checkpoints.folder, self.step, state)
+                 "pass_checkpoint_s": self._pass_checkpoint_s, "random": random}
+        if self._ranks.world_size > 1:
+            state["ranks"] = self._ranks.gathered({"trainee": own, "random": random})
+        path = str(checkpoint.save(self._checkpoints.folder, self.step, state)) if self._ranks.is_first else ""
+        self._last_good = Path(self._ranks.from_first(path))        # the others wait until it is written
         self._saved_at, self._saved_step = time.monotonic(), self.step
         self._clock.checkpoint_s += self._saved_at - started
         self._pass_checkpoint_s += self._saved_at - started
@@ -188,7 +204,7 @@ class _Run:
         """Go on from the last checkpoint that is whole, if there is one."""
         if self._checkpoints is None:
             return
-        found = checkpoint.latest(self._checkpoints.folder)
+        found = _latest(self._checkpoints)
         if (state := found.state) is not None:
             self._trainee.load_state_dict(state["trainee"])
             self._timer.load_state_dict(state["timer"])
@@ -232,3 +248,24 @@ class _Run:
                        f"{step // self.steps_per_epoch + 1} of {self._num_epochs}, learning rate "
                        f"{self.rate(step) * self._trainee.peak_lr:.3g} of a peak of {self._trainee.peak_lr:g}). {where}",
                        "Lower the learning rate, lengthen warmup_epochs, or use precision: float32.")
+
+
+def _latest(checkpoints: Checkpoints) -> checkpoint.Found:
+    """What the first process finds, with this one's own state in it. Raises UserError where others have left it."""
+    ranks = checkpoints.ranks
+    if ranks.world_size == 1:
+        found = checkpoint.latest(checkpoints.folder)
+    else:
+        found = checkpoint.latest(checkpoints.folder) if ranks.is_first else checkpoint.Found()
+        state, path, damaged = ranks.from_first((found.state, str(found.path) if found.path else None, found.damaged))
+        found = checkpoint.Found(state, Path(path) if path else None, damaged)
+    if found.state is None:
+        return found
+    of_ranks = found.state.get("ranks", [found.state])
+    if len(of_ranks) != ranks.world_size:
+        raise UserError(f"{found.path} was left by {len(of_ranks)} processes, and there are {ranks.world_size} now: each has "
+                        "random numbers of its own, so that they would not go on as those would have.",
+                        f"Use as many, or delete {checkpoints.folder} to begin anew.")
+    own = of_ranks[ranks.rank]
+    state = {**found.state, "trainee": {**found.state["trainee"], **own["trainee"]}, "random": own["random"]}
+    return checkpoint.Found(state, found.path, found.damaged)

@@ -15,9 +15,10 @@ def split_path(context: StageContext, role: str, split: str) -> Path:
 def train_plan(beton: Path, settings: TrainSettings, seed: int, context: StageContext) -> LoaderPlan:
     return LoaderPlan(beton, settings.batch_size, settings.resolution, augment="random_resized_crop",
                       crop_scale=settings.crop_scale, crop_ratio=settings.crop_ratio, horizontal_flip=settings.horizontal_flip,
-                      order="random", seed=seed, device=context.device, num_threads=context.num_threads)
+                      order="random", seed=seed, device=context.device, num_threads=context.num_threads,
+                      rank=context.ranks.rank, world_size=context.ranks.world_size)
 
 
 def eval_plan(beton: Path, batch_size: int, resolution: int, crop: float, context: StageContext) -> LoaderPlan:
-    return LoaderPlan(beton, batch_size, resolution, center_fraction=crop, device=context.device,
-                      num_threads=context.num_threads)
+    return LoaderPlan(beton, max(batch_size, context.ranks.world_size), resolution, center_fraction=crop, device=context.device,
+                      num_threads=context.num_threads, rank=context.ranks.rank, world_size=context.ranks.world_size)

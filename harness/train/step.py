@@ -1,11 +1,13 @@
 """One training step: attack, forward and backward, optimizer. Cold code chooses here, once; the step itself never waits."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from harness.distributed import ALONE, Ranks, SharedGradients
 from harness.settings import AttackSettings
 from harness.timer import Timer
 from harness.train.attack import pgd
@@ -16,19 +18,22 @@ from harness.train.precision import Precision, autocast
 from harness.train.weight_average import WeightAverage
 
 Attack = Callable[[Tensor, Tensor], Tensor]     # uint8 images, labels -> float images in [0, 1]
+Weight = Callable[[], Tensor]                   # of a process's mean loss in the batch's
+RANK_SEEDS = 2**40                              # from one process's seed of random starts to the next one's
 
 
 def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, *, device: str, precision: Precision,
               label_smoothing: float, attack: AttackSettings | None, eps: float, timer: Timer,
               train_mode: Callable[[], object], seed: int = 0, average: WeightAverage | None = None,
-              num_parts: int = 1) -> "Step":
+              num_parts: int = 1, ranks: Ranks = ALONE) -> "Step":
     """The step that fits the settings. `train_mode` puts each module of the model into its mode, now and only now.
 
     seed: of attacks that start at random. average: is told of each update. num_parts: a batch goes through the model in so
-    many parts, whose gradients add up to the batch's; BatchNorm sees the parts.
+    many parts, whose gradients add up to the batch's; BatchNorm sees the parts. ranks: other processes train on other images
+    of each batch, and all take the same step.
     """
     train_mode()
-    step = Step(model, optimizer, device, precision, label_smoothing, timer, seed, average, num_parts)
+    step = Step(model, optimizer, device, precision, label_smoothing, timer, seed, average, num_parts, ranks)
     if attack is not None and eps > 0:
         if attack.method == "free":
             assert num_parts == 1, "free keeps one noise for a whole batch"
@@ -42,7 +47,8 @@ class Step:
     """`step(images, labels)` trains on one batch; `totals()` reads what has been counted since it was last called."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: str, precision: Precision,
-                 label_smoothing: float, timer: Timer, seed: int, average: WeightAverage | None, num_parts: int) -> None:
+                 label_smoothing: float, timer: Timer, seed: int, average: WeightAverage | None, num_parts: int,
+                 ranks: Ranks = ALONE) -> None:
         self.model, self._optimizer, self._timer, self._average = model, optimizer, timer, average
         self.precision: Precision = precision
         self._device, self._label_smoothing = device, label_smoothing
@@ -51,7 +57,11 @@ class Step:
         self.attack: Attack | None = None
         self.free: FreeNoise | None = None
         self.num_parts = num_parts
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self._ranks = ranks
+        self._shared = SharedGradients(model, ranks) if ranks.world_size > 1 else None
+        self.alone = False          # True: steps of this process only, for trials, which may fail in one and not in another
+        # Attacks start elsewhere in each process, which has other images.
+        self.generator = torch.Generator(device).manual_seed(seed + ranks.rank * RANK_SEEDS)
         self.zero_gradients = torch.zeros((), dtype=torch.int64, device=device)
         self.watch = LossWatch(device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -60,33 +70,41 @@ class Step:
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
         """images: uint8 [B, 3, R, R]; labels: int64 [B] or int8 [B, K]; both on the device."""
+        weight = self._group.weight(len(labels)) if self._group else None
         if self.free is not None:
-            loss = self._replay(self.free, images, labels)
+            loss = self._replay(self.free, images, labels, weight)
         elif self.num_parts == 1:
-            loss = self._backward(images, labels, 1.0)
+            loss = self._backward(images, labels, 1.0, weight)
             self._update()
         else:
             num_parts = max(1, min(self.num_parts, len(labels) // 2))       # one image has no variance for BatchNorm
             parts = zip(images.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True)
-            losses = [self._backward(part, part_labels, len(part_labels) / len(labels)) for part, part_labels in parts]
+            losses = []
+            for number, (part, part_labels) in enumerate(parts, 1):
+                with self._group.no_sync() if self._group and number < num_parts else nullcontext():
+                    losses.append(self._backward(part, part_labels, len(part_labels) / len(labels), weight))
             loss = torch.stack(losses).sum()
             self._update()
         self._loss += loss * len(labels)
         self._num_images += len(labels)
         self.watch.add(loss)
 
-    def _backward(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
-        """Add the gradients of these images, which are that share of the batch; returns their share of its mean loss."""
+    @property
+    def _group(self) -> SharedGradients | None:
+        return None if self.alone else self._shared
+
+    def _backward(self, images: Tensor, labels: Tensor, share: float, weight: Weight | None) -> Tensor:
+        """Add the gradients of these images, which are that share of this process's; returns their share of its mean loss."""
         if self.attack is not None:
             with self._timer.span("attack"):
                 images = self.attack(images, labels)
         with self._timer.span("forward"):
             loss = self._forward(images, labels) * share
         with self._timer.span("backward"):
-            self._scaler.scale(loss).backward()
+            self._scaler.scale(loss if weight is None else loss * weight()).backward()
         return loss.detach()
 
-    def _replay(self, free: FreeNoise, images: Tensor, labels: Tensor) -> Tensor:
+    def _replay(self, free: FreeNoise, images: Tensor, labels: Tensor, weight: Weight | None) -> Tensor:
         """Several updates on one batch; each backward pass also moves the noise. Returns the loss of the last."""
         pixels = images.float().div_(255)
         for replay in range(free.num_replays):
@@ -95,7 +113,7 @@ class Step:
             with self._timer.span("forward"):
                 loss = self._forward(moved, labels, counted=replay == free.num_replays - 1)
             with self._timer.span("backward"):
-                self._scaler.scale(loss).backward()
+                self._scaler.scale(loss if weight is None else loss * weight()).backward()
             with self._timer.span("attack"):
                 assert moved.grad is not None
                 free.move(moved.grad)
@@ -104,7 +122,7 @@ class Step:
 
     def _forward(self, images: Tensor, labels: Tensor, *, counted: bool = True) -> Tensor:
         with autocast(self.precision, self._device):
-            logits = self.logits_of(images)
+            logits = self._group(images, self.logits_of) if self._group else self.logits_of(images)
         if counted:
             self._num_correct += num_correct(logits.detach(), labels)
         return mean_loss(logits.float(), labels, self._label_smoothing)
@@ -114,14 +132,22 @@ class Step:
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self._optimizer.zero_grad(set_to_none=True)
+            if self._group:
+                self._group.average_statistics()
             if self._average is not None:
                 self._average.update()
 
     def totals(self) -> dict[str, float]:
-        """Mean loss, training accuracy, images and zero input gradients of the attack. Waits for the GPU: once an epoch."""
-        num_images = max(1, self._num_images)
-        totals = {"loss": float(self._loss) / num_images, "top1": int(self._num_correct) / num_images,
-                  "num_images": self._num_images, "zero_gradients": int(self.zero_gradients)}
+        """Mean loss, training accuracy, images and zero input gradients of the attack, of all processes together. Waits for
+        the GPU: once an epoch."""
+        counts = torch.stack([self._num_correct, self.zero_gradients]).cpu()
+        counts = torch.cat([counts, torch.tensor([self._num_images])])
+        loss = self._loss.cpu()
+        self._ranks.add_up(counts, loss)
+        num_correct, zero_gradients, num_seen = counts.tolist()
+        num_images = max(1, num_seen)
+        totals = {"loss": float(loss) / num_images, "top1": num_correct / num_images, "num_images": num_seen,
+                  "zero_gradients": zero_gradients}
         for counter in (self._loss, self._num_correct, self.zero_gradients):
             counter.zero_()
         self._num_images = 0

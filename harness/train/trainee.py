@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.distributed import ALONE, Ranks
 from harness.model import Classifier
 from harness.settings import AttackSettings, ScheduleSettings
 from harness.timer import Timer
@@ -30,15 +31,16 @@ class ModelTrainee:
 
     def __init__(self, model: Classifier, schedule: ScheduleSettings, peak_lr: float, *, device: str, precision: Precision,
                  label_smoothing: float, timer: Timer, train_mode: Callable[[], object], attack: AttackSettings | None = None,
-                 eps: float = 0.0, seed: int = 0, ema_decay: float | None = None, num_parts: int = 1) -> None:
+                 eps: float = 0.0, seed: int = 0, ema_decay: float | None = None, num_parts: int = 1,
+                 ranks: Ranks = ALONE) -> None:
         """train_mode: puts each module of the model into its mode for training. The rest: see `make_step`."""
-        self.model, self.peak_lr = model, peak_lr
+        self.model, self.peak_lr, self._ranks = model, peak_lr, ranks
         self.optimizer = make_sgd(model, schedule, peak_lr)
         self.average = WeightAverage(model, ema_decay) if ema_decay is not None else None
         self.step = make_step(model, self.optimizer, device=device, precision=precision, label_smoothing=label_smoothing,
                               attack=attack, eps=eps, timer=timer, train_mode=train_mode, seed=seed, average=self.average,
-                              num_parts=num_parts)
-        self.batch_size = 0         # of the batches to compile for
+                              num_parts=num_parts, ranks=ranks)
+        self.batch_size = 0         # of the batches to compile for: of a shared one, this process's part
         self.compiled = "eager"     # or a name of harness.train.compiled.MODES
 
     def compile(self, name: str) -> None:
@@ -55,7 +57,8 @@ class ModelTrainee:
         self.step(images, labels)
 
     def first_bad_step(self) -> int | None:
-        return self.step.watch.first_bad(weights(self.model))
+        found = self._ranks.gathered(self.step.watch.first_bad(weights(self.model)))
+        return min((step for step in found if step is not None), default=None)
 
     def totals(self) -> dict[str, float]:
         return self.step.totals()
@@ -82,10 +85,11 @@ class ModelTrainee:
         return {self.peak_lr: self.model}
 
 
-def replay_rate(trainee: Trainee, images: Tensor, labels: Tensor, train_s: float) -> float:
+def replay_rate(trainee: Trainee, images: Tensor, labels: Tensor, train_s: float, ranks: Ranks = ALONE) -> float:
     """Images per second of training on one batch over and over: what the run could do if data cost nothing.
 
-    The trainee's weights are spoilt: call it last.
+    ranks: of a shared batch each process replays its part, and the images of all count. The trainee's weights are spoilt:
+    call it last.
     """
     wait = torch.cuda.synchronize if images.is_cuda else nullcontext
     batch = images.clone(), labels.clone()      # before the first step is timed: caches, and the GPU's choice of kernels
@@ -93,9 +97,9 @@ def replay_rate(trainee: Trainee, images: Tensor, labels: Tensor, train_s: float
     wait()
     budget_s = min(REPLAY_S, REPLAY_SHARE * train_s)
     started, num_steps = time.perf_counter(), 0
-    while num_steps < MIN_REPLAY_STEPS or time.perf_counter() - started < budget_s:
+    while ranks.from_first(num_steps < MIN_REPLAY_STEPS or time.perf_counter() - started < budget_s):
         for again in replay(batch, MIN_REPLAY_STEPS):
             trainee.train_batch(*again)
         wait()
         num_steps += MIN_REPLAY_STEPS
-    return num_steps * len(images) / (time.perf_counter() - started)
+    return num_steps * sum(ranks.gathered(len(images))) / (time.perf_counter() - started)

@@ -29,10 +29,12 @@ def noise_batch(batch_size: int, resolution: int, num_classes: int, device: str)
 def unchanged(trainee: ModelTrainee, device: str) -> Iterator[None]:
     """Whatever the trainee learns inside is forgotten behind; random numbers go on as if none had been drawn."""
     kept = _on_cpu(trainee.state_dict())
+    trainee.step.alone = True       # a process whose memory runs out must not leave others waiting
     with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
         try:
             yield
         finally:
+            trainee.step.alone = False
             trainee.load_state_dict({**kept, "compiled": trainee.compiled,
                                      "step": {**kept["step"], "num_parts": trainee.step.num_parts}})
 

@@ -1,0 +1,253 @@
+"""Two processes that train one stage, over gloo: the same samples as one, the same losses, one end for all."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_stages import PRETRAIN, SPLITS, write_colours
+from torch import nn
+
+from harness import distributed, result, worker
+from harness.distributed import Ranks, Votes
+from harness.result import write_json
+from harness.settings import AttackSettings
+from harness.timer import Timer
+from harness.train.evaluate import View, evaluate
+from harness.train.fit import num_batches
+from harness.train.metrics import in_order
+from harness.train.step import make_step
+from loaders import open_loader
+from loaders.plan import LoaderPlan
+
+ROOT = Path(__file__).parents[2]
+NUM_TRAIN = 3 * SPLITS["train"]     # 60: of batches of 11, the last has 5 images, 3 + 2 for two processes
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def written(data) -> result.Result:
+    return write_colours(data)
+
+
+# In one process that speaks for several
+
+
+def test_without_torchrun_there_is_one_process():
+    assert distributed.from_environment({}) == Ranks()
+    assert distributed.from_environment({"WORLD_SIZE": "1", "RANK": "0"}) == Ranks()
+    ranks = distributed.from_environment({"WORLD_SIZE": "8", "RANK": "6", "LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4"})
+    assert ranks == Ranks(6, 8, 2, 4) and not ranks.is_first
+    assert ranks.device("cuda:0") == "cuda:2" and ranks.device("cpu") == "cpu" and Ranks().device("cuda:0") == "cuda:0"
+    assert Ranks().from_first(3) == 3 and Ranks().gathered(3) == [3] and Votes(Ranks()).cast(True, False) == (True, False)
+
+
+@pytest.mark.parametrize(("num_samples", "world_size", "steps"), [
+    (60, 1, 5), (57, 1, 4), (58, 1, 5), (60, 2, 5), (59, 2, 4), (60, 3, 4), (62, 3, 5), (3, 1, 1)])
+def test_a_last_batch_needs_two_images_in_each_process(num_samples, world_size, steps):
+    plan = LoaderPlan(Path("x"), 14, 24, world_size=world_size)
+    assert num_batches(plan, num_samples) == steps
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_parts_of_batches_come_together_in_the_order_of_one_process(world_size, data):
+    plans = [LoaderPlan(data / "colours" / "train.beton", 7, 24, rank=rank, world_size=world_size, indices=range(22))
+             for rank in range(world_size)]
+    parts = [[torch.from_numpy(part) for part in open_loader(plan).samples.batches(plan, 0)] for plan in plans]
+    assert in_order(parts, plans[0]).tolist() == list(range(22))        # the last batch, of one image, is the first rank's
+
+
+# Two processes within this machine
+
+
+class Plain(nn.Module):
+    """Without BatchNorm, whose statistics are those of each process's own images: so that losses can be equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 6, 3, stride=2)
+        self.head = nn.Linear(6, 3)
+        self.register_buffer("seen", torch.zeros(()))       # as BatchNorm's: moves with each process's own images
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.float() / 255 if images.dtype == torch.uint8 else images
+        if self.training:
+            self.seen += images.mean().detach()
+        return self.head(self.convolution(images).relu().mean((2, 3)))
+
+
+def train_plainly(beton: Path, ranks: Ranks, *, parts: int = 1, attack: AttackSettings | None = None) -> dict[str, Any]:
+    """Two passes; losses, samples, gradients' effect."""
+    torch.manual_seed(0)
+    model = Plain()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    step = make_step(model, optimizer, device="cpu", precision="float32", label_smoothing=0.1, attack=attack,
+                     eps=0.5 if attack else 0.0, timer=Timer("cpu"), train_mode=model.train, num_parts=parts, ranks=ranks)
+    plan = LoaderPlan(beton, 11, 24, augment="random_resized_crop", order="random", seed=3, rank=ranks.rank,
+                      world_size=ranks.world_size)
+    losses, samples = [], []
+    with open_loader(plan) as loader:
+        for epoch in range(2):
+            samples += [loader.samples.indices[batch].tolist() for batch in loader.samples.batches(plan, epoch)]
+            for images, labels in loader.epoch(epoch):
+                step(images, labels)
+            losses.append(step.totals())
+        counts = evaluate(model, loader, device="cpu", precision="float32", num_classes=3, views={"own": View()},
+                          keep_predictions=True, ranks=ranks)["own"]
+    gathered = [[torch.tensor(batch) for batch in of_rank] for of_rank in ranks.gathered(samples)]
+    return {"losses": losses, "weights": torch.cat([p.detach().flatten() for p in model.parameters()]).numpy(),
+            "seen": float(model.seen), "samples": [sorted(torch.cat(batch).tolist()) for batch in zip(*gathered, strict=True)],
+            "scores": counts.scores(), "predictions": counts.predictions()[0].tolist(),
+            "per_class": counts.per_class()[1].tolist()}
+
+
+class Group:
+    """Two processes of this machine, forked: what this one has imported they have, too."""
+
+    def __init__(self, job: Callable[..., Any], *arguments: Any) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        context = multiprocessing.get_context("fork")
+        self.processes = [context.Process(target=_become, args=(rank, port, job, arguments)) for rank in range(2)]
+        for process in self.processes:
+            process.start()
+
+    def codes(self) -> list[int | None]:
+        """How both ended, waiting a minute."""
+        for process in self.processes:
+            process.join(60)
+        codes = [process.exitcode for process in self.processes]
+        for process in self.processes:
+            process.kill()
+        return codes
+
+
+def _become(rank: int, port: int, job: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    job(*arguments)
+
+
+def _leave_answer(folder: Path, beton: Path, more: dict[str, Any]) -> None:
+    ranks = distributed.from_environment()
+    with distributed.joined(ranks, "cpu"):
+        torch.save(train_plainly(beton, ranks, **more), folder / f"answer{ranks.rank}")
+
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")]
+
+
+@pytest.mark.parametrize("more", [{}, {"parts": 2}, {"attack": AttackSettings(steps=2)}], ids=["whole", "parts", "attacked"])
+def test_two_processes_train_as_one_would(more, data, tmp_path):
+    """Each sample once an epoch, in the same batches; equal losses and weights up to the order of sums."""
+    beton = data / "colours" / "train.beton"
+    assert Group(_leave_answer, tmp_path, beton, more).codes() == [0, 0]
+    two = [torch.load(tmp_path / f"answer{rank}", weights_only=False) for rank in range(2)]
+    one = train_plainly(beton, Ranks(), **more)
+    for mine in two:
+        assert mine["samples"] == one["samples"]
+        assert sorted(itertools.chain(*mine["samples"][:len(mine["samples"]) // 2])) == list(range(NUM_TRAIN))
+        assert [record["num_images"] for record in mine["losses"]] == [NUM_TRAIN, NUM_TRAIN]
+        for ours, theirs in zip(mine["losses"], one["losses"], strict=True):
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5) and ours["top1"] == theirs["top1"]
+        np.testing.assert_allclose(mine["weights"], one["weights"], atol=2e-5)
+        assert mine["predictions"] == one["predictions"] and mine["per_class"] == one["per_class"]
+        assert mine["scores"]["num_images"] == NUM_TRAIN
+        assert mine["scores"]["num_correct"] == one["scores"]["num_correct"]
+    assert two[0]["weights"].tobytes() == two[1]["weights"].tobytes() and two[0]["seen"] == two[1]["seen"]
+
+
+# A stage
+
+
+SETTINGS = {**PRETRAIN, "epochs": 2, "batch_size": 11, "ema_decay": 0.9, "attack": {"steps": 1, "random_start": "ball"}}
+
+
+def make_stage(runs: Path, written: result.Result, **settings: Any) -> Path:
+    """The folders of a write stage that is done, and of a robust pretrain stage on it; returns the latter."""
+    written_to, folder = runs / "stages" / "write" / written.key, runs / "stages" / "pretrain" / "p"
+    result.save(written, written_to)
+    write_json(folder / "stage.json", {
+        "kind": "pretrain", "key": "p", "name": "pretrain", "axes": {},
+        "needs": {"data": {"kind": "write", "key": written.key}},
+        "config": {"arch": "resnet10", "eps": 0.5, "seed": 0, "settings": {**SETTINGS, **settings}}})
+    return folder
+
+
+def run_worker(folder: Path, data: Path, pause_s: float = 0.0, *more: str) -> None:
+    """In a process of a group. pause_s: rest after each step, so that there is a middle to be stopped in."""
+    original = worker.importlib.import_module("harness.train.trace").StepTrace.after_step
+
+    def after_step(trace: Any) -> None:
+        original(trace)
+        (folder / f"step{os.environ['RANK']}").touch()
+        time.sleep(pause_s)
+
+    worker.importlib.import_module("harness.train.trace").StepTrace.after_step = after_step
+    sys.stdout, sys.stderr = open(1, "w"), open(2, "w")     # noqa: SIM115 - not pytest's, for the worker to redirect
+    sys.argv = ["harness.worker", str(folder), "--data-dir", str(data), "--threads", "1", *more]
+    worker.main()
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    found = result.load(folder)
+    assert found is not None, [path.read_text() for path in folder.glob("*.txt")]
+    return {key: value for key, value in found.metrics.items() if key not in ("damaged_checkpoints",)}
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.02)
+
+
+def test_a_stage_in_two_processes_resumes_as_if_it_had_not_stopped(data, written, tmp_path):
+    whole, stopped = make_stage(tmp_path / "whole", written), make_stage(tmp_path / "stopped", written)
+    assert Group(run_worker, whole, data).codes() == [0, 0]
+    group = Group(run_worker, stopped, data, 0.3)
+    wait_for(stopped / "step1")
+    os.kill(group.processes[1].pid, signal.SIGTERM)     # the one that does not write
+    assert group.codes() == [75, 75]
+    assert list((stopped / "checkpoints").glob("*.pt")) and not (stopped / "error.txt").exists()
+    assert Group(run_worker, stopped, data).codes() == [0, 0]
+    assert metrics_of(stopped) == metrics_of(whole)
+    weights = [torch.load(folder / "model.pt", weights_only=True)["state_dict"] for folder in (whole, stopped)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    found = result.load(stopped)
+    assert found.metrics["num_processes"] == 2 and found.metrics["val"]["num_images"] == 3 * SPLITS["val"]
+    assert found.timing["num_restarts"] == 1
+    assert "6 of the 11 images" in (whole / "log.txt").read_text()
+    assert "5 of the 11 images" in (whole / "log.rank1.txt").read_text()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_dies_ends_all_with_an_error(victim, data, written, tmp_path):
+    folder = make_stage(tmp_path, written)
+    group = Group(run_worker, folder, data, 0.3)
+    wait_for(folder / f"step{victim}")
+    group.processes[victim].kill()
+    codes = group.codes()
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 1
+    assert "has lost another one" in (folder / "error.txt").read_text() and result.load(folder) is None
+
+
+def test_a_mistake_is_told_once_and_ends_all(data, written, tmp_path):
+    folder = make_stage(tmp_path, written, sync_batch_norm=True)
+    assert Group(run_worker, folder, data).codes() == [1, 1]
+    assert "sync_batch_norm needs GPUs" in (folder / "error.txt").read_text()

@@ -37,7 +37,8 @@ def open(settings: LauncherSettings) -> "LocalLauncher":
 
 
 def slots(settings: LauncherSettings) -> list[Slot]:
-    """`jobs_per_gpu` slots per GPU, or per so many as a stage gets, and one beside them for stages that need none, which gives way to them.
+    """`jobs_per_gpu` slots per GPU, or per so many as a stage gets, and one beside them for stages that need none, which gives
+    way to them.
 
     Without a GPU: a thread per slot on up to 4 cores, else 4 threads per slot. Slots that fit share out the cores.
     Raises UserError where a stage is to have more GPUs than there are.
@@ -47,7 +48,7 @@ def slots(settings: LauncherSettings) -> list[Slot]:
         raise UserError("--jobs-per-gpu has no effect: there is no GPU.", "Say --jobs N for stages side by side.")
     num_gpus = settings.gpus_per_stage
     if 0 < len(gpus) < num_gpus:
-        raise UserError(f"A stage is to have {num_gpus} GPUs, and this machine has {len(gpus)}.", "Give --gpus-per-stage fewer.")
+        raise UserError(f"A stage is to have {num_gpus} GPUs, and this machine has {len(gpus)}.", "Give it fewer.")
     gpus = [",".join(gpus[first:first + num_gpus]) for first in range(0, len(gpus) - num_gpus + 1, num_gpus)]
     cores = environment.num_cores()
     default = len(gpus) * settings.jobs_per_gpu or max(1, (cores if cores <= 4 else cores // 4) // num_gpus)

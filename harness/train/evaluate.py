@@ -1,7 +1,7 @@
 """One pass over a split, clean or attacked, seen from several sides at once."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +43,11 @@ def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precis
                         "Such a dataset can be a target, and no source.")
     counts = {name: Counts(num_classes, device, labels=view.labels, logits=view.logits, keep_predictions=keep_predictions)
               for name, view in views.items()}
-    for logits, labels in _answers(model, loader, device, precision, attack, eps):
+    for logits, labels in _answers(model, loader, device, precision, attack, eps, ranks):
         for count in counts.values():
             count.add(logits, labels)
     for count in counts.values():
-        count.add_up(ranks, loader.plan)
+        count.add_up(ranks)
     return counts
 
 
@@ -66,9 +66,9 @@ def count(model: nn.Module, loader: Loader, *, device: str, precision: Precision
 
 
 def _answers(model: nn.Module, loader: Loader, device: str, precision: Precision, attack: AttackSettings | None = None,
-             eps: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
+             eps: float = 0.0, ranks: Ranks = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits and labels of each batch. The labels are valid until the next batch."""
-    generator = torch.Generator(device).manual_seed(loader.plan.rank)    # of random starts: the same points every time
+    generator = torch.Generator(device).manual_seed(ranks.rank)    # of random starts: the same points every time
     num_images = 0
     with eval_mode(model), loader.epoch(0) as batches:
         for images, labels in batches:
@@ -81,4 +81,4 @@ def _answers(model: nn.Module, loader: Loader, device: str, precision: Precision
             with torch.inference_mode(), autocast(precision, device):
                 logits = model(images)
             yield logits, labels
-    assert num_images == len(loader.samples.order(replace(loader.plan, drop_last=False), 0)), "drop_last was evaluated"
+    assert sum(ranks.gathered(num_images)) == loader.num_samples, "a plan for training (drop_last) was evaluated"

@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from harness.distributed import Ranks
 from harness.train.divergence import check_evaluated
-from loaders.plan import LoaderPlan
 from writers.errors import UserError
 
 
@@ -48,12 +47,12 @@ class Counts:
             self._predicted.append(_first_of_highest(logits).where(counted, -1).to(torch.int32))
             self._right.append(right)
 
-    def add_up(self, ranks: Ranks, plan: LoaderPlan) -> None:
-        """Count what all processes have counted, each on its part of the plan's batches; in all of them."""
+    def add_up(self, ranks: Ranks) -> None:
+        """Count what all processes have counted, each on its part of every batch; in all of them."""
         ranks.add_up(self._total, self._correct, self._num_top5, self._loss, self._probability)
         if self._predicted is not None and ranks.world_size > 1:
-            self._predicted = [in_order(ranks.gathered(self._predicted), plan)]
-            self._right = [in_order(ranks.gathered(self._right), plan)]
+            self._predicted = [in_order(ranks.gathered(self._predicted))]
+            self._right = [in_order(ranks.gathered(self._right))]
 
     def scores(self) -> dict[str, float | int]:
         """Fractions `top1`, `top5` (every image, where K < 5), `mean_per_class` (over the classes that have images), mean
@@ -85,8 +84,8 @@ class Counts:
         return self._probability.cpu() / self._total.cpu().clamp(min=1)
 
 
-def in_order(parts: Sequence[Sequence[Tensor]], plan: LoaderPlan) -> Tensor:
-    """Rank by rank and batch by batch, each process's part [b, ...] of the plan's batches: all, in the order of one process.
+def in_order(parts: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Rank by rank and batch by batch, each process's part [b, ...] of a batch: all, in the order of one process.
 
     The last batch may be missing in later ranks.
     """
@@ -95,7 +94,7 @@ def in_order(parts: Sequence[Sequence[Tensor]], plan: LoaderPlan) -> Tensor:
         pieces = [of_rank[number] for of_rank in parts if number < len(of_rank)]
         batch = first.new_empty((sum(map(len, pieces)), *first.shape[1:]))
         for rank, piece in enumerate(pieces):
-            batch[rank::plan.world_size] = piece
+            batch[rank::len(parts)] = piece
         batches.append(batch)
     return torch.cat(batches)
 

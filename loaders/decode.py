@@ -28,12 +28,27 @@ _HARMLESS = "extraneous bytes before marker"    # all pixels are there; some cam
 class BatchDecoder:
     """Fills batches from one beton with `num_threads` threads."""
 
-    def __init__(self, samples: Samples, num_threads: int, library: Path, content: np.ndarray | None = None) -> None:
+    def __init__(self, samples: Samples, num_threads: int, library: Path, *, content: np.ndarray | None = None,
+                 scattered: bool = False) -> None:
         """`library`: a shared object that is linked to libturbojpeg, as FFCV's is. `content`: the bytes (uint8) that
-        `samples.offsets` count in; None: the file's."""
+        `samples.offsets` count in; None: the file's.
+
+        scattered: read the images of a batch all at once and nothing beside them. The system's own way, to read on around what
+        is asked for, pays where the whole file stays in memory, and reads it many times over where it does not: measured once,
+        two passes over every second image of a 0.63 GB file in a container of 0.9 GB read 19.8 GB, and 0.65 GB so (Linux 6,
+        read-ahead of 8 MiB).
+        """
         self._library = library
         self._decode_images = open_kernel(library)
-        self._file = _mapped(samples.path) if content is None else content
+        self._map: mmap.mmap | None = None
+        if content is None:
+            with samples.path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            content = np.frombuffer(mapped, np.uint8)
+            if scattered:
+                mapped.madvise(mmap.MADV_RANDOM)
+                self._map = mapped
+        self._file = content
         self._samples = samples
         self._num_threads = num_threads
         self._threads = ThreadPoolExecutor(num_threads, "harness-decode") if num_threads > 1 else None
@@ -45,6 +60,8 @@ class BatchDecoder:
         """
         assert len(self._file), "the loader is closed"
         samples = self._samples
+        if self._map is not None:
+            self._ask_for(self._map, positions)
         complaints = np.zeros(len(positions), bool)
         columns = (samples.offsets[positions], samples.sizes[positions], samples.modes[positions],
                    samples.widths[positions], samples.heights[positions], crops.boxes, crops.flips, output, complaints)
@@ -72,6 +89,13 @@ class BatchDecoder:
                 damaged[row] = samples.damaged(int(positions[row]), why)
         return damaged
 
+    def _ask_for(self, mapped: mmap.mmap, positions: np.ndarray) -> None:
+        """Have the system read these images, in the order that suits the disk. Does not wait."""
+        begins = self._samples.offsets[positions] // mmap.PAGESIZE * mmap.PAGESIZE
+        ends = self._samples.offsets[positions] + self._samples.sizes[positions]
+        for begin, length in zip(begins.tolist(), (ends - begins).tolist(), strict=True):
+            mapped.madvise(mmap.MADV_WILLNEED, begin, length)
+
     def _complaint(self, position: int) -> str:
         """What libjpeg-turbo says about a JPEG, of which the kernels only tell that it says something."""
         begin, size = int(self._samples.offsets[position]), int(self._samples.sizes[position])
@@ -97,9 +121,4 @@ class BatchDecoder:
     def close(self) -> None:
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
-        self._file = np.empty(0, np.uint8)
-
-
-def _mapped(path: Path) -> np.ndarray:
-    with path.open("rb") as file:
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        self._file, self._map = np.empty(0, np.uint8), None

@@ -1,10 +1,14 @@
-"""What could go wrong with a plan on this machine, said before it does: memory, pinned memory, cores."""
+"""What could go wrong with a plan on this machine, said before it does: memory, pinned memory, shared memory, cores."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from loaders.plan import LoaderPlan
 from writers.store import open_beton
+
+LOW_SHARED_MEMORY_BYTES = 1e9
 
 
 def warnings(plan: LoaderPlan) -> list[str]:
@@ -20,6 +24,9 @@ def warnings(plan: LoaderPlan) -> list[str]:
         kind = "pinned memory" if plan.device != "cpu" else "memory"
         found.append(f"The loader's batches take {slots / 1e9:.1f} GB of {kind}, and "
                      f"{free / 1e9:.1f} GB are free. Lower batch_size or batches_ahead.")
+    if plan.world_size > 1 and (shared := shared_memory_bytes()) < LOW_SHARED_MEMORY_BYTES:
+        found.append(f"/dev/shm has {shared / 1e9:.1f} GB free, through which the ranks talk. In a container: --shm-size=8g, "
+                     "or --ipc=host.")
     cores = len(os.sched_getaffinity(0))
     if plan.num_threads > cores:
         found.append(f"The loader has {plan.num_threads} threads for {cores} cores; more than the cores make it no faster.")
@@ -31,15 +38,28 @@ def slot_bytes(plan: LoaderPlan) -> int:
     return (plan.batches_ahead + 2) * plan.share * 3 * plan.resolution**2
 
 
+def shared_memory_bytes() -> int:
+    """Free in /dev/shm; plenty where there is none, and so nothing uses it."""
+    folder = Path("/dev/shm")
+    return shutil.disk_usage(folder).free if folder.is_dir() else 2**63
+
+
 def free_memory_bytes() -> int:
     """Memory that this process can still get: the machine's, or less where its container has a limit."""
     available = next(int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines()
                      if line.startswith("MemAvailable:"))
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        reclaimable = next(int(line.split()[1]) for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines()
-                           if line.startswith("inactive_file "))
-    except (OSError, ValueError, StopIteration):
-        return available
-    return available if limit == "max" else max(0, min(available, int(limit) - used + reclaimable))
+    return max(0, min([available, *(limit - used for limit, used in _container_memory())]))
+
+
+def _container_memory() -> Iterator[tuple[int, int]]:
+    """Bytes that this process's container may have, and has without what can be read from disk again; none: no limit."""
+    for folder, limit_file, used_file, cached in (
+            (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),                      # version 2
+            (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")):
+        try:
+            limit, used = (folder / limit_file).read_text().strip(), int((folder / used_file).read_text())
+            counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        if limit != "max":
+            yield int(limit), used - int(counts.get(cached, 0))

@@ -23,6 +23,7 @@ from loaders.epoch import FfcvEpoch
 from loaders.ffcv_parts import LIBRARY, AllocationQuery, Graph, MemoryContext, State, fields, transforms
 from loaders.pipeline import Decoder, make_pipeline
 from loaders.plan import LoaderPlan
+from loaders.preflight import free_memory_bytes
 from loaders.reader import Samples, open_samples
 from writers.errors import UserError
 
@@ -37,7 +38,8 @@ class FfcvLoader(Loader):
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
         super().__init__(plan, samples)
         self._process = os.getpid()
-        self._batch_decoder = BatchDecoder(samples, plan.num_threads, LIBRARY)
+        scattered = plan.order == "random" and samples.path.stat().st_size > free_memory_bytes() / 2
+        self._batch_decoder = BatchDecoder(samples, plan.num_threads, LIBRARY, scattered=scattered)
         self._images = DecodeImages(plan, samples, self._batch_decoder, self.skipped)
         self._running: Callable[[], FfcvEpoch | None] = lambda: None
 

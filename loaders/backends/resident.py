@@ -56,7 +56,7 @@ class ResidentLoader(Loader):
         if self._device.type == "cpu":
             decoded = replace(samples, modes=np.full(len(samples), RAW, np.uint8), offsets=3 * self._first_pixels,
                               sizes=3 * samples.widths * samples.heights)
-            self._kernel = BatchDecoder(decoded, plan.num_threads, LIBRARY, self._pixels.numpy().reshape(-1))
+            self._kernel = BatchDecoder(decoded, plan.num_threads, LIBRARY, content=self._pixels.numpy().reshape(-1))
         self.skipped.update({int(samples.indices[position]): error for position, error in damaged.items()})
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:

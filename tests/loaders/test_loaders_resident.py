@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_betons import jpeg, photo, write_beton
 
-from loaders import open_loader, preflight
+from loaders import open_loader
 from loaders.backends import reference, resident
 from loaders.plan import LoaderPlan
 from writers.errors import UserError
@@ -114,13 +114,3 @@ def test_it_is_refused_where_it_does_not_fit(betons, monkeypatch):
 def test_auto_is_the_ffcv_backend_on_a_cpu(betons):
     with open_loader(LoaderPlan(betons["raw"], 8, 16, backend="auto")) as loader:
         assert loader.plan.backend == "ffcv"
-
-
-def test_preflight_says_what_to_change(betons, monkeypatch):
-    plan = LoaderPlan(betons["raw"], 8, 16, order="random")
-    assert preflight.warnings(plan) == []
-    assert "Lower batch_size" in preflight.warnings(dataclasses.replace(plan, batch_size=2**20, resolution=224))[0]
-    assert "threads for" in preflight.warnings(dataclasses.replace(plan, num_threads=4096))[0]
-    monkeypatch.setattr(preflight, "free_memory_bytes", lambda: 1000)
-    assert "quasi_random" in preflight.warnings(plan)[0]
-    assert 0 < preflight.slot_bytes(plan) == 4 * 8 * 3 * 16 * 16

@@ -1,0 +1,56 @@
+"""What the machine has, and what is done where it is not enough: warnings before, reads of nothing but the images."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from loaders import open_loader, preflight
+from loaders.backends import ffcv
+from loaders.plan import LoaderPlan
+
+
+def plan_of(beton: Path, **changes: object) -> LoaderPlan:
+    return dataclasses.replace(LoaderPlan(beton, 8, 16, order="random"), **changes)
+
+
+def test_a_plan_that_fits_gives_no_warning(betons):
+    assert preflight.warnings(plan_of(betons["raw"])) == []
+
+
+@pytest.mark.parametrize(("changes", "measured", "says"), [
+    ({"batch_size": 2**20, "resolution": 224}, {}, "Lower batch_size or batches_ahead"),
+    ({"num_threads": 4096}, {}, "4096 threads for"),
+    ({}, {"free_memory_bytes": 1000}, "Use order: quasi_random"),
+    ({"world_size": 2}, {"shared_memory_bytes": 64_000_000}, "--shm-size"),
+])
+def test_each_shortage_has_its_sentence(betons, monkeypatch, changes, measured, says):
+    for function, value in measured.items():
+        monkeypatch.setattr(preflight, function, lambda value=value: value)
+    assert says in " ".join(preflight.warnings(plan_of(betons["raw"], **changes)))
+
+
+def test_one_process_needs_no_shared_memory(betons, monkeypatch):
+    monkeypatch.setattr(preflight, "shared_memory_bytes", lambda: 0)
+    assert preflight.warnings(plan_of(betons["raw"])) == []
+
+
+def test_a_container_may_have_less_than_the_machine(monkeypatch):
+    machine = preflight.free_memory_bytes()
+    monkeypatch.setattr(preflight, "_container_memory", lambda: iter([(2**62, 0), (3000, 1000)]))
+    assert preflight.free_memory_bytes() == 2000 < machine
+    monkeypatch.setattr(preflight, "_container_memory", lambda: iter([(1000, 3000)]))
+    assert preflight.free_memory_bytes() == 0
+
+
+@pytest.mark.parametrize("order", ["random", "quasi_random", "sequential"])
+def test_a_file_larger_than_memory_gives_the_same_batches(betons, monkeypatch, order):
+    plan = plan_of(betons["mixed"], order=order, augment="random_resized_crop", num_threads=2)
+    with open_loader(plan) as loader:
+        assert loader._batch_decoder._map is None
+        expected = [images.clone() for images, _ in loader.epoch(0)]
+    monkeypatch.setattr(ffcv, "free_memory_bytes", lambda: 1000)
+    with open_loader(plan) as loader:
+        assert (loader._batch_decoder._map is not None) == (order == "random")
+        assert all(map(torch.equal, (images for images, _ in loader.epoch(0)), expected))

@@ -12,9 +12,16 @@ RESULT = Result(kind="rank", key="0" * 20, name="rank", axes={}, config={}, need
 
 
 def test_a_saved_result_comes_back_the_same(tmp_path):
-    save(RESULT, tmp_path / "new" / "folder")
-    assert load(tmp_path / "new" / "folder") == RESULT
-    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["result.json"]
+    folder = tmp_path / "new" / RESULT.key
+    save(RESULT, folder)
+    assert load(folder) == RESULT
+    assert [path.name for path in folder.iterdir()] == ["result.json"]
+
+
+def test_the_result_of_another_stage_is_refused(tmp_path):
+    save(RESULT, tmp_path / "another")
+    with pytest.raises(UserError, match="result of another stage"):
+        load(tmp_path / "another")
 
 
 def test_no_file_is_no_result(tmp_path):

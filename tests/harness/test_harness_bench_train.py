@@ -1,0 +1,73 @@
+"""`harness bench train` and `attack` at tiny sizes: who is measured, and that the plain twins do the same work."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from harness import model as models
+from harness.benches import train
+from harness.cli import cli
+from harness.train.attack import pgd
+from harness.train.trial import noise_batch
+
+TINY = ["--arch", "resnet10", "--resolution", "16", "--batch-size", "2", "--rounds", "2", "--steps", "1"]
+
+
+@pytest.fixture(autouse=True)
+def few_classes(monkeypatch):
+    monkeypatch.setattr(train, "NUM_CLASSES", 10)
+    monkeypatch.setattr(train, "WARM_UP_STEPS", 1)
+
+
+def run(tmp_path: Path, *arguments: str) -> dict:
+    file = tmp_path / "record.json"
+    said = CliRunner().invoke(cli, ["bench", *arguments, "--json", str(file)], catch_exceptions=False)
+    assert said.exit_code == 0
+    return json.loads(file.read_text())
+
+
+def test_bench_train_fed_and_not(tmp_path):
+    folder = tmp_path / "photos" / "noise"
+    folder.mkdir(parents=True)
+    for index in range(9):
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.jpg")
+    record = run(tmp_path, "train", *TINY, "--fed", "--corpus", str(folder.parent), "--scratch", str(tmp_path / "s"),
+                 "--threads", "1")
+    assert set(record["contenders"]) == {"plain", "ours:eager", "ours:fed"} and not record["absent"]
+    assert [ratio["title"] for ratio in record["ratios"]] == ["ours:eager / plain, clean", "gpu_fed, clean"]
+    assert all(len(one["rates"]) == 2 and one["median"] > 0 for one in record["contenders"].values())
+    assert record["work"]["clock"] == "this process's CPU time" and record["environment"]["packages"]["torch"]
+
+
+def test_bench_attack_says_what_an_attack_costs(tmp_path):
+    record = run(tmp_path, "attack", *TINY)
+    assert set(record["contenders"]) == {"ours:clean", "ours:pgd3", "plain:clean", "plain:pgd3"}
+    rates = {name: one["rates"] for name, one in record["contenders"].items()}
+    assert record["cost_over_clean"]["ours"]["rounds"] == pytest.approx(
+        [clean / attacked for clean, attacked in zip(rates["ours:clean"], rates["ours:pgd3"], strict=True)])
+    assert all(ratio["must"] is None for ratio in record["ratios"])     # the targets are a GPU's
+
+
+def test_the_plain_attack_is_ours():
+    """So that the comparison is of two ways to the same images."""
+    torch.manual_seed(0)
+    model = models.build("resnet10", 10)
+    images, labels = noise_batch(3, 16, 10, "cpu")
+    pixels, settings = images.float() / 255, train.pgd3()
+    plain = train._plain_attack(model, pixels, labels, 0.5, settings, torch.enable_grad)
+    ours = pgd(model, pixels, labels, norm="l2", eps=0.5, steps=3, step_size=settings.step_length(0.5))
+    assert (plain - pixels).flatten(1).norm(dim=1).min() > 0.1
+    torch.testing.assert_close(plain, ours, atol=1e-5, rtol=0)
+
+
+def test_a_gpu_that_is_not_there(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    ended = CliRunner().invoke(cli, ["bench", "attack", *TINY, "--device", "cuda:0"])
+    assert ended.exit_code and "cannot use a GPU" in str(ended.exception)

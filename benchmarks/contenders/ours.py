@@ -11,12 +11,15 @@ VARIANTS = {
     "restart400": "ours, JPEG of quality 90 at 400 px with a restart index",
     "jpeg400": "ours, JPEG of quality 90 at 400 px",
     "raw": "ours, raw pixels",
+    "resident": "ours, decoded once and kept on the device",
     "raw400": "ours, raw pixels at 400 px",
 }
 
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
     random = work.augment != "center_crop"
-    plan = LoaderPlan(beton(work, variant), work.batch_size, work.resolution, augment=work.augment, crop_scale=work.crop_scale,
-                      horizontal_flip=random, order="random", num_threads=work.num_threads, device=work.device)
+    encoding, backend = ("jpeg", "resident") if variant == "resident" else (variant, "ffcv")
+    plan = LoaderPlan(beton(work, encoding), work.batch_size, work.resolution, augment=work.augment, crop_scale=work.crop_scale,
+                      horizontal_flip=random, order="random", num_threads=work.num_threads, device=work.device,
+                      backend=backend)
     return open_loader(plan).epoch

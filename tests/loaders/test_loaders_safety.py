@@ -247,6 +247,7 @@ def test_a_closed_loader_gives_no_batches(betons):
         next(loader.epoch(0))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.timeout(120)
 def test_slots_are_not_filled_again_before_a_slow_gpu_has_used_them(betons):

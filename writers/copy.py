@@ -39,7 +39,8 @@ def copy_subset(from_file: Path, subset: Subset, out_file: Path, *, progress: Pr
     manifest = beton.manifest
     positions, labels = subset.select(manifest.split, manifest.classes, beton.labels, beton.ids)
     counts = class_counts(labels, len(subset.classes))
-    if missing := missing_classes(subset, counts, manifest.split):
+    missing = missing_classes(subset, counts, manifest.split)
+    if missing and not (counts.any() and manifest.differences):
         raise UserError(f"{from_file} has no image of {missing}.", "Each class needs at least one training image.")
     with new_beton(out_file) as new:
         layout = _laid_out(beton, positions, labels)

@@ -1,16 +1,23 @@
 """What a dataset is, and how one is opened: the contract of the files in `writers/datasets/`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from writers import names
 from writers.errors import UserError
 from writers.source import Source, SplitSettings
-from writers.vtab import VTAB, vtab_1k
+from writers.vtab import NUM_TRAIN, NUM_VAL, VTAB, vtab_1k
 
 __all__ = ["DatasetSpec", "SplitSettings", "open_dataset"]
+
+PROTOCOLS = {
+    "salman": "Salman et al. 2020, Do adversarially robust ImageNet models transfer better?",
+    "kornblith": "Kornblith et al. 2019, Do better ImageNet models transfer better?",
+    "vtab": "Zhai et al. 2019, A large-scale study of representation learning: 800 images to train on, 200 to choose by",
+    "official": "train, val and test as they were published, where others put train and val together",
+    "carved": "test and val by the shares that a person gives, for a source without published splits"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,8 @@ class DatasetSpec:
     licence: str = ""
     citation: str = ""
     where: str = ""                             # how a person gets it
-    protocols: tuple[str, ...] = ()             # whose splits it can be read in, beside its own
+    protocols: tuple[str, ...] = ()             # whose splits it can be read in, beside its own (`PROTOCOLS`)
+    default_protocol: str | None = None         # what is meant where a person names none; None: its own splits
     protocol_sizes: dict[str, dict[str, int]] = field(default_factory=dict)     # where they differ from split_sizes; {}: any
     protocol_classes: dict[str, int] = field(default_factory=dict)              # where they differ from num_classes
     folder: str = ""                            # of its raw files, where several datasets are made of the same; else `name`
@@ -46,7 +54,8 @@ class DatasetSpec:
 
     def sizes(self, protocol: str | None) -> dict[str, int]:
         """Images of each split as a protocol has them."""
-        return self.protocol_sizes.get(protocol or "", self.split_sizes)
+        sizes = self.protocol_sizes.get(protocol or "", self.split_sizes)
+        return {**sizes, "train": NUM_TRAIN, "val": NUM_VAL} if protocol == VTAB and sizes else sizes
 
     def classes(self, protocol: str | None) -> int | None:
         """Classes, likewise."""
@@ -71,6 +80,7 @@ def open_dataset(name: str, path: Path | Sequence[Path], settings: SplitSettings
         raise UserError(f"{module.SPEC.name} has no splits called '{settings.protocol}'.", known)
     if len(paths) > 1 and not hasattr(module, "open_all"):
         raise UserError(f"{module.SPEC.name} is read from one place, not {len(paths)}.", "Name the folder of them.")
+    settings = replace(settings, protocol=settings.protocol or module.SPEC.default_protocol)
     source: Source = module.open(paths[0], settings) if len(paths) == 1 else module.open_all(paths, settings)
     if settings.protocol == VTAB:
         source.splits = vtab_1k(source.splits, settings.seed, source.name)

@@ -94,13 +94,14 @@ class Unreadable(Exception):
     """The bytes are not an image that can be stored; the message says why."""
 
 
-def encode(data: bytes, encoding: Encoding, chance: float = 0.0, *, check: bool = False) -> Blob:
+def encode(data: bytes, encoding: Encoding, chance: float = 0.0, *, check: bool = False, lenient: bool = False) -> Blob:
     """Store an image file's bytes as the encoding says. `chance`, in [0, 1): the image's own draw, for `mixed`.
 
     Raises Unreadable for what is not a whole image. A JPEG that is stored byte for byte is looked through for its markers and
-    not decoded, unless `check`: then damage between the markers is found, too, at the price of a decode.
+    not decoded, unless `check`: then damage between the markers is found, too, at the price of a decode. `lenient`: a JPEG that
+    libjpeg warns of is taken as Pillow decodes it, and encoded anew.
     """
-    if data[:2] != b"\xff\xd8":
+    if lenient or data[:2] != b"\xff\xd8":
         return _encode_pixels(_rgb_by_pillow(data), encoding, chance)
     try:
         return _encode_jpeg(data, encoding, chance, check)

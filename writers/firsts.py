@@ -1,7 +1,7 @@
 """Splits by number: of each class, in a tree without splits, so many images are for training and the others are the test."""
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,21 +9,27 @@ import numpy as np
 
 from writers.draws import draw
 from writers.errors import UserError
+from writers.listed import with_own_splits
 from writers.source import Example, Source, SplitSettings, carve, ids_of, open_source
 
 
-def first_of_each(path: Path, settings: SplitSettings, *, name: str, number: int, exclude: Collection[str] = (),
-                  drawn: bool = False) -> Source:
+def first_of_each(path: Path, settings: SplitSettings, *, name: str, number: int | None, exclude: Collection[str] = (),
+                  drawn: bool = False, classes: Sequence[str] | None = None) -> Source:
     """The tree at `path` with `number` images of each class in train, the first by name or, `drawn`, by a draw of our own.
 
-    The draw is the same whatever seed a person gives: the split belongs to the benchmark. Val is then carved out of train. A
-    tree that has splits of its own keeps them. Raises UserError for a class without an image left to test.
+    number None: splits by the shares of `settings`. The draw is the same whatever seed a person gives: the split belongs to the
+    benchmark. Val is then carved out of train. A tree that has splits of its own keeps them. Raises UserError for a class
+    without an image left to test.
     """
-    source = open_source(path, replace(settings, val=0.0, test=0.0), name=name, exclude=exclude)
+    source = open_source(path, replace(settings, val=0.0, test=0.0), name=name, exclude=exclude, classes=classes)
     if source.splits["val"] or source.splits["test"]:
-        return open_source(path, settings, name=name, exclude=exclude)
+        return with_own_splits(source, settings)
+    images = [example for example in source.splits["train"] if example.name.count("/") == 1]   # strays lie in folders within
+    if number is None:
+        source.splits = carve(images, [], [], settings)
+        return source
     by_class: dict[int, list[Example]] = defaultdict(list)
-    for example in source.splits["train"]:
+    for example in images:
         by_class[example.label].append(example)
     train: list[Example] = []
     test: list[Example] = []

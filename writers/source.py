@@ -63,6 +63,8 @@ class Source:
     multi_label: bool = False           # examples have `labels`
     protocol: str | None = None         # whose splits these are; None: the dataset's own
     differences: list[str] = field(default_factory=list)    # from the counts that were published, which a person has accepted
+    damaged: Mapping[str, str] = field(default_factory=dict)    # key -> why, of images known to be beyond use: left out
+    lenient: Collection[str] = ()       # keys of JPEGs known to be damaged a little: taken as Pillow decodes them
 
     def read(self, example: Example) -> bytes:
         """The image file's bytes. Raises OSError."""

@@ -31,7 +31,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    manifest_version: Literal[3] = 3    # 2: the file has the samples' ids; 3: and their digests
+    manifest_version: Literal[4] = 4    # 2: the file has the samples' ids; 3: and their digests; 4: `differences`
     name: str                           # of the dataset and subset: imagenet-in900
     dataset: str
     split: str
@@ -50,7 +50,7 @@ class Manifest(BaseModel):
     num_raw: int
     max_width: int
     max_height: int
-    skipped: list[dict[str, str]]       # unreadable images left out by --on-error skip: name, class, reason
+    skipped: list[dict[str, str]]       # known to be damaged, or by --on-error skip: name, class, reason
     page_size: int
     bytes: int
     sha256: str                         # up to 64 MiB of the file's bytes; of a larger one of its tables, as below

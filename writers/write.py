@@ -84,7 +84,8 @@ def _write_samples(new: NewBeton, disk: DiskWriter, source: Source, subset: Subs
             number += 1
             if isinstance(blob, Unreadable):
                 skipped.append({"name": example.name, "class": subset.classes[example.label], "reason": str(blob)})
-                offenders.append(f"{source.where(example)}: {blob}")
+                if example.key not in source.damaged:
+                    offenders.append(f"{source.where(example)}: {blob}")
                 continue
             offsets = [layout.place(len(data)) for data in blob.stored]
             pieces += zip(offsets, blob.stored, strict=True)
@@ -96,7 +97,7 @@ def _write_samples(new: NewBeton, disk: DiskWriter, source: Source, subset: Subs
     if offenders and on_error == "fail":
         raise _unreadable(offenders, new.out_file)
     if not layout.num_samples:
-        raise UserError(f"None of the {len(examples)} images of {source.name} can be read.", offenders[0])
+        raise UserError(f"None of the {len(examples)} images of {source.name} can be read.", skipped[0]["reason"])
     if progress is not None:
         progress(len(examples), len(examples))
     return layout, skipped
@@ -122,8 +123,11 @@ def _encoded(source: Source, encoding: Encoding, examples: Sequence[Example], ch
     """Runs of examples with what their images became, in order; `num_threads` work a little ahead."""
 
     def work(example: Example, chance: float) -> _Ready | Unreadable:
+        if reason := source.damaged.get(example.key):
+            return Unreadable(reason)
         try:
-            return _ready(encode(source.read(example), encoding, chance, check=check), example)
+            lenient = example.key in source.lenient
+            return _ready(encode(source.read(example), encoding, chance, check=check, lenient=lenient), example)
         except Unreadable as error:
             return error
         except OSError as error:
@@ -181,7 +185,8 @@ def _chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Examp
     positions, labels = subset.select(split, source.classes, np.array([example.label for example in there], np.int64), ids)
     positions_in_order = np.argsort(draw(seed, "order", ids[positions]), kind="stable")
     examples = [replace(there[positions[index]], label=int(labels[index])) for index in positions_in_order]
-    if missing := missing_classes(subset, _class_counts(examples, len(subset.classes)), split):
+    missing = missing_classes(subset, _class_counts(examples, len(subset.classes)), split)
+    if missing and not (examples and source.differences):       # Birdsnap keeps its labels where all images of one are gone
         raise UserError(f"Split {split} of {source.name} has no image of {missing}.",
                         "Each class needs at least one training image.")
     return examples

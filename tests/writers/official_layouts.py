@@ -146,5 +146,6 @@ def birdsnap(root: Path) -> None:
                 test.append(path)
     lines(root / "images.txt", rows)
     lines(root / "species.txt", ["id\tcommon\tscientific\tdir",
-                                 *(f"{number}\t{name}\tx y\tz" for number, name in enumerate(species, 1))])
+                                 *(f"{number}\t{name}\tx y\t{name.replace(' ', '_')}"
+                                   for number, name in enumerate(species, 1))])
     lines(root / "test_images.txt", test)

@@ -136,7 +136,12 @@ def test_suns_two_unreadable_images_are_left_out(tmp_path):
     lists = tmp_path / "Partitions" / "Training_01.txt"
     lists.write_text(lists.read_text().replace("sun_z0", name))
     source = open_("sun397", tmp_path)
-    assert not any(name in example.key for examples in source.splits.values() for example in examples)
+    assert list(source.damaged) == [f"z/zoo/{name}.jpg"]
+    split = next(split for split in ("train", "val") if any(name in e.key for e in source.splits[split]))
+    image.with_name(f"{name}.jpg").write_bytes(b"no image")
+    manifest = write_split(source, split, everything(source.classes), Encoding(), tmp_path / "t.beton")
+    assert [entry["name"] for entry in manifest.skipped] == [f"zoo/{name}"]
+    assert manifest.num_samples == sum(manifest.class_counts) == len(source.splits[split]) - 1
 
 
 def test_caltech101_of_salman_and_of_kornblith(tmp_path):
@@ -169,7 +174,7 @@ def test_caltech256(tmp_path):
 
 def test_birdsnap_keeps_labels_where_images_are_gone(tmp_path):
     layouts.birdsnap(tmp_path)
-    source = open_("birdsnap", tmp_path)
+    source = open_("birdsnap", tmp_path, protocol="kornblith")
     assert source.classes == ["Acadian_Flycatcher", "Acorn_Woodpecker", "Zone-tailed_Hawk"]
     assert {e.key for e in source.splits["test"]} == {"images/Acadian_Flycatcher/3.jpg", "images/Acorn_Woodpecker/3.jpg"}
     assert len(source.splits["train"]) + len(source.splits["val"]) == 6
@@ -193,9 +198,9 @@ def test_every_one_reads_class_folders_and_knows_its_counts(tmp_path, name):
     spec = spec_of(name)
     assert spec.num_classes and spec.split_sizes.keys() == {"train", "test"} and spec.licence and spec.citation and spec.where
     for split in ("train", "test"):
-        for label in range(3):
-            layouts.image(tmp_path / split / f"class{label}" / "1.jpg")
-            layouts.image(tmp_path / split / f"class{label}" / "2.jpg")
+        for folder in ("anchor", "ant", "barrel"):      # of Caltech-101, whose classes are known
+            layouts.image(tmp_path / split / folder / "1.jpg")
+            layouts.image(tmp_path / split / folder / "2.jpg")
     source = open_(name, tmp_path)
     assert {split: len(examples) for split, examples in source.splits.items()} == {"train": 6, "val": 0, "test": 6}
     assert max(e.label for e in source.splits["test"]) + 1 == len(source.classes) == 3

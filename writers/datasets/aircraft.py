@@ -1,18 +1,20 @@
 """FGVC-Aircraft: 100 variants of aeroplanes; fgvc-aircraft-2013b/data/ with images/ and its lists.
 
-Train is the official train and val together (6,667), without what a seeded draw carves out as val. Bounding boxes are
+Train is the official train and val together (6,667), without what a seeded draw carves out as val; under `official` the two
+stay apart. Bounding boxes are
 ignored, and so is the banner of 20 pixels at the bottom of each image: it stays, as in the papers.
 """
 
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
-from writers.listed import Lists, open_lists
-from writers.source import Source, SplitSettings, open_source
+from writers.listed import Lists, class_folders, open_lists
+from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(
     name="aircraft", title="FGVC-Aircraft (variants)", metric="mean_per_class", num_classes=100,
-    split_sizes={"train": 6667, "test": 3333}, licence="non-commercial research only",
+    protocols=("salman", "kornblith", "official"), default_protocol="salman", split_sizes={"train": 6667, "test": 3333},
+    protocol_sizes={"official": {"train": 3334, "val": 3333, "test": 3333}}, licence="non-commercial research only",
     citation="Maji et al. 2013, Fine-grained visual classification of aircraft",
     where="fgvc-aircraft-2013b.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft, unpacked",
     downloads=(Download("fgvc-aircraft-2013b.tar.gz",
@@ -23,8 +25,11 @@ SPEC = DatasetSpec(
 def open(path: Path, settings: SplitSettings) -> Source:
     lists = open_lists(path, "images_variant_trainval.txt", SPEC.where)
     if lists is None:
-        return open_source(path, settings, name="aircraft")
+        return class_folders(path, settings, SPEC, "images_variant_trainval.txt")
     classes = lists.lines("variants.txt")
+    if settings.protocol == "official":
+        train, val, test = (_listing(lists, split) for split in ("train", "val", "test"))
+        return lists.source("aircraft", path, classes, train, test, settings, val=val)
     return lists.source("aircraft", path, classes, _listing(lists, "trainval"), _listing(lists, "test"), settings)
 
 

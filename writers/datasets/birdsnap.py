@@ -1,20 +1,26 @@
 """Birdsnap: 500 species of North American birds; images.txt, species.txt, test_images.txt and images/<Species>/*.jpg.
 
-The images are links, and many are dead: Kornblith et al. 2019 had 47,386 and 2,443, Salman et al. 2020 32,677 and 8,171 (both
-as remembered), later copies fewer. Labels are those of species.txt, whatever has survived. Train is what is not in
-test_images.txt, without what a seeded draw carves out as val. Boxes and parts are ignored.
+The images are links, and many are dead; what is there is read, and `--accept-counts` writes it. Labels are those of
+species.txt, whatever has survived.
+    kornblith   test is what test_images.txt lists (2,443), train the others of images.txt (47,386 of 49,829)
+    salman      four fifths of what could still be fetched are train (32,677), one fifth is test (8,171). Their copy is a tree
+                with train/ and test/; out of the lists it is a draw of our own, class by class, the same for everyone
+Val is carved out of train by a seeded draw. Boxes and parts are ignored.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
-from writers.listed import open_lists
-from writers.source import Source, SplitSettings, open_source
+from writers.listed import class_folders, open_lists
+from writers.official import shares
+from writers.source import Source, SplitSettings, carve
 
 SPEC = DatasetSpec(
-    name="birdsnap", title="Birdsnap", metric="top1", num_classes=500, protocols=("kornblith", "salman"),
-    split_sizes={"train": 47_386, "test": 2443}, protocol_sizes={"salman": {"train": 32_677, "test": 8171}},
+    name="birdsnap", title="Birdsnap", metric="top1", num_classes=500, protocols=("salman", "kornblith"),
+    default_protocol="salman", split_sizes={"train": 32_677, "test": 8171},
+    protocol_sizes={"kornblith": {"train": 47_386, "test": 2443}},
     licence="the photographers'; research",
     citation="Berg et al. 2014, Birdsnap: large-scale fine-grained visual categorization of birds",
     where="the lists in birdsnap.tgz (thomasberg.org), and the images that its script can still fetch: images.txt, "
@@ -25,12 +31,12 @@ SPEC = DatasetSpec(
 def open(path: Path, settings: SplitSettings) -> Source:
     lists = open_lists(path, "images.txt", SPEC.where)
     if lists is None:
-        return open_source(path, settings, name="birdsnap")
+        return class_folders(path, settings, SPEC, "images.txt")
     table = [line.split("\t") for line in lists.text("images.txt").splitlines() if line]
     species = [line.split("\t") for line in lists.text("species.txt").splitlines() if line]
     try:
-        number, common = (species[0].index(name) for name in ("id", "common"))
-        classes = {row[number]: row[common].replace(" ", "_") for row in species[1:]}
+        number, folder = (species[0].index(name) for name in ("id", "dir"))
+        classes = {row[number]: row[folder] for row in species[1:]}
         column_path, column_species = (table[0].index(name) for name in ("path", "species_id"))
         rows = {row[column_path]: classes[row[column_species]] for row in table[1:]}
     except (ValueError, IndexError, KeyError) as error:
@@ -41,5 +47,10 @@ def open(path: Path, settings: SplitSettings) -> Source:
     there = [(root + image, name) for image, name in rows.items() if f"{lists.prefix}{root}{image}" in lists.names]
     if not there:
         raise UserError(f"{path} has none of the {len(rows):,} images that images.txt lists.", SPEC.where)
+    if settings.protocol == "salman":
+        source = lists.source("birdsnap", path, list(classes.values()), there, [], replace(settings, val=0.0, test=0.0))
+        drawn = carve(source.splits["train"], [], [], shares(0.0, 0.2))
+        source.splits = carve(drawn["train"], [], drawn["test"], settings)
+        return source
     train, held = ([pair for pair in there if (pair[0].removeprefix(root) in test) == is_test] for is_test in (False, True))
     return lists.source("birdsnap", path, list(classes.values()), train, held, settings)

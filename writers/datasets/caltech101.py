@@ -10,13 +10,15 @@ from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
 from writers.firsts import first_of_each
-from writers.source import Source, SplitSettings, open_source
+from writers.official import find
+from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(
     name="caltech101", title="Caltech-101", metric="mean_per_class", num_classes=101, licence="CC BY 4.0",
     split_sizes={"train": 3030, "test": 5647}, protocols=("salman", "kornblith", "vtab", "carved"),
+    default_protocol="salman",
     protocol_sizes={"kornblith": {"train": 3060, "test": 6084}, "carved": {},
-                    "vtab": {"train": 800, "val": 200, "test": 6084}},
+                    "vtab": {"train": 3060, "test": 6084}},
     protocol_classes={"kornblith": 102, "vtab": 102},
     citation="Li, Andreeto, Ranzato and Perona 2022, Caltech 101",
     where="https://data.caltech.edu/records/mzrjq-6wc02: caltech-101.zip, with 101_ObjectCategories.tar.gz in it unpacked, "
@@ -27,10 +29,25 @@ SPEC = DatasetSpec(
 BACKGROUND = "BACKGROUND_Google"
 NUM_TRAIN = 30
 
+CLASSES = [
+    "Faces", "Faces_easy", "Leopards", "Motorbikes", "accordion", "airplanes", "anchor", "ant", "barrel", "bass", "beaver",
+    "binocular", "bonsai", "brain", "brontosaurus", "buddha", "butterfly", "camera", "cannon", "car_side", "ceiling_fan",
+    "cellphone", "chair", "chandelier", "cougar_body", "cougar_face", "crab", "crayfish", "crocodile", "crocodile_head",
+    "cup", "dalmatian", "dollar_bill", "dolphin", "dragonfly", "electric_guitar", "elephant", "emu", "euphonium", "ewer",
+    "ferry", "flamingo", "flamingo_head", "garfield", "gerenuk", "gramophone", "grand_piano", "hawksbill", "headphone",
+    "hedgehog", "helicopter", "ibis", "inline_skate", "joshua_tree", "kangaroo", "ketch", "lamp", "laptop", "llama",
+    "lobster", "lotus", "mandolin", "mayfly", "menorah", "metronome", "minaret", "nautilus", "octopus", "okapi", "pagoda",
+    "panda", "pigeon", "pizza", "platypus", "pyramid", "revolver", "rhino", "rooster", "saxophone", "schooner", "scissors",
+    "scorpion", "sea_horse", "snoopy", "soccer_ball", "stapler", "starfish", "stegosaurus", "stop_sign", "strawberry",
+    "sunflower", "tick", "trilobite", "umbrella", "watch", "water_lilly", "wheelchair", "wild_cat", "windsor_chair", "wrench",
+    "yin_yang"]
+
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    protocol = settings.protocol or "salman"
-    exclude = [] if protocol in ("kornblith", "vtab") else [BACKGROUND]
-    if protocol == "carved":
-        return open_source(path, settings, name="caltech101", exclude=exclude)
-    return first_of_each(path, settings, name="caltech101", number=NUM_TRAIN, exclude=exclude, drawn=protocol != "salman")
+    """Raises UserError for a folder that is none of the classes."""
+    with_background = settings.protocol in ("kornblith", "vtab")
+    classes, exclude = ([BACKGROUND, *CLASSES], []) if with_background else (CLASSES, [BACKGROUND])
+    place = find(path, "101_ObjectCategories") or find(path, "101_ObjectCategories.tar") or path
+    number = None if settings.protocol == "carved" else NUM_TRAIN
+    return first_of_each(place, settings, name="caltech101", number=number, exclude=exclude, classes=classes,
+                         drawn=with_background)

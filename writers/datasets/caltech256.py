@@ -1,18 +1,23 @@
 """Caltech-256: 257 classes with the clutter class, 80 to 827 images each; 256_ObjectCategories/NNN.name/NNN_MMMM.jpg.
 
 The first 60 images of a class, by name, are for training (Salman et al. 2020), the others are the test; val is carved out of
-train. Files that are no images (056.dog/greg, 198.spider/RENAME2) are passed over.
+train. Files that are no images or lie deeper (198.spider/RENAME2, 056.dog/greg) are passed over. `carved`: splits by
+shares, for a source.
 """
 
+import re
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
+from writers.errors import UserError
 from writers.firsts import first_of_each
+from writers.official import find
 from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(
-    name="caltech256", title="Caltech-256", metric="mean_per_class", num_classes=257, protocols=("salman",),
-    split_sizes={"train": 15_420, "test": 15_187}, licence="CC BY 4.0",
+    name="caltech256", title="Caltech-256", metric="mean_per_class", num_classes=257,
+    protocols=("salman", "carved"), default_protocol="salman", split_sizes={"train": 15_420, "test": 15_187},
+    protocol_sizes={"carved": {}}, licence="CC BY 4.0",
     citation="Griffin, Holub and Perona 2007, Caltech-256 object category dataset",
     where="https://data.caltech.edu/records/nyy15-4j048: 256_ObjectCategories.tar, as it is or unpacked",
     downloads=(Download("256_ObjectCategories.tar",
@@ -21,5 +26,10 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    tar = path / "256_ObjectCategories.tar"
-    return first_of_each(tar if tar.is_file() else path, settings, name="caltech256", number=60)
+    """Raises UserError for a folder that is none of the classes."""
+    place = find(path, "256_ObjectCategories") or find(path, "256_ObjectCategories.tar") or path
+    source = first_of_each(place, settings, name="caltech256", number=None if settings.protocol == "carved" else 60)
+    strangers = [name for name in source.classes if not re.match(r"\d{3}\.", name)]
+    if strangers and len(strangers) < len(source.classes):      # some mirrors have left all the numbers out
+        raise UserError(f"{path} has the folder {strangers[0]}, which is none of 001.ak47 to 257.clutter.", "Remove it.")
+    return source

@@ -7,25 +7,33 @@ test/<class>/*.jpg, are read, too. Bounding boxes are ignored.
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
-from writers.listed import Lists, open_lists
+from writers.listed import Lists, class_folders, open_lists
 from writers.mat import read_mat, variable
 from writers.official import check_labels
-from writers.source import Source, SplitSettings, open_source
+from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(
-    name="cars", title="Stanford Cars", metric="top1", num_classes=196, split_sizes={"train": 8144, "test": 8041},
+    name="cars", title="Stanford Cars", metric="top1", num_classes=196, protocols=("salman", "kornblith"),
+    default_protocol="salman", split_sizes={"train": 8144, "test": 8041},
     licence="non-commercial research only",
     citation="Krause et al. 2013, 3D object representations for fine-grained categorization",
     where="cars_train/, cars_test/, devkit/ and cars_test_annos_withlabels.mat (ai.stanford.edu no longer has them; mirrors "
           "do), or a mirror's train/ and test/<class>/*.jpg",
-    downloads=(Download("cars_train.tgz", num_bytes=979_269_282), Download("cars_test.tgz", num_bytes=977_350_468),
-               Download("car_devkit.tgz"), Download("cars_test_annos_withlabels.mat")))
+    downloads=(     # bytes and sha256 as TensorFlow Datasets has them
+        Download("cars_train.tgz", "", "sha256:512b227b30e2f0a8aab9e09485786ab4479582073a144998da74d64b801fd288", 979_269_282,
+                 unpack=True),
+        Download("cars_test.tgz", "", "sha256:bffea656d6f425cba3c91c6d83336e4c5f86c6cffd8975b0f375d3a10da8e243", 977_350_468,
+                 unpack=True),
+        Download("car_devkit.tgz", "", "sha256:b97deb463af7d58b6bfaa18b2a4de9829f0f79e8ce663dfa9261bf7810e9accd", 330_960,
+                 unpack=True),
+        Download("cars_test_annos_withlabels.mat", "",
+                 "sha256:790f75be8ea34eeded134cc559332baf23e30e91367e9ddca97d26ed9b895f05", 185_758)))
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
     lists = open_lists(path, "devkit/cars_meta.mat", SPEC.where)
     if lists is None:
-        return open_source(path, settings, name="cars")
+        return class_folders(path, settings, SPEC, "devkit/cars_meta.mat")
     meta = read_mat(lists.bytes("devkit/cars_meta.mat"), "devkit/cars_meta.mat")
     classes = [str(name).strip() for name in variable(meta, "class_names", "devkit/cars_meta.mat")]
     train = _listing(lists, "devkit/cars_train_annos.mat", "cars_train", classes)

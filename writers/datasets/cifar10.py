@@ -10,10 +10,12 @@ import numpy as np
 from writers.arrays import ArrayFiles, array_examples
 from writers.cifar import images_of, read_batches
 from writers.dataset import DatasetSpec, Download
-from writers.source import Source, SplitSettings, carve, open_source
+from writers.listed import class_folders
+from writers.source import Source, SplitSettings, carve
 
 SPEC = DatasetSpec(
-    name="cifar10", title="CIFAR-10", metric="top1", num_classes=10, split_sizes={"train": 50_000, "test": 10_000},
+    name="cifar10", title="CIFAR-10", metric="top1", num_classes=10, protocols=("salman", "kornblith"),
+    default_protocol="salman", split_sizes={"train": 50_000, "test": 10_000},
     licence="not stated by its authors", citation="Krizhevsky 2009, Learning multiple layers of features from tiny images",
     where="https://www.cs.toronto.edu/~kriz/cifar.html: cifar-10-python.tar.gz, as it is or unpacked",
     downloads=(Download("cifar-10-python.tar.gz", "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
@@ -25,7 +27,7 @@ NAMES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "bat
 def open(path: Path, settings: SplitSettings) -> Source:
     batches = read_batches(path, "cifar-10-batches-py", "cifar-10-python.tar.gz", NAMES)
     if batches is None:
-        return open_source(path, settings, name="cifar10")
+        return class_folders(path, settings, SPEC, "cifar-10-batches-py")
     classes = list(batches[-1]["label_names"])
     parts = [images_of(batch, "labels", len(classes), name) for batch, name in zip(batches[:-1], NAMES, strict=False)]
     train = np.concatenate([images for images, _ in parts[:-1]])

@@ -7,11 +7,12 @@ from pathlib import Path
 from writers.arrays import ArrayFiles, array_examples
 from writers.cifar import images_of, read_batches
 from writers.dataset import DatasetSpec, Download
-from writers.source import Source, SplitSettings, carve, open_source
+from writers.listed import class_folders
+from writers.source import Source, SplitSettings, carve
 
 SPEC = DatasetSpec(
     name="cifar100", title="CIFAR-100", metric="top1", num_classes=100, split_sizes={"train": 50_000, "test": 10_000},
-    protocols=("vtab",), protocol_sizes={"vtab": {"train": 800, "val": 200, "test": 10_000}},
+    protocols=("salman", "kornblith", "vtab"), default_protocol="salman",
     licence="not stated by its authors", citation="Krizhevsky 2009, Learning multiple layers of features from tiny images",
     where="https://www.cs.toronto.edu/~kriz/cifar.html: cifar-100-python.tar.gz, as it is or unpacked",
     downloads=(Download("cifar-100-python.tar.gz", "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
@@ -23,7 +24,7 @@ NAMES = ["train", "test", "meta"]
 def open(path: Path, settings: SplitSettings) -> Source:
     batches = read_batches(path, "cifar-100-python", "cifar-100-python.tar.gz", NAMES)
     if batches is None:
-        return open_source(path, settings, name="cifar100")
+        return class_folders(path, settings, SPEC, "cifar-100-python")
     classes = list(batches[-1]["fine_label_names"])
     parts = [images_of(batch, "fine_labels", len(classes), name) for batch, name in zip(batches[:-1], NAMES, strict=False)]
     train = parts[0][0]

@@ -1,19 +1,23 @@
 """Describable Textures: 47 classes; dtd/images/<class>/*.jpg and dtd/labels/{train,val,test}{1..10}.txt.
 
 The first fold, as the papers take it: train1 and val1 together are train (3,760), without what a seeded draw carves out as
-val; test1 is the test. `vtab` draws its 800 and 200 from train1 and val1.
+val; test1 is the test. under `official` train1 and val1 stay apart, and `vtab` draws
+its 800 and 200 from them.
 """
 
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
-from writers.listed import Lists, open_lists
-from writers.source import Source, SplitSettings, open_source
+from writers.listed import Lists, class_folders, open_lists
+from writers.source import Source, SplitSettings
+
+OFFICIAL = {"train": 1880, "val": 1880, "test": 1880}
 
 SPEC = DatasetSpec(
     name="dtd", title="Describable Textures (first fold)", metric="top1", num_classes=47,
-    split_sizes={"train": 3760, "test": 1880}, protocols=("vtab",),
-    protocol_sizes={"vtab": {"train": 800, "val": 200, "test": 1880}}, licence="research only",
+    split_sizes={"train": 3760, "test": 1880}, protocols=("salman", "kornblith", "official", "vtab"),
+    default_protocol="salman",
+    protocol_sizes={"official": OFFICIAL, "vtab": OFFICIAL}, licence="research only",
     citation="Cimpoi et al. 2014, Describing textures in the wild",
     where="dtd-r1.0.1.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/dtd, unpacked",
     downloads=(Download("dtd-r1.0.1.tar.gz", "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
@@ -23,10 +27,10 @@ SPEC = DatasetSpec(
 def open(path: Path, settings: SplitSettings) -> Source:
     lists = open_lists(path, "labels/train1.txt", SPEC.where)
     if lists is None:
-        return open_source(path, settings, name="dtd")
+        return class_folders(path, settings, SPEC, "labels/train1.txt")
     train, val, test = (_listing(lists, split) for split in ("train1", "val1", "test1"))
     classes = sorted({name for _, name in (*train, *val, *test)})
-    if settings.protocol == "vtab":
+    if settings.protocol in ("official", "vtab"):
         return lists.source("dtd", path, classes, train, test, settings, val=val)
     return lists.source("dtd", path, classes, [*train, *val], test, settings)
 

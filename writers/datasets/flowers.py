@@ -1,23 +1,27 @@
 """Oxford Flowers: 102 kinds; jpg/image_NNNNN.jpg with imagelabels.mat and setid.mat.
 
 Train is the official train and val together (the small sets: `trnid` and `valid`, 10 images a class each), without what a
-seeded draw carves out as val; the test is `tstid`. Some copies have train and test the other way round: not this one.
+seeded draw carves out as val; the test is `tstid`. Under `official` train and
+val stay apart, and `vtab` draws its 800 and 200 from them. Some copies have train and test the other way round: not this one.
 """
 
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
-from writers.listed import open_lists
+from writers.listed import class_folders, open_lists
 from writers.mat import read_mat, variable
 from writers.official import check_labels
-from writers.source import Source, SplitSettings, open_source
+from writers.source import Source, SplitSettings
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 
+OFFICIAL = {"train": 1020, "val": 1020, "test": 6149}
+
 SPEC = DatasetSpec(
     name="flowers", title="Oxford Flowers 102", metric="mean_per_class", num_classes=102,
-    split_sizes={"train": 2040, "test": 6149}, protocols=("vtab",),
-    protocol_sizes={"vtab": {"train": 800, "val": 200, "test": 6149}}, licence="not stated by its authors; research",
+    split_sizes={"train": 2040, "test": 6149}, protocols=("salman", "kornblith", "official", "vtab"),
+    default_protocol="salman",
+    protocol_sizes={"official": OFFICIAL, "vtab": OFFICIAL}, licence="not stated by its authors; research",
     citation="Nilsback and Zisserman 2008, Automated flower classification over a large number of classes",
     where=f"{URL}: 102flowers.tgz unpacked (jpg/), imagelabels.mat and setid.mat beside it",
     downloads=(Download("102flowers.tgz", URL + "102flowers.tgz", "md5:52808999861908f626f3c1f4e79d11fa", unpack=True),
@@ -30,7 +34,7 @@ CLASSES = [f"{number:03}" for number in range(1, 103)]      # the sets name them
 def open(path: Path, settings: SplitSettings) -> Source:
     lists = open_lists(path, "setid.mat", SPEC.where)
     if lists is None:
-        return open_source(path, settings, name="flowers")
+        return class_folders(path, settings, SPEC, "setid.mat")
     numbers = variable(read_mat(lists.bytes("imagelabels.mat"), "imagelabels.mat"), "labels", "imagelabels.mat")
     labels = [int(number) - 1 for number in numbers.ravel()]
     check_labels(labels, len(CLASSES), "imagelabels.mat")
@@ -41,6 +45,6 @@ def open(path: Path, settings: SplitSettings) -> Source:
         return [(f"jpg/image_{image:05}.jpg", CLASSES[labels[image - 1]]) for image in ids]
 
     train, val, test = (listing(name) for name in ("trnid", "valid", "tstid"))
-    if settings.protocol == "vtab":
+    if settings.protocol in ("official", "vtab"):
         return lists.source("flowers", path, CLASSES, train, test, settings, val=val)
     return lists.source("flowers", path, CLASSES, [*train, *val], test, settings)

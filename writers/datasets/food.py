@@ -6,11 +6,12 @@ Train, noisy by design, is the official one without what a seeded draw carves ou
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
-from writers.listed import open_lists
-from writers.source import Source, SplitSettings, open_source
+from writers.listed import class_folders, open_lists
+from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(
-    name="food", title="Food-101", metric="top1", num_classes=101, split_sizes={"train": 75_750, "test": 25_250},
+    name="food", title="Food-101", metric="top1", num_classes=101, protocols=("salman", "kornblith"), default_protocol="salman",
+    split_sizes={"train": 75_750, "test": 25_250},
     licence="the photographers'; research", citation="Bossard, Guillaumin and Van Gool 2014, Food-101",
     where="food-101.tar.gz from https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101, unpacked",
     downloads=(Download("food-101.tar.gz", "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
@@ -20,7 +21,7 @@ SPEC = DatasetSpec(
 def open(path: Path, settings: SplitSettings) -> Source:
     lists = open_lists(path, "meta/train.txt", SPEC.where)
     if lists is None:
-        return open_source(path, settings, name="food")
+        return class_folders(path, settings, SPEC, "meta/train.txt")
     train, test = ([(f"images/{line}.jpg", line.split("/")[0]) for line in lists.lines(f"meta/{split}.txt")]
                    for split in ("train", "test"))
     return lists.source("food", path, sorted({name for _, name in (*train, *test)}), train, test, settings)

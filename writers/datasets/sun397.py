@@ -1,36 +1,44 @@
 """SUN397: 397 kinds of places; SUN397/<a>/<class>[/<sub>]/sun_*.jpg with ClassName.txt, and the ten partitions' lists.
 
 The first partition, 50 images a class for training and 50 for the test, as the papers take it; val is carved out of train. Some
-files named .jpg are BMP, PNG or GIF: they are decoded for what they are. Two cannot be decoded, and are left out. `vtab` is
-read from the first partition, too: the benchmark's own lists are of another library.
+files named .jpg are BMP, PNG or GIF: they are decoded for what they are. Two cannot be decoded (`UNREADABLE`): the writer
+leaves them out, and the manifest says so. VTAB's splits are others, which are not read.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
-from writers.listed import Lists, open_lists
-from writers.source import Source, SplitSettings, open_source
+from writers.listed import Lists, class_folders, open_lists
+from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(
     name="sun397", title="SUN397 (first partition)", metric="top1", num_classes=397,
+    protocols=("salman", "kornblith"), default_protocol="salman",
     split_sizes={"train": 19_850, "test": 19_850}, licence="the photographers'; research",
     citation="Xiao et al. 2010, SUN database: large-scale scene recognition from abbey to zoo",
     where="SUN397.tar.gz unpacked (SUN397/), and Partitions.zip unpacked (Training_01.txt, Testing_01.txt, ClassName.txt) in "
           "it or beside it; their host is gone since 2025, mirrors have them; or train/ and test/<class>/*.jpg",
-    downloads=(Download("SUN397.tar.gz", checksum="md5:8ca2778205c41d23104230ba66911c7a"), Download("Partitions.zip")))
+    downloads=(
+        Download("SUN397.tar.gz", "", "md5:8ca2778205c41d23104230ba66911c7a", 39_077_296_924, unpack=True),
+        Download("Partitions.zip", "", "sha256:e3311ea5f812d4cc6faef194688343d1111f6cd6f70f2c62f393c2b8d6ba1ec9", 18_293_705,
+                 unpack=True)))
 
+# As TensorFlow Datasets has found them.
 UNREADABLE = ("sun_bhenjvsvrtumjuri", "sun_aophkoiosslinihb")
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
     names, partition = (open_lists(path, marker, SPEC.where) for marker in ("ClassName.txt", "Training_01.txt"))
     if names is None or partition is None:
-        return open_source(path, settings, name="sun397")
+        return class_folders(path, settings, SPEC, "ClassName.txt and Training_01.txt")
     classes = [_class_of(f"{line}/image") for line in names.lines("ClassName.txt")]
     train, test = ([(line.strip("/"), _class_of(line)) for line in partition.lines(f"{kind}_01.txt")]
                    for kind in ("Training", "Testing"))
-    return _at_its_images(names, train[0][0]).source("sun397", path, classes, train, test, settings, left_out=UNREADABLE)
+    source = _at_its_images(names, train[0][0]).source("sun397", path, classes, train, test, settings)
+    source.damaged = {example.key: "known to be damaged in the published archive" for split in source.splits.values()
+                      for example in split if example.name.endswith(UNREADABLE)}
+    return source
 
 
 def _class_of(line: str) -> str:

@@ -204,4 +204,5 @@ def make_sun397(root: Path) -> Path:
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "aircraft": make_aircraft, "birdsnap": make_birdsnap, "caltech101": make_caltech101, "caltech256": make_caltech256,
     "cars": make_cars, "cifar10": lambda root: make_cifar(root, fine=False),
-    "cifar100": lambda root: make_cifar(root, fine=True), "dtd": make_dtd, "flowers": make_flowers, "food": make_food, "pets": make_pets, "sun397": make_sun397}
+    "cifar100": lambda root: make_cifar(root, fine=True), "dtd": make_dtd,
+    "flowers": make_flowers, "food": make_food, "pets": make_pets, "sun397": make_sun397}

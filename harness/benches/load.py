@@ -101,8 +101,9 @@ def command(corpus: Path | None, against: str, ours: str, workload: str, num_rou
     if workload != "rrc224":
         goals = [Goal(goal.ours, goal.against, title=goal.title) for goal in goals]
     sizes = [path.stat().st_size for path in photos.glob("*/*")]
-    work |= {"workload": workload, "num_images": len(sizes), "mean_jpeg_bytes": sum(sizes) / len(sizes)}
-    content = bench.record("load", work, measured, bench.ratios(measured, goals), device=device, absent=absent,
+    told = {name: value for name, value in work.items() if name not in ("corpus", "scratch")}      # no folders of this machine
+    told |= {"workload": workload, "num_images": len(sizes), "mean_jpeg_bytes": sum(sizes) / len(sizes)}
+    content = bench.record("load", told, measured, bench.ratios(measured, goals), device=device, absent=absent,
                            bytes_on_disk=_bytes_on_disk(scratch / "converted"))
     if json_file is not None:
         bench.save(json_file, content)

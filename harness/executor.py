@@ -170,7 +170,7 @@ class Run:
     def _failed_elsewhere(self, folder: Path) -> str | None:
         """What another run's attempt at this stage came to, where that ended after this run began."""
         try:
-            recent = (folder / done.ERROR_FILE).stat().st_mtime >= self.started_at
+            recent = (folder / done.ERROR_FILE).stat().st_mtime > self.started_at     # of one tick: it is from before
         except OSError:
             return None
         return done.error_line(folder) if recent else None

@@ -169,7 +169,8 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
             if path.is_absolute() or ".." in path.parts:
                 raise UserError(f"{archive} names a file outside itself: {member.name}", "Do not trust this archive.")
             if member.issym() or member.islnk():
-                raise UserError(f"{archive} has a link, {member.name}, which may lead outside itself.", "Do not trust this archive.")
+                raise UserError(f"{archive} has a link, {member.name}, which may lead outside itself.",
+                                "Do not trust this archive.")
             target = folder / path
             if member.isdir():
                 target.mkdir(parents=True, exist_ok=True)

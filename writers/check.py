@@ -66,7 +66,8 @@ def accepted_differences(source: Source, spec: DatasetSpec, *, accept: bool) -> 
         raise UserError(f"{spec.title} is not what was published: {'; '.join(differences)}.",
                         "Is it whole? harness verify-raw looks closer. If it is meant: --accept-counts, in a recipe "
                         "accept_counts: true.")
-    return differences
+    train = {"train": _class_counts(source, source.splits["train"])} if differences else {}
+    return [*differences, *_class_problems(source, train)]
 
 
 def _count_problems(source: Source, spec: DatasetSpec, num_images: dict[str, int]) -> Iterator[str]:

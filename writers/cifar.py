@@ -37,6 +37,13 @@ def read_batches(path: Path, folder: str, archive: str, names: list[str]) -> lis
     return [_unpickled(found.get(name), f"{packed}:{folder}/{name}") for name in names]
 
 
+def classes_of(batch: dict[str, Any], key: str, where: str) -> list[str]:
+    names = batch.get(key)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where} has no {key}.", "Fetch it again.")
+    return names
+
+
 def images_of(batch: dict[str, Any], key: str, num_classes: int, where: str) -> tuple[np.ndarray, list[int]]:
     """Pixels uint8 [N, 32, 32, 3], and labels."""
     pixels, labels = batch.get("data"), batch.get(key)

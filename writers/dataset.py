@@ -29,6 +29,7 @@ class Download:
     checksum: str = ""              # "md5:..." or "sha256:..."; empty: none is published
     num_bytes: int | None = None
     unpack: bool = False            # the reader wants what the archive holds, unpacked in the archive's folder
+    inside: str = ""                # the file named before that it comes out of, when that is unpacked
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def spec_of(name: str) -> DatasetSpec:
 def open_dataset(name: str, path: Path | Sequence[Path], settings: SplitSettings) -> Source:
     """Open the dataset `name`, whose images lie at `path`, or at several places, where its file has `open_all`.
 
-    Raises UserError for an unknown name or protocol, and for what is not there or does not fit.
+    Raises UserError for an unknown name or protocol, for what is not there or does not fit, and for a val that is the test set.
     """
     paths = [Path(path)] if isinstance(path, Path | str) else list(path)
     module = names.find("writers.datasets", name, "dataset")
@@ -82,7 +83,25 @@ def open_dataset(name: str, path: Path | Sequence[Path], settings: SplitSettings
         raise UserError(f"{module.SPEC.name} is read from one place, not {len(paths)}.", "Name the folder of them.")
     settings = replace(settings, protocol=settings.protocol or module.SPEC.default_protocol)
     source: Source = module.open(paths[0], settings) if len(paths) == 1 else module.open_all(paths, settings)
+    _refuse_test_as_val(source, paths[0])
     if settings.protocol == VTAB:
         source.splits = vtab_1k(source.splits, settings.seed, source.name)
     source.protocol = settings.protocol
     return source
+
+
+COMPARED = 16       # images, of which each has to be the same
+
+
+def _refuse_test_as_val(source: Source, path: Path) -> None:
+    """Some mirrors have the test set twice, as val/ and test/. Hyperparameters must not be chosen on it."""
+    val, test = ({example.name: example for example in source.splits.get(split, [])} for split in ("val", "test"))
+    if not val or val.keys() != test.keys():
+        return
+    try:
+        same = all(source.read(val[name]) == source.read(test[name]) for name in sorted(val)[:COMPARED])
+    except OSError:     # the writer says of every unreadable image what is wrong
+        return
+    if same:
+        raise UserError(f"In {path}, val and test are the same images: a choice made on val would be made on the test set.",
+                        "Remove its val; one is then carved out of train.")

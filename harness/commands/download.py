@@ -73,7 +73,7 @@ def _fetch_all(spec: "DatasetSpec", folder: Path) -> bool:
         return True
     missing = []
     for download in spec.downloads:
-        if not download.url:
+        if not download.url and not (folder / download.file).exists():     # what a person has placed is checked and unpacked
             missing += [] if fetching.is_there(download, folder) else [download]
             continue
         with console.progress(f"{spec.name}: {download.file}", "bytes") as report:
@@ -96,9 +96,9 @@ def _show(spec: "DatasetSpec", folder: Path) -> None:
     for download in spec.downloads:
         size = f"{download.num_bytes:,} bytes" if download.num_bytes else "size not published"
         there = ", there already" if fetching.is_there(download, folder) else ""
-        source = download.url or "to be placed by hand"
+        source = download.url or (f"out of {download.inside}" if download.inside else "to be placed by hand")
         click.echo(f"  {download.file}  {size}{there}\n    {source}\n    {download.checksum or 'no checksum is published'}")
-    if not all(download.url for download in spec.downloads) or not spec.downloads:
+    if not all(download.url or download.inside for download in spec.downloads) or not spec.downloads:
         _show_layouts(spec, folder)
 
 

@@ -13,10 +13,12 @@ from harness.folders import Folders, folder_options
 @click.argument("dataset", metavar="NAME")
 @click.option("--source", type=click.Path(path_type=Path), metavar="DIR|TAR|ZIP",
               help="The images. Default: the dataset's folder in the raw folder.")
+@click.option("--protocol", metavar="NAME", help="Whose splits to count. Default: the dataset's own.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: the machine's cores.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: {num_images, class_counts, problems}.")
 @folder_options
-def command(dataset: str, source: Path | None, threads: int | None, folders: Folders, as_json: bool) -> None:
+def command(dataset: str, source: Path | None, protocol: str | None, threads: int | None, folders: Folders,
+            as_json: bool) -> None:
     """Count the images of each split and class of the dataset NAME, and decode every one.
 
     Counts that differ from the published ones, classes without images and files that do not decode are named; exit code 1.
@@ -26,10 +28,12 @@ def command(dataset: str, source: Path | None, threads: int | None, folders: Fol
     from writers import names
     from writers.check import check_raw
     from writers.dataset import SplitSettings, open_dataset
+    from writers.vtab import VTAB
 
     module = names.find("writers.datasets", dataset, "dataset")
     spec = module.SPEC
-    opened = open_dataset(dataset, source.expanduser() if source else folders.raw / raw_folder(dataset), SplitSettings(val=0))
+    path = source.expanduser() if source else folders.raw / raw_folder(dataset)
+    opened = open_dataset(dataset, path, SplitSettings(val=0.1 if protocol == VTAB else 0, protocol=protocol))
     with console.progress(f"verify-raw {spec.name}") as report:
         found = check_raw(opened, spec, classes=getattr(module, "CLASSES", ()), progress=report,
                           num_threads=threads or environment.num_cores())

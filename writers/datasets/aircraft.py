@@ -23,7 +23,7 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    lists = open_lists(path, "images_variant_trainval.txt", SPEC.where)
+    lists = open_lists(path, "images_variant_trainval.txt", SPEC)
     if lists is None:
         return class_folders(path, settings, SPEC, "images_variant_trainval.txt")
     classes = lists.lines("variants.txt")

@@ -25,11 +25,11 @@ SPEC = DatasetSpec(
     citation="Berg et al. 2014, Birdsnap: large-scale fine-grained visual categorization of birds",
     where="the lists in birdsnap.tgz (thomasberg.org), and the images that its script can still fetch: images.txt, "
           "species.txt, test_images.txt, images/<Species>/*.jpg; or train/ and test/<species>/*.jpg, as Salman et al. had it",
-    downloads=(Download("birdsnap"),))
+    downloads=(Download("birdsnap.tgz", unpack=True),))
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    lists = open_lists(path, "images.txt", SPEC.where)
+    lists = open_lists(path, "images.txt", SPEC)
     if lists is None:
         return class_folders(path, settings, SPEC, "images.txt")
     table = [line.split("\t") for line in lists.text("images.txt").splitlines() if line]
@@ -42,6 +42,8 @@ def open(path: Path, settings: SplitSettings) -> Source:
     except (ValueError, IndexError, KeyError) as error:
         raise UserError(f"images.txt and species.txt at {path} do not fit together: {error!r}.", SPEC.where) from error
     test = set(lists.lines("test_images.txt")) - {"path"}
+    if strangers := sorted(test - rows.keys()):
+        raise UserError(f"test_images.txt at {path} names {strangers[0]}, which images.txt has not.", SPEC.where)
     root = next((root for root in ("images/", "download/images/") if any(
         name.startswith(lists.prefix + root) for name in lists.names)), "images/")
     there = [(root + image, name) for image, name in rows.items() if f"{lists.prefix}{root}{image}" in lists.names]

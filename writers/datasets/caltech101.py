@@ -10,6 +10,7 @@ from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
 from writers.firsts import first_of_each
+from writers.listed import refuse_packed
 from writers.official import find
 from writers.source import Source, SplitSettings
 
@@ -24,7 +25,8 @@ SPEC = DatasetSpec(
     where="https://data.caltech.edu/records/mzrjq-6wc02: caltech-101.zip, with 101_ObjectCategories.tar.gz in it unpacked, "
           "or an uncompressed tar of 101_ObjectCategories/",
     downloads=(Download("caltech-101.zip", "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
-                        "md5:3138e1922a9193bfa496528edbbc45d0", 137_414_764, unpack=True),))
+                        "md5:3138e1922a9193bfa496528edbbc45d0", 137_414_764, unpack=True),
+               Download("caltech-101/101_ObjectCategories.tar.gz", unpack=True, inside="caltech-101.zip")))
 
 BACKGROUND = "BACKGROUND_Google"
 NUM_TRAIN = 30
@@ -45,6 +47,7 @@ CLASSES = [
 
 def open(path: Path, settings: SplitSettings) -> Source:
     """Raises UserError for a folder that is none of the classes."""
+    refuse_packed(path, SPEC)
     with_background = settings.protocol in ("kornblith", "vtab")
     classes, exclude = ([BACKGROUND, *CLASSES], []) if with_background else (CLASSES, [BACKGROUND])
     place = find(path, "101_ObjectCategories") or find(path, "101_ObjectCategories.tar") or path

@@ -6,7 +6,10 @@ test/<class>/*.jpg, are read, too. Bounding boxes are ignored.
 
 from pathlib import Path
 
+import numpy as np
+
 from writers.dataset import DatasetSpec, Download
+from writers.errors import UserError
 from writers.listed import Lists, class_folders, open_lists
 from writers.mat import read_mat, variable
 from writers.official import check_labels
@@ -31,11 +34,11 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    lists = open_lists(path, "devkit/cars_meta.mat", SPEC.where)
+    lists = open_lists(path, "devkit/cars_meta.mat", SPEC)
     if lists is None:
         return class_folders(path, settings, SPEC, "devkit/cars_meta.mat")
     meta = read_mat(lists.bytes("devkit/cars_meta.mat"), "devkit/cars_meta.mat")
-    classes = [str(name).strip() for name in variable(meta, "class_names", "devkit/cars_meta.mat")]
+    classes = [str(name).strip() for name in np.atleast_1d(variable(meta, "class_names", "devkit/cars_meta.mat"))]
     train = _listing(lists, "devkit/cars_train_annos.mat", "cars_train", classes)
     test_name = next((name for name in ("cars_test_annos_withlabels.mat", "devkit/cars_test_annos_withlabels.mat")
                       if lists.prefix + name in lists.names), "cars_test_annos_withlabels.mat")
@@ -43,8 +46,12 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def _listing(lists: Lists, name: str, folder: str, classes: list[str]) -> list[tuple[str, str]]:
-    annotations = variable(read_mat(lists.bytes(name), name), "annotations", name)
+    annotations = np.atleast_1d(variable(read_mat(lists.bytes(name), name), "annotations", name))
+    if not {"class", "fname"} <= set(annotations.dtype.names or ()):
+        raise UserError(f"{name} has no classes of images.", "Fetch it again.")
     labels = [int(number) - 1 for number in annotations["class"].tolist()]      # in the file they begin with 1
     check_labels(labels, len(classes), name)
-    return [(f"{folder}/{str(image).strip()}", classes[label]) for image, label in zip(annotations["fname"].tolist(), labels,
-                                                                                       strict=True)]
+    images = [str(image).strip() for image in annotations["fname"].tolist()]
+    if f"{lists.prefix}{folder}/{folder}/{images[0]}" in lists.names:       # some mirrors have the folder twice
+        folder = f"{folder}/{folder}"
+    return [(f"{folder}/{image}", classes[label]) for image, label in zip(images, labels, strict=True)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from writers.arrays import ArrayFiles, array_examples
-from writers.cifar import images_of, read_batches
+from writers.cifar import classes_of, images_of, read_batches
 from writers.dataset import DatasetSpec, Download
 from writers.listed import class_folders
 from writers.source import Source, SplitSettings, carve
@@ -28,7 +28,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
     batches = read_batches(path, "cifar-10-batches-py", "cifar-10-python.tar.gz", NAMES)
     if batches is None:
         return class_folders(path, settings, SPEC, "cifar-10-batches-py")
-    classes = list(batches[-1]["label_names"])
+    classes = classes_of(batches[-1], "label_names", NAMES[-1])
     parts = [images_of(batch, "labels", len(classes), name) for batch, name in zip(batches[:-1], NAMES, strict=False)]
     train = np.concatenate([images for images, _ in parts[:-1]])
     labels = {"train": [label for _, part in parts[:-1] for label in part], "test": parts[-1][1]}

@@ -5,7 +5,7 @@ trains ten points lower. The fine labels. Val is carved out of train by a seeded
 from pathlib import Path
 
 from writers.arrays import ArrayFiles, array_examples
-from writers.cifar import images_of, read_batches
+from writers.cifar import classes_of, images_of, read_batches
 from writers.dataset import DatasetSpec, Download
 from writers.listed import class_folders
 from writers.source import Source, SplitSettings, carve
@@ -25,7 +25,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
     batches = read_batches(path, "cifar-100-python", "cifar-100-python.tar.gz", NAMES)
     if batches is None:
         return class_folders(path, settings, SPEC, "cifar-100-python")
-    classes = list(batches[-1]["fine_label_names"])
+    classes = classes_of(batches[-1], "fine_label_names", NAMES[-1])
     parts = [images_of(batch, "fine_labels", len(classes), name) for batch, name in zip(batches[:-1], NAMES, strict=False)]
     train = parts[0][0]
     labels = {"train": parts[0][1], "test": parts[1][1]}

@@ -25,11 +25,12 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    lists = open_lists(path, "labels/train1.txt", SPEC.where)
+    lists = open_lists(path, "labels/train1.txt", SPEC)
     if lists is None:
         return class_folders(path, settings, SPEC, "labels/train1.txt")
     train, val, test = (_listing(lists, split) for split in ("train1", "val1", "test1"))
     classes = sorted({name for _, name in (*train, *val, *test)})
+    lists.refuse_strangers("images/", classes)
     if settings.protocol in ("official", "vtab"):
         return lists.source("dtd", path, classes, train, test, settings, val=val)
     return lists.source("dtd", path, classes, [*train, *val], test, settings)

@@ -7,7 +7,10 @@ val stay apart, and `vtab` draws its 800 and 200 from them. Some copies have tra
 
 from pathlib import Path
 
+import numpy as np
+
 from writers.dataset import DatasetSpec, Download
+from writers.errors import UserError
 from writers.listed import class_folders, open_lists
 from writers.mat import read_mat, variable
 from writers.official import check_labels
@@ -32,16 +35,18 @@ CLASSES = [f"{number:03}" for number in range(1, 103)]      # the sets name them
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    lists = open_lists(path, "setid.mat", SPEC.where)
+    lists = open_lists(path, "setid.mat", SPEC)
     if lists is None:
         return class_folders(path, settings, SPEC, "setid.mat")
     numbers = variable(read_mat(lists.bytes("imagelabels.mat"), "imagelabels.mat"), "labels", "imagelabels.mat")
-    labels = [int(number) - 1 for number in numbers.ravel()]
+    labels = [int(number) - 1 for number in np.ravel(numbers)]
     check_labels(labels, len(CLASSES), "imagelabels.mat")
     sets = read_mat(lists.bytes("setid.mat"), "setid.mat")
 
     def listing(name: str) -> list[tuple[str, str]]:
-        ids = [int(image) for image in variable(sets, name, "setid.mat").ravel()]
+        ids = [int(image) for image in np.ravel(variable(sets, name, "setid.mat"))]
+        if not all(1 <= image <= len(labels) for image in ids):
+            raise UserError(f"setid.mat: {name} names images that imagelabels.mat has not.", "Fetch both again.")
         return [(f"jpg/image_{image:05}.jpg", CLASSES[labels[image - 1]]) for image in ids]
 
     train, val, test = (listing(name) for name in ("trnid", "valid", "tstid"))

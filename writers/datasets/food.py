@@ -19,9 +19,11 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    lists = open_lists(path, "meta/train.txt", SPEC.where)
+    lists = open_lists(path, "meta/train.txt", SPEC)
     if lists is None:
         return class_folders(path, settings, SPEC, "meta/train.txt")
     train, test = ([(f"images/{line}.jpg", line.split("/")[0]) for line in lists.lines(f"meta/{split}.txt")]
                    for split in ("train", "test"))
-    return lists.source("food", path, sorted({name for _, name in (*train, *test)}), train, test, settings)
+    classes = sorted({name for _, name in (*train, *test)})
+    lists.refuse_strangers("images/", classes)
+    return lists.source("food", path, classes, train, test, settings)

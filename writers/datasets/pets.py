@@ -27,7 +27,7 @@ ODD = {*(f"Egyptian_Mau_{number}" for number in (14, 139, 145, 156, 167, 177, 18
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    lists = open_lists(path, "annotations/trainval.txt", SPEC.where)
+    lists = open_lists(path, "annotations/trainval.txt", SPEC)
     if lists is None:
         return class_folders(path, settings, SPEC, "annotations/trainval.txt")
     names: dict[int, str] = {}

@@ -2,20 +2,23 @@
 
 The first partition, 50 images a class for training and 50 for the test, as the papers take it; val is carved out of train. Some
 files named .jpg are BMP, PNG or GIF: they are decoded for what they are. Two cannot be decoded (`UNREADABLE`): the writer
-leaves them out, and the manifest says so. VTAB's splits are others, which are not read.
+leaves them out, and the manifest says so. `vtab`: by the lists of TensorFlow Datasets, sun397_tfds_{tr,va,te}.txt of its
+package, which a person places beside.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
+from writers.errors import UserError
 from writers.listed import Lists, class_folders, open_lists
 from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(
     name="sun397", title="SUN397 (first partition)", metric="top1", num_classes=397,
-    protocols=("salman", "kornblith"), default_protocol="salman",
-    split_sizes={"train": 19_850, "test": 19_850}, licence="the photographers'; research",
+    protocols=("salman", "kornblith", "vtab"), default_protocol="salman",
+    split_sizes={"train": 19_850, "test": 19_850}, protocol_sizes={"vtab": {"test": 21_750}},
+    licence="the photographers'; research",
     citation="Xiao et al. 2010, SUN database: large-scale scene recognition from abbey to zoo",
     where="SUN397.tar.gz unpacked (SUN397/), and Partitions.zip unpacked (Training_01.txt, Testing_01.txt, ClassName.txt) in "
           "it or beside it; their host is gone since 2025, mirrors have them; or train/ and test/<class>/*.jpg",
@@ -24,18 +27,28 @@ SPEC = DatasetSpec(
         Download("Partitions.zip", "", "sha256:e3311ea5f812d4cc6faef194688343d1111f6cd6f70f2c62f393c2b8d6ba1ec9", 18_293_705,
                  unpack=True)))
 
+PARTITION = {"train": "Training_01.txt", "test": "Testing_01.txt"}
+VTAB_LISTS = {"train": "sun397_tfds_tr.txt", "val": "sun397_tfds_va.txt", "test": "sun397_tfds_te.txt"}
+
 # As TensorFlow Datasets has found them.
 UNREADABLE = ("sun_bhenjvsvrtumjuri", "sun_aophkoiosslinihb")
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    names, partition = (open_lists(path, marker, SPEC.where) for marker in ("ClassName.txt", "Training_01.txt"))
+    files = VTAB_LISTS if settings.protocol == "vtab" else PARTITION
+    names, partition = (open_lists(path, marker, SPEC) for marker in ("ClassName.txt", files["train"]))
+    if names is not None and partition is None and settings.protocol == "vtab":
+        raise UserError(f"VTAB's splits of SUN397 need {', '.join(files.values())} at {path}.",
+                        "They are in the package tensorflow-datasets, in tensorflow_datasets/image_classification/.")
     if names is None or partition is None:
         return class_folders(path, settings, SPEC, "ClassName.txt and Training_01.txt")
-    classes = [_class_of(f"{line}/image") for line in names.lines("ClassName.txt")]
-    train, test = ([(line.strip("/"), _class_of(line)) for line in partition.lines(f"{kind}_01.txt")]
-                   for kind in ("Training", "Testing"))
-    source = _at_its_images(names, train[0][0]).source("sun397", path, classes, train, test, settings)
+    folders = [line.strip("/") for line in names.lines("ClassName.txt")]
+    listings = {split: [(line.strip("/"), _class_of(line)) for line in partition.lines(name)] for split, name in files.items()}
+    images = _at_its_images(names, listings["train"][0][0])
+    images.refuse_strangers("", folders)
+    classes = [_class_of(f"{folder}/image") for folder in folders]
+    source = images.source("sun397", path, classes, listings["train"], listings["test"], settings,
+                           val=listings.get("val", ()))
     source.damaged = {example.key: "known to be damaged in the published archive" for split in source.splits.values()
                       for example in split if example.name.endswith(UNREADABLE)}
     return source

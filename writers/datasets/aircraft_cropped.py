@@ -1,0 +1,28 @@
+"""FGVC-Aircraft without the banner: the bottom 20 pixels of each photograph, which name its owner, are cut off.
+
+Its images are decoded and stored anew, so `passthrough` has no effect on them.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from writers.datasets import aircraft
+from writers.redraw import RedrawnFiles
+from writers.source import Source, SplitSettings
+
+BANNER = 20     # pixels
+
+SPEC = replace(aircraft.SPEC, name="aircraft_cropped", title="FGVC-Aircraft (variants), without the banner", folder="aircraft")
+
+
+def open(path: Path, settings: SplitSettings) -> Source:
+    source = aircraft.open(path, settings)
+    source.name = SPEC.name
+    source.files = RedrawnFiles(source.files, lambda name: True, _without_banner)
+    return source
+
+
+def _without_banner(image: Image.Image) -> Image.Image:
+    return image.crop((0, 0, image.width, max(1, image.height - BANNER)))

@@ -19,11 +19,11 @@ import torch
 
 from harness import environment
 from harness import model as models
-from harness.settings import ScheduleSettings
 from harness.timer import Timer
 from harness.train.precision import choose
 from harness.train.trainee import ModelTrainee
 from harness.train.trial import noise_batch
+from harness.train_settings import ScheduleSettings
 
 STEPS_PER_ROUND = 10
 

@@ -10,16 +10,11 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
-from harness.settings import (
-    AttackSettings,
-    DataSettings,
-    EvaluateSettings,
-    PretrainSettings,
-    Recipe,
-    ScheduleSettings,
-    TransferSettings,
-)
+from harness.attack_settings import AttackSettings
+from harness.settings import DataSettings, EvaluateSettings, Recipe
 from harness.stage import Stage
+from harness.train_settings import PretrainSettings, ScheduleSettings
+from harness.transfer_settings import TransferSettings
 from writers.encode import Encoding
 from writers.subset import SubsetSpec
 

@@ -10,10 +10,10 @@ from typing import Literal, Protocol, cast
 from torch import nn
 
 from harness.model import Classifier
-from harness.settings import TransferSettings
 from harness.timer import Timer
 from harness.train.fit import Trainee
 from harness.train.precision import Precision
+from harness.transfer_settings import TransferSettings
 from writers import names
 
 BnStats = Literal["frozen", "update"]

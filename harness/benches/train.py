@@ -10,8 +10,8 @@ import click
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from harness.attack_settings import AttackSettings
     from harness.bench import Goal, Measured
-    from harness.settings import AttackSettings
     from harness.train.trainee import ModelTrainee
     from loaders.backend import Loader
 
@@ -159,10 +159,10 @@ def _trainee(arch: str, eps: float, device: str) -> "ModelTrainee":
     import torch
 
     from harness import model as models
-    from harness.settings import ScheduleSettings
     from harness.timer import Timer
     from harness.train.precision import choose
     from harness.train.trainee import ModelTrainee
+    from harness.train_settings import ScheduleSettings
 
     torch.manual_seed(0)
     model = models.build(arch, NUM_CLASSES).to(device)
@@ -244,7 +244,7 @@ def _plain_attack(model: "nn.Module", pixels: "Tensor", labels: "Tensor", eps: f
 
 
 def pgd3() -> "AttackSettings":
-    from harness.settings import AttackSettings
+    from harness.attack_settings import AttackSettings
 
     return AttackSettings(steps=3)
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from harness import model as models
+from harness.attack_settings import AttackSettings
 from harness.distributed import Ranks, synchronise_batch_norm
 from harness.model import Classifier
-from harness.settings import AttackSettings, PretrainSettings
 from harness.stage import Outcome, StageContext
 from harness.timer import Timer, summary
 from harness.train import trial
@@ -24,6 +24,7 @@ from harness.train.precision import Precision, choose
 from harness.train.step import RANK_SEEDS
 from harness.train.trace import StepTrace
 from harness.train.trainee import ModelTrainee, replay_rate
+from harness.train_settings import PretrainSettings
 from loaders import open_loader, preflight
 from loaders.backend import Loader
 from writers.errors import UserError

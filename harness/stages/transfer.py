@@ -14,7 +14,6 @@ from harness import method as methods
 from harness import model as models
 from harness.method import Setup
 from harness.model import Classifier
-from harness.settings import TransferSettings
 from harness.stage import Outcome, StageContext
 from harness.stages.pretrain import MODEL_FILE
 from harness.timer import Timer, summary
@@ -26,6 +25,7 @@ from harness.train.modes import fixed_shapes
 from harness.train.plans import eval_plan, split_path, train_plan
 from harness.train.precision import choose
 from harness.train.trainee import replay_rate
+from harness.transfer_settings import TransferSettings
 from loaders import open_loader
 from loaders.backend import Loader
 from writers.errors import UserError

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from harness.attack_settings import AttackSettings
 from harness.distributed import ALONE, Ranks
-from harness.settings import AttackSettings
 from harness.train.attack import pgd
 from harness.train.average_precision import MultiLabelCounts
 from harness.train.metrics import Counts

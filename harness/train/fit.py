@@ -15,11 +15,11 @@ from torch import Tensor
 
 from harness import checkpoint
 from harness.distributed import ALONE, Ranks, Votes
-from harness.settings import ScheduleSettings
 from harness.stage import Stopped
 from harness.timer import Timer
 from harness.train.divergence import Diverged
 from harness.train.schedule import learning_rate
+from harness.train_settings import ScheduleSettings
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
 from writers.errors import UserError

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.settings import AttackSettings
+from harness.attack_settings import AttackSettings
 from harness.train.precision import Precision
 
 # Dense tensor-core FLOP/s of 16-bit formats with 32-bit sums, from NVIDIA's data sheets; the first name that fits counts.

@@ -6,7 +6,7 @@ The noise outlives its batch, as in the published code: the next batch starts fr
 import torch
 from torch import Tensor
 
-from harness.settings import AttackSettings
+from harness.attack_settings import AttackSettings
 from harness.train.attack import ascent, count_zero_gradients, within_ball
 
 

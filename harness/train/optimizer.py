@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from harness.settings import ScheduleSettings
+from harness.train_settings import ScheduleSettings
 
 DECAYED = (nn.Linear, nn.modules.conv._ConvNd)
 

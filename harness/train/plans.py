@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from harness.settings import TrainSettings
 from harness.stage import StageContext
+from harness.train_settings import TrainSettings
 from loaders.plan import LoaderPlan
 
 

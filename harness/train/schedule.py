@@ -2,7 +2,7 @@
 
 import math
 
-from harness.settings import ScheduleSettings
+from harness.train_settings import ScheduleSettings
 
 
 def learning_rate(settings: ScheduleSettings, peak: float, step: int, num_steps: int, steps_per_epoch: int) -> float:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.attack_settings import AttackSettings
 from harness.distributed import ALONE, Ranks, SharedGradients
-from harness.settings import AttackSettings
 from harness.timer import Timer
 from harness.train.attack import pgd
 from harness.train.divergence import LossWatch

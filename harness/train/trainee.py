@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.attack_settings import AttackSettings
 from harness.distributed import ALONE, Ranks
 from harness.model import Classifier
-from harness.settings import AttackSettings, ScheduleSettings
 from harness.timer import Timer
 from harness.train.compiled import CompiledModel
 from harness.train.divergence import weights
@@ -19,6 +19,7 @@ from harness.train.optimizer import make_sgd, set_lr
 from harness.train.precision import Precision
 from harness.train.step import make_step
 from harness.train.weight_average import WeightAverage
+from harness.train_settings import ScheduleSettings
 from loaders.replay import replay
 
 REPLAY_S = 1.5          # at most, and

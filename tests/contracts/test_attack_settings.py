@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from harness.settings import AttackSettings, EvaluateSettings, EvaluationAttack
+from harness.attack_settings import AttackSettings, EvaluationAttack
+from harness.settings import EvaluateSettings
 
 
 def test_a_step_is_given_or_follows_from_eps_and_the_number_of_steps():

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from harness import presets, recipe
-from harness.settings import PretrainSettings
+from harness.train_settings import PretrainSettings
 from writers.errors import UserError
 
 # ffcv-imagenet's rn18 configs: epochs -> the first epoch, counted from 0, that trains at 192 pixels.

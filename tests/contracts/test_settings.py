@@ -3,7 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from harness.settings import DataSettings, Recipe, ScheduleSettings, TransferSettings
+from harness.settings import DataSettings, Recipe
+from harness.train_settings import ScheduleSettings
+from harness.transfer_settings import TransferSettings
 
 SMALLEST = {"name": "tiny", "source": {"path": "photos"}, "subsets": ["all"]}
 

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from harness.matrix import Matrix, expand
-from harness.settings import DataSettings, EvaluateSettings, PretrainSettings, Recipe, TransferSettings
+from harness.settings import DataSettings, EvaluateSettings, Recipe
 from harness.stage import Stage
+from harness.train_settings import PretrainSettings
+from harness.transfer_settings import TransferSettings
 
 HARDEST = {"name": "minus2", "remove": {"hardest": 2, "by": "reference"}}
 

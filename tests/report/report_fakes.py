@@ -6,8 +6,9 @@ from typing import Any
 
 from harness.matrix import expand
 from harness.result import Result
-from harness.settings import DataSettings, RankingSettings, Recipe, TransferSettings
+from harness.settings import DataSettings, RankingSettings, Recipe
 from harness.stage import Stage
+from harness.transfer_settings import TransferSettings
 
 # Hardest first, as the fake ranking says.
 CLASSES = tuple(f"n{index:02d}_{noun}" for index, noun in enumerate(

@@ -18,9 +18,9 @@ from tiny_stages import PRETRAIN, SPLITS, write_colours
 from torch import nn
 
 from harness import distributed, result, worker
+from harness.attack_settings import AttackSettings
 from harness.distributed import Ranks, Votes
 from harness.result import write_json
-from harness.settings import AttackSettings
 from harness.timer import Timer
 from harness.train.evaluate import View, evaluate
 from harness.train.fit import num_batches

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness import model as models
-from harness.settings import AttackSettings
+from harness.attack_settings import AttackSettings
 from harness.train.attack import pgd
 from harness.train.evaluate import View, evaluate
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.settings import ScheduleSettings
 from harness.stage import Stopped
 from harness.timer import Timer
 from harness.train import fit as fitting
 from harness.train.divergence import Diverged
 from harness.train.fit import Checkpoints, Clock, fit
 from harness.train.schedule import learning_rate
+from harness.train_settings import ScheduleSettings
 from loaders.backend import Loader, PlainEpoch
 from loaders.plan import LoaderPlan
 

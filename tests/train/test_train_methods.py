@@ -8,8 +8,8 @@ import torch
 from harness import method as methods
 from harness import model as models
 from harness.method import Setup
-from harness.settings import TransferSettings
 from harness.timer import Timer
+from harness.transfer_settings import TransferSettings
 from writers.errors import UserError
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from harness import model as models
-from harness.settings import ScheduleSettings
 from harness.train.optimizer import make_sgd, set_lr
+from harness.train_settings import ScheduleSettings
 
 
 def names_of(model: nn.Module, optimizer: torch.optim.SGD, decay: float) -> set[str]:

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import model as models
+from harness.attack_settings import AttackSettings
 from harness.blur_pool import BlurredConv2d, add_blur_pool
-from harness.settings import AttackSettings, ScheduleSettings
 from harness.timer import Timer
 from harness.train import step as stepping
 from harness.train.flip import FlipAverage
 from harness.train.optimizer import make_sgd
 from harness.train.step import make_step
 from harness.train.weight_average import WeightAverage
+from harness.train_settings import ScheduleSettings
 from writers.errors import UserError
 
 K = 5

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.settings import ScheduleSettings
 from harness.train.schedule import learning_rate
+from harness.train_settings import ScheduleSettings
 
 PER_EPOCH, STEPS = 5, 50
 

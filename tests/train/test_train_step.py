@@ -11,13 +11,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness import model as models
-from harness.settings import AttackSettings, ScheduleSettings
+from harness.attack_settings import AttackSettings
 from harness.timer import Timer
 from harness.train.attack import pgd
 from harness.train.metrics import Counts
 from harness.train.optimizer import make_sgd, set_lr
 from harness.train.step import Step, make_step
 from harness.train.weight_average import WeightAverage
+from harness.train_settings import ScheduleSettings
 
 K = 5
 SETTINGS = ScheduleSettings(lr=0.1, weight_decay=1e-3, nesterov=True)

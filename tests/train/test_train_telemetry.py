@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness import model as models
-from harness.settings import AttackSettings
+from harness.attack_settings import AttackSettings
 from harness.train import gpu_monitor
 from harness.train.flops import peak_flops, training_flops
 from harness.train.gpu_monitor import GpuMonitor

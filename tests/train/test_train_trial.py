@@ -9,12 +9,13 @@ from tiny_stages import TRANSFER, as_result, context_of, pretrain_context, witho
 from torch import Tensor
 
 from harness import model as models
-from harness.settings import AttackSettings, ScheduleSettings
+from harness.attack_settings import AttackSettings
 from harness.stages import pretrain, transfer
 from harness.timer import Timer
 from harness.train import trial
 from harness.train.step import Step
 from harness.train.trainee import ModelTrainee
+from harness.train_settings import ScheduleSettings
 from writers.errors import UserError
 
 K, SIDE = 3, 24

@@ -43,6 +43,15 @@ def state(kind: str, folder: Path, data: Path) -> State:
     return "failed" if (folder / ERROR_FILE).exists() else "left"
 
 
+def failed_since(folder: Path, began_at: float | None) -> str | None:
+    """What another run's attempt at the stage came to, where that failed after `began_at`, in the file system's time."""
+    try:
+        recent = began_at is not None and (folder / ERROR_FILE).stat().st_mtime > began_at      # of one tick: it is from before
+    except OSError:
+        return None
+    return error_line(folder) if recent else None
+
+
 def error_line(folder: Path) -> str | None:
     """The line of a failed stage's error that says most; None where it has not failed."""
     try:

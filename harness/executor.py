@@ -63,7 +63,6 @@ class Run:
         self.waiting: dict[str, float] = {}                 # to be tried again -> when
         self.attempts: dict[str, Counter[Cause]] = {}       # of this run, that came to nothing
         self.order = {stage.key: index for index, stage in enumerate(self.matrix.stages)}
-        self.started_at = self._now() if self.to_do else 0.0
         for key, num_open in self.open_needs.items():
             if num_open == 0:
                 self._is_ready(key)
@@ -76,10 +75,12 @@ class Run:
     def events(self) -> Iterator[Event]:
         """Run to the end, telling what happens; raises Cancelled where `is_cancelled` says so. Leave the loop, or
         interrupt it, at any point: then call `stop`."""
-        while any(self.ready.values()) or self.running or self.busy or self.waiting:
+        while not self._is_over():
             if self.is_cancelled():
                 raise Cancelled
             yield from self._start_ready()
+            if self._is_over():     # others have done or failed at all that was left
+                return
             answers = self.launcher.wait(0.25)
             for answer in answers:
                 yield from self._take(answer)
@@ -92,6 +93,9 @@ class Run:
         for answer in self.launcher.stop(grace_s):
             for _ in self._take(answer):
                 pass
+
+    def _is_over(self) -> bool:
+        return not (any(self.ready.values()) or self.running or self.busy or self.waiting)
 
     def _start_ready(self) -> Iterator[Event]:
         now = time.monotonic()
@@ -109,7 +113,7 @@ class Run:
                 self._is_finished(stage.key)
                 yield Event("done", stage)
                 continue
-            message = self._failed_elsewhere(folder)
+            message = done.failed_since(folder, self.launcher.settings.began_at)
             if message is not None:
                 self.failed[stage.key] = message
                 yield Event("failed", stage, 0.0, message)
@@ -162,18 +166,11 @@ class Run:
         heap = self.ready.setdefault(self.to_do[key].kind, [])
         heapq.heappush(heap, (-self.matrix.urgency[key], self.order[key], key))
 
-    def _now(self) -> float:
-        """By the clock that stamps the stages' files: other hosts' clocks differ."""
-        self.folders.runs.mkdir(parents=True, exist_ok=True)
-        return lease.file_system_time(self.folders.runs / ".clock")
 
-    def _failed_elsewhere(self, folder: Path) -> str | None:
-        """What another run's attempt at this stage came to, where that ended after this run began."""
-        try:
-            recent = (folder / done.ERROR_FILE).stat().st_mtime > self.started_at     # of one tick: it is from before
-        except OSError:
-            return None
-        return done.error_line(folder) if recent else None
+def begin(folders: Folders) -> float:
+    """The time at which a run begins, by the clock that stamps the stages' files: other hosts' clocks differ."""
+    folders.runs.mkdir(parents=True, exist_ok=True)
+    return lease.file_system_time(folders.runs / ".clock")
 
 
 def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:

@@ -33,13 +33,16 @@ class LauncherSettings:
     jobs_per_gpu: int = 1                               # stages that share a GPU
     options: Mapping[str, str] = field(default_factory=dict)    # what only one launcher knows: ray's address, Slurm's partition
     gpus_per_stage: int = 1                             # of each pretraining, with a process for each GPU
+    began_at: float | None = None                       # of the run, by the file system's clock: what another run has tried and
+                                                        # failed at since is not tried again. None: everything is
 
     def worker_command(self, device: str, num_threads: int) -> list[str]:
         """What starts a warm worker on a machine that sees the same folders under the same paths."""
         return [sys.executable, "-m", "harness.worker", "--serve", "--data-dir", str(self.folders.data),
                 "--raw-dir", str(self.folders.raw), "--threads", str(num_threads), "--device", device,
                 "--stages-package", self.stages_package, "--checkpoint-minutes", str(self.checkpoint_minutes),
-                "--trace", str(self.trace_steps), "--processes", str(self.gpus_per_stage)]
+                "--trace", str(self.trace_steps), "--processes", str(self.gpus_per_stage),
+                *(["--began-at", repr(self.began_at)] if self.began_at is not None else [])]
 
     def refuse_unknown_options(self, launcher: str, known: Sequence[str]) -> None:
         """Raises UserError for an option that this launcher does not have: a setting without effect is a mistake."""
@@ -67,6 +70,8 @@ class Finished:
 
 class Launcher(Protocol):
     """A context manager: leaving it ends every worker, gently first, and leaves no process behind."""
+
+    settings: LauncherSettings
 
     @property
     def num_slots(self) -> int:

@@ -104,6 +104,8 @@ def _may_begin(folder: Path, held: lease.Lease | None, options: argparse.Namespa
         return "busy"
     if done.is_done(folder.parent.name, folder, options.data_dir):     # another may have done it meanwhile
         return "done"
+    if done.failed_since(folder, options.began_at) is not None:         # or have failed at it: whoever started us looks again
+        return "busy"
     (folder / done.ERROR_FILE).unlink(missing_ok=True)
     return "ready"
 
@@ -319,6 +321,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trace", type=int, default=os.environ.get("HARNESS_TRACE", "0"), metavar="N",
                         help="trace N steps of each pretraining into its folder, for ui.perfetto.dev")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:0")
+    parser.add_argument("--began-at", type=float, metavar="SECONDS",
+                        help="a failure that is later, by the file system's clock, is another run's: it is not tried again")
     parser.add_argument("--retried", action="store_true", help="whoever started this tries again what is worth it")
     parser.add_argument("--stages-package", default="harness.stages", help="the package whose modules run the stages")
     options = parser.parse_args()

@@ -50,7 +50,7 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
 
     from harness import cancel, console, display, matrix, recipe
     from harness.commands.report import write_report
-    from harness.executor import Cancelled, Run
+    from harness.executor import Cancelled, Run, begin
     from harness.launcher import LauncherSettings
     from writers import names
     from writers.errors import UserError
@@ -60,7 +60,7 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
     _refuse_without_images(plan, folders)
     settings = LauncherSettings(folders, jobs, device, stages_package, checkpoint_minutes,  # type: ignore[arg-type]
                                 trace_steps, num_threads, jobs_per_gpu, _options(launcher, address, slurm),
-                                gpus_per_stage)
+                                gpus_per_stage, begin(folders))
     if gpus_per_stage > 1 and launcher != "local":
         raise UserError(f"--gpus-per-stage has no effect with --launcher {launcher}.", "Use --launcher local on a machine with "
                         "those GPUs, or start torchrun -m harness.worker STAGE_DIR yourself.")

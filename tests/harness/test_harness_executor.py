@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness import done, lock, result
-from harness.executor import Run, unfinished
+from harness.executor import Run, begin, prepare, unfinished
 from harness.folders import Folders
 from harness.launcher import LauncherSettings
 from harness.launchers import local
@@ -205,6 +205,23 @@ def test_two_runs_at_once_run_each_stage_once(folders, make, journal, tmp_path):
     assert sorted(journal()) == sorted(stage.config["name"] for stage in (*stages, broken, last))
 
 
+def test_what_another_run_has_just_failed_at_is_not_tried_again(folders, make, journal):
+    """Also where that failed between our look at the folder and our worker's start."""
+    stage = make("failed")
+    folder = stage.folder(folders.runs)
+    began_at = begin(folders)
+    prepare(stage, folder)
+    while done.failed_since(folder, began_at) is None:      # file systems' clocks tick every few milliseconds
+        (folder / "error.txt").write_text("the other run's words")
+    line = [sys.executable, "-m", "harness.worker", str(folder), "--data-dir", str(folders.data),
+            "--stages-package", "fake_stages", "--began-at", repr(began_at)]
+    assert subprocess.run(line).returncode == 75 and journal() == []
+    with local.open(LauncherSettings(folders, 1, "cpu", "fake_stages", began_at=began_at)) as launcher:
+        run = Run(matrix_of(stage), folders, launcher, SOON)
+        assert [event.what for event in run.events()] == ["failed"] and list(run.failed.values()) == ["the other run's words"]
+    assert not execute(matrix_of(stage), folders).failed, "a run that begins later tries"
+
+
 def test_ctrl_c_lets_stages_save_and_the_next_run_goes_on(folders, make, tmp_path):
     stages = [make(f"sleeper{index}", sleep_s=3) for index in range(2)]
     script = write_script(tmp_path, folders, stages)
@@ -317,7 +334,7 @@ import json, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from test_harness_executor import execute, matrix_of
-from harness.executor import Run
+from harness.executor import Run, begin
 from harness.folders import Folders
 from harness.launcher import LauncherSettings
 from harness.launchers import local
@@ -327,7 +344,8 @@ for told in json.loads(Path({file!r}).read_text()):
     needs = {{role: stages[need["key"]] for role, need in told["needs"].items()}}
     stages[told["key"]] = Stage(told["kind"], told["config"], needs, told["axes"], told["name"])
 folders = Folders(*map(Path, {folders!r}))
-with local.open(LauncherSettings(folders, int(sys.argv[1]), "cpu", "fake_stages")) as launcher:
+settings = LauncherSettings(folders, int(sys.argv[1]), "cpu", "fake_stages", began_at=begin(folders))
+with local.open(settings) as launcher:
     run = Run(matrix_of(*stages.values()), folders, launcher)
     try:
         for _ in run.events():

@@ -7,14 +7,13 @@ outcome are left out of its config, so that a change in the recipe touches only 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from typing import Any
 
 from harness.attack_settings import AttackSettings
+from harness.matrix_transfers import Transfers
 from harness.settings import DataSettings, EvaluateSettings, Recipe
 from harness.stage import Stage
-from harness.train_settings import PretrainSettings, ScheduleSettings
-from harness.transfer_settings import TransferSettings
+from harness.train_settings import PretrainSettings
 from writers.encode import Encoding
 from writers.subset import SubsetSpec
 
@@ -96,8 +95,7 @@ def _stages(recipe: Recipe) -> Iterable[Stage]:
     pretrained = _PretrainConfigs(recipe)
     common = {f"common_{index}": data for index, data in enumerate(sources.values())}
     evaluate = {eps: _evaluate_config(recipe, eps) for eps in recipe.eps}
-    transfers = [(target, data, method, {"method": method, "metric": _metric(target), "settings": _effective(settings)})
-                 for target, data in targets for method, settings in recipe.methods.items()]
+    transfers = Transfers(recipe, targets)
     several_archs = len(recipe.archs) > 1
     for subset in recipe.subsets:
         data = sources[subset.name]
@@ -114,10 +112,7 @@ def _stages(recipe: Recipe) -> Iterable[Stage]:
                     yield model
                     yield Stage("evaluate", evaluate[eps], {"model": model, "data": data, **common}, axes,
                                 f"evaluate/{short}")
-                    for target, target_data, method, transfer in transfers:
-                        yield Stage("transfer", {**transfer, "seed": seed}, {"model": model, "data": target_data},
-                                    {**axes, "target": target.label, "method": method},
-                                    f"transfer/{target.label}/{method}/{short}")
+                    yield from transfers.of(model, seed=seed, short=short)
 
 
 def _write(data: DataSettings, encoding: Encoding, subset: SubsetSpec | None, needs: dict[str, Stage],
@@ -175,22 +170,9 @@ def _view(settings: PretrainSettings) -> JSON:
     return {"resolution": settings.eval_resolution or settings.resolution, "eval_crop": settings.eval_crop}
 
 
-def _effective(settings: PretrainSettings | TransferSettings | EvaluateSettings) -> JSON:
+def _effective(settings: PretrainSettings | EvaluateSettings) -> JSON:
     """The settings without those that have no effect beside the others; reads back into an equal model."""
     dump = settings.model_dump(mode="json")
-    if not isinstance(settings, EvaluateSettings):
-        dump["optimizer"] = _effective_schedule(settings.optimizer)
-    if isinstance(settings, TransferSettings):
-        del dump["optimizer"]["lr"]     # its `lrs` decide
+    if isinstance(settings, PretrainSettings):
+        dump["optimizer"] = settings.optimizer.effective()
     return dump
-
-
-def _effective_schedule(schedule: ScheduleSettings) -> JSON:
-    dump = schedule.model_dump(mode="json")
-    if schedule.schedule != "step":
-        del dump["step_epochs"], dump["step_factor"]
-    return dump
-
-
-def _metric(target: DataSettings) -> str:
-    return target.metric or str(import_module(f"writers.datasets.{target.dataset}").SPEC.metric)

@@ -1,6 +1,6 @@
 """What a recipe may say of training: schedules, pretraining, and what fine-tuning shares with it. Imports no torch."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,13 @@ class ScheduleSettings(Settings):
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum > 0")
         return self
+
+    def effective(self) -> dict[str, Any]:
+        """As JSON, without what has no effect beside the rest."""
+        dump = self.model_dump(mode="json")
+        if self.schedule != "step":
+            del dump["step_epochs"], dump["step_factor"]
+        return dump
 
 
 class TrainSettings(Settings):

@@ -30,14 +30,17 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, form
 def write_report(matrix: "Matrix", folders: Folders, formats: tuple[str, ...] = ("html", "csv"),
                  out: Path | None = None) -> Path:
     """Returns the page's path. Shared results were perhaps named by another recipe: here they get this one's names."""
-    from harness import result
+    from harness import done, result
     from harness.report import page
 
-    results, unfinished = [], []
+    results, unfinished, failed = [], [], {}
     for stage in matrix.stages:
         found = result.load(stage.folder(folders.runs))
         if found is None:
             unfinished.append(stage.name)
+            if reason := done.error_line(stage.folder(folders.runs)):
+                failed[stage.name] = reason
         else:
             results.append(found.model_copy(update={"axes": stage.axes, "name": stage.name}))
-    return page.write(matrix.recipe, results, unfinished, out or folders.runs / "reports" / matrix.recipe.name, formats)
+    return page.write(matrix.recipe, results, unfinished, out or folders.runs / "reports" / matrix.recipe.name, formats,
+                      failed)

@@ -4,7 +4,7 @@ The same results give the same bytes. What has not run yet is said, and stops no
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import jinja2
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
-from harness.report import answer, figures, rows, run_tables, tables
+from harness.report import answer, figures, rows, run_rows, run_tables, tables
+from harness.report.collection import Collection
 from harness.report.effects import DifferenceRow, Effect, effects
 from harness.report.table import escape_markdown, to_csv, to_markdown
 from harness.result import Result, write_atomically
@@ -28,32 +29,32 @@ class Report:
     """Everything a report says, before it takes a form."""
 
     recipe: Recipe
-    unfinished: tuple[str, ...]
+    unfinished: list[run_rows.UnfinishedRow]
     accuracy: list[rows.AccuracyRow]
     transfer: list[rows.TransferRow]
     grid: list[rows.GridRow]
     classes: list[rows.ClassRow]
     subsets_written: list[str]
-    timing: list[rows.TimingRow]
-    betons: list[rows.BetonRow]
-    stages: list[rows.StageRow]
-    environment: list[rows.EnvironmentRow]
+    timing: list[run_rows.TimingRow]
+    betons: list[run_rows.BetonRow]
+    stages: list[run_rows.StageRow]
+    environment: list[run_rows.EnvironmentRow]
     effects: list[Effect]
     sentences: list[str]
     caveats: list[str]
 
 
 def write(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str], out: Path,
-          formats: Sequence[str] = ("html", "csv")) -> Path:
+          formats: Sequence[str] = ("html", "csv"), failed: Mapping[str, str] | None = None) -> Path:
     """Write the report into the folder `out` and return the file to open first.
 
     `html` makes index.html, `md` report.md, `csv` one file for each kind of row. `unfinished` names the stages that
-    have no result. Raises UserError for an unknown format, and where `out` cannot be written.
+    have no result, `failed` says of some of them why. Raises UserError for an unknown format and an unwritable `out`.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise UserError(f"A report has no format '{', '.join(unknown)}'.", f"Known: {', '.join(FORMATS)}.")
-    report = collect(recipe, results, unfinished)
+    report = collect(recipe, results, unfinished, failed or {})
     files: dict[str, str] = {}
     if "html" in formats:
         files["index.html"] = to_html(report)
@@ -70,16 +71,16 @@ def write(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str], 
     return out / next(iter(files))
 
 
-def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str]) -> Report:
+def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str], failed: Mapping[str, str]) -> Report:
     """The rows and sentences of a report. A result that is given twice counts once."""
-    results = list({result.key: result for result in results}.values())
-    accuracy, transfer = rows.accuracy_rows(recipe, results), rows.transfer_rows(recipe, results)
+    found = Collection(recipe, results)
+    accuracy, transfer = rows.accuracy_rows(found), rows.transfer_rows(found)
     differences = effects(accuracy, transfer)
-    return Report(recipe=recipe, unfinished=tuple(sorted(unfinished)), accuracy=accuracy, transfer=transfer,
-                  grid=rows.grid_rows(recipe, results), classes=rows.class_rows(recipe, results),
-                  subsets_written=list(rows.kept_classes(recipe, results)), timing=rows.timing_rows(recipe, results),
-                  betons=rows.beton_rows(recipe, results), stages=rows.stage_rows(recipe, results),
-                  environment=rows.environment_rows(results), effects=differences,
+    return Report(recipe=recipe, unfinished=[run_rows.UnfinishedRow(name, failed.get(name, "")) for name in sorted(unfinished)],
+                  accuracy=accuracy, transfer=transfer, grid=rows.grid_rows(found), classes=rows.class_rows(found),
+                  subsets_written=list(found.kept_classes), timing=run_rows.timing_rows(found),
+                  betons=run_rows.beton_rows(found), stages=run_rows.stage_rows(found),
+                  environment=run_rows.environment_rows(found), effects=differences,
                   sentences=answer.answers(accuracy, transfer, differences),
                   caveats=answer.caveats(accuracy, transfer))
 
@@ -102,7 +103,8 @@ def to_report_markdown(report: Report) -> str:
     parts = [f"# {escape_markdown(words['title'])}"]
     parts += [escape_markdown(sentence) for sentence in (*report.sentences, *report.caveats)]
     if report.unfinished:
-        names = "\n".join(f"- {escape_markdown(name)}" for name in report.unfinished)
+        names = "\n".join(f"- {escape_markdown(f'{row.stage}: failed: {row.reason}' if row.reason else row.stage)}"
+                          for row in report.unfinished)
         parts.append(f"{len(report.unfinished)} of {words['num_stages']} stages have no result yet:\n\n{names}")
     sections = {"Differences": [words["effects"]], "Accuracy on the source classes": words["accuracy"],
                 "Transfer": [words["transfer"]], "Classes left out": [words["classes"]], "Timing": words["timing"],
@@ -122,11 +124,11 @@ def to_csv_files(report: Report) -> dict[str, str]:
             "transfer_grid.csv": to_csv(rows.GridRow, report.grid),
             "differences.csv": to_csv(DifferenceRow, [DifferenceRow.of(effect) for effect in report.effects]),
             "classes.csv": to_csv(rows.ClassRow, report.classes),
-            "timing.csv": to_csv(rows.TimingRow, report.timing),
-            "betons.csv": to_csv(rows.BetonRow, report.betons),
-            "stages.csv": to_csv(rows.StageRow, report.stages),
-            "environment.csv": to_csv(rows.EnvironmentRow, report.environment),
-            "unfinished.csv": to_csv(rows.UnfinishedRow, [rows.UnfinishedRow(name) for name in report.unfinished])}
+            "timing.csv": to_csv(run_rows.TimingRow, report.timing),
+            "betons.csv": to_csv(run_rows.BetonRow, report.betons),
+            "stages.csv": to_csv(run_rows.StageRow, report.stages),
+            "environment.csv": to_csv(run_rows.EnvironmentRow, report.environment),
+            "unfinished.csv": to_csv(run_rows.UnfinishedRow, report.unfinished)}
 
 
 def _words(report: Report) -> dict[str, Any]:

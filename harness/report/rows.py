@@ -1,18 +1,22 @@
 """Results to rows: one flat record per measured thing, in the recipe's order. What is not there makes no row.
 
-Every table, figure and CSV file of the report is made from these rows. Accuracies are fractions.
+Every table, figure and CSV file about models is made from these rows (`run_rows` has those about the runs). Accuracies are
+fractions.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from harness.report.collection import Collection
 from harness.result import Result
-from harness.settings import Recipe
 
 VIEWS = ("common_unmasked", "common_masked", "own")
 ATTACKS = ("clean", "adversarial")
-SPANS = ("data_wait", "copy", "attack", "forward", "backward", "optimizer")
+
+
+Source = tuple[str, str, str, str, float]       # model, arch, subset, variant, eps: a model apart from its seed
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class AccuracyRow:
     top5: float
     mean_per_class: float
     key: str
+    variant: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,30 @@ class TransferRow:
     top1: float
     top5: float
     mean_per_class: float | None    # None where an image has many labels
-    lr: float
+    lr: float | None            # None: the method has none
     num_configs: int
     num_diverged: int           # of these, how many gave no number
     selected_on: str
     selected_score: float       # the target's metric on the split that chose
     key: str
     map11: float | None = None  # of many labels an image
+    variant: str = ""           # of pretraining
+    model: str = ""             # of a model that was adopted, in place of arch, subset, variant and eps
+    kind: str = ""              # the method by its file, where `method` is a name that the recipe gave
+    per_class: int | None = None    # training images of each class of the target; None: all
+    steps: int | None = None        # None: as many as the method's epochs make
+    num_source_images: int | None = None
+    source_accuracy: float | None = None    # top-1 on the source classes that all models share
+    chosen: Mapping[str, Any] = field(default_factory=dict)     # of every axis of the grid
+
+    @property
+    def source(self) -> Source:
+        return self.model, self.arch, self.subset, self.variant, self.eps
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """How much the target gave: images a class and steps; everything is more than any number."""
+        return self.per_class or math.inf, self.steps or math.inf
 
     @property
     def score(self) -> float:
@@ -78,11 +101,39 @@ class GridRow:
     subset: str
     eps: float
     seed: int
-    lr: float
+    lr: float | None
     val_top1: float | None          # None: it diverged
     val_mean_per_class: float | None
     chosen: bool
     val_map11: float | None = None
+    val_score: float | None = None  # by the target's own metric
+    variant: str = ""
+    model: str = ""
+    per_class: int | None = None
+    steps: int | None = None
+    setting: Mapping[str, Any] = field(default_factory=dict)    # axis of the grid -> value
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One cheap score of one model for one target; higher is better."""
+
+    arch: str
+    target: str
+    name: str
+    value: float
+    subset: str
+    eps: float
+    seed: int
+    num_images: int | None
+    source_accuracy: float | None
+    key: str
+    variant: str = ""
+    model: str = ""
+
+    @property
+    def source(self) -> Source:
+        return self.model, self.arch, self.subset, self.variant, self.eps
 
 
 @dataclass(frozen=True)
@@ -96,76 +147,10 @@ class ClassRow:
     removed_by: tuple[str, ...]     # names of the subsets without it, in the recipe's order
 
 
-@dataclass(frozen=True)
-class TimingRow:
-    """Where one training run's time went. Spans are means over its steps."""
-
-    kind: str
-    name: str
-    data_wait_ms: float
-    copy_ms: float
-    attack_ms: float
-    forward_ms: float
-    backward_ms: float
-    optimizer_ms: float
-    num_steps: int | None
-    train_s: float | None
-    eval_s: float | None
-    checkpoint_s: float | None
-    startup_s: float | None
-    img_per_s: float | None
-    replay_img_per_s: float | None
-    gpu_fed: float | None
-    data_wait_fraction: float | None
-    verdict: str
-    key: str
-
-    @property
-    def spans_ms(self) -> tuple[float, ...]:
-        """In the order of SPANS."""
-        return self.data_wait_ms, self.copy_ms, self.attack_ms, self.forward_ms, self.backward_ms, self.optimizer_ms
-
-
-@dataclass(frozen=True)
-class BetonRow:
-    dataset: str
-    subset: str
-    split: str
-    num_classes: int
-    num_images: int
-    size_bytes: int
-    sha256: str
-    path: str
-
-
-@dataclass(frozen=True)
-class StageRow:
-    kind: str
-    name: str
-    key: str
-    started_at: str
-    wall_s: float
-
-
-@dataclass(frozen=True)
-class EnvironmentRow:
-    """One fact about the machine or its software, and in how many of the stages it held."""
-
-    name: str
-    value: str
-    num_stages: int
-
-
-@dataclass(frozen=True)
-class UnfinishedRow:
-    stage: str
-
-
-def accuracy_rows(recipe: Recipe, results: Sequence[Result]) -> list[AccuracyRow]:
-    by_key = {result.key: result for result in results}
+def accuracy_rows(found: Collection) -> list[AccuracyRow]:
     rows = []
-    for result in _of_kind(recipe, results, "evaluate"):
-        num_classes = _num_classes_of_model(result, by_key)
+    for result in found.of("evaluate"):
+        num_classes = _of_model(found, result)["num_classes"]
         num_common = result.metrics["num_common_classes"]
         for attack in ATTACKS:
             scores_by_view = result.metrics.get(attack) or {}
@@ -173,136 +158,88 @@ def accuracy_rows(recipe: Recipe, results: Sequence[Result]) -> list[AccuracyRow
             for view in VIEWS:
                 if scores := scores_by_view.get(view):
                     num_answers = num_common if view == "common_masked" else num_classes
-                    rows.append(AccuracyRow(**_model_axes(result), num_classes=num_classes, view=view, attack=attack,
-                                            attack_eps=attack_eps, num_answers=num_answers, **_scores(scores),
-                                            key=result.key))
+                    rows.append(AccuracyRow(
+                        **_model_axes(result), num_classes=num_classes, view=view, attack=attack, attack_eps=attack_eps,
+                        num_answers=num_answers, key=result.key,
+                        **{name: scores[name] for name in ("num_images", "top1", "top5", "mean_per_class")}))
     return rows
 
 
-def transfer_rows(recipe: Recipe, results: Sequence[Result]) -> list[TransferRow]:
-    by_key = {result.key: result for result in results}
+def transfer_rows(found: Collection) -> list[TransferRow]:
     rows = []
-    for result in _of_kind(recipe, results, "transfer"):
+    for result in found.of("transfer"):
         metrics = result.metrics
         rows.append(TransferRow(
-            **_model_axes(result), target=result.axes["target"], method=result.axes["method"],
-            num_classes=_num_classes_of_model(result, by_key), metric=metrics["metric"],
-            num_answers=None if metrics["metric"] == "map11" else metrics.get("num_classes"), lr=metrics["lr"],
+            **_model_axes(result), **_of_model(found, result), target=result.axes["target"], method=result.axes["method"],
+            kind=result.config.get("method") or result.axes["method"], metric=metrics["metric"],
+            num_answers=None if metrics["metric"] == "map11" else metrics.get("num_classes"), lr=metrics.get("lr"),
+            per_class=result.axes.get("per_class"), steps=result.axes.get("steps"), chosen=_chosen(metrics),
             **{name: metrics["test"].get(name) for name in ("num_images", "top1", "top5", "mean_per_class", "map11")},
             num_configs=metrics["num_configs"], num_diverged=sum(tried["val"] is None for tried in metrics["grid"]),
-            selected_on=metrics["selected_on"],
-            selected_score=metrics["val"][metrics["metric"]], key=result.key))
+            selected_on=metrics["selected_on"], selected_score=metrics["val"][metrics["metric"]], key=result.key))
     return rows
 
 
-def grid_rows(recipe: Recipe, results: Sequence[Result]) -> list[GridRow]:
-    return [GridRow(**_model_axes(result), target=result.axes["target"], method=result.axes["method"], lr=tried["lr"],
-                    val_top1=tried["val"] and tried["val"]["top1"],
-                    val_mean_per_class=tried["val"] and tried["val"].get("mean_per_class"),
-                    val_map11=tried["val"] and tried["val"].get("map11"),
-                    chosen=tried["lr"] == result.metrics["lr"])
-            for result in _of_kind(recipe, results, "transfer") for tried in result.metrics["grid"]]
+def grid_rows(found: Collection) -> list[GridRow]:
+    rows = []
+    for result in found.of("transfer"):
+        chosen = _chosen(result.metrics)
+        for tried in result.metrics["grid"]:
+            setting = {axis: value for axis, value in tried.items() if axis != "val"}
+            val = tried["val"] or {}
+            rows.append(GridRow(
+                **_model_axes(result), target=result.axes["target"], method=result.axes["method"], lr=setting.get("lr"),
+                per_class=result.axes.get("per_class"), steps=result.axes.get("steps"), setting=setting,
+                val_top1=val.get("top1"), val_mean_per_class=val.get("mean_per_class"), val_map11=val.get("map11"),
+                val_score=val.get(result.metrics["metric"]), chosen=setting == {axis: chosen.get(axis) for axis in setting}))
+    return rows
 
 
-def class_rows(recipe: Recipe, results: Sequence[Result]) -> list[ClassRow]:
+def score_rows(found: Collection) -> list[ScoreRow]:
+    return [ScoreRow(**_model_axes(result), source_accuracy=_of_model(found, result)["source_accuracy"],
+                     target=result.axes["target"], name=name, value=value, num_images=result.metrics.get("num_images"),
+                     key=result.key)
+            for result in found.of("score") for name, value in result.metrics["scores"].items() if value is not None]
+
+
+def class_rows(found: Collection) -> list[ClassRow]:
     """Every source class that is known, hardest first where a ranking was made, else in label order."""
-    ranking = next(iter(_of_kind(recipe, results, "rank")), None)
-    kept = kept_classes(recipe, results)
+    ranking = next(iter(found.of("rank")), None)
     ranked, accuracy, num_images = (ranking.metrics[name] if ranking else {}
                                     for name in ("classes", "accuracy", "num_images"))
-    names = dict.fromkeys([*ranked, *(name for classes in kept.values() for name in classes)])
-    kept_sets = {subset: frozenset(classes) for subset, classes in kept.items()}
+    names = dict.fromkeys([*ranked, *(name for classes in found.kept_classes.values() for name in classes)])
+    kept_sets = {subset: frozenset(classes) for subset, classes in found.kept_classes.items()}
     return [ClassRow(rank=place if name in accuracy else None, name=name, accuracy=accuracy.get(name),
                      num_images=num_images.get(name),
                      removed_by=tuple(subset for subset, classes in kept_sets.items() if name not in classes))
             for place, name in enumerate(names, start=1)]
 
 
-def kept_classes(recipe: Recipe, results: Sequence[Result]) -> dict[str, tuple[str, ...]]:
-    """Class names of each source subset that has been written, in the recipe's order of subsets."""
-    by_key = {result.key: result for result in results if result.kind == "write"}
-    by_subset = {result.axes.get("subset"): tuple(result.metrics["classes"])
-                 for result in by_key.values() if result.axes.get("dataset") == recipe.source.label}
-    for model in results:       # a subset equal to another one shares its write stage, which bears the other's name
-        if model.kind == "pretrain" and "role" not in model.axes and model.needs.get("data") in by_key:
-            by_subset[model.axes["subset"]] = tuple(by_key[model.needs["data"]].metrics["classes"])
-    return {subset.name: by_subset[subset.name] for subset in recipe.subsets if subset.name in by_subset}
-
-
-def timing_rows(recipe: Recipe, results: Sequence[Result]) -> list[TimingRow]:
-    rows = []
-    for kind in ("pretrain", "transfer", "evaluate"):
-        for result in _of_kind(recipe, results, kind):
-            timing = result.timing
-            if per_step_ms := timing.get("per_step_ms"):
-                measured: dict[str, Any] = {f"{span}_ms": per_step_ms.get(span, 0.0) for span in SPANS}
-                measured |= {name: timing.get(name) for name in (
-                    "num_steps", "train_s", "eval_s", "checkpoint_s", "startup_s", "img_per_s", "replay_img_per_s",
-                    "gpu_fed", "data_wait_fraction")}
-                rows.append(TimingRow(kind=kind, name=result.name, **measured, verdict=timing.get("verdict", ""),
-                                      key=result.key))
-    return rows
-
-
-def beton_rows(recipe: Recipe, results: Sequence[Result]) -> list[BetonRow]:
-    return [BetonRow(dataset=str(result.axes.get("dataset", "")), subset=result.axes.get("subset") or "", split=split,
-                     num_classes=len(result.metrics["classes"]), num_images=file["num_samples"],
-                     size_bytes=file["bytes"], sha256=file["sha256"], path=file["path"])
-            for result in _of_kind(recipe, results, "write") for split, file in result.metrics["splits"].items()]
-
-
-def stage_rows(recipe: Recipe, results: Sequence[Result]) -> list[StageRow]:
-    kinds = dict.fromkeys(["write", "pretrain", "rank", "evaluate", "transfer", *sorted(result.kind for result in results)])
-    return [StageRow(kind=kind, name=result.name, key=result.key, started_at=result.started_at, wall_s=result.wall_s)
-            for kind in kinds for result in _of_kind(recipe, results, kind)]
-
-
-def environment_rows(results: Sequence[Result]) -> list[EnvironmentRow]:
-    """Every fact the stages recorded, with each value that it took; facts sorted by name, commonest value first."""
-    counts: dict[str, dict[str, int]] = {}
-    for result in results:
-        for name, value in _flatten(result.environment):
-            values = counts.setdefault(name, {})
-            values[value] = values.get(value, 0) + 1
-    return [EnvironmentRow(name, value, num_stages) for name in sorted(counts)
-            for value, num_stages in sorted(counts[name].items(), key=lambda item: (-item[1], item[0]))]
-
-
-def _of_kind(recipe: Recipe, results: Sequence[Result], kind: str) -> list[Result]:
-    """In the recipe's order, whatever the order in which stages finished."""
-    places = {"arch": recipe.archs, "target": [target.label for target in recipe.targets],
-              "method": list(recipe.methods), "subset": [subset.name for subset in recipe.subsets]}
-
-    def order(result: Result) -> tuple[Any, ...]:
-        axes = result.axes
-        place = [names.index(axes[axis]) if axes.get(axis) in names else len(names) for axis, names in places.items()]
-        return (*place, axes.get("eps") or 0.0, axes.get("seed") or 0, result.name, result.key)
-
-    return sorted((result for result in results if result.kind == kind), key=order)
+def at_full_size(rows: Iterable[TransferRow]) -> list[TransferRow]:
+    """Of each method the rows with the most images a class and the most steps: what curves end in, and all else speaks of."""
+    rows = list(rows)
+    largest: dict[tuple[str, str], tuple[float, float]] = {}
+    for row in rows:
+        place = row.method, row.target
+        largest[place] = max(largest.get(place, (0, 0)), row.size)
+    return [row for row in rows if row.size == largest[row.method, row.target]]
 
 
 def _model_axes(result: Result) -> dict[str, Any]:
-    return {axis: result.axes[axis] for axis in ("arch", "subset", "eps", "seed")}
+    """What tells a model from the others. Adopted ones have a name and none of the axes of training."""
+    axes = result.axes
+    return {"arch": axes.get("arch", ""), "subset": axes.get("subset", ""), "variant": axes.get("variant", ""),
+            "model": axes.get("model", ""), "eps": axes.get("eps") or 0.0, "seed": axes.get("seed") or 0}
 
 
-def _scores(scores: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: scores[name] for name in ("num_images", "top1", "top5", "mean_per_class")}
+def _of_model(found: Collection, result: Result) -> dict[str, Any]:
+    model = found.model(result)
+    if model is None:
+        return {"num_classes": None, "num_source_images": None, "source_accuracy": None}
+    return {"num_classes": model.metrics.get("num_classes"), "num_source_images": model.metrics.get("num_train_images"),
+            "source_accuracy": found.source_accuracy(model)}
 
 
-def _num_classes_of_model(result: Result, by_key: Mapping[str, Result]) -> int | None:
-    model = by_key.get(result.needs.get("model", ""))
-    return model.metrics["num_classes"] if model else None
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for name, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _flatten(item, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", ", ".join(map(str, item)) if isinstance(item, list | tuple) else _plain(item)
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return "none"
-    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+def _chosen(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Axis of the grid -> the value that val chose."""
+    return dict(metrics.get("chosen") or {"lr": metrics["lr"]})

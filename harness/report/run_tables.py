@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from harness.report.effects import MEASURES, Effect
-from harness.report.rows import SPANS, BetonRow, EnvironmentRow, StageRow, TimingRow
+from harness.report.run_rows import SPANS, BetonRow, EnvironmentRow, StageRow, TimingRow
 from harness.report.table import Cell, Column, Table
 
 TIMING_TITLES = {"pretrain": "Pretraining runs", "transfer": "Transfer runs", "evaluate": "Evaluations"}

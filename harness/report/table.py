@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,7 +88,7 @@ def escape_markdown(text: str) -> str:
 
 
 def to_csv(kind: type, rows: Sequence[Any]) -> str:
-    """Rows (dataclasses of type `kind`) under their field names; None is an empty cell, lists are joined by `;`.
+    """Rows (dataclasses of type `kind`) under their field names; None is an empty cell, lists become `x;y`, mappings `a=1;b=2`.
 
     Numbers are written in full, so that reading them back gives the same numbers.
     """
@@ -101,4 +101,6 @@ def to_csv(kind: type, rows: Sequence[Any]) -> str:
 
 
 def _csv_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return ";".join(f"{name}={item}" for name, item in value.items())
     return ";".join(map(str, value)) if isinstance(value, tuple) else value

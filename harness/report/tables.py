@@ -107,12 +107,12 @@ def _transfer_lines(recipe: Recipe, rows: Sequence[TransferRow], target: str, me
         first = mine[0]
         size = first.num_classes
         chance = 1 / first.num_answers if first.num_answers else None
-        lrs = list(dict.fromkeys(row.lr for row in mine))
+        lrs = list(dict.fromkeys(row.lr for row in mine if row.lr is not None))
         lines.append((
             Cell(target, sort=target), Cell(method, sort=method),
             Cell(subset_name, sort=_or_none(size), detail=_count(size)), Cell(f"{eps:g}", sort=eps), *cells,
             Cell(percent(chance, 1) if chance else "–", sort=chance),
-            Cell(", ".join(f"{lr:g}" for lr in lrs), sort=lrs[0]),
+            Cell(", ".join(f"{lr:g}" for lr in lrs), sort=lrs[0]) if lrs else _NONE,
             Cell(str(first.num_configs), sort=float(first.num_configs), below=_diverged(mine)),
             Cell(first.selected_on, sort=first.selected_on),
             Cell(f"{first.num_images:,}", sort=float(first.num_images))))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from report_fakes import make_recipe, make_results, replace_metrics
 
+from harness.report.collection import Collection
 from harness.report.figures import transfer_panels
 from harness.report.page import write
 from harness.report.rows import grid_rows, transfer_rows
@@ -32,7 +33,7 @@ def results_and_recipe():
 
 def test_tables_show_the_mean_average_precision():
     results, recipe = results_and_recipe()
-    rows = transfer_rows(recipe, results)
+    rows = transfer_rows(Collection(recipe, results))
     table = transfer_table(recipe, rows)
     column = [one.label for one in table.columns].index("11-point mAP")
     per_class = [one.label for one in table.columns].index("mean per class")
@@ -54,11 +55,11 @@ def test_the_files_hold_it(tmp_path: Path):
         lines = list(csv.DictReader(file))
     assert {line["target"]: bool(line["map11"]) for line in lines} == {"grocery": False, "voc": True}
     assert all(float(line["selected_score"]) == float(line["map11"]) for line in lines if line["target"] == "voc")
-    assert [row.val_map11 for row in grid_rows(recipe, results) if row.target == "voc"].count(None) == 12
+    assert [row.val_map11 for row in grid_rows(Collection(recipe, results)) if row.target == "voc"].count(None) == 12
     assert "11-point mAP" in (tmp_path / "index.html").read_text()
 
 
 def test_without_such_a_target_nothing_of_it_is_shown():
     recipe = make_recipe()
-    table = transfer_table(recipe, transfer_rows(recipe, make_results(recipe)))
+    table = transfer_table(recipe, transfer_rows(Collection(recipe, make_results(recipe))))
     assert "11-point mAP" not in [column.label for column in table.columns] and "there among" not in table.note

@@ -1,5 +1,6 @@
 """What a result was computed with: versions, hardware, and the flags that decide precision."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -13,10 +14,14 @@ PACKAGES = ("harness", "torch", "torchvision", "numpy", "numba", "ffcv", "pillow
 
 def describe(device: str, num_threads: int) -> dict[str, Any]:
     """A JSON object for `Result.environment`. Looks at torch only where the stage has imported it."""
+    return {**of_this_process(), "num_threads": num_threads, "device": device, **_torch_state(device)}
+
+
+@functools.cache
+def of_this_process() -> dict[str, Any]:
+    """Asked once: what a warm worker runs is the code that it has loaded, whatever becomes of the files."""
     return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
-            "packages": versions(), "git_revision": git_revision(),
-            "cpu": cpu_model(), "num_cores": num_cores(), "num_threads": num_threads,
-            "device": device, **_torch_state(device)}
+            "packages": versions(), "git_revision": git_revision(), "cpu": cpu_model(), "num_cores": num_cores()}
 
 
 def versions() -> dict[str, str | None]:

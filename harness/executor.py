@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from harness import done, lease, retry
+from harness import done, lease, provenance, retry
 from harness.folders import Folders
 from harness.launcher import Finished, Launcher
 from harness.matrix import Matrix
@@ -62,6 +62,8 @@ class Run:
         self.busy: dict[str, float] = {}                    # held by another process -> when to ask again
         self.waiting: dict[str, float] = {}                 # to be tried again -> when
         self.attempts: dict[str, Counter[Cause]] = {}       # of this run, that came to nothing
+        asked = self.matrix.recipe if self.to_do else None
+        self.recipe_file = provenance.keep_recipe(asked, self.folders.runs) if asked else ""
         self.order = {stage.key: index for index, stage in enumerate(self.matrix.stages)}
         for key, num_open in self.open_needs.items():
             if num_open == 0:
@@ -118,7 +120,7 @@ class Run:
                 self.failed[stage.key] = message
                 yield Event("failed", stage, 0.0, message)
                 continue
-            prepare(stage, folder)
+            prepare(stage, folder, self.recipe_file)
             self.running[stage.key] = (stage, time.monotonic())     # first, so that an interruption finds it
             self.launcher.start(folder)
             yield Event("started", stage)
@@ -187,6 +189,6 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
     return {stage.key: stage for stage in matrix.stages if stage.key in left}
 
 
-def prepare(stage: Stage, folder: Path) -> None:
+def prepare(stage: Stage, folder: Path, recipe_file: str = "") -> None:
     """Leave the stage's orders in its folder."""
-    write_json(folder / "stage.json", stage.describe())
+    write_json(folder / "stage.json", stage.describe() | {"recipe": recipe_file})

@@ -29,12 +29,16 @@ class Result(BaseModel):
     axes: dict[str, Any]            # subset, eps, seed, arch, target, method: those that apply
     config: dict[str, Any]          # the stage's resolved settings
     needs: dict[str, str]           # role -> key of the stage that filled it
+    inputs: dict[str, str] = {}     # role/file -> sha256 of what the needed stages left: betons, weights, features
+    outputs: dict[str, str] = {}    # file -> sha256 of what this one left for others
+    recipe: str = ""                # under $HARNESS_RUNS: the resolved text of the recipe that asked for it
     metrics: dict[str, Any]
     timing: dict[str, Any] = {}
     environment: dict[str, Any]
     retries: dict[str, int] = {}    # what made earlier attempts fail -> how often: lost, out_of_memory, preempted
     started_at: str                 # ISO 8601, UTC
-    wall_s: float
+    import_s: float = 0.0           # loading the stage's code: of the first stage of its kind in a worker
+    wall_s: float                   # the stage's own work: without imports, leases and writing this
 
 
 def save(result: Result, folder: Path) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from harness import disk, distributed, done, environment, lease, result, retry
+from harness import disk, distributed, done, environment, lease, provenance, result, retry
 from harness.distributed import ALONE, Ranks
 from harness.result import Result, write_atomically
 from harness.stage import StageContext, Stopped
@@ -183,23 +183,27 @@ def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable
     if ranks.world_size > 1 and told["kind"] not in SHARED_KINDS:
         raise UserError(f"A stage of kind {told['kind']} runs in one process; these are {ranks.world_size}.",
                         "Start it without torchrun.")
+    environment.of_this_process()       # now: the repository may change while the stage runs
     started_at, started = datetime.now(UTC), time.monotonic()
     device = ranks.device(options.device)
     module = importlib.import_module(f"{options.stages_package}.{told['kind']}")
     _prepare_torch(options)
+    import_s = time.monotonic() - started
     folders = {role: folder.parents[1] / need["kind"] / need["key"] for role, need in told["needs"].items()}
     context = StageContext(
         config=told["config"], folder=folder, needs={role: _needed(role, need) for role, need in folders.items()},
         need_folders=folders, data=options.data_dir, raw=options.raw_dir, num_threads=options.threads,
         device=device, stop_requested=stop_requested,
         checkpoint_every_s=60 * options.checkpoint_minutes, trace_steps=options.trace, ranks=ranks)
+    ran = time.monotonic()
     outcome = module.run(context)
+    wall_s = time.monotonic() - ran
     return Result(
         kind=told["kind"], key=told["key"], name=told["name"], axes=told["axes"], config=told["config"],
-        needs={role: need["key"] for role, need in told["needs"].items()}, metrics=outcome.metrics,
-        timing=outcome.timing, retries=retry.counts(folder),
-        environment=environment.describe(device, options.threads),
-        started_at=started_at.isoformat(timespec="seconds"), wall_s=time.monotonic() - started)
+        needs={role: need["key"] for role, need in told["needs"].items()}, inputs=provenance.inputs(context.needs),
+        outputs=provenance.outputs(folder, outcome.metrics), recipe=told.get("recipe", ""), metrics=outcome.metrics,
+        timing=outcome.timing, retries=retry.counts(folder), environment=environment.describe(device, options.threads),
+        started_at=started_at.isoformat(timespec="seconds"), import_s=import_s, wall_s=wall_s)
 
 
 def _needed(role: str, folder: Path) -> Result:

@@ -1,5 +1,6 @@
 """The whole of it on a few tiny images: a run that is interrupted, killed and continued ends with a quiet run's numbers."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -84,6 +85,18 @@ def test_a_run_that_was_interrupted_and_killed_ends_with_the_same_numbers(folder
     assert report == folder / "quiet" / "reports" / "small" / "index.html" and report.stat().st_size > 1000
     for kind in ("pretrain", "transfer"):
         assert all(stage.name.replace("/", " ") in err for stage in matrix.stages if stage.kind == kind)
+
+    for stage in matrix.stages:
+        record = result.load(stage.folder(folder / "quiet"))
+        again = expand(read(folder / "quiet" / record.recipe))
+        assert [one.key for one in again.stages] == [one.key for one in matrix.stages]
+        assert record.environment["git_revision"] or not (ROOT / ".git").exists()
+        for role, need in stage.needs.items():
+            left = {f"{role}/{file}": digest for file, digest in
+                    result.load(need.folder(folder / "quiet")).outputs.items()}
+            assert left.items() <= record.inputs.items() and (left or need.kind == "rank")
+        assert stage.kind != "pretrain" or record.outputs["model.pt"] == hashlib.sha256(
+            (stage.folder(folder / "quiet") / "model.pt").read_bytes()).hexdigest()
 
     for signal_, kind in ((signal.SIGINT, "pretrain"), (signal.SIGKILL, "transfer")):
         disturbed = start(folder, "disturbed", jobs=2)

@@ -1,0 +1,41 @@
+"""What ties a result to its recipe, to the files that it was computed from, and to those that it left for others."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.result import Result, write_atomically
+from harness.settings import Recipe
+
+OUTPUTS = ("*.pt", "*.npz", "*.safetensors")    # of a stage's folder: weights, features, predictions
+
+
+def keep_recipe(recipe: Recipe, runs: Path) -> str:
+    """Keep the recipe's resolved text, once for all that it asks for; returns the file, relative to `runs`.
+
+    All that `base`, presets and --set gave is in it, so that `harness run` reads it as the same recipe. Results name it and
+    do not hold it: with its class lists it can be ten times as long as they are.
+    """
+    text = (recipe.model_dump_json(exclude_unset=True, indent=1) + "\n").encode()
+    name = f"recipes/{recipe.name}-{hashlib.sha256(text).hexdigest()[:20]}.json"
+    if not (runs / name).exists():
+        write_atomically(runs / name, text)
+    return name
+
+
+def outputs(folder: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
+    """File -> sha256, of what a stage has left: its files, and the betons that its metrics name."""
+    betons = {split["path"]: split["sha256"] for split in metrics.get("splits", {}).values() if "sha256" in split}
+    files = sorted(path for pattern in OUTPUTS for path in folder.glob(pattern))
+    return betons | {path.name: _sha256(path) for path in files}
+
+
+def inputs(needs: Mapping[str, Result]) -> dict[str, str]:
+    """role/file -> sha256, of what the needed stages have left; they hashed it when they wrote it."""
+    return {f"{role}/{file}": digest for role, need in needs.items() for file, digest in need.outputs.items()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

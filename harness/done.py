@@ -14,13 +14,15 @@ def has_result(folder: Path) -> bool:
 
 
 def has_outputs(kind: str, folder: Path, data: Path) -> bool:
-    """Whether a stage with a result still has what others read: betons, in `data`, may be deleted to save disk."""
+    """Whether a stage with a result still has what others read: betons, in `data`, and features may be deleted to save disk."""
     if kind == "pretrain":
         return (folder / "model.pt").exists()
-    if kind != "write":
+    if kind not in ("write", "features"):
         return True
     try:
         splits = json.loads((folder / result.FILE_NAME).read_text())["metrics"]["splits"]
+        if kind == "features":
+            return all((folder / split["file"]).stat().st_size == split["bytes"] for split in splits.values())
         return all((data / split["path"]).stat().st_size == split["bytes"]
                    and (data / f"{split['path']}.json").exists() for split in splits.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

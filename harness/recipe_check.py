@@ -62,6 +62,7 @@ def _wrong_names(values: dict[str, Any]) -> list[tuple[Place, str]]:
     # Only the libraries know their own names, and torch is slow to import.
     asked += [(place, arch, "model", "harness.models") for place, arch in _items(values, "archs")
               if not str(arch).startswith(("torchvision/", "timm/"))]
+    asked += [(place, name, "score", "harness.scores") for place, name in _items(values, "scores")]
     methods = values.get("methods")
     if isinstance(methods, dict):
         asked += [(("methods", method), method, "method", "harness.methods") for method in methods]

@@ -6,9 +6,15 @@ The catalogue is `harness/scores/`. Each file there has `NEEDS` and
 
 with features [N, D] (float, from before the head), probs [N, C] (rows sum to 1: the source's own classes) and labels [N]
 (integers; whatever their values, they are renumbered). What a score does not look at may be None.
+
+A file may also have `variants(*, features, probs, labels, device) -> {name: value}`, the score first and then its variants,
+where several cost little more than one; and `details(*, features, labels) -> {"score": value, ...}`, where what the score was
+computed with is worth telling. `compute` runs any number of them.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -24,9 +30,60 @@ class Score(Protocol):
     score: Callable[..., float]
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What `compute` found. A score is in `scores` or in `failed`."""
+
+    scores: dict[str, float] = field(default_factory=dict)
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)        # name -> why
+    seconds: dict[str, float] = field(default_factory=dict)     # of each, with its variants
+    num_duplicates: int = 0     # images whose features equal an earlier one's: they flatter kNN
+
+
 def find(name: str) -> Score:
     """The score of that name. Raises UserError, with the near names, for an unknown one."""
     return cast(Score, names.find("harness.scores", name, "score"))
+
+
+def compute(asked: Sequence[str], *, features: Any, probs: Any, labels: Any, device: str = "cpu",
+            before: Callable[[int, str], None] = lambda number, name: None) -> Scores:
+    """The scores of these names, with their variants. One that cannot be computed is in `failed`; the others go on.
+
+    `before` is called before each, with its number and name. Raises UserError for an unknown name only.
+    """
+    from harness.scores.knn import duplicates
+
+    modules = {name: find(name) for name in asked}
+    found = Scores(num_duplicates=duplicates(features))
+    for number, (name, module) in enumerate(modules.items()):
+        before(number, name)
+        started = time.monotonic()
+        try:
+            values, details = _values(name, module, features=features, probs=probs, labels=labels, device=device)
+            for variant, value in values.items():
+                if np.isfinite(value):
+                    found.scores[variant] = float(value)
+                else:
+                    found.failed[variant] = f"gives {value}, which is no number to compare."
+            if details:
+                found.details[name] = details
+        except UserError as error:
+            found.failed[name] = " ".join(str(error).split())
+        except (ArithmeticError, ValueError, MemoryError, np.linalg.LinAlgError, ImportError) as error:
+            found.failed[name] = f"{type(error).__name__}: {error}"
+        found.seconds[name] = time.monotonic() - started
+    return found
+
+
+def _values(name: str, module: Score, *, features: Any, probs: Any, labels: Any,
+            device: str) -> tuple[dict[str, float], dict[str, Any]]:
+    if hasattr(module, "variants"):
+        return module.variants(features=features, probs=probs, labels=labels, device=device), {}
+    if hasattr(module, "details"):
+        details = dict(module.details(features=features, labels=labels))
+        return {name: details.pop("score")}, details
+    return {name: module.score(features=features, probs=probs, labels=labels)}, {}
 
 
 def checked_features(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:
@@ -50,7 +107,8 @@ def checked_probs(probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]
 
 def _matrix(what: str, values: Any, labels: Any) -> np.ndarray:
     if values is None:
-        raise UserError(f"This score needs {what}.")
+        raise UserError(f"This score needs {what}, and there are none." + (
+            " The model has no classes of its own." if what == "probs" else ""))
     matrix = np.asarray(values, np.float64)
     if matrix.ndim != 2 or len(matrix) != len(labels) or not len(matrix):
         raise UserError(f"{what} have the shape {matrix.shape} for {len(labels)} labels; "
@@ -62,6 +120,8 @@ def _matrix(what: str, values: Any, labels: Any) -> np.ndarray:
 
 def _renumbered(labels: Any) -> tuple[np.ndarray, int]:
     values = np.asarray(labels)
+    if values.ndim == 2:
+        raise UserError("An image has many labels here; this score is for one.")
     if values.ndim != 1 or not (np.issubdtype(values.dtype, np.integer) or values.dtype == bool):
         raise UserError(f"labels are {values.dtype} of the shape {values.shape}; they must be integers, [N].")
     present, renumbered = np.unique(values, return_inverse=True)

@@ -61,6 +61,15 @@ class EvaluateSettings(Settings):
     eps_of_clean: NotNegative | None = None     # also attack the clean model, at this eps; None: it is not attacked
 
 
+class FeatureSettings(Settings):
+    """How a frozen model is shown a target's images, for scores and for methods that work on its features."""
+
+    resolution: Count | None = None     # pixels a side; None: of evaluation in `pretrain`, or the model's own
+    eval_crop: Annotated[float, Field(gt=0, le=1)] | None = None    # centre crop: share of the shorter side; None: likewise
+    batch_size: Count = 128
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"   # bf16 keeps 3 digits: neighbours may change
+
+
 class Recipe(Settings):
     """The whole question: which sources, which subsets, which robustness, which targets, which methods."""
 
@@ -77,6 +86,8 @@ class Recipe(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     targets: tuple[DataSettings, ...] = ()
     methods: dict[str, TransferSettings] = Field(default_factory=dict)
+    scores: tuple[str, ...] | Literal["all"] = ()       # names in harness/scores: of every model for every target
+    features: FeatureSettings = FeatureSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -87,8 +98,8 @@ class Recipe(Settings):
         for axis, labels in (("subsets", [s.name for s in self.subsets]), ("targets", [t.label for t in self.targets])):
             if len(set(labels)) != len(labels):
                 raise ValueError(f"two of the {axis} have the same name: {labels}; give each its own `name:`")
-        if bool(self.targets) != bool(self.methods):
-            raise ValueError("targets and methods go together: one without the other has no effect")
+        if bool(self.targets) != bool(self.methods or self.scores):
+            raise ValueError("targets and methods go together, or targets and scores: one without the other has no effect")
         needs_reference = any(subset.needs_ranking == "reference" for subset in self.subsets)
         if needs_reference != (self.ranking is not None):
             raise ValueError("`ranking:` goes with a subset that says `by: reference`, and only with one")

@@ -29,3 +29,8 @@ def score(*, features: Any, probs: Any = None, labels: Any, shrunk: bool = False
 
     covariance, shrinkage = ledoit_wolf(matrix)
     return float((1 - shrinkage) * np.trace(np.linalg.solve(covariance, between)))
+
+
+def variants(*, features: Any, probs: Any = None, labels: Any, device: str = "cpu") -> dict[str, float]:
+    """`hscore` and `hscore_shrunk`."""
+    return {"hscore": score(features=features, labels=labels), "hscore_shrunk": score(features=features, labels=labels, shrunk=True)}

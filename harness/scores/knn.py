@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NEEDS = ("features",)
 CHUNK = 1024            # images whose distances to all others are in memory at once: [CHUNK, N] float32
+NEIGHBOURS = (1, 5, 20)
 SPARE = 16              # candidates beyond k: float32 may order nearly equal distances wrongly
 
 
@@ -26,9 +27,25 @@ def score(*, features: Any, probs: Any = None, labels: Any, k: int = 1, metric: 
     matrix, classes, num_classes = checked_features(features, labels)
     if not 1 <= k < len(matrix):
         raise UserError(f"k is {k}; it must be at least 1 and less than the {len(matrix)} images.")
-    neighbours = nearest(matrix, k, metric=metric, device=device)
-    votes = np.zeros((len(matrix), num_classes), np.int32)
-    np.add.at(votes, (np.arange(len(matrix))[:, None], classes[neighbours]), 1)
+    return _accuracy(nearest(matrix, k, metric=metric, device=device), classes, num_classes)
+
+
+def variants(*, features: Any, probs: Any = None, labels: Any, device: str = "cpu") -> dict[str, float]:
+    """`knn` (k = 1), `knn_k5` and `knn_k20` (where there are that many others), and `knn_cosine` (k = 1), by two searches."""
+    matrix, classes, num_classes = checked_features(features, labels)
+    if len(matrix) < 2:
+        raise UserError("There is one image: it has no neighbour.")
+    asked = [k for k in NEIGHBOURS if k < len(matrix)]
+    neighbours = nearest(matrix, max(asked), device=device)
+    found = {"knn" if k == 1 else f"knn_k{k}": _accuracy(neighbours[:, :k], classes, num_classes) for k in asked}
+    found["knn_cosine"] = _accuracy(nearest(matrix, 1, metric="cosine", device=device), classes, num_classes)
+    return found
+
+
+def _accuracy(neighbours: np.ndarray, classes: np.ndarray, num_classes: int) -> float:
+    """Of the majority among each row's neighbours [N, k]; of equal votes the lower label's."""
+    votes = np.zeros((len(classes), num_classes), np.int32)
+    np.add.at(votes, (np.arange(len(classes))[:, None], classes[neighbours]), 1)
     return float((votes.argmax(axis=1) == classes).mean())
 
 

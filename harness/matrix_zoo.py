@@ -1,0 +1,47 @@
+"""The part of the matrix that looks at frozen models: features of a target's images, and the scores that are made of them.
+
+Imports no torch.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from harness.settings import DataSettings, Recipe
+from harness.stage import Stage
+from writers import names
+
+ALL_SPLITS = ("train", "val", "test")
+
+
+class Scores:
+    """What a recipe scores of each model; nothing where it has no `scores`."""
+
+    def __init__(self, recipe: Recipe, targets: Sequence[tuple[DataSettings, Stage]]) -> None:
+        """targets: each with the stage that writes its data."""
+        self._recipe, self._targets = recipe, targets if recipe.scores else ()
+        self._asked = names.names("harness.scores") if recipe.scores == "all" else list(recipe.scores)
+
+    def of(self, model: Stage, *, short: str) -> Iterator[Stage]:
+        """The scores of one model for each target, and the features they need. short: what names of its stages end in."""
+        for target, data in self._targets:
+            seen = features(self._recipe, model, target, data, short=short)
+            yield seen
+            yield Stage("score", {"scores": self._asked}, {"features": seen}, seen.axes, f"score/{target.label}/{short}")
+
+
+def features(recipe: Recipe, model: Stage, target: DataSettings, data: Stage, *, short: str,
+             eval_crop: float | None = None) -> Stage:
+    """What `model` sees in the images of `target` (data: its write stage); one stage for all that look in the same way.
+
+    eval_crop: in place of the recipe's. All splits where a method works on features; for scores alone, train.
+    """
+    settings = recipe.features
+    view = {"resolution": settings.resolution or recipe.pretrain.eval_resolution or recipe.pretrain.resolution,
+            "eval_crop": eval_crop or settings.eval_crop or recipe.pretrain.eval_crop}
+    splits = list(ALL_SPLITS) if _works_on_features(recipe) else ["train"]
+    config = {**view, "batch_size": settings.batch_size, "precision": settings.precision, "splits": splits}
+    return Stage("features", config, {"model": model, "data": data}, {**model.axes, "target": target.label},
+                 f"features/{target.label}/{short}")
+
+
+def _works_on_features(recipe: Recipe) -> bool:
+    return "logreg" in recipe.methods

@@ -39,7 +39,7 @@ class Features:
         """Raises UserError where the file is missing or damaged."""
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                return cls(arrays["features"], arrays["probs"] if "probs" in arrays else None, arrays["labels"], arrays["ids"])
+                return cls(arrays["features"], arrays.get("probs"), arrays["labels"], arrays["ids"])
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise UserError(f"{file} is no whole file of features: {error}",
                             "Delete that stage's folder to have them extracted again.") from error

@@ -1,4 +1,4 @@
-"""Expands a recipe into its stages: write -> (reference -> rank) -> pretrain -> evaluate, transfer.
+"""Expands a recipe into its stages: write -> (reference -> rank) -> pretrain -> evaluate, transfer, features -> score.
 
 A pure function of the recipe: no disk, no torch. Equal stages merge by key, and settings that do not change a stage's
 outcome are left out of its config, so that a change in the recipe touches only the stages that it truly changes.
@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.attack_settings import AttackSettings
 from harness.matrix_transfers import Transfers
+from harness.matrix_zoo import Scores
 from harness.settings import DataSettings, EvaluateSettings, Recipe
 from harness.stage import Stage
 from harness.train_settings import PretrainSettings
@@ -95,7 +96,7 @@ def _stages(recipe: Recipe) -> Iterable[Stage]:
     pretrained = _PretrainConfigs(recipe)
     common = {f"common_{index}": data for index, data in enumerate(sources.values())}
     evaluate = {eps: _evaluate_config(recipe, eps) for eps in recipe.eps}
-    transfers = Transfers(recipe, targets)
+    transfers, scores = Transfers(recipe, targets), Scores(recipe, targets)
     several_archs = len(recipe.archs) > 1
     for subset in recipe.subsets:
         data = sources[subset.name]
@@ -113,6 +114,7 @@ def _stages(recipe: Recipe) -> Iterable[Stage]:
                     yield Stage("evaluate", evaluate[eps], {"model": model, "data": data, **common}, axes,
                                 f"evaluate/{short}")
                     yield from transfers.of(model, seed=seed, short=short)
+                    yield from scores.of(model, short=short)
 
 
 def _write(data: DataSettings, encoding: Encoding, subset: SubsetSpec | None, needs: dict[str, Stage],

@@ -33,4 +33,5 @@ def score(*, features: Any, probs: Any = None, labels: Any, shrunk: bool = False
 
 def variants(*, features: Any, probs: Any = None, labels: Any, device: str = "cpu") -> dict[str, float]:
     """`hscore` and `hscore_shrunk`."""
-    return {"hscore": score(features=features, labels=labels), "hscore_shrunk": score(features=features, labels=labels, shrunk=True)}
+    return {"hscore": score(features=features, labels=labels),
+            "hscore_shrunk": score(features=features, labels=labels, shrunk=True)}

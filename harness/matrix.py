@@ -12,6 +12,7 @@ from typing import Any
 from harness.attack_settings import AttackSettings
 from harness.matrix_transfers import Transfers
 from harness.matrix_zoo import Scores
+from harness.points import Points
 from harness.settings import DataSettings, EvaluateSettings, Recipe
 from harness.stage import Stage
 from harness.train_settings import PretrainSettings
@@ -55,7 +56,18 @@ def expand(recipe: Recipe) -> Matrix:
         # A reference model that equals one of the models is that model: its axes are what reports look for.
         if known is None or ("role" in known.axes and "role" not in stage.axes):
             stages[stage.key] = stage
-    return Matrix(recipe, tuple(stages.values()))
+    return Matrix(recipe, tuple(_of_use(list(stages.values()))))
+
+
+def _of_use(stages: list[Stage]) -> list[Stage]:
+    """Without data, rankings and features that only stages would need that the recipe leaves out."""
+    needed: set[str] = set()
+    kept = []
+    for stage in reversed(stages):
+        if stage.key in needed or not (stage.kind in ("write", "rank", "features") or "role" in stage.axes):
+            needed.update(need.key for need in stage.needs.values())
+            kept.append(stage)
+    return kept[::-1]
 
 
 def work(stage: Stage) -> float:
@@ -80,11 +92,13 @@ def _stages(recipe: Recipe) -> Iterable[Stage]:
         reference = _reference(recipe, all_data)
         ranking = _rank(recipe, reference, all_data)
         yield from (all_data, reference, ranking)
-    elif recipe.pretrain.length == "equal_steps":
-        yield all_data
+    yield all_data
 
+    points = Points(recipe)
+    models = list(points.models())
+    used = {axes["subset"] for axes in models}
     sources: dict[str, Stage] = {}
-    for subset in recipe.subsets:
+    for subset in (subset for subset in recipe.subsets if subset.name in used):
         needs = {"ranking": ranking} if subset.needs_ranking == "reference" and ranking else {}
         spec = None if subset.is_everything else subset
         sources[subset.name] = _write(recipe.source, encoding, spec, needs, ("train", "val"), subset.name)
@@ -93,28 +107,42 @@ def _stages(recipe: Recipe) -> Iterable[Stage]:
                for target in recipe.targets]
     yield from (data for _, data in targets)
 
-    pretrained = _PretrainConfigs(recipe)
     common = {f"common_{index}": data for index, data in enumerate(sources.values())}
-    evaluate = {eps: _evaluate_config(recipe, eps) for eps in recipe.eps}
-    transfers, scores = Transfers(recipe, targets), Scores(recipe, targets)
-    several_archs = len(recipe.archs) > 1
-    for subset in recipe.subsets:
-        data = sources[subset.name]
-        for arch in recipe.archs:
-            for eps in recipe.eps:
-                for seed in recipe.seeds:
-                    axes: JSON = {"subset": subset.name, "arch": arch, "eps": eps, "seed": seed}
-                    short = "/".join((subset.name, *([arch] if several_archs else []), f"eps{eps:g}", f"seed{seed}"))
-                    needs = {"data": data}
-                    config = pretrained.config(arch, eps, seed, equal_steps=data.key != all_data.key)
-                    if "length" in config["settings"]:
-                        needs["all_data"] = all_data
-                    model = Stage("pretrain", config, needs, axes, f"pretrain/{short}")
-                    yield model
-                    yield Stage("evaluate", evaluate[eps], {"model": model, "data": data, **common}, axes,
-                                f"evaluate/{short}")
-                    yield from transfers.of(model, seed=seed, short=short)
-                    yield from scores.of(model, short=short)
+    variants = {name: _Variant(recipe, settings, targets)
+                for name, settings in (recipe.variants or {"": recipe.pretrain}).items()}
+    several_archs = len({axes["arch"] for axes in models}) > 1
+    for axes in models:
+        data, variant = sources[axes["subset"]], variants[axes.get("variant", "")]
+        short = "/".join(map(str, (axes["subset"], *([axes["arch"]] if several_archs else []),
+                                   *([axes["variant"]] if recipe.variants else []),
+                                   f"eps{axes['eps']:g}", f"seed{axes['seed']}")))
+        needs = {"data": data}
+        config = variant.pretrain.config(axes["arch"], axes["eps"], axes["seed"], equal_steps=data.key != all_data.key)
+        if "length" in config["settings"]:
+            needs["all_data"] = all_data
+        model = Stage("pretrain", config, needs, axes, f"pretrain/{short}")
+        yield model
+        yield Stage("evaluate", variant.evaluate(axes["eps"]), {"model": model, "data": data, **common}, axes,
+                    f"evaluate/{short}")
+        for stage in (*variant.transfers.of(model, seed=axes["seed"], short=short), *variant.scores.of(model, short=short)):
+            if points.wants({**axes, **stage.axes}):
+                yield stage
+
+
+class _Variant:
+    """What is the same for all models that are trained in one way."""
+
+    def __init__(self, recipe: Recipe, settings: PretrainSettings, targets: list[tuple[DataSettings, Stage]]) -> None:
+        self._recipe = recipe.model_copy(update={"pretrain": settings})
+        self.pretrain = _PretrainConfigs(self._recipe)
+        self.transfers, self.scores = Transfers(self._recipe, targets), Scores(self._recipe, targets)
+        self._evaluate: dict[float, JSON] = {}
+
+    def evaluate(self, eps: float) -> JSON:
+        """The config of an evaluate stage."""
+        if eps not in self._evaluate:
+            self._evaluate[eps] = _evaluate_config(self._recipe, eps)
+        return self._evaluate[eps]
 
 
 def _write(data: DataSettings, encoding: Encoding, subset: SubsetSpec | None, needs: dict[str, Stage],

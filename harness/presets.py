@@ -40,10 +40,11 @@ def spelled_out(settings: Mapping[str, Any]) -> dict[str, Any]:
     name = str(settings["preset"])
     if name not in PRESETS:
         raise names.unknown("preset", name, sorted(PRESETS))
-    return _merged(PRESETS[name], own)
+    return merged(PRESETS[name], own)
 
 
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    both = {key: _merged(under[key], value) if isinstance(value, dict) and isinstance(under.get(key), dict) else value
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """One set of settings over another, mappings key by key."""
+    both = {key: merged(under[key], value) if isinstance(value, dict) and isinstance(under.get(key), dict) else value
             for key, value in over.items()}
     return {**under, **both}

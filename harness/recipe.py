@@ -1,4 +1,11 @@
-"""Reads a recipe: strict YAML 1.2, `base:` inheritance, `--set a.b=c`; every mistake named with its file and line."""
+"""Reads a recipe: strict YAML 1.2, `base:` inheritance, `scales:`, `--set a.b=c`; every mistake named with its file and line.
+
+    base: robust_l2                         # a recipe's name, or a path from here: what this file does not say
+    scales: {tiny: {pretrain: {epochs: 1}}} # other sizes of the same question; `scale: tiny` or --set scale=tiny chooses one
+
+What lies over what: the base, the file, the chosen scale, each --set. Mappings merge, all else is replaced, and null goes
+back to the default. A chosen scale becomes part of the recipe's name, so that results of the two do not mix in reports.
+"""
 
 import math
 from collections.abc import Sequence
@@ -41,7 +48,12 @@ def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     tree = _read_file(find(path_or_name))
     for override in overrides:
-        _override(tree, override)
+        if override.partition("=")[0].strip() == "scale":       # first of all: the others lie over what it says
+            _override(tree, override)
+    _scale(tree)
+    for override in overrides:
+        if override.partition("=")[0].strip() != "scale":
+            _override(tree, override)
     return check(tree.values, tree.origin)
 
 
@@ -76,13 +88,40 @@ def _read_file(path: Path, below: tuple[Path, ...] = ()) -> Tree:
         raise UserError(f"{origin}: base: must be the path of a recipe, not {base!r}.")
     base_path = path.parent / Path(base).expanduser()
     if not base_path.is_file():
-        raise UserError(f"{origin}: base: there is no file {base_path}.")
+        if base_path.suffix in (".yaml", ".yml"):
+            raise UserError(f"{origin}: base: there is no file {base_path}.")
+        try:
+            base_path = find(base)
+        except UserError as error:
+            raise UserError(f"{origin}: base: {error.message[:1].lower()}{error.message[1:]}", error.hint) from error
     under = _read_file(base_path, (*below, path.resolve()))
     under.values.pop("name", None)
     under.origins.pop(("name",), None)
     under.origins[()] = tree.origins[()]
     _merge(under, tree.values, tree.origins, ())
     return under
+
+
+def _scale(tree: Tree) -> None:
+    """Lay the chosen one of `scales` over the rest. Raises UserError, with the near names, for one that there is not."""
+    scales, scale = tree.values.pop("scales", {}), tree.values.get("scale")
+    origin = tree.origin(("scales",))
+    if not isinstance(scales, dict) or not all(isinstance(one, dict) for one in scales.values()):
+        raise UserError(f"{origin}: scales: must be a mapping of names to mappings of settings.")
+    for name, settings in scales.items():
+        if reserved := {"base", "scale", "scales"} & settings.keys():
+            raise UserError(f"{tree.origin(('scales', name))}: scales.{name}: {min(reserved)} is not for a scale to say.")
+    if scale is None:
+        return
+    if scale not in scales:
+        error = names.unknown("scale", str(scale), scales)
+        raise UserError(f"{tree.origin(('scale',))}: scale: {error.message[:1].lower()}{error.message[1:]}", error.hint)
+    name = tree.values.get("name")
+    prefix = ("scales", scale)
+    origins = {place[2:]: origin for place, origin in tree.origins.items() if place[:2] == prefix}
+    _merge(tree, scales[scale], origins, ())
+    if tree.values.get("name") == name and isinstance(name, str):
+        tree.values["name"] = f"{name}_{scale}"
 
 
 def _parse_file(path: Path) -> Tree:

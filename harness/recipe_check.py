@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from harness import presets
+from harness import points, presets
 from harness.settings import DataSettings, Recipe
 from writers import names
 from writers.errors import UserError
@@ -22,12 +22,8 @@ Origin = Callable[[Place], str]         # where a place of the recipe was writte
 def check(values: dict[str, Any], origin: Origin) -> Recipe:
     """The validated recipe. Raises UserError with a line for each mistake."""
     mistakes = [*_wrong_names(values), *_wrong_subsets(values)]
-    if isinstance(pretrain := values.get("pretrain"), dict):
-        try:
-            values = {**values, "pretrain": presets.spelled_out(pretrain)}
-        except UserError as error:
-            mistakes.append((("pretrain", "preset"), _first_lower(str(error).replace("\n", " "))))
-            values = {**values, "pretrain": presets.spelled_out({k: v for k, v in pretrain.items() if k != "preset"})}
+    values, wrong_presets = _spelled_out(values)
+    mistakes += wrong_presets
     recipe = None
     try:
         # By way of JSON, in strict mode: "16" is no number, 1 is no truth value, and a list may still become a tuple.
@@ -35,17 +31,43 @@ def check(values: dict[str, Any], origin: Origin) -> Recipe:
     except ValidationError as error:
         known = {place for place, _ in mistakes}
         details = [(_place(detail["loc"], values), detail) for detail in error.errors(include_url=False)]
+        known |= {("variants", variant, *place[1:]) for place, _ in details if place[:1] == ("pretrain",)
+                  for variant in values.get("variants", ())}        # what they inherit is wrong once
         mistakes += [(place, _explain(detail, place)) for place, detail in details if not _inside(place, known)]
     except UserError as error:          # from a validator of the writers that knows a better sentence
         if not mistakes:
             mistakes.append(((), str(error).replace("\n", " ")))
     if recipe is not None:
-        mistakes += _without_effect(recipe, origin)
+        mistakes += [*_without_effect(recipe, origin), *_wrong_points(recipe)]
     if recipe is not None and not mistakes:
         mistakes += _wrong_for_dataset(recipe)
     if mistakes or recipe is None:
         raise UserError("\n".join(dict.fromkeys(_line(place, what, origin) for place, what in mistakes)))
     return recipe
+
+
+def _spelled_out(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Place, str]]]:
+    """The values with presets and with all that each variant takes from `pretrain`; and which presets are wrong."""
+    mistakes: list[tuple[Place, str]] = []
+
+    def of(place: Place, settings: Any) -> Any:
+        try:
+            return presets.spelled_out(settings) if isinstance(settings, dict) else settings
+        except UserError as error:
+            mistakes.append(((*place, "preset"), _first_lower(str(error).replace("\n", " "))))
+            return None
+
+    if "pretrain" in values:
+        pretrain = of(("pretrain",), values["pretrain"])
+        values = {**values, "pretrain": {} if pretrain is None and mistakes else pretrain}
+    if isinstance(variants := values.get("variants"), dict):
+        pretrain = values.get("pretrain")
+        under = pretrain if isinstance(pretrain, dict) else {}
+        owns = {name: of(("variants", name), own) for name, own in variants.items()}
+        wrong = {place[1] for place, _ in mistakes if place[0] == "variants"}
+        values = {**values, "variants": {name: presets.merged(under, own) if isinstance(own, dict) else own
+                                         for name, own in owns.items() if name not in wrong}}
+    return values, mistakes
 
 
 def _line(place: Place, what: str, origin: Origin) -> str:
@@ -94,13 +116,29 @@ def _without_effect(recipe: Recipe, origin: Origin) -> list[tuple[Place, str]]:
     if origin(("eps",)).startswith("--set"):
         return []
     mistakes: list[tuple[Place, str]] = []
-    attacked = any(eps > 0 for eps in recipe.eps)
+    all_eps = {point["eps"] for point in points.Points(recipe).models()}
+    attacked = any(eps > 0 for eps in all_eps)
     if not attacked and "attack" in recipe.pretrain.model_fields_set:
         mistakes.append((("pretrain", "attack"), "has no effect: no `eps` is above 0."))
     if not attacked and recipe.evaluate.eps_of_clean is None and "attack" in recipe.evaluate.model_fields_set:
         mistakes.append((("evaluate", "attack"), "has no effect: no `eps` is above 0, and `eps_of_clean` is not set."))
-    if 0 not in recipe.eps and recipe.evaluate.eps_of_clean is not None:
+    if 0 not in all_eps and recipe.evaluate.eps_of_clean is not None:
         mistakes.append((("evaluate", "eps_of_clean"), "has no effect: `eps` has no 0, so no model is clean."))
+    return mistakes
+
+
+def _wrong_points(recipe: Recipe) -> list[tuple[Place, str]]:
+    """Entries of `exclude` and `include` that name what the recipe does not have, or that change nothing."""
+    mistakes: list[tuple[Place, str]] = []
+    for key in ("exclude", "include"):
+        for number, entry in enumerate(getattr(recipe, key)):
+            for axis, value, known in points.unknown_values(recipe, entry, added=key == "include"):
+                error = names.unknown(f"{axis} of this recipe", str(value), map(str, known))
+                mistakes.append(((key, number, axis), f"{_first_lower(error.message)} {error.hint}"))
+    if not mistakes:
+        exclude, include = points.Points(recipe).without_effect()
+        mistakes += [(("exclude", number), "has no effect: no point of the recipe is what it says.") for number in exclude]
+        mistakes += [(("include", number), "has no effect: the recipe has all of its points already.") for number in include]
     return mistakes
 
 

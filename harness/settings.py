@@ -4,7 +4,7 @@
 models here. Imports no torch, so that `plan`, `ls` and `--help` stay fast.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,6 +15,9 @@ from harness.transfer_settings import TransferSettings
 from writers import names
 from writers.encode import Encoding
 from writers.subset import SubsetSpec
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Names = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class DataSettings(Settings):
@@ -70,11 +73,38 @@ class FeatureSettings(Settings):
     precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"   # bf16 keeps 3 digits: neighbours may change
 
 
+class PointSettings(Settings):
+    """Points of the matrix, by some of its axes: a value, or a list of values. What is not named: all of the axis."""
+
+    subset: Names | None = None
+    arch: Names | None = None
+    variant: Names | None = None
+    eps: NotNegative | Annotated[tuple[NotNegative, ...], Field(min_length=1)] | None = None
+    seed: int | Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    model: Names | None = None
+    target: Names | None = None
+    method: Names | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.axes():
+            raise ValueError("say which points, such as {subset: in900, eps: 3}")
+        if self.model is not None and self.axes().keys() & {"subset", "arch", "variant", "eps", "seed"}:
+            raise ValueError("a model that exists already has none of the axes subset, arch, variant, eps and seed")
+        return self
+
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        """Axis -> the values that are named."""
+        named = ((axis, getattr(self, axis)) for axis in type(self).model_fields)
+        return {axis: value if isinstance(value, tuple) else (value,) for axis, value in named if value is not None}
+
+
 class Recipe(Settings):
     """The whole question: which sources, which subsets, which robustness, which targets, which methods."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
     question: str = ""
+    scale: str | None = None                # one of the recipe's `scales`, which then lie over the rest of it
     source: DataSettings
     encoding: Encoding = Encoding()
     ranking: RankingSettings | None = None
@@ -83,11 +113,14 @@ class Recipe(Settings):
     eps: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0.0,)
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     pretrain: PretrainSettings = PretrainSettings()
+    variants: dict[Name, PretrainSettings] = Field(default_factory=dict)    # an axis; recipes say what lies over `pretrain`
     evaluate: EvaluateSettings = EvaluateSettings()
     targets: tuple[DataSettings, ...] = ()
     methods: dict[str, TransferSettings] = Field(default_factory=dict)
     scores: tuple[str, ...] | Literal["all"] = ()       # names in harness/scores: of every model for every target
     features: FeatureSettings = FeatureSettings()
+    exclude: tuple[PointSettings, ...] = ()     # points of the axes to leave out (harness/points.py)
+    include: tuple[PointSettings, ...] = ()     # points outside their product
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -100,6 +133,10 @@ class Recipe(Settings):
                 raise ValueError(f"two of the {axis} have the same name: {labels}; give each its own `name:`")
         if bool(self.targets) != bool(self.methods or self.scores):
             raise ValueError("targets and methods go together, or targets and scores: one without the other has no effect")
+        seen: dict[str, str] = {}
+        for variant, settings in self.variants.items():
+            if (same := seen.setdefault(settings.model_dump_json(), variant)) != variant:
+                raise ValueError(f"the variants {same} and {variant} say the same; drop one of them")
         needs_reference = any(subset.needs_ranking == "reference" for subset in self.subsets)
         if needs_reference != (self.ranking is not None):
             raise ValueError("`ranking:` goes with a subset that says `by: reference`, and only with one")

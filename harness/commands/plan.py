@@ -117,6 +117,7 @@ def _print_tables(plan: "Matrix", states: dict[str, str], show_stages: bool) -> 
     recipe = plan.recipe
     terminal.print(f"[bold]{recipe.name}[/bold]  {recipe.question}")
     axes = {"subsets": [subset.name for subset in recipe.subsets], "archs": recipe.archs,
+            **({"variants": list(recipe.variants)} if recipe.variants else {}),
             "eps": [f"{eps:g}" for eps in recipe.eps], "seeds": recipe.seeds,
             "targets": [target.label for target in recipe.targets], "methods": list(recipe.methods)}
     for axis, values in axes.items():

@@ -199,7 +199,125 @@ def test_a_base_that_is_absent_or_circular(file: Path, tmp_path: Path):
     child = tmp_path / "child.yaml"
     child.write_text("name: child\nbase: nowhere.yaml\n")
     assert mistakes(child)[0].startswith("child.yaml:2: base: there is no file")
+    child.write_text("name: child\nbase: demu\n")
+    with pytest.raises(UserError, match=r"child.yaml:2: base: there is no recipe named 'demu'") as caught:
+        recipe.read(child)
+    assert caught.value.hint == "Did you mean demo?"
     child.write_text("name: child\nbase: child.yaml\n")
     assert "goes round in a circle" in mistakes(child)[0]
     child.write_text("name: child\nbase: [a]\n")
     assert mistakes(child) == ["child.yaml:2: base: must be the path of a recipe, not ['a']."]
+
+
+def test_a_base_by_its_name(file: Path, tmp_path: Path):
+    child = tmp_path / "child.yaml"
+    child.write_text("base: demo\nname: child\nseeds: [0, 1]\n")
+    found, demo = recipe.read(child), recipe.read("demo")
+    assert found == demo.model_copy(update={"name": "child", "seeds": (0, 1)})
+    (tmp_path / "demo.yaml").write_text(GOOD)
+    child.write_text("base: demo.yaml\nname: child\n")
+    assert recipe.read(child).subsets[0].name == "all" and len(recipe.read(child).subsets) == 1, "a path is from here"
+
+
+SCALES = GOOD + """\
+scales:
+  tiny: {pretrain: {epochs: 1, optimizer: null}, eps: [0], methods: {fixed: null, full: {epochs: 1}}}
+  wrong:
+    pretrain: {epoch: 1}
+"""
+
+
+def test_a_scale_lies_over_the_file_and_under_set(file: Path):
+    file.write_text(SCALES)
+    plain, tiny = recipe.read(file), recipe.read(file, ["scale=tiny"])
+    assert plain == recipe.read(edited(file, "name", "name")) and plain.scale is None
+    file.write_text(SCALES)
+    assert (tiny.pretrain.epochs, tiny.pretrain.optimizer.lr, tiny.eps, set(tiny.methods)) == (1, 0.5, (0.0,), {"full"})
+    assert (tiny.name, tiny.scale) == ("tiny_tiny", "tiny")
+    for order in (["scale=tiny", "pretrain.epochs=7"], ["pretrain.epochs=7", "scale=tiny"]):
+        assert recipe.read(file, order).pretrain.epochs == 7
+    assert recipe.read(file, ["scale=wrong", "scale=tiny"]) == tiny, "the last one counts"
+    file.write_text(SCALES + "scale: tiny\n")
+    assert recipe.read(file) == tiny and recipe.read(file, ["scale=null"]) == plain
+    file.write_text(SCALES.replace("tiny: {", "tiny: {name: small, "))
+    assert recipe.read(file, ["scale=tiny"]).name == "small"
+
+
+def test_scales_are_inherited(file: Path, tmp_path: Path):
+    file.write_text(SCALES)
+    child = tmp_path / "child.yaml"
+    child.write_text("base: tiny.yaml\nname: child\nscale: tiny\npretrain: {epochs: 9}\n"
+                     "scales: {tiny: {pretrain: {batch_size: 8}}}\n")
+    found = recipe.read(child)
+    assert (found.name, found.pretrain.epochs, found.pretrain.batch_size) == ("child_tiny", 1, 8)
+
+
+@pytest.mark.parametrize(("more", "override", "expected"), [
+    ("", "scale=tinny", "--set scale=tinny: scale: there is no scale named 'tinny'."),
+    ("scale: tinny\n", "eps=[0]", "tiny.yaml:18: scale: there is no scale named 'tinny'."),
+    ("", "scale=wrong", "tiny.yaml:17: pretrain.epoch: unknown key. Did you mean 'epochs'?"),
+    ("  other: [1]\n", "eps=[0]", "tiny.yaml:14: scales: must be a mapping of names to mappings of settings."),
+    ("  other: {base: demo}\n", "eps=[0]", "tiny.yaml:18: scales.other: base is not for a scale to say."),
+])
+def test_a_scale_that_is_wrong_is_named_where_it_is(file: Path, more: str, override: str, expected: str):
+    file.write_text(SCALES + more)
+    assert mistakes(file, override) == [expected]
+
+
+VARIANTS = GOOD.replace("eps: [0, 0.5]", "eps: [0]") + """\
+variants:
+  plain: {}
+  smooth: {label_smoothing: 0.1, optimizer: {momentum: 0.8}}
+  published: {preset: salman}
+"""
+
+
+def test_variants_lie_over_pretrain(file: Path):
+    file.write_text(VARIANTS)
+    found = recipe.read(file)
+    assert list(found.variants) == ["plain", "smooth", "published"]
+    assert found.variants["plain"] == found.pretrain
+    smooth = found.variants["smooth"]
+    assert (smooth.label_smoothing, smooth.optimizer.momentum, smooth.optimizer.lr, smooth.epochs) == (0.1, 0.8, 0.001, 2)
+    assert (found.variants["published"].epochs, found.variants["published"].optimizer.schedule) == (90, "step")
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), [
+    ("label_smoothing", "label_smothing",
+     "tiny.yaml:16: variants.smooth.label_smothing: unknown key. Did you mean 'label_smoothing'?"),
+    ("preset: salman", "preset: salmon",
+     "tiny.yaml:17: variants.published.preset: there is no preset named 'salmon'. Did you mean salman?"),
+    ("label_smoothing: 0.1, optimizer: {momentum: 0.8}", "epochs: 2",
+     "tiny.yaml: the variants plain and smooth say the same; drop one of them."),
+    ("epochs: 2\n  opt", "epochs: two\n  opt", "tiny.yaml:7: pretrain.epochs: must be a whole number, not 'two'."),
+    ("smooth: {label", "smooth: [label", "tiny.yaml:16: "),
+])
+def test_a_variant_that_is_wrong_is_named_with_its_line(file: Path, old: str, new: str, expected: str):
+    assert old in VARIANTS
+    file.write_text(VARIANTS.replace(old, new))
+    found = mistakes(file)
+    assert len(found) == 1 and found[0].startswith(expected), found
+
+
+@pytest.mark.parametrize(("line", "expected"), [
+    ("exclude: [{subset: al}]", "exclude.0.subset: there is no subset of this recipe named 'al'. Did you mean all?"),
+    ("exclude: [{eps: [0, 3]}]", "exclude.0.eps: there is no eps of this recipe named '3.0'."),
+    ("exclude: [{model: resnet10}]", "exclude.0.model: there is no model of this recipe named 'resnet10'. Known: none."),
+    ("exclude: [{}]", "exclude.0: say which points, such as {subset: in900, eps: 3}."),
+    ("exclude: [{model: a, eps: 0}]", "exclude.0: a model that exists already has none of the axes"),
+    ("exclude: [{epss: 0}]", "exclude.0.epss: unknown key. Did you mean 'eps'?"),
+    ("exclude: [{eps: 0}, {eps: 0, target: synthetic_patterns}]", "exclude.1: has no effect: no point"),
+    ("include: [{eps: 0.5}]", "include.0: has no effect: the recipe has all of its points already."),
+    ("include: [{eps: 1}, {eps: 1, method: fixed}]", "include.1: has no effect"),
+    ("include: [{subset: in900}]", "include.0.subset: there is no subset of this recipe named 'in900'."),
+])
+def test_a_point_that_is_wrong_is_named_with_its_line(file: Path, line: str, expected: str):
+    file.write_text(GOOD + line + "\n")
+    found = mistakes(file)
+    assert len(found) == 1 and found[0].startswith(f"tiny.yaml:14: {expected}"), found
+
+
+def test_attacks_of_included_points_have_an_effect(file: Path):
+    file.write_text(GOOD.replace("eps: [0, 0.5]", "eps: [0]").replace("epochs: 2\n  opt", "attack: {steps: 2}\n  opt")
+                    + "include: [{eps: 1}]\n")
+    assert recipe.read(file).pretrain.attack.steps == 2

@@ -20,18 +20,18 @@ from loaders.augment import Crops
 from loaders.kernel import open_kernel
 from loaders.reader import Samples
 from writers.errors import UserError
+from writers.turbojpeg import HARMLESS
 
 _RUNS_PER_THREAD = 4        # more: better balance between large and small images; fewer: less work between the runs
-_HARMLESS = "extraneous bytes before marker"    # all pixels are there; some cameras write such files
 
 
 class BatchDecoder:
     """Fills batches from one beton with `num_threads` threads."""
 
-    def __init__(self, samples: Samples, num_threads: int, library: Path, *, content: np.ndarray | None = None,
-                 scattered: bool = False) -> None:
-        """`library`: a shared object that is linked to libturbojpeg, as FFCV's is. `content`: the bytes (uint8) that
-        `samples.offsets` count in; None: the file's.
+    def __init__(self, samples: Samples, num_threads: int, library: Path, *, table: np.ndarray | None = None,
+                 content: np.ndarray | None = None, scattered: bool = False) -> None:
+        """`library`: a shared object that is linked to libturbojpeg, as FFCV's is. `table`: of loaders.normalize; None: levels.
+        `content`: the bytes (uint8) that `samples.offsets` count in; None: the file's.
 
         scattered: read the images of a batch all at once and nothing beside them. The system's own way, to read on around what
         is asked for, pays where the whole file stays in memory, and reads it many times over where it does not: measured once,
@@ -50,11 +50,12 @@ class BatchDecoder:
                 self._map = mapped
         self._file = content
         self._samples = samples
+        self._table = np.empty((0, 256), np.float16) if table is None else table
         self._num_threads = num_threads
         self._threads = ThreadPoolExecutor(num_threads, "harness-decode") if num_threads > 1 else None
 
     def decode(self, positions: np.ndarray, crops: Crops, output: np.ndarray) -> dict[int, UserError]:
-        """Fill `output` (uint8 [B, R, R, 3]) with the samples at `positions` (int64 [B]).
+        """Fill `output` ([B, R, R, 3], uint8 or as the table) with the samples at `positions` (int64 [B]).
 
         Returns, by row, what is wrong with those that are no whole JPEG; their pixels mean nothing.
         """
@@ -68,7 +69,7 @@ class BatchDecoder:
 
         def decode_run(run: slice) -> None:
             try:
-                self._decode_images(self._file, *(column[run] for column in columns))
+                self._decode_images(self._file, *(column[run] for column in columns), self._table)
             except Exception as error:      # such as no memory for a huge image: one by one, to find out which
                 rows = range(*run.indices(len(positions)))
                 if len(rows) == 1:
@@ -85,7 +86,7 @@ class BatchDecoder:
             list(self._threads.map(decode_run, runs))
         damaged = {}
         for row in np.flatnonzero(complaints).tolist():
-            if _HARMLESS not in (why := self._complaint(int(positions[row]))):
+            if HARMLESS not in (why := self._complaint(int(positions[row]))):
                 damaged[row] = samples.damaged(int(positions[row]), why)
         return damaged
 

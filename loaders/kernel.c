@@ -9,11 +9,12 @@
 
 enum { JPEG = 0 };      /* a mode; as in writers/encode.py */
 
-/* The contract stands in loaders/kernel.py. Returns -1 where there is no memory for it, else 0. */
+/* The contract stands in loaders/kernel.py; `table` is NULL where it is empty there, and a float16 is only its bits here.
+ * Returns -1 where there is no memory for it, else 0. */
 __attribute__((visibility("default")))
 int harness_decode_images(const uint8_t *file, const int64_t *offsets, const int64_t *sizes, const uint8_t *modes,
                           const int64_t *widths, const int64_t *heights, const struct box *boxes, const uint8_t *flips,
-                          int64_t n, int64_t resolution, uint8_t *output, uint8_t *complaints) {
+                          int64_t n, int64_t resolution, void *output, uint8_t *complaints, const uint16_t *table) {
     int64_t num_pixels = 0, size = 0, box_width = 0, box_height = 0;
     for (int64_t i = 0; i < n; i++) {
         num_pixels = widths[i] * heights[i] > num_pixels ? widths[i] * heights[i] : num_pixels;
@@ -24,6 +25,7 @@ int harness_decode_images(const uint8_t *file, const int64_t *offsets, const int
     struct decoder *decoder = new_decoder(num_pixels, size);
     struct resizer resizer = {0};
     int ready = decoder != NULL && make_resizer(&resizer, box_width, box_height, resolution);
+    int64_t image_bytes = resolution * resolution * 3 * (table == NULL ? 1 : 2);
     for (int64_t i = 0; ready && i < n; i++) {
         const uint8_t *blob = file + offsets[i];
         const struct box *box = &boxes[i];
@@ -36,7 +38,7 @@ int harness_decode_images(const uint8_t *file, const int64_t *offsets, const int
         }
         int64_t stride = part.width * 3;
         resize(&resizer, pixels + (box->top - part.top) * stride + (box->left - part.left) * 3, stride, box->width, box->height,
-               flips[i], resolution, output + i * resolution * resolution * 3);
+               flips[i], resolution, table, (uint8_t *)output + i * image_bytes);
     }
     if (decoder != NULL)
         free_decoder(decoder);

@@ -100,6 +100,6 @@ struct resizer {
 int make_resizer(struct resizer *resizer, int64_t width, int64_t height, int64_t resolution);
 void free_resizer(struct resizer *resizer);
 void resize(struct resizer *resizer, const uint8_t *pixels, int64_t stride, int64_t width, int64_t height, int flip,
-            int64_t resolution, uint8_t *output);
+            int64_t resolution, const uint16_t *table, void *output);
 
 #endif

@@ -15,16 +15,17 @@ def open_kernel() -> Callable[..., None]:
     assert found is not None and found.origin is not None, "loaders.kernel asks first whether it was built"
     function = ctypes.CDLL(found.origin).harness_decode_images
     function.argtypes = [ctypes.c_void_p, *[ctypes.c_void_p] * len(_COLUMNS), ctypes.c_int64, ctypes.c_int64,
-                         ctypes.c_void_p, ctypes.c_void_p]
+                         ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
 
     def decode_images(file: np.ndarray, *columns: np.ndarray) -> None:
-        *settings, output, complaints = columns
+        *settings, output, complaints, table = columns
         arrays: list[np.ndarray] = [np.ascontiguousarray(column, dtype)
                                     for column, dtype in zip(settings, _COLUMNS, strict=True)]
-        assert output.flags.c_contiguous and complaints.flags.c_contiguous and output.dtype == np.uint8
+        assert output.flags.c_contiguous and complaints.flags.c_contiguous and table.flags.c_contiguous
+        assert output.dtype == (np.float16 if len(table) else np.uint8) and table.dtype == np.float16
         n, resolution = output.shape[:2]
         if function(file.ctypes.data, *[array.ctypes.data for array in arrays], n, resolution, output.ctypes.data,
-                    complaints.ctypes.data) != 0:
+                    complaints.ctypes.data, table.ctypes.data if len(table) else None) != 0:
             raise MemoryError(f"no memory to decode an image of up to {int(max(columns[3]))} x {int(max(columns[4]))} pixels")
 
     return decode_images

@@ -41,13 +41,17 @@ def open_kernel(library: Path) -> Callable[..., None]:
         binding.add_symbol(_PREFIX + name, ctypes.cast(getattr(turbo, name), ctypes.c_void_p).value)
 
     def decode_images(file: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, modes: np.ndarray, widths: np.ndarray,
-                      heights: np.ndarray, *columns: np.ndarray) -> None:
+                      heights: np.ndarray, boxes: np.ndarray, flips: np.ndarray, output: np.ndarray, complaints: np.ndarray,
+                      table: np.ndarray) -> None:
         is_jpeg = modes == JPEG
         scratch = np.empty(3 * int(np.max(widths * heights, where=is_jpeg, initial=0)), np.uint8)
         # As the mapped file is, so that numba compiles what reads the two once; libjpeg-turbo does not ask.
         scratch.flags.writeable = False
         part = np.empty(np.max(sizes, where=is_jpeg, initial=0), np.uint8)
-        decode_run(file, offsets, sizes, modes, widths, heights, *columns, scratch, part)
+        if len(table):
+            output = output.view(np.uint16)     # numba does not know float16, and need not: it moves the bits
+        decode_run(file, offsets, sizes, modes, widths, heights, boxes, flips, output, complaints, table.view(np.uint16),
+                   scratch, part)
 
     return decode_images
 
@@ -73,7 +77,7 @@ _CRC_TABLE = _crc_table()
 
 
 @_compiled
-def decode_run(file, offsets, sizes, modes, widths, heights, boxes, flips, output, complaints, scratch, part):
+def decode_run(file, offsets, sizes, modes, widths, heights, boxes, flips, output, complaints, table, scratch, part):
     """Fill output [n, R, R, 3], and complaints [n] with where libjpeg-turbo had an error or a warning.
 
     `scratch` has room for the largest image and `part` for the largest JPEG.
@@ -87,10 +91,10 @@ def decode_run(file, offsets, sizes, modes, widths, heights, boxes, flips, outpu
             _destroy_turbo(turbo)
             complaints[i] = complains
             stride = decoded_width * 3
-            _resize(scratch, (top - y) * stride + (left - x) * 3, stride, width, height, flips[i], output[i])
+            _resize(scratch, (top - y) * stride + (left - x) * 3, stride, width, height, flips[i], table, output[i])
         else:
             stride = widths[i] * 3
-            _resize(file, offsets[i] + top * stride + left * 3, stride, width, height, flips[i], output[i])
+            _resize(file, offsets[i] + top * stride + left * 3, stride, width, height, flips[i], table, output[i])
 
 
 @_compiled
@@ -223,8 +227,9 @@ def _taps(source, target):
 
 
 @_compiled
-def _resize(pixels, origin, stride, width, height, flip, output):
-    """The box of `width` x `height` pixels from byte `origin` on, its rows `stride` bytes apart -> output [R, R, 3]."""
+def _resize(pixels, origin, stride, width, height, flip, table, output):
+    """The box of `width` x `height` pixels from byte `origin` on, its rows `stride` bytes apart -> output [R, R, 3]: levels,
+    or what the table has for them."""
     y_starts, y_counts, y_shares = _taps(height, output.shape[0])
     x_starts, _, x_shares = _taps(width, output.shape[1])
     if flip:
@@ -235,8 +240,12 @@ def _resize(pixels, origin, stride, width, height, flip, output):
         _sum_rows(pixels, origin + y_starts[y] * stride, stride, y_counts[y], y_shares[y], line[:width * 3])
         _sum_columns(line, x_starts, x_shares, result)
         target = output[y].reshape(-1)
-        for i in range(len(target)):
-            target[i] = np.uint8(np.int32(result[i]))
+        if len(table):
+            for i in range(len(target)):
+                target[i] = table[i % 3, np.uint8(np.int32(result[i]))]
+        else:
+            for i in range(len(target)):
+                target[i] = np.uint8(np.int32(result[i]))
 
 
 @_compiled

@@ -84,45 +84,59 @@ INLINE void sum_rows(const uint8_t *restrict rows, int64_t stride, int64_t count
     }
 }
 
-/* Weighted sums along the line, to a row of RGB. */
-INLINE void sum_columns(const float *line, const struct taps *taps, int64_t most, int64_t target, float *result, uint8_t *row) {
+/* Weighted sums along the line, to a row of RGB: levels plus the half that makes cutting off a rounding. */
+INLINE void sum_columns(const float *line, const struct taps *taps, int64_t most, int64_t target, float *result) {
     for (int64_t x = 0; x < target; x++) {
         const float *shares = taps->shares + x * taps->stride;
         const float *from = line + 3 * taps->starts[x];
-        floats4 sum = (floats4){} + 0.5f;      /* so that cutting off is rounding */
+        floats4 sum = (floats4){} + 0.5f;
         for (int64_t k = 0; k < most; k++)
             sum += shares[k] * *(const floats4 *)(from + 3 * k);
         *(floats4 *)(result + 3 * x) = sum;     /* the next pixel writes over the fourth value */
     }
+}
+
+INLINE void write_levels(const float *result, int64_t target, uint8_t *row) {
     for (int64_t i = 0; i < 3 * target; i++)
         row[i] = (uint8_t)(int32_t)result[i];
 }
 
+/* What stands in the table, [3, 256], for each level. */
+INLINE void write_looked_up(const float *result, int64_t target, const uint16_t *table, uint16_t *row) {
+    for (int64_t i = 0; i < 3 * target; i += 3)
+        for (int c = 0; c < 3; c++)
+            row[i + c] = table[256 * c + (uint8_t)(int32_t)result[i + c]];
+}
+
 FOR_EACH_PROCESSOR
 static void resize_rows(struct resizer *resizer, const uint8_t *pixels, int64_t stride, int64_t width, int64_t resolution,
-                        uint8_t *output) {
+                        const uint16_t *table, void *output) {
     const struct taps *down = &resizer->down, *across = &resizer->across;
     for (int64_t y = 0; y < resolution; y++) {
-        uint8_t *row = output + y * resolution * 3;
         sum_rows(pixels + down->starts[y] * stride, stride, down->counts[y], down->shares + y * down->stride,
                  3 * width, resizer->line);
         if (across->most <= 2)
-            sum_columns(resizer->line, across, 2, resolution, resizer->result, row);
+            sum_columns(resizer->line, across, 2, resolution, resizer->result);
         else if (across->most == 3)
-            sum_columns(resizer->line, across, 3, resolution, resizer->result, row);
+            sum_columns(resizer->line, across, 3, resolution, resizer->result);
         else
-            sum_columns(resizer->line, across, across->most, resolution, resizer->result, row);
+            sum_columns(resizer->line, across, across->most, resolution, resizer->result);
+        if (table == NULL)
+            write_levels(resizer->result, resolution, (uint8_t *)output + y * resolution * 3);
+        else
+            write_looked_up(resizer->result, resolution, table, (uint16_t *)output + y * resolution * 3);
     }
 }
 
-/* The box at `pixels`, whose rows are `stride` bytes apart, to output [resolution, resolution, 3]. */
+/* The box at `pixels`, whose rows are `stride` bytes apart, to output [resolution, resolution, 3]: levels, or what the table has
+ * for them. */
 void resize(struct resizer *resizer, const uint8_t *pixels, int64_t stride, int64_t width, int64_t height, int flip,
-            int64_t resolution, uint8_t *output) {
+            int64_t resolution, const uint16_t *table, void *output) {
     fill_taps(&resizer->down, height, resolution);
     fill_taps(&resizer->across, width, resolution);
     if (flip)
         mirror_taps(&resizer->across, resolution);
-    resize_rows(resizer, pixels, stride, width, resolution, output);
+    resize_rows(resizer, pixels, stride, width, resolution, table, output);
 }
 
 void free_resizer(struct resizer *resizer) {

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -19,17 +19,24 @@ class LoaderPlan:
     step the ranks together have exactly the batch that one process would have; together they have each sample once an epoch.
     Where the last batch has fewer samples than there are ranks, the later ranks have one batch less. Raises UserError for a
     value that cannot be meant.
+
+    Batches are uint8: a byte a value on the way to the GPU, and the harness's models normalise by themselves, so that an attack
+    works on pixels. `dtype="float16"` is for a model that does not: the loader writes (pixel / 255 - mean) / std, in the same
+    pass, at twice the bytes.
     """
 
     beton: Path
     batch_size: int
-    resolution: int                                     # R: batches are uint8 [B, 3, R, R], channels_last
+    resolution: int                                     # R: batches are [B, 3, R, R], channels_last
     augment: Literal["random_resized_crop", "center_crop"] = "center_crop"
     crop_scale: tuple[float, float] = (0.08, 1.0)       # random_resized_crop: share of the area
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)    # random_resized_crop: width / height
     horizontal_flip: bool = False                       # each image with probability 1/2
     center_fraction: float = 224 / 256                  # center_crop: share of the shorter side
     order: Literal["sequential", "random", "quasi_random"] = "sequential"   # quasi_random: reads a few pages at a time
+    dtype: Literal["uint8", "float16"] = "uint8"
+    mean: tuple[float, float, float] | None = None      # float16: of red, green and blue, for pixels in [0, 1]
+    std: tuple[float, float, float] | None = None       # likewise
     drop_last: bool = False
     seed: int = 0
     subset: Subset | None = None                        # a view: what this subset takes of the beton, relabelled
@@ -48,6 +55,9 @@ class LoaderPlan:
         object.__setattr__(self, "beton", Path(self.beton))
         if self.indices is not None:
             object.__setattr__(self, "indices", _frozen(self.indices))
+        for name, allowed in _choices().items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"LoaderPlan.{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}.")
         for name in ("batch_size", "resolution", "num_threads", "batches_ahead", "world_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"LoaderPlan.{name} is {getattr(self, name)}; it must be at least 1.")
@@ -66,6 +76,19 @@ class LoaderPlan:
             raise UserError(f"LoaderPlan.crop_ratio is {self.crop_ratio}; it must be (low, high) with 0 < low <= high.")
         if not 0 < self.center_fraction <= 1:
             raise UserError(f"LoaderPlan.center_fraction is {self.center_fraction}; it must be above 0 and at most 1.")
+        self._check_normalisation()
+
+    def _check_normalisation(self) -> None:
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if self.dtype == "uint8":
+                if values is not None:
+                    raise UserError(f"LoaderPlan.{name} has no effect on uint8 batches.", "Give dtype='float16' as well.")
+            elif values is None or len(values) != 3 or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
+                raise UserError(f"LoaderPlan.{name} is {values}; float16 batches need three numbers, one of each colour"
+                                + (", above 0." if name == "std" else "."))
+            else:
+                object.__setattr__(self, name, tuple(float(value) for value in values))
 
     def __eq__(self, other: object) -> bool:
         return self._values() == other._values() if isinstance(other, LoaderPlan) else NotImplemented
@@ -88,6 +111,11 @@ class LoaderPlan:
     def share(self) -> int:
         """Images of a whole batch that are this rank's."""
         return len(range(self.rank, self.batch_size, self.world_size))
+
+
+def _choices() -> dict[str, tuple[str, ...]]:
+    """What the fields that are a choice may be."""
+    return {name: get_args(hint) for name, hint in get_type_hints(LoaderPlan).items() if get_origin(hint) is Literal}
 
 
 def _frozen(indices: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -35,7 +35,8 @@ def warnings(plan: LoaderPlan) -> list[str]:
 
 def slot_bytes(plan: LoaderPlan) -> int:
     """What the batch slots of the ffcv backend take."""
-    return (plan.batches_ahead + 2) * plan.share * 3 * plan.resolution**2
+    value_bytes = 1 if plan.dtype == "uint8" else 2
+    return (plan.batches_ahead + 2) * plan.share * 3 * plan.resolution**2 * value_bytes
 
 
 def shared_memory_bytes() -> int:

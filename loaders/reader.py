@@ -14,7 +14,7 @@ from loaders.plan import LoaderPlan
 from writers.encode import JPEG, RAW
 from writers.errors import UserError
 from writers.step import some
-from writers.store import BLOB, HEADER, Beton, has_fields_of, open_beton
+from writers.store import Beton, damaged, has_fields_of, open_beton
 from writers.subset import Subset
 
 
@@ -89,7 +89,7 @@ def open_samples(plan: LoaderPlan) -> Samples:
     """The plan's samples. Raises UserError for a file that is absent, damaged, or no beton of images and labels; for an
     index or a label that the file does not have; and for a view with no sample left in it."""
     beton = open_beton(plan.beton)
-    rows, sizes = beton.rows, _blob_sizes(beton)
+    rows, sizes = beton.rows, _checked_sizes(beton)
     classes = tuple(beton.manifest.classes)
     if plan.subset is not None:
         indices, labels = _selected(plan.subset, beton)
@@ -116,30 +116,14 @@ def decoded_bytes(samples: Samples) -> int:
     return int((3 * samples.widths * samples.heights).sum())
 
 
-def _blob_sizes(beton: Beton) -> np.ndarray:
-    """Bytes of each sample's image, int64 [all of the file]. Raises UserError for what is no whole beton of images.
-
-    Only the table at the end has sizes, in the order in which the writer's workers ended.
-    """
-    def damaged(what: str) -> UserError:
-        return UserError(f"{beton.path} is damaged: {what}.", "Write it again with `harness write-beton`.")
-
-    header = np.fromfile(beton.path, HEADER, 1)[0]
+def _checked_sizes(beton: Beton) -> np.ndarray:
+    """Bytes of each sample's image, int64 [all of the file]. Raises UserError where a kernel could read beyond them."""
     if not has_fields_of(beton):
-        raise damaged("its samples are not an image and a label")
-    rows, table = beton.rows, int(header["table_offset"])
-    if table != beton.manifest.table_offset:
-        raise damaged("its table of images is not in the file")
-    blobs = np.fromfile(beton.path, BLOB, offset=table)
-    blobs = blobs[np.argsort(blobs["offset"], kind="stable")]
-    if len(blobs) < len(rows) or (blobs["offset"] + blobs["size"] > table).any():
-        raise damaged("its table does not fit its images")
-    found = np.minimum(np.searchsorted(blobs["offset"], rows["offset"]), len(blobs) - 1)
-    sizes = blobs["size"][found].astype(np.int64)
+        raise damaged(beton.path, "its samples are not an image and a label")
+    rows, sizes = beton.rows, beton.sizes
     num_bytes, is_raw = 3 * rows["width"].astype(np.int64) * rows["height"], rows["mode"] == RAW
-    if (blobs["offset"][found] != rows["offset"]).any() or (num_bytes == 0).any() \
-            or (sizes[is_raw] != num_bytes[is_raw]).any() or not np.isin(rows["mode"], (JPEG, RAW)).all():
-        raise damaged("its rows do not fit its images")
+    if (num_bytes == 0).any() or (sizes[is_raw] != num_bytes[is_raw]).any() or not np.isin(rows["mode"], (JPEG, RAW)).all():
+        raise damaged(beton.path, "its rows do not fit its images")
     return sizes
 
 
@@ -173,8 +157,7 @@ def _relabelled(plan: LoaderPlan, labels: np.ndarray, classes: tuple[str, ...]) 
         if plan.labels is not None:
             raise UserError(f"LoaderPlan.labels relabels classes; each image of {plan.beton} has many labels.")
         if not np.isin(labels, (-1, 0, 1)).all():
-            raise UserError(f"{plan.beton} is damaged: it has labels that are none of -1, 0 and 1.",
-                            "Write it again with `harness write-beton`.")
+            raise damaged(plan.beton, "it has labels that are none of -1, 0 and 1")
         return labels, classes
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
         raise UserError(f"{plan.beton} has labels from {labels.min()} to {labels.max()} for {len(classes)} classes.",

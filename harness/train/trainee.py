@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -20,7 +21,6 @@ from harness.train.precision import Precision
 from harness.train.step import make_step
 from harness.train.weight_average import WeightAverage
 from harness.train_settings import ScheduleSettings
-from loaders.replay import replay
 
 REPLAY_S = 1.5          # at most, and
 REPLAY_SHARE = 0.05     # at most this share of the training time
@@ -99,7 +99,7 @@ def replay_rate(trainee: Trainee, images: Tensor, labels: Tensor, train_s: float
     budget_s = min(REPLAY_S, REPLAY_SHARE * train_s)
     started, num_steps = time.perf_counter(), 0
     while ranks.from_first(num_steps < MIN_REPLAY_STEPS or time.perf_counter() - started < budget_s):
-        for again in replay(batch, MIN_REPLAY_STEPS):
+        for again in repeat(batch, MIN_REPLAY_STEPS):
             trainee.train_batch(*again)
         wait()
         num_steps += MIN_REPLAY_STEPS

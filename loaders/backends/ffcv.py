@@ -21,6 +21,7 @@ from loaders.backend import Loader
 from loaders.decode import BatchDecoder
 from loaders.epoch import FfcvEpoch
 from loaders.ffcv_parts import LIBRARY, AllocationQuery, Graph, MemoryContext, State, fields, transforms
+from loaders.normalize import lookup_table
 from loaders.pipeline import Decoder, make_pipeline
 from loaders.plan import LoaderPlan
 from loaders.preflight import free_memory_bytes
@@ -39,7 +40,7 @@ class FfcvLoader(Loader):
         super().__init__(plan, samples)
         self._process = os.getpid()
         scattered = plan.order == "random" and samples.path.stat().st_size > free_memory_bytes() / 2
-        self._batch_decoder = BatchDecoder(samples, plan.num_threads, LIBRARY, scattered=scattered)
+        self._batch_decoder = BatchDecoder(samples, plan.num_threads, LIBRARY, table=lookup_table(plan), scattered=scattered)
         self._images = DecodeImages(plan, samples, self._batch_decoder, self.skipped)
         self._running: Callable[[], FfcvEpoch | None] = lambda: None
 
@@ -80,7 +81,7 @@ class FfcvLoader(Loader):
 
 
 class DecodeImages(Decoder):
-    """Positions of samples -> uint8 [B, R, R, 3]. `epoch` and `resolution` may be set between epochs."""
+    """Positions of samples -> [B, R, R, 3] of the plan's dtype. `epoch` and `resolution` may be set between epochs."""
 
     def __init__(self, plan: LoaderPlan, samples: Samples, batch_decoder: BatchDecoder, skipped: dict[int, UserError]) -> None:
         super().__init__()
@@ -90,7 +91,7 @@ class DecodeImages(Decoder):
         self._plan, self._samples, self._batch_decoder = plan, samples, batch_decoder
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        shape, dtype = (self.resolution, self.resolution, 3), np.dtype("u1")
+        shape, dtype = (self.resolution, self.resolution, 3), np.dtype(self._plan.dtype)
         return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
 
     def generate_code(self) -> Callable:

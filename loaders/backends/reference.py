@@ -56,7 +56,7 @@ class ReferenceLoader(Loader):
                     self.skipped[int(self.samples.indices[position])] = error
                     if position == positions[-1] and not kept:
                         raise self.samples.all_damaged(len(positions), error) from error
-            pixels = torch.from_numpy(np.ascontiguousarray(np.stack(images)))
+            pixels = torch.from_numpy(normalize(np.ascontiguousarray(np.stack(images)), self.plan))
             labels = torch.from_numpy(self.samples.labels[kept])
             yield pixels.to(self.plan.device).permute(0, 3, 1, 2), labels.to(self.plan.device)
 
@@ -115,6 +115,13 @@ def resize(pixels: np.ndarray, resolution: int) -> np.ndarray:
     down, across = axis_weights(pixels.shape[0], resolution), axis_weights(pixels.shape[1], resolution)
     exact = np.einsum("yh,hwc,xw->yxc", down, pixels.astype(np.float64), across, optimize=True)
     return np.floor(exact + 0.5).astype(np.uint8)
+
+
+def normalize(pixels: np.ndarray, plan: LoaderPlan) -> np.ndarray:
+    """uint8 [..., 3] -> the plan's dtype."""
+    if plan.dtype == "uint8":
+        return pixels
+    return ((pixels / 255 - np.array(plan.mean)) / np.array(plan.std)).astype(np.float16)
 
 
 def axis_weights(source: int, target: int) -> np.ndarray:

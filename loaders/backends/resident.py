@@ -18,6 +18,7 @@ from loaders.augment import Crops, choose_crops
 from loaders.backend import Batch, Loader, PlainEpoch
 from loaders.decode import BatchDecoder
 from loaders.ffcv_parts import LIBRARY
+from loaders.normalize import look_up, lookup_table
 from loaders.plan import LoaderPlan
 from loaders.preflight import free_memory_bytes
 from loaders.reader import Samples, decoded_bytes, open_samples
@@ -48,6 +49,8 @@ class ResidentLoader(Loader):
         self._first_pixels = np.concatenate([[0], ends[:-1]])
         self._pixels = torch.empty((int(ends[-1]), 3), dtype=torch.uint8, device=self._device)
         self._labels = torch.from_numpy(samples.labels).to(self._device)
+        table = lookup_table(plan)
+        self._table = torch.from_numpy(table).to(self._device)
         damaged = self._decode_all()
         if damaged and plan.on_corrupt == "raise":
             raise next(iter(damaged.values()))
@@ -56,7 +59,8 @@ class ResidentLoader(Loader):
         if self._device.type == "cpu":
             decoded = replace(samples, modes=np.full(len(samples), RAW, np.uint8), offsets=3 * self._first_pixels,
                               sizes=3 * samples.widths * samples.heights)
-            self._kernel = BatchDecoder(decoded, plan.num_threads, LIBRARY, content=self._pixels.numpy().reshape(-1))
+            self._kernel = BatchDecoder(decoded, plan.num_threads, LIBRARY, table=table,
+                                        content=self._pixels.numpy().reshape(-1))
         self.skipped.update({int(samples.indices[position]): error for position, error in damaged.items()})
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
@@ -84,7 +88,8 @@ class ResidentLoader(Loader):
                 raise samples.all_damaged(len(whole), self._damaged[int(whole[-1])])
             crops = choose_crops(self.plan, epoch, samples.ids[positions], samples.widths[positions],
                                  samples.heights[positions])
-            images = torch.empty((len(positions), resolution, resolution, 3), dtype=torch.uint8, device=self._device)
+            images = torch.empty((len(positions), resolution, resolution, 3), dtype=getattr(torch, self.plan.dtype),
+                                 device=self._device)
             if self._kernel is not None:
                 self._kernel.decode(positions, crops, images.numpy())
                 labels = self._labels[torch.from_numpy(positions)]
@@ -97,7 +102,8 @@ class ResidentLoader(Loader):
         table = self._upload(np.column_stack([
             positions, self._first_pixels[positions], self.samples.widths[positions], crops.boxes, crops.flips]))
         for run, width, height in _runs(crops.boxes, images.shape[1]):
-            images[run] = resize_boxes(self._pixels, table[run, 1:], (width, height), images.shape[1])
+            levels = resize_boxes(self._pixels, table[run, 1:], (width, height), images.shape[1])
+            images[run] = look_up(self._table, levels)
         return self._labels[table[:, 0]]
 
     def _upload(self, table: np.ndarray) -> Tensor:

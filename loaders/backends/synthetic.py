@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from loaders.backend import Batch, Loader, PlainEpoch
+from loaders.normalize import look_up, lookup_table
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
 
@@ -40,5 +41,5 @@ class SyntheticLoader(Loader):
 
 def _noise(plan: LoaderPlan, side: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(plan.seed)
-    pixels = torch.randint(256, (plan.batch_size, side, side, 3), dtype=torch.uint8, generator=generator)
-    return pixels.to(plan.device).permute(0, 3, 1, 2)
+    pixels = torch.randint(256, (plan.share, side, side, 3), dtype=torch.uint8, generator=generator)
+    return look_up(torch.from_numpy(lookup_table(plan)), pixels).to(plan.device).permute(0, 3, 1, 2)

@@ -42,7 +42,7 @@ def run(decode_images, blobs: list[bytes], sizes: list[tuple[int, int]], boxes: 
     output, complaints = np.full((n, resolution, resolution, 3), 99, np.uint8), np.ones(n, bool)
     decode_images(np.frombuffer(b"".join(blobs), np.uint8), np.cumsum(lengths) - lengths, lengths, np.full(n, mode, np.uint8),
                   np.array([size[0] for size in sizes]), np.array([size[1] for size in sizes]), boxes,
-                  np.zeros(n, bool) if flips is None else flips, output, complaints)
+                  np.zeros(n, bool) if flips is None else flips, output, complaints, np.empty((0, 256), np.float16))
     return output, complaints
 
 

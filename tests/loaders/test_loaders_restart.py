@@ -34,7 +34,8 @@ def decode(request):
         n = len(boxes)
         output, complaints = np.full((n, resolution, resolution, 3), 99, np.uint8), np.zeros(n, bool)
         decode_images(np.frombuffer(blob, np.uint8), np.zeros(n, np.int64), np.full(n, len(blob)), np.full(n, JPEG, np.uint8),
-                      np.full(n, size[0]), np.full(n, size[1]), boxes, np.full(n, flip), output, complaints)
+                      np.full(n, size[0]), np.full(n, size[1]), boxes, np.full(n, flip), output, complaints,
+                      np.empty((0, 256), np.float16))
         return output, complaints
 
     return decode

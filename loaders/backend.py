@@ -11,8 +11,8 @@ from loaders.plan import LoaderPlan
 from loaders.reader import Samples
 from writers.errors import UserError
 
-# Images [B, 3, R, R] channels_last, of the plan's dtype; labels int64 [B], or int8 [B, K] where an image has many: 1 it is there,
-# 0 it is there but difficult, -1 it is not.
+# Images [B, 3, R, R] channels_last, of the plan's dtype; labels int64 [B], or int8 [B, K] where an image has many: 1 it is
+# there, 0 it is there but difficult, -1 it is not.
 Batch = tuple[torch.Tensor, torch.Tensor]
 POISON = 77
 

@@ -49,8 +49,8 @@ def backend(request, monkeypatch) -> str:
 
 
 def test_float16_is_the_uint8_batch_normalised_by_torch(betons, backend):
-    plan = LoaderPlan(betons["mixed"], 8, 24, augment="random_resized_crop", horizontal_flip=True, order="random", backend=backend,
-                      num_threads=2)
+    plan = LoaderPlan(betons["mixed"], 8, 24, augment="random_resized_crop", horizontal_flip=True, order="random")
+    plan = dataclasses.replace(plan, num_threads=2, backend=backend)
     levels, halves = batches_of(plan), batches_of(dataclasses.replace(plan, **HALF))
     assert len(halves) == 5
     for (images, labels), (expected, expected_labels) in zip(halves, levels, strict=True):

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -90,7 +90,6 @@ def command(model_name: str, dataset: str, source: Path | None, score_names: str
 def _model(name: str) -> "tuple[Classifier, dict[str, Any]]":
     """A model.pt, or a model of the catalogue that comes with weights."""
     from harness import model
-    from harness.importing import import_checkpoint
     from writers import names
     from writers.errors import UserError
 
@@ -100,8 +99,7 @@ def _model(name: str) -> "tuple[Classifier, dict[str, Any]]":
     if not hasattr(module, "published"):
         raise UserError(f"{name} has no weights of its own.",
                         "Name a model.pt: harness import-checkpoint makes one, harness run too.")
-    file, arch = module.published()
-    return import_checkpoint(file, arch, "in1000", by_order=True)
+    return cast("tuple[Classifier, dict[str, Any]]", module.published())
 
 
 def _betons(dataset: str, source: Path | None, protocol: str | None, folders: Folders) -> dict[str, Path]:

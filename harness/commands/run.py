@@ -8,6 +8,8 @@ from harness.commands._recipe import recipe_argument
 from harness.folders import Folders, folder_options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from harness.executor import Run
     from harness.matrix import Matrix
 
@@ -49,7 +51,6 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
     import sys
 
     from harness import cancel, console, display, matrix, recipe
-    from harness.commands.report import write_report
     from harness.executor import Cancelled, Run, begin
     from harness.launcher import LauncherSettings
     from writers import names
@@ -83,10 +84,24 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
                 terminal.print(f"Stopped at {len(run.finished)} of {len(plan.stages)} stages. Go on with:\n  "
                                f"harness {shlex.join(sys.argv[1:])}", markup=False, soft_wrap=True)
             sys.exit(130)
-    click.echo(f"Report: {write_report(plan, folders)}")
+    click.echo(f"Report: {_report(plan, folders)}")
     if run.failed:
         _tell_failures(run)
         sys.exit(1)
+
+
+def _report(plan: "Matrix", folders: Folders) -> "Path":
+    """The report's page, written unless nothing has changed: with ten thousand stages that takes longer than all the rest."""
+    from harness import provenance
+    from harness.commands.report import write_report
+
+    folder = folders.runs / "reports" / plan.recipe.name
+    page, made_from = folder / "index.html", folder / "made_from.sha256"
+    digest = provenance.of_report(plan, folders.runs)
+    if not (page.exists() and made_from.exists() and made_from.read_text() == digest):
+        page = write_report(plan, folders)
+        made_from.write_text(digest)
+    return page
 
 
 def _options(launcher: str, address: str | None, slurm: tuple[str, ...]) -> dict[str, str]:
@@ -105,9 +120,10 @@ def _options(launcher: str, address: str | None, slurm: tuple[str, ...]) -> dict
 def _refuse_without_images(plan: "Matrix", folders: Folders) -> None:
     """Without its source a recipe can run nothing. A target that is missing fails alone, and is announced."""
     from harness.commands.plan import missing_data
+    from harness.executor import unfinished
     from writers.errors import UserError
 
-    missing = missing_data(plan, folders)
+    missing = missing_data(plan, folders, unfinished(plan, folders))
     if (source := plan.recipe.source.label) in missing:
         raise UserError(missing[source], "Put it there, or say where it is: --raw-dir DIR, or --set source.path=PATH")
     for line in missing.values():

@@ -12,10 +12,11 @@ from harness.folders import Folders, folder_options
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from harness.done import State
     from harness.matrix import Matrix
 
 WATCH_EVERY_S = 1.0
-MARKS = {"done": "[green]done[/green]", "running": "[cyan]runs[/cyan]", "failed": "[red]failed[/red]",
+MARKS: "dict[State, str]" = {"done": "[green]done[/green]", "running": "[cyan]runs[/cyan]", "failed": "[red]failed[/red]",
          "left": "[dim]-[/dim]"}
 
 
@@ -52,8 +53,9 @@ def _picture(plan: "Matrix", folders: Folders) -> "RenderableType":
 
     from harness import display, done
     from harness.commands.plan import states_of
+    from harness.executor import unfinished
 
-    states = states_of(plan, folders)
+    states = states_of(plan, folders, unfinished(plan, folders))
     counts = Counter(states.values())
     title = f"{plan.recipe.name}: " + ", ".join(f"{counts[state]} {state}" for state in MARKS if counts[state])
     details = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
@@ -66,7 +68,7 @@ def _picture(plan: "Matrix", folders: Folders) -> "RenderableType":
     return Group(Text(title, style="bold"), _preparation(plan, states), _models(plan, states), details)
 
 
-def _preparation(plan: "Matrix", states: dict[str, str]) -> "RenderableType":
+def _preparation(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
@@ -76,12 +78,12 @@ def _preparation(plan: "Matrix", states: dict[str, str]) -> "RenderableType":
     return table
 
 
-def _models(plan: "Matrix", states: dict[str, str]) -> "RenderableType":
+def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
     """A row for each pretrained model; its transfers are counted per method."""
     from rich.table import Table
 
     methods = list(plan.recipe.methods)
-    rows: dict[tuple[Any, ...], dict[str, list[str]]] = {}
+    rows: dict[tuple[Any, ...], dict[str, list[State]]] = {}
     for stage in plan.stages:
         if stage.kind in ("pretrain", "evaluate", "transfer") and "role" not in stage.axes:
             row = rows.setdefault(tuple(stage.axes[axis] for axis in ("subset", "arch", "eps", "seed")), {})
@@ -96,7 +98,7 @@ def _models(plan: "Matrix", states: dict[str, str]) -> "RenderableType":
     return table
 
 
-def _count(states: list[str]) -> str:
+def _count(states: "list[State]") -> str:
     counts = Counter(states)
     marks = [f"{counts['done']}/{len(states)}"]
     marks += [f"[cyan]{counts['running']} run[/cyan]"] if counts["running"] else []

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, lease
+from harness import cli, lease, matrix, recipe
 from harness.cancel import Watch, file_of, request
+from harness.folders import Folders
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -96,8 +97,6 @@ def test_gc_says_sizes_and_deletes_only_after_a_yes(capsys: pytest.CaptureFixtur
 
 
 def test_gc_of_what_no_named_recipe_needs(capsys: pytest.CaptureFixture[str]):
-    from harness import matrix, recipe
-
     key = next(one.key for one in matrix.expand(recipe.read("tiny.yaml")).stages if one.kind == "write")
     wanted, old, runs = stage("write", key), stage("write", "0ld"), stage("write", "runs")
     betons = Path("data/things-all-0ld")
@@ -107,3 +106,31 @@ def test_gc_of_what_no_named_recipe_needs(capsys: pytest.CaptureFixture[str]):
     with lease.hold(runs):
         assert harness("gc", "tiny.yaml", "--unused", "--yes") == 0
     assert not old.exists() and not betons.exists() and wanted.exists() and runs.exists()
+
+
+def test_a_report_is_written_again_only_when_something_has_changed(monkeypatch: pytest.MonkeyPatch):
+    from harness.commands import report, run
+
+    folders = Folders(Path("data"), Path("raw"), Path("runs"))
+    plan, written = matrix.expand(recipe.read("tiny.yaml")), []
+
+    def write_report(*_: object) -> Path:
+        page = Path("runs/reports/tiny/index.html")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.touch()
+        written.append(page)
+        return page
+
+    monkeypatch.setattr(report, "write_report", write_report)
+    assert run._report(plan, folders) == run._report(plan, folders) and len(written) == 1
+    folder = plan.stages[0].folder(folders.runs)
+    folder.mkdir(parents=True)
+    for change in (lambda: (folder / "error.txt").touch(), lambda: (folder / "result.json").touch(),
+                   lambda: os.utime(folder / "result.json", (1, 1)), lambda: written[0].unlink()):
+        before = len(written)
+        change()
+        run._report(plan, folders)
+        run._report(plan, folders)
+        assert len(written) == before + 1
+    run._report(matrix.expand(recipe.read("tiny.yaml", ["seeds=[1]"])), folders)
+    assert len(written) == 6

@@ -20,7 +20,8 @@ LEVELS = (
      "importing", "features", "logistic", "probe", "blur_pool", "report"},
     {"recipe", "recipe_check", "matrix", "stage", "result", "settings", "timer", "checkpoint", "distributed", "done",
      "disk", "lock", "lease", "cancel", "retry", "estimate", "raw", "environment", "folders", "console",
-     "provenance", "slot_time", "matrix_transfers", "matrix_zoo", "points", "base_settings", "attack_settings", "train_settings",
+     "provenance", "slot_time",
+     "matrix_transfers", "matrix_zoo", "points", "base_settings", "attack_settings", "train_settings",
      "transfer_settings", "presets"},
 )
 

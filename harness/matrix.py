@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from harness import grid
 from harness.attack_settings import AttackSettings
 from harness.matrix_transfers import Transfers
 from harness.matrix_zoo import Scores
@@ -16,6 +17,7 @@ from harness.points import Points
 from harness.settings import DataSettings, EvaluateSettings, Recipe
 from harness.stage import Stage
 from harness.train_settings import PretrainSettings
+from harness.transfer_settings import TransferSettings
 from writers.encode import Encoding
 from writers.subset import SubsetSpec
 
@@ -80,7 +82,7 @@ def work(stage: Stage) -> float:
     if stage.kind == "evaluate":
         return 1.0 + settings.get("attack", {"steps": 0})["steps"]
     if stage.kind == "transfer":
-        return float(settings["epochs"] * len(settings["lrs"]))
+        return grid.passes(TransferSettings.model_validate(settings))
     return 1.0
 
 

@@ -1,14 +1,36 @@
 """The transfer stages of a matrix: every model to every target by every method. Imports no torch."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from harness import method_check
 from harness.settings import DataSettings, Recipe
 from harness.stage import Stage
 from harness.transfer_settings import TransferSettings
 
 JSON = dict[str, Any]
+FANNED_OUT = ("per_class", "steps")     # a list of these makes a stage of each
+# Left out of a config where they say nothing, so that a new setting changes no key.
+OPTIONAL = TransferSettings.__annotations__.keys() - {"epochs", "batch_size", "optimizer", "lrs", "bn_stats"}
+SOURCE_AXES = ("arch", "seed")          # what is left of a model's axes for a method that does not look at its weights
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One method on one target, with one value of each axis that is fanned out."""
+
+    target: DataSettings
+    data: Stage
+    label: str
+    needs: str | None
+    config: JSON
+    axes: JSON
+
+    @property
+    def name(self) -> str:
+        return "/".join((self.target.label, self.label, *(f"{axis}{value}" for axis, value in self.axes.items())))
 
 
 class Transfers:
@@ -16,22 +38,65 @@ class Transfers:
 
     def __init__(self, recipe: Recipe, targets: Sequence[tuple[DataSettings, Stage]]) -> None:
         """targets: each with the stage that writes its data."""
-        self._points = [(target, data, method, {"method": method, "metric": _metric(target), "settings": _effective(settings)})
-                        for target, data in targets for method, settings in recipe.methods.items()]
+        self._points = [point for target, data in targets for label, settings in recipe.methods.items()
+                        for point in _points(target, data, label, settings.for_target(target.dataset))]
 
     def of(self, model: Stage, *, seed: int, short: str) -> Iterator[Stage]:
         """The transfers of one model. short: what names of its stages end in."""
-        for target, data, method, config in self._points:
-            yield Stage("transfer", {**config, "seed": seed}, {"model": model, "data": data},
-                        {**model.axes, "target": target.label, "method": method}, f"transfer/{target.label}/{method}/{short}")
+        for point in self._points:
+            axes = {"target": point.target.label, "method": point.label, **point.axes}
+            config = {**point.config, "seed": seed}
+            if point.needs is None and model.kind == "pretrain":        # all models of one architecture share it
+                own = {axis: model.axes[axis] for axis in SOURCE_AXES}
+                short_own = "/".join(f"{axis}{value}" if axis == "seed" else str(value) for axis, value in own.items())
+                yield Stage("transfer", {**config, "arch": _architecture(model)}, {"data": point.data}, {**own, **axes},
+                            f"transfer/{point.name}/{short_own}")
+            else:
+                yield Stage("transfer", config, {"model": model, "data": point.data}, {**model.axes, **axes},
+                            f"transfer/{point.name}/{short}")
+
+
+def _points(target: DataSettings, data: Stage, label: str, settings: TransferSettings) -> Iterator[_Point]:
+    name = method_check.name_of(label, settings)
+    for axes in _fanned_out(settings):
+        config = {"method": name, "metric": _metric(target), "settings": _effective(settings.model_copy(update=axes))}
+        yield _Point(target, data, label, method_check.constants(name).NEEDS, config, axes)
+
+
+def _fanned_out(settings: TransferSettings) -> Iterator[JSON]:
+    """Values of the axes that the recipe gives."""
+    axes: list[JSON] = [{}]
+    for axis in FANNED_OUT:
+        if (asked := getattr(settings, axis)) is not None:
+            values = asked if isinstance(asked, tuple) else (asked,)
+            axes = [{**point, axis: value} for point in axes for value in values]
+    yield from axes
 
 
 def _effective(settings: TransferSettings) -> JSON:
     """The settings without those that have no effect beside the others; reads back into an equal model."""
-    dump = settings.model_dump(mode="json")
+    plain = settings.model_copy(update={"lrs": settings.rates, "grid": settings.grid.model_copy(update={"lr": None})})
+    dump = plain.model_dump(mode="json", exclude={"method", "per_target"})
     dump["optimizer"] = settings.optimizer.effective()
+    dump["grid"] = {axis: list(values) for axis, values in plain.grid.axes().items()}
+    axes = dump["grid"].keys()
     del dump["optimizer"]["lr"]     # its `lrs` decide
+    if {"weight_decay", "decay_ratio"} & axes:
+        del dump["optimizer"]["weight_decay"]
+    if settings.train_crop == "center":
+        del dump["crop_scale"], dump["crop_ratio"]
+    if settings.steps is not None or {"epochs", "steps"} & axes:
+        del dump["epochs"]
+    usual = TransferSettings()
+    for name in OPTIONAL & dump.keys():
+        if name in axes or getattr(plain, name) == getattr(usual, name):
+            del dump[name]
     return dump
+
+
+def _architecture(model: Stage) -> JSON:
+    settings = model.config["settings"]
+    return {"arch": model.config["arch"], "channels": settings.get("channels"), "blur_pool": settings.get("blur_pool", False)}
 
 
 def _metric(target: DataSettings) -> str:

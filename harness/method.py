@@ -1,22 +1,35 @@
-"""A transfer method: from a pretrained model to trainees, one after another, that together try the whole grid of rates.
+"""A transfer method: how points of a grid train, from a pretrained model. The catalogue is `harness/methods/`.
 
-The catalogue is `harness/methods/`; each file there has DEFAULT_BN_STATS and `trainees(setup)`.
+Each file there has what `Method` lists. Recipes are checked against its constants (`harness/method_check.py`), so those files
+import torch only where they train.
 """
 
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
-from torch import nn
-
-from harness.model import Classifier
-from harness.timer import Timer
-from harness.train.fit import Trainee
-from harness.train.precision import Precision
 from harness.transfer_settings import TransferSettings
 from writers import names
 
+if TYPE_CHECKING:
+    from harness.grid import Trial
+    from harness.model import Classifier
+    from harness.timer import Timer
+    from harness.train.fit import Trainee
+    from harness.train.precision import Precision
+
 BnStats = Literal["frozen", "update"]
+
+# What every method takes that trains by SGD; an axis of the grid counts as the setting of its name.
+TRAINING = frozenset({
+    "method", "epochs", "steps", "per_class", "batch_size", "resolution", "eval_resolution", "eval_crop", "train_crop",
+    "crop_scale", "crop_ratio", "horizontal_flip", "label_smoothing", "flip_tta", "optimizer", "precision", "lrs", "lr", "grid",
+    "policy", "refit", "bn_stats", "per_target"})
+WEIGHT_DECAY = frozenset({"weight_decay", "decay_ratio", "decay_norm_and_bias"})
+# Where blocks of a network start, and how fast each learns.
+BLOCKS = frozenset({"reinit_last", "num_low", "low_lr_ratio", "high_lr_ratio", "layer_decay"})
 
 
 @dataclass(frozen=True)
@@ -24,38 +37,38 @@ class Setup:
     """What every trainee of a transfer starts from."""
 
     load: Callable[[], Classifier]      # the pretrained model with a new head, on the device; equal at every call
+    scratch: Callable[[], Classifier]   # the same architecture with random weights, from the stage's seed; likewise
     settings: TransferSettings
     bn_stats: BnStats                   # frozen: BatchNorm uses, and keeps, the source's statistics
+    steps_per_epoch: int
     device: str
     precision: Precision
     timer: Timer
 
 
-class Candidates(Trainee, Protocol):
-    """A trainee that tries one or more learning rates."""
+@dataclass(frozen=True)
+class Candidates:
+    """What trains, and what it leaves: a model for each trial, those that diverged left out. They may share parts, so look
+    at one at a time."""
 
-    def candidates(self) -> dict[float, Classifier]:
-        """Learning rate -> the model trained with it. Models may share parts: look at one at a time."""
+    trainee: Trainee
+    models: Callable[[], Sequence[tuple[Trial, Classifier]]]
 
 
 class Method(Protocol):
     """What a file of `harness/methods/` has."""
 
+    TAKES: frozenset[str]           # settings, and axes of the grid, that have an effect
     DEFAULT_BN_STATS: BnStats
+    NEEDS: str | None               # role of the stage that it starts from: "model", "features"; None: it starts from nothing
 
-    def trainees(self, setup: Setup) -> Iterator[Candidates]:
-        """Trainees that cover `setup.settings.lrs`, each made when it is asked for."""
+    def trains_together(self, setup: Setup) -> bool:
+        """Whether trials of equal length train at once."""
+
+    def candidates(self, setup: Setup, trials: Sequence[Trial]) -> Candidates:
+        """For trials of equal length: several where they train together, else one."""
 
 
 def find(name: str) -> Method:
     """The method of that name. Raises UserError, with the near names, for an unknown one."""
     return cast(Method, names.find("harness.methods", name, "method"))
-
-
-def set_train_mode(model: Classifier, bn_stats: BnStats) -> None:
-    """Training mode for all, but BatchNorm in evaluation mode where its statistics are frozen."""
-    model.train()
-    if bn_stats == "frozen":
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from harness import points, presets
+from harness import method_check, points, presets
 from harness.settings import DataSettings, Recipe
 from writers import names
 from writers.errors import UserError
@@ -38,7 +38,7 @@ def check(values: dict[str, Any], origin: Origin) -> Recipe:
         if not mistakes:
             mistakes.append(((), str(error).replace("\n", " ")))
     if recipe is not None:
-        mistakes += [*_without_effect(recipe, origin), *_wrong_points(recipe)]
+        mistakes += [*_without_effect(recipe, origin), *_wrong_points(recipe), *_wrong_for_method(recipe)]
     if recipe is not None and not mistakes:
         mistakes += _wrong_for_dataset(recipe)
     if mistakes or recipe is None:
@@ -87,7 +87,10 @@ def _wrong_names(values: dict[str, Any]) -> list[tuple[Place, str]]:
     asked += [(place, name, "score", "harness.scores") for place, name in _items(values, "scores")]
     methods = values.get("methods")
     if isinstance(methods, dict):
-        asked += [(("methods", method), method, "method", "harness.methods") for method in methods]
+        for label, method in methods.items():
+            named = isinstance(method, dict) and "method" in method
+            asked.append((("methods", label, *(["method"] if named else [])), method["method"] if named else label, "method",
+                          "harness.methods"))
     mistakes = []
     for place, name, noun, package in asked:
         known = names.names(package)
@@ -139,6 +142,26 @@ def _wrong_points(recipe: Recipe) -> list[tuple[Place, str]]:
         exclude, include = points.Points(recipe).without_effect()
         mistakes += [(("exclude", number), "has no effect: no point of the recipe is what it says.") for number in exclude]
         mistakes += [(("include", number), "has no effect: the recipe has all of its points already.") for number in include]
+    return mistakes
+
+
+def _wrong_for_method(recipe: Recipe) -> list[tuple[Place, str]]:
+    """Settings and axes of the grid that the method does not take; settings for one dataset that do not fit."""
+    mistakes: list[tuple[Place, str]] = []
+    for label, settings in recipe.methods.items():
+        if method_check.name_of(label, settings) not in names.names("harness.methods"):
+            continue        # said already
+        mistakes += [(("methods", label, *place), what) for place, what in method_check.without_effect(label, settings)]
+        for dataset in settings.per_target:
+            place = ("methods", label, "per_target", dataset)
+            if names.normalise(dataset) not in names.names("writers.datasets"):
+                mistakes.append((place, str(names.unknown("dataset", dataset, names.names("writers.datasets")))))
+            try:
+                own = settings.for_target(dataset)
+                mistakes += [((*place, *inner), what) for inner, what in method_check.without_effect(label, own)]
+            except ValidationError as error:
+                mistakes += [((*place, *map(str, detail["loc"])), _explain(detail, place)) for detail in
+                             error.errors(include_url=False)]
     return mistakes
 
 

@@ -15,6 +15,7 @@ class ScheduleSettings(Settings):
     schedule: Literal["cosine", "cyclic", "step", "constant"] = "cosine"
     warmup_epochs: NotNegative = 0          # linear from 0 (`cyclic`: the epoch of the peak)
     step_epochs: Count | None = None        # `step`: every so many epochs the rate is multiplied by step_factor
+    step_at: Annotated[tuple[Fraction, ...], Field(min_length=1)] | None = None     # `step`: or at these parts of training
     step_factor: Positive = 0.1
     momentum: Fraction = 0.9
     nesterov: bool = False
@@ -23,8 +24,10 @@ class ScheduleSettings(Settings):
 
     @model_validator(mode="after")
     def _only_settings_with_effect(self) -> Self:
-        if (self.schedule == "step") != (self.step_epochs is not None):
-            raise ValueError("step_epochs goes with schedule: step, and only with it")
+        if self.schedule == "step" and (self.step_epochs is None) == (self.step_at is None):
+            raise ValueError("schedule: step needs step_epochs or step_at, one of them")
+        if self.schedule != "step" and (self.step_epochs, self.step_at) != (None, None):
+            raise ValueError("step_epochs and step_at go with schedule: step, and only with it")
         if self.schedule != "step" and "step_factor" in self.model_fields_set:
             raise ValueError("step_factor has an effect with schedule: step only")
         if self.nesterov and self.momentum == 0:
@@ -35,8 +38,8 @@ class ScheduleSettings(Settings):
         """As JSON, without what has no effect beside the rest."""
         dump = self.model_dump(mode="json")
         if self.schedule != "step":
-            del dump["step_epochs"], dump["step_factor"]
-        return dump
+            del dump["step_factor"]
+        return {key: value for key, value in dump.items() if value is not None}
 
 
 class TrainSettings(Settings):

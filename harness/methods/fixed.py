@@ -1,120 +1,32 @@
 """Fixed-feature transfer: the source's weights stay, a new linear head trains on augmented images.
 
-With frozen BatchNorm statistics the features of an image do not depend on the head, so the heads of all learning rates
-train at once on one forward pass of the backbone; each is, bit for bit, what it would be alone. The published code lets the
-statistics of the frozen backbone move (`bn_stats: update`); then each rate has a backbone of its own.
+With frozen BatchNorm statistics the features of an image do not depend on the head, so the heads of a whole grid train at
+once on one forward pass of the backbone; each is, bit for bit, what it would be alone. The published code lets the statistics
+of the frozen backbone move (`bn_stats: update`); then each point has a backbone of its own.
 """
 
-import copy
-from collections.abc import Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+from harness.grid import Trial
+from harness.method import TRAINING, WEIGHT_DECAY, BnStats, Candidates, Setup
 
-from harness.method import BnStats, Setup, set_train_mode
-from harness.model import Classifier
-from harness.train.divergence import LossWatch
-from harness.train.loss import mean_loss, num_correct
-from harness.train.optimizer import make_sgd, set_lr
-from harness.train.precision import autocast
-from harness.train.trainee import ModelTrainee
-
+TAKES = TRAINING | WEIGHT_DECAY | {"bn_momentum"}
 DEFAULT_BN_STATS: BnStats = "frozen"
+NEEDS: str | None = "model"
 
 
-def trainees(setup: Setup) -> "Iterator[SharedBackbone | ModelTrainee]":
+def trains_together(setup: Setup) -> bool:
+    return setup.bn_stats == "frozen"
+
+
+def candidates(setup: Setup, trials: Sequence[Trial]) -> Candidates:
+    from harness.methods import _network
+    from harness.methods._shared_backbone import SharedBackbone
+
     if setup.bn_stats == "frozen":
-        yield SharedBackbone(setup)
-        return
-    for lr in setup.settings.lrs:
-        model = setup.load()
-        model.backbone.requires_grad_(False)
-        yield ModelTrainee(model, setup.settings.optimizer, lr, device=setup.device, precision=setup.precision,
-                           label_smoothing=setup.settings.label_smoothing, timer=setup.timer,
-                           train_mode=partial(set_train_mode, model, setup.bn_stats))
-
-
-class SharedBackbone:
-    """One frozen backbone, and a head with its own optimizer for each learning rate."""
-
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._model = setup.load().eval()
-        self._model.requires_grad_(False)
-        self._heads = {lr: copy.deepcopy(self._model.head).requires_grad_(True) for lr in setup.settings.lrs}
-        self._optimizers = {lr: make_sgd(head, setup.settings.optimizer, lr) for lr, head in self._heads.items()}
-        self._losses = torch.zeros(len(self._heads), dtype=torch.float64, device=setup.device)
-        self._num_correct = torch.zeros(len(self._heads), dtype=torch.int64, device=setup.device)
-        self._num_images = 0
-        self._watch = LossWatch(setup.device)       # of the head that fits best
-
-    @property
-    def peak_lr(self) -> float:
-        return min(self._heads)
-
-    def set_rate(self, fraction: float) -> None:
-        for lr, optimizer in self._optimizers.items():
-            set_lr(optimizer, fraction * lr)
-
-    def train_batch(self, images: Tensor, labels: Tensor) -> None:
-        timer, smoothing = self._setup.timer, self._setup.settings.label_smoothing
-        with timer.span("forward"):
-            with torch.no_grad(), autocast(self._setup.precision, self._setup.device):
-                features = self._model.features(images)
-            features = features.float()
-        with timer.span("backward"):        # of the heads: forward, too
-            for number, head in enumerate(self._heads.values()):
-                logits = head(features)
-                loss = mean_loss(logits, labels, smoothing)
-                loss.backward()
-                self._losses[number] += loss.detach() * len(labels)
-                self._num_correct[number] += num_correct(logits.detach(), labels)
-            self._watch.add(self._losses.nan_to_num(nan=torch.inf, posinf=torch.inf).min())
-        self._num_images += len(labels)
-        with timer.span("optimizer"):
-            for optimizer in self._optimizers.values():
-                optimizer.step()
-                optimizer.zero_grad()
-
-    def first_bad_step(self) -> int | None:
-        """Where the last of the heads diverged: one that does not is enough."""
-        return self._watch.first_bad()
-
-    def totals(self) -> dict[str, float]:
-        """Of the head that fits best so far: a rate that is too high must not hide that the others learn."""
-        losses = (self._losses / self._num_images).nan_to_num(nan=torch.inf, posinf=torch.inf)
-        best = int(losses.argmin())
-        totals = {"loss": float(losses[best]), "top1": int(self._num_correct[best]) / self._num_images,
-                  "num_images": self._num_images, "zero_gradients": 0}
-        self._losses.zero_()
-        self._num_correct.zero_()
-        self._num_images = 0
-        self._watch.clear()
-        return totals
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"heads": [head.state_dict() for head in self._heads.values()],
-                "optimizers": [optimizer.state_dict() for optimizer in self._optimizers.values()],
-                "losses": self._losses, "num_correct": self._num_correct, "num_images": self._num_images,
-                "watch": self._watch.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for head, saved in zip(self._heads.values(), state["heads"], strict=True):
-            head.load_state_dict(saved)
-        for optimizer, saved in zip(self._optimizers.values(), state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self._losses.copy_(state["losses"])
-        self._num_correct.copy_(state["num_correct"])
-        self._num_images = state["num_images"]
-        self._watch.load_state_dict(state["watch"])
-
-    def candidates(self) -> dict[float, Classifier]:
-        """Models that share the backbone; those whose head diverged are left out."""
-        found = {}
-        for lr, head in self._heads.items():
-            if all(torch.isfinite(parameter).all() for parameter in head.parameters()):
-                found[lr] = copy.copy(self._model)
-                found[lr]._modules = {**self._model._modules, "head": head}
-        return found
+        shared = SharedBackbone(setup, trials)
+        return Candidates(shared, shared.candidates)
+    trial, = trials
+    model = setup.load()
+    model.backbone.requires_grad_(False)
+    return _network.candidates(setup, trial, model)

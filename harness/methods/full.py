@@ -1,17 +1,21 @@
-"""Full-network transfer: every weight trains, from the source's, under a new head. Each rate of the grid in turn."""
+"""Full-network transfer: every weight trains, from the source's, under a new head. The points of the grid one after another."""
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Sequence
 
-from harness.method import BnStats, Setup, set_train_mode
-from harness.train.trainee import ModelTrainee
+from harness.grid import Trial
+from harness.method import BLOCKS, TRAINING, WEIGHT_DECAY, BnStats, Candidates, Setup
 
+TAKES = TRAINING | WEIGHT_DECAY | BLOCKS | {"bn_momentum"}
 DEFAULT_BN_STATS: BnStats = "update"
+NEEDS: str | None = "model"
 
 
-def trainees(setup: Setup) -> Iterator[ModelTrainee]:
-    for lr in setup.settings.lrs:
-        model = setup.load()
-        yield ModelTrainee(model, setup.settings.optimizer, lr, device=setup.device, precision=setup.precision,
-                           label_smoothing=setup.settings.label_smoothing, timer=setup.timer,
-                           train_mode=partial(set_train_mode, model, setup.bn_stats))
+def trains_together(setup: Setup) -> bool:
+    return False
+
+
+def candidates(setup: Setup, trials: Sequence[Trial]) -> Candidates:
+    from harness.methods import _network
+
+    trial, = trials
+    return _network.candidates(setup, trial, _network.transferred(setup, trial.settings))

@@ -1,11 +1,13 @@
-"""Transfers one pretrained model to one target by one method, with its whole grid of learning rates.
+"""Transfers one pretrained model to one target by one method, with its whole grid.
 
-Val chooses among them; test is read once, by the chosen model.
+Val chooses among its points; test is read once, by the chosen model.
 """
 
 import copy
 import shutil
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,41 +16,39 @@ from harness import method as methods
 from harness import model as models
 from harness.method import Setup
 from harness.model import Classifier
+from harness.search import Search, settings_say
 from harness.stage import Outcome, StageContext
 from harness.stages.pretrain import MODEL_FILE
 from harness.timer import Timer, summary
-from harness.train import evaluate, predictions, trial
-from harness.train.divergence import Diverged
-from harness.train.fit import Checkpoints, Clock, fit
+from harness.train import evaluate, predictions
+from harness.train.fit import Clock, num_batches
 from harness.train.flip import FlipAverage
 from harness.train.modes import fixed_shapes
-from harness.train.plans import eval_plan, split_path, train_plan
+from harness.train.plans import eval_plan, few_per_class, split_path, train_plan
 from harness.train.precision import choose
 from harness.train.trainee import replay_rate
 from harness.transfer_settings import TransferSettings
 from loaders import open_loader
 from loaders.backend import Loader
+from loaders.plan import LoaderPlan
 from writers.errors import UserError
+from writers.store import open_beton
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: scores on test of the model that val chose, its learning rate, the grid with its scores on val."""
+    """Metrics: scores on test of the model that val chose, what was chosen, the grid with its scores on val."""
     started = time.monotonic()
     config = context.config
     settings = TransferSettings.model_validate(config["settings"])
     method = methods.find(config["method"])
     classes = context.needs["data"].metrics["classes"]
     precision, timer = choose(settings.precision, context.device), Timer(context.device)
-    source, about = models.load(context.need_folders["model"] / MODEL_FILE)
+    _check_splits(context)
+    load, source_eps = _source(context, len(classes))
 
-    def load() -> Classifier:
-        model = copy.deepcopy(source)
-        models.replace_head(model, len(classes), torch.Generator().manual_seed(config["seed"]))
-        return model.to(context.device)
-
-    def score(model: Classifier, split: str, *, keep_predictions: bool = False) -> dict[str, Any]:
+    def score(model: Classifier, split: str, crop: float, *, keep_predictions: bool = False) -> dict[str, Any]:
         plan = eval_plan(split_path(context, "data", split), settings.batch_size,
-                         settings.eval_resolution or settings.resolution, settings.eval_crop, context)
+                         settings.eval_resolution or settings.resolution, crop, context)
         with open_loader(plan) as loader:
             judged = FlipAverage(model) if settings.flip_tta else model
             counts = evaluate.count(judged, loader, device=context.device, precision=precision, num_classes=len(classes))
@@ -56,66 +56,82 @@ def run(context: StageContext) -> Outcome:
                 predictions.save(context.folder, loader, {split: counts.predictions()})
             return counts.scores()
 
-    torch.manual_seed(config["seed"])       # for what draws from the global generator, such as dropout
-    setup = Setup(load, settings, settings.bn_stats or method.DEFAULT_BN_STATS, context.device, precision, timer)
-    clocks: list[Clock] = []
-    grid: dict[float, dict[str, Any]] = {}
-    best: tuple[float, Classifier] | None = None
-    failure: UserError = Diverged("No learning rate of the grid leaves finite weights.", "Add lower ones to `lrs`.")
-    eval_s = 0.0
-    checkpoints = context.folder / "checkpoints"
-    with fixed_shapes(context.device), \
-            open_loader(train_plan(split_path(context, "data", "train"), settings, config["seed"], context)) as loader:
+    with fixed_shapes(context.device), open_loader(_train_plan(context, settings)) as loader:
         _check_metric(config["metric"], loader)
+        setup = Setup(load.pretrained, load.scratch, settings, settings.bn_stats or method.DEFAULT_BN_STATS,
+                      num_batches(loader.plan, loader.num_samples), context.device, precision, timer)
+        search = Search(context, method, setup, loader, lambda model, crop: score(model, "val", crop), metric=config["metric"],
+                        num_classes=len(classes))
         startup_s = time.monotonic() - started
-        for number, trainee in enumerate(method.trainees(setup)):
-            clocks.append(Clock())
-            timer.clear()
-            exhausted = False
-            try:
-                for _ in fit(trainee, loader, settings.optimizer, num_epochs=settings.epochs, timer=timer, clock=clocks[-1],
-                             checkpoints=Checkpoints(checkpoints / str(number), context.device, context.checkpoint_every_s),
-                             stop_requested=context.stop_requested, progress=context.progress):
-                    pass
-            except Diverged as error:
-                failure = error
-                continue
-            except RuntimeError as error:
-                if not trial.is_out_of_memory(error):
-                    raise
-                exhausted = True
-            if exhausted:       # behind the handler, where the error no longer holds on to the memory of the step
-                batch = trial.noise_batch(min(settings.batch_size, loader.num_samples), settings.resolution, len(classes),
-                                          context.device)
-                raise trial.out_of_memory(trainee, batch, can_accumulate=False)
-            evaluated = time.monotonic()
-            for lr, model in trainee.candidates().items():
-                try:
-                    grid[lr] = score(model, "val")
-                except Diverged as error:
-                    failure = error
-                    continue
-                if best is None or _better(grid, config["metric"], lr, best[0]):
-                    best = lr, copy.deepcopy(model)
-            eval_s += time.monotonic() - evaluated
-        if best is None:
-            raise failure
+        best = search.run()
         evaluated = time.monotonic()
-        test = score(best[1], "test", keep_predictions=True)
-        eval_s += time.monotonic() - evaluated
-        with loader.epoch(0) as batches:
-            replay_img_per_s = replay_rate(trainee, *next(batches), train_s=clocks[-1].train_s)
+        test = score(best.model, "test", best.crop, keep_predictions=True)
+        eval_s = search.eval_s + time.monotonic() - evaluated
+        replay_img_per_s = None
+        if search.last_trainee is not None:
+            with loader.epoch(0) as batches:
+                replay_img_per_s = replay_rate(search.last_trainee, *next(batches), train_s=search.clocks[-1].train_s)
         num_train_images = loader.num_samples
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
 
+    chosen = search.point_of(best.trial, best.crop)
     metrics = {
-        "metric": config["metric"], "test": test, "val": grid[best[0]], "lr": best[0],
-        "grid": [{"lr": lr, "val": grid.get(lr)} for lr in settings.lrs],      # None: it diverged
-        "num_configs": len(settings.lrs), "selected_on": "val", "num_epochs": settings.epochs, "num_classes": len(classes),
-        "num_train_images": num_train_images, "bn_stats": setup.bn_stats, "precision": precision, "source_eps": about["eps"],
-        "predictions": predictions.FILE,
-        "damaged_checkpoints": [line for clock in clocks for line in clock.damaged_checkpoints]}
-    return Outcome(metrics, _timing(clocks, eval_s, startup_s, replay_img_per_s))
+        "metric": config["metric"], "test": test, "val": best.val, "lr": best.trial.lr, "chosen": chosen,
+        "grid": list(search.entries()), **settings_say(settings),
+        "num_epochs": None if best.trial.settings.steps else best.trial.settings.epochs,
+        "num_steps": search.clocks[-1].num_steps, "num_classes": len(classes), "num_train_images": num_train_images,
+        "bn_stats": setup.bn_stats, "precision": precision, "source_eps": source_eps, "predictions": predictions.FILE,
+        "damaged_checkpoints": [line for clock in search.clocks for line in clock.damaged_checkpoints]}
+    return Outcome(metrics, _timing(search.clocks, eval_s, startup_s, replay_img_per_s))
+
+
+@dataclass(frozen=True)
+class _Loads:
+    """Models with a new head, on the device; equal at every call."""
+
+    pretrained: Callable[[], Classifier]
+    scratch: Callable[[], Classifier]
+
+
+def _source(context: StageContext, num_classes: int) -> tuple[_Loads, float | None]:
+    """What trials start from, and the eps of the source's training; None where nothing of a source is looked at."""
+    seed, source, eps = context.config["seed"], None, None
+    about = context.config.get("arch")          # of a method that needs no source: name, channels, blur_pool
+    if "model" in context.needs:
+        source, about = models.load(context.need_folders["model"] / MODEL_FILE)
+        eps = about.get("eps")
+    assert about is not None
+
+    def with_head(model: Classifier) -> Classifier:
+        models.replace_head(model, num_classes, torch.Generator().manual_seed(seed))
+        return model.to(context.device)
+
+    def scratch() -> Classifier:
+        channels = about.get("channels")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return with_head(models.build(about["arch"], num_classes, channels=tuple(channels) if channels else None,
+                                          blur_pool=about.get("blur_pool", False)))
+
+    return _Loads(lambda: with_head(copy.deepcopy(source)) if source is not None else scratch(), scratch), eps
+
+
+def _train_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan:
+    beton = split_path(context, "data", "train")
+    plan = replace(train_plan(beton, settings, context.config["seed"], context),
+                   indices=few_per_class(beton, settings.per_class, context.config["seed"])
+                   if isinstance(settings.per_class, int) else None)
+    return plan if settings.train_crop == "random" else replace(plan, augment="center_crop", center_fraction=settings.eval_crop)
+
+
+def _check_splits(context: StageContext) -> None:
+    """Raises UserError where val is test, or most of it is: to choose on the one were to choose on the other. By the images'
+    bytes, since splits name theirs as they like; some sets have a few images twice."""
+    val, test = ({digest.tobytes() for digest in open_beton(split_path(context, "data", split)).digests}
+                 for split in ("val", "test"))
+    if 2 * len(val & test) > len(val):
+        raise UserError(f"{len(val & test)} of the {len(val)} images of val are images of test, too: to choose on them is to "
+                        "choose on test.", "Carve val out of train: write the target with `val:` above 0.")
 
 
 def _check_metric(metric: str, loader: Loader) -> None:
@@ -125,12 +141,7 @@ def _check_metric(metric: str, loader: Loader) -> None:
                         "Leave `metric:` out for the dataset's own.")
 
 
-def _better(grid: dict[float, dict[str, Any]], metric: str, lr: float, best: float) -> bool:
-    """Higher on val; of equals the smaller rate."""
-    return (grid[lr][metric], -lr) > (grid[best][metric], -best)
-
-
-def _timing(clocks: list[Clock], eval_s: float, startup_s: float, replay_img_per_s: float) -> dict[str, Any]:
+def _timing(clocks: list[Clock], eval_s: float, startup_s: float, replay_img_per_s: float | None) -> dict[str, Any]:
     """Of all trainees together."""
     spans = {name: sum(clock.spans_s.get(name, 0.0) for clock in clocks) for clock in clocks for name in clock.spans_s}
     return summary(spans, num_steps=sum(clock.num_steps for clock in clocks),

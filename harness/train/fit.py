@@ -83,7 +83,7 @@ class Checkpoints:
 
 
 def fit(trainee: Trainee, loader: Loader, schedule: ScheduleSettings, *, num_epochs: int, timer: Timer, clock: Clock,
-        steps_per_epoch: int | None = None, resolution_at: Callable[[int], int] | None = None,
+        steps_per_epoch: int | None = None, num_steps: int | None = None, resolution_at: Callable[[int], int] | None = None,
         checkpoints: Checkpoints | None = None, stop_requested: Callable[[], bool] = lambda: False,
         progress: Callable[..., None] = lambda **values: None, after_step: Callable[[], None] = lambda: None,
         ) -> Iterator[Record]:
@@ -91,6 +91,7 @@ def fit(trainee: Trainee, loader: Loader, schedule: ScheduleSettings, *, num_epo
 
     steps_per_epoch: what counts as an epoch, in num_epochs and in the schedule (None: a pass). Where passes are shorter
     there are more of them, and the last may end early; learning rates are, step by step, those of the longer data.
+    num_steps: of the whole training, whatever num_epochs says; the schedule still counts its epochs.
     resolution_at: pixels a side in epoch 0, 1, ... of the schedule; a pass keeps that of its first step. None: the plan's.
     A last batch is left out where it gives no two images to each process: BatchNorm has no variance for one. The next pass
     has another order. Processes with a different number of images in a last batch weigh in by them.
@@ -99,7 +100,7 @@ def fit(trainee: Trainee, loader: Loader, schedule: ScheduleSettings, *, num_epo
     rate and last good checkpoint, where the loss or a weight is not finite.
     """
     run = _Run(trainee, timer, clock, schedule, checkpoints, steps_per_pass=num_batches(loader.plan, loader.num_samples),
-               steps_per_epoch=steps_per_epoch, num_epochs=num_epochs)
+               steps_per_epoch=steps_per_epoch, num_epochs=num_epochs, num_steps=num_steps)
     run.resume()
     yield from run.records
     shown_at = time.monotonic()
@@ -146,13 +147,15 @@ class _Run:
     """How far a training loop is, what it has recorded, and its checkpoints."""
 
     def __init__(self, trainee: Trainee, timer: Timer, clock: Clock, schedule: ScheduleSettings,
-                 checkpoints: Checkpoints | None, *, steps_per_pass: int, steps_per_epoch: int | None, num_epochs: int) -> None:
+                 checkpoints: Checkpoints | None, *, steps_per_pass: int, steps_per_epoch: int | None, num_epochs: int,
+                 num_steps: int | None) -> None:
         self._trainee, self._timer, self._clock, self._schedule = trainee, timer, clock, schedule
-        self._checkpoints, self._num_epochs = checkpoints, num_epochs
+        self._checkpoints = checkpoints
         self._ranks = checkpoints.ranks if checkpoints else ALONE
         self.votes = Votes(self._ranks)
         self.steps_per_pass, self.steps_per_epoch = steps_per_pass, steps_per_epoch or steps_per_pass
-        self.num_steps = num_epochs * self.steps_per_epoch
+        self.num_steps = num_steps or num_epochs * self.steps_per_epoch
+        self._num_epochs = -(-self.num_steps // self.steps_per_epoch)
         self.step = 0
         self.records: list[Record] = []
         self._pass_s = self._pass_checkpoint_s = 0.0    # of the pass that has begun

@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from harness.stage import StageContext
 from harness.train_settings import TrainSettings
 from loaders.plan import LoaderPlan
+from writers.draws import draw
+from writers.errors import UserError
+from writers.store import open_beton
 
 
 def split_path(context: StageContext, role: str, split: str) -> Path:
@@ -22,3 +27,20 @@ def train_plan(beton: Path, settings: TrainSettings, seed: int, context: StageCo
 def eval_plan(beton: Path, batch_size: int, resolution: int, crop: float, context: StageContext) -> LoaderPlan:
     return LoaderPlan(beton, max(batch_size, context.ranks.world_size), resolution, center_fraction=crop, device=context.device,
                       num_threads=context.num_threads, rank=context.ranks.rank, world_size=context.ranks.world_size)
+
+
+def few_per_class(beton: Path, num_images: int, seed: int) -> np.ndarray:
+    """Places in the file of that many images of each class, int64 [M] in file order; all of a class that has fewer.
+
+    Drawn by the images' ids: the same in every file that holds them, and fewer of a class are part of more.
+    Raises UserError where images have many labels.
+    """
+    opened = open_beton(beton)
+    if opened.labels.ndim != 1:
+        raise UserError(f"per_class: an image of {beton.parent.name} has many labels, so its classes cannot be cut to size.")
+    by_draw = np.argsort(draw(seed, "few", opened.ids), kind="stable")
+    labels = opened.labels[by_draw]
+    by_class = by_draw[np.argsort(labels, kind="stable")]
+    counts = np.bincount(labels)
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)     # of each image in its class
+    return np.sort(by_class[place < num_images])

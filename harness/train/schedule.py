@@ -22,6 +22,8 @@ def learning_rate(settings: ScheduleSettings, peak: float, step: int, num_steps:
         case "cyclic":
             return peak * (1 - done)
         case "step":
+            if settings.step_at is not None:
+                return peak * settings.step_factor ** sum(step >= part * num_steps for part in settings.step_at)
             assert settings.step_epochs is not None
             return peak * settings.step_factor ** (step // steps_per_epoch // settings.step_epochs)
         case "constant":

@@ -59,6 +59,8 @@ class Step:
         self.num_parts = num_parts
         self._ranks = ranks
         self._shared = SharedGradients(model, ranks) if ranks.world_size > 1 else None
+        # Called between backward and update, with gradients unscaled and of the batch's mean loss: for a penalty's own.
+        self.add_gradients: Callable[[], None] | None = None
         self.alone = False          # True: steps of this process only, for trials, which may fail in one and not in another
         # Attacks start elsewhere in each process, which has other images.
         self.generator = torch.Generator(device).manual_seed(seed + ranks.rank * RANK_SEEDS)
@@ -129,6 +131,9 @@ class Step:
 
     def _update(self) -> None:
         with self._timer.span("optimizer"):
+            if self.add_gradients is not None:
+                self._scaler.unscale_(self._optimizer)
+                self.add_gradients()
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self._optimizer.zero_grad(set_to_none=True)

@@ -1,13 +1,13 @@
 """A whole model as a trainee of `fit`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import repeat
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.attack_settings import AttackSettings
 from harness.distributed import ALONE, Ranks
@@ -32,11 +32,12 @@ class ModelTrainee:
 
     def __init__(self, model: Classifier, schedule: ScheduleSettings, peak_lr: float, *, device: str, precision: Precision,
                  label_smoothing: float, timer: Timer, train_mode: Callable[[], object], attack: AttackSettings | None = None,
-                 eps: float = 0.0, seed: int = 0, ema_decay: float | None = None, num_parts: int = 1,
-                 ranks: Ranks = ALONE) -> None:
-        """train_mode: puts each module of the model into its mode for training. The rest: see `make_step`."""
+                 eps: float = 0.0, seed: int = 0, ema_decay: float | None = None, num_parts: int = 1, ranks: Ranks = ALONE,
+                 lr_ratios: Mapping[nn.Parameter, float] | None = None) -> None:
+        """train_mode: puts each module of the model into its mode for training. lr_ratios: see `make_sgd`. The rest: see
+        `make_step`."""
         self.model, self.peak_lr, self._ranks = model, peak_lr, ranks
-        self.optimizer = make_sgd(model, schedule, peak_lr)
+        self.optimizer = make_sgd(model, schedule, peak_lr, lr_ratios)
         self.average = WeightAverage(model, ema_decay) if ema_decay is not None else None
         self.step = make_step(model, self.optimizer, device=device, precision=precision, label_smoothing=label_smoothing,
                               attack=attack, eps=eps, timer=timer, train_mode=train_mode, seed=seed, average=self.average,
@@ -80,10 +81,6 @@ class ModelTrainee:
     def final_weights(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that it is to be judged by: the averaged ones where there is an average."""
         return self.average.in_place() if self.average is not None else nullcontext()
-
-    def candidates(self) -> dict[float, Classifier]:
-        """Peak learning rate -> the model trained with it."""
-        return {self.peak_lr: self.model}
 
 
 def replay_rate(trainee: Trainee, images: Tensor, labels: Tensor, train_s: float, ranks: Ranks = ALONE) -> float:

@@ -5,24 +5,43 @@ import copy
 import pytest
 import torch
 
+from harness import grid
 from harness import method as methods
 from harness import model as models
 from harness.method import Setup
+from harness.model import Classifier
 from harness.timer import Timer
 from harness.transfer_settings import TransferSettings
 from writers.errors import UserError
 
 
-def make_setup(bn_stats: str, lrs: tuple[float, ...] = (0.1, 0.01)) -> Setup:
-    torch.manual_seed(0)
+def make_setup(bn_stats: str, lrs: tuple[float, ...] = (0.1, 0.01), *, source_seed: int = 0, **settings) -> Setup:
+    torch.manual_seed(source_seed)
     source = models.build("resnet10", 5, channels=(8, 8, 8, 8))
 
-    def load():
-        model = copy.deepcopy(source)
+    def with_head(model):
         models.replace_head(model, 3, torch.Generator().manual_seed(1))
         return model
 
-    return Setup(load, TransferSettings(lrs=lrs), bn_stats, "cpu", "float32", Timer("cpu"))
+    def scratch():
+        torch.manual_seed(3)
+        return with_head(models.build("resnet10", 3, channels=(8, 8, 8, 8)))
+
+    return Setup(lambda: with_head(copy.deepcopy(source)), scratch, TransferSettings(lrs=lrs, **settings), bn_stats, 4, "cpu",
+                 "float32", Timer("cpu"))
+
+
+def trained(method: str, setup: Setup, num_steps: int = 3) -> dict[float, Classifier]:
+    """Learning rate -> the model that a few steps leave."""
+    found = methods.find(method)
+    trials = grid.trials(setup.settings)
+    turns = [trials] if found.trains_together(setup) else [[trial] for trial in trials]
+    models_of = {}
+    for turn in turns:
+        candidates = found.candidates(setup, turn)
+        train(candidates.trainee, num_steps)
+        models_of |= {trial.lr: model for trial, model in candidates.models()}
+    return models_of
 
 
 def train(trainee, num_steps: int = 3):
@@ -48,28 +67,22 @@ def moved(setup: Setup, model) -> tuple[bool, bool, bool]:
     ("full", "frozen", (True, False, True)), ("full", "update", (True, True, True))])
 def test_what_moves(method, bn_stats, expected):
     setup = make_setup(bn_stats)
-    seen = {}
-    for trainee in methods.find(method).trainees(setup):
-        for lr, model in train(trainee).candidates().items():
-            seen[lr] = moved(setup, model)
+    seen = {lr: moved(setup, model) for lr, model in trained(method, setup).items()}
     assert seen == {0.1: expected, 0.01: expected}
 
 
 def test_heads_on_a_shared_backbone_are_what_each_would_be_alone():
     lrs = (0.5, 0.1, 0.001)
-    together, = methods.find("fixed").trainees(make_setup("frozen", lrs))
-    shared = train(together, 5).candidates()
+    shared = trained("fixed", make_setup("frozen", lrs), 5)
     for lr in lrs:
-        alone, = methods.find("fixed").trainees(make_setup("frozen", (lr,)))
-        head = train(alone, 5).candidates()[lr].head
+        head = trained("fixed", make_setup("frozen", (lr,)), 5)[lr].head
         assert torch.equal(shared[lr].head.weight, head.weight)
         assert torch.equal(shared[lr].head.bias, head.bias)
 
 
 def test_a_shared_backbone_equals_a_plain_loop_over_the_head():
     setup = make_setup("frozen", (0.1,))
-    trainee, = methods.find("fixed").trainees(setup)
-    model = train(trainee).candidates()[0.1]
+    model = trained("fixed", setup)[0.1]
 
     plain = setup.load().eval()
     weight, bias = plain.head.weight.detach().clone(), plain.head.bias.detach().clone()

@@ -1,0 +1,8 @@
+"""Options of the long forms of tests."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kill-demo", type=int, metavar="N",
+                     help="of test_harness_end_to_end.py: disturb the demo, scaled down, at N points; not a tiny recipe at 4")

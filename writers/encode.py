@@ -16,12 +16,13 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from writers import turbojpeg
-from writers.restart import DamagedJpeg, add_restart_index, read_frame
+from writers.markers import check_markers
+from writers.resize import shrink, shrink_into
+from writers.restart import DamagedJpeg, add_restart_index, encode_indexed, read_frame
 
 SMALL = 96          # pixels: an image whose longer side is no longer is stored raw; JPEG would cost accuracy and save little
 JPEG, RAW = 0, 1    # the modes of an image in FFCV's format
 MAX_SIDE = 65535    # of 16 bits in the format
-MARKER = re.compile(rb"\xff[^\x00\xff]")    # in coded data, 0xFF stands before 0x00; before a marker, more of it may stand
 PRESET = re.compile(r"(?P<max_resolution>\d+)_(?P<compress_probability>[01](?:\.\d+)?)_(?P<jpeg_quality>\d+)")
 
 
@@ -126,7 +127,8 @@ def _encode_jpeg(data: bytes, encoding: Encoding, chance: float, check: bool) ->
     denominator = _denominator(size, fitted)
     if _as_jpeg(fitted, encoding, chance) and (planes := turbojpeg.decode_planes(data, denominator)) is not None \
             and (smaller := _shrunk(planes, fitted)) is not None:
-        return _jpeg_blob(turbojpeg.encode_planes(smaller, encoding.jpeg_quality), fitted, encoding)
+        encoded = (encode_indexed if encoding.restart_index else turbojpeg.encode_planes)(smaller, encoding.jpeg_quality)
+        return Blob(JPEG, *fitted, encoded)
     pixels = turbojpeg.decode_rgb(data, denominator)
     return _encode_pixels(_rgb_by_pillow(data) if pixels is None else pixels, encoding, chance, fitted)
 
@@ -138,37 +140,12 @@ def _encode_pixels(pixels: np.ndarray, encoding: Encoding, chance: float, size: 
     if max(fitted) > MAX_SIDE:
         raise Unreadable(f"it is {width} x {height} pixels; a beton holds up to {MAX_SIDE} a side")
     if pixels.shape[:2] != (height, width):
-        from writers.resize import shrink  # imports numba's compiler, which most writing does without
-
         pixels = shrink(pixels, width, height)
     if not _as_jpeg(fitted, encoding, chance):
         return Blob(RAW, width, height, pixels.tobytes())
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=encoding.jpeg_quality, subsampling="4:2:0")
     return _jpeg_blob(buffer.getvalue(), fitted, encoding)
-
-
-def check_markers(jpeg: bytes, scan: int) -> None:
-    """Look for the end of a JPEG marker by marker, from where its first scan begins. Raises DamagedJpeg.
-
-    Finds what is cut short, segments that reach over the end, markers that may not stand in a scan, and lost or repeated
-    restart markers. What lies between two markers is not decoded.
-    """
-    position, num_restarts = scan, 0
-    while marker := MARKER.search(jpeg, position):
-        position, code = marker.end(), jpeg[marker.end() - 1]
-        if code == 0xD9:
-            return
-        if 0xD0 <= code <= 0xD7:
-            if code & 7 != num_restarts & 7:
-                raise DamagedJpeg("its restart markers are out of order")
-            num_restarts += 1
-        elif code in (0xC4, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE) or 0xE0 <= code <= 0xEF:
-            position += int.from_bytes(jpeg[position:position + 2], "big")
-            num_restarts = 0
-        else:
-            raise DamagedJpeg(f"a scan has the marker 0x{code:02x}")
-    raise DamagedJpeg("it is cut short")
 
 
 def _jpeg_blob(jpeg: bytes, size: tuple[int, int], encoding: Encoding) -> Blob:
@@ -197,8 +174,6 @@ def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes 
 
     A chroma pixel covers so and so many luma pixels, of the source and of the result; the last may reach over the border.
     """
-    from writers.resize import shrink_into
-
     width, height = size
     across, down = image.factors
     smaller = turbojpeg.new_planes(width, height, grey=len(image.planes) == 1)

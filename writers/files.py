@@ -67,7 +67,14 @@ class FolderFiles:
         return self._names
 
     def read(self, name: str) -> bytes:
-        return (self._root / name).read_bytes()
+        path = f"{self._root}/{name}"
+        handle = os.open(path, os.O_RDONLY)     # half as many calls of the system as open() makes
+        try:
+            size = os.fstat(handle).st_size
+            data = os.read(handle, size)
+        finally:
+            os.close(handle)
+        return data if len(data) == size else Path(path).read_bytes()
 
     def where(self, name: str) -> str:
         return str(self._root / name)

@@ -1,5 +1,5 @@
-/* Lossless transcoding for the restart index: the same coefficients, in one baseline scan with restart markers and
- * optimised Huffman tables. Called by restart.py, which says what for; no Python in here, so threads run side by side. */
+/* JPEGs for the restart index: one baseline scan with restart markers and optimised Huffman tables, of another JPEG's very
+ * coefficients, or of pixels. Called by restart.py, which says what for; no Python in here, so threads run side by side. */
 
 #include <setjmp.h>
 #include <stdio.h>
@@ -11,7 +11,7 @@
 
 enum { DONE = 0, DAMAGED = -1, LEFT_ALONE = 1 };
 
-/* libjpeg's own error handler ends the process; this one goes back to harness_add_restart_markers. */
+/* libjpeg's own error handler ends the process; this one goes back to where `back` was set. */
 struct errors {
     struct jpeg_error_mgr base;
     jmp_buf back;
@@ -60,6 +60,31 @@ static void end_writing(j_compress_ptr codec) {
     (void)codec;    /* all of it is in memory already */
 }
 
+static struct jpeg_error_mgr *start_errors(struct errors *errors, char *message) {
+    jpeg_std_error(&errors->base);
+    errors->base.error_exit = on_error;
+    errors->base.emit_message = on_message;
+    errors->message = message;
+    message[0] = 0;
+    return &errors->base;
+}
+
+static int start_memory(struct memory *memory, size_t size) {
+    memory->base.init_destination = start_writing;
+    memory->base.empty_output_buffer = grow;
+    memory->base.term_destination = end_writing;
+    memory->size = size;
+    return (memory->bytes = malloc(size)) != NULL;
+}
+
+/* What was written, or nothing. */
+static void give(struct memory *memory, int outcome, unsigned char **result, unsigned long *result_size) {
+    *result = outcome == DONE ? memory->bytes : NULL;
+    *result_size = outcome == DONE ? memory->base.next_output_byte - memory->bytes : 0;
+    if (outcome != DONE)
+        free(memory->bytes);
+}
+
 /* A decoder smooths an image whose last scans never came; the same coefficients in one scan would not be smoothed. */
 static int has_all_scans(const struct jpeg_decompress_struct *source) {
     for (int i = 0; source->coef_bits != NULL && i < source->num_components * DCTSIZE2; i++)
@@ -75,22 +100,14 @@ int harness_add_restart_markers(const unsigned char *jpeg, unsigned long size, u
                                 unsigned char **result, unsigned long *result_size, char *message) {
     struct jpeg_decompress_struct source = {0};
     struct jpeg_compress_struct target = {0};
-    struct errors errors = {.message = message};
-    struct memory memory = {.base = {.init_destination = start_writing, .empty_output_buffer = grow,
-                                     .term_destination = end_writing}, .size = size + 65536};
+    struct errors errors;
+    struct memory memory;
     volatile int outcome = DAMAGED;     /* volatile: read after a longjmp */
 
-    *result = NULL;
-    *result_size = 0;
-    message[0] = 0;
-    if ((memory.bytes = malloc(memory.size)) == NULL) {
+    source.err = target.err = start_errors(&errors, message);
+    if (!start_memory(&memory, size + 65536)) {
         strcpy(message, "out of memory");
-        return DAMAGED;
-    }
-    source.err = target.err = jpeg_std_error(&errors.base);
-    errors.base.error_exit = on_error;
-    errors.base.emit_message = on_message;
-    if (setjmp(errors.back) == 0) {
+    } else if (setjmp(errors.back) == 0) {
         jpeg_create_decompress(&source);
         jpeg_create_compress(&target);
         jpeg_mem_src(&source, jpeg, size);
@@ -110,14 +127,72 @@ int harness_add_restart_markers(const unsigned char *jpeg, unsigned long size, u
     } else if (errors.base.msg_code == JERR_MISMATCHED_QUANT_TABLE) {  /* a table was changed between two scans */
         outcome = LEFT_ALONE;
     }
-    if (outcome == DONE) {
-        *result = memory.bytes;
-        *result_size = memory.base.next_output_byte - memory.bytes;
-    } else {
-        free(memory.bytes);
-    }
+    give(&memory, outcome, result, result_size);
     jpeg_destroy_compress(&target);
     jpeg_destroy_decompress(&source);
+    return outcome;
+}
+
+/* The rows of one component that make up a row of MCUs, copied to `rows`, whose ends and last rows fill whole blocks. */
+static void fill_rows(const jpeg_component_info *component, const unsigned char *plane, int stride, int width, int height,
+                      int first, JSAMPARRAY rows) {
+    const int block_width = component->width_in_blocks * DCTSIZE, num_rows = component->v_samp_factor * DCTSIZE;
+    for (int i = 0; i < num_rows; i++) {
+        const unsigned char *row = plane + (size_t)(first + i < height ? first + i : height - 1) * stride;
+        memcpy(rows[i], row, width);
+        memset(rows[i] + width, row[width - 1], block_width - width);
+    }
+}
+
+static int whole(int side, int num_planes) {
+    return num_planes == 1 ? side : (side + 1) / 2 * 2;
+}
+
+/* The same of an image's planes: one of grey, or three of YCbCr at 4:2:0, rows so many bytes apart. What libjpeg-turbo's
+ * tjCompressFromYUVPlanes writes, and harness_add_restart_markers makes of it. */
+int harness_encode_with_markers(const unsigned char *const planes[3], const int strides[3], int num_planes, int width,
+                                int height, int quality, unsigned int interval, unsigned char **result,
+                                unsigned long *result_size, char *message) {
+    struct jpeg_compress_struct target = {0};
+    struct errors errors;
+    struct memory memory;
+    volatile int outcome = DAMAGED;
+
+    target.err = start_errors(&errors, message);
+    if (!start_memory(&memory, (size_t)width * height / 2 + 65536)) {
+        strcpy(message, "out of memory");
+    } else if (setjmp(errors.back) == 0) {
+        JSAMPARRAY rows[3];
+        jpeg_create_compress(&target);
+        target.dest = &memory.base;
+        target.image_width = width;
+        target.image_height = height;
+        target.input_components = num_planes;
+        target.in_color_space = num_planes == 1 ? JCS_GRAYSCALE : JCS_YCbCr;
+        jpeg_set_defaults(&target);     /* which makes YCbCr 4:2:0 */
+        jpeg_set_quality(&target, quality, TRUE);
+        target.dct_method = JDCT_ISLOW;
+        target.raw_data_in = TRUE;
+        target.restart_interval = interval;
+        target.optimize_coding = TRUE;
+        jpeg_start_compress(&target, TRUE);
+        for (int i = 0; i < num_planes; i++)
+            rows[i] = target.mem->alloc_sarray((j_common_ptr)&target, JPOOL_IMAGE,
+                                               target.comp_info[i].width_in_blocks * DCTSIZE,
+                                               target.comp_info[i].v_samp_factor * DCTSIZE);
+        for (int row = 0; row < height; row += target.max_v_samp_factor * DCTSIZE) {
+            for (int i = 0; i < num_planes; i++) {
+                const int factor = i == 0 ? 1 : 2;      /* of chroma; luma is padded to whole pixels of it */
+                fill_rows(&target.comp_info[i], planes[i], strides[i], whole(width, num_planes) / factor,
+                          whole(height, num_planes) / factor, row / factor, rows[i]);
+            }
+            jpeg_write_raw_data(&target, rows, target.max_v_samp_factor * DCTSIZE);
+        }
+        jpeg_finish_compress(&target);
+        outcome = DONE;
+    }
+    give(&memory, outcome, result, result_size);
+    jpeg_destroy_compress(&target);
     return outcome;
 }
 

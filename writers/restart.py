@@ -14,14 +14,16 @@ The index, little endian, behind the end-of-image marker:
 
 import ctypes
 import functools
-import importlib.util
 import math
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from writers import kernel, turbojpeg
 from writers.errors import UserError
+from writers.turbojpeg import Planes
 
 MAGIC, VERSION = b"hrst\r\nix", 1
 FOOTER = np.dtype([
@@ -52,10 +54,20 @@ def add_restart_index(jpeg: bytes) -> bytes:
     frame = read_frame(jpeg)
     if frame is None:
         return jpeg
-    coded = _add_restart_markers(jpeg, frame.interval)
+    coded = _coded("harness_add_restart_markers", jpeg, len(jpeg), frame.interval)
     if coded is None:
         return jpeg
     return _with_index(coded, frame.interval)
+
+
+def encode_indexed(image: Planes, quality: int) -> bytes:
+    """`add_restart_index(turbojpeg.encode_planes(image, quality))`, without coding everything twice."""
+    grey = len(image.planes) == 1
+    interval = interval_of(-(-image.width // (8 if grey else 16)), 1 if grey else 6)
+    coded = _coded("harness_encode_with_markers", turbojpeg.addresses(image.planes), turbojpeg.strides(image.planes),
+                   len(image.planes), image.width, image.height, quality, interval)
+    assert coded is not None
+    return _with_index(coded, interval)
 
 
 @dataclass(frozen=True)
@@ -72,9 +84,14 @@ class Frame:
 
     @property
     def interval(self) -> int:
-        """MCUs in a segment: of the divisors of a row's MCUs the one that comes nearest to BLOCKS_WANTED, as a ratio."""
-        divisors = [number for number in range(1, self.mcus_per_row + 1) if self.mcus_per_row % number == 0]
-        return min(divisors, key=lambda number: abs(math.log(number * self.blocks_per_mcu / BLOCKS_WANTED)))
+        return interval_of(self.mcus_per_row, self.blocks_per_mcu)
+
+
+@functools.cache
+def interval_of(mcus_per_row: int, blocks_per_mcu: int) -> int:
+    """MCUs in a segment: of the divisors of a row's MCUs the one that comes nearest to BLOCKS_WANTED, as a ratio."""
+    divisors = [number for number in range(1, mcus_per_row + 1) if mcus_per_row % number == 0]
+    return min(divisors, key=lambda number: abs(math.log(number * blocks_per_mcu / BLOCKS_WANTED)))
 
 
 def read_frame(jpeg: bytes) -> Frame | None:
@@ -143,11 +160,15 @@ def _with_index(jpeg: bytes, interval: int) -> bytes:
     return jpeg + table + footer.tobytes()
 
 
-def _add_restart_markers(jpeg: bytes, interval: int) -> bytes | None:
-    library, result, size = _library(), ctypes.c_void_p(), ctypes.c_ulong()
-    message = ctypes.create_string_buffer(200)
-    outcome = library.harness_add_restart_markers(jpeg, ctypes.c_ulong(len(jpeg)), interval, ctypes.byref(result),
-                                                  ctypes.byref(size), message)
+def _coded(function: str, *arguments: Any) -> bytes | None:
+    """What a function of restart.c gives; None: it left the image alone. Raises DamagedJpeg."""
+    library = kernel.library()
+    if library is None:
+        raise UserError("Restart indices need the package's C part, which was not built when it was installed.",
+                        "Install a C compiler and libjpeg-turbo's headers (Debian: gcc libjpeg-dev), then reinstall with "
+                        "`pip install -e .`.")
+    result, size, message = ctypes.c_void_p(), ctypes.c_ulong(), ctypes.create_string_buffer(200)
+    outcome = getattr(library, function)(*arguments, result, size, message)
     if outcome < 0:
         raise DamagedJpeg(message.value.decode(errors="replace"))
     if outcome > 0:
@@ -156,14 +177,3 @@ def _add_restart_markers(jpeg: bytes, interval: int) -> bytes | None:
         return ctypes.string_at(result, size.value)
     finally:
         library.harness_free(result)
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    """restart.c, compiled. A call of one of its functions holds no Python lock."""
-    found = importlib.util.find_spec("writers._restart")
-    if found is None or found.origin is None:
-        raise UserError("Restart indices need the package's C part, which was not built when it was installed.",
-                        "Install a C compiler and libjpeg-turbo's headers (Debian: gcc libjpeg-dev), then reinstall with "
-                        "`pip install -e .`.")
-    return ctypes.CDLL(found.origin)

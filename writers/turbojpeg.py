@@ -69,8 +69,8 @@ def decode_planes(data: bytes, denominator: int = 1) -> Planes | None:
             return None
         width, height = -(-width // denominator), -(-height // denominator)
         planes = _new_planes(width, height, sampling)
-        if _library().tjDecompressToYUVPlanes(handle, data, ctypes.c_ulong(len(data)), _addresses(planes), width,
-                                              _strides(planes), height, 0) and (words := _serious(handle)):
+        if _library().tjDecompressToYUVPlanes(handle, data, ctypes.c_ulong(len(data)), addresses(planes), width,
+                                              strides(planes), height, 0) and (words := _serious(handle)):
             raise JpegError(words)
         return Planes(planes, width, height, CHROMA_FACTORS[sampling])
 
@@ -82,7 +82,7 @@ def encode_planes(image: Planes, quality: int) -> bytes:
     output, size = ctypes.c_void_p(), ctypes.c_ulong()
     with _handle("tjInitCompress") as handle:
         failed = _library().tjCompressFromYUVPlanes(
-            handle, _addresses(image.planes), image.width, _strides(image.planes), image.height, sampling,
+            handle, addresses(image.planes), image.width, strides(image.planes), image.height, sampling,
             ctypes.byref(output), ctypes.byref(size), quality, TJFLAG_ACCURATEDCT)
         if failed:
             raise JpegError(_words(handle))
@@ -175,9 +175,9 @@ def _new_planes(width: int, height: int, sampling: int) -> tuple[np.ndarray, ...
     return (luma,) if sampling == TJSAMP_GRAY else (luma, np.empty(chroma, np.uint8), np.empty(chroma, np.uint8))
 
 
-def _addresses(planes: Sequence[np.ndarray]) -> Any:
+def addresses(planes: Sequence[np.ndarray]) -> Any:
     return (ctypes.c_void_p * 3)(*(plane.ctypes.data for plane in planes))
 
 
-def _strides(planes: Sequence[np.ndarray]) -> Any:
+def strides(planes: Sequence[np.ndarray]) -> Any:
     return (ctypes.c_int * 3)(*(plane.strides[0] for plane in planes))

@@ -3,7 +3,7 @@
 Threads read and encode (Pillow and libjpeg-turbo let go of Python's lock), a few images at a time; the calling thread
 appends in order, so that the bytes do not depend on the number of threads.
 
-Memory: the encoded images of at most 32 for each thread, those that are being decoded, and 96 bytes a sample.
+Memory: the encoded images of at most 48 for each thread, those that are being decoded, and 96 bytes a sample.
 """
 
 import os
@@ -27,8 +27,8 @@ from writers.store import Manifest, Progress, file_digests
 from writers.subset import Subset
 
 CREATED_BY = "harness writers 5"    # the number rises when the same input would give other bytes
-IMAGES_AT_ONCE = 8          # that a thread takes: fewer hand-overs
-AHEAD_PER_THREAD = 4        # of such runs, encoded before their turn has come
+IMAGES_AT_ONCE = 16         # that a thread takes: fewer hand-overs
+AHEAD_PER_THREAD = 3        # of such runs, encoded before their turn has come
 MAX_OFFENDERS = 20          # unreadable images that a message names
 
 

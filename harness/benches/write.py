@@ -59,7 +59,7 @@ def command(corpus: Path | None, against: str, num_rounds: int, threads: int | N
     photos = linked(folder, scratch)
     num_threads = threads or environment.num_cores()
     work = Work(photos, scratch, num_threads, copies)
-    absent = {} if importlib.util.find_spec("writers._restart") else {
+    absent = {} if importlib.util.find_spec("writers._kernel") else {
         name: "the package's C part was not built" for name in ENCODINGS if name.endswith("+index")}
     measured = {f"ours:{name}": Measured(f"ours, {what}") for name, (what, _) in ENCODINGS.items() if name not in absent}
     if against == "ffcv":

@@ -20,7 +20,7 @@ from writers.encode import JPEG, RAW
 from writers.restart import add_restart_index
 
 needs_c = pytest.mark.skipif(importlib.util.find_spec("loaders._kernel") is None or
-                             importlib.util.find_spec("writers._restart") is None,
+                             importlib.util.find_spec("writers._kernel") is None,
                              reason="the package's C parts were not built")
 
 

@@ -18,7 +18,7 @@ from loaders.plan import LoaderPlan
 from writers.encode import JPEG
 from writers.restart import FOOTER, add_restart_index
 
-built = importlib.util.find_spec("writers._restart") is not None
+built = importlib.util.find_spec("writers._kernel") is not None
 pytestmark = pytest.mark.skipif(not built, reason="the package's C parts were not built")
 
 SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2, "grey": 3, "4:4:0": 4, "4:1:1": 5}     # TurboJPEG's numbers

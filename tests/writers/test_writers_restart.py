@@ -12,11 +12,12 @@ import pytest
 from pictures import picture
 from PIL import Image
 
+from writers import kernel, turbojpeg
 from writers.encode import Encoding, Unreadable, encode
 from writers.errors import UserError
-from writers.restart import BLOCKS_WANTED, FOOTER, MAGIC, DamagedJpeg, Frame, add_restart_index, read_frame
+from writers.restart import BLOCKS_WANTED, FOOTER, MAGIC, DamagedJpeg, Frame, add_restart_index, encode_indexed, read_frame
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("writers._restart") is None,
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("writers._kernel") is None,
                                 reason="the package's C parts were not built")
 
 TURBO_SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2, "grey": 3, "4:4:0": 4, "4:1:1": 5}
@@ -108,6 +109,18 @@ def test_a_scan_for_each_colour_becomes_one_for_all():
     source = header + frame_of_three + tables + scans + b"\xff\xd9"
     assert pixels(source).shape == (50, 70, 3)
     check(source)
+
+
+@pytest.mark.parametrize("grey", [False, True], ids=["4:2:0", "grey"])
+def test_planes_are_coded_at_once_as_they_are_in_two_steps(grey):
+    rng = np.random.default_rng(3)
+    for width, height in [(1, 1), (16, 16), (17, 33), *rng.integers(1, 140, (20, 2)).tolist()]:
+        image = turbojpeg.new_planes(width, height, grey=grey)
+        for plane in image.planes:
+            plane[:] = np.clip(np.add.outer(np.arange(plane.shape[0]), np.arange(plane.shape[1]))
+                               + rng.normal(60, 30, plane.shape), 0, 255)
+        quality = int(rng.integers(1, 101))
+        assert encode_indexed(image, quality) == add_restart_index(turbojpeg.encode_planes(image, quality))
 
 
 def test_markers_inside_metadata_are_not_taken_for_the_images():
@@ -213,9 +226,8 @@ def test_the_encoding_refuses_damage_that_pillow_does_not_see():
 
 def test_without_the_c_parts_a_person_is_told(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    from writers import restart
-    restart._library.cache_clear()
+    kernel.library.cache_clear()
     with pytest.raises(UserError, match="C part"):
         encode(saved(textured(20, 20)), Encoding(format="passthrough", restart_index=True))
     monkeypatch.undo()
-    restart._library.cache_clear()
+    kernel.library.cache_clear()

@@ -1,0 +1,66 @@
+"""The C parts give what their slow twins in Python give, byte for byte, and the twins take over where nothing was built."""
+
+import importlib.util
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import picture
+
+from writers import encode, kernel, markers, resize, resize_numba
+from writers.encode import Encoding
+from writers.restart import DamagedJpeg, read_frame
+
+built = pytest.mark.skipif(importlib.util.find_spec("writers._kernel") is None, reason="the package's C parts were not built")
+telling = st.sampled_from([0x00, 0x01, 0xC4, 0xD0, 0xD1, 0xD2, 0xD7, 0xD9, 0xDA, 0xDD, 0xE0, 0xFE, 0xFF, 0xFF, 0xFF])
+
+
+@pytest.fixture
+def nothing_built(monkeypatch):
+    kernel.library.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    yield
+    kernel.library.cache_clear()
+
+
+@built
+@settings(max_examples=500, deadline=None)
+@given(st.lists(telling, max_size=40).map(bytes), st.integers(0, 45))
+def test_markers_are_seen_alike(jpeg, position):
+    library = kernel.library()
+    assert library is not None
+    assert library.harness_check_markers(jpeg, len(jpeg), position) == markers.check_slowly(jpeg, position)
+
+
+@built
+@pytest.mark.parametrize("channels", [1, 3])
+def test_areas_are_shrunk_alike(channels):
+    rng = np.random.default_rng(channels)
+    for number in range(60):
+        height, width = rng.integers(1, 130, 2).tolist()
+        new_height, new_width = int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))
+        padded = rng.choice(np.array([0, 1, 128, 254, 255], np.uint8), (height, width + 5, channels))
+        pixels = np.full((height, width, channels), 255, np.uint8) if number % 5 == 0 else padded[:, :width]
+        odd = int(2 * width - 1 >= 2 * new_width)       # a chroma plane whose last column covers half a pixel
+        steps = (2 * width - odd, 2 * new_width), (height, new_height)
+        fast, slow = (np.zeros((new_height, new_width, channels), np.uint8) for _ in range(2))
+        resize.shrink_into(fast, pixels, *steps)
+        resize_numba.shrink_into(slow, pixels, *steps)
+        assert np.array_equal(fast, slow), (pixels.shape, fast.shape)
+
+
+def test_without_the_c_parts_images_are_stored_the_same(request):
+    buffer = io.BytesIO()
+    picture(0, 150, 111).save(buffer, "JPEG")
+    photo = buffer.getvalue()
+    smaller, kept = Encoding(max_resolution=100, restart_index=False), Encoding(format="passthrough")
+    built_blobs = encode.encode(photo, smaller), encode.encode(photo, kept)
+    request.getfixturevalue("nothing_built")
+    assert kernel.library() is None
+    assert (encode.encode(photo, smaller), encode.encode(photo, kept)) == built_blobs
+    frame = read_frame(photo)
+    assert frame is not None
+    with pytest.raises(DamagedJpeg, match="cut short"):
+        markers.check_markers(photo[:-2], frame.scan)

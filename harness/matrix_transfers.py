@@ -58,9 +58,11 @@ class Transfers:
 
 def _points(target: DataSettings, data: Stage, label: str, settings: TransferSettings) -> Iterator[_Point]:
     name = method_check.name_of(label, settings)
+    method = method_check.constants(name)
     for axes in _fanned_out(settings):
-        config = {"method": name, "metric": _metric(target), "settings": _effective(settings.model_copy(update=axes))}
-        yield _Point(target, data, label, method_check.constants(name).NEEDS, config, axes)
+        effective = _effective(settings.model_copy(update=axes), method.TAKES)
+        config = {"method": name, "metric": _metric(target), "settings": effective}
+        yield _Point(target, data, label, method.NEEDS, config, axes)
 
 
 def _fanned_out(settings: TransferSettings) -> Iterator[JSON]:
@@ -73,16 +75,19 @@ def _fanned_out(settings: TransferSettings) -> Iterator[JSON]:
     yield from axes
 
 
-def _effective(settings: TransferSettings) -> JSON:
-    """The settings without those that have no effect beside the others; reads back into an equal model."""
+def _effective(settings: TransferSettings, takes: frozenset[str]) -> JSON:
+    """The settings without those that have no effect on the method or beside the others; reads back into an equal model.
+
+    takes: what has an effect on the method.
+    """
     plain = settings.model_copy(update={"lrs": settings.rates, "grid": settings.grid.model_copy(update={"lr": None})})
     dump = plain.model_dump(mode="json", exclude={"method", "per_target"})
     dump["optimizer"] = settings.optimizer.effective()
     dump["grid"] = {axis: list(values) for axis, values in plain.grid.axes().items()}
     axes = dump["grid"].keys()
     del dump["optimizer"]["lr"]     # its `lrs` decide
-    if {"weight_decay", "decay_ratio"} & axes:
-        del dump["optimizer"]["weight_decay"]
+    for name in method_check.OF_WEIGHT_DECAY - takes | ({"weight_decay"} if {"weight_decay", "decay_ratio"} & axes else set()):
+        del dump["optimizer"][name]
     if settings.train_crop == "center":
         del dump["crop_scale"], dump["crop_ratio"]
     if settings.steps is not None or {"epochs", "steps"} & axes:

@@ -11,6 +11,7 @@ from harness.grid import Trial
 from harness.method import BnStats, Candidates, Setup
 from harness.model import Classifier
 from harness.train.modes import BatchNorm
+from harness.train.pull import Pull
 from harness.train.trainee import ModelTrainee
 from harness.transfer_settings import TransferSettings
 from writers.errors import UserError
@@ -18,13 +19,17 @@ from writers.errors import UserError
 KORNBLITH_STEPS, TORCH_MOMENTUM = 10, 0.1
 
 
-def candidates(setup: Setup, trial: Trial, model: Classifier, *, frozen: Sequence[nn.Module] = ()) -> Candidates:
-    """A trainee for the weights of the model that require gradients. frozen: modules whose statistics stay, too."""
+def candidates(setup: Setup, trial: Trial, model: Classifier, *, frozen: Sequence[nn.Module] = (),
+               pull: Pull | None = None) -> Candidates:
+    """A trainee for the weights of the model that require gradients. frozen: modules whose statistics stay, too. pull: in
+    place of weight decay."""
     settings = trial.settings
+    schedule = settings.optimizer if pull is None else settings.optimizer.model_copy(update={"weight_decay": 0.0})
     set_bn_momentum(model, settings.bn_momentum, setup.steps_per_epoch)
-    trainee = ModelTrainee(model, settings.optimizer, trial.lr, device=setup.device, precision=setup.precision,
+    trainee = ModelTrainee(model, schedule, trial.lr, device=setup.device, precision=setup.precision,
                            label_smoothing=settings.label_smoothing, timer=setup.timer,
                            train_mode=partial(train_mode, model, setup.bn_stats, frozen), lr_ratios=lr_ratios(model, settings))
+    trainee.step.add_gradients = pull
     return Candidates(trainee, lambda: [(trial, model)])
 
 

@@ -21,7 +21,6 @@ def trains_together(setup: Setup) -> bool:
 def candidates(setup: Setup, trials: Sequence[Trial]) -> Candidates:
     from harness.methods import _network
     from harness.train.pull import Pull
-    from harness.train.trainee import ModelTrainee
 
     trial, = trials
     settings = trial.settings
@@ -30,8 +29,4 @@ def candidates(setup: Setup, trials: Sequence[Trial]) -> Candidates:
     groups = {"low": parts.low, "high": parts.high}
     kept = [parameter for name in settings.start_groups for block in groups[name]
             for parameter in block.parameters(model.backbone)]
-    pull = Pull(model, kept, alpha=settings.alpha, beta=settings.beta)
-    found = _network.candidates(setup, trial, model)
-    assert isinstance(found.trainee, ModelTrainee)
-    found.trainee.step.add_gradients = pull
-    return found
+    return _network.candidates(setup, trial, model, pull=Pull(model, kept, alpha=settings.alpha, beta=settings.beta))

@@ -1,4 +1,4 @@
-"""The search of a stage: every point as it would be alone, halving, crops, few images, steps, resumes, and val that is no test."""
+"""The search of a stage: every point as it would be alone, halving, crops, few images, steps, resumes; val is not test."""
 
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ def test_every_point_of_a_grid_is_what_it_is_alone(root, target, model, with_dro
     asked = {"epochs": 1, "lrs": [0.1, 0.02], "grid": {"decay_ratio": [0.0, 1e-3]}, "optimizer": {"schedule": "cosine"}}
     for method in ("fixed", "full"):
         metrics = run(root, f"grid-{method}", method, target, model, asked).metrics
-        assert [(entry["lr"], entry["decay_ratio"]) for entry in metrics["grid"]] == [(0.1, 0), (0.1, 1e-3), (0.02, 0), (0.02, 1e-3)]
+        assert [(entry["lr"], entry["decay_ratio"]) for entry in metrics["grid"]] == [
+            (0.1, 0), (0.1, 1e-3), (0.02, 0), (0.02, 1e-3)]
         assert metrics["num_configs"] == 4 and metrics["selected_on"] == "val" and metrics["policy"] == "full"
         for number, entry in enumerate(metrics["grid"]):
             alone = run(root, f"alone-{method}-{number}", method, target, model, {
@@ -102,7 +103,8 @@ def test_halving_is_labelled_and_cheaper_and_chooses_among_those_that_trained_in
 
 
 def test_a_reduced_grid_is_a_seeded_part_of_it():
-    settings = TransferSettings.model_validate({"grid": {"lr": [0.1, 0.2, 0.3], "alpha": [1, 2, 3, 4]}, "policy": {"reduced": 5}})
+    settings = TransferSettings.model_validate({
+        "grid": {"lr": [0.1, 0.2, 0.3], "alpha": [1, 2, 3, 4]}, "policy": {"reduced": 5}})
     drawn = grid.trials(settings)
     whole = grid.trials(settings.model_copy(update={"policy": "full"}))
     assert len(drawn) == 5 and len(whole) == 12
@@ -125,7 +127,8 @@ def test_crops_are_chosen_on_val_without_training_again(root, target, model):
     for crop in (1.0, 0.5):
         config["settings"] = {**short, **asked, "grid": {}, "eval_crop": crop}
         alone = transfer.run(context_of(root, f"crop{crop}", config, {"model": model, "data": target})).metrics
-        assert [entry["val"] for entry in alone["grid"]] == [entry["val"] for entry in metrics["grid"] if entry["eval_crop"] == crop]
+        of_crop = [entry["val"] for entry in metrics["grid"] if entry["eval_crop"] == crop]
+        assert [entry["val"] for entry in alone["grid"]] == of_crop
         if crop == metrics["chosen"]["eval_crop"]:
             assert alone["test"] == metrics["test"]
 

@@ -27,7 +27,7 @@ def with_result(runs: Path, kinds: Iterable[str]) -> set[str]:
 
 def has_outputs(kind: str, folder: Path, data: Path) -> bool:
     """Whether a stage with a result still has what others read: betons, in `data`, and features may be deleted to save disk."""
-    if kind == "pretrain":
+    if kind in ("pretrain", "adopt"):
         return (folder / "model.pt").exists()
     if kind not in ("write", "features"):
         return True

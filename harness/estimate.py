@@ -43,7 +43,7 @@ def estimate(left: dict[str, Stage], runs: Path) -> Estimate:
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue        # damaged, or of another schema: whoever needs it says so
     known = [stage for stage in left.values() if _likeness(stage) in rates]
-    leave_files = [stage for stage in left.values() if stage.kind in ("write", "pretrain")]
+    leave_files = [stage for stage in left.values() if stage.kind in ("write", "pretrain", "adopt", "features")]
     sized = [stage for stage in leave_files if _likeness(stage) in sizes]
     return Estimate(sum(statistics.median(rates[_likeness(stage)]) * work(stage) for stage in known) / 3600,
                     len(left) - len(known), sum(round(statistics.median(sizes[_likeness(stage)])) for stage in sized),
@@ -53,12 +53,11 @@ def estimate(left: dict[str, Stage], runs: Path) -> Estimate:
 def _likeness(stage: Stage) -> Likeness:
     settings = stage.config.get("settings", {})
     data = stage.config.get("data", {})
-    return (stage.kind, stage.axes.get("arch"), stage.axes.get("target"), stage.axes.get("method"),
+    return (stage.kind, stage.axes.get("arch"), stage.axes.get("model"), stage.axes.get("target"), stage.axes.get("method"),
             settings.get("resolution") or stage.config.get("resolution"), data.get("dataset"), data.get("path"))
 
 
 def _num_bytes(folder: Path, record: dict[str, Any]) -> int:
     if record["kind"] == "write":
         return sum(int(split["bytes"]) for split in record["metrics"]["splits"].values())
-    model = folder / "model.pt"
-    return model.stat().st_size if model.exists() else 0
+    return sum(file.stat().st_size for file in (*folder.glob("*.pt"), *folder.glob("*.npz")))

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness import grid
 from harness.attack_settings import AttackSettings
+from harness.matrix_models import adopted
 from harness.matrix_transfers import Transfers
 from harness.matrix_zoo import Scores
 from harness.points import Points
@@ -87,26 +88,35 @@ def work(stage: Stage) -> float:
 
 
 def _stages(recipe: Recipe) -> Iterable[Stage]:
-    encoding = recipe.source.encoding or recipe.encoding
+    targets = [(target, _write(target, target.encoding or recipe.encoding, None, {}, ("train", "val", "test"), "all"))
+               for target in recipe.targets]
+    points = Points(recipe)
+    if recipe.source is not None:
+        yield from _pretrained(recipe, recipe.source, points, targets)
+    yield from (data for _, data in targets)
+    yield from adopted(recipe, points, targets)
+
+
+def _pretrained(recipe: Recipe, source: DataSettings, points: Points,
+                targets: list[tuple[DataSettings, Stage]]) -> Iterable[Stage]:
+    """Every model that the recipe pretrains, with all that it needs and all that hangs on it."""
+    encoding = source.encoding or recipe.encoding
     ranking = None
-    all_data = _write(recipe.source, encoding, None, {}, ("train", "val"), "all")
+    all_data = _write(source, encoding, None, {}, ("train", "val"), "all")
     if recipe.ranking is not None:
         reference = _reference(recipe, all_data)
         ranking = _rank(recipe, reference, all_data)
         yield from (all_data, reference, ranking)
     yield all_data
 
-    points = Points(recipe)
     models = list(points.models())
     used = {axes["subset"] for axes in models}
     sources: dict[str, Stage] = {}
     for subset in (subset for subset in recipe.subsets if subset.name in used):
         needs = {"ranking": ranking} if subset.needs_ranking == "reference" and ranking else {}
         spec = None if subset.is_everything else subset
-        sources[subset.name] = _write(recipe.source, encoding, spec, needs, ("train", "val"), subset.name)
+        sources[subset.name] = _write(source, encoding, spec, needs, ("train", "val"), subset.name)
     yield from sources.values()
-    targets = [(target, _write(target, target.encoding or recipe.encoding, None, {}, ("train", "val", "test"), "all"))
-               for target in recipe.targets]
     yield from (data for _, data in targets)
 
     common = {f"common_{index}": data for index, data in enumerate(sources.values())}

@@ -5,6 +5,7 @@ Imports no torch.
 
 from collections.abc import Iterator, Sequence
 
+from harness import method_check
 from harness.settings import DataSettings, Recipe
 from harness.stage import Stage
 from writers import names
@@ -35,13 +36,12 @@ def features(recipe: Recipe, model: Stage, target: DataSettings, data: Stage, *,
     eval_crop: in place of the recipe's. All splits where a method works on features; for scores alone, train.
     """
     settings = recipe.features
-    view = {"resolution": settings.resolution or recipe.pretrain.eval_resolution or recipe.pretrain.resolution,
-            "eval_crop": eval_crop or settings.eval_crop or recipe.pretrain.eval_crop}
-    splits = list(ALL_SPLITS) if _works_on_features(recipe) else ["train"]
+    view = {"resolution": settings.resolution, "eval_crop": eval_crop or settings.eval_crop}    # None: the model's own
+    if model.kind == "pretrain":
+        trained = recipe.pretrain
+        view = {"resolution": view["resolution"] or trained.eval_resolution or trained.resolution,
+                "eval_crop": view["eval_crop"] or trained.eval_crop}
+    splits = list(ALL_SPLITS) if method_check.work_on_features(recipe.methods) else ["train"]
     config = {**view, "batch_size": settings.batch_size, "precision": settings.precision, "splits": splits}
     return Stage("features", config, {"model": model, "data": data}, {**model.axes, "target": target.label},
                  f"features/{target.label}/{short}")
-
-
-def _works_on_features(recipe: Recipe) -> bool:
-    return "logreg" in recipe.methods

@@ -1,6 +1,6 @@
 """Which settings have an effect on which transfer method, as the files of `harness/methods/` say. Imports no torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol, cast
 
 from harness.transfer_settings import TransferSettings
@@ -25,6 +25,11 @@ def constants(name: str) -> Constants:
 def name_of(label: str, settings: TransferSettings) -> str:
     """The method that a recipe means by a label."""
     return names.normalise(settings.method or label)
+
+
+def work_on_features(methods: Mapping[str, TransferSettings]) -> bool:
+    """Whether one of a recipe's methods looks at a model's features and not at the model."""
+    return any(constants(name_of(label, settings)).NEEDS == "features" for label, settings in methods.items())
 
 
 def without_effect(label: str, settings: TransferSettings) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -30,6 +30,8 @@ class Points:
     def models(self) -> Iterator[Axes]:
         """The axes of each model to pretrain, once each."""
         seen = set()
+        if "subset" not in self.values:
+            return
         for entry in ({}, *self._include):
             if "model" in entry:
                 continue
@@ -90,7 +92,9 @@ def axes_of(recipe: Recipe) -> dict[str, Sequence[Any]]:
     if recipe.subsets:
         axes |= {"subset": [subset.name for subset in recipe.subsets], "arch": recipe.archs}
         axes |= {"variant": list(recipe.variants)} if recipe.variants else {}
-        axes |= {"eps": recipe.eps, "seed": recipe.seeds}
+        axes |= {"eps": recipe.eps}
+    axes |= {"model": [model.name for model in recipe.models]} if recipe.models else {}
+    axes |= {"seed": recipe.seeds}
     return axes | {"target": [target.label for target in recipe.targets], "method": list(recipe.methods)}
 
 

@@ -22,7 +22,7 @@ def raw_folder(dataset: str) -> str:
 def missing(recipe: Recipe, raw: Path, labels: Collection[str]) -> dict[str, str]:
     """Label -> what to fetch and from where, for each dataset of `labels` whose images are not in `raw`."""
     found = {}
-    for data in (recipe.source, *recipe.targets):
+    for data in (*([recipe.source] if recipe.source else []), *recipe.targets):
         spec = import_module(f"writers.datasets.{data.dataset}").SPEC
         path = raw_path(data, raw)
         if data.label in labels and not spec.generated and not path.exists():

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness import method_check, points, presets
+from harness.model_settings import ModelSettings
 from harness.settings import DataSettings, Recipe
+from harness.zoo_names import is_pattern, matching
 from writers import names
 from writers.errors import UserError
 from writers.subset import SubsetSpec
@@ -41,6 +43,9 @@ def check(values: dict[str, Any], origin: Origin) -> Recipe:
         mistakes += [*_without_effect(recipe, origin), *_wrong_points(recipe), *_wrong_for_method(recipe)]
     if recipe is not None and not mistakes:
         mistakes += _wrong_for_dataset(recipe)
+        if "features" in recipe.model_fields_set and not (recipe.scores or method_check.work_on_features(recipe.methods)):
+            mistakes.append((("features",), "has no effect: no scores are asked for, and no method works on features."))
+        recipe = _without_patterns(recipe, mistakes)
     if mistakes or recipe is None:
         raise UserError("\n".join(dict.fromkeys(_line(place, what, origin) for place, what in mistakes)))
     return recipe
@@ -84,6 +89,7 @@ def _wrong_names(values: dict[str, Any]) -> list[tuple[Place, str]]:
     # Only the libraries know their own names, and torch is slow to import.
     asked += [(place, arch, "model", "harness.models") for place, arch in _items(values, "archs")
               if not str(arch).startswith(("torchvision/", "timm/"))]
+    asked += [(place, name, "model", "harness.models") for place, name in _packaged_models(values)]
     asked += [(place, name, "score", "harness.scores") for place, name in _items(values, "scores")]
     methods = values.get("methods")
     if isinstance(methods, dict):
@@ -98,6 +104,31 @@ def _wrong_names(values: dict[str, Any]) -> list[tuple[Place, str]]:
             error = names.unknown(noun, name, known)
             mistakes.append((place, f"{_first_lower(error.message)} {error.hint}"))
     return mistakes
+
+
+def _packaged_models(values: dict[str, Any]) -> Iterable[tuple[Place, Any]]:
+    """Of `models`: names that must be files of harness/models."""
+    for place, given in _items(values, "models"):
+        entry = given if isinstance(given, dict) else {"name": given}
+        key = "name" if not entry.get("checkpoint") else "arch" if entry.get("arch") else "name"
+        if isinstance(name := entry.get(key), str) and "/" not in name and not is_pattern(name):
+            yield (*place, key) if isinstance(given, dict) else place, name
+
+
+def _without_patterns(recipe: Recipe, mistakes: list[tuple[Place, str]]) -> Recipe:
+    """The recipe with the models that its patterns stand for; a name of its own goes before a pattern that fits it."""
+    own = {model.name for model in recipe.models if not is_pattern(model.name)}
+    models: dict[str, ModelSettings] = {}
+    for index, model in enumerate(recipe.models):
+        try:
+            found = [model.name] if not is_pattern(model.name) else [name for name in matching(model.name, model.limit)
+                                                                     if name not in own]
+        except UserError as error:
+            mistakes.append((("models", index), _first_lower(str(error).replace("\n", " "))))
+            continue
+        for name in found:
+            models.setdefault(name, model.model_copy(update={"name": name, "limit": None}))
+    return recipe.model_copy(update={"models": tuple(models.values())})
 
 
 def _wrong_subsets(values: dict[str, Any]) -> list[tuple[Place, str]]:
@@ -169,7 +200,8 @@ def _wrong_for_dataset(recipe: Recipe) -> list[tuple[Place, str]]:
     """Datasets whose images have many labels where only one is of use, metrics of the other kind, splits they do not have."""
     mistakes: list[tuple[Place, str]] = []
     targets: list[tuple[Place, DataSettings]] = [(("targets", index), data) for index, data in enumerate(recipe.targets)]
-    for place, data in ((("source",), recipe.source), *targets):
+    source: list[tuple[Place, DataSettings]] = [(("source",), recipe.source)] if recipe.source else []
+    for place, data in (*source, *targets):
         spec = names.find("writers.datasets", data.dataset, "dataset").SPEC
         own = spec.metric
         if data.protocol not in (None, *spec.protocols):

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from harness.attack_settings import EvaluationAttack
 from harness.base_settings import Count, Fraction, NotNegative, Settings
+from harness.model_settings import ModelSettings
 from harness.train_settings import PretrainSettings
 from harness.transfer_settings import TransferSettings
 from writers import names
@@ -105,16 +106,18 @@ class Recipe(Settings):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
     question: str = ""
     scale: str | None = None                # one of the recipe's `scales`, which then lie over the rest of it
-    source: DataSettings
+    source: DataSettings | None = None      # None: nothing is pretrained; `models` are looked at
     encoding: Encoding = Encoding()
     ranking: RankingSettings | None = None
-    subsets: Annotated[tuple[SubsetSpec, ...], Field(min_length=1)]
+    subsets: tuple[SubsetSpec, ...] = ()
     archs: Annotated[tuple[str, ...], Field(min_length=1)] = ("resnet18",)
     eps: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0.0,)
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     pretrain: PretrainSettings = PretrainSettings()
     variants: dict[Name, PretrainSettings] = Field(default_factory=dict)    # an axis; recipes say what lies over `pretrain`
     evaluate: EvaluateSettings = EvaluateSettings()
+    models: tuple[ModelSettings, ...] = ()  # that exist already
+    weights_dir: str = "weights"            # where files of weights lie; relative to $HARNESS_RAW
     targets: tuple[DataSettings, ...] = ()
     methods: dict[str, TransferSettings] = Field(default_factory=dict)
     scores: tuple[str, ...] | Literal["all"] = ()       # names in harness/scores: of every model for every target
@@ -128,7 +131,8 @@ class Recipe(Settings):
             values = getattr(self, axis)
             if len(set(values)) != len(values):
                 raise ValueError(f"{axis} names a value twice: {list(values)}")
-        for axis, labels in (("subsets", [s.name for s in self.subsets]), ("targets", [t.label for t in self.targets])):
+        for axis, labels in (("subsets", [s.name for s in self.subsets]), ("targets", [t.label for t in self.targets]),
+                             ("models", [model.name for model in self.models])):
             if len(set(labels)) != len(labels):
                 raise ValueError(f"two of the {axis} have the same name: {labels}; give each its own `name:`")
         if bool(self.targets) != bool(self.methods or self.scores):
@@ -137,6 +141,7 @@ class Recipe(Settings):
         for variant, settings in self.variants.items():
             if (same := seen.setdefault(settings.model_dump_json(), variant)) != variant:
                 raise ValueError(f"the variants {same} and {variant} say the same; drop one of them")
+        self._check_sources()
         needs_reference = any(subset.needs_ranking == "reference" for subset in self.subsets)
         if needs_reference != (self.ranking is not None):
             raise ValueError("`ranking:` goes with a subset that says `by: reference`, and only with one")
@@ -145,3 +150,17 @@ class Recipe(Settings):
             raise ValueError(f"ranking.epochs is {self.ranking.epochs}: the reference model's training would end before "
                              "pretrain.progressive.ramp does")
         return self
+
+    def _check_sources(self) -> None:
+        """There are models to look at, and no settings of pretraining where nothing is pretrained."""
+        if (self.source is None) == bool(self.subsets):
+            raise ValueError("source and subsets go together: say what is pretrained on what, or name `models`")
+        if self.source is None and not self.models:
+            raise ValueError("there is no model: say source and subsets for models to pretrain, or `models` that exist")
+        of_pretraining = {"ranking", "archs", "eps", "pretrain", "variants", "evaluate"}
+        if self.source is None and (unused := sorted(of_pretraining & self.model_fields_set)):
+            raise ValueError(f"{', '.join(unused)} has no effect: without a source nothing is pretrained")
+        if self.models and not self.targets:
+            raise ValueError("models need targets: nothing else is done with them")
+        if "weights_dir" in self.model_fields_set and not self.models:
+            raise ValueError("weights_dir goes with models")

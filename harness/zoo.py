@@ -5,18 +5,23 @@ outputs is its head, and what goes into that layer are its features. Where that 
 are no features before a linear head: the pooled class maps of ImageNet's 1000 classes stand for them.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from harness.zoo_names import LIBRARIES, available, timm_library
 from writers import names
 from writers.errors import UserError
 
-LIBRARIES = ("torchvision", "timm")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+WITH_AUXILIARY = ("googlenet", "inception_v3")      # classifiers half-way, of use in training only
+_OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\..*)")
 _UNLIKELY = 1013        # a number of classes that no inner layer has as its width
 _IMAGENET = 1000
 
@@ -35,6 +40,20 @@ class Network:
     interpolation: str
 
 
+@dataclass(frozen=True)
+class Published:
+    """The weights that a library publishes for a name."""
+
+    file_names: tuple[str, ...]     # the file may have; at least one
+    caches: tuple[Path, ...]        # where the library would have left it
+    url: str | None
+    num_classes: int
+    in_library_names: Callable[[dict[str, Tensor]], dict[str, Tensor]]     # of the file's tensors: as the network has them
+    imagenet_top1: float | None = None      # in [0, 1]
+    imagenet_top5: float | None = None
+    licence: str | None = None
+
+
 def build(arch: str) -> Network:
     """The network of that name, with random weights. Raises UserError for an unknown one, and for one without linear head."""
     library, _, name = arch.partition("/")
@@ -43,13 +62,74 @@ def build(arch: str) -> Network:
     return _from_torchvision(name) if library == "torchvision" else _from_timm(name)
 
 
-def available(library: str) -> list[str]:
-    """Every classifier of the library that can be named here. Imports it."""
-    if library == "timm":
-        return sorted(_timm().list_models())
+def published(arch: str) -> Published:
+    """What is known of that name's weights, without them. Raises UserError for an unknown name, and where there are none."""
+    library, _, name = arch.partition("/")
+    if library not in LIBRARIES or not name:
+        raise UserError(f"There is no model named '{arch}'.", "Say torchvision/NAME or timm/NAME.")
+    found = _published_by_torchvision(name) if library == "torchvision" else _published_by_timm(name)
+    if found is None:
+        raise UserError(f"{library} publishes no weights of a classifier {name}.",
+                        "Say checkpoint: FILE, or name another model.")
+    return found
+
+
+def _published_by_torchvision(name: str) -> Published | None:
+    if name not in available("torchvision"):
+        raise names.unknown("torchvision model", name, available("torchvision"))
+    weights = _torchvision_weights(name)
+    if weights is None:
+        return None
+    file = weights.url.rpartition("/")[2]
+    accuracy = weights.meta["_metrics"].get("ImageNet-1K", {})
+
+    def in_library_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        auxiliary = ("aux", "AuxLogits.") if name in WITH_AUXILIARY else ()
+        tensors = {key: value for key, value in tensors.items() if not key.startswith(auxiliary)}
+        if name.startswith("densenet"):     # published before module names had to be identifiers
+            tensors = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in tensors.items()}
+        return tensors
+
+    return Published((file,), (Path(torch.hub.get_dir()) / "checkpoints" / file,), weights.url,
+                     len(weights.meta["categories"]), in_library_names,
+                     accuracy["acc@1"] / 100 if accuracy else None, accuracy["acc@5"] / 100 if accuracy else None)
+
+
+def _torchvision_weights(name: str) -> Any:
+    """Those that torchvision calls the default; None where it has none."""
     from torchvision import models
 
-    return sorted(models.list_models(module=models))
+    weights = models.get_model_weights(name)
+    return weights.DEFAULT if list(weights) else None
+
+
+def _published_by_timm(name: str) -> Published | None:
+    timm = timm_library()
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if config is None:
+        raise names.unknown("timm model", name, timm.list_models())
+    if not config.has_weights or not config.num_classes:
+        return None
+    tagged = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
+    caches = [Path(torch.hub.get_dir()) / "checkpoints" / config.url.rpartition("/")[2]] if config.url else []
+    if config.hf_hub_id:
+        from huggingface_hub import try_to_load_from_cache
+
+        hub_id, _, revision = str(config.hf_hub_id).partition("@")
+        cached = [try_to_load_from_cache(hub_id, file, revision=revision or None)
+                  for file in (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin") if file]
+        caches += [Path(path) for path in cached if isinstance(path, str)]
+    file_names = [f"{tagged}{ending}" for ending in (".safetensors", ".pth", ".pt", ".bin")]
+    file_names += [config.url.rpartition("/")[2]] if config.url else []
+
+    def in_library_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """timm's own conversion, by its own network."""
+        network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors})
+        found: dict[str, Tensor] = network.state_dict()
+        return found
+
+    url = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
+    return Published(tuple(file_names), tuple(caches), url, config.num_classes, in_library_names, licence=config.license)
 
 
 def _from_torchvision(name: str) -> Network:
@@ -57,10 +137,10 @@ def _from_torchvision(name: str) -> Network:
 
     if name not in available("torchvision"):
         raise names.unknown("torchvision model", name, available("torchvision"))
-    options = {"init_weights": True, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-    preset = None
-    if weights := list(models.get_model_weights(name)):
-        preset = weights[-1].transforms()       # the newest weights
+    # transform_input: their published weights want another normalisation, which these two do themselves.
+    options = {"init_weights": True, "aux_logits": False, "transform_input": True} if name in WITH_AUXILIARY else {}
+    weights = _torchvision_weights(name)
+    preset = weights.transforms() if weights else None
     resolution = preset.crop_size[0] if preset else 224
     shorter = preset.resize_size[0] if preset else 256
     return _without_head(lambda num_classes: models.get_model(name, weights=None, num_classes=num_classes, **options),
@@ -71,7 +151,7 @@ def _from_torchvision(name: str) -> Network:
 
 
 def _from_timm(name: str) -> Network:
-    timm = _timm()
+    timm = timm_library()
     if not timm.is_model(name):
         raise names.unknown("timm model", name, timm.list_models())
     preset = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
@@ -98,12 +178,20 @@ def _without_head(make: Callable[[int], nn.Module], arch: str, *, mean: tuple[fl
     return Network(network, head.in_features, name, *published)
 
 
-def load_published(arch: str, network: Network, head: nn.Linear, weights: dict[str, Tensor]) -> None:
-    """Fill backbone and head with weights in the library's own names. Raises UserError, naming keys, where they do not fit."""
+def load_published(arch: str, network: Network, head: nn.Linear | None, weights: dict[str, Tensor]) -> None:
+    """Fill backbone and head with weights in the library's own names. Raises UserError, naming keys, where they do not fit.
+
+    head: None where the weights' own head is of no use. A head without biases gets biases of 0; counters of batches, which old
+    files lack, count as 0.
+    """
     in_head = {key for key in weights if network.head_name and key.rpartition(".")[0] == network.head_name}
-    load_strictly(arch, network.backbone, {key: value for key, value in weights.items() if key not in in_head})
+    counters = {key: value for key, value in network.backbone.state_dict().items() if key.endswith("num_batches_tracked")}
+    load_strictly(arch, network.backbone, counters | {key: value for key, value in weights.items() if key not in in_head})
+    if head is None:
+        return
     if network.head_name:
-        load_strictly(arch, head, {key.rpartition(".")[2]: weights[key] for key in in_head})
+        own = {key.rpartition(".")[2]: weights[key] for key in in_head}
+        load_strictly(arch, head, {"bias": torch.zeros(head.out_features)} | own)
     else:
         with torch.no_grad():
             head.weight.copy_(torch.eye(head.out_features, head.in_features))
@@ -124,12 +212,3 @@ def load_strictly(arch: str, module: nn.Module, weights: dict[str, Tensor]) -> N
                             f"{tuple(own[key].shape)}.", "Name the architecture that was trained.")
     with torch.no_grad():
         module.load_state_dict(weights)
-
-
-def _timm():  # type: ignore[no-untyped-def]
-    try:
-        import timm
-        import timm.data
-    except ImportError as error:
-        raise UserError("Models of timm need timm.", "pip install timm") from error
-    return timm

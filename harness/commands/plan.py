@@ -120,10 +120,14 @@ def _print_tables(plan: "Matrix", states: "dict[str, State]", show_stages: bool)
     terminal = console.out()
     recipe = plan.recipe
     terminal.print(f"[bold]{recipe.name}[/bold]  {recipe.question}")
-    axes = {"subsets": [subset.name for subset in recipe.subsets], "archs": recipe.archs,
-            **({"variants": list(recipe.variants)} if recipe.variants else {}),
-            "eps": [f"{eps:g}" for eps in recipe.eps], "seeds": recipe.seeds,
-            "targets": [target.label for target in recipe.targets], "methods": list(recipe.methods)}
+    axes: dict[str, list[str]] = {}
+    if recipe.source is not None:
+        axes = {"subsets": [subset.name for subset in recipe.subsets], "archs": list(recipe.archs),
+                **({"variants": list(recipe.variants)} if recipe.variants else {}), "eps": [f"{eps:g}" for eps in recipe.eps]}
+    axes |= {"models": [model.name for model in recipe.models]} if recipe.models else {}
+    axes |= {"seeds": [str(seed) for seed in recipe.seeds], "targets": [target.label for target in recipe.targets],
+             "methods": list(recipe.methods)}
+    axes |= {"scores": ["all"] if recipe.scores == "all" else list(recipe.scores)} if recipe.scores else {}
     for axis, values in axes.items():
         terminal.print(f"  {axis:8} {len(values):3}  {', '.join(map(str, values))}", markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0))

@@ -124,7 +124,7 @@ def _refuse_without_images(plan: "Matrix", folders: Folders) -> None:
     from writers.errors import UserError
 
     missing = missing_data(plan, folders, unfinished(plan, folders))
-    if (source := plan.recipe.source.label) in missing:
+    if plan.recipe.source is not None and (source := plan.recipe.source.label) in missing:
         raise UserError(missing[source], "Put it there, or say where it is: --raw-dir DIR, or --set source.path=PATH")
     for line in missing.values():
         click.secho(line, fg="yellow", err=True)

@@ -19,6 +19,9 @@ WATCH_EVERY_S = 1.0
 MARKS: "dict[State, str]" = {"done": "[green]done[/green]", "running": "[cyan]runs[/cyan]", "failed": "[red]failed[/red]",
          "left": "[dim]-[/dim]"}
 
+MODEL_AXES = ("model", "subset", "arch", "variant", "eps", "seed")      # what tells the rows apart
+MODEL_KINDS = ("pretrain", "adopt", "evaluate", "score")
+
 
 @click.command(short_help="Show a recipe's matrix as a table, live with --watch.")
 @recipe_argument
@@ -79,22 +82,26 @@ def _preparation(plan: "Matrix", states: "dict[str, State]") -> "RenderableType"
 
 
 def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
-    """A row for each pretrained model; its transfers are counted per method."""
+    """A row for each model; its scores are counted, and its transfers per method."""
     from rich.table import Table
 
-    methods = list(plan.recipe.methods)
     rows: dict[tuple[Any, ...], dict[str, list[State]]] = {}
     for stage in plan.stages:
-        if stage.kind in ("pretrain", "evaluate", "transfer") and "role" not in stage.axes:
-            row = rows.setdefault(tuple(stage.axes[axis] for axis in ("subset", "arch", "eps", "seed")), {})
+        if stage.kind in (*MODEL_KINDS, "transfer") and "role" not in stage.axes:
+            own = MODEL_AXES if "model" not in stage.axes else ("model",)
+            row = rows.setdefault(tuple(stage.axes.get(axis, "") if axis in own else "" for axis in MODEL_AXES), {})
             row.setdefault(stage.axes.get("method", stage.kind), []).append(states[stage.key])
+    axes = [axis for index, axis in enumerate(MODEL_AXES) if any(row[index] != "" for row in rows)]
+    kinds = [kind for kind in MODEL_KINDS if any(kind in row for row in rows.values())]
+    methods = list(plan.recipe.methods)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("subset", "arch", "eps", "seed", "pretrain", "evaluate", *methods):
+    for column in (*axes, *kinds, *methods):
         table.add_column(column)
-    for axes, row in rows.items():
-        cells = [MARKS[row[kind][0]] if kind in row else "" for kind in ("pretrain", "evaluate")]
-        table.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in axes), *cells,
-                      *(_count(row.get(method, [])) for method in methods))
+    for values, row in rows.items():
+        named = [value for axis, value in zip(MODEL_AXES, values, strict=True) if axis in axes]
+        table.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in named),
+                      *(_count(row[kind]) if kind == "score" and kind in row else MARKS[row[kind][0]] if kind in row else ""
+                        for kind in kinds), *(_count(row.get(method, [])) for method in methods))
     return table
 
 

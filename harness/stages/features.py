@@ -15,19 +15,19 @@ PROGRESS_EVERY_S = 0.5
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: of each split the file, its bytes and images; the sizes; the view, whose `resolution` is the model's own where
-    the config says null; whether there are probabilities; of the target its classes. Leaves `<split>.npz`."""
+    """Metrics: of each split the file, its bytes and images; the sizes; the view, which is the model's own where the config
+    says null; whether there are probabilities; of the target its classes. Leaves `<split>.npz`."""
     config = context.config
     model, about = models.load(context.need_folders["model"] / MODEL_FILE)
     model = model.to(context.device)
-    resolution = config["resolution"] or about["resolution"]
+    resolution, eval_crop = config["resolution"] or about["resolution"], config["eval_crop"] or about["eval_crop"]
     precision = choose(config["precision"], context.device)
     has_head = about.get("has_head", True)
     splits: dict[str, Any] = {}
     started, num_images = time.monotonic(), 0
     present = [split for split in config["splits"] if split in context.needs["data"].metrics["splits"]]
     for split in present:
-        plan = eval_plan(split_path(context, "data", split), config["batch_size"], resolution, config["eval_crop"], context)
+        plan = eval_plan(split_path(context, "data", split), config["batch_size"], resolution, eval_crop, context)
         with open_loader(plan) as loader:
             seen = extract(model, loader, device=context.device, precision=precision, has_head=has_head,
                            after_batch=_Progress(context, split, loader.num_samples))
@@ -38,7 +38,7 @@ def run(context: StageContext) -> Outcome:
     extract_s = time.monotonic() - started
     return Outcome({"splits": splits, "classes": context.needs["data"].metrics["classes"], "num_features": model.feature_dim,
                     "num_source_classes": model.head.out_features if has_head else None, "has_probs": has_head,
-                    "resolution": resolution, "eval_crop": config["eval_crop"], "precision": precision},
+                    "resolution": resolution, "eval_crop": eval_crop, "precision": precision},
                    {"extract_s": extract_s, "img_per_s": num_images / extract_s})
 
 

@@ -25,6 +25,12 @@ def training_flops(model: nn.Module, resolution: int, attack: AttackSettings | N
     convolutions for dense ones (torch 2.15: five times too much for an EfficientNet).
     attack: of training; None for clean training.
     """
+    forward = inference_flops(model, resolution)
+    return None if forward is None else 3.0 * forward * (1 + (attack.num_passes if attack is not None else 0.0))
+
+
+def inference_flops(model: nn.Module, resolution: int) -> float | None:
+    """Likewise of the forward pass for one image."""
     twin = copy.deepcopy(model).to("meta").eval()
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -32,7 +38,7 @@ def training_flops(model: nn.Module, resolution: int, attack: AttackSettings | N
     except (NotImplementedError, RuntimeError) as error:
         print(f"The model's operations cannot be counted: {next(iter(str(error).splitlines()), '')}")
         return None
-    return 3.0 * counter.get_total_flops() * (1 + (attack.num_passes if attack is not None else 0.0))
+    return float(counter.get_total_flops())
 
 
 def peak_flops(gpu: str, precision: Precision) -> float | None:

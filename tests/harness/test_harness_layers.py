@@ -17,12 +17,12 @@ LEVELS = (
      "corpus", "benches"},
     {"stages"},
     {"train", "method", "methods", "score", "scores", "model", "models", "zoo", "weights",
-     "importing", "features", "logistic", "probe", "blur_pool", "blocks", "search", "report"},
+     "importing", "adopting", "features", "logistic", "probe", "blur_pool", "blocks", "search", "report"},
     {"recipe", "recipe_check", "matrix", "stage", "result", "settings", "timer", "checkpoint", "distributed", "done",
      "disk", "lock", "lease", "cancel", "retry", "estimate", "raw", "environment", "folders", "console",
      "provenance", "slot_time", "grid", "method_check",
-     "matrix_transfers", "matrix_zoo", "points", "base_settings", "attack_settings", "train_settings",
-     "transfer_settings", "presets"},
+     "matrix_transfers", "matrix_zoo", "matrix_models", "points", "base_settings", "attack_settings", "train_settings",
+     "transfer_settings", "model_settings", "zoo_names", "presets"},
 )
 
 

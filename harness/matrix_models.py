@@ -1,0 +1,50 @@
+"""The stages of models that exist already: adopt -> transfer, features -> score. Imports no torch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from harness.matrix_transfers import Transfers
+from harness.matrix_zoo import Scores
+from harness.model_settings import ModelSettings
+from harness.points import Points
+from harness.settings import DataSettings, Recipe
+from harness.stage import Stage
+
+
+def adopted(recipe: Recipe, points: Points, targets: Sequence[tuple[DataSettings, Stage]]) -> Iterator[Stage]:
+    """Every model of `models:` with all that hangs on it. targets: each with the stage that writes its data."""
+    shared = Transfers(recipe, targets), Scores(recipe, targets)
+    several_seeds = len(recipe.seeds) > 1
+    for settings in recipe.models:
+        axes = {"model": settings.name}
+        if not points.wants(axes):
+            continue
+        model = Stage("adopt", _config(recipe, settings), {}, axes, f"adopt/{settings.name}")
+        yield model
+        own = _as_the_model_wants(recipe, settings)
+        transfers, scores = shared if own is recipe else (Transfers(own, targets), Scores(own, targets))
+        stages = [*scores.of(model, short=settings.name)]
+        for seed in recipe.seeds:       # of new heads, and of the order of images
+            short = f"{settings.name}/seed{seed}" if several_seeds else settings.name
+            stages += transfers.of(replace(model, axes={**axes, "seed": seed}), seed=seed, short=short)
+        yield from (stage for stage in stages if points.wants(stage.axes))
+
+
+def _config(recipe: Recipe, settings: ModelSettings) -> dict[str, Any]:
+    """What decides the weights: not how images are shown to them. Packaged weights lie in no folder."""
+    shown = {"resolution", "eval_crop", "limit"}
+    if settings.checkpoint is None:
+        shown |= {"checkpoint", "arch", "classes", "eps", "average", "by_order", "mean", "std"}
+    packaged = settings.checkpoint is None and "/" not in settings.name
+    return {"model": settings.model_dump(mode="json", exclude=shown), "weights_dir": None if packaged else recipe.weights_dir}
+
+
+def _as_the_model_wants(recipe: Recipe, settings: ModelSettings) -> Recipe:
+    """The recipe, with this model's own resolution and crop where it has some."""
+    resolution = {"resolution": settings.resolution} if settings.resolution else {}
+    view = resolution | ({"eval_crop": settings.eval_crop} if settings.eval_crop else {})
+    if not view:
+        return recipe
+    methods = {name: method.model_copy(update=resolution) for name, method in recipe.methods.items()}
+    return recipe.model_copy(update={"methods": methods, "features": recipe.features.model_copy(update=view)})

@@ -25,12 +25,16 @@ def command(arch: str, resolution: int, batch_size: int, device: str, num_rounds
     steps = {f"{who}:{kind}": (f"{'ours' if who == 'ours' else 'a plain loop'}, {kind}",
                                make(arch, resolution, batch_size, eps, device))
              for who, make in (("ours", our_step), ("plain", plain_step)) for kind, eps in (("clean", 0.0), ("pgd3", EPS))}
+    if on_gpu:
+        steps["ours:pgd3:captured"] = ("ours, pgd3, its attack one CUDA graph",
+                                       our_step(arch, resolution, batch_size, EPS, device, "captured_attack"))
     measured = rounds(steps, device, num_rounds, num_steps, batch_size, absent)
     cost = {who: [clean / attacked for clean, attacked in zip(measured[f"{who}:clean"].rates, measured[f"{who}:pgd3"].rates,
                                                               strict=True)]
             for who in ("ours", "plain") if {f"{who}:clean", f"{who}:pgd3"} <= measured.keys()}
     goals = [Goal("ours:pgd3", ("ours:clean",), 1 / MOST if on_gpu else None,
                   title=f"ours, PGD-3 / clean (1 / {MOST} = {1 / MOST:.3f})"),
+             Goal("ours:pgd3:captured", ("ours:clean",), title="ours, PGD-3 in one CUDA graph / clean"),
              Goal("plain:pgd3", ("plain:clean",), title="plain, PGD-3 / clean"),
              Goal("ours:pgd3", ("plain:pgd3",), title="PGD-3, ours / plain"),
              Goal("ours:clean", ("plain:clean",), title="clean, ours / plain")]

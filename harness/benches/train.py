@@ -57,6 +57,7 @@ def command(arch: str, resolution: int, batch_size: int, device: str, num_rounds
     computes the gradients of the weights, too. gpu_fed is ours with batches from the loader over ours on one batch.
     On a CPU times are of this process alone, so that other work on the machine does not count.
     """
+    from harness.train.trial import ways
     from loaders import open_loader
     from loaders.plan import LoaderPlan
 
@@ -67,8 +68,7 @@ def command(arch: str, resolution: int, batch_size: int, device: str, num_rounds
     steps: dict[str, tuple[str, Callable[[], None]]] = {"plain": ("a plain loop", plain_step(arch, resolution, batch_size, eps,
                                                                                               device))}
     absent: dict[str, str] = {}
-    variants = ["eager", *(["compiled", *(["cuda_graphs"] if on_gpu else [])] if (on_gpu if compiles is None else compiles)
-                           else [])]
+    variants = ways(on_gpu, attacked=eps > 0) if (on_gpu if compiles is None else compiles) else ["eager"]
     for name in variants:
         steps[f"ours:{name}"] = f"ours, {name}", our_step(arch, resolution, batch_size, eps, device, name)
     if on_gpu if fed is None else fed:
@@ -88,11 +88,11 @@ def command(arch: str, resolution: int, batch_size: int, device: str, num_rounds
 def _goals(on_gpu: bool, eps: float) -> "list[Goal]":
     """The targets are a GPU's; on a CPU the ratios are only told."""
     from harness.bench import Goal
+    from harness.train.trial import ways
 
     kind = "robust" if eps > 0 else "clean"
-    ours = ("ours:eager", "ours:compiled", "ours:cuda_graphs")
-    return [*(Goal(name, ("plain",), AGAINST_PLAIN_MUST if on_gpu and not eps and name == "ours:cuda_graphs" else None,
-                   title=f"{name} / plain, {kind}") for name in ours),
+    return [*(Goal(f"ours:{name}", ("plain",), AGAINST_PLAIN_MUST if on_gpu and not eps and name == "cuda_graphs" else None,
+                   title=f"ours:{name} / plain, {kind}") for name in ways(on_gpu, attacked=eps > 0)),
             Goal("ours:fed", ("ours:eager",), FED_MUST[kind] if on_gpu else None, title=f"gpu_fed, {kind}")]
 
 

@@ -5,16 +5,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-MODES = {"compiled": "default", "cuda_graphs": "reduce-overhead"}      # torch's names for them
+# Name of a way to compute -> torch.compile's mode, None: none; and whether the attack is captured (harness/train/captured.py).
+MODES: dict[str, tuple[str | None, bool]] = {
+    "eager": (None, False), "compiled": ("default", False), "cuda_graphs": ("reduce-overhead", False),
+    "captured_attack": (None, True), "compiled_captured_attack": ("default", True)}
 
 
 class CompiledModel:
     """Stands in for the model: the same weights, modes and hooks."""
 
-    def __init__(self, model: nn.Module, name: str, sizes: frozenset[int]) -> None:
-        """name: of MODES. sizes: of the batches, or parts of batches, to compile for."""
+    def __init__(self, model: nn.Module, mode: str, sizes: frozenset[int]) -> None:
+        """mode: torch's name for it. sizes: of the batches, or parts of batches, to compile for."""
         self._model, self._sizes = model, sizes
-        self._compiled: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False, mode=MODES[name])
+        self._compiled: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False, mode=mode)
 
     def __call__(self, images: Tensor) -> Tensor:
         """[B, 3, R, R] pixels to [B, K] logits."""

@@ -13,7 +13,8 @@ from harness.attack_settings import AttackSettings
 from harness.distributed import ALONE, Ranks
 from harness.model import Classifier
 from harness.timer import Timer
-from harness.train.compiled import CompiledModel
+from harness.train.captured import CapturedAttack
+from harness.train.compiled import MODES, CompiledModel
 from harness.train.divergence import weights
 from harness.train.fit import Trainee
 from harness.train.optimizer import make_sgd, set_lr
@@ -43,14 +44,19 @@ class ModelTrainee:
                               attack=attack, eps=eps, timer=timer, train_mode=train_mode, seed=seed, average=self.average,
                               num_parts=num_parts, ranks=ranks)
         self.batch_size = 0         # of the batches to compile for: of a shared one, this process's part
-        self.compiled = "eager"     # or a name of harness.train.compiled.MODES
+        self.compiled = "eager"     # or another name of harness.train.compiled.MODES
+        self._attack = self.step.attack
 
     def compile(self, name: str) -> None:
-        """Compute eagerly, or by torch.compile, from the next step on."""
+        """Compute in that way of harness.train.compiled.MODES from the next step on."""
         self.compiled = name
+        mode, captured = MODES[name]
         parts = self.step.num_parts
         sizes = frozenset((self.batch_size // parts, -(-self.batch_size // parts)))
-        self.step.logits_of = self.model if name == "eager" else CompiledModel(self.model, name, sizes)
+        self.step.logits_of = CompiledModel(self.model, mode, sizes) if mode else self.model
+        self.step.attack = self._attack
+        if captured and self._attack is not None:
+            self.step.attack = CapturedAttack(self._attack, self.step.generator, self.step.zero_gradients, sizes)
 
     def set_rate(self, fraction: float) -> None:
         set_lr(self.optimizer, fraction * self.peak_lr)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from harness.train.compiled import MODES
 from harness.train.fit import Trainee
 from harness.train.trainee import ModelTrainee
 from writers.errors import UserError
@@ -74,15 +75,16 @@ def choose_compiled(trainee: ModelTrainee, batch: tuple[Tensor, Tensor], setting
                     device: str) -> dict[str, Any]:
     """Let the trainee compute with torch.compile where the setting says so; returns what was measured.
 
-    `auto` takes the fastest of the eager step, the compiled one, and on a GPU the compiled one inside CUDA graphs. Compiled
-    numbers differ from eager ones in the last bits, so where `auto` may choose, two machines may not agree bit for bit.
+    `auto` takes the fastest of the eager step, the compiled one, and on a GPU the compiled one inside CUDA graphs, and either
+    with its whole attack in one CUDA graph. Compiled numbers differ from eager ones in the last bits, so where `auto` may
+    choose, two machines may not agree bit for bit.
     Returns `chosen`, and by name `compile_s` and `step_s` (or why it failed). Raises UserError where `on` fails.
     """
     measured: dict[str, Any] = {"chosen": "eager"}
     if setting == "off":
         return measured
     on_gpu = torch.device(device).type == "cuda"
-    names = ["compiled"] if setting == "on" else ["eager", "compiled", *(["cuda_graphs"] if on_gpu else [])]
+    names = ["compiled"] if setting == "on" else ways(on_gpu, attacked=trainee.step.attack is not None)
     with unchanged(trainee, device):
         for name in names:
             trainee.compile(name)
@@ -108,6 +110,12 @@ def choose_compiled(trainee: ModelTrainee, batch: tuple[Tensor, Tensor], setting
             measured["chosen"] = min(fast, key=lambda name: measured[name]["step_s"], default="eager")
         trainee.compile(measured["chosen"])
     return measured
+
+
+def ways(on_gpu: bool, *, attacked: bool) -> list[str]:
+    """The names of harness.train.compiled.MODES that can pay there."""
+    return [name for name, (mode, captured) in MODES.items()
+            if (on_gpu or not (captured or mode == "reduce-overhead")) and (attacked or not captured)]
 
 
 def _fits(trainee: Trainee, images: Tensor, labels: Tensor) -> bool:

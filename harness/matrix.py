@@ -19,6 +19,8 @@ from harness.settings import DataSettings, EvaluateSettings, Recipe
 from harness.stage import Stage
 from harness.train_settings import PretrainSettings
 from harness.transfer_settings import TransferSettings
+from writers.class_steps import Coarsen
+from writers.dataset import spec_of
 from writers.encode import Encoding
 from writers.subset import SubsetSpec
 
@@ -102,7 +104,8 @@ def _pretrained(recipe: Recipe, source: DataSettings, points: Points,
     """Every model that the recipe pretrains, with all that it needs and all that hangs on it."""
     encoding = source.encoding or recipe.encoding
     ranking = None
-    all_data = _write(source, encoding, None, {}, ("train", "val"), "all")
+    whole = _all_classes(source, recipe.subsets)
+    all_data = _write(source, encoding, whole, {}, ("train", "val"), whole.name if whole else "all")
     if recipe.ranking is not None:
         reference = _reference(recipe, all_data)
         ranking = _rank(recipe, reference, all_data)
@@ -120,7 +123,8 @@ def _pretrained(recipe: Recipe, source: DataSettings, points: Points,
     yield from (data for _, data in targets)
 
     common = {f"common_{index}": data for index, data in enumerate(sources.values())}
-    variants = {name: _Variant(recipe, settings, targets)
+    compared = _compared([subset for subset in recipe.subsets if subset.name in sources], recipe.evaluate.common)
+    variants = {name: _Variant(recipe, settings, targets, compared)
                 for name, settings in (recipe.variants or {"": recipe.pretrain}).items()}
     several_archs = len({axes["arch"] for axes in models}) > 1
     for axes in models:
@@ -144,7 +148,9 @@ def _pretrained(recipe: Recipe, source: DataSettings, points: Points,
 class _Variant:
     """What is the same for all models that are trained in one way."""
 
-    def __init__(self, recipe: Recipe, settings: PretrainSettings, targets: list[tuple[DataSettings, Stage]]) -> None:
+    def __init__(self, recipe: Recipe, settings: PretrainSettings, targets: list[tuple[DataSettings, Stage]],
+                 compared: JSON) -> None:
+        self._compared = compared
         self._recipe = recipe.model_copy(update={"pretrain": settings})
         self.pretrain = _PretrainConfigs(self._recipe)
         self.transfers, self.scores = Transfers(self._recipe, targets), Scores(self._recipe, targets)
@@ -153,7 +159,7 @@ class _Variant:
     def evaluate(self, eps: float) -> JSON:
         """The config of an evaluate stage."""
         if eps not in self._evaluate:
-            self._evaluate[eps] = _evaluate_config(self._recipe, eps)
+            self._evaluate[eps] = _evaluate_config(self._recipe, eps) | self._compared
         return self._evaluate[eps]
 
 
@@ -168,18 +174,28 @@ def _write(data: DataSettings, encoding: Encoding, subset: SubsetSpec | None, ne
     return Stage("write", config, needs, axes, f"write/{data.label}/{subset_name}")
 
 
+def _all_classes(source: DataSettings, subsets: Iterable[SubsetSpec]) -> SubsetSpec | None:
+    """A subset of the recipe that lists every class of the dataset, such as in1000: its data are those of all classes."""
+    known = spec_of(source.dataset).num_classes
+    return next((subset for subset in subsets if subset.classes is not None and len(subset.classes) == known
+                 and len(subset.all_steps) == 1), None)
+
+
 def _reference(recipe: Recipe, all_data: Stage) -> Stage:
     """The clean model on all classes whose accuracies rank them."""
     assert recipe.ranking is not None
     arch, seed = recipe.archs[0], recipe.ranking.seed
     config = _PretrainConfigs(recipe, recipe.ranking.epochs).config(arch, 0.0, seed, equal_steps=False)
+    config |= {"held_out": recipe.ranking.held_out} if recipe.ranking.held_out else {}
     axes = {"role": "reference", "subset": "all", "arch": arch, "eps": 0.0, "seed": seed}
     return Stage("pretrain", config, {"data": all_data}, axes, f"pretrain/reference/seed{seed}")
 
 
 def _rank(recipe: Recipe, reference: Stage, all_data: Stage) -> Stage:
     assert recipe.ranking is not None
-    config = {"split": recipe.ranking.split, "batch_size": recipe.evaluate.batch_size, **_view(recipe.pretrain)}
+    held_out = {"held_out": recipe.ranking.held_out} if recipe.ranking.held_out else {}
+    split = "train" if held_out else recipe.ranking.split
+    config = {"split": split, **held_out, "batch_size": recipe.evaluate.batch_size, **_view(recipe.pretrain)}
     return Stage("rank", config, {"model": reference, "data": all_data}, reference.axes, "rank/reference")
 
 
@@ -200,11 +216,22 @@ class _PretrainConfigs:
 
 def _evaluate_config(recipe: Recipe, eps: float) -> JSON:
     settings = _effective(recipe.evaluate)
+    del settings["common"]          # by role, as the stage knows them
     if eps > 0:
         del settings["eps_of_clean"]
     elif not recipe.evaluate.eps_of_clean:
         del settings["attack"], settings["eps_of_clean"]
     return {"settings": settings, "eps": eps, **_view(recipe.pretrain), "flip_tta": recipe.pretrain.flip_tta}
+
+
+def _compared(subsets: list[SubsetSpec], asked: tuple[str, ...] | None) -> JSON:
+    """What an evaluate stage is told of the subsets beside its needs: whose shared classes are the common ones, where they are
+    not those of all, and which have coarser labels, where some have."""
+    coarse = {f"common_{index}": subset.name for index, subset in enumerate(subsets)
+              if any(isinstance(step, Coarsen) for step in subset.all_steps)}
+    common = [f"common_{index}" for index, subset in enumerate(subsets)
+              if (subset.name in asked if asked is not None else f"common_{index}" not in coarse)]
+    return {**({"common": common} if len(common) < len(subsets) else {}), **({"coarse": coarse} if coarse else {})}
 
 
 def _view(settings: PretrainSettings) -> JSON:

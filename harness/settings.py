@@ -52,9 +52,22 @@ class DataSettings(Settings):
 class RankingSettings(Settings):
     """How the recipe's own class ranking is made, for subsets that say `by: reference`."""
 
-    split: Literal["val", "train"] = "val"      # whose images score the classes
+    split: Literal["val", "train", "held_out"] = "val"  # whose images score the classes; held_out: a part of train that the
+    #                                             reference model is not trained on, so that val stays unused for the results
+    per_class: Count | None = None              # `held_out`: images of each class; None: 50, as ImageNet's val has
     seed: int = 1000                            # of the reference model: none of `seeds`, so that ranking and result differ
     epochs: Count | None = None                 # None: as pretrain
+
+    @model_validator(mode="after")
+    def _per_class_of_held_out(self) -> Self:
+        if self.per_class is not None and self.split != "held_out":
+            raise ValueError("per_class has an effect with split: held_out only")
+        return self
+
+    @property
+    def held_out(self) -> dict[str, int] | None:
+        """What of train the reference model does not see: so many images of each class, drawn by this seed."""
+        return {"per_class": self.per_class or 50, "seed": self.seed} if self.split == "held_out" else None
 
 
 class EvaluateSettings(Settings):
@@ -63,6 +76,8 @@ class EvaluateSettings(Settings):
     attack: EvaluationAttack = EvaluationAttack()
     batch_size: Count = 256
     eps_of_clean: NotNegative | None = None     # also attack the clean model, at this eps; None: it is not attacked
+    common: Annotated[tuple[str, ...], Field(min_length=1)] | None = None   # subsets whose shared classes all models are
+    #                                             compared on; None: all but those with coarser labels
 
 
 class FeatureSettings(Settings):
@@ -142,6 +157,9 @@ class Recipe(Settings):
             if (same := seen.setdefault(settings.model_dump_json(), variant)) != variant:
                 raise ValueError(f"the variants {same} and {variant} say the same; drop one of them")
         self._check_sources()
+        for name in self.evaluate.common or ():
+            if name not in [subset.name for subset in self.subsets]:
+                raise ValueError(f"evaluate.common names {name}, which is none of the subsets")
         needs_reference = any(subset.needs_ranking == "reference" for subset in self.subsets)
         if needs_reference != (self.ranking is not None):
             raise ValueError("`ranking:` goes with a subset that says `by: reference`, and only with one")

@@ -1,11 +1,12 @@
 """Evaluates one pretrained model on val: on its own classes, and on those that all subsets share, masked and unmasked.
 
 Unmasked: the model may answer any of its classes. Masked: it decides among the common ones only. The difference is what
-it loses to confusion with classes that others were never shown.
+it loses to confusion with classes that others were never shown. A model that lacks one of the common classes is seen on its
+own alone. Where a subset of the recipe has coarser labels, a model of finer ones is scored on those, too.
 """
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,18 +20,28 @@ from harness.train.flip import FlipAverage
 from harness.train.plans import eval_plan, split_path
 from harness.train.precision import choose
 from loaders import open_loader
-from writers.errors import UserError
+
+BY: tuple[Literal["sum", "max"], ...] = ("sum", "max")      # ways to answer with a coarser label
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: the common classes; clean and adversarial scores on each view, also class by class; the attack; the file with
-    the predictions. Seconds of each pass."""
+    """Metrics: the common classes; clean and adversarial scores on each view, also class by class; `coarse`, by subset: its
+    number of labels, and scores on them by the classes' summed probability and by the likeliest class (of the model that was
+    trained on them: its own); the attack; the file with the predictions. Seconds of each pass."""
     config = context.config
     settings = EvaluateSettings.model_validate(config["settings"])
     classes = context.needs["data"].metrics["classes"]
     common = _common_classes(context, classes)
     labels = tuple(classes.index(name) for name in common)
-    views = {"own": View(), "common_unmasked": View(labels=labels), "common_masked": View(labels=labels, logits=labels)}
+    views = {"own": View()}
+    if common:
+        views |= {"common_unmasked": View(labels=labels), "common_masked": View(labels=labels, logits=labels)}
+    label_sets = _coarser_label_sets(context)
+    coarse: dict[str, Any] = {name: {"num_labels": max(groups) + 1, "clean": None, "adversarial": None}
+                              for name, groups in label_sets.items()}
+    for name, groups in label_sets.items():
+        if len(set(groups)) < len(groups):
+            views |= {f"coarse {name} {by}": View(groups=groups, by=by) for by in BY}
     loaded, _ = models.load(context.need_folders["model"] / MODEL_FILE)
     loaded.to(context.device)
     model = FlipAverage(loaded) if config["flip_tta"] else loaded
@@ -48,26 +59,45 @@ def run(context: StageContext) -> Outcome:
             counts = evaluate(model, loader, device=context.device, precision=precision,
                               num_classes=len(classes), views=views, eps=eps if name == "adversarial" else 0.0,
                               attack=settings.attack if name == "adversarial" else None, keep_predictions=True)
-            scores[name] = {view: count.scores() for view, count in counts.items()}
+            on_labels = {view: count for view, count in counts.items() if not view.startswith("coarse ")}
+            scores[name] = {view: count.scores() for view, count in on_labels.items()}
+            for subset, about in coarse.items():
+                about[name] = {by: counts[f"coarse {subset} {by}"].scores() for by in BY if f"coarse {subset} {by}" in counts}
+                about[name] = about[name] or {"own": scores[name]["own"]}
             per_class["num_images"] = counts["own"].per_class()[1].tolist()
-            per_class[name] = {view: count.per_class()[0].tolist() for view, count in counts.items()}
-            answers |= {f"{name}_{view}": counts[view].predictions() for view in ("own", "common_masked")}
+            per_class[name] = {view: count.per_class()[0].tolist() for view, count in on_labels.items()}
+            answers |= {f"{name}_{view}": counts[view].predictions() for view in ("own", "common_masked") if view in counts}
             seconds[f"{name}_s"] = time.monotonic() - started
         predicted = predictions.save(context.folder, loader, answers)
     attack = None
     if eps > 0:
         attack = {"norm": settings.attack.norm, "eps": eps, "steps": settings.attack.steps,
                   "step_size": settings.attack.step_length(eps), "resolution": config["resolution"]}
-    return Outcome({"num_common_classes": len(common), "common_classes": common, **scores, "per_class": per_class,
-                    "attack": attack, "precision": precision, "predictions": predicted}, seconds)
+    return Outcome({"num_common_classes": len(common), "common_classes": common, **scores, "coarse": coarse,
+                    "per_class": per_class, "attack": attack, "precision": precision, "predictions": predicted}, seconds)
 
 
 def _common_classes(context: StageContext, classes: list[str]) -> list[str]:
-    """Classes of every subset, in the order of this model's labels."""
-    shared = set(classes)
-    for role, result in context.needs.items():
-        if role.startswith("common_"):
-            shared &= set(result.metrics["classes"])
-    if not shared:
-        raise UserError("The subsets of this recipe have no class in common to compare their models on.")
-    return [name for name in classes if name in shared]
+    """Classes of every subset that is compared, in the order of this model's labels; none where the model lacks one."""
+    roles = context.config.get("common", [role for role in context.needs if role.startswith("common_")])
+    shared = set.intersection(*(set(context.needs[role].metrics["classes"]) for role in roles)) if roles else set()
+    return [name for name in classes if name in shared] if shared <= set(classes) else []
+
+
+def _coarser_label_sets(context: StageContext) -> dict[str, tuple[int, ...]]:
+    """Subset -> for each class of the model the subset's label that it belongs to; where each of them belongs to one."""
+    found = {}
+    for role, name in context.config.get("coarse", {}).items():
+        label_of = {source: label for label, group in enumerate(_groups(context, role)) for source in group}
+        labels = [{label_of.get(source, -1) for source in group} for group in _groups(context, "data")]
+        if all(len(label) == 1 and -1 not in label for label in labels):
+            used = sorted(set.union(*labels))
+            found[name] = tuple(used.index(label.pop()) for label in labels)
+    return found
+
+
+def _groups(context: StageContext, role: str) -> list[list[str]]:
+    """The source's classes behind each label."""
+    metrics = context.needs[role].metrics
+    groups: list[list[str]] = metrics["subset"].get("groups") or [[name] for name in metrics["classes"]]
+    return groups

@@ -19,7 +19,7 @@ from harness.train.flip import FlipAverage
 from harness.train.flops import peak_flops, training_flops
 from harness.train.gpu_monitor import GpuMonitor
 from harness.train.modes import fixed_shapes
-from harness.train.plans import eval_plan, split_path, train_plan
+from harness.train.plans import eval_plan, held_out, split_path, train_plan
 from harness.train.precision import Precision, choose
 from harness.train.step import RANK_SEEDS
 from harness.train.trace import StepTrace
@@ -27,6 +27,7 @@ from harness.train.trainee import ModelTrainee, replay_rate
 from harness.train_settings import PretrainSettings
 from loaders import open_loader, preflight
 from loaders.backend import Loader
+from loaders.plan import LoaderPlan
 from writers.errors import UserError
 from writers.store import open_beton
 
@@ -44,7 +45,7 @@ def run(context: StageContext) -> Outcome:
     classes = context.needs["data"].metrics["classes"]
     precision, timer, clock = choose(settings.precision, context.device), Timer(context.device), Clock()
 
-    for warning in preflight.warnings(train_plan(split_path(context, "data", "train"), settings, seed, context)):
+    for warning in preflight.warnings(_plan(context, settings, seed)):
         print(warning)      # into the stage's log
     model = _build(context, settings, len(classes))
     trainee = ModelTrainee(model, settings.optimizer, settings.optimizer.lr, device=context.device, precision=precision,
@@ -53,7 +54,7 @@ def run(context: StageContext) -> Outcome:
     checkpoints = context.folder / "checkpoints"
     trace = StepTrace(context.folder, context.trace_steps if context.ranks.is_first else 0, context.device)
     with fixed_shapes(context.device), GpuMonitor(context.device) as monitor, \
-            open_loader(train_plan(split_path(context, "data", "train"), settings, seed, context)) as loader:
+            open_loader(_plan(context, settings, seed)) as loader:
         _say_what_is_shared(context, settings, loader)
         compiling = _prepare(trainee, settings, loader, len(classes), context)
         timer.clear()
@@ -89,6 +90,12 @@ def run(context: StageContext) -> Outcome:
     timing |= {"num_restarts": clock.num_restarts, "epochs": [record["timing"] for record in records], "compile": compiling,
                "gpu": gpu, "trace": trace.file}
     return Outcome(metrics, timing)
+
+
+def _plan(context: StageContext, settings: PretrainSettings, seed: int) -> LoaderPlan:
+    plan = train_plan(split_path(context, "data", "train"), settings, seed, context)
+    asked = context.config.get("held_out")
+    return held_out(plan, asked, only=False) if asked else plan
 
 
 def _build(context: StageContext, settings: PretrainSettings, num_classes: int) -> Classifier:

@@ -23,7 +23,8 @@ PROGRESS_EVERY_S = 0.5
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: the written splits, the classes in label order, the subset, images per second.
+    """Metrics: the written splits, the classes in label order, the subset (of coarser labels also the source's classes of
+    each, `groups`), images per second.
 
     A beton that lies there already, whole, was written for this very key and is kept.
     """
@@ -49,7 +50,8 @@ def run(context: StageContext) -> Outcome:
     took_s = time.monotonic() - started
     return Outcome({
         "splits": written, "classes": list(subset.classes), "img_per_s": num_written / took_s if num_written else None,
-        "subset": {"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest}})
+        "subset": {"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest,
+                   **({"groups": [list(group) for group in subset.groups]} if subset.groups else {})}})
 
 
 def _subset(config: dict[str, Any] | None, source: Source, ranked: Result | None) -> Subset:

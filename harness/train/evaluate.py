@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +20,21 @@ from writers.errors import UserError
 
 @dataclass(frozen=True)
 class View:
-    """Which images of a pass count, and among which classes the model decides. None: all."""
+    """Which images of a pass count, and among which classes the model decides. None: all.
+
+    groups: for each class the coarser one that it belongs to; answers and labels are these. A coarse class has the summed
+    probability of its classes, or (by: max) the answer is the coarse class of the likeliest one.
+    """
 
     labels: tuple[int, ...] | None = None
     logits: tuple[int, ...] | None = None
+    groups: tuple[int, ...] | None = None
+    by: Literal["sum", "max"] = "sum"
 
     def __post_init__(self) -> None:
         if self.logits is not None:
             assert self.labels is not None and set(self.labels) <= set(self.logits), "a true class that cannot be chosen"
+        assert self.groups is None or self.labels is None, "a view of some classes, and coarser"
 
 
 def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int,
@@ -41,14 +49,31 @@ def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precis
     if loader.multi_label:
         raise UserError(f"{loader.plan.beton}: an image there has many labels, and only one can be seen from several sides.",
                         "Such a dataset can be a target, and no source.")
-    counts = {name: Counts(num_classes, device, labels=view.labels, logits=view.logits, keep_predictions=keep_predictions)
-              for name, view in views.items()}
+    counts = {name: Counts(max(view.groups) + 1 if view.groups else num_classes, device, labels=view.labels,
+                           logits=view.logits, keep_predictions=keep_predictions) for name, view in views.items()}
+    groups = {name: torch.tensor(view.groups, device=device) for name, view in views.items() if view.groups}
     for logits, labels in _answers(model, loader, device, precision, attack, eps, ranks):
-        for count in counts.values():
-            count.add(logits, labels)
+        for name, count in counts.items():
+            if name in groups:
+                count.add(coarser(logits, groups[name], count.num_classes, views[name].by), groups[name][labels])
+            else:
+                count.add(logits, labels)
     for count in counts.values():
         count.add_up(ranks)
     return counts
+
+
+def coarser(logits: Tensor, groups: Tensor, num_groups: int, by: Literal["sum", "max"]) -> Tensor:
+    """[B, K] logits of classes to [B, G] of the groups that they belong to (int64 [K]); each group has a class.
+
+    sum: the logit of the summed probability. max: the highest of the group's, whose argmax is the argmax's group.
+    """
+    logits = logits.float()
+    index = groups.expand_as(logits)
+    highest = logits.new_full((len(logits), num_groups), -torch.inf).scatter_reduce_(1, index, logits, "amax")
+    if by == "max":
+        return highest
+    return highest + torch.zeros_like(highest).scatter_add_(1, index, (logits - highest.gather(1, index)).exp()).log()
 
 
 def score(model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int) -> dict[str, float | int]:

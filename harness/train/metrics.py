@@ -19,6 +19,7 @@ class Counts:
                  logits: Sequence[int] | None = None, keep_predictions: bool = False) -> None:
         """labels: count images of these classes only. logits: decide among these classes only. None: all of them.
         keep_predictions: for `predictions`."""
+        self.num_classes = num_classes
         self._counted = None if labels is None else _member(labels, num_classes, device)
         self._excluded = None if logits is None else ~_member(logits, num_classes, device)
         self._total = torch.zeros(num_classes, dtype=torch.int64, device=device)

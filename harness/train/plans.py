@@ -1,5 +1,6 @@
 """The two ways in which training code looks at a beton: augmented in random order, and centre-cropped in file order."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,19 @@ def train_plan(beton: Path, settings: TrainSettings, seed: int, context: StageCo
 def eval_plan(beton: Path, batch_size: int, resolution: int, crop: float, context: StageContext) -> LoaderPlan:
     return LoaderPlan(beton, max(batch_size, context.ranks.world_size), resolution, center_fraction=crop, device=context.device,
                       num_threads=context.num_threads, rank=context.ranks.rank, world_size=context.ranks.world_size)
+
+
+def held_out(plan: LoaderPlan, asked: dict[str, int], *, only: bool) -> LoaderPlan:
+    """The plan without the images that are held out, {"per_class", "seed"}; or with those only."""
+    few = few_per_class(plan.beton, asked["per_class"], asked["seed"])
+    if only:
+        return replace(plan, indices=few)
+    beton = open_beton(plan.beton)
+    rest = np.setdiff1d(np.arange(len(beton.labels)), few)
+    if lost := np.setdiff1d(beton.labels, beton.labels[rest]).size:
+        raise UserError(f"With {asked['per_class']} images of each class held out, {lost} classes of {plan.beton.parent.name} "
+                        "have no image left to train on.", "Lower ranking.per_class.")
+    return replace(plan, indices=rest)
 
 
 def few_per_class(beton: Path, num_images: int, seed: int) -> np.ndarray:

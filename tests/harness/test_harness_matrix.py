@@ -264,3 +264,35 @@ def test_include_brings_back_a_part_of_what_exclude_drops():
     found = names_of(exclude=[{"method": "full"}], include=[{"method": "full", "target": "synthetic_scenes", "eps": 0.5}])
     kept = {name for name in found if "/full/" in name}
     assert len(kept) == 4 and all(name.startswith("transfer/synthetic_scenes/full/") and "/eps0.5/" in name for name in kept)
+
+
+def test_controls_are_left_out_of_the_common_classes_and_coarser_labels_always():
+    coarse = {"name": "coarse", "steps": [{"coarsen": {"bottom_up": 79}}]}
+    def configs(**changes: Any) -> dict[str, Any]:
+        stages = by_name(expand(recipe(ranking=None, eps=[0], seeds=[0], **changes)))
+        return {name: stage.config for name, stage in stages.items() if stage.kind == "evaluate"}
+
+    plain, random = ["all", "in900"], {"name": "drawn", "random": 3}
+    assert all(not {"common", "coarse"} & config.keys() for config in configs(subsets=plain).values())
+    found = configs(subsets=[*plain, random], evaluate={"common": plain})["evaluate/drawn/eps0/seed0"]
+    assert found["common"] == ["common_0", "common_1"] and "coarse" not in found
+    assert configs(subsets=plain, evaluate={"common": plain}) == configs(subsets=plain), "all of them is the default"
+    found = configs(subsets=["all", coarse, "in900"])["evaluate/all/eps0/seed0"]
+    assert (found["common"], found["coarse"]) == (["common_0", "common_2"], {"common_1": "coarse"})
+
+
+def test_a_held_out_ranking_reaches_its_stages():
+    stages = by_name(expand(recipe(ranking={"split": "held_out", "seed": 5})))
+    held_out = {"per_class": 50, "seed": 5}
+    assert stages["pretrain/reference/seed5"].config["held_out"] == held_out
+    assert (stages["rank/reference"].config["held_out"], stages["rank/reference"].config["split"]) == (held_out, "train")
+    assert all("held_out" not in stage.config for name, stage in stages.items() if "reference" not in name)
+
+
+def test_a_list_of_all_classes_shares_its_data_with_the_reference():
+    """Forty gigabytes that are not written twice: in1000 of ImageNet is all of it."""
+    subsets = ["in1000", "in900", {"name": "held-out", "remove": {"hardest": 100}}]
+    stages = by_name(expand(recipe(source={"dataset": "imagenet"}, subsets=subsets)))
+    assert {name for name in stages if name.startswith("write/imagenet")} == {
+        "write/imagenet/in1000", "write/imagenet/in900", "write/imagenet/held-out"}
+    assert stages["pretrain/reference/seed1000"].needs["data"] is stages["write/imagenet/in1000"]

@@ -97,6 +97,9 @@ def test_the_recipes_that_ship_are_right():
      "tiny.yaml:11: targets.0.metric: map11 does not fit clevr_count, whose images have one label."),
     ("eps: [0, 0.5]", "eps: [0]\nevaluate: {attack: {steps: 3}}",
      "tiny.yaml:6: evaluate.attack: has no effect: no `eps` is above 0, and `eps_of_clean` is not set."),
+    ("eps: [0, 0.5]", "eps: [0]\nevaluate: {common: [alle]}", "tiny.yaml: evaluate.common names alle, which is none of the"),
+    ("subsets: [all]", "subsets: [{name: few, remove: {hardest: 1}}]\nranking: {per_class: 3}",
+     "tiny.yaml:4: ranking: per_class has an effect with split: held_out only."),
     ("name: tiny", "name: tiny\nname: other", 'tiny.yaml:2: found duplicate key "name"'),
     ("subsets: [all]", "subsets: [all", "tiny.yaml:4: "),
 ])
@@ -115,7 +118,7 @@ def test_all_mistakes_come_at_once(file: Path):
 def test_a_name_that_is_no_file(file: Path):
     with pytest.raises(UserError, match="There is no recipe named 'robust_l3'") as caught:
         recipe.read("robust_l3")
-    assert caught.value.hint == "Did you mean robust_l2?"
+    assert caught.value.hint == "Did you mean robust_l2 or robust_linf?"
     with pytest.raises(UserError, match=r"There is no recipe nowhere/demo\.yaml"):
         recipe.read("nowhere/demo.yaml")
 

@@ -55,7 +55,7 @@ def stages_of(backbone: nn.Module, resolution: int) -> list[list[Block]]:
                 shapes[number] = tuple(output.shape)
         return hook
 
-    hooks = [_module_of(backbone, block).register_forward_hook(remember(number)) for number, block in enumerate(blocks)]
+    hooks = [module_of(backbone, block).register_forward_hook(remember(number)) for number, block in enumerate(blocks)]
     side = max(MIN_RESOLUTION, resolution)
     try:
         with eval_mode(backbone), torch.no_grad():
@@ -72,7 +72,7 @@ def stages_of(backbone: nn.Module, resolution: int) -> list[list[Block]]:
     return stages if len(stages) > 2 else [[block] for block in blocks]
 
 
-def _module_of(backbone: nn.Module, block: Block) -> nn.Module:
+def module_of(backbone: nn.Module, block: Block) -> nn.Module:
     """Whose output is the block's: the module that it is, or else its last layer (a stem may end in pooling)."""
     owners = [name.split(".")[:-1] for name in block.names]
     shared_names = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*owners, strict=False))]

@@ -25,6 +25,7 @@ from writers.encode import Encoding
 from writers.subset import SubsetSpec
 
 JSON = dict[str, Any]
+REGULARISERS = ("batch_norm_scale", "dropout", "aux_head")     # left out where they say nothing: younger than others' keys
 
 
 @dataclass(frozen=True)
@@ -244,4 +245,7 @@ def _effective(settings: PretrainSettings | EvaluateSettings) -> JSON:
     dump = settings.model_dump(mode="json")
     if isinstance(settings, PretrainSettings):
         dump["optimizer"] = settings.optimizer.effective()
+        for name in REGULARISERS:
+            if dump[name] == PretrainSettings.model_fields[name].default:
+                del dump[name]
     return dump

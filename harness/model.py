@@ -12,9 +12,11 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from harness import result, zoo
 from harness.blur_pool import add_blur_pool
+from harness.regularisers import AuxiliaryHead, fix_batch_norm_scale
 from writers import names
 from writers.errors import UserError
 
@@ -37,12 +39,18 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.feature_dim = feature_dim
         self.head = nn.Linear(feature_dim, num_classes)
+        self.dropout = 0.0                              # share of the features that are dropped before the head, in training
+        self.auxiliary: AuxiliaryHead | None = None     # a second head, in training
         self.register_buffer("mean", torch.tensor(zoo.IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(zoo.IMAGENET_STD).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, R, R] pixels to [B, K] logits."""
-        return self.head(self.features(images))
+        """[B, 3, R, R] pixels to [B, K] logits; in training, with an auxiliary head, to its logits as well, as a pair."""
+        features = self.features(images)
+        if self.dropout:
+            features = functional.dropout(features, self.dropout, self.training)
+        logits = self.head(features)
+        return (logits, self.auxiliary()) if self.auxiliary is not None and self.training else logits  # type: ignore[return-value]
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, R, R] pixels to [B, D] features, what the head sees."""
@@ -51,11 +59,13 @@ class Classifier(nn.Module):
         return self.backbone((images - self.mean) / self.std)
 
 
-def build(arch: str, num_classes: int, *, channels: tuple[int, ...] | None = None, blur_pool: bool = False) -> Classifier:
+def build(arch: str, num_classes: int, *, channels: tuple[int, ...] | None = None, blur_pool: bool = False,
+          batch_norm_scale: bool = True) -> Classifier:
     """A model with random weights from torch's global generator (the caller seeds it), in channels_last memory format.
 
-    blur_pool: blur before strided convolutions. Raises UserError for an unknown `arch`, for `channels` where the
-    architecture has no such choice, and for `blur_pool` where it has no strided convolution to blur before.
+    blur_pool: blur before strided convolutions. batch_norm_scale: False leaves every BatchNorm's at 1. Raises UserError for an
+    unknown `arch`, for `channels` where the architecture has no such choice, for `blur_pool` where it has no strided
+    convolution to blur before, and for `batch_norm_scale` where it has no BatchNorm.
     """
     if "/" in arch:
         if channels is not None:
@@ -66,6 +76,8 @@ def build(arch: str, num_classes: int, *, channels: tuple[int, ...] | None = Non
         model = Classifier(*architecture.build(num_classes, channels), num_classes)
     if blur_pool and not add_blur_pool(model.backbone):
         raise UserError(f"blur_pool has no effect on {arch}: it has no strided convolution to blur before.", "Leave it out.")
+    if not batch_norm_scale and not fix_batch_norm_scale(model.backbone):
+        raise UserError(f"batch_norm_scale has no effect on {arch}: it has no BatchNorm with a scale.", "Leave it out.")
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -94,9 +106,13 @@ def replace_head(model: Classifier, num_classes: int, generator: torch.Generator
 
 
 def save(path: Path, model: Classifier, about: dict[str, Any]) -> None:
-    """Write weights and `about` (plain values; at least "arch", and "channels" where they were chosen), whole or not at all."""
+    """Write weights and `about` (plain values; at least "arch", and "channels" where they were chosen), whole or not at all.
+
+    Without an auxiliary head, which has done its work.
+    """
     buffer = io.BytesIO()
-    torch.save({"state_dict": model.state_dict(), "about": about}, buffer)
+    weights = {name: value for name, value in model.state_dict().items() if not name.startswith("auxiliary.")}
+    torch.save({"state_dict": weights, "about": about}, buffer)
     result.write_atomically(path, buffer.getvalue())
 
 
@@ -114,7 +130,7 @@ def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
         about, weights = saved["about"], saved["state_dict"]
         num_classes, channels = len(weights["head.bias"]), about.get("channels")
         model = build(about["arch"], num_classes, channels=tuple(channels) if channels else None,
-                      blur_pool=about.get("blur_pool", False))
+                      blur_pool=about.get("blur_pool", False), batch_norm_scale=about.get("batch_norm_scale", True))
         model.load_state_dict(weights)
     except UserError:
         raise

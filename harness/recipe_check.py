@@ -156,6 +156,12 @@ def _without_effect(recipe: Recipe, origin: Origin) -> list[tuple[Place, str]]:
         mistakes.append((("pretrain", "attack"), "has no effect: no `eps` is above 0."))
     if not attacked and recipe.evaluate.eps_of_clean is None and "attack" in recipe.evaluate.model_fields_set:
         mistakes.append((("evaluate", "attack"), "has no effect: no `eps` is above 0, and `eps_of_clean` is not set."))
+    trained = recipe.variants or {"": recipe.pretrain}
+    for point in points.Points(recipe).models():
+        if point["eps"] > 0 and trained[point.get("variant", "")].aux_head:
+            place = ("variants", point["variant"], "aux_head") if recipe.variants else ("pretrain", "aux_head")
+            mistakes.append((place, "goes with clean training only; leave out `eps` above 0, or exclude it."))
+            break
     if 0 not in all_eps and recipe.evaluate.eps_of_clean is not None:
         mistakes.append((("evaluate", "eps_of_clean"), "has no effect: `eps` has no 0, so no model is clean."))
     return mistakes

@@ -83,6 +83,9 @@ class PretrainSettings(TrainSettings):
     attack: AttackSettings = AttackSettings()
     progressive: ProgressiveSettings | None = None  # None: every epoch at `resolution`
     blur_pool: bool = False                 # a 3x3 binomial filter before strided convolutions (Zhang 2019)
+    batch_norm_scale: bool = True           # False: every BatchNorm's scale is a constant 1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the features dropped before the head
+    aux_head: bool = False                  # a second head half-way, 0.4 of its loss, dropped behind training (GoogLeNet)
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None    # per step; the averaged weights are the model's
     accumulate: Count | Literal["auto"] = 1     # parts of a batch, one after another; `auto`: as few as fit into memory
     compile: Literal["off", "auto", "on"] = "off"   # torch.compile; `auto`: where a measurement at the start says it pays
@@ -94,6 +97,12 @@ class PretrainSettings(TrainSettings):
     def _free_takes_whole_batches(self) -> Self:
         if self.attack.method == "free" and self.accumulate != 1:
             raise ValueError("accumulate does not go with attack.method: free, which keeps one noise for a whole batch")
+        return self
+
+    @model_validator(mode="after")
+    def _aux_head_as_it_is(self) -> Self:
+        if self.aux_head and self.compile != "off":
+            raise ValueError("aux_head does not go with compile")
         return self
 
     @model_validator(mode="after")

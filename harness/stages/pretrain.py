@@ -10,6 +10,7 @@ from harness import model as models
 from harness.attack_settings import AttackSettings
 from harness.distributed import Ranks, synchronise_batch_norm
 from harness.model import Classifier
+from harness.regularisers import AuxiliaryHead
 from harness.stage import Outcome, StageContext
 from harness.timer import Timer, summary
 from harness.train import trial
@@ -105,7 +106,11 @@ def _build(context: StageContext, settings: PretrainSettings, num_classes: int) 
         raise UserError("sync_batch_norm needs GPUs: torch has no SyncBatchNorm for several processes on a CPU.",
                         "Leave it out, or train in one process, where a batch is whole.")
     torch.manual_seed(seed)
-    model = models.build(context.config["arch"], num_classes, channels=settings.channels, blur_pool=settings.blur_pool)
+    model = models.build(context.config["arch"], num_classes, channels=settings.channels, blur_pool=settings.blur_pool,
+                         batch_norm_scale=settings.batch_norm_scale)
+    model.dropout = settings.dropout
+    if settings.aux_head:
+        model.auxiliary = AuxiliaryHead(model.backbone, num_classes)
     if settings.sync_batch_norm:
         synchronise_batch_norm(model, ranks)
     if ranks.rank:
@@ -207,6 +212,6 @@ def _steps_per_epoch(context: StageContext, settings: PretrainSettings) -> int |
 def _about(context: StageContext, settings: PretrainSettings, arch: str, classes: list[str], eps: float) -> dict[str, Any]:
     """What anyone who finds the weights has to know."""
     return {"arch": arch, "channels": list(settings.channels) if settings.channels else None, "classes": list(classes),
-            "blur_pool": settings.blur_pool, "eps": eps,
+            "blur_pool": settings.blur_pool, "batch_norm_scale": settings.batch_norm_scale, "eps": eps,
             "norm": settings.attack.norm if eps > 0 else None, "resolution": settings.resolution,
             "seed": context.config["seed"], "stage": context.folder.name}

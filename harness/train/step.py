@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from harness.attack_settings import AttackSettings
 from harness.distributed import ALONE, Ranks, SharedGradients
+from harness.regularisers import AUX_WEIGHT
 from harness.timer import Timer
 from harness.train.attack import pgd
 from harness.train.divergence import LossWatch
@@ -124,10 +125,14 @@ class Step:
 
     def _forward(self, images: Tensor, labels: Tensor, *, counted: bool = True) -> Tensor:
         with autocast(self.precision, self._device):
-            logits = self._group(images, self.logits_of) if self._group else self.logits_of(images)
+            answers = self._group(images, self.logits_of) if self._group else self.logits_of(images)
+        logits, auxiliary = answers if isinstance(answers, tuple) else (answers, None)
         if counted:
             self._num_correct += num_correct(logits.detach(), labels)
-        return mean_loss(logits.float(), labels, self._label_smoothing)
+        loss = mean_loss(logits.float(), labels, self._label_smoothing)
+        if auxiliary is not None:
+            loss = loss + AUX_WEIGHT * mean_loss(auxiliary.float(), labels, self._label_smoothing)
+        return loss
 
     def _update(self) -> None:
         with self._timer.span("optimizer"):

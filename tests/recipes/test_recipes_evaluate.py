@@ -1,14 +1,10 @@
 """What recipes of coarser labels and held-out rankings need: scores on coarser labels against numpy, and images unseen."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).parents[1] / "train"))
-
 from tiny_stages import as_result, context_of, pretrain_context, write_colours
 
 from harness import model as models
@@ -22,14 +18,6 @@ from writers.errors import UserError
 
 CONFIG = {"settings": {"attack": {"steps": 2}, "batch_size": 8}, "eps": 0.0, "resolution": 24, "eval_crop": 1.0,
           "flip_tta": False}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def test_the_path_is_the_papers_and_every_fit_says_whether_it_converged(data):
 
 
 def test_a_fit_that_does_not_converge_says_so(data, monkeypatch):
-    monkeypatch.setattr(logistic, "MOST_ITERATIONS", 2)
+    monkeypatch.setattr(logistic, "MOST_STEPS", 1)
     assert not logistic.fit_path(*data, 5, [1e-6])[0].converged
 
 

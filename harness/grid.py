@@ -49,6 +49,12 @@ def crops(settings: TransferSettings) -> tuple[float, ...]:
     return settings.grid.eval_crop or (settings.eval_crop,)
 
 
+def feature_roles(settings: TransferSettings) -> list[str]:
+    """For a method that works on features: the role of the stage that has them, for each of `crops`."""
+    tried = settings.grid.eval_crop
+    return [f"features_{crop:g}" for crop in tried] if tried else ["features"]
+
+
 def num_configs(settings: TransferSettings) -> int:
     return len(trials(settings)) * len(crops(settings))
 

@@ -204,7 +204,9 @@ def _newton_step(problem: _Problem, probabilities: Tensor, gradient: Tensor, pen
     enough = min(0.1, size ** 0.5) * size
     solved = rest / diagonal
     direction, descent = solved, float((rest * solved).sum())
-    for number in range(1, MOST_PRODUCTS + 1):
+    number = 0
+    while number < MOST_PRODUCTS:
+        number += 1
         curved = features.T @ problem.curved(probabilities, features @ direction) / num_images + penalties * direction
         curvature = float((direction * curved).sum())
         if curvature <= 0:      # by rounding alone: the loss is convex

@@ -86,7 +86,7 @@ def work(stage: Stage) -> float:
     if stage.kind == "evaluate":
         return 1.0 + settings.get("attack", {"steps": 0})["steps"]
     if stage.kind == "transfer":
-        return grid.passes(TransferSettings.model_validate(settings))
+        return grid.passes(TransferSettings.model_validate(settings)) if "lrs" in settings else 1.0      # else on features
     return 1.0
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from harness import method_check
+from harness import grid, matrix_zoo, method_check
 from harness.settings import DataSettings, Recipe
 from harness.stage import Stage
 from harness.transfer_settings import TransferSettings
@@ -27,6 +27,7 @@ class _Point:
     needs: str | None
     config: JSON
     axes: JSON
+    crops: dict[str, float | None]          # role of the features that it needs -> their crop; None: the recipe's own
 
     @property
     def name(self) -> str:
@@ -40,6 +41,7 @@ class Transfers:
         """targets: each with the stage that writes its data."""
         self._points = [point for target, data in targets for label, settings in recipe.methods.items()
                         for point in _points(target, data, label, settings.for_target(target.dataset))]
+        self._recipe = recipe
 
     def of(self, model: Stage, *, seed: int, short: str) -> Iterator[Stage]:
         """The transfers of one model. short: what names of its stages end in."""
@@ -51,6 +53,13 @@ class Transfers:
                 short_own = "/".join(f"{axis}{value}" if axis == "seed" else str(value) for axis, value in own.items())
                 yield Stage("transfer", {**config, "arch": _architecture(model)}, {"data": point.data}, {**own, **axes},
                             f"transfer/{point.name}/{short_own}")
+            elif point.needs == "features":
+                needs = {role: matrix_zoo.features(self._recipe, model, point.target, point.data, short=short, eval_crop=crop)
+                         for role, crop in point.crops.items()}
+                yield from needs.values()
+                seeded = {"seed": seed} if "per_class" in point.axes else {}        # the draw of images; else it has none
+                yield Stage("transfer", {**point.config, **seeded}, needs, {**model.axes, **axes},
+                            f"transfer/{point.name}/{short}")
             else:
                 yield Stage("transfer", config, {"model": model, "data": point.data}, {**model.axes, **axes},
                             f"transfer/{point.name}/{short}")
@@ -62,7 +71,9 @@ def _points(target: DataSettings, data: Stage, label: str, settings: TransferSet
     for axes in _fanned_out(settings):
         effective = _effective(settings.model_copy(update=axes), method.TAKES)
         config = {"method": name, "metric": _metric(target), "settings": effective}
-        yield _Point(target, data, label, method.NEEDS, config, axes)
+        own = settings.eval_crop if "eval_crop" in settings.model_fields_set else None
+        yield _Point(target, data, label, method.NEEDS, config, axes,
+                     dict(zip(grid.feature_roles(settings), settings.grid.eval_crop or (own,), strict=True)))
 
 
 def _fanned_out(settings: TransferSettings) -> Iterator[JSON]:
@@ -92,6 +103,8 @@ def _effective(settings: TransferSettings, takes: frozenset[str]) -> JSON:
         del dump["crop_scale"], dump["crop_ratio"]
     if settings.steps is not None or {"epochs", "steps"} & axes:
         del dump["epochs"]
+    for name in dump.keys() - takes | (set() if "epochs" in takes else {"eval_crop"}):      # the features' own stage has it
+        dump.pop(name, None)
     usual = TransferSettings()
     for name in OPTIONAL & dump.keys():
         if name in axes or getattr(plain, name) == getattr(usual, name):

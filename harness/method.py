@@ -16,6 +16,7 @@ from writers import names
 if TYPE_CHECKING:
     from harness.grid import Trial
     from harness.model import Classifier
+    from harness.stage import Outcome, StageContext
     from harness.timer import Timer
     from harness.train.fit import Trainee
     from harness.train.precision import Precision
@@ -67,6 +68,12 @@ class Method(Protocol):
 
     def candidates(self, setup: Setup, trials: Sequence[Trial]) -> Candidates:
         """For trials of equal length: several where they train together, else one."""
+
+
+class FeatureMethod(Protocol):
+    """What a file of `harness/methods/` has whose NEEDS is "features": the constants of `Method`, and the stage itself."""
+
+    def run(self, context: StageContext) -> Outcome: ...
 
 
 def find(name: str) -> Method:

@@ -93,6 +93,7 @@ class TransferSettings(TrainSettings):
     alpha: NotNegative = 0.1                # `l2sp`: pull of transferred weights towards where they started
     beta: NotNegative = 0.01                # `l2sp`: pull of all other weights towards zero
     start_groups: tuple[Literal["low", "high"], ...] = ("low", "high")  # `l2sp`: the transferred blocks that alpha pulls
+    lambdas: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None     # `logreg`: penalties; None: Kornblith's 45
     per_target: dict[str, dict[str, Any]] = Field(default_factory=dict)     # dataset -> settings that differ for it
 
     @model_validator(mode="after")

@@ -8,13 +8,13 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from harness import method as methods
 from harness import model as models
-from harness.method import Setup
+from harness.method import FeatureMethod, Setup
 from harness.model import Classifier
 from harness.search import Search, settings_say
 from harness.stage import Outcome, StageContext
@@ -37,10 +37,12 @@ from writers.store import open_beton
 
 def run(context: StageContext) -> Outcome:
     """Metrics: scores on test of the model that val chose, what was chosen, the grid with its scores on val."""
+    method = methods.find(context.config["method"])
+    if method.NEEDS == "features":
+        return cast(FeatureMethod, method).run(context)
     started = time.monotonic()
     config = context.config
     settings = TransferSettings.model_validate(config["settings"])
-    method = methods.find(config["method"])
     classes = context.needs["data"].metrics["classes"]
     precision, timer = choose(settings.precision, context.device), Timer(context.device)
     _check_splits(context)

@@ -44,17 +44,21 @@ def held_out(plan: LoaderPlan, asked: dict[str, int], *, only: bool) -> LoaderPl
 
 
 def few_per_class(beton: Path, num_images: int, seed: int) -> np.ndarray:
-    """Places in the file of that many images of each class, int64 [M] in file order; all of a class that has fewer.
+    """`few_of_each` for the images of a file."""
+    opened = open_beton(beton)
+    return few_of_each(opened.labels, opened.ids, num_images, seed)
+
+
+def few_of_each(labels: np.ndarray, ids: np.ndarray, num_images: int, seed: int) -> np.ndarray:
+    """Positions of that many images of each class, int64 [M], rising; all of a class that has fewer. labels, ids: [N].
 
     Drawn by the images' ids: the same in every file that holds them, and fewer of a class are part of more.
     Raises UserError where images have many labels.
     """
-    opened = open_beton(beton)
-    if opened.labels.ndim != 1:
-        raise UserError(f"per_class: an image of {beton.parent.name} has many labels, so its classes cannot be cut to size.")
-    by_draw = np.argsort(draw(seed, "few", opened.ids), kind="stable")
-    labels = opened.labels[by_draw]
-    by_class = by_draw[np.argsort(labels, kind="stable")]
+    if labels.ndim != 1:
+        raise UserError("per_class: images of this target have many labels, so its classes cannot be cut to size.")
+    by_draw = np.argsort(draw(seed, "few", ids), kind="stable")
+    by_class = by_draw[np.argsort(labels[by_draw], kind="stable")]
     counts = np.bincount(labels)
     place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)     # of each image in its class
     return np.sort(by_class[place < num_images])

@@ -13,20 +13,23 @@ FILE = "predictions.npz"
 
 
 def save(folder: Path, loader: Loader, answers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
-    """Write FILE, and return its name: arrays over the N images of the loader's epoch 0, in its order.
+    """`save_arrays` for the images of the loader's epoch 0, in its order."""
+    order = loader.samples.order(loader.plan, 0)
+    return save_arrays(folder, loader.samples.ids[order], loader.samples.labels[order], answers)
+
+
+def save_arrays(folder: Path, ids: np.ndarray, labels: np.ndarray, answers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """Write FILE, and return its name: arrays over N images.
 
     `sample` uint64: each image's id, the same in every beton that holds the image. `label`: its class in the model's order
     (int32 [N], or int8 [N, K] with many labels). For each name of `answers`, `NAME_predicted` int32 (-1: not counted in that
     view) and `NAME_correct` bool.
     """
-    samples = loader.samples
-    order = samples.order(loader.plan, 0)
-    labels = samples.labels[order]
-    arrays = {"sample": samples.ids[order], "label": labels.astype(np.int32) if labels.ndim == 1 else labels}
+    arrays = {"sample": ids, "label": labels.astype(np.int32) if labels.ndim == 1 else labels}
     for name, (predicted, correct) in answers.items():
-        assert len(predicted) == len(order), name
+        assert len(predicted) == len(ids), name
         arrays |= {f"{name}_predicted": predicted, f"{name}_correct": correct}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_atomically(folder / FILE, buffer.getvalue())
     return FILE

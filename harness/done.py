@@ -45,7 +45,7 @@ def is_done(kind: str, folder: Path, data: Path) -> bool:
     return has_result(folder) and has_outputs(kind, folder, data)
 
 
-State = Literal["done", "running", "failed", "left"]
+State = Literal["done", "running", "failed", "left", "skipped"]
 
 
 def state(kind: str, folder: Path, data: Path) -> State:

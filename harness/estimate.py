@@ -45,9 +45,17 @@ def estimate(left: dict[str, Stage], runs: Path) -> Estimate:
     known = [stage for stage in left.values() if _likeness(stage) in rates]
     leave_files = [stage for stage in left.values() if stage.kind in ("write", "pretrain", "adopt", "features")]
     sized = [stage for stage in leave_files if _likeness(stage) in sizes]
-    return Estimate(sum(statistics.median(rates[_likeness(stage)]) * work(stage) for stage in known) / 3600,
+    return Estimate(sum(statistics.median(rates[_likeness(stage)]) * work(stage) * _chance(stage) for stage in known) / 3600,
                     len(left) - len(known), sum(round(statistics.median(sizes[_likeness(stage)])) for stage in sized),
                     len(leave_files) - len(sized))
+
+
+def _chance(stage: Stage) -> float:
+    """That the stage runs at all: while a shortlist is not drawn up, each of its models may come to stand on it."""
+    if stage.only_if is None:
+        return 1.0
+    models = {model for model, _ in stage.only_if.config["scores"].values()}
+    return min(1.0, stage.only_if.config["best"] / len(models))
 
 
 def _likeness(stage: Stage) -> Likeness:

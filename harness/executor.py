@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from harness import done, lease, provenance, retry
+from harness import done, lease, provenance, result, retry, shortlist
 from harness.folders import Folders
 from harness.launcher import Finished, Launcher
 from harness.matrix import Matrix
 from harness.result import write_json
 from harness.retry import Cause, Policy
-from harness.stage import Stage
+from harness.stage import TAKE_WHAT_THERE_IS, Stage
 
 BUSY_RETRY_S = 0.5      # how often to ask again for a stage that another process holds
 
@@ -28,7 +28,7 @@ BUSY_RETRY_S = 0.5      # how often to ask again for a stage that another proces
 class Event:
     """Something to show. `waiting` comes now and then, so that a display can move."""
 
-    what: Literal["started", "done", "failed", "retry", "busy", "waiting"]
+    what: Literal["started", "done", "failed", "retry", "busy", "skipped", "waiting"]
     stage: Stage | None = None
     wall_s: float = 0.0
     message: str = ""
@@ -55,9 +55,10 @@ class Run:
         self.is_stopping = False
         self.to_do = unfinished(self.matrix, self.folders)
         self.finished = {stage.key for stage in self.matrix.stages} - self.to_do.keys()
-        self.open_needs = {key: sum(need.key in self.to_do for need in stage.needs.values())
+        self.open_needs = {key: sum(need.key in self.to_do for need in stage.waits_for)
                            for key, stage in self.to_do.items()}
         # Kind -> a heap: the longest path first, then recipe order. By kind, because a launcher may have room for some only.
+        self.in_vain: set[str] = set()                      # wait for one that has failed
         self.ready: dict[str, list[tuple[float, int, str]]] = {}
         self.busy: dict[str, float] = {}                    # held by another process -> when to ask again
         self.waiting: dict[str, float] = {}                 # to be tried again -> when
@@ -111,13 +112,18 @@ class Run:
                 self.busy[stage.key] = time.monotonic() + BUSY_RETRY_S
                 yield Event("busy", stage)
                 continue
-            if done.is_done(stage.kind, folder, self.folders.data):     # another run has done it meanwhile
+            if shortlist.skipped([stage], self.folders.runs):
+                self._is_finished(stage.key)
+                yield Event("skipped", stage)
+                continue
+            if done.is_done(stage.kind, folder, self.folders.data) and not _is_drawn_up_again(stage, folder):
+                # another run has done it meanwhile
                 self._is_finished(stage.key)
                 yield Event("done", stage)
                 continue
             message = done.failed_since(folder, self.launcher.settings.began_at)
             if message is not None:
-                self.failed[stage.key] = message
+                self._has_failed(stage.key, message)
                 yield Event("failed", stage, 0.0, message)
                 continue
             prepare(stage, folder, self.recipe_file)
@@ -144,7 +150,7 @@ class Run:
         wait_s = self.policy.wait_s(cause, earlier)
         earlier[cause] += 1
         if wait_s is None:
-            self.failed[stage.key] = message
+            self._has_failed(stage.key, message)
             retry.give_up(folder, message)
             return Event("failed", stage, wall_s, message)
         retry.note(folder, cause, message)
@@ -160,9 +166,27 @@ class Run:
         self.finished.add(key)
         for after in self.matrix.dependants[key]:
             if after.key in self.open_needs:
-                self.open_needs[after.key] -= sum(need.key == key for need in after.needs.values())
-                if self.open_needs[after.key] == 0:
-                    self._is_ready(after.key)
+                self._need_is_over(after, key)
+
+    def _has_failed(self, key: str, message: str) -> None:
+        self.failed[key] = message
+        self._do_without(key)
+
+    def _do_without(self, key: str) -> None:
+        """Whoever can do without a stage that has failed, or waits in vain for one that has, waits for it no longer."""
+        for after in self.matrix.dependants[key]:
+            if after.key not in self.open_needs or after.key in self.in_vain:
+                continue
+            if after.kind in TAKE_WHAT_THERE_IS:
+                self._need_is_over(after, key)
+            else:
+                self.in_vain.add(after.key)
+                self._do_without(after.key)
+
+    def _need_is_over(self, after: Stage, key: str) -> None:
+        self.open_needs[after.key] -= sum(need.key == key for need in after.waits_for)
+        if self.open_needs[after.key] == 0:
+            self._is_ready(after.key)
 
     def _is_ready(self, key: str) -> None:
         heap = self.ready.setdefault(self.to_do[key].kind, [])
@@ -178,11 +202,19 @@ def begin(folders: Folders) -> float:
 def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
     """Key -> stage, of all that a run would do, in dependency order.
 
-    A finished stage whose files are gone (a deleted beton) is done again only if something that is left needs it.
+    A finished stage whose files are gone (a deleted beton) is done again only if something that is left needs it. Stages of
+    models that are not on their shortlist are not done, but where the shortlist itself is left, that is to be seen.
     """
     left: set[str] = set()
+    skipped = shortlist.skipped(matrix.stages, folders.runs)
     with_result = done.with_result(folders.runs, {stage.kind for stage in matrix.stages})
     for stage in reversed(matrix.stages):
+        if stage.key in skipped and stage.only_if is not None and not _is_drawn_up_again(
+                stage.only_if, stage.only_if.folder(folders.runs)):
+            continue
+        if stage.key in with_result and _is_drawn_up_again(stage, stage.folder(folders.runs)):
+            left.add(stage.key)
+            continue
         needed = any(after.key in left for after in matrix.dependants[stage.key])
         if stage.key not in with_result or \
                 (needed and not done.has_outputs(stage.kind, stage.folder(folders.runs), folders.data)):
@@ -190,6 +222,12 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
     return {stage.key: stage for stage in matrix.stages if stage.key in left}
 
 
+def _is_drawn_up_again(stage: Stage, folder: Path) -> bool:
+    return stage.kind == shortlist.KIND and shortlist.is_incomplete(folder)
+
+
 def prepare(stage: Stage, folder: Path, recipe_file: str = "") -> None:
-    """Leave the stage's orders in its folder."""
+    """Leave the stage's orders in its folder; a shortlist that is to be drawn up again goes."""
+    if _is_drawn_up_again(stage, folder):
+        (folder / result.FILE_NAME).unlink()
     write_json(folder / "stage.json", stage.describe() | {"recipe": recipe_file})

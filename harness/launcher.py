@@ -53,8 +53,8 @@ class LauncherSettings:
 
 
 def needs_gpu(kind: str) -> bool:
-    """Whether a stage of this kind uses a GPU where there is one. Writing betons is work for CPUs and disks."""
-    return kind != "write"
+    """Whether a stage of this kind uses a GPU where there is one. Others are work for CPUs and disks."""
+    return kind not in ("write", "adopt", "shortlist")
 
 
 @dataclass(frozen=True)

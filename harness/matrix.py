@@ -40,7 +40,7 @@ class Matrix:
         """Key of a stage -> the stages that need it."""
         found: dict[str, list[Stage]] = {stage.key: [] for stage in self.stages}
         for stage in self.stages:
-            for needed in {needed.key for needed in stage.needs.values()}:
+            for needed in {needed.key for needed in stage.waits_for}:
                 found[needed].append(stage)
         return found
 
@@ -71,7 +71,7 @@ def _of_use(stages: list[Stage]) -> list[Stage]:
     kept = []
     for stage in reversed(stages):
         if stage.key in needed or not (stage.kind in ("write", "rank", "features") or "role" in stage.axes):
-            needed.update(need.key for need in stage.needs.values())
+            needed.update(need.key for need in stage.waits_for)
             kept.append(stage)
     return kept[::-1]
 

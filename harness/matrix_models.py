@@ -1,4 +1,4 @@
-"""The stages of models that exist already: adopt -> transfer, features -> score. Imports no torch."""
+"""The stages of models that exist already: adopt -> transfer, features -> score -> shortlist. Imports no torch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,14 +8,17 @@ from harness.matrix_transfers import Transfers
 from harness.matrix_zoo import Scores
 from harness.model_settings import ModelSettings
 from harness.points import Points
-from harness.settings import DataSettings, Recipe
+from harness.settings import DataSettings, Recipe, ShortlistSettings
 from harness.stage import Stage
 
 
 def adopted(recipe: Recipe, points: Points, targets: Sequence[tuple[DataSettings, Stage]]) -> Iterator[Stage]:
-    """Every model of `models:` with all that hangs on it. targets: each with the stage that writes its data."""
+    """Every model of `models:` with all that hangs on it, and last what hangs on their shortlist. targets: each with the stage
+    that writes its data."""
     shared = Transfers(recipe, targets), Scores(recipe, targets)
     several_seeds = len(recipe.seeds) > 1
+    scored: list[Stage] = []
+    of_the_best: list[Stage] = []
     for settings in recipe.models:
         axes = {"model": settings.name}
         if not points.wants(axes):
@@ -28,7 +31,23 @@ def adopted(recipe: Recipe, points: Points, targets: Sequence[tuple[DataSettings
         for seed in recipe.seeds:       # of new heads, and of the order of images
             short = f"{settings.name}/seed{seed}" if several_seeds else settings.name
             stages += transfers.of(replace(model, axes={**axes, "seed": seed}), seed=seed, short=short)
-        yield from (stage for stage in stages if points.wants(stage.axes))
+        for stage in (stage for stage in stages if points.wants(stage.axes)):
+            scored += [stage] if stage.kind == "score" else []
+            if recipe.shortlist and stage.axes.get("method") in recipe.shortlist.methods:
+                of_the_best.append(stage)
+            else:
+                yield stage
+    if recipe.shortlist is not None:
+        shortlist = _shortlist(recipe.shortlist, scored)
+        yield shortlist
+        yield from (replace(stage, only_if=shortlist) for stage in of_the_best)
+
+
+def _shortlist(settings: ShortlistSettings, scored: Sequence[Stage]) -> Stage:
+    roles = {f"{stage.axes['model']} on {stage.axes['target']}": stage for stage in scored}
+    config = {"by": settings.by, "best": settings.best,
+              "scores": {role: [stage.axes["model"], stage.axes["target"]] for role, stage in roles.items()}}
+    return Stage("shortlist", config, roles, {}, f"shortlist/{settings.by}")
 
 
 def _config(recipe: Recipe, settings: ModelSettings) -> dict[str, Any]:

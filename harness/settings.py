@@ -89,6 +89,14 @@ class FeatureSettings(Settings):
     precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"   # bf16 keeps 3 digits: neighbours may change
 
 
+class ShortlistSettings(Settings):
+    """The best of the recipe's `models`, and the methods that are for those only."""
+
+    by: str                                 # a score of the recipe's, or a variant of one: knn, knn_k5, hscore_shrunk
+    best: Count                             # how many, by their mean rank over all targets
+    methods: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
 class PointSettings(Settings):
     """Points of the matrix, by some of its axes: a value, or a list of values. What is not named: all of the axis."""
 
@@ -137,6 +145,7 @@ class Recipe(Settings):
     methods: dict[str, TransferSettings] = Field(default_factory=dict)
     scores: tuple[str, ...] | Literal["all"] = ()       # names in harness/scores: of every model for every target
     features: FeatureSettings = FeatureSettings()
+    shortlist: ShortlistSettings | None = None
     exclude: tuple[PointSettings, ...] = ()     # points of the axes to leave out (harness/points.py)
     include: tuple[PointSettings, ...] = ()     # points outside their product
 
@@ -157,6 +166,8 @@ class Recipe(Settings):
             if (same := seen.setdefault(settings.model_dump_json(), variant)) != variant:
                 raise ValueError(f"the variants {same} and {variant} say the same; drop one of them")
         self._check_sources()
+        if self.shortlist is not None:
+            self._check_shortlist(self.shortlist)
         for name in self.evaluate.common or ():
             if name not in [subset.name for subset in self.subsets]:
                 raise ValueError(f"evaluate.common names {name}, which is none of the subsets")
@@ -168,6 +179,15 @@ class Recipe(Settings):
             raise ValueError(f"ranking.epochs is {self.ranking.epochs}: the reference model's training would end before "
                              "pretrain.progressive.ramp does")
         return self
+
+    def _check_shortlist(self, shortlist: ShortlistSettings) -> None:
+        if not self.models:
+            raise ValueError("a shortlist is one of `models`, and there are none")
+        if unknown := [label for label in shortlist.methods if label not in self.methods]:
+            raise ValueError(f"shortlist.methods names {', '.join(unknown)}; the methods are {', '.join(self.methods)}")
+        asked = names.names("harness.scores") if self.scores == "all" else self.scores
+        if not any(shortlist.by == score or shortlist.by.startswith(f"{score}_") for score in asked):
+            raise ValueError(f"shortlist.by is {shortlist.by}, and the scores are {', '.join(asked) or 'none'}")
 
     def _check_sources(self) -> None:
         """There are models to look at, and no settings of pretraining where nothing is pretrained."""

@@ -17,7 +17,9 @@ from harness.distributed import ALONE, Ranks
 from harness.result import Result, write_json
 
 # Raised when a change to a kind's code changes its numbers, so that old results are not mistaken for new ones.
-CODE_VERSIONS = {"write": 5, "rank": 2, "pretrain": 5, "evaluate": 3, "transfer": 5, "adopt": 1, "features": 1, "score": 1}
+CODE_VERSIONS = {"write": 5, "rank": 2, "pretrain": 5, "evaluate": 3, "transfer": 5, "adopt": 1, "features": 1, "score": 1,
+                 "shortlist": 1}
+TAKE_WHAT_THERE_IS = ("shortlist",)     # kinds that run also where stages that they need have failed
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class Stage:
     needs: dict[str, "Stage"] = field(default_factory=dict)
     axes: dict[str, Any] = field(default_factory=dict)      # for people and reports; not part of the key
     name: str = ""                                          # likewise
+    only_if: "Stage | None" = None                          # likewise: a shortlist, on which the stage's model must stand
+
+    @property
+    def waits_for(self) -> tuple["Stage", ...]:
+        """The stages that must be over before this one starts."""
+        return (*self.needs.values(), *([self.only_if] if self.only_if else []))
 
     @cached_property
     def key(self) -> str:

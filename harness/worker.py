@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 from harness import disk, distributed, done, environment, lease, provenance, result, retry
 from harness.distributed import ALONE, Ranks
 from harness.result import Result, write_atomically
-from harness.stage import StageContext, Stopped
+from harness.stage import TAKE_WHAT_THERE_IS, StageContext, Stopped
 from writers.errors import UserError
 
 SHARED_KINDS = ("pretrain",)        # stages that several processes can run together
@@ -191,7 +191,7 @@ def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable
     import_s = time.monotonic() - started
     folders = {role: folder.parents[1] / need["kind"] / need["key"] for role, need in told["needs"].items()}
     context = StageContext(
-        config=told["config"], folder=folder, needs={role: _needed(role, need) for role, need in folders.items()},
+        config=told["config"], folder=folder, needs=_needed(told["kind"], folders),
         need_folders=folders, data=options.data_dir, raw=options.raw_dir, num_threads=options.threads,
         device=device, stop_requested=stop_requested,
         checkpoint_every_s=60 * options.checkpoint_minutes, trace_steps=options.trace, ranks=ranks)
@@ -206,11 +206,13 @@ def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable
         started_at=started_at.isoformat(timespec="seconds"), import_s=import_s, wall_s=wall_s)
 
 
-def _needed(role: str, folder: Path) -> Result:
-    found = result.load(folder)
-    if found is None:
-        raise UserError(f"The stage that should give `{role}` is not done: {folder}", "Run it first.")
-    return found
+def _needed(kind: str, folders: dict[str, Path]) -> dict[str, Result]:
+    """Role -> result. Some kinds take what there is; for the others one that is not there is a UserError."""
+    found = {role: result.load(folder) for role, folder in folders.items()}
+    for role, folder in folders.items():
+        if found[role] is None and kind not in TAKE_WHAT_THERE_IS:
+            raise UserError(f"The stage that should give `{role}` is not done: {folder}", "Run it first.")
+    return {role: need for role, need in found.items() if need is not None}
 
 
 def _record_error(folder: Path, text: str) -> str:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from harness.matrix import Matrix
     from harness.stage import Stage
 
-COLOURS = {"done": "palegreen", "running": "lightskyblue", "failed": "salmon", "left": "white"}
+STATES: "tuple[State, ...]" = ("done", "running", "failed", "left", "skipped")
+OVER = ("done", "skipped")
+COLOURS = {"done": "palegreen", "running": "lightskyblue", "failed": "salmon", "left": "white", "skipped": "lightgrey"}
 
 @click.command(short_help="Show a recipe's stages: done and left. Runs nothing.")
 @recipe_argument
@@ -61,11 +63,19 @@ def missing_data(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> 
 
 
 def states_of(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> "dict[str, State]":
-    """Key -> done, running, failed or left; `left` is what `executor.unfinished` gave."""
-    from harness import done
+    """Key -> done, running, failed, left, or skipped: its model is not on the shortlist. `left` is what
+    `executor.unfinished` gave."""
+    from harness import done, shortlist
 
-    return {stage.key: done.state(stage.kind, stage.folder(folders.runs), folders.data) if stage.key in left else "done"
-            for stage in plan.stages}
+    skipped = shortlist.skipped(plan.stages, folders.runs)
+    with_result = done.with_result(folders.runs, {stage.kind for stage in plan.stages}) if skipped else set()
+
+    def of(stage: "Stage") -> "State":
+        if stage.key in skipped and stage.key not in with_result:
+            return "skipped"
+        return done.state(stage.kind, stage.folder(folders.runs), folders.data) if stage.key in left else "done"
+
+    return {stage.key: of(stage) for stage in plan.stages}
 
 
 def _as_json(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> dict[str, Any]:
@@ -73,18 +83,19 @@ def _as_json(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> di
             "estimate": asdict(_estimate(plan, states, folders)),
             "kinds": {kind: dict(counts) for kind, counts in _counts(plan, states).items()},
             "stages": [{"key": stage.key, "kind": stage.kind, "name": stage.name, "axes": stage.axes,
-                        "state": states[stage.key], "needs": {role: need.key for role, need in stage.needs.items()}}
+                        "state": states[stage.key], "needs": {role: need.key for role, need in stage.needs.items()},
+                        "only_if": stage.only_if.key if stage.only_if else None}
                        for stage in plan.stages]}
 
 
 def _estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> "Estimate":
     from harness.estimate import estimate
 
-    return estimate({stage.key: stage for stage in plan.stages if states[stage.key] != "done"}, folders.runs)
+    return estimate({stage.key: stage for stage in plan.stages if states[stage.key] not in OVER}, folders.runs)
 
 
 def _print_estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> None:
-    num_left = sum(state != "done" for state in states.values())
+    num_left = sum(state not in OVER for state in states.values())
     if not num_left:
         return
     found = _estimate(plan, states, folders)
@@ -100,7 +111,7 @@ def _dot(plan: "Matrix", states: "dict[str, State]") -> str:
     boxes = [f'  "{stage.key}" [label={json.dumps(stage.name)}, fillcolor={COLOURS[states[stage.key]]}];'
              for stage in plan.stages]
     arrows = [f'  "{need}" -> "{stage.key}";' for stage in plan.stages
-              for need in sorted({need.key for need in stage.needs.values()})]
+              for need in sorted({need.key for need in stage.waits_for})]
     return "\n".join([f"digraph {plan.recipe.name} {{", "  rankdir=LR;", "  node [shape=box, style=filled];", *boxes, *arrows,
                       "}"])
 
@@ -127,12 +138,15 @@ def _print_tables(plan: "Matrix", states: "dict[str, State]", show_stages: bool)
     axes |= {"models": [model.name for model in recipe.models]} if recipe.models else {}
     axes |= {"seeds": [str(seed) for seed in recipe.seeds], "targets": [target.label for target in recipe.targets],
              "methods": list(recipe.methods)}
+    if recipe.shortlist is not None:
+        asked = recipe.shortlist
+        axes["shortlist"] = [f"{', '.join(asked.methods)}: for the best {asked.best} by {asked.by} only"]
     axes |= {"scores": ["all"] if recipe.scores == "all" else list(recipe.scores)} if recipe.scores else {}
     for axis, values in axes.items():
         terminal.print(f"  {axis:8} {len(values):3}  {', '.join(map(str, values))}", markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("stages")
-    for column in ("all", "done", "running", "failed", "left"):
+    for column in ("all", *STATES):
         table.add_column(column, justify="right")
     total: Counter[str] = Counter()
     for kind, counts in _counts(plan, states).items():
@@ -146,4 +160,4 @@ def _print_tables(plan: "Matrix", states: "dict[str, State]", show_stages: bool)
 
 
 def _row(counts: Counter[str]) -> list[str]:
-    return [str(counts.total()), *(str(counts[state] or "") for state in ("done", "running", "failed", "left"))]
+    return [str(counts.total()), *(str(counts[state] or "") for state in STATES)]

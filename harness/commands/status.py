@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WATCH_EVERY_S = 1.0
 MARKS: "dict[State, str]" = {"done": "[green]done[/green]", "running": "[cyan]runs[/cyan]", "failed": "[red]failed[/red]",
-         "left": "[dim]-[/dim]"}
+         "left": "[dim]-[/dim]", "skipped": "[dim]skipped[/dim]"}
 
 MODEL_AXES = ("model", "subset", "arch", "variant", "eps", "seed")      # what tells the rows apart
 MODEL_KINDS = ("pretrain", "adopt", "evaluate", "score")
@@ -107,6 +107,8 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
 
 def _count(states: "list[State]") -> str:
     counts = Counter(states)
+    if counts["skipped"] and counts["skipped"] == len(states):
+        return MARKS["skipped"]
     marks = [f"{counts['done']}/{len(states)}"]
     marks += [f"[cyan]{counts['running']} run[/cyan]"] if counts["running"] else []
     marks += [f"[red]{counts['failed']} failed[/red]"] if counts["failed"] else []

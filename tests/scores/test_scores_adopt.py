@@ -158,6 +158,8 @@ scores: [knn, leep]
 features: {resolution: 32}
 methods:
   fixed: {epochs: 1, batch_size: 32, resolution: 32, lrs: [0.1]}
+  tuned: {method: fixed, epochs: 1, batch_size: 32, resolution: 32, lrs: [0.1, 0.01]}
+shortlist: {by: knn, best: 1, methods: [tuned]}
 """
 
 
@@ -181,14 +183,19 @@ def test_a_recipe_of_models_of_which_one_has_no_weights(tmp_path: Path):
     ended = harness("run", "small_zoo.yaml", "--jobs", "1", "--threads", "1")
     assert ended.returncode == 1, ended.stderr
     assert "adopt/torchvision/shufflenet_v2_x1_0: The weights of torchvision/shufflenet_v2_x1_0 are not" in ended.stderr
-    assert "1 failed, 3 not run" in ended.stderr and "Report:" in ended.stdout
+    assert "1 failed, 4 not run" in ended.stderr and "Report:" in ended.stdout
     plan = json.loads(harness("plan", "small_zoo.yaml", "--json").stdout)
     assert plan["kinds"] == {"write": {"done": 1}, "adopt": {"done": 2, "failed": 1}, "features": {"done": 2, "left": 1},
-                             "score": {"done": 2, "left": 1}, "transfer": {"done": 2, "left": 1}}
-    axes = {stage["kind"]: stage["axes"] for stage in plan["stages"] if stage["axes"].get("model") == "robust"}
+                             "score": {"done": 2, "left": 1}, "transfer": {"done": 3, "left": 1, "skipped": 2},
+                             "shortlist": {"done": 1}}
+    axes = {stage["kind"]: stage["axes"] for stage in plan["stages"] if stage["axes"].get("model") == "robust"
+            and stage["axes"].get("method") != "tuned"}
     assert axes == {"adopt": {"model": "robust"}, "features": {"model": "robust", "target": "colours-images"},
                     "score": {"model": "robust", "target": "colours-images"},
                     "transfer": {"model": "robust", "seed": 0, "target": "colours-images", "method": "fixed"}}
     status = harness("status", "small_zoo.yaml").stdout.splitlines()
-    assert next(line.split() for line in status if line.startswith("model")) == ["model", "adopt", "score", "fixed"]
-    assert next(line.split() for line in status if line.startswith("robust")) == ["robust", "done", "1/1", "1/1"]
+    assert next(line.split() for line in status if line.startswith("model")) == ["model", "adopt", "score", "fixed", "tuned"]
+    rows = {line.split()[0]: line.split()[1:] for line in status if line}
+    assert rows["robust"][:3] == ["done", "1/1", "1/1"]
+    best = {rows[name][3] for name in ("robust", "torchvision/shufflenet_v2_x0_5")}
+    assert best == {"1/1", "skipped"}       # either: the weights are random

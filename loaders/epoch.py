@@ -67,7 +67,10 @@ class _EpochThread(EpochIterator):
         positions: np.ndarray = self.order[:0]
         try:
             with self.on_device():
-                for number, positions in enumerate(self.iter_ixes):
+                batches = list(self.iter_ixes)
+                self.loader.ask_for(batches[:1])
+                for number, positions in enumerate(batches):
+                    self.loader.ask_for(batches[number + 1:number + 2])
                     slot = number % len(self.copied)
                     # Not measured on a GPU yet: FFCV's events make streams wait, but not the CPU that writes the slot.
                     if (copied := self.copied[slot]) is not None:

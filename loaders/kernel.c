@@ -45,3 +45,19 @@ int harness_decode_images(const uint8_t *file, const int64_t *offsets, const int
     free_resizer(&resizer);
     return ready ? 0 : -1;
 }
+
+/* Of images with a restart index, the Huffman codes under the boxes and nothing else: `harness bench load` tells by it where time
+ * goes. With `counts`, adds up codes and bytes, which takes longer. Returns how many images were decoded. */
+__attribute__((visibility("default")))
+int64_t harness_decode_entropy(const uint8_t *file, const int64_t *offsets, const int64_t *sizes, const int64_t *widths,
+                               const int64_t *heights, const struct box *boxes, int64_t n, struct counts *counts) {
+    int64_t size = 0, done = 0;
+    for (int64_t i = 0; i < n; i++)
+        size = sizes[i] > size ? sizes[i] : size;
+    struct decoder *decoder = new_decoder(1, size);
+    for (int64_t i = 0; decoder != NULL && i < n; i++)
+        done += decode_entropy(decoder, file + offsets[i], sizes[i], widths[i], heights[i], &boxes[i], counts);
+    if (decoder != NULL)
+        free_decoder(decoder);
+    return done;
+}

@@ -60,8 +60,13 @@ struct entropy {
     jmp_buf *failed;
 };
 
+/* What Huffman decoding had to do. Runs of more than 15 zeros count as one code. */
+struct counts {
+    int64_t codes, bytes;
+};
+
 int use_own_entropy(j_decompress_ptr codec, struct entropy *entropy);
-void decode_rest(j_decompress_ptr codec);
+void decode_rest(j_decompress_ptr codec, struct counts *counts);
 
 /* ---- kernel_jpeg.c ------------------------------------------------------------------------------------------------------- */
 
@@ -80,6 +85,8 @@ struct decoder {
 
 struct decoder *new_decoder(int64_t num_pixels, int64_t size);
 void free_decoder(struct decoder *decoder);
+int decode_entropy(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
+                   const struct box *box, struct counts *counts);
 int decode_box(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,
                struct box *part);
 

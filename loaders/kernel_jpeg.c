@@ -92,11 +92,11 @@ static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t 
     return scan;
 }
 
-/* Returns 0 where that did not work in this way. */
 enum way { WITH_INDEX, OWN_ENTROPY, LIBJPEG };
 
-static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width,
-                             int64_t height, const struct box *box, struct box *part) {
+/* Everything up to the first pixel. Returns 0 where there is no index; what is wrong otherwise ends in a longjmp. */
+static int begin(enum way way, struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
+                 const struct box *box, struct box *part) {
     j_decompress_ptr codec = &decoder->codec;
     struct entropy *entropy = &decoder->entropy;
 
@@ -107,10 +107,6 @@ static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_
     memset(codec->quant_tbl_ptrs, 0, sizeof codec->quant_tbl_ptrs);
     memset(codec->dc_huff_tbl_ptrs, 0, sizeof codec->dc_huff_tbl_ptrs);
     memset(codec->ac_huff_tbl_ptrs, 0, sizeof codec->ac_huff_tbl_ptrs);
-    if (setjmp(decoder->failed) != 0) {
-        jpeg_abort_decompress(codec);
-        return 0;
-    }
     if (way == WITH_INDEX) {
         int64_t header = read_index(decoder, blob, size, width, height, box, part);
         if (header == 0)
@@ -132,7 +128,19 @@ static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_
     jpeg_start_decompress(codec);
     if (way != LIBJPEG && !use_own_entropy(codec, entropy))
         longjmp(decoder->failed, 1);
+    return 1;
+}
 
+/* Returns 0 where that did not work in this way. */
+static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width,
+                             int64_t height, const struct box *box, struct box *part) {
+    if (setjmp(decoder->failed) != 0) {
+        jpeg_abort_decompress(&decoder->codec);
+        return 0;
+    }
+    if (!begin(way, decoder, blob, size, width, height, box, part))
+        return 0;
+    j_decompress_ptr codec = &decoder->codec;
     int64_t bottom = way == LIBJPEG ? height : box->top + box->height - part->top;
     while (codec->output_scanline < bottom) {
         JSAMPROW row = decoder->pixels + (size_t)codec->output_scanline * part->width * 3;
@@ -141,9 +149,23 @@ static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_
     if (way == LIBJPEG)
         jpeg_finish_decompress(codec);      /* reads to the end */
     if (way == OWN_ENTROPY)
-        decode_rest(codec);
+        decode_rest(codec, NULL);
     jpeg_abort_decompress(codec);
     return decoder->errors.num_warnings == 0;
+}
+
+/* The coefficients under `box`, which nobody gets to see: a part of the work, for a benchmark. Returns 0 where there is no index
+ * that fits. */
+int decode_entropy(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
+                   const struct box *box, struct counts *counts) {
+    struct box part;
+    if (setjmp(decoder->failed) != 0 || !begin(WITH_INDEX, decoder, blob, size, width, height, box, &part)) {
+        jpeg_abort_decompress(&decoder->codec);
+        return 0;
+    }
+    decode_rest(&decoder->codec, counts);
+    jpeg_abort_decompress(&decoder->codec);
+    return 1;
 }
 
 /* Decode the part of a JPEG under `box`, with something around it, or all of it, to decoder->pixels: rows of RGB without

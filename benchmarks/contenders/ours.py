@@ -2,11 +2,12 @@
 
 from benchmarks.betons import beton
 from benchmarks.contender import Pipeline, Work
-from loaders import open_loader
+from loaders import kernel, open_loader
 from loaders.plan import LoaderPlan
 
 VARIANTS = {
     "restart": "ours, the source's JPEGs with a restart index",
+    "restart_numba": "ours, the same without a C compiler",
     "jpeg": "ours, the source's JPEG bytes",
     "restart400": "ours, JPEG of quality 90 at 400 px with a restart index",
     "jpeg400": "ours, JPEG of quality 90 at 400 px",
@@ -18,7 +19,9 @@ VARIANTS = {
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
     random = work.augment != "center_crop"
-    encoding, backend = ("jpeg", "resident") if variant == "resident" else (variant, "ffcv")
+    encoding, backend = ("jpeg", "resident") if variant == "resident" else (variant.removesuffix("_numba"), "ffcv")
+    if variant == "restart_numba":
+        kernel.best_kernel = lambda: "numba"    # this process has no other loader
     plan = LoaderPlan(beton(work, encoding), work.batch_size, work.resolution, augment=work.augment, crop_scale=work.crop_scale,
                       horizontal_flip=random, order="random", num_threads=work.num_threads, device=work.device,
                       backend=backend)

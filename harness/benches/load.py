@@ -1,4 +1,8 @@
-"""Images a second out of loaders: ours, stock FFCV, torchvision, DALI and others, on the same JPEGs and the same cores."""
+"""Images a second out of loaders: ours, stock FFCV, torchvision, DALI and others, on the same JPEGs and the same cores.
+
+Two parts: `goals`, one workload and the ratios that are to be reached, and `survey` (harness/benches/_load_survey.py), the
+other workloads, views, the first batch, and where the time goes.
+"""
 
 import json
 import os
@@ -9,12 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 if TYPE_CHECKING:
-    from harness.bench import Measured
+    from harness.bench import Goal, Measured
 
 OURS = ("ours:restart", "ours:jpeg", "ours:raw400")
 THEIRS = ("ffcv:jpeg", "ffcv:raw400", "torchvision:io", "torchvision:pil", "dali:cpu")
@@ -33,7 +37,9 @@ OPENING_TIMEOUT_S = 900     # betons and shards of the corpus are written on the
 @click.option("--against", "against", metavar="NAMES", default=",".join(THEIRS), show_default=True,
               help="Contenders, by commas: file:variant of benchmarks/contenders, a file for all of its variants, or all.")
 @click.option("--ours", "ours", metavar="NAMES", default=",".join(OURS), show_default=True)
-@click.option("--workload", type=click.Choice(list(WORKLOADS)), default="rrc224", show_default=True)
+@click.option("--part", type=click.Choice(["goals", "survey", "all"]), default="goals", show_default=True,
+              help="survey: all workloads, views, first batch, memory, and where the time goes.")
+@click.option("--workload", type=click.Choice(list(WORKLOADS)), default="rrc224", show_default=True, help="Of the goals.")
 @click.option("--rounds", "num_rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--images", "images_per_round", type=click.IntRange(min=1), default=6144, show_default=True,
               help="At least so many a round, in whole epochs.")
@@ -45,71 +51,99 @@ OPENING_TIMEOUT_S = 900     # betons and shards of the corpus are written on the
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Every round.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.png")
 @click.option("--data-dir", envvar="HARNESS_DATA", default="./data", metavar="DIR", show_envvar=True)
-def command(corpus: Path | None, against: str, ours: str, workload: str, num_rounds: int, images_per_round: int,
-            batch_size: int, threads: int | None, device: str, scratch: Path | None, json_file: Path | None,
-            plot_file: Path | None, data_dir: str) -> None:
+def command(corpus: Path | None, against: str, ours: str, part: Literal["goals", "survey", "all"], workload: str,
+            num_rounds: int, images_per_round: int, batch_size: int, threads: int | None, device: str, scratch: Path | None,
+            json_file: Path | None, plot_file: Path | None, data_dir: str) -> None:
     """Random-resized crops to uint8 batches, as fast as they come: every contender in turn, round after round.
 
     Each runs in a process of its own, is kept to the same cores, and stands still while the others run.
     """
-    from harness import bench, console
-    from harness.bench import Goal, Measured
+    from harness import bench
+    from harness.benches import _load_survey
     from harness.corpus import linked, photo_tiles
     from writers.errors import UserError
 
     if not (bench.ROOT / "benchmarks" / "contender.py").is_file():
         raise UserError("The contenders of this benchmark come with the source, in benchmarks/, and not with the package.",
                         "Run it in a checkout.")
-    names = [*_named(ours, OURS), *_named(against, EVERYONE)]
     scratch = (scratch or Path(data_dir) / "bench_load").expanduser().resolve()
     photos = linked(corpus.resolve() if corpus else photo_tiles(scratch), scratch)
-    work = {"corpus": str(photos), "scratch": str(scratch / "converted"), "batch_size": batch_size, "device": device,
-            "images_per_round": images_per_round, "num_threads": threads or 2, **WORKLOADS[workload]}
+    converted = scratch / "converted" / photos.name
+    work = {"corpus": str(photos), "scratch": str(converted), "batch_size": batch_size, "device": device,
+            "images_per_round": images_per_round, "num_threads": threads or 2}
+    measured: dict[str, Measured] = {}
+    absent: dict[str, str] = {}
+    if part != "survey":
+        names = [*_named(ours, OURS), *_named(against, EVERYONE)]
+        measured, absent = take_turns({name: (name, work | WORKLOADS[workload]) for name in names}, num_rounds)
+    survey = _load_survey.measure(work, num_rounds) if part != "goals" else None
+    sizes = [path.stat().st_size for path in photos.glob("*/*")]
+    told = {name: value for name, value in (work | WORKLOADS[workload]).items() if name not in ("corpus", "scratch")}
+    told |= {"workload": workload, "num_images": len(sizes), "mean_jpeg_bytes": sum(sizes) / len(sizes)}
+    content = bench.record("load", told, measured, bench.ratios(measured, _goals(workload)), device=device, absent=absent,
+                           bytes_on_disk=_bytes_on_disk(converted), survey=survey)
+    if json_file is not None:
+        bench.save(json_file, content)
+    if measured:
+        if plot_file is not None:
+            _plot(measured, plot_file)
+        _show(content)
+    if survey is not None:
+        if plot_file is not None:
+            _load_survey.plot(survey, plot_file.with_stem(f"{plot_file.stem}_survey"))
+        _load_survey.show(survey, content["bytes_on_disk"])
+
+
+def take_turns(contenders: dict[str, tuple[str, dict[str, Any]]],
+               num_rounds: int) -> "tuple[dict[str, Measured], dict[str, str]]":
+    """Measure contenders (file:variant and its work, by any key) in turns. Returns what was measured, and why others are not.
+
+    Raises UserError where none can be opened.
+    """
+    from harness import bench, console
+    from harness.bench import Measured
+    from writers.errors import UserError
+
     measured: dict[str, Measured] = {}
     absent: dict[str, str] = {}
     with ExitStack() as stack:
         processes: dict[str, Contender] = {}
         with console.progress("open contenders", "contenders") as report:
-            for number, name in enumerate(names):
-                report(number, len(names))
+            for number, (key, (name, work)) in enumerate(contenders.items()):
+                report(number, len(contenders))
                 contender = stack.enter_context(started(name, work))
                 opened = contender.answer(OPENING_TIMEOUT_S)
                 if "absent" in opened:
-                    absent[name] = opened["absent"]
+                    absent[key] = opened["absent"]
                     continue
                 contender.stop()
-                processes[name] = contender
-                measured[name] = Measured(opened.pop("what"), opened=opened)
+                processes[key] = contender
+                measured[key] = Measured(opened.pop("what"), opened=opened)
         if not measured:
             raise UserError("No contender could be opened: " + "; ".join(f"{name}: {why}" for name, why in absent.items()))
 
-        def round_of(name: str) -> Callable[[], float]:
+        def round_of(key: str) -> Callable[[], float]:
             def run() -> float:
-                detail = processes[name].round()
-                measured[name].details.append(detail)
+                detail = processes[key].round()
+                measured[key].details.append(detail)
                 return float(detail["img_per_s"])
             return run
 
         with console.progress("rounds", "rounds") as report:
-            rates = bench.take_turns({name: round_of(name) for name in processes}, num_rounds, report)
-    for name, found in rates.items():
-        measured[name].rates = found
+            rates = bench.take_turns({key: round_of(key) for key in processes}, num_rounds, report)
+    for key, found in rates.items():
+        measured[key].rates = found
+    return measured, absent
+
+
+def _goals(workload: str) -> "list[Goal]":
+    from harness.bench import Goal
+
     goals = [Goal("ours:restart", ("ffcv:jpeg",), 2.0, 2.7, "ours / stock FFCV, the source's JPEGs"),
              Goal("ours:raw400", ("ffcv:raw400",), 2.0, 2.7, "ours / stock FFCV, raw at 400 px"),
              Goal("ours:restart", ("dali:cpu", "torchvision:io"), 1.8, 2.4, "ours / best of DALI CPU and torchvision.io"),
              Goal("ours:restart", ("torchvision:pil",), 3.0, 3.5, "ours / torchvision, Pillow")]
-    if workload != "rrc224":
-        goals = [Goal(goal.ours, goal.against, title=goal.title) for goal in goals]
-    sizes = [path.stat().st_size for path in photos.glob("*/*")]
-    told = {name: value for name, value in work.items() if name not in ("corpus", "scratch")}      # no folders of this machine
-    told |= {"workload": workload, "num_images": len(sizes), "mean_jpeg_bytes": sum(sizes) / len(sizes)}
-    content = bench.record("load", told, measured, bench.ratios(measured, goals), device=device, absent=absent,
-                           bytes_on_disk=_bytes_on_disk(scratch / "converted"))
-    if json_file is not None:
-        bench.save(json_file, content)
-    if plot_file is not None:
-        _plot(measured, plot_file)
-    _show(content)
+    return goals if workload == "rrc224" else [Goal(goal.ours, goal.against, title=goal.title) for goal in goals]
 
 
 class Contender:
@@ -154,7 +188,7 @@ class Contender:
 
 
 @contextmanager
-def started(name: str, work: dict[str, Any]) -> Iterator[Contender]:
+def started(name: str, work: dict[str, Any], environment: dict[str, str] | None = None) -> Iterator[Contender]:
     from harness.bench import ROOT
 
     with tempfile.TemporaryDirectory() as folder:
@@ -162,7 +196,7 @@ def started(name: str, work: dict[str, Any]) -> Iterator[Contender]:
         with log.open("w") as stderr:
             process = subprocess.Popen([sys.executable, "-m", "benchmarks.contender", name, json.dumps(work)], cwd=ROOT,
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
-                                       start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+                                       start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}))
         contender = Contender(name, process, log)
         try:
             yield contender
@@ -201,9 +235,9 @@ def _show(content: dict[str, Any]) -> None:
     terminal = console.out()
     table = Table("contender", "images/s", "rounds", "first batch", "memory", title=f"load, {content['work']['workload']}")
     for one in sorted(content["contenders"].values(), key=lambda one: -one["median"]):
-        memory = max(detail["peak_resident_bytes"] for detail in one["details"])
+        memory = max(detail["memory_bytes"] for detail in one["details"])
         table.add_row(one["what"], f"{one['median']:,.0f}", ", ".join(f"{rate:,.0f}" for rate in one["rates"]),
-                      f"{one['opened']['first_batch_s']:.1f} s", f"{memory / 2**30:.1f} GiB")
+                      f"{one['opened']['first_batch_s']:.1f} s", f"{memory / 2**20:,.0f} MiB")
     terminal.print(table)
     for name, reason in content["absent"].items():
         terminal.print(f"absent: {name}: {reason}")

@@ -39,8 +39,8 @@ class FfcvLoader(Loader):
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
         super().__init__(plan, samples)
         self._process = os.getpid()
-        scattered = plan.order == "random" and samples.path.stat().st_size > free_memory_bytes() / 2
-        self._batch_decoder = BatchDecoder(samples, plan.num_threads, LIBRARY, table=lookup_table(plan), scattered=scattered)
+        self._batch_decoder = BatchDecoder(samples, plan.num_threads, LIBRARY, table=lookup_table(plan),
+                                           scattered=_reads_scattered(plan, samples))
         self._images = DecodeImages(plan, samples, self._batch_decoder, self.skipped)
         self._running: Callable[[], FfcvEpoch | None] = lambda: None
 
@@ -74,6 +74,11 @@ class FfcvLoader(Loader):
     def damaged(self) -> dict[int, UserError]:
         """Rows of the batch decoded last that are to be left out, and why. For the epoch's thread, which decodes."""
         return self._images.damaged
+
+    def ask_for(self, batches: list[np.ndarray]) -> None:
+        """Have the system read these batches' images. For the epoch's thread, which asks while it decodes the one before."""
+        for positions in batches:
+            self._batch_decoder.ask_for(positions)
 
     def _end_running(self) -> None:
         if (running := self._running()) is not None:
@@ -158,6 +163,14 @@ class SlotKeepingGraph(Graph):
 
     def drop_slots(self) -> None:
         self._wanted = self._slots = None
+
+
+def _reads_scattered(plan: LoaderPlan, samples: Samples) -> bool:
+    """Whether what the system would read around an image is out of memory again before its turn comes, or is not asked for."""
+    if samples.path.stat().st_size <= free_memory_bytes() / 2:
+        return False
+    spanned = int((samples.offsets + samples.sizes).max() - samples.offsets.min())
+    return plan.order == "random" or int(samples.sizes.sum()) < spanned / 2
 
 
 def _numbered(device: torch.device) -> torch.device:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_betons import jpeg, photo, write_beton
 
-from loaders import open_loader
+from loaders import augment, open_loader
 from loaders.augment import BLOCK_BYTES, WINDOW_BLOCKS, quasi_random_order
 from loaders.plan import LoaderPlan
 from writers.copy import copy_subset
@@ -220,3 +220,37 @@ def test_damaged_images_are_left_out_and_counted_where_that_is_asked_for(tmp_pat
     one_by_one = dataclasses.replace(plan, on_corrupt="skip", batch_size=1)
     with pytest.raises(UserError, match=r"Each of the 1 images of a batch is damaged\. Sample 3 of"):
         batches_of(one_by_one)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_any_cut_of_an_epoch_has_the_batches_of_the_whole(betons, backend):
+    """Threads, ranks, batches ahead, and a resume at a random step, all at once."""
+    draw = np.random.default_rng(12)
+    for number in range(8):
+        order = ["random", "quasi_random", "sequential"][number % 3]
+        plan = plan_of(betons["mixed"], backend=backend, seed=number, order=order)
+        whole = batches_of(plan, epoch=number)
+        rank, start = int(draw.integers(2)), int(draw.integers(6))
+        cut = dataclasses.replace(plan, num_threads=(1, 2, 4)[number % 3], batches_ahead=int(draw.integers(1, 4)), rank=rank,
+                                  world_size=2)
+        assert equal(batches_of(cut, number, start), [(images[rank::2], labels[rank::2]) for images, labels in whole[start:]])
+
+
+def test_quasi_random_order_does_not_clump_classes(tmp_path, monkeypatch):
+    """A source in class order, a file of many blocks, small windows: runs of a class are as short as in a random order."""
+    monkeypatch.setattr(augment, "BLOCK_BYTES", 2**13)
+    monkeypatch.setattr(augment, "WINDOW_BLOCKS", 4)
+    photos = Photos()
+    examples = [Example(name, label, f"{label}_{copy}_{name[6:-4]}") for label in range(4) for copy in range(10)
+                for name in photos.files if "abcd".index(name.split("/")[1]) == label]
+    source = Source("photos", "photos", list("abcd"), {"train": examples}, photos)
+    write_split(source, "train", everything(source.classes), Encoding(format="passthrough"), tmp_path / "t.beton")
+    with open_loader(plan_of(tmp_path / "t.beton", order="quasi_random")) as loader:
+        samples = loader.samples
+        assert len(np.unique(samples.offsets // augment.BLOCK_BYTES)) > 8 * augment.WINDOW_BLOCKS
+        for epoch in range(3):
+            labels = samples.labels[samples.order(loader.plan, epoch)]
+            assert (labels[1:] == labels[:-1]).mean() == pytest.approx(1 / 4, abs=0.08)
+            counts = np.stack([np.bincount(part, minlength=4) for part in np.array_split(labels, 12)])     # of 40 images each
+            assert counts.min() >= 2 and counts.max() <= 20     # in class order: 0 and 40

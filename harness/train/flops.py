@@ -1,10 +1,13 @@
 """How much a training step computes, and how much the GPU could."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from harness.attack_settings import AttackSettings
 from harness.train.precision import Precision
@@ -18,10 +21,11 @@ FP16_ONLY = ("V100-SXM2", "Tesla T4")
 
 def training_flops(model: nn.Module, resolution: int, attack: AttackSettings | None) -> float | None:
     """Floating-point operations of one training step for one image, a multiplication and an addition counted as two; None
-    for a model with an operation that only real values can go through.
+    for a model that cannot be run on the CPU.
 
-    torch counts the convolutions and matrix products of a forward pass by a copy that computes nothing (device "meta"); the
-    gradients of weights and of inputs count as one such pass each. torch's own count of backward passes takes depthwise
+    The convolutions and matrix products of a forward pass are counted as one black image goes through a copy on the CPU (device
+    "meta" would compute nothing, but imports all of torch.compile, which takes longer); the gradients of weights and of inputs
+    count as one such pass each. torch's own count of backward passes takes depthwise
     convolutions for dense ones (torch 2.15: five times too much for an EfficientNet).
     attack: of training; None for clean training.
     """
@@ -31,14 +35,31 @@ def training_flops(model: nn.Module, resolution: int, attack: AttackSettings | N
 
 def inference_flops(model: nn.Module, resolution: int) -> float | None:
     """Likewise of the forward pass for one image."""
-    twin = copy.deepcopy(model).to("meta").eval()
+    twin = copy.deepcopy(model).to("cpu").eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            twin(torch.empty(1, 3, resolution, resolution, device="meta"))
+        # With gradients, because without them attention takes kernels that no formula knows.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
+            twin(torch.zeros(1, 3, resolution, resolution))
     except (NotImplementedError, RuntimeError) as error:
         print(f"The model's operations cannot be counted: {next(iter(str(error).splitlines()), '')}")
         return None
-    return float(counter.get_total_flops())
+    return float(counter.num_flops)
+
+
+class _Counter(TorchDispatchMode):
+    """Counts as torch's FlopCounterMode, by its formulas, but without importing torch.compile at the first operation."""
+
+    num_flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.num_flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 def peak_flops(gpu: str, precision: Precision) -> float | None:

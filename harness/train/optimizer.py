@@ -1,5 +1,6 @@
 """SGD with momentum, and which parameters weight decay pulls on."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -8,6 +9,17 @@ from torch import nn
 from harness.train_settings import ScheduleSettings
 
 DECAYED = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+class Sgd(torch.optim.SGD):
+    """torch's own, without the wrappers that keep torch.compile out of it: at their first call they import the whole compiler,
+    longer than a small fine-tune takes. We compile the model's part of a step and never the optimizer's."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+    add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.SGD.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.SGD.load_state_dict)
 
 
 def weights_of(model: nn.Module) -> Iterator[nn.Parameter]:
@@ -38,10 +50,9 @@ def make_sgd(model: nn.Module, settings: ScheduleSettings, lr: float,
     assert groups, "a model without parameters to train"
     device = next(iter(groups.values()))[0].device
     # Fused: one kernel a group, no wait under GradScaler, and a rate that stays on the device.
-    optimizer = torch.optim.SGD([{"params": group, "weight_decay": decay, "lr": torch.tensor(ratio * lr, device=device),
-                                  "lr_ratio": ratio} for (ratio, decay), group in groups.items()],
-                                lr=torch.tensor(lr, device=device), momentum=settings.momentum, nesterov=settings.nesterov,
-                                fused=True)
+    optimizer = Sgd([{"params": group, "weight_decay": decay, "lr": torch.tensor(ratio * lr, device=device),
+                      "lr_ratio": ratio} for (ratio, decay), group in groups.items()],
+                    lr=torch.tensor(lr, device=device), momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
     optimizer.register_load_state_dict_post_hook(lambda loaded: _rates_to(loaded, device))
     return optimizer
 

@@ -2,12 +2,16 @@
 
 import copy
 import json
+import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from harness import model as models
 from harness.attack_settings import AttackSettings
@@ -53,12 +57,41 @@ def test_networks_take_what_is_published(arch, multiply_adds):
     assert training_flops(models.build(arch, 1000), 224, None) / 6 == pytest.approx(multiply_adds, rel=0.03)
 
 
-def test_a_model_that_looks_at_values_is_not_counted():
-    class Looking(torch.nn.Module):
+def test_a_model_that_cannot_be_run_is_not_counted():
+    class Strange(torch.nn.Module):
         def forward(self, images):
-            return images.flatten(1) if float(images.sum()) > 0 else images.flatten(1) * 2
+            raise NotImplementedError("only on a GPU")
 
-    assert training_flops(Looking(), SIDE, None) is None
+    assert training_flops(Strange(), SIDE, None) is None
+
+
+@pytest.mark.parametrize("arch", ["torchvision/mobilenet_v2", "torchvision/vit_b_16"])
+def test_operations_are_those_that_torch_counts(arch):
+    model = models.build(arch, 10).eval()
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        model.to("meta")(torch.empty(1, 3, 224, 224, device="meta"))
+    assert training_flops(models.build(arch, 10), 224, None) == 3 * counter.get_total_flops()
+
+
+def test_training_imports_no_compiler():
+    """Its import takes longer than a small fine-tune; optimizers and FLOP counters have it in tow."""
+    code = """
+import sys, torch
+from harness import model as models
+from harness.train.flops import training_flops
+from harness.train.optimizer import make_sgd
+from harness.train_settings import ScheduleSettings
+model = models.build("resnet10", 3, channels=(8, 8, 8, 8))
+assert training_flops(model, 16, None)
+optimizer = make_sgd(model, ScheduleSettings(), 0.1)
+model(torch.zeros(2, 3, 16, 16)).sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+assert "torch._dynamo" not in sys.modules
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 
 
 @pytest.mark.parametrize(("gpu", "precision", "peak"), [

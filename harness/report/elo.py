@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 from scipy import stats as scipy_stats
 
 RIDGE = 1e-3
+MOST_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -48,23 +49,38 @@ def wins_of(rounds: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def fit(wins: np.ndarray, *, ridge: float = RIDGE) -> Strengths:
-    """Strengths from wins [M, M]. `ridge`: weight of the sum of squares in the negative log-likelihood."""
+    """Strengths from wins [M, M]. `ridge`: weight of the sum of squares in the negative log-likelihood.
+
+    Newton's method: the loss is convex and smooth, so that a few solves of [M, M] do, also for hundreds of models.
+    """
     num_models = len(wins)
     matches = wins + wins.T
 
-    def loss(strengths: np.ndarray) -> tuple[float, np.ndarray]:
-        difference = strengths[:, None] - strengths[None, :]
-        value = -(wins * special.log_expit(difference)).sum() + ridge * (strengths**2).sum()
-        gradient = (matches * special.expit(difference) - wins).sum(axis=1) + 2 * ridge * strengths
-        return value, gradient
+    def loss(strengths: np.ndarray) -> float:
+        return float(-(wins * special.log_expit(strengths[:, None] - strengths)).sum() + ridge * (strengths**2).sum())
 
-    found = optimize.minimize(loss, np.zeros(num_models), jac=True, method="BFGS", options={"gtol": 1e-9})
-    strengths = found.x - found.x.mean()
-    probability = special.expit(strengths[:, None] - strengths[None, :])
-    information = -matches * probability * (1 - probability)
-    np.fill_diagonal(information, -information.sum(axis=1) + 2 * ridge)
-    return Strengths(strengths, np.linalg.inv(information), _deviance(wins, matches, probability, num_models),
-                     round(float(matches.sum()) / 2))
+    def expected(strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Chance of each win [M, M], and the information in all matches."""
+        probability = special.expit(strengths[:, None] - strengths)
+        information = -matches * probability * (1 - probability)
+        np.fill_diagonal(information, 0)
+        np.fill_diagonal(information, 2 * ridge - information.sum(axis=1))
+        return probability, information
+
+    strengths = np.zeros(num_models)
+    probability, information = expected(strengths)
+    for _ in range(MOST_STEPS):
+        gradient = (matches * probability - wins).sum(axis=1) + 2 * ridge * strengths
+        if np.abs(gradient).max() < 1e-9 * max(1.0, matches.sum()):
+            break
+        step = np.linalg.solve(information, gradient)
+        now = loss(strengths)
+        while loss(strengths - step) > now and np.abs(step).max() > 1e-12:
+            step /= 2
+        strengths = strengths - step
+        probability, information = expected(strengths)
+    return Strengths(strengths - strengths.mean(), np.linalg.inv(information),
+                     _deviance(wins, matches, probability, num_models), round(float(matches.sum()) / 2))
 
 
 def _deviance(wins: np.ndarray, matches: np.ndarray, probability: np.ndarray, num_models: int) -> float:

@@ -90,6 +90,13 @@ class TransferRow:
         assert score is not None
         return score
 
+    @property
+    def logit(self) -> float:
+        """Of the score; `stats.logit` for one number, without its cost."""
+        margin = 0.5 / self.num_images
+        share = min(max(self.score, margin), 1 - margin)
+        return math.log(share / (1 - share))
+
 
 @dataclass(frozen=True)
 class GridRow:
@@ -185,7 +192,7 @@ def grid_rows(found: Collection) -> list[GridRow]:
     for result in found.of("transfer"):
         chosen = _chosen(result.metrics)
         for tried in result.metrics["grid"]:
-            setting = {axis: value for axis, value in tried.items() if axis != "val"}
+            setting = {axis: value for axis, value in tried.items() if axis not in ("val", "share")}
             val = tried["val"] or {}
             rows.append(GridRow(
                 **_model_axes(result), target=result.axes["target"], method=result.axes["method"], lr=setting.get("lr"),

@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy import signal as scipy_signal
 from scipy import stats as scipy_stats
 
 Array = np.ndarray
 NUM_PERMUTATIONS = 10_000
 
 
-def logit(accuracy: Array | float, num_images: Array | int) -> Array:
+def logit(accuracy: ArrayLike, num_images: ArrayLike) -> Array:
     """log(p / (1 - p)), p first brought into [1 / 2n, 1 - 1 / 2n] so that 0 and 1 stay finite."""
     margin = 0.5 / np.asarray(num_images, np.float64)
     share = np.clip(np.asarray(accuracy, np.float64), margin, 1 - margin)
@@ -81,8 +83,10 @@ def relative_accuracy_at(k: int, score: Array, accuracy: Array) -> float:
 
 
 def times_in_top(k: int, scores: Array) -> Array:
-    """On how many datasets each model is among the k best: int [M] of scores [M, D]. Models that tie for place k all count."""
-    threshold = np.sort(scores, axis=0)[::-1][min(k, len(scores)) - 1]
+    """On how many datasets each model is among the k best: int [M] of scores [M, D]. Models that tie for place k all count;
+    NaN (not measured) never does.
+    """
+    threshold = np.sort(np.where(np.isnan(scores), -np.inf, scores), axis=0)[::-1][min(k, len(scores)) - 1]
     return (scores >= threshold).sum(axis=1)
 
 
@@ -94,6 +98,49 @@ def mcnemar(correct: Array, other_correct: Array) -> float:
     if only + other_only == 0:
         return 1.0
     return float(scipy_stats.binomtest(only, only + other_only).pvalue)
+
+
+def exchange_test(differences: Array) -> float:
+    """p of "the models are interchangeable on every image": exact, all exchanges counted.
+
+    differences: int [N], how many of the first model's seeds are right on an image minus how many of the second's. With one
+    seed this is McNemar's exact test; with more, the runs of an image are exchanged together. The sum of +-k over the images
+    with |difference| k is a scaled binomial; their distributions are convolved.
+    """
+    sizes = np.bincount(np.abs(np.asarray(differences, np.int64)))
+    chances = np.ones(1)
+    for size, count in enumerate(sizes):
+        if size and count:
+            steps = np.zeros(2 * size * count + 1)
+            steps[::2 * size] = scipy_stats.binom.pmf(np.arange(count + 1), count, 0.5)
+            chances = scipy_signal.fftconvolve(chances, steps) if min(len(chances), len(steps)) > 500 else \
+                np.convolve(chances, steps)
+    middle = len(chances) // 2
+    distance = abs(int(np.sum(differences)))
+    if distance == 0:
+        return 1.0
+    return float(np.clip(chances[middle + distance:].sum() + chances[:middle - distance + 1].sum(), 0, 1))
+
+
+def sign_flip_test(differences: Array, *, seed: int = 0, num_permutations: int = NUM_PERMUTATIONS) -> float:
+    """p of "the models are interchangeable on every image" for a mean with weights, such as mean per class.
+
+    differences: float [N], each image's difference times its weight (1 / images of its class); an exchange turns its sign.
+    `permutation_test` is the slow twin that serves any metric.
+    """
+    weights = np.asarray(differences, np.float32)
+    weights = weights[weights != 0]
+    if not len(weights):
+        return 1.0
+    random = np.random.default_rng(seed)
+    given = abs(float(weights.sum(dtype=np.float64)))
+    as_extreme = 0
+    for start in range(0, num_permutations, 500):
+        number = min(500, num_permutations - start)
+        bits = np.unpackbits(random.integers(0, 256, (number, -(-len(weights) // 8)), np.uint8), axis=1, count=len(weights))
+        sums = (2 * bits.astype(np.float32) - 1) @ weights
+        as_extreme += int((np.abs(sums) >= given * (1 - 1e-5)).sum())
+    return (as_extreme + 1) / (num_permutations + 1)
 
 
 def permutation_test(metric: Callable[[Array], float], predictions: Array, other_predictions: Array, *, seed: int = 0,
@@ -113,6 +160,41 @@ def permutation_test(metric: Callable[[Array], float], predictions: Array, other
         second = np.where(exchanged, predictions, other_predictions)
         as_extreme += abs(metric(first) - metric(second)) >= given - 1e-12
     return (as_extreme + 1) / (num_permutations + 1)
+
+
+def map11_permutation_test(scores: Array, other_scores: Array, labels: Array, *, seed: int = 0,
+                           num_permutations: int = 1000) -> tuple[float, float]:
+    """Difference of 11-point mAP of two models, and the p of `permutation_test` for it, sorting only once.
+
+    scores, other_scores: float [N, K], finite; labels: [N, K], 1 there, 0 difficult (left out), -1 not. With a permutation, an
+    image's scores of all classes change sides together. Images of equal score count together.
+    """
+    classes = []
+    for label in np.flatnonzero((labels == 1).any(axis=0)):
+        sure = np.flatnonzero(labels[:, label] != 0)
+        both = np.concatenate([scores[sure, label], other_scores[sure, label]])
+        order = np.argsort(-both, kind="stable")
+        positive = (labels[sure, label] == 1)[order % len(sure)]
+        classes.append((sure[order % len(sure)], order >= len(sure), both[order], positive))
+
+    def difference(exchanged: Array) -> float:
+        return float(np.mean([_ap11(values, positive, mine) - _ap11(values, positive, ~mine)
+                              for image, other, values, positive in classes for mine in (exchanged[image] == other,)]))
+
+    random = np.random.default_rng(seed)
+    given = difference(np.zeros(len(labels), bool))
+    as_extreme = sum(abs(difference(random.random(len(labels)) < 0.5)) >= abs(given) - 1e-12 for _ in range(num_permutations))
+    return given, (as_extreme + 1) / (num_permutations + 1)
+
+
+def _ap11(values: Array, positive: Array, mine: Array) -> float:
+    """Eleven-point average precision of the entries `mine` of a list that is sorted by value, highest first."""
+    values, positive = values[mine], positive[mine]
+    last = np.flatnonzero(np.append(values[1:] != values[:-1], True))
+    num_true = positive.cumsum()[last]
+    best_from = np.maximum.accumulate((num_true / (last + 1))[::-1])[::-1]     # highest precision at this recall or more
+    reached = np.searchsorted(10 * num_true, np.arange(11) * num_true[-1])      # in integers: in floats 3/10 < 3 * 0.1
+    return float(best_from[reached].mean())
 
 
 def paired_t_test(scores: Array, other_scores: Array) -> float:
@@ -187,12 +269,12 @@ def sign_table(first: Array, second: Array) -> Signs:
     return Signs(wins, len(difference) - wins - losses, losses, p)
 
 
-def is_negative_transfer(transfer: Array, scratch: Array) -> bool:
-    """Whether transfer is clearly worse than training from scratch: scores per seed, Welch's 95 % interval below zero.
-
-    Never true of one run: nothing was repeated.
-    """
-    if len(transfer) < 2 or len(scratch) < 2:
-        return False
-    interval = scipy_stats.ttest_ind(transfer, scratch, equal_var=False).confidence_interval(0.95)
-    return bool(interval.high < 0)
+def welch(scores: Array, other_scores: Array, share: float = 0.95) -> Interval | None:
+    """Difference of means of two sets of runs, with Welch's interval; None where a side has one run: nothing was repeated."""
+    if len(scores) < 2 or len(other_scores) < 2:
+        return None
+    difference = float(np.mean(scores) - np.mean(other_scores))
+    if np.ptp(scores) == 0 and np.ptp(other_scores) == 0:       # of which scipy makes NaN
+        return Interval(difference, difference, difference)
+    interval = scipy_stats.ttest_ind(scores, other_scores, equal_var=False).confidence_interval(share)
+    return Interval(difference, float(interval.low), float(interval.high))

@@ -123,8 +123,59 @@ def test_sign_table():
     assert stats.sign_table(np.ones(3), np.ones(3)).p == 1
 
 
-def test_negative_transfer_needs_repeats_and_a_clear_difference():
-    assert stats.is_negative_transfer(np.array([0.5, 0.51, 0.49]), np.array([0.6, 0.61, 0.6]))
-    assert not stats.is_negative_transfer(np.array([0.6, 0.61, 0.6]), np.array([0.5, 0.51, 0.49]))
-    assert not stats.is_negative_transfer(np.array([0.5, 0.7]), np.array([0.6, 0.61]))
-    assert not stats.is_negative_transfer(np.array([0.5]), np.array([0.6]))
+def test_welch_is_scipys_and_needs_repeats():
+    a, b = RANDOM.normal(0.5, 0.01, 3), RANDOM.normal(0.6, 0.02, 4)
+    theirs = scipy_stats.ttest_ind(a, b, equal_var=False).confidence_interval()
+    found = stats.welch(a, b)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high)) and found.leaves_out_zero
+    assert stats.welch(np.array([0.5]), b) is None
+    assert stats.welch(np.array([0.5, 0.5]), np.array([0.25, 0.25])) == stats.Interval(0.25, 0.25, 0.25)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=10))
+@settings(max_examples=60, deadline=None)
+def test_exchanges_of_several_seeds_are_all_counted(differences):
+    sums = [abs(sum(sign * value for sign, value in zip(signs, differences, strict=True)))
+            for signs in itertools.product((1, -1), repeat=len(differences))]
+    expected = np.mean([value >= abs(sum(differences)) for value in sums])
+    assert stats.exchange_test(np.array(differences)) == pytest.approx(expected)
+
+
+def test_exchange_of_one_seed_is_mcnemars_test_also_for_many_images():
+    for num_images in (40, 6000):
+        first, second = RANDOM.random(num_images) < 0.7, RANDOM.random(num_images) < 0.68
+        assert stats.exchange_test(first.astype(int) - second) == pytest.approx(stats.mcnemar(first, second), rel=1e-6)
+
+
+def test_sign_flips_agree_with_permutations_of_the_predictions():
+    labels = np.repeat(np.arange(4), (40, 10, 5, 25))
+    first, second = (np.where(RANDOM.random(80) < share, labels, (labels + 1) % 4) for share in (0.85, 0.72))
+
+    def mean_per_class(predictions):
+        return float(np.mean([(predictions[labels == k] == k).mean() for k in range(4)]))
+
+    weighted = ((first == labels).astype(int) - (second == labels)) / np.bincount(labels)[labels] / 4
+    assert weighted.sum() == pytest.approx(mean_per_class(first) - mean_per_class(second))
+    slow = stats.permutation_test(mean_per_class, first, second, num_permutations=3000, seed=1)
+    assert stats.sign_flip_test(weighted) == pytest.approx(slow, abs=0.03)
+    assert stats.sign_flip_test(np.zeros(9)) == 1
+
+
+def test_map_permutations_are_those_of_the_slow_twin():
+    """Against torchless eleven-point precision as the evaluation computes it, exchange by exchange: same draws, same p."""
+    average_precision = pytest.importorskip("harness.train.average_precision")
+    labels = RANDOM.choice([-1, 0, 1], (50, 3), p=[0.6, 0.1, 0.3]).astype(np.int8)
+    first = (labels + RANDOM.normal(0, 1.0, (50, 3))).round(1)      # rounded: with ties
+    second = (labels + RANDOM.normal(0, 2.5, (50, 3))).round(1)
+
+    def map11(scores):
+        return float(np.mean([average_precision.eleven_point_ap(scores[:, k], labels[:, k]) for k in range(3)]))
+
+    difference, p = stats.map11_permutation_test(first, second, labels, num_permutations=200, seed=3)
+    assert difference == pytest.approx(map11(first) - map11(second))
+    assert p == pytest.approx(stats.permutation_test(map11, first, second, num_permutations=200, seed=3))
+
+
+def test_times_in_top_leaves_out_what_was_not_measured():
+    scores = np.array([[0.5, math.nan], [math.nan, math.nan], [0.4, 0.2], [0.3, 0.1]])
+    assert stats.times_in_top(2, scores).tolist() == [1, 0, 2, 1]

@@ -33,7 +33,8 @@ def write_report(matrix: "Matrix", folders: Folders, formats: tuple[str, ...] = 
     from harness import done, result
     from harness.report import page
 
-    results, unfinished, failed = [], [], {}
+    results, unfinished = [], []
+    failed, predictions = {}, {}
     for stage in matrix.stages:
         found = result.load(stage.folder(folders.runs))
         if found is None:
@@ -42,5 +43,7 @@ def write_report(matrix: "Matrix", folders: Folders, formats: tuple[str, ...] = 
                 failed[stage.name] = reason
         else:
             results.append(found.model_copy(update={"axes": stage.axes, "name": stage.name}))
+            if stage.kind == "transfer" and "predictions" in found.metrics:
+                predictions[stage.key] = stage.folder(folders.runs) / found.metrics["predictions"]
     return page.write(matrix.recipe, results, unfinished, out or folders.runs / "reports" / matrix.recipe.name, formats,
-                      failed)
+                      failed=failed, predictions=predictions)

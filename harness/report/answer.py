@@ -7,22 +7,30 @@ leaves out zero passes without the remark that it is not clear.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.report.effects import MASKING, Effect, archs, class_counts
+from harness.report.effects import MASKING, Effect, archs, source_sizes
 from harness.report.estimate import Estimate, difference_noise, is_near_chance
 from harness.report.rows import AccuracyRow, TransferRow
 
+Size = tuple[int, int]      # classes and training images of a subset
+
 
 def answers(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow], effects: Sequence[Effect]) -> list[str]:
-    """For each arch: what fewer classes did, and what robustness did."""
-    if not accuracy and not transfer:
-        return ["No model of this recipe has been evaluated or transferred yet, so there is nothing to answer with."]
+    """For each arch: what fewer classes did, what robustness did, and what else of pretraining was varied."""
     said = []
     every_arch = archs(accuracy, transfer)
     for arch in every_arch:
         mine = [effect for effect in effects if effect.arch == arch]
-        texts = _about_classes(mine, accuracy, class_counts(accuracy, transfer)), _about_eps(mine)
+        texts = (_about_classes(mine, accuracy, source_sizes(accuracy, transfer)), _about_eps(mine), _about_budget(mine),
+                 _about_variants(mine))
         said += [f"{arch}: {text}" if len(every_arch) > 1 else text for text in texts if text]
-    return said or ["No two settings that could be compared have both finished: the tables show what there is."]
+    return said
+
+
+def why_none(*, any_measured: bool) -> str:
+    """What is said where no sentence can be made."""
+    if any_measured:
+        return "No two settings that could be compared have both finished: the tables show what there is."
+    return "No model of this recipe has been evaluated or transferred yet, so there is nothing to answer with."
 
 
 def caveats(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> list[str]:
@@ -32,12 +40,12 @@ def caveats(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
     return [text for text in (_about_chance(accuracy, transfer), _about_certainty(accuracy, transfer)) if text]
 
 
-def _about_classes(mine: Sequence[Effect], accuracy: Sequence[AccuracyRow], sizes: Mapping[str, int]) -> str:
+def _about_classes(mine: Sequence[Effect], accuracy: Sequence[AccuracyRow], sizes: Mapping[str, Size]) -> str:
     """The smallest subset against the largest, over every eps."""
     of_classes = [effect for effect in mine if effect.axis == "subset"]
     if not of_classes:
         return ""
-    smallest = min((effect.setting for effect in of_classes), key=lambda name: sizes.get(name, math.inf))
+    smallest = min((effect.setting for effect in of_classes), key=lambda name: sizes.get(name, (math.inf, 0)))
     chosen: dict[str, Effect] = {}
     for effect in of_classes:       # the first of a measure is the one over every eps
         if effect.setting == smallest:
@@ -53,7 +61,9 @@ def _about_classes(mine: Sequence[Effect], accuracy: Sequence[AccuracyRow], size
     if not said:
         return ""
     baseline = next(iter(chosen.values())).baseline
-    return (f"Pretraining on {_sized(smallest, sizes)} instead of {_sized(baseline, sizes)} changed "
+    by_images = sizes.get(smallest, (0, 0))[0] == sizes.get(baseline, (0, 0))[0]
+    smaller, larger = (_sized(name, sizes, by_images) for name in (smallest, baseline))
+    return (f"Pretraining on {smaller} instead of {larger} changed "
             f"{', and '.join(said)}{_over(chosen.values())}. {_reading(chosen, accuracy)}").strip()
 
 
@@ -99,6 +109,41 @@ def _about_eps(mine: Sequence[Effect]) -> str:
     return f"Robust pretraining at eps {largest} instead of {baseline} changed {_listed(said)}{_over(chosen.values())}."
 
 
+def _about_budget(mine: Sequence[Effect]) -> str:
+    """More classes or more images of each, at equal numbers of images."""
+    chosen = {effect.measure: effect for effect in mine if effect.axis == "budget"}
+    if not chosen:
+        return ""
+    budgets = list(dict.fromkeys(value.split(" (")[0] for effect in chosen.values() for value in effect.over["images"]))
+    return (f"At equal numbers of pretraining images ({_listed(budgets)}), fewer classes instead of fewer images of each "
+            f"changed transfer by {_by_method(chosen)}{_over(chosen.values())}.{_which_budget(chosen.values())}")
+
+
+def _which_budget(chosen: Iterable[Effect]) -> str:
+    signs = {math.copysign(1, effect.estimate.mean) if effect.estimate.is_clear else 0 for effect in chosen}
+    if signs == {-1}:
+        return " With the number of images fixed, more classes were the better choice."
+    if signs == {1}:
+        return " With the number of images fixed, fewer classes with more images each were the better choice."
+    return ""
+
+
+def _about_variants(mine: Sequence[Effect]) -> str:
+    """Each variant of pretraining against the plain one."""
+    said = []
+    for variant in dict.fromkeys(effect.setting for effect in mine if effect.axis == "variant"):
+        chosen = {effect.measure: effect for effect in mine if (effect.axis, effect.setting) == ("variant", variant)}
+        parts = []
+        if clean := chosen.get("clean common_unmasked"):
+            parts.append(f"clean top-1 by {_points(clean.estimate)}")
+        if carried := _by_method(chosen):
+            parts.append(f"transfer by {carried}")
+        if parts:
+            said.append(f"{variant} instead of {next(iter(chosen.values())).baseline or 'plain'} pretraining changed "
+                        f"{_listed(parts)}{_over(chosen.values())}")
+    return f"Of pretraining, {'; '.join(said)}." if said else ""
+
+
 def _by_method(chosen: Mapping[str, Effect]) -> str:
     return _listed([_points(effect.estimate, measure.removeprefix("transfer "))
                     for measure, effect in chosen.items() if measure.startswith("transfer ")])
@@ -112,7 +157,7 @@ def _over(chosen: Iterable[Effect]) -> str:
             if axis != "attack eps" and len(values) > len(widest.get(axis, ())):
                 widest[axis] = values
     parts = [f"eps {', '.join(values)}" if axis == "eps" else f"{len(values)} {axis}s"
-             for axis, values in widest.items() if len(values) > 1]
+             for axis, values in widest.items() if len(values) > 1 and axis != "images"]
     return f", averaged over {_listed(parts)}" if parts else ""
 
 
@@ -136,9 +181,9 @@ def _about_chance(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRo
 def _about_certainty(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> str:
     num_seeds = len({row.seed for row in accuracy} | {row.seed for row in transfer})
     if num_seeds > 1:
-        return (f"± is half a 95 % t interval over up to {num_seeds} seeds, paired by seed; it does not cover the "
-                "choice of test images. “Not clear”: the interval holds zero.")
-    text = "One seed, no interval: these are single runs, and another seed may differ."
+        return (f"± is half a 95 % t interval over up to {num_seeds} seeds, paired by seed, or over the targets where that is "
+                "said; it does not cover the choice of test images. “Not clear”: the interval holds zero.")
+    text = "One seed, no interval over repeats: these are single runs, and another seed may differ."
     if accuracy:
         num_images = min(row.num_images for row in accuracy if row.view != "own")
         text += (f" The {num_images:,} images of the common classes alone leave up to about "
@@ -161,8 +206,10 @@ def _points(estimate: Estimate, *remarks: str) -> str:
     return f"{text} points" + (f" ({', '.join(remarks)})" if remarks else "")
 
 
-def _sized(subset: str, sizes: Mapping[str, int]) -> str:
-    return f"{subset} ({sizes[subset]:,} classes)" if subset in sizes else subset
+def _sized(subset: str, sizes: Mapping[str, Size], by_images: bool) -> str:
+    if subset not in sizes:
+        return subset
+    return f"{subset} ({sizes[subset][by_images]:,} {'images' if by_images else 'classes'})"
 
 
 def _chances(num_answers: set[int]) -> str:

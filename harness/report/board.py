@@ -29,6 +29,11 @@ class Board:
     source_accuracy: np.ndarray     # [M]
     rounds: tuple[np.ndarray, ...]  # [M] each: the scores of one target and seed
 
+    @property
+    def has_many_models(self) -> bool:
+        """Whether there are FEWEST_MODELS that differ by more than their subset and eps, which are compared by themselves."""
+        return len({(model, arch, variant) for model, arch, _, variant, _ in self.sources}) >= FEWEST_MODELS
+
     def complete(self) -> "Board":
         """The part without gaps: the models that have as many targets as any, on the targets that all of those have."""
         there = ~np.isnan(self.scores)
@@ -93,12 +98,13 @@ class Standing:
     times_in_top: int
     elo: float
     elo_standard_error: float
+    p_next: float | None            # Wald's test of "as strong as the next one below"
     num_rounds: int
 
 
 def standings(board: Board) -> list[Standing]:
-    """The models of a board, strongest first; empty where there are fewer than two."""
-    if len(board.names) < 2:
+    """The models of a board, strongest first; empty where there are too few to be ranked."""
+    if not board.has_many_models:
         return []
     rounds = [one for one in board.rounds if np.isfinite(one).sum() > 1]
     if not rounds:
@@ -106,18 +112,20 @@ def standings(board: Board) -> list[Standing]:
     strengths = elo.fit(elo.wins_of(rounds))
     errors = np.sqrt(np.diag(strengths.covariance))
     full = board.complete()
-    means = stats.dataset_adjusted(full.logits)
-    place = {name: index for index, name in enumerate(full.names)}
+    means = stats.dataset_adjusted(full.logits) if full.targets else None
+    place = {name: index for index, name in enumerate(full.names if full.targets else ())}
     top = stats.times_in_top(TOP, board.scores)
     found = []
-    for index in np.argsort(-strengths.strengths, kind="stable"):
+    order = np.argsort(-strengths.strengths, kind="stable").tolist()
+    for index, below in zip(order, [*order[1:], None], strict=True):
         at = place.get(board.names[index])
         found.append(Standing(
             board.method, board.names[index], _known(board.source_accuracy[index]),
             int(np.isfinite(board.scores[index]).sum()) if at is None else len(full.targets),
-            float(np.nanmean(board.logits[index])) if at is None else float(means.mean[at]),
-            None if at is None else _known(means.standard_error[at]), int(top[index]),
-            float(strengths.strengths[index]), float(errors[index]), sum(bool(np.isfinite(one[index])) for one in rounds)))
+            float(np.nanmean(board.logits[index])) if at is None or means is None else float(means.mean[at]),
+            None if at is None or means is None else _known(means.standard_error[at]), int(top[index]),
+            float(strengths.strengths[index]), float(errors[index]),
+            None if below is None else strengths.p_value(index, below), sum(bool(np.isfinite(one[index])) for one in rounds)))
     return found
 
 
@@ -135,10 +143,10 @@ class Association:
 
 
 def association(board: Board) -> Association | None:
-    """None with fewer than FEWEST_MODELS whose source accuracy is known, or where nothing varies."""
+    """None where there are too few models whose source accuracy is known, or where nothing varies."""
     full = board.complete()
     known = np.isfinite(full.source_accuracy)
-    if known.sum() < FEWEST_MODELS or not full.targets:
+    if not board.has_many_models or known.sum() < FEWEST_MODELS or not full.targets:
         return None
     found = stats.correlation(stats.logit(full.source_accuracy[known], 50_000), full.logits[known].mean(axis=1))
     if math.isnan(found.r):

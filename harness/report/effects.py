@@ -1,12 +1,15 @@
-"""What changing one setting did: each subset against the largest, each eps against the smallest, paired by seed."""
+"""What changing one setting did, paired by seed: each subset against the largest, each eps against the smallest, each variant
+of pretraining against the plain one, and fewer classes against fewer images of each at equal numbers of images."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.report.estimate import Cell, Estimate, paired_difference
-from harness.report.rows import AccuracyRow, TransferRow
+from harness.report.rows import AccuracyRow, TransferRow, at_full_size
 
 MASKING = "clean masked_minus_unmasked"
+FEWER_CLASSES, FEWER_IMAGES = "fewer classes", "fewer images a class"
+BUDGET_TOLERANCE = 0.05
 MEASURES = {
     "clean common_unmasked": "clean top-1, common classes, unmasked",
     "clean common_masked": "clean top-1, common classes, masked",
@@ -21,7 +24,7 @@ class Effect:
     """Setting minus baseline in one measure, as a difference of fractions, averaged over `over` within each seed."""
 
     arch: str
-    axis: str                                       # subset or eps: what was changed
+    axis: str                                       # subset, eps, variant or budget: what was changed
     setting: str
     baseline: str
     measure: str                                    # a key of MEASURES, or "transfer <method>" in the targets' metrics
@@ -62,6 +65,7 @@ class _Point:
     value: float
     target: str = ""
     attack_eps: str = ""
+    variant: str = ""
 
 
 def effects(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> list[Effect]:
@@ -73,10 +77,10 @@ def effects(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
     for arch in archs(accuracy, transfer):
         mine = [row for row in accuracy if row.arch == arch], [row for row in transfer if row.arch == arch]
         points = list(_points(*mine))
-        sizes = class_counts(*mine)
+        sizes = source_sizes(*mine)
         subsets = list(dict.fromkeys(point.subset for point in points))
         eps_values = sorted({point.eps for point in points})
-        largest = max(subsets, key=lambda name: sizes.get(name, 0), default="")
+        largest = max(subsets, key=lambda name: sizes.get(name, (0, 0)), default="")
         for subset in subsets:
             if subset != largest:
                 found += _subset_effects(arch, points, subset, largest)
@@ -84,45 +88,84 @@ def effects(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
                     found += _subset_effects(arch, [point for point in points if point.eps == eps], subset, largest)
         for eps in eps_values[1:]:
             found += _eps_effects(arch, points, eps, eps_values[0])
+        variants = list(dict.fromkeys(point.variant for point in points))
+        plain = "" if "" in variants else next(iter(variants), "")
+        for variant in variants:
+            if variant != plain:
+                found += _variant_effects(arch, points, variant, plain)
+        found += _budget_effects(arch, mine[1])
     return found
 
 
-def class_counts(accuracy: Iterable[AccuracyRow], transfer: Iterable[TransferRow]) -> dict[str, int]:
-    """Subset -> number of its classes, for those where it is known."""
-    rows: list[AccuracyRow | TransferRow] = [*accuracy, *transfer]
-    return {row.subset: row.num_classes for row in rows if row.num_classes is not None}
+def source_sizes(accuracy: Iterable[AccuracyRow], transfer: Iterable[TransferRow]) -> dict[str, tuple[int, int]]:
+    """Subset -> its classes and its training images (0: not known), for those whose classes are known."""
+    evaluated = {row.subset: (row.num_classes, 0) for row in accuracy if row.num_classes is not None}
+    return evaluated | {row.subset: (row.num_classes, row.num_source_images or 0) for row in transfer
+                        if row.num_classes is not None}
 
 
 def archs(accuracy: Iterable[AccuracyRow], transfer: Iterable[TransferRow]) -> list[str]:
-    """In the order of the rows."""
-    return list(dict.fromkeys([*(row.arch for row in accuracy), *(row.arch for row in transfer)]))
+    """Of the models that were trained here, in the order of the rows."""
+    return [arch for arch in dict.fromkeys([*(row.arch for row in accuracy), *(row.arch for row in transfer)]) if arch]
 
 
 def _points(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> Iterable[_Point]:
-    unmasked = {(row.subset, row.eps, row.seed): row.top1 for row in accuracy
+    unmasked = {(row.subset, row.variant, row.eps, row.seed): row.top1 for row in accuracy
                 if (row.view, row.attack) == ("common_unmasked", "clean")}
     for row in accuracy:
         if row.view != "own":
-            yield _Point(f"{row.attack} {row.view}", row.subset, row.eps, row.seed, row.top1,
+            yield _Point(f"{row.attack} {row.view}", row.subset, row.eps, row.seed, row.top1, variant=row.variant,
                          attack_eps="" if row.attack_eps is None else f"{row.attack_eps:g}")
-        if (row.view, row.attack) == ("common_masked", "clean") and (row.subset, row.eps, row.seed) in unmasked:
-            gain = row.top1 - unmasked[row.subset, row.eps, row.seed]
-            yield _Point(MASKING, row.subset, row.eps, row.seed, gain)
-    for carried in transfer:
-        yield _Point(f"transfer {carried.method}", carried.subset, carried.eps, carried.seed, carried.score,
-                     target=carried.target)
+        place = row.subset, row.variant, row.eps, row.seed
+        if (row.view, row.attack) == ("common_masked", "clean") and place in unmasked:
+            yield _Point(MASKING, row.subset, row.eps, row.seed, row.top1 - unmasked[place], variant=row.variant)
+    for carried in at_full_size(transfer):
+        if carried.kind != "scratch":       # which looks at no source
+            yield _Point(f"transfer {carried.method}", carried.subset, carried.eps, carried.seed, carried.score,
+                         target=carried.target, variant=carried.variant)
 
 
 def _subset_effects(arch: str, points: Sequence[_Point], subset: str, baseline: str) -> list[Effect]:
     return _differences(arch, points, "subset", (subset, baseline), lambda point: point.subset,
-                        {"target": lambda point: point.target, "eps": lambda point: f"{point.eps:g}"})
+                        {"target": lambda point: point.target, "eps": lambda point: f"{point.eps:g}",
+                         "variant": lambda point: point.variant})
 
 
 def _eps_effects(arch: str, points: Sequence[_Point], eps: float, baseline: float) -> list[Effect]:
     # Attacked models are compared under one attack only: its eps is part of what must be equal.
     return _differences(arch, points, "eps", (f"{eps:g}", f"{baseline:g}"), lambda point: f"{point.eps:g}",
                         {"target": lambda point: point.target, "subset": lambda point: point.subset,
-                         "attack eps": lambda point: point.attack_eps})
+                         "attack eps": lambda point: point.attack_eps, "variant": lambda point: point.variant})
+
+
+def _variant_effects(arch: str, points: Sequence[_Point], variant: str, baseline: str) -> list[Effect]:
+    return _differences(arch, points, "variant", (variant, baseline), lambda point: point.variant,
+                        {"target": lambda point: point.target, "subset": lambda point: point.subset,
+                         "eps": lambda point: f"{point.eps:g}", "attack eps": lambda point: point.attack_eps})
+
+
+def _budget_effects(arch: str, transfer: Sequence[TransferRow]) -> list[Effect]:
+    """Subsets with fewer classes against those with every class, where both have as many images, to BUDGET_TOLERANCE."""
+    rows = [row for row in transfer if row.num_classes and row.num_source_images]
+    sizes = {row.subset: (row.num_classes or 0, row.num_source_images or 0) for row in rows}
+    most_classes = max((classes for classes, _ in sizes.values()), default=0)
+    pairs = {(few, many): f"{sizes[many][1]:,}" for few in sizes for many in sizes
+             if sizes[few][0] < most_classes == sizes[many][0]
+             and abs(sizes[few][1] - sizes[many][1]) <= BUDGET_TOLERANCE * sizes[many][1]}
+    found = []
+    for method in dict.fromkeys(row.method for row in rows):
+        scores = {(row.subset, row.seed, row.target, row.eps, row.variant): row.score for row in rows if row.method == method}
+        sides: list[dict[tuple[int, Cell], float]] = [{}, {}]
+        for (few, many), budget in pairs.items():
+            for (subset, seed, target, eps, variant), score in scores.items():
+                other = scores.get((many, seed, target, eps, variant))
+                if subset == few and other is not None:
+                    place = seed, (target, f"{eps:g}", f"{budget} ({few})")
+                    sides[0][place], sides[1][place] = score, other
+        if difference := paired_difference(*sides):
+            found.append(Effect(arch, "budget", FEWER_CLASSES, FEWER_IMAGES, f"transfer {method}",
+                                _values(difference.cells, ["target", "eps", "images"]), difference.estimate))
+    return found
 
 
 def _differences(arch: str, points: Sequence[_Point], axis: str, settings: tuple[str, str],

@@ -3,6 +3,7 @@
 The same results give the same bytes. What has not run yet is said, and stops nothing.
 """
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +14,20 @@ import jinja2
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
-from harness.report import answer, figures, rows, run_rows, run_tables, tables
+from harness.report import answer, board, findings, plot, predictors, rows, run_rows, run_tables, sections
+from harness.report.analysis import Analysis, analyse
 from harness.report.collection import Collection
-from harness.report.effects import DifferenceRow, Effect, effects
+from harness.report.comparisons import AgainstScratch, Comparison
+from harness.report.effects import DifferenceRow
+from harness.report.image_tests import ImageTest
+from harness.report.section import Section
 from harness.report.table import escape_markdown, to_csv, to_markdown
 from harness.result import Result, write_atomically
 from harness.settings import Recipe
 from writers.errors import UserError
 
 FORMATS = ("html", "md", "csv")
+MOST_OPENING = 3        # sentences that the report opens with; the others stand in their sections
 
 
 @dataclass(frozen=True)
@@ -33,28 +39,32 @@ class Report:
     accuracy: list[rows.AccuracyRow]
     transfer: list[rows.TransferRow]
     grid: list[rows.GridRow]
+    scores: list[rows.ScoreRow]
     classes: list[rows.ClassRow]
-    subsets_written: list[str]
     timing: list[run_rows.TimingRow]
     betons: list[run_rows.BetonRow]
     stages: list[run_rows.StageRow]
     environment: list[run_rows.EnvironmentRow]
-    effects: list[Effect]
-    sentences: list[str]
+    analysis: Analysis
+    sentences: list[str]        # the answer
+    more: list[str]             # what else was found
     caveats: list[str]
+    sections: list[Section]
 
 
 def write(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str], out: Path,
-          formats: Sequence[str] = ("html", "csv"), failed: Mapping[str, str] | None = None) -> Path:
+          formats: Sequence[str] = ("html", "csv"), *, failed: Mapping[str, str] | None = None,
+          predictions: Mapping[str, Path] | None = None) -> Path:
     """Write the report into the folder `out` and return the file to open first.
 
-    `html` makes index.html, `md` report.md, `csv` one file for each kind of row. `unfinished` names the stages that
-    have no result, `failed` says of some of them why. Raises UserError for an unknown format and an unwritable `out`.
+    `html` makes index.html, `md` report.md, `csv` one file for each kind of row, and `figures/` with each plot as SVG and CSV.
+    `unfinished` names the stages that have no result, `failed` says of some of them why; `predictions`: key of a transfer ->
+    the file of its answers, for tests on images. Raises UserError for an unknown format and an unwritable `out`.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise UserError(f"A report has no format '{', '.join(unknown)}'.", f"Known: {', '.join(FORMATS)}.")
-    report = collect(recipe, results, unfinished, failed or {})
+    report = collect(recipe, results, unfinished, failed or {}, predictions or {})
     files: dict[str, str] = {}
     if "html" in formats:
         files["index.html"] = to_html(report)
@@ -71,18 +81,31 @@ def write(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str], 
     return out / next(iter(files))
 
 
-def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str], failed: Mapping[str, str]) -> Report:
-    """The rows and sentences of a report. A result that is given twice counts once."""
+def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str], failed: Mapping[str, str],
+            predictions: Mapping[str, Path]) -> Report:
+    """Rows, statistics, sentences and sections of a report. A result that is given twice counts once."""
     found = Collection(recipe, results)
-    accuracy, transfer = rows.accuracy_rows(found), rows.transfer_rows(found)
-    differences = effects(accuracy, transfer)
-    return Report(recipe=recipe, unfinished=[run_rows.UnfinishedRow(name, failed.get(name, "")) for name in sorted(unfinished)],
-                  accuracy=accuracy, transfer=transfer, grid=rows.grid_rows(found), classes=rows.class_rows(found),
-                  subsets_written=list(found.kept_classes), timing=run_rows.timing_rows(found),
-                  betons=run_rows.beton_rows(found), stages=run_rows.stage_rows(found),
-                  environment=run_rows.environment_rows(found), effects=differences,
-                  sentences=answer.answers(accuracy, transfer, differences),
-                  caveats=answer.caveats(accuracy, transfer))
+    accuracy, transfer, scores = rows.accuracy_rows(found), rows.transfer_rows(found), rows.score_rows(found)
+    grid, classes, timing = rows.grid_rows(found), rows.class_rows(found), run_rows.timing_rows(found)
+    analysis = analyse(accuracy, transfer, scores, predictions)
+    said = _sentences(accuracy, transfer, analysis) or [answer.why_none(any_measured=bool(accuracy or transfer or scores))]
+    return Report(
+        recipe=recipe, unfinished=[run_rows.UnfinishedRow(name, failed.get(name, "")) for name in sorted(unfinished)],
+        accuracy=accuracy, transfer=transfer, grid=grid, scores=scores, classes=classes, timing=timing,
+        betons=run_rows.beton_rows(found), stages=run_rows.stage_rows(found), environment=run_rows.environment_rows(found),
+        analysis=analysis, sentences=said[:MOST_OPENING], more=said[MOST_OPENING:], caveats=answer.caveats(accuracy, transfer),
+        sections=[sections.accuracy_section(recipe, accuracy), sections.transfer_section(recipe, transfer, analysis),
+                  sections.models_section(analysis), sections.sizes_section(transfer), sections.scratch_section(analysis),
+                  sections.grid_section(grid), sections.classes_section(recipe, classes, list(found.kept_classes)),
+                  sections.timing_section(timing)])
+
+
+def _sentences(accuracy: Sequence[rows.AccuracyRow], transfer: Sequence[rows.TransferRow], found: Analysis) -> list[str]:
+    """Everything that can be said in words, what was asked for first."""
+    said = [*answer.answers(accuracy, transfer, found.effects), findings.about_predictors(found),
+            findings.about_source_accuracy(found.associations), findings.about_methods(found.comparisons, transfer),
+            findings.about_scratch(found.against_scratch), findings.about_strengths(found)]
+    return [sentence for sentence in said if sentence]
 
 
 def to_html(report: Report) -> str:
@@ -92,58 +115,63 @@ def to_html(report: Report) -> str:
                                      keep_trailing_newline=True)
     folder = Path(__file__).parent
     return environment.get_template("page.html.j2").render(
-        **_words(report), report=report, recipe=report.recipe, css=Markup((folder / "page.css").read_text()),
-        js=Markup((folder / "page.js").read_text()), svg=Markup, legend=_legend(report.recipe),
-        panels=figures.transfer_panels(report.recipe, report.transfer),
-        class_panel=figures.class_panel(report.classes, [subset.name for subset in report.recipe.subsets]))
+        **_words(report), report=report, recipe=report.recipe, css=Markup(_css()),
+        js=Markup((folder / "page.js").read_text()), svg=Markup,
+        base64=lambda text: base64.b64encode(text.encode()).decode())
 
 
 def to_report_markdown(report: Report) -> str:
     words = _words(report)
     parts = [f"# {escape_markdown(words['title'])}"]
-    parts += [escape_markdown(sentence) for sentence in (*report.sentences, *report.caveats)]
+    parts += [escape_markdown(sentence) for sentence in (*report.sentences, *report.more, *report.caveats)]
     if report.unfinished:
         names = "\n".join(f"- {escape_markdown(f'{row.stage}: failed: {row.reason}' if row.reason else row.stage)}"
                           for row in report.unfinished)
         parts.append(f"{len(report.unfinished)} of {words['num_stages']} stages have no result yet:\n\n{names}")
-    sections = {"Differences": [words["effects"]], "Accuracy on the source classes": words["accuracy"],
-                "Transfer": [words["transfer"]], "Classes left out": [words["classes"]], "Timing": words["timing"],
-                "What ran": [words["kinds"], words["environment"], words["betons"], words["stages"]]}
-    for heading, section in sections.items():
-        shown = [to_markdown(table) for table in section if table.rows]
-        if shown:
-            parts += [f"## {heading}", *shown]
+    if words["differences"].rows:
+        parts += ["## Differences", to_markdown(words["differences"])]
+    for section in report.sections:
+        if section.all_tables:
+            parts += [f"## {section.title}", *map(to_markdown, section.all_tables)]
+    ran = [table for table in (words["kinds"], words["environment"], words["betons"], words["stages"]) if table.rows]
+    if ran:
+        parts += ["## What ran", *map(to_markdown, ran)]
     parts += ["## Recipe", f"````yaml\n{words['recipe_yaml'].replace('````', '')}````"]
     return "\n\n".join(parts) + "\n"
 
 
 def to_csv_files(report: Report) -> dict[str, str]:
-    """File name -> text. One line for each row that was measured; averages can be made from them."""
-    return {"accuracy.csv": to_csv(rows.AccuracyRow, report.accuracy),
-            "transfer.csv": to_csv(rows.TransferRow, report.transfer),
-            "transfer_grid.csv": to_csv(rows.GridRow, report.grid),
-            "differences.csv": to_csv(DifferenceRow, [DifferenceRow.of(effect) for effect in report.effects]),
-            "classes.csv": to_csv(rows.ClassRow, report.classes),
-            "timing.csv": to_csv(run_rows.TimingRow, report.timing),
-            "betons.csv": to_csv(run_rows.BetonRow, report.betons),
-            "stages.csv": to_csv(run_rows.StageRow, report.stages),
-            "environment.csv": to_csv(run_rows.EnvironmentRow, report.environment),
-            "unfinished.csv": to_csv(run_rows.UnfinishedRow, report.unfinished)}
+    """File name -> text. One line for each row that was measured or worked out; and each plot with its numbers."""
+    found = report.analysis
+    kinds: dict[str, tuple[type, Sequence[Any]]] = {
+        "accuracy": (rows.AccuracyRow, report.accuracy), "transfer": (rows.TransferRow, report.transfer),
+        "transfer_grid": (rows.GridRow, report.grid), "scores": (rows.ScoreRow, report.scores),
+        "differences": (DifferenceRow, [DifferenceRow.of(effect) for effect in found.effects]),
+        "comparisons": (Comparison, found.comparisons), "image_tests": (ImageTest, found.image_tests),
+        "against_scratch": (AgainstScratch, found.against_scratch),
+        "standings": (board.Standing, [one for standings in found.standings.values() for one in standings]),
+        "associations": (board.Association, found.associations), "predictors": (predictors.PredictorRow, found.predictor_rows),
+        "predictor_powers": (predictors.Power, found.powers), "classes": (rows.ClassRow, report.classes),
+        "timing": (run_rows.TimingRow, report.timing), "betons": (run_rows.BetonRow, report.betons),
+        "stages": (run_rows.StageRow, report.stages), "environment": (run_rows.EnvironmentRow, report.environment),
+        "unfinished": (run_rows.UnfinishedRow, report.unfinished)}
+    files = {f"{name}.csv": to_csv(kind, of_kind) for name, (kind, of_kind) in kinds.items()}
+    css = _css()
+    for panel in (panel for section in report.sections for panel in section.all_panels):
+        files |= {f"figures/{panel.name}.csv": panel.data, f"figures/{panel.name}.svg": plot.standalone(panel.svg, css)}
+    return files
+
+
+def _css() -> str:
+    return (Path(__file__).parent / "page.css").read_text()
 
 
 def _words(report: Report) -> dict[str, Any]:
-    """The tables and facts that every form of the report shows."""
+    """The tables and facts that every form of the report shows beside its sections."""
     recipe = report.recipe
-    averaged = [effect for effect in report.effects if effect.axis == "eps" or len(recipe.eps) == 1
+    averaged = [effect for effect in report.analysis.effects if effect.axis != "subset" or len(recipe.eps) == 1
                 or len(effect.over.get("eps", ())) > 1]
-    removed = [row for row in report.classes if row.removed_by]
-    subsets = [subset.name for subset in recipe.subsets]
-    return {"title": recipe.question or recipe.name, "accuracy": tables.accuracy_tables(recipe, report.accuracy),
-            "effects": run_tables.effects_table(averaged), "transfer": tables.transfer_table(recipe, report.transfer),
-            "classes": tables.class_table(report.classes, subsets),
-            "subsets_unwritten": [name for name in subsets if name not in report.subsets_written],
-            "num_removed": len(removed), "leaving": {row.removed_by[0] for row in removed},
-            "timing": run_tables.timing_tables(report.timing),
+    return {"title": recipe.question or recipe.name, "differences": run_tables.effects_table(averaged),
             "betons": run_tables.beton_table(report.betons), "kinds": run_tables.kinds_table(report.stages),
             "environment": run_tables.environment_table(report.environment),
             "stages": run_tables.stages_table(report.stages), "facts": _facts(report),
@@ -166,15 +194,6 @@ def _facts(report: Report) -> list[tuple[str, str]]:
              ("with", ", ".join(f"{name} {version}" for name, version in versions if version)),
              ("begun", min(row.started_at for row in report.stages)[:10])]
     return [(name, value) for name, value in facts if value]
-
-
-def _legend(recipe: Recipe) -> dict[str, Any]:
-    series = [{"name": subset.name, "colour": index % figures.NUM_COLOURS + 1,
-               "sign": figures.MARKER_SIGNS[index % len(figures.MARKER_SIGNS)]}
-              for index, subset in enumerate(recipe.subsets)]
-    dashes = {"-": "", "--": "5 3", ":": "1.5 2.5", "-.": "6 2.5 1.5 2.5"}
-    return {"series": series, "methods": [{"name": method, "dash": dashes[figures.line_style(recipe, method)]}
-                                          for method in recipe.methods]}
 
 
 def _yaml(recipe: Recipe) -> str:

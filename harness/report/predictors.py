@@ -55,6 +55,8 @@ def predictor_rows(scores: Iterable[ScoreRow], boards: Mapping[str, Board]) -> l
     means = {name: {place: sum(found) / len(found) for place, found in cells.items()} for name, cells in values.items()}
     found = []
     for method, board in boards.items():
+        if not (means or board.has_many_models):    # source accuracy alone, over a few subsets and eps, predicts nothing
+            continue
         predictors = dict(means)
         predictors[SOURCE_ACCURACY] = {(target, source): float(accuracy) for source, accuracy in
                                        zip(board.sources, board.source_accuracy, strict=True) for target in board.targets}

@@ -119,6 +119,7 @@ class GridRow:
     per_class: int | None = None
     steps: int | None = None
     setting: Mapping[str, Any] = field(default_factory=dict)    # axis of the grid -> value
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,8 @@ def grid_rows(found: Collection) -> list[GridRow]:
                 **_model_axes(result), target=result.axes["target"], method=result.axes["method"], lr=setting.get("lr"),
                 per_class=result.axes.get("per_class"), steps=result.axes.get("steps"), setting=setting,
                 val_top1=val.get("top1"), val_mean_per_class=val.get("mean_per_class"), val_map11=val.get("map11"),
-                val_score=val.get(result.metrics["metric"]), chosen=setting == {axis: chosen.get(axis) for axis in setting}))
+                val_score=val.get(result.metrics["metric"]), key=result.key,
+                chosen=setting == {axis: chosen.get(axis) for axis in setting}))
     return rows
 
 

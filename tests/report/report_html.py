@@ -8,7 +8,7 @@ _LOADING = {"src", "href", "xlink:href", "srcset", "data", "poster", "action", "
 
 class Page(HTMLParser):
     """`tables`: id -> rows of cell texts, headings first; `aria_sort`: id -> the state of each heading that sorts;
-    `loads`: (tag, address) of all that is neither inline nor `#...`.
+    `loads`: (tag, address) of all that is not inline, `#...`, or numbers to save.
     """
 
     def __init__(self, text: str) -> None:
@@ -33,7 +33,7 @@ class Page(HTMLParser):
         if "id" in named:
             self.ids.append(named["id"] or "")
         self.loads += [(tag, value) for name, value in attributes
-                       if name in _LOADING and value and not value.startswith("#")]
+                       if name in _LOADING and value and not value.startswith(("#", "data:text/csv;"))]
         if tag not in _VOID:
             self.open.append(tag)
         if tag == "table":

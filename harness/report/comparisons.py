@@ -102,13 +102,13 @@ def _of_methods(rows: Sequence[TransferRow]) -> Iterable[Comparison]:
             with_scratch = bool({baseline, setting} & scratch)
             first, second = (baseline, setting) if setting in scratch else (setting, baseline)
             one = _comparison("method", first, second, "", by_method[first], by_method[second],
-                              _architecture if with_scratch else lambda row: row.source)
+                              _architecture if with_scratch else lambda row: (*row.source, row.per_class))
             if one is not None:
                 yield one
 
 
 def _architecture(row: TransferRow) -> tuple[object, ...]:
-    return row.model, row.arch
+    return row.model, row.arch, row.per_class
 
 
 def _against(rows: Sequence[TransferRow], axis: str, method: str, value_of: Callable[[TransferRow], str],

@@ -145,12 +145,13 @@ def _variant_effects(arch: str, points: Sequence[_Point], variant: str, baseline
 
 
 def _budget_effects(arch: str, transfer: Sequence[TransferRow]) -> list[Effect]:
-    """Subsets with fewer classes against those with every class, where both have as many images, to BUDGET_TOLERANCE."""
+    """Subsets with fewer classes against those with every class, where both have as many images, and not all."""
     rows = [row for row in transfer if row.num_classes and row.num_source_images]
     sizes = {row.subset: (row.num_classes or 0, row.num_source_images or 0) for row in rows}
     most_classes = max((classes for classes, _ in sizes.values()), default=0)
+    most_images = max((images for _, images in sizes.values()), default=0)
     pairs = {(few, many): f"{sizes[many][1]:,}" for few in sizes for many in sizes
-             if sizes[few][0] < most_classes == sizes[many][0]
+             if sizes[few][0] < most_classes == sizes[many][0] and sizes[many][1] < (1 - BUDGET_TOLERANCE) * most_images
              and abs(sizes[few][1] - sizes[many][1]) <= BUDGET_TOLERANCE * sizes[many][1]}
     found = []
     for method in dict.fromkeys(row.method for row in rows):

@@ -80,7 +80,9 @@ def about_source_accuracy(associations: Sequence[Association]) -> str:
 
 
 def _r(one: Association) -> str:
-    return f"r = {_plain(one.r)} ({_plain(one.low_95)} to {_plain(one.high_95)}) by {one.method}"
+    digits = 3 if abs(one.r) > 0.95 else 2
+    r, low, high = (f"{value:.{digits}f}".replace("-", "−") for value in (one.r, one.low_95, one.high_95))
+    return f"r = {r} ({low} to {high}) by {one.method}"
 
 
 def about_methods(comparisons: Sequence[Comparison], transfer: Sequence[TransferRow]) -> str:
@@ -90,15 +92,9 @@ def about_methods(comparisons: Sequence[Comparison], transfer: Sequence[Transfer
     mine = [one for one in mine if one.baseline == mine[0].baseline]
     if not mine:
         return ""
-    said = [f"{one.setting} {_beat(one)} {one.baseline} in {one.wins:,} of {one.num_pairs:,} pairs, by {_size(one)}"
-            for one in mine]
+    said = [f"{one.setting} {'beat' if one.is_clear and one.difference > 0 else 'did better than'} {one.baseline} in "
+            f"{one.wins:,} of {one.num_pairs:,} pairs of target and model, by {_size(one)}" for one in mine]
     return f"Of methods, {'; '.join(said)}.{_chosen(transfer)}"
-
-
-def _beat(one: Comparison) -> str:
-    if one.num_targets < FEWEST_TARGETS or not one.is_clear:
-        return "did better than"
-    return "beat" if one.difference > 0 else "fell behind, doing better than"
 
 
 def _size(one: Comparison) -> str:

@@ -63,7 +63,7 @@ def amounts(*, effect: float = 0.02, seeds: Sequence[int] = (0, 1, 2), targets: 
     subsets = {"all": (1000, 1_200_000), "per500": (1000, 500_000), "classes400": (400, 500_000),
                "per125": (1000, 125_000), "classes100": (100, 125_000), "per50": (1000, 50_000)}
     recipe = make_recipe(eps=(0.0,), seeds=seeds, targets=tuple(targets), methods=("full",), ranking=None,
-                         subsets=("all", *({"name": name, "classes": {"random": 10}} for name in subsets if name != "all")))
+                         subsets=("all", *({"name": name, "per_class": 10} for name in subsets if name != "all")))
     chance, results = random.Random(3), []
     for name, (num_classes, num_images) in subsets.items():
         for seed in seeds:

@@ -77,9 +77,8 @@ class Collection:
 
 def _places(recipe: Recipe) -> dict[str, dict[Any, int]]:
     """Axis -> value -> its place in the recipe."""
-    models = [getattr(model, "label", model) for model in getattr(recipe, "models", ())]
     orders: dict[str, Sequence[Any]] = {
-        "model": models, "arch": recipe.archs, "target": [target.label for target in recipe.targets],
-        "method": list(recipe.methods), "subset": [subset.name for subset in recipe.subsets],
-        "variant": list(getattr(recipe, "variants", ()))}
+        "model": [model.name for model in recipe.models], "arch": recipe.archs,
+        "target": [target.label for target in recipe.targets], "method": list(recipe.methods), "subset": [subset.name for subset in recipe.subsets],
+        "variant": list(recipe.variants)}
     return {axis: {name: place for place, name in enumerate(names)} for axis, names in orders.items()}

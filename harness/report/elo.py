@@ -79,7 +79,8 @@ def fit(wins: np.ndarray, *, ridge: float = RIDGE) -> Strengths:
             step /= 2
         strengths = strengths - step
         probability, information = expected(strengths)
-    return Strengths(strengths - strengths.mean(), np.linalg.inv(information),
+    centre = np.eye(num_models) - 1 / num_models        # strengths have sum 0: their common level has no error
+    return Strengths(strengths - strengths.mean(), centre @ np.linalg.inv(information) @ centre,
                      _deviance(wins, matches, probability, num_models), round(float(matches.sum()) / 2))
 
 

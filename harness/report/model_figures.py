@@ -32,15 +32,14 @@ def scatter_panel(board: Board, found: Association, number: int) -> Panel:
         axes.plot(ends, slope * ends + start, color=QUIET, linewidth=1.1, zorder=1)
         axes.errorbar(x, transfer, yerr=np.nan_to_num(error), fmt="o", color=SERIES[0], ecolor=SERIES[0], elinewidth=1,
                       markersize=4.5, zorder=3)
-        axes.margins(0.08, 0.1)
+        axes.margins(0.16, 0.12)
         _logit_ticks(axes, "x")
         _logit_ticks(axes, "y")
         if len(names) <= _MOST_NAMED:
-            low, high = axes.get_xlim()
-            for place, (one, left, height) in enumerate(zip(names, x, transfer, strict=True)):
-                right_half = left > (low + high) / 2
-                axes.annotate(one, (left, height), xytext=(-5 if right_half else 5, 4 if place % 2 else -9),
-                              textcoords="offset points", fontsize=6.5, color=INK, ha="right" if right_half else "left")
+            for place, point in enumerate(np.argsort(x, kind="stable")):    # to both sides in turn, where the line is not
+                above = place % 2 == 0
+                axes.annotate(names[point].rsplit("/", 1)[-1], (x[point], transfer[point]),
+                              xytext=(-5, 3) if above else (5, -7), textcoords="offset points", fontsize=6.5, color=INK, ha="right" if above else "left")
         axes.set_xlabel("source top-1, %, logit axis")
         axes.set_ylabel("mean transfer, %, logit axis")
         svg = plot.to_svg(figure, name)

@@ -47,7 +47,7 @@ class Report:
     environment: list[run_rows.EnvironmentRow]
     analysis: Analysis
     sentences: list[str]        # the answer
-    more: list[str]             # what else was found
+    more: list[str]             # what else was found and has no section
     caveats: list[str]
     sections: list[Section]
 
@@ -89,15 +89,18 @@ def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str]
     grid, classes, timing = rows.grid_rows(found), rows.class_rows(found), run_rows.timing_rows(found)
     analysis = analyse(accuracy, transfer, scores, predictions)
     said = _sentences(accuracy, transfer, analysis) or [answer.why_none(any_measured=bool(accuracy or transfer or scores))]
+    built = [sections.accuracy_section(recipe, accuracy), sections.transfer_section(recipe, transfer, analysis),
+             sections.models_section(analysis), sections.sizes_section(transfer), sections.scratch_section(analysis),
+             sections.grid_section(grid), sections.classes_section(recipe, classes, list(found.kept_classes)),
+             sections.timing_section(timing)]
+    opening = said[:MOST_OPENING]
+    at_home = {sentence for section in built for sentence in section.sentences}
     return Report(
         recipe=recipe, unfinished=[run_rows.UnfinishedRow(name, failed.get(name, "")) for name in sorted(unfinished)],
         accuracy=accuracy, transfer=transfer, grid=grid, scores=scores, classes=classes, timing=timing,
         betons=run_rows.beton_rows(found), stages=run_rows.stage_rows(found), environment=run_rows.environment_rows(found),
-        analysis=analysis, sentences=said[:MOST_OPENING], more=said[MOST_OPENING:], caveats=answer.caveats(accuracy, transfer),
-        sections=[sections.accuracy_section(recipe, accuracy), sections.transfer_section(recipe, transfer, analysis),
-                  sections.models_section(analysis), sections.sizes_section(transfer), sections.scratch_section(analysis),
-                  sections.grid_section(grid), sections.classes_section(recipe, classes, list(found.kept_classes)),
-                  sections.timing_section(timing)])
+        analysis=analysis, sentences=opening, more=[sentence for sentence in said if sentence not in {*opening, *at_home}],
+        caveats=answer.caveats(accuracy, transfer), sections=[section.without_sentences(opening) for section in built])
 
 
 def _sentences(accuracy: Sequence[rows.AccuracyRow], transfer: Sequence[rows.TransferRow], found: Analysis) -> list[str]:
@@ -131,8 +134,8 @@ def to_report_markdown(report: Report) -> str:
     if words["differences"].rows:
         parts += ["## Differences", to_markdown(words["differences"])]
     for section in report.sections:
-        if section.all_tables:
-            parts += [f"## {section.title}", *map(to_markdown, section.all_tables)]
+        if section.all_tables or section.sentences:
+            parts += [f"## {section.title}", *map(escape_markdown, section.sentences), *map(to_markdown, section.all_tables)]
     ran = [table for table in (words["kinds"], words["environment"], words["betons"], words["stages"]) if table.rows]
     if ran:
         parts += ["## What ran", *map(to_markdown, ran)]

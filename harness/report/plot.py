@@ -61,7 +61,7 @@ def style(name: str) -> AbstractContextManager[None]:
     return matplotlib.rc_context(settings)
 
 
-def blank(width: float, height: float, *, left: float = 0.42, bottom: float = 0.42, right: float = 0.08,
+def blank(width: float, height: float, *, left: float = 0.52, bottom: float = 0.42, right: float = 0.08,
           top: float = 0.08) -> tuple[Figure, Axes]:
     """A figure of so many inches that knows no global state; margins in inches, so that plots side by side line up."""
     figure = Figure(figsize=(width, height))

@@ -1,6 +1,7 @@
 """A section of the report: what it found, its plots and its tables, whatever form the report then takes."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from harness.report.plot import Panel
 from harness.report.table import Table
@@ -40,6 +41,10 @@ class Section:
     folds: tuple[Fold, ...] = ()
     note: str = ""
     nothing: str = ""
+
+    def without_sentences(self, said: Sequence[str]) -> "Section":
+        """Itself, less what has been said before."""
+        return replace(self, sentences=tuple(sentence for sentence in self.sentences if sentence not in said))
 
     @property
     def all_panels(self) -> tuple[Panel, ...]:

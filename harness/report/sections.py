@@ -26,7 +26,8 @@ def accuracy_section(recipe: Recipe, rows: Sequence[AccuracyRow]) -> Section:
 
 def transfer_section(recipe: Recipe, rows: Sequence[TransferRow], found: Analysis) -> Section:
     trained = [row for row in at_full_size(rows) if row.subset]
-    panels = figures.transfer_panels(recipe, trained)
+    several = len({(row.subset, row.eps) for row in trained}) > 1
+    panels = figures.transfer_panels(recipe, trained) if several else []
     every = tables.transfer_table(recipe, rows)
     compared, on_images = study_tables.comparison_table(found.comparisons), study_tables.image_test_table(found.image_tests)
     sentence = findings.about_methods(found.comparisons, rows)

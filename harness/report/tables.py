@@ -1,6 +1,6 @@
 """Rows to tables: the results in percent, averaged over seeds, the best of each column marked."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from harness.report.estimate import Estimate, estimate, is_near_chance
 from harness.report.rows import AccuracyRow, ClassRow, TransferRow
@@ -64,25 +64,23 @@ def _accuracy_cell(of_model: Sequence[AccuracyRow], attack: str, num_seeds: int)
 
 
 def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
-    """A line for each model kind, target and method; the target's own metric carries the marks."""
+    """A line for each model but for its seed, target, method and size of the target; its own metric carries the marks."""
     fields = ["top1", "mean_per_class", "top5"] + ["map11"] * any(row.map11 is not None for row in rows)
-    columns: tuple[Column, ...] = (
-               Column("target", numeric=False), Column("method", numeric=False),
-               Column("training classes", numeric=False),
-               Column("eps"), *(Column(SCORE_TITLES[field], hint="percent") for field in fields),
-               Column("chance", hint="percent, of the target's classes"),
-               Column("lr", hint="the chosen one of each seed"),
+    shown = _shown_axes(rows)
+    columns = (*(column for column, _ in shown), *(Column(SCORE_TITLES[field], hint="percent") for field in fields),
+               Column("chance", hint="percent, of the target's classes"), Column("lr", hint="the chosen one of each seed"),
                Column("tried", hint="configurations tried for each model"), Column("chosen on", numeric=False),
                Column("images", hint="test images"))
-    if len(recipe.archs) > 1:
-        columns = (Column("arch", numeric=False), *columns)
+    groups: dict[tuple[object, ...], dict[tuple[object, ...], list[TransferRow]]] = {}
+    for row in rows:
+        settings = groups.setdefault((row.arch, row.target, row.method, row.size), {})
+        settings.setdefault(row.source, []).append(row)
     lines: list[tuple[Cell, ...]] = []
-    for arch in recipe.archs:
-        for target in (target.label for target in recipe.targets):
-            for method in recipe.methods:
-                mine = [row for row in rows if (row.arch, row.target, row.method) == (arch, target, method)]
-                lines += [line if len(recipe.archs) == 1 else (Cell(arch, sort=arch), *line)
-                          for line in _transfer_lines(recipe, mine, target, method, fields)]
+    for settings in groups.values():
+        scores = [[_score_cell(mine, field, len(recipe.seeds)) for field in fields] for mine in settings.values()]
+        marked = [mark_best(column) for column in zip(*scores, strict=True)]
+        lines += [(*(cell_of(mine[0]) for _, cell_of in shown), *cells, *_how_cells(mine))
+                  for mine, *cells in zip(settings.values(), *marked, strict=True)]
     note = ("Test split, percent; underlined: the target's own metric, best of each target and method in bold. Each "
             "learning rate was chosen on the split named, never on the test split.")
     if "map11" in fields:
@@ -92,31 +90,46 @@ def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
     return Table("transfers", "Every transfer, and how its learning rate was chosen", columns, tuple(lines), note)
 
 
-def _transfer_lines(recipe: Recipe, rows: Sequence[TransferRow], target: str, method: str,
-                    fields: Sequence[str]) -> list[tuple[Cell, ...]]:
-    heads, scores = [], []
-    for subset in recipe.subsets:
-        for eps in recipe.eps:
-            mine = [row for row in rows if (row.subset, row.eps) == (subset.name, eps)]
-            if mine:
-                heads.append((subset.name, eps, mine))
-                scores.append([_score_cell(mine, field, len(recipe.seeds)) for field in fields])
-    marked = [mark_best(column) for column in zip(*scores, strict=True)]
-    lines = []
-    for (subset_name, eps, mine), *cells in zip(heads, *marked, strict=True):
-        first = mine[0]
-        size = first.num_classes
-        chance = 1 / first.num_answers if first.num_answers else None
-        lrs = list(dict.fromkeys(row.lr for row in mine if row.lr is not None))
-        lines.append((
-            Cell(target, sort=target), Cell(method, sort=method),
-            Cell(subset_name, sort=_or_none(size), detail=_count(size)), Cell(f"{eps:g}", sort=eps), *cells,
-            Cell(percent(chance, 1) if chance else "–", sort=chance),
+def _shown_axes(rows: Sequence[TransferRow]) -> list[tuple[Column, Callable[[TransferRow], Cell]]]:
+    """The columns that say what was transferred; axes that no row has, or only one value of, are left out."""
+    shown: list[tuple[Column, Callable[[TransferRow], Cell]]] = [
+        (Column("target", numeric=False), lambda row: Cell(row.target, sort=row.target)),
+        (Column("method", numeric=False), lambda row: Cell(row.method, sort=row.method))]
+    if any(row.model for row in rows):
+        shown.append((Column("model", numeric=False), lambda row: Cell(row.model, sort=row.model) if row.model else _NONE))
+    if any(row.subset for row in rows):
+        shown += [(Column("training classes", numeric=False), _subset_cell),
+                  (Column("eps"), lambda row: Cell(f"{row.eps:g}", sort=row.eps) if row.subset else _NONE)]
+    if any(row.variant for row in rows):
+        shown.append((Column("variant", numeric=False), lambda row: Cell(row.variant or "plain", sort=row.variant)))
+    if any(row.per_class for row in rows):
+        shown.append((Column("per class", hint="training images of each class"), lambda row: _size_cell(row.per_class)))
+    if any(row.steps for row in rows):
+        shown.append((Column("steps"), lambda row: _size_cell(row.steps)))
+    if len({row.arch for row in rows if row.arch}) > 1:
+        shown.insert(0, (Column("arch", numeric=False), lambda row: Cell(row.arch, sort=row.arch)))
+    return shown
+
+
+def _subset_cell(row: TransferRow) -> Cell:
+    if not row.subset:
+        return _NONE
+    return Cell(row.subset, sort=_or_none(row.num_classes), detail=_count(row.num_classes))
+
+
+def _size_cell(size: int | None) -> Cell:
+    return Cell("all") if size is None else Cell(f"{size:,}", sort=float(size))
+
+
+def _how_cells(rows: Sequence[TransferRow]) -> tuple[Cell, ...]:
+    """Chance, and how the configuration was chosen."""
+    first = rows[0]
+    chance = 1 / first.num_answers if first.num_answers else None
+    lrs = list(dict.fromkeys(row.lr for row in rows if row.lr is not None))
+    return (Cell(percent(chance, 1) if chance else "–", sort=chance),
             Cell(", ".join(f"{lr:g}" for lr in lrs), sort=lrs[0]) if lrs else _NONE,
-            Cell(str(first.num_configs), sort=float(first.num_configs), below=_diverged(mine)),
-            Cell(first.selected_on, sort=first.selected_on),
-            Cell(f"{first.num_images:,}", sort=float(first.num_images))))
-    return lines
+            Cell(str(first.num_configs), sort=float(first.num_configs), below=_diverged(rows)),
+            Cell(first.selected_on, sort=first.selected_on), Cell(f"{first.num_images:,}", sort=float(first.num_images)))
 
 
 def _diverged(rows: Sequence[TransferRow]) -> str:

@@ -105,6 +105,8 @@ def _effective(settings: TransferSettings, takes: frozenset[str]) -> JSON:
         del dump["epochs"]
     for name in dump.keys() - takes | (set() if "epochs" in takes else {"eval_crop"}):      # the features' own stage has it
         dump.pop(name, None)
+    if "eval_crop" in axes:
+        dump.pop("eval_crop", None)
     usual = TransferSettings()
     for name in OPTIONAL & dump.keys():
         if name in axes or getattr(plain, name) == getattr(usual, name):

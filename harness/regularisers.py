@@ -1,6 +1,6 @@
 """What Kornblith et al. 2019 switch on and off in pretraining, beside label smoothing: BatchNorm's scale, a second head.
 
-Without its scale a BatchNorm has none in transfers either; the second head is dropped behind pretraining. before the
+Without its scale a BatchNorm has none in transfers either; the second head is dropped behind pretraining. Dropout before the
 head is the Classifier's own.
 """
 

@@ -137,7 +137,8 @@ class Exclude(Step):
 class Coarser(Step):
     bottom_up: int | None = None        # Huh et al.'s label sets, by their size
     top_down: int | None = None
-    map: str | None = None              # a file: `class,label` or, as Huh et al.'s, `path label`, a line each
+    map: str | None = None              # a map of writers/subsets, or a file: `class,label` or, as Huh et al.'s, `path label`,
+    #                                     a line each
     sha256: str | None = None
 
     @model_validator(mode="before")
@@ -145,7 +146,7 @@ class Coarser(Step):
     def _look_at_the_map(cls, value: Any) -> Any:
         if not isinstance(value, dict) or not isinstance(value.get("map"), str):
             return value
-        return {**value, "sha256": digest_of(value["map"], existing_file, value.get("sha256"), "label map")}
+        return {**value, "sha256": digest_of(value["map"], _map_file, value.get("sha256"), "label map")}
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -170,7 +171,7 @@ class Coarsen(Step):
             labels = wordnet.top_down(self.coarsen.top_down, facts.all_classes)
         else:
             assert self.coarsen.map is not None
-            labels = _read_map(Path(self.coarsen.map), facts.all_classes)
+            labels = _read_map(_map_file(self.coarsen.map), facts.all_classes)
         return replace(selection, label_of=labels)
 
 
@@ -230,6 +231,11 @@ def _count(amount: int | float | None, number: int) -> int:
     if amount is None:
         return 0
     return amount if isinstance(amount, int) else int(amount * number + 0.5)
+
+
+def _map_file(name_or_path: str) -> Path:
+    own = Path(__file__).with_name("subsets") / f"{name_or_path}.map"
+    return own if own.is_file() else existing_file(name_or_path)
 
 
 def _read_map(path: Path, classes: Sequence[str]) -> dict[str, str]:

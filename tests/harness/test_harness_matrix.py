@@ -296,3 +296,13 @@ def test_a_list_of_all_classes_shares_its_data_with_the_reference():
     assert {name for name in stages if name.startswith("write/imagenet")} == {
         "write/imagenet/in1000", "write/imagenet/in900", "write/imagenet/held-out"}
     assert stages["pretrain/reference/seed1000"].needs["data"] is stages["write/imagenet/in1000"]
+
+
+@pytest.mark.parametrize("grid", [{"eval_crop": [0.5, 1.0]}, {"epochs": [1, 2]}, {"steps": [1, 2]}, {"decay_ratio": [0, 0.1]},
+                                  {"lr": [0.1], "reinit_last": [0, 1]}])
+def test_any_grid_reads_back_from_its_stage(grid: dict[str, Any]):
+    for stage in expand(recipe(methods={"full": {"grid": grid}})).stages:
+        if stage.kind == "transfer":
+            settings = TransferSettings.model_validate_json(json.dumps(stage.config["settings"]), strict=True)
+            assert {axis: list(values) for axis, values in settings.grid.axes().items()}.items() >= (
+                {axis: values for axis, values in grid.items() if axis != "lr"}.items())

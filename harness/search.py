@@ -82,7 +82,9 @@ class Search:
 
     def refit(self, best: Best, loader: Loader) -> Classifier:
         """The best point trained once more, on that loader's images. Raises Diverged and Stopped."""
+        self._save()
         self._num_turns += 1
+        self._setup = replace(self._setup, steps_per_epoch=num_batches(loader.plan, loader.num_samples))
         found = self._fit([best.trial], Fraction(1), loader).models()
         if not found:
             raise Diverged("The chosen point diverged when it was trained again on train and val.",

@@ -76,7 +76,8 @@ def run(context: StageContext) -> Outcome:
         "metric": metric, "test": counts.scores(), "lr": None, "chosen": point, "grid": grid,
         "val": next(entry["val"] for entry in grid if point.items() <= entry.items()),
         **settings_say(settings), "num_configs": len(grid), "refit": True, "num_epochs": None, "num_steps": None,
-        "num_classes": len(classes), "num_train_images": len(views.train[1]), "bn_stats": "frozen", "source_eps": None,
+        "num_classes": len(classes), "num_train_images": len(views.train[1]),
+        "num_fit_images": len(views.train[1]) + len(views.val[1]), "bn_stats": "frozen", "source_eps": None,
         "precision": "float64", "predictions": predictions.FILE, "damaged_checkpoints": [],
         "num_unconverged": sum(not entry["converged"] for entry in grid), "converged": chosen.fit.converged,
         "largest_gradient": chosen.fit.largest_gradient, "at_the_edge": chosen.at_the_edge}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from harness import method as methods
@@ -32,7 +33,10 @@ from loaders import open_loader
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
 from writers.errors import UserError
+from writers.join import join_splits
 from writers.store import open_beton
+
+TRAIN_AND_VAL = "trainval.beton"
 
 
 def run(context: StageContext) -> Outcome:
@@ -66,8 +70,12 @@ def run(context: StageContext) -> Outcome:
                         num_classes=len(classes))
         startup_s = time.monotonic() - started
         best = search.run()
+        model, num_fit_images = best.model, loader.num_samples
+        if settings.refit:
+            with open_loader(_refit_plan(context, settings)) as all_images:
+                model, num_fit_images = search.refit(best, all_images), all_images.num_samples
         evaluated = time.monotonic()
-        test = score(best.model, "test", best.crop, keep_predictions=True)
+        test = score(model, "test", best.crop, keep_predictions=True)
         eval_s = search.eval_s + time.monotonic() - evaluated
         replay_img_per_s = None
         if search.last_trainee is not None:
@@ -75,6 +83,8 @@ def run(context: StageContext) -> Outcome:
                 replay_img_per_s = replay_rate(search.last_trainee, *next(batches), train_s=search.clocks[-1].train_s)
         num_train_images = loader.num_samples
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
+    for file in context.folder.glob(f"{TRAIN_AND_VAL}*"):
+        file.unlink()
 
     chosen = search.point_of(best.trial, best.crop)
     metrics = {
@@ -82,7 +92,7 @@ def run(context: StageContext) -> Outcome:
         "grid": list(search.entries()), **settings_say(settings),
         "num_epochs": None if best.trial.settings.steps else best.trial.settings.epochs,
         "num_steps": best.trial.settings.steps or best.trial.settings.epochs * setup.steps_per_epoch,
-        "num_classes": len(classes), "num_train_images": num_train_images,
+        "num_classes": len(classes), "num_train_images": num_train_images, "num_fit_images": num_fit_images,
         "bn_stats": setup.bn_stats, "precision": precision, "source_eps": source_eps, "predictions": predictions.FILE,
         "damaged_checkpoints": [line for clock in search.clocks for line in clock.damaged_checkpoints]}
     return Outcome(metrics, _timing(search.clocks, eval_s, startup_s, replay_img_per_s))
@@ -125,6 +135,17 @@ def _train_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan
                    indices=few_per_class(beton, settings.per_class, context.config["seed"])
                    if isinstance(settings.per_class, int) else None)
     return plan if settings.train_crop == "random" else replace(plan, augment="center_crop", center_fraction=settings.eval_crop)
+
+
+def _refit_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan:
+    """The images of train, or those of it that trials see, and of val; put into one file in the stage's folder."""
+    train, val = (split_path(context, "data", split) for split in ("train", "val"))
+    file = context.folder / TRAIN_AND_VAL
+    num_images = join_splits([train, val], file, split="trainval").num_samples
+    plan, seen = replace(_train_plan(context, settings), beton=file), open_beton(train).manifest.num_samples
+    if plan.indices is None:
+        return plan
+    return replace(plan, indices=np.concatenate([plan.indices, np.arange(seen, num_images)]))
 
 
 def _check_splits(context: StageContext) -> None:

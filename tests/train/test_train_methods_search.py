@@ -18,7 +18,9 @@ from harness.transfer_settings import TransferSettings
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
 from writers.errors import UserError
+from writers.join import join_splits
 from writers.store import open_beton
+from writers.verify import verify
 
 SHORT = {key: value for key, value in TRANSFER.items() if key not in ("epochs", "lrs")}
 
@@ -177,3 +179,34 @@ def test_val_that_is_test_is_refused(root, target, model):
         run(root, "same", "full", same, model, {"epochs": 1, "lrs": [0.1]})
     with pytest.raises(ValueError, match="selected_on"):
         TransferSettings.model_validate({"selected_on": "test"})
+
+
+def test_a_refit_trains_the_chosen_point_on_train_and_val_and_tests_that(root, target, model):
+    asked = {"epochs": 2, "lrs": [0.05, 1e-6], "per_class": 5, "refit": True, "optimizer": {"schedule": "cosine"}}
+    outcome = run(root, "refit", "full", target, model, asked)
+    metrics = outcome.metrics
+    plain = run(root, "no-refit", "full", target, model, {**asked, "refit": False}).metrics
+    assert metrics["refit"] and (metrics["num_train_images"], metrics["num_fit_images"]) == (20, 20 + 24)
+    assert {name: metrics[name] for name in ("val", "grid", "chosen", "num_configs")} == {
+        name: plain[name] for name in ("val", "grid", "chosen", "num_configs")}, "chosen as without"
+    assert metrics["test"] != plain["test"] and outcome.timing["num_steps"] == 2 * 2 * 2 + 2 * 3
+    assert sorted(path.name for path in (root / "refit").iterdir()) == ["predictions.npz"]
+    splits = target.metrics["splits"]
+    train, val = (open_beton(root / "data" / splits[name]["path"]) for name in ("train", "val"))
+    join_splits([train.path, val.path], root / "data" / "target" / "both.beton", split="train")
+    joined = open_beton(root / "data" / "target" / "both.beton")
+    assert verify(joined.path) == [] and joined.labels.tolist() == [*train.labels.tolist(), *val.labels.tolist()]
+    by_hand = target.model_copy(update={"metrics": {**target.metrics, "splits": {
+        **splits, "train": {"path": "target/both.beton", "num_samples": 72}}}})
+    whole = run(root, "refit-whole", "full", target, model, {**asked, "per_class": 12, "lrs": [0.05]}).metrics
+    alone = run(root, "by-hand", "full", by_hand, model, {**asked, "refit": False, "per_class": 18, "lrs": [0.05]}).metrics
+    assert whole["test"] == alone["test"]
+
+
+def test_a_refit_goes_on_where_it_was_stopped(root, target, model):
+    asked = {"steps": 3, "lrs": [0.05, 0.01], "refit": True, "optimizer": {"schedule": "cosine"}}
+    calls = iter(range(10**6))
+    with pytest.raises(Stopped):
+        run(root, "refit-stopped", "full", target, model, asked, stop_requested=lambda: next(calls) >= 9)
+    resumed = run(root, "refit-stopped", "full", target, model, asked)
+    assert resumed.metrics == run(root, "refit-through", "full", target, model, asked).metrics

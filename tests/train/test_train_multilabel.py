@@ -22,8 +22,11 @@ from loaders.plan import LoaderPlan
 from writers.encode import Encoding
 from writers.errors import UserError
 from writers.files import open_files
+from writers.join import join_splits
 from writers.source import Example, Source
+from writers.store import open_beton
 from writers.subset import Subset, everything
+from writers.verify import verify
 from writers.write import write_split
 
 
@@ -208,6 +211,20 @@ def test_transfer_learns_many_labels_and_val_chooses_by_map(root: Path, model: A
     assert metrics["test"]["map11"] > chance + (0.15 if method == "full" else 0.05)
     assert metrics["val"]["map11"] == max(entry["val"]["map11"] for entry in metrics["grid"])
     assert "mean_per_class" not in metrics["test"] and metrics["test"]["num_images"] == 60
+
+
+def test_joined_splits_have_the_rows_of_labels_of_both(root: Path, target: Any):
+    train, val = (root / "data" / "stripes" / f"{split}.beton" for split in ("train", "val"))
+    joined = root / "data" / "joined.beton"
+    manifest = join_splits([train, val], joined, split="trainval")
+    assert verify(joined) == [] and manifest.num_samples == sum(open_beton(file).manifest.num_samples for file in (train, val))
+    assert np.array_equal(open_beton(joined).labels, np.concatenate([open_beton(file).labels for file in (train, val)]))
+    with open_loader(LoaderPlan(joined, 16, 24)) as both, open_loader(LoaderPlan(val, 16, 24)) as alone:
+        images = torch.cat([images.clone() for images, _ in both.epoch(0)])
+        assert torch.equal(images[-alone.num_samples:], torch.cat([images.clone() for images, _ in alone.epoch(0)]))
+    with pytest.raises(UserError, match="other classes"):
+        colours = write_colours(root / "data", "others", splits={"train": 2})
+        join_splits([train, root / "data" / colours.metrics["splits"]["train"]["path"]], joined, split="trainval")
 
 
 def open_labels(root: Path) -> np.ndarray:

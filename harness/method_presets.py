@@ -17,8 +17,8 @@ def _log_spaced(first: float, last: float, count: int) -> list[float]:
     return [float(f"{10 ** (first + step * number):.6g}") for number in range(count)]
 
 
-# Salman et al. 2020, "Do Adversarially Robust ImageNet Models Transfer Better?" (microsoft/robust-models-transfer, cea2c37): all
-# rows of its table of best parameters share these. There, test chooses the rate and the epoch; here val chooses the rate.
+# Salman et al. 2020, "Do Adversarially Robust ImageNet Models Transfer Better?" (microsoft/robust-models-transfer, cea2c37):
+# all rows of its table of best parameters share these. There, test chooses the rate and the epoch; here val chooses the rate.
 _SALMAN = {"epochs": 150, "batch_size": 64, "resolution": 224, "lrs": [0.01, 0.001],
            "optimizer": {"schedule": "step", "step_epochs": 50, "step_factor": 0.1, "momentum": 0.9, "weight_decay": 5e-4,
                          "decay_norm_and_bias": True}}
@@ -77,4 +77,13 @@ def spelled_out(settings: Mapping[str, Any]) -> dict[str, Any]:
     name = names.normalise(str(settings["preset"]))
     if name not in METHOD_PRESETS:
         raise names.unknown("preset of methods", name, sorted(METHOD_PRESETS))
-    return merged(METHOD_PRESETS[name], own)
+    preset = dict(METHOD_PRESETS[name])
+    if of_targets := {target: _unsaid(entry, own) for target, entry in preset.pop("per_target", {}).items()}:
+        preset["per_target"] = {target: entry for target, entry in of_targets.items() if entry}
+    return merged(preset, own)
+
+
+def _unsaid(entry: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What a preset has for one target, without what the recipe says for all."""
+    both = merged(entry, own)
+    return {key: both[key] for key in entry if key in both and (key not in own or isinstance(both[key], dict))}

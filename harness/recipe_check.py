@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from harness import method_check, points, presets
+from harness import method_check, method_presets, points, presets
 from harness.model_settings import ModelSettings
 from harness.settings import DataSettings, Recipe
 from harness.zoo_names import is_pattern, matching
@@ -55,9 +55,9 @@ def _spelled_out(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Pla
     """The values with presets and with all that each variant takes from `pretrain`; and which presets are wrong."""
     mistakes: list[tuple[Place, str]] = []
 
-    def of(place: Place, settings: Any) -> Any:
+    def of(place: Place, settings: Any, spelled_out: Callable[[dict[str, Any]], Any] = presets.spelled_out) -> Any:
         try:
-            return presets.spelled_out(settings) if isinstance(settings, dict) else settings
+            return spelled_out(settings) if isinstance(settings, dict) else settings
         except UserError as error:
             mistakes.append(((*place, "preset"), _first_lower(str(error).replace("\n", " "))))
             return None
@@ -72,6 +72,10 @@ def _spelled_out(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Pla
         wrong = {place[1] for place, _ in mistakes if place[0] == "variants"}
         values = {**values, "variants": {name: presets.merged(under, own) if isinstance(own, dict) else own
                                          for name, own in owns.items() if name not in wrong}}
+    if isinstance(methods := values.get("methods"), dict):
+        asked = {label: of(("methods", label), own, method_presets.spelled_out) for label, own in methods.items()}
+        wrong = {place[1] for place, _ in mistakes if place[0] == "methods"}
+        values = {**values, "methods": {label: {} if label in wrong else own for label, own in asked.items()}}
     return values, mistakes
 
 
@@ -192,13 +196,14 @@ def _wrong_for_method(recipe: Recipe) -> list[tuple[Place, str]]:
         for dataset in settings.per_target:
             place = ("methods", label, "per_target", dataset)
             if names.normalise(dataset) not in names.names("writers.datasets"):
-                mistakes.append((place, str(names.unknown("dataset", dataset, names.names("writers.datasets")))))
+                error = names.unknown("dataset", dataset, names.names("writers.datasets"))
+                mistakes.append((place, f"{_first_lower(error.message)} {error.hint}"))
             try:
                 own = settings.for_target(dataset)
                 mistakes += [((*place, *inner), what) for inner, what in method_check.without_effect(label, own)]
-            except ValidationError as error:
-                mistakes += [((*place, *map(str, detail["loc"])), _explain(detail, place)) for detail in
-                             error.errors(include_url=False)]
+            except ValidationError as wrong:
+                mistakes += [((*place, *map(str, detail["loc"])), _explain(detail, (*place, *map(str, detail["loc"]))))
+                             for detail in wrong.errors(include_url=False)]
     return mistakes
 
 

@@ -202,7 +202,7 @@ def _wrong_for_method(recipe: Recipe) -> list[tuple[Place, str]]:
                 own = settings.for_target(dataset)
                 mistakes += [((*place, *inner), what) for inner, what in method_check.without_effect(label, own)]
             except ValidationError as wrong:
-                mistakes += [((*place, *map(str, detail["loc"])), _explain(detail, (*place, *map(str, detail["loc"]))))
+                mistakes += [((*place, *detail["loc"]), _explain(detail, ("methods", label, *detail["loc"])))
                              for detail in wrong.errors(include_url=False)]
     return mistakes
 

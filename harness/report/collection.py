@@ -79,6 +79,6 @@ def _places(recipe: Recipe) -> dict[str, dict[Any, int]]:
     """Axis -> value -> its place in the recipe."""
     orders: dict[str, Sequence[Any]] = {
         "model": [model.name for model in recipe.models], "arch": recipe.archs,
-        "target": [target.label for target in recipe.targets], "method": list(recipe.methods), "subset": [subset.name for subset in recipe.subsets],
-        "variant": list(recipe.variants)}
+        "target": [target.label for target in recipe.targets], "method": list(recipe.methods),
+        "subset": [subset.name for subset in recipe.subsets], "variant": list(recipe.variants)}
     return {axis: {name: place for place, name in enumerate(names)} for axis, names in orders.items()}

@@ -92,9 +92,13 @@ def about_methods(comparisons: Sequence[Comparison], transfer: Sequence[Transfer
     mine = [one for one in mine if one.baseline == mine[0].baseline]
     if not mine:
         return ""
-    said = [f"{one.setting} {'beat' if one.is_clear and one.difference > 0 else 'did better than'} {one.baseline} in "
-            f"{one.wins:,} of {one.num_pairs:,} pairs of target and model, by {_size(one)}" for one in mine]
+    said = [f"{one.setting} {_beat(one)} {one.baseline} in {one.wins:,} of {one.num_pairs:,} pairs of target and model, by "
+            f"{_size(one)}" for one in mine]
     return f"Of methods, {'; '.join(said)}.{_chosen(transfer)}"
+
+
+def _beat(one: Comparison) -> str:
+    return "beat" if one.is_clear and one.difference > 0 and one.num_targets >= FEWEST_TARGETS else "did better than"
 
 
 def _size(one: Comparison) -> str:

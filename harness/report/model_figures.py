@@ -39,7 +39,8 @@ def scatter_panel(board: Board, found: Association, number: int) -> Panel:
             for place, point in enumerate(np.argsort(x, kind="stable")):    # to both sides in turn, where the line is not
                 above = place % 2 == 0
                 axes.annotate(names[point].rsplit("/", 1)[-1], (x[point], transfer[point]),
-                              xytext=(-5, 3) if above else (5, -7), textcoords="offset points", fontsize=6.5, color=INK, ha="right" if above else "left")
+                              xytext=(-5, 3) if above else (5, -7), textcoords="offset points", fontsize=6.5, color=INK,
+                              ha="right" if above else "left")
         axes.set_xlabel("source top-1, %, logit axis")
         axes.set_ylabel("mean transfer, %, logit axis")
         svg = plot.to_svg(figure, name)

@@ -2,14 +2,16 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from harness import retry
 from harness.console import bar, seconds
 from harness.executor import Event, Run
 from harness.matrix import work
@@ -56,6 +58,30 @@ def describe_progress(said: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def running_table(running: Iterable[tuple[Stage, float | None]], runs: Path) -> Table:
+    """A row for each (stage, seconds since its start): how far it is, its rate, the time it has left, its earlier attempts."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("running", overflow="fold", ratio=1)
+    for column in ("done", "img/s", "for", "ETA", "retries"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for stage, for_s in running:
+        folder = stage.folder(runs)
+        said = progress_of(folder)
+        note = f"  {said['note']}" if said.get("note") else ""
+        table.add_row(Text.assemble(stage.name, (note, "dim")), *_numbers(said), seconds(for_s) if for_s is not None else "",
+                      seconds(said["eta_s"]) if isinstance(said.get("eta_s"), (int, float)) else "",
+                      ", ".join(f"{number} {cause.replace('_', ' ')}" for cause, number in retry.counts(folder).items()))
+    return table
+
+
+def _numbers(said: dict[str, Any]) -> tuple[str, str]:
+    """How much of a count is done, and the rate."""
+    done, total, rate = (said.get(name) for name in ("done", "total", "img_per_s"))
+    known = isinstance(done, (int, float)) and isinstance(total, (int, float)) and total > 0
+    share = f"{100 * done / total:.0f} %" if known else ""
+    return share, f"{rate:,.0f}" if isinstance(rate, (int, float)) else ""
+
+
 def _plain(run: Run, events: Iterator[Event], console: Console) -> None:
     said_at = time.monotonic()
     for event in events:
@@ -83,16 +109,13 @@ def _live(run: Run, events: Iterator[Event], console: Console) -> None:
             said = {key: progress_of(stage.folder(run.folders.runs)) for key, (stage, _) in run.running.items()}
             completed = sum(work(stage) * _share_over(run, stage, said) for stage in todo)
             overall.update(task, completed=completed, count=f"{_num_over(run)}/{len(run.matrix.stages)}")
-            live.update(Group(overall, _running_table(run, said)))
+            live.update(Group(overall, _running_table(run)))
 
 
-def _running_table(run: Run, said: dict[str, dict[str, Any]]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for key, (stage, started) in run.running.items():
-        table.add_row(stage.name, seconds(time.monotonic() - started), describe_progress(said[key]))
-    for key in run.busy:
-        table.add_row(run.to_do[key].name, "", "another process runs it")
-    return table
+def _running_table(run: Run) -> Group:
+    now = time.monotonic()
+    table = running_table(((stage, now - started) for stage, started in run.running.values()), run.folders.runs)
+    return Group(table, *(Text(f"{run.to_do[key].name}: another process runs it", style="dim") for key in run.busy))
 
 
 def _share_over(run: Run, stage: Stage, said: dict[str, dict[str, Any]]) -> float:

@@ -7,6 +7,7 @@ files, and, last, `result.json` (done) or `error.txt` (failed).
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -71,11 +72,22 @@ class StageContext:
     checkpoint_every_s: float = 300.0       # of training
     trace_steps: int = 0                    # how many steps of training to trace into the folder
     ranks: Ranks = ALONE                  # this process among those that run the stage together; the first one writes
+    phase: dict[str, float] = field(default_factory=dict)   # where the present count began: total, done, and at what time
 
     def progress(self, **values: Any) -> None:
-        """Say how far the stage is (`done`, `total`, `img_per_s`, `note`); read by `harness status`. Cheap, not free."""
-        if self.ranks.is_first:
-            write_json(self.folder / "progress.json", values)
+        """Say how far the stage is (`done`, `total`, `img_per_s`, `note`); read by `harness status`. Cheap, not free.
+
+        Adds `eta_s`, of this count, from what was done since it began; a count that falls, or to another total, is another one.
+        """
+        if not self.ranks.is_first:
+            return
+        done, total, now = values.get("done"), values.get("total"), time.monotonic()
+        if done is not None and total is not None:
+            if self.phase.get("total") != total or done < self.phase["done"]:
+                self.phase.update(total=total, done=done, at=now)
+            elif done > self.phase["done"]:
+                values["eta_s"] = (now - self.phase["at"]) * (total - done) / (done - self.phase["done"])
+        write_json(self.folder / "progress.json", values)
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,11 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
     Interrupt it as you like: the same command goes on from there. A stage that fails leaves the others running, and is
     tried again at the next run. RECIPE is a file, or a name in recipes/.
     """
+    import importlib
     import shlex
     import signal
     import sys
+    import threading
 
     from harness import cancel, console, display, matrix, recipe
     from harness.executor import Cancelled, Run, begin
@@ -73,6 +75,8 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
         done = len(plan.stages) - len(run.to_do)
         terminal.print(f"{asked.name}: {len(plan.stages)} stages, {done} done, {len(run.to_do)} to run"
                        + (f", {opened.num_slots} side by side" if run.to_do else ""))
+        if run.to_do:       # what the report needs takes a second to import: meanwhile, and not with all slots idle
+            threading.Thread(target=importlib.import_module, args=("harness.report.page",), daemon=True).start()
         try:
             display.follow(run, terminal)
         except (KeyboardInterrupt, Cancelled):

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -50,25 +51,54 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, watc
 
 
 def _picture(plan: "Matrix", folders: Folders) -> "RenderableType":
+    """What runs and what has failed first: a live display shows as many lines as the terminal has."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    from harness import display, done
+    from harness import display
     from harness.commands.plan import states_of
     from harness.executor import unfinished
 
     states = states_of(plan, folders, unfinished(plan, folders))
+    running = [(stage, _running_for(stage.folder(folders.runs))) for stage in plan.stages if states[stage.key] == "running"]
+    parts: list[RenderableType] = [Text(_totals(plan, states, folders), style="bold")]
+    parts += [display.running_table(running, folders.runs)] if running else []
+    return Group(*parts, *_failures(plan, states, folders), _preparation(plan, states), _models(plan, states))
+
+
+def _totals(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> str:
+    """demo: 12 of 43 stages done, 2 running, 29 left, about 4 min of work; tried again: 3"""
+    from harness import retry
+    from harness.console import seconds
+    from harness.estimate import estimate
+
     counts = Counter(states.values())
-    title = f"{plan.recipe.name}: " + ", ".join(f"{counts[state]} {state}" for state in MARKS if counts[state])
-    details = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for stage in plan.stages:
-        folder = stage.folder(folders.runs)
-        if states[stage.key] == "running":
-            details.add_row("runs", stage.name, Text(display.describe_progress(display.progress_of(folder))))
-        elif states[stage.key] == "failed":
-            details.add_row("[red]failed[/red]", stage.name, Text(done.error_line(folder) or "", style="red"))
-    return Group(Text(title, style="bold"), _preparation(plan, states), _models(plan, states), details)
+    told = [f"{counts['done']} of {len(plan.stages)} stages done", *(f"{counts[state]} {state}" for state in MARKS
+                                                                     if counts[state] and state != "done")]
+    not_done = {stage.key: stage for stage in plan.stages if states[stage.key] in ("running", "failed", "left")}
+    known = estimate(not_done, folders.runs)
+    if known.num_unknown < len(not_done):
+        more = f" and {known.num_unknown} stages of unknown length" if known.num_unknown else ""
+        told.append(f"about {seconds(3600 * known.hours)} of work{more}")
+    retries = sum(sum(retry.counts(stage.folder(folders.runs)).values()) for stage in plan.stages)
+    return f"{plan.recipe.name}: {', '.join(told)}" + (f"; tried again: {retries}" if retries else "")
+
+
+def _running_for(folder: Path) -> float | None:
+    """Seconds since the stage was handed to its worker."""
+    try:
+        return max(0.0, time.time() - (folder / "stage.json").stat().st_mtime)
+    except OSError:
+        return None
+
+
+def _failures(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> "list[RenderableType]":
+    from rich.text import Text
+
+    from harness import done
+
+    return [Text.assemble((f"failed  {stage.name}: ", "red"), done.error_line(stage.folder(folders.runs)) or "")
+            for stage in plan.stages if states[stage.key] == "failed"]
 
 
 def _preparation(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":

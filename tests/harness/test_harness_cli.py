@@ -12,11 +12,12 @@ from typing import Any
 import click
 import pytest
 
-from harness import cli, disk, result
+from harness import cli, disk, lease, result, retry
 from harness.commands import doctor
 from harness.folders import Folders
 from harness.matrix import expand
 from harness.recipe import read
+from harness.stage import StageContext
 from writers.errors import UserError
 
 HERE = Path(__file__).parent
@@ -155,13 +156,26 @@ def test_plan_of_imagenet_needs_no_imagenet(harness):
                              "transfer": {"left": 648}}
 
 
-def test_status_shows_failures(harness):
-    stage = expand(read("tiny.yaml")).stages[0]
-    folder = stage.folder(Path("runs"))
-    folder.mkdir(parents=True)
-    (folder / "error.txt").write_text("Traceback (most recent call last):\n  ...\nValueError: bad\n")
-    code, out, _ = harness("status", "tiny.yaml")
-    assert code == 0 and "1 failed, 4 left" in out and "ValueError: bad" in out and "0/1" in out
+def test_status_shows_what_runs_what_has_failed_and_what_was_tried_again(harness, monkeypatch):
+    stages = expand(read("tiny.yaml")).stages
+    failed, runs = (stage.folder(Path("runs")) for stage in stages[:2])
+    failed.mkdir(parents=True)
+    (failed / "error.txt").write_text("Traceback (most recent call last):\n  ...\nValueError: bad\n")
+    retry.note(runs, "out_of_memory", "too large")
+    for width in ("80", "140"):
+        monkeypatch.setenv("COLUMNS", width)
+        with lease.hold(runs):
+            context = StageContext({}, runs, {}, {}, Path(), Path(), 1, "cpu")
+            context.progress(done=10, total=40, img_per_s=1234.5)
+            time.sleep(0.01)
+            context.progress(done=20, total=40, img_per_s=1234.5, note="lr 0.1")
+            eta_s = json.loads((runs / "progress.json").read_text())["eta_s"]
+            code, out, _ = harness("status", "tiny.yaml")
+        assert code == 0 and "0 of 5 stages done, 1 running, 1 failed, 3 left; tried again: 1" in out.replace("\n", " ")
+        assert "ValueError: bad" in out and "0/1" in out and "lr 0.1" in out
+        row = next(line for line in out.splitlines() if "1,234" in line)
+        assert "50 %" in row and f"{eta_s:.1f} s" in row and "1 out of memory" in row
+        assert all(len(line) <= int(width) for line in out.splitlines())
 
 
 def test_ls_names_the_files_of_the_catalogues(harness):

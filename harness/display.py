@@ -77,8 +77,9 @@ def running_table(running: Iterable[tuple[Stage, float | None]], runs: Path) -> 
 def _numbers(said: dict[str, Any]) -> tuple[str, str]:
     """How much of a count is done, and the rate."""
     done, total, rate = (said.get(name) for name in ("done", "total", "img_per_s"))
-    known = isinstance(done, (int, float)) and isinstance(total, (int, float)) and total > 0
-    share = f"{100 * done / total:.0f} %" if known else ""
+    share = ""
+    if isinstance(done, (int, float)) and isinstance(total, (int, float)) and total > 0:
+        share = f"{100 * done / total:.0f} %"
     return share, f"{rate:,.0f}" if isinstance(rate, (int, float)) else ""
 
 

@@ -79,6 +79,7 @@ def _parts(corpus: Path, scratch: Path, tiny: bool) -> list[Part]:
     load = ("--corpus", str(corpus), "--scratch", str(scratch / "load"), "--device", device, "--rounds", "2" if tiny else "3",
             "--images", "24" if tiny else "4096", "--batch-size", "8" if tiny else "256",
             "--threads", str(len(os.sched_getaffinity(0))))
+    parts.append(Part("packing", (*harness, "matrix", "--packing", "--scratch", str(scratch / "packing")), 90))
     parts.append(Part("load", (*harness, "load", *load, "--ours", "ours:restart,ours:resident", "--against",
                                "ffcv:jpeg,torchvision:io,dali:gpu"), 120))
     return parts

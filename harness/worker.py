@@ -25,38 +25,21 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
-from harness import disk, distributed, done, environment, lease, provenance, result, retry
+from harness import disk, distributed, done, environment, lease, provenance, result, retry, worker_options
 from harness.distributed import ALONE, Ranks
 from harness.result import Result, write_atomically
 from harness.stage import TAKE_WHAT_THERE_IS, StageContext, Stopped
+from harness.stop_signal import LOOK_AGAIN_S, ORPHAN_GRACE_S, STOPPED, StopSignal, end_with_parent
 from writers.errors import UserError
 
-SHARED_KINDS = ("pretrain",)        # stages that several processes can run together
-EXIT_CODES = {"done": 0, "failed": 1, "stopped": 75, "busy": 75}     # 75: EX_TEMPFAIL
-LOOK_AGAIN_S = 0.2
-ORPHAN_GRACE_S = 20.0       # for a stage to write its checkpoint when whoever started it is gone
-
-
-class StopSignal:
-    """SIGTERM, SIGINT and SIGUSR2 ask the running stage to stop at a safe point; with none running they end the process."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.running = False
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):      # USR2: what Slurm is asked to warn with
-            signal.signal(number, self._received)
-
-    def _received(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        if not self.running:
-            raise SystemExit(EXIT_CODES["stopped"])
+SHARED_KINDS = ("pretrain", "evaluate")     # stages that several processes can run together
+EXIT_CODES = {"done": 0, "failed": 1, "stopped": STOPPED, "busy": STOPPED}
 
 
 def main() -> NoReturn:
-    options = _arguments()
+    options = worker_options.parse()
     if options.cores:       # before any library counts the cores
         os.sched_setaffinity(0, {int(core) for core in options.cores.split(",")})
     stop = StopSignal()
@@ -65,7 +48,7 @@ def main() -> NoReturn:
         raise SystemExit(0)
     ranks = distributed.from_environment()
     if ranks.world_size > 1:
-        threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
+        threading.Thread(target=end_with_parent, args=(stop,), daemon=True).start()
     with distributed.joined(ranks, options.device):
         answer = run_stage(options.stage, options, stop, ranks)
         if answer["status"] == "failed" and not options.retried:
@@ -121,7 +104,7 @@ def _attempt(folder: Path, options: argparse.Namespace, stop: StopSignal, held: 
         record = _compute(folder, options, lambda: stop.requested or is_lost(), ranks)
         if is_lost():
             return "busy", "", ""
-        if ranks.is_first:
+        if record is not None:
             result.save(record, folder)
         return "done", "", ""
     except Stopped:
@@ -178,7 +161,8 @@ def _in_processes(folder: Path, options: argparse.Namespace, stop: StopSignal) -
     return "failed", "lost", f"One of {options.processes} processes was lost; each one's output is in {folder / 'log.*'}"
 
 
-def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable[[], bool], ranks: Ranks) -> Result:
+def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable[[], bool], ranks: Ranks) -> Result | None:
+    """None in a process that is not the first: the first one writes."""
     told = json.loads((folder / "stage.json").read_text())
     if ranks.world_size > 1 and told["kind"] not in SHARED_KINDS:
         raise UserError(f"A stage of kind {told['kind']} runs in one process; these are {ranks.world_size}.",
@@ -198,6 +182,8 @@ def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable
     ran = time.monotonic()
     outcome = module.run(context)
     wall_s = time.monotonic() - ran
+    if not ranks.is_first:
+        return None
     return Result(
         kind=told["kind"], key=told["key"], name=told["name"], axes=told["axes"], config=told["config"],
         needs={role: need["key"] for role, need in told["needs"].items()}, inputs=provenance.inputs(context.needs),
@@ -270,7 +256,7 @@ def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
         answer = run_stage(Path(line), options, stop)
         answers.write(json.dumps(answer) + "\n")
         if stop.requested:
-            raise SystemExit(EXIT_CODES["stopped"])
+            raise SystemExit(STOPPED)
         _free_memory()
 
 
@@ -290,17 +276,7 @@ def _read_lines(lines: "queue.SimpleQueue[str | None]", stop: StopSignal) -> Non
         time.sleep(ORPHAN_GRACE_S)
         if os.getpgrp() == os.getpid():
             os.killpg(0, signal.SIGKILL)    # with whatever the stage has started
-        os._exit(EXIT_CODES["stopped"])
-
-
-def _end_with_parent(stop: StopSignal) -> None:
-    """torchrun starts its processes in sessions of their own: where it is killed, they are to end like orphans of ours."""
-    parent = os.getppid()
-    while os.getppid() == parent:
-        time.sleep(LOOK_AGAIN_S)
-    stop.requested = True
-    time.sleep(ORPHAN_GRACE_S)
-    os._exit(EXIT_CODES["stopped"])
+        os._exit(STOPPED)
 
 
 def _free_memory() -> None:
@@ -309,38 +285,6 @@ def _free_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m harness.worker", description="Run one stage, or serve many.")
-    parser.add_argument("stage", nargs="?", type=_absolute, help="the stage's folder, with its stage.json")
-    parser.add_argument("--serve", action="store_true", help="stage folders come on stdin, a line each")
-    parser.add_argument("--data-dir", type=_absolute, default=os.environ.get("HARNESS_DATA", "data"))
-    parser.add_argument("--raw-dir", type=_absolute, default=os.environ.get("HARNESS_RAW", "raw"))
-    parser.add_argument("--threads", type=int, default=max(1, environment.num_cores() // distributed.from_environment()
-                        .local_world_size), help="CPU threads a stage may use, in each process")
-    parser.add_argument("--cores", metavar="0,1,2", help="the only cores to run on")
-    parser.add_argument("--processes", type=int, default=1, metavar="N",
-                        help="train each pretraining in N processes of this machine, one a GPU")
-    parser.add_argument("--checkpoint-minutes", type=float, default=os.environ.get("HARNESS_CHECKPOINT_MINUTES", "5"),
-                        help="wall-clock time between two checkpoints of a training stage")
-    parser.add_argument("--trace", type=int, default=os.environ.get("HARNESS_TRACE", "0"), metavar="N",
-                        help="trace N steps of each pretraining into its folder, for ui.perfetto.dev")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda:0")
-    parser.add_argument("--began-at", type=float, metavar="SECONDS",
-                        help="a failure that is later, by the file system's clock, is another run's: it is not tried again")
-    parser.add_argument("--retried", action="store_true", help="whoever started this tries again what is worth it")
-    parser.add_argument("--stages-package", default="harness.stages", help="the package whose modules run the stages")
-    options = parser.parse_args()
-    if (options.stage is None) != options.serve:
-        parser.error("name one stage folder, or say --serve")
-    if distributed.from_environment().world_size > 1 and (options.serve or options.processes > 1):
-        parser.error("under torchrun there is one stage folder to name, and no --serve and no --processes")
-    return options
-
-
-def _absolute(path: str) -> Path:
-    return Path(path).expanduser().absolute()
 
 
 if __name__ == "__main__":

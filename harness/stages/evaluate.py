@@ -58,7 +58,8 @@ def run(context: StageContext) -> Outcome:
             started = time.monotonic()
             counts = evaluate(model, loader, device=context.device, precision=precision,
                               num_classes=len(classes), views=views, eps=eps if name == "adversarial" else 0.0,
-                              attack=settings.attack if name == "adversarial" else None, keep_predictions=True)
+                              attack=settings.attack if name == "adversarial" else None, keep_predictions=True,
+                              ranks=context.ranks)
             on_labels = {view: count for view, count in counts.items() if not view.startswith("coarse ")}
             scores[name] = {view: count.scores() for view, count in on_labels.items()}
             for subset, about in coarse.items():
@@ -68,13 +69,14 @@ def run(context: StageContext) -> Outcome:
             per_class[name] = {view: count.per_class()[0].tolist() for view, count in on_labels.items()}
             answers |= {f"{name}_{view}": counts[view].predictions() for view in ("own", "common_masked") if view in counts}
             seconds[f"{name}_s"] = time.monotonic() - started
-        predicted = predictions.save(context.folder, loader, answers)
+        if context.ranks.is_first:
+            predictions.save(context.folder, loader, answers)
     attack = None
     if eps > 0:
         attack = {"norm": settings.attack.norm, "eps": eps, "steps": settings.attack.steps,
                   "step_size": settings.attack.step_length(eps), "resolution": config["resolution"]}
     return Outcome({"num_common_classes": len(common), "common_classes": common, **scores, "coarse": coarse,
-                    "per_class": per_class, "attack": attack, "precision": precision, "predictions": predicted}, seconds)
+                    "per_class": per_class, "attack": attack, "precision": precision, "predictions": predictions.FILE}, seconds)
 
 
 def _common_classes(context: StageContext, classes: list[str]) -> list[str]:

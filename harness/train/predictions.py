@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ FILE = "predictions.npz"
 
 
 def save(folder: Path, loader: Loader, answers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
-    """`save_arrays` for the images of the loader's epoch 0, in its order."""
-    order = loader.samples.order(loader.plan, 0)
+    """`save_arrays` for the images of the loader's epoch 0, in the order of one process."""
+    order = loader.samples.order(replace(loader.plan, rank=0, world_size=1), 0)
     return save_arrays(folder, loader.samples.ids[order], loader.samples.labels[order], answers)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import worker
+from harness import worker_options
 from harness.folders import Folders
 from harness.launcher import LauncherSettings
 from harness.launchers.local import LocalLauncher, slots
@@ -15,7 +15,7 @@ def test_a_workers_options_are_those_of_the_run(monkeypatch, tmp_path):
     settings = LauncherSettings(Folders(tmp_path, tmp_path, tmp_path), 1, "cpu", checkpoint_minutes=2.5, trace_steps=7)
     launcher = LocalLauncher(settings, slots(settings))
     monkeypatch.setattr(sys, "argv", launcher._command(launcher.slots[0])[2:])
-    options = worker._arguments()
+    options = worker_options.parse()
     assert (options.checkpoint_minutes, options.trace) == (2.5, 7)
 
 
@@ -27,5 +27,5 @@ def test_a_worker_of_another_launcher_takes_them_from_the_environment(monkeypatc
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["worker", str(Path("stage"))])
-    options = worker._arguments()
+    options = worker_options.parse()
     assert (options.checkpoint_minutes, options.trace) == expected

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_stages import PRETRAIN, SPLITS, write_colours
+from tiny_stages import PRETRAIN, SPLITS, as_result, write_colours
 from torch import nn
 
 from harness import distributed, result, worker
+from harness import model as models
 from harness.attack_settings import AttackSettings
 from harness.distributed import Ranks, Votes
 from harness.result import write_json
@@ -115,19 +116,20 @@ def train_plainly(beton: Path, ranks: Ranks, *, parts: int = 1, attack: AttackSe
 
 
 class Group:
-    """Two processes of this machine, forked: what this one has imported they have, too."""
+    """Processes of this machine, forked: what this one has imported they have, too."""
 
-    def __init__(self, job: Callable[..., Any], *arguments: Any) -> None:
+    def __init__(self, job: Callable[..., Any], *arguments: Any, num_processes: int = 2) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         context = multiprocessing.get_context("fork")
-        self.processes = [context.Process(target=_become, args=(rank, port, job, arguments)) for rank in range(2)]
+        self.processes = [context.Process(target=_become, args=(rank, num_processes, port, job, arguments))
+                          for rank in range(num_processes)]
         for process in self.processes:
             process.start()
 
     def codes(self) -> list[int | None]:
-        """How both ended, waiting a minute."""
+        """How each ended, waiting a minute."""
         for process in self.processes:
             process.join(60)
         codes = [process.exitcode for process in self.processes]
@@ -136,8 +138,8 @@ class Group:
         return codes
 
 
-def _become(rank: int, port: int, job: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
+def _become(rank: int, num: int, port: int, job: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(num), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(num),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     job(*arguments)
@@ -234,6 +236,34 @@ def test_a_stage_in_two_processes_resumes_as_if_it_had_not_stopped(data, written
     assert found.timing["num_restarts"] == 1
     assert "6 of the 11 images" in (whole / "log.txt").read_text()
     assert "5 of the 11 images" in (whole / "log.rank1.txt").read_text()
+
+
+def test_two_processes_evaluate_each_image_once_as_one_would(data, written, tmp_path):
+    """24 images in batches of 7: 4 and 3 of each, and of the last 2 and 1."""
+    model = models.build("resnet10", 3, channels=(8, 8, 8, 8))
+    evaluated = []
+    for name in ("one", "two"):
+        trained = make_stage(tmp_path / name, written)
+        models.save(trained / "model.pt", model, {"arch": "resnet10", "channels": [8, 8, 8, 8]})
+        result.save(as_result("pretrain", {}).model_copy(update={"key": "p"}), trained)
+        folder = tmp_path / name / "stages" / "evaluate" / "e"
+        needs = {"model": {"kind": "pretrain", "key": "p"}, "data": {"kind": "write", "key": written.key}}
+        write_json(folder / "stage.json", {
+            "kind": "evaluate", "key": "e", "name": "evaluate", "axes": {},
+            "needs": {**needs, "common_0": needs["data"]},
+            "config": {"settings": {"batch_size": 7}, "eps": 0.5, "resolution": 24, "eval_crop": 1.0, "flip_tta": False}})
+        evaluated.append(folder)
+    one, two = evaluated
+    assert Group(run_worker, one, data, num_processes=1).codes() == [0]
+    assert Group(run_worker, two, data).codes() == [0, 0]
+    ours, theirs = (result.load(folder) for folder in (two, one))
+    assert ours.metrics["clean"]["own"]["num_images"] == 3 * SPLITS["val"]
+    for name in ("clean", "adversarial"):
+        scores, expected = ours.metrics[name]["own"], theirs.metrics[name]["own"]
+        assert scores == pytest.approx(expected, rel=1e-5) and scores["num_correct"] == expected["num_correct"]
+        assert ours.metrics["per_class"][name] == theirs.metrics["per_class"][name]
+    arrays, expected = (np.load(folder / ours.metrics["predictions"]) for folder in (two, one))
+    assert arrays.files == expected.files and all((arrays[name] == expected[name]).all() for name in arrays.files)
 
 
 @pytest.mark.parametrize("victim", [0, 1])

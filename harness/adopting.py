@@ -46,7 +46,8 @@ def adopt(settings: ModelSettings, weights_dir: Path) -> Adopted:
         return _published(settings, weights_dir)
     module = names.find("harness.models", settings.name, "model")
     if not hasattr(module, "published"):
-        raise UserError(f"{settings.name} has no weights of its own.", "Say checkpoint: FILE, or name another model.")
+        raise UserError(f"{settings.name} has no weights of its own.",
+                        "Name a model.pt or a checkpoint file, or another model.")
     model, about = module.published()
     return Adopted(model, about, settings.imagenet_top1)
 

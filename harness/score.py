@@ -5,7 +5,8 @@ The catalogue is `harness/scores/`. Each file there has `NEEDS` and
     score(*, features, probs, labels) -> float      larger is better
 
 with features [N, D] (float, from before the head), probs [N, C] (rows sum to 1: the source's own classes) and labels [N]
-(integers; whatever their values, they are renumbered). What a score does not look at may be None.
+(integers; whatever their values, they are renumbered). What a score does not look at may be None. Where an image has many
+labels, [N, K] of 1, 0 and -1, logme takes them, and the others raise UserError.
 
 A file may also have `variants(*, features, probs, labels, device) -> {name: value}`, the score first and then its variants,
 where several cost little more than one; and `details(*, features, labels) -> {"score": value, ...}`, where what the score was
@@ -89,6 +90,24 @@ def _values(name: str, module: Score, *, features: Any, probs: Any, labels: Any,
 def checked_features(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:
     """Features as float64 [N, D], labels as 0..K-1 (only those present), and K. Raises UserError for what does not fit."""
     return _matrix("features", features, labels), *_renumbered(labels)
+
+
+def checked_targets(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Features as float64 [N, D], and the labels as 0.0 or 1.0, [N, K], of the K classes that are present.
+
+    labels: [N], or [N, K] where an image has many: 1 is there; anything else is not, also 0, which VOC says of what is hard
+    to see. Raises UserError likewise.
+    """
+    matrix, given = _matrix("features", features, labels), np.asarray(labels)
+    if given.ndim != 2:
+        classes, num_classes = _renumbered(given)
+        return matrix, np.eye(num_classes)[classes]
+    if not np.isin(given, (-1, 0, 1)).all():
+        raise UserError(f"labels [N, K] are 1, 0 or -1; here one is {given[~np.isin(given, (-1, 0, 1))].flat[0]}.")
+    present = (given == 1).any(axis=0)
+    if not present.any():
+        raise UserError("No image has a label.")
+    return matrix, (given[:, present] == 1).astype(np.float64)
 
 
 def checked_probs(probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:

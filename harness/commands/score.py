@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Transferability scores of a model for a dataset: kNN, LEEP, LogME and others.")
 @click.option("--model", "model_name", required=True, metavar="MODEL",
-              help="A model.pt, or a model that brings its weights, such as efficientnet_lite0.")
+              help="A model.pt; a model that brings its weights, such as efficientnet_lite0; or torchvision/NAME or timm/NAME, "
+                   "whose weights lie in those libraries' caches or in weights/ in the folder of raw downloads.")
 @click.option("--dataset", required=True, metavar="NAME", help="A name of harness ls datasets.")
 @click.option("--source", type=click.Path(path_type=Path), metavar="DIR|TAR",
               help="Its images. Default: <dataset>, or <dataset>.tar, in the folder of raw downloads.")
@@ -42,14 +43,14 @@ def command(model_name: str, dataset: str, source: Path | None, score_names: str
     from writers import names
 
     asked = [name.strip() for name in score_names.split(",")] if score_names else names.names("harness.scores")
-    functions = {name: score.find(name) for name in asked}
-    classifier, about = _model(model_name)
+    for name in asked:
+        score.find(name)        # a wrong one is told before anything is written
+    classifier, about = _model(model_name, folders)
     betons = _betons(dataset, source, protocol, folders)
     classifier = classifier.to(device)
 
     def seen(split: str) -> "Features | None":
         from harness.features import extract
-        from harness.train.precision import choose
         from loaders import open_loader
         from loaders.plan import LoaderPlan
 
@@ -58,14 +59,16 @@ def command(model_name: str, dataset: str, source: Path | None, score_names: str
         plan = LoaderPlan(betons[split], batch_size, resolution or about["resolution"], center_fraction=eval_crop,
                           device=device, num_threads=environment.num_cores())
         with open_loader(plan) as loader:
-            return extract(classifier, loader, device=device, precision=choose("auto", device))
+            return extract(classifier, loader, device=device, precision="float32",
+                           has_head=about.get("has_head", True))
 
     train = seen("train")
     assert train is not None
+    computed = score.compute(asked, features=train.features, probs=train.probs, labels=train.labels, device=device)
     found: dict[str, Any] = {"model": model_name, "dataset": dataset, "num_images": len(train.labels),
-                             "num_features": train.features.shape[1], "scores": {}}
-    for name, module in functions.items():
-        found["scores"][name] = module.score(features=train.features, probs=train.probs, labels=train.labels)
+                             "num_features": train.features.shape[1], "num_duplicates": computed.num_duplicates,
+                             "scores": computed.scores, "failed": computed.failed, "details": computed.details,
+                             "seconds": computed.seconds}
     if probe:
         from harness.probe import linear_probe
 
@@ -75,9 +78,12 @@ def command(model_name: str, dataset: str, source: Path | None, score_names: str
         return
     terminal = console.out()
     terminal.print(f"{model_name} on {dataset}: {found['num_images']:,} training images, {found['num_features']} features")
-    for name, value in found["scores"].items():
-        shown = f"{100 * value:.1f} %" if name == "knn" else f"{value:.4f}"
-        terminal.print(f"  {name:10} {shown}")
+    for name, value in computed.scores.items():
+        terminal.print(f"  {name:13} " + (f"{100 * value:.1f} %" if name.startswith("knn") else f"{value:.4f}"))
+    for name, why in computed.failed.items():
+        terminal.print(f"  {name:13} not computed: {why}", markup=False)
+    if computed.num_duplicates:
+        terminal.print(f"  {computed.num_duplicates:,} images have the features of an earlier one: kNN is flattered")
     if probe:
         result = found["probe"]
         terminal.print(f"  logistic regression: {100 * result['top1']:.1f} % top-1, {100 * result['mean_per_class']:.1f} % "
@@ -87,19 +93,16 @@ def command(model_name: str, dataset: str, source: Path | None, score_names: str
             terminal.print(f"  {remark}")
 
 
-def _model(name: str) -> "tuple[Classifier, dict[str, Any]]":
-    """A model.pt, or a model of the catalogue that comes with weights."""
+def _model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]]":
+    """A model.pt, or a model that comes with weights: packaged, or published and on this machine."""
     from harness import model
-    from writers import names
-    from writers.errors import UserError
+    from harness.adopting import adopt
+    from harness.model_settings import ModelSettings
 
     if Path(name).suffix == ".pt" or Path(name).is_file():
         return model.load(Path(name))
-    module = names.find("harness.models", name, "model")
-    if not hasattr(module, "published"):
-        raise UserError(f"{name} has no weights of its own.",
-                        "Name a model.pt: harness import-checkpoint makes one, harness run too.")
-    return cast("tuple[Classifier, dict[str, Any]]", module.published())
+    adopted = adopt(ModelSettings(name=name), folders.raw / "weights")
+    return adopted.model, adopted.about
 
 
 def _betons(dataset: str, source: Path | None, protocol: str | None, folders: Folders) -> dict[str, Path]:

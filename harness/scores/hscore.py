@@ -24,7 +24,10 @@ def score(*, features: Any, probs: Any = None, labels: Any, shrunk: bool = False
     means /= counts[:, None]
     between = (means * counts[:, None]).T @ means / len(matrix)
     if not shrunk:
-        return float(np.trace(np.linalg.pinv(centred.T @ centred / len(matrix), rcond=1e-12, hermitian=True) @ between))
+        variances, axes = np.linalg.eigh(centred.T @ centred / len(matrix))
+        # A direction in which no image differs has the variance of its rounding, and is left out.
+        kept = variances > max(1e-12 * variances[-1], (1e-13 * np.abs(matrix).max())**2)
+        return float((((axes[:, kept].T @ between) * axes[:, kept].T).sum(axis=1) / variances[kept]).sum())
     from sklearn.covariance import ledoit_wolf
 
     covariance, shrinkage = ledoit_wolf(matrix)

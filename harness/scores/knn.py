@@ -1,7 +1,8 @@
 """kNN: the share of training images whose nearest other images have their label (leave-one-out, exact).
 
 Puigcerver et al. 2020 and Sokolski's sweep: k = 1, Euclidean, on the target's training images. Chunks of products of matrices
-propose candidates in float32; distances that decide are then computed as differences, in float64. Equal distances go to the
+propose candidates in float32; distances that decide are then computed as differences, in float64, and where candidates are
+not sure to be all that matter, to all images. Equal distances go to the
 image with the lower index, equal votes to the lower label. Exact duplicates flatter the score: `duplicates` counts them.
 """
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 NEEDS = ("features",)
 CHUNK = 1024            # images whose distances to all others are in memory at once: [CHUNK, N] float32
 NEIGHBOURS = (1, 5, 20)
+SLACK = 1e-5            # of squared norms: more than float32 gets a squared distance wrong by
 SPARE = 16              # candidates beyond k: float32 may order nearly equal distances wrongly
 
 
@@ -53,13 +55,13 @@ def nearest(features: np.ndarray, k: int, *, metric: str = "euclidean", device: 
     """Of each row the k nearest others, nearest first: int64 [N, k]."""
     import torch
 
-    exact = features - features.mean(axis=0)        # smaller norms, less cancellation; distances stay as they are
+    given = np.asarray(features, np.float64)
     if metric == "cosine":
-        norms = np.linalg.norm(features, axis=1, keepdims=True)
-        exact = features / np.where(norms > 0, norms, 1)
-    exact_there = torch.as_tensor(exact, dtype=torch.float64, device=device)
-    rough = exact_there.float()
-    found = [_of_chunk(rough, exact_there, start, min(CHUNK, len(rough) - start), k) for start in range(0, len(rough), CHUNK)]
+        norms = np.linalg.norm(given, axis=1, keepdims=True)
+        given = given / np.where(norms > 0, norms, 1)
+    exact = torch.as_tensor(given, device=device)
+    rough = (exact - exact.mean(dim=0)).float()     # smaller norms, less cancellation; distances stay as they are
+    found = [_of_chunk(rough, exact, start, min(CHUNK, len(rough) - start), k) for start in range(0, len(rough), CHUNK)]
     return torch.cat(found).cpu().numpy()
 
 
@@ -73,10 +75,29 @@ def _of_chunk(rough: "Tensor", exact: "Tensor", start: int, length: int, k: int)
     import torch
 
     rows = slice(start, start + length)
-    distances = (rough**2).sum(dim=1)[None, :] - 2 * rough[rows] @ rough.T      # plus |a|^2, the same for a whole row
+    squares = (rough**2).sum(dim=1)
+    distances = squares[None, :] - 2 * rough[rows] @ rough.T + squares[rows, None]
     distances[torch.arange(length), torch.arange(start, start + length)] = torch.inf
-    candidates = distances.topk(min(k + SPARE, len(rough) - 1), dim=1, largest=False).indices.sort(dim=1).values
-    true = torch.stack([((exact[candidates[:, column]] - exact[rows])**2).sum(dim=1) for column in range(candidates.shape[1])],
-                       dim=1)
-    order = true.sort(dim=1, stable=True).indices[:, :k]        # candidates are in rising order: ties go to the lower index
-    return candidates.gather(1, order)
+    farthest, candidates = distances.topk(min(k + SPARE, len(rough) - 1), dim=1, largest=False)
+    found, reach = _order(exact, exact[rows], candidates.sort(dim=1).values, k)
+    if candidates.shape[1] < len(rough) - 1:        # those outside may be as near: equal distances, in large numbers
+        norms = squares[rows].sqrt()        # who is within reach has a norm of at most its own and the reach together
+        slack = SLACK * (squares[rows] + (norms + reach.sqrt())**2)
+        for row in (farthest[:, -1] - slack <= reach).nonzero()[:, 0].tolist():
+            others = torch.arange(len(rough), device=exact.device)
+            others = others[others != start + row][None, :]
+            found[row] = _order(exact, exact[start + row][None, :], others, k)[0][0]
+    return found
+
+
+def _order(exact: "Tensor", rows: "Tensor", candidates: "Tensor", k: int) -> "tuple[Tensor, Tensor]":
+    """Of the candidates [n, c], in rising order, the k nearest [n, k], and the squared distance [n] of the last of them."""
+    import torch
+
+    if len(rows) == 1:
+        true = ((exact[candidates[0]] - rows)**2).sum(dim=1)[None, :]
+    else:       # a column at a time: [n, c, D] would not fit
+        columns = range(candidates.shape[1])
+        true = torch.stack([((exact[candidates[:, column]] - rows)**2).sum(dim=1) for column in columns], dim=1)
+    nearest_first = true.sort(dim=1, stable=True)       # stable: ties go to the lower index
+    return candidates.gather(1, nearest_first.indices[:, :k]), nearest_first.values[:, k - 1]

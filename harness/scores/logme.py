@@ -2,14 +2,14 @@
 
 You, Liu, Wang and Long, ICML 2021; by the fixed-point iteration of the JMLR 2022 version: gamma = sum sigma^2 / (sigma^2 + t)
 with t = alpha / beta, alpha = gamma / |m|^2, beta = (N - gamma) / |f m - y|^2. The mean over classes of the log-evidence
-of a sample.
+of a sample, whose determinant is over all D directions, also where D > N.
 """
 
 from typing import Any
 
 import numpy as np
 
-from harness.score import checked_features
+from harness.score import checked_targets
 
 NEEDS = ("features",)
 MOST_ITERATIONS = 11
@@ -18,11 +18,10 @@ FLOOR = 1e-5            # under |m|^2 and the residual, as in the authors' code
 
 
 def score(*, features: Any, probs: Any = None, labels: Any) -> float:
-    """LogME. features [N, D], labels [N]. Raises UserError for what does not fit."""
-    matrix, classes, num_classes = checked_features(features, labels)
+    """LogME. features [N, D], labels [N], or [N, K] where an image has many. Raises UserError for what does not fit."""
+    matrix, targets = checked_targets(features, labels)
     left, sigma, _ = np.linalg.svd(matrix, full_matrices=False)
-    return float(np.mean([_evidence(left, sigma, matrix.shape, (classes == label).astype(np.float64))
-                          for label in range(num_classes)]))
+    return float(np.mean([_evidence(left, sigma, matrix.shape, target) for target in targets.T]))
 
 
 def _evidence(left: np.ndarray, sigma: np.ndarray, shape: tuple[int, ...], target: np.ndarray) -> float:

@@ -1,8 +1,9 @@
 """NLEEP: LEEP with the components of a Gaussian mixture on the features in place of the source's classes.
 
 Li et al., CVPR 2021, "Ranking Neural Checkpoints": principal components that keep 80 % of the variance, then a mixture of
-5 components a class with full covariances. Where 5 K components are more than a tenth of the images, as in VTAB-1k with its
-100 classes, so many cannot be fitted: then N // 10 are, at least 2, and `details` says so.
+5 components a class with full covariances, on the same images. Two fallbacks, which `details` tells: where 5 K components are
+not fewer than the images (VTAB-1k with its 100 classes), 4, 3, 2 or 1 a class are, and where not even that, one fewer than
+the images; above MOST_COMPONENTS covariances are diagonal (SUN397's 1,985 full ones take hours).
 """
 
 import warnings
@@ -16,8 +17,7 @@ from harness.scores.leep import log_likelihood
 NEEDS = ("features",)
 VARIANCE_KEPT = 0.8
 COMPONENTS_PER_CLASS = 5
-IMAGES_PER_COMPONENT = 10
-MOST_COMPONENTS = 500       # above: diagonal covariances, and `details` says so; SUN397's 1,985 full ones take hours
+MOST_COMPONENTS = 600       # with full covariances
 
 
 def score(*, features: Any, probs: Any = None, labels: Any, seed: int = 123) -> float:
@@ -33,7 +33,8 @@ def details(*, features: Any, labels: Any, seed: int = 123) -> dict[str, Any]:
 
     matrix, classes, num_classes = checked_features(features, labels)
     wanted = COMPONENTS_PER_CLASS * num_classes
-    num_components = min(wanted, max(2, len(matrix) // IMAGES_PER_COMPONENT), len(matrix))
+    num_components = next((a_class * num_classes for a_class in range(COMPONENTS_PER_CLASS, 0, -1)
+                           if a_class * num_classes < len(matrix)), max(1, len(matrix) - 1))
     covariances = "full" if num_components <= MOST_COMPONENTS else "diag"
     reduced = PCA(n_components=VARIANCE_KEPT, svd_solver="full").fit_transform(matrix) if matrix.shape[1] > 1 else matrix
     mixture = GaussianMixture(num_components, covariance_type=covariances, random_state=seed)

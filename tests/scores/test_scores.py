@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 from sklearn.linear_model import BayesianRidge
 from sklearn.neighbors import NearestNeighbors
@@ -102,8 +104,6 @@ def test_nleep_of_clumps_that_lie_apart_and_what_it_says_of_itself(data):
     kept = np.linalg.svd(features - features.mean(0), compute_uv=False)**2
     assert (np.cumsum(kept) / kept.sum())[told["num_dimensions"] - 1] >= 0.8 > (np.cumsum(kept) / kept.sum())[
         told["num_dimensions"] - 2]
-    few = nleep.details(features=features[:50], labels=np.arange(50) % 25)
-    assert (few["num_components"], few["wanted_components"]) == (5, 125)
 
 
 def test_nleep_is_leep_of_the_mixtures_posteriors(data):
@@ -129,10 +129,12 @@ def test_logme_is_the_log_density_of_the_labels_at_its_precisions(data, shape, m
     labels = random.integers(0, 2, shape[0])
     features = random.normal(0, 1, shape) + 0.5 * labels[:, None]
 
+    eigenvalues, vectors = np.linalg.eigh(features @ features.T)
+
     def evidence(log_precisions, target):
-        alpha, beta = np.exp(log_precisions)
-        covariance = np.eye(shape[0]) / beta + features @ features.T / alpha
-        return multivariate_normal(np.zeros(shape[0]), covariance, allow_singular=False).logpdf(target) / shape[0]
+        """multivariate_normal(0, covariance).logpdf(target), along the covariance's own axes."""
+        variances = np.exp(-log_precisions[1]) + np.maximum(eigenvalues, 0) * np.exp(-log_precisions[0])
+        return -0.5 * (np.log(2 * np.pi * variances) + (vectors.T @ target)**2 / variances).mean()
 
     targets = [(labels == label).astype(float) for label in (0, 1)]
     best = [max(-minimize(lambda p, y: -evidence(p, y), start, args=target, method="Nelder-Mead").fun
@@ -234,6 +236,13 @@ def test_knn_far_from_the_origin_and_with_ties():
     assert knn.nearest(line, 1)[:, 0].tolist() == [1, 0, 1, 2]
 
 
+def test_more_equal_distances_than_candidates_still_go_to_the_lowest_index():
+    features = np.zeros((100, 2))
+    features[50:] = 1
+    assert knn.nearest(features, 1)[:, 0].tolist() == [1, *[0] * 49, 51, *[50] * 49]
+    assert (knn.nearest(features, 3)[60] == [50, 51, 52]).all()
+
+
 def test_knn_counts_duplicates_and_refuses_a_k_that_is_too_large(data):
     features, _, labels = data
     assert knn.duplicates(features) == 0
@@ -241,3 +250,131 @@ def test_knn_counts_duplicates_and_refuses_a_k_that_is_too_large(data):
     for k in (0, N):
         with pytest.raises(UserError, match="k is"):
             knn.score(features=features, labels=labels, k=k)
+
+
+SHAPES = given(num_images=st.integers(6, 60), num_features=st.integers(1, 12), num_classes=st.integers(1, 5),
+               num_sources=st.integers(1, 6), seed=st.integers(0, 2**32 - 1))
+FEW = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def drawn(num_images: int, num_features: int, num_classes: int, num_sources: int, seed: int):
+    """Features with ties and constant columns, probabilities with exact zeros, labels that may leave classes out."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, num_classes, num_images)
+    features = np.round(random.normal(0, 1, (num_images, num_features)) + labels[:, None], random.integers(0, 4))
+    if num_features > 1 and random.integers(2):
+        features[:, 0] = 2      # constant
+    probs = random.dirichlet(np.full(num_sources, 0.3), num_images)
+    probs[probs < 0.05] = 0
+    return features, probs / probs.sum(axis=1, keepdims=True), labels
+
+
+@FEW
+@SHAPES
+def test_leep_of_random_shapes_is_that_of_loops(**shape):
+    _, probs, labels = drawn(**shape)
+    num_images, num_sources = probs.shape
+    total = 0.0
+    for i in range(num_images):
+        likelihood = 0.0
+        for z in range(num_sources):
+            mass = sum(probs[j, z] for j in range(num_images))
+            if mass > 0:        # a source class that nothing looks like says nothing
+                likelihood += sum(probs[j, z] for j in range(num_images) if labels[j] == labels[i]) / mass * probs[i, z]
+        total += math.log(likelihood)
+    assert leep.score(probs=probs, labels=labels) == pytest.approx(total / num_images, rel=1e-9, abs=1e-12)
+    assert leep.score(probs=probs, labels=labels) <= 1e-12
+
+
+@FEW
+@SHAPES
+def test_knn_of_random_shapes_with_ties_is_that_of_loops(**shape):
+    """Small integers: many distances are equal, and exactly so."""
+    features, _, labels = drawn(**shape)
+    features = np.round(features)
+    num_images = len(labels)
+    for k in {1, 3, num_images - 1}:
+        right = 0
+        for i in range(num_images):
+            nearest = sorted((float(((features[i] - features[j])**2).sum()), j) for j in range(num_images) if j != i)[:k]
+            votes = [0] * (labels.max() + 1)
+            for _, j in nearest:
+                votes[labels[j]] += 1
+            right += votes.index(max(votes)) == labels[i]
+        assert knn.score(features=features, labels=labels, k=k) == right / num_images
+
+
+@FEW
+@SHAPES
+def test_logme_of_random_shapes_is_the_published_iteration(**shape):
+    """gamma, alpha and beta by matrices and not by singular values; the evidence of the JMLR paper, for D of at most N."""
+    features, _, labels = drawn(**shape)
+    (num_images, num_features), found = features.shape, []
+    assume(num_features <= num_images)
+    for label in np.unique(labels):
+        y, alpha, beta = (labels == label).astype(float), 1.0, 1.0
+        for _ in range(11):
+            t = alpha / beta
+            inverse = np.linalg.inv(features.T @ features + t * np.eye(num_features))
+            m = inverse @ features.T @ y
+            gamma = num_features - t * np.trace(inverse)
+            m2, res2 = m @ m, ((features @ m - y)**2).sum()
+            alpha, beta = gamma / (m2 + 1e-5), (num_images - gamma) / (res2 + 1e-5)
+            determinant = np.linalg.slogdet(alpha * np.eye(num_features) + beta * features.T @ features)[1]
+            evidence = (num_features * math.log(alpha) + num_images * math.log(beta) - determinant - beta * res2 - alpha * m2
+                        - num_images * math.log(2 * math.pi)) / 2 / num_images
+            if abs(alpha / beta - t) / t <= 1e-3:
+                break
+        found.append(evidence)
+    assert logme.score(features=features, labels=labels) == pytest.approx(np.mean(found), rel=1e-5, abs=1e-5)
+
+
+@FEW
+@SHAPES
+def test_the_other_scores_of_random_shapes_by_their_formulas(**shape):
+    features, probs, labels = drawn(**shape)
+    present = np.unique(labels)
+    hard = probs.argmax(axis=1)
+    entropy = sum(math.log(np.mean(labels[hard == z] == y)) for y, z in zip(labels, hard, strict=True)) / len(labels)
+    assert nce.score(probs=probs, labels=labels) == pytest.approx(entropy, rel=1e-9, abs=1e-12)
+    centred = features - features.mean(axis=0)
+
+    def rate(part):
+        return 0.5 * np.log1p(np.maximum(np.linalg.eigvalsh(part.T @ part / (len(part) * 1e-4)), 0)).sum()
+
+    by_hand = rate(centred) - np.mean([rate(centred[labels == label]) for label in present])
+    assert transrate.score(features=features, labels=labels) == pytest.approx(by_hand, rel=1e-6, abs=1e-6)
+    between = np.cov(np.stack([features[labels == label].mean(axis=0) for label in labels]).T, bias=True)
+    h = np.trace(np.linalg.pinv(np.atleast_2d(np.cov(features.T, bias=True)), rcond=1e-10) @ np.atleast_2d(between))
+    assert hscore.score(features=features, labels=labels) == pytest.approx(h, rel=1e-6, abs=1e-6)
+
+
+def test_nleeps_fallbacks():
+    """5 K components as published while there are more images; then fewer a class; then one fewer than the images."""
+    features = np.random.default_rng(0).normal(0, 1, (60, 3))
+    for num_classes, components in ((5, 25), (11, 55), (12, 48), (25, 50), (40, 40), (60, 59)):
+        told = nleep.details(features=features, labels=np.arange(60) % num_classes)
+        assert (told["num_components"], told["wanted_components"]) == (components, 5 * num_classes)
+        assert told["covariances"] == "full" and told["score"] <= 0
+
+
+def test_many_labels_an_image_suit_logme_and_no_other(data):
+    features, probs, labels = data
+    many = np.where(np.eye(K, dtype=np.int8)[labels] == 1, 1, -1).astype(np.int8)
+    assert logme.score(features=features, labels=many) == logme.score(features=features, labels=labels)
+    many[0] = 1
+    assert logme.score(features=features, labels=many) != logme.score(features=features, labels=labels)
+    found = scores.compute(names("harness.scores"), features=features, probs=probs, labels=many)
+    assert found.scores.keys() == {"logme"} and found.failed.keys() == set(names("harness.scores")) - {"logme"}
+    assert all("many labels" in why for why in found.failed.values())
+
+
+def test_a_score_without_a_number_is_told_and_the_rest_go_on(data, monkeypatch):
+    features, probs, labels = data
+    monkeypatch.setattr(gbc, "score", lambda **_: float("nan"))
+    monkeypatch.setattr(nce, "score", lambda **_: 1 / 0)
+    found = scores.compute(["gbc", "nce", "leep"], features=features, probs=probs, labels=labels)
+    assert found.scores.keys() == {"leep"} and set(found.seconds) == {"gbc", "nce", "leep"}
+    assert found.failed == {"gbc": "gives nan, which is no number to compare.", "nce": "ZeroDivisionError: division by zero"}
+    with pytest.raises(UserError, match="no score named 'lep'"):
+        scores.compute(["lep"], features=features, probs=probs, labels=labels)

@@ -15,7 +15,7 @@ from harness.matrix_models import adopted
 from harness.matrix_transfers import Transfers
 from harness.matrix_zoo import Scores
 from harness.points import Points
-from harness.settings import DataSettings, EvaluateSettings, Recipe
+from harness.settings import DataSettings, EvaluateSettings, RankingSettings, Recipe
 from harness.stage import Stage
 from harness.train_settings import PretrainSettings
 from harness.transfer_settings import TransferSettings
@@ -108,9 +108,9 @@ def _pretrained(recipe: Recipe, source: DataSettings, points: Points,
     whole = _all_classes(source, recipe.subsets)
     all_data = _write(source, encoding, whole, {}, ("train", "val"), whole.name if whole else "all")
     if recipe.ranking is not None:
-        reference = _reference(recipe, all_data)
-        ranking = _rank(recipe, reference, all_data)
-        yield from (all_data, reference, ranking)
+        references = _references(recipe, all_data)
+        ranking = _rank(recipe, references, all_data)
+        yield from (all_data, *references.values(), ranking)
     yield all_data
 
     models = list(points.models())
@@ -182,22 +182,31 @@ def _all_classes(source: DataSettings, subsets: Iterable[SubsetSpec]) -> SubsetS
                  and len(subset.all_steps) == 1), None)
 
 
-def _reference(recipe: Recipe, all_data: Stage) -> Stage:
-    """The clean model on all classes whose accuracies rank them."""
+def _references(recipe: Recipe, all_data: Stage) -> dict[str, Stage]:
+    """By role: the clean models on all classes whose accuracies rank them, none on images that it was trained on."""
     assert recipe.ranking is not None
     arch, seed = recipe.archs[0], recipe.ranking.seed
     config = _PretrainConfigs(recipe, recipe.ranking.epochs).config(arch, 0.0, seed, equal_steps=False)
-    config |= {"held_out": recipe.ranking.held_out} if recipe.ranking.held_out else {}
     axes = {"role": "reference", "subset": "all", "arch": arch, "eps": 0.0, "seed": seed}
-    return Stage("pretrain", config, {"data": all_data}, axes, f"pretrain/reference/seed{seed}")
+    short = f"pretrain/reference/seed{seed}"
+    if recipe.ranking.split != "train":
+        return {"model": Stage("pretrain", config | _held_out(recipe.ranking), {"data": all_data}, axes, short)}
+    return {f"model_{part['fold']}": Stage("pretrain", config | {"held_out": part}, {"data": all_data},
+                                           axes | {"fold": part["fold"]}, f"{short}/fold{part['fold']}")
+            for part in recipe.ranking.held_out}
 
 
-def _rank(recipe: Recipe, reference: Stage, all_data: Stage) -> Stage:
+def _rank(recipe: Recipe, references: dict[str, Stage], all_data: Stage) -> Stage:
     assert recipe.ranking is not None
-    held_out = {"held_out": recipe.ranking.held_out} if recipe.ranking.held_out else {}
-    split = "train" if held_out else recipe.ranking.split
-    config = {"split": split, **held_out, "batch_size": recipe.evaluate.batch_size, **_view(recipe.pretrain)}
-    return Stage("rank", config, {"model": reference, "data": all_data}, reference.axes, "rank/reference")
+    split = "val" if recipe.ranking.split == "val" else "train"
+    config = {"split": split, **_held_out(recipe.ranking), "batch_size": recipe.evaluate.batch_size, **_view(recipe.pretrain)}
+    axes = {axis: value for axis, value in next(iter(references.values())).axes.items() if axis != "fold"}
+    return Stage("rank", config, {**references, "data": all_data}, axes, "rank/reference")
+
+
+def _held_out(ranking: RankingSettings) -> JSON:
+    """Where one model leaves out one part."""
+    return {"held_out": ranking.held_out[0]} if ranking.split == "held_out" else {}
 
 
 class _PretrainConfigs:

@@ -53,21 +53,28 @@ class RankingSettings(Settings):
     """How the recipe's own class ranking is made, for subsets that say `by: reference`."""
 
     split: Literal["val", "train", "held_out"] = "val"  # whose images score the classes; held_out: a part of train that the
-    #                                             reference model is not trained on, so that val stays unused for the results
+    #                                             reference model is not trained on, so that val stays unused for the results;
+    #                                             train: all of it, fold by fold, each by a model that is trained on the others
     per_class: Count | None = None              # `held_out`: images of each class; None: 50, as ImageNet's val has
+    folds: Annotated[int, Field(ge=2)] | None = None    # `train`: so many; None: 5
     seed: int = 1000                            # of the reference model: none of `seeds`, so that ranking and result differ
     epochs: Count | None = None                 # None: as pretrain
 
     @model_validator(mode="after")
-    def _per_class_of_held_out(self) -> Self:
+    def _only_settings_with_effect(self) -> Self:
         if self.per_class is not None and self.split != "held_out":
             raise ValueError("per_class has an effect with split: held_out only")
+        if self.folds is not None and self.split != "train":
+            raise ValueError("folds has an effect with split: train only")
         return self
 
     @property
-    def held_out(self) -> dict[str, int] | None:
-        """What of train the reference model does not see: so many images of each class, drawn by this seed."""
-        return {"per_class": self.per_class or 50, "seed": self.seed} if self.split == "held_out" else None
+    def held_out(self) -> list[dict[str, int]]:
+        """What of train each reference model does not see: so many images of each class, or a fold, drawn by this seed."""
+        if self.split == "held_out":
+            return [{"per_class": self.per_class or 50, "seed": self.seed}]
+        folds = (self.folds or 5) if self.split == "train" else 0
+        return [{"fold": fold, "folds": folds, "seed": self.seed} for fold in range(folds)]
 
 
 class EvaluateSettings(Settings):

@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.model import Classifier
+    from loaders.plan import LoaderPlan
+    from writers.store import Manifest
     from writers.subset import Subset, SubsetSpec
 
 
@@ -92,38 +97,35 @@ def _resolved(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | No
 
 
 @command.command("rank")
-@click.option("--checkpoint", required=True, metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help="A model.pt that a pretrain stage has left.")
+@click.option("--checkpoint", "checkpoints", required=True, multiple=True, metavar="FILE",
+              type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="A model.pt that a pretrain stage has left. May be given again, for folds of train: see --split.")
 @click.option("--data", required=True, type=click.Path(path_type=Path, exists=True), metavar="BETON|DIR",
               help="A beton with the model's classes, or the folder that holds one for the split.")
-@click.option("--split", default="val", show_default=True)
+@click.option("--split", type=click.Choice(["val", "test", "train"]), default="val", show_default=True,
+              help="train: what the model has not seen, of reference models of recipes whose `ranking` is by train or held_out.")
 @click.option("--resolution", type=click.IntRange(min=1), metavar="PIXELS", help="Default: the model's own.")
 @click.option("--eval-crop", type=click.FloatRange(0, 1, min_open=True), default=224 / 256, show_default=True,
               help="Centre crop: share of the shorter side.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda:0")
 @click.option("--json", "as_json", is_flag=True, help='{"classes" (hardest first), "accuracy", "num_images", ...}.')
-def rank(checkpoint: Path, data: Path, split: str, resolution: int | None, eval_crop: float, batch_size: int, device: str,
-         as_json: bool) -> None:
+def rank(checkpoints: tuple[Path, ...], data: Path, split: str, resolution: int | None, eval_crop: float, batch_size: int,
+         device: str, as_json: bool) -> None:
     """Rank a beton's classes by the model's accuracy on them, the hardest first.
 
     Prints a CSV file that a recipe can name: remove: {hardest: 100, by: ranking.csv}
     """
-    from harness import environment, model
+    from harness import environment
     from harness.train.ranking import rank_classes
     from loaders.plan import LoaderPlan
-    from writers.errors import UserError
     from writers.store import open_beton
 
     beton = open_beton(data / f"{split}.beton" if data.is_dir() else data)
-    classes = beton.manifest.classes
-    classifier, about = model.load(checkpoint)
-    if about["classes"] != classes:
-        raise UserError(f"{checkpoint} was trained on {len(about['classes'])} classes, and {beton.path} has "
-                        f"{len(classes)}, or others.", "Rank on a beton of the very classes that the model knows.")
-    plan = LoaderPlan(beton.path, batch_size, resolution or about["resolution"], center_fraction=eval_crop, device=device,
+    plan = LoaderPlan(beton.path, batch_size, resolution or 1, center_fraction=eval_crop, device=device,
                       num_threads=environment.num_cores())
-    scores = rank_classes(classifier, plan, classes, source=str(checkpoint))
+    scores = rank_classes(_models(checkpoints, plan, beton.manifest, own_resolution=resolution is None), beton.manifest.classes,
+                          source=", ".join(map(str, checkpoints)))
     ranking = scores.ranking
     if as_json:
         click.echo(json.dumps({"classes": ranking.classes, "accuracy": ranking.accuracy, "num_images": scores.num_images,
@@ -133,6 +135,30 @@ def rank(checkpoint: Path, data: Path, split: str, resolution: int | None, eval_
     click.echo("class,accuracy,mean_probability")
     for name in ranking.classes:
         click.echo(f"{_quoted(name)},{ranking.accuracy[name]:.6f},{scores.mean_probability[name]:.6f}")
+
+
+def _models(checkpoints: tuple[Path, ...], plan: "LoaderPlan", manifest: "Manifest", *,
+            own_resolution: bool) -> "Iterator[tuple[Classifier, LoaderPlan]]":
+    """Each with the images that it is to be judged on. Raises UserError for a model of other classes, and one named twice."""
+    from dataclasses import replace
+
+    from harness import model
+    from harness.train.ranking import unseen_part
+    from writers.errors import UserError
+
+    folds: list[dict[str, int]] = []
+    for checkpoint in checkpoints:
+        classifier, about = model.load(checkpoint)
+        if about["classes"] != manifest.classes:
+            raise UserError(f"{checkpoint} was trained on {len(about['classes'])} classes, and {plan.beton} has "
+                            f"{len(manifest.classes)}, or others.", "Rank on a beton of the very classes that the model knows.")
+        fold = about.get("held_out") or {}
+        if any(fold | {"fold": 0} != other | {"fold": 0} or fold == other or manifest.split != "train" for other in folds):
+            raise UserError(f"{checkpoint} would judge images that {checkpoints[0]} has judged.",
+                            "Several models rank together where each was trained without another fold of train.")
+        folds.append(fold)
+        shown = replace(plan, resolution=about["resolution"]) if own_resolution else plan
+        yield classifier, unseen_part(shown, about, split=manifest.split, source=str(checkpoint))
 
 
 def _quoted(name: str) -> str:

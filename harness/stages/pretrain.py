@@ -214,4 +214,4 @@ def _about(context: StageContext, settings: PretrainSettings, arch: str, classes
     return {"arch": arch, "channels": list(settings.channels) if settings.channels else None, "classes": list(classes),
             "blur_pool": settings.blur_pool, "batch_norm_scale": settings.batch_norm_scale, "eps": eps,
             "norm": settings.attack.norm if eps > 0 else None, "resolution": settings.resolution,
-            "seed": context.config["seed"], "stage": context.folder.name}
+            "seed": context.config["seed"], "held_out": context.config.get("held_out"), "stage": context.folder.name}

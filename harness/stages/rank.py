@@ -1,21 +1,31 @@
-"""Ranks the source's classes, the hardest first, by the reference model's accuracy on each."""
+"""Ranks the source's classes, the hardest first, by the accuracy on each of models that have not seen the images."""
+
+from collections.abc import Iterator
 
 from harness import model as models
+from harness.model import Classifier
 from harness.stage import Outcome, StageContext
 from harness.stages.pretrain import MODEL_FILE
-from harness.train.plans import eval_plan, held_out, split_path
-from harness.train.ranking import rank_classes
+from harness.train.plans import eval_plan, split_path
+from harness.train.ranking import rank_classes, unseen_part
+from loaders.plan import LoaderPlan
 
 
 def run(context: StageContext) -> Outcome:
     """Metrics: `classes`, hardest first; `accuracy` and `num_images` of each; the split, and how ties were broken."""
     config = context.config
-    model, _ = models.load(context.need_folders["model"] / MODEL_FILE)
-    plan = eval_plan(split_path(context, "data", config["split"]), config["batch_size"], config["resolution"],
-                     config["eval_crop"], context)
-    if "held_out" in config:
-        plan = held_out(plan, config["held_out"], only=True)
-    scores = rank_classes(model, plan, context.needs["data"].metrics["classes"], source=f"stage {context.folder.name}")
+    scores = rank_classes(_models(context), context.needs["data"].metrics["classes"], source=f"stage {context.folder.name}")
     return Outcome({"classes": list(scores.ranking.classes), "accuracy": dict(scores.ranking.accuracy),
                     "num_images": scores.num_images, "split": "held_out" if "held_out" in config else config["split"],
                     "tie_break": scores.ranking.tie_break})
+
+
+def _models(context: StageContext) -> Iterator[tuple[Classifier, LoaderPlan]]:
+    """One model, or for train one for each fold, with the images that it ranks by."""
+    config = context.config
+    plan = eval_plan(split_path(context, "data", config["split"]), config["batch_size"], config["resolution"],
+                     config["eval_crop"], context)
+    for role in sorted(context.needs):
+        if role.startswith("model"):
+            model, about = models.load(context.need_folders[role] / MODEL_FILE)
+            yield model, unseen_part(plan, config if "held_out" in config else about, split=config["split"], source=role)

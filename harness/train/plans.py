@@ -31,16 +31,23 @@ def eval_plan(beton: Path, batch_size: int, resolution: int, crop: float, contex
 
 
 def held_out(plan: LoaderPlan, asked: dict[str, int], *, only: bool) -> LoaderPlan:
-    """The plan without the images that are held out, {"per_class", "seed"}; or with those only."""
-    few = few_per_class(plan.beton, asked["per_class"], asked["seed"])
-    if only:
-        return replace(plan, indices=few)
+    """The plan without the images that are held out, or with those only.
+
+    {"per_class", "seed"}: so many images of each class. {"fold", "folds", "seed"}: one of so many parts of equal size, class by
+    class. Drawn by the images' ids. Raises UserError for a class that has no image left.
+    """
     beton = open_beton(plan.beton)
-    rest = np.setdiff1d(np.arange(len(beton.labels)), few)
-    if lost := np.setdiff1d(beton.labels, beton.labels[rest]).size:
-        raise UserError(f"With {asked['per_class']} images of each class held out, {lost} classes of {plan.beton.parent.name} "
-                        "have no image left to train on.", "Lower ranking.per_class.")
-    return replace(plan, indices=rest)
+    place, counts = _place_in_class(beton.labels, beton.ids, asked["seed"])
+    if "folds" in asked:
+        out, parts = place % asked["folds"] == asked["fold"], f"One of {asked['folds']} folds held out"
+    else:
+        out, parts = place < asked["per_class"], f"With {asked['per_class']} images of each class held out"
+    if only:
+        return replace(plan, indices=np.flatnonzero(out))
+    if lost := int((counts > 0).sum()) - len(np.unique(beton.labels[~out])):
+        raise UserError(f"{parts}, {lost} classes of {plan.beton.parent.name} have no image left to train on.",
+                        "Lower ranking.per_class." if "per_class" in asked else "Rank on val.")
+    return replace(plan, indices=np.flatnonzero(~out))
 
 
 def few_per_class(beton: Path, num_images: int, seed: int) -> np.ndarray:
@@ -57,8 +64,14 @@ def few_of_each(labels: np.ndarray, ids: np.ndarray, num_images: int, seed: int)
     """
     if labels.ndim != 1:
         raise UserError("per_class: images of this target have many labels, so its classes cannot be cut to size.")
+    return np.flatnonzero(_place_in_class(labels, ids, seed)[0] < num_images)
+
+
+def _place_in_class(labels: np.ndarray, ids: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each image among those of its class, in the order of a draw: int64 [N]; and images of each class: int64 [K]."""
     by_draw = np.argsort(draw(seed, "few", ids), kind="stable")
     by_class = by_draw[np.argsort(labels[by_draw], kind="stable")]
     counts = np.bincount(labels)
-    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)     # of each image in its class
-    return np.sort(by_class[place < num_images])
+    place = np.empty(len(labels), np.int64)
+    place[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return place, counts

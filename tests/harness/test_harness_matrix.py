@@ -114,6 +114,17 @@ def test_a_reference_that_equals_a_model_is_that_model():
     assert stages["rank/reference"].needs["model"].key == model.key and "role" not in model.axes
 
 
+def test_a_ranking_on_train_is_by_models_that_each_leave_out_a_fold():
+    stages = by_name(expand(recipe(ranking={"split": "train", "folds": 3})))
+    ranking, model = stages["rank/reference"], stages["pretrain/all/eps0/seed0"]
+    assert set(ranking.needs) == {"data", "model_0", "model_1", "model_2"} and "held_out" not in model.config
+    assert ranking.needs["model_1"].config["held_out"] == {"fold": 1, "folds": 3, "seed": 1000}
+    assert kinds(expand(recipe(ranking={"split": "train"})))["pretrain"] == 8 + 5
+    for wrong in ({"folds": 3}, {"split": "held_out", "folds": 3}, {"split": "train", "folds": 1}):
+        with pytest.raises(ValueError, match="folds"):
+            recipe(ranking=wrong)
+
+
 def test_names_carry_the_architecture_only_where_there_are_several():
     names = by_name(expand(recipe(archs=["resnet10", "resnet18"])))
     assert "pretrain/all/resnet18/eps0.5/seed0" in names and "pretrain/all/eps0.5/seed0" not in names

@@ -1,20 +1,25 @@
 """The stages on tiny betons: they learn, repeat themselves exactly, resume exactly, and read the test split once."""
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from tiny_stages import TRANSFER, as_result, context_of, pretrain_context, without_times, write_colours
 
 from harness import model as models
+from harness.cli import cli
 from harness.result import Result
 from harness.stage import Stopped
 from harness.stages import evaluate, pretrain, rank, transfer
 from harness.timer import SPANS
 from harness.train.flops import training_flops
+from harness.train.plans import held_out
 from loaders import open_loader
+from loaders.plan import LoaderPlan
 from writers.errors import UserError
 from writers.store import open_beton
 
@@ -241,6 +246,46 @@ def test_evaluation_counts_common_classes_masked_and_unmasked(root: Path, model:
     clean = evaluate.run(context_of(root, "clean", {**config, "eps": 0.0}, needs)).metrics
     assert clean["adversarial"] is None and clean["attack"] is None
     assert clean["clean"] == metrics["clean"]
+
+
+def test_each_fold_of_train_is_ranked_by_a_model_that_has_not_seen_it(root: Path, source: Result):
+    """The same ranking as of folds that are put together by hand; a model that has seen all of train is refused."""
+    beton = root / "data" / source.metrics["splits"]["train"]["path"]
+    needs, right, seen = {"data": source}, np.zeros(3), []
+    for number in range(2):
+        fold = {"fold": number, "folds": 2, "seed": 1000}
+        context = pretrain_context(root, source, f"model_{number}", settings={"epochs": 2})
+        context.config["held_out"] = fold
+        needs[f"model_{number}"] = as_result("pretrain", pretrain.run(context).metrics)
+        assert needs[f"model_{number}"].metrics["num_train_images"] == 30
+        inside, outside = (held_out(LoaderPlan(beton, 60, 24), fold, only=only).indices for only in (True, False))
+        assert sorted([*inside, *outside]) == list(range(60))
+        seen.append(set(inside))
+        classifier, about = models.load(root / f"model_{number}" / pretrain.MODEL_FILE)
+        assert about["held_out"] == fold
+        plan = LoaderPlan(beton, 60, 24, center_fraction=1.0, indices=sorted(seen[-1]))
+        with open_loader(plan) as loader, loader.epoch(0) as batches:
+            images, labels = next(batches)
+            correct = (classifier.eval()(images).argmax(1) == labels).numpy()
+            right += np.bincount(labels.numpy(), correct, minlength=3)
+    assert not seen[0] & seen[1]
+
+    config = {"split": "train", "batch_size": 5, "resolution": 24, "eval_crop": 1.0}
+    metrics = rank.run(context_of(root, "rank_folds", config, needs)).metrics
+    assert [metrics["accuracy"][name] for name in source.metrics["classes"]] == pytest.approx(right / 20)
+    assert set(metrics["num_images"].values()) == {20} and metrics["split"] == "train"
+
+    command = ["subset", "rank", "--data", str(beton), "--split", "train", "--eval-crop", "1", "--json"]
+    both = [part for number in range(2) for part in ("--checkpoint", str(root / f"model_{number}" / pretrain.MODEL_FILE))]
+    said = json.loads(CliRunner().invoke(cli, [*command, *both], catch_exceptions=False).stdout)
+    assert said["accuracy"] == metrics["accuracy"] and said["classes"] == metrics["classes"]
+    with pytest.raises(UserError, match="has judged"):
+        cli.main([*command, *both[:2], *both[:2]], standalone_mode=False)
+
+    pretrain.run(pretrain_context(root, source, "model_all"))
+    whole = context_of(root, "rank_seen", config, {"model_all": needs["model_0"], "data": source})
+    with pytest.raises(UserError, match="trained on all of train"):
+        rank.run(whole)
 
 
 def test_ranking_orders_classes_by_accuracy(root: Path, model: Result, source: Result):

@@ -103,7 +103,7 @@ def _resolved(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | No
 @click.option("--data", required=True, type=click.Path(path_type=Path, exists=True), metavar="BETON|DIR",
               help="A beton with the model's classes, or the folder that holds one for the split.")
 @click.option("--split", type=click.Choice(["val", "test", "train"]), default="val", show_default=True,
-              help="train: what the model has not seen, of reference models of recipes whose `ranking` is by train or held_out.")
+              help="train: what a reference model of a recipe whose ranking is by train or held_out has not seen.")
 @click.option("--resolution", type=click.IntRange(min=1), metavar="PIXELS", help="Default: the model's own.")
 @click.option("--eval-crop", type=click.FloatRange(0, 1, min_open=True), default=224 / 256, show_default=True,
               help="Centre crop: share of the shorter side.")

@@ -58,6 +58,7 @@ class Run:
         self.open_needs = {key: sum(need.key in self.to_do for need in stage.waits_for)
                            for key, stage in self.to_do.items()}
         # Kind -> a heap: the longest path first, then recipe order. By kind, because a launcher may have room for some only.
+        self.shortlists: dict[str, frozenset[str] | None] = {}
         self.in_vain: set[str] = set()                      # wait for one that has failed
         self.ready: dict[str, list[tuple[float, int, str]]] = {}
         self.busy: dict[str, float] = {}                    # held by another process -> when to ask again
@@ -112,7 +113,7 @@ class Run:
                 self.busy[stage.key] = time.monotonic() + BUSY_RETRY_S
                 yield Event("busy", stage)
                 continue
-            if shortlist.skipped([stage], self.folders.runs):
+            if shortlist.skipped([stage], self.folders.runs, self.shortlists):      # it is over, and will not change
                 self._is_finished(stage.key)
                 yield Event("skipped", stage)
                 continue

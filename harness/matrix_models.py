@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from harness import method_check
 from harness.matrix_transfers import Transfers
 from harness.matrix_zoo import Scores
 from harness.model_settings import ModelSettings
@@ -65,5 +66,7 @@ def _as_the_model_wants(recipe: Recipe, settings: ModelSettings) -> Recipe:
     view = resolution | ({"eval_crop": settings.eval_crop} if settings.eval_crop else {})
     if not view:
         return recipe
-    methods = {name: method.model_copy(update=resolution) for name, method in recipe.methods.items()}
+    methods = {label: method.model_copy(update=resolution)
+               if "resolution" in method_check.constants(method_check.name_of(label, method)).TAKES else method
+               for label, method in recipe.methods.items()}
     return recipe.model_copy(update={"methods": methods, "features": recipe.features.model_copy(update=view)})

@@ -41,13 +41,16 @@ def chosen(stage: Stage, runs: Path) -> frozenset[str] | None:
     return None if metrics is None else frozenset(metrics["chosen"])
 
 
-def skipped(stages: Iterable[Stage], runs: Path) -> set[str]:
-    """Keys of the stages whose model is not on their shortlist, as far as shortlists are there."""
-    known: dict[str, frozenset[str] | None] = {}
+def skipped(stages: Iterable[Stage], runs: Path, known: dict[str, frozenset[str] | None] | None = None) -> set[str]:
+    """Keys of the stages whose model is not on their shortlist, as far as shortlists are there.
+
+    known: shortlists, by key, that have been read and will not change; those that are read now are put there.
+    """
+    known = {} if known is None else known
     found = set()
     for stage in stages:
         if (gate := stage.only_if) is not None:
-            if gate.key not in known:
+            if gate.key not in known:       # read once: that of a large zoo is long
                 known[gate.key] = chosen(gate, runs)
             if (models := known[gate.key]) is not None and stage.axes["model"] not in models:
                 found.add(stage.key)

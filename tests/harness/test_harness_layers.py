@@ -23,7 +23,7 @@ LEVELS = (
      "disk", "lock", "lease", "cancel", "retry", "estimate", "raw", "environment", "folders", "console",
      "provenance", "slot_time", "grid", "method_check", "method_presets",
      "matrix_transfers", "matrix_zoo", "matrix_models", "points", "base_settings", "attack_settings", "train_settings",
-     "transfer_settings", "model_settings", "zoo_names", "shortlist", "presets"},
+     "transfer_settings", "model_settings", "zoo_names", "shortlist", "presets", "recipe_schema"},
 )
 
 

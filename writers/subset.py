@@ -25,7 +25,7 @@ from writers import names
 from writers.class_steps import REFERENCE, ByRanking, Keep, Listed, Remove
 from writers.errors import UserError
 from writers.ranking import Ranking
-from writers.step import Chosen, Facts, Selection
+from writers.step import Chosen, Facts, Selection, existing_file
 from writers.steps import STEPS, AnyStep, step
 
 FOLDER = Path(__file__).parent / "subsets"
@@ -127,17 +127,30 @@ class Subset:
 
 
 def named(name: str) -> SubsetSpec:
-    """The subset of that name, or of a YAML file. Raises UserError, with the near names, for an unknown one."""
+    """The subset of that name, or of a file: YAML, or a class a line. Raises UserError, with the near names, for no such one."""
     if name == "all":
         return SubsetSpec(name="all")
     if name.endswith((".yaml", ".yml")):
         return read_spec(Path(name).expanduser())
+    if name.endswith(".txt"):
+        return _class_list(existing_file(name))
     name = next((known for known in available() if names.normalise(known) == names.normalise(name)), name)
     file = file_of(name)
     if file.suffix == ".yaml":
         return read_spec(file)
-    lines = file.read_text().splitlines()
-    return SubsetSpec(name=name, classes=tuple(line for line in lines if line and not line.startswith("#")))
+    return _class_list(file)
+
+
+def _class_list(path: Path) -> SubsetSpec:
+    """Of a text file with a class a line. Raises UserError that says what is wrong."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        return SubsetSpec(name=path.stem, classes=tuple(line for line in lines if line and not line.startswith("#")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text: {error}.") from error
+    except ValidationError as error:
+        said = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path} is not a list of classes, one a line: {said}.") from error
 
 
 def read_spec(path: Path) -> SubsetSpec:

@@ -21,15 +21,17 @@ def command() -> None:
 
 
 @command.command("show")
-@click.argument("name", metavar="NAME|FILE.yaml")
+@click.argument("name", metavar="NAME|FILE")
 @click.option("--beton", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
               help="Of this beton's classes and images, counting both. Default: of ImageNet's classes.")
+@click.option("--map", "as_map", is_flag=True,
+              help="Print lines of class,label, which a step reads: coarsen: {map: FILE}.")
 @click.option("--json", "as_json", is_flag=True,
               help='{"name", "num_classes", "num_images" with --beton, "digest", "classes"}.')
-def show(name: str, beton: Path | None, as_json: bool) -> None:
+def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
     """Show the labels of a subset in their order, and what people call them.
 
-    NAME is one of harness ls subsets, or a YAML file of steps.
+    NAME is one of harness ls subsets; FILE is YAML, of steps, or text, with a class a line.
     """
     from writers import subset, wordnet
     from writers.errors import UserError
@@ -42,6 +44,11 @@ def show(name: str, beton: Path | None, as_json: bool) -> None:
         content: dict[str, object] = {"name": found.name, "num_classes": len(found.classes)}
         content |= {"num_images": num_images} if num_images is not None else {}
         click.echo(json.dumps({**content, "digest": found.digest, "classes": list(found.classes)}, indent=1))
+        return
+    if as_map:
+        for label, group in zip(found.classes, found.groups or [(one,) for one in found.classes], strict=True):
+            for one in group:
+                click.echo(f"{_quoted(one)},{_quoted(label)}")
         return
     of_images = f", {num_images:,} images" if num_images is not None else ""
     click.echo(f"# {found.name}: {len(found.classes)} classes{of_images}, digest {found.digest}")

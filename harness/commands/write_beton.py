@@ -22,8 +22,9 @@ if TYPE_CHECKING:
               help="Copy the subset out of a beton, or out of each in a folder, without decoding.")
 @click.option("--dataset", metavar="NAME",
               help="A name of harness ls datasets. Default: imagenet with --subset, else any tree.")
-@click.option("--subset", "subset_name", metavar="NAME|FILE.yaml",
-              help="Only these classes and images: a name of harness ls subsets, or a file of steps.")
+@click.option("--subset", "subset_name", metavar="NAME|FILE",
+              help="Only these classes and images: a name of harness ls subsets, a YAML file of steps, or a text file "
+                   "with a class a line.")
 @click.option("--split", "splits", multiple=True, metavar="SPLIT",
               help="train, val or test; may be given again. Default: all.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",

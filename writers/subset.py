@@ -127,7 +127,7 @@ class Subset:
 
 
 def named(name: str) -> SubsetSpec:
-    """The subset of that name, or of a file: YAML, or a class a line. Raises UserError, with the near names, for no such one."""
+    """The subset of that name, or of a file: YAML, or a class a line. Raises UserError, with near names, for no such one."""
     if name == "all":
         return SubsetSpec(name="all")
     if name.endswith((".yaml", ".yml")):

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -39,8 +39,9 @@ class Work:
     images_per_round: int = 6144
     device: str = "cpu"
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
+    def __post_init__(self) -> None:
+        # JSON makes a list of it, of which stock FFCV's compiler wants nothing to know: its thread dies, and the consumer waits.
+        object.__setattr__(self, "crop_scale", tuple(self.crop_scale))
 
     def files(self) -> list[tuple[str, int]]:
         """Every image and its label."""

@@ -40,7 +40,7 @@ class Work:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        # JSON makes a list of it, of which stock FFCV's compiler wants nothing to know: its thread dies, and the consumer waits.
+        # JSON makes a list of it, which stock FFCV does not compile: its thread dies, and the consumer waits for ever.
         object.__setattr__(self, "crop_scale", tuple(self.crop_scale))
 
     def files(self) -> list[tuple[str, int]]:

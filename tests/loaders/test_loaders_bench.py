@@ -13,6 +13,7 @@ import pytest
 from tiny_betons import jpeg, photo
 
 from benchmarks.contender import Work
+from harness.bench import Measured
 from harness.benches import _load_survey, load
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,9 @@ def test_the_parts_of_an_image_add_up_to_it(spent):
 
 def test_a_person_sees_tables_and_a_picture(views, spent, tmp_path, capsys):
     one = {"ours": [300.0, 200.0], "stock": [100.0, 100.0], "ratio": 2.5, "memory_bytes": {"ours": 2**20, "stock": 2**30}}
-    survey = {"workloads": dict.fromkeys(load.WORKLOADS, one), "threads_2_over_1": {"ours": 1.9, "stock": 1.8},
+    alone = {"ours": [500.0, 400.0], "ratio": None, "memory_bytes": {"ours": 2**21}}
+    workloads = {name: one if name in _load_survey.STOCK_TOO else alone for name in load.WORKLOADS}
+    survey = {"workloads": workloads, "threads_2_over_1": {"ours": 1.9, "stock": 1.8},
               "first_batch": {"ours, C kernel": {"import_s": 1.0, "first_batch_s": 0.12}}, "views": views, "time": spent}
     _load_survey.show(survey, {"restart": 12_300_000})
     said = capsys.readouterr().out
@@ -110,3 +113,26 @@ def test_work_on_copies_is_the_same_images_under_other_names(work):
     more = copies(real, 3)
     assert len(more.files()) == 3 * len(real.files()) and more.scratch != real.scratch
     assert {Path(path).resolve() for path, _ in more.files()} == {Path(path).resolve() for path, _ in real.files()}
+
+
+def test_the_survey_puts_its_parts_together(work, monkeypatch):
+    """With rates in place of contenders and programs."""
+    def take_turns(contenders: dict, num_rounds: int) -> tuple[dict, dict]:
+        assert num_rounds == _load_survey.MOST_ROUNDS and len(contenders) == len(load.WORKLOADS) + len(_load_survey.STOCK_TOO)
+        rates = {key: [float(changed["num_threads"] * (300 if name.startswith("ours") else 100))] * num_rounds
+                 for key, (name, changed) in contenders.items()}
+        return {key: Measured(key, rates=rate, details=[{"memory_bytes": 5}]) for key, rate in rates.items()}, {}
+
+    monkeypatch.setattr(load, "take_turns", take_turns)
+    monkeypatch.setattr(_load_survey, "_first_batches", lambda work: {})
+    monkeypatch.setattr(_load_survey, "_subprocess", lambda module, work, num_rounds: {"ran": module})
+    survey = _load_survey.measure(work | {"num_threads": 2, "images_per_round": 99}, 7)
+    assert survey["threads_2_over_1"] == {"ours": 2.0, "stock": 2.0} and survey["views"] == {"ran": "benchmarks.views"}
+    assert survey["workloads"]["rrc224"]["ratio"] == 3 and survey["workloads"]["rrc128"]["ratio"] is None
+    assert survey["workloads"]["center224"]["memory_bytes"] == {"ours": 5, "stock": 5}
+
+
+def test_the_first_batch_is_timed_from_the_call_on(work, monkeypatch):
+    monkeypatch.setattr(_load_survey, "FIRST_BATCHES", {"ours": "ours:jpeg"})
+    found = _load_survey._first_batches(work | {"images_per_round": 24})
+    assert set(found["ours"]) == {"import_s", "first_batch_s"} and min(found["ours"].values()) > 0

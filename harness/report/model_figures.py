@@ -44,9 +44,10 @@ def scatter_panel(board: Board, found: Association, number: int) -> Panel:
         axes.set_xlabel("source top-1, %, logit axis")
         axes.set_ylabel("mean transfer, %, logit axis")
         svg = plot.to_svg(figure, name)
-    detail = f"r = {found.r:.2f}, 95 % {found.low_95:.2f} to {found.high_95:.2f}; {found.num_models} models"
+    digits = 3 if abs(found.r) > 0.95 else 2
+    detail = f"r = {found.r:.{digits}f} ({found.low_95:.{digits}f} to {found.high_95:.{digits}f}), {found.num_models} models"
     lines = zip(names, accuracy.tolist(), transfer.tolist(), error.tolist(), strict=True)
-    return Panel(name, board.method, detail, f"Mean transfer by {board.method} against source accuracy, {detail}", svg,
+    return Panel(name, f"Transfer by {board.method}", detail, f"Mean transfer by {board.method} against source accuracy, {detail}", svg,
                  plot.data(("model", "source_accuracy", "mean_logit_transfer", "standard_error"), lines))
 
 
@@ -72,7 +73,7 @@ def elo_panel(standings: Sequence[Standing], number: int) -> Panel:
     detail = f"{standings[0].num_rounds} rounds; bars: 95 % intervals"
     if len(shown) < len(standings):
         detail += f"; the first {len(shown)} of {len(standings)}"
-    return _ranked_panel(f"elo-{number}", method, detail, "strength: log odds of winning against an average model",
+    return _ranked_panel(f"elo-{number}", f"Elo by {method}", detail, "strength: log odds against an average model",
                          [(one.model, one.elo, 1.96 * one.elo_standard_error) for one in shown],
                          plot.data(("model", "elo", "standard_error", "num_rounds"), (
                              (one.model, one.elo, one.elo_standard_error, one.num_rounds) for one in standings)))
@@ -82,7 +83,7 @@ def predictor_panel(powers: Sequence[Power], number: int) -> Panel:
     """Mean weighted Kendall of each predictor with its interval over targets, best on top."""
     method, targets = powers[0].method, max(one.num_targets for one in powers)
     detail = f"{targets} target{'s' * (targets > 1)}" + ("; bars: 95 % t intervals" if targets > 1 else "")
-    return _ranked_panel(f"predictors-{number}", f"Accuracy by {method}", detail, "weighted Kendall, mean over targets",
+    return _ranked_panel(f"predictors-{number}", f"What predicts {method}", detail, "weighted Kendall, mean over targets",
                          [(one.predictor, one.weighted_kendall, one.half_width_95 or 0.0) for one in powers],
                          plot.data(("predictor", "weighted_kendall", "half_width_95", "num_targets"), (
                              (one.predictor, one.weighted_kendall, one.half_width_95, one.num_targets) for one in powers)))

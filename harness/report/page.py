@@ -27,6 +27,7 @@ from harness.settings import Recipe
 from writers.errors import UserError
 
 FORMATS = ("html", "md", "csv")
+MOST_ROWS = 1000        # of a table in the page: more slow a browser down, and nobody reads them there
 MOST_OPENING = 3        # sentences that the report opens with; the others stand in their sections
 
 
@@ -119,7 +120,7 @@ def to_html(report: Report) -> str:
     folder = Path(__file__).parent
     return environment.get_template("page.html.j2").render(
         **_words(report), report=report, recipe=report.recipe, css=Markup(_css()),
-        js=Markup((folder / "page.js").read_text()), svg=Markup,
+        js=Markup((folder / "page.js").read_text()), svg=Markup, most_rows=MOST_ROWS,
         base64=lambda text: base64.b64encode(text.encode()).decode())
 
 
@@ -178,6 +179,7 @@ def _words(report: Report) -> dict[str, Any]:
             "betons": run_tables.beton_table(report.betons), "kinds": run_tables.kinds_table(report.stages),
             "environment": run_tables.environment_table(report.environment),
             "stages": run_tables.stages_table(report.stages), "facts": _facts(report),
+            "num_failed": sum(bool(row.reason) for row in report.unfinished),
             "num_stages": len(report.stages) + len(report.unfinished), "recipe_yaml": _yaml(recipe)}
 
 

@@ -96,8 +96,7 @@ def power_table(found: Sequence[Power]) -> Table:
                Column("targets"), Column("models"))
     return Table("predictors", "What cheap scores predict", columns, tuple((
         Cell(one.predictor, sort=one.predictor), Cell(one.method, sort=one.method),
-        Cell(f"{one.weighted_kendall:.2f}", sort=one.weighted_kendall,
-             below="" if one.half_width_95 is None else f"± {one.half_width_95:.2f}"),
+        _decimal(one.weighted_kendall, "" if one.half_width_95 is None else f"± {one.half_width_95:.2f}"),
         _decimal(one.pearson), _decimal(one.spearman), _decimal(one.recall_at_k), _decimal(one.relative_accuracy_at_k),
         number(one.k), number(one.num_targets), number(one.num_models)) for one in found))
 
@@ -149,5 +148,7 @@ def p_value(p: float | None) -> Cell:
     return Cell("< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}", sort=p)
 
 
-def _decimal(value: float) -> Cell:
-    return _NONE if math.isnan(value) else Cell(f"{value:.2f}".replace("-", "−"), sort=value)
+def _decimal(value: float, below: str = "") -> Cell:
+    if math.isnan(value):
+        return _NONE
+    return Cell(f"{value:z.2f}".replace("-", "−"), sort=value, below=below)     # z: no negative zero

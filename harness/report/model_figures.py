@@ -47,7 +47,8 @@ def scatter_panel(board: Board, found: Association, number: int) -> Panel:
     digits = 3 if abs(found.r) > 0.95 else 2
     detail = f"r = {found.r:.{digits}f} ({found.low_95:.{digits}f} to {found.high_95:.{digits}f}), {found.num_models} models"
     lines = zip(names, accuracy.tolist(), transfer.tolist(), error.tolist(), strict=True)
-    return Panel(name, f"Transfer by {board.method}", detail, f"Mean transfer by {board.method} against source accuracy, {detail}", svg,
+    return Panel(name, f"Transfer by {board.method}", detail,
+                 f"Mean transfer by {board.method} against source accuracy, {detail}", svg,
                  plot.data(("model", "source_accuracy", "mean_logit_transfer", "standard_error"), lines))
 
 

@@ -46,11 +46,12 @@ class MultiLabelCounts:
                 "top1": num_correct / num_images, "top5": int(right.any(1).sum()) / num_images, "loss": loss,
                 "num_images": num_images, "num_correct": num_correct}
 
-    def predictions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of every image, in order: the class of its highest logit, int32 [N], and whether it is there, bool [N]."""
-        answers = torch.cat(self._logits).argmax(1, keepdim=True)
+    def predictions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of every image, in order: the class of its highest logit, int32 [N]; whether it is there, bool [N]; logits [N, K]."""
+        logits = torch.cat(self._logits)
+        answers = logits.argmax(1, keepdim=True)
         right = torch.cat(self._labels).gather(1, answers) == 1
-        return answers[:, 0].to(torch.int32).cpu().numpy(), right[:, 0].cpu().numpy()
+        return answers[:, 0].to(torch.int32).cpu().numpy(), right[:, 0].cpu().numpy(), logits.cpu().numpy()
 
 
 def eleven_point_ap(scores: np.ndarray, labels: np.ndarray) -> float:

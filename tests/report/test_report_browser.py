@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import study_fakes
 from report_fakes import make_recipe, make_results
 from report_html import Page
 
@@ -79,6 +80,30 @@ def test_words_sort_from_a_and_cells_without_a_value_stay_last(page: Path) -> No
     for presses in (1, 2):
         by_time, _ = headings(page, "kinds", presses, 2)
         assert by_time.tables["kinds"][-1][0] == "all"
+
+
+def test_figures_of_models_stand_in_the_page_with_their_numbers(tmp_path: Path) -> None:
+    recipe = study_fakes.recipe_for(study_fakes.TARGETS[:3], ("fixed", "full"))
+    results = study_fakes.model_zoo(num_models=5, targets=study_fakes.TARGETS[:3])
+    opened = open_page(write(recipe, results, [], tmp_path / "report", ("html",)))
+    assert opened.tags.count("figure") == 6 and opened.loads == []      # scatter, predictors and Elo by each method
+
+
+def test_a_phone_scrolls_tables_and_not_the_page(page: Path) -> None:
+    """In a frame as wide as a phone, since a headless window is never narrower than 500 pixels."""
+    measured = ("<script>onmessage = () => {}; parent.document.title = "
+                "document.documentElement.scrollWidth + ' ' + document.querySelector('.scroll').scrollWidth</script></body>")
+    phone = page.with_name("phone.html")
+    phone.write_text(page.read_text().replace("</body>", measured))
+    frame = page.with_name("frame.html")
+    frame.write_text('<!doctype html><title></title><iframe src="phone.html" width="375" height="800" '
+                     'style="border:0"></iframe>')
+    assert CHROMIUM is not None
+    done = subprocess.run([CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+                           f"--user-data-dir={page.parent / 'profile'}", "--virtual-time-budget=3000", "--dump-dom",
+                           frame.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    widths = re.search(r"<title>(\d+) (\d+)</title>", done.stdout)
+    assert widths and int(widths.group(1)) <= 375 < int(widths.group(2))
 
 
 def test_an_address_opens_sorted(page: Path) -> None:

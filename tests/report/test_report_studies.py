@@ -253,6 +253,33 @@ def test_files_that_cannot_serve_make_no_test(tmp_path: Path) -> None:
     assert analysed(results, files)[0].image_tests == []
 
 
+def test_mean_average_precision_is_tested_from_what_evaluation_stores(tmp_path: Path) -> None:
+    """The files are written by the code that evaluates, and the difference is that of its own scores."""
+    torch = pytest.importorskip("torch")
+    from harness.train.average_precision import MultiLabelCounts
+    from harness.train.predictions import FILE, save_arrays
+
+    random = np.random.default_rng(4)
+    labels = random.choice([-1, 0, 1], (60, 3), p=[0.6, 0.1, 0.3]).astype(np.int8)
+    results, files, maps = [], {}, {}
+    for result in fakes.model_zoo(num_models=1, targets=("voc",), with_scores=False):
+        if result.kind == "transfer":
+            counts = MultiLabelCounts()
+            noise = {"fixed": 4.0, "full": 0.5}[result.axes["method"]]
+            counts.add(torch.tensor(labels + random.normal(0, noise, labels.shape)), torch.tensor(labels))
+            scores = counts.scores()
+            folder = tmp_path / result.axes["method"]
+            save_arrays(folder, np.arange(60, dtype=np.uint64), labels, {"test": counts.predictions()})
+            files[result.key], maps[result.axes["method"]] = folder / FILE, scores["map11"]
+            result = result.model_copy(update={"metrics": {
+                **result.metrics, "metric": "map11", "test": scores, "val": scores,
+                "grid": [{**point, "val": scores} for point in result.metrics["grid"]]}})
+        results.append(result)
+    (one,) = analysed(results, files)[0].image_tests
+    assert (one.metric, one.test, one.num_images) == ("map11", "permutation", 60)
+    assert one.difference == pytest.approx(maps["full"] - maps["fixed"]) and one.p < 0.01
+
+
 # Whole reports.
 
 def test_a_recipe_with_models_only_makes_a_whole_report(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import shutil
 import tarfile
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,10 @@ from pictures import picture
 from reseal import reseal
 from torchvision.datasets import VOCDetection
 
+from harness.matrix import expand
+from harness.result import Result
+from harness.settings import Recipe
+from harness.stage import StageContext
 from writers.dataset import SplitSettings, open_dataset
 from writers.datasets.voc2007 import CLASSES, TEST_TAR, TRAINVAL_TAR
 from writers.encode import Encoding
@@ -179,3 +184,32 @@ def test_half_of_the_tars_an_archive_cut_short_and_one_with_paths_outside(tars: 
         archive.addfile(member, io.BytesIO(b""))
     with pytest.raises(UserError, match="outside itself"):
         open_dataset("voc2007", tars, ALL)
+
+
+@pytest.mark.timeout(240)
+def test_a_recipe_takes_the_tars_through_beton_loader_training_and_map(tars: Path, tree: Path, tmp_path: Path):
+    """Every stage of the recipe, one after the other, as the executor's workers run them."""
+    small = {"epochs": 1, "batch_size": 16, "resolution": 24, "eval_crop": 1.0, "precision": "float32"}
+    recipe = Recipe.model_validate({
+        "name": "voc", "source": {"path": str(tree)}, "subsets": ["all"], "archs": ["resnet10"],
+        "pretrain": {**small, "channels": [8, 8, 8, 8]}, "methods": {"full": {**small, "lrs": [0.01]}},
+        "targets": [{"dataset": "voc2007", "path": str(tars), "accept_counts": True}]})
+    results: dict[str, Result] = {}
+    for stage in expand(recipe).stages:
+        folder = tmp_path / stage.key
+        folder.mkdir()
+        run = import_module(f"harness.stages.{stage.kind}").run
+        outcome = run(StageContext(
+            config=stage.config, folder=folder, needs={role: results[need.key] for role, need in stage.needs.items()},
+            need_folders={role: tmp_path / need.key for role, need in stage.needs.items()}, data=tmp_path / "data",
+            raw=tmp_path, num_threads=1, device="cpu"))
+        results[stage.key] = Result(kind=stage.kind, key=stage.key, name=stage.name, axes=stage.axes, config=stage.config,
+                                    needs={}, metrics=outcome.metrics, environment={}, started_at="", wall_s=0.0)
+    written, transferred = (next(one for one in results.values() if one.kind == kind and one.axes[axis] == "voc2007")
+                            for kind, axis in (("write", "dataset"), ("transfer", "target")))
+    assert written.metrics["classes"] == list(CLASSES)
+    test = open_beton(tmp_path / "data" / written.metrics["splits"]["test"]["path"])
+    assert test.manifest.multi_label and sorted(test.labels.tolist()) == sorted(labels_of(number) for number in range(41, 61))
+    metrics = transferred.metrics
+    assert metrics["metric"] == "map11" and metrics["test"]["num_images"] == 20
+    assert 0 < metrics["test"]["map11"] < 1 and metrics["val"]["num_images"] + test.manifest.num_samples < 60

@@ -23,7 +23,7 @@ class Result(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     schema_version: int = SCHEMA
-    kind: str                       # write, rank, pretrain, evaluate, transfer
+    kind: str                       # write, rank, pretrain, adopt, evaluate, features, score, ...
     key: str                        # the stage's hash
     name: str                       # for people: transfer/pets/full/minus10/eps0.5/seed0
     axes: dict[str, Any]            # subset, eps, seed, arch, target, method: those that apply

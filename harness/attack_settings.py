@@ -93,9 +93,12 @@ class EvaluationAttack(AttackSettings):
     DEFAULT_STEPS: ClassVar[int] = 20
 
     steps: Annotated[int, Field(ge=0)] = 20
+    restarts: Count = 1         # attacks of each image, from other random starts: it is robust where it withstands all of them
 
     @model_validator(mode="after")
     def _a_reference(self) -> Self:
+        if self.restarts > 1 and self.random_start == "none":
+            raise ValueError("restarts need a random_start: without one each is the same attack")
         if self.method != "pgd":
             raise ValueError(f"a model is evaluated with method: pgd; {self.method} is a way to train")
         return self

@@ -254,7 +254,11 @@ def _effective(settings: PretrainSettings | EvaluateSettings) -> JSON:
     dump = settings.model_dump(mode="json")
     if isinstance(settings, PretrainSettings):
         dump["optimizer"] = settings.optimizer.effective()
+        if settings.eval_every is None:
+            del dump["eval_every"]
         for name in REGULARISERS:
             if dump[name] == PretrainSettings.model_fields[name].default:
                 del dump[name]
+    elif settings.attack.restarts == 1:
+        del dump["attack"]["restarts"]
     return dump

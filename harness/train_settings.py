@@ -89,6 +89,7 @@ class PretrainSettings(TrainSettings):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None    # per step; the averaged weights are the model's
     accumulate: Count | Literal["auto"] = 1     # parts of a batch, one after another; `auto`: as few as fit into memory
     compile: Literal["off", "auto", "on"] = "off"   # torch.compile; `auto`: where a measurement at the start says it pays
+    eval_every: Count | None = None         # passes over the data between two evaluations on val; None: at the end only
     sync_batch_norm: bool = False           # BatchNorm over the whole batch where several GPUs share it; False: over each one's
     channels: tuple[Count, ...] | None = None   # widths of the stages, for archs that let one choose (resnet10)
     length: Literal["equal_epochs", "equal_steps"] = "equal_epochs"  # what subsets share: epochs, or the steps of `all`

@@ -9,6 +9,7 @@ import time
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from harness import model as models
 from harness.settings import EvaluateSettings
@@ -53,13 +54,14 @@ def run(context: StageContext) -> Outcome:
     per_class: dict[str, Any] = {"classes": classes}
     answers: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     seconds = {}
+    zero_gradients = torch.zeros((), dtype=torch.int64, device=context.device)
     with open_loader(plan) as loader:
         for name in ("clean", "adversarial") if eps > 0 else ("clean",):
             started = time.monotonic()
             counts = evaluate(model, loader, device=context.device, precision=precision,
                               num_classes=len(classes), views=views, eps=eps if name == "adversarial" else 0.0,
                               attack=settings.attack if name == "adversarial" else None, keep_predictions=True,
-                              ranks=context.ranks)
+                              ranks=context.ranks, zero_gradients=zero_gradients)
             on_labels = {view: count for view, count in counts.items() if not view.startswith("coarse ")}
             scores[name] = {view: count.scores() for view, count in on_labels.items()}
             for subset, about in coarse.items():
@@ -74,7 +76,8 @@ def run(context: StageContext) -> Outcome:
     attack = None
     if eps > 0:
         attack = {"norm": settings.attack.norm, "eps": eps, "steps": settings.attack.steps,
-                  "step_size": settings.attack.step_length(eps), "resolution": config["resolution"]}
+                  "step_size": settings.attack.step_length(eps), "resolution": config["resolution"],
+                  "restarts": settings.attack.restarts, "zero_gradients": int(zero_gradients)}
     return Outcome({"num_common_classes": len(common), "common_classes": common, **scores, "coarse": coarse,
                     "per_class": per_class, "attack": attack, "precision": precision, "predictions": predictions.FILE}, seconds)
 

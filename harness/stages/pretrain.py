@@ -62,11 +62,11 @@ def run(context: StageContext) -> Outcome:
         startup_s = time.monotonic() - started
         records = _train(trainee, loader, settings, context, timer, clock, trace)
         started = time.monotonic()
-        val, val_of_last_step = _scores(trainee, settings, context, precision, len(classes))
+        val, val_of_last_step = _scores(trainee, settings, context)
         if context.ranks.is_first:
             with trainee.final_weights():
                 models.save(context.folder / MODEL_FILE, model, _about(context, settings, arch, classes, eps))
-        eval_s = time.monotonic() - started
+        eval_s = time.monotonic() - started + sum(record["timing"].get("eval_s", 0.0) for record in records)
         with loader.epoch(len(records) - 1, settings.resolution) as batches:
             replay_img_per_s = replay_rate(trainee, *next(batches), train_s=clock.train_s, ranks=context.ranks)
         num_train_images = loader.num_samples
@@ -151,12 +151,21 @@ def _train(trainee: ModelTrainee, loader: Loader, settings: PretrainSettings, co
            trace: StepTrace) -> list[Record]:
     """The records of all epochs. Raises UserError with the batch that fits, where this one does not."""
     try:
-        return list(fit(trainee, loader, settings.optimizer, num_epochs=settings.epochs, timer=timer, clock=clock,
-                        steps_per_epoch=_steps_per_epoch(context, settings),
-                        resolution_at=settings.resolution_at if settings.progressive else None,
-                        checkpoints=Checkpoints(context.folder / "checkpoints", context.device, context.checkpoint_every_s,
-                                                context.ranks),
-                        stop_requested=context.stop_requested, progress=context.progress, after_step=trace.after_step))
+        passes = fit(trainee, loader, settings.optimizer, num_epochs=settings.epochs, timer=timer, clock=clock,
+                     steps_per_epoch=_steps_per_epoch(context, settings),
+                     resolution_at=settings.resolution_at if settings.progressive else None,
+                     checkpoints=Checkpoints(context.folder / "checkpoints", context.device, context.checkpoint_every_s,
+                                             context.ranks),
+                     stop_requested=context.stop_requested, progress=context.progress, after_step=trace.after_step)
+        records = []
+        for record in passes:
+            records.append(record)
+            # One from before a resume has its scores, except the last where its checkpoint was: there the weights are as then.
+            if settings.eval_every and record["epoch"] % settings.eval_every == 0 and "val" not in record:
+                started = time.monotonic()
+                record["val"], _ = _scores(trainee, settings, context)
+                record["timing"]["eval_s"] = time.monotonic() - started
+        return records
     except RuntimeError as error:
         if not trial.is_out_of_memory(error):
             raise
@@ -168,16 +177,17 @@ def _train(trainee: ModelTrainee, loader: Loader, settings: PretrainSettings, co
     raise trial.out_of_memory(trainee, batch, can_accumulate=settings.attack.method != "free")
 
 
-def _scores(trainee: ModelTrainee, settings: PretrainSettings, context: StageContext, precision: Precision,
-            num_classes: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def _scores(trainee: ModelTrainee, settings: PretrainSettings, context: StageContext,
+            ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """On val, of the weights that are kept; and, where those are averaged, of the last step's."""
     plan = eval_plan(split_path(context, "data", "val"), settings.batch_size, settings.eval_resolution or settings.resolution,
                      settings.eval_crop, context)
     judged = FlipAverage(trainee.model) if settings.flip_tta else trainee.model
     with open_loader(plan) as loader:
         def score() -> dict[str, Any]:
-            return evaluate(judged, loader, device=context.device, precision=precision, num_classes=num_classes,
-                            views={"own": View()}, ranks=context.ranks)["own"].scores()
+            return evaluate(judged, loader, device=context.device, precision=trainee.step.precision,
+                            num_classes=trainee.model.head.out_features, views={"own": View()},
+                            ranks=context.ranks)["own"].scores()
 
         of_last_step = score() if trainee.average else None
         with trainee.final_weights():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.train.loss import image_losses
-from harness.train.modes import attack_mode
+from harness.train.modes import attack_mode, eval_mode
 from harness.train.precision import Precision, autocast
 from writers.errors import UserError
 
@@ -64,6 +64,35 @@ def pgd(model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm, eps: fl
                 loss = _loss(logits_of, iterate, labels, precision)
             iterate, _ = _better(best, best_loss, iterate, loss)
     return iterate
+
+
+def restarted(attack: Callable[[], Tensor], model: nn.Module, labels: Tensor, restarts: int, precision: Precision) -> Tensor:
+    """Of so many attacks on the same images, each image's best: one that the model gets wrong, and then of the highest loss.
+
+    attack: `pgd` on them, which starts elsewhere each time; images [B, 3, R, R]. labels: int64 [B] or int8 [B, K].
+    A later attack never takes the place of a success by a failure (the defect of `robustness`, whose last restart counts).
+    """
+    best = attack()
+    if restarts == 1:
+        return best
+    best_rank = _success_and_loss(model, best, labels, precision)
+    for _ in range(restarts - 1):
+        again = attack()
+        rank = _success_and_loss(model, again, labels, precision)
+        (wrong, loss), (best_wrong, best_loss) = rank, best_rank
+        better = (wrong & ~best_wrong) | ((wrong == best_wrong) & (loss > best_loss))
+        best = torch.where(better.view(-1, 1, 1, 1), again, best)
+        best_rank = wrong | best_wrong, torch.where(better, loss, best_loss)
+    return best
+
+
+def _success_and_loss(model: nn.Module, images: Tensor, labels: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
+    """Whether the model is wrong about each image, bool [B], and its loss [B]."""
+    with eval_mode(model), torch.no_grad(), autocast(precision, images.device.type):
+        logits = model(images).float()
+    answers = logits.argmax(1)
+    right = answers == labels if labels.ndim == 1 else labels.gather(1, answers[:, None])[:, 0] == 1
+    return ~right, image_losses(logits, labels)
 
 
 def _loss_and_gradient(logits_of: Callable[[Tensor], Tensor], iterate: Tensor, labels: Tensor,

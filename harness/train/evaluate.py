@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from harness.attack_settings import AttackSettings
+from harness.attack_settings import AttackSettings, EvaluationAttack
 from harness.distributed import ALONE, Ranks
-from harness.train.attack import pgd
+from harness.train.attack import pgd, restarted
 from harness.train.average_precision import MultiLabelCounts
 from harness.train.metrics import Counts
 from harness.train.modes import eval_mode
@@ -39,11 +40,12 @@ class View:
 
 def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int,
              views: Mapping[str, View], attack: AttackSettings | None = None, eps: float = 0.0,
-             keep_predictions: bool = False, ranks: Ranks = ALONE) -> dict[str, Counts]:
+             keep_predictions: bool = False, ranks: Ranks = ALONE, zero_gradients: Tensor | None = None) -> dict[str, Counts]:
     """Count every image of the loader's epoch 0 once, in each of the views; all processes, the images of all of them.
 
     With an attack, images are first moved within `eps` to raise the loss over all logits; an image that is in no view is
     attacked none the less, so that its batch is the same in every view. The model's modes are as before.
+    zero_gradients: an int64 tensor that the attack's zero gradients are added to: images that looked robust and did not move.
     Raises UserError where images have many labels: `score` is for those.
     """
     if loader.multi_label:
@@ -52,7 +54,7 @@ def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precis
     counts = {name: Counts(max(view.groups) + 1 if view.groups else num_classes, device, labels=view.labels,
                            logits=view.logits, keep_predictions=keep_predictions) for name, view in views.items()}
     groups = {name: torch.tensor(view.groups, device=device) for name, view in views.items() if view.groups}
-    for logits, labels in _answers(model, loader, device, precision, attack, eps, ranks):
+    for logits, labels in _answers(model, loader, device, precision, attack, eps, ranks, zero_gradients):
         for name, count in counts.items():
             if name in groups:
                 count.add(coarser(logits, groups[name], count.num_classes, views[name].by), groups[name][labels])
@@ -60,6 +62,8 @@ def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precis
                 count.add(logits, labels)
     for count in counts.values():
         count.add_up(ranks)
+    if zero_gradients is not None:
+        ranks.add_up(zero_gradients)
     return counts
 
 
@@ -91,7 +95,7 @@ def count(model: nn.Module, loader: Loader, *, device: str, precision: Precision
 
 
 def _answers(model: nn.Module, loader: Loader, device: str, precision: Precision, attack: AttackSettings | None = None,
-             eps: float = 0.0, ranks: Ranks = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+             eps: float = 0.0, ranks: Ranks = ALONE, zero_gradients: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits and labels of each batch. The labels are valid until the next batch."""
     generator = torch.Generator(device).manual_seed(ranks.rank)    # of random starts: the same points every time
     num_images = 0
@@ -99,10 +103,12 @@ def _answers(model: nn.Module, loader: Loader, device: str, precision: Precision
         for images, labels in batches:
             num_images += len(labels)
             if attack is not None:
-                pixels = images.float().div_(255)
-                images = pgd(model, pixels, labels, norm=attack.norm, eps=eps, steps=attack.steps,
-                             step_size=attack.step_length(eps), random_start=attack.random_start,
-                             best_iterate=attack.best_iterate, generator=generator, precision=precision)
+                once = partial(pgd, model, images.float().div_(255), labels, norm=attack.norm, eps=eps, steps=attack.steps,
+                               step_size=attack.step_length(eps), random_start=attack.random_start,
+                               best_iterate=attack.best_iterate, generator=generator, precision=precision,
+                               zero_gradients=zero_gradients)
+                restarts = attack.restarts if isinstance(attack, EvaluationAttack) else 1
+                images = restarted(once, model, labels, restarts, precision)
             with torch.inference_mode(), autocast(precision, device):
                 logits = model(images)
             yield logits, labels

@@ -23,6 +23,12 @@ def test_eps_scales_with_resolution_where_it_is_said_at_which_it_is_meant():
     assert AttackSettings().eps_of(3.0, 160) == 3.0
 
 
+def test_restarts_are_for_random_starts():
+    assert EvaluationAttack(restarts=3, random_start="ball").restarts == 3
+    with pytest.raises(ValidationError, match="restarts need a random_start"):
+        EvaluationAttack(restarts=3)
+
+
 def test_fast_and_free_are_what_was_published():
     fast, free = AttackSettings(method="fast"), AttackSettings(method="free")
     assert (fast.steps, fast.random_start, fast.batch_norm, fast.step_length(0.4)) == (1, "ball", "train", 0.5)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from harness import model as models
 from harness.train import attack as attacking
-from harness.train.attack import pgd
+from harness.train.attack import pgd, restarted
 from writers.errors import UserError
 
 K = 5
@@ -271,6 +271,25 @@ def test_random_starts_are_uniform_in_the_ball(net):
 def test_refuses_settings_that_mean_nothing(net, batch, change, says):
     with pytest.raises(UserError, match=says):
         pgd(net, *batch, **{"norm": "l2", "eps": 1.0, "steps": 1, "step_size": 0.5, **change})
+
+
+def test_restarts_keep_any_success(net, batch):
+    """Image by image, whatever the order: a success of any restart, and of several the highest loss."""
+    images, labels = batch
+    generator = torch.Generator().manual_seed(0)
+    attacks = [torch.rand(images.shape, generator=generator) for _ in range(6)]
+    net.eval()
+    with torch.no_grad():
+        logits = torch.stack([net(attacked) for attacked in attacks])
+    wrong = logits.argmax(2) != labels
+    losses = torch.stack([functional.cross_entropy(one, labels, reduction="none") for one in logits])
+    assert (wrong.any(0) & ~wrong[-1]).any(), "the case says nothing where the last restart alone would do"
+    for order in (range(6), range(5, -1, -1)):
+        given = iter([attacks[number] for number in order])
+        kept = restarted(lambda given=given: next(given), net, labels, 6, "float32")
+        for place in range(len(labels)):
+            best = max(range(6), key=lambda number: (bool(wrong[number, place]), float(losses[number, place])))
+            assert torch.equal(kept[place], attacks[best][place])
 
 
 def test_refuses_whole_pixels(net, batch):

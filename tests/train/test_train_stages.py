@@ -147,6 +147,27 @@ def test_also_with_resizing_averaging_and_cheap_attacks(root: Path, source: Resu
     assert whole.metrics["val_of_last_step"] != whole.metrics["val"]
 
 
+def test_evaluating_on_the_way_changes_nothing_and_resumes(root: Path, source: Result):
+    """Every second pass, its time apart from training's; the rest is bit for bit what it is without."""
+    settings = {"epochs": 5, "ema_decay": 0.5}
+    plain = pretrain.run(pretrain_context(root, source, "no-eval", settings=settings))
+    settings |= {"eval_every": 2}
+    whole = pretrain.run(pretrain_context(root, source, "eval", settings=settings))
+    assert [record["epoch"] for record in whole.metrics["epochs"] if "val" in record] == [2, 4]
+    assert all(record["val"]["num_images"] == 24 for record in whole.metrics["epochs"][1::2])
+    times = [epoch.get("eval_s") for epoch in whole.timing["epochs"]]
+    assert times[0] is None and 0 < times[1] < whole.timing["eval_s"]
+    assert same_weights(root / "eval", root / "no-eval") and whole.metrics["val"] == plain.metrics["val"]
+    for stop_at in (9, 1):      # behind the second pass, at its end, where its checkpoint lacks the scores; a step later
+        calls = iter(range(10**6))
+        with pytest.raises(Stopped):
+            pretrain.run(pretrain_context(root, source, "eval-stopped", settings=settings,
+                                          stop_requested=lambda calls=calls, stop_at=stop_at: next(calls) >= stop_at))
+    resumed = pretrain.run(pretrain_context(root, source, "eval-stopped", settings=settings))
+    assert without_times(resumed) == without_times(whole)
+    assert same_weights(root / "eval", root / "eval-stopped")
+
+
 def test_equal_steps_takes_as_many_steps_as_all_the_data_would(root: Path, source: Result):
     few = write_colours(root / "data", "few", splits={"train": 7, "val": 4})
     context = pretrain_context(root, few, "equal", settings={"length": "equal_steps", "epochs": 3})
@@ -241,7 +262,8 @@ def test_evaluation_counts_common_classes_masked_and_unmasked(root: Path, model:
         assert scores["common_masked"]["num_correct"] >= scores["common_unmasked"]["num_correct"]
     assert metrics["adversarial"]["own"]["loss"] > metrics["clean"]["own"]["loss"]
     assert metrics["clean"]["own"]["num_correct"] == round(24 * model.metrics["val"]["top1"])
-    assert metrics["attack"] == {"norm": "l2", "eps": 0.5, "steps": 20, "step_size": 0.5 * 2.5 / 20, "resolution": 24}
+    assert metrics["attack"] == {"norm": "l2", "eps": 0.5, "steps": 20, "step_size": 0.5 * 2.5 / 20, "resolution": 24,
+                                 "restarts": 1, "zero_gradients": 0}
     check_predictions(root, metrics, source)
     clean = evaluate.run(context_of(root, "clean", {**config, "eps": 0.0}, needs)).metrics
     assert clean["adversarial"] is None and clean["attack"] is None

@@ -27,7 +27,8 @@ def library_network(arch: str) -> nn.Module:
     torch.manual_seed(0)
     if library == "timm":
         return timm.create_model(name, pretrained=False).eval()
-    return torchvision.models.get_model(name, weights=None, **({"init_weights": True} if name == "googlenet" else {})).eval()
+    options = {"init_weights": True} if name in zoo.WITH_AUXILIARY else {}
+    return torchvision.models.get_model(name, weights=None, **options).eval()
 
 
 @pytest.mark.parametrize("arch", ["torchvision/resnet18", "torchvision/mobilenet_v3_small", "torchvision/squeezenet1_1",
@@ -50,6 +51,26 @@ def test_an_imported_network_gives_its_librarys_logits(arch, tmp_path: Path):
     with torch.no_grad():
         assert torch.equal(loaded.eval()(images), model(images))
     assert told["arch"] == arch and told["classes"] == CLASSES and told["resolution"] == network.resolution
+
+
+FAMILIES = {
+    "torchvision": ("resnet50", "wide_resnet50_2", "densenet161", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0",
+                    "inception_v3", "googlenet", "convnext_tiny", "vit_b_16", "mnasnet1_0", "shufflenet_v2_x1_0", "vgg16_bn"),
+    "timm": ("resnet50", "densenet121", "mobilenetv3_small_100", "efficientnet_b0", "inception_v4", "convnext_atto",
+             "vit_tiny_patch16_224")}
+
+
+@pytest.mark.parametrize("arch", [f"{library}/{name}" for library, names in FAMILIES.items() for name in names])
+def test_every_family_has_features_and_a_head(arch):
+    """Without numbers (device "meta"): the library's own last layer takes as many values as we call features."""
+    with torch.device("meta"):
+        network = zoo.build(arch)
+        model = models.Classifier(network.backbone, network.feature_dim, 7).eval()
+        theirs = library_network(arch)
+        images = torch.empty(2, 3, network.resolution, network.resolution)
+        assert model(images).shape == (2, 7)
+    head = theirs.get_submodule(network.head_name)
+    assert isinstance(head, nn.Linear) and (head.in_features, head.out_features) == (network.feature_dim, 1000)
 
 
 def test_a_network_of_the_zoo_can_be_given_a_head_and_trained():

@@ -16,11 +16,15 @@ from typing import Any
 
 from harness.distributed import ALONE, Ranks
 from harness.result import Result, write_json
+from writers.errors import UserError
 
 # Raised when a change to a kind's code changes its numbers, so that old results are not mistaken for new ones.
 CODE_VERSIONS = {"write": 5, "rank": 2, "pretrain": 5, "evaluate": 3, "transfer": 5, "adopt": 1, "features": 1, "score": 2,
                  "shortlist": 1}
 TAKE_WHAT_THERE_IS = ("shortlist",)     # kinds that run also where stages that they need have failed
+
+FILE_NAME = "stage.json"
+REWRITE = "harness run writes it anew, from the recipe."
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,7 @@ class Stage:
 
     @cached_property
     def key(self) -> str:
-        """20 hex digits of sha256 over kind, code version, settings and needed keys."""
-        content = {"kind": self.kind, "code": CODE_VERSIONS[self.kind], "config": self.config,
-                   "needs": {role: stage.key for role, stage in self.needs.items()}}
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:20]
+        return key_of(self.kind, self.config, {role: stage.key for role, stage in self.needs.items()})
 
     def folder(self, runs: Path) -> Path:
         return runs / "stages" / self.kind / self.key
@@ -54,6 +54,29 @@ class Stage:
         """What `stage.json` holds, and all that a worker is told."""
         return {"kind": self.kind, "key": self.key, "name": self.name, "axes": self.axes, "config": self.config,
                 "needs": {role: {"kind": stage.kind, "key": stage.key} for role, stage in self.needs.items()}}
+
+
+def key_of(kind: str, config: dict[str, Any], needs: dict[str, str]) -> str:
+    """20 hex digits of sha256 over kind, code version, settings and needed keys."""
+    content = {"kind": kind, "code": CODE_VERSIONS[kind], "config": config, "needs": needs}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def read_orders(folder: Path) -> dict[str, Any]:
+    """What `Stage.describe` said, from the stage's folder. Raises UserError where these are not the orders of this stage."""
+    path = folder / FILE_NAME
+    try:
+        told: dict[str, Any] = json.loads(path.read_text())
+        key = key_of(told["kind"], told["config"], {role: need["key"] for role, need in told["needs"].items()})
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not there: nobody has said what this stage is to do.", REWRITE) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {type(error).__name__} {error}", REWRITE) from error
+    if key != folder.name:
+        raise UserError(f"{path} does not belong to this folder: it was changed by hand, or is of another version of the code.",
+                        REWRITE)
+    return told
 
 
 @dataclass(frozen=True)

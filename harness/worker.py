@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 from harness import disk, distributed, done, environment, lease, provenance, result, retry, worker_options
 from harness.distributed import ALONE, Ranks
 from harness.result import Result, write_atomically
-from harness.stage import TAKE_WHAT_THERE_IS, StageContext, Stopped
+from harness.stage import TAKE_WHAT_THERE_IS, StageContext, Stopped, read_orders
 from harness.stop_signal import LOOK_AGAIN_S, ORPHAN_GRACE_S, STOPPED, StopSignal, end_with_parent
 from writers.errors import UserError
 
@@ -163,7 +163,7 @@ def _in_processes(folder: Path, options: argparse.Namespace, stop: StopSignal) -
 
 def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable[[], bool], ranks: Ranks) -> Result | None:
     """None in a process that is not the first: the first one writes."""
-    told = json.loads((folder / "stage.json").read_text())
+    told = read_orders(folder)
     if ranks.world_size > 1 and told["kind"] not in SHARED_KINDS:
         raise UserError(f"A stage of kind {told['kind']} runs in one process; these are {ranks.world_size}.",
                         "Start it without torchrun.")

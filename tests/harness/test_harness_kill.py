@@ -1,6 +1,7 @@
 """Kill the executor or a worker, with SIGKILL, at 20 seeded moments: the numbers end up as undisturbed, nothing is done twice,
 nothing outlives it. And what people and disks do to a stage's folder."""
 
+import json
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ from test_harness_executor import (
     execute,
     folders,
     is_alive,
+    journal,
     make,
     matrix_of,
     value,
@@ -22,12 +24,15 @@ from test_harness_executor import (
     write_script,
 )
 
-from harness import lease, result
+from harness import disk, lease, result
+from harness.executor import begin
+from harness.folders import Folders
+from harness.stage import read_orders
 from writers.errors import UserError
 
 HERE = Path(__file__).parent
 NUM_KILLS = 20
-__all__ = ["folders", "make"]
+__all__ = ["folders", "journal", "make"]
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +97,44 @@ def test_orders_edited_by_hand_are_written_anew(folders, make):
     assert not execute(matrix_of(stage), folders).failed
 
 
+def test_orders_that_do_not_fit_their_folder_are_refused(folders, make, tmp_path):
+    """As left by hand, and run without the executor, which would write them anew."""
+    stage, other = make("mine"), make("other")
+    folder = stage.folder(folders.runs)
+    folder.mkdir(parents=True)
+    changed = {**stage.describe(), "config": {**stage.config, "sleep_s": 9}}
+    for text, said in ((json.dumps(changed), "changed by hand"), ("{", "is damaged"), (None, "is not there"),
+                       (json.dumps(other.describe()), "does not belong to this folder"), ('{"kind": "rank"}', "is damaged")):
+        (folder / "stage.json").unlink(missing_ok=True)
+        if text is not None:
+            (folder / "stage.json").write_text(text)
+        with pytest.raises(UserError, match=said):
+            read_orders(folder)
+    (folder / "stage.json").write_text(json.dumps(changed))
+    line = [sys.executable, "-m", "harness.worker", str(folder), "--data-dir", str(folders.data),
+            "--stages-package", "fake_stages"]
+    ended = subprocess.run(line, capture_output=True, text=True)
+    assert ended.returncode == 1 and "changed by hand" in ended.stderr and "Traceback" not in ended.stderr
+    assert not (tmp_path / "journal.txt").exists()
+    assert not execute(matrix_of(stage), folders).failed
+
+
+def test_a_runs_folder_that_cannot_be_written_is_named(folders):
+    """/sys takes no folders, not even from root."""
+    refused = Folders(folders.data, folders.raw, Path("/sys/runs"))
+    with pytest.raises(OSError) as caught:
+        begin(refused)
+    explained = disk.explain(caught.value)
+    assert explained is not None and "/sys/runs" in str(explained)
+
+
+def test_a_disk_that_fills_up_fails_its_stage_and_not_the_run(folders, make, journal):
+    """The journal, which a stage writes to, lies on /dev/full."""
+    full, other = make("full", journal="/dev/full"), make("other")
+    run = execute(matrix_of(full, other), folders)
+    assert run.failed[full.key].startswith("The disk is full") and journal() == ["other"]
+
+
 def test_a_file_system_that_refuses_is_named(folders, make):
     stage = make("refused")
     folder = stage.folder(folders.runs)
@@ -99,7 +142,5 @@ def test_a_file_system_that_refuses_is_named(folders, make):
     folder.write_text("a file where the stage's folder should be")
     with pytest.raises(OSError) as caught:
         execute(matrix_of(stage), folders)
-    from harness import disk
-
     explained = disk.explain(caught.value)
     assert explained is not None and str(folder) in str(explained)

@@ -22,6 +22,7 @@ from harness import model as models
 from harness.attack_settings import AttackSettings
 from harness.distributed import Ranks, Votes
 from harness.result import write_json
+from harness.stage import key_of
 from harness.timer import Timer
 from harness.train.evaluate import View, evaluate
 from harness.train.fit import num_batches
@@ -182,12 +183,12 @@ SETTINGS = {**PRETRAIN, "epochs": 2, "batch_size": 11, "ema_decay": 0.9, "attack
 
 def make_stage(runs: Path, written: result.Result, **settings: Any) -> Path:
     """The folders of a write stage that is done, and of a robust pretrain stage on it; returns the latter."""
-    written_to, folder = runs / "stages" / "write" / written.key, runs / "stages" / "pretrain" / "p"
-    result.save(written, written_to)
+    config = {"arch": "resnet10", "eps": 0.5, "seed": 0, "settings": {**SETTINGS, **settings}}
+    folder = runs / "stages" / "pretrain" / key_of("pretrain", config, {"data": written.key})
+    result.save(written, runs / "stages" / "write" / written.key)
     write_json(folder / "stage.json", {
-        "kind": "pretrain", "key": "p", "name": "pretrain", "axes": {},
-        "needs": {"data": {"kind": "write", "key": written.key}},
-        "config": {"arch": "resnet10", "eps": 0.5, "seed": 0, "settings": {**SETTINGS, **settings}}})
+        "kind": "pretrain", "key": folder.name, "name": "pretrain", "axes": {},
+        "needs": {"data": {"kind": "write", "key": written.key}}, "config": config})
     return folder
 
 

@@ -74,16 +74,25 @@ def num_cores() -> int:
 
 def gpu_names() -> list[str]:
     """The GPUs that this process may use, by the driver's own tool: torch takes seconds to import."""
+    return _of_gpus("name")
+
+
+def gpu_memory_bytes() -> list[int]:
+    """Of each GPU that this process may use."""
+    return [round(float(mebibytes) * 2**20) for mebibytes in _of_gpus("memory.total")]
+
+
+def _of_gpus(field: str) -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return []
     try:
-        listing = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+        listing = subprocess.run(["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"],
                                  capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    names = [line.strip() for line in listing.stdout.splitlines() if line.strip()]
-    return names if visible is None else names[:len(visible.split(","))]
+    found = [line.strip() for line in listing.stdout.splitlines() if line.strip()]
+    return found if visible is None else found[:len(visible.split(","))]
 
 
 def _torch_state(device: str) -> dict[str, Any]:

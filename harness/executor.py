@@ -15,6 +15,7 @@ from typing import Literal
 
 from harness import done, lease, provenance, result, retry, shortlist
 from harness.folders import Folders
+from harness.gpu_memory import Likeness, likeness
 from harness.launcher import Finished, Launcher
 from harness.matrix import Matrix
 from harness.result import write_json
@@ -57,10 +58,10 @@ class Run:
         self.finished = {stage.key for stage in self.matrix.stages} - self.to_do.keys()
         self.open_needs = {key: sum(need.key in self.to_do for need in stage.waits_for)
                            for key, stage in self.to_do.items()}
-        # Kind -> a heap: the longest path first, then recipe order. By kind, because a launcher may have room for some only.
         self.shortlists: dict[str, frozenset[str] | None] = {}
         self.in_vain: set[str] = set()                      # wait for one that has failed
-        self.ready: dict[str, list[tuple[float, int, str]]] = {}
+        # Stages that are alike -> a heap: the longest path first, then recipe order. A launcher may have room for some only.
+        self.ready: dict[Likeness, list[tuple[float, int, str]]] = {}
         self.busy: dict[str, float] = {}                    # held by another process -> when to ask again
         self.waiting: dict[str, float] = {}                 # to be tried again -> when
         self.attempts: dict[str, Counter[Cause]] = {}       # of this run, that came to nothing
@@ -129,7 +130,7 @@ class Run:
                 continue
             prepare(stage, folder, self.recipe_file)
             self.running[stage.key] = (stage, time.monotonic())     # first, so that an interruption finds it
-            self.launcher.start(folder)
+            self.launcher.start(stage, folder)
             yield Event("started", stage)
 
     def _take(self, answer: Finished) -> Iterator[Event]:
@@ -160,7 +161,7 @@ class Run:
 
     def _next(self) -> Stage | None:
         """The most urgent stage that is ready and that the launcher has room for."""
-        startable = [heap for kind, heap in self.ready.items() if heap and self.launcher.has_room(kind)]
+        startable = [heap for heap in self.ready.values() if heap and self.launcher.has_room(self.to_do[heap[0][2]])]
         return self.to_do[heapq.heappop(min(startable, key=lambda heap: heap[0]))[2]] if startable else None
 
     def _is_finished(self, key: str) -> None:
@@ -190,7 +191,7 @@ class Run:
             self._is_ready(after.key)
 
     def _is_ready(self, key: str) -> None:
-        heap = self.ready.setdefault(self.to_do[key].kind, [])
+        heap = self.ready.setdefault(likeness(self.to_do[key]), [])
         heapq.heappush(heap, (-self.matrix.urgency[key], self.order[key], key))
 
 

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, Self
 
 from harness.folders import Folders
 from harness.retry import Cause
+from harness.stage import Stage
 from writers.errors import UserError
 
 # OpenMP and BLAS size their pools by these when they load. NUMBA_NUM_THREADS is not among them: it is a ceiling that
@@ -77,11 +78,11 @@ class Launcher(Protocol):
     def num_slots(self) -> int:
         """About how many stages run side by side, for people."""
 
-    def has_room(self, kind: str) -> bool:
-        """Whether a stage of this kind may start now."""
+    def has_room(self, stage: Stage) -> bool:
+        """Whether this stage may start now. Asked of one for all that are like it (`harness.gpu_memory`)."""
 
-    def start(self, folder: Path) -> None:
-        """Run the stage of this folder. Only called where `has_room` says yes."""
+    def start(self, stage: Stage, folder: Path) -> None:
+        """Run the stage, whose orders are in its folder. Only called where `has_room` says yes."""
 
     def wait(self, timeout_s: float) -> list[Finished]:
         """What has finished, waiting at most so long for the first."""

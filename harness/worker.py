@@ -179,6 +179,9 @@ def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable
         need_folders=folders, data=options.data_dir, raw=options.raw_dir, num_threads=options.threads,
         device=device, stop_requested=stop_requested,
         checkpoint_every_s=60 * options.checkpoint_minutes, trace_steps=options.trace, ranks=ranks)
+    gpu = sys.modules["torch"].cuda if device.startswith("cuda") and "torch" in sys.modules else None
+    if gpu is not None:
+        gpu.reset_peak_memory_stats(device)
     ran = time.monotonic()
     outcome = module.run(context)
     wall_s = time.monotonic() - ran
@@ -189,7 +192,8 @@ def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable
         needs={role: need["key"] for role, need in told["needs"].items()}, inputs=provenance.inputs(context.needs),
         outputs=provenance.outputs(folder, outcome.metrics), recipe=told.get("recipe", ""), metrics=outcome.metrics,
         timing=outcome.timing, retries=retry.counts(folder), environment=environment.describe(device, options.threads),
-        started_at=started_at.isoformat(timespec="seconds"), import_s=import_s, wall_s=wall_s)
+        started_at=started_at.isoformat(timespec="seconds"), import_s=import_s, wall_s=wall_s,
+        gpu_memory_bytes=gpu.max_memory_reserved(device) if gpu is not None else None)
 
 
 def _needed(kind: str, folders: dict[str, Path]) -> dict[str, Result]:

@@ -246,7 +246,8 @@ def _packing(work: Work, num_rounds: int) -> tuple[dict[str, "Measured"], "Seque
             settings = LauncherSettings(folders, per_gpu, "cuda", jobs_per_gpu=per_gpu)
             slots = [slot for slot in local.slots(settings) if slot.gpu == local.slots(settings)[0].gpu or slot.gives_way]
             launchers[name] = stack.enter_context(local.LocalLauncher(settings, slots))
-            run(launchers[name], tunes(next(seeds)))        # to warm its workers
+            for _ in range(2):      # the first of a kind runs alone, to be measured; then all workers get warm
+                run(launchers[name], tunes(next(seeds)))
 
         def round_of(name: str) -> Callable[[], float]:
             def measure() -> float:

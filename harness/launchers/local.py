@@ -13,7 +13,9 @@ from types import TracebackType
 from typing import IO, Self
 
 from harness import done, environment
+from harness.gpu_memory import GpuMemory, Likeness, likeness
 from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu
+from harness.stage import Stage
 from writers.errors import UserError
 
 
@@ -28,6 +30,7 @@ class Slot:
     gives_way: bool = False                     # runs, at low priority, what needs no GPU beside what does
     process: subprocess.Popen[bytes] | None = None
     running: Path | None = None                 # the stage's folder
+    like: Likeness = ()                         # what runs or ran last
     unread: bytes = field(default=b"", repr=False)
 
 
@@ -68,29 +71,36 @@ class LocalLauncher:
     def __init__(self, settings: LauncherSettings, slots: list[Slot]) -> None:
         self.settings = settings
         self.slots = slots
+        self.memory = GpuMemory(settings.folders.runs, min(environment.gpu_memory_bytes(), default=0)
+                                if settings.jobs_per_gpu > 1 else 0)
         self.selector = selectors.DefaultSelector()
 
     @property
     def num_slots(self) -> int:
         return len(self.slots)
 
-    def has_room(self, kind: str) -> bool:
-        return bool(self._free(kind))
+    def has_room(self, stage: Stage) -> bool:
+        return bool(self._free(stage))
 
-    def _free(self, kind: str) -> list[Slot]:
-        """Slots without a stage that serve this kind: what needs no GPU leaves the GPUs alone."""
-        beside = any(slot.gives_way for slot in self.slots) and not needs_gpu(kind)
-        return [slot for slot in self.slots if slot.running is None and slot.gives_way == beside]
+    def _free(self, stage: Stage) -> list[Slot]:
+        """Slots that may take this stage: what needs no GPU leaves the GPUs alone, and those that share one fit into it."""
+        beside = any(slot.gives_way for slot in self.slots) and not needs_gpu(stage.kind)
+        return [slot for slot in self.slots if slot.running is None and slot.gives_way == beside
+                and (slot.gpu is None or self.memory.fit(likeness(stage), self._on(slot.gpu)))]
 
-    def start(self, folder: Path) -> None:
-        free = self._free(folder.parent.name)
+    def _on(self, gpu: str) -> list[Likeness]:
+        """What runs on the GPU now."""
+        return [slot.like for slot in self.slots if slot.gpu == gpu and slot.running is not None]
+
+    def start(self, stage: Stage, folder: Path) -> None:
+        free = self._free(stage)
         assert free, "start() without a free slot"
         slot = next((slot for slot in free if slot.process is not None), free[0])   # a warm one first
         for _ in range(2):      # a worker may have died while idle: then a fresh one
             if slot.process is None:
                 self._open_worker(slot)
             assert slot.process is not None and slot.process.stdin is not None
-            slot.running = folder
+            slot.running, slot.like = folder, likeness(stage)
             try:
                 slot.process.stdin.write(f"{folder}\n".encode())
                 slot.process.stdin.flush()
@@ -166,6 +176,10 @@ class LocalLauncher:
         for line in lines:
             answer = json.loads(line)
             finished.append(Finished(Path(answer["stage"]), answer["status"], answer["message"], answer["cause"]))
+            if slot.gpu is not None and answer["cause"] == "out_of_memory":
+                self.memory.was_too_much(slot.like)
+            elif slot.gpu is not None and answer["status"] == "done":
+                self.memory.learn(slot.like, Path(answer["stage"]))
             slot.running = None
         return finished
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from harness.launcher import Finished, LauncherSettings, needs_gpu
 from harness.remote import Attempt, Order, finished
+from harness.stage import Stage
 from writers.errors import UserError
 
 
@@ -54,10 +55,10 @@ class RayLauncher:
             else resources.get("CPU", 1) / self.num_threads
         return self.settings.num_jobs or max(1, int(carried))
 
-    def has_room(self, kind: str) -> bool:
+    def has_room(self, stage: Stage) -> bool:
         return len(self.tasks) < self.num_slots
 
-    def start(self, folder: Path) -> None:
+    def start(self, stage: Stage, folder: Path) -> None:
         order = Order.of(folder, self.settings, self.num_threads, gpus=self.has_gpus)
         share = 1 / self.settings.jobs_per_gpu if self.has_gpus and needs_gpu(folder.parent.name) else 0
         # max_retries=0: what is lost comes back here, where it is counted, waits its turn, and is shown.

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from harness.launcher import Finished, LauncherSettings
 from harness.remote import Attempt, Order, finished
+from harness.stage import Stage
 from writers.errors import UserError
 
 MOST_JOBS = 64          # in the queue at once, unless --jobs says otherwise
@@ -62,10 +63,10 @@ class SlurmLauncher:
     def num_slots(self) -> int:
         return self.settings.num_jobs or MOST_JOBS
 
-    def has_room(self, kind: str) -> bool:
+    def has_room(self, stage: Stage) -> bool:
         return len(self.jobs) + len(self.to_submit) < self.num_slots
 
-    def start(self, folder: Path) -> None:
+    def start(self, stage: Stage, folder: Path) -> None:
         self.to_submit.append(folder)           # with all that start before the next `wait`: an array
 
     def wait(self, timeout_s: float) -> list[Finished]:

@@ -14,7 +14,7 @@ from harness.launcher import Finished
 from harness.matrix import Matrix, expand
 from harness.result import Result
 from harness.settings import Recipe
-from harness.stage import StageContext
+from harness.stage import Stage, StageContext
 from harness.stages import shortlist as stage_of_shortlists
 from writers.errors import UserError
 
@@ -42,11 +42,10 @@ class InThisProcess:
         self.settings = SimpleNamespace(began_at=begin(folders))
         self.ran: list[str] = []
 
-    def has_room(self, kind: str) -> bool:
+    def has_room(self, stage: Stage) -> bool:
         return not self.answers
 
-    def start(self, folder: Path) -> None:
-        stage = self.stages[folder.name]
+    def start(self, stage: Stage, folder: Path) -> None:
         self.ran.append(stage.name)
         if stage.kind == "adopt" and stage.axes["model"] in self.broken:
             self.answers.append(Finished(folder, "failed", "no such weights", cause="mistake"))

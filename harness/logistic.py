@@ -6,7 +6,7 @@ scikit-learn's terms C = 1 / lambda. The path goes from the strongest penalty to
 before ended. Every fit tells its largest gradient and how far its loss can be from the optimum: a solver that stops where it
 started looks like one that converged.
 
-Newton's method, each step by preconditioned conjugate gradients, in float64. L-BFGS, which the paper names, ends at the same
+Newton's method in float64: the Hessian is solved with where it is small, else by preconditioned conjugate gradients. L-BFGS, which the paper names, ends at the same
 optimum where it gets there: under weak penalties it does not within a thousand iterations.
 """
 
@@ -25,6 +25,7 @@ LARGEST_GRADIENT = 1e-6     # per image
 LARGEST_GAP = 1e-7          # nats per image
 MOST_STEPS = 200            # of Newton
 MOST_PRODUCTS = 250         # with the Hessian, in a step
+MOST_SOLVED = 2000          # weights for which the Hessian itself is made and solved with
 SHRINK, ENOUGH = 0.5, 1e-4  # line search
 
 
@@ -144,6 +145,11 @@ class _Problem:
         weighted = probabilities * change
         return weighted - probabilities * weighted.sum(1, keepdim=True)
 
+    def without_shift(self, step: Tensor) -> Tensor:
+        """A softmax does not see what all classes have in common: along that, only the penalty is curved, and a step that
+        had a part there would take ten thousand products with the Hessian to lose it."""
+        return step - step.mean(1, keepdim=True) if self.labels.ndim == 1 else step
+
     def diagonal(self, probabilities: Tensor) -> Tensor:
         """Of the Hessian of the loss: [D + 1, K]."""
         own = probabilities * (1 - probabilities)
@@ -168,7 +174,8 @@ def _minimise(problem: _Problem, penalty: float, weights: Tensor) -> tuple[Fit, 
         largest, gap = float(gradient.abs().max()), _gap(gradient, penalty, num_images)
         if largest <= LARGEST_GRADIENT / 2 and gap <= LARGEST_GAP / 2:
             break
-        step, num_products = _newton_step(problem, probabilities, gradient, penalties)
+        solved = _solved(problem, probabilities, gradient, penalties) if weights.numel() <= MOST_SOLVED else None
+        step, num_products = solved or _newton_step(problem, probabilities, gradient, penalties)
         num_passes += num_products
         moved = features @ step
         num_passes += 1
@@ -190,6 +197,26 @@ def _gap(gradient: Tensor, penalty: float, num_images: int) -> float:
     return float(gradient.square().sum()) * num_images / (2 * penalty)
 
 
+def _solved(problem: _Problem, probabilities: Tensor, gradient: Tensor, penalties: Tensor) -> tuple[Tensor, int] | None:
+    """Minus the inverse Hessian times the gradient, and passes over the features; None where rounding leaves it without."""
+    features, (num_rows, num_classes) = problem.features, gradient.shape
+    hessian = gradient.new_zeros(num_rows, num_classes, num_rows, num_classes)
+    for one in range(num_classes):
+        curved = problem.curved(probabilities, functional.one_hot(torch.tensor([one], device=gradient.device),
+                                                                  num_classes).double())    # [N, K]
+        for other in range(one, num_classes if problem.labels.ndim == 1 else one + 1):
+            block = features.T @ (curved[:, other:other + 1] * features) / len(features)
+            hessian[:, one, :, other], hessian[:, other, :, one] = block, block
+    flat = hessian.reshape(gradient.numel(), gradient.numel())
+    flat.diagonal().add_(penalties.flatten())
+    if problem.labels.ndim == 1:        # biases that move together change nothing, and the gradient has no part there
+        flat.reshape(hessian.shape)[-1, :, -1, :] += 1 / num_classes
+    factor, failed = torch.linalg.cholesky_ex(flat)
+    if int(failed):
+        return None
+    return -torch.cholesky_solve(gradient.reshape(-1, 1), factor).reshape(gradient.shape), num_classes
+
+
 def _newton_step(problem: _Problem, probabilities: Tensor, gradient: Tensor, penalties: Tensor) -> tuple[Tensor, int]:
     """Minus the inverse Hessian times the gradient, about, and how often features were gone through for it.
 
@@ -202,7 +229,7 @@ def _newton_step(problem: _Problem, probabilities: Tensor, gradient: Tensor, pen
     step, rest = torch.zeros_like(gradient), -gradient
     size = float(gradient.norm())
     enough = min(0.1, size ** 0.5) * size
-    solved = rest / diagonal
+    solved = problem.without_shift(rest / diagonal)
     direction, descent = solved, float((rest * solved).sum())
     number = 0
     while number < MOST_PRODUCTS:
@@ -216,7 +243,7 @@ def _newton_step(problem: _Problem, probabilities: Tensor, gradient: Tensor, pen
         rest = rest - length * curved
         if float(rest.norm()) <= enough:
             break
-        solved = rest / diagonal
+        solved = problem.without_shift(rest / diagonal)
         before, descent = descent, float((rest * solved).sum())
         direction = solved + descent / before * direction
-    return (step if step.any() else -gradient / diagonal), 2 * number + 1
+    return (step if step.any() else problem.without_shift(-gradient / diagonal)), 2 * number + 1

@@ -63,3 +63,17 @@ def test_standardised_features_have_mean_0_and_deviation_1(data):
     standardised = logistic.standardisation(features)(features)
     assert torch.allclose(standardised.mean(0), torch.zeros(16, dtype=torch.float64), atol=1e-12)
     assert standardised[:, 3].abs().max() == 0 and standardised[:, 0].std(correction=0) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("many_labels", [False, True])
+def test_conjugate_gradients_end_where_the_solved_hessian_does(data, monkeypatch, many_labels):
+    features, labels = data
+    if many_labels:
+        random = np.random.default_rng(3)
+        labels = torch.tensor(random.choice([1, 0, -1], (300, 5), p=[0.3, 0.1, 0.6]).astype(np.int8))
+    solved = logistic.fit_path(features, labels, 5, [100.0, 1.0, 1e-2])
+    monkeypatch.setattr(logistic, "MOST_SOLVED", 0)
+    for one, other in zip(solved, logistic.fit_path(features, labels, 5, [100.0, 1.0, 1e-2]), strict=True):
+        assert one.converged and other.converged
+        assert one.loss / 300 == pytest.approx(other.loss / 300, abs=1e-7)
+        assert torch.allclose(one.weights, other.weights, atol=1e-2)

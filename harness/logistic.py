@@ -6,8 +6,9 @@ scikit-learn's terms C = 1 / lambda. The path goes from the strongest penalty to
 before ended. Every fit tells its largest gradient and how far its loss can be from the optimum: a solver that stops where it
 started looks like one that converged.
 
-Newton's method in float64: the Hessian is solved with where it is small, else by preconditioned conjugate gradients. L-BFGS, which the paper names, ends at the same
-optimum where it gets there: under weak penalties it does not within a thousand iterations.
+Newton's method in float64: the Hessian is solved with where it is small, else by preconditioned conjugate gradients.
+L-BFGS, which the paper names, ends at the same optimum where it gets there: under weak penalties it does not within a
+thousand iterations.
 """
 
 from collections.abc import Callable, Iterable

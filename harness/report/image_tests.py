@@ -57,11 +57,10 @@ def image_tests(rows: Iterable[TransferRow], predictions: Mapping[str, Path], na
                  if (one := read(row.key)) is not None and (two := read(other.key)) is not None]
         if pairs:
             sample = first[0]
-            shared = "" if axis in ("model", "method") else names[sample.source] if len(names) > 1 else ""
             tested = _test(sample.metric, pairs)
             if tested is not None:
                 found.append(ImageTest(axis, setting, baseline, sample.target, "" if axis == "method" else sample.method,
-                                       names[sample.source] if axis == "method" else shared, sample.metric, *tested))
+                                       _shared(sample.source, axis), sample.metric, *tested))
     return [replace(one, p_holm=p) for one, p in zip(found, stats.holm([one.p for one in found]), strict=True)]
 
 
@@ -96,6 +95,13 @@ def _contrasts(rows: Sequence[TransferRow], names: Mapping[Source, str]) -> Iter
                     yield (axis, _shown(setting), _shown(baseline), [cell[setting][seed] for seed in seeds],
                            [cell[baseline][seed] for seed in seeds])
     yield from _best_two(rows, names)
+
+
+def _shared(source: Source, axis: str) -> str:
+    """What both models of a contrast have in common: their axes but for the one that differs."""
+    model, arch, subset, variant, eps = source
+    parts = {"arch": arch, "subset": subset, "variant": variant, "eps": f"eps {eps:g}"}
+    return "" if axis == "model" else model or " ".join(part for name, part in parts.items() if part and name != axis)
 
 
 def _shown(value: object) -> str:

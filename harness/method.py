@@ -29,6 +29,7 @@ TRAINING = frozenset({
     "crop_scale", "crop_ratio", "horizontal_flip", "label_smoothing", "flip_tta", "optimizer", "precision", "lrs", "lr", "grid",
     "policy", "refit", "bn_stats", "per_target"})
 WEIGHT_DECAY = frozenset({"weight_decay", "decay_ratio", "decay_norm_and_bias"})
+NETWORK = frozenset({"bn_momentum", "accumulate"})       # what those take that train more than a head
 # Where blocks of a network start, and how fast each learns.
 BLOCKS = frozenset({"reinit_last", "num_low", "low_lr_ratio", "high_lr_ratio", "layer_decay"})
 

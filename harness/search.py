@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from harness import checkpoint, grid
 from harness.grid import Point, Trial
 from harness.method import Candidates, Method, Setup
 from harness.model import Classifier
+from harness.retry import is_out_of_memory
 from harness.stage import StageContext, Stopped
-from harness.train import trial as trials_on_noise
 from harness.train.divergence import Diverged
 from harness.train.fit import FINAL_CHECKPOINT_S, Checkpoints, Clock, Trainee, fit, num_batches
+from harness.train.memory import choose_parts, out_of_memory
+from harness.train.trainee import ModelTrainee
+from harness.train.trial import noise_batch
 from harness.transfer_settings import TransferSettings
 from loaders.backend import Loader
 from writers.errors import UserError
@@ -55,6 +59,7 @@ class Search:
         self._metric, self._num_classes = metric, num_classes
         self.clocks: list[Clock] = []
         self.eval_s = 0.0
+        self.num_parts = 1          # of a batch, for the last trainee
         self._folder = context.folder / "checkpoints"
         self._tried: dict[tuple[int, Fraction], dict[float, Scores]] = {}   # trial, share of training -> crop -> val
         self._best: Best | None = None
@@ -169,21 +174,26 @@ class Search:
         steps_per_epoch = max(1, round(share * num_batches(loader.plan, loader.num_samples)))
         num_steps = max(1, round(share * settings.steps)) if isinstance(settings.steps, int) else None
         checkpoints = Checkpoints(self._turn_folder(self._num_turns), context.device, context.checkpoint_every_s)
+        if isinstance(candidates.trainee, ModelTrainee):
+            self.num_parts = choose_parts(candidates.trainee, settings.accumulate, self._noise(settings), context.folder)
         exhausted = False
         try:
             for _ in fit(candidates.trainee, loader, settings.optimizer, num_epochs=settings.epochs,
                          steps_per_epoch=steps_per_epoch, num_steps=num_steps, timer=self._setup.timer, clock=clock,
                          checkpoints=checkpoints, stop_requested=context.stop_requested, progress=context.progress):
                 pass
-        except RuntimeError as error:
-            if not trials_on_noise.is_out_of_memory(error):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             exhausted = True
         if exhausted:       # behind the handler, where the error no longer holds on to the memory of the step
-            batch = trials_on_noise.noise_batch(min(settings.batch_size, loader.num_samples), settings.resolution,
-                                                self._num_classes, context.device)
-            raise trials_on_noise.out_of_memory(candidates.trainee, batch, can_accumulate=False)
+            raise out_of_memory(candidates.trainee, self._noise(settings), context.folder,
+                                settings.accumulate if "accumulate" in self._method.TAKES else None)
         return candidates
+
+    def _noise(self, settings: TransferSettings) -> tuple[Tensor, Tensor]:
+        size = min(settings.batch_size, self._loader.num_samples)
+        return noise_batch(size, settings.resolution, self._num_classes, self._context.device)
 
     def _turn_folder(self, number: int) -> Path:
         return self._folder / str(number)

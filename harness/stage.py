@@ -123,3 +123,7 @@ class Outcome:
 
 class Stopped(Exception):
     """Raised by a stage that was asked to stop and has left a checkpoint: neither done nor failed."""
+
+
+class OutOfMemory(UserError):
+    """Raised by a stage that ran out of memory where another try may go well: in smaller parts, or with others gone."""

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from harness.attack_settings import AttackSettings
 from harness.base_settings import Count, Fraction, NotNegative, Positive, Settings
 
+Parts = Count | Literal["auto"]     # of a batch, one after another, each with its own statistics; `auto`: the fewest that fit
+
 
 class ScheduleSettings(Settings):
     """SGD with momentum and one learning-rate curve, per step, from 0 to the end of training."""
@@ -87,7 +89,7 @@ class PretrainSettings(TrainSettings):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the features dropped before the head
     aux_head: bool = False                  # a second head half-way, 0.4 of its loss, dropped behind training (GoogLeNet)
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None    # per step; the averaged weights are the model's
-    accumulate: Count | Literal["auto"] = 1     # parts of a batch, one after another; `auto`: as few as fit into memory
+    accumulate: Parts = 1
     compile: Literal["off", "auto", "on"] = "off"   # torch.compile; `auto`: where a measurement at the start says it pays
     eval_every: Count | None = None         # passes over the data between two evaluations on val; None: at the end only
     sync_batch_norm: bool = False           # BatchNorm over the whole batch where several GPUs share it; False: over each one's

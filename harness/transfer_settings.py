@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from harness.base_settings import Count, NotNegative, Positive, Settings
-from harness.train_settings import ScheduleSettings, TrainSettings
+from harness.train_settings import Parts, ScheduleSettings, TrainSettings
 
 Whole = Annotated[int, Field(ge=0)]
 Crop = Annotated[float, Field(gt=0, le=1)]
@@ -80,6 +80,7 @@ class TransferSettings(TrainSettings):
     lrs: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.01, 0.001)
     grid: GridSettings = GridSettings()     # further axes
     policy: Policy = "full"
+    accumulate: Parts = 1
     refit: bool = False                     # train the chosen point once more, on train and val together, and test that one
     bn_stats: Literal["frozen", "update"] | None = None   # None: frozen for `fixed`, update for the others
     bn_momentum: Annotated[float, Field(gt=0, le=1)] | Literal["kornblith"] | None = None   # None: the model's own;

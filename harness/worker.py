@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 from harness import disk, distributed, done, environment, lease, provenance, result, retry, worker_options
 from harness.distributed import ALONE, Ranks
 from harness.result import Result, write_atomically
-from harness.stage import TAKE_WHAT_THERE_IS, StageContext, Stopped, read_orders
+from harness.stage import TAKE_WHAT_THERE_IS, OutOfMemory, StageContext, Stopped, read_orders
 from harness.stop_signal import LOOK_AGAIN_S, ORPHAN_GRACE_S, STOPPED, StopSignal, end_with_parent
 from writers.errors import UserError
 
@@ -109,6 +109,9 @@ def _attempt(folder: Path, options: argparse.Namespace, stop: StopSignal, held: 
         return "done", "", ""
     except Stopped:
         return "busy" if is_lost() else "stopped", "", ""
+    except OutOfMemory as error:
+        print(error, file=sys.stderr)
+        return "failed", "out_of_memory", f"{error.message} {error.hint}"
     except UserError as error:
         return "failed", "mistake", _record_error(folder, str(error))
     except OSError as error:

@@ -30,14 +30,17 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, form
 def write_report(matrix: "Matrix", folders: Folders, formats: tuple[str, ...] = ("html", "csv"),
                  out: Path | None = None) -> Path:
     """Returns the page's path. Shared results were perhaps named by another recipe: here they get this one's names."""
-    from harness import done, result
+    from harness import done, result, shortlist
     from harness.report import page
 
-    results, unfinished = [], []
+    results, unfinished, left_out = [], [], []
+    skipped = shortlist.skipped(matrix.stages, folders.runs)
     failed, predictions = {}, {}
     for stage in matrix.stages:
         found = result.load(stage.folder(folders.runs))
-        if found is None:
+        if found is None and stage.key in skipped:
+            left_out.append(stage.name)
+        elif found is None:
             unfinished.append(stage.name)
             if reason := done.error_line(stage.folder(folders.runs)):
                 failed[stage.name] = reason
@@ -46,4 +49,4 @@ def write_report(matrix: "Matrix", folders: Folders, formats: tuple[str, ...] = 
             if stage.kind == "transfer" and "predictions" in found.metrics:
                 predictions[stage.key] = stage.folder(folders.runs) / found.metrics["predictions"]
     return page.write(matrix.recipe, results, unfinished, out or folders.runs / "reports" / matrix.recipe.name, formats,
-                      failed=failed, predictions=predictions)
+                      failed=failed, predictions=predictions, left_out=left_out)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from harness.grid import Trial
-from harness.method import BLOCKS, TRAINING, WEIGHT_DECAY, BnStats, Candidates, Setup
+from harness.method import BLOCKS, NETWORK, TRAINING, WEIGHT_DECAY, BnStats, Candidates, Setup
 
-TAKES = TRAINING | WEIGHT_DECAY | BLOCKS | {"bn_momentum"}
+TAKES = TRAINING | WEIGHT_DECAY | BLOCKS | NETWORK
 DEFAULT_BN_STATS: BnStats = "update"
 NEEDS: str | None = "model"
 

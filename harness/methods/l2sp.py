@@ -7,9 +7,9 @@ their start (`start_groups`) and which towards zero, and how fast each group lea
 from collections.abc import Sequence
 
 from harness.grid import Trial
-from harness.method import BLOCKS, TRAINING, BnStats, Candidates, Setup
+from harness.method import BLOCKS, NETWORK, TRAINING, BnStats, Candidates, Setup
 
-TAKES = TRAINING | BLOCKS | {"bn_momentum", "alpha", "beta", "start_groups"}
+TAKES = TRAINING | BLOCKS | NETWORK | {"alpha", "beta", "start_groups"}
 DEFAULT_BN_STATS: BnStats = "update"
 NEEDS: str | None = "model"
 

@@ -7,10 +7,10 @@ the stem is stage 0. Unlike theirs, frozen parts keep their BatchNorm statistics
 from collections.abc import Sequence
 
 from harness.grid import Trial
-from harness.method import TRAINING, WEIGHT_DECAY, BnStats, Candidates, Setup
+from harness.method import NETWORK, TRAINING, WEIGHT_DECAY, BnStats, Candidates, Setup
 from writers.errors import UserError
 
-TAKES = TRAINING | WEIGHT_DECAY | {"bn_momentum", "train_from"}
+TAKES = TRAINING | WEIGHT_DECAY | NETWORK | {"train_from"}
 DEFAULT_BN_STATS: BnStats = "update"
 NEEDS: str | None = "model"
 

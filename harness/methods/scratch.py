@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from harness.grid import Trial
-from harness.method import TRAINING, WEIGHT_DECAY, BnStats, Candidates, Setup
+from harness.method import NETWORK, TRAINING, WEIGHT_DECAY, BnStats, Candidates, Setup
 
-TAKES = TRAINING - {"bn_stats"} | WEIGHT_DECAY | {"bn_momentum"}
+TAKES = TRAINING - {"bn_stats"} | WEIGHT_DECAY | NETWORK
 DEFAULT_BN_STATS: BnStats = "update"
 NEEDS: str | None = None
 

@@ -37,6 +37,7 @@ class Report:
 
     recipe: Recipe
     unfinished: list[run_rows.UnfinishedRow]
+    num_left_out: int           # stages of models that are not on the recipe's shortlist
     accuracy: list[rows.AccuracyRow]
     transfer: list[rows.TransferRow]
     grid: list[rows.GridRow]
@@ -55,17 +56,18 @@ class Report:
 
 def write(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str], out: Path,
           formats: Sequence[str] = ("html", "csv"), *, failed: Mapping[str, str] | None = None,
-          predictions: Mapping[str, Path] | None = None) -> Path:
+          predictions: Mapping[str, Path] | None = None, left_out: Sequence[str] = ()) -> Path:
     """Write the report into the folder `out` and return the file to open first.
 
     `html` makes index.html, `md` report.md, `csv` one file for each kind of row, and `figures/` with each plot as SVG and CSV.
     `unfinished` names the stages that have no result, `failed` says of some of them why; `predictions`: key of a transfer ->
-    the file of its answers, for tests on images. Raises UserError for an unknown format and an unwritable `out`.
+    the file of its answers, for tests on images; `left_out`: stages that a shortlist spares. Raises UserError for an unknown
+    format and an unwritable `out`.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise UserError(f"A report has no format '{', '.join(unknown)}'.", f"Known: {', '.join(FORMATS)}.")
-    report = collect(recipe, results, unfinished, failed or {}, predictions or {})
+    report = collect(recipe, results, unfinished, failed or {}, predictions or {}, left_out)
     files: dict[str, str] = {}
     if "html" in formats:
         files["index.html"] = to_html(report)
@@ -83,7 +85,7 @@ def write(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str], 
 
 
 def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str], failed: Mapping[str, str],
-            predictions: Mapping[str, Path]) -> Report:
+            predictions: Mapping[str, Path], left_out: Sequence[str] = ()) -> Report:
     """Rows, statistics, sentences and sections of a report. A result that is given twice counts once."""
     found = Collection(recipe, results)
     accuracy, transfer, scores = rows.accuracy_rows(found), rows.transfer_rows(found), rows.score_rows(found)
@@ -98,7 +100,8 @@ def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str]
     at_home = {sentence for section in built for sentence in section.sentences}
     return Report(
         recipe=recipe, unfinished=[run_rows.UnfinishedRow(name, failed.get(name, "")) for name in sorted(unfinished)],
-        accuracy=accuracy, transfer=transfer, grid=grid, scores=scores, classes=classes, timing=timing,
+        num_left_out=len(left_out), accuracy=accuracy, transfer=transfer, grid=grid, scores=scores, classes=classes,
+        timing=timing,
         betons=run_rows.beton_rows(found), stages=run_rows.stage_rows(found), environment=run_rows.environment_rows(found),
         analysis=analysis, sentences=opening, more=[sentence for sentence in said if sentence not in {*opening, *at_home}],
         caveats=answer.caveats(accuracy, transfer), sections=[section.without_sentences(opening) for section in built])
@@ -128,6 +131,7 @@ def to_report_markdown(report: Report) -> str:
     words = _words(report)
     parts = [f"# {escape_markdown(words['title'])}"]
     parts += [escape_markdown(sentence) for sentence in (*report.sentences, *report.more, *report.caveats)]
+    parts += [words["left_out"]] if words["left_out"] else []
     if report.unfinished:
         names = "\n".join(f"- {escape_markdown(f'{row.stage}: failed: {row.reason}' if row.reason else row.stage)}"
                           for row in report.unfinished)
@@ -180,7 +184,17 @@ def _words(report: Report) -> dict[str, Any]:
             "environment": run_tables.environment_table(report.environment),
             "stages": run_tables.stages_table(report.stages), "facts": _facts(report),
             "num_failed": sum(bool(row.reason) for row in report.unfinished),
-            "num_stages": len(report.stages) + len(report.unfinished), "recipe_yaml": _yaml(recipe)}
+            "num_stages": len(report.stages) + len(report.unfinished), "left_out": _about_left_out(report),
+            "recipe_yaml": _yaml(recipe)}
+
+
+def _about_left_out(report: Report) -> str:
+    """Of stages that a shortlist spares: they are neither done nor missing."""
+    asked = report.recipe.shortlist
+    if asked is None or not report.num_left_out:
+        return ""
+    count = "1 stage was" if report.num_left_out == 1 else f"{report.num_left_out} stages were"
+    return f"{count} left out: {', '.join(asked.methods)} ran for the best {asked.best} models by {asked.by} only."
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:

@@ -11,9 +11,10 @@ from harness.attack_settings import AttackSettings
 from harness.distributed import Ranks, synchronise_batch_norm
 from harness.model import Classifier
 from harness.regularisers import AuxiliaryHead
+from harness.retry import is_out_of_memory
 from harness.stage import Outcome, StageContext
 from harness.timer import Timer, summary
-from harness.train import trial
+from harness.train import memory, trial
 from harness.train.evaluate import View, evaluate
 from harness.train.fit import Checkpoints, Clock, Record, fit, num_batches
 from harness.train.flip import FlipAverage
@@ -135,12 +136,11 @@ def _prepare(trainee: ModelTrainee, settings: PretrainSettings, loader: Loader, 
     """Choose the parts of a batch and whether to compile, on noise; returns what compiling was measured to do."""
     ranks, device = context.ranks, context.device
     trainee.batch_size = min(loader.plan.share, -(-loader.num_samples // ranks.world_size))
-    trainee.step.num_parts = settings.accumulate if isinstance(settings.accumulate, int) else 1
-    if settings.accumulate != "auto" and settings.compile == "off":
-        return {"chosen": "eager"}
     batch = trial.noise_batch(trainee.batch_size, settings.resolution, num_classes, device)
-    if settings.accumulate == "auto":
-        trainee.step.num_parts = max(ranks.gathered(trial.parts_that_fit(trainee, batch, device)))
+    parts = memory.choose_parts(trainee, settings.accumulate, batch, context.folder)
+    trainee.step.num_parts = max(ranks.gathered(parts))
+    if settings.compile == "off":
+        return {"chosen": "eager"}
     measured: dict[str, Any] = ranks.from_first(trial.choose_compiled(trainee, batch, settings.compile, device))
     if trainee.compiled != measured["chosen"]:
         trainee.compile(measured["chosen"])
@@ -166,15 +166,16 @@ def _train(trainee: ModelTrainee, loader: Loader, settings: PretrainSettings, co
                 record["val"], _ = _scores(trainee, settings, context)
                 record["timing"]["eval_s"] = time.monotonic() - started
         return records
-    except RuntimeError as error:
-        if not trial.is_out_of_memory(error):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
     finally:
         trace.close()
     # Behind the handler, where the error no longer holds on to the memory of the step that failed.
     batch = trial.noise_batch(trainee.batch_size, settings.resolution, trainee.model.head.out_features, context.device)
     trainee.step.alone = True       # other processes may have had room enough, and wait
-    raise trial.out_of_memory(trainee, batch, can_accumulate=settings.attack.method != "free")
+    raise memory.out_of_memory(trainee, batch, context.folder,
+                               None if settings.attack.method == "free" else settings.accumulate)
 
 
 def _scores(trainee: ModelTrainee, settings: PretrainSettings, context: StageContext,

@@ -93,7 +93,8 @@ def run(context: StageContext) -> Outcome:
         "num_epochs": None if best.trial.settings.steps else best.trial.settings.epochs,
         "num_steps": best.trial.settings.steps or best.trial.settings.epochs * setup.steps_per_epoch,
         "num_classes": len(classes), "num_train_images": num_train_images, "num_fit_images": num_fit_images,
-        "bn_stats": setup.bn_stats, "precision": precision, "source_eps": source_eps, "predictions": predictions.FILE,
+        "bn_stats": setup.bn_stats, "num_parts": search.num_parts, "precision": precision, "source_eps": source_eps,
+        "predictions": predictions.FILE,
         "damaged_checkpoints": [line for clock in search.clocks for line in clock.damaged_checkpoints]}
     return Outcome(metrics, _timing(search.clocks, eval_s, startup_s, replay_img_per_s))
 

@@ -178,7 +178,7 @@ class Step:
         self._loss.fill_(state["loss"])
         self._num_correct.fill_(state["num_correct"])
         self.zero_gradients.fill_(state["zero_gradients"])
-        self._num_images, self.num_parts = state["num_images"], state["num_parts"]
+        self._num_images, self.num_parts = state["num_images"], max(self.num_parts, state["num_parts"])
         if self.free is not None and state["noise"] is not None:
             self.free.noise = state["noise"].to(self._device)
 

@@ -1,6 +1,5 @@
-"""Steps on noise before training begins, which leave no mark: does a batch fit into memory, and does compiling pay?"""
+"""Steps on noise before training begins, which leave no mark: does compiling pay?"""
 
-import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from harness.retry import is_out_of_memory
 from harness.train.compiled import MODES
-from harness.train.fit import Trainee
 from harness.train.trainee import ModelTrainee
 from writers.errors import UserError
 
@@ -27,7 +26,7 @@ def noise_batch(batch_size: int, resolution: int, num_classes: int, device: str)
 
 
 @contextmanager
-def unchanged(trainee: ModelTrainee, device: str) -> Iterator[None]:
+def unchanged(trainee: ModelTrainee, device: str | torch.device) -> Iterator[None]:
     """Whatever the trainee learns inside is forgotten behind; random numbers go on as if none had been drawn."""
     kept = _on_cpu(trainee.state_dict())
     trainee.step.alone = True       # a process whose memory runs out must not leave others waiting
@@ -38,37 +37,6 @@ def unchanged(trainee: ModelTrainee, device: str) -> Iterator[None]:
             trainee.step.alone = False
             trainee.load_state_dict({**kept, "compiled": trainee.compiled,
                                      "step": {**kept["step"], "num_parts": trainee.step.num_parts}})
-
-
-def parts_that_fit(trainee: ModelTrainee, batch: tuple[Tensor, Tensor], device: str) -> int:
-    """Set the trainee to the fewest parts of a batch, of 1, 2, 4, ..., with which a step fits into memory; returns it.
-
-    Raises UserError where not even pairs of images fit; BatchNorm needs two.
-    """
-    with unchanged(trainee, device):
-        while not _fits(trainee, *batch):
-            trainee.step.num_parts *= 2
-            if trainee.step.num_parts > len(batch[1]) // 2:
-                raise _nothing_fits(batch[0])
-    return trainee.step.num_parts
-
-
-def out_of_memory(trainee: Trainee, batch: tuple[Tensor, Tensor], *, can_accumulate: bool = True) -> UserError:
-    """The error for a batch that does not fit, with the largest half, quarter, ... that does. Spoils the trainee."""
-    instead = ", or accumulate: auto, which keeps both" if can_accumulate else ""
-    images, labels = batch
-    size = len(labels)
-    while size >= 4:
-        size //= 2
-        if _fits(trainee, images[:size], labels[:size]):
-            return UserError(f"There is not enough memory for batches of {len(labels)} images at {images.shape[-1]} pixels; "
-                             f"{size} fit.", f"Set batch_size: {size} and scale the learning rate with it{instead}.")
-    return _nothing_fits(images)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """On a GPU; on a CPU torch has no class for it."""
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
 
 
 def choose_compiled(trainee: ModelTrainee, batch: tuple[Tensor, Tensor], setting: Literal["off", "auto", "on"],
@@ -91,7 +59,7 @@ def choose_compiled(trainee: ModelTrainee, batch: tuple[Tensor, Tensor], setting
             try:
                 started = time.perf_counter()
                 trainee.train_batch(*batch)
-                _wait(device)
+                wait_for(device)
                 first_s = time.perf_counter() - started
                 step_s = min(_timed(lambda: trainee.train_batch(*batch), device) for _ in range(NUM_TIMED))
             except Exception as error:      # whatever a compiler can raise; eager code has run before
@@ -118,35 +86,15 @@ def ways(on_gpu: bool, *, attacked: bool) -> list[str]:
             if (on_gpu or not (captured or mode == "reduce-overhead")) and (attacked or not captured)]
 
 
-def _fits(trainee: Trainee, images: Tensor, labels: Tensor) -> bool:
-    failed = False
-    try:
-        trainee.train_batch(images, labels)
-        _wait(images.device.type)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        failed = True
-    if failed:      # only here has the error, which holds on to what the step had allocated, been let go
-        gc.collect()
-        if images.is_cuda:
-            torch.cuda.empty_cache()
-    return not failed
-
-
-def _nothing_fits(images: Tensor) -> UserError:
-    return UserError(f"There is not enough memory for two images at {images.shape[-1]} pixels.",
-                     "Use a smaller model or resolution, or see what else uses the device.")
-
-
 def _timed(step: Callable[[], None], device: str) -> float:
     started = time.perf_counter()
     step()
-    _wait(device)
+    wait_for(device)
     return time.perf_counter() - started
 
 
-def _wait(device: str) -> None:
+def wait_for(device: str | torch.device) -> None:
+    """Until the device has done what it was given."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
 

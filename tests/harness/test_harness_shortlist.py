@@ -1,5 +1,6 @@
 """Shortlists: the best by mean rank, drawn up also where models have failed, and what is not on them is not run."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from harness import result, shortlist
 from harness.commands.plan import states_of
+from harness.commands.report import write_report
 from harness.executor import Run, begin, unfinished
 from harness.folders import Folders
 from harness.launcher import Finished
@@ -142,6 +144,17 @@ def test_a_shortlist_that_cannot_be_drawn_up_fails_and_blocks_its_stages(folders
     run, launcher, _ = drive(recipe(), folders, broken=set(KNN))
     assert launcher.ran[-1] == "shortlist/knn" and "None of 4 models has a score knn" in " ".join(run.failed.values())
     assert len([stage for stage in run.blocked if "/grid/" in stage.name]) == 8
+
+
+def test_a_report_tells_what_was_left_out_from_what_is_missing(folders: Folders):
+    _, _, matrix = drive(recipe(), folders)
+    (grid,) = [stage for stage in matrix.stages if stage.name == "transfer/synthetic_scenes/grid/b"]
+    (grid.folder(folders.runs) / result.FILE_NAME).unlink()
+    transfers = [stage for stage in matrix.stages if stage.kind == "transfer"]
+    text = write_report(replace(matrix, stages=transfers[-1:]), folders, ("md",)).read_text()     # left out, and nothing else
+    assert "1 stage was left out: grid ran for the best 2 models by knn only." in text and "no result yet" not in text
+    text = write_report(replace(matrix, stages=[grid]), folders, ("md",)).read_text()
+    assert "left out" not in text and f"1 of 1 stages have no result yet:\n\n- {grid.name}" in text.replace("\\", "")
 
 
 def test_ranks_by_hand():

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from harness.stage import Outcome, StageContext, Stopped
+from harness.stage import Outcome, OutOfMemory, StageContext, Stopped
 from writers.errors import UserError
 
 
@@ -28,6 +28,8 @@ def run(context: StageContext) -> Outcome:
         os.kill(os.getpid(), signal.SIGKILL)
     if attempts <= config.get("out_of_memory_times", 0):
         raise MemoryError("out of memory")
+    if attempts <= config.get("no_room_times", 0):
+        raise OutOfMemory("Others hold the memory.", "Another try may go well.")
     if config.get("spawn"):
         child = os.spawnvp(os.P_NOWAIT, sys.executable, [sys.executable, "-c", "import time; time.sleep(60)"])
         Path(config["spawn"]).write_text(str(child))

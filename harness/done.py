@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -18,11 +18,18 @@ def has_result(folder: Path) -> bool:
 
 def with_result(runs: Path, kinds: Iterable[str]) -> set[str]:
     """The keys of all stages of these kinds that have a result: of ten thousand in a twentieth of a second."""
-    found: set[str] = set()
+    return {folder.name for folder in _folders(runs, kinds) if os.path.exists(f"{folder.path}/{result.FILE_NAME}")}  # noqa: PTH110
+
+
+def with_folder(runs: Path, kinds: Iterable[str]) -> set[str]:
+    """The keys of all stages of these kinds that anybody has begun; of the others nothing is on disk."""
+    return {folder.name for folder in _folders(runs, kinds)}
+
+
+def _folders(runs: Path, kinds: Iterable[str]) -> Iterator[os.DirEntry[str]]:
     for kind in kinds:
         with suppress(FileNotFoundError), os.scandir(runs / "stages" / kind) as folders:
-            found.update(folder.name for folder in folders if os.path.exists(f"{folder.path}/{result.FILE_NAME}"))  # noqa: PTH110
-    return found
+            yield from folders
 
 
 def has_outputs(kind: str, folder: Path, data: Path) -> bool:

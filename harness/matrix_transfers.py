@@ -41,7 +41,7 @@ class Transfers:
         """targets: each with the stage that writes its data."""
         self._points = [point for target, data in targets for label, settings in recipe.methods.items()
                         for point in _points(target, data, label, settings.for_target(target.dataset))]
-        self._recipe = recipe
+        self._features = matrix_zoo.Features(recipe)
 
     def of(self, model: Stage, *, seed: int, short: str) -> Iterator[Stage]:
         """The transfers of one model. short: what names of its stages end in."""
@@ -54,7 +54,7 @@ class Transfers:
                 yield Stage("transfer", {**config, "arch": _architecture(model)}, {"data": point.data}, {**own, **axes},
                             f"transfer/{point.name}/{short_own}")
             elif point.needs == "features":
-                needs = {role: matrix_zoo.features(self._recipe, model, point.target, point.data, short=short, eval_crop=crop)
+                needs = {role: self._features.of(model, point.target, point.data, short=short, eval_crop=crop)
                          for role, crop in point.crops.items()}
                 yield from needs.values()
                 seeded = {"seed": seed} if "per_class" in point.axes else {}        # the draw of images; else it has none

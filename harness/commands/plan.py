@@ -67,13 +67,17 @@ def states_of(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> "di
     `executor.unfinished` gave."""
     from harness import done, shortlist
 
+    kinds = {stage.kind for stage in plan.stages}
     skipped = shortlist.skipped(plan.stages, folders.runs)
-    with_result = done.with_result(folders.runs, {stage.kind for stage in plan.stages}) if skipped else set()
+    with_result = done.with_result(folders.runs, kinds) if skipped else set()
+    begun = done.with_folder(folders.runs, kinds)
 
     def of(stage: "Stage") -> "State":
         if stage.key in skipped and stage.key not in with_result:
             return "skipped"
-        return done.state(stage.kind, stage.folder(folders.runs), folders.data) if stage.key in left else "done"
+        if stage.key not in left:
+            return "done"
+        return done.state(stage.kind, stage.folder(folders.runs), folders.data) if stage.key in begun else "left"
 
     return {stage.key: of(stage) for stage in plan.stages}
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from harness import done, lease, provenance, result, retry, shortlist
 from harness.folders import Folders
-from harness.gpu_memory import Likeness, likeness
+from harness.gpu_sharing import Likeness, likeness
 from harness.launcher import Finished, Launcher
 from harness.matrix import Matrix
 from harness.result import write_json

@@ -3,6 +3,7 @@
 `harness/launchers/NAME.py` has `open(settings: LauncherSettings) -> Launcher`.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,11 @@ class LauncherSettings:
                 raise UserError(f"The launcher {launcher} has no option {name}.", has)
 
 
+def order_line(folder: Path, *, shares_gpu: bool) -> bytes:
+    """What a warm worker is told on its stdin. shares_gpu: other stages may run on the stage's GPU meanwhile."""
+    return f"{json.dumps({'stage': str(folder), 'shares_gpu': shares_gpu})}\n".encode()
+
+
 def needs_gpu(kind: str) -> bool:
     """Whether a stage of this kind uses a GPU where there is one. Others are work for CPUs and disks."""
     return kind not in ("write", "adopt", "shortlist")
@@ -79,7 +85,7 @@ class Launcher(Protocol):
         """About how many stages run side by side, for people."""
 
     def has_room(self, stage: Stage) -> bool:
-        """Whether this stage may start now. Asked of one for all that are like it (`harness.gpu_memory`)."""
+        """Whether this stage may start now. Asked of one for all that are like it (`harness.gpu_sharing`)."""
 
     def start(self, stage: Stage, folder: Path) -> None:
         """Run the stage, whose orders are in its folder. Only called where `has_room` says yes."""

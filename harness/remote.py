@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu
+from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu, order_line
 
 EXIT_STOPPED = 75       # of a worker that was stopped between two stages
 SAVE_S = 20.0           # for a stage that is asked to stop to write its checkpoint
@@ -30,13 +30,14 @@ class Order:
     command: tuple[str, ...]
     num_threads: int
     on_gpu: bool
+    shares_gpu: bool
 
     @classmethod
     def of(cls, folder: Path, settings: LauncherSettings, num_threads: int, *, gpus: bool) -> "Order":
         """gpus: whether the cluster has any for this run."""
         on_gpu = gpus and needs_gpu(folder.parent.name)
         command = settings.worker_command("cuda:0" if on_gpu else "cpu", num_threads)
-        return cls(folder, tuple(command), num_threads, on_gpu)
+        return cls(folder, tuple(command), num_threads, on_gpu, on_gpu and settings.jobs_per_gpu > 1)
 
 
 def finished(folder: Path, answer: dict[str, Any]) -> Finished:
@@ -86,7 +87,7 @@ class Attempt:
                                         start_new_session=True)
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):      # it died at its start: its output ends, which is an answer too
-            self.process.stdin.write(f"{self.order.folder}\n".encode())
+            self.process.stdin.write(order_line(self.order.folder, shares_gpu=self.order.shares_gpu))
             self.process.stdin.flush()
 
     def _answer(self, at_most_s: float | None) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Result(BaseModel):
     retries: dict[str, int] = {}    # what made earlier attempts fail -> how often: lost, out_of_memory, preempted
     started_at: str                 # ISO 8601, UTC
     gpu_memory_bytes: int | None = None     # the most that torch had reserved of its GPU
+    gpu_busy: float | None = None   # share of the stage's time in which a kernel ran; None: no NVML, or others ran there, too
     import_s: float = 0.0           # loading the stage's code: of the first stage of its kind in a worker
     wall_s: float                   # the stage's own work: without imports, leases and writing this
 

@@ -2,7 +2,7 @@
 
 A stage's folder says all there is to do (`stage.json`); its output goes to `log.txt`; `result.json` comes last, or
 `error.txt`. Exit code 0: done; 1: failed; 75: stopped or held by another worker, to be tried again.
-With `--serve` each line on stdin is a stage folder, and each answer is a JSON line on stdout.
+With `--serve` each line on stdin is an order (`launcher.order_line`), and each answer is a JSON line on stdout.
 A failure that is worth another try (out of memory) leaves no `error.txt` then: that is for whoever gives up.
 
 `torchrun --nproc-per-node N -m harness.worker STAGE_DIR` trains one stage in N processes; so does `--processes N`, for the
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness import disk, distributed, done, environment, lease, provenance, result, retry, worker_options
 from harness.distributed import ALONE, Ranks
@@ -33,6 +33,9 @@ from harness.result import Result, write_atomically
 from harness.stage import TAKE_WHAT_THERE_IS, OutOfMemory, StageContext, Stopped, read_orders
 from harness.stop_signal import LOOK_AGAIN_S, ORPHAN_GRACE_S, STOPPED, StopSignal, end_with_parent
 from writers.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.train.gpu_monitor import GpuMonitor
 
 SHARED_KINDS = ("pretrain", "evaluate")     # stages that several processes can run together
 EXIT_CODES = {"done": 0, "failed": 1, "stopped": STOPPED, "busy": STOPPED}
@@ -183,11 +186,9 @@ def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable
         need_folders=folders, data=options.data_dir, raw=options.raw_dir, num_threads=options.threads,
         device=device, stop_requested=stop_requested,
         checkpoint_every_s=60 * options.checkpoint_minutes, trace_steps=options.trace, ranks=ranks)
-    gpu = sys.modules["torch"].cuda if device.startswith("cuda") and "torch" in sys.modules else None
-    if gpu is not None:
-        gpu.reset_peak_memory_stats(device)
     ran = time.monotonic()
-    outcome = module.run(context)
+    with _watched_gpu(device) as gpu:
+        outcome = module.run(context)
     wall_s = time.monotonic() - ran
     if not ranks.is_first:
         return None
@@ -197,7 +198,17 @@ def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable
         outputs=provenance.outputs(folder, outcome.metrics), recipe=told.get("recipe", ""), metrics=outcome.metrics,
         timing=outcome.timing, retries=retry.counts(folder), environment=environment.describe(device, options.threads),
         started_at=started_at.isoformat(timespec="seconds"), import_s=import_s, wall_s=wall_s,
-        gpu_memory_bytes=gpu.max_memory_reserved(device) if gpu is not None else None)
+        gpu_memory_bytes=gpu.max_memory_reserved() if gpu is not None else None,
+        gpu_busy=gpu.busy() if gpu is not None and not options.shares_gpu else None)
+
+
+def _watched_gpu(device: str) -> "AbstractContextManager[GpuMonitor | None]":
+    """None inside where the stage uses no GPU, or no torch."""
+    if not device.startswith("cuda") or "torch" not in sys.modules:
+        return nullcontext()
+    from harness.train.gpu_monitor import GpuMonitor
+
+    return GpuMonitor(device)
 
 
 def _needed(kind: str, folders: dict[str, Path]) -> dict[str, Result]:
@@ -255,13 +266,15 @@ def _output_to(log: Path) -> Iterator[None]:
 
 
 def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
-    """Answer stage folders until stdin ends. Imports and compiled code stay from one stage to the next."""
+    """Answer orders until stdin ends. Imports and compiled code stay from one stage to the next."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)    # our own copy: what stages print must not mix with answers
     os.dup2(2, 1)
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_read_lines, args=(lines, stop), daemon=True).start()
     while (line := lines.get()) is not None:
-        answer = run_stage(Path(line), options, stop)
+        order = json.loads(line)
+        options.shares_gpu = order["shares_gpu"]
+        answer = run_stage(Path(order["stage"]), options, stop)
         answers.write(json.dumps(answer) + "\n")
         if stop.requested:
             raise SystemExit(STOPPED)

@@ -11,7 +11,7 @@ def parse() -> argparse.Namespace:
     """Of this process. Ends it, with what is wrong, where the options do not go together."""
     parser = argparse.ArgumentParser(prog="python -m harness.worker", description="Run one stage, or serve many.")
     parser.add_argument("stage", nargs="?", type=_absolute, help="the stage's folder, with its stage.json")
-    parser.add_argument("--serve", action="store_true", help="stage folders come on stdin, a line each")
+    parser.add_argument("--serve", action="store_true", help="orders come on stdin, a line each")
     parser.add_argument("--data-dir", type=_absolute, default=os.environ.get("HARNESS_DATA", "data"))
     parser.add_argument("--raw-dir", type=_absolute, default=os.environ.get("HARNESS_RAW", "raw"))
     parser.add_argument("--threads", type=int, default=max(1, environment.num_cores() // distributed.from_environment()
@@ -26,6 +26,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda:0")
     parser.add_argument("--began-at", type=float, metavar="SECONDS",
                         help="a failure that is later, by the file system's clock, is another run's: it is not tried again")
+    parser.add_argument("--shares-gpu", action="store_true",
+                        help="other stages run on its GPU: how busy that is says nothing of it")
     parser.add_argument("--retried", action="store_true", help="whoever started this tries again what is worth it")
     parser.add_argument("--stages-package", default="harness.stages", help="the package whose modules run the stages")
     options = parser.parse_args()

@@ -24,7 +24,7 @@ STOP_GRACE_S = 20.0
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N",
               help="Stages side by side. Default: what the machine carries.")
 @click.option("--jobs-per-gpu", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-              help="Stages that share a GPU, at most: as many as its memory holds, by what the first of each kind took.")
+              help="Stages on one GPU, at most: as many as its memory and time allow, by what the first of each kind took.")
 @click.option("--threads", "num_threads", type=click.IntRange(min=1), metavar="N",
               help="CPU threads of a stage. Default: an even share of the cores.")
 @click.option("--address", metavar="HOST:PORT|auto", help="With --launcher ray: the cluster. Default: Ray on this machine.")

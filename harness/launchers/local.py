@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import IO, Self
 
 from harness import done, environment
-from harness.gpu_memory import GpuMemory, Likeness, likeness
-from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu
+from harness.gpu_sharing import GpuSharing, Likeness, can_measure, likeness
+from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu, order_line
 from harness.stage import Stage
 from writers.errors import UserError
 
@@ -44,11 +44,14 @@ def slots(settings: LauncherSettings) -> list[Slot]:
     way to them.
 
     Without a GPU: a thread per slot on up to 4 cores, else 4 threads per slot. Slots that fit share out the cores.
-    Raises UserError where a stage is to have more GPUs than there are.
+    Raises UserError where a stage is to have more GPUs than there are, or stages are to share one and cannot be measured.
     """
     gpus = [] if settings.device == "cpu" else _visible_gpus()
     if settings.jobs_per_gpu > 1 and not gpus:
         raise UserError("--jobs-per-gpu has no effect: there is no GPU.", "Say --jobs N for stages side by side.")
+    if settings.jobs_per_gpu > 1 and not can_measure():
+        raise UserError("--jobs-per-gpu has no effect without nvidia-ml-py: how busy a stage keeps its GPU cannot be measured.",
+                        "pip install 'harness[gpu]'")
     num_gpus = settings.gpus_per_stage
     if 0 < len(gpus) < num_gpus:
         raise UserError(f"A stage is to have {num_gpus} GPUs, and this machine has {len(gpus)}.", "Give it fewer.")
@@ -71,8 +74,8 @@ class LocalLauncher:
     def __init__(self, settings: LauncherSettings, slots: list[Slot]) -> None:
         self.settings = settings
         self.slots = slots
-        self.memory = GpuMemory(settings.folders.runs, min(environment.gpu_memory_bytes(), default=0)
-                                if settings.jobs_per_gpu > 1 else 0)
+        self.sharing = GpuSharing(settings.folders.runs, min(environment.gpu_memory_bytes(), default=0)
+                                  if settings.jobs_per_gpu > 1 else 0)
         self.selector = selectors.DefaultSelector()
 
     @property
@@ -86,11 +89,15 @@ class LocalLauncher:
         """Slots that may take this stage: what needs no GPU leaves the GPUs alone, and those that share one fit into it."""
         beside = any(slot.gives_way for slot in self.slots) and not needs_gpu(stage.kind)
         return [slot for slot in self.slots if slot.running is None and slot.gives_way == beside
-                and (slot.gpu is None or self.memory.fit(likeness(stage), self._on(slot.gpu)))]
+                and (slot.gpu is None or self.sharing.fit(likeness(stage), self._on(slot.gpu)))]
 
     def _on(self, gpu: str) -> list[Likeness]:
         """What runs on the GPU now."""
         return [slot.like for slot in self.slots if slot.gpu == gpu and slot.running is not None]
+
+    def _has_company(self, stage: Stage, gpu: str) -> bool:
+        """Whether others run on the GPU, or may join the stage there. Asked before it starts."""
+        return self.settings.jobs_per_gpu > 1 and (bool(self._on(gpu)) or self.sharing.is_known(likeness(stage)))
 
     def start(self, stage: Stage, folder: Path) -> None:
         free = self._free(stage)
@@ -100,9 +107,10 @@ class LocalLauncher:
             if slot.process is None:
                 self._open_worker(slot)
             assert slot.process is not None and slot.process.stdin is not None
+            shares_gpu = slot.gpu is not None and self._has_company(stage, slot.gpu)
             slot.running, slot.like = folder, likeness(stage)
             try:
-                slot.process.stdin.write(f"{folder}\n".encode())
+                slot.process.stdin.write(order_line(folder, shares_gpu=shares_gpu))
                 slot.process.stdin.flush()
                 return
             except BrokenPipeError:
@@ -177,9 +185,9 @@ class LocalLauncher:
             answer = json.loads(line)
             finished.append(Finished(Path(answer["stage"]), answer["status"], answer["message"], answer["cause"]))
             if slot.gpu is not None and answer["cause"] == "out_of_memory":
-                self.memory.was_too_much(slot.like)
+                self.sharing.was_too_much(slot.like)
             elif slot.gpu is not None and answer["status"] == "done":
-                self.memory.learn(slot.like, Path(answer["stage"]))
+                self.sharing.learn(slot.like, Path(answer["stage"]))
             slot.running = None
         return finished
 

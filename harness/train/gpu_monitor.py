@@ -32,7 +32,17 @@ class GpuMonitor:
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
+            if not self._samples:       # it was over before the first was due; NVML looks back some tenths of a second
+                self._sample()
             self._nvml.nvmlShutdown()
+
+    def busy(self) -> float | None:
+        """Share of the time in which at least one kernel ran, of whatever process. None where nothing was measured."""
+        return sum(sample[0] for sample in self._samples) / len(self._samples) if self._samples else None
+
+    def max_memory_reserved(self) -> int:
+        """Bytes: the most that torch has taken for itself."""
+        return torch.cuda.max_memory_reserved(self._device)
 
     def summary(self) -> dict[str, Any] | None:
         """None on a CPU. Means over the samples; without NVML only what torch knows: its name and memory."""
@@ -42,9 +52,9 @@ class GpuMonitor:
                  "allocated_peak_bytes": torch.cuda.max_memory_allocated(self._device)}
         if not self._samples:
             return known
-        utilisation, clock, memory, power = zip(*self._samples, strict=True)
+        _, clock, memory, power = zip(*self._samples, strict=True)
         count = len(self._samples)
-        return {**known, "utilisation": sum(utilisation) / count, "sm_clock_mhz": sum(clock) / count,
+        return {**known, "utilisation": self.busy(), "sm_clock_mhz": sum(clock) / count,
                 "sm_clock_min_mhz": min(clock), "memory_peak_bytes": max(memory), "power_w": sum(power) / count,
                 "num_samples": count}
 
@@ -61,15 +71,20 @@ class GpuMonitor:
             print(f"NVML says nothing about {self._device}: {error}")
 
     def _watch(self) -> None:
+        while not self._stop.wait(SAMPLE_EVERY_S) and self._sample():
+            pass
+
+    def _sample(self) -> bool:
+        """False: not every GPU tells all of it, and none does so while it is reset."""
         nvml, handle = self._nvml, self._handle
-        while not self._stop.wait(SAMPLE_EVERY_S):
-            try:
-                self._samples.append((nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
-                                      nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-                                      nvml.nvmlDeviceGetMemoryInfo(handle).used,
-                                      nvml.nvmlDeviceGetPowerUsage(handle) / 1000))
-            except nvml.NVMLError:      # not every GPU tells all of it, and none does so while it is reset
-                return
+        try:
+            self._samples.append((nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
+                                  nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+                                  nvml.nvmlDeviceGetMemoryInfo(handle).used,
+                                  nvml.nvmlDeviceGetPowerUsage(handle) / 1000))
+        except nvml.NVMLError:
+            return False
+        return True
 
 
 def _uuid(device: torch.device) -> str:

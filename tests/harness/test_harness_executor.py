@@ -15,7 +15,6 @@ import pytest
 from harness import done, lock, result
 from harness.executor import Run, begin, prepare, unfinished
 from harness.folders import Folders
-from harness.gpu_memory import likeness
 from harness.launcher import LauncherSettings
 from harness.launchers import local
 from harness.matrix import Matrix
@@ -289,6 +288,7 @@ def test_one_stage_by_hand(folders, make):
 def test_slots_share_the_cores(folders, monkeypatch):
     monkeypatch.setattr(local.environment, "num_cores", lambda: 16)
     monkeypatch.setattr(local.environment, "gpu_names", lambda: ["H200", "H200"])
+    monkeypatch.setattr(local, "can_measure", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [(slot.num_threads, slot.gpu) for slot in local.slots(LauncherSettings(folders))] == [
         (8, "0"), (8, "1"), (4, None)]
@@ -306,41 +306,6 @@ def test_slots_share_the_cores(folders, monkeypatch):
     monkeypatch.setattr(local.environment, "gpu_names", list)
     monkeypatch.setattr(local.environment, "num_cores", lambda: 2)
     assert [(slot.num_threads, slot.gpu) for slot in local.slots(LauncherSettings(folders))] == [(1, None)] * 2
-
-
-def test_stages_share_a_gpu_once_the_first_of_their_kind_was_measured(folders, monkeypatch):
-    """Fake results, no GPU: stages of 10, 20 and an unknown number of gigabytes on one of 40."""
-    monkeypatch.setattr(local.environment, "gpu_memory_bytes", lambda: [40 * 10**9])
-    slots = [local.Slot(index, 1, "0") for index in range(4)]
-    launcher = local.LocalLauncher(LauncherSettings(folders, jobs_per_gpu=4), slots)
-    small, large, strange = (Stage("transfer", {"seed": seed}, axes={"method": method})     # axes are not part of the key
-                             for seed, method in enumerate(("small", "large", "strange")))
-
-    def measured(stage: Stage, gigabytes: float) -> Path:
-        folder = stage.folder(folders.runs)
-        result.save(result.Result(kind=stage.kind, key=stage.key, name="", axes=stage.axes, config=stage.config, needs={},
-                                  metrics={}, environment={}, gpu_memory_bytes=round(gigabytes * 1e9), started_at="", wall_s=1),
-                    folder)
-        return folder
-
-    def run(*stages: Stage) -> None:
-        for index, slot in enumerate(slots):
-            slot.running, slot.like = (Path("busy"), likeness(stages[index])) if index < len(stages) else (None, ())
-
-    measured(small, 9)          # in an earlier run
-    measured(large, 19)
-    for running, has_room in (((), "sl"), ((small,), "sl"), ((small, small), "s"), ((large,), "s"),
-                              ((large, small), ""), ((strange,), "")):
-        run(*running)
-        assert [launcher.has_room(one) for one in (small, large)] == ["s" in has_room, "l" in has_room], running
-        assert launcher.has_room(strange) == (not running), "the first of its kind is alone"
-    run(small)
-    launcher.memory.learn(likeness(strange), measured(strange, 1))
-    assert launcher.has_room(strange)
-    launcher.memory.was_too_much(likeness(small))
-    assert not launcher.has_room(strange) and not launcher.has_room(small)
-    assert launcher.memory.known[likeness(Stage("transfer", {"seed": 9}, axes={"method": "large"}))] == pytest.approx(19.7e9)
-    launcher.selector.close()
 
 
 def test_slots_have_cores_of_their_own(folders, monkeypatch):

@@ -21,7 +21,7 @@ LEVELS = (
      "search", "report"},
     {"recipe", "recipe_check", "matrix", "stage", "result", "settings", "timer", "checkpoint", "distributed", "done",
      "disk", "lock", "lease", "cancel", "retry", "estimate", "raw", "environment", "folders", "console",
-     "provenance", "slot_time", "gpu_memory", "grid", "method_check", "method_presets",
+     "provenance", "slot_time", "gpu_sharing", "grid", "method_check", "method_presets",
      "matrix_transfers", "matrix_zoo", "matrix_models", "points", "base_settings", "attack_settings", "train_settings",
      "transfer_settings", "model_settings", "zoo_names", "shortlist", "presets", "recipe_schema"},
 )

@@ -163,11 +163,19 @@ def test_the_gpu_is_watched(gpu, monkeypatch):
     assert nvml.asked == ["init", "GPU-1234", "shutdown"]
 
 
+def test_what_is_over_at_once_is_sampled_at_its_end(gpu, monkeypatch):
+    monkeypatch.setattr(gpu_monitor, "SAMPLE_EVERY_S", 60.0)
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    with GpuMonitor("cuda") as monitor:
+        pass
+    assert monitor.busy() == 0.5
+
+
 def test_without_nvml_there_is_what_torch_knows_and_on_a_cpu_nothing(gpu, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with GpuMonitor("cuda") as monitor:
         pass
-    assert monitor.summary() == {"name": "NVIDIA H200", "allocated_peak_bytes": 7}
+    assert monitor.summary() == {"name": "NVIDIA H200", "allocated_peak_bytes": 7} and monitor.busy() is None
     with GpuMonitor("cpu") as monitor:
         pass
     assert monitor.summary() is None

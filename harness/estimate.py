@@ -1,19 +1,23 @@
-"""How long what is left of a matrix takes, and how much disk, from results that are on disk already; unknown without them.
+"""How long what is left of a matrix takes, and how much disk, from what is on disk already; unknown without that.
 
 A stage is compared with finished ones of its kind, model, resolution, data and method, whatever their seed, subset and eps,
-and scaled by `harness.matrix.work`. Times are those of the machines that measured them.
+and scaled by `harness.matrix.work`. Times are those of the machines that measured them. What has no finished stage like it is
+reckoned from steps that were timed on this machine (`harness plan --calibrate`), where they were.
 """
 
 import json
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from harness import result
+from harness.calibration import Calibration, key_of
 from harness.matrix import work
 from harness.stage import Stage
+from harness.workload import Workloads
 
 MOST_READ = 200         # results of a kind: to read thousands would take longer than a plan may
 Likeness = tuple[Any, ...]
@@ -21,33 +25,64 @@ Likeness = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of the stages that are left. What has no finished stage like it is counted as unknown, and nowhere else."""
+    """Of the stages that are left. What is neither like a finished stage nor calibrated is counted as unknown, and nowhere
+    else."""
 
     hours: float                # one after another
     num_unknown: int
     disk_bytes: int             # betons and models
     num_unknown_disk: int
+    num_calibrated: int = 0     # stages whose hours are reckoned from timed steps
+    calibrated_hours: float = 0.0       # of `hours`: theirs, without loading of data
+    calibrated_on: str | None = None    # the device; None: none was of use
 
 
-def estimate(left: dict[str, Stage], runs: Path) -> Estimate:
+def estimate(left: dict[str, Stage], runs: Path, calibration: Calibration | None = None) -> Estimate:
     """Reads at most MOST_READ results of each kind that is left."""
-    rates: dict[Likeness, list[float]] = {}         # seconds per unit of work
-    sizes: dict[Likeness, list[int]] = {}
-    for kind in {stage.kind for stage in left.values()}:
-        for file in islice((runs / "stages" / kind).glob(f"*/{result.FILE_NAME}"), MOST_READ):
-            try:
-                record = json.loads(file.read_text())
-                done = Stage(kind, record["config"], axes=record["axes"])
-                rates.setdefault(_likeness(done), []).append(float(record["wall_s"]) / work(done))
-                sizes.setdefault(_likeness(done), []).append(_num_bytes(file.parent, record))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue        # damaged, or of another schema: whoever needs it says so
-    known = [stage for stage in left.values() if _likeness(stage) in rates]
+    rates, sizes = _measured(left, runs)
+    workloads, known_s, calibrated_s, num_unknown = Workloads(runs), 0.0, [], 0
+    for stage in left.values():
+        if (likeness := _likeness(stage)) in rates:
+            known_s += rates[likeness] * work(stage) * _chance(stage)
+        elif calibration and (parts := workloads.of(stage)) and (seconds := calibration.seconds(parts)) is not None:
+            calibrated_s.append(seconds * _chance(stage))
+        else:
+            num_unknown += 1
     leave_files = [stage for stage in left.values() if stage.kind in ("write", "pretrain", "adopt", "features")]
     sized = [stage for stage in leave_files if _likeness(stage) in sizes]
-    return Estimate(sum(statistics.median(rates[_likeness(stage)]) * work(stage) * _chance(stage) for stage in known) / 3600,
-                    len(left) - len(known), sum(round(statistics.median(sizes[_likeness(stage)])) for stage in sized),
-                    len(leave_files) - len(sized))
+    return Estimate((known_s + sum(calibrated_s)) / 3600, num_unknown, sum(sizes[_likeness(stage)] for stage in sized),
+                    len(leave_files) - len(sized), len(calibrated_s), sum(calibrated_s) / 3600,
+                    str(calibration.machine) if calibration and calibrated_s else None)
+
+
+def unmeasured(left: dict[str, Stage], runs: Path, calibration: Calibration) -> list[dict[str, Any]]:
+    """The steps to time, once each, so that all that is left and does its work in steps can be estimated."""
+    rates, _ = _measured(left, runs)
+    workloads = Workloads(runs)
+    steps = {key_of(part.step): part.step for stage in left.values() if _likeness(stage) not in rates
+             for part in workloads.of(stage) or ()}
+    return [step for step in steps.values() if not calibration.has(step)]
+
+
+def _measured(left: dict[str, Stage], runs: Path) -> tuple[dict[Likeness, float], dict[Likeness, int]]:
+    """Of finished stages by likeness, in the middle: seconds for a unit of work, and bytes."""
+    rates: dict[Likeness, list[float]] = {}
+    sizes: dict[Likeness, list[int]] = {}
+    for file in _results({stage.kind for stage in left.values()}, runs):
+        try:
+            record = json.loads(file.read_text())
+            done = Stage(record["kind"], record["config"], axes=record["axes"])
+            rates.setdefault(_likeness(done), []).append(float(record["wall_s"]) / work(done))
+            sizes.setdefault(_likeness(done), []).append(_num_bytes(file.parent, record))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue        # damaged, or of another schema: whoever needs it says so
+    return ({likeness: statistics.median(values) for likeness, values in rates.items()},
+            {likeness: round(statistics.median(values)) for likeness, values in sizes.items()})
+
+
+def _results(kinds: Iterable[str], runs: Path) -> Iterable[Path]:
+    for kind in kinds:
+        yield from islice((runs / "stages" / kind).glob(f"*/{result.FILE_NAME}"), MOST_READ)
 
 
 def _chance(stage: Stage) -> float:

@@ -11,6 +11,7 @@ from harness.commands._recipe import recipe_argument
 from harness.folders import Folders, folder_options
 
 if TYPE_CHECKING:
+    from harness.calibration import Machine
     from harness.done import State
     from harness.estimate import Estimate
     from harness.matrix import Matrix
@@ -24,20 +25,28 @@ COLOURS = {"done": "palegreen", "running": "lightskyblue", "failed": "salmon", "
 @recipe_argument
 @folder_options
 @click.option("--stages", "show_stages", is_flag=True, help="Also name every stage.")
+@click.option("--calibrate", is_flag=True,
+              help="First time a few steps, on noise, of each kind of work that nothing on disk tells the time of; kept in "
+                   "calibration.json in the folder of runs, for this device, and not timed again.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: every stage with its key, state and needs.")
 @click.option("--dot", "as_dot", is_flag=True, help="The graph of the stages, for Graphviz.")
-def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, show_stages: bool, as_json: bool,
+def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, show_stages: bool, calibrate: bool, as_json: bool,
             as_dot: bool) -> None:
-    """Show RECIPE's stages: what is done, what is left. Runs nothing."""
+    """Show RECIPE's stages: what is done, what is left, and about how long that takes. Runs nothing."""
     from harness import matrix, recipe
     from harness.executor import unfinished
+    from writers.errors import UserError
 
+    if calibrate and as_dot:
+        raise UserError("--calibrate has no effect with --dot, which shows no times.", "Drop one of them.")
     plan = matrix.expand(recipe.read(recipe_name, overrides))
-    if as_json:
-        print_json(plan, folders)
-        return
     left = unfinished(plan, folders)
     states = states_of(plan, folders, left)
+    if calibrate:
+        _calibrate({stage.key: stage for stage in plan.stages if states[stage.key] not in OVER}, folders)
+    if as_json:
+        click.echo(json.dumps(_as_json(plan, states, folders), indent=1))
+        return
     if as_dot:
         click.echo(_dot(plan, states))
         return
@@ -93,9 +102,61 @@ def _as_json(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> di
 
 
 def _estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> "Estimate":
+    from harness import calibration
     from harness.estimate import estimate
+    from writers.errors import UserError
 
-    return estimate({stage.key: stage for stage in plan.stages if states[stage.key] not in OVER}, folders.runs)
+    known = None
+    if (folders.runs / calibration.FILE_NAME).exists():     # which device this is takes the driver's tool a moment to say
+        try:
+            known = calibration.read(folders.runs, _machine(folders)[0])
+        except UserError as error:
+            click.secho(str(error), fg="yellow", err=True)
+    return estimate({stage.key: stage for stage in plan.stages if states[stage.key] not in OVER}, folders.runs, known)
+
+
+def _machine(folders: Folders) -> "tuple[Machine, str, int]":
+    """What a stage of `harness run` would compute on: in words, for torch, and with how many CPU threads."""
+    from harness import environment
+    from harness.calibration import Machine
+    from harness.launcher import LauncherSettings
+    from harness.launchers.local import slots
+
+    slot = slots(LauncherSettings(folders))[0]
+    name = environment.gpu_names()[0] if slot.gpu else f"{environment.cpu_model()}, threads: {slot.num_threads}"
+    return Machine(name, environment.versions()["torch"] or "none"), "cuda:0" if slot.gpu else "cpu", slot.num_threads
+
+
+def _calibrate(left: "dict[str, Stage]", folders: Folders) -> None:
+    """Time what is not known of the stages that are left, and keep it at once: an interruption loses one measurement."""
+    from harness import calibration, console
+    from harness.estimate import unmeasured
+    from writers.errors import UserError
+
+    machine, device, num_threads = _machine(folders)
+    try:
+        known = calibration.read(folders.runs, machine)
+    except UserError as error:
+        click.secho(str(error), fg="yellow", err=True)
+        known = calibration.Calibration(machine, {})
+    steps = unmeasured(left, folders.runs, known)
+    terminal = console.err()
+    terminal.print(f"{len(steps)} kinds of steps to time on {machine}", markup=False)
+    if not steps:
+        return
+    from harness.calibrate import measure  # imports torch
+
+    with terminal.status("") as status:
+        measured = measure(steps, folders, device=device, num_threads=num_threads)
+        for number, step in enumerate(steps, start=1):
+            what = calibration.in_words(step)
+            status.update(f"{number} of {len(steps)}: {what}")
+            _, found = next(measured)
+            if isinstance(found, float):
+                calibration.add(folders.runs, machine, step, found)
+                terminal.print(f"  {1000 * found:8.1f} ms  {what}", markup=False, soft_wrap=True)
+            else:
+                terminal.print(f"     unknown  {what}: {found}", markup=False, soft_wrap=True)
 
 
 def _print_estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> None:
@@ -108,6 +169,9 @@ def _print_estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders
         f"about {found.hours:.2g} h one after another{of_unknown}"
     of_unknown = f" and {found.num_unknown_disk} betons or models of unknown size" if found.num_unknown_disk else ""
     click.echo(f"left: {time}; disk: about {found.disk_bytes / 1e9:.2g} GB{of_unknown}")
+    if found.calibrated_on:
+        click.echo(f"calibrated: {found.calibrated_hours:.2g} h of that are {found.num_calibrated} stages reckoned from a few "
+                   f"steps on noise, without loading images, on {found.calibrated_on}")
 
 
 def _dot(plan: "Matrix", states: "dict[str, State]") -> str:

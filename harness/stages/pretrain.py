@@ -45,14 +45,12 @@ def run(context: StageContext) -> Outcome:
     eps, seed, arch = context.config["eps"], context.config["seed"], context.config["arch"]
     attack = settings.attack if eps > 0 else None
     classes = context.needs["data"].metrics["classes"]
-    precision, timer, clock = choose(settings.precision, context.device), Timer(context.device), Clock()
+    timer, clock = Timer(context.device), Clock()
 
     for warning in preflight.warnings(_plan(context, settings, seed)):
         print(warning)      # into the stage's log
-    model = _build(context, settings, len(classes))
-    trainee = ModelTrainee(model, settings.optimizer, settings.optimizer.lr, device=context.device, precision=precision,
-                           label_smoothing=settings.label_smoothing, timer=timer, train_mode=model.train, attack=attack,
-                           eps=eps, seed=seed, ema_decay=settings.ema_decay, ranks=context.ranks)
+    trainee = new_trainee(context, settings, len(classes), timer)
+    model, precision = trainee.model, trainee.step.precision
     checkpoints = context.folder / "checkpoints"
     trace = StepTrace(context.folder, context.trace_steps if context.ranks.is_first else 0, context.device)
     with fixed_shapes(context.device), GpuMonitor(context.device) as monitor, \
@@ -98,6 +96,15 @@ def _plan(context: StageContext, settings: PretrainSettings, seed: int) -> Loade
     plan = train_plan(split_path(context, "data", "train"), settings, seed, context)
     asked = context.config.get("held_out")
     return held_out(plan, asked, only=False) if asked else plan
+
+
+def new_trainee(context: StageContext, settings: PretrainSettings, num_classes: int, timer: Timer) -> ModelTrainee:
+    """With random weights. Looked at of the context: arch, seed and eps of its config, device, ranks."""
+    model, eps = _build(context, settings, num_classes), context.config["eps"]
+    return ModelTrainee(model, settings.optimizer, settings.optimizer.lr, device=context.device,
+                        precision=choose(settings.precision, context.device), label_smoothing=settings.label_smoothing,
+                        timer=timer, train_mode=model.train, attack=settings.attack if eps > 0 else None, eps=eps,
+                        seed=context.config["seed"], ema_decay=settings.ema_decay, ranks=context.ranks)
 
 
 def _build(context: StageContext, settings: PretrainSettings, num_classes: int) -> Classifier:

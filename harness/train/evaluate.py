@@ -94,6 +94,15 @@ def count(model: nn.Module, loader: Loader, *, device: str, precision: Precision
     return counts
 
 
+def attacked(model: nn.Module, images: Tensor, labels: Tensor, attack: AttackSettings, eps: float, precision: Precision,
+             generator: torch.Generator, zero_gradients: Tensor | None = None) -> Tensor:
+    """The images that a model is evaluated on under an attack: floats in [0, 1], of a loader's uint8 [B, 3, R, R]."""
+    once = partial(pgd, model, images.float().div_(255), labels, norm=attack.norm, eps=eps, steps=attack.steps,
+                   step_size=attack.step_length(eps), random_start=attack.random_start, best_iterate=attack.best_iterate,
+                   generator=generator, precision=precision, zero_gradients=zero_gradients)
+    return restarted(once, model, labels, attack.restarts if isinstance(attack, EvaluationAttack) else 1, precision)
+
+
 def _answers(model: nn.Module, loader: Loader, device: str, precision: Precision, attack: AttackSettings | None = None,
              eps: float = 0.0, ranks: Ranks = ALONE, zero_gradients: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits and labels of each batch. The labels are valid until the next batch."""
@@ -103,12 +112,7 @@ def _answers(model: nn.Module, loader: Loader, device: str, precision: Precision
         for images, labels in batches:
             num_images += len(labels)
             if attack is not None:
-                once = partial(pgd, model, images.float().div_(255), labels, norm=attack.norm, eps=eps, steps=attack.steps,
-                               step_size=attack.step_length(eps), random_start=attack.random_start,
-                               best_iterate=attack.best_iterate, generator=generator, precision=precision,
-                               zero_gradients=zero_gradients)
-                restarts = attack.restarts if isinstance(attack, EvaluationAttack) else 1
-                images = restarted(once, model, labels, restarts, precision)
+                images = attacked(model, images, labels, attack, eps, precision, generator, zero_gradients)
             with torch.inference_mode(), autocast(precision, device):
                 logits = model(images)
             yield logits, labels

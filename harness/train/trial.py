@@ -61,7 +61,7 @@ def choose_compiled(trainee: ModelTrainee, batch: tuple[Tensor, Tensor], setting
                 trainee.train_batch(*batch)
                 wait_for(device)
                 first_s = time.perf_counter() - started
-                step_s = min(_timed(lambda: trainee.train_batch(*batch), device) for _ in range(NUM_TIMED))
+                step_s = min(timed(lambda: trainee.train_batch(*batch), device) for _ in range(NUM_TIMED))
             except Exception as error:      # whatever a compiler can raise; eager code has run before
                 if is_out_of_memory(error):
                     raise
@@ -86,7 +86,8 @@ def ways(on_gpu: bool, *, attacked: bool) -> list[str]:
             if (on_gpu or not (captured or mode == "reduce-overhead")) and (attacked or not captured)]
 
 
-def _timed(step: Callable[[], None], device: str) -> float:
+def timed(step: Callable[[], None], device: str) -> float:
+    """Seconds, until the device is through with it."""
     started = time.perf_counter()
     step()
     wait_for(device)

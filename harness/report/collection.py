@@ -1,13 +1,16 @@
 """The results of one recipe as a report walks through them: by kind in the recipe's order, and the model behind each."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from harness.matrix import expand
+from harness.points import Points
 from harness.result import Result
 from harness.settings import Recipe
 
+Planned = tuple[str, str, str, float]       # arch, subset, variant and eps of a model to come
 _MODEL_KINDS = ("pretrain", "adopt")
 
 
@@ -31,6 +34,32 @@ class Collection:
 
     def of(self, kind: str) -> list[Result]:
         return self._by_kind.get(kind, [])
+
+    @cached_property
+    def planned(self) -> frozenset[Planned]:
+        """Every model that the recipe evaluates, done or not; equal ones are one, by the axes of the first."""
+        if self.recipe.source is None:
+            return frozenset()
+        of_models = self.recipe.model_copy(update={"targets": (), "methods": {}, "scores": (), "models": ()})
+        return frozenset(_place(stage.axes) for stage in expand(of_models).stages if stage.kind == "evaluate")
+
+    def same_variants(self, result: Result) -> tuple[str, ...]:
+        """Other variants of the recipe that are this very model: with all classes, equal steps are equal epochs."""
+        return self._merged.get(_place(result.axes), ()) if result.axes.get("variant") else ()
+
+    @cached_property
+    def _merged(self) -> dict[Planned, tuple[str, ...]]:
+        variants = self.recipe.variants
+        found: dict[Planned, tuple[str, ...]] = {}
+        for place in dict.fromkeys(map(_place, Points(self.recipe).models() if variants else ())):
+            if place not in self.planned:
+                arch, subset, variant, eps = place
+                without_effect = {"length": None} | ({} if eps else {"attack": None})
+                settings = variants[variant].model_copy(update=without_effect)
+                for first in ((arch, subset, other, eps) for other in variants):
+                    if first in self.planned and variants[first[2]].model_copy(update=without_effect) == settings:
+                        found[first] = (*found.get(first, ()), variant)
+        return found
 
     def model(self, result: Result) -> Result | None:
         """The stage that left the model which `result` is about; None where it is not among the results."""
@@ -73,6 +102,10 @@ class Collection:
         place = [names.get(axes.get(axis), len(names)) for axis, names in self._places.items()]
         sizes = [axes.get(axis) or math.inf for axis in ("per_class", "steps")]
         return (*place, axes.get("eps") or 0.0, *sizes, axes.get("seed") or 0, result.name, result.key)
+
+
+def _place(axes: Mapping[str, Any]) -> Planned:
+    return axes.get("arch", ""), axes.get("subset", ""), axes.get("variant", ""), axes.get("eps") or 0.0
 
 
 def _places(recipe: Recipe) -> dict[str, dict[Any, int]]:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats as scipy_stats
 
 from harness.report import stats
-from harness.report.rows import Source, TransferRow, at_full_size
+from harness.report.rows import Source, TransferRow, at_full_size, under_every_variant
 
 SCRATCH = "scratch"
 _MOST_METHODS = 4       # beyond that, methods are compared with the first one only
@@ -81,7 +81,7 @@ def comparisons(rows: Iterable[TransferRow]) -> list[Comparison]:
         mine = [row for row in rows if row.method == method]
         sizes = {row.subset: (row.num_classes or 0, row.num_source_images or 0) for row in mine}
         largest = max(sizes, key=lambda name: sizes[name], default="")
-        found += _against(mine, "subset", method, lambda row: row.subset, largest)
+        found += _against(under_every_variant(mine), "subset", method, lambda row: row.subset, largest)
         eps = sorted({row.eps for row in mine})
         found += _against(mine, "eps", method, lambda row: f"{row.eps:g}", f"{eps[0]:g}")
         variants = [row.variant for row in mine]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.report.estimate import Cell, Estimate, paired_difference
-from harness.report.rows import AccuracyRow, TransferRow, at_full_size
+from harness.report.rows import AccuracyRow, TransferRow, at_full_size, under_every_variant
 
 MASKING = "clean masked_minus_unmasked"
 FEWER_CLASSES, FEWER_IMAGES = "fewer classes", "fewer images a class"
@@ -77,15 +77,18 @@ def effects(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
     for arch in archs(accuracy, transfer):
         mine = [row for row in accuracy if row.arch == arch], [row for row in transfer if row.arch == arch]
         points = list(_points(*mine))
+        # All classes are often one model in several variants, and the baseline of each.
+        everywhere = list(_points(under_every_variant(mine[0]), under_every_variant(mine[1])))
         sizes = source_sizes(*mine)
         subsets = list(dict.fromkeys(point.subset for point in points))
         eps_values = sorted({point.eps for point in points})
         largest = max(subsets, key=lambda name: sizes.get(name, (0, 0)), default="")
         for subset in subsets:
             if subset != largest:
-                found += _subset_effects(arch, points, subset, largest)
+                found += _subset_effects(arch, everywhere, subset, largest)
                 for eps in eps_values if len(eps_values) > 1 else ():
-                    found += _subset_effects(arch, [point for point in points if point.eps == eps], subset, largest)
+                    found += _subset_effects(arch, [point for point in everywhere if point.eps == eps], subset,
+                                             largest)
         for eps in eps_values[1:]:
             found += _eps_effects(arch, points, eps, eps_values[0])
         variants = list(dict.fromkeys(point.variant for point in points))
@@ -146,7 +149,7 @@ def _variant_effects(arch: str, points: Sequence[_Point], variant: str, baseline
 
 def _budget_effects(arch: str, transfer: Sequence[TransferRow]) -> list[Effect]:
     """Subsets with fewer classes against those with every class, where both have as many images, and not all."""
-    rows = [row for row in transfer if row.num_classes and row.num_source_images]
+    rows = [row for row in at_full_size(transfer) if row.num_classes and row.num_source_images]
     sizes = {row.subset: (row.num_classes or 0, row.num_source_images or 0) for row in rows}
     most_classes = max((classes for classes, _ in sizes.values()), default=0)
     most_images = max((images for _, images in sizes.values()), default=0)
@@ -161,11 +164,11 @@ def _budget_effects(arch: str, transfer: Sequence[TransferRow]) -> list[Effect]:
             for (subset, seed, target, eps, variant), score in scores.items():
                 other = scores.get((many, seed, target, eps, variant))
                 if subset == few and other is not None:
-                    place = seed, (target, f"{eps:g}", f"{budget} ({few})")
+                    place = seed, (target, f"{eps:g}", variant, f"{budget} ({few})")
                     sides[0][place], sides[1][place] = score, other
         if difference := paired_difference(*sides):
             found.append(Effect(arch, "budget", FEWER_CLASSES, FEWER_IMAGES, f"transfer {method}",
-                                _values(difference.cells, ["target", "eps", "images"]), difference.estimate))
+                                _values(difference.cells, ["target", "eps", "variant", "images"]), difference.estimate))
     return found
 
 

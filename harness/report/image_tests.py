@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.report import stats
-from harness.report.rows import Source, TransferRow, at_full_size
+from harness.report.rows import Source, TransferRow, at_full_size, under_every_variant
 
 SPLIT = "test"
 MOST_TESTS = 1000       # a file takes about a millisecond to read, and a test as long
@@ -83,7 +83,7 @@ def _contrasts(rows: Sequence[TransferRow], names: Mapping[Source, str]) -> Iter
         ends["method"] = lambda row: row.method, list(methods[1:]), methods[0]
     for axis, (value_of, settings, baseline) in ends.items():
         cells: dict[tuple[object, ...], dict[object, dict[int, TransferRow]]] = {}
-        for row in rows:
+        for row in under_every_variant(rows) if axis == "subset" else rows:
             if value_of(row) == baseline or value_of(row) in settings:
                 rest = (row.target, *(part for name, part in zip(("model", "arch", "subset", "variant", "eps", "method"),
                                                                  (*row.source, row.method), strict=True) if name != axis))

@@ -92,7 +92,7 @@ def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str]
     grid, classes, timing = rows.grid_rows(found), rows.class_rows(found), run_rows.timing_rows(found)
     analysis = analyse(accuracy, transfer, scores, predictions)
     said = _sentences(accuracy, transfer, analysis) or [answer.why_none(any_measured=bool(accuracy or transfer or scores))]
-    built = [sections.accuracy_section(recipe, accuracy), sections.transfer_section(recipe, transfer, analysis),
+    built = [sections.accuracy_section(recipe, accuracy, found.planned), sections.transfer_section(recipe, transfer, analysis),
              sections.models_section(analysis), sections.sizes_section(transfer), sections.scratch_section(analysis),
              sections.grid_section(grid), sections.classes_section(recipe, classes, list(found.kept_classes)),
              sections.timing_section(timing)]

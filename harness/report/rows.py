@@ -6,8 +6,8 @@ fractions.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from harness.report.collection import Collection
 from harness.result import Result
@@ -39,6 +39,7 @@ class AccuracyRow:
     key: str
     variant: str = ""
     model: str = ""
+    same_variants: tuple[str, ...] = ()     # others of the recipe that are this very model
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class TransferRow:
     num_source_images: int | None = None
     source_accuracy: float | None = None    # top-1 on the source classes that all models share
     chosen: Mapping[str, Any] = field(default_factory=dict)     # of every axis of the grid
+    same_variants: tuple[str, ...] = ()
 
     @property
     def source(self) -> Source:
@@ -120,6 +122,7 @@ class GridRow:
     steps: int | None = None
     setting: Mapping[str, Any] = field(default_factory=dict)    # axis of the grid -> value
     key: str = ""
+    same_variants: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,10 +141,17 @@ class ScoreRow:
     key: str
     variant: str = ""
     model: str = ""
+    same_variants: tuple[str, ...] = ()
+    num_classes: int | None = None          # of the source subset
+    num_source_images: int | None = None
+    num_answers: int | None = None          # classes of the target
 
     @property
     def source(self) -> Source:
         return self.model, self.arch, self.subset, self.variant, self.eps
+
+
+Row = TypeVar("Row", AccuracyRow, TransferRow, ScoreRow)
 
 
 @dataclass(frozen=True)
@@ -167,7 +177,7 @@ def accuracy_rows(found: Collection) -> list[AccuracyRow]:
                 if scores := scores_by_view.get(view):
                     num_answers = num_common if view == "common_masked" else num_classes
                     rows.append(AccuracyRow(
-                        **_model_axes(result), num_classes=num_classes, view=view, attack=attack, attack_eps=attack_eps,
+                        **_model_axes(found, result), num_classes=num_classes, view=view, attack=attack, attack_eps=attack_eps,
                         num_answers=num_answers, key=result.key,
                         **{name: scores[name] for name in ("num_images", "top1", "top5", "mean_per_class")}))
     return rows
@@ -178,8 +188,8 @@ def transfer_rows(found: Collection) -> list[TransferRow]:
     for result in found.of("transfer"):
         metrics = result.metrics
         rows.append(TransferRow(
-            **_model_axes(result), **_of_model(found, result), target=result.axes["target"], method=result.axes["method"],
-            kind=result.config.get("method") or result.axes["method"], metric=metrics["metric"],
+            **_model_axes(found, result), **_of_model(found, result), target=result.axes["target"],
+            method=result.axes["method"], kind=result.config.get("method") or result.axes["method"], metric=metrics["metric"],
             num_answers=None if metrics["metric"] == "map11" else metrics.get("num_classes"), lr=metrics.get("lr"),
             per_class=result.axes.get("per_class"), steps=result.axes.get("steps"), chosen=_chosen(metrics),
             **{name: metrics["test"].get(name) for name in ("num_images", "top1", "top5", "mean_per_class", "map11")},
@@ -196,7 +206,7 @@ def grid_rows(found: Collection) -> list[GridRow]:
             setting = {axis: value for axis, value in tried.items() if axis not in ("val", "share")}
             val = tried["val"] or {}
             rows.append(GridRow(
-                **_model_axes(result), target=result.axes["target"], method=result.axes["method"], lr=setting.get("lr"),
+                **_model_axes(found, result), target=result.axes["target"], method=result.axes["method"], lr=setting.get("lr"),
                 per_class=result.axes.get("per_class"), steps=result.axes.get("steps"), setting=setting,
                 val_top1=val.get("top1"), val_mean_per_class=val.get("mean_per_class"), val_map11=val.get("map11"),
                 val_score=val.get(result.metrics["metric"]), key=result.key,
@@ -205,8 +215,8 @@ def grid_rows(found: Collection) -> list[GridRow]:
 
 
 def score_rows(found: Collection) -> list[ScoreRow]:
-    return [ScoreRow(**_model_axes(result), source_accuracy=_of_model(found, result)["source_accuracy"],
-                     target=result.axes["target"], name=name, value=value, num_images=result.metrics.get("num_images"),
+    return [ScoreRow(**_model_axes(found, result), **_of_model(found, result), target=result.axes["target"], name=name,
+                     value=value, num_images=result.metrics.get("num_images"), num_answers=result.metrics.get("num_classes"),
                      key=result.key)
             for result in found.of("score") for name, value in result.metrics["scores"].items() if value is not None]
 
@@ -234,11 +244,21 @@ def at_full_size(rows: Iterable[TransferRow]) -> list[TransferRow]:
     return [row for row in rows if row.size == largest[row.method, row.target]]
 
 
-def _model_axes(result: Result) -> dict[str, Any]:
+def under_every_variant(rows: Iterable[Row]) -> list[Row]:
+    """The rows, and each once more under every other variant that its model stands for: what variants are compared within."""
+    found: list[Row] = []
+    for row in rows:
+        found.append(row)
+        found += [replace(row, variant=variant, same_variants=()) for variant in row.same_variants]
+    return found
+
+
+def _model_axes(found: Collection, result: Result) -> dict[str, Any]:
     """What tells a model from the others. Adopted ones have a name and none of the axes of training."""
     axes = result.axes
     return {"arch": axes.get("arch", ""), "subset": axes.get("subset", ""), "variant": axes.get("variant", ""),
-            "model": axes.get("model", ""), "eps": axes.get("eps") or 0.0, "seed": axes.get("seed") or 0}
+            "model": axes.get("model", ""), "eps": axes.get("eps") or 0.0, "seed": axes.get("seed") or 0,
+            "same_variants": found.same_variants(result)}
 
 
 def _of_model(found: Collection, result: Result) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The sections of a report: the source models, transfer, many models, amounts and grids, what was left out, how it ran."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from harness.report import curve_figures, figures, findings, model_figures, run_tables, study_tables, tables
 from harness.report.analysis import Analysis
+from harness.report.collection import Planned
 from harness.report.plot import DASH_ARRAYS, MARKER_SIGNS, NUM_COLOURS, Panel
 from harness.report.rows import AccuracyRow, ClassRow, GridRow, TransferRow, at_full_size
 from harness.report.run_rows import TimingRow
@@ -16,8 +17,8 @@ SPAN_LABELS = {"data_wait": "waiting for data", "copy": "copy to the device", "a
 _LONG_TABLE = 40        # rows; a longer one opens on demand
 
 
-def accuracy_section(recipe: Recipe, rows: Sequence[AccuracyRow]) -> Section:
-    found = tables.accuracy_tables(recipe, rows)
+def accuracy_section(recipe: Recipe, rows: Sequence[AccuracyRow], planned: Collection[Planned]) -> Section:
+    found = tables.accuracy_tables(recipe, rows, planned)
     own = tuple(table for table in found if table.name.endswith("-own"))
     return Section("accuracy", "Accuracy on the source classes", tables=tuple(table for table in found if table not in own),
                    folds=(Fold("Each model on all of its own classes", own),) if own else (),

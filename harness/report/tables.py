@@ -1,7 +1,8 @@
 """Rows to tables: the results in percent, averaged over seeds, the best of each column marked."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
+from harness.report.collection import Planned
 from harness.report.estimate import Estimate, estimate, is_near_chance
 from harness.report.rows import AccuracyRow, ClassRow, TransferRow
 from harness.report.table import Cell, Column, Table, mark_best
@@ -17,36 +18,58 @@ _NOT_RUN = Cell("not run", absent=True)
 _NONE = Cell("–", absent=True)
 
 
-def accuracy_tables(recipe: Recipe, rows: Sequence[AccuracyRow]) -> list[Table]:
-    """Table 1 of the poster, once for each arch and view: a line for each subset, two columns for each eps."""
+def accuracy_tables(recipe: Recipe, rows: Sequence[AccuracyRow], planned: Collection[Planned]) -> list[Table]:
+    """Table 1 of the poster, once for each arch and view: a line for each subset and variant, columns for each eps.
+
+    planned: what the recipe evaluates, so that what it does not ask for is told from what has not run.
+    """
     tables = []
     for index, arch in enumerate(recipe.archs):
+        of_arch = [row for row in rows if row.arch == arch]
+        evaluated = {row.subset for row in of_arch}
         for view, title in VIEW_TITLES.items():
-            mine = [row for row in rows if (row.arch, row.view) == (arch, view)]
+            mine = [row for row in of_arch if row.view == view]
             if mine:
                 prefix = f"{arch}. " if len(recipe.archs) > 1 else ""
-                tables.append(_accuracy_table(recipe, mine, f"accuracy-{index}-{view}", prefix + title))
+                tables.append(_accuracy_table(recipe, mine, f"accuracy-{index}-{view}", prefix + title, planned,
+                                              strangers=evaluated - {row.subset for row in mine}))
     return tables
 
 
-def _accuracy_table(recipe: Recipe, rows: Sequence[AccuracyRow], name: str, title: str) -> Table:
+def _accuracy_table(recipe: Recipe, rows: Sequence[AccuracyRow], name: str, title: str, planned: Collection[Planned],
+                    strangers: Collection[str]) -> Table:
+    """strangers: subsets that were evaluated and do not have the classes of this view."""
+    arch, models = rows[0].arch, {(row.subset, row.variant, row.eps) for row in rows}
+    models |= {(subset, variant, eps) for of_arch, subset, variant, eps in planned if of_arch == arch}
+    lines = [(subset.name, variant) for subset in recipe.subsets for variant in recipe.variants or ("",)
+             if subset.name not in strangers and any((subset.name, variant, eps) in models for eps in recipe.eps)]
     sizes = {row.subset: row.num_classes for row in rows if row.num_classes}
     columns = [Column("training classes", numeric=False)]
-    contents = [[Cell(subset.name, sort=_or_none(sizes.get(subset.name)), detail=_count(sizes.get(subset.name)))
-                 for subset in recipe.subsets]]
+    contents = [[Cell(subset, sort=_or_none(sizes.get(subset)), detail=_count(sizes.get(subset))) for subset, _ in lines]]
+    if len(recipe.variants) > 1:
+        columns.append(Column("variant", numeric=False))
+        same = {(row.subset, row.variant): row.same_variants for row in rows}
+        contents.append([_variant_cell(line[1], same.get(line, ())) for line in lines])
+    is_attacked = any(recipe.eps) or any(row.attack == "adversarial" for row in rows)
     for eps in recipe.eps:
-        for attack in ("clean", "adversarial"):
+        for attack in ("clean", "adversarial") if is_attacked else ("clean",):
             radii = sorted({row.attack_eps for row in rows if row.eps == eps and row.attack_eps is not None})
             foreign = attack == "adversarial" and radii and radii != [eps]
             columns.append(Column(attack + (f" at {', '.join(f'{radius:g}' for radius in radii)}" if foreign else ""),
                                   group=f"eps {eps:g}", hint="top-1 / top-5 in percent"))
             contents.append(mark_best([
-                _accuracy_cell([row for row in rows if (row.subset, row.eps) == (subset.name, eps)], attack,
-                               len(recipe.seeds)) for subset in recipe.subsets]))
-    note = ("Top-1 / top-5 in percent, best of each column in bold. Adversarial: PGD at the model's own eps. "
-            "–: not attacked.")
+                _accuracy_cell([row for row in rows if (row.subset, row.variant, row.eps) == (*line, eps)], attack,
+                               len(recipe.seeds)) if (*line, eps) in models else _NONE for line in lines]))
+    note = "Top-1 / top-5 in percent, best of each column in bold."
+    note += " Adversarial: PGD at the model's own eps." if is_attacked else ""
+    left_out = any((*line, eps) not in models for line in lines for eps in recipe.eps)
+    if dashes := [*["not attacked"] * is_attacked, *["not part of the recipe"] * left_out]:
+        note += f" –: {' or '.join(dashes)}."
     if any(row.attack_eps not in (None, row.eps) for row in rows):
         note = note.replace("model's own eps", "model's own eps, or at the one the heading names")
+    if strangers:
+        apart = [subset.name for subset in recipe.subsets if subset.name in strangers]
+        note += f" Without {', '.join(apart)}: not all of these classes are among theirs."
     if len(recipe.seeds) > 1:
         note += " ±: standard deviation over seeds."
     return Table(name, title, tuple(columns), tuple(zip(*contents, strict=True)), note)
@@ -101,7 +124,7 @@ def _shown_axes(rows: Sequence[TransferRow]) -> list[tuple[Column, Callable[[Tra
         shown += [(Column("training classes", numeric=False), _subset_cell),
                   (Column("eps"), lambda row: Cell(f"{row.eps:g}", sort=row.eps) if row.subset else _NONE)]
     if any(row.variant for row in rows):
-        shown.append((Column("variant", numeric=False), lambda row: Cell(row.variant or "plain", sort=row.variant)))
+        shown.append((Column("variant", numeric=False), lambda row: _variant_cell(row.variant, row.same_variants)))
     if any(row.per_class for row in rows):
         shown.append((Column("per class", hint="training images of each class"), lambda row: _size_cell(row.per_class)))
     if any(row.steps for row in rows):
@@ -115,6 +138,10 @@ def _subset_cell(row: TransferRow) -> Cell:
     if not row.subset:
         return _NONE
     return Cell(row.subset, sort=_or_none(row.num_classes), detail=_count(row.num_classes))
+
+
+def _variant_cell(variant: str, same: Sequence[str]) -> Cell:
+    return Cell(variant or "plain", sort=variant, below=f"is {', '.join(same)}, too" if same else "")
 
 
 def _size_cell(size: int | None) -> Cell:

@@ -16,7 +16,6 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -27,11 +26,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness import disk, distributed, done, environment, lease, provenance, result, retry, worker_options
+from harness import disk, distributed, done, environment, lease, processes, provenance, result, retry, worker_options
 from harness.distributed import ALONE, Ranks
-from harness.result import Result, write_atomically
+from harness.result import Result, write_atomically, write_json
 from harness.stage import TAKE_WHAT_THERE_IS, OutOfMemory, StageContext, Stopped, read_orders
-from harness.stop_signal import LOOK_AGAIN_S, ORPHAN_GRACE_S, STOPPED, StopSignal, end_with_parent
+from harness.stop_signal import ORPHAN_GRACE_S, STOPPED, StopSignal, end_with_parent
 from writers.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,7 +54,9 @@ def main() -> NoReturn:
         threading.Thread(target=end_with_parent, args=(stop,), daemon=True).start()
     with distributed.joined(ranks, options.device):
         answer = run_stage(options.stage, options, stop, ranks)
-        if answer["status"] == "failed" and not options.retried:
+        if options.answers is not None:
+            write_json(options.answers / f"{ranks.rank}.json", answer)
+        elif answer["status"] == "failed":
             retry.give_up(options.stage, answer["message"])
         if ranks.is_first or answer["status"] == "failed":
             print(*filter(None, (answer["status"], str(options.stage), answer["message"])), sep=": ", file=sys.stderr)
@@ -71,7 +72,7 @@ def run_stage(folder: Path, options: argparse.Namespace, stop: StopSignal, ranks
     status, cause, message = "done", "", ""
     try:
         if options.processes > 1 and folder.parent.name in SHARED_KINDS:
-            status, cause, message = _in_processes(folder, options, stop)
+            status, cause, message = processes.run(folder, options, stop)
         else:
             holding: AbstractContextManager[lease.Lease | None] = lease.hold(folder) if ranks.is_first else nullcontext()
             with holding as held:
@@ -137,35 +138,6 @@ def _attempt(folder: Path, options: argparse.Namespace, stop: StopSignal, held: 
 def _of_disk(error: OSError) -> tuple[str, str]:
     known = disk.explain(error)
     return ("mistake", str(known)) if known else ("bug", "".join(traceback.format_exception(error)))
-
-
-def _in_processes(folder: Path, options: argparse.Namespace, stop: StopSignal) -> tuple[str, str, str]:
-    """Status, cause and message of a stage that torchrun starts in `options.processes` processes of this machine."""
-    if lease.is_held(folder):
-        return "busy", "", ""
-    arguments = ["harness.worker", str(folder), "--retried", "--data-dir", str(options.data_dir),
-                 "--raw-dir", str(options.raw_dir), "--device", options.device,
-                 "--threads", str(max(1, options.threads // options.processes)), "--checkpoint-minutes",
-                 str(options.checkpoint_minutes), "--trace", str(options.trace), "--stages-package", options.stages_package]
-    (folder / done.ERROR_FILE).unlink(missing_ok=True)
-    stop.running = True
-    with (folder / "log.torchrun.txt").open("a") as log:
-        process = subprocess.Popen(distributed.torchrun(options.processes, arguments, sys.executable), stdin=subprocess.DEVNULL,
-                                   stdout=log, stderr=log)
-        told = False
-        while process.poll() is None:
-            if stop.requested and not told:
-                process.send_signal(signal.SIGTERM)     # torchrun hands it on
-                told = True
-            time.sleep(LOOK_AGAIN_S)
-    stop.running = False
-    if done.is_done(folder.parent.name, folder, options.data_dir):
-        return "done", "", ""
-    if (folder / done.ERROR_FILE).exists():
-        return "failed", "mistake", done.error_line(folder) or ""
-    if stop.requested:
-        return "stopped", "", ""
-    return "failed", "lost", f"One of {options.processes} processes was lost; each one's output is in {folder / 'log.*'}"
 
 
 def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable[[], bool], ranks: Ranks) -> Result | None:

@@ -28,7 +28,8 @@ def parse() -> argparse.Namespace:
                         help="a failure that is later, by the file system's clock, is another run's: it is not tried again")
     parser.add_argument("--shares-gpu", action="store_true",
                         help="other stages run on its GPU: how busy that is says nothing of it")
-    parser.add_argument("--retried", action="store_true", help="whoever started this tries again what is worth it")
+    parser.add_argument("--answers", type=_absolute, metavar="DIR",
+                        help="leave there how each process ended: whoever started them tries again what is worth it")
     parser.add_argument("--stages-package", default="harness.stages", help="the package whose modules run the stages")
     options = parser.parse_args()
     if (options.stage is None) != options.serve:

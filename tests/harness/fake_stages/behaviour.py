@@ -30,6 +30,12 @@ def run(context: StageContext) -> Outcome:
         raise MemoryError("out of memory")
     if attempts <= config.get("no_room_times", 0):
         raise OutOfMemory("Others hold the memory.", "Another try may go well.")
+    if config.get("no_room_in_rank") is not None:
+        full = context.folder / "was_full"
+        if context.ranks.rank == config["no_room_in_rank"] and not full.exists():
+            full.touch()
+            raise OutOfMemory("Others hold the memory.", "Another try may go well.")
+        context.ranks.gathered(0)       # the others wait for it
     if config.get("spawn"):
         child = os.spawnvp(os.P_NOWAIT, sys.executable, [sys.executable, "-c", "import time; time.sleep(60)"])
         Path(config["spawn"]).write_text(str(child))

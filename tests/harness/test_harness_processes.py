@@ -55,7 +55,7 @@ def test_two_processes_train_what_one_would_and_go_on_where_they_were_stopped(fo
     write, pretrain, *_ = expand(read(folder / "shared.yaml")).stages
     ours, theirs = (pretrain.folder(folder / runs) for runs in ("two", "one"))
     run = start(folder, "two", "--gpus-per-stage", "2")
-    wait_for(lambda: run.poll() is not None or list((ours / "checkpoints").glob("*.pt")), 60)
+    wait_for(lambda: run.poll() is not None or list((ours / "checkpoints").glob("*.pt")), 120)
     run.send_signal(signal.SIGINT)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 130 and "Go on with" in said and "Traceback" not in said, said

@@ -1,5 +1,10 @@
-"""The ray launcher on a real cluster of two nodes on this machine, one of which is taken away while it works."""
+"""The ray launcher on a real cluster of two nodes on this machine, one of which is taken away while it works.
 
+    pytest tests/harness/test_harness_launchers_ray.py --kill-nodes 6    takes away six, one after another
+"""
+
+import contextlib
+import random
 import sys
 import time
 from collections.abc import Iterator
@@ -7,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_harness_executor import wait_for
 
 from harness import lease, result
 from harness.executor import Run
@@ -76,6 +82,56 @@ def test_stages_run_as_tasks_and_a_dead_nodes_stage_is_run_again(cluster: Any, f
     assert [one.metrics["value"] for one in results] == [1, 2, 2, 5]
     assert sum(one.retries.get("lost", 0) for one in results) >= 1
     assert not any(lease.is_held(stage.folder(folders.runs)) for stage in stages)
+
+
+def test_nodes_killed_at_random_moments_leave_the_numbers_as_they_were(
+        cluster: Any, folders: Folders, tmp_path: Path, request: pytest.FixtureRequest):
+    """Each time another node takes the dead one's place."""
+    num_kills = request.config.getoption("--kill-nodes", None)
+    if not num_kills:
+        pytest.skip("takes minutes: say --kill-nodes N")
+    rng = random.Random(5)
+    first = make(tmp_path, "first")
+    middle = [make(tmp_path, f"middle{index}", first, sleep_s=2) for index in range(4 * num_kills)]
+    stages = (first, *middle, make(tmp_path, "last", *middle))
+    records = {stage.key: stage.folder(folders.runs) / "result.json" for stage in stages}
+    seen: dict[str, tuple[int, int]] = {}
+    second, num_killed = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20), 0
+    with ray_launcher.open(settings_for(cluster, folders)) as launcher:
+        run = Run(matrix_of(*stages), folders, launcher, Policy(most=num_kills, first_wait_s=0.1))
+        kill_at = time.monotonic() + rng.uniform(1, 6)
+        for _ in run.events():
+            seen |= {key: _written(record) for key, record in records.items() if key not in seen and record.exists()}
+            if num_killed < num_kills and time.monotonic() > kill_at:
+                cluster.remove_node(second, allow_graceful=False)
+                num_killed += 1
+                second = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+                kill_at = time.monotonic() + rng.uniform(1, 6)
+    cluster.remove_node(second)
+    assert num_killed == num_kills and not run.failed
+    results = [result.load(stage.folder(folders.runs)) for stage in stages]
+    assert [one.metrics["value"] for one in results] == [1, *[2] * len(middle), 1 + 2 * len(middle)]
+    assert seen == {key: _written(record) for key, record in records.items()}, "no stage was run twice to completion"
+    assert not any(lease.is_held(stage.folder(folders.runs)) for stage in stages)
+    wait_for(lambda: not _processes_of(tmp_path))
+    attempts = len((tmp_path / "journal.txt").read_text().split())
+    print(f"{num_kills} nodes killed; {len(stages)} stages in {attempts} attempts, "
+          f"{sum(one.retries.get('lost', 0) for one in results)} lost")
+
+
+def _written(record: Path) -> tuple[int, int]:
+    """Other numbers after each writing."""
+    stat = record.stat()
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def _processes_of(folder: Path) -> list[str]:
+    """The command lines of workers of this test."""
+    lines = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(process.read_text().replace("\0", " "))
+    return [line for line in lines if "harness.worker" in line and str(folder) in line]
 
 
 def test_stop_lets_stages_save(cluster: Any, folders: Folders, tmp_path: Path):

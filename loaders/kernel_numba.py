@@ -2,6 +2,10 @@
 
 `decode_run` fills a run of images and holds no Python lock. Of a JPEG with a restart index (writers/restart.py) it puts
 the segments under the crop together as a small JPEG of their own, which decodes to the same pixels as the whole.
+
+Written to compile fast, as whoever has no compiled code on disk waits for it. So memory is allocated in Python; helpers have
+no wrappers for Python; no argument is a literal, for which numba would compile once more; and what pulls in much of numba is
+avoided: min and max of floats, reversed slices, reshapes. Inlining by numba itself (inline="always") takes twice as long.
 """
 
 import ctypes
@@ -24,14 +28,15 @@ _MAGIC_HALVES = int.from_bytes(MAGIC[:4], "little"), int.from_bytes(MAGIC[4:], "
 _ACCURATE = 4096            # TJFLAG_ACCURATEDCT: the pixels that Pillow and torchvision decode
 
 # A ctypes function would be a pointer inside the compiled code, which numba then refuses to cache on disk. By name, the
-# address is looked up again in every process.
+# address is looked up again in every process. Pointers are int64 here, so that one can add to them.
 _PREFIX = "harness_"
-_init_turbo: Any = types.ExternalFunction(_PREFIX + "tjInitDecompress", types.uintp())
-_destroy_turbo: Any = types.ExternalFunction(_PREFIX + "tjDestroy", types.int32(types.uintp))
+_init_turbo: Any = types.ExternalFunction(_PREFIX + "tjInitDecompress", types.int64())
+_destroy_turbo: Any = types.ExternalFunction(_PREFIX + "tjDestroy", types.int32(types.int64))
 _read_header: Any = types.ExternalFunction(_PREFIX + "tjDecompressHeader3", types.int32(
-    types.uintp, types.uintp, types.uint64, types.uintp, types.uintp, types.uintp, types.uintp))
+    types.int64, types.int64, types.int64, types.int64, types.int64, types.int64, types.int64))
 _decompress: Any = types.ExternalFunction(_PREFIX + "tjDecompress2", types.int32(
-    types.uintp, types.uintp, types.uint64, types.uintp, types.int32, types.int32, types.int32, types.int32, types.int32))
+    types.int64, types.int64, types.int64, types.int64, types.int32, types.int32, types.int32, types.int32, types.int32))
+_memcpy: Any = types.ExternalFunction("memcpy", types.int64(types.int64, types.int64, types.int64))
 
 
 def open_kernel(library: Path) -> Callable[..., None]:
@@ -44,25 +49,40 @@ def open_kernel(library: Path) -> Callable[..., None]:
                       heights: np.ndarray, boxes: np.ndarray, flips: np.ndarray, output: np.ndarray, complaints: np.ndarray,
                       table: np.ndarray) -> None:
         is_jpeg = modes == JPEG
+        rows = np.stack((offsets, sizes, is_jpeg, widths, heights, *boxes.T, flips), axis=1, dtype=np.int64)
         scratch = np.empty(3 * int(np.max(widths * heights, where=is_jpeg, initial=0)), np.uint8)
         # As the mapped file is, so that numba compiles what reads the two once; libjpeg-turbo does not ask.
         scratch.flags.writeable = False
-        part = np.empty(np.max(sizes, where=is_jpeg, initial=0), np.uint8)
+        part, says = np.empty(np.max(sizes, where=is_jpeg, initial=0), np.uint8), np.empty(4, np.int32)
+        addresses = np.array([array.ctypes.data for array in (file, part, scratch, says)])
+
+        n, resolution = output.shape[:2]
+        widest, highest = int(boxes[:, 2].max(initial=1)), int(boxes[:, 3].max(initial=1))
+        x_taps, y_taps = (_num_taps.py_func(side, resolution) for side in (widest, highest))
+        starts, shares = np.empty(resolution, np.uint64), np.empty(resolution * x_taps + y_taps, np.float32)
+        line, result = np.zeros((widest + x_taps) * 3, np.float32), np.empty(resolution * 3, np.float32)
+        assert output.flags.c_contiguous
         if len(table):
             output = output.view(np.uint16)     # numba does not know float16, and need not: it moves the bits
-        decode_run(file, offsets, sizes, modes, widths, heights, boxes, flips, output, complaints, table.view(np.uint16),
-                   scratch, part)
+        decode_run(file, rows, output.reshape(n, 3 * resolution**2), complaints, table.view(np.uint16), part, scratch, says,
+                   addresses, starts, shares, line, result)
 
     return decode_images
 
 
 def _compiled(function: Callable) -> Callable:
     """njit, kept on disk for the next process where some folder for it can be written (numba looks for one)."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:    # "no locator available": every process compiles for itself
         return njit(**options)(function)
+
+
+def _helper(function: Callable) -> Any:
+    """njit, as a part of what is _compiled, which is kept with it."""
+    options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(nogil=True, error_model="numpy", **options)(function)
 
 
 def _crc_table() -> np.ndarray:
@@ -77,73 +97,74 @@ _CRC_TABLE = _crc_table()
 
 
 @_compiled
-def decode_run(file, offsets, sizes, modes, widths, heights, boxes, flips, output, complaints, table, scratch, part):
-    """Fill output [n, R, R, 3], and complaints [n] with where libjpeg-turbo had an error or a warning.
+def decode_run(file, rows, output, complaints, table, part, scratch, says, addresses, starts, shares, line, result):
+    """Fill output [n, R * R * 3], and complaints [n] with where libjpeg-turbo had an error or a warning.
 
-    `scratch` has room for the largest image and `part` for the largest JPEG.
+    `rows` [n, 10]: offset and size in the file, whether it is a JPEG, width and height, left, top, width and height of the box,
+    and whether to flip. The rest is memory to work in: `part` has room for the largest JPEG, `scratch` for its pixels, `says`
+    for what libjpeg-turbo says of an image, `addresses` are those of file, part, scratch and says; the others are for _resize.
     """
-    for i in range(len(offsets)):
-        left, top, width, height = boxes[i]
-        if modes[i] == JPEG:
-            blob = file[offsets[i]:offsets[i] + sizes[i]]
+    for i in range(len(rows)):
+        offset, size, is_jpeg, width, height = rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3], rows[i, 4]
+        left, top, box_width, box_height, flip = rows[i, 5], rows[i, 6], rows[i, 7], rows[i, 8], rows[i, 9]
+        if is_jpeg:
             turbo = _init_turbo()   # anew: else an image without tables of its own gets those of the one before
-            x, y, decoded_width, complains = _decode(turbo, blob, widths[i], heights[i], boxes[i], part, scratch)
+            x, y, stride, complaints[i] = _decode(turbo, file, offset, size, width, height, left, top, box_width, box_height,
+                                                  part, says, addresses)
             _destroy_turbo(turbo)
-            complaints[i] = complains
-            stride = decoded_width * 3
-            _resize(scratch, (top - y) * stride + (left - x) * 3, stride, width, height, flips[i], table, output[i])
+            _resize(scratch, (top - y) * stride + (left - x) * 3, stride, box_width, box_height, flip, table, output[i], starts,
+                    shares, line, result)
         else:
-            stride = widths[i] * 3
-            _resize(file, offsets[i] + top * stride + left * 3, stride, width, height, flips[i], table, output[i])
+            stride = width * 3
+            _resize(file, offset + top * stride + left * 3, stride, box_width, box_height, flip, table, output[i], starts,
+                    shares, line, result)
 
 
-@_compiled
-def _decode(turbo, blob, width, height, box, part, scratch):
-    """Decode the box, or more around it, to scratch. Gives left, top and width of what was decoded, and whether
+@_helper
+def _decode(turbo, file, offset, size, width, height, left, top, box_width, box_height, part, says, addresses):
+    """Decode the box, or more around it, to scratch. Gives left, top and bytes in a row of what was decoded, and whether
     libjpeg-turbo complains."""
-    x, y, part_width, part_height, size = _cut_out(blob, width, height, box, part)
-    if size and _decompress(turbo, part.ctypes.data, size, scratch.ctypes.data, part_width, 0, part_height, 0, _ACCURATE) == 0:
-        return x, y, part_width, False
+    source, target, pixels, at = addresses[0] + offset, addresses[1], addresses[2], addresses[3]
+    x, y, part_width, part_height, part_size = _cut_out(file, offset, size, width, height, left, top, box_width, box_height,
+                                                        part, source, target)
+    if part_size and _decompress(turbo, target, part_size, pixels, part_width, 0, part_height, 0, _ACCURATE) == 0:
+        return x, y, part_width * 3, False
     # No index, or something is wrong: what libjpeg-turbo says about the whole counts.
-    says = np.zeros(4, np.int32)
-    at = says.ctypes.data
-    if _read_header(turbo, blob.ctypes.data, len(blob), at, at + 4, at + 8, at + 12) != 0 \
-            or says[0] != width or says[1] != height:
-        return 0, 0, width, True
-    failed = _decompress(turbo, blob.ctypes.data, len(blob), scratch.ctypes.data, width, 0, height, 0, _ACCURATE)
-    return 0, 0, width, failed != 0
+    if _read_header(turbo, source, size, at, at + 4, at + 8, at + 12) != 0 or says[0] != width or says[1] != height:
+        return 0, 0, width * 3, True
+    failed = _decompress(turbo, source, size, pixels, width, 0, height, 0, _ACCURATE)
+    return 0, 0, width * 3, failed != 0
 
 
-@_compiled
-def _cut_out(blob, width, height, box, part):
+@_helper
+def _cut_out(file, offset, size, width, height, left, top, box_width, box_height, part, source, target):
     """Put the segments under the box together as a JPEG in `part`. Gives its left, top, width and height in pixels and
-    its bytes; all 0 where the blob has no index that fits it."""
+    its bytes; all 0 where the JPEG has no index that fits it. `source`, `target`: the addresses of the JPEG and of part."""
     none = (0, 0, 0, 0, 0)
-    footer = len(blob) - _FOOTER_SIZE
-    if footer < 0 or _u32(blob, footer + 20) != _MAGIC_HALVES[0] or _u32(blob, footer + 24) != _MAGIC_HALVES[1]:
+    footer = offset + size - _FOOTER_SIZE
+    if footer < offset or _u32(file, footer + 20) != _MAGIC_HALVES[0] or _u32(file, footer + 24) != _MAGIC_HALVES[1]:
         return none
-    num_segments, frame, scan = _u32(blob, footer), _u32(blob, footer + 4), _u32(blob, footer + 8)
-    interval, version, checksum = _u16(blob, footer + 12), _u16(blob, footer + 14), _u32(blob, footer + 16)
-    table = footer - 2 * num_segments
-    if version != VERSION or table < scan or scan > MAX_HEADER or interval == 0 or frame + 10 > scan \
-            or _crc32(blob, table, footer + 16, _crc32(blob, 0, scan, 0)) != checksum:
+    num_segments, frame, header_size = _u32(file, footer), offset + _u32(file, footer + 4), _u32(file, footer + 8)
+    interval, version = _u32(file, footer + 12) & 0xFFFF, _u32(file, footer + 12) >> 16
+    table, scan = footer - 2 * num_segments, offset + header_size
+    if version != VERSION or table < scan or header_size > MAX_HEADER or interval == 0 or frame + 10 > scan \
+            or _crc32(file, offset, scan, table, footer + 16) != _u32(file, footer + 16):
         return none
 
     # The frame: FF C0, u16 length, 8, u16 height, u16 width, components; of each an id, factors and a table's number.
-    num_components = np.int64(blob[frame + 9])
+    num_components = np.int64(file[frame + 9])
     if not (num_components == 1 or num_components == 3) or frame + 10 + 3 * num_components > scan \
-            or 256 * blob[frame + 5] + blob[frame + 6] != height or 256 * blob[frame + 7] + blob[frame + 8] != width:
+            or 256 * file[frame + 5] + file[frame + 6] != height or 256 * file[frame + 7] + file[frame + 8] != width:
         return none
     across, down = np.int64(1), np.int64(1)
     if num_components == 3:     # a scan of one component has MCUs of one block, whatever its factors
         for k in range(3):
-            factors = np.int64(blob[frame + 11 + 3 * k])
+            factors = np.int64(file[frame + 11 + 3 * k])
             across, down = max(across, factors >> 4), max(down, factors & 15)
     mcus_per_row, num_rows = -(-width // (8 * across)), -(-height // (8 * down))
     if mcus_per_row % interval or num_segments * interval != mcus_per_row * num_rows:
         return none
 
-    left, top, box_width, box_height = box
     segment_width, segment_height, per_row = 8 * across * interval, 8 * down, mcus_per_row // interval
     first, last = max(left - _MARGIN, 0) // segment_width, min((left + box_width + _MARGIN - 1) // segment_width, per_row - 1)
     if first and min((last + 1) * segment_width, width) - first * segment_width < _LEAST_WIDTH:
@@ -153,93 +174,98 @@ def _cut_out(blob, width, height, box, part):
     x, y = first * segment_width, first_row * segment_height
     part_width, part_height = min((last + 1) * segment_width, width) - x, min((last_row + 1) * segment_height, height) - y
 
-    _copy(blob, 0, scan, part, 0)
-    part[frame + 5], part[frame + 6] = part_height >> 8, part_height & 255
-    part[frame + 7], part[frame + 8] = part_width >> 8, part_width & 255
-    begin, size, copied = scan, scan, 0
+    _memcpy(target, source, header_size)
+    sides = frame - offset + 5
+    part[sides], part[sides + 1] = part_height >> 8, part_height & 255
+    part[sides + 2], part[sides + 3] = part_width >> 8, part_width & 255
+    begin, part_size, copied = scan, header_size, 0
     for number in range(num_segments):
-        end = begin + _u16(blob, table + 2 * number)
+        end = begin + (_u32(file, table + 2 * number) & 0xFFFF)     # behind the last length comes the footer
         row, column = number // per_row, number % per_row
         if row > last_row:
             break
         if row >= first_row and first <= column <= last:
             marker = 0xD9 if number == num_segments - 1 else 0xD0 + number % 8
-            if end < begin + 2 or end > table or blob[end - 2] != 0xFF or blob[end - 1] != marker:
+            if end < begin + 2 or end > table or file[end - 2] != 0xFF or file[end - 1] != marker:
                 return none
-            _copy(blob, begin, end, part, size)
-            size += end - begin
-            part[size - 1] = 0xD0 + copied % 8
+            _memcpy(target + part_size, source + begin - offset, end - begin)
+            part_size += end - begin
+            part[part_size - 1] = 0xD0 + copied % 8
             copied += 1
         begin = end
-    part[size - 1] = 0xD9
-    return x, y, part_width, part_height, size
+    part[part_size - 1] = 0xD9
+    return x, y, part_width, part_height, part_size
 
 
-@_compiled
-def _u16(blob, at):
-    return np.int64(blob[at]) | np.int64(blob[at + 1]) << 8
+@_helper
+def _u32(file, at):
+    return np.int64(file[at]) | np.int64(file[at + 1]) << 8 | np.int64(file[at + 2]) << 16 | np.int64(file[at + 3]) << 24
 
 
-@_compiled
-def _u32(blob, at):
-    return _u16(blob, at) | _u16(blob, at + 2) << 16
-
-
-@_compiled
-def _crc32(content, begin, end, crc):
-    """As zlib.crc32(content[begin:end], crc)."""
-    crc = np.uint32(crc) ^ np.uint32(0xFFFFFFFF)
-    for i in range(begin, end):
-        crc = _CRC_TABLE[(crc ^ np.uint32(content[i])) & np.uint32(255)] ^ (crc >> np.uint32(8))
+@_helper
+def _crc32(file, begin, scan, table, checksum):
+    """As zlib.crc32(file[begin:scan] + file[table:checksum])."""
+    crc, at = np.uint32(0xFFFFFFFF), begin
+    while at < checksum:
+        crc = _CRC_TABLE[(crc ^ np.uint32(file[at])) & np.uint32(255)] ^ (crc >> np.uint32(8))
+        at += 1
+        if at == scan:
+            at = table
     return np.int64(crc ^ np.uint32(0xFFFFFFFF))
 
 
-@_compiled
-def _copy(source, begin, end, target, at):
-    """target[at:] = source[begin:end]: the assignment itself takes seconds to compile."""
-    for i in range(end - begin):
-        target[at + i] = source[begin + i]
+@_helper
+def _num_taps(source, target):
+    """Of the source's pixels, how many an output pixel may need."""
+    return max(_TAPS_WRITTEN_OUT, source // target + 2)
 
 
-@_compiled
-def _taps(source, target):
-    """Along one axis: for each output pixel its first source pixel, how many count, and their shares, padded with 0.
+@_helper
+def _taps(i, source, target, num_taps, shares, at):
+    """Along one axis, of output pixel i: its first source pixel, and how many count. Their shares, padded with 0, go to
+    shares[at:].
 
     Shrinking: the overlap of [i, i + 1) * source / target with each source pixel, counted in whole units of 1 / target
     of a source pixel. Enlarging: linear between the two nearest centres, the border repeated.
     """
-    starts, counts = np.empty(target, np.int32), np.empty(target, np.int32)
-    shares = np.zeros((target, max(_TAPS_WRITTEN_OUT, source // target + 2)), np.float32)
-    for i in range(target):
-        if source > target:
-            begin, end = i * source, (i + 1) * source
-            first, last = begin // target, (end - 1) // target
-            starts[i], counts[i] = first, last - first + 1
-            for k in range(last - first + 1):
-                overlap = min(end, (first + k + 1) * target) - max(begin, (first + k) * target)
-                shares[i, k] = overlap / source
-        else:
-            center = min(max((i + 0.5) * source / target - 0.5, 0.0), source - 1.0)
-            first = min(int(center), max(source - 2, 0))
-            starts[i], counts[i] = first, min(source, 2)
-            shares[i, 0], shares[i, 1] = 1.0 - (center - first), center - first
-    return starts, counts, shares
+    for k in range(num_taps):
+        shares[at + k] = 0
+    if source > target:
+        begin, end = i * source, (i + 1) * source
+        first, last = begin // target, (end - 1) // target
+        for k in range(last - first + 1):
+            overlap = min(end, (first + k + 1) * target) - max(begin, (first + k) * target)
+            shares[at + k] = overlap / source
+        return first, last - first + 1
+    center = (i + 0.5) * source / target - 0.5
+    if center < 0:
+        center = 0.0
+    if center > source - 1:
+        center = source - 1.0
+    first = min(int(center), max(source - 2, 0))
+    shares[at], shares[at + 1] = 1.0 - (center - first), center - first
+    return first, min(source, 2)
 
 
-@_compiled
-def _resize(pixels, origin, stride, width, height, flip, table, output):
-    """The box of `width` x `height` pixels from byte `origin` on, its rows `stride` bytes apart -> output [R, R, 3]: levels,
-    or what the table has for them."""
-    y_starts, y_counts, y_shares = _taps(height, output.shape[0])
-    x_starts, _, x_shares = _taps(width, output.shape[1])
-    if flip:
-        x_starts, x_shares = x_starts[::-1].copy(), x_shares[::-1].copy()
-    line = np.zeros((width + x_shares.shape[1]) * 3, np.float32)    # an output row as wide as the box, and padding
-    result = np.empty(output.shape[1] * 3, np.float32)
-    for y in range(output.shape[0]):
-        _sum_rows(pixels, origin + y_starts[y] * stride, stride, y_counts[y], y_shares[y], line[:width * 3])
-        _sum_columns(line, x_starts, x_shares, result)
-        target = output[y].reshape(-1)
+@_helper
+def _resize(pixels, origin, stride, width, height, flip, table, output, starts, shares, line, result):
+    """The box of `width` x `height` pixels from byte `origin` on, its rows `stride` bytes apart -> output [R * R * 3]: levels,
+    or what the table has for them.
+
+    Memory to work in: starts [R] and shares for each output column's first pixel and taps, and behind them those of a row;
+    line, an output row as wide as the box, and padding; result, that row.
+    """
+    resolution = len(starts)
+    x_taps, y_taps = _num_taps(width, resolution), _num_taps(height, resolution)
+    for x in range(resolution):
+        place = resolution - 1 - x if flip else x
+        starts[place] = _taps(x, width, resolution, x_taps, shares, place * x_taps)[0]
+    x_shares, y_shares = shares[:resolution * x_taps], shares[resolution * x_taps:]
+    for y in range(resolution):
+        first, count = _taps(y, height, resolution, y_taps, shares, resolution * x_taps)
+        _sum_rows(pixels, origin + first * stride, stride, count, y_shares, line[:width * 3])
+        _sum_columns(line, starts, x_shares, np.uint64(x_taps), result)
+        target = output[y * len(result):(y + 1) * len(result)]
         if len(table):
             for i in range(len(target)):
                 target[i] = table[i % 3, np.uint8(np.int32(result[i]))]
@@ -248,34 +274,34 @@ def _resize(pixels, origin, stride, width, height, flip, table, output):
                 target[i] = np.uint8(np.int32(result[i]))
 
 
-@_compiled
+@_helper
 def _sum_rows(pixels, origin, stride, count, shares, line):
     """line[i] = the sum over k of shares[k] * pixels[origin + k * stride + i]. Vectorised by the compiler."""
-    row = pixels[origin:origin + len(line)]
+    row, share = pixels[origin:origin + len(line)], shares[0]
     for i in range(len(line)):
-        line[i] = shares[0] * np.float32(row[i])
+        line[i] = share * np.float32(row[i])
     for k in range(1, count):
         row, share = pixels[origin + k * stride:origin + k * stride + len(line)], shares[k]
         for i in range(len(line)):
             line[i] += share * np.float32(row[i])
 
 
-@_compiled
-def _sum_columns(line, starts, shares, result):
+@_helper
+def _sum_columns(line, starts, shares, num_taps, result):
     """Each output pixel's weighted sum over `line`, plus the 0.5 that makes truncation a rounding.
 
-    Three taps written out serve every box of less than twice R, and are 1.5 times as fast as the loop. Indices are
-    unsigned because numba otherwise looks at each one for being negative.
+    Three taps written out serve every box of less than twice R, and are 1.5 times as fast as the loop. Indices are unsigned
+    because numba otherwise looks at each one for being negative.
     """
-    half, one, two, three = np.float32(0.5), np.uint32(1), np.uint32(2), np.uint32(3)
+    half, one, two, three = np.float32(0.5), np.uint64(1), np.uint64(2), np.uint64(3)
     for x in range(len(starts)):
-        i, target = np.uint32(starts[x]) * three, np.uint32(x) * three
-        first, second, third = shares[x, 0], shares[x, 1], shares[x, 2]
-        red = half + first * line[i] + second * line[i + three] + third * line[i + np.uint32(6)]
-        green = half + first * line[i + one] + second * line[i + np.uint32(4)] + third * line[i + np.uint32(7)]
-        blue = half + first * line[i + two] + second * line[i + np.uint32(5)] + third * line[i + np.uint32(8)]
-        for k in range(_TAPS_WRITTEN_OUT, shares.shape[1]):
-            j, share = i + np.uint32(k) * three, shares[x, k]
+        i, target, at = starts[x] * three, np.uint64(x) * three, np.uint64(x) * num_taps
+        first, second, third = shares[at], shares[at + one], shares[at + two]
+        red = half + first * line[i] + second * line[i + three] + third * line[i + np.uint64(6)]
+        green = half + first * line[i + one] + second * line[i + np.uint64(4)] + third * line[i + np.uint64(7)]
+        blue = half + first * line[i + two] + second * line[i + np.uint64(5)] + third * line[i + np.uint64(8)]
+        for k in range(np.uint64(_TAPS_WRITTEN_OUT), num_taps):
+            j, share = i + k * three, shares[at + k]
             red += share * line[j]
             green += share * line[j + one]
             blue += share * line[j + two]

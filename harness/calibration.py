@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.result import write_json
-from harness.workload import Part
+from harness.workload import Part, key_of
 from writers.errors import UserError
 
 FILE_NAME = "calibration.json"
@@ -38,24 +38,17 @@ class Calibration:
     """Seconds of steps on one machine."""
 
     machine: Machine
-    step_s: Mapping[str, float]     # by `key_of` the step
-
-    def has(self, step: JSON) -> bool:
-        return key_of(step) in self.step_s
+    step_s: Mapping[str, float]     # by `workload.key_of` the step
 
     def seconds(self, parts: Iterable[Part]) -> float | None:
         """None where one of the steps was not measured."""
         total = 0.0
         for part in parts:
-            step_s = self.step_s.get(key_of(part.step))
+            step_s = self.step_s.get(part.key)
             if step_s is None:
                 return None
             total += part.num_images / part.batch_size * step_s
         return total
-
-
-def key_of(step: JSON) -> str:
-    return json.dumps(step, sort_keys=True)
 
 
 def read(runs: Path, machine: Machine) -> Calibration:

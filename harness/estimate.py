@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import result
-from harness.calibration import Calibration, key_of
+from harness.calibration import Calibration
 from harness.matrix import work
 from harness.stage import Stage
 from harness.workload import Workloads
@@ -59,9 +59,9 @@ def unmeasured(left: dict[str, Stage], runs: Path, calibration: Calibration) -> 
     """The steps to time, once each, so that all that is left and does its work in steps can be estimated."""
     rates, _ = _measured(left, runs)
     workloads = Workloads(runs)
-    steps = {key_of(part.step): part.step for stage in left.values() if _likeness(stage) not in rates
+    steps = {part.key: part.step for stage in left.values() if _likeness(stage) not in rates
              for part in workloads.of(stage) or ()}
-    return [step for step in steps.values() if not calibration.has(step)]
+    return [step for key, step in steps.items() if key not in calibration.step_s]
 
 
 def _measured(left: dict[str, Stage], runs: Path) -> tuple[dict[Likeness, float], dict[Likeness, int]]:

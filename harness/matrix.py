@@ -4,9 +4,10 @@ A pure function of the recipe: no disk, no torch. Equal stages merge by key, and
 outcome are left out of its config, so that a change in the recipe touches only the stages that it truly changes.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from harness import grid
@@ -86,8 +87,14 @@ def work(stage: Stage) -> float:
     if stage.kind == "evaluate":
         return 1.0 + settings.get("attack", {"steps": 0})["steps"]
     if stage.kind == "transfer":
-        return grid.passes(TransferSettings.model_validate(settings)) if "lrs" in settings else 1.0      # else on features
+        return _passes(json.dumps(settings)) if "lrs" in settings else 1.0      # else on features
     return 1.0
+
+
+@lru_cache(maxsize=1024)
+def _passes(settings: str) -> float:
+    """Ten thousand transfers have a few settings between them, and are asked for their work again and again."""
+    return grid.passes(TransferSettings.model_validate_json(settings))
 
 
 def _stages(recipe: Recipe) -> Iterable[Stage]:

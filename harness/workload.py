@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -34,6 +35,15 @@ class Part:
     step: JSON
     batch_size: int
     num_images: float
+
+    @cached_property
+    def key(self) -> str:
+        """Of the step: equal for equal ones."""
+        return key_of(self.step)
+
+
+def key_of(step: JSON) -> str:
+    return json.dumps(step, sort_keys=True)
 
 
 class Workloads:

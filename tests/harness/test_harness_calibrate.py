@@ -19,6 +19,7 @@ from harness.image_counts import Counts, ImageCounts
 from harness.matrix import Matrix
 from harness.result import Result
 from harness.stage import Stage
+from harness.workload import Part, key_of
 from writers.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +53,7 @@ def left_of(plan: Matrix) -> dict[str, Stage]:
 def estimated(plan: Matrix, step_s: Callable[[dict[str, Any]], float]) -> Estimate:
     """With every step timed as `step_s` says."""
     steps = unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {}))
-    known = Calibration(HERE, {calibration.key_of(step): step_s(step) for step in steps})
+    known = Calibration(HERE, {key_of(step): step_s(step) for step in steps})
     assert unmeasured(left_of(plan), Path("runs"), known) == []
     return estimate(left_of(plan), Path("runs"), known)
 
@@ -164,7 +165,7 @@ pretrain: {epochs: 2, batch_size: 10, resolution: 32}
     finish(replace(model, axes={**model.axes, "seed": 7}, config={**model.config, "seed": 7}), {}, wall_s=90.0)
     steps = unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {}))
     assert {step["step"] for step in steps} == {"look"}     # nothing of pretraining is left to time
-    known = Calibration(HERE, {calibration.key_of(step): 9.0 for step in steps})
+    known = Calibration(HERE, {key_of(step): 9.0 for step in steps})
     found = estimate({model.key: model, evaluate.key: evaluate}, Path("runs"), known)
     assert found.num_calibrated == 1 and found.hours - found.calibrated_hours == pytest.approx(90 / 3600)
 
@@ -239,7 +240,7 @@ def test_a_damaged_file_is_told_of_and_measured_anew(content: str, capsys: pytes
     with pytest.raises(UserError):
         calibration.read(Path("runs"), HERE)
     calibration.add(Path("runs"), HERE, {"step": "look"}, 0.5)
-    assert calibration.read(Path("runs"), HERE).seconds([]) == 0 and calibration.read(Path("runs"), HERE).has({"step": "look"})
+    assert calibration.read(Path("runs"), HERE).seconds([Part({"step": "look"}, 10, 30)]) == 1.5
 
 
 def test_machines_that_share_a_folder_keep_their_own():

@@ -54,8 +54,8 @@ def _about_classes(mine: Sequence[Effect], accuracy: Sequence[AccuracyRow], size
     unmasked, masked = chosen.get("clean common_unmasked"), chosen.get("clean common_masked")
     if unmasked and masked:
         num_common = next(row.num_answers for row in accuracy if row.view == "common_masked")
-        said.append(f"clean top-1 on the {num_common} common classes by {_points(unmasked.estimate)} when any class "
-                    f"that the model knows may be answered and by {_points(masked.estimate)} when only common ones may")
+        said.append(f"clean top-1 on the {num_common} common classes by {in_points(unmasked.estimate)} when any class "
+                    f"that the model knows may be answered and by {in_points(masked.estimate)} when only common ones may")
     if carried := _by_method(chosen):
         said.append(f"transfer by {carried}")
     if not said:
@@ -97,10 +97,10 @@ def _about_eps(mine: Sequence[Effect]) -> str:
     chosen = {effect.measure: effect for effect in of_eps if effect.setting == largest}
     said = []
     if clean := chosen.get("clean common_unmasked"):
-        said.append(f"clean top-1 on the common classes by {_points(clean.estimate)}")
+        said.append(f"clean top-1 on the common classes by {in_points(clean.estimate)}")
     if attacked := chosen.get("adversarial common_unmasked"):
         radii = ", ".join(attacked.over["attack eps"])
-        said.append(f"top-1 under attack at eps {radii} by {_points(attacked.estimate)}")
+        said.append(f"top-1 under attack at eps {radii} by {in_points(attacked.estimate)}")
     if carried := _by_method(chosen):
         said.append(f"transfer by {carried}")
     if not said:
@@ -135,7 +135,7 @@ def _about_variants(mine: Sequence[Effect]) -> str:
         chosen = {effect.measure: effect for effect in mine if (effect.axis, effect.setting) == ("variant", variant)}
         parts = []
         if clean := chosen.get("clean common_unmasked"):
-            parts.append(f"clean top-1 by {_points(clean.estimate)}")
+            parts.append(f"clean top-1 by {in_points(clean.estimate)}")
         if carried := _by_method(chosen):
             parts.append(f"transfer by {carried}")
         if parts:
@@ -145,19 +145,24 @@ def _about_variants(mine: Sequence[Effect]) -> str:
 
 
 def _by_method(chosen: Mapping[str, Effect]) -> str:
-    return _listed([_points(effect.estimate, measure.removeprefix("transfer "))
+    return _listed([in_points(effect.estimate, measure.removeprefix("transfer "))
                     for measure, effect in chosen.items() if measure.startswith("transfer ")])
 
 
 def _over(chosen: Iterable[Effect]) -> str:
-    """`, averaged over 2 targets and eps 0, 0.5`: the widest that any of the effects was averaged over."""
+    """The widest that any of the effects was averaged over."""
     widest: dict[str, tuple[str, ...]] = {}
     for effect in chosen:
         for axis, values in effect.over.items():
             if axis != "attack eps" and len(values) > len(widest.get(axis, ())):
                 widest[axis] = values
+    return over(widest)
+
+
+def over(averaged: Mapping[str, Sequence[str]]) -> str:
+    """`, averaged over 2 targets and eps 0, 0.5`; nothing for axes with one value."""
     parts = [f"eps {', '.join(values)}" if axis == "eps" else f"{len(values)} {axis}s"
-             for axis, values in widest.items() if len(values) > 1 and axis != "images"]
+             for axis, values in averaged.items() if len(values) > 1 and axis != "images"]
     return f", averaged over {_listed(parts)}" if parts else ""
 
 
@@ -197,7 +202,7 @@ def _noise(accuracy: Sequence[AccuracyRow]) -> float:
                 if (row.view, row.attack) == ("common_unmasked", "clean")), default=0.0)
 
 
-def _points(estimate: Estimate, *remarks: str) -> str:
+def in_points(estimate: Estimate, *remarks: str) -> str:
     """`+1.2 ± 0.3 points (full)`; remarks that it is not clear where the interval holds zero."""
     text = f"{100 * estimate.mean:+.1f}".replace("-", "−")
     if estimate.half_width is not None:

@@ -9,8 +9,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from harness.report import plot
 from harness.report.estimate import estimate
+from harness.report.induction import SAME_IMAGES, Induction
 from harness.report.plot import DASHES, HEAT, INK, MARKERS, NUM_COLOURS, PAPER, SERIES, Panel
-from harness.report.rows import GridRow, TransferRow
+from harness.report.rows import GridRow, TransferRow, under_every_variant
 from harness.report.tables import SCORE_TITLES
 
 MOST_HEAT_MAPS = 24
@@ -56,21 +57,27 @@ def source_panels(rows: Sequence[TransferRow]) -> list[Panel]:
     Against images: subsets with all classes. Against classes: subsets with nearly all images, coarser labels. Subsets with
     fewer of both stand in the first plot, hollow: at equal images they show what fewer classes do.
     """
-    rows = [row for row in rows if row.num_classes and row.num_source_images]
+    rows = [row for row in under_every_variant(rows) if row.num_classes and row.num_source_images]
     most_classes = max((row.num_classes or 0 for row in rows), default=0)
     most_images = max((row.num_source_images or 0 for row in rows), default=0)
+    variants = list(dict.fromkeys(row.variant for row in rows))
     panels = []
-    by_images = [row for row in rows if (row.num_source_images or 0) < 0.95 * most_images or row.num_classes == most_classes]
-    if len({row.num_source_images for row in by_images}) >= FEWEST_SIZES:
-        panels.append(_source_panel(by_images, "num_source_images", "pretraining images", most_classes))
-    by_classes = [row for row in rows if (row.num_source_images or 0) >= 0.95 * most_images]
-    if len({row.num_classes for row in by_classes}) >= FEWEST_SIZES:
-        panels.append(_source_panel(by_classes, "num_classes", "pretraining classes, all images", 0))
+    for number, variant in enumerate(variants):
+        mine = [row for row in rows if row.variant == variant]
+        of_variant = (f"-{number}", f", {variant or 'plain'}") if len(variants) > 1 else ("", "")
+        by_images = [row for row in mine if (row.num_source_images or 0) < SAME_IMAGES * most_images
+                     or row.num_classes == most_classes]
+        if len({row.num_source_images for row in by_images}) >= FEWEST_SIZES:
+            panels.append(_source_panel(by_images, "num_source_images", "pretraining images", most_classes, of_variant))
+        by_classes = [row for row in mine if (row.num_source_images or 0) >= SAME_IMAGES * most_images]
+        if len({row.num_classes for row in by_classes}) >= FEWEST_SIZES:
+            panels.append(_source_panel(by_classes, "num_classes", "pretraining classes, all images", 0, of_variant))
     return panels
 
 
-def _source_panel(rows: Sequence[TransferRow], axis: str, label: str, most_classes: int) -> Panel:
-    name = f"size-{axis.replace('_', '-')}"
+def _source_panel(rows: Sequence[TransferRow], axis: str, label: str, most_classes: int, of_variant: tuple[str, str]) -> Panel:
+    """of_variant: what its name and its title end in, where there are several."""
+    name = f"size-{axis.replace('_', '-')}{of_variant[0]}"
     lines = []
     targets = len({row.target for row in rows})
     with plot.style(name):
@@ -90,9 +97,39 @@ def _source_panel(rows: Sequence[TransferRow], axis: str, label: str, most_class
         axes.set_ylabel("mean over targets, %")
         svg = plot.to_svg(figure, name)
     remark = "; hollow: fewer classes" if most_classes and any(row.num_classes != most_classes for row in rows) else ""
-    return Panel(name, f"Transfer against {label}", f"mean over {targets} targets{remark}",
-                 f"Mean transfer over {targets} targets against {label}", svg,
+    return Panel(name, f"Transfer against {label}{of_variant[1]}", f"mean over {targets} targets{remark}",
+                 f"Mean transfer over {targets} targets against {label}{of_variant[1]}", svg,
                  plot.data(("method", "subset", axis, "classes", "mean"), lines))
+
+
+def induction_panels(found: Sequence[Induction]) -> list[Panel]:
+    """kNN accuracy against the classes of pretraining; a line each variant and eps, bars over seeds."""
+    panels = []
+    several = len({one.arch for one in found}) > 1
+    for number, one in enumerate(found):
+        name, title = f"induction-{number}", f"{one.target}, {one.arch}" if several else one.target
+        lines = []
+        with plot.style(name):
+            figure, axes = plot.blank(3.5, 2.5)
+            axes.margins(y=0.15)
+            for index, (variant, eps) in enumerate(one.lines):
+                mine = [row for row in one.rows if (row.variant, row.eps) == (variant, eps)]
+                subsets = {row.subset: row.num_classes or 0 for row in sorted(mine, key=lambda row: row.num_classes or 0)}
+                means = {subset: estimate(row.value for row in mine if row.subset == subset) for subset in subsets}
+                _draw(axes, list(subsets.values()), [100 * mean.mean for mean in means.values()],
+                      [100 * (mean.sd or 0) for mean in means.values()], index)
+                lines += [(subset, variant, eps, subsets[subset], mean.mean, mean.sd, mean.num_seeds)
+                          for subset, mean in means.items()]
+            _log_axis(axes, sorted({row.num_classes for row in one.rows if row.num_classes}))
+            axes.set_ylim(0, axes.get_ylim()[1])
+            plot.chance_line(axes, one.chance)
+            axes.set_xlabel("classes of pretraining")
+            axes.set_ylabel("kNN, %")
+            svg = plot.to_svg(figure, name)
+        detail = "kNN on frozen features" + (f", chance {100 * one.chance:.1f} %" if one.chance else "")
+        panels.append(Panel(name, f"Induction: {title}", detail, f"kNN accuracy on {title} against the classes of pretraining",
+                            svg, plot.data(("subset", "variant", "eps", "num_classes", "mean", "sd", "num_seeds"), lines)))
+    return panels
 
 
 def _draw(axes: Axes, sizes: Sequence[float], means: Sequence[float], spreads: Sequence[float], index: int,

@@ -1,4 +1,6 @@
-"""The poster's figures: each target's accuracy against eps of pretraining, and every source class by how hard it is."""
+"""The poster's figures: each target's accuracy against eps of pretraining (with one eps: for each subset), and every source
+class by how hard it is.
+"""
 
 from collections.abc import Sequence
 
@@ -8,12 +10,15 @@ from matplotlib.ticker import MaxNLocator
 from harness.report import plot
 from harness.report.estimate import estimate
 from harness.report.plot import MARKERS, NUM_COLOURS, PAPER, QUIET, SERIES, Panel
-from harness.report.rows import ClassRow, TransferRow
+from harness.report.rows import ClassRow, TransferRow, under_every_variant
 from harness.report.tables import SCORE_TITLES
 from harness.settings import Recipe
 
 _LINE_STYLES = {"full": "-", "fixed": "--"}
 _OTHER_STYLES = (":", "-.")
+_MOST_MARKERS = 48      # of a panel of the usual width
+_LONGEST_NAME = 24      # of a subset at an axis; where one is longer, all are numbered
+_Series = tuple[str, str]       # method, variant
 
 
 def transfer_panels(recipe: Recipe, rows: Sequence[TransferRow]) -> list[Panel]:
@@ -31,6 +36,74 @@ def transfer_panels(recipe: Recipe, rows: Sequence[TransferRow]) -> list[Panel]:
     return panels
 
 
+def subset_panels(recipe: Recipe, rows: Sequence[TransferRow]) -> list[Panel]:
+    """For recipes with one eps: for each arch and target, its metric for each subset; a marker each method and variant."""
+    rows = under_every_variant(rows)
+    panels: list[Panel] = []
+    archs = list(dict.fromkeys(row.arch for row in rows))
+    every = subset_series(recipe, rows)
+    # More series than there are markers stand apart, a panel for each variant.
+    apart = len(every) > NUM_COLOURS
+    for arch in archs:
+        for target in dict.fromkeys(row.target for row in rows):
+            for variant in dict.fromkeys(one[1] for one in every) if apart else ("",):
+                mine = [row for row in rows if (row.arch, row.target) == (arch, target)
+                        and (not apart or row.variant == variant)]
+                if mine:
+                    title = ", ".join([target, *[arch] * (len(archs) > 1), *[variant or "plain"] * apart])
+                    panels.append(_subset_panel(recipe, mine, every, f"transfer-{len(panels)}", title))
+    return panels
+
+
+def subset_series(recipe: Recipe, rows: Sequence[TransferRow]) -> list[_Series]:
+    """(method, variant) of each marker of `subset_panels`."""
+    there = {(row.method, row.variant) for row in under_every_variant(rows)}
+    return [one for variant in recipe.variants or ("",) for method in recipe.methods if (one := (method, variant)) in there]
+
+
+def subset_labels(recipe: Recipe) -> list[str]:
+    """What stands at the axis for each subset: its name, or its number where names are too long."""
+    names = [subset.name for subset in recipe.subsets]
+    return [str(place) for place, _ in enumerate(names, 1)] if max(map(len, names), default=0) > _LONGEST_NAME else names
+
+
+def _subset_panel(recipe: Recipe, rows: Sequence[TransferRow], series: Sequence[_Series], name: str, title: str) -> Panel:
+    metric = SCORE_TITLES[rows[0].metric]
+    chance = 1 / rows[0].num_answers if rows[0].num_answers else None
+    labels = subset_labels(recipe)
+    places = {subset.name: place for place, subset in enumerate(recipe.subsets)}
+    shown = [one for one in series if any((row.method, row.variant) == one for row in rows)]
+    wide = len(labels) * len(shown) > _MOST_MARKERS
+    room = 0.065 * max(map(len, labels))
+    turned = room > (8.0 if wide else 2.9) / len(labels)
+    bottom = 0.42 + (room if turned else 0.0)
+    numbers = []
+    with plot.style(name):
+        figure, axes = plot.blank(8.4 if wide else 3.5, 2.1 + bottom, bottom=bottom)
+        for number, (method, variant) in enumerate(shown):
+            index = series.index((method, variant)) % NUM_COLOURS
+            mine = [row for row in rows if (row.method, row.variant) == (method, variant)]
+            found = {subset: estimate(row.score for row in mine if row.subset == subset)
+                     for subset in places if any(row.subset == subset for row in mine)}
+            x = [places[subset] + 0.6 * ((number + 0.5) / len(shown) - 0.5) for subset in found]
+            y = [100 * one.mean for one in found.values()]
+            spreads = [100 * (one.sd or 0.0) for one in found.values()]
+            if any(spreads):
+                axes.errorbar(x, y, yerr=spreads, fmt="none", ecolor=SERIES[index], elinewidth=1, alpha=0.7)
+            axes.plot(x, y, linestyle="none", color=SERIES[index], marker=MARKERS[index], markersize=4.5)
+            numbers += [(subset, method, variant, one.mean, one.sd, one.num_seeds) for subset, one in found.items()]
+        plot.chance_line(axes, chance)
+        axes.set_xticks(range(len(labels)), labels, rotation=90 if turned else 0, fontsize=7.5)
+        axes.set_xlim(-0.5, len(labels) - 0.5)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel("training classes")
+        axes.set_ylabel("percent")
+        svg = plot.to_svg(figure, name)
+    return Panel(name, title, metric + (f", chance {100 * chance:.1f} %" if chance else ""),
+                 f"{metric} on {title} for each subset; the table below holds its numbers", svg,
+                 plot.data(("subset", "method", "variant", "mean", "sd", "num_seeds"), numbers), wide=wide)
+
+
 def _transfer_panel(recipe: Recipe, rows: Sequence[TransferRow], name: str, title: str) -> Panel:
     metric = SCORE_TITLES[rows[0].metric]
     chance = 1 / rows[0].num_answers if rows[0].num_answers else None
@@ -39,17 +112,12 @@ def _transfer_panel(recipe: Recipe, rows: Sequence[TransferRow], name: str, titl
         figure, axes = plot.blank(3.5, 2.5)
         lines = [(subset_index, method) for method in recipe.methods for subset_index in range(len(recipe.subsets))]
         for line_index, (subset_index, method) in enumerate(lines):
-            # With one eps there is no line to follow: the points stand side by side. Else they keep close to their eps.
-            width = 0.6 if len(recipe.eps) == 1 else 0.12
-            shift = width * ((line_index + 0.5) / len(lines) - 0.5)
+            shift = 0.12 * ((line_index + 0.5) / len(lines) - 0.5)      # close to their eps, and not on top of each other
             subset = recipe.subsets[subset_index].name
             found = _draw_line(axes, recipe, [row for row in rows if (row.subset, row.method) == (subset, method)],
                                subset_index, method, shift)
             numbers += [(subset, method, *line) for line in found]
-        low, high = axes.get_ylim()
-        if chance is not None and low - 100 * chance < 0.6 * (high - low):
-            axes.axhline(100 * chance, color=QUIET, linewidth=1, linestyle=(0, (1, 2)))
-            axes.set_ylim(bottom=min(low, 100 * chance - 0.04 * (high - low)))
+        plot.chance_line(axes, chance)
         axes.set_xticks(range(len(recipe.eps)), [f"{eps:g}" for eps in recipe.eps])
         axes.set_xlim(-0.35, len(recipe.eps) - 0.65)
         axes.xaxis.grid(False)

@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
-from harness.report import answer, board, findings, plot, predictors, rows, run_rows, run_tables, sections
+from harness.report import answer, board, findings, induction, plot, predictors, rows, run_rows, run_tables, sections
 from harness.report.analysis import Analysis, analyse
 from harness.report.collection import Collection
 from harness.report.comparisons import AgainstScratch, Comparison
@@ -91,10 +91,13 @@ def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str]
     accuracy, transfer, scores = rows.accuracy_rows(found), rows.transfer_rows(found), rows.score_rows(found)
     grid, classes, timing = rows.grid_rows(found), rows.class_rows(found), run_rows.timing_rows(found)
     analysis = analyse(accuracy, transfer, scores, predictions)
-    said = _sentences(accuracy, transfer, analysis) or [answer.why_none(any_measured=bool(accuracy or transfer or scores))]
+    induced = induction.inductions(recipe, scores)
+    said = _sentences(accuracy, transfer, analysis, induced) or \
+        [answer.why_none(any_measured=bool(accuracy or transfer or scores))]
     built = [sections.accuracy_section(recipe, accuracy, found.planned), sections.transfer_section(recipe, transfer, analysis),
-             sections.models_section(analysis), sections.sizes_section(transfer), sections.scratch_section(analysis),
-             sections.grid_section(grid), sections.classes_section(recipe, classes, list(found.kept_classes)),
+             sections.scores_section(recipe, scores, induced), sections.models_section(analysis),
+             sections.sizes_section(transfer), sections.scratch_section(analysis), sections.grid_section(grid),
+             sections.classes_section(recipe, classes, list(found.kept_classes)),
              sections.timing_section(timing)]
     opening = said[:MOST_OPENING]
     at_home = {sentence for section in built for sentence in section.sentences}
@@ -107,9 +110,11 @@ def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str]
         caveats=answer.caveats(accuracy, transfer), sections=[section.without_sentences(opening) for section in built])
 
 
-def _sentences(accuracy: Sequence[rows.AccuracyRow], transfer: Sequence[rows.TransferRow], found: Analysis) -> list[str]:
+def _sentences(accuracy: Sequence[rows.AccuracyRow], transfer: Sequence[rows.TransferRow], found: Analysis,
+               induced: Sequence[induction.Induction]) -> list[str]:
     """Everything that can be said in words, what was asked for first."""
-    said = [*answer.answers(accuracy, transfer, found.effects), findings.about_predictors(found),
+    said = [*answer.answers(accuracy, transfer, found.effects), induction.about_induction(induced),
+            findings.about_predictors(found),
             findings.about_source_accuracy(found.associations), findings.about_methods(found.comparisons, transfer),
             findings.about_scratch(found.against_scratch), findings.about_strengths(found)]
     return [sentence for sentence in said if sentence]

@@ -70,6 +70,14 @@ def blank(width: float, height: float, *, left: float = 0.52, bottom: float = 0.
     return figure, figure.add_axes(box)
 
 
+def chance_line(axes: Axes, chance: float | None) -> None:
+    """A dotted line at the fraction `chance` of an axis in percent, unless it would squeeze what was measured."""
+    low, high = axes.get_ylim()
+    if chance is not None and low - 100 * chance < 0.6 * (high - low):
+        axes.axhline(100 * chance, color=QUIET, linewidth=1, linestyle=(0, (1, 2)))
+        axes.set_ylim(bottom=min(low, 100 * chance - 0.04 * (high - low)))
+
+
 def to_svg(figure: Figure, name: str) -> str:
     """The figure as an `<svg>` element that can stand beside others in one page."""
     text = io.StringIO()

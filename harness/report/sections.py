@@ -5,8 +5,9 @@ from collections.abc import Collection, Sequence
 from harness.report import curve_figures, figures, findings, model_figures, run_tables, study_tables, tables
 from harness.report.analysis import Analysis
 from harness.report.collection import Planned
+from harness.report.induction import Induction, about_induction
 from harness.report.plot import DASH_ARRAYS, MARKER_SIGNS, NUM_COLOURS, Panel
-from harness.report.rows import AccuracyRow, ClassRow, GridRow, TransferRow, at_full_size
+from harness.report.rows import AccuracyRow, ClassRow, GridRow, ScoreRow, TransferRow, at_full_size
 from harness.report.run_rows import TimingRow
 from harness.report.section import Fold, LegendEntry, Section
 from harness.report.table import Table
@@ -15,6 +16,7 @@ from harness.settings import Recipe
 SPAN_LABELS = {"data_wait": "waiting for data", "copy": "copy to the device", "attack": "attack", "forward": "forward",
                "backward": "backward", "optimizer": "optimizer"}
 _LONG_TABLE = 40        # rows; a longer one opens on demand
+_SHORT_TABLE = 12       # likewise, of one that is looked up rather than read
 
 
 def accuracy_section(recipe: Recipe, rows: Sequence[AccuracyRow], planned: Collection[Planned]) -> Section:
@@ -28,15 +30,35 @@ def accuracy_section(recipe: Recipe, rows: Sequence[AccuracyRow], planned: Colle
 def transfer_section(recipe: Recipe, rows: Sequence[TransferRow], found: Analysis) -> Section:
     trained = [row for row in at_full_size(rows) if row.subset]
     several = len({(row.subset, row.eps) for row in trained}) > 1
-    panels = figures.transfer_panels(recipe, trained) if several else []
+    one_eps = len({row.eps for row in trained}.union(recipe.eps)) == 1
+    panels = (figures.subset_panels if one_eps else figures.transfer_panels)(recipe, trained) if several else []
     every = tables.transfer_table(recipe, rows)
     compared, on_images = study_tables.comparison_table(found.comparisons), study_tables.image_test_table(found.image_tests)
     sentence = findings.about_methods(found.comparisons, rows)
     folds = _folded(compared, on_images, study_tables.chosen_table(rows), *[every] * (len(every.rows) > _LONG_TABLE))
-    note = "Points are means over seeds, bars one standard deviation." if len(recipe.seeds) > 1 and panels else ""
-    return Section("transfer", "Transfer", (sentence,) if sentence else (), legend=_transfer_legend(recipe) if panels else (),
-                   panels=tuple(panels), panel_note=note, tables=(every,) if len(every.rows) <= _LONG_TABLE else (),
-                   folds=folds, nothing="No model has been transferred yet." if recipe.targets else "")
+    legend = _subset_legend(recipe, trained) if one_eps else _transfer_legend(recipe)
+    note = ["Points are means over seeds, bars one standard deviation."] if len(recipe.seeds) > 1 else []
+    if one_eps and (labels := figures.subset_labels(recipe)) != (subsets := [subset.name for subset in recipe.subsets]):
+        note.append(", ".join(f"{label}: {name}" for label, name in zip(labels, subsets, strict=True)) + ".")
+    return Section("transfer", "Transfer", (sentence,) if sentence else (), legend=legend if panels else (),
+                   panels=tuple(panels), panel_note=" ".join(note) if panels else "",
+                   tables=(every,) if len(every.rows) <= _LONG_TABLE else (), folds=folds,
+                   nothing="No model has been transferred yet." if recipe.targets else "")
+
+
+def scores_section(recipe: Recipe, rows: Sequence[ScoreRow], found: Sequence[Induction]) -> Section:
+    """What frozen models score before anything is trained on the targets."""
+    if not rows:
+        return Section("scores", "Scores")
+    table = study_tables.score_table(recipe, rows)
+    few = len(table.rows) <= _SHORT_TABLE
+    sentence, lines = about_induction(found), dict.fromkeys(line for one in found for line in one.lines)
+    legend = [LegendEntry(", ".join([variant or "plain", *[f"eps {eps:g}"] * (len(recipe.eps) > 1)]),
+                          MARKER_SIGNS[index % len(MARKER_SIGNS)], f"series-{index % NUM_COLOURS + 1}")
+              for index, (variant, eps) in enumerate(lines)]
+    return Section("scores", "Scores", (sentence,) if sentence else (), tuple(legend) if len(legend) > 1 else (),
+                   tuple(curve_figures.induction_panels(found)), tables=(table,) if few else (),
+                   folds=() if few else _folded(table))
 
 
 def scratch_section(found: Analysis) -> Section:
@@ -108,8 +130,8 @@ def timing_section(rows: Sequence[TimingRow]) -> Section:
     note = ("Replayed: images/s when one batch, already on the device, is trained on again and again: the most that any loader "
             "could reach. Fed: end to end as a share of that. Waits: the share of a step spent waiting for data.")
     return Section("timing", "Timing", legend=legend if found else (),
-                   tables=tuple(one for one in found if len(one.rows) <= 12),
-                   folds=_folded(*(one for one in found if len(one.rows) > 12)), note=note if found else "",
+                   tables=tuple(one for one in found if len(one.rows) <= _SHORT_TABLE),
+                   folds=_folded(*(one for one in found if len(one.rows) > _SHORT_TABLE)), note=note if found else "",
                    nothing="No training run has finished yet.")
 
 
@@ -121,3 +143,9 @@ def _transfer_legend(recipe: Recipe) -> tuple[LegendEntry, ...]:
     series = [LegendEntry(subset.name, MARKER_SIGNS[index % len(MARKER_SIGNS)], f"series-{index % NUM_COLOURS + 1}")
               for index, subset in enumerate(recipe.subsets)]
     return *series, *(LegendEntry(method, dash=DASH_ARRAYS[figures.line_style(recipe, method)]) for method in recipe.methods)
+
+
+def _subset_legend(recipe: Recipe, rows: Sequence[TransferRow]) -> tuple[LegendEntry, ...]:
+    return tuple(LegendEntry(f"{method}, {variant}" if len(recipe.variants) > 1 else method,
+                             MARKER_SIGNS[index % len(MARKER_SIGNS)], f"series-{index % NUM_COLOURS + 1}")
+                 for index, (method, variant) in enumerate(figures.subset_series(recipe, rows)))

@@ -1,17 +1,20 @@
 """Statistics to tables: comparisons over targets, tests on images, rankings of models, predictors, transfer against scratch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from harness.report.board import TOP, Association, Standing
 from harness.report.comparisons import AgainstScratch, Comparison
+from harness.report.estimate import estimate, is_near_chance
 from harness.report.image_tests import MOST_TESTS, ImageTest
 from harness.report.predictors import Power
-from harness.report.rows import TransferRow
+from harness.report.rows import ScoreRow, Source, TransferRow
 from harness.report.run_tables import points
-from harness.report.table import Cell, Column, Table
-from harness.report.tables import percent
+from harness.report.table import Cell, Column, Table, mark_best
+from harness.report.tables import percent, subset_cell, variant_cell
+from harness.settings import Recipe
 
+KNN = "knn"
 _NONE = Cell("–", absent=True)
 
 
@@ -117,6 +120,59 @@ def scratch_table(found: Sequence[AgainstScratch]) -> Table:
     return Table("against-scratch", "Transfer against training from scratch", columns, lines,
                  "Negative: clearly worse than random weights. Counted as negative transfer only where both sides tried "
                  "as many configurations.")
+
+
+def score_table(recipe: Recipe, rows: Sequence[ScoreRow]) -> Table:
+    """A line for each model but for its seed, a column for each target and score; the CSV has variants such as knn_k5, too."""
+    names = {row.name for row in rows}
+    rows = [row for row in rows if not any(row.name.startswith(f"{name}_") for name in names)]
+    places = list(dict.fromkeys((row.target, row.name) for row in rows))
+    lines: dict[Source, dict[tuple[str, str], list[ScoreRow]]] = {}
+    for row in rows:
+        lines.setdefault(row.source, {}).setdefault((row.target, row.name), []).append(row)
+    shown = _model_columns([next(iter(cells.values()))[0] for cells in lines.values()])
+    columns = (*(column for column, _ in shown),
+               *(Column(name, group=target, hint="percent" if name.startswith(KNN) else "higher is better")
+                 for target, name in places))
+    scored = [mark_best([_value_cell(cells[place], len(recipe.seeds)) if place in cells else _NONE for cells in lines.values()])
+              for place in places]
+    described = [[cell_of(next(iter(cells.values()))[0]) for cells in lines.values()] for _, cell_of in shown]
+    note = "On the train split of the target; higher is better, best of each column in bold."
+    note += " knn: percent whose nearest neighbour is of their class." if KNN in {name for _, name in places} else ""
+    note += " °: not clearly above chance." if any("°" in cell.text for column in scored for cell in column) else ""
+    note += " –: not computed." if any(place not in cells for cells in lines.values() for place in places) else ""
+    note += " ±: standard deviation over seeds." if len(recipe.seeds) > 1 else ""
+    return Table("scores", "Each model's scores", columns, tuple(zip(*described, *scored, strict=True)), note)
+
+
+def _model_columns(rows: Sequence[ScoreRow]) -> list[tuple[Column, Callable[[ScoreRow], Cell]]]:
+    """What tells the models apart; an axis on which they do not differ is left out, but for the first."""
+    shown: list[tuple[Column, Callable[[ScoreRow], Cell]]] = []
+    if any(row.model for row in rows):
+        shown.append((Column("model", numeric=False), lambda row: Cell(row.model, sort=row.model) if row.model else _NONE))
+    if any(row.subset for row in rows):
+        shown.append((Column("training classes", numeric=False), lambda row: subset_cell(row) if row.subset else _NONE))
+    if len({row.variant for row in rows}) > 1:
+        shown.append((Column("variant", numeric=False), lambda row: variant_cell(row.variant, row.same_variants)))
+    if len({row.eps for row in rows}) > 1:
+        shown.append((Column("eps"), lambda row: Cell(f"{row.eps:g}", sort=row.eps)))
+    if len({row.arch for row in rows if row.arch}) > 1:
+        shown.append((Column("arch", numeric=False), lambda row: Cell(row.arch, sort=row.arch) if row.arch else _NONE))
+    return shown
+
+
+def _value_cell(rows: Sequence[ScoreRow], num_seeds: int) -> Cell:
+    """Accuracies in percent, the others as they are."""
+    is_accuracy, found = rows[0].name.startswith(KNN), estimate(row.value for row in rows)
+
+    def shown(value: float) -> str:
+        return percent(value, 1) if is_accuracy else f"{value:.3f}".replace("-", "−")
+
+    parts = [f"± {shown(found.sd)}"] if found.sd is not None else []
+    if rows[0].subset and len(rows) < num_seeds:    # adopted models have no seed
+        parts.append(f"{len(rows)} of {num_seeds} seeds")
+    low = is_accuracy and is_near_chance(found.mean, rows[0].num_answers, rows[0].num_images or 0)
+    return Cell(shown(found.mean) + "°" * low, sort=found.mean, below=", ".join(parts))
 
 
 def chosen_table(rows: Sequence[TransferRow]) -> Table:

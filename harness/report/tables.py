@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from harness.report.collection import Planned
 from harness.report.estimate import Estimate, estimate, is_near_chance
-from harness.report.rows import AccuracyRow, ClassRow, TransferRow
+from harness.report.rows import AccuracyRow, ClassRow, ScoreRow, TransferRow
 from harness.report.table import Cell, Column, Table, mark_best
 from harness.settings import Recipe
 
@@ -49,7 +49,7 @@ def _accuracy_table(recipe: Recipe, rows: Sequence[AccuracyRow], name: str, titl
     if len(recipe.variants) > 1:
         columns.append(Column("variant", numeric=False))
         same = {(row.subset, row.variant): row.same_variants for row in rows}
-        contents.append([_variant_cell(line[1], same.get(line, ())) for line in lines])
+        contents.append([variant_cell(line[1], same.get(line, ())) for line in lines])
     is_attacked = any(recipe.eps) or any(row.attack == "adversarial" for row in rows)
     for eps in recipe.eps:
         for attack in ("clean", "adversarial") if is_attacked else ("clean",):
@@ -121,10 +121,10 @@ def _shown_axes(rows: Sequence[TransferRow]) -> list[tuple[Column, Callable[[Tra
     if any(row.model for row in rows):
         shown.append((Column("model", numeric=False), lambda row: Cell(row.model, sort=row.model) if row.model else _NONE))
     if any(row.subset for row in rows):
-        shown += [(Column("training classes", numeric=False), _subset_cell),
+        shown += [(Column("training classes", numeric=False), subset_cell),
                   (Column("eps"), lambda row: Cell(f"{row.eps:g}", sort=row.eps) if row.subset else _NONE)]
     if any(row.variant for row in rows):
-        shown.append((Column("variant", numeric=False), lambda row: _variant_cell(row.variant, row.same_variants)))
+        shown.append((Column("variant", numeric=False), lambda row: variant_cell(row.variant, row.same_variants)))
     if any(row.per_class for row in rows):
         shown.append((Column("per class", hint="training images of each class"), lambda row: _size_cell(row.per_class)))
     if any(row.steps for row in rows):
@@ -134,13 +134,13 @@ def _shown_axes(rows: Sequence[TransferRow]) -> list[tuple[Column, Callable[[Tra
     return shown
 
 
-def _subset_cell(row: TransferRow) -> Cell:
+def subset_cell(row: TransferRow | ScoreRow) -> Cell:
     if not row.subset:
         return _NONE
     return Cell(row.subset, sort=_or_none(row.num_classes), detail=_count(row.num_classes))
 
 
-def _variant_cell(variant: str, same: Sequence[str]) -> Cell:
+def variant_cell(variant: str, same: Sequence[str]) -> Cell:
     return Cell(variant or "plain", sort=variant, below=f"is {', '.join(same)}, too" if same else "")
 
 

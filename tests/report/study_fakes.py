@@ -1,7 +1,7 @@
 """Made-up results of the studies beyond the poster: single stages with the axes and metrics that the real ones leave."""
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from report_fakes import make_recipe, scores
@@ -126,6 +126,29 @@ def grids(*, targets: Sequence[str] = TARGETS[:4], gain: float = 0.02) -> list[R
                     transfer(model, {**axes, "target": target, "method": "l2sp"}, base + gain + 0.001 * place, grid=points,
                              gain=better)]
     return results
+
+
+def induced(knn: Callable[[str, int], float], *, seeds: Sequence[int] = (0,), num_images: int = 2000,
+            carried: bool = False) -> tuple[Recipe, list[Result]]:
+    """Huh: coarser labels on the same images, and one subset with fewer of them; kNN on `fine`, that nothing is trained on."""
+    subsets = {"all": (1000, 100_000), "coarse127": (127, 100_000), "coarse9": (9, 99_000), "fewer": (500, 50_000)}
+    excluded = [] if carried else [{"target": "fine", "method": ["full"]}]
+    recipe = make_recipe(eps=(0.0,), seeds=seeds, targets=("pets", "fine"), methods=("full",), ranking=None, exclude=excluded,
+                         scores=("knn", "leep"), subsets=("all", *({"name": name, "per_class": 10} for name in subsets
+                                                                   if name != "all")))
+    results = []
+    for name, (num_classes, num_source_images) in subsets.items():
+        for seed in seeds:
+            axes = {"subset": name, "arch": "resnet18", "eps": 0.0, "seed": seed}
+            model = stage("pretrain", axes, {"num_classes": num_classes, "num_train_images": num_source_images})
+            results.append(model)
+            for target in ("pets", "fine"):
+                seen = stage("features", {**axes, "target": target}, {}, {"model": model})
+                found = {"knn": knn(name, seed), "knn_k5": knn(name, seed) + 0.01, "leep": -num_classes / 1000}
+                results += [seen, stage("score", {**axes, "target": target}, {
+                    "scores": {**found, **({"leep": None} if target == "fine" else {})}, "failed": {}, "num_images": num_images,
+                    "num_classes": 100}, {"features": seen})]
+    return recipe, results
 
 
 def recipe_for(targets: Iterable[str], methods: Iterable[str], **others: Any) -> Recipe:

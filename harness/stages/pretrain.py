@@ -182,7 +182,8 @@ def _train(trainee: ModelTrainee, loader: Loader, settings: PretrainSettings, co
     batch = trial.noise_batch(trainee.batch_size, settings.resolution, trainee.model.head.out_features, context.device)
     trainee.step.alone = True       # other processes may have had room enough, and wait
     raise memory.out_of_memory(trainee, batch, context.folder,
-                               None if settings.attack.method == "free" else settings.accumulate)
+                               None if settings.attack.method == "free" else settings.accumulate,
+                               context.ranks.world_size)
 
 
 def _scores(trainee: ModelTrainee, settings: PretrainSettings, context: StageContext,

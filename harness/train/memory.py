@@ -44,11 +44,13 @@ def choose_parts(trainee: ModelTrainee, setting: Setting, batch: tuple[Tensor, T
     return trainee.step.num_parts
 
 
-def out_of_memory(trainee: Trainee, batch: tuple[Tensor, Tensor], folder: Path, setting: Setting | None) -> UserError:
+def out_of_memory(trainee: Trainee, batch: tuple[Tensor, Tensor], folder: Path, setting: Setting | None,
+                  num_processes: int = 1) -> UserError:
     """The error for a step that ran out of memory: OutOfMemory where another try may go well, else a UserError with the largest
     half, quarter, ... of a batch that fits. Spoils the trainee.
 
-    setting: `accumulate`, where the recipe could set it; None: a batch cannot go in parts.
+    setting: `accumulate`, where the recipe could set it; None: a batch cannot go in parts. batch: of several processes, this
+    one's part.
     """
     images, labels = batch
     size, side = len(labels), images.shape[-1]
@@ -66,8 +68,9 @@ def out_of_memory(trainee: Trainee, batch: tuple[Tensor, Tensor], folder: Path, 
     while fits >= 4:
         fits //= 2
         if _fits(trainee, images[:fits], labels[:fits]):
-            return kind(f"There is not enough memory for batches of {size} images at {side} pixels; {fits} fit.{used}",
-                        f"Set batch_size: {fits} and scale the learning rate with it{instead}.")
+            what = f"batches of {size} images" if num_processes == 1 else f"{size} images, a process's part of a batch,"
+            return kind(f"There is not enough memory for {what} at {side} pixels; {fits} fit.{used}",
+                        f"Set batch_size: {fits * num_processes} and scale the learning rate with it{instead}.")
     return kind(f"There is not enough memory for two images at {side} pixels.{used}", SMALLER)
 
 

@@ -60,6 +60,12 @@ def test_auto_cuts_a_batch_into_the_fewest_parts_that_fit(tmp_path, monkeypatch,
     trainee.train_batch(*batch())
 
 
+def test_of_several_processes_each_has_a_part_of_the_batch_that_fits(tmp_path, monkeypatch):
+    limit_memory(monkeypatch, 9)
+    said = str(memory.out_of_memory(make_trainee(), batch(), tmp_path, 1, num_processes=4))
+    assert "16 images, a process's part of a batch, at 24 pixels; 8 fit" in said and "batch_size: 32 " in said
+
+
 def test_where_no_pair_fits_no_part_does(tmp_path, monkeypatch):
     limit_memory(monkeypatch, 1)
     with pytest.raises(UserError, match="two images at 24 pixels"):

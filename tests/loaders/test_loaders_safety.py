@@ -17,6 +17,7 @@ import torch
 from tiny_betons import jpeg, photo, write_beton
 
 from loaders import open_loader
+from loaders.kernel import best_kernel
 from loaders.plan import LoaderPlan
 from writers.errors import UserError
 
@@ -113,6 +114,7 @@ def test_ctrl_c_while_waiting_for_a_batch_ends_the_epoch(betons, monkeypatch, ne
 MANY = """
 import gc, json, os, sys, threading, time
 from loaders import open_loader
+from loaders.kernel import best_kernel
 from loaders.plan import LoaderPlan
 
 def open_and_leave(times):
@@ -316,18 +318,23 @@ def test_a_fork_refuses_the_loaders_it_was_born_with_and_opens_its_own(betons):
 
 SCRIPT = """
 import hashlib, json, sys, numba, torch
+from numba.core.event import RecordingListener, install_listener
 torch.set_num_threads(3)
 numba.set_num_threads(1)
-from loaders import kernel, kernel_numba, open_loader
+from loaders import kernel, open_loader
 from loaders.plan import LoaderPlan
-kernel.best_kernel = lambda: "numba"
-loader = open_loader(LoaderPlan(sys.argv[1], 5, 20, augment="random_resized_crop", order="random", num_threads=2))
-digest = hashlib.sha256()
-for images, labels in loader.epoch(6):
-    digest.update(images.permute(0, 2, 3, 1).numpy().tobytes() + labels.numpy().tobytes())
-stats = kernel_numba.decode_run.stats
+kernel.best_kernel = lambda: sys.argv[2]
+digest, compiling = hashlib.sha256(), RecordingListener()
+with install_listener("numba:compile", compiling):
+    loader = open_loader(LoaderPlan(sys.argv[1], 5, 20, augment="random_resized_crop", order="random", num_threads=2))
+    for images, labels in loader.epoch(6):
+        digest.update(images.permute(0, 2, 3, 1).numpy().tobytes() + labels.numpy().tobytes())
+    with open_loader(LoaderPlan(sys.argv[1], 7, 33)) as evaluation:
+        list(evaluation.epoch(0))
+compiled = [event.data["dispatcher"].py_func for _, event in compiling.buffer if event.is_start]
 print(json.dumps({"threads": [torch.get_num_threads(), numba.get_num_threads()], "digest": digest.hexdigest(),
-                  "loaded": sum(stats.cache_hits.values()), "compiled": sum(stats.cache_misses.values())}))
+                  "compiled": [function.__name__ for function in compiled if function.__module__ == "loaders.kernel_numba"],
+                  "num_compiled": len(compiled)}))
 left = loader.epoch(7)
 next(left)
 """
@@ -335,19 +342,28 @@ next(left)
 
 @pytest.fixture(scope="module")
 def processes(betons, tmp_path_factory) -> list[dict]:
-    """What two processes say, one after the other, with a new folder for compiled code; each ends inside an epoch."""
+    """What processes say, one after the other, with a new folder for compiled code; each ends inside an epoch."""
     environment = {"NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")), "PATH": "/usr/bin:/bin"}
     said = []
-    for _ in range(2):
-        ended = subprocess.run([sys.executable, "-c", SCRIPT, betons["mixed"]], cwd=ROOT, env=environment, timeout=100,
+    for kernel in ("numba", "numba", best_kernel()):
+        ended = subprocess.run([sys.executable, "-c", SCRIPT, betons["mixed"], kernel], cwd=ROOT, env=environment, timeout=100,
                                capture_output=True, text=True, check=True)
         assert ended.stderr == ""
         said.append(json.loads(ended.stdout))
     return said
 
 
+def test_each_function_is_compiled_once_for_training_and_evaluation_and_all_resolutions(processes):
+    compiled = processes[0]["compiled"]
+    assert "decode_run" in compiled and "_sum_columns" in compiled and len(set(compiled)) == len(compiled)
+
+
 def test_the_second_process_compiles_nothing(processes):
-    assert [(said["loaded"], said["compiled"]) for said in processes] == [(0, 1), (1, 0)]
+    assert processes[1]["num_compiled"] == 0
+
+
+def test_with_the_c_kernel_no_process_compiles_anything(processes):
+    assert processes[2]["num_compiled"] == 0
 
 
 def test_another_process_gives_the_same_epoch(processes, betons):
@@ -355,11 +371,11 @@ def test_another_process_gives_the_same_epoch(processes, betons):
     with open_loader(LoaderPlan(betons["mixed"], 5, 20, augment="random_resized_crop", order="random")) as loader:
         for images, labels in loader.epoch(6):
             digest.update(images.permute(0, 2, 3, 1).numpy().tobytes() + labels.numpy().tobytes())
-    assert [said["digest"] for said in processes] == [digest.hexdigest()] * 2
+    assert [said["digest"] for said in processes] == [digest.hexdigest()] * 3
 
 
 def test_thread_counts_of_torch_and_numba_are_left_alone(processes):
-    assert [said["threads"] for said in processes] == [[3, 1], [3, 1]]
+    assert [said["threads"] for said in processes] == [[3, 1]] * 3
 
 
 def test_no_folder_for_compiled_code_is_no_error(monkeypatch):

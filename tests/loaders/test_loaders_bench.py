@@ -121,13 +121,16 @@ def test_the_survey_puts_its_parts_together(work, monkeypatch):
         assert num_rounds == _load_survey.MOST_ROUNDS and len(contenders) == len(load.WORKLOADS) + len(_load_survey.STOCK_TOO)
         rates = {key: [float(changed["num_threads"] * (300 if name.startswith("ours") else 100))] * num_rounds
                  for key, (name, changed) in contenders.items()}
-        return {key: Measured(key, rates=rate, details=[{"memory_bytes": 5}]) for key, rate in rates.items()}, {}
+        return {key: Measured(key, rates=rate, details=[{"memory_bytes": 5}],
+                              opened={"import_s": 1.0, "first_batch_s": 0.5}) for key, rate in rates.items()}, {}
 
     monkeypatch.setattr(load, "take_turns", take_turns)
     monkeypatch.setattr(_load_survey, "_first_batches", lambda work: {})
     monkeypatch.setattr(_load_survey, "_subprocess", lambda module, work, num_rounds: {"ran": module})
     survey = _load_survey.measure(work | {"num_threads": 2, "images_per_round": 99}, 7)
     assert survey["threads_2_over_1"] == {"ours": 2.0, "stock": 2.0} and survey["views"] == {"ran": "benchmarks.views"}
+    assert {title: one["first_batch_s"] for title, one in survey["first_batch"].items()} == {"ours, C kernel": 0.5,
+                                                                                          "stock FFCV": 0.5}
     assert survey["workloads"]["rrc224"]["ratio"] == 3 and survey["workloads"]["rrc128"]["ratio"] is None
     assert survey["workloads"]["center224"]["memory_bytes"] == {"ours": 5, "stock": 5}
 

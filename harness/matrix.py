@@ -263,7 +263,7 @@ def _effective(settings: PretrainSettings | EvaluateSettings) -> JSON:
         dump["optimizer"] = settings.optimizer.effective()
         if settings.eval_every is None:
             del dump["eval_every"]
-        for name in REGULARISERS:
+        for name in (*REGULARISERS, "order"):
             if dump[name] == PretrainSettings.model_fields[name].default:
                 del dump[name]
     elif settings.attack.restarts == 1:

@@ -94,6 +94,7 @@ class PretrainSettings(TrainSettings):
     eval_every: Count | None = None         # passes over the data between two evaluations on val; None: at the end only
     sync_batch_norm: bool = False           # BatchNorm over the whole batch where several GPUs share it; False: over each one's
     channels: tuple[Count, ...] | None = None   # widths of the stages, for archs that let one choose (resnet10)
+    order: Literal["random", "quasi_random"] = "random"     # quasi_random: for betons larger than memory, some pages at a time
     length: Literal["equal_epochs", "equal_steps"] = "equal_epochs"  # what subsets share: epochs, or the steps of `all`
 
     @model_validator(mode="after")

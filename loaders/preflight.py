@@ -17,8 +17,8 @@ def warnings(plan: LoaderPlan) -> list[str]:
     num_bytes, free = open_beton(plan.beton).path.stat().st_size, free_memory_bytes()
     if plan.backend == "ffcv" and plan.order == "random" and num_bytes > free:
         found.append(f"{plan.beton.name} has {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free: in random "
-                     "order every image is read from the disk anew. Use order: quasi_random, or write smaller images "
-                     "(max_resolution: 400).")
+                     "order every image is read from the disk anew. Use order: quasi_random (in a recipe under pretrain), or "
+                     "write smaller images (max_resolution: 400).")
     slots = slot_bytes(plan)
     if slots > free / 4:
         kind = "pinned memory" if plan.device != "cpu" else "memory"

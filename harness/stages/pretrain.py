@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -93,7 +94,7 @@ def run(context: StageContext) -> Outcome:
 
 
 def _plan(context: StageContext, settings: PretrainSettings, seed: int) -> LoaderPlan:
-    plan = train_plan(split_path(context, "data", "train"), settings, seed, context)
+    plan = replace(train_plan(split_path(context, "data", "train"), settings, seed, context), order=settings.order)
     asked = context.config.get("held_out")
     return held_out(plan, asked, only=False) if asked else plan
 

@@ -179,6 +179,19 @@ def test_equal_steps_takes_as_many_steps_as_all_the_data_would(root: Path, sourc
     assert [record["num_steps"] for record in metrics["epochs"]] == [2] * 6     # 21 images are 16 and 5
 
 
+@pytest.mark.parametrize("order", ["random", "quasi_random"])
+def test_images_come_in_the_order_that_the_recipe_says(root: Path, source: Result, monkeypatch: pytest.MonkeyPatch, order: str):
+    opened = []
+
+    def opening(plan: LoaderPlan):
+        opened.append(plan)
+        return open_loader(plan)
+
+    monkeypatch.setattr(pretrain, "open_loader", opening)
+    pretrain.run(pretrain_context(root, source, order, settings={"epochs": 1, "order": order}))
+    assert [plan.order for plan in opened if plan.augment == "random_resized_crop"] == [order]
+
+
 def test_a_last_batch_of_one_image_is_left_out(root: Path):
     odd = write_colours(root / "data", "odd", splits={"train": 11, "val": 4})       # 33 images: 16, 16 and 1
     metrics = pretrain.run(pretrain_context(root, odd, "odd")).metrics

@@ -1,5 +1,6 @@
 """Figures over amounts (images and steps of the target, images and classes of the source), and grids."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -144,8 +145,11 @@ def _draw(axes: Axes, sizes: Sequence[float], means: Sequence[float], spreads: S
 def _log_axis(axes: Axes, sizes: Sequence[int]) -> None:
     """A logarithmic axis that names the sizes themselves, as far as they have room."""
     axes.set_xscale("log")
-    shown = sizes if len(sizes) <= 6 else sizes[::-(-len(sizes) // 6)]
-    axes.xaxis.set_major_locator(FixedLocator(list(shown)))
+    room, shown = (math.log(sizes[-1]) - math.log(sizes[0])) / 8, [sizes[-1]]
+    for size in sizes[-2::-1]:
+        if math.log(shown[-1]) - math.log(size) >= room:
+            shown.append(size)
+    axes.xaxis.set_major_locator(FixedLocator(shown))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.xaxis.grid(False)

@@ -131,7 +131,8 @@ def grids(*, targets: Sequence[str] = TARGETS[:4], gain: float = 0.02) -> list[R
 def induced(knn: Callable[[str, int], float], *, seeds: Sequence[int] = (0,), num_images: int = 2000,
             carried: bool = False) -> tuple[Recipe, list[Result]]:
     """Huh: coarser labels on the same images, and one subset with fewer of them; kNN on `fine`, that nothing is trained on."""
-    subsets = {"all": (1000, 100_000), "coarse127": (127, 100_000), "coarse9": (9, 99_000), "fewer": (500, 50_000)}
+    subsets = {"all": (1000, 100_000), "coarse127": (127, 100_000), "coarse9": (9, 99_000), "fewer": (500, 50_000),
+               "coarse918": (918, 100_000)}
     excluded = [] if carried else [{"target": "fine", "method": ["full"]}]
     recipe = make_recipe(eps=(0.0,), seeds=seeds, targets=("pets", "fine"), methods=("full",), ranking=None, exclude=excluded,
                          scores=("knn", "leep"), subsets=("all", *({"name": name, "per_class": 10} for name in subsets

@@ -1,8 +1,10 @@
 """The page in a real browser, where one is installed: no console message, tables sort by press and by address."""
 
+import html
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,53 +19,87 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in PATH")
 
 # Presses a heading, as a person would, once the page's own script has run.
 PRESS = "<script>for (let n = 0; n < %d; n++) document.querySelectorAll('#%s thead button')[%d].click();</script></body>"
+# A browser takes long to start: every page of this file is opened once, in frames of one window. What is in a frame when all
+# have loaded is written out as text, after how wide the page and its first table are.
+GATHER = """<script>onload = () => {
+  for (const frame of document.querySelectorAll("iframe")) {
+    const page = frame.contentDocument, found = document.createElement("pre");
+    found.id = frame.name;
+    found.textContent = page.documentElement.scrollWidth + " " + page.querySelector(".scroll").scrollWidth + "\\n" +
+      page.documentElement.outerHTML;
+    document.body.append(found);
+  }
+};</script>"""
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Path:
+@dataclass(frozen=True)
+class Opened:
+    """A page as it stands after its script has run, and what the browser complained of."""
+
+    page: Page
+    complaints: list[str]
+    width: int
+    width_of_first_table: int
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = make_recipe(seeds=(0, 1), eps=(0.0, 0.5))
     results = [result for result in make_results(recipe) if result.name != "evaluate/all/eps0/seed0"]
-    return write(recipe, results, ["evaluate/all/eps0/seed0"], tmp_path / "report", ("html",))
+    return write(recipe, results, ["evaluate/all/eps0/seed0"], tmp_path_factory.mktemp("report"), ("html",))
 
 
-def open_page(path: Path, fragment: str = "") -> Page:
-    """The page as it stands after its script has run. Fails on anything that the browser complains of."""
+@pytest.fixture(scope="module")
+def opened(report: Path) -> dict[str, Opened]:
+    """Name -> the page, opened in one of many ways."""
+    text, folder = report.read_text(), report.parent
+    top1 = Page(text).tables["transfers"][0].index("top-1")
+    by_target = text.replace("</body>", PRESS % (1, "transfers", 0))
+    pages = {"plain": text, "complaint": text.replace("</body>", '<script>console.error("seen")</script></body>'),
+             "once": text.replace("</body>", PRESS % (1, "transfers", top1)),
+             "twice": text.replace("</body>", PRESS % (2, "transfers", top1)), "by_target": by_target,
+             "by_time_once": text.replace("</body>", PRESS % (1, "kinds", 2)),
+             "by_time_twice": text.replace("</body>", PRESS % (2, "kinds", 2)), "phone": text, "sorted": text,
+             "sorted_by_no_table": text, "sorted_by_no_column": text}
+    fragments = {"sorted": "#sort=stages,3,descending", "sorted_by_no_table": "#sort=nowhere,3",
+                 "sorted_by_no_column": "#sort=stages,99"}
+    recipe = study_fakes.recipe_for(study_fakes.TARGETS[:3], ("fixed", "full"))
+    results = study_fakes.model_zoo(num_models=5, targets=study_fakes.TARGETS[:3])
+    pages["models"] = write(recipe, results, [], folder / "of_models", ("html",)).read_text()
+    for name, content in pages.items():
+        (folder / f"{name}.html").write_text(content)
+    frames = "".join(f'<iframe name="{name}" src="{name}.html{fragments.get(name, "")}" height="800" '
+                     f'width="{375 if name == "phone" else 1200}"></iframe>' for name in pages)
+    (folder / "frames.html").write_text(f'<!doctype html><meta charset="utf-8"><body>{frames}{GATHER}</body>')
     assert CHROMIUM is not None
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", f"--user-data-dir={path.parent / 'profile'}",
-         "--enable-logging=stderr", "--v=0", "--dump-dom", path.as_uri() + fragment],
-        capture_output=True, text=True, timeout=120, check=True)
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    return Page(done.stdout)
+         "--disable-component-update", "--disable-sync", "--allow-file-access-from-files",
+         f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", "--v=0", "--dump-dom",
+         (folder / "frames.html").as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not [line for line in complaints if not any(f"/{name}.html" in line for name in pages)]
+    found = {}
+    for name, content in re.findall(r'<pre id="(\w+)">(.*?)</pre>', done.stdout, flags=re.DOTALL):
+        widths, _, dom = html.unescape(content).partition("\n")
+        width, of_table = map(int, widths.split())
+        found[name] = Opened(Page(dom), [line for line in complaints if f"/{name}.html" in line], width, of_table)
+    assert list(found) == list(pages)
+    return found
 
 
-def headings(path: Path, table: str, presses: int, column: int) -> tuple[Page, list[str]]:
-    """The page after so many presses, and the aria-sort of every heading of the table."""
-    text = path.read_text()
-    pressed = path.with_name("pressed.html")
-    pressed.write_text(text.replace("</body>", PRESS % (presses, table, column)))
-    found = open_page(pressed)
-    return found, found.aria_sort[table]
+def test_nothing_is_complained_of_and_nothing_changes_by_itself(report: Path, opened: dict[str, Opened]) -> None:
+    assert {name for name, one in opened.items() if one.complaints} == {"complaint"}    # where one was made, it is seen
+    page, as_written = opened["plain"].page, Page(report.read_text())
+    assert page.tables == as_written.tables
+    assert page.tags.count("svg") == as_written.tags.count("svg") > 3
 
 
-def test_nothing_is_complained_of_and_nothing_changes_by_itself(page: Path) -> None:
-    opened, as_written = open_page(page), Page(page.read_text())
-    assert opened.tables == as_written.tables
-    assert opened.tags.count("svg") == as_written.tags.count("svg") > 3
-
-
-def test_a_complaint_would_be_seen(page: Path) -> None:
-    page.write_text(page.read_text().replace("</body>", '<script>console.error("seen")</script></body>'))
-    with pytest.raises(AssertionError, match="CONSOLE"):
-        open_page(page)
-
-
-def test_pressing_a_heading_sorts_by_it_and_again_turns_it_round(page: Path) -> None:
-    before = Page(page.read_text()).tables["transfers"]
+def test_pressing_a_heading_sorts_by_it_and_again_turns_it_round(report: Path, opened: dict[str, Opened]) -> None:
+    before = Page(report.read_text()).tables["transfers"]
     column = before[0].index("top-1")
-    once, states = headings(page, "transfers", 1, column)
-    twice, turned = headings(page, "transfers", 2, column)
+    once, twice = opened["once"].page, opened["twice"].page
+    states, turned = once.aria_sort["transfers"], twice.aria_sort["transfers"]
     assert (states[column], turned[column]) == ("descending", "ascending")
     assert set(states[:column] + states[column + 1:]) == {"none"}
     values = [_first_number(row[column]) for row in once.tables["transfers"][1:]]
@@ -72,44 +108,28 @@ def test_pressing_a_heading_sorts_by_it_and_again_turns_it_round(page: Path) -> 
     assert [_first_number(row[column]) for row in twice.tables["transfers"][1:]] == sorted(values)
 
 
-def test_words_sort_from_a_and_cells_without_a_value_stay_last(page: Path) -> None:
-    by_target, states = headings(page, "transfers", 1, 0)
-    assert states[0] == "ascending"
+def test_words_sort_from_a_and_cells_without_a_value_stay_last(opened: dict[str, Opened]) -> None:
+    by_target = opened["by_target"].page
+    assert by_target.aria_sort["transfers"][0] == "ascending"
     targets = [row[0] for row in by_target.tables["transfers"][1:]]
     assert targets == sorted(targets) and len(set(targets)) == 2
-    for presses in (1, 2):
-        by_time, _ = headings(page, "kinds", presses, 2)
-        assert by_time.tables["kinds"][-1][0] == "all"
+    for name in ("by_time_once", "by_time_twice"):
+        assert opened[name].page.tables["kinds"][-1][0] == "all"
 
 
-def test_figures_of_models_stand_in_the_page_with_their_numbers(tmp_path: Path) -> None:
-    recipe = study_fakes.recipe_for(study_fakes.TARGETS[:3], ("fixed", "full"))
-    results = study_fakes.model_zoo(num_models=5, targets=study_fakes.TARGETS[:3])
-    opened = open_page(write(recipe, results, [], tmp_path / "report", ("html",)))
-    assert opened.tags.count("figure") == 6 and opened.loads == []      # scatter, predictors and Elo by each method
+def test_figures_of_models_stand_in_the_page_with_their_numbers(opened: dict[str, Opened]) -> None:
+    page = opened["models"].page
+    assert page.tags.count("figure") == 6 and page.loads == []      # scatter, predictors and Elo by each method
 
 
-def test_a_phone_scrolls_tables_and_not_the_page(page: Path) -> None:
+def test_a_phone_scrolls_tables_and_not_the_page(opened: dict[str, Opened]) -> None:
     """In a frame as wide as a phone, since a headless window is never narrower than 500 pixels."""
-    measured = ("<script>onmessage = () => {}; parent.document.title = "
-                "document.documentElement.scrollWidth + ' ' + document.querySelector('.scroll').scrollWidth</script></body>")
-    phone = page.with_name("phone.html")
-    phone.write_text(page.read_text().replace("</body>", measured))
-    frame = page.with_name("frame.html")
-    frame.write_text('<!doctype html><title></title><iframe src="phone.html" width="375" height="800" '
-                     'style="border:0"></iframe>')
-    assert CHROMIUM is not None
-    done = subprocess.run([CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
-                           f"--user-data-dir={page.parent / 'profile'}", "--virtual-time-budget=3000", "--dump-dom",
-                           frame.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    widths = re.search(r"<title>(\d+) (\d+)</title>", done.stdout)
-    assert widths and int(widths.group(1)) <= 375 < int(widths.group(2))
+    assert opened["phone"].width <= 375 < opened["phone"].width_of_first_table
 
 
-def test_an_address_opens_sorted(page: Path) -> None:
-    opened = open_page(page, "#sort=stages,3,descending")
-    assert opened.aria_sort["stages"] == ["none", "none", "none", "descending"]
-    assert open_page(page, "#sort=nowhere,3").tables == open_page(page, "#sort=stages,99").tables
+def test_an_address_opens_sorted(opened: dict[str, Opened]) -> None:
+    assert opened["sorted"].page.aria_sort["stages"] == ["none", "none", "none", "descending"]
+    assert opened["sorted_by_no_table"].page.tables == opened["sorted_by_no_column"].page.tables
 
 
 def _first_number(text: str) -> float:

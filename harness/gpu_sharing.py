@@ -8,7 +8,6 @@ exponential times; computed, not measured) stages of 0.3 keep it busy for 0.74 o
 ends later.
 """
 
-import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,9 +32,22 @@ def likeness(stage: Stage) -> Likeness:
             settings.get("batch_size"), bool(stage.axes.get("eps")))
 
 
-def can_measure() -> bool:
-    """Whether nvidia-ml-py, which reads a GPU's utilisation, is installed. Without it no two stages share a GPU."""
-    return importlib.util.find_spec("pynvml") is not None
+def tells_time() -> bool:
+    """Whether NVML says how busy the GPUs are: nvidia-ml-py must be there, and of a GPU's slices (MIG) it says nothing."""
+    try:
+        import pynvml
+    except ImportError:
+        return False
+    try:
+        pynvml.nvmlInit()
+        try:
+            for index in range(pynvml.nvmlDeviceGetCount()):
+                pynvml.nvmlDeviceGetUtilizationRates(pynvml.nvmlDeviceGetHandleByIndex(index))
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -48,10 +60,6 @@ class Use:
     def or_more(self, other: "Use") -> "Use":
         return Use(_largest(self.memory_bytes, other.memory_bytes), _largest(self.busy, other.busy))
 
-    @property
-    def is_known(self) -> bool:
-        return self.memory_bytes is not None and self.busy is not None
-
 
 @dataclass
 class GpuSharing:
@@ -59,6 +67,7 @@ class GpuSharing:
 
     runs: Path
     total_bytes: float                                      # of the smallest GPU
+    by_time: bool = True                                    # False: it cannot be measured, and memory alone decides
     known: dict[Likeness, Use] = field(default_factory=dict)
     kinds_read: set[str] = field(default_factory=set)
 
@@ -67,13 +76,16 @@ class GpuSharing:
         if not running:
             return True
         uses = [self._use(one) for one in (stage, *running)]
-        return (all(use.is_known for use in uses)
+        return (all(map(self._is_enough, uses))
                 and sum(use.memory_bytes or 0.0 for use in uses) <= USABLE_MEMORY * self.total_bytes
                 and sum(use.busy or 0.0 for use in uses) <= MOST_BUSY)
 
     def is_known(self, stage: Likeness) -> bool:
         """Whether others may join it. One that is not known, and starts alone on its GPU, stays alone there."""
-        return self._use(stage).is_known
+        return self._is_enough(self._use(stage))
+
+    def _is_enough(self, use: Use) -> bool:
+        return use.memory_bytes is not None and (use.busy is not None or not self.by_time)
 
     def learn(self, stage: Likeness, folder: Path) -> None:
         """From the result of a stage that has just ended."""

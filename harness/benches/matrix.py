@@ -51,7 +51,7 @@ def command(recipe_name: str, overrides: tuple[str, ...], overhead: bool, finish
     """
     import shutil
 
-    from harness import bench, environment, gpu_sharing
+    from harness import bench, environment
 
     everything = not (overhead or finished or packing)
     scratch = (scratch or Path(data_dir) / "bench_matrix").expanduser().resolve()
@@ -65,8 +65,6 @@ def command(recipe_name: str, overrides: tuple[str, ...], overhead: bool, finish
         if packing or everything:
             if device == "cpu":
                 absent["packing"] = "there is no GPU"
-            elif not gpu_sharing.can_measure():
-                absent["packing"] = "nvidia-ml-py is not installed"
             else:
                 measured, ratios = _packing(work, num_rounds)
         templates = work.warm_up() if overhead or finished or everything else {}

@@ -6,6 +6,7 @@ import os
 import selectors
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from harness import done, environment
-from harness.gpu_sharing import GpuSharing, Likeness, can_measure, likeness
+from harness.gpu_sharing import GpuSharing, Likeness, likeness, tells_time
 from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu, order_line
 from harness.stage import Stage
 from writers.errors import UserError
@@ -44,14 +45,11 @@ def slots(settings: LauncherSettings) -> list[Slot]:
     way to them.
 
     Without a GPU: a thread per slot on up to 4 cores, else 4 threads per slot. Slots that fit share out the cores.
-    Raises UserError where a stage is to have more GPUs than there are, or stages are to share one and cannot be measured.
+    Raises UserError where a stage is to have more GPUs than there are.
     """
     gpus = [] if settings.device == "cpu" else _visible_gpus()
     if settings.jobs_per_gpu > 1 and not gpus:
         raise UserError("--jobs-per-gpu has no effect: there is no GPU.", "Say --jobs N for stages side by side.")
-    if settings.jobs_per_gpu > 1 and not can_measure():
-        raise UserError("--jobs-per-gpu has no effect without nvidia-ml-py: how busy a stage keeps its GPU cannot be measured.",
-                        "pip install 'harness[gpu]'")
     num_gpus = settings.gpus_per_stage
     if 0 < len(gpus) < num_gpus:
         raise UserError(f"A stage is to have {num_gpus} GPUs, and this machine has {len(gpus)}.", "Give it fewer.")
@@ -74,8 +72,12 @@ class LocalLauncher:
     def __init__(self, settings: LauncherSettings, slots: list[Slot]) -> None:
         self.settings = settings
         self.slots = slots
-        self.sharing = GpuSharing(settings.folders.runs, min(environment.gpu_memory_bytes(), default=0)
-                                  if settings.jobs_per_gpu > 1 else 0)
+        shared = settings.jobs_per_gpu > 1
+        self.sharing = GpuSharing(settings.folders.runs, min(environment.gpu_memory_bytes(), default=0) if shared else 0,
+                                  by_time=shared and tells_time())
+        if shared and not self.sharing.by_time:
+            print("Stages share a GPU by memory alone: how busy they keep it cannot be measured here (nvidia-ml-py, MIG).",
+                  file=sys.stderr)
         self.selector = selectors.DefaultSelector()
 
     @property

@@ -288,7 +288,7 @@ def test_one_stage_by_hand(folders, make):
 def test_slots_share_the_cores(folders, monkeypatch):
     monkeypatch.setattr(local.environment, "num_cores", lambda: 16)
     monkeypatch.setattr(local.environment, "gpu_names", lambda: ["H200", "H200"])
-    monkeypatch.setattr(local, "can_measure", lambda: True)
+    monkeypatch.setattr(local, "tells_time", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [(slot.num_threads, slot.gpu) for slot in local.slots(LauncherSettings(folders))] == [
         (8, "0"), (8, "1"), (4, None)]

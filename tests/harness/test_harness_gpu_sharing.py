@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import result, worker
+from harness import gpu_sharing, result, worker
 from harness.executor import prepare
 from harness.folders import Folders
 from harness.gpu_sharing import MOST_BUSY, GpuSharing, Use, likeness
@@ -17,7 +17,6 @@ from harness.launcher import LauncherSettings
 from harness.launchers import local
 from harness.remote import Order
 from harness.stage import Stage
-from writers.errors import UserError
 
 
 @pytest.fixture
@@ -29,6 +28,7 @@ def folders(tmp_path: Path) -> Folders:
 def launcher(folders: Folders, monkeypatch: pytest.MonkeyPatch):
     """Four slots on one GPU of 40 GB."""
     monkeypatch.setattr(local.environment, "gpu_memory_bytes", lambda: [40 * 10**9])
+    monkeypatch.setattr(local, "tells_time", lambda: True)
     launcher = local.LocalLauncher(LauncherSettings(folders, jobs_per_gpu=4), [local.Slot(index, 1, "0") for index in range(4)])
     yield launcher
     launcher.selector.close()
@@ -161,9 +161,18 @@ def test_on_a_cpu_nothing_is_watched():
         assert gpu is None
 
 
-def test_sharing_needs_what_measures_it(folders, monkeypatch):
-    monkeypatch.setattr(local.environment, "gpu_names", lambda: ["H200"])
-    monkeypatch.setattr(local, "can_measure", lambda: False)
-    with pytest.raises(UserError, match="nvidia-ml-py"):
-        local.slots(LauncherSettings(folders, jobs_per_gpu=2))
-    assert len(local.slots(LauncherSettings(folders))) == 2
+def test_where_time_cannot_be_measured_memory_decides_and_the_person_is_told(folders, monkeypatch, capsys):
+    monkeypatch.setattr(local.environment, "gpu_memory_bytes", lambda: [40 * 10**9])
+    monkeypatch.setattr(local, "tells_time", lambda: False)
+    launcher = local.LocalLauncher(LauncherSettings(folders, jobs_per_gpu=2), [local.Slot(index, 1, "0") for index in range(2)])
+    assert "share a GPU by memory alone" in capsys.readouterr().err
+    small, strange = a_stage("small"), a_stage("strange")
+    measured(folders, small, 9, None)
+    occupy(launcher, small)
+    assert launcher.has_room(small) and not launcher.has_room(strange)
+    launcher.selector.close()
+
+
+@pytest.mark.skipif(bool(local.environment.gpu_names()), reason="there is a GPU")
+def test_without_a_gpu_nothing_tells_the_time():
+    assert not gpu_sharing.tells_time()

@@ -112,7 +112,6 @@ def induction_panels(found: Sequence[Induction]) -> list[Panel]:
         lines = []
         with plot.style(name):
             figure, axes = plot.blank(3.5, 2.5)
-            axes.margins(y=0.15)
             for index, (variant, eps) in enumerate(one.lines):
                 mine = [row for row in one.rows if (row.variant, row.eps) == (variant, eps)]
                 subsets = {row.subset: row.num_classes or 0 for row in sorted(mine, key=lambda row: row.num_classes or 0)}
@@ -122,7 +121,7 @@ def induction_panels(found: Sequence[Induction]) -> list[Panel]:
                 lines += [(subset, variant, eps, subsets[subset], mean.mean, mean.sd, mean.num_seeds)
                           for subset, mean in means.items()]
             _log_axis(axes, sorted({row.num_classes for row in one.rows if row.num_classes}))
-            axes.set_ylim(0, axes.get_ylim()[1])
+            axes.set_ylim(0, 1.06 * axes.get_ylim()[1])     # from zero: a small difference looks small
             plot.chance_line(axes, one.chance)
             axes.set_xlabel("classes of pretraining")
             axes.set_ylabel("kNN, %")

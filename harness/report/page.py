@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from harness.report import answer, board, findings, induction, plot, predictors, rows, run_rows, run_tables, sections
 from harness.report.analysis import Analysis, analyse
+from harness.report.coarse import CoarseRow, coarse_rows
 from harness.report.collection import Collection
 from harness.report.comparisons import AgainstScratch, Comparison
 from harness.report.effects import DifferenceRow
@@ -42,6 +43,7 @@ class Report:
     transfer: list[rows.TransferRow]
     grid: list[rows.GridRow]
     scores: list[rows.ScoreRow]
+    coarse: list[CoarseRow]
     classes: list[rows.ClassRow]
     timing: list[run_rows.TimingRow]
     betons: list[run_rows.BetonRow]
@@ -90,11 +92,12 @@ def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str]
     found = Collection(recipe, results)
     accuracy, transfer, scores = rows.accuracy_rows(found), rows.transfer_rows(found), rows.score_rows(found)
     grid, classes, timing = rows.grid_rows(found), rows.class_rows(found), run_rows.timing_rows(found)
-    analysis = analyse(accuracy, transfer, scores, predictions)
+    coarse, analysis = coarse_rows(found), analyse(accuracy, transfer, scores, predictions)
     induced = induction.inductions(recipe, scores)
     said = _sentences(accuracy, transfer, analysis, induced) or \
         [answer.why_none(any_measured=bool(accuracy or transfer or scores))]
-    built = [sections.accuracy_section(recipe, accuracy, found.planned), sections.transfer_section(recipe, transfer, analysis),
+    built = [sections.accuracy_section(recipe, accuracy, coarse, found.planned),
+             sections.transfer_section(recipe, transfer, analysis),
              sections.scores_section(recipe, scores, induced), sections.models_section(analysis),
              sections.sizes_section(transfer), sections.scratch_section(analysis), sections.grid_section(grid),
              sections.classes_section(recipe, classes, list(found.kept_classes)),
@@ -103,9 +106,9 @@ def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str]
     at_home = {sentence for section in built for sentence in section.sentences}
     return Report(
         recipe=recipe, unfinished=[run_rows.UnfinishedRow(name, failed.get(name, "")) for name in sorted(unfinished)],
-        num_left_out=len(left_out), accuracy=accuracy, transfer=transfer, grid=grid, scores=scores, classes=classes,
-        timing=timing,
-        betons=run_rows.beton_rows(found), stages=run_rows.stage_rows(found), environment=run_rows.environment_rows(found),
+        num_left_out=len(left_out), accuracy=accuracy, transfer=transfer, grid=grid, scores=scores, coarse=coarse,
+        classes=classes, timing=timing, betons=run_rows.beton_rows(found), stages=run_rows.stage_rows(found),
+        environment=run_rows.environment_rows(found),
         analysis=analysis, sentences=opening, more=[sentence for sentence in said if sentence not in {*opening, *at_home}],
         caveats=answer.caveats(accuracy, transfer), sections=[section.without_sentences(opening) for section in built])
 
@@ -142,7 +145,7 @@ def to_report_markdown(report: Report) -> str:
                           for row in report.unfinished)
         parts.append(f"{len(report.unfinished)} of {words['num_stages']} stages have no result yet:\n\n{names}")
     if words["differences"].rows:
-        parts += ["## Differences", to_markdown(words["differences"])]
+        parts += ["## Behind these sentences", to_markdown(words["differences"])]
     for section in report.sections:
         if section.all_tables or section.sentences:
             parts += [f"## {section.title}", *map(escape_markdown, section.sentences), *map(to_markdown, section.all_tables)]
@@ -159,6 +162,7 @@ def to_csv_files(report: Report) -> dict[str, str]:
     kinds: dict[str, tuple[type, Sequence[Any]]] = {
         "accuracy": (rows.AccuracyRow, report.accuracy), "transfer": (rows.TransferRow, report.transfer),
         "transfer_grid": (rows.GridRow, report.grid), "scores": (rows.ScoreRow, report.scores),
+        "coarse": (CoarseRow, report.coarse),
         "differences": (DifferenceRow, [DifferenceRow.of(effect) for effect in found.effects]),
         "comparisons": (Comparison, found.comparisons), "image_tests": (ImageTest, found.image_tests),
         "against_scratch": (AgainstScratch, found.against_scratch),

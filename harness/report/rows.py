@@ -177,7 +177,7 @@ def accuracy_rows(found: Collection) -> list[AccuracyRow]:
                 if scores := scores_by_view.get(view):
                     num_answers = num_common if view == "common_masked" else num_classes
                     rows.append(AccuracyRow(
-                        **_model_axes(found, result), num_classes=num_classes, view=view, attack=attack, attack_eps=attack_eps,
+                        **model_axes(found, result), num_classes=num_classes, view=view, attack=attack, attack_eps=attack_eps,
                         num_answers=num_answers, key=result.key,
                         **{name: scores[name] for name in ("num_images", "top1", "top5", "mean_per_class")}))
     return rows
@@ -188,7 +188,7 @@ def transfer_rows(found: Collection) -> list[TransferRow]:
     for result in found.of("transfer"):
         metrics = result.metrics
         rows.append(TransferRow(
-            **_model_axes(found, result), **_of_model(found, result), target=result.axes["target"],
+            **model_axes(found, result), **_of_model(found, result), target=result.axes["target"],
             method=result.axes["method"], kind=result.config.get("method") or result.axes["method"], metric=metrics["metric"],
             num_answers=None if metrics["metric"] == "map11" else metrics.get("num_classes"), lr=metrics.get("lr"),
             per_class=result.axes.get("per_class"), steps=result.axes.get("steps"), chosen=_chosen(metrics),
@@ -206,7 +206,7 @@ def grid_rows(found: Collection) -> list[GridRow]:
             setting = {axis: value for axis, value in tried.items() if axis not in ("val", "share")}
             val = tried["val"] or {}
             rows.append(GridRow(
-                **_model_axes(found, result), target=result.axes["target"], method=result.axes["method"], lr=setting.get("lr"),
+                **model_axes(found, result), target=result.axes["target"], method=result.axes["method"], lr=setting.get("lr"),
                 per_class=result.axes.get("per_class"), steps=result.axes.get("steps"), setting=setting,
                 val_top1=val.get("top1"), val_mean_per_class=val.get("mean_per_class"), val_map11=val.get("map11"),
                 val_score=val.get(result.metrics["metric"]), key=result.key,
@@ -215,7 +215,7 @@ def grid_rows(found: Collection) -> list[GridRow]:
 
 
 def score_rows(found: Collection) -> list[ScoreRow]:
-    return [ScoreRow(**_model_axes(found, result), **_of_model(found, result), target=result.axes["target"], name=name,
+    return [ScoreRow(**model_axes(found, result), **_of_model(found, result), target=result.axes["target"], name=name,
                      value=value, num_images=result.metrics.get("num_images"), num_answers=result.metrics.get("num_classes"),
                      key=result.key)
             for result in found.of("score") for name, value in result.metrics["scores"].items() if value is not None]
@@ -253,7 +253,7 @@ def under_every_variant(rows: Iterable[Row]) -> list[Row]:
     return found
 
 
-def _model_axes(found: Collection, result: Result) -> dict[str, Any]:
+def model_axes(found: Collection, result: Result) -> dict[str, Any]:
     """What tells a model from the others. Adopted ones have a name and none of the axes of training."""
     axes = result.axes
     return {"arch": axes.get("arch", ""), "subset": axes.get("subset", ""), "variant": axes.get("variant", ""),

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 from harness.report import curve_figures, figures, findings, model_figures, run_tables, study_tables, tables
 from harness.report.analysis import Analysis
+from harness.report.coarse import CoarseRow, coarse_tables
 from harness.report.collection import Planned
 from harness.report.induction import Induction, about_induction
 from harness.report.plot import DASH_ARRAYS, MARKER_SIGNS, NUM_COLOURS, Panel
@@ -19,10 +20,12 @@ _LONG_TABLE = 40        # rows; a longer one opens on demand
 _SHORT_TABLE = 12       # likewise, of one that is looked up rather than read
 
 
-def accuracy_section(recipe: Recipe, rows: Sequence[AccuracyRow], planned: Collection[Planned]) -> Section:
+def accuracy_section(recipe: Recipe, rows: Sequence[AccuracyRow], coarse: Sequence[CoarseRow],
+                     planned: Collection[Planned]) -> Section:
     found = tables.accuracy_tables(recipe, rows, planned)
     own = tuple(table for table in found if table.name.endswith("-own"))
-    return Section("accuracy", "Accuracy on the source classes", tables=tuple(table for table in found if table not in own),
+    shown = [table for table in found if table not in own]
+    return Section("accuracy", "Accuracy on the source classes", tables=(*shown, *coarse_tables(recipe, coarse)),
                    folds=(Fold("Each model on all of its own classes", own),) if own else (),
                    nothing="No model has been evaluated yet." if recipe.source is not None else "")
 

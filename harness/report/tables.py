@@ -1,10 +1,11 @@
 """Rows to tables: the results in percent, averaged over seeds, the best of each column marked."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Protocol
 
 from harness.report.collection import Planned
 from harness.report.estimate import Estimate, estimate, is_near_chance
-from harness.report.rows import AccuracyRow, ClassRow, ScoreRow, TransferRow
+from harness.report.rows import AccuracyRow, ClassRow, TransferRow
 from harness.report.table import Cell, Column, Table, mark_best
 from harness.settings import Recipe
 
@@ -80,10 +81,10 @@ def _accuracy_cell(of_model: Sequence[AccuracyRow], attack: str, num_seeds: int)
     if not rows:
         return _NONE if of_model else _NOT_RUN
     top1, top5 = estimate(row.top1 for row in rows), estimate(row.top5 for row in rows)
-    decimals = _decimals(row.num_images for row in rows)
+    decimals = decimals_for(row.num_images for row in rows)
     mark = "°" if is_near_chance(top1.mean, rows[0].num_answers, rows[0].num_images) else ""
     return Cell(percent(top1.mean, decimals) + mark, sort=top1.mean, detail=f"/ {percent(top5.mean, decimals)}",
-                detail_sort=top5.mean, below=_spread((top1, top5), decimals, num_seeds))
+                detail_sort=top5.mean, below=spread((top1, top5), decimals, num_seeds))
 
 
 def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
@@ -134,7 +135,17 @@ def _shown_axes(rows: Sequence[TransferRow]) -> list[tuple[Column, Callable[[Tra
     return shown
 
 
-def subset_cell(row: TransferRow | ScoreRow) -> Cell:
+class OfSubset(Protocol):
+    """A row about a model of a subset."""
+
+    @property
+    def subset(self) -> str: ...
+
+    @property
+    def num_classes(self) -> int | None: ...
+
+
+def subset_cell(row: OfSubset) -> Cell:
     if not row.subset:
         return _NONE
     return Cell(row.subset, sort=_or_none(row.num_classes), detail=_count(row.num_classes))
@@ -168,12 +179,12 @@ def _score_cell(rows: Sequence[TransferRow], field: str, num_seeds: int) -> Cell
     if getattr(rows[0], field) is None:
         return _NONE
     score = estimate(getattr(row, field) for row in rows)
-    decimals = _decimals(row.num_images for row in rows)
+    decimals = decimals_for(row.num_images for row in rows)
     first = rows[0]
     low = field == first.metric and is_near_chance(estimate(row.top1 for row in rows).mean, first.num_answers,
                                                    first.num_images)
     return Cell(percent(score.mean, decimals) + ("°" if low else ""), sort=score.mean,
-                below=_spread((score,), decimals, num_seeds), own=field == first.metric)
+                below=spread((score,), decimals, num_seeds), own=field == first.metric)
 
 
 def class_table(rows: Sequence[ClassRow], subsets: Sequence[str]) -> Table:
@@ -198,7 +209,7 @@ def percent(fraction: float, decimals: int) -> str:
     return f"{100 * fraction:.{decimals}f}"
 
 
-def _spread(estimates: Sequence[Estimate], decimals: int, num_seeds: int) -> str:
+def spread(estimates: Sequence[Estimate], decimals: int, num_seeds: int) -> str:
     """`± 0.4 / 0.2` over seeds, and which part of the recipe's seeds is there where some are not."""
     parts = []
     if all(one.sd is not None for one in estimates):
@@ -208,7 +219,7 @@ def _spread(estimates: Sequence[Estimate], decimals: int, num_seeds: int) -> str
     return ", ".join(parts)
 
 
-def _decimals(num_images: Iterable[int]) -> int:
+def decimals_for(num_images: Iterable[int]) -> int:
     """Two decimals where an image weighs at most a hundredth of a percent, else one."""
     return 2 if min(num_images) >= 10_000 else 1
 

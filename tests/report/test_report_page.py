@@ -105,7 +105,7 @@ def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
                    env={"PYTHONPATH": f"{root}:{Path(__file__).parent}", "PYTHONHASHSEED": "7", "PATH": "/usr/bin:/bin",
                         "HOME": str(tmp_path)})
     names = files_of(tmp_path / "one")
-    assert len(names) == 2 + 18 + 2 * 2
+    assert len(names) == 2 + 19 + 2 * 2
     for other in ("two", "three"):
         assert files_of(tmp_path / other) == names
         for name in names:

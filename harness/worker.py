@@ -247,7 +247,10 @@ def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
         order = json.loads(line)
         options.shares_gpu = order["shares_gpu"]
         answer = run_stage(Path(order["stage"]), options, stop)
-        answers.write(json.dumps(answer) + "\n")
+        try:
+            answers.write(json.dumps(answer) + "\n")
+        except BrokenPipeError:     # whoever asked has died; the result is on disk
+            os._exit(STOPPED)
         if stop.requested:
             raise SystemExit(STOPPED)
         _free_memory()

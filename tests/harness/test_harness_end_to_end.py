@@ -168,7 +168,7 @@ def disturb(asked: Asked, rng: random.Random) -> tuple[dict[str, tuple[int, int]
             os.kill(pid, signal.SIGINT if interrupt else signal.SIGKILL)
         if run.pid in victims:
             code, is_over = run.wait(60), look() == len(stages)
-            assert code == (130 if interrupt else -signal.SIGKILL) or is_over and code in (0, -signal.SIGINT)
+            assert code == (130 if interrupt else -signal.SIGKILL) or (is_over and code in (0, -signal.SIGINT))
             run = asked.start("disturbed")
     while run.poll() is None:
         look()

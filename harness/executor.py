@@ -210,11 +210,12 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
     left: set[str] = set()
     skipped = shortlist.skipped(matrix.stages, folders.runs)
     with_result = done.with_result(folders.runs, {stage.kind for stage in matrix.stages})
+    drawn_up_again = {stage.key for stage in matrix.stages
+                      if stage.kind == shortlist.KIND and shortlist.is_incomplete(stage.folder(folders.runs))}
     for stage in reversed(matrix.stages):
-        if stage.key in skipped and stage.only_if is not None and not _is_drawn_up_again(
-                stage.only_if, stage.only_if.folder(folders.runs)):
+        if stage.key in skipped and stage.only_if is not None and stage.only_if.key not in drawn_up_again:
             continue
-        if stage.key in with_result and _is_drawn_up_again(stage, stage.folder(folders.runs)):
+        if stage.key in drawn_up_again:
             left.add(stage.key)
             continue
         needed = any(after.key in left for after in matrix.dependants[stage.key])

@@ -5,11 +5,8 @@ and scaled by `harness.matrix.work`. Times are those of the machines that measur
 reckoned from steps that were timed on this machine (`harness plan --calibrate`), where they were.
 """
 
-import json
 import statistics
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,6 @@ from harness.matrix import work
 from harness.stage import Stage
 from harness.workload import Workloads
 
-MOST_READ = 200         # results of a kind: to read thousands would take longer than a plan may
 Likeness = tuple[Any, ...]
 
 
@@ -38,7 +34,7 @@ class Estimate:
 
 
 def estimate(left: dict[str, Stage], runs: Path, calibration: Calibration | None = None) -> Estimate:
-    """Reads at most MOST_READ results of each kind that is left."""
+    """Reads a sample of the results of each kind that is left."""
     rates, sizes = _measured(left, runs)
     workloads, known_s, calibrated_s, num_unknown = Workloads(runs), 0.0, [], 0
     for stage in left.values():
@@ -68,21 +64,16 @@ def _measured(left: dict[str, Stage], runs: Path) -> tuple[dict[Likeness, float]
     """Of finished stages by likeness, in the middle: seconds for a unit of work, and bytes."""
     rates: dict[Likeness, list[float]] = {}
     sizes: dict[Likeness, list[int]] = {}
-    for file in _results({stage.kind for stage in left.values()}, runs):
-        try:
-            record = json.loads(file.read_text())
-            done = Stage(record["kind"], record["config"], axes=record["axes"])
-            rates.setdefault(_likeness(done), []).append(float(record["wall_s"]) / work(done))
-            sizes.setdefault(_likeness(done), []).append(_num_bytes(file.parent, record))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue        # damaged, or of another schema: whoever needs it says so
+    for kind in {stage.kind for stage in left.values()}:
+        for folder, record in result.sample(runs, kind):
+            try:
+                done = Stage(kind, record["config"], axes=record["axes"])
+                rates.setdefault(_likeness(done), []).append(float(record["wall_s"]) / work(done))
+                sizes.setdefault(_likeness(done), []).append(_num_bytes(folder, record))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue        # of another schema: whoever needs it says so
     return ({likeness: statistics.median(values) for likeness, values in rates.items()},
             {likeness: round(statistics.median(values)) for likeness, values in sizes.items()})
-
-
-def _results(kinds: Iterable[str], runs: Path) -> Iterable[Path]:
-    for kind in kinds:
-        yield from islice((runs / "stages" / kind).glob(f"*/{result.FILE_NAME}"), MOST_READ)
 
 
 def _chance(stage: Stage) -> float:

@@ -10,15 +10,14 @@ ends later.
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from harness import result
 from harness.stage import Stage
 
-MOST_READ = 200             # results of a kind
 CONTEXT_BYTES = 700e6       # of a process on a GPU beside torch's own memory: the context, cuDNN's and cuBLAS's kernels
 USABLE_MEMORY = 0.92        # as a share of the GPU's: fragments, and what differs between stages of a kind
 MOST_BUSY = 1.5             # the sum of the stages' shares of time; see above
@@ -89,11 +88,11 @@ class GpuSharing:
 
     def learn(self, stage: Likeness, folder: Path) -> None:
         """From the result of a stage that has just ended."""
-        try:
-            record = json.loads((folder / result.FILE_NAME).read_text())
-            memory, busy = record.get("gpu_memory_bytes"), record.get("gpu_busy")
-        except (OSError, ValueError, AttributeError):
-            return
+        with suppress(OSError, ValueError, AttributeError):
+            self._keep(stage, json.loads((folder / result.FILE_NAME).read_text()))
+
+    def _keep(self, stage: Likeness, record: dict[str, Any]) -> None:
+        memory, busy = record.get("gpu_memory_bytes"), record.get("gpu_busy")
         found = Use(None if memory is None else memory + CONTEXT_BYTES, busy)
         self.known[stage] = self.known.get(stage, Use()).or_more(found)
 
@@ -105,12 +104,9 @@ class GpuSharing:
         kind = stage[0]
         if kind not in self.kinds_read:
             self.kinds_read.add(kind)
-            for file in islice((self.runs / "stages" / kind).glob(f"*/{result.FILE_NAME}"), MOST_READ):
-                try:
-                    record = json.loads(file.read_text())
-                    self.learn(likeness(Stage(kind, record["config"], axes=record["axes"])), file.parent)
-                except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                    continue        # damaged, or of another schema: whoever needs it says so
+            for _, record in result.sample(self.runs, kind):
+                with suppress(KeyError, TypeError, AttributeError):     # of another schema: whoever needs it says so
+                    self._keep(likeness(Stage(kind, record["config"], axes=record["axes"])), record)
         return self.known.get(stage, Use())
 
 

@@ -6,6 +6,9 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from writers.errors import UserError
 
 SCHEMA = 1
 FILE_NAME = "result.json"
+MOST_SAMPLED = 200      # results of a kind: to read thousands would take longer than a plan may
 
 
 class Result(BaseModel):
@@ -66,6 +70,15 @@ def load(folder: Path) -> Result | None:
     if found.key != folder.name:
         raise UserError(f"{path} is the result of another stage, {found.key}.", "Delete that stage's folder to run it again.")
     return found
+
+
+def sample(runs: Path, kind: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Folder and record of results of a kind, MOST_SAMPLED at most: to learn from what has run. One that cannot be read is
+    passed over: whoever needs it says so."""
+    for file in islice((runs / "stages" / kind).glob(f"*/{FILE_NAME}"), MOST_SAMPLED):
+        with suppress(OSError, ValueError):
+            if isinstance(record := json.loads(file.read_text()), dict):
+                yield file.parent, record
 
 
 def write_json(path: Path, value: Any) -> None:

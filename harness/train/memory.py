@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from harness.gpu_sharing import CONTEXT_BYTES
 from harness.result import write_json
 from harness.retry import is_out_of_memory
 from harness.stage import OutOfMemory
@@ -23,7 +24,6 @@ from writers.errors import UserError
 
 FILE_NAME = "parts.json"        # of a stage that ran out of memory: {"at_least": parts of a batch}
 OTHERS_SHARE = 0.05             # of a GPU's memory: what others must hold for their leaving to make a difference
-CONTEXT_BYTES = 700e6           # of this process on a GPU, beside torch's own memory
 
 Setting = int | Literal["auto"]
 

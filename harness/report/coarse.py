@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from harness.report.collection import Collection
 from harness.report.estimate import estimate, is_near_chance
 from harness.report.rows import ATTACKS, model_axes
+from harness.report.study_tables import model_columns
 from harness.report.table import Cell, Column, Table, mark_best
-from harness.report.tables import decimals_for, percent, spread, subset_cell, variant_cell
+from harness.report.tables import NONE, decimals_for, percent, spread
 from harness.settings import Recipe
-
-_NONE = Cell("–", absent=True)
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,10 @@ def _table(recipe: Recipe, rows: Sequence[CoarseRow], name: str, title: str) -> 
         lines.setdefault((row.subset, row.variant, row.eps), []).append(row)
     labels = {subset.name: 0 for subset in recipe.subsets} | {row.labels: row.num_labels for row in rows}
     labels = {name: number for name, number in labels.items() if number}
-    columns = [Column("training classes", numeric=False)]
-    contents = [[subset_cell(mine[0]) for mine in lines.values()]]
-    if len(recipe.variants) > 1:
-        columns.append(Column("variant", numeric=False))
-        contents.append([variant_cell(mine[0].variant, mine[0].same_variants) for mine in lines.values()])
-    if len(recipe.eps) > 1:
-        columns.append(Column("eps"))
-        contents.append([Cell(f"{mine[0].eps:g}", sort=mine[0].eps) for mine in lines.values()])
+    models = [mine[0] for mine in lines.values()]
+    shown = model_columns(models)
+    columns = [column for column, _ in shown]
+    contents = [[cell_of(model) for model in models] for _, cell_of in shown]
     for subset, number in labels.items():
         columns.append(Column(f"{number} labels", group=subset, hint="top-1 in percent"))
         contents.append(mark_best([_cell([row for row in mine if row.labels == subset], len(recipe.seeds))
@@ -92,7 +87,7 @@ def _cell(rows: Sequence[CoarseRow], num_seeds: int) -> Cell:
     """Of one model but for its seed, on one set of labels."""
     first, second = ([row for row in rows if row.by in asked] for asked in (("own", "sum"), ("max",)))
     if not first:
-        return _NONE
+        return NONE
     decimals = decimals_for(row.num_images for row in rows)
     top1 = estimate(row.top1 for row in first)
     mark = "°" if is_near_chance(top1.mean, first[0].num_labels, first[0].num_images) else ""

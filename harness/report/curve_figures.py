@@ -126,7 +126,7 @@ def induction_panels(found: Sequence[Induction]) -> list[Panel]:
             axes.set_xlabel("classes of pretraining")
             axes.set_ylabel("kNN, %")
             svg = plot.to_svg(figure, name)
-        detail = "kNN on frozen features" + (f", chance {100 * one.chance:.1f} %" if one.chance else "")
+        detail = "kNN on frozen features" + plot.in_words(one.chance)
         panels.append(Panel(name, f"Induction: {title}", detail, f"kNN accuracy on {title} against the classes of pretraining",
                             svg, plot.data(("subset", "variant", "eps", "num_classes", "mean", "sd", "num_seeds"), lines)))
     return panels

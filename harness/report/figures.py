@@ -92,14 +92,11 @@ def _subset_panel(recipe: Recipe, rows: Sequence[TransferRow], series: Sequence[
                 axes.errorbar(x, y, yerr=spreads, fmt="none", ecolor=SERIES[index], elinewidth=1, alpha=0.7)
             axes.plot(x, y, linestyle="none", color=SERIES[index], marker=MARKERS[index], markersize=4.5)
             numbers += [(subset, method, variant, one.mean, one.sd, one.num_seeds) for subset, one in found.items()]
-        plot.chance_line(axes, chance)
+        _percent_against(axes, "training classes", chance)
         axes.set_xticks(range(len(labels)), labels, rotation=90 if turned else 0, fontsize=7.5)
         axes.set_xlim(-0.5, len(labels) - 0.5)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlabel("training classes")
-        axes.set_ylabel("percent")
         svg = plot.to_svg(figure, name)
-    return Panel(name, title, metric + (f", chance {100 * chance:.1f} %" if chance else ""),
+    return Panel(name, title, metric + plot.in_words(chance),
                  f"{metric} on {title} for each subset; the table below holds its numbers", svg,
                  plot.data(("subset", "method", "variant", "mean", "sd", "num_seeds"), numbers), wide=wide)
 
@@ -117,17 +114,21 @@ def _transfer_panel(recipe: Recipe, rows: Sequence[TransferRow], name: str, titl
             found = _draw_line(axes, recipe, [row for row in rows if (row.subset, row.method) == (subset, method)],
                                subset_index, method, shift)
             numbers += [(subset, method, *line) for line in found]
-        plot.chance_line(axes, chance)
+        _percent_against(axes, "eps of pretraining", chance)
         axes.set_xticks(range(len(recipe.eps)), [f"{eps:g}" for eps in recipe.eps])
         axes.set_xlim(-0.35, len(recipe.eps) - 0.65)
         axes.xaxis.grid(False)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlabel("eps of pretraining")
-        axes.set_ylabel("percent")
         svg = plot.to_svg(figure, name)
-    return Panel(name, title, metric + (f", chance {100 * chance:.1f} %" if chance else ""),
+    return Panel(name, title, metric + plot.in_words(chance),
                  f"{metric} on {title} against eps of pretraining; the table below holds its numbers", svg,
                  plot.data(("subset", "method", "eps", "mean", "sd", "num_seeds"), numbers))
+
+
+def _percent_against(axes: Axes, label: str, chance: float | None) -> None:
+    plot.chance_line(axes, chance)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel(label)
+    axes.set_ylabel("percent")
 
 
 def _draw_line(axes: Axes, recipe: Recipe, rows: Sequence[TransferRow], subset_index: int, method: str,

@@ -78,6 +78,11 @@ def chance_line(axes: Axes, chance: float | None) -> None:
         axes.set_ylim(bottom=min(low, 100 * chance - 0.04 * (high - low)))
 
 
+def in_words(chance: float | None) -> str:
+    """To go on with, behind what an axis shows."""
+    return f", chance {100 * chance:.1f} %" if chance else ""
+
+
 def to_svg(figure: Figure, name: str) -> str:
     """The figure as an `<svg>` element that can stand beside others in one page."""
     text = io.StringIO()

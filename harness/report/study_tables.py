@@ -11,11 +11,10 @@ from harness.report.predictors import Power
 from harness.report.rows import ScoreRow, Source, TransferRow
 from harness.report.run_tables import points
 from harness.report.table import Cell, Column, Table, mark_best
-from harness.report.tables import percent, subset_cell, variant_cell
+from harness.report.tables import NONE, OfModel, percent, subset_cell, variant_cell
 from harness.settings import Recipe
 
 KNN = "knn"
-_NONE = Cell("–", absent=True)
 
 
 def comparison_table(found: Sequence[Comparison]) -> Table:
@@ -34,8 +33,8 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
             Cell(change, sort=change), Cell(one.method or "–", sort=one.method, absent=not one.method), number(one.num_targets),
             number(one.num_seeds), Cell(points(one.difference), sort=one.difference, best=one.is_clear),
             Cell(f"{points(one.difference - half)} to {points(one.difference + half)}", sort=half)
-            if half is not None else _NONE,
-            Cell(f"{points(low)} to {points(high)}", sort=high - low) if low is not None and high is not None else _NONE,
+            if half is not None else NONE,
+            Cell(f"{points(low)} to {points(high)}", sort=high - low) if low is not None and high is not None else NONE,
             Cell(f"{one.wins} of {one.num_pairs}", sort=one.wins / one.num_pairs, below=f"{one.ties} ties" * bool(one.ties)),
             p_value(one.p_signs), p_value(one.p), p_value(one.p_holm)))
     return Table("comparisons", "Settings compared over targets", columns, tuple(lines),
@@ -53,8 +52,8 @@ def image_test_table(found: Sequence[ImageTest]) -> Table:
     for one in found:
         change = f"{'eps ' if one.axis == 'eps' else ''}{one.setting} against {one.baseline}"
         lines.append((Cell(one.target, sort=one.target), Cell(change, sort=change),
-                      Cell(one.method, sort=one.method) if one.method else _NONE,
-                      Cell(one.model, sort=one.model) if one.model else _NONE, number(one.num_images), number(one.num_seeds),
+                      Cell(one.method, sort=one.method) if one.method else NONE,
+                      Cell(one.model, sort=one.model) if one.model else NONE, number(one.num_images), number(one.num_seeds),
                       number(one.only_setting), number(one.only_baseline),
                       Cell(points(one.difference), sort=one.difference, best=one.p_holm < 0.05),
                       Cell(one.test, sort=one.test), p_value(one.p), p_value(one.p_holm)))
@@ -77,7 +76,7 @@ def standing_table(found: Sequence[Standing]) -> Table:
         Cell(percent(1 / (1 + math.exp(-one.mean_logit)), 1), sort=one.mean_logit,
              below="" if one.standard_error is None else f"± {one.standard_error:.2f} logits"),
         number(one.num_targets), number(one.times_in_top),
-        Cell(percent(one.source_accuracy, 1), sort=one.source_accuracy) if one.source_accuracy is not None else _NONE)
+        Cell(percent(one.source_accuracy, 1), sort=one.source_accuracy) if one.source_accuracy is not None else NONE)
         for one in found)
     return Table("standings", "Models, strongest first", columns, lines,
                  "Elo: every two models meet on every target and seed, and the better score wins; a tie is half a win each.")
@@ -130,11 +129,11 @@ def score_table(recipe: Recipe, rows: Sequence[ScoreRow]) -> Table:
     lines: dict[Source, dict[tuple[str, str], list[ScoreRow]]] = {}
     for row in rows:
         lines.setdefault(row.source, {}).setdefault((row.target, row.name), []).append(row)
-    shown = _model_columns([next(iter(cells.values()))[0] for cells in lines.values()])
+    shown = model_columns([next(iter(cells.values()))[0] for cells in lines.values()])
     columns = (*(column for column, _ in shown),
                *(Column(name, group=target, hint="percent" if name.startswith(KNN) else "higher is better")
                  for target, name in places))
-    scored = [mark_best([_value_cell(cells[place], len(recipe.seeds)) if place in cells else _NONE for cells in lines.values()])
+    scored = [mark_best([_value_cell(cells[place], len(recipe.seeds)) if place in cells else NONE for cells in lines.values()])
               for place in places]
     described = [[cell_of(next(iter(cells.values()))[0]) for cells in lines.values()] for _, cell_of in shown]
     note = "On the train split of the target; higher is better, best of each column in bold."
@@ -145,19 +144,19 @@ def score_table(recipe: Recipe, rows: Sequence[ScoreRow]) -> Table:
     return Table("scores", "Each model's scores", columns, tuple(zip(*described, *scored, strict=True)), note)
 
 
-def _model_columns(rows: Sequence[ScoreRow]) -> list[tuple[Column, Callable[[ScoreRow], Cell]]]:
+def model_columns(rows: Sequence[OfModel]) -> list[tuple[Column, Callable[[OfModel], Cell]]]:
     """What tells the models apart; an axis on which they do not differ is left out, but for the first."""
-    shown: list[tuple[Column, Callable[[ScoreRow], Cell]]] = []
+    shown: list[tuple[Column, Callable[[OfModel], Cell]]] = []
     if any(row.model for row in rows):
-        shown.append((Column("model", numeric=False), lambda row: Cell(row.model, sort=row.model) if row.model else _NONE))
+        shown.append((Column("model", numeric=False), lambda row: Cell(row.model, sort=row.model) if row.model else NONE))
     if any(row.subset for row in rows):
-        shown.append((Column("training classes", numeric=False), lambda row: subset_cell(row) if row.subset else _NONE))
+        shown.append((Column("training classes", numeric=False), lambda row: subset_cell(row) if row.subset else NONE))
     if len({row.variant for row in rows}) > 1:
         shown.append((Column("variant", numeric=False), lambda row: variant_cell(row.variant, row.same_variants)))
     if len({row.eps for row in rows}) > 1:
         shown.append((Column("eps"), lambda row: Cell(f"{row.eps:g}", sort=row.eps)))
     if len({row.arch for row in rows if row.arch}) > 1:
-        shown.append((Column("arch", numeric=False), lambda row: Cell(row.arch, sort=row.arch) if row.arch else _NONE))
+        shown.append((Column("arch", numeric=False), lambda row: Cell(row.arch, sort=row.arch) if row.arch else NONE))
     return shown
 
 
@@ -200,11 +199,11 @@ def number(value: int) -> Cell:
 def p_value(p: float | None) -> Cell:
     """Two digits; what is smaller than anybody cares about as a bound."""
     if p is None or math.isnan(p):
-        return _NONE
+        return NONE
     return Cell("< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}", sort=p)
 
 
 def _decimal(value: float, below: str = "") -> Cell:
     if math.isnan(value):
-        return _NONE
+        return NONE
     return Cell(f"{value:z.2f}".replace("-", "−"), sort=value, below=below)     # z: no negative zero

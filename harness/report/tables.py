@@ -16,7 +16,7 @@ VIEW_TITLES = {
 }
 SCORE_TITLES = {"top1": "top-1", "mean_per_class": "mean per class", "top5": "top-5", "map11": "11-point mAP"}
 _NOT_RUN = Cell("not run", absent=True)
-_NONE = Cell("–", absent=True)
+NONE = Cell("–", absent=True)
 
 
 def accuracy_tables(recipe: Recipe, rows: Sequence[AccuracyRow], planned: Collection[Planned]) -> list[Table]:
@@ -60,7 +60,7 @@ def _accuracy_table(recipe: Recipe, rows: Sequence[AccuracyRow], name: str, titl
                                   group=f"eps {eps:g}", hint="top-1 / top-5 in percent"))
             contents.append(mark_best([
                 _accuracy_cell([row for row in rows if (row.subset, row.variant, row.eps) == (*line, eps)], attack,
-                               len(recipe.seeds)) if (*line, eps) in models else _NONE for line in lines]))
+                               len(recipe.seeds)) if (*line, eps) in models else NONE for line in lines]))
     note = "Top-1 / top-5 in percent, best of each column in bold."
     note += " Adversarial: PGD at the model's own eps." if is_attacked else ""
     left_out = any((*line, eps) not in models for line in lines for eps in recipe.eps)
@@ -79,7 +79,7 @@ def _accuracy_table(recipe: Recipe, rows: Sequence[AccuracyRow], name: str, titl
 def _accuracy_cell(of_model: Sequence[AccuracyRow], attack: str, num_seeds: int) -> Cell:
     rows = [row for row in of_model if row.attack == attack]
     if not rows:
-        return _NONE if of_model else _NOT_RUN
+        return NONE if of_model else _NOT_RUN
     top1, top5 = estimate(row.top1 for row in rows), estimate(row.top5 for row in rows)
     decimals = decimals_for(row.num_images for row in rows)
     mark = "°" if is_near_chance(top1.mean, rows[0].num_answers, rows[0].num_images) else ""
@@ -120,10 +120,10 @@ def _shown_axes(rows: Sequence[TransferRow]) -> list[tuple[Column, Callable[[Tra
         (Column("target", numeric=False), lambda row: Cell(row.target, sort=row.target)),
         (Column("method", numeric=False), lambda row: Cell(row.method, sort=row.method))]
     if any(row.model for row in rows):
-        shown.append((Column("model", numeric=False), lambda row: Cell(row.model, sort=row.model) if row.model else _NONE))
+        shown.append((Column("model", numeric=False), lambda row: Cell(row.model, sort=row.model) if row.model else NONE))
     if any(row.subset for row in rows):
         shown += [(Column("training classes", numeric=False), subset_cell),
-                  (Column("eps"), lambda row: Cell(f"{row.eps:g}", sort=row.eps) if row.subset else _NONE)]
+                  (Column("eps"), lambda row: Cell(f"{row.eps:g}", sort=row.eps) if row.subset else NONE)]
     if any(row.variant for row in rows):
         shown.append((Column("variant", numeric=False), lambda row: variant_cell(row.variant, row.same_variants)))
     if any(row.per_class for row in rows):
@@ -135,8 +135,14 @@ def _shown_axes(rows: Sequence[TransferRow]) -> list[tuple[Column, Callable[[Tra
     return shown
 
 
-class OfSubset(Protocol):
-    """A row about a model of a subset."""
+class OfModel(Protocol):
+    """A row about one model; see `harness.report.rows`."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def arch(self) -> str: ...
 
     @property
     def subset(self) -> str: ...
@@ -144,10 +150,19 @@ class OfSubset(Protocol):
     @property
     def num_classes(self) -> int | None: ...
 
+    @property
+    def variant(self) -> str: ...
 
-def subset_cell(row: OfSubset) -> Cell:
+    @property
+    def same_variants(self) -> tuple[str, ...]: ...
+
+    @property
+    def eps(self) -> float: ...
+
+
+def subset_cell(row: OfModel) -> Cell:
     if not row.subset:
-        return _NONE
+        return NONE
     return Cell(row.subset, sort=_or_none(row.num_classes), detail=_count(row.num_classes))
 
 
@@ -165,7 +180,7 @@ def _how_cells(rows: Sequence[TransferRow]) -> tuple[Cell, ...]:
     chance = 1 / first.num_answers if first.num_answers else None
     lrs = list(dict.fromkeys(row.lr for row in rows if row.lr is not None))
     return (Cell(percent(chance, 1) if chance else "–", sort=chance),
-            Cell(", ".join(f"{lr:g}" for lr in lrs), sort=lrs[0]) if lrs else _NONE,
+            Cell(", ".join(f"{lr:g}" for lr in lrs), sort=lrs[0]) if lrs else NONE,
             Cell(str(first.num_configs), sort=float(first.num_configs), below=_diverged(rows)),
             Cell(first.selected_on, sort=first.selected_on), Cell(f"{first.num_images:,}", sort=float(first.num_images)))
 
@@ -177,7 +192,7 @@ def _diverged(rows: Sequence[TransferRow]) -> str:
 
 def _score_cell(rows: Sequence[TransferRow], field: str, num_seeds: int) -> Cell:
     if getattr(rows[0], field) is None:
-        return _NONE
+        return NONE
     score = estimate(getattr(row, field) for row in rows)
     decimals = decimals_for(row.num_images for row in rows)
     first = rows[0]
@@ -196,9 +211,9 @@ def class_table(rows: Sequence[ClassRow], subsets: Sequence[str]) -> Table:
                *(Column(name, group="left out of", numeric=False) for name in removing))
     lines = tuple((
         Cell(row.name, sort=row.name),
-        Cell(str(row.rank), sort=float(row.rank)) if row.rank is not None else _NONE,
-        Cell(percent(row.accuracy, 1), sort=row.accuracy) if row.accuracy is not None else _NONE,
-        Cell(f"{row.num_images:,}", sort=float(row.num_images)) if row.num_images is not None else _NONE,
+        Cell(str(row.rank), sort=float(row.rank)) if row.rank is not None else NONE,
+        Cell(percent(row.accuracy, 1), sort=row.accuracy) if row.accuracy is not None else NONE,
+        Cell(f"{row.num_images:,}", sort=float(row.num_images)) if row.num_images is not None else NONE,
         *(Cell("left out", sort="0") if name in row.removed_by else Cell("kept", sort="1", absent=True)
           for name in removing)) for row in removed)
     return Table("classes", "Classes left out by at least one subset", columns, lines)

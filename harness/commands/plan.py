@@ -45,7 +45,7 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, show
     if calibrate:
         _calibrate({stage.key: stage for stage in plan.stages if states[stage.key] not in OVER}, folders)
     if as_json:
-        click.echo(json.dumps(_as_json(plan, states, folders), indent=1))
+        print_json(plan, states, folders)
         return
     if as_dot:
         click.echo(_dot(plan, states))
@@ -56,11 +56,9 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, show
         click.secho(line, fg="yellow", err=True)
 
 
-def print_json(plan: "Matrix", folders: Folders) -> None:
+def print_json(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> None:
     """The stages for a program: {"recipe", "num_stages", "num_done", "estimate", "kinds", "stages": [...]}."""
-    from harness.executor import unfinished
-
-    click.echo(json.dumps(_as_json(plan, states_of(plan, folders, unfinished(plan, folders)), folders), indent=1))
+    click.echo(json.dumps(_as_json(plan, states, folders), indent=1))
 
 
 def missing_data(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> dict[str, str]:

@@ -35,10 +35,11 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, watc
 
     from harness import console, matrix, recipe
     from harness.commands import plan as plan_command
+    from harness.executor import unfinished
 
     plan = matrix.expand(recipe.read(recipe_name, overrides))
     if as_json:
-        plan_command.print_json(plan, folders)
+        plan_command.print_json(plan, plan_command.states_of(plan, folders, unfinished(plan, folders)), folders)
         return
     terminal = console.out()
     if not watch:

@@ -9,6 +9,8 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))       # tiny_stages
 
+from tiny_stages import root  # noqa: F401
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:

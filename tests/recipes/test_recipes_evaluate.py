@@ -21,13 +21,6 @@ CONFIG = {"settings": {"attack": {"steps": 2}, "batch_size": 8}, "eps": 0.0, "re
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("evaluate")
-    (root / "data").mkdir()
-    return root
-
-
-@pytest.fixture(scope="module")
 def source(root: Path) -> Result:
     written = write_colours(root / "data", colours=5)
     written.metrics["subset"] = {"name": "all"}

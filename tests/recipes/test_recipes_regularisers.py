@@ -25,13 +25,6 @@ CHANNELS = (8, 8, 12, 16)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("regularisers")
-    (root / "data").mkdir()
-    return root
-
-
-@pytest.fixture(scope="module")
 def source(root: Path) -> Result:
     return write_colours(root / "data")
 

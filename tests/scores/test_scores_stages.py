@@ -23,13 +23,6 @@ VIEW = {"resolution": 28, "eval_crop": 1.0, "batch_size": 16, "precision": "floa
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("scores")
-    (root / "data").mkdir()
-    return root
-
-
-@pytest.fixture(scope="module")
 def data(root: Path) -> Result:
     return write_colours(root / "data")
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_stages import root  # noqa: F401
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,13 +26,6 @@ SHORT = {key: value for key, value in TRANSFER.items() if key not in ("epochs", 
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("search")
-    (root / "data").mkdir()
-    return root
-
-
-@pytest.fixture(scope="module")
 def target(root: Path) -> Result:
     return write_colours(root / "data", "target", colours=4, splits={"train": 12, "val": 6, "test": 6})
 

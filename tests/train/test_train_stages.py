@@ -33,14 +33,6 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    """A data folder with two sets, and a model trained on the first."""
-    root = tmp_path_factory.mktemp("stages")
-    (root / "data").mkdir()
-    return root
-
-
-@pytest.fixture(scope="module")
 def source(root: Path) -> Result:
     return write_colours(root / "data")
 

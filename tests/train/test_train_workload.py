@@ -18,13 +18,6 @@ SHORT = {key: value for key, value in TRANSFER.items() if key not in ("epochs", 
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("workload")
-    (root / "data").mkdir()
-    return root
-
-
-@pytest.fixture(scope="module")
 def data(root: Path) -> Result:
     return write_colours(root / "data", "target", COLOURS, splits={"train": TRAIN, "val": VAL, "test": TEST})
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from harness.result import Result
@@ -19,6 +20,14 @@ PRETRAIN: dict[str, Any] = {"epochs": 2, "batch_size": 16, "resolution": 24, "ch
                             "crop_scale": [0.5, 1.0], "precision": "float32", "optimizer": {"lr": 0.1}}
 TRANSFER: dict[str, Any] = {"epochs": 2, "batch_size": 16, "resolution": 24, "eval_crop": 1.0, "precision": "float32",
                             "optimizer": {"schedule": "cosine"}, "lrs": [0.1, 0.01]}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a module's stages lie, and their data in data/. Conftests of the rooms that have such stages import it."""
+    root = tmp_path_factory.mktemp("stages")
+    (root / "data").mkdir()
+    return root
 
 
 def write_colours(data: Path, name: str = "colours", colours: int = 3, splits: dict[str, int] | None = None) -> Result:

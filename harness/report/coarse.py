@@ -26,7 +26,7 @@ class CoarseRow:
     eps: float
     seed: int
     labels: str                 # the subset whose labels these are
-    num_labels: int
+    num_labels: int             # of these that the model knows: a model of some classes may know some labels only
     by: str                     # sum or max; own: they are the model's own classes
     attack: str                 # one of ATTACKS
     num_images: int
@@ -52,7 +52,14 @@ def coarse_rows(found: Collection) -> list[CoarseRow]:
 
 
 def coarse_tables(recipe: Recipe, rows: Sequence[CoarseRow]) -> list[Table]:
-    """One for each arch with models of finer classes: a line a model but for its seed, a column for each set of labels."""
+    """One for each arch with models of finer classes: a line a model but for its seed, a column for each set of labels.
+
+    Models that know only some of the labels chose among fewer of them, and stand in the CSV only.
+    """
+    most: dict[str, int] = {}
+    for row in rows:
+        most[row.labels] = max(most.get(row.labels, 0), row.num_labels)
+    rows = [row for row in rows if row.num_labels == most[row.labels]]
     tables = []
     for index, arch in enumerate(recipe.archs):
         mine = [row for row in rows if row.arch == arch and row.attack == "clean"]
@@ -77,7 +84,7 @@ def _table(recipe: Recipe, rows: Sequence[CoarseRow], name: str, title: str) -> 
         contents.append(mark_best([_cell([row for row in mine if row.labels == subset], len(recipe.seeds))
                                    for mine in lines.values()]))
     note = ("Clean top-1 in percent, best of each column in bold; one number: the labels are the model's own. –: its classes "
-            "are no finer.")
+            "are no finer, or some labels are not among theirs.")
     if len(recipe.seeds) > 1:
         note += " ±: standard deviation over seeds."
     return Table(name, title, tuple(columns), tuple(zip(*contents, strict=True)), note)

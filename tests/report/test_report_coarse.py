@@ -49,3 +49,14 @@ def test_a_model_of_other_classes_has_a_dash_and_without_finer_models_there_is_n
     assert [row[0].split()[0] for row in Page(text).tables["coarse-0"][2:]] == ["all", "minus6"]
     alone = [on_coarse_labels(one) if one.axes.get("subset") == "minus6" else one for one in results]
     assert "coarse-0" not in Page(write(recipe, alone, [], tmp_path / "two", ("html",)).read_text()).tables
+
+
+def test_a_model_that_knows_only_some_of_the_labels_is_not_compared(tmp_path: Path) -> None:
+    recipe = make_recipe(eps=(0.0,))
+    results = [on_coarse_labels(one) for one in make_results(recipe)]
+    few = [replace_metrics(one, coarse={"minus6": one.metrics["coarse"]["minus6"] | {"num_labels": 5}})
+           if one.kind == "evaluate" and one.axes["subset"] == "minus3" else one for one in results]
+    page = write(recipe, few, [], tmp_path, ("html", "csv"))
+    table = Page(page.read_text()).tables["coarse-0"]
+    assert table[1][-1] == "8 labels" and [row[0].split()[0] for row in table[2:]] == ["all", "minus6"]
+    assert "minus3" in (tmp_path / "coarse.csv").read_text()

@@ -48,6 +48,7 @@ class Run:
     launcher: Launcher
     policy: Policy = field(default_factory=Policy)
     is_cancelled: Callable[[], bool] = lambda: False
+    at_the_last: Callable[[], None] = lambda: None                          # called once, when all that is left is running
     running: dict[str, tuple[Stage, float]] = field(default_factory=dict)   # key -> stage, time of its start
     failed: dict[str, str] = field(default_factory=dict)                    # key -> the line that says most
     finished: set[str] = field(default_factory=set)                         # keys that are done
@@ -80,12 +81,19 @@ class Run:
     def events(self) -> Iterator[Event]:
         """Run to the end, telling what happens; raises Cancelled where `is_cancelled` says so. Leave the loop, or
         interrupt it, at any point: then call `stop`."""
+        to_come, is_last = {stage.kind for stage in self.to_do.values()}, False
         while not self._is_over():
             if self.is_cancelled():
                 raise Cancelled
             yield from self._start_ready()
             if self._is_over():     # others have done or failed at all that was left
                 return
+            if to_come:             # not before: what is ready should not wait for what the others need
+                self.launcher.expect(to_come)
+                to_come = set()
+            if not is_last and len(self.running) == self._num_left():
+                self.at_the_last()
+                is_last = True
             answers = self.launcher.wait(0.25)
             for answer in answers:
                 yield from self._take(answer)
@@ -98,6 +106,10 @@ class Run:
         for answer in self.launcher.stop(grace_s):
             for _ in self._take(answer):
                 pass
+
+    def _num_left(self) -> int:
+        """Stages that are not over, and do not wait in vain."""
+        return len(self.matrix.stages) - len(self.finished) - len(self.failed) - len(self.in_vain)
 
     def _is_over(self) -> bool:
         return not (any(self.ready.values()) or self.running or self.busy or self.waiting)

@@ -5,13 +5,14 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from harness.folders import Folders
+from harness.fork_server import ForkServer
 from harness.retry import Cause
 from harness.stage import Stage
 from writers.errors import UserError
@@ -37,6 +38,7 @@ class LauncherSettings:
     gpus_per_stage: int = 1                             # of each pretraining, with a process for each GPU
     began_at: float | None = None                       # of the run, by the file system's clock: what another run has tried and
                                                         # failed at since is not tried again. None: everything is
+    fork_server: ForkServer | None = None               # of workers on this machine, begun early; the launcher's from then on
 
     def worker_command(self, device: str, num_threads: int) -> list[str]:
         """What starts a warm worker on a machine that sees the same folders under the same paths."""
@@ -83,6 +85,9 @@ class Launcher(Protocol):
     @property
     def num_slots(self) -> int:
         """About how many stages run side by side, for people."""
+
+    def expect(self, kinds: Collection[str]) -> None:
+        """Stages of these kinds are to come: a hint, to load what they need."""
 
     def has_room(self, stage: Stage) -> bool:
         """Whether this stage may start now. Asked of one for all that are like it (`harness.gpu_sharing`)."""

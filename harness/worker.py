@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness import disk, distributed, done, environment, lease, processes, provenance, result, retry, worker_options
 from harness.distributed import ALONE, Ranks
+from harness.fork_server import serve as fork_workers
 from harness.result import Result, write_atomically, write_json
 from harness.stage import TAKE_WHAT_THERE_IS, OutOfMemory, StageContext, Stopped, read_orders
 from harness.stop_signal import ORPHAN_GRACE_S, STOPPED, StopSignal, end_with_parent
@@ -41,7 +42,9 @@ EXIT_CODES = {"done": 0, "failed": 1, "stopped": STOPPED, "busy": STOPPED}
 
 
 def main() -> NoReturn:
-    options = worker_options.parse()
+    options = worker_options.parse(sys.argv[1:])
+    if options.fork_server is not None:     # goes on below as a worker, in each of its copies
+        options = worker_options.parse(fork_workers(options.fork_server))
     if options.cores:       # before any library counts the cores
         os.sched_setaffinity(0, {int(core) for core in options.cores.split(",")})
     stop = StopSignal()
@@ -243,7 +246,7 @@ def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
     os.dup2(2, 1)
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_read_lines, args=(lines, stop), daemon=True).start()
-    while (line := lines.get()) is not None:
+    while (line := lines.get()) is not None and not stop.requested:
         order = json.loads(line)
         options.shares_gpu = order["shares_gpu"]
         answer = run_stage(Path(order["stage"]), options, stop)
@@ -257,7 +260,8 @@ def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
 
 
 def _read_lines(lines: "queue.SimpleQueue[str | None]", stop: StopSignal) -> None:
-    """Hand on stdin's lines. At its end whoever started this process is done with it, or dead: no stage outlives that.
+    """Hand on stdin's lines. At its end whoever started this process is done with it, or dead: no stage outlives that, and
+    none begins.
 
     Reads the descriptor itself: a thread that waits inside `sys.stdin` breaks the interpreter's exit.
     """
@@ -266,13 +270,12 @@ def _read_lines(lines: "queue.SimpleQueue[str | None]", stop: StopSignal) -> Non
         *whole, text = (text + chunk).split(b"\n")
         for line in whole:
             lines.put(line.decode())
-    lines.put(None)
-    if stop.running:
-        stop.requested = True
-        time.sleep(ORPHAN_GRACE_S)
-        if os.getpgrp() == os.getpid():
-            os.killpg(0, signal.SIGKILL)    # with whatever the stage has started
-        os._exit(STOPPED)
+    stop.requested = True
+    lines.put(None)     # an idle worker ends at once
+    time.sleep(ORPHAN_GRACE_S)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)    # with whatever the stage has started
+    os._exit(STOPPED)
 
 
 def _free_memory() -> None:

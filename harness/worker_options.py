@@ -2,13 +2,14 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness import distributed, environment
 
 
-def parse() -> argparse.Namespace:
-    """Of this process. Ends it, with what is wrong, where the options do not go together."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Ends the process, with what is wrong, where the options do not go together."""
     parser = argparse.ArgumentParser(prog="python -m harness.worker", description="Run one stage, or serve many.")
     parser.add_argument("stage", nargs="?", type=_absolute, help="the stage's folder, with its stage.json")
     parser.add_argument("--serve", action="store_true", help="orders come on stdin, a line each")
@@ -31,7 +32,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--answers", type=_absolute, metavar="DIR",
                         help="leave there how each process ended: whoever started them tries again what is worth it")
     parser.add_argument("--stages-package", default="harness.stages", help="the package whose modules run the stages")
-    options = parser.parse_args()
+    parser.add_argument("--fork-server", type=int, metavar="FD", help="fork workers for the launcher at the other end")
+    options = parser.parse_args(arguments)
+    if options.fork_server is not None:
+        return options
     if (options.stage is None) != options.serve:
         parser.error("name one stage folder, or say --serve")
     if distributed.from_environment().world_size > 1 and (options.serve or options.processes > 1):

@@ -1,6 +1,6 @@
 """Run a recipe: all that is not done yet, to its report."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -46,6 +46,21 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
     Interrupt it as you like: the same command goes on from there. A stage that fails leaves the others running, and is
     tried again at the next run. RECIPE is a file, or a name in recipes/.
     """
+    from contextlib import nullcontext
+
+    from harness import fork_server
+
+    # First of all: while this process reads the recipe, that one loads what workers need.
+    early = fork_server.ForkServer() if launcher == "local" and fork_server.is_possible() else None
+    with early or nullcontext():
+        _run(recipe_name, overrides, folders, launcher, _options(launcher, address, slurm), num_jobs=jobs, device=device,
+             stages_package=stages_package, checkpoint_minutes=checkpoint_minutes, trace_steps=trace_steps,
+             num_threads=num_threads, jobs_per_gpu=jobs_per_gpu, gpus_per_stage=gpus_per_stage, fork_server=early)
+
+
+def _run(recipe_name: str, overrides: tuple[str, ...], folders: Folders, launcher: str, options: dict[str, str],
+         **asked_for: Any) -> None:
+    """asked_for: the other fields of LauncherSettings."""
     import importlib
     import shlex
     import signal
@@ -61,22 +76,21 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, laun
     asked = recipe.read(recipe_name, overrides)
     plan = matrix.expand(asked)
     _refuse_without_images(plan, folders)
-    settings = LauncherSettings(folders, jobs, device, stages_package, checkpoint_minutes,  # type: ignore[arg-type]
-                                trace_steps, num_threads, jobs_per_gpu, _options(launcher, address, slurm),
-                                gpus_per_stage, begin(folders))
-    if gpus_per_stage > 1 and launcher != "local":
+    settings = LauncherSettings(folders, options=options, began_at=begin(folders), **asked_for)
+    if settings.gpus_per_stage > 1 and launcher != "local":
         raise UserError(f"--gpus-per-stage has no effect with --launcher {launcher}.", "Use --launcher local on a machine with "
                         "those GPUs, or start torchrun -m harness.worker STAGE_DIR yourself.")
     opened = names.find("harness.launchers", launcher, "launcher").open(settings)
     signal.signal(signal.SIGTERM, signal.default_int_handler)       # ended by a scheduler: as by Ctrl-C
     terminal = console.err()
+    # What the report needs takes a second to import: beside the last stages, and not when all slots are idle.
+    report_code = threading.Thread(target=importlib.import_module, args=("harness.report.page",), daemon=True)
     with opened:
-        run = Run(plan, folders, opened, is_cancelled=cancel.Watch(cancel.file_of(folders.runs, asked.name)))
+        run = Run(plan, folders, opened, is_cancelled=cancel.Watch(cancel.file_of(folders.runs, asked.name)),
+                  at_the_last=report_code.start)
         done = len(plan.stages) - len(run.to_do)
         terminal.print(f"{asked.name}: {len(plan.stages)} stages, {done} done, {len(run.to_do)} to run"
                        + (f", {opened.num_slots} side by side" if run.to_do else ""))
-        if run.to_do:       # what the report needs takes a second to import: meanwhile, and not with all slots idle
-            threading.Thread(target=importlib.import_module, args=("harness.report.page",), daemon=True).start()
         try:
             display.follow(run, terminal)
         except (KeyboardInterrupt, Cancelled):

@@ -1,4 +1,7 @@
-"""Runs stages on this machine: warm worker processes, one a slot, so that imports and JIT are paid for once."""
+"""Runs stages on this machine: warm worker processes, one a slot, so that imports and JIT are paid for once.
+
+They are forked from one process that imports what they need (`harness.fork_server`), or started afresh where that cannot be.
+"""
 
 import contextlib
 import json
@@ -8,12 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from harness import done, environment
+from harness.fork_server import Forked, ForkServer, is_possible
 from harness.gpu_sharing import GpuSharing, Likeness, likeness, tells_time
 from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu, order_line
 from harness.stage import Stage
@@ -29,10 +34,18 @@ class Slot:
     gpu: str | None                             # or GPUs, as CUDA_VISIBLE_DEVICES names them
     cores: tuple[int, ...] = ()                 # its own; none: whichever are free
     gives_way: bool = False                     # runs, at low priority, what needs no GPU beside what does
-    process: subprocess.Popen[bytes] | None = None
+    process: "Fresh | Forked | None" = None
     running: Path | None = None                 # the stage's folder
     like: Likeness = ()                         # what runs or ran last
     unread: bytes = field(default=b"", repr=False)
+
+
+class Fresh(subprocess.Popen[bytes]):
+    """A worker that was not forked."""
+
+    def has_ended(self) -> bool:
+        """Looked at but not collected: while it is a zombie, no other process can have its group's number."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 def open(settings: LauncherSettings) -> "LocalLauncher":
@@ -79,6 +92,7 @@ class LocalLauncher:
             print("Stages share a GPU by memory alone: how busy they keep it cannot be measured here (nvidia-ml-py, MIG).",
                   file=sys.stderr)
         self.selector = selectors.DefaultSelector()
+        self.fork_server = settings.fork_server
 
     @property
     def num_slots(self) -> int:
@@ -101,13 +115,21 @@ class LocalLauncher:
         """Whether others run on the GPU, or may join the stage there. Asked before it starts."""
         return self.settings.jobs_per_gpu > 1 and (bool(self._on(gpu)) or self.sharing.is_known(likeness(stage)))
 
+    def expect(self, kinds: Collection[str]) -> None:
+        if self.fork_server is not None:
+            with self._server_may_die():
+                self.fork_server.prepare([self._module(kind) for kind in sorted(kinds)], self._variables(self.slots[0]))
+
     def start(self, stage: Stage, folder: Path) -> None:
         free = self._free(stage)
         assert free, "start() without a free slot"
-        slot = next((slot for slot in free if slot.process is not None), free[0])   # a warm one first
+        module = self._module(stage.kind)
+        slot = max(free, key=lambda slot: (_is_warm(slot.process, module), slot.process is not None))
+        if slot.process is not None and self.fork_server is not None and not _is_warm(slot.process, module):
+            self._close(slot)   # another copy has imported it already
         for _ in range(2):      # a worker may have died while idle: then a fresh one
             if slot.process is None:
-                self._open_worker(slot)
+                self._open_worker(slot, module)
             assert slot.process is not None and slot.process.stdin is not None
             shares_gpu = slot.gpu is not None and self._has_company(stage, slot.gpu)
             slot.running, slot.like = folder, likeness(stage)
@@ -144,6 +166,8 @@ class LocalLauncher:
         return finished
 
     def __enter__(self) -> Self:
+        if self.fork_server is None and is_possible():
+            self.fork_server = ForkServer()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -151,27 +175,46 @@ class LocalLauncher:
         """Idle workers end when their stdin does; whatever still runs is killed with all that it started."""
         idle = [slot for slot in self.slots if slot.process is not None and slot.running is None]
         for slot in idle:
-            assert slot.process is not None and slot.process.stdin is not None
-            with contextlib.suppress(OSError):
-                slot.process.stdin.close()
+            _close_stdin(slot)
         for slot in self.slots:
             if slot.process is not None:
                 self._end(slot, wait_s=5.0 if slot in idle else 0.0)
         self.selector.close()
+        if self.fork_server is not None:
+            self.fork_server.__exit__(kind, error, trace)
+
+    def _module(self, kind: str) -> str:
+        return f"{self.settings.stages_package}.{kind}"
 
     def _command(self, slot: Slot) -> list[str]:
         command = self.settings.worker_command("cpu" if slot.gpu is None else "cuda:0", slot.num_threads)
-        command += ["--cores", ",".join(map(str, slot.cores))] if slot.cores else []
-        return ["nice", "-n", "10", *command] if slot.gives_way else command
+        return [*command, *(["--cores", ",".join(map(str, slot.cores))] if slot.cores else [])]
 
-    def _open_worker(self, slot: Slot) -> None:
-        variables = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(slot.num_threads))}
-        variables["CUDA_VISIBLE_DEVICES"] = slot.gpu or ""
-        # A session of its own: the terminal's Ctrl-C goes to us alone, and the whole group can be killed at once.
-        slot.process = subprocess.Popen(self._command(slot), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        env=variables, start_new_session=True)
+    def _variables(self, slot: Slot) -> dict[str, str]:
+        return {**dict.fromkeys(THREAD_VARIABLES, str(slot.num_threads)), "CUDA_VISIBLE_DEVICES": slot.gpu or ""}
+
+    def _open_worker(self, slot: Slot, module: str) -> None:
+        """module: of the stage that it is to run first."""
+        command = self._command(slot)
+        if self.fork_server is not None and not slot.gives_way:     # which has threads of its own number
+            with self._server_may_die():
+                slot.process = self.fork_server.fork(module, command[command.index("--serve"):], self._variables(slot))
+        if slot.process is None:
+            # A session of its own: the terminal's Ctrl-C goes to us alone, and the whole group can be killed at once.
+            slot.process = Fresh(["nice", "-n", "10", *command] if slot.gives_way else command, stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE, env={**os.environ, **self._variables(slot)}, start_new_session=True)
         assert slot.process.stdout is not None
         self.selector.register(slot.process.stdout, selectors.EVENT_READ, slot)
+
+    @contextlib.contextmanager
+    def _server_may_die(self) -> Iterator[None]:
+        """Without it workers start afresh."""
+        try:
+            yield
+        except OSError:
+            assert self.fork_server is not None
+            self.fork_server.__exit__(None, None, None)
+            self.fork_server = None
 
     def _read(self, slot: Slot) -> list[Finished]:
         """The answers that a worker has written; at the end of its output, what became of its stage."""
@@ -199,15 +242,18 @@ class LocalLauncher:
         code = self._end(slot, wait_s=5.0)
         return [] if folder is None else [_died(folder, code, self.settings.folders.data)]
 
-    def _end(self, slot: Slot, wait_s: float) -> int:
-        """End the worker and all that it has started, forget it, and return its exit code."""
+    def _close(self, slot: Slot) -> None:
+        """End an idle worker."""
+        _close_stdin(slot)
+        self._end(slot, wait_s=5.0)
+
+    def _end(self, slot: Slot, wait_s: float) -> int | None:
+        """End the worker and all that it has started, forget it, and return its exit code, where that can be known."""
         process, slot.process, slot.unread = slot.process, None, b""
         assert process is not None and process.stdin is not None and process.stdout is not None
         self.selector.unregister(process.stdout)
         deadline = time.monotonic() + wait_s
-        # Looked at but not collected: while it is a zombie, no other process can have its group's number.
-        while (os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
-               and time.monotonic() < deadline):
+        while not process.has_ended() and time.monotonic() < deadline:
             time.sleep(0.01)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -218,12 +264,26 @@ class LocalLauncher:
         return code
 
 
-def _died(folder: Path, code: int, data: Path) -> Finished:
+def _is_warm(worker: Fresh | Forked | None, module: str) -> bool:
+    """Whether it has imported the module. One that was started afresh is kept whatever it has."""
+    return isinstance(worker, Fresh) or (worker is not None and module in worker.imported)
+
+
+def _close_stdin(slot: Slot) -> None:
+    assert slot.process is not None and slot.process.stdin is not None
+    with contextlib.suppress(OSError):
+        slot.process.stdin.close()
+
+
+def _died(folder: Path, code: int | None, data: Path) -> Finished:
     if done.is_done(folder.parent.name, folder, data):      # it died between the result and the answer
         return Finished(folder, "done")
     if code == 75:
         return Finished(folder, "stopped")
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if code is None:
+        how = "has ended"
+    else:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     cause = " (the system does that when memory runs out)" if code == -signal.SIGKILL else ""
     return Finished(folder, "failed", f"The worker process {how}{cause}; its output is in {folder / 'log.txt'}", "lost")
 

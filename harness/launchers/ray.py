@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -54,6 +55,9 @@ class RayLauncher:
         carried = resources["GPU"] * self.settings.jobs_per_gpu if self.has_gpus and "GPU" in resources \
             else resources.get("CPU", 1) / self.num_threads
         return self.settings.num_jobs or max(1, int(carried))
+
+    def expect(self, kinds: Collection[str]) -> None:
+        """Each stage has a worker of its own."""
 
     def has_room(self, stage: Stage) -> bool:
         return len(self.tasks) < self.num_slots

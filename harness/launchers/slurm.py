@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -62,6 +63,9 @@ class SlurmLauncher:
     @property
     def num_slots(self) -> int:
         return self.settings.num_jobs or MOST_JOBS
+
+    def expect(self, kinds: Collection[str]) -> None:
+        """Each stage has a worker of its own."""
 
     def has_room(self, stage: Stage) -> bool:
         return len(self.jobs) + len(self.to_submit) < self.num_slots

@@ -15,7 +15,7 @@ import pytest
 from harness import done, lock, result
 from harness.executor import Run, begin, prepare, unfinished
 from harness.folders import Folders
-from harness.launcher import LauncherSettings
+from harness.launcher import LauncherSettings, order_line
 from harness.launchers import local
 from harness.matrix import Matrix
 from harness.retry import Policy
@@ -157,7 +157,7 @@ def test_a_preempted_stage_saves_and_goes_on_in_the_same_run(folders, make, jour
         run, told = Run(matrix_of(stage), folders, launcher, Policy(most=0, first_wait_s=0.05)), 0
         for _ in run.events():
             if told < 2 and json_of(folder / "progress.json").get("done", -1) >= 3 * (told + 1) and launcher.slots[0].process:
-                launcher.slots[0].process.terminate()
+                launcher.slots[0].process.send_signal(signal.SIGTERM)
                 told += 1
     found = result.load(folder)
     assert told == 2 and not run.failed and found.retries["preempted"] >= 1 and found.metrics["resumed_at"] >= 3
@@ -254,6 +254,16 @@ def test_no_process_outlives_a_killed_run(folders, make, tmp_path):
     assert (folder / "steps.txt").exists(), "the stage had time to save"
 
 
+def test_a_worker_that_is_orphaned_at_its_start_begins_nothing_that_lasts(folders, make):
+    """Whoever gave the order died before the worker had imported anything: the order and the end of its input come at once."""
+    stage = make("sleeper", sleep_s=60)
+    folder = stage.folder(folders.runs)
+    prepare(stage, folder)
+    line = LauncherSettings(folders, 1, "cpu", "fake_stages").worker_command("cpu", 1)
+    subprocess.run(line, input=order_line(folder, shares_gpu=False), timeout=15)
+    assert not done.has_result(folder) and not lock.is_held(folder)
+
+
 def test_leaving_kills_a_stage_that_does_not_listen_and_what_it_started(folders, make, tmp_path):
     child_file = tmp_path / "child"
     stage = make("deaf", sleep_s=60, deaf=True, spawn=str(child_file))
@@ -340,7 +350,7 @@ from pathlib import Path
 from test_harness_executor import execute, matrix_of
 from harness.executor import Run, begin
 from harness.folders import Folders
-from harness.launcher import LauncherSettings
+from harness.launcher import LauncherSettings, order_line
 from harness.launchers import local
 from harness.stage import Stage
 stages = {{}}

@@ -118,7 +118,7 @@ def orders_of(launcher: local.LocalLauncher, *stages: Stage) -> list[bool]:
     """What the workers are told about company, of stages started one after another."""
     told = []
     for slot in launcher.slots:
-        slot.process, slot.running = SimpleNamespace(stdin=io.BytesIO()), None
+        slot.process, slot.running = SimpleNamespace(stdin=io.BytesIO(), imported={"harness.stages.transfer"}), None
     for stage in stages:
         launcher.start(stage, Path("stages/some"))
     for slot in launcher.slots:

@@ -13,8 +13,8 @@ ROOMS = ("writers", "loaders", "harness")
 # harness, from the top: a module may import those of its own level and of the levels below.
 LEVELS = (
     {"cli", "commands"},
-    {"executor", "display", "launcher", "launchers", "remote", "worker", "worker_options", "processes", "stop_signal",
-     "self_test", "calibrate", "catalogue", "bench", "corpus", "benches"},
+    {"executor", "display", "launcher", "launchers", "remote", "fork_server", "worker", "worker_options", "processes",
+     "stop_signal", "self_test", "calibrate", "catalogue", "bench", "corpus", "benches"},
     {"stages"},
     {"train", "method", "methods", "score", "scores", "model", "models", "zoo", "weights",
      "importing", "adopting", "features", "logistic", "probe", "blur_pool", "blocks", "regularisers",

@@ -1,6 +1,5 @@
 """What `harness run` asks of training reaches the worker: how often to save, how many steps to trace."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,10 @@ from harness.launcher import LauncherSettings
 from harness.launchers.local import LocalLauncher, slots
 
 
-def test_a_workers_options_are_those_of_the_run(monkeypatch, tmp_path):
+def test_a_workers_options_are_those_of_the_run(tmp_path):
     settings = LauncherSettings(Folders(tmp_path, tmp_path, tmp_path), 1, "cpu", checkpoint_minutes=2.5, trace_steps=7)
     launcher = LocalLauncher(settings, slots(settings))
-    monkeypatch.setattr(sys, "argv", launcher._command(launcher.slots[0])[2:])
-    options = worker_options.parse()
+    options = worker_options.parse(launcher._command(launcher.slots[0])[3:])
     assert (options.checkpoint_minutes, options.trace) == (2.5, 7)
 
 
@@ -26,6 +24,5 @@ def test_a_worker_of_another_launcher_takes_them_from_the_environment(monkeypatc
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys, "argv", ["worker", str(Path("stage"))])
-    options = worker_options.parse()
+    options = worker_options.parse([str(Path("stage"))])
     assert (options.checkpoint_minutes, options.trace) == expected

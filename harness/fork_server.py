@@ -1,0 +1,180 @@
+"""Forks warm workers: one process imports what stages need, and every worker begins as a copy of it.
+
+Importing torch takes seconds of a core, and on a cluster's file system minutes; a copy takes milliseconds, and shares memory.
+The server (`python -m harness.worker --fork-server FD`) computes nothing and touches no GPU: CUDA cannot be used in a copy of a
+process that has begun to use it. Where it cannot start, or dies, workers are started afresh.
+
+It is told by JSON messages over a socket, and ends when its other end is closed.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+MOST_BYTES = 1 << 16    # of a message
+
+
+def is_possible() -> bool:
+    """Linux tells when somebody else's child ends, and keeps the borders of messages between processes."""
+    return hasattr(os, "pidfd_open") and hasattr(socket, "SOCK_SEQPACKET") and hasattr(socket, "send_fds")
+
+
+class ForkServer:
+    """The launcher's end. Every method raises ConnectionError where the server is gone."""
+
+    def __init__(self) -> None:
+        self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            # A session of its own: the terminal's Ctrl-C goes to the launcher alone, which asks the workers to save.
+            self._process = subprocess.Popen([sys.executable, "-m", "harness.worker", "--fork-server", str(theirs.fileno())],
+                                             stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True)
+
+    def prepare(self, modules: Iterable[str], environment: Mapping[str, str]) -> None:
+        """Let it import these while nothing else is asked of it. The environment is that of whatever they load."""
+        self._link.send(_message(modules=list(modules), environment=dict(environment)))
+
+    def fork(self, module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> "Forked":
+        """A worker that has imported `module`, with these command-line arguments, in a process group of its own."""
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            ends = []
+            for own in (1, 0):      # of its stdin we write, of its stdout we read
+                pipe = os.pipe()
+                ours.callback(os.close, pipe[own])
+                theirs.callback(os.close, pipe[1 - own])
+                ends.append(pipe)
+            (its_in, our_out), (our_in, its_out) = ends
+            order = _message(module=module, arguments=list(arguments), environment=dict(environment))
+            socket.send_fds(self._link, [order], [its_in, its_out])
+            told = self._answer("imported")
+            handle = os.pidfd_open(told["pid"])
+            ours.pop_all()
+        return Forked(self, told["pid"], handle, frozenset(told["imported"]), our_out, our_in)
+
+    def reap(self, pid: int) -> int:
+        """The exit code, as subprocess has it, of a worker that has ended or is about to. Until now its number is its own."""
+        self._link.send(_message(reap=pid))
+        while (told := self._answer("code"))["pid"] != pid:
+            pass
+        return int(told["code"])
+
+    def _answer(self, holding: str) -> dict[str, Any]:
+        """The next answer of that kind; one that an interruption has left behind is passed over."""
+        while text := self._link.recv(MOST_BYTES):
+            answer: dict[str, Any] = json.loads(text)
+            if holding in answer:
+                return answer
+        raise ConnectionError("the fork server has ended")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._link.close()
+        self._process.kill()        # at once, also out of an import: it has nothing to save
+        self._process.wait()
+
+
+class Forked:
+    """A worker: what a launcher uses of `subprocess.Popen`."""
+
+    def __init__(self, server: ForkServer, pid: int, handle: int, imported: frozenset[str], to_it: int, from_it: int) -> None:
+        self._server, self.pid, self._handle, self.imported = server, pid, handle, imported
+        self.stdin, self.stdout = os.fdopen(to_it, "wb"), os.fdopen(from_it, "rb")
+
+    def has_ended(self) -> bool:
+        return bool(select.select([self._handle], [], [], 0)[0])
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._handle, number)
+
+    def wait(self) -> int | None:
+        """Its exit code; None where the server has died, which alone would know."""
+        select.select([self._handle], [], [])
+        os.close(self._handle)
+        try:
+            return self._server.reap(self.pid)
+        except OSError:
+            return None
+
+
+def serve(handle: int) -> list[str]:
+    """Answer the launcher. Returns in every worker that it forks, with the arguments for it, and never in the server."""
+    from harness import environment
+
+    # BLAS keeps threads, and stops them before a fork.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded, use of fork", DeprecationWarning)
+    link = socket.socket(fileno=handle)
+    to_do: deque[Callable[[], Any]] = deque()
+    imported: list[str] = []
+    while True:
+        if to_do and not select.select([link], [], [], 0)[0]:
+            to_do.popleft()()
+            continue
+        text, handles, _, _ = socket.recv_fds(link, MOST_BYTES, 2)
+        if not text:
+            os._exit(0)
+        order = json.loads(text)
+        if "reap" in order:
+            _, status = os.waitpid(order["reap"], 0)
+            link.send(_message(pid=order["reap"], code=os.waitstatus_to_exitcode(status)))
+            continue
+        os.environ.update(order["environment"])
+        if "modules" in order:
+            to_do.extend(partial(_import, name, imported) for name in order["modules"])
+            to_do.append(environment.of_this_process)       # what is asked once a process
+            continue
+        _import(order["module"], imported)
+        if _uses_cuda():
+            os._exit(1)
+        gc.freeze()         # a copy's collections leave alone what it shares
+        pid = os.fork()
+        if pid == 0:
+            link.close()
+            _become_worker(*handles)
+            arguments: list[str] = order["arguments"]
+            return arguments
+        with contextlib.suppress(OSError):      # it may have done so itself, or have ended
+            os.setpgid(pid, pid)
+        for inherited in handles:
+            os.close(inherited)
+        link.send(_message(pid=pid, imported=imported))
+
+
+def _become_worker(stdin: int, stdout: int) -> None:
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
+    for handle, number in ((stdin, 0), (stdout, 1)):
+        os.dup2(handle, number)
+        os.close(handle)
+
+
+def _import(name: str, imported: list[str]) -> None:
+    """One that cannot be imported is left to the stage that needs it, which says so where a person looks."""
+    if name not in imported:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+        imported.append(name)
+
+
+def _uses_cuda() -> bool:
+    """A module that begins to at its import: then no copy could."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
+
+
+def _message(**told: Any) -> bytes:
+    return json.dumps(told).encode()

@@ -7,7 +7,7 @@ leaves out zero passes without the remark that it is not clear.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.report.effects import MASKING, Effect, archs, source_sizes
+from harness.report.effects import MASKING, Effect, archs, smallest_subset, source_sizes
 from harness.report.estimate import Estimate, difference_noise, is_near_chance
 from harness.report.rows import AccuracyRow, TransferRow
 
@@ -15,13 +15,14 @@ Size = tuple[int, int]      # classes and training images of a subset
 
 
 def answers(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow], effects: Sequence[Effect]) -> list[str]:
-    """For each arch: what fewer classes did, what robustness did, and what else of pretraining was varied."""
+    """For each arch: what fewer classes did, whether it matters which, what robustness did, and what else was varied."""
     said = []
     every_arch = archs(accuracy, transfer)
     for arch in every_arch:
         mine = [effect for effect in effects if effect.arch == arch]
-        texts = (_about_classes(mine, accuracy, source_sizes(accuracy, transfer)), _about_eps(mine), _about_budget(mine),
-                 _about_variants(mine))
+        sizes = source_sizes(accuracy, transfer)
+        texts = (_about_classes(mine, accuracy, sizes), _about_which_classes(mine, sizes), _about_eps(mine),
+                 _about_budget(mine), _about_variants(mine))
         said += [f"{arch}: {text}" if len(every_arch) > 1 else text for text in texts if text]
     return said
 
@@ -45,7 +46,7 @@ def _about_classes(mine: Sequence[Effect], accuracy: Sequence[AccuracyRow], size
     of_classes = [effect for effect in mine if effect.axis == "subset"]
     if not of_classes:
         return ""
-    smallest = min((effect.setting for effect in of_classes), key=lambda name: sizes.get(name, (math.inf, 0)))
+    smallest = smallest_subset(sizes, [effect.setting for effect in of_classes], of_classes[0].baseline)
     chosen: dict[str, Effect] = {}
     for effect in of_classes:       # the first of a measure is the one over every eps
         if effect.setting == smallest:
@@ -88,6 +89,18 @@ def _reading(chosen: Mapping[str, Effect], accuracy: Sequence[AccuracyRow]) -> s
     return ""
 
 
+def _about_which_classes(mine: Sequence[Effect], sizes: Mapping[str, Size]) -> str:
+    """The smallest subset against its controls: the others with as many classes."""
+    controlled = [effect for effect in mine if effect.axis == "same_size"]
+    smallest = min((effect.setting for effect in controlled), key=lambda name: sizes[name][0], default="")
+    chosen = [effect for effect in controlled if effect.setting == smallest and effect.measure.startswith("transfer ")]
+    if not chosen:
+        return ""
+    eps = {value for effect in chosen for value in effect.over.get("eps", ())}
+    where = f" at eps {eps.pop()}" if len(eps) == 1 and any(effect.axis == "eps" for effect in mine) else ""
+    return f"At equal numbers of classes, {_each_change(chosen)}{_over(chosen)}{where}."
+
+
 def _about_eps(mine: Sequence[Effect]) -> str:
     """The largest eps against the smallest."""
     of_eps = [effect for effect in mine if effect.axis == "eps"]
@@ -110,16 +123,29 @@ def _about_eps(mine: Sequence[Effect]) -> str:
 
 
 def _about_budget(mine: Sequence[Effect]) -> str:
-    """More classes or more images of each, at equal numbers of images."""
-    chosen = {effect.measure: effect for effect in mine if effect.axis == "budget"}
+    """More classes or more images of each: of each number of images the first subset with fewer classes."""
+    found = [effect for effect in mine if effect.axis == "budget"]
+    first = {effect.baseline: effect.setting for effect in reversed(found)}
+    chosen = [effect for effect in found if first[effect.baseline] == effect.setting]
     if not chosen:
         return ""
-    budgets = list(dict.fromkeys(value.split(" (")[0] for effect in chosen.values() for value in effect.over["images"]))
-    return (f"At equal numbers of pretraining images ({_listed(budgets)}), fewer classes instead of fewer images of each "
-            f"changed transfer by {_by_method(chosen)}{_over(chosen.values())}.{_which_budget(chosen.values())}")
+    budgets = list(dict.fromkeys(value for effect in chosen for value in effect.over["images"]))
+    return (f"At equal numbers of pretraining images ({_listed(budgets)}), {_each_change(chosen)}{_over(chosen)}."
+            f"{_which_budget(chosen)}")
+
+
+def _each_change(chosen: Sequence[Effect]) -> str:
+    """`in800 instead of in800-random changed transfer by ...`, for every pair of settings."""
+    pairs = dict.fromkeys((effect.setting, effect.baseline) for effect in chosen)
+    said = [(setting, baseline, _by_method({effect.measure: effect for effect in chosen
+                                            if (effect.setting, effect.baseline) == (setting, baseline)}))
+            for setting, baseline in pairs]
+    return "; ".join(f"{setting} instead of {baseline} {'' if place else 'changed transfer '}by {by}"
+                     for place, (setting, baseline, by) in enumerate(said))
 
 
 def _which_budget(chosen: Iterable[Effect]) -> str:
+    """What to choose, where every difference says the same."""
     signs = {math.copysign(1, effect.estimate.mean) if effect.estimate.is_clear else 0 for effect in chosen}
     if signs == {-1}:
         return " With the number of images fixed, more classes were the better choice."
@@ -162,7 +188,7 @@ def _over(chosen: Iterable[Effect]) -> str:
 def over(averaged: Mapping[str, Sequence[str]]) -> str:
     """`, averaged over 2 targets and eps 0, 0.5`; nothing for axes with one value."""
     parts = [f"eps {', '.join(values)}" if axis == "eps" else f"{len(values)} {axis}s"
-             for axis, values in averaged.items() if len(values) > 1 and axis != "images"]
+             for axis, values in averaged.items() if len(values) > 1]
     return f", averaged over {_listed(parts)}" if parts else ""
 
 

@@ -1,14 +1,15 @@
-"""What changing one setting did, paired by seed: each subset against the largest, each eps against the smallest, each variant
-of pretraining against the plain one, and fewer classes against fewer images of each at equal numbers of images."""
+"""What changing one setting did, paired by seed: each subset against the largest, and the first with so many classes against
+each other one with as many; each eps against the smallest; each variant of pretraining against the plain one; and fewer
+classes against fewer images of each, at equal numbers of images."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.report.estimate import Cell, Estimate, paired_difference
 from harness.report.rows import AccuracyRow, TransferRow, at_full_size, under_every_variant
 
 MASKING = "clean masked_minus_unmasked"
-FEWER_CLASSES, FEWER_IMAGES = "fewer classes", "fewer images a class"
 BUDGET_TOLERANCE = 0.05
 MEASURES = {
     "clean common_unmasked": "clean top-1, common classes, unmasked",
@@ -24,7 +25,7 @@ class Effect:
     """Setting minus baseline in one measure, as a difference of fractions, averaged over `over` within each seed."""
 
     arch: str
-    axis: str                                       # subset, eps, variant or budget: what was changed
+    axis: str       # what was changed: subset, same_size (subsets with as many classes), eps, variant or budget
     setting: str
     baseline: str
     measure: str                                    # a key of MEASURES, or "transfer <method>" in the targets' metrics
@@ -83,6 +84,8 @@ def effects(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
         subsets = list(dict.fromkeys(point.subset for point in points))
         eps_values = sorted({point.eps for point in points})
         largest = max(subsets, key=lambda name: sizes.get(name, (0, 0)), default="")
+        for first, other in _same_sized(subsets, sizes, largest):
+            found += _subset_effects(arch, everywhere, first, other, axis="same_size")
         for subset in subsets:
             if subset != largest:
                 found += _subset_effects(arch, everywhere, subset, largest)
@@ -107,6 +110,15 @@ def source_sizes(accuracy: Iterable[AccuracyRow], transfer: Iterable[TransferRow
                         if row.num_classes is not None}
 
 
+def smallest_subset(sizes: Mapping[str, tuple[int, int]], names: Sequence[str], baseline: str) -> str:
+    """Of several subsets the one with the fewest classes, the first of equals: controls stand behind what they control. Where
+    all have as many classes as the baseline: the one with the fewest images.
+    """
+    unknown = math.inf, math.inf
+    by_images = all(sizes.get(name, unknown)[0] == sizes.get(baseline, unknown)[0] for name in names)
+    return min(names, key=lambda name: sizes.get(name, unknown)[by_images])
+
+
 def archs(accuracy: Iterable[AccuracyRow], transfer: Iterable[TransferRow]) -> list[str]:
     """Of the models that were trained here, in the order of the rows."""
     return [arch for arch in dict.fromkeys([*(row.arch for row in accuracy), *(row.arch for row in transfer)]) if arch]
@@ -128,8 +140,18 @@ def _points(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
                          target=carried.target, variant=carried.variant)
 
 
-def _subset_effects(arch: str, points: Sequence[_Point], subset: str, baseline: str) -> list[Effect]:
-    return _differences(arch, points, "subset", (subset, baseline), lambda point: point.subset,
+def _same_sized(subsets: Sequence[str], sizes: Mapping[str, tuple[int, int]], largest: str) -> Iterable[tuple[str, str]]:
+    """The first subset with so many classes, with each later one; not those that are compared with the largest anyway."""
+    first_of: dict[int, str] = {}
+    for subset in subsets:
+        if subset in sizes and sizes[subset][0] != sizes[largest][0]:
+            first = first_of.setdefault(sizes[subset][0], subset)
+            if first != subset:
+                yield first, subset
+
+
+def _subset_effects(arch: str, points: Sequence[_Point], subset: str, baseline: str, axis: str = "subset") -> list[Effect]:
+    return _differences(arch, points, axis, (subset, baseline), lambda point: point.subset,
                         {"target": lambda point: point.target, "eps": lambda point: f"{point.eps:g}",
                          "variant": lambda point: point.variant})
 
@@ -148,27 +170,19 @@ def _variant_effects(arch: str, points: Sequence[_Point], variant: str, baseline
 
 
 def _budget_effects(arch: str, transfer: Sequence[TransferRow]) -> list[Effect]:
-    """Subsets with fewer classes against those with every class, where both have as many images, and not all."""
+    """Each subset with fewer classes against one with every class and as many images, though not all."""
     rows = [row for row in at_full_size(transfer) if row.num_classes and row.num_source_images]
-    sizes = {row.subset: (row.num_classes or 0, row.num_source_images or 0) for row in rows}
+    sizes = source_sizes((), rows)
     most_classes = max((classes for classes, _ in sizes.values()), default=0)
     most_images = max((images for _, images in sizes.values()), default=0)
-    pairs = {(few, many): f"{sizes[many][1]:,}" for few in sizes for many in sizes
-             if sizes[few][0] < most_classes == sizes[many][0] and sizes[many][1] < (1 - BUDGET_TOLERANCE) * most_images
-             and abs(sizes[few][1] - sizes[many][1]) <= BUDGET_TOLERANCE * sizes[many][1]}
-    found = []
-    for method in dict.fromkeys(row.method for row in rows):
-        scores = {(row.subset, row.seed, row.target, row.eps, row.variant): row.score for row in rows if row.method == method}
-        sides: list[dict[tuple[int, Cell], float]] = [{}, {}]
-        for (few, many), budget in pairs.items():
-            for (subset, seed, target, eps, variant), score in scores.items():
-                other = scores.get((many, seed, target, eps, variant))
-                if subset == few and other is not None:
-                    place = seed, (target, f"{eps:g}", variant, f"{budget} ({few})")
-                    sides[0][place], sides[1][place] = score, other
-        if difference := paired_difference(*sides):
-            found.append(Effect(arch, "budget", FEWER_CLASSES, FEWER_IMAGES, f"transfer {method}",
-                                _values(difference.cells, ["target", "eps", "variant", "images"]), difference.estimate))
+    whole = [name for name, (classes, images) in sizes.items()
+             if classes == most_classes and images < (1 - BUDGET_TOLERANCE) * most_images]
+    points, found = list(_points((), rows)), []
+    for few in (name for name, (classes, _) in sizes.items() if whole and classes < most_classes):
+        many = min(whole, key=lambda name: abs(sizes[name][1] - sizes[few][1]))
+        if abs(sizes[many][1] - sizes[few][1]) <= BUDGET_TOLERANCE * sizes[many][1]:
+            found += [replace(effect, over={**effect.over, "images": (f"{sizes[many][1]:,}",)})
+                      for effect in _subset_effects(arch, points, few, many, axis="budget")]
     return found
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.report import stats
+from harness.report.effects import smallest_subset, source_sizes
 from harness.report.rows import Source, TransferRow, at_full_size, under_every_variant
 
 SPLIT = "test"
@@ -66,14 +67,15 @@ def image_tests(rows: Iterable[TransferRow], predictions: Mapping[str, Path], na
 
 def _contrasts(rows: Sequence[TransferRow], names: Mapping[Source, str]) -> Iterator[Contrast]:
     """The ends of each axis, all else equal; where there are many models, the best two of a target."""
-    sizes = {row.subset: (row.num_classes or 0, row.num_source_images or 0) for row in rows if not row.model}
+    sizes = source_sizes((), rows)
     eps = sorted({row.eps for row in rows if not row.model})
     variants = list(dict.fromkeys(row.variant for row in rows if not row.model))
     methods = list(dict.fromkeys(row.method for row in rows))
     ends: dict[str, tuple[Callable[[TransferRow], object], list[object], object]] = {}
     if len(sizes) > 1:
-        order = sorted(sizes, key=lambda name: sizes[name])
-        ends["subset"] = lambda row: row.subset, [order[0]], order[-1]
+        largest = max(sizes, key=lambda name: sizes[name])
+        smallest = smallest_subset(sizes, [name for name in sizes if name != largest], largest)
+        ends["subset"] = lambda row: row.subset, [smallest], largest
     if len(eps) > 1:
         ends["eps"] = lambda row: row.eps, [eps[-1]], eps[0]
     if len(variants) > 1:

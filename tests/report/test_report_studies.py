@@ -162,7 +162,7 @@ def test_classes_against_images_at_equal_budgets(effect: float, said: str, unsai
     recipe, results = fakes.amounts(effect=effect, spread=0.004)
     transfer, _ = rows_of(results, recipe)
     text = " ".join(answers([], transfer, analyse([], transfer, [], {}).effects))
-    assert "At equal numbers of pretraining images (125,000 and 500,000)" in text
+    assert "At equal numbers of pretraining images (500,000 and 125,000), classes400 instead of per500 changed" in text
     assert said in text and unsaid not in text
 
 

@@ -215,10 +215,17 @@ def _about_certainty(accuracy: Sequence[AccuracyRow], transfer: Sequence[Transfe
         return (f"± is half a 95 % t interval over up to {num_seeds} seeds, paired by seed, or over the targets where that is "
                 "said; it does not cover the choice of test images. “Not clear”: the interval holds zero.")
     text = "One seed, no interval over repeats: these are single runs, and another seed may differ."
-    if accuracy:
-        num_images = min(row.num_images for row in accuracy if row.view != "own")
-        text += (f" The {num_images:,} images of the common classes alone leave up to about "
-                 f"± {100 * _noise(accuracy):.1f} points on a difference between two models.")
+    noise = []
+    if common := [row.num_images for row in accuracy if row.view == "common_unmasked"]:
+        noise.append((f"{min(common):,} images of the common classes", _noise(accuracy)))
+    if transfer:
+        smallest = min(transfer, key=lambda row: row.num_images)
+        most = max(difference_noise(row.score, row.num_images) for row in transfer if row.target == smallest.target)
+        noise.append((f"{smallest.num_images:,} test images of {smallest.target}", most))
+    if noise:
+        (what, most), *others = noise
+        text += f" The {what} alone leave up to about ± {100 * most:.1f} points on a difference between two models"
+        text += "".join(f"; the {what} up to ± {100 * most:.1f}" for what, most in others) + "."
     return text
 
 

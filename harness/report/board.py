@@ -98,7 +98,7 @@ class Standing:
     times_in_top: int
     elo: float
     elo_standard_error: float
-    p_next: float | None            # Wald's test of "as strong as the next one below"
+    p_next: float | None            # sign test over targets of "no better than the next one below"
     num_rounds: int
 
 
@@ -125,7 +125,8 @@ def standings(board: Board) -> list[Standing]:
             float(np.nanmean(board.logits[index])) if at is None or means is None else float(means.mean[at]),
             None if at is None or means is None else _known(means.standard_error[at]), int(top[index]),
             float(strengths.strengths[index]), float(errors[index]),
-            None if below is None else strengths.p_value(index, below), sum(bool(np.isfinite(one[index])) for one in rounds)))
+            None if below is None else _p_better(board.scores[index], board.scores[below]),
+            sum(bool(np.isfinite(one[index])) for one in rounds)))
     return found
 
 
@@ -152,6 +153,13 @@ def association(board: Board) -> Association | None:
     if math.isnan(found.r):
         return None
     return Association(board.method, found.num_points, len(full.targets), found.r, found.low, found.high, found.rho)
+
+
+def _p_better(scores: np.ndarray, other_scores: np.ndarray) -> float | None:
+    """Two-sided p of the sign test over the targets [D] that both have; 1 where the first did not win more of them."""
+    both = np.isfinite(scores) & np.isfinite(other_scores)
+    signs = stats.sign_table(scores[both], other_scores[both])
+    return (signs.p if signs.wins > signs.losses else 1.0) if both.any() else None
 
 
 def _known(value: float) -> float | None:

@@ -15,6 +15,7 @@ from harness.report import stats
 from harness.report.rows import Source, TransferRow, at_full_size, under_every_variant
 
 SCRATCH = "scratch"
+FEWEST_RESAMPLED = 5    # targets: resampling two or three gives little more than their own means back
 _MOST_METHODS = 4       # beyond that, methods are compared with the first one only
 Pairs = dict[tuple[object, ...], list[TransferRow]]
 
@@ -31,12 +32,11 @@ class Comparison:
     num_seeds: int
     difference: float               # mean over the targets, each the mean over its seeds and models
     half_width_95: float | None     # of the t interval over targets
-    bootstrap_low: float | None     # of the 95 % interval of resampled seeds and targets
+    bootstrap_low: float | None     # of the 95 % interval of resampled seeds and targets, from FEWEST_RESAMPLED targets on
     bootstrap_high: float | None
     wins: int                       # of the setting, over (target, model, seed)
     ties: int
     losses: int
-    p_signs: float
     p: float | None                 # paired t-test over targets, on logits
     p_holm: float | None = None     # the same, for all comparisons of the report together
 
@@ -143,12 +143,12 @@ def _comparison(axis: str, setting: str, baseline: str, method: str, rows: Seque
     table = _cell_means(differences[None], of_seed, of_target)
     if np.isnan(table).any():       # seeds that are not all there are averaged first, and not resampled
         table = means[None]
-    interval = stats.bootstrap(table, num_draws=2000) if table.size > 1 else None
+    interval = stats.bootstrap(table, num_draws=2000) if len(targets) >= FEWEST_RESAMPLED else None
     logit_means = [_cell_means(logits[None, :, side], np.zeros_like(of_target), of_target)[0] for side in (0, 1)]
     p = stats.paired_t_test(*logit_means)
     return Comparison(axis, setting, baseline, method, len(targets), len(seeds), float(means.mean()), _half_width(means),
                       interval.low if interval else None, interval.high if interval else None, signs.wins, signs.ties,
-                      signs.losses, signs.p, None if math.isnan(p) else p)
+                      signs.losses, None if math.isnan(p) else p)
 
 
 def _paired(rows: Iterable[TransferRow], rest: Callable[[TransferRow], tuple[object, ...]]) -> Pairs:

@@ -51,12 +51,13 @@ def about_strengths(found: Analysis) -> str:
     if not standings:
         return ""
     first, second = standings[:2]
-    p = math.nan if first.p_next is None else first.p_next
+    p = 1.0 if first.p_next is None else first.p_next
+    test = f"sign test over targets, p {_p(p)}"
     said = f"By Elo over {first.num_rounds} rounds of {first.method}, "
     if p < 0.05:
-        return f"{said}{first.model} leads {len(standings)} models, ahead of {second.model} (p {_p(p)})."
+        return f"{said}{first.model} leads {len(standings)} models, ahead of {second.model} ({test})."
     return (f"{said}{first.model} and {second.model} are ahead of {len(standings) - 2} other models; which of the two is "
-            f"stronger is not clear (p {_p(p)}).")
+            f"stronger is not clear ({test}).")
 
 
 def _most(found: Analysis) -> list[Standing]:
@@ -92,13 +93,9 @@ def about_methods(comparisons: Sequence[Comparison], transfer: Sequence[Transfer
     mine = [one for one in mine if one.baseline == mine[0].baseline]
     if not mine:
         return ""
-    said = [f"{one.setting} {_beat(one)} {one.baseline} in {one.wins:,} of {one.num_pairs:,} pairs of target and model, by "
-            f"{_size(one)}" for one in mine]
+    said = [f"{one.setting} against {one.baseline}: better in {one.wins:,} of {one.num_pairs:,} runs (target, model, seed), "
+            f"mean difference {_size(one)}" for one in mine]
     return f"Of methods, {'; '.join(said)}.{_chosen(transfer)}"
-
-
-def _beat(one: Comparison) -> str:
-    return "beat" if one.is_clear and one.difference > 0 and one.num_targets >= FEWEST_TARGETS else "did better than"
 
 
 def _size(one: Comparison) -> str:
@@ -133,13 +130,13 @@ def about_scratch(rows: Sequence[AgainstScratch]) -> str:
     judged = [row for row in matched if row.low_95 is not None]
     if not judged:
         behind = sum(row.difference < 0 for row in matched)
-        return (f"Transfer scored below scratch in {behind} of {len(matched)} pairs of target and model; these are single "
-                "runs, so none of it counts as negative transfer.")
+        return (f"Transfer scored below scratch {behind} of {len(matched)} times; these are single runs, so none of it counts "
+                "as negative transfer.")
     counts = Counter(row.verdict for row in judged)
     worse = list(dict.fromkeys(row.target for row in judged if row.verdict == "negative"))
     where = f" ({_listed(worse)})" if worse else ""
-    return (f"Against scratch, tuned alike, transfer was clearly better in {counts['positive']} of {len(judged)} pairs of "
-            f"target and model, clearly worse in {counts['negative']}{where}, and not clear in {counts['not clear']}.")
+    return (f"Against scratch, tuned alike, transfer was clearly better in {counts['positive']} of {len(judged)} transfers, "
+            f"clearly worse in {counts['negative']}{where}, and not clear in {counts['not clear']}.")
 
 
 def _half(half: float | None) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from harness.report.board import TOP, Association, Standing
-from harness.report.comparisons import AgainstScratch, Comparison
+from harness.report.comparisons import FEWEST_RESAMPLED, AgainstScratch, Comparison
 from harness.report.estimate import estimate, is_near_chance
 from harness.report.image_tests import MOST_TESTS, ImageTest
 from harness.report.predictors import Power
@@ -22,7 +22,7 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
                Column("difference", hint="percentage points, mean over targets"),
                Column("95 % interval", hint="t interval over targets"),
                Column("bootstrap", hint="95 % interval, seeds and targets resampled"),
-               Column("better in", hint="of all (target, model, seed)"), Column("p, signs", hint="sign test, ties left out"),
+               Column("better in", hint="runs: target, model and seed"),
                Column("p, t", hint="paired t-test over targets, on logits"), Column("Holm", hint="p, t for all lines together"))
     lines = []
     for one in found:
@@ -31,15 +31,20 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
         low, high = one.bootstrap_low, one.bootstrap_high
         lines.append((
             Cell(change, sort=change), Cell(one.method or "–", sort=one.method, absent=not one.method), number(one.num_targets),
-            number(one.num_seeds), Cell(points(one.difference), sort=one.difference, best=one.is_clear),
+            number(one.num_seeds), Cell(points(one.difference), sort=one.difference,
+                                         best=one.p_holm is not None and one.p_holm < 0.05),
             Cell(f"{points(one.difference - half)} to {points(one.difference + half)}", sort=half)
             if half is not None else NONE,
             Cell(f"{points(low)} to {points(high)}", sort=high - low) if low is not None and high is not None else NONE,
-            Cell(f"{one.wins} of {one.num_pairs}", sort=one.wins / one.num_pairs, below=f"{one.ties} ties" * bool(one.ties)),
-            p_value(one.p_signs), p_value(one.p), p_value(one.p_holm)))
+            Cell(f"{one.wins} of {one.num_pairs}", sort=one.wins / one.num_pairs, below=_ties(one.ties)),
+            p_value(one.p), p_value(one.p_holm)))
     return Table("comparisons", "Settings compared over targets", columns, tuple(lines),
-                 "Percentage points in the targets' own metrics; bold: the t interval over targets leaves out zero. The sign "
-                 "test takes pairs as independent, which those of one model or target are not quite.")
+                 "Percentage points in the targets' own metrics; bold: p below 0.05 after Holm. Intervals are of each line by "
+                 f"itself; resampled ones are shown from {FEWEST_RESAMPLED} targets on.")
+
+
+def _ties(number_of: int) -> str:
+    return f"{number_of} tie{'s' * (number_of > 1)}" * bool(number_of)
 
 
 def image_test_table(found: Sequence[ImageTest]) -> Table:
@@ -79,7 +84,8 @@ def standing_table(found: Sequence[Standing]) -> Table:
         Cell(percent(one.source_accuracy, 1), sort=one.source_accuracy) if one.source_accuracy is not None else NONE)
         for one in found)
     return Table("standings", "Models, strongest first", columns, lines,
-                 "Elo: every two models meet on every target and seed, and the better score wins; a tie is half a win each.")
+                 "Elo: every two models meet on every target and seed, and the better score wins; a tie is half a win each. "
+                 "The errors take matches as independent, which those of one target are not: they are too small.")
 
 
 def association_table(found: Sequence[Association]) -> Table:

@@ -79,8 +79,20 @@ def test_one_seed_claims_no_interval() -> None:
     assert "One seed, no interval" in text
     assert "+4.0 points when any class" in text and "+0.0 points when only" in text
     assert "In these single runs most of that gain goes" in text
-    assert "± 2.0 points on a difference" in text      # 196 * sqrt(2 * 0.7 * 0.3 / 4000) = 2.008
+    assert "± 2.0 points on a difference between two models." in text      # 196 * sqrt(2 * 0.7 * 0.3 / 4000) = 2.008
     assert text.count("±") == 1 and "clear" not in text
+
+
+def test_the_test_images_of_the_smallest_target_are_named_too() -> None:
+    transfer = [replace(row, num_images={"pets": 400, "cars": 1000}[row.target])
+                for row in transfer_rows(lambda *_: 0.5, seeds=(0,))]
+    noise = "The 400 test images of pets alone leave up to about ± 6.9 points on a difference between two models."
+    assert noise in said([], transfer)                  # 196 * sqrt(2 * 0.5 * 0.5 / 400) = 6.93
+    accuracy = accuracy_rows(lambda *_: 0.7, lambda *_: 0.7, seeds=(0,))
+    assert ("The 4,000 images of the common classes alone leave up to about ± 2.0 points on a difference between two models; "
+            "the 400 test images of pets up to ± 6.9.") in said(accuracy, transfer)
+    own = [replace(row, view="own") for row in accuracy]
+    assert noise in said(own, transfer) and "common classes alone" not in said(own, transfer)
 
 
 def test_one_seed_with_few_images_reads_nothing_into_a_small_gain() -> None:
@@ -144,8 +156,9 @@ def controlled_rows(*, robust: Sequence[str] = ("in1000", "in900", "in800")) -> 
 def test_controls_with_as_many_classes_never_stand_for_the_subset_that_they_control() -> None:
     rows = controlled_rows()
     about_size, about_which, about_eps, about_budget = answers([], rows, effects([], rows))
-    assert about_size.startswith("Pretraining on in800 (800 classes) instead of in1000 (1,000 classes) changed transfer by "
-                                 "+4.0 ± 0.0 points (fixed) and +8.0 ± 0.0 points (full), averaged over 2 targets and eps 0, 3.")
+    assert about_size.startswith(
+        "Pretraining on in800 (800 classes) instead of in1000 (1,000 classes) changed transfer by +4.0 ± 0.0 points (fixed) "
+        "and +8.0 ± 0.0 points (full), averaged over 2 targets and eps 0, 3.")
     assert about_which == (
         "At equal numbers of classes, in800 instead of in800-random changed transfer by +3.0 ± 0.0 points (fixed) and "
         "+6.0 ± 0.0 points (full); in800 instead of in800-easiest-removed by +7.0 ± 0.0 points (fixed) and +14.0 ± 0.0 points "

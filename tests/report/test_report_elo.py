@@ -1,4 +1,4 @@
-"""Elo strengths against choix, which fits the same model, and where they have a closed form."""
+"""Elo strengths against choix, which fits the same model, and where they have a closed form; who is called stronger."""
 
 import math
 
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from harness.report import elo
+from harness.report import elo, stats
+from harness.report.board import Board, Standing, standings
 
 
 def test_two_models_in_closed_form():
@@ -15,9 +16,9 @@ def test_two_models_in_closed_form():
     found = elo.fit(wins, ridge=1e-9)
     assert found.strengths[0] - found.strengths[1] == pytest.approx(math.log(3), abs=1e-6)
     assert found.probability(0, 1) == pytest.approx(0.75, abs=1e-6) and found.num_matches == 40
-    # Wald on the log odds, whose variance is 1 / 30 + 1 / 10; one degree of freedom.
-    z = math.log(3) / math.sqrt(1 / 30 + 1 / 10)
-    assert found.p_value(0, 1) == pytest.approx(2 * scipy_stats.norm.sf(z), rel=1e-4)
+    # The variance of the log odds is 1 / 30 + 1 / 10.
+    contrast = np.array([1, -1])
+    assert contrast @ found.covariance @ contrast == pytest.approx(1 / 30 + 1 / 10, rel=1e-4)
 
 
 def test_strengths_agree_with_choix():
@@ -30,7 +31,7 @@ def test_strengths_agree_with_choix():
     found = elo.fit(wins)
     assert found.strengths == pytest.approx(theirs - theirs.mean(), abs=1e-5)
     assert (np.argsort(-found.strengths) == np.arange(5)).all()
-    assert found.p_value(0, 4) < 1e-6 and 0 <= found.deviance < 3
+    assert 0 <= found.deviance < 3
 
 
 def test_ties_count_half_and_absent_models_do_not_play():
@@ -41,5 +42,26 @@ def test_ties_count_half_and_absent_models_do_not_play():
 def test_a_model_that_wins_everywhere_has_a_finite_strength():
     found = elo.fit(np.array([[0, 20, 20], [0, 0, 10], [0, 10, 0.0]]))
     assert np.isfinite(found.strengths).all() and found.strengths[0] > 3 > abs(found.strengths[1])
-    assert found.strengths[1] == pytest.approx(found.strengths[2], abs=1e-6) and found.p_value(1, 2) == pytest.approx(1)
+    assert found.strengths[1] == pytest.approx(found.strengths[2], abs=1e-6)
     assert np.isfinite(found.covariance).all()
+
+
+def standings_of(second: np.ndarray) -> list[Standing]:
+    """19 targets, `a` at 0.9 everywhere, `b` as given, three others between 0.1 and 0.7."""
+    scores = np.vstack([np.full(19, 0.9), second, np.random.default_rng(0).uniform(0.1, 0.7, (3, 19))])
+    sources = tuple((name, "", "", "", 0.0) for name in "abcde")
+    return standings(Board("full", sources, tuple("abcde"), tuple(map(str, range(19))), scores,
+                           stats.logit(scores, 1000), np.full(5, np.nan), tuple(scores.T)))
+
+
+@pytest.mark.parametrize("won", [19, 15, 12])
+def test_the_test_of_strength_is_scipys_on_direct_meetings(won: int) -> None:
+    """Who wins all 19 is clearly ahead: there Wald's test of the strengths says p = 0.27."""
+    first, second, *_ = standings_of(np.where(np.arange(19) < won, 0.8, 0.95))
+    assert (first.model, second.model) == ("a", "b")
+    assert first.p_next == pytest.approx(scipy_stats.binomtest(won, 19).pvalue)
+
+
+def test_who_stands_above_without_winning_the_direct_meetings_is_not_ahead() -> None:
+    first, second, *_ = standings_of(np.where(np.arange(19) < 10, 0.95, 0.05))
+    assert (first.model, second.model, first.p_next) == ("a", "b", 1.0)

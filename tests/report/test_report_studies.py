@@ -1,5 +1,6 @@
 """The statistics of the five studies from fabricated results whose answer is known, and what the sentences may not say."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import pytest
 import study_fakes as fakes
 from scipy import stats as scipy_stats
 
-from harness.report import findings
+from harness.report import findings, stats
 from harness.report.analysis import Analysis, analyse
 from harness.report.answer import answers
 from harness.report.collection import Collection
 from harness.report.page import write
 from harness.report.rows import ScoreRow, TransferRow, score_rows, transfer_rows
+from harness.report.study_tables import comparison_table
 from harness.result import Result
 from harness.settings import Recipe
 
@@ -50,22 +52,38 @@ def test_a_clear_method_beats_and_its_interval_is_the_t_interval_over_targets() 
     assert (one.difference - one.half_width_95, one.difference + one.half_width_95) == pytest.approx((theirs.low, theirs.high))
     assert (one.wins, one.num_pairs, one.num_targets, one.num_seeds) == (128, 128, 8, 2)
     assert one.bootstrap_low < one.difference < one.bootstrap_high
-    assert "full beat fixed in 128 of 128 pairs" in findings.about_methods(found.comparisons, transfer)
+    assert ("full against fixed: better in 128 of 128 runs (target, model, seed), mean difference +"
+            in findings.about_methods(found.comparisons, transfer))
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    (-0.12, "did better than fixed in 6 of 64 pairs of target and model, by −"), (-0.06, "(not clear)")])
-def test_an_opposite_or_absent_effect_is_not_called_a_win(change: float, said: str) -> None:
+    (-0.12, "better in 6 of 64 runs (target, model, seed), mean difference −"), (-0.06, "(not clear)")])
+def test_an_opposite_or_absent_effect_is_said(change: float, said: str) -> None:
     results = [with_score(result, change, "full") for result in fakes.model_zoo(noise=0.03)]
     found, transfer = analysed(results)
     text = findings.about_methods(found.comparisons, transfer)
-    assert said in text and "beat" not in text
+    assert said in text
 
 
 def test_two_targets_carry_no_interval() -> None:
     found, transfer = analysed(fakes.model_zoo(targets=fakes.TARGETS[:2]))
     text = findings.about_methods(found.comparisons, transfer)
-    assert "±" not in text and "over 2 targets" in text and "beat" not in text
+    assert "±" not in text and "over 2 targets" in text
+
+
+@pytest.mark.parametrize(("num_targets", "resampled"), [(2, False), (4, False), (5, True)])
+def test_resampling_needs_more_than_a_few_targets(num_targets: int, resampled: bool) -> None:
+    found, _ = analysed(fakes.model_zoo(targets=fakes.TARGETS[:num_targets], seeds=(0, 1)))
+    assert {(one.bootstrap_low is not None, one.bootstrap_high is not None) for one in found.comparisons} == {(resampled,) * 2}
+
+
+def test_bold_of_comparisons_is_what_holm_leaves() -> None:
+    """Six equal lines of p = 0.02: each clear by itself, none after Holm."""
+    found, _ = analysed(fakes.model_zoo())
+    (one,) = found.comparisons
+    lines = [replace(one, p=0.02, p_holm=p) for p in stats.holm([0.02] * 6)]
+    assert one.is_clear and not any(row[4].best for row in comparison_table(lines).rows)
+    assert comparison_table([replace(one, p=0.02, p_holm=0.02)]).rows[0][4].best
 
 
 def test_p_values_are_adjusted_over_all_comparisons() -> None:
@@ -132,7 +150,7 @@ def test_useless_scores_predict_nothing() -> None:
     assert findings.about_predictors(found).startswith("No cheap predictor clearly orders the models as full does")
 
 
-def test_elo_claims_a_leader_only_by_walds_test() -> None:
+def test_elo_claims_a_leader_only_where_direct_meetings_do() -> None:
     clear, _ = analysed(fakes.model_zoo(noise=0.012, seeds=range(5), with_scores=False))
     assert "leads 8 models" in findings.about_strengths(clear)
     assert clear.standings["full"][0].times_in_top == 8
@@ -197,7 +215,7 @@ def test_unequal_tuning_and_single_runs_are_not_judged() -> None:
 def test_what_the_grid_chose_is_said() -> None:
     found, transfer = analysed(fakes.grids())
     text = findings.about_methods(found.comparisons, transfer)
-    assert "l2sp beat default in 4 of 4" in text
+    assert "l2sp against default: better in 4 of 4 runs" in text
     assert "reinit_last 1 (4 of 4 runs)" in text and "alpha 0.01 (4 of 4 runs)" in text
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.contender import Work
 from writers.dataset import SplitSettings, open_dataset
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.store import open_beton
 from writers.subset import everything

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 
-import numpy as np
-
 from harness.transfer_settings import Halving, Reduced, TransferSettings
-from writers.draws import draw
 
 Point = dict[str, float]            # axis -> value
 
@@ -39,6 +36,10 @@ def trials(settings: TransferSettings) -> list[Trial]:
     points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     numbers = range(len(points))
     if isinstance(settings.policy, Reduced) and settings.policy.reduced < len(points):
+        import numpy as np  # a plan of ten thousand stages is made without it
+
+        from writers.draws import draw
+
         drawn = np.argsort(draw(settings.policy.seed, "grid", np.arange(len(points), dtype=np.uint64)), kind="stable")
         numbers = sorted(drawn[:settings.policy.reduced].tolist())  # type: ignore[assignment]
     return [Trial(number, points[number], settings_of(settings, points[number])) for number in numbers]

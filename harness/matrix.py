@@ -22,7 +22,7 @@ from harness.train_settings import PretrainSettings
 from harness.transfer_settings import TransferSettings
 from writers.class_steps import Coarsen
 from writers.dataset import spec_of
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.subset import SubsetSpec
 
 JSON = dict[str, Any]

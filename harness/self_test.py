@@ -6,7 +6,7 @@ from pathlib import Path
 from loaders import open_loader
 from loaders.plan import LoaderPlan
 from writers.dataset import SplitSettings, open_dataset
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.subset import everything
 from writers.write import write_split
 

@@ -14,7 +14,7 @@ from harness.model_settings import ModelSettings
 from harness.train_settings import PretrainSettings
 from harness.transfer_settings import TransferSettings
 from writers import names
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.subset import SubsetSpec
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]

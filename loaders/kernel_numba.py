@@ -17,7 +17,7 @@ import numpy as np
 from llvmlite import binding
 from numba import njit, types
 
-from writers.encode import JPEG
+from writers.encoding import JPEG
 from writers.restart import FOOTER, MAGIC, MAX_HEADER, VERSION
 
 _TAPS_WRITTEN_OUT = 3       # in _sum_columns

@@ -11,7 +11,7 @@ import numpy as np
 
 from loaders.augment import quasi_random_order, random_order
 from loaders.plan import LoaderPlan
-from writers.encode import JPEG, RAW
+from writers.encoding import JPEG, RAW
 from writers.errors import UserError
 from writers.step import some
 from writers.store import Beton, damaged, has_fields_of, open_beton

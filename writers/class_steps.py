@@ -196,7 +196,9 @@ class Half(Step):
         if self.half.of == "random":
             first = set(drawn(selection.classes, "half", self.half.seed)[:len(selection.classes) // 2])
         else:
-            first = set(wordnet.minimal_half(selection.classes))
+            from writers.halving import minimal_half  # numpy
+
+            first = set(minimal_half(selection.classes))
         return selection.keep(first if self.half.which == "A" else set(selection.classes) - first)
 
 

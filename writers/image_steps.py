@@ -1,15 +1,16 @@
-"""Steps on images: which training images of its classes a subset takes. By their ids, so in any order and from any source."""
+"""Steps on images: which training images of its classes a subset takes. By their ids, so in any order and from any source.
+
+What is computed on arrays is in `writers/choosing.py`, and imported when it is: a recipe is read without numpy.
+"""
 
 import hashlib
-import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
-from writers.draws import draw, sample_ids
 from writers.errors import UserError
 from writers.step import Chooser, Chosen, Count, Facts, Selection, Step, digest_of, drawn, existing_file, or_just
 
@@ -28,9 +29,10 @@ class PerClass(Step):
     per_class: Annotated[ImagesPerClass, or_just("images")]
 
     def apply(self, selection: Selection, facts: Facts) -> Selection:
+        from writers import choosing
+
         wanted = self.per_class
-        return with_chooser(selection, self, lambda ids, labels: _first_of_each(
-            ids, labels, np.full(labels.max(initial=0) + 1, wanted.images), wanted.seed), splits=wanted.splits)
+        return with_chooser(selection, self, partial(choosing.so_many, wanted.images, wanted.seed), splits=wanted.splits)
 
 
 class Images(Step):
@@ -69,11 +71,13 @@ class Budget(Step):
     budget: Images
 
     def apply(self, selection: Selection, facts: Facts) -> Selection:
+        from writers import choosing
+
         like = sorted(facts.resolve_named(self.budget.like).classes) if self.budget.like is not None else []
         if self.budget.by == "examples":
             # The number is looked up when images are chosen: what the subset is can be said without its source.
-            return with_chooser(selection, self, lambda ids, labels: _first_of_each(
-                ids, labels, _spread(self._num_images(facts, like), ids, labels, self.budget.seed), self.budget.seed), like)
+            return with_chooser(selection, self, lambda ids, labels: choosing.spread(
+                self._num_images(facts, like), self.budget.seed, ids, labels), like)
         num_images, counts = self._num_images(facts, like), _counts(facts)
         kept, total = set(), 0
         for name in drawn(selection.classes, "classes", self.budget.seed):
@@ -104,14 +108,10 @@ class Examples(Step):
         return {**value, "sha256": digest_of(value["examples"], existing_file, value.get("sha256"), "list of examples")}
 
     def apply(self, selection: Selection, facts: Facts) -> Selection:
-        wanted = _example_ids(Path(self.examples))
+        from writers import choosing
 
-        def choose(ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
-            if absent := int((~np.isin(wanted, ids)).sum()):
-                raise UserError(f"{self.examples} names {absent} training images that the subset's source does not have.")
-            return np.flatnonzero(np.isin(ids, wanted))
-
-        return with_chooser(selection, {"examples": self.sha256}, choose)
+        wanted = choosing.ids_of(Path(self.examples))
+        return with_chooser(selection, {"examples": self.sha256}, partial(choosing.listed, wanted, self.examples))
 
 
 class Share(Step):
@@ -126,43 +126,10 @@ class Fraction(Step):
     fraction: Annotated[Share, or_just("of")]
 
     def apply(self, selection: Selection, facts: Facts) -> Selection:
-        def choose(ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
-            counts = np.bincount(labels)
-            return _first_of_each(ids, labels, np.maximum(np.floor(counts * self.fraction.of + 0.5).astype(np.int64), 1),
-                                  self.fraction.seed)
+        from writers import choosing
 
-        return with_chooser(selection, self, choose, splits=self.fraction.splits)
-
-
-def _first_of_each(ids: np.ndarray, labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
-    """Positions, rising, of the first `wanted[label]` images of each label in drawn order."""
-    order = np.lexsort((draw(seed, "images", ids), labels))
-    first = np.searchsorted(labels[order], np.arange(len(wanted)))      # where each label begins
-    rank = np.arange(len(order)) - first[labels[order]]
-    return np.sort(order[rank < wanted[labels[order]]])
-
-
-def _spread(num_images: int, ids: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
-    """How many images of each label make `num_images`, as evenly as their counts allow.
-
-    What is left over goes to the labels whose next image has the lowest draw: that, too, depends on ids alone, and not on how
-    a source numbers its classes.
-    """
-    counts = np.bincount(labels)
-    if num_images > counts.sum():
-        raise UserError(f"The subset's budget is {num_images:,} images; its classes have {counts.sum():,}.")
-    low, high = 0, int(counts.max(initial=0))
-    while low < high:       # the largest equal number that does not exceed the budget
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if np.minimum(counts, middle).sum() <= num_images else (low, middle - 1)
-    wanted = np.minimum(counts, low)
-    with_more = np.flatnonzero(counts > low)
-    words = draw(seed, "images", ids)
-    order = np.lexsort((words, labels))
-    first = np.searchsorted(labels[order], with_more)
-    by_next_image = with_more[np.argsort(words[order[first + low]], kind="stable")]
-    wanted[by_next_image[:num_images - int(wanted.sum())]] += 1
-    return wanted
+        wanted = self.fraction
+        return with_chooser(selection, self, partial(choosing.share, wanted.of, wanted.seed), splits=wanted.splits)
 
 
 def with_chooser(selection: Selection, what: Any, choose: Chooser, *more: Any,
@@ -183,13 +150,3 @@ def _counts(facts: Facts) -> dict[str, int]:
         raise UserError("A subset with a budget of images depends on how many the source has of each class.",
                         "It can be shown, or written, with its source only.")
     return facts.class_counts
-
-
-def _example_ids(path: Path) -> np.ndarray:
-    """uint64 [lines]; `train/n01440764/n01440764_10026.JPEG` is the image n01440764/n01440764_10026."""
-    lines = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
-    ids = {line for line in lines if re.fullmatch("0x[0-9a-fA-F]{16}", line)}
-    if wrong := [line for line in lines if "/" not in line and line not in ids]:
-        raise UserError(f"{path}: '{wrong[0]}' does not name a class and an image of it.", "Such as n01440764/n01440764_10026.")
-    names = ["/".join(line.rsplit(".", 1)[0].split("/")[-2:]) for line in lines if line not in ids]
-    return np.concatenate([sample_ids(names), np.array([int(line, 16) for line in ids], np.uint64)])

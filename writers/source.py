@@ -11,13 +11,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from writers import names
-from writers.draws import draw, sample_ids
 from writers.errors import UserError
 from writers.files import Files
+
+if TYPE_CHECKING:
+    import numpy as np
 
 KINDS = "writers.sources"
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -127,8 +128,10 @@ def named_examples(images: Images, label: Mapping[str, int]) -> list[Example]:
             for (key, path), stem in zip(paths.items(), stems, strict=True)]
 
 
-def ids_of(examples: Sequence[Example]) -> np.ndarray:
+def ids_of(examples: Sequence[Example]) -> "np.ndarray":
     """uint64 [N]."""
+    from writers.draws import sample_ids
+
     return sample_ids(example.name for example in examples)
 
 
@@ -139,6 +142,8 @@ def carve(train: list[Example], val: list[Example], test: list[Example], setting
     images come or go, few others change sides. At least one image of a class is left in train; a class of three or more
     gives at least one to each.
     """
+    from writers.draws import draw
+
     shares = (0.0 if test else settings.test, 0.0 if val else settings.val)
     if not any(shares):
         return {"train": train, "val": val, "test": test}
@@ -147,7 +152,7 @@ def carve(train: list[Example], val: list[Example], test: list[Example], setting
         by_class[example.label].append(example)
     carved: tuple[list[Example], list[Example], list[Example]] = ([], [], [])
     for examples in by_class.values():
-        examples = [examples[index] for index in np.argsort(draw(settings.seed, "split", ids_of(examples)), kind="stable")]
+        examples = [examples[index] for index in draw(settings.seed, "split", ids_of(examples)).argsort(kind="stable")]
         total, num_left = len(examples), len(examples) - 1
         for part, share in zip(carved, shares, strict=False):
             number = min(num_left, max(int(share * total + 0.5), int(share > 0 and total >= 3)))

@@ -11,20 +11,21 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from writers import names
-from writers.draws import draw, sample_ids
 from writers.errors import UserError
 from writers.ranking import Ranking
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Strict: `1.0` is neither one class nor all of them, and `true` is no number.
 Count = Annotated[int, Field(ge=1, strict=True)]
 Amount = Count | Annotated[float, Field(gt=0, lt=1, strict=True)]
-Chooser = Callable[[np.ndarray, np.ndarray], np.ndarray]        # ids, labels -> positions that stay, rising
+Chooser = Callable[["np.ndarray", "np.ndarray"], "np.ndarray"]        # ids, labels -> positions that stay, rising
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ def or_just(key: str) -> BeforeValidator:
 
 def drawn(classes: Sequence[str], purpose: str, seed: int) -> list[str]:
     """The classes in an order that depends on their names and the seed alone."""
-    words = draw(seed, purpose, sample_ids(classes))
-    return [classes[index] for index in np.argsort(words, kind="stable")]
+    from writers.draws import draw, sample_ids
+
+    return [classes[index] for index in draw(seed, purpose, sample_ids(classes)).argsort(kind="stable")]
 
 
 def some(classes: Sequence[str]) -> str:

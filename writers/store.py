@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.layout import BLOB, DIGEST_BYTES, FIELD, FIRST_ROW, HEADER, ID, NUM_FIELDS, SAMPLE, fields_of, header_of
 

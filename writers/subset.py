@@ -16,9 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from writers import names
@@ -27,6 +26,9 @@ from writers.errors import UserError
 from writers.ranking import Ranking
 from writers.step import Chosen, Facts, Selection, existing_file
 from writers.steps import STEPS, AnyStep, step
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FOLDER = Path(__file__).parent / "subsets"
 
@@ -105,21 +107,23 @@ class Subset:
         """All classes of the source that the subset takes, group by group."""
         return tuple(name for group in self.groups for name in group) if self.groups else self.classes
 
-    def label_table(self, source_classes: Sequence[str]) -> np.ndarray:
+    def label_table(self, source_classes: Sequence[str]) -> "np.ndarray":
         """The new label of each class of the source: int64 [classes of the source], -1 for those left out."""
+        import numpy as np
+
         groups = self.groups or tuple((name,) for name in self.classes)
         new_label = {name: label for label, group in enumerate(groups) for name in group}
         return np.array([new_label.get(name, -1) for name in source_classes], np.int64)
 
-    def select(self, split: str, source_classes: Sequence[str], labels: np.ndarray,
-               ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def select(self, split: str, source_classes: Sequence[str], labels: "np.ndarray",
+               ids: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
         """Which samples of a split the subset takes, and their new labels: positions int64 [M], rising, labels int64 [M].
 
         `labels` (int64 [N]) number `source_classes`; `ids` (uint64 [N]) are the samples' own. Samples are chosen by their
         ids alone, so a tree, an archive and a beton of the same images give the same selection.
         """
         table = self.label_table(source_classes)
-        positions = np.flatnonzero(table[labels] >= 0)
+        positions = (table[labels] >= 0).nonzero()[0]
         for chosen in (chosen for chosen in self.choosers if split in chosen.splits):
             counted = labels[positions]
             positions = positions[chosen.choose(ids[positions], table[counted] if chosen.by_label else counted)]

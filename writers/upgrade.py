@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from writers.disk import DiskWriter
-from writers.encode import JPEG
+from writers.encoding import JPEG
 from writers.errors import UserError
 from writers.layout import Layout, digest_of, write_at
 from writers.publish import new_beton

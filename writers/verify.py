@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from writers import turbojpeg
-from writers.encode import JPEG, RAW
+from writers.encoding import JPEG, RAW
 from writers.errors import UserError
 from writers.layout import FIRST_ROW, SAMPLE, digest_of
 from writers.store import SMALL_FILE, Beton, Progress, has_fields_of, open_beton

@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from writers.draws import draw
 from writers.errors import UserError
 from writers.source import Example, ids_of
 
@@ -25,7 +22,9 @@ def _few(examples: Sequence[Example], number: int, seed: int, what: str, *, ever
     if len(examples) < number:
         raise UserError(f"VTAB takes {number} images of {what}, which has {len(examples)}.",
                         "Give val a larger share." if what.startswith("val") else "Is the dataset whole?")
-    order = [examples[index] for index in np.argsort(draw(seed, "vtab", ids_of(examples)), kind="stable")]
+    from writers.draws import draw
+
+    order = [examples[index] for index in draw(seed, "vtab", ids_of(examples)).argsort(kind="stable")]
     chosen = {example.label: example for example in reversed(order)} if every_class else {}     # the first of each class
     first = set(chosen.values())
     rest = [example for example in order if example not in first]

@@ -18,7 +18,8 @@ import numpy as np
 
 from writers.disk import DiskWriter
 from writers.draws import draw, uniform
-from writers.encode import JPEG, Blob, Encoding, Unreadable, encode
+from writers.encode import Blob, Unreadable, encode
+from writers.encoding import JPEG, Encoding
 from writers.errors import UserError
 from writers.layout import Layout, digest_of, write_at
 from writers.publish import NewBeton, new_beton

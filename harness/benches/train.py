@@ -254,7 +254,7 @@ def _beton(corpus: Path | None, scratch: Path) -> Path:
     from harness import environment
     from harness.corpus import linked, photo_tiles
     from writers.dataset import SplitSettings, open_dataset
-    from writers.encode import Encoding
+    from writers.encoding import Encoding
     from writers.errors import UserError
     from writers.store import open_beton
     from writers.subset import everything

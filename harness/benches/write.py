@@ -9,7 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from harness.bench import Measured
-    from writers.encode import Encoding
+    from writers.encoding import Encoding
     from writers.source import Source
 
 # Name -> what it is in words, and the settings; `+index`: with a restart index, which FFCV's writer has no counterpart of.
@@ -253,6 +253,6 @@ def _many_times(source: "Source", copies: int) -> "Source":
 
 
 def _encoding(name: str) -> "Encoding":
-    from writers.encode import Encoding
+    from writers.encoding import Encoding
 
     return Encoding(**ENCODINGS[name][1])

@@ -111,7 +111,7 @@ def _betons(dataset: str, source: Path | None, protocol: str | None, folders: Fo
     from harness.raw import raw_path
     from harness.settings import DataSettings
     from writers.dataset import SplitSettings, open_dataset
-    from writers.encode import Encoding
+    from writers.encoding import Encoding
     from writers.errors import UserError
     from writers.store import open_beton
     from writers.subset import everything

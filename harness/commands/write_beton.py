@@ -10,7 +10,7 @@ from harness.folders import Folders, folder_options
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from writers.encode import Encoding
+    from writers.encoding import Encoding
     from writers.store import Manifest
 
 
@@ -186,7 +186,7 @@ def _encoding(*, preset: str | None, format_: str, **settings: Any) -> "Encoding
     """Raises UserError for settings that do not go together."""
     from pydantic import ValidationError
 
-    from writers.encode import Encoding
+    from writers.encoding import Encoding
     from writers.errors import UserError
 
     try:

@@ -11,7 +11,7 @@ from harness.stage import Outcome, StageContext, Stopped
 from writers import store
 from writers.check import accepted_differences
 from writers.dataset import SplitSettings, open_dataset, spec_of
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.ranking import Ranking
 from writers.source import Source

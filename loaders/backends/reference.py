@@ -16,7 +16,7 @@ from PIL import Image
 from loaders.backend import Batch, Loader, PlainEpoch
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
-from writers.encode import RAW
+from writers.encoding import RAW
 from writers.errors import UserError
 
 _MASK = 2**64 - 1

@@ -22,7 +22,7 @@ from loaders.normalize import look_up, lookup_table
 from loaders.plan import LoaderPlan
 from loaders.preflight import free_memory_bytes
 from loaders.reader import Samples, decoded_bytes, open_samples
-from writers.encode import RAW
+from writers.encoding import RAW
 from writers.errors import UserError
 
 _RUN_PIXELS = 2**24         # of a run of images, R rows as wide as the widest box: bounds the memory of a batch, 40 bytes each

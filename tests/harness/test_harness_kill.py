@@ -1,5 +1,5 @@
-"""Kill the executor or a worker, with SIGKILL, at 20 seeded moments: the numbers end up as undisturbed, nothing is done twice,
-nothing outlives it. And what people and disks do to a stage's folder."""
+"""Kill the executor, a worker or what forks them, with SIGKILL, at 20 seeded moments: numbers end as undisturbed, nothing is
+done twice, nothing outlives it. And what people and disks do to a stage's folder."""
 
 import json
 import os
@@ -41,9 +41,12 @@ def _workers_find_the_fake_stages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def workers_of(pid: int) -> list[int]:
-    """Its children, by /proc: each worker is one."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in children.read_text().split()] if children.exists() else []
+    """What it has started, by /proc: the server that forks workers, and these."""
+    try:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [*children, *(grandchild for child in children for grandchild in workers_of(child))]
 
 
 def test_killed_at_twenty_moments_ends_as_if_undisturbed(folders, make, tmp_path):

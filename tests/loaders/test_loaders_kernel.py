@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional
 from loaders import kernel
 from loaders.backends import reference
 from loaders.ffcv_parts import LIBRARY
-from writers.encode import JPEG, RAW
+from writers.encoding import JPEG, RAW
 from writers.restart import add_restart_index
 
 needs_c = pytest.mark.skipif(importlib.util.find_spec("loaders._kernel") is None or

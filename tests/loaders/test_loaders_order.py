@@ -14,7 +14,7 @@ from loaders import augment, open_loader
 from loaders.augment import BLOCK_BYTES, WINDOW_BLOCKS, quasi_random_order
 from loaders.plan import LoaderPlan
 from writers.copy import copy_subset
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.source import Example, Source
 from writers.subset import SubsetSpec, everything, resolve

@@ -15,7 +15,7 @@ from tiny_betons import photo, write_beton
 from loaders import kernel, open_loader
 from loaders.ffcv_parts import LIBRARY
 from loaders.plan import LoaderPlan
-from writers.encode import JPEG
+from writers.encoding import JPEG
 from writers.restart import FOOTER, add_restart_index
 
 built = importlib.util.find_spec("writers._kernel") is not None

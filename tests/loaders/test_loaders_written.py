@@ -7,7 +7,7 @@ from tiny_betons import jpeg, photo
 
 from loaders import open_loader
 from loaders.plan import LoaderPlan
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.source import Example, Source
 from writers.subset import Subset
 from writers.write import write_split

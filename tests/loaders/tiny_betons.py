@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.store import Manifest, manifest_path
 
 PAGE = 2**21

@@ -19,7 +19,7 @@ from harness.train.evaluate import View, evaluate
 from harness.train.loss import image_losses, mean_loss, num_correct
 from loaders import open_loader
 from loaders.plan import LoaderPlan
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.files import open_files
 from writers.join import join_splits

@@ -11,7 +11,7 @@ from PIL import Image
 from harness.result import Result
 from harness.stage import Outcome, StageContext
 from writers.dataset import SplitSettings, open_dataset
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.subset import everything
 from writers.write import write_split
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.layout import BLOB, DIGEST_BYTES, ID, digest_of
 from writers.store import Manifest, file_digests, manifest_path
 

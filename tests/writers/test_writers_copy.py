@@ -14,7 +14,7 @@ from loaders.plan import LoaderPlan
 from writers import copy
 from writers.copy import copy_subset
 from writers.dataset import SplitSettings, open_dataset
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.source import Source
 from writers.store import manifest_path, open_beton

@@ -8,7 +8,8 @@ from pictures import picture
 from PIL import Image
 from pydantic import ValidationError
 
-from writers.encode import JPEG, RAW, Encoding, Unreadable, encode
+from writers.encode import Unreadable, encode
+from writers.encoding import JPEG, RAW, Encoding
 from writers.resize import shrink
 
 

@@ -15,7 +15,7 @@ from loaders import open_loader
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
 from writers.dataset import SplitSettings, open_dataset
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.layout import BLOB, DIGEST_BYTES, FIRST_ROW, HEADER, ID, SAMPLE
 from writers.store import Manifest, manifest_path, open_beton

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.datasets.folder import default_loader
 
 from writers.dataset import SplitSettings, open_dataset
-from writers.encode import JPEG, RAW, Encoding
+from writers.encoding import JPEG, RAW, Encoding
 from writers.errors import UserError
 from writers.imagenet_val import image_name, shipped
 from writers.source import ids_of

@@ -14,7 +14,7 @@ from scipy.io import savemat
 from torchvision.datasets import imagenet as torchvision_imagenet
 
 from writers.dataset import SplitSettings, open_dataset
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.imagenet_val import DEVKIT, image_name, of_devkit, shipped
 from writers.sources import imagenet_tar

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pictures import picture
 
 from writers import encode, kernel, markers, resize, resize_numba
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.restart import DamagedJpeg, read_frame
 
 built = pytest.mark.skipif(importlib.util.find_spec("writers._kernel") is None, reason="the package's C parts were not built")

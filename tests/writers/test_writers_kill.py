@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from writers.copy import copy_subset
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.source import Source
 from writers.store import open_beton
@@ -28,7 +28,7 @@ import os, sys
 from pathlib import Path
 from writers.copy import copy_subset
 from writers.dataset import SplitSettings, open_dataset
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.subset import everything
 from writers.write import write_split
 

@@ -13,7 +13,8 @@ from pictures import picture
 from PIL import Image
 
 from writers import kernel, turbojpeg
-from writers.encode import Encoding, Unreadable, encode
+from writers.encode import Unreadable, encode
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.restart import BLOCKS_WANTED, FOOTER, MAGIC, DamagedJpeg, Frame, add_restart_index, encode_indexed, read_frame
 

@@ -13,7 +13,7 @@ from pictures import picture
 from torchvision.datasets import ImageFolder
 
 from writers.dataset import SplitSettings, open_dataset
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.source import Example, carve, open_source
 from writers.store import manifest_path

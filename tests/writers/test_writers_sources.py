@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, ImageFolder
 
 from writers.dataset import SplitSettings, open_dataset
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.imagenet_val import image_name, shipped
 from writers.source import Source

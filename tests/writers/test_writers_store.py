@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from reseal import reseal
 
-from writers.encode import JPEG, Encoding
+from writers.encoding import JPEG, Encoding
 from writers.errors import UserError
 from writers.layout import FIRST_ROW
 from writers.source import Source

@@ -13,7 +13,7 @@ from torchvision import datasets as theirs
 
 from writers.check import accepted_differences
 from writers.dataset import SplitSettings, open_dataset, spec_of
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.source import Source
 from writers.store import open_beton

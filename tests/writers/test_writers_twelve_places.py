@@ -20,7 +20,7 @@ from writers.check import accepted_differences
 from writers.dataset import SplitSettings, open_dataset, spec_of
 from writers.datasets import sun397
 from writers.download import fetch
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.source import Source
 from writers.subset import everything

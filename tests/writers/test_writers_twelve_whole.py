@@ -11,7 +11,7 @@ from torchvision import datasets as oracles
 from twelve_trees import MAKERS, make_caltech101
 
 from writers.dataset import PROTOCOLS, SplitSettings, open_dataset, spec_of
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.source import Source
 from writers.store import open_beton

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.source import Source
 from writers.store import manifest_path, open_beton

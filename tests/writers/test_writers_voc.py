@@ -18,7 +18,7 @@ from harness.settings import Recipe
 from harness.stage import StageContext
 from writers.dataset import SplitSettings, open_dataset
 from writers.datasets.voc2007 import CLASSES, TEST_TAR, TRAINVAL_TAR
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.store import open_beton
 from writers.subset import everything

@@ -21,7 +21,7 @@ from torchvision import datasets as oracles
 
 from writers import names
 from writers.dataset import SplitSettings, open_dataset
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.official import shares
 from writers.source import Example, Source, carve

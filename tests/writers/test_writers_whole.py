@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from writers.copy import copy_subset
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.source import Source
 from writers.store import manifest_path, open_beton
@@ -33,7 +33,7 @@ import os, signal, sys
 from pathlib import Path
 from writers.copy import copy_subset
 from writers.dataset import SplitSettings, open_dataset
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.subset import everything
 from writers.write import write_split
 
@@ -186,7 +186,7 @@ import resource, sys
 from pathlib import Path
 from writers.copy import copy_subset
 from writers.dataset import SplitSettings, open_dataset
-from writers.encode import Encoding
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.subset import everything
 from writers.write import write_split

@@ -9,6 +9,7 @@ import pytest
 from writers import wordnet
 from writers.class_steps import related, related_targets
 from writers.errors import UserError
+from writers.halving import minimal_half
 from writers.subset import Subset, imagenet_classes, named, resolve
 
 CLASSES = imagenet_classes()
@@ -81,7 +82,7 @@ def test_halves_are_disjoint_and_minimal_ones_share_little():
 @pytest.mark.parametrize("number", [1, 2, 3, 10, 117, 118])
 def test_a_half_of_any_subset_is_half(number):
     dogs = wordnet.under(["n02084071"], CLASSES)[:number]
-    half = wordnet.minimal_half(dogs)
+    half = minimal_half(dogs)
     assert len(half) == number // 2 and set(half) <= set(dogs)
 
 
@@ -95,7 +96,7 @@ def test_no_other_half_shares_fewer_nodes(seed):
     def shared(half: Collection[str]) -> int:
         return shared_subtrees(Subset("a", tuple(half)), Subset("b", tuple(name for name in classes if name not in half)))
 
-    assert shared(wordnet.minimal_half(classes)) == min(map(shared, combinations(classes, len(classes) // 2)))
+    assert shared(minimal_half(classes)) == min(map(shared, combinations(classes, len(classes) // 2)))
 
 
 def test_a_node_that_is_none():

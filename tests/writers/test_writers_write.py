@@ -9,7 +9,8 @@ from pictures import picture
 from PIL import Image
 
 from writers.dataset import SplitSettings, open_dataset
-from writers.encode import Encoding, encode
+from writers.encode import encode
+from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.source import Source
 from writers.store import manifest_path, open_beton

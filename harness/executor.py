@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from harness import done, lease, provenance, result, retry, shortlist
+from harness import disk, done, lease, provenance, result, retry, shortlist
 from harness.folders import Folders
 from harness.gpu_sharing import Likeness, likeness
 from harness.launcher import Finished, Launcher
@@ -140,7 +140,13 @@ class Run:
                 self._has_failed(stage.key, message)
                 yield Event("failed", stage, 0.0, message)
                 continue
-            prepare(stage, folder, self.recipe_file)
+            try:
+                prepare(stage, folder, self.recipe_file)
+            except OSError as error:        # a full disk, a file in the way: what runs goes on
+                message = str(disk.explain(error) or error).splitlines()[0]
+                self._has_failed(stage.key, message)
+                yield Event("failed", stage, 0.0, message)
+                continue
             self.running[stage.key] = (stage, time.monotonic())     # first, so that an interruption finds it
             self.launcher.start(stage, folder)
             yield Event("started", stage)

@@ -102,9 +102,13 @@ def _run(recipe_name: str, overrides: tuple[str, ...], folders: Folders, launche
                 terminal.print(f"Stopped at {len(run.finished)} of {len(plan.stages)} stages. Go on with:\n  "
                                f"harness {shlex.join(sys.argv[1:])}", markup=False, soft_wrap=True)
             sys.exit(130)
+        except Exception:       # ours, or a disk's: what runs is not to blame
+            run.stop(STOP_GRACE_S)
+            raise
+    if run.failed:
+        _tell_failures(run)     # before the report, which may fail itself
     click.echo(f"Report: {_report(plan, folders)}")
     if run.failed:
-        _tell_failures(run)
         sys.exit(1)
 
 
@@ -156,5 +160,6 @@ def _tell_failures(run: "Run") -> None:
     for key, message in run.failed.items():
         stage = run.to_do[key]
         click.secho(f"  {stage.name}: {message}", fg="red", err=True)
-        click.secho(f"    {stage.folder(run.folders.runs) / done.ERROR_FILE}", fg="red", err=True)
+        if (error := stage.folder(run.folders.runs) / done.ERROR_FILE).exists():    # not where the disk refused that, too
+            click.secho(f"    {error}", fg="red", err=True)
     click.secho("Run the same command again to try them again.", fg="red", err=True)

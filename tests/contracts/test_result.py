@@ -50,7 +50,8 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("harness.result.os.fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as refused:
         write_atomically(path, b"new")
+    assert refused.value.filename == str(path), "a person must read which disk is full"
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -113,6 +113,20 @@ def test_a_failed_stage_blocks_only_those_that_need_it_and_is_tried_again(folder
     assert sorted(journal()) == ["after", "broken", "broken", "other"]
 
 
+def test_a_stage_whose_folder_is_refused_fails_alone(folders, make, journal):
+    runs = make("runs", sleep_s=0.5)
+    refused = make("refused", kind="transfer")
+    after = make("after", refused, kind="evaluate")
+    refused.folder(folders.runs).parent.mkdir(parents=True)
+    refused.folder(folders.runs).touch()
+    with local.open(LauncherSettings(folders, 2, "cpu", "fake_stages")) as launcher:
+        run = Run(matrix_of(runs, refused, after), folders, launcher, SOON)
+        told = [(event.what, event.stage.name) for event in run.events() if event.stage]
+    assert told == [("failed", "transfer/refused"), ("started", "rank/runs"), ("done", "rank/runs")] and journal() == ["runs"]
+    assert run.failed == {refused.key: f"A file is in the way: {refused.folder(folders.runs)}"}
+    assert [stage.name for stage in run.blocked] == ["evaluate/after"]
+
+
 def test_a_persons_mistake_in_a_stage_has_no_traceback(folders, make):
     stage = make("mistaken", mistake=True)
     run = execute(matrix_of(stage), folders)

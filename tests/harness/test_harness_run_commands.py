@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from harness import cli, lease, matrix, recipe
 from harness.cancel import Watch, file_of, request
+from harness.executor import Run
 from harness.folders import Folders
 
 HERE = Path(__file__).parent
@@ -57,6 +59,45 @@ def test_cancel_stops_a_run_of_another_process():
     _, said = run.communicate(timeout=30)
     assert run.returncode == 130 and "Go on with" in said and "Traceback" not in said
     assert not any(lease.is_held(folder) for folder in Path("runs").glob("stages/*/*"))
+
+
+def test_what_goes_wrong_in_the_run_itself_lets_its_stages_save(monkeypatch: pytest.MonkeyPatch):
+    def follow(run: Run, _: object) -> None:
+        for _ in run.events():
+            if list(Path("runs").glob("stages/*/*/progress.json")):
+                raise ZeroDivisionError("a bug")
+
+    stopped = []
+    stop = Run.stop
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{HERE}")
+    monkeypatch.setattr("harness.display.follow", follow)
+    monkeypatch.setattr(Run, "stop", lambda run, grace_s: (stop(run, grace_s), stopped.append(run)))
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            cli.main(["run", "tiny.yaml", "--jobs", "1", "--device", "cpu", "--stages-package", "slow_stages"])
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+    assert len(stopped) == 1 and not stopped[0].running
+
+
+def test_failures_are_told_before_a_report_that_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def fail(run: Run, _: object) -> None:
+        run.failed = dict.fromkeys(run.to_do, "There is no such image.")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "runs/reports/tiny/index.html")
+
+    monkeypatch.setattr("harness.display.follow", fail)
+    monkeypatch.setattr("harness.commands.run._report", full)
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        assert harness("run", "tiny.yaml") == 2
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+    said = capsys.readouterr().err
+    assert "There is no such image." in said and "error.txt" not in said
+    assert said.index("There is no such image.") < said.index("The disk is full: runs/reports/tiny/index.html")
 
 
 def test_a_request_concerns_earlier_runs_only(tmp_path: Path):

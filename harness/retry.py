@@ -3,6 +3,7 @@
 A person's mistake and a bug would fail again, so they are not tried again before the next run.
 """
 
+import errno
 import json
 import sys
 import time
@@ -46,14 +47,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)):
         return True
+    if isinstance(error, OSError):      # of mmap and fork
+        return error.errno == errno.ENOMEM
     words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "can't allocate memory")
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def note(folder: Path, cause: Cause, message: str) -> None:
-    """Keep that an attempt at the stage in `folder` came to nothing, for its result and for `harness status`."""
+    """Keep that an attempt at the stage in `folder` came to nothing, for its result and for `harness status`.
+
+    It is to be tried again, so an error.txt goes: one of several processes may have left it, which knew less than another.
+    """
     kept = [*_attempts(folder), {"cause": cause, "message": message, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}]
     with suppress(OSError):     # a full disk must not end the whole run
+        (folder / done.ERROR_FILE).unlink(missing_ok=True)
         write_json(folder / FILE_NAME, kept)
 
 

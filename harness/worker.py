@@ -122,9 +122,6 @@ def _attempt(folder: Path, options: argparse.Namespace, stop: StopSignal, held: 
         return "failed", "out_of_memory", f"{error.message} {error.hint}"
     except UserError as error:
         return "failed", "mistake", _record_error(folder, str(error))
-    except OSError as error:
-        cause, text = _of_disk(error)
-        return "failed", cause, _record_error(folder, text)
     except Exception as error:
         if ranks.world_size > 1 and distributed.is_loss_of_another(error):
             traceback.print_exc()
@@ -133,12 +130,15 @@ def _attempt(folder: Path, options: argparse.Namespace, stop: StopSignal, held: 
         if retry.is_out_of_memory(error):
             traceback.print_exc()
             return "failed", "out_of_memory", done.summary(traceback.format_exc().strip().splitlines())
-        return "failed", "bug", _record_error(folder, traceback.format_exc())
+        cause, text = _of_disk(error) if isinstance(error, OSError) else ("bug", traceback.format_exc())
+        return "failed", cause, _record_error(folder, text)
     finally:
         stop.running = False
 
 
 def _of_disk(error: OSError) -> tuple[str, str]:
+    if retry.is_out_of_memory(error):
+        return "out_of_memory", str(error)
     known = disk.explain(error)
     return ("mistake", str(known)) if known else ("bug", "".join(traceback.format_exception(error)))
 

@@ -153,9 +153,9 @@ def test_what_was_lost_or_ran_out_of_memory_is_tried_again_in_the_same_run(folde
     assert result.load(lost.folder(folders.runs)).retries == {"lost": 1}
     assert result.load(greedy.folder(folders.runs)).retries == {"out_of_memory": 2}
     assert not (greedy.folder(folders.runs) / "error.txt").exists()
-    crowded = make("crowded", no_room_times=1)
+    crowded = make("crowded", no_room_times=1, no_map_times=2)
     assert not execute(matrix_of(crowded), folders).failed
-    assert result.load(crowded.folder(folders.runs)).retries == {"out_of_memory": 1}
+    assert result.load(crowded.folder(folders.runs)).retries == {"out_of_memory": 2}
 
     hopeless = make("hopeless", out_of_memory_times=9)
     run = execute(matrix_of(hopeless), folders)

@@ -13,7 +13,7 @@ from PIL import Image
 from test_harness_executor import SOON, folders, make, matrix_of, wait_for
 
 from harness import lease, processes, result
-from harness.executor import Run
+from harness.executor import Run, begin
 from harness.launcher import LauncherSettings
 from harness.launchers import local
 from harness.matrix import expand
@@ -86,7 +86,7 @@ def test_two_processes_train_what_one_would_and_go_on_where_they_were_stopped(fo
 def test_memory_that_runs_out_in_one_process_is_worth_another_try(folders, make, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{HERE}")
     stage = make("shared", kind="evaluate", no_room_in_rank=1)
-    with local.open(LauncherSettings(folders, 1, "cpu", "fake_stages", gpus_per_stage=2)) as launcher:
+    with local.open(LauncherSettings(folders, 1, "cpu", "fake_stages", gpus_per_stage=2, began_at=begin(folders))) as launcher:
         run = Run(matrix_of(stage), folders, launcher, SOON)
         told = [(event.what, event.message) for event in run.events() if event.what != "waiting"]
     assert [what for what, _ in told] == ["started", "retry", "started", "done"] and "Others hold the memory." in told[1][1]

@@ -1,5 +1,6 @@
 """What a fake stage does: `fail`, `sleep_s`, `kill_times` and others, all in its config."""
 
+import errno
 import os
 import signal
 import sys
@@ -30,12 +31,17 @@ def run(context: StageContext) -> Outcome:
         raise MemoryError("out of memory")
     if attempts <= config.get("no_room_times", 0):
         raise OutOfMemory("Others hold the memory.", "Another try may go well.")
+    if attempts <= config.get("no_map_times", 0):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "train.beton")
     if config.get("no_room_in_rank") is not None:
         full = context.folder / "was_full"
         if context.ranks.rank == config["no_room_in_rank"] and not full.exists():
             full.touch()
             raise OutOfMemory("Others hold the memory.", "Another try may go well.")
-        context.ranks.gathered(0)       # the others wait for it
+        try:
+            context.ranks.gathered(0)       # the others wait for it
+        except RuntimeError as error:
+            raise RuntimeError("words of a torch to come") from error
     if config.get("spawn"):
         child = os.spawnvp(os.P_NOWAIT, sys.executable, [sys.executable, "-c", "import time; time.sleep(60)"])
         Path(config["spawn"]).write_text(str(child))

@@ -18,14 +18,14 @@ import numpy as np
 
 from writers.disk import DiskWriter
 from writers.errors import UserError
-from writers.layout import Layout, write_at
-from writers.publish import new_beton
+from writers.layout import Layout, digest_of, write_at
+from writers.publish import NewBeton, new_beton
 from writers.store import Beton, Manifest, Progress, has_fields_of, open_beton
 from writers.subset import Subset
 from writers.write import class_counts, file_fields, missing_classes, name_of
 
 CHUNK_BYTES = 2**20
-MOST_AT_ONCE = 64 * 2**20       # bytes that the kernel copies before progress is told
+MOST_AT_ONCE = 64 * 2**20       # bytes, about, that the kernel copies before progress is told
 
 
 def copy_subset(from_file: Path, subset: Subset, out_file: Path, *, progress: Progress | None = None) -> Manifest:
@@ -43,12 +43,8 @@ def copy_subset(from_file: Path, subset: Subset, out_file: Path, *, progress: Pr
     if missing and not (counts.any() and manifest.differences):
         raise UserError(f"{from_file} has no image of {missing}.", "Each class needs at least one training image.")
     with new_beton(out_file) as new:
-        layout = _laid_out(beton, positions, labels)
-        with beton.path.open("rb", buffering=0) as file, DiskWriter(new.handle) as disk:
-            layout.write_tables(new.handle)
-            _copy_images(file.fileno(), new.handle, beton.rows["offset"][positions].astype(np.int64),
-                         layout.rows["offset"].astype(np.int64), beton.sizes[positions], disk, progress)
-            disk.finish()
+        layout = lay_out(beton, positions, labels)
+        copy_samples(beton, positions, layout, new, progress=progress)
         copied = Manifest.sealed(
             **_inherited(manifest), name=name_of(manifest.dataset, subset), classes=list(subset.classes),
             class_counts=counts.tolist(), copied_from={"file": from_file.name, "sha256": manifest.sha256},
@@ -68,8 +64,13 @@ def _refuse_what_cannot_be_copied(beton: Beton, out_file: Path) -> None:
         raise UserError(f"{out_file} is the file to copy from.", "Write elsewhere with --out.")
 
 
-def _laid_out(beton: Beton, positions: np.ndarray, labels: np.ndarray) -> Layout:
-    layout = Layout(len(positions))
+class BetonChanged(OSError):
+    """The beton to copy from is not, or no longer, what its tables say."""
+
+
+def lay_out(beton: Beton, positions: np.ndarray, labels: np.ndarray, *, capacity: int | None = None) -> Layout:
+    """Of a file with these samples (int64 [M]) under these labels. `capacity`: samples that it has room for; None: M."""
+    layout = Layout(capacity or len(positions))
     rows, sizes, ids = beton.rows[positions], beton.sizes[positions], beton.ids[positions]
     columns = (rows["mode"], rows["width"], rows["height"], sizes, labels, ids)
     lists = [column.tolist() for column in columns]
@@ -78,23 +79,59 @@ def _laid_out(beton: Beton, positions: np.ndarray, labels: np.ndarray) -> Layout
     return layout
 
 
-def _copy_images(source: int, target: int, origins: np.ndarray, offsets: np.ndarray, sizes: np.ndarray,
-                 disk: DiskWriter, progress: Progress | None) -> None:
-    """From `origins` in the one file to `offsets` in the other, in the order of both: int64 [M] each."""
-    ends = np.flatnonzero((origins[1:] != origins[:-1] + sizes[:-1]) | (offsets[1:] != offsets[:-1] + sizes[:-1])) + 1
-    begin = 0
-    for end in [*ends.tolist(), len(sizes)]:
-        origin, offset = int(origins[begin]), int(offsets[begin])
-        left = int(offsets[end - 1] + sizes[end - 1]) - offset
-        while left:
+def copy_samples(beton: Beton, positions: np.ndarray, layout: Layout, new: NewBeton, *, check: bool = False,
+                 progress: Progress | None = None) -> None:
+    """Fill a new file of that layout with the samples at these positions: int64 [M], rising.
+
+    `check`: hold each sample against its digest first. Raises BetonChanged where it does not fit, and for a file that ends
+    too soon.
+    """
+    origins = beton.rows["offset"][positions].astype(np.int64)
+    offsets = layout.rows["offset"].astype(np.int64)
+    sizes = beton.sizes[positions]
+    with beton.path.open("rb", buffering=0) as file, DiskWriter(new.handle) as disk:
+        layout.write_tables(new.handle)
+        begin = 0
+        for end in _run_ends(origins, offsets, sizes):
             if progress is not None:
                 progress(begin, len(sizes))
-            num_copied = _copy_bytes(source, origin, target, offset, min(left, MOST_AT_ONCE))
-            origin, offset, left = origin + num_copied, offset + num_copied, left - num_copied
-            disk.advance(offset)
-        begin = end
+            if check:       # just before they are copied: they are read from the disk once
+                check_samples(beton, positions[begin:end], file.fileno())
+            _copy_run(file.fileno(), new.handle, int(origins[begin]), int(offsets[begin]),
+                      int(offsets[end - 1] + sizes[end - 1]), disk)
+            begin = end
+        disk.finish()
     if progress is not None:
         progress(len(sizes), len(sizes))
+
+
+def check_samples(beton: Beton, positions: np.ndarray, handle: int, progress: Progress | None = None) -> None:
+    """Hold samples in the open file against their digests. Raises BetonChanged for the first that does not fit."""
+    offsets, sizes = beton.rows["offset"][positions].tolist(), beton.sizes[positions].tolist()
+    for number, (position, offset, size) in enumerate(zip(positions.tolist(), offsets, sizes, strict=True)):
+        if progress is not None:
+            progress(number, len(sizes))
+        try:
+            data = os.pread(handle, size, offset)
+        except OSError as error:
+            raise BetonChanged(f"Sample {position} cannot be read: {error.strerror}.") from error
+        if digest_of(data) != beton.digests[position].tobytes():
+            raise BetonChanged(f"The bytes of sample {position} have changed.")
+
+
+def _run_ends(origins: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> list[int]:
+    """Where runs of samples end that lie side by side in both files, and are not much more than are copied at once."""
+    apart = (origins[1:] != origins[:-1] + sizes[:-1]) | (offsets[1:] != offsets[:-1] + sizes[:-1])
+    apart |= np.diff(np.cumsum(sizes) // MOST_AT_ONCE) > 0
+    return [*(np.flatnonzero(apart) + 1).tolist(), len(sizes)]
+
+
+def _copy_run(source: int, target: int, origin: int, offset: int, end: int, disk: DiskWriter) -> None:
+    """From `origin` in the one file to `offset` in the other, as far as to `end` there."""
+    while offset < end:
+        num_copied = _copy_bytes(source, origin, target, offset, end - offset)
+        origin, offset = origin + num_copied, offset + num_copied
+        disk.advance(offset)
 
 
 def _copy_bytes(source: int, origin: int, target: int, offset: int, count: int) -> int:
@@ -108,7 +145,7 @@ def _copy_bytes(source: int, origin: int, target: int, offset: int, count: int) 
         write_at(target, data, offset)
         num_copied = len(data)
     if not num_copied:
-        raise OSError(f"the file to copy from ends at byte {origin:,}")
+        raise BetonChanged(f"the file to copy from ends at byte {origin:,}")
     return num_copied
 
 

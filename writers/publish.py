@@ -29,12 +29,35 @@ class NewBeton:
 
     def publish(self, manifest: Manifest) -> None:
         """Give the file its name. It must be complete and on the disk. Raises OSError."""
-        _write_durably(_temporary_manifest(self.temporary), (manifest.model_dump_json(indent=1) + "\n").encode())
+        _write_durably(_temporary_manifest(self.temporary), _as_json(manifest))
         with locked(self.out_file.parent):      # a beton has its name only beside its own manifest; a manifest alone is none
-            self.out_file.unlink(missing_ok=True)
-            _temporary_manifest(self.temporary).replace(manifest_path(self.out_file))
-            self.temporary.replace(self.out_file)
+            self._take_name()
         _sync_folder(self.out_file.parent)
+
+    def publish_link(self, manifest: Manifest, file: Path, handle: int) -> bool:
+        """Give another beton's file, open as `handle`, this name as well; False: it is not to be had so. Raises OSError.
+
+        Neither name is the first: no beton is changed in place, and either name may go, or become another file's.
+        """
+        linked = _temporary_link(self.temporary)
+        _write_durably(_temporary_manifest(self.temporary), _as_json(manifest))
+        with locked(self.out_file.parent):      # the link is locked by no writer: until it has its name, it looks stale
+            try:
+                os.link(file, linked)
+            except OSError:     # another file system, or one without links; another person's file; it is gone
+                return False
+            if not os.path.samestat(os.fstat(handle), linked.stat()):       # it was replaced
+                linked.unlink()
+                return False
+            linked.replace(self.temporary)
+            self._take_name()
+        _sync_folder(self.out_file.parent)
+        return True
+
+    def _take_name(self) -> None:
+        self.out_file.unlink(missing_ok=True)
+        _temporary_manifest(self.temporary).replace(manifest_path(self.out_file))
+        self.temporary.replace(self.out_file)
 
 
 @contextlib.contextmanager
@@ -51,8 +74,7 @@ def new_beton(out_file: Path) -> Iterator[NewBeton]:
         try:
             yield NewBeton(handle, temporary, out_file)
         except BaseException:
-            temporary.unlink(missing_ok=True)
-            _temporary_manifest(temporary).unlink(missing_ok=True)
+            _remove(temporary)
             raise
         finally:
             os.close(handle)
@@ -80,8 +102,12 @@ def _remove_stale(out_file: Path) -> None:
                                 "Wait for it, or write elsewhere with --out.") from None
             except OSError:     # a file system without locks
                 continue
-            _temporary_manifest(path).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(temporary: Path) -> None:
+    for path in (_temporary_manifest(temporary), _temporary_link(temporary), temporary):
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -117,5 +143,13 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _as_json(manifest: Manifest) -> bytes:
+    return (manifest.model_dump_json(indent=1) + "\n").encode()
+
+
 def _temporary_manifest(temporary: Path) -> Path:
     return temporary.with_suffix(".manifest")
+
+
+def _temporary_link(temporary: Path) -> Path:
+    return temporary.with_suffix(".link")

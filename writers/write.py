@@ -44,7 +44,7 @@ def write_split(source: Source, split: str, subset: Subset, encoding: Encoding, 
     same name, and a full disk; then nothing is left behind but the list of many unreadable images.
     """
     out_file = Path(out_file)
-    examples = _chosen(source, split, subset, seed)
+    examples = chosen(source, split, subset, seed)
     with new_beton(out_file) as new:
         if unreadable_list(out_file).exists():      # of an earlier try
             unreadable_list(out_file).unlink()
@@ -53,13 +53,16 @@ def write_split(source: Source, split: str, subset: Subset, encoding: Encoding, 
                                              num_threads or _num_cores(), progress, on_error, check)
             layout.write_tables(new.handle)
             disk.finish()
-        manifest = _manifest(source, split, subset, encoding, seed, examples, skipped, layout, new)
+        manifest = manifest_of(source, split, subset, encoding, seed, examples, skipped, file_fields(layout, new))
         new.publish(manifest)
     return manifest
 
 
+FILE_FIELDS = ("num_samples", "num_jpeg", "num_raw", "max_width", "max_height", "page_size", "bytes", "sha256", "tables_sha256")
+
+
 def file_fields(layout: Layout, new: NewBeton) -> dict[str, Any]:
-    """What a manifest says of the file itself."""
+    """What a manifest says of the file itself: FILE_FIELDS."""
     rows = layout.rows
     num_jpeg = int((rows["mode"] == JPEG).sum())
     return {"num_samples": len(rows), "num_jpeg": num_jpeg, "num_raw": len(rows) - num_jpeg,
@@ -172,8 +175,11 @@ def _ready(blob: Blob, example: Example) -> _Ready:
     return _Ready(blob.mode, blob.width, blob.height, (blob.data, *labels), digest_of(blob.data, *labels))
 
 
-def _chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Example]:
-    """The split's examples that the subset takes, relabelled, in a seeded order that depends on their names alone."""
+def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Example]:
+    """The split's examples that the subset takes, relabelled, in a seeded order that depends on their names alone.
+
+    Raises UserError for a split that is not there, a training class without images, and two images of one name.
+    """
     if split not in source.splits:
         raise UserError(f"{source.name} has no split {split}; it has {', '.join(source.splits)}.")
     if source.multi_label and list(subset.classes) != source.classes:
@@ -214,8 +220,9 @@ def _class_counts(examples: Sequence[Example], num_classes: int) -> np.ndarray:
     return class_counts(np.array([example.label for example in examples], np.int64), num_classes)
 
 
-def _manifest(source: Source, split: str, subset: Subset, encoding: Encoding, seed: int, examples: Sequence[Example],
-              skipped: Sequence[dict[str, str]], layout: Layout, new: NewBeton) -> Manifest:
+def manifest_of(source: Source, split: str, subset: Subset, encoding: Encoding, seed: int, examples: Sequence[Example],
+                skipped: Sequence[dict[str, str]], file: dict[str, Any]) -> Manifest:
+    """`file`: FILE_FIELDS."""
     left_out = {entry["name"] for entry in skipped}
     counts = _class_counts([example for example in examples if example.name not in left_out], len(subset.classes)).tolist()
     return Manifest.sealed(
@@ -223,8 +230,7 @@ def _manifest(source: Source, split: str, subset: Subset, encoding: Encoding, se
         multi_label=source.multi_label, class_counts=counts, encoding=encoding, source=source.origin, seed=seed,
         subset={"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest},
         protocol=source.protocol, differences=source.differences, created_by=CREATED_BY,
-        skipped=sorted(skipped, key=lambda entry: entry["name"]),
-        **file_fields(layout, new))
+        skipped=sorted(skipped, key=lambda entry: entry["name"]), **file)
 
 
 def name_of(dataset: str, subset: Subset) -> str:

@@ -65,7 +65,7 @@ def command(sources: tuple[Path, ...], from_: Path | None, dataset: str | None, 
     harness write-beton --subset in900 --source /data/imagenet     900 classes of a tree, official tars, shards
     harness write-beton --source photos/                           any tree of class folders
     harness write-beton --dataset synthetic_things                 images made on the spot
-    harness write-beton --subset in900 --from data/imagenet-all    out of betons, as fast as the disk copies
+    harness write-beton --subset in900 --from data/imagenet-all    out of betons, without decoding
     """
     if from_ is not None:
         manifests = _copy(from_, subset_name, splits, out, folders, check=options["check"], threads=options["threads"],
@@ -90,8 +90,9 @@ def _write(sources: tuple[Path, ...], dataset: str | None, subset_name: str | No
     from harness.raw import raw_folder
     from harness.settings import DataSettings
     from writers.check import accepted_differences
-    from writers.dataset import SplitSettings, open_dataset, spec_of
+    from writers.dataset import SplitSettings, spec_of
     from writers.errors import UserError
+    from writers.origin import open_with_origin, record
     from writers.subset import everything, named, resolve
     from writers.write import write_split
 
@@ -101,7 +102,7 @@ def _write(sources: tuple[Path, ...], dataset: str | None, subset_name: str | No
     if not sources and name == "folder":
         raise UserError("Say which images: --source DIR, or --dataset NAME.", "harness ls datasets names the datasets.")
     paths = [source.expanduser() for source in sources] or [folders.raw / raw_folder(name)]
-    opened = open_dataset(name, paths, SplitSettings(val=val_share, test=test_share, seed=seed, protocol=protocol))
+    opened, origin = open_with_origin(name, paths, SplitSettings(val=val_share, test=test_share, seed=seed, protocol=protocol))
     opened.differences = accepted_differences(opened, spec_of(name), accept=accept_counts)
     subset = resolve(spec, opened.classes, class_counts=opened.class_counts()) if spec else everything(opened.classes)
     label = DataSettings(dataset=name, path=str(paths[0])).label
@@ -110,9 +111,10 @@ def _write(sources: tuple[Path, ...], dataset: str | None, subset_name: str | No
     for split in _asked_splits(splits, opened.splits):
         file = folder / f"{split}.beton"
         with console.progress(f"write {split}") as report:
-            written.append((file, write_split(opened, split, subset, encoding, file, seed=seed, progress=report,
-                                              num_threads=threads or environment.num_cores(), on_error=on_error,
-                                              check=check)))
+            manifest = write_split(opened, split, subset, encoding, file, seed=seed, progress=report,
+                                   num_threads=threads or environment.num_cores(), on_error=on_error, check=check)
+        record(file, manifest, origin)
+        written.append((file, manifest))
     return written
 
 
@@ -122,6 +124,7 @@ def _copy(from_: Path, subset_name: str | None, splits: tuple[str, ...], out: Pa
     from writers import names
     from writers.copy import copy_subset
     from writers.errors import UserError
+    from writers.origin import inherit
     from writers.store import open_beton
     from writers.subset import named, resolve
     from writers.upgrade import add_index
@@ -157,6 +160,7 @@ def _copy(from_: Path, subset_name: str | None, splits: tuple[str, ...], out: Pa
         file = (out.expanduser() if out else folders.data / f"{manifest.dataset}-{subset.name}") / f"{split}.beton"
         with console.progress(f"copy {split}") as report:
             copied.append((file, copy_subset(files[split], subset, file, progress=report)))
+        inherit(files[split], file)
     return copied
 
 

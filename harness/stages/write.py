@@ -8,11 +8,12 @@ from harness.raw import raw_path
 from harness.result import Result
 from harness.settings import DataSettings
 from harness.stage import Outcome, StageContext, Stopped
-from writers import store
+from writers import ready, store
 from writers.check import accepted_differences
-from writers.dataset import SplitSettings, open_dataset, spec_of
+from writers.dataset import SplitSettings, spec_of
 from writers.encoding import Encoding
 from writers.errors import UserError
+from writers.origin import open_with_origin, record
 from writers.ranking import Ranking
 from writers.source import Source
 from writers.store import Manifest
@@ -24,34 +25,43 @@ PROGRESS_EVERY_S = 0.5
 
 def run(context: StageContext) -> Outcome:
     """Metrics: the written splits, the classes in label order, the subset (of coarser labels also the source's classes of
-    each, `groups`), images per second.
+    each, `groups`), images per second of those that were encoded. Timing: the betons that splits were copied from.
 
-    A beton that lies there already, whole, was written for this very key and is kept.
+    A beton that lies there already, whole, was written for this very key and is kept. Images that another one in the data
+    folder has are taken from that, where it is sure that the result is the same, byte for byte.
     """
     config = context.config
     data = DataSettings.model_validate(config["data"])
     test = data.test if "test" in config["splits"] else 0.0     # a source needs no test split, and keeps its images
     splits = SplitSettings(val=data.val, test=test, seed=data.split_seed, protocol=data.protocol)
-    source = open_dataset(data.dataset, raw_path(data, context.raw), splits)
+    source, origin = open_with_origin(data.dataset, [raw_path(data, context.raw)], splits)
     source.differences = accepted_differences(source, spec_of(data.dataset), accept=data.accept_counts)
     subset = _subset(config["subset"], source, context.needs.get("ranking"))
     encoding = Encoding.model_validate(config["encoding"])
     folder = context.data / f"{data.label}-{subset.name}-{context.folder.name}"
-    written, num_written, started = {}, 0, time.monotonic()
+    written: dict[str, dict[str, Any]] = {}
+    copied_from: dict[str, str] = {}
+    num_encoded, took_s = 0, 0.0
     for split in config["splits"]:
         file = folder / f"{split}.beton"
         manifest = _whole(file)
         if manifest is None:
-            manifest = write_split(source, split, subset, encoding, file, num_threads=context.num_threads,
-                                   progress=_progress(context, split))
-            num_written += manifest.num_samples
+            started, progress = time.monotonic(), _progress(context, split)
+            if taken := ready.take(source, split, subset, encoding, file, origin=origin, folder=context.data,
+                                   progress=progress):
+                manifest, copied_from[split] = taken.manifest, str(taken.beton.relative_to(context.data))
+            else:
+                manifest = write_split(source, split, subset, encoding, file, num_threads=context.num_threads,
+                                       progress=progress)
+                num_encoded, took_s = num_encoded + manifest.num_samples, took_s + time.monotonic() - started
+            record(file, manifest, origin)
         written[split] = {"path": str(file.relative_to(context.data)), "num_samples": manifest.num_samples,
                           "bytes": manifest.bytes, "sha256": manifest.sha256}
-    took_s = time.monotonic() - started
     return Outcome({
-        "splits": written, "classes": list(subset.classes), "img_per_s": num_written / took_s if num_written else None,
+        "splits": written, "classes": list(subset.classes), "img_per_s": num_encoded / took_s if num_encoded else None,
         "subset": {"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest,
-                   **({"groups": [list(group) for group in subset.groups]} if subset.groups else {})}})
+                   **({"groups": [list(group) for group in subset.groups]} if subset.groups else {})}},
+        {"copied_from": copied_from} if copied_from else {})
 
 
 def _subset(config: dict[str, Any] | None, source: Source, ranked: Result | None) -> Subset:

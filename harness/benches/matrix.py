@@ -244,7 +244,8 @@ def _packing(work: Work, num_rounds: int) -> tuple[dict[str, "Measured"], "Seque
         launchers = {}
         for name, per_gpu in (("together", NUM_PACKED), ("alone", 1)):
             settings = LauncherSettings(folders, per_gpu, "cuda", jobs_per_gpu=per_gpu)
-            slots = [slot for slot in local.slots(settings) if slot.gpu == local.slots(settings)[0].gpu or slot.gives_way]
+            slots = local.slots(settings)
+            slots = [slot if slot.gives_way else replace(slot, gpu=slots[0].gpu) for slot in slots]
             launchers[name] = stack.enter_context(local.LocalLauncher(settings, slots))
             for _ in range(2):      # the first of a kind runs alone, to be measured; then all workers get warm
                 run(launchers[name], tunes(next(seeds)))

@@ -58,9 +58,12 @@ def slots(settings: LauncherSettings) -> list[Slot]:
     way to them.
 
     Without a GPU: a thread per slot on up to 4 cores, else 4 threads per slot. Slots that fit share out the cores.
-    Raises UserError where a stage is to have more GPUs than there are.
+    Raises UserError where GPUs are asked for that are not there, and where more stages than GPUs take are to run side by side.
     """
     gpus = [] if settings.device == "cpu" else _visible_gpus()
+    if settings.device == "cuda" and not gpus:
+        raise UserError("--device cuda: nvidia-smi shows no GPU that this process may use.",
+                        "See harness doctor and CUDA_VISIBLE_DEVICES, or leave out --device cuda.")
     if settings.jobs_per_gpu > 1 and not gpus:
         raise UserError("--jobs-per-gpu has no effect: there is no GPU.", "Say --jobs N for stages side by side.")
     num_gpus = settings.gpus_per_stage
@@ -68,7 +71,11 @@ def slots(settings: LauncherSettings) -> list[Slot]:
         raise UserError(f"A stage is to have {num_gpus} GPUs, and this machine has {len(gpus)}.", "Give it fewer.")
     gpus = [",".join(gpus[first:first + num_gpus]) for first in range(0, len(gpus) - num_gpus + 1, num_gpus)]
     cores = environment.num_cores()
-    default = len(gpus) * settings.jobs_per_gpu or max(1, (cores if cores <= 4 else cores // 4) // num_gpus)
+    carried = len(gpus) * settings.jobs_per_gpu
+    if gpus and settings.num_jobs is not None and settings.num_jobs > carried:
+        raise UserError(f"--jobs {settings.num_jobs}: only {carried} stages run side by side on the GPUs here.",
+                        "Say --jobs-per-gpu N for stages that share one.")
+    default = carried or max(1, (cores if cores <= 4 else cores // 4) // num_gpus)
     num_slots = settings.num_jobs or default
     num_threads = settings.num_threads or max(1, cores // num_slots)
     own = environment.cores()
@@ -96,7 +103,7 @@ class LocalLauncher:
 
     @property
     def num_slots(self) -> int:
-        return len(self.slots)
+        return sum(not slot.gives_way for slot in self.slots)
 
     def has_room(self, stage: Stage) -> bool:
         return bool(self._free(stage))

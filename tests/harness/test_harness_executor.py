@@ -318,7 +318,10 @@ def test_slots_share_the_cores(folders, monkeypatch):
         (8, "0"), (8, "1"), (4, None)]
     on_cpu = local.slots(LauncherSettings(folders, device="cpu"))
     assert [(slot.num_threads, slot.gpu) for slot in on_cpu] == [(4, None)] * 4
-    assert [slot.gpu for slot in local.slots(LauncherSettings(folders, 3))] == ["0", "1", "0", None]
+    assert [slot.gpu for slot in local.slots(LauncherSettings(folders, 1))] == ["0", None]
+    assert [slot.gpu for slot in local.slots(LauncherSettings(folders, 3, jobs_per_gpu=2))] == ["0", "1", "0", None]
+    with pytest.raises(UserError, match="only 2 stages run side by side"):
+        local.slots(LauncherSettings(folders, 3))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert [slot.gpu for slot in local.slots(LauncherSettings(folders))] == ["3", "5", None]
     packed = local.slots(LauncherSettings(folders, jobs_per_gpu=3))
@@ -326,7 +329,7 @@ def test_slots_share_the_cores(folders, monkeypatch):
     launcher = local.LocalLauncher(LauncherSettings(folders), packed)
     for slot in packed[:-1]:
         slot.running = Path("stages/transfer/busy")
-    assert launcher.has_room(Stage("write", {})) and not launcher.has_room(Stage("transfer", {}))
+    assert launcher.num_slots == 6 and launcher.has_room(Stage("write", {})) and not launcher.has_room(Stage("transfer", {}))
     monkeypatch.setattr(local.environment, "gpu_names", list)
     monkeypatch.setattr(local.environment, "num_cores", lambda: 2)
     assert [(slot.num_threads, slot.gpu) for slot in local.slots(LauncherSettings(folders))] == [(1, None)] * 2
@@ -341,8 +344,9 @@ def test_slots_have_cores_of_their_own(folders, monkeypatch):
     assert not any(slot.cores for slot in local.slots(LauncherSettings(folders, 16))), "more slots than cores share them"
     monkeypatch.setattr(local.environment, "num_cores", lambda: 4)
     assert not any(slot.cores for slot in local.slots(LauncherSettings(folders, 2))), "a quota is of no core in particular"
-    with pytest.raises(UserError, match="no GPU"):
-        local.slots(LauncherSettings(folders, jobs_per_gpu=2))
+    for settings in (LauncherSettings(folders, jobs_per_gpu=2), LauncherSettings(folders, device="cuda")):
+        with pytest.raises(UserError, match="no GPU"):
+            local.slots(settings)
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core cannot be shared out")

@@ -30,7 +30,8 @@ STOP_GRACE_S = 20.0
 @click.option("--address", metavar="HOST:PORT|auto", help="With --launcher ray: the cluster. Default: Ray on this machine.")
 @click.option("--slurm", multiple=True, metavar="KEY=VALUE",
               help="With --launcher slurm: an option of sbatch, such as partition=gpu; may be given again.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+              help="auto: GPUs where there are any; with --launcher slurm CPUs, for it cannot be asked.")
 @click.option("--gpus-per-stage", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
               help="GPUs that train each pretraining together (on a CPU: processes).")
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, metavar="M",

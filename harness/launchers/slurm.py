@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -16,6 +17,7 @@ from harness.stage import Stage
 from writers.errors import UserError
 
 MOST_JOBS = 64          # in the queue at once, unless --jobs says otherwise
+SUBMIT_AGAIN_S = 30.0   # after a refusal
 LOOK_EVERY_S = 5.0      # at the queue, for jobs that end without an answer
 THREADS = 4             # of a stage, unless --threads says otherwise
 MOST_REQUEUES = 1000    # at the time limit: each goes on where the last one saved
@@ -25,37 +27,51 @@ MINUTES = 24 * 60       # a job's limit, unless --slurm time=MINUTES; at it, a s
 def open(settings: LauncherSettings) -> "SlurmLauncher":
     """Options are those of submitit's executor: partition, qos, account, time (minutes), mem, constraint, gres, ...
 
-    The option `cluster=local` runs the jobs on this machine without Slurm. Raises UserError where submitit or Slurm is missing.
+    The option `cluster=local` runs the jobs on this machine without Slurm. Raises UserError where submitit or Slurm is missing,
+    and for a GPU that no stage would use.
     """
+    gpus = [name for name, value in settings.options.items()
+            if name in ("num_gpus", "gpus_per_node", "gpus_per_task") or (name == "gres" and "gpu" in value)]
+    if gpus and settings.device != "cuda":
+        raise UserError(f"--slurm {gpus[0]} has no effect without --device cuda: stages would leave the GPU idle.",
+                        "Say --device cuda.")
     try:
         import submitit
     except ImportError as error:
         raise UserError("The launcher slurm needs the package submitit.", "pip install 'harness[slurm]'") from error
+    if settings.device == "auto":
+        print("Stages run on CPUs; say --device cuda for a GPU each.", file=sys.stderr)
     options = dict(settings.options)
     cluster = options.pop("cluster", "slurm")
     folder = settings.folders.runs / "slurm" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    threads = settings.num_threads or THREADS
+    threads, job_name = settings.num_threads or THREADS, ""
     try:
         if cluster == "local":
             executor: Any = submitit.LocalExecutor(folder, max_num_timeout=MOST_REQUEUES)
             executor.update_parameters(timeout_min=MINUTES, **options)
         else:
             executor = submitit.SlurmExecutor(folder, max_num_timeout=MOST_REQUEUES)
-            gpus = {} if settings.device != "cuda" else {"gpus_per_node": 1}
-            executor.update_parameters(**{"job_name": "harness", "cpus_per_task": threads, "time": MINUTES, **gpus,
+            a_gpu = {"gpus_per_node": 1} if settings.device == "cuda" and not gpus else {}
+            options["job_name"] = job_name = f"{options.get('job_name', 'harness')}-{folder.name}"
+            executor.update_parameters(**{"cpus_per_task": threads, "time": MINUTES, **a_gpu,
                                           **{key: int(value) if value.isdigit() else value for key, value in options.items()}})
     except (NameError, RuntimeError, ValueError) as error:
         raise UserError(f"Slurm: {str(error).strip().splitlines()[0]}",
                         "Run it on a machine that has sbatch, and see --slurm.") from error
-    return SlurmLauncher(settings, executor, threads, is_local=cluster == "local")
+    return SlurmLauncher(settings, executor, threads, job_name)
 
 
 class SlurmLauncher:
     """A job per stage. Say --device cuda for a GPU each; Slurm itself cannot be asked which machines have one."""
 
-    def __init__(self, settings: LauncherSettings, executor: Any, num_threads: int, *, is_local: bool) -> None:
-        self.settings, self.executor, self.num_threads, self.is_local = settings, executor, num_threads, is_local
+    def __init__(self, settings: LauncherSettings, executor: Any, num_threads: int, job_name: str) -> None:
+        """job_name: of this run's jobs alone; empty where they run here, without Slurm."""
+        self.settings, self.executor, self.num_threads, self.job_name = settings, executor, num_threads, job_name
+        self.is_local = not job_name
         self.to_submit: list[Path] = []
+        self.submit_at = 0.0                    # not before; by the monotonic clock
+        self.has_submitted = False
+        self.is_submitting = False              # where that was interrupted, Slurm may have jobs that we do not know
         self.jobs: dict[Path, Any] = {}         # a stage's folder -> submitit's job
         self.looked_at = time.monotonic()
         self.missing: set[Path] = set()         # jobs that were not in the queue when we looked last
@@ -89,8 +105,8 @@ class SlurmLauncher:
             self._signal(job, "TERM")
         if not self.is_local and self.jobs:
             self._scancel("--state=PENDING", *(job.job_id for job in self.jobs.values()))
-            known = self._queue() or set()
-            for folder in [folder for folder, job in self.jobs.items() if job.job_id not in known]:
+            known = self._queue()
+            for folder in [folder for folder, job in self.jobs.items() if known is not None and job.job_id not in known]:
                 stopped.append(Finished(folder, "stopped"))
                 del self.jobs[folder]
         deadline = time.monotonic() + grace_s
@@ -103,17 +119,31 @@ class SlurmLauncher:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        for job in self.jobs.values():
-            self._signal(job, "KILL")
+        if not self.is_local and (self.jobs or self.is_submitting):
+            self._scancel(f"--name={self.job_name}")
+        elif self.is_local:
+            for job in self.jobs.values():
+                self._signal(job, "KILL")
 
     def _submit(self) -> None:
-        if not self.to_submit:
+        """Raises UserError where Slurm refuses the first of a run: its options may be wrong. Later it may be busy, or our share
+        of it used up: then they wait."""
+        if not self.to_submit or time.monotonic() < self.submit_at:
             return
-        folders, self.to_submit = self.to_submit, []
-        orders = [Order.of(folder, self.settings, self.num_threads, gpus=self.settings.device == "cuda") for folder in folders]
-        with self.executor.batch():
-            jobs = [self.executor.submit(Job(order)) for order in orders]
-        self.jobs |= dict(zip(folders, jobs, strict=True))
+        orders = [Order.of(folder, self.settings, self.num_threads, gpus=self.settings.device == "cuda")
+                  for folder in self.to_submit]
+        self.is_submitting = True
+        try:
+            with self.executor.batch():
+                jobs = [self.executor.submit(Job(order)) for order in orders]
+        except Exception as error:      # submitit has many kinds of its own, and prints what sbatch says
+            if not self.has_submitted:
+                said = str(error).strip().splitlines() or [type(error).__name__]
+                raise UserError(f"Slurm takes no job: {said[-1]}", "See --slurm, and --jobs for fewer at once.") from error
+            self.submit_at = time.monotonic() + SUBMIT_AGAIN_S
+            return
+        self.jobs |= dict(zip(self.to_submit, jobs, strict=True))
+        self.to_submit, self.has_submitted, self.is_submitting = [], True, False
 
     def _answers(self) -> list[Finished]:
         ended = [folder for folder, job in self.jobs.items() if job.paths.result_pickle.exists()]
@@ -151,7 +181,7 @@ class SlurmLauncher:
 
     def _signal(self, job: Any, name: str) -> None:
         if not self.is_local:
-            self._scancel(*([] if name == "KILL" else [f"--signal={name}"]), job.job_id)
+            self._scancel(f"--signal={name}", job.job_id)
         elif name == "TERM":
             job._process.terminate()            # submitit's controller passes it on
         else:

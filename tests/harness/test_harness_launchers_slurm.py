@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from harness import lease, result
-from harness.executor import Run
+from harness.executor import Run, prepare
 from harness.folders import Folders
-from harness.launcher import LauncherSettings
+from harness.launcher import Finished, LauncherSettings
 from harness.launchers import slurm
 from harness.matrix import Matrix
 from harness.retry import Policy
@@ -172,6 +172,97 @@ def test_an_array_on_a_real_slurm_one_of_whose_jobs_is_killed_and_one_queued_aga
     assert result.load(last.folder(folders.runs)).metrics["value"] == 3
     assert result.load(requeued.folder(folders.runs)).metrics["resumed_at"] > 0
     assert journal(tmp_path).count("last") == 1
+
+
+@pytest.fixture
+def told_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of commands named as Slurm's, which take jobs and never run them. A file `refuse` there makes sbatch and squeue
+    fail, a file `interrupt` has sbatch interrupt whoever called it; `names` and `cancelled` hold what they were told."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    sbatch = """grep -o 'job-name=.*' $1 >> {here}/names
+                if [ -e {here}/refuse ]; then echo 'sbatch: error: invalid partition' >&2; exit 1; fi
+                if [ -e {here}/interrupt ]; then kill -INT $PPID; fi
+                echo "Submitted batch job $(wc -l < {here}/names)" """
+    for name, script in {"sbatch": sbatch, "squeue": "[ ! -e {here}/refuse ]", "scancel": "echo $@ >> {here}/cancelled",
+                         "srun": "exit 1"}.items():
+        (folder / name).write_text("#!/bin/sh\n" + script.format(here=folder))
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def test_what_slurm_refuses_at_first_is_a_mistake_and_later_waits(folders: Folders, tmp_path: Path, told_slurm: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'harness[slurm]'")
+    first, second = (make(tmp_path, name).folder(folders.runs) for name in ("first", "second"))
+    settings = LauncherSettings(folders, 2, "cpu", "fake_stages")
+    (told_slurm / "refuse").touch()
+    with slurm.open(settings) as launcher, pytest.raises(UserError, match="no job: sbatch: error: invalid partition"):
+        launcher.start(make(tmp_path, "first"), first)
+        launcher.wait(0)
+    (told_slurm / "refuse").unlink()
+    with slurm.open(settings) as launcher:
+        launcher.start(make(tmp_path, "first"), first)
+        launcher.wait(0)
+        (told_slurm / "refuse").touch()
+        launcher.start(make(tmp_path, "second"), second)
+        asked = len((told_slurm / "names").read_text().splitlines())
+        assert launcher.wait(0) == launcher.wait(0) == [] and list(launcher.jobs) == [first] and launcher.to_submit == [second]
+        assert len((told_slurm / "names").read_text().splitlines()) == asked + 1, "not again at once"
+        assert launcher.stop(0.0) == [Finished(second, "stopped")], "a queue that cannot be seen is not an empty one"
+        assert list(launcher.jobs) == [first]
+        (told_slurm / "refuse").unlink()
+        monkeypatch.setattr(launcher, "submit_at", 0.0)
+        launcher.start(make(tmp_path, "second"), second)
+        launcher.wait(0)
+        assert list(launcher.jobs) == [first, second] and not launcher.to_submit
+
+
+def test_what_was_submitted_when_an_interruption_came_is_cancelled(folders: Folders, tmp_path: Path, told_slurm: Path):
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'harness[slurm]'")
+    stage = make(tmp_path, "some")
+    (told_slurm / "interrupt").touch()
+    with slurm.open(LauncherSettings(folders, 2, "cpu", "fake_stages", options={"job_name": "mine"})) as launcher:
+        launcher.start(stage, stage.folder(folders.runs))
+        with pytest.raises(KeyboardInterrupt):
+            launcher.wait(1)
+        assert not launcher.jobs and launcher.stop(1) == [Finished(stage.folder(folders.runs), "stopped")]
+    (name,) = (told_slurm / "names").read_text().splitlines()
+    assert name.startswith("job-name=mine-") and (told_slurm / "cancelled").read_text() == f"--name={name[9:]}\n"
+
+
+def test_jobs_that_nobody_knows_are_cancelled_by_a_real_slurm(real_slurm: None, folders: Folders, tmp_path: Path):
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'harness[slurm]'")
+    stages = [make(tmp_path, name, sleep_s=60) for name in ("one", "two")]
+    with slurm.open(LauncherSettings(folders, 2, "cpu", "fake_stages", num_threads=1)) as launcher:
+        for stage in stages:
+            prepare(stage, stage.folder(folders.runs))
+            launcher.start(stage, stage.folder(folders.runs))
+        launcher.wait(0)
+        assert len(launcher._queue() & {job.job_id for job in launcher.jobs.values()}) == 2
+        launcher.jobs.clear()
+        launcher.is_submitting = True
+    deadline = time.monotonic() + 15
+    while launcher._queue() != set():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize(("option", "value"), [("gres", "gpu:1"), ("gpus_per_node", "1")])
+def test_a_gpu_that_no_stage_would_use_is_refused(folders: Folders, option: str, value: str):
+    with pytest.raises(UserError, match=f"--slurm {option} has no effect without --device cuda"):
+        slurm.open(LauncherSettings(folders, options={option: value}))
+
+
+def test_on_which_device_stages_run_is_said(folders: Folders, told_slurm: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'harness[slurm]'")
+    slurm.open(LauncherSettings(folders))
+    assert "Stages run on CPUs" in capsys.readouterr().err
+    asked = [slurm.open(LauncherSettings(folders, device="cuda", options=options)).executor.parameters
+             for options in ({}, {"gres": "gpu:1"})]
+    assert asked[0]["gpus_per_node"] == 1 and asked[1]["gres"] == "gpu:1" and "gpus_per_node" not in asked[1]
+    assert not capsys.readouterr().err
 
 
 def test_what_is_missing_is_said(folders: Folders, monkeypatch: pytest.MonkeyPatch):

@@ -20,7 +20,6 @@ from loaders.augment import Crops
 from loaders.kernel import open_kernel
 from loaders.reader import Samples
 from writers.errors import UserError
-from writers.turbojpeg import HARMLESS
 
 _RUNS_PER_THREAD = 4        # more: better balance between large and small images; fewer: less work between the runs
 
@@ -82,11 +81,8 @@ class BatchDecoder:
             length = max(1, -(-len(positions) // (self._num_threads * _RUNS_PER_THREAD)))
             runs = [slice(start, start + length) for start in range(0, len(positions), length)]
             list(self._threads.map(decode_run, runs))
-        damaged = {}
-        for row in np.flatnonzero(complaints).tolist():
-            if HARMLESS not in (why := self._complaint(int(positions[row]))):
-                damaged[row] = samples.damaged(int(positions[row]), why)
-        return damaged
+        return {row: samples.damaged(position, self._complaint(position))
+                for row, position in zip(np.flatnonzero(complaints).tolist(), positions[complaints].tolist(), strict=True)}
 
     def ask_for(self, positions: np.ndarray) -> None:
         """Have the system read these images, in the order that suits the disk; it does so by itself unless `scattered`."""
@@ -98,7 +94,7 @@ class BatchDecoder:
             self._map.madvise(mmap.MADV_WILLNEED, begin, length)
 
     def _complaint(self, position: int) -> str:
-        """What libjpeg-turbo says about a JPEG, of which the kernels only tell that it says something."""
+        """What libjpeg-turbo says about a JPEG, of which the kernels only tell that it is damaged: the first thing it says."""
         begin, size = int(self._samples.offsets[position]), int(self._samples.sizes[position])
         wanted = int(self._samples.widths[position]), int(self._samples.heights[position])
         blob = self._file[begin:begin + size].tobytes()

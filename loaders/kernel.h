@@ -80,6 +80,7 @@ struct decoder {
     uint8_t header[MAX_HEADER];
     uint32_t *segments;         /* for as many as the longest blob can have */
     uint8_t *pixels;            /* [height, width, 3] of the largest image */
+    int has_index;              /* the JPEG has one: it is one of ours, which have no byte too many */
     uint32_t crc[256];
 };
 

@@ -3,7 +3,7 @@
 A kernel is a function `decode_images(file, offsets, sizes, modes, widths, heights, boxes, flips, output, complaints, table)`
 that fills a run of n images and holds no Python lock: `file` is all of the beton (uint8), the columns are as in
 `loaders.reader.Samples` and `loaders.augment.Crops`, `output` is [n, R, R, 3], and in `complaints` (bool [n]) it notes where
-libjpeg-turbo had an error or a warning, or where an image has other sizes than its row says. `table` is that of
+libjpeg-turbo had an error or a warning on which pixels depend, or where an image has other sizes than its row says. `table` is that of
 `loaders.normalize`: empty, and `output` is uint8, or what to write for a level, and `output` is float16.
 """
 

@@ -31,7 +31,8 @@ static uint32_t crc32_of(const uint32_t *table, uint32_t crc, const uint8_t *byt
 static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
                           const struct box *box, struct box *part) {
     int64_t footer = size - FOOTER_SIZE;
-    if (footer < 0 || memcmp(blob + size - 8, "hrst\r\nix", 8) != 0)
+    decoder->has_index = footer >= 0 && memcmp(blob + size - 8, "hrst\r\nix", 8) == 0;
+    if (!decoder->has_index)
         return 0;
     const uint8_t *at = blob + footer;
     int64_t num_segments = u32(at), frame = u32(at + 4), scan = u32(at + 8), interval = u16(at + 12);
@@ -184,8 +185,13 @@ static void on_error(j_common_ptr codec) {
 }
 
 static void on_message(j_common_ptr codec, int level) {
-    /* Bytes between markers, which some cameras leave, carry no pixels. All else that is a warning means damage. */
-    if (level < 0 && codec->err->msg_code != JWRN_EXTRANEOUS_DATA)
+    /* Bytes between markers, which some cameras leave, carry no pixels; before a restart marker they are what damaged data
+     * left over. All else that is a warning means damage. */
+    const struct decoder *decoder = (struct decoder *)codec;
+    int marker = codec->err->msg_parm.i[1];
+    int is_harmless = codec->err->msg_code == JWRN_EXTRANEOUS_DATA && !decoder->has_index &&
+                      (marker < JPEG_RST0 || marker > JPEG_RST0 + 7);
+    if (level < 0 && !is_harmless)
         codec->err->num_warnings++;
 }
 

@@ -17,6 +17,7 @@ import numpy as np
 from llvmlite import binding
 from numba import njit, types
 
+from writers import turbojpeg
 from writers.encoding import JPEG
 from writers.restart import FOOTER, MAGIC, MAX_HEADER, VERSION
 
@@ -66,8 +67,20 @@ def open_kernel(library: Path) -> Callable[..., None]:
             output = output.view(np.uint16)     # numba does not know float16, and need not: it moves the bits
         decode_run(file, rows, output.reshape(n, 3 * resolution**2), complaints, table.view(np.uint16), part, scratch, says,
                    addresses, starts, shares, line, result)
+        for i in np.flatnonzero(complaints):
+            blob = file[offsets[i]:offsets[i] + sizes[i]].tobytes()
+            complaints[i] = _is_damaged(blob, (int(heights[i]), int(widths[i]), 3))
 
     return decode_images
+
+
+def _is_damaged(jpeg: bytes, shape: tuple[int, int, int]) -> bool:
+    """Of a JPEG that libjpeg-turbo warns of: whether a pixel depends on it. The compiled code sees no more than that it warns."""
+    try:
+        pixels = turbojpeg.decode_rgb(jpeg)
+    except turbojpeg.JpegError:
+        return True
+    return pixels is None or pixels.shape != shape
 
 
 def _compiled(function: Callable) -> Callable:
@@ -130,7 +143,9 @@ def _decode(turbo, file, offset, size, width, height, left, top, box_width, box_
     if part_size and _decompress(turbo, target, part_size, pixels, part_width, 0, part_height, 0, _ACCURATE) == 0:
         return x, y, part_width * 3, False
     # No index, or something is wrong: what libjpeg-turbo says about the whole counts.
-    if _read_header(turbo, source, size, at, at + 4, at + 8, at + 12) != 0 or says[0] != width or says[1] != height:
+    says[0] = 0     # a header that it only warns of is read all the same
+    _read_header(turbo, source, size, at, at + 4, at + 8, at + 12)
+    if says[0] != width or says[1] != height:
         return 0, 0, width * 3, True
     failed = _decompress(turbo, source, size, pixels, width, 0, height, 0, _ACCURATE)
     return 0, 0, width * 3, failed != 0

@@ -13,6 +13,7 @@ _ARGUMENTS = {
     "harness_shrink": (c_void_p, *[c_int64] * 3, c_void_p, *[c_int64] * 8),                 # resize.c
     "harness_add_restart_markers": (c_char_p, c_ulong, c_uint, POINTER(c_void_p), POINTER(c_ulong), c_char_p),  # restart.c
     "harness_encode_with_markers": (c_void_p, c_void_p, *[c_int] * 4, c_uint, POINTER(c_void_p), POINTER(c_ulong), c_char_p),
+    "harness_find_damage": (c_char_p, c_ulong, c_char_p),
     "harness_free": (c_void_p,),
 }
 

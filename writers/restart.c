@@ -1,5 +1,6 @@
 /* JPEGs for the restart index: one baseline scan with restart markers and optimised Huffman tables, of another JPEG's very
- * coefficients, or of pixels. Called by restart.py, which says what for; no Python in here, so threads run side by side. */
+ * coefficients, or of pixels; and what is wrong with a JPEG. Called by restart.py and turbojpeg.py, which say what for; no Python
+ * in here, so threads run side by side. */
 
 #include <setjmp.h>
 #include <stdio.h>
@@ -15,7 +16,8 @@ enum { DONE = 0, DAMAGED = -1, LEFT_ALONE = 1 };
 struct errors {
     struct jpeg_error_mgr base;
     jmp_buf back;
-    char *message;      /* of the error, or of the first warning */
+    char *message;      /* of the error, or of the first warning that counts */
+    int has_index;      /* the JPEG is one of ours, which have no byte too many */
 };
 
 /* Memory that grows. (libjpeg's own jpeg_mem_dest leaks what it holds when an error cuts it short.) */
@@ -33,8 +35,12 @@ static void on_error(j_common_ptr codec) {
 
 static void on_message(j_common_ptr codec, int level) {
     struct errors *errors = (struct errors *)codec->err;
-    /* Bytes between markers, which some cameras leave, carry no pixels. All else that is a warning means damage. */
-    if (level < 0 && codec->err->msg_code != JWRN_EXTRANEOUS_DATA && codec->err->num_warnings++ == 0)
+    /* As in loaders/kernel_jpeg.c. Bytes between markers, which some cameras leave, carry no pixels; before a restart marker
+     * they are what damaged data left over. All else that is a warning means damage. */
+    int marker = codec->err->msg_parm.i[1];
+    int is_harmless = codec->err->msg_code == JWRN_EXTRANEOUS_DATA && !errors->has_index &&
+                      (marker < JPEG_RST0 || marker > JPEG_RST0 + 7);
+    if (level < 0 && !is_harmless && codec->err->num_warnings++ == 0)
         codec->err->format_message(codec, errors->message);
 }
 
@@ -65,8 +71,13 @@ static struct jpeg_error_mgr *start_errors(struct errors *errors, char *message)
     errors->base.error_exit = on_error;
     errors->base.emit_message = on_message;
     errors->message = message;
+    errors->has_index = 0;
     message[0] = 0;
     return &errors->base;
+}
+
+static int has_index(const unsigned char *jpeg, unsigned long size) {
+    return size >= 8 && memcmp(jpeg + size - 8, "hrst\r\nix", 8) == 0;    /* MAGIC in restart.py */
 }
 
 static int start_memory(struct memory *memory, size_t size) {
@@ -105,6 +116,7 @@ int harness_add_restart_markers(const unsigned char *jpeg, unsigned long size, u
     volatile int outcome = DAMAGED;     /* volatile: read after a longjmp */
 
     source.err = target.err = start_errors(&errors, message);
+    errors.has_index = has_index(jpeg, size);
     if (!start_memory(&memory, size + 65536)) {
         strcpy(message, "out of memory");
     } else if (setjmp(errors.back) == 0) {
@@ -131,6 +143,22 @@ int harness_add_restart_markers(const unsigned char *jpeg, unsigned long size, u
     jpeg_destroy_compress(&target);
     jpeg_destroy_decompress(&source);
     return outcome;
+}
+
+/* Write what is wrong with a JPEG to `message`, which has room for 200 bytes: '' where no pixel depends on what is. */
+void harness_find_damage(const unsigned char *jpeg, unsigned long size, char *message) {
+    struct jpeg_decompress_struct source = {0};
+    struct errors errors;
+
+    source.err = start_errors(&errors, message);
+    errors.has_index = has_index(jpeg, size);
+    if (setjmp(errors.back) == 0) {
+        jpeg_create_decompress(&source);
+        jpeg_mem_src(&source, jpeg, size);
+        jpeg_read_header(&source, TRUE);
+        jpeg_read_coefficients(&source);    /* to the end of the image */
+    }
+    jpeg_destroy_decompress(&source);
 }
 
 /* The rows of one component that make up a row of MCUs, copied to `rows`, whose ends and last rows fill whole blocks. */

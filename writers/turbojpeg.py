@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from writers import kernel
 from writers.errors import UserError
 
-HARMLESS = "extraneous bytes before marker"     # all pixels are there; some cameras pad the end of a file so
+EXTRANEOUS = "extraneous bytes before marker"       # harmless by itself: some cameras pad the end of a file so
 CHROMA_FACTORS = {0: (1, 1), 1: (2, 1), 2: (2, 2), 3: (1, 1), 4: (1, 2), 5: (4, 1)}     # by TJSAMP: horizontal, vertical
 TJSAMP_420, TJSAMP_GRAY = 2, 3
 MAX_PIXELS = 178_956_970    # Pillow's limit: more is a decompression bomb, or would need gigabytes
@@ -70,7 +71,7 @@ def decode_planes(data: bytes, denominator: int = 1) -> Planes | None:
         width, height = -(-width // denominator), -(-height // denominator)
         planes = _new_planes(width, height, sampling)
         if _library().tjDecompressToYUVPlanes(handle, data, ctypes.c_ulong(len(data)), addresses(planes), width,
-                                              strides(planes), height, 0) and (words := _serious(handle)):
+                                              strides(planes), height, 0) and (words := _damage(handle, data)):
             raise JpegError(words)
         return Planes(planes, width, height, CHROMA_FACTORS[sampling])
 
@@ -142,7 +143,8 @@ def _decode(data: bytes, denominator: int) -> np.ndarray:
         cmyk = colours in (TJCS_CMYK, TJCS_YCCK)
         pixels = np.empty((height, width, 4 if cmyk else 3), np.uint8)
         if _library().tjDecompress2(handle, data, ctypes.c_ulong(len(data)), ctypes.c_void_p(pixels.ctypes.data), width, 0,
-                                    height, TJPF_CMYK if cmyk else TJPF_RGB, 0) and (words := _serious(handle)):
+                                    height, TJPF_CMYK if cmyk else TJPF_RGB, 0) \
+                and (words := _damage(handle, data)):
             raise JpegError(words)
         return pixels
 
@@ -150,8 +152,9 @@ def _decode(data: bytes, denominator: int) -> np.ndarray:
 def _header(handle: ctypes.c_void_p, data: bytes) -> tuple[int, int, int, int]:
     """Width, height, TJSAMP and TJCS. Raises JpegError."""
     numbers = [ctypes.c_int() for _ in range(4)]
-    if _library().tjDecompressHeader3(handle, data, ctypes.c_ulong(len(data)), *map(ctypes.byref, numbers)):
-        raise JpegError(_words(handle))
+    if _library().tjDecompressHeader3(handle, data, ctypes.c_ulong(len(data)), *map(ctypes.byref, numbers)) \
+            and (words := _damage(handle, data)):
+        raise JpegError(words)
     width, height, sampling, colours = (number.value for number in numbers)
     if width * height > MAX_PIXELS:
         raise JpegError(f"it is {width} x {height} pixels; an image may have {MAX_PIXELS:,}")
@@ -162,10 +165,20 @@ def _words(handle: ctypes.c_void_p) -> str:
     return str(_library().tjGetErrorStr2(handle).decode(errors="replace"))
 
 
-def _serious(handle: ctypes.c_void_p) -> str:
-    """The first error or warning of a call that failed, unless no pixel depends on it."""
+def _damage(handle: ctypes.c_void_p, data: bytes) -> str:
+    """What is wrong with `data`, of which a call has failed: an error, or a warning; '' where no pixel depends on it.
+
+    libjpeg-turbo words its first warning only. Where that may be harmless, libjpeg is asked for those behind it.
+    """
     words = _words(handle)
-    return "" if HARMLESS in words else words
+    if EXTRANEOUS not in words:
+        return words
+    library = kernel.library()
+    if library is None:     # behind the end comes nothing, unless it came where a restart marker should have
+        return "" if words.endswith("0xd9") and b"\xff\xdd" not in data else words
+    message = ctypes.create_string_buffer(200)
+    library.harness_find_damage(data, len(data), message)
+    return message.value.decode(errors="replace")
 
 
 def _new_planes(width: int, height: int, sampling: int) -> tuple[np.ndarray, ...]:

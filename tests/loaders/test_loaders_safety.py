@@ -74,6 +74,17 @@ def test_bytes_that_a_camera_left_before_the_end_are_no_error(tmp_path):
 
 
 @pytest.mark.timeout(60)
+def test_a_zeroed_sector_is_an_error(tmp_path):
+    """The first that libjpeg-turbo says of it is what it says of bytes that a camera left: how many were skipped."""
+    image = photo(320, 240, seed=1)
+    blob = jpeg(image, restart_marker_blocks=7)
+    spoilt = blob[:len(blob) // 2] + bytes(512) + blob[len(blob) // 2 + 512:]
+    beton = write_beton(tmp_path / "two.beton", [image] * 2, [0, 0], raw=[False] * 2, blobs=[blob, spoilt])
+    with open_loader(plan_of(beton)) as loader, pytest.raises(UserError, match=r"Sample 1 of .*: .* bytes before marker 0xd[0-7]"):
+        next(loader.epoch(0))
+
+
+@pytest.mark.timeout(60)
 def test_an_exception_in_the_thread_reaches_the_consumer(betons, monkeypatch):
     with open_loader(plan_of(betons["jpeg"])) as loader:
         monkeypatch.setattr(loader._batch_decoder, "decode", lambda *_: 1 / 0)

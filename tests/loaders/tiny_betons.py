@@ -26,9 +26,9 @@ def photo(width: int, height: int, seed: int) -> np.ndarray:
     return np.clip(np.stack(channels, axis=2) + random.normal(0, 4, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
-def jpeg(pixels: np.ndarray, quality: int = 92) -> bytes:
+def jpeg(pixels: np.ndarray, quality: int = 92, **options: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, **options)
     return buffer.getvalue()
 
 

@@ -141,6 +141,41 @@ def test_fill_bytes_and_what_follows_the_end():
     assert check(padded) == check(source)
 
 
+@pytest.mark.parametrize("restarts", [{}, {"restart_marker_blocks": 7}], ids=["plain", "restarts"])
+def test_what_cameras_leave_behind_is_no_damage(restarts):
+    source = saved(textured(90, 60), **restarts)
+    frame = read_frame(source)
+    expected = encode(source, Encoding(), check=True)
+    for left in (source[:-2] + b"camera" + source[-2:], source[:frame.offset] + b"two" + source[frame.offset:]):
+        assert turbojpeg.check(left) == (90, 60)
+        assert encode(left, Encoding(), check=True) == expected
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_zeroed_sector_is_damage_though_the_first_warning_is_of_bytes_too_many(indexed):
+    """Zeros are codes, and few of them fill a segment: the rest of it is skipped, and only then a marker is found missing."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8))
+    source = saved(noise, quality=85) if indexed else saved(noise, quality=85, restart_marker_blocks=7)
+    source = add_restart_index(source) if indexed else source
+    scan, end = read_frame(source).scan, source.rindex(b"\xff\xd9")
+    for place in [*np.linspace(scan, end - 4096, 10).astype(int).tolist(), end - 4096]:
+        spoilt = source[:place] + bytes(4096) + source[place + 4096:]
+        with pytest.raises(turbojpeg.JpegError, match="marker"):
+            turbojpeg.check(spoilt)
+        for encoding in (Encoding(), Encoding(max_resolution=200), Encoding(format="raw"), Encoding(format="passthrough")):
+            with pytest.raises(Unreadable, match=r"marker|order"):
+                encode(spoilt, encoding, check=True)
+
+
+def test_without_the_c_parts_bytes_too_many_are_only_taken_where_nothing_can_follow(monkeypatch):
+    monkeypatch.setattr(kernel, "library", lambda: None)
+    plain, restarts = saved(textured(90, 60)), saved(textured(90, 60), restart_marker_blocks=7)
+    assert turbojpeg.check(plain[:-2] + bytes(9) + plain[-2:]) == (90, 60)
+    for doubtful in (restarts[:-2] + bytes(9) + restarts[-2:], plain[:2] + b"two" + plain[2:]):
+        with pytest.raises(turbojpeg.JpegError, match="extraneous"):
+            turbojpeg.check(doubtful)
+
+
 @pytest.mark.parametrize("kind", ["CMYK", "arithmetic", "12 bits", "12 blocks"])
 def test_others_are_left_alone(kind):
     image = textured(90, 60)

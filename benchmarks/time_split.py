@@ -12,7 +12,6 @@ cache or, for what comes from the file and goes to the batch, through memory.
 """
 
 import ctypes
-import importlib.util
 import json
 import mmap
 import os
@@ -30,7 +29,7 @@ from benchmarks.betons import beton
 from benchmarks.contender import Work
 from loaders import open_loader
 from loaders.augment import choose_crops
-from loaders.kernel_c import open_kernel
+from loaders.kernel_c import library, open_kernel
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
 from writers.encoding import RAW
@@ -45,7 +44,7 @@ LEVELS = np.empty((0, 256), np.float16)
 
 def measure(work: Work, num_rounds: int) -> dict[str, Any]:
     """Milliseconds an image, medians over rounds: of each part, and of the least that the machine takes for it."""
-    if importlib.util.find_spec("loaders._kernel") is None:
+    if library() is None:
         return {"absent": "the C kernel was not built"}
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
     plan = LoaderPlan(beton(work, "restart"), 256, work.resolution, augment="random_resized_crop", horizontal_flip=True,
@@ -128,9 +127,9 @@ def loaded(plan: LoaderPlan, num_epochs: int) -> Iterator[float]:
 
 
 def decode_entropy(file: np.ndarray, *columns: np.ndarray, counts: np.ndarray | None = None) -> None:
-    found = importlib.util.find_spec("loaders._kernel")
-    assert found is not None and found.origin is not None
-    function = ctypes.CDLL(found.origin).harness_decode_entropy
+    opened = library()
+    assert opened is not None
+    function = opened.harness_decode_entropy
     function.restype = ctypes.c_int64
     arrays = [np.ascontiguousarray(column, np.int64) for column in columns]
     done = function(ctypes.c_void_p(file.ctypes.data), *(ctypes.c_void_p(array.ctypes.data) for array in arrays),

@@ -9,6 +9,11 @@
 
 enum { JPEG = 0 };      /* a mode; as in writers/encode.py */
 
+__attribute__((visibility("default")))
+int harness_kernel_version(void) {
+    return VERSION;
+}
+
 /* The contract stands in loaders/kernel.py; `table` is NULL where it is empty there, and a float16 is only its bits here.
  * Returns -1 where there is no memory for it, else 0. */
 __attribute__((visibility("default")))

@@ -10,6 +10,8 @@
 
 #include <jpeglib.h>
 
+enum { VERSION = 1 };       /* as in kernel_c.py; raise both with each change of a function's arguments or meaning */
+
 #define INLINE static inline __attribute__((always_inline))
 
 struct box {

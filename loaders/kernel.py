@@ -3,14 +3,16 @@
 A kernel is a function `decode_images(file, offsets, sizes, modes, widths, heights, boxes, flips, output, complaints, table)`
 that fills a run of n images and holds no Python lock: `file` is all of the beton (uint8), the columns are as in
 `loaders.reader.Samples` and `loaders.augment.Crops`, `output` is [n, R, R, 3], and in `complaints` (bool [n]) it notes where
-libjpeg-turbo had an error or a warning on which pixels depend, or where an image has other sizes than its row says. `table` is that of
-`loaders.normalize`: empty, and `output` is uint8, or what to write for a level, and `output` is float16.
+libjpeg-turbo had an error or a warning on which pixels depend, or where an image has other sizes than its row says. `table` is
+that of `loaders.normalize`: empty, and `output` is uint8, or what to write for a level, and `output` is float16.
 """
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
+
+from loaders import kernel_c
+from writers.kernel import CURE, is_outdated
 
 Kernel = Callable[..., None]
 KernelName = Literal["c", "numba"]
@@ -19,19 +21,18 @@ KernelName = Literal["c", "numba"]
 def open_kernel(library: Path, name: KernelName | None = None) -> Kernel:
     """`library`: a shared object that is linked to libturbojpeg, as FFCV's is. `name`: None takes the fastest there is."""
     if (name or best_kernel()) == "c":
-        from loaders import kernel_c
         return kernel_c.open_kernel()
     from loaders import kernel_numba  # here: numba's compiler, which the C kernel does without
     return kernel_numba.open_kernel(library)
 
 
 def best_kernel() -> KernelName:
-    return "numba" if importlib.util.find_spec("loaders._kernel") is None else "c"
+    return "numba" if kernel_c.library() is None else "c"
 
 
 def describe() -> str:
     """One line for `harness doctor`: what decodes, and how to get what is faster."""
     if best_kernel() == "c":
         return "C kernel"
-    return ("numba kernel; the C kernel is faster: install a C compiler and libjpeg-turbo's headers (Debian: gcc libjpeg-dev), "
-            "then reinstall with `pip install -e .`")
+    found = "is of another version" if is_outdated(kernel_c.MODULE, kernel_c.VERSION) else "was not built"
+    return f"numba kernel; the C kernel, which is faster, {found}. {CURE}"

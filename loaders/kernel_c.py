@@ -1,19 +1,26 @@
 """The C kernel, loaders/kernel.c, as Python calls it."""
 
 import ctypes
-import importlib.util
 from collections.abc import Callable
 
 import numpy as np
 
+from writers import kernel
+
+MODULE, VERSION = "loaders._kernel", 1      # as in kernel.h
 _COLUMNS = (np.int64, np.int64, np.uint8, np.int64, np.int64, np.int64, np.bool_)     # offsets ... flips
+
+
+def library() -> ctypes.CDLL | None:
+    """None: the package was installed without a C compiler, or from other sources."""
+    return kernel.open_library(MODULE, VERSION)
 
 
 def open_kernel() -> Callable[..., None]:
     """`decode_images` of loaders/kernel.py. ctypes gives Python's lock back for as long as the call lasts."""
-    found = importlib.util.find_spec("loaders._kernel")
-    assert found is not None and found.origin is not None, "loaders.kernel asks first whether it was built"
-    function = ctypes.CDLL(found.origin).harness_decode_images
+    opened = library()
+    assert opened is not None, "loaders.kernel asks first whether there is one"
+    function = opened.harness_decode_images
     function.argtypes = [ctypes.c_void_p, *[ctypes.c_void_p] * len(_COLUMNS), ctypes.c_int64, ctypes.c_int64,
                          ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
 

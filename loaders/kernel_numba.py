@@ -75,7 +75,7 @@ def open_kernel(library: Path) -> Callable[..., None]:
 
 
 def _is_damaged(jpeg: bytes, shape: tuple[int, int, int]) -> bool:
-    """Of a JPEG that libjpeg-turbo warns of: whether a pixel depends on it. The compiled code sees no more than that it warns."""
+    """Of a JPEG that libjpeg-turbo warns of: whether pixels depend on it. Compiled code sees only that there is one."""
     try:
         pixels = turbojpeg.decode_rgb(jpeg)
     except turbojpeg.JpegError:

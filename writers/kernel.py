@@ -8,6 +8,10 @@ import functools
 import importlib.util
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_uint, c_uint64, c_ulong, c_void_p
 
+MODULE, VERSION = "writers._kernel", 1      # as in version.c
+CURE = ("Install a C compiler and libjpeg-turbo's headers (Debian: gcc libjpeg-dev), then reinstall with "
+        "`pip install -e .`.")
+
 _ARGUMENTS = {
     "harness_check_markers": (c_char_p, c_uint64, c_uint64),                                # markers.c
     "harness_shrink": (c_void_p, *[c_int64] * 3, c_void_p, *[c_int64] * 8),                 # resize.c
@@ -20,11 +24,30 @@ _ARGUMENTS = {
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """None: the package was installed without a C compiler."""
-    found = importlib.util.find_spec("writers._kernel")
+    """None: the package was installed without a C compiler, or from other sources."""
+    opened = open_library(MODULE, VERSION)
+    if opened is not None:
+        for name, arguments in _ARGUMENTS.items():
+            getattr(opened, name).argtypes = arguments
+    return opened
+
+
+def open_library(module: str, version: int) -> ctypes.CDLL | None:
+    """The shared object that was built as `module`; None where there is none, or none whose functions are those of `version`.
+
+    A checkout that was brought up to date and not reinstalled has Python code of today and a library of then, and so has one
+    where building it failed, which the installation passes over.
+    """
+    found = importlib.util.find_spec(module)
     if found is None or found.origin is None:
         return None
-    opened = ctypes.CDLL(found.origin)
-    for name, arguments in _ARGUMENTS.items():
-        getattr(opened, name).argtypes = arguments
-    return opened
+    try:
+        opened = ctypes.CDLL(found.origin)
+        return opened if opened.harness_kernel_version() == version else None
+    except (OSError, AttributeError):       # a library that it needs is gone, or it is from before there were versions
+        return None
+
+
+def is_outdated(module: str, version: int) -> bool:
+    """Whether something was built as `module`, and `open_library` does not take it."""
+    return importlib.util.find_spec(module) is not None and open_library(module, version) is None

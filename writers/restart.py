@@ -164,9 +164,8 @@ def _coded(function: str, *arguments: Any) -> bytes | None:
     """What a function of restart.c gives; None: it left the image alone. Raises DamagedJpeg."""
     library = kernel.library()
     if library is None:
-        raise UserError("Restart indices need the package's C part, which was not built when it was installed.",
-                        "Install a C compiler and libjpeg-turbo's headers (Debian: gcc libjpeg-dev), then reinstall with "
-                        "`pip install -e .`.")
+        found = "is of another version" if kernel.is_outdated(kernel.MODULE, kernel.VERSION) else "was not built"
+        raise UserError(f"Restart indices need the package's C part, which {found}.", kernel.CURE)
     result, size, message = ctypes.c_void_p(), ctypes.c_ulong(), ctypes.create_string_buffer(200)
     outcome = getattr(library, function)(*arguments, result, size, message)
     if outcome < 0:

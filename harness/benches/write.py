@@ -49,18 +49,18 @@ def command(corpus: Path | None, against: str, num_rounds: int, threads: int | N
     Our times include the digests, and waiting until everything is on the disk; FFCV's writer and cp do neither. Both are
     therefore measured twice: by themselves, and with the same wait.
     """
-    import importlib.util
 
     from harness import bench, console, environment
     from harness.bench import Goal, Measured
     from harness.corpus import described, linked, photo_tiles
+    from writers import kernel
 
     scratch = (scratch or Path(data_dir) / "bench_write").expanduser().resolve()
     folder = corpus.resolve() if corpus else photo_tiles(scratch)
     photos = linked(folder, scratch)
     num_threads = threads or environment.num_cores()
     work = Work(photos, scratch, num_threads, copies)
-    absent = {} if importlib.util.find_spec("writers._kernel") else {
+    absent = {} if kernel.library() else {
         name: "the package's C part was not built" for name in ENCODINGS if name.endswith("+index")}
     measured = {f"ours:{name}": Measured(f"ours, {what}") for name, (what, _) in ENCODINGS.items() if name not in absent}
     if against == "ffcv":

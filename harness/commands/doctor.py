@@ -107,9 +107,14 @@ def _import(what: str, code: str, cure: str) -> Finding:
 
 
 def _decoder() -> Finding:
-    """What decodes images: never a problem, but one of them is slower."""
-    from loaders import kernel
+    """What decodes images. That one of them is slower is no problem; C parts that are not the Python code's are one."""
+    from loaders import kernel, kernel_c
+    from writers import kernel as writers_kernel
 
+    outdated = [part.MODULE for part in (kernel_c, writers_kernel) if writers_kernel.is_outdated(part.MODULE, part.VERSION)]
+    if outdated:
+        return Finding("decoder", False, f"{' and '.join(outdated)}: built of other sources than the Python code, and not used",
+                       writers_kernel.CURE)
     return Finding("decoder", True, kernel.describe())
 
 

@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from PIL import Image
 from tiny_betons import photo
 from torchvision.transforms.v2 import functional
 
-from loaders import kernel
+from harness.commands import doctor
+from loaders import kernel, kernel_c
 from loaders.backends import reference
 from loaders.ffcv_parts import LIBRARY
 from writers.encoding import JPEG, RAW
@@ -222,6 +224,18 @@ def test_the_c_kernel_does_without_numbas_compiler():
 
 def test_doctor_is_told_which_kernel_there_is(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert kernel.best_kernel() == "numba" and "compiler" in kernel.describe()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    assert kernel.best_kernel() == "c" and kernel.describe().startswith("C kernel")
+    assert kernel.best_kernel() == "numba" and "was not built. Install a C compiler" in kernel.describe()
+    assert doctor._decoder().good
+
+
+@needs_c
+@pytest.mark.parametrize("other", ["version", "library"])
+def test_a_kernel_of_other_sources_is_not_called(monkeypatch, other):
+    """As after `git pull` without a reinstallation; one from before there were versions cannot say its own."""
+    assert kernel.best_kernel() == "c" and kernel.describe() == "C kernel" and doctor._decoder().good
+    if other == "version":
+        monkeypatch.setattr(kernel_c, "VERSION", kernel_c.VERSION + 1)
+    else:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(LIBRARY)))
+    assert kernel.best_kernel() == "numba" and "is of another version" in kernel.describe()
+    assert not doctor._decoder().good and "loaders._kernel" in doctor._decoder().found and "reinstall" in doctor._decoder().cure

@@ -2,6 +2,9 @@
 
 import importlib.util
 import io
+import re
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import picture
 
+from loaders import kernel_c
 from writers import encode, kernel, markers, resize, resize_numba
 from writers.encoding import Encoding
+from writers.errors import UserError
 from writers.restart import DamagedJpeg, read_frame
 
 built = pytest.mark.skipif(importlib.util.find_spec("writers._kernel") is None, reason="the package's C parts were not built")
@@ -51,16 +56,45 @@ def test_areas_are_shrunk_alike(channels):
         assert np.array_equal(fast, slow), (pixels.shape, fast.shape)
 
 
-def test_without_the_c_parts_images_are_stored_the_same(request):
+@built
+def test_c_parts_of_other_sources_are_not_called(monkeypatch):
+    kernel.library.cache_clear()
+    monkeypatch.setattr(kernel, "VERSION", kernel.VERSION + 1)
+    assert kernel.library() is None and kernel.is_outdated(kernel.MODULE, kernel.VERSION)
+    with pytest.raises(UserError, match=r"another version[\s\S]*reinstall"):
+        encode.encode(photo(), Encoding())
+    monkeypatch.undo()
+    kernel.library.cache_clear()
+
+
+ARGUMENTS = {"loaders": "1: 178b779e", "writers": "1: 83fb2d01"}
+
+
+@pytest.mark.parametrize("package", ARGUMENTS)
+def test_other_arguments_are_another_version(package):
+    """Raise VERSION, in C and in Python, and put here what it is now, and what the arguments come to."""
+    folder = Path(__file__).parents[2] / package
+    found = {re.sub(r"\s+", " ", one) for file in folder.glob("*.c")
+             for one in re.findall(r"^\w.*\bharness_\w+\([^{;]*\) {", file.read_text(), re.MULTILINE)}
+    assert len(found) > 2
+    version = {"loaders": kernel_c.VERSION, "writers": kernel.VERSION}[package]
+    assert f"{version}: {zlib.crc32(' '.join(sorted(found)).encode()):08x}" == ARGUMENTS[package]
+
+
+def photo() -> bytes:
     buffer = io.BytesIO()
     picture(0, 150, 111).save(buffer, "JPEG")
-    photo = buffer.getvalue()
+    return buffer.getvalue()
+
+
+def test_without_the_c_parts_images_are_stored_the_same(request):
+    source = photo()
     smaller, kept = Encoding(max_resolution=100, restart_index=False), Encoding(format="passthrough")
-    built_blobs = encode.encode(photo, smaller), encode.encode(photo, kept)
+    built_blobs = encode.encode(source, smaller), encode.encode(source, kept)
     request.getfixturevalue("nothing_built")
     assert kernel.library() is None
-    assert (encode.encode(photo, smaller), encode.encode(photo, kept)) == built_blobs
-    frame = read_frame(photo)
+    assert (encode.encode(source, smaller), encode.encode(source, kept)) == built_blobs
+    frame = read_frame(source)
     assert frame is not None
     with pytest.raises(DamagedJpeg, match="cut short"):
-        markers.check_markers(photo[:-2], frame.scan)
+        markers.check_markers(source[:-2], frame.scan)

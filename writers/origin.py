@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from writers.dataset import open_dataset
+from writers.lock import locked
 from writers.source import Source, SplitSettings
 from writers.store import Manifest, read_manifest
 
@@ -55,8 +56,9 @@ def record(file: Path, manifest: Manifest, origin: Origin | None) -> None:
         return
     path = record_path(file)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    temporary.write_text(json.dumps({"manifest": manifest.digest, **origin.model_dump()}, indent=1) + "\n")
-    temporary.replace(path)
+    with locked(file.parent):       # else a writer of the same beton, who is just beginning, could take it for a dead one's
+        temporary.write_text(json.dumps({"manifest": manifest.digest, **origin.model_dump()}, indent=1) + "\n")
+        temporary.replace(path)
 
 
 def recorded(file: Path, manifest: Manifest) -> Origin | None:

@@ -1,6 +1,7 @@
 """Say what may be deleted, and delete it when told to."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -10,24 +11,36 @@ from harness.folders import Folders, folder_options
 
 @click.command(short_help="What may be deleted, with sizes; deletes only after a yes.")
 @click.argument("recipe_names", metavar="[RECIPE]...", nargs=-1)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+              help="What a run was given with --set: every RECIPE counts with it, too, beside as it is written. May be given "
+                   "again.")
 @folder_options
 @click.option("--all", "everything", is_flag=True, help="Of every stage, whatever recipe it belongs to.")
 @click.option("--unused", is_flag=True, help="Also stages and betons that none of the named recipes needs.")
 @click.option("--yes", is_flag=True, help="Delete without asking.")
-def command(recipe_names: tuple[str, ...], folders: Folders, everything: bool, unused: bool, yes: bool) -> None:
+def command(recipe_names: tuple[str, ...], overrides: tuple[str, ...], folders: Folders, everything: bool, unused: bool,
+            yes: bool) -> None:
     """Show what of RECIPE (or of all stages) nothing needs again: checkpoints of finished stages, temporary files.
 
     With --unused, also stages of none of the named recipes, with their betons: those of older settings and code. Name every
-    recipe whose results you keep. What runs is left alone.
+    recipe whose results you keep. Stages that were run with --set count as those of no recipe, unless you say it again:
+
+    
+    harness run demo --set seeds=[0,1,2]
+    harness gc --unused demo --set seeds=[0,1,2]
+
+    What runs is left alone.
     """
-    from harness import console, matrix, recipe
+    from harness import console
     from writers.errors import UserError
 
     if unused and not recipe_names:
         raise UserError("--unused goes with the recipes whose results you keep.", "harness gc --unused demo my_recipe.yaml")
     if not recipe_names and not everything:
         raise UserError("Name a recipe, or say --all.", "harness gc demo shows what of the recipe demo is scratch.")
-    kept = {stage.key for name in recipe_names for stage in matrix.expand(recipe.read(name)).stages}
+    if overrides and not recipe_names:
+        raise UserError("--set has no effect without a recipe.", "harness gc --unused demo --set seeds=[0,1,2]")
+    kept = _keys(recipe_names, overrides)
     not_needed = _unused(folders, kept) if unused else []
     going = {path for path, _ in not_needed}
     found = not_needed + [(path, why) for path, why in _scratch(folders, None if everything else kept)
@@ -35,7 +48,7 @@ def command(recipe_names: tuple[str, ...], folders: Folders, everything: bool, u
     if not found:
         click.echo("Nothing to delete.")
         return
-    sizes = {path: _size(path) for path, _ in found}
+    sizes = _sizes([path for path, _ in found])
     terminal = console.out()
     for path, why in sorted(found, key=lambda one: -sizes[one[0]]):
         terminal.print(f"{sizes[path] / 1e6:10,.1f} MB  {path}  ({why})", markup=False, soft_wrap=True)
@@ -45,6 +58,15 @@ def command(recipe_names: tuple[str, ...], folders: Folders, everything: bool, u
     for path, _ in found:
         _delete(path)
     click.echo(f"Deleted {sum(sizes.values()) / 1e6:,.1f} MB.")
+
+
+def _keys(recipe_names: tuple[str, ...], overrides: tuple[str, ...]) -> set[str]:
+    """Of all stages of the recipes, as they are written and, where there are overrides, with these as well."""
+    from harness import matrix, recipe
+
+    changes: set[tuple[str, ...]] = {(), overrides}
+    recipes = [recipe.read(name, change) for name in recipe_names for change in changes]
+    return {stage.key for one in recipes for stage in matrix.expand(one).stages}
 
 
 def _delete(path: Path) -> None:
@@ -93,7 +115,16 @@ def _stage_folders(folders: Folders, only: set[str] | None) -> list[Path]:
             if path.is_dir() and (only is None or path.name in only)]
 
 
-def _size(path: Path) -> int:
-    """Bytes, of a folder all that is in it."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+def _sizes(paths: list[Path]) -> dict[Path, int]:
+    """Bytes that go with each file or folder. A file of several names (a beton that was linked) goes with the last of them."""
+    stats = {path: [file.stat() for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+             for path in paths}
+    names = Counter((stat.st_dev, stat.st_ino) for found in stats.values() for stat in found)
+    sizes = {}
+    for path, found in stats.items():
+        sizes[path] = 0
+        for stat in found:
+            file = stat.st_dev, stat.st_ino
+            sizes[path] += stat.st_size if names[file] == stat.st_nlink else 0
+            names[file] = 0         # counted
+    return sizes

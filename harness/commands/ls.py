@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="List the names there are: datasets, models and so on.")
-@click.argument("kind", required=False, metavar="[datasets|subsets|models|methods|backends|launchers|recipes]")
+@click.argument("kind", required=False, metavar="[KIND]")
 @click.option("--json", "as_json", is_flag=True, help="For programs: {kind: {name: line}}.")
 @folder_options
 def command(kind: str | None, as_json: bool, folders: Folders) -> None:
-    """List the datasets, subsets, models, methods, loader backends, launchers and recipes that there are.
+    """List the names that there are, of one KIND or of all.
+
+    KIND: datasets, subsets, models, methods, scores, backends, launchers or recipes.
 
     harness ls datasets says of each its splits, classes, metric and licence, and what of it is on this machine.
     """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -181,6 +182,7 @@ def test_status_shows_what_runs_what_has_failed_and_what_was_tried_again(harness
 def test_ls_names_the_files_of_the_catalogues(harness):
     told = json.loads(harness("ls", "--json")[1])
     assert {"datasets", "subsets", "models", "methods", "scores", "backends", "launchers", "recipes"} == set(told)
+    assert set(told) <= set(re.findall(r"\w+", harness("ls", "--help")[1]))
     assert "synthetic_things" in told["datasets"] and "in900" in told["subsets"] and "local" in told["launchers"]
     assert {"fixed", "full"} <= set(told["methods"]) and {"resnet10", "resnet18"} <= set(told["models"])
     assert all(line for lines in told.values() for line in lines.values()), "each has a line about itself"

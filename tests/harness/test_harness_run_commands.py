@@ -149,6 +149,45 @@ def test_gc_of_what_no_named_recipe_needs(capsys: pytest.CaptureFixture[str]):
     assert not old.exists() and not betons.exists() and wanted.exists() and runs.exists()
 
 
+def test_gc_keeps_what_was_run_with_set_when_it_is_said_again(capsys: pytest.CaptureFixture[str]):
+    Path("other.yaml").write_text(RECIPE.replace("tiny", "other").replace("resnet10", "resnet18"))
+
+    def keys(name: str, *overrides: str) -> list[str]:
+        return [one.key for one in matrix.expand(recipe.read(name, overrides)).stages if one.kind == "pretrain"]
+
+    as_written = stage("pretrain", keys("tiny.yaml")[0])
+    with_set = [stage("pretrain", keys(name, "seeds=[7]")[0]) for name in ("tiny.yaml", "other.yaml")]
+    line = ["gc", "tiny.yaml", "other.yaml", "--unused", "--yes"]
+    assert harness(*line, "--set", "seeds=[7]") == 0
+    assert as_written.exists() and all(folder.exists() for folder in with_set)
+    assert harness(*line) == 0
+    assert as_written.exists() and not any(folder.exists() for folder in with_set)
+    capsys.readouterr()
+    for mistake, words in ((["gc", "--all", "--set", "seeds=[7]"], "no effect"), ([*line, "--set", "seed=7"], "seeds")):
+        assert harness(*mistake) == 2 and words in capsys.readouterr().err
+
+
+def test_gc_counts_a_linked_beton_where_its_last_name_goes(capsys: pytest.CaptureFixture[str]):
+    data = Path("data")
+    for key in ("0ld", "0lder"):
+        stage("write", key, result=False)
+        (data / f"things-all-{key}").mkdir(parents=True)
+    (data / "things-all").mkdir()
+    first = data / "things-all" / "train.beton"
+    first.write_bytes(bytes(5_000_000))
+    for key in ("0ld", "0lder"):
+        os.link(first, data / f"things-all-{key}" / "train.beton")
+    assert harness("gc", "tiny.yaml", "--unused", "--yes") == 0
+    assert "Deleted 4.0 MB" in capsys.readouterr().out and first.stat().st_nlink == 1   # of the stages' checkpoints
+    for key in ("0ld", "0lder"):
+        stage("write", key, result=False)
+        (data / f"things-all-{key}").mkdir(parents=True)
+        os.link(first, data / f"things-all-{key}" / "train.beton")
+    first.unlink()
+    assert harness("gc", "tiny.yaml", "--unused", "--yes") == 0
+    assert "Deleted 9.0 MB" in capsys.readouterr().out
+
+
 def test_a_report_is_written_again_only_when_something_has_changed(monkeypatch: pytest.MonkeyPatch):
     from harness.commands import report, run
 

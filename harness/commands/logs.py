@@ -24,21 +24,31 @@ def command(stage: str, folders: Folders, follow: bool, num_lines: int | None) -
 
     folder = _find(stage, folders)
     log = folder / "log.txt"
-    text = log.read_bytes() if log.exists() else b""
-    shown = text.decode(errors="replace")
-    click.echo("\n".join(shown.splitlines()[-num_lines:]) if num_lines else shown.rstrip("\n"))
-    while follow:
-        was_held = lease.is_held(folder)
-        with log.open("rb") as file:
-            file.seek(len(text))
-            more = file.read()
-        text += more
+    text = _read(log, 0)
+    if shown := text.decode(errors="replace"):
+        click.echo("\n".join(shown.splitlines()[-num_lines:]) if num_lines else shown.rstrip("\n"))
+    place, was_held, is_over = len(text), False, not follow
+    while not is_over:
+        is_held = lease.is_held(folder)         # asked before all else, so that its last words are read
+        is_over = not is_held and (was_held or done.has_result(folder) or (folder / done.ERROR_FILE).exists())
+        was_held = was_held or is_held
+        more = _read(log, place)
+        place += len(more)
         click.echo(more.decode(errors="replace"), nl=False)
-        if not was_held:
-            break
-        time.sleep(LOOK_EVERY_S)
+        if not is_over:
+            time.sleep(LOOK_EVERY_S)
     if (folder / done.ERROR_FILE).exists():
         click.secho((folder / done.ERROR_FILE).read_text().rstrip(), fg="red", err=True)
+
+
+def _read(log: Path, place: int) -> bytes:
+    """What the log has from `place` on; nothing where the stage has not begun."""
+    try:
+        with log.open("rb") as file:
+            file.seek(place)
+            return file.read()
+    except FileNotFoundError:
+        return b""
 
 
 def _find(asked: str, folders: Folders) -> Path:

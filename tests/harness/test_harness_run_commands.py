@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -124,6 +125,30 @@ def test_logs_by_key_by_name_and_by_near_name(capsys: pytest.CaptureFixture[str]
     assert "Did you mean pretrain/all/eps0/seed0?" in capsys.readouterr().err
     stage("pretrain", "abc999")
     assert harness("logs", "abc") == 2
+
+
+def test_logs_follow_a_stage_that_has_only_been_prepared(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("harness.commands.logs.LOOK_EVERY_S", 0.02)
+    folder = stage("pretrain", "abc123", result=False)
+    (folder / "log.txt").unlink()
+
+    def work() -> None:
+        time.sleep(0.2)
+        with lease.hold(folder), (folder / "log.txt").open("w", buffering=1) as log:
+            log.write("one\n")
+            time.sleep(0.2)
+            log.write("two\n")
+        (folder / "result.json").write_text("{}")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert harness("logs", "abc123", "--follow") == 0 and capsys.readouterr().out == "one\ntwo\n"
+    worker.join()
+
+    queued = stage("pretrain", "def456", result=False)
+    worker = threading.Timer(0.2, (queued / "error.txt").write_text, ["No.\n"])
+    worker.start()
+    assert harness("logs", "def456", "--follow") == 0 and capsys.readouterr().err == "No.\n"
 
 
 def test_gc_says_sizes_and_deletes_only_after_a_yes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

@@ -18,6 +18,7 @@ from harness.matrix import work
 from harness.stage import Stage
 
 STILL_RUNNING_EVERY_S = 60.0
+REFRESH_EVERY_S = 0.25
 
 
 def follow(run: Run, console: Console) -> None:
@@ -98,18 +99,23 @@ def _plain(run: Run, events: Iterator[Event], console: Console) -> None:
 
 
 def _live(run: Run, events: Iterator[Event], console: Console) -> None:
-    todo = run.to_do.values()
+    work_of = {key: work(stage) for key, stage in run.to_do.items()}    # asked once, and not at every event
     overall = bar(console, "stages")
-    task = overall.add_task("overall", total=sum(work(stage) for stage in todo), count="")
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
+    task = overall.add_task("overall", total=sum(work_of.values()), count="")
+    work_over, refreshed_at = 0.0, -REFRESH_EVERY_S
+    with Live(console=console, refresh_per_second=1 / REFRESH_EVERY_S, transient=True) as live:
         for event in events:
             if event.what in ("done", "failed", "retry"):
                 style = {"failed": "red", "retry": "yellow"}.get(event.what)
                 live.console.print(line(event, _num_over(run), len(run.matrix.stages)), markup=False, style=style,
                                    soft_wrap=True)
-            said = {key: progress_of(stage.folder(run.folders.runs)) for key, (stage, _) in run.running.items()}
-            completed = sum(work(stage) * _share_over(run, stage, said) for stage in todo)
-            overall.update(task, completed=completed, count=f"{_num_over(run)}/{len(run.matrix.stages)}")
+            if event.stage is not None and event.what in ("done", "failed", "skipped"):
+                work_over += work_of[event.stage.key]
+            if time.monotonic() - refreshed_at < REFRESH_EVERY_S:
+                continue
+            refreshed_at = time.monotonic()
+            begun = sum(work_of[key] * _share_over(stage.folder(run.folders.runs)) for key, (stage, _) in run.running.items())
+            overall.update(task, completed=work_over + begun, count=f"{_num_over(run)}/{len(run.matrix.stages)}")
             live.update(Group(overall, _running_table(run)))
 
 
@@ -119,12 +125,10 @@ def _running_table(run: Run) -> Group:
     return Group(table, *(Text(f"{run.to_do[key].name}: another process runs it", style="dim") for key in run.busy))
 
 
-def _share_over(run: Run, stage: Stage, said: dict[str, dict[str, Any]]) -> float:
-    if stage.key in run.finished or stage.key in run.failed:
-        return 1.0
-    progress = said.get(stage.key, {})
-    total = progress.get("total")
-    return min(1.0, progress.get("done", 0) / total) if total else 0.0
+def _share_over(folder: Path) -> float:
+    """Of a running stage, by what it last said."""
+    said = progress_of(folder)
+    return min(1.0, said.get("done", 0) / said["total"]) if said.get("total") else 0.0
 
 
 def _num_over(run: Run) -> int:

@@ -16,10 +16,10 @@ OUTPUTS = ("*.pt", "*.npz", "*.safetensors")    # of a stage's folder: weights, 
 def keep_recipe(recipe: Recipe, runs: Path) -> str:
     """Keep the recipe's resolved text, once for all that it asks for; returns the file, relative to `runs`.
 
-    All that `base`, presets and --set gave is in it, so that `harness run` reads it as the same recipe. Results name it and
-    do not hold it: with its class lists it can be ten times as long as they are.
+    All that `base`, presets, the scale and --set gave is in it, so that `harness run` reads it as the same recipe. Results name
+    it and do not hold it: with its class lists it can be ten times as long as they are.
     """
-    text = (recipe.model_dump_json(exclude_unset=True, indent=1) + "\n").encode()
+    text = (recipe.model_dump_json(exclude_unset=True, exclude={"scale"}, indent=1) + "\n").encode()   # its name says the scale
     name = f"recipes/{recipe.name}-{hashlib.sha256(text).hexdigest()[:20]}.json"
     if not (runs / name).exists():
         write_atomically(runs / name, text)

@@ -8,6 +8,7 @@ back to the default. A chosen scale becomes part of the recipe's name, so that r
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,12 +110,18 @@ def _scale(tree: Tree) -> None:
     if not isinstance(scales, dict) or not all(isinstance(one, dict) for one in scales.values()):
         raise UserError(f"{origin}: scales: must be a mapping of names to mappings of settings.")
     for name, settings in scales.items():
+        if not re.fullmatch("[a-z0-9_]+", name):
+            raise UserError(f"{tree.origin(('scales', name))}: scales.{name}: a name may only have a-z, 0-9 and _ in it.",
+                            "A scale's name becomes part of the recipe's.")
         if reserved := {"base", "scale", "scales"} & settings.keys():
             raise UserError(f"{tree.origin(('scales', name))}: scales.{name}: {min(reserved)} is not for a scale to say.")
     if scale is None:
         return
+    if isinstance(scale, bool) or not isinstance(scale, str | int):
+        raise UserError(f"{tree.origin(('scale',))}: scale: must be the name of one of the recipe's scales, not {scale!r}.")
+    scale = tree.values["scale"] = str(scale)
     if scale not in scales:
-        error = names.unknown("scale", str(scale), scales)
+        error = names.unknown("scale", scale, scales)
         raise UserError(f"{tree.origin(('scale',))}: scale: {error.message[:1].lower()}{error.message[1:]}", error.hint)
     name = tree.values.get("name")
     prefix = ("scales", scale)

@@ -36,7 +36,7 @@ def schema() -> JSON:
     definitions["TransferSettings"]["properties"]["method"] = _known("method", names.names("harness.methods"))
     settings["archs"]["items"] = _known("model", names.names("harness.models"))
     settings["base"] = {"description": "What this file does not say: a recipe's name, or a path from here.", "type": "string"}
-    settings["scale"] = {"description": "One of `scales`, which then lies over the rest.", "type": "string"}
+    settings["scale"] = {"description": "One of `scales`, which then lies over the rest.", "type": ["string", "integer"]}
     definitions["Settings"] = {"type": "object", "additionalProperties": False, "properties": {
         key: value for key, value in settings.items() if key not in ("base", "scale")}}
     settings["scales"] = {"description": "Other sizes of the same question: settings that lie over the rest.", "type": "object",

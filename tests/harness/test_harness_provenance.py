@@ -19,6 +19,14 @@ def test_the_text_that_is_kept_is_the_recipe(name: str, tmp_path: Path):
     assert provenance.keep_recipe(recipe.read(name), tmp_path) != kept.relative_to(tmp_path).as_posix()
 
 
+@pytest.mark.parametrize("name", [name for name in recipe.available() if "\n  tiny:" in recipe.find(name).read_text()])
+def test_the_text_of_a_scale_that_was_chosen_is_the_recipe(name: str, tmp_path: Path):
+    asked = recipe.read(name, ["scale=tiny"])
+    again = recipe.read(tmp_path / provenance.keep_recipe(asked, tmp_path))
+    assert again == asked.model_copy(update={"scale": None}) and again.name.endswith("_tiny")
+    assert [stage.key for stage in matrix.expand(again).stages] == [stage.key for stage in matrix.expand(asked).stages]
+
+
 def test_inputs_are_what_the_needed_stages_left(tmp_path: Path):
     def result(kind: str, **more: object) -> Result:
         return Result(kind=kind, key="", name="", axes={}, config={}, needs={}, environment={}, started_at="", wall_s=0,

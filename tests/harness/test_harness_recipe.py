@@ -246,6 +246,12 @@ def test_a_scale_lies_over_the_file_and_under_set(file: Path):
     assert recipe.read(file, ["scale=tiny"]).name == "small"
 
 
+def test_a_scale_may_be_called_by_a_number(file: Path):
+    file.write_text(SCALES + "  64: {pretrain: {epochs: 9}}\n")
+    found = recipe.read(file, ["scale=64"])
+    assert (found.name, found.scale, found.pretrain.epochs) == ("tiny_64", "64", 9)
+
+
 def test_scales_are_inherited(file: Path, tmp_path: Path):
     file.write_text(SCALES)
     child = tmp_path / "child.yaml"
@@ -261,6 +267,9 @@ def test_scales_are_inherited(file: Path, tmp_path: Path):
     ("", "scale=wrong", "tiny.yaml:17: pretrain.epoch: unknown key. Did you mean 'epochs'?"),
     ("  other: [1]\n", "eps=[0]", "tiny.yaml:14: scales: must be a mapping of names to mappings of settings."),
     ("  other: {base: demo}\n", "eps=[0]", "tiny.yaml:18: scales.other: base is not for a scale to say."),
+    ("  quick-test: {eps: [0]}\n", "eps=[0]", "tiny.yaml:18: scales.quick-test: a name may only have a-z, 0-9 and _ in it."),
+    ("scale: [tiny]\n", "eps=[0]", "tiny.yaml:18: scale: must be the name of one of the recipe's scales, not ['tiny']."),
+    ("", "scale=true", "--set scale=true: scale: must be the name of one of the recipe's scales, not True."),
 ])
 def test_a_scale_that_is_wrong_is_named_where_it_is(file: Path, more: str, override: str, expected: str):
     file.write_text(SCALES + more)

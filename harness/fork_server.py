@@ -117,6 +117,7 @@ def serve(handle: int) -> list[str]:
 
     # BLAS keeps threads, and stops them before a fork.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded, use of fork", DeprecationWarning)
+    gc.disable()            # imports make no garbage
     link = socket.socket(fileno=handle)
     to_do: deque[Callable[[], Any]] = deque()
     imported: list[str] = []
@@ -143,6 +144,7 @@ def serve(handle: int) -> list[str]:
         gc.freeze()         # a copy's collections leave alone what it shares
         pid = os.fork()
         if pid == 0:
+            gc.enable()
             link.close()
             _become_worker(*handles)
             arguments: list[str] = order["arguments"]

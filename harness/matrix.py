@@ -17,7 +17,7 @@ from harness.matrix_transfers import Transfers
 from harness.matrix_zoo import Scores
 from harness.points import Points
 from harness.settings import DataSettings, EvaluateSettings, RankingSettings, Recipe
-from harness.stage import Stage
+from harness.stage import Shared, Stage
 from harness.train_settings import PretrainSettings
 from harness.transfer_settings import TransferSettings
 from writers.class_steps import Coarsen
@@ -167,7 +167,7 @@ class _Variant:
     def evaluate(self, eps: float) -> JSON:
         """The config of an evaluate stage."""
         if eps not in self._evaluate:
-            self._evaluate[eps] = _evaluate_config(self._recipe, eps) | self._compared
+            self._evaluate[eps] = Shared(_evaluate_config(self._recipe, eps) | self._compared)
         return self._evaluate[eps]
 
 
@@ -224,11 +224,17 @@ class _PretrainConfigs:
         attack, length = settings.pop("attack"), settings.pop("length")
         self.settings, self.attack = settings, {"attack": attack}
         self.length = {"length": length} if length == "equal_steps" else {}
+        self._found: dict[tuple[bool, bool], Shared] = {}
 
     def config(self, arch: str, eps: float, seed: int, *, equal_steps: bool) -> JSON:
-        attack = self.attack if eps > 0 else {}         # a clean model has no attack to be keyed by
-        length = self.length if equal_steps else {}     # on all classes, equal epochs and equal steps are one
-        return {"arch": arch, "eps": eps, "seed": seed, "settings": {**self.settings, **attack, **length}}
+        return {"arch": arch, "eps": eps, "seed": seed, "settings": self._settings(eps > 0, equal_steps)}
+
+    def _settings(self, attacked: bool, equal_steps: bool) -> Shared:
+        if (attacked, equal_steps) not in self._found:
+            attack = self.attack if attacked else {}        # a clean model has no attack to be keyed by
+            length = self.length if equal_steps else {}     # on all classes, equal epochs and equal steps are one
+            self._found[attacked, equal_steps] = Shared({**self.settings, **attack, **length})
+        return self._found[attacked, equal_steps]
 
 
 def _evaluate_config(recipe: Recipe, eps: float) -> JSON:

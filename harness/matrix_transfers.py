@@ -7,7 +7,7 @@ from typing import Any
 
 from harness import grid, matrix_zoo, method_check
 from harness.settings import DataSettings, Recipe
-from harness.stage import Stage
+from harness.stage import Shared, Stage
 from harness.transfer_settings import TransferSettings
 
 JSON = dict[str, Any]
@@ -69,7 +69,7 @@ def _points(target: DataSettings, data: Stage, label: str, settings: TransferSet
     name = method_check.name_of(label, settings)
     method = method_check.constants(name)
     for axes in _fanned_out(settings):
-        effective = _effective(settings.model_copy(update=axes), method.TAKES)
+        effective = Shared(_effective(settings.model_copy(update=axes), method.TAKES))
         config = {"method": name, "metric": _metric(target), "settings": effective}
         own = settings.eval_crop if "eval_crop" in settings.model_fields_set else None
         yield _Point(target, data, label, method.NEEDS, config, axes,

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from harness.distributed import ALONE, Ranks
 from harness.result import Result, write_json
@@ -56,11 +57,38 @@ class Stage:
                 "needs": {role: {"kind": stage.kind, "key": stage.key} for role, stage in self.needs.items()}}
 
 
+class Shared(dict[str, Any]):
+    """Settings that thousands of stages have in common, put into words once. Nobody can change them."""
+
+    @cached_property
+    def text(self) -> str:
+        """As `canonical` writes them."""
+        return canonical(dict(self))
+
+    def _refuse(self, *args: Any, **more: Any) -> NoReturn:
+        raise TypeError("stages share these settings: make others of them")
+
+    __setitem__ = __delitem__ = __ior__ = pop = popitem = setdefault = update = clear = _refuse  # type: ignore[assignment]
+
+
 def key_of(kind: str, config: dict[str, Any], needs: dict[str, str]) -> str:
     """20 hex digits of sha256 over kind, code version, settings and needed keys."""
-    content = {"kind": kind, "code": CODE_VERSIONS[kind], "config": config, "needs": needs}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = f'{{"code":{CODE_VERSIONS[kind]},"config":{canonical(config)},"kind":"{kind}","needs":{canonical(needs)}}}'
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def canonical(value: Any) -> str:
+    """JSON without spaces, keys in order. Of ten thousand stages in a third of `json.dumps`'s time, by what they share."""
+    kind = type(value)
+    if kind is str:
+        return encode_basestring_ascii(value)
+    if kind is Shared:
+        return str(value.text)
+    if kind is dict:
+        return "{" + ",".join([f"{encode_basestring_ascii(name)}:{canonical(value[name])}" for name in sorted(value)]) + "}"
+    if kind is int:
+        return str(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def read_orders(folder: Path) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command and exit with its code."""
-    gc.set_threshold(100_000)       # imports and plans make many objects and no garbage: to look for it takes a sixth of the time
+    gc.set_threshold(100_000)       # imports and plans make no garbage, and to look for it takes a sixth of their time
     try:
         # click hands back the code of ctx.exit(); a command's own return value is None
         code: Any = cli.main(arguments, prog_name="harness", standalone_mode=False)

@@ -111,6 +111,14 @@ class Forked:
             return None
 
 
+class Fresh(subprocess.Popen[bytes]):
+    """A worker that was started afresh."""
+
+    def has_ended(self) -> bool:
+        """Looked at but not collected: while it is a zombie, no other process can have its group's number."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
 def serve(handle: int) -> list[str]:
     """Answer the launcher. Returns in every worker that it forks, with the arguments for it, and never in the server."""
     from harness import environment

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,13 @@ class Span:
     first_use_s: float
 
 
-def account(spans: Sequence[Span], num_slots: int, began: float, ended: float) -> dict[str, float]:
-    """Slot-seconds of a run from `began` to `ended`: `own_work`, `no_stage_ready`, and the parts of the overhead."""
+def account(spans: Sequence[Span], num_slots: int, began: float, ended: float,
+            beside: Sequence[tuple[float, float]] = ()) -> dict[str, float]:
+    """Slot-seconds of a run from `began` to `ended`: `own_work`, `no_stage_ready`, and the parts of the overhead.
+
+    beside: (when, CPU seconds so far) of the processes that run no stage. While every slot is busy these are taken from the
+    stages, where slots share out all cores.
+    """
     first, last = min(span.begun for span in spans), max(span.ended for span in spans)
     ended_at = {span.key: span.ended for span in spans}
     ready_at = {span.key: max((ended_at[key] for key in span.needs if key in ended_at), default=first) for span in spans}
@@ -39,13 +45,19 @@ def account(spans: Sequence[Span], num_slots: int, began: float, ended: float) -
         waited += (at - before) * min(free, waiting)
         idle += (at - before) * max(0, free - waiting)
         running, waiting, before = running + more_running, waiting + more_ready, at
+    taken = _while_all_are_busy(beside, spans, num_slots)
     occupied = sum(span.ended - span.begun for span in spans)
     inside = sum(span.own_s + span.first_use_s + span.import_s for span in spans)
-    return {"own_work": sum(span.own_s for span in spans), "no_stage_ready": idle,
+    return {"own_work": sum(span.own_s for span in spans) - taken, "no_stage_ready": idle, "taken from stages": taken,
             "start of the command": num_slots * (first - began), "imports": sum(span.import_s for span in spans),
             "first use of compiled code": sum(span.first_use_s for span in spans),
             "start of workers, leases, results": occupied - inside, "ready stages waiting": waited,
             "report and exit": num_slots * (ended - last)}
+
+
+def _while_all_are_busy(beside: Sequence[tuple[float, float]], spans: Sequence[Span], num_slots: int) -> float:
+    return sum(more - before for (since, before), (until, more) in pairwise(beside)
+               if sum(span.begun <= since and until <= span.ended for span in spans) >= num_slots)
 
 
 def likeness(stage: Stage) -> tuple[Any, ...]:

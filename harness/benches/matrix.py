@@ -1,12 +1,14 @@
 """What running a matrix costs beside its stages' own work; a finished matrix run again; small stages packed on one GPU."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +27,7 @@ MOST_FINISHED_MS = 50.0     # for each finished stage, when its matrix is run ag
 MOST_PLAN_S = 1.0
 PACKED_MUST = 2.0
 NUM_PACKED = 12
+WATCH_EVERY_S = 0.1
 
 
 @click.command(short_help="Overhead of a matrix, a finished one run again, stages packed on a GPU.")
@@ -46,8 +49,8 @@ def command(recipe_name: str, overrides: tuple[str, ...], overhead: bool, finish
     """Measure what the system adds to the stages' own work. Prints Markdown.
 
     Overhead is all of the slots' time in which they do no stage's own work although a stage is ready: the command's start,
-    the workers' start and imports, compiled code loaded at first use, leases, results, waiting for the executor, the report.
-    A short pass before the first round warms the caches on disk.
+    the workers' start and imports, compiled code loaded at first use, leases, results, waiting for the executor, the report;
+    and what the command itself computes while every slot is busy. A short pass before the first round warms the caches on disk.
     """
     import shutil
 
@@ -95,19 +98,18 @@ class Work:
 
     def overhead(self, number: int) -> dict[str, Any]:
         """Slot-seconds of one run from nothing to the report."""
-        import os
-
         from harness.launcher import LauncherSettings
         from harness.launchers import local
 
         folders = self._folders(f"round{number}")
         began = time.time()
-        self._harness("run", folders, [])
+        beside: list[tuple[float, float]] = []
+        self._harness("run", folders, [], watch=lambda pid: beside.append((time.time(), cpu_beside_stages(pid))))
         ended = time.time()
         spans = slot_time.spans_of(_results(self._plan([]), folders), folders.runs)
         slots = local.slots(LauncherSettings(folders, self.jobs))
         num_slots = sum(not slot.gives_way for slot in slots)
-        parts = slot_time.account(spans, num_slots, began, ended)
+        parts = slot_time.account(spans, num_slots, began, ended, beside)
         slot_s = num_slots * (ended - began)
         overhead = slot_s - parts["own_work"] - parts["no_stage_ready"]
         return {"wall_s": ended - began, "num_slots": num_slots, "num_stages": len(spans), "slot_s": slot_s, "parts_s": parts,
@@ -134,20 +136,41 @@ class Work:
     def _folders(self, name: str) -> Folders:
         return Folders(self.scratch / name / "data", self.scratch / name / "raw", self.scratch / name / "runs")
 
-    def _harness(self, what: str, folders: Folders, more: Iterable[str]) -> float:
-        """Seconds that the command takes, from nothing to its end. Raises UserError with its last words where it fails."""
+    def _harness(self, what: str, folders: Folders, more: Iterable[str], watch: Callable[[int], None] | None = None) -> float:
+        """Seconds that the command takes, from nothing to its end. Raises UserError with its last words where it fails.
+
+        watch: called with the process's number now and then.
+        """
         from writers.errors import UserError
 
         line = [sys.executable, "-m", "harness.cli", what, self.recipe_name, "--data-dir", str(folders.data), "--raw-dir",
                 str(folders.raw), "--runs-dir", str(folders.runs)]
         line += [part for override in (*self.overrides, *more) for part in ("--set", override)]
         line += ["--jobs", str(self.jobs)] if what == "run" and self.jobs else []
-        started = time.perf_counter()
-        ended = subprocess.run(line, capture_output=True, text=True)
-        if ended.returncode != 0:
-            last = " / ".join(ended.stderr.strip().splitlines()[-3:])
-            raise UserError(f"harness {what} {self.recipe_name} has failed: {last}")
-        return time.perf_counter() - started
+        with TemporaryFile("w+") as said:
+            started = time.perf_counter()
+            process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=said)
+            while watch is not None and process.poll() is None:
+                watch(process.pid)
+                time.sleep(WATCH_EVERY_S)
+            code, took_s = process.wait(), time.perf_counter() - started
+            said.seek(0)
+            if code != 0:
+                raise UserError(f"harness {what} {self.recipe_name} has failed: "
+                                + " / ".join(said.read().strip().splitlines()[-3:]))
+        return took_s
+
+
+def cpu_beside_stages(pid: int) -> float:
+    """CPU seconds so far of `harness run` and of what forks its workers; not of the workers. 0 where there is no /proc."""
+    ticks = 0
+    try:
+        for process in (pid, *Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    except (OSError, ValueError, IndexError):
+        pass        # it has just ended
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def small(recipe_name: str, overrides: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from harness import done, environment
-from harness.fork_server import Forked, ForkServer, is_possible
+from harness.fork_server import Forked, ForkServer, Fresh, is_possible
 from harness.gpu_sharing import GpuSharing, Likeness, likeness, tells_time
 from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu, order_line
 from harness.stage import Stage
@@ -34,18 +34,10 @@ class Slot:
     gpu: str | None                             # or GPUs, as CUDA_VISIBLE_DEVICES names them
     cores: tuple[int, ...] = ()                 # its own; none: whichever are free
     gives_way: bool = False                     # runs, at low priority, what needs no GPU beside what does
-    process: "Fresh | Forked | None" = None
+    process: Fresh | Forked | None = None
     running: Path | None = None                 # the stage's folder
     like: Likeness = ()                         # what runs or ran last
     unread: bytes = field(default=b"", repr=False)
-
-
-class Fresh(subprocess.Popen[bytes]):
-    """A worker that was not forked."""
-
-    def has_ended(self) -> bool:
-        """Looked at but not collected: while it is a zombie, no other process can have its group's number."""
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 def open(settings: LauncherSettings) -> "LocalLauncher":

@@ -1,13 +1,17 @@
 """`harness bench matrix`: every slot-second is accounted for once, and a finished matrix is found finished."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from harness import recipe
-from harness.benches.matrix import Work, markdown
+from harness.benches.matrix import Work, cpu_beside_stages, markdown
 from harness.cli import cli
 from harness.result import Result
 from harness.slot_time import Span, account, likeness, spans_of
@@ -36,6 +40,21 @@ def test_every_slot_second_is_counted_once():
     assert found["imports"] == 1.5 and found["first use of compiled code"] == 0.25 and found["own_work"] == 12
     assert found["start of workers, leases, results"] == pytest.approx(0.25)
     assert sum(found.values()) == pytest.approx(2 * 16)
+    watched = [(1, 0.0), (3, 1.0), (5, 1.5), (7, 1.75), (9, 4.0), (10, 4.5), (10.5, 4.75), (11, 5.0), (12, 5.5), (14, 6.0)]
+    with_command = account(spans, 2, began=0, ended=16, beside=watched)
+    assert with_command["taken from stages"] == 0.25 + 0.5      # from 5 to 7 a and d run, from 11 to 12 b and c
+    assert with_command["own_work"] == 12 - 0.75 and sum(with_command.values()) == pytest.approx(2 * 16)
+
+
+def test_the_cpu_time_of_a_process_and_of_its_children():
+    burn = "import time\nwhile time.process_time() < 0.3: pass\n"
+    code = f"import subprocess, sys, time\n{burn}subprocess.run([sys.executable, '-c', {burn + 'time.sleep(60)'!r}])"
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as process:
+        found = 0.0
+        while found < 0.55:     # each burns 0.3 s; the test's time limit ends a wait in vain
+            assert process.poll() is None
+            found = cpu_beside_stages(process.pid)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_first_use_is_what_a_later_stage_of_the_kind_does_not_need(tmp_path: Path):

@@ -13,7 +13,7 @@ from test_harness_executor import ROOT, is_alive, matrix_of, wait_for
 from harness import result
 from harness.executor import Run, prepare
 from harness.folders import Folders
-from harness.fork_server import Forked, ForkServer, is_possible
+from harness.fork_server import Forked, ForkServer, Fresh, is_possible
 from harness.launcher import LauncherSettings, order_line
 from harness.launchers import local
 from harness.stage import Stage
@@ -106,7 +106,7 @@ def test_without_a_server_workers_start_afresh(tmp_path):
             if event.what == "started" and event.stage is first:
                 assert isinstance(launcher.slots[0].process, Forked)
                 launcher.fork_server._process.kill()
-        assert launcher.fork_server is None and isinstance(launcher.slots[0].process, local.Fresh)
+        assert launcher.fork_server is None and isinstance(launcher.slots[0].process, Fresh)
     assert not run.failed and (tmp_path / "journal.txt").read_text().split() == ["first", "second"]
 
 

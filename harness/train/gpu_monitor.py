@@ -22,6 +22,7 @@ class GpuMonitor:
 
     def __enter__(self) -> Self:
         if self._device.type == "cuda":
+            torch.cuda.init()       # which a device with a number does not bring about; its allocator refuses before
             torch.cuda.reset_peak_memory_stats(self._device)
             self._open()
         if self._handle is not None:

@@ -143,8 +143,15 @@ class FakeNvml:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A machine with a GPU, as far as a monitor asks."""
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    """A machine with a GPU, as far as a monitor asks: its allocator knows no device before CUDA is initialised."""
+    initialised = []
+
+    def reset_peak_memory_stats(device: torch.device) -> None:
+        if not initialised:
+            raise RuntimeError("Invalid device argument : did you call init?")
+
+    monkeypatch.setattr(torch.cuda, "init", lambda: initialised.append(True))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset_peak_memory_stats)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     monkeypatch.setattr(gpu_monitor, "_uuid", lambda device: "GPU-1234")
@@ -154,7 +161,7 @@ def gpu(monkeypatch):
 def test_the_gpu_is_watched(gpu, monkeypatch):
     nvml = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    with GpuMonitor("cuda") as monitor:
+    with GpuMonitor("cuda:0") as monitor:
         limit = time.monotonic() + 10
         while monitor._thread.is_alive() and time.monotonic() < limit:
             time.sleep(0.002)
@@ -166,14 +173,14 @@ def test_the_gpu_is_watched(gpu, monkeypatch):
 def test_what_is_over_at_once_is_sampled_at_its_end(gpu, monkeypatch):
     monkeypatch.setattr(gpu_monitor, "SAMPLE_EVERY_S", 60.0)
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
-    with GpuMonitor("cuda") as monitor:
+    with GpuMonitor("cuda:0") as monitor:
         pass
     assert monitor.busy() == 0.5
 
 
 def test_without_nvml_there_is_what_torch_knows_and_on_a_cpu_nothing(gpu, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    with GpuMonitor("cuda") as monitor:
+    with GpuMonitor("cuda:0") as monitor:
         pass
     assert monitor.summary() == {"name": "NVIDIA H200", "allocated_peak_bytes": 7} and monitor.busy() is None
     with GpuMonitor("cpu") as monitor:

@@ -53,6 +53,11 @@ def make_sgd(model: nn.Module, settings: ScheduleSettings, lr: float,
     optimizer = Sgd([{"params": group, "weight_decay": decay, "lr": torch.tensor(ratio * lr, device=device),
                       "lr_ratio": ratio} for (ratio, decay), group in groups.items()],
                     lr=torch.tensor(lr, device=device), momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
+    if settings.momentum:
+        # torch allocates them at the first step, and where that overflows under GradScaler leaves in them what lay there.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     optimizer.register_load_state_dict_post_hook(lambda loaded: _rates_to(loaded, device))
     return optimizer
 

@@ -163,6 +163,30 @@ def test_fp16_survives_an_overflow_and_lowers_its_scale():
     assert step.state_dict()["scaler"]["scale"] == 2.0 ** 59
 
 
+@pytest.fixture
+def uninitialised_is_nan():
+    """What `torch.empty` gives is NaN, and not what happens to lie there: often zeros."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_a_first_step_that_overflows_leaves_no_momentum(uninitialised_is_nan):
+    """The next ones are those of a run that has not overflowed."""
+    overflowed, plain = network(), network()
+    for model in (overflowed, plain):
+        step, _ = stepper(model, precision="fp16")
+        first, *others = batches(3)
+        for scale, its in ((2.0 ** 60, [first] if model is overflowed else []), (256.0, others)):
+            state = step.state_dict()
+            state["scaler"]["scale"] = scale
+            step.load_state_dict(state)
+            for batch in its:
+                step(*batch)
+    for ours, theirs in zip(overflowed.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours, theirs) and not torch.isnan(ours).any()
+
+
 def test_resumed_steps_are_the_uninterrupted_ones():
     """State of model, optimizer and step is all there is, random starts included."""
     make = partial(stepper, eps=0.5, random_start="ball")

@@ -51,6 +51,7 @@ class CapturedAttack:
         self._zero_gradients.copy_(counted)
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
-        with torch.cuda.graph(graph):
+        # By default what the loader's threads ask of CUDA meanwhile, such as pinned memory, fails, and the capture with it.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             attacked = self._attack(images, labels)
         return graph, images, labels, attacked

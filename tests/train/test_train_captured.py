@@ -1,5 +1,7 @@
 """Attacks as one CUDA graph: on a GPU the same images as without; elsewhere they are never chosen."""
 
+import threading
+
 import pytest
 import torch
 
@@ -40,6 +42,36 @@ def test_training_with_a_captured_attack_is_training_without(attack):
     assert captured["zero_gradients"] == eager["zero_gradients"]
     for ours, theirs in zip(*(trainee.model.parameters() for trainee in trainees), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_loader_may_work_while_an_attack_is_captured():
+    """Its threads pin memory and wait for copies, which CUDA by default refuses to all threads while one captures."""
+    at_work, over, errors = threading.Event(), threading.Event(), []
+
+    def load() -> None:
+        try:
+            with torch.cuda.stream(torch.cuda.Stream()):
+                for number in range(256):       # ever larger, so that no earlier memory is used again
+                    torch.empty((number + 1) * 2**20, dtype=torch.uint8, pin_memory=True).to("cuda:0", non_blocking=True)
+                    torch.cuda.current_stream().record_event().synchronize()
+                    at_work.set()
+                    if over.is_set():
+                        break
+        except RuntimeError as error:
+            errors.append(error)
+            at_work.set()
+
+    trainee = make_trainee("captured_attack")
+    loader = threading.Thread(target=load)
+    loader.start()
+    assert at_work.wait(60)
+    for side in (32, 40, 48):
+        trainee.train_batch(*trial.noise_batch(16, side, 5, "cuda:0"))
+    over.set()
+    loader.join()
+    assert not errors and trainee.totals()["num_images"] == 48
 
 
 @pytest.mark.parametrize(("on_gpu", "attacked", "names"), [

@@ -5,12 +5,13 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness import model as models
 from harness.attack_settings import AttackSettings
 from harness.timer import Timer
-from harness.train import trial
+from harness.train import compiled, trial
+from harness.train.compiled import CompiledModel
 from harness.train.trainee import ModelTrainee
 from harness.train_settings import ScheduleSettings
 from writers.errors import UserError
@@ -18,11 +19,11 @@ from writers.errors import UserError
 K, SIDE = 3, 24
 
 
-def make_trainee(**more) -> ModelTrainee:
+def make_trainee(eps: float = 0.3, **more) -> ModelTrainee:
     torch.manual_seed(0)
     model = models.build("resnet10", K, channels=(8, 8, 8, 8))
     trainee = ModelTrainee(model, ScheduleSettings(), 0.1, device="cpu", precision="float32", label_smoothing=0.0,
-                           timer=Timer("cpu"), train_mode=model.train, attack=AttackSettings(random_start="ball"), eps=0.3,
+                           timer=Timer("cpu"), train_mode=model.train, attack=AttackSettings(random_start="ball"), eps=eps,
                            ema_decay=0.9, **more)
     trainee.batch_size = 16
     return trainee
@@ -116,3 +117,32 @@ def test_a_resumed_run_computes_as_it_did(compiles):
     second.load_state_dict(first.state_dict())
     assert second.compiled == "compiled" and isinstance(second.step.logits_of, FakeCompiled)
     assert second.step.logits_of.sizes == {16}
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that torch.compile has made, without the minute that it takes to make them fast."""
+    made = []
+
+    def keep(graph, inputs):
+        made.append(graph)
+        return graph.forward
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compile_(model, **{**options, "backend": keep}))
+    yield made
+    compiled.forget()
+
+
+def test_each_run_of_a_process_compiles_anew(graphs, monkeypatch):
+    monkeypatch.setattr(compiled, "RECOMPILE_LIMIT", 1)
+    for num_runs in (1, 2):
+        assert trial.choose_compiled(make_trainee(eps=0.0), batch(), "on", "cpu")["chosen"] == "compiled"
+        assert len(graphs) == num_runs
+
+
+def test_a_run_compiles_for_all_its_resolutions(graphs):
+    model = CompiledModel(nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "default", frozenset([2]))
+    for number in range(12):
+        model(torch.rand(2, 3, 8 + number, 8 + number))
+    assert len(graphs) == 12

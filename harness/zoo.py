@@ -1,8 +1,9 @@
 """Anybody's classifier, by name: `torchvision/resnet34`, `timm/tf_efficientnet_lite0`, cut into backbone and linear head.
 
 No list of architectures is kept here. The network is built for an unlikely number of classes; the one layer that has as many
-outputs is its head, and what goes into that layer are its features. Where that layer is a convolution (SqueezeNet), there
-are no features before a linear head: the pooled class maps of ImageNet's 1000 classes stand for them.
+outputs is its head, and what goes into that layer are its features. A convolution behind the pooling (BiT, DPN, DLA) is a
+linear layer by another name. One before the pooling (SqueezeNet) leaves no features before a linear head: the pooled class
+maps of ImageNet's 1000 classes stand for them.
 """
 
 import re
@@ -164,18 +165,31 @@ def _from_timm(name: str) -> Network:
 def _without_head(make: Callable[[int], nn.Module], arch: str, *, mean: tuple[float, ...], std: tuple[float, ...],
                   resolution: int, crop_fraction: float, interpolation: str) -> Network:
     network = make(_UNLIKELY)
-    heads = [(name, module) for name, module in network.named_modules()
+    heads = [(name, module.in_features) for name, module in network.named_modules()
              if isinstance(module, nn.Linear) and module.out_features == _UNLIKELY]
     published = (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), resolution, crop_fraction, interpolation
-    if any(isinstance(module, nn.Conv2d) and module.out_channels == _UNLIKELY for module in network.modules()) and not heads:
-        return Network(make(_IMAGENET), _IMAGENET, "", *published)
+    if not heads:
+        heads = [(name, module.in_channels) for name, module in network.named_modules()
+                 if isinstance(module, nn.Conv2d) and module.out_channels == _UNLIKELY]
+        if len(heads) == 1 and not _sees_one_place(make, heads[0][0], resolution):
+            return Network(make(_IMAGENET), _IMAGENET, "", *published)
     if len(heads) != 1:
         raise UserError(f"{arch} has {len(heads)} linear layers that give class scores, and not one: it has no features "
                         "before a linear head.", "It cannot take part in a transfer; choose another model.")
-    name, head = heads[0]
+    name, feature_dim = heads[0]
     parent = network.get_submodule(name.rpartition(".")[0])
     setattr(parent, name.rpartition(".")[2], nn.Identity())
-    return Network(network, head.in_features, name, *published)
+    return Network(network, feature_dim, name, *published)
+
+
+def _sees_one_place(make: Callable[[int], nn.Module], name: str, resolution: int) -> bool:
+    """Whether what that layer of the network is given is pooled: one place for each image. By shapes alone."""
+    with torch.device("meta"), torch.no_grad():
+        network = make(_UNLIKELY).eval()
+        places: list[torch.Size] = []
+        network.get_submodule(name).register_forward_pre_hook(lambda layer, inputs: places.append(inputs[0].shape[2:]))
+        network(torch.empty(1, 3, resolution, resolution))
+    return places == [(1, 1)]
 
 
 def load_published(arch: str, network: Network, head: nn.Linear | None, weights: dict[str, Tensor]) -> None:
@@ -191,6 +205,8 @@ def load_published(arch: str, network: Network, head: nn.Linear | None, weights:
         return
     if network.head_name:
         own = {key.rpartition(".")[2]: weights[key] for key in in_head}
+        if "weight" in own and own["weight"].shape[2:] == (1, 1):       # of a convolution
+            own["weight"] = own["weight"].flatten(1)
         load_strictly(arch, head, {"bias": torch.zeros(head.out_features)} | own)
     else:
         with torch.no_grad():

@@ -106,7 +106,7 @@ def _about_eps(mine: Sequence[Effect]) -> str:
     of_eps = [effect for effect in mine if effect.axis == "eps"]
     if not of_eps:
         return ""
-    largest = max((effect.setting for effect in of_eps), key=float)
+    largest = of_eps[-1].setting        # they come in this order
     chosen = {effect.measure: effect for effect in of_eps if effect.setting == largest}
     said = []
     if clean := chosen.get("clean common_unmasked"):

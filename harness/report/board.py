@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.report import elo, stats
-from harness.report.rows import ScoreRow, Source, TransferRow, at_full_size
+from harness.report.rows import ScoreRow, Source, TransferRow, at_full_size, shown_eps
 
 FEWEST_MODELS = 4       # below that, a correlation over models says nothing
 TOP = 5
@@ -51,7 +51,7 @@ def model_names(rows: Iterable[TransferRow | ScoreRow]) -> dict[Source, str]:
     names = {}
     for source in sources:
         model, arch, subset, variant, eps = source
-        parts = [arch, subset, variant or "plain", f"eps {eps:g}"]
+        parts = [arch, subset, variant or "plain", f"eps {shown_eps(eps)}"]
         shown = [part for part, differs in zip(parts, varies[1:], strict=True) if differs and part]
         names[source] = model or " ".join(shown) or arch
     return names

@@ -80,7 +80,7 @@ def _table(recipe: Recipe, rows: Sequence[CoarseRow], name: str, title: str) -> 
     columns = [column for column, _ in shown]
     contents = [[cell_of(model) for model in models] for _, cell_of in shown]
     for subset, number in labels.items():
-        columns.append(Column(f"{number} labels", group=subset, hint="top-1 in percent"))
+        columns.append(Column(f"{number} labels", group=subset))
         contents.append(mark_best([_cell([row for row in mine if row.labels == subset], len(recipe.seeds))
                                    for mine in lines.values()]))
     note = ("Clean top-1 in percent, best of each column in bold; one number: the labels are the model's own. –: its classes "

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats as scipy_stats
 
 from harness.report import stats
-from harness.report.rows import Source, TransferRow, at_full_size, under_every_variant
+from harness.report.rows import Source, TransferRow, at_full_size, shown_eps, under_every_variant
 
 SCRATCH = "scratch"
 FEWEST_RESAMPLED = 5    # targets: resampling two or three gives little more than their own means back
@@ -83,7 +83,7 @@ def comparisons(rows: Iterable[TransferRow]) -> list[Comparison]:
         largest = max(sizes, key=lambda name: sizes[name], default="")
         found += _against(under_every_variant(mine), "subset", method, lambda row: row.subset, largest)
         eps = sorted({row.eps for row in mine})
-        found += _against(mine, "eps", method, lambda row: f"{row.eps:g}", f"{eps[0]:g}")
+        found += _against(mine, "eps", method, lambda row: shown_eps(row.eps), shown_eps(eps[0]))
         variants = [row.variant for row in mine]
         found += _against(mine, "variant", method, lambda row: row.variant, min(variants, key=lambda name: name != ""))
     adjusted = stats.holm([math.nan if one.p is None else one.p for one in found])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.report.estimate import Cell, Estimate, paired_difference
-from harness.report.rows import AccuracyRow, TransferRow, at_full_size, under_every_variant
+from harness.report.rows import AccuracyRow, TransferRow, at_full_size, shown_eps, under_every_variant
 
 MASKING = "clean masked_minus_unmasked"
 BUDGET_TOLERANCE = 0.05
@@ -130,7 +130,7 @@ def _points(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
     for row in accuracy:
         if row.view != "own":
             yield _Point(f"{row.attack} {row.view}", row.subset, row.eps, row.seed, row.top1, variant=row.variant,
-                         attack_eps="" if row.attack_eps is None else f"{row.attack_eps:g}")
+                         attack_eps="" if row.attack_eps is None else shown_eps(row.attack_eps))
         place = row.subset, row.variant, row.eps, row.seed
         if (row.view, row.attack) == ("common_masked", "clean") and place in unmasked:
             yield _Point(MASKING, row.subset, row.eps, row.seed, row.top1 - unmasked[place], variant=row.variant)
@@ -152,13 +152,13 @@ def _same_sized(subsets: Sequence[str], sizes: Mapping[str, tuple[int, int]], la
 
 def _subset_effects(arch: str, points: Sequence[_Point], subset: str, baseline: str, axis: str = "subset") -> list[Effect]:
     return _differences(arch, points, axis, (subset, baseline), lambda point: point.subset,
-                        {"target": lambda point: point.target, "eps": lambda point: f"{point.eps:g}",
+                        {"target": lambda point: point.target, "eps": lambda point: shown_eps(point.eps),
                          "variant": lambda point: point.variant})
 
 
 def _eps_effects(arch: str, points: Sequence[_Point], eps: float, baseline: float) -> list[Effect]:
     # Attacked models are compared under one attack only: its eps is part of what must be equal.
-    return _differences(arch, points, "eps", (f"{eps:g}", f"{baseline:g}"), lambda point: f"{point.eps:g}",
+    return _differences(arch, points, "eps", (shown_eps(eps), shown_eps(baseline)), lambda point: shown_eps(point.eps),
                         {"target": lambda point: point.target, "subset": lambda point: point.subset,
                          "attack eps": lambda point: point.attack_eps, "variant": lambda point: point.variant})
 
@@ -166,7 +166,7 @@ def _eps_effects(arch: str, points: Sequence[_Point], eps: float, baseline: floa
 def _variant_effects(arch: str, points: Sequence[_Point], variant: str, baseline: str) -> list[Effect]:
     return _differences(arch, points, "variant", (variant, baseline), lambda point: point.variant,
                         {"target": lambda point: point.target, "subset": lambda point: point.subset,
-                         "eps": lambda point: f"{point.eps:g}", "attack eps": lambda point: point.attack_eps})
+                         "eps": lambda point: shown_eps(point.eps), "attack eps": lambda point: point.attack_eps})
 
 
 def _budget_effects(arch: str, transfer: Sequence[TransferRow]) -> list[Effect]:

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from harness.report import plot
 from harness.report.estimate import estimate
 from harness.report.plot import MARKERS, NUM_COLOURS, PAPER, QUIET, SERIES, Panel
-from harness.report.rows import ClassRow, TransferRow, under_every_variant
+from harness.report.rows import ClassRow, TransferRow, shown_eps, under_every_variant
 from harness.report.tables import SCORE_TITLES
 from harness.settings import Recipe
 
@@ -115,7 +115,7 @@ def _transfer_panel(recipe: Recipe, rows: Sequence[TransferRow], name: str, titl
                                subset_index, method, shift)
             numbers += [(subset, method, *line) for line in found]
         _percent_against(axes, "eps of pretraining", chance)
-        axes.set_xticks(range(len(recipe.eps)), [f"{eps:g}" for eps in recipe.eps])
+        axes.set_xticks(range(len(recipe.eps)), [shown_eps(eps) for eps in recipe.eps])
         axes.set_xlim(-0.35, len(recipe.eps) - 0.65)
         axes.xaxis.grid(False)
         svg = plot.to_svg(figure, name)

@@ -12,26 +12,29 @@ from harness.report.board import Association, Standing
 from harness.report.comparisons import SCRATCH, AgainstScratch, Comparison
 from harness.report.predictors import Power, lead
 from harness.report.rows import TransferRow
+from harness.settings import ShortlistSettings
 
 FEWEST_TARGETS = 3      # below that, an interval over targets is no sample of targets
 
 
-def about_predictors(found: Analysis) -> str:
-    """Which cheap score orders the models as the most expensive method does."""
+def about_predictors(found: Analysis, shortlist: ShortlistSettings | None) -> str:
+    """Which cheap score orders the models as the most expensive method does, on the range that a shortlist has left."""
     if not found.powers:
         return ""
     method = found.powers[-1].method        # the last of the recipe's methods that could be predicted
     mine = [power for power in found.powers if power.method == method]
     best = mine[0]
+    among = f", among the {shortlist.best} that {shortlist.by} had chosen" if shortlist and method in shortlist.methods else ""
     reached = (f"weighted Kendall {_plain(best.weighted_kendall)}{_half(best.half_width_95)}, "
                f"{_over(best.num_targets, 'target')}")
     if best.half_width_95 is None or best.num_targets < FEWEST_TARGETS:
         return (f"Of {len(mine)} cheap predictors, {best.predictor} ordered {best.num_models} models most like {method} did "
-                f"({reached}); with so few targets that is no general statement.")
+                f"({reached}){among}; with so few targets that is no general statement.")
     if best.weighted_kendall <= best.half_width_95:
-        return f"No cheap predictor clearly orders the models as {method} does: the best, {best.predictor}, has {reached}."
+        return (f"No cheap predictor clearly orders the models as {method} does: the best, {best.predictor}, has {reached}"
+                f"{among}.")
     said = (f"Of {len(mine)} cheap predictors, {best.predictor} ordered {best.num_models} models most like {method} did "
-            f"({reached})")
+            f"({reached}){among}")
     return f"{said}{_lead(found, best, mine[1:])}."
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.report import stats
 from harness.report.effects import smallest_subset, source_sizes
-from harness.report.rows import Source, TransferRow, at_full_size, under_every_variant
+from harness.report.rows import Source, TransferRow, at_full_size, shown_eps, under_every_variant
 
 SPLIT = "test"
 MOST_TESTS = 1000       # a file takes about a millisecond to read, and a test as long
@@ -102,12 +102,12 @@ def _contrasts(rows: Sequence[TransferRow], names: Mapping[Source, str]) -> Iter
 def _shared(source: Source, axis: str) -> str:
     """What both models of a contrast have in common: their axes but for the one that differs."""
     model, arch, subset, variant, eps = source
-    parts = {"arch": arch, "subset": subset, "variant": variant, "eps": f"eps {eps:g}"}
+    parts = {"arch": arch, "subset": subset, "variant": variant, "eps": f"eps {shown_eps(eps)}"}
     return "" if axis == "model" else model or " ".join(part for name, part in parts.items() if part and name != axis)
 
 
 def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value) or "plain"
+    return shown_eps(value) if isinstance(value, float) else str(value) or "plain"
 
 
 def _best_two(rows: Sequence[TransferRow], names: Mapping[Source, str]) -> Iterator[Contrast]:

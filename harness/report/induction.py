@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from harness.points import Points
 from harness.report.answer import in_points, over
 from harness.report.estimate import Cell, Difference, difference_noise, is_near_chance, paired_difference
-from harness.report.rows import ScoreRow, under_every_variant
+from harness.report.rows import ScoreRow, shown_eps, under_every_variant
 from harness.settings import Recipe
 
 SCORE = "knn"
@@ -74,7 +74,7 @@ def about_induction(found: Sequence[Induction]) -> str:
 def _about(one: Induction) -> str:
     few, many = (choose(one.rows, key=lambda row: row.num_classes or 0) for choose in (min, max))
     sides: list[Mapping[tuple[int, Cell], float]] = [
-        {(row.seed, (row.variant, f"{row.eps:g}")): row.value for row in one.rows if row.subset == subset}
+        {(row.seed, (row.variant, shown_eps(row.eps))): row.value for row in one.rows if row.subset == subset}
         for subset in (few.subset, many.subset)]
     difference = paired_difference(*sides)
     if difference is None:

@@ -24,7 +24,7 @@ from harness.report.image_tests import ImageTest
 from harness.report.section import Section
 from harness.report.table import escape_markdown, to_csv, to_markdown
 from harness.result import Result, write_atomically
-from harness.settings import Recipe
+from harness.settings import Recipe, ShortlistSettings
 from writers.errors import UserError
 
 FORMATS = ("html", "md", "csv")
@@ -94,11 +94,11 @@ def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str]
     grid, classes, timing = rows.grid_rows(found), rows.class_rows(found), run_rows.timing_rows(found)
     coarse, analysis = coarse_rows(found), analyse(accuracy, transfer, scores, predictions)
     induced = induction.inductions(recipe, scores)
-    said = _sentences(accuracy, transfer, analysis, induced) or \
+    said = _sentences(accuracy, transfer, analysis, induced, recipe.shortlist) or \
         [answer.why_none(any_measured=bool(accuracy or transfer or scores))]
     built = [sections.accuracy_section(recipe, accuracy, coarse, found.planned),
              sections.transfer_section(recipe, transfer, analysis),
-             sections.scores_section(recipe, scores, induced), sections.models_section(analysis),
+             sections.scores_section(recipe, scores, induced), sections.models_section(recipe, analysis),
              sections.sizes_section(transfer), sections.scratch_section(analysis), sections.grid_section(grid),
              sections.classes_section(recipe, classes, list(found.kept_classes)),
              sections.timing_section(timing)]
@@ -114,11 +114,11 @@ def collect(recipe: Recipe, results: Sequence[Result], unfinished: Sequence[str]
 
 
 def _sentences(accuracy: Sequence[rows.AccuracyRow], transfer: Sequence[rows.TransferRow], found: Analysis,
-               induced: Sequence[induction.Induction]) -> list[str]:
+               induced: Sequence[induction.Induction], shortlist: ShortlistSettings | None) -> list[str]:
     """Everything that can be said in words, what was asked for first."""
     said = [*answer.answers(accuracy, transfer, found.effects), induction.about_induction(induced),
-            findings.about_predictors(found),
-            findings.about_source_accuracy(found.associations), findings.about_methods(found.comparisons, transfer),
+            findings.about_predictors(found, shortlist), findings.about_source_accuracy(found.associations),
+            findings.about_methods(found.comparisons, transfer),
             findings.about_scratch(found.against_scratch), findings.about_strengths(found)]
     return [sentence for sentence in said if sentence]
 

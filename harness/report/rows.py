@@ -19,6 +19,13 @@ ATTACKS = ("clean", "adversarial")
 Source = tuple[str, str, str, str, float]       # model, arch, subset, variant, eps: a model apart from its seed
 
 
+def shown_eps(eps: float) -> str:
+    """`0.5`; `8/255` for what is counted in (half) levels of 255 and would be longer as a decimal: radii of Linf."""
+    levels = round(2 * 255 * eps) / 2
+    decimal, fraction = f"{eps:g}", f"{levels:g}/255"
+    return fraction if len(fraction) < len(decimal) and abs(255 * eps - levels) < 1e-3 else decimal
+
+
 @dataclass(frozen=True)
 class AccuracyRow:
     """One model on one set of source classes, clean or attacked."""

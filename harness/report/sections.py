@@ -8,7 +8,7 @@ from harness.report.coarse import CoarseRow, coarse_tables
 from harness.report.collection import Planned
 from harness.report.induction import Induction, about_induction
 from harness.report.plot import DASH_ARRAYS, MARKER_SIGNS, NUM_COLOURS, Panel
-from harness.report.rows import AccuracyRow, ClassRow, GridRow, ScoreRow, TransferRow, at_full_size
+from harness.report.rows import AccuracyRow, ClassRow, GridRow, ScoreRow, TransferRow, at_full_size, shown_eps
 from harness.report.run_rows import TimingRow
 from harness.report.section import Fold, LegendEntry, Section
 from harness.report.table import Table
@@ -56,7 +56,7 @@ def scores_section(recipe: Recipe, rows: Sequence[ScoreRow], found: Sequence[Ind
     table = study_tables.score_table(recipe, rows)
     few = len(table.rows) <= _SHORT_TABLE
     sentence, lines = about_induction(found), dict.fromkeys(line for one in found for line in one.lines)
-    legend = [LegendEntry(", ".join([variant or "plain", *[f"eps {eps:g}"] * (len(recipe.eps) > 1)]),
+    legend = [LegendEntry(", ".join([variant or "plain", *[f"eps {shown_eps(eps)}"] * (len(recipe.eps) > 1)]),
                           MARKER_SIGNS[index % len(MARKER_SIGNS)], f"series-{index % NUM_COLOURS + 1}")
               for index, (variant, eps) in enumerate(lines)]
     return Section("scores", "Scores", (sentence,) if sentence else (), tuple(legend) if len(legend) > 1 else (),
@@ -72,9 +72,9 @@ def scratch_section(found: Analysis) -> Section:
                    folds=() if few else _folded(table))
 
 
-def models_section(found: Analysis) -> Section:
+def models_section(recipe: Recipe, found: Analysis) -> Section:
     """Many models: who leads, what goes with it, what tells it beforehand."""
-    sentences = [findings.about_predictors(found), findings.about_strengths(found),
+    sentences = [findings.about_predictors(found, recipe.shortlist), findings.about_strengths(found),
                  findings.about_source_accuracy(found.associations)]
     panels: list[Panel] = [model_figures.scatter_panel(found.boards[one.method], one, number)
                            for number, one in enumerate(found.associations)]
@@ -85,7 +85,8 @@ def models_section(found: Analysis) -> Section:
     ranking = study_tables.standing_table([one for standings in found.standings.values() for one in standings])
     return Section("models", "Models compared", tuple(sentence for sentence in sentences if sentence),
                    panels=(*panels, *predicted, *elo),
-                   tables=(study_tables.power_table(found.powers), *[ranking] * (len(ranking.rows) <= _LONG_TABLE)),
+                   tables=(study_tables.power_table(found.powers, recipe.shortlist),
+                           *[ranking] * (len(ranking.rows) <= _LONG_TABLE)),
                    folds=_folded(study_tables.association_table(found.associations),
                                  *[ranking] * (len(ranking.rows) > _LONG_TABLE)))
 

@@ -8,11 +8,11 @@ from harness.report.comparisons import FEWEST_RESAMPLED, AgainstScratch, Compari
 from harness.report.estimate import estimate, is_near_chance
 from harness.report.image_tests import MOST_TESTS, ImageTest
 from harness.report.predictors import Power
-from harness.report.rows import ScoreRow, Source, TransferRow
+from harness.report.rows import ScoreRow, Source, TransferRow, shown_eps
 from harness.report.run_tables import points
 from harness.report.table import Cell, Column, Table, mark_best
 from harness.report.tables import NONE, OfModel, percent, subset_cell, variant_cell
-from harness.settings import Recipe
+from harness.settings import Recipe, ShortlistSettings
 
 KNN = "knn"
 
@@ -96,17 +96,20 @@ def association_table(found: Sequence[Association]) -> Table:
         _decimal(one.rho), number(one.num_models), number(one.num_targets)) for one in found))
 
 
-def power_table(found: Sequence[Power]) -> Table:
+def power_table(found: Sequence[Power], shortlist: ShortlistSettings | None) -> Table:
     columns = (Column("predictor", numeric=False), Column("of", numeric=False),
                Column("weighted Kendall", hint="mean over targets; ± half a 95 % t interval over them"), Column("Pearson"),
                Column("Spearman"), Column("recall@k", hint="share of the k best models among the k best by the predictor"),
                Column("rel@k", hint="best accuracy among the k best by the predictor, over the best of all"), Column("k"),
                Column("targets"), Column("models"))
+    note = ""
+    if shortlist is not None:
+        note = f"{', '.join(shortlist.methods)}: among the {shortlist.best} models that {shortlist.by} had chosen."
     return Table("predictors", "What cheap scores predict", columns, tuple((
         Cell(one.predictor, sort=one.predictor), Cell(one.method, sort=one.method),
         _decimal(one.weighted_kendall, "" if one.half_width_95 is None else f"± {one.half_width_95:.2f}"),
         _decimal(one.pearson), _decimal(one.spearman), _decimal(one.recall_at_k), _decimal(one.relative_accuracy_at_k),
-        number(one.k), number(one.num_targets), number(one.num_models)) for one in found))
+        number(one.k), number(one.num_targets), number(one.num_models)) for one in found), note)
 
 
 def scratch_table(found: Sequence[AgainstScratch]) -> Table:
@@ -137,8 +140,7 @@ def score_table(recipe: Recipe, rows: Sequence[ScoreRow]) -> Table:
         lines.setdefault(row.source, {}).setdefault((row.target, row.name), []).append(row)
     shown = model_columns([next(iter(cells.values()))[0] for cells in lines.values()])
     columns = (*(column for column, _ in shown),
-               *(Column(name, group=target, hint="percent" if name.startswith(KNN) else "higher is better")
-                 for target, name in places))
+               *(Column(name, group=target) for target, name in places))
     scored = [mark_best([_value_cell(cells[place], len(recipe.seeds)) if place in cells else NONE for cells in lines.values()])
               for place in places]
     described = [[cell_of(next(iter(cells.values()))[0]) for cells in lines.values()] for _, cell_of in shown]
@@ -160,7 +162,7 @@ def model_columns(rows: Sequence[OfModel]) -> list[tuple[Column, Callable[[OfMod
     if len({row.variant for row in rows}) > 1:
         shown.append((Column("variant", numeric=False), lambda row: variant_cell(row.variant, row.same_variants)))
     if len({row.eps for row in rows}) > 1:
-        shown.append((Column("eps"), lambda row: Cell(f"{row.eps:g}", sort=row.eps)))
+        shown.append((Column("eps"), lambda row: Cell(shown_eps(row.eps), sort=row.eps)))
     if len({row.arch for row in rows if row.arch}) > 1:
         shown.append((Column("arch", numeric=False), lambda row: Cell(row.arch, sort=row.arch) if row.arch else NONE))
     return shown

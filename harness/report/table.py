@@ -63,18 +63,22 @@ def _highest(values: Sequence[float | str | None]) -> float | None:
 
 
 def to_markdown(table: Table) -> str:
-    """A GitHub table; best values bold."""
+    """A GitHub table; best values bold. What a page shows when a heading is pointed at stands below."""
     heads = [f"{column.group} {column.label}".strip() for column in table.columns]
     rules = ["---:" if column.numeric else ":---" for column in table.columns]
     lines = [heads, rules] + [[_markdown_cell(cell) for cell in row] for row in table.rows]
     lines[0] = [escape_markdown(head) for head in heads]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    note = f"\n{escape_markdown(table.note)}\n" if table.note else ""
+    hints = "; ".join(dict.fromkeys(f"{column.label}: {column.hint}" for column in table.columns if column.hint))
+    note = " ".join(part for part in (table.note, hints and f"{hints}.") if part)
+    note = f"\n{escape_markdown(note)}\n" if note else ""
     return f"### {escape_markdown(table.title)}\n\n{text}\n{note}"
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text, detail, below = (escape_markdown(part) for part in (cell.text, cell.detail, cell.below))
+    """A second number and a spread stand behind the first; any other remark in brackets."""
+    text, *rest = map(escape_markdown, (cell.text, cell.detail, cell.below))
+    detail, below = (part if part.startswith(("/", "±")) or not part else f"({part})" for part in rest)
     text = f"**{text}**" if cell.best and text else text
     detail = f"**{detail}**" if cell.detail_best and detail else detail
     return " ".join(part for part in (text, detail, below) if part)

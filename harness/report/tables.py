@@ -5,7 +5,7 @@ from typing import Protocol
 
 from harness.report.collection import Planned
 from harness.report.estimate import Estimate, estimate, is_near_chance
-from harness.report.rows import AccuracyRow, ClassRow, TransferRow
+from harness.report.rows import AccuracyRow, ClassRow, TransferRow, shown_eps
 from harness.report.table import Cell, Column, Table, mark_best
 from harness.settings import Recipe
 
@@ -56,13 +56,14 @@ def _accuracy_table(recipe: Recipe, rows: Sequence[AccuracyRow], name: str, titl
         for attack in ("clean", "adversarial") if is_attacked else ("clean",):
             radii = sorted({row.attack_eps for row in rows if row.eps == eps and row.attack_eps is not None})
             foreign = attack == "adversarial" and radii and radii != [eps]
-            columns.append(Column(attack + (f" at {', '.join(f'{radius:g}' for radius in radii)}" if foreign else ""),
-                                  group=f"eps {eps:g}", hint="top-1 / top-5 in percent"))
+            columns.append(Column(attack + (f" at {', '.join(map(shown_eps, radii))}" if foreign else ""),
+                                  group=f"eps {shown_eps(eps)}"))
             contents.append(mark_best([
                 _accuracy_cell([row for row in rows if (row.subset, row.variant, row.eps) == (*line, eps)], attack,
                                len(recipe.seeds)) if (*line, eps) in models else NONE for line in lines]))
     note = "Top-1 / top-5 in percent, best of each column in bold."
-    note += " Adversarial: PGD at the model's own eps." if is_attacked else ""
+    used = recipe.evaluate.attack
+    note += f" Adversarial: PGD-{used.steps}, {used.norm.capitalize()}, at the model's own eps." if is_attacked else ""
     left_out = any((*line, eps) not in models for line in lines for eps in recipe.eps)
     if dashes := [*["not attacked"] * is_attacked, *["not part of the recipe"] * left_out]:
         note += f" –: {' or '.join(dashes)}."
@@ -91,7 +92,7 @@ def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
     """A line for each model but for its seed, target, method and size of the target; its own metric carries the marks."""
     fields = ["top1", "mean_per_class", "top5"] + ["map11"] * any(row.map11 is not None for row in rows)
     shown = _shown_axes(rows)
-    columns = (*(column for column, _ in shown), *(Column(SCORE_TITLES[field], hint="percent") for field in fields),
+    columns = (*(column for column, _ in shown), *(Column(SCORE_TITLES[field]) for field in fields),
                Column("chance", hint="percent, of the target's classes"), Column("lr", hint="the chosen one of each seed"),
                Column("tried", hint="configurations tried for each model"), Column("chosen on", numeric=False),
                Column("images", hint="test images"))
@@ -123,7 +124,7 @@ def _shown_axes(rows: Sequence[TransferRow]) -> list[tuple[Column, Callable[[Tra
         shown.append((Column("model", numeric=False), lambda row: Cell(row.model, sort=row.model) if row.model else NONE))
     if any(row.subset for row in rows):
         shown += [(Column("training classes", numeric=False), subset_cell),
-                  (Column("eps"), lambda row: Cell(f"{row.eps:g}", sort=row.eps) if row.subset else NONE)]
+                  (Column("eps"), lambda row: Cell(shown_eps(row.eps), sort=row.eps) if row.subset else NONE)]
     if any(row.variant for row in rows):
         shown.append((Column("variant", numeric=False), lambda row: variant_cell(row.variant, row.same_variants)))
     if any(row.per_class for row in rows):

@@ -12,6 +12,7 @@ from report_fakes import make_recipe, make_results, replace_metrics
 from report_html import Page
 
 from harness.report.page import write
+from harness.report.table import Cell, Column, Table, to_markdown
 from harness.result import Result
 from harness.settings import Recipe
 from writers.errors import UserError
@@ -169,6 +170,16 @@ def test_markdown_tables_have_equal_columns(tmp_path: Path) -> None:
     assert len(blocks) >= 8
     for block in blocks:
         assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1
+
+
+def test_markdown_says_below_a_table_what_a_page_says_when_pointed_at() -> None:
+    table = Table("t", "T", (Column("p, t", hint="paired t-test"), Column("fed", group="a", hint="a share"),
+                             Column("fed", group="b", hint="a share"), Column("n")),
+                  ((Cell("0.1"), Cell("76.2", detail="/ 91.8", below="± 0.4", best=True), Cell("2 of 4", below="1 tie"),
+                    Cell("all", detail="101")),), "A note.")
+    *_, row, _, note = to_markdown(table).splitlines()
+    assert row == "| 0.1 | **76.2** / 91.8 ± 0.4 | 2 of 4 (1 tie) | all (101) |"
+    assert note == "A note. p, t: paired t-test; fed: a share."
 
 
 def test_unknown_format_and_unwritable_folder(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from harness.report.page import write
 from harness.report.rows import ScoreRow, TransferRow, score_rows, transfer_rows
 from harness.report.study_tables import comparison_table
 from harness.result import Result
-from harness.settings import Recipe
+from harness.settings import Recipe, ShortlistSettings
 
 
 def rows_of(results: list[Result], recipe: Recipe | None = None) -> tuple[list[TransferRow], list[ScoreRow]]:
@@ -135,8 +135,16 @@ def test_predictors_are_ranked_and_a_lead_is_claimed_only_where_it_is_clear() ->
     column = board.scores[:, board.targets.index("pets")]
     assert row.weighted_kendall == pytest.approx(scipy_stats.weightedtau(knn, column).statistic)
     assert row.k == 4 and row.recall_at_k == len(set(np.argsort(knn)[-4:]) & set(np.argsort(column)[-4:])) / 4
-    text = findings.about_predictors(found)
+    text = findings.about_predictors(found, None)
     assert text.startswith("Of 4 cheap predictors, ") and ("ahead of" in text) != ("is not clear" in text)
+
+
+def test_predictors_of_a_shortlist_say_on_which_models() -> None:
+    found, _ = analysed(fakes.model_zoo(num_models=12, noise=0.005))
+    assert found.powers[-1].method == "full"
+    text = findings.about_predictors(found, ShortlistSettings(by="knn", best=12, methods=("full",)))
+    assert "over 8 targets), among the 12 that knn had chosen" in text
+    assert "chosen" not in findings.about_predictors(found, ShortlistSettings(by="knn", best=12, methods=("fixed",)))
 
 
 def test_useless_scores_predict_nothing() -> None:
@@ -147,7 +155,7 @@ def test_useless_scores_predict_nothing() -> None:
         elif result.kind == "score":
             del result.metrics["scores"]["knn"]
     found, _ = analysed(results)
-    assert findings.about_predictors(found).startswith("No cheap predictor clearly orders the models as full does")
+    assert findings.about_predictors(found, None).startswith("No cheap predictor clearly orders the models as full does")
 
 
 def test_elo_claims_a_leader_only_where_direct_meetings_do() -> None:

@@ -10,6 +10,7 @@ from report_fakes import CLASSES, make_recipe, make_results, replace_metrics
 from report_html import Page
 
 from harness.report.page import write
+from harness.report.rows import shown_eps
 from harness.result import Result
 from harness.settings import EvaluateSettings, Recipe
 
@@ -132,6 +133,21 @@ def test_clean_models_attacked_at_a_foreign_eps_say_so(tmp_path: Path) -> None:
     assert page.tables["accuracy-0-common_masked"][1] == [
         "training classes", "clean", "adversarial at 0.5", "clean", "adversarial"]
     assert "top-1 under attack at eps 0.5 by −" in page.text
+
+
+@pytest.mark.parametrize(("eps", "shown"), [
+    (8 / 255, "8/255"), (0.5 / 255, "0.5/255"), (0.03137254901960784, "8/255"), (0.2, "0.2"), (0.5, "0.5"), (3.0, "3"),
+    (0.0, "0"), (0.25, "0.25"), (0.03, "0.03"), (0.0314159, "0.0314159")])
+def test_radii_are_written_as_people_write_them(eps: float, shown: str) -> None:
+    assert shown_eps(eps) == shown
+
+
+def test_attacks_are_named_with_their_steps_and_norm(tmp_path: Path) -> None:
+    recipe = make_recipe(eps=(0.0, 8 / 255), evaluate=EvaluateSettings(attack={"norm": "linf", "steps": 7}))
+    page = page_of(recipe, make_results(recipe), tmp_path)
+    assert page.tables["accuracy-0-common_masked"][0][1:] == ["eps 0", "eps 8/255"]
+    assert "Adversarial: PGD-7, Linf, at the model's own eps." in page.text
+    assert "Robust pretraining at eps 8/255 instead of 0 changed" in page.text
 
 
 def test_classes_left_out_are_listed_hardest_first(tmp_path: Path) -> None:

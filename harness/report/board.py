@@ -97,7 +97,7 @@ class Standing:
     standard_error: float | None    # over targets, without how hard they are (Morey)
     times_in_top: int
     elo: float
-    elo_standard_error: float
+    elo_standard_error: float | None    # None: it won or lost every match, which bounds its strength on one side alone
     p_next: float | None            # sign test over targets of "no better than the next one below"
     num_rounds: int
 
@@ -109,8 +109,9 @@ def standings(board: Board) -> list[Standing]:
     rounds = [one for one in board.rounds if np.isfinite(one).sum() > 1]
     if not rounds:
         return []
-    strengths = elo.fit(elo.wins_of(rounds))
-    errors = np.sqrt(np.diag(strengths.covariance))
+    wins = elo.wins_of(rounds)
+    strengths = elo.fit(wins)
+    errors = np.where((wins.sum(axis=0) > 0) & (wins.sum(axis=1) > 0), np.sqrt(np.diag(strengths.covariance)), math.nan)
     full = board.complete()
     means = stats.dataset_adjusted(full.logits) if full.targets else None
     place = {name: index for index, name in enumerate(full.names if full.targets else ())}
@@ -124,7 +125,7 @@ def standings(board: Board) -> list[Standing]:
             int(np.isfinite(board.scores[index]).sum()) if at is None else len(full.targets),
             float(np.nanmean(board.logits[index])) if at is None or means is None else float(means.mean[at]),
             None if at is None or means is None else _known(means.standard_error[at]), int(top[index]),
-            float(strengths.strengths[index]), float(errors[index]),
+            float(strengths.strengths[index]), _known(errors[index]),
             None if below is None else _p_better(board.scores[index], board.scores[below]),
             sum(bool(np.isfinite(one[index])) for one in rounds)))
     return found

@@ -71,11 +71,11 @@ def elo_panel(standings: Sequence[Standing], number: int) -> Panel:
     """Strengths with 95 % Wald intervals, strongest on top."""
     method = standings[0].method
     shown = standings[:_MOST_SHOWN]
-    detail = f"{standings[0].num_rounds} rounds; bars: 95 % intervals"
+    detail = f"{standings[0].num_rounds} rounds; bars: 95 % intervals, none where all was won or lost"
     if len(shown) < len(standings):
         detail += f"; the first {len(shown)} of {len(standings)}"
     return _ranked_panel(f"elo-{number}", f"Elo by {method}", detail, "strength: log odds against an average model",
-                         [(one.model, one.elo, 1.96 * one.elo_standard_error) for one in shown],
+                         [(one.model, one.elo, 1.96 * (one.elo_standard_error or 0.0)) for one in shown],
                          plot.data(("model", "elo", "standard_error", "num_rounds"), (
                              (one.model, one.elo, one.elo_standard_error, one.num_rounds) for one in standings)))
 

@@ -34,7 +34,7 @@ def effects_table(effects: Sequence[Effect]) -> Table:
             Cell(str(effect.estimate.num_seeds), sort=float(effect.estimate.num_seeds))))
     note = "Percentage points, paired by seed. Bold: the interval leaves out zero."
     if tested := sum(effect.estimate.half_width is not None for effect in effects):
-        note += f" Each line by itself: of {tested} true zeros about {tested / 20:.1f} would be bold."
+        note += f" Each line by itself: of {tested} true zeros about {tested / 20:g} would be bold."
     return Table("differences", "Differences", tuple(columns), tuple(lines), note)
 
 

@@ -22,7 +22,7 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
                Column("difference", hint="percentage points, mean over targets"),
                Column("95 % interval", hint="t interval over targets"),
                Column("bootstrap", hint="95 % interval, seeds and targets resampled"),
-               Column("better in", hint="runs: target, model and seed"),
+               Column("better in", hint="of all runs (target, model, seed)"),
                Column("p, t", hint="paired t-test over targets, on logits"), Column("Holm", hint="p, t for all lines together"))
     lines = []
     for one in found:
@@ -40,7 +40,7 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
             p_value(one.p), p_value(one.p_holm)))
     return Table("comparisons", "Settings compared over targets", columns, tuple(lines),
                  "Percentage points in the targets' own metrics; bold: p below 0.05 after Holm. Intervals are of each line by "
-                 f"itself; resampled ones are shown from {FEWEST_RESAMPLED} targets on.")
+                 f"itself, the bootstrap's from {FEWEST_RESAMPLED} targets on.")
 
 
 def _ties(number_of: int) -> str:
@@ -77,7 +77,8 @@ def standing_table(found: Sequence[Standing]) -> Table:
                Column("source top-1", hint="percent"))
     lines = tuple((
         Cell(one.model, sort=one.model), Cell(one.method, sort=one.method),
-        Cell(f"{one.elo:+.2f}".replace("-", "−"), sort=one.elo, below=f"± {1.96 * one.elo_standard_error:.2f}"),
+        Cell(f"{one.elo:+.2f}".replace("-", "−"), sort=one.elo,
+             below="all won or all lost" if one.elo_standard_error is None else f"± {1.96 * one.elo_standard_error:.2f}"),
         Cell(percent(1 / (1 + math.exp(-one.mean_logit)), 1), sort=one.mean_logit,
              below="" if one.standard_error is None else f"± {one.standard_error:.2f} logits"),
         number(one.num_targets), number(one.times_in_top),

@@ -70,9 +70,8 @@ def to_markdown(table: Table) -> str:
     lines[0] = [escape_markdown(head) for head in heads]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     hints = "; ".join(dict.fromkeys(f"{column.label}: {column.hint}" for column in table.columns if column.hint))
-    note = " ".join(part for part in (table.note, hints and f"{hints}.") if part)
-    note = f"\n{escape_markdown(note)}\n" if note else ""
-    return f"### {escape_markdown(table.title)}\n\n{text}\n{note}"
+    notes = "".join(f"\n{escape_markdown(note)}\n" for note in (table.note, hints) if note)
+    return f"### {escape_markdown(table.title)}\n\n{text}\n{notes}"
 
 
 def _markdown_cell(cell: Cell) -> str:

@@ -60,6 +60,7 @@ def test_the_test_of_strength_is_scipys_on_direct_meetings(won: int) -> None:
     first, second, *_ = standings_of(np.where(np.arange(19) < won, 0.8, 0.95))
     assert (first.model, second.model) == ("a", "b")
     assert first.p_next == pytest.approx(scipy_stats.binomtest(won, 19).pvalue)
+    assert (first.elo_standard_error is None) == (won == 19) and second.elo_standard_error is not None
 
 
 def test_who_stands_above_without_winning_the_direct_meetings_is_not_ahead() -> None:

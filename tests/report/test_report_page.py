@@ -177,9 +177,9 @@ def test_markdown_says_below_a_table_what_a_page_says_when_pointed_at() -> None:
                              Column("fed", group="b", hint="a share"), Column("n")),
                   ((Cell("0.1"), Cell("76.2", detail="/ 91.8", below="± 0.4", best=True), Cell("2 of 4", below="1 tie"),
                     Cell("all", detail="101")),), "A note.")
-    *_, row, _, note = to_markdown(table).splitlines()
+    *_, row, _, note, _, hints = to_markdown(table).splitlines()
     assert row == "| 0.1 | **76.2** / 91.8 ± 0.4 | 2 of 4 (1 tie) | all (101) |"
-    assert note == "A note. p, t: paired t-test; fed: a share."
+    assert (note, hints) == ("A note.", "p, t: paired t-test; fed: a share")
 
 
 def test_unknown_format_and_unwritable_folder(tmp_path: Path) -> None:

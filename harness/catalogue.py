@@ -35,6 +35,6 @@ def _docstring_line(module: str) -> str:
 
 
 def _first_line(path: Path) -> str:
-    """Of the comment that a recipe or a class list opens with."""
-    first = path.read_text().partition("\n")[0]
-    return first.lstrip("# ").strip()
+    """Of the comment that a recipe or a class list opens with, but for a line for editors."""
+    lines = path.read_text().splitlines()
+    return lines["yaml-language-server" in lines[0]].lstrip("# ").strip()

@@ -12,7 +12,7 @@ _COLUMNS = (np.int64, np.int64, np.uint8, np.int64, np.int64, np.int64, np.bool_
 
 
 def library() -> ctypes.CDLL | None:
-    """None: the package was installed without a C compiler, or from other sources."""
+    """None: libjpeg-turbo's headers were not there at the installation, or the sources were others."""
     return kernel.open_library(MODULE, VERSION)
 
 

@@ -24,7 +24,7 @@ _ARGUMENTS = {
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """None: the package was installed without a C compiler, or from other sources."""
+    """None: libjpeg-turbo's headers were not there at the installation, or the sources were others."""
     opened = open_library(MODULE, VERSION)
     if opened is not None:
         for name, arguments in _ARGUMENTS.items():

@@ -186,6 +186,7 @@ def test_ls_names_the_files_of_the_catalogues(harness):
     assert "synthetic_things" in told["datasets"] and "in900" in told["subsets"] and "local" in told["launchers"]
     assert {"fixed", "full"} <= set(told["methods"]) and {"resnet10", "resnet18"} <= set(told["models"])
     assert all(line for lines in told.values() for line in lines.values()), "each has a line about itself"
+    assert not any("yaml-language-server" in line for line in told["recipes"].values())
     code, out, _ = harness("ls", "models")
     assert code == 0 and "resnet18" in out and "pets" not in out
 

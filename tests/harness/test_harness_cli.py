@@ -255,5 +255,12 @@ def test_doctor_names_the_cure():
     assert not Path("here").exists() and "here" in doctor._disk("$HARNESS_RUNS", Path("here").absolute()).found
 
 
+def test_the_self_test_decodes_jpegs(tmp_path):
+    from harness.self_test import compare_backends
+
+    said = re.match(r"wrote 80 images, (\d+) of them as JPEG, .* they agree", compare_backends(tmp_path))
+    assert said is not None and 40 < int(said[1]) < 80
+
+
 def test_user_error_reads_as_two_lines():
     assert str(UserError("What.", "Cure.")) == "What.\nCure."

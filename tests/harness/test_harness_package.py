@@ -13,7 +13,7 @@ RECIPES = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """What a wheel and a source archive are made of, but for the C parts: `lib`, and the list `harness.egg-info/SOURCES.txt`."""
+    """What a wheel and a source archive are made of, but for the C parts: lib, and harness.egg-info/SOURCES.txt."""
     folder = tmp_path_factory.mktemp("built")
     commands = ["-q", "egg_info", "-e", str(folder), "build_py", "-d", str(folder / "lib")]
     script = f"from setuptools import setup; setup(script_args={commands})"
@@ -25,7 +25,7 @@ def test_recipes_are_found_by_name_and_as_a_base(built, tmp_path):
     (tmp_path / "mine.yaml").write_text("name: mine\nbase: robust_l2\n")
     script = ("from harness import recipe; print(recipe.FOLDER); print(*recipe.available()); "
               "print(recipe.read('demo').name, recipe.read('mine.yaml').name)")
-    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=True,
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=99, check=True,
                            env=os.environ | {"PYTHONPATH": str(built / "lib")})
     folder, names, read = ended.stdout.splitlines()
     assert built in Path(folder).parents and set(names.split()) == RECIPES and read == "demo mine"

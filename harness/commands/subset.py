@@ -84,12 +84,13 @@ def make(file: Path, steps: tuple[str, ...], beton: Path | None) -> None:
     except BaseException:
         file.unlink(missing_ok=True)
         raise
-    of_images = f", {num_images:,} training images" if num_images is not None else ""
+    of_images = f", {num_images:,} images" if num_images is not None else ""
     click.echo(f"{file}: {len(found.classes)} classes{of_images}, digest {found.digest}")
 
 
 def _resolved(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | None]":
     """On the beton's classes and images, or on ImageNet's classes alone."""
+    from harness.commands._betons import training_images
     from writers import subset
     from writers.store import open_beton
 
@@ -97,8 +98,7 @@ def _resolved(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | No
         return subset.resolve(spec, subset.imagenet_classes()), None
     opened = open_beton(beton)
     manifest = opened.manifest
-    counts = dict(zip(manifest.classes, manifest.class_counts, strict=True))
-    found = subset.resolve(spec, manifest.classes, class_counts=counts)
+    found = subset.resolve(spec, manifest.classes, class_counts=training_images(opened))
     positions, _ = found.select(manifest.split, manifest.classes, opened.labels, opened.ids)
     return found, len(positions)
 

@@ -121,6 +121,7 @@ def _write(sources: tuple[Path, ...], dataset: str | None, subset_name: str | No
 def _copy(from_: Path, subset_name: str | None, splits: tuple[str, ...], out: Path | None, folders: Folders, *, check: bool,
           threads: int | None, index: bool | None) -> list[tuple[Path, "Manifest"]]:
     from harness import console, environment
+    from harness.commands._betons import training_images
     from writers import names
     from writers.copy import copy_subset
     from writers.errors import UserError
@@ -144,7 +145,8 @@ def _copy(from_: Path, subset_name: str | None, splits: tuple[str, ...], out: Pa
             raise names.unknown("beton", split, files)
     copied = []
     for split in splits or files:
-        manifest = open_beton(files[split]).manifest
+        beton = open_beton(files[split])
+        manifest = beton.manifest
         if check:
             with console.progress(f"verify {split}", "samples") as report:
                 problems = verify(files[split], report, num_threads=threads or environment.num_cores())
@@ -156,23 +158,12 @@ def _copy(from_: Path, subset_name: str | None, splits: tuple[str, ...], out: Pa
                 copied.append((file, add_index(files[split], file, progress=report,
                                                num_threads=threads or environment.num_cores())))
             continue
-        subset = resolve(named(subset_name), manifest.classes, class_counts=_training_images(files[split]))
+        subset = resolve(named(subset_name), manifest.classes, class_counts=training_images(beton))
         file = (out.expanduser() if out else folders.data / f"{manifest.dataset}-{subset.name}") / f"{split}.beton"
         with console.progress(f"copy {split}") as report:
             copied.append((file, copy_subset(files[split], subset, file, progress=report)))
         inherit(files[split], file)
     return copied
-
-
-def _training_images(file: Path) -> dict[str, int] | None:
-    """Of each class, by the manifest of the training split beside `file`; None: it is not there."""
-    from writers.store import open_beton
-
-    train = file.with_name("train.beton")
-    if not train.exists():
-        return None
-    manifest = open_beton(train).manifest
-    return dict(zip(manifest.classes, manifest.class_counts, strict=True))
 
 
 def _refuse_without_effect(names: set[str]) -> None:

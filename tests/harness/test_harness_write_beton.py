@@ -52,6 +52,22 @@ def test_from_a_folder_of_betons(tree: Path):
         assert harness("verify", "copied/train.beton", "copied/val.beton", "--part", part).exit_code == 0
 
 
+def test_a_budget_is_counted_by_the_training_images_whatever_split_is_asked(tree: Path):
+    """3 images of each class in train, 1 in val: a budget of 3 is one class."""
+    Path("few.yaml").write_text("steps:\n  - budget: {by: classes, images: 3}\n")
+    (written, _) = manifests("--dataset", "folder", "--source", "photos", "--subset", "few.yaml", "--out", "few")
+    manifests("--source", "photos", "--passthrough", "--out", "whole")
+    for split, num_images in (("train", 3), ("val", 1)):
+        shown = json.loads(harness("subset", "show", "few.yaml", "--beton", f"whole/{split}.beton", "--json").stdout)
+        assert shown["classes"] == written["classes"] and len(shown["classes"]) == 1
+        assert shown["num_images"] == num_images and shown["digest"] == written["subset"]["digest"]
+        (copied,) = manifests("--subset", "few.yaml", "--from", "whole", "--split", split, "--out", "copied")
+        assert copied["classes"] == written["classes"]
+    Path("whole/train.beton").rename("train.beton")
+    with pytest.raises(UserError, match="how many the source has of each class"):
+        harness("subset", "show", "few.yaml", "--beton", "whole/val.beton")
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--from", "whole", "--subset", "all", "--jpeg-quality", "90"], "--jpeg-quality has no effect with --from"),
     (["--from", "whole", "--subset", "all", "--passthrough"], "has no effect with --from"),

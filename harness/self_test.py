@@ -33,5 +33,5 @@ def compare_backends(folder: Path) -> str:
     assert labels.tolist() == fast_labels.tolist(), "FFCV and the reference give different labels"
     difference = (reference.float() - fast.float()).abs().mean().item()
     assert difference <= MAX_MEAN_DIFFERENCE, f"FFCV and the reference differ by {difference:.2f} levels a pixel"
-    return (f"wrote {manifest.num_samples} images, {manifest.num_jpeg} of them as JPEG, loaded them with FFCV and with the reference: "
-            f"they agree ({time.monotonic() - started:.1f} s)")
+    return (f"wrote {manifest.num_samples} images, {manifest.num_jpeg} of them as JPEG, loaded them with FFCV and with the "
+            f"reference: they agree ({time.monotonic() - started:.1f} s)")

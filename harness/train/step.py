@@ -179,8 +179,8 @@ class Step:
         self._num_correct.fill_(state["num_correct"])
         self.zero_gradients.fill_(state["zero_gradients"])
         self._num_images, self.num_parts = state["num_images"], max(self.num_parts, state["num_parts"])
-        if self.free is not None and state["noise"] is not None:
-            self.free.noise = state["noise"].to(self._device)
+        if self.free is not None:       # None: as before the first step
+            self.free.noise = None if state["noise"] is None else state["noise"].to(self._device)
 
 
 def _make_attack(step: Step, settings: AttackSettings, eps: float) -> Attack:

@@ -19,12 +19,14 @@ from writers.errors import UserError
 K, SIDE = 3, 24
 
 
-def make_trainee(eps: float = 0.3, **more) -> ModelTrainee:
+STARTING_AT_RANDOM, FREE = AttackSettings(random_start="ball"), AttackSettings(method="free", replays=2)
+
+
+def make_trainee(eps: float = 0.3, attack: AttackSettings = STARTING_AT_RANDOM, **more) -> ModelTrainee:
     torch.manual_seed(0)
     model = models.build("resnet10", K, channels=(8, 8, 8, 8))
     trainee = ModelTrainee(model, ScheduleSettings(), 0.1, device="cpu", precision="float32", label_smoothing=0.0,
-                           timer=Timer("cpu"), train_mode=model.train, attack=AttackSettings(random_start="ball"), eps=eps,
-                           ema_decay=0.9, **more)
+                           timer=Timer("cpu"), train_mode=model.train, attack=attack, eps=eps, ema_decay=0.9, **more)
     trainee.batch_size = 16
     return trainee
 
@@ -44,9 +46,10 @@ def test_noise_looks_like_a_loaders_batch():
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("attack", [STARTING_AT_RANDOM, FREE])
 @pytest.mark.parametrize("steps_before", [0, 2])
-def test_a_trial_leaves_no_mark(steps_before):
-    trainee = make_trainee()
+def test_a_trial_leaves_no_mark(steps_before, attack):
+    trainee = make_trainee(attack=attack)
     for _ in range(steps_before):
         trainee.train_batch(*batch())
     before, numbers = copy.deepcopy(trainee.state_dict()), torch.get_rng_state()

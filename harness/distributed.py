@@ -215,9 +215,17 @@ def is_loss_of_another(error: BaseException) -> bool:
 
 def synchronise_batch_norm(model: "nn.Module", ranks: Ranks) -> "nn.Module":
     """The model with BatchNorm over the batch of all processes. With one process, as it is."""
-    from torch import nn
+    if ranks.world_size == 1:
+        return model
+    # torch's own conversion loses the activations that are part of timm's BatchNorms.
+    if any(type(module).__module__.startswith("timm.") for module in model.modules()):
+        from timm.layers import convert_sync_batchnorm
+    else:
+        from torch import nn
 
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model) if ranks.world_size > 1 else model
+        convert_sync_batchnorm = nn.SyncBatchNorm.convert_sync_batchnorm
+    synchronised: nn.Module = convert_sync_batchnorm(model)
+    return synchronised
 
 
 def torchrun(num_processes: int, arguments: Sequence[str], executable: str) -> list[str]:

@@ -76,8 +76,8 @@ def build(arch: str, num_classes: int, *, channels: tuple[int, ...] | None = Non
         model = Classifier(*architecture.build(num_classes, channels), num_classes)
     if blur_pool and not add_blur_pool(model.backbone):
         raise UserError(f"blur_pool has no effect on {arch}: it has no strided convolution to blur before.", "Leave it out.")
-    if not batch_norm_scale and not fix_batch_norm_scale(model.backbone):
-        raise UserError(f"batch_norm_scale has no effect on {arch}: it has no BatchNorm with a scale.", "Leave it out.")
+    if not batch_norm_scale:
+        fix_batch_norm_scale(model.backbone, arch)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -17,15 +17,16 @@ AUX_WEIGHT = 0.4            # of the second head's loss, as in TF-slim's trainin
 _RESOLUTION = 224           # of the image that finds the widths; smaller ones may end before the last block
 
 
-def fix_batch_norm_scale(network: nn.Module) -> int:
-    """Make each BatchNorm's scale a constant 1, in place and under its old name; returns how many those are."""
+def fix_batch_norm_scale(network: nn.Module, arch: str) -> None:
+    """Make each BatchNorm's scale a constant 1, in place and under its old name. Raises UserError where there is none."""
     found = [module for module in network.modules()
              if isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(module.weight, nn.Parameter)]
     for module in found:
         ones = torch.ones_like(module.weight, requires_grad=False)
         del module.weight
         module.register_buffer("weight", ones)      # saved and loaded as before, and no parameter: nothing trains it
-    return len(found)
+    if not found:
+        raise UserError(f"batch_norm_scale has no effect on {arch}: it has no BatchNorm with a scale.", "Leave it out.")
 
 
 class AuxiliaryHead(nn.Module):

@@ -11,7 +11,7 @@ from harness import model as models
 from harness.attack_settings import AttackSettings
 from harness.distributed import Ranks, synchronise_batch_norm
 from harness.model import Classifier
-from harness.regularisers import AuxiliaryHead
+from harness.regularisers import AuxiliaryHead, fix_batch_norm_scale
 from harness.retry import is_out_of_memory
 from harness.stage import Outcome, StageContext
 from harness.timer import Timer, summary
@@ -110,18 +110,21 @@ def new_trainee(context: StageContext, settings: PretrainSettings, num_classes: 
 
 def _build(context: StageContext, settings: PretrainSettings, num_classes: int) -> Classifier:
     """On the device, with random weights that are the same in all processes."""
-    seed, ranks = context.config["seed"], context.ranks
-    if settings.sync_batch_norm and ranks.world_size > 1 and not context.device.startswith("cuda"):
+    arch, seed, ranks = context.config["arch"], context.config["seed"], context.ranks
+    synchronised = settings.sync_batch_norm and ranks.world_size > 1
+    if synchronised and not context.device.startswith("cuda"):
         raise UserError("sync_batch_norm needs GPUs: torch has no SyncBatchNorm for several processes on a CPU.",
                         "Leave it out, or train in one process, where a batch is whole.")
     torch.manual_seed(seed)
-    model = models.build(context.config["arch"], num_classes, channels=settings.channels, blur_pool=settings.blur_pool,
-                         batch_norm_scale=settings.batch_norm_scale)
+    model = models.build(arch, num_classes, channels=settings.channels, blur_pool=settings.blur_pool,
+                         batch_norm_scale=settings.batch_norm_scale or synchronised)
     model.dropout = settings.dropout
     if settings.aux_head:
         model.auxiliary = AuxiliaryHead(model.backbone, num_classes)
-    if settings.sync_batch_norm:
+    if synchronised:
         synchronise_batch_norm(model, ranks)
+        if not settings.batch_norm_scale:       # only now: torch wants what it replaces to have a parameter for a scale
+            fix_batch_norm_scale(model.backbone, arch)
     if ranks.rank:
         torch.manual_seed(seed + ranks.rank * RANK_SEEDS)       # dropout falls on other units than in the first process
     return model.to(context.device)

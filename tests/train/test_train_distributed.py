@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,13 @@ from harness.attack_settings import AttackSettings
 from harness.distributed import Ranks, Votes
 from harness.result import write_json
 from harness.stage import key_of
+from harness.stages.pretrain import _build
 from harness.timer import Timer
 from harness.train.evaluate import View, evaluate
 from harness.train.fit import num_batches
 from harness.train.metrics import in_order
 from harness.train.step import make_step
+from harness.train_settings import PretrainSettings
 from loaders import open_loader
 from loaders.plan import LoaderPlan
 
@@ -55,6 +58,21 @@ def test_without_torchrun_there_is_one_process():
     assert ranks == Ranks(6, 8, 2, 4) and not ranks.is_first
     assert ranks.device("cuda:0") == "cuda:2" and ranks.device("cpu") == "cpu" and Ranks().device("cuda:0") == "cuda:0"
     assert Ranks().from_first(3) == 3 and Ranks().gathered(3) == [3] and Votes(Ranks()).cast(True, False) == (True, False)
+
+
+@pytest.mark.parametrize("arch", ["resnet10", "timm/mobilenetv3_small_050"])
+@pytest.mark.parametrize("batch_norm_scale", [True, False])
+def test_a_synchronised_network_is_the_network(arch, batch_norm_scale, monkeypatch):
+    """All but its statistics: activations that are part of a BatchNorm, scales that are not trained."""
+    monkeypatch.setattr(models.Classifier, "to", lambda model, *args, **more: model)    # there is no GPU
+    logits, trained = [], []
+    for ranks in (Ranks(), Ranks(0, 2)):
+        context: Any = SimpleNamespace(config={"arch": arch, "seed": 0}, ranks=ranks, device="cuda:0")
+        model = _build(context, PretrainSettings(sync_batch_norm=True, batch_norm_scale=batch_norm_scale), 3).eval()
+        assert any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()) == (ranks.world_size > 1)
+        logits.append(model(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))))
+        trained.append([name for name, _ in model.named_parameters()])
+    assert torch.equal(*logits) and trained[0] == trained[1]
 
 
 @pytest.mark.parametrize(("num_samples", "world_size", "steps"), [

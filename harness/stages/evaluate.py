@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from harness import model as models
+from harness.pass_progress import PassProgress
 from harness.settings import EvaluateSettings
 from harness.stage import Outcome, StageContext
 from harness.stages.pretrain import MODEL_FILE
@@ -28,7 +29,8 @@ BY: tuple[Literal["sum", "max"], ...] = ("sum", "max")      # ways to answer wit
 def run(context: StageContext) -> Outcome:
     """Metrics: the common classes; clean and adversarial scores on each view, also class by class; `coarse`, by subset: its
     number of labels, and scores on them by the classes' summed probability and by the likeliest class (of the model that was
-    trained on them: its own); the attack; the file with the predictions. Seconds of each pass."""
+    trained on them: its own); the attack; the file with the predictions. Seconds of each pass. Where it is asked to stop, it
+    stops behind a batch, and begins anew when it is run again: no counts are kept."""
     config = context.config
     settings = EvaluateSettings.model_validate(config["settings"])
     classes = context.needs["data"].metrics["classes"]
@@ -61,7 +63,8 @@ def run(context: StageContext) -> Outcome:
             counts = evaluate(model, loader, device=context.device, precision=precision,
                               num_classes=len(classes), views=views, eps=eps if name == "adversarial" else 0.0,
                               attack=settings.attack if name == "adversarial" else None, keep_predictions=True,
-                              ranks=context.ranks, zero_gradients=zero_gradients)
+                              ranks=context.ranks, zero_gradients=zero_gradients,
+                              after_batch=PassProgress(context, loader, name))
             on_labels = {view: count for view, count in counts.items() if not view.startswith("coarse ")}
             scores[name] = {view: count.scores() for view, count in on_labels.items()}
             for subset, about in coarse.items():

@@ -5,13 +5,12 @@ from typing import Any
 
 from harness import model as models
 from harness.features import extract, file_of
-from harness.stage import Outcome, StageContext, Stopped
+from harness.pass_progress import PassProgress
+from harness.stage import Outcome, StageContext
 from harness.stages.pretrain import MODEL_FILE
 from harness.train.plans import eval_plan, split_path
 from harness.train.precision import choose
 from loaders import open_loader
-
-PROGRESS_EVERY_S = 0.5
 
 
 def run(context: StageContext) -> Outcome:
@@ -30,7 +29,7 @@ def run(context: StageContext) -> Outcome:
         plan = eval_plan(split_path(context, "data", split), config["batch_size"], resolution, eval_crop, context)
         with open_loader(plan) as loader:
             seen = extract(model, loader, device=context.device, precision=precision, has_head=has_head,
-                           after_batch=_Progress(context, split, loader.num_samples))
+                           after_batch=PassProgress(context, loader, split))
         file = file_of(context.folder, split)
         seen.save(file)
         splits[split] = {"file": file.name, "bytes": file.stat().st_size, "num_images": len(seen.labels)}
@@ -40,20 +39,3 @@ def run(context: StageContext) -> Outcome:
                     "num_source_classes": model.head.out_features if has_head else None, "has_probs": has_head,
                     "resolution": resolution, "eval_crop": eval_crop, "precision": precision},
                    {"extract_s": extract_s, "img_per_s": num_images / extract_s})
-
-
-class _Progress:
-    """Told after each batch; also where the stage is asked to stop: a split is short, and begins again."""
-
-    def __init__(self, context: StageContext, split: str, total: int) -> None:
-        self._context, self._split, self._total = context, split, total
-        self._started = self._said = time.monotonic()
-
-    def __call__(self, num_images: int) -> None:
-        if self._context.stop_requested():
-            raise Stopped
-        now = time.monotonic()
-        if now - self._said > PROGRESS_EVERY_S:
-            self._said = now
-            self._context.progress(done=num_images, total=self._total, img_per_s=num_images / (now - self._started),
-                                   note=self._split)

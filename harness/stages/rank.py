@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from harness import model as models
 from harness.model import Classifier
+from harness.pass_progress import PassProgress
 from harness.stage import Outcome, StageContext
 from harness.stages.pretrain import MODEL_FILE
 from harness.train.plans import eval_plan, split_path
@@ -12,9 +13,11 @@ from loaders.plan import LoaderPlan
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: `classes`, hardest first; `accuracy` and `num_images` of each; the split, and how ties were broken."""
+    """Metrics: `classes`, hardest first; `accuracy` and `num_images` of each; the split, and how ties were broken. Where it is
+    asked to stop, it stops behind a batch, and begins anew when it is run again: no counts are kept."""
     config = context.config
-    scores = rank_classes(_models(context), context.needs["data"].metrics["classes"], source=f"stage {context.folder.name}")
+    scores = rank_classes(_models(context), context.needs["data"].metrics["classes"], source=f"stage {context.folder.name}",
+                          begin_pass=lambda loader: PassProgress(context, loader, config["split"]))
     return Outcome({"classes": list(scores.ranking.classes), "accuracy": dict(scores.ranking.accuracy),
                     "num_images": scores.num_images, "split": "held_out" if "held_out" in config else config["split"],
                     "tie_break": scores.ranking.tie_break})

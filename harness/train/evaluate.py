@@ -1,6 +1,6 @@
 """One pass over a split, clean or attacked, seen from several sides at once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -40,12 +40,14 @@ class View:
 
 def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int,
              views: Mapping[str, View], attack: AttackSettings | None = None, eps: float = 0.0,
-             keep_predictions: bool = False, ranks: Ranks = ALONE, zero_gradients: Tensor | None = None) -> dict[str, Counts]:
+             keep_predictions: bool = False, ranks: Ranks = ALONE, zero_gradients: Tensor | None = None,
+             after_batch: Callable[[int], None] = lambda num_images: None) -> dict[str, Counts]:
     """Count every image of the loader's epoch 0 once, in each of the views; all processes, the images of all of them.
 
     With an attack, images are first moved within `eps` to raise the loss over all logits; an image that is in no view is
     attacked none the less, so that its batch is the same in every view. The model's modes are as before.
     zero_gradients: an int64 tensor that the attack's zero gradients are added to: images that looked robust and did not move.
+    after_batch: is told how many images of this process are done.
     Raises UserError where images have many labels: `score` is for those.
     """
     if loader.multi_label:
@@ -54,12 +56,15 @@ def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precis
     counts = {name: Counts(max(view.groups) + 1 if view.groups else num_classes, device, labels=view.labels,
                            logits=view.logits, keep_predictions=keep_predictions) for name, view in views.items()}
     groups = {name: torch.tensor(view.groups, device=device) for name, view in views.items() if view.groups}
+    num_images = 0
     for logits, labels in _answers(model, loader, device, precision, attack, eps, ranks, zero_gradients):
+        num_images += len(labels)
         for name, count in counts.items():
             if name in groups:
                 count.add(coarser(logits, groups[name], count.num_classes, views[name].by), groups[name][labels])
             else:
                 count.add(logits, labels)
+        after_batch(num_images)
     for count in counts.values():
         count.add_up(ranks)
     if zero_gradients is not None:

@@ -1,6 +1,6 @@
 """How well models know each class of a beton: the ranking that subsets remove the hardest classes by."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from harness.train.evaluate import View, evaluate
 from harness.train.plans import held_out
 from harness.train.precision import choose
 from loaders import open_loader
+from loaders.backend import Loader
 from loaders.plan import LoaderPlan
 from writers.errors import UserError
 from writers.ranking import Ranking, rank
@@ -25,18 +26,19 @@ class ClassScores:
     num_images: dict[str, int]
 
 
-def rank_classes(models: Iterable[tuple[Classifier, LoaderPlan]], classes: Sequence[str], *, source: str) -> ClassScores:
+def rank_classes(models: Iterable[tuple[Classifier, LoaderPlan]], classes: Sequence[str], *, source: str,
+                 begin_pass: Callable[[Loader], Callable[[int], None]] = lambda loader: lambda num_images: None) -> ClassScores:
     """Rank `classes` (label k is `classes[k]`) by accuracy on the images of all plans, each judged by its own model.
 
-    Ties go by the mean probability given to the true class. `source` says in words whose accuracies these are. Raises UserError
-    for a class without images.
+    Ties go by the mean probability given to the true class. `source` says in words whose accuracies these are. begin_pass: what
+    it gives is told, behind each batch of a plan's images, how many are done. Raises UserError for a class without images.
     """
     correct, total = (torch.zeros(len(classes), dtype=torch.int64) for _ in range(2))
     probability = torch.zeros(len(classes), dtype=torch.float64)
     for model, plan in models:
         with open_loader(plan) as loader:
             counts = evaluate(model.to(plan.device), loader, device=plan.device, precision=choose("auto", plan.device),
-                              num_classes=len(classes), views={"all": View()})["all"]
+                              num_classes=len(classes), views={"all": View()}, after_batch=begin_pass(loader))["all"]
         right, number = counts.per_class()
         correct, total, probability = correct + right, total + number, probability + counts.mean_probability() * number
     if unseen := [name for name, number in zip(classes, total.tolist(), strict=True) if number == 0]:

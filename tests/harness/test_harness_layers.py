@@ -17,7 +17,7 @@ LEVELS = (
      "stop_signal", "self_test", "calibrate", "catalogue", "bench", "corpus", "benches"},
     {"stages"},
     {"train", "method", "methods", "score", "scores", "model", "models", "zoo", "weights",
-     "importing", "adopting", "features", "logistic", "probe", "blur_pool", "blocks", "regularisers",
+     "importing", "adopting", "features", "pass_progress", "logistic", "probe", "blur_pool", "blocks", "regularisers",
      "search", "report", "workload", "calibration", "estimate"},
     {"recipe", "recipe_check", "matrix", "stage", "result", "settings", "timer", "checkpoint", "distributed", "done",
      "disk", "lock", "lease", "cancel", "retry", "image_counts", "raw", "environment", "folders", "console",

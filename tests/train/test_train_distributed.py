@@ -211,18 +211,25 @@ def make_stage(runs: Path, written: result.Result, **settings: Any) -> Path:
 
 
 def run_worker(folder: Path, data: Path, pause_s: float = 0.0, *more: str) -> None:
-    """In a process of a group. pause_s: rest after each step, so that there is a middle to be stopped in."""
-    original = worker.importlib.import_module("harness.train.trace").StepTrace.after_step
-
-    def after_step(trace: Any) -> None:
-        original(trace)
-        (folder / f"step{os.environ['RANK']}").touch()
-        time.sleep(pause_s)
-
-    worker.importlib.import_module("harness.train.trace").StepTrace.after_step = after_step
+    """In a process of a group. pause_s: rest after each step or batch, so that there is a middle to be stopped in."""
+    for place, name in (("harness.train.trace.StepTrace", "after_step"), ("harness.pass_progress.PassProgress", "__call__")):
+        pause_after(place, name, folder, pause_s)
     sys.stdout, sys.stderr = open(1, "w"), open(2, "w")     # noqa: SIM115 - not pytest's, for the worker to redirect
     sys.argv = ["harness.worker", str(folder), "--data-dir", str(data), "--threads", "1", *more]
     worker.main()
+
+
+def pause_after(place: str, name: str, folder: Path, pause_s: float) -> None:
+    module, _, owner = place.rpartition(".")
+    owner = getattr(worker.importlib.import_module(module), owner)
+    original = getattr(owner, name)
+
+    def paused(*arguments: Any) -> None:
+        original(*arguments)
+        (folder / f"step{os.environ['RANK']}").touch()
+        time.sleep(pause_s)
+
+    setattr(owner, name, paused)
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -257,23 +264,36 @@ def test_a_stage_in_two_processes_resumes_as_if_it_had_not_stopped(data, written
     assert "5 of the 11 images" in (whole / "log.rank1.txt").read_text()
 
 
-def test_two_processes_evaluate_each_image_once_as_one_would(data, written, tmp_path):
-    """24 images in batches of 7: 4 and 3 of each, and of the last 2 and 1."""
-    model = models.build("resnet10", 3, channels=(8, 8, 8, 8))
-    evaluated = []
-    for name in ("one", "two"):
-        trained = make_stage(tmp_path / name, written)
-        models.save(trained / "model.pt", model, {"arch": "resnet10", "channels": [8, 8, 8, 8]})
-        result.save(as_result("pretrain", {}).model_copy(update={"key": trained.name}), trained)
-        data_need = {"kind": "write", "key": written.key}
-        needs = {"model": {"kind": "pretrain", "key": trained.name}, "data": data_need, "common_0": data_need}
-        config = {"settings": {"batch_size": 7}, "eps": 0.5, "resolution": 24, "eval_crop": 1.0, "flip_tta": False}
-        key = key_of("evaluate", config, {role: need["key"] for role, need in needs.items()})
-        folder = tmp_path / name / "stages" / "evaluate" / key
-        write_json(folder / "stage.json", {"kind": "evaluate", "key": key, "name": "evaluate", "axes": {}, "needs": needs,
-                                           "config": config})
-        evaluated.append(folder)
-    one, two = evaluated
+def make_evaluation(runs: Path, written: result.Result, batch_size: int) -> Path:
+    """The folder of an evaluate stage whose model is there; always the same one."""
+    torch.manual_seed(0)
+    trained = make_stage(runs, written)
+    models.save(trained / "model.pt", models.build("resnet10", 3, channels=(8, 8, 8, 8)),
+                {"arch": "resnet10", "channels": [8, 8, 8, 8]})
+    result.save(as_result("pretrain", {}).model_copy(update={"key": trained.name}), trained)
+    data_need = {"kind": "write", "key": written.key}
+    needs = {"model": {"kind": "pretrain", "key": trained.name}, "data": data_need, "common_0": data_need}
+    config = {"settings": {"batch_size": batch_size}, "eps": 0.5, "resolution": 24, "eval_crop": 1.0, "flip_tta": False}
+    key = key_of("evaluate", config, {role: need["key"] for role, need in needs.items()})
+    folder = runs / "stages" / "evaluate" / key
+    write_json(folder / "stage.json", {"kind": "evaluate", "key": key, "name": "evaluate", "axes": {}, "needs": needs,
+                                       "config": config})
+    return folder
+
+
+def test_two_processes_stop_evaluating_behind_the_same_batch(data, written, tmp_path):
+    folder = make_evaluation(tmp_path, written, 3)
+    group = Group(run_worker, folder, data, 0.3)
+    wait_for(folder / "step1")
+    os.kill(group.processes[1].pid, signal.SIGTERM)     # the one that does not write
+    assert group.codes() == [75, 75]
+    assert result.load(folder) is None and not (folder / "error.txt").exists()
+
+
+@pytest.mark.parametrize("batch_size", [7, 23])
+def test_two_processes_evaluate_each_image_once_as_one_would(batch_size, data, written, tmp_path):
+    """24 images in batches of 7: 4 and 3 of each, and of the last 2 and 1; in batches of 23 the second has one less."""
+    one, two = (make_evaluation(tmp_path / name, written, batch_size) for name in ("one", "two"))
     assert Group(run_worker, one, data, num_processes=1).codes() == [0]
     assert Group(run_worker, two, data).codes() == [0, 0]
     ours, theirs = (result.load(folder) for folder in (two, one))

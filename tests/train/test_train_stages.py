@@ -275,6 +275,26 @@ def test_evaluation_counts_common_classes_masked_and_unmasked(root: Path, model:
     assert clean["clean"] == metrics["clean"]
 
 
+@pytest.mark.parametrize(("run", "config", "asked_before", "note"), [
+    (evaluate.run, {"settings": {"batch_size": 7}, "eps": 0.5, "flip_tta": False}, 5, "adversarial"),
+    (rank.run, {"split": "val", "batch_size": 7}, 1, "val")])
+def test_a_pass_over_images_says_how_far_it_is_and_stops_behind_a_batch(
+        root: Path, model: Result, source: Result, monkeypatch: pytest.MonkeyPatch, run, config, asked_before, note):
+    monkeypatch.setattr("harness.pass_progress.SAY_EVERY_S", -1.0)
+    asked: list[int] = []
+
+    def stop_requested() -> bool:
+        asked.append(len(asked))
+        return len(asked) > asked_before
+
+    context = context_of(root, f"stopped-{note}", {**config, "resolution": 24, "eval_crop": 1.0},
+                         {"model": model, "data": source}, stop_requested=stop_requested)
+    with pytest.raises(Stopped):
+        run(context)
+    said = json.loads((context.folder / "progress.json").read_text())
+    assert len(asked) == asked_before + 1 and (said["done"], said["total"], said["note"]) == (7, 24, note)
+
+
 def test_each_fold_of_train_is_ranked_by_a_model_that_has_not_seen_it(root: Path, source: Result):
     """The same ranking as of folds that are put together by hand; a model that has seen all of train is refused."""
     beton = root / "data" / source.metrics["splits"]["train"]["path"]

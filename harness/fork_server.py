@@ -2,12 +2,13 @@
 
 Importing torch takes seconds of a core, and on a cluster's file system minutes; a copy takes milliseconds, and shares memory.
 The server (`python -m harness.worker --fork-server FD`) computes nothing and touches no GPU: CUDA cannot be used in a copy of a
-process that has begun to use it. Where it cannot start, or dies, workers are started afresh.
+process that has begun to use it. Where that has happened all the same, or the server is gone, workers are started afresh.
 
 It is told by JSON messages over a socket, and ends when its other end is closed.
 """
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -147,8 +148,6 @@ def serve(handle: int) -> list[str]:
             to_do.append(environment.of_this_process)       # what is asked once a process
             continue
         _import(order["module"], imported)
-        if _uses_cuda():
-            os._exit(1)
         gc.freeze()         # a copy's collections leave alone what it shares
         pid = os.fork()
         if pid == 0:
@@ -156,6 +155,8 @@ def serve(handle: int) -> list[str]:
             link.close()
             _become_worker(*handles)
             arguments: list[str] = order["arguments"]
+            if os.environ.get("CUDA_VISIBLE_DEVICES") and not _can_use_cuda():
+                os.execv(sys.executable, [sys.executable, "-m", "harness.worker", *arguments])
             return arguments
         with contextlib.suppress(OSError):      # it may have done so itself, or have ended
             os.setpgid(pid, pid)
@@ -180,10 +181,15 @@ def _import(name: str, imported: list[str]) -> None:
         imported.append(name)
 
 
-def _uses_cuda() -> bool:
-    """A module that begins to at its import: then no copy could."""
+def _can_use_cuda() -> bool:
+    """Not in a copy of a process in which something has begun to use it, be it torch or not."""
     torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda.is_initialized())
+    if torch is not None and torch.cuda._is_in_bad_fork():
+        return False
+    try:
+        return bool(ctypes.CDLL("libcuda.so.1").cuInit(0) == 0)
+    except (OSError, AttributeError):       # no driver: the stage says so
+        return True
 
 
 def _message(**told: Any) -> bytes:

@@ -51,7 +51,7 @@ def main() -> NoReturn:
     if options.serve:
         _serve(options, stop)
         sys.stderr.flush()
-        os._exit(0)     # at once: to take torch apart takes half a second, and all that counts is on disk
+        os._exit(STOPPED)       # at once: to take torch apart takes half a second, and all that counts is on disk
     ranks = distributed.from_environment()
     if ranks.world_size > 1:
         threading.Thread(target=end_with_parent, args=(stop,), daemon=True).start()
@@ -246,7 +246,7 @@ def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
     os.dup2(2, 1)
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_read_lines, args=(lines, stop), daemon=True).start()
-    while (line := lines.get()) is not None and not stop.requested:
+    while not stop.requested and (line := lines.get()) is not None and not stop.requested:
         order = json.loads(line)
         options.shares_gpu = order["shares_gpu"]
         answer = run_stage(Path(order["stage"]), options, stop)
@@ -254,8 +254,6 @@ def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
             answers.write(json.dumps(answer) + "\n")
         except BrokenPipeError:     # whoever asked has died; the result is on disk
             os._exit(STOPPED)
-        if stop.requested:
-            raise SystemExit(STOPPED)
         _free_memory()
 
 

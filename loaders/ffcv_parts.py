@@ -3,6 +3,8 @@
 1. `ffcv.fields.rgb_image` fills a numba dictionary of two entries, which compiles for 1.7 to 3.5 s in every process (2
    cores AMD EPYC, numba 0.68). FFCV only ever reads that dictionary from Python, so an ordinary one does.
 2. `ffcv.pipeline.compiler` sets torch's and numba's thread counts to 1, for all of the process.
+3. `ffcv.loader.epoch_iterator` asks CUDA for GPUs, and no fork of a process that has asked can use one. Who opens a loader
+   asks (`look_for_gpus`).
 """
 
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ import torch
 def _without_side_effects() -> Iterator[None]:
     torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
     try:
-        with patch.object(numba.typed, "Dict", dict):
+        with patch.object(numba.typed, "Dict", dict), patch.object(torch.cuda, "is_available", lambda: False):
             yield
     finally:
         torch.set_num_threads(torch_threads)
@@ -29,7 +31,7 @@ def _without_side_effects() -> Iterator[None]:
 with _without_side_effects():
     import ffcv._libffcv
     from ffcv import fields, transforms
-    from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.loader import epoch_iterator
     from ffcv.memory_managers.base import MemoryContext
     from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.graph import Graph
@@ -38,6 +40,13 @@ with _without_side_effects():
     from ffcv.pipeline.state import State
 
 LIBRARY = Path(ffcv._libffcv.__file__)      # holds imdecode
+EpochIterator = epoch_iterator.EpochIterator
+
+
+def look_for_gpus() -> None:
+    """FFCV's iterators use streams and events where there is a GPU."""
+    epoch_iterator.IS_CUDA = torch.cuda.is_available()
+
 
 __all__ = ["LIBRARY", "AllocationQuery", "EpochIterator", "Graph", "MemoryContext", "Operation", "PipelineSpec",
-           "State", "fields", "transforms"]
+           "State", "fields", "look_for_gpus", "transforms"]

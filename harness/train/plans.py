@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+import loaders.backends.ffcv  # noqa: F401 (half a second, before workers are forked)
 from harness.stage import StageContext
 from harness.train_settings import TrainSettings
 from loaders.plan import LoaderPlan

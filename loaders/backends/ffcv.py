@@ -20,7 +20,7 @@ from loaders.augment import choose_crops
 from loaders.backend import Loader
 from loaders.decode import BatchDecoder
 from loaders.epoch import FfcvEpoch
-from loaders.ffcv_parts import LIBRARY, AllocationQuery, Graph, MemoryContext, State, fields, transforms
+from loaders.ffcv_parts import LIBRARY, AllocationQuery, Graph, MemoryContext, State, fields, look_for_gpus, transforms
 from loaders.normalize import lookup_table
 from loaders.pipeline import Decoder, make_pipeline
 from loaders.plan import LoaderPlan
@@ -38,6 +38,7 @@ class FfcvLoader(Loader):
 
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
         super().__init__(plan, samples)
+        look_for_gpus()
         self._process = os.getpid()
         self._batch_decoder = BatchDecoder(samples, plan.num_threads, LIBRARY, table=lookup_table(plan),
                                            scattered=_reads_scattered(plan, samples))

@@ -60,7 +60,7 @@ def test_a_forked_worker_runs_stages_and_ends_with_its_stdin(server, tmp_path):
     assert not started.has_ended()
     started.stdin.close()
     wait_for(started.has_ended)
-    assert started.wait() == 0
+    assert started.wait() == 75
 
 
 def test_a_worker_that_is_killed_keeps_its_number_until_it_is_asked_about(server, tmp_path):
@@ -82,6 +82,20 @@ def test_a_worker_has_its_own_environment(server, tmp_path):
     for index, one in enumerate(started):
         stage = a_stage(tmp_path, f"stage{index}", tell_environment=asked)
         assert carry_out(stage, one, tmp_path)["environment"] == given[index]
+
+
+def test_a_copy_that_cannot_use_cuda_starts_afresh(server, tmp_path):
+    """In the same process, with the same pipes; without a GPU it does not matter."""
+    def command(of: Forked) -> str:
+        return Path(f"/proc/{of.pid}/cmdline").read_text().replace("\0", " ")
+
+    sound = worker(server, tmp_path, "fake_stages.rank", CUDA_VISIBLE_DEVICES="0")
+    without = worker(server, tmp_path, "fake_stages.spoiled", CUDA_VISIBLE_DEVICES="")
+    spoiled = worker(server, tmp_path, "fake_stages.spoiled", CUDA_VISIBLE_DEVICES="0")
+    for index, started in enumerate((sound, without, spoiled)):
+        assert carry_out(a_stage(tmp_path, f"stage{index}"), started, tmp_path)["pid"] == started.pid
+    assert "--serve" in command(spoiled)
+    assert "--fork-server" in command(sound) and "--fork-server" in command(without)
 
 
 def test_what_is_prepared_is_there_before_the_next_worker(server, tmp_path):

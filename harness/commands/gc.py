@@ -8,6 +8,8 @@ import click
 
 from harness.folders import Folders, folder_options
 
+TEMPORARY = ".*.????????"      # what a write leaves that was killed: .model.pt.k3x_ab1q
+
 
 @click.command(short_help="What may be deleted, with sizes; deletes only after a yes.")
 @click.argument("recipe_names", metavar="[RECIPE]...", nargs=-1)
@@ -44,7 +46,7 @@ def command(recipe_names: tuple[str, ...], overrides: tuple[str, ...], folders: 
     not_needed = _unused(folders, kept) if unused else []
     going = {path for path, _ in not_needed}
     found = not_needed + [(path, why) for path, why in _scratch(folders, None if everything else kept)
-                          if path.parent not in going]
+                          if going.isdisjoint(path.parents)]
     if not found:
         click.echo("Nothing to delete.")
         return
@@ -91,9 +93,12 @@ def _scratch(folders: Folders, only: set[str] | None) -> list[tuple[Path, str]]:
     for folder in _stage_folders(folders, only):
         if lease.is_held(folder):
             continue
-        if done.has_result(folder) and (folder / "checkpoints").is_dir():
-            found.append((folder / "checkpoints", "checkpoints of a finished stage"))
-        found += [(path, "temporary") for path in folder.glob(".*.json.*")]
+        places, checkpoints = [folder], folder / "checkpoints"
+        if not done.has_result(folder):
+            places.append(checkpoints)
+        elif checkpoints.is_dir():
+            found.append((checkpoints, "checkpoints of a finished stage"))
+        found += [(path, "temporary") for place in places for path in place.glob(TEMPORARY)]
     return found
 
 

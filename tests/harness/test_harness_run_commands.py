@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -160,6 +161,22 @@ def test_gc_says_sizes_and_deletes_only_after_a_yes(capsys: pytest.CaptureFixtur
     assert not (done / "checkpoints").exists() and (done / "result.json").exists()
     assert (left / "checkpoints").exists(), "a stage that is not done goes on from them"
     assert harness("gc", "tiny.yaml") == 0 and "Nothing to delete" in capsys.readouterr().out
+
+
+def test_gc_of_what_killed_writes_have_left(capsys: pytest.CaptureFixture[str]):
+    done, left, runs = stage("pretrain", "aaa"), stage("pretrain", "bbb", result=False), stage("features", "ccc", result=False)
+    for place in (done, done / "checkpoints", left, left / "checkpoints", runs):
+        for name in ("model.pt", "train.npz", "result.json"):
+            with tempfile.NamedTemporaryFile(dir=place, prefix=f".{name}.", delete=False) as file:      # as writes do
+                file.write(bytes(1000))
+    kept = {path for path in runs.rglob("*")} | {left / "log.txt", left / "stage.json", left / "checkpoints" / "000000001.pt"}
+    with lease.hold(runs):
+        assert harness("gc", "--all", "--yes") == 0
+        told = capsys.readouterr().out
+    assert told.count("(temporary)") == 9 and "in 10 files and folders" in told, "those of finished checkpoints go with them"
+    assert all(path.exists() for path in kept) and not list(left.rglob(".*")) and not list(done.rglob(".*"))
+    (left / "checkpoints" / ".000000002.pt.abcd_123").touch()
+    assert harness("gc", "tiny.yaml", "--all", "--unused", "--yes") == 0 and not left.exists()
 
 
 def test_gc_of_what_no_named_recipe_needs(capsys: pytest.CaptureFixture[str]):

@@ -96,9 +96,7 @@ def _about_which_classes(mine: Sequence[Effect], sizes: Mapping[str, Size]) -> s
     chosen = [effect for effect in controlled if effect.setting == smallest and effect.measure.startswith("transfer ")]
     if not chosen:
         return ""
-    eps = {value for effect in chosen for value in effect.over.get("eps", ())}
-    where = f" at eps {eps.pop()}" if len(eps) == 1 and any(effect.axis == "eps" for effect in mine) else ""
-    return f"At equal numbers of classes, {_each_change(chosen)}{_over(chosen)}{where}."
+    return f"At equal numbers of classes, {_each_change(chosen)}{_over(chosen)}{_at_one_eps(chosen, mine)}."
 
 
 def _about_eps(mine: Sequence[Effect]) -> str:
@@ -130,8 +128,14 @@ def _about_budget(mine: Sequence[Effect]) -> str:
     if not chosen:
         return ""
     budgets = list(dict.fromkeys(value for effect in chosen for value in effect.over["images"]))
-    return (f"At equal numbers of pretraining images ({_listed(budgets)}), {_each_change(chosen)}{_over(chosen)}."
-            f"{_which_budget(chosen)}")
+    return (f"At equal numbers of pretraining images ({_listed(budgets)}), {_each_change(chosen)}{_over(chosen)}"
+            f"{_at_one_eps(chosen, mine)}.{_which_budget(chosen)}")
+
+
+def _at_one_eps(chosen: Sequence[Effect], mine: Sequence[Effect]) -> str:
+    """Which of several eps the chosen differences are of, where it is one."""
+    eps = {value for effect in chosen for value in effect.over.get("eps", ())}
+    return f" at eps {eps.pop()}" if len(eps) == 1 and any(effect.axis == "eps" for effect in mine) else ""
 
 
 def _each_change(chosen: Sequence[Effect]) -> str:

@@ -84,14 +84,14 @@ def effects(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
         subsets = list(dict.fromkeys(point.subset for point in points))
         eps_values = sorted({point.eps for point in points})
         largest = max(subsets, key=lambda name: sizes.get(name, (0, 0)), default="")
-        for first, other in _same_sized(subsets, sizes, largest):
-            found += _subset_effects(arch, everywhere, first, other, axis="same_size")
         for subset in subsets:
             if subset != largest:
                 found += _subset_effects(arch, everywhere, subset, largest)
                 for eps in eps_values if len(eps_values) > 1 else ():
                     found += _subset_effects(arch, [point for point in everywhere if point.eps == eps], subset,
                                              largest)
+        for first, other in _same_sized(subsets, sizes, largest):
+            found += _subset_effects(arch, everywhere, first, other, axis="same_size")
         for eps in eps_values[1:]:
             found += _eps_effects(arch, points, eps, eps_values[0])
         variants = list(dict.fromkeys(point.variant for point in points))

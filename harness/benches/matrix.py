@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -150,10 +151,15 @@ class Work:
         with TemporaryFile("w+") as said:
             started = time.perf_counter()
             process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=said)
-            while watch is not None and process.poll() is None:
-                watch(process.pid)
-                time.sleep(WATCH_EVERY_S)
+            over = threading.Event()
+
+            def keep_watch() -> None:
+                while watch is not None and not over.wait(WATCH_EVERY_S):
+                    watch(process.pid)
+
+            threading.Thread(target=keep_watch, daemon=True).start()
             code, took_s = process.wait(), time.perf_counter() - started
+            over.set()
             said.seek(0)
             if code != 0:
                 raise UserError(f"harness {what} {self.recipe_name} has failed: "

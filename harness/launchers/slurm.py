@@ -99,7 +99,7 @@ class SlurmLauncher:
 
     def stop(self, grace_s: float) -> list[Finished]:
         """SIGTERM for what runs, which saves; what only waits in the queue is taken out of it."""
-        stopped = [Finished(folder, "stopped") for folder in self.to_submit]
+        stopped = [Finished(folder, "stopped") for folder in self.to_submit if folder not in self.jobs]
         self.to_submit.clear()
         for job in self.jobs.values():
             self._signal(job, "TERM")
@@ -119,11 +119,11 @@ class SlurmLauncher:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        if not self.is_local and (self.jobs or self.is_submitting):
-            self._scancel(f"--name={self.job_name}")
-        elif self.is_local:
+        if self.is_local:
             for job in self.jobs.values():
                 self._signal(job, "KILL")
+        elif self.jobs or self.is_submitting:
+            self._scancel(f"--name={self.job_name}")
 
     def _submit(self) -> None:
         """Raises UserError where Slurm refuses the first of a run: its options may be wrong. Later it may be busy, or our share

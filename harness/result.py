@@ -24,7 +24,7 @@ MOST_SAMPLED = 200      # results of a kind: to read thousands would take longer
 class Result(BaseModel):
     """What a stage leaves behind. Accuracies are fractions; fields carry their units in their names."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants", defer_build=True)
 
     schema_version: int = SCHEMA
     kind: str                       # write, rank, pretrain, adopt, evaluate, features, score, ...

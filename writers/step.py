@@ -63,7 +63,7 @@ class Facts:
 class Step(BaseModel):
     """One step, or what stands behind its key."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod

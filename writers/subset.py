@@ -40,7 +40,7 @@ class SubsetSpec(BaseModel):
     among the steps stands for the steps of that subset, which are put in its place: the spec says all that decides.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None      # only these; None: all

@@ -16,7 +16,7 @@ from writers.datasets import synthetic_patterns, synthetic_scenes, synthetic_thi
 from writers.errors import UserError
 
 SETS = [synthetic_things, synthetic_patterns, synthetic_scenes]
-TINY = synthetic.SyntheticSet("tiny", dict(list(synthetic_things.PICTURES.classes.items())[:2]), {"train": 3, "val": 1})
+TINY = synthetic.SyntheticSet("tiny", dict(list(synthetic_things.pictures().classes.items())[:2]), {"train": 3, "val": 1})
 SMALL = dataclasses.replace(TINY, num_images={"train": 30})
 
 
@@ -42,7 +42,7 @@ def test_a_picture_does_not_depend_on_the_others(tmp_path):
 
 @pytest.mark.parametrize("dataset", SETS, ids=lambda dataset: dataset.SPEC.name)
 def test_every_split_has_the_promised_images(dataset, tmp_path, monkeypatch):
-    spec, pictures = dataset.SPEC, dataset.PICTURES
+    spec, pictures = dataset.SPEC, dataset.pictures()
     assert spec.name == pictures.name == dataset.__name__.rsplit(".", 1)[1]
     assert spec.num_classes == len(pictures.classes)
     assert spec.split_sizes == {split: len(pictures.classes) * number for split, number in pictures.num_images.items()}
@@ -54,8 +54,8 @@ def test_every_split_has_the_promised_images(dataset, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("dataset", SETS, ids=lambda dataset: dataset.SPEC.name)
 def test_every_class_can_be_drawn_in_varied_sizes(dataset):
-    pictures = [Image.open(io.BytesIO(synthetic.encode_image(dataset.PICTURES, "train", name, number)))
-                for name in dataset.PICTURES.classes for number in range(2)]
+    pictures = [Image.open(io.BytesIO(synthetic.encode_image(dataset.pictures(), "train", name, number)))
+                for name in dataset.pictures().classes for number in range(2)]
     sizes = [picture.size for picture in pictures]
     assert all(80 <= side <= 160 for size in sizes for side in size)
     assert len(set(sizes)) > len(sizes) // 2
@@ -64,7 +64,7 @@ def test_every_class_can_be_drawn_in_varied_sizes(dataset):
 
 
 def test_the_sets_share_no_labels():
-    names = [name for dataset in SETS for name in dataset.PICTURES.classes]
+    names = [name for dataset in SETS for name in dataset.pictures().classes]
     assert len(set(names)) == len(names)
 
 

@@ -5,11 +5,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.bench import ROOT
 from writers.errors import UserError
+
+if TYPE_CHECKING:
+    from writers.source import Source
 
 
 def photo_tiles(scratch: Path) -> Path:
@@ -47,3 +51,10 @@ def linked(corpus: Path, scratch: Path) -> Path:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path)
     return folder
+
+
+def many_times(source: "Source", copies: int) -> "Source":
+    """A source of ten classes in which each image of the train split is there so many times, under names of its own."""
+    examples = [replace(example, name=f"{number % 10}/{number}", label=number % 10)
+                for number, example in enumerate(source.splits["train"] * copies)]
+    return replace(source, classes=[str(label) for label in range(10)], splits={"train": examples})

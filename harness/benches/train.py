@@ -1,7 +1,8 @@
 """Training steps a second: ours, eager and compiled, against the loop that people write; and fed by our loader."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,11 @@ if TYPE_CHECKING:
     from harness.attack_settings import AttackSettings
     from harness.bench import Goal, Measured
     from harness.train.trainee import ModelTrainee
-    from loaders.backend import Loader
+    from loaders.backend import Epoch, Loader
 
 NUM_CLASSES = 1000
 WARM_UP_STEPS = 3       # caches fill, kernels are chosen, code is compiled
+FED_STEPS_BEFORE = 4    # of a round, outside of the clock: each slot of the loader is used once
 FED_MUST = {"clean": 0.97, "robust": 0.99}
 AGAINST_PLAIN_MUST = 1.15
 
@@ -54,7 +56,8 @@ def command(arch: str, resolution: int, batch_size: int, device: str, num_rounds
     """Images a second of training on one batch over and over, every contender in turn, round after round.
 
     The plain loop is what scripts do: eager, channels-last, autocast, the loss read at every step; robust, an attack that
-    computes the gradients of the weights, too. gpu_fed is ours with batches from the loader over ours on one batch.
+    computes the gradients of the weights, too. gpu_fed is ours with batches from the loader over ours on one batch; each of its
+    rounds lies within one epoch, for which the corpus is written as many times over as it takes.
     On a CPU times are of this process alone, so that other work on the machine does not count.
     """
     from harness.train.trial import ways
@@ -74,12 +77,14 @@ def command(arch: str, resolution: int, batch_size: int, device: str, num_rounds
     if on_gpu if fed is None else fed:
         from harness import environment
 
-        plan = LoaderPlan(_beton(corpus, (scratch or Path(data_dir) / "bench_load").expanduser().resolve()), batch_size,
+        plan = LoaderPlan(_beton(corpus, (scratch or Path(data_dir) / "bench_load").expanduser().resolve(),
+                                 batch_size * (num_steps + FED_STEPS_BEFORE)), batch_size,
                           resolution, augment="random_resized_crop", horizontal_flip=True, order="random", drop_last=True,
                           num_threads=threads or environment.num_cores(), device=device)
         with open_loader(plan) as loader:
-            steps["ours:fed"] = "ours, eager, fed by our loader", _fed_step(arch, eps, device, loader)
-            measured = rounds(steps, device, num_rounds, num_steps, batch_size, absent)
+            fed_by_loader = Fed(_trainee(arch, eps, device), loader)
+            steps["ours:fed"] = "ours, eager, fed by our loader", fed_by_loader.step
+            measured = rounds(steps, device, num_rounds, num_steps, batch_size, absent, {"ours:fed": fed_by_loader.round})
     else:
         measured = rounds(steps, device, num_rounds, num_steps, batch_size, absent)
     finish("train", work, measured, _goals(on_gpu, eps), device, absent, json_file)
@@ -107,8 +112,12 @@ def check_device(device: str) -> None:
 
 
 def rounds(steps: "dict[str, tuple[str, Callable[[], None]]]", device: str, num_rounds: int, num_steps: int, batch_size: int,
-           absent: dict[str, str]) -> "dict[str, Measured]":
-    """Each contender's rounds, in turn. One whose first steps fail (a compiler, memory) is absent, and says why."""
+           absent: dict[str, str], around: Mapping[str, Callable[[], AbstractContextManager[None]]] | None = None,
+           ) -> "dict[str, Measured]":
+    """Each contender's rounds, in turn. One whose first steps fail (a compiler, memory) is absent, and says why.
+
+    `around`: of some contenders, what their rounds take place in, outside of the clock.
+    """
     import torch
 
     from harness import bench, console
@@ -118,27 +127,30 @@ def rounds(steps: "dict[str, tuple[str, Callable[[], None]]]", device: str, num_
     on_gpu = device.startswith("cuda")
     clock = time.perf_counter if on_gpu else time.process_time
 
-    def round_of(step: Callable[[], None], num_steps: int = num_steps) -> Callable[[], float]:
+    def round_of(name: str, step: Callable[[], None], num_steps: int = num_steps) -> Callable[[], float]:
         def run() -> float:
-            started = clock()
-            for _ in range(num_steps):
-                step()
-            if on_gpu:
-                torch.cuda.synchronize()
-            return num_steps * batch_size / (clock() - started)
+            with (around or {}).get(name, nullcontext)():
+                if on_gpu:
+                    torch.cuda.synchronize()
+                started = clock()
+                for _ in range(num_steps):
+                    step()
+                if on_gpu:
+                    torch.cuda.synchronize()
+                return num_steps * batch_size / (clock() - started)
         return run
 
     with fixed_shapes(device):
         for name, (_, step) in list(steps.items()):
             try:
-                round_of(step, WARM_UP_STEPS)()
+                round_of(name, step, WARM_UP_STEPS)()
             except Exception as error:      # whatever a compiler raises
                 if name == "plain":
                     raise
                 absent[name] = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
                 del steps[name]
         with console.progress("rounds", "rounds") as report:
-            rates = bench.take_turns({name: round_of(step) for name, (_, step) in steps.items()}, num_rounds, report)
+            rates = bench.take_turns({name: round_of(name, step) for name, (_, step) in steps.items()}, num_rounds, report)
     return {name: Measured(what, rates=rates[name]) for name, (what, _) in steps.items()}
 
 
@@ -171,19 +183,31 @@ def _trainee(arch: str, eps: float, device: str) -> "ModelTrainee":
                         attack=pgd3() if eps else None, eps=eps)
 
 
-def _fed_step(arch: str, eps: float, device: str, loader: "Loader") -> Callable[[], None]:
-    """The same on the loader's batches, epoch after epoch."""
-    trainee = _trainee(arch, eps, device)
-    trainee.set_rate(1.0)
+class Fed:
+    """The same on a loader's batches. Each round is a new epoch, which ends with it.
 
-    def batches() -> "Iterator[tuple[Tensor, Tensor]]":
-        epoch = 0
-        while True:
-            yield from loader.epoch(epoch)
-            epoch += 1
+    So the loader stands still while others are measured, and every batch of a round but those of the first steps is decoded in
+    its time: a queue filled in between would hide that a loader is too slow, and a first batch that it is fast enough.
+    """
 
-    endless = batches()
-    return lambda: trainee.train_batch(*next(endless))
+    def __init__(self, trainee: "ModelTrainee", loader: "Loader") -> None:
+        assert loader.plan.batches_ahead + 2 == FED_STEPS_BEFORE
+        trainee.set_rate(1.0)
+        self._trainee, self._loader, self._number = trainee, loader, 0
+        self._epoch: Epoch | None = None
+
+    def step(self) -> None:
+        assert self._epoch is not None, "steps are taken in a round"
+        self._trainee.train_batch(*next(self._epoch))
+
+    @contextmanager
+    def round(self) -> Iterator[None]:
+        with self._loader.epoch(self._number) as self._epoch:
+            self._number += 1
+            for _ in range(FED_STEPS_BEFORE):
+                self.step()
+            yield
+        self._epoch = None
 
 
 def plain_step(arch: str, resolution: int, batch_size: int, eps: float, device: str) -> Callable[[], None]:
@@ -249,10 +273,10 @@ def pgd3() -> "AttackSettings":
     return AttackSettings(steps=3)
 
 
-def _beton(corpus: Path | None, scratch: Path) -> Path:
-    """The corpus with its own JPEGs and a restart index, as a source is written by default; made once."""
+def _beton(corpus: Path | None, scratch: Path, num_images: int) -> Path:
+    """The corpus with its own JPEGs and a restart index, as many times over as makes `num_images`; made once."""
     from harness import environment
-    from harness.corpus import linked, photo_tiles
+    from harness.corpus import linked, many_times, photo_tiles
     from writers.dataset import SplitSettings, open_dataset
     from writers.encoding import Encoding
     from writers.errors import UserError
@@ -261,11 +285,13 @@ def _beton(corpus: Path | None, scratch: Path) -> Path:
     from writers.write import write_split
 
     photos = linked(corpus.resolve() if corpus else photo_tiles(scratch), scratch)
-    path = scratch / f"train_{photos.name}.beton"
+    source = open_dataset("folder", photos, SplitSettings(val=0))
+    copies = -(-num_images // len(source.splits["train"]))
+    path = scratch / f"train_{photos.name}_x{copies}.beton"
     try:
         open_beton(path)
     except UserError:
-        source = open_dataset("folder", photos, SplitSettings(val=0))
+        source = many_times(source, copies)
         write_split(source, "train", everything(source.classes), Encoding(format="passthrough", restart_index=True), path,
                     num_threads=environment.num_cores())
     return path

@@ -10,7 +10,6 @@ import click
 if TYPE_CHECKING:
     from harness.bench import Measured
     from writers.encoding import Encoding
-    from writers.source import Source
 
 # Name -> what it is in words, and the settings; `+index`: with a restart index, which FFCV's writer has no counterpart of.
 ENCODINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -156,11 +155,12 @@ class Work:
 
     def warm_up(self) -> None:
         """Read everything once, compile what is compiled, and write the beton that is copied."""
+        from harness.corpus import many_times
         from writers.subset import everything
         from writers.write import write_split
 
         self.round("ours:jpeg400")
-        large = _many_times(self._source, self._copies)
+        large = many_times(self._source, self._copies)
         write_split(large, "train", everything(large.classes), _encoding("passthrough"), self._large,
                     num_threads=self._num_threads)
 
@@ -241,15 +241,6 @@ def _timed() -> Iterator[dict[str, float]]:
     started, cpu_started = time.perf_counter(), sum(os.times()[:4])
     yield took
     took |= {"wall_s": time.perf_counter() - started, "cpu_s": sum(os.times()[:4]) - cpu_started}
-
-
-def _many_times(source: "Source", copies: int) -> "Source":
-    """A source of ten classes in which each image is there so many times, under names of its own."""
-    from dataclasses import replace
-
-    examples = [replace(example, name=f"{number % 10}/{number}", label=number % 10)
-                for number, example in enumerate(source.splits["train"] * copies)]
-    return replace(source, classes=[str(label) for label in range(10)], splits={"train": examples})
 
 
 def _encoding(name: str) -> "Encoding":

@@ -1,7 +1,9 @@
 """`harness bench train` and `attack` at tiny sizes: who is measured, and that the plain twins do the same work."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from harness.benches import train
 from harness.cli import cli
 from harness.train.attack import pgd
 from harness.train.trial import noise_batch
+from writers.store import open_beton
 
 TINY = ["--arch", "resnet10", "--resolution", "16", "--batch-size", "2", "--rounds", "2", "--steps", "1"]
 
@@ -43,6 +46,35 @@ def test_bench_train_fed_and_not(tmp_path):
     assert [ratio["title"] for ratio in record["ratios"]] == ["ours:eager / plain, clean", "gpu_fed, clean"]
     assert all(len(one["rates"]) == 2 and one["median"] > 0 for one in record["contenders"].values())
     assert record["work"]["clock"] == "this process's CPU time" and record["environment"]["packages"]["torch"]
+    (beton,) = (tmp_path / "s").glob("*.beton")
+    assert open_beton(beton).manifest.num_samples == 18     # of 9 images twice, a round takes 2 * (4 + 1)
+
+
+def test_the_loader_stands_still_while_others_are_measured(monkeypatch):
+    """Each round of what it feeds is an epoch: begun and under way before the clock starts, and ended with it."""
+    told: list[str] = []
+
+    class Loader:
+        plan = SimpleNamespace(batches_ahead=2)
+
+        @contextmanager
+        def epoch(self, number):
+            told.append(f"epoch {number}")
+            yield ((f"batch {batch}",) for batch in range(train.FED_STEPS_BEFORE + 2))
+            told.append("end")
+
+    class Trainee:
+        set_rate, train_batch = told.append, told.append
+
+    fed = train.Fed(Trainee, Loader())
+    steps = {"plain": ("plain", lambda: told.append("plain")), "fed": ("fed", fed.step)}
+    monkeypatch.setattr(train.time, "process_time", lambda: told.append("clock") or float(told.count("clock")))
+    found = train.rounds(steps, "cpu", 2, 2, batch_size=10, absent={}, around={"fed": fed.round})
+    before, counted = [f"batch {number}" for number in range(4)], ["batch 4", "batch 5"]
+    plain = ["clock", "plain", "plain", "clock"]
+    first, second = ([f"epoch {number}", *before, "clock", *counted, "clock", "end"] for number in (1, 2))
+    assert told[-28:] == [*plain, *first, *second, *plain]      # turn by turn
+    assert found["fed"].rates == [20, 20]
 
 
 def test_bench_attack_says_what_an_attack_costs(tmp_path):

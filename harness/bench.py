@@ -87,15 +87,19 @@ def take_turns(contenders: Mapping[str, Callable[[], float]], num_rounds: int,
 
 
 def ratios(measured: Mapping[str, Measured], goals: Sequence[Goal]) -> list[Ratio]:
-    """For each goal whose sides both ran: ours over the best of the others, round by round."""
+    """For each goal whose sides both ran: ours over the best of the others, round by round.
+
+    Where not all of the others ran, the ratio is named by those that did, and is only reported.
+    """
     found = []
     for goal in goals:
         others = tuple(name for name in goal.against if name in measured)
         if goal.ours in measured and others:
             best = [max(rates) for rates in zip(*(measured[name].rates for name in others), strict=True)]
             rounds = tuple(ours / theirs for ours, theirs in zip(measured[goal.ours].rates, best, strict=True))
-            found.append(Ratio(goal.title or f"{goal.ours} / {' or '.join(others)}", goal.ours, others, rounds, goal.must,
-                               goal.aim))
+            names = f"{goal.ours} / {' or '.join(others)}"
+            found.append(Ratio(goal.title or names, goal.ours, others, rounds, goal.must, goal.aim) if others == goal.against
+                         else Ratio(names, goal.ours, others, rounds, None, None))
     return found
 
 

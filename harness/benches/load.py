@@ -142,7 +142,10 @@ def _goals(workload: str) -> "list[Goal]":
     goals = [Goal("ours:restart", ("ffcv:jpeg",), 2.0, 2.7, "ours / stock FFCV, the source's JPEGs"),
              Goal("ours:raw400", ("ffcv:raw400",), 2.0, 2.7, "ours / stock FFCV, raw at 400 px"),
              Goal("ours:restart", ("dali:cpu", "torchvision:io"), 1.8, 2.4, "ours / best of DALI CPU and torchvision.io"),
-             Goal("ours:restart", ("torchvision:pil",), 3.0, 3.5, "ours / torchvision, Pillow")]
+             Goal("ours:restart", ("torchvision:pil",), 3.0, 3.5, "ours / torchvision, Pillow"),
+             Goal("ours:restart", ("dali:gpu",), title="ours / DALI on the GPU"),
+             Goal("ours:resident", ("dali:gpu",), title="ours, decoded once and kept / DALI on the GPU"),
+             Goal("ours:resident", ("ours:restart",), title="ours, decoded once and kept / decoded each time")]
     return goals if workload == "rrc224" else [Goal(goal.ours, goal.against, title=goal.title) for goal in goals]
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from harness import bench
 from harness.bench import Goal, Measured
+from harness.benches import load
 from harness.cli import cli
 from writers.errors import UserError
 
@@ -24,13 +25,32 @@ def test_a_ratio_is_within_rounds_and_against_the_best_that_ran():
     """The machine halves its speed in round 2: rates move, ratios do not."""
     measured = {"ours": Measured("ours", rates=[300, 150, 330]), "x": Measured("x", rates=[100, 50, 100]),
                 "y": Measured("y", rates=[90, 60, 110])}
-    ratio, = bench.ratios(measured, [Goal("ours", ("x", "y", "absent"), must=2.0, aim=3.5), Goal("ours", ("absent",)),
+    ratio, = bench.ratios(measured, [Goal("ours", ("x", "y"), must=2.0, aim=3.5, title="ours / all"), Goal("ours", ("absent",)),
                                      Goal("nobody", ("x",))])
     assert ratio.against == ("x", "y") and ratio.rounds == pytest.approx((3.0, 2.5, 3.0)) and ratio.median == 3.0
-    assert ratio.verdict == "reached"
+    assert ratio.verdict == "reached" and ratio.title == "ours / all"
     assert bench.ratios(measured, [Goal("ours", ("x",), must=2.0, aim=3.0)])[0].verdict == "aim reached"
     assert bench.ratios(measured, [Goal("x", ("ours",), must=1.0)])[0].verdict == "NOT REACHED"
     assert measured["ours"].spread == pytest.approx(180 / 300)
+
+
+def test_a_ratio_against_some_of_those_that_were_meant_says_so_and_reaches_nothing():
+    measured = {name: Measured(name, rates=[rate]) for name, rate in (("ours", 300.0), ("x", 100.0), ("y", 90.0))}
+    ratio, = bench.ratios(measured, [Goal("ours", ("x", "y", "fast"), must=2.0, aim=2.5, title="ours / best of all")])
+    assert ratio.title == "ours / x or y" and ratio.against == ("x", "y") and ratio.median == 3.0
+    assert ratio.must is None and ratio.aim is None and ratio.verdict == ""
+
+
+def test_ratios_of_a_gpu_run():
+    """With the contenders that benchmarks/gpu_check.py asks for."""
+    measured = {name: Measured(name, rates=[1.0]) for name in ("ours:restart", "ours:resident", "ffcv:jpeg", "torchvision:io",
+                                                               "dali:gpu")}
+    found = bench.ratios(measured, load._goals("rrc224"))
+    assert [(ratio.ours, ratio.against, ratio.must) for ratio in found] == [
+        ("ours:restart", ("ffcv:jpeg",), 2.0), ("ours:restart", ("torchvision:io",), None),
+        ("ours:restart", ("dali:gpu",), None), ("ours:resident", ("dali:gpu",), None),
+        ("ours:resident", ("ours:restart",), None)]
+    assert found[1].title == "ours:restart / torchvision:io"
 
 
 def test_a_record_that_cannot_be_written(tmp_path: Path):

@@ -53,6 +53,12 @@ class Absent(Exception):
     """The contender cannot run here; the message says why."""
 
 
+def on_cpu_only(work: Work) -> None:
+    """For a contender that leaves its batches in the CPU's memory. Raises Absent where they are wanted on a GPU."""
+    if work.device != "cpu":
+        raise Absent("CPU only: what it gives would still have to be copied to the GPU")
+
+
 def serve(name: str, work: Work, answers: TextIO) -> None:
     """Open the contender `file:variant`, say so, and run a round for each line of stdin. Answers are lines of JSON."""
     def answer(value: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from nvidia.dali import fn, pipeline_def, types
 
-from benchmarks.contender import Absent, Pipeline, Work
+from benchmarks.contender import Absent, Pipeline, Work, on_cpu_only
 
 VARIANTS = {
     "cpu": "DALI, CPU, fastest settings",
@@ -21,6 +21,8 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
     on_gpu = variant == "gpu"
     if on_gpu and work.device == "cpu":
         raise Absent("no GPU")
+    if not on_gpu:
+        on_cpu_only(work)
     files, labels = zip(*work.files(), strict=True)
     random, fast = work.augment != "center_crop", variant != "cpu_careful"
     options: dict[str, Any] = {"device": "mixed" if on_gpu else "cpu", "output_type": types.RGB}

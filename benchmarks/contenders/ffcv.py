@@ -1,9 +1,10 @@
 """Stock FFCV: its own Loader, decoders and flip, on betons that its Reader cannot tell from its own."""
 
+import torch
 from ffcv.fields.basics import IntDecoder
 from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
 from ffcv.loader import Loader, OrderOption
-from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
+from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToDevice, ToTensor, ToTorchImage
 
 from benchmarks.betons import beton
 from benchmarks.contender import Pipeline, Work
@@ -17,13 +18,14 @@ VARIANTS = {
 
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
-
     size = (work.resolution, work.resolution)
     if work.augment == "center_crop":
         image = [CenterCropRGBImageDecoder(size, 224 / 256)]
     else:
         image = [RandomResizedCropRGBImageDecoder(size, scale=work.crop_scale), RandomHorizontalFlip()]
+    to_device = [] if work.device == "cpu" else [ToDevice(torch.device(work.device))]
     loader = Loader(str(beton(work, variant)), batch_size=work.batch_size, num_workers=work.num_threads, seed=0,
                     order=OrderOption.RANDOM, os_cache=True, drop_last=False, recompile=False,
-                    pipelines={"image": [*image, ToTensor(), ToTorchImage()], "label": [IntDecoder(), ToTensor(), Squeeze()]})
+                    pipelines={"image": [*image, ToTensor(), *to_device, ToTorchImage()],
+                               "label": [IntDecoder(), ToTensor(), *to_device, Squeeze()]})
     return lambda epoch: loader

@@ -7,7 +7,7 @@ from typing import Any
 import litdata
 from PIL import Image
 
-from benchmarks.contender import Pipeline, Work
+from benchmarks.contender import Pipeline, Work, on_cpu_only
 from benchmarks.pictures import pil_transform
 
 VARIANTS = {"pil": "litdata, chunks, Pillow"}
@@ -28,6 +28,7 @@ def read(item: tuple[str, int]) -> dict[str, Any]:
 
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
+    on_cpu_only(work)
     folder = Path(work.scratch) / "litdata"
     if not (folder / "index.json").exists():
         litdata.optimize(fn=read, inputs=work.files(), output_dir=str(folder), chunk_bytes="64MB", num_workers=1)

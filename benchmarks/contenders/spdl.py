@@ -7,7 +7,7 @@ from typing import Any
 import spdl.io
 from spdl.pipeline import PipelineBuilder
 
-from benchmarks.contender import Absent, Pipeline, Work
+from benchmarks.contender import Absent, Pipeline, Work, on_cpu_only
 
 VARIANTS = {"ffmpeg": "SPDL, FFmpeg"}
 
@@ -17,6 +17,7 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
     from PIL import Image
     from torchvision.transforms import RandomResizedCrop
 
+    on_cpu_only(work)
     try:
         spdl.io.demux_image(work.files()[0][0])
     except RuntimeError as error:       # FFmpeg's libraries are looked for at the first use

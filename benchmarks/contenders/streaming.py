@@ -6,13 +6,14 @@ from typing import Any
 from streaming import MDSWriter, StreamingDataset
 from streaming.base.util import clean_stale_shared_memory
 
-from benchmarks.contender import Pipeline, Work
+from benchmarks.contender import Pipeline, Work, on_cpu_only
 from benchmarks.pictures import pil_transform
 
 VARIANTS = {"pil": "mosaicml-streaming, MDS shards, Pillow"}
 
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
+    on_cpu_only(work)
     import torch
 
     folder = Path(work.scratch) / "streaming"

@@ -38,4 +38,5 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
     loader = torch.utils.data.DataLoader(Images(), work.batch_size, shuffle=work.augment != "center_crop",
                                          num_workers=work.num_threads, persistent_workers=True,
                                          pin_memory=work.device != "cpu")
-    return lambda epoch: ((images.to(work.device, non_blocking=True), labels) for images, labels in loader)
+    return lambda epoch: ((images.to(work.device, non_blocking=True), labels.to(work.device, non_blocking=True))
+                          for images, labels in loader)

@@ -6,7 +6,7 @@ from typing import Any
 
 import webdataset
 
-from benchmarks.contender import Pipeline, Work
+from benchmarks.contender import Pipeline, Work, on_cpu_only
 from benchmarks.pictures import pil_transform
 
 VARIANTS = {"pil": "webdataset, tar shards, Pillow"}
@@ -14,6 +14,7 @@ NUM_SHARDS = 8
 
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
+    on_cpu_only(work)
     shards = _shards(work, webdataset)
     transform = pil_transform(work)
 

@@ -1,9 +1,11 @@
 """What lies ready is taken: the very file that writing from the images gives. What is not sure to be the same is not taken."""
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from writers import copy, layout, origin, ready
 from writers.copy import copy_subset
 from writers.encoding import Encoding
 from writers.errors import UserError
-from writers.origin import inherit, open_with_origin, record, record_path, recorded
+from writers.origin import Origin, inherit, open_with_origin, record, record_path, recorded
 from writers.source import Source, SplitSettings
 from writers.store import Manifest, manifest_path, open_beton
 from writers.subset import Subset, SubsetSpec, everything, resolve
@@ -145,6 +147,22 @@ def test_without_links_between_the_folders_the_whole_is_copied(place: Place, mon
     place.same_as_own(everything(place.source.classes))
 
 
+def test_a_beton_that_is_replaced_before_it_is_linked_is_copied(place: Place, monkeypatch):
+    """The file that was checked is the file that is linked."""
+    whole, link = place.write(), os.link
+
+    def link_late(file: Path, linked: Path) -> None:
+        shutil.copy(file, place.data / "new")
+        (place.data / "new").replace(file)
+        link(file, linked)
+
+    monkeypatch.setattr(os, "link", link_late)
+    assert place.take(everything(place.source.classes))
+    assert not (place.data / "taken" / "train.beton").samefile(whole)
+    assert len(list((place.data / "taken").iterdir())) == 2
+    place.same_as_own(everything(place.source.classes))
+
+
 def _touch(place: Place) -> None:
     os.utime(place.tree / "train" / "dog" / "train_0.jpg", ns=(1, 1))       # an image that is not even wanted
     place.reopen()
@@ -178,6 +196,7 @@ def _record_of_another(place: Place) -> None:
 
 
 def _no_state(place: Place) -> None:
+    _no_record(place)
     place.origin = None
 
 
@@ -217,6 +236,30 @@ def test_what_is_not_proven_to_be_the_same_is_not_taken(place: Place, change: Ca
         path.unlink()
     change(place)
     assert place.take() is None and not list((place.data / "taken").iterdir())
+
+
+def test_images_that_are_not_in_it_are_missed_without_encoding_any(place: Place, monkeypatch):
+    monkeypatch.setattr(ready, "NUM_ENCODED_ANEW", 0)
+    place.write(Subset("others", ("cat", "dog")))
+    for name, there in (("owl", False), ("cat", True)):
+        spec = SubsetSpec.model_validate({"name": "one", "classes": [name], "steps": [{"per_class": 1}]})
+        assert (place.take(resolve(spec, place.source.classes)) is not None) == there
+
+
+def test_an_origin_is_the_files_and_all_that_decides_on_the_splits(place: Place, monkeypatch):
+    def opened(protocol: str | None = None, place_made: Path = place.tree, **settings: Any) -> Origin | None:
+        def open_dataset(name: str, paths: list[Path], settings: SplitSettings) -> Any:
+            place_made.mkdir(exist_ok=True)
+            return SimpleNamespace(protocol=protocol)
+
+        monkeypatch.setattr(origin, "open_dataset", open_dataset)
+        return open_with_origin("folder", [place_made], replace(SplitSettings(), **settings))[1]
+
+    assert opened() == place.origin
+    made = place.tree.parent / "made"       # on first use: then it is as it is at the second
+    assert opened(place_made=made) == opened(place_made=made)
+    found = [opened(), opened("vtab"), opened(val=0.2), opened(test=0.1), opened(seed=1), opened(place_made=made)]
+    assert None not in found and all(found.count(one) == 1 for one in found)
 
 
 def test_where_the_libraries_of_today_give_other_bytes_nothing_is_taken(place: Place, monkeypatch):

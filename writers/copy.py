@@ -1,10 +1,9 @@
 """Copies the samples of a subset from one beton to another, without decoding: byte for byte what writing from the images gives.
 
 The order in a file is a draw by the samples' ids, so a subset's order is that of the whole with gaps, and both files are gone
-through from front to back. Samples that lie side by side in both are copied by the kernel in one go, at the speed of the
-disk. Their digests are copied, too: an image that was damaged in the one file is known to be so in the other. One exception
-to the first sentence: a file written from images of which some were skipped may have its first page later, by the room that
-was kept for their rows.
+through from front to back. Samples that lie side by side in both are copied by the kernel in one go. Their digests are copied,
+too: an image that was damaged in the one file is known to be so in the other. One exception to the first sentence: a file
+written from images of which some were skipped may have its first page later, by the room that was kept for their rows.
 
 Memory: 96 bytes a sample of either file, and 1 MB.
 """

@@ -39,6 +39,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.feature_dim = feature_dim
         self.head = nn.Linear(feature_dim, num_classes)
+        self.fixed_size: int | None = None              # pixels a side, where the backbone takes no other images
         self.dropout = 0.0                              # share of the features that are dropped before the head, in training
         self.auxiliary: AuxiliaryHead | None = None     # a second head, in training
         self.register_buffer("mean", torch.tensor(zoo.IMAGENET_MEAN).view(1, 3, 1, 1))
@@ -84,6 +85,7 @@ def build(arch: str, num_classes: int, *, channels: tuple[int, ...] | None = Non
 def from_network(network: zoo.Network, num_classes: int) -> Classifier:
     """A classifier on a network of the zoo, with that network's normalisation."""
     model = Classifier(network.backbone, network.feature_dim, num_classes)
+    model.fixed_size = network.resolution if network.is_fixed_size else None
     set_normalisation(model, network.mean, network.std)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

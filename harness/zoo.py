@@ -22,6 +22,7 @@ from writers.errors import UserError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 WITH_AUXILIARY = ("googlenet", "inception_v3")      # classifiers half-way, of use in training only
+FIXED_SIZE = ("vit_", "maxvit_")                # what names begin with of torchvision's that take one resolution only
 _OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\..*)")
 _UNLIKELY = 1013        # a number of classes that no inner layer has as its width
 _IMAGENET = 1000
@@ -37,6 +38,7 @@ class Network:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resolution: int                 # pixels a side
+    is_fixed_size: bool             # whether it can take no other resolution
     crop_fraction: float            # centre crop: share of the shorter side
     interpolation: str
 
@@ -139,15 +141,18 @@ def _from_torchvision(name: str) -> Network:
     if name not in available("torchvision"):
         raise names.unknown("torchvision model", name, available("torchvision"))
     # transform_input: their published weights want another normalisation, which these two do themselves.
-    options = {"init_weights": True, "aux_logits": False, "transform_input": True} if name in WITH_AUXILIARY else {}
+    auxiliary = {"init_weights": True, "aux_logits": False, "transform_input": True}
+    options: dict[str, Any] = auxiliary if name in WITH_AUXILIARY else {}
     weights = _torchvision_weights(name)
     preset = weights.transforms() if weights else None
     resolution = preset.crop_size[0] if preset else 224
+    if name.startswith("vit_"):
+        options = {"image_size": resolution}
     shorter = preset.resize_size[0] if preset else 256
     return _without_head(lambda num_classes: models.get_model(name, weights=None, num_classes=num_classes, **options),
                          f"torchvision/{name}", mean=tuple(preset.mean) if preset else IMAGENET_MEAN,
                          std=tuple(preset.std) if preset else IMAGENET_STD, resolution=resolution,
-                         crop_fraction=min(1.0, resolution / shorter),
+                         is_fixed_size=name.startswith(FIXED_SIZE), crop_fraction=min(1.0, resolution / shorter),
                          interpolation=preset.interpolation.value if preset else "bilinear")
 
 
@@ -155,19 +160,21 @@ def _from_timm(name: str) -> Network:
     timm = timm_library()
     if not timm.is_model(name):
         raise names.unknown("timm model", name, timm.list_models())
-    preset = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    config = timm.get_pretrained_cfg(name)
+    preset = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())
     return _without_head(lambda num_classes: timm.create_model(name, pretrained=False, num_classes=num_classes),
                          f"timm/{name}", mean=tuple(preset["mean"]), std=tuple(preset["std"]),
-                         resolution=preset["input_size"][-1], crop_fraction=preset["crop_pct"],
-                         interpolation=preset["interpolation"])
+                         resolution=preset["input_size"][-1], is_fixed_size=config.fixed_input_size,
+                         crop_fraction=preset["crop_pct"], interpolation=preset["interpolation"])
 
 
 def _without_head(make: Callable[[int], nn.Module], arch: str, *, mean: tuple[float, ...], std: tuple[float, ...],
-                  resolution: int, crop_fraction: float, interpolation: str) -> Network:
+                  resolution: int, is_fixed_size: bool, crop_fraction: float, interpolation: str) -> Network:
     network = make(_UNLIKELY)
     heads = [(name, module.in_features) for name, module in network.named_modules()
              if isinstance(module, nn.Linear) and module.out_features == _UNLIKELY]
-    published = (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), resolution, crop_fraction, interpolation
+    published = ((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), resolution, is_fixed_size, crop_fraction,
+                 interpolation)
     if not heads:
         heads = [(name, module.in_channels) for name, module in network.named_modules()
                  if isinstance(module, nn.Conv2d) and module.out_channels == _UNLIKELY]

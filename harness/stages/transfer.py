@@ -51,6 +51,10 @@ def run(context: StageContext) -> Outcome:
     precision, timer = choose(settings.precision, context.device), Timer(context.device)
     _check_splits(context)
     load, source_eps = _source(context, len(classes))
+    if load.fixed_size is not None and load.fixed_size != settings.resolution:
+        print(f"The network takes images of {load.fixed_size} pixels a side and no others; so they are, in place of "
+              f"{settings.resolution}.")
+        settings = settings.model_copy(update={"resolution": load.fixed_size, "eval_resolution": None})
 
     def score(model: Classifier, split: str, crop: float, *, keep_predictions: bool = False) -> dict[str, Any]:
         plan = eval_plan(split_path(context, "data", split), settings.batch_size,
@@ -92,7 +96,8 @@ def run(context: StageContext) -> Outcome:
         "grid": list(search.entries()), **settings_say(settings),
         "num_epochs": None if best.trial.settings.steps else best.trial.settings.epochs,
         "num_steps": best.trial.settings.steps or best.trial.settings.epochs * setup.steps_per_epoch,
-        "num_classes": len(classes), "num_train_images": num_train_images, "num_fit_images": num_fit_images,
+        "resolution": settings.resolution, "num_classes": len(classes), "num_train_images": num_train_images,
+        "num_fit_images": num_fit_images,
         "bn_stats": setup.bn_stats, "num_parts": search.num_parts, "precision": precision, "source_eps": source_eps,
         "predictions": predictions.FILE,
         "damaged_checkpoints": [line for clock in search.clocks for line in clock.damaged_checkpoints]}
@@ -105,6 +110,7 @@ class _Loads:
 
     pretrained: Callable[[], Classifier]
     scratch: Callable[[], Classifier]
+    fixed_size: int | None      # pixels a side, where they take no other images
 
 
 def _source(context: StageContext, num_classes: int) -> tuple[_Loads, float | None]:
@@ -127,7 +133,8 @@ def _source(context: StageContext, num_classes: int) -> tuple[_Loads, float | No
             return with_head(models.build(about["arch"], num_classes, channels=tuple(channels) if channels else None,
                                           blur_pool=about.get("blur_pool", False)))
 
-    return _Loads(lambda: with_head(copy.deepcopy(source)) if source is not None else scratch(), scratch), eps
+    fixed_size = (source if source is not None else scratch()).fixed_size
+    return _Loads(lambda: with_head(copy.deepcopy(source)) if source is not None else scratch(), scratch, fixed_size), eps
 
 
 def _train_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,17 @@ def test_a_rate_that_diverges_is_passed_over_and_all_of_them_are_an_error(root: 
         config["settings"] = {**TRANSFER, "lrs": [1e38]}
         with pytest.raises(UserError, match="not finite"):
             transfer.run(context_of(root, f"all-{method}", config, {"model": model, "data": target}))
+
+
+@pytest.mark.parametrize(("arch", "taken"), [("timm/test_vit", 160), ("timm/test_resnet", 24)])
+def test_a_network_of_one_size_is_shown_images_of_that_size(root: Path, tmp_path: Path, target: Result, arch: str, taken: int):
+    """Whatever the method says for all models: at another one a transformer with position embeddings cannot compute."""
+    models.save(tmp_path / pretrain.MODEL_FILE, models.build(arch, 3), {"arch": arch, "resolution": 160})
+    settings = {**TRANSFER, "epochs": 1, "eval_resolution": 32, "lrs": [0.01]}
+    config = {"method": "full", "seed": 0, "metric": "top1", "settings": settings}
+    context = context_of(root, f"size-{taken}", config, {"model": as_result("adopt", {}), "data": target})
+    metrics = transfer.run(replace(context, need_folders={**context.need_folders, "model": tmp_path})).metrics
+    assert metrics["resolution"] == taken and metrics["test"]["num_images"] == 32
 
 
 def check_predictions(root: Path, metrics: dict, source: Result) -> None:

@@ -55,7 +55,8 @@ def test_an_imported_network_gives_its_librarys_logits(arch, tmp_path: Path):
 
 FAMILIES = {
     "torchvision": ("resnet50", "wide_resnet50_2", "densenet161", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0",
-                    "inception_v3", "googlenet", "convnext_tiny", "vit_b_16", "mnasnet1_0", "shufflenet_v2_x1_0", "vgg16_bn"),
+                    "inception_v3", "googlenet", "convnext_tiny", "vit_b_16", "mnasnet1_0", "shufflenet_v2_x1_0", "vgg16_bn",
+                    "vit_h_14"),
     "timm": ("resnet50", "densenet121", "mobilenetv3_small_100", "efficientnet_b0", "inception_v4", "convnext_atto",
              "vit_tiny_patch16_224", "resnetv2_18", "dpn48b")}
 

@@ -163,6 +163,15 @@ def test_a_beton_that_is_replaced_before_it_is_linked_is_copied(place: Place, mo
     place.same_as_own(everything(place.source.classes))
 
 
+def test_the_link_of_a_killed_process_goes_when_the_next_begins(place: Place):
+    whole, folder = place.write(), place.data / "taken"
+    folder.mkdir()
+    (folder / ".train.beton.00.writing").touch()
+    os.link(whole, folder / ".train.beton.00.link")
+    assert place.take()
+    assert sorted(path.name for path in folder.iterdir()) == ["train.beton", "train.beton.json"]
+
+
 def _touch(place: Place) -> None:
     os.utime(place.tree / "train" / "dog" / "train_0.jpg", ns=(1, 1))       # an image that is not even wanted
     place.reopen()

@@ -11,7 +11,7 @@ Memory: 96 bytes a sample of either file, and 1 MB.
 import errno
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -88,7 +88,7 @@ def copy_samples(beton: Beton, positions: np.ndarray, layout: Layout, new: NewBe
     origins = beton.rows["offset"][positions].astype(np.int64)
     offsets = layout.rows["offset"].astype(np.int64)
     sizes = beton.sizes[positions]
-    with beton.path.open("rb", buffering=0) as file, DiskWriter(new.handle) as disk:
+    with open_samples(beton) as file, DiskWriter(new.handle) as disk:
         layout.write_tables(new.handle)
         begin = 0
         for end in _run_ends(origins, offsets, sizes):
@@ -102,6 +102,14 @@ def copy_samples(beton: Beton, positions: np.ndarray, layout: Layout, new: NewBe
         disk.finish()
     if progress is not None:
         progress(len(sizes), len(sizes))
+
+
+def open_samples(beton: Beton) -> BinaryIO:
+    """The file, to read samples from. Raises BetonChanged where it is gone."""
+    try:
+        return beton.path.open("rb", buffering=0)
+    except OSError as error:
+        raise BetonChanged(f"It cannot be read: {error.strerror}.") from error
 
 
 def check_samples(beton: Beton, positions: np.ndarray, handle: int, progress: Progress | None = None) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from writers.copy import BetonChanged, check_samples, copy_samples, lay_out
+from writers.copy import BetonChanged, check_samples, copy_samples, lay_out, open_samples
 from writers.draws import draw, uniform
 from writers.encode import Unreadable, encode
 from writers.encoding import Encoding
@@ -101,7 +101,7 @@ def _take(path: Path, manifest: Manifest, source: Source, split: str, subset: Su
     with new_beton(out_file) as new:
         if _is_whole(beton, layout):
             taken = sealed({name: getattr(manifest, name) for name in FILE_FIELDS})
-            with beton.path.open("rb", buffering=0) as file:
+            with open_samples(beton) as file:
                 check_samples(beton, positions, file.fileno(), progress)
                 if new.publish_link(taken, beton.path, file.fileno()):
                     return taken

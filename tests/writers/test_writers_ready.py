@@ -308,6 +308,11 @@ def test_a_beton_that_is_gone_or_replaced_meanwhile(place: Place, monkeypatch):
     monkeypatch.setattr(ready, "open_beton", lambda path: whole.unlink() or open_beton(path))
     assert place.take(tell=said.append) is None and len(said) == 1
     place.write()
+    monkeypatch.setattr(ready, "open_beton", open_beton)
+    monkeypatch.setattr(ready, "encode", lambda *arguments, lenient: whole.unlink(missing_ok=True) or _encode(*arguments))
+    for subset in (TWO, everything(place.source.classes)):
+        assert place.take(subset, tell=said.append) is None and "cannot be read" in said.pop()
+        place.write()
 
     def replaced(path: Path) -> Any:
         place.encoding = Encoding(format="raw")

@@ -94,22 +94,28 @@ class Forked:
     def __init__(self, server: ForkServer, pid: int, handle: int, imported: frozenset[str], to_it: int, from_it: int) -> None:
         self._server, self.pid, self._handle, self.imported = server, pid, handle, imported
         self.stdin, self.stdout = os.fdopen(to_it, "wb"), os.fdopen(from_it, "rb")
+        self.is_reaped = False
+        self.returncode: int | None = None
 
     def has_ended(self) -> bool:
-        return bool(select.select([self._handle], [], [], 0)[0])
+        return self.is_reaped or _is_readable(self._handle, 0)
 
     def send_signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._handle, number)
+        if not self.is_reaped:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, number)
 
-    def wait(self) -> int | None:
-        """Its exit code; None where the server has died, which alone would know."""
-        select.select([self._handle], [], [])
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Its exit code; None where the server has died, which alone would know. Raises TimeoutExpired."""
+        if self.is_reaped:
+            return self.returncode
+        if not _is_readable(self._handle, timeout):
+            raise subprocess.TimeoutExpired("worker", timeout or 0)
+        self.is_reaped = True
         os.close(self._handle)
-        try:
-            return self._server.reap(self.pid)
-        except OSError:
-            return None
+        with contextlib.suppress(OSError):
+            self.returncode = self._server.reap(self.pid)
+        return self.returncode
 
 
 class Fresh(subprocess.Popen[bytes]):
@@ -118,6 +124,13 @@ class Fresh(subprocess.Popen[bytes]):
     def has_ended(self) -> bool:
         """Looked at but not collected: while it is a zombie, no other process can have its group's number."""
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+def how_it_ended(code: int | None) -> str:
+    """A worker, in words."""
+    if code is None:
+        return "has ended"
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def serve(handle: int) -> list[str]:
@@ -131,7 +144,7 @@ def serve(handle: int) -> list[str]:
     to_do: deque[Callable[[], Any]] = deque()
     imported: list[str] = []
     while True:
-        if to_do and not select.select([link], [], [], 0)[0]:
+        if to_do and not _is_readable(link.fileno(), 0):
             to_do.popleft()()
             continue
         text, handles, _, _ = socket.recv_fds(link, MOST_BYTES, 2)
@@ -190,6 +203,12 @@ def _can_use_cuda() -> bool:
         return bool(ctypes.CDLL("libcuda.so.1").cuInit(0) == 0)
     except (OSError, AttributeError):       # no driver: the stage says so
         return True
+
+
+def _is_readable(handle: int, timeout_s: float | None) -> bool:
+    waiting = select.poll()
+    waiting.register(handle, select.POLLIN)
+    return bool(waiting.poll(None if timeout_s is None else 1000 * timeout_s))
 
 
 def _message(**told: Any) -> bytes:

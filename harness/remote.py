@@ -1,6 +1,6 @@
 """Runs one stage on whatever machine a cluster chose, and brings the answer back: what the ray and slurm launchers share.
 
-The worker is a child that ends when this process does, also by SIGKILL: its stdin closes.
+The worker ends when this process does, also by SIGKILL: its stdin closes.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.fork_server import Forked, ForkServer, how_it_ended
 from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu, order_line
 
 EXIT_STOPPED = 75       # of a worker that was stopped between two stages
@@ -28,6 +29,7 @@ class Order:
 
     folder: Path
     command: tuple[str, ...]
+    module: str                 # of the stage's code
     num_threads: int
     on_gpu: bool
     shares_gpu: bool
@@ -37,7 +39,8 @@ class Order:
         """gpus: whether the cluster has any for this run."""
         on_gpu = gpus and needs_gpu(folder.parent.name)
         command = settings.worker_command("cuda:0" if on_gpu else "cpu", num_threads)
-        return cls(folder, tuple(command), num_threads, on_gpu, on_gpu and settings.jobs_per_gpu > 1)
+        module = f"{settings.stages_package}.{folder.parent.name}"
+        return cls(folder, tuple(command), module, num_threads, on_gpu, on_gpu and settings.jobs_per_gpu > 1)
 
 
 def finished(folder: Path, answer: dict[str, Any]) -> Finished:
@@ -48,9 +51,10 @@ def finished(folder: Path, answer: dict[str, Any]) -> Finished:
 class Attempt:
     """One attempt at a stage. `run` answers; `stop`, from a signal handler or another thread, makes it save and answer soon."""
 
-    def __init__(self, order: Order) -> None:
-        self.order = order
-        self.process: subprocess.Popen[bytes] | None = None
+    def __init__(self, order: Order, fork_server: ForkServer | None = None) -> None:
+        """fork_server: on this machine, where its process runs one attempt after another."""
+        self.order, self.fork_server = order, fork_server
+        self.process: subprocess.Popen[bytes] | Forked | None = None
 
     def run(self) -> dict[str, Any]:
         """{"status", "cause", "message"} as of `harness.launcher.Finished`. An interruption stops the stage, then goes on."""
@@ -80,11 +84,18 @@ class Attempt:
                 self.process.wait(SAVE_S)
 
     def _start(self) -> None:
-        variables = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(self.order.num_threads))}
+        variables = dict.fromkeys(THREAD_VARIABLES, str(self.order.num_threads))
         if not self.order.on_gpu:
             variables["CUDA_VISIBLE_DEVICES"] = ""
-        self.process = subprocess.Popen(self.order.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables,
-                                        start_new_session=True)
+        elif "CUDA_VISIBLE_DEVICES" in os.environ:      # the cluster's choice; the fork server has that of an earlier stage
+            variables["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
+        command = self.order.command
+        if self.fork_server is not None:
+            with contextlib.suppress(OSError):      # it has died: then without
+                self.process = self.fork_server.fork(self.order.module, command[command.index("--serve"):], variables)
+        if self.process is None:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                            env={**os.environ, **variables}, start_new_session=True)
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):      # it died at its start: its output ends, which is an answer too
             self.process.stdin.write(order_line(self.order.folder, shares_gpu=self.order.shares_gpu))
@@ -106,8 +117,7 @@ class Attempt:
                 code = self.process.wait()
                 if code == EXIT_STOPPED:
                     return {"status": "stopped", "cause": "", "message": ""}
-                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-                return _failed("lost", f"The worker process on {socket.gethostname()} {how}; its output is in "
+                return _failed("lost", f"The worker process on {socket.gethostname()} {how_it_ended(code)}; its output is in "
                                        f"{self.order.folder / 'log.txt'}")
         return _failed("lost", f"The stage did not stop within {at_most_s:.0f} s of being asked to.")
 

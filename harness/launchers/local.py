@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from harness import done, environment
-from harness.fork_server import Forked, ForkServer, Fresh, is_possible
+from harness.fork_server import Forked, ForkServer, Fresh, how_it_ended, is_possible
 from harness.gpu_sharing import GpuSharing, Likeness, likeness, tells_time
 from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu, order_line
 from harness.stage import Stage
@@ -279,12 +279,9 @@ def _died(folder: Path, code: int | None, data: Path) -> Finished:
         return Finished(folder, "done")
     if code == 75:
         return Finished(folder, "stopped")
-    if code is None:
-        how = "has ended"
-    else:
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     cause = " (the system does that when memory runs out)" if code == -signal.SIGKILL else ""
-    return Finished(folder, "failed", f"The worker process {how}{cause}; its output is in {folder / 'log.txt'}", "lost")
+    said = f"The worker process {how_it_ended(code)}{cause}; its output is in {folder / 'log.txt'}"
+    return Finished(folder, "failed", said, "lost")
 
 
 def _visible_gpus() -> list[str]:

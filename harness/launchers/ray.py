@@ -1,5 +1,6 @@
 """Runs stages on the machines of a Ray cluster: a task each, with the CPUs and the share of a GPU that it needs."""
 
+import functools
 import logging
 import time
 from collections.abc import Collection
@@ -7,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from harness.fork_server import ForkServer, is_possible
 from harness.launcher import Finished, LauncherSettings, needs_gpu
 from harness.remote import Attempt, Order, finished
 from harness.stage import Stage
@@ -109,8 +111,13 @@ class RayLauncher:
 
 
 def _carry_out(order: Order) -> dict[str, Any]:
-    """The task, on the machine that Ray chose."""
-    return Attempt(order).run()
+    """The task, on the machine that Ray chose. Ray keeps its processes for the tasks to come, and they their fork servers."""
+    return Attempt(order, _fork_server()).run()
+
+
+@functools.cache
+def _fork_server() -> ForkServer | None:
+    return ForkServer() if is_possible() else None
 
 
 def _first_line(error: Exception) -> str:

@@ -62,6 +62,19 @@ def settings_for(cluster: Any, folders: Folders) -> LauncherSettings:
     return LauncherSettings(folders, None, "cpu", "fake_stages", num_threads=1, options={"address": cluster.address})
 
 
+def test_workers_are_forked_from_a_process_that_stays(cluster: Any, folders: Folders, tmp_path: Path):
+    stages = [make(tmp_path, "forked0")]
+    for index in range(1, 6):
+        stages.append(make(tmp_path, f"forked{index}", stages[-1]))
+    with ray_launcher.open(settings_for(cluster, folders)) as launcher:
+        run = Run(matrix_of(*stages), folders, launcher)
+        for _ in run.events():
+            pass
+    ran = [result.load(stage.folder(folders.runs)).metrics for stage in stages]
+    assert all(one["is_forked"] for one in ran)
+    assert len({one["pid"] for one in ran}) == 6 and len({one["parent"] for one in ran}) < 6
+
+
 def test_stages_run_as_tasks_and_a_dead_nodes_stage_is_run_again(cluster: Any, folders: Folders, tmp_path: Path):
     first = make(tmp_path, "first")
     long = [make(tmp_path, f"long{index}", first, sleep_s=3) for index in range(2)]

@@ -55,7 +55,7 @@ def run(context: StageContext) -> Outcome:
         context.progress(done=step, total=total, note="asleep")
         time.sleep(0.05)
     inputs = {role: need.metrics["value"] for role, need in context.needs.items()}
-    return Outcome({"value": 1 + sum(inputs.values()), "resumed_at": done, "pid": os.getpid(), "parent": os.getppid(), "is_forked": "--fork-server" in sys.orig_argv,
-                    "cores": sorted(os.sched_getaffinity(0)),
+    return Outcome({"value": 1 + sum(inputs.values()), "resumed_at": done, "pid": os.getpid(), "parent": os.getppid(),
+                    "is_forked": "--fork-server" in sys.orig_argv, "cores": sorted(os.sched_getaffinity(0)),
                     "environment": {name: os.environ.get(name) for name in config.get("tell_environment", [])}},
                    {"slept_s": config.get("sleep_s", 0)})

@@ -39,7 +39,7 @@ class AttackSettings(Settings):
     step_size: Positive | None = None               # in [0, 1]-pixel units; None: relative_step_size * eps
     relative_step_size: Positive | None = None      # None: 2.5 / steps (`fast`: 1.25, `free`: 1)
     random_start: Literal["none", "ball", "sphere"] = "none"    # uniform in the ball, or anywhere on its surface
-    best_iterate: bool = False              # keep the iterate of highest loss (one more forward pass) instead of the last
+    best_iterate: bool = False      # keep the iterate of highest loss (one more forward pass), as `robustness`; False: the last
     batch_norm: Literal["eval", "train"] = "eval"   # statistics during the attack: the running ones, or the batch's
     replays: Count | None = None            # of `free`: steps on each batch; None: 4
     eps_at: Count | None = None             # eps is meant at this resolution, and scales with it; None: the same at all

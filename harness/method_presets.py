@@ -61,12 +61,15 @@ _FAST = {**_fast(24, 0.2, "random"), "batch_size": 1024, "resolution": 224,
              "food": {**_fast(15, 0.1, "center"),
                       "optimizer": {"schedule": "step", "step_epochs": 5, "step_factor": 0.1, "warmup_epochs": 0}}}}
 
+# Both freeze the weights of `fixed` and no more: its BatchNorm statistics go on to move, as other methods' do anyway.
+_STATISTICS_MOVE = ("salman", "fast")
+
 METHOD_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "salman": _SALMAN, "kornblith": _KORNBLITH, "kornblith_scratch": _KORNBLITH_SCRATCH, "vtab": _VTAB, "fast": _FAST})
 
 
-def spelled_out(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` as a recipe says them, with the values of their `preset` under their own.
+def spelled_out(settings: Mapping[str, Any], label: str = "") -> dict[str, Any]:
+    """`settings` as a recipe says them of the method `label`, with the values of their `preset` under their own.
 
     What the recipe says in another way is not taken from the preset: steps go over its epochs, an axis of the grid over the
     setting of its name. Raises UserError, with the near names, for an unknown preset.
@@ -78,6 +81,8 @@ def spelled_out(settings: Mapping[str, Any]) -> dict[str, Any]:
     if name not in METHOD_PRESETS:
         raise names.unknown("preset of methods", name, sorted(METHOD_PRESETS))
     preset = dict(METHOD_PRESETS[name])
+    if name in _STATISTICS_MOVE and names.normalise(str(own.get("method") or label)) == "fixed":
+        preset["bn_stats"] = "update"
     if of_targets := {target: _unsaid(entry, own) for target, entry in preset.pop("per_target", {}).items()}:
         preset["per_target"] = {target: entry for target, entry in of_targets.items() if entry}
     return merged(preset, own)

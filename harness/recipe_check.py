@@ -4,6 +4,7 @@ import difflib
 import json
 import typing
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -73,7 +74,8 @@ def _spelled_out(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Pla
         values = {**values, "variants": {name: presets.merged(under, own) if isinstance(own, dict) else own
                                          for name, own in owns.items() if name not in wrong}}
     if isinstance(methods := values.get("methods"), dict):
-        asked = {label: of(("methods", label), own, method_presets.spelled_out) for label, own in methods.items()}
+        asked = {label: of(("methods", label), own, partial(method_presets.spelled_out, label=str(label)))
+                 for label, own in methods.items()}
         wrong = {place[1] for place, _ in mistakes if place[0] == "methods"}
         values = {**values, "methods": {label: {} if label in wrong else own for label, own in asked.items()}}
     return values, mistakes

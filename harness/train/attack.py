@@ -2,8 +2,9 @@
 
 Madry et al. 2018, with the semantics of the `robustness` library (Engstrom et al. 2019): the step is normalised image by
 image, the sum is projected onto the eps-ball and then clamped to [0, 1], and the model is in evaluation mode meanwhile.
-Two differences, both on purpose: the loss is summed, not averaged (an average divides each image's gradient by the batch size,
-which float16 rounds to zero), and a random L2 start is uniform in the ball unless asked for on its surface.
+Three differences, all on purpose: the loss is summed, not averaged (an average divides each image's gradient by the batch
+size, which float16 rounds to zero); a random L2 start is uniform in the ball unless asked for on its surface; and the last
+iterate is taken unless the best is asked for, which costs a forward pass and is that library's default.
 """
 
 from collections.abc import Callable, Iterator

@@ -84,6 +84,14 @@ def test_salman_is_the_default_but_for_what_it_says():
     assert [stage.key for stage in said] == [stage.key for stage in unsaid]
 
 
+def test_the_presets_of_salmans_group_freeze_weights_alone():
+    for preset in ("salman", "fast"):
+        found = {stage.axes["method"]: stage.config["settings"]["bn_stats"] for stage in transfers({
+            "fixed": {"preset": preset}, "head": {"method": "fixed", "preset": preset, "batch_size": 32},
+            "full": {"preset": preset}, "own": {"method": "fixed", "preset": preset, "bn_stats": "frozen"}})}
+        assert found == {"fixed": "update", "head": "update", "full": None, "own": "frozen"}
+
+
 def test_fast_has_its_own_values_for_each_dataset_under_those_of_the_recipe():
     stages = transfers({"full": {"preset": "fast", "batch_size": 64}})
     found = {stage.axes["target"]: stage.config["settings"] for stage in stages}

@@ -20,7 +20,8 @@ def _ffcv_resnet18(epochs: int, ramp: tuple[int, int]) -> dict[str, Any]:
 
 
 # Salman et al. 2020, "Do Adversarially Robust ImageNet Models Transfer Better?". Their attack is PGD with 3 steps of 2/3 eps
-# in L2: where `eps` is above 0, add `attack: {relative_step_size: 0.6666666666666666}`.
+# in L2, whose best iterate counts: where `eps` is above 0, add
+# `attack: {relative_step_size: 0.6666666666666666, best_iterate: true}`.
 _SALMAN = {"epochs": 90, "batch_size": 512, "resolution": 224,
            "optimizer": {"lr": 0.1, "schedule": "step", "step_epochs": 30, "step_factor": 0.1, "momentum": 0.9,
                          "weight_decay": 1e-4, "decay_norm_and_bias": True}}

@@ -94,7 +94,6 @@ def _transfer(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]
     rates = [1e-3 / number for number in range(1, step["num_trials"] + 1)]
     settings = TransferSettings.model_validate({**step["settings"], "lrs": rates})
     precision = choose(settings.precision, context.device)
-    batch = noise_batch(settings.batch_size, settings.resolution, NUM_CLASSES, context.device)
     assert settings.bn_stats is not None
 
     def load() -> Classifier:
@@ -102,6 +101,8 @@ def _transfer(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]
         models.replace_head(model, NUM_CLASSES, torch.Generator().manual_seed(0))
         return model
 
+    settings = settings.model_copy(update={"resolution": load().fixed_size or settings.resolution})
+    batch = noise_batch(settings.batch_size, settings.resolution, NUM_CLASSES, context.device)
     setup = Setup(load, load, settings, settings.bn_stats, STEPS_PER_EPOCH, context.device, precision, Timer(context.device))
     trainee = method.find(step["method"]).candidates(setup, grid.trials(settings)).trainee
     if isinstance(trainee, ModelTrainee):
@@ -112,7 +113,7 @@ def _transfer(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]
 @contextmanager
 def _look(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
     model, own_resolution = _model(step["model"], context)
-    resolution = step["resolution"] or own_resolution
+    resolution = model.fixed_size or step["resolution"] or own_resolution
     assert resolution is not None
     images, _ = noise_batch(step["batch_size"], resolution, NUM_CLASSES, context.device)
     precision = choose(step["precision"], context.device)

@@ -15,11 +15,13 @@ from loaders import open_loader
 
 def run(context: StageContext) -> Outcome:
     """Metrics: of each split the file, its bytes and images; the sizes; the view, which is the model's own where the config
-    says null; whether there are probabilities; of the target its classes. Leaves `<split>.npz`."""
+    says null, and where the network takes images of one size only; whether there are probabilities; of the target its classes.
+    Leaves `<split>.npz`."""
     config = context.config
     model, about = models.load(context.need_folders["model"] / MODEL_FILE)
     model = model.to(context.device)
-    resolution, eval_crop = config["resolution"] or about["resolution"], config["eval_crop"] or about["eval_crop"]
+    resolution = model.fixed_size or config["resolution"] or about["resolution"]
+    eval_crop = config["eval_crop"] or about["eval_crop"]
     precision = choose(config["precision"], context.device)
     has_head = about.get("has_head", True)
     splits: dict[str, Any] = {}

@@ -223,6 +223,19 @@ def test_what_cannot_be_timed_stays_unknown(capsys: pytest.CaptureFixture[str], 
     assert list(calibrate.measure([step], folders, device="cpu", num_threads=1)) == [(step, "there is not enough memory")]
 
 
+@pytest.mark.parametrize("step", [
+    {"step": "look", "resolution": 32, "batch_size": 2, "precision": "float32"},
+    {"step": "transfer", "method": "full", "num_trials": 1,
+     "settings": {"batch_size": 4, "resolution": 32, "precision": "float32", "accumulate": 1, "bn_stats": "update"}}])
+def test_a_network_of_one_size_is_timed_at_that_size(step: dict[str, Any]):
+    from harness import calibrate
+
+    model = {"arch": "timm/test_vit", "channels": None, "blur_pool": False, "batch_norm_scale": True}
+    (_, step_s), = calibrate.measure([{**step, "model": model}], Folders.resolve("data", "raw", "runs"), device="cpu",
+                                     num_threads=1)
+    assert isinstance(step_s, float), step_s
+
+
 def test_nobody_knows_how_many_images_are_in_a_folder():
     plan = plan_of("name: folder\nsource: {path: things}\nsubsets: [all]\narchs: [resnet10]\n")
     assert unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {})) == []

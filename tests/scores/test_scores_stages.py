@@ -1,6 +1,7 @@
 """The stages features and score: as a slow pass by hand sees it, the same twice, done with their files only, and each score's
 failure its own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,13 @@ def test_the_models_own_resolution_where_none_is_said_and_the_splits_that_are_th
     few = write_colours(root / "data", "two splits", splits={"train": 4, "val": 2})
     outcome = features.run(context_of(root, "own", {**VIEW, "resolution": None}, {"model": source, "data": few}))
     assert outcome.metrics["resolution"] == 32 and outcome.metrics["splits"].keys() == {"train", "val"}
+
+
+def test_a_network_of_one_size_sees_images_of_that_size(root: Path, tmp_path: Path, data: Result):
+    model.save(tmp_path / MODEL_FILE, model.build("timm/test_vit", 5), {"arch": "timm/test_vit", "resolution": 160})
+    context = context_of(root, "one size", {**VIEW, "splits": ["val"]}, {"model": as_result("adopt", {}), "data": data})
+    outcome = features.run(replace(context, need_folders={**context.need_folders, "model": tmp_path}))
+    assert outcome.metrics["resolution"] == 160 and outcome.metrics["splits"].keys() == {"val"}
 
 
 def test_a_stage_that_is_asked_to_stop_stops(root: Path, data: Result, source: Result, seen: Result):

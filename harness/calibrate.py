@@ -94,7 +94,6 @@ def _transfer(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]
     rates = [1e-3 / number for number in range(1, step["num_trials"] + 1)]
     settings = TransferSettings.model_validate({**step["settings"], "lrs": rates})
     precision = choose(settings.precision, context.device)
-    assert settings.bn_stats is not None
 
     def load() -> Classifier:
         model = _model(step["model"], context)[0]
@@ -102,6 +101,7 @@ def _transfer(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]
         return model
 
     settings = settings.model_copy(update={"resolution": load().fixed_size or settings.resolution})
+    assert settings.bn_stats is not None
     batch = noise_batch(settings.batch_size, settings.resolution, NUM_CLASSES, context.device)
     setup = Setup(load, load, settings, settings.bn_stats, STEPS_PER_EPOCH, context.device, precision, Timer(context.device))
     trainee = method.find(step["method"]).candidates(setup, grid.trials(settings)).trainee

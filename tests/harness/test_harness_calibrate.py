@@ -224,9 +224,9 @@ def test_what_cannot_be_timed_stays_unknown(capsys: pytest.CaptureFixture[str], 
 
 
 @pytest.mark.parametrize("step", [
-    {"step": "look", "resolution": 32, "batch_size": 2, "precision": "float32"},
+    {"step": "look", "resolution": 24, "batch_size": 2, "precision": "float32"},
     {"step": "transfer", "method": "full", "num_trials": 1,
-     "settings": {"batch_size": 4, "resolution": 32, "precision": "float32", "accumulate": 1, "bn_stats": "update"}}])
+     "settings": {"batch_size": 4, "resolution": 24, "precision": "float32", "accumulate": 1, "bn_stats": "update"}}])
 def test_a_network_of_one_size_is_timed_at_that_size(step: dict[str, Any]):
     from harness import calibrate
 

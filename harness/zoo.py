@@ -38,7 +38,7 @@ class Network:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resolution: int                 # pixels a side
-    is_fixed_size: bool             # whether it can take no other resolution
+    is_fixed_size: bool             # whether it takes no other resolution, as far as its library says
     crop_fraction: float            # centre crop: share of the shorter side
     interpolation: str
 

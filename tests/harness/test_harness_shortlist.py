@@ -1,5 +1,6 @@
 """Shortlists: the best by mean rank, drawn up also where models have failed, and what is not on them is not run."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,6 +44,9 @@ class InThisProcess:
         self.folders, self.broken, self.answers = folders, broken, []
         self.settings = SimpleNamespace(began_at=begin(folders))
         self.ran: list[str] = []
+
+    def expect(self, kinds: Collection[str]) -> None:
+        assert kinds <= {stage.kind for stage in self.stages.values()}
 
     def has_room(self, stage: Stage) -> bool:
         return not self.answers

@@ -192,10 +192,11 @@ def test_loops_left_early_leave_no_thread_and_no_memory(betons, new_threads):
     open_and_leave(10)
     gc.collect()
     before = _resident_bytes()
-    open_and_leave(30)
+    open_and_leave(60)
     gc.collect()
     assert not new_threads()
-    assert _resident_bytes() < before + 12 * 2**20      # one loader's slots: 4 * 4 * 200 * 200 * 3 = 1.9 MB; 30: 58 MB
+    # One loader's slots: 4 * 4 * 200 * 200 * 3 = 1.9 MB; 60: 115 MB. malloc's arenas come and go by up to 18 MB.
+    assert _resident_bytes() < before + 40 * 2**20
 
 
 def _resident_bytes() -> int:

@@ -7,6 +7,7 @@ files, and, last, `result.json` (done) or `error.txt` (failed).
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -85,9 +86,12 @@ def canonical(value: Any) -> str:
     if kind is Shared:
         return str(value.text)
     if kind is dict:
-        return "{" + ",".join([f"{encode_basestring_ascii(name)}:{canonical(value[name])}" for name in sorted(value)]) + "}"
-    if kind is int:
-        return str(value)
+        quoted = encode_basestring_ascii
+        items = [(name, value[name]) for name in sorted(value)]
+        return "{" + ",".join([f"{quoted(name)}:{quoted(item) if type(item) is str else canonical(item)}"
+                               for name, item in items]) + "}"
+    if kind is int or (kind is float and math.isfinite(value)):
+        return repr(value)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

@@ -73,7 +73,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if known is None:
             raise
         code = _say(known.message, known.hint)
-    gc.freeze()     # what is left is not to be looked through at the interpreter's end, either: after a report that takes 0.4 s
+    if "torch" not in sys.modules:      # whose libraries would call what is left a leak
+        gc.freeze()     # nothing is looked through at the interpreter's end, either: after a report that takes 0.4 s
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -1,4 +1,7 @@
-"""Heads that train at once on one forward pass of a frozen backbone."""
+"""Heads that train at once on one forward pass of a backbone whose weights stay.
+
+Its BatchNorm statistics may move: they follow the images, and no head has a part in that.
+"""
 
 import copy
 from collections.abc import Sequence
@@ -9,6 +12,7 @@ from torch import Tensor
 
 from harness.grid import Trial
 from harness.method import Setup
+from harness.methods._network import set_bn_momentum, train_mode
 from harness.model import Classifier
 from harness.train.divergence import LossWatch
 from harness.train.loss import mean_loss, num_correct
@@ -17,12 +21,15 @@ from harness.train.precision import autocast
 
 
 class SharedBackbone:
-    """One frozen backbone, and a head with its own optimizer for each trial."""
+    """One backbone, and a head with its own optimizer for each trial."""
 
     def __init__(self, setup: Setup, trials: Sequence[Trial]) -> None:
         self._setup = setup
         self._model = setup.load().eval()
         self._model.requires_grad_(False)
+        if setup.bn_stats == "update":
+            set_bn_momentum(self._model, setup.settings.bn_momentum, setup.steps_per_epoch)
+            train_mode(self._model, setup.bn_stats)
         self._heads = {trial: copy.deepcopy(self._model.head).requires_grad_(True) for trial in trials}
         self._optimizers = {trial: make_sgd(head, trial.settings.optimizer, trial.lr) for trial, head in self._heads.items()}
         self._losses = torch.zeros(len(self._heads), dtype=torch.float64, device=setup.device)
@@ -75,12 +82,16 @@ class SharedBackbone:
         return totals
 
     def state_dict(self) -> dict[str, Any]:
-        return {"heads": [head.state_dict() for head in self._heads.values()],
+        moving = self._setup.bn_stats == "update"
+        return {"statistics": dict(self._model.backbone.named_buffers()) if moving else {},
+                "heads": [head.state_dict() for head in self._heads.values()],
                 "optimizers": [optimizer.state_dict() for optimizer in self._optimizers.values()],
                 "losses": self._losses, "num_correct": self._num_correct, "num_images": self._num_images,
                 "watch": self._watch.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, statistic in state["statistics"].items():
+            self._model.backbone.get_buffer(name).copy_(statistic)
         for head, saved in zip(self._heads.values(), state["heads"], strict=True):
             head.load_state_dict(saved)
         for optimizer, saved in zip(self._optimizers.values(), state["optimizers"], strict=True):

@@ -9,6 +9,7 @@ from harness import grid
 from harness import method as methods
 from harness import model as models
 from harness.method import Setup
+from harness.methods._shared_backbone import SharedBackbone
 from harness.model import Classifier
 from harness.timer import Timer
 from harness.transfer_settings import TransferSettings
@@ -71,20 +72,21 @@ def test_what_moves(method, bn_stats, expected):
     assert seen == {0.1: expected, 0.01: expected}
 
 
-def test_heads_on_a_shared_backbone_are_what_each_would_be_alone():
+@pytest.mark.parametrize("bn_stats", ["frozen", "update"])
+def test_heads_on_a_shared_backbone_are_what_each_would_be_alone(bn_stats):
     lrs = (0.5, 0.1, 0.001)
-    shared = trained("fixed", make_setup("frozen", lrs), 5)
+    shared = trained("fixed", make_setup(bn_stats, lrs), 5)
     for lr in lrs:
-        head = trained("fixed", make_setup("frozen", (lr,)), 5)[lr].head
-        assert torch.equal(shared[lr].head.weight, head.weight)
-        assert torch.equal(shared[lr].head.bias, head.bias)
+        alone = trained("fixed", make_setup(bn_stats, (lr,)), 5)[lr].state_dict()
+        assert all(torch.equal(value, alone[name]) for name, value in shared[lr].state_dict().items())
 
 
-def test_a_shared_backbone_equals_a_plain_loop_over_the_head():
-    setup = make_setup("frozen", (0.1,))
+@pytest.mark.parametrize("bn_stats", ["frozen", "update"])
+def test_a_shared_backbone_equals_a_plain_loop_over_the_head(bn_stats):
+    setup = make_setup(bn_stats, (0.1,))
     model = trained("fixed", setup)[0.1]
 
-    plain = setup.load().eval()
+    plain = setup.load().train(bn_stats == "update")
     weight, bias = plain.head.weight.detach().clone(), plain.head.bias.detach().clone()
     velocity = [torch.zeros_like(weight), torch.zeros_like(bias)]
     generator = torch.Generator().manual_seed(2)
@@ -100,6 +102,25 @@ def test_a_shared_backbone_equals_a_plain_loop_over_the_head():
             parameter -= 0.07 * velocity[number]
     assert torch.allclose(model.head.weight, weight, atol=1e-5)
     assert torch.allclose(model.head.bias, bias, atol=1e-5)
+    statistics = dict(plain.backbone.named_buffers())
+    assert statistics and all(torch.allclose(buffer, statistics[name]) for name, buffer in model.backbone.named_buffers())
+
+
+@pytest.mark.parametrize("bn_stats", ["frozen", "update"])
+def test_a_shared_backbone_goes_on_where_it_was_saved(bn_stats):
+    setup = make_setup(bn_stats)
+    whole, begun, resumed = (SharedBackbone(setup, grid.trials(setup.settings)) for _ in range(3))
+    generator = torch.Generator().manual_seed(4)
+    batches = [(torch.randint(0, 256, (6, 3, 24, 24), dtype=torch.uint8, generator=generator),
+                torch.randint(0, 3, (6,), generator=generator)) for _ in range(4)]
+    for number, batch in enumerate(batches):
+        if number == 2:
+            resumed.load_state_dict(copy.deepcopy(begun.state_dict()))
+        for trainee in (whole, begun if number < 2 else resumed):
+            trainee.set_rate(0.7)
+            trainee.train_batch(*batch)
+    for (_, one), (_, other) in zip(whole.candidates(), resumed.candidates(), strict=True):
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
 def test_every_rate_starts_from_the_same_head():

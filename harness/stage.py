@@ -21,7 +21,7 @@ from harness.result import Result, write_json
 from writers.errors import UserError
 
 # Raised when a change to a kind's code changes its numbers, so that old results are not mistaken for new ones.
-CODE_VERSIONS = {"write": 5, "rank": 2, "pretrain": 5, "evaluate": 3, "transfer": 5, "adopt": 2, "features": 1, "score": 2,
+CODE_VERSIONS = {"write": 5, "rank": 2, "pretrain": 5, "evaluate": 3, "transfer": 6, "adopt": 2, "features": 1, "score": 2,
                  "shortlist": 1}
 TAKE_WHAT_THERE_IS = ("shortlist",)     # kinds that run also where stages that they need have failed
 

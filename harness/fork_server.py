@@ -41,7 +41,8 @@ class ForkServer:
         with theirs:
             # A session of its own: the terminal's Ctrl-C goes to the launcher alone, which asks the workers to save.
             self._process = subprocess.Popen([sys.executable, "-m", "harness.worker", "--fork-server", str(theirs.fileno())],
-                                             stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True)
+                                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+                                             start_new_session=True)
 
     def prepare(self, modules: Iterable[str], environment: Mapping[str, str]) -> None:
         """Let it import these while nothing else is asked of it. The environment is that of whatever they load."""
@@ -65,7 +66,7 @@ class ForkServer:
         return Forked(self, told["pid"], handle, frozenset(told["imported"]), our_out, our_in)
 
     def reap(self, pid: int) -> int:
-        """The exit code, as subprocess has it, of a worker that has ended or is about to. Until now its number is its own."""
+        """The exit code, as subprocess has it, of a worker that has ended or is about to. Until then its number is its own."""
         self._link.send(_message(reap=pid))
         while (told := self._answer("code"))["pid"] != pid:
             pass

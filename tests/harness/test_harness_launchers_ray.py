@@ -105,7 +105,7 @@ def test_nodes_killed_at_random_moments_leave_the_numbers_as_they_were(
         pytest.skip("takes minutes: say --kill-nodes N")
     rng = random.Random(5)
     first = make(tmp_path, "first")
-    middle = [make(tmp_path, f"middle{index}", first, sleep_s=2) for index in range(4 * num_kills)]
+    middle = [make(tmp_path, f"middle{index}", first, sleep_s=3) for index in range(4 * num_kills)]
     stages = (first, *middle, make(tmp_path, "last", *middle))
     records = {stage.key: stage.folder(folders.runs) / "result.json" for stage in stages}
     seen: dict[str, tuple[int, int]] = {}
@@ -138,13 +138,14 @@ def _written(record: Path) -> tuple[int, int]:
     return stat.st_ino, stat.st_mtime_ns
 
 
-def _processes_of(folder: Path) -> list[str]:
-    """The command lines of workers of this test."""
-    lines = []
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
+def _processes_of(folder: Path) -> list[int]:
+    """Processes that have a file in the folder open, as a stage has its lock and its log."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):
-            lines.append(process.read_text().replace("\0", " "))
-    return [line for line in lines if "harness.worker" in line and str(folder) in line]
+            if link.readlink().is_relative_to(folder):
+                found.add(int(link.parts[2]))
+    return sorted(found)
 
 
 def test_stop_lets_stages_save(cluster: Any, folders: Folders, tmp_path: Path):

@@ -107,8 +107,10 @@ def check_device(device: str) -> None:
 
     from writers.errors import UserError
 
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"This torch ({torch.__version__}) cannot use a GPU.", "Say --device cpu.")
+    if device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise UserError(f"This torch ({torch.__version__}) cannot use a GPU.", "Say --device cpu.")
+        torch.cuda.set_device(torch.device(device).index or 0)      # it is this one whose work is waited for
 
 
 def rounds(steps: "dict[str, tuple[str, Callable[[], None]]]", device: str, num_rounds: int, num_steps: int, batch_size: int,

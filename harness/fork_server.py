@@ -48,8 +48,9 @@ class ForkServer:
         """Let it import these while nothing else is asked of it. The environment is that of whatever they load."""
         self._link.send(_message(modules=list(modules), environment=dict(environment)))
 
-    def fork(self, module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> "Forked":
-        """A worker that has imported `module`, with these command-line arguments, in a process group of its own."""
+    def fork(self, module: str, command: Sequence[str], environment: Mapping[str, str]) -> "Forked":
+        """A worker that has imported `module`, and is otherwise what `command` (python -m harness.worker ...) would start; in a
+        process group of its own."""
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             ends = []
             for own in (1, 0):      # of its stdin we write, of its stdout we read
@@ -58,7 +59,7 @@ class ForkServer:
                 theirs.callback(os.close, pipe[1 - own])
                 ends.append(pipe)
             (its_in, our_out), (our_in, its_out) = ends
-            order = _message(module=module, arguments=list(arguments), environment=dict(environment))
+            order = _message(module=module, command=list(command), environment=dict(environment))
             socket.send_fds(self._link, [order], [its_in, its_out])
             told = self._answer("imported")
             handle = os.pidfd_open(told["pid"])
@@ -122,6 +123,12 @@ class Forked:
 class Fresh(subprocess.Popen[bytes]):
     """A worker that was started afresh."""
 
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """environment: beside that of this process."""
+        # A session of its own: the terminal's Ctrl-C goes to us alone, and the whole group can be killed at once.
+        super().__init__(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **environment},
+                         start_new_session=True)
+
     def has_ended(self) -> bool:
         """Looked at but not collected: while it is a zombie, no other process can have its group's number."""
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
@@ -168,10 +175,10 @@ def serve(handle: int) -> list[str]:
             gc.enable()
             link.close()
             _become_worker(*handles)
-            arguments: list[str] = order["arguments"]
+            command: list[str] = order["command"]
             if os.environ.get("CUDA_VISIBLE_DEVICES") and not _can_use_cuda():
-                os.execv(sys.executable, [sys.executable, "-m", "harness.worker", *arguments])
-            return arguments
+                os.execv(command[0], command)
+            return command[command.index("harness.worker") + 1:]
         with contextlib.suppress(OSError):      # it may have done so itself, or have ended
             os.setpgid(pid, pid)
         for inherited in handles:

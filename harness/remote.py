@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.fork_server import Forked, ForkServer, how_it_ended
+from harness.fork_server import Forked, ForkServer, Fresh, how_it_ended
 from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu, order_line
+from harness.stop_signal import STOPPED
 
-EXIT_STOPPED = 75       # of a worker that was stopped between two stages
 SAVE_S = 20.0           # for a stage that is asked to stop to write its checkpoint
 LOOK_EVERY_S = 0.5      # while waiting: so that signals are seen
 
@@ -54,7 +54,7 @@ class Attempt:
     def __init__(self, order: Order, fork_server: ForkServer | None = None) -> None:
         """fork_server: on this machine, where its process runs one attempt after another."""
         self.order, self.fork_server = order, fork_server
-        self.process: subprocess.Popen[bytes] | Forked | None = None
+        self.process: Forked | Fresh | None = None
 
     def run(self) -> dict[str, Any]:
         """{"status", "cause", "message"} as of `harness.launcher.Finished`. An interruption stops the stage, then goes on."""
@@ -89,13 +89,11 @@ class Attempt:
             variables["CUDA_VISIBLE_DEVICES"] = ""
         elif "CUDA_VISIBLE_DEVICES" in os.environ:      # the cluster's choice; the fork server has that of an earlier stage
             variables["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
-        command = self.order.command
         if self.fork_server is not None:
             with contextlib.suppress(OSError):      # it has died: then without
-                self.process = self.fork_server.fork(self.order.module, command[command.index("--serve"):], variables)
+                self.process = self.fork_server.fork(self.order.module, self.order.command, variables)
         if self.process is None:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                            env={**os.environ, **variables}, start_new_session=True)
+            self.process = Fresh(self.order.command, variables)
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):      # it died at its start: its output ends, which is an answer too
             self.process.stdin.write(order_line(self.order.folder, shares_gpu=self.order.shares_gpu))
@@ -115,7 +113,7 @@ class Attempt:
                 return {name: answer[name] for name in ("status", "cause", "message")}
             if not chunk:
                 code = self.process.wait()
-                if code == EXIT_STOPPED:
+                if code == STOPPED:         # between two stages
                     return {"status": "stopped", "cause": "", "message": ""}
                 return _failed("lost", f"The worker process on {socket.gethostname()} {how_it_ended(code)}; its output is in "
                                        f"{self.order.folder / 'log.txt'}")

@@ -8,7 +8,6 @@ import json
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -22,6 +21,7 @@ from harness.fork_server import Forked, ForkServer, Fresh, how_it_ended, is_poss
 from harness.gpu_sharing import GpuSharing, Likeness, likeness, tells_time
 from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu, order_line
 from harness.stage import Stage
+from harness.stop_signal import STOPPED
 from writers.errors import UserError
 
 
@@ -197,11 +197,9 @@ class LocalLauncher:
         command = self._command(slot)
         if self.fork_server is not None and not slot.gives_way:     # which has threads of its own number
             with self._server_may_die():
-                slot.process = self.fork_server.fork(module, command[command.index("--serve"):], self._variables(slot))
+                slot.process = self.fork_server.fork(module, command, self._variables(slot))
         if slot.process is None:
-            # A session of its own: the terminal's Ctrl-C goes to us alone, and the whole group can be killed at once.
-            slot.process = Fresh(["nice", "-n", "10", *command] if slot.gives_way else command, stdin=subprocess.PIPE,
-                                 stdout=subprocess.PIPE, env={**os.environ, **self._variables(slot)}, start_new_session=True)
+            slot.process = Fresh(["nice", "-n", "10", *command] if slot.gives_way else command, self._variables(slot))
         assert slot.process.stdout is not None
         self.selector.register(slot.process.stdout, selectors.EVENT_READ, slot)
 
@@ -277,7 +275,7 @@ def _close_stdin(slot: Slot) -> None:
 def _died(folder: Path, code: int | None, data: Path) -> Finished:
     if done.is_done(folder.parent.name, folder, data):      # it died between the result and the answer
         return Finished(folder, "done")
-    if code == 75:
+    if code == STOPPED:
         return Finished(folder, "stopped")
     cause = " (the system does that when memory runs out)" if code == -signal.SIGKILL else ""
     said = f"The worker process {how_it_ended(code)}{cause}; its output is in {folder / 'log.txt'}"

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.retry import is_out_of_memory
-from harness.train import compiled
-from harness.train.compiled import MODES
+from harness.train.compiled import MODES, forget
 from harness.train.trainee import ModelTrainee
 from writers.errors import UserError
 
@@ -52,7 +51,7 @@ def choose_compiled(trainee: ModelTrainee, batch: tuple[Tensor, Tensor], setting
     measured: dict[str, Any] = {"chosen": "eager"}
     if setting == "off":
         return measured
-    compiled.forget()       # of stages that this process ran before: what they were must not decide what pays here
+    forget()       # of stages that this process ran before: what they were must not decide what pays here
     on_gpu = torch.device(device).type == "cuda"
     names = ["compiled"] if setting == "on" else ways(on_gpu, attacked=trainee.step.attack is not None)
     with unchanged(trainee, device):

@@ -37,8 +37,8 @@ def a_stage(tmp_path: Path, name: str, kind: str = "rank", **config) -> Stage:
 
 
 def worker(server: ForkServer, tmp_path: Path, module: str = "fake_stages.rank", **environment: str) -> Forked:
-    arguments = ["--serve", "--data-dir", str(tmp_path), "--raw-dir", str(tmp_path), "--stages-package", "fake_stages"]
-    return server.fork(module, arguments, environment)
+    folders = Folders(tmp_path, tmp_path, tmp_path)
+    return server.fork(module, LauncherSettings(folders, 1, "cpu", "fake_stages").worker_command("cpu", 1), environment)
 
 
 def carry_out(stage: Stage, by: Forked, tmp_path: Path) -> dict:

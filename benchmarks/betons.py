@@ -28,12 +28,21 @@ def beton(work: Work, encoding: str) -> Path:
     path = Path(work.scratch) / encoding / "train.beton"
     try:
         manifest = open_beton(path).manifest
-        whole = manifest.num_samples == len(source.splits["train"]) and manifest.encoding == ENCODINGS[encoding]
+        whole = (
+            manifest.num_samples == len(source.splits["train"])
+            and manifest.encoding == ENCODINGS[encoding]
+        )
     except UserError:
         whole = False
     if not whole:
-        write_split(source, "train", everything(source.classes), ENCODINGS[encoding], path,
-                    num_threads=len(os.sched_getaffinity(0)))
+        write_split(
+            source,
+            "train",
+            everything(source.classes),
+            ENCODINGS[encoding],
+            path,
+            num_threads=len(os.sched_getaffinity(0)),
+        )
     return path
 
 

@@ -22,17 +22,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 FOLDER = Path(__file__).parent / "contenders"
-Pipeline = Callable[[int], Iterable[tuple[Any, Any]]]     # epoch -> (images, labels) batches
+Pipeline = Callable[[int], Iterable[tuple[Any, Any]]]  # epoch -> (images, labels) batches
 
 
 @dataclass(frozen=True)
 class Work:
     """What every contender does: the same images, the same augmentation, uint8 out, in the same cores."""
 
-    corpus: str                     # a folder of class folders of JPEG files
-    scratch: str                    # betons, shards and the like, made here once
+    corpus: str  # a folder of class folders of JPEG files
+    scratch: str  # betons, shards and the like, made here once
     resolution: int = 224
-    augment: str = "random_resized_crop"        # with a flip; or center_crop, of 224 / 256 of the shorter side, without
+    augment: str = "random_resized_crop"  # with a flip; or center_crop, of 224 / 256 of the shorter side, without
     crop_scale: tuple[float, float] = (0.08, 1.0)
     batch_size: int = 256
     num_threads: int = 2
@@ -46,7 +46,11 @@ class Work:
     def files(self) -> list[tuple[str, int]]:
         """Every image and its label."""
         folders = sorted(path for path in Path(self.corpus).iterdir() if path.is_dir())
-        return [(str(path), label) for label, folder in enumerate(folders) for path in sorted(folder.glob("*.jp*g"))]
+        return [
+            (str(path), label)
+            for label, folder in enumerate(folders)
+            for path in sorted(folder.glob("*.jp*g"))
+        ]
 
 
 class Absent(Exception):
@@ -61,11 +65,12 @@ def on_cpu_only(work: Work) -> None:
 
 def serve(name: str, work: Work, answers: TextIO) -> None:
     """Open the contender `file:variant`, say so, and run a round for each line of stdin. Answers are lines of JSON."""
+
     def answer(value: dict[str, Any]) -> None:
         print(json.dumps(value), file=answers, flush=True)
 
     file, _, variant = name.partition(":")
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:work.num_threads])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: work.num_threads])
     importing = time.perf_counter()
     try:
         contender = importlib.import_module(f"benchmarks.contenders.{file}")
@@ -75,11 +80,20 @@ def serve(name: str, work: Work, answers: TextIO) -> None:
         answer({"absent": str(error)})
         return
     opened = None
-    for images, labels in pipeline(0):      # to its end: some of these do not survive an epoch that is left early
+    for images, labels in pipeline(
+        0
+    ):  # to its end: some of these do not survive an epoch that is left early
         if opened is None:
-            opened = {"name": name, "what": contender.VARIANTS[variant], "import_s": started - importing,
-                      "first_batch_s": time.perf_counter() - started, "shape": list(images.shape), "dtype": str(images.dtype),
-                      "mean_pixel": float(_host(images).mean()), "num_labels": len(labels)}
+            opened = {
+                "name": name,
+                "what": contender.VARIANTS[variant],
+                "import_s": started - importing,
+                "first_batch_s": time.perf_counter() - started,
+                "shape": list(images.shape),
+                "dtype": str(images.dtype),
+                "mean_pixel": float(_host(images).mean()),
+                "num_labels": len(labels),
+            }
     assert opened is not None
     answer(opened)
     epoch = 1
@@ -96,8 +110,16 @@ def serve(name: str, work: Work, answers: TextIO) -> None:
 
             torch.cuda.synchronize()
         wall_s = time.perf_counter() - started
-        answer({"num_images": num_images, "wall_s": wall_s, "img_per_s": num_images / wall_s, "first_batch_s": first_batch_s,
-                "cpu_s": _cpu_s() - cpu_started, "memory_bytes": memory_bytes()})
+        answer(
+            {
+                "num_images": num_images,
+                "wall_s": wall_s,
+                "img_per_s": num_images / wall_s,
+                "first_batch_s": first_batch_s,
+                "cpu_s": _cpu_s() - cpu_started,
+                "memory_bytes": memory_bytes(),
+            }
+        )
 
 
 def _host(images: Any) -> Any:
@@ -110,17 +132,27 @@ def memory_bytes() -> int:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if os.getpgid(int(folder.name)) == os.getpgid(0):
-                lines = dict(line.split(":") for line in (folder / "smaps_rollup").read_text().splitlines()[1:])
-                held += 1024 * sum(int(lines[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem"))
-        except OSError:     # it has ended, or is somebody else's
+                lines = dict(
+                    line.split(":")
+                    for line in (folder / "smaps_rollup").read_text().splitlines()[1:]
+                )
+                held += 1024 * sum(
+                    int(lines[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem")
+                )
+        except OSError:  # it has ended, or is somebody else's
             continue
     return held
 
 
 def _cpu_s() -> float:
     """CPU time of this process and of those of its children that have ended."""
-    return sum(usage.ru_utime + usage.ru_stime
-               for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)))
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in (
+            resource.getrusage(resource.RUSAGE_SELF),
+            resource.getrusage(resource.RUSAGE_CHILDREN),
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -28,15 +28,29 @@ from harness.train_settings import ScheduleSettings
 STEPS_PER_ROUND = 10
 
 
-def measure(device: str, *, rounds: int = 20, arch: str = "resnet10", batch_size: int = 32,
-            resolution: int = 48) -> dict[str, Any]:
+def measure(
+    device: str,
+    *,
+    rounds: int = 20,
+    arch: str = "resnet10",
+    batch_size: int = 32,
+    resolution: int = 48,
+) -> dict[str, Any]:
     """Seconds of STEPS_PER_ROUND clean steps in each round; `overhead` is the median ratio less one, `spans_alone` the share
     of a step that its spans take around nothing."""
     torch.manual_seed(0)
     model = models.build(arch, 10).to(device)
     timer = Timer(device)
-    trainee = ModelTrainee(model, ScheduleSettings(), 0.01, device=device, precision=choose("auto", device),
-                           label_smoothing=0.0, timer=timer, train_mode=model.train)
+    trainee = ModelTrainee(
+        model,
+        ScheduleSettings(),
+        0.01,
+        device=device,
+        precision=choose("auto", device),
+        label_smoothing=0.0,
+        timer=timer,
+        train_mode=model.train,
+    )
     batch = noise_batch(batch_size, resolution, 10, device)
     clock = time.perf_counter if device.startswith("cuda") else time.process_time
 
@@ -48,7 +62,7 @@ def measure(device: str, *, rounds: int = 20, arch: str = "resnet10", batch_size
                 pass
             trainee.train_batch(*batch)
             timer.end_step()
-        timer.end_epoch()       # reading is part of the cost
+        timer.end_epoch()  # reading is part of the cost
         if device.startswith("cuda"):
             torch.cuda.synchronize()
         return clock() - started
@@ -57,16 +71,28 @@ def measure(device: str, *, rounds: int = 20, arch: str = "resnet10", batch_size
         round_s(enabled)
     pairs = []
     for number in range(rounds):
-        first, second = (round_s(enabled) for enabled in ((True, False) if number % 2 else (False, True)))
+        first, second = (
+            round_s(enabled) for enabled in ((True, False) if number % 2 else (False, True))
+        )
         pairs.append((first, second) if number % 2 else (second, first))
     ratios = sorted(on / off for on, off in pairs)
     quartiles = [ratios[len(ratios) // 4] - 1, ratios[-1 - len(ratios) // 4] - 1]
     step_s = statistics.median(off for _, off in pairs) / STEPS_PER_ROUND
     spans_s = _spans_alone_s(Timer(device), clock)
-    return {"overhead": statistics.median(ratios) - 1, "overhead_quartiles": quartiles, "step_s": step_s,
-            "spans_alone_s": spans_s, "spans_alone": spans_s / step_s, "on_s": [on for on, _ in pairs],
-            "off_s": [off for _, off in pairs], "steps_per_round": STEPS_PER_ROUND, "arch": arch, "batch_size": batch_size,
-            "resolution": resolution, "environment": environment.describe(device, torch.get_num_threads())}
+    return {
+        "overhead": statistics.median(ratios) - 1,
+        "overhead_quartiles": quartiles,
+        "step_s": step_s,
+        "spans_alone_s": spans_s,
+        "spans_alone": spans_s / step_s,
+        "on_s": [on for on, _ in pairs],
+        "off_s": [off for _, off in pairs],
+        "steps_per_round": STEPS_PER_ROUND,
+        "arch": arch,
+        "batch_size": batch_size,
+        "resolution": resolution,
+        "environment": environment.describe(device, torch.get_num_threads()),
+    }
 
 
 def _spans_alone_s(timer: Timer, clock: Callable[[], float], num_steps: int = 2000) -> float:
@@ -90,10 +116,14 @@ def main() -> None:
     torch.set_num_threads(1)
     found = measure(options.device, rounds=options.rounds)
     low, high = found["overhead_quartiles"]
-    print(f"spans alone: {1e6 * found['spans_alone_s']:.0f} us, {100 * found['spans_alone']:.3f} % of a step of "
-          f"{1000 * found['step_s']:.1f} ms")
-    print(f"on against off: {100 * found['overhead']:.2f} % (quartiles {100 * low:.2f} to {100 * high:.2f} %), "
-          f"{found['arch']}, {found['batch_size']} images at {found['resolution']} pixels, {found['environment']['cpu']}")
+    print(
+        f"spans alone: {1e6 * found['spans_alone_s']:.0f} us, {100 * found['spans_alone']:.3f} % of a step of "
+        f"{1000 * found['step_s']:.1f} ms"
+    )
+    print(
+        f"on against off: {100 * found['overhead']:.2f} % (quartiles {100 * low:.2f} to {100 * high:.2f} %), "
+        f"{found['arch']}, {found['batch_size']} images at {found['resolution']} pixels, {found['environment']['cpu']}"
+    )
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -31,24 +31,40 @@ QUALITIES = (98, 96, 94, 92, 90, 87, 84, 80)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--num", type=int, default=1536)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--made-up", action="store_true")
     arguments = parser.parse_args()
     if arguments.made_up:
-        write(arguments.folder, arguments.num, (made_up(number) for number in range(arguments.num)),
-              {"from": "made up: shapes and 1/f noise, no photographs"})
+        write(
+            arguments.folder,
+            arguments.num,
+            (made_up(number) for number in range(arguments.num)),
+            {"from": "made up: shapes and 1/f noise, no photographs"},
+        )
         return
     with tempfile.TemporaryDirectory() as scratch:
         photos = arguments.photos or fetch(Path(scratch))
-        files = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")
-                       and not path.is_symlink())
+        files = sorted(
+            path
+            for path in photos.rglob("*")
+            if path.suffix.lower() in (".jpg", ".jpeg", ".png") and not path.is_symlink()
+        )
         if not files:
             sys.exit(f"{photos} has no photographs.")
-        write(arguments.folder, arguments.num, tiles(files, arguments.num),
-              {"num_photos": len(files), "from": str(arguments.photos.name) if arguments.photos else list(PACKAGES)})
+        write(
+            arguments.folder,
+            arguments.num,
+            tiles(files, arguments.num),
+            {
+                "num_photos": len(files),
+                "from": str(arguments.photos.name) if arguments.photos else list(PACKAGES),
+            },
+        )
 
 
 def write(folder: Path, num_tiles: int, tiles: Iterable[bytes], about: dict[str, Any]) -> None:
@@ -59,7 +75,9 @@ def write(folder: Path, num_tiles: int, tiles: Iterable[bytes], about: dict[str,
         (folder / f"{number:05}.jpg").write_bytes(tile)
         sizes.append(len(tile))
     if len(sizes) < num_tiles:
-        sys.exit(f"The photographs give {len(sizes)} tiles of {FEWEST_BYTES:,} to {MOST_BYTES:,} bytes, not {num_tiles}.")
+        sys.exit(
+            f"The photographs give {len(sizes)} tiles of {FEWEST_BYTES:,} to {MOST_BYTES:,} bytes, not {num_tiles}."
+        )
     about = {"num_tiles": len(sizes), "mean_bytes": sum(sizes) / len(sizes), **about}
     (folder / "about.json").write_text(json.dumps(about, indent=1))
 
@@ -67,10 +85,15 @@ def write(folder: Path, num_tiles: int, tiles: Iterable[bytes], about: dict[str,
 def fetch(folder: Path) -> Path:
     """Debian's packages, unpacked below `folder`."""
     for package in PACKAGES:
-        for command in (["apt-get", "download", package], ["sh", "-c", f"dpkg -x {package}_*.deb photos"]):
+        for command in (
+            ["apt-get", "download", package],
+            ["sh", "-c", f"dpkg -x {package}_*.deb photos"],
+        ):
             ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
             if ended.returncode:
-                sys.exit(f"{package} cannot be fetched ({ended.stderr.strip()}); name a folder of photographs with --photos.")
+                sys.exit(
+                    f"{package} cannot be fetched ({ended.stderr.strip()}); name a folder of photographs with --photos."
+                )
     return folder / "photos"
 
 
@@ -95,12 +118,17 @@ def _of_photo(path: Path, seed: int) -> Iterator[bytes]:
     with Image.open(path) as image:
         photo = image.convert("RGB").reduce(2)
     for _ in range(400):
-        shrink = draws.uniform(1, 2)      # on top of the halving
+        shrink = draws.uniform(1, 2)  # on top of the halving
         width, height = round(WIDTH * shrink), round(HEIGHT * shrink)
         if width > photo.width or height > photo.height:
             continue
-        left, top = draws.randrange(photo.width - width + 1), draws.randrange(photo.height - height + 1)
-        tile = photo.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS, (left, top, left + width, top + height))
+        left, top = (
+            draws.randrange(photo.width - width + 1),
+            draws.randrange(photo.height - height + 1),
+        )
+        tile = photo.resize(
+            (WIDTH, HEIGHT), Image.Resampling.LANCZOS, (left, top, left + width, top + height)
+        )
         if (file := _of_wanted_size(tile)) is not None:
             yield file
 
@@ -110,15 +138,30 @@ def made_up(seed: int) -> bytes:
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     pixels = np.full((HEIGHT, WIDTH, 3), random.uniform(60, 200, 3))
-    for _ in range(random.integers(8, 20)):     # things: ellipses, each in its colour with a slope of light
+    for _ in range(
+        random.integers(8, 20)
+    ):  # things: ellipses, each in its colour with a slope of light
         (left, top), (wide, high) = random.uniform(0, (WIDTH, HEIGHT)), random.uniform(20, 160, 2)
         inside = ((x - left) / wide) ** 2 + ((y - top) / high) ** 2 < 1
-        pixels[inside] = random.uniform(10, 245, 3) + random.normal(0, 0.3) * (x - left)[inside, None]
+        pixels[inside] = (
+            random.uniform(10, 245, 3) + random.normal(0, 0.3) * (x - left)[inside, None]
+        )
     frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)[None]) + 1 / WIDTH
-    noise = np.fft.irfft2(np.fft.rfft2(random.normal(size=(HEIGHT, WIDTH))) / frequency, (HEIGHT, WIDTH))
+    noise = np.fft.irfft2(
+        np.fft.rfft2(random.normal(size=(HEIGHT, WIDTH))) / frequency, (HEIGHT, WIDTH)
+    )
     noise *= 1 / noise.std()
-    for contrast in (16, 24, 12, 32, 8, 48):    # texture; the first that some JPEG quality brings to the wanted size
-        tile = Image.fromarray(np.clip(pixels + contrast * noise[..., None], 0, 255).astype(np.uint8))
+    for contrast in (
+        16,
+        24,
+        12,
+        32,
+        8,
+        48,
+    ):  # texture; the first that some JPEG quality brings to the wanted size
+        tile = Image.fromarray(
+            np.clip(pixels + contrast * noise[..., None], 0, 255).astype(np.uint8)
+        )
         if (file := _of_wanted_size(tile)) is not None:
             return file
     raise AssertionError(f"no contrast gives tile {seed} the wanted size")
@@ -126,7 +169,7 @@ def made_up(seed: int) -> bytes:
 
 def _of_wanted_size(tile: Image.Image) -> bytes | None:
     """A JPEG of it; None where no quality gives it so many bytes."""
-    lowest, highest = 0, len(QUALITIES)     # bisection: bytes fall along QUALITIES
+    lowest, highest = 0, len(QUALITIES)  # bisection: bytes fall along QUALITIES
     while lowest < highest:
         middle, file = (lowest + highest) // 2, io.BytesIO()
         tile.save(file, "JPEG", quality=QUALITIES[middle], subsampling="4:2:0")

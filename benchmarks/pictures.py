@@ -13,5 +13,8 @@ def pil_transform(work: Work) -> Callable[[Any], Any]:
     if work.augment == "center_crop":
         steps: list[Any] = [v2.Resize(work.resolution * 256 // 224), v2.CenterCrop(work.resolution)]
     else:
-        steps = [v2.RandomResizedCrop(work.resolution, scale=work.crop_scale), v2.RandomHorizontalFlip()]
+        steps = [
+            v2.RandomResizedCrop(work.resolution, scale=work.crop_scale),
+            v2.RandomHorizontalFlip(),
+        ]
     return v2.Compose([*steps, v2.PILToTensor()])

@@ -34,22 +34,47 @@ CASES = (("memory", "random"), ("disk", "random"), ("disk", "quasi_random"))
 
 def measure(work: Work, num_rounds: int) -> dict[str, Any]:
     """For each case the rates of whole and tenth, in turns, and the median of their ratio."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:work.num_threads])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: work.num_threads])
     file = beton(copies(work, NUM_COPIES), "restart")
-    plan = LoaderPlan(file, work.batch_size, work.resolution, augment="random_resized_crop", horizontal_flip=True,
-                      crop_scale=work.crop_scale, num_threads=work.num_threads)
+    plan = LoaderPlan(
+        file,
+        work.batch_size,
+        work.resolution,
+        augment="random_resized_crop",
+        horizontal_flip=True,
+        crop_scale=work.crop_scale,
+        num_threads=work.num_threads,
+    )
     with open_loader(plan) as loader:
         num_samples = len(loader.samples)
-    tenth = np.random.default_rng(0).permutation(num_samples)[:int(SHARE * num_samples)]
+    tenth = np.random.default_rng(0).permutation(num_samples)[: int(SHARE * num_samples)]
     views = {"whole": plan, "tenth": replace(plan, indices=np.sort(tenth))}
     cases = []
     for place, order in CASES:
-        rounds = [{name: one_round(replace(view, order=order, seed=number), place == "disk") for name, view in views.items()}
-                  for number in range(num_rounds)]
-        cases.append({"from": place, "order": order, "rounds": rounds,
-                      "ratio": statistics.median(one["tenth"]["img_per_s"] / one["whole"]["img_per_s"] for one in rounds)}
-                     | {name: {key: statistics.median(one[name][key] for one in rounds) for key in rounds[0][name]}
-                        for name in views})
+        rounds = [
+            {
+                name: one_round(replace(view, order=order, seed=number), place == "disk")
+                for name, view in views.items()
+            }
+            for number in range(num_rounds)
+        ]
+        cases.append(
+            {
+                "from": place,
+                "order": order,
+                "rounds": rounds,
+                "ratio": statistics.median(
+                    one["tenth"]["img_per_s"] / one["whole"]["img_per_s"] for one in rounds
+                ),
+            }
+            | {
+                name: {
+                    key: statistics.median(one[name][key] for one in rounds)
+                    for key in rounds[0][name]
+                }
+                for name in views
+            }
+        )
     return {"num_samples": num_samples, "bytes": file.stat().st_size, "cases": cases}
 
 
@@ -71,12 +96,16 @@ def one_round(plan: LoaderPlan, from_disk: bool) -> dict[str, float]:
             wanted = int(loader.samples.sizes.sum())
     finally:
         ffcv.free_memory_bytes = real
-    return {"img_per_s": num_images / wall_s, "in_memory_before": in_memory, "bytes_read_per_byte_wanted": read / wanted}
+    return {
+        "img_per_s": num_images / wall_s,
+        "in_memory_before": in_memory,
+        "bytes_read_per_byte_wanted": read / wanted,
+    }
 
 
 def put_out_of_memory(path: Path) -> None:
     with path.open("rb") as file:
-        os.fsync(file.fileno())     # what is not yet on the disk stays
+        os.fsync(file.fileno())  # what is not yet on the disk stays
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
@@ -85,9 +114,12 @@ def share_in_memory(path: Path) -> float:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         content = np.frombuffer(mapped, np.uint8)
         pages = np.zeros(-(-len(content) // mmap.PAGESIZE), np.uint8)
-        failed = ctypes.CDLL(None, use_errno=True).mincore(ctypes.c_void_p(content.ctypes.data), ctypes.c_size_t(len(content)),
-                                                           ctypes.c_void_p(pages.ctypes.data))
-        del content     # else the map cannot be closed
+        failed = ctypes.CDLL(None, use_errno=True).mincore(
+            ctypes.c_void_p(content.ctypes.data),
+            ctypes.c_size_t(len(content)),
+            ctypes.c_void_p(pages.ctypes.data),
+        )
+        del content  # else the map cannot be closed
     assert not failed, os.strerror(ctypes.get_errno())
     return float((pages & 1).mean())
 

@@ -20,7 +20,7 @@ from writers.errors import UserError
 from writers.subset import named
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
-IMAGENET = "in1000"     # its order of labels is that of torchvision and timm, too
+IMAGENET = "in1000"  # its order of labels is that of torchvision and timm, too
 
 
 @dataclass(frozen=True)
@@ -28,26 +28,35 @@ class Adopted:
     """A classifier with its weights, on the CPU."""
 
     model: Classifier
-    about: dict[str, Any]               # what `harness.model.save` is to record
+    about: dict[str, Any]  # what `harness.model.save` is to record
     imagenet_top1: float | None = None  # as published, in [0, 1]
     imagenet_top5: float | None = None
-    licence: str | None = None          # of the weights, as published
+    licence: str | None = None  # of the weights, as published
 
 
 def adopt(settings: ModelSettings, weights_dir: Path) -> Adopted:
     """Raises UserError, with where it looked, where the weights are not there; and where they do not fit."""
     if settings.checkpoint is not None:
         file = weights_dir / Path(settings.checkpoint).expanduser()
-        model, about = import_checkpoint(file, settings.arch or settings.name, settings.classes, eps=settings.eps,
-                                         mean=settings.mean, std=settings.std, average=settings.average,
-                                         by_order=settings.by_order)
+        model, about = import_checkpoint(
+            file,
+            settings.arch or settings.name,
+            settings.classes,
+            eps=settings.eps,
+            mean=settings.mean,
+            std=settings.std,
+            average=settings.average,
+            by_order=settings.by_order,
+        )
         return Adopted(model, about, settings.imagenet_top1)
     if "/" in settings.name:
         return _published(settings, weights_dir)
     module = names.find("harness.models", settings.name, "model")
     if not hasattr(module, "published"):
-        raise UserError(f"{settings.name} has no weights of its own.",
-                        "Name a model.pt or a checkpoint file, or another model.")
+        raise UserError(
+            f"{settings.name} has no weights of its own.",
+            "Name a model.pt or a checkpoint file, or another model.",
+        )
     model, about = module.published()
     return Adopted(model, about, settings.imagenet_top1)
 
@@ -55,22 +64,34 @@ def adopt(settings: ModelSettings, weights_dir: Path) -> Adopted:
 def _published(settings: ModelSettings, weights_dir: Path) -> Adopted:
     arch = settings.name
     published = zoo.published(arch)
-    places = [weights_dir / name for name in (*published.file_names, *(arch.partition("/")[2] + end for end in ENDINGS))]
+    places = [
+        weights_dir / name
+        for name in (*published.file_names, *(arch.partition("/")[2] + end for end in ENDINGS))
+    ]
     places += published.caches
     file = next((place for place in places if place.is_file()), None)
     if file is None:
         from_where = f" They are published at {published.url}." if published.url else ""
-        raise UserError(f"The weights of {arch} are not on this machine.{from_where}",
-                        f"Put {published.file_names[0]} into {weights_dir}.")
+        raise UserError(
+            f"The weights of {arch} are not on this machine.{from_where}",
+            f"Put {published.file_names[0]} into {weights_dir}.",
+        )
     found = weights.read(file)
     tensors = published.in_library_names(found.tensors)
     network = zoo.build(arch)
     model = models.from_network(network, published.num_classes)
     zoo.load_published(arch, network, model.head, tensors)
     classes = named(IMAGENET).classes if published.num_classes == 1000 else None
-    about = {"arch": arch, "channels": None, "classes": list(classes or map(str, range(published.num_classes))), "eps": 0.0,
-             "resolution": network.resolution, "eval_crop": network.crop_fraction, "imported_from": file.name,
-             "sha256": found.sha256}
+    about = {
+        "arch": arch,
+        "channels": None,
+        "classes": list(classes or map(str, range(published.num_classes))),
+        "eps": 0.0,
+        "resolution": network.resolution,
+        "eval_crop": network.crop_fraction,
+        "imported_from": file.name,
+        "sha256": found.sha256,
+    }
     top1 = published.imagenet_top1 if settings.imagenet_top1 is None else settings.imagenet_top1
     return Adopted(model, about, top1, published.imagenet_top5, published.licence)
 

@@ -16,7 +16,7 @@ from harness import environment
 from harness.result import write_json
 from writers.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]      # of a source checkout; `benchmarks/` lies there
+ROOT = Path(__file__).resolve().parents[1]  # of a source checkout; `benchmarks/` lies there
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Goal:
     """What a ratio must reach, and what it aims at; None: it is only reported."""
 
     ours: str
-    against: tuple[str, ...]        # the best of these in each round
+    against: tuple[str, ...]  # the best of these in each round
     must: float | None = None
     aim: float | None = None
     title: str = ""
@@ -54,7 +54,7 @@ class Goal:
 class Ratio:
     title: str
     ours: str
-    against: tuple[str, ...]        # those that ran
+    against: tuple[str, ...]  # those that ran
     rounds: tuple[float, ...]
     must: float | None
     aim: float | None
@@ -72,8 +72,11 @@ class Ratio:
         return "reached" if self.median >= self.must else "NOT REACHED"
 
 
-def take_turns(contenders: Mapping[str, Callable[[], float]], num_rounds: int,
-               progress: Callable[[int, int], None] | None = None) -> dict[str, list[float]]:
+def take_turns(
+    contenders: Mapping[str, Callable[[], float]],
+    num_rounds: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, list[float]]:
     """Rates of each contender over rounds. The order is turned round by one each round, so that none is always first."""
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
@@ -95,22 +98,47 @@ def ratios(measured: Mapping[str, Measured], goals: Sequence[Goal]) -> list[Rati
     for goal in goals:
         others = tuple(name for name in goal.against if name in measured)
         if goal.ours in measured and others:
-            best = [max(rates) for rates in zip(*(measured[name].rates for name in others), strict=True)]
-            rounds = tuple(ours / theirs for ours, theirs in zip(measured[goal.ours].rates, best, strict=True))
+            best = [
+                max(rates) for rates in zip(*(measured[name].rates for name in others), strict=True)
+            ]
+            rounds = tuple(
+                ours / theirs for ours, theirs in zip(measured[goal.ours].rates, best, strict=True)
+            )
             names = f"{goal.ours} / {' or '.join(others)}"
-            found.append(Ratio(goal.title or names, goal.ours, others, rounds, goal.must, goal.aim) if others == goal.against
-                         else Ratio(names, goal.ours, others, rounds, None, None))
+            found.append(
+                Ratio(goal.title or names, goal.ours, others, rounds, goal.must, goal.aim)
+                if others == goal.against
+                else Ratio(names, goal.ours, others, rounds, None, None)
+            )
     return found
 
 
-def record(name: str, work: Mapping[str, Any], measured: Mapping[str, Measured], found: Sequence[Ratio], *, device: str,
-           absent: Mapping[str, str] | None = None, **more: Any) -> dict[str, Any]:
+def record(
+    name: str,
+    work: Mapping[str, Any],
+    measured: Mapping[str, Measured],
+    found: Sequence[Ratio],
+    *,
+    device: str,
+    absent: Mapping[str, str] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
     """What `--json FILE` holds: the environment, every round and every ratio."""
-    return {"benchmark": name, "date": datetime.date.today().isoformat(), "work": dict(work),
-            "environment": environment.describe(device, environment.num_cores()),
-            "contenders": {key: asdict(one) | {"median": one.median, "spread": one.spread} for key, one in measured.items()},
-            "absent": dict(absent or {}),
-            "ratios": [asdict(ratio) | {"median": ratio.median, "verdict": ratio.verdict} for ratio in found], **more}
+    return {
+        "benchmark": name,
+        "date": datetime.date.today().isoformat(),
+        "work": dict(work),
+        "environment": environment.describe(device, environment.num_cores()),
+        "contenders": {
+            key: asdict(one) | {"median": one.median, "spread": one.spread}
+            for key, one in measured.items()
+        },
+        "absent": dict(absent or {}),
+        "ratios": [
+            asdict(ratio) | {"median": ratio.median, "verdict": ratio.verdict} for ratio in found
+        ],
+        **more,
+    }
 
 
 def save(file: Path, content: dict[str, Any]) -> None:
@@ -127,17 +155,27 @@ def markdown(content: dict[str, Any]) -> str:
     environment_ = content["environment"]
     packages = {key: value for key, value in environment_["packages"].items() if value}
     where = environment_.get("gpu") or environment_["cpu"]
-    lines = [f"{where}, {environment_['num_cores']} cores; " + ", ".join(f"{key} {value}" for key, value in packages.items())
-             + f"; {content['date']}", "", "| contender | median/s | rounds/s |", "|---|---|---|"]
+    lines = [
+        f"{where}, {environment_['num_cores']} cores; "
+        + ", ".join(f"{key} {value}" for key, value in packages.items())
+        + f"; {content['date']}",
+        "",
+        "| contender | median/s | rounds/s |",
+        "|---|---|---|",
+    ]
     for one in sorted(content["contenders"].values(), key=lambda one: -one["median"]):
-        lines.append(f"| {one['what']} | {one['median']:,.0f} | {', '.join(f'{rate:,.0f}' for rate in one['rates'])} |")
+        lines.append(
+            f"| {one['what']} | {one['median']:,.0f} | {', '.join(f'{rate:,.0f}' for rate in one['rates'])} |"
+        )
     lines += [f"| {name} | absent | {reason} |" for name, reason in content["absent"].items()]
     if content["ratios"]:
         lines += ["", "| ratio | median | rounds | must | aim | |", "|---|---|---|---|---|---|"]
     for ratio in content["ratios"]:
         goals = (f"{value:g}x" if value else "" for value in (ratio["must"], ratio["aim"]))
-        lines.append(f"| {ratio['title']} | {ratio['median']:.2f}x | {', '.join(f'{r:.2f}' for r in ratio['rounds'])} | "
-                     f"{' | '.join(goals)} | {ratio['verdict']} |")
+        lines.append(
+            f"| {ratio['title']} | {ratio['median']:.2f}x | {', '.join(f'{r:.2f}' for r in ratio['rounds'])} | "
+            f"{' | '.join(goals)} | {ratio['verdict']} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from harness.train.modes import eval_mode
 
-MIN_RESOLUTION = 224        # smaller images end at one pixel long before the last block
+MIN_RESOLUTION = 224  # smaller images end at one pixel long before the last block
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-MOST = 0.9                  # of a module's weights: a list that has as many is what the module is
+MOST = 0.9  # of a module's weights: a list that has as many is what the module is
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,23 @@ class Block:
 
     def layers(self, backbone: nn.Module) -> list[nn.Module]:
         """The modules that the names are of."""
-        return [backbone.get_submodule(owner) for owner in dict.fromkeys(name.rpartition(".")[0] for name in self.names)]
+        return [
+            backbone.get_submodule(owner)
+            for owner in dict.fromkeys(name.rpartition(".")[0] for name in self.names)
+        ]
 
 
 def blocks_of(backbone: nn.Module) -> list[Block]:
     """From the input to the features. Every parameter and buffer is in one of them."""
-    names = [*(name for name, _ in backbone.named_parameters()), *(name for name, _ in backbone.named_buffers())]
-    groups = _as_timm_says(backbone, names) if hasattr(backbone, "group_matcher") else list(_as_the_tree_says(backbone))
+    names = [
+        *(name for name, _ in backbone.named_parameters()),
+        *(name for name, _ in backbone.named_buffers()),
+    ]
+    groups = (
+        _as_timm_says(backbone, names)
+        if hasattr(backbone, "group_matcher")
+        else list(_as_the_tree_says(backbone))
+    )
     assert sorted(name for group in groups for name in group) == sorted(names)
     return [Block(tuple(group)) for group in groups]
 
@@ -53,9 +63,13 @@ def stages_of(backbone: nn.Module, resolution: int) -> list[list[Block]]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
                 shapes[number] = tuple(output.shape)
+
         return hook
 
-    hooks = [module_of(backbone, block).register_forward_hook(remember(number)) for number, block in enumerate(blocks)]
+    hooks = [
+        module_of(backbone, block).register_forward_hook(remember(number))
+        for number, block in enumerate(blocks)
+    ]
     side = max(MIN_RESOLUTION, resolution)
     try:
         with eval_mode(backbone), torch.no_grad():
@@ -75,9 +89,16 @@ def stages_of(backbone: nn.Module, resolution: int) -> list[list[Block]]:
 def module_of(backbone: nn.Module, block: Block) -> nn.Module:
     """Whose output is the block's: the module that it is, or else its last layer (a stem may end in pooling)."""
     owners = [name.split(".")[:-1] for name in block.names]
-    shared_names = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*owners, strict=False))]
+    shared_names = [
+        parts[0]
+        for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*owners, strict=False))
+    ]
     shared = backbone.get_submodule(".".join(shared_names))
-    return backbone.get_submodule(".".join(owners[-1])) if shared is backbone or isinstance(shared, CONTAINERS) else shared
+    return (
+        backbone.get_submodule(".".join(owners[-1]))
+        if shared is backbone or isinstance(shared, CONTAINERS)
+        else shared
+    )
 
 
 def _as_timm_says(backbone: nn.Module, names: list[str]) -> list[list[str]]:
@@ -90,7 +111,11 @@ def _as_timm_says(backbone: nn.Module, names: list[str]) -> list[list[str]]:
 
 def _as_the_tree_says(backbone: nn.Module) -> Iterator[list[str]]:
     """Norms and single parameters go with what is before them, or at the very front with what follows."""
-    matrices = {name for name, parameter in backbone.named_parameters() if name.endswith("weight") and parameter.ndim >= 2}
+    matrices = {
+        name
+        for name, parameter in backbone.named_parameters()
+        if name.endswith("weight") and parameter.ndim >= 2
+    }
     block: list[str] = []
     for names in _walk(backbone, ""):
         if matrices & set(names) and matrices & set(block):
@@ -102,7 +127,13 @@ def _as_the_tree_says(backbone: nn.Module) -> Iterator[list[str]]:
 
 def _walk(module: nn.Module, prefix: str) -> Iterator[list[str]]:
     """Names of state below a module that is opened, layer by layer and block by block."""
-    yield [prefix + name for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))]
+    yield [
+        prefix + name
+        for name, _ in (
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        )
+    ]
     for name, child in module.named_children():
         inner = f"{prefix}{name}."
         if not _is_layer(child) and _is_opened(child):
@@ -120,14 +151,24 @@ def _is_opened(module: nn.Module) -> bool:
     if type(module) in CONTAINERS:
         return True
     if isinstance(module, CONTAINERS):
-        return not all(_is_layer(child) for child in with_weights)      # a convolution with its norm is one block
-    return any(_is_list_of_blocks(child) and _count(child) > MOST * _count(module) for child in with_weights)
+        return not all(
+            _is_layer(child) for child in with_weights
+        )  # a convolution with its norm is one block
+    return any(
+        _is_list_of_blocks(child) and _count(child) > MOST * _count(module)
+        for child in with_weights
+    )
 
 
 def _is_list_of_blocks(module: nn.Module) -> bool:
     kinds = {type(child) for child in module.children()}
-    return isinstance(module, CONTAINERS) and len(kinds) == 1 and len(list(module.children())) > 1 \
-        and not any(issubclass(kind, CONTAINERS) for kind in kinds) and not all(map(_is_layer, module.children()))
+    return (
+        isinstance(module, CONTAINERS)
+        and len(kinds) == 1
+        and len(list(module.children())) > 1
+        and not any(issubclass(kind, CONTAINERS) for kind in kinds)
+        and not all(map(_is_layer, module.children()))
+    )
 
 
 def _count(module: nn.Module) -> int:

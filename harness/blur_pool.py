@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-MIN_CHANNELS = 16       # of the input: the first convolution, on pixels, is left as it is
+MIN_CHANNELS = 16  # of the input: the first convolution, on pixels, is left as it is
 
 
 class BlurredConv2d(nn.Conv2d):
@@ -15,15 +15,22 @@ class BlurredConv2d(nn.Conv2d):
     def forward(self, images: Tensor) -> Tensor:
         """[B, C, H, W] to [B, D, H', W']."""
         filters = self.blur.to(images.dtype).expand(self.in_channels, 1, 3, 3)
-        return super().forward(functional.conv2d(images, filters, padding=1, groups=self.in_channels))
+        return super().forward(
+            functional.conv2d(images, filters, padding=1, groups=self.in_channels)
+        )
 
 
 def add_blur_pool(network: nn.Module) -> int:
     """Blur before each strided convolution of at least MIN_CHANNELS inputs, in place; returns how many those are."""
     filters = torch.tensor([1.0, 2.0, 1.0])
-    found = [module for module in network.modules()
-             if type(module) is nn.Conv2d and max(module.stride) > 1 and module.in_channels >= MIN_CHANNELS]
+    found = [
+        module
+        for module in network.modules()
+        if type(module) is nn.Conv2d
+        and max(module.stride) > 1
+        and module.in_channels >= MIN_CHANNELS
+    ]
     for module in found:
-        module.__class__ = BlurredConv2d        # the same parameters, under the same names
+        module.__class__ = BlurredConv2d  # the same parameters, under the same names
         module.register_buffer("blur", filters.outer(filters)[None, None] / 16, persistent=False)
     return len(found)

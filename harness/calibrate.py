@@ -36,24 +36,37 @@ from harness.transfer_settings import TransferSettings
 from writers.errors import UserError
 
 JSON = dict[str, Any]
-NUM_CLASSES = 100       # a head is next to nothing of a step
-EPS = 1.0               # a radius does not change how long an attack takes
+NUM_CLASSES = 100  # a head is next to nothing of a step
+EPS = 1.0  # a radius does not change how long an attack takes
 STEPS_PER_EPOCH = 100
 
 
-def measure(steps: Sequence[JSON], folders: Folders, *, device: str, num_threads: int) -> Iterator[tuple[JSON, float | str]]:
+def measure(
+    steps: Sequence[JSON], folders: Folders, *, device: str, num_threads: int
+) -> Iterator[tuple[JSON, float | str]]:
     """Each step with its seconds, or with why it cannot be timed here: out of memory, weights that are missing.
 
     Raises UserError where this torch cannot use the device.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"This torch ({torch.__version__}) cannot use the GPU.", "Install a torch built for the driver's CUDA.")
+        raise UserError(
+            f"This torch ({torch.__version__}) cannot use the GPU.",
+            "Install a torch built for the driver's CUDA.",
+        )
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
         with tempfile.TemporaryDirectory() as scratch, fixed_shapes(device):
-            context = StageContext(config={}, folder=Path(scratch), needs={}, need_folders={}, data=folders.data,
-                                   raw=folders.raw, num_threads=num_threads, device=device)
+            context = StageContext(
+                config={},
+                folder=Path(scratch),
+                needs={},
+                need_folders={},
+                data=folders.data,
+                raw=folders.raw,
+                num_threads=num_threads,
+                device=device,
+            )
             for step in steps:
                 yield step, _seconds(step, context)
                 gc.collect()
@@ -71,7 +84,9 @@ def _seconds(step: JSON, context: StageContext) -> float | str:
             return statistics.median(timed(once, context.device) for _ in range(NUM_TIMED))
     except UserError as error:
         return error.message
-    except Exception as error:      # whatever networks of others may raise: a plan goes on without this one
+    except (
+        Exception
+    ) as error:  # whatever networks of others may raise: a plan goes on without this one
         if retry.is_out_of_memory(error):
             return "there is not enough memory"
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
@@ -80,7 +95,9 @@ def _seconds(step: JSON, context: StageContext) -> float | str:
 @contextmanager
 def _pretrain(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
     settings = PretrainSettings.model_validate(step["settings"])
-    context = replace(context, config={"arch": step["arch"], "seed": 0, "eps": EPS if step["attacked"] else 0.0})
+    context = replace(
+        context, config={"arch": step["arch"], "seed": 0, "eps": EPS if step["attacked"] else 0.0}
+    )
     batch = noise_batch(settings.batch_size, settings.resolution, NUM_CLASSES, context.device)
     trainee = new_trainee(context, settings, NUM_CLASSES, Timer(context.device))
     trainee.batch_size = settings.batch_size
@@ -103,7 +120,16 @@ def _transfer(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]
     settings = settings.model_copy(update={"resolution": load().fixed_size or settings.resolution})
     assert settings.bn_stats is not None
     batch = noise_batch(settings.batch_size, settings.resolution, NUM_CLASSES, context.device)
-    setup = Setup(load, load, settings, settings.bn_stats, STEPS_PER_EPOCH, context.device, precision, Timer(context.device))
+    setup = Setup(
+        load,
+        load,
+        settings,
+        settings.bn_stats,
+        STEPS_PER_EPOCH,
+        context.device,
+        precision,
+        Timer(context.device),
+    )
     trainee = method.find(step["method"]).candidates(setup, grid.trials(settings)).trainee
     if isinstance(trainee, ModelTrainee):
         choose_parts(trainee, settings.accumulate, batch, context.folder)
@@ -124,12 +150,25 @@ def _look(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
 @contextmanager
 def _attack(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
     model, _ = _model(step["model"], context)
-    images, labels = noise_batch(step["batch_size"], step["resolution"], NUM_CLASSES, context.device)
-    attack, precision = EvaluationAttack.model_validate(step["attack"]), choose("auto", context.device)
+    images, labels = noise_batch(
+        step["batch_size"], step["resolution"], NUM_CLASSES, context.device
+    )
+    attack, precision = (
+        EvaluationAttack.model_validate(step["attack"]),
+        choose("auto", context.device),
+    )
     generator = torch.Generator(context.device).manual_seed(0)
 
     def once() -> None:
-        moved = attacked(model, images, labels, attack, attack.eps_of(EPS, step["resolution"]), precision, generator)
+        moved = attacked(
+            model,
+            images,
+            labels,
+            attack,
+            attack.eps_of(EPS, step["resolution"]),
+            precision,
+            generator,
+        )
         with torch.inference_mode(), autocast(precision, context.device):
             model(moved)
 
@@ -144,10 +183,17 @@ def _model(about: JSON, context: StageContext) -> tuple[Classifier, int | None]:
     """On the device; and the resolution that it wants, where it has one of its own. Raises UserError where its weights are
     missing: stages with it would fail."""
     if "model" in about:
-        adopted = adopting.adopt(ModelSettings.model_validate(about["model"]),
-                                 context.raw / Path(about["weights_dir"] or "").expanduser())
+        adopted = adopting.adopt(
+            ModelSettings.model_validate(about["model"]),
+            context.raw / Path(about["weights_dir"] or "").expanduser(),
+        )
         return adopted.model.to(context.device), adopted.about["resolution"]
     channels = tuple(about["channels"]) if about["channels"] else None
-    model = models.build(about["arch"], NUM_CLASSES, channels=channels, blur_pool=about["blur_pool"],
-                         batch_norm_scale=about["batch_norm_scale"])
+    model = models.build(
+        about["arch"],
+        NUM_CLASSES,
+        channels=channels,
+        blur_pool=about["blur_pool"],
+        batch_norm_scale=about["batch_norm_scale"],
+    )
     return model.to(context.device), None

@@ -26,8 +26,8 @@ JSON = dict[str, Any]
 class Machine:
     """What the times of steps belong to."""
 
-    device: str         # the GPU's name, or the CPU's with the threads of a stage
-    torch: str          # version
+    device: str  # the GPU's name, or the CPU's with the threads of a stage
+    torch: str  # version
 
     def __str__(self) -> str:
         return f"{self.device}, torch {self.torch}"
@@ -38,7 +38,7 @@ class Calibration:
     """Seconds of steps on one machine."""
 
     machine: Machine
-    step_s: Mapping[str, float]     # by `workload.key_of` the step
+    step_s: Mapping[str, float]  # by `workload.key_of` the step
 
     def seconds(self, parts: Iterable[Part]) -> float | None:
         """None where one of the steps was not measured."""
@@ -53,8 +53,14 @@ class Calibration:
 
 def read(runs: Path, machine: Machine) -> Calibration:
     """What was measured on that machine; nothing where there is no file. Raises UserError where it is damaged."""
-    return Calibration(machine, {key_of(row["step"]): row["step_s"] for row in _rows(runs)
-                                 if Machine(row["device"], row["torch"]) == machine})
+    return Calibration(
+        machine,
+        {
+            key_of(row["step"]): row["step_s"]
+            for row in _rows(runs)
+            if Machine(row["device"], row["torch"]) == machine
+        },
+    )
 
 
 def add(runs: Path, machine: Machine, step: JSON, step_s: float) -> None:
@@ -64,7 +70,11 @@ def add(runs: Path, machine: Machine, step: JSON, step_s: float) -> None:
     except UserError:
         rows = []
     row = {"device": machine.device, "torch": machine.torch, "step": step, "step_s": step_s}
-    others = [other for other in rows if any(other[name] != row[name] for name in ("device", "torch", "step"))]
+    others = [
+        other
+        for other in rows
+        if any(other[name] != row[name] for name in ("device", "torch", "step"))
+    ]
     write_json(runs / FILE_NAME, {"schema_version": SCHEMA, "steps": [*others, row]})
 
 
@@ -73,10 +83,13 @@ def in_words(step: JSON) -> str:
     settings = step.get("settings", step)
     about = step.get("model", step)
     name = about["arch"] if "arch" in about else about["model"]["name"]
-    what = {"look": f"look with {name}", "attack": f"attack {name} for evaluation",
-            "pretrain": f"train {name}" + (" under attack" if step.get("attacked") else ""),
-            "transfer": f"train {name} by {step.get('method')}"
-                        + (f", {step.get('num_trials')} heads" if step.get("num_trials", 1) > 1 else "")}[step["step"]]
+    what = {
+        "look": f"look with {name}",
+        "attack": f"attack {name} for evaluation",
+        "pretrain": f"train {name}" + (" under attack" if step.get("attacked") else ""),
+        "transfer": f"train {name} by {step.get('method')}"
+        + (f", {step.get('num_trials')} heads" if step.get("num_trials", 1) > 1 else ""),
+    }[step["step"]]
     return f"{what}, {settings['batch_size']} images at {settings['resolution'] or 'its own number of'} pixels"
 
 
@@ -85,9 +98,18 @@ def _rows(runs: Path) -> list[JSON]:
     try:
         content = json.loads(path.read_text())
         if content["schema_version"] != SCHEMA:
-            raise UserError(f"{path} has schema {content['schema_version']}, this harness reads {SCHEMA}.", ANEW)
-        return [{"device": str(row["device"]), "torch": str(row["torch"]), "step": dict(row["step"]),
-                 "step_s": _positive(row["step_s"])} for row in content["steps"]]
+            raise UserError(
+                f"{path} has schema {content['schema_version']}, this harness reads {SCHEMA}.", ANEW
+            )
+        return [
+            {
+                "device": str(row["device"]),
+                "torch": str(row["torch"]),
+                "step": dict(row["step"]),
+                "step_s": _positive(row["step_s"]),
+            }
+            for row in content["steps"]
+        ]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -7,10 +7,18 @@ from pathlib import Path
 from harness import recipe
 from writers import names, subset
 
-PACKAGES = {"datasets": "writers.datasets", "models": "harness.models", "methods": "harness.methods",
-            "scores": "harness.scores", "backends": "loaders.backends", "launchers": "harness.launchers"}
-ZOO = {"torchvision/NAME": "Any classifier of torchvision, cut before its last layer",
-       "timm/NAME": "Any classifier of timm, cut before its last layer"}
+PACKAGES = {
+    "datasets": "writers.datasets",
+    "models": "harness.models",
+    "methods": "harness.methods",
+    "scores": "harness.scores",
+    "backends": "loaders.backends",
+    "launchers": "harness.launchers",
+}
+ZOO = {
+    "torchvision/NAME": "Any classifier of torchvision, cut before its last layer",
+    "timm/NAME": "Any classifier of timm, cut before its last layer",
+}
 KINDS = ("datasets", "subsets", "models", "methods", "scores", "backends", "launchers", "recipes")
 
 

@@ -27,7 +27,7 @@ class Found:
 
     state: dict[str, Any] | None = None
     path: Path | None = None
-    damaged: tuple[str, ...] = ()       # a line for each
+    damaged: tuple[str, ...] = ()  # a line for each
 
 
 def save(folder: Path, number: int, state: dict[str, Any]) -> Path:
@@ -48,7 +48,7 @@ def latest(folder: Path) -> Found:
     for path in reversed(_found(folder)):
         try:
             return Found(_read(path), path, tuple(damaged))
-        except Exception as error:      # torch raises many kinds for a foreign file, and any of them means the same here
+        except Exception as error:  # torch raises many kinds for a foreign file, and any of them means the same here
             why = next(iter(str(error).splitlines()), type(error).__name__)
             damaged.append(f"{path.name} is damaged ({why}); went back to the one before.")
             print(f"{path.parent}: {damaged[-1]}", file=sys.stderr)
@@ -67,11 +67,20 @@ def random_state(device: str) -> dict[str, Any]:
     numba's generator cannot be read, and nothing here draws from it: what is random in a loader is a hash.
     """
     name, words, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
-    numpy_state = {"name": name, "words": torch.from_numpy(np.asarray(words).astype(np.int64)), "position": int(position),
-                   "has_gauss": int(has_gauss), "gauss": float(gauss)}
+    numpy_state = {
+        "name": name,
+        "words": torch.from_numpy(np.asarray(words).astype(np.int64)),
+        "position": int(position),
+        "has_gauss": int(has_gauss),
+        "gauss": float(gauss),
+    }
     on_gpu = torch.device(device).type == "cuda"
-    return {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state(device) if on_gpu else None,
-            "numpy": numpy_state, "python": random.getstate()}
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if on_gpu else None,
+        "numpy": numpy_state,
+        "python": random.getstate(),
+    }
 
 
 def set_random_state(state: dict[str, Any], device: str) -> None:
@@ -81,7 +90,9 @@ def set_random_state(state: dict[str, Any], device: str) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
     saved = state["numpy"]
     words = saved["words"].numpy().astype(np.uint32)
-    np.random.set_state((saved["name"], words, saved["position"], saved["has_gauss"], saved["gauss"]))  # noqa: NPY002
+    np.random.set_state(
+        (saved["name"], words, saved["position"], saved["has_gauss"], saved["gauss"])
+    )
     version, python_words, gauss = state["python"]
     random.setstate((version, tuple(python_words), gauss))
 

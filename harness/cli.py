@@ -37,9 +37,18 @@ def _version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> No
         ctx.exit()
 
 
-@click.group(cls=Catalogue, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
-              help="The version, and exit.")
+@click.group(
+    cls=Catalogue,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="The version, and exit.",
+)
 def cli() -> None:
     """Class-filtered pretraining and transfer, clean and L2-robust, on FFCV loaders.
 
@@ -49,7 +58,9 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command and exit with its code."""
-    gc.set_threshold(100_000)       # imports and plans make no garbage, and to look for it takes a sixth of their time
+    gc.set_threshold(
+        100_000
+    )  # imports and plans make no garbage, and to look for it takes a sixth of their time
     try:
         # click hands back the code of ctx.exit(); a command's own return value is None
         code: Any = cli.main(arguments, prog_name="harness", standalone_mode=False)
@@ -73,8 +84,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if known is None:
             raise
         code = _say(known.message, known.hint)
-    if "torch" not in sys.modules:      # whose libraries would call what is left a leak
-        gc.freeze()     # nothing is looked through at the interpreter's end, either: after a report that takes 0.4 s
+    if "torch" not in sys.modules:  # whose libraries would call what is left a leak
+        gc.freeze()  # nothing is looked through at the interpreter's end, either: after a report that takes 0.4 s
     sys.exit(code if isinstance(code, int) else 0)
 
 

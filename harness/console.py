@@ -20,7 +20,7 @@ from rich.text import Text
 
 PLAIN_LINE_EVERY_S = 15.0
 
-Report = Callable[[int, int], None]     # done, total
+Report = Callable[[int, int], None]  # done, total
 
 
 def out() -> Console:
@@ -40,17 +40,32 @@ def progress(title: str, unit: str = "images") -> Iterator[Report]:
     if not console.is_terminal:
         yield _plain(title, unit)
         return
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeElapsedColumn(),
-                  TextColumn("ETA"), TimeRemainingColumn(), console=console) as bar:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(unit),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def bar(console: Console, unit: str) -> Progress:
     """A bar to be shown inside a live display."""
-    return Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-                    TextColumn("{task.fields[count]}" + f" {unit}"), TimeElapsedColumn(), TextColumn("ETA"),
-                    TimeRemainingColumn(), console=console)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[count]}" + f" {unit}"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
+    )
 
 
 def seconds(value: float) -> str:
@@ -81,6 +96,10 @@ def _plain(title: str, unit: str) -> Report:
         last = now
         rate = done / (now - started)
         left = f", {seconds((total - done) / rate)} left" if rate > 0 else ""
-        print(f"{title}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s{left}", file=sys.stderr, flush=True)
+        print(
+            f"{title}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s{left}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     return report

@@ -20,12 +20,19 @@ def photo_tiles(scratch: Path) -> Path:
     """The photo tiles, made on first use. Raises UserError where they cannot be."""
     tiles = scratch / "tiles"
     if not (tiles / "about.json").is_file():
-        ended = subprocess.run([sys.executable, "-m", "benchmarks.photo_tiles", str(tiles)], cwd=ROOT, text=True,
-                               stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        ended = subprocess.run(
+            [sys.executable, "-m", "benchmarks.photo_tiles", str(tiles)],
+            cwd=ROOT,
+            text=True,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
         if ended.returncode:
-            raise UserError("The photo tiles cannot be made: " + ended.stderr.strip().splitlines()[-1],
-                            "Name a folder of JPEG files with --corpus, or make tiles without photographs: "
-                            f"python -m benchmarks.photo_tiles {tiles} --made-up")
+            raise UserError(
+                "The photo tiles cannot be made: " + ended.stderr.strip().splitlines()[-1],
+                "Name a folder of JPEG files with --corpus, or make tiles without photographs: "
+                f"python -m benchmarks.photo_tiles {tiles} --made-up",
+            )
     return tiles
 
 
@@ -46,7 +53,11 @@ def linked(corpus: Path, scratch: Path) -> Path:
     listing = "\n".join(f"{path} {path.stat().st_size}" for path in files)
     folder = scratch / "corpus" / hashlib.sha256(listing.encode()).hexdigest()[:16]
     for path in files:
-        link = folder / (path.parent.name if path.parent != corpus else "photos") / f"{path.stem}{path.suffix.lower()}"
+        link = (
+            folder
+            / (path.parent.name if path.parent != corpus else "photos")
+            / f"{path.stem}{path.suffix.lower()}"
+        )
         if not link.is_symlink():
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path)
@@ -55,6 +66,8 @@ def linked(corpus: Path, scratch: Path) -> Path:
 
 def many_times(source: "Source", copies: int) -> "Source":
     """A source of ten classes in which each image of the train split is there so many times, under names of its own."""
-    examples = [replace(example, name=f"{number % 10}/{number}", label=number % 10)
-                for number, example in enumerate(source.splits["train"] * copies)]
+    examples = [
+        replace(example, name=f"{number % 10}/{number}", label=number % 10)
+        for number, example in enumerate(source.splits["train"] * copies)
+    ]
     return replace(source, classes=[str(label) for label in range(10)], splits={"train": examples})

@@ -33,8 +33,11 @@ def follow(run: Run, console: Console) -> None:
 def line(event: Event, num_over: int, num_stages: int) -> str:
     """[12/41] transfer synthetic_patterns full all eps0.5 seed0   8.1 s"""
     assert event.stage is not None
-    end = {"done": seconds(event.wall_s), "failed": f"FAILED: {event.message}",
-           "retry": f"will be tried again: {event.message}"}[event.what]
+    end = {
+        "done": seconds(event.wall_s),
+        "failed": f"FAILED: {event.message}",
+        "retry": f"will be tried again: {event.message}",
+    }[event.what]
     return f"[{num_over}/{num_stages}] {event.stage.name.replace('/', ' ')}   {end}"
 
 
@@ -69,9 +72,16 @@ def running_table(running: Iterable[tuple[Stage, float | None]], runs: Path) -> 
         folder = stage.folder(runs)
         said = progress_of(folder)
         note = f"  {said['note']}" if said.get("note") else ""
-        table.add_row(Text.assemble(stage.name, (note, "dim")), *_numbers(said), seconds(for_s) if for_s is not None else "",
-                      seconds(said["eta_s"]) if isinstance(said.get("eta_s"), (int, float)) else "",
-                      ", ".join(f"{number} {cause.replace('_', ' ')}" for cause, number in retry.counts(folder).items()))
+        table.add_row(
+            Text.assemble(stage.name, (note, "dim")),
+            *_numbers(said),
+            seconds(for_s) if for_s is not None else "",
+            seconds(said["eta_s"]) if isinstance(said.get("eta_s"), (int, float)) else "",
+            ", ".join(
+                f"{number} {cause.replace('_', ' ')}"
+                for cause, number in retry.counts(folder).items()
+            ),
+        )
     return table
 
 
@@ -88,18 +98,24 @@ def _plain(run: Run, events: Iterator[Event], console: Console) -> None:
     said_at = time.monotonic()
     for event in events:
         if event.what in ("done", "failed", "retry"):
-            console.print(line(event, _num_over(run), len(run.matrix.stages)), markup=False, soft_wrap=True)
+            console.print(
+                line(event, _num_over(run), len(run.matrix.stages)), markup=False, soft_wrap=True
+            )
             said_at = time.monotonic()
         elif time.monotonic() - said_at > STILL_RUNNING_EVERY_S and run.running:
             said_at = time.monotonic()
             for stage, started in run.running.values():
                 where = describe_progress(progress_of(stage.folder(run.folders.runs)))
                 words = ", ".join(filter(None, (seconds(said_at - started), where)))
-                console.print(f"... {stage.name.replace('/', ' ')}: {words}", markup=False, soft_wrap=True)
+                console.print(
+                    f"... {stage.name.replace('/', ' ')}: {words}", markup=False, soft_wrap=True
+                )
 
 
 def _live(run: Run, events: Iterator[Event], console: Console) -> None:
-    work_of = {key: work(stage) for key, stage in run.to_do.items()}    # asked once, and not at every event
+    work_of = {
+        key: work(stage) for key, stage in run.to_do.items()
+    }  # asked once, and not at every event
     overall = bar(console, "stages")
     task = overall.add_task("overall", total=sum(work_of.values()), count="")
     work_over, refreshed_at = 0.0, -REFRESH_EVERY_S
@@ -107,22 +123,38 @@ def _live(run: Run, events: Iterator[Event], console: Console) -> None:
         for event in events:
             if event.what in ("done", "failed", "retry"):
                 style = {"failed": "red", "retry": "yellow"}.get(event.what)
-                live.console.print(line(event, _num_over(run), len(run.matrix.stages)), markup=False, style=style,
-                                   soft_wrap=True)
+                live.console.print(
+                    line(event, _num_over(run), len(run.matrix.stages)),
+                    markup=False,
+                    style=style,
+                    soft_wrap=True,
+                )
             if event.stage is not None and event.what in ("done", "failed", "skipped"):
                 work_over += work_of[event.stage.key]
             if time.monotonic() - refreshed_at < REFRESH_EVERY_S:
                 continue
             refreshed_at = time.monotonic()
-            begun = sum(work_of[key] * _share_over(stage.folder(run.folders.runs)) for key, (stage, _) in run.running.items())
-            overall.update(task, completed=work_over + begun, count=f"{_num_over(run)}/{len(run.matrix.stages)}")
+            begun = sum(
+                work_of[key] * _share_over(stage.folder(run.folders.runs))
+                for key, (stage, _) in run.running.items()
+            )
+            overall.update(
+                task,
+                completed=work_over + begun,
+                count=f"{_num_over(run)}/{len(run.matrix.stages)}",
+            )
             live.update(Group(overall, _running_table(run)))
 
 
 def _running_table(run: Run) -> Group:
     now = time.monotonic()
-    table = running_table(((stage, now - started) for stage, started in run.running.values()), run.folders.runs)
-    return Group(table, *(Text(f"{run.to_do[key].name}: another process runs it", style="dim") for key in run.busy))
+    table = running_table(
+        ((stage, now - started) for stage, started in run.running.values()), run.folders.runs
+    )
+    return Group(
+        table,
+        *(Text(f"{run.to_do[key].name}: another process runs it", style="dim") for key in run.busy),
+    )
 
 
 def _share_over(folder: Path) -> float:

@@ -18,10 +18,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TIMEOUT_S = 600.0       # a process that the others wait for longer is taken for dead; compiling a model takes minutes
+TIMEOUT_S = 600.0  # a process that the others wait for longer is taken for dead; compiling a model takes minutes
 # How torch says that another process is gone; NCCL has a class for it.
-_GONE = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "Connection refused",
-         "NCCL communicator was aborted", "ncclRemoteError")
+_GONE = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Timed out waiting",
+    "Broken pipe",
+    "Connection refused",
+    "NCCL communicator was aborted",
+    "ncclRemoteError",
+)
 
 
 class ProcessLost(Exception):
@@ -34,7 +41,7 @@ class Ranks:
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0         # among those of this machine: the number of its GPU
+    local_rank: int = 0  # among those of this machine: the number of its GPU
     local_world_size: int = 1
 
     @property
@@ -44,7 +51,11 @@ class Ranks:
 
     def device(self, device: str) -> str:
         """This process's own, where a GPU is asked for."""
-        return f"cuda:{self.local_rank}" if self.world_size > 1 and device.startswith("cuda") else device
+        return (
+            f"cuda:{self.local_rank}"
+            if self.world_size > 1 and device.startswith("cuda")
+            else device
+        )
 
     def from_first(self, value: Any) -> Any:
         """The first process's value, in all: tensors, which arrive on the CPU, and plain values."""
@@ -132,17 +143,26 @@ class SharedGradients:
                 super().__init__()
                 self.model = model
 
-            def forward(self, images: "Tensor", logits_of: Callable[["Tensor"], "Tensor"]) -> "Tensor":
+            def forward(
+                self, images: "Tensor", logits_of: Callable[["Tensor"], "Tensor"]
+            ) -> "Tensor":
                 return logits_of(images)
 
         self._ranks = ranks
         # Buffers are not DDP's: it would hand out the first process's statistics, and only before the next forward pass.
-        with warnings.catch_warnings():     # newer torch has a second name for broadcast_buffers, which older ones lack
+        with (
+            warnings.catch_warnings()
+        ):  # newer torch has a second name for broadcast_buffers, which older ones lack
             warnings.simplefilter("ignore", FutureWarning)
-            self._replica = nn.parallel.DistributedDataParallel(Pass(), broadcast_buffers=False, gradient_as_bucket_view=True)
+            self._replica = nn.parallel.DistributedDataParallel(
+                Pass(), broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self.no_sync = self._replica.no_sync
-        self._statistics = [] if _is_synchronised(model) else [
-            tensor for tensor in model.buffers() if tensor.is_floating_point()]
+        self._statistics = (
+            []
+            if _is_synchronised(model)
+            else [tensor for tensor in model.buffers() if tensor.is_floating_point()]
+        )
         self._sizes = [tensor.numel() for tensor in self._statistics]
         self._count = torch.zeros((), device=next(model.parameters()).device)
 
@@ -162,7 +182,7 @@ class SharedGradients:
 
         def arrived() -> "Tensor":
             assert work is not None
-            work.wait()         # on a GPU the stream waits, and not this thread
+            work.wait()  # on a GPU the stream waits, and not this thread
             return self._count * self._ranks.world_size / total
 
         return arrived
@@ -176,7 +196,10 @@ class SharedGradients:
         together = torch.cat([tensor.flatten() for tensor in self._statistics])
         self._ranks.add_up(together)
         together /= self._ranks.world_size
-        parts = [part.view_as(tensor) for part, tensor in zip(together.split(self._sizes), self._statistics, strict=True)]
+        parts = [
+            part.view_as(tensor)
+            for part, tensor in zip(together.split(self._sizes), self._statistics, strict=True)
+        ]
         torch._foreach_copy_(self._statistics, parts)
 
 
@@ -185,7 +208,9 @@ def from_environment(variables: Mapping[str, str] = os.environ) -> Ranks:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if "WORLD_SIZE" not in variables or "RANK" not in variables:
         return ALONE
-    return Ranks(*(int(variables.get(name, default)) for name, default in zip(names, "0101", strict=True)))
+    return Ranks(
+        *(int(variables.get(name, default)) for name, default in zip(names, "0101", strict=True))
+    )
 
 
 @contextmanager
@@ -200,7 +225,9 @@ def joined(ranks: Ranks, device: str, timeout_s: float = TIMEOUT_S) -> Iterator[
     on_gpu = device.startswith("cuda")
     if on_gpu:
         torch.cuda.set_device(ranks.device(device))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout_s))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout_s)
+    )
     yield
     dist.destroy_process_group()
 
@@ -210,7 +237,8 @@ def is_loss_of_another(error: BaseException) -> bool:
     import torch.distributed as dist
 
     return isinstance(error, dist.DistBackendError | dist.DistNetworkError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in _GONE))
+        isinstance(error, RuntimeError) and any(word in str(error) for word in _GONE)
+    )
 
 
 def synchronise_batch_norm(model: "nn.Module", ranks: Ranks) -> "nn.Module":
@@ -230,7 +258,16 @@ def synchronise_batch_norm(model: "nn.Module", ranks: Ranks) -> "nn.Module":
 
 def torchrun(num_processes: int, arguments: Sequence[str], executable: str) -> list[str]:
     """The command line that runs `python -m ...` in so many processes on this machine."""
-    return [executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes), "-m", *arguments]
+    return [
+        executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(num_processes),
+        "-m",
+        *arguments,
+    ]
 
 
 def _is_synchronised(model: "nn.Module") -> bool:

@@ -18,7 +18,11 @@ def has_result(folder: Path) -> bool:
 
 def with_result(runs: Path, kinds: Iterable[str]) -> set[str]:
     """The keys of all stages of these kinds that have a result: of ten thousand in a twentieth of a second."""
-    return {folder.name for folder in _folders(runs, kinds) if os.path.exists(f"{folder.path}/{result.FILE_NAME}")}  # noqa: PTH110
+    return {
+        folder.name
+        for folder in _folders(runs, kinds)
+        if os.path.exists(f"{folder.path}/{result.FILE_NAME}")
+    }
 
 
 def with_folder(runs: Path, kinds: Iterable[str]) -> set[str]:
@@ -41,9 +45,15 @@ def has_outputs(kind: str, folder: Path, data: Path) -> bool:
     try:
         splits = json.loads((folder / result.FILE_NAME).read_text())["metrics"]["splits"]
         if kind == "features":
-            return all((folder / split["file"]).stat().st_size == split["bytes"] for split in splits.values())
-        return all((data / split["path"]).stat().st_size == split["bytes"]
-                   and (data / f"{split['path']}.json").exists() for split in splits.values())
+            return all(
+                (folder / split["file"]).stat().st_size == split["bytes"]
+                for split in splits.values()
+            )
+        return all(
+            (data / split["path"]).stat().st_size == split["bytes"]
+            and (data / f"{split['path']}.json").exists()
+            for split in splits.values()
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -67,7 +77,9 @@ def state(kind: str, folder: Path, data: Path) -> State:
 def failed_since(folder: Path, began_at: float | None) -> str | None:
     """What another run's attempt at the stage came to, where that failed after `began_at`, in the file system's time."""
     try:
-        recent = began_at is not None and (folder / ERROR_FILE).stat().st_mtime > began_at      # of one tick: it is from before
+        recent = (
+            began_at is not None and (folder / ERROR_FILE).stat().st_mtime > began_at
+        )  # of one tick: it is from before
     except OSError:
         return None
     return error_line(folder) if recent else None

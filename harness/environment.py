@@ -14,14 +14,25 @@ PACKAGES = ("harness", "torch", "torchvision", "numpy", "numba", "ffcv", "pillow
 
 def describe(device: str, num_threads: int) -> dict[str, Any]:
     """A JSON object for `Result.environment`. Looks at torch only where the stage has imported it."""
-    return {**of_this_process(), "num_threads": num_threads, "device": device, **_torch_state(device)}
+    return {
+        **of_this_process(),
+        "num_threads": num_threads,
+        "device": device,
+        **_torch_state(device),
+    }
 
 
 @functools.cache
 def of_this_process() -> dict[str, Any]:
     """Asked once: what a warm worker runs is the code that it has loaded, whatever becomes of the files."""
-    return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
-            "packages": versions(), "git_revision": git_revision(), "cpu": cpu_model(), "num_cores": num_cores()}
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": versions(),
+        "git_revision": git_revision(),
+        "cpu": cpu_model(),
+        "num_cores": num_cores(),
+    }
 
 
 def versions() -> dict[str, str | None]:
@@ -39,9 +50,16 @@ def git_revision() -> str | None:
     """The commit of the code that runs, with `+changes` where files differ from it; None outside a repository."""
     git = ["git", "-C", str(Path(__file__).resolve().parents[1])]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        status = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"],
-                                capture_output=True, text=True, timeout=10, check=True)
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
@@ -59,7 +77,11 @@ def cpu_model() -> str:
 
 def cores() -> list[int]:
     """The numbers of the cores that this process is not kept off."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    return (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
 
 
 def num_cores() -> int:
@@ -87,24 +109,37 @@ def _of_gpus(field: str) -> list[str]:
     if visible is not None and visible.strip() in ("", "-1"):
         return []
     try:
-        listing = subprocess.run(["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"],
-                                 capture_output=True, text=True, timeout=30, check=True)
+        listing = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return []
     found = [line.strip() for line in listing.stdout.splitlines() if line.strip()]
-    return found if visible is None else found[:len(visible.split(","))]
+    return found if visible is None else found[: len(visible.split(","))]
 
 
 def _torch_state(device: str) -> dict[str, Any]:
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "backends"):
         return {"gpu": None}
-    flags = {"float32_matmul_precision": torch.get_float32_matmul_precision(),
-             "cudnn_benchmark": torch.backends.cudnn.benchmark,
-             "cudnn_deterministic": torch.backends.cudnn.deterministic,
-             "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32, "num_threads": torch.get_num_threads()}
+    flags = {
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
+        "num_threads": torch.get_num_threads(),
+    }
     if not device.startswith("cuda"):
         return {"gpu": None, "torch_flags": flags}
     properties = torch.cuda.get_device_properties(device)
-    return {"gpu": properties.name, "gpu_memory_bytes": properties.total_memory, "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(), "torch_flags": flags}
+    return {
+        "gpu": properties.name,
+        "gpu_memory_bytes": properties.total_memory,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "torch_flags": flags,
+    }

@@ -22,7 +22,7 @@ from harness.result import write_json
 from harness.retry import Cause, Policy
 from harness.stage import TAKE_WHAT_THERE_IS, Stage
 
-BUSY_RETRY_S = 0.5      # how often to ask again for a stage that another process holds
+BUSY_RETRY_S = 0.5  # how often to ask again for a stage that another process holds
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,28 @@ class Run:
     launcher: Launcher
     policy: Policy = field(default_factory=Policy)
     is_cancelled: Callable[[], bool] = lambda: False
-    at_the_last: Callable[[], None] = lambda: None                          # called once, when all that is left is running
-    running: dict[str, tuple[Stage, float]] = field(default_factory=dict)   # key -> stage, time of its start
-    failed: dict[str, str] = field(default_factory=dict)                    # key -> the line that says most
-    finished: set[str] = field(default_factory=set)                         # keys that are done
+    at_the_last: Callable[[], None] = lambda: None  # called once, when all that is left is running
+    running: dict[str, tuple[Stage, float]] = field(
+        default_factory=dict
+    )  # key -> stage, time of its start
+    failed: dict[str, str] = field(default_factory=dict)  # key -> the line that says most
+    finished: set[str] = field(default_factory=set)  # keys that are done
 
     def __post_init__(self) -> None:
         self.is_stopping = False
         self.to_do = unfinished(self.matrix, self.folders)
         self.finished = {stage.key for stage in self.matrix.stages} - self.to_do.keys()
-        self.open_needs = {key: sum(need.key in self.to_do for need in stage.waits_for)
-                           for key, stage in self.to_do.items()}
+        self.open_needs = {
+            key: sum(need.key in self.to_do for need in stage.waits_for)
+            for key, stage in self.to_do.items()
+        }
         self.shortlists: dict[str, frozenset[str] | None] = {}
-        self.in_vain: set[str] = set()                      # wait for one that has failed
+        self.in_vain: set[str] = set()  # wait for one that has failed
         # Stages that are alike -> a heap: the longest path first, then recipe order. A launcher may have room for some only.
         self.ready: dict[Likeness, list[tuple[float, int, str]]] = {}
-        self.busy: dict[str, float] = {}                    # held by another process -> when to ask again
-        self.waiting: dict[str, float] = {}                 # to be tried again -> when
-        self.attempts: dict[str, Counter[Cause]] = {}       # of this run, that came to nothing
+        self.busy: dict[str, float] = {}  # held by another process -> when to ask again
+        self.waiting: dict[str, float] = {}  # to be tried again -> when
+        self.attempts: dict[str, Counter[Cause]] = {}  # of this run, that came to nothing
         asked = self.matrix.recipe if self.to_do else None
         self.recipe_file = provenance.keep_recipe(asked, self.folders.runs) if asked else ""
         self.order = {stage.key: index for index, stage in enumerate(self.matrix.stages)}
@@ -76,7 +80,11 @@ class Run:
     @property
     def blocked(self) -> list[Stage]:
         """Stages that were not run because one that they need has failed."""
-        return [stage for key, stage in self.to_do.items() if key not in self.finished and key not in self.failed]
+        return [
+            stage
+            for key, stage in self.to_do.items()
+            if key not in self.finished and key not in self.failed
+        ]
 
     def events(self) -> Iterator[Event]:
         """Run to the end, telling what happens; raises Cancelled where `is_cancelled` says so. Leave the loop, or
@@ -86,9 +94,9 @@ class Run:
             if self.is_cancelled():
                 raise Cancelled
             yield from self._start_ready()
-            if self._is_over():     # others have done or failed at all that was left
+            if self._is_over():  # others have done or failed at all that was left
                 return
-            if to_come:             # not before: what is ready should not wait for what the others need
+            if to_come:  # not before: what is ready should not wait for what the others need
                 self.launcher.expect(to_come)
                 to_come = set()
             if not is_last and len(self.running) == self._num_left():
@@ -122,15 +130,21 @@ class Run:
                 self._is_ready(key)
         while (stage := self._next()) is not None:
             folder = stage.folder(self.folders.runs)
-            if lease.is_held(folder):       # asked first: what another run does is told from what it has done by this
+            if lease.is_held(
+                folder
+            ):  # asked first: what another run does is told from what it has done by this
                 self.busy[stage.key] = time.monotonic() + BUSY_RETRY_S
                 yield Event("busy", stage)
                 continue
-            if shortlist.skipped([stage], self.folders.runs, self.shortlists):      # it is over, and will not change
+            if shortlist.skipped(
+                [stage], self.folders.runs, self.shortlists
+            ):  # it is over, and will not change
                 self._is_finished(stage.key)
                 yield Event("skipped", stage)
                 continue
-            if done.is_done(stage.kind, folder, self.folders.data) and not _is_drawn_up_again(stage, folder):
+            if done.is_done(stage.kind, folder, self.folders.data) and not _is_drawn_up_again(
+                stage, folder
+            ):
                 # another run has done it meanwhile
                 self._is_finished(stage.key)
                 yield Event("done", stage)
@@ -142,12 +156,15 @@ class Run:
                 continue
             try:
                 prepare(stage, folder, self.recipe_file)
-            except OSError as error:        # a full disk, a file in the way: what runs goes on
+            except OSError as error:  # a full disk, a file in the way: what runs goes on
                 message = str(disk.explain(error) or error).splitlines()[0]
                 self._has_failed(stage.key, message)
                 yield Event("failed", stage, 0.0, message)
                 continue
-            self.running[stage.key] = (stage, time.monotonic())     # first, so that an interruption finds it
+            self.running[stage.key] = (
+                stage,
+                time.monotonic(),
+            )  # first, so that an interruption finds it
             self.launcher.start(stage, folder)
             yield Event("started", stage)
 
@@ -179,8 +196,16 @@ class Run:
 
     def _next(self) -> Stage | None:
         """The most urgent stage that is ready and that the launcher has room for."""
-        startable = [heap for heap in self.ready.values() if heap and self.launcher.has_room(self.to_do[heap[0][2]])]
-        return self.to_do[heapq.heappop(min(startable, key=lambda heap: heap[0]))[2]] if startable else None
+        startable = [
+            heap
+            for heap in self.ready.values()
+            if heap and self.launcher.has_room(self.to_do[heap[0][2]])
+        ]
+        return (
+            self.to_do[heapq.heappop(min(startable, key=lambda heap: heap[0]))[2]]
+            if startable
+            else None
+        )
 
     def _is_finished(self, key: str) -> None:
         self.finished.add(key)
@@ -228,17 +253,25 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
     left: set[str] = set()
     skipped = shortlist.skipped(matrix.stages, folders.runs)
     with_result = done.with_result(folders.runs, {stage.kind for stage in matrix.stages})
-    drawn_up_again = {stage.key for stage in matrix.stages
-                      if stage.kind == shortlist.KIND and shortlist.is_incomplete(stage.folder(folders.runs))}
+    drawn_up_again = {
+        stage.key
+        for stage in matrix.stages
+        if stage.kind == shortlist.KIND and shortlist.is_incomplete(stage.folder(folders.runs))
+    }
     for stage in reversed(matrix.stages):
-        if stage.key in skipped and stage.only_if is not None and stage.only_if.key not in drawn_up_again:
+        if (
+            stage.key in skipped
+            and stage.only_if is not None
+            and stage.only_if.key not in drawn_up_again
+        ):
             continue
         if stage.key in drawn_up_again:
             left.add(stage.key)
             continue
         needed = any(after.key in left for after in matrix.dependants[stage.key])
-        if stage.key not in with_result or \
-                (needed and not done.has_outputs(stage.kind, stage.folder(folders.runs), folders.data)):
+        if stage.key not in with_result or (
+            needed and not done.has_outputs(stage.kind, stage.folder(folders.runs), folders.data)
+        ):
             left.add(stage.key)
     return {stage.key: stage for stage in matrix.stages if stage.key in left}
 

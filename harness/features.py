@@ -20,16 +20,20 @@ from writers.errors import UserError
 class Features:
     """Of N images, in the order of the loader."""
 
-    features: np.ndarray        # float32 [N, D]
-    probs: np.ndarray | None    # float32 [N, C] over the source's classes; None: the source has no classes of its own
-    labels: np.ndarray          # int64 [N] of the target; int8 [N, K] where an image has many labels
-    ids: np.ndarray             # uint64 [N]
+    features: np.ndarray  # float32 [N, D]
+    probs: (
+        np.ndarray | None
+    )  # float32 [N, C] over the source's classes; None: the source has no classes of its own
+    labels: np.ndarray  # int64 [N] of the target; int8 [N, K] where an image has many labels
+    ids: np.ndarray  # uint64 [N]
 
     def save(self, file: Path) -> None:
         """Under that name whole or not at all; the same bytes for the same arrays."""
         arrays = {"features": self.features, "labels": self.labels, "ids": self.ids}
         arrays |= {} if self.probs is None else {"probs": self.probs}
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as handle:
+        with tempfile.NamedTemporaryFile(
+            dir=file.parent, prefix=f".{file.name}.", delete=False
+        ) as handle:
             np.savez(handle, allow_pickle=False, **arrays)  # type: ignore[arg-type]
         Path(handle.name).chmod(0o644)
         Path(handle.name).replace(file)
@@ -41,8 +45,10 @@ class Features:
             with np.load(file, allow_pickle=False) as arrays:
                 return cls(arrays["features"], arrays.get("probs"), arrays["labels"], arrays["ids"])
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise UserError(f"{file} is no whole file of features: {error}",
-                            "Delete that stage's folder to have them extracted again.") from error
+            raise UserError(
+                f"{file} is no whole file of features: {error}",
+                "Delete that stage's folder to have them extracted again.",
+            ) from error
 
 
 def file_of(folder: Path, split: str) -> Path:
@@ -50,8 +56,15 @@ def file_of(folder: Path, split: str) -> Path:
     return folder / f"{split}.npz"
 
 
-def extract(model: Classifier, loader: Loader, *, device: str, precision: Precision, has_head: bool = True,
-            after_batch: Callable[[int], None] = lambda num_images: None) -> Features:
+def extract(
+    model: Classifier,
+    loader: Loader,
+    *,
+    device: str,
+    precision: Precision,
+    has_head: bool = True,
+    after_batch: Callable[[int], None] = lambda num_images: None,
+) -> Features:
     """One pass over the loader's epoch 0, in evaluation mode. The softmax is of float32 logits: half precision gives zeros.
 
     has_head: False where the model's head was never trained; its answers mean nothing then. after_batch: is told how many
@@ -71,4 +84,9 @@ def extract(model: Classifier, loader: Loader, *, device: str, precision: Precis
             num_images += len(batch_labels)
             after_batch(num_images)
     ids = loader.samples.ids[loader.samples.order(loader.plan, 0)]
-    return Features(torch.cat(features).numpy(), torch.cat(probs).numpy() if has_head else None, torch.cat(labels).numpy(), ids)
+    return Features(
+        torch.cat(features).numpy(),
+        torch.cat(probs).numpy() if has_head else None,
+        torch.cat(labels).numpy(),
+        ids,
+    )

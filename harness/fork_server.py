@@ -25,12 +25,16 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-MOST_BYTES = 1 << 16    # of a message
+MOST_BYTES = 1 << 16  # of a message
 
 
 def is_possible() -> bool:
     """Linux tells when somebody else's child ends, and keeps the borders of messages between processes."""
-    return hasattr(os, "pidfd_open") and hasattr(socket, "SOCK_SEQPACKET") and hasattr(socket, "send_fds")
+    return (
+        hasattr(os, "pidfd_open")
+        and hasattr(socket, "SOCK_SEQPACKET")
+        and hasattr(socket, "send_fds")
+    )
 
 
 class ForkServer:
@@ -40,9 +44,13 @@ class ForkServer:
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             # A session of its own: the terminal's Ctrl-C goes to the launcher alone, which asks the workers to save.
-            self._process = subprocess.Popen([sys.executable, "-m", "harness.worker", "--fork-server", str(theirs.fileno())],
-                                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
-                                             start_new_session=True)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "harness.worker", "--fork-server", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
 
     def prepare(self, modules: Iterable[str], environment: Mapping[str, str]) -> None:
         """Let it import these while nothing else is asked of it. The environment is that of whatever they load."""
@@ -53,7 +61,7 @@ class ForkServer:
         process group of its own."""
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             ends = []
-            for own in (1, 0):      # of its stdin we write, of its stdout we read
+            for own in (1, 0):  # of its stdin we write, of its stdout we read
                 pipe = os.pipe()
                 ours.callback(os.close, pipe[own])
                 theirs.callback(os.close, pipe[1 - own])
@@ -84,16 +92,29 @@ class ForkServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._link.close()
-        self._process.kill()        # at once, also out of an import: it has nothing to save
+        self._process.kill()  # at once, also out of an import: it has nothing to save
         self._process.wait()
 
 
 class Forked:
     """A worker: what a launcher uses of `subprocess.Popen`."""
 
-    def __init__(self, server: ForkServer, pid: int, handle: int, imported: frozenset[str], to_it: int, from_it: int) -> None:
+    def __init__(
+        self,
+        server: ForkServer,
+        pid: int,
+        handle: int,
+        imported: frozenset[str],
+        to_it: int,
+        from_it: int,
+    ) -> None:
         self._server, self.pid, self._handle, self.imported = server, pid, handle, imported
         self.stdin, self.stdout = os.fdopen(to_it, "wb"), os.fdopen(from_it, "rb")
         self.is_reaped = False
@@ -126,8 +147,13 @@ class Fresh(subprocess.Popen[bytes]):
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """environment: beside that of this process."""
         # A session of its own: the terminal's Ctrl-C goes to us alone, and the whole group can be killed at once.
-        super().__init__(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **environment},
-                         start_new_session=True)
+        super().__init__(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
 
     def has_ended(self) -> bool:
         """Looked at but not collected: while it is a zombie, no other process can have its group's number."""
@@ -138,7 +164,11 @@ def how_it_ended(code: int | None) -> str:
     """A worker, in words."""
     if code is None:
         return "has ended"
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return (
+        f"was killed by {signal.Signals(-code).name}"
+        if code < 0
+        else f"ended with exit code {code}"
+    )
 
 
 def serve(handle: int) -> list[str]:
@@ -146,8 +176,10 @@ def serve(handle: int) -> list[str]:
     from harness import environment
 
     # BLAS keeps threads, and stops them before a fork.
-    warnings.filterwarnings("ignore", "This process .* is multi-threaded, use of fork", DeprecationWarning)
-    gc.disable()            # imports make no garbage
+    warnings.filterwarnings(
+        "ignore", "This process .* is multi-threaded, use of fork", DeprecationWarning
+    )
+    gc.disable()  # imports make no garbage
     link = socket.socket(fileno=handle)
     to_do: deque[Callable[[], Any]] = deque()
     imported: list[str] = []
@@ -166,10 +198,10 @@ def serve(handle: int) -> list[str]:
         os.environ.update(order["environment"])
         if "modules" in order:
             to_do.extend(partial(_import, name, imported) for name in order["modules"])
-            to_do.append(environment.of_this_process)       # what is asked once a process
+            to_do.append(environment.of_this_process)  # what is asked once a process
             continue
         _import(order["module"], imported)
-        gc.freeze()         # a copy's collections leave alone what it shares
+        gc.freeze()  # a copy's collections leave alone what it shares
         pid = os.fork()
         if pid == 0:
             gc.enable()
@@ -178,8 +210,8 @@ def serve(handle: int) -> list[str]:
             command: list[str] = order["command"]
             if os.environ.get("CUDA_VISIBLE_DEVICES") and not _can_use_cuda():
                 os.execv(command[0], command)
-            return command[command.index("harness.worker") + 1:]
-        with contextlib.suppress(OSError):      # it may have done so itself, or have ended
+            return command[command.index("harness.worker") + 1 :]
+        with contextlib.suppress(OSError):  # it may have done so itself, or have ended
             os.setpgid(pid, pid)
         for inherited in handles:
             os.close(inherited)
@@ -209,7 +241,7 @@ def _can_use_cuda() -> bool:
         return False
     try:
         return bool(ctypes.CDLL("libcuda.so.1").cuInit(0) == 0)
-    except (OSError, AttributeError):       # no driver: the stage says so
+    except (OSError, AttributeError):  # no driver: the stage says so
         return True
 
 

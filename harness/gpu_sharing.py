@@ -18,17 +18,26 @@ from typing import Any
 from harness import result
 from harness.stage import Stage
 
-CONTEXT_BYTES = 700e6       # of a process on a GPU beside torch's own memory: the context, cuDNN's and cuBLAS's kernels
-USABLE_MEMORY = 0.92        # as a share of the GPU's: fragments, and what differs between stages of a kind
-MOST_BUSY = 1.5             # the sum of the stages' shares of time; see above
+CONTEXT_BYTES = 700e6  # of a process on a GPU beside torch's own memory: the context, cuDNN's and cuBLAS's kernels
+USABLE_MEMORY = (
+    0.92  # as a share of the GPU's: fragments, and what differs between stages of a kind
+)
+MOST_BUSY = 1.5  # the sum of the stages' shares of time; see above
 Likeness = tuple[Any, ...]
 
 
 def likeness(stage: Stage) -> Likeness:
     """Stages of which this is equal take about as much of a GPU: whatever their seed, rates, subset and data."""
     settings = {**stage.config, **stage.config.get("settings", {})}
-    return (stage.kind, stage.axes.get("arch"), stage.axes.get("model"), stage.axes.get("method"), settings.get("resolution"),
-            settings.get("batch_size"), bool(stage.axes.get("eps")))
+    return (
+        stage.kind,
+        stage.axes.get("arch"),
+        stage.axes.get("model"),
+        stage.axes.get("method"),
+        settings.get("resolution"),
+        settings.get("batch_size"),
+        bool(stage.axes.get("eps")),
+    )
 
 
 def tells_time() -> bool:
@@ -54,7 +63,7 @@ class Use:
     """What a stage takes of its GPU; None: not known yet."""
 
     memory_bytes: float | None = None
-    busy: float | None = None           # share of time, in [0, 1]
+    busy: float | None = None  # share of time, in [0, 1]
 
     def or_more(self, other: "Use") -> "Use":
         return Use(_largest(self.memory_bytes, other.memory_bytes), _largest(self.busy, other.busy))
@@ -65,8 +74,8 @@ class GpuSharing:
     """What is known of the stages in `runs`; results on disk are read when a kind is first asked about."""
 
     runs: Path
-    total_bytes: float                                      # of the smallest GPU
-    by_time: bool = True                                    # False: it cannot be measured, and memory alone decides
+    total_bytes: float  # of the smallest GPU
+    by_time: bool = True  # False: it cannot be measured, and memory alone decides
     known: dict[Likeness, Use] = field(default_factory=dict)
     kinds_read: set[str] = field(default_factory=set)
 
@@ -75,9 +84,11 @@ class GpuSharing:
         if not running:
             return True
         uses = [self._use(one) for one in (stage, *running)]
-        return (all(map(self._is_enough, uses))
-                and sum(use.memory_bytes or 0.0 for use in uses) <= USABLE_MEMORY * self.total_bytes
-                and sum(use.busy or 0.0 for use in uses) <= MOST_BUSY)
+        return (
+            all(map(self._is_enough, uses))
+            and sum(use.memory_bytes or 0.0 for use in uses) <= USABLE_MEMORY * self.total_bytes
+            and sum(use.busy or 0.0 for use in uses) <= MOST_BUSY
+        )
 
     def is_known(self, stage: Likeness) -> bool:
         """Whether others may join it. One that is not known, and starts alone on its GPU, stays alone there."""
@@ -105,7 +116,9 @@ class GpuSharing:
         if kind not in self.kinds_read:
             self.kinds_read.add(kind)
             for _, record in result.sample(self.runs, kind):
-                with suppress(KeyError, TypeError, AttributeError):     # of another schema: whoever needs it says so
+                with suppress(
+                    KeyError, TypeError, AttributeError
+                ):  # of another schema: whoever needs it says so
                     self._keep(likeness(Stage(kind, record["config"], axes=record["axes"])), record)
         return self.known.get(stage, Use())
 

@@ -8,20 +8,20 @@ from itertools import product
 
 from harness.transfer_settings import Halving, Reduced, TransferSettings
 
-Point = dict[str, float]            # axis -> value
+Point = dict[str, float]  # axis -> value
 
-AFTER_TRAINING = ("eval_crop",)     # axes that need no training of their own
+AFTER_TRAINING = ("eval_crop",)  # axes that need no training of their own
 WITH_LR = ("weight_decay", "decay_ratio")
-ASSUMED_IMAGES = 10_000             # of a target, where its size is not known: to compare steps with epochs
+ASSUMED_IMAGES = 10_000  # of a target, where its size is not known: to compare steps with epochs
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
     """One point to train, and the settings that it stands for."""
 
-    number: int                     # its place in the grid
+    number: int  # its place in the grid
     point: Point
-    settings: TransferSettings      # optimizer.lr is the point's
+    settings: TransferSettings  # optimizer.lr is the point's
 
     @property
     def lr(self) -> float:
@@ -30,7 +30,10 @@ class Trial:
 
 def trials(settings: TransferSettings) -> list[Trial]:
     """Every point that trains under the policy, in the order of the grid: the learning rate changes most seldom."""
-    axes = {"lr": settings.rates, **{axis: values for axis, values in settings.grid.axes().items() if axis != "lr"}}
+    axes = {
+        "lr": settings.rates,
+        **{axis: values for axis, values in settings.grid.axes().items() if axis != "lr"},
+    }
     for axis in AFTER_TRAINING:
         axes.pop(axis, None)
     points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
@@ -40,9 +43,14 @@ def trials(settings: TransferSettings) -> list[Trial]:
 
         from writers.draws import draw
 
-        drawn = np.argsort(draw(settings.policy.seed, "grid", np.arange(len(points), dtype=np.uint64)), kind="stable")
-        numbers = sorted(drawn[:settings.policy.reduced].tolist())  # type: ignore[assignment]
-    return [Trial(number, points[number], settings_of(settings, points[number])) for number in numbers]
+        drawn = np.argsort(
+            draw(settings.policy.seed, "grid", np.arange(len(points), dtype=np.uint64)),
+            kind="stable",
+        )
+        numbers = sorted(drawn[: settings.policy.reduced].tolist())  # type: ignore[assignment]
+    return [
+        Trial(number, points[number], settings_of(settings, points[number])) for number in numbers
+    ]
 
 
 def crops(settings: TransferSettings) -> tuple[float, ...]:
@@ -69,7 +77,9 @@ def settings_of(settings: TransferSettings, point: Point) -> TransferSettings:
     if "decay_ratio" in point:
         optimizer["weight_decay"] = point["decay_ratio"] / lr
     own = {axis: value for axis, value in point.items() if axis not in ("lr", *WITH_LR)}
-    return settings.model_copy(update={**own, "optimizer": settings.optimizer.model_copy(update=optimizer)})
+    return settings.model_copy(
+        update={**own, "optimizer": settings.optimizer.model_copy(update=optimizer)}
+    )
 
 
 def shares(settings: TransferSettings) -> list[Fraction]:
@@ -93,7 +103,7 @@ def passes(settings: TransferSettings) -> float:
     for share in shares(settings):
         total += float(share) * sum(alive)
         if share < 1:
-            alive = alive[:num_promoted(settings, len(alive))]
+            alive = alive[: num_promoted(settings, len(alive))]
     return total + (max(alive) if settings.refit else 0.0)
 
 

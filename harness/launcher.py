@@ -27,26 +27,50 @@ class LauncherSettings:
     """What a person says about where stages run."""
 
     folders: Folders
-    num_jobs: int | None = None                         # stages side by side; None: what the machine carries
+    num_jobs: int | None = None  # stages side by side; None: what the machine carries
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    stages_package: str = "harness.stages"              # whose modules run the stages
-    checkpoint_minutes: float = 5.0                     # of training, between two checkpoints
-    trace_steps: int = 0                                # of each pretraining, for a profile; 0: none
-    num_threads: int | None = None                      # CPU threads of a stage; None: the launcher's choice
-    jobs_per_gpu: int = 1                               # stages that share a GPU
-    options: Mapping[str, str] = field(default_factory=dict)    # what only one launcher knows: ray's address, Slurm's partition
-    gpus_per_stage: int = 1                             # of each pretraining, with a process for each GPU
-    began_at: float | None = None                       # of the run, by the file system's clock: what another run has tried and
-                                                        # failed at since is not tried again. None: everything is
-    fork_server: ForkServer | None = None               # of workers on this machine, begun early; the launcher's from then on
+    stages_package: str = "harness.stages"  # whose modules run the stages
+    checkpoint_minutes: float = 5.0  # of training, between two checkpoints
+    trace_steps: int = 0  # of each pretraining, for a profile; 0: none
+    num_threads: int | None = None  # CPU threads of a stage; None: the launcher's choice
+    jobs_per_gpu: int = 1  # stages that share a GPU
+    options: Mapping[str, str] = field(
+        default_factory=dict
+    )  # what only one launcher knows: ray's address, Slurm's partition
+    gpus_per_stage: int = 1  # of each pretraining, with a process for each GPU
+    began_at: float | None = (
+        None  # of the run, by the file system's clock: what another run has tried and
+    )
+    # failed at since is not tried again. None: everything is
+    fork_server: ForkServer | None = (
+        None  # of workers on this machine, begun early; the launcher's from then on
+    )
 
     def worker_command(self, device: str, num_threads: int) -> list[str]:
         """What starts a warm worker on a machine that sees the same folders under the same paths."""
-        return [sys.executable, "-m", "harness.worker", "--serve", "--data-dir", str(self.folders.data),
-                "--raw-dir", str(self.folders.raw), "--threads", str(num_threads), "--device", device,
-                "--stages-package", self.stages_package, "--checkpoint-minutes", str(self.checkpoint_minutes),
-                "--trace", str(self.trace_steps), "--processes", str(self.gpus_per_stage),
-                *(["--began-at", repr(self.began_at)] if self.began_at is not None else [])]
+        return [
+            sys.executable,
+            "-m",
+            "harness.worker",
+            "--serve",
+            "--data-dir",
+            str(self.folders.data),
+            "--raw-dir",
+            str(self.folders.raw),
+            "--threads",
+            str(num_threads),
+            "--device",
+            device,
+            "--stages-package",
+            self.stages_package,
+            "--checkpoint-minutes",
+            str(self.checkpoint_minutes),
+            "--trace",
+            str(self.trace_steps),
+            "--processes",
+            str(self.gpus_per_stage),
+            *(["--began-at", repr(self.began_at)] if self.began_at is not None else []),
+        ]
 
     def refuse_unknown_options(self, launcher: str, known: Sequence[str]) -> None:
         """Raises UserError for an option that this launcher does not have: a setting without effect is a mistake."""
@@ -73,8 +97,8 @@ class Finished:
     folder: Path
     # stopped: asked to stop, has a checkpoint; busy: another process holds this stage now
     status: Literal["done", "failed", "stopped", "busy"]
-    message: str = ""                                   # of a failure: the line that says most; error.txt has the rest
-    cause: Cause = ""                                   # of a failure
+    message: str = ""  # of a failure: the line that says most; error.txt has the rest
+    cause: Cause = ""  # of a failure
 
 
 class Launcher(Protocol):
@@ -103,5 +127,9 @@ class Launcher(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from harness import lock
 
-BEAT_S = 15.0           # how often a holder renews its lease
-EXPIRES_S = 120.0       # a lease that has not been renewed for so long is dead: 8 missed beats
+BEAT_S = 15.0  # how often a holder renews its lease
+EXPIRES_S = 120.0  # a lease that has not been renewed for so long is dead: 8 missed beats
 PREFIX = "lease-"
 
 
@@ -53,7 +53,7 @@ class Lease:
     def is_lost(self) -> bool:
         """Whether another host may have taken over: then leave the folder alone."""
         if not self._lost and time.monotonic() - self.renewed_at > self.expires_s / 2:
-            self.beat()         # this process was not scheduled for long
+            self.beat()  # this process was not scheduled for long
         return self._lost
 
     def beat(self) -> None:
@@ -65,7 +65,11 @@ class Lease:
         except FileNotFoundError:
             self._lost = True
         except OSError as error:
-            self._lost = self._lost or error.errno == errno.ESTALE or time.monotonic() - self.renewed_at > self.expires_s
+            self._lost = (
+                self._lost
+                or error.errno == errno.ESTALE
+                or time.monotonic() - self.renewed_at > self.expires_s
+            )
 
     def release(self) -> None:
         """Let others have it at once. The file stays, because numbers only rise; a time of 0 is that of no holder."""
@@ -95,9 +99,13 @@ def hold(folder: Path, beat_s: float = BEAT_S) -> Iterator[Lease | None]:
 def take(folder: Path, me: Holder, expires_s: float = EXPIRES_S) -> Lease | None:
     """The folder's lease, or None where it is held elsewhere. The caller holds the folder's lock on this host."""
     known = _newest(folder)
-    if known is not None and (holder := _holder(known)) is not None and holder.boot != me.boot \
-            and _is_fresh(known, expires_s):
-        return None             # the lease of a process of this host is dead: we have its lock
+    if (
+        known is not None
+        and (holder := _holder(known)) is not None
+        and holder.boot != me.boot
+        and _is_fresh(known, expires_s)
+    ):
+        return None  # the lease of a process of this host is dead: we have its lock
     path = folder / f"{PREFIX}{(_number(known) if known else 0) + 1:06d}"
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -105,7 +113,9 @@ def take(folder: Path, me: Holder, expires_s: float = EXPIRES_S) -> Lease | None
         return None
     with os.fdopen(handle, "w") as file:
         file.write(json.dumps(asdict(me)) + "\n")
-    if _newest(folder) != path:     # we saw an old list, and the next number had been used and removed again
+    if (
+        _newest(folder) != path
+    ):  # we saw an old list, and the next number had been used and removed again
         path.unlink(missing_ok=True)
         return None
     for old in _leases(folder):
@@ -135,7 +145,7 @@ def file_system_time(path: Path) -> float:
     try:
         path.touch()
         return path.stat().st_mtime
-    except OSError:             # not ours to write: this host's clock must do
+    except OSError:  # not ours to write: this host's clock must do
         return time.time()
 
 
@@ -146,7 +156,7 @@ def _keep(lease: Lease, over: threading.Event, beat_s: float) -> None:
 
 def _is_fresh(path: Path, expires_s: float) -> bool:
     try:
-        with path.open() as file:       # opened: NFS then asks the server and not its cache
+        with path.open() as file:  # opened: NFS then asks the server and not its cache
             renewed = os.fstat(file.fileno()).st_mtime
     except OSError:
         return False
@@ -170,8 +180,11 @@ def _newest(folder: Path) -> Path | None:
 def _leases(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            return [folder / entry.name for entry in entries
-                    if entry.name.startswith(PREFIX) and entry.name.removeprefix(PREFIX).isdigit()]
+            return [
+                folder / entry.name
+                for entry in entries
+                if entry.name.startswith(PREFIX) and entry.name.removeprefix(PREFIX).isdigit()
+            ]
     except OSError:
         return []
 

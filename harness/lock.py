@@ -22,7 +22,9 @@ def hold(folder: Path) -> Iterator[bool]:
             return
         yield True
     finally:
-        os.close(handle)    # and with it the lock; the file stays, so that all who come lock the same one
+        os.close(
+            handle
+        )  # and with it the lock; the file stays, so that all who come lock the same one
 
 
 def is_held(folder: Path) -> bool:

@@ -21,12 +21,12 @@ from torch.nn import functional
 
 from writers.errors import UserError
 
-LAMBDAS = tuple(np.logspace(-6, 5, 45).tolist())        # Kornblith et al. 2019, A.3
-LARGEST_GRADIENT = 1e-6     # per image
-LARGEST_GAP = 1e-7          # nats per image
-MOST_STEPS = 200            # of Newton
-MOST_PRODUCTS = 250         # with the Hessian, in a step
-MOST_SOLVED = 2000          # weights for which the Hessian itself is made and solved with
+LAMBDAS = tuple(np.logspace(-6, 5, 45).tolist())  # Kornblith et al. 2019, A.3
+LARGEST_GRADIENT = 1e-6  # per image
+LARGEST_GAP = 1e-7  # nats per image
+MOST_STEPS = 200  # of Newton
+MOST_PRODUCTS = 250  # with the Hessian, in a step
+MOST_SOLVED = 2000  # weights for which the Hessian itself is made and solved with
 SHRINK, ENOUGH = 0.5, 1e-4  # line search
 
 
@@ -37,10 +37,10 @@ class Fit:
     penalty: float
     weights: Tensor
     biases: Tensor
-    loss: float                 # of the whole objective
-    largest_gradient: float     # per image
-    gap: float                  # per image: the loss is at most so far above the optimum, by strong convexity in the weights
-    num_iterations: int         # passes over the features
+    loss: float  # of the whole objective
+    largest_gradient: float  # per image
+    gap: float  # per image: the loss is at most so far above the optimum, by strong convexity in the weights
+    num_iterations: int  # passes over the features
 
     @property
     def converged(self) -> bool:
@@ -66,9 +66,11 @@ class Chosen:
     """The fit on all training images with the penalty that validation chose."""
 
     fit: Fit
-    scores: dict[float, float]      # penalty -> score on the images held out
-    path: list[Fit]                 # on train alone
-    at_the_edge: bool               # the best penalty is the first or last of the path: a wider one might be better
+    scores: dict[float, float]  # penalty -> score on the images held out
+    path: list[Fit]  # on train alone
+    at_the_edge: (
+        bool  # the best penalty is the first or last of the path: a wider one might be better
+    )
 
     @property
     def converged(self) -> dict[float, bool]:
@@ -77,16 +79,26 @@ class Chosen:
 
 def standardisation(features: Tensor) -> Standardisation:
     deviation = features.std(dim=0, correction=0)
-    return Standardisation(features.mean(dim=0), torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+    return Standardisation(
+        features.mean(dim=0), torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    )
 
 
-def fit_path(features: Tensor, labels: Tensor, num_classes: int, penalties: Iterable[float] = LAMBDAS, *,
-             stop: Callable[[], None] = lambda: None) -> list[Fit]:
+def fit_path(
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    penalties: Iterable[float] = LAMBDAS,
+    *,
+    stop: Callable[[], None] = lambda: None,
+) -> list[Fit]:
     """Fits for all penalties, strongest first. features [N, D] on any device; labels int64 [N], or int8 [N, K] (1 there, 0
     difficult: left out, -1 not). stop: is called before each fit, and may raise."""
     problem = _Problem(features, labels, num_classes)
     found = []
-    weights = torch.zeros(features.shape[1] + 1, num_classes, dtype=torch.float64, device=features.device)
+    weights = torch.zeros(
+        features.shape[1] + 1, num_classes, dtype=torch.float64, device=features.device
+    )
     for penalty in sorted(penalties, reverse=True):
         stop()
         fitted, weights = _minimise(problem, penalty, weights)
@@ -94,15 +106,27 @@ def fit_path(features: Tensor, labels: Tensor, num_classes: int, penalties: Iter
     return found
 
 
-def choose(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], num_classes: int, score: Callable[[Tensor, Tensor], float],
-           penalties: Iterable[float] = LAMBDAS, *, stop: Callable[[], None] = lambda: None) -> Chosen:
+def choose(
+    train: tuple[Tensor, Tensor],
+    val: tuple[Tensor, Tensor],
+    num_classes: int,
+    score: Callable[[Tensor, Tensor], float],
+    penalties: Iterable[float] = LAMBDAS,
+    *,
+    stop: Callable[[], None] = lambda: None,
+) -> Chosen:
     """Fit on train, choose the penalty by `score(logits, labels)` on val (of equals the stronger), fit on both together."""
     path = fit_path(*train, num_classes, penalties, stop=stop)
     scores = {fitted.penalty: score(fitted.logits(val[0]), val[1]) for fitted in path}
     best = max(path, key=lambda fitted: (scores[fitted.penalty], fitted.penalty))
     both = _Problem(torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]]), num_classes)
     refitted, _ = _minimise(both, best.penalty, both.turned(best))
-    return Chosen(refitted, scores, path, best.penalty in (path[0].penalty, path[-1].penalty) and len(path) > 1)
+    return Chosen(
+        refitted,
+        scores,
+        path,
+        best.penalty in (path[0].penalty, path[-1].penalty) and len(path) > 1,
+    )
 
 
 class _Problem:
@@ -114,7 +138,9 @@ class _Problem:
             raise UserError(f"There are {len(features)} features and {len(labels)} labels.")
         features = features.double()
         self.basis = torch.linalg.eigh(features.T @ features)[1]
-        self.features = torch.cat([features @ self.basis, features.new_ones(len(features), 1)], dim=1)
+        self.features = torch.cat(
+            [features @ self.basis, features.new_ones(len(features), 1)], dim=1
+        )
         self.squares = self.features.square()
         self.labels, self.num_classes = labels, num_classes
         if labels.ndim == 2:
@@ -129,7 +155,9 @@ class _Problem:
     def loss(self, logits: Tensor) -> Tensor:
         if self.labels.ndim == 1:
             return functional.cross_entropy(logits, self.labels, reduction="sum")
-        return functional.binary_cross_entropy_with_logits(logits, self.there, weight=self.sure, reduction="sum")
+        return functional.binary_cross_entropy_with_logits(
+            logits, self.there, weight=self.sure, reduction="sum"
+        )
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(1) if self.labels.ndim == 1 else logits.sigmoid()
@@ -161,7 +189,7 @@ def _minimise(problem: _Problem, penalty: float, weights: Tensor) -> tuple[Fit, 
     """The fit, and its weights in the problem's basis, biases last. All per image, so that tolerances mean the same."""
     features, num_images = problem.features, len(problem.features)
     penalties = torch.full_like(weights, penalty / num_images)
-    penalties[-1] = 0       # biases
+    penalties[-1] = 0  # biases
 
     def objective(at: Tensor, logits: Tensor) -> float:
         return float(problem.loss(logits) / num_images + (penalties * at.square()).sum() / 2)
@@ -175,7 +203,11 @@ def _minimise(problem: _Problem, penalty: float, weights: Tensor) -> tuple[Fit, 
         largest, gap = float(gradient.abs().max()), _gap(gradient, penalty, num_images)
         if largest <= LARGEST_GRADIENT / 2 and gap <= LARGEST_GAP / 2:
             break
-        solved = _solved(problem, probabilities, gradient, penalties) if weights.numel() <= MOST_SOLVED else None
+        solved = (
+            _solved(problem, probabilities, gradient, penalties)
+            if weights.numel() <= MOST_SOLVED
+            else None
+        )
         step, num_products = solved or _newton_step(problem, probabilities, gradient, penalties)
         num_passes += num_products
         moved = features @ step
@@ -186,10 +218,18 @@ def _minimise(problem: _Problem, penalty: float, weights: Tensor) -> tuple[Fit, 
             if tried <= value + ENOUGH * length * slope or length < 1e-8:
                 break
             length *= SHRINK
-        if tried >= value and length < 1e-8:      # rounding is all that is left
+        if tried >= value and length < 1e-8:  # rounding is all that is left
             break
         weights, logits, value = weights + length * step, logits + length * moved, tried
-    fit = Fit(penalty, problem.basis @ weights[:-1], weights[-1].clone(), value * num_images, largest, gap, num_passes)
+    fit = Fit(
+        penalty,
+        problem.basis @ weights[:-1],
+        weights[-1].clone(),
+        value * num_images,
+        largest,
+        gap,
+        num_passes,
+    )
     return fit, weights
 
 
@@ -198,27 +238,37 @@ def _gap(gradient: Tensor, penalty: float, num_images: int) -> float:
     return float(gradient.square().sum()) * num_images / (2 * penalty)
 
 
-def _solved(problem: _Problem, probabilities: Tensor, gradient: Tensor, penalties: Tensor) -> tuple[Tensor, int] | None:
+def _solved(
+    problem: _Problem, probabilities: Tensor, gradient: Tensor, penalties: Tensor
+) -> tuple[Tensor, int] | None:
     """Minus the inverse Hessian times the gradient, and passes over the features; None where rounding leaves it without."""
     features, (num_rows, num_classes) = problem.features, gradient.shape
     hessian = gradient.new_zeros(num_rows, num_classes, num_rows, num_classes)
     for one in range(num_classes):
-        curved = problem.curved(probabilities, functional.one_hot(torch.tensor([one], device=gradient.device),
-                                                                  num_classes).double())    # [N, K]
+        curved = problem.curved(
+            probabilities,
+            functional.one_hot(torch.tensor([one], device=gradient.device), num_classes).double(),
+        )  # [N, K]
         for other in range(one, num_classes if problem.labels.ndim == 1 else one + 1):
-            block = features.T @ (curved[:, other:other + 1] * features) / len(features)
+            block = features.T @ (curved[:, other : other + 1] * features) / len(features)
             hessian[:, one, :, other], hessian[:, other, :, one] = block, block
     flat = hessian.reshape(gradient.numel(), gradient.numel())
     flat.diagonal().add_(penalties.flatten())
-    if problem.labels.ndim == 1:        # biases that move together change nothing, and the gradient has no part there
+    if (
+        problem.labels.ndim == 1
+    ):  # biases that move together change nothing, and the gradient has no part there
         flat.reshape(hessian.shape)[-1, :, -1, :] += 1 / num_classes
     factor, failed = torch.linalg.cholesky_ex(flat)
     if int(failed):
         return None
-    return -torch.cholesky_solve(gradient.reshape(-1, 1), factor).reshape(gradient.shape), num_classes
+    return -torch.cholesky_solve(gradient.reshape(-1, 1), factor).reshape(
+        gradient.shape
+    ), num_classes
 
 
-def _newton_step(problem: _Problem, probabilities: Tensor, gradient: Tensor, penalties: Tensor) -> tuple[Tensor, int]:
+def _newton_step(
+    problem: _Problem, probabilities: Tensor, gradient: Tensor, penalties: Tensor
+) -> tuple[Tensor, int]:
     """Minus the inverse Hessian times the gradient, about, and how often features were gone through for it.
 
     Conjugate gradients, preconditioned by the Hessian's diagonal, until the rest is small against the gradient (Nocedal and
@@ -229,15 +279,18 @@ def _newton_step(problem: _Problem, probabilities: Tensor, gradient: Tensor, pen
     diagonal = diagonal.clamp(min=float(diagonal.max()) * 1e-14)
     step, rest = torch.zeros_like(gradient), -gradient
     size = float(gradient.norm())
-    enough = min(0.1, size ** 0.5) * size
+    enough = min(0.1, size**0.5) * size
     solved = problem.without_shift(rest / diagonal)
     direction, descent = solved, float((rest * solved).sum())
     number = 0
     while number < MOST_PRODUCTS:
         number += 1
-        curved = features.T @ problem.curved(probabilities, features @ direction) / num_images + penalties * direction
+        curved = (
+            features.T @ problem.curved(probabilities, features @ direction) / num_images
+            + penalties * direction
+        )
         curvature = float((direction * curved).sum())
-        if curvature <= 0:      # by rounding alone: the loss is convex
+        if curvature <= 0:  # by rounding alone: the loss is convex
             break
         length = descent / curvature
         step = step + length * direction

@@ -26,7 +26,11 @@ from writers.encoding import Encoding
 from writers.subset import SubsetSpec
 
 JSON = dict[str, Any]
-REGULARISERS = ("batch_norm_scale", "dropout", "aux_head")     # left out where they say nothing: younger than others' keys
+REGULARISERS = (
+    "batch_norm_scale",
+    "dropout",
+    "aux_head",
+)  # left out where they say nothing: younger than others' keys
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,9 @@ def _of_use(stages: list[Stage]) -> list[Stage]:
     needed: set[str] = set()
     kept = []
     for stage in reversed(stages):
-        if stage.key in needed or not (stage.kind in ("write", "rank", "features") or "role" in stage.axes):
+        if stage.key in needed or not (
+            stage.kind in ("write", "rank", "features") or "role" in stage.axes
+        ):
             needed.update(need.key for need in stage.waits_for)
             kept.append(stage)
     return kept[::-1]
@@ -82,12 +88,16 @@ def work(stage: Stage) -> float:
     config = stage.config
     settings = config.get("settings", {})
     if stage.kind == "pretrain":
-        passes = AttackSettings.model_validate(settings["attack"]).num_passes if "attack" in settings else 0.0
+        passes = (
+            AttackSettings.model_validate(settings["attack"]).num_passes
+            if "attack" in settings
+            else 0.0
+        )
         return float(settings["epochs"]) * (1 + passes)
     if stage.kind == "evaluate":
         return 1.0 + settings.get("attack", {"steps": 0})["steps"]
     if stage.kind == "transfer":
-        return _passes(json.dumps(settings)) if "lrs" in settings else 1.0      # else on features
+        return _passes(json.dumps(settings)) if "lrs" in settings else 1.0  # else on features
     return 1.0
 
 
@@ -98,8 +108,20 @@ def _passes(settings: str) -> float:
 
 
 def _stages(recipe: Recipe) -> Iterable[Stage]:
-    targets = [(target, _write(target, target.encoding or recipe.encoding, None, {}, ("train", "val", "test"), "all"))
-               for target in recipe.targets]
+    targets = [
+        (
+            target,
+            _write(
+                target,
+                target.encoding or recipe.encoding,
+                None,
+                {},
+                ("train", "val", "test"),
+                "all",
+            ),
+        )
+        for target in recipe.targets
+    ]
     points = Points(recipe)
     if recipe.source is not None:
         yield from _pretrained(recipe, recipe.source, points, targets)
@@ -107,8 +129,9 @@ def _stages(recipe: Recipe) -> Iterable[Stage]:
     yield from adopted(recipe, points, targets)
 
 
-def _pretrained(recipe: Recipe, source: DataSettings, points: Points,
-                targets: list[tuple[DataSettings, Stage]]) -> Iterable[Stage]:
+def _pretrained(
+    recipe: Recipe, source: DataSettings, points: Points, targets: list[tuple[DataSettings, Stage]]
+) -> Iterable[Stage]:
     """Every model that the recipe pretrains, with all that it needs and all that hangs on it."""
     encoding = source.encoding or recipe.encoding
     ranking = None
@@ -131,24 +154,47 @@ def _pretrained(recipe: Recipe, source: DataSettings, points: Points,
     yield from (data for _, data in targets)
 
     common = {f"common_{index}": data for index, data in enumerate(sources.values())}
-    compared = _compared([subset for subset in recipe.subsets if subset.name in sources], recipe.evaluate.common)
-    variants = {name: _Variant(recipe, settings, targets, compared)
-                for name, settings in (recipe.variants or {"": recipe.pretrain}).items()}
+    compared = _compared(
+        [subset for subset in recipe.subsets if subset.name in sources], recipe.evaluate.common
+    )
+    variants = {
+        name: _Variant(recipe, settings, targets, compared)
+        for name, settings in (recipe.variants or {"": recipe.pretrain}).items()
+    }
     several_archs = len({axes["arch"] for axes in models}) > 1
     for axes in models:
         data, variant = sources[axes["subset"]], variants[axes.get("variant", "")]
-        short = "/".join(map(str, (axes["subset"], *([axes["arch"]] if several_archs else []),
-                                   *([axes["variant"]] if recipe.variants else []),
-                                   f"eps{axes['eps']:g}", f"seed{axes['seed']}")))
+        short = "/".join(
+            map(
+                str,
+                (
+                    axes["subset"],
+                    *([axes["arch"]] if several_archs else []),
+                    *([axes["variant"]] if recipe.variants else []),
+                    f"eps{axes['eps']:g}",
+                    f"seed{axes['seed']}",
+                ),
+            )
+        )
         needs = {"data": data}
-        config = variant.pretrain.config(axes["arch"], axes["eps"], axes["seed"], equal_steps=data.key != all_data.key)
+        config = variant.pretrain.config(
+            axes["arch"], axes["eps"], axes["seed"], equal_steps=data.key != all_data.key
+        )
         if "length" in config["settings"]:
             needs["all_data"] = all_data
         model = Stage("pretrain", config, needs, axes, f"pretrain/{short}")
         yield model
-        yield Stage("evaluate", variant.evaluate(axes["eps"]), {"model": model, "data": data, **common}, axes,
-                    f"evaluate/{short}")
-        for stage in (*variant.transfers.of(model, seed=axes["seed"], short=short), *variant.scores.of(model, short=short)):
+        yield Stage(
+            "evaluate",
+            variant.evaluate(axes["eps"]),
+            {"model": model, "data": data, **common},
+            axes,
+            f"evaluate/{short}",
+        )
+        for stage in (
+            *variant.transfers.of(model, seed=axes["seed"], short=short),
+            *variant.scores.of(model, short=short),
+        ):
             if points.wants({**axes, **stage.axes}):
                 yield stage
 
@@ -156,12 +202,20 @@ def _pretrained(recipe: Recipe, source: DataSettings, points: Points,
 class _Variant:
     """What is the same for all models that are trained in one way."""
 
-    def __init__(self, recipe: Recipe, settings: PretrainSettings, targets: list[tuple[DataSettings, Stage]],
-                 compared: JSON) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        settings: PretrainSettings,
+        targets: list[tuple[DataSettings, Stage]],
+        compared: JSON,
+    ) -> None:
         self._compared = compared
         self._recipe = recipe.model_copy(update={"pretrain": settings})
         self.pretrain = _PretrainConfigs(self._recipe)
-        self.transfers, self.scores = Transfers(self._recipe, targets), Scores(self._recipe, targets)
+        self.transfers, self.scores = (
+            Transfers(self._recipe, targets),
+            Scores(self._recipe, targets),
+        )
         self._evaluate: dict[float, JSON] = {}
 
     def evaluate(self, eps: float) -> JSON:
@@ -171,13 +225,23 @@ class _Variant:
         return self._evaluate[eps]
 
 
-def _write(data: DataSettings, encoding: Encoding, subset: SubsetSpec | None, needs: dict[str, Stage],
-           splits: tuple[str, ...], subset_name: str) -> Stage:
+def _write(
+    data: DataSettings,
+    encoding: Encoding,
+    subset: SubsetSpec | None,
+    needs: dict[str, Stage],
+    splits: tuple[str, ...],
+    subset_name: str,
+) -> Stage:
     unused = {"encoding", "metric"} | (set() if "test" in splits else {"test"})
     unused |= {"protocol"} if data.protocol is None else set()
     unused |= set() if data.accept_counts else {"accept_counts"}
-    config = {"data": data.model_dump(mode="json", exclude=unused), "encoding": encoding.model_dump(mode="json"),
-              "subset": subset.model_dump(mode="json") if subset else None, "splits": list(splits)}
+    config = {
+        "data": data.model_dump(mode="json", exclude=unused),
+        "encoding": encoding.model_dump(mode="json"),
+        "subset": subset.model_dump(mode="json") if subset else None,
+        "splits": list(splits),
+    }
     axes = {"dataset": data.label, "subset": subset_name}
     return Stage("write", config, needs, axes, f"write/{data.label}/{subset_name}")
 
@@ -185,29 +249,59 @@ def _write(data: DataSettings, encoding: Encoding, subset: SubsetSpec | None, ne
 def _all_classes(source: DataSettings, subsets: Iterable[SubsetSpec]) -> SubsetSpec | None:
     """A subset of the recipe that lists every class of the dataset, such as in1000: its data are those of all classes."""
     known = spec_of(source.dataset).num_classes
-    return next((subset for subset in subsets if subset.classes is not None and len(subset.classes) == known
-                 and len(subset.all_steps) == 1), None)
+    return next(
+        (
+            subset
+            for subset in subsets
+            if subset.classes is not None
+            and len(subset.classes) == known
+            and len(subset.all_steps) == 1
+        ),
+        None,
+    )
 
 
 def _references(recipe: Recipe, all_data: Stage) -> dict[str, Stage]:
     """By role: the clean models on all classes whose accuracies rank them, none on images that it was trained on."""
     assert recipe.ranking is not None
     arch, seed = recipe.archs[0], recipe.ranking.seed
-    config = _PretrainConfigs(recipe, recipe.ranking.epochs).config(arch, 0.0, seed, equal_steps=False)
+    config = _PretrainConfigs(recipe, recipe.ranking.epochs).config(
+        arch, 0.0, seed, equal_steps=False
+    )
     axes = {"role": "reference", "subset": "all", "arch": arch, "eps": 0.0, "seed": seed}
     short = f"pretrain/reference/seed{seed}"
     if recipe.ranking.split != "train":
-        return {"model": Stage("pretrain", config | _held_out(recipe.ranking), {"data": all_data}, axes, short)}
-    return {f"model_{part['fold']}": Stage("pretrain", config | {"held_out": part}, {"data": all_data},
-                                           axes | {"fold": part["fold"]}, f"{short}/fold{part['fold']}")
-            for part in recipe.ranking.held_out}
+        return {
+            "model": Stage(
+                "pretrain", config | _held_out(recipe.ranking), {"data": all_data}, axes, short
+            )
+        }
+    return {
+        f"model_{part['fold']}": Stage(
+            "pretrain",
+            config | {"held_out": part},
+            {"data": all_data},
+            axes | {"fold": part["fold"]},
+            f"{short}/fold{part['fold']}",
+        )
+        for part in recipe.ranking.held_out
+    }
 
 
 def _rank(recipe: Recipe, references: dict[str, Stage], all_data: Stage) -> Stage:
     assert recipe.ranking is not None
     split = "val" if recipe.ranking.split == "val" else "train"
-    config = {"split": split, **_held_out(recipe.ranking), "batch_size": recipe.evaluate.batch_size, **_view(recipe.pretrain)}
-    axes = {axis: value for axis, value in next(iter(references.values())).axes.items() if axis != "fold"}
+    config = {
+        "split": split,
+        **_held_out(recipe.ranking),
+        "batch_size": recipe.evaluate.batch_size,
+        **_view(recipe.pretrain),
+    }
+    axes = {
+        axis: value
+        for axis, value in next(iter(references.values())).axes.items()
+        if axis != "fold"
+    }
     return Stage("rank", config, {**references, "data": all_data}, axes, "rank/reference")
 
 
@@ -220,46 +314,72 @@ class _PretrainConfigs:
     """The config of a pretrain stage for any point of the axes; the settings are dumped once and not per stage."""
 
     def __init__(self, recipe: Recipe, epochs: int | None = None) -> None:
-        settings = _effective(recipe.pretrain.model_copy(update={"epochs": epochs} if epochs else {}))
+        settings = _effective(
+            recipe.pretrain.model_copy(update={"epochs": epochs} if epochs else {})
+        )
         attack, length = settings.pop("attack"), settings.pop("length")
         self.settings, self.attack = settings, {"attack": attack}
         self.length = {"length": length} if length == "equal_steps" else {}
         self._found: dict[tuple[bool, bool], Shared] = {}
 
     def config(self, arch: str, eps: float, seed: int, *, equal_steps: bool) -> JSON:
-        return {"arch": arch, "eps": eps, "seed": seed, "settings": self._settings(eps > 0, equal_steps)}
+        return {
+            "arch": arch,
+            "eps": eps,
+            "seed": seed,
+            "settings": self._settings(eps > 0, equal_steps),
+        }
 
     def _settings(self, attacked: bool, equal_steps: bool) -> Shared:
         if (attacked, equal_steps) not in self._found:
-            attack = self.attack if attacked else {}        # a clean model has no attack to be keyed by
-            length = self.length if equal_steps else {}     # on all classes, equal epochs and equal steps are one
+            attack = self.attack if attacked else {}  # a clean model has no attack to be keyed by
+            length = (
+                self.length if equal_steps else {}
+            )  # on all classes, equal epochs and equal steps are one
             self._found[attacked, equal_steps] = Shared({**self.settings, **attack, **length})
         return self._found[attacked, equal_steps]
 
 
 def _evaluate_config(recipe: Recipe, eps: float) -> JSON:
     settings = _effective(recipe.evaluate)
-    del settings["common"]          # by role, as the stage knows them
+    del settings["common"]  # by role, as the stage knows them
     if eps > 0:
         del settings["eps_of_clean"]
     elif not recipe.evaluate.eps_of_clean:
         del settings["attack"], settings["eps_of_clean"]
-    return {"settings": settings, "eps": eps, **_view(recipe.pretrain), "flip_tta": recipe.pretrain.flip_tta}
+    return {
+        "settings": settings,
+        "eps": eps,
+        **_view(recipe.pretrain),
+        "flip_tta": recipe.pretrain.flip_tta,
+    }
 
 
 def _compared(subsets: list[SubsetSpec], asked: tuple[str, ...] | None) -> JSON:
     """What an evaluate stage is told of the subsets beside its needs: whose shared classes are the common ones, where they are
     not those of all, and which have coarser labels, where some have."""
-    coarse = {f"common_{index}": subset.name for index, subset in enumerate(subsets)
-              if any(isinstance(step, Coarsen) for step in subset.all_steps)}
-    common = [f"common_{index}" for index, subset in enumerate(subsets)
-              if (subset.name in asked if asked is not None else f"common_{index}" not in coarse)]
-    return {**({"common": common} if len(common) < len(subsets) else {}), **({"coarse": coarse} if coarse else {})}
+    coarse = {
+        f"common_{index}": subset.name
+        for index, subset in enumerate(subsets)
+        if any(isinstance(step, Coarsen) for step in subset.all_steps)
+    }
+    common = [
+        f"common_{index}"
+        for index, subset in enumerate(subsets)
+        if (subset.name in asked if asked is not None else f"common_{index}" not in coarse)
+    ]
+    return {
+        **({"common": common} if len(common) < len(subsets) else {}),
+        **({"coarse": coarse} if coarse else {}),
+    }
 
 
 def _view(settings: PretrainSettings) -> JSON:
     """How images are shown to a model that is only looked at."""
-    return {"resolution": settings.eval_resolution or settings.resolution, "eval_crop": settings.eval_crop}
+    return {
+        "resolution": settings.eval_resolution or settings.resolution,
+        "eval_crop": settings.eval_crop,
+    }
 
 
 def _effective(settings: PretrainSettings | EvaluateSettings) -> JSON:

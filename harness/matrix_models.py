@@ -13,7 +13,9 @@ from harness.settings import DataSettings, Recipe, ShortlistSettings
 from harness.stage import Stage
 
 
-def adopted(recipe: Recipe, points: Points, targets: Sequence[tuple[DataSettings, Stage]]) -> Iterator[Stage]:
+def adopted(
+    recipe: Recipe, points: Points, targets: Sequence[tuple[DataSettings, Stage]]
+) -> Iterator[Stage]:
     """Every model of `models:` with all that hangs on it, and last what hangs on their shortlist. targets: each with the stage
     that writes its data."""
     shared = Transfers(recipe, targets), Scores(recipe, targets)
@@ -27,11 +29,15 @@ def adopted(recipe: Recipe, points: Points, targets: Sequence[tuple[DataSettings
         model = Stage("adopt", _config(recipe, settings), {}, axes, f"adopt/{settings.name}")
         yield model
         own = _as_the_model_wants(recipe, settings)
-        transfers, scores = shared if own is recipe else (Transfers(own, targets), Scores(own, targets))
+        transfers, scores = (
+            shared if own is recipe else (Transfers(own, targets), Scores(own, targets))
+        )
         stages = [*scores.of(model, short=settings.name)]
-        for seed in recipe.seeds:       # of new heads, and of the order of images
+        for seed in recipe.seeds:  # of new heads, and of the order of images
             short = f"{settings.name}/seed{seed}" if several_seeds else settings.name
-            stages += transfers.of(replace(model, axes={**axes, "seed": seed}), seed=seed, short=short)
+            stages += transfers.of(
+                replace(model, axes={**axes, "seed": seed}), seed=seed, short=short
+            )
         for stage in (stage for stage in stages if points.wants(stage.axes)):
             scored += [stage] if stage.kind == "score" else []
             if recipe.shortlist and stage.axes.get("method") in recipe.shortlist.methods:
@@ -46,8 +52,13 @@ def adopted(recipe: Recipe, points: Points, targets: Sequence[tuple[DataSettings
 
 def _shortlist(settings: ShortlistSettings, scored: Sequence[Stage]) -> Stage:
     roles = {f"{stage.axes['model']} on {stage.axes['target']}": stage for stage in scored}
-    config = {"by": settings.by, "best": settings.best,
-              "scores": {role: [stage.axes["model"], stage.axes["target"]] for role, stage in roles.items()}}
+    config = {
+        "by": settings.by,
+        "best": settings.best,
+        "scores": {
+            role: [stage.axes["model"], stage.axes["target"]] for role, stage in roles.items()
+        },
+    }
     return Stage("shortlist", config, roles, {}, f"shortlist/{settings.by}")
 
 
@@ -57,7 +68,10 @@ def _config(recipe: Recipe, settings: ModelSettings) -> dict[str, Any]:
     if settings.checkpoint is None:
         shown |= {"checkpoint", "arch", "classes", "eps", "average", "by_order", "mean", "std"}
     packaged = settings.checkpoint is None and "/" not in settings.name
-    return {"model": settings.model_dump(mode="json", exclude=shown), "weights_dir": None if packaged else recipe.weights_dir}
+    return {
+        "model": settings.model_dump(mode="json", exclude=shown),
+        "weights_dir": None if packaged else recipe.weights_dir,
+    }
 
 
 def _as_the_model_wants(recipe: Recipe, settings: ModelSettings) -> Recipe:
@@ -66,7 +80,12 @@ def _as_the_model_wants(recipe: Recipe, settings: ModelSettings) -> Recipe:
     view = resolution | ({"eval_crop": settings.eval_crop} if settings.eval_crop else {})
     if not view:
         return recipe
-    methods = {label: method.model_copy(update=resolution)
-               if "resolution" in method_check.constants(method_check.name_of(label, method)).TAKES else method
-               for label, method in recipe.methods.items()}
-    return recipe.model_copy(update={"methods": methods, "features": recipe.features.model_copy(update=view)})
+    methods = {
+        label: method.model_copy(update=resolution)
+        if "resolution" in method_check.constants(method_check.name_of(label, method)).TAKES
+        else method
+        for label, method in recipe.methods.items()
+    }
+    return recipe.model_copy(
+        update={"methods": methods, "features": recipe.features.model_copy(update=view)}
+    )

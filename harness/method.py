@@ -24,12 +24,35 @@ if TYPE_CHECKING:
 BnStats = Literal["frozen", "update"]
 
 # What every method takes that trains by SGD; an axis of the grid counts as the setting of its name.
-TRAINING = frozenset({
-    "method", "epochs", "steps", "per_class", "batch_size", "resolution", "eval_resolution", "eval_crop", "train_crop",
-    "crop_scale", "crop_ratio", "horizontal_flip", "label_smoothing", "flip_tta", "optimizer", "precision", "lrs", "lr", "grid",
-    "policy", "refit", "bn_stats", "per_target"})
+TRAINING = frozenset(
+    {
+        "method",
+        "epochs",
+        "steps",
+        "per_class",
+        "batch_size",
+        "resolution",
+        "eval_resolution",
+        "eval_crop",
+        "train_crop",
+        "crop_scale",
+        "crop_ratio",
+        "horizontal_flip",
+        "label_smoothing",
+        "flip_tta",
+        "optimizer",
+        "precision",
+        "lrs",
+        "lr",
+        "grid",
+        "policy",
+        "refit",
+        "bn_stats",
+        "per_target",
+    }
+)
 WEIGHT_DECAY = frozenset({"weight_decay", "decay_ratio", "decay_norm_and_bias"})
-NETWORK = frozenset({"bn_momentum", "accumulate"})       # what those take that train more than a head
+NETWORK = frozenset({"bn_momentum", "accumulate"})  # what those take that train more than a head
 # Where blocks of a network start, and how fast each learns.
 BLOCKS = frozenset({"reinit_last", "num_low", "low_lr_ratio", "high_lr_ratio", "layer_decay"})
 
@@ -38,10 +61,14 @@ BLOCKS = frozenset({"reinit_last", "num_low", "low_lr_ratio", "high_lr_ratio", "
 class Setup:
     """What every trainee of a transfer starts from."""
 
-    load: Callable[[], Classifier]      # the pretrained model with a new head, on the device; equal at every call
-    scratch: Callable[[], Classifier]   # the same architecture with random weights, from the stage's seed; likewise
+    load: Callable[
+        [], Classifier
+    ]  # the pretrained model with a new head, on the device; equal at every call
+    scratch: Callable[
+        [], Classifier
+    ]  # the same architecture with random weights, from the stage's seed; likewise
     settings: TransferSettings
-    bn_stats: BnStats                   # frozen: BatchNorm uses, and keeps, the source's statistics
+    bn_stats: BnStats  # frozen: BatchNorm uses, and keeps, the source's statistics
     steps_per_epoch: int
     device: str
     precision: Precision
@@ -60,9 +87,11 @@ class Candidates:
 class Method(Protocol):
     """What a file of `harness/methods/` has."""
 
-    TAKES: frozenset[str]           # settings, and axes of the grid, that have an effect
+    TAKES: frozenset[str]  # settings, and axes of the grid, that have an effect
     DEFAULT_BN_STATS: BnStats
-    NEEDS: str | None               # role of the stage that it starts from: "model", "features"; None: it starts from nothing
+    NEEDS: (
+        str | None
+    )  # role of the stage that it starts from: "model", "features"; None: it starts from nothing
 
     def trains_together(self, setup: Setup) -> bool:
         """Whether trials of equal length train at once."""

@@ -6,7 +6,7 @@ from typing import Protocol, cast
 from harness.transfer_settings import TransferSettings
 from writers import names
 
-OF_WEIGHT_DECAY = frozenset({"weight_decay", "decay_norm_and_bias"})     # settings of the optimizer
+OF_WEIGHT_DECAY = frozenset({"weight_decay", "decay_norm_and_bias"})  # settings of the optimizer
 
 
 class Constants(Protocol):
@@ -29,7 +29,10 @@ def name_of(label: str, settings: TransferSettings) -> str:
 
 def work_on_features(methods: Mapping[str, TransferSettings]) -> bool:
     """Whether one of a recipe's methods looks at a model's features and not at the model."""
-    return any(constants(name_of(label, settings)).NEEDS == "features" for label, settings in methods.items())
+    return any(
+        constants(name_of(label, settings)).NEEDS == "features"
+        for label, settings in methods.items()
+    )
 
 
 def without_effect(label: str, settings: TransferSettings) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -43,8 +46,15 @@ def without_effect(label: str, settings: TransferSettings) -> Iterator[tuple[tup
     for key in sorted(settings.optimizer.model_fields_set & (OF_WEIGHT_DECAY - method.TAKES)):
         if "optimizer" in settings.model_fields_set & method.TAKES:
             yield ("optimizer", key), f"has no effect on the method {name}."
-    if settings.bn_momentum is not None and (settings.bn_stats or method.DEFAULT_BN_STATS) == "frozen" \
-            and "bn_momentum" in method.TAKES:
+    if (
+        settings.bn_momentum is not None
+        and (settings.bn_stats or method.DEFAULT_BN_STATS) == "frozen"
+        and "bn_momentum" in method.TAKES
+    ):
         yield ("bn_momentum",), "has no effect on statistics that are frozen."
-    if settings.train_from is None and "train_from" in method.TAKES and settings.grid.train_from is None:
+    if (
+        settings.train_from is None
+        and "train_from" in method.TAKES
+        and settings.grid.train_from is None
+    ):
         yield (), f"the method {name} needs train_from, the first stage that trains."

@@ -39,9 +39,11 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.feature_dim = feature_dim
         self.head = nn.Linear(feature_dim, num_classes)
-        self.fixed_size: int | None = None              # pixels a side, where the backbone takes no other images
-        self.dropout = 0.0                              # share of the features that are dropped before the head, in training
-        self.auxiliary: AuxiliaryHead | None = None     # a second head, in training
+        self.fixed_size: int | None = (
+            None  # pixels a side, where the backbone takes no other images
+        )
+        self.dropout = 0.0  # share of the features that are dropped before the head, in training
+        self.auxiliary: AuxiliaryHead | None = None  # a second head, in training
         self.register_buffer("mean", torch.tensor(zoo.IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(zoo.IMAGENET_STD).view(1, 3, 1, 1))
 
@@ -51,7 +53,9 @@ class Classifier(nn.Module):
         if self.dropout:
             features = functional.dropout(features, self.dropout, self.training)
         logits = self.head(features)
-        return (logits, self.auxiliary()) if self.auxiliary is not None and self.training else logits  # type: ignore[return-value]
+        return (
+            (logits, self.auxiliary()) if self.auxiliary is not None and self.training else logits
+        )  # type: ignore[return-value]
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, R, R] pixels to [B, D] features, what the head sees."""
@@ -60,8 +64,14 @@ class Classifier(nn.Module):
         return self.backbone((images - self.mean) / self.std)
 
 
-def build(arch: str, num_classes: int, *, channels: tuple[int, ...] | None = None, blur_pool: bool = False,
-          batch_norm_scale: bool = True) -> Classifier:
+def build(
+    arch: str,
+    num_classes: int,
+    *,
+    channels: tuple[int, ...] | None = None,
+    blur_pool: bool = False,
+    batch_norm_scale: bool = True,
+) -> Classifier:
     """A model with random weights from torch's global generator (the caller seeds it), in channels_last memory format.
 
     blur_pool: blur before strided convolutions. batch_norm_scale: False leaves every BatchNorm's at 1. Raises UserError for an
@@ -70,13 +80,19 @@ def build(arch: str, num_classes: int, *, channels: tuple[int, ...] | None = Non
     """
     if "/" in arch:
         if channels is not None:
-            raise UserError(f"{arch} has fixed widths; channels has no effect on it.", "Leave channels out, or use resnet10.")
+            raise UserError(
+                f"{arch} has fixed widths; channels has no effect on it.",
+                "Leave channels out, or use resnet10.",
+            )
         model = from_network(zoo.build(arch), num_classes)
     else:
         architecture = cast(Architecture, names.find("harness.models", arch, "model"))
         model = Classifier(*architecture.build(num_classes, channels), num_classes)
     if blur_pool and not add_blur_pool(model.backbone):
-        raise UserError(f"blur_pool has no effect on {arch}: it has no strided convolution to blur before.", "Leave it out.")
+        raise UserError(
+            f"blur_pool has no effect on {arch}: it has no strided convolution to blur before.",
+            "Leave it out.",
+        )
     if not batch_norm_scale:
         fix_batch_norm_scale(model.backbone, arch)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -99,8 +115,10 @@ def set_normalisation(model: Classifier, mean: Sequence[float], std: Sequence[fl
 def replace_head(model: Classifier, num_classes: int, generator: torch.Generator) -> None:
     """Put a new head for `num_classes` on the model, initialised as nn.Linear is, from `generator` (on the CPU)."""
     old = model.head.weight
-    head = torch.nn.utils.skip_init(nn.Linear, model.feature_dim, num_classes)  # leaves the global generator alone
-    bound = model.feature_dim ** -0.5
+    head = torch.nn.utils.skip_init(
+        nn.Linear, model.feature_dim, num_classes
+    )  # leaves the global generator alone
+    bound = model.feature_dim**-0.5
     with torch.no_grad():
         head.weight.uniform_(-bound, bound, generator=generator)
         head.bias.uniform_(-bound, bound, generator=generator)
@@ -113,7 +131,11 @@ def save(path: Path, model: Classifier, about: dict[str, Any]) -> None:
     Without an auxiliary head, which has done its work.
     """
     buffer = io.BytesIO()
-    weights = {name: value for name, value in model.state_dict().items() if not name.startswith("auxiliary.")}
+    weights = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith("auxiliary.")
+    }
     torch.save({"state_dict": weights, "about": about}, buffer)
     result.write_atomically(path, buffer.getvalue())
 
@@ -131,13 +153,22 @@ def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
         saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         about, weights = saved["about"], saved["state_dict"]
         num_classes, channels = len(weights["head.bias"]), about.get("channels")
-        model = build(about["arch"], num_classes, channels=tuple(channels) if channels else None,
-                      blur_pool=about.get("blur_pool", False), batch_norm_scale=about.get("batch_norm_scale", True))
+        model = build(
+            about["arch"],
+            num_classes,
+            channels=tuple(channels) if channels else None,
+            blur_pool=about.get("blur_pool", False),
+            batch_norm_scale=about.get("batch_norm_scale", True),
+        )
         model.load_state_dict(weights)
     except UserError:
         raise
-    except Exception as error:      # torch raises many kinds for a damaged file, and any of them means the same here
+    except (
+        Exception
+    ) as error:  # torch raises many kinds for a damaged file, and any of them means the same here
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{path} is not a whole model of this harness: {why[:200]}",
-                        "Delete that stage's folder to train it again.") from error
+        raise UserError(
+            f"{path} is not a whole model of this harness: {why[:200]}",
+            "Delete that stage's folder to train it again.",
+        ) from error
     return model, about

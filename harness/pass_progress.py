@@ -18,16 +18,25 @@ class PassProgress:
         self._started = self._said = time.monotonic()
         whole, rest = divmod(loader.num_samples, loader.plan.batch_size)
         self._votes = Votes(context.ranks)
-        self._votes_left = whole + (rest >= context.ranks.world_size)     # of a smaller rest the later processes have none
+        self._votes_left = whole + (
+            rest >= context.ranks.world_size
+        )  # of a smaller rest the later processes have none
 
     def __call__(self, num_images: int) -> None:
         if self._votes_left > 0:
             self._votes_left -= 1
-            ask = self._votes.cast if self._votes_left > 0 else self._votes.count     # what comes of the last is not left open
+            ask = (
+                self._votes.cast if self._votes_left > 0 else self._votes.count
+            )  # what comes of the last is not left open
             if any(ask(self._context.stop_requested())):
                 raise Stopped
         now = time.monotonic()
         if now - self._said > SAY_EVERY_S:
             self._said = now
             done = min(num_images * self._context.ranks.world_size, self._total)
-            self._context.progress(done=done, total=self._total, img_per_s=done / (now - self._started), note=self._note)
+            self._context.progress(
+                done=done,
+                total=self._total,
+                img_per_s=done / (now - self._started),
+                note=self._note,
+            )

@@ -14,8 +14,14 @@ from typing import Any
 from harness.settings import PointSettings, Recipe
 
 Axes = dict[str, Any]
-PRETRAIN = ("subset", "arch", "variant", "eps", "seed")     # in this order, the last one changing fastest
-FREE = ("arch", "eps", "seed")                              # an included point may have values that the recipe's lists lack
+PRETRAIN = (
+    "subset",
+    "arch",
+    "variant",
+    "eps",
+    "seed",
+)  # in this order, the last one changing fastest
+FREE = ("arch", "eps", "seed")  # an included point may have values that the recipe's lists lack
 
 
 class Points:
@@ -45,8 +51,9 @@ class Points:
         """Whether a model of these axes is to be made; with a target, whether it is taken there; with a method, by that."""
         if self._is_product:
             return True
-        return (self._in_product(axes) and not any(_names(entry, axes) for entry in self._exclude)) \
-            or any(self._adds(entry, axes) for entry in self._include)
+        return (
+            self._in_product(axes) and not any(_names(entry, axes) for entry in self._exclude)
+        ) or any(self._adds(entry, axes) for entry in self._include)
 
     def without_effect(self) -> tuple[list[int], list[int]]:
         """Numbers of the entries of `exclude` that drop nothing, and of those of `include` that add nothing."""
@@ -56,7 +63,9 @@ class Points:
             self._include = []
             for number, entry in enumerate(exclude):
                 self._exclude = exclude[:number]
-                if not any(_names(entry, point) and self.wants(point) for point in self._points(entry)):
+                if not any(
+                    _names(entry, point) and self.wants(point) for point in self._points(entry)
+                ):
                     idle[0].append(number)
             self._exclude = exclude
             for number, entry in enumerate(include):
@@ -73,17 +82,25 @@ class Points:
         for of_model in (("model",), PRETRAIN):
             axes = [axis for axis in of_model if axis in self.values]
             if axes and all(axis in (*axes, *further) for axis in entry):
-                for values in product(*(entry.get(axis, self.values[axis]) for axis in (*axes, *further))):
+                for values in product(
+                    *(entry.get(axis, self.values[axis]) for axis in (*axes, *further))
+                ):
                     yield dict(zip((*axes, *further), values, strict=True))
 
     def _in_product(self, axes: Axes) -> bool:
-        return all(value in self.values[axis] for axis, value in axes.items() if axis in self.values)
+        return all(
+            value in self.values[axis] for axis, value in axes.items() if axis in self.values
+        )
 
     def _adds(self, entry: Axes, axes: Axes) -> bool:
         """A target or method of the entry does not matter to the model itself, which is needed either way."""
         if any(axis not in axes for axis in entry if axis not in ("target", "method")):
             return False
-        return all(value in entry.get(axis, self.values[axis]) for axis, value in axes.items() if axis in self.values)
+        return all(
+            value in entry.get(axis, self.values[axis])
+            for axis, value in axes.items()
+            if axis in self.values
+        )
 
 
 def axes_of(recipe: Recipe) -> dict[str, Sequence[Any]]:
@@ -95,10 +112,15 @@ def axes_of(recipe: Recipe) -> dict[str, Sequence[Any]]:
         axes |= {"eps": recipe.eps}
     axes |= {"model": [model.name for model in recipe.models]} if recipe.models else {}
     axes |= {"seed": recipe.seeds}
-    return axes | {"target": [target.label for target in recipe.targets], "method": list(recipe.methods)}
+    return axes | {
+        "target": [target.label for target in recipe.targets],
+        "method": list(recipe.methods),
+    }
 
 
-def unknown_values(recipe: Recipe, entry: PointSettings, *, added: bool) -> Iterator[tuple[str, Any, Sequence[Any]]]:
+def unknown_values(
+    recipe: Recipe, entry: PointSettings, *, added: bool
+) -> Iterator[tuple[str, Any, Sequence[Any]]]:
     """(axis, value, the axis's values) for what an entry names and the recipe does not have."""
     known = axes_of(recipe)
     for axis, values in entry.axes().items():

@@ -13,21 +13,53 @@ _FFCV_RAMPS = {16: (11, 13), 24: (17, 20), 32: (23, 27), 40: (29, 34), 56: (41, 
 
 
 def _ffcv_resnet18(epochs: int, ramp: tuple[int, int]) -> dict[str, Any]:
-    return {"epochs": epochs, "batch_size": 1024, "resolution": 192,
-            "progressive": {"start_resolution": 160, "ramp": list(ramp), "multiple": 32},
-            "eval_resolution": 256, "eval_crop": 224 / 256, "flip_tta": True, "blur_pool": True, "label_smoothing": 0.1,
-            "optimizer": {"lr": 0.5, "schedule": "cyclic", "warmup_epochs": 2, "momentum": 0.9, "weight_decay": 5e-5}}
+    return {
+        "epochs": epochs,
+        "batch_size": 1024,
+        "resolution": 192,
+        "progressive": {"start_resolution": 160, "ramp": list(ramp), "multiple": 32},
+        "eval_resolution": 256,
+        "eval_crop": 224 / 256,
+        "flip_tta": True,
+        "blur_pool": True,
+        "label_smoothing": 0.1,
+        "optimizer": {
+            "lr": 0.5,
+            "schedule": "cyclic",
+            "warmup_epochs": 2,
+            "momentum": 0.9,
+            "weight_decay": 5e-5,
+        },
+    }
 
 
 # Salman et al. 2020, "Do Adversarially Robust ImageNet Models Transfer Better?". Their attack is PGD with 3 steps of 2/3 eps
 # in L2, whose best iterate counts: where `eps` is above 0, add
 # `attack: {relative_step_size: 0.6666666666666666, best_iterate: true}`.
-_SALMAN = {"epochs": 90, "batch_size": 512, "resolution": 224,
-           "optimizer": {"lr": 0.1, "schedule": "step", "step_epochs": 30, "step_factor": 0.1, "momentum": 0.9,
-                         "weight_decay": 1e-4, "decay_norm_and_bias": True}}
+_SALMAN = {
+    "epochs": 90,
+    "batch_size": 512,
+    "resolution": 224,
+    "optimizer": {
+        "lr": 0.1,
+        "schedule": "step",
+        "step_epochs": 30,
+        "step_factor": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "decay_norm_and_bias": True,
+    },
+}
 
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
-    **{f"ffcv_resnet18_{epochs}": _ffcv_resnet18(epochs, ramp) for epochs, ramp in _FFCV_RAMPS.items()}, "salman": _SALMAN})
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        **{
+            f"ffcv_resnet18_{epochs}": _ffcv_resnet18(epochs, ramp)
+            for epochs, ramp in _FFCV_RAMPS.items()
+        },
+        "salman": _SALMAN,
+    }
+)
 
 
 def spelled_out(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,6 +78,10 @@ def spelled_out(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """One set of settings over another, mappings key by key."""
-    both = {key: merged(under[key], value) if isinstance(value, dict) and isinstance(under.get(key), dict) else value
-            for key, value in over.items()}
+    both = {
+        key: merged(under[key], value)
+        if isinstance(value, dict) and isinstance(under.get(key), dict)
+        else value
+        for key, value in over.items()
+    }
     return {**under, **both}

@@ -18,20 +18,39 @@ def run(folder: Path, options: argparse.Namespace, stop: StopSignal) -> tuple[st
     """Status, cause and message of a stage that torchrun starts in `options.processes` processes of this machine."""
     if lease.is_held(folder):
         return "busy", "", ""
-    arguments = ["harness.worker", str(folder), "--data-dir", str(options.data_dir), "--raw-dir", str(options.raw_dir),
-                 "--device", options.device, "--threads", str(max(1, options.threads // options.processes)),
-                 "--checkpoint-minutes", str(options.checkpoint_minutes), "--trace", str(options.trace),
-                 "--stages-package", options.stages_package, *(["--shares-gpu"] if options.shares_gpu else []),
-                 *(["--began-at", repr(options.began_at)] if options.began_at is not None else [])]
+    arguments = [
+        "harness.worker",
+        str(folder),
+        "--data-dir",
+        str(options.data_dir),
+        "--raw-dir",
+        str(options.raw_dir),
+        "--device",
+        options.device,
+        "--threads",
+        str(max(1, options.threads // options.processes)),
+        "--checkpoint-minutes",
+        str(options.checkpoint_minutes),
+        "--trace",
+        str(options.trace),
+        "--stages-package",
+        options.stages_package,
+        *(["--shares-gpu"] if options.shares_gpu else []),
+        *(["--began-at", repr(options.began_at)] if options.began_at is not None else []),
+    ]
     stop.running = True
     with TemporaryDirectory() as answers, (folder / "log.torchrun.txt").open("a") as log:
         arguments += ["--answers", answers]
-        process = subprocess.Popen(distributed.torchrun(options.processes, arguments, sys.executable), stdin=subprocess.DEVNULL,
-                                   stdout=log, stderr=log)
+        process = subprocess.Popen(
+            distributed.torchrun(options.processes, arguments, sys.executable),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
         told = False
         while process.poll() is None:
             if stop.requested and not told:
-                process.send_signal(signal.SIGTERM)     # torchrun hands it on
+                process.send_signal(signal.SIGTERM)  # torchrun hands it on
                 told = True
             time.sleep(LOOK_AGAIN_S)
         told_by = [json.loads(answer.read_text()) for answer in Path(answers).glob("*.json")]
@@ -39,15 +58,24 @@ def run(folder: Path, options: argparse.Namespace, stop: StopSignal) -> tuple[st
     if done.is_done(folder.parent.name, folder, options.data_dir):
         return "done", "", ""
     return _of_all(told_by, options.processes, stop.requested) or (
-        "failed", "lost", f"One of {options.processes} processes was lost; each one's output is in {folder / 'log.*'}")
+        "failed",
+        "lost",
+        f"One of {options.processes} processes was lost; each one's output is in {folder / 'log.*'}",
+    )
 
 
-def _of_all(answers: list[dict[str, Any]], num_processes: int, stop_requested: bool) -> tuple[str, str, str] | None:
+def _of_all(
+    answers: list[dict[str, Any]], num_processes: int, stop_requested: bool
+) -> tuple[str, str, str] | None:
     """Status, cause and message of a stage by how its processes ended; None: by the loss of one.
 
     One that fails takes the others with it, which have then lost it, or been told by torchrun to stop. It alone knows why.
     """
-    for cause in ("mistake", "out_of_memory", "bug"):       # a bug last: it may be a loss that torch has put in other words
+    for cause in (
+        "mistake",
+        "out_of_memory",
+        "bug",
+    ):  # a bug last: it may be a loss that torch has put in other words
         for answer in answers:
             if answer["cause"] == cause:
                 return "failed", cause, answer["message"]

@@ -10,7 +10,7 @@ from harness.matrix import Matrix
 from harness.result import FILE_NAME, Result, write_atomically
 from harness.settings import Recipe
 
-OUTPUTS = ("*.pt", "*.npz", "*.safetensors")    # of a stage's folder: weights, features, predictions
+OUTPUTS = ("*.pt", "*.npz", "*.safetensors")  # of a stage's folder: weights, features, predictions
 
 
 def keep_recipe(recipe: Recipe, runs: Path) -> str:
@@ -19,7 +19,9 @@ def keep_recipe(recipe: Recipe, runs: Path) -> str:
     All that `base`, presets, the scale and --set gave is in it, so that `harness run` reads it as the same recipe. Results name
     it and do not hold it: with its class lists it can be ten times as long as they are.
     """
-    text = (recipe.model_dump_json(exclude_unset=True, exclude={"scale"}, indent=1) + "\n").encode()   # its name says the scale
+    text = (
+        recipe.model_dump_json(exclude_unset=True, exclude={"scale"}, indent=1) + "\n"
+    ).encode()  # its name says the scale
     name = f"recipes/{recipe.name}-{hashlib.sha256(text).hexdigest()[:20]}.json"
     if not (runs / name).exists():
         write_atomically(runs / name, text)
@@ -33,21 +35,30 @@ def of_report(matrix: Matrix, runs: Path) -> str:
         known.update(f"{path.name} {path.stat().st_mtime_ns}\n".encode())
     for stage in matrix.stages:
         folder = f"{runs}/stages/{stage.kind}/{stage.key}"
-        known.update(f"{stage.name} {stage.key} {_changed_at(f'{folder}/{FILE_NAME}') or _changed_at(f'{folder}/error.txt')}\n"
-                     .encode())
+        known.update(
+            f"{stage.name} {stage.key} {_changed_at(f'{folder}/{FILE_NAME}') or _changed_at(f'{folder}/error.txt')}\n".encode()
+        )
     return known.hexdigest()
 
 
 def outputs(folder: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
     """File -> sha256, of what a stage has left: its files, and the betons that its metrics name."""
-    betons = {split["path"]: split["sha256"] for split in metrics.get("splits", {}).values() if "sha256" in split}
+    betons = {
+        split["path"]: split["sha256"]
+        for split in metrics.get("splits", {}).values()
+        if "sha256" in split
+    }
     files = sorted(path for pattern in OUTPUTS for path in folder.glob(pattern))
     return betons | {path.name: _sha256(path) for path in files}
 
 
 def inputs(needs: Mapping[str, Result]) -> dict[str, str]:
     """role/file -> sha256, of what the needed stages have left; they hashed it when they wrote it."""
-    return {f"{role}/{file}": digest for role, need in needs.items() for file, digest in need.outputs.items()}
+    return {
+        f"{role}/{file}": digest
+        for role, need in needs.items()
+        for file, digest in need.outputs.items()
+    }
 
 
 def _changed_at(file: str) -> int:

@@ -26,5 +26,7 @@ def missing(recipe: Recipe, raw: Path, labels: Collection[str]) -> dict[str, str
         spec = import_module(f"writers.datasets.{data.dataset}").SPEC
         path = raw_path(data, raw)
         if data.label in labels and not spec.generated and not path.exists():
-            found[data.label] = f"There is no {path}." + (f" {spec.title}: {spec.where}" if data.dataset != "folder" else "")
+            found[data.label] = f"There is no {path}." + (
+                f" {spec.title}: {spec.where}" if data.dataset != "folder" else ""
+            )
     return found

@@ -23,9 +23,9 @@ from harness.settings import Recipe
 from writers import names
 from writers.errors import UserError
 
-FOLDER = Path(__file__).resolve().parents[1] / "recipes"    # where a bare name is looked up
+FOLDER = Path(__file__).resolve().parents[1] / "recipes"  # where a bare name is looked up
 
-Place = tuple[str | int, ...]           # ("targets", 0, "path")
+Place = tuple[str | int, ...]  # ("targets", 0, "path")
 
 
 @dataclass
@@ -49,7 +49,9 @@ def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     tree = _read_file(find(path_or_name))
     for override in overrides:
-        if override.partition("=")[0].strip() == "scale":       # first of all: the others lie over what it says
+        if (
+            override.partition("=")[0].strip() == "scale"
+        ):  # first of all: the others lie over what it says
             _override(tree, override)
     _scale(tree)
     for override in overrides:
@@ -66,7 +68,9 @@ def find(path_or_name: str | Path) -> Path:
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         hint = f"Recipes in {FOLDER}: {', '.join(available())}."
         near = names.nearest(path.stem, available())
-        raise UserError(f"There is no recipe {path}.", f"Did you mean {' or '.join(near)}?" if near else hint)
+        raise UserError(
+            f"There is no recipe {path}.", f"Did you mean {' or '.join(near)}?" if near else hint
+        )
     if path.name not in available():
         raise names.unknown("recipe", path.name, available())
     return FOLDER / f"{path.name}.yaml"
@@ -94,7 +98,9 @@ def _read_file(path: Path, below: tuple[Path, ...] = ()) -> Tree:
         try:
             base_path = find(base)
         except UserError as error:
-            raise UserError(f"{origin}: base: {error.message[:1].lower()}{error.message[1:]}", error.hint) from error
+            raise UserError(
+                f"{origin}: base: {error.message[:1].lower()}{error.message[1:]}", error.hint
+            ) from error
     under = _read_file(base_path, (*below, path.resolve()))
     under.values.pop("name", None)
     under.origins.pop(("name",), None)
@@ -111,18 +117,27 @@ def _scale(tree: Tree) -> None:
         raise UserError(f"{origin}: scales: must be a mapping of names to mappings of settings.")
     for name, settings in scales.items():
         if not re.fullmatch("[a-z0-9_]+", name):
-            raise UserError(f"{tree.origin(('scales', name))}: scales.{name}: a name may only have a-z, 0-9 and _ in it.",
-                            "A scale's name becomes part of the recipe's.")
+            raise UserError(
+                f"{tree.origin(('scales', name))}: scales.{name}: a name may only have a-z, 0-9 and _ in it.",
+                "A scale's name becomes part of the recipe's.",
+            )
         if reserved := {"base", "scale", "scales"} & settings.keys():
-            raise UserError(f"{tree.origin(('scales', name))}: scales.{name}: {min(reserved)} is not for a scale to say.")
+            raise UserError(
+                f"{tree.origin(('scales', name))}: scales.{name}: {min(reserved)} is not for a scale to say."
+            )
     if scale is None:
         return
     if isinstance(scale, bool) or not isinstance(scale, str | int):
-        raise UserError(f"{tree.origin(('scale',))}: scale: must be the name of one of the recipe's scales, not {scale!r}.")
+        raise UserError(
+            f"{tree.origin(('scale',))}: scale: must be the name of one of the recipe's scales, not {scale!r}."
+        )
     scale = tree.values["scale"] = str(scale)
     if scale not in scales:
         error = names.unknown("scale", scale, scales)
-        raise UserError(f"{tree.origin(('scale',))}: scale: {error.message[:1].lower()}{error.message[1:]}", error.hint)
+        raise UserError(
+            f"{tree.origin(('scale',))}: scale: {error.message[:1].lower()}{error.message[1:]}",
+            error.hint,
+        )
     name = tree.values.get("name")
     prefix = ("scales", scale)
     origins = {place[2:]: origin for place, origin in tree.origins.items() if place[:2] == prefix}
@@ -142,7 +157,9 @@ def _parse_file(path: Path) -> Tree:
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise UserError(f"{shown} cannot be read as YAML: {error}") from error
     if not isinstance(document, CommentedMap):
-        raise UserError(f"{shown}: a recipe is a mapping of settings.", "See recipes/demo.yaml for one.")
+        raise UserError(
+            f"{shown}: a recipe is a mapping of settings.", "See recipes/demo.yaml for one."
+        )
     origins: dict[Place, str] = {(): shown}
     return Tree(_plain(document, (), shown, origins), origins)
 
@@ -157,7 +174,11 @@ def _plain(node: Any, place: Place, shown: str, origins: dict[Place, str]) -> An
         plain = {}
         for key in node:
             inner = (*place, str(key))
-            origins[inner] = f"{shown}:{node.lc.key(key)[0] + 1}" if key in (node.lc.data or {}) else origins[place]
+            origins[inner] = (
+                f"{shown}:{node.lc.key(key)[0] + 1}"
+                if key in (node.lc.data or {})
+                else origins[place]
+            )
             plain[str(key)] = _plain(node[key], inner, shown, origins)
         return plain
     if isinstance(node, CommentedSeq):
@@ -176,8 +197,10 @@ def _scalar(value: Any, origin: str) -> Any:
         return float(value)
     if isinstance(value, str):
         return str(value)
-    raise UserError(f"{origin}: {value} is neither a finite number, a text, a list nor a mapping.",
-                    "A text that looks like something else goes in quotes.")
+    raise UserError(
+        f"{origin}: {value} is neither a finite number, a text, a list nor a mapping.",
+        "A text that looks like something else goes in quotes.",
+    )
 
 
 def _merge(under: Tree, values: dict[str, Any], origins: dict[Place, str], place: Place) -> None:
@@ -190,12 +213,14 @@ def _merge(under: Tree, values: dict[str, Any], origins: dict[Place, str], place
             _merge(under, value, origins, inner)
             continue
         inherited = target.pop(key, None) is not None
-        for known in [known for known in under.origins if known[:len(inner)] == inner]:
+        for known in [known for known in under.origins if known[: len(inner)] == inner]:
             del under.origins[known]
         if value is None and inherited:
             continue
         target[key] = value
-        under.origins.update({known: origin for known, origin in origins.items() if known[:len(inner)] == inner})
+        under.origins.update(
+            {known: origin for known, origin in origins.items() if known[: len(inner)] == inner}
+        )
 
 
 def _override(tree: Tree, override: str) -> None:
@@ -217,11 +242,15 @@ def _override(tree: Tree, override: str) -> None:
         key: str | int = part
         if isinstance(container, list):
             if not part.isdigit() or int(part) >= len(container):
-                raise UserError(f"{shown}: {'.'.join(parts[:depth])} has no entry '{part}'; "
-                                f"it is a list of {len(container)}, counted from 0.")
+                raise UserError(
+                    f"{shown}: {'.'.join(parts[:depth])} has no entry '{part}'; "
+                    f"it is a list of {len(container)}, counted from 0."
+                )
             key = int(part)
         elif not isinstance(container, dict):
-            raise UserError(f"{shown}: {'.'.join(parts[:depth])} is {container!r}, which has nothing inside to set.")
+            raise UserError(
+                f"{shown}: {'.'.join(parts[:depth])} is {container!r}, which has nothing inside to set."
+            )
         place = (*place, key)
         if depth < len(parts) - 1:
             if isinstance(container, dict):
@@ -229,7 +258,7 @@ def _override(tree: Tree, override: str) -> None:
             tree.origins.setdefault(place, shown)
             container = container[key]
     assert place
-    for known in [known for known in tree.origins if known[:len(place)] == place]:
+    for known in [known for known in tree.origins if known[: len(place)] == place]:
         del tree.origins[known]
     if value is None and isinstance(container, dict) and container.pop(place[-1], None) is not None:
         return

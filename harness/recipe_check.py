@@ -19,7 +19,7 @@ from writers.errors import UserError
 from writers.subset import SubsetSpec
 
 Place = tuple[str | int, ...]
-Origin = Callable[[Place], str]         # where a place of the recipe was written
+Origin = Callable[[Place], str]  # where a place of the recipe was written
 
 
 def check(values: dict[str, Any], origin: Origin) -> Recipe:
@@ -33,22 +33,45 @@ def check(values: dict[str, Any], origin: Origin) -> Recipe:
         recipe = Recipe.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         known = {place for place, _ in mistakes}
-        details = [(_place(detail["loc"], values), detail) for detail in error.errors(include_url=False)]
-        known |= {("variants", variant, *place[1:]) for place, _ in details if place[:1] == ("pretrain",)
-                  for variant in values.get("variants", ())}        # what they inherit is wrong once
-        mistakes += [(place, _explain(detail, place)) for place, detail in details if not _inside(place, known)]
-    except UserError as error:          # from a validator of the writers that knows a better sentence
+        details = [
+            (_place(detail["loc"], values), detail) for detail in error.errors(include_url=False)
+        ]
+        known |= {
+            ("variants", variant, *place[1:])
+            for place, _ in details
+            if place[:1] == ("pretrain",)
+            for variant in values.get("variants", ())
+        }  # what they inherit is wrong once
+        mistakes += [
+            (place, _explain(detail, place))
+            for place, detail in details
+            if not _inside(place, known)
+        ]
+    except UserError as error:  # from a validator of the writers that knows a better sentence
         if not mistakes:
             mistakes.append(((), str(error).replace("\n", " ")))
     if recipe is not None:
-        mistakes += [*_without_effect(recipe, origin), *_wrong_points(recipe), *_wrong_for_method(recipe)]
+        mistakes += [
+            *_without_effect(recipe, origin),
+            *_wrong_points(recipe),
+            *_wrong_for_method(recipe),
+        ]
     if recipe is not None and not mistakes:
         mistakes += _wrong_for_dataset(recipe)
-        if "features" in recipe.model_fields_set and not (recipe.scores or method_check.work_on_features(recipe.methods)):
-            mistakes.append((("features",), "has no effect: no scores are asked for, and no method works on features."))
+        if "features" in recipe.model_fields_set and not (
+            recipe.scores or method_check.work_on_features(recipe.methods)
+        ):
+            mistakes.append(
+                (
+                    ("features",),
+                    "has no effect: no scores are asked for, and no method works on features.",
+                )
+            )
         recipe = _without_patterns(recipe, mistakes)
     if mistakes or recipe is None:
-        raise UserError("\n".join(dict.fromkeys(_line(place, what, origin) for place, what in mistakes)))
+        raise UserError(
+            "\n".join(dict.fromkeys(_line(place, what, origin) for place, what in mistakes))
+        )
     return recipe
 
 
@@ -56,7 +79,11 @@ def _spelled_out(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Pla
     """The values with presets and with all that each variant takes from `pretrain`; and which presets are wrong."""
     mistakes: list[tuple[Place, str]] = []
 
-    def of(place: Place, settings: Any, spelled_out: Callable[[dict[str, Any]], Any] = presets.spelled_out) -> Any:
+    def of(
+        place: Place,
+        settings: Any,
+        spelled_out: Callable[[dict[str, Any]], Any] = presets.spelled_out,
+    ) -> Any:
         try:
             return spelled_out(settings) if isinstance(settings, dict) else settings
         except UserError as error:
@@ -71,13 +98,26 @@ def _spelled_out(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Pla
         under = pretrain if isinstance(pretrain, dict) else {}
         owns = {name: of(("variants", name), own) for name, own in variants.items()}
         wrong = {place[1] for place, _ in mistakes if place[0] == "variants"}
-        values = {**values, "variants": {name: presets.merged(under, own) if isinstance(own, dict) else own
-                                         for name, own in owns.items() if name not in wrong}}
+        values = {
+            **values,
+            "variants": {
+                name: presets.merged(under, own) if isinstance(own, dict) else own
+                for name, own in owns.items()
+                if name not in wrong
+            },
+        }
     if isinstance(methods := values.get("methods"), dict):
-        asked = {label: of(("methods", label), own, partial(method_presets.spelled_out, label=str(label)))
-                 for label, own in methods.items()}
+        asked = {
+            label: of(
+                ("methods", label), own, partial(method_presets.spelled_out, label=str(label))
+            )
+            for label, own in methods.items()
+        }
         wrong = {place[1] for place, _ in mistakes if place[0] == "methods"}
-        values = {**values, "methods": {label: {} if label in wrong else own for label, own in asked.items()}}
+        values = {
+            **values,
+            "methods": {label: {} if label in wrong else own for label, own in asked.items()},
+        }
     return values, mistakes
 
 
@@ -93,20 +133,32 @@ def _wrong_names(values: dict[str, Any]) -> list[tuple[Place, str]]:
         if isinstance(data, dict) and "dataset" in data:
             asked.append(((*place, "dataset"), data["dataset"], "dataset", "writers.datasets"))
     # Only the libraries know their own names, and torch is slow to import.
-    asked += [(place, arch, "model", "harness.models") for place, arch in _items(values, "archs")
-              if not str(arch).startswith(("torchvision/", "timm/"))]
+    asked += [
+        (place, arch, "model", "harness.models")
+        for place, arch in _items(values, "archs")
+        if not str(arch).startswith(("torchvision/", "timm/"))
+    ]
     asked += [(place, name, "model", "harness.models") for place, name in _packaged_models(values)]
     asked += [(place, name, "score", "harness.scores") for place, name in _items(values, "scores")]
     methods = values.get("methods")
     if isinstance(methods, dict):
         for label, method in methods.items():
             named = isinstance(method, dict) and "method" in method
-            asked.append((("methods", label, *(["method"] if named else [])), method["method"] if named else label, "method",
-                          "harness.methods"))
+            asked.append(
+                (
+                    ("methods", label, *(["method"] if named else [])),
+                    method["method"] if named else label,
+                    "method",
+                    "harness.methods",
+                )
+            )
     mistakes = []
     for place, name, noun, package in asked:
         known = names.names(package)
-        if isinstance(name, str) and (names.normalise(name) if noun == "dataset" else name) not in known:
+        if (
+            isinstance(name, str)
+            and (names.normalise(name) if noun == "dataset" else name) not in known
+        ):
             error = names.unknown(noun, name, known)
             mistakes.append((place, f"{_first_lower(error.message)} {error.hint}"))
     return mistakes
@@ -127,8 +179,11 @@ def _without_patterns(recipe: Recipe, mistakes: list[tuple[Place, str]]) -> Reci
     models: dict[str, ModelSettings] = {}
     for index, model in enumerate(recipe.models):
         try:
-            found = [model.name] if not is_pattern(model.name) else [name for name in matching(model.name, model.limit)
-                                                                     if name not in own]
+            found = (
+                [model.name]
+                if not is_pattern(model.name)
+                else [name for name in matching(model.name, model.limit) if name not in own]
+            )
         except UserError as error:
             mistakes.append((("models", index), _first_lower(str(error).replace("\n", " "))))
             continue
@@ -160,16 +215,33 @@ def _without_effect(recipe: Recipe, origin: Origin) -> list[tuple[Place, str]]:
     attacked = any(eps > 0 for eps in all_eps)
     if not attacked and "attack" in recipe.pretrain.model_fields_set:
         mistakes.append((("pretrain", "attack"), "has no effect: no `eps` is above 0."))
-    if not attacked and recipe.evaluate.eps_of_clean is None and "attack" in recipe.evaluate.model_fields_set:
-        mistakes.append((("evaluate", "attack"), "has no effect: no `eps` is above 0, and `eps_of_clean` is not set."))
+    if (
+        not attacked
+        and recipe.evaluate.eps_of_clean is None
+        and "attack" in recipe.evaluate.model_fields_set
+    ):
+        mistakes.append(
+            (
+                ("evaluate", "attack"),
+                "has no effect: no `eps` is above 0, and `eps_of_clean` is not set.",
+            )
+        )
     trained = recipe.variants or {"": recipe.pretrain}
     for point in points.Points(recipe).models():
         if point["eps"] > 0 and trained[point.get("variant", "")].aux_head:
-            place = ("variants", point["variant"], "aux_head") if recipe.variants else ("pretrain", "aux_head")
-            mistakes.append((place, "goes with clean training only; leave out `eps` above 0, or exclude it."))
+            place = (
+                ("variants", point["variant"], "aux_head")
+                if recipe.variants
+                else ("pretrain", "aux_head")
+            )
+            mistakes.append(
+                (place, "goes with clean training only; leave out `eps` above 0, or exclude it.")
+            )
             break
     if 0 not in all_eps and recipe.evaluate.eps_of_clean is not None:
-        mistakes.append((("evaluate", "eps_of_clean"), "has no effect: `eps` has no 0, so no model is clean."))
+        mistakes.append(
+            (("evaluate", "eps_of_clean"), "has no effect: `eps` has no 0, so no model is clean.")
+        )
     return mistakes
 
 
@@ -180,11 +252,19 @@ def _wrong_points(recipe: Recipe) -> list[tuple[Place, str]]:
         for number, entry in enumerate(getattr(recipe, key)):
             for axis, value, known in points.unknown_values(recipe, entry, added=key == "include"):
                 error = names.unknown(f"{axis} of this recipe", str(value), map(str, known))
-                mistakes.append(((key, number, axis), f"{_first_lower(error.message)} {error.hint}"))
+                mistakes.append(
+                    ((key, number, axis), f"{_first_lower(error.message)} {error.hint}")
+                )
     if not mistakes:
         exclude, include = points.Points(recipe).without_effect()
-        mistakes += [(("exclude", number), "has no effect: no point of the recipe is what it says.") for number in exclude]
-        mistakes += [(("include", number), "has no effect: the recipe has all of its points already.") for number in include]
+        mistakes += [
+            (("exclude", number), "has no effect: no point of the recipe is what it says.")
+            for number in exclude
+        ]
+        mistakes += [
+            (("include", number), "has no effect: the recipe has all of its points already.")
+            for number in include
+        ]
     return mistakes
 
 
@@ -193,8 +273,11 @@ def _wrong_for_method(recipe: Recipe) -> list[tuple[Place, str]]:
     mistakes: list[tuple[Place, str]] = []
     for label, settings in recipe.methods.items():
         if method_check.name_of(label, settings) not in names.names("harness.methods"):
-            continue        # said already
-        mistakes += [(("methods", label, *place), what) for place, what in method_check.without_effect(label, settings)]
+            continue  # said already
+        mistakes += [
+            (("methods", label, *place), what)
+            for place, what in method_check.without_effect(label, settings)
+        ]
         for dataset in settings.per_target:
             place = ("methods", label, "per_target", dataset)
             if names.normalise(dataset) not in names.names("writers.datasets"):
@@ -202,29 +285,53 @@ def _wrong_for_method(recipe: Recipe) -> list[tuple[Place, str]]:
                 mistakes.append((place, f"{_first_lower(error.message)} {error.hint}"))
             try:
                 own = settings.for_target(dataset)
-                mistakes += [((*place, *inner), what) for inner, what in method_check.without_effect(label, own)]
+                mistakes += [
+                    ((*place, *inner), what)
+                    for inner, what in method_check.without_effect(label, own)
+                ]
             except ValidationError as wrong:
-                mistakes += [((*place, *detail["loc"]), _explain(detail, ("methods", label, *detail["loc"])))
-                             for detail in wrong.errors(include_url=False)]
+                mistakes += [
+                    ((*place, *detail["loc"]), _explain(detail, ("methods", label, *detail["loc"])))
+                    for detail in wrong.errors(include_url=False)
+                ]
     return mistakes
 
 
 def _wrong_for_dataset(recipe: Recipe) -> list[tuple[Place, str]]:
     """Datasets whose images have many labels where only one is of use, metrics of the other kind, splits they do not have."""
     mistakes: list[tuple[Place, str]] = []
-    targets: list[tuple[Place, DataSettings]] = [(("targets", index), data) for index, data in enumerate(recipe.targets)]
-    source: list[tuple[Place, DataSettings]] = [(("source",), recipe.source)] if recipe.source else []
+    targets: list[tuple[Place, DataSettings]] = [
+        (("targets", index), data) for index, data in enumerate(recipe.targets)
+    ]
+    source: list[tuple[Place, DataSettings]] = (
+        [(("source",), recipe.source)] if recipe.source else []
+    )
     for place, data in (*source, *targets):
         spec = names.find("writers.datasets", data.dataset, "dataset").SPEC
         own = spec.metric
         if data.protocol not in (None, *spec.protocols):
             known = ", ".join(spec.protocols) or "its own splits only"
-            mistakes.append(((*place, "protocol"), f"{data.dataset} has no splits called '{data.protocol}'. Known: {known}."))
+            mistakes.append(
+                (
+                    (*place, "protocol"),
+                    f"{data.dataset} has no splits called '{data.protocol}'. Known: {known}.",
+                )
+            )
         if place == ("source",) and own == "map11":
-            mistakes.append(((*place, "dataset"), f"images of {data.dataset} have many labels: a target, and no source."))
+            mistakes.append(
+                (
+                    (*place, "dataset"),
+                    f"images of {data.dataset} have many labels: a target, and no source.",
+                )
+            )
         elif data.metric is not None and (data.metric == "map11") != (own == "map11"):
             number = "many labels" if own == "map11" else "one label"
-            mistakes.append(((*place, "metric"), f"{data.metric} does not fit {data.dataset}, whose images have {number}."))
+            mistakes.append(
+                (
+                    (*place, "metric"),
+                    f"{data.metric} does not fit {data.dataset}, whose images have {number}.",
+                )
+            )
     return mistakes
 
 
@@ -240,13 +347,25 @@ def _explain(detail: ErrorDetails, place: Place) -> str:
     if kind == "literal_error":
         expected = context["expected"]
         return f"must be {expected}, not {given!r}. {_near(str(given), _quoted(expected))}".rstrip()
-    wanted = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "a text",
-              "tuple": "a list", "list": "a list", "dict": "a mapping", "model": "a mapping"}.get(kind.split("_")[0])
+    wanted = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "string": "a text",
+        "tuple": "a list",
+        "list": "a list",
+        "dict": "a mapping",
+        "model": "a mapping",
+    }.get(kind.split("_")[0])
     if wanted and kind.split("_")[1] in ("type", "parsing", "from", "attributes"):
         shown = f"'{given}'" if isinstance(given, str) else json.dumps(given)
         return f"must be {wanted}, not {shown if len(shown) < 60 else 'a ' + type(given).__name__}."
     message = " ".join(detail["msg"].removeprefix("Value error, ").split()).rstrip(".")
-    for said, better in (("Input should be", "must be"), ("String should", "must"), ("Tuple should", "must")):
+    for said, better in (
+        ("Input should be", "must be"),
+        ("String should", "must"),
+        ("Tuple should", "must"),
+    ):
         message = message.replace(said, better)
     if kind.startswith(("greater_than", "less_than")):
         return f"{message}, not {given!r}."
@@ -257,10 +376,21 @@ def _place(loc: tuple[int | str, ...], values: Any) -> Place:
     """pydantic's location without the parts that name validators or branches of a union and not keys of the recipe."""
     place: Place = ()
     for position, part in enumerate(loc):
-        if part in (values if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ()):
+        if part in (
+            values
+            if isinstance(values, dict)
+            else range(len(values))
+            if isinstance(values, list)
+            else ()
+        ):
             values, place = values[part], (*place, part)
-        elif isinstance(values, dict) and position == len(loc) - 1 and isinstance(part, str) and "[" not in part:
-            place = (*place, part)      # a missing key
+        elif (
+            isinstance(values, dict)
+            and position == len(loc) - 1
+            and isinstance(part, str)
+            and "[" not in part
+        ):
+            place = (*place, part)  # a missing key
     return place
 
 
@@ -269,13 +399,21 @@ def _keys(place: Place) -> list[str]:
     annotation: Any = Recipe
     for part in place:
         models = list(_models(annotation))
-        inner = [model.model_fields[part].annotation for model in models if part in model.model_fields]
-        annotation = inner[0] if inner else annotation      # an index, or a method's name: already unwrapped
+        inner = [
+            model.model_fields[part].annotation for model in models if part in model.model_fields
+        ]
+        annotation = (
+            inner[0] if inner else annotation
+        )  # an index, or a method's name: already unwrapped
     return sorted({name for model in _models(annotation) for name in model.model_fields})
 
 
 def _models(annotation: Any) -> Iterable[type[BaseModel]]:
-    if isinstance(annotation, type) and not typing.get_args(annotation) and issubclass(annotation, BaseModel):
+    if (
+        isinstance(annotation, type)
+        and not typing.get_args(annotation)
+        and issubclass(annotation, BaseModel)
+    ):
         yield annotation
     for argument in typing.get_args(annotation):
         yield from _models(argument)
@@ -283,7 +421,11 @@ def _models(annotation: Any) -> Iterable[type[BaseModel]]:
 
 def _items(values: dict[str, Any], key: str) -> list[tuple[Place, Any]]:
     items = values.get(key)
-    return [((key, index), item) for index, item in enumerate(items)] if isinstance(items, list) else []
+    return (
+        [((key, index), item) for index, item in enumerate(items)]
+        if isinstance(items, list)
+        else []
+    )
 
 
 def _inside(place: Place, known: set[Place]) -> bool:

@@ -30,22 +30,50 @@ def schema() -> JSON:
         definition["description"] = definition.get("description", "").split("\n\n")[0]
     definitions["SubsetSpec"] = _subset(definitions)
     definitions["ModelSettings"] = {"anyOf": [{"type": "string"}, definitions["ModelSettings"]]}
-    definitions["DataSettings"]["properties"]["dataset"] = _known("dataset", names.names("writers.datasets"))
-    definitions["PretrainSettings"]["properties"]["preset"] = _known("preset", sorted(presets.PRESETS))
-    definitions["TransferSettings"]["properties"]["preset"] = _known("preset", sorted(method_presets.METHOD_PRESETS))
-    definitions["TransferSettings"]["properties"]["method"] = _known("method", names.names("harness.methods"))
+    definitions["DataSettings"]["properties"]["dataset"] = _known(
+        "dataset", names.names("writers.datasets")
+    )
+    definitions["PretrainSettings"]["properties"]["preset"] = _known(
+        "preset", sorted(presets.PRESETS)
+    )
+    definitions["TransferSettings"]["properties"]["preset"] = _known(
+        "preset", sorted(method_presets.METHOD_PRESETS)
+    )
+    definitions["TransferSettings"]["properties"]["method"] = _known(
+        "method", names.names("harness.methods")
+    )
     settings["archs"]["items"] = _known("model", names.names("harness.models"))
-    settings["base"] = {"description": "What this file does not say: a recipe's name, or a path from here.", "type": "string"}
-    settings["scale"] = {"description": "One of `scales`, which then lies over the rest.", "type": ["string", "integer"]}
-    definitions["Settings"] = {"type": "object", "additionalProperties": False, "properties": {
-        key: value for key, value in settings.items() if key not in ("base", "scale")}}
-    settings["scales"] = {"description": "Other sizes of the same question: settings that lie over the rest.", "type": "object",
-                          "additionalProperties": {"$ref": "#/$defs/Settings"}}
+    settings["base"] = {
+        "description": "What this file does not say: a recipe's name, or a path from here.",
+        "type": "string",
+    }
+    settings["scale"] = {
+        "description": "One of `scales`, which then lies over the rest.",
+        "type": ["string", "integer"],
+    }
+    definitions["Settings"] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            key: value for key, value in settings.items() if key not in ("base", "scale")
+        },
+    }
+    settings["scales"] = {
+        "description": "Other sizes of the same question: settings that lie over the rest.",
+        "type": "object",
+        "additionalProperties": {"$ref": "#/$defs/Settings"},
+    }
     for definition in (whole, *definitions.values()):
         for key, value in definition.get("properties", {}).items():
             definition["properties"][key] = {"anyOf": [value, {"type": "null"}]}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A recipe of harness", "type": "object",
-            "additionalProperties": False, "properties": settings, "$defs": definitions}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A recipe of harness",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": settings,
+        "$defs": definitions,
+    }
 
 
 def text() -> str:
@@ -56,19 +84,38 @@ def text() -> str:
 def _subset(definitions: JSON) -> JSON:
     """A name, or a mapping of steps: their keys beside the name, or a list of them and of names."""
     steps = {key: _step(key, definitions) for key in STEPS}
-    one = [{"type": "object", "additionalProperties": False, "properties": {key: step}} for key, step in steps.items()]
-    of_lists = {"description": "Steps in their order, or names of subsets in their place.", "type": "array",
-                "items": {"anyOf": [_named_subset(), *one]}}
+    one = [
+        {"type": "object", "additionalProperties": False, "properties": {key: step}}
+        for key, step in steps.items()
+    ]
+    of_lists = {
+        "description": "Steps in their order, or names of subsets in their place.",
+        "type": "array",
+        "items": {"anyOf": [_named_subset(), *one]},
+    }
     properties = {"name": {"type": "string"}, **steps, "steps": of_lists}
-    return {"anyOf": [_named_subset(), {"type": "object", "additionalProperties": False, "properties": properties,
-                                        "required": ["name"]}]}
+    return {
+        "anyOf": [
+            _named_subset(),
+            {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": properties,
+                "required": ["name"],
+            },
+        ]
+    }
 
 
 def _step(key: str, definitions: JSON) -> JSON:
     """What may stand behind a step's key; where a number alone may, that, too."""
     definition = definitions[STEPS[key].__name__]
     value: JSON = {"description": definition["description"], **definition["properties"][key]}
-    return {"anyOf": [{"type": "number"}, value]} if any(_accepts(key, number) for number in (1, 0.5)) else value
+    return (
+        {"anyOf": [{"type": "number"}, value]}
+        if any(_accepts(key, number) for number in (1, 0.5))
+        else value
+    )
 
 
 def _accepts(key: str, number: float) -> bool:

@@ -13,20 +13,31 @@ from harness.blocks import blocks_of, module_of
 from harness.train.modes import eval_mode
 from writers.errors import UserError
 
-AUX_WEIGHT = 0.4            # of the second head's loss, as in TF-slim's training of Inception v3; the first is 1
-_RESOLUTION = 224           # of the image that finds the widths; smaller ones may end before the last block
+AUX_WEIGHT = (
+    0.4  # of the second head's loss, as in TF-slim's training of Inception v3; the first is 1
+)
+_RESOLUTION = 224  # of the image that finds the widths; smaller ones may end before the last block
 
 
 def fix_batch_norm_scale(network: nn.Module, arch: str) -> None:
     """Make each BatchNorm's scale a constant 1, in place and under its old name. Raises UserError where there is none."""
-    found = [module for module in network.modules()
-             if isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(module.weight, nn.Parameter)]
+    found = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and isinstance(module.weight, nn.Parameter)
+    ]
     for module in found:
         ones = torch.ones_like(module.weight, requires_grad=False)
         del module.weight
-        module.register_buffer("weight", ones)      # saved and loaded as before, and no parameter: nothing trains it
+        module.register_buffer(
+            "weight", ones
+        )  # saved and loaded as before, and no parameter: nothing trains it
     if not found:
-        raise UserError(f"batch_norm_scale has no effect on {arch}: it has no BatchNorm with a scale.", "Leave it out.")
+        raise UserError(
+            f"batch_norm_scale has no effect on {arch}: it has no BatchNorm with a scale.",
+            "Leave it out.",
+        )
 
 
 class AuxiliaryHead(nn.Module):
@@ -51,8 +62,10 @@ class AuxiliaryHead(nn.Module):
         shape = self._seen.shape if self._seen is not None else ()
         self._seen = None
         if len(shape) != 4:
-            raise UserError("aux_head has no effect on this architecture: half-way there are no maps of channels to look at.",
-                            "Leave it out.")
+            raise UserError(
+                "aux_head has no effect on this architecture: half-way there are no maps of channels to look at.",
+                "Leave it out.",
+            )
         self.linear = nn.Linear(shape[1], num_classes)
 
     def forward(self) -> Tensor:

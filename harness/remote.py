@@ -19,8 +19,8 @@ from harness.fork_server import Forked, ForkServer, Fresh, how_it_ended
 from harness.launcher import THREAD_VARIABLES, Finished, LauncherSettings, needs_gpu, order_line
 from harness.stop_signal import STOPPED
 
-SAVE_S = 20.0           # for a stage that is asked to stop to write its checkpoint
-LOOK_EVERY_S = 0.5      # while waiting: so that signals are seen
+SAVE_S = 20.0  # for a stage that is asked to stop to write its checkpoint
+LOOK_EVERY_S = 0.5  # while waiting: so that signals are seen
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,27 @@ class Order:
 
     folder: Path
     command: tuple[str, ...]
-    module: str                 # of the stage's code
+    module: str  # of the stage's code
     num_threads: int
     on_gpu: bool
     shares_gpu: bool
 
     @classmethod
-    def of(cls, folder: Path, settings: LauncherSettings, num_threads: int, *, gpus: bool) -> "Order":
+    def of(
+        cls, folder: Path, settings: LauncherSettings, num_threads: int, *, gpus: bool
+    ) -> "Order":
         """gpus: whether the cluster has any for this run."""
         on_gpu = gpus and needs_gpu(folder.parent.name)
         command = settings.worker_command("cuda:0" if on_gpu else "cpu", num_threads)
         module = f"{settings.stages_package}.{folder.parent.name}"
-        return cls(folder, tuple(command), module, num_threads, on_gpu, on_gpu and settings.jobs_per_gpu > 1)
+        return cls(
+            folder,
+            tuple(command),
+            module,
+            num_threads,
+            on_gpu,
+            on_gpu and settings.jobs_per_gpu > 1,
+        )
 
 
 def finished(folder: Path, answer: dict[str, Any]) -> Finished:
@@ -59,8 +68,11 @@ class Attempt:
     def run(self) -> dict[str, Any]:
         """{"status", "cause", "message"} as of `harness.launcher.Finished`. An interruption stops the stage, then goes on."""
         if not (self.order.folder / "stage.json").exists():
-            return _failed("mistake", f"{socket.gethostname()} does not see {self.order.folder}: --runs-dir, --data-dir and "
-                                      f"--raw-dir must lie on a file system that all machines share, under the same paths.")
+            return _failed(
+                "mistake",
+                f"{socket.gethostname()} does not see {self.order.folder}: --runs-dir, --data-dir and "
+                f"--raw-dir must lie on a file system that all machines share, under the same paths.",
+            )
         self._start()
         try:
             return self._answer(None)
@@ -87,16 +99,24 @@ class Attempt:
         variables = dict.fromkeys(THREAD_VARIABLES, str(self.order.num_threads))
         if not self.order.on_gpu:
             variables["CUDA_VISIBLE_DEVICES"] = ""
-        elif "CUDA_VISIBLE_DEVICES" in os.environ:      # the cluster's choice; the fork server has that of an earlier stage
+        elif (
+            "CUDA_VISIBLE_DEVICES" in os.environ
+        ):  # the cluster's choice; the fork server has that of an earlier stage
             variables["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
         if self.fork_server is not None:
-            with contextlib.suppress(OSError):      # it has died: then without
-                self.process = self.fork_server.fork(self.order.module, self.order.command, variables)
+            with contextlib.suppress(OSError):  # it has died: then without
+                self.process = self.fork_server.fork(
+                    self.order.module, self.order.command, variables
+                )
         if self.process is None:
             self.process = Fresh(self.order.command, variables)
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):      # it died at its start: its output ends, which is an answer too
-            self.process.stdin.write(order_line(self.order.folder, shares_gpu=self.order.shares_gpu))
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # it died at its start: its output ends, which is an answer too
+            self.process.stdin.write(
+                order_line(self.order.folder, shares_gpu=self.order.shares_gpu)
+            )
             self.process.stdin.flush()
 
     def _answer(self, at_most_s: float | None) -> dict[str, Any]:
@@ -113,15 +133,24 @@ class Attempt:
                 return {name: answer[name] for name in ("status", "cause", "message")}
             if not chunk:
                 code = self.process.wait()
-                if code == STOPPED:         # between two stages
+                if code == STOPPED:  # between two stages
                     return {"status": "stopped", "cause": "", "message": ""}
-                return _failed("lost", f"The worker process on {socket.gethostname()} {how_it_ended(code)}; its output is in "
-                                       f"{self.order.folder / 'log.txt'}")
-        return _failed("lost", f"The stage did not stop within {at_most_s:.0f} s of being asked to.")
+                return _failed(
+                    "lost",
+                    f"The worker process on {socket.gethostname()} {how_it_ended(code)}; its output is in "
+                    f"{self.order.folder / 'log.txt'}",
+                )
+        return _failed(
+            "lost", f"The stage did not stop within {at_most_s:.0f} s of being asked to."
+        )
 
     def _end(self) -> None:
         """End the worker and all that it has started."""
-        assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
+        assert (
+            self.process is not None
+            and self.process.stdin is not None
+            and self.process.stdout is not None
+        )
         with contextlib.suppress(OSError):
             self.process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -17,7 +17,9 @@ from typing import Literal
 from harness import done
 from harness.result import write_atomically, write_json
 
-FILE_NAME = "attempts.json"     # of a stage: [{"cause", "message", "at"}], the attempts that came to nothing
+FILE_NAME = (
+    "attempts.json"  # of a stage: [{"cause", "message", "at"}], the attempts that came to nothing
+)
 Cause = Literal["", "mistake", "bug", "lost", "out_of_memory", "preempted"]
 
 
@@ -39,17 +41,24 @@ class Policy:
         tried = earlier.get("lost", 0) + earlier.get("out_of_memory", 0)
         if cause not in ("lost", "out_of_memory") or tried >= self.most:
             return None
-        return float(self.first_wait_s * self.factor ** tried)
+        return float(self.first_wait_s * self.factor**tried)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Of the host or of the GPU. cuBLAS and cuDNN say it in words of their own."""
     torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)):
+    if isinstance(error, MemoryError) or (
+        torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
+    ):
         return True
-    if isinstance(error, OSError):      # of mmap and fork
+    if isinstance(error, OSError):  # of mmap and fork
         return error.errno == errno.ENOMEM
-    words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "can't allocate memory")
+    words = (
+        "out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "can't allocate memory",
+    )
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
@@ -58,8 +67,15 @@ def note(folder: Path, cause: Cause, message: str) -> None:
 
     It is to be tried again, so an error.txt goes: one of several processes may have left it, which knew less than another.
     """
-    kept = [*_attempts(folder), {"cause": cause, "message": message, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}]
-    with suppress(OSError):     # a full disk must not end the whole run
+    kept = [
+        *_attempts(folder),
+        {
+            "cause": cause,
+            "message": message,
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        },
+    ]
+    with suppress(OSError):  # a full disk must not end the whole run
         (folder / done.ERROR_FILE).unlink(missing_ok=True)
         write_json(folder / FILE_NAME, kept)
 

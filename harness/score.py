@@ -27,7 +27,7 @@ from writers.errors import UserError
 class Score(Protocol):
     """What a file of `harness/scores/` has."""
 
-    NEEDS: tuple[str, ...]              # of "features", "probs"
+    NEEDS: tuple[str, ...]  # of "features", "probs"
     score: Callable[..., float]
 
 
@@ -37,9 +37,9 @@ class Scores:
 
     scores: dict[str, float] = field(default_factory=dict)
     details: dict[str, dict[str, Any]] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)        # name -> why
-    seconds: dict[str, float] = field(default_factory=dict)     # of each, with its variants
-    num_duplicates: int = 0     # images whose features equal an earlier one's: they flatter kNN
+    failed: dict[str, str] = field(default_factory=dict)  # name -> why
+    seconds: dict[str, float] = field(default_factory=dict)  # of each, with its variants
+    num_duplicates: int = 0  # images whose features equal an earlier one's: they flatter kNN
 
 
 def find(name: str) -> Score:
@@ -47,8 +47,15 @@ def find(name: str) -> Score:
     return cast(Score, names.find("harness.scores", name, "score"))
 
 
-def compute(asked: Sequence[str], *, features: Any, probs: Any, labels: Any, device: str = "cpu",
-            before: Callable[[int, str], None] = lambda number, name: None) -> Scores:
+def compute(
+    asked: Sequence[str],
+    *,
+    features: Any,
+    probs: Any,
+    labels: Any,
+    device: str = "cpu",
+    before: Callable[[int, str], None] = lambda number, name: None,
+) -> Scores:
     """The scores of these names, with their variants. One that cannot be computed is in `failed`; the others go on.
 
     `before` is called before each, with its number and name. Raises UserError for an unknown name only.
@@ -61,7 +68,9 @@ def compute(asked: Sequence[str], *, features: Any, probs: Any, labels: Any, dev
         before(number, name)
         started = time.monotonic()
         try:
-            values, details = _values(name, module, features=features, probs=probs, labels=labels, device=device)
+            values, details = _values(
+                name, module, features=features, probs=probs, labels=labels, device=device
+            )
             for variant, value in values.items():
                 if np.isfinite(value):
                     found.scores[variant] = float(value)
@@ -71,14 +80,21 @@ def compute(asked: Sequence[str], *, features: Any, probs: Any, labels: Any, dev
                 found.details[name] = details
         except UserError as error:
             found.failed[name] = " ".join(str(error).split())
-        except (ArithmeticError, ValueError, MemoryError, np.linalg.LinAlgError, ImportError) as error:
+        except (
+            ArithmeticError,
+            ValueError,
+            MemoryError,
+            np.linalg.LinAlgError,
+            ImportError,
+        ) as error:
             found.failed[name] = f"{type(error).__name__}: {error}"
         found.seconds[name] = time.monotonic() - started
     return found
 
 
-def _values(name: str, module: Score, *, features: Any, probs: Any, labels: Any,
-            device: str) -> tuple[dict[str, float], dict[str, Any]]:
+def _values(
+    name: str, module: Score, *, features: Any, probs: Any, labels: Any, device: str
+) -> tuple[dict[str, float], dict[str, Any]]:
     if hasattr(module, "variants"):
         return module.variants(features=features, probs=probs, labels=labels, device=device), {}
     if hasattr(module, "details"):
@@ -103,7 +119,9 @@ def checked_targets(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]
         classes, num_classes = _renumbered(given)
         return matrix, np.eye(num_classes)[classes]
     if not np.isin(given, (-1, 0, 1)).all():
-        raise UserError(f"labels [N, K] are 1, 0 or -1; here one is {given[~np.isin(given, (-1, 0, 1))].flat[0]}.")
+        raise UserError(
+            f"labels [N, K] are 1, 0 or -1; here one is {given[~np.isin(given, (-1, 0, 1))].flat[0]}."
+        )
     present = (given == 1).any(axis=0)
     if not present.any():
         raise UserError("No image has a label.")
@@ -119,21 +137,30 @@ def checked_probs(probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]
     sums = matrix.sum(axis=1)
     if (matrix < 0).any() or (np.abs(sums - 1) > 1e-3).any():
         row = int(np.argmax((matrix < 0).any(axis=1) | (np.abs(sums - 1) > 1e-3)))
-        raise UserError(f"probs are not probabilities: row {row} sums to {sums[row]:.4g}, its lowest is "
-                        f"{matrix[row].min():.4g}.", "Give softmax probabilities of the source's classes, not logits.")
+        raise UserError(
+            f"probs are not probabilities: row {row} sums to {sums[row]:.4g}, its lowest is "
+            f"{matrix[row].min():.4g}.",
+            "Give softmax probabilities of the source's classes, not logits.",
+        )
     return matrix / sums[:, None], *_renumbered(labels)
 
 
 def _matrix(what: str, values: Any, labels: Any) -> np.ndarray:
     if values is None:
-        raise UserError(f"This score needs {what}, and there are none." + (
-            " The model has no classes of its own." if what == "probs" else ""))
+        raise UserError(
+            f"This score needs {what}, and there are none."
+            + (" The model has no classes of its own." if what == "probs" else "")
+        )
     matrix = np.asarray(values, np.float64)
     if matrix.ndim != 2 or len(matrix) != len(labels) or not len(matrix):
-        raise UserError(f"{what} have the shape {matrix.shape} for {len(labels)} labels; "
-                        f"{what} are [N, {'D' if what == 'features' else 'C'}] and labels [N], and N is at least 1.")
+        raise UserError(
+            f"{what} have the shape {matrix.shape} for {len(labels)} labels; "
+            f"{what} are [N, {'D' if what == 'features' else 'C'}] and labels [N], and N is at least 1."
+        )
     if not np.isfinite(matrix).all():
-        raise UserError(f"{what} are not finite in row {int(np.argmax(~np.isfinite(matrix).all(axis=1)))}.")
+        raise UserError(
+            f"{what} are not finite in row {int(np.argmax(~np.isfinite(matrix).all(axis=1)))}."
+        )
     return matrix
 
 
@@ -142,6 +169,8 @@ def _renumbered(labels: Any) -> tuple[np.ndarray, int]:
     if values.ndim == 2:
         raise UserError("An image has many labels here; this score is for one.")
     if values.ndim != 1 or not (np.issubdtype(values.dtype, np.integer) or values.dtype == bool):
-        raise UserError(f"labels are {values.dtype} of the shape {values.shape}; they must be integers, [N].")
+        raise UserError(
+            f"labels are {values.dtype} of the shape {values.shape}; they must be integers, [N]."
+        )
     present, renumbered = np.unique(values, return_inverse=True)
     return renumbered, len(present)

@@ -10,7 +10,9 @@ from writers.encoding import Encoding
 from writers.subset import everything
 from writers.write import write_split
 
-MAX_MEAN_DIFFERENCE = 1.5       # levels of 255: Pillow decodes JPEG with the accurate inverse DCT, FFCV with the fast
+MAX_MEAN_DIFFERENCE = (
+    1.5  # levels of 255: Pillow decodes JPEG with the accurate inverse DCT, FFCV with the fast
+)
 
 
 def compare_backends(folder: Path) -> str:
@@ -21,8 +23,12 @@ def compare_backends(folder: Path) -> str:
     started = time.monotonic()
     source = open_dataset("synthetic_patterns", folder / "raw", SplitSettings())
     file = folder / "val.beton"
-    manifest = write_split(source, "val", everything(source.classes), Encoding(max_resolution=128), file)
-    assert manifest.num_jpeg and manifest.num_raw, "of these images some are stored as JPEG and some as pixels"
+    manifest = write_split(
+        source, "val", everything(source.classes), Encoding(max_resolution=128), file
+    )
+    assert manifest.num_jpeg and manifest.num_raw, (
+        "of these images some are stored as JPEG and some as pixels"
+    )
     batches = {}
     for backend in ("reference", "ffcv"):
         plan = LoaderPlan(file, batch_size=16, resolution=32, backend=backend)
@@ -32,6 +38,10 @@ def compare_backends(folder: Path) -> str:
     (reference, labels), (fast, fast_labels) = batches["reference"], batches["ffcv"]
     assert labels.tolist() == fast_labels.tolist(), "FFCV and the reference give different labels"
     difference = (reference.float() - fast.float()).abs().mean().item()
-    assert difference <= MAX_MEAN_DIFFERENCE, f"FFCV and the reference differ by {difference:.2f} levels a pixel"
-    return (f"wrote {manifest.num_samples} images, {manifest.num_jpeg} of them as JPEG, loaded them with FFCV and with the "
-            f"reference: they agree ({time.monotonic() - started:.1f} s)")
+    assert difference <= MAX_MEAN_DIFFERENCE, (
+        f"FFCV and the reference differ by {difference:.2f} levels a pixel"
+    )
+    return (
+        f"wrote {manifest.num_samples} images, {manifest.num_jpeg} of them as JPEG, loaded them with FFCV and with the "
+        f"reference: they agree ({time.monotonic() - started:.1f} s)"
+    )

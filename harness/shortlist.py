@@ -30,8 +30,15 @@ def rank(values: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
             above = sum(other > score for other in scores.values())
             equal = sum(other == score for other in scores.values())
             ranks[model].append(above + (equal + 1) / 2)
-    rows = [{"model": model, "mean_rank": sum(ranks[model]) / len(ranks[model]),
-             "mean_score": sum(scores.values()) / len(scores), "scores": dict(scores)} for model, scores in values.items()]
+    rows = [
+        {
+            "model": model,
+            "mean_rank": sum(ranks[model]) / len(ranks[model]),
+            "mean_score": sum(scores.values()) / len(scores),
+            "scores": dict(scores),
+        }
+        for model, scores in values.items()
+    ]
     return sorted(rows, key=lambda row: (row["mean_rank"], -row["mean_score"], row["model"]))
 
 
@@ -41,7 +48,9 @@ def chosen(stage: Stage, runs: Path) -> frozenset[str] | None:
     return None if metrics is None else frozenset(metrics["chosen"])
 
 
-def skipped(stages: Iterable[Stage], runs: Path, known: dict[str, frozenset[str] | None] | None = None) -> set[str]:
+def skipped(
+    stages: Iterable[Stage], runs: Path, known: dict[str, frozenset[str] | None] | None = None
+) -> set[str]:
     """Keys of the stages whose model is not on their shortlist, as far as shortlists are there.
 
     known: shortlists, by key, that have been read and will not change; those that are read now are put there.
@@ -50,7 +59,7 @@ def skipped(stages: Iterable[Stage], runs: Path, known: dict[str, frozenset[str]
     found = set()
     for stage in stages:
         if (gate := stage.only_if) is not None:
-            if gate.key not in known:       # read once: that of a large zoo is long
+            if gate.key not in known:  # read once: that of a large zoo is long
                 known[gate.key] = chosen(gate, runs)
             if (models := known[gate.key]) is not None and stage.axes["model"] not in models:
                 found.add(stage.key)

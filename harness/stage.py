@@ -21,9 +21,18 @@ from harness.result import Result, write_json
 from writers.errors import UserError
 
 # Raised when a change to a kind's code changes its numbers, so that old results are not mistaken for new ones.
-CODE_VERSIONS = {"write": 5, "rank": 2, "pretrain": 5, "evaluate": 3, "transfer": 6, "adopt": 2, "features": 1, "score": 2,
-                 "shortlist": 1}
-TAKE_WHAT_THERE_IS = ("shortlist",)     # kinds that run also where stages that they need have failed
+CODE_VERSIONS = {
+    "write": 5,
+    "rank": 2,
+    "pretrain": 5,
+    "evaluate": 3,
+    "transfer": 6,
+    "adopt": 2,
+    "features": 1,
+    "score": 2,
+    "shortlist": 1,
+}
+TAKE_WHAT_THERE_IS = ("shortlist",)  # kinds that run also where stages that they need have failed
 
 FILE_NAME = "stage.json"
 REWRITE = "harness run writes it anew, from the recipe."
@@ -36,9 +45,11 @@ class Stage:
     kind: str
     config: dict[str, Any]
     needs: dict[str, "Stage"] = field(default_factory=dict)
-    axes: dict[str, Any] = field(default_factory=dict)      # for people and reports; not part of the key
-    name: str = ""                                          # likewise
-    only_if: "Stage | None" = None                          # likewise: a shortlist, on which the stage's model must stand
+    axes: dict[str, Any] = field(
+        default_factory=dict
+    )  # for people and reports; not part of the key
+    name: str = ""  # likewise
+    only_if: "Stage | None" = None  # likewise: a shortlist, on which the stage's model must stand
 
     @property
     def waits_for(self) -> tuple["Stage", ...]:
@@ -47,15 +58,25 @@ class Stage:
 
     @cached_property
     def key(self) -> str:
-        return key_of(self.kind, self.config, {role: stage.key for role, stage in self.needs.items()})
+        return key_of(
+            self.kind, self.config, {role: stage.key for role, stage in self.needs.items()}
+        )
 
     def folder(self, runs: Path) -> Path:
         return runs / "stages" / self.kind / self.key
 
     def describe(self) -> dict[str, Any]:
         """What `stage.json` holds, and all that a worker is told."""
-        return {"kind": self.kind, "key": self.key, "name": self.name, "axes": self.axes, "config": self.config,
-                "needs": {role: {"kind": stage.kind, "key": stage.key} for role, stage in self.needs.items()}}
+        return {
+            "kind": self.kind,
+            "key": self.key,
+            "name": self.name,
+            "axes": self.axes,
+            "config": self.config,
+            "needs": {
+                role: {"kind": stage.kind, "key": stage.key} for role, stage in self.needs.items()
+            },
+        }
 
 
 class Shared(dict[str, Any]):
@@ -88,8 +109,16 @@ def canonical(value: Any) -> str:
     if kind is dict:
         quoted = encode_basestring_ascii
         items = [(name, value[name]) for name in sorted(value)]
-        return "{" + ",".join([f"{quoted(name)}:{quoted(item) if type(item) is str else canonical(item)}"
-                               for name, item in items]) + "}"
+        return (
+            "{"
+            + ",".join(
+                [
+                    f"{quoted(name)}:{quoted(item) if type(item) is str else canonical(item)}"
+                    for name, item in items
+                ]
+            )
+            + "}"
+        )
     if kind is int or (kind is float and math.isfinite(value)):
         return repr(value)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -100,14 +129,22 @@ def read_orders(folder: Path) -> dict[str, Any]:
     path = folder / FILE_NAME
     try:
         told: dict[str, Any] = json.loads(path.read_text())
-        key = key_of(told["kind"], told["config"], {role: need["key"] for role, need in told["needs"].items()})
+        key = key_of(
+            told["kind"],
+            told["config"],
+            {role: need["key"] for role, need in told["needs"].items()},
+        )
     except FileNotFoundError as error:
-        raise UserError(f"{path} is not there: nobody has said what this stage is to do.", REWRITE) from error
+        raise UserError(
+            f"{path} is not there: nobody has said what this stage is to do.", REWRITE
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {type(error).__name__} {error}", REWRITE) from error
     if key != folder.name:
-        raise UserError(f"{path} does not belong to this folder: it was changed by hand, or is of another version of the code.",
-                        REWRITE)
+        raise UserError(
+            f"{path} does not belong to this folder: it was changed by hand, or is of another version of the code.",
+            REWRITE,
+        )
     return told
 
 
@@ -116,18 +153,22 @@ class StageContext:
     """What a running stage is given. `harness/stages/<kind>.py` has `run(context) -> Outcome`."""
 
     config: dict[str, Any]
-    folder: Path                            # the stage's own; scratch files and checkpoints go here
-    needs: dict[str, Result]                # results of the needed stages, by role
-    need_folders: dict[str, Path]           # and their folders
-    data: Path                              # $HARNESS_DATA: betons
-    raw: Path                               # $HARNESS_RAW: what people downloaded
-    num_threads: int                        # CPU threads this stage may use
-    device: str                             # "cpu", "cuda:0"
+    folder: Path  # the stage's own; scratch files and checkpoints go here
+    needs: dict[str, Result]  # results of the needed stages, by role
+    need_folders: dict[str, Path]  # and their folders
+    data: Path  # $HARNESS_DATA: betons
+    raw: Path  # $HARNESS_RAW: what people downloaded
+    num_threads: int  # CPU threads this stage may use
+    device: str  # "cpu", "cuda:0"
     stop_requested: Callable[[], bool] = lambda: False
-    checkpoint_every_s: float = 300.0       # of training
-    trace_steps: int = 0                    # how many steps of training to trace into the folder
-    ranks: Ranks = ALONE                  # this process among those that run the stage together; the first one writes
-    phase: dict[str, float] = field(default_factory=dict)   # where the present count began: total, done, and at what time
+    checkpoint_every_s: float = 300.0  # of training
+    trace_steps: int = 0  # how many steps of training to trace into the folder
+    ranks: Ranks = (
+        ALONE  # this process among those that run the stage together; the first one writes
+    )
+    phase: dict[str, float] = field(
+        default_factory=dict
+    )  # where the present count began: total, done, and at what time
 
     def progress(self, **values: Any) -> None:
         """Say how far the stage is (`done`, `total`, `img_per_s`, `note`); read by `harness status`. Cheap, not free.
@@ -141,7 +182,9 @@ class StageContext:
             if self.phase.get("total") != total or done < self.phase["done"]:
                 self.phase.update(total=total, done=done, at=now)
             elif done > self.phase["done"]:
-                values["eta_s"] = (now - self.phase["at"]) * (total - done) / (done - self.phase["done"])
+                values["eta_s"] = (
+                    (now - self.phase["at"]) * (total - done) / (done - self.phase["done"])
+                )
         write_json(self.folder / "progress.json", values)
 
 

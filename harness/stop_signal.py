@@ -5,8 +5,8 @@ import signal
 import time
 from types import FrameType
 
-STOPPED = 75                # the exit code: EX_TEMPFAIL, to be tried again
-ORPHAN_GRACE_S = 20.0       # for a stage to write its checkpoint when whoever started it is gone
+STOPPED = 75  # the exit code: EX_TEMPFAIL, to be tried again
+ORPHAN_GRACE_S = 20.0  # for a stage to write its checkpoint when whoever started it is gone
 LOOK_AGAIN_S = 0.2
 
 
@@ -16,7 +16,11 @@ class StopSignal:
     def __init__(self) -> None:
         self.requested = False
         self.running = False
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):      # USR2: what Slurm is asked to warn with
+        for number in (
+            signal.SIGTERM,
+            signal.SIGINT,
+            signal.SIGUSR2,
+        ):  # USR2: what Slurm is asked to warn with
             signal.signal(number, self._received)
 
     def _received(self, number: int, frame: FrameType | None) -> None:

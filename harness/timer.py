@@ -14,7 +14,7 @@ import torch
 
 SPANS = ("data_wait", "copy", "attack", "forward", "backward", "optimizer")
 PERCENTILES = (50, 90, 99)
-LOW_PEAK_SHARE = 0.25       # below it, a convolutional network's kernels are too small or too many
+LOW_PEAK_SHARE = 0.25  # below it, a convolutional network's kernels are too small or too many
 _PLACE = {name: place for place, name in enumerate(SPANS)}
 _WAIT, _COPY = _PLACE["data_wait"], _PLACE["copy"]
 
@@ -28,9 +28,11 @@ class Timer:
         self._on_gpu = torch.device(device).type == "cuda"
         self._pool: list[torch.cuda.Event] = []
         self._pending: list[tuple[int, int, torch.cuda.Event, torch.cuda.Event, float]] = []
-        self._steps: list[list[float]] = []     # seconds of this epoch's steps, a column for each of SPANS
+        self._steps: list[
+            list[float]
+        ] = []  # seconds of this epoch's steps, a column for each of SPANS
         self._current = [0.0] * len(SPANS)
-        self.seconds = dict.fromkeys(SPANS, 0.0)    # of all epochs that have ended
+        self.seconds = dict.fromkeys(SPANS, 0.0)  # of all epochs that have ended
 
     def span(self, name: str) -> AbstractContextManager[None]:
         """Time what is inside under `name`, one of SPANS. An exception ends the span unrecorded."""
@@ -51,7 +53,10 @@ class Timer:
         for name, seconds in spans_s.items():
             self.seconds[name] += seconds
         columns = {"step": steps.sum(1), **dict(zip(SPANS, steps.T, strict=True))}
-        return {"spans_s": spans_s, "percentiles_ms": {name: _percentiles_ms(column) for name, column in columns.items()}}
+        return {
+            "spans_s": spans_s,
+            "percentiles_ms": {name: _percentiles_ms(column) for name, column in columns.items()},
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint in the middle of an epoch needs. Waits for the GPU."""
@@ -89,7 +94,12 @@ class _HostSpan:
     def __enter__(self) -> None:
         self._started = time.perf_counter()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if kind is None:
             self._timer._current[self._place] += time.perf_counter() - self._started
 
@@ -103,10 +113,22 @@ class _DeviceSpan:
     def __enter__(self) -> None:
         self._started, self._first = time.perf_counter(), self._record()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if kind is None:
-            self._timer._pending.append((len(self._timer._steps), self._place, self._first, self._record(),
-                                         time.perf_counter() - self._started))
+            self._timer._pending.append(
+                (
+                    len(self._timer._steps),
+                    self._place,
+                    self._first,
+                    self._record(),
+                    time.perf_counter() - self._started,
+                )
+            )
 
     def _record(self) -> torch.cuda.Event:
         pool = self._timer._pool
@@ -119,12 +141,25 @@ def _percentiles_ms(seconds: torch.Tensor) -> dict[str, float]:
     if len(seconds) == 0:
         return {f"p{percent}": 0.0 for percent in PERCENTILES}
     at = torch.tensor([percent / 100 for percent in PERCENTILES], dtype=torch.float64)
-    return {f"p{percent}": 1000 * value for percent, value in zip(PERCENTILES, seconds.quantile(at).tolist(), strict=True)}
+    return {
+        f"p{percent}": 1000 * value
+        for percent, value in zip(PERCENTILES, seconds.quantile(at).tolist(), strict=True)
+    }
 
 
-def summary(spans_s: dict[str, float], *, num_steps: int, num_images: int, train_s: float, eval_s: float,
-            checkpoint_s: float, startup_s: float, replay_img_per_s: float | None, flops: float | None = None,
-            peak_flops_per_s: float | None = None) -> dict[str, Any]:
+def summary(
+    spans_s: dict[str, float],
+    *,
+    num_steps: int,
+    num_images: int,
+    train_s: float,
+    eval_s: float,
+    checkpoint_s: float,
+    startup_s: float,
+    replay_img_per_s: float | None,
+    flops: float | None = None,
+    peak_flops_per_s: float | None = None,
+) -> dict[str, Any]:
     """The `timing` of a result. `train_s` is the wall-clock time of the training loop alone; rates are images over it.
 
     gpu_fed: images per second end to end, as a share of those on one batch over and over. flops: of all of the training;
@@ -133,13 +168,31 @@ def summary(spans_s: dict[str, float], *, num_steps: int, num_images: int, train
     spans = {name: spans_s.get(name, 0.0) for name in SPANS}
     img_per_s = num_images / train_s if train_s > 0 else 0.0
     fed = min(1.0, img_per_s / replay_img_per_s) if replay_img_per_s else None
-    waits, copies = (spans[name] / train_s if train_s > 0 else 0.0 for name in ("data_wait", "copy"))
+    waits, copies = (
+        spans[name] / train_s if train_s > 0 else 0.0 for name in ("data_wait", "copy")
+    )
     flops_per_s = flops / train_s if flops is not None and train_s > 0 else None
-    peak_share = flops_per_s / peak_flops_per_s if flops_per_s is not None and peak_flops_per_s else None
-    return {"spans_s": spans, "per_step_ms": {name: 1000 * seconds / max(1, num_steps) for name, seconds in spans.items()},
-            "num_steps": num_steps, "train_s": train_s, "eval_s": eval_s, "checkpoint_s": checkpoint_s, "startup_s": startup_s,
-            "img_per_s": img_per_s, "replay_img_per_s": replay_img_per_s, "gpu_fed": fed, "data_wait_fraction": waits,
-            "model_flops_per_s": flops_per_s, "peak_share": peak_share, "verdict": verdict(waits, copies, peak_share)}
+    peak_share = (
+        flops_per_s / peak_flops_per_s if flops_per_s is not None and peak_flops_per_s else None
+    )
+    return {
+        "spans_s": spans,
+        "per_step_ms": {
+            name: 1000 * seconds / max(1, num_steps) for name, seconds in spans.items()
+        },
+        "num_steps": num_steps,
+        "train_s": train_s,
+        "eval_s": eval_s,
+        "checkpoint_s": checkpoint_s,
+        "startup_s": startup_s,
+        "img_per_s": img_per_s,
+        "replay_img_per_s": replay_img_per_s,
+        "gpu_fed": fed,
+        "data_wait_fraction": waits,
+        "model_flops_per_s": flops_per_s,
+        "peak_share": peak_share,
+        "verdict": verdict(waits, copies, peak_share),
+    }
 
 
 def verdict(waits: float, copies: float = 0.0, peak_share: float | None = None) -> str:
@@ -153,7 +206,11 @@ def verdict(waits: float, copies: float = 0.0, peak_share: float | None = None) 
             return f"{busy}, at {100 * peak_share:.0f} % of the GPU's peak: try compile: auto, or a larger batch."
         return f"{busy}, at {100 * peak_share:.0f} % of the GPU's peak."
     if copies > waits:
-        return (f"Training waits {100 * (waits + copies):.0f} % of the time, most of it for copies of batches to the GPU: see "
-                f"that its PCIe link has its full width, and that other jobs leave it free.")
-    return (f"Training waits for data {100 * waits:.0f} % of the time: give the loader more cores (fewer jobs side by side), "
-            f"or write smaller or raw images.")
+        return (
+            f"Training waits {100 * (waits + copies):.0f} % of the time, most of it for copies of batches to the GPU: see "
+            f"that its PCIe link has its full width, and that other jobs leave it free."
+        )
+    return (
+        f"Training waits for data {100 * waits:.0f} % of the time: give the loader more cores (fewer jobs side by side), "
+        f"or write smaller or raw images."
+    )

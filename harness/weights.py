@@ -17,10 +17,22 @@ from torch import Tensor
 
 from writers.errors import UserError
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")   # in this order of preference
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "weights",
+    "params",
+)  # in this order of preference
 AVERAGES = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.")
-LEFT_OUT = ("attacker.", "normalizer.", "normalize.")       # the robustness library's second copy, and its normalisation
+LEFT_OUT = (
+    "attacker.",
+    "normalizer.",
+    "normalize.",
+)  # the robustness library's second copy, and its normalisation
 
 
 @dataclass(frozen=True)
@@ -45,26 +57,40 @@ def read(path: Path, *, average: bool = False) -> Weights:
     content = _safetensors(path, data) if path.suffix == ".safetensors" else _torch_file(path)
     tensors = _unwrapped(content, average)
     if tensors is None:
-        raise UserError(f"{path} has no {'averaged ' if average else ''}weights in it that this harness can find.",
-                        f"It looks under {', '.join(AVERAGES if average else WRAPPERS)}, and for a mapping of tensors.")
+        raise UserError(
+            f"{path} has no {'averaged ' if average else ''}weights in it that this harness can find.",
+            f"It looks under {', '.join(AVERAGES if average else WRAPPERS)}, and for a mapping of tensors.",
+        )
     plain = _without_prefixes(tensors)
     mean, std = (_constant(plain, name) for name in ("normalizer.new_mean", "normalizer.new_std"))
-    return Weights({name: tensor for name, tensor in plain.items() if not name.startswith(LEFT_OUT)}, mean, std,
-                   hashlib.sha256(data).hexdigest())
+    return Weights(
+        {name: tensor for name, tensor in plain.items() if not name.startswith(LEFT_OUT)},
+        mean,
+        std,
+        hashlib.sha256(data).hexdigest(),
+    )
 
 
-def by_order(weights: Mapping[str, Tensor], names_and_shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+def by_order(
+    weights: Mapping[str, Tensor], names_and_shapes: Mapping[str, torch.Size]
+) -> dict[str, Tensor]:
     """Rename tensors by their order, for a network whose modules stand in the same order under other names.
 
     Raises UserError unless there are as many, and each has the shape that is expected in its place.
     """
     if len(weights) != len(names_and_shapes):
-        raise UserError(f"The file has {len(weights)} tensors, and the model {len(names_and_shapes)}: "
-                        "their order says nothing.")
-    for (name, tensor), (wanted, shape) in zip(weights.items(), names_and_shapes.items(), strict=True):
+        raise UserError(
+            f"The file has {len(weights)} tensors, and the model {len(names_and_shapes)}: "
+            "their order says nothing."
+        )
+    for (name, tensor), (wanted, shape) in zip(
+        weights.items(), names_and_shapes.items(), strict=True
+    ):
         if tensor.shape != shape:
-            raise UserError(f"{name} is {tuple(tensor.shape)}, and in its place stands {wanted}, {tuple(shape)}: "
-                            "the order is another.")
+            raise UserError(
+                f"{name} is {tuple(tensor.shape)}, and in its place stands {wanted}, {tuple(shape)}: "
+                "the order is another."
+            )
     return dict(zip(names_and_shapes, weights.values(), strict=True))
 
 
@@ -73,7 +99,9 @@ def _safetensors(path: Path, data: bytes) -> dict[str, Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load
     except ImportError as error:
-        raise UserError("Files of the kind .safetensors need safetensors.", "pip install safetensors") from error
+        raise UserError(
+            "Files of the kind .safetensors need safetensors.", "pip install safetensors"
+        ) from error
     try:
         return load(data)
     except SafetensorError as error:
@@ -84,11 +112,13 @@ def _torch_file(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        pass        # more than tensors in it, or no such file at all
-    except Exception as error:      # torch raises many kinds for a damaged file
+        pass  # more than tensors in it, or no such file at all
+    except Exception as error:  # torch raises many kinds for a damaged file
         raise _damaged(path, error) from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_WITHOUT_FOREIGN_CLASSES)
+        return torch.load(
+            path, map_location="cpu", weights_only=False, pickle_module=_WITHOUT_FOREIGN_CLASSES
+        )
     except Exception as error:
         raise _damaged(path, error) from error
 
@@ -119,9 +149,16 @@ class _Unpickler(pickle.Unpickler):
     """Loads what rebuilds tensors and plain containers; everything else becomes _Inert."""
 
     def find_class(self, module: str, name: str) -> Any:
-        allowed = {("collections", "OrderedDict"), ("torch", "Size"), ("torch", "device"),
-                   ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_tensor"),
-                   ("torch._utils", "_rebuild_parameter"), ("torch.nn.parameter", "Parameter"), ("torch", "Tensor")}
+        allowed = {
+            ("collections", "OrderedDict"),
+            ("torch", "Size"),
+            ("torch", "device"),
+            ("torch._utils", "_rebuild_tensor_v2"),
+            ("torch._utils", "_rebuild_tensor"),
+            ("torch._utils", "_rebuild_parameter"),
+            ("torch.nn.parameter", "Parameter"),
+            ("torch", "Tensor"),
+        }
         is_storage = module in ("torch", "torch.storage") and name.endswith("Storage")
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if (module, name) in allowed or is_storage or is_dtype:
@@ -130,7 +167,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 _WITHOUT_FOREIGN_CLASSES = SimpleNamespace(
-    Unpickler=_Unpickler, load=lambda file, **options: _Unpickler(file, **options).load(), __name__="without_foreign_classes")
+    Unpickler=_Unpickler,
+    load=lambda file, **options: _Unpickler(file, **options).load(),
+    __name__="without_foreign_classes",
+)
 
 
 def _unwrapped(content: Any, average: bool) -> dict[str, Tensor] | None:
@@ -140,7 +180,9 @@ def _unwrapped(content: Any, average: bool) -> dict[str, Tensor] | None:
     for key in AVERAGES if average else WRAPPERS:
         if isinstance(content.get(key), Mapping) and (found := _unwrapped(content[key], False)):
             return found
-    tensors = {str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {
+        str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)
+    }
     return tensors if tensors and not average else None
 
 
@@ -151,7 +193,14 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     while True:
         names = [name for name in tensors if not name.startswith(LEFT_OUT)]
-        prefix = next((prefix for prefix in PREFIXES if names and all(name.startswith(prefix) for name in names)), None)
+        prefix = next(
+            (
+                prefix
+                for prefix in PREFIXES
+                if names and all(name.startswith(prefix) for name in names)
+            ),
+            None,
+        )
         if prefix is None:
             return tensors
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}

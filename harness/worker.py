@@ -26,7 +26,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness import disk, distributed, done, environment, lease, processes, provenance, result, retry, worker_options
+from harness import (
+    disk,
+    distributed,
+    done,
+    environment,
+    lease,
+    processes,
+    provenance,
+    result,
+    retry,
+    worker_options,
+)
 from harness.distributed import ALONE, Ranks
 from harness.fork_server import serve as fork_workers
 from harness.result import Result, write_atomically, write_json
@@ -37,21 +48,23 @@ from writers.errors import UserError
 if TYPE_CHECKING:
     from harness.train.gpu_monitor import GpuMonitor
 
-SHARED_KINDS = ("pretrain", "evaluate")     # stages that several processes can run together
+SHARED_KINDS = ("pretrain", "evaluate")  # stages that several processes can run together
 EXIT_CODES = {"done": 0, "failed": 1, "stopped": STOPPED, "busy": STOPPED}
 
 
 def main() -> NoReturn:
     options = worker_options.parse(sys.argv[1:])
-    if options.fork_server is not None:     # goes on below as a worker, in each of its copies
+    if options.fork_server is not None:  # goes on below as a worker, in each of its copies
         options = worker_options.parse(fork_workers(options.fork_server))
-    if options.cores:       # before any library counts the cores
+    if options.cores:  # before any library counts the cores
         os.sched_setaffinity(0, {int(core) for core in options.cores.split(",")})
     stop = StopSignal()
     if options.serve:
         _serve(options, stop)
         sys.stderr.flush()
-        os._exit(STOPPED)       # at once: to take torch apart takes half a second, and all that counts is on disk
+        os._exit(
+            STOPPED
+        )  # at once: to take torch apart takes half a second, and all that counts is on disk
     ranks = distributed.from_environment()
     if ranks.world_size > 1:
         threading.Thread(target=end_with_parent, args=(stop,), daemon=True).start()
@@ -62,14 +75,22 @@ def main() -> NoReturn:
         elif answer["status"] == "failed":
             retry.give_up(options.stage, answer["message"])
         if ranks.is_first or answer["status"] == "failed":
-            print(*filter(None, (answer["status"], str(options.stage), answer["message"])), sep=": ", file=sys.stderr)
+            print(
+                *filter(None, (answer["status"], str(options.stage), answer["message"])),
+                sep=": ",
+                file=sys.stderr,
+            )
         if answer["status"] == "failed" and ranks.world_size > 1:
             sys.stderr.flush()
-            os._exit(EXIT_CODES["failed"])      # at once: to leave the group in order would wait for the others
+            os._exit(
+                EXIT_CODES["failed"]
+            )  # at once: to leave the group in order would wait for the others
     raise SystemExit(EXIT_CODES[answer["status"]])
 
 
-def run_stage(folder: Path, options: argparse.Namespace, stop: StopSignal, ranks: Ranks = ALONE) -> dict[str, Any]:
+def run_stage(
+    folder: Path, options: argparse.Namespace, stop: StopSignal, ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """Run the stage in `folder`; returns {"stage", "status", "cause", "message", "wall_s"}, also where the stage fails."""
     started = time.monotonic()
     status, cause, message = "done", "", ""
@@ -77,33 +98,52 @@ def run_stage(folder: Path, options: argparse.Namespace, stop: StopSignal, ranks
         if options.processes > 1 and folder.parent.name in SHARED_KINDS:
             status, cause, message = processes.run(folder, options, stop)
         else:
-            holding: AbstractContextManager[lease.Lease | None] = lease.hold(folder) if ranks.is_first else nullcontext()
+            holding: AbstractContextManager[lease.Lease | None] = (
+                lease.hold(folder) if ranks.is_first else nullcontext()
+            )
             with holding as held:
                 status = ranks.from_first(_may_begin(folder, held, options))
                 if status == "ready":
-                    with _output_to(folder / ("log.txt" if ranks.is_first else f"log.rank{ranks.rank}.txt")):
+                    with _output_to(
+                        folder / ("log.txt" if ranks.is_first else f"log.rank{ranks.rank}.txt")
+                    ):
                         status, cause, message = _attempt(folder, options, stop, held, ranks)
-    except OSError as error:        # the folder itself cannot be written
+    except OSError as error:  # the folder itself cannot be written
         status, cause, message = "failed", *_of_disk(error)
-    return {"stage": str(folder), "status": status, "cause": cause, "message": message,
-            "wall_s": time.monotonic() - started}
+    return {
+        "stage": str(folder),
+        "status": status,
+        "cause": cause,
+        "message": message,
+        "wall_s": time.monotonic() - started,
+    }
 
 
 def _may_begin(folder: Path, held: lease.Lease | None, options: argparse.Namespace) -> str:
-    """"ready", or what the stage is already. Asked of the first process."""
+    """ "ready", or what the stage is already. Asked of the first process."""
     if held is None:
         return "busy"
-    if done.is_done(folder.parent.name, folder, options.data_dir):     # another may have done it meanwhile
+    if done.is_done(
+        folder.parent.name, folder, options.data_dir
+    ):  # another may have done it meanwhile
         return "done"
-    if done.failed_since(folder, options.began_at) is not None:         # or have failed at it: whoever started us looks again
+    if (
+        done.failed_since(folder, options.began_at) is not None
+    ):  # or have failed at it: whoever started us looks again
         return "busy"
     (folder / done.ERROR_FILE).unlink(missing_ok=True)
     return "ready"
 
 
-def _attempt(folder: Path, options: argparse.Namespace, stop: StopSignal, held: lease.Lease | None,
-             ranks: Ranks) -> tuple[str, str, str]:
+def _attempt(
+    folder: Path,
+    options: argparse.Namespace,
+    stop: StopSignal,
+    held: lease.Lease | None,
+    ranks: Ranks,
+) -> tuple[str, str, str]:
     """Status, cause and message. held: of the first process."""
+
     def is_lost() -> bool:
         return held is not None and held.is_lost()
 
@@ -125,12 +165,24 @@ def _attempt(folder: Path, options: argparse.Namespace, stop: StopSignal, held: 
     except Exception as error:
         if ranks.world_size > 1 and distributed.is_loss_of_another(error):
             traceback.print_exc()
-            return "failed", "lost", (f"Process {ranks.rank} of {ranks.world_size} has lost another one, which ended or does "
-                                      f"not answer; each one's output is in {folder / 'log.*'}")
+            return (
+                "failed",
+                "lost",
+                (
+                    f"Process {ranks.rank} of {ranks.world_size} has lost another one, which ended or does "
+                    f"not answer; each one's output is in {folder / 'log.*'}"
+                ),
+            )
         if retry.is_out_of_memory(error):
             traceback.print_exc()
-            return "failed", "out_of_memory", done.summary(traceback.format_exc().strip().splitlines())
-        cause, text = _of_disk(error) if isinstance(error, OSError) else ("bug", traceback.format_exc())
+            return (
+                "failed",
+                "out_of_memory",
+                done.summary(traceback.format_exc().strip().splitlines()),
+            )
+        cause, text = (
+            _of_disk(error) if isinstance(error, OSError) else ("bug", traceback.format_exc())
+        )
         return "failed", cause, _record_error(folder, text)
     finally:
         stop.running = False
@@ -143,24 +195,39 @@ def _of_disk(error: OSError) -> tuple[str, str]:
     return ("mistake", str(known)) if known else ("bug", "".join(traceback.format_exception(error)))
 
 
-def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable[[], bool], ranks: Ranks) -> Result | None:
+def _compute(
+    folder: Path, options: argparse.Namespace, stop_requested: Callable[[], bool], ranks: Ranks
+) -> Result | None:
     """None in a process that is not the first: the first one writes."""
     told = read_orders(folder)
     if ranks.world_size > 1 and told["kind"] not in SHARED_KINDS:
-        raise UserError(f"A stage of kind {told['kind']} runs in one process; these are {ranks.world_size}.",
-                        "Start it without torchrun.")
-    environment.of_this_process()       # now: the repository may change while the stage runs
+        raise UserError(
+            f"A stage of kind {told['kind']} runs in one process; these are {ranks.world_size}.",
+            "Start it without torchrun.",
+        )
+    environment.of_this_process()  # now: the repository may change while the stage runs
     started_at, started = datetime.now(UTC), time.monotonic()
     device = ranks.device(options.device)
     module = importlib.import_module(f"{options.stages_package}.{told['kind']}")
     _prepare_torch(options)
     import_s = time.monotonic() - started
-    folders = {role: folder.parents[1] / need["kind"] / need["key"] for role, need in told["needs"].items()}
+    folders = {
+        role: folder.parents[1] / need["kind"] / need["key"] for role, need in told["needs"].items()
+    }
     context = StageContext(
-        config=told["config"], folder=folder, needs=_needed(told["kind"], folders),
-        need_folders=folders, data=options.data_dir, raw=options.raw_dir, num_threads=options.threads,
-        device=device, stop_requested=stop_requested,
-        checkpoint_every_s=60 * options.checkpoint_minutes, trace_steps=options.trace, ranks=ranks)
+        config=told["config"],
+        folder=folder,
+        needs=_needed(told["kind"], folders),
+        need_folders=folders,
+        data=options.data_dir,
+        raw=options.raw_dir,
+        num_threads=options.threads,
+        device=device,
+        stop_requested=stop_requested,
+        checkpoint_every_s=60 * options.checkpoint_minutes,
+        trace_steps=options.trace,
+        ranks=ranks,
+    )
     ran = time.monotonic()
     with _watched_gpu(device) as gpu:
         outcome = module.run(context)
@@ -168,13 +235,25 @@ def _compute(folder: Path, options: argparse.Namespace, stop_requested: Callable
     if not ranks.is_first:
         return None
     return Result(
-        kind=told["kind"], key=told["key"], name=told["name"], axes=told["axes"], config=told["config"],
-        needs={role: need["key"] for role, need in told["needs"].items()}, inputs=provenance.inputs(context.needs),
-        outputs=provenance.outputs(folder, outcome.metrics), recipe=told.get("recipe", ""), metrics=outcome.metrics,
-        timing=outcome.timing, retries=retry.counts(folder), environment=environment.describe(device, options.threads),
-        started_at=started_at.isoformat(timespec="seconds"), import_s=import_s, wall_s=wall_s,
+        kind=told["kind"],
+        key=told["key"],
+        name=told["name"],
+        axes=told["axes"],
+        config=told["config"],
+        needs={role: need["key"] for role, need in told["needs"].items()},
+        inputs=provenance.inputs(context.needs),
+        outputs=provenance.outputs(folder, outcome.metrics),
+        recipe=told.get("recipe", ""),
+        metrics=outcome.metrics,
+        timing=outcome.timing,
+        retries=retry.counts(folder),
+        environment=environment.describe(device, options.threads),
+        started_at=started_at.isoformat(timespec="seconds"),
+        import_s=import_s,
+        wall_s=wall_s,
         gpu_memory_bytes=gpu.max_memory_reserved() if gpu is not None else None,
-        gpu_busy=gpu.busy() if gpu is not None and not options.shares_gpu else None)
+        gpu_busy=gpu.busy() if gpu is not None and not options.shares_gpu else None,
+    )
 
 
 def _watched_gpu(device: str) -> "AbstractContextManager[GpuMonitor | None]":
@@ -191,7 +270,9 @@ def _needed(kind: str, folders: dict[str, Path]) -> dict[str, Result]:
     found = {role: result.load(folder) for role, folder in folders.items()}
     for role, folder in folders.items():
         if found[role] is None and kind not in TAKE_WHAT_THERE_IS:
-            raise UserError(f"The stage that should give `{role}` is not done: {folder}", "Run it first.")
+            raise UserError(
+                f"The stage that should give `{role}` is not done: {folder}", "Run it first."
+            )
     return {role: need for role, need in found.items() if need is not None}
 
 
@@ -199,7 +280,9 @@ def _record_error(folder: Path, text: str) -> str:
     """Leave error.txt; returns the line that says most. A full disk must not hide what went wrong."""
     said = done.summary(text.strip().splitlines() or ["an error without a message"])
     print(text, file=sys.stderr)
-    if (folder / done.ERROR_FILE).exists():     # of another process of the group, which failed first: the cause of this one
+    if (
+        folder / done.ERROR_FILE
+    ).exists():  # of another process of the group, which failed first: the cause of this one
         return said
     try:
         write_atomically(folder / done.ERROR_FILE, (text.rstrip() + "\n").encode())
@@ -216,8 +299,10 @@ def _prepare_torch(options: argparse.Namespace) -> None:
     if torch.get_num_threads() != options.threads:
         torch.set_num_threads(options.threads)
     if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"This torch ({torch.__version__}) cannot use the GPU.",
-                        "Install a torch built for the driver's CUDA, or run with --device cpu.")
+        raise UserError(
+            f"This torch ({torch.__version__}) cannot use the GPU.",
+            "Install a torch built for the driver's CUDA, or run with --device cpu.",
+        )
 
 
 @contextmanager
@@ -242,7 +327,9 @@ def _output_to(log: Path) -> Iterator[None]:
 
 def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
     """Answer orders until stdin ends. Imports and compiled code stay from one stage to the next."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)    # our own copy: what stages print must not mix with answers
+    answers = os.fdopen(
+        os.dup(1), "w", buffering=1
+    )  # our own copy: what stages print must not mix with answers
     os.dup2(2, 1)
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_read_lines, args=(lines, stop), daemon=True).start()
@@ -252,7 +339,7 @@ def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
         answer = run_stage(Path(order["stage"]), options, stop)
         try:
             answers.write(json.dumps(answer) + "\n")
-        except BrokenPipeError:     # whoever asked has died; the result is on disk
+        except BrokenPipeError:  # whoever asked has died; the result is on disk
             os._exit(STOPPED)
         _free_memory()
 
@@ -269,10 +356,10 @@ def _read_lines(lines: "queue.SimpleQueue[str | None]", stop: StopSignal) -> Non
         for line in whole:
             lines.put(line.decode())
     stop.requested = True
-    lines.put(None)     # an idle worker ends at once
+    lines.put(None)  # an idle worker ends at once
     time.sleep(ORPHAN_GRACE_S)
     if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)    # with whatever the stage has started
+        os.killpg(0, signal.SIGKILL)  # with whatever the stage has started
     os._exit(STOPPED)
 
 

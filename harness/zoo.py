@@ -21,10 +21,13 @@ from writers.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-WITH_AUXILIARY = ("googlenet", "inception_v3")      # classifiers half-way, of use in training only
-FIXED_SIZE = ("vit_", "maxvit_")                # what names begin with of torchvision's that take one resolution only
+WITH_AUXILIARY = ("googlenet", "inception_v3")  # classifiers half-way, of use in training only
+FIXED_SIZE = (
+    "vit_",
+    "maxvit_",
+)  # what names begin with of torchvision's that take one resolution only
 _OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\..*)")
-_UNLIKELY = 1013        # a number of classes that no inner layer has as its width
+_UNLIKELY = 1013  # a number of classes that no inner layer has as its width
 _IMAGENET = 1000
 
 
@@ -32,14 +35,14 @@ _IMAGENET = 1000
 class Network:
     """A network without its head, and how its published weights want to be fed."""
 
-    backbone: nn.Module             # normalised images [B, 3, R, R] -> features [B, D]
-    feature_dim: int                # D
-    head_name: str                  # of the layer that was cut off, in the library's own module names; "": none was
+    backbone: nn.Module  # normalised images [B, 3, R, R] -> features [B, D]
+    feature_dim: int  # D
+    head_name: str  # of the layer that was cut off, in the library's own module names; "": none was
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resolution: int                 # pixels a side
-    is_fixed_size: bool             # whether it takes no other resolution, as far as its library says
-    crop_fraction: float            # centre crop: share of the shorter side
+    resolution: int  # pixels a side
+    is_fixed_size: bool  # whether it takes no other resolution, as far as its library says
+    crop_fraction: float  # centre crop: share of the shorter side
     interpolation: str
 
 
@@ -47,12 +50,14 @@ class Network:
 class Published:
     """The weights that a library publishes for a name."""
 
-    file_names: tuple[str, ...]     # the file may have; at least one
-    caches: tuple[Path, ...]        # where the library would have left it
+    file_names: tuple[str, ...]  # the file may have; at least one
+    caches: tuple[Path, ...]  # where the library would have left it
     url: str | None
     num_classes: int
-    in_library_names: Callable[[dict[str, Tensor]], dict[str, Tensor]]     # of the file's tensors: as the network has them
-    imagenet_top1: float | None = None      # in [0, 1]
+    in_library_names: Callable[
+        [dict[str, Tensor]], dict[str, Tensor]
+    ]  # of the file's tensors: as the network has them
+    imagenet_top1: float | None = None  # in [0, 1]
     imagenet_top5: float | None = None
     licence: str | None = None
 
@@ -70,10 +75,14 @@ def published(arch: str) -> Published:
     library, _, name = arch.partition("/")
     if library not in LIBRARIES or not name:
         raise UserError(f"There is no model named '{arch}'.", "Say torchvision/NAME or timm/NAME.")
-    found = _published_by_torchvision(name) if library == "torchvision" else _published_by_timm(name)
+    found = (
+        _published_by_torchvision(name) if library == "torchvision" else _published_by_timm(name)
+    )
     if found is None:
-        raise UserError(f"{library} publishes no weights of a classifier {name}.",
-                        "Say checkpoint: FILE, or name another model.")
+        raise UserError(
+            f"{library} publishes no weights of a classifier {name}.",
+            "Say checkpoint: FILE, or name another model.",
+        )
     return found
 
 
@@ -89,13 +98,19 @@ def _published_by_torchvision(name: str) -> Published | None:
     def in_library_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         auxiliary = ("aux", "AuxLogits.") if name in WITH_AUXILIARY else ()
         tensors = {key: value for key, value in tensors.items() if not key.startswith(auxiliary)}
-        if name.startswith("densenet"):     # published before module names had to be identifiers
+        if name.startswith("densenet"):  # published before module names had to be identifiers
             tensors = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in tensors.items()}
         return tensors
 
-    return Published((file,), (Path(torch.hub.get_dir()) / "checkpoints" / file,), weights.url,
-                     len(weights.meta["categories"]), in_library_names,
-                     accuracy["acc@1"] / 100 if accuracy else None, accuracy["acc@5"] / 100 if accuracy else None)
+    return Published(
+        (file,),
+        (Path(torch.hub.get_dir()) / "checkpoints" / file,),
+        weights.url,
+        len(weights.meta["categories"]),
+        in_library_names,
+        accuracy["acc@1"] / 100 if accuracy else None,
+        accuracy["acc@5"] / 100 if accuracy else None,
+    )
 
 
 def _torchvision_weights(name: str) -> Any:
@@ -114,25 +129,41 @@ def _published_by_timm(name: str) -> Published | None:
     if not config.has_weights or not config.num_classes:
         return None
     tagged = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
-    caches = [Path(torch.hub.get_dir()) / "checkpoints" / config.url.rpartition("/")[2]] if config.url else []
+    caches = (
+        [Path(torch.hub.get_dir()) / "checkpoints" / config.url.rpartition("/")[2]]
+        if config.url
+        else []
+    )
     if config.hf_hub_id:
         from huggingface_hub import try_to_load_from_cache
 
         hub_id, _, revision = str(config.hf_hub_id).partition("@")
-        cached = [try_to_load_from_cache(hub_id, file, revision=revision or None)
-                  for file in (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin") if file]
+        cached = [
+            try_to_load_from_cache(hub_id, file, revision=revision or None)
+            for file in (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin")
+            if file
+        ]
         caches += [Path(path) for path in cached if isinstance(path, str)]
     file_names = [f"{tagged}{ending}" for ending in (".safetensors", ".pth", ".pt", ".bin")]
     file_names += [config.url.rpartition("/")[2]] if config.url else []
 
     def in_library_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """timm's own conversion, by its own network."""
-        network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors})
+        network = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors}
+        )
         found: dict[str, Tensor] = network.state_dict()
         return found
 
     url = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
-    return Published(tuple(file_names), tuple(caches), url, config.num_classes, in_library_names, licence=config.license)
+    return Published(
+        tuple(file_names),
+        tuple(caches),
+        url,
+        config.num_classes,
+        in_library_names,
+        licence=config.license,
+    )
 
 
 def _from_torchvision(name: str) -> Network:
@@ -149,11 +180,18 @@ def _from_torchvision(name: str) -> Network:
     if name.startswith("vit_"):
         options = {"image_size": resolution}
     shorter = preset.resize_size[0] if preset else 256
-    return _without_head(lambda num_classes: models.get_model(name, weights=None, num_classes=num_classes, **options),
-                         f"torchvision/{name}", mean=tuple(preset.mean) if preset else IMAGENET_MEAN,
-                         std=tuple(preset.std) if preset else IMAGENET_STD, resolution=resolution,
-                         is_fixed_size=name.startswith(FIXED_SIZE), crop_fraction=min(1.0, resolution / shorter),
-                         interpolation=preset.interpolation.value if preset else "bilinear")
+    return _without_head(
+        lambda num_classes: models.get_model(
+            name, weights=None, num_classes=num_classes, **options
+        ),
+        f"torchvision/{name}",
+        mean=tuple(preset.mean) if preset else IMAGENET_MEAN,
+        std=tuple(preset.std) if preset else IMAGENET_STD,
+        resolution=resolution,
+        is_fixed_size=name.startswith(FIXED_SIZE),
+        crop_fraction=min(1.0, resolution / shorter),
+        interpolation=preset.interpolation.value if preset else "bilinear",
+    )
 
 
 def _from_timm(name: str) -> Network:
@@ -162,27 +200,57 @@ def _from_timm(name: str) -> Network:
         raise names.unknown("timm model", name, timm.list_models())
     config = timm.get_pretrained_cfg(name)
     preset = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())
-    return _without_head(lambda num_classes: timm.create_model(name, pretrained=False, num_classes=num_classes),
-                         f"timm/{name}", mean=tuple(preset["mean"]), std=tuple(preset["std"]),
-                         resolution=preset["input_size"][-1], is_fixed_size=config.fixed_input_size,
-                         crop_fraction=preset["crop_pct"], interpolation=preset["interpolation"])
+    return _without_head(
+        lambda num_classes: timm.create_model(name, pretrained=False, num_classes=num_classes),
+        f"timm/{name}",
+        mean=tuple(preset["mean"]),
+        std=tuple(preset["std"]),
+        resolution=preset["input_size"][-1],
+        is_fixed_size=config.fixed_input_size,
+        crop_fraction=preset["crop_pct"],
+        interpolation=preset["interpolation"],
+    )
 
 
-def _without_head(make: Callable[[int], nn.Module], arch: str, *, mean: tuple[float, ...], std: tuple[float, ...],
-                  resolution: int, is_fixed_size: bool, crop_fraction: float, interpolation: str) -> Network:
+def _without_head(
+    make: Callable[[int], nn.Module],
+    arch: str,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    resolution: int,
+    is_fixed_size: bool,
+    crop_fraction: float,
+    interpolation: str,
+) -> Network:
     network = make(_UNLIKELY)
-    heads = [(name, module.in_features) for name, module in network.named_modules()
-             if isinstance(module, nn.Linear) and module.out_features == _UNLIKELY]
-    published = ((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), resolution, is_fixed_size, crop_fraction,
-                 interpolation)
+    heads = [
+        (name, module.in_features)
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == _UNLIKELY
+    ]
+    published = (
+        (mean[0], mean[1], mean[2]),
+        (std[0], std[1], std[2]),
+        resolution,
+        is_fixed_size,
+        crop_fraction,
+        interpolation,
+    )
     if not heads:
-        heads = [(name, module.in_channels) for name, module in network.named_modules()
-                 if isinstance(module, nn.Conv2d) and module.out_channels == _UNLIKELY]
+        heads = [
+            (name, module.in_channels)
+            for name, module in network.named_modules()
+            if isinstance(module, nn.Conv2d) and module.out_channels == _UNLIKELY
+        ]
         if len(heads) == 1 and not _sees_one_place(make, heads[0][0], resolution):
             return Network(make(_IMAGENET), _IMAGENET, "", *published)
     if len(heads) != 1:
-        raise UserError(f"{arch} has {len(heads)} linear layers that give class scores, and not one: it has no features "
-                        "before a linear head.", "It cannot take part in a transfer; choose another model.")
+        raise UserError(
+            f"{arch} has {len(heads)} linear layers that give class scores, and not one: it has no features "
+            "before a linear head.",
+            "It cannot take part in a transfer; choose another model.",
+        )
     name, feature_dim = heads[0]
     parent = network.get_submodule(name.rpartition(".")[0])
     setattr(parent, name.rpartition(".")[2], nn.Identity())
@@ -194,25 +262,39 @@ def _sees_one_place(make: Callable[[int], nn.Module], name: str, resolution: int
     with torch.device("meta"), torch.no_grad():
         network = make(_UNLIKELY).eval()
         places: list[torch.Size] = []
-        network.get_submodule(name).register_forward_pre_hook(lambda layer, inputs: places.append(inputs[0].shape[2:]))
+        network.get_submodule(name).register_forward_pre_hook(
+            lambda layer, inputs: places.append(inputs[0].shape[2:])
+        )
         network(torch.empty(1, 3, resolution, resolution))
     return places == [(1, 1)]
 
 
-def load_published(arch: str, network: Network, head: nn.Linear | None, weights: dict[str, Tensor]) -> None:
+def load_published(
+    arch: str, network: Network, head: nn.Linear | None, weights: dict[str, Tensor]
+) -> None:
     """Fill backbone and head with weights in the library's own names. Raises UserError, naming keys, where they do not fit.
 
     head: None where the weights' own head is of no use. A head without biases gets biases of 0; counters of batches, which old
     files lack, count as 0.
     """
-    in_head = {key for key in weights if network.head_name and key.rpartition(".")[0] == network.head_name}
-    counters = {key: value for key, value in network.backbone.state_dict().items() if key.endswith("num_batches_tracked")}
-    load_strictly(arch, network.backbone, counters | {key: value for key, value in weights.items() if key not in in_head})
+    in_head = {
+        key for key in weights if network.head_name and key.rpartition(".")[0] == network.head_name
+    }
+    counters = {
+        key: value
+        for key, value in network.backbone.state_dict().items()
+        if key.endswith("num_batches_tracked")
+    }
+    load_strictly(
+        arch,
+        network.backbone,
+        counters | {key: value for key, value in weights.items() if key not in in_head},
+    )
     if head is None:
         return
     if network.head_name:
         own = {key.rpartition(".")[2]: weights[key] for key in in_head}
-        if "weight" in own and own["weight"].shape[2:] == (1, 1):       # of a convolution
+        if "weight" in own and own["weight"].shape[2:] == (1, 1):  # of a convolution
             own["weight"] = own["weight"].flatten(1)
         load_strictly(arch, head, {"bias": torch.zeros(head.out_features)} | own)
     else:
@@ -227,11 +309,17 @@ def load_strictly(arch: str, module: nn.Module, weights: dict[str, Tensor]) -> N
     lacking = sorted(own.keys() - weights.keys())
     foreign = sorted(weights.keys() - own.keys())
     if lacking or foreign:
-        raise UserError(f"The weights are not those of {arch}: {len(lacking)} tensors are missing ({', '.join(lacking[:3])}), "
-                        f"{len(foreign)} are not known ({', '.join(foreign[:3])}).", "Name the architecture that was trained.")
+        raise UserError(
+            f"The weights are not those of {arch}: {len(lacking)} tensors are missing ({', '.join(lacking[:3])}), "
+            f"{len(foreign)} are not known ({', '.join(foreign[:3])}).",
+            "Name the architecture that was trained.",
+        )
     for key, value in weights.items():
         if own[key].shape != value.shape:
-            raise UserError(f"The weights are not those of {arch}: {key} is {tuple(value.shape)}, and should be "
-                            f"{tuple(own[key].shape)}.", "Name the architecture that was trained.")
+            raise UserError(
+                f"The weights are not those of {arch}: {key} is {tuple(value.shape)}, and should be "
+                f"{tuple(own[key].shape)}.",
+                "Name the architecture that was trained.",
+            )
     with torch.no_grad():
         module.load_state_dict(weights)

@@ -29,7 +29,10 @@ def matching(pattern: str, limit: int | None = None) -> list[str]:
     """
     library, _, inner = pattern.partition("/")
     if library not in LIBRARIES or not inner:
-        raise UserError(f"'{pattern}' is no pattern of names.", "Begin it with torchvision/ or timm/: timm/resnet*.")
+        raise UserError(
+            f"'{pattern}' is no pattern of names.",
+            "Begin it with torchvision/ or timm/: timm/resnet*.",
+        )
     fitting = fnmatch.filter(available(library), inner)
     found = [f"{library}/{name}" for name in _with_weights(library, fitting)]
     if not found:
@@ -40,7 +43,11 @@ def matching(pattern: str, limit: int | None = None) -> list[str]:
 def _with_weights(library: str, found: Iterable[str]) -> list[str]:
     if library == "timm":
         timm = timm_library()
-        return [name for name in found if timm.models.is_model_pretrained(name) and timm.get_pretrained_cfg(name).num_classes]
+        return [
+            name
+            for name in found
+            if timm.models.is_model_pretrained(name) and timm.get_pretrained_cfg(name).num_classes
+        ]
     from torchvision import models
 
     return [name for name in found if list(models.get_model_weights(name))]

@@ -13,13 +13,13 @@ import numpy as np
 from loaders.plan import LoaderPlan
 from writers.draws import random_words, uniform
 
-NUM_TRIES = 10              # as torchvision.transforms.RandomResizedCrop.get_params
+NUM_TRIES = 10  # as torchvision.transforms.RandomResizedCrop.get_params
 NUM_WORDS = 1 + 2 * NUM_TRIES + 2
 
-BLOCK_BYTES = 2**23         # of the file that are read together: FFCV's page
-WINDOW_BLOCKS = 64          # in memory at a time, 512 MiB
+BLOCK_BYTES = 2**23  # of the file that are read together: FFCV's page
+WINDOW_BLOCKS = 64  # in memory at a time, 512 MiB
 
-_ORDER_KEY = 0x6F72646572       # so that order and pixels draw from unrelated streams
+_ORDER_KEY = 0x6F72646572  # so that order and pixels draw from unrelated streams
 _BLOCK_KEY = 0x626C6F636B
 
 
@@ -27,18 +27,28 @@ _BLOCK_KEY = 0x626C6F636B
 class Crops:
     """For each image of a batch the box to show, in pixels of the stored image, and whether to mirror it."""
 
-    boxes: np.ndarray       # int64 [B, 4]: left, top, width, height; inside the image, width and height at least 1
-    flips: np.ndarray       # bool [B]
+    boxes: (
+        np.ndarray
+    )  # int64 [B, 4]: left, top, width, height; inside the image, width and height at least 1
+    flips: np.ndarray  # bool [B]
 
 
-def choose_crops(plan: LoaderPlan, epoch: int, ids: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> Crops:
+def choose_crops(
+    plan: LoaderPlan, epoch: int, ids: np.ndarray, widths: np.ndarray, heights: np.ndarray
+) -> Crops:
     """Crops of the samples with these ids (uint64 [B]) and sizes in pixels (int64 [B])."""
     words = random_words(plan.seed, epoch, ids, NUM_WORDS)
     if plan.augment == "random_resized_crop":
-        boxes = _random_boxes(uniform(words[:, 1:]), widths, heights, plan.crop_scale, plan.crop_ratio)
+        boxes = _random_boxes(
+            uniform(words[:, 1:]), widths, heights, plan.crop_scale, plan.crop_ratio
+        )
     else:
         boxes = _center_boxes(widths, heights, plan.center_fraction)
-    flips = (words[:, 0] >> np.uint64(63)).astype(bool) if plan.horizontal_flip else np.zeros(len(ids), bool)
+    flips = (
+        (words[:, 0] >> np.uint64(63)).astype(bool)
+        if plan.horizontal_flip
+        else np.zeros(len(ids), bool)
+    )
     return Crops(boxes, flips)
 
 
@@ -56,27 +66,43 @@ def quasi_random_order(seed: int, epoch: int, ids: np.ndarray, offsets: np.ndarr
     """
     blocks, block_of = np.unique(offsets // BLOCK_BYTES, return_inverse=True)
     place = np.empty(len(blocks), np.int64)
-    place[np.argsort(random_words(seed ^ _BLOCK_KEY, epoch, blocks, 1)[:, 0], kind="stable")] = np.arange(len(blocks))
+    place[np.argsort(random_words(seed ^ _BLOCK_KEY, epoch, blocks, 1)[:, 0], kind="stable")] = (
+        np.arange(len(blocks))
+    )
     words = random_words(seed ^ _ORDER_KEY, epoch, ids, 1)[:, 0]
     return np.lexsort((words, place[block_of] // WINDOW_BLOCKS))
 
 
-def _random_boxes(draws: np.ndarray, widths: np.ndarray, heights: np.ndarray, scale: tuple[float, float],
-                  ratio: tuple[float, float]) -> np.ndarray:
+def _random_boxes(
+    draws: np.ndarray,
+    widths: np.ndarray,
+    heights: np.ndarray,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> np.ndarray:
     """torchvision's RandomResizedCrop: the first of ten tries that fits, else the largest box of an allowed ratio."""
-    tries = draws[:, :2 * NUM_TRIES].reshape(-1, NUM_TRIES, 2)
+    tries = draws[:, : 2 * NUM_TRIES].reshape(-1, NUM_TRIES, 2)
     areas = (widths * heights)[:, None] * (scale[0] + (scale[1] - scale[0]) * tries[:, :, 0])
     low, high = np.log(ratio[0]), np.log(ratio[1])
     ratios = np.exp(low + (high - low) * tries[:, :, 1])
     box_widths = np.rint(np.sqrt(areas * ratios)).astype(np.int64)
     box_heights = np.rint(np.sqrt(areas / ratios)).astype(np.int64)
-    fits = (box_widths > 0) & (box_widths <= widths[:, None]) & (box_heights > 0) & (box_heights <= heights[:, None])
+    fits = (
+        (box_widths > 0)
+        & (box_widths <= widths[:, None])
+        & (box_heights > 0)
+        & (box_heights <= heights[:, None])
+    )
     chosen = np.arange(len(widths)), fits.argmax(axis=1)
     found = fits[chosen]
 
     whole_ratio = widths / heights
-    fallback_widths = np.where(whole_ratio > ratio[1], np.rint(heights * ratio[1]), widths).astype(np.int64)
-    fallback_heights = np.where(whole_ratio < ratio[0], np.rint(widths / ratio[0]), heights).astype(np.int64)
+    fallback_widths = np.where(whole_ratio > ratio[1], np.rint(heights * ratio[1]), widths).astype(
+        np.int64
+    )
+    fallback_heights = np.where(whole_ratio < ratio[0], np.rint(widths / ratio[0]), heights).astype(
+        np.int64
+    )
     box_width = np.maximum(np.where(found, box_widths[chosen], fallback_widths), 1)
     box_height = np.maximum(np.where(found, box_heights[chosen], fallback_heights), 1)
 

@@ -37,8 +37,12 @@ class Epoch(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
@@ -47,7 +51,9 @@ class Loader(ABC):
 
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
         self.plan, self.samples = plan, samples
-        self.skipped: dict[int, UserError] = {}     # place in the file -> why an image is left out (on_corrupt: skip)
+        self.skipped: dict[
+            int, UserError
+        ] = {}  # place in the file -> why an image is left out (on_corrupt: skip)
 
     @abstractmethod
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> Epoch:
@@ -83,8 +89,12 @@ class Loader(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
@@ -98,7 +108,9 @@ class PlainEpoch(Epoch):
 
     def __next__(self) -> Batch:
         if self._closed:
-            raise RuntimeError("This epoch is closed: by its close(), by its loader's, or by the loader's next epoch.")
+            raise RuntimeError(
+                "This epoch is closed: by its close(), by its loader's, or by the loader's next epoch."
+            )
         if self._held is not None:
             poison(self._held)
         batch = next(self._batches)

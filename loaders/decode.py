@@ -21,14 +21,24 @@ from loaders.kernel import open_kernel
 from loaders.reader import Samples
 from writers.errors import UserError
 
-_RUNS_PER_THREAD = 4        # more: better balance between large and small images; fewer: less work between the runs
+_RUNS_PER_THREAD = (
+    4  # more: better balance between large and small images; fewer: less work between the runs
+)
 
 
 class BatchDecoder:
     """Fills batches from one beton with `num_threads` threads."""
 
-    def __init__(self, samples: Samples, num_threads: int, library: Path, *, table: np.ndarray | None = None,
-                 content: np.ndarray | None = None, scattered: bool = False) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        num_threads: int,
+        library: Path,
+        *,
+        table: np.ndarray | None = None,
+        content: np.ndarray | None = None,
+        scattered: bool = False,
+    ) -> None:
         """`library`: a shared object that is linked to libturbojpeg, as FFCV's is. `table`: of loaders.normalize; None: levels.
         `content`: the bytes (uint8) that `samples.offsets` count in; None: the file's.
 
@@ -51,9 +61,13 @@ class BatchDecoder:
         self._samples = samples
         self._table = np.empty((0, 256), np.float16) if table is None else table
         self._num_threads = num_threads
-        self._threads = ThreadPoolExecutor(num_threads, "harness-decode") if num_threads > 1 else None
+        self._threads = (
+            ThreadPoolExecutor(num_threads, "harness-decode") if num_threads > 1 else None
+        )
 
-    def decode(self, positions: np.ndarray, crops: Crops, output: np.ndarray) -> dict[int, UserError]:
+    def decode(
+        self, positions: np.ndarray, crops: Crops, output: np.ndarray
+    ) -> dict[int, UserError]:
         """Fill `output` ([B, R, R, 3], uint8 or as the table) with the samples at `positions` (int64 [B]).
 
         Returns, by row, what is wrong with those that are no whole JPEG; their pixels mean nothing.
@@ -61,16 +75,29 @@ class BatchDecoder:
         assert len(self._file), "the loader is closed"
         samples = self._samples
         complaints = np.zeros(len(positions), bool)
-        columns = (samples.offsets[positions], samples.sizes[positions], samples.modes[positions],
-                   samples.widths[positions], samples.heights[positions], crops.boxes, crops.flips, output, complaints)
+        columns = (
+            samples.offsets[positions],
+            samples.sizes[positions],
+            samples.modes[positions],
+            samples.widths[positions],
+            samples.heights[positions],
+            crops.boxes,
+            crops.flips,
+            output,
+            complaints,
+        )
 
         def decode_run(run: slice) -> None:
             try:
                 self._decode_images(self._file, *(column[run] for column in columns), self._table)
-            except Exception as error:      # such as no memory for a huge image: one by one, to find out which
+            except (
+                Exception
+            ) as error:  # such as no memory for a huge image: one by one, to find out which
                 rows = range(*run.indices(len(positions)))
                 if len(rows) == 1:
-                    error.add_note(f"At sample {samples.indices[positions[rows[0]]]} of {samples.path}.")
+                    error.add_note(
+                        f"At sample {samples.indices[positions[rows[0]]]} of {samples.path}."
+                    )
                     raise
                 for row in rows:
                     decode_run(slice(row, row + 1))
@@ -81,8 +108,12 @@ class BatchDecoder:
             length = max(1, -(-len(positions) // (self._num_threads * _RUNS_PER_THREAD)))
             runs = [slice(start, start + length) for start in range(0, len(positions), length)]
             list(self._threads.map(decode_run, runs))
-        return {row: samples.damaged(position, self._complaint(position))
-                for row, position in zip(np.flatnonzero(complaints).tolist(), positions[complaints].tolist(), strict=True)}
+        return {
+            row: samples.damaged(position, self._complaint(position))
+            for row, position in zip(
+                np.flatnonzero(complaints).tolist(), positions[complaints].tolist(), strict=True
+            )
+        }
 
     def ask_for(self, positions: np.ndarray) -> None:
         """Have the system read these images, in the order that suits the disk; it does so by itself unless `scattered`."""
@@ -97,15 +128,30 @@ class BatchDecoder:
         """What libjpeg-turbo says about a JPEG, of which the kernels only tell that it is damaged: the first thing it says."""
         begin, size = int(self._samples.offsets[position]), int(self._samples.sizes[position])
         wanted = int(self._samples.widths[position]), int(self._samples.heights[position])
-        blob = self._file[begin:begin + size].tobytes()
-        turbo = ctypes.CDLL(str(self._library))     # a symbol of libturbojpeg is found through the library that is linked to it
+        blob = self._file[begin : begin + size].tobytes()
+        turbo = ctypes.CDLL(
+            str(self._library)
+        )  # a symbol of libturbojpeg is found through the library that is linked to it
         turbo.tjInitDecompress.restype = ctypes.c_void_p
         turbo.tjGetErrorStr2.restype = ctypes.c_char_p
-        handle, (width, height, ignored) = ctypes.c_void_p(turbo.tjInitDecompress()), (ctypes.c_int() for _ in range(3))
+        handle, (width, height, ignored) = (
+            ctypes.c_void_p(turbo.tjInitDecompress()),
+            (ctypes.c_int() for _ in range(3)),
+        )
         try:
             length = ctypes.c_ulong(size)
-            if turbo.tjDecompressHeader3(handle, blob, length, ctypes.byref(width), ctypes.byref(height),
-                                         ctypes.byref(ignored), ctypes.byref(ignored)) != 0:
+            if (
+                turbo.tjDecompressHeader3(
+                    handle,
+                    blob,
+                    length,
+                    ctypes.byref(width),
+                    ctypes.byref(height),
+                    ctypes.byref(ignored),
+                    ctypes.byref(ignored),
+                )
+                != 0
+            ):
                 return turbo.tjGetErrorStr2(handle).decode()
             if (width.value, height.value) != wanted:
                 return f"it has {width.value} x {height.value} pixels, and {wanted[0]} x {wanted[1]} in the beton's table"

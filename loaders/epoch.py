@@ -20,7 +20,7 @@ from loaders.backend import Batch, Epoch, poison
 from loaders.ffcv_parts import EpochIterator
 from writers.errors import UserError
 
-_LOOK_AGAIN_S = 0.1     # how often a waiting side looks whether the other has ended
+_LOOK_AGAIN_S = 0.1  # how often a waiting side looks whether the other has ended
 
 
 class FfcvEpoch(Epoch):
@@ -34,8 +34,12 @@ class FfcvEpoch(Epoch):
         self._end = weakref.finalize(self, self._thread.close)
 
     def __next__(self) -> Batch:
-        if os.getpid() != self._process:    # a fork has no thread but its own: the batch would never come
-            raise RuntimeError("This epoch was begun in another process. Open a loader in the process that reads from it.")
+        if (
+            os.getpid() != self._process
+        ):  # a fork has no thread but its own: the batch would never come
+            raise RuntimeError(
+                "This epoch was begun in another process. Open a loader in the process that reads from it."
+            )
         return self._thread.take()
 
     def close(self) -> None:
@@ -47,18 +51,24 @@ class _EpochThread(EpochIterator):
 
     def __init__(self, loader: Any, order: np.ndarray) -> None:
         self.device: torch.device = loader.device
-        num_slots = loader.batches_ahead + 2            # those in the queue, one being filled, one being used
-        self.copied: list[torch.cuda.Event | None] = [None] * num_slots     # the copy out of the slot is done
-        self.used: list[torch.cuda.Event | None] = [None] * num_slots       # the consumer's work on the slot is done
-        self.held: int | None = None                    # the slot that the consumer has now
-        self.held_batch: Batch | None = None            # that batch, where it is to be poisoned
+        num_slots = loader.batches_ahead + 2  # those in the queue, one being filled, one being used
+        self.copied: list[torch.cuda.Event | None] = [
+            None
+        ] * num_slots  # the copy out of the slot is done
+        self.used: list[torch.cuda.Event | None] = [
+            None
+        ] * num_slots  # the consumer's work on the slot is done
+        self.held: int | None = None  # the slot that the consumer has now
+        self.held_batch: Batch | None = None  # that batch, where it is to be poisoned
         self.poison: bool = loader.plan.poison
         self.ended = False
         with self.on_device():
-            super().__init__(loader, order)             # ends with self.start()
+            super().__init__(loader, order)  # ends with self.start()
 
     def start(self) -> None:
-        if self.device.type == "cuda":      # slots are kept between epochs: the work on their last batches comes first
+        if (
+            self.device.type == "cuda"
+        ):  # slots are kept between epochs: the work on their last batches comes first
             for stream in self.cuda_streams:
                 stream.wait_stream(torch.cuda.current_stream())
         super().start()
@@ -70,22 +80,26 @@ class _EpochThread(EpochIterator):
                 batches = list(self.iter_ixes)
                 self.loader.ask_for(batches[:1])
                 for number, positions in enumerate(batches):
-                    self.loader.ask_for(batches[number + 1:number + 2])
+                    self.loader.ask_for(batches[number + 1 : number + 2])
                     slot = number % len(self.copied)
                     # Not measured on a GPU yet: FFCV's events make streams wait, but not the CPU that writes the slot.
                     if (copied := self.copied[slot]) is not None:
                         copied.synchronize()
                     batch = self.fill(number, positions, slot)
                     if self.device.type == "cuda":
-                        self.copied[slot] = self.cuda_streams[slot].record_event(torch.cuda.Event(blocking=True))
+                        self.copied[slot] = self.cuda_streams[slot].record_event(
+                            torch.cuda.Event(blocking=True)
+                        )
                     if not self.hand_over((slot, batch)):
                         return
             self.hand_over(None)
-        except BaseException as error:      # whatever it is, the consumer is waiting
+        except BaseException as error:  # whatever it is, the consumer is waiting
             if not isinstance(error, UserError) and len(positions):
                 samples = self.loader.samples
                 first, last = samples.indices[positions[[0, -1]]]
-                error.add_note(f"In the batch of samples {first} to {last}, {len(positions)} images, of {samples.path}.")
+                error.add_note(
+                    f"In the batch of samples {first} to {last}, {len(positions)} images, of {samples.path}."
+                )
             self.hand_over(error)
 
     def fill(self, number: int, positions: np.ndarray, slot: int) -> Batch:
@@ -94,7 +108,7 @@ class _EpochThread(EpochIterator):
         if damaged := self.loader.damaged():
             if len(damaged) == len(positions):
                 raise self.loader.samples.all_damaged(len(positions), damaged[len(positions) - 1])
-            if self.device.type == "cuda":      # the copy of what is now decoded once more
+            if self.device.type == "cuda":  # the copy of what is now decoded once more
                 self.cuda_streams[slot].synchronize()
             return self.fill(number, np.delete(positions, list(damaged)), slot)
         return batch
@@ -114,10 +128,14 @@ class _EpochThread(EpochIterator):
         if self.ended:
             raise StopIteration
         if self.terminate_event.is_set():
-            raise RuntimeError("This epoch is closed: by its close(), by its loader's, or by the loader's next epoch.")
+            raise RuntimeError(
+                "This epoch is closed: by its close(), by its loader's, or by the loader's next epoch."
+            )
         if self.held_batch is not None:
             poison(self.held_batch)
-        if self.held is not None and self.device.type == "cuda":    # behind the poison, which is the last use of the slot
+        if (
+            self.held is not None and self.device.type == "cuda"
+        ):  # behind the poison, which is the last use of the slot
             self.used[self.held] = torch.cuda.current_stream(self.device).record_event()
         item = self.next_item()
         if item is None or isinstance(item, BaseException):
@@ -145,7 +163,7 @@ class _EpochThread(EpochIterator):
         while self.is_alive() and threading.current_thread() is not self:
             try:
                 while True:
-                    self.output_queue.get_nowait()      # so that a waiting `put` returns at once
+                    self.output_queue.get_nowait()  # so that a waiting `put` returns at once
             except Empty:
                 self.join(_LOOK_AGAIN_S)
         for copied in self.copied:

@@ -21,7 +21,10 @@ import torch
 def _without_side_effects() -> Iterator[None]:
     torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
     try:
-        with patch.object(numba.typed, "Dict", dict), patch.object(torch.cuda, "is_available", lambda: False):
+        with (
+            patch.object(numba.typed, "Dict", dict),
+            patch.object(torch.cuda, "is_available", lambda: False),
+        ):
             yield
     finally:
         torch.set_num_threads(torch_threads)
@@ -39,7 +42,7 @@ with _without_side_effects():
     from ffcv.pipeline.pipeline_spec import PipelineSpec
     from ffcv.pipeline.state import State
 
-LIBRARY = Path(ffcv._libffcv.__file__)      # holds imdecode
+LIBRARY = Path(ffcv._libffcv.__file__)  # holds imdecode
 EpochIterator = epoch_iterator.EpochIterator
 
 
@@ -48,5 +51,16 @@ def look_for_gpus() -> None:
     epoch_iterator.IS_CUDA = torch.cuda.is_available()
 
 
-__all__ = ["LIBRARY", "AllocationQuery", "EpochIterator", "Graph", "MemoryContext", "Operation", "PipelineSpec",
-           "State", "fields", "look_for_gpus", "transforms"]
+__all__ = [
+    "LIBRARY",
+    "AllocationQuery",
+    "EpochIterator",
+    "Graph",
+    "MemoryContext",
+    "Operation",
+    "PipelineSpec",
+    "State",
+    "fields",
+    "look_for_gpus",
+    "transforms",
+]

@@ -23,6 +23,7 @@ def open_kernel(library: Path, name: KernelName | None = None) -> Kernel:
     if (name or best_kernel()) == "c":
         return kernel_c.open_kernel()
     from loaders import kernel_numba  # here: numba's compiler, which the C kernel does without
+
     return kernel_numba.open_kernel(library)
 
 
@@ -34,5 +35,9 @@ def describe() -> str:
     """One line for `harness doctor`: what decodes, and how to get what is faster."""
     if best_kernel() == "c":
         return "C kernel"
-    found = "is of another version" if is_outdated(kernel_c.MODULE, kernel_c.VERSION) else "was not built"
+    found = (
+        "is of another version"
+        if is_outdated(kernel_c.MODULE, kernel_c.VERSION)
+        else "was not built"
+    )
     return f"numba kernel; the C kernel, which is faster, {found}. {CURE}"

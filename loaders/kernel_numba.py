@@ -21,54 +21,106 @@ from writers import turbojpeg
 from writers.encoding import JPEG
 from writers.restart import FOOTER, MAGIC, MAX_HEADER, VERSION
 
-_TAPS_WRITTEN_OUT = 3       # in _sum_columns
-_MARGIN = 2                 # pixels beside the crop that its own pixels' colours are interpolated from
-_LEAST_WIDTH = 5            # pixels: libjpeg does not interpolate colours in an image that is narrower
+_TAPS_WRITTEN_OUT = 3  # in _sum_columns
+_MARGIN = 2  # pixels beside the crop that its own pixels' colours are interpolated from
+_LEAST_WIDTH = 5  # pixels: libjpeg does not interpolate colours in an image that is narrower
 _FOOTER_SIZE = FOOTER.itemsize
 _MAGIC_HALVES = int.from_bytes(MAGIC[:4], "little"), int.from_bytes(MAGIC[4:], "little")
-_ACCURATE = 4096            # TJFLAG_ACCURATEDCT: the pixels that Pillow and torchvision decode
+_ACCURATE = 4096  # TJFLAG_ACCURATEDCT: the pixels that Pillow and torchvision decode
 
 # A ctypes function would be a pointer inside the compiled code, which numba then refuses to cache on disk. By name, the
 # address is looked up again in every process. Pointers are int64 here, so that one can add to them.
 _PREFIX = "harness_"
 _init_turbo: Any = types.ExternalFunction(_PREFIX + "tjInitDecompress", types.int64())
 _destroy_turbo: Any = types.ExternalFunction(_PREFIX + "tjDestroy", types.int32(types.int64))
-_read_header: Any = types.ExternalFunction(_PREFIX + "tjDecompressHeader3", types.int32(
-    types.int64, types.int64, types.int64, types.int64, types.int64, types.int64, types.int64))
-_decompress: Any = types.ExternalFunction(_PREFIX + "tjDecompress2", types.int32(
-    types.int64, types.int64, types.int64, types.int64, types.int32, types.int32, types.int32, types.int32, types.int32))
+_read_header: Any = types.ExternalFunction(
+    _PREFIX + "tjDecompressHeader3",
+    types.int32(
+        types.int64, types.int64, types.int64, types.int64, types.int64, types.int64, types.int64
+    ),
+)
+_decompress: Any = types.ExternalFunction(
+    _PREFIX + "tjDecompress2",
+    types.int32(
+        types.int64,
+        types.int64,
+        types.int64,
+        types.int64,
+        types.int32,
+        types.int32,
+        types.int32,
+        types.int32,
+        types.int32,
+    ),
+)
 _memcpy: Any = types.ExternalFunction("memcpy", types.int64(types.int64, types.int64, types.int64))
 
 
 def open_kernel(library: Path) -> Callable[..., None]:
     """What loaders/kernel.py calls a kernel. `library`: a shared object that is linked to libturbojpeg, as FFCV's is."""
-    turbo = ctypes.CDLL(str(library))       # stays in the process
+    turbo = ctypes.CDLL(str(library))  # stays in the process
     for name in ("tjInitDecompress", "tjDestroy", "tjDecompressHeader3", "tjDecompress2"):
         binding.add_symbol(_PREFIX + name, ctypes.cast(getattr(turbo, name), ctypes.c_void_p).value)
 
-    def decode_images(file: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, modes: np.ndarray, widths: np.ndarray,
-                      heights: np.ndarray, boxes: np.ndarray, flips: np.ndarray, output: np.ndarray, complaints: np.ndarray,
-                      table: np.ndarray) -> None:
+    def decode_images(
+        file: np.ndarray,
+        offsets: np.ndarray,
+        sizes: np.ndarray,
+        modes: np.ndarray,
+        widths: np.ndarray,
+        heights: np.ndarray,
+        boxes: np.ndarray,
+        flips: np.ndarray,
+        output: np.ndarray,
+        complaints: np.ndarray,
+        table: np.ndarray,
+    ) -> None:
         is_jpeg = modes == JPEG
-        rows = np.stack((offsets, sizes, is_jpeg, widths, heights, *boxes.T, flips), axis=1, dtype=np.int64)
+        rows = np.stack(
+            (offsets, sizes, is_jpeg, widths, heights, *boxes.T, flips), axis=1, dtype=np.int64
+        )
         scratch = np.empty(3 * int(np.max(widths * heights, where=is_jpeg, initial=0)), np.uint8)
         # As the mapped file is, so that numba compiles what reads the two once; libjpeg-turbo does not ask.
         scratch.flags.writeable = False
-        part, says = np.empty(np.max(sizes, where=is_jpeg, initial=0), np.uint8), np.empty(4, np.int32)
+        part, says = (
+            np.empty(np.max(sizes, where=is_jpeg, initial=0), np.uint8),
+            np.empty(4, np.int32),
+        )
         addresses = np.array([array.ctypes.data for array in (file, part, scratch, says)])
 
         n, resolution = output.shape[:2]
         widest, highest = int(boxes[:, 2].max(initial=1)), int(boxes[:, 3].max(initial=1))
         x_taps, y_taps = (_num_taps.py_func(side, resolution) for side in (widest, highest))
-        starts, shares = np.empty(resolution, np.uint64), np.empty(resolution * x_taps + y_taps, np.float32)
-        line, result = np.zeros((widest + x_taps) * 3, np.float32), np.empty(resolution * 3, np.float32)
+        starts, shares = (
+            np.empty(resolution, np.uint64),
+            np.empty(resolution * x_taps + y_taps, np.float32),
+        )
+        line, result = (
+            np.zeros((widest + x_taps) * 3, np.float32),
+            np.empty(resolution * 3, np.float32),
+        )
         assert output.flags.c_contiguous
         if len(table):
-            output = output.view(np.uint16)     # numba does not know float16, and need not: it moves the bits
-        decode_run(file, rows, output.reshape(n, 3 * resolution**2), complaints, table.view(np.uint16), part, scratch, says,
-                   addresses, starts, shares, line, result)
+            output = output.view(
+                np.uint16
+            )  # numba does not know float16, and need not: it moves the bits
+        decode_run(
+            file,
+            rows,
+            output.reshape(n, 3 * resolution**2),
+            complaints,
+            table.view(np.uint16),
+            part,
+            scratch,
+            says,
+            addresses,
+            starts,
+            shares,
+            line,
+            result,
+        )
         for i in np.flatnonzero(complaints):
-            blob = file[offsets[i]:offsets[i] + sizes[i]].tobytes()
+            blob = file[offsets[i] : offsets[i] + sizes[i]].tobytes()
             complaints[i] = _is_damaged(blob, (int(heights[i]), int(widths[i]), 3))
 
     return decode_images
@@ -88,7 +140,7 @@ def _compiled(function: Callable) -> Callable:
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError:    # "no locator available": every process compiles for itself
+    except RuntimeError:  # "no locator available": every process compiles for itself
         return njit(**options)(function)
 
 
@@ -102,7 +154,9 @@ def _crc_table() -> np.ndarray:
     """CRC-32 of each byte, as zlib's."""
     words = np.arange(256, dtype=np.uint32)
     for _ in range(8):
-        words = np.where(words & 1, (words >> 1) ^ np.uint32(0xEDB88320), words >> 1).astype(np.uint32)
+        words = np.where(words & 1, (words >> 1) ^ np.uint32(0xEDB88320), words >> 1).astype(
+            np.uint32
+        )
     return words
 
 
@@ -110,7 +164,21 @@ _CRC_TABLE = _crc_table()
 
 
 @_compiled
-def decode_run(file, rows, output, complaints, table, part, scratch, says, addresses, starts, shares, line, result):
+def decode_run(
+    file,
+    rows,
+    output,
+    complaints,
+    table,
+    part,
+    scratch,
+    says,
+    addresses,
+    starts,
+    shares,
+    line,
+    result,
+):
     """Fill output [n, R * R * 3], and complaints [n] with where libjpeg-turbo had an error or a warning.
 
     `rows` [n, 10]: offset and size in the file, whether it is a JPEG, width and height, left, top, width and height of the box,
@@ -118,32 +186,102 @@ def decode_run(file, rows, output, complaints, table, part, scratch, says, addre
     for what libjpeg-turbo says of an image, `addresses` are those of file, part, scratch and says; the others are for _resize.
     """
     for i in range(len(rows)):
-        offset, size, is_jpeg, width, height = rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3], rows[i, 4]
-        left, top, box_width, box_height, flip = rows[i, 5], rows[i, 6], rows[i, 7], rows[i, 8], rows[i, 9]
+        offset, size, is_jpeg, width, height = (
+            rows[i, 0],
+            rows[i, 1],
+            rows[i, 2],
+            rows[i, 3],
+            rows[i, 4],
+        )
+        left, top, box_width, box_height, flip = (
+            rows[i, 5],
+            rows[i, 6],
+            rows[i, 7],
+            rows[i, 8],
+            rows[i, 9],
+        )
         if is_jpeg:
-            turbo = _init_turbo()   # anew: else an image without tables of its own gets those of the one before
-            x, y, stride, complaints[i] = _decode(turbo, file, offset, size, width, height, left, top, box_width, box_height,
-                                                  part, says, addresses)
+            turbo = (
+                _init_turbo()
+            )  # anew: else an image without tables of its own gets those of the one before
+            x, y, stride, complaints[i] = _decode(
+                turbo,
+                file,
+                offset,
+                size,
+                width,
+                height,
+                left,
+                top,
+                box_width,
+                box_height,
+                part,
+                says,
+                addresses,
+            )
             _destroy_turbo(turbo)
-            _resize(scratch, (top - y) * stride + (left - x) * 3, stride, box_width, box_height, flip, table, output[i], starts,
-                    shares, line, result)
+            _resize(
+                scratch,
+                (top - y) * stride + (left - x) * 3,
+                stride,
+                box_width,
+                box_height,
+                flip,
+                table,
+                output[i],
+                starts,
+                shares,
+                line,
+                result,
+            )
         else:
             stride = width * 3
-            _resize(file, offset + top * stride + left * 3, stride, box_width, box_height, flip, table, output[i], starts,
-                    shares, line, result)
+            _resize(
+                file,
+                offset + top * stride + left * 3,
+                stride,
+                box_width,
+                box_height,
+                flip,
+                table,
+                output[i],
+                starts,
+                shares,
+                line,
+                result,
+            )
 
 
 @_helper
-def _decode(turbo, file, offset, size, width, height, left, top, box_width, box_height, part, says, addresses):
+def _decode(
+    turbo,
+    file,
+    offset,
+    size,
+    width,
+    height,
+    left,
+    top,
+    box_width,
+    box_height,
+    part,
+    says,
+    addresses,
+):
     """Decode the box, or more around it, to scratch. Gives left, top and bytes in a row of what was decoded, and whether
     libjpeg-turbo complains."""
     source, target, pixels, at = addresses[0] + offset, addresses[1], addresses[2], addresses[3]
-    x, y, part_width, part_height, part_size = _cut_out(file, offset, size, width, height, left, top, box_width, box_height,
-                                                        part, source, target)
-    if part_size and _decompress(turbo, target, part_size, pixels, part_width, 0, part_height, 0, _ACCURATE) == 0:
+    x, y, part_width, part_height, part_size = _cut_out(
+        file, offset, size, width, height, left, top, box_width, box_height, part, source, target
+    )
+    if (
+        part_size
+        and _decompress(turbo, target, part_size, pixels, part_width, 0, part_height, 0, _ACCURATE)
+        == 0
+    ):
         return x, y, part_width * 3, False
     # No index, or something is wrong: what libjpeg-turbo says about the whole counts.
-    says[0] = 0     # a header that it only warns of is read all the same
+    says[0] = 0  # a header that it only warns of is read all the same
     _read_header(turbo, source, size, at, at + 4, at + 8, at + 12)
     if says[0] != width or says[1] != height:
         return 0, 0, width * 3, True
@@ -152,27 +290,47 @@ def _decode(turbo, file, offset, size, width, height, left, top, box_width, box_
 
 
 @_helper
-def _cut_out(file, offset, size, width, height, left, top, box_width, box_height, part, source, target):
+def _cut_out(
+    file, offset, size, width, height, left, top, box_width, box_height, part, source, target
+):
     """Put the segments under the box together as a JPEG in `part`. Gives its left, top, width and height in pixels and
     its bytes; all 0 where the JPEG has no index that fits it. `source`, `target`: the addresses of the JPEG and of part."""
     none = (0, 0, 0, 0, 0)
     footer = offset + size - _FOOTER_SIZE
-    if footer < offset or _u32(file, footer + 20) != _MAGIC_HALVES[0] or _u32(file, footer + 24) != _MAGIC_HALVES[1]:
+    if (
+        footer < offset
+        or _u32(file, footer + 20) != _MAGIC_HALVES[0]
+        or _u32(file, footer + 24) != _MAGIC_HALVES[1]
+    ):
         return none
-    num_segments, frame, header_size = _u32(file, footer), offset + _u32(file, footer + 4), _u32(file, footer + 8)
+    num_segments, frame, header_size = (
+        _u32(file, footer),
+        offset + _u32(file, footer + 4),
+        _u32(file, footer + 8),
+    )
     interval, version = _u32(file, footer + 12) & 0xFFFF, _u32(file, footer + 12) >> 16
     table, scan = footer - 2 * num_segments, offset + header_size
-    if version != VERSION or table < scan or header_size > MAX_HEADER or interval == 0 or frame + 10 > scan \
-            or _crc32(file, offset, scan, table, footer + 16) != _u32(file, footer + 16):
+    if (
+        version != VERSION
+        or table < scan
+        or header_size > MAX_HEADER
+        or interval == 0
+        or frame + 10 > scan
+        or _crc32(file, offset, scan, table, footer + 16) != _u32(file, footer + 16)
+    ):
         return none
 
     # The frame: FF C0, u16 length, 8, u16 height, u16 width, components; of each an id, factors and a table's number.
     num_components = np.int64(file[frame + 9])
-    if not (num_components == 1 or num_components == 3) or frame + 10 + 3 * num_components > scan \
-            or 256 * file[frame + 5] + file[frame + 6] != height or 256 * file[frame + 7] + file[frame + 8] != width:
+    if (
+        not (num_components == 1 or num_components == 3)
+        or frame + 10 + 3 * num_components > scan
+        or 256 * file[frame + 5] + file[frame + 6] != height
+        or 256 * file[frame + 7] + file[frame + 8] != width
+    ):
         return none
     across, down = np.int64(1), np.int64(1)
-    if num_components == 3:     # a scan of one component has MCUs of one block, whatever its factors
+    if num_components == 3:  # a scan of one component has MCUs of one block, whatever its factors
         for k in range(3):
             factors = np.int64(file[frame + 11 + 3 * k])
             across, down = max(across, factors >> 4), max(down, factors & 15)
@@ -180,14 +338,24 @@ def _cut_out(file, offset, size, width, height, left, top, box_width, box_height
     if mcus_per_row % interval or num_segments * interval != mcus_per_row * num_rows:
         return none
 
-    segment_width, segment_height, per_row = 8 * across * interval, 8 * down, mcus_per_row // interval
-    first, last = max(left - _MARGIN, 0) // segment_width, min((left + box_width + _MARGIN - 1) // segment_width, per_row - 1)
+    segment_width, segment_height, per_row = (
+        8 * across * interval,
+        8 * down,
+        mcus_per_row // interval,
+    )
+    first, last = (
+        max(left - _MARGIN, 0) // segment_width,
+        min((left + box_width + _MARGIN - 1) // segment_width, per_row - 1),
+    )
     if first and min((last + 1) * segment_width, width) - first * segment_width < _LEAST_WIDTH:
         first -= 1
     first_row = max(top - _MARGIN, 0) // segment_height
     last_row = min((top + box_height + _MARGIN - 1) // segment_height, num_rows - 1)
     x, y = first * segment_width, first_row * segment_height
-    part_width, part_height = min((last + 1) * segment_width, width) - x, min((last_row + 1) * segment_height, height) - y
+    part_width, part_height = (
+        min((last + 1) * segment_width, width) - x,
+        min((last_row + 1) * segment_height, height) - y,
+    )
 
     _memcpy(target, source, header_size)
     sides = frame - offset + 5
@@ -195,7 +363,9 @@ def _cut_out(file, offset, size, width, height, left, top, box_width, box_height
     part[sides + 2], part[sides + 3] = part_width >> 8, part_width & 255
     begin, part_size, copied = scan, header_size, 0
     for number in range(num_segments):
-        end = begin + (_u32(file, table + 2 * number) & 0xFFFF)     # behind the last length comes the footer
+        end = begin + (
+            _u32(file, table + 2 * number) & 0xFFFF
+        )  # behind the last length comes the footer
         row, column = number // per_row, number % per_row
         if row > last_row:
             break
@@ -214,7 +384,12 @@ def _cut_out(file, offset, size, width, height, left, top, box_width, box_height
 
 @_helper
 def _u32(file, at):
-    return np.int64(file[at]) | np.int64(file[at + 1]) << 8 | np.int64(file[at + 2]) << 16 | np.int64(file[at + 3]) << 24
+    return (
+        np.int64(file[at])
+        | np.int64(file[at + 1]) << 8
+        | np.int64(file[at + 2]) << 16
+        | np.int64(file[at + 3]) << 24
+    )
 
 
 @_helper
@@ -263,7 +438,9 @@ def _taps(i, source, target, num_taps, shares, at):
 
 
 @_helper
-def _resize(pixels, origin, stride, width, height, flip, table, output, starts, shares, line, result):
+def _resize(
+    pixels, origin, stride, width, height, flip, table, output, starts, shares, line, result
+):
     """The box of `width` x `height` pixels from byte `origin` on, its rows `stride` bytes apart -> output [R * R * 3]: levels,
     or what the table has for them.
 
@@ -275,12 +452,12 @@ def _resize(pixels, origin, stride, width, height, flip, table, output, starts, 
     for x in range(resolution):
         place = resolution - 1 - x if flip else x
         starts[place] = _taps(x, width, resolution, x_taps, shares, place * x_taps)[0]
-    x_shares, y_shares = shares[:resolution * x_taps], shares[resolution * x_taps:]
+    x_shares, y_shares = shares[: resolution * x_taps], shares[resolution * x_taps :]
     for y in range(resolution):
         first, count = _taps(y, height, resolution, y_taps, shares, resolution * x_taps)
-        _sum_rows(pixels, origin + first * stride, stride, count, y_shares, line[:width * 3])
+        _sum_rows(pixels, origin + first * stride, stride, count, y_shares, line[: width * 3])
         _sum_columns(line, starts, x_shares, np.uint64(x_taps), result)
-        target = output[y * len(result):(y + 1) * len(result)]
+        target = output[y * len(result) : (y + 1) * len(result)]
         if len(table):
             for i in range(len(target)):
                 target[i] = table[i % 3, np.uint8(np.int32(result[i]))]
@@ -292,11 +469,11 @@ def _resize(pixels, origin, stride, width, height, flip, table, output, starts, 
 @_helper
 def _sum_rows(pixels, origin, stride, count, shares, line):
     """line[i] = the sum over k of shares[k] * pixels[origin + k * stride + i]. Vectorised by the compiler."""
-    row, share = pixels[origin:origin + len(line)], shares[0]
+    row, share = pixels[origin : origin + len(line)], shares[0]
     for i in range(len(line)):
         line[i] = share * np.float32(row[i])
     for k in range(1, count):
-        row, share = pixels[origin + k * stride:origin + k * stride + len(line)], shares[k]
+        row, share = pixels[origin + k * stride : origin + k * stride + len(line)], shares[k]
         for i in range(len(line)):
             line[i] += share * np.float32(row[i])
 
@@ -313,8 +490,18 @@ def _sum_columns(line, starts, shares, num_taps, result):
         i, target, at = starts[x] * three, np.uint64(x) * three, np.uint64(x) * num_taps
         first, second, third = shares[at], shares[at + one], shares[at + two]
         red = half + first * line[i] + second * line[i + three] + third * line[i + np.uint64(6)]
-        green = half + first * line[i + one] + second * line[i + np.uint64(4)] + third * line[i + np.uint64(7)]
-        blue = half + first * line[i + two] + second * line[i + np.uint64(5)] + third * line[i + np.uint64(8)]
+        green = (
+            half
+            + first * line[i + one]
+            + second * line[i + np.uint64(4)]
+            + third * line[i + np.uint64(7)]
+        )
+        blue = (
+            half
+            + first * line[i + two]
+            + second * line[i + np.uint64(5)]
+            + third * line[i + np.uint64(8)]
+        )
         for k in range(np.uint64(_TAPS_WRITTEN_OUT), num_taps):
             j, share = i + k * three, shares[at + k]
             red += share * line[j]

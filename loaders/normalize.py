@@ -22,7 +22,9 @@ def lookup_table(plan: LoaderPlan) -> np.ndarray:
     mean, std = (np.array(values, np.float64)[:, None] for values in (plan.mean, plan.std))
     exact = (np.arange(256) / 255 - mean) / std
     if np.abs(exact).max() > np.finfo(np.float16).max:
-        raise UserError(f"LoaderPlan.std is {plan.std}; pixels divided by it are beyond the largest float16, 65504.")
+        raise UserError(
+            f"LoaderPlan.std is {plan.std}; pixels divided by it are beyond the largest float16, 65504."
+        )
     return exact.astype(np.float16)
 
 
@@ -30,4 +32,6 @@ def look_up(table: Tensor, levels: Tensor) -> Tensor:
     """What the table, on the device of `levels` (uint8 [..., 3]), has for them; the levels themselves where it is empty."""
     if not len(table):
         return levels
-    return table.flatten()[levels.int() + 256 * torch.arange(3, dtype=torch.int32, device=levels.device)]
+    return table.flatten()[
+        levels.int() + 256 * torch.arange(3, dtype=torch.int32, device=levels.device)
+    ]

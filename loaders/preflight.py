@@ -16,20 +16,28 @@ def warnings(plan: LoaderPlan) -> list[str]:
     found = []
     num_bytes, free = open_beton(plan.beton).path.stat().st_size, free_memory_bytes()
     if plan.backend == "ffcv" and plan.order == "random" and num_bytes > free:
-        found.append(f"{plan.beton.name} has {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free: in random "
-                     "order every image is read from the disk anew. Use order: quasi_random (in a recipe under pretrain), or "
-                     "write smaller images (max_resolution: 400).")
+        found.append(
+            f"{plan.beton.name} has {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free: in random "
+            "order every image is read from the disk anew. Use order: quasi_random (in a recipe under pretrain), or "
+            "write smaller images (max_resolution: 400)."
+        )
     slots = slot_bytes(plan)
     if slots > free / 4:
         kind = "pinned memory" if plan.device != "cpu" else "memory"
-        found.append(f"The loader's batches take {slots / 1e9:.1f} GB of {kind}, and "
-                     f"{free / 1e9:.1f} GB are free. Lower batch_size or batches_ahead.")
+        found.append(
+            f"The loader's batches take {slots / 1e9:.1f} GB of {kind}, and "
+            f"{free / 1e9:.1f} GB are free. Lower batch_size or batches_ahead."
+        )
     if plan.world_size > 1 and (shared := shared_memory_bytes()) < LOW_SHARED_MEMORY_BYTES:
-        found.append(f"/dev/shm has {shared / 1e9:.1f} GB free, through which the ranks talk. In a container: --shm-size=8g, "
-                     "or --ipc=host.")
+        found.append(
+            f"/dev/shm has {shared / 1e9:.1f} GB free, through which the ranks talk. In a container: --shm-size=8g, "
+            "or --ipc=host."
+        )
     cores = len(os.sched_getaffinity(0))
     if plan.num_threads > cores:
-        found.append(f"The loader has {plan.num_threads} threads for {cores} cores; more than the cores make it no faster.")
+        found.append(
+            f"The loader has {plan.num_threads} threads for {cores} cores; more than the cores make it no faster."
+        )
     return found
 
 
@@ -47,19 +55,33 @@ def shared_memory_bytes() -> int:
 
 def free_memory_bytes() -> int:
     """Memory that this process can still get: the machine's, or less where its container has a limit."""
-    available = next(int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines()
-                     if line.startswith("MemAvailable:"))
+    available = next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemAvailable:")
+    )
     return max(0, min([available, *(limit - used for limit, used in _container_memory())]))
 
 
 def _container_memory() -> Iterator[tuple[int, int]]:
     """Bytes that this process's container may have, and has without what can be read from disk again; none: no limit."""
     for folder, limit_file, used_file, cached in (
-            (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),                      # version 2
-            (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")):
+        (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),  # version 2
+        (
+            Path("/sys/fs/cgroup/memory"),
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
+    ):
         try:
-            limit, used = (folder / limit_file).read_text().strip(), int((folder / used_file).read_text())
-            counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            limit, used = (
+                (folder / limit_file).read_text().strip(),
+                int((folder / used_file).read_text()),
+            )
+            counts = dict(
+                line.split() for line in (folder / "memory.stat").read_text().splitlines()
+            )
         except (OSError, ValueError):
             continue
         if limit != "max":

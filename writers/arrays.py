@@ -16,7 +16,9 @@ from writers.source import Example
 class ArrayFiles:
     """Files called `<part>/<number>`, of one array of images for each part, in its order."""
 
-    def __init__(self, parts: Mapping[str, tuple[int, Callable[[int], np.ndarray]]], origin: str) -> None:
+    def __init__(
+        self, parts: Mapping[str, tuple[int, Callable[[int], np.ndarray]]], origin: str
+    ) -> None:
         """parts: how many images, and a function from an image's number to its pixels: uint8 [H, W] or [H, W, 3].
 
         The function is called by several threads. origin: the archive, in words for an error message.
@@ -24,7 +26,11 @@ class ArrayFiles:
         self._parts, self._origin = parts, origin
 
     def names(self) -> Sequence[str]:
-        return [f"{part}/{number:07d}" for part, (count, _) in self._parts.items() for number in range(count)]
+        return [
+            f"{part}/{number:07d}"
+            for part, (count, _) in self._parts.items()
+            for number in range(count)
+        ]
 
     def read(self, name: str) -> bytes:
         part, _, number = name.rpartition("/")
@@ -43,8 +49,10 @@ def to_ppm(pixels: np.ndarray) -> bytes:
 
 def array_examples(part: str, labels: Sequence[int], classes: Sequence[str]) -> list[Example]:
     """The examples of one part of `ArrayFiles`, in the array's order."""
-    return [Example(f"{part}/{number:07d}", label, f"{classes[label]}/{part}{number:07d}")
-            for number, label in enumerate(labels)]
+    return [
+        Example(f"{part}/{number:07d}", label, f"{classes[label]}/{part}{number:07d}")
+        for number, label in enumerate(labels)
+    ]
 
 
 def open_hdf5(file: Path, name: str) -> Any:
@@ -59,4 +67,6 @@ def open_hdf5(file: Path, name: str) -> Any:
     try:
         return h5py.File(file, "r")[name]
     except (OSError, KeyError) as error:
-        raise UserError(f"{file} is not a whole HDF5 file with an array '{name}': {error}", "Fetch it again.") from error
+        raise UserError(
+            f"{file} is not a whole HDF5 file with an array '{name}': {error}", "Fetch it again."
+        ) from error

@@ -24,26 +24,46 @@ class Canvas:
         self.rng = rng
         self.height, self.width = (int(side) for side in rng.integers(80, 161, 2))
         self._side = min(self.height, self.width)
-        self.half_height, self.half_width = self.height / self._side / 2, self.width / self._side / 2
+        self.half_height, self.half_width = (
+            self.height / self._side / 2,
+            self.width / self._side / 2,
+        )
         dark, light = (self.random_colour(0.35) for _ in range(2))
-        noise = smooth_noise(rng, (self.height, self.width), cells=int(rng.integers(3, 8)))[..., None]
+        noise = smooth_noise(rng, (self.height, self.width), cells=int(rng.integers(3, 8)))[
+            ..., None
+        ]
         self.pixels: Array = dark + (light - dark) * noise
         self._clutter()
 
     def random_colour(self, max_saturation: float = 0.9) -> Array:
         """Any hue."""
-        return hsv(self.rng.uniform(), self.rng.uniform(0.0, max_saturation), self.rng.uniform(0.25, 0.95))
+        return hsv(
+            self.rng.uniform(), self.rng.uniform(0.0, max_saturation), self.rng.uniform(0.25, 0.95)
+        )
 
     def random_place(self, margin: float) -> tuple[float, float]:
         """A centre that keeps `margin` from the edges where it can."""
         x, y = max(0.0, self.half_width - margin), max(0.0, self.half_height - margin)
         return self.rng.uniform(-x, x), self.rng.uniform(-y, y)
 
-    def draw(self, shape: Field, texture: Field, colours: Sequence[Array], centre: tuple[float, float], radius: float,
-             angle: float, squeeze: float = 1.0, opacity: float = 1.0, softness_px: float = 1.0) -> None:
+    def draw(
+        self,
+        shape: Field,
+        texture: Field,
+        colours: Sequence[Array],
+        centre: tuple[float, float],
+        radius: float,
+        angle: float,
+        squeeze: float = 1.0,
+        opacity: float = 1.0,
+        softness_px: float = 1.0,
+    ) -> None:
         """Draw `shape` filled with `texture`, which mixes the two `colours`."""
         radius_px = radius * self._side
-        x_px, y_px = self.width / 2 + centre[0] * self._side, self.height / 2 + centre[1] * self._side
+        x_px, y_px = (
+            self.width / 2 + centre[0] * self._side,
+            self.height / 2 + centre[1] * self._side,
+        )
         reach = 1.3 * radius_px + softness_px
         left, right = max(0, int(x_px - reach)), min(self.width, int(x_px + reach) + 1)
         top, bottom = max(0, int(y_px - reach)), min(self.height, int(y_px + reach) + 1)
@@ -53,7 +73,9 @@ class Canvas:
         y = ((np.arange(top, bottom, dtype=np.float32) + 0.5 - y_px) / radius_px)[:, None]
         cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
         u, v = cosine * x + sine * y, (cosine * y - sine * x) / np.float32(squeeze)
-        cover = np.clip(0.5 - shape(u, v) * np.float32(radius_px / softness_px), 0, opacity)[..., None]
+        cover = np.clip(0.5 - shape(u, v) * np.float32(radius_px / softness_px), 0, opacity)[
+            ..., None
+        ]
         paint = colours[0] + (colours[1] - colours[0]) * texture(u, v)[..., None]
         window = self.pixels[top:bottom, left:right]
         window += cover * (paint - window)
@@ -62,19 +84,35 @@ class Canvas:
         """Something in front of the object that hides an edge of it."""
         rng = self.rng
         direction = rng.uniform(0, 2 * np.pi)
-        place = (centre[0] + radius * 0.95 * np.cos(direction), centre[1] + radius * 0.95 * np.sin(direction))
+        place = (
+            centre[0] + radius * 0.95 * np.cos(direction),
+            centre[1] + radius * 0.95 * np.sin(direction),
+        )
         colour = self.random_colour(0.5)
         shape = (disc, bar, square)[rng.integers(3)]
-        self.draw(shape, plain, (colour, colour), place, radius * rng.uniform(0.3, 0.55), rng.uniform(0, 2 * np.pi))
+        self.draw(
+            shape,
+            plain,
+            (colour, colour),
+            place,
+            radius * rng.uniform(0.3, 0.55),
+            rng.uniform(0, 2 * np.pi),
+        )
 
     def finish(self) -> Array:
         """The picture, uint8 [height, width, 3], under a light that comes from one side, with a camera's noise."""
         rng = self.rng
         direction, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.35)
-        x = np.linspace(-strength, strength, self.width, dtype=np.float32)[None, :] * np.float32(np.cos(direction))
-        y = np.linspace(-strength, strength, self.height, dtype=np.float32)[:, None] * np.float32(np.sin(direction))
+        x = np.linspace(-strength, strength, self.width, dtype=np.float32)[None, :] * np.float32(
+            np.cos(direction)
+        )
+        y = np.linspace(-strength, strength, self.height, dtype=np.float32)[:, None] * np.float32(
+            np.sin(direction)
+        )
         lit = self.pixels * (np.float32(rng.uniform(0.8, 1.15)) + x + y)[..., None]
-        lit += rng.standard_normal(lit.shape, dtype=np.float32) * np.float32(rng.uniform(0.005, 0.03))
+        lit += rng.standard_normal(lit.shape, dtype=np.float32) * np.float32(
+            rng.uniform(0.005, 0.03)
+        )
         return (np.clip(lit, 0, 1) * 255).astype(np.uint8)
 
     def _clutter(self) -> None:
@@ -82,12 +120,29 @@ class Canvas:
         rng = self.rng
         for _ in range(rng.integers(3, 8)):
             colour = self.random_colour(0.4)
-            self.draw(disc, plain, (colour, colour), self.random_place(0.0), rng.uniform(0.08, 0.3),
-                      rng.uniform(0, np.pi), rng.uniform(0.4, 1.0), rng.uniform(0.3, 0.9), rng.uniform(1, 8))
+            self.draw(
+                disc,
+                plain,
+                (colour, colour),
+                self.random_place(0.0),
+                rng.uniform(0.08, 0.3),
+                rng.uniform(0, np.pi),
+                rng.uniform(0.4, 1.0),
+                rng.uniform(0.3, 0.9),
+                rng.uniform(1, 8),
+            )
         for _ in range(rng.integers(1, 4)):
             scrap = (stripes(3), checks(2), dots(2), plain)[rng.integers(4)]
-            self.draw((disc, square, bar)[rng.integers(3)], scrap, (self.random_colour(0.4), self.random_colour(0.4)),
-                      self.random_place(0.0), rng.uniform(0.06, 0.16), rng.uniform(0, 2 * np.pi), 1.0, 0.7)
+            self.draw(
+                (disc, square, bar)[rng.integers(3)],
+                scrap,
+                (self.random_colour(0.4), self.random_colour(0.4)),
+                self.random_place(0.0),
+                rng.uniform(0.06, 0.16),
+                rng.uniform(0, 2 * np.pi),
+                1.0,
+                0.7,
+            )
 
 
 def hsv(hue: float, saturation: float, value: float) -> Array:
@@ -102,6 +157,7 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -
 
 
 # Shapes: below zero inside, about the distance to the edge; most have radius 1.
+
 
 def disc(u: Array, v: Array) -> Array:
     return np.hypot(u, v) - 1
@@ -141,6 +197,7 @@ def polygon(num_corners: int) -> Field:
     def field(u: Array, v: Array) -> Array:
         step = np.float32(2 * np.pi / num_corners)
         return np.hypot(u, v) * np.cos(np.mod(np.arctan2(v, u), step) - step / 2) - np.cos(step / 2)
+
     return field
 
 
@@ -156,17 +213,22 @@ def star(num_points: int, inner: float) -> Field:
         folded = np.abs(np.mod(np.arctan2(v, u), np.float32(2 * half)) - np.float32(half))
         radius, folded = np.hypot(u, v), np.float32(half) - folded
         return (radius * np.cos(folded) - 1) * normal_u + radius * np.sin(folded) * normal_v
+
     return field
 
 
 @functools.cache
 def flower(num_petals: int, depth: float) -> Field:
     def field(u: Array, v: Array) -> Array:
-        return np.hypot(u, v) - (1 - depth) - np.float32(depth) * np.cos(num_petals * np.arctan2(v, u))
+        return (
+            np.hypot(u, v) - (1 - depth) - np.float32(depth) * np.cos(num_petals * np.arctan2(v, u))
+        )
+
     return field
 
 
 # Textures: 0..1, how much of the second colour.
+
 
 def plain(u: Array, v: Array) -> Array:
     return np.zeros(np.broadcast_shapes(u.shape, v.shape), np.float32)

@@ -15,7 +15,7 @@ from writers.errors import UserError
 from writers.source import Example, Source
 from writers.store import Progress
 
-AHEAD = 16      # images that each thread may be ahead of the report
+AHEAD = 16  # images that each thread may be ahead of the report
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,14 @@ class RawReport:
     problems: list[str] = field(default_factory=list)
 
 
-def check_raw(source: Source, spec: DatasetSpec, *, classes: Sequence[str] = (), num_threads: int = 1,
-              progress: Progress | None = None) -> RawReport:
+def check_raw(
+    source: Source,
+    spec: DatasetSpec,
+    *,
+    classes: Sequence[str] = (),
+    num_threads: int = 1,
+    progress: Progress | None = None,
+) -> RawReport:
     """Count and decode everything. Problems name the split, the classes or the file. classes: those that must be there."""
     counts = {split: _class_counts(source, examples) for split, examples in source.splits.items()}
     num_images = {split: len(examples) for split, examples in source.splits.items()}
@@ -44,8 +50,9 @@ def check_raw(source: Source, spec: DatasetSpec, *, classes: Sequence[str] = (),
     return RawReport(counts, num_images, problems)
 
 
-def expected_images(spec: DatasetSpec, num_images: dict[str, int],
-                    protocol: str | None = None) -> Iterator[tuple[str, int, int]]:
+def expected_images(
+    spec: DatasetSpec, num_images: dict[str, int], protocol: str | None = None
+) -> Iterator[tuple[str, int, int]]:
     """Split, images found and images published. Where no val is published, val was carved out of train, and is added."""
     published = spec.sizes(protocol)
     for split, expected in published.items():
@@ -63,9 +70,11 @@ def accepted_differences(source: Source, spec: DatasetSpec, *, accept: bool) -> 
     num_images = {split: len(examples) for split, examples in source.splits.items()}
     differences = [] if spec.often_partial else list(_count_problems(source, spec, num_images))
     if differences and not accept:
-        raise UserError(f"{spec.title} is not what was published: {'; '.join(differences)}.",
-                        "Is it whole? harness verify-raw looks closer. If it is meant: --accept-counts, in a recipe "
-                        "accept_counts: true.")
+        raise UserError(
+            f"{spec.title} is not what was published: {'; '.join(differences)}.",
+            "Is it whole? harness verify-raw looks closer. If it is meant: --accept-counts, in a recipe "
+            "accept_counts: true.",
+        )
     train = {"train": _class_counts(source, source.splits["train"])} if differences else {}
     return [*differences, *_class_problems(source, train)]
 
@@ -88,9 +97,13 @@ def _class_problems(source: Source, counts: dict[str, list[int]]) -> Iterator[st
 
 def _class_counts(source: Source, examples: Sequence[Example]) -> list[int]:
     if source.multi_label:
-        return [sum(example.labels is not None and example.labels[k] == 1 for example in examples)
-                for k in range(len(source.classes))]
-    return np.bincount(np.array([example.label for example in examples], np.int64), minlength=len(source.classes)).tolist()
+        return [
+            sum(example.labels is not None and example.labels[k] == 1 for example in examples)
+            for k in range(len(source.classes))
+        ]
+    return np.bincount(
+        np.array([example.label for example in examples], np.int64), minlength=len(source.classes)
+    ).tolist()
 
 
 def _image_problems(source: Source, examples: Sequence[Example], num_threads: int) -> Iterator[str]:
@@ -109,15 +122,19 @@ def _image_problems(source: Source, examples: Sequence[Example], num_threads: in
 
 
 def _image_problem(source: Source, example: Example) -> str:
-    if example.key in source.damaged:       # no news: the writer leaves it out
+    if example.key in source.damaged:  # no news: the writer leaves it out
         return ""
     try:
         data = source.read(example)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # of palettes and damaged EXIF, as the writer does
+            warnings.simplefilter("ignore")  # of palettes and damaged EXIF, as the writer does
             with Image.open(io.BytesIO(data)) as image:
                 image.load()
-    except Exception as error:      # Pillow's decoders raise what they like
-        reason = "it is not an image that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
+    except Exception as error:  # Pillow's decoders raise what they like
+        reason = (
+            "it is not an image that Pillow knows"
+            if isinstance(error, Image.UnidentifiedImageError)
+            else error
+        )
         return f"{source.where(example)}: {reason}"
     return ""

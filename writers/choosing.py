@@ -31,24 +31,35 @@ def spread(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> n
 def listed(wanted: np.ndarray, source: str, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Those with the ids `wanted`. Raises UserError, naming their source, where some are not there."""
     if absent := int((~np.isin(wanted, ids)).sum()):
-        raise UserError(f"{source} names {absent} training images that the subset's source does not have.")
+        raise UserError(
+            f"{source} names {absent} training images that the subset's source does not have."
+        )
     return np.flatnonzero(np.isin(ids, wanted))
 
 
 def ids_of(path: Path) -> np.ndarray:
     """uint64 [lines]; `train/n01440764/n01440764_10026.JPEG` is the image n01440764/n01440764_10026."""
-    lines = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    lines = [
+        line.strip()
+        for line in path.read_text().splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
     ids = {line for line in lines if re.fullmatch("0x[0-9a-fA-F]{16}", line)}
     if wrong := [line for line in lines if "/" not in line and line not in ids]:
-        raise UserError(f"{path}: '{wrong[0]}' does not name a class and an image of it.", "Such as n01440764/n01440764_10026.")
+        raise UserError(
+            f"{path}: '{wrong[0]}' does not name a class and an image of it.",
+            "Such as n01440764/n01440764_10026.",
+        )
     names = ["/".join(line.rsplit(".", 1)[0].split("/")[-2:]) for line in lines if line not in ids]
     return np.concatenate([sample_ids(names), np.array([int(line, 16) for line in ids], np.uint64)])
 
 
-def _first_of_each(ids: np.ndarray, labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
+def _first_of_each(
+    ids: np.ndarray, labels: np.ndarray, wanted: np.ndarray, seed: int
+) -> np.ndarray:
     """Positions, rising, of the first `wanted[label]` images of each label in drawn order."""
     order = np.lexsort((draw(seed, "images", ids), labels))
-    first = np.searchsorted(labels[order], np.arange(len(wanted)))      # where each label begins
+    first = np.searchsorted(labels[order], np.arange(len(wanted)))  # where each label begins
     rank = np.arange(len(order)) - first[labels[order]]
     return np.sort(order[rank < wanted[labels[order]]])
 
@@ -61,16 +72,20 @@ def _spread(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> 
     """
     counts = np.bincount(labels)
     if num_images > counts.sum():
-        raise UserError(f"The subset's budget is {num_images:,} images; its classes have {counts.sum():,}.")
+        raise UserError(
+            f"The subset's budget is {num_images:,} images; its classes have {counts.sum():,}."
+        )
     low, high = 0, int(counts.max(initial=0))
-    while low < high:       # the largest equal number that does not exceed the budget
+    while low < high:  # the largest equal number that does not exceed the budget
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if np.minimum(counts, middle).sum() <= num_images else (low, middle - 1)
+        low, high = (
+            (middle, high) if np.minimum(counts, middle).sum() <= num_images else (low, middle - 1)
+        )
     wanted = np.minimum(counts, low)
     with_more = np.flatnonzero(counts > low)
     words = draw(seed, "images", ids)
     order = np.lexsort((words, labels))
     first = np.searchsorted(labels[order], with_more)
     by_next_image = with_more[np.argsort(words[order[first + low]], kind="stable")]
-    wanted[by_next_image[:num_images - int(wanted.sum())]] += 1
+    wanted[by_next_image[: num_images - int(wanted.sum())]] += 1
     return wanted

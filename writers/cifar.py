@@ -11,12 +11,19 @@ from writers.errors import UserError
 from writers.official import check_labels
 
 
-def read_batches(path: Path, folder: str, archive: str, names: list[str]) -> list[dict[str, Any]] | None:
+def read_batches(
+    path: Path, folder: str, archive: str, names: list[str]
+) -> list[dict[str, Any]] | None:
     """The batches below `path`/`folder`, or in the archive as it is; None: neither is there."""
     inside = path if path.name == folder else path / folder
     if inside.is_dir():
-        return [_unpickled((inside / name).read_bytes() if (inside / name).is_file() else None, str(inside / name))
-                for name in names]
+        return [
+            _unpickled(
+                (inside / name).read_bytes() if (inside / name).is_file() else None,
+                str(inside / name),
+            )
+            for name in names
+        ]
     packed = path if path.name == archive else path / archive
     if not packed.is_file():
         return None
@@ -40,10 +47,16 @@ def classes_of(batch: dict[str, Any], key: str, where: str) -> list[str]:
     return names
 
 
-def images_of(batch: dict[str, Any], key: str, num_classes: int, where: str) -> tuple[np.ndarray, list[int]]:
+def images_of(
+    batch: dict[str, Any], key: str, num_classes: int, where: str
+) -> tuple[np.ndarray, list[int]]:
     """Pixels uint8 [N, 32, 32, 3], and labels."""
     pixels, labels = batch.get("data"), batch.get(key)
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != (len(labels or ()), 3072):
+    if (
+        not isinstance(pixels, np.ndarray)
+        or pixels.dtype != np.uint8
+        or pixels.shape != (len(labels or ()), 3072)
+    ):
         raise UserError(f"{where} does not have the images and labels of CIFAR.", "Fetch it again.")
     assert isinstance(labels, list)
     check_labels(labels, num_classes, where)
@@ -55,8 +68,10 @@ def _unpickled(data: bytes | None, where: str) -> dict[str, Any]:
         raise UserError(f"There is no {where}.", "Fetch the dataset again.")
     try:
         content = array_pickle.loads(data)
-    except Exception as error:      # pickle raises what it likes
-        raise UserError(f"{where} is not a whole batch of CIFAR: {error}", "Fetch it again.") from error
+    except Exception as error:  # pickle raises what it likes
+        raise UserError(
+            f"{where} is not a whole batch of CIFAR: {error}", "Fetch it again."
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{where} is not a batch of CIFAR.", "Fetch it again.")
     return content

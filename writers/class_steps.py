@@ -12,9 +12,20 @@ from pydantic import Field, model_validator
 from writers import names, wordnet
 from writers.errors import UserError
 from writers.ranking import ranking_file, read_ranking
-from writers.step import Amount, Count, Facts, Selection, Step, digest_of, drawn, existing_file, or_just, some
+from writers.step import (
+    Amount,
+    Count,
+    Facts,
+    Selection,
+    Step,
+    digest_of,
+    drawn,
+    existing_file,
+    or_just,
+    some,
+)
 
-REFERENCE = "reference"     # the ranking that the recipe makes itself
+REFERENCE = "reference"  # the ranking that the recipe makes itself
 RELATED_FILE = Path(__file__).with_name("related_classes.txt")
 
 
@@ -32,13 +43,19 @@ class ByRanking(Step):
 
     hardest: Amount | None = None
     easiest: Amount | None = None
-    by: str = REFERENCE         # `reference`, a ranking in writers/subsets/ (resnet18_val), or a CSV file
-    sha256: str | None = None   # of that file, filled in when it is read first: other contents are another subset
+    by: str = REFERENCE  # `reference`, a ranking in writers/subsets/ (resnet18_val), or a CSV file
+    sha256: str | None = (
+        None  # of that file, filled in when it is read first: other contents are another subset
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _look_at_the_ranking(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or not isinstance(by := value.get("by", REFERENCE), str) or by == REFERENCE:
+        if (
+            not isinstance(value, dict)
+            or not isinstance(by := value.get("by", REFERENCE), str)
+            or by == REFERENCE
+        ):
             return value
         return {**value, "sha256": digest_of(by, ranking_file, value.get("sha256"), "ranking")}
 
@@ -51,13 +68,17 @@ class ByRanking(Step):
     def chosen(self, selection: Selection, facts: Facts) -> set[str]:
         ranking = facts.ranking if self.by == REFERENCE else read_ranking(self.by)
         if ranking is None:
-            raise UserError("The subset goes by the recipe's reference model, and there is none here.",
-                            "Name a ranking: by: resnet18_val, or by: a CSV file with the columns class and accuracy.")
+            raise UserError(
+                "The subset goes by the recipe's reference model, and there is none here.",
+                "Name a ranking: by: resnet18_val, or by: a CSV file with the columns class and accuracy.",
+            )
         if missing := sorted(set(selection.classes) - set(ranking.classes)):
-            raise UserError(f"The ranking {self.by} lacks {len(missing)} classes of the source: {some(missing)}.")
+            raise UserError(
+                f"The ranking {self.by} lacks {len(missing)} classes of the source: {some(missing)}."
+            )
         ranked = ranking.restricted_to(set(selection.classes)).classes
-        hardest = ranked[:_count(self.hardest, len(ranked))]
-        return {*hardest, *ranked[max(0, len(ranked) - _count(self.easiest, len(ranked))):]}
+        hardest = ranked[: _count(self.hardest, len(ranked))]
+        return {*hardest, *ranked[max(0, len(ranked) - _count(self.easiest, len(ranked))) :]}
 
 
 class Remove(Step):
@@ -90,8 +111,12 @@ class Random(Step):
 
     def apply(self, selection: Selection, facts: Facts) -> Selection:
         if self.random.classes > len(selection.classes):
-            raise UserError(f"The subset draws {self.random.classes} classes of {len(selection.classes)}.")
-        return selection.keep(set(drawn(selection.classes, "classes", self.random.seed)[:self.random.classes]))
+            raise UserError(
+                f"The subset draws {self.random.classes} classes of {len(selection.classes)}."
+            )
+        return selection.keep(
+            set(drawn(selection.classes, "classes", self.random.seed)[: self.random.classes])
+        )
 
 
 class Under(Step):
@@ -114,7 +139,9 @@ class Excluded(Step):
     def _known_targets(self) -> Self:
         for target in _several(self.related_to):
             if target not in related_targets():
-                raise ValueError(str(names.unknown("list of related classes", target, related_targets())))
+                raise ValueError(
+                    str(names.unknown("list of related classes", target, related_targets()))
+                )
         if not (self.related_to or self.under or self.classes):
             raise ValueError("say what: related_to: pascal, under: n02084071, or classes: [...]")
         return self
@@ -135,9 +162,11 @@ class Exclude(Step):
 
 
 class Coarser(Step):
-    bottom_up: int | None = None        # Huh et al.'s label sets, by their size
+    bottom_up: int | None = None  # Huh et al.'s label sets, by their size
     top_down: int | None = None
-    map: str | None = None              # a map of writers/subsets, or a file: `class,label` or, as Huh et al.'s, `path label`,
+    map: str | None = (
+        None  # a map of writers/subsets, or a file: `class,label` or, as Huh et al.'s, `path label`,
+    )
     #                                     a line each
     sha256: str | None = None
 
@@ -146,16 +175,23 @@ class Coarser(Step):
     def _look_at_the_map(cls, value: Any) -> Any:
         if not isinstance(value, dict) or not isinstance(value.get("map"), str):
             return value
-        return {**value, "sha256": digest_of(value["map"], _map_file, value.get("sha256"), "label map")}
+        return {
+            **value,
+            "sha256": digest_of(value["map"], _map_file, value.get("sha256"), "label map"),
+        }
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if sum(value is not None for value in (self.bottom_up, self.top_down, self.map)) != 1:
             raise ValueError("say one of bottom_up: 79, top_down: 127, map: FILE")
-        for what, size, sizes in (("bottom_up", self.bottom_up, wordnet.BOTTOM_UP_SIZES),
-                                  ("top_down", self.top_down, wordnet.TOP_DOWN_SIZES)):
+        for what, size, sizes in (
+            ("bottom_up", self.bottom_up, wordnet.BOTTOM_UP_SIZES),
+            ("top_down", self.top_down, wordnet.TOP_DOWN_SIZES),
+        ):
             if size is not None and size not in sizes:
-                raise ValueError(f"there is no {what} label set of {size} labels; their sizes are {', '.join(map(str, sizes))}")
+                raise ValueError(
+                    f"there is no {what} label set of {size} labels; their sizes are {', '.join(map(str, sizes))}"
+                )
         return self
 
 
@@ -176,7 +212,7 @@ class Coarsen(Step):
 
 
 class OneHalf(Step):
-    of: Literal["random", "minimal"]        # minimal: halves that share as little of WordNet as possible
+    of: Literal["random", "minimal"]  # minimal: halves that share as little of WordNet as possible
     which: Literal["A", "B"]
     seed: int = 0
 
@@ -194,7 +230,9 @@ class Half(Step):
 
     def apply(self, selection: Selection, facts: Facts) -> Selection:
         if self.half.of == "random":
-            first = set(drawn(selection.classes, "half", self.half.seed)[:len(selection.classes) // 2])
+            first = set(
+                drawn(selection.classes, "half", self.half.seed)[: len(selection.classes) // 2]
+            )
         else:
             from writers.halving import minimal_half  # numpy
 
@@ -208,20 +246,31 @@ def related_targets() -> list[str]:
 
 
 def related(target: str, classes: Sequence[str]) -> set[str]:
-    return set(wordnet.pascal_related(classes)) if target == "pascal" else _related_lists()[target] & set(classes)
+    return (
+        set(wordnet.pascal_related(classes))
+        if target == "pascal"
+        else _related_lists()[target] & set(classes)
+    )
 
 
 @cache
 def _related_lists() -> dict[str, set[str]]:
-    rows = (line.split("\t") for line in RELATED_FILE.read_text().splitlines() if not line.startswith("#"))
+    rows = (
+        line.split("\t")
+        for line in RELATED_FILE.read_text().splitlines()
+        if not line.startswith("#")
+    )
     return {target: set(wnids.split()) for target, wnids in rows}
 
 
 def _known(wanted: Sequence[str], classes: Sequence[str]) -> set[str]:
     known = set(classes)
     if missing := sorted(set(wanted) - known):
-        raise UserError(f"The source lacks {len(missing)} of the {len(set(wanted))} classes that the subset names: "
-                        f"{some(missing)}.", f"It has {len(known)} classes, such as {some(sorted(known))}.")
+        raise UserError(
+            f"The source lacks {len(missing)} of the {len(set(wanted))} classes that the subset names: "
+            f"{some(missing)}.",
+            f"It has {len(known)} classes, such as {some(sorted(known))}.",
+        )
     return set(wanted)
 
 
@@ -242,15 +291,25 @@ def _map_file(name_or_path: str) -> Path:
 
 def _read_map(path: Path, classes: Sequence[str]) -> dict[str, str]:
     """Class -> label, for each of the classes."""
-    lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
-    rows = [row for row in csv.reader(lines)] if all("," in line for line in lines) else [line.split() for line in lines]
+    lines = [
+        line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")
+    ]
+    rows = (
+        [row for row in csv.reader(lines)]
+        if all("," in line for line in lines)
+        else [line.split() for line in lines]
+    )
     found: dict[str, str] = {}
     for row in rows:
         if len(row) != 2:
             raise UserError(f"{path}: '{','.join(row)}' is not a class and its label.")
-        name = row[0] if "/" not in row[0] else Path(row[0]).parent.name      # Huh et al. list images: n01440764/x.JPEG 3
+        name = (
+            row[0] if "/" not in row[0] else Path(row[0]).parent.name
+        )  # Huh et al. list images: n01440764/x.JPEG 3
         if found.setdefault(name, row[1]) != row[1]:
-            raise UserError(f"{path} gives the class {name} two labels, {found[name]} and {row[1]}.")
+            raise UserError(
+                f"{path} gives the class {name} two labels, {found[name]} and {row[1]}."
+            )
     if missing := [name for name in classes if name not in found]:
         raise UserError(f"{path} gives {len(missing)} of the classes no label: {some(missing)}.")
     return {name: found[name] for name in classes}

@@ -24,10 +24,12 @@ from writers.subset import Subset
 from writers.write import class_counts, file_fields, missing_classes, name_of
 
 CHUNK_BYTES = 2**20
-MOST_AT_ONCE = 64 * 2**20       # bytes, about, that the kernel copies before progress is told
+MOST_AT_ONCE = 64 * 2**20  # bytes, about, that the kernel copies before progress is told
 
 
-def copy_subset(from_file: Path, subset: Subset, out_file: Path, *, progress: Progress | None = None) -> Manifest:
+def copy_subset(
+    from_file: Path, subset: Subset, out_file: Path, *, progress: Progress | None = None
+) -> Manifest:
     """Copy what `subset` takes of a beton, relabelled, and write a manifest that says where from.
 
     The images' bytes are taken as they are; `verify`, of either file, says whether they are still whole. Raises UserError as
@@ -40,25 +42,41 @@ def copy_subset(from_file: Path, subset: Subset, out_file: Path, *, progress: Pr
     counts = class_counts(labels, len(subset.classes))
     missing = missing_classes(subset, counts, manifest.split)
     if missing and not (counts.any() and manifest.differences):
-        raise UserError(f"{from_file} has no image of {missing}.", "Each class needs at least one training image.")
+        raise UserError(
+            f"{from_file} has no image of {missing}.",
+            "Each class needs at least one training image.",
+        )
     with new_beton(out_file) as new:
         layout = lay_out(beton, positions, labels)
         copy_samples(beton, positions, layout, new, progress=progress)
         copied = Manifest.sealed(
-            **_inherited(manifest), name=name_of(manifest.dataset, subset), classes=list(subset.classes),
-            class_counts=counts.tolist(), copied_from={"file": from_file.name, "sha256": manifest.sha256},
-            subset={"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest},
-            skipped=_skipped(manifest, subset, beton.labels[positions], labels), **file_fields(layout, new))
+            **_inherited(manifest),
+            name=name_of(manifest.dataset, subset),
+            classes=list(subset.classes),
+            class_counts=counts.tolist(),
+            copied_from={"file": from_file.name, "sha256": manifest.sha256},
+            subset={
+                "name": subset.name,
+                "num_classes": len(subset.classes),
+                "digest": subset.digest,
+            },
+            skipped=_skipped(manifest, subset, beton.labels[positions], labels),
+            **file_fields(layout, new),
+        )
         new.publish(copied)
     return copied
 
 
 def _refuse_what_cannot_be_copied(beton: Beton, out_file: Path) -> None:
     if beton.manifest.multi_label:
-        raise UserError(f"An image of {beton.path} has many labels; a subset of its classes cannot be taken.")
+        raise UserError(
+            f"An image of {beton.path} has many labels; a subset of its classes cannot be taken."
+        )
     if not has_fields_of(beton):
-        raise UserError(f"{beton.path} is damaged: its samples are not an image and a label.",
-                        "Write it again with `harness write-beton`.")
+        raise UserError(
+            f"{beton.path} is damaged: its samples are not an image and a label.",
+            "Write it again with `harness write-beton`.",
+        )
     if out_file.exists() and out_file.samefile(beton.path):
         raise UserError(f"{out_file} is the file to copy from.", "Write elsewhere with --out.")
 
@@ -67,19 +85,30 @@ class BetonChanged(OSError):
     """The beton to copy from is not, or no longer, what its tables say."""
 
 
-def lay_out(beton: Beton, positions: np.ndarray, labels: np.ndarray, *, capacity: int | None = None) -> Layout:
+def lay_out(
+    beton: Beton, positions: np.ndarray, labels: np.ndarray, *, capacity: int | None = None
+) -> Layout:
     """Of a file with these samples (int64 [M]) under these labels. `capacity`: samples that it has room for; None: M."""
     layout = Layout(capacity or len(positions))
     rows, sizes, ids = beton.rows[positions], beton.sizes[positions], beton.ids[positions]
     columns = (rows["mode"], rows["width"], rows["height"], sizes, labels, ids)
     lists = [column.tolist() for column in columns]
-    for mode, width, height, size, label, sample_id, digest in zip(*lists, beton.digests[positions], strict=True):
+    for mode, width, height, size, label, sample_id, digest in zip(
+        *lists, beton.digests[positions], strict=True
+    ):
         layout.add(mode, width, height, layout.place(size), label, sample_id, digest.tobytes())
     return layout
 
 
-def copy_samples(beton: Beton, positions: np.ndarray, layout: Layout, new: NewBeton, *, check: bool = False,
-                 progress: Progress | None = None) -> None:
+def copy_samples(
+    beton: Beton,
+    positions: np.ndarray,
+    layout: Layout,
+    new: NewBeton,
+    *,
+    check: bool = False,
+    progress: Progress | None = None,
+) -> None:
     """Fill a new file of that layout with the samples at these positions: int64 [M], rising.
 
     `check`: hold each sample against its digest first. Raises BetonChanged where it does not fit, and for a file that ends
@@ -94,10 +123,16 @@ def copy_samples(beton: Beton, positions: np.ndarray, layout: Layout, new: NewBe
         for end in _run_ends(origins, offsets, sizes):
             if progress is not None:
                 progress(begin, len(sizes))
-            if check:       # just before they are copied: they are read from the disk once
+            if check:  # just before they are copied: they are read from the disk once
                 check_samples(beton, positions[begin:end], file.fileno())
-            _copy_run(file.fileno(), new.handle, int(origins[begin]), int(offsets[begin]),
-                      int(offsets[end - 1] + sizes[end - 1]), disk)
+            _copy_run(
+                file.fileno(),
+                new.handle,
+                int(origins[begin]),
+                int(offsets[begin]),
+                int(offsets[end - 1] + sizes[end - 1]),
+                disk,
+            )
             begin = end
         disk.finish()
     if progress is not None:
@@ -112,10 +147,14 @@ def open_samples(beton: Beton) -> BinaryIO:
         raise BetonChanged(f"It cannot be read: {error.strerror}.") from error
 
 
-def check_samples(beton: Beton, positions: np.ndarray, handle: int, progress: Progress | None = None) -> None:
+def check_samples(
+    beton: Beton, positions: np.ndarray, handle: int, progress: Progress | None = None
+) -> None:
     """Hold samples in the open file against their digests. Raises BetonChanged for the first that does not fit."""
     offsets, sizes = beton.rows["offset"][positions].tolist(), beton.sizes[positions].tolist()
-    for number, (position, offset, size) in enumerate(zip(positions.tolist(), offsets, sizes, strict=True)):
+    for number, (position, offset, size) in enumerate(
+        zip(positions.tolist(), offsets, sizes, strict=True)
+    ):
         if progress is not None:
             progress(number, len(sizes))
         try:
@@ -133,7 +172,9 @@ def _run_ends(origins: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> li
     return [*(np.flatnonzero(apart) + 1).tolist(), len(sizes)]
 
 
-def _copy_run(source: int, target: int, origin: int, offset: int, end: int, disk: DiskWriter) -> None:
+def _copy_run(
+    source: int, target: int, origin: int, offset: int, end: int, disk: DiskWriter
+) -> None:
     """From `origin` in the one file to `offset` in the other, as far as to `end` there."""
     while offset < end:
         num_copied = _copy_bytes(source, origin, target, offset, end - offset)
@@ -146,9 +187,17 @@ def _copy_bytes(source: int, origin: int, target: int, offset: int, count: int) 
     try:
         num_copied = os.copy_file_range(source, target, count, origin, offset)
     except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF):
+        if error.errno not in (
+            errno.EXDEV,
+            errno.ENOSYS,
+            errno.EINVAL,
+            errno.EOPNOTSUPP,
+            errno.EBADF,
+        ):
             raise
-        data = os.pread(source, min(count, CHUNK_BYTES), origin)    # a file system for which the kernel does not copy
+        data = os.pread(
+            source, min(count, CHUNK_BYTES), origin
+        )  # a file system for which the kernel does not copy
         write_at(target, data, offset)
         num_copied = len(data)
     if not num_copied:
@@ -158,12 +207,27 @@ def _copy_bytes(source: int, origin: int, target: int, offset: int, count: int) 
 
 def _inherited(manifest: Manifest) -> dict[str, Any]:
     """What is as true of the copy."""
-    same = ("dataset", "split", "encoding", "protocol", "differences", "source", "seed", "created_by")
+    same = (
+        "dataset",
+        "split",
+        "encoding",
+        "protocol",
+        "differences",
+        "source",
+        "seed",
+        "created_by",
+    )
     return {name: getattr(manifest, name) for name in same}
 
 
-def _skipped(manifest: Manifest, subset: Subset, old_labels: np.ndarray, labels: np.ndarray) -> list[dict[str, str]]:
+def _skipped(
+    manifest: Manifest, subset: Subset, old_labels: np.ndarray, labels: np.ndarray
+) -> list[dict[str, str]]:
     """The unreadable images of the classes that the subset takes, under their new names."""
     pairs = set(zip(old_labels.tolist(), labels.tolist(), strict=True))
     renamed = {manifest.classes[old]: subset.classes[new] for old, new in pairs}
-    return [entry | {"class": renamed[entry["class"]]} for entry in manifest.skipped if entry["class"] in renamed]
+    return [
+        entry | {"class": renamed[entry["class"]]}
+        for entry in manifest.skipped
+        if entry["class"] in renamed
+    ]

@@ -8,18 +8,22 @@ from functools import cache
 from types import TracebackType
 from typing import Self
 
-BYTES_AT_ONCE = 8 * 2**20           # where the system starts to write a part of a file without being waited for (Linux)
-BYTES_AT_ONCE_WAITED = 128 * 2**20  # elsewhere: each wait also costs an entry of the file system's journal
-SYNC_FILE_RANGE_WRITE = 2           # of Linux: start, and do not wait
+BYTES_AT_ONCE = (
+    8 * 2**20
+)  # where the system starts to write a part of a file without being waited for (Linux)
+BYTES_AT_ONCE_WAITED = (
+    128 * 2**20
+)  # elsewhere: each wait also costs an entry of the file system's journal
+SYNC_FILE_RANGE_WRITE = 2  # of Linux: start, and do not wait
 
 
 class DiskWriter:
     """A thread that deals with the disk, so that the writer does not.
 
-        with DiskWriter(handle) as disk:
-            ...                     # write; then, again and again:
-            disk.advance(end)       # up to here it is written
-            disk.finish()           # returns when all of it is on the disk
+    with DiskWriter(handle) as disk:
+        ...                     # write; then, again and again:
+        disk.advance(end)       # up to here it is written
+        disk.finish()           # returns when all of it is on the disk
     """
 
     def __init__(self, handle: int) -> None:
@@ -35,7 +39,12 @@ class DiskWriter:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         with self._changed:
             self._left = True
             self._changed.notify()
@@ -45,7 +54,9 @@ class DiskWriter:
         """Raises OSError, as of a full disk."""
         if self._error is not None:
             raise self._error
-        if end < self._sent + self._bytes_at_once:      # nothing for the thread to do: it is left asleep
+        if (
+            end < self._sent + self._bytes_at_once
+        ):  # nothing for the thread to do: it is left asleep
             return
         with self._changed:
             self._written = end
@@ -73,7 +84,13 @@ class DiskWriter:
     def _is_more_to_send(self) -> bool:
         """Waits until there is, or until the writer has ended, one way or the other: then False."""
         with self._changed:
-            self._changed.wait_for(lambda: self._left or self._complete or self._written >= self._sent + self._bytes_at_once)
+            self._changed.wait_for(
+                lambda: (
+                    self._left
+                    or self._complete
+                    or self._written >= self._sent + self._bytes_at_once
+                )
+            )
             return not self._left and not self._complete
 
     def _send(self, begin: int, end: int) -> None:

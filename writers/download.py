@@ -39,7 +39,7 @@ def fetch(download: Download, folder: Path, progress: Progress | None = None) ->
     """
     target = folder / download.file
     target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.parent):         # a second download of the same file waits, and then finds it
+    with locked(target.parent):  # a second download of the same file waits, and then finds it
         if download.unpack and _marker(target).exists():
             return False
         fetched = not target.exists()
@@ -68,8 +68,13 @@ def _fetch(download: Download, target: Path, progress: Progress | None) -> None:
         if _receive(download, part, before, progress):
             break
         after = part.stat().st_size
-        if after <= before or not download.checksum:        # else the host hung up on the way: go on from there
-            raise UserError(f"{download.url} ended after {after:,} bytes.", "Run the same command again to go on.")
+        if (
+            after <= before or not download.checksum
+        ):  # else the host hung up on the way: go on from there
+            raise UserError(
+                f"{download.url} ended after {after:,} bytes.",
+                "Run the same command again to go on.",
+            )
     _check(download, part, target)
     part.replace(target)
 
@@ -83,14 +88,14 @@ def _receive(download: Download, part: Path, start: int, progress: Progress | No
         try:
             response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as error:
-            if error.code != 416:       # 416: nothing lies behind `start`
+            if error.code != 416:  # 416: nothing lies behind `start`
                 raise
             if download.num_bytes not in (None, start):
                 part.unlink()
                 return _receive(download, part, 0, progress)
             return True
         with response:
-            if start and response.status != 206:        # the host sends all of it, whatever was asked for
+            if start and response.status != 206:  # the host sends all of it, whatever was asked for
                 start = 0
             length = response.headers.get("Content-Length")
             total = start + int(length) if length is not None else download.num_bytes
@@ -100,7 +105,13 @@ def _receive(download: Download, part: Path, start: int, progress: Progress | No
     return total is None or done >= total
 
 
-def _copy(response: http.client.HTTPResponse, file: BinaryIO, done: int, total: int | None, progress: Progress | None) -> int:
+def _copy(
+    response: http.client.HTTPResponse,
+    file: BinaryIO,
+    done: int,
+    total: int | None,
+    progress: Progress | None,
+) -> int:
     """How many bytes the file has then. A connection that breaks ends the copy, not the program."""
     while True:
         try:
@@ -128,11 +139,15 @@ def _check(download: Download, file: Path, target: Path) -> None:
             found = hashlib.file_digest(handle, kind).hexdigest()
         problem = "" if found == expected else f"its {kind} is {found}, and should be {expected}"
     if problem and file == target:
-        raise UserError(f"{target} is not the published file: {problem}.", "Remove it and download again.")
+        raise UserError(
+            f"{target} is not the published file: {problem}.", "Remove it and download again."
+        )
     if problem:
         file.unlink()
-        raise UserError(f"{download.url} gave another file than was published: {problem}.",
-                        "Run the command again; if it stays so, the host has changed the file.")
+        raise UserError(
+            f"{download.url} gave another file than was published: {problem}.",
+            "Run the command again; if it stays so, the host has changed the file.",
+        )
 
 
 def _unpack(archive: Path) -> None:
@@ -156,7 +171,9 @@ def _unpack(archive: Path) -> None:
                 path.replace(place)
         _marker(archive).touch()
     except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{archive} is not a whole archive: {error}", "Remove it and download again.") from error
+        raise UserError(
+            f"{archive} is not a whole archive: {error}", "Remove it and download again."
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -167,10 +184,15 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
         for member in packed:
             path = PurePosixPath(member.name)
             if path.is_absolute() or ".." in path.parts:
-                raise UserError(f"{archive} names a file outside itself: {member.name}", "Do not trust this archive.")
+                raise UserError(
+                    f"{archive} names a file outside itself: {member.name}",
+                    "Do not trust this archive.",
+                )
             if member.issym() or member.islnk():
-                raise UserError(f"{archive} has a link, {member.name}, which may lead outside itself.",
-                                "Do not trust this archive.")
+                raise UserError(
+                    f"{archive} has a link, {member.name}, which may lead outside itself.",
+                    "Do not trust this archive.",
+                )
             target = folder / path
             if member.isdir():
                 target.mkdir(parents=True, exist_ok=True)
@@ -185,7 +207,9 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
         for name in packed.namelist():
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts:
-                raise UserError(f"{archive} names a file outside itself: {name}", "Do not trust this archive.")
+                raise UserError(
+                    f"{archive} names a file outside itself: {name}", "Do not trust this archive."
+                )
         packed.extractall(folder)
 
 
@@ -199,10 +223,21 @@ def _network_errors(url: str) -> Iterator[None]:
     try:
         yield
     except urllib.error.HTTPError as error:
-        hint = ("Its host has taken it away or wants an account: see what `harness download --dry-run` says, and place it by "
-                "hand." if error.code in GONE else "Try again later.")
+        hint = (
+            "Its host has taken it away or wants an account: see what `harness download --dry-run` says, and place it by "
+            "hand."
+            if error.code in GONE
+            else "Try again later."
+        )
         raise UserError(f"{url}: the host answers {error.code} {error.reason}.", hint) from error
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        TimeoutError,
+        ConnectionError,
+    ) as error:
         reason = getattr(error, "reason", None) or error
-        raise UserError(f"{url} cannot be reached: {reason}.", "Is there a network? Run the same command again to go on.") \
-            from error
+        raise UserError(
+            f"{url} cannot be reached: {reason}.",
+            "Is there a network? Run the same command again to go on.",
+        ) from error

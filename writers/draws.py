@@ -10,12 +10,15 @@ from collections.abc import Iterable
 import numpy as np
 
 MASK = 2**64 - 1
-GAMMA = 0x9E3779B97F4A7C15      # splitmix64's increment
+GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment
 
 
 def sample_ids(names: Iterable[str]) -> np.ndarray:
     """uint64 [N]: the first 8 bytes of the sha256 of each name (`<class>/<image>`), little endian."""
-    return np.array([int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") for name in names], np.uint64)
+    return np.array(
+        [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") for name in names],
+        np.uint64,
+    )
 
 
 def draw(seed: int, purpose: str, ids: np.ndarray) -> np.ndarray:

@@ -18,14 +18,14 @@ from writers.markers import check_markers
 from writers.resize import shrink, shrink_into
 from writers.restart import DamagedJpeg, add_restart_index, encode_indexed, read_frame
 
-SMALL = 96          # pixels: an image whose longer side is no longer is stored raw; JPEG would cost accuracy and save little
+SMALL = 96  # pixels: an image whose longer side is no longer is stored raw; JPEG would cost accuracy and save little
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
     """One image as stored."""
 
-    mode: int           # JPEG or RAW
+    mode: int  # JPEG or RAW
     width: int
     height: int
     data: bytes
@@ -35,7 +35,14 @@ class Unreadable(Exception):
     """The bytes are not an image that can be stored; the message says why."""
 
 
-def encode(data: bytes, encoding: Encoding, chance: float = 0.0, *, check: bool = False, lenient: bool = False) -> Blob:
+def encode(
+    data: bytes,
+    encoding: Encoding,
+    chance: float = 0.0,
+    *,
+    check: bool = False,
+    lenient: bool = False,
+) -> Blob:
     """Store an image file's bytes as the encoding says. `chance`, in [0, 1): the image's own draw, for `mixed`.
 
     Raises Unreadable for what is not a whole image. A JPEG that is stored byte for byte is looked through for its markers and
@@ -52,28 +59,37 @@ def encode(data: bytes, encoding: Encoding, chance: float = 0.0, *, check: bool 
 
 def _encode_jpeg(data: bytes, encoding: Encoding, chance: float, check: bool) -> Blob:
     frame = read_frame(data)
-    if frame is None:       # CMYK, 12 bits and so on
+    if frame is None:  # CMYK, 12 bits and so on
         turbojpeg.check(data)
         return _encode_pixels(_rgb_by_pillow(data), encoding, chance)
     size = frame.width, frame.height
     fitted = _fitted(size, encoding.max_resolution)
     if encoding.format == "passthrough" and fitted == size:
-        if encoding.restart_index:      # which decodes
+        if encoding.restart_index:  # which decodes
             return _jpeg_blob(data, size, encoding)
         check_markers(data, frame.scan)
         if check:
             turbojpeg.check(data)
         return Blob(JPEG, *size, data)
     denominator = _denominator(size, fitted)
-    if _as_jpeg(fitted, encoding, chance) and (planes := turbojpeg.decode_planes(data, denominator)) is not None \
-            and (smaller := _shrunk(planes, fitted)) is not None:
-        encoded = (encode_indexed if encoding.restart_index else turbojpeg.encode_planes)(smaller, encoding.jpeg_quality)
+    if (
+        _as_jpeg(fitted, encoding, chance)
+        and (planes := turbojpeg.decode_planes(data, denominator)) is not None
+        and (smaller := _shrunk(planes, fitted)) is not None
+    ):
+        encoded = (encode_indexed if encoding.restart_index else turbojpeg.encode_planes)(
+            smaller, encoding.jpeg_quality
+        )
         return Blob(JPEG, *fitted, encoded)
     pixels = turbojpeg.decode_rgb(data, denominator)
-    return _encode_pixels(_rgb_by_pillow(data) if pixels is None else pixels, encoding, chance, fitted)
+    return _encode_pixels(
+        _rgb_by_pillow(data) if pixels is None else pixels, encoding, chance, fitted
+    )
 
 
-def _encode_pixels(pixels: np.ndarray, encoding: Encoding, chance: float, size: tuple[int, int] | None = None) -> Blob:
+def _encode_pixels(
+    pixels: np.ndarray, encoding: Encoding, chance: float, size: tuple[int, int] | None = None
+) -> Blob:
     """`pixels`: uint8 [H, W, 3]. `size`: what they shall be shrunk to, where that does not follow from theirs."""
     height, width, _ = pixels.shape
     width, height = fitted = size or _fitted((width, height), encoding.max_resolution)
@@ -105,8 +121,12 @@ def _denominator(size: tuple[int, int], fitted: tuple[int, int]) -> int:
 
     Dropping high frequencies is not taking means; at twice the size the difference is small.
     """
-    return next(part for part in (8, 4, 2, 1) if part == 1 or all(have >= 2 * part * want
-                                                                  for have, want in zip(size, fitted, strict=True)))
+    return next(
+        part
+        for part in (8, 4, 2, 1)
+        if part == 1
+        or all(have >= 2 * part * want for have, want in zip(size, fitted, strict=True))
+    )
 
 
 def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes | None:
@@ -123,9 +143,13 @@ def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes 
     if smaller.factors == image.factors and (width, height) == (image.width, image.height):
         return image
     luma = smaller.planes[0]
-    shrink_into(luma[:height, :width, None], image.planes[0][:image.height, :image.width, None], (image.width, width),
-                (image.height, height))
-    luma[height:], luma[:, width:] = luma[height - 1], luma[:, width - 1:width]     # padding
+    shrink_into(
+        luma[:height, :width, None],
+        image.planes[0][: image.height, : image.width, None],
+        (image.width, width),
+        (image.height, height),
+    )
+    luma[height:], luma[:, width:] = luma[height - 1], luma[:, width - 1 : width]  # padding
     for chroma, source in zip(smaller.planes[1:], image.planes[1:], strict=True):
         shrink_into(chroma[..., None], source[..., None], chroma_x, chroma_y)
     return smaller
@@ -135,13 +159,19 @@ def _rgb_by_pillow(data: bytes) -> np.ndarray:
     """uint8 [H, W, 3]. Raises Unreadable."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # of palettes with transparency, and of damaged EXIF, which are not used
+            warnings.simplefilter(
+                "ignore"
+            )  # of palettes with transparency, and of damaged EXIF, which are not used
             with Image.open(io.BytesIO(data)) as image:
-                if image.mode.startswith("I;16") or image.mode == "I":      # Pillow's own conversion clips 16 bits at 255
+                if (
+                    image.mode.startswith("I;16") or image.mode == "I"
+                ):  # Pillow's own conversion clips 16 bits at 255
                     grey = (np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)
                     return np.repeat(grey[..., None], 3, axis=2)
                 return np.asarray(image.convert("RGB"))
-    except Exception as error:      # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, ...
+    except (
+        Exception
+    ) as error:  # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, ...
         raise Unreadable(_reason(data, error)) from error
 
 

@@ -5,9 +5,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-JPEG, RAW = 0, 1    # the modes of an image in FFCV's format
-MAX_SIDE = 65535    # of 16 bits in the format
-PRESET = re.compile(r"(?P<max_resolution>\d+)_(?P<compress_probability>[01](?:\.\d+)?)_(?P<jpeg_quality>\d+)")
+JPEG, RAW = 0, 1  # the modes of an image in FFCV's format
+MAX_SIDE = 65535  # of 16 bits in the format
+PRESET = re.compile(
+    r"(?P<max_resolution>\d+)_(?P<compress_probability>[01](?:\.\d+)?)_(?P<jpeg_quality>\d+)"
+)
 
 
 class Encoding(BaseModel):
@@ -25,10 +27,16 @@ class Encoding(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     format: Literal["jpeg", "raw", "mixed", "passthrough"] = "jpeg"
-    max_resolution: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = None  # pixels of the longer side; None: as it comes
+    max_resolution: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = (
+        None  # pixels of the longer side; None: as it comes
+    )
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
-    compress_probability: Annotated[float, Field(ge=0, le=1)] | None = None     # `mixed`: share of images stored as JPEG
-    restart_index: bool = True      # JPEGs of which loaders decode only the part they show (writers/restart.py)
+    compress_probability: Annotated[float, Field(ge=0, le=1)] | None = (
+        None  # `mixed`: share of images stored as JPEG
+    )
+    restart_index: bool = (
+        True  # JPEGs of which loaders decode only the part they show (writers/restart.py)
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -41,17 +49,23 @@ class Encoding(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, value: Any) -> Any:
-        if isinstance(value, float):        # YAML takes underscores inside numbers
-            raise ValueError('write a preset in quotes, "500_0.50_90": without them YAML takes it for a number')
+        if isinstance(value, float):  # YAML takes underscores inside numbers
+            raise ValueError(
+                'write a preset in quotes, "500_0.50_90": without them YAML takes it for a number'
+            )
         if not isinstance(value, str):
             return value
         if value in ("jpeg", "raw", "passthrough"):
             return {"format": value}
         if not (found := PRESET.fullmatch(value)):
-            raise ValueError(f"there is no preset '{value}'; presets are jpeg, raw, passthrough, and names such as "
-                             "400_0.10_90: max resolution, share stored as JPEG, JPEG quality")
-        settings: dict[str, Any] = {name: float(number) if "." in number else int(number)
-                                    for name, number in found.groupdict().items()}
+            raise ValueError(
+                f"there is no preset '{value}'; presets are jpeg, raw, passthrough, and names such as "
+                "400_0.10_90: max resolution, share stored as JPEG, JPEG quality"
+            )
+        settings: dict[str, Any] = {
+            name: float(number) if "." in number else int(number)
+            for name, number in found.groupdict().items()
+        }
         return settings | {"format": "mixed"}
 
     @model_validator(mode="after")

@@ -36,10 +36,14 @@ def open_files(path: Path, keep: Callable[[str], bool] | None = None) -> Files:
         if path.is_dir():
             return FolderFiles(path, keep or is_image)
         if path.is_file():
-            is_zip = not looks_like_tar(path) and zipfile.is_zipfile(path)      # which looks at the end, so a tar may be both
+            is_zip = not looks_like_tar(path) and zipfile.is_zipfile(
+                path
+            )  # which looks at the end, so a tar may be both
             return (ZipFiles if is_zip else open_tar)(path, keep or is_image)
     except OSError as error:
-        raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from error
+        raise UserError(
+            f"{error.filename or path} cannot be read: {error.strerror or error}."
+        ) from error
     raise UserError(f"There is no folder or archive {path}.")
 
 
@@ -53,9 +57,21 @@ def shards_in(folder: Path, ending: str) -> list[Path]:
 
     Those beside other folders are left out: a table or an archive that lies in a tree of class folders is none of its images.
     """
-    places = [folder, *(place for name in ("data", "train*", "val*", "test*") for place in sorted(folder.glob(name)))]
-    return [shard for place in places if place.is_dir() and not _has_folders(place)
-            for shard in sorted(place.glob(f"*{ending}")) if shard.is_file()]
+    places = [
+        folder,
+        *(
+            place
+            for name in ("data", "train*", "val*", "test*")
+            for place in sorted(folder.glob(name))
+        ),
+    ]
+    return [
+        shard
+        for place in places
+        if place.is_dir() and not _has_folders(place)
+        for shard in sorted(place.glob(f"*{ending}"))
+        if shard.is_file()
+    ]
 
 
 class FolderFiles:
@@ -68,7 +84,7 @@ class FolderFiles:
 
     def read(self, name: str) -> bytes:
         path = f"{self._root}/{name}"
-        handle = os.open(path, os.O_RDONLY)     # half as many calls of the system as open() makes
+        handle = os.open(path, os.O_RDONLY)  # half as many calls of the system as open() makes
         try:
             size = os.fstat(handle).st_size
             data = os.read(handle, size)

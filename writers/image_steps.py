@@ -12,7 +12,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from writers.errors import UserError
-from writers.step import Chooser, Chosen, Count, Facts, Selection, Step, digest_of, drawn, existing_file, or_just
+from writers.step import (
+    Chooser,
+    Chosen,
+    Count,
+    Facts,
+    Selection,
+    Step,
+    digest_of,
+    drawn,
+    existing_file,
+    or_just,
+)
 
 Splits = Annotated[tuple[Literal["train", "val", "test"], ...], Field(min_length=1)]
 
@@ -32,20 +43,27 @@ class PerClass(Step):
         from writers import choosing
 
         wanted = self.per_class
-        return with_chooser(selection, self, partial(choosing.so_many, wanted.images, wanted.seed), splits=wanted.splits)
+        return with_chooser(
+            selection,
+            self,
+            partial(choosing.so_many, wanted.images, wanted.seed),
+            splits=wanted.splits,
+        )
 
 
 class Images(Step):
     images: Count | None = None
-    like: str | None = None         # as many as this subset has
-    sha256: str | None = None       # of that subset, where it is a person's own file, which may change
+    like: str | None = None  # as many as this subset has
+    sha256: str | None = None  # of that subset, where it is a person's own file, which may change
     by: Literal["classes", "examples"]
     seed: int = 0
 
     @model_validator(mode="before")
     @classmethod
     def _look_at_the_subset(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or not str(value.get("like", "")).endswith((".yaml", ".yml", ".txt")):
+        if not isinstance(value, dict) or not str(value.get("like", "")).endswith(
+            (".yaml", ".yml", ".txt")
+        ):
             return value
         from writers.subset import named  # which imports the steps
 
@@ -55,7 +73,9 @@ class Images(Step):
             raise ValueError(str(error)) from error
         digest = hashlib.sha256(content.encode()).hexdigest()
         if value.get("sha256") not in (None, digest):
-            raise ValueError(f"the subset {value['like']} has changed since this one was made like it")
+            raise ValueError(
+                f"the subset {value['like']} has changed since this one was made like it"
+            )
         return {**value, "sha256": digest}
 
     @model_validator(mode="after")
@@ -73,11 +93,21 @@ class Budget(Step):
     def apply(self, selection: Selection, facts: Facts) -> Selection:
         from writers import choosing
 
-        like = sorted(facts.resolve_named(self.budget.like).classes) if self.budget.like is not None else []
+        like = (
+            sorted(facts.resolve_named(self.budget.like).classes)
+            if self.budget.like is not None
+            else []
+        )
         if self.budget.by == "examples":
             # The number is looked up when images are chosen: what the subset is can be said without its source.
-            return with_chooser(selection, self, lambda ids, labels: choosing.spread(
-                self._num_images(facts, like), self.budget.seed, ids, labels), like)
+            return with_chooser(
+                selection,
+                self,
+                lambda ids, labels: choosing.spread(
+                    self._num_images(facts, like), self.budget.seed, ids, labels
+                ),
+                like,
+            )
         num_images, counts = self._num_images(facts, like), _counts(facts)
         kept, total = set(), 0
         for name in drawn(selection.classes, "classes", self.budget.seed):
@@ -105,13 +135,20 @@ class Examples(Step):
     def _look_at_the_file(cls, value: Any) -> Any:
         if not isinstance(value, dict) or not isinstance(value.get("examples"), str):
             return value
-        return {**value, "sha256": digest_of(value["examples"], existing_file, value.get("sha256"), "list of examples")}
+        return {
+            **value,
+            "sha256": digest_of(
+                value["examples"], existing_file, value.get("sha256"), "list of examples"
+            ),
+        }
 
     def apply(self, selection: Selection, facts: Facts) -> Selection:
         from writers import choosing
 
         wanted = choosing.ids_of(Path(self.examples))
-        return with_chooser(selection, {"examples": self.sha256}, partial(choosing.listed, wanted, self.examples))
+        return with_chooser(
+            selection, {"examples": self.sha256}, partial(choosing.listed, wanted, self.examples)
+        )
 
 
 class Share(Step):
@@ -129,13 +166,22 @@ class Fraction(Step):
         from writers import choosing
 
         wanted = self.fraction
-        return with_chooser(selection, self, partial(choosing.share, wanted.of, wanted.seed), splits=wanted.splits)
+        return with_chooser(
+            selection, self, partial(choosing.share, wanted.of, wanted.seed), splits=wanted.splits
+        )
 
 
-def with_chooser(selection: Selection, what: Any, choose: Chooser, *more: Any,
-                 splits: tuple[str, ...] = ("train",)) -> Selection:
+def with_chooser(
+    selection: Selection,
+    what: Any,
+    choose: Chooser,
+    *more: Any,
+    splits: tuple[str, ...] = ("train",),
+) -> Selection:
     """The selection with one more step on images. `what`, `more` and unusual `splits` go into the subset's digest."""
-    described = what.model_dump(mode="json", exclude_none=True) if isinstance(what, BaseModel) else what
+    described = (
+        what.model_dump(mode="json", exclude_none=True) if isinstance(what, BaseModel) else what
+    )
     if isinstance(what, BaseModel):
         for inner in described.values():
             inner.pop("splits", None)
@@ -147,6 +193,8 @@ def with_chooser(selection: Selection, what: Any, choose: Chooser, *more: Any,
 
 def _counts(facts: Facts) -> dict[str, int]:
     if facts.class_counts is None:
-        raise UserError("A subset with a budget of images depends on how many the source has of each class.",
-                        "It can be shown, or written, with its source only.")
+        raise UserError(
+            "A subset with a budget of images depends on how many the source has of each class.",
+            "It can be shown, or written, with its source only.",
+        )
     return facts.class_counts

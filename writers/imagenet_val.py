@@ -28,7 +28,7 @@ def shipped() -> list[str]:
     """The WordNet id of each image: image number n is at n - 1."""
     classes = imagenet_classes()
     digits = "".join(line for line in FILE.read_text().splitlines() if not line.startswith("#"))
-    return [classes[int(digits[place:place + 2], 32)] for place in range(0, len(digits), 2)]
+    return [classes[int(digits[place : place + 2], 32)] for place in range(0, len(digits), 2)]
 
 
 def of_devkit(path: Path) -> list[str]:
@@ -39,16 +39,30 @@ def of_devkit(path: Path) -> list[str]:
         with tarfile.open(path, "r:gz") as archive:
             synsets = loadmat(io.BytesIO(_member(archive, SYNSETS)), squeeze_me=True)["synsets"]
             numbers = _member(archive, GROUND_TRUTH).split()
-        leaves = synsets[synsets["num_children"] == 0]      # the others are nodes above the 1000 classes
+        leaves = synsets[
+            synsets["num_children"] == 0
+        ]  # the others are nodes above the 1000 classes
         wnid = dict(zip(leaves["ILSVRC2012_ID"].tolist(), leaves["WNID"].tolist(), strict=True))
         return [wnid[int(number)] for number in numbers]
-    except (tarfile.TarError, zlib.error, EOFError, LookupError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not ImageNet's development kit, whole: {error}",
-                        "Fetch it again, or remove it: the labels are shipped here, too.") from error
+    except (
+        tarfile.TarError,
+        zlib.error,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+        OSError,
+    ) as error:
+        raise UserError(
+            f"{path} is not ImageNet's development kit, whole: {error}",
+            "Fetch it again, or remove it: the labels are shipped here, too.",
+        ) from error
 
 
 def _member(archive: tarfile.TarFile, ending: str) -> bytes:
-    file = next((member for member in archive if member.isfile() and member.name.endswith(ending)), None)
+    file = next(
+        (member for member in archive if member.isfile() and member.name.endswith(ending)), None
+    )
     content = archive.extractfile(file) if file else None
     if content is None:
         raise KeyError(f"no {ending}")

@@ -21,8 +21,13 @@ def join_splits(files: Sequence[Path], out_file: Path, *, split: str) -> Manifes
     betons = [open_beton(file) for file in files]
     first = betons[0].manifest
     for beton in betons[1:]:
-        if (beton.manifest.classes, beton.manifest.multi_label) != (first.classes, first.multi_label):
-            raise UserError(f"{beton.path} has other classes than {betons[0].path}: they are not splits of one dataset.")
+        if (beton.manifest.classes, beton.manifest.multi_label) != (
+            first.classes,
+            first.multi_label,
+        ):
+            raise UserError(
+                f"{beton.path} has other classes than {betons[0].path}: they are not splits of one dataset."
+            )
     num_samples = sum(len(beton.rows) for beton in betons)
     with new_beton(out_file) as new:
         layout = Layout(num_samples, len(first.classes) if first.multi_label else None)
@@ -31,12 +36,29 @@ def join_splits(files: Sequence[Path], out_file: Path, *, split: str) -> Manifes
         layout.write_tables(new.handle)
         os.fsync(new.handle)
         counts = np.sum([beton.manifest.class_counts for beton in betons], axis=0)
-        same = {name: getattr(first, name) for name in (
-            "name", "dataset", "classes", "multi_label", "encoding", "protocol", "differences", "source", "subset", "seed",
-            "created_by")}
-        joined = Manifest.sealed(**same, split=split, class_counts=counts.tolist(),
-                                 skipped=[entry for beton in betons for entry in beton.manifest.skipped],
-                                 **file_fields(layout, new))
+        same = {
+            name: getattr(first, name)
+            for name in (
+                "name",
+                "dataset",
+                "classes",
+                "multi_label",
+                "encoding",
+                "protocol",
+                "differences",
+                "source",
+                "subset",
+                "seed",
+                "created_by",
+            )
+        }
+        joined = Manifest.sealed(
+            **same,
+            split=split,
+            class_counts=counts.tolist(),
+            skipped=[entry for beton in betons for entry in beton.manifest.skipped],
+            **file_fields(layout, new),
+        )
         new.publish(joined)
     return joined
 
@@ -48,9 +70,16 @@ def _copy(beton: Beton, layout: Layout, handle: int) -> None:
             offset = layout.place(size)
             write_at(handle, os.pread(file.fileno(), size, int(row["offset"])), offset)
             label = int(row["label"])
-            if labels.ndim == 2:        # a blob of their own
+            if labels.ndim == 2:  # a blob of their own
                 own = labels[number].tobytes()
                 label = layout.place(len(own))
                 write_at(handle, own, label)
-            layout.add(int(row["mode"]), int(row["width"]), int(row["height"]), offset, label, int(beton.ids[number]),
-                       beton.digests[number].tobytes())
+            layout.add(
+                int(row["mode"]),
+                int(row["width"]),
+                int(row["height"]),
+                offset,
+                label,
+                int(beton.ids[number]),
+                beton.digests[number].tobytes(),
+            )

@@ -8,15 +8,32 @@ import functools
 import importlib.util
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_uint, c_uint64, c_ulong, c_void_p
 
-MODULE, VERSION = "writers._kernel", 1      # as in version.c
-CURE = ("Install a C compiler and libjpeg-turbo's headers (Debian: gcc libjpeg-dev), then reinstall with "
-        "`pip install -e .`.")
+MODULE, VERSION = "writers._kernel", 1  # as in version.c
+CURE = (
+    "Install a C compiler and libjpeg-turbo's headers (Debian: gcc libjpeg-dev), then reinstall with "
+    "`pip install -e .`."
+)
 
 _ARGUMENTS = {
-    "harness_check_markers": (c_char_p, c_uint64, c_uint64),                                # markers.c
-    "harness_shrink": (c_void_p, *[c_int64] * 3, c_void_p, *[c_int64] * 8),                 # resize.c
-    "harness_add_restart_markers": (c_char_p, c_ulong, c_uint, POINTER(c_void_p), POINTER(c_ulong), c_char_p),  # restart.c
-    "harness_encode_with_markers": (c_void_p, c_void_p, *[c_int] * 4, c_uint, POINTER(c_void_p), POINTER(c_ulong), c_char_p),
+    "harness_check_markers": (c_char_p, c_uint64, c_uint64),  # markers.c
+    "harness_shrink": (c_void_p, *[c_int64] * 3, c_void_p, *[c_int64] * 8),  # resize.c
+    "harness_add_restart_markers": (
+        c_char_p,
+        c_ulong,
+        c_uint,
+        POINTER(c_void_p),
+        POINTER(c_ulong),
+        c_char_p,
+    ),  # restart.c
+    "harness_encode_with_markers": (
+        c_void_p,
+        c_void_p,
+        *[c_int] * 4,
+        c_uint,
+        POINTER(c_void_p),
+        POINTER(c_ulong),
+        c_char_p,
+    ),
     "harness_find_damage": (c_char_p, c_ulong, c_char_p),
     "harness_free": (c_void_p,),
 }
@@ -44,7 +61,10 @@ def open_library(module: str, version: int) -> ctypes.CDLL | None:
     try:
         opened = ctypes.CDLL(found.origin)
         return opened if opened.harness_kernel_version() == version else None
-    except (OSError, AttributeError):       # a library that it needs is gone, or it is from before there were versions
+    except (
+        OSError,
+        AttributeError,
+    ):  # a library that it needs is gone, or it is from before there were versions
         return None
 
 

@@ -13,21 +13,42 @@ from array import array
 import numpy as np
 
 VERSION = 2
-HEADER = np.dtype([("version", "<u2"), ("num_fields", "<u2"), ("page_size", "<u4"), ("num_samples", "<u8"),
-                   ("table_offset", "<u8")])
+HEADER = np.dtype(
+    [
+        ("version", "<u2"),
+        ("num_fields", "<u2"),
+        ("page_size", "<u4"),
+        ("num_samples", "<u8"),
+        ("table_offset", "<u8"),
+    ]
+)
 FIELD = np.dtype([("type", "u1"), ("name", "S16"), ("arguments", "V1024")])
-SAMPLE = np.dtype({"names": ["mode", "width", "height", "offset", "label"], "formats": ["u1", "<u2", "<u2", "<u8", "<i8"],
-                   "offsets": [0, 1, 3, 5, 16], "itemsize": 24})
+SAMPLE = np.dtype(
+    {
+        "names": ["mode", "width", "height", "offset", "label"],
+        "formats": ["u1", "<u2", "<u2", "<u8", "<i8"],
+        "offsets": [0, 1, 3, 5, 16],
+        "itemsize": 24,
+    }
+)
 BLOB = np.dtype([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
 ID = np.dtype("<u8")
-DIGEST_BYTES = 16           # the first of a sha256
+DIGEST_BYTES = 16  # the first of a sha256
 NUM_FIELDS = 2
 FIRST_ROW = HEADER.itemsize + NUM_FIELDS * FIELD.itemsize
-IMAGE_TYPE, INTEGER_TYPE, ARRAY_TYPE = 2, 1, 4      # FFCV's numbers of an RGB image, an integer, an array of a fixed shape
-ARRAY_ARGUMENTS = np.dtype([("shape", "<u8", 32), ("num_bytes", "<u8"), ("dtype", "S760")])     # of FFCV's NDArrayField
+IMAGE_TYPE, INTEGER_TYPE, ARRAY_TYPE = (
+    2,
+    1,
+    4,
+)  # FFCV's numbers of an RGB image, an integer, an array of a fixed shape
+ARRAY_ARGUMENTS = np.dtype(
+    [("shape", "<u8", 32), ("num_bytes", "<u8"), ("dtype", "S760")]
+)  # of FFCV's NDArrayField
 
-PAGE_SIZE = 8 * 2**20       # FFCV's default
-SMALL_PAGE_SIZE = 2 * 2**20     # its smallest; for sets of few samples, whose first page is mostly padding
+PAGE_SIZE = 8 * 2**20  # FFCV's default
+SMALL_PAGE_SIZE = (
+    2 * 2**20
+)  # its smallest; for sets of few samples, whose first page is mostly padding
 FEW_SAMPLES = 10_000
 
 
@@ -39,7 +60,9 @@ class Layout:
 
     def __init__(self, capacity: int, num_labels: int | None = None) -> None:
         self._num_labels = num_labels
-        self._columns = {name: array("q" if name == "label" else "Q") for name in SAMPLE.names or ()}
+        self._columns = {
+            name: array("q" if name == "label" else "Q") for name in SAMPLE.names or ()
+        }
         self._blobs = {name: array("Q") for name in BLOB.names or ()}
         self._ids = array("Q")
         self._digests = bytearray()
@@ -62,7 +85,16 @@ class Layout:
         self.end += size
         return offset
 
-    def add(self, mode: int, width: int, height: int, offset: int, label: int, sample_id: int, digest: bytes) -> None:
+    def add(
+        self,
+        mode: int,
+        width: int,
+        height: int,
+        offset: int,
+        label: int,
+        sample_id: int,
+        digest: bytes,
+    ) -> None:
         """A sample whose image was placed at `offset`. label: its class, or where its labels were placed."""
         assert len(digest) == DIGEST_BYTES
         self._digests += digest
@@ -77,7 +109,9 @@ class Layout:
     @property
     def rows(self) -> np.ndarray:
         """SAMPLE [N]."""
-        rows = np.zeros(self.num_samples, SAMPLE)   # zeros: a row has gaps, and the file must not depend on what lay there
+        rows = np.zeros(
+            self.num_samples, SAMPLE
+        )  # zeros: a row has gaps, and the file must not depend on what lay there
         for name, column in self._columns.items():
             rows[name] = np.frombuffer(column, column.typecode)
         return rows
@@ -96,8 +130,13 @@ class Layout:
         table_offset = self.pages_end + len(self._digests) + ids.nbytes
         os.ftruncate(handle, self.pages_end)
         write_at(handle, bytes(self._digests) + ids.tobytes() + blobs.tobytes(), self.pages_end)
-        write_at(handle, header_of(self.page_size, self.num_samples, table_offset) + fields_of(self._num_labels).tobytes()
-                 + self.rows.tobytes(), 0)
+        write_at(
+            handle,
+            header_of(self.page_size, self.num_samples, table_offset)
+            + fields_of(self._num_labels).tobytes()
+            + self.rows.tobytes(),
+            0,
+        )
         return table_offset + blobs.nbytes
 
 
@@ -122,7 +161,11 @@ def fields_of(num_labels: int | None) -> np.ndarray:
     if num_labels is not None:
         arguments = np.zeros(1, ARRAY_ARGUMENTS)
         dtype = json.dumps(np.dtype(np.int8).descr).encode()
-        arguments["shape"][0, 0], arguments["num_bytes"], arguments["dtype"] = num_labels, len(dtype), dtype
+        arguments["shape"][0, 0], arguments["num_bytes"], arguments["dtype"] = (
+            num_labels,
+            len(dtype),
+            dtype,
+        )
         fields[1]["arguments"] = arguments.tobytes()
     return fields
 

@@ -25,11 +25,13 @@ def main(labels_file: Path, wnids_file: Path) -> None:
     classes = imagenet_classes()
     numbers = [labels[image_name(number)] for number in range(1, NUM_IMAGES + 1)]
     assert len(labels) == NUM_IMAGES
-    assert [classes[label] for label in numbers] == wnids_file.read_text().split(), "the two packages differ"
+    assert [classes[label] for label in numbers] == wnids_file.read_text().split(), (
+        "the two packages differ"
+    )
     print(NOTICE)
     digits = "".join(DIGITS[label // 32] + DIGITS[label % 32] for label in numbers)
     for begin in range(0, len(digits), 120):
-        print(digits[begin:begin + 120])
+        print(digits[begin : begin + 120])
 
 
 if __name__ == "__main__":

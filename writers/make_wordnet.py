@@ -58,7 +58,7 @@ def _index(file: Path) -> Iterator[tuple[str, list[str]]]:
     for line in file.read_text().splitlines():
         if not line.startswith(" "):
             lemma, _, num_senses, *rest = line.split()
-            yield lemma, rest[-int(num_senses):]
+            yield lemma, rest[-int(num_senses) :]
 
 
 def _data(file: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -68,9 +68,13 @@ def _data(file: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             continue
         fields = line.split(" | ")[0].split()
         num_words = int(fields[3], 16)
-        lemmas = fields[4:4 + 2 * num_words:2]
-        pointers = fields[5 + 2 * num_words:]
-        hypernyms = [pointers[place + 1] for place in range(0, 4 * int(fields[4 + 2 * num_words]), 4) if pointers[place] == "@"]
+        lemmas = fields[4 : 4 + 2 * num_words : 2]
+        pointers = fields[5 + 2 * num_words :]
+        hypernyms = [
+            pointers[place + 1]
+            for place in range(0, 4 * int(fields[4 + 2 * num_words]), 4)
+            if pointers[place] == "@"
+        ]
         yield fields[0], lemmas, hypernyms
 
 

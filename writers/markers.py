@@ -5,8 +5,10 @@ import re
 from writers import kernel
 from writers.restart import DamagedJpeg
 
-MARKER = re.compile(rb"\xff[^\x00\xff]")    # in coded data, 0xFF stands before 0x00; before a marker, more of it may stand
-CUT_SHORT, OUT_OF_ORDER = -1, -2            # as in markers.c
+MARKER = re.compile(
+    rb"\xff[^\x00\xff]"
+)  # in coded data, 0xFF stands before 0x00; before a marker, more of it may stand
+CUT_SHORT, OUT_OF_ORDER = -1, -2  # as in markers.c
 
 
 def check_markers(jpeg: bytes, scan: int) -> None:
@@ -16,7 +18,11 @@ def check_markers(jpeg: bytes, scan: int) -> None:
     restart markers. What lies between two markers is not decoded.
     """
     library = kernel.library()
-    found = library.harness_check_markers(jpeg, len(jpeg), scan) if library else check_slowly(jpeg, scan)
+    found = (
+        library.harness_check_markers(jpeg, len(jpeg), scan)
+        if library
+        else check_slowly(jpeg, scan)
+    )
     if found:
         words = {CUT_SHORT: "it is cut short", OUT_OF_ORDER: "its restart markers are out of order"}
         raise DamagedJpeg(words.get(found, f"a scan has the marker 0x{found:02x}"))
@@ -34,7 +40,7 @@ def check_slowly(jpeg: bytes, position: int) -> int:
                 return OUT_OF_ORDER
             num_restarts += 1
         elif code in (0xC4, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE) or 0xE0 <= code <= 0xEF:
-            position += int.from_bytes(jpeg[position:position + 2], "big")
+            position += int.from_bytes(jpeg[position : position + 2], "big")
             num_restarts = 0
         else:
             return code

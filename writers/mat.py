@@ -12,8 +12,10 @@ def read_mat(data: bytes, where: str) -> dict[str, Any]:
 
     try:
         content: dict[str, Any] = loadmat(io.BytesIO(data), squeeze_me=True)
-    except Exception as error:      # scipy raises what it likes
-        raise UserError(f"{where} is not a whole MATLAB file: {error}", "Fetch it again.") from error
+    except Exception as error:  # scipy raises what it likes
+        raise UserError(
+            f"{where} is not a whole MATLAB file: {error}", "Fetch it again."
+        ) from error
     return content
 
 

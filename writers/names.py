@@ -21,14 +21,18 @@ def find(package: str, name: str, noun: str) -> ModuleType:
 def names(package: str) -> list[str]:
     """The catalogue: every module directly in `package`, sorted, private ones left out."""
     folder = importlib.import_module(package).__path__
-    return sorted(module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_"))
+    return sorted(
+        module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_")
+    )
 
 
 def unknown(noun: str, name: str, known: Iterable[str]) -> UserError:
     """The UserError for a name that is not in `known`."""
     known = sorted(known)
     close = nearest(name, known)
-    hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(known) or 'none'}."
+    hint = (
+        f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(known) or 'none'}."
+    )
     return UserError(f"There is no {noun} named '{name}'.", hint)
 
 

@@ -6,14 +6,17 @@ from pathlib import Path
 from writers.errors import UserError
 from writers.source import Example, SplitSettings, carve
 
-DEPTHS = ("", "*/", "*/*/")     # the folder itself, and what archives and torchvision wrap around it
+DEPTHS = ("", "*/", "*/*/")  # the folder itself, and what archives and torchvision wrap around it
 
 
 def find(path: Path, name: str) -> Path | None:
     """The file or folder `name` (it may have parts) at `path`, in it, or up to two folders deeper."""
     if path.name == name and path.exists():
         return path
-    return next((found for depth in DEPTHS if path.is_dir() for found in sorted(path.glob(depth + name))), None)
+    return next(
+        (found for depth in DEPTHS if path.is_dir() for found in sorted(path.glob(depth + name))),
+        None,
+    )
 
 
 def need(path: Path, name: str, hint: str) -> Path:
@@ -42,5 +45,7 @@ def check_labels(labels: Sequence[int], num_classes: int, where: str) -> None:
     """Raises UserError where a label is none of 0..K-1."""
     for number, label in enumerate(labels):
         if not 0 <= label < num_classes:
-            raise UserError(f"{where}: label {label} of image {number} is none of its {num_classes} classes.",
-                            "Fetch it again.")
+            raise UserError(
+                f"{where}: label {label} of image {number} is none of its {num_classes} classes.",
+                "Fetch it again.",
+            )

@@ -31,10 +31,12 @@ class Origin(BaseModel):
     test: float
     split_seed: int
     protocol: str | None
-    files: str              # sha256 of the name, size and time of change of all files at the places that the images come from
+    files: str  # sha256 of the name, size and time of change of all files at the places that the images come from
 
 
-def open_with_origin(name: str, paths: Sequence[Path], settings: SplitSettings) -> tuple[Source, Origin | None]:
+def open_with_origin(
+    name: str, paths: Sequence[Path], settings: SplitSettings
+) -> tuple[Source, Origin | None]:
     """`open_dataset`, and where its images come from; None: there are files or folders that cannot be looked at.
 
     Raises UserError as `open_dataset` does. The files are looked at before anything is read: those that change while a beton is
@@ -42,12 +44,18 @@ def open_with_origin(name: str, paths: Sequence[Path], settings: SplitSettings) 
     """
     files = _state(paths)
     source = open_dataset(name, paths, settings)
-    if files is None:       # made on first use
+    if files is None:  # made on first use
         files = _state(paths)
     if files is None:
         return source, None
-    return source, Origin(dataset=name, val=settings.val, test=settings.test, split_seed=settings.seed,
-                          protocol=source.protocol, files=files)
+    return source, Origin(
+        dataset=name,
+        val=settings.val,
+        test=settings.test,
+        split_seed=settings.seed,
+        protocol=source.protocol,
+        files=files,
+    )
 
 
 def record(file: Path, manifest: Manifest, origin: Origin | None) -> None:
@@ -56,8 +64,12 @@ def record(file: Path, manifest: Manifest, origin: Origin | None) -> None:
         return
     path = record_path(file)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    with locked(file.parent):       # else a writer of the same beton, who is just beginning, could take it for a dead one's
-        temporary.write_text(json.dumps({"manifest": manifest.digest, **origin.model_dump()}, indent=1) + "\n")
+    with locked(
+        file.parent
+    ):  # else a writer of the same beton, who is just beginning, could take it for a dead one's
+        temporary.write_text(
+            json.dumps({"manifest": manifest.digest, **origin.model_dump()}, indent=1) + "\n"
+        )
         temporary.replace(path)
 
 
@@ -66,7 +78,15 @@ def recorded(file: Path, manifest: Manifest) -> Origin | None:
     try:
         found: dict[str, Any] = json.loads(record_path(file).read_text())
         return Origin.model_validate(found) if found.pop("manifest") == manifest.digest else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError):
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        ValidationError,
+    ):
         return None
 
 
@@ -106,7 +126,9 @@ def _tree(folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...]) -
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
         if not entry.is_dir():
-            yield _line(prefix + entry.name, entry.stat(follow_symlinks=entry.is_file()))    # a broken link is itself
+            yield _line(
+                prefix + entry.name, entry.stat(follow_symlinks=entry.is_file())
+            )  # a broken link is itself
         elif not entry.name.startswith("."):
             yield from _tree(entry.path, f"{prefix}{entry.name}/", (*above, here))
 

@@ -30,7 +30,9 @@ class NewBeton:
     def publish(self, manifest: Manifest) -> None:
         """Give the file its name. It must be complete and on the disk. Raises OSError."""
         _write_durably(_temporary_manifest(self.temporary), _as_json(manifest))
-        with locked(self.out_file.parent):      # a beton has its name only beside its own manifest; a manifest alone is none
+        with locked(
+            self.out_file.parent
+        ):  # a beton has its name only beside its own manifest; a manifest alone is none
             self._take_name()
         _sync_folder(self.out_file.parent)
 
@@ -41,12 +43,16 @@ class NewBeton:
         """
         linked = _temporary_link(self.temporary)
         _write_durably(_temporary_manifest(self.temporary), _as_json(manifest))
-        with locked(self.out_file.parent):      # the link is locked by no writer: until it has its name, it looks stale
+        with locked(
+            self.out_file.parent
+        ):  # the link is locked by no writer: until it has its name, it looks stale
             try:
                 os.link(file, linked)
-            except OSError:     # another file system, or one without links; another person's file; it is gone
+            except (
+                OSError
+            ):  # another file system, or one without links; another person's file; it is gone
                 return False
-            if not os.path.samestat(os.fstat(handle), linked.stat()):       # it was replaced
+            if not os.path.samestat(os.fstat(handle), linked.stat()):  # it was replaced
                 linked.unlink()
                 return False
             linked.replace(self.temporary)
@@ -69,7 +75,10 @@ def new_beton(out_file: Path) -> Iterator[NewBeton]:
     with _disk_errors(out_file):
         out_file.parent.mkdir(parents=True, exist_ok=True)
         if out_file.is_dir():
-            raise UserError(f"{out_file} is a folder; the beton needs that name.", "Remove it, or write elsewhere with --out.")
+            raise UserError(
+                f"{out_file} is a folder; the beton needs that name.",
+                "Remove it, or write elsewhere with --out.",
+            )
         handle, temporary = _open_temporary(out_file)
         try:
             yield NewBeton(handle, temporary, out_file)
@@ -82,11 +91,13 @@ def new_beton(out_file: Path) -> Iterator[NewBeton]:
 
 def _open_temporary(out_file: Path) -> tuple[int, Path]:
     """A new file beside `out_file`, locked for as long as it is open."""
-    with locked(out_file.parent):       # else another writer could take it for stale before it is locked
+    with locked(out_file.parent):  # else another writer could take it for stale before it is locked
         _remove_stale(out_file)
         temporary = out_file.with_name(f".{out_file.name}.{secrets.token_hex(8)}.writing")
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with contextlib.suppress(OSError):      # a file system without locks: then nothing is removed as stale either
+        with contextlib.suppress(
+            OSError
+        ):  # a file system without locks: then nothing is removed as stale either
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return handle, temporary
 
@@ -98,9 +109,11 @@ def _remove_stale(out_file: Path) -> None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"Another process is writing {out_file} at this moment.",
-                                "Wait for it, or write elsewhere with --out.") from None
-            except OSError:     # a file system without locks
+                raise UserError(
+                    f"Another process is writing {out_file} at this moment.",
+                    "Wait for it, or write elsewhere with --out.",
+                ) from None
+            except OSError:  # a file system without locks
                 continue
             _remove(path)
 
@@ -117,14 +130,20 @@ def _disk_errors(out_file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"The disk that holds {out_file.parent} is full; {out_file.name} was not written.",
-                            "Free some space, or write elsewhere with --out.") from error
+            raise UserError(
+                f"The disk that holds {out_file.parent} is full; {out_file.name} was not written.",
+                "Free some space, or write elsewhere with --out.",
+            ) from error
         if error.errno == errno.EFBIG:
-            raise UserError(f"{out_file.name} was not written: {out_file.parent} does not take a file so large.",
-                            "See the limits of the file system and `ulimit -f`, or write elsewhere with --out.") from error
+            raise UserError(
+                f"{out_file.name} was not written: {out_file.parent} does not take a file so large.",
+                "See the limits of the file system and `ulimit -f`, or write elsewhere with --out.",
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise UserError(f"{out_file.parent} cannot be written: {error.strerror}.",
-                            "Write elsewhere with --out.") from error
+            raise UserError(
+                f"{out_file.parent} cannot be written: {error.strerror}.",
+                "Write elsewhere with --out.",
+            ) from error
         raise
 
 

@@ -18,24 +18,35 @@ class Ranking:
 
     classes: tuple[str, ...]
     accuracy: Mapping[str, float]
-    source: str             # whose accuracies, on which images
-    tie_break: str          # how equal accuracies were put in order
+    source: str  # whose accuracies, on which images
+    tie_break: str  # how equal accuracies were put in order
 
     def restricted_to(self, classes: Collection[str]) -> "Ranking":
         """The same order, of these classes only."""
         return replace(self, classes=tuple(name for name in self.classes if name in classes))
 
 
-def rank(accuracy: Mapping[str, float], tie_breaks: Sequence[Mapping[str, float]] = (), *, source: str,
-         tie_break: str) -> Ranking:
+def rank(
+    accuracy: Mapping[str, float],
+    tie_breaks: Sequence[Mapping[str, float]] = (),
+    *,
+    source: str,
+    tie_break: str,
+) -> Ranking:
     """Order classes by accuracy, equal ones by each of `tie_breaks` in turn (lower is harder), and at last by name.
 
     `tie_break` says in words what they are; the order by name is added to it.
     """
+
     def place(name: str) -> tuple[float | str, ...]:
         return (accuracy[name], *(values[name] for values in tie_breaks), name)
 
-    return Ranking(tuple(sorted(accuracy, key=place)), accuracy, source, f"{tie_break}, then class name".lstrip(", "))
+    return Ranking(
+        tuple(sorted(accuracy, key=place)),
+        accuracy,
+        source,
+        f"{tie_break}, then class name".lstrip(", "),
+    )
 
 
 def read_ranking(name_or_path: str) -> Ranking:
@@ -46,21 +57,30 @@ def read_ranking(name_or_path: str) -> Ranking:
     """
     path = ranking_file(name_or_path)
     try:
-        text = path.read_text(encoding="utf-8-sig")     # spreadsheets put a mark before the first column's name
+        text = path.read_text(
+            encoding="utf-8-sig"
+        )  # spreadsheets put a mark before the first column's name
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text in UTF-8: {error}.") from error
-    lines = [(number, line) for number, line in enumerate(text.splitlines(keepends=True), 1)
-             if line.strip() and not line.startswith("#")]
+    lines = [
+        (number, line)
+        for number, line in enumerate(text.splitlines(keepends=True), 1)
+        if line.strip() and not line.startswith("#")
+    ]
     rows = csv.reader(line for _, line in lines)
     header = next(rows, [])
     if header[:2] != ["class", "accuracy"]:
-        raise UserError(f"{path}: the first line must name the columns class,accuracy[,tie-break ...], "
-                        f"not {','.join(header) or 'nothing'}.")
+        raise UserError(
+            f"{path}: the first line must name the columns class,accuracy[,tie-break ...], "
+            f"not {','.join(header) or 'nothing'}."
+        )
     values: list[dict[str, float]] = [{} for _ in header[1:]]
     for row in rows:
         number, _ = lines[rows.line_num - 1]
         if len(row) != len(header):
-            raise UserError(f"{path}:{number}: {len(row)} columns, and the header has {len(header)}.")
+            raise UserError(
+                f"{path}:{number}: {len(row)} columns, and the header has {len(header)}."
+            )
         if row[0] in values[0]:
             raise UserError(f"{path}:{number}: class {row[0]} stands here a second time.")
         for column, text in zip(values, row[1:], strict=True):

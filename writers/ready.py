@@ -30,17 +30,27 @@ from writers.subset import Subset
 from writers.write import CREATED_BY, FILE_FIELDS, chosen, file_fields, manifest_of
 
 NUM_ENCODED_ANEW = 16
-SEED = 0                # of the order in the file and of the draws of a mixed encoding, as `write_split` has it by default
+SEED = 0  # of the order in the file and of the draws of a mixed encoding, as `write_split` has it by default
 
 
 @dataclass(frozen=True)
 class Taken:
     manifest: Manifest
-    beton: Path         # that the samples were taken from
+    beton: Path  # that the samples were taken from
 
 
-def take(source: Source, split: str, subset: Subset, encoding: Encoding, out_file: Path, *, origin: Origin | None,
-         folder: Path, progress: Progress | None = None, tell: Callable[[str], None] = print) -> Taken | None:
+def take(
+    source: Source,
+    split: str,
+    subset: Subset,
+    encoding: Encoding,
+    out_file: Path,
+    *,
+    origin: Origin | None,
+    folder: Path,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] = print,
+) -> Taken | None:
     """Write `out_file` as `write_split` does, from a beton in a folder of `folder`; None: there is none that will do.
 
     The manifest is that of `write_split`, too, and does not depend on what lay there. `tell` is told of a beton that is damaged
@@ -60,7 +70,9 @@ def take(source: Source, split: str, subset: Subset, encoding: Encoding, out_fil
     return None
 
 
-def _promising(folder: Path, source: Source, split: str, encoding: Encoding, origin: Origin) -> list[tuple[Path, Manifest]]:
+def _promising(
+    folder: Path, source: Source, split: str, encoding: Encoding, origin: Origin
+) -> list[tuple[Path, Manifest]]:
     """Betons of the same images, encoded in the same way, by what is written of them; the smallest first."""
     found = []
     for path in sorted(folder.glob(f"*/{split}.beton")):
@@ -68,14 +80,31 @@ def _promising(folder: Path, source: Source, split: str, encoding: Encoding, ori
             manifest = read_manifest(path)
         except UserError:
             continue
-        said = manifest.dataset, manifest.split, manifest.encoding, manifest.seed, manifest.created_by
-        if said == (source.name, split, encoding, SEED, CREATED_BY) and recorded(path, manifest) == origin:
+        said = (
+            manifest.dataset,
+            manifest.split,
+            manifest.encoding,
+            manifest.seed,
+            manifest.created_by,
+        )
+        if (
+            said == (source.name, split, encoding, SEED, CREATED_BY)
+            and recorded(path, manifest) == origin
+        ):
             found.append((path, manifest))
     return sorted(found, key=lambda one: one[1].num_samples)
 
 
-def _take(path: Path, manifest: Manifest, source: Source, split: str, subset: Subset, examples: Sequence[Example],
-          out_file: Path, progress: Progress | None) -> Manifest | None:
+def _take(
+    path: Path,
+    manifest: Manifest,
+    source: Source,
+    split: str,
+    subset: Subset,
+    examples: Sequence[Example],
+    out_file: Path,
+    progress: Progress | None,
+) -> Manifest | None:
     """None: the beton lacks images, or has others. Raises BetonChanged."""
     readable = [example for example in examples if example.key not in source.damaged]
     if manifest.num_samples < len(readable):
@@ -84,14 +113,21 @@ def _take(path: Path, manifest: Manifest, source: Source, split: str, subset: Su
         beton = open_beton(path)
         if beton.manifest != manifest or not has_fields_of(beton):
             raise BetonChanged("It is another file by now.")
-        assert len(beton.sizes) == len(beton.ids)       # raises for tables that do not fit each other
+        assert len(beton.sizes) == len(beton.ids)  # raises for tables that do not fit each other
     except (UserError, OSError) as error:
         raise BetonChanged(str(error)) from error
     positions = _positions(beton, ids_of(readable))
     if positions is None or not _encodes_to(beton, positions, readable, source):
         return None
-    skipped = [{"name": example.name, "class": subset.classes[example.label], "reason": source.damaged[example.key]}
-               for example in examples if example.key in source.damaged]
+    skipped = [
+        {
+            "name": example.name,
+            "class": subset.classes[example.label],
+            "reason": source.damaged[example.key],
+        }
+        for example in examples
+        if example.key in source.damaged
+    ]
     labels = np.array([example.label for example in readable], np.int64)
     layout = lay_out(beton, positions, labels, capacity=len(examples))
 
@@ -120,21 +156,39 @@ def _positions(beton: Beton, ids: np.ndarray) -> np.ndarray | None:
     return positions if there and bool((np.diff(positions) > 0).all()) else None
 
 
-def _encodes_to(beton: Beton, positions: np.ndarray, examples: Sequence[Example], source: Source) -> bool:
+def _encodes_to(
+    beton: Beton, positions: np.ndarray, examples: Sequence[Example], source: Source
+) -> bool:
     """Whether a few images, from all over the file, still become what is in it."""
     few = np.unique(np.linspace(0, len(positions) - 1, NUM_ENCODED_ANEW, dtype=np.int64))
     manifest = beton.manifest
     chances = uniform(draw(manifest.seed, "encode", beton.ids[positions[few]]))
     try:
-        return all(digest_of(encode(source.read(example), manifest.encoding, chance,
-                                    lenient=example.key in source.lenient).data) == digest.tobytes()
-                   for example, chance, digest in zip((examples[index] for index in few.tolist()), chances.tolist(),
-                                                      beton.digests[positions[few]], strict=True))
-    except (Unreadable, OSError):       # whoever writes from the images says which, and why
+        return all(
+            digest_of(
+                encode(
+                    source.read(example),
+                    manifest.encoding,
+                    chance,
+                    lenient=example.key in source.lenient,
+                ).data
+            )
+            == digest.tobytes()
+            for example, chance, digest in zip(
+                (examples[index] for index in few.tolist()),
+                chances.tolist(),
+                beton.digests[positions[few]],
+                strict=True,
+            )
+        )
+    except (Unreadable, OSError):  # whoever writes from the images says which, and why
         return False
 
 
 def _is_whole(beton: Beton, layout: Layout) -> bool:
     """Whether a file of this layout is, byte for byte, the beton itself."""
-    return layout.page_size == beton.manifest.page_size and layout.pages_end == beton.manifest.pages_end \
+    return (
+        layout.page_size == beton.manifest.page_size
+        and layout.pages_end == beton.manifest.pages_end
         and layout.rows.tobytes() == beton.rows.tobytes()
+    )

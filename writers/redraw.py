@@ -12,7 +12,12 @@ from writers.files import Files
 
 
 class RedrawnFiles:
-    def __init__(self, files: Files, concerned: Callable[[str], bool], change: Callable[[Image.Image], Image.Image]) -> None:
+    def __init__(
+        self,
+        files: Files,
+        concerned: Callable[[str], bool],
+        change: Callable[[Image.Image], Image.Image],
+    ) -> None:
         """concerned: which files, by name. change: what becomes of an image, which is RGB."""
         self._files, self._concerned, self._change = files, concerned, change
 
@@ -25,7 +30,7 @@ class RedrawnFiles:
         if not self._concerned(name):
             return data
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # of damaged EXIF, as the writer does
+            warnings.simplefilter("ignore")  # of damaged EXIF, as the writer does
             with Image.open(io.BytesIO(data)) as image:
                 return to_ppm(np.asarray(self._change(image.convert("RGB"))))
 

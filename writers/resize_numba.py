@@ -6,10 +6,14 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-_ONE = 1 << 12      # the shares of a new pixel's sources, along one axis, add up to this: 8 + 12 + 12 bits fit into 32
+_ONE = (
+    1 << 12
+)  # the shares of a new pixel's sources, along one axis, add up to this: 8 + 12 + 12 bits fit into 32
 
 
-def shrink_into(output: np.ndarray, pixels: np.ndarray, step_x: tuple[int, int], step_y: tuple[int, int]) -> None:
+def shrink_into(
+    output: np.ndarray, pixels: np.ndarray, step_x: tuple[int, int], step_y: tuple[int, int]
+) -> None:
     """As `writers.resize.shrink_into`."""
     _shrink(output, np.ascontiguousarray(pixels), *step_x, *step_y)
 
@@ -19,7 +23,7 @@ def _compiled(function: Callable) -> Callable:
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError:    # "no locator available": every process compiles for itself
+    except RuntimeError:  # "no locator available": every process compiles for itself
         return njit(**options)(function)
 
 
@@ -29,11 +33,14 @@ def _shares(source, target, numerator, denominator):
     starts, counts = np.empty(target, np.int64), np.empty(target, np.int64)
     shares = np.zeros((target, max(3, numerator // denominator + 2)), np.uint32)
     for i in range(target):
-        begin, end = i * numerator, (i + 1) * numerator     # in units of 1 / denominator of a source pixel
+        begin, end = (
+            i * numerator,
+            (i + 1) * numerator,
+        )  # in units of 1 / denominator of a source pixel
         first = min(begin // denominator, source - 1)
         last = min((end - 1) // denominator, source - 1)
         starts[i], counts[i] = first, last - first + 1
-        given = 0       # rounding the sums instead of the shares: these add up, and none is off by more than one
+        given = 0  # rounding the sums instead of the shares: these add up, and none is off by more than one
         for k in range(last - first + 1):
             covered = end if first + k == last else min(end, (first + k + 1) * denominator)
             total = ((covered - begin) * _ONE + numerator // 2) // numerator
@@ -45,9 +52,15 @@ def _shares(source, target, numerator, denominator):
 @_compiled
 def _shrink(output, pixels, x_numerator, x_denominator, y_numerator, y_denominator):
     channels = pixels.shape[2]
-    y_starts, y_counts, y_shares = _shares(pixels.shape[0], output.shape[0], y_numerator, y_denominator)
-    x_starts, x_counts, x_shares = _shares(pixels.shape[1], output.shape[1], x_numerator, x_denominator)
-    line = np.zeros((pixels.shape[1] + x_shares.shape[1]) * channels, np.uint32)    # a new row, as wide as the source
+    y_starts, y_counts, y_shares = _shares(
+        pixels.shape[0], output.shape[0], y_numerator, y_denominator
+    )
+    x_starts, x_counts, x_shares = _shares(
+        pixels.shape[1], output.shape[1], x_numerator, x_denominator
+    )
+    line = np.zeros(
+        (pixels.shape[1] + x_shares.shape[1]) * channels, np.uint32
+    )  # a new row, as wide as the source
     for y in range(output.shape[0]):
         for k in range(y_counts[y]):
             _add_row(line, pixels[y_starts[y] + k].reshape(-1), y_shares[y, k], k == 0)
@@ -72,7 +85,7 @@ def _sum_columns(row, line, starts, counts, shares):
     channels = row.shape[1]
     for x in range(len(starts)):
         for c in range(channels):
-            total = np.uint32(1 << 23)      # a half: the sum has 24 bits behind the point
+            total = np.uint32(1 << 23)  # a half: the sum has 24 bits behind the point
             for k in range(counts[x]):
                 total = np.uint32(total + shares[x, k] * line[(starts[x] + k) * channels + c])
             row[x, c] = total >> np.uint32(24)
@@ -89,6 +102,11 @@ def _sum_columns_of_three(row, line, starts, shares):
         first, second, third = shares[x, 0], shares[x, 1], shares[x, 2]
         i = np.uintp(starts[x]) * step
         for c in range(row.shape[1]):
-            total = np.uint32(np.uint32(1 << 23) + first * line[i] + second * line[i + step] + third * line[i + step + step])
+            total = np.uint32(
+                np.uint32(1 << 23)
+                + first * line[i]
+                + second * line[i + step]
+                + third * line[i + step + step]
+            )
             row[np.uintp(x), np.uintp(c)] = total >> np.uint32(24)
             i += np.uintp(1)

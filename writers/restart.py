@@ -26,17 +26,24 @@ from writers.errors import UserError
 from writers.turbojpeg import Planes
 
 MAGIC, VERSION = b"hrst\r\nix", 1
-FOOTER = np.dtype([
-    ("num_segments", "<u4"),
-    ("frame", "<u4"),       # where the SOF marker begins
-    ("scan", "<u4"),        # where the first segment begins; a header, copied with each decode, ends there
-    ("interval", "<u2"),    # MCUs in a segment; divides the MCUs of a row
-    ("version", "<u2"),
-    ("checksum", "<u4"),    # CRC-32 of header, lengths and the fields above
-    ("magic", "S8"),
-])
-MAX_HEADER = 4096       # bytes; what `add_restart_index` writes has some 600
-BLOCKS_WANTED = 12      # of 8 x 8 values in a segment, two MCUs of 4:2:0: smaller ones cost bytes, larger ones time
+FOOTER = np.dtype(
+    [
+        ("num_segments", "<u4"),
+        ("frame", "<u4"),  # where the SOF marker begins
+        (
+            "scan",
+            "<u4",
+        ),  # where the first segment begins; a header, copied with each decode, ends there
+        ("interval", "<u2"),  # MCUs in a segment; divides the MCUs of a row
+        ("version", "<u2"),
+        ("checksum", "<u4"),  # CRC-32 of header, lengths and the fields above
+        ("magic", "S8"),
+    ]
+)
+MAX_HEADER = 4096  # bytes; what `add_restart_index` writes has some 600
+BLOCKS_WANTED = (
+    12  # of 8 x 8 values in a segment, two MCUs of 4:2:0: smaller ones cost bytes, larger ones time
+)
 MAX_BLOCKS_IN_MCU = 10  # by the standard, in a scan of several components
 
 
@@ -64,8 +71,16 @@ def encode_indexed(image: Planes, quality: int) -> bytes:
     """`add_restart_index(turbojpeg.encode_planes(image, quality))`, without coding everything twice."""
     grey = len(image.planes) == 1
     interval = interval_of(-(-image.width // (8 if grey else 16)), 1 if grey else 6)
-    coded = _coded("harness_encode_with_markers", turbojpeg.addresses(image.planes), turbojpeg.strides(image.planes),
-                   len(image.planes), image.width, image.height, quality, interval)
+    coded = _coded(
+        "harness_encode_with_markers",
+        turbojpeg.addresses(image.planes),
+        turbojpeg.strides(image.planes),
+        len(image.planes),
+        image.width,
+        image.height,
+        quality,
+        interval,
+    )
     assert coded is not None
     return _with_index(coded, interval)
 
@@ -76,8 +91,8 @@ class Frame:
 
     width: int
     height: int
-    offset: int             # of the SOF marker
-    scan: int               # of the coded data of the first scan
+    offset: int  # of the SOF marker
+    scan: int  # of the coded data of the first scan
     blocks_per_mcu: int
     mcus_per_row: int
     num_mcus: int
@@ -106,8 +121,11 @@ def read_frame(jpeg: bytes) -> Frame | None:
             position = jpeg.find(b"\xff", position + 1)
         if not 0 <= position < len(jpeg) - 3:
             raise DamagedJpeg("its header is cut short")
-        marker, length = jpeg[position + 1], int.from_bytes(jpeg[position + 2:position + 4], "big")
-        if marker == 0x01 or 0xD0 <= marker <= 0xD7:    # markers without content
+        marker, length = (
+            jpeg[position + 1],
+            int.from_bytes(jpeg[position + 2 : position + 4], "big"),
+        )
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # markers without content
             position += 2
             continue
         if marker == 0xD9:
@@ -115,25 +133,33 @@ def read_frame(jpeg: bytes) -> Frame | None:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if frame is not None:
                 raise DamagedJpeg("it has two frames")
-            frame = position, marker, jpeg[position + 4:position + 2 + length]
+            frame = position, marker, jpeg[position + 4 : position + 2 + length]
         position += 2 + length
         if marker == 0xDA:
             if frame is None or position > len(jpeg):
-                raise DamagedJpeg("its first scan has no frame" if frame is None else "its header is cut short")
+                raise DamagedJpeg(
+                    "its first scan has no frame" if frame is None else "its header is cut short"
+                )
             return _layout(*frame, scan=position)
 
 
 def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None:
     if marker > 0xC2 or len(content) < 6 or content[0] != 8 or content[5] not in (1, 3):
-        return None     # not baseline, extended or progressive with Huffman codes; not 8 bits; not grey or of three colours
+        return None  # not baseline, extended or progressive with Huffman codes; not 8 bits; not grey or of three colours
     if len(content) != 6 + 3 * content[5]:
         raise DamagedJpeg("its frame has the wrong length")
     height, width = int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big")
     factors = [divmod(factor, 16) for factor in content[7::3]]
-    if not width or not height or not all(1 <= across <= 4 and 1 <= down <= 4 for across, down in factors):
+    if (
+        not width
+        or not height
+        or not all(1 <= across <= 4 and 1 <= down <= 4 for across, down in factors)
+    ):
         raise DamagedJpeg("its frame has impossible sizes")
     if len(factors) == 1:
-        factors = [(1, 1)]      # a scan of one component has MCUs of one block, whatever the factors say
+        factors = [
+            (1, 1)
+        ]  # a scan of one component has MCUs of one block, whatever the factors say
     blocks = sum(across * down for across, down in factors)
     if blocks > MAX_BLOCKS_IN_MCU:
         return None
@@ -151,12 +177,12 @@ def _with_index(jpeg: bytes, interval: int) -> bytes:
     lengths = np.diff(markers + 2, prepend=0)
     assert len(markers) == frame.num_mcus // interval and markers[-1] + 2 == len(coded)
     if frame.scan > MAX_HEADER or lengths.max() > 0xFFFF:
-        return jpeg         # an ordinary JPEG all the same
+        return jpeg  # an ordinary JPEG all the same
     table = lengths.astype("<u2").tobytes()
     footer = np.zeros(1, FOOTER)
     footer[0] = (len(lengths), frame.offset, frame.scan, interval, VERSION, 0, MAGIC)
-    before_checksum = footer.tobytes()[:-4 - len(MAGIC)]
-    footer["checksum"] = zlib.crc32(jpeg[:frame.scan] + table + before_checksum)
+    before_checksum = footer.tobytes()[: -4 - len(MAGIC)]
+    footer["checksum"] = zlib.crc32(jpeg[: frame.scan] + table + before_checksum)
     return jpeg + table + footer.tobytes()
 
 
@@ -164,7 +190,11 @@ def _coded(function: str, *arguments: Any) -> bytes | None:
     """What a function of restart.c gives; None: it left the image alone. Raises DamagedJpeg."""
     library = kernel.library()
     if library is None:
-        found = "is of another version" if kernel.is_outdated(kernel.MODULE, kernel.VERSION) else "was not built"
+        found = (
+            "is of another version"
+            if kernel.is_outdated(kernel.MODULE, kernel.VERSION)
+            else "was not built"
+        )
         raise UserError(f"Restart indices need the package's C part, which {found}.", kernel.CURE)
     result, size, message = ctypes.c_void_p(), ctypes.c_ulong(), ctypes.create_string_buffer(200)
     outcome = getattr(library, function)(*arguments, result, size, message)

@@ -21,8 +21,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 KINDS = "writers.sources"
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-UNSAID = ""         # the split of images of which the source does not say it
+SPLIT_FOLDERS = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+UNSAID = ""  # the split of images of which the source does not say it
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +39,11 @@ class Example:
     """
 
     key: str
-    label: int                              # where there are `labels`: the class that splits are carved by
+    label: int  # where there are `labels`: the class that splits are carved by
     name: str
-    labels: tuple[int, ...] | None = None   # multi-label: of each class, 1 it is there, -1 it is not, 0 there but difficult
+    labels: tuple[int, ...] | None = (
+        None  # multi-label: of each class, 1 it is there, -1 it is not, 0 there but difficult
+    )
 
 
 @dataclass(frozen=True)
@@ -56,16 +64,22 @@ class Source:
     """The images of one dataset: class names in label order, and each split's examples sorted by key."""
 
     name: str
-    origin: str                         # the folder's or archive's own name
+    origin: str  # the folder's or archive's own name
     classes: list[str]
     splits: dict[str, list[Example]]
     files: Files = field(repr=False)
-    prefix: str = ""                    # folders around the tree
-    multi_label: bool = False           # examples have `labels`
-    protocol: str | None = None         # whose splits these are; None: the dataset's own
-    differences: list[str] = field(default_factory=list)    # from the counts that were published, which a person has accepted
-    damaged: Mapping[str, str] = field(default_factory=dict)    # key -> why, of images known to be beyond use: left out
-    lenient: Collection[str] = ()       # keys of JPEGs known to be damaged a little: taken as Pillow decodes them
+    prefix: str = ""  # folders around the tree
+    multi_label: bool = False  # examples have `labels`
+    protocol: str | None = None  # whose splits these are; None: the dataset's own
+    differences: list[str] = field(
+        default_factory=list
+    )  # from the counts that were published, which a person has accepted
+    damaged: Mapping[str, str] = field(
+        default_factory=dict
+    )  # key -> why, of images known to be beyond use: left out
+    lenient: Collection[
+        str
+    ] = ()  # keys of JPEGs known to be damaged a little: taken as Pillow decodes them
 
     def read(self, example: Example) -> bytes:
         """The image file's bytes. Raises OSError."""
@@ -80,7 +94,9 @@ class Source:
         return {name: counts[label] for label, name in enumerate(self.classes)}
 
 
-Images = Mapping[str, tuple[str, str]]      # key -> class, and the image's path below its class's folder: ("cat", "1.jpg")
+Images = Mapping[
+    str, tuple[str, str]
+]  # key -> class, and the image's path below its class's folder: ("cat", "1.jpg")
 
 
 @dataclass(frozen=True)
@@ -89,11 +105,17 @@ class Found:
 
     files: Files
     splits: Mapping[str, Images]
-    prefix: str = ""                    # before the keys in `files`
+    prefix: str = ""  # before the keys in `files`
 
 
-def open_source(path: Path | Sequence[Path], settings: SplitSettings, *, name: str, exclude: Collection[str] = (),
-                classes: Sequence[str] | None = None) -> Source:
+def open_source(
+    path: Path | Sequence[Path],
+    settings: SplitSettings,
+    *,
+    name: str,
+    exclude: Collection[str] = (),
+    classes: Sequence[str] | None = None,
+) -> Source:
     """The images at one place, or at several that hold the splits or parts of them, without the classes `exclude`.
 
     `classes`: the known classes in label order; others are refused, and those without an image are left out. None: the
@@ -106,14 +128,22 @@ def open_source(path: Path | Sequence[Path], settings: SplitSettings, *, name: s
     _refuse_unclear_splits(found, paths)
     there = {class_name for images in found.splits.values() for class_name, _ in images.values()}
     if classes is not None and (unknown := sorted(there - set(classes) - set(exclude))):
-        raise UserError(f"{paths[0]} has images of {len(unknown)} classes that {name} has not, such as {unknown[0]}.",
-                        f"Its classes are {classes[0]}, {classes[1]}, ...")
-    kept = [class_name for class_name in (classes or sorted(there)) if class_name in there and class_name not in exclude]
+        raise UserError(
+            f"{paths[0]} has images of {len(unknown)} classes that {name} has not, such as {unknown[0]}.",
+            f"Its classes are {classes[0]}, {classes[1]}, ...",
+        )
+    kept = [
+        class_name
+        for class_name in (classes or sorted(there))
+        if class_name in there and class_name not in exclude
+    ]
     label = {class_name: number for number, class_name in enumerate(kept)}
     splits = {split: named_examples(images, label) for split, images in found.splits.items()}
     train = splits.get("train") or splits.get(UNSAID, [])
     splits = carve(train, splits.get("val", []), splits.get("test", []), settings)
-    return Source(name, " + ".join(place.name for place in paths), kept, splits, found.files, found.prefix)
+    return Source(
+        name, " + ".join(place.name for place in paths), kept, splits, found.files, found.prefix
+    )
 
 
 def named_examples(images: Images, label: Mapping[str, int]) -> list[Example]:
@@ -121,11 +151,17 @@ def named_examples(images: Images, label: Mapping[str, int]) -> list[Example]:
 
     Endings are left out (they differ between archives of the same images), unless two images would be called the same.
     """
-    paths = {key: f"{class_name}/{image}" for key, (class_name, image) in sorted(images.items()) if class_name in label}
+    paths = {
+        key: f"{class_name}/{image}"
+        for key, (class_name, image) in sorted(images.items())
+        if class_name in label
+    }
     stems = [_stem(path) for path in paths.values()]
     times = Counter(stems)
-    return [Example(key, label[images[key][0]], stem if times[stem] == 1 else path)
-            for (key, path), stem in zip(paths.items(), stems, strict=True)]
+    return [
+        Example(key, label[images[key][0]], stem if times[stem] == 1 else path)
+        for (key, path), stem in zip(paths.items(), stems, strict=True)
+    ]
 
 
 def ids_of(examples: Sequence[Example]) -> "np.ndarray":
@@ -135,7 +171,9 @@ def ids_of(examples: Sequence[Example]) -> "np.ndarray":
     return sample_ids(example.name for example in examples)
 
 
-def carve(train: list[Example], val: list[Example], test: list[Example], settings: SplitSettings) -> dict[str, list[Example]]:
+def carve(
+    train: list[Example], val: list[Example], test: list[Example], settings: SplitSettings
+) -> dict[str, list[Example]]:
     """Carve what is missing of val and test out of train, class by class.
 
     A class's images stand in an order that is a function of their names and the seed alone, and the first of them go: when
@@ -152,7 +190,10 @@ def carve(train: list[Example], val: list[Example], test: list[Example], setting
         by_class[example.label].append(example)
     carved: tuple[list[Example], list[Example], list[Example]] = ([], [], [])
     for examples in by_class.values():
-        examples = [examples[index] for index in draw(settings.seed, "split", ids_of(examples)).argsort(kind="stable")]
+        examples = [
+            examples[index]
+            for index in draw(settings.seed, "split", ids_of(examples)).argsort(kind="stable")
+        ]
         total, num_left = len(examples), len(examples) - 1
         for part, share in zip(carved, shares, strict=False):
             number = min(num_left, max(int(share * total + 0.5), int(share > 0 and total >= 3)))
@@ -175,7 +216,11 @@ def layouts() -> str:
 
 def below_class(path: str, class_name: str) -> str:
     """What comes after the class's folder in the path of an image; without such a folder the file's own name."""
-    return path.rpartition(f"{class_name}/")[2] if f"/{class_name}/" in f"/{path}" else path.rsplit("/", 1)[-1]
+    return (
+        path.rpartition(f"{class_name}/")[2]
+        if f"/{class_name}/" in f"/{path}"
+        else path.rsplit("/", 1)[-1]
+    )
 
 
 def _find(path: Path, classes: Sequence[str] | None) -> Found:
@@ -183,10 +228,14 @@ def _find(path: Path, classes: Sequence[str] | None) -> Found:
     if not path.exists():
         raise UserError(f"There is no folder or archive {path}.", layouts())
     try:
-        kind = next((kind for kind in _kinds() if hasattr(kind, "recognise") and kind.recognise(path)), None)
+        kind = next(
+            (kind for kind in _kinds() if hasattr(kind, "recognise") and kind.recognise(path)), None
+        )
         return (kind or importlib.import_module(f"{KINDS}.tree")).find(path, classes)
     except OSError as error:
-        raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from error
+        raise UserError(
+            f"{error.filename or path} cannot be read: {error.strerror or error}."
+        ) from error
 
 
 def _kinds() -> Iterator[ModuleType]:
@@ -202,19 +251,28 @@ def _joined(found: Mapping[Path, Found]) -> Found:
         for split, images in part.splits.items():
             said = split or split_of(path.stem)
             if said is None:
-                raise UserError(f"Of the images in {path} it is unclear whether they are for training or for testing.",
-                                "Of several sources each has its splits inside, or is called train, val or test.")
-            splits.setdefault(said, {}).update((f"{number}/{key}", image) for key, image in images.items())
+                raise UserError(
+                    f"Of the images in {path} it is unclear whether they are for training or for testing.",
+                    "Of several sources each has its splits inside, or is called train, val or test.",
+                )
+            splits.setdefault(said, {}).update(
+                (f"{number}/{key}", image) for key, image in images.items()
+            )
     return Found(_Numbered(list(found.values())), splits)
 
 
 def _refuse_unclear_splits(found: Found, paths: Sequence[Path]) -> None:
     there = {split for split, images in found.splits.items() if images}
     if UNSAID in there and len(there) > 1:
-        raise UserError(f"{paths[0]} has parts that say their split and others that do not.", layouts())
+        raise UserError(
+            f"{paths[0]} has parts that say their split and others that do not.", layouts()
+        )
     if not there & {"train", UNSAID}:
-        raise UserError(f"{' and '.join(map(str, paths))} has no images to train on{', only ' * bool(there)}"
-                        f"{' and '.join(sorted(there))}.", layouts())
+        raise UserError(
+            f"{' and '.join(map(str, paths))} has no images to train on{', only ' * bool(there)}"
+            f"{' and '.join(sorted(there))}.",
+            layouts(),
+        )
 
 
 class _Numbered:
@@ -224,7 +282,11 @@ class _Numbered:
         self._parts = parts
 
     def names(self) -> Sequence[str]:
-        return [f"{number}/{key}" for number, part in enumerate(self._parts) for key in part.files.names()]
+        return [
+            f"{number}/{key}"
+            for number, part in enumerate(self._parts)
+            for key in part.files.names()
+        ]
 
     def read(self, name: str) -> bytes:
         part, key = self._split(name)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 # Strict: `1.0` is neither one class nor all of them, and `true` is no number.
 Count = Annotated[int, Field(ge=1, strict=True)]
 Amount = Count | Annotated[float, Field(gt=0, lt=1, strict=True)]
-Chooser = Callable[["np.ndarray", "np.ndarray"], "np.ndarray"]        # ids, labels -> positions that stay, rising
+Chooser = Callable[
+    ["np.ndarray", "np.ndarray"], "np.ndarray"
+]  # ids, labels -> positions that stay, rising
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Selection:
     """What the steps so far have left: source classes in order, the label name of each, and choosers of training images."""
 
     classes: tuple[str, ...]
-    label_of: dict[str, str] = field(default_factory=dict)      # of coarsened classes; the others are their own label
+    label_of: dict[str, str] = field(
+        default_factory=dict
+    )  # of coarsened classes; the others are their own label
     choosers: tuple["Chosen", ...] = ()
 
     def keep(self, wanted: set[str]) -> "Selection":
@@ -54,9 +58,9 @@ class Chosen:
 class Facts:
     """What a step may look at beside the classes."""
 
-    all_classes: tuple[str, ...]                    # of the source
-    ranking: Ranking | None = None                  # the recipe's own
-    class_counts: dict[str, int] | None = None      # training images of each class
+    all_classes: tuple[str, ...]  # of the source
+    ranking: Ranking | None = None  # the recipe's own
+    class_counts: dict[str, int] | None = None  # training images of each class
     resolve_named: Callable[[str], "Selection"] = lambda name: Selection(())
 
 
@@ -88,7 +92,9 @@ def drawn(classes: Sequence[str], purpose: str, seed: int) -> list[str]:
     """The classes in an order that depends on their names and the seed alone."""
     from writers.draws import draw, sample_ids
 
-    return [classes[index] for index in draw(seed, purpose, sample_ids(classes)).argsort(kind="stable")]
+    return [
+        classes[index] for index in draw(seed, purpose, sample_ids(classes)).argsort(kind="stable")
+    ]
 
 
 def some(classes: Sequence[str]) -> str:

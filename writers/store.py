@@ -19,11 +19,22 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from writers.encoding import Encoding
 from writers.errors import UserError
-from writers.layout import BLOB, DIGEST_BYTES, FIELD, FIRST_ROW, HEADER, ID, NUM_FIELDS, SAMPLE, fields_of, header_of
+from writers.layout import (
+    BLOB,
+    DIGEST_BYTES,
+    FIELD,
+    FIRST_ROW,
+    HEADER,
+    ID,
+    NUM_FIELDS,
+    SAMPLE,
+    fields_of,
+    header_of,
+)
 
-SMALL_FILE = 64 * 2**20     # bytes up to which a manifest has the sha256 that `sha256sum` gives
+SMALL_FILE = 64 * 2**20  # bytes up to which a manifest has the sha256 that `sha256sum` gives
 
-Progress = Callable[[int, int], None]       # done, total
+Progress = Callable[[int, int], None]  # done, total
 
 
 class Manifest(BaseModel):
@@ -31,32 +42,40 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    manifest_version: Literal[4] = 4    # 2: the file has the samples' ids; 3: and their digests; 4: `differences`
-    name: str                           # of the dataset and subset: imagenet-in900
+    manifest_version: Literal[4] = (
+        4  # 2: the file has the samples' ids; 3: and their digests; 4: `differences`
+    )
+    name: str  # of the dataset and subset: imagenet-in900
     dataset: str
     split: str
     num_samples: int
-    classes: list[str]                  # label k is classes[k]
-    multi_label: bool = False           # a sample has a label for each class: 1 it is there, -1 it is not, 0 difficult
-    class_counts: list[int]             # samples of each class; with many labels, samples in which it is there
+    classes: list[str]  # label k is classes[k]
+    multi_label: bool = (
+        False  # a sample has a label for each class: 1 it is there, -1 it is not, 0 difficult
+    )
+    class_counts: list[int]  # samples of each class; with many labels, samples in which it is there
     encoding: Encoding
-    protocol: str | None = None         # whose splits: salman, kornblith, vtab; None: the dataset's own
-    differences: list[str] = []        # how the dataset's counts differ from those published, where a person accepted that
-    source: str                         # the folder or archive that the images came from, by its own name
-    copied_from: dict[str, str] | None = None   # the beton that the samples were copied from, if they were: file, sha256
-    subset: dict[str, Any]              # name, num_classes, digest
-    seed: int                           # of the order in the file and of the draws of `mixed`
+    protocol: str | None = None  # whose splits: salman, kornblith, vtab; None: the dataset's own
+    differences: list[
+        str
+    ] = []  # how the dataset's counts differ from those published, where a person accepted that
+    source: str  # the folder or archive that the images came from, by its own name
+    copied_from: dict[str, str] | None = (
+        None  # the beton that the samples were copied from, if they were: file, sha256
+    )
+    subset: dict[str, Any]  # name, num_classes, digest
+    seed: int  # of the order in the file and of the draws of `mixed`
     num_jpeg: int
     num_raw: int
     max_width: int
     max_height: int
-    skipped: list[dict[str, str]]       # known to be damaged, or by --on-error skip: name, class, reason
+    skipped: list[dict[str, str]]  # known to be damaged, or by --on-error skip: name, class, reason
     page_size: int
     bytes: int
-    sha256: str                         # up to 64 MiB of the file's bytes; of a larger one of its tables, as below
-    tables_sha256: str                  # of what is before the pages and behind them, with a digest of each sample
+    sha256: str  # up to 64 MiB of the file's bytes; of a larger one of its tables, as below
+    tables_sha256: str  # of what is before the pages and behind them, with a digest of each sample
     created_by: str
-    digest: str                         # sha256 of all of the above: no letter of a manifest changes unseen
+    digest: str  # sha256 of all of the above: no letter of a manifest changes unseen
 
     @classmethod
     def sealed(cls, **fields: Any) -> Self:
@@ -72,8 +91,11 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Self:
-        if len(self.class_counts) != len(self.classes) or self.num_jpeg + self.num_raw != self.num_samples \
-                or (sum(self.class_counts) != self.num_samples and not self.multi_label):
+        if (
+            len(self.class_counts) != len(self.classes)
+            or self.num_jpeg + self.num_raw != self.num_samples
+            or (sum(self.class_counts) != self.num_samples and not self.multi_label)
+        ):
             raise ValueError("its counts do not add up")
         if self.pages_end < FIRST_ROW + self.num_samples * SAMPLE.itemsize:
             raise ValueError("its file is too small for its samples")
@@ -103,10 +125,12 @@ class Beton:
 
     path: Path
     manifest: Manifest
-    rows: np.ndarray        # of the samples: SAMPLE [N]
-    digests: np.ndarray     # of the samples' bytes: uint8 [N, 16] (`layout.digest_of`)
-    ids: np.ndarray         # uint64 [N], in the order of the file: of what each image is called (`writers/draws.py`)
-    blobs: np.ndarray       # where the images lie, and labels where there are many: BLOB, in any order
+    rows: np.ndarray  # of the samples: SAMPLE [N]
+    digests: np.ndarray  # of the samples' bytes: uint8 [N, 16] (`layout.digest_of`)
+    ids: (
+        np.ndarray
+    )  # uint64 [N], in the order of the file: of what each image is called (`writers/draws.py`)
+    blobs: np.ndarray  # where the images lie, and labels where there are many: BLOB, in any order
 
     @property
     def labels(self) -> np.ndarray:
@@ -117,10 +141,15 @@ class Beton:
         labels = self.rows["label"].astype(np.int64)
         if not self.manifest.multi_label:
             return labels
-        num_classes = len(self.manifest.classes)    # a row has the place of its labels in the file
+        num_classes = len(self.manifest.classes)  # a row has the place of its labels in the file
         if (labels < FIRST_ROW).any() or (labels > self.manifest.table_offset - num_classes).any():
-            raise UserError(f"{self.path} is damaged: labels lie outside of it.", "Write it again with `harness write-beton`.")
-        return np.asarray(np.memmap(self.path, np.int8, "r")[labels[:, None] + np.arange(num_classes)])
+            raise UserError(
+                f"{self.path} is damaged: labels lie outside of it.",
+                "Write it again with `harness write-beton`.",
+            )
+        return np.asarray(
+            np.memmap(self.path, np.int8, "r")[labels[:, None] + np.arange(num_classes)]
+        )
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -129,10 +158,16 @@ class Beton:
         offsets, table_offset = self.rows["offset"], np.uint64(self.manifest.table_offset)
         place = np.minimum(np.searchsorted(blobs["offset"], offsets), max(0, len(blobs) - 1))
         sizes = blobs["size"][place]
-        fits = (blobs["offset"][place] == offsets) & (blobs["sample"][place] == np.arange(len(offsets)))
-        fits &= (offsets <= table_offset) & (sizes <= table_offset - np.minimum(offsets, table_offset))    # no overflow
+        fits = (blobs["offset"][place] == offsets) & (
+            blobs["sample"][place] == np.arange(len(offsets))
+        )
+        fits &= (offsets <= table_offset) & (
+            sizes <= table_offset - np.minimum(offsets, table_offset)
+        )  # no overflow
         if not fits.all():
-            raise damaged(self.path, f"its table of images does not fit sample {np.flatnonzero(~fits)[0]}")
+            raise damaged(
+                self.path, f"its table of images does not fit sample {np.flatnonzero(~fits)[0]}"
+            )
         return sizes.astype(np.int64)
 
 
@@ -151,21 +186,33 @@ def open_beton(path: Path | str) -> Beton:
         with path.open("rb") as file:
             num_bytes = os.fstat(file.fileno()).st_size
             if num_bytes != manifest.bytes:
-                raise not_whole(path, f"it is {num_bytes:,} bytes, and should be {manifest.bytes:,}")
+                raise not_whole(
+                    path, f"it is {num_bytes:,} bytes, and should be {manifest.bytes:,}"
+                )
             head, tail = _parts(file, manifest.num_samples, manifest.pages_end)
     except FileNotFoundError:
-        raise UserError(f"There is no beton {path}.", "Write it with `harness write-beton`.") from None
+        raise UserError(
+            f"There is no beton {path}.", "Write it with `harness write-beton`."
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if head[:HEADER.itemsize] != header_of(manifest.page_size, manifest.num_samples, manifest.table_offset):
+    if head[: HEADER.itemsize] != header_of(
+        manifest.page_size, manifest.num_samples, manifest.table_offset
+    ):
         raise not_whole(path, "its header is another")
     if hashlib.sha256(head + tail).hexdigest() != manifest.tables_sha256:
         raise not_whole(path, "its tables are others")
     num_samples = manifest.num_samples
-    return Beton(path, manifest, rows=np.frombuffer(head, SAMPLE, num_samples, FIRST_ROW),
-                 digests=np.frombuffer(tail, np.uint8, num_samples * DIGEST_BYTES).reshape(num_samples, DIGEST_BYTES),
-                 ids=np.frombuffer(tail, ID, num_samples, num_samples * DIGEST_BYTES),
-                 blobs=np.frombuffer(tail, BLOB, offset=num_samples * (DIGEST_BYTES + ID.itemsize)))
+    return Beton(
+        path,
+        manifest,
+        rows=np.frombuffer(head, SAMPLE, num_samples, FIRST_ROW),
+        digests=np.frombuffer(tail, np.uint8, num_samples * DIGEST_BYTES).reshape(
+            num_samples, DIGEST_BYTES
+        ),
+        ids=np.frombuffer(tail, ID, num_samples, num_samples * DIGEST_BYTES),
+        blobs=np.frombuffer(tail, BLOB, offset=num_samples * (DIGEST_BYTES + ID.itemsize)),
+    )
 
 
 def file_digests(path: Path, num_samples: int, pages_end: int) -> dict[str, Any]:
@@ -174,13 +221,17 @@ def file_digests(path: Path, num_samples: int, pages_end: int) -> dict[str, Any]
         tables = hashlib.sha256(b"".join(_parts(file, num_samples, pages_end))).hexdigest()
         file.seek(0)
         num_bytes = os.fstat(file.fileno()).st_size
-        whole = hashlib.file_digest(file, "sha256").hexdigest() if num_bytes <= SMALL_FILE else tables
+        whole = (
+            hashlib.file_digest(file, "sha256").hexdigest() if num_bytes <= SMALL_FILE else tables
+        )
     return {"bytes": num_bytes, "sha256": whole, "tables_sha256": tables}
 
 
 def not_whole(path: Path, why: str) -> UserError:
-    return UserError(f"{path} is not the file that its manifest describes: {why}.",
-                     "Write it again with `harness write-beton`.")
+    return UserError(
+        f"{path} is not the file that its manifest describes: {why}.",
+        "Write it again with `harness write-beton`.",
+    )
 
 
 def damaged(path: Path, what: str) -> UserError:
@@ -190,7 +241,10 @@ def damaged(path: Path, what: str) -> UserError:
 def has_fields_of(beton: Beton) -> bool:
     """Whether the file's own descriptors are those of its manifest."""
     expected = fields_of(len(beton.manifest.classes) if beton.manifest.multi_label else None)
-    return np.fromfile(beton.path, FIELD, NUM_FIELDS, offset=HEADER.itemsize).tobytes() == expected.tobytes()
+    return (
+        np.fromfile(beton.path, FIELD, NUM_FIELDS, offset=HEADER.itemsize).tobytes()
+        == expected.tobytes()
+    )
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -200,13 +254,23 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate(json.loads(manifest.read_text()))
     except FileNotFoundError:
         if not path.exists():
-            raise UserError(f"There is no beton {path}.", "Write it with `harness write-beton`.") from None
-        raise UserError(f"{path} has no manifest ({manifest.name}), so nothing says that it is whole.",
-                        "Write it again with `harness write-beton`.") from None
-    except (OSError, ValueError, RecursionError) as error:      # a ValidationError is a ValueError
-        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
-        raise UserError(f"{manifest} is not a beton's manifest: {why.removeprefix('Value error, ')}",
-                        "Write the beton again with `harness write-beton`.") from error
+            raise UserError(
+                f"There is no beton {path}.", "Write it with `harness write-beton`."
+            ) from None
+        raise UserError(
+            f"{path} has no manifest ({manifest.name}), so nothing says that it is whole.",
+            "Write it again with `harness write-beton`.",
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:  # a ValidationError is a ValueError
+        why = (
+            error.errors()[0]["msg"]
+            if isinstance(error, ValidationError)
+            else str(error).splitlines()[0]
+        )
+        raise UserError(
+            f"{manifest} is not a beton's manifest: {why.removeprefix('Value error, ')}",
+            "Write the beton again with `harness write-beton`.",
+        ) from error
 
 
 def _parts(file: BinaryIO, num_samples: int, pages_end: int) -> tuple[bytes, bytes]:

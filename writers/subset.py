@@ -43,7 +43,7 @@ class SubsetSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None      # only these; None: all
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # only these; None: all
     remove: ByRanking | None = None
     steps: tuple[Annotated[AnyStep, BeforeValidator(step)], ...] = ()
 
@@ -75,8 +75,11 @@ class SubsetSpec(BaseModel):
     @property
     def needs_ranking(self) -> str | None:
         """The ranking without which the subset cannot be resolved; `reference` where any step goes by that."""
-        rankings = [one.remove.by if isinstance(one, Remove) else one.keep.by for one in self.all_steps
-                    if isinstance(one, Remove | Keep)]
+        rankings = [
+            one.remove.by if isinstance(one, Remove) else one.keep.by
+            for one in self.all_steps
+            if isinstance(one, Remove | Keep)
+        ]
         return REFERENCE if REFERENCE in rankings else next(iter(rankings), None)
 
     @property
@@ -90,8 +93,10 @@ class Subset:
 
     name: str
     classes: tuple[str, ...]
-    groups: tuple[tuple[str, ...], ...] = ()            # empty: each class by itself
-    choosers: tuple[Chosen, ...] = field(default=(), compare=False)     # of images, of train mostly; none: all of them
+    groups: tuple[tuple[str, ...], ...] = ()  # empty: each class by itself
+    choosers: tuple[Chosen, ...] = field(
+        default=(), compare=False
+    )  # of images, of train mostly; none: all of them
 
     @cached_property
     def digest(self) -> str:
@@ -105,7 +110,9 @@ class Subset:
     @property
     def source_classes(self) -> tuple[str, ...]:
         """All classes of the source that the subset takes, group by group."""
-        return tuple(name for group in self.groups for name in group) if self.groups else self.classes
+        return (
+            tuple(name for group in self.groups for name in group) if self.groups else self.classes
+        )
 
     def label_table(self, source_classes: Sequence[str]) -> "np.ndarray":
         """The new label of each class of the source: int64 [classes of the source], -1 for those left out."""
@@ -115,8 +122,9 @@ class Subset:
         new_label = {name: label for label, group in enumerate(groups) for name in group}
         return np.array([new_label.get(name, -1) for name in source_classes], np.int64)
 
-    def select(self, split: str, source_classes: Sequence[str], labels: "np.ndarray",
-               ids: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
+    def select(
+        self, split: str, source_classes: Sequence[str], labels: "np.ndarray", ids: "np.ndarray"
+    ) -> "tuple[np.ndarray, np.ndarray]":
         """Which samples of a split the subset takes, and their new labels: positions int64 [M], rising, labels int64 [M].
 
         `labels` (int64 [N]) number `source_classes`; `ids` (uint64 [N]) are the samples' own. Samples are chosen by their
@@ -126,7 +134,9 @@ class Subset:
         positions = (table[labels] >= 0).nonzero()[0]
         for chosen in (chosen for chosen in self.choosers if split in chosen.splits):
             counted = labels[positions]
-            positions = positions[chosen.choose(ids[positions], table[counted] if chosen.by_label else counted)]
+            positions = positions[
+                chosen.choose(ids[positions], table[counted] if chosen.by_label else counted)
+            ]
         return positions, table[labels[positions]]
 
 
@@ -138,7 +148,9 @@ def named(name: str) -> SubsetSpec:
         return read_spec(Path(name).expanduser())
     if name.endswith(".txt"):
         return _class_list(existing_file(name))
-    name = next((known for known in available() if names.normalise(known) == names.normalise(name)), name)
+    name = next(
+        (known for known in available() if names.normalise(known) == names.normalise(name)), name
+    )
     file = file_of(name)
     if file.suffix == ".yaml":
         return read_spec(file)
@@ -149,7 +161,10 @@ def _class_list(path: Path) -> SubsetSpec:
     """Of a text file with a class a line. Raises UserError that says what is wrong."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        return SubsetSpec(name=path.stem, classes=tuple(line for line in lines if line and not line.startswith("#")))
+        return SubsetSpec(
+            name=path.stem,
+            classes=tuple(line for line in lines if line and not line.startswith("#")),
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text: {error}.") from error
     except ValidationError as error:
@@ -170,21 +185,25 @@ def read_spec(path: Path) -> SubsetSpec:
     if isinstance(content, list):
         content = {"steps": content}
     if not isinstance(content, dict):
-        raise UserError(f"{path} is not a subset: it must be steps, or a mapping of them, such as under: n02084071.")
+        raise UserError(
+            f"{path} is not a subset: it must be steps, or a mapping of them, such as under: n02084071."
+        )
     try:
         return SubsetSpec.model_validate({"name": path.stem, **content})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         said = " ".join(first["msg"].removeprefix("Value error, ").split())
-        raise UserError(f"{path}:{_line(content, first['loc'])}: {place + ': ' if place else ''}{said}") from error
+        raise UserError(
+            f"{path}:{_line(content, first['loc'])}: {place + ': ' if place else ''}{said}"
+        ) from error
 
 
 def _line(content: Any, place: Sequence[str | int]) -> int:
     """Where in the file the innermost part of `place` stands that was written there."""
     line = 1
     for part in place:
-        places: Any = getattr(content, "lc", None)      # what ruamel.yaml knows of lines
+        places: Any = getattr(content, "lc", None)  # what ruamel.yaml knows of lines
         if isinstance(content, dict) and part in content:
             line, content = places.key(part)[0] + 1 if places else line, content[part]
         elif isinstance(content, list) and isinstance(part, int) and part < len(content):
@@ -197,13 +216,17 @@ def _with_steps(value: dict[str, Any]) -> dict[str, Any]:
     beside = [key for key in value if key not in SubsetSpec.model_fields]
     for key in beside:
         if key not in STEPS:
-            raise ValueError(str(names.unknown("step", str(key), [*STEPS, "name", "steps"])).replace("\n", " "))
+            raise ValueError(
+                str(names.unknown("step", str(key), [*STEPS, "name", "steps"])).replace("\n", " ")
+            )
     if beside and "steps" in value:
         raise ValueError(f"put {beside[0]} among the steps, so that their order is clear")
     if beside:
         steps = [{key: inner} for key, inner in value.items() if key in STEPS]
         value = {**{key: inner for key, inner in value.items() if key not in STEPS}, "steps": steps}
-    if not isinstance(value.get("steps"), list) or not any(isinstance(one, str) for one in value["steps"]):
+    if not isinstance(value.get("steps"), list) or not any(
+        isinstance(one, str) for one in value["steps"]
+    ):
         return value
     expanded: list[Any] = []
     for one in value["steps"]:
@@ -218,7 +241,9 @@ def _with_tuples(value: Any) -> Any:
     """Lists as tuples, which is what strict validation asks for of values that do not come from JSON right away."""
     if isinstance(value, dict):
         return {key: _with_tuples(inner) for key, inner in value.items()}
-    return tuple(_with_tuples(inner) for inner in value) if isinstance(value, list | tuple) else value
+    return (
+        tuple(_with_tuples(inner) for inner in value) if isinstance(value, list | tuple) else value
+    )
 
 
 def available() -> list[str]:
@@ -245,31 +270,47 @@ def imagenet_classes() -> tuple[str, ...]:
     return classes
 
 
-def resolve(spec: SubsetSpec, classes: Sequence[str], ranking: Ranking | None = None, *,
-            class_counts: Mapping[str, int] | None = None) -> Subset:
+def resolve(
+    spec: SubsetSpec,
+    classes: Sequence[str],
+    ranking: Ranking | None = None,
+    *,
+    class_counts: Mapping[str, int] | None = None,
+) -> Subset:
     """What remains of a source's `classes`, in the source's order.
 
     `ranking`: needed where the spec says `by: reference`. `class_counts`: training images of each class, needed for a budget.
     Raises UserError for a class that the source or the ranking does not have, and for a subset with nothing left.
     """
+
     def selected(of: SubsetSpec) -> Selection:
         selection = Selection(tuple(classes))
         for one in of.all_steps:
             selection = one.apply(selection, facts)
         return selection
 
-    facts = Facts(tuple(classes), ranking, dict(class_counts) if class_counts is not None else None,
-                  lambda name: selected(named(name)))
+    facts = Facts(
+        tuple(classes),
+        ranking,
+        dict(class_counts) if class_counts is not None else None,
+        lambda name: selected(named(name)),
+    )
     try:
         found = selected(spec)
     except UserError as error:
         raise UserError(f"Subset {spec.name}: {error.message}", error.hint) from error
     if not found.classes:
-        raise UserError(f"Subset {spec.name} leaves none of the source's {len(set(classes))} classes.")
+        raise UserError(
+            f"Subset {spec.name} leaves none of the source's {len(set(classes))} classes."
+        )
     if not found.label_of:
         return Subset(spec.name, found.classes, choosers=found.choosers)
     groups: dict[str, list[str]] = {}
     for name in found.classes:
         groups.setdefault(found.label_of[name], []).append(name)
-    labels = sorted(groups, key=lambda label: (int(label), "") if label.isdecimal() else (math.inf, label))
-    return Subset(spec.name, tuple(labels), tuple(tuple(groups[label]) for label in labels), found.choosers)
+    labels = sorted(
+        groups, key=lambda label: (int(label), "") if label.isdecimal() else (math.inf, label)
+    )
+    return Subset(
+        spec.name, tuple(labels), tuple(tuple(groups[label]) for label in labels), found.choosers
+    )

@@ -22,11 +22,11 @@ from writers.errors import UserError
 from writers.lock import locked
 from writers.source import Source, SplitSettings, open_source
 
-VERSION = 3             # raise it with every change that moves a pixel: sets of other versions are made anew
+VERSION = 3  # raise it with every change that moves a pixel: sets of other versions are made anew
 STAMP = "synthetic.txt"
-LEFTOVER_AGE_S = 3600   # a half-made folder this old belongs to a process that was killed
+LEFTOVER_AGE_S = 3600  # a half-made folder this old belongs to a process that was killed
 
-Draw = Callable[[Canvas], None]     # draws one class's picture on a background
+Draw = Callable[[Canvas], None]  # draws one class's picture on a background
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SyntheticSet:
 
     name: str
     classes: Mapping[str, Draw]
-    num_images: Mapping[str, int]       # by split, of each class
+    num_images: Mapping[str, int]  # by split, of each class
 
 
 def open_synthetic(path: Path, settings: SplitSettings, pictures: SyntheticSet) -> Source:
@@ -65,8 +65,10 @@ def make(path: Path, pictures: SyntheticSet) -> None:
                 _write(made, pictures, stamp)
                 _put_in_place(made, path, stamp)
     except OSError as error:
-        raise UserError(f"{path} cannot be made: {error.strerror or error}.",
-                        "Name a folder that can be written.") from error
+        raise UserError(
+            f"{path} cannot be made: {error.strerror or error}.",
+            "Name a folder that can be written.",
+        ) from error
 
 
 def encode_image(pictures: SyntheticSet, split: str, class_name: str, number: int) -> bytes:
@@ -81,10 +83,13 @@ def encode_image(pictures: SyntheticSet, split: str, class_name: str, number: in
 
 # The folder.
 
+
 def _stamp(pictures: SyntheticSet) -> str:
     numbers = ", ".join(f"{number} {split}" for split, number in pictures.num_images.items())
-    return (f"{pictures.name}, version {VERSION}: {len(pictures.classes)} classes of {numbers}.\n"
-            "Drawn by writers/synthetic.py; this folder is replaced when its version changes.\n")
+    return (
+        f"{pictures.name}, version {VERSION}: {len(pictures.classes)} classes of {numbers}.\n"
+        "Drawn by writers/synthetic.py; this folder is replaced when its version changes.\n"
+    )
 
 
 def _read_stamp(path: Path) -> str | None:
@@ -97,8 +102,10 @@ def _read_stamp(path: Path) -> str | None:
 def _refuse_foreign(path: Path) -> None:
     """Only an empty folder, or one that was made here, may be written over."""
     if path.exists() and _read_stamp(path) is None and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} holds something other than a synthetic set (it has no {STAMP}); it is left as it is.",
-                        "Name another folder, or one that does not exist yet.")
+        raise UserError(
+            f"{path} holds something other than a synthetic set (it has no {STAMP}); it is left as it is.",
+            "Name another folder, or one that does not exist yet.",
+        )
 
 
 def _beside(path: Path) -> Path:
@@ -108,19 +115,24 @@ def _beside(path: Path) -> Path:
 def _remove_leftovers(path: Path) -> None:
     for folder in path.parent.glob(f".{path.name}.making-*"):
         with contextlib.suppress(FileNotFoundError):
-            if _read_stamp(folder) is not None and time.time() - folder.stat().st_mtime > LEFTOVER_AGE_S:
+            if (
+                _read_stamp(folder) is not None
+                and time.time() - folder.stat().st_mtime > LEFTOVER_AGE_S
+            ):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(folder: Path, pictures: SyntheticSet, stamp: str) -> None:
     folder.mkdir()
-    (folder / STAMP).write_text(stamp)      # first, so that what a kill leaves is known as ours
+    (folder / STAMP).write_text(stamp)  # first, so that what a kill leaves is known as ours
     for split, number in pictures.num_images.items():
         for class_name in pictures.classes:
             class_folder = folder / split / class_name
             class_folder.mkdir(parents=True)
             for index in range(number):
-                (class_folder / f"{index:03}.jpg").write_bytes(encode_image(pictures, split, class_name, index))
+                (class_folder / f"{index:03}.jpg").write_bytes(
+                    encode_image(pictures, split, class_name, index)
+                )
 
 
 def _put_in_place(made: Path, path: Path, stamp: str) -> None:
@@ -134,7 +146,7 @@ def _put_in_place(made: Path, path: Path, stamp: str) -> None:
         except OSError:
             if not path.exists():
                 raise
-            continue            # another process was first: look again at what is there
+            continue  # another process was first: look again at what is there
         break
     shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(made, ignore_errors=True)

@@ -12,20 +12,22 @@ from typing import NamedTuple
 from writers.errors import UserError
 
 BLOCK = 512
-WINDOW = 4096               # bytes read at once: a header, with the extended header that may stand before it
-REGULAR = b"0\0" + b"7"     # types of member: a file; of a time before there were types; contiguous, which is a file, too
+WINDOW = 4096  # bytes read at once: a header, with the extended header that may stand before it
+REGULAR = (
+    b"0\0" + b"7"
+)  # types of member: a file; of a time before there were types; contiguous, which is a file, too
 FOLDER = b"5"
-WITHOUT_DATA = b"123456"    # links, devices, folders, pipes: whatever their headers say of a size
+WITHOUT_DATA = b"123456"  # links, devices, folders, pipes: whatever their headers say of a size
 SIZE_BITS, OFFSET_BITS = 32, 56
 
 
 class Member(NamedTuple):
     """One member of an archive."""
 
-    name: str           # / between folders; no part is empty, `.` or `..`
-    kind: bytes         # the header's type
-    offset: int         # of its first byte in the file that holds the archive
-    size: int           # bytes
+    name: str  # / between folders; no part is empty, `.` or `..`
+    kind: bytes  # the header's type
+    offset: int  # of its first byte in the file that holds the archive
+    size: int  # bytes
 
     @property
     def is_file(self) -> bool:
@@ -41,14 +43,18 @@ class TarFiles:
 
     def __init__(self) -> None:
         self._archives: list[Path] = []
-        self._places: dict[str, int] = {}       # archive, offset and size in one number: a third of a tuple's memory
+        self._places: dict[
+            str, int
+        ] = {}  # archive, offset and size in one number: a third of a tuple's memory
 
     def add(self, name: str, archive: Path, member: Member) -> None:
         """Raises UserError for a name that is there already."""
         if not self._archives or self._archives[-1] is not archive:
             self._archives.append(archive)
         if name in self._places:
-            raise UserError(f"{archive} has {name} twice.", "Which of the two counts is unclear; remove one.")
+            raise UserError(
+                f"{archive} has {name} twice.", "Which of the two counts is unclear; remove one."
+            )
         if member.size >> SIZE_BITS:
             raise UserError(f"{archive}: {name} has {member.size:,} bytes, which is no image.")
         place = (len(self._archives) - 1) << OFFSET_BITS | member.offset
@@ -88,8 +94,10 @@ def open_tar(path: Path, keep: Callable[[str], bool]) -> TarFiles:
 def refuse_link(member: Member, path: Path) -> None:
     """Raises UserError for a member that is no file of its own."""
     if not member.is_file:
-        raise UserError(f"{path}: {member.name} is a link or a file of a special kind, which is not followed.",
-                        "Pack the files themselves: tar --dereference --hard-dereference.")
+        raise UserError(
+            f"{path}: {member.name} is a link or a file of a special kind, which is not followed.",
+            "Pack the files themselves: tar --dereference --hard-dereference.",
+        )
 
 
 def looks_like_tar(path: Path) -> bool:
@@ -111,22 +119,35 @@ def members(handle: int, path: Path, begin: int = 0, end: int | None = None) -> 
     while True:
         header = read(offset, BLOCK)
         if len(header) < BLOCK:
-            raise UserError(f"{path} is not a whole, uncompressed tar archive: it has no end mark.", _FETCH)
+            raise UserError(
+                f"{path} is not a whole, uncompressed tar archive: it has no end mark.", _FETCH
+            )
         if not any(header):
             return
         if not _checksum_fits(header):
-            raise UserError(f"{path} is not a whole, uncompressed tar archive: no member begins at byte {offset:,}.", _FETCH)
+            raise UserError(
+                f"{path} is not a whole, uncompressed tar archive: no member begins at byte {offset:,}.",
+                _FETCH,
+            )
         kind, data = header[156:157], offset + BLOCK
-        size = 0 if kind in WITHOUT_DATA else _size(header, path) if long_size < 0 or kind in b"xgLK" else long_size
+        size = (
+            0
+            if kind in WITHOUT_DATA
+            else _size(header, path)
+            if long_size < 0 or kind in b"xgLK"
+            else long_size
+        )
         offset = data + -(-size // BLOCK) * BLOCK
         name = long_name or _name(header, path)
         if data + size > end:
-            raise UserError(f"{path} is not a whole, uncompressed tar archive: it ends inside {name}.", _FETCH)
+            raise UserError(
+                f"{path} is not a whole, uncompressed tar archive: it ends inside {name}.", _FETCH
+            )
         if kind == b"L":
             long_name = _text(read(data, size).rstrip(b"\0"), path)
         elif kind == b"x":
             long_name, long_size = _extended(read(data, size), path, long_name)
-        elif kind not in b"gK":     # a header for all members, or a link's long target
+        elif kind not in b"gK":  # a header for all members, or a link's long target
             yield Member(_checked(name, path), kind, data, size)
             long_name, long_size = "", -1
 
@@ -145,8 +166,10 @@ class _Window:
         """Fewer bytes than asked for where the archive ends."""
         if not self._start <= offset <= offset + size <= self._start + len(self._data):
             self._start = offset
-            self._data = os.pread(self._handle, max(0, min(max(size, WINDOW), self._end - offset)), offset)
-        return self._data[offset - self._start:offset - self._start + size]
+            self._data = os.pread(
+                self._handle, max(0, min(max(size, WINDOW), self._end - offset)), offset
+            )
+        return self._data[offset - self._start : offset - self._start + size]
 
 
 def _checksum_fits(header: bytes) -> bool:
@@ -165,7 +188,7 @@ def _number(digits: bytes) -> int:
     if digits[0] & 0x80:
         return int.from_bytes(digits, "big") & ((1 << (8 * len(digits) - 1)) - 1)
     text = digits.split(b"\0", 1)[0].strip()
-    if text and not text.isdigit():     # int() would take a sign
+    if text and not text.isdigit():  # int() would take a sign
         raise ValueError(f"{text!r} is no number")
     return int(text or b"0", 8)
 
@@ -174,7 +197,10 @@ def _size(header: bytes, path: Path) -> int:
     try:
         return _number(header[124:136])
     except ValueError as error:
-        raise UserError(f"{path} is not a whole, uncompressed tar archive: the size of a member is none.", _FETCH) from error
+        raise UserError(
+            f"{path} is not a whole, uncompressed tar archive: the size of a member is none.",
+            _FETCH,
+        ) from error
 
 
 def _name(header: bytes, path: Path) -> str:
@@ -188,20 +214,25 @@ def _extended(records: bytes, path: Path, name: str) -> tuple[str, int]:
     """Name and size out of POSIX's extended header, `<length> <keyword>=<value>\\n` again and again; -1: it says no size."""
     size = -1
     if b"path=" not in records and b"size=" not in records and b"GNU.sparse" not in records:
-        return name, size       # most often it is about times
+        return name, size  # most often it is about times
     try:
         while records:
             length, rest = records.split(b" ", 1)
-            keyword, value = rest[:int(length) - len(length) - 2].split(b"=", 1)
-            records = records[int(length):]
+            keyword, value = rest[: int(length) - len(length) - 2].split(b"=", 1)
+            records = records[int(length) :]
             if keyword == b"path":
                 name = _text(value, path)
             elif keyword == b"size":
                 size = _number(b"%o" % int(value))
             elif keyword.startswith(b"GNU.sparse"):
-                raise UserError(f"{path} holds files with holes (GNU sparse), which are not read.", "Pack it without --sparse.")
+                raise UserError(
+                    f"{path} holds files with holes (GNU sparse), which are not read.",
+                    "Pack it without --sparse.",
+                )
     except ValueError as error:
-        raise UserError(f"{path} is damaged: one of its extended headers is none.", _FETCH) from error
+        raise UserError(
+            f"{path} is damaged: one of its extended headers is none.", _FETCH
+        ) from error
     return name, size
 
 
@@ -209,7 +240,9 @@ def _text(name: bytes, path: Path) -> str:
     try:
         return name.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} has a name that is not UTF-8: {name!r}", "Pack it again with names in UTF-8.") from error
+        raise UserError(
+            f"{path} has a name that is not UTF-8: {name!r}", "Pack it again with names in UTF-8."
+        ) from error
 
 
 def _checked(name: str, path: Path) -> str:
@@ -217,4 +250,8 @@ def _checked(name: str, path: Path) -> str:
     parts = name.split("/")
     if name.startswith("/") or ".." in parts:
         raise UserError(f"{path} names a file outside itself: {name}", "Do not trust this archive.")
-    return name if "" not in parts and "." not in parts else "/".join(part for part in parts if part not in ("", "."))
+    return (
+        name
+        if "" not in parts and "." not in parts
+        else "/".join(part for part in parts if part not in ("", "."))
+    )

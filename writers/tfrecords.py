@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-BYTES = 2           # protocol buffers' wire type of what has a length
+BYTES = 2  # protocol buffers' wire type of what has a length
 
 
 class Damaged(Exception):
@@ -68,10 +68,15 @@ def read_examples(file: Path) -> Iterator[dict[str, Place | int]]:
             start = end + 4
 
 
-def _features(data: mmap.mmap, start: int, end: int, file: Path) -> Iterator[tuple[str, Place | int]]:
+def _features(
+    data: mmap.mmap, start: int, end: int, file: Path
+) -> Iterator[tuple[str, Place | int]]:
     for _, features_start, features_end in _fields(data, start, end):
         for _, entry_start, entry_end in _fields(data, features_start, features_end):
-            parts = {number: (first, last) for number, first, last in _fields(data, entry_start, entry_end)}
+            parts = {
+                number: (first, last)
+                for number, first, last in _fields(data, entry_start, entry_end)
+            }
             if set(parts) != {1, 2}:
                 raise Damaged(f"byte {entry_start} begins no feature")
             name = data[slice(*parts[1])].decode(errors="replace")
@@ -81,10 +86,14 @@ def _features(data: mmap.mmap, start: int, end: int, file: Path) -> Iterator[tup
                     yield name, value
 
 
-def _first_value(data: mmap.mmap, kind: int, start: int, end: int, file: Path) -> Place | int | None:
-    if kind == 1:       # BytesList { repeated bytes value = 1 }
-        return next((Place(file, first, last - first) for _, first, last in _fields(data, start, end)), None)
-    if kind == 3 and start < end:       # Int64List { repeated int64 value = 1 [packed] }, packed or not
+def _first_value(
+    data: mmap.mmap, kind: int, start: int, end: int, file: Path
+) -> Place | int | None:
+    if kind == 1:  # BytesList { repeated bytes value = 1 }
+        return next(
+            (Place(file, first, last - first) for _, first, last in _fields(data, start, end)), None
+        )
+    if kind == 3 and start < end:  # Int64List { repeated int64 value = 1 [packed] }, packed or not
         tag, place = _varint(data, start, end)
         if tag & 7 == BYTES:
             _, place = _varint(data, place, end)

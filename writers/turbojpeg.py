@@ -18,10 +18,19 @@ import numpy as np
 from writers import kernel
 from writers.errors import UserError
 
-EXTRANEOUS = "extraneous bytes before marker"       # harmless by itself: some cameras pad the end of a file so
-CHROMA_FACTORS = {0: (1, 1), 1: (2, 1), 2: (2, 2), 3: (1, 1), 4: (1, 2), 5: (4, 1)}     # by TJSAMP: horizontal, vertical
+EXTRANEOUS = (
+    "extraneous bytes before marker"  # harmless by itself: some cameras pad the end of a file so
+)
+CHROMA_FACTORS = {
+    0: (1, 1),
+    1: (2, 1),
+    2: (2, 2),
+    3: (1, 1),
+    4: (1, 2),
+    5: (4, 1),
+}  # by TJSAMP: horizontal, vertical
 TJSAMP_420, TJSAMP_GRAY = 2, 3
-MAX_PIXELS = 178_956_970    # Pillow's limit: more is a decompression bomb, or would need gigabytes
+MAX_PIXELS = 178_956_970  # Pillow's limit: more is a decompression bomb, or would need gigabytes
 TJCS_YCBCR, TJCS_GRAY, TJCS_CMYK, TJCS_YCCK = 1, 2, 3, 4
 TJPF_RGB, TJPF_CMYK = 0, 11
 TJFLAG_ACCURATEDCT = 4096
@@ -34,7 +43,7 @@ class Planes:
     planes: tuple[np.ndarray, ...]
     width: int
     height: int
-    factors: tuple[int, int]        # how many times smaller the chroma planes are, across and down
+    factors: tuple[int, int]  # how many times smaller the chroma planes are, across and down
 
 
 class JpegError(Exception):
@@ -70,8 +79,16 @@ def decode_planes(data: bytes, denominator: int = 1) -> Planes | None:
             return None
         width, height = -(-width // denominator), -(-height // denominator)
         planes = _new_planes(width, height, sampling)
-        if _library().tjDecompressToYUVPlanes(handle, data, ctypes.c_ulong(len(data)), addresses(planes), width,
-                                              strides(planes), height, 0) and (words := _damage(handle, data)):
+        if _library().tjDecompressToYUVPlanes(
+            handle,
+            data,
+            ctypes.c_ulong(len(data)),
+            addresses(planes),
+            width,
+            strides(planes),
+            height,
+            0,
+        ) and (words := _damage(handle, data)):
             raise JpegError(words)
         return Planes(planes, width, height, CHROMA_FACTORS[sampling])
 
@@ -83,8 +100,17 @@ def encode_planes(image: Planes, quality: int) -> bytes:
     output, size = ctypes.c_void_p(), ctypes.c_ulong()
     with _handle("tjInitCompress") as handle:
         failed = _library().tjCompressFromYUVPlanes(
-            handle, addresses(image.planes), image.width, strides(image.planes), image.height, sampling,
-            ctypes.byref(output), ctypes.byref(size), quality, TJFLAG_ACCURATEDCT)
+            handle,
+            addresses(image.planes),
+            image.width,
+            strides(image.planes),
+            image.height,
+            sampling,
+            ctypes.byref(output),
+            ctypes.byref(size),
+            quality,
+            TJFLAG_ACCURATEDCT,
+        )
         if failed:
             raise JpegError(_words(handle))
     try:
@@ -105,12 +131,17 @@ def _library() -> Any:
     library: Any = None
     for name in ("libturbojpeg.so.0", "libturbojpeg.dylib", *_ffcv_libraries()):
         try:
-            library = ctypes.CDLL(name)     # a symbol of libturbojpeg is found through a library that is linked to it
+            library = ctypes.CDLL(
+                name
+            )  # a symbol of libturbojpeg is found through a library that is linked to it
             break
         except OSError:
             continue
     if library is None:
-        raise UserError("libturbojpeg is not there, which FFCV needs, too.", "Debian and Ubuntu: apt-get install libturbojpeg0")
+        raise UserError(
+            "libturbojpeg is not there, which FFCV needs, too.",
+            "Debian and Ubuntu: apt-get install libturbojpeg0",
+        )
     pointer = ctypes.c_void_p
     library.tjInitDecompress.restype = library.tjInitCompress.restype = pointer
     library.tjGetErrorStr2.restype, library.tjGetErrorStr2.argtypes = ctypes.c_char_p, [pointer]
@@ -142,9 +173,17 @@ def _decode(data: bytes, denominator: int) -> np.ndarray:
         width, height = -(-width // denominator), -(-height // denominator)
         cmyk = colours in (TJCS_CMYK, TJCS_YCCK)
         pixels = np.empty((height, width, 4 if cmyk else 3), np.uint8)
-        if _library().tjDecompress2(handle, data, ctypes.c_ulong(len(data)), ctypes.c_void_p(pixels.ctypes.data), width, 0,
-                                    height, TJPF_CMYK if cmyk else TJPF_RGB, 0) \
-                and (words := _damage(handle, data)):
+        if _library().tjDecompress2(
+            handle,
+            data,
+            ctypes.c_ulong(len(data)),
+            ctypes.c_void_p(pixels.ctypes.data),
+            width,
+            0,
+            height,
+            TJPF_CMYK if cmyk else TJPF_RGB,
+            0,
+        ) and (words := _damage(handle, data)):
             raise JpegError(words)
         return pixels
 
@@ -152,8 +191,9 @@ def _decode(data: bytes, denominator: int) -> np.ndarray:
 def _header(handle: ctypes.c_void_p, data: bytes) -> tuple[int, int, int, int]:
     """Width, height, TJSAMP and TJCS. Raises JpegError."""
     numbers = [ctypes.c_int() for _ in range(4)]
-    if _library().tjDecompressHeader3(handle, data, ctypes.c_ulong(len(data)), *map(ctypes.byref, numbers)) \
-            and (words := _damage(handle, data)):
+    if _library().tjDecompressHeader3(
+        handle, data, ctypes.c_ulong(len(data)), *map(ctypes.byref, numbers)
+    ) and (words := _damage(handle, data)):
         raise JpegError(words)
     width, height, sampling, colours = (number.value for number in numbers)
     if width * height > MAX_PIXELS:
@@ -174,7 +214,9 @@ def _damage(handle: ctypes.c_void_p, data: bytes) -> str:
     if EXTRANEOUS not in words:
         return words
     library = kernel.library()
-    if library is None:     # behind the end comes nothing, unless it came where a restart marker should have
+    if (
+        library is None
+    ):  # behind the end comes nothing, unless it came where a restart marker should have
         return "" if words.endswith("0xd9") and b"\xff\xdd" not in data else words
     message = ctypes.create_string_buffer(200)
     library.harness_find_damage(data, len(data), message)
@@ -185,7 +227,11 @@ def _new_planes(width: int, height: int, sampling: int) -> tuple[np.ndarray, ...
     across, down = CHROMA_FACTORS[sampling]
     chroma = -(-height // down), -(-width // across)
     luma = np.empty((chroma[0] * down, chroma[1] * across), np.uint8)
-    return (luma,) if sampling == TJSAMP_GRAY else (luma, np.empty(chroma, np.uint8), np.empty(chroma, np.uint8))
+    return (
+        (luma,)
+        if sampling == TJSAMP_GRAY
+        else (luma, np.empty(chroma, np.uint8), np.empty(chroma, np.uint8))
+    )
 
 
 def addresses(planes: Sequence[np.ndarray]) -> Any:

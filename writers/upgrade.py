@@ -19,7 +19,9 @@ IMAGES_AT_ONCE = 16
 AHEAD_PER_THREAD = 4
 
 
-def add_index(from_file: Path, out_file: Path, *, num_threads: int = 1, progress: Progress | None = None) -> Manifest:
+def add_index(
+    from_file: Path, out_file: Path, *, num_threads: int = 1, progress: Progress | None = None
+) -> Manifest:
     """Write `from_file` anew with a restart index in each of its JPEGs that can have one.
 
     Memory: the images of 64 per thread. Raises UserError for a beton that does not open, has no JPEG without an index, or has
@@ -28,9 +30,13 @@ def add_index(from_file: Path, out_file: Path, *, num_threads: int = 1, progress
     beton = open_beton(from_file)
     manifest = beton.manifest
     if manifest.multi_label:
-        raise UserError(f"An image of {beton.path} has many labels; such a beton is written anew from its images.")
+        raise UserError(
+            f"An image of {beton.path} has many labels; such a beton is written anew from its images."
+        )
     if manifest.encoding.restart_index or not manifest.num_jpeg:
-        raise UserError(f"{beton.path} has {'a restart index already' if manifest.num_jpeg else 'no JPEG in it'}.")
+        raise UserError(
+            f"{beton.path} has {'a restart index already' if manifest.num_jpeg else 'no JPEG in it'}."
+        )
     if out_file.exists() and out_file.samefile(beton.path):
         raise UserError(f"{out_file} is the file to read from.", "Write elsewhere with --out.")
     with new_beton(out_file) as new, DiskWriter(new.handle) as disk:
@@ -40,24 +46,47 @@ def add_index(from_file: Path, out_file: Path, *, num_threads: int = 1, progress
             if progress is not None:
                 progress(number, manifest.num_samples)
             offset, row = layout.place(len(data)), rows[number]
-            layout.add(int(row["mode"]), int(row["width"]), int(row["height"]), offset, int(row["label"]), int(ids[number]),
-                       digest)
+            layout.add(
+                int(row["mode"]),
+                int(row["width"]),
+                int(row["height"]),
+                offset,
+                int(row["label"]),
+                int(ids[number]),
+                digest,
+            )
             write_at(new.handle, data, offset)
             disk.advance(layout.end)
         layout.write_tables(new.handle)
         disk.finish()
         kept = {name: getattr(manifest, name) for name in _KEPT}
         encoding = manifest.encoding.model_copy(update={"restart_index": True})
-        written = Manifest.sealed(**kept, encoding=encoding, **file_fields(layout, new),
-                                  copied_from={"file": from_file.name, "sha256": manifest.sha256})
+        written = Manifest.sealed(
+            **kept,
+            encoding=encoding,
+            **file_fields(layout, new),
+            copied_from={"file": from_file.name, "sha256": manifest.sha256},
+        )
         new.publish(written)
     if progress is not None:
         progress(manifest.num_samples, manifest.num_samples)
     return written
 
 
-_KEPT = ("name", "dataset", "split", "classes", "class_counts", "protocol", "differences", "source", "subset", "seed",
-         "skipped", "created_by")
+_KEPT = (
+    "name",
+    "dataset",
+    "split",
+    "classes",
+    "class_counts",
+    "protocol",
+    "differences",
+    "source",
+    "subset",
+    "seed",
+    "skipped",
+    "created_by",
+)
 
 
 def _indexed(beton: Beton, num_threads: int) -> Iterator[tuple[bytes, bytes]]:
@@ -78,11 +107,16 @@ def _indexed(beton: Beton, num_threads: int) -> Iterator[tuple[bytes, bytes]]:
             indexed = add_restart_index(data)
             return indexed, digest_of(indexed)
         except DamagedJpeg as error:
-            raise UserError(f"Sample {number} of {beton.path} is damaged: {error}.",
-                            "Write the beton again from its images.") from error
+            raise UserError(
+                f"Sample {number} of {beton.path} is damaged: {error}.",
+                "Write the beton again from its images.",
+            ) from error
 
     waiting: deque[Future[list[tuple[bytes, bytes]]]] = deque()
-    with beton.path.open("rb", buffering=0) as file, ThreadPoolExecutor(num_threads, "harness-index") as pool:
+    with (
+        beton.path.open("rb", buffering=0) as file,
+        ThreadPoolExecutor(num_threads, "harness-index") as pool,
+    ):
         try:
             for begin in range(0, len(rows), IMAGES_AT_ONCE):
                 waiting.append(pool.submit(work_through, begin))

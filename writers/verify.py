@@ -15,12 +15,17 @@ from writers.errors import UserError
 from writers.layout import FIRST_ROW, SAMPLE, digest_of
 from writers.store import SMALL_FILE, Beton, Progress, has_fields_of, open_beton
 
-WINDOW_BYTES = 64 * 2**20   # of the file, read at once
-SAMPLES_AT_ONCE = 64        # looked at by a thread before it asks for more
+WINDOW_BYTES = 64 * 2**20  # of the file, read at once
+SAMPLES_AT_ONCE = 64  # looked at by a thread before it asks for more
 
 
-def verify(path: Path | str, progress: Progress | None = None, *, part: tuple[int, int] = (1, 1),
-           num_threads: int | None = None) -> list[str]:
+def verify(
+    path: Path | str,
+    progress: Progress | None = None,
+    *,
+    part: tuple[int, int] = (1, 1),
+    num_threads: int | None = None,
+) -> list[str]:
     """Everything that is wrong with a beton; an empty list: nothing.
 
     Opening it shows that its tables are those that were written. Then every sample's bytes are held against their digest, and
@@ -39,12 +44,18 @@ def verify(path: Path | str, progress: Progress | None = None, *, part: tuple[in
     problems = [*_label_problems(beton), *_zero_problems(beton, part)]
     labels = beton.labels if beton.manifest.multi_label and not problems else None
     done = 0
-    with beton.path.open("rb", buffering=0) as file, ThreadPoolExecutor(num_threads or len(os.sched_getaffinity(0))) as pool:
+    with (
+        beton.path.open("rb", buffering=0) as file,
+        ThreadPoolExecutor(num_threads or len(os.sched_getaffinity(0))) as pool,
+    ):
         for window in _windows(beton, order):
             begin = int(beton.rows["offset"][window[0]])
             end = int((beton.rows["offset"][window].astype(np.int64) + beton.sizes[window]).max())
             data = _read(file.fileno(), begin, end)
-            runs = [window[start:start + SAMPLES_AT_ONCE] for start in range(0, len(window), SAMPLES_AT_ONCE)]
+            runs = [
+                window[start : start + SAMPLES_AT_ONCE]
+                for start in range(0, len(window), SAMPLES_AT_ONCE)
+            ]
             for found in pool.map(partial(_problems, beton, labels, data, begin), runs):
                 problems += found
             done += len(window)
@@ -59,9 +70,12 @@ def _parts_order(beton: Beton, part: tuple[int, int]) -> np.ndarray:
     """The samples to look at, in the order in which they lie in the file: int64."""
     number, parts = part
     if not 1 <= number <= parts:
-        raise UserError(f"There is no part {number} of {parts}.", "The first is 1/8, the last is 8/8, for example.")
+        raise UserError(
+            f"There is no part {number} of {parts}.",
+            "The first is 1/8, the last is 8/8, for example.",
+        )
     order = np.argsort(beton.rows["offset"], kind="stable")
-    assert len(beton.sizes) == len(order)       # raises for tables that do not fit each other
+    assert len(beton.sizes) == len(order)  # raises for tables that do not fit each other
     return order[_share(len(order), part)]
 
 
@@ -89,13 +103,15 @@ def _read(handle: int, begin: int, end: int) -> memoryview:
     return data[:done]
 
 
-def _problems(beton: Beton, labels: np.ndarray | None, data: memoryview, begin: int, numbers: np.ndarray) -> list[str]:
+def _problems(
+    beton: Beton, labels: np.ndarray | None, data: memoryview, begin: int, numbers: np.ndarray
+) -> list[str]:
     """Of some samples, whose bytes are in `data`, which is the file's from `begin` on."""
     problems = []
     for number in numbers.tolist():
         row = beton.rows[number]
         start = int(row["offset"]) - begin
-        image = data[start:start + int(beton.sizes[number])]
+        image = data[start : start + int(beton.sizes[number])]
         found = []
         stored = [image] if labels is None else [image, labels[number].tobytes()]
         if digest_of(*stored) != beton.digests[number].tobytes():
@@ -103,7 +119,11 @@ def _problems(beton: Beton, labels: np.ndarray | None, data: memoryview, begin: 
         if problem := _image_problem(row, image):
             found.append(problem)
         if found:
-            name = f"sample {number}" if labels is not None else f"sample {number} (label {row['label']})"
+            name = (
+                f"sample {number}"
+                if labels is not None
+                else f"sample {number} (label {row['label']})"
+            )
             problems.append(f"{name}: {'; '.join(found)}")
     return problems
 
@@ -112,14 +132,18 @@ def _zero_problems(beton: Beton, part: tuple[int, int]) -> Iterator[str]:
     """What is between the tables and the samples, and behind those that end a page."""
     blobs = beton.blobs[np.argsort(beton.blobs["offset"], kind="stable")]
     pages_end = beton.manifest.pages_end
-    ends = np.concatenate([[FIRST_ROW + beton.rows.nbytes], (blobs["offset"] + blobs["size"]).astype(np.int64)])
+    ends = np.concatenate(
+        [[FIRST_ROW + beton.rows.nbytes], (blobs["offset"] + blobs["size"]).astype(np.int64)]
+    )
     begins = np.concatenate([blobs["offset"].astype(np.int64), [pages_end]])
     gaps = np.stack([np.maximum(ends, 0), np.minimum(begins, pages_end)], axis=1)
     gaps = gaps[gaps[:, 0] < gaps[:, 1]]
     with beton.path.open("rb", buffering=0) as file:
         for begin, end in gaps[_share(len(gaps), part)].tolist():
             for start in range(begin, end, WINDOW_BYTES):
-                data = np.frombuffer(_read(file.fileno(), start, min(end, start + WINDOW_BYTES)), np.uint8)
+                data = np.frombuffer(
+                    _read(file.fileno(), start, min(end, start + WINDOW_BYTES)), np.uint8
+                )
                 if data.any():
                     yield f"byte {start + int(np.flatnonzero(data)[0]):,}, which belongs to no sample, is not zero"
 
@@ -134,7 +158,11 @@ def _image_problem(row: np.void, data: memoryview) -> str:
     assert row.dtype == SAMPLE
     stated = int(row["width"]), int(row["height"])
     if row["mode"] == RAW:
-        return "" if len(data) == 3 * stated[0] * stated[1] else "its pixels are not as many as width x height"
+        return (
+            ""
+            if len(data) == 3 * stated[0] * stated[1]
+            else "its pixels are not as many as width x height"
+        )
     if row["mode"] != JPEG:
         return f"its mode is {row['mode']}, neither JPEG (0) nor raw (1)"
     jpeg = bytes(data)

@@ -14,18 +14,29 @@ def vtab_1k(splits: dict[str, list[Example]], seed: int, name: str) -> dict[str,
 
     Not stratified, as there; but every class has an image in train. Raises UserError where a split has fewer images.
     """
-    return {**splits, "train": _few(splits["train"], NUM_TRAIN, seed, f"train of {name}", every_class=True),
-            "val": _few(splits["val"], NUM_VAL, seed, f"val of {name}", every_class=False)}
+    return {
+        **splits,
+        "train": _few(splits["train"], NUM_TRAIN, seed, f"train of {name}", every_class=True),
+        "val": _few(splits["val"], NUM_VAL, seed, f"val of {name}", every_class=False),
+    }
 
 
-def _few(examples: Sequence[Example], number: int, seed: int, what: str, *, every_class: bool) -> list[Example]:
+def _few(
+    examples: Sequence[Example], number: int, seed: int, what: str, *, every_class: bool
+) -> list[Example]:
     if len(examples) < number:
-        raise UserError(f"VTAB takes {number} images of {what}, which has {len(examples)}.",
-                        "Give val a larger share." if what.startswith("val") else "Is the dataset whole?")
+        raise UserError(
+            f"VTAB takes {number} images of {what}, which has {len(examples)}.",
+            "Give val a larger share." if what.startswith("val") else "Is the dataset whole?",
+        )
     from writers.draws import draw
 
-    order = [examples[index] for index in draw(seed, "vtab", ids_of(examples)).argsort(kind="stable")]
-    chosen = {example.label: example for example in reversed(order)} if every_class else {}     # the first of each class
+    order = [
+        examples[index] for index in draw(seed, "vtab", ids_of(examples)).argsort(kind="stable")
+    ]
+    chosen = (
+        {example.label: example for example in reversed(order)} if every_class else {}
+    )  # the first of each class
     first = set(chosen.values())
     rest = [example for example in order if example not in first]
-    return sorted([*first, *rest[:number - len(first)]], key=lambda example: example.key)
+    return sorted([*first, *rest[: number - len(first)]], key=lambda example: example.key)

@@ -12,19 +12,55 @@ from typing import NamedTuple
 from writers.errors import UserError
 
 FILE = Path(__file__).with_name("wordnet.txt")
-BOTTOM_UP_SIZES = (1, 2, 5, 9, 17, 36, 79, 206, 345, 486, 596, 694, 753, 820, 877, 918, 977, 999)   # by depth from the root
-TOP_DOWN_SIZES = (127, 10, 2)       # by number of merges
+BOTTOM_UP_SIZES = (
+    1,
+    2,
+    5,
+    9,
+    17,
+    36,
+    79,
+    206,
+    345,
+    486,
+    596,
+    694,
+    753,
+    820,
+    877,
+    918,
+    977,
+    999,
+)  # by depth from the root
+TOP_DOWN_SIZES = (127, 10, 2)  # by number of merges
 
 # PASCAL VOC's twenty classes as nodes: a class of ImageNet is one of them, or a kind of one, by any of its hypernyms.
 PASCAL = {
-    "aeroplane": "n02691156", "bicycle": "n02834778", "bird": "n01503061", "boat": "n02858304", "bottle": "n02876657",
-    "bus": "n02924116", "car": "n02958343", "cat": "n02121620", "chair": "n03001627", "cow": "n01887787",
-    "diningtable": "n03201208", "dog": "n02084071", "horse": "n02374451", "motorbike": "n03769722", "person": "n00007846",
-    "pottedplant": "n00017222", "sheep": "n02411705", "sofa": "n04256520", "train": "n04468005", "tvmonitor": "n03782006"}
+    "aeroplane": "n02691156",
+    "bicycle": "n02834778",
+    "bird": "n01503061",
+    "boat": "n02858304",
+    "bottle": "n02876657",
+    "bus": "n02924116",
+    "car": "n02958343",
+    "cat": "n02121620",
+    "chair": "n03001627",
+    "cow": "n01887787",
+    "diningtable": "n03201208",
+    "dog": "n02084071",
+    "horse": "n02374451",
+    "motorbike": "n03769722",
+    "person": "n00007846",
+    "pottedplant": "n00017222",
+    "sheep": "n02411705",
+    "sofa": "n04256520",
+    "train": "n04468005",
+    "tvmonitor": "n03782006",
+}
 
 
 class Node(NamedTuple):
-    parents: tuple[str, ...]        # first the one that a single chain to the root goes through
+    parents: tuple[str, ...]  # first the one that a single chain to the root goes through
     words: str
 
 
@@ -32,7 +68,9 @@ class Node(NamedTuple):
 def table() -> dict[str, Node]:
     """Every node by its id."""
     rows = (line.split("\t") for line in FILE.read_text().splitlines() if not line.startswith("#"))
-    return {wnid: Node(tuple(filter(None, parents.split(","))), words) for wnid, parents, words in rows}
+    return {
+        wnid: Node(tuple(filter(None, parents.split(","))), words) for wnid, parents, words in rows
+    }
 
 
 def words(wnid: str) -> str:
@@ -96,7 +134,9 @@ def top_down(size: int, classes: Sequence[str]) -> dict[str, str]:
             labels = [upper if upper in paths[label] else label for label in labels]
     found = dict(zip(everyone, labels, strict=True))
     if strangers := [name for name in classes if name not in found]:
-        raise UserError(f"{strangers[0]} is not one of ImageNet's classes; the top-down label sets are of those.")
+        raise UserError(
+            f"{strangers[0]} is not one of ImageNet's classes; the top-down label sets are of those."
+        )
     return {name: found[name] for name in classes}
 
 
@@ -104,11 +144,16 @@ def _node(wnid: str) -> Node:
     try:
         return table()[wnid]
     except KeyError:
-        raise UserError(f"{wnid} is no WordNet 3.0 id of one of ImageNet's classes, or of what they are kinds of.",
-                        "harness subset show in1000 lists the classes; n02084071 is dog.") from None
+        raise UserError(
+            f"{wnid} is no WordNet 3.0 id of one of ImageNet's classes, or of what they are kinds of.",
+            "harness subset show in1000 lists the classes; n02084071 is dog.",
+        ) from None
 
 
 def _place(size: int, sizes: Sequence[int], what: str) -> int:
     if size not in sizes:
-        raise UserError(f"There is no {what} label set of {size} labels.", f"Their sizes are {', '.join(map(str, sizes))}.")
+        raise UserError(
+            f"There is no {what} label set of {size} labels.",
+            f"Their sizes are {', '.join(map(str, sizes))}.",
+        )
     return sizes.index(size)

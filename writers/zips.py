@@ -13,7 +13,9 @@ from pathlib import Path, PurePosixPath
 
 from writers.errors import UserError
 
-LOCAL_HEADER = struct.Struct("<4s22xHH")    # signature, ..., bytes of the name and of the extra field behind it
+LOCAL_HEADER = struct.Struct(
+    "<4s22xHH"
+)  # signature, ..., bytes of the name and of the extra field behind it
 
 
 class ZipFiles:
@@ -25,14 +27,25 @@ class ZipFiles:
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()
         except (zipfile.BadZipFile, NotImplementedError) as error:
-            raise UserError(f"{path} is not a whole zip archive: {error}.", "Fetch it again.") from error
+            raise UserError(
+                f"{path} is not a whole zip archive: {error}.", "Fetch it again."
+            ) from error
         for member in members:
             name = PurePosixPath(member.filename)
             if name.is_absolute() or ".." in name.parts:
-                raise UserError(f"{path} names a file outside itself: {member.filename}", "Do not trust this archive.")
+                raise UserError(
+                    f"{path} names a file outside itself: {member.filename}",
+                    "Do not trust this archive.",
+                )
             if not member.is_dir() and keep(str(name)):
-                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
-                    raise UserError(f"{path} packs {member.filename} in a way that is not read here.", "Unpack it yourself.")
+                if (
+                    member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+                    or member.flag_bits & 1
+                ):
+                    raise UserError(
+                        f"{path} packs {member.filename} in a way that is not read here.",
+                        "Unpack it yourself.",
+                    )
                 self._members[str(name)] = member
 
     def names(self) -> Sequence[str]:
@@ -49,7 +62,11 @@ class ZipFiles:
             start = member.header_offset + LOCAL_HEADER.size + name_bytes + extra_bytes
             data = os.pread(archive.fileno(), member.compress_size, start)
         try:
-            data = zlib.decompress(data, -zlib.MAX_WBITS) if member.compress_type == zipfile.ZIP_DEFLATED else data
+            data = (
+                zlib.decompress(data, -zlib.MAX_WBITS)
+                if member.compress_type == zipfile.ZIP_DEFLATED
+                else data
+            )
         except zlib.error as error:
             raise OSError(f"the archive is damaged at {name}: {error}") from error
         if len(data) != member.file_size or zlib.crc32(data) != member.CRC:

@@ -29,16 +29,36 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
     if fast and not on_gpu:
         options |= {"use_fast_idct": True, "jpeg_fancy_upsampling": False}
 
-    @pipeline_def(batch_size=work.batch_size, num_threads=work.num_threads, device_id=0 if on_gpu else None, seed=0)
+    @pipeline_def(
+        batch_size=work.batch_size,
+        num_threads=work.num_threads,
+        device_id=0 if on_gpu else None,
+        seed=0,
+    )
     def steps() -> Any:
-        encoded, label = fn.readers.file(files=list(files), labels=list(labels), random_shuffle=random, name="Reader")
+        encoded, label = fn.readers.file(
+            files=list(files), labels=list(labels), random_shuffle=random, name="Reader"
+        )
         if random:
-            images = fn.decoders.image_random_crop(encoded, random_area=list(work.crop_scale),
-                                                   random_aspect_ratio=[3 / 4, 4 / 3], **options)
-            images = fn.resize(images, size=[work.resolution] * 2, interp_type=types.INTERP_LINEAR, antialias=not fast)
+            images = fn.decoders.image_random_crop(
+                encoded,
+                random_area=list(work.crop_scale),
+                random_aspect_ratio=[3 / 4, 4 / 3],
+                **options,
+            )
+            images = fn.resize(
+                images,
+                size=[work.resolution] * 2,
+                interp_type=types.INTERP_LINEAR,
+                antialias=not fast,
+            )
             return fn.flip(images, horizontal=fn.random.coin_flip()), label
-        images = fn.resize(fn.decoders.image(encoded, **options), resize_shorter=work.resolution * 256 // 224,
-                           interp_type=types.INTERP_LINEAR, antialias=not fast)
+        images = fn.resize(
+            fn.decoders.image(encoded, **options),
+            resize_shorter=work.resolution * 256 // 224,
+            interp_type=types.INTERP_LINEAR,
+            antialias=not fast,
+        )
         return fn.crop(images, crop=[work.resolution] * 2, dtype=types.UINT8), label
 
     pipeline = steps()

@@ -22,10 +22,23 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
     if work.augment == "center_crop":
         image = [CenterCropRGBImageDecoder(size, 224 / 256)]
     else:
-        image = [RandomResizedCropRGBImageDecoder(size, scale=work.crop_scale), RandomHorizontalFlip()]
+        image = [
+            RandomResizedCropRGBImageDecoder(size, scale=work.crop_scale),
+            RandomHorizontalFlip(),
+        ]
     to_device = [] if work.device == "cpu" else [ToDevice(torch.device(work.device))]
-    loader = Loader(str(beton(work, variant)), batch_size=work.batch_size, num_workers=work.num_threads, seed=0,
-                    order=OrderOption.RANDOM, os_cache=True, drop_last=False, recompile=False,
-                    pipelines={"image": [*image, ToTensor(), *to_device, ToTorchImage()],
-                               "label": [IntDecoder(), ToTensor(), *to_device, Squeeze()]})
+    loader = Loader(
+        str(beton(work, variant)),
+        batch_size=work.batch_size,
+        num_workers=work.num_threads,
+        seed=0,
+        order=OrderOption.RANDOM,
+        os_cache=True,
+        drop_last=False,
+        recompile=False,
+        pipelines={
+            "image": [*image, ToTensor(), *to_device, ToTorchImage()],
+            "label": [IntDecoder(), ToTensor(), *to_device, Squeeze()],
+        },
+    )
     return lambda epoch: loader

@@ -20,7 +20,9 @@ class Images(litdata.StreamingDataset):
 
     def __getitem__(self, index: Any) -> tuple[Any, int]:
         sample = super().__getitem__(index)
-        return self.transform_image(Image.open(io.BytesIO(sample["image"])).convert("RGB")), sample["label"]
+        return self.transform_image(Image.open(io.BytesIO(sample["image"])).convert("RGB")), sample[
+            "label"
+        ]
 
 
 def read(item: tuple[str, int]) -> dict[str, Any]:
@@ -31,9 +33,12 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
     on_cpu_only(work)
     folder = Path(work.scratch) / "litdata"
     if not (folder / "index.json").exists():
-        litdata.optimize(fn=read, inputs=work.files(), output_dir=str(folder), chunk_bytes="64MB", num_workers=1)
+        litdata.optimize(
+            fn=read, inputs=work.files(), output_dir=str(folder), chunk_bytes="64MB", num_workers=1
+        )
     dataset = Images(str(folder), shuffle=work.augment != "center_crop")
     dataset.transform_image = pil_transform(work)
-    loader = litdata.StreamingDataLoader(dataset, batch_size=work.batch_size, num_workers=work.num_threads,
-                                         persistent_workers=True)
+    loader = litdata.StreamingDataLoader(
+        dataset, batch_size=work.batch_size, num_workers=work.num_threads, persistent_workers=True
+    )
     return lambda epoch: loader

@@ -20,10 +20,21 @@ VARIANTS = {
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
     random = work.augment != "center_crop"
-    encoding, backend = ("jpeg", "resident") if variant == "resident" else (variant.removesuffix("_numba"), "ffcv")
+    encoding, backend = (
+        ("jpeg", "resident") if variant == "resident" else (variant.removesuffix("_numba"), "ffcv")
+    )
     if variant == "restart_numba":
-        kernel.best_kernel = lambda: "numba"    # this process has no other loader
-    plan = LoaderPlan(beton(work, encoding), work.batch_size, work.resolution, augment=work.augment, crop_scale=work.crop_scale,
-                      horizontal_flip=random, order="random", num_threads=work.num_threads, device=work.device,
-                      backend=backend)
+        kernel.best_kernel = lambda: "numba"  # this process has no other loader
+    plan = LoaderPlan(
+        beton(work, encoding),
+        work.batch_size,
+        work.resolution,
+        augment=work.augment,
+        crop_scale=work.crop_scale,
+        horizontal_flip=random,
+        order="random",
+        num_threads=work.num_threads,
+        device=work.device,
+        backend=backend,
+    )
     return open_loader(plan).epoch

@@ -20,7 +20,7 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
     on_cpu_only(work)
     try:
         spdl.io.demux_image(work.files()[0][0])
-    except RuntimeError as error:       # FFmpeg's libraries are looked for at the first use
+    except RuntimeError as error:  # FFmpeg's libraries are looked for at the first use
         raise Absent("SPDL finds no FFmpeg: install libavdevice59 or a later FFmpeg") from error
     shuffled = work.augment != "center_crop"
 
@@ -30,15 +30,21 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
             width, height = image.size
         if shuffled:
             top, left, box_height, box_width = RandomResizedCrop.get_params(
-                torch.empty(3, height, width), list(work.crop_scale), [3 / 4, 4 / 3])
+                torch.empty(3, height, width), list(work.crop_scale), [3 / 4, 4 / 3]
+            )
         else:
             box_height = box_width = int(min(width, height) * 224 / 256)
             top, left = (height - box_height) // 2, (width - box_width) // 2
-        steps = [f"crop={box_width}:{box_height}:{left}:{top}", f"scale={work.resolution}:{work.resolution}"]
+        steps = [
+            f"crop={box_width}:{box_height}:{left}:{top}",
+            f"scale={work.resolution}:{work.resolution}",
+        ]
         if shuffled and random.random() < 0.5:
             steps.append("hflip")
         packets = spdl.io.demux_image(path)
-        frames = spdl.io.decode_packets(packets, filter_desc=",".join([*steps, "format=pix_fmts=rgb24"]))
+        frames = spdl.io.decode_packets(
+            packets, filter_desc=",".join([*steps, "format=pix_fmts=rgb24"])
+        )
         return frames, label
 
     def batch(items: list[tuple[Any, int]]) -> tuple[Any, list[int]]:
@@ -49,8 +55,15 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
         files = work.files()
         if shuffled:
             random.Random(number).shuffle(files)
-        pipeline = (PipelineBuilder().add_source(files).pipe(decode, concurrency=work.num_threads)
-                    .aggregate(work.batch_size).pipe(batch).add_sink(3).build(num_threads=work.num_threads))
+        pipeline = (
+            PipelineBuilder()
+            .add_source(files)
+            .pipe(decode, concurrency=work.num_threads)
+            .aggregate(work.batch_size)
+            .pipe(batch)
+            .add_sink(3)
+            .build(num_threads=work.num_threads)
+        )
         with pipeline.auto_stop():
             yield from pipeline.get_iterator(timeout=60)
 

@@ -30,9 +30,15 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
             from PIL import Image
 
             sample = super().__getitem__(index)
-            return transform(Image.open(io.BytesIO(sample["image"])).convert("RGB")), sample["label"]
+            return transform(Image.open(io.BytesIO(sample["image"])).convert("RGB")), sample[
+                "label"
+            ]
 
     clean_stale_shared_memory()
-    dataset = Images(local=str(folder), shuffle=work.augment != "center_crop", batch_size=work.batch_size)
-    loader = torch.utils.data.DataLoader(dataset, work.batch_size, num_workers=work.num_threads, persistent_workers=True)
+    dataset = Images(
+        local=str(folder), shuffle=work.augment != "center_crop", batch_size=work.batch_size
+    )
+    loader = torch.utils.data.DataLoader(
+        dataset, work.batch_size, num_workers=work.num_threads, persistent_workers=True
+    )
     return lambda epoch: loader

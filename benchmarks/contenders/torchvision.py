@@ -14,7 +14,7 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
     from torchvision import io
     from torchvision.transforms import v2
 
-    transform = pil_transform(work)     # which also takes tensors: PILToTensor is left out for them
+    transform = pil_transform(work)  # which also takes tensors: PILToTensor is left out for them
     if variant == "io":
         transform = v2.Compose(transform.transforms[:-1])
     torch.set_num_threads(1)
@@ -29,14 +29,23 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
             path, label = self.files[index]
             if variant == "io":
-                return transform(io.decode_jpeg(io.read_file(path), mode=io.ImageReadMode.RGB)), label
+                return transform(
+                    io.decode_jpeg(io.read_file(path), mode=io.ImageReadMode.RGB)
+                ), label
             from PIL import Image
 
             with Image.open(path) as image:
                 return transform(image.convert("RGB")), label
 
-    loader = torch.utils.data.DataLoader(Images(), work.batch_size, shuffle=work.augment != "center_crop",
-                                         num_workers=work.num_threads, persistent_workers=True,
-                                         pin_memory=work.device != "cpu")
-    return lambda epoch: ((images.to(work.device, non_blocking=True), labels.to(work.device, non_blocking=True))
-                          for images, labels in loader)
+    loader = torch.utils.data.DataLoader(
+        Images(),
+        work.batch_size,
+        shuffle=work.augment != "center_crop",
+        num_workers=work.num_threads,
+        persistent_workers=True,
+        pin_memory=work.device != "cpu",
+    )
+    return lambda epoch: (
+        (images.to(work.device, non_blocking=True), labels.to(work.device, non_blocking=True))
+        for images, labels in loader
+    )

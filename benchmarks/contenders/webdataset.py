@@ -23,9 +23,13 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
 
         return transform(Image.open(io.BytesIO(sample[0])).convert("RGB")), int(sample[1])
 
-    dataset = webdataset.WebDataset(shards, shardshuffle=len(shards), nodesplitter=None).shuffle(1000)
+    dataset = webdataset.WebDataset(shards, shardshuffle=len(shards), nodesplitter=None).shuffle(
+        1000
+    )
     batches = dataset.to_tuple("jpg", "cls").map(decode).batched(work.batch_size)
-    loader = webdataset.WebLoader(batches, batch_size=None, num_workers=work.num_threads, persistent_workers=True)
+    loader = webdataset.WebLoader(
+        batches, batch_size=None, num_workers=work.num_threads, persistent_workers=True
+    )
     return lambda epoch: loader
 
 
@@ -39,6 +43,12 @@ def _shards(work: Work, webdataset: Any) -> list[str]:
             with webdataset.TarWriter(shard) as writer:
                 for index in range(number, len(files), NUM_SHARDS):
                     path, label = files[index]
-                    writer.write({"__key__": f"{index:08}", "jpg": Path(path).read_bytes(), "cls": str(label).encode()})
+                    writer.write(
+                        {
+                            "__key__": f"{index:08}",
+                            "jpg": Path(path).read_bytes(),
+                            "cls": str(label).encode(),
+                        }
+                    )
         (folder / "whole").write_text("")
     return shards

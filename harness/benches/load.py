@@ -22,38 +22,112 @@ if TYPE_CHECKING:
 
 OURS = ("ours:restart", "ours:jpeg", "ours:raw400")
 THEIRS = ("ffcv:jpeg", "ffcv:raw400", "torchvision:io", "torchvision:pil", "dali:cpu")
-EVERYONE = (*OURS, *THEIRS, "ours:jpeg400", "ours:restart400", "ffcv:jpeg400", "dali:cpu_careful", "webdataset:pil",
-            "streaming:pil", "litdata:pil", "spdl:ffmpeg")
+EVERYONE = (
+    *OURS,
+    *THEIRS,
+    "ours:jpeg400",
+    "ours:restart400",
+    "ffcv:jpeg400",
+    "dali:cpu_careful",
+    "webdataset:pil",
+    "streaming:pil",
+    "litdata:pil",
+    "spdl:ffmpeg",
+)
 WORKLOADS: dict[str, dict[str, Any]] = {
-    "rrc224": {}, "rrc224_large": {"crop_scale": (0.25, 1.0)}, "center224": {"augment": "center_crop"},
-    "rrc160": {"resolution": 160}, "rrc128": {"resolution": 128}, "rrc224_1thread": {"num_threads": 1},
+    "rrc224": {},
+    "rrc224_large": {"crop_scale": (0.25, 1.0)},
+    "center224": {"augment": "center_crop"},
+    "rrc160": {"resolution": 160},
+    "rrc128": {"resolution": 128},
+    "rrc224_1thread": {"num_threads": 1},
 }
-OPENING_TIMEOUT_S = 900     # betons and shards of the corpus are written on the first opening
+OPENING_TIMEOUT_S = 900  # betons and shards of the corpus are written on the first opening
 
 
 @click.command(short_help="Loaders: ours against stock FFCV, torchvision, DALI and others.")
-@click.option("--corpus", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
-              help="Any folder of JPEG files. Default: photo tiles, made on first use by benchmarks/photo_tiles.py.")
-@click.option("--against", "against", metavar="NAMES", default=",".join(THEIRS), show_default=True,
-              help="Contenders, by commas: file:variant of benchmarks/contenders, a file for all of its variants, or all.")
+@click.option(
+    "--corpus",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Any folder of JPEG files. Default: photo tiles, made on first use by benchmarks/photo_tiles.py.",
+)
+@click.option(
+    "--against",
+    "against",
+    metavar="NAMES",
+    default=",".join(THEIRS),
+    show_default=True,
+    help="Contenders, by commas: file:variant of benchmarks/contenders, a file for all of its variants, or all.",
+)
 @click.option("--ours", "ours", metavar="NAMES", default=",".join(OURS), show_default=True)
-@click.option("--part", type=click.Choice(["goals", "survey", "all"]), default="goals", show_default=True,
-              help="survey: all workloads, views, first batch, memory, and where the time goes.")
-@click.option("--workload", type=click.Choice(list(WORKLOADS)), default="rrc224", show_default=True, help="Of the goals.")
+@click.option(
+    "--part",
+    type=click.Choice(["goals", "survey", "all"]),
+    default="goals",
+    show_default=True,
+    help="survey: all workloads, views, first batch, memory, and where the time goes.",
+)
+@click.option(
+    "--workload",
+    type=click.Choice(list(WORKLOADS)),
+    default="rrc224",
+    show_default=True,
+    help="Of the goals.",
+)
 @click.option("--rounds", "num_rounds", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--images", "images_per_round", type=click.IntRange(min=1), default=6144, show_default=True,
-              help="At least so many a round, in whole epochs.")
+@click.option(
+    "--images",
+    "images_per_round",
+    type=click.IntRange(min=1),
+    default=6144,
+    show_default=True,
+    help="At least so many a round, in whole epochs.",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads, and cores that everyone is kept to. Default: 2.")
-@click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda:0", help="Where batches end up.")
-@click.option("--scratch", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-              help="Where betons and shards of the corpus are kept between runs. Default: bench_load in the data folder.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Every round.")
-@click.option("--plot", "plot_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.png")
-@click.option("--data-dir", envvar="HARNESS_DATA", default="./data", metavar="DIR", show_envvar=True)
-def command(corpus: Path | None, against: str, ours: str, part: Literal["goals", "survey", "all"], workload: str,
-            num_rounds: int, images_per_round: int, batch_size: int, threads: int | None, device: str, scratch: Path | None,
-            json_file: Path | None, plot_file: Path | None, data_dir: str) -> None:
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Threads, and cores that everyone is kept to. Default: 2.",
+)
+@click.option(
+    "--device", default="cpu", show_default=True, metavar="cpu|cuda:0", help="Where batches end up."
+)
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where betons and shards of the corpus are kept between runs. Default: bench_load in the data folder.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Every round.",
+)
+@click.option(
+    "--plot", "plot_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.png"
+)
+@click.option(
+    "--data-dir", envvar="HARNESS_DATA", default="./data", metavar="DIR", show_envvar=True
+)
+def command(
+    corpus: Path | None,
+    against: str,
+    ours: str,
+    part: Literal["goals", "survey", "all"],
+    workload: str,
+    num_rounds: int,
+    images_per_round: int,
+    batch_size: int,
+    threads: int | None,
+    device: str,
+    scratch: Path | None,
+    json_file: Path | None,
+    plot_file: Path | None,
+    data_dir: str,
+) -> None:
     """Random-resized crops to uint8 batches, as fast as they come: every contender in turn, round after round.
 
     Each runs in a process of its own, is kept to the same cores, and stands still while the others run.
@@ -64,24 +138,50 @@ def command(corpus: Path | None, against: str, ours: str, part: Literal["goals",
     from writers.errors import UserError
 
     if not (bench.ROOT / "benchmarks" / "contender.py").is_file():
-        raise UserError("The contenders of this benchmark come with the source, in benchmarks/, and not with the package.",
-                        "Run it in a checkout.")
+        raise UserError(
+            "The contenders of this benchmark come with the source, in benchmarks/, and not with the package.",
+            "Run it in a checkout.",
+        )
     scratch = (scratch or Path(data_dir) / "bench_load").expanduser().resolve()
     photos = linked(corpus.resolve() if corpus else photo_tiles(scratch), scratch)
     converted = scratch / "converted" / photos.name
-    work = {"corpus": str(photos), "scratch": str(converted), "batch_size": batch_size, "device": device,
-            "images_per_round": images_per_round, "num_threads": threads or 2}
+    work = {
+        "corpus": str(photos),
+        "scratch": str(converted),
+        "batch_size": batch_size,
+        "device": device,
+        "images_per_round": images_per_round,
+        "num_threads": threads or 2,
+    }
     measured: dict[str, Measured] = {}
     absent: dict[str, str] = {}
     if part != "survey":
         names = [*_named(ours, OURS), *_named(against, EVERYONE)]
-        measured, absent = take_turns({name: (name, work | WORKLOADS[workload]) for name in names}, num_rounds)
+        measured, absent = take_turns(
+            {name: (name, work | WORKLOADS[workload]) for name in names}, num_rounds
+        )
     survey = _load_survey.measure(work, num_rounds) if part != "goals" else None
     sizes = [path.stat().st_size for path in photos.glob("*/*")]
-    told = {name: value for name, value in (work | WORKLOADS[workload]).items() if name not in ("corpus", "scratch")}
-    told |= {"workload": workload, "num_images": len(sizes), "mean_jpeg_bytes": sum(sizes) / len(sizes)}
-    content = bench.record("load", told, measured, bench.ratios(measured, _goals(workload)), device=device, absent=absent,
-                           bytes_on_disk=_bytes_on_disk(converted), survey=survey)
+    told = {
+        name: value
+        for name, value in (work | WORKLOADS[workload]).items()
+        if name not in ("corpus", "scratch")
+    }
+    told |= {
+        "workload": workload,
+        "num_images": len(sizes),
+        "mean_jpeg_bytes": sum(sizes) / len(sizes),
+    }
+    content = bench.record(
+        "load",
+        told,
+        measured,
+        bench.ratios(measured, _goals(workload)),
+        device=device,
+        absent=absent,
+        bytes_on_disk=_bytes_on_disk(converted),
+        survey=survey,
+    )
     if json_file is not None:
         bench.save(json_file, content)
     if measured:
@@ -94,8 +194,9 @@ def command(corpus: Path | None, against: str, ours: str, part: Literal["goals",
         _load_survey.show(survey, content["bytes_on_disk"])
 
 
-def take_turns(contenders: dict[str, tuple[str, dict[str, Any]]],
-               num_rounds: int) -> "tuple[dict[str, Measured], dict[str, str]]":
+def take_turns(
+    contenders: dict[str, tuple[str, dict[str, Any]]], num_rounds: int
+) -> "tuple[dict[str, Measured], dict[str, str]]":
     """Measure contenders (file:variant and its work, by any key) in turns. Returns what was measured, and why others are not.
 
     Raises UserError where none can be opened.
@@ -120,13 +221,17 @@ def take_turns(contenders: dict[str, tuple[str, dict[str, Any]]],
                 processes[key] = contender
                 measured[key] = Measured(opened.pop("what"), opened=opened)
         if not measured:
-            raise UserError("No contender could be opened: " + "; ".join(f"{name}: {why}" for name, why in absent.items()))
+            raise UserError(
+                "No contender could be opened: "
+                + "; ".join(f"{name}: {why}" for name, why in absent.items())
+            )
 
         def round_of(key: str) -> Callable[[], float]:
             def run() -> float:
                 detail = processes[key].round()
                 measured[key].details.append(detail)
                 return float(detail["img_per_s"])
+
             return run
 
         with console.progress("rounds", "rounds") as report:
@@ -139,14 +244,30 @@ def take_turns(contenders: dict[str, tuple[str, dict[str, Any]]],
 def _goals(workload: str) -> "list[Goal]":
     from harness.bench import Goal
 
-    goals = [Goal("ours:restart", ("ffcv:jpeg",), 2.0, 2.7, "ours / stock FFCV, the source's JPEGs"),
-             Goal("ours:raw400", ("ffcv:raw400",), 2.0, 2.7, "ours / stock FFCV, raw at 400 px"),
-             Goal("ours:restart", ("dali:cpu", "torchvision:io"), 1.8, 2.4, "ours / best of DALI CPU and torchvision.io"),
-             Goal("ours:restart", ("torchvision:pil",), 3.0, 3.5, "ours / torchvision, Pillow"),
-             Goal("ours:restart", ("dali:gpu",), title="ours / DALI on the GPU"),
-             Goal("ours:resident", ("dali:gpu",), title="ours, decoded once and kept / DALI on the GPU"),
-             Goal("ours:resident", ("ours:restart",), title="ours, decoded once and kept / decoded each time")]
-    return goals if workload == "rrc224" else [Goal(goal.ours, goal.against, title=goal.title) for goal in goals]
+    goals = [
+        Goal("ours:restart", ("ffcv:jpeg",), 2.0, 2.7, "ours / stock FFCV, the source's JPEGs"),
+        Goal("ours:raw400", ("ffcv:raw400",), 2.0, 2.7, "ours / stock FFCV, raw at 400 px"),
+        Goal(
+            "ours:restart",
+            ("dali:cpu", "torchvision:io"),
+            1.8,
+            2.4,
+            "ours / best of DALI CPU and torchvision.io",
+        ),
+        Goal("ours:restart", ("torchvision:pil",), 3.0, 3.5, "ours / torchvision, Pillow"),
+        Goal("ours:restart", ("dali:gpu",), title="ours / DALI on the GPU"),
+        Goal("ours:resident", ("dali:gpu",), title="ours, decoded once and kept / DALI on the GPU"),
+        Goal(
+            "ours:resident",
+            ("ours:restart",),
+            title="ours, decoded once and kept / decoded each time",
+        ),
+    ]
+    return (
+        goals
+        if workload == "rrc224"
+        else [Goal(goal.ours, goal.against, title=goal.title) for goal in goals]
+    )
 
 
 class Contender:
@@ -162,13 +283,18 @@ class Contender:
         from writers.errors import UserError
 
         assert self._process.stdout is not None
-        alarm = Timer(timeout_s, self.end)      # a contender that hangs is killed, and its line then ends
+        alarm = Timer(
+            timeout_s, self.end
+        )  # a contender that hangs is killed, and its line then ends
         alarm.start()
         line = self._process.stdout.readline()
         alarm.cancel()
         if not line:
             last = self._log.read_text(errors="replace").strip().splitlines()[-3:]
-            raise UserError(f"The contender {self.name} has failed: " + " / ".join(last), "Leave it out of --against.")
+            raise UserError(
+                f"The contender {self.name} has failed: " + " / ".join(last),
+                "Leave it out of --against.",
+            )
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -191,15 +317,24 @@ class Contender:
 
 
 @contextmanager
-def started(name: str, work: dict[str, Any], environment: dict[str, str] | None = None) -> Iterator[Contender]:
+def started(
+    name: str, work: dict[str, Any], environment: dict[str, str] | None = None
+) -> Iterator[Contender]:
     from harness.bench import ROOT
 
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("w") as stderr:
-            process = subprocess.Popen([sys.executable, "-m", "benchmarks.contender", name, json.dumps(work)], cwd=ROOT,
-                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
-                                       start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}))
+            process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.contender", name, json.dumps(work)],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+                env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}),
+            )
         contender = Contender(name, process, log)
         try:
             yield contender
@@ -226,8 +361,14 @@ def _named(text: str, everyone: Sequence[str]) -> list[str]:
 
 def _bytes_on_disk(converted: Path) -> dict[str, int]:
     """Of each form that the corpus was converted to."""
-    return {folder.name: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            for folder in sorted(converted.iterdir())} if converted.is_dir() else {}
+    return (
+        {
+            folder.name: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            for folder in sorted(converted.iterdir())
+        }
+        if converted.is_dir()
+        else {}
+    )
 
 
 def _show(content: dict[str, Any]) -> None:
@@ -236,11 +377,23 @@ def _show(content: dict[str, Any]) -> None:
     from harness import console
 
     terminal = console.out()
-    table = Table("contender", "images/s", "rounds", "first batch", "memory", title=f"load, {content['work']['workload']}")
+    table = Table(
+        "contender",
+        "images/s",
+        "rounds",
+        "first batch",
+        "memory",
+        title=f"load, {content['work']['workload']}",
+    )
     for one in sorted(content["contenders"].values(), key=lambda one: -one["median"]):
         memory = max(detail["memory_bytes"] for detail in one["details"])
-        table.add_row(one["what"], f"{one['median']:,.0f}", ", ".join(f"{rate:,.0f}" for rate in one["rates"]),
-                      f"{one['opened']['first_batch_s']:.1f} s", f"{memory / 2**20:,.0f} MiB")
+        table.add_row(
+            one["what"],
+            f"{one['median']:,.0f}",
+            ", ".join(f"{rate:,.0f}" for rate in one["rates"]),
+            f"{one['opened']['first_batch_s']:.1f} s",
+            f"{memory / 2**20:,.0f} MiB",
+        )
     terminal.print(table)
     for name, reason in content["absent"].items():
         terminal.print(f"absent: {name}: {reason}")
@@ -248,8 +401,13 @@ def _show(content: dict[str, Any]) -> None:
         table = Table("ratio", "median", "rounds", "must", "aim", "")
         for ratio in content["ratios"]:
             goals = [f"{value:g}x" if value else "" for value in (ratio["must"], ratio["aim"])]
-            table.add_row(ratio["title"], f"{ratio['median']:.2f}x", ", ".join(f"{r:.2f}" for r in ratio["rounds"]), *goals,
-                          ratio["verdict"])
+            table.add_row(
+                ratio["title"],
+                f"{ratio['median']:.2f}x",
+                ", ".join(f"{r:.2f}" for r in ratio["rounds"]),
+                *goals,
+                ratio["verdict"],
+            )
         terminal.print(table)
 
 
@@ -263,7 +421,13 @@ def _plot(measured: "dict[str, Measured]", file: Path) -> None:
     for place, (name, one) in enumerate(ordered):
         axes.barh(place, one.median, color="#2a6f97" if name.startswith("ours") else "#b0b7bf")
         axes.plot(one.rates, [place] * len(one.rates), "o", color="black", markersize=2.5)
-        axes.annotate(f"{one.median:,.0f}", (max(one.rates), place), xytext=(6, 0), textcoords="offset points", va="center")
+        axes.annotate(
+            f"{one.median:,.0f}",
+            (max(one.rates), place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+        )
     axes.set_yticks(range(len(ordered)), [one.what for _, one in ordered])
     axes.set_xlabel("images/s: medians, and each round as a dot")
     axes.margins(x=0.12)

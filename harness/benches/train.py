@@ -17,19 +17,42 @@ if TYPE_CHECKING:
     from loaders.backend import Epoch, Loader
 
 NUM_CLASSES = 1000
-WARM_UP_STEPS = 3       # caches fill, kernels are chosen, code is compiled
-FED_STEPS_BEFORE = 4    # of a round, outside of the clock: each slot of the loader is used once
+WARM_UP_STEPS = 3  # caches fill, kernels are chosen, code is compiled
+FED_STEPS_BEFORE = 4  # of a round, outside of the clock: each slot of the loader is used once
 FED_MUST = {"clean": 0.97, "robust": 0.99}
 AGAINST_PLAIN_MUST = 1.15
 
-options = (     # of both benchmarks of training
-    click.option("--arch", default="resnet18", show_default=True, metavar="NAME", help="See harness ls models."),
-    click.option("--resolution", type=click.IntRange(min=8), default=224, show_default=True, metavar="PIXELS"),
+options = (  # of both benchmarks of training
+    click.option(
+        "--arch",
+        default="resnet18",
+        show_default=True,
+        metavar="NAME",
+        help="See harness ls models.",
+    ),
+    click.option(
+        "--resolution", type=click.IntRange(min=8), default=224, show_default=True, metavar="PIXELS"
+    ),
     click.option("--batch-size", type=click.IntRange(min=2), default=256, show_default=True),
     click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda:0"),
-    click.option("--rounds", "num_rounds", type=click.IntRange(min=1), default=7, show_default=True),
-    click.option("--steps", "num_steps", type=click.IntRange(min=1), default=20, show_default=True, help="A round's."),
-    click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Every round."),
+    click.option(
+        "--rounds", "num_rounds", type=click.IntRange(min=1), default=7, show_default=True
+    ),
+    click.option(
+        "--steps",
+        "num_steps",
+        type=click.IntRange(min=1),
+        default=20,
+        show_default=True,
+        help="A round's.",
+    ),
+    click.option(
+        "--json",
+        "json_file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Every round.",
+    ),
 )
 
 
@@ -41,18 +64,56 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command(short_help="Training steps: ours against a plain loop, and fed by the loader.")
 @with_options
-@click.option("--eps", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Above 0: PGD-3, L2.")
-@click.option("--compile/--eager", "compiles", default=None, help="Whether torch.compile is measured. Default: on a GPU.")
-@click.option("--fed/--not-fed", default=None, help="Whether our loader feeds it, too. Default: on a GPU.")
-@click.option("--corpus", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
-              help="Of --fed: a folder of JPEG files. Default: photo tiles, made on first use.")
-@click.option("--threads", type=click.IntRange(min=1), help="Of --fed: the loader's. Default: all cores.")
-@click.option("--scratch", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-              help="Where the corpus's beton is kept. Default: bench_load in the data folder.")
-@click.option("--data-dir", envvar="HARNESS_DATA", default="./data", metavar="DIR", show_envvar=True)
-def command(arch: str, resolution: int, batch_size: int, device: str, num_rounds: int, num_steps: int, json_file: Path | None,
-            eps: float, compiles: bool | None, fed: bool | None, corpus: Path | None, threads: int | None,
-            scratch: Path | None, data_dir: str) -> None:
+@click.option(
+    "--eps",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Above 0: PGD-3, L2.",
+)
+@click.option(
+    "--compile/--eager",
+    "compiles",
+    default=None,
+    help="Whether torch.compile is measured. Default: on a GPU.",
+)
+@click.option(
+    "--fed/--not-fed", default=None, help="Whether our loader feeds it, too. Default: on a GPU."
+)
+@click.option(
+    "--corpus",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Of --fed: a folder of JPEG files. Default: photo tiles, made on first use.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Of --fed: the loader's. Default: all cores."
+)
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where the corpus's beton is kept. Default: bench_load in the data folder.",
+)
+@click.option(
+    "--data-dir", envvar="HARNESS_DATA", default="./data", metavar="DIR", show_envvar=True
+)
+def command(
+    arch: str,
+    resolution: int,
+    batch_size: int,
+    device: str,
+    num_rounds: int,
+    num_steps: int,
+    json_file: Path | None,
+    eps: float,
+    compiles: bool | None,
+    fed: bool | None,
+    corpus: Path | None,
+    threads: int | None,
+    scratch: Path | None,
+    data_dir: str,
+) -> None:
     """Images a second of training on one batch over and over, every contender in turn, round after round.
 
     The plain loop is what scripts do: eager, channels-last, autocast, the loss read at every step; robust, an attack that
@@ -66,25 +127,56 @@ def command(arch: str, resolution: int, batch_size: int, device: str, num_rounds
 
     on_gpu = device.startswith("cuda")
     check_device(device)
-    work = {"arch": arch, "resolution": resolution, "batch_size": batch_size, "eps": eps, "num_steps": num_steps,
-            "clock": "wall" if on_gpu else "this process's CPU time"}
-    steps: dict[str, tuple[str, Callable[[], None]]] = {"plain": ("a plain loop", plain_step(arch, resolution, batch_size, eps,
-                                                                                              device))}
+    work = {
+        "arch": arch,
+        "resolution": resolution,
+        "batch_size": batch_size,
+        "eps": eps,
+        "num_steps": num_steps,
+        "clock": "wall" if on_gpu else "this process's CPU time",
+    }
+    steps: dict[str, tuple[str, Callable[[], None]]] = {
+        "plain": ("a plain loop", plain_step(arch, resolution, batch_size, eps, device))
+    }
     absent: dict[str, str] = {}
-    variants = ways(on_gpu, attacked=eps > 0) if (on_gpu if compiles is None else compiles) else ["eager"]
+    variants = (
+        ways(on_gpu, attacked=eps > 0) if (on_gpu if compiles is None else compiles) else ["eager"]
+    )
     for name in variants:
-        steps[f"ours:{name}"] = f"ours, {name}", our_step(arch, resolution, batch_size, eps, device, name)
+        steps[f"ours:{name}"] = (
+            f"ours, {name}",
+            our_step(arch, resolution, batch_size, eps, device, name),
+        )
     if on_gpu if fed is None else fed:
         from harness import environment
 
-        plan = LoaderPlan(_beton(corpus, (scratch or Path(data_dir) / "bench_load").expanduser().resolve(),
-                                 batch_size * (num_steps + FED_STEPS_BEFORE)), batch_size,
-                          resolution, augment="random_resized_crop", horizontal_flip=True, order="random", drop_last=True,
-                          num_threads=threads or environment.num_cores(), device=device)
+        plan = LoaderPlan(
+            _beton(
+                corpus,
+                (scratch or Path(data_dir) / "bench_load").expanduser().resolve(),
+                batch_size * (num_steps + FED_STEPS_BEFORE),
+            ),
+            batch_size,
+            resolution,
+            augment="random_resized_crop",
+            horizontal_flip=True,
+            order="random",
+            drop_last=True,
+            num_threads=threads or environment.num_cores(),
+            device=device,
+        )
         with open_loader(plan) as loader:
             fed_by_loader = Fed(_trainee(arch, eps, device), loader)
             steps["ours:fed"] = "ours, eager, fed by our loader", fed_by_loader.step
-            measured = rounds(steps, device, num_rounds, num_steps, batch_size, absent, {"ours:fed": fed_by_loader.round})
+            measured = rounds(
+                steps,
+                device,
+                num_rounds,
+                num_steps,
+                batch_size,
+                absent,
+                {"ours:fed": fed_by_loader.round},
+            )
     else:
         measured = rounds(steps, device, num_rounds, num_steps, batch_size, absent)
     finish("train", work, measured, _goals(on_gpu, eps), device, absent, json_file)
@@ -96,9 +188,23 @@ def _goals(on_gpu: bool, eps: float) -> "list[Goal]":
     from harness.train.trial import ways
 
     kind = "robust" if eps > 0 else "clean"
-    return [*(Goal(f"ours:{name}", ("plain",), AGAINST_PLAIN_MUST if on_gpu and not eps and name == "cuda_graphs" else None,
-                   title=f"ours:{name} / plain, {kind}") for name in ways(on_gpu, attacked=eps > 0)),
-            Goal("ours:fed", ("ours:eager",), FED_MUST[kind] if on_gpu else None, title=f"gpu_fed, {kind}")]
+    return [
+        *(
+            Goal(
+                f"ours:{name}",
+                ("plain",),
+                AGAINST_PLAIN_MUST if on_gpu and not eps and name == "cuda_graphs" else None,
+                title=f"ours:{name} / plain, {kind}",
+            )
+            for name in ways(on_gpu, attacked=eps > 0)
+        ),
+        Goal(
+            "ours:fed",
+            ("ours:eager",),
+            FED_MUST[kind] if on_gpu else None,
+            title=f"gpu_fed, {kind}",
+        ),
+    ]
 
 
 def check_device(device: str) -> None:
@@ -109,13 +215,23 @@ def check_device(device: str) -> None:
 
     if device.startswith("cuda"):
         if not torch.cuda.is_available():
-            raise UserError(f"This torch ({torch.__version__}) cannot use a GPU.", "Say --device cpu.")
-        torch.cuda.set_device(torch.device(device).index or 0)      # it is this one whose work is waited for
+            raise UserError(
+                f"This torch ({torch.__version__}) cannot use a GPU.", "Say --device cpu."
+            )
+        torch.cuda.set_device(
+            torch.device(device).index or 0
+        )  # it is this one whose work is waited for
 
 
-def rounds(steps: "dict[str, tuple[str, Callable[[], None]]]", device: str, num_rounds: int, num_steps: int, batch_size: int,
-           absent: dict[str, str], around: Mapping[str, Callable[[], AbstractContextManager[None]]] | None = None,
-           ) -> "dict[str, Measured]":
+def rounds(
+    steps: "dict[str, tuple[str, Callable[[], None]]]",
+    device: str,
+    num_rounds: int,
+    num_steps: int,
+    batch_size: int,
+    absent: dict[str, str],
+    around: Mapping[str, Callable[[], AbstractContextManager[None]]] | None = None,
+) -> "dict[str, Measured]":
     """Each contender's rounds, in turn. One whose first steps fail (a compiler, memory) is absent, and says why.
 
     `around`: of some contenders, what their rounds take place in, outside of the clock.
@@ -129,7 +245,9 @@ def rounds(steps: "dict[str, tuple[str, Callable[[], None]]]", device: str, num_
     on_gpu = device.startswith("cuda")
     clock = time.perf_counter if on_gpu else time.process_time
 
-    def round_of(name: str, step: Callable[[], None], num_steps: int = num_steps) -> Callable[[], float]:
+    def round_of(
+        name: str, step: Callable[[], None], num_steps: int = num_steps
+    ) -> Callable[[], float]:
         def run() -> float:
             with (around or {}).get(name, nullcontext)():
                 if on_gpu:
@@ -140,24 +258,37 @@ def rounds(steps: "dict[str, tuple[str, Callable[[], None]]]", device: str, num_
                 if on_gpu:
                     torch.cuda.synchronize()
                 return num_steps * batch_size / (clock() - started)
+
         return run
 
     with fixed_shapes(device):
         for name, (_, step) in list(steps.items()):
             try:
                 round_of(name, step, WARM_UP_STEPS)()
-            except Exception as error:      # whatever a compiler raises
+            except Exception as error:  # whatever a compiler raises
                 if name == "plain":
                     raise
-                absent[name] = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+                absent[name] = next(iter(str(error).strip().splitlines()), type(error).__name__)[
+                    :200
+                ]
                 del steps[name]
         with console.progress("rounds", "rounds") as report:
-            rates = bench.take_turns({name: round_of(name, step) for name, (_, step) in steps.items()}, num_rounds, report)
+            rates = bench.take_turns(
+                {name: round_of(name, step) for name, (_, step) in steps.items()},
+                num_rounds,
+                report,
+            )
     return {name: Measured(what, rates=rates[name]) for name, (what, _) in steps.items()}
 
 
-def our_step(arch: str, resolution: int, batch_size: int, eps: float, device: str, compiled: str = "eager",
-             ) -> Callable[[], None]:
+def our_step(
+    arch: str,
+    resolution: int,
+    batch_size: int,
+    eps: float,
+    device: str,
+    compiled: str = "eager",
+) -> Callable[[], None]:
     """One of our training steps on one batch."""
     from harness.train.trial import noise_batch
 
@@ -180,9 +311,18 @@ def _trainee(arch: str, eps: float, device: str) -> "ModelTrainee":
 
     torch.manual_seed(0)
     model = models.build(arch, NUM_CLASSES).to(device)
-    return ModelTrainee(model, ScheduleSettings(), 1e-3, device=device, precision=choose("auto", device),
-                        label_smoothing=0.0, timer=Timer(device, enabled=False), train_mode=model.train,
-                        attack=pgd3() if eps else None, eps=eps)
+    return ModelTrainee(
+        model,
+        ScheduleSettings(),
+        1e-3,
+        device=device,
+        precision=choose("auto", device),
+        label_smoothing=0.0,
+        timer=Timer(device, enabled=False),
+        train_mode=model.train,
+        attack=pgd3() if eps else None,
+        eps=eps,
+    )
 
 
 class Fed:
@@ -212,7 +352,9 @@ class Fed:
         self._epoch = None
 
 
-def plain_step(arch: str, resolution: int, batch_size: int, eps: float, device: str) -> Callable[[], None]:
+def plain_step(
+    arch: str, resolution: int, batch_size: int, eps: float, device: str
+) -> Callable[[], None]:
     """A step as scripts have it: eager, channels-last, autocast, `.item()` for the log."""
     import torch
     from torch.nn import functional
@@ -231,7 +373,9 @@ def plain_step(arch: str, resolution: int, batch_size: int, eps: float, device: 
     def step() -> None:
         pixels = images.float() / 255
         if eps:
-            pixels = _plain_attack(model, pixels, labels, eps, attack, lambda: autocast(precision, device))
+            pixels = _plain_attack(
+                model, pixels, labels, eps, attack, lambda: autocast(precision, device)
+            )
         model.train()
         optimizer.zero_grad()
         with autocast(precision, device):
@@ -245,8 +389,14 @@ def plain_step(arch: str, resolution: int, batch_size: int, eps: float, device: 
     return step
 
 
-def _plain_attack(model: "nn.Module", pixels: "Tensor", labels: "Tensor", eps: float, settings: "AttackSettings",
-                  context: Callable[[], Any]) -> "Tensor":
+def _plain_attack(
+    model: "nn.Module",
+    pixels: "Tensor",
+    labels: "Tensor",
+    eps: float,
+    settings: "AttackSettings",
+    context: Callable[[], Any],
+) -> "Tensor":
     """L2-PGD by `loss.backward()`, which computes the gradients of the weights and throws them away."""
     import torch
     from torch.nn import functional
@@ -294,17 +444,33 @@ def _beton(corpus: Path | None, scratch: Path, num_images: int) -> Path:
         open_beton(path)
     except UserError:
         source = many_times(source, copies)
-        write_split(source, "train", everything(source.classes), Encoding(format="passthrough", restart_index=True), path,
-                    num_threads=environment.num_cores())
+        write_split(
+            source,
+            "train",
+            everything(source.classes),
+            Encoding(format="passthrough", restart_index=True),
+            path,
+            num_threads=environment.num_cores(),
+        )
     return path
 
 
-def finish(name: str, work: dict[str, Any], measured: "dict[str, Measured]", goals: "list[Goal]", device: str,
-           absent: dict[str, str], json_file: Path | None, **more: Any) -> None:
+def finish(
+    name: str,
+    work: dict[str, Any],
+    measured: "dict[str, Measured]",
+    goals: "list[Goal]",
+    device: str,
+    absent: dict[str, str],
+    json_file: Path | None,
+    **more: Any,
+) -> None:
     """Tables, and the record where one is asked for."""
     from harness import bench
 
-    content = bench.record(name, work, measured, bench.ratios(measured, goals), device=device, absent=absent, **more)
+    content = bench.record(
+        name, work, measured, bench.ratios(measured, goals), device=device, absent=absent, **more
+    )
     if json_file is not None:
         bench.save(json_file, content)
     click.echo(bench.markdown(content), nl=False)

@@ -22,7 +22,9 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders) -> N
     from harness.executor import unfinished
 
     plan = matrix.expand(recipe.read(recipe_name, overrides))
-    stages = {stage.name: stage.folder(folders.runs) for stage in unfinished(plan, folders).values()}
+    stages = {
+        stage.name: stage.folder(folders.runs) for stage in unfinished(plan, folders).values()
+    }
     running = [name for name, folder in stages.items() if lease.is_held(folder)]
     cancel.request(folders.runs, plan.recipe.name)
     click.echo(f"{len(running)} stages of {plan.recipe.name} run; their runs are asked to stop.")
@@ -32,5 +34,10 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders) -> N
         running = [name for name in running if lease.is_held(stages[name])]
     for name in running:
         holder = lease.holder_of(stages[name])
-        click.secho(f"{name} still runs" + (f", on {holder.host} as process {holder.pid}" if holder else "")
-                    + ": perhaps for another recipe.", fg="yellow", err=True)
+        click.secho(
+            f"{name} still runs"
+            + (f", on {holder.host} as process {holder.pid}" if holder else "")
+            + ": perhaps for another recipe.",
+            fg="yellow",
+            err=True,
+        )

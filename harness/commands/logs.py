@@ -13,8 +13,14 @@ LOOK_EVERY_S = 0.5
 @click.command(short_help="Show what a stage has printed, and its error if it failed.")
 @click.argument("stage", metavar="STAGE")
 @folder_options
-@click.option("--follow", is_flag=True, help="Stay and show more as it comes, until the stage has ended; Ctrl-C ends it.")
-@click.option("--lines", "num_lines", type=click.IntRange(min=1), metavar="N", help="Only the last N lines.")
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Stay and show more as it comes, until the stage has ended; Ctrl-C ends it.",
+)
+@click.option(
+    "--lines", "num_lines", type=click.IntRange(min=1), metavar="N", help="Only the last N lines."
+)
 def command(stage: str, folders: Folders, follow: bool, num_lines: int | None) -> None:
     """Show what STAGE has printed, and its error if it failed.
 
@@ -29,8 +35,10 @@ def command(stage: str, folders: Folders, follow: bool, num_lines: int | None) -
         click.echo("\n".join(shown.splitlines()[-num_lines:]) if num_lines else shown.rstrip("\n"))
     place, was_held, is_over = len(text), False, not follow
     while not is_over:
-        is_held = lease.is_held(folder)         # asked before all else, so that its last words are read
-        is_over = not is_held and (was_held or done.has_result(folder) or (folder / done.ERROR_FILE).exists())
+        is_held = lease.is_held(folder)  # asked before all else, so that its last words are read
+        is_over = not is_held and (
+            was_held or done.has_result(folder) or (folder / done.ERROR_FILE).exists()
+        )
         was_held = was_held or is_held
         more = _read(log, place)
         place += len(more)
@@ -70,9 +78,20 @@ def _find(asked: str, folders: Folders) -> Path:
     found = found or [folder for folder, name in known.items() if name == asked]
     if not found:
         near = names.nearest(asked, sorted(set(known.values())))
-        hint = f"Did you mean {' or '.join(near)}?" if near else "harness plan RECIPE --stages names those of a recipe."
+        hint = (
+            f"Did you mean {' or '.join(near)}?"
+            if near
+            else "harness plan RECIPE --stages names those of a recipe."
+        )
         raise UserError(f"No stage {asked} has been started in {folders.runs}.", hint)
-    if len(found) > 1:      # an older version of the code or of the settings leaves an older stage of the same name
-        keys = ", ".join(folder.name for folder in sorted(found, key=lambda folder: -folder.stat().st_mtime))
-        raise UserError(f"{len(found)} stages are called {asked}.", f"Say the key of one; the newest first: {keys}.")
+    if (
+        len(found) > 1
+    ):  # an older version of the code or of the settings leaves an older stage of the same name
+        keys = ", ".join(
+            folder.name for folder in sorted(found, key=lambda folder: -folder.stat().st_mtime)
+        )
+        raise UserError(
+            f"{len(found)} stages are called {asked}.",
+            f"Say the key of one; the newest first: {keys}.",
+        )
     return found[0]

@@ -46,18 +46,46 @@ def command(kind: str | None, as_json: bool, folders: Folders) -> None:
 def _print_datasets(terminal: "Console", folders: Folders) -> None:
     from writers import names
 
-    specs = [names.find("writers.datasets", name, "dataset").SPEC for name in names.names("writers.datasets")]
+    specs = [
+        names.find("writers.datasets", name, "dataset").SPEC
+        for name in names.names("writers.datasets")
+    ]
     rows = [("", "train", "val", "test", "classes", "metric", "raw", "betons", "licence")]
     for spec in specs:
-        sizes = [f"{spec.split_sizes[split]:,}" if split in spec.split_sizes else "" for split in ("train", "val", "test")]
+        sizes = [
+            f"{spec.split_sizes[split]:,}" if split in spec.split_sizes else ""
+            for split in ("train", "val", "test")
+        ]
         raw = folders.raw / (spec.folder or spec.name)
-        there = "made" if spec.generated else "yes" if raw.is_file() or (raw.is_dir() and any(raw.iterdir())) else ""
+        there = (
+            "made"
+            if spec.generated
+            else "yes"
+            if raw.is_file() or (raw.is_dir() and any(raw.iterdir()))
+            else ""
+        )
         betons = sum(1 for _ in folders.data.glob(f"{spec.name}-*/*.beton"))
-        rows.append((spec.name, *sizes, str(spec.num_classes or ""), spec.metric, there, str(betons or ""), spec.licence))
+        rows.append(
+            (
+                spec.name,
+                *sizes,
+                str(spec.num_classes or ""),
+                spec.metric,
+                there,
+                str(betons or ""),
+                spec.licence,
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        cells = [text.rjust(width) if 1 <= number <= 4 or number == 7 else text.ljust(width)
-                 for number, (text, width) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            text.rjust(width) if 1 <= number <= 4 or number == 7 else text.ljust(width)
+            for number, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
         terminal.print("  ".join(cells).rstrip(), markup=False, soft_wrap=True)
-    terminal.print("\nval: where none is published, `val:` of a recipe or --val carves it out of train. raw: in "
-                   f"{folders.raw}. betons: files in {folders.data}.", markup=False, soft_wrap=True)
+    terminal.print(
+        "\nval: where none is published, `val:` of a recipe or --val carves it out of train. raw: in "
+        f"{folders.raw}. betons: files in {folders.data}.",
+        markup=False,
+        soft_wrap=True,
+    )

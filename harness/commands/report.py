@@ -15,20 +15,42 @@ if TYPE_CHECKING:
 @click.command(short_help="Write a recipe's report from the results there are.")
 @recipe_argument
 @folder_options
-@click.option("--format", "formats", multiple=True, type=click.Choice(["html", "md", "csv"]), default=("html", "csv"),
-              show_default=True, help="May be given again.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-              help="Default: reports/<recipe> under the runs folder.")
-def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, formats: tuple[str, ...],
-            out: Path | None) -> None:
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(["html", "md", "csv"]),
+    default=("html", "csv"),
+    show_default=True,
+    help="May be given again.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Default: reports/<recipe> under the runs folder.",
+)
+def command(
+    recipe_name: str,
+    overrides: tuple[str, ...],
+    folders: Folders,
+    formats: tuple[str, ...],
+    out: Path | None,
+) -> None:
     """Write RECIPE's report from the stages that are done; runs nothing."""
     from harness import matrix, recipe
 
-    click.echo(write_report(matrix.expand(recipe.read(recipe_name, overrides)), folders, formats, out))
+    click.echo(
+        write_report(matrix.expand(recipe.read(recipe_name, overrides)), folders, formats, out)
+    )
 
 
-def write_report(matrix: "Matrix", folders: Folders, formats: tuple[str, ...] = ("html", "csv"),
-                 out: Path | None = None) -> Path:
+def write_report(
+    matrix: "Matrix",
+    folders: Folders,
+    formats: tuple[str, ...] = ("html", "csv"),
+    out: Path | None = None,
+) -> Path:
     """Returns the page's path. Shared results were perhaps named by another recipe: here they get this one's names."""
     from harness import done, result, shortlist
     from harness.report import page
@@ -48,5 +70,13 @@ def write_report(matrix: "Matrix", folders: Folders, formats: tuple[str, ...] = 
             results.append(found.model_copy(update={"axes": stage.axes, "name": stage.name}))
             if stage.kind == "transfer" and "predictions" in found.metrics:
                 predictions[stage.key] = stage.folder(folders.runs) / found.metrics["predictions"]
-    return page.write(matrix.recipe, results, unfinished, out or folders.runs / "reports" / matrix.recipe.name, formats,
-                      failed=failed, predictions=predictions, left_out=left_out)
+    return page.write(
+        matrix.recipe,
+        results,
+        unfinished,
+        out or folders.runs / "reports" / matrix.recipe.name,
+        formats,
+        failed=failed,
+        predictions=predictions,
+        left_out=left_out,
+    )

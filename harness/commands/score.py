@@ -13,26 +13,61 @@ if TYPE_CHECKING:
     from harness.model import Classifier
 
 
-@click.command(short_help="Transferability scores of a model for a dataset: kNN, LEEP, LogME and others.")
-@click.option("--model", "model_name", required=True, metavar="MODEL",
-              help="A model.pt; a model that brings its weights, such as efficientnet_lite0; or torchvision/NAME or timm/NAME, "
-                   "whose weights lie in those libraries' caches or in weights/ in the folder of raw downloads.")
+@click.command(
+    short_help="Transferability scores of a model for a dataset: kNN, LEEP, LogME and others."
+)
+@click.option(
+    "--model",
+    "model_name",
+    required=True,
+    metavar="MODEL",
+    help="A model.pt; a model that brings its weights, such as efficientnet_lite0; or torchvision/NAME or timm/NAME, "
+    "whose weights lie in those libraries' caches or in weights/ in the folder of raw downloads.",
+)
 @click.option("--dataset", required=True, metavar="NAME", help="A name of harness ls datasets.")
-@click.option("--source", type=click.Path(path_type=Path), metavar="DIR|TAR",
-              help="Its images. Default: <dataset>, or <dataset>.tar, in the folder of raw downloads.")
-@click.option("--scores", "score_names", metavar="NAMES", help="By commas. Default: all of harness ls scores.")
-@click.option("--probe", is_flag=True,
-              help="Also logistic regression: penalty chosen on val, fitted on train and val, read on test.")
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    metavar="DIR|TAR",
+    help="Its images. Default: <dataset>, or <dataset>.tar, in the folder of raw downloads.",
+)
+@click.option(
+    "--scores", "score_names", metavar="NAMES", help="By commas. Default: all of harness ls scores."
+)
+@click.option(
+    "--probe",
+    is_flag=True,
+    help="Also logistic regression: penalty chosen on val, fitted on train and val, read on test.",
+)
 @click.option("--protocol", metavar="NAME", help="Whose splits. Default: the dataset's own.")
-@click.option("--resolution", type=click.IntRange(min=1), metavar="PIXELS", help="Default: the model's own.")
-@click.option("--eval-crop", type=click.FloatRange(0, 1, min_open=True), default=224 / 256, show_default="224/256",
-              help="Centre crop: share of the shorter side.")
+@click.option(
+    "--resolution", type=click.IntRange(min=1), metavar="PIXELS", help="Default: the model's own."
+)
+@click.option(
+    "--eval-crop",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=224 / 256,
+    show_default="224/256",
+    help="Centre crop: share of the shorter side.",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda:0")
 @click.option("--json", "as_json", is_flag=True)
 @folder_options
-def command(model_name: str, dataset: str, source: Path | None, score_names: str | None, probe: bool, protocol: str | None,
-            resolution: int | None, eval_crop: float, batch_size: int, device: str, as_json: bool, folders: Folders) -> None:
+def command(
+    model_name: str,
+    dataset: str,
+    source: Path | None,
+    score_names: str | None,
+    probe: bool,
+    protocol: str | None,
+    resolution: int | None,
+    eval_crop: float,
+    batch_size: int,
+    device: str,
+    as_json: bool,
+    folders: Folders,
+) -> None:
     """Score how well a model suits a dataset, from one pass over its training images.
 
     \b
@@ -42,9 +77,13 @@ def command(model_name: str, dataset: str, source: Path | None, score_names: str
     from harness import console, environment, score
     from writers import names
 
-    asked = [name.strip() for name in score_names.split(",")] if score_names else names.names("harness.scores")
+    asked = (
+        [name.strip() for name in score_names.split(",")]
+        if score_names
+        else names.names("harness.scores")
+    )
     for name in asked:
-        score.find(name)        # a wrong one is told before anything is written
+        score.find(name)  # a wrong one is told before anything is written
     classifier, about = _model(model_name, folders)
     betons = _betons(dataset, source, protocol, folders)
     classifier = classifier.to(device)
@@ -56,19 +95,39 @@ def command(model_name: str, dataset: str, source: Path | None, score_names: str
 
         if split not in betons:
             return None
-        plan = LoaderPlan(betons[split], batch_size, resolution or about["resolution"], center_fraction=eval_crop,
-                          device=device, num_threads=environment.num_cores())
+        plan = LoaderPlan(
+            betons[split],
+            batch_size,
+            resolution or about["resolution"],
+            center_fraction=eval_crop,
+            device=device,
+            num_threads=environment.num_cores(),
+        )
         with open_loader(plan) as loader:
-            return extract(classifier, loader, device=device, precision="float32",
-                           has_head=about.get("has_head", True))
+            return extract(
+                classifier,
+                loader,
+                device=device,
+                precision="float32",
+                has_head=about.get("has_head", True),
+            )
 
     train = seen("train")
     assert train is not None
-    computed = score.compute(asked, features=train.features, probs=train.probs, labels=train.labels, device=device)
-    found: dict[str, Any] = {"model": model_name, "dataset": dataset, "num_images": len(train.labels),
-                             "num_features": train.features.shape[1], "num_duplicates": computed.num_duplicates,
-                             "scores": computed.scores, "failed": computed.failed, "details": computed.details,
-                             "seconds": computed.seconds}
+    computed = score.compute(
+        asked, features=train.features, probs=train.probs, labels=train.labels, device=device
+    )
+    found: dict[str, Any] = {
+        "model": model_name,
+        "dataset": dataset,
+        "num_images": len(train.labels),
+        "num_features": train.features.shape[1],
+        "num_duplicates": computed.num_duplicates,
+        "scores": computed.scores,
+        "failed": computed.failed,
+        "details": computed.details,
+        "seconds": computed.seconds,
+    }
     if probe:
         from harness.probe import linear_probe
 
@@ -77,18 +136,26 @@ def command(model_name: str, dataset: str, source: Path | None, score_names: str
         click.echo(json.dumps(found, indent=1))
         return
     terminal = console.out()
-    terminal.print(f"{model_name} on {dataset}: {found['num_images']:,} training images, {found['num_features']} features")
+    terminal.print(
+        f"{model_name} on {dataset}: {found['num_images']:,} training images, {found['num_features']} features"
+    )
     for name, value in computed.scores.items():
-        terminal.print(f"  {name:13} " + (f"{100 * value:.1f} %" if name.startswith("knn") else f"{value:.4f}"))
+        terminal.print(
+            f"  {name:13} " + (f"{100 * value:.1f} %" if name.startswith("knn") else f"{value:.4f}")
+        )
     for name, why in computed.failed.items():
         terminal.print(f"  {name:13} not computed: {why}", markup=False)
     if computed.num_duplicates:
-        terminal.print(f"  {computed.num_duplicates:,} images have the features of an earlier one: kNN is flattered")
+        terminal.print(
+            f"  {computed.num_duplicates:,} images have the features of an earlier one: kNN is flattered"
+        )
     if probe:
         result = found["probe"]
-        terminal.print(f"  logistic regression: {100 * result['top1']:.1f} % top-1, {100 * result['mean_per_class']:.1f} % "
-                       f"mean per class on {result['num_test']:,} test images; lambda {result['penalty']:.3g}, "
-                       f"one of {result['num_configs']}, chosen on {result['selected_on']}")
+        terminal.print(
+            f"  logistic regression: {100 * result['top1']:.1f} % top-1, {100 * result['mean_per_class']:.1f} % "
+            f"mean per class on {result['num_test']:,} test images; lambda {result['penalty']:.3g}, "
+            f"one of {result['num_configs']}, chosen on {result['selected_on']}"
+        )
         for remark in result["remarks"]:
             terminal.print(f"  {remark}")
 
@@ -105,7 +172,9 @@ def _model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]]":
     return adopted.model, adopted.about
 
 
-def _betons(dataset: str, source: Path | None, protocol: str | None, folders: Folders) -> dict[str, Path]:
+def _betons(
+    dataset: str, source: Path | None, protocol: str | None, folders: Folders
+) -> dict[str, Path]:
     """Split -> beton, written where it is not there yet."""
     from harness import console, environment
     from harness.raw import raw_path
@@ -117,7 +186,11 @@ def _betons(dataset: str, source: Path | None, protocol: str | None, folders: Fo
     from writers.subset import everything
     from writers.write import write_split
 
-    settings = DataSettings(dataset=dataset, path=str(source.expanduser().absolute()) if source else None, protocol=protocol)
+    settings = DataSettings(
+        dataset=dataset,
+        path=str(source.expanduser().absolute()) if source else None,
+        protocol=protocol,
+    )
     path = raw_path(settings, folders.raw)
     if source is None and not path.exists() and path.with_suffix(".tar").is_file():
         path = path.with_suffix(".tar")
@@ -134,6 +207,13 @@ def _betons(dataset: str, source: Path | None, protocol: str | None, folders: Fo
             whole = False
         if not whole:
             with console.progress(f"write {split}") as report:
-                write_split(opened, split, everything(opened.classes), Encoding(), written[split], progress=report,
-                            num_threads=environment.num_cores())
+                write_split(
+                    opened,
+                    split,
+                    everything(opened.classes),
+                    Encoding(),
+                    written[split],
+                    progress=report,
+                    num_threads=environment.num_cores(),
+                )
     return written

@@ -17,10 +17,15 @@ if TYPE_CHECKING:
     from harness.matrix import Matrix
 
 WATCH_EVERY_S = 1.0
-MARKS: "dict[State, str]" = {"done": "[green]done[/green]", "running": "[cyan]runs[/cyan]", "failed": "[red]failed[/red]",
-         "left": "[dim]-[/dim]", "skipped": "[dim]skipped[/dim]"}
+MARKS: "dict[State, str]" = {
+    "done": "[green]done[/green]",
+    "running": "[cyan]runs[/cyan]",
+    "failed": "[red]failed[/red]",
+    "left": "[dim]-[/dim]",
+    "skipped": "[dim]skipped[/dim]",
+}
 
-MODEL_AXES = ("model", "subset", "arch", "variant", "eps", "seed")      # what tells the rows apart
+MODEL_AXES = ("model", "subset", "arch", "variant", "eps", "seed")  # what tells the rows apart
 MODEL_KINDS = ("pretrain", "adopt", "evaluate", "score")
 
 
@@ -29,7 +34,9 @@ MODEL_KINDS = ("pretrain", "adopt", "evaluate", "score")
 @folder_options
 @click.option("--watch", is_flag=True, help="Stay and show it live; Ctrl-C ends it.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: as of `harness plan --json`.")
-def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, watch: bool, as_json: bool) -> None:
+def command(
+    recipe_name: str, overrides: tuple[str, ...], folders: Folders, watch: bool, as_json: bool
+) -> None:
     """Show RECIPE's matrix as a table, a row for each model, with what runs and what has failed."""
     from rich.live import Live
 
@@ -39,7 +46,9 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, watc
 
     plan = matrix.expand(recipe.read(recipe_name, overrides))
     if as_json:
-        plan_command.print_json(plan, plan_command.states_of(plan, folders, unfinished(plan, folders)), folders)
+        plan_command.print_json(
+            plan, plan_command.states_of(plan, folders, unfinished(plan, folders)), folders
+        )
         return
     terminal = console.out()
     if not watch:
@@ -61,10 +70,16 @@ def _picture(plan: "Matrix", folders: Folders) -> "RenderableType":
     from harness.executor import unfinished
 
     states = states_of(plan, folders, unfinished(plan, folders))
-    running = [(stage, _running_for(stage.folder(folders.runs))) for stage in plan.stages if states[stage.key] == "running"]
+    running = [
+        (stage, _running_for(stage.folder(folders.runs)))
+        for stage in plan.stages
+        if states[stage.key] == "running"
+    ]
     parts: list[RenderableType] = [Text(_totals(plan, states, folders), style="bold")]
     parts += [display.running_table(running, folders.runs)] if running else []
-    return Group(*parts, *_failures(plan, states, folders), _preparation(plan, states), _models(plan, states))
+    return Group(
+        *parts, *_failures(plan, states, folders), _preparation(plan, states), _models(plan, states)
+    )
 
 
 def _totals(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> str:
@@ -74,15 +89,23 @@ def _totals(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> str
     from harness.estimate import estimate
 
     counts = Counter(states.values())
-    told = [f"{counts['done']} of {len(plan.stages)} stages done", *(f"{counts[state]} {state}" for state in MARKS
-                                                                     if counts[state] and state != "done")]
-    not_done = {stage.key: stage for stage in plan.stages if states[stage.key] in ("running", "failed", "left")}
+    told = [
+        f"{counts['done']} of {len(plan.stages)} stages done",
+        *(f"{counts[state]} {state}" for state in MARKS if counts[state] and state != "done"),
+    ]
+    not_done = {
+        stage.key: stage
+        for stage in plan.stages
+        if states[stage.key] in ("running", "failed", "left")
+    }
     known = estimate(not_done, folders.runs)
     if known.num_unknown < len(not_done):
         more = f" and {known.num_unknown} stages of unknown length" if known.num_unknown else ""
         told.append(f"about {seconds(3600 * known.hours)} of work{more}")
     retries = sum(sum(retry.counts(stage.folder(folders.runs)).values()) for stage in plan.stages)
-    return f"{plan.recipe.name}: {', '.join(told)}" + (f"; tried again: {retries}" if retries else "")
+    return f"{plan.recipe.name}: {', '.join(told)}" + (
+        f"; tried again: {retries}" if retries else ""
+    )
 
 
 def _running_for(folder: Path) -> float | None:
@@ -93,13 +116,20 @@ def _running_for(folder: Path) -> float | None:
         return None
 
 
-def _failures(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> "list[RenderableType]":
+def _failures(
+    plan: "Matrix", states: "dict[str, State]", folders: Folders
+) -> "list[RenderableType]":
     from rich.text import Text
 
     from harness import done
 
-    return [Text.assemble((f"failed  {stage.name}: ", "red"), done.error_line(stage.folder(folders.runs)) or "")
-            for stage in plan.stages if states[stage.key] == "failed"]
+    return [
+        Text.assemble(
+            (f"failed  {stage.name}: ", "red"), done.error_line(stage.folder(folders.runs)) or ""
+        )
+        for stage in plan.stages
+        if states[stage.key] == "failed"
+    ]
 
 
 def _preparation(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
@@ -120,7 +150,9 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
     for stage in plan.stages:
         if stage.kind in (*MODEL_KINDS, "transfer") and "role" not in stage.axes:
             own = MODEL_AXES if "model" not in stage.axes else ("model",)
-            row = rows.setdefault(tuple(stage.axes.get(axis, "") if axis in own else "" for axis in MODEL_AXES), {})
+            row = rows.setdefault(
+                tuple(stage.axes.get(axis, "") if axis in own else "" for axis in MODEL_AXES), {}
+            )
             row.setdefault(stage.axes.get("method", stage.kind), []).append(states[stage.key])
     axes = [axis for index, axis in enumerate(MODEL_AXES) if any(row[index] != "" for row in rows)]
     kinds = [kind for kind in MODEL_KINDS if any(kind in row for row in rows.values())]
@@ -130,9 +162,18 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
         table.add_column(column)
     for values, row in rows.items():
         named = [value for axis, value in zip(MODEL_AXES, values, strict=True) if axis in axes]
-        table.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in named),
-                      *(_count(row[kind]) if kind == "score" and kind in row else MARKS[row[kind][0]] if kind in row else ""
-                        for kind in kinds), *(_count(row.get(method, [])) for method in methods))
+        table.add_row(
+            *(f"{value:g}" if isinstance(value, float) else str(value) for value in named),
+            *(
+                _count(row[kind])
+                if kind == "score" and kind in row
+                else MARKS[row[kind][0]]
+                if kind in row
+                else ""
+                for kind in kinds
+            ),
+            *(_count(row.get(method, [])) for method in methods),
+        )
     return table
 
 

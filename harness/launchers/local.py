@@ -31,12 +31,12 @@ class Slot:
 
     index: int
     num_threads: int
-    gpu: str | None                             # or GPUs, as CUDA_VISIBLE_DEVICES names them
-    cores: tuple[int, ...] = ()                 # its own; none: whichever are free
-    gives_way: bool = False                     # runs, at low priority, what needs no GPU beside what does
+    gpu: str | None  # or GPUs, as CUDA_VISIBLE_DEVICES names them
+    cores: tuple[int, ...] = ()  # its own; none: whichever are free
+    gives_way: bool = False  # runs, at low priority, what needs no GPU beside what does
     process: Fresh | Forked | None = None
-    running: Path | None = None                 # the stage's folder
-    like: Likeness = ()                         # what runs or ran last
+    running: Path | None = None  # the stage's folder
+    like: Likeness = ()  # what runs or ran last
     unread: bytes = field(default=b"", repr=False)
 
 
@@ -54,27 +54,46 @@ def slots(settings: LauncherSettings) -> list[Slot]:
     """
     gpus = [] if settings.device == "cpu" else _visible_gpus()
     if settings.device == "cuda" and not gpus:
-        raise UserError("--device cuda: nvidia-smi shows no GPU that this process may use.",
-                        "See harness doctor and CUDA_VISIBLE_DEVICES, or leave out --device cuda.")
+        raise UserError(
+            "--device cuda: nvidia-smi shows no GPU that this process may use.",
+            "See harness doctor and CUDA_VISIBLE_DEVICES, or leave out --device cuda.",
+        )
     if settings.jobs_per_gpu > 1 and not gpus:
-        raise UserError("--jobs-per-gpu has no effect: there is no GPU.", "Say --jobs N for stages side by side.")
+        raise UserError(
+            "--jobs-per-gpu has no effect: there is no GPU.",
+            "Say --jobs N for stages side by side.",
+        )
     num_gpus = settings.gpus_per_stage
     if 0 < len(gpus) < num_gpus:
-        raise UserError(f"A stage is to have {num_gpus} GPUs, and this machine has {len(gpus)}.", "Give it fewer.")
-    gpus = [",".join(gpus[first:first + num_gpus]) for first in range(0, len(gpus) - num_gpus + 1, num_gpus)]
+        raise UserError(
+            f"A stage is to have {num_gpus} GPUs, and this machine has {len(gpus)}.",
+            "Give it fewer.",
+        )
+    gpus = [
+        ",".join(gpus[first : first + num_gpus])
+        for first in range(0, len(gpus) - num_gpus + 1, num_gpus)
+    ]
     cores = environment.num_cores()
     carried = len(gpus) * settings.jobs_per_gpu
     if gpus and settings.num_jobs is not None and settings.num_jobs > carried:
-        raise UserError(f"--jobs {settings.num_jobs}: only {carried} stages run side by side on the GPUs here.",
-                        "Say --jobs-per-gpu N for stages that share one.")
+        raise UserError(
+            f"--jobs {settings.num_jobs}: only {carried} stages run side by side on the GPUs here.",
+            "Say --jobs-per-gpu N for stages that share one.",
+        )
     default = carried or max(1, (cores if cores <= 4 else cores // 4) // num_gpus)
     num_slots = settings.num_jobs or default
     num_threads = settings.num_threads or max(1, cores // num_slots)
     own = environment.cores()
     pinned = num_slots > 1 and num_slots * num_threads <= cores == len(own)
-    found = [Slot(index, num_threads, gpus[index % len(gpus)] if gpus else None,
-                  tuple(own[index * num_threads:(index + 1) * num_threads]) if pinned else ())
-             for index in range(num_slots)]
+    found = [
+        Slot(
+            index,
+            num_threads,
+            gpus[index % len(gpus)] if gpus else None,
+            tuple(own[index * num_threads : (index + 1) * num_threads]) if pinned else (),
+        )
+        for index in range(num_slots)
+    ]
     return [*found, Slot(num_slots, max(1, cores // 4), None, gives_way=True)] if gpus else found
 
 
@@ -85,11 +104,16 @@ class LocalLauncher:
         self.settings = settings
         self.slots = slots
         shared = settings.jobs_per_gpu > 1
-        self.sharing = GpuSharing(settings.folders.runs, min(environment.gpu_memory_bytes(), default=0) if shared else 0,
-                                  by_time=shared and tells_time())
+        self.sharing = GpuSharing(
+            settings.folders.runs,
+            min(environment.gpu_memory_bytes(), default=0) if shared else 0,
+            by_time=shared and tells_time(),
+        )
         if shared and not self.sharing.by_time:
-            print("Stages share a GPU by memory alone: how busy they keep it cannot be measured here (nvidia-ml-py, MIG).",
-                  file=sys.stderr)
+            print(
+                "Stages share a GPU by memory alone: how busy they keep it cannot be measured here (nvidia-ml-py, MIG).",
+                file=sys.stderr,
+            )
         self.selector = selectors.DefaultSelector()
         self.fork_server = settings.fork_server
 
@@ -103,8 +127,13 @@ class LocalLauncher:
     def _free(self, stage: Stage) -> list[Slot]:
         """Slots that may take this stage: what needs no GPU leaves the GPUs alone, and those that share one fit into it."""
         beside = any(slot.gives_way for slot in self.slots) and not needs_gpu(stage.kind)
-        return [slot for slot in self.slots if slot.running is None and slot.gives_way == beside
-                and (slot.gpu is None or self.sharing.fit(likeness(stage), self._on(slot.gpu)))]
+        return [
+            slot
+            for slot in self.slots
+            if slot.running is None
+            and slot.gives_way == beside
+            and (slot.gpu is None or self.sharing.fit(likeness(stage), self._on(slot.gpu)))
+        ]
 
     def _on(self, gpu: str) -> list[Likeness]:
         """What runs on the GPU now."""
@@ -112,21 +141,31 @@ class LocalLauncher:
 
     def _has_company(self, stage: Stage, gpu: str) -> bool:
         """Whether others run on the GPU, or may join the stage there. Asked before it starts."""
-        return self.settings.jobs_per_gpu > 1 and (bool(self._on(gpu)) or self.sharing.is_known(likeness(stage)))
+        return self.settings.jobs_per_gpu > 1 and (
+            bool(self._on(gpu)) or self.sharing.is_known(likeness(stage))
+        )
 
     def expect(self, kinds: Collection[str]) -> None:
         if self.fork_server is not None:
             with self._server_may_die():
-                self.fork_server.prepare([self._module(kind) for kind in sorted(kinds)], self._variables(self.slots[0]))
+                self.fork_server.prepare(
+                    [self._module(kind) for kind in sorted(kinds)], self._variables(self.slots[0])
+                )
 
     def start(self, stage: Stage, folder: Path) -> None:
         free = self._free(stage)
         assert free, "start() without a free slot"
         module = self._module(stage.kind)
-        slot = max(free, key=lambda slot: (_is_warm(slot.process, module), slot.process is not None))
-        if slot.process is not None and self.fork_server is not None and not _is_warm(slot.process, module):
-            self._close(slot)   # another copy has imported it already
-        for _ in range(2):      # a worker may have died while idle: then a fresh one
+        slot = max(
+            free, key=lambda slot: (_is_warm(slot.process, module), slot.process is not None)
+        )
+        if (
+            slot.process is not None
+            and self.fork_server is not None
+            and not _is_warm(slot.process, module)
+        ):
+            self._close(slot)  # another copy has imported it already
+        for _ in range(2):  # a worker may have died while idle: then a fresh one
             if slot.process is None:
                 self._open_worker(slot, module)
             assert slot.process is not None and slot.process.stdin is not None
@@ -139,7 +178,9 @@ class LocalLauncher:
             except BrokenPipeError:
                 slot.running = None
                 self._reap(slot)
-        raise RuntimeError(f"a worker ends as soon as it starts; try: {' '.join(self._command(slot))}")
+        raise RuntimeError(
+            f"a worker ends as soon as it starts; try: {' '.join(self._command(slot))}"
+        )
 
     def wait(self, timeout_s: float) -> list[Finished]:
         finished = []
@@ -155,9 +196,12 @@ class LocalLauncher:
                 slot.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + grace_s
         try:
-            while any(slot.running for slot in self.slots) and (left := deadline - time.monotonic()) > 0:
+            while (
+                any(slot.running for slot in self.slots)
+                and (left := deadline - time.monotonic()) > 0
+            ):
                 finished += self.wait(left)
-        finally:                # also on a second Ctrl-C
+        finally:  # also on a second Ctrl-C
             for slot in self.slots:
                 if slot.process is not None and slot.running is not None:
                     self._end(slot, wait_s=0.0)
@@ -169,8 +213,12 @@ class LocalLauncher:
             self.fork_server = ForkServer()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Idle workers end when their stdin does; whatever still runs is killed with all that it started."""
         idle = [slot for slot in self.slots if slot.process is not None and slot.running is None]
         for slot in idle:
@@ -186,20 +234,29 @@ class LocalLauncher:
         return f"{self.settings.stages_package}.{kind}"
 
     def _command(self, slot: Slot) -> list[str]:
-        command = self.settings.worker_command("cpu" if slot.gpu is None else "cuda:0", slot.num_threads)
+        command = self.settings.worker_command(
+            "cpu" if slot.gpu is None else "cuda:0", slot.num_threads
+        )
         return [*command, *(["--cores", ",".join(map(str, slot.cores))] if slot.cores else [])]
 
     def _variables(self, slot: Slot) -> dict[str, str]:
-        return {**dict.fromkeys(THREAD_VARIABLES, str(slot.num_threads)), "CUDA_VISIBLE_DEVICES": slot.gpu or ""}
+        return {
+            **dict.fromkeys(THREAD_VARIABLES, str(slot.num_threads)),
+            "CUDA_VISIBLE_DEVICES": slot.gpu or "",
+        }
 
     def _open_worker(self, slot: Slot, module: str) -> None:
         """module: of the stage that it is to run first."""
         command = self._command(slot)
-        if self.fork_server is not None and not slot.gives_way:     # which has threads of its own number
+        if (
+            self.fork_server is not None and not slot.gives_way
+        ):  # which has threads of its own number
             with self._server_may_die():
                 slot.process = self.fork_server.fork(module, command, self._variables(slot))
         if slot.process is None:
-            slot.process = Fresh(["nice", "-n", "10", *command] if slot.gives_way else command, self._variables(slot))
+            slot.process = Fresh(
+                ["nice", "-n", "10", *command] if slot.gives_way else command, self._variables(slot)
+            )
         assert slot.process.stdout is not None
         self.selector.register(slot.process.stdout, selectors.EVENT_READ, slot)
 
@@ -225,7 +282,11 @@ class LocalLauncher:
         finished = []
         for line in lines:
             answer = json.loads(line)
-            finished.append(Finished(Path(answer["stage"]), answer["status"], answer["message"], answer["cause"]))
+            finished.append(
+                Finished(
+                    Path(answer["stage"]), answer["status"], answer["message"], answer["cause"]
+                )
+            )
             if slot.gpu is not None and answer["cause"] == "out_of_memory":
                 self.sharing.was_too_much(slot.like)
             elif slot.gpu is not None and answer["status"] == "done":
@@ -273,7 +334,7 @@ def _close_stdin(slot: Slot) -> None:
 
 
 def _died(folder: Path, code: int | None, data: Path) -> Finished:
-    if done.is_done(folder.parent.name, folder, data):      # it died between the result and the answer
+    if done.is_done(folder.parent.name, folder, data):  # it died between the result and the answer
         return Finished(folder, "done")
     if code == STOPPED:
         return Finished(folder, "stopped")
@@ -286,4 +347,8 @@ def _visible_gpus() -> list[str]:
     """The GPUs' names for CUDA_VISIBLE_DEVICES."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     found = environment.gpu_names()
-    return chosen.split(",")[:len(found)] if chosen and found else [str(index) for index in range(len(found))]
+    return (
+        chosen.split(",")[: len(found)]
+        if chosen and found
+        else [str(index) for index in range(len(found))]
+    )

@@ -24,13 +24,21 @@ def open(settings: LauncherSettings) -> "RayLauncher":
     try:
         import ray
     except ImportError as error:
-        raise UserError("The launcher ray needs the package ray.", "pip install 'harness[ray]'") from error
+        raise UserError(
+            "The launcher ray needs the package ray.", "pip install 'harness[ray]'"
+        ) from error
     try:
-        ray.init(address=settings.options.get("address"), log_to_driver=False, logging_level=logging.ERROR,
-                 include_dashboard=False if "address" not in settings.options else None)
+        ray.init(
+            address=settings.options.get("address"),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=False if "address" not in settings.options else None,
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"Ray does not answer: {str(error).splitlines()[0]}",
-                        "Start it with `ray start --head`, or name its --address HOST:PORT.") from error
+        raise UserError(
+            f"Ray does not answer: {str(error).splitlines()[0]}",
+            "Start it with `ray start --head`, or name its --address HOST:PORT.",
+        ) from error
     return RayLauncher(settings, ray)
 
 
@@ -39,14 +47,21 @@ class RayLauncher:
 
     def __init__(self, settings: LauncherSettings, ray: Any) -> None:
         self.settings, self.ray = settings, ray
-        self.tasks: dict[Any, Path] = {}        # Ray's reference to the answer -> the stage's folder
+        self.tasks: dict[Any, Path] = {}  # Ray's reference to the answer -> the stage's folder
         resources = ray.cluster_resources()
         self.has_gpus = settings.device != "cpu" and resources.get("GPU", 0) >= 1
         if settings.device == "cuda" and not self.has_gpus:
             raise UserError("No machine of the Ray cluster has a GPU.", "Leave out --device cuda.")
         cpus = int(resources.get("CPU", 1))
-        fewest = min((int(node["Resources"].get("CPU", 0)) or cpus for node in ray.nodes() if node["Alive"]), default=cpus)
-        per_stage = cpus // max(1, round(resources["GPU"] * settings.jobs_per_gpu)) if self.has_gpus else min(4, fewest)
+        fewest = min(
+            (int(node["Resources"].get("CPU", 0)) or cpus for node in ray.nodes() if node["Alive"]),
+            default=cpus,
+        )
+        per_stage = (
+            cpus // max(1, round(resources["GPU"] * settings.jobs_per_gpu))
+            if self.has_gpus
+            else min(4, fewest)
+        )
         self.num_threads = settings.num_threads or max(1, min(per_stage, fewest))
         self.remote = ray.remote(_carry_out)
 
@@ -54,8 +69,11 @@ class RayLauncher:
     def num_slots(self) -> int:
         """What the cluster carries now: machines come and go."""
         resources = self.ray.cluster_resources()
-        carried = resources["GPU"] * self.settings.jobs_per_gpu if self.has_gpus and "GPU" in resources \
+        carried = (
+            resources["GPU"] * self.settings.jobs_per_gpu
+            if self.has_gpus and "GPU" in resources
             else resources.get("CPU", 1) / self.num_threads
+        )
         return self.settings.num_jobs or max(1, int(carried))
 
     def expect(self, kinds: Collection[str]) -> None:
@@ -66,9 +84,16 @@ class RayLauncher:
 
     def start(self, stage: Stage, folder: Path) -> None:
         order = Order.of(folder, self.settings, self.num_threads, gpus=self.has_gpus)
-        share = 1 / self.settings.jobs_per_gpu if self.has_gpus and needs_gpu(folder.parent.name) else 0
+        share = (
+            1 / self.settings.jobs_per_gpu if self.has_gpus and needs_gpu(folder.parent.name) else 0
+        )
         # max_retries=0: what is lost comes back here, where it is counted, waits its turn, and is shown.
-        options = {"num_cpus": self.num_threads, "num_gpus": share, "max_retries": 0, "name": folder.parent.name}
+        options = {
+            "num_cpus": self.num_threads,
+            "num_gpus": share,
+            "max_retries": 0,
+            "name": folder.parent.name,
+        }
         self.tasks[self.remote.options(**options).remote(order)] = folder
 
     def wait(self, timeout_s: float) -> list[Finished]:
@@ -89,8 +114,12 @@ class RayLauncher:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for task in self.tasks:
             self.ray.cancel(task, force=True)
         self.ray.shutdown()
@@ -104,9 +133,9 @@ class RayLauncher:
             return Finished(folder, "stopped")
         except exceptions.OutOfMemoryError as error:
             return Finished(folder, "failed", _first_line(error), "out_of_memory")
-        except exceptions.RayTaskError as error:        # our own code failed there
+        except exceptions.RayTaskError as error:  # our own code failed there
             return Finished(folder, "failed", str(error).strip().splitlines()[-1], "bug")
-        except exceptions.RayError as error:            # a node or a worker has gone
+        except exceptions.RayError as error:  # a node or a worker has gone
             return Finished(folder, "failed", f"Ray lost it: {_first_line(error)}", "lost")
 
 

@@ -19,16 +19,34 @@ from writers.errors import UserError
 KORNBLITH_STEPS, TORCH_MOMENTUM = 10, 0.1
 
 
-def candidates(setup: Setup, trial: Trial, model: Classifier, *, frozen: Sequence[nn.Module] = (),
-               pull: Pull | None = None) -> Candidates:
+def candidates(
+    setup: Setup,
+    trial: Trial,
+    model: Classifier,
+    *,
+    frozen: Sequence[nn.Module] = (),
+    pull: Pull | None = None,
+) -> Candidates:
     """A trainee for the weights of the model that require gradients. frozen: modules whose statistics stay, too. pull: in
     place of weight decay."""
     settings = trial.settings
-    schedule = settings.optimizer if pull is None else settings.optimizer.model_copy(update={"weight_decay": 0.0})
+    schedule = (
+        settings.optimizer
+        if pull is None
+        else settings.optimizer.model_copy(update={"weight_decay": 0.0})
+    )
     set_bn_momentum(model, settings.bn_momentum, setup.steps_per_epoch)
-    trainee = ModelTrainee(model, schedule, trial.lr, device=setup.device, precision=setup.precision,
-                           label_smoothing=settings.label_smoothing, timer=setup.timer,
-                           train_mode=partial(train_mode, model, setup.bn_stats, frozen), lr_ratios=lr_ratios(model, settings))
+    trainee = ModelTrainee(
+        model,
+        schedule,
+        trial.lr,
+        device=setup.device,
+        precision=setup.precision,
+        label_smoothing=settings.label_smoothing,
+        timer=setup.timer,
+        train_mode=partial(train_mode, model, setup.bn_stats, frozen),
+        lr_ratios=lr_ratios(model, settings),
+    )
     trainee.step.add_gradients = pull
     return Candidates(trainee, lambda: [(trial, model)])
 
@@ -51,10 +69,16 @@ class Parts:
 
     def __init__(self, blocks: Sequence[Block], num_low: int, num_new: int) -> None:
         if num_low + num_new > len(blocks):
-            raise UserError(f"num_low is {num_low} and reinit_last {num_new}; the network has {len(blocks)} blocks.",
-                            "Together they may name each block once.")
+            raise UserError(
+                f"num_low is {num_low} and reinit_last {num_new}; the network has {len(blocks)} blocks.",
+                "Together they may name each block once.",
+            )
         first_new = len(blocks) - num_new
-        self.low, self.high, self.new = list(blocks[:num_low]), list(blocks[num_low:first_new]), list(blocks[first_new:])
+        self.low, self.high, self.new = (
+            list(blocks[:num_low]),
+            list(blocks[num_low:first_new]),
+            list(blocks[first_new:]),
+        )
 
 
 def parts(model: Classifier, settings: TransferSettings) -> Parts:
@@ -70,11 +94,18 @@ def lr_ratios(model: Classifier, settings: TransferSettings) -> dict[nn.Paramete
     if (settings.num_low, settings.high_lr_ratio, settings.layer_decay) == (0, 1.0, 1.0):
         return {}
     found, of = {}, parts(model, settings)
-    blocks = [(block, ratio) for group, ratio in ((of.low, settings.low_lr_ratio), (of.high, settings.high_lr_ratio),
-                                                  (of.new, 1.0)) for block in group]
+    blocks = [
+        (block, ratio)
+        for group, ratio in (
+            (of.low, settings.low_lr_ratio),
+            (of.high, settings.high_lr_ratio),
+            (of.new, 1.0),
+        )
+        for block in group
+    ]
     for depth, (block, ratio) in enumerate(reversed(blocks), start=1):
         for parameter in block.parameters(model.backbone):
-            found[parameter] = ratio * settings.layer_decay ** depth
+            found[parameter] = ratio * settings.layer_decay**depth
     return found
 
 
@@ -94,7 +125,11 @@ def set_bn_momentum(model: nn.Module, momentum: float | str | None, steps_per_ep
     short (Kornblith et al. 2019; the rule as SimCLR, App. B.8, repeats it)."""
     if momentum is None:
         return
-    value = min(KORNBLITH_STEPS / steps_per_epoch, TORCH_MOMENTUM) if isinstance(momentum, str) else momentum
+    value = (
+        min(KORNBLITH_STEPS / steps_per_epoch, TORCH_MOMENTUM)
+        if isinstance(momentum, str)
+        else momentum
+    )
     for module in model.modules():
         if isinstance(module, BatchNorm):
             module.momentum = value

@@ -30,12 +30,17 @@ class SharedBackbone:
         if setup.bn_stats == "update":
             set_bn_momentum(self._model, setup.settings.bn_momentum, setup.steps_per_epoch)
             train_mode(self._model, setup.bn_stats)
-        self._heads = {trial: copy.deepcopy(self._model.head).requires_grad_(True) for trial in trials}
-        self._optimizers = {trial: make_sgd(head, trial.settings.optimizer, trial.lr) for trial, head in self._heads.items()}
+        self._heads = {
+            trial: copy.deepcopy(self._model.head).requires_grad_(True) for trial in trials
+        }
+        self._optimizers = {
+            trial: make_sgd(head, trial.settings.optimizer, trial.lr)
+            for trial, head in self._heads.items()
+        }
         self._losses = torch.zeros(len(self._heads), dtype=torch.float64, device=setup.device)
         self._num_correct = torch.zeros(len(self._heads), dtype=torch.int64, device=setup.device)
         self._num_images = 0
-        self._watch = LossWatch(setup.device)       # of the head that fits best
+        self._watch = LossWatch(setup.device)  # of the head that fits best
 
     @property
     def peak_lr(self) -> float:
@@ -51,7 +56,7 @@ class SharedBackbone:
             with torch.no_grad(), autocast(self._setup.precision, self._setup.device):
                 features = self._model.features(images)
             features = features.float()
-        with timer.span("backward"):        # of the heads: forward, too
+        with timer.span("backward"):  # of the heads: forward, too
             for number, head in enumerate(self._heads.values()):
                 logits = head(features)
                 loss = mean_loss(logits, labels, smoothing)
@@ -73,8 +78,12 @@ class SharedBackbone:
         """Of the head that fits best so far: a rate that is too high must not hide that the others learn."""
         losses = (self._losses / self._num_images).nan_to_num(nan=torch.inf, posinf=torch.inf)
         best = int(losses.argmin())
-        totals = {"loss": float(losses[best]), "top1": int(self._num_correct[best]) / self._num_images,
-                  "num_images": self._num_images, "zero_gradients": 0}
+        totals = {
+            "loss": float(losses[best]),
+            "top1": int(self._num_correct[best]) / self._num_images,
+            "num_images": self._num_images,
+            "zero_gradients": 0,
+        }
         self._losses.zero_()
         self._num_correct.zero_()
         self._num_images = 0
@@ -83,11 +92,15 @@ class SharedBackbone:
 
     def state_dict(self) -> dict[str, Any]:
         moving = self._setup.bn_stats == "update"
-        return {"statistics": dict(self._model.backbone.named_buffers()) if moving else {},
-                "heads": [head.state_dict() for head in self._heads.values()],
-                "optimizers": [optimizer.state_dict() for optimizer in self._optimizers.values()],
-                "losses": self._losses, "num_correct": self._num_correct, "num_images": self._num_images,
-                "watch": self._watch.state_dict()}
+        return {
+            "statistics": dict(self._model.backbone.named_buffers()) if moving else {},
+            "heads": [head.state_dict() for head in self._heads.values()],
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers.values()],
+            "losses": self._losses,
+            "num_correct": self._num_correct,
+            "num_images": self._num_images,
+            "watch": self._watch.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, statistic in state["statistics"].items():

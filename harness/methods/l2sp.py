@@ -22,11 +22,17 @@ def candidates(setup: Setup, trials: Sequence[Trial]) -> Candidates:
     from harness.methods import _network
     from harness.train.pull import Pull
 
-    trial, = trials
+    (trial,) = trials
     settings = trial.settings
     model = _network.transferred(setup, settings)
     parts = _network.parts(model, settings)
     groups = {"low": parts.low, "high": parts.high}
-    kept = [parameter for name in settings.start_groups for block in groups[name]
-            for parameter in block.parameters(model.backbone)]
-    return _network.candidates(setup, trial, model, pull=Pull(model, kept, alpha=settings.alpha, beta=settings.beta))
+    kept = [
+        parameter
+        for name in settings.start_groups
+        for block in groups[name]
+        for parameter in block.parameters(model.backbone)
+    ]
+    return _network.candidates(
+        setup, trial, model, pull=Pull(model, kept, alpha=settings.alpha, beta=settings.beta)
+    )

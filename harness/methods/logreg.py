@@ -61,8 +61,16 @@ def run(context: StageContext) -> Outcome:
         chosen = logistic.choose(views.train, views.val, len(classes), score, penalties, stop=stop)
         for fitted in chosen.path:
             scored[fitted.penalty] = views.count(fitted.logits(views.val[0]), views.val[1]).scores()
-            grid.append({"lambda": fitted.penalty, **({"eval_crop": crop} if several else {}), "val": scored[fitted.penalty],
-                         "converged": fitted.converged, "largest_gradient": fitted.largest_gradient, "gap": fitted.gap})
+            grid.append(
+                {
+                    "lambda": fitted.penalty,
+                    **({"eval_crop": crop} if several else {}),
+                    "val": scored[fitted.penalty],
+                    "converged": fitted.converged,
+                    "largest_gradient": fitted.largest_gradient,
+                    "gap": fitted.gap,
+                }
+            )
         if best is None or max(chosen.scores.values()) > max(best[0].scores.values()):
             best = chosen, views, crop
     assert best is not None
@@ -70,19 +78,45 @@ def run(context: StageContext) -> Outcome:
     fit_s = time.monotonic() - started
     features, labels = views.test()
     counts = views.count(chosen.fit.logits(features), labels)
-    predictions.save_arrays(context.folder, views.test_ids, labels.cpu().numpy(), {"test": counts.predictions()})
+    predictions.save_arrays(
+        context.folder, views.test_ids, labels.cpu().numpy(), {"test": counts.predictions()}
+    )
     point = {"lambda": chosen.fit.penalty, **({"eval_crop": crop} if several else {})}
     metrics = {
-        "metric": metric, "test": counts.scores(), "lr": None, "chosen": point, "grid": grid,
+        "metric": metric,
+        "test": counts.scores(),
+        "lr": None,
+        "chosen": point,
+        "grid": grid,
         "val": next(entry["val"] for entry in grid if point.items() <= entry.items()),
-        **settings_say(settings), "num_configs": len(grid), "refit": True, "num_epochs": None, "num_steps": None,
-        "num_classes": len(classes), "num_train_images": len(views.train[1]),
-        "num_fit_images": len(views.train[1]) + len(views.val[1]), "bn_stats": "frozen", "source_eps": None,
-        "precision": "float64", "predictions": predictions.FILE, "damaged_checkpoints": [],
-        "num_unconverged": sum(not entry["converged"] for entry in grid), "converged": chosen.fit.converged,
-        "largest_gradient": chosen.fit.largest_gradient, "at_the_edge": chosen.at_the_edge}
-    timing = summary({}, num_steps=0, num_images=0, train_s=fit_s, eval_s=time.monotonic() - started - fit_s, checkpoint_s=0.0,
-                     startup_s=0.0, replay_img_per_s=None)
+        **settings_say(settings),
+        "num_configs": len(grid),
+        "refit": True,
+        "num_epochs": None,
+        "num_steps": None,
+        "num_classes": len(classes),
+        "num_train_images": len(views.train[1]),
+        "num_fit_images": len(views.train[1]) + len(views.val[1]),
+        "bn_stats": "frozen",
+        "source_eps": None,
+        "precision": "float64",
+        "predictions": predictions.FILE,
+        "damaged_checkpoints": [],
+        "num_unconverged": sum(not entry["converged"] for entry in grid),
+        "converged": chosen.fit.converged,
+        "largest_gradient": chosen.fit.largest_gradient,
+        "at_the_edge": chosen.at_the_edge,
+    }
+    timing = summary(
+        {},
+        num_steps=0,
+        num_images=0,
+        train_s=fit_s,
+        eval_s=time.monotonic() - started - fit_s,
+        checkpoint_s=0.0,
+        startup_s=0.0,
+        replay_img_per_s=None,
+    )
     return Outcome(metrics, timing)
 
 
@@ -105,7 +139,12 @@ class _Views:
         if isinstance(per_class, int):
             kept = few_of_each(labels, train.ids, per_class, context.config["seed"])
             features, labels = features[kept], labels[kept]
-        both = torch.cat([torch.as_tensor(part, device=self._device).double() for part in (features, val.features)])
+        both = torch.cat(
+            [
+                torch.as_tensor(part, device=self._device).double()
+                for part in (features, val.features)
+            ]
+        )
         self._standardise: Standardisation = logistic.standardisation(both)
         self.train, self.val = self._there(features, labels), self._there(val.features, val.labels)
         self.test_ids: np.ndarray = train.ids[:0]
@@ -120,12 +159,18 @@ class _Views:
         from harness.train.average_precision import MultiLabelCounts
         from harness.train.metrics import Counts
 
-        counts = MultiLabelCounts() if labels.ndim == 2 else Counts(self.num_classes, self._device, keep_predictions=True)
+        counts = (
+            MultiLabelCounts()
+            if labels.ndim == 2
+            else Counts(self.num_classes, self._device, keep_predictions=True)
+        )
         counts.add(logits, labels)
         return counts
 
     def _there(self, features: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
         import torch
 
-        return (self._standardise(torch.as_tensor(features, device=self._device).double()),
-                torch.as_tensor(labels, device=self._device))
+        return (
+            self._standardise(torch.as_tensor(features, device=self._device).double()),
+            torch.as_tensor(labels, device=self._device),
+        )

@@ -24,16 +24,20 @@ def candidates(setup: Setup, trials: Sequence[Trial]) -> Candidates:
     from harness.blocks import stages_of
     from harness.methods import _network
 
-    trial, = trials
+    (trial,) = trials
     first = trial.settings.train_from
     assert first is not None
     model = setup.load()
     stages = stages_of(model.backbone, trial.settings.resolution)
     if first >= len(stages):
-        raise UserError(f"train_from is {first}; the network has {len(stages)} stages, the last of them {len(stages) - 1}.",
-                        "To train the head alone, use the method fixed.")
+        raise UserError(
+            f"train_from is {first}; the network has {len(stages)} stages, the last of them {len(stages) - 1}.",
+            "To train the head alone, use the method fixed.",
+        )
     blocks = [block for stage in stages[:first] for block in stage]
-    for parameter in (parameter for block in blocks for parameter in block.parameters(model.backbone)):
+    for parameter in (
+        parameter for block in blocks for parameter in block.parameters(model.backbone)
+    ):
         parameter.requires_grad_(False)
     frozen = [layer for block in blocks for layer in block.layers(model.backbone)]
     return _network.candidates(setup, trial, model, frozen=frozen)

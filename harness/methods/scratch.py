@@ -17,5 +17,5 @@ def trains_together(setup: Setup) -> bool:
 def candidates(setup: Setup, trials: Sequence[Trial]) -> Candidates:
     from harness.methods import _network
 
-    trial, = trials
+    (trial,) = trials
     return _network.candidates(setup, trial, setup.scratch())

@@ -14,11 +14,17 @@ def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module
     """The backbone, [B, 3, R, R] to [B, D], and D. `channels`: the widths of the four stages."""
     widths = CHANNELS if channels is None else channels
     if len(widths) != len(STRIDES):
-        raise UserError(f"resnet10 has {len(STRIDES)} stages, and channels names {len(widths)}: {list(widths)}.",
-                        f"Give one width for each stage, such as {list(CHANNELS)}.")
+        raise UserError(
+            f"resnet10 has {len(STRIDES)} stages, and channels names {len(widths)}: {list(widths)}.",
+            f"Give one width for each stage, such as {list(CHANNELS)}.",
+        )
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    parts["stem"] = nn.Sequential(_convolution(3, widths[0], stride=2), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True),
-                                  nn.MaxPool2d(3, stride=2, padding=1))
+    parts["stem"] = nn.Sequential(
+        _convolution(3, widths[0], stride=2),
+        nn.BatchNorm2d(widths[0]),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    )
     num_inputs = widths[0]
     for number, (width, stride) in enumerate(zip(widths, STRIDES, strict=True), start=1):
         parts[f"stage{number}"] = BasicBlock(num_inputs, width, stride)
@@ -40,8 +46,10 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or num_inputs != num_outputs:
-            self.shortcut = nn.Sequential(_convolution(num_inputs, num_outputs, size=1, stride=stride),
-                                          nn.BatchNorm2d(num_outputs))
+            self.shortcut = nn.Sequential(
+                _convolution(num_inputs, num_outputs, size=1, stride=stride),
+                nn.BatchNorm2d(num_outputs),
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = self.relu(self.bn1(self.conv1(images)))
@@ -49,6 +57,10 @@ class BasicBlock(nn.Module):
 
 
 def _convolution(num_inputs: int, num_outputs: int, *, size: int = 3, stride: int = 1) -> nn.Conv2d:
-    convolution = nn.Conv2d(num_inputs, num_outputs, size, stride=stride, padding=size // 2, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")    # as torchvision's ResNets
+    convolution = nn.Conv2d(
+        num_inputs, num_outputs, size, stride=stride, padding=size // 2, bias=False
+    )
+    nn.init.kaiming_normal_(
+        convolution.weight, mode="fan_out", nonlinearity="relu"
+    )  # as torchvision's ResNets
     return convolution

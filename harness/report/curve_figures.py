@@ -16,7 +16,7 @@ from harness.report.rows import GridRow, TransferRow, under_every_variant
 from harness.report.tables import SCORE_TITLES
 
 MOST_HEAT_MAPS = 24
-FEWEST_SIZES = 4        # of a curve over sources: fewer are compared in a table
+FEWEST_SIZES = 4  # of a curve over sources: fewer are compared in a table
 
 
 def curve_panels(rows: Sequence[TransferRow], axis: str) -> list[Panel]:
@@ -38,17 +38,37 @@ def curve_panels(rows: Sequence[TransferRow], axis: str) -> list[Panel]:
         with plot.style(name):
             figure, axes = plot.blank(3.5, 2.5)
             for index, method in enumerate(methods):
-                found = {size: estimate(float(np.mean(values)) for values in points[method, size].values())
-                         for size in sizes if (method, size) in points}
-                _draw(axes, list(found), [100 * one.mean for one in found.values()],
-                      [100 * (one.sd or 0) for one in found.values()], index)
-                lines += [(method, size, one.mean, one.sd, one.num_seeds) for size, one in found.items()]
+                found = {
+                    size: estimate(
+                        float(np.mean(values)) for values in points[method, size].values()
+                    )
+                    for size in sizes
+                    if (method, size) in points
+                }
+                _draw(
+                    axes,
+                    list(found),
+                    [100 * one.mean for one in found.values()],
+                    [100 * (one.sd or 0) for one in found.values()],
+                    index,
+                )
+                lines += [
+                    (method, size, one.mean, one.sd, one.num_seeds) for size, one in found.items()
+                ]
             _log_axis(axes, sizes)
             axes.set_xlabel("training images a class" if axis == "per_class" else "training steps")
             axes.set_ylabel("percent")
             svg = plot.to_svg(figure, name)
-        panels.append(Panel(name, target, metric, f"{metric} on {target} against {axis}", svg,
-                            plot.data(("method", axis, "mean", "sd", "num_seeds"), lines)))
+        panels.append(
+            Panel(
+                name,
+                target,
+                metric,
+                f"{metric} on {target} against {axis}",
+                svg,
+                plot.data(("method", axis, "mean", "sd", "num_seeds"), lines),
+            )
+        )
     return panels
 
 
@@ -66,17 +86,37 @@ def source_panels(rows: Sequence[TransferRow]) -> list[Panel]:
     for number, variant in enumerate(variants):
         mine = [row for row in rows if row.variant == variant]
         of_variant = (f"-{number}", f", {variant or 'plain'}") if len(variants) > 1 else ("", "")
-        by_images = [row for row in mine if (row.num_source_images or 0) < SAME_IMAGES * most_images
-                     or row.num_classes == most_classes]
+        by_images = [
+            row
+            for row in mine
+            if (row.num_source_images or 0) < SAME_IMAGES * most_images
+            or row.num_classes == most_classes
+        ]
         if len({row.num_source_images for row in by_images}) >= FEWEST_SIZES:
-            panels.append(_source_panel(by_images, "num_source_images", "pretraining images", most_classes, of_variant))
-        by_classes = [row for row in mine if (row.num_source_images or 0) >= SAME_IMAGES * most_images]
+            panels.append(
+                _source_panel(
+                    by_images, "num_source_images", "pretraining images", most_classes, of_variant
+                )
+            )
+        by_classes = [
+            row for row in mine if (row.num_source_images or 0) >= SAME_IMAGES * most_images
+        ]
         if len({row.num_classes for row in by_classes}) >= FEWEST_SIZES:
-            panels.append(_source_panel(by_classes, "num_classes", "pretraining classes, all images", 0, of_variant))
+            panels.append(
+                _source_panel(
+                    by_classes, "num_classes", "pretraining classes, all images", 0, of_variant
+                )
+            )
     return panels
 
 
-def _source_panel(rows: Sequence[TransferRow], axis: str, label: str, most_classes: int, of_variant: tuple[str, str]) -> Panel:
+def _source_panel(
+    rows: Sequence[TransferRow],
+    axis: str,
+    label: str,
+    most_classes: int,
+    of_variant: tuple[str, str],
+) -> Panel:
     """of_variant: what its name and its title end in, where there are several."""
     name = f"size-{axis.replace('_', '-')}{of_variant[0]}"
     lines = []
@@ -87,20 +127,42 @@ def _source_panel(rows: Sequence[TransferRow], axis: str, label: str, most_class
             for fewer in (False, True) if most_classes else (False,):
                 sums: dict[tuple[int, str, int | None], list[float]] = {}
                 for row in rows:
-                    if row.method == method and (not most_classes or (row.num_classes != most_classes) == fewer):
-                        sums.setdefault((getattr(row, axis), row.subset, row.num_classes), []).append(row.score)
+                    if row.method == method and (
+                        not most_classes or (row.num_classes != most_classes) == fewer
+                    ):
+                        sums.setdefault(
+                            (getattr(row, axis), row.subset, row.num_classes), []
+                        ).append(row.score)
                 found = {place: float(np.mean(values)) for place, values in sorted(sums.items())}
-                _draw(axes, [place[0] for place in found], [100 * mean for mean in found.values()], [0.0] * len(found), index,
-                      hollow=fewer)
-                lines += [(method, subset, number, classes, mean) for (number, subset, classes), mean in found.items()]
+                _draw(
+                    axes,
+                    [place[0] for place in found],
+                    [100 * mean for mean in found.values()],
+                    [0.0] * len(found),
+                    index,
+                    hollow=fewer,
+                )
+                lines += [
+                    (method, subset, number, classes, mean)
+                    for (number, subset, classes), mean in found.items()
+                ]
         _log_axis(axes, sorted({getattr(row, axis) for row in rows}))
         axes.set_xlabel(label)
         axes.set_ylabel("mean over targets, %")
         svg = plot.to_svg(figure, name)
-    remark = "; hollow: fewer classes" if most_classes and any(row.num_classes != most_classes for row in rows) else ""
-    return Panel(name, f"Transfer against {label}{of_variant[1]}", f"mean over {targets} targets{remark}",
-                 f"Mean transfer over {targets} targets against {label}{of_variant[1]}", svg,
-                 plot.data(("method", "subset", axis, "classes", "mean"), lines))
+    remark = (
+        "; hollow: fewer classes"
+        if most_classes and any(row.num_classes != most_classes for row in rows)
+        else ""
+    )
+    return Panel(
+        name,
+        f"Transfer against {label}{of_variant[1]}",
+        f"mean over {targets} targets{remark}",
+        f"Mean transfer over {targets} targets against {label}{of_variant[1]}",
+        svg,
+        plot.data(("method", "subset", axis, "classes", "mean"), lines),
+    )
 
 
 def induction_panels(found: Sequence[Induction]) -> list[Panel]:
@@ -114,31 +176,71 @@ def induction_panels(found: Sequence[Induction]) -> list[Panel]:
             figure, axes = plot.blank(3.5, 2.5)
             for index, (variant, eps) in enumerate(one.lines):
                 mine = [row for row in one.rows if (row.variant, row.eps) == (variant, eps)]
-                subsets = {row.subset: row.num_classes or 0 for row in sorted(mine, key=lambda row: row.num_classes or 0)}
-                means = {subset: estimate(row.value for row in mine if row.subset == subset) for subset in subsets}
-                _draw(axes, list(subsets.values()), [100 * mean.mean for mean in means.values()],
-                      [100 * (mean.sd or 0) for mean in means.values()], index)
-                lines += [(subset, variant, eps, subsets[subset], mean.mean, mean.sd, mean.num_seeds)
-                          for subset, mean in means.items()]
+                subsets = {
+                    row.subset: row.num_classes or 0
+                    for row in sorted(mine, key=lambda row: row.num_classes or 0)
+                }
+                means = {
+                    subset: estimate(row.value for row in mine if row.subset == subset)
+                    for subset in subsets
+                }
+                _draw(
+                    axes,
+                    list(subsets.values()),
+                    [100 * mean.mean for mean in means.values()],
+                    [100 * (mean.sd or 0) for mean in means.values()],
+                    index,
+                )
+                lines += [
+                    (subset, variant, eps, subsets[subset], mean.mean, mean.sd, mean.num_seeds)
+                    for subset, mean in means.items()
+                ]
             _log_axis(axes, sorted({row.num_classes for row in one.rows if row.num_classes}))
-            axes.set_ylim(0, 1.06 * axes.get_ylim()[1])     # from zero: a small difference looks small
+            axes.set_ylim(0, 1.06 * axes.get_ylim()[1])  # from zero: a small difference looks small
             plot.chance_line(axes, one.chance)
             axes.set_xlabel("classes of pretraining")
             axes.set_ylabel("kNN, %")
             svg = plot.to_svg(figure, name)
         detail = "kNN on frozen features" + plot.in_words(one.chance)
-        panels.append(Panel(name, f"Induction: {title}", detail, f"kNN accuracy on {title} against the classes of pretraining",
-                            svg, plot.data(("subset", "variant", "eps", "num_classes", "mean", "sd", "num_seeds"), lines)))
+        panels.append(
+            Panel(
+                name,
+                f"Induction: {title}",
+                detail,
+                f"kNN accuracy on {title} against the classes of pretraining",
+                svg,
+                plot.data(
+                    ("subset", "variant", "eps", "num_classes", "mean", "sd", "num_seeds"), lines
+                ),
+            )
+        )
     return panels
 
 
-def _draw(axes: Axes, sizes: Sequence[float], means: Sequence[float], spreads: Sequence[float], index: int,
-          hollow: bool = False) -> None:
+def _draw(
+    axes: Axes,
+    sizes: Sequence[float],
+    means: Sequence[float],
+    spreads: Sequence[float],
+    index: int,
+    hollow: bool = False,
+) -> None:
     colour = SERIES[index % NUM_COLOURS]
     if any(spreads):
-        axes.errorbar(sizes, means, yerr=spreads, fmt="none", ecolor=colour, elinewidth=1, alpha=0.7)
-    axes.plot(sizes, means, color=colour, marker=MARKERS[index % len(MARKERS)], linestyle=DASHES[1] if hollow else DASHES[0],
-              markerfacecolor=PAPER if hollow else colour, markeredgecolor=colour, markeredgewidth=1.2, markersize=4.5)
+        axes.errorbar(
+            sizes, means, yerr=spreads, fmt="none", ecolor=colour, elinewidth=1, alpha=0.7
+        )
+    axes.plot(
+        sizes,
+        means,
+        color=colour,
+        marker=MARKERS[index % len(MARKERS)],
+        linestyle=DASHES[1] if hollow else DASHES[0],
+        markerfacecolor=PAPER if hollow else colour,
+        markeredgecolor=colour,
+        markeredgewidth=1.2,
+        markersize=4.5,
+    )
 
 
 def _log_axis(axes: Axes, sizes: Sequence[int]) -> None:
@@ -177,21 +279,45 @@ def heat_panels(rows: Sequence[GridRow]) -> list[Panel]:
             for axis, value in row.setting.items():
                 if value not in values.setdefault(axis, []):
                     values[axis].append(value)
-        wide = sorted((axis for axis in values if len(values[axis]) > 1), key=lambda axis: -len(values[axis]))
+        wide = sorted(
+            (axis for axis in values if len(values[axis]) > 1), key=lambda axis: -len(values[axis])
+        )
         if len(wide) >= 2 and len(panels) < MOST_HEAT_MAPS:
             across, down = wide[:2]
-            panels.append(_heat_panel(f"grid-{len(panels)}", f"{target}, {method}", mine, across,
-                                      _in_order(values[across]), down, _in_order(values[down])))
+            panels.append(
+                _heat_panel(
+                    f"grid-{len(panels)}",
+                    f"{target}, {method}",
+                    mine,
+                    across,
+                    _in_order(values[across]),
+                    down,
+                    _in_order(values[down]),
+                )
+            )
     return panels
 
 
 def _in_order(values: Sequence[object]) -> list[object]:
-    return sorted(values, key=lambda value: (not isinstance(value, int | float), value if isinstance(value, int | float) else 0,
-                                             str(value)))
+    return sorted(
+        values,
+        key=lambda value: (
+            not isinstance(value, int | float),
+            value if isinstance(value, int | float) else 0,
+            str(value),
+        ),
+    )
 
 
-def _heat_panel(name: str, title: str, rows: Sequence[GridRow], across: str, columns: list[object], down: str,
-                lines: list[object]) -> Panel:
+def _heat_panel(
+    name: str,
+    title: str,
+    rows: Sequence[GridRow],
+    across: str,
+    columns: list[object],
+    down: str,
+    lines: list[object],
+) -> Panel:
     best: dict[tuple[str, object, object], float] = {}
     for row in rows:
         place = row.key, row.setting.get(down), row.setting.get(across)
@@ -200,32 +326,61 @@ def _heat_panel(name: str, title: str, rows: Sequence[GridRow], across: str, col
     sums: dict[tuple[object, object], list[float]] = {}
     for (_, line, column), score in best.items():
         sums.setdefault((line, column), []).append(score)
-    table = np.array([[np.mean(sums.get((line, column), [np.nan])) for column in columns] for line in lines])
+    table = np.array(
+        [[np.mean(sums.get((line, column), [np.nan])) for column in columns] for line in lines]
+    )
     with plot.style(name):
         labels = [_value(line) for line in lines]
         left = 0.36 + 0.062 * max(map(len, labels))
-        figure, axes = plot.blank(max(3.2, left + 0.36 * len(columns)), 0.62 + 0.26 * len(lines), left=left)
+        figure, axes = plot.blank(
+            max(3.2, left + 0.36 * len(columns)), 0.62 + 0.26 * len(lines), left=left
+        )
         low, high = (np.nanmin(table), np.nanmax(table)) if np.isfinite(table).any() else (0.0, 1.0)
-        axes.pcolormesh(np.arange(len(columns) + 1), np.arange(len(lines) + 1), np.ma.masked_invalid(table), vmin=low,
-                        vmax=high if high > low else low + 1e-9, cmap=ListedColormap(list(HEAT)), edgecolors=PAPER,
-                        linewidth=1.2)
+        axes.pcolormesh(
+            np.arange(len(columns) + 1),
+            np.arange(len(lines) + 1),
+            np.ma.masked_invalid(table),
+            vmin=low,
+            vmax=high if high > low else low + 1e-9,
+            cmap=ListedColormap(list(HEAT)),
+            edgecolors=PAPER,
+            linewidth=1.2,
+        )
         for line in range(len(lines)):
             for column in range(len(columns)):
                 if np.isfinite(table[line, column]):
                     dark = table[line, column] > low + 0.55 * (high - low)
-                    axes.text(column + 0.5, line + 0.5, f"{100 * table[line, column]:.1f}", ha="center", va="center",
-                              fontsize=7, color=PAPER if dark else INK)
-        axes.set_xticks(np.arange(len(columns)) + 0.5, [_value(column) for column in columns], fontsize=7.5)
+                    axes.text(
+                        column + 0.5,
+                        line + 0.5,
+                        f"{100 * table[line, column]:.1f}",
+                        ha="center",
+                        va="center",
+                        fontsize=7,
+                        color=PAPER if dark else INK,
+                    )
+        axes.set_xticks(
+            np.arange(len(columns)) + 0.5, [_value(column) for column in columns], fontsize=7.5
+        )
         axes.set_yticks(np.arange(len(lines)) + 0.5, labels, fontsize=7.5)
         axes.grid(False)
         axes.spines["bottom"].set_visible(False)
         axes.set_xlabel(across)
         axes.set_ylabel(down)
         svg = plot.to_svg(figure, name)
-    numbers = [(line, column, None if np.isnan(table[i, j]) else float(table[i, j])) for i, line in enumerate(lines)
-               for j, column in enumerate(columns)]
-    return Panel(name, title, "percent on val", f"Score on val of {title} over {across} and {down}", svg,
-                 plot.data((down, across, "val_score"), numbers))
+    numbers = [
+        (line, column, None if np.isnan(table[i, j]) else float(table[i, j]))
+        for i, line in enumerate(lines)
+        for j, column in enumerate(columns)
+    ]
+    return Panel(
+        name,
+        title,
+        "percent on val",
+        f"Score on val of {title} over {across} and {down}",
+        svg,
+        plot.data((down, across, "val_score"), numbers),
+    )
 
 
 def _value(value: object) -> str:

@@ -23,7 +23,7 @@ class Strengths:
 
     strengths: np.ndarray
     covariance: np.ndarray
-    deviance: float             # per degree of freedom; far above 1: the model does not fit the rounds
+    deviance: float  # per degree of freedom; far above 1: the model does not fit the rounds
     num_matches: int
 
     def probability(self, first: int, second: int) -> float:
@@ -51,7 +51,10 @@ def fit(wins: np.ndarray, *, ridge: float = RIDGE) -> Strengths:
     matches = wins + wins.T
 
     def loss(strengths: np.ndarray) -> float:
-        return float(-(wins * special.log_expit(strengths[:, None] - strengths)).sum() + ridge * (strengths**2).sum())
+        return float(
+            -(wins * special.log_expit(strengths[:, None] - strengths)).sum()
+            + ridge * (strengths**2).sum()
+        )
 
     def expected(strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Chance of each win [M, M], and the information in all matches."""
@@ -73,14 +76,28 @@ def fit(wins: np.ndarray, *, ridge: float = RIDGE) -> Strengths:
             step /= 2
         strengths = strengths - step
         probability, information = expected(strengths)
-    centre = np.eye(num_models) - 1 / num_models        # strengths have sum 0: their common level has no error
-    return Strengths(strengths - strengths.mean(), centre @ np.linalg.inv(information) @ centre,
-                     _deviance(wins, matches, probability, num_models), round(float(matches.sum()) / 2))
+    centre = (
+        np.eye(num_models) - 1 / num_models
+    )  # strengths have sum 0: their common level has no error
+    return Strengths(
+        strengths - strengths.mean(),
+        centre @ np.linalg.inv(information) @ centre,
+        _deviance(wins, matches, probability, num_models),
+        round(float(matches.sum()) / 2),
+    )
 
 
-def _deviance(wins: np.ndarray, matches: np.ndarray, probability: np.ndarray, num_models: int) -> float:
+def _deviance(
+    wins: np.ndarray, matches: np.ndarray, probability: np.ndarray, num_models: int
+) -> float:
     upper = np.triu(matches > 0, 1)
     won, played, expected = wins[upper], matches[upper], probability[upper]
-    deviance = 2 * (special.rel_entr(won, played * expected) + special.rel_entr(played - won, played * (1 - expected))).sum()
+    deviance = (
+        2
+        * (
+            special.rel_entr(won, played * expected)
+            + special.rel_entr(played - won, played * (1 - expected))
+        ).sum()
+    )
     degrees = int(upper.sum()) - (num_models - 1)
     return float(deviance / degrees) if degrees > 0 else math.nan

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-Cell = tuple[str, ...]      # where in the matrix a number stands, apart from its seed: (target, eps)
+Cell = tuple[str, ...]  # where in the matrix a number stands, apart from its seed: (target, eps)
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,16 @@ class Difference:
 def estimate(values: Iterable[float]) -> Estimate:
     """Mean and sample standard deviation; at least one value."""
     numbers = list(values)
-    return Estimate(mean=statistics.fmean(numbers), sd=statistics.stdev(numbers) if len(numbers) > 1 else None,
-                    num_seeds=len(numbers))
+    return Estimate(
+        mean=statistics.fmean(numbers),
+        sd=statistics.stdev(numbers) if len(numbers) > 1 else None,
+        num_seeds=len(numbers),
+    )
 
 
-def paired_difference(values: Mapping[tuple[int, Cell], float],
-                      baseline: Mapping[tuple[int, Cell], float]) -> Difference | None:
+def paired_difference(
+    values: Mapping[tuple[int, Cell], float], baseline: Mapping[tuple[int, Cell], float]
+) -> Difference | None:
     """`values - baseline`, both keyed by (seed, cell); None where no seed has one cell on both sides.
 
     The seed is what was repeated, so each seed gives one number: its mean difference over the cells (eps, targets).
@@ -58,9 +62,15 @@ def paired_difference(values: Mapping[tuple[int, Cell], float],
             by_seed[seed][cell] = value - baseline[seed, cell]
     if not by_seed:
         return None
-    cells = max((tuple(sorted(differences)) for differences in by_seed.values()), key=lambda cells: (len(cells), cells))
-    means = [statistics.fmean(differences[cell] for cell in cells)
-             for _, differences in sorted(by_seed.items()) if set(cells) <= set(differences)]
+    cells = max(
+        (tuple(sorted(differences)) for differences in by_seed.values()),
+        key=lambda cells: (len(cells), cells),
+    )
+    means = [
+        statistics.fmean(differences[cell] for cell in cells)
+        for _, differences in sorted(by_seed.items())
+        if set(cells) <= set(differences)
+    ]
     return Difference(estimate(means), cells)
 
 
@@ -75,8 +85,12 @@ def t_quantile_975(degrees_of_freedom: int) -> float:
     if degrees_of_freedom <= len(_T_975):
         return _T_975[degrees_of_freedom - 1]
     z, n = _Z_975, degrees_of_freedom
-    return (z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
-            + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3))
+    return (
+        z
+        + (z**3 + z) / (4 * n)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+    )
 
 
 def is_near_chance(top1: float, num_answers: int | None, num_images: int) -> bool:

@@ -14,27 +14,39 @@ from harness.report.predictors import Power, lead
 from harness.report.rows import TransferRow
 from harness.settings import ShortlistSettings
 
-FEWEST_TARGETS = 3      # below that, an interval over targets is no sample of targets
+FEWEST_TARGETS = 3  # below that, an interval over targets is no sample of targets
 
 
 def about_predictors(found: Analysis, shortlist: ShortlistSettings | None) -> str:
     """Which cheap score orders the models as the most expensive method does, on the range that a shortlist has left."""
     if not found.powers:
         return ""
-    method = found.powers[-1].method        # the last of the recipe's methods that could be predicted
+    method = found.powers[-1].method  # the last of the recipe's methods that could be predicted
     mine = [power for power in found.powers if power.method == method]
     best = mine[0]
-    among = f", among the {shortlist.best} that {shortlist.by} had chosen" if shortlist and method in shortlist.methods else ""
-    reached = (f"weighted Kendall {_plain(best.weighted_kendall)}{_half(best.half_width_95)}, "
-               f"{_over(best.num_targets, 'target')}")
+    among = (
+        f", among the {shortlist.best} that {shortlist.by} had chosen"
+        if shortlist and method in shortlist.methods
+        else ""
+    )
+    reached = (
+        f"weighted Kendall {_plain(best.weighted_kendall)}{_half(best.half_width_95)}, "
+        f"{_over(best.num_targets, 'target')}"
+    )
     if best.half_width_95 is None or best.num_targets < FEWEST_TARGETS:
-        return (f"Of {len(mine)} cheap predictors, {best.predictor} ordered {best.num_models} models most like {method} did "
-                f"({reached}){among}; with so few targets that is no general statement.")
+        return (
+            f"Of {len(mine)} cheap predictors, {best.predictor} ordered {best.num_models} models most like {method} did "
+            f"({reached}){among}; with so few targets that is no general statement."
+        )
     if best.weighted_kendall <= best.half_width_95:
-        return (f"No cheap predictor clearly orders the models as {method} does: the best, {best.predictor}, has {reached}"
-                f"{among}.")
-    said = (f"Of {len(mine)} cheap predictors, {best.predictor} ordered {best.num_models} models most like {method} did "
-            f"({reached}){among}")
+        return (
+            f"No cheap predictor clearly orders the models as {method} does: the best, {best.predictor}, has {reached}"
+            f"{among}."
+        )
+    said = (
+        f"Of {len(mine)} cheap predictors, {best.predictor} ordered {best.num_models} models most like {method} did "
+        f"({reached}){among}"
+    )
     return f"{said}{_lead(found, best, mine[1:])}."
 
 
@@ -58,9 +70,13 @@ def about_strengths(found: Analysis) -> str:
     test = f"sign test over targets, p {_p(p)}"
     said = f"By Elo over {first.num_rounds} rounds of {first.method}, "
     if p < 0.05:
-        return f"{said}{first.model} leads {len(standings)} models, ahead of {second.model} ({test})."
-    return (f"{said}{first.model} and {second.model} are ahead of {len(standings) - 2} other models; which of the two is "
-            f"stronger is not clear ({test}).")
+        return (
+            f"{said}{first.model} leads {len(standings)} models, ahead of {second.model} ({test})."
+        )
+    return (
+        f"{said}{first.model} and {second.model} are ahead of {len(standings) - 2} other models; which of the two is "
+        f"stronger is not clear ({test})."
+    )
 
 
 def _most(found: Analysis) -> list[Standing]:
@@ -77,7 +93,9 @@ def about_source_accuracy(associations: Sequence[Association]) -> str:
     setting = f"Over {most.num_models} models and {most.num_targets} targets, "
     parts = []
     if clear:
-        parts.append(f"mean transfer went with source accuracy at {_listed([_r(one) for one in clear])}")
+        parts.append(
+            f"mean transfer went with source accuracy at {_listed([_r(one) for one in clear])}"
+        )
     if rest:
         parts.append(f"no clear relation shows for {_listed([_r(one) for one in rest])}")
     return f"{setting}{'; '.join(parts)} (logits, 95 % intervals over models)."
@@ -85,19 +103,28 @@ def about_source_accuracy(associations: Sequence[Association]) -> str:
 
 def _r(one: Association) -> str:
     digits = 3 if abs(one.r) > 0.95 else 2
-    r, low, high = (f"{value:.{digits}f}".replace("-", "−") for value in (one.r, one.low_95, one.high_95))
+    r, low, high = (
+        f"{value:.{digits}f}".replace("-", "−") for value in (one.r, one.low_95, one.high_95)
+    )
     return f"r = {r} ({low} to {high}) by {one.method}"
 
 
 def about_methods(comparisons: Sequence[Comparison], transfer: Sequence[TransferRow]) -> str:
     """Each method against the first one of the recipe; and, of grids with more axes than the rate, what val chose."""
     scratch = {row.method for row in transfer if row.kind == SCRATCH}
-    mine = [one for one in comparisons if one.axis == "method" and not {one.setting, one.baseline} & scratch]
+    mine = [
+        one
+        for one in comparisons
+        if one.axis == "method" and not {one.setting, one.baseline} & scratch
+    ]
     mine = [one for one in mine if one.baseline == mine[0].baseline]
     if not mine:
         return ""
-    said = [f"{one.setting} against {one.baseline}: better in {one.wins:,} of {one.num_pairs:,} runs (target, model, seed), "
-            f"mean difference {_size(one)}" for one in mine]
+    said = [
+        f"{one.setting} against {one.baseline}: better in {one.wins:,} of {one.num_pairs:,} runs (target, model, seed), "
+        f"mean difference {_size(one)}"
+        for one in mine
+    ]
     return f"Of methods, {'; '.join(said)}.{_chosen(transfer)}"
 
 
@@ -128,18 +155,25 @@ def about_scratch(rows: Sequence[AgainstScratch]) -> str:
     """Where transfer is clearly worse than random weights, among those tuned alike."""
     matched = [row for row in rows if row.is_matched]
     if not matched:
-        return "Transfer and scratch were tuned with unequal numbers of configurations: negative transfer is not judged." \
-            if rows else ""
+        return (
+            "Transfer and scratch were tuned with unequal numbers of configurations: negative transfer is not judged."
+            if rows
+            else ""
+        )
     judged = [row for row in matched if row.low_95 is not None]
     if not judged:
         behind = sum(row.difference < 0 for row in matched)
-        return (f"Transfer scored below scratch {behind} of {len(matched)} times; these are single runs, so none of it counts "
-                "as negative transfer.")
+        return (
+            f"Transfer scored below scratch {behind} of {len(matched)} times; these are single runs, so none of it counts "
+            "as negative transfer."
+        )
     counts = Counter(row.verdict for row in judged)
     worse = list(dict.fromkeys(row.target for row in judged if row.verdict == "negative"))
     where = f" ({_listed(worse)})" if worse else ""
-    return (f"Against scratch, tuned alike, transfer was clearly better in {counts['positive']} of {len(judged)} transfers, "
-            f"clearly worse in {counts['negative']}{where}, and not clear in {counts['not clear']}.")
+    return (
+        f"Against scratch, tuned alike, transfer was clearly better in {counts['positive']} of {len(judged)} transfers, "
+        f"clearly worse in {counts['negative']}{where}, and not clear in {counts['not clear']}."
+    )
 
 
 def _half(half: float | None) -> str:

@@ -19,34 +19,38 @@ from harness.report.effects import smallest_subset, source_sizes
 from harness.report.rows import Source, TransferRow, at_full_size, shown_eps, under_every_variant
 
 SPLIT = "test"
-MOST_TESTS = 1000       # a file takes about a millisecond to read, and a test as long
+MOST_TESTS = 1000  # a file takes about a millisecond to read, and a test as long
 NUM_MAP_PERMUTATIONS = 1000
 Predictions = Mapping[str, np.ndarray]
-Contrast = tuple[str, str, str, Sequence[TransferRow], Sequence[TransferRow]]   # axis, setting, baseline, their rows by seed
+Contrast = tuple[
+    str, str, str, Sequence[TransferRow], Sequence[TransferRow]
+]  # axis, setting, baseline, their rows by seed
 
 
 @dataclass(frozen=True)
 class ImageTest:
     """Setting against baseline on one target, all else equal."""
 
-    axis: str               # subset, eps, variant, method or model
+    axis: str  # subset, eps, variant, method or model
     setting: str
     baseline: str
     target: str
-    method: str             # by which both were transferred; empty where methods are compared
-    model: str              # what both have in common
+    method: str  # by which both were transferred; empty where methods are compared
+    model: str  # what both have in common
     metric: str
     num_images: int
     num_seeds: int
-    only_setting: int       # images that only the setting has right, over all seeds
+    only_setting: int  # images that only the setting has right, over all seeds
     only_baseline: int
-    difference: float       # of the metric, as a fraction
+    difference: float  # of the metric, as a fraction
     test: str
     p: float
-    p_holm: float = math.nan    # the same, for all tests of the report together
+    p_holm: float = math.nan  # the same, for all tests of the report together
 
 
-def image_tests(rows: Iterable[TransferRow], predictions: Mapping[str, Path], names: Mapping[Source, str]) -> list[ImageTest]:
+def image_tests(
+    rows: Iterable[TransferRow], predictions: Mapping[str, Path], names: Mapping[Source, str]
+) -> list[ImageTest]:
     """predictions: key of a transfer -> its file. Those without a readable file make no test; at most MOST_TESTS are made."""
     rows = [row for row in at_full_size(rows) if row.key in predictions]
     read = lru_cache(maxsize=64)(lambda key: _read(predictions[key]))
@@ -54,15 +58,31 @@ def image_tests(rows: Iterable[TransferRow], predictions: Mapping[str, Path], na
     for axis, setting, baseline, first, second in _contrasts(rows, names):
         if len(found) == MOST_TESTS:
             break
-        pairs = [(one, two) for row, other in zip(first, second, strict=True)
-                 if (one := read(row.key)) is not None and (two := read(other.key)) is not None]
+        pairs = [
+            (one, two)
+            for row, other in zip(first, second, strict=True)
+            if (one := read(row.key)) is not None and (two := read(other.key)) is not None
+        ]
         if pairs:
             sample = first[0]
             tested = _test(sample.metric, pairs)
             if tested is not None:
-                found.append(ImageTest(axis, setting, baseline, sample.target, "" if axis == "method" else sample.method,
-                                       _shared(sample.source, axis), sample.metric, *tested))
-    return [replace(one, p_holm=p) for one, p in zip(found, stats.holm([one.p for one in found]), strict=True)]
+                found.append(
+                    ImageTest(
+                        axis,
+                        setting,
+                        baseline,
+                        sample.target,
+                        "" if axis == "method" else sample.method,
+                        _shared(sample.source, axis),
+                        sample.metric,
+                        *tested,
+                    )
+                )
+    return [
+        replace(one, p_holm=p)
+        for one, p in zip(found, stats.holm([one.p for one in found]), strict=True)
+    ]
 
 
 def _contrasts(rows: Sequence[TransferRow], names: Mapping[Source, str]) -> Iterator[Contrast]:
@@ -80,22 +100,41 @@ def _contrasts(rows: Sequence[TransferRow], names: Mapping[Source, str]) -> Iter
         ends["eps"] = lambda row: row.eps, [eps[-1]], eps[0]
     if len(variants) > 1:
         plain = "" if "" in variants else variants[0]
-        ends["variant"] = lambda row: row.variant, [name for name in variants if name != plain], plain
+        ends["variant"] = (
+            lambda row: row.variant,
+            [name for name in variants if name != plain],
+            plain,
+        )
     if len(methods) > 1:
         ends["method"] = lambda row: row.method, list(methods[1:]), methods[0]
     for axis, (value_of, settings, baseline) in ends.items():
         cells: dict[tuple[object, ...], dict[object, dict[int, TransferRow]]] = {}
         for row in under_every_variant(rows) if axis == "subset" else rows:
             if value_of(row) == baseline or value_of(row) in settings:
-                rest = (row.target, *(part for name, part in zip(("model", "arch", "subset", "variant", "eps", "method"),
-                                                                 (*row.source, row.method), strict=True) if name != axis))
+                rest = (
+                    row.target,
+                    *(
+                        part
+                        for name, part in zip(
+                            ("model", "arch", "subset", "variant", "eps", "method"),
+                            (*row.source, row.method),
+                            strict=True,
+                        )
+                        if name != axis
+                    ),
+                )
                 cells.setdefault(rest, {}).setdefault(value_of(row), {})[row.seed] = row
         for cell in cells.values():
             for setting in settings:
                 seeds = sorted(set(cell.get(setting, {})) & set(cell.get(baseline, {})))
                 if seeds:
-                    yield (axis, _shown(setting), _shown(baseline), [cell[setting][seed] for seed in seeds],
-                           [cell[baseline][seed] for seed in seeds])
+                    yield (
+                        axis,
+                        _shown(setting),
+                        _shown(baseline),
+                        [cell[setting][seed] for seed in seeds],
+                        [cell[baseline][seed] for seed in seeds],
+                    )
     yield from _best_two(rows, names)
 
 
@@ -103,7 +142,11 @@ def _shared(source: Source, axis: str) -> str:
     """What both models of a contrast have in common: their axes but for the one that differs."""
     model, arch, subset, variant, eps = source
     parts = {"arch": arch, "subset": subset, "variant": variant, "eps": f"eps {shown_eps(eps)}"}
-    return "" if axis == "model" else model or " ".join(part for name, part in parts.items() if part and name != axis)
+    return (
+        ""
+        if axis == "model"
+        else model or " ".join(part for name, part in parts.items() if part and name != axis)
+    )
 
 
 def _shown(value: object) -> str:
@@ -117,7 +160,10 @@ def _best_two(rows: Sequence[TransferRow], names: Mapping[Source, str]) -> Itera
         groups.setdefault((row.target, row.method), {}).setdefault(row.source, {})[row.seed] = row
     for models in groups.values():
         if len({source[:2] for source in models}) > 1:
-            best, second = sorted(models.values(), key=lambda runs: -sum(row.score for row in runs.values()) / len(runs))[:2]
+            best, second = sorted(
+                models.values(),
+                key=lambda runs: -sum(row.score for row in runs.values()) / len(runs),
+            )[:2]
             if seeds := sorted(set(best) & set(second)):
                 first = [best[seed] for seed in seeds], [second[seed] for seed in seeds]
                 yield "model", names[first[0][0].source], names[first[1][0].source], *first
@@ -146,26 +192,48 @@ class _Outcome(NamedTuple):
 def _test(metric: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> _Outcome | None:
     """None where the files do not serve the metric, or hold other images than each other."""
     reference = pairs[0][0]
-    sides = [[_aligned(run, reference["sample"]) for run in column] for column in zip(*pairs, strict=True)]
+    sides = [
+        [_aligned(run, reference["sample"]) for run in column]
+        for column in zip(*pairs, strict=True)
+    ]
     firsts, seconds = ([run for run in side if run is not None] for side in sides)
     num_seeds, num_images, label = len(pairs), len(reference["sample"]), reference["label"]
     if len(firsts) < num_seeds or len(seconds) < num_seeds:
         return None
-    first, second = (np.array([run[f"{SPLIT}_correct"] for run in side], np.int64) for side in (firsts, seconds))
+    first, second = (
+        np.array([run[f"{SPLIT}_correct"] for run in side], np.int64) for side in (firsts, seconds)
+    )
     only = int((first > second).sum()), int((second > first).sum())
     differences = (first - second).sum(axis=0)
     if metric == "top1":
         name = "McNemar" if num_seeds == 1 else "exact exchange"
-        return _Outcome(num_images, num_seeds, *only, float(differences.mean() / num_seeds), name,
-                        stats.exchange_test(differences))
+        return _Outcome(
+            num_images,
+            num_seeds,
+            *only,
+            float(differences.mean() / num_seeds),
+            name,
+            stats.exchange_test(differences),
+        )
     if metric == "mean_per_class":
         counts = np.bincount(label)
         weighted = differences / counts[label] / (counts > 0).sum() / num_seeds
-        return _Outcome(num_images, num_seeds, *only, float(weighted.sum()), "permutation", stats.sign_flip_test(weighted))
+        return _Outcome(
+            num_images,
+            num_seeds,
+            *only,
+            float(weighted.sum()),
+            "permutation",
+            stats.sign_flip_test(weighted),
+        )
     if num_seeds > 1 or any(f"{SPLIT}_scores" not in run for run in (firsts[0], seconds[0])):
         return None
-    difference, p = stats.map11_permutation_test(firsts[0][f"{SPLIT}_scores"], seconds[0][f"{SPLIT}_scores"], label,
-                                                 num_permutations=NUM_MAP_PERMUTATIONS)
+    difference, p = stats.map11_permutation_test(
+        firsts[0][f"{SPLIT}_scores"],
+        seconds[0][f"{SPLIT}_scores"],
+        label,
+        num_permutations=NUM_MAP_PERMUTATIONS,
+    )
     return _Outcome(num_images, 1, *only, difference, "permutation", p)
 
 

@@ -11,12 +11,18 @@ from dataclasses import dataclass
 
 from harness.points import Points
 from harness.report.answer import in_points, over
-from harness.report.estimate import Cell, Difference, difference_noise, is_near_chance, paired_difference
+from harness.report.estimate import (
+    Cell,
+    Difference,
+    difference_noise,
+    is_near_chance,
+    paired_difference,
+)
 from harness.report.rows import ScoreRow, shown_eps, under_every_variant
 from harness.settings import Recipe
 
 SCORE = "knn"
-SAME_IMAGES = 0.95      # of the most images of any subset
+SAME_IMAGES = 0.95  # of the most images of any subset
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Induction:
 
     arch: str
     target: str
-    rows: tuple[ScoreRow, ...]      # of every variant that a model stands for
+    rows: tuple[ScoreRow, ...]  # of every variant that a model stands for
 
     @property
     def lines(self) -> list[tuple[str, float]]:
@@ -42,7 +48,11 @@ class Induction:
 
 def inductions(recipe: Recipe, scores: Sequence[ScoreRow]) -> list[Induction]:
     """Where pretraining differs in number of classes on the same images, and a target has scores and no transfer."""
-    rows = [row for row in scores if row.name == SCORE and row.subset and row.num_classes and row.num_source_images]
+    rows = [
+        row
+        for row in scores
+        if row.name == SCORE and row.subset and row.num_classes and row.num_source_images
+    ]
     most = max((row.num_source_images or 0 for row in rows), default=0)
     rows = [row for row in rows if (row.num_source_images or 0) >= SAME_IMAGES * most]
     if len({row.num_classes for row in rows}) < 2:
@@ -52,41 +62,63 @@ def inductions(recipe: Recipe, scores: Sequence[ScoreRow]) -> list[Induction]:
     for row in under_every_variant(rows):
         if row.target not in carried:
             groups.setdefault((row.arch, row.target), []).append(row)
-    return [Induction(arch, target, tuple(mine)) for (arch, target), mine in groups.items()
-            if Induction(arch, target, tuple(mine)).lines]
+    return [
+        Induction(arch, target, tuple(mine))
+        for (arch, target), mine in groups.items()
+        if Induction(arch, target, tuple(mine)).lines
+    ]
 
 
 def _carried_targets(recipe: Recipe) -> set[str]:
     """Targets to which a method of the recipe takes a model."""
     points = Points(recipe)
     models = list(points.models())
-    return {target.label for target in recipe.targets
-            if any(points.wants({**axes, "target": target.label, "method": method})
-                   for axes in models for method in recipe.methods)}
+    return {
+        target.label
+        for target in recipe.targets
+        if any(
+            points.wants({**axes, "target": target.label, "method": method})
+            for axes in models
+            for method in recipe.methods
+        )
+    }
 
 
 def about_induction(found: Sequence[Induction]) -> str:
     """Fewest classes against most, for each target."""
     several = len({one.arch for one in found}) > 1
-    return " ".join(f"{one.arch}: {text}" if several else text for one in found if (text := _about(one)))
+    return " ".join(
+        f"{one.arch}: {text}" if several else text for one in found if (text := _about(one))
+    )
 
 
 def _about(one: Induction) -> str:
     few, many = (choose(one.rows, key=lambda row: row.num_classes or 0) for choose in (min, max))
     sides: list[Mapping[tuple[int, Cell], float]] = [
-        {(row.seed, (row.variant, shown_eps(row.eps))): row.value for row in one.rows if row.subset == subset}
-        for subset in (few.subset, many.subset)]
+        {
+            (row.seed, (row.variant, shown_eps(row.eps))): row.value
+            for row in one.rows
+            if row.subset == subset
+        }
+        for subset in (few.subset, many.subset)
+    ]
     difference = paired_difference(*sides)
     if difference is None:
         return ""
     shared = [place for place in sides[0] if place in sides[1] and place[1] in difference.cells]
     low, high = (statistics.fmean(side[place] for place in shared) for side in sides)
     num_images = few.num_images or 0
-    averaged = over({"variant": tuple(dict.fromkeys(cell[0] for cell in difference.cells)),
-                     "eps": tuple(dict.fromkeys(cell[1] for cell in difference.cells))})
-    said = (f"On {one.target}, the nearest neighbour was of the same class for {100 * low:.1f} % of {num_images:,} images with "
-            f"features taught {_named(few)}, and for {100 * high:.1f} % with {_named(many)}: "
-            f"{in_points(difference.estimate)}{averaged}.")
+    averaged = over(
+        {
+            "variant": tuple(dict.fromkeys(cell[0] for cell in difference.cells)),
+            "eps": tuple(dict.fromkeys(cell[1] for cell in difference.cells)),
+        }
+    )
+    said = (
+        f"On {one.target}, the nearest neighbour was of the same class for {100 * low:.1f} % of {num_images:,} images with "
+        f"features taught {_named(few)}, and for {100 * high:.1f} % with {_named(many)}: "
+        f"{in_points(difference.estimate)}{averaged}."
+    )
     return said + _reading((low, high), difference, few, num_images)
 
 

@@ -38,7 +38,14 @@ class TimingRow:
     @property
     def spans_ms(self) -> tuple[float, ...]:
         """In the order of SPANS."""
-        return self.data_wait_ms, self.copy_ms, self.attack_ms, self.forward_ms, self.backward_ms, self.optimizer_ms
+        return (
+            self.data_wait_ms,
+            self.copy_ms,
+            self.attack_ms,
+            self.forward_ms,
+            self.backward_ms,
+            self.optimizer_ms,
+        )
 
 
 @dataclass(frozen=True)
@@ -79,33 +86,71 @@ class UnfinishedRow:
     reason: str = ""
 
 
-
 def timing_rows(found: Collection) -> list[TimingRow]:
     rows = []
     for kind in TRAINED:
         for result in found.of(kind):
             timing = result.timing
             if per_step_ms := timing.get("per_step_ms"):
-                measured: dict[str, Any] = {f"{span}_ms": per_step_ms.get(span, 0.0) for span in SPANS}
-                measured |= {name: timing.get(name) for name in (
-                    "num_steps", "train_s", "eval_s", "checkpoint_s", "startup_s", "img_per_s", "replay_img_per_s",
-                    "gpu_fed", "data_wait_fraction")}
-                rows.append(TimingRow(kind=kind, name=result.name, **measured, verdict=timing.get("verdict", ""),
-                                      key=result.key))
+                measured: dict[str, Any] = {
+                    f"{span}_ms": per_step_ms.get(span, 0.0) for span in SPANS
+                }
+                measured |= {
+                    name: timing.get(name)
+                    for name in (
+                        "num_steps",
+                        "train_s",
+                        "eval_s",
+                        "checkpoint_s",
+                        "startup_s",
+                        "img_per_s",
+                        "replay_img_per_s",
+                        "gpu_fed",
+                        "data_wait_fraction",
+                    )
+                }
+                rows.append(
+                    TimingRow(
+                        kind=kind,
+                        name=result.name,
+                        **measured,
+                        verdict=timing.get("verdict", ""),
+                        key=result.key,
+                    )
+                )
     return rows
 
 
 def beton_rows(found: Collection) -> list[BetonRow]:
-    return [BetonRow(dataset=str(result.axes.get("dataset", "")), subset=result.axes.get("subset") or "", split=split,
-                     num_classes=len(result.metrics["classes"]), num_images=file["num_samples"],
-                     size_bytes=file["bytes"], sha256=file["sha256"], path=file["path"])
-            for result in found.of("write") for split, file in result.metrics["splits"].items()]
+    return [
+        BetonRow(
+            dataset=str(result.axes.get("dataset", "")),
+            subset=result.axes.get("subset") or "",
+            split=split,
+            num_classes=len(result.metrics["classes"]),
+            num_images=file["num_samples"],
+            size_bytes=file["bytes"],
+            sha256=file["sha256"],
+            path=file["path"],
+        )
+        for result in found.of("write")
+        for split, file in result.metrics["splits"].items()
+    ]
 
 
 def stage_rows(found: Collection) -> list[StageRow]:
     kinds = dict.fromkeys([*KINDS, *sorted(found.kinds)])
-    return [StageRow(kind=kind, name=result.name, key=result.key, started_at=result.started_at, wall_s=result.wall_s)
-            for kind in kinds for result in found.of(kind)]
+    return [
+        StageRow(
+            kind=kind,
+            name=result.name,
+            key=result.key,
+            started_at=result.started_at,
+            wall_s=result.wall_s,
+        )
+        for kind in kinds
+        for result in found.of(kind)
+    ]
 
 
 def environment_rows(found: Collection) -> list[EnvironmentRow]:
@@ -115,8 +160,11 @@ def environment_rows(found: Collection) -> list[EnvironmentRow]:
         for name, value in _flatten(result.environment):
             values = counts.setdefault(name, {})
             values[value] = values.get(value, 0) + 1
-    return [EnvironmentRow(name, value, num_stages) for name in sorted(counts)
-            for value, num_stages in sorted(counts[name].items(), key=lambda item: (-item[1], item[0]))]
+    return [
+        EnvironmentRow(name, value, num_stages)
+        for name in sorted(counts)
+        for value, num_stages in sorted(counts[name].items(), key=lambda item: (-item[1], item[0]))
+    ]
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -124,7 +172,10 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
         if isinstance(item, Mapping):
             yield from _flatten(item, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", ", ".join(map(str, item)) if isinstance(item, list | tuple) else _plain(item)
+            yield (
+                f"{prefix}{name}",
+                ", ".join(map(str, item)) if isinstance(item, list | tuple) else _plain(item),
+            )
 
 
 def _plain(value: Any) -> str:

@@ -13,9 +13,9 @@ class LegendEntry:
 
     text: str
     sign: str = ""
-    colour: str = ""                # a CSS variable, without its dashes
-    dash: str | None = None         # stroke-dasharray; "" is a solid line
-    swatch: str = ""                # name of a span
+    colour: str = ""  # a CSS variable, without its dashes
+    dash: str | None = None  # stroke-dasharray; "" is a solid line
+    swatch: str = ""  # name of a span
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class Section:
 
     def without_sentences(self, said: Sequence[str]) -> "Section":
         """Itself, less what has been said before."""
-        return replace(self, sentences=tuple(sentence for sentence in self.sentences if sentence not in said))
+        return replace(
+            self, sentences=tuple(sentence for sentence in self.sentences if sentence not in said)
+        )
 
     @property
     def all_panels(self) -> tuple[Panel, ...]:
@@ -52,7 +54,11 @@ class Section:
 
     @property
     def all_tables(self) -> list[Table]:
-        return [table for table in (*self.tables, *(table for fold in self.folds for table in fold.tables)) if table.rows]
+        return [
+            table
+            for table in (*self.tables, *(table for fold in self.folds for table in fold.tables))
+            if table.rows
+        ]
 
     @property
     def is_empty(self) -> bool:

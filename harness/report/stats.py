@@ -61,8 +61,13 @@ def correlation(x: Array, y: Array) -> Correlation:
         return Correlation(math.nan, math.nan, math.nan, math.nan, len(x))
     r = scipy_stats.pearsonr(x, y)
     interval = r.confidence_interval() if len(x) > 3 else (math.nan, math.nan)
-    return Correlation(float(r.statistic), float(interval[0]), float(interval[1]), float(scipy_stats.spearmanr(x, y).statistic),
-                       len(x))
+    return Correlation(
+        float(r.statistic),
+        float(interval[0]),
+        float(interval[1]),
+        float(scipy_stats.spearmanr(x, y).statistic),
+        len(x),
+    )
 
 
 def weighted_kendall(score: Array, accuracy: Array) -> float:
@@ -72,7 +77,10 @@ def weighted_kendall(score: Array, accuracy: Array) -> float:
 
 def recall_at(k: int, score: Array, accuracy: Array) -> float:
     """The share of the k best models by accuracy [M] that are among the k best by score. Ties: the earlier model."""
-    best_by_score, best = (set(np.argsort(-np.asarray(values), kind="stable")[:k].tolist()) for values in (score, accuracy))
+    best_by_score, best = (
+        set(np.argsort(-np.asarray(values), kind="stable")[:k].tolist())
+        for values in (score, accuracy)
+    )
     return len(best_by_score & best) / len(best)
 
 
@@ -86,11 +94,14 @@ def times_in_top(k: int, scores: Array) -> Array:
     """On how many datasets each model is among the k best: int [M] of scores [M, D]. Models that tie for place k all count;
     NaN (not measured) never does.
     """
-    threshold = np.sort(np.where(np.isnan(scores), -np.inf, scores), axis=0)[::-1][min(k, len(scores)) - 1]
+    threshold = np.sort(np.where(np.isnan(scores), -np.inf, scores), axis=0)[::-1][
+        min(k, len(scores)) - 1
+    ]
     return (scores >= threshold).sum(axis=1)
 
 
 # Tests. All two-sided; NaN where there is nothing to test.
+
 
 def mcnemar(correct: Array, other_correct: Array) -> float:
     """p of "both models are right equally often" from what each got right, bool [N]: exact, binomial on the disagreements."""
@@ -112,17 +123,24 @@ def exchange_test(differences: Array) -> float:
     for size, count in enumerate(sizes):
         if size and count:
             steps = np.zeros(2 * size * count + 1)
-            steps[::2 * size] = scipy_stats.binom.pmf(np.arange(count + 1), count, 0.5)
-            chances = scipy_signal.fftconvolve(chances, steps) if min(len(chances), len(steps)) > 500 else \
-                np.convolve(chances, steps)
+            steps[:: 2 * size] = scipy_stats.binom.pmf(np.arange(count + 1), count, 0.5)
+            chances = (
+                scipy_signal.fftconvolve(chances, steps)
+                if min(len(chances), len(steps)) > 500
+                else np.convolve(chances, steps)
+            )
     middle = len(chances) // 2
     distance = abs(int(np.sum(differences)))
     if distance == 0:
         return 1.0
-    return float(np.clip(chances[middle + distance:].sum() + chances[:middle - distance + 1].sum(), 0, 1))
+    return float(
+        np.clip(chances[middle + distance :].sum() + chances[: middle - distance + 1].sum(), 0, 1)
+    )
 
 
-def sign_flip_test(differences: Array, *, seed: int = 0, num_permutations: int = NUM_PERMUTATIONS) -> float:
+def sign_flip_test(
+    differences: Array, *, seed: int = 0, num_permutations: int = NUM_PERMUTATIONS
+) -> float:
     """p of "the models are interchangeable on every image" for a mean with weights, such as mean per class.
 
     differences: float [N], each image's difference times its weight (1 / images of its class); an exchange turns its sign.
@@ -137,14 +155,24 @@ def sign_flip_test(differences: Array, *, seed: int = 0, num_permutations: int =
     as_extreme = 0
     for start in range(0, num_permutations, 500):
         number = min(500, num_permutations - start)
-        bits = np.unpackbits(random.integers(0, 256, (number, -(-len(weights) // 8)), np.uint8), axis=1, count=len(weights))
+        bits = np.unpackbits(
+            random.integers(0, 256, (number, -(-len(weights) // 8)), np.uint8),
+            axis=1,
+            count=len(weights),
+        )
         sums = (2 * bits.astype(np.float32) - 1) @ weights
         as_extreme += int((np.abs(sums) >= given * (1 - 1e-5)).sum())
     return (as_extreme + 1) / (num_permutations + 1)
 
 
-def permutation_test(metric: Callable[[Array], float], predictions: Array, other_predictions: Array, *, seed: int = 0,
-                     num_permutations: int = NUM_PERMUTATIONS) -> float:
+def permutation_test(
+    metric: Callable[[Array], float],
+    predictions: Array,
+    other_predictions: Array,
+    *,
+    seed: int = 0,
+    num_permutations: int = NUM_PERMUTATIONS,
+) -> float:
     """p of "the models are interchangeable" for any metric of the predictions [N, ...], e.g. mean per class or mAP.
 
     Each permutation exchanges the two models' predictions for a random half of the images. The given assignment counts as
@@ -162,8 +190,14 @@ def permutation_test(metric: Callable[[Array], float], predictions: Array, other
     return (as_extreme + 1) / (num_permutations + 1)
 
 
-def map11_permutation_test(scores: Array, other_scores: Array, labels: Array, *, seed: int = 0,
-                           num_permutations: int = 1000) -> tuple[float, float]:
+def map11_permutation_test(
+    scores: Array,
+    other_scores: Array,
+    labels: Array,
+    *,
+    seed: int = 0,
+    num_permutations: int = 1000,
+) -> tuple[float, float]:
     """Difference of 11-point mAP of two models, and the p of `permutation_test` for it, sorting only once.
 
     scores, other_scores: float [N, K], finite; labels: [N, K], 1 there, 0 difficult (left out), -1 not. With a permutation, an
@@ -178,12 +212,22 @@ def map11_permutation_test(scores: Array, other_scores: Array, labels: Array, *,
         classes.append((sure[order % len(sure)], order >= len(sure), both[order], positive))
 
     def difference(exchanged: Array) -> float:
-        return float(np.mean([_ap11(values, positive, mine) - _ap11(values, positive, ~mine)
-                              for image, other, values, positive in classes for mine in (exchanged[image] == other,)]))
+        return float(
+            np.mean(
+                [
+                    _ap11(values, positive, mine) - _ap11(values, positive, ~mine)
+                    for image, other, values, positive in classes
+                    for mine in (exchanged[image] == other,)
+                ]
+            )
+        )
 
     random = np.random.default_rng(seed)
     given = difference(np.zeros(len(labels), bool))
-    as_extreme = sum(abs(difference(random.random(len(labels)) < 0.5)) >= abs(given) - 1e-12 for _ in range(num_permutations))
+    as_extreme = sum(
+        abs(difference(random.random(len(labels)) < 0.5)) >= abs(given) - 1e-12
+        for _ in range(num_permutations)
+    )
     return given, (as_extreme + 1) / (num_permutations + 1)
 
 
@@ -192,8 +236,12 @@ def _ap11(values: Array, positive: Array, mine: Array) -> float:
     values, positive = values[mine], positive[mine]
     last = np.flatnonzero(np.append(values[1:] != values[:-1], True))
     num_true = positive.cumsum()[last]
-    best_from = np.maximum.accumulate((num_true / (last + 1))[::-1])[::-1]     # highest precision at this recall or more
-    reached = np.searchsorted(10 * num_true, np.arange(11) * num_true[-1])      # in integers: in floats 3/10 < 3 * 0.1
+    best_from = np.maximum.accumulate((num_true / (last + 1))[::-1])[
+        ::-1
+    ]  # highest precision at this recall or more
+    reached = np.searchsorted(
+        10 * num_true, np.arange(11) * num_true[-1]
+    )  # in integers: in floats 3/10 < 3 * 0.1
     return float(best_from[reached].mean())
 
 
@@ -208,7 +256,10 @@ def paired_t_test(scores: Array, other_scores: Array) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for as many tests as there are (Holm 1979), in their order. NaN is no test and stays NaN."""
     adjusted = [math.nan] * len(p_values)
-    order = sorted((index for index, p in enumerate(p_values) if not math.isnan(p)), key=lambda index: p_values[index])
+    order = sorted(
+        (index for index, p in enumerate(p_values) if not math.isnan(p)),
+        key=lambda index: p_values[index],
+    )
     highest = 0.0
     for rank, index in enumerate(order):
         highest = max(highest, min(1.0, (len(order) - rank) * p_values[index]))
@@ -229,7 +280,9 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def bootstrap(values: Array, *, share: float = 0.95, num_draws: int = 10_000, seed: int = 0) -> Interval:
+def bootstrap(
+    values: Array, *, share: float = 0.95, num_draws: int = 10_000, seed: int = 0
+) -> Interval:
     """The mean of values [seeds, D], resampled over seeds and over datasets, each with replacement (percentile interval).
 
     For a difference of two settings give the differences. With one seed (or dataset) that side is not resampled, and the
@@ -241,8 +294,10 @@ def bootstrap(values: Array, *, share: float = 0.95, num_draws: int = 10_000, se
     num_seeds, num_datasets = values.shape
     rows = random.integers(0, num_seeds, (num_draws, num_seeds))
     columns = random.integers(0, num_datasets, (num_draws, num_datasets))
-    weights = [np.apply_along_axis(np.bincount, 1, drawn, minlength=size) / size
-               for drawn, size in ((rows, num_seeds), (columns, num_datasets))]
+    weights = [
+        np.apply_along_axis(np.bincount, 1, drawn, minlength=size) / size
+        for drawn, size in ((rows, num_seeds), (columns, num_datasets))
+    ]
     means = np.einsum("ks,sd,kd->k", weights[0], values, weights[1], optimize=True)
     low, high = np.quantile(means, [(1 - share) / 2, (1 + share) / 2])
     return Interval(float(values.mean()), float(low), float(high))
@@ -274,7 +329,9 @@ def welch(scores: Array, other_scores: Array, share: float = 0.95) -> Interval |
     if len(scores) < 2 or len(other_scores) < 2:
         return None
     difference = float(np.mean(scores) - np.mean(other_scores))
-    if np.ptp(scores) == 0 and np.ptp(other_scores) == 0:       # of which scipy makes NaN
+    if np.ptp(scores) == 0 and np.ptp(other_scores) == 0:  # of which scipy makes NaN
         return Interval(difference, difference, difference)
-    interval = scipy_stats.ttest_ind(scores, other_scores, equal_var=False).confidence_interval(share)
+    interval = scipy_stats.ttest_ind(scores, other_scores, equal_var=False).confidence_interval(
+        share
+    )
     return Interval(difference, float(interval.low), float(interval.high))

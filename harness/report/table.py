@@ -11,28 +11,32 @@ from typing import Any
 @dataclass(frozen=True)
 class Column:
     label: str
-    group: str = ""         # neighbours with the same group share a heading above theirs
+    group: str = ""  # neighbours with the same group share a heading above theirs
     numeric: bool = True
-    hint: str = ""          # shown when the heading is pointed at
+    hint: str = ""  # shown when the heading is pointed at
 
 
 @dataclass(frozen=True)
 class Cell:
     text: str
-    sort: float | str | None = None         # what sorting compares; None sorts last, whatever the direction
-    detail: str = ""                        # after the text, quieter
+    sort: float | str | None = (
+        None  # what sorting compares; None sorts last, whatever the direction
+    )
+    detail: str = ""  # after the text, quieter
     detail_sort: float | None = None
-    below: str = ""                         # on a line of its own, quieter
+    below: str = ""  # on a line of its own, quieter
     best: bool = False
     detail_best: bool = False
-    own: bool = False                       # underlined: the number to look at
+    own: bool = False  # underlined: the number to look at
     absent: bool = False
-    bar: tuple[tuple[str, float], ...] = ()     # (name of a span, its share of the cell's width in percent)
+    bar: tuple[
+        tuple[str, float], ...
+    ] = ()  # (name of a span, its share of the cell's width in percent)
 
 
 @dataclass(frozen=True)
 class Table:
-    name: str               # its id in the page
+    name: str  # its id in the page
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -52,9 +56,18 @@ class Table:
 
 def mark_best(cells: Sequence[Cell]) -> list[Cell]:
     """The highest value (and detail) marked, ties all. Where there is nothing to choose from, nothing is marked."""
-    best, detail_best = _highest([cell.sort for cell in cells]), _highest([cell.detail_sort for cell in cells])
-    return [replace(cell, best=best is not None and cell.sort == best,
-                    detail_best=detail_best is not None and cell.detail_sort == detail_best) for cell in cells]
+    best, detail_best = (
+        _highest([cell.sort for cell in cells]),
+        _highest([cell.detail_sort for cell in cells]),
+    )
+    return [
+        replace(
+            cell,
+            best=best is not None and cell.sort == best,
+            detail_best=detail_best is not None and cell.detail_sort == detail_best,
+        )
+        for cell in cells
+    ]
 
 
 def _highest(values: Sequence[float | str | None]) -> float | None:
@@ -69,7 +82,9 @@ def to_markdown(table: Table) -> str:
     lines = [heads, rules] + [[_markdown_cell(cell) for cell in row] for row in table.rows]
     lines[0] = [escape_markdown(head) for head in heads]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    hints = "; ".join(dict.fromkeys(f"{column.label}: {column.hint}" for column in table.columns if column.hint))
+    hints = "; ".join(
+        dict.fromkeys(f"{column.label}: {column.hint}" for column in table.columns if column.hint)
+    )
     notes = "".join(f"\n{escape_markdown(note)}\n" for note in (table.note, hints) if note)
     return f"### {escape_markdown(table.title)}\n\n{text}\n{notes}"
 
@@ -77,7 +92,9 @@ def to_markdown(table: Table) -> str:
 def _markdown_cell(cell: Cell) -> str:
     """A second number and a spread stand behind the first; any other remark in brackets."""
     text, *rest = map(escape_markdown, (cell.text, cell.detail, cell.below))
-    detail, below = (part if part.startswith(("/", "±")) or not part else f"({part})" for part in rest)
+    detail, below = (
+        part if part.startswith(("/", "±")) or not part else f"({part})" for part in rest
+    )
     text = f"**{text}**" if cell.best and text else text
     detail = f"**{detail}**" if cell.detail_best and detail else detail
     return " ".join(part for part in (text, detail, below) if part)

@@ -28,9 +28,11 @@ def score(*, features: Any, probs: Any = None, labels: Any, spherical: bool = Fa
     if spherical:
         variances = np.broadcast_to(variances.mean(axis=1, keepdims=True), variances.shape)
     total = 0.0
-    for first in range(num_classes - 1):        # a row at a time: K x K x D would not fit for SUN397
-        joint = (variances[first] + variances[first + 1:]) / 2
-        distance = ((means[first] - means[first + 1:])**2 / joint).sum(axis=1) / 8
-        distance += 0.5 * (np.log(joint) - 0.5 * (np.log(variances[first]) + np.log(variances[first + 1:]))).sum(axis=1)
+    for first in range(num_classes - 1):  # a row at a time: K x K x D would not fit for SUN397
+        joint = (variances[first] + variances[first + 1 :]) / 2
+        distance = ((means[first] - means[first + 1 :]) ** 2 / joint).sum(axis=1) / 8
+        distance += 0.5 * (
+            np.log(joint) - 0.5 * (np.log(variances[first]) + np.log(variances[first + 1 :]))
+        ).sum(axis=1)
         total += 2 * np.exp(-distance).sum()
     return -float(total)

@@ -26,15 +26,21 @@ def score(*, features: Any, probs: Any = None, labels: Any, shrunk: bool = False
     if not shrunk:
         variances, axes = np.linalg.eigh(centred.T @ centred / len(matrix))
         # A direction in which no image differs has the variance of its rounding, and is left out.
-        kept = variances > max(1e-12 * variances[-1], (1e-13 * np.abs(matrix).max())**2)
-        return float((((axes[:, kept].T @ between) * axes[:, kept].T).sum(axis=1) / variances[kept]).sum())
+        kept = variances > max(1e-12 * variances[-1], (1e-13 * np.abs(matrix).max()) ** 2)
+        return float(
+            (((axes[:, kept].T @ between) * axes[:, kept].T).sum(axis=1) / variances[kept]).sum()
+        )
     from sklearn.covariance import ledoit_wolf
 
     covariance, shrinkage = ledoit_wolf(matrix)
     return float((1 - shrinkage) * np.trace(np.linalg.solve(covariance, between)))
 
 
-def variants(*, features: Any, probs: Any = None, labels: Any, device: str = "cpu") -> dict[str, float]:
+def variants(
+    *, features: Any, probs: Any = None, labels: Any, device: str = "cpu"
+) -> dict[str, float]:
     """`hscore` and `hscore_shrunk`."""
-    return {"hscore": score(features=features, labels=labels),
-            "hscore_shrunk": score(features=features, labels=labels, shrunk=True)}
+    return {
+        "hscore": score(features=features, labels=labels),
+        "hscore_shrunk": score(features=features, labels=labels, shrunk=True),
+    }

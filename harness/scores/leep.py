@@ -25,6 +25,8 @@ def log_likelihood(theta: np.ndarray, labels: np.ndarray, num_classes: int) -> f
     joint = np.zeros((num_classes, theta.shape[1]))
     np.add.at(joint, labels, theta)
     mass = joint.sum(axis=0)
-    conditional = np.divide(joint, mass, out=np.zeros_like(joint), where=mass > 0)      # public code divides 0 by 0: NaN
+    conditional = np.divide(
+        joint, mass, out=np.zeros_like(joint), where=mass > 0
+    )  # public code divides 0 by 0: NaN
     likelihood = np.einsum("nz,nz->n", conditional[labels], theta)
     return float(np.log(likelihood).mean())

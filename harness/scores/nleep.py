@@ -17,7 +17,7 @@ from harness.scores.leep import log_likelihood
 NEEDS = ("features",)
 VARIANCE_KEPT = 0.8
 COMPONENTS_PER_CLASS = 5
-MOST_COMPONENTS = 600       # with full covariances
+MOST_COMPONENTS = 600  # with full covariances
 
 
 def score(*, features: Any, probs: Any = None, labels: Any, seed: int = 123) -> float:
@@ -33,14 +33,29 @@ def details(*, features: Any, labels: Any, seed: int = 123) -> dict[str, Any]:
 
     matrix, classes, num_classes = checked_features(features, labels)
     wanted = COMPONENTS_PER_CLASS * num_classes
-    num_components = next((a_class * num_classes for a_class in range(COMPONENTS_PER_CLASS, 0, -1)
-                           if a_class * num_classes < len(matrix)), max(1, len(matrix) - 1))
+    num_components = next(
+        (
+            a_class * num_classes
+            for a_class in range(COMPONENTS_PER_CLASS, 0, -1)
+            if a_class * num_classes < len(matrix)
+        ),
+        max(1, len(matrix) - 1),
+    )
     covariances = "full" if num_components <= MOST_COMPONENTS else "diag"
-    reduced = PCA(n_components=VARIANCE_KEPT, svd_solver="full").fit_transform(matrix) if matrix.shape[1] > 1 else matrix
+    reduced = (
+        PCA(n_components=VARIANCE_KEPT, svd_solver="full").fit_transform(matrix)
+        if matrix.shape[1] > 1
+        else matrix
+    )
     mixture = GaussianMixture(num_components, covariance_type=covariances, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)     # said in the result
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said in the result
         posteriors = mixture.fit(reduced).predict_proba(reduced)
-    return {"score": log_likelihood(np.asarray(posteriors, np.float64), classes, num_classes),
-            "num_dimensions": int(reduced.shape[1]), "num_components": num_components, "wanted_components": wanted,
-            "covariances": covariances, "converged": bool(mixture.converged_)}
+    return {
+        "score": log_likelihood(np.asarray(posteriors, np.float64), classes, num_classes),
+        "num_dimensions": int(reduced.shape[1]),
+        "num_components": num_components,
+        "wanted_components": wanted,
+        "covariances": covariances,
+        "converged": bool(mixture.converged_),
+    }

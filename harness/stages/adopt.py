@@ -14,15 +14,29 @@ def run(context: StageContext) -> Outcome:
     """Metrics: the architecture, its sizes, how it wants to see images, its published ImageNet accuracy (null where it is not
     known), and which file of weights it was, by digest."""
     settings = ModelSettings.model_validate(context.config["model"])
-    adopted = adopting.adopt(settings, context.raw / Path(context.config["weights_dir"] or "").expanduser())
+    adopted = adopting.adopt(
+        settings, context.raw / Path(context.config["weights_dir"] or "").expanduser()
+    )
     model, about = adopted.model, {"eval_crop": 224 / 256, "imported_from": None, **adopted.about}
     models.save(context.folder / MODEL_FILE, model, about)
     has_head = about.get("has_head", True)
-    return Outcome({
-        "arch": about["arch"], "num_parameters": adopting.num_parameters(model),
-        "num_backbone_parameters": adopting.num_parameters(model.backbone), "feature_dim": model.feature_dim,
-        "num_classes": model.head.out_features if has_head else None, "eps": about["eps"],
-        "resolution": about["resolution"], "eval_crop": about["eval_crop"],
-        "flops": inference_flops(model, about["resolution"]), "mean": model.mean.flatten().tolist(),
-        "std": model.std.flatten().tolist(), "imagenet_top1": adopted.imagenet_top1, "imagenet_top5": adopted.imagenet_top5,
-        "licence": adopted.licence, "weights": about["imported_from"], "sha256": about["sha256"]})
+    return Outcome(
+        {
+            "arch": about["arch"],
+            "num_parameters": adopting.num_parameters(model),
+            "num_backbone_parameters": adopting.num_parameters(model.backbone),
+            "feature_dim": model.feature_dim,
+            "num_classes": model.head.out_features if has_head else None,
+            "eps": about["eps"],
+            "resolution": about["resolution"],
+            "eval_crop": about["eval_crop"],
+            "flops": inference_flops(model, about["resolution"]),
+            "mean": model.mean.flatten().tolist(),
+            "std": model.std.flatten().tolist(),
+            "imagenet_top1": adopted.imagenet_top1,
+            "imagenet_top5": adopted.imagenet_top5,
+            "licence": adopted.licence,
+            "weights": about["imported_from"],
+            "sha256": about["sha256"],
+        }
+    )

@@ -23,7 +23,7 @@ from harness.train.plans import eval_plan, split_path
 from harness.train.precision import choose
 from loaders import open_loader
 
-BY: tuple[Literal["sum", "max"], ...] = ("sum", "max")      # ways to answer with a coarser label
+BY: tuple[Literal["sum", "max"], ...] = ("sum", "max")  # ways to answer with a coarser label
 
 
 def run(context: StageContext) -> Outcome:
@@ -38,10 +38,15 @@ def run(context: StageContext) -> Outcome:
     labels = tuple(classes.index(name) for name in common)
     views = {"own": View()}
     if common:
-        views |= {"common_unmasked": View(labels=labels), "common_masked": View(labels=labels, logits=labels)}
+        views |= {
+            "common_unmasked": View(labels=labels),
+            "common_masked": View(labels=labels, logits=labels),
+        }
     label_sets = _coarser_label_sets(context)
-    coarse: dict[str, Any] = {name: {"num_labels": max(groups) + 1, "clean": None, "adversarial": None}
-                              for name, groups in label_sets.items()}
+    coarse: dict[str, Any] = {
+        name: {"num_labels": max(groups) + 1, "clean": None, "adversarial": None}
+        for name, groups in label_sets.items()
+    }
     for name, groups in label_sets.items():
         if len(set(groups)) < len(groups):
             views |= {f"coarse {name} {by}": View(groups=groups, by=by) for by in BY}
@@ -49,9 +54,16 @@ def run(context: StageContext) -> Outcome:
     loaded.to(context.device)
     model = FlipAverage(loaded) if config["flip_tta"] else loaded
     precision = choose("auto", context.device)
-    eps = settings.attack.eps_of(config["eps"] or settings.eps_of_clean or 0.0, config["resolution"])
-    plan = eval_plan(split_path(context, "data", "val"), settings.batch_size, config["resolution"], config["eval_crop"],
-                     context)
+    eps = settings.attack.eps_of(
+        config["eps"] or settings.eps_of_clean or 0.0, config["resolution"]
+    )
+    plan = eval_plan(
+        split_path(context, "data", "val"),
+        settings.batch_size,
+        config["resolution"],
+        config["eval_crop"],
+        context,
+    )
     scores: dict[str, Any] = {"clean": None, "adversarial": None}
     per_class: dict[str, Any] = {"classes": classes}
     answers: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -60,35 +72,79 @@ def run(context: StageContext) -> Outcome:
     with open_loader(plan) as loader:
         for name in ("clean", "adversarial") if eps > 0 else ("clean",):
             started = time.monotonic()
-            counts = evaluate(model, loader, device=context.device, precision=precision,
-                              num_classes=len(classes), views=views, eps=eps if name == "adversarial" else 0.0,
-                              attack=settings.attack if name == "adversarial" else None, keep_predictions=True,
-                              ranks=context.ranks, zero_gradients=zero_gradients,
-                              after_batch=PassProgress(context, loader, name))
-            on_labels = {view: count for view, count in counts.items() if not view.startswith("coarse ")}
+            counts = evaluate(
+                model,
+                loader,
+                device=context.device,
+                precision=precision,
+                num_classes=len(classes),
+                views=views,
+                eps=eps if name == "adversarial" else 0.0,
+                attack=settings.attack if name == "adversarial" else None,
+                keep_predictions=True,
+                ranks=context.ranks,
+                zero_gradients=zero_gradients,
+                after_batch=PassProgress(context, loader, name),
+            )
+            on_labels = {
+                view: count for view, count in counts.items() if not view.startswith("coarse ")
+            }
             scores[name] = {view: count.scores() for view, count in on_labels.items()}
             for subset, about in coarse.items():
-                about[name] = {by: counts[f"coarse {subset} {by}"].scores() for by in BY if f"coarse {subset} {by}" in counts}
+                about[name] = {
+                    by: counts[f"coarse {subset} {by}"].scores()
+                    for by in BY
+                    if f"coarse {subset} {by}" in counts
+                }
                 about[name] = about[name] or {"own": scores[name]["own"]}
             per_class["num_images"] = counts["own"].per_class()[1].tolist()
-            per_class[name] = {view: count.per_class()[0].tolist() for view, count in on_labels.items()}
-            answers |= {f"{name}_{view}": counts[view].predictions() for view in ("own", "common_masked") if view in counts}
+            per_class[name] = {
+                view: count.per_class()[0].tolist() for view, count in on_labels.items()
+            }
+            answers |= {
+                f"{name}_{view}": counts[view].predictions()
+                for view in ("own", "common_masked")
+                if view in counts
+            }
             seconds[f"{name}_s"] = time.monotonic() - started
         if context.ranks.is_first:
             predictions.save(context.folder, loader, answers)
     attack = None
     if eps > 0:
-        attack = {"norm": settings.attack.norm, "eps": eps, "steps": settings.attack.steps,
-                  "step_size": settings.attack.step_length(eps), "resolution": config["resolution"],
-                  "restarts": settings.attack.restarts, "zero_gradients": int(zero_gradients)}
-    return Outcome({"num_common_classes": len(common), "common_classes": common, **scores, "coarse": coarse,
-                    "per_class": per_class, "attack": attack, "precision": precision, "predictions": predictions.FILE}, seconds)
+        attack = {
+            "norm": settings.attack.norm,
+            "eps": eps,
+            "steps": settings.attack.steps,
+            "step_size": settings.attack.step_length(eps),
+            "resolution": config["resolution"],
+            "restarts": settings.attack.restarts,
+            "zero_gradients": int(zero_gradients),
+        }
+    return Outcome(
+        {
+            "num_common_classes": len(common),
+            "common_classes": common,
+            **scores,
+            "coarse": coarse,
+            "per_class": per_class,
+            "attack": attack,
+            "precision": precision,
+            "predictions": predictions.FILE,
+        },
+        seconds,
+    )
 
 
 def _common_classes(context: StageContext, classes: list[str]) -> list[str]:
     """Classes of every subset that is compared, in the order of this model's labels; none where the model lacks one."""
-    roles = context.config.get("common", [role for role in context.needs if role.startswith("common_")])
-    shared = set.intersection(*(set(context.needs[role].metrics["classes"]) for role in roles)) if roles else set()
+    roles = context.config.get(
+        "common", [role for role in context.needs if role.startswith("common_")]
+    )
+    shared = (
+        set.intersection(*(set(context.needs[role].metrics["classes"]) for role in roles))
+        if roles
+        else set()
+    )
     return [name for name in classes if name in shared] if shared <= set(classes) else []
 
 
@@ -96,8 +152,12 @@ def _coarser_label_sets(context: StageContext) -> dict[str, tuple[int, ...]]:
     """Subset -> for each class of the model the subset's label that it belongs to; where each of them belongs to one."""
     found = {}
     for role, name in context.config.get("coarse", {}).items():
-        label_of = {source: label for label, group in enumerate(_groups(context, role)) for source in group}
-        labels = [{label_of.get(source, -1) for source in group} for group in _groups(context, "data")]
+        label_of = {
+            source: label for label, group in enumerate(_groups(context, role)) for source in group
+        }
+        labels = [
+            {label_of.get(source, -1) for source in group} for group in _groups(context, "data")
+        ]
         if all(len(label) == 1 and -1 not in label for label in labels):
             used = sorted(set.union(*labels))
             found[name] = tuple(used.index(label.pop()) for label in labels)
@@ -107,5 +167,7 @@ def _coarser_label_sets(context: StageContext) -> dict[str, tuple[int, ...]]:
 def _groups(context: StageContext, role: str) -> list[list[str]]:
     """The source's classes behind each label."""
     metrics = context.needs[role].metrics
-    groups: list[list[str]] = metrics["subset"].get("groups") or [[name] for name in metrics["classes"]]
+    groups: list[list[str]] = metrics["subset"].get("groups") or [
+        [name] for name in metrics["classes"]
+    ]
     return groups

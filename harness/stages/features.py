@@ -26,18 +26,41 @@ def run(context: StageContext) -> Outcome:
     has_head = about.get("has_head", True)
     splits: dict[str, Any] = {}
     started, num_images = time.monotonic(), 0
-    present = [split for split in config["splits"] if split in context.needs["data"].metrics["splits"]]
+    present = [
+        split for split in config["splits"] if split in context.needs["data"].metrics["splits"]
+    ]
     for split in present:
-        plan = eval_plan(split_path(context, "data", split), config["batch_size"], resolution, eval_crop, context)
+        plan = eval_plan(
+            split_path(context, "data", split), config["batch_size"], resolution, eval_crop, context
+        )
         with open_loader(plan) as loader:
-            seen = extract(model, loader, device=context.device, precision=precision, has_head=has_head,
-                           after_batch=PassProgress(context, loader, split))
+            seen = extract(
+                model,
+                loader,
+                device=context.device,
+                precision=precision,
+                has_head=has_head,
+                after_batch=PassProgress(context, loader, split),
+            )
         file = file_of(context.folder, split)
         seen.save(file)
-        splits[split] = {"file": file.name, "bytes": file.stat().st_size, "num_images": len(seen.labels)}
+        splits[split] = {
+            "file": file.name,
+            "bytes": file.stat().st_size,
+            "num_images": len(seen.labels),
+        }
         num_images += len(seen.labels)
     extract_s = time.monotonic() - started
-    return Outcome({"splits": splits, "classes": context.needs["data"].metrics["classes"], "num_features": model.feature_dim,
-                    "num_source_classes": model.head.out_features if has_head else None, "has_probs": has_head,
-                    "resolution": resolution, "eval_crop": eval_crop, "precision": precision},
-                   {"extract_s": extract_s, "img_per_s": num_images / extract_s})
+    return Outcome(
+        {
+            "splits": splits,
+            "classes": context.needs["data"].metrics["classes"],
+            "num_features": model.feature_dim,
+            "num_source_classes": model.head.out_features if has_head else None,
+            "has_probs": has_head,
+            "resolution": resolution,
+            "eval_crop": eval_crop,
+            "precision": precision,
+        },
+        {"extract_s": extract_s, "img_per_s": num_images / extract_s},
+    )

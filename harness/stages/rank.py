@@ -16,19 +16,42 @@ def run(context: StageContext) -> Outcome:
     """Metrics: `classes`, hardest first; `accuracy` and `num_images` of each; the split, and how ties were broken. Where it is
     asked to stop, it stops behind a batch, and begins anew when it is run again: no counts are kept."""
     config = context.config
-    scores = rank_classes(_models(context), context.needs["data"].metrics["classes"], source=f"stage {context.folder.name}",
-                          begin_pass=lambda loader: PassProgress(context, loader, config["split"]))
-    return Outcome({"classes": list(scores.ranking.classes), "accuracy": dict(scores.ranking.accuracy),
-                    "num_images": scores.num_images, "split": "held_out" if "held_out" in config else config["split"],
-                    "tie_break": scores.ranking.tie_break})
+    scores = rank_classes(
+        _models(context),
+        context.needs["data"].metrics["classes"],
+        source=f"stage {context.folder.name}",
+        begin_pass=lambda loader: PassProgress(context, loader, config["split"]),
+    )
+    return Outcome(
+        {
+            "classes": list(scores.ranking.classes),
+            "accuracy": dict(scores.ranking.accuracy),
+            "num_images": scores.num_images,
+            "split": "held_out" if "held_out" in config else config["split"],
+            "tie_break": scores.ranking.tie_break,
+        }
+    )
 
 
 def _models(context: StageContext) -> Iterator[tuple[Classifier, LoaderPlan]]:
     """One model, or for train one for each fold, with the images that it ranks by."""
     config = context.config
-    plan = eval_plan(split_path(context, "data", config["split"]), config["batch_size"], config["resolution"],
-                     config["eval_crop"], context)
+    plan = eval_plan(
+        split_path(context, "data", config["split"]),
+        config["batch_size"],
+        config["resolution"],
+        config["eval_crop"],
+        context,
+    )
     for role in sorted(context.needs):
         if role.startswith("model"):
             model, about = models.load(context.need_folders[role] / MODEL_FILE)
-            yield model, unseen_part(plan, config if "held_out" in config else about, split=config["split"], source=role)
+            yield (
+                model,
+                unseen_part(
+                    plan,
+                    config if "held_out" in config else about,
+                    split=config["split"],
+                    source=role,
+                ),
+            )

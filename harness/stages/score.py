@@ -16,10 +16,25 @@ def run(context: StageContext) -> Outcome:
             raise Stopped
         context.progress(done=number, total=len(asked), note=name)
 
-    found = score.compute(asked, features=seen.features, probs=seen.probs, labels=seen.labels, device=context.device,
-                          before=before)
-    return Outcome({"scores": found.scores, "details": found.details, "failed": found.failed, "split": "train",
-                    "num_duplicates": found.num_duplicates, "num_images": len(seen.labels),
-                    "num_features": seen.features.shape[1], "num_source_classes": None if seen.probs is None
-                    else seen.probs.shape[1], "num_classes": len(context.needs["features"].metrics["classes"])},
-                   {"seconds": found.seconds})
+    found = score.compute(
+        asked,
+        features=seen.features,
+        probs=seen.probs,
+        labels=seen.labels,
+        device=context.device,
+        before=before,
+    )
+    return Outcome(
+        {
+            "scores": found.scores,
+            "details": found.details,
+            "failed": found.failed,
+            "split": "train",
+            "num_duplicates": found.num_duplicates,
+            "num_images": len(seen.labels),
+            "num_features": seen.features.shape[1],
+            "num_source_classes": None if seen.probs is None else seen.probs.shape[1],
+            "num_classes": len(context.needs["features"].metrics["classes"]),
+        },
+        {"seconds": found.seconds},
+    )

@@ -22,12 +22,28 @@ def run(context: StageContext) -> Outcome:
     targets = {target for scores in values.values() for target in scores}
     for role, (model, target) in config["scores"].items():
         if target in targets and target not in values.get(model, {}):
-            why = context.needs[role].metrics["failed"].get(by, "it was not computed") if role in context.needs else ""
+            why = (
+                context.needs[role].metrics["failed"].get(by, "it was not computed")
+                if role in context.needs
+                else ""
+            )
             left_out.setdefault(model, f"{by} on {target}: {why}")
-    ranking = shortlist.rank({model: scores for model, scores in values.items() if model not in left_out})
+    ranking = shortlist.rank(
+        {model: scores for model, scores in values.items() if model not in left_out}
+    )
     if not ranking:
         first = next(iter(left_out.items()), ("", "none was scored"))
-        raise UserError(f"None of {len(left_out)} models has a score {by} on all targets. {first[0]}: {first[1]}.",
-                        "harness status says why their stages failed.")
-    return Outcome({"by": by, "best": config["best"], "chosen": [row["model"] for row in ranking[:config["best"]]],
-                    "ranking": ranking, "left_out": left_out, "num_missing": num_missing})
+        raise UserError(
+            f"None of {len(left_out)} models has a score {by} on all targets. {first[0]}: {first[1]}.",
+            "harness status says why their stages failed.",
+        )
+    return Outcome(
+        {
+            "by": by,
+            "best": config["best"],
+            "chosen": [row["model"] for row in ranking[: config["best"]]],
+            "ranking": ranking,
+            "left_out": left_out,
+            "num_missing": num_missing,
+        }
+    )

@@ -52,26 +52,54 @@ def run(context: StageContext) -> Outcome:
     _check_splits(context)
     load, source_eps = _source(context, len(classes))
     if load.fixed_size is not None and load.fixed_size != settings.resolution:
-        print(f"The network takes images of {load.fixed_size} pixels a side and no others; so they are, in place of "
-              f"{settings.resolution}.")
-        settings = settings.model_copy(update={"resolution": load.fixed_size, "eval_resolution": None})
+        print(
+            f"The network takes images of {load.fixed_size} pixels a side and no others; so they are, in place of "
+            f"{settings.resolution}."
+        )
+        settings = settings.model_copy(
+            update={"resolution": load.fixed_size, "eval_resolution": None}
+        )
 
-    def score(model: Classifier, split: str, crop: float, *, keep_predictions: bool = False) -> dict[str, Any]:
-        plan = eval_plan(split_path(context, "data", split), settings.batch_size,
-                         settings.eval_resolution or settings.resolution, crop, context)
+    def score(
+        model: Classifier, split: str, crop: float, *, keep_predictions: bool = False
+    ) -> dict[str, Any]:
+        plan = eval_plan(
+            split_path(context, "data", split),
+            settings.batch_size,
+            settings.eval_resolution or settings.resolution,
+            crop,
+            context,
+        )
         with open_loader(plan) as loader:
             judged = FlipAverage(model) if settings.flip_tta else model
-            counts = evaluate.count(judged, loader, device=context.device, precision=precision, num_classes=len(classes))
+            counts = evaluate.count(
+                judged, loader, device=context.device, precision=precision, num_classes=len(classes)
+            )
             if keep_predictions:
                 predictions.save(context.folder, loader, {split: counts.predictions()})
             return counts.scores()
 
     with fixed_shapes(context.device), open_loader(_train_plan(context, settings)) as loader:
         _check_metric(config["metric"], loader)
-        setup = Setup(load.pretrained, load.scratch, settings, settings.bn_stats or method.DEFAULT_BN_STATS,
-                      num_batches(loader.plan, loader.num_samples), context.device, precision, timer)
-        search = Search(context, method, setup, loader, lambda model, crop: score(model, "val", crop), metric=config["metric"],
-                        num_classes=len(classes))
+        setup = Setup(
+            load.pretrained,
+            load.scratch,
+            settings,
+            settings.bn_stats or method.DEFAULT_BN_STATS,
+            num_batches(loader.plan, loader.num_samples),
+            context.device,
+            precision,
+            timer,
+        )
+        search = Search(
+            context,
+            method,
+            setup,
+            loader,
+            lambda model, crop: score(model, "val", crop),
+            metric=config["metric"],
+            num_classes=len(classes),
+        )
         startup_s = time.monotonic() - started
         best = search.run()
         model, num_fit_images = best.model, loader.num_samples
@@ -84,7 +112,9 @@ def run(context: StageContext) -> Outcome:
         replay_img_per_s = None
         if search.last_trainee is not None:
             with loader.epoch(0) as batches:
-                replay_img_per_s = replay_rate(search.last_trainee, *next(batches), train_s=search.clocks[-1].train_s)
+                replay_img_per_s = replay_rate(
+                    search.last_trainee, *next(batches), train_s=search.clocks[-1].train_s
+                )
         num_train_images = loader.num_samples
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
     for file in context.folder.glob(f"{TRAIN_AND_VAL}*"):
@@ -92,15 +122,29 @@ def run(context: StageContext) -> Outcome:
 
     chosen = search.point_of(best.trial, best.crop)
     metrics = {
-        "metric": config["metric"], "test": test, "val": best.val, "lr": best.trial.lr, "chosen": chosen,
-        "grid": list(search.entries()), **settings_say(settings),
+        "metric": config["metric"],
+        "test": test,
+        "val": best.val,
+        "lr": best.trial.lr,
+        "chosen": chosen,
+        "grid": list(search.entries()),
+        **settings_say(settings),
         "num_epochs": None if best.trial.settings.steps else best.trial.settings.epochs,
-        "num_steps": best.trial.settings.steps or best.trial.settings.epochs * setup.steps_per_epoch,
-        "resolution": settings.resolution, "num_classes": len(classes), "num_train_images": num_train_images,
+        "num_steps": best.trial.settings.steps
+        or best.trial.settings.epochs * setup.steps_per_epoch,
+        "resolution": settings.resolution,
+        "num_classes": len(classes),
+        "num_train_images": num_train_images,
         "num_fit_images": num_fit_images,
-        "bn_stats": setup.bn_stats, "num_parts": search.num_parts, "precision": precision, "source_eps": source_eps,
+        "bn_stats": setup.bn_stats,
+        "num_parts": search.num_parts,
+        "precision": precision,
+        "source_eps": source_eps,
         "predictions": predictions.FILE,
-        "damaged_checkpoints": [line for clock in search.clocks for line in clock.damaged_checkpoints]}
+        "damaged_checkpoints": [
+            line for clock in search.clocks for line in clock.damaged_checkpoints
+        ],
+    }
     return Outcome(metrics, _timing(search.clocks, eval_s, startup_s, replay_img_per_s))
 
 
@@ -110,13 +154,15 @@ class _Loads:
 
     pretrained: Callable[[], Classifier]
     scratch: Callable[[], Classifier]
-    fixed_size: int | None      # pixels a side, where they take no other images
+    fixed_size: int | None  # pixels a side, where they take no other images
 
 
 def _source(context: StageContext, num_classes: int) -> tuple[_Loads, float | None]:
     """What trials start from, and the eps of the source's training; None where nothing of a source is looked at."""
     seed, source, eps = context.config["seed"], None, None
-    about = context.config.get("arch")          # of a method that needs no source: name, channels, blur_pool
+    about = context.config.get(
+        "arch"
+    )  # of a method that needs no source: name, channels, blur_pool
     if "model" in context.needs:
         source, about = models.load(context.need_folders["model"] / MODEL_FILE)
         eps = about.get("eps")
@@ -130,19 +176,36 @@ def _source(context: StageContext, num_classes: int) -> tuple[_Loads, float | No
         channels = about.get("channels")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return with_head(models.build(about["arch"], num_classes, channels=tuple(channels) if channels else None,
-                                          blur_pool=about.get("blur_pool", False)))
+            return with_head(
+                models.build(
+                    about["arch"],
+                    num_classes,
+                    channels=tuple(channels) if channels else None,
+                    blur_pool=about.get("blur_pool", False),
+                )
+            )
 
     fixed_size = (source if source is not None else scratch()).fixed_size
-    return _Loads(lambda: with_head(copy.deepcopy(source)) if source is not None else scratch(), scratch, fixed_size), eps
+    return _Loads(
+        lambda: with_head(copy.deepcopy(source)) if source is not None else scratch(),
+        scratch,
+        fixed_size,
+    ), eps
 
 
 def _train_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan:
     beton = split_path(context, "data", "train")
-    plan = replace(train_plan(beton, settings, context.config["seed"], context),
-                   indices=few_per_class(beton, settings.per_class, context.config["seed"])
-                   if isinstance(settings.per_class, int) else None)
-    return plan if settings.train_crop == "random" else replace(plan, augment="center_crop", center_fraction=settings.eval_crop)
+    plan = replace(
+        train_plan(beton, settings, context.config["seed"], context),
+        indices=few_per_class(beton, settings.per_class, context.config["seed"])
+        if isinstance(settings.per_class, int)
+        else None,
+    )
+    return (
+        plan
+        if settings.train_crop == "random"
+        else replace(plan, augment="center_crop", center_fraction=settings.eval_crop)
+    )
 
 
 def _refit_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan:
@@ -150,7 +213,10 @@ def _refit_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan
     train, val = (split_path(context, "data", split) for split in ("train", "val"))
     file = context.folder / TRAIN_AND_VAL
     num_images = join_splits([train, val], file, split="trainval").num_samples
-    plan, seen = replace(_train_plan(context, settings), beton=file), open_beton(train).manifest.num_samples
+    plan, seen = (
+        replace(_train_plan(context, settings), beton=file),
+        open_beton(train).manifest.num_samples,
+    )
     if plan.indices is None:
         return plan
     return replace(plan, indices=np.concatenate([plan.indices, np.arange(seen, num_images)]))
@@ -159,24 +225,43 @@ def _refit_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan
 def _check_splits(context: StageContext) -> None:
     """Raises UserError where val is test, or most of it is: to choose on the one were to choose on the other. By the images'
     bytes, since splits name theirs as they like; some sets have a few images twice."""
-    val, test = ({digest.tobytes() for digest in open_beton(split_path(context, "data", split)).digests}
-                 for split in ("val", "test"))
+    val, test = (
+        {digest.tobytes() for digest in open_beton(split_path(context, "data", split)).digests}
+        for split in ("val", "test")
+    )
     if 2 * len(val & test) > len(val):
-        raise UserError(f"{len(val & test)} of the {len(val)} images of val are images of test, too: to choose on them is to "
-                        "choose on test.", "Carve val out of train: write the target with `val:` above 0.")
+        raise UserError(
+            f"{len(val & test)} of the {len(val)} images of val are images of test, too: to choose on them is to "
+            "choose on test.",
+            "Carve val out of train: write the target with `val:` above 0.",
+        )
 
 
 def _check_metric(metric: str, loader: Loader) -> None:
     if (metric == "map11") != loader.multi_label:
         labels = "many labels" if loader.multi_label else "one label"
-        raise UserError(f"The metric {metric} does not fit {loader.plan.beton.parent.name}: an image there has {labels}.",
-                        "Leave `metric:` out for the dataset's own.")
+        raise UserError(
+            f"The metric {metric} does not fit {loader.plan.beton.parent.name}: an image there has {labels}.",
+            "Leave `metric:` out for the dataset's own.",
+        )
 
 
-def _timing(clocks: list[Clock], eval_s: float, startup_s: float, replay_img_per_s: float | None) -> dict[str, Any]:
+def _timing(
+    clocks: list[Clock], eval_s: float, startup_s: float, replay_img_per_s: float | None
+) -> dict[str, Any]:
     """Of all trainees together."""
-    spans = {name: sum(clock.spans_s.get(name, 0.0) for clock in clocks) for clock in clocks for name in clock.spans_s}
-    return summary(spans, num_steps=sum(clock.num_steps for clock in clocks),
-                   num_images=sum(clock.num_images for clock in clocks), train_s=sum(clock.train_s for clock in clocks),
-                   checkpoint_s=sum(clock.checkpoint_s for clock in clocks), eval_s=eval_s, startup_s=startup_s,
-                   replay_img_per_s=replay_img_per_s)
+    spans = {
+        name: sum(clock.spans_s.get(name, 0.0) for clock in clocks)
+        for clock in clocks
+        for name in clock.spans_s
+    }
+    return summary(
+        spans,
+        num_steps=sum(clock.num_steps for clock in clocks),
+        num_images=sum(clock.num_images for clock in clocks),
+        train_s=sum(clock.train_s for clock in clocks),
+        checkpoint_s=sum(clock.checkpoint_s for clock in clocks),
+        eval_s=eval_s,
+        startup_s=startup_s,
+        replay_img_per_s=replay_img_per_s,
+    )

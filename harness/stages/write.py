@@ -32,10 +32,14 @@ def run(context: StageContext) -> Outcome:
     """
     config = context.config
     data = DataSettings.model_validate(config["data"])
-    test = data.test if "test" in config["splits"] else 0.0     # a source needs no test split, and keeps its images
+    test = (
+        data.test if "test" in config["splits"] else 0.0
+    )  # a source needs no test split, and keeps its images
     splits = SplitSettings(val=data.val, test=test, seed=data.split_seed, protocol=data.protocol)
     source, origin = open_with_origin(data.dataset, [raw_path(data, context.raw)], splits)
-    source.differences = accepted_differences(source, spec_of(data.dataset), accept=data.accept_counts)
+    source.differences = accepted_differences(
+        source, spec_of(data.dataset), accept=data.accept_counts
+    )
     subset = _subset(config["subset"], source, context.needs.get("ranking"))
     encoding = Encoding.model_validate(config["encoding"])
     folder = context.data / f"{data.label}-{subset.name}-{context.folder.name}"
@@ -47,21 +51,55 @@ def run(context: StageContext) -> Outcome:
         manifest = _whole(file)
         if manifest is None:
             started, progress = time.monotonic(), _progress(context, split)
-            if taken := ready.take(source, split, subset, encoding, file, origin=origin, folder=context.data,
-                                   progress=progress):
-                manifest, copied_from[split] = taken.manifest, str(taken.beton.relative_to(context.data))
+            if taken := ready.take(
+                source,
+                split,
+                subset,
+                encoding,
+                file,
+                origin=origin,
+                folder=context.data,
+                progress=progress,
+            ):
+                manifest, copied_from[split] = (
+                    taken.manifest,
+                    str(taken.beton.relative_to(context.data)),
+                )
             else:
-                manifest = write_split(source, split, subset, encoding, file, num_threads=context.num_threads,
-                                       progress=progress)
-                num_encoded, took_s = num_encoded + manifest.num_samples, took_s + time.monotonic() - started
+                manifest = write_split(
+                    source,
+                    split,
+                    subset,
+                    encoding,
+                    file,
+                    num_threads=context.num_threads,
+                    progress=progress,
+                )
+                num_encoded, took_s = (
+                    num_encoded + manifest.num_samples,
+                    took_s + time.monotonic() - started,
+                )
             record(file, manifest, origin)
-        written[split] = {"path": str(file.relative_to(context.data)), "num_samples": manifest.num_samples,
-                          "bytes": manifest.bytes, "sha256": manifest.sha256}
-    return Outcome({
-        "splits": written, "classes": list(subset.classes), "img_per_s": num_encoded / took_s if num_encoded else None,
-        "subset": {"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest,
-                   **({"groups": [list(group) for group in subset.groups]} if subset.groups else {})}},
-        {"copied_from": copied_from} if copied_from else {})
+        written[split] = {
+            "path": str(file.relative_to(context.data)),
+            "num_samples": manifest.num_samples,
+            "bytes": manifest.bytes,
+            "sha256": manifest.sha256,
+        }
+    return Outcome(
+        {
+            "splits": written,
+            "classes": list(subset.classes),
+            "img_per_s": num_encoded / took_s if num_encoded else None,
+            "subset": {
+                "name": subset.name,
+                "num_classes": len(subset.classes),
+                "digest": subset.digest,
+                **({"groups": [list(group) for group in subset.groups]} if subset.groups else {}),
+            },
+        },
+        {"copied_from": copied_from} if copied_from else {},
+    )
 
 
 def _subset(config: dict[str, Any] | None, source: Source, ranked: Result | None) -> Subset:
@@ -69,9 +107,18 @@ def _subset(config: dict[str, Any] | None, source: Source, ranked: Result | None
         return everything(source.classes)
     ranking = None
     if ranked is not None:
-        ranking = Ranking(classes=tuple(ranked.metrics["classes"]), accuracy=ranked.metrics["accuracy"],
-                          source=f"stage {ranked.key}", tie_break=ranked.metrics["tie_break"])
-    return resolve(SubsetSpec.model_validate(config), source.classes, ranking, class_counts=source.class_counts())
+        ranking = Ranking(
+            classes=tuple(ranked.metrics["classes"]),
+            accuracy=ranked.metrics["accuracy"],
+            source=f"stage {ranked.key}",
+            tie_break=ranked.metrics["tie_break"],
+        )
+    return resolve(
+        SubsetSpec.model_validate(config),
+        source.classes,
+        ranking,
+        class_counts=source.class_counts(),
+    )
 
 
 def _whole(file: Path) -> Manifest | None:
@@ -87,7 +134,7 @@ def _progress(context: StageContext, split: str) -> store.Progress:
     def report(done: int, total: int) -> None:
         nonlocal last
         if context.stop_requested():
-            raise Stopped       # nothing is left half-written: a beton gets its name when it is whole
+            raise Stopped  # nothing is left half-written: a beton gets its name when it is whole
         now = time.monotonic()
         if now - last > PROGRESS_EVERY_S:
             last = now

@@ -21,15 +21,28 @@ from writers.errors import UserError
 
 Norm = Literal["l2", "linf"]
 Start = Literal["none", "ball", "sphere"]
-TINY = 1e-10            # keeps the L2 step finite where a gradient is zero, as `robustness` does
-FP16_SCALE = 256.0      # of the gradient that each image's backward pass begins with; bf16 has float32's exponents
-FP16_SURE = 2.0 ** -20  # an image is never scaled up by more than the inverse of this
+TINY = 1e-10  # keeps the L2 step finite where a gradient is zero, as `robustness` does
+FP16_SCALE = 256.0  # of the gradient that each image's backward pass begins with; bf16 has float32's exponents
+FP16_SURE = 2.0**-20  # an image is never scaled up by more than the inverse of this
 
 
-def pgd(model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm, eps: float, steps: int, step_size: float,
-        random_start: bool | Start = False, best_iterate: bool = False, batch_norm: Literal["eval", "train"] = "eval",
-        generator: torch.Generator | None = None, precision: Precision = "float32",
-        zero_gradients: Tensor | None = None, logits_of: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    norm: Norm,
+    eps: float,
+    steps: int,
+    step_size: float,
+    random_start: bool | Start = False,
+    best_iterate: bool = False,
+    batch_norm: Literal["eval", "train"] = "eval",
+    generator: torch.Generator | None = None,
+    precision: Precision = "float32",
+    zero_gradients: Tensor | None = None,
+    logits_of: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Images of higher loss within `eps` of the given ones.
 
     images: [B, 3, R, R] floats in [0, 1], left as they are; labels: int64 [B] or int8 [B, K]; the model maps images
@@ -44,12 +57,18 @@ def pgd(model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm, eps: fl
     Returns float32 images in [0, 1], or the very images given where eps or steps is 0. The model's modes, buffers, parameters
     and their gradients are as before. Never waits for the GPU. Raises UserError for settings that mean nothing.
     """
-    start: Start = ("ball" if random_start else "none") if isinstance(random_start, bool) else random_start
+    start: Start = (
+        ("ball" if random_start else "none") if isinstance(random_start, bool) else random_start
+    )
     _check(images, norm, eps, steps, step_size, start)
     if eps == 0 or steps == 0:
         return images
     center = images.detach().float()
-    iterate = center if start == "none" else _random_start(center, norm, eps, generator, on_surface=start == "sphere")
+    iterate = (
+        center
+        if start == "none"
+        else _random_start(center, norm, eps, generator, on_surface=start == "sphere")
+    )
     logits_of = logits_of or model
     best = best_loss = None
     with attack_mode(model, batch_norm), _constant_parameters(model):
@@ -67,7 +86,13 @@ def pgd(model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm, eps: fl
     return iterate
 
 
-def restarted(attack: Callable[[], Tensor], model: nn.Module, labels: Tensor, restarts: int, precision: Precision) -> Tensor:
+def restarted(
+    attack: Callable[[], Tensor],
+    model: nn.Module,
+    labels: Tensor,
+    restarts: int,
+    precision: Precision,
+) -> Tensor:
     """Of so many attacks on the same images, each image's best: one that the model gets wrong, and then of the highest loss.
 
     attack: `pgd` on them, which starts elsewhere each time; images [B, 3, R, R]. labels: int64 [B] or int8 [B, K].
@@ -87,7 +112,9 @@ def restarted(attack: Callable[[], Tensor], model: nn.Module, labels: Tensor, re
     return best
 
 
-def _success_and_loss(model: nn.Module, images: Tensor, labels: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
+def _success_and_loss(
+    model: nn.Module, images: Tensor, labels: Tensor, precision: Precision
+) -> tuple[Tensor, Tensor]:
     """Whether the model is wrong about each image, bool [B], and its loss [B]."""
     with eval_mode(model), torch.no_grad(), autocast(precision, images.device.type):
         logits = model(images).float()
@@ -96,16 +123,19 @@ def _success_and_loss(model: nn.Module, images: Tensor, labels: Tensor, precisio
     return ~right, image_losses(logits, labels)
 
 
-def _loss_and_gradient(logits_of: Callable[[Tensor], Tensor], iterate: Tensor, labels: Tensor,
-                       precision: Precision) -> tuple[Tensor, Tensor]:
+def _loss_and_gradient(
+    logits_of: Callable[[Tensor], Tensor], iterate: Tensor, labels: Tensor, precision: Precision
+) -> tuple[Tensor, Tensor]:
     """Each image's loss [B], and the direction of its gradient in float32: with fp16, each has a length of its own scale."""
-    variable = iterate.detach().requires_grad_()    # shares memory; nothing below writes into it
+    variable = iterate.detach().requires_grad_()  # shares memory; nothing below writes into it
     with torch.enable_grad():
         loss = _loss(logits_of, variable, labels, precision)
         scaled = loss * _fp16_scale(loss.detach()) if precision == "fp16" else loss
-        gradient, = torch.autograd.grad(scaled.sum(), variable)
+        (gradient,) = torch.autograd.grad(scaled.sum(), variable)
     if precision == "fp16":
-        gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)      # overflow: no step in that pixel
+        gradient = torch.nan_to_num(
+            gradient, nan=0.0, posinf=0.0, neginf=0.0
+        )  # overflow: no step in that pixel
     return loss.detach(), gradient
 
 
@@ -119,7 +149,9 @@ def _fp16_scale(loss: Tensor) -> Tensor:
     return FP16_SCALE / (-torch.expm1(-loss)).clamp(min=FP16_SURE)
 
 
-def _loss(logits_of: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
+def _loss(
+    logits_of: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, precision: Precision
+) -> Tensor:
     with autocast(precision, images.device.type):
         logits = logits_of(images)
     return image_losses(logits.float(), labels)
@@ -149,11 +181,13 @@ def count_zero_gradients(gradient: Tensor, zero_gradients: Tensor) -> None:
     zero_gradients += (_length(gradient, float("inf")) == 0).sum()
 
 
-def _random_start(center: Tensor, norm: Norm, eps: float, generator: torch.Generator | None, *, on_surface: bool) -> Tensor:
+def _random_start(
+    center: Tensor, norm: Norm, eps: float, generator: torch.Generator | None, *, on_surface: bool
+) -> Tensor:
     if norm == "linf":
         noise = torch.rand(center.shape, generator=generator, device=center.device) * 2 - 1
         noise = eps * (noise.sign() if on_surface else noise)
-    else:   # a direction, and in the ball a radius whose distribution makes the volume uniform
+    else:  # a direction, and in the ball a radius whose distribution makes the volume uniform
         noise = torch.randn(center.shape, generator=generator, device=center.device)
         noise *= eps / _length(noise, 2)
         if not on_surface:
@@ -162,11 +196,15 @@ def _random_start(center: Tensor, norm: Norm, eps: float, generator: torch.Gener
     return (center + noise).clamp_(0, 1)
 
 
-def _better(best: Tensor | None, best_loss: Tensor | None, iterate: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
+def _better(
+    best: Tensor | None, best_loss: Tensor | None, iterate: Tensor, loss: Tensor
+) -> tuple[Tensor, Tensor]:
     if best is None or best_loss is None:
         return iterate, loss
     higher = loss > best_loss
-    return torch.where(higher.view(-1, 1, 1, 1), iterate, best), torch.where(higher, loss, best_loss)
+    return torch.where(higher.view(-1, 1, 1, 1), iterate, best), torch.where(
+        higher, loss, best_loss
+    )
 
 
 def _length(images: Tensor, order: float) -> Tensor:
@@ -197,7 +235,11 @@ def _check(images: Tensor, norm: str, eps: float, steps: int, step_size: float, 
     if steps < 0:
         raise UserError(f"The attack's number of steps is {steps}.", "Give 0 or more.")
     if not 0 <= step_size < float("inf"):
-        raise UserError(f"The attack's step size is {step_size}; it is a length.", "Give 0 or more.")
+        raise UserError(
+            f"The attack's step size is {step_size}; it is a length.", "Give 0 or more."
+        )
     if not images.is_floating_point() or images.ndim != 4:
-        raise UserError(f"The attack got images of type {images.dtype} and shape {tuple(images.shape)}.",
-                        "Give floats in [0, 1] of shape [B, 3, R, R]; pixels of a loader are `images.float() / 255`.")
+        raise UserError(
+            f"The attack got images of type {images.dtype} and shape {tuple(images.shape)}.",
+            "Give floats in [0, 1] of shape [B, 3, R, R]; pixels of a loader are `images.float() / 255`.",
+        )

@@ -19,7 +19,7 @@ class MultiLabelCounts:
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """logits: [B, K] of any float type; labels: int8 [B, K], 1 there, 0 difficult, -1 not. Does not wait for the GPU."""
         self._logits.append(logits.float().clone())
-        self._labels.append(labels.clone())     # the loader fills its memory again
+        self._labels.append(labels.clone())  # the loader fills its memory again
 
     def scores(self) -> dict[str, float | int]:
         """Fractions `map11` and `map`, `top1` and `top5`; mean `loss` in nats; the counts `num_images` and `num_correct`.
@@ -36,22 +36,40 @@ class MultiLabelCounts:
         outputs, truth = logits.cpu().numpy(), labels.cpu().numpy()
         present = [label for label in range(truth.shape[1]) if (truth[:, label] == 1).any()]
         if not present:
-            raise UserError("No image of this split has a class that is surely there.", "Was the right split written?")
+            raise UserError(
+                "No image of this split has a class that is surely there.",
+                "Was the right split written?",
+            )
         sure = truth == 1
         first5 = np.argsort(-_worst_where_none(outputs, sure), axis=1, kind="stable")[:, :5]
         right = np.take_along_axis(sure, first5, 1)
         num_images, num_correct = len(truth), int(right[:, 0].sum())
-        return {"map11": float(np.mean([eleven_point_ap(outputs[:, label], truth[:, label]) for label in present])),
-                "map": float(np.mean([average_precision(outputs[:, label], truth[:, label]) for label in present])),
-                "top1": num_correct / num_images, "top5": int(right.any(1).sum()) / num_images, "loss": loss,
-                "num_images": num_images, "num_correct": num_correct}
+        return {
+            "map11": float(
+                np.mean([eleven_point_ap(outputs[:, label], truth[:, label]) for label in present])
+            ),
+            "map": float(
+                np.mean(
+                    [average_precision(outputs[:, label], truth[:, label]) for label in present]
+                )
+            ),
+            "top1": num_correct / num_images,
+            "top5": int(right.any(1).sum()) / num_images,
+            "loss": loss,
+            "num_images": num_images,
+            "num_correct": num_correct,
+        }
 
     def predictions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of every image, in order: the class of its highest logit, int32 [N]; whether it is there, bool [N]; logits [N, K]."""
         logits = torch.cat(self._logits)
         answers = logits.argmax(1, keepdim=True)
         right = torch.cat(self._labels).gather(1, answers) == 1
-        return answers[:, 0].to(torch.int32).cpu().numpy(), right[:, 0].cpu().numpy(), logits.cpu().numpy()
+        return (
+            answers[:, 0].to(torch.int32).cpu().numpy(),
+            right[:, 0].cpu().numpy(),
+            logits.cpu().numpy(),
+        )
 
 
 def eleven_point_ap(scores: np.ndarray, labels: np.ndarray) -> float:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-WARM_UP_CALLS = 3       # before a capture, as torch asks for: libraries choose kernels and take memory
+WARM_UP_CALLS = 3  # before a capture, as torch asks for: libraries choose kernels and take memory
 
-Attack = Callable[[Tensor, Tensor], Tensor]     # uint8 images, labels -> float images in [0, 1]
+Attack = Callable[[Tensor, Tensor], Tensor]  # uint8 images, labels -> float images in [0, 1]
 
 
 class CapturedAttack:
@@ -17,10 +17,23 @@ class CapturedAttack:
     images that it returns hold until the next call.
     """
 
-    def __init__(self, attack: Attack, generator: torch.Generator, zero_gradients: Tensor, sizes: frozenset[int]) -> None:
+    def __init__(
+        self,
+        attack: Attack,
+        generator: torch.Generator,
+        zero_gradients: Tensor,
+        sizes: frozenset[int],
+    ) -> None:
         """generator, zero_gradients: what the attack draws from and counts in. sizes: of the batches, or parts of batches."""
-        self._attack, self._generator, self._zero_gradients, self._sizes = attack, generator, zero_gradients, sizes
-        self._graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = {}
+        self._attack, self._generator, self._zero_gradients, self._sizes = (
+            attack,
+            generator,
+            zero_gradients,
+            sizes,
+        )
+        self._graphs: dict[
+            tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]
+        ] = {}
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """images: uint8 [B, 3, R, R]; labels: int64 [B] or int8 [B, K]; float32 images of higher loss."""
@@ -28,7 +41,9 @@ class CapturedAttack:
             return self._attack(images, labels)
         shape = tuple(images.shape)
         if shape not in self._graphs:
-            if any(known[-1] != shape[-1] for known in self._graphs):   # of a resolution that is over
+            if any(
+                known[-1] != shape[-1] for known in self._graphs
+            ):  # of a resolution that is over
                 self._graphs.clear()
             self._graphs[shape] = self._capture(images, labels)
         graph, its_images, its_labels, attacked = self._graphs[shape]
@@ -37,7 +52,9 @@ class CapturedAttack:
         graph.replay()
         return attacked
 
-    def _capture(self, images: Tensor, labels: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]:
+    def _capture(
+        self, images: Tensor, labels: Tensor
+    ) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]:
         """The graph, where it reads images and labels, and where it leaves what comes out. Random numbers and counts stay."""
         images, labels = images.clone(), labels.clone()
         random, counted = self._generator.get_state(), self._zero_gradients.clone()

@@ -8,9 +8,13 @@ from torch import Tensor, nn
 
 # Name of a way to compute -> torch.compile's mode, None: none; and whether the attack is captured (harness/train/captured.py).
 MODES: dict[str, tuple[str | None, bool]] = {
-    "eager": (None, False), "compiled": ("default", False), "cuda_graphs": ("reduce-overhead", False),
-    "captured_attack": (None, True), "compiled_captured_attack": ("default", True)}
-RECOMPILE_LIMIT = 64    # of one function's graphs: beyond, torch computes eagerly, and only its log says so; its own limit is 8
+    "eager": (None, False),
+    "compiled": ("default", False),
+    "cuda_graphs": ("reduce-overhead", False),
+    "captured_attack": (None, True),
+    "compiled_captured_attack": ("default", True),
+}
+RECOMPILE_LIMIT = 64  # of one function's graphs: beyond, torch computes eagerly, and only its log says so; its own limit is 8
 
 
 class CompiledModel:
@@ -20,7 +24,9 @@ class CompiledModel:
         """mode: torch's name for it. sizes: of the batches, or parts of batches, to compile for."""
         from torch._dynamo import config
 
-        config.recompile_limit = RECOMPILE_LIMIT     # a graph per mode, kind of pass, size and resolution
+        config.recompile_limit = (
+            RECOMPILE_LIMIT  # a graph per mode, kind of pass, size and resolution
+        )
         self._model, self._sizes = model, sizes
         self._compiled: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False, mode=mode)
 

@@ -16,8 +16,10 @@ class Diverged(UserError):
 def check_evaluated(loss: float, num_images: int) -> None:
     """Raise Diverged where the mean loss of an evaluation is not finite: such a model answers nothing."""
     if not math.isfinite(loss):
-        raise Diverged(f"The loss over {num_images:,} images is {loss} in evaluation: the model's logits are not finite.",
-                       "Train it with a lower learning rate, or in precision: float32.")
+        raise Diverged(
+            f"The loss over {num_images:,} images is {loss} in evaluation: the model's logits are not finite.",
+            "Train it with a lower learning rate, or in precision: float32.",
+        )
 
 
 class LossWatch:
@@ -57,7 +59,11 @@ class LossWatch:
 
 def weights(model: nn.Module) -> list[Tensor]:
     """Parameters and BatchNorm's statistics: whatever a model's answers depend on."""
-    return [tensor.detach() for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    return [
+        tensor.detach()
+        for tensor in (*model.parameters(), *model.buffers())
+        if tensor.is_floating_point()
+    ]
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

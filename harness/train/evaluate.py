@@ -34,14 +34,27 @@ class View:
 
     def __post_init__(self) -> None:
         if self.logits is not None:
-            assert self.labels is not None and set(self.labels) <= set(self.logits), "a true class that cannot be chosen"
+            assert self.labels is not None and set(self.labels) <= set(self.logits), (
+                "a true class that cannot be chosen"
+            )
         assert self.groups is None or self.labels is None, "a view of some classes, and coarser"
 
 
-def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int,
-             views: Mapping[str, View], attack: AttackSettings | None = None, eps: float = 0.0,
-             keep_predictions: bool = False, ranks: Ranks = ALONE, zero_gradients: Tensor | None = None,
-             after_batch: Callable[[int], None] = lambda num_images: None) -> dict[str, Counts]:
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    *,
+    device: str,
+    precision: Precision,
+    num_classes: int,
+    views: Mapping[str, View],
+    attack: AttackSettings | None = None,
+    eps: float = 0.0,
+    keep_predictions: bool = False,
+    ranks: Ranks = ALONE,
+    zero_gradients: Tensor | None = None,
+    after_batch: Callable[[int], None] = lambda num_images: None,
+) -> dict[str, Counts]:
     """Count every image of the loader's epoch 0 once, in each of the views; all processes, the images of all of them.
 
     With an attack, images are first moved within `eps` to raise the loss over all logits; an image that is in no view is
@@ -51,17 +64,36 @@ def evaluate(model: nn.Module, loader: Loader, *, device: str, precision: Precis
     Raises UserError where images have many labels: `score` is for those.
     """
     if loader.multi_label:
-        raise UserError(f"{loader.plan.beton}: an image there has many labels, and only one can be seen from several sides.",
-                        "Such a dataset can be a target, and no source.")
-    counts = {name: Counts(max(view.groups) + 1 if view.groups else num_classes, device, labels=view.labels,
-                           logits=view.logits, keep_predictions=keep_predictions) for name, view in views.items()}
-    groups = {name: torch.tensor(view.groups, device=device) for name, view in views.items() if view.groups}
+        raise UserError(
+            f"{loader.plan.beton}: an image there has many labels, and only one can be seen from several sides.",
+            "Such a dataset can be a target, and no source.",
+        )
+    counts = {
+        name: Counts(
+            max(view.groups) + 1 if view.groups else num_classes,
+            device,
+            labels=view.labels,
+            logits=view.logits,
+            keep_predictions=keep_predictions,
+        )
+        for name, view in views.items()
+    }
+    groups = {
+        name: torch.tensor(view.groups, device=device)
+        for name, view in views.items()
+        if view.groups
+    }
     num_images = 0
-    for logits, labels in _answers(model, loader, device, precision, attack, eps, ranks, zero_gradients):
+    for logits, labels in _answers(
+        model, loader, device, precision, attack, eps, ranks, zero_gradients
+    ):
         num_images += len(labels)
         for name, count in counts.items():
             if name in groups:
-                count.add(coarser(logits, groups[name], count.num_classes, views[name].by), groups[name][labels])
+                count.add(
+                    coarser(logits, groups[name], count.num_classes, views[name].by),
+                    groups[name][labels],
+                )
             else:
                 count.add(logits, labels)
         after_batch(num_images)
@@ -79,46 +111,102 @@ def coarser(logits: Tensor, groups: Tensor, num_groups: int, by: Literal["sum", 
     """
     logits = logits.float()
     index = groups.expand_as(logits)
-    highest = logits.new_full((len(logits), num_groups), -torch.inf).scatter_reduce_(1, index, logits, "amax")
+    highest = logits.new_full((len(logits), num_groups), -torch.inf).scatter_reduce_(
+        1, index, logits, "amax"
+    )
     if by == "max":
         return highest
-    return highest + torch.zeros_like(highest).scatter_add_(1, index, (logits - highest.gather(1, index)).exp()).log()
+    return (
+        highest
+        + torch.zeros_like(highest)
+        .scatter_add_(1, index, (logits - highest.gather(1, index)).exp())
+        .log()
+    )
 
 
-def score(model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int) -> dict[str, float | int]:
+def score(
+    model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int
+) -> dict[str, float | int]:
     """The scores of every image of the loader's epoch 0, clean, whether an image has one label or many."""
-    return count(model, loader, device=device, precision=precision, num_classes=num_classes).scores()
+    return count(
+        model, loader, device=device, precision=precision, num_classes=num_classes
+    ).scores()
 
 
-def count(model: nn.Module, loader: Loader, *, device: str, precision: Precision,
-          num_classes: int) -> Counts | MultiLabelCounts:
+def count(
+    model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int
+) -> Counts | MultiLabelCounts:
     """What `score` is made of, with the predictions."""
-    counts = MultiLabelCounts() if loader.multi_label else Counts(num_classes, device, keep_predictions=True)
+    counts = (
+        MultiLabelCounts()
+        if loader.multi_label
+        else Counts(num_classes, device, keep_predictions=True)
+    )
     for logits, labels in _answers(model, loader, device, precision):
         counts.add(logits, labels)
     return counts
 
 
-def attacked(model: nn.Module, images: Tensor, labels: Tensor, attack: AttackSettings, eps: float, precision: Precision,
-             generator: torch.Generator, zero_gradients: Tensor | None = None) -> Tensor:
+def attacked(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: AttackSettings,
+    eps: float,
+    precision: Precision,
+    generator: torch.Generator,
+    zero_gradients: Tensor | None = None,
+) -> Tensor:
     """The images that a model is evaluated on under an attack: floats in [0, 1], of a loader's uint8 [B, 3, R, R]."""
-    once = partial(pgd, model, images.float().div_(255), labels, norm=attack.norm, eps=eps, steps=attack.steps,
-                   step_size=attack.step_length(eps), random_start=attack.random_start, best_iterate=attack.best_iterate,
-                   generator=generator, precision=precision, zero_gradients=zero_gradients)
-    return restarted(once, model, labels, attack.restarts if isinstance(attack, EvaluationAttack) else 1, precision)
+    once = partial(
+        pgd,
+        model,
+        images.float().div_(255),
+        labels,
+        norm=attack.norm,
+        eps=eps,
+        steps=attack.steps,
+        step_size=attack.step_length(eps),
+        random_start=attack.random_start,
+        best_iterate=attack.best_iterate,
+        generator=generator,
+        precision=precision,
+        zero_gradients=zero_gradients,
+    )
+    return restarted(
+        once,
+        model,
+        labels,
+        attack.restarts if isinstance(attack, EvaluationAttack) else 1,
+        precision,
+    )
 
 
-def _answers(model: nn.Module, loader: Loader, device: str, precision: Precision, attack: AttackSettings | None = None,
-             eps: float = 0.0, ranks: Ranks = ALONE, zero_gradients: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+def _answers(
+    model: nn.Module,
+    loader: Loader,
+    device: str,
+    precision: Precision,
+    attack: AttackSettings | None = None,
+    eps: float = 0.0,
+    ranks: Ranks = ALONE,
+    zero_gradients: Tensor | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits and labels of each batch. The labels are valid until the next batch."""
-    generator = torch.Generator(device).manual_seed(ranks.rank)    # of random starts: the same points every time
+    generator = torch.Generator(device).manual_seed(
+        ranks.rank
+    )  # of random starts: the same points every time
     num_images = 0
     with eval_mode(model), loader.epoch(0) as batches:
         for images, labels in batches:
             num_images += len(labels)
             if attack is not None:
-                images = attacked(model, images, labels, attack, eps, precision, generator, zero_gradients)
+                images = attacked(
+                    model, images, labels, attack, eps, precision, generator, zero_gradients
+                )
             with torch.inference_mode(), autocast(precision, device):
                 logits = model(images)
             yield logits, labels
-    assert sum(ranks.gathered(num_images)) == loader.num_samples, "a plan for training (drop_last) was evaluated"
+    assert sum(ranks.gathered(num_images)) == loader.num_samples, (
+        "a plan for training (drop_last) was evaluated"
+    )

@@ -25,12 +25,19 @@ from loaders.plan import LoaderPlan
 from writers.errors import UserError
 
 CHECKPOINT_EVERY_S = 300.0
-FINAL_CHECKPOINT_S = 30.0       # training that took longer is saved at its end: what comes behind it may be interrupted, too
+FINAL_CHECKPOINT_S = 30.0  # training that took longer is saved at its end: what comes behind it may be interrupted, too
 PROGRESS_EVERY_S = 1.0
 
-SAME_IN_ALL_RANKS = ("model", "optimizer", "average", "compiled")      # of a trainee's state; the rest is each process's own
+SAME_IN_ALL_RANKS = (
+    "model",
+    "optimizer",
+    "average",
+    "compiled",
+)  # of a trainee's state; the rest is each process's own
 
-Record = dict[str, Any]     # epoch, lr (of its first step), train_loss, train_top1, num_images, num_steps, resolution, timing
+Record = dict[
+    str, Any
+]  # epoch, lr (of its first step), train_loss, train_top1, num_images, num_steps, resolution, timing
 
 
 class Trainee(Protocol):
@@ -63,13 +70,15 @@ class Clock:
     """Wall-clock seconds and counts of a training loop; they add up over restarts."""
 
     train_s: float = 0.0
-    checkpoint_s: float = 0.0       # without the one before each restart: its own time is not in it
+    checkpoint_s: float = 0.0  # without the one before each restart: its own time is not in it
     num_steps: int = 0
     num_images: int = 0
     zero_gradients: int = 0
     spans_s: dict[str, float] = field(default_factory=dict)
     num_restarts: int = 0
-    damaged_checkpoints: list[str] = field(default_factory=list)    # a line for each that was passed over
+    damaged_checkpoints: list[str] = field(
+        default_factory=list
+    )  # a line for each that was passed over
 
 
 @dataclass(frozen=True)
@@ -77,16 +86,27 @@ class Checkpoints:
     """Where a training loop leaves its state, and how often."""
 
     folder: Path
-    device: str = "cpu"     # whose generator is saved, too
+    device: str = "cpu"  # whose generator is saved, too
     every_s: float = CHECKPOINT_EVERY_S
     ranks: Ranks = ALONE
 
 
-def fit(trainee: Trainee, loader: Loader, schedule: ScheduleSettings, *, num_epochs: int, timer: Timer, clock: Clock,
-        steps_per_epoch: int | None = None, num_steps: int | None = None, resolution_at: Callable[[int], int] | None = None,
-        checkpoints: Checkpoints | None = None, stop_requested: Callable[[], bool] = lambda: False,
-        progress: Callable[..., None] = lambda **values: None, after_step: Callable[[], None] = lambda: None,
-        ) -> Iterator[Record]:
+def fit(
+    trainee: Trainee,
+    loader: Loader,
+    schedule: ScheduleSettings,
+    *,
+    num_epochs: int,
+    timer: Timer,
+    clock: Clock,
+    steps_per_epoch: int | None = None,
+    num_steps: int | None = None,
+    resolution_at: Callable[[int], int] | None = None,
+    checkpoints: Checkpoints | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+    progress: Callable[..., None] = lambda **values: None,
+    after_step: Callable[[], None] = lambda: None,
+) -> Iterator[Record]:
     """Train; yields a record per pass over the data, those of passes before a resume included.
 
     steps_per_epoch: what counts as an epoch, in num_epochs and in the schedule (None: a pass). Where passes are shorter
@@ -99,16 +119,31 @@ def fit(trainee: Trainee, loader: Loader, schedule: ScheduleSettings, *, num_epo
     Raises Stopped at the next step once `stop_requested` in any process, behind a checkpoint; Diverged, with step, learning
     rate and last good checkpoint, where the loss or a weight is not finite.
     """
-    run = _Run(trainee, timer, clock, schedule, checkpoints, steps_per_pass=num_batches(loader.plan, loader.num_samples),
-               steps_per_epoch=steps_per_epoch, num_epochs=num_epochs, num_steps=num_steps)
+    run = _Run(
+        trainee,
+        timer,
+        clock,
+        schedule,
+        checkpoints,
+        steps_per_pass=num_batches(loader.plan, loader.num_samples),
+        steps_per_epoch=steps_per_epoch,
+        num_epochs=num_epochs,
+        num_steps=num_steps,
+    )
     run.resume()
     yield from run.records
     shown_at = time.monotonic()
     while run.step < run.num_steps:
         first_step = run.first_step
         last_step = min(run.num_steps, first_step + run.steps_per_pass)
-        resolution = resolution_at(first_step // run.steps_per_epoch) if resolution_at else loader.plan.resolution
-        with loader.epoch(len(run.records), resolution, start_batch=run.step - first_step) as batches:
+        resolution = (
+            resolution_at(first_step // run.steps_per_epoch)
+            if resolution_at
+            else loader.plan.resolution
+        )
+        with loader.epoch(
+            len(run.records), resolution, start_batch=run.step - first_step
+        ) as batches:
             run.start_clock()
             while run.step < last_step:
                 stop, save = run.votes.cast(stop_requested(), run.save_is_due())
@@ -125,8 +160,12 @@ def fit(trainee: Trainee, loader: Loader, schedule: ScheduleSettings, *, num_epo
                 after_step()
                 if time.monotonic() - shown_at > PROGRESS_EVERY_S:
                     shown_at = time.monotonic()
-                    progress(done=run.step, total=run.num_steps, img_per_s=run.img_per_s(loader.plan.batch_size),
-                             note=f"epoch {len(run.records) + 1}")
+                    progress(
+                        done=run.step,
+                        total=run.num_steps,
+                        img_per_s=run.img_per_s(loader.plan.batch_size),
+                        note=f"epoch {len(run.records) + 1}",
+                    )
         run.end_pass(resolution)
         is_end = run.step == run.num_steps and clock.train_s > FINAL_CHECKPOINT_S
         stop, save = run.votes.count(stop_requested(), run.save_is_due() or is_end)
@@ -146,20 +185,33 @@ def num_batches(plan: LoaderPlan, num_samples: int) -> int:
 class _Run:
     """How far a training loop is, what it has recorded, and its checkpoints."""
 
-    def __init__(self, trainee: Trainee, timer: Timer, clock: Clock, schedule: ScheduleSettings,
-                 checkpoints: Checkpoints | None, *, steps_per_pass: int, steps_per_epoch: int | None, num_epochs: int,
-                 num_steps: int | None) -> None:
+    def __init__(
+        self,
+        trainee: Trainee,
+        timer: Timer,
+        clock: Clock,
+        schedule: ScheduleSettings,
+        checkpoints: Checkpoints | None,
+        *,
+        steps_per_pass: int,
+        steps_per_epoch: int | None,
+        num_epochs: int,
+        num_steps: int | None,
+    ) -> None:
         self._trainee, self._timer, self._clock, self._schedule = trainee, timer, clock, schedule
         self._checkpoints = checkpoints
         self._ranks = checkpoints.ranks if checkpoints else ALONE
         self.votes = Votes(self._ranks)
-        self.steps_per_pass, self.steps_per_epoch = steps_per_pass, steps_per_epoch or steps_per_pass
+        self.steps_per_pass, self.steps_per_epoch = (
+            steps_per_pass,
+            steps_per_epoch or steps_per_pass,
+        )
         self.num_steps = num_steps or num_epochs * self.steps_per_epoch
         self._num_epochs = -(-self.num_steps // self.steps_per_epoch)
         self.step = 0
         self.records: list[Record] = []
-        self._pass_s = self._pass_checkpoint_s = 0.0    # of the pass that has begun
-        self._steps_since_start = 0                     # ... since the clock was started
+        self._pass_s = self._pass_checkpoint_s = 0.0  # of the pass that has begun
+        self._steps_since_start = 0  # ... since the clock was started
         self._last_good: Path | None = None
         self._saved_at = self._started_at = time.monotonic()
         self._saved_step: int | None = None
@@ -177,10 +229,17 @@ class _Run:
         self._started_at, self._steps_since_start = time.monotonic(), self.step
 
     def img_per_s(self, batch_size: int) -> float:
-        return (self.step - self._steps_since_start) * batch_size / max(1e-9, time.monotonic() - self._started_at)
+        return (
+            (self.step - self._steps_since_start)
+            * batch_size
+            / max(1e-9, time.monotonic() - self._started_at)
+        )
 
     def save_is_due(self) -> bool:
-        return self._checkpoints is not None and time.monotonic() - self._saved_at > self._checkpoints.every_s
+        return (
+            self._checkpoints is not None
+            and time.monotonic() - self._saved_at > self._checkpoints.every_s
+        )
 
     def save(self) -> None:
         """Leave a checkpoint of this moment. Raises Diverged rather than keeping what is not worth keeping."""
@@ -189,15 +248,29 @@ class _Run:
         self._check_finite()
         self._stop_clock()
         started = time.monotonic()
-        trainee, random = self._trainee.state_dict(), checkpoint.random_state(self._checkpoints.device)
+        trainee, random = (
+            self._trainee.state_dict(),
+            checkpoint.random_state(self._checkpoints.device),
+        )
         own = {key: value for key, value in trainee.items() if key not in SAME_IN_ALL_RANKS}
-        state = {"trainee": trainee, "timer": self._timer.state_dict(), "clock": vars(self._clock),
-                 "records": self.records, "step": self.step, "pass_s": self._pass_s,
-                 "pass_checkpoint_s": self._pass_checkpoint_s, "random": random}
+        state = {
+            "trainee": trainee,
+            "timer": self._timer.state_dict(),
+            "clock": vars(self._clock),
+            "records": self.records,
+            "step": self.step,
+            "pass_s": self._pass_s,
+            "pass_checkpoint_s": self._pass_checkpoint_s,
+            "random": random,
+        }
         if self._ranks.world_size > 1:
             state["ranks"] = self._ranks.gathered({"trainee": own, "random": random})
-        path = str(checkpoint.save(self._checkpoints.folder, self.step, state)) if self._ranks.is_first else ""
-        self._last_good = Path(self._ranks.from_first(path))        # the others wait until it is written
+        path = (
+            str(checkpoint.save(self._checkpoints.folder, self.step, state))
+            if self._ranks.is_first
+            else ""
+        )
+        self._last_good = Path(self._ranks.from_first(path))  # the others wait until it is written
         self._saved_at, self._saved_step = time.monotonic(), self.step
         self._clock.checkpoint_s += self._saved_at - started
         self._pass_checkpoint_s += self._saved_at - started
@@ -222,17 +295,33 @@ class _Run:
     def end_pass(self, resolution: int) -> None:
         """Record the pass that ends here. Raises Diverged."""
         self._check_finite()
-        totals, timing, clock, first_step = self._trainee.totals(), self._timer.end_epoch(), self._clock, self.first_step
+        totals, timing, clock, first_step = (
+            self._trainee.totals(),
+            self._timer.end_epoch(),
+            self._clock,
+            self.first_step,
+        )
         self._stop_clock()
         clock.num_steps, clock.spans_s = self.step, dict(self._timer.seconds)
         clock.num_images += int(totals["num_images"])
         clock.zero_gradients += int(totals["zero_gradients"])
-        self.records.append({
-            "epoch": len(self.records) + 1, "lr": self.rate(first_step) * self._trainee.peak_lr, "train_loss": totals["loss"],
-            "train_top1": totals["top1"], "num_images": int(totals["num_images"]), "num_steps": self.step - first_step,
-            "resolution": resolution,
-            "timing": {"train_s": self._pass_s, "checkpoint_s": self._pass_checkpoint_s,
-                       "img_per_s": totals["num_images"] / max(1e-9, self._pass_s), **timing}})
+        self.records.append(
+            {
+                "epoch": len(self.records) + 1,
+                "lr": self.rate(first_step) * self._trainee.peak_lr,
+                "train_loss": totals["loss"],
+                "train_top1": totals["top1"],
+                "num_images": int(totals["num_images"]),
+                "num_steps": self.step - first_step,
+                "resolution": resolution,
+                "timing": {
+                    "train_s": self._pass_s,
+                    "checkpoint_s": self._pass_checkpoint_s,
+                    "img_per_s": totals["num_images"] / max(1e-9, self._pass_s),
+                    **timing,
+                },
+            }
+        )
         self._pass_s = self._pass_checkpoint_s = 0.0
 
     def _stop_clock(self) -> None:
@@ -246,11 +335,17 @@ class _Run:
         if bad is None:
             return
         step = self.first_step + bad
-        where = f"Last good checkpoint: {self._last_good}." if self._last_good else "There is no checkpoint from before."
-        raise Diverged(f"The loss or a weight is not finite from step {step + 1} of {self.num_steps} on (epoch "
-                       f"{step // self.steps_per_epoch + 1} of {self._num_epochs}, learning rate "
-                       f"{self.rate(step) * self._trainee.peak_lr:.3g} of a peak of {self._trainee.peak_lr:g}). {where}",
-                       "Lower the learning rate, lengthen warmup_epochs, or use precision: float32.")
+        where = (
+            f"Last good checkpoint: {self._last_good}."
+            if self._last_good
+            else "There is no checkpoint from before."
+        )
+        raise Diverged(
+            f"The loss or a weight is not finite from step {step + 1} of {self.num_steps} on (epoch "
+            f"{step // self.steps_per_epoch + 1} of {self._num_epochs}, learning rate "
+            f"{self.rate(step) * self._trainee.peak_lr:.3g} of a peak of {self._trainee.peak_lr:g}). {where}",
+            "Lower the learning rate, lengthen warmup_epochs, or use precision: float32.",
+        )
 
 
 def _latest(checkpoints: Checkpoints) -> checkpoint.Found:
@@ -260,15 +355,23 @@ def _latest(checkpoints: Checkpoints) -> checkpoint.Found:
         found = checkpoint.latest(checkpoints.folder)
     else:
         found = checkpoint.latest(checkpoints.folder) if ranks.is_first else checkpoint.Found()
-        state, path, damaged = ranks.from_first((found.state, str(found.path) if found.path else None, found.damaged))
+        state, path, damaged = ranks.from_first(
+            (found.state, str(found.path) if found.path else None, found.damaged)
+        )
         found = checkpoint.Found(state, Path(path) if path else None, damaged)
     if found.state is None:
         return found
     of_ranks = found.state.get("ranks", [found.state])
     if len(of_ranks) != ranks.world_size:
-        raise UserError(f"{found.path} was left by {len(of_ranks)} processes, and there are {ranks.world_size} now: each has "
-                        "random numbers of its own, so that they would not go on as those would have.",
-                        f"Use as many, or delete {checkpoints.folder} to begin anew.")
+        raise UserError(
+            f"{found.path} was left by {len(of_ranks)} processes, and there are {ranks.world_size} now: each has "
+            "random numbers of its own, so that they would not go on as those would have.",
+            f"Use as many, or delete {checkpoints.folder} to begin anew.",
+        )
     own = of_ranks[ranks.rank]
-    state = {**found.state, "trainee": {**found.state["trainee"], **own["trainee"]}, "random": own["random"]}
+    state = {
+        **found.state,
+        "trainee": {**found.state["trainee"], **own["trainee"]},
+        "random": own["random"],
+    }
     return checkpoint.Found(state, found.path, found.damaged)

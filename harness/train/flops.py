@@ -13,13 +13,27 @@ from harness.attack_settings import AttackSettings
 from harness.train.precision import Precision
 
 # Dense tensor-core FLOP/s of 16-bit formats with 32-bit sums, from NVIDIA's data sheets; the first name that fits counts.
-PEAKS = (("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H100", 989e12), ("H200", 989e12), ("GH200", 989e12), ("B200", 2250e12),
-         ("A100", 312e12), ("A800", 312e12), ("L40S", 362e12), ("V100-SXM2", 125e12), ("RTX 4090", 165e12),
-         ("RTX 3090", 71e12), ("Tesla T4", 65e12))
+PEAKS = (
+    ("H100 PCIe", 756e12),
+    ("H100 NVL", 835e12),
+    ("H100", 989e12),
+    ("H200", 989e12),
+    ("GH200", 989e12),
+    ("B200", 2250e12),
+    ("A100", 312e12),
+    ("A800", 312e12),
+    ("L40S", 362e12),
+    ("V100-SXM2", 125e12),
+    ("RTX 4090", 165e12),
+    ("RTX 3090", 71e12),
+    ("Tesla T4", 65e12),
+)
 FP16_ONLY = ("V100-SXM2", "Tesla T4")
 
 
-def training_flops(model: nn.Module, resolution: int, attack: AttackSettings | None) -> float | None:
+def training_flops(
+    model: nn.Module, resolution: int, attack: AttackSettings | None
+) -> float | None:
     """Floating-point operations of one training step for one image, a multiplication and an addition counted as two; None
     for a model that cannot be run on the CPU.
 
@@ -30,7 +44,11 @@ def training_flops(model: nn.Module, resolution: int, attack: AttackSettings | N
     attack: of training; None for clean training.
     """
     forward = inference_flops(model, resolution)
-    return None if forward is None else 3.0 * forward * (1 + (attack.num_passes if attack is not None else 0.0))
+    return (
+        None
+        if forward is None
+        else 3.0 * forward * (1 + (attack.num_passes if attack is not None else 0.0))
+    )
 
 
 def inference_flops(model: nn.Module, resolution: int) -> float | None:
@@ -41,7 +59,9 @@ def inference_flops(model: nn.Module, resolution: int) -> float | None:
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
             twin(torch.zeros(1, 3, resolution, resolution))
     except (NotImplementedError, RuntimeError) as error:
-        print(f"The model's operations cannot be counted: {next(iter(str(error).splitlines()), '')}")
+        print(
+            f"The model's operations cannot be counted: {next(iter(str(error).splitlines()), '')}"
+        )
         return None
     return float(counter.num_flops)
 

@@ -21,16 +21,27 @@ class FreeNoise:
 
     def add_to(self, pixels: Tensor) -> Tensor:
         """pixels: [B, 3, R, R] floats in [0, 1]. New images in [0, 1]."""
-        if self.noise is None or self.noise.shape[1:] != pixels.shape[1:] or len(self.noise) < len(pixels):
+        if (
+            self.noise is None
+            or self.noise.shape[1:] != pixels.shape[1:]
+            or len(self.noise) < len(pixels)
+        ):
             self.noise = torch.zeros_like(pixels)
-        return (pixels + self.noise[:len(pixels)]).clamp_(0, 1)
+        return (pixels + self.noise[: len(pixels)]).clamp_(0, 1)
 
     def move(self, gradient: Tensor) -> None:
         """Take the gradient of the images that `add_to` gave. Does not wait for the GPU."""
         assert self.noise is not None
         eps = self._settings.eps_of(self._eps, gradient.shape[-1])
-        gradient = torch.nan_to_num(gradient.float(), nan=0.0, posinf=0.0, neginf=0.0)      # overflow of fp16
+        gradient = torch.nan_to_num(
+            gradient.float(), nan=0.0, posinf=0.0, neginf=0.0
+        )  # overflow of fp16
         count_zero_gradients(gradient, self._zero_gradients)
-        mine = self.noise[:len(gradient)]
-        mine.copy_(within_ball(mine + ascent(gradient, self._settings.norm, self._settings.step_length(eps)),
-                               self._settings.norm, eps))
+        mine = self.noise[: len(gradient)]
+        mine.copy_(
+            within_ball(
+                mine + ascent(gradient, self._settings.norm, self._settings.step_length(eps)),
+                self._settings.norm,
+                eps,
+            )
+        )

@@ -12,9 +12,13 @@ def image_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -
     slope at a logit is `sigmoid - label` as it is `softmax - label` with one label: the same grid of rates fits both.
     """
     if labels.ndim == 1:
-        return functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+        return functional.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=label_smoothing
+        )
     targets = (labels == 1).float() * (1 - label_smoothing) + label_smoothing / 2
-    return functional.binary_cross_entropy_with_logits(logits, targets, weight=(labels != 0).float(), reduction="none").sum(1)
+    return functional.binary_cross_entropy_with_logits(
+        logits, targets, weight=(labels != 0).float(), reduction="none"
+    ).sum(1)
 
 
 def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

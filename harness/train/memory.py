@@ -22,13 +22,17 @@ from harness.train.trainee import ModelTrainee
 from harness.train.trial import unchanged, wait_for
 from writers.errors import UserError
 
-FILE_NAME = "parts.json"        # of a stage that ran out of memory: {"at_least": parts of a batch}
-OTHERS_SHARE = 0.05             # of a GPU's memory: what others must hold for their leaving to make a difference
+FILE_NAME = "parts.json"  # of a stage that ran out of memory: {"at_least": parts of a batch}
+OTHERS_SHARE = (
+    0.05  # of a GPU's memory: what others must hold for their leaving to make a difference
+)
 
 Setting = int | Literal["auto"]
 
 
-def choose_parts(trainee: ModelTrainee, setting: Setting, batch: tuple[Tensor, Tensor], folder: Path) -> int:
+def choose_parts(
+    trainee: ModelTrainee, setting: Setting, batch: tuple[Tensor, Tensor], folder: Path
+) -> int:
     """Set the trainee to the parts of a batch that a recipe's `accumulate` asks for; returns how many.
 
     `auto`: the fewest of 1, 2, 4, ... with which a step fits into memory, and no fewer than `folder` remembers.
@@ -44,8 +48,13 @@ def choose_parts(trainee: ModelTrainee, setting: Setting, batch: tuple[Tensor, T
     return trainee.step.num_parts
 
 
-def out_of_memory(trainee: Trainee, batch: tuple[Tensor, Tensor], folder: Path, setting: Setting | None,
-                  num_processes: int = 1) -> UserError:
+def out_of_memory(
+    trainee: Trainee,
+    batch: tuple[Tensor, Tensor],
+    folder: Path,
+    setting: Setting | None,
+    num_processes: int = 1,
+) -> UserError:
     """The error for a step that ran out of memory: OutOfMemory where another try may go well, else a UserError with the largest
     half, quarter, ... of a batch that fits. Spoils the trainee.
 
@@ -59,8 +68,10 @@ def out_of_memory(trainee: Trainee, batch: tuple[Tensor, Tensor], folder: Path, 
         if parts > size // 2:
             return _nothing_fits(images)
         write_json(folder / FILE_NAME, {"at_least": parts})
-        return OutOfMemory(f"There was no longer enough memory for {size // (parts // 2)} images at {side} pixels.",
-                           f"The next try takes batches of {size} in {parts} parts.")
+        return OutOfMemory(
+            f"There was no longer enough memory for {size // (parts // 2)} images at {side} pixels.",
+            f"The next try takes batches of {size} in {parts} parts.",
+        )
     kind: Any = OutOfMemory if (others := _of_others(images.device)) else UserError
     used = f" Others hold {others / 1e9:.1f} GB of it." if others else ""
     instead = "" if setting is None else ", or accumulate: auto, which keeps both"
@@ -68,9 +79,15 @@ def out_of_memory(trainee: Trainee, batch: tuple[Tensor, Tensor], folder: Path, 
     while fits >= 4:
         fits //= 2
         if _fits(trainee, images[:fits], labels[:fits]):
-            what = f"batches of {size} images" if num_processes == 1 else f"{size} images, a process's part of a batch,"
-            return kind(f"There is not enough memory for {what} at {side} pixels; {fits} fit.{used}",
-                        f"Set batch_size: {fits * num_processes} and scale the learning rate with it{instead}.")
+            what = (
+                f"batches of {size} images"
+                if num_processes == 1
+                else f"{size} images, a process's part of a batch,"
+            )
+            return kind(
+                f"There is not enough memory for {what} at {side} pixels; {fits} fit.{used}",
+                f"Set batch_size: {fits * num_processes} and scale the learning rate with it{instead}.",
+            )
     return kind(f"There is not enough memory for two images at {side} pixels.{used}", SMALLER)
 
 
@@ -102,7 +119,9 @@ def _fits(trainee: Trainee, images: Tensor, labels: Tensor) -> bool:
         if not is_out_of_memory(error):
             raise
         failed = True
-    if failed:      # only here has the error, which holds on to what the step had allocated, been let go
+    if (
+        failed
+    ):  # only here has the error, which holds on to what the step had allocated, been let go
         gc.collect()
         if images.is_cuda:
             torch.cuda.empty_cache()
@@ -110,4 +129,6 @@ def _fits(trainee: Trainee, images: Tensor, labels: Tensor) -> bool:
 
 
 def _nothing_fits(images: Tensor) -> UserError:
-    return UserError(f"There is not enough memory for two images at {images.shape[-1]} pixels.", SMALLER)
+    return UserError(
+        f"There is not enough memory for two images at {images.shape[-1]} pixels.", SMALLER
+    )

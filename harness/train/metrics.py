@@ -15,8 +15,15 @@ from writers.errors import UserError
 class Counts:
     """What a classifier of K classes got right, of all images that were added."""
 
-    def __init__(self, num_classes: int, device: str | torch.device, *, labels: Sequence[int] | None = None,
-                 logits: Sequence[int] | None = None, keep_predictions: bool = False) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        device: str | torch.device,
+        *,
+        labels: Sequence[int] | None = None,
+        logits: Sequence[int] | None = None,
+        keep_predictions: bool = False,
+    ) -> None:
         """labels: count images of these classes only. logits: decide among these classes only. None: all of them.
         keep_predictions: for `predictions`."""
         self.num_classes = num_classes
@@ -35,7 +42,11 @@ class Counts:
         logits = logits.float()
         if self._excluded is not None:
             logits = logits.masked_fill(self._excluded, -torch.inf)
-        counted = torch.ones_like(labels, dtype=torch.bool) if self._counted is None else self._counted[labels]
+        counted = (
+            torch.ones_like(labels, dtype=torch.bool)
+            if self._counted is None
+            else self._counted[labels]
+        )
         rank = _rank(logits, labels)
         loss = functional.cross_entropy(logits, labels, reduction="none").double()
         self._total.index_add_(0, labels, counted.long())
@@ -62,13 +73,21 @@ class Counts:
         correct, total = self.per_class()
         num_images, num_correct = int(total.sum()), int(correct.sum())
         if num_images == 0:
-            raise UserError("There is no image to score.", "Is the split empty, or do the subsets share no class?")
+            raise UserError(
+                "There is no image to score.",
+                "Is the split empty, or do the subsets share no class?",
+            )
         loss = float(self._loss) / num_images
         check_evaluated(loss, num_images)
         present = total > 0
-        return {"top1": num_correct / num_images, "top5": int(self._num_top5) / num_images,
-                "mean_per_class": float((correct[present].double() / total[present]).mean()),
-                "loss": loss, "num_images": num_images, "num_correct": num_correct}
+        return {
+            "top1": num_correct / num_images,
+            "top5": int(self._num_top5) / num_images,
+            "mean_per_class": float((correct[present].double() / total[present]).mean()),
+            "loss": loss,
+            "num_images": num_images,
+            "num_correct": num_correct,
+        }
 
     def per_class(self) -> tuple[Tensor, Tensor]:
         """(correct, total): int64 [K] each, on the CPU."""
@@ -95,7 +114,7 @@ def in_order(parts: Sequence[Sequence[Tensor]]) -> Tensor:
         pieces = [of_rank[number] for of_rank in parts if number < len(of_rank)]
         batch = first.new_empty((sum(map(len, pieces)), *first.shape[1:]))
         for rank, piece in enumerate(pieces):
-            batch[rank::len(parts)] = piece
+            batch[rank :: len(parts)] = piece
         batches.append(batch)
     return torch.cat(batches)
 

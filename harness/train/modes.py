@@ -36,8 +36,14 @@ def fixed_shapes(device: str) -> Iterator[None]:
 @contextmanager
 def attack_mode(model: nn.Module, batch_norm: Literal["eval", "train"]) -> Iterator[None]:
     """Evaluation mode; with `train`, a BatchNorm that trains uses the batch's statistics, and keeps its own unchanged."""
-    trained = [module for module in model.modules()
-               if batch_norm == "train" and isinstance(module, BatchNorm) and module.training and module.track_running_stats]
+    trained = [
+        module
+        for module in model.modules()
+        if batch_norm == "train"
+        and isinstance(module, BatchNorm)
+        and module.training
+        and module.track_running_stats
+    ]
     with eval_mode(model):
         try:
             for module in trained:

@@ -30,8 +30,12 @@ def weights_of(model: nn.Module) -> Iterator[nn.Parameter]:
             yield module.weight
 
 
-def make_sgd(model: nn.Module, settings: ScheduleSettings, lr: float,
-             lr_ratios: Mapping[nn.Parameter, float] | None = None) -> torch.optim.SGD:
+def make_sgd(
+    model: nn.Module,
+    settings: ScheduleSettings,
+    lr: float,
+    lr_ratios: Mapping[nn.Parameter, float] | None = None,
+) -> torch.optim.SGD:
     """SGD over the parameters that require gradients: weights of convolutions and linear layers decay; biases and the
     parameters of normalisation do not, unless `settings.decay_norm_and_bias`.
 
@@ -40,19 +44,35 @@ def make_sgd(model: nn.Module, settings: ScheduleSettings, lr: float,
     """
     weights = set(weights_of(model))
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for decay in (settings.weight_decay, 0.0):      # first what decays, as checkpoints have them
+    for decay in (settings.weight_decay, 0.0):  # first what decays, as checkpoints have them
         groups.setdefault((1.0, decay), [])
     for parameter in model.parameters():
         if parameter.requires_grad:
-            decay = settings.weight_decay if settings.decay_norm_and_bias or parameter in weights else 0.0
+            decay = (
+                settings.weight_decay
+                if settings.decay_norm_and_bias or parameter in weights
+                else 0.0
+            )
             groups.setdefault(((lr_ratios or {}).get(parameter, 1.0), decay), []).append(parameter)
     groups = {key: group for key, group in groups.items() if group}
     assert groups, "a model without parameters to train"
     device = next(iter(groups.values()))[0].device
     # Fused: one kernel a group, no wait under GradScaler, and a rate that stays on the device.
-    optimizer = Sgd([{"params": group, "weight_decay": decay, "lr": torch.tensor(ratio * lr, device=device),
-                      "lr_ratio": ratio} for (ratio, decay), group in groups.items()],
-                    lr=torch.tensor(lr, device=device), momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
+    optimizer = Sgd(
+        [
+            {
+                "params": group,
+                "weight_decay": decay,
+                "lr": torch.tensor(ratio * lr, device=device),
+                "lr_ratio": ratio,
+            }
+            for (ratio, decay), group in groups.items()
+        ],
+        lr=torch.tensor(lr, device=device),
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        fused=True,
+    )
     if settings.momentum:
         # torch allocates them at the first step, and where that overflows under GradScaler leaves in them what lay there.
         for group in optimizer.param_groups:
@@ -65,7 +85,9 @@ def make_sgd(model: nn.Module, settings: ScheduleSettings, lr: float,
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the rate of the next steps, on the device: times each group's ratio. Does not wait for the GPU."""
     for group in optimizer.param_groups:
-        group["lr"].fill_(group.get("lr_ratio", 1.0) * lr)     # a checkpoint from before there were ratios has none
+        group["lr"].fill_(
+            group.get("lr_ratio", 1.0) * lr
+        )  # a checkpoint from before there were ratios has none
 
 
 def _rates_to(optimizer: torch.optim.Optimizer, device: torch.device) -> None:

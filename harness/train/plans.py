@@ -19,16 +19,39 @@ def split_path(context: StageContext, role: str, split: str) -> Path:
     return context.data / context.needs[role].metrics["splits"][split]["path"]
 
 
-def train_plan(beton: Path, settings: TrainSettings, seed: int, context: StageContext) -> LoaderPlan:
-    return LoaderPlan(beton, settings.batch_size, settings.resolution, augment="random_resized_crop",
-                      crop_scale=settings.crop_scale, crop_ratio=settings.crop_ratio, horizontal_flip=settings.horizontal_flip,
-                      order="random", seed=seed, device=context.device, num_threads=context.num_threads,
-                      rank=context.ranks.rank, world_size=context.ranks.world_size)
+def train_plan(
+    beton: Path, settings: TrainSettings, seed: int, context: StageContext
+) -> LoaderPlan:
+    return LoaderPlan(
+        beton,
+        settings.batch_size,
+        settings.resolution,
+        augment="random_resized_crop",
+        crop_scale=settings.crop_scale,
+        crop_ratio=settings.crop_ratio,
+        horizontal_flip=settings.horizontal_flip,
+        order="random",
+        seed=seed,
+        device=context.device,
+        num_threads=context.num_threads,
+        rank=context.ranks.rank,
+        world_size=context.ranks.world_size,
+    )
 
 
-def eval_plan(beton: Path, batch_size: int, resolution: int, crop: float, context: StageContext) -> LoaderPlan:
-    return LoaderPlan(beton, max(batch_size, context.ranks.world_size), resolution, center_fraction=crop, device=context.device,
-                      num_threads=context.num_threads, rank=context.ranks.rank, world_size=context.ranks.world_size)
+def eval_plan(
+    beton: Path, batch_size: int, resolution: int, crop: float, context: StageContext
+) -> LoaderPlan:
+    return LoaderPlan(
+        beton,
+        max(batch_size, context.ranks.world_size),
+        resolution,
+        center_fraction=crop,
+        device=context.device,
+        num_threads=context.num_threads,
+        rank=context.ranks.rank,
+        world_size=context.ranks.world_size,
+    )
 
 
 def held_out(plan: LoaderPlan, asked: dict[str, int], *, only: bool) -> LoaderPlan:
@@ -40,14 +63,22 @@ def held_out(plan: LoaderPlan, asked: dict[str, int], *, only: bool) -> LoaderPl
     beton = open_beton(plan.beton)
     place, counts = _place_in_class(beton.labels, beton.ids, asked["seed"])
     if "folds" in asked:
-        out, parts = place % asked["folds"] == asked["fold"], f"One of {asked['folds']} folds held out"
+        out, parts = (
+            place % asked["folds"] == asked["fold"],
+            f"One of {asked['folds']} folds held out",
+        )
     else:
-        out, parts = place < asked["per_class"], f"With {asked['per_class']} images of each class held out"
+        out, parts = (
+            place < asked["per_class"],
+            f"With {asked['per_class']} images of each class held out",
+        )
     if only:
         return replace(plan, indices=np.flatnonzero(out))
     if lost := int((counts > 0).sum()) - len(np.unique(beton.labels[~out])):
-        raise UserError(f"{parts}, {lost} classes of {plan.beton.parent.name} have no image left to train on.",
-                        "Lower ranking.per_class." if "per_class" in asked else "Rank on val.")
+        raise UserError(
+            f"{parts}, {lost} classes of {plan.beton.parent.name} have no image left to train on.",
+            "Lower ranking.per_class." if "per_class" in asked else "Rank on val.",
+        )
     return replace(plan, indices=np.flatnonzero(~out))
 
 
@@ -64,11 +95,15 @@ def few_of_each(labels: np.ndarray, ids: np.ndarray, num_images: int, seed: int)
     Raises UserError where images have many labels.
     """
     if labels.ndim != 1:
-        raise UserError("per_class: images of this target have many labels, so its classes cannot be cut to size.")
+        raise UserError(
+            "per_class: images of this target have many labels, so its classes cannot be cut to size."
+        )
     return np.flatnonzero(_place_in_class(labels, ids, seed)[0] < num_images)
 
 
-def _place_in_class(labels: np.ndarray, ids: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _place_in_class(
+    labels: np.ndarray, ids: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Of each image among those of its class, in the order of a draw: int64 [N]; and images of each class: int64 [K]."""
     by_draw = np.argsort(draw(seed, "few", ids), kind="stable")
     by_class = by_draw[np.argsort(labels[by_draw], kind="stable")]

@@ -30,5 +30,5 @@ def _cpu_computes_bf16() -> bool:
 
     Without them bf16 is emulated: 1.2 to 1.7 times slower than float32 for resnet10 on a Xeon of 2.8 GHz with torch 2.15.
     """
-    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")     # torch has no public ones
+    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public ones
     return any(getattr(torch.cpu, question, lambda: False)() for question in questions)

@@ -20,7 +20,9 @@ def save(folder: Path, loader: Loader, answers: Mapping[str, tuple[np.ndarray, .
     return save_arrays(folder, loader.samples.ids[order], loader.samples.labels[order], answers)
 
 
-def save_arrays(folder: Path, ids: np.ndarray, labels: np.ndarray, answers: Mapping[str, tuple[np.ndarray, ...]]) -> str:
+def save_arrays(
+    folder: Path, ids: np.ndarray, labels: np.ndarray, answers: Mapping[str, tuple[np.ndarray, ...]]
+) -> str:
     """Write FILE, and return its name: arrays over N images.
 
     `sample` uint64: each image's id, the same in every beton that holds the image. `label`: its class in the model's order

@@ -17,7 +17,9 @@ from harness.train.optimizer import weights_of
 class Pull:
     """Adds the penalty's gradient to `.grad`, when called. Never waits for the GPU."""
 
-    def __init__(self, model: nn.Module, towards_start: Iterable[nn.Parameter], *, alpha: float, beta: float) -> None:
+    def __init__(
+        self, model: nn.Module, towards_start: Iterable[nn.Parameter], *, alpha: float, beta: float
+    ) -> None:
         """model: as it starts. towards_start: the weights that alpha pulls; beta pulls all others that train."""
         transferred = set(towards_start)
         weights = [weight for weight in dict.fromkeys(weights_of(model)) if weight.requires_grad]
@@ -29,13 +31,21 @@ class Pull:
     def __call__(self) -> None:
         if self._kept and self.alpha > 0:
             gradients = _gradients(self._kept)
-            torch._foreach_add_(gradients, [weight.detach() for weight in self._kept], alpha=self.alpha)
+            torch._foreach_add_(
+                gradients, [weight.detach() for weight in self._kept], alpha=self.alpha
+            )
             torch._foreach_add_(gradients, self._starts, alpha=-self.alpha)
         if self._others and self.beta > 0:
-            torch._foreach_add_(_gradients(self._others), [weight.detach() for weight in self._others], alpha=self.beta)
+            torch._foreach_add_(
+                _gradients(self._others),
+                [weight.detach() for weight in self._others],
+                alpha=self.beta,
+            )
 
 
 def _gradients(weights: Sequence[nn.Parameter]) -> list[Tensor]:
     found = [weight.grad for weight in weights]
-    assert all(gradient is not None for gradient in found), "a weight that trains and has no gradient"
+    assert all(gradient is not None for gradient in found), (
+        "a weight that trains and has no gradient"
+    )
     return found  # type: ignore[return-value]

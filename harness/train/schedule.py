@@ -5,7 +5,9 @@ import math
 from harness.train_settings import ScheduleSettings
 
 
-def learning_rate(settings: ScheduleSettings, peak: float, step: int, num_steps: int, steps_per_epoch: int) -> float:
+def learning_rate(
+    settings: ScheduleSettings, peak: float, step: int, num_steps: int, steps_per_epoch: int
+) -> float:
     """The rate of step `step` of 0 .. num_steps - 1.
 
     Warmup rises linearly and meets `peak` at the first step behind it; the curve from there falls to where step `num_steps`
@@ -23,7 +25,9 @@ def learning_rate(settings: ScheduleSettings, peak: float, step: int, num_steps:
             return peak * (1 - done)
         case "step":
             if settings.step_at is not None:
-                return peak * settings.step_factor ** sum(step >= part * num_steps for part in settings.step_at)
+                return peak * settings.step_factor ** sum(
+                    step >= part * num_steps for part in settings.step_at
+                )
             assert settings.step_epochs is not None
             return peak * settings.step_factor ** (step // steps_per_epoch // settings.step_epochs)
         case "constant":

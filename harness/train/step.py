@@ -18,15 +18,27 @@ from harness.train.loss import mean_loss, num_correct
 from harness.train.precision import Precision, autocast
 from harness.train.weight_average import WeightAverage
 
-Attack = Callable[[Tensor, Tensor], Tensor]     # uint8 images, labels -> float images in [0, 1]
-Weight = Callable[[], Tensor]                   # of a process's mean loss in the batch's
-RANK_SEEDS = 2**40                              # from one process's seed of random starts to the next one's
+Attack = Callable[[Tensor, Tensor], Tensor]  # uint8 images, labels -> float images in [0, 1]
+Weight = Callable[[], Tensor]  # of a process's mean loss in the batch's
+RANK_SEEDS = 2**40  # from one process's seed of random starts to the next one's
 
 
-def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, *, device: str, precision: Precision,
-              label_smoothing: float, attack: AttackSettings | None, eps: float, timer: Timer,
-              train_mode: Callable[[], object], seed: int = 0, average: WeightAverage | None = None,
-              num_parts: int = 1, ranks: Ranks = ALONE) -> "Step":
+def make_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    device: str,
+    precision: Precision,
+    label_smoothing: float,
+    attack: AttackSettings | None,
+    eps: float,
+    timer: Timer,
+    train_mode: Callable[[], object],
+    seed: int = 0,
+    average: WeightAverage | None = None,
+    num_parts: int = 1,
+    ranks: Ranks = ALONE,
+) -> "Step":
     """The step that fits the settings. `train_mode` puts each module of the model into its mode, now and only now.
 
     seed: of attacks that start at random. average: is told of each update. num_parts: a batch goes through the model in so
@@ -34,7 +46,9 @@ def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, *, device: str
     of each batch, and all take the same step.
     """
     train_mode()
-    step = Step(model, optimizer, device, precision, label_smoothing, timer, seed, average, num_parts, ranks)
+    step = Step(
+        model, optimizer, device, precision, label_smoothing, timer, seed, average, num_parts, ranks
+    )
     if attack is not None and eps > 0:
         if attack.method == "free":
             assert num_parts == 1, "free keeps one noise for a whole batch"
@@ -47,14 +61,24 @@ def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, *, device: str
 class Step:
     """`step(images, labels)` trains on one batch; `totals()` reads what has been counted since it was last called."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: str, precision: Precision,
-                 label_smoothing: float, timer: Timer, seed: int, average: WeightAverage | None, num_parts: int,
-                 ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device: str,
+        precision: Precision,
+        label_smoothing: float,
+        timer: Timer,
+        seed: int,
+        average: WeightAverage | None,
+        num_parts: int,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.model, self._optimizer, self._timer, self._average = model, optimizer, timer, average
         self.precision: Precision = precision
         self._device, self._label_smoothing = device, label_smoothing
         self._scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "fp16")
-        self.logits_of: Callable[[Tensor], Tensor] = model      # or a compiled stand-in
+        self.logits_of: Callable[[Tensor], Tensor] = model  # or a compiled stand-in
         self.attack: Attack | None = None
         self.free: FreeNoise | None = None
         self.num_parts = num_parts
@@ -62,7 +86,7 @@ class Step:
         self._shared = SharedGradients(model, ranks) if ranks.world_size > 1 else None
         # Called between backward and update, with gradients unscaled and of the batch's mean loss: for a penalty's own.
         self.add_gradients: Callable[[], None] | None = None
-        self.alone = False          # True: steps of this process only, for trials, which may fail in one and not in another
+        self.alone = False  # True: steps of this process only, for trials, which may fail in one and not in another
         # Attacks start elsewhere in each process, which has other images.
         self.generator = torch.Generator(device).manual_seed(seed + ranks.rank * RANK_SEEDS)
         self.zero_gradients = torch.zeros((), dtype=torch.int64, device=device)
@@ -80,12 +104,16 @@ class Step:
             loss = self._backward(images, labels, 1.0, weight)
             self._update()
         else:
-            num_parts = max(1, min(self.num_parts, len(labels) // 2))       # one image has no variance for BatchNorm
+            num_parts = max(
+                1, min(self.num_parts, len(labels) // 2)
+            )  # one image has no variance for BatchNorm
             parts = zip(images.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True)
             losses = []
             for number, (part, part_labels) in enumerate(parts, 1):
                 with self._group.no_sync() if self._group and number < num_parts else nullcontext():
-                    losses.append(self._backward(part, part_labels, len(part_labels) / len(labels), weight))
+                    losses.append(
+                        self._backward(part, part_labels, len(part_labels) / len(labels), weight)
+                    )
             loss = torch.stack(losses).sum()
             self._update()
         self._loss += loss * len(labels)
@@ -96,7 +124,9 @@ class Step:
     def _group(self) -> SharedGradients | None:
         return None if self.alone else self._shared
 
-    def _backward(self, images: Tensor, labels: Tensor, share: float, weight: Weight | None) -> Tensor:
+    def _backward(
+        self, images: Tensor, labels: Tensor, share: float, weight: Weight | None
+    ) -> Tensor:
         """Add the gradients of these images, which are that share of this process's; returns their share of its mean loss."""
         if self.attack is not None:
             with self._timer.span("attack"):
@@ -107,7 +137,9 @@ class Step:
             self._scaler.scale(loss if weight is None else loss * weight()).backward()
         return loss.detach()
 
-    def _replay(self, free: FreeNoise, images: Tensor, labels: Tensor, weight: Weight | None) -> Tensor:
+    def _replay(
+        self, free: FreeNoise, images: Tensor, labels: Tensor, weight: Weight | None
+    ) -> Tensor:
         """Several updates on one batch; each backward pass also moves the noise. Returns the loss of the last."""
         pixels = images.float().div_(255)
         for replay in range(free.num_replays):
@@ -156,8 +188,12 @@ class Step:
         self._ranks.add_up(counts, loss)
         num_correct, zero_gradients, num_seen = counts.tolist()
         num_images = max(1, num_seen)
-        totals = {"loss": float(loss) / num_images, "top1": num_correct / num_images, "num_images": num_seen,
-                  "zero_gradients": zero_gradients}
+        totals = {
+            "loss": float(loss) / num_images,
+            "top1": num_correct / num_images,
+            "num_images": num_seen,
+            "zero_gradients": zero_gradients,
+        }
         for counter in (self._loss, self._num_correct, self.zero_gradients):
             counter.zero_()
         self._num_images = 0
@@ -166,10 +202,17 @@ class Step:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs: the loss scale, what attacks remember, and the counts since `totals`."""
-        return {"scaler": self._scaler.state_dict(), "generator": self.generator.get_state(), "watch": self.watch.state_dict(),
-                "loss": float(self._loss), "num_correct": int(self._num_correct), "num_images": self._num_images,
-                "zero_gradients": int(self.zero_gradients), "num_parts": self.num_parts,
-                "noise": self.free.noise if self.free else None}
+        return {
+            "scaler": self._scaler.state_dict(),
+            "generator": self.generator.get_state(),
+            "watch": self.watch.state_dict(),
+            "loss": float(self._loss),
+            "num_correct": int(self._num_correct),
+            "num_images": self._num_images,
+            "zero_gradients": int(self.zero_gradients),
+            "num_parts": self.num_parts,
+            "noise": self.free.noise if self.free else None,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._scaler.load_state_dict(state["scaler"])
@@ -178,18 +221,34 @@ class Step:
         self._loss.fill_(state["loss"])
         self._num_correct.fill_(state["num_correct"])
         self.zero_gradients.fill_(state["zero_gradients"])
-        self._num_images, self.num_parts = state["num_images"], max(self.num_parts, state["num_parts"])
-        if self.free is not None:       # None: as before the first step
+        self._num_images, self.num_parts = (
+            state["num_images"],
+            max(self.num_parts, state["num_parts"]),
+        )
+        if self.free is not None:  # None: as before the first step
             self.free.noise = None if state["noise"] is None else state["noise"].to(self._device)
 
 
 def _make_attack(step: Step, settings: AttackSettings, eps: float) -> Attack:
     """PGD and its one-step relative `fast`; the radius is that of the images' resolution."""
+
     def attack(images: Tensor, labels: Tensor) -> Tensor:
         radius = settings.eps_of(eps, images.shape[-1])
-        return pgd(step.model, images.float().div_(255), labels, norm=settings.norm, eps=radius, steps=settings.steps,
-                   step_size=settings.step_length(radius), random_start=settings.random_start,
-                   best_iterate=settings.best_iterate, batch_norm=settings.batch_norm, generator=step.generator,
-                   precision=step.precision, zero_gradients=step.zero_gradients, logits_of=step.logits_of)
+        return pgd(
+            step.model,
+            images.float().div_(255),
+            labels,
+            norm=settings.norm,
+            eps=radius,
+            steps=settings.steps,
+            step_size=settings.step_length(radius),
+            random_start=settings.random_start,
+            best_iterate=settings.best_iterate,
+            batch_norm=settings.batch_norm,
+            generator=step.generator,
+            precision=step.precision,
+            zero_gradients=step.zero_gradients,
+            logits_of=step.logits_of,
+        )
 
     return attack

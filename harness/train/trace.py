@@ -6,7 +6,7 @@ import torch
 from torch.profiler import ProfilerActivity
 
 FILE = "trace.json"
-SKIPPED_STEPS = 3       # in which caches fill and kernels are chosen
+SKIPPED_STEPS = 3  # in which caches fill and kernels are chosen
 
 
 class StepTrace:
@@ -14,9 +14,12 @@ class StepTrace:
 
     def __init__(self, folder: Path, num_steps: int, device: str) -> None:
         self._path, self._num_steps, self._step = folder / FILE, num_steps, 0
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.device(device).type == "cuda" else [])]
+        activities = [
+            ProfilerActivity.CPU,
+            *([ProfilerActivity.CUDA] if torch.device(device).type == "cuda" else []),
+        ]
         self._profiler = torch.profiler.profile(activities=activities) if num_steps > 0 else None
-        self.file: str | None = None        # once it is written
+        self.file: str | None = None  # once it is written
 
     def after_step(self) -> None:
         if self._profiler is None:

@@ -23,28 +23,55 @@ from harness.train.step import make_step
 from harness.train.weight_average import WeightAverage
 from harness.train_settings import ScheduleSettings
 
-REPLAY_S = 1.5          # at most, and
-REPLAY_SHARE = 0.05     # at most this share of the training time
+REPLAY_S = 1.5  # at most, and
+REPLAY_SHARE = 0.05  # at most this share of the training time
 MIN_REPLAY_STEPS = 3
 
 
 class ModelTrainee:
     """A model, its optimizer and its step; with an average, the model that it ends in is the averaged one."""
 
-    def __init__(self, model: Classifier, schedule: ScheduleSettings, peak_lr: float, *, device: str, precision: Precision,
-                 label_smoothing: float, timer: Timer, train_mode: Callable[[], object], attack: AttackSettings | None = None,
-                 eps: float = 0.0, seed: int = 0, ema_decay: float | None = None, num_parts: int = 1, ranks: Ranks = ALONE,
-                 lr_ratios: Mapping[nn.Parameter, float] | None = None) -> None:
+    def __init__(
+        self,
+        model: Classifier,
+        schedule: ScheduleSettings,
+        peak_lr: float,
+        *,
+        device: str,
+        precision: Precision,
+        label_smoothing: float,
+        timer: Timer,
+        train_mode: Callable[[], object],
+        attack: AttackSettings | None = None,
+        eps: float = 0.0,
+        seed: int = 0,
+        ema_decay: float | None = None,
+        num_parts: int = 1,
+        ranks: Ranks = ALONE,
+        lr_ratios: Mapping[nn.Parameter, float] | None = None,
+    ) -> None:
         """train_mode: puts each module of the model into its mode for training. lr_ratios: see `make_sgd`. The rest: see
         `make_step`."""
         self.model, self.peak_lr, self._ranks = model, peak_lr, ranks
         self.optimizer = make_sgd(model, schedule, peak_lr, lr_ratios)
         self.average = WeightAverage(model, ema_decay) if ema_decay is not None else None
-        self.step = make_step(model, self.optimizer, device=device, precision=precision, label_smoothing=label_smoothing,
-                              attack=attack, eps=eps, timer=timer, train_mode=train_mode, seed=seed, average=self.average,
-                              num_parts=num_parts, ranks=ranks)
-        self.batch_size = 0         # of the batches to compile for: of a shared one, this process's part
-        self.compiled = "eager"     # or another name of harness.train.compiled.MODES
+        self.step = make_step(
+            model,
+            self.optimizer,
+            device=device,
+            precision=precision,
+            label_smoothing=label_smoothing,
+            attack=attack,
+            eps=eps,
+            timer=timer,
+            train_mode=train_mode,
+            seed=seed,
+            average=self.average,
+            num_parts=num_parts,
+            ranks=ranks,
+        )
+        self.batch_size = 0  # of the batches to compile for: of a shared one, this process's part
+        self.compiled = "eager"  # or another name of harness.train.compiled.MODES
         self._attack = self.step.attack
 
     def compile(self, name: str) -> None:
@@ -56,7 +83,9 @@ class ModelTrainee:
         self.step.logits_of = CompiledModel(self.model, mode, sizes) if mode else self.model
         self.step.attack = self._attack
         if captured and self._attack is not None:
-            self.step.attack = CapturedAttack(self._attack, self.step.generator, self.step.zero_gradients, sizes)
+            self.step.attack = CapturedAttack(
+                self._attack, self.step.generator, self.step.zero_gradients, sizes
+            )
 
     def set_rate(self, fraction: float) -> None:
         set_lr(self.optimizer, fraction * self.peak_lr)
@@ -72,8 +101,13 @@ class ModelTrainee:
         return self.step.totals()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step.state_dict(),
-                "average": self.average.state_dict() if self.average else None, "compiled": self.compiled}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "compiled": self.compiled,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -81,7 +115,7 @@ class ModelTrainee:
         self.step.load_state_dict(state["step"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        if self.compiled != state["compiled"]:      # a resumed run computes as it did
+        if self.compiled != state["compiled"]:  # a resumed run computes as it did
             self.compile(state["compiled"])
 
     def final_weights(self) -> AbstractContextManager[None]:
@@ -89,19 +123,26 @@ class ModelTrainee:
         return self.average.in_place() if self.average is not None else nullcontext()
 
 
-def replay_rate(trainee: Trainee, images: Tensor, labels: Tensor, train_s: float, ranks: Ranks = ALONE) -> float:
+def replay_rate(
+    trainee: Trainee, images: Tensor, labels: Tensor, train_s: float, ranks: Ranks = ALONE
+) -> float:
     """Images per second of training on one batch over and over: what the run could do if data cost nothing.
 
     ranks: of a shared batch each process replays its part, and the images of all count. The trainee's weights are spoilt:
     call it last.
     """
     wait = torch.cuda.synchronize if images.is_cuda else nullcontext
-    batch = images.clone(), labels.clone()      # before the first step is timed: caches, and the GPU's choice of kernels
+    batch = (
+        images.clone(),
+        labels.clone(),
+    )  # before the first step is timed: caches, and the GPU's choice of kernels
     trainee.train_batch(*batch)
     wait()
     budget_s = min(REPLAY_S, REPLAY_SHARE * train_s)
     started, num_steps = time.perf_counter(), 0
-    while ranks.from_first(num_steps < MIN_REPLAY_STEPS or time.perf_counter() - started < budget_s):
+    while ranks.from_first(
+        num_steps < MIN_REPLAY_STEPS or time.perf_counter() - started < budget_s
+    ):
         for again in repeat(batch, MIN_REPLAY_STEPS):
             trainee.train_batch(*again)
         wait()

@@ -17,7 +17,11 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         """decay: per step. The first steps have a smaller one, (1 + n) / (10 + n), so that the random weights are forgotten."""
         self._decay, self._num_steps = decay, 0
-        self._live = [tensor.detach() for tensor in model.state_dict(keep_vars=True).values() if tensor.is_floating_point()]
+        self._live = [
+            tensor.detach()
+            for tensor in model.state_dict(keep_vars=True).values()
+            if tensor.is_floating_point()
+        ]
         self._mean = [tensor.detach().clone() for tensor in self._live]
 
     @torch.no_grad()

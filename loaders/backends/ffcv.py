@@ -20,7 +20,16 @@ from loaders.augment import choose_crops
 from loaders.backend import Loader
 from loaders.decode import BatchDecoder
 from loaders.epoch import FfcvEpoch
-from loaders.ffcv_parts import LIBRARY, AllocationQuery, Graph, MemoryContext, State, fields, look_for_gpus, transforms
+from loaders.ffcv_parts import (
+    LIBRARY,
+    AllocationQuery,
+    Graph,
+    MemoryContext,
+    State,
+    fields,
+    look_for_gpus,
+    transforms,
+)
 from loaders.normalize import lookup_table
 from loaders.pipeline import Decoder, make_pipeline
 from loaders.plan import LoaderPlan
@@ -40,31 +49,44 @@ class FfcvLoader(Loader):
         super().__init__(plan, samples)
         look_for_gpus()
         self._process = os.getpid()
-        self._batch_decoder = BatchDecoder(samples, plan.num_threads, LIBRARY, table=lookup_table(plan),
-                                           scattered=_reads_scattered(plan, samples))
+        self._batch_decoder = BatchDecoder(
+            samples,
+            plan.num_threads,
+            LIBRARY,
+            table=lookup_table(plan),
+            scattered=_reads_scattered(plan, samples),
+        )
         self._images = DecodeImages(plan, samples, self._batch_decoder, self.skipped)
         self._running: Callable[[], FfcvEpoch | None] = lambda: None
 
         # The rest is what FFCV's EpochIterator reads.
         self.device = _numbered(torch.device(plan.device))
         self.batch_size, self.batches_ahead = plan.share, plan.batches_ahead
-        to_tensor = [transforms.ToTensor()] + ([] if self.device.type == "cpu" else [transforms.ToDevice(self.device)])
-        self.graph = SlotKeepingGraph({
-            "image": make_pipeline("image", [self._images, *to_tensor, transforms.ToTorchImage()]),
-            "label": make_pipeline("label", [LookUpLabels(samples), *to_tensor]),
-        })
+        to_tensor = [transforms.ToTensor()] + (
+            [] if self.device.type == "cpu" else [transforms.ToDevice(self.device)]
+        )
+        self.graph = SlotKeepingGraph(
+            {
+                "image": make_pipeline(
+                    "image", [self._images, *to_tensor, transforms.ToTorchImage()]
+                ),
+                "label": make_pipeline("label", [LookUpLabels(samples), *to_tensor]),
+            }
+        )
         self.code = self.graph.generate_code()
         self.reader = SimpleNamespace(metadata=self.graph.metadata)
         self.memory_manager = SimpleNamespace(schedule_epoch=lambda batches: NoFile())
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> FfcvEpoch:
         order = self.samples.order(self.plan, epoch, start_batch)
-        if os.getpid() != self._process:    # the decoder's threads have stayed behind
-            raise RuntimeError("This loader was opened in another process. Open one in the process that reads from it.")
+        if os.getpid() != self._process:  # the decoder's threads have stayed behind
+            raise RuntimeError(
+                "This loader was opened in another process. Open one in the process that reads from it."
+            )
         self._end_running()
         self._images.epoch, self._images.resolution = epoch, resolution or self.plan.resolution
         running = FfcvEpoch(self, order)
-        self._running = weakref.ref(running)    # weak: an epoch that nobody holds any more shall end
+        self._running = weakref.ref(running)  # weak: an epoch that nobody holds any more shall end
         return running
 
     def close(self) -> None:
@@ -89,27 +111,44 @@ class FfcvLoader(Loader):
 class DecodeImages(Decoder):
     """Positions of samples -> [B, R, R, 3] of the plan's dtype. `epoch` and `resolution` may be set between epochs."""
 
-    def __init__(self, plan: LoaderPlan, samples: Samples, batch_decoder: BatchDecoder, skipped: dict[int, UserError]) -> None:
+    def __init__(
+        self,
+        plan: LoaderPlan,
+        samples: Samples,
+        batch_decoder: BatchDecoder,
+        skipped: dict[int, UserError],
+    ) -> None:
         super().__init__()
         self.epoch, self.resolution = 0, plan.resolution
-        self.damaged: dict[int, UserError] = {}     # by row of the batch decoded last
+        self.damaged: dict[int, UserError] = {}  # by row of the batch decoded last
         self._skipped = skipped
         self._plan, self._samples, self._batch_decoder = plan, samples, batch_decoder
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
         shape, dtype = (self.resolution, self.resolution, 3), np.dtype(self._plan.dtype)
-        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
+        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(
+            shape, dtype
+        )
 
     def generate_code(self) -> Callable:
-        def decode(positions: np.ndarray, slot: np.ndarray, metadata: None, storage_state: None) -> np.ndarray:
+        def decode(
+            positions: np.ndarray, slot: np.ndarray, metadata: None, storage_state: None
+        ) -> np.ndarray:
             samples = self._samples
-            crops = choose_crops(self._plan, self.epoch, samples.ids[positions], samples.widths[positions],
-                                 samples.heights[positions])
+            crops = choose_crops(
+                self._plan,
+                self.epoch,
+                samples.ids[positions],
+                samples.widths[positions],
+                samples.heights[positions],
+            )
             damaged = self._batch_decoder.decode(positions, crops, slot)
             if damaged and self._plan.on_corrupt == "raise":
                 raise next(iter(damaged.values()))
             self.damaged = damaged
-            self._skipped.update({int(samples.indices[positions[row]]): error for row, error in damaged.items()})
+            self._skipped.update(
+                {int(samples.indices[positions[row]]): error for row, error in damaged.items()}
+            )
             return slot
 
         return decode
@@ -127,10 +166,14 @@ class LookUpLabels(Decoder):
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
         shape, dtype = self._labels.shape[1:], self._labels.dtype
-        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
+        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(
+            shape, dtype
+        )
 
     def generate_code(self) -> Callable:
-        def look_up(positions: np.ndarray, slot: np.ndarray, metadata: None, storage_state: None) -> np.ndarray:
+        def look_up(
+            positions: np.ndarray, slot: np.ndarray, metadata: None, storage_state: None
+        ) -> np.ndarray:
             return np.take(self._labels, positions, axis=0, out=slot)
 
         return look_up
@@ -141,8 +184,13 @@ class SlotKeepingGraph(Graph):
 
     def __init__(self, pipelines: dict[str, Any]) -> None:
         # Neither metadata nor a function that reads: our decoders read the file themselves.
-        super().__init__(pipelines, {"image": fields.RGBImageField(), "label": fields.IntField()},
-                         {"image": 0, "label": 1}, metadata={"f0": None, "f1": None}, memory_read=None)
+        super().__init__(
+            pipelines,
+            {"image": fields.RGBImageField(), "label": fields.IntField()},
+            {"image": 0, "label": 1},
+            metadata={"f0": None, "f1": None},
+            memory_read=None,
+        )
         self._wanted: Any = None
         self._slots: Any = None
 

@@ -21,7 +21,7 @@ from writers.errors import UserError
 
 _MASK = 2**64 - 1
 
-Box = tuple[int, int, int, int]     # left, top, width, height, in pixels
+Box = tuple[int, int, int, int]  # left, top, width, height, in pixels
 
 
 def open_loader(plan: LoaderPlan) -> "ReferenceLoader":
@@ -36,7 +36,9 @@ class ReferenceLoader(Loader):
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
         batches = self.samples.batches(self.plan, epoch, start_batch)
         self.close()
-        self._running = PlainEpoch(self._batches(batches, epoch, resolution or self.plan.resolution), self.plan.poison)
+        self._running = PlainEpoch(
+            self._batches(batches, epoch, resolution or self.plan.resolution), self.plan.poison
+        )
         return self._running
 
     def close(self) -> None:
@@ -66,7 +68,7 @@ class ReferenceLoader(Loader):
         height, width, _ = pixels.shape
         box, flip = choose_crop(self.plan, epoch, int(self.samples.ids[position]), width, height)
         left, top, box_width, box_height = box
-        pixels = resize(pixels[top:top + box_height, left:left + box_width], resolution)
+        pixels = resize(pixels[top : top + box_height, left : left + box_width], resolution)
         return pixels[:, ::-1] if flip else pixels
 
     def _decode(self, position: int) -> np.ndarray:
@@ -83,12 +85,17 @@ class ReferenceLoader(Loader):
         except OSError as error:
             raise samples.damaged(position, str(error)) from error
         if pixels.shape != shape:
-            raise samples.damaged(position, f"it has {pixels.shape[1]} x {pixels.shape[0]} pixels, and {shape[1]} x {shape[0]} "
-                                            "in the beton's table")
+            raise samples.damaged(
+                position,
+                f"it has {pixels.shape[1]} x {pixels.shape[0]} pixels, and {shape[1]} x {shape[0]} "
+                "in the beton's table",
+            )
         return pixels
 
 
-def choose_crop(plan: LoaderPlan, epoch: int, sample: int, width: int, height: int) -> tuple[Box, bool]:
+def choose_crop(
+    plan: LoaderPlan, epoch: int, sample: int, width: int, height: int
+) -> tuple[Box, bool]:
     """The box and the flip of one sample; `loaders.augment` says what each word is for."""
     words = _words(plan.seed, epoch, sample)
     flip = plan.horizontal_flip and words[0] >= 2**63
@@ -100,10 +107,15 @@ def choose_crop(plan: LoaderPlan, epoch: int, sample: int, width: int, height: i
     (smallest, largest), (low, high) = plan.crop_scale, plan.crop_ratio
     for attempt in range(10):
         area = width * height * (smallest + (largest - smallest) * uniform[1 + 2 * attempt])
-        ratio = math.exp(math.log(low) + (math.log(high) - math.log(low)) * uniform[2 + 2 * attempt])
+        ratio = math.exp(
+            math.log(low) + (math.log(high) - math.log(low)) * uniform[2 + 2 * attempt]
+        )
         box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < box_width <= width and 0 < box_height <= height:
-            left, top = int(uniform[21] * (width - box_width + 1)), int(uniform[22] * (height - box_height + 1))
+            left, top = (
+                int(uniform[21] * (width - box_width + 1)),
+                int(uniform[22] * (height - box_height + 1)),
+            )
             return (left, top, box_width, box_height), flip
     box_width = max(1, round(height * high)) if width / height > high else width
     box_height = max(1, round(width / low)) if width / height < low else height
@@ -112,7 +124,10 @@ def choose_crop(plan: LoaderPlan, epoch: int, sample: int, width: int, height: i
 
 def resize(pixels: np.ndarray, resolution: int) -> np.ndarray:
     """uint8 [H, W, 3] -> uint8 [R, R, 3]: each axis averaged by area where it shrinks, bilinear where it grows."""
-    down, across = axis_weights(pixels.shape[0], resolution), axis_weights(pixels.shape[1], resolution)
+    down, across = (
+        axis_weights(pixels.shape[0], resolution),
+        axis_weights(pixels.shape[1], resolution),
+    )
     exact = np.einsum("yh,hwc,xw->yxc", down, pixels.astype(np.float64), across, optimize=True)
     return np.floor(exact + 0.5).astype(np.uint8)
 
@@ -127,7 +142,7 @@ def normalize(pixels: np.ndarray, plan: LoaderPlan) -> np.ndarray:
 def axis_weights(source: int, target: int) -> np.ndarray:
     """float64 [target, source]: each output pixel's shares in the source pixels. Rows sum to 1."""
     if source > target:
-        edges = np.arange(target + 1) * source / target     # of the output pixels, in source pixels
+        edges = np.arange(target + 1) * source / target  # of the output pixels, in source pixels
         begin, end = edges[:-1, None], edges[1:, None]
         pixel = np.arange(source)[None, :]
         overlap = np.clip(np.minimum(end, pixel + 1) - np.maximum(begin, pixel), 0, None)

@@ -21,15 +21,17 @@ NUM_BATCHES = 4
 
 def open_loader(plan: LoaderPlan) -> "ReplayLoader":
     if plan.poison:
-        raise UserError("LoaderPlan.poison overwrites batches, and the replay backend gives the same ones again.",
-                        "Use another backend to look for batches that are held too long.")
+        raise UserError(
+            "LoaderPlan.poison overwrites batches, and the replay backend gives the same ones again.",
+            "Use another backend to look for batches that are held too long.",
+        )
     return ReplayLoader(plan, open_samples(plan))
 
 
 class ReplayLoader(Loader):
     """Batches of the right lengths, cut from NUM_BATCHES that the ffcv backend made, with their own labels."""
 
-    _loaded: tuple[int, list[Batch]] | None = None      # and at which resolution
+    _loaded: tuple[int, list[Batch]] | None = None  # and at which resolution
     _running: PlainEpoch | None = None
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
@@ -46,14 +48,21 @@ class ReplayLoader(Loader):
             self._running.close()
 
     def _load(self, epoch: int, resolution: int) -> list[Batch]:
-        with ffcv.open_loader(replace(self.plan, backend="ffcv")) as loader, loader.epoch(epoch, resolution) as batches:
-            kept = [(images.clone(), labels.clone()) for images, labels in islice(batches, NUM_BATCHES)]
+        with (
+            ffcv.open_loader(replace(self.plan, backend="ffcv")) as loader,
+            loader.epoch(epoch, resolution) as batches,
+        ):
+            kept = [
+                (images.clone(), labels.clone()) for images, labels in islice(batches, NUM_BATCHES)
+            ]
             self.skipped.update(loader.skipped)
         longest = max(len(labels) for _, labels in kept)
-        return [batch for batch in kept if len(batch[1]) == longest]        # without a short one at the end
+        return [
+            batch for batch in kept if len(batch[1]) == longest
+        ]  # without a short one at the end
 
 
 def _cut(batches: list[np.ndarray], loaded: list[Batch]) -> Iterator[Batch]:
     for number, positions in enumerate(batches):
         images, labels = loaded[number % len(loaded)]
-        yield images[:len(positions)], labels[:len(positions)]
+        yield images[: len(positions)], labels[: len(positions)]

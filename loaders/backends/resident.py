@@ -25,8 +25,10 @@ from loaders.reader import Samples, decoded_bytes, open_samples
 from writers.encoding import RAW
 from writers.errors import UserError
 
-_RUN_PIXELS = 2**24         # of a run of images, R rows as wide as the widest box: bounds the memory of a batch, 40 bytes each
-_STAGED_BYTES = 2**26       # decoded at a time, on the way to the device
+_RUN_PIXELS = (
+    2**24
+)  # of a run of images, R rows as wide as the widest box: bounds the memory of a batch, 40 bytes each
+_STAGED_BYTES = 2**26  # decoded at a time, on the way to the device
 
 
 def open_loader(plan: LoaderPlan) -> "ResidentLoader":
@@ -43,8 +45,11 @@ class ResidentLoader(Loader):
         self._device = torch.device(plan.device)
         num_bytes, free = decoded_bytes(samples), _free_bytes(self._device)
         if num_bytes > free:
-            raise UserError(f"{plan.beton} takes {num_bytes / 1e9:.1f} GB once it is decoded; {plan.device} has "
-                            f"{free / 1e9:.1f} GB free.", "Use backend: ffcv.")
+            raise UserError(
+                f"{plan.beton} takes {num_bytes / 1e9:.1f} GB once it is decoded; {plan.device} has "
+                f"{free / 1e9:.1f} GB free.",
+                "Use backend: ffcv.",
+            )
         ends = np.cumsum(samples.widths * samples.heights)
         self._first_pixels = np.concatenate([[0], ends[:-1]])
         self._pixels = torch.empty((int(ends[-1]), 3), dtype=torch.uint8, device=self._device)
@@ -54,20 +59,33 @@ class ResidentLoader(Loader):
         damaged = self._decode_all()
         if damaged and plan.on_corrupt == "raise":
             raise next(iter(damaged.values()))
-        self._damaged = damaged     # by position
+        self._damaged = damaged  # by position
         self._kernel: BatchDecoder | None = None
         if self._device.type == "cpu":
-            decoded = replace(samples, modes=np.full(len(samples), RAW, np.uint8), offsets=3 * self._first_pixels,
-                              sizes=3 * samples.widths * samples.heights)
-            self._kernel = BatchDecoder(decoded, plan.num_threads, LIBRARY, table=table,
-                                        content=self._pixels.numpy().reshape(-1))
-        self.skipped.update({int(samples.indices[position]): error for position, error in damaged.items()})
+            decoded = replace(
+                samples,
+                modes=np.full(len(samples), RAW, np.uint8),
+                offsets=3 * self._first_pixels,
+                sizes=3 * samples.widths * samples.heights,
+            )
+            self._kernel = BatchDecoder(
+                decoded,
+                plan.num_threads,
+                LIBRARY,
+                table=table,
+                content=self._pixels.numpy().reshape(-1),
+            )
+        self.skipped.update(
+            {int(samples.indices[position]): error for position, error in damaged.items()}
+        )
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
         assert len(self._pixels), "the loader is closed"
         batches = self.samples.batches(self.plan, epoch, start_batch)
         self._end_running()
-        self._running = PlainEpoch(self._batches(batches, epoch, resolution or self.plan.resolution), self.plan.poison)
+        self._running = PlainEpoch(
+            self._batches(batches, epoch, resolution or self.plan.resolution), self.plan.poison
+        )
         return self._running
 
     def close(self) -> None:
@@ -86,10 +104,18 @@ class ResidentLoader(Loader):
             positions = whole[~np.isin(whole, damaged)]
             if not len(positions):
                 raise samples.all_damaged(len(whole), self._damaged[int(whole[-1])])
-            crops = choose_crops(self.plan, epoch, samples.ids[positions], samples.widths[positions],
-                                 samples.heights[positions])
-            images = torch.empty((len(positions), resolution, resolution, 3), dtype=getattr(torch, self.plan.dtype),
-                                 device=self._device)
+            crops = choose_crops(
+                self.plan,
+                epoch,
+                samples.ids[positions],
+                samples.widths[positions],
+                samples.heights[positions],
+            )
+            images = torch.empty(
+                (len(positions), resolution, resolution, 3),
+                dtype=getattr(torch, self.plan.dtype),
+                device=self._device,
+            )
             if self._kernel is not None:
                 self._kernel.decode(positions, crops, images.numpy())
                 labels = self._labels[torch.from_numpy(positions)]
@@ -99,8 +125,17 @@ class ResidentLoader(Loader):
 
     def _fill(self, images: Tensor, positions: np.ndarray, crops: Crops) -> Tensor:
         """Fill `images` [B, R, R, 3] on the device; returns their labels."""
-        table = self._upload(np.column_stack([
-            positions, self._first_pixels[positions], self.samples.widths[positions], crops.boxes, crops.flips]))
+        table = self._upload(
+            np.column_stack(
+                [
+                    positions,
+                    self._first_pixels[positions],
+                    self.samples.widths[positions],
+                    crops.boxes,
+                    crops.flips,
+                ]
+            )
+        )
         for run, width, height in _runs(crops.boxes, images.shape[1]):
             levels = resize_boxes(self._pixels, table[run, 1:], (width, height), images.shape[1])
             images[run] = look_up(self._table, levels)
@@ -109,22 +144,37 @@ class ResidentLoader(Loader):
     def _upload(self, table: np.ndarray) -> Tensor:
         """Out of pinned memory: from any other, a copy waits for what the GPU has to do."""
         tensor = torch.from_numpy(table)
-        return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
+        return (
+            tensor.pin_memory().to(self._device, non_blocking=True)
+            if self._device.type == "cuda"
+            else tensor
+        )
 
     def _decode_all(self) -> dict[int, UserError]:
         """Fill `_pixels`. Returns what is wrong with the images that do not decode, by position."""
         samples, first_pixels = self.samples, self._first_pixels
         sizes = samples.widths * samples.heights
-        runs = first_pixels * 3 // _STAGED_BYTES        # of images, about _STAGED_BYTES each
+        runs = first_pixels * 3 // _STAGED_BYTES  # of images, about _STAGED_BYTES each
         decoder, damaged = BatchDecoder(samples, 1, LIBRARY), {}
         with ThreadPoolExecutor(self.plan.num_threads) as threads:
             for run in np.split(np.arange(len(samples)), np.flatnonzero(np.diff(runs)) + 1):
                 begin, end = int(first_pixels[run[0]]), int(first_pixels[run[-1]] + sizes[run[-1]])
                 staged = torch.empty((end - begin, 3), dtype=torch.uint8)
                 targets = np.split(staged.numpy(), first_pixels[run[1:]] - begin)
-                errors = threads.map(decode_whole, [decoder] * len(run), run.tolist(), targets,
-                                     samples.widths[run].tolist())
-                damaged.update({int(position): error for position, error in zip(run, errors, strict=True) if error})
+                errors = threads.map(
+                    decode_whole,
+                    [decoder] * len(run),
+                    run.tolist(),
+                    targets,
+                    samples.widths[run].tolist(),
+                )
+                damaged.update(
+                    {
+                        int(position): error
+                        for position, error in zip(run, errors, strict=True)
+                        if error
+                    }
+                )
                 self._pixels[begin:end].copy_(staged)
         decoder.close()
         return damaged
@@ -137,23 +187,32 @@ def resize_boxes(pixels: Tensor, boxes: Tensor, most: tuple[int, int], resolutio
     height of the box; whether to mirror it. most: width of the widest box and height of the highest, so that nobody need ask
     the GPU for them.
     """
-    (most_width, most_height), (first_pixels, strides, left, top, width, height, flips) = most, boxes.unbind(1)
+    (most_width, most_height), (first_pixels, strides, left, top, width, height, flips) = (
+        most,
+        boxes.unbind(1),
+    )
     starts, shares = taps(height, resolution, most_height)
-    columns = torch.arange(most_width, device=pixels.device).minimum(width[:, None] - 1)        # [n, w], in the box
+    columns = torch.arange(most_width, device=pixels.device).minimum(
+        width[:, None] - 1
+    )  # [n, w], in the box
     line = torch.zeros((), device=pixels.device)
     for k in range(shares.shape[2]):
         rows = (starts + k).minimum(height[:, None] - 1)
-        corner = first_pixels[:, None] + (top[:, None] + rows) * strides[:, None] + left[:, None]       # [n, R]
-        under = pixels[corner[:, :, None] + columns[:, None, :]]                                        # [n, R, w, 3]
+        corner = (
+            first_pixels[:, None] + (top[:, None] + rows) * strides[:, None] + left[:, None]
+        )  # [n, R]
+        under = pixels[corner[:, :, None] + columns[:, None, :]]  # [n, R, w, 3]
         line = line + shares[:, :, k, None, None] * under
 
     starts, shares = taps(width, resolution, most_width)
     mirrored = flips[:, None] != 0
     starts = torch.where(mirrored, starts.flip(1), starts)
     shares = torch.where(mirrored[:, :, None], shares.flip(1), shares)
-    result = torch.full((), 0.5, device=pixels.device)      # so that cutting off is rounding
+    result = torch.full((), 0.5, device=pixels.device)  # so that cutting off is rounding
     for k in range(shares.shape[2]):
-        across = (starts + k).minimum(width[:, None] - 1)[:, None, :, None].expand(-1, resolution, -1, 3)
+        across = (
+            (starts + k).minimum(width[:, None] - 1)[:, None, :, None].expand(-1, resolution, -1, 3)
+        )
         result = result + shares[:, None, :, k, None] * line.gather(2, across)
     return result.to(torch.uint8)
 
@@ -179,11 +238,15 @@ def taps(sources: Tensor, target: int, most: int) -> tuple[Tensor, Tensor]:
     linear = torch.where(offset == 0, 1 - second, torch.where(offset == 1, second, 0))
 
     shrinks = source > target
-    shares = torch.where(shrinks[:, :, None], overlap.double() / source[:, :, None].double(), linear)
+    shares = torch.where(
+        shrinks[:, :, None], overlap.double() / source[:, :, None].double(), linear
+    )
     return torch.where(shrinks, shrinking_starts[:, :, 0], enlarging_starts), shares.float()
 
 
-def decode_whole(decoder: BatchDecoder, position: int, target: np.ndarray, width: int) -> UserError | None:
+def decode_whole(
+    decoder: BatchDecoder, position: int, target: np.ndarray, width: int
+) -> UserError | None:
     """Decode one image at its own size into `target`, uint8 [pixels, 3]. Returns what is wrong with it.
 
     The decoder makes squares: square boxes of one scale tile the image.
@@ -198,7 +261,7 @@ def decode_whole(decoder: BatchDecoder, position: int, target: np.ndarray, width
         crops = Crops(np.array([[left, top, side, side]], np.int64), np.zeros(1, bool))
         if damaged := decoder.decode(np.array([position]), crops, square):
             return damaged[0]
-        image[top:top + side, left:left + side] = square[0]
+        image[top : top + side, left : left + side] = square[0]
     return None
 
 

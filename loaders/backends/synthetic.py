@@ -36,7 +36,10 @@ class SyntheticLoader(Loader):
 
     def _batches(self, batches: list[np.ndarray], images: torch.Tensor) -> Iterator[Batch]:
         for positions in batches:
-            yield images[:len(positions)], torch.from_numpy(self.samples.labels[positions]).to(self.plan.device)
+            yield (
+                images[: len(positions)],
+                torch.from_numpy(self.samples.labels[positions]).to(self.plan.device),
+            )
 
 
 def _noise(plan: LoaderPlan, side: int) -> torch.Tensor:

@@ -19,7 +19,9 @@ def test_a_step_is_given_or_follows_from_eps_and_the_number_of_steps():
 
 def test_eps_scales_with_resolution_where_it_is_said_at_which_it_is_meant():
     """The same change per pixel as eps 3 at 224 pixels: protocol of the L2 literature, by hand."""
-    assert [round(AttackSettings(eps_at=224).eps_of(3.0, side), 2) for side in (224, 160, 192, 128)] == [3.0, 2.14, 2.57, 1.71]
+    assert [
+        round(AttackSettings(eps_at=224).eps_of(3.0, side), 2) for side in (224, 160, 192, 128)
+    ] == [3.0, 2.14, 2.57, 1.71]
     assert AttackSettings().eps_of(3.0, 160) == 3.0
 
 
@@ -31,29 +33,43 @@ def test_restarts_are_for_random_starts():
 
 def test_fast_and_free_are_what_was_published():
     fast, free = AttackSettings(method="fast"), AttackSettings(method="free")
-    assert (fast.steps, fast.random_start, fast.batch_norm, fast.step_length(0.4)) == (1, "ball", "train", 0.5)
+    assert (fast.steps, fast.random_start, fast.batch_norm, fast.step_length(0.4)) == (
+        1,
+        "ball",
+        "train",
+        0.5,
+    )
     assert (free.replays, free.step_length(0.4)) == (4, 0.4)
     assert AttackSettings(method="fast", batch_norm="eval").batch_norm == "eval"
 
 
-@pytest.mark.parametrize("given", [{}, {"steps": 20}, {"method": "fast"}, {"method": "free", "replays": 8}, {"step_size": 0.1}])
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"steps": 20}, {"method": "fast"}, {"method": "free", "replays": 8}, {"step_size": 0.1}],
+)
 def test_a_default_that_is_spelled_out_is_the_same_setting(given):
     attack = AttackSettings(**given)
     assert AttackSettings.model_validate(attack.model_dump()) == attack
 
 
-@pytest.mark.parametrize(("given", "words"), [
-    ({"step_size": 0.1, "relative_step_size": 0.5}, "not both"),
-    ({"norm": "linf", "eps_at": 224}, "eps_at has no effect"),
-    ({"replays": 4}, "replays has an effect with method: free only"),
-    ({"method": "fast", "steps": 2}, "steps has no effect with method: fast, where it is 1"),
-    ({"method": "fast", "random_start": "sphere"}, "random_start has no effect with method: fast"),
-    ({"method": "free", "best_iterate": True}, "best_iterate has no effect with method: free"),
-    ({"method": "free", "steps": 3}, "steps has no effect with method: free"),
-    ({"method": "slow"}, "'pgd', 'fast' or 'free'"),
-    ({"steps": "many"}, "valid integer"),
-    ({"random_start": True}, "'none', 'ball' or 'sphere'"),
-])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"step_size": 0.1, "relative_step_size": 0.5}, "not both"),
+        ({"norm": "linf", "eps_at": 224}, "eps_at has no effect"),
+        ({"replays": 4}, "replays has an effect with method: free only"),
+        ({"method": "fast", "steps": 2}, "steps has no effect with method: fast, where it is 1"),
+        (
+            {"method": "fast", "random_start": "sphere"},
+            "random_start has no effect with method: fast",
+        ),
+        ({"method": "free", "best_iterate": True}, "best_iterate has no effect with method: free"),
+        ({"method": "free", "steps": 3}, "steps has no effect with method: free"),
+        ({"method": "slow"}, "'pgd', 'fast' or 'free'"),
+        ({"steps": "many"}, "valid integer"),
+        ({"random_start": True}, "'none', 'ball' or 'sphere'"),
+    ],
+)
 def test_a_setting_that_is_wrong_or_without_effect_is_refused(given, words):
     with pytest.raises(ValidationError, match=words):
         AttackSettings.model_validate(given)

@@ -7,8 +7,18 @@ import pytest
 from harness.result import Result, load, save, write_atomically
 from writers.errors import UserError
 
-RESULT = Result(kind="rank", key="0" * 20, name="rank", axes={}, config={}, needs={}, metrics={"top1": 0.1 + 0.2},
-                environment={}, started_at="2026-01-01T00:00:00+00:00", wall_s=1.5)
+RESULT = Result(
+    kind="rank",
+    key="0" * 20,
+    name="rank",
+    axes={},
+    config={},
+    needs={},
+    metrics={"top1": 0.1 + 0.2},
+    environment={},
+    started_at="2026-01-01T00:00:00+00:00",
+    wall_s=1.5,
+)
 
 
 def test_a_saved_result_comes_back_the_same(tmp_path):
@@ -28,8 +38,9 @@ def test_no_file_is_no_result(tmp_path):
     assert load(tmp_path) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", json.dumps({"schema_version": 0}),
-                                  RESULT.model_dump_json()[:-20]])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", json.dumps({"schema_version": 0}), RESULT.model_dump_json()[:-20]]
+)
 def test_a_damaged_or_foreign_record_is_a_clear_error(tmp_path, text):
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(UserError, match=r"result\.json"):

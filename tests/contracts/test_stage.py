@@ -8,7 +8,13 @@ import pytest
 from harness.stage import CODE_VERSIONS, Shared, Stage, canonical
 
 DATA = Stage("write", {"data": {"dataset": "pets"}})
-MODEL = Stage("pretrain", {"eps": 0.5, "seed": 0}, needs={"data": DATA}, axes={"eps": 0.5}, name="pretrain/pets")
+MODEL = Stage(
+    "pretrain",
+    {"eps": 0.5, "seed": 0},
+    needs={"data": DATA},
+    axes={"eps": 0.5},
+    name="pretrain/pets",
+)
 
 
 def test_names_and_axes_are_for_people_and_leave_the_key_alone():
@@ -21,8 +27,12 @@ def test_order_of_settings_leaves_the_key_alone():
 
 def test_a_setting_of_the_stage_or_of_any_stage_it_needs_changes_the_key():
     other_data = replace(DATA, config={"data": {"dataset": "food"}})
-    changed = [replace(MODEL, config={"eps": 1.0, "seed": 0}), replace(MODEL, needs={"data": other_data}),
-               replace(MODEL, needs={"all_data": DATA}), replace(MODEL, kind="transfer")]
+    changed = [
+        replace(MODEL, config={"eps": 1.0, "seed": 0}),
+        replace(MODEL, needs={"data": other_data}),
+        replace(MODEL, needs={"all_data": DATA}),
+        replace(MODEL, kind="transfer"),
+    ]
     assert len({stage.key for stage in [MODEL, *changed]}) == 5
 
 
@@ -35,12 +45,23 @@ def test_keys_are_stable_across_releases(monkeypatch):
 
 
 def test_shared_settings_are_written_as_plain_ones_and_cannot_be_changed():
-    settings = {"lr": 1e-05, "name": "é\n", "none": None, "yes": True, "rates": [0.1, 1], "inner": {"b": 1, "a": {"c": 2.0}}}
+    settings = {
+        "lr": 1e-05,
+        "name": "é\n",
+        "none": None,
+        "yes": True,
+        "rates": [0.1, 1],
+        "inner": {"b": 1, "a": {"c": 2.0}},
+    }
     shared = Shared(settings)
     for config in ({"settings": shared, "seed": 0}, shared):
         plain = json.loads(json.dumps(config))
         assert canonical(config) == json.dumps(plain, sort_keys=True, separators=(",", ":"))
         assert Stage("transfer", config).key == Stage("transfer", plain).key
-    for change in (lambda: shared.update(lr=1), lambda: shared.pop("lr"), lambda: shared.__setitem__("lr", 1)):
+    for change in (
+        lambda: shared.update(lr=1),
+        lambda: shared.pop("lr"),
+        lambda: shared.__setitem__("lr", 1),
+    ):
         with pytest.raises(TypeError, match="share these settings"):
             change()

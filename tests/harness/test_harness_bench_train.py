@@ -18,7 +18,18 @@ from harness.train.attack import pgd
 from harness.train.trial import noise_batch
 from writers.store import open_beton
 
-TINY = ["--arch", "resnet10", "--resolution", "16", "--batch-size", "2", "--rounds", "2", "--steps", "1"]
+TINY = [
+    "--arch",
+    "resnet10",
+    "--resolution",
+    "16",
+    "--batch-size",
+    "2",
+    "--rounds",
+    "2",
+    "--steps",
+    "1",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +40,9 @@ def few_classes(monkeypatch):
 
 def run(tmp_path: Path, *arguments: str) -> dict:
     file = tmp_path / "record.json"
-    said = CliRunner().invoke(cli, ["bench", *arguments, "--json", str(file)], catch_exceptions=False)
+    said = CliRunner().invoke(
+        cli, ["bench", *arguments, "--json", str(file)], catch_exceptions=False
+    )
     assert said.exit_code == 0
     return json.loads(file.read_text())
 
@@ -40,14 +53,34 @@ def test_bench_train_fed_and_not(tmp_path):
     for index in range(9):
         pixels = np.random.default_rng(index).integers(0, 256, (40, 30, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.jpg")
-    record = run(tmp_path, "train", *TINY, "--fed", "--corpus", str(folder.parent), "--scratch", str(tmp_path / "s"),
-                 "--threads", "1")
+    record = run(
+        tmp_path,
+        "train",
+        *TINY,
+        "--fed",
+        "--corpus",
+        str(folder.parent),
+        "--scratch",
+        str(tmp_path / "s"),
+        "--threads",
+        "1",
+    )
     assert set(record["contenders"]) == {"plain", "ours:eager", "ours:fed"} and not record["absent"]
-    assert [ratio["title"] for ratio in record["ratios"]] == ["ours:eager / plain, clean", "gpu_fed, clean"]
-    assert all(len(one["rates"]) == 2 and one["median"] > 0 for one in record["contenders"].values())
-    assert record["work"]["clock"] == "this process's CPU time" and record["environment"]["packages"]["torch"]
+    assert [ratio["title"] for ratio in record["ratios"]] == [
+        "ours:eager / plain, clean",
+        "gpu_fed, clean",
+    ]
+    assert all(
+        len(one["rates"]) == 2 and one["median"] > 0 for one in record["contenders"].values()
+    )
+    assert (
+        record["work"]["clock"] == "this process's CPU time"
+        and record["environment"]["packages"]["torch"]
+    )
     (beton,) = (tmp_path / "s").glob("*.beton")
-    assert open_beton(beton).manifest.num_samples == 18     # of 9 images twice, a round takes 2 * (4 + 1)
+    assert (
+        open_beton(beton).manifest.num_samples == 18
+    )  # of 9 images twice, a round takes 2 * (4 + 1)
 
 
 def test_the_loader_stands_still_while_others_are_measured(monkeypatch):
@@ -68,12 +101,16 @@ def test_the_loader_stands_still_while_others_are_measured(monkeypatch):
 
     fed = train.Fed(Trainee, Loader())
     steps = {"plain": ("plain", lambda: told.append("plain")), "fed": ("fed", fed.step)}
-    monkeypatch.setattr(train.time, "process_time", lambda: told.append("clock") or float(told.count("clock")))
+    monkeypatch.setattr(
+        train.time, "process_time", lambda: told.append("clock") or float(told.count("clock"))
+    )
     found = train.rounds(steps, "cpu", 2, 2, batch_size=10, absent={}, around={"fed": fed.round})
     before, counted = [f"batch {number}" for number in range(4)], ["batch 4", "batch 5"]
     plain = ["clock", "plain", "plain", "clock"]
-    first, second = ([f"epoch {number}", *before, "clock", *counted, "clock", "end"] for number in (1, 2))
-    assert told[-28:] == [*plain, *first, *second, *plain]      # turn by turn
+    first, second = (
+        [f"epoch {number}", *before, "clock", *counted, "clock", "end"] for number in (1, 2)
+    )
+    assert told[-28:] == [*plain, *first, *second, *plain]  # turn by turn
     assert found["fed"].rates == [20, 20]
 
 
@@ -82,8 +119,12 @@ def test_bench_attack_says_what_an_attack_costs(tmp_path):
     assert set(record["contenders"]) == {"ours:clean", "ours:pgd3", "plain:clean", "plain:pgd3"}
     rates = {name: one["rates"] for name, one in record["contenders"].items()}
     assert record["cost_over_clean"]["ours"]["rounds"] == pytest.approx(
-        [clean / attacked for clean, attacked in zip(rates["ours:clean"], rates["ours:pgd3"], strict=True)])
-    assert all(ratio["must"] is None for ratio in record["ratios"])     # the targets are a GPU's
+        [
+            clean / attacked
+            for clean, attacked in zip(rates["ours:clean"], rates["ours:pgd3"], strict=True)
+        ]
+    )
+    assert all(ratio["must"] is None for ratio in record["ratios"])  # the targets are a GPU's
 
 
 def test_the_plain_attack_is_ours():
@@ -93,7 +134,9 @@ def test_the_plain_attack_is_ours():
     images, labels = noise_batch(3, 16, 10, "cpu")
     pixels, settings = images.float() / 255, train.pgd3()
     plain = train._plain_attack(model, pixels, labels, 0.5, settings, torch.enable_grad)
-    ours = pgd(model, pixels, labels, norm="l2", eps=0.5, steps=3, step_size=settings.step_length(0.5))
+    ours = pgd(
+        model, pixels, labels, norm="l2", eps=0.5, steps=3, step_size=settings.step_length(0.5)
+    )
     assert (plain - pixels).flatten(1).norm(dim=1).min() > 0.1
     torch.testing.assert_close(plain, ours, atol=1e-5, rtol=0)
 

@@ -22,21 +22,46 @@ def corpus(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     noise = np.random.default_rng(0)
     for index in range(12):
-        Image.fromarray(noise.integers(0, 256, (90, 430, 3), dtype=np.uint8)).save(folder / f"{index}.jpg")
+        Image.fromarray(noise.integers(0, 256, (90, 430, 3), dtype=np.uint8)).save(
+            folder / f"{index}.jpg"
+        )
     return folder.parent
 
 
 @pytest.mark.timeout(120)
 def test_the_record_and_the_tables(corpus: Path, tmp_path: Path):
-    arguments = ["bench", "write", "--corpus", str(corpus), "--against", "nobody", "--rounds", "2", "--copies", "2",
-                 "--threads", "1", "--scratch", str(tmp_path / "scratch"), "--json", str(tmp_path / "record.json")]
+    arguments = [
+        "bench",
+        "write",
+        "--corpus",
+        str(corpus),
+        "--against",
+        "nobody",
+        "--rounds",
+        "2",
+        "--copies",
+        "2",
+        "--threads",
+        "1",
+        "--scratch",
+        str(tmp_path / "scratch"),
+        "--json",
+        str(tmp_path / "record.json"),
+    ]
     said = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert said.exit_code == 0
     record = json.loads((tmp_path / "record.json").read_text())
     written = set(ENCODINGS) - set(record["absent"])
     assert len(written) >= 7
-    assert set(record["contenders"]) == {f"ours:{name}" for name in written} | {"copy:0.9", "copy:0.5", "cp", "cp:durable"}
-    assert all(len(one["rates"]) == len(one["details"]) == 2 for one in record["contenders"].values())
+    assert set(record["contenders"]) == {f"ours:{name}" for name in written} | {
+        "copy:0.9",
+        "copy:0.5",
+        "cp",
+        "cp:durable",
+    }
+    assert all(
+        len(one["rates"]) == len(one["details"]) == 2 for one in record["contenders"].values()
+    )
     assert record["work"]["num_images"] == 12 and record["environment"]["cpu"]
     assert {ratio["ours"] for ratio in record["ratios"]} == {"copy:0.9", "copy:0.5"}
     assert record["encodings"]["passthrough"]["of_source"] == 1
@@ -44,7 +69,11 @@ def test_the_record_and_the_tables(corpus: Path, tmp_path: Path):
     assert record["encodings"]["raw400"]["bytes_per_image"] == 84 * 400 * 3
     assert record["work"]["corpus"] == {"from": "corpus"}
     assert all(f"| `{name}` |" in said.stdout for name in written) and set(WHEN) == set(ENCODINGS)
-    assert sorted(path.name for path in (tmp_path / "scratch").iterdir()) == ["corpus", "large.beton", "large.beton.json"]
+    assert sorted(path.name for path in (tmp_path / "scratch").iterdir()) == [
+        "corpus",
+        "large.beton",
+        "large.beton.json",
+    ]
 
 
 @pytest.mark.timeout(120)
@@ -54,10 +83,24 @@ def test_ffcvs_own_writer_writes_the_same_images(corpus: Path, tmp_path: Path):
     assert detail["img_per_s"] > 0 and detail["bytes"] > 10_000
     work.warm_up()
     assert verify(tmp_path / "large.beton") == []
-    assert open_beton(tmp_path / "large.beton").manifest.class_counts == [3, 3, 3, 3, 2, 2, 2, 2, 2, 2]
+    assert open_beton(tmp_path / "large.beton").manifest.class_counts == [
+        3,
+        3,
+        3,
+        3,
+        2,
+        2,
+        2,
+        2,
+        2,
+        2,
+    ]
 
 
-@pytest.mark.skipif(not (ROOT / "benchmarks" / "photo_tiles.py").is_file(), reason="the generator comes with the source")
+@pytest.mark.skipif(
+    not (ROOT / "benchmarks" / "photo_tiles.py").is_file(),
+    reason="the generator comes with the source",
+)
 def test_tiles_without_photographs_are_of_the_same_size(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(ROOT)
     from benchmarks.photo_tiles import FEWEST_BYTES, MOST_BYTES, made_up

@@ -46,18 +46,25 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def harness(capfd: pytest.CaptureFixture[str]) -> Any:
     """Run `harness ARGUMENTS`; returns (exit code, stdout, stderr)."""
+
     def run(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:
             cli.main(list(arguments))
         out, err = capfd.readouterr()
         return end.value.code, out, err  # type: ignore[return-value]
+
     return run
 
 
 def test_version_and_help(harness):
     code, out, _ = harness("--version")
     assert code == 0 and out.startswith("harness ") and out.strip()[-1].isdigit()
-    for arguments in (["--help"], ["run", "--help"], ["write-beton", "-h"], ["subset", "rank", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["run", "--help"],
+        ["write-beton", "-h"],
+        ["subset", "rank", "--help"],
+    ):
         code, out, err = harness(*arguments)
         assert code == 0 and out.startswith("Usage: harness") and not err
 
@@ -68,26 +75,43 @@ def test_every_command_has_help_and_a_line_in_the_list(harness):
         name = path.stem.replace("_", "-")
         code, out, _ = harness(name, "--help")
         assert code == 0 and "--" in out
-        assert any(line.split()[:1] == [name] and not line.endswith("...") for line in listing.splitlines()), name
+        assert any(
+            line.split()[:1] == [name] and not line.endswith("...") for line in listing.splitlines()
+        ), name
 
 
-@pytest.mark.parametrize(("arguments", "message", "hint"), [
-    (["plam"], "There is no command named 'plam'.", "Did you mean plan"),
-    (["write_betons"], "There is no command named 'write_betons'.", "Did you mean write-beton"),
-    (["run"], "Missing argument 'RECIPE'.", "See harness run --help."),
-    (["plan", "tiny.yaml", "--sett", "a=b"], "No such option", "See harness plan --help."),
-    (["plan", "tinny.yaml"], "There is no recipe tinny.yaml.", ""),
-    (["plan", "dem"], "There is no recipe named 'dem'.", "Did you mean demo?"),
-    (["plan", "tiny.yaml", "--set", "archs=[resnet1]"], "--set archs=[resnet1]: archs.0: there is no model", ""),
-    (["run", "tiny.yaml", "--launcher", "locale"], "There is no launcher named 'locale'.", "Did you mean local?"),
-    (["run", "tiny.yaml", "--jobs", "0"], "Invalid value for '--jobs'", ""),
-    (["ls", "dataset"], "There is no catalogue named 'dataset'.", "Did you mean datasets"),
-    (["subset", "show", "in90"], "", "in900"),
-    (["verify", "nothing.beton"], "nothing.beton", ""),
-    (["write-beton"], "Say which images", "harness ls datasets"),
-    (["write-beton", "--source", "nowhere"], "nowhere", ""),
-    (["write-beton", "--dataset", "synthetic_thing"], "There is no dataset named", "synthetic_things"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["plam"], "There is no command named 'plam'.", "Did you mean plan"),
+        (["write_betons"], "There is no command named 'write_betons'.", "Did you mean write-beton"),
+        (["run"], "Missing argument 'RECIPE'.", "See harness run --help."),
+        (["plan", "tiny.yaml", "--sett", "a=b"], "No such option", "See harness plan --help."),
+        (["plan", "tinny.yaml"], "There is no recipe tinny.yaml.", ""),
+        (["plan", "dem"], "There is no recipe named 'dem'.", "Did you mean demo?"),
+        (
+            ["plan", "tiny.yaml", "--set", "archs=[resnet1]"],
+            "--set archs=[resnet1]: archs.0: there is no model",
+            "",
+        ),
+        (
+            ["run", "tiny.yaml", "--launcher", "locale"],
+            "There is no launcher named 'locale'.",
+            "Did you mean local?",
+        ),
+        (["run", "tiny.yaml", "--jobs", "0"], "Invalid value for '--jobs'", ""),
+        (["ls", "dataset"], "There is no catalogue named 'dataset'.", "Did you mean datasets"),
+        (["subset", "show", "in90"], "", "in900"),
+        (["verify", "nothing.beton"], "nothing.beton", ""),
+        (["write-beton"], "Say which images", "harness ls datasets"),
+        (["write-beton", "--source", "nowhere"], "nowhere", ""),
+        (
+            ["write-beton", "--dataset", "synthetic_thing"],
+            "There is no dataset named",
+            "synthetic_things",
+        ),
+    ],
+)
 def test_a_mistake_is_two_lines_and_exit_code_2(harness, arguments, message, hint):
     code, out, err = harness(*arguments)
     assert code == 2 and not out and "Traceback" not in err
@@ -95,7 +119,9 @@ def test_a_mistake_is_two_lines_and_exit_code_2(harness, arguments, message, hin
 
 
 def test_several_mistakes_of_a_recipe_are_a_line_each(harness):
-    Path("tiny.yaml").write_text(RECIPE.replace("epochs", "epoch").replace("[resnet10]", "[resnet]"))
+    Path("tiny.yaml").write_text(
+        RECIPE.replace("epochs", "epoch").replace("[resnet10]", "[resnet]")
+    )
     code, _, err = harness("plan", "tiny.yaml")
     assert code == 2 and sorted(line.split(":")[1] for line in err.splitlines()) == ["4", "8"]
 
@@ -109,6 +135,7 @@ def test_a_bug_shows_its_traceback(monkeypatch):
 def test_an_interruption_is_one_line(harness, monkeypatch):
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
+
     monkeypatch.setattr("harness.recipe.read", interrupted)
     code, out, err = harness("plan", "tiny.yaml")
     assert (code, out, err.strip()) == (130, "", "Interrupted.")
@@ -117,6 +144,7 @@ def test_an_interruption_is_one_line(harness, monkeypatch):
 def test_what_the_file_system_refuses_is_a_sentence(harness, monkeypatch):
     def full(*_: Any) -> None:
         raise OSError(28, os.strerror(28), "/data/train.beton")
+
     monkeypatch.setattr("harness.recipe.read", full)
     code, _, err = harness("plan", "tiny.yaml")
     assert code == 2 and err.startswith("The disk is full: /data/train.beton\n")
@@ -133,19 +161,39 @@ def test_plan_tells_what_is_done_and_runs_nothing(harness):
     code, out, _ = harness("plan", "tiny.yaml", "--json")
     told = json.loads(out)
     assert code == 0 and told["num_stages"] == 5 and told["num_done"] == 0
-    assert told["kinds"] == {"write": {"left": 2}, "pretrain": {"left": 1}, "evaluate": {"left": 1},
-                             "transfer": {"left": 1}}
+    assert told["kinds"] == {
+        "write": {"left": 2},
+        "pretrain": {"left": 1},
+        "evaluate": {"left": 1},
+        "transfer": {"left": 1},
+    }
     matrix = expand(read("tiny.yaml"))
     assert [stage["key"] for stage in told["stages"]] == [stage.key for stage in matrix.stages]
     assert not Path("runs").exists() and not Path("data").exists()
 
     last = matrix.stages[-1]
     folder = last.folder(Path("runs"))
-    result.save(result.Result(kind=last.kind, key=last.key, name="", axes={}, config={}, needs={}, metrics={},
-                              environment={}, started_at="", wall_s=0), folder)
+    result.save(
+        result.Result(
+            kind=last.kind,
+            key=last.key,
+            name="",
+            axes={},
+            config={},
+            needs={},
+            metrics={},
+            environment={},
+            started_at="",
+            wall_s=0,
+        ),
+        folder,
+    )
     told = json.loads(harness("plan", "tiny.yaml", "--json")[1])
     assert told["num_done"] == 1 and told["stages"][-1]["state"] == "done"
-    assert json.loads(harness("plan", "tiny.yaml", "--json", "--runs-dir", "other")[1])["num_done"] == 0
+    assert (
+        json.loads(harness("plan", "tiny.yaml", "--json", "--runs-dir", "other")[1])["num_done"]
+        == 0
+    )
     code, out, _ = harness("plan", "tiny.yaml", "--stages")
     assert code == 0 and f"done     {last.key}  {last.name}" in out
 
@@ -153,15 +201,21 @@ def test_plan_tells_what_is_done_and_runs_nothing(harness):
 def test_plan_of_imagenet_needs_no_imagenet(harness):
     told = json.loads(harness("plan", "robust_l2", "--json")[1])
     # 3 subsets x 3 eps x 3 seeds = 27 models, each x 12 targets x 2 methods
-    assert told["kinds"] == {"write": {"left": 15}, "pretrain": {"left": 27}, "evaluate": {"left": 27},
-                             "transfer": {"left": 648}}
+    assert told["kinds"] == {
+        "write": {"left": 15},
+        "pretrain": {"left": 27},
+        "evaluate": {"left": 27},
+        "transfer": {"left": 648},
+    }
 
 
 def test_status_shows_what_runs_what_has_failed_and_what_was_tried_again(harness, monkeypatch):
     stages = expand(read("tiny.yaml")).stages
     failed, runs = (stage.folder(Path("runs")) for stage in stages[:2])
     failed.mkdir(parents=True)
-    (failed / "error.txt").write_text("Traceback (most recent call last):\n  ...\nValueError: bad\n")
+    (failed / "error.txt").write_text(
+        "Traceback (most recent call last):\n  ...\nValueError: bad\n"
+    )
     retry.note(runs, "out_of_memory", "too large")
     for width in ("80", "140"):
         monkeypatch.setenv("COLUMNS", width)
@@ -172,7 +226,11 @@ def test_status_shows_what_runs_what_has_failed_and_what_was_tried_again(harness
             context.progress(done=20, total=40, img_per_s=1234.5, note="lr 0.1")
             eta_s = json.loads((runs / "progress.json").read_text())["eta_s"]
             code, out, _ = harness("status", "tiny.yaml")
-        assert code == 0 and "0 of 5 stages done, 1 running, 1 failed, 3 left; tried again: 1" in out.replace("\n", " ")
+        assert (
+            code == 0
+            and "0 of 5 stages done, 1 running, 1 failed, 3 left; tried again: 1"
+            in out.replace("\n", " ")
+        )
         assert "ValueError: bad" in out and "0/1" in out and "lr 0.1" in out
         row = next(line for line in out.splitlines() if "1,234" in line)
         assert "50 %" in row and f"{eta_s:.1f} s" in row and "1 out of memory" in row
@@ -181,11 +239,28 @@ def test_status_shows_what_runs_what_has_failed_and_what_was_tried_again(harness
 
 def test_ls_names_the_files_of_the_catalogues(harness):
     told = json.loads(harness("ls", "--json")[1])
-    assert {"datasets", "subsets", "models", "methods", "scores", "backends", "launchers", "recipes"} == set(told)
+    assert {
+        "datasets",
+        "subsets",
+        "models",
+        "methods",
+        "scores",
+        "backends",
+        "launchers",
+        "recipes",
+    } == set(told)
     assert set(told) <= set(re.findall(r"\w+", harness("ls", "--help")[1]))
-    assert "synthetic_things" in told["datasets"] and "in900" in told["subsets"] and "local" in told["launchers"]
-    assert {"fixed", "full"} <= set(told["methods"]) and {"resnet10", "resnet18"} <= set(told["models"])
-    assert all(line for lines in told.values() for line in lines.values()), "each has a line about itself"
+    assert (
+        "synthetic_things" in told["datasets"]
+        and "in900" in told["subsets"]
+        and "local" in told["launchers"]
+    )
+    assert {"fixed", "full"} <= set(told["methods"]) and {"resnet10", "resnet18"} <= set(
+        told["models"]
+    )
+    assert all(line for lines in told.values() for line in lines.values()), (
+        "each has a line about itself"
+    )
     assert not any("yaml-language-server" in line for line in told["recipes"].values())
     code, out, _ = harness("ls", "models")
     assert code == 0 and "resnet18" in out and "pets" not in out
@@ -198,7 +273,15 @@ def test_subset_show(harness):
 
 
 def test_write_beton_then_verify(harness, tmp_path):
-    arguments = ("write-beton", "--dataset", "synthetic_patterns", "--max-resolution", "32", "--out", "betons")
+    arguments = (
+        "write-beton",
+        "--dataset",
+        "synthetic_patterns",
+        "--max-resolution",
+        "32",
+        "--out",
+        "betons",
+    )
     code, out, _ = harness(*arguments, "--split", "val", "--json")
     (manifest,) = json.loads(out)
     assert code == 0 and manifest["split"] == "val" and manifest["num_samples"] > 0
@@ -217,8 +300,20 @@ def test_write_beton_then_verify(harness, tmp_path):
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_at_run_ends_cleanly(stop: signal.Signals):
-    line = [sys.executable, "-m", "harness.cli", "run", "tiny.yaml", "--jobs", "1", "--stages-package", "slow_stages"]
-    run = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": f"{ROOT}:{HERE}"})
+    line = [
+        sys.executable,
+        "-m",
+        "harness.cli",
+        "run",
+        "tiny.yaml",
+        "--jobs",
+        "1",
+        "--stages-package",
+        "slow_stages",
+    ]
+    run = subprocess.Popen(
+        line, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": f"{ROOT}:{HERE}"}
+    )
     deadline = time.monotonic() + 30
     while not list(Path("runs").glob("stages/*/*/progress.json")):
         assert time.monotonic() < deadline and run.poll() is None
@@ -252,13 +347,18 @@ def test_doctor_names_the_cure():
     assert good.good and good.found == "all well"
     full = doctor._disk("$HARNESS_DATA", Path("/proc/betons"))
     assert not full.good and "HARNESS_DATA" in full.cure
-    assert not Path("here").exists() and "here" in doctor._disk("$HARNESS_RUNS", Path("here").absolute()).found
+    assert (
+        not Path("here").exists()
+        and "here" in doctor._disk("$HARNESS_RUNS", Path("here").absolute()).found
+    )
 
 
 def test_the_self_test_decodes_jpegs(tmp_path):
     from harness.self_test import compare_backends
 
-    said = re.match(r"wrote 80 images, (\d+) of them as JPEG, .* they agree", compare_backends(tmp_path))
+    said = re.match(
+        r"wrote 80 images, (\d+) of them as JPEG, .* they agree", compare_backends(tmp_path)
+    )
     assert said is not None and 40 < int(said[1]) < 80
 
 

@@ -1,6 +1,6 @@
 """What one job on a host has compiled, the next one takes from torch's cache on disk: nothing of ours stands in the way.
 
-    pytest tests/harness/test_harness_compile_cache.py --compiler
+pytest tests/harness/test_harness_compile_cache.py --compiler
 """
 
 import json
@@ -51,8 +51,18 @@ def test_a_compiled_step_is_compiled_once_on_a_host(tmp_path: Path, request: pyt
     if not request.config.getoption("--compiler", None):
         pytest.skip("torch.compile takes half a minute of a core here: say --compiler")
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
-    first, second = (json.loads(subprocess.run([sys.executable, "-c", SCRIPT], env=variables, check=True, text=True,
-                                               stdout=subprocess.PIPE).stdout) for _ in range(2))
+    first, second = (
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-c", SCRIPT],
+                env=variables,
+                check=True,
+                text=True,
+                stdout=subprocess.PIPE,
+            ).stdout
+        )
+        for _ in range(2)
+    )
     assert first["misses"] == 2 and first["hits"] == 0, "one graph forward, one backward"
     assert second["hits"] == 2 and second["misses"] == 0
     assert first["loss"] == second["loss"]

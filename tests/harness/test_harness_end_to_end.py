@@ -58,7 +58,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for index in range(12):
                 size = rng.integers(18, 40, 2)
                 pixels = np.full((*size, 3), 60 * label) + rng.integers(0, 60, (*size, 3))
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / "raw" / tree / f"class{label}" / f"{index}.jpg")
+                Image.fromarray(pixels.astype(np.uint8)).save(
+                    folder / "raw" / tree / f"class{label}" / f"{index}.jpg"
+                )
     return folder
 
 
@@ -73,14 +75,40 @@ class Asked:
 
     @property
     def matrix(self) -> Matrix:
-        return expand(read(self.folder / self.recipe if self.recipe.endswith(".yaml") else self.recipe, self.overrides))
+        return expand(
+            read(
+                self.folder / self.recipe if self.recipe.endswith(".yaml") else self.recipe,
+                self.overrides,
+            )
+        )
 
     def start(self, runs: str) -> "subprocess.Popen[str]":
-        line = [sys.executable, "-m", "harness.cli", "run", self.recipe, "--jobs", "2", "--runs-dir", runs, "--data-dir",
-                f"{runs}-data", "--raw-dir", "raw", "--checkpoint-minutes", "0.02"]
+        line = [
+            sys.executable,
+            "-m",
+            "harness.cli",
+            "run",
+            self.recipe,
+            "--jobs",
+            "2",
+            "--runs-dir",
+            runs,
+            "--data-dir",
+            f"{runs}-data",
+            "--raw-dir",
+            "raw",
+            "--checkpoint-minutes",
+            "0.02",
+        ]
         line += [part for override in self.overrides for part in ("--set", override)]
-        return subprocess.Popen(line, cwd=self.folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
-                                stdout=subprocess.PIPE, stderr=(self.folder / f"{runs}.log").open("a"))
+        return subprocess.Popen(
+            line,
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=(self.folder / f"{runs}.log").open("a"),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +127,16 @@ def quiet(asked: Asked) -> Path:
     assert run.returncode == 0, told
     report = Path(out.strip().removeprefix("Report: "))
     name = asked.matrix.recipe.name
-    assert report == asked.folder / "quiet" / "reports" / name / "index.html" and report.stat().st_size > 1000
+    assert (
+        report == asked.folder / "quiet" / "reports" / name / "index.html"
+        and report.stat().st_size > 1000
+    )
     for kind in ("pretrain", "transfer"):
-        assert all(stage.name.replace("/", " ") in told for stage in asked.matrix.stages if stage.kind == kind)
+        assert all(
+            stage.name.replace("/", " ") in told
+            for stage in asked.matrix.stages
+            if stage.kind == kind
+        )
     return asked.folder / "quiet"
 
 
@@ -113,11 +148,16 @@ def test_a_result_says_what_it_was_made_from(asked: Asked, quiet: Path):
         assert [one.key for one in again.stages] == [one.key for one in matrix.stages]
         assert record.environment["git_revision"] or not (ROOT / ".git").exists()
         for role, need in stage.needs.items():
-            left = {f"{role}/{file}": digest for file, digest in
-                    result.load(need.folder(quiet)).outputs.items()}
+            left = {
+                f"{role}/{file}": digest
+                for file, digest in result.load(need.folder(quiet)).outputs.items()
+            }
             assert left.items() <= record.inputs.items() and (left or need.kind == "rank")
-        assert stage.kind != "pretrain" or record.outputs["model.pt"] == hashlib.sha256(
-            (stage.folder(quiet) / "model.pt").read_bytes()).hexdigest()
+        assert (
+            stage.kind != "pretrain"
+            or record.outputs["model.pt"]
+            == hashlib.sha256((stage.folder(quiet) / "model.pt").read_bytes()).hexdigest()
+        )
 
 
 def test_a_run_that_is_interrupted_and_killed_ends_with_the_same_files(asked: Asked, quiet: Path):
@@ -126,14 +166,25 @@ def test_a_run_that_is_interrupted_and_killed_ends_with_the_same_files(asked: As
     wait_for(lambda: not any(is_alive(pid) for pid in processes))
     assert numbers(matrix, disturbed) == numbers(matrix, quiet)
     for stage in matrix.stages:
-        assert result.load(stage.folder(disturbed)).outputs == result.load(stage.folder(quiet)).outputs, stage.name
+        assert (
+            result.load(stage.folder(disturbed)).outputs == result.load(stage.folder(quiet)).outputs
+        ), stage.name
         record = stage.folder(disturbed) / "result.json"
-        assert seen.get(stage.key, written(record)) == written(record), f"{stage.name} was run twice to completion"
+        assert seen.get(stage.key, written(record)) == written(record), (
+            f"{stage.name} was run twice to completion"
+        )
         assert not lease.is_held(record.parent)
-    betons = [{path.relative_to(asked.folder / data): path.read_bytes() for path in (asked.folder / data).rglob("*.beton")}
-              for data in ("quiet-data", "disturbed-data")]
+    betons = [
+        {
+            path.relative_to(asked.folder / data): path.read_bytes()
+            for path in (asked.folder / data).rglob("*.beton")
+        }
+        for data in ("quiet-data", "disturbed-data")
+    ]
     assert betons[0] and betons[0] == betons[1]
-    print(f"{len(matrix.stages)} stages, disturbed {asked.num_disturbances} times; {len(processes)} processes, all ended")
+    print(
+        f"{len(matrix.stages)} stages, disturbed {asked.num_disturbances} times; {len(processes)} processes, all ended"
+    )
 
 
 def disturb(asked: Asked, rng: random.Random) -> tuple[dict[str, tuple[int, int]], set[int]]:
@@ -163,12 +214,18 @@ def disturb(asked: Asked, rng: random.Random) -> tuple[dict[str, tuple[int, int]
         look()
         workers = workers_of(run.pid)
         interrupt = number == asked.num_disturbances
-        victims = [run.pid] if interrupt else rng.choice([[run.pid], workers[:1], workers[-1:], [run.pid, *workers[:1]]])
+        victims = (
+            [run.pid]
+            if interrupt
+            else rng.choice([[run.pid], workers[:1], workers[-1:], [run.pid, *workers[:1]]])
+        )
         for pid in victims:
             os.kill(pid, signal.SIGINT if interrupt else signal.SIGKILL)
         if run.pid in victims:
             code, is_over = run.wait(60), look() == len(stages)
-            assert code == (130 if interrupt else -signal.SIGKILL) or (is_over and code in (0, -signal.SIGINT))
+            assert code == (130 if interrupt else -signal.SIGKILL) or (
+                is_over and code in (0, -signal.SIGINT)
+            )
             run = asked.start("disturbed")
     while run.poll() is None:
         look()
@@ -195,5 +252,9 @@ def numbers(matrix: Matrix, runs: Path) -> dict[str, Any]:
 
 def _without_clock(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_clock(inner) for key, inner in value.items() if not key.endswith(("_s", "seconds"))}
+        return {
+            key: _without_clock(inner)
+            for key, inner in value.items()
+            if not key.endswith(("_s", "seconds"))
+        }
     return [_without_clock(inner) for inner in value] if isinstance(value, list) else value

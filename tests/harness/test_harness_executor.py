@@ -41,7 +41,14 @@ def folders(tmp_path: Path) -> Folders:
 def make(tmp_path: Path) -> Callable[..., Stage]:
     def make(name: str, *needs: Stage, kind: str = "rank", **config: Any) -> Stage:
         config = {"name": name, "journal": str(tmp_path / "journal.txt"), **config}
-        return Stage(kind, config, {f"need_{index}": need for index, need in enumerate(needs)}, {}, f"{kind}/{name}")
+        return Stage(
+            kind,
+            config,
+            {f"need_{index}": need for index, need in enumerate(needs)},
+            {},
+            f"{kind}/{name}",
+        )
+
     return make
 
 
@@ -77,7 +84,7 @@ def test_runs_each_stage_once_after_those_it_needs_in_one_warm_process(folders, 
     matrix = matrix_of(first, left, right, last)
     run = execute(matrix, folders)
     assert journal()[0] == "first" and journal()[-1] == "last" and len(journal()) == 4
-    assert not run.failed and value(last, folders) == 5      # 1 + (1 + 1) + (1 + 1)
+    assert not run.failed and value(last, folders) == 5  # 1 + (1 + 1) + (1 + 1)
     pids = {result.load(stage.folder(folders.runs)).metrics["pid"] for stage in matrix.stages}
     assert len(pids) == 1
 
@@ -94,7 +101,9 @@ def test_starts_the_longest_path_first(folders, make, journal):
     assert journal() == ["long", "middle", "short", "end"]
 
 
-def test_a_failed_stage_blocks_only_those_that_need_it_and_is_tried_again(folders, make, journal, tmp_path):
+def test_a_failed_stage_blocks_only_those_that_need_it_and_is_tried_again(
+    folders, make, journal, tmp_path
+):
     cure = tmp_path / "cured"
     broken = make("broken", fail=str(cure))
     after, other = make("after", broken), make("other")
@@ -122,7 +131,11 @@ def test_a_stage_whose_folder_is_refused_fails_alone(folders, make, journal):
     with local.open(LauncherSettings(folders, 2, "cpu", "fake_stages")) as launcher:
         run = Run(matrix_of(runs, refused, after), folders, launcher, SOON)
         told = [(event.what, event.stage.name) for event in run.events() if event.stage]
-    assert told == [("failed", "transfer/refused"), ("started", "rank/runs"), ("done", "rank/runs")] and journal() == ["runs"]
+    assert told == [
+        ("failed", "transfer/refused"),
+        ("started", "rank/runs"),
+        ("done", "rank/runs"),
+    ] and journal() == ["runs"]
     assert run.failed == {refused.key: f"A file is in the way: {refused.folder(folders.runs)}"}
     assert [stage.name for stage in run.blocked] == ["evaluate/after"]
 
@@ -131,7 +144,9 @@ def test_a_persons_mistake_in_a_stage_has_no_traceback(folders, make):
     stage = make("mistaken", mistake=True)
     run = execute(matrix_of(stage), folders)
     assert run.failed[stage.key] == "There is no such image."
-    assert (stage.folder(folders.runs) / "error.txt").read_text() == "There is no such image.\nLook again.\n"
+    assert (
+        stage.folder(folders.runs) / "error.txt"
+    ).read_text() == "There is no such image.\nLook again.\n"
 
 
 def test_a_worker_that_is_killed_fails_its_stage_and_is_replaced(folders, make, journal, tmp_path):
@@ -139,7 +154,9 @@ def test_a_worker_that_is_killed_fails_its_stage_and_is_replaced(folders, make, 
     killed, others = make("killed", kill=str(cure)), [make(f"other{index}") for index in range(3)]
     matrix = matrix_of(killed, *others)
     run = execute(matrix, folders)
-    assert sorted(journal()) == ["killed"] * 3 + ["other0", "other1", "other2"] and list(run.failed) == [killed.key]
+    assert sorted(journal()) == ["killed"] * 3 + ["other0", "other1", "other2"] and list(
+        run.failed
+    ) == [killed.key]
     assert "SIGKILL" in (killed.folder(folders.runs) / "error.txt").read_text()
     assert not lock.is_held(killed.folder(folders.runs))
     cure.touch()
@@ -170,11 +187,20 @@ def test_a_preempted_stage_saves_and_goes_on_in_the_same_run(folders, make, jour
     with local.open(LauncherSettings(folders, 1, "cpu", "fake_stages")) as launcher:
         run, told = Run(matrix_of(stage), folders, launcher, Policy(most=0, first_wait_s=0.05)), 0
         for _ in run.events():
-            if told < 2 and json_of(folder / "progress.json").get("done", -1) >= 3 * (told + 1) and launcher.slots[0].process:
+            if (
+                told < 2
+                and json_of(folder / "progress.json").get("done", -1) >= 3 * (told + 1)
+                and launcher.slots[0].process
+            ):
                 launcher.slots[0].process.send_signal(signal.SIGTERM)
                 told += 1
     found = result.load(folder)
-    assert told == 2 and not run.failed and found.retries["preempted"] >= 1 and found.metrics["resumed_at"] >= 3
+    assert (
+        told == 2
+        and not run.failed
+        and found.retries["preempted"] >= 1
+        and found.metrics["resumed_at"] >= 3
+    )
 
 
 def test_all_output_of_a_stage_goes_to_its_log(folders, make):
@@ -193,7 +219,9 @@ def test_a_result_says_what_it_was_computed_with(folders, make):
     assert found.environment["python"] == ".".join(map(str, sys.version_info[:3]))
     assert found.environment["packages"]["numpy"] and found.environment["cpu"]
     assert found.environment["device"] == "cpu" and found.environment["num_threads"] >= 1
-    assert found.key == stage.key and found.config == stage.config and found.timing == {"slept_s": 0}
+    assert (
+        found.key == stage.key and found.config == stage.config and found.timing == {"slept_s": 0}
+    )
 
 
 def test_files_that_are_gone_are_made_again_only_for_stages_that_need_them(folders, make, journal):
@@ -201,8 +229,18 @@ def test_files_that_are_gone_are_made_again_only_for_stages_that_need_them(folde
     model = make("model", kind="pretrain")
     user = make("user", model)
     folder = model.folder(folders.runs)
-    record = result.Result(kind="pretrain", key=model.key, name="", axes={}, config=model.config, needs={},
-                           metrics={"value": 1}, environment={}, started_at="", wall_s=0)
+    record = result.Result(
+        kind="pretrain",
+        key=model.key,
+        name="",
+        axes={},
+        config=model.config,
+        needs={},
+        metrics={"value": 1},
+        environment={},
+        started_at="",
+        wall_s=0,
+    )
     result.save(record, folder)
     assert not done.is_done("pretrain", folder, folders.data)
     left = unfinished(matrix_of(model, user), folders)
@@ -228,14 +266,30 @@ def test_what_another_run_has_just_failed_at_is_not_tried_again(folders, make, j
     folder = stage.folder(folders.runs)
     began_at = begin(folders)
     prepare(stage, folder)
-    while done.failed_since(folder, began_at) is None:      # file systems' clocks tick every few milliseconds
+    while (
+        done.failed_since(folder, began_at) is None
+    ):  # file systems' clocks tick every few milliseconds
         (folder / "error.txt").write_text("the other run's words")
-    line = [sys.executable, "-m", "harness.worker", str(folder), "--data-dir", str(folders.data),
-            "--stages-package", "fake_stages", "--began-at", repr(began_at)]
+    line = [
+        sys.executable,
+        "-m",
+        "harness.worker",
+        str(folder),
+        "--data-dir",
+        str(folders.data),
+        "--stages-package",
+        "fake_stages",
+        "--began-at",
+        repr(began_at),
+    ]
     assert subprocess.run(line).returncode == 75 and journal() == []
-    with local.open(LauncherSettings(folders, 1, "cpu", "fake_stages", began_at=began_at)) as launcher:
+    with local.open(
+        LauncherSettings(folders, 1, "cpu", "fake_stages", began_at=began_at)
+    ) as launcher:
         run = Run(matrix_of(stage), folders, launcher, SOON)
-        assert [event.what for event in run.events()] == ["failed"] and list(run.failed.values()) == ["the other run's words"]
+        assert [event.what for event in run.events()] == ["failed"] and list(
+            run.failed.values()
+        ) == ["the other run's words"]
     assert not execute(matrix_of(stage), folders).failed, "a run that begins later tries"
 
 
@@ -244,7 +298,9 @@ def test_ctrl_c_lets_stages_save_and_the_next_run_goes_on(folders, make, tmp_pat
     script = write_script(tmp_path, folders, stages)
     run = subprocess.Popen([sys.executable, script, "2"], start_new_session=True)
     steps = [stage.folder(folders.runs) / "progress.json" for stage in stages]
-    wait_for(lambda: all(path.exists() and json.loads(path.read_text())["done"] >= 4 for path in steps))
+    wait_for(
+        lambda: all(path.exists() and json.loads(path.read_text())["done"] >= 4 for path in steps)
+    )
     run.send_signal(signal.SIGINT)
     assert run.wait(20) == 130
     assert not any(done.has_result(stage.folder(folders.runs)) for stage in stages)
@@ -296,8 +352,16 @@ def test_one_stage_by_hand(folders, make):
     folder = stage.folder(folders.runs)
     folder.mkdir(parents=True)
     (folder / "stage.json").write_text(json.dumps(stage.describe()))
-    line = [sys.executable, "-m", "harness.worker", str(folder), "--data-dir", str(folders.data),
-            "--stages-package", "fake_stages"]
+    line = [
+        sys.executable,
+        "-m",
+        "harness.worker",
+        str(folder),
+        "--data-dir",
+        str(folders.data),
+        "--stages-package",
+        "fake_stages",
+    ]
     assert subprocess.run(line, capture_output=True).returncode == 0
     assert value(stage, folders) == 1
     broken = make("broken", mistake=True)
@@ -306,7 +370,11 @@ def test_one_stage_by_hand(folders, make):
     (folder / "stage.json").write_text(json.dumps(broken.describe()))
     line[3] = str(folder)
     ended = subprocess.run(line, capture_output=True, text=True)
-    assert ended.returncode == 1 and "There is no such image." in ended.stderr and "Traceback" not in ended.stderr
+    assert (
+        ended.returncode == 1
+        and "There is no such image." in ended.stderr
+        and "Traceback" not in ended.stderr
+    )
 
 
 def test_slots_share_the_cores(folders, monkeypatch):
@@ -315,24 +383,41 @@ def test_slots_share_the_cores(folders, monkeypatch):
     monkeypatch.setattr(local, "tells_time", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [(slot.num_threads, slot.gpu) for slot in local.slots(LauncherSettings(folders))] == [
-        (8, "0"), (8, "1"), (4, None)]
+        (8, "0"),
+        (8, "1"),
+        (4, None),
+    ]
     on_cpu = local.slots(LauncherSettings(folders, device="cpu"))
     assert [(slot.num_threads, slot.gpu) for slot in on_cpu] == [(4, None)] * 4
     assert [slot.gpu for slot in local.slots(LauncherSettings(folders, 1))] == ["0", None]
-    assert [slot.gpu for slot in local.slots(LauncherSettings(folders, 3, jobs_per_gpu=2))] == ["0", "1", "0", None]
+    assert [slot.gpu for slot in local.slots(LauncherSettings(folders, 3, jobs_per_gpu=2))] == [
+        "0",
+        "1",
+        "0",
+        None,
+    ]
     with pytest.raises(UserError, match="only 2 stages run side by side"):
         local.slots(LauncherSettings(folders, 3))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert [slot.gpu for slot in local.slots(LauncherSettings(folders))] == ["3", "5", None]
     packed = local.slots(LauncherSettings(folders, jobs_per_gpu=3))
-    assert [(slot.num_threads, slot.gpu) for slot in packed[:-1]] == [(2, "3"), (2, "5")] * 3 and packed[-1].gives_way
+    assert [(slot.num_threads, slot.gpu) for slot in packed[:-1]] == [
+        (2, "3"),
+        (2, "5"),
+    ] * 3 and packed[-1].gives_way
     launcher = local.LocalLauncher(LauncherSettings(folders), packed)
     for slot in packed[:-1]:
         slot.running = Path("stages/transfer/busy")
-    assert launcher.num_slots == 6 and launcher.has_room(Stage("write", {})) and not launcher.has_room(Stage("transfer", {}))
+    assert (
+        launcher.num_slots == 6
+        and launcher.has_room(Stage("write", {}))
+        and not launcher.has_room(Stage("transfer", {}))
+    )
     monkeypatch.setattr(local.environment, "gpu_names", list)
     monkeypatch.setattr(local.environment, "num_cores", lambda: 2)
-    assert [(slot.num_threads, slot.gpu) for slot in local.slots(LauncherSettings(folders))] == [(1, None)] * 2
+    assert [(slot.num_threads, slot.gpu) for slot in local.slots(LauncherSettings(folders))] == [
+        (1, None)
+    ] * 2
 
 
 def test_slots_have_cores_of_their_own(folders, monkeypatch):
@@ -341,10 +426,17 @@ def test_slots_have_cores_of_their_own(folders, monkeypatch):
     monkeypatch.setattr(local.environment, "gpu_names", list)
     cores = [slot.cores for slot in local.slots(LauncherSettings(folders, 3))]
     assert cores == [(10, 11), (12, 13), (14, 15)]
-    assert not any(slot.cores for slot in local.slots(LauncherSettings(folders, 16))), "more slots than cores share them"
+    assert not any(slot.cores for slot in local.slots(LauncherSettings(folders, 16))), (
+        "more slots than cores share them"
+    )
     monkeypatch.setattr(local.environment, "num_cores", lambda: 4)
-    assert not any(slot.cores for slot in local.slots(LauncherSettings(folders, 2))), "a quota is of no core in particular"
-    for settings in (LauncherSettings(folders, jobs_per_gpu=2), LauncherSettings(folders, device="cuda")):
+    assert not any(slot.cores for slot in local.slots(LauncherSettings(folders, 2))), (
+        "a quota is of no core in particular"
+    )
+    for settings in (
+        LauncherSettings(folders, jobs_per_gpu=2),
+        LauncherSettings(folders, device="cuda"),
+    ):
         with pytest.raises(UserError, match="no GPU"):
             local.slots(settings)
 
@@ -392,8 +484,13 @@ def write_script(tmp_path: Path, folders: Folders, stages: list[Stage]) -> str:
     """A program that runs these stages: `harness run` without a recipe."""
     told, script = tmp_path / "stages.json", tmp_path / "run.py"
     told.write_text(json.dumps([stage.describe() for stage in stages]))
-    script.write_text(SCRIPT.format(path=[str(ROOT), str(HERE)], file=str(told),
-                                    folders=[str(folders.data), str(folders.raw), str(folders.runs)]))
+    script.write_text(
+        SCRIPT.format(
+            path=[str(ROOT), str(HERE)],
+            file=str(told),
+            folders=[str(folders.data), str(folders.raw), str(folders.runs)],
+        )
+    )
     return str(script)
 
 

@@ -33,12 +33,20 @@ def server():
 
 
 def a_stage(tmp_path: Path, name: str, kind: str = "rank", **config) -> Stage:
-    return Stage(kind, {"name": name, "journal": str(tmp_path / "journal.txt"), **config}, name=name)
+    return Stage(
+        kind, {"name": name, "journal": str(tmp_path / "journal.txt"), **config}, name=name
+    )
 
 
-def worker(server: ForkServer, tmp_path: Path, module: str = "fake_stages.rank", **environment: str) -> Forked:
+def worker(
+    server: ForkServer, tmp_path: Path, module: str = "fake_stages.rank", **environment: str
+) -> Forked:
     folders = Folders(tmp_path, tmp_path, tmp_path)
-    return server.fork(module, LauncherSettings(folders, 1, "cpu", "fake_stages").worker_command("cpu", 1), environment)
+    return server.fork(
+        module,
+        LauncherSettings(folders, 1, "cpu", "fake_stages").worker_command("cpu", 1),
+        environment,
+    )
 
 
 def carry_out(stage: Stage, by: Forked, tmp_path: Path) -> dict:
@@ -55,7 +63,9 @@ def test_a_forked_worker_runs_stages_and_ends_with_its_stdin(server, tmp_path):
     started = worker(server, tmp_path)
     assert started.imported == {"fake_stages.rank"}
     for index in range(2):
-        assert carry_out(a_stage(tmp_path, f"stage{index}"), started, tmp_path)["pid"] == started.pid
+        assert (
+            carry_out(a_stage(tmp_path, f"stage{index}"), started, tmp_path)["pid"] == started.pid
+        )
     assert os.getpgid(started.pid) == started.pid, "whoever ends it ends all that it has started"
     assert not started.has_ended()
     started.stdin.close()
@@ -77,7 +87,10 @@ def test_a_worker_that_is_killed_keeps_its_number_until_it_is_asked_about(server
 
 def test_a_worker_has_its_own_environment(server, tmp_path):
     asked = ["OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"]
-    given = [{"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "0"}, {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "1"}]
+    given = [
+        {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "0"},
+        {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "1"},
+    ]
     started = [worker(server, tmp_path, **environment) for environment in given]
     for index, one in enumerate(started):
         stage = a_stage(tmp_path, f"stage{index}", tell_environment=asked)
@@ -86,6 +99,7 @@ def test_a_worker_has_its_own_environment(server, tmp_path):
 
 def test_a_copy_that_cannot_use_cuda_starts_afresh(server, tmp_path):
     """In the same process, with the same pipes; without a GPU it does not matter."""
+
     def command(of: Forked) -> str:
         return Path(f"/proc/{of.pid}/cmdline").read_text().replace("\0", " ")
 
@@ -93,26 +107,38 @@ def test_a_copy_that_cannot_use_cuda_starts_afresh(server, tmp_path):
     without = worker(server, tmp_path, "fake_stages.spoiled", CUDA_VISIBLE_DEVICES="")
     spoiled = worker(server, tmp_path, "fake_stages.spoiled", CUDA_VISIBLE_DEVICES="0")
     for index, started in enumerate((sound, without, spoiled)):
-        assert carry_out(a_stage(tmp_path, f"stage{index}"), started, tmp_path)["pid"] == started.pid
+        assert (
+            carry_out(a_stage(tmp_path, f"stage{index}"), started, tmp_path)["pid"] == started.pid
+        )
     assert "--serve" in command(spoiled)
     assert "--fork-server" in command(sound) and "--fork-server" in command(without)
 
 
 def test_what_is_prepared_is_there_before_the_next_worker(server, tmp_path):
     server.prepare(["fake_stages.evaluate", "no_such_module"], {})
-    wait_for(lambda: worker(server, tmp_path).imported == {"fake_stages.rank", "fake_stages.evaluate", "no_such_module"})
+    wait_for(
+        lambda: (
+            worker(server, tmp_path).imported
+            == {"fake_stages.rank", "fake_stages.evaluate", "no_such_module"}
+        )
+    )
 
 
 def test_it_ends_with_its_launcher(tmp_path):
-    code = ("from harness.fork_server import ForkServer\nimport os, signal\n"
-            "server = ForkServer()\nprint(server._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)")
+    code = (
+        "from harness.fork_server import ForkServer\nimport os, signal\n"
+        "server = ForkServer()\nprint(server._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     wait_for(lambda: not is_alive(int(ended.stdout)))
 
 
 def test_without_a_server_workers_start_afresh(tmp_path):
     """Killed while a worker of its runs: that one goes on, the next is no copy."""
-    first, second = a_stage(tmp_path, "first", sleep_s=0.5), a_stage(tmp_path, "second", kind="evaluate")
+    first, second = (
+        a_stage(tmp_path, "first", sleep_s=0.5),
+        a_stage(tmp_path, "second", kind="evaluate"),
+    )
     folders = Folders(tmp_path / "data", tmp_path / "raw", tmp_path / "runs")
     with local.open(LauncherSettings(folders, 1, "cpu", "fake_stages")) as launcher:
         run = Run(matrix_of(first, second), folders, launcher)
@@ -126,11 +152,13 @@ def test_without_a_server_workers_start_afresh(tmp_path):
 
 def test_stages_are_forked_from_a_process_that_has_not_used_cuda():
     """Else no worker could. torch notes at its first question about GPUs that copies may ask none."""
-    code = ("import importlib, os, sys\nfrom writers import names\n"
-            "for name in names.names('harness.stages'):\n    importlib.import_module(f'harness.stages.{name}')\n"
-            "import torch\nassert not torch.cuda.is_initialized()\n"
-            "pid = os.fork()\n"
-            "if pid == 0:\n    os._exit(1 if torch.cuda._is_in_bad_fork() else 0)\n"
-            "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))")
+    code = (
+        "import importlib, os, sys\nfrom writers import names\n"
+        "for name in names.names('harness.stages'):\n    importlib.import_module(f'harness.stages.{name}')\n"
+        "import torch\nassert not torch.cuda.is_initialized()\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n    os._exit(1 if torch.cuda._is_in_bad_fork() else 0)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

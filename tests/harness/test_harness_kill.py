@@ -43,7 +43,9 @@ def _workers_find_the_fake_stages(monkeypatch: pytest.MonkeyPatch) -> None:
 def workers_of(pid: int) -> list[int]:
     """What it has started, by /proc: the server that forks workers, and these."""
     try:
-        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        children = [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
     except OSError:
         return []
     return [*children, *(grandchild for child in children for grandchild in workers_of(child))]
@@ -73,7 +75,9 @@ def test_killed_at_twenty_moments_ends_as_if_undisturbed(folders, make, tmp_path
     assert not any(lease.is_held(stage.folder(folders.runs)) for stage in stages)
     before = [(stage.folder(folders.runs) / "result.json").stat().st_mtime_ns for stage in stages]
     execute(matrix_of(*stages), folders, 2)
-    assert before == [(stage.folder(folders.runs) / "result.json").stat().st_mtime_ns for stage in stages]
+    assert before == [
+        (stage.folder(folders.runs) / "result.json").stat().st_mtime_ns for stage in stages
+    ]
 
 
 def test_a_result_of_an_older_schema_or_of_another_stage_is_named(folders, make):
@@ -82,9 +86,14 @@ def test_a_result_of_an_older_schema_or_of_another_stage_is_named(folders, make)
     execute(matrix_of(one, other), folders)
     record = one.folder(folders.runs) / "result.json"
     good = record.read_text()
-    for text, said in ((good.replace('"schema_version": 1', '"schema_version": 0'), "has schema 0, this harness reads 1"),
-                       (good.replace(one.key, other.key), "is the result of another stage"),
-                       (good[:100], "is not a result this harness wrote")):
+    for text, said in (
+        (
+            good.replace('"schema_version": 1', '"schema_version": 0'),
+            "has schema 0, this harness reads 1",
+        ),
+        (good.replace(one.key, other.key), "is the result of another stage"),
+        (good[:100], "is not a result this harness wrote"),
+    ):
         record.write_text(text)
         with pytest.raises(UserError, match=said):
             result.load(record.parent)
@@ -106,18 +115,35 @@ def test_orders_that_do_not_fit_their_folder_are_refused(folders, make, tmp_path
     folder = stage.folder(folders.runs)
     folder.mkdir(parents=True)
     changed = {**stage.describe(), "config": {**stage.config, "sleep_s": 9}}
-    for text, said in ((json.dumps(changed), "changed by hand"), ("{", "is damaged"), (None, "is not there"),
-                       (json.dumps(other.describe()), "does not belong to this folder"), ('{"kind": "rank"}', "is damaged")):
+    for text, said in (
+        (json.dumps(changed), "changed by hand"),
+        ("{", "is damaged"),
+        (None, "is not there"),
+        (json.dumps(other.describe()), "does not belong to this folder"),
+        ('{"kind": "rank"}', "is damaged"),
+    ):
         (folder / "stage.json").unlink(missing_ok=True)
         if text is not None:
             (folder / "stage.json").write_text(text)
         with pytest.raises(UserError, match=said):
             read_orders(folder)
     (folder / "stage.json").write_text(json.dumps(changed))
-    line = [sys.executable, "-m", "harness.worker", str(folder), "--data-dir", str(folders.data),
-            "--stages-package", "fake_stages"]
+    line = [
+        sys.executable,
+        "-m",
+        "harness.worker",
+        str(folder),
+        "--data-dir",
+        str(folders.data),
+        "--stages-package",
+        "fake_stages",
+    ]
     ended = subprocess.run(line, capture_output=True, text=True)
-    assert ended.returncode == 1 and "changed by hand" in ended.stderr and "Traceback" not in ended.stderr
+    assert (
+        ended.returncode == 1
+        and "changed by hand" in ended.stderr
+        and "Traceback" not in ended.stderr
+    )
     assert not (tmp_path / "journal.txt").exists()
     assert not execute(matrix_of(stage), folders).failed
 

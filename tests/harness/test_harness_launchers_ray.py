@@ -1,6 +1,6 @@
 """The ray launcher on a real cluster of two nodes on this machine, one of which is taken away while it works.
 
-    pytest tests/harness/test_harness_launchers_ray.py --kill-nodes 6    takes away six, one after another
+pytest tests/harness/test_harness_launchers_ray.py --kill-nodes 6    takes away six, one after another
 """
 
 import contextlib
@@ -29,8 +29,13 @@ ROOT = HERE.parents[1]
 
 
 def make(tmp_path: Path, name: str, *needs: Stage, **config: Any) -> Stage:
-    return Stage("rank", {"name": name, "journal": str(tmp_path / "journal.txt"), **config},
-                 {f"need_{index}": need for index, need in enumerate(needs)}, {}, f"rank/{name}")
+    return Stage(
+        "rank",
+        {"name": name, "journal": str(tmp_path / "journal.txt"), **config},
+        {f"need_{index}": need for index, need in enumerate(needs)},
+        {},
+        f"rank/{name}",
+    )
 
 
 def matrix_of(*stages: Stage) -> Matrix:
@@ -59,10 +64,14 @@ def cluster() -> Iterator[Any]:
 
 
 def settings_for(cluster: Any, folders: Folders) -> LauncherSettings:
-    return LauncherSettings(folders, None, "cpu", "fake_stages", num_threads=1, options={"address": cluster.address})
+    return LauncherSettings(
+        folders, None, "cpu", "fake_stages", num_threads=1, options={"address": cluster.address}
+    )
 
 
-def test_workers_are_forked_from_a_process_that_stays(cluster: Any, folders: Folders, tmp_path: Path):
+def test_workers_are_forked_from_a_process_that_stays(
+    cluster: Any, folders: Folders, tmp_path: Path
+):
     stages = [make(tmp_path, "forked0")]
     for index in range(1, 6):
         stages.append(make(tmp_path, f"forked{index}", stages[-1]))
@@ -75,7 +84,9 @@ def test_workers_are_forked_from_a_process_that_stays(cluster: Any, folders: Fol
     assert len({one["pid"] for one in ran}) == 6 and len({one["parent"] for one in ran}) < 6
 
 
-def test_stages_run_as_tasks_and_a_dead_nodes_stage_is_run_again(cluster: Any, folders: Folders, tmp_path: Path):
+def test_stages_run_as_tasks_and_a_dead_nodes_stage_is_run_again(
+    cluster: Any, folders: Folders, tmp_path: Path
+):
     first = make(tmp_path, "first")
     long = [make(tmp_path, f"long{index}", first, sleep_s=3) for index in range(2)]
     broken = make(tmp_path, "broken", mistake=True)
@@ -86,7 +97,9 @@ def test_stages_run_as_tasks_and_a_dead_nodes_stage_is_run_again(cluster: Any, f
         assert launcher.num_slots == 2
         run = Run(matrix_of(*stages), folders, launcher, Policy(first_wait_s=0.1))
         for _ in run.events():
-            running = [stage for stage in long if (stage.folder(folders.runs) / "progress.json").exists()]
+            running = [
+                stage for stage in long if (stage.folder(folders.runs) / "progress.json").exists()
+            ]
             if not removed and len(running) == 2:
                 cluster.remove_node(cluster.second, allow_graceful=False)
                 removed = True
@@ -98,7 +111,8 @@ def test_stages_run_as_tasks_and_a_dead_nodes_stage_is_run_again(cluster: Any, f
 
 
 def test_nodes_killed_at_random_moments_leave_the_numbers_as_they_were(
-        cluster: Any, folders: Folders, tmp_path: Path, request: pytest.FixtureRequest):
+    cluster: Any, folders: Folders, tmp_path: Path, request: pytest.FixtureRequest
+):
     """Each time another node takes the dead one's place."""
     num_kills = request.config.getoption("--kill-nodes", None)
     if not num_kills:
@@ -114,7 +128,11 @@ def test_nodes_killed_at_random_moments_leave_the_numbers_as_they_were(
         run = Run(matrix_of(*stages), folders, launcher, Policy(most=num_kills, first_wait_s=0.1))
         kill_at = time.monotonic() + rng.uniform(1, 6)
         for _ in run.events():
-            seen |= {key: _written(record) for key, record in records.items() if key not in seen and record.exists()}
+            seen |= {
+                key: _written(record)
+                for key, record in records.items()
+                if key not in seen and record.exists()
+            }
             if num_killed < num_kills and time.monotonic() > kill_at:
                 cluster.remove_node(second, allow_graceful=False)
                 num_killed += 1
@@ -124,12 +142,16 @@ def test_nodes_killed_at_random_moments_leave_the_numbers_as_they_were(
     assert num_killed == num_kills and not run.failed
     results = [result.load(stage.folder(folders.runs)) for stage in stages]
     assert [one.metrics["value"] for one in results] == [1, *[2] * len(middle), 1 + 2 * len(middle)]
-    assert seen == {key: _written(record) for key, record in records.items()}, "no stage was run twice to completion"
+    assert seen == {key: _written(record) for key, record in records.items()}, (
+        "no stage was run twice to completion"
+    )
     assert not any(lease.is_held(stage.folder(folders.runs)) for stage in stages)
     wait_for(lambda: not _processes_of(tmp_path))
     attempts = len((tmp_path / "journal.txt").read_text().split())
-    print(f"{num_kills} nodes killed; {len(stages)} stages in {attempts} attempts, "
-          f"{sum(one.retries.get('lost', 0) for one in results)} lost")
+    print(
+        f"{num_kills} nodes killed; {len(stages)} stages in {attempts} attempts, "
+        f"{sum(one.retries.get('lost', 0) for one in results)} lost"
+    )
 
 
 def _written(record: Path) -> tuple[int, int]:

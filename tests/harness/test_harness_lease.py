@@ -43,7 +43,7 @@ def test_a_dead_hosts_lease_expires_and_it_learns_of_that(tmp_path: Path):
     assert successor is not None and lease.holder_of(tmp_path) == FARTHER
     held.beat()
     assert held.is_lost()
-    held.release()                  # of what is no longer its own: must not end the other's
+    held.release()  # of what is no longer its own: must not end the other's
     assert lease.take(tmp_path, FAR) is None and not successor.is_lost()
 
 
@@ -55,7 +55,9 @@ def test_a_process_of_this_host_that_died_is_not_waited_for(tmp_path: Path):
 
 
 @pytest.mark.parametrize("skew_s", [-3600.0, 3600.0])
-def test_the_clock_of_a_host_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skew_s: float):
+def test_the_clock_of_a_host_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skew_s: float
+):
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + skew_s)
     held = lease.take(tmp_path, FAR)
@@ -68,17 +70,24 @@ def test_a_holder_renews_while_it_works(tmp_path: Path):
     with lease.hold(tmp_path, beat_s=0.02) as held:
         aged(held.path, lease.EXPIRES_S + 5)
         deadline = time.monotonic() + 10
-        while lease.take(tmp_path, FAR) is None and held.path.stat().st_mtime < real_now(tmp_path) - 60:
+        while (
+            lease.take(tmp_path, FAR) is None
+            and held.path.stat().st_mtime < real_now(tmp_path) - 60
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
 
-def test_numbers_only_rise_and_of_two_heirs_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_numbers_only_rise_and_of_two_heirs_one_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     first = lease.take(tmp_path, FAR)
     first.release()
     lease.take(tmp_path, FARTHER).release()
     newest = lease.take(tmp_path, FAR)
-    assert [path.name for path in tmp_path.glob("lease-*")] == [newest.path.name] and newest.path.name > first.path.name
+    assert [path.name for path in tmp_path.glob("lease-*")] == [
+        newest.path.name
+    ] and newest.path.name > first.path.name
     # One that read the folder long ago, before the lease had changed hands twice:
     listing = lease._newest
     answers = iter([first.path])

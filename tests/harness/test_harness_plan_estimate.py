@@ -30,8 +30,21 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Matrix:
 
 
 def finish(stage: Stage, wall_s: float, **metrics: object) -> None:
-    result.save(Result(kind=stage.kind, key=stage.key, name=stage.name, axes=stage.axes, config=stage.config, needs={},
-                       metrics=metrics, environment={}, started_at="", wall_s=wall_s), stage.folder(Path("runs")))
+    result.save(
+        Result(
+            kind=stage.kind,
+            key=stage.key,
+            name=stage.name,
+            axes=stage.axes,
+            config=stage.config,
+            needs={},
+            metrics=metrics,
+            environment={},
+            started_at="",
+            wall_s=wall_s,
+        ),
+        stage.folder(Path("runs")),
+    )
 
 
 def show(capsys: pytest.CaptureFixture[str], *options: str) -> str:
@@ -51,9 +64,15 @@ def test_hours_come_from_finished_stages_scaled_by_work(plan: Matrix):
     del left[clean.key]
     found = estimate(left, Path("runs"))
     # The other clean model takes as long; each robust one as many times as long as `work` says.
-    ratio = matrix.work(next(stage for stage in plan.stages if stage.name == "pretrain/all/eps0.5/seed0")) / matrix.work(clean)
+    ratio = matrix.work(
+        next(stage for stage in plan.stages if stage.name == "pretrain/all/eps0.5/seed0")
+    ) / matrix.work(clean)
     assert ratio > 2 and found.hours == pytest.approx(0.5 * (1 + 2 * ratio))
-    assert found.num_unknown == len(left) - 3 and found.disk_bytes == 3000 and found.num_unknown_disk == 1
+    assert (
+        found.num_unknown == len(left) - 3
+        and found.disk_bytes == 3000
+        and found.num_unknown_disk == 1
+    )
     (clean.folder(Path("runs")) / "result.json").write_text("damaged")
     assert estimate(left, Path("runs")).num_unknown == len(left)
 
@@ -64,7 +83,9 @@ def test_the_plan_says_what_it_knows(plan: Matrix, capsys: pytest.CaptureFixture
     finish(models[0], wall_s=3600.0)
     assert "h one after another and" in show(capsys)
     found = json.loads(show(capsys, "--json"))["estimate"]
-    assert found["hours"] > 0 and found["num_unknown"] == len([s for s in plan.stages if s.kind != "pretrain"])
+    assert found["hours"] > 0 and found["num_unknown"] == len(
+        [s for s in plan.stages if s.kind != "pretrain"]
+    )
 
 
 def test_the_graph_has_every_stage_and_every_need(plan: Matrix, capsys: pytest.CaptureFixture[str]):
@@ -72,4 +93,6 @@ def test_the_graph_has_every_stage_and_every_need(plan: Matrix, capsys: pytest.C
     assert dot.startswith("digraph tiny {") and dot.rstrip().endswith("}")
     assert all(f'"{stage.key}" [label="{stage.name}"' in dot for stage in plan.stages)
     arrows = {(need.key, stage.key) for stage in plan.stages for need in stage.needs.values()}
-    assert dot.count("->") == len(arrows) and all(f'"{start}" -> "{end}"' in dot for start, end in arrows)
+    assert dot.count("->") == len(arrows) and all(
+        f'"{start}" -> "{end}"' in dot for start, end in arrows
+    )

@@ -51,8 +51,20 @@ def stage(kind: str, key: str, *, name: str = "", result: bool = True) -> Path:
 
 
 def test_cancel_stops_a_run_of_another_process():
-    line = [sys.executable, "-m", "harness.cli", "run", "tiny.yaml", "--jobs", "1", "--stages-package", "slow_stages"]
-    run = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": f"{ROOT}:{HERE}"})
+    line = [
+        sys.executable,
+        "-m",
+        "harness.cli",
+        "run",
+        "tiny.yaml",
+        "--jobs",
+        "1",
+        "--stages-package",
+        "slow_stages",
+    ]
+    run = subprocess.Popen(
+        line, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": f"{ROOT}:{HERE}"}
+    )
     deadline = time.monotonic() + 30
     while not list(Path("runs").glob("stages/*/*/progress.json")):
         assert time.monotonic() < deadline and run.poll() is None
@@ -77,13 +89,26 @@ def test_what_goes_wrong_in_the_run_itself_lets_its_stages_save(monkeypatch: pyt
     kept = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(ZeroDivisionError):
-            cli.main(["run", "tiny.yaml", "--jobs", "1", "--device", "cpu", "--stages-package", "slow_stages"])
+            cli.main(
+                [
+                    "run",
+                    "tiny.yaml",
+                    "--jobs",
+                    "1",
+                    "--device",
+                    "cpu",
+                    "--stages-package",
+                    "slow_stages",
+                ]
+            )
     finally:
         signal.signal(signal.SIGTERM, kept)
     assert len(stopped) == 1 and not stopped[0].running
 
 
-def test_failures_are_told_before_a_report_that_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_failures_are_told_before_a_report_that_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     def fail(run: Run, _: object) -> None:
         run.failed = dict.fromkeys(run.to_do, "There is no such image.")
 
@@ -99,7 +124,9 @@ def test_failures_are_told_before_a_report_that_fails(monkeypatch: pytest.Monkey
         signal.signal(signal.SIGTERM, kept)
     said = capsys.readouterr().err
     assert "There is no such image." in said and "error.txt" not in said
-    assert said.index("There is no such image.") < said.index("The disk is full: runs/reports/tiny/index.html")
+    assert said.index("There is no such image.") < said.index(
+        "The disk is full: runs/reports/tiny/index.html"
+    )
 
 
 def test_a_request_concerns_earlier_runs_only(tmp_path: Path):
@@ -121,14 +148,18 @@ def test_logs_by_key_by_name_and_by_near_name(capsys: pytest.CaptureFixture[str]
     assert shown.out == "one\ntwo\nthree\n" and shown.err == "There is no such image.\n"
     assert harness("logs", "pretrain/all/eps0/seed0", "--lines", "1") == 0
     assert capsys.readouterr().out == "three\n"
-    assert harness("logs", "pretrain/all/eps0/seed0", "--follow") == 0, "a stage that has ended has no more to say"
+    assert harness("logs", "pretrain/all/eps0/seed0", "--follow") == 0, (
+        "a stage that has ended has no more to say"
+    )
     assert harness("logs", "pretrain/all/eps0/seed1") == 2
     assert "Did you mean pretrain/all/eps0/seed0?" in capsys.readouterr().err
     stage("pretrain", "abc999")
     assert harness("logs", "abc") == 2
 
 
-def test_logs_follow_a_stage_that_has_only_been_prepared(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_logs_follow_a_stage_that_has_only_been_prepared(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("harness.commands.logs.LOOK_EVERY_S", 0.02)
     folder = stage("pretrain", "abc123", result=False)
     (folder / "log.txt").unlink()
@@ -152,7 +183,9 @@ def test_logs_follow_a_stage_that_has_only_been_prepared(capsys: pytest.CaptureF
     assert harness("logs", "def456", "--follow") == 0 and capsys.readouterr().err == "No.\n"
 
 
-def test_gc_says_sizes_and_deletes_only_after_a_yes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_gc_says_sizes_and_deletes_only_after_a_yes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     done, left = stage("pretrain", "aaa"), stage("pretrain", "bbb", result=False)
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
     assert harness("gc", "--all") == 130
@@ -164,23 +197,41 @@ def test_gc_says_sizes_and_deletes_only_after_a_yes(capsys: pytest.CaptureFixtur
 
 
 def test_gc_of_what_killed_writes_have_left(capsys: pytest.CaptureFixture[str]):
-    done, left, runs = stage("pretrain", "aaa"), stage("pretrain", "bbb", result=False), stage("features", "ccc", result=False)
+    done, left, runs = (
+        stage("pretrain", "aaa"),
+        stage("pretrain", "bbb", result=False),
+        stage("features", "ccc", result=False),
+    )
     for place in (done, done / "checkpoints", left, left / "checkpoints", runs):
         for name in ("model.pt", "train.npz", "result.json"):
-            with tempfile.NamedTemporaryFile(dir=place, prefix=f".{name}.", delete=False) as file:      # as writes do
+            with tempfile.NamedTemporaryFile(
+                dir=place, prefix=f".{name}.", delete=False
+            ) as file:  # as writes do
                 file.write(bytes(1000))
-    kept = {path for path in runs.rglob("*")} | {left / "log.txt", left / "stage.json", left / "checkpoints" / "000000001.pt"}
+    kept = {path for path in runs.rglob("*")} | {
+        left / "log.txt",
+        left / "stage.json",
+        left / "checkpoints" / "000000001.pt",
+    }
     with lease.hold(runs):
         assert harness("gc", "--all", "--yes") == 0
         told = capsys.readouterr().out
-    assert told.count("(temporary)") == 9 and "in 10 files and folders" in told, "those of finished checkpoints go with them"
-    assert all(path.exists() for path in kept) and not list(left.rglob(".*")) and not list(done.rglob(".*"))
+    assert told.count("(temporary)") == 9 and "in 10 files and folders" in told, (
+        "those of finished checkpoints go with them"
+    )
+    assert (
+        all(path.exists() for path in kept)
+        and not list(left.rglob(".*"))
+        and not list(done.rglob(".*"))
+    )
     (left / "checkpoints" / ".000000002.pt.abcd_123").touch()
     assert harness("gc", "tiny.yaml", "--all", "--unused", "--yes") == 0 and not left.exists()
 
 
 def test_gc_of_what_no_named_recipe_needs(capsys: pytest.CaptureFixture[str]):
-    key = next(one.key for one in matrix.expand(recipe.read("tiny.yaml")).stages if one.kind == "write")
+    key = next(
+        one.key for one in matrix.expand(recipe.read("tiny.yaml")).stages if one.kind == "write"
+    )
     wanted, old, runs = stage("write", key), stage("write", "0ld"), stage("write", "runs")
     betons = Path("data/things-all-0ld")
     betons.mkdir(parents=True)
@@ -195,17 +246,26 @@ def test_gc_keeps_what_was_run_with_set_when_it_is_said_again(capsys: pytest.Cap
     Path("other.yaml").write_text(RECIPE.replace("tiny", "other").replace("resnet10", "resnet18"))
 
     def keys(name: str, *overrides: str) -> list[str]:
-        return [one.key for one in matrix.expand(recipe.read(name, overrides)).stages if one.kind == "pretrain"]
+        return [
+            one.key
+            for one in matrix.expand(recipe.read(name, overrides)).stages
+            if one.kind == "pretrain"
+        ]
 
     as_written = stage("pretrain", keys("tiny.yaml")[0])
-    with_set = [stage("pretrain", keys(name, "seeds=[7]")[0]) for name in ("tiny.yaml", "other.yaml")]
+    with_set = [
+        stage("pretrain", keys(name, "seeds=[7]")[0]) for name in ("tiny.yaml", "other.yaml")
+    ]
     line = ["gc", "tiny.yaml", "other.yaml", "--unused", "--yes"]
     assert harness(*line, "--set", "seeds=[7]") == 0
     assert as_written.exists() and all(folder.exists() for folder in with_set)
     assert harness(*line) == 0
     assert as_written.exists() and not any(folder.exists() for folder in with_set)
     capsys.readouterr()
-    for mistake, words in ((["gc", "--all", "--set", "seeds=[7]"], "no effect"), ([*line, "--set", "seed=7"], "seeds")):
+    for mistake, words in (
+        (["gc", "--all", "--set", "seeds=[7]"], "no effect"),
+        ([*line, "--set", "seed=7"], "seeds"),
+    ):
         assert harness(*mistake) == 2 and words in capsys.readouterr().err
 
 
@@ -220,7 +280,9 @@ def test_gc_counts_a_linked_beton_where_its_last_name_goes(capsys: pytest.Captur
     for key in ("0ld", "0lder"):
         os.link(first, data / f"things-all-{key}" / "train.beton")
     assert harness("gc", "tiny.yaml", "--unused", "--yes") == 0
-    assert "Deleted 4.0 MB" in capsys.readouterr().out and first.stat().st_nlink == 1   # of the stages' checkpoints
+    assert (
+        "Deleted 4.0 MB" in capsys.readouterr().out and first.stat().st_nlink == 1
+    )  # of the stages' checkpoints
     for key in ("0ld", "0lder"):
         stage("write", key, result=False)
         (data / f"things-all-{key}").mkdir(parents=True)
@@ -247,8 +309,12 @@ def test_a_report_is_written_again_only_when_something_has_changed(monkeypatch: 
     assert run._report(plan, folders) == run._report(plan, folders) and len(written) == 1
     folder = plan.stages[0].folder(folders.runs)
     folder.mkdir(parents=True)
-    for change in (lambda: (folder / "error.txt").touch(), lambda: (folder / "result.json").touch(),
-                   lambda: os.utime(folder / "result.json", (1, 1)), lambda: written[0].unlink()):
+    for change in (
+        lambda: (folder / "error.txt").touch(),
+        lambda: (folder / "result.json").touch(),
+        lambda: os.utime(folder / "result.json", (1, 1)),
+        lambda: written[0].unlink(),
+    ):
         before = len(written)
         change()
         run._report(plan, folders)

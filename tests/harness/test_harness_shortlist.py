@@ -27,10 +27,14 @@ KNN = {"a": 0.3, "b": 0.9, "c": 0.6, "d": 0.5}
 
 def recipe(**changes: Any) -> Recipe:
     values: dict[str, Any] = {
-        "name": "zoo", "targets": TARGETS, "scores": ["knn"],
+        "name": "zoo",
+        "targets": TARGETS,
+        "scores": ["knn"],
         "models": [{"name": name, "checkpoint": f"{name}.pt", "arch": "resnet18"} for name in KNN],
         "methods": {"fixed": {}, "grid": {"method": "full"}},
-        "shortlist": {"by": "knn", "best": 2, "methods": ["grid"]}, **changes}
+        "shortlist": {"by": "knn", "best": 2, "methods": ["grid"]},
+        **changes,
+    }
     return Recipe.model_validate(values)
 
 
@@ -75,17 +79,37 @@ class InThisProcess:
 
 
 def as_result(stage: Any, metrics: dict[str, Any]) -> Result:
-    return Result(kind=stage.kind, key=stage.key, name=stage.name, axes=stage.axes, config=stage.config, needs={},
-                  metrics=metrics, environment={}, started_at="2026-01-01", wall_s=0.0)
+    return Result(
+        kind=stage.kind,
+        key=stage.key,
+        name=stage.name,
+        axes=stage.axes,
+        config=stage.config,
+        needs={},
+        metrics=metrics,
+        environment={},
+        started_at="2026-01-01",
+        wall_s=0.0,
+    )
 
 
 def context_of(stage: Any, folders: Folders) -> StageContext:
     found = {role: result.load(need.folder(folders.runs)) for role, need in stage.needs.items()}
-    return StageContext(stage.config, stage.folder(folders.runs), {role: one for role, one in found.items() if one}, {},
-                        folders.data, folders.raw, 1, "cpu")
+    return StageContext(
+        stage.config,
+        stage.folder(folders.runs),
+        {role: one for role, one in found.items() if one},
+        {},
+        folders.data,
+        folders.raw,
+        1,
+        "cpu",
+    )
 
 
-def drive(asked: Recipe, folders: Folders, broken: set[str] = frozenset()) -> tuple[Run, InThisProcess, Matrix]:
+def drive(
+    asked: Recipe, folders: Folders, broken: set[str] = frozenset()
+) -> tuple[Run, InThisProcess, Matrix]:
     matrix = expand(asked)
     launcher = InThisProcess(matrix, folders, broken)
     run = Run(matrix, folders, launcher)
@@ -111,9 +135,17 @@ def test_only_the_best_are_run_and_the_plan_says_so(folders: Folders):
     run, launcher, matrix = drive(recipe(), folders)
     assert not run.failed and not run.blocked
     assert [name for name in launcher.ran if "/grid/" in name] == [
-        f"transfer/{target}/grid/{model}" for model in ("b", "c") for target in ("synthetic_patterns", "synthetic_scenes")]
+        f"transfer/{target}/grid/{model}"
+        for model in ("b", "c")
+        for target in ("synthetic_patterns", "synthetic_scenes")
+    ]
     assert len([name for name in launcher.ran if "/fixed/" in name]) == 8
-    assert states(matrix, folders, "grid") == {"a": {"skipped"}, "b": {"done"}, "c": {"done"}, "d": {"skipped"}}
+    assert states(matrix, folders, "grid") == {
+        "a": {"skipped"},
+        "b": {"done"},
+        "c": {"done"},
+        "d": {"skipped"},
+    }
     assert not unfinished(matrix, folders)
     again, launcher, _ = drive(recipe(), folders)
     assert launcher.ran == [] and not again.failed
@@ -122,21 +154,41 @@ def test_only_the_best_are_run_and_the_plan_says_so(folders: Folders):
 def test_a_model_that_fails_is_left_out_and_comes_back_when_it_is_repaired(folders: Folders):
     run, launcher, matrix = drive(recipe(), folders, broken={"b"})
     assert set(run.failed.values()) == {"no such weights"}
-    assert states(matrix, folders, "grid") == {"a": {"skipped"}, "b": {"skipped"}, "c": {"done"}, "d": {"done"}}
+    assert states(matrix, folders, "grid") == {
+        "a": {"skipped"},
+        "b": {"skipped"},
+        "c": {"done"},
+        "d": {"done"},
+    }
     gate = next(stage for stage in matrix.stages if stage.kind == "shortlist")
     found = result.load(gate.folder(folders.runs))
-    assert found is not None and found.metrics["chosen"] == ["c", "d"] and found.metrics["num_missing"] == 2
-    assert found.metrics["left_out"] == {"b": "it, its features or its scores failed on synthetic_patterns"}
+    assert (
+        found is not None
+        and found.metrics["chosen"] == ["c", "d"]
+        and found.metrics["num_missing"] == 2
+    )
+    assert found.metrics["left_out"] == {
+        "b": "it, its features or its scores failed on synthetic_patterns"
+    }
     assert {stage.axes["model"] for stage in run.blocked} == {"b"}
     run, launcher, _ = drive(recipe(), folders)
     assert not run.failed and "shortlist/knn" in launcher.ran
-    assert [name for name in launcher.ran if "/grid/" in name] == ["transfer/synthetic_patterns/grid/b",
-                                                                 "transfer/synthetic_scenes/grid/b"]
-    assert states(matrix, folders, "grid") == {"a": {"skipped"}, "b": {"done"}, "c": {"done"}, "d": {"done"}}
+    assert [name for name in launcher.ran if "/grid/" in name] == [
+        "transfer/synthetic_patterns/grid/b",
+        "transfer/synthetic_scenes/grid/b",
+    ]
+    assert states(matrix, folders, "grid") == {
+        "a": {"skipped"},
+        "b": {"done"},
+        "c": {"done"},
+        "d": {"done"},
+    }
 
 
 def test_a_model_that_joins_undoes_nothing(folders: Folders):
-    _, _, matrix = drive(recipe(models=[model for model in recipe().models if model.name != "a"]), folders)
+    _, _, matrix = drive(
+        recipe(models=[model for model in recipe().models if model.name != "a"]), folders
+    )
     known = {stage.key for stage in matrix.stages if stage.kind != "shortlist"}
     assert known < {stage.key for stage in expand(recipe()).stages}
     _, launcher, _ = drive(recipe(), folders)
@@ -146,7 +198,9 @@ def test_a_model_that_joins_undoes_nothing(folders: Folders):
 
 def test_a_shortlist_that_cannot_be_drawn_up_fails_and_blocks_its_stages(folders: Folders):
     run, launcher, _ = drive(recipe(), folders, broken=set(KNN))
-    assert launcher.ran[-1] == "shortlist/knn" and "None of 4 models has a score knn" in " ".join(run.failed.values())
+    assert launcher.ran[-1] == "shortlist/knn" and "None of 4 models has a score knn" in " ".join(
+        run.failed.values()
+    )
     assert len([stage for stage in run.blocked if "/grid/" in stage.name]) == 8
 
 
@@ -155,15 +209,29 @@ def test_a_report_tells_what_was_left_out_from_what_is_missing(folders: Folders)
     (grid,) = [stage for stage in matrix.stages if stage.name == "transfer/synthetic_scenes/grid/b"]
     (grid.folder(folders.runs) / result.FILE_NAME).unlink()
     transfers = [stage for stage in matrix.stages if stage.kind == "transfer"]
-    text = write_report(replace(matrix, stages=transfers[-1:]), folders, ("md",)).read_text()     # left out, and nothing else
-    assert "1 stage was left out: grid ran for the best 2 models by knn only." in text and "no result yet" not in text
+    text = write_report(
+        replace(matrix, stages=transfers[-1:]), folders, ("md",)
+    ).read_text()  # left out, and nothing else
+    assert (
+        "1 stage was left out: grid ran for the best 2 models by knn only." in text
+        and "no result yet" not in text
+    )
     text = write_report(replace(matrix, stages=[grid]), folders, ("md",)).read_text()
-    assert "left out" not in text and f"1 of 1 stages have no result yet:\n\n- {grid.name}" in text.replace("\\", "")
+    assert (
+        "left out" not in text
+        and f"1 of 1 stages have no result yet:\n\n- {grid.name}" in text.replace("\\", "")
+    )
 
 
 def test_ranks_by_hand():
-    rows = shortlist.rank({"a": {"x": 0.1, "y": 9.0}, "b": {"x": 0.3, "y": 5.0}, "c": {"x": 0.3, "y": 1.0}})
-    assert [(row["model"], row["mean_rank"]) for row in rows] == [("b", 1.75), ("a", 2.0), ("c", 2.25)]
+    rows = shortlist.rank(
+        {"a": {"x": 0.1, "y": 9.0}, "b": {"x": 0.3, "y": 5.0}, "c": {"x": 0.3, "y": 1.0}}
+    )
+    assert [(row["model"], row["mean_rank"]) for row in rows] == [
+        ("b", 1.75),
+        ("a", 2.0),
+        ("c", 2.25),
+    ]
     from scipy.stats import rankdata
 
     scores = {"x": [0.1, 0.3, 0.3], "y": [9.0, 5.0, 1.0]}
@@ -172,7 +240,11 @@ def test_ranks_by_hand():
 
 
 def test_targets_that_a_score_suits_for_no_model_do_not_count_and_others_leave_a_model_out():
-    roles = {f"{model} on {target}": [model, target] for model in "ab" for target in ("voc", "pets", "cars")}
+    roles = {
+        f"{model} on {target}": [model, target]
+        for model in "ab"
+        for target in ("voc", "pets", "cars")
+    }
     config = {"by": "knn", "best": 5, "scores": roles}
     needs = {}
     for role, (model, target) in roles.items():
@@ -180,20 +252,36 @@ def test_targets_that_a_score_suits_for_no_model_do_not_count_and_others_leave_a
         if target == "voc" or (model, target) == ("b", "cars"):
             metrics = {"scores": {}, "failed": {"knn": "many labels"}}
         needs[role] = SimpleNamespace(metrics=metrics)
-    context = StageContext(config, Path(), needs, {}, Path(), Path(), 1, "cpu")     # type: ignore[arg-type]
+    context = StageContext(config, Path(), needs, {}, Path(), Path(), 1, "cpu")  # type: ignore[arg-type]
     metrics = stage_of_shortlists.run(context).metrics
     assert metrics["chosen"] == ["a"] and metrics["left_out"] == {"b": "knn on cars: many labels"}
     assert not metrics["num_missing"]
     assert metrics["ranking"][0]["scores"] == {"pets": 0.5, "cars": 0.5}
     with pytest.raises(UserError, match="models has a score nce"):
-        stage_of_shortlists.run(StageContext({**config, "by": "nce"}, Path(), needs, {}, Path(), Path(), 1, "cpu"))  # type: ignore[arg-type]
+        stage_of_shortlists.run(
+            StageContext({**config, "by": "nce"}, Path(), needs, {}, Path(), Path(), 1, "cpu")
+        )  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    ({"shortlist": {"by": "leep", "best": 2, "methods": ["grid"]}}, "shortlist.by is leep"),
-    ({"shortlist": {"by": "knn", "best": 2, "methods": ["gird"]}}, "shortlist.methods names gird"),
-    ({"shortlist": {"by": "knn", "best": 2, "methods": ["grid"]}, "models": [], "source": {"dataset": "synthetic_things"},
-      "subsets": ["all"]}, "one of `models`")])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"shortlist": {"by": "leep", "best": 2, "methods": ["grid"]}}, "shortlist.by is leep"),
+        (
+            {"shortlist": {"by": "knn", "best": 2, "methods": ["gird"]}},
+            "shortlist.methods names gird",
+        ),
+        (
+            {
+                "shortlist": {"by": "knn", "best": 2, "methods": ["grid"]},
+                "models": [],
+                "source": {"dataset": "synthetic_things"},
+                "subsets": ["all"],
+            },
+            "one of `models`",
+        ),
+    ],
+)
 def test_shortlists_that_cannot_be_meant_are_refused(change: dict[str, Any], says: str):
     with pytest.raises(ValueError, match=says):
         recipe(**change)

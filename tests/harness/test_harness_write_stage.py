@@ -36,14 +36,21 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stages() -> dict[str, Stage]:
-    return {str(stage.axes["subset"]): stage for stage in matrix.expand(recipe.read("small.yaml")).stages
-            if stage.kind == "write"}
+    return {
+        str(stage.axes["subset"]): stage
+        for stage in matrix.expand(recipe.read("small.yaml")).stages
+        if stage.kind == "write"
+    }
 
 
 def run(stage: Stage, data: str = "data") -> Outcome:
     folder = stage.folder(Path("runs"))
     folder.mkdir(parents=True, exist_ok=True)
-    return write.run(StageContext(stage.config, folder, {}, {}, Path(data), Path("raw"), num_threads=1, device="cpu"))
+    return write.run(
+        StageContext(
+            stage.config, folder, {}, {}, Path(data), Path("raw"), num_threads=1, device="cpu"
+        )
+    )
 
 
 def sources(outcome: Outcome) -> list[str | None]:
@@ -76,14 +83,18 @@ def test_what_write_beton_wrote_is_taken_until_the_images_change():
         file = Path("data", split["path"])
         assert file.samefile(Path("data/things-all", file.name))
     shutil.rmtree("data/things-all")
-    assert sources(run(stages()["two"])) == [split["path"] for split in taken.metrics["splits"].values()]
+    assert sources(run(stages()["two"])) == [
+        split["path"] for split in taken.metrics["splits"].values()
+    ]
     Image.new("RGB", (100, 100)).save("raw/things/c0/0.jpg")
     assert sources(run(stages()["three"])) == [None, None]
 
 
 def test_what_write_beton_copied_is_taken_too():
-    for line in (["write-beton", "--source", "raw/things", "--val", "0.25", "--out", "whole"],
-                 ["write-beton", "--from", "whole", "--subset", "three.txt", "--data-dir", "data"]):
+    for line in (
+        ["write-beton", "--source", "raw/things", "--val", "0.25", "--out", "whole"],
+        ["write-beton", "--from", "whole", "--subset", "three.txt", "--data-dir", "data"],
+    ):
         Path("three.txt").write_text("c0\nc1\nc3\n")
         assert CliRunner().invoke(cli, line, catch_exceptions=False).exit_code == 0
     assert sources(run(stages()["two"])) == ["things-three/train.beton", "things-three/val.beton"]

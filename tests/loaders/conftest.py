@@ -5,8 +5,20 @@ from pathlib import Path
 import pytest
 from tiny_betons import photo, write_beton
 
-SIZES = [(60, 40), (40, 60), (33, 47), (128, 128), (1, 50), (50, 1), (1, 1), (17, 200), (64, 64), (97, 31), (20, 20),
-         (75, 50)]
+SIZES = [
+    (60, 40),
+    (40, 60),
+    (33, 47),
+    (128, 128),
+    (1, 50),
+    (50, 1),
+    (1, 1),
+    (17, 200),
+    (64, 64),
+    (97, 31),
+    (20, 20),
+    (75, 50),
+]
 
 
 @pytest.fixture(scope="session")
@@ -15,5 +27,12 @@ def betons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("betons")
     images = [photo(*SIZES[number % len(SIZES)], seed=number) for number in range(36)]
     labels = [number % 4 for number in range(36)]
-    stored = {"jpeg": [False] * 36, "raw": [True] * 36, "mixed": [number % 2 == 0 for number in range(36)]}
-    return {name: write_beton(folder / f"{name}.beton", images, labels, raw=raw) for name, raw in stored.items()}
+    stored = {
+        "jpeg": [False] * 36,
+        "raw": [True] * 36,
+        "mixed": [number % 2 == 0 for number in range(36)],
+    }
+    return {
+        name: write_beton(folder / f"{name}.beton", images, labels, raw=raw)
+        for name, raw in stored.items()
+    }

@@ -14,22 +14,39 @@ from loaders.augment import choose_crops, random_order
 from loaders.backends import reference
 from loaders.plan import LoaderPlan
 
-PLAN = LoaderPlan(Path("none.beton"), 8, 32, augment="random_resized_crop", horizontal_flip=True, seed=7)
+PLAN = LoaderPlan(
+    Path("none.beton"), 8, 32, augment="random_resized_crop", horizontal_flip=True, seed=7
+)
 NUM_DRAWS = 4000
 
 
 def crops_of(plan: LoaderPlan, width: int, height: int, epoch: int = 0, count: int = NUM_DRAWS):
-    return choose_crops(plan, epoch, np.arange(count), np.full(count, width), np.full(count, height))
+    return choose_crops(
+        plan, epoch, np.arange(count), np.full(count, width), np.full(count, height)
+    )
 
 
 @settings(max_examples=200, deadline=None)
-@given(seed=st.integers(0, 2**63), epoch=st.integers(0, 2**31), sample=st.integers(0, 2**40),
-       width=st.integers(1, 3000), height=st.integers(1, 3000), center=st.booleans(),
-       scale=st.sampled_from([(0.08, 1.0), (0.25, 0.3), (1.0, 1.0)]),
-       ratio=st.sampled_from([(3 / 4, 4 / 3), (1.0, 1.0), (2.0, 3.0)]))
-def test_each_crop_is_the_slow_twins_and_lies_inside(seed, epoch, sample, width, height, center, scale, ratio):
-    plan = dataclasses.replace(PLAN, seed=seed, augment="center_crop" if center else "random_resized_crop",
-                               crop_scale=scale, crop_ratio=ratio)
+@given(
+    seed=st.integers(0, 2**63),
+    epoch=st.integers(0, 2**31),
+    sample=st.integers(0, 2**40),
+    width=st.integers(1, 3000),
+    height=st.integers(1, 3000),
+    center=st.booleans(),
+    scale=st.sampled_from([(0.08, 1.0), (0.25, 0.3), (1.0, 1.0)]),
+    ratio=st.sampled_from([(3 / 4, 4 / 3), (1.0, 1.0), (2.0, 3.0)]),
+)
+def test_each_crop_is_the_slow_twins_and_lies_inside(
+    seed, epoch, sample, width, height, center, scale, ratio
+):
+    plan = dataclasses.replace(
+        PLAN,
+        seed=seed,
+        augment="center_crop" if center else "random_resized_crop",
+        crop_scale=scale,
+        crop_ratio=ratio,
+    )
     crops = choose_crops(plan, epoch, np.array([sample]), np.array([width]), np.array([height]))
     box, flip = reference.choose_crop(plan, epoch, sample, width, height)
     assert (tuple(crops.boxes[0]), crops.flips[0]) == (box, flip)
@@ -38,15 +55,21 @@ def test_each_crop_is_the_slow_twins_and_lies_inside(seed, epoch, sample, width,
     assert left + box_width <= width and top + box_height <= height
 
 
-@pytest.mark.parametrize(("width", "height"), [(500, 375), (300, 400), (224, 224), (600, 100), (100, 600)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(500, 375), (300, 400), (224, 224), (600, 100), (100, 600)]
+)
 def test_boxes_are_distributed_as_torchvisions(width, height):
     image = torch.empty(3, height, width)
     torch.manual_seed(0)
-    drawn = np.array([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(NUM_DRAWS)])
-    theirs = drawn[:, [1, 0, 3, 2]]     # get_params: top, left, height, width
+    drawn = np.array(
+        [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(NUM_DRAWS)]
+    )
+    theirs = drawn[:, [1, 0, 3, 2]]  # get_params: top, left, height, width
     ours = crops_of(PLAN, width, height).boxes
     for column, name in enumerate(["left", "top", "width", "height"]):
-        assert _kolmogorov_smirnov(ours[:, column], theirs[:, column]) < 0.045, name    # chance of more: about 0.05 %
+        assert _kolmogorov_smirnov(ours[:, column], theirs[:, column]) < 0.045, (
+            name
+        )  # chance of more: about 0.05 %
     of_ours, of_theirs = (np.corrcoef(boxes[:, 2], boxes[:, 3])[0, 1] for boxes in (ours, theirs))
     assert of_ours == pytest.approx(of_theirs, abs=0.06)
 
@@ -68,14 +91,19 @@ def test_half_of_the_images_are_flipped_independently_of_place_and_epoch():
 def test_seed_epoch_and_sample_each_change_the_crop():
     base = crops_of(PLAN, 500, 375).boxes
     assert (base == crops_of(PLAN, 500, 375).boxes).all()
-    for other in (crops_of(PLAN, 500, 375, epoch=1), crops_of(dataclasses.replace(PLAN, seed=8), 500, 375)):
+    for other in (
+        crops_of(PLAN, 500, 375, epoch=1),
+        crops_of(dataclasses.replace(PLAN, seed=8), 500, 375),
+    ):
         assert (base != other.boxes).any(axis=1).mean() > 0.99
     assert len(np.unique(base, axis=0)) > 0.99 * len(base)
 
 
 def test_a_crop_does_not_depend_on_the_batch_it_is_drawn_in():
     alone = choose_crops(PLAN, 3, np.array([41]), np.array([500]), np.array([375])).boxes[0]
-    among = choose_crops(PLAN, 3, np.array([9, 41, 2]), np.array([30, 500, 70]), np.array([30, 375, 20])).boxes[1]
+    among = choose_crops(
+        PLAN, 3, np.array([9, 41, 2]), np.array([30, 500, 70]), np.array([30, 375, 20])
+    ).boxes[1]
     assert (alone == among).all()
 
 
@@ -83,7 +111,12 @@ def test_center_crop_is_the_middle_share_of_the_shorter_side():
     plan = dataclasses.replace(PLAN, augment="center_crop", center_fraction=0.875)
     sizes = np.array([(256, 256), (500, 256), (256, 501), (1, 9)])
     boxes = choose_crops(plan, 0, np.arange(4), sizes[:, 0], sizes[:, 1]).boxes
-    assert boxes.tolist() == [[16, 16, 224, 224], [138, 16, 224, 224], [16, 138, 224, 224], [0, 4, 1, 1]]
+    assert boxes.tolist() == [
+        [16, 16, 224, 224],
+        [138, 16, 224, 224],
+        [16, 138, 224, 224],
+        [0, 4, 1, 1],
+    ]
 
 
 def test_order_is_a_permutation_that_seed_and_epoch_decide():
@@ -91,7 +124,7 @@ def test_order_is_a_permutation_that_seed_and_epoch_decide():
     order = random_order(3, 5, ids)
     assert (np.sort(order) == ids).all()
     assert (order == random_order(3, 5, ids)).all()
-    kept = np.flatnonzero(ids % 3 == 0)     # a subset's samples follow one another as in the whole
+    kept = np.flatnonzero(ids % 3 == 0)  # a subset's samples follow one another as in the whole
     assert (kept[random_order(3, 5, ids[kept])] == order[np.isin(order, kept)]).all()
     for other in (random_order(3, 6, ids), random_order(4, 5, ids)):
         assert (order == other).mean() < 0.01

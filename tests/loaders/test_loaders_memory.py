@@ -21,12 +21,15 @@ def test_a_plan_that_fits_gives_no_warning(betons):
     assert preflight.warnings(plan_of(betons["raw"])) == []
 
 
-@pytest.mark.parametrize(("changes", "measured", "says"), [
-    ({"batch_size": 2**20, "resolution": 224}, {}, "Lower batch_size or batches_ahead"),
-    ({"num_threads": 4096}, {}, "4096 threads for"),
-    ({}, {"free_memory_bytes": 1000}, "Use order: quasi_random"),
-    ({"world_size": 2}, {"shared_memory_bytes": 64_000_000}, "--shm-size"),
-])
+@pytest.mark.parametrize(
+    ("changes", "measured", "says"),
+    [
+        ({"batch_size": 2**20, "resolution": 224}, {}, "Lower batch_size or batches_ahead"),
+        ({"num_threads": 4096}, {}, "4096 threads for"),
+        ({}, {"free_memory_bytes": 1000}, "Use order: quasi_random"),
+        ({"world_size": 2}, {"shared_memory_bytes": 64_000_000}, "--shm-size"),
+    ],
+)
 def test_each_shortage_has_its_sentence(betons, monkeypatch, changes, measured, says):
     for function, value in measured.items():
         monkeypatch.setattr(preflight, function, lambda value=value: value)
@@ -59,7 +62,9 @@ def test_a_file_larger_than_memory_gives_the_same_batches(betons, monkeypatch, o
 
 
 @pytest.mark.parametrize("order", ["random", "quasi_random", "sequential"])
-def test_a_small_view_of_a_file_larger_than_memory_reads_no_more_than_its_images(betons, monkeypatch, order):
+def test_a_small_view_of_a_file_larger_than_memory_reads_no_more_than_its_images(
+    betons, monkeypatch, order
+):
     """Or the system reads the whole file for a tenth of it: 9.9 bytes for each byte wanted, measured with quasi_random."""
     monkeypatch.setattr(ffcv, "free_memory_bytes", lambda: 1000)
     with open_loader(plan_of(betons["raw"], order=order, indices=range(0, 36, 4))) as loader:

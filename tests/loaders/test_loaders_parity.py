@@ -34,7 +34,9 @@ def photos() -> list[bytes]:
 @pytest.fixture(scope="module")
 def beton(photos, tmp_path_factory) -> Path:
     pixels = load_sample_images().images
-    return write_beton(tmp_path_factory.mktemp("photos") / "t.beton", pixels, [0, 1], raw=[False] * 2, blobs=photos)
+    return write_beton(
+        tmp_path_factory.mktemp("photos") / "t.beton", pixels, [0, 1], raw=[False] * 2, blobs=photos
+    )
 
 
 def decode(photo: bytes) -> torch.Tensor:
@@ -49,7 +51,9 @@ def psnr(difference: np.ndarray) -> float:
 @pytest.mark.parametrize("augment", ["random_resized_crop", "center_crop"])
 @pytest.mark.parametrize("resolution", [224, 128])
 def test_a_batch_is_torchvisions_to_the_stated_tolerance(photos, beton, augment, resolution):
-    plan = LoaderPlan(beton, 2, resolution, augment=augment, horizontal_flip=augment != "center_crop", seed=4)
+    plan = LoaderPlan(
+        beton, 2, resolution, augment=augment, horizontal_flip=augment != "center_crop", seed=4
+    )
     decoded = [decode(photo) for photo in photos]
     gained = []
     with open_loader(plan) as loader:
@@ -57,10 +61,16 @@ def test_a_batch_is_torchvisions_to_the_stated_tolerance(photos, beton, augment,
             samples = loader.samples
             crops = choose_crops(plan, epoch, samples.ids, samples.widths, samples.heights)
             images = next(loader.epoch(epoch))[0].clone()
-            for ours, image, box, flip in zip(images, decoded, crops.boxes.tolist(), crops.flips, strict=True):
+            for ours, image, box, flip in zip(
+                images, decoded, crops.boxes.tolist(), crops.flips, strict=True
+            ):
                 left, top, width, height = box
-                resized = [functional.resized_crop(image, top, left, height, width, [resolution] * 2, antialias=antialias)
-                           for antialias in (True, False)]
+                resized = [
+                    functional.resized_crop(
+                        image, top, left, height, width, [resolution] * 2, antialias=antialias
+                    )
+                    for antialias in (True, False)
+                ]
                 careful, quick = (one.double().numpy() for one in resized)
                 ours = (ours.flip(2) if flip else ours).double().numpy()
                 difference = ours - careful

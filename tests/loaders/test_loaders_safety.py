@@ -38,21 +38,35 @@ def new_threads() -> Callable[[], list[threading.Thread]]:
 
 
 def plan_of(beton: Path, **changes: object) -> LoaderPlan:
-    settings = {"batch_size": 4, "resolution": 32, "augment": "random_resized_crop", "num_threads": 2}
+    settings = {
+        "batch_size": 4,
+        "resolution": 32,
+        "augment": "random_resized_crop",
+        "num_threads": 2,
+    }
     return LoaderPlan(beton, **(settings | changes))
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(("backend", "spoil"), [
-    ("ffcv", "zeros"), ("ffcv", "cut short"), ("ffcv", "ends inside"),
-    ("reference", "zeros"), ("reference", "cut short"),
-])      # Pillow takes an early end-of-image marker for a good one
+@pytest.mark.parametrize(
+    ("backend", "spoil"),
+    [
+        ("ffcv", "zeros"),
+        ("ffcv", "cut short"),
+        ("ffcv", "ends inside"),
+        ("reference", "zeros"),
+        ("reference", "cut short"),
+    ],
+)  # Pillow takes an early end-of-image marker for a good one
 def test_a_corrupt_jpeg_is_an_error_that_names_it(tmp_path, backend, spoil, new_threads):
     images = [photo(90, 70, seed=number) for number in range(10)]
     blobs = [jpeg(image) for image in images]
     size = len(blobs[6])
-    blobs[6] = {"zeros": bytes(size), "cut short": blobs[6][:size // 2],
-                "ends inside": blobs[6][:size // 2] + b"\xff\xd9" + bytes(size - size // 2 - 2)}[spoil]
+    blobs[6] = {
+        "zeros": bytes(size),
+        "cut short": blobs[6][: size // 2],
+        "ends inside": blobs[6][: size // 2] + b"\xff\xd9" + bytes(size - size // 2 - 2),
+    }[spoil]
     beton = write_beton(tmp_path / "spoilt.beton", images, [0] * 10, raw=[False] * 10, blobs=blobs)
     with open_loader(plan_of(beton, backend=backend)) as loader:
         batches = loader.epoch(0)
@@ -67,7 +81,9 @@ def test_a_corrupt_jpeg_is_an_error_that_names_it(tmp_path, backend, spoil, new_
 def test_bytes_that_a_camera_left_before_the_end_are_no_error(tmp_path):
     image = photo(40, 30, seed=0)
     padded = jpeg(image)[:-2] + bytes(40) + jpeg(image)[-2:]
-    beton = write_beton(tmp_path / "two.beton", [image] * 2, [0, 0], raw=[False] * 2, blobs=[jpeg(image), padded])
+    beton = write_beton(
+        tmp_path / "two.beton", [image] * 2, [0, 0], raw=[False] * 2, blobs=[jpeg(image), padded]
+    )
     with open_loader(plan_of(beton, augment="center_crop")) as loader, loader.epoch(0) as batches:
         (clean, same), _ = next(batches)
     assert torch.equal(clean, same)
@@ -78,9 +94,14 @@ def test_a_zeroed_sector_is_an_error(tmp_path):
     """The first that libjpeg-turbo says of it is what it says of bytes that a camera left: how many were skipped."""
     image = photo(320, 240, seed=1)
     blob = jpeg(image, restart_marker_blocks=7)
-    spoilt = blob[:len(blob) // 2] + bytes(512) + blob[len(blob) // 2 + 512:]
-    beton = write_beton(tmp_path / "two.beton", [image] * 2, [0, 0], raw=[False] * 2, blobs=[blob, spoilt])
-    with open_loader(plan_of(beton)) as loader, pytest.raises(UserError, match=r"Sample 1 of .* bytes before marker 0xd[0-7]"):
+    spoilt = blob[: len(blob) // 2] + bytes(512) + blob[len(blob) // 2 + 512 :]
+    beton = write_beton(
+        tmp_path / "two.beton", [image] * 2, [0, 0], raw=[False] * 2, blobs=[blob, spoilt]
+    )
+    with (
+        open_loader(plan_of(beton)) as loader,
+        pytest.raises(UserError, match=r"Sample 1 of .* bytes before marker 0xd[0-7]"),
+    ):
         next(loader.epoch(0))
 
 
@@ -91,7 +112,7 @@ def test_an_exception_in_the_thread_reaches_the_consumer(betons, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             list(loader.epoch(0))
         monkeypatch.undo()
-        assert len(list(loader.epoch(0))) == 9      # and the loader still works
+        assert len(list(loader.epoch(0))) == 9  # and the loader still works
 
 
 @pytest.mark.timeout(60)
@@ -115,7 +136,9 @@ def test_an_exception_in_a_decoding_thread_says_at_which_sample(betons, monkeypa
 @pytest.mark.timeout(60)
 def test_ctrl_c_while_waiting_for_a_batch_ends_the_epoch(betons, monkeypatch, new_threads):
     with pytest.raises(KeyboardInterrupt), open_loader(plan_of(betons["raw"])) as loader:
-        monkeypatch.setattr(loader._batch_decoder, "decode", lambda *_: threading.Event().wait(1) and {})
+        monkeypatch.setattr(
+            loader._batch_decoder, "decode", lambda *_: threading.Event().wait(1) and {}
+        )
         batches = loader.epoch(0)
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         next(batches)
@@ -170,7 +193,13 @@ print(json.dumps([before, state(before["threads"])]))
 
 @pytest.mark.timeout(120)
 def test_two_hundred_loaders_leave_no_thread_no_file_and_no_memory(betons):
-    ended = subprocess.run([sys.executable, "-c", MANY, betons["mixed"]], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    ended = subprocess.run(
+        [sys.executable, "-c", MANY, betons["mixed"]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
     before, after = json.loads(ended.stdout)
     assert (after["threads"], after["files"]) == (before["threads"], before["files"])
@@ -185,9 +214,9 @@ def test_loops_left_early_leave_no_thread_and_no_memory(betons, new_threads):
             for _ in loader.epoch(number):
                 break
             if number % 3 == 0:
-                loader.epoch(number)            # started and dropped
+                loader.epoch(number)  # started and dropped
             if number % 2:
-                loader.close()                  # or simply dropped
+                loader.close()  # or simply dropped
 
     open_and_leave(10)
     gc.collect()
@@ -219,7 +248,11 @@ def test_an_epoch_ends_when_the_next_one_starts(betons):
 
 @pytest.mark.timeout(60)
 def test_an_error_in_the_loop_ends_the_epoch(betons, new_threads):
-    with pytest.raises(KeyboardInterrupt), open_loader(plan_of(betons["raw"])) as loader, loader.epoch(0) as batches:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_loader(plan_of(betons["raw"])) as loader,
+        loader.epoch(0) as batches,
+    ):
         for _ in batches:
             raise KeyboardInterrupt
     assert not new_threads()
@@ -231,7 +264,7 @@ def test_a_batch_is_whole_until_the_next_is_asked_for(betons):
         expected = [images.clone() for images, _ in loader.epoch(0)]
         with loader.epoch(0) as batches:
             for (images, _), once in zip(batches, expected, strict=True):
-                threading.Event().wait(0.02)    # time for the thread to run ahead as far as it may
+                threading.Event().wait(0.02)  # time for the thread to run ahead as far as it may
                 assert torch.equal(images, once)
 
 
@@ -243,11 +276,16 @@ def test_two_loaders_taken_in_turns_and_from_two_threads(betons):
 
     expected = {name: clones(name) for name in ("jpeg", "raw")}
     with open_loader(plan_of(betons["jpeg"])) as a, open_loader(plan_of(betons["raw"])) as b:
-        for (x, _), (y, _), x_once, y_once in zip_longest(a.epoch(0), b.epoch(0), *expected.values()):
+        for (x, _), (y, _), x_once, y_once in zip_longest(
+            a.epoch(0), b.epoch(0), *expected.values()
+        ):
             assert torch.equal(x, x_once) and torch.equal(y, y_once)
 
     results: dict[str, list[torch.Tensor]] = {}
-    threads = [threading.Thread(target=lambda name=name: results.update({name: clones(name)})) for name in expected]
+    threads = [
+        threading.Thread(target=lambda name=name: results.update({name: clones(name)}))
+        for name in expected
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -272,10 +310,10 @@ def test_slots_are_not_filled_again_before_a_slow_gpu_has_used_them(betons):
     with open_loader(plan_of(betons["mixed"], batch_size=2)) as loader:
         expected = [images.clone() for images, _ in loader.epoch(0)]
     with open_loader(plan_of(betons["mixed"], batch_size=2, device="cuda")) as loader:
-        for _ in range(3):      # slots are kept from one epoch to the next
+        for _ in range(3):  # slots are kept from one epoch to the next
             clones = []
             for images, _ in loader.epoch(0):
-                torch.cuda._sleep(50_000_000)       # the GPU falls behind; the clone waits in its queue
+                torch.cuda._sleep(50_000_000)  # the GPU falls behind; the clone waits in its queue
                 clones.append(images.clone())
             assert all(torch.equal(a.cpu(), b) for a, b in zip(clones, expected, strict=True))
 
@@ -291,16 +329,20 @@ class _Numbers(torch.utils.data.Dataset):
 @pytest.mark.timeout(120)
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_beside_a_torch_dataloader_with_forked_workers(betons):
-    workers = torch.utils.data.DataLoader(_Numbers(), batch_size=4, num_workers=2, multiprocessing_context="fork")
+    workers = torch.utils.data.DataLoader(
+        _Numbers(), batch_size=4, num_workers=2, multiprocessing_context="fork"
+    )
     with open_loader(plan_of(betons["jpeg"])) as loader, loader.epoch(0) as batches:
         next(batches)
-        assert torch.cat(list(workers)).tolist() == list(range(16))     # forked while our threads run
+        assert torch.cat(list(workers)).tolist() == list(range(16))  # forked while our threads run
         assert len(list(batches)) == 8
 
 
 @pytest.mark.timeout(120)
 def test_beside_a_torch_dataloader_with_spawned_workers(betons):
-    workers = torch.utils.data.DataLoader(_Numbers(), batch_size=4, num_workers=1, multiprocessing_context="spawn")
+    workers = torch.utils.data.DataLoader(
+        _Numbers(), batch_size=4, num_workers=1, multiprocessing_context="spawn"
+    )
     with open_loader(plan_of(betons["jpeg"])) as loader, loader.epoch(0) as batches:
         next(batches)
         assert torch.cat(list(workers)).tolist() == list(range(16))
@@ -325,7 +367,7 @@ def test_a_fork_refuses_the_loaders_it_was_born_with_and_opens_its_own(betons):
             finally:
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert len(list(batches)) == 8      # the parent's goes on
+        assert len(list(batches)) == 8  # the parent's goes on
 
 
 SCRIPT = """
@@ -355,11 +397,21 @@ next(left)
 @pytest.fixture(scope="module")
 def processes(betons, tmp_path_factory) -> list[dict]:
     """What processes say, one after the other, with a new folder for compiled code; each ends inside an epoch."""
-    environment = {"NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")), "PATH": "/usr/bin:/bin"}
+    environment = {
+        "NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "PATH": "/usr/bin:/bin",
+    }
     said = []
     for kernel in ("numba", "numba", best_kernel()):
-        ended = subprocess.run([sys.executable, "-c", SCRIPT, betons["mixed"], kernel], cwd=ROOT, env=environment, timeout=100,
-                               capture_output=True, text=True, check=True)
+        ended = subprocess.run(
+            [sys.executable, "-c", SCRIPT, betons["mixed"], kernel],
+            cwd=ROOT,
+            env=environment,
+            timeout=100,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert ended.stderr == ""
         said.append(json.loads(ended.stdout))
     return said
@@ -367,7 +419,11 @@ def processes(betons, tmp_path_factory) -> list[dict]:
 
 def test_each_function_is_compiled_once_for_training_and_evaluation_and_all_resolutions(processes):
     compiled = processes[0]["compiled"]
-    assert "decode_run" in compiled and "_sum_columns" in compiled and len(set(compiled)) == len(compiled)
+    assert (
+        "decode_run" in compiled
+        and "_sum_columns" in compiled
+        and len(set(compiled)) == len(compiled)
+    )
 
 
 def test_the_second_process_compiles_nothing(processes):
@@ -380,7 +436,9 @@ def test_with_the_c_kernel_no_process_compiles_anything(processes):
 
 def test_another_process_gives_the_same_epoch(processes, betons):
     digest = hashlib.sha256()
-    with open_loader(LoaderPlan(betons["mixed"], 5, 20, augment="random_resized_crop", order="random")) as loader:
+    with open_loader(
+        LoaderPlan(betons["mixed"], 5, 20, augment="random_resized_crop", order="random")
+    ) as loader:
         for images, labels in loader.epoch(6):
             digest.update(images.permute(0, 2, 3, 1).numpy().tobytes() + labels.numpy().tobytes())
     assert [said["digest"] for said in processes] == [digest.hexdigest()] * 3

@@ -12,7 +12,9 @@ from writers.source import Example, Source
 from writers.subset import Subset
 from writers.write import write_split
 
-IMAGES = {f"train/{'abc'[number % 3]}/{number}.jpg": photo(120, 100, seed=number) for number in range(12)}
+IMAGES = {
+    f"train/{'abc'[number % 3]}/{number}.jpg": photo(120, 100, seed=number) for number in range(12)
+}
 
 
 class Memory:
@@ -28,15 +30,28 @@ class Memory:
         return name
 
 
-@pytest.mark.parametrize("encoding", [
-    Encoding(format="jpeg", jpeg_quality=98), Encoding(format="raw"), Encoding(format="passthrough"),
-    Encoding(format="mixed", compress_probability=0.5, jpeg_quality=98),
-], ids=lambda encoding: encoding.format)
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        Encoding(format="jpeg", jpeg_quality=98),
+        Encoding(format="raw"),
+        Encoding(format="passthrough"),
+        Encoding(format="mixed", compress_probability=0.5, jpeg_quality=98),
+    ],
+    ids=lambda encoding: encoding.format,
+)
 @pytest.mark.parametrize("backend", ["ffcv", "reference"])
 def test_what_is_written_is_what_is_loaded(tmp_path, encoding, backend):
     examples = [Example(name, "abc".index(name.split("/")[1]), name) for name in IMAGES]
     source = Source("photos", "photos", ["a", "b", "c"], {"train": examples}, Memory())
-    write_split(source, "train", Subset("without_b", ("a", "c")), encoding, tmp_path / "train.beton", num_threads=1)
+    write_split(
+        source,
+        "train",
+        Subset("without_b", ("a", "c")),
+        encoding,
+        tmp_path / "train.beton",
+        num_threads=1,
+    )
 
     plan = LoaderPlan(tmp_path / "train.beton", 5, 100, center_fraction=1.0, backend=backend)
     with open_loader(plan) as loader:
@@ -50,7 +65,9 @@ def test_what_is_written_is_what_is_loaded(tmp_path, encoding, backend):
     for image, label in zip(loaded, labels, strict=True):
         differences = {name: np.abs(image - middle).mean() for name, middle in middles.items()}
         nearest = min(differences, key=differences.__getitem__)
-        assert differences.pop(nearest) < 4 < 12 < min(differences.values())    # levels; JPEG costs about 2
+        assert (
+            differences.pop(nearest) < 4 < 12 < min(differences.values())
+        )  # levels; JPEG costs about 2
         assert nearest.split("/")[1] == "ac"[label]
         middles.pop(nearest)
     assert {name.split("/")[1] for name in middles} == {"b"}

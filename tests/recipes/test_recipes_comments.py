@@ -9,13 +9,17 @@ from harness import recipe
 from harness.grid import num_configs, trials
 from harness.matrix import expand
 
-SPECIAL = set("{}[]*?~$()<>|&;`")       # what bash or zsh does not leave alone outside quotes
+SPECIAL = set("{}[]*?~$()<>|&;`")  # what bash or zsh does not leave alone outside quotes
 
 
 def typed() -> list[tuple[str, str]]:
     """(recipe, everything from `--set` on) of each line of a comment that has one."""
-    return [(name, line[line.index("--set"):]) for name in recipe.available()
-            for line in (recipe.FOLDER / f"{name}.yaml").read_text().splitlines() if line.startswith("#") and "--set" in line]
+    return [
+        (name, line[line.index("--set") :])
+        for name in recipe.available()
+        for line in (recipe.FOLDER / f"{name}.yaml").read_text().splitlines()
+        if line.startswith("#") and "--set" in line
+    ]
 
 
 @pytest.mark.parametrize(("name", "text"), typed())
@@ -28,6 +32,10 @@ def test_settings_in_comments_can_be_typed(name: str, text: str) -> None:
 def test_numbers_of_configurations_are_what_the_comments_say() -> None:
     methods = recipe.read("non_binary").methods
     assert {label: num_configs(settings) for label, settings in methods.items()} == {
-        "default": 3, "scratch": 3, "l2sp": 48, "fixed": 2}
+        "default": 3,
+        "scratch": 3,
+        "l2sp": 48,
+        "fixed": 2,
+    }
     methods = recipe.read("better_models").methods
     assert len(trials(methods["full"])) == len(trials(methods["scratch"])) == 56

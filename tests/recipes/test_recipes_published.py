@@ -12,7 +12,15 @@ def test_robust_recipes_attack_and_freeze_as_salmans_code(name: str):
     robust-models-transfer are weights, and statistics go on to move."""
     stages = expand(recipe.read(name)).stages
     for kind in ("pretrain", "evaluate"):
-        attacks = [stage.config["settings"]["attack"] for stage in stages if stage.kind == kind and stage.config["eps"] > 0]
+        attacks = [
+            stage.config["settings"]["attack"]
+            for stage in stages
+            if stage.kind == kind and stage.config["eps"] > 0
+        ]
         assert attacks and all(attack["best_iterate"] for attack in attacks)
-    statistics = {stage.config["settings"]["bn_stats"] for stage in stages if stage.axes.get("method") == "fixed"}
+    statistics = {
+        stage.config["settings"]["bn_stats"]
+        for stage in stages
+        if stage.axes.get("method") == "fixed"
+    }
     assert statistics == {"update"}

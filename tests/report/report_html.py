@@ -2,8 +2,32 @@
 
 from html.parser import HTMLParser
 
-_VOID = {"meta", "link", "br", "img", "hr", "input", "area", "base", "col", "embed", "source", "track", "wbr"}
-_LOADING = {"src", "href", "xlink:href", "srcset", "data", "poster", "action", "formaction", "background"}
+_VOID = {
+    "meta",
+    "link",
+    "br",
+    "img",
+    "hr",
+    "input",
+    "area",
+    "base",
+    "col",
+    "embed",
+    "source",
+    "track",
+    "wbr",
+}
+_LOADING = {
+    "src",
+    "href",
+    "xlink:href",
+    "srcset",
+    "data",
+    "poster",
+    "action",
+    "formaction",
+    "background",
+}
 
 
 class Page(HTMLParser):
@@ -32,8 +56,11 @@ class Page(HTMLParser):
         self.tags.append(tag)
         if "id" in named:
             self.ids.append(named["id"] or "")
-        self.loads += [(tag, value) for name, value in attributes
-                       if name in _LOADING and value and not value.startswith(("#", "data:text/csv;"))]
+        self.loads += [
+            (tag, value)
+            for name, value in attributes
+            if name in _LOADING and value and not value.startswith(("#", "data:text/csv;"))
+        ]
         if tag not in _VOID:
             self.open.append(tag)
         if tag == "table":
@@ -43,7 +70,9 @@ class Page(HTMLParser):
         elif tag in ("td", "th"):
             self._cell = ""
             if "aria-sort" in named:
-                self.aria_sort.setdefault(next(reversed(self.tables)), []).append(named["aria-sort"] or "")
+                self.aria_sort.setdefault(next(reversed(self.tables)), []).append(
+                    named["aria-sort"] or ""
+                )
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open and self.open[-1] == tag, f"</{tag}> at {self.getpos()} inside {self.open}"

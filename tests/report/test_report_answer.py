@@ -12,27 +12,82 @@ from harness.report.rows import AccuracyRow, TransferRow
 SIZES = {"all": 100, "minus20": 80}
 
 
-def accuracy_rows(unmasked: Callable[[str, int], float], masked: Callable[[str, int], float], *, seeds: Sequence[int],
-                  eps: float = 0.0, num_images: int = 4000) -> list[AccuracyRow]:
-    row = AccuracyRow(arch="resnet18", subset="", num_classes=None, eps=eps, seed=0, view="", attack="clean",
-                      attack_eps=None, num_answers=None, num_images=num_images, top1=0, top5=0.99, mean_per_class=0,
-                      key="")
-    return [replace(row, subset=subset, num_classes=size, seed=seed, view=view, top1=top1(subset, seed),
-                    num_answers=80 if view == "common_masked" else size)
-            for subset, size in SIZES.items() for seed in seeds
-            for view, top1 in (("common_unmasked", unmasked), ("common_masked", masked))]
+def accuracy_rows(
+    unmasked: Callable[[str, int], float],
+    masked: Callable[[str, int], float],
+    *,
+    seeds: Sequence[int],
+    eps: float = 0.0,
+    num_images: int = 4000,
+) -> list[AccuracyRow]:
+    row = AccuracyRow(
+        arch="resnet18",
+        subset="",
+        num_classes=None,
+        eps=eps,
+        seed=0,
+        view="",
+        attack="clean",
+        attack_eps=None,
+        num_answers=None,
+        num_images=num_images,
+        top1=0,
+        top5=0.99,
+        mean_per_class=0,
+        key="",
+    )
+    return [
+        replace(
+            row,
+            subset=subset,
+            num_classes=size,
+            seed=seed,
+            view=view,
+            top1=top1(subset, seed),
+            num_answers=80 if view == "common_masked" else size,
+        )
+        for subset, size in SIZES.items()
+        for seed in seeds
+        for view, top1 in (("common_unmasked", unmasked), ("common_masked", masked))
+    ]
 
 
-def transfer_rows(score: Callable[[str, float, str, int], float], *, seeds: Sequence[int]) -> list[TransferRow]:
-    return [TransferRow(arch="resnet18", target=target, method="full", subset=subset, num_classes=size, eps=eps,
-                        seed=seed, metric="top1", num_answers=10, num_images=1000, top1=score(subset, eps, target, seed),
-                        top5=1.0, mean_per_class=0.0, lr=0.1, num_configs=1, num_diverged=0,
-                        selected_on="val", selected_score=0.5, key="")
-            for subset, size in SIZES.items() for eps in (0.0, 3.0) for target in ("pets", "cars") for seed in seeds]
+def transfer_rows(
+    score: Callable[[str, float, str, int], float], *, seeds: Sequence[int]
+) -> list[TransferRow]:
+    return [
+        TransferRow(
+            arch="resnet18",
+            target=target,
+            method="full",
+            subset=subset,
+            num_classes=size,
+            eps=eps,
+            seed=seed,
+            metric="top1",
+            num_answers=10,
+            num_images=1000,
+            top1=score(subset, eps, target, seed),
+            top5=1.0,
+            mean_per_class=0.0,
+            lr=0.1,
+            num_configs=1,
+            num_diverged=0,
+            selected_on="val",
+            selected_score=0.5,
+            key="",
+        )
+        for subset, size in SIZES.items()
+        for eps in (0.0, 3.0)
+        for target in ("pets", "cars")
+        for seed in seeds
+    ]
 
 
 def said(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow] = ()) -> str:
-    return " ".join([*answers(accuracy, transfer, effects(accuracy, transfer)), *caveats(accuracy, transfer)])
+    return " ".join(
+        [*answers(accuracy, transfer, effects(accuracy, transfer)), *caveats(accuracy, transfer)]
+    )
 
 
 def wobble(seed: int) -> float:
@@ -41,11 +96,19 @@ def wobble(seed: int) -> float:
 
 def test_a_gain_that_masking_takes_away_is_called_so() -> None:
     gain = {"all": 0.0, "minus20": 0.03}
-    text = said(accuracy_rows(lambda subset, seed: 0.7 + gain[subset] + wobble(seed) * gain[subset] * 20,
-                              lambda subset, seed: 0.73 + wobble(seed) * gain[subset] * 20, seeds=(0, 1, 2)))
+    text = said(
+        accuracy_rows(
+            lambda subset, seed: 0.7 + gain[subset] + wobble(seed) * gain[subset] * 20,
+            lambda subset, seed: 0.73 + wobble(seed) * gain[subset] * 20,
+            seeds=(0, 1, 2),
+        )
+    )
     assert "Pretraining on minus20 (80 classes) instead of all (100 classes)" in text
     assert "on the 80 common classes by +3.0 ± 0.3 points" in text
-    assert "+0.0 ± 0.3 points (not clear) when only common ones may" in text or "−0.0 ± 0.3 points (not clear)" in text
+    assert (
+        "+0.0 ± 0.3 points (not clear) when only common ones may" in text
+        or "−0.0 ± 0.3 points (not clear)" in text
+    )
     assert "that the features got better is not shown" in text
 
 
@@ -62,10 +125,17 @@ def test_a_gain_that_stays_is_called_so() -> None:
 def test_wide_intervals_carry_no_reading() -> None:
     """Masked and unmasked gain the same, masked just not clearly: nothing may be said about where the gain comes from."""
     gains = {0: 0.010, 1: 0.020, 2: 0.030}
-    unmasked = accuracy_rows(lambda subset, seed: 0.7 + (gains[seed] + 0.02 if subset == "minus20" else 0),
-                             lambda subset, seed: 0.7 + (gains[seed] + 0.002 if subset == "minus20" else 0), seeds=(0, 1, 2))
-    flat = [replace(row, top1=row.top1 - 0.018 * (row.view == "common_unmasked") * (row.subset == "minus20"))
-            for row in unmasked]
+    unmasked = accuracy_rows(
+        lambda subset, seed: 0.7 + (gains[seed] + 0.02 if subset == "minus20" else 0),
+        lambda subset, seed: 0.7 + (gains[seed] + 0.002 if subset == "minus20" else 0),
+        seeds=(0, 1, 2),
+    )
+    flat = [
+        replace(
+            row, top1=row.top1 - 0.018 * (row.view == "common_unmasked") * (row.subset == "minus20")
+        )
+        for row in unmasked
+    ]
     shown = {effect.measure: effect.estimate for effect in effects(flat, [])}
     assert not shown["clean common_unmasked"].is_clear and not shown[MASKING].is_clear
     text = said(flat)
@@ -74,30 +144,47 @@ def test_wide_intervals_carry_no_reading() -> None:
 
 
 def test_one_seed_claims_no_interval() -> None:
-    text = said(accuracy_rows(lambda subset, seed: 0.70 if subset == "all" else 0.74,
-                              lambda subset, seed: 0.74, seeds=(0,)))
+    text = said(
+        accuracy_rows(
+            lambda subset, seed: 0.70 if subset == "all" else 0.74,
+            lambda subset, seed: 0.74,
+            seeds=(0,),
+        )
+    )
     assert "One seed, no interval" in text
     assert "+4.0 points when any class" in text and "+0.0 points when only" in text
     assert "In these single runs most of that gain goes" in text
-    assert "± 2.0 points on a difference between two models." in text      # 196 * sqrt(2 * 0.7 * 0.3 / 4000) = 2.008
+    assert (
+        "± 2.0 points on a difference between two models." in text
+    )  # 196 * sqrt(2 * 0.7 * 0.3 / 4000) = 2.008
     assert text.count("±") == 1 and "clear" not in text
 
 
 def test_the_test_images_of_the_smallest_target_are_named_too() -> None:
-    transfer = [replace(row, num_images={"pets": 400, "cars": 1000}[row.target])
-                for row in transfer_rows(lambda *_: 0.5, seeds=(0,))]
+    transfer = [
+        replace(row, num_images={"pets": 400, "cars": 1000}[row.target])
+        for row in transfer_rows(lambda *_: 0.5, seeds=(0,))
+    ]
     noise = "The 400 test images of pets alone leave up to about ± 6.9 points on a difference between two models."
-    assert noise in said([], transfer)                  # 196 * sqrt(2 * 0.5 * 0.5 / 400) = 6.93
+    assert noise in said([], transfer)  # 196 * sqrt(2 * 0.5 * 0.5 / 400) = 6.93
     accuracy = accuracy_rows(lambda *_: 0.7, lambda *_: 0.7, seeds=(0,))
-    assert ("The 4,000 images of the common classes alone leave up to about ± 2.0 points on a difference between two models; "
-            "the 400 test images of pets up to ± 6.9.") in said(accuracy, transfer)
+    assert (
+        "The 4,000 images of the common classes alone leave up to about ± 2.0 points on a difference between two models; "
+        "the 400 test images of pets up to ± 6.9."
+    ) in said(accuracy, transfer)
     own = [replace(row, view="own") for row in accuracy]
     assert noise in said(own, transfer) and "common classes alone" not in said(own, transfer)
 
 
 def test_one_seed_with_few_images_reads_nothing_into_a_small_gain() -> None:
-    text = said(accuracy_rows(lambda subset, seed: 0.70 if subset == "all" else 0.74, lambda subset, seed: 0.74,
-                              seeds=(0,), num_images=200))
+    text = said(
+        accuracy_rows(
+            lambda subset, seed: 0.70 if subset == "all" else 0.74,
+            lambda subset, seed: 0.74,
+            seeds=(0,),
+            num_images=200,
+        )
+    )
     assert "most of that gain" not in text
 
 
@@ -107,13 +194,18 @@ def test_transfer_is_averaged_over_targets_and_eps() -> None:
 
     text = said([], transfer_rows(score, seeds=(0,)))
     assert "changed transfer by +3.0 points (full), averaged over 2 targets and eps 0, 3." in text
-    assert "Robust pretraining at eps 3 instead of 0 changed transfer by +3.0 points (full), averaged over " in text
+    assert (
+        "Robust pretraining at eps 3 instead of 0 changed transfer by +3.0 points (full), averaged over "
+        in text
+    )
     assert "Chance is 10.0 % on the targets." in text
 
 
 def test_attacked_models_are_compared_only_under_the_same_attack() -> None:
     def attacked(eps: float, attack_eps: float) -> list[AccuracyRow]:
-        rows = accuracy_rows(lambda subset, seed: 0.5 + eps / 10, lambda subset, seed: 0.5, seeds=(0,), eps=eps)
+        rows = accuracy_rows(
+            lambda subset, seed: 0.5 + eps / 10, lambda subset, seed: 0.5, seeds=(0,), eps=eps
+        )
         return [replace(row, attack="adversarial", attack_eps=attack_eps) for row in rows]
 
     apart = effects([*attacked(0.5, 0.5), *attacked(3.0, 3.0)], [])
@@ -131,26 +223,51 @@ def test_accuracies_at_chance_are_counted() -> None:
 
 
 def test_archs_are_told_apart() -> None:
-    rows = accuracy_rows(lambda subset, seed: 0.6 + 0.1 * (subset == "minus20"), lambda subset, seed: 0.6, seeds=(0,))
-    other = [replace(row, arch="resnet50", top1=row.top1 - 0.1 * (row.subset == "minus20")) for row in rows]
+    rows = accuracy_rows(
+        lambda subset, seed: 0.6 + 0.1 * (subset == "minus20"), lambda subset, seed: 0.6, seeds=(0,)
+    )
+    other = [
+        replace(row, arch="resnet50", top1=row.top1 - 0.1 * (row.subset == "minus20"))
+        for row in rows
+    ]
     sentences = answers([*rows, *other], [], effects([*rows, *other], []))
     assert sentences[0].startswith("resnet18: ") and "+10.0" in sentences[0]
     assert sentences[1].startswith("resnet50: ") and "+10.0" not in sentences[1]
 
 
 # What removing the hardest classes brings, and what its controls bring: classes, images, effect on transfer.
-CONTROLLED = {"in1000": (1000, 1_200_000, 0.0), "in900": (900, 1_080_000, 0.02), "in800": (800, 950_000, 0.04),
-              "in800-random": (800, 940_000, 0.01), "in800-easiest-removed": (800, 930_000, -0.03),
-              "in900-budget": (1000, 1_080_000, -0.01), "in800-budget": (1000, 950_000, -0.02)}
+CONTROLLED = {
+    "in1000": (1000, 1_200_000, 0.0),
+    "in900": (900, 1_080_000, 0.02),
+    "in800": (800, 950_000, 0.04),
+    "in800-random": (800, 940_000, 0.01),
+    "in800-easiest-removed": (800, 930_000, -0.03),
+    "in900-budget": (1000, 1_080_000, -0.01),
+    "in800-budget": (1000, 950_000, -0.02),
+}
 
 
 def controlled_rows(*, robust: Sequence[str] = ("in1000", "in900", "in800")) -> list[TransferRow]:
     row = transfer_rows(lambda *_: 0.5, seeds=(0,))[0]
-    return [replace(row, target=target, method=method, subset=subset, num_classes=classes, num_source_images=images, eps=eps,
-                    seed=seed, top1=0.5 + effect * (1 + (method == "full")) + wobble(seed) * effect)
-            for target in ("cars", "pets") for method in ("fixed", "full")
-            for subset, (classes, images, effect) in CONTROLLED.items() for eps in (0.0, 3.0) if not eps or subset in robust
-            for seed in (0, 1, 2)]
+    return [
+        replace(
+            row,
+            target=target,
+            method=method,
+            subset=subset,
+            num_classes=classes,
+            num_source_images=images,
+            eps=eps,
+            seed=seed,
+            top1=0.5 + effect * (1 + (method == "full")) + wobble(seed) * effect,
+        )
+        for target in ("cars", "pets")
+        for method in ("fixed", "full")
+        for subset, (classes, images, effect) in CONTROLLED.items()
+        for eps in (0.0, 3.0)
+        if not eps or subset in robust
+        for seed in (0, 1, 2)
+    ]
 
 
 def test_controls_with_as_many_classes_never_stand_for_the_subset_that_they_control() -> None:
@@ -158,32 +275,52 @@ def test_controls_with_as_many_classes_never_stand_for_the_subset_that_they_cont
     about_size, about_which, about_eps, about_budget = answers([], rows, effects([], rows))
     assert about_size.startswith(
         "Pretraining on in800 (800 classes) instead of in1000 (1,000 classes) changed transfer by +4.0 ± 0.0 points (fixed) "
-        "and +8.0 ± 0.0 points (full), averaged over 2 targets and eps 0, 3.")
+        "and +8.0 ± 0.0 points (full), averaged over 2 targets and eps 0, 3."
+    )
     assert about_which == (
         "At equal numbers of classes, in800 instead of in800-random changed transfer by +3.0 ± 0.0 points (fixed) and "
         "+6.0 ± 0.0 points (full); in800 instead of in800-easiest-removed by +7.0 ± 0.0 points (fixed) and +14.0 ± 0.0 points "
-        "(full), averaged over 2 targets at eps 0.")
+        "(full), averaged over 2 targets at eps 0."
+    )
     assert about_eps.startswith("Robust pretraining at eps 3")
     assert about_budget.startswith(
         "At equal numbers of pretraining images (1,080,000 and 950,000), in900 instead of in900-budget changed transfer by "
-        "+3.0 ± 0.0 points (fixed) and +6.0 ± 0.0 points (full); in800 instead of in800-budget by +6.0 ± 0.0 points")
-    assert "random" not in about_budget and about_budget.endswith("fewer classes with more images each were the better choice.")
+        "+3.0 ± 0.0 points (fixed) and +6.0 ± 0.0 points (full); in800 instead of in800-budget by +6.0 ± 0.0 points"
+    )
+    assert "random" not in about_budget and about_budget.endswith(
+        "fewer classes with more images each were the better choice."
+    )
 
 
 def test_every_control_has_its_own_difference_at_equal_numbers_of_images() -> None:
-    found = {(one.setting, one.baseline): one.estimate.mean for one in effects([], controlled_rows())
-             if (one.axis, one.measure) == ("budget", "transfer fixed")}
-    assert found == pytest.approx({("in900", "in900-budget"): 0.03, ("in800", "in800-budget"): 0.06,
-                                   ("in800-random", "in800-budget"): 0.03, ("in800-easiest-removed", "in800-budget"): -0.01})
+    found = {
+        (one.setting, one.baseline): one.estimate.mean
+        for one in effects([], controlled_rows())
+        if (one.axis, one.measure) == ("budget", "transfer fixed")
+    }
+    assert found == pytest.approx(
+        {
+            ("in900", "in900-budget"): 0.03,
+            ("in800", "in800-budget"): 0.06,
+            ("in800-random", "in800-budget"): 0.03,
+            ("in800-easiest-removed", "in800-budget"): -0.01,
+        }
+    )
 
 
 def test_where_all_have_as_many_classes_the_fewest_images_open() -> None:
     rows = [replace(row, num_classes=1000) for row in controlled_rows()]
     about_size, *_ = answers([], rows, effects([], rows))
-    assert about_size.startswith("Pretraining on in800-easiest-removed (930,000 images) instead of in1000 (1,200,000 images)")
+    assert about_size.startswith(
+        "Pretraining on in800-easiest-removed (930,000 images) instead of in1000 (1,200,000 images)"
+    )
 
 
 def test_nothing_to_compare_says_nothing() -> None:
     assert said([]) == ""
-    alone = [row for row in accuracy_rows(lambda *_: 0.5, lambda *_: 0.5, seeds=(0,)) if row.subset == "all"]
+    alone = [
+        row
+        for row in accuracy_rows(lambda *_: 0.5, lambda *_: 0.5, seeds=(0,))
+        if row.subset == "all"
+    ]
     assert answers(alone, [], effects(alone, [])) == []

@@ -48,10 +48,22 @@ def test_a_model_that_wins_everywhere_has_a_finite_strength():
 
 def standings_of(second: np.ndarray) -> list[Standing]:
     """19 targets, `a` at 0.9 everywhere, `b` as given, three others between 0.1 and 0.7."""
-    scores = np.vstack([np.full(19, 0.9), second, np.random.default_rng(0).uniform(0.1, 0.7, (3, 19))])
+    scores = np.vstack(
+        [np.full(19, 0.9), second, np.random.default_rng(0).uniform(0.1, 0.7, (3, 19))]
+    )
     sources = tuple((name, "", "", "", 0.0) for name in "abcde")
-    return standings(Board("full", sources, tuple("abcde"), tuple(map(str, range(19))), scores,
-                           stats.logit(scores, 1000), np.full(5, np.nan), tuple(scores.T)))
+    return standings(
+        Board(
+            "full",
+            sources,
+            tuple("abcde"),
+            tuple(map(str, range(19))),
+            scores,
+            stats.logit(scores, 1000),
+            np.full(5, np.nan),
+            tuple(scores.T),
+        )
+    )
 
 
 @pytest.mark.parametrize("won", [19, 15, 12])
@@ -60,7 +72,9 @@ def test_the_test_of_strength_is_scipys_on_direct_meetings(won: int) -> None:
     first, second, *_ = standings_of(np.where(np.arange(19) < won, 0.8, 0.95))
     assert (first.model, second.model) == ("a", "b")
     assert first.p_next == pytest.approx(scipy_stats.binomtest(won, 19).pvalue)
-    assert (first.elo_standard_error is None) == (won == 19) and second.elo_standard_error is not None
+    assert (first.elo_standard_error is None) == (
+        won == 19
+    ) and second.elo_standard_error is not None
 
 
 def test_who_stands_above_without_winning_the_direct_meetings_is_not_ahead() -> None:

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from harness.report.estimate import Cell, difference_noise, estimate, is_near_chance, paired_difference, t_quantile_975
+from harness.report.estimate import (
+    Cell,
+    difference_noise,
+    estimate,
+    is_near_chance,
+    paired_difference,
+    t_quantile_975,
+)
 
 Measured = dict[tuple[int, Cell], float]
 
@@ -72,4 +79,6 @@ def test_near_chance_is_three_binomial_standard_errors() -> None:
 
 def test_noise_of_a_difference_equals_simulated_spread() -> None:
     draws = np.random.default_rng(0).binomial(400, 0.7, size=(20_000, 2)) / 400
-    assert difference_noise(0.7, 400) == pytest.approx(1.96 * np.std(draws[:, 0] - draws[:, 1]), rel=0.03)
+    assert difference_noise(0.7, 400) == pytest.approx(
+        1.96 * np.std(draws[:, 0] - draws[:, 1]), rel=0.03
+    )

@@ -20,7 +20,9 @@ from writers.errors import UserError
 HOSTILE = '<script>alert("1")</script>&\'"{{ 7 * 7 }}|`x`'
 
 
-def render(recipe: Recipe, results: list[Result], out: Path, unfinished: tuple[str, ...] = ()) -> str:
+def render(
+    recipe: Recipe, results: list[Result], out: Path, unfinished: tuple[str, ...] = ()
+) -> str:
     return write(recipe, results, unfinished, out, ("html",)).read_text()
 
 
@@ -65,7 +67,10 @@ def test_zero_results(tmp_path: Path) -> None:
     assert "2 of 2 stages have no result yet" in page.text and "nothing to answer with" in page.text
     assert "nothing to answer with" in (tmp_path / "report.md").read_text()
     assert read_csv(tmp_path / "accuracy.csv") == []
-    assert [row["stage"] for row in read_csv(tmp_path / "unfinished.csv")] == ["pretrain/x", "write/all"]
+    assert [row["stage"] for row in read_csv(tmp_path / "unfinished.csv")] == [
+        "pretrain/x",
+        "write/all",
+    ]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
@@ -82,7 +87,9 @@ def test_any_part_of_the_matrix_makes_a_page(tmp_path: Path, share: float, seed:
 @pytest.mark.parametrize("kind", ["write", "pretrain", "rank", "evaluate", "transfer"])
 def test_a_single_kind_of_results_makes_a_page(tmp_path: Path, kind: str) -> None:
     recipe = make_recipe()
-    assert_sound(render(recipe, [result for result in make_results(recipe) if result.kind == kind], tmp_path))
+    assert_sound(
+        render(recipe, [result for result in make_results(recipe) if result.kind == kind], tmp_path)
+    )
 
 
 def test_recipe_without_targets_and_with_one_eps(tmp_path: Path) -> None:
@@ -98,39 +105,63 @@ def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     formats = ("html", "md", "csv")
     write(recipe, results, ["b", "a"], tmp_path / "one", formats)
     write(recipe, [*shuffled, shuffled[0]], ["a", "b"], tmp_path / "two", formats)
-    program = ("from pathlib import Path; from report_fakes import *; from harness.report.page import write; "
-               "r = make_recipe(seeds=(0, 1), eps=(0.0, 0.5), targets=('clothing',)); "
-               f"write(r, make_results(r), ['a', 'b'], Path({str(tmp_path / 'three')!r}), {formats!r})")
+    program = (
+        "from pathlib import Path; from report_fakes import *; from harness.report.page import write; "
+        "r = make_recipe(seeds=(0, 1), eps=(0.0, 0.5), targets=('clothing',)); "
+        f"write(r, make_results(r), ['a', 'b'], Path({str(tmp_path / 'three')!r}), {formats!r})"
+    )
     root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, timeout=60,
-                   env={"PYTHONPATH": f"{root}:{Path(__file__).parent}", "PYTHONHASHSEED": "7", "PATH": "/usr/bin:/bin",
-                        "HOME": str(tmp_path)})
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        cwd=tmp_path,
+        timeout=60,
+        env={
+            "PYTHONPATH": f"{root}:{Path(__file__).parent}",
+            "PYTHONHASHSEED": "7",
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+        },
+    )
     names = files_of(tmp_path / "one")
     assert len(names) == 2 + 19 + 2 * 2
     for other in ("two", "three"):
         assert files_of(tmp_path / other) == names
         for name in names:
-            assert (tmp_path / other / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+            assert (tmp_path / other / name).read_bytes() == (
+                tmp_path / "one" / name
+            ).read_bytes(), name
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
-    recipe = make_recipe(eps=(0.0,), targets=(HOSTILE,), question=f"Why {HOSTILE}?", archs=(HOSTILE,))
+    recipe = make_recipe(
+        eps=(0.0,), targets=(HOSTILE,), question=f"Why {HOSTILE}?", archs=(HOSTILE,)
+    )
     results = []
     for result in make_results(recipe):
-        update = {"name": f"{result.name}{HOSTILE}", "environment": {**result.environment, HOSTILE: HOSTILE}}
+        update = {
+            "name": f"{result.name}{HOSTILE}",
+            "environment": {**result.environment, HOSTILE: HOSTILE},
+        }
         if result.timing:
             update["timing"] = {**result.timing, "verdict": HOSTILE}
         if result.kind == "rank":
             classes = [HOSTILE, *result.metrics["classes"]]
-            result = replace_metrics(result, classes=classes, accuracy={**result.metrics["accuracy"], HOSTILE: 0.0},
-                                     num_images={**result.metrics["num_images"], HOSTILE: 3})
+            result = replace_metrics(
+                result,
+                classes=classes,
+                accuracy={**result.metrics["accuracy"], HOSTILE: 0.0},
+                num_images={**result.metrics["num_images"], HOSTILE: 3},
+            )
         results.append(result.model_copy(update=update))
     write(recipe, results, [HOSTILE], tmp_path, ("html", "md", "csv"))
     page = assert_sound((tmp_path / "index.html").read_text())
     assert page.text.count(HOSTILE) > 20
     assert page.tables["classes"][2][0] == HOSTILE
     outside_the_recipe = (tmp_path / "report.md").read_text().split("````")[0]
-    assert "<script" not in outside_the_recipe and "`x`" not in outside_the_recipe.replace("\\`", "")
+    assert "<script" not in outside_the_recipe and "`x`" not in outside_the_recipe.replace(
+        "\\`", ""
+    )
     assert {row["target"] for row in read_csv(tmp_path / "transfer.csv")} == {HOSTILE}
 
 
@@ -143,8 +174,12 @@ def test_csv_reads_back_to_the_results(tmp_path: Path) -> None:
     for row in rows:
         scores = results[row["key"]].metrics[row["attack"]][row["view"]]
         assert [float(row[name]) for name in ("top1", "top5", "mean_per_class")] == [
-            scores[name] for name in ("top1", "top5", "mean_per_class")]
-        assert int(row["num_images"]) == scores["num_images"] and float(row["eps"]) == results[row["key"]].axes["eps"]
+            scores[name] for name in ("top1", "top5", "mean_per_class")
+        ]
+        assert (
+            int(row["num_images"]) == scores["num_images"]
+            and float(row["eps"]) == results[row["key"]].axes["eps"]
+        )
     rows = read_csv(tmp_path / "transfer.csv")
     assert len(rows) == 2 * 2 * 3 * 3 * 2
     for row in rows:
@@ -154,11 +189,21 @@ def test_csv_reads_back_to_the_results(tmp_path: Path) -> None:
     grid = read_csv(tmp_path / "transfer_grid.csv")
     assert len(grid) == 2 * len(rows) and sum(row["chosen"] == "True" for row in grid) == len(rows)
     timing = read_csv(tmp_path / "timing.csv")
-    assert {row["key"] for row in timing} == {key for key, result in results.items() if result.timing}
-    assert all(float(row["attack_ms"]) == results[row["key"]].timing["per_step_ms"]["attack"] for row in timing)
+    assert {row["key"] for row in timing} == {
+        key for key, result in results.items() if result.timing
+    }
+    assert all(
+        float(row["attack_ms"]) == results[row["key"]].timing["per_step_ms"]["attack"]
+        for row in timing
+    )
     assert {row["key"]: float(row["wall_s"]) for row in read_csv(tmp_path / "stages.csv")} == {
-        key: result.wall_s for key, result in results.items()}
-    left_out = [row["name"] for row in read_csv(tmp_path / "classes.csv") if row["removed_by"] == "minus3;minus6"]
+        key: result.wall_s for key, result in results.items()
+    }
+    left_out = [
+        row["name"]
+        for row in read_csv(tmp_path / "classes.csv")
+        if row["removed_by"] == "minus3;minus6"
+    ]
     assert len(left_out) == 3
 
 
@@ -173,10 +218,25 @@ def test_markdown_tables_have_equal_columns(tmp_path: Path) -> None:
 
 
 def test_markdown_says_below_a_table_what_a_page_says_when_pointed_at() -> None:
-    table = Table("t", "T", (Column("p, t", hint="paired t-test"), Column("fed", group="a", hint="a share"),
-                             Column("fed", group="b", hint="a share"), Column("n")),
-                  ((Cell("0.1"), Cell("76.2", detail="/ 91.8", below="± 0.4", best=True), Cell("2 of 4", below="1 tie"),
-                    Cell("all", detail="101")),), "A note.")
+    table = Table(
+        "t",
+        "T",
+        (
+            Column("p, t", hint="paired t-test"),
+            Column("fed", group="a", hint="a share"),
+            Column("fed", group="b", hint="a share"),
+            Column("n"),
+        ),
+        (
+            (
+                Cell("0.1"),
+                Cell("76.2", detail="/ 91.8", below="± 0.4", best=True),
+                Cell("2 of 4", below="1 tie"),
+                Cell("all", detail="101"),
+            ),
+        ),
+        "A note.",
+    )
     *_, row, _, note, _, hints = to_markdown(table).splitlines()
     assert row == "| 0.1 | **76.2** / 91.8 ± 0.4 | 2 of 4 (1 tie) | all (101) |"
     assert (note, hints) == ("A note.", "p, t: paired t-test; fed: a share")

@@ -17,13 +17,18 @@ RANDOM = np.random.default_rng(0)
 def test_logit_stays_finite_and_is_monotone():
     values = stats.logit(np.array([0.0, 0.1, 0.5, 1.0]), 100)
     assert values[2] == 0 and np.isfinite(values).all() and (np.diff(values) > 0).all()
-    assert values[0] == pytest.approx(math.log(0.005 / 0.995)) and values[3] == pytest.approx(-values[0])
+    assert values[0] == pytest.approx(math.log(0.005 / 0.995)) and values[3] == pytest.approx(
+        -values[0]
+    )
 
 
 def test_errors_leave_out_how_hard_each_dataset_is():
     """Adding a constant to a dataset changes no error; Morey's factor is that of his equation."""
     scores = RANDOM.normal(0, 1, (5, 12))
-    found, shifted = stats.dataset_adjusted(scores), stats.dataset_adjusted(scores + 10 * RANDOM.normal(size=12))
+    found, shifted = (
+        stats.dataset_adjusted(scores),
+        stats.dataset_adjusted(scores + 10 * RANDOM.normal(size=12)),
+    )
     assert shifted.standard_error == pytest.approx(found.standard_error)
     row = scores[2] - scores.mean(axis=0)
     assert found.standard_error[2] == pytest.approx(scipy_stats.sem(row) * math.sqrt(5 / 4))
@@ -37,19 +42,23 @@ def test_correlation_of_a_line_and_of_nothing():
     assert line.r == pytest.approx(1) and line.rho == pytest.approx(1)
     noisy = stats.correlation(x, x + RANDOM.normal(0, 3, 10))
     assert noisy.low < noisy.r < noisy.high < 1
-    assert math.isnan(stats.correlation(x, np.ones(10)).r) and math.isnan(stats.correlation(x[:2], x[:2]).r)
+    assert math.isnan(stats.correlation(x, np.ones(10)).r) and math.isnan(
+        stats.correlation(x[:2], x[:2]).r
+    )
 
 
 def test_what_a_score_predicts():
     accuracy = np.array([0.9, 0.8, 0.7, 0.6])
     assert stats.weighted_kendall(accuracy, accuracy) == pytest.approx(1)
     assert stats.weighted_kendall(-accuracy, accuracy) == pytest.approx(-1)
-    score = np.array([1, 4, 3, 2])          # its best two: models 1 and 2
+    score = np.array([1, 4, 3, 2])  # its best two: models 1 and 2
     assert stats.recall_at(2, score, accuracy) == 0.5 and stats.recall_at(4, score, accuracy) == 1
     assert stats.relative_accuracy_at(1, score, accuracy) == pytest.approx(0.8 / 0.9)
     assert stats.relative_accuracy_at(4, score, accuracy) == 1
     # An exchange at the top costs more than one at the bottom.
-    assert stats.weighted_kendall([4, 3, 1, 2], accuracy) > stats.weighted_kendall([3, 4, 2, 1], accuracy)
+    assert stats.weighted_kendall([4, 3, 1, 2], accuracy) > stats.weighted_kendall(
+        [3, 4, 2, 1], accuracy
+    )
 
 
 def test_times_in_top():
@@ -65,8 +74,11 @@ def test_mcnemar_counts_all_ways_to_swap(pairs):
     first, second = (np.array(side) for side in zip(*pairs, strict=True))
     given_difference = abs(int(first.sum()) - int(second.sum()))
     disagreements = [int(a) - int(b) for a, b in pairs if a != b]
-    as_extreme = [abs(sum(sign * value for sign, value in zip(signs, disagreements, strict=True))) >= given_difference
-                  for signs in itertools.product((1, -1), repeat=len(disagreements))]
+    as_extreme = [
+        abs(sum(sign * value for sign, value in zip(signs, disagreements, strict=True)))
+        >= given_difference
+        for signs in itertools.product((1, -1), repeat=len(disagreements))
+    ]
     assert stats.mcnemar(first, second) == pytest.approx(np.mean(as_extreme))
 
 
@@ -82,12 +94,19 @@ def test_permutations_agree_with_mcnemar_and_serve_any_metric():
         return float(np.mean([(predictions[labels == k] == k).mean() for k in range(3)]))
 
     exact = stats.mcnemar(first == labels, second == labels)
-    assert stats.permutation_test(top1, first, second, num_permutations=4000) == pytest.approx(exact, abs=0.02)
+    assert stats.permutation_test(top1, first, second, num_permutations=4000) == pytest.approx(
+        exact, abs=0.02
+    )
     assert stats.permutation_test(mean_per_class, first, second, num_permutations=500) < 0.05
     assert stats.permutation_test(top1, first, first, num_permutations=50) == 1
     # Scores of several classes an image, exchanged together.
     matrix = RANDOM.random((60, 3))
-    assert stats.permutation_test(lambda m: float(m.sum(axis=1)[0]), matrix, matrix, num_permutations=20) == 1
+    assert (
+        stats.permutation_test(
+            lambda m: float(m.sum(axis=1)[0]), matrix, matrix, num_permutations=20
+        )
+        == 1
+    )
 
 
 def test_paired_t_test_and_its_limits():
@@ -97,7 +116,9 @@ def test_paired_t_test_and_its_limits():
 
 
 def test_holm_by_hand():
-    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])      # Holm 1979's procedure
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
+        [0.03, 0.06, 0.06, 0.02]
+    )  # Holm 1979's procedure
     assert stats.holm([0.9, math.nan, 0.8])[0] == 1.0 and math.isnan(stats.holm([0.9, math.nan])[1])
     assert stats.holm([]) == []
 
@@ -110,7 +131,9 @@ def test_bootstrap_covers_the_mean_about_as_often_as_it_says():
         covered += interval.low <= 1 <= interval.high
     assert 0.87 <= covered / 120 <= 0.99
     constant = stats.bootstrap(np.full((3, 4), 2.0), num_draws=50)
-    assert (constant.mean, constant.low, constant.high) == pytest.approx((2, 2, 2)) and constant.leaves_out_zero
+    assert (constant.mean, constant.low, constant.high) == pytest.approx(
+        (2, 2, 2)
+    ) and constant.leaves_out_zero
     # Seeds that differ widen it, even where the datasets agree.
     wide = stats.bootstrap(np.repeat([[-1.0], [1.0], [0.5]], 5, axis=1), num_draws=400)
     assert wide.low < 0 < wide.high and not wide.leaves_out_zero
@@ -127,16 +150,22 @@ def test_welch_is_scipys_and_needs_repeats():
     a, b = RANDOM.normal(0.5, 0.01, 3), RANDOM.normal(0.6, 0.02, 4)
     theirs = scipy_stats.ttest_ind(a, b, equal_var=False).confidence_interval()
     found = stats.welch(a, b)
-    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high)) and found.leaves_out_zero
+    assert (found.low, found.high) == pytest.approx(
+        (theirs.low, theirs.high)
+    ) and found.leaves_out_zero
     assert stats.welch(np.array([0.5]), b) is None
-    assert stats.welch(np.array([0.5, 0.5]), np.array([0.25, 0.25])) == stats.Interval(0.25, 0.25, 0.25)
+    assert stats.welch(np.array([0.5, 0.5]), np.array([0.25, 0.25])) == stats.Interval(
+        0.25, 0.25, 0.25
+    )
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=10))
 @settings(max_examples=60, deadline=None)
 def test_exchanges_of_several_seeds_are_all_counted(differences):
-    sums = [abs(sum(sign * value for sign, value in zip(signs, differences, strict=True)))
-            for signs in itertools.product((1, -1), repeat=len(differences))]
+    sums = [
+        abs(sum(sign * value for sign, value in zip(signs, differences, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(differences))
+    ]
     expected = np.mean([value >= abs(sum(differences)) for value in sums])
     assert stats.exchange_test(np.array(differences)) == pytest.approx(expected)
 
@@ -144,17 +173,23 @@ def test_exchanges_of_several_seeds_are_all_counted(differences):
 def test_exchange_of_one_seed_is_mcnemars_test_also_for_many_images():
     for num_images in (40, 6000):
         first, second = RANDOM.random(num_images) < 0.7, RANDOM.random(num_images) < 0.68
-        assert stats.exchange_test(first.astype(int) - second) == pytest.approx(stats.mcnemar(first, second), rel=1e-6)
+        assert stats.exchange_test(first.astype(int) - second) == pytest.approx(
+            stats.mcnemar(first, second), rel=1e-6
+        )
 
 
 def test_sign_flips_agree_with_permutations_of_the_predictions():
     labels = np.repeat(np.arange(4), (40, 10, 5, 25))
-    first, second = (np.where(RANDOM.random(80) < share, labels, (labels + 1) % 4) for share in (0.85, 0.72))
+    first, second = (
+        np.where(RANDOM.random(80) < share, labels, (labels + 1) % 4) for share in (0.85, 0.72)
+    )
 
     def mean_per_class(predictions):
         return float(np.mean([(predictions[labels == k] == k).mean() for k in range(4)]))
 
-    weighted = ((first == labels).astype(int) - (second == labels)) / np.bincount(labels)[labels] / 4
+    weighted = (
+        ((first == labels).astype(int) - (second == labels)) / np.bincount(labels)[labels] / 4
+    )
     assert weighted.sum() == pytest.approx(mean_per_class(first) - mean_per_class(second))
     slow = stats.permutation_test(mean_per_class, first, second, num_permutations=3000, seed=1)
     assert stats.sign_flip_test(weighted) == pytest.approx(slow, abs=0.03)
@@ -165,15 +200,21 @@ def test_map_permutations_are_those_of_the_slow_twin():
     """Against torchless eleven-point precision as the evaluation computes it, exchange by exchange: same draws, same p."""
     average_precision = pytest.importorskip("harness.train.average_precision")
     labels = RANDOM.choice([-1, 0, 1], (50, 3), p=[0.6, 0.1, 0.3]).astype(np.int8)
-    first = (labels + RANDOM.normal(0, 1.0, (50, 3))).round(1)      # rounded: with ties
+    first = (labels + RANDOM.normal(0, 1.0, (50, 3))).round(1)  # rounded: with ties
     second = (labels + RANDOM.normal(0, 2.5, (50, 3))).round(1)
 
     def map11(scores):
-        return float(np.mean([average_precision.eleven_point_ap(scores[:, k], labels[:, k]) for k in range(3)]))
+        return float(
+            np.mean(
+                [average_precision.eleven_point_ap(scores[:, k], labels[:, k]) for k in range(3)]
+            )
+        )
 
     difference, p = stats.map11_permutation_test(first, second, labels, num_permutations=60, seed=3)
     assert difference == pytest.approx(map11(first) - map11(second))
-    assert p == pytest.approx(stats.permutation_test(map11, first, second, num_permutations=60, seed=3))
+    assert p == pytest.approx(
+        stats.permutation_test(map11, first, second, num_permutations=60, seed=3)
+    )
 
 
 def test_times_in_top_leaves_out_what_was_not_measured():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from threadpoolctl import threadpool_limits
 
-sys.path.append(str(Path(__file__).parents[1] / "train"))       # tiny_stages
+sys.path.append(str(Path(__file__).parents[1] / "train"))  # tiny_stages
 
 from tiny_stages import root  # noqa: F401
 

@@ -39,14 +39,33 @@ def test_published_weights_of_torchvision_under_the_name_they_are_published_with
     file = zoo.published("torchvision/shufflenet_v2_x0_5").file_names[0]
     assert file.startswith("shufflenetv2_x0.5-") and file.endswith(".pth")
     torch.save(theirs.state_dict(), tmp_path / file)
-    context = context_of(tmp_path, "adopt", {"model": {"name": "torchvision/shufflenet_v2_x0_5"}, "weights_dir": "."}, {})
+    context = context_of(
+        tmp_path,
+        "adopt",
+        {"model": {"name": "torchvision/shufflenet_v2_x0_5"}, "weights_dir": "."},
+        {},
+    )
     metrics = adopt.run(context).metrics
     model, about = models.load(tmp_path / "adopt" / MODEL_FILE)
     assert logits_equal(model, theirs, zoo.build("torchvision/shufflenet_v2_x0_5"))
-    assert metrics["imagenet_top1"] == 0.60552 and metrics["num_classes"] == 1000 and metrics["feature_dim"] == 1024
-    assert metrics["num_parameters"] == sum(parameter.numel() for parameter in theirs.parameters()) == 1366792
-    assert metrics["flops"] == pytest.approx(2 * 0.04e9, rel=0.05)        # torchvision's meta: 0.04 giga multiply-adds
-    assert about["classes"][0] == "n01440764" and metrics["weights"] == file and len(metrics["sha256"]) == 64
+    assert (
+        metrics["imagenet_top1"] == 0.60552
+        and metrics["num_classes"] == 1000
+        and metrics["feature_dim"] == 1024
+    )
+    assert (
+        metrics["num_parameters"]
+        == sum(parameter.numel() for parameter in theirs.parameters())
+        == 1366792
+    )
+    assert metrics["flops"] == pytest.approx(
+        2 * 0.04e9, rel=0.05
+    )  # torchvision's meta: 0.04 giga multiply-adds
+    assert (
+        about["classes"][0] == "n01440764"
+        and metrics["weights"] == file
+        and len(metrics["sha256"]) == 64
+    )
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
@@ -68,8 +87,11 @@ def test_networks_that_normalise_again_and_have_auxiliary_heads(name: str):
 def test_densenets_weights_from_before_modules_had_names_without_dots():
     with torch.device("meta"):
         theirs = torchvision.models.densenet121().state_dict()
-    old = {key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): value for key, value in theirs.items()
-           if not key.endswith("num_batches_tracked")}
+    old = {
+        key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): value
+        for key, value in theirs.items()
+        if not key.endswith("num_batches_tracked")
+    }
     assert old.keys() != theirs.keys()
     renamed = zoo.published("torchvision/densenet121").in_library_names(old)
     assert renamed.keys() == {key for key in theirs if not key.endswith("num_batches_tracked")}
@@ -79,8 +101,16 @@ def test_files_without_counters_of_batches_fit():
     theirs = torchvision.models.shufflenet_v2_x0_5()
     network = zoo.build("torchvision/shufflenet_v2_x0_5")
     model = models.from_network(network, 1000)
-    zoo.load_published("torchvision/shufflenet_v2_x0_5", network, model.head, {
-        key: value for key, value in theirs.state_dict().items() if not key.endswith("num_batches_tracked")})
+    zoo.load_published(
+        "torchvision/shufflenet_v2_x0_5",
+        network,
+        model.head,
+        {
+            key: value
+            for key, value in theirs.state_dict().items()
+            if not key.endswith("num_batches_tracked")
+        },
+    )
     assert logits_equal(model, theirs, network)
 
 
@@ -90,24 +120,46 @@ def test_published_weights_of_timm_by_timms_own_conversion(tmp_path: Path):
     save_file(theirs.state_dict(), tmp_path / "resnet10t.c3_in1k.safetensors")
     adopted = adopting.adopt(ModelSettings(name="timm/resnet10t"), tmp_path)
     assert logits_equal(adopted.model, theirs, zoo.build("timm/resnet10t"))
-    assert adopted.licence == "apache-2.0" and adopted.about["resolution"] == 176 and adopted.imagenet_top1 is None
-    assert adopting.adopt(ModelSettings(name="timm/resnet10t.c3_in1k"), tmp_path).about["sha256"] == adopted.about["sha256"]
+    assert (
+        adopted.licence == "apache-2.0"
+        and adopted.about["resolution"] == 176
+        and adopted.imagenet_top1 is None
+    )
+    assert (
+        adopting.adopt(ModelSettings(name="timm/resnet10t.c3_in1k"), tmp_path).about["sha256"]
+        == adopted.about["sha256"]
+    )
 
 
-def test_the_caches_of_the_libraries_are_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_caches_of_the_libraries_are_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     file = zoo.published("torchvision/shufflenet_v2_x0_5").file_names[0]
     (tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"are not on this machine. They are published at https://.*shufflenetv2_x0.5"):
+    with pytest.raises(
+        UserError,
+        match=r"are not on this machine. They are published at https://.*shufflenetv2_x0.5",
+    ):
         adopting.adopt(ModelSettings(name="torchvision/shufflenet_v2_x0_5"), tmp_path)
-    torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), tmp_path / "torch" / "hub" / "checkpoints" / file)
-    assert adopting.adopt(ModelSettings(name="torchvision/shufflenet_v2_x0_5"), tmp_path).about["imported_from"] == file
+    torch.save(
+        torchvision.models.shufflenet_v2_x0_5().state_dict(),
+        tmp_path / "torch" / "hub" / "checkpoints" / file,
+    )
+    assert (
+        adopting.adopt(ModelSettings(name="torchvision/shufflenet_v2_x0_5"), tmp_path).about[
+            "imported_from"
+        ]
+        == file
+    )
 
 
 def test_checkpoints_with_and_without_a_head_of_use(tmp_path: Path):
     theirs = torchvision.models.shufflenet_v2_x0_5()
     state = theirs.state_dict()
-    torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "c.pt")
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "c.pt"
+    )
     settings = {"name": "mine", "checkpoint": "c.pt", "arch": "torchvision/shufflenet_v2_x0_5"}
     adopted = adopting.adopt(ModelSettings(**settings, eps=3, imagenet_top1=0.6), tmp_path)
     assert adopted.about["eps"] == 3 and adopted.about["has_head"] and adopted.imagenet_top1 == 0.6
@@ -123,13 +175,24 @@ def test_checkpoints_with_and_without_a_head_of_use(tmp_path: Path):
         assert torch.equal(headless.eval().features(images), adopted.model.eval().features(images))
 
 
-@pytest.mark.parametrize(("settings", "says"), [
-    ({"name": "resnet18"}, "no weights of its own"), ({"name": "torchvision/resnet19"}, "no torchvision model named"),
-    ({"name": "timm/resnet10x"}, "no timm model named"), ({"name": "keras/x"}, "torchvision/NAME or timm/NAME"),
-    ({"name": "timm/resnet10t"}, "resnet10t.c3_in1k.safetensors into"),
-    ({"name": "timm/test_vit4"}, "publishes no weights"),
-    ({"name": "mine", "checkpoint": "c.pt", "arch": "torchvision/resnet18"}, "c.pt cannot be read")])
-def test_what_cannot_be_adopted_is_said(settings, says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"name": "resnet18"}, "no weights of its own"),
+        ({"name": "torchvision/resnet19"}, "no torchvision model named"),
+        ({"name": "timm/resnet10x"}, "no timm model named"),
+        ({"name": "keras/x"}, "torchvision/NAME or timm/NAME"),
+        ({"name": "timm/resnet10t"}, "resnet10t.c3_in1k.safetensors into"),
+        ({"name": "timm/test_vit4"}, "publishes no weights"),
+        (
+            {"name": "mine", "checkpoint": "c.pt", "arch": "torchvision/resnet18"},
+            "c.pt cannot be read",
+        ),
+    ],
+)
+def test_what_cannot_be_adopted_is_said(
+    settings, says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError) as caught:
         adopting.adopt(ModelSettings(**settings), tmp_path)
@@ -137,10 +200,18 @@ def test_what_cannot_be_adopted_is_said(settings, says, tmp_path: Path, monkeypa
 
 
 def test_patterns_are_the_classifiers_with_weights():
-    assert matching("torchvision/resnet*") == [f"torchvision/resnet{depth}" for depth in (101, 152, 18, 34, 50)]
-    assert matching("torchvision/*", 3) == ["torchvision/alexnet", "torchvision/convnext_base", "torchvision/convnext_large"]
+    assert matching("torchvision/resnet*") == [
+        f"torchvision/resnet{depth}" for depth in (101, 152, 18, 34, 50)
+    ]
+    assert matching("torchvision/*", 3) == [
+        "torchvision/alexnet",
+        "torchvision/convnext_base",
+        "torchvision/convnext_large",
+    ]
     found = matching("timm/resnet1*")
-    assert {"timm/resnet10t", "timm/resnet18", "timm/resnet101"} <= set(found) and found == sorted(found)
+    assert {"timm/resnet10t", "timm/resnet18", "timm/resnet101"} <= set(found) and found == sorted(
+        found
+    )
     for wrong in ("keras/*", "*", "torchvision/none*"):
         with pytest.raises(UserError):
             matching(wrong)
@@ -177,25 +248,51 @@ def test_a_recipe_of_models_of_which_one_has_no_weights(tmp_path: Path):
     caches = {"TORCH_HOME": str(tmp_path), "HF_HOME": str(tmp_path)}
 
     def harness(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "harness.cli", *arguments, *options], cwd=tmp_path, text=True,
-                              capture_output=True, timeout=250, env={**os.environ, **caches, "PYTHONPATH": str(ROOT)})
+        return subprocess.run(
+            [sys.executable, "-m", "harness.cli", *arguments, *options],
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+            timeout=250,
+            env={**os.environ, **caches, "PYTHONPATH": str(ROOT)},
+        )
 
     ended = harness("run", "small_zoo.yaml", "--jobs", "1", "--threads", "1")
     assert ended.returncode == 1, ended.stderr
-    assert "adopt/torchvision/shufflenet_v2_x1_0: The weights of torchvision/shufflenet_v2_x1_0 are not" in ended.stderr
+    assert (
+        "adopt/torchvision/shufflenet_v2_x1_0: The weights of torchvision/shufflenet_v2_x1_0 are not"
+        in ended.stderr
+    )
     assert "1 failed, 4 not run" in ended.stderr and "Report:" in ended.stdout
     plan = json.loads(harness("plan", "small_zoo.yaml", "--json").stdout)
-    assert plan["kinds"] == {"write": {"done": 1}, "adopt": {"done": 2, "failed": 1}, "features": {"done": 2, "left": 1},
-                             "score": {"done": 2, "left": 1}, "transfer": {"done": 3, "left": 1, "skipped": 2},
-                             "shortlist": {"done": 1}}
-    axes = {stage["kind"]: stage["axes"] for stage in plan["stages"] if stage["axes"].get("model") == "robust"
-            and stage["axes"].get("method") != "tuned"}
-    assert axes == {"adopt": {"model": "robust"}, "features": {"model": "robust", "target": "colours-images"},
-                    "score": {"model": "robust", "target": "colours-images"},
-                    "transfer": {"model": "robust", "seed": 0, "target": "colours-images", "method": "fixed"}}
+    assert plan["kinds"] == {
+        "write": {"done": 1},
+        "adopt": {"done": 2, "failed": 1},
+        "features": {"done": 2, "left": 1},
+        "score": {"done": 2, "left": 1},
+        "transfer": {"done": 3, "left": 1, "skipped": 2},
+        "shortlist": {"done": 1},
+    }
+    axes = {
+        stage["kind"]: stage["axes"]
+        for stage in plan["stages"]
+        if stage["axes"].get("model") == "robust" and stage["axes"].get("method") != "tuned"
+    }
+    assert axes == {
+        "adopt": {"model": "robust"},
+        "features": {"model": "robust", "target": "colours-images"},
+        "score": {"model": "robust", "target": "colours-images"},
+        "transfer": {"model": "robust", "seed": 0, "target": "colours-images", "method": "fixed"},
+    }
     status = harness("status", "small_zoo.yaml").stdout.splitlines()
-    assert next(line.split() for line in status if line.startswith("model")) == ["model", "adopt", "score", "fixed", "tuned"]
+    assert next(line.split() for line in status if line.startswith("model")) == [
+        "model",
+        "adopt",
+        "score",
+        "fixed",
+        "tuned",
+    ]
     rows = {line.split()[0]: line.split()[1:] for line in status if line}
     assert rows["robust"][:3] == ["done", "1/1", "1/1"]
     best = {rows[name][3] for name in ("robust", "torchvision/shufflenet_v2_x0_5")}
-    assert best == {"1/1", "skipped"}       # either: the weights are random
+    assert best == {"1/1", "skipped"}  # either: the weights are random

@@ -12,12 +12,38 @@ from harness import model
 from harness.cli import cli
 from harness.scores import knn
 
-ALL = ["gbc", "hscore", "hscore_shrunk", "knn", "knn_k5", "knn_k20", "knn_cosine", "leep", "logme", "nce", "nleep", "transrate"]
+ALL = [
+    "gbc",
+    "hscore",
+    "hscore_shrunk",
+    "knn",
+    "knn_k5",
+    "knn_k20",
+    "knn_cosine",
+    "leep",
+    "logme",
+    "nce",
+    "nleep",
+    "transrate",
+]
 
 
 def invoke(root: Path, *arguments: str, name: str = "model.pt") -> Result:
-    return CliRunner().invoke(cli, ["score", "--model", str(root / name), "--dataset", "folder", "--source",
-                                    str(root / "data" / "colours-images"), "--data-dir", str(root / "betons"), *arguments])
+    return CliRunner().invoke(
+        cli,
+        [
+            "score",
+            "--model",
+            str(root / name),
+            "--dataset",
+            "folder",
+            "--source",
+            str(root / "data" / "colours-images"),
+            "--data-dir",
+            str(root / "betons"),
+            *arguments,
+        ],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +65,26 @@ def test_all_scores_for_people_and_for_programs(root: Path):
     lines = [line.split() for line in shown.output.splitlines() if line.startswith("  ")]
     assert sorted(line[0] for line in lines) == sorted(ALL)
     told = json.loads(invoke(root, "--json").stdout)
-    assert sorted(told["scores"]) == sorted(ALL) and told["failed"] == {} and told["num_images"] == 60
-    assert ["knn", f"{100 * told['scores']['knn']:.1f}", "%"] in lines and told["details"]["nleep"]["num_components"] == 15
+    assert (
+        sorted(told["scores"]) == sorted(ALL) and told["failed"] == {} and told["num_images"] == 60
+    )
+    assert ["knn", f"{100 * told['scores']['knn']:.1f}", "%"] in lines and told["details"]["nleep"][
+        "num_components"
+    ] == 15
     assert told["seconds"].keys() >= {"knn", "nleep"}
 
 
 def test_scores_by_name_and_a_model_without_classes(root: Path):
     told = invoke(root, "--scores", "knn,leep", name="headless.pt")
-    assert told.exit_code == 0 and "leep          not computed: This score needs probs" in told.output
-    assert json.loads(invoke(root, "--scores", "logme", "--json").stdout)["scores"].keys() == {"logme"}
-    wrong = CliRunner().invoke(cli, ["score", "--model", "model.pt", "--dataset", "folder", "--scores", "lep"])
+    assert (
+        told.exit_code == 0 and "leep          not computed: This score needs probs" in told.output
+    )
+    assert json.loads(invoke(root, "--scores", "logme", "--json").stdout)["scores"].keys() == {
+        "logme"
+    }
+    wrong = CliRunner().invoke(
+        cli, ["score", "--model", "model.pt", "--dataset", "folder", "--scores", "lep"]
+    )
     assert wrong.exception is not None and "no score named 'lep'" in str(wrong.exception)
 
 

@@ -11,15 +11,21 @@ from harness.launchers.local import LocalLauncher, slots
 
 
 def test_a_workers_options_are_those_of_the_run(tmp_path):
-    settings = LauncherSettings(Folders(tmp_path, tmp_path, tmp_path), 1, "cpu", checkpoint_minutes=2.5, trace_steps=7)
+    settings = LauncherSettings(
+        Folders(tmp_path, tmp_path, tmp_path), 1, "cpu", checkpoint_minutes=2.5, trace_steps=7
+    )
     launcher = LocalLauncher(settings, slots(settings))
     options = worker_options.parse(launcher._command(launcher.slots[0])[3:])
     assert (options.checkpoint_minutes, options.trace) == (2.5, 7)
 
 
-@pytest.mark.parametrize(("variables", "expected"), [
-    ({}, (5.0, 0)), ({"HARNESS_CHECKPOINT_MINUTES": "1", "HARNESS_TRACE": "3"}, (1.0, 3))])
-def test_a_worker_of_another_launcher_takes_them_from_the_environment(monkeypatch, variables, expected):
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [({}, (5.0, 0)), ({"HARNESS_CHECKPOINT_MINUTES": "1", "HARNESS_TRACE": "3"}, (1.0, 3))],
+)
+def test_a_worker_of_another_launcher_takes_them_from_the_environment(
+    monkeypatch, variables, expected
+):
     for name in ("HARNESS_CHECKPOINT_MINUTES", "HARNESS_TRACE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

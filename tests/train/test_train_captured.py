@@ -18,8 +18,18 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 def make_trainee(compiled: str, **attack) -> ModelTrainee:
     torch.manual_seed(0)
     model = build("resnet10", 5, channels=(8, 8, 8, 8)).to("cuda")
-    trainee = ModelTrainee(model, ScheduleSettings(), 0.1, device="cuda:0", precision="float32", label_smoothing=0.0,
-                           timer=Timer("cuda:0"), train_mode=model.train, attack=AttackSettings(steps=3, **attack), eps=0.5)
+    trainee = ModelTrainee(
+        model,
+        ScheduleSettings(),
+        0.1,
+        device="cuda:0",
+        precision="float32",
+        label_smoothing=0.0,
+        timer=Timer("cuda:0"),
+        train_mode=model.train,
+        attack=AttackSettings(steps=3, **attack),
+        eps=0.5,
+    )
     trainee.batch_size = 16
     trainee.compile(compiled)
     trainee.set_rate(1.0)
@@ -28,7 +38,9 @@ def make_trainee(compiled: str, **attack) -> ModelTrainee:
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("attack", [{}, {"random_start": "ball"}, {"best_iterate": True, "norm": "linf"}])
+@pytest.mark.parametrize(
+    "attack", [{}, {"random_start": "ball"}, {"best_iterate": True, "norm": "linf"}]
+)
 def test_training_with_a_captured_attack_is_training_without(attack):
     """Over changing weights, another resolution and a short batch, which no graph takes."""
     trainees = [make_trainee(name, **attack) for name in ("eager", "captured_attack")]
@@ -53,8 +65,10 @@ def test_a_loader_may_work_while_an_attack_is_captured():
     def load() -> None:
         try:
             with torch.cuda.stream(torch.cuda.Stream()):
-                for number in range(256):       # ever larger, so that no earlier memory is used again
-                    torch.empty((number + 1) * 2**20, dtype=torch.uint8, pin_memory=True).to("cuda:0", non_blocking=True)
+                for number in range(256):  # ever larger, so that no earlier memory is used again
+                    torch.empty((number + 1) * 2**20, dtype=torch.uint8, pin_memory=True).to(
+                        "cuda:0", non_blocking=True
+                    )
                     torch.cuda.current_stream().record_event().synchronize()
                     at_work.set()
                     if over.is_set():
@@ -74,11 +88,18 @@ def test_a_loader_may_work_while_an_attack_is_captured():
     assert not errors and trainee.totals()["num_images"] == 48
 
 
-@pytest.mark.parametrize(("on_gpu", "attacked", "names"), [
-    (False, False, ["eager", "compiled"]),
-    (False, True, ["eager", "compiled"]),
-    (True, False, ["eager", "compiled", "cuda_graphs"]),
-    (True, True, ["eager", "compiled", "cuda_graphs", "captured_attack", "compiled_captured_attack"]),
-])
+@pytest.mark.parametrize(
+    ("on_gpu", "attacked", "names"),
+    [
+        (False, False, ["eager", "compiled"]),
+        (False, True, ["eager", "compiled"]),
+        (True, False, ["eager", "compiled", "cuda_graphs"]),
+        (
+            True,
+            True,
+            ["eager", "compiled", "cuda_graphs", "captured_attack", "compiled_captured_attack"],
+        ),
+    ],
+)
 def test_what_is_tried(on_gpu, attacked, names):
     assert trial.ways(on_gpu, attacked=attacked) == names

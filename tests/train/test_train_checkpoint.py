@@ -12,7 +12,11 @@ from harness import checkpoint
 
 
 def state(number: int) -> dict[str, object]:
-    return {"weights": torch.full((50,), float(number)), "records": [{"epoch": number, "lr": 0.5}], "scaler": {}}
+    return {
+        "weights": torch.full((50,), float(number)),
+        "records": [{"epoch": number, "lr": 0.5}],
+        "scaler": {},
+    }
 
 
 def test_gives_back_the_newest_and_keeps_two(tmp_path):
@@ -34,11 +38,14 @@ def truncate(data: bytes, length: int) -> bytes:
 
 
 def flip(data: bytes, place: int) -> bytes:
-    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1:]
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
-@pytest.mark.parametrize("damage", [partial(truncate, length=length) for length in (0, 1, 100, 1500)] + [
-    partial(flip, place=place) for place in (0, 31, 32, 700, -2)])
+@pytest.mark.parametrize(
+    "damage",
+    [partial(truncate, length=length) for length in (0, 1, 100, 1500)]
+    + [partial(flip, place=place) for place in (0, 31, 32, 700, -2)],
+)
 def test_a_damaged_one_falls_back_and_is_named(tmp_path, capsys, damage):
     for number in (3, 4):
         checkpoint.save(tmp_path, number, state(number))
@@ -78,11 +85,16 @@ def test_a_write_that_fails_leaves_the_old_ones(tmp_path, monkeypatch):
 
 
 def draw() -> tuple[float, ...]:
-    return float(torch.rand(())), float(torch.randn(())), float(np.random.standard_normal()), random.random()  # noqa: NPY002
+    return (
+        float(torch.rand(())),
+        float(torch.randn(())),
+        float(np.random.standard_normal()),
+        random.random(),
+    )
 
 
 def test_random_numbers_go_on_where_they_were(tmp_path):
-    draw()      # leaves numpy with half a pair of normal numbers in hand
+    draw()  # leaves numpy with half a pair of normal numbers in hand
     checkpoint.save(tmp_path, 1, {"random": checkpoint.random_state("cpu")})
     expected = [draw() for _ in range(3)]
     saved = checkpoint.latest(tmp_path).state
@@ -103,7 +115,11 @@ def test_runs_no_code_of_a_file(tmp_path):
     checkpoint.save(tmp_path, 1, state(1))
     checkpoint.save(tmp_path, 2, {"weights": Evil(tmp_path / "touched")})
     found = checkpoint.latest(tmp_path)
-    assert found.path is not None and found.path.name == "000000001.pt" and not (tmp_path / "touched").exists()
+    assert (
+        found.path is not None
+        and found.path.name == "000000001.pt"
+        and not (tmp_path / "touched").exists()
+    )
 
 
 def test_other_files_are_left_alone(tmp_path):

@@ -14,7 +14,10 @@ from torch import Tensor
 from harness.train import memory
 from harness.train.step import Step
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")]
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning"),
+]
 
 
 def run_where_memory_gets_short(folder: Path, data: Path, *more: str) -> None:
@@ -31,10 +34,17 @@ def run_where_memory_gets_short(folder: Path, data: Path, *more: str) -> None:
 
 
 def test_one_process_that_runs_out_of_memory_has_all_try_again_in_more_parts(tmp_path):
-    folder, answers = make_stage(tmp_path, write_colours(tmp_path), accumulate="auto"), tmp_path / "answers"
-    assert Group(run_where_memory_gets_short, folder, tmp_path, "--answers", str(answers)).codes() == [1, 1]
+    folder, answers = (
+        make_stage(tmp_path, write_colours(tmp_path), accumulate="auto"),
+        tmp_path / "answers",
+    )
+    assert Group(
+        run_where_memory_gets_short, folder, tmp_path, "--answers", str(answers)
+    ).codes() == [1, 1]
     causes = [json.loads((answers / f"{rank}.json").read_text())["cause"] for rank in range(2)]
     assert causes == ["lost", "out_of_memory"] and not (folder / "error.txt").exists()
     assert json.loads((folder / memory.FILE_NAME).read_text()) == {"at_least": 2}
-    assert Group(run_where_memory_gets_short, folder, tmp_path, "--answers", str(answers)).codes() == [0, 0]
+    assert Group(
+        run_where_memory_gets_short, folder, tmp_path, "--answers", str(answers)
+    ).codes() == [0, 0]
     assert metrics_of(folder)["num_parts"] == 2 and metrics_of(folder)["num_processes"] == 2

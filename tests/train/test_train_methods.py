@@ -16,7 +16,9 @@ from harness.transfer_settings import TransferSettings
 from writers.errors import UserError
 
 
-def make_setup(bn_stats: str, lrs: tuple[float, ...] = (0.1, 0.01), *, source_seed: int = 0, **settings) -> Setup:
+def make_setup(
+    bn_stats: str, lrs: tuple[float, ...] = (0.1, 0.01), *, source_seed: int = 0, **settings
+) -> Setup:
     torch.manual_seed(source_seed)
     source = models.build("resnet10", 5, channels=(8, 8, 8, 8))
 
@@ -28,8 +30,16 @@ def make_setup(bn_stats: str, lrs: tuple[float, ...] = (0.1, 0.01), *, source_se
         torch.manual_seed(3)
         return with_head(models.build("resnet10", 3, channels=(8, 8, 8, 8)))
 
-    return Setup(lambda: with_head(copy.deepcopy(source)), scratch, TransferSettings(lrs=lrs, **settings), bn_stats, 4, "cpu",
-                 "float32", Timer("cpu"))
+    return Setup(
+        lambda: with_head(copy.deepcopy(source)),
+        scratch,
+        TransferSettings(lrs=lrs, **settings),
+        bn_stats,
+        4,
+        "cpu",
+        "float32",
+        Timer("cpu"),
+    )
 
 
 def trained(method: str, setup: Setup, num_steps: int = 3) -> dict[float, Classifier]:
@@ -50,7 +60,10 @@ def train(trainee, num_steps: int = 3):
     for _ in range(num_steps):
         images = torch.randint(0, 256, (6, 3, 24, 24), dtype=torch.uint8, generator=generator)
         trainee.set_rate(0.7)
-        trainee.train_batch(images.to(memory_format=torch.channels_last), torch.randint(0, 3, (6,), generator=generator))
+        trainee.train_batch(
+            images.to(memory_format=torch.channels_last),
+            torch.randint(0, 3, (6,), generator=generator),
+        )
     return trainee
 
 
@@ -60,12 +73,22 @@ def moved(setup: Setup, model) -> tuple[bool, bool, bool]:
     changed = {name for name in start if not torch.equal(start[name], now[name])}
     statistics = {name for name in changed if "running_" in name}
     head = {name for name in changed if name.startswith("head.")}
-    return bool(changed - statistics - head - {name for name in changed if "num_batches" in name}), bool(statistics), bool(head)
+    return (
+        bool(changed - statistics - head - {name for name in changed if "num_batches" in name}),
+        bool(statistics),
+        bool(head),
+    )
 
 
-@pytest.mark.parametrize(("method", "bn_stats", "expected"), [
-    ("fixed", "frozen", (False, False, True)), ("fixed", "update", (False, True, True)),
-    ("full", "frozen", (True, False, True)), ("full", "update", (True, True, True))])
+@pytest.mark.parametrize(
+    ("method", "bn_stats", "expected"),
+    [
+        ("fixed", "frozen", (False, False, True)),
+        ("fixed", "update", (False, True, True)),
+        ("full", "frozen", (True, False, True)),
+        ("full", "update", (True, True, True)),
+    ],
+)
 def test_what_moves(method, bn_stats, expected):
     setup = make_setup(bn_stats)
     seen = {lr: moved(setup, model) for lr, model in trained(method, setup).items()}
@@ -78,7 +101,9 @@ def test_heads_on_a_shared_backbone_are_what_each_would_be_alone(bn_stats):
     shared = trained("fixed", make_setup(bn_stats, lrs), 5)
     for lr in lrs:
         alone = trained("fixed", make_setup(bn_stats, (lr,)), 5)[lr].state_dict()
-        assert all(torch.equal(value, alone[name]) for name, value in shared[lr].state_dict().items())
+        assert all(
+            torch.equal(value, alone[name]) for name, value in shared[lr].state_dict().items()
+        )
 
 
 @pytest.mark.parametrize("bn_stats", ["frozen", "update"])
@@ -95,7 +120,9 @@ def test_a_shared_backbone_equals_a_plain_loop_over_the_head(bn_stats):
         labels = torch.randint(0, 3, (6,), generator=generator)
         with torch.no_grad():
             features = plain.features(images)
-        slope = (torch.softmax(features @ weight.T + bias, 1) - torch.nn.functional.one_hot(labels, 3)) / 6
+        slope = (
+            torch.softmax(features @ weight.T + bias, 1) - torch.nn.functional.one_hot(labels, 3)
+        ) / 6
         gradients = [slope.T @ features + 5e-4 * weight, slope.sum(0) + 5e-4 * bias]
         for number, (parameter, gradient) in enumerate(zip((weight, bias), gradients, strict=True)):
             velocity[number] = 0.9 * velocity[number] + gradient
@@ -103,7 +130,9 @@ def test_a_shared_backbone_equals_a_plain_loop_over_the_head(bn_stats):
     assert torch.allclose(model.head.weight, weight, atol=1e-5)
     assert torch.allclose(model.head.bias, bias, atol=1e-5)
     statistics = dict(plain.backbone.named_buffers())
-    assert statistics and all(torch.allclose(buffer, statistics[name]) for name, buffer in model.backbone.named_buffers())
+    assert statistics and all(
+        torch.allclose(buffer, statistics[name]) for name, buffer in model.backbone.named_buffers()
+    )
 
 
 @pytest.mark.parametrize("bn_stats", ["frozen", "update"])
@@ -111,8 +140,13 @@ def test_a_shared_backbone_goes_on_where_it_was_saved(bn_stats):
     setup = make_setup(bn_stats)
     whole, begun, resumed = (SharedBackbone(setup, grid.trials(setup.settings)) for _ in range(3))
     generator = torch.Generator().manual_seed(4)
-    batches = [(torch.randint(0, 256, (6, 3, 24, 24), dtype=torch.uint8, generator=generator),
-                torch.randint(0, 3, (6,), generator=generator)) for _ in range(4)]
+    batches = [
+        (
+            torch.randint(0, 256, (6, 3, 24, 24), dtype=torch.uint8, generator=generator),
+            torch.randint(0, 3, (6,), generator=generator),
+        )
+        for _ in range(4)
+    ]
     for number, batch in enumerate(batches):
         if number == 2:
             resumed.load_state_dict(copy.deepcopy(begun.state_dict()))
@@ -120,7 +154,9 @@ def test_a_shared_backbone_goes_on_where_it_was_saved(bn_stats):
             trainee.set_rate(0.7)
             trainee.train_batch(*batch)
     for (_, one), (_, other) in zip(whole.candidates(), resumed.candidates(), strict=True):
-        assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+        assert all(
+            torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items()
+        )
 
 
 def test_every_rate_starts_from_the_same_head():

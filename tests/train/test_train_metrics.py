@@ -10,7 +10,9 @@ from harness.train.metrics import Counts
 from writers.errors import UserError
 
 
-def counted(outputs: torch.Tensor, truth: torch.Tensor, num_batches: int = 3, **view: object) -> Counts:
+def counted(
+    outputs: torch.Tensor, truth: torch.Tensor, num_batches: int = 3, **view: object
+) -> Counts:
     counts = Counts(outputs.shape[1], "cpu", **view)
     for part, part_labels in zip(outputs.chunk(num_batches), truth.chunk(num_batches), strict=True):
         counts.add(part, part_labels)
@@ -21,7 +23,9 @@ def counted(outputs: torch.Tensor, truth: torch.Tensor, num_batches: int = 3, **
 def outputs() -> tuple[torch.Tensor, torch.Tensor]:
     """500 images of 12 classes, unevenly many of each; the right answer is likelier than chance."""
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 12, (500,), generator=generator) * torch.randint(0, 2, (500,), generator=generator)
+    labels = torch.randint(0, 12, (500,), generator=generator) * torch.randint(
+        0, 2, (500,), generator=generator
+    )
     logits = torch.randn(500, 12, generator=generator)
     logits[torch.arange(500), labels] += 1
     return logits, labels
@@ -32,11 +36,20 @@ def test_scores_are_scikit_learns(outputs):
     scores = counted(logits, labels).scores()
     probs = torch.softmax(logits.double(), 1).numpy()
     numbers = np.arange(12)
-    assert scores["top1"] == pytest.approx(top_k_accuracy_score(labels, probs, k=1, labels=numbers), abs=1e-12)
-    assert scores["top5"] == pytest.approx(top_k_accuracy_score(labels, probs, k=5, labels=numbers), abs=1e-12)
-    assert scores["mean_per_class"] == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)), abs=1e-12)
+    assert scores["top1"] == pytest.approx(
+        top_k_accuracy_score(labels, probs, k=1, labels=numbers), abs=1e-12
+    )
+    assert scores["top5"] == pytest.approx(
+        top_k_accuracy_score(labels, probs, k=5, labels=numbers), abs=1e-12
+    )
+    assert scores["mean_per_class"] == pytest.approx(
+        balanced_accuracy_score(labels, logits.argmax(1)), abs=1e-12
+    )
     assert scores["loss"] == pytest.approx(log_loss(labels, probs, labels=numbers), rel=1e-6)
-    assert (scores["num_images"], scores["num_correct"]) == (500, int((logits.argmax(1) == labels).sum()))
+    assert (scores["num_images"], scores["num_correct"]) == (
+        500,
+        int((logits.argmax(1) == labels).sum()),
+    )
 
 
 def test_mean_per_class_leaves_absent_classes_out():
@@ -44,7 +57,11 @@ def test_mean_per_class_leaves_absent_classes_out():
     counts = counted(logits, labels, 1)
     assert counts.scores()["mean_per_class"] == (2 / 3 + 1) / 2
     correct, total = counts.per_class()
-    assert correct.tolist() == [2, 1, 0, 0] and total.tolist() == [3, 1, 0, 0] and total.dtype == torch.int64
+    assert (
+        correct.tolist() == [2, 1, 0, 0]
+        and total.tolist() == [3, 1, 0, 0]
+        and total.dtype == torch.int64
+    )
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 5])
@@ -58,8 +75,13 @@ def test_views_are_the_images_and_logits_cut_out(outputs):
     chosen = [1, 4, 5, 7, 8, 9, 11]
     inside = torch.isin(labels, torch.tensor(chosen))
     seen = counted(logits, labels, labels=chosen).scores()
-    assert seen["num_images"] == inside.sum() and seen["num_correct"] == (logits.argmax(1) == labels)[inside].sum()
-    assert seen["top5"] == top_k_accuracy_score(labels[inside], logits[inside], k=5, labels=np.arange(12))
+    assert (
+        seen["num_images"] == inside.sum()
+        and seen["num_correct"] == (logits.argmax(1) == labels)[inside].sum()
+    )
+    assert seen["top5"] == top_k_accuracy_score(
+        labels[inside], logits[inside], k=5, labels=np.arange(12)
+    )
     masked = counted(logits, labels, labels=chosen, logits=chosen)
     new_labels = torch.tensor([chosen.index(int(label)) for label in labels[inside]])
     alone = counted(logits[inside][:, chosen], new_labels)
@@ -69,7 +91,7 @@ def test_views_are_the_images_and_logits_cut_out(outputs):
 
 def test_predictions_are_argmax_within_the_view_and_agree_with_the_counts(outputs):
     logits, labels = outputs
-    logits = logits.round()         # many ties
+    logits = logits.round()  # many ties
     chosen = [1, 4, 5, 7, 8, 9, 11]
     predicted, right = counted(logits, labels, keep_predictions=True).predictions()
     assert predicted.tolist() == logits.numpy().argmax(1).tolist() and predicted.dtype == np.int32
@@ -78,7 +100,10 @@ def test_predictions_are_argmax_within_the_view_and_agree_with_the_counts(output
     predicted, right = counts.predictions()
     inside = np.isin(labels, chosen)
     assert set(predicted[~inside]) == {-1} and not right[~inside].any()
-    assert predicted[inside].tolist() == np.array(chosen)[logits[inside][:, chosen].numpy().argmax(1)].tolist()
+    assert (
+        predicted[inside].tolist()
+        == np.array(chosen)[logits[inside][:, chosen].numpy().argmax(1)].tolist()
+    )
     assert right.sum() == counts.scores()["num_correct"]
 
 
@@ -86,21 +111,25 @@ def test_mean_probability_by_hand():
     logits = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
     found = counted(logits, torch.tensor([0, 0, 0]), 1).mean_probability()
     probs = torch.softmax(logits.double(), 1)[:, 0]
-    assert torch.allclose(found, torch.stack([probs.mean(), torch.tensor(0.0, dtype=torch.float64)]), atol=1e-6)
+    assert torch.allclose(
+        found, torch.stack([probs.mean(), torch.tensor(0.0, dtype=torch.float64)]), atol=1e-6
+    )
 
 
 def test_equal_logits_go_by_class_number_as_argmax_does():
-    logits = torch.randn(300, 12).round().to(torch.bfloat16)    # many ties
+    logits = torch.randn(300, 12).round().to(torch.bfloat16)  # many ties
     labels = torch.arange(300) % 12
     scores = counted(logits, labels).scores()
     assert scores["num_correct"] == (logits.float().numpy().argmax(1) == labels.numpy()).sum()
     first5 = np.argsort(-logits.float().numpy(), axis=1, kind="stable")[:, :5]
-    assert scores["top5"] == np.mean([label in five for label, five in zip(labels.tolist(), first5, strict=True)])
+    assert scores["top5"] == np.mean(
+        [label in five for label, five in zip(labels.tolist(), first5, strict=True)]
+    )
 
 
 def test_a_logit_that_is_no_number_is_never_right_and_is_told():
     logits = torch.full((3, 6), float("nan"))
-    logits[2] = torch.tensor([9.0, 0, 0, 0, 0, float("nan")])   # class 0 leads among the numbers
+    logits[2] = torch.tensor([9.0, 0, 0, 0, 0, float("nan")])  # class 0 leads among the numbers
     counts = counted(logits, torch.tensor([0, 5, 0]), 1)
     assert counts.per_class()[0].sum() == 0
     with pytest.raises(Diverged, match="loss over 3 images is nan"):

@@ -13,7 +13,10 @@ PER_EPOCH, STEPS = 5, 50
 
 
 def curve(num_steps: int = STEPS, peak: float = 0.4, **settings: object) -> list[float]:
-    return [learning_rate(ScheduleSettings(**settings), peak, step, num_steps, PER_EPOCH) for step in range(num_steps)]
+    return [
+        learning_rate(ScheduleSettings(**settings), peak, step, num_steps, PER_EPOCH)
+        for step in range(num_steps)
+    ]
 
 
 def torchs(scheduler: type, **settings: object) -> list[float]:
@@ -27,9 +30,13 @@ def torchs(scheduler: type, **settings: object) -> list[float]:
 
 
 def test_cosine_and_step_are_torchs():
-    assert np.allclose(curve(schedule="cosine"), torchs(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=STEPS))
-    assert np.allclose(curve(schedule="step", step_epochs=3, step_factor=0.5),
-                       torchs(torch.optim.lr_scheduler.StepLR, step_size=3 * PER_EPOCH, gamma=0.5))
+    assert np.allclose(
+        curve(schedule="cosine"), torchs(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=STEPS)
+    )
+    assert np.allclose(
+        curve(schedule="step", step_epochs=3, step_factor=0.5),
+        torchs(torch.optim.lr_scheduler.StepLR, step_size=3 * PER_EPOCH, gamma=0.5),
+    )
 
 
 def test_cyclic_is_two_lines():
@@ -42,8 +49,10 @@ def test_constant():
     assert curve(schedule="constant") == [0.4] * STEPS
 
 
-@pytest.mark.parametrize("schedule", [{"schedule": "cosine"}, {"schedule": "constant"},
-                                      {"schedule": "step", "step_epochs": 4}])
+@pytest.mark.parametrize(
+    "schedule",
+    [{"schedule": "cosine"}, {"schedule": "constant"}, {"schedule": "step", "step_epochs": 4}],
+)
 def test_warmup_is_a_line_to_the_peak(schedule):
     rates = curve(warmup_epochs=2, **schedule)
     assert np.allclose(rates[:11], 0.4 * np.arange(1, 12) / 11)
@@ -52,14 +61,25 @@ def test_warmup_is_a_line_to_the_peak(schedule):
 
 def test_step_counts_epochs_from_the_start_also_behind_warmup():
     rates = curve(warmup_epochs=2, schedule="step", step_epochs=4)
-    assert rates[19] == pytest.approx(0.4) and rates[20] == pytest.approx(0.04) and rates[40] == pytest.approx(0.004)
+    assert (
+        rates[19] == pytest.approx(0.4)
+        and rates[20] == pytest.approx(0.04)
+        and rates[40] == pytest.approx(0.004)
+    )
 
 
 def test_ends_near_zero():
-    assert 0 < curve(schedule="cosine")[-1] < 0.001 and curve(schedule="cyclic")[-1] == pytest.approx(0.4 / STEPS)
+    assert 0 < curve(schedule="cosine")[-1] < 0.001 and curve(schedule="cyclic")[
+        -1
+    ] == pytest.approx(0.4 / STEPS)
 
 
-@given(st.sampled_from(["cosine", "cyclic", "constant"]), st.floats(0, 30), st.integers(1, 60), st.integers(1, 9))
+@given(
+    st.sampled_from(["cosine", "cyclic", "constant"]),
+    st.floats(0, 30),
+    st.integers(1, 60),
+    st.integers(1, 9),
+)
 def test_never_zero_and_never_above_the_peak(schedule, warmup, num_steps, per_epoch):
     settings = ScheduleSettings(schedule=schedule, warmup_epochs=warmup)
     for step in range(num_steps):

@@ -46,15 +46,23 @@ def test_operations_are_those_of_a_hand_count():
     forward = hand_count(copy.deepcopy(model))
     assert training_flops(model, SIDE, None) == pytest.approx(3 * forward)
     assert training_flops(model, SIDE, AttackSettings(steps=3)) == pytest.approx(9 * forward)
-    assert training_flops(model, SIDE, AttackSettings(steps=3, best_iterate=True)) == pytest.approx(10 * forward)
-    assert training_flops(model, SIDE, AttackSettings(method="free")) == pytest.approx(4 * 3 * forward)
+    assert training_flops(model, SIDE, AttackSettings(steps=3, best_iterate=True)) == pytest.approx(
+        10 * forward
+    )
+    assert training_flops(model, SIDE, AttackSettings(method="free")) == pytest.approx(
+        4 * 3 * forward
+    )
     assert not model.training and model.head.weight.device.type == "cpu"
 
 
-@pytest.mark.parametrize(("arch", "multiply_adds"), [("resnet18", 1.81e9), ("torchvision/efficientnet_b0", 0.386e9)])
+@pytest.mark.parametrize(
+    ("arch", "multiply_adds"), [("resnet18", 1.81e9), ("torchvision/efficientnet_b0", 0.386e9)]
+)
 def test_networks_take_what_is_published(arch, multiply_adds):
     """torchvision's tables of its weights at 224 pixels, whose GFLOPS are multiply-adds; depthwise convolutions, too."""
-    assert training_flops(models.build(arch, 1000), 224, None) / 6 == pytest.approx(multiply_adds, rel=0.03)
+    assert training_flops(models.build(arch, 1000), 224, None) / 6 == pytest.approx(
+        multiply_adds, rel=0.03
+    )
 
 
 def test_a_model_that_cannot_be_run_is_not_counted():
@@ -94,10 +102,19 @@ assert "torch._dynamo" not in sys.modules
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 
 
-@pytest.mark.parametrize(("gpu", "precision", "peak"), [
-    ("NVIDIA H200", "bf16", 989e12), ("NVIDIA H100 PCIe", "fp16", 756e12), ("NVIDIA H100 80GB HBM3", "bf16", 989e12),
-    ("NVIDIA A100-SXM4-80GB", "bf16", 312e12), ("Tesla T4", "fp16", 65e12), ("Tesla T4", "bf16", None),
-    ("NVIDIA H200", "float32", None), ("NVIDIA Unheard 9000", "bf16", None)])
+@pytest.mark.parametrize(
+    ("gpu", "precision", "peak"),
+    [
+        ("NVIDIA H200", "bf16", 989e12),
+        ("NVIDIA H100 PCIe", "fp16", 756e12),
+        ("NVIDIA H100 80GB HBM3", "bf16", 989e12),
+        ("NVIDIA A100-SXM4-80GB", "bf16", 312e12),
+        ("Tesla T4", "fp16", 65e12),
+        ("Tesla T4", "bf16", None),
+        ("NVIDIA H200", "float32", None),
+        ("NVIDIA Unheard 9000", "bf16", None),
+    ],
+)
 def test_peaks_are_known_or_none(gpu, precision, peak):
     assert peak_flops(gpu, precision) == peak
 
@@ -165,8 +182,16 @@ def test_the_gpu_is_watched(gpu, monkeypatch):
         limit = time.monotonic() + 10
         while monitor._thread.is_alive() and time.monotonic() < limit:
             time.sleep(0.002)
-    assert monitor.summary() == {"name": "NVIDIA H200", "allocated_peak_bytes": 7, "utilisation": 0.75, "sm_clock_mhz": 1500.0,
-                                 "sm_clock_min_mhz": 1000, "memory_peak_bytes": 30, "power_w": 200.0, "num_samples": 2}
+    assert monitor.summary() == {
+        "name": "NVIDIA H200",
+        "allocated_peak_bytes": 7,
+        "utilisation": 0.75,
+        "sm_clock_mhz": 1500.0,
+        "sm_clock_min_mhz": 1000,
+        "memory_peak_bytes": 30,
+        "power_w": 200.0,
+        "num_samples": 2,
+    }
     assert nvml.asked == ["init", "GPU-1234", "shutdown"]
 
 
@@ -182,13 +207,18 @@ def test_without_nvml_there_is_what_torch_knows_and_on_a_cpu_nothing(gpu, monkey
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with GpuMonitor("cuda:0") as monitor:
         pass
-    assert monitor.summary() == {"name": "NVIDIA H200", "allocated_peak_bytes": 7} and monitor.busy() is None
+    assert (
+        monitor.summary() == {"name": "NVIDIA H200", "allocated_peak_bytes": 7}
+        and monitor.busy() is None
+    )
     with GpuMonitor("cpu") as monitor:
         pass
     assert monitor.summary() is None
 
 
-@pytest.mark.parametrize(("num_steps", "taken", "seen"), [(2, 9, 2), (5, 6, 3), (0, 9, None), (3, 2, None)])
+@pytest.mark.parametrize(
+    ("num_steps", "taken", "seen"), [(2, 9, 2), (5, 6, 3), (0, 9, None), (3, 2, None)]
+)
 def test_a_trace_has_the_steps_behind_the_first_ones(tmp_path, num_steps, taken, seen):
     trace = StepTrace(tmp_path, num_steps, "cpu")
     for step in range(taken):

@@ -50,15 +50,25 @@ def test_percentiles_are_numpys_over_steps(clock):
     for waits, computes in columns:
         spend(timer, clock, "data_wait", waits)
         spend(timer, clock, "forward", computes / 2)
-        spend(timer, clock, "forward", computes / 2)     # as with two parts of a batch: one span of the step
+        spend(
+            timer, clock, "forward", computes / 2
+        )  # as with two parts of a batch: one span of the step
         timer.end_step()
     found = timer.end_epoch()["percentiles_ms"]
-    for name, column in (("data_wait", columns[:, 0]), ("forward", columns[:, 1]), ("step", columns.sum(1))):
-        assert [found[name][f"p{q}"] for q in (50, 90, 99)] == pytest.approx(1000 * np.percentile(column, (50, 90, 99)))
+    for name, column in (
+        ("data_wait", columns[:, 0]),
+        ("forward", columns[:, 1]),
+        ("step", columns.sum(1)),
+    ):
+        assert [found[name][f"p{q}"] for q in (50, 90, 99)] == pytest.approx(
+            1000 * np.percentile(column, (50, 90, 99))
+        )
     assert found["copy"] == {"p50": 0.0, "p90": 0.0, "p99": 0.0}
     spend(timer, clock, "data_wait", 5.0)
     timer.end_step()
-    assert timer.end_epoch()["percentiles_ms"]["step"]["p50"] == pytest.approx(5000)   # epochs are apart
+    assert timer.end_epoch()["percentiles_ms"]["step"]["p50"] == pytest.approx(
+        5000
+    )  # epochs are apart
     assert timer.seconds["data_wait"] == pytest.approx(columns[:, 0].sum() + 5)
     assert timer.end_epoch()["percentiles_ms"]["step"]["p99"] == 0
 
@@ -110,7 +120,7 @@ def test_on_a_gpu_waiting_is_split_into_the_loader_and_the_copy(clock, monkeypat
     timer, FakeClock.device_now, FakeEvent.made = Timer("cuda"), 0.0, 0
     for _ in range(3):
         with timer.span("data_wait"):
-            clock.now += 1.0                # the host waits for one second, the device for three
+            clock.now += 1.0  # the host waits for one second, the device for three
             FakeClock.device_now += 3.0
         with timer.span("attack"):
             FakeClock.device_now += 4.0
@@ -119,40 +129,99 @@ def test_on_a_gpu_waiting_is_split_into_the_loader_and_the_copy(clock, monkeypat
         timer.state_dict()
     spans = timer.end_epoch()["spans_s"]
     assert (spans["data_wait"], spans["copy"], spans["attack"]) == (3.0, 6.0, 12.0)
-    assert FakeEvent.made == made == 4      # events are used again
+    assert FakeEvent.made == made == 4  # events are used again
 
 
 def test_the_summary_divides_by_what_it_says():
-    timing = summary({"data_wait": 1.0, "backward": 8.0}, num_steps=50, num_images=1000, train_s=10.0, eval_s=1.0,
-                     checkpoint_s=0.5, startup_s=2.0, replay_img_per_s=125.0)
-    assert timing["spans_s"] == {"data_wait": 1.0, "copy": 0.0, "attack": 0.0, "forward": 0.0, "backward": 8.0,
-                                 "optimizer": 0.0}
+    timing = summary(
+        {"data_wait": 1.0, "backward": 8.0},
+        num_steps=50,
+        num_images=1000,
+        train_s=10.0,
+        eval_s=1.0,
+        checkpoint_s=0.5,
+        startup_s=2.0,
+        replay_img_per_s=125.0,
+    )
+    assert timing["spans_s"] == {
+        "data_wait": 1.0,
+        "copy": 0.0,
+        "attack": 0.0,
+        "forward": 0.0,
+        "backward": 8.0,
+        "optimizer": 0.0,
+    }
     assert timing["per_step_ms"]["backward"] == pytest.approx(160)
-    assert (timing["img_per_s"], timing["gpu_fed"], timing["data_wait_fraction"]) == (100.0, 0.8, 0.1)
+    assert (timing["img_per_s"], timing["gpu_fed"], timing["data_wait_fraction"]) == (
+        100.0,
+        0.8,
+        0.1,
+    )
     assert set(timing["per_step_ms"]) == set(SPANS)
-    unknown = summary({}, num_steps=0, num_images=0, train_s=0.0, eval_s=0.0, checkpoint_s=0.0, startup_s=0.0,
-                      replay_img_per_s=None)
+    unknown = summary(
+        {},
+        num_steps=0,
+        num_images=0,
+        train_s=0.0,
+        eval_s=0.0,
+        checkpoint_s=0.0,
+        startup_s=0.0,
+        replay_img_per_s=None,
+    )
     assert (unknown["img_per_s"], unknown["gpu_fed"]) == (0.0, None)
 
 
-@pytest.mark.parametrize(("waits", "copies", "words"), [
-    (0.0, 0.0, "busy 100 %"), (0.03, 0.0, "busy 97 %"), (0.41, 0.0, "waits for data 41 %"), (0.41, 0.2, "waits for data 41 %"),
-    (0.02, 0.02, "busy 96 %"), (0.1, 0.3, "waits 40 % of the time, most of it for copies")])
+@pytest.mark.parametrize(
+    ("waits", "copies", "words"),
+    [
+        (0.0, 0.0, "busy 100 %"),
+        (0.03, 0.0, "busy 97 %"),
+        (0.41, 0.0, "waits for data 41 %"),
+        (0.41, 0.2, "waits for data 41 %"),
+        (0.02, 0.02, "busy 96 %"),
+        (0.1, 0.3, "waits 40 % of the time, most of it for copies"),
+    ],
+)
 def test_the_verdict(waits, copies, words):
     assert words in verdict(waits, copies)
 
 
-@pytest.mark.parametrize(("share", "words"), [(0.1, "at 10 % of the GPU's peak: try compile: auto"),
-                                              (0.45, "busy 100 % of the time, at 45 % of the GPU's peak.")])
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (0.1, "at 10 % of the GPU's peak: try compile: auto"),
+        (0.45, "busy 100 % of the time, at 45 % of the GPU's peak."),
+    ],
+)
 def test_the_verdict_knows_the_peak(share, words):
-    timing = summary({}, num_steps=1, num_images=1, train_s=10.0, eval_s=0.0, checkpoint_s=0.0, startup_s=0.0,
-                     replay_img_per_s=None, flops=share * 5e12 * 10, peak_flops_per_s=5e12)
-    assert timing["peak_share"] == pytest.approx(share) and timing["model_flops_per_s"] == pytest.approx(share * 5e12)
+    timing = summary(
+        {},
+        num_steps=1,
+        num_images=1,
+        train_s=10.0,
+        eval_s=0.0,
+        checkpoint_s=0.0,
+        startup_s=0.0,
+        replay_img_per_s=None,
+        flops=share * 5e12 * 10,
+        peak_flops_per_s=5e12,
+    )
+    assert timing["peak_share"] == pytest.approx(share) and timing[
+        "model_flops_per_s"
+    ] == pytest.approx(share * 5e12)
     assert words in timing["verdict"]
 
 
 def test_a_model_that_waits_for_copies_is_not_called_busy():
-    timing = summary({"copy": 4.0}, num_steps=1, num_images=1, train_s=10.0, eval_s=0.0, checkpoint_s=0.0, startup_s=0.0,
-                     replay_img_per_s=None)
+    timing = summary(
+        {"copy": 4.0},
+        num_steps=1,
+        num_images=1,
+        train_s=10.0,
+        eval_s=0.0,
+        checkpoint_s=0.0,
+        startup_s=0.0,
+        replay_img_per_s=None,
+    )
     assert timing["data_wait_fraction"] == 0
     assert "40 %" in timing["verdict"] and "busy" not in timing["verdict"]

@@ -19,14 +19,31 @@ from writers.errors import UserError
 K, SIDE = 3, 24
 
 
-STARTING_AT_RANDOM, FREE = AttackSettings(random_start="ball"), AttackSettings(method="free", replays=2)
+STARTING_AT_RANDOM, FREE = (
+    AttackSettings(random_start="ball"),
+    AttackSettings(method="free", replays=2),
+)
 
 
-def make_trainee(eps: float = 0.3, attack: AttackSettings = STARTING_AT_RANDOM, **more) -> ModelTrainee:
+def make_trainee(
+    eps: float = 0.3, attack: AttackSettings = STARTING_AT_RANDOM, **more
+) -> ModelTrainee:
     torch.manual_seed(0)
     model = models.build("resnet10", K, channels=(8, 8, 8, 8))
-    trainee = ModelTrainee(model, ScheduleSettings(), 0.1, device="cpu", precision="float32", label_smoothing=0.0,
-                           timer=Timer("cpu"), train_mode=model.train, attack=attack, eps=eps, ema_decay=0.9, **more)
+    trainee = ModelTrainee(
+        model,
+        ScheduleSettings(),
+        0.1,
+        device="cpu",
+        precision="float32",
+        label_smoothing=0.0,
+        timer=Timer("cpu"),
+        train_mode=model.train,
+        attack=attack,
+        eps=eps,
+        ema_decay=0.9,
+        **more,
+    )
     trainee.batch_size = 16
     return trainee
 
@@ -42,7 +59,11 @@ def assert_same(state: dict, expected: dict) -> None:
 
 def test_noise_looks_like_a_loaders_batch():
     images, labels = batch(5)
-    assert images.dtype == torch.uint8 and images.shape == (5, 3, SIDE, SIDE) and labels.tolist() == [0, 1, 2, 0, 1]
+    assert (
+        images.dtype == torch.uint8
+        and images.shape == (5, 3, SIDE, SIDE)
+        and labels.tolist() == [0, 1, 2, 0, 1]
+    )
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -77,7 +98,7 @@ class FakeClock:
     now = 0.0
 
     def perf_counter(self) -> float:
-        self.now += 1       # an eager step of one second
+        self.now += 1  # an eager step of one second
         return self.now
 
 
@@ -87,7 +108,10 @@ def compiles(monkeypatch):
     monkeypatch.setattr(trial, "time", clock)
 
     def at_speed(seconds: float) -> None:
-        monkeypatch.setattr("harness.train.trainee.CompiledModel", partial(FakeCompiled, seconds=seconds, clock=clock))
+        monkeypatch.setattr(
+            "harness.train.trainee.CompiledModel",
+            partial(FakeCompiled, seconds=seconds, clock=clock),
+        )
 
     return at_speed
 
@@ -132,7 +156,9 @@ def graphs(monkeypatch):
         return graph.forward
 
     compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model, **options: compile_(model, **{**options, "backend": keep}))
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **options: compile_(model, **{**options, "backend": keep})
+    )
     yield made
     compiled.forget()
 
@@ -140,12 +166,19 @@ def graphs(monkeypatch):
 def test_each_run_of_a_process_compiles_anew(graphs, monkeypatch):
     monkeypatch.setattr(compiled, "RECOMPILE_LIMIT", 1)
     for num_runs in (1, 2):
-        assert trial.choose_compiled(make_trainee(eps=0.0), batch(), "on", "cpu")["chosen"] == "compiled"
+        assert (
+            trial.choose_compiled(make_trainee(eps=0.0), batch(), "on", "cpu")["chosen"]
+            == "compiled"
+        )
         assert len(graphs) == num_runs
 
 
 def test_a_run_compiles_for_all_its_resolutions(graphs):
-    model = CompiledModel(nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "default", frozenset([2]))
+    model = CompiledModel(
+        nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        "default",
+        frozenset([2]),
+    )
     for number in range(12):
         model(torch.rand(2, 3, 8 + number, 8 + number))
     assert len(graphs) == 12

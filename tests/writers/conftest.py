@@ -20,7 +20,12 @@ def tree(tmp_path: Path) -> Path:
             folder = tmp_path / "tree" / split / name
             folder.mkdir(parents=True)
             for index in range(number):
-                image = picture(100 * label + index, 100 + 10 * index, 140 - 9 * index, "L" if index == 1 else "RGB")
+                image = picture(
+                    100 * label + index,
+                    100 + 10 * index,
+                    140 - 9 * index,
+                    "L" if index == 1 else "RGB",
+                )
                 image.save(folder / f"{split}_{index}.{'png' if index == 3 else 'jpg'}", quality=92)
     return tmp_path / "tree"
 

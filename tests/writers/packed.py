@@ -30,28 +30,51 @@ def split_folders(tree: Path, out: Path) -> list[Path]:
     return [tree / "val", tree / "train"]
 
 
-def parquet_of(tree: Path, out: Path, *, hub_path: Callable[[str, Path], str | None] = lambda _, path: path.name,
-               names: Sequence[str] | None = None, folder: str = "data") -> Path:
+def parquet_of(
+    tree: Path,
+    out: Path,
+    *,
+    hub_path: Callable[[str, Path], str | None] = lambda _, path: path.name,
+    names: Sequence[str] | None = None,
+    folder: str = "data",
+) -> Path:
     """Two shards of train, one of validation, in row groups of four; classes as the hub's metadata says them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     classes = sorted(path.name for path in (tree / "train").iterdir())
-    said = {"info": {"features": {"label": {"names": list(names or classes), "_type": "ClassLabel"}}}}
-    schema = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
-                       metadata={"huggingface": json.dumps(said)})
+    said = {
+        "info": {"features": {"label": {"names": list(names or classes), "_type": "ClassLabel"}}}
+    }
+    schema = pa.schema(
+        [
+            ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            ("label", pa.int64()),
+        ],
+        metadata={"huggingface": json.dumps(said)},
+    )
     (out / "hub" / folder).mkdir(parents=True, exist_ok=True)
     for split, called, num_shards in (("train", "train", 2), ("val", "validation", 1)):
         images = images_of(tree, split)[::-1]
         for shard in range(num_shards):
-            rows = [{"image": {"bytes": path.read_bytes(), "path": hub_path(class_name, path)},
-                     "label": classes.index(class_name)} for class_name, path in images[shard::num_shards]]
-            pq.write_table(pa.Table.from_pylist(rows, schema), row_group_size=4,
-                           where=out / "hub" / folder / f"{called}-{shard:05d}-of-{num_shards:05d}.parquet")
+            rows = [
+                {
+                    "image": {"bytes": path.read_bytes(), "path": hub_path(class_name, path)},
+                    "label": classes.index(class_name),
+                }
+                for class_name, path in images[shard::num_shards]
+            ]
+            pq.write_table(
+                pa.Table.from_pylist(rows, schema),
+                row_group_size=4,
+                where=out / "hub" / folder / f"{called}-{shard:05d}-of-{num_shards:05d}.parquet",
+            )
     return out / "hub"
 
 
-def webdataset_of(tree: Path, out: Path, *, filenames: bool = False, json_label: bool = False, name: str = "set") -> Path:
+def webdataset_of(
+    tree: Path, out: Path, *, filenames: bool = False, json_label: bool = False, name: str = "set"
+) -> Path:
     """Keyed by the file's name, or, with `filenames`, by number, the name being said in the .json."""
     classes = sorted(path.name for path in (tree / "train").iterdir())
     (out / "wds").mkdir(exist_ok=True)
@@ -63,7 +86,9 @@ def webdataset_of(tree: Path, out: Path, *, filenames: bool = False, json_label:
                 for number, (class_name, path) in enumerate(images[shard::num_shards]):
                     key = f"{number:06d}" if filenames else f"{class_name}/{path.stem}"
                     label = classes.index(class_name)
-                    said = {"filename": f"{class_name}/{path.name}"} | ({"label": label} if json_label else {})
+                    said = {"filename": f"{class_name}/{path.name}"} | (
+                        {"label": label} if json_label else {}
+                    )
                     if not json_label:
                         add(archive, f"{key}.cls", str(label).encode())
                     if filenames or json_label:
@@ -77,7 +102,9 @@ def official_of(tree: Path, out: Path) -> Path:
     with tarfile.open(out / "ILSVRC2012_img_train.tar", "w") as archive:
         for folder in sorted((tree / "train").iterdir()):
             inner = io.BytesIO()
-            with tarfile.open(fileobj=inner, mode="w", format=tarfile.USTAR_FORMAT) as inner_archive:
+            with tarfile.open(
+                fileobj=inner, mode="w", format=tarfile.USTAR_FORMAT
+            ) as inner_archive:
                 for path in sorted(folder.iterdir(), reverse=True):
                     inner_archive.add(path, path.name)
             add(archive, f"{folder.name}.tar", inner.getvalue())

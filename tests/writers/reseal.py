@@ -21,10 +21,14 @@ def reseal(path: Path, **changes: Any) -> Manifest:
     stored: list[list[bytes]] = [[] for _ in range(number)]
     for sample, offset, size in np.frombuffer(bytes(data[table:]), BLOB).tolist():
         if sample < number:
-            stored[sample].append(bytes(data[offset:offset + size]))
-    data[pages_end:pages_end + number * DIGEST_BYTES] = b"".join(digest_of(*blobs) for blobs in stored)
+            stored[sample].append(bytes(data[offset : offset + size]))
+    data[pages_end : pages_end + number * DIGEST_BYTES] = b"".join(
+        digest_of(*blobs) for blobs in stored
+    )
     path.write_bytes(data)
     fields |= file_digests(path, number, pages_end)
-    manifest = Manifest.sealed(**{name: value for name, value in fields.items() if name != "digest"})
+    manifest = Manifest.sealed(
+        **{name: value for name, value in fields.items() if name != "digest"}
+    )
     manifest_path(path).write_text(manifest.model_dump_json())
     return manifest

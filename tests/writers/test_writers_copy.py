@@ -22,12 +22,18 @@ from writers.subset import Subset, everything
 from writers.verify import verify
 from writers.write import write_split
 
-TWO = Subset("two", ("owl", "cat"))     # label order is the subset's own
-ENCODINGS = [Encoding(), Encoding(format="raw"), Encoding(format="passthrough"),
-             Encoding(format="mixed", compress_probability=0.5, max_resolution=110)]
+TWO = Subset("two", ("owl", "cat"))  # label order is the subset's own
+ENCODINGS = [
+    Encoding(),
+    Encoding(format="raw"),
+    Encoding(format="passthrough"),
+    Encoding(format="mixed", compress_probability=0.5, max_resolution=110),
+]
 
 
-def betons(source: Source, folder: Path, encoding: Encoding, subset: Subset = TWO, seed: int = 0) -> tuple[Path, Path, Path]:
+def betons(
+    source: Source, folder: Path, encoding: Encoding, subset: Subset = TWO, seed: int = 0
+) -> tuple[Path, Path, Path]:
     """The whole, the subset written from the images, and the subset copied out of the whole."""
     whole, own, copied = (folder / name / "train.beton" for name in ("whole", "own", "copied"))
     write_split(source, "train", everything(source.classes), encoding, whole, seed=seed)
@@ -47,13 +53,18 @@ def view(beton: Path, subset: Subset) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding.format)
-def test_the_copied_file_is_the_own_file_byte_for_byte(source: Source, tmp_path: Path, encoding: Encoding):
+def test_the_copied_file_is_the_own_file_byte_for_byte(
+    source: Source, tmp_path: Path, encoding: Encoding
+):
     whole, own, copied = betons(source, tmp_path, encoding, seed=7)
     assert own.read_bytes() == copied.read_bytes()
     manifests = [json.loads(manifest_path(file).read_text()) for file in (own, copied)]
     digests = [manifest.pop("digest") for manifest in manifests]
     assert manifests[0].pop("copied_from") is None
-    assert manifests[1].pop("copied_from") == {"file": "train.beton", "sha256": open_beton(whole).manifest.sha256}
+    assert manifests[1].pop("copied_from") == {
+        "file": "train.beton",
+        "sha256": open_beton(whole).manifest.sha256,
+    }
     assert manifests[0] == manifests[1] and digests[0] != digests[1]
     assert verify(copied) == []
 
@@ -61,9 +72,21 @@ def test_the_copied_file_is_the_own_file_byte_for_byte(source: Source, tmp_path:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("backend", ["reference", "ffcv"])
 @pytest.mark.parametrize("order", ["random", "sequential"])
-def test_own_file_copied_file_and_view_give_the_same_batches(source: Source, tmp_path: Path, backend: str, order: str):
-    whole, own, copied = betons(source, tmp_path, Encoding(format="mixed", compress_probability=0.5))
-    plan = LoaderPlan(own, batch_size=4, resolution=24, augment="random_resized_crop", order=order, seed=3, backend=backend)
+def test_own_file_copied_file_and_view_give_the_same_batches(
+    source: Source, tmp_path: Path, backend: str, order: str
+):
+    whole, own, copied = betons(
+        source, tmp_path, Encoding(format="mixed", compress_probability=0.5)
+    )
+    plan = LoaderPlan(
+        own,
+        batch_size=4,
+        resolution=24,
+        augment="random_resized_crop",
+        order=order,
+        seed=3,
+        backend=backend,
+    )
     epochs = []
     for changes in ({}, {"beton": copied}, {"beton": whole, **view(whole, TWO)}):
         with open_loader(replace(plan, **changes)) as loader:
@@ -96,7 +119,9 @@ def test_pages_that_grow_and_gaps_of_all_lengths(tree: Path, tmp_path: Path, mon
     assert seen == [2 * 2**20, 4 * 2**20, 4 * 2**20]
 
 
-def test_where_the_kernel_does_not_copy_between_these_files(source: Source, tmp_path: Path, monkeypatch):
+def test_where_the_kernel_does_not_copy_between_these_files(
+    source: Source, tmp_path: Path, monkeypatch
+):
     def refuse(*arguments: int) -> int:
         raise OSError(18, "Invalid cross-device link")
 
@@ -106,14 +131,18 @@ def test_where_the_kernel_does_not_copy_between_these_files(source: Source, tmp_
     assert own.read_bytes() == copied.read_bytes()
 
 
-def test_images_that_were_left_out_stand_in_the_copys_manifest_where_their_class_does(tree: Path, tmp_path: Path):
+def test_images_that_were_left_out_stand_in_the_copys_manifest_where_their_class_does(
+    tree: Path, tmp_path: Path
+):
     for name in ("cat", "dog"):
         (tree / "train" / name / "train_0.jpg").write_bytes(b"not an image")
     source = open_dataset("folder", tree, SplitSettings())
     whole = tmp_path / "whole" / "train.beton"
     write_split(source, "train", everything(source.classes), Encoding(), whole, on_error="skip")
     manifest = copy_subset(whole, TWO, tmp_path / "copied.beton")
-    assert [(entry["name"], entry["class"]) for entry in manifest.skipped] == [("cat/train_0", "cat")]
+    assert [(entry["name"], entry["class"]) for entry in manifest.skipped] == [
+        ("cat/train_0", "cat")
+    ]
     assert manifest.class_counts == [5, 4]
 
 
@@ -128,7 +157,11 @@ def test_what_cannot_be_copied(source: Source, tmp_path: Path):
     with pytest.raises(UserError, match="There is no beton"):
         copy_subset(tmp_path / "other.beton", TWO, tmp_path / "two.beton")
     assert whole.read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.beton", "train.beton.json", "tree"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "train.beton",
+        "train.beton.json",
+        "tree",
+    ]
 
 
 def test_a_beton_that_shrinks_while_it_is_copied_leaves_nothing(source: Source, tmp_path: Path):

@@ -29,9 +29,11 @@ class Host:
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
-    cut_after: list[int] = field(default_factory=list)      # bytes of each next answer, after which the connection ends
+    cut_after: list[int] = field(
+        default_factory=list
+    )  # bytes of each next answer, after which the connection ends
     ranges: bool = True
-    asked: list[tuple[str, str | None]] = field(default_factory=list)      # path, Range
+    asked: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def host() -> Iterator[Host]:
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(data) - start))
             self.end_headers()
-            self.wfile.write(data[start:][:state.cut_after.pop(0) if state.cut_after else None])
+            self.wfile.write(data[start:][: state.cut_after.pop(0) if state.cut_after else None])
 
         def log_message(self, *arguments: object) -> None:
             pass
@@ -95,11 +97,16 @@ def test_a_cut_connection_goes_on_where_it_ended(host: Host, tmp_path: Path):
     assert [wanted for _, wanted in host.asked] == [None, "bytes=1000000-", "bytes=1500000-"]
 
 
-def test_a_later_run_goes_on_too_and_a_host_that_gives_no_more_is_an_error(host: Host, tmp_path: Path):
+def test_a_later_run_goes_on_too_and_a_host_that_gives_no_more_is_an_error(
+    host: Host, tmp_path: Path
+):
     host.cut_after = [1_000_000, 0]
     with pytest.raises(UserError, match=r"ended after 1,000,000 bytes.*\n.*again to go on"):
         fetch(the(host), tmp_path)
-    assert not (tmp_path / "data.bin").exists() and (tmp_path / "data.bin.part").stat().st_size == 1_000_000
+    assert (
+        not (tmp_path / "data.bin").exists()
+        and (tmp_path / "data.bin.part").stat().st_size == 1_000_000
+    )
     assert fetch(the(host), tmp_path)
     assert (tmp_path / "data.bin").read_bytes() == DATA and host.asked[-1][1] == "bytes=1000000-"
     assert not (tmp_path / "data.bin.part").exists()
@@ -186,9 +193,18 @@ def packed(kind: str, members: dict[str, bytes]) -> bytes:
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz", "h5.gz"])
 def test_archives_are_unpacked_whole_beside_themselves(host: Host, tmp_path: Path, kind: str):
-    members = {"set/a.txt": b"A" * 1000, "set/deep/b.txt": b"B"} if kind != "h5.gz" else {"data.h5": b"H" * 1000}
+    members = (
+        {"set/a.txt": b"A" * 1000, "set/deep/b.txt": b"B"}
+        if kind != "h5.gz"
+        else {"data.h5": b"H" * 1000}
+    )
     data = host.files[f"/data.{kind}"] = packed(kind, members)
-    download = Download(f"data.{kind}", f"{host.url}/data.{kind}", "sha256:" + hashlib.sha256(data).hexdigest(), unpack=True)
+    download = Download(
+        f"data.{kind}",
+        f"{host.url}/data.{kind}",
+        "sha256:" + hashlib.sha256(data).hexdigest(),
+        unpack=True,
+    )
     (tmp_path / "set" / "deep").mkdir(parents=True)
     (tmp_path / "set" / "deep" / "own.txt").write_text("stays")
     assert fetch(download, tmp_path)
@@ -198,14 +214,24 @@ def test_archives_are_unpacked_whole_beside_themselves(host: Host, tmp_path: Pat
     assert is_there(download, tmp_path) and not fetch(download, tmp_path) and len(host.asked) == 1
 
 
-@pytest.mark.parametrize(("kind", "name"), [("zip", "../evil.txt"), ("zip", "a/../../evil.txt"), ("zip", "/evil.txt"),
-                                            ("tar.gz", "../evil.txt"), ("tar.gz", "a/../../evil.txt")])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("zip", "../evil.txt"),
+        ("zip", "a/../../evil.txt"),
+        ("zip", "/evil.txt"),
+        ("tar.gz", "../evil.txt"),
+        ("tar.gz", "a/../../evil.txt"),
+    ],
+)
 def test_a_hostile_archive_leaves_nothing(host: Host, tmp_path: Path, kind: str, name: str):
     host.files[f"/data.{kind}"] = packed(kind, {"good.txt": b"g", name: b"evil"})
     folder = tmp_path / "raw"
     with pytest.raises(UserError, match="outside itself"):
         fetch(Download(f"data.{kind}", f"{host.url}/data.{kind}", unpack=True), folder)
-    assert [path.name for path in folder.iterdir()] == [f"data.{kind}"] and not (tmp_path / "evil.txt").exists()
+    assert [path.name for path in folder.iterdir()] == [f"data.{kind}"] and not (
+        tmp_path / "evil.txt"
+    ).exists()
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz", "h5.gz"])

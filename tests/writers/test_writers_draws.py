@@ -8,7 +8,9 @@ IDS = sample_ids(f"cat/{number}" for number in range(4000))
 
 
 def test_ids_come_from_names_alone():
-    assert int(sample_ids(["abc"])[0]) == int.from_bytes(bytes.fromhex("ba7816bf8f01cfea"), "little")   # FIPS 180-4, B.1
+    assert int(sample_ids(["abc"])[0]) == int.from_bytes(
+        bytes.fromhex("ba7816bf8f01cfea"), "little"
+    )  # FIPS 180-4, B.1
     assert len(np.unique(IDS)) == len(IDS)
 
 
@@ -19,7 +21,11 @@ def test_splitmix64_as_published():
     from writers.draws import GAMMA, _mix
 
     states = (np.arange(1, 4, dtype=np.uint64)) * np.uint64(GAMMA)
-    assert [hex(word) for word in _mix(states).tolist()] == ["0xe220a8397b1dcdaf", "0x6e789e6aa1b965f4", "0x6c45d188009454f"]
+    assert [hex(word) for word in _mix(states).tolist()] == [
+        "0xe220a8397b1dcdaf",
+        "0x6e789e6aa1b965f4",
+        "0x6c45d188009454f",
+    ]
 
 
 def test_shares_are_as_drawn_and_purposes_are_independent():

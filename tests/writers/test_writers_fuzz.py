@@ -35,7 +35,7 @@ class Whole:
     data: bytes
     manifest_text: str
     manifest: Manifest
-    labels: dict[int, int]      # of each id
+    labels: dict[int, int]  # of each id
     rows: np.ndarray
     sizes: np.ndarray
 
@@ -54,14 +54,28 @@ class Whole:
     def regions(self) -> dict[str, tuple[int, int]]:
         """First byte and the one behind the last of each part of the file."""
         rows = FIRST_ROW + NUM_SAMPLES * SAMPLE.itemsize
-        digests, ids, table = self.manifest.pages_end, self.manifest.ids_offset, self.manifest.table_offset
+        digests, ids, table = (
+            self.manifest.pages_end,
+            self.manifest.ids_offset,
+            self.manifest.table_offset,
+        )
         first = int(self.rows["offset"].min())
         images = first + int(self.sizes.sum())
-        assert table + NUM_SAMPLES * BLOB.itemsize == len(self.data) and table == ids + NUM_SAMPLES * ID.itemsize
+        assert (
+            table + NUM_SAMPLES * BLOB.itemsize == len(self.data)
+            and table == ids + NUM_SAMPLES * ID.itemsize
+        )
         assert ids == digests + NUM_SAMPLES * DIGEST_BYTES
-        return {"header": (0, HEADER.itemsize), "fields": (HEADER.itemsize, FIRST_ROW), "rows": (FIRST_ROW, rows),
-                "padding": (rows, first), "data": (first, images), "digests": (digests, ids), "ids": (ids, table),
-                "table": (table, len(self.data))}
+        return {
+            "header": (0, HEADER.itemsize),
+            "fields": (HEADER.itemsize, FIRST_ROW),
+            "rows": (FIRST_ROW, rows),
+            "padding": (rows, first),
+            "data": (first, images),
+            "digests": (digests, ids),
+            "ids": (ids, table),
+            "table": (table, len(self.data)),
+        }
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +85,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
         path = folder / "tree" / f"class{number % 4}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture(number, 100 + number, 30).save(path)
-    source, file = open_dataset("folder", folder / "tree", SplitSettings(val=0)), folder / "train.beton"
+    source, file = (
+        open_dataset("folder", folder / "tree", SplitSettings(val=0)),
+        folder / "train.beton",
+    )
     encoding = Encoding(format="mixed", compress_probability=0.7)
     manifest = write_split(source, "train", everything(source.classes), encoding, file)
     beton = open_beton(file)
-    return Whole(file, file.read_bytes(), manifest_path(file).read_text(), manifest,
-                 dict(zip(beton.ids.tolist(), beton.labels.tolist(), strict=True)), beton.rows, beton.sizes)
+    return Whole(
+        file,
+        file.read_bytes(),
+        manifest_path(file).read_text(),
+        manifest,
+        dict(zip(beton.ids.tolist(), beton.labels.tolist(), strict=True)),
+        beton.rows,
+        beton.sizes,
+    )
 
 
 def damage(whole: Whole, region: str, random: np.random.Generator) -> None:
@@ -84,9 +108,11 @@ def damage(whole: Whole, region: str, random: np.random.Generator) -> None:
     if region == "manifest":
         text = bytearray(whole.manifest_text.encode())
         for place in random.integers(0, len(text), random.integers(1, 4)):
-            text[place] = random.integers(32, 127) if random.random() < 0.8 else random.integers(256)
+            text[place] = (
+                random.integers(32, 127) if random.random() < 0.8 else random.integers(256)
+            )
         if random.random() < 0.1:
-            text = text[:random.integers(len(text))]
+            text = text[: random.integers(len(text))]
         manifest_path(whole.path).write_bytes(text)
         return
     begin, end = whole.regions[region]
@@ -107,7 +133,9 @@ def read(plan: LoaderPlan, whole: Whole) -> str:
     """What came of it: `data`, with each sample's own label, or `refused`."""
     try:
         samples = open_samples(plan)
-        assert {int(id_): int(label) for id_, label in zip(samples.ids, samples.labels, strict=True)} == whole.labels
+        assert {
+            int(id_): int(label) for id_, label in zip(samples.ids, samples.labels, strict=True)
+        } == whole.labels
         labels = []
         with open_loader(plan) as loader, loader.epoch(0) as batches:
             for images, batch_labels in batches:
@@ -139,8 +167,8 @@ def outcomes(whole: Whole, backend: str, number: int) -> dict[str, set[str]]:
 def test_a_damaged_beton_is_refused_or_read_right(whole: Whole, backend: str, number: int):
     found = outcomes(whole, backend, number)
     tables = ("header", "fields", "rows", "digests", "ids", "table", "manifest")
-    assert "data" in found.pop("data")      # raw pixels, and JPEGs that decode to others
-    assert "data" in found.pop("padding")   # which nobody reads
+    assert "data" in found.pop("data")  # raw pixels, and JPEGs that decode to others
+    assert "data" in found.pop("padding")  # which nobody reads
     assert found == {region: {"refused"} for region in tables}
 
 
@@ -176,7 +204,7 @@ def test_verify_finds_each_changed_byte_of_each_part(whole: Whole):
         text[place] ^= 1
         manifest_path(whole.path).write_bytes(text)
         same = _same_json(text, whole.manifest_text)
-        assert (verify(whole.path, num_threads=1) == []) == same, text[place - 20:place + 20]
+        assert (verify(whole.path, num_threads=1) == []) == same, text[place - 20 : place + 20]
     whole.restore()
     assert verify(whole.path) == []
 

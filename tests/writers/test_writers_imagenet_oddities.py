@@ -42,12 +42,12 @@ def without_adobe_marker() -> bytes:
     """CMYK of which nothing says how it was meant."""
     data = of_ink(0)
     begin = data.index(b"Adobe") - 4
-    return data[:begin] + data[begin + 16:]
+    return data[:begin] + data[begin + 16 :]
 
 
 def rotated() -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6        # turn it by 90 degrees
+    exif[0x0112] = 6  # turn it by 90 degrees
     return saved(picture(4, 120, 100), "JPEG", exif=exif)
 
 
@@ -55,14 +55,23 @@ def sixteen_bit_rgb() -> bytes:
     values = np.random.default_rng(0).integers(0, 2**16, (100, 120, 3)).astype(">u2")
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     lines = b"".join(b"\0" + line.tobytes() for line in values)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 120, 100, 16, 2, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 120, 100, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
 
 
-ODD = {     # of ImageNet's training images one is a PNG and 22 are CMYK: tensorflow/models, build_imagenet_data.py
+ODD = {  # of ImageNet's training images one is a PNG and 22 are CMYK: tensorflow/models, build_imagenet_data.py
     "png": saved(picture(0), "PNG"),
     "cmyk": of_ink(0),
     "ycck": of_ink(2),
@@ -74,19 +83,28 @@ ODD = {     # of ImageNet's training images one is a PNG and 22 are CMYK: tensor
     "grey_alpha": saved(picture(5).convert("LA"), "PNG"),
     "palette": saved(picture(6).quantize(32), "PNG"),
     "palette_transparent": saved(picture(6).quantize(32), "PNG", transparency=5),
-    "palette_half_transparent": saved(picture(6).quantize(8), "PNG", transparency=bytes([0, 99, 255, 3])),
+    "palette_half_transparent": saved(
+        picture(6).quantize(8), "PNG", transparency=bytes([0, 99, 255, 3])
+    ),
     "one_bit": saved(picture(7).convert("1"), "PNG"),
     "sixteen_bit_rgb": sixteen_bit_rgb(),
     "bmp": saved(picture(8), "BMP"),
     "gif": saved(picture(9).quantize(64), "GIF"),
-    "gif_animated": saved(picture(9).quantize(64), "GIF", save_all=True, append_images=[picture(10).quantize(64)]),
+    "gif_animated": saved(
+        picture(9).quantize(64), "GIF", save_all=True, append_images=[picture(10).quantize(64)]
+    ),
     "webp": saved(picture(10), "WEBP", lossless=True),
     "tiff": saved(picture(11), "TIFF"),
     "trailing": saved(picture(12), "JPEG") + b"\0" * 300 + b"camera",
 }
-JPEGS = {"rotated", "grey", "progressive", "trailing"}      # that a decoder turns into RGB by itself
-BROKEN = {"truncated": saved(picture(13), "JPEG")[:-400], "truncated_png": ODD["png"][:900], "empty": b"",
-          "text": b"404 Not Found\n", "jpeg_header_only": ODD["grey"][:4]}
+JPEGS = {"rotated", "grey", "progressive", "trailing"}  # that a decoder turns into RGB by itself
+BROKEN = {
+    "truncated": saved(picture(13), "JPEG")[:-400],
+    "truncated_png": ODD["png"][:900],
+    "empty": b"",
+    "text": b"404 Not Found\n",
+    "jpeg_header_only": ODD["grey"][:4],
+}
 
 
 def imagenet(folder: Path, images: dict[str, bytes]) -> tuple[Path, Path]:
@@ -94,28 +112,37 @@ def imagenet(folder: Path, images: dict[str, bytes]) -> tuple[Path, Path]:
     tree, archives = folder / "tree", folder / "archives"
     val = image_name(shipped().index(WNID) + 1)
     for path, data in [(f"val/{WNID}/{val}", saved(picture(0), "JPEG"))] + [
-            (f"train/{WNID}/{WNID}_{name}.JPEG", data) for name, data in images.items()]:
+        (f"train/{WNID}/{WNID}_{name}.JPEG", data) for name, data in images.items()
+    ]:
         (tree / path).parent.mkdir(parents=True, exist_ok=True)
         (tree / path).write_bytes(data)
     archives.mkdir()
     return tree, official_of(tree, archives)
 
 
-def stored(archives: Path, file: Path, encoding: Encoding) -> dict[str, tuple[int, bytes, np.ndarray]]:
+def stored(
+    archives: Path, file: Path, encoding: Encoding
+) -> dict[str, tuple[int, bytes, np.ndarray]]:
     """Of each image: its mode, its bytes and its pixels as they stand in the beton."""
     source = open_dataset("imagenet", archives, SplitSettings())
     write_split(source, "train", everything(source.classes), encoding, file)
     assert verify(file) == []
     beton, data = open_beton(file), file.read_bytes()
     examples = source.splits["train"]
-    name_of = {sample_id: example.name for sample_id, example in zip(ids_of(examples).tolist(), examples, strict=True)}
+    name_of = {
+        sample_id: example.name
+        for sample_id, example in zip(ids_of(examples).tolist(), examples, strict=True)
+    }
     sizes = {int(row["offset"]): int(row["size"]) for row in beton.blobs}
     found = {}
     for row, sample_id in zip(beton.rows, beton.ids.tolist(), strict=True):
-        blob = data[int(row["offset"]):int(row["offset"]) + sizes[int(row["offset"])]]
+        blob = data[int(row["offset"]) : int(row["offset"]) + sizes[int(row["offset"])]]
         shape = int(row["height"]), int(row["width"]), 3
-        pixels = np.frombuffer(blob, np.uint8).reshape(shape) if row["mode"] == RAW else np.asarray(
-            Image.open(io.BytesIO(blob)).convert("RGB"))
+        pixels = (
+            np.frombuffer(blob, np.uint8).reshape(shape)
+            if row["mode"] == RAW
+            else np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))
+        )
         found[name_of[sample_id].removeprefix(f"{WNID}/{WNID}_")] = int(row["mode"]), blob, pixels
     return found
 
@@ -131,12 +158,16 @@ def test_each_becomes_the_pixels_that_torchvision_loads(tmp_path: Path):
 
 def test_passthrough_keeps_what_is_a_plain_jpeg_and_makes_one_of_the_rest(tmp_path: Path):
     tree, archives = imagenet(tmp_path, ODD)
-    for name, (mode, blob, pixels) in stored(archives, tmp_path / "kept.beton", Encoding(format="passthrough")).items():
-        expected = np.asarray(default_loader(str(tree / "train" / WNID / f"{WNID}_{name}.JPEG")), float)
+    for name, (mode, blob, pixels) in stored(
+        archives, tmp_path / "kept.beton", Encoding(format="passthrough")
+    ).items():
+        expected = np.asarray(
+            default_loader(str(tree / "train" / WNID / f"{WNID}_{name}.JPEG")), float
+        )
         assert mode == JPEG
         assert (blob == ODD[name]) == (name in JPEGS), name
         assert pixels.shape == expected.shape
-        if name not in ("one_bit", "sixteen_bit_rgb"):      # noise, of which JPEG keeps little
+        if name not in ("one_bit", "sixteen_bit_rgb"):  # noise, of which JPEG keeps little
             assert np.abs(pixels - expected).mean() < 6, name
 
 
@@ -151,11 +182,19 @@ def test_sixteen_bit_grey_is_scaled_where_pillow_would_clip_it_to_white(tmp_path
 def test_all_that_is_no_whole_image_is_named_or_left_out(tmp_path: Path, format: str):
     _, archives = imagenet(tmp_path, {"good": ODD["grey"]} | BROKEN)
     source = open_dataset("imagenet", archives, SplitSettings())
-    arguments = source, "train", everything(source.classes), Encoding(format=format), tmp_path / "train.beton"
+    arguments = (
+        source,
+        "train",
+        everything(source.classes),
+        Encoding(format=format),
+        tmp_path / "train.beton",
+    )
     with pytest.raises(UserError, match=f"^{len(BROKEN)} images cannot be read") as caught:
         write_split(*arguments)
     for name in BROKEN:
         assert f"ILSVRC2012_img_train.tar:train/{WNID}/{WNID}_{name}.JPEG: " in str(caught.value)
     manifest = write_split(*arguments, on_error="skip")
     assert manifest.num_samples == 1
-    assert [entry["name"] for entry in manifest.skipped] == sorted(f"{WNID}/{WNID}_{name}" for name in BROKEN)
+    assert [entry["name"] for entry in manifest.skipped] == sorted(
+        f"{WNID}/{WNID}_{name}" for name in BROKEN
+    )

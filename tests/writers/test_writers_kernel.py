@@ -18,8 +18,13 @@ from writers.encoding import Encoding
 from writers.errors import UserError
 from writers.restart import DamagedJpeg, read_frame
 
-built = pytest.mark.skipif(importlib.util.find_spec("writers._kernel") is None, reason="the package's C parts were not built")
-telling = st.sampled_from([0x00, 0x01, 0xC4, 0xD0, 0xD1, 0xD2, 0xD7, 0xD9, 0xDA, 0xDD, 0xE0, 0xFE, 0xFF, 0xFF, 0xFF])
+built = pytest.mark.skipif(
+    importlib.util.find_spec("writers._kernel") is None,
+    reason="the package's C parts were not built",
+)
+telling = st.sampled_from(
+    [0x00, 0x01, 0xC4, 0xD0, 0xD1, 0xD2, 0xD7, 0xD9, 0xDA, 0xDD, 0xE0, 0xFE, 0xFF, 0xFF, 0xFF]
+)
 
 
 @pytest.fixture
@@ -36,7 +41,9 @@ def nothing_built(monkeypatch):
 def test_markers_are_seen_alike(jpeg, position):
     library = kernel.library()
     assert library is not None
-    assert library.harness_check_markers(jpeg, len(jpeg), position) == markers.check_slowly(jpeg, position)
+    assert library.harness_check_markers(jpeg, len(jpeg), position) == markers.check_slowly(
+        jpeg, position
+    )
 
 
 @built
@@ -46,9 +53,17 @@ def test_areas_are_shrunk_alike(channels):
     for number in range(60):
         height, width = rng.integers(1, 130, 2).tolist()
         new_height, new_width = int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))
-        padded = rng.choice(np.array([0, 1, 128, 254, 255], np.uint8), (height, width + 5, channels))
-        pixels = np.full((height, width, channels), 255, np.uint8) if number % 5 == 0 else padded[:, :width]
-        odd = int(2 * width - 1 >= 2 * new_width)       # a chroma plane whose last column covers half a pixel
+        padded = rng.choice(
+            np.array([0, 1, 128, 254, 255], np.uint8), (height, width + 5, channels)
+        )
+        pixels = (
+            np.full((height, width, channels), 255, np.uint8)
+            if number % 5 == 0
+            else padded[:, :width]
+        )
+        odd = int(
+            2 * width - 1 >= 2 * new_width
+        )  # a chroma plane whose last column covers half a pixel
         steps = (2 * width - odd, 2 * new_width), (height, new_height)
         fast, slow = (np.zeros((new_height, new_width, channels), np.uint8) for _ in range(2))
         resize.shrink_into(fast, pixels, *steps)
@@ -74,8 +89,11 @@ ARGUMENTS = {"loaders": "1: 178b779e", "writers": "1: 83fb2d01"}
 def test_other_arguments_are_another_version(package):
     """Raise VERSION, in C and in Python, and put here what it is now, and what the arguments come to."""
     folder = Path(__file__).parents[2] / package
-    found = {re.sub(r"\s+", " ", one) for file in folder.glob("*.c")
-             for one in re.findall(r"^\w.*\bharness_\w+\([^{;]*\) {", file.read_text(), re.MULTILINE)}
+    found = {
+        re.sub(r"\s+", " ", one)
+        for file in folder.glob("*.c")
+        for one in re.findall(r"^\w.*\bharness_\w+\([^{;]*\) {", file.read_text(), re.MULTILINE)
+    }
     assert len(found) > 2
     version = {"loaders": kernel_c.VERSION, "writers": kernel.VERSION}[package]
     assert f"{version}: {zlib.crc32(' '.join(sorted(found)).encode()):08x}" == ARGUMENTS[package]
@@ -89,7 +107,10 @@ def photo() -> bytes:
 
 def test_without_the_c_parts_images_are_stored_the_same(request):
     source = photo()
-    smaller, kept = Encoding(max_resolution=100, restart_index=False), Encoding(format="passthrough")
+    smaller, kept = (
+        Encoding(max_resolution=100, restart_index=False),
+        Encoding(format="passthrough"),
+    )
     built_blobs = encode.encode(source, smaller), encode.encode(source, kept)
     request.getfixturevalue("nothing_built")
     assert kernel.library() is None

@@ -56,8 +56,12 @@ for line in sys.stdin:
 def test_killed_at_twenty_random_moments(source: Source, tree: Path, tmp_path: Path):
     file, whole = tmp_path / "out" / "train.beton", tmp_path / "whole.beton"
     write_split(source, "train", everything(source.classes), Encoding(format="raw"), whole)
-    server = subprocess.Popen([sys.executable, "-c", FORKS, tree, file, whole], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              text=True)
+    server = subprocess.Popen(
+        [sys.executable, "-c", FORKS, tree, file, whole],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     moments, num_caught_writing = random.Random(0), 0
     try:
         for number in range(20):
@@ -68,7 +72,9 @@ def test_killed_at_twenty_random_moments(source: Source, tree: Path, tmp_path: P
             assert not _shared_memory(pid), "a kill would leave it behind"
             os.kill(pid, signal.SIGKILL)
             assert server.stdout.readline() == "gone\n"
-            with pytest.raises(ProcessLookupError):     # the writer led a session of its own: nobody of it is left
+            with pytest.raises(
+                ProcessLookupError
+            ):  # the writer led a session of its own: nobody of it is left
                 os.killpg(pid, 0)
             num_caught_writing += bool(list(file.parent.glob(".*.writing")))
             if file.exists():
@@ -80,16 +86,19 @@ def test_killed_at_twenty_random_moments(source: Source, tree: Path, tmp_path: P
         server.kill()
         server.communicate()
     assert num_caught_writing >= 5
-    copy_subset(whole, everything(source.classes), file)        # the next call starts cleanly
+    copy_subset(whole, everything(source.classes), file)  # the next call starts cleanly
     assert verify(file) == []
-    assert sorted(path.name for path in file.parent.iterdir()) == ["train.beton", "train.beton.json"]
+    assert sorted(path.name for path in file.parent.iterdir()) == [
+        "train.beton",
+        "train.beton.json",
+    ]
 
 
 def _shared_memory(pid: int) -> list[str]:
     """What of /dev/shm a process has open or mapped."""
     opened = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):    # closed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
             opened.append(str(link.readlink()))
     mapped = Path(f"/proc/{pid}/maps").read_text().splitlines()
     return [name for name in opened + mapped if "/dev/shm/" in name]

@@ -23,11 +23,16 @@ from writers.subset import Subset, SubsetSpec, everything, resolve
 from writers.verify import verify
 from writers.write import write_split
 
-TWO = Subset("two", ("owl", "cat"))     # label order is the subset's own
+TWO = Subset("two", ("owl", "cat"))  # label order is the subset's own
 PETS = Subset("pets", ("bird", "pet"), (("owl",), ("cat", "dog")))
-ENCODINGS = [Encoding(), Encoding(restart_index=False), Encoding(format="raw"), Encoding(format="passthrough"),
-             Encoding(format="passthrough", restart_index=True, max_resolution=120),
-             Encoding(format="mixed", compress_probability=0.5, max_resolution=110)]
+ENCODINGS = [
+    Encoding(),
+    Encoding(restart_index=False),
+    Encoding(format="raw"),
+    Encoding(format="passthrough"),
+    Encoding(format="passthrough", restart_index=True, max_resolution=120),
+    Encoding(format="mixed", compress_probability=0.5, max_resolution=110),
+]
 
 
 @dataclass
@@ -45,16 +50,37 @@ class Place:
     def reopen(self) -> None:
         self.source, self.origin = open_with_origin("folder", [self.tree], self.settings)
 
-    def write(self, subset: Subset | None = None, name: str = "whole", split: str = "train", **options: Any) -> Path:
+    def write(
+        self,
+        subset: Subset | None = None,
+        name: str = "whole",
+        split: str = "train",
+        **options: Any,
+    ) -> Path:
         """From the images."""
         file = self.data / name / f"{split}.beton"
-        manifest = write_split(self.source, split, subset or everything(self.source.classes), self.encoding, file, **options)
+        manifest = write_split(
+            self.source,
+            split,
+            subset or everything(self.source.classes),
+            self.encoding,
+            file,
+            **options,
+        )
         record(file, manifest, self.origin)
         return file
 
-    def take(self, subset: Subset = TWO, name: str = "taken", split: str = "train", **options: Any) -> ready.Taken | None:
-        return ready.take(self.source, split, subset, self.encoding, self.data / name / f"{split}.beton",
-                          **{"origin": self.origin, "folder": self.data, "tell": _unexpected, **options})
+    def take(
+        self, subset: Subset = TWO, name: str = "taken", split: str = "train", **options: Any
+    ) -> ready.Taken | None:
+        return ready.take(
+            self.source,
+            split,
+            subset,
+            self.encoding,
+            self.data / name / f"{split}.beton",
+            **{"origin": self.origin, "folder": self.data, "tell": _unexpected, **options},
+        )
 
     def same_as_own(self, subset: Subset = TWO, name: str = "taken", split: str = "train") -> None:
         """Whether what was taken is what is written from the images, and its manifest, too."""
@@ -73,13 +99,19 @@ def place(tree: Path, tmp_path: Path) -> Place:
     return Place(tree, tmp_path / "data", SplitSettings(), Encoding())
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: f"{encoding.format}-{encoding.restart_index}")
-def test_a_subset_is_the_own_file_byte_for_byte_and_few_images_are_read(place: Place, encoding: Encoding, monkeypatch):
+@pytest.mark.parametrize(
+    "encoding", ENCODINGS, ids=lambda encoding: f"{encoding.format}-{encoding.restart_index}"
+)
+def test_a_subset_is_the_own_file_byte_for_byte_and_few_images_are_read(
+    place: Place, encoding: Encoding, monkeypatch
+):
     place.encoding = encoding
     whole = place.write()
     read: list[str] = []
     monkeypatch.setattr(ready, "NUM_ENCODED_ANEW", 3)
-    monkeypatch.setattr(Source, "read", lambda source, example: read.append(example.name) or _read(source, example))
+    monkeypatch.setattr(
+        Source, "read", lambda source, example: read.append(example.name) or _read(source, example)
+    )
     taken = place.take()
     assert taken is not None and taken.beton == whole and len(read) == 3
     assert taken.manifest == open_beton(place.data / "taken" / "train.beton").manifest
@@ -91,7 +123,9 @@ _read = Source.read
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("subset", [PETS, Subset("one", ("dog",)), "per_class"], ids=["coarser", "one", "per_class"])
+@pytest.mark.parametrize(
+    "subset", [PETS, Subset("one", ("dog",)), "per_class"], ids=["coarser", "one", "per_class"]
+)
 def test_other_labels_other_counts_and_every_split(place: Place, subset: Subset | str, split: str):
     if isinstance(subset, str):
         spec = SubsetSpec.model_validate({"name": "few", "per_class": 2})
@@ -109,16 +143,23 @@ def test_out_of_a_beton_with_coarser_labels_and_out_of_a_taken_one(place: Place)
     record(place.data / "taken" / "train.beton", taken.manifest, place.origin)
     place.same_as_own()
     again = place.take(Subset("one", ("owl",)), "again")
-    assert again and again.beton.parent.name in ("taken", "own_taken")      # the smallest that has them all
+    assert again and again.beton.parent.name in (
+        "taken",
+        "own_taken",
+    )  # the smallest that has them all
     place.same_as_own(Subset("one", ("owl",)), "again")
 
 
 def test_images_known_to_be_damaged_leave_the_same_room(place: Place, monkeypatch):
-    monkeypatch.setattr(layout, "FEW_SAMPLES", 10)      # ten are wanted, of which one is damaged: a file for ten all the same
+    monkeypatch.setattr(
+        layout, "FEW_SAMPLES", 10
+    )  # ten are wanted, of which one is damaged: a file for ten all the same
     place.source.damaged = {"train/cat/train_0.jpg": "cut off", "train/dog/train_1.jpg": "cut off"}
     place.write()
     taken = place.take()
-    assert taken and taken.manifest.page_size == layout.PAGE_SIZE and taken.manifest.num_samples == 9
+    assert (
+        taken and taken.manifest.page_size == layout.PAGE_SIZE and taken.manifest.num_samples == 9
+    )
     assert taken.manifest.skipped == [{"name": "cat/train_0", "class": "cat", "reason": "cut off"}]
     place.same_as_own()
 
@@ -131,9 +172,16 @@ def test_the_whole_file_gets_a_second_name_that_lives_by_itself(place: Place):
     place.same_as_own(everything(place.source.classes))
     before, links = file.read_bytes(), file.stat().st_nlink
     place.encoding = Encoding(format="raw")
-    place.write()                                   # anew, under the name of the first
-    assert not file.samefile(whole) and file.read_bytes() == before and file.stat().st_nlink == links - 1
-    assert verify(file) == [] and sorted(path.name for path in file.parent.iterdir()) == ["train.beton", "train.beton.json"]
+    place.write()  # anew, under the name of the first
+    assert (
+        not file.samefile(whole)
+        and file.read_bytes() == before
+        and file.stat().st_nlink == links - 1
+    )
+    assert verify(file) == [] and sorted(path.name for path in file.parent.iterdir()) == [
+        "train.beton",
+        "train.beton.json",
+    ]
 
 
 def test_without_links_between_the_folders_the_whole_is_copied(place: Place, monkeypatch):
@@ -173,7 +221,9 @@ def test_the_link_of_a_killed_process_goes_when_the_next_begins(place: Place):
 
 
 def _touch(place: Place) -> None:
-    os.utime(place.tree / "train" / "dog" / "train_0.jpg", ns=(1, 1))       # an image that is not even wanted
+    os.utime(
+        place.tree / "train" / "dog" / "train_0.jpg", ns=(1, 1)
+    )  # an image that is not even wanted
     place.reopen()
 
 
@@ -201,7 +251,9 @@ def _no_record(place: Place) -> None:
 
 def _record_of_another(place: Place) -> None:
     place.write(TWO, "two", split="val")
-    record_path(place.data / "two" / "val.beton").replace(record_path(place.data / "whole" / "train.beton"))
+    record_path(place.data / "two" / "val.beton").replace(
+        record_path(place.data / "whole" / "train.beton")
+    )
 
 
 def _no_state(place: Place) -> None:
@@ -234,11 +286,28 @@ def _fewer_images(place: Place) -> None:
     place.write(Subset("cats", ("cat", "dog")))
 
 
-@pytest.mark.parametrize("change", [
-    _touch, _same_name_and_time, _add_image, _other_val, _no_record, _record_of_another, _no_state, _other_encoding,
-    _order_of_another_seed, _fewer_images, _reseal(created_by="harness writers 4"), _reseal(dataset="others"), _reseal(seed=1),
-    _reseal(split="val")])
-def test_what_is_not_proven_to_be_the_same_is_not_taken(place: Place, change: Callable[[Place], None]):
+@pytest.mark.parametrize(
+    "change",
+    [
+        _touch,
+        _same_name_and_time,
+        _add_image,
+        _other_val,
+        _no_record,
+        _record_of_another,
+        _no_state,
+        _other_encoding,
+        _order_of_another_seed,
+        _fewer_images,
+        _reseal(created_by="harness writers 4"),
+        _reseal(dataset="others"),
+        _reseal(seed=1),
+        _reseal(split="val"),
+    ],
+)
+def test_what_is_not_proven_to_be_the_same_is_not_taken(
+    place: Place, change: Callable[[Place], None]
+):
     place.write()
     assert place.take()
     for path in (place.data / "taken").iterdir():
@@ -251,12 +320,16 @@ def test_images_that_are_not_in_it_are_missed_without_encoding_any(place: Place,
     monkeypatch.setattr(ready, "NUM_ENCODED_ANEW", 0)
     place.write(Subset("others", ("cat", "dog")))
     for name, there in (("owl", False), ("cat", True)):
-        spec = SubsetSpec.model_validate({"name": "one", "classes": [name], "steps": [{"per_class": 1}]})
+        spec = SubsetSpec.model_validate(
+            {"name": "one", "classes": [name], "steps": [{"per_class": 1}]}
+        )
         assert (place.take(resolve(spec, place.source.classes)) is not None) == there
 
 
 def test_an_origin_is_the_files_and_all_that_decides_on_the_splits(place: Place, monkeypatch):
-    def opened(protocol: str | None = None, place_made: Path = place.tree, **settings: Any) -> Origin | None:
+    def opened(
+        protocol: str | None = None, place_made: Path = place.tree, **settings: Any
+    ) -> Origin | None:
         def open_dataset(name: str, paths: list[Path], settings: SplitSettings) -> Any:
             place_made.mkdir(exist_ok=True)
             return SimpleNamespace(protocol=protocol)
@@ -265,24 +338,37 @@ def test_an_origin_is_the_files_and_all_that_decides_on_the_splits(place: Place,
         return open_with_origin("folder", [place_made], replace(SplitSettings(), **settings))[1]
 
     assert opened() == place.origin
-    made = place.tree.parent / "made"       # on first use: then it is as it is at the second
+    made = place.tree.parent / "made"  # on first use: then it is as it is at the second
     assert opened(place_made=made) == opened(place_made=made)
-    found = [opened(), opened("vtab"), opened(val=0.2), opened(test=0.1), opened(seed=1), opened(place_made=made)]
+    found = [
+        opened(),
+        opened("vtab"),
+        opened(val=0.2),
+        opened(test=0.1),
+        opened(seed=1),
+        opened(place_made=made),
+    ]
     assert None not in found and all(found.count(one) == 1 for one in found)
 
 
 def test_where_the_libraries_of_today_give_other_bytes_nothing_is_taken(place: Place, monkeypatch):
     place.write()
-    monkeypatch.setattr(ready, "encode", lambda *arguments, lenient: replace(_encode(*arguments), data=b"newer"))
+    monkeypatch.setattr(
+        ready, "encode", lambda *arguments, lenient: replace(_encode(*arguments), data=b"newer")
+    )
     assert place.take() is None
 
 
 _encode = ready.encode
 
 
-@pytest.mark.parametrize("subset", [TWO, Subset("all", ("cat", "dog", "owl"))], ids=["copy", "link"])
+@pytest.mark.parametrize(
+    "subset", [TWO, Subset("all", ("cat", "dog", "owl"))], ids=["copy", "link"]
+)
 @pytest.mark.parametrize("cut", [False, True])
-def test_a_damaged_beton_is_told_of_and_the_next_one_taken(place: Place, subset: Subset, cut: bool, monkeypatch):
+def test_a_damaged_beton_is_told_of_and_the_next_one_taken(
+    place: Place, subset: Subset, cut: bool, monkeypatch
+):
     """A flipped bit in an image, or a file that shrinks while it is read."""
     monkeypatch.setattr(copy, "MOST_AT_ONCE", 4000)
     good, bad, said = place.write(name="good"), place.write(name="bad"), []
@@ -309,7 +395,11 @@ def test_a_beton_that_is_gone_or_replaced_meanwhile(place: Place, monkeypatch):
     assert place.take(tell=said.append) is None and len(said) == 1
     place.write()
     monkeypatch.setattr(ready, "open_beton", open_beton)
-    monkeypatch.setattr(ready, "encode", lambda *arguments, lenient: whole.unlink(missing_ok=True) or _encode(*arguments))
+    monkeypatch.setattr(
+        ready,
+        "encode",
+        lambda *arguments, lenient: whole.unlink(missing_ok=True) or _encode(*arguments),
+    )
     for subset in (TWO, everything(place.source.classes)):
         assert place.take(subset, tell=said.append) is None and "cannot be read" in said.pop()
         place.write()

@@ -19,8 +19,13 @@ from writers.write import write_split
 
 @pytest.fixture
 def beton(source: Source, tmp_path: Path) -> Path:
-    write_split(source, "train", everything(source.classes), Encoding(format="mixed", compress_probability=0.7),
-                tmp_path / "train.beton")
+    write_split(
+        source,
+        "train",
+        everything(source.classes),
+        Encoding(format="mixed", compress_probability=0.7),
+        tmp_path / "train.beton",
+    )
     return tmp_path / "train.beton"
 
 
@@ -49,7 +54,12 @@ def test_every_damaged_byte_of_header_rows_and_table_is_said_in_words(beton: Pat
     """The top bit of a number among them: it must not be taken for a size or a place."""
     whole = beton.read_bytes()
     table_offset = open_beton(beton).manifest.table_offset
-    places = [*range(24), *range(24, 24 + 17), *range(FIRST_ROW, FIRST_ROW + 24), *range(table_offset, table_offset + 24)]
+    places = [
+        *range(24),
+        *range(24, 24 + 17),
+        *range(FIRST_ROW, FIRST_ROW + 24),
+        *range(table_offset, table_offset + 24),
+    ]
     for place in places:
         for bit in (0, 7):
             damaged = bytearray(whole)
@@ -70,7 +80,9 @@ def test_a_truncated_file_does_not_open(beton: Path, keep: int):
 
 
 def test_another_files_manifest_does_not_fit(source: Source, beton: Path, tmp_path: Path):
-    write_split(source, "val", everything(source.classes), Encoding(format="raw"), tmp_path / "val.beton")
+    write_split(
+        source, "val", everything(source.classes), Encoding(format="raw"), tmp_path / "val.beton"
+    )
     manifest_path(tmp_path / "val.beton").replace(manifest_path(beton))
     with pytest.raises(UserError, match="not the file that its manifest describes"):
         open_beton(beton)
@@ -80,8 +92,16 @@ def test_no_file_no_manifest_and_a_manifest_that_is_none(beton: Path, tmp_path: 
     with pytest.raises(UserError, match="no beton"):
         open_beton(tmp_path / "other.beton")
     manifest = json.loads(manifest_path(beton).read_text())
-    for wrong in ({}, manifest | {"class_counts": [5, 5, 4]}, manifest | {"class_counts": [15]}, manifest | {"num_raw": 16},
-                  manifest | {"num_samples": 10**12}, manifest | {"bytes": 100}, [], "words"):
+    for wrong in (
+        {},
+        manifest | {"class_counts": [5, 5, 4]},
+        manifest | {"class_counts": [15]},
+        manifest | {"num_raw": 16},
+        manifest | {"num_samples": 10**12},
+        manifest | {"bytes": 100},
+        [],
+        "words",
+    ):
         manifest_path(beton).write_text(json.dumps(wrong))
         with pytest.raises(UserError, match="not a beton's manifest"):
             open_beton(beton)
@@ -90,22 +110,33 @@ def test_no_file_no_manifest_and_a_manifest_that_is_none(beton: Path, tmp_path: 
         open_beton(beton)
 
 
-@pytest.mark.parametrize(("field", "value", "words"), [
-    ("label", 7, "label 7"), ("label", -1, "label -1"), ("width", 1, "sample 3"), ("mode", 9, "sample 3"),
-    ("offset", 1, "does not fit")])
-def test_a_wrong_row_is_named_even_where_the_digest_was_made_to_fit(beton: Path, field: str, value: int, words: str):
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("label", 7, "label 7"),
+        ("label", -1, "label -1"),
+        ("width", 1, "sample 3"),
+        ("mode", 9, "sample 3"),
+        ("offset", 1, "does not fit"),
+    ],
+)
+def test_a_wrong_row_is_named_even_where_the_digest_was_made_to_fit(
+    beton: Path, field: str, value: int, words: str
+):
     opened = open_beton(beton)
     rows = opened.rows.copy()
     rows[field][3] = value
     data = beton.read_bytes()
     first = data.index(opened.rows.tobytes())
-    beton.write_bytes(data[:first] + rows.tobytes() + data[first + rows.nbytes:])
+    beton.write_bytes(data[:first] + rows.tobytes() + data[first + rows.nbytes :])
     reseal(beton)
     problems = verify(beton)
     assert any(words in problem for problem in problems), problems
 
 
-def test_a_jpeg_that_is_cut_inside_the_file_is_named_even_where_the_digest_was_made_to_fit(beton: Path):
+def test_a_jpeg_that_is_cut_inside_the_file_is_named_even_where_the_digest_was_made_to_fit(
+    beton: Path,
+):
     opened = open_beton(beton)
     number = int(np.flatnonzero(opened.rows["mode"] == JPEG)[1])
     ends = sorted([*opened.rows["offset"].tolist(), opened.manifest.table_offset])
@@ -115,4 +146,6 @@ def test_a_jpeg_that_is_cut_inside_the_file_is_named_even_where_the_digest_was_m
     beton.write_bytes(data[:middle] + bytes(end - middle) + data[end:])
     reseal(beton)
     [problem] = verify(beton)
-    assert problem.startswith(f"sample {number} (label {opened.labels[number]}): its JPEG does not decode")
+    assert problem.startswith(
+        f"sample {number} (label {opened.labels[number]}): its JPEG does not decode"
+    )

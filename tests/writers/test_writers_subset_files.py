@@ -19,7 +19,9 @@ def test_a_text_file_is_a_class_a_line(tmp_path: Path):
     assert shown.exit_code == 0 and "# fish: 2 classes" in shown.stdout
 
 
-@pytest.mark.parametrize(("content", "words"), [(b"", "one a line"), (b"a\na\n", "twice"), (b"\xff\xfe", "as text")])
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"", "one a line"), (b"a\na\n", "twice"), (b"\xff\xfe", "as text")]
+)
 def test_a_text_file_that_is_no_list_is_refused(tmp_path: Path, content: bytes, words: str):
     (tmp_path / "bad.txt").write_bytes(content)
     with pytest.raises(UserError, match=words):
@@ -30,15 +32,25 @@ def test_a_text_file_that_is_no_list_is_refused(tmp_path: Path, content: bytes, 
 
 @pytest.mark.parametrize("name", ["huh-79", "huh-top-10", "in900"])
 def test_a_shown_map_reads_back_as_the_same_labels(tmp_path: Path, name: str):
-    shown = CliRunner().invoke(cli, ["subset", "show", name, "--map"], catch_exceptions=False).stdout
+    shown = (
+        CliRunner().invoke(cli, ["subset", "show", name, "--map"], catch_exceptions=False).stdout
+    )
     (tmp_path / "labels.map").write_text(shown)
     found = resolve(named(name), imagenet_classes())
-    spec = SubsetSpec.model_validate({"name": "again", "steps": [
-        {"classes": list(found.source_classes)}, {"coarsen": {"map": str(tmp_path / "labels.map")}}]})
+    spec = SubsetSpec.model_validate(
+        {
+            "name": "again",
+            "steps": [
+                {"classes": list(found.source_classes)},
+                {"coarsen": {"map": str(tmp_path / "labels.map")}},
+            ],
+        }
+    )
     classes = [one for one in imagenet_classes() if one in found.source_classes]
     again = resolve(spec, classes)
-    assert {frozenset(group) for group in again.groups} == {frozenset(group) for group in found.groups
-                                                            or [(one,) for one in found.classes]}
+    assert {frozenset(group) for group in again.groups} == {
+        frozenset(group) for group in found.groups or [(one,) for one in found.classes]
+    }
     assert set(again.classes) == set(found.classes)
 
 
@@ -46,7 +58,9 @@ def test_a_budget_like_a_file_counts_by_what_the_file_says(tmp_path: Path):
     file = tmp_path / "own.yaml"
 
     def spec(**more: str) -> SubsetSpec:
-        return SubsetSpec.model_validate({"name": "b", "budget": {"like": str(file), "by": "examples", **more}})
+        return SubsetSpec.model_validate(
+            {"name": "b", "budget": {"like": str(file), "by": "examples", **more}}
+        )
 
     file.write_text("classes: [a, b]\n")
     before = spec()

@@ -16,12 +16,18 @@ from writers.datasets import synthetic_patterns, synthetic_scenes, synthetic_thi
 from writers.errors import UserError
 
 SETS = [synthetic_things, synthetic_patterns, synthetic_scenes]
-TINY = synthetic.SyntheticSet("tiny", dict(list(synthetic_things.pictures().classes.items())[:2]), {"train": 3, "val": 1})
+TINY = synthetic.SyntheticSet(
+    "tiny", dict(list(synthetic_things.pictures().classes.items())[:2]), {"train": 3, "val": 1}
+)
 SMALL = dataclasses.replace(TINY, num_images={"train": 30})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
 
 
 def test_the_same_pictures_every_time(tmp_path):
@@ -35,7 +41,9 @@ def test_the_same_pictures_every_time(tmp_path):
 
 def test_a_picture_does_not_depend_on_the_others(tmp_path):
     synthetic.make(tmp_path / "few", TINY)
-    synthetic.make(tmp_path / "more", dataclasses.replace(TINY, num_images={"test": 1, "val": 2, "train": 4}))
+    synthetic.make(
+        tmp_path / "more", dataclasses.replace(TINY, num_images={"test": 1, "val": 2, "train": 4})
+    )
     few, more = contents(tmp_path / "few"), contents(tmp_path / "more")
     assert all(more[name] == few[name] for name in few if name.endswith(".jpg"))
 
@@ -45,21 +53,31 @@ def test_every_split_has_the_promised_images(dataset, tmp_path, monkeypatch):
     spec, pictures = dataset.SPEC, dataset.pictures()
     assert spec.name == pictures.name == dataset.__name__.rsplit(".", 1)[1]
     assert spec.num_classes == len(pictures.classes)
-    assert spec.split_sizes == {split: len(pictures.classes) * number for split, number in pictures.num_images.items()}
-    monkeypatch.setattr(synthetic, "encode_image", lambda *_: b"")     # the numbers alone: no drawing
+    assert spec.split_sizes == {
+        split: len(pictures.classes) * number for split, number in pictures.num_images.items()
+    }
+    monkeypatch.setattr(synthetic, "encode_image", lambda *_: b"")  # the numbers alone: no drawing
     source = dataset.open(tmp_path / spec.name, SplitSettings())
     assert source.classes == sorted(pictures.classes)
-    assert {split: len(examples) for split, examples in source.splits.items() if examples} == spec.split_sizes
+    assert {
+        split: len(examples) for split, examples in source.splits.items() if examples
+    } == spec.split_sizes
 
 
 @pytest.mark.parametrize("dataset", SETS, ids=lambda dataset: dataset.SPEC.name)
 def test_every_class_can_be_drawn_in_varied_sizes(dataset):
-    pictures = [Image.open(io.BytesIO(synthetic.encode_image(dataset.pictures(), "train", name, number)))
-                for name in dataset.pictures().classes for number in range(2)]
+    pictures = [
+        Image.open(io.BytesIO(synthetic.encode_image(dataset.pictures(), "train", name, number)))
+        for name in dataset.pictures().classes
+        for number in range(2)
+    ]
     sizes = [picture.size for picture in pictures]
     assert all(80 <= side <= 160 for size in sizes for side in size)
     assert len(set(sizes)) > len(sizes) // 2
-    assert min(width / height for width, height in sizes) < 0.85 and max(width / height for width, height in sizes) > 1.2
+    assert (
+        min(width / height for width, height in sizes) < 0.85
+        and max(width / height for width, height in sizes) > 1.2
+    )
     assert all(max(high - low for low, high in picture.getextrema()) > 40 for picture in pictures)
 
 
@@ -114,13 +132,15 @@ def test_a_folder_that_cannot_be_made_is_said_so(tmp_path):
 def test_a_failure_leaves_no_half_set_and_old_leftovers_go(tmp_path, monkeypatch):
     path = tmp_path / "set"
     with monkeypatch.context() as patched:
-        patched.setattr(synthetic, "encode_image", lambda *_: 1 / 0)     # as a kill would, while it draws
+        patched.setattr(
+            synthetic, "encode_image", lambda *_: 1 / 0
+        )  # as a kill would, while it draws
         with pytest.raises(ZeroDivisionError):
             synthetic.make(path, TINY)
     [leftover] = tmp_path.iterdir()
     assert not path.exists()
     synthetic.make(path, dataclasses.replace(TINY, num_images={"train": 1}))
-    assert leftover.exists()        # it may still be at work
+    assert leftover.exists()  # it may still be at work
     os.utime(leftover, (0, 0))
     synthetic.make(path, TINY)
     assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
@@ -142,7 +162,10 @@ def test_two_processes_at_once(tmp_path, with_lock):
     path = tmp_path / "set"
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(2)
-    processes = [context.Process(target=_make_when_all_are_ready, args=(path, barrier, with_lock)) for _ in range(2)]
+    processes = [
+        context.Process(target=_make_when_all_are_ready, args=(path, barrier, with_lock))
+        for _ in range(2)
+    ]
     for process in processes:
         process.start()
     for process in processes:

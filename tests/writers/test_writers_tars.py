@@ -13,8 +13,12 @@ from writers.files import open_files
 from writers.tars import members, open_tar
 
 FORMATS = {"gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT, "ustar": tarfile.USTAR_FORMAT}
-PART = st.text("abcé漢 .-_", min_size=1, max_size=90).filter(lambda part: part not in (".", "..") and part == part.strip())
-NAMES = st.lists(st.lists(PART, min_size=1, max_size=4).map("/".join), min_size=0, max_size=12, unique=True)
+PART = st.text("abcé漢 .-_", min_size=1, max_size=90).filter(
+    lambda part: part not in (".", "..") and part == part.strip()
+)
+NAMES = st.lists(
+    st.lists(PART, min_size=1, max_size=4).map("/".join), min_size=0, max_size=12, unique=True
+)
 
 
 def pack(path: Path, content: dict[str, bytes], format: int = tarfile.GNU_FORMAT, **fields) -> Path:
@@ -30,22 +34,39 @@ def pack(path: Path, content: dict[str, bytes], format: int = tarfile.GNU_FORMAT
 
 def listed(path: Path) -> list:
     with path.open("rb") as archive:
-        return [(member.name, member.offset, member.size) for member in members(archive.fileno(), path)]
+        return [
+            (member.name, member.offset, member.size) for member in members(archive.fileno(), path)
+        ]
 
 
 @settings(max_examples=60, deadline=None)
 @given(NAMES, st.sampled_from(sorted(FORMATS)), st.integers(0, 3), st.sampled_from([0, 1.5]))
-def test_the_same_members_at_the_same_places_as_tarfile(tmp_path_factory, names: list, format: str, seed: int, mtime: float):
+def test_the_same_members_at_the_same_places_as_tarfile(
+    tmp_path_factory, names: list, format: str, seed: int, mtime: float
+):
     path = tmp_path_factory.mktemp("tars") / "a.tar"
     sizes = [0, 1, 511, 512, 513, 5000]
     try:
-        pack(path, {name: bytes([number]) * sizes[(number + seed) % 6] for number, name in enumerate(names)}, FORMATS[format],
-             mtime=mtime)
-    except ValueError:      # ustar has no room for the name
+        pack(
+            path,
+            {
+                name: bytes([number]) * sizes[(number + seed) % 6]
+                for number, name in enumerate(names)
+            },
+            FORMATS[format],
+            mtime=mtime,
+        )
+    except ValueError:  # ustar has no room for the name
         return
     with tarfile.open(path) as archive:
-        expected = [("/".join(part for part in member.name.split("/") if part not in ("", ".")), member.offset_data,
-                     member.size) for member in archive]
+        expected = [
+            (
+                "/".join(part for part in member.name.split("/") if part not in ("", ".")),
+                member.offset_data,
+                member.size,
+            )
+            for member in archive
+        ]
     assert listed(path) == expected
 
 
@@ -69,14 +90,18 @@ def test_sizes_beyond_eight_gibibytes(tmp_path: Path):
 
 def test_links_among_the_images_are_refused_and_others_passed_over(tmp_path: Path):
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE):
-        path = pack(tmp_path / "links.tar", {"train/cat/1.jpg": b""}, type=kind, linkname="/etc/passwd")
+        path = pack(
+            tmp_path / "links.tar", {"train/cat/1.jpg": b""}, type=kind, linkname="/etc/passwd"
+        )
         with pytest.raises(UserError, match=r"links\.tar: train/cat/1\.jpg is a link"):
             open_files(path)
         assert open_files(path, lambda name: name.endswith(".png")).names() == []
 
 
 def test_folders_are_no_images_whatever_they_are_called(tmp_path: Path):
-    assert open_files(pack(tmp_path / "a.tar", {"odd.jpg": b""}, type=tarfile.DIRTYPE)).names() == []
+    assert (
+        open_files(pack(tmp_path / "a.tar", {"odd.jpg": b""}, type=tarfile.DIRTYPE)).names() == []
+    )
 
 
 @pytest.mark.parametrize("name", ["/etc/1.jpg", "../1.jpg", "a/../../1.jpg"])
@@ -107,7 +132,7 @@ def test_cut_short_anywhere_it_is_refused(tmp_path: Path):
         path.write_bytes(data[:size])
         with pytest.raises(UserError, match=r"a\.tar is not a whole, uncompressed tar archive"):
             open_tar(path, lambda name: True)
-    path.write_bytes(data[:end + 512])
+    path.write_bytes(data[: end + 512])
     assert len(open_tar(path, lambda name: True).names()) == 3
 
 
@@ -115,7 +140,7 @@ def test_a_flipped_byte_in_a_header_is_seen(tmp_path: Path):
     path = pack(tmp_path / "a.tar", {f"cat/{number}.jpg": bytes(700) for number in range(3)})
     data = path.read_bytes()
     for place in [*range(1536, 1536 + 512, 7)]:
-        path.write_bytes(data[:place] + bytes([data[place] ^ 0x41]) + data[place + 1:])
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x41]) + data[place + 1 :])
         with pytest.raises(UserError, match="no member begins at byte 1,536"):
             listed(path)
 
@@ -135,11 +160,11 @@ def test_damaged_extended_headers(tmp_path: Path):
     path = pack(tmp_path / "a.tar", {"é" * 120: b"x"}, tarfile.PAX_FORMAT)
     data = bytearray(path.read_bytes())
     place = data.index(b"path=")
-    data[place - 4:place] = b"???="
+    data[place - 4 : place] = b"???="
     path.write_bytes(data)
     with pytest.raises(UserError, match="extended headers"):
         listed(path)
-    data[place - 4:place + 5] = b"size=-512"
+    data[place - 4 : place + 5] = b"size=-512"
     path.write_bytes(data)
     with pytest.raises(UserError, match="extended headers"):
         listed(path)

@@ -27,8 +27,21 @@ from writers.subset import everything
 from writers.write import write_split
 
 WHOLE = SplitSettings(val=0)
-MAKERS: dict[str, Callable[[Path], None]] = {name: getattr(layouts, name) for name in (
-    "aircraft", "birdsnap", "caltech101", "caltech256", "cars", "dtd", "flowers", "food", "pets", "sun397")}
+MAKERS: dict[str, Callable[[Path], None]] = {
+    name: getattr(layouts, name)
+    for name in (
+        "aircraft",
+        "birdsnap",
+        "caltech101",
+        "caltech256",
+        "cars",
+        "dtd",
+        "flowers",
+        "food",
+        "pets",
+        "sun397",
+    )
+}
 CIFAR = "cifar-10-batches-py"
 Spoil = Callable[[Path], object]
 
@@ -66,7 +79,7 @@ def test_archives_cut_short_with_paths_outside_or_compressed(tmp_path: Path, nam
     MAKERS[name](tmp_path / "made")
     archive = pack(tmp_path / "made", tmp_path / "all.tar")
     whole = archive.read_bytes()
-    archive.write_bytes(whole[:len(whole) // 2])
+    archive.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="not a whole, uncompressed tar"):
         open_dataset(name, archive, WHOLE)
     with tarfile.open(archive, "w") as packed:
@@ -132,30 +145,47 @@ def test_cars_whose_names_are_padded_and_whose_folders_are_twofold(tmp_path: Pat
     (tmp_path / "inner").rename(tmp_path / "cars_train" / "cars_train")
     source = open_dataset("cars", tmp_path, WHOLE)
     assert pixels(source, "train") == shown
-    assert [example.name for example in source.splits["train"]] == [example.name for example in before.splits["train"]]
+    assert [example.name for example in source.splits["train"]] == [
+        example.name for example in before.splits["train"]
+    ]
 
 
 def test_sun397_of_vtab_is_by_the_lists_of_another_library(tmp_path: Path):
     layouts.sun397(tmp_path)
     with pytest.raises(UserError, match=r"need sun397_tfds_tr\.txt"):
         open_dataset("sun397", tmp_path, SplitSettings(protocol="vtab"))
-    images = [f"/{path.relative_to(tmp_path / 'SUN397')}" for path in sorted((tmp_path / "SUN397").rglob("*.jpg"))]
+    images = [
+        f"/{path.relative_to(tmp_path / 'SUN397')}"
+        for path in sorted((tmp_path / "SUN397").rglob("*.jpg"))
+    ]
     for name, own in (("tr", images[::3]), ("va", images[1::3]), ("te", images[2::3])):
         (tmp_path / f"sun397_tfds_{name}.txt").write_text("\n".join(own))
-    source = sun397.open(tmp_path, SplitSettings(protocol="vtab"))      # before 800 and 200 are drawn of it
-    assert {split: [f"/{example.key}" for example in source.splits[split]] for split in ("train", "val", "test")} == {
-        "train": images[::3], "val": images[1::3], "test": images[2::3]}
+    source = sun397.open(
+        tmp_path, SplitSettings(protocol="vtab")
+    )  # before 800 and 200 are drawn of it
+    assert {
+        split: [f"/{example.key}" for example in source.splits[split]]
+        for split in ("train", "val", "test")
+    } == {"train": images[::3], "val": images[1::3], "test": images[2::3]}
 
 
 def test_aircraft_without_the_banner(tmp_path: Path):
     layouts.aircraft(tmp_path)
-    whole, cropped = (open_dataset(name, tmp_path, WHOLE) for name in ("aircraft", "aircraft-cropped"))
+    whole, cropped = (
+        open_dataset(name, tmp_path, WHOLE) for name in ("aircraft", "aircraft-cropped")
+    )
     assert cropped.name == "aircraft_cropped" and cropped.splits == whole.splits
     for example in whole.splits["test"][:3]:
         image = Image.open(io.BytesIO(whole.read(example))).convert("RGB")
         left = np.asarray(Image.open(io.BytesIO(cropped.read(example))))
-        assert (left == np.asarray(image)[:image.height - 20]).all() and left.shape == (4, 30, 3)
-    manifest = write_split(cropped, "test", everything(cropped.classes), Encoding(format="passthrough"), tmp_path / "t.beton")
+        assert (left == np.asarray(image)[: image.height - 20]).all() and left.shape == (4, 30, 3)
+    manifest = write_split(
+        cropped,
+        "test",
+        everything(cropped.classes),
+        Encoding(format="passthrough"),
+        tmp_path / "t.beton",
+    )
     assert (manifest.max_height, manifest.num_raw) == (4, 6)
 
 
@@ -174,7 +204,10 @@ def test_val_is_never_the_test_set(tmp_path: Path):
 def test_differences_name_the_species_that_are_gone(tmp_path: Path):
     layouts.birdsnap(tmp_path)
     source = open_dataset("birdsnap", tmp_path, WHOLE)
-    assert accepted_differences(source, spec_of("birdsnap"), accept=True)[-1] == "train has no image of Zone-tailed_Hawk"
+    assert (
+        accepted_differences(source, spec_of("birdsnap"), accept=True)[-1]
+        == "train has no image of Zone-tailed_Hawk"
+    )
 
 
 def appended(file: str, line: str) -> Spoil:
@@ -193,28 +226,82 @@ def changed(file: str, variable: str, change: Callable[[np.ndarray], object]) ->
     def spoil(root: Path) -> None:
         content = loadmat(root / file)
         change(content[variable])
-        savemat(root / file, {name: value for name, value in content.items() if not name.startswith("__")})
+        savemat(
+            root / file,
+            {name: value for name, value in content.items() if not name.startswith("__")},
+        )
 
     return spoil
 
 
-@pytest.mark.parametrize(("name", "spoil", "says"), [
-    ("aircraft", appended("fgvc-aircraft-2013b/data/variants.txt", "707-320"), "has the class 707-320 twice"),
-    ("aircraft", appended("fgvc-aircraft-2013b/data/images_variant_test.txt", "0001000 707-320"), "stands in two lists"),
-    ("dtd", written("dtd/labels/test1.txt", b"\n"), r"labels/test1\.txt at .* is empty"),
-    ("dtd", stranger("dtd/images/mine/1.jpg"), r"images/mine/1\.jpg is of none of the 3 classes"),
-    ("food", stranger("food-101/images/1.jpg"), r"images/1\.jpg is of none of the 2 classes"),
-    ("sun397", stranger("SUN397/z/zebra/sun_a.jpg"), r"zebra/sun_a\.jpg is of none of the 3 classes"),
-    ("flowers", changed("imagelabels.mat", "labels", lambda labels: labels.fill(103)), "label 102 of image 0"),
-    ("flowers", changed("imagelabels.mat", "labels", lambda labels: labels.fill(0)), "label -1 of image 0"),
-    ("flowers", changed("setid.mat", "tstid", lambda ids: ids.fill(21)), "tstid names images that imagelabels"),
-    ("flowers", lambda root: savemat(root / "setid.mat", {"x": 1}), "has no variable trnid"),
-    ("cars", lambda root: savemat(root / "devkit/cars_train_annos.mat", {"annotations": np.ones(3)}), "no classes of images"),
-    ("cars", changed("cars_test_annos_withlabels.mat", "annotations", lambda rows: rows.ravel()[0].__setitem__("class", 197)),
-     "label 196 of image 0 is none of its 3 classes"),
-    ("birdsnap", appended("test_images.txt", "Dodo/1.jpg"), r"names Dodo/1\.jpg, which images\.txt has not"),
-    ("birdsnap", appended("images.txt", "http://x\t0\tDodo/1.jpg\t77\t3"), "do not fit together"),
-    ("caltech101", stranger("101_ObjectCategories/dodo/image_0001.jpg"), "such as dodo")])
+@pytest.mark.parametrize(
+    ("name", "spoil", "says"),
+    [
+        (
+            "aircraft",
+            appended("fgvc-aircraft-2013b/data/variants.txt", "707-320"),
+            "has the class 707-320 twice",
+        ),
+        (
+            "aircraft",
+            appended("fgvc-aircraft-2013b/data/images_variant_test.txt", "0001000 707-320"),
+            "stands in two lists",
+        ),
+        ("dtd", written("dtd/labels/test1.txt", b"\n"), r"labels/test1\.txt at .* is empty"),
+        (
+            "dtd",
+            stranger("dtd/images/mine/1.jpg"),
+            r"images/mine/1\.jpg is of none of the 3 classes",
+        ),
+        ("food", stranger("food-101/images/1.jpg"), r"images/1\.jpg is of none of the 2 classes"),
+        (
+            "sun397",
+            stranger("SUN397/z/zebra/sun_a.jpg"),
+            r"zebra/sun_a\.jpg is of none of the 3 classes",
+        ),
+        (
+            "flowers",
+            changed("imagelabels.mat", "labels", lambda labels: labels.fill(103)),
+            "label 102 of image 0",
+        ),
+        (
+            "flowers",
+            changed("imagelabels.mat", "labels", lambda labels: labels.fill(0)),
+            "label -1 of image 0",
+        ),
+        (
+            "flowers",
+            changed("setid.mat", "tstid", lambda ids: ids.fill(21)),
+            "tstid names images that imagelabels",
+        ),
+        ("flowers", lambda root: savemat(root / "setid.mat", {"x": 1}), "has no variable trnid"),
+        (
+            "cars",
+            lambda root: savemat(root / "devkit/cars_train_annos.mat", {"annotations": np.ones(3)}),
+            "no classes of images",
+        ),
+        (
+            "cars",
+            changed(
+                "cars_test_annos_withlabels.mat",
+                "annotations",
+                lambda rows: rows.ravel()[0].__setitem__("class", 197),
+            ),
+            "label 196 of image 0 is none of its 3 classes",
+        ),
+        (
+            "birdsnap",
+            appended("test_images.txt", "Dodo/1.jpg"),
+            r"names Dodo/1\.jpg, which images\.txt has not",
+        ),
+        (
+            "birdsnap",
+            appended("images.txt", "http://x\t0\tDodo/1.jpg\t77\t3"),
+            "do not fit together",
+        ),
+        ("caltech101", stranger("101_ObjectCategories/dodo/image_0001.jpg"), "such as dodo"),
+    ],
+)
 def test_what_does_not_fit_is_refused(tmp_path: Path, name: str, spoil: Spoil, says: str):
     MAKERS[name](tmp_path)
     open_dataset(name, tmp_path, WHOLE)
@@ -223,12 +310,28 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, name: str, spoil: Spoil, s
         open_dataset(name, tmp_path, WHOLE)
 
 
-@pytest.mark.parametrize(("file", "content", "says"), [
-    ("test_batch", None, "There is no .*test_batch"), ("test_batch", pickle.dumps([1]), "is not a batch of CIFAR"),
-    ("test_batch", pickle.dumps(os.getcwd), r"it names \w+\.getcwd"), ("batches.meta", pickle.dumps({}), "has no label_names"),
-    ("data_batch_2", pickle.dumps({"data": np.zeros((4, 3072), np.uint8), "labels": [0, 1, 3, 0]}), "label 3 of image 2"),
-    ("data_batch_2", pickle.dumps({"data": np.zeros((4, 3072), np.uint8), "labels": [0] * 5}), "images and labels")])
-def test_what_is_wrong_with_cifar_is_named(tmp_path: Path, file: str, content: bytes | None, says: str):
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("test_batch", None, "There is no .*test_batch"),
+        ("test_batch", pickle.dumps([1]), "is not a batch of CIFAR"),
+        ("test_batch", pickle.dumps(os.getcwd), r"it names \w+\.getcwd"),
+        ("batches.meta", pickle.dumps({}), "has no label_names"),
+        (
+            "data_batch_2",
+            pickle.dumps({"data": np.zeros((4, 3072), np.uint8), "labels": [0, 1, 3, 0]}),
+            "label 3 of image 2",
+        ),
+        (
+            "data_batch_2",
+            pickle.dumps({"data": np.zeros((4, 3072), np.uint8), "labels": [0] * 5}),
+            "images and labels",
+        ),
+    ],
+)
+def test_what_is_wrong_with_cifar_is_named(
+    tmp_path: Path, file: str, content: bytes | None, says: str
+):
     layouts.cifar(tmp_path, fine=False)
     if content is None:
         (tmp_path / CIFAR / file).unlink()

@@ -21,7 +21,7 @@ from writers.verify import verify
 from writers.write import write_split
 
 PASS = Encoding(format="passthrough")
-RAW = Encoding(format="raw")        # betons of equal images are of equal size, whatever the order in them
+RAW = Encoding(format="raw")  # betons of equal images are of equal size, whatever the order in them
 
 
 def names_in(folder: Path) -> list[str]:
@@ -54,18 +54,25 @@ write_split(source, "train", everything(source.classes), Encoding(format="raw"),
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("num_steps", "left"), [
-    (0, "old"),         # before the new file is on the disk
-    (1, "old"),         # before its manifest is
-    (2, "old"),         # before the old file is removed
-    (3, "none"),        # before the manifest has its name
-    (4, "none"),        # before the file has its name
-    (5, "new")])        # before the folder is on the disk
-def test_killed_at_each_step_over_an_old_beton_of_the_same_size(source: Source, tree: Path, tmp_path: Path, num_steps: int,
-                                                                left: str):
+@pytest.mark.parametrize(
+    ("num_steps", "left"),
+    [
+        (0, "old"),  # before the new file is on the disk
+        (1, "old"),  # before its manifest is
+        (2, "old"),  # before the old file is removed
+        (3, "none"),  # before the manifest has its name
+        (4, "none"),  # before the file has its name
+        (5, "new"),
+    ],
+)  # before the folder is on the disk
+def test_killed_at_each_step_over_an_old_beton_of_the_same_size(
+    source: Source, tree: Path, tmp_path: Path, num_steps: int, left: str
+):
     file = tmp_path / "out" / "train.beton"
     old = write_split(source, "train", everything(source.classes), RAW, file)
-    killed = subprocess.run([sys.executable, "-c", KILL_AT_STEP, tree, file, str(num_steps)], check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILL_AT_STEP, tree, file, str(num_steps)], check=False
+    )
     assert killed.returncode == -signal.SIGKILL
     if left == "none":
         with pytest.raises(UserError, match="no beton"):
@@ -80,7 +87,9 @@ def test_killed_at_each_step_over_an_old_beton_of_the_same_size(source: Source, 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 @pytest.mark.parametrize("at", [0, 7, 15])
-def test_interrupted_nothing_is_left_and_the_old_file_stays(source: Source, tmp_path: Path, error: type, at: int):
+def test_interrupted_nothing_is_left_and_the_old_file_stays(
+    source: Source, tmp_path: Path, error: type, at: int
+):
     file = tmp_path / "out" / "train.beton"
     write_split(source, "train", everything(source.classes), RAW, file)
     before = file.read_bytes()
@@ -95,7 +104,9 @@ def test_interrupted_nothing_is_left_and_the_old_file_stays(source: Source, tmp_
     assert file.read_bytes() == before
 
 
-def test_a_second_writer_of_the_same_name_is_refused_and_another_name_is_not(source: Source, tmp_path: Path):
+def test_a_second_writer_of_the_same_name_is_refused_and_another_name_is_not(
+    source: Source, tmp_path: Path
+):
     file = tmp_path / "out" / "train.beton"
     refused = []
 
@@ -106,20 +117,33 @@ def test_a_second_writer_of_the_same_name_is_refused_and_another_name_is_not(sou
                 write_split(source, "val", everything(source.classes), RAW, file)
             refused.append(caught.value)
 
-    manifest = write_split(source, "train", everything(source.classes), RAW, file, progress=write_others)
+    manifest = write_split(
+        source, "train", everything(source.classes), RAW, file, progress=write_others
+    )
     assert len(refused) == 1
     assert open_beton(file).manifest == manifest
     assert verify(file) == [] == verify(file.with_name("val.beton"))
-    assert names_in(file.parent) == ["train.beton", "train.beton.json", "val.beton", "val.beton.json"]
+    assert names_in(file.parent) == [
+        "train.beton",
+        "train.beton.json",
+        "val.beton",
+        "val.beton.json",
+    ]
 
 
 @pytest.mark.timeout(60)
-def test_of_many_writers_at_once_one_writes_and_each_other_is_refused_or_comes_later(source: Source, tmp_path: Path):
+def test_of_many_writers_at_once_one_writes_and_each_other_is_refused_or_comes_later(
+    source: Source, tmp_path: Path
+):
     file, outcomes = tmp_path / "train.beton", []
 
     def write(seed: int) -> None:
         try:
-            outcomes.append(write_split(source, "train", everything(source.classes), RAW, file, seed=seed).sha256)
+            outcomes.append(
+                write_split(
+                    source, "train", everything(source.classes), RAW, file, seed=seed
+                ).sha256
+            )
         except UserError as error:
             outcomes.append(error.message)
 
@@ -136,7 +160,9 @@ def test_of_many_writers_at_once_one_writes_and_each_other_is_refused_or_comes_l
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_said_in_words_and_leaves_the_old_file(source: Source, tmp_path: Path, monkeypatch, number: int):
+def test_a_full_disk_is_said_in_words_and_leaves_the_old_file(
+    source: Source, tmp_path: Path, monkeypatch, number: int
+):
     file = tmp_path / "out" / "val.beton"
     write_split(source, "val", everything(source.classes), PASS, file)
     before = file.read_bytes()
@@ -152,15 +178,25 @@ def test_a_full_disk_is_said_in_words_and_leaves_the_old_file(source: Source, tm
     assert verify(file) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small disk needs root")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small disk needs root"
+)
 def test_a_disk_that_fills_up_half_way(source: Source, tmp_path: Path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk], capture_output=True
+    ).returncode:
         pytest.skip("this machine does not let us mount a tmpfs")
     try:
         with pytest.raises(UserError, match="is full"):
-            write_split(source, "train", everything(source.classes), Encoding(format="raw"), disk / "train.beton")
+            write_split(
+                source,
+                "train",
+                everything(source.classes),
+                Encoding(format="raw"),
+                disk / "train.beton",
+            )
         assert names_in(disk) == []
     finally:
         subprocess.run(["umount", disk], check=True)
@@ -176,8 +212,14 @@ def test_a_folder_of_that_name(source: Source, tmp_path: Path):
 def test_the_files_are_as_readable_as_others_of_the_same_person(source: Source, tmp_path: Path):
     (tmp_path / "plain").write_text("")
     write_split(source, "val", everything(source.classes), PASS, tmp_path / "val.beton")
-    modes = {path.stat().st_mode for path in (tmp_path / "plain", tmp_path / "val.beton",
-                                              manifest_path(tmp_path / "val.beton"))}
+    modes = {
+        path.stat().st_mode
+        for path in (
+            tmp_path / "plain",
+            tmp_path / "val.beton",
+            manifest_path(tmp_path / "val.beton"),
+        )
+    }
     assert len(modes) == 1
 
 
@@ -203,7 +245,12 @@ except UserError as error:
 def test_a_file_that_may_not_grow_so_large(tree: Path, tmp_path: Path, limit: int):
     """Stops the write among the images, in a page's middle, and at the tables."""
     file = tmp_path / "out" / "train.beton"
-    ended = subprocess.run([sys.executable, "-c", LIMITED, tree, file, str(limit)], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", LIMITED, tree, file, str(limit)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert ended.returncode == 1 and "does not take a file so large" in ended.stderr
     assert "Traceback" not in ended.stderr and names_in(file.parent) == []
 
@@ -225,7 +272,9 @@ def test_a_full_disk_ends_a_copy_in_words_too(source: Source, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError])
-def test_a_defect_ends_the_write_and_names_the_image(source: Source, tmp_path: Path, monkeypatch, error: type):
+def test_a_defect_ends_the_write_and_names_the_image(
+    source: Source, tmp_path: Path, monkeypatch, error: type
+):
     key = source.splits["train"][3].key
     read = source.read
 
@@ -236,7 +285,9 @@ def test_a_defect_ends_the_write_and_names_the_image(source: Source, tmp_path: P
 
     monkeypatch.setattr(source, "read", fail)
     with pytest.raises(error) as caught:
-        write_split(source, "train", everything(source.classes), PASS, tmp_path / "out" / "train.beton")
+        write_split(
+            source, "train", everything(source.classes), PASS, tmp_path / "out" / "train.beton"
+        )
     assert any(key in note for note in caught.value.__notes__)
     assert names_in(tmp_path / "out") == []
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("harness-")]

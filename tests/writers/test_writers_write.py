@@ -22,9 +22,18 @@ PASS = Encoding(format="passthrough")
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("encoding", [Encoding(), Encoding(format="raw"), PASS,
-                                      Encoding(format="mixed", compress_probability=0.5, max_resolution=110)])
-def test_ffcv_reads_the_file_and_decodes_the_same_pixels(source: Source, tmp_path: Path, encoding: Encoding):
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        Encoding(),
+        Encoding(format="raw"),
+        PASS,
+        Encoding(format="mixed", compress_probability=0.5, max_resolution=110),
+    ],
+)
+def test_ffcv_reads_the_file_and_decodes_the_same_pixels(
+    source: Source, tmp_path: Path, encoding: Encoding
+):
     from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.reader import Reader
@@ -39,16 +48,28 @@ def test_ffcv_reads_the_file_and_decodes_the_same_pixels(source: Source, tmp_pat
 
     data = file.read_bytes()
     table = {int(row["ptr"]): int(row["size"]) for row in reader.alloc_table}
-    loader = Loader(str(file), batch_size=15, num_workers=1, order=OrderOption.SEQUENTIAL, drop_last=False,
-                    pipelines={"image": [CenterCropRGBImageDecoder((32, 32), 1.0)]})
-    (images, labels), = list(loader)
+    loader = Loader(
+        str(file),
+        batch_size=15,
+        num_workers=1,
+        order=OrderOption.SEQUENTIAL,
+        drop_last=False,
+        pipelines={"image": [CenterCropRGBImageDecoder((32, 32), 1.0)]},
+    )
+    ((images, labels),) = list(loader)
     assert labels.flatten().tolist() == reader.metadata["f1"].tolist()
     for row, image in zip(reader.metadata["f0"], images, strict=True):
         offset, size = int(row["data_ptr"]), (int(row["width"]), int(row["height"]))
-        blob = data[offset:offset + table[offset]]
-        expected = Image.open(io.BytesIO(blob)).convert("RGB") if row["mode"] == 0 else Image.frombytes("RGB", size, blob)
+        blob = data[offset : offset + table[offset]]
+        expected = (
+            Image.open(io.BytesIO(blob)).convert("RGB")
+            if row["mode"] == 0
+            else Image.frombytes("RGB", size, blob)
+        )
         side, (left, top) = min(size), ((size[0] - min(size)) // 2, (size[1] - min(size)) // 2)
-        expected = expected.crop((left, top, left + side, top + side)).resize((32, 32), Image.Resampling.BOX)
+        expected = expected.crop((left, top, left + side, top + side)).resize(
+            (32, 32), Image.Resampling.BOX
+        )
         assert np.abs(np.asarray(expected, float) - image).mean() < 3
 
 
@@ -81,17 +102,29 @@ def test_no_image_crosses_a_page_and_ffcv_reads_them_page_by_page(tree: Path, tm
         picture(index, 600, 500 - index).save(tree / "train" / "cat" / f"medium_{index}.png")
     picture(99, 1200, 900).save(tree / "train" / "dog" / "large.png")
     source, file = open_dataset("folder", tree, SplitSettings()), tmp_path / "t.beton"
-    manifest = write_split(source, "train", everything(source.classes), Encoding(format="raw"), file)
+    manifest = write_split(
+        source, "train", everything(source.classes), Encoding(format="raw"), file
+    )
     assert manifest.page_size == 4 * 2**20
     table = Reader(str(file)).alloc_table
-    first, last = table["ptr"] // manifest.page_size, (table["ptr"] + table["size"] - 1) // manifest.page_size
+    first, last = (
+        table["ptr"] // manifest.page_size,
+        (table["ptr"] + table["size"] - 1) // manifest.page_size,
+    )
     assert (first == last).all()
     assert len(set(first.tolist())) > 2
     assert int(np.argmax(table["size"])) > 0, "the large image comes first: the pages never grow"
     images = []
     for os_cache in (True, False):
-        loader = Loader(str(file), batch_size=7, num_workers=1, order=OrderOption.SEQUENTIAL, os_cache=os_cache,
-                        drop_last=False, pipelines={"image": [CenterCropRGBImageDecoder((16, 16), 1.0)], "label": None})
+        loader = Loader(
+            str(file),
+            batch_size=7,
+            num_workers=1,
+            order=OrderOption.SEQUENTIAL,
+            os_cache=os_cache,
+            drop_last=False,
+            pipelines={"image": [CenterCropRGBImageDecoder((16, 16), 1.0)], "label": None},
+        )
         images.append(np.concatenate([np.array(batch[0]) for batch in loader]))
     assert len(images[0]) == 28
     assert (images[0] == images[1]).all()
@@ -103,7 +136,14 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(source: Source, tmp_pa
     files = []
     for num_threads in (1, 4):
         files.append(tmp_path / str(num_threads) / "train.beton")
-        write_split(source, "train", everything(source.classes), encoding, files[-1], num_threads=num_threads)
+        write_split(
+            source,
+            "train",
+            everything(source.classes),
+            encoding,
+            files[-1],
+            num_threads=num_threads,
+        )
     assert files[0].read_bytes() == files[1].read_bytes()
     assert manifest_path(files[0]).read_bytes() == manifest_path(files[1]).read_bytes()
 
@@ -136,27 +176,38 @@ def test_all_unreadable_images_are_named_and_nothing_is_left(tree: Path, tmp_pat
     (tree / "train" / "cat" / "train_0.jpg").write_bytes(b"not an image")
     (tree / "train" / "dog" / "train_0.jpg").write_bytes(b"")
     whole = (tree / "train" / "owl" / "train_0.jpg").read_bytes()
-    (tree / "train" / "owl" / "train_0.jpg").write_bytes(whole[:len(whole) // 2])
+    (tree / "train" / "owl" / "train_0.jpg").write_bytes(whole[: len(whole) // 2])
     source = open_dataset("folder", tree, SplitSettings())
     for encoding in (Encoding(), PASS):
         with pytest.raises(UserError, match="3 images cannot be read") as caught:
-            write_split(source, "train", everything(source.classes), encoding, tmp_path / "out" / "train.beton")
+            write_split(
+                source,
+                "train",
+                everything(source.classes),
+                encoding,
+                tmp_path / "out" / "train.beton",
+            )
         for name in ("cat", "dog", "owl"):
             assert f"{name}/train_0.jpg" in str(caught.value)
         assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_many_unreadable_images_are_all_listed_in_a_file_beside_the_beton(tree: Path, tmp_path: Path):
+def test_many_unreadable_images_are_all_listed_in_a_file_beside_the_beton(
+    tree: Path, tmp_path: Path
+):
     for index in range(30):
         (tree / "train" / "cat" / f"broken_{index:02}.jpg").write_bytes(b"not an image")
     source, file = open_dataset("folder", tree, SplitSettings()), tmp_path / "out" / "train.beton"
     with pytest.raises(UserError, match="30 images cannot be read") as caught:
         write_split(source, "train", everything(source.classes), PASS, file)
-    assert [f"broken_{index:02}.jpg" in str(caught.value) for index in range(30)] == [True] * 20 + [False] * 10
+    assert [f"broken_{index:02}.jpg" in str(caught.value) for index in range(30)] == [True] * 20 + [
+        False
+    ] * 10
     (listed,) = file.parent.iterdir()
     assert str(listed) in str(caught.value)
     assert [line.split(": ")[0] for line in listed.read_text().splitlines()] == [
-        str(tree / "train" / "cat" / f"broken_{index:02}.jpg") for index in range(30)]
+        str(tree / "train" / "cat" / f"broken_{index:02}.jpg") for index in range(30)
+    ]
     write_split(source, "train", everything(source.classes), PASS, file, on_error="skip")
     assert not listed.exists()
 
@@ -164,7 +215,9 @@ def test_many_unreadable_images_are_all_listed_in_a_file_beside_the_beton(tree: 
 def test_skipped_images_stand_in_the_manifest(tree: Path, tmp_path: Path):
     (tree / "train" / "cat" / "train_0.jpg").write_bytes(b"not an image")
     source = open_dataset("folder", tree, SplitSettings())
-    manifest = write_split(source, "train", everything(source.classes), PASS, tmp_path / "t", on_error="skip")
+    manifest = write_split(
+        source, "train", everything(source.classes), PASS, tmp_path / "t", on_error="skip"
+    )
     assert manifest.class_counts == [4, 5, 5]
     assert [entry["name"] for entry in manifest.skipped] == ["cat/train_0"]
     assert verify(tmp_path / "t") == []
@@ -173,10 +226,14 @@ def test_skipped_images_stand_in_the_manifest(tree: Path, tmp_path: Path):
 def test_a_place_that_is_not_a_folder(source: Source, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        write_split(source, "val", everything(source.classes), PASS, tmp_path / "file" / "val.beton")
+        write_split(
+            source, "val", everything(source.classes), PASS, tmp_path / "file" / "val.beton"
+        )
 
 
-def test_a_training_class_without_images_and_a_split_that_is_not_there(source: Source, tmp_path: Path):
+def test_a_training_class_without_images_and_a_split_that_is_not_there(
+    source: Source, tmp_path: Path
+):
     with pytest.raises(UserError, match="Split test of tree has no image"):
         write_split(source, "test", everything(source.classes), PASS, tmp_path / "t")
     source.splits["train"] = [example for example in source.splits["train"] if example.label != 1]

@@ -29,7 +29,9 @@ def test_a_zip_is_read_as_the_tree_that_it_holds(archive: Path, tree: Path):
     assert packed.classes == plain.classes and packed.splits == plain.splits
     examples = [example for split in plain.splits.values() for example in split]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(packed.read, examples)) == [plain.read(example) for example in examples]
+        assert list(pool.map(packed.read, examples)) == [
+            plain.read(example) for example in examples
+        ]
     assert packed.where(examples[0]).startswith(f"{archive}:")
 
 
@@ -45,7 +47,7 @@ def test_damage_is_an_error_that_names_the_member(archive: Path):
             files.read(name)
         spoilt += 1
     assert spoilt > 10
-    archive.write_bytes(data[:len(data) // 2])
+    archive.write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=r"zip|tar archive"):
         open_files(archive)
 

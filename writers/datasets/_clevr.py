@@ -15,8 +15,14 @@ from writers.official import find
 from writers.source import Example, Source, SplitSettings, carve, open_source
 
 ARCHIVE = "CLEVR_v1.0.zip"
-DOWNLOADS = (Download(ARCHIVE, f"https://dl.fbaipublicfiles.com/clevr/{ARCHIVE}", "md5:b11922020e72d0cd9154779b2d3d07d2",
-                      19_021_600_724),)
+DOWNLOADS = (
+    Download(
+        ARCHIVE,
+        f"https://dl.fbaipublicfiles.com/clevr/{ARCHIVE}",
+        "md5:b11922020e72d0cd9154779b2d3d07d2",
+        19_021_600_724,
+    ),
+)
 SPLIT_SIZES = {"train": 70_000, "test": 15_000}
 LICENCE = "CC BY 4.0"
 CITATION = "Johnson et al. 2017, CLEVR: a diagnostic dataset for compositional language and elementary visual reasoning"
@@ -25,20 +31,33 @@ WHERE = f"https://cs.stanford.edu/people/jcjohns/clevr: {ARCHIVE} (19 GB), as it
 Scene = dict[str, Any]
 
 
-def open_clevr(path: Path, settings: SplitSettings, name: str, classes: Sequence[str],
-               label_of: Callable[[Scene], int]) -> Source:
+def open_clevr(
+    path: Path,
+    settings: SplitSettings,
+    name: str,
+    classes: Sequence[str],
+    label_of: Callable[[Scene], int],
+) -> Source:
     """`label_of`: a scene's label. Raises UserError for scenes and images that do not fit each other."""
     place = find(path, ARCHIVE) or find(path, "CLEVR_v1.0") or path
     if place.is_dir() and not (place / "scenes").is_dir():
         return open_source(path, settings, name=name, classes=classes)
-    files = open_files(place, lambda name: name.endswith(".json") or "images/train/" in name or "images/val/" in name)
+    files = open_files(
+        place,
+        lambda name: name.endswith(".json") or "images/train/" in name or "images/val/" in name,
+    )
     names = {file.split("CLEVR_v1.0/", 1)[-1]: file for file in files.names()}
     train, test = (_examples(files, names, split, classes, label_of) for split in ("train", "val"))
     return Source(name, path.name, list(classes), carve(train, [], test, settings), files)
 
 
-def _examples(files: Files, names: dict[str, str], split: str, classes: Sequence[str],
-              label_of: Callable[[Scene], int]) -> list[Example]:
+def _examples(
+    files: Files,
+    names: dict[str, str],
+    split: str,
+    classes: Sequence[str],
+    label_of: Callable[[Scene], int],
+) -> list[Example]:
     scenes = f"scenes/CLEVR_{split}_scenes.json"
     if scenes not in names:
         raise UserError(f"{scenes} is missing.", WHERE)
@@ -49,8 +68,17 @@ def _examples(files: Files, names: dict[str, str], split: str, classes: Sequence
             if f"images/{split}/{image}" not in names:
                 raise UserError(f"images/{split}/{image} is missing.", WHERE)
             if not 0 <= label < len(classes):
-                raise UserError(f"{files.where(names[scenes])}: the scene of {image} fits none of the {len(classes)} classes.")
-            examples.append(Example(names[f"images/{split}/{image}"], label, f"{classes[label]}/{Path(image).stem}"))
+                raise UserError(
+                    f"{files.where(names[scenes])}: the scene of {image} fits none of the {len(classes)} classes."
+                )
+            examples.append(
+                Example(
+                    names[f"images/{split}/{image}"], label, f"{classes[label]}/{Path(image).stem}"
+                )
+            )
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"{files.where(names[scenes])} is not a whole list of scenes: {error!r}", "Fetch it again.") from error
+        raise UserError(
+            f"{files.where(names[scenes])} is not a whole list of scenes: {error!r}",
+            "Fetch it again.",
+        ) from error
     return sorted(examples, key=lambda example: example.key)

@@ -18,28 +18,45 @@ from writers.official import find, shares
 from writers.source import Source, SplitSettings, carve, open_source
 
 STEM = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64"
-DOWNLOADS = (Download(f"{STEM}.hdf5", f"https://github.com/google-deepmind/dsprites-dataset/raw/master/{STEM}.hdf5",
-                      "sha256:729fa22e884c9c500e1f17415d580746b4c5894fbbb780a1319bbcfa39a745bb", 28_024_106),)
+DOWNLOADS = (
+    Download(
+        f"{STEM}.hdf5",
+        f"https://github.com/google-deepmind/dsprites-dataset/raw/master/{STEM}.hdf5",
+        "sha256:729fa22e884c9c500e1f17415d580746b4c5894fbbb780a1319bbcfa39a745bb",
+        28_024_106,
+    ),
+)
 SPLIT_SIZES = {"train": 589_824, "val": 73_728, "test": 73_728}
 LICENCE = "Apache-2.0"
 CITATION = "Matthey et al. 2017, dSprites: disentanglement testing sprites dataset"
 WHERE = f"https://github.com/google-deepmind/dsprites-dataset: {STEM}.hdf5 or .npz"
-SLAB = 4096         # images at a time
+SLAB = 4096  # images at a time
 
 
-def open_dsprites(path: Path, settings: SplitSettings, name: str, factor: int, num_values: int,
-                  classes: Sequence[str]) -> Source:
+def open_dsprites(
+    path: Path,
+    settings: SplitSettings,
+    name: str,
+    factor: int,
+    num_values: int,
+    classes: Sequence[str],
+) -> Source:
     """The factor of that column (0 colour, 1 shape, 2 scale, 3 orientation, 4 x, 5 y), its values in equal ranges."""
     file = find(path, f"{STEM}.hdf5") or find(path, f"{STEM}.npz")
     if file is None:
         return open_source(path, settings, name=name, classes=classes)
     values, slabs = _open_hdf5(file) if file.suffix == ".hdf5" else _open_npz(file)
-    if values.ndim != 2 or values.shape[1] != 6 or values.min() < 0 or values[:, factor].max() >= num_values:
+    if (
+        values.ndim != 2
+        or values.shape[1] != 6
+        or values.min() < 0
+        or values[:, factor].max() >= num_values
+    ):
         raise UserError(f"{file}: its factors are not those of dSprites.", "Fetch it again.")
     packed = np.empty((len(values), 64, 8), np.uint8)
     done = 0
     for slab in slabs:
-        packed[done:done + len(slab)] = np.packbits(slab, axis=2)
+        packed[done : done + len(slab)] = np.packbits(slab, axis=2)
         done += len(slab)
     if done != len(values):
         raise UserError(f"{file} has {done} images for {len(values)} labels.", "Fetch it again.")
@@ -49,21 +66,31 @@ def open_dsprites(path: Path, settings: SplitSettings, name: str, factor: int, n
 
     labels = (values[:, factor] * len(classes) // num_values).tolist()
     splits = carve(array_examples("all", labels, classes), [], [], shares(0.1, 0.1))
-    return Source(name, path.name, list(classes), splits, ArrayFiles({"all": (len(packed), pixels)}, str(file)))
+    return Source(
+        name,
+        path.name,
+        list(classes),
+        splits,
+        ArrayFiles({"all": (len(packed), pixels)}, str(file)),
+    )
 
 
 def _open_hdf5(file: Path) -> tuple[np.ndarray, Iterator[np.ndarray]]:
     """The factors' values, [N, 6]; and the images, slab by slab."""
     images, values = open_hdf5(file, "imgs"), open_hdf5(file, "latents/classes")[:]
-    return values, (images[start:start + SLAB] for start in range(0, len(images), SLAB))
+    return values, (images[start : start + SLAB] for start in range(0, len(images), SLAB))
 
 
 def _open_npz(file: Path) -> tuple[np.ndarray, Iterator[np.ndarray]]:
     try:
-        with np.load(file, allow_pickle=False) as content:      # the member `metadata` would be unpickled: it is not read
+        with np.load(
+            file, allow_pickle=False
+        ) as content:  # the member `metadata` would be unpickled: it is not read
             return content["latents_classes"], _slabs(file)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} is not a whole .npz of dSprites: {error}", "Fetch it again.") from error
+        raise UserError(
+            f"{file} is not a whole .npz of dSprites: {error}", "Fetch it again."
+        ) from error
 
 
 def _slabs(file: Path) -> Iterator[np.ndarray]:
@@ -74,4 +101,6 @@ def _slabs(file: Path) -> Iterator[np.ndarray]:
         assert dtype == np.uint8
         for start in range(0, number, SLAB):
             count = min(SLAB, number - start)
-            yield np.frombuffer(stream.read(count * height * width), np.uint8).reshape(count, height, width)
+            yield np.frombuffer(stream.read(count * height * width), np.uint8).reshape(
+                count, height, width
+            )

@@ -12,14 +12,25 @@ from writers.listed import Lists, class_folders, open_lists
 from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(
-    name="aircraft", title="FGVC-Aircraft (variants)", metric="mean_per_class", num_classes=100,
-    protocols=("salman", "kornblith", "official"), default_protocol="salman", split_sizes={"train": 6667, "test": 3333},
-    protocol_sizes={"official": {"train": 3334, "val": 3333, "test": 3333}}, licence="non-commercial research only",
+    name="aircraft",
+    title="FGVC-Aircraft (variants)",
+    metric="mean_per_class",
+    num_classes=100,
+    protocols=("salman", "kornblith", "official"),
+    default_protocol="salman",
+    split_sizes={"train": 6667, "test": 3333},
+    protocol_sizes={"official": {"train": 3334, "val": 3333, "test": 3333}},
+    licence="non-commercial research only",
     citation="Maji et al. 2013, Fine-grained visual classification of aircraft",
     where="fgvc-aircraft-2013b.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft, unpacked",
-    downloads=(Download("fgvc-aircraft-2013b.tar.gz",
-                        "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
-                        unpack=True),))
+    downloads=(
+        Download(
+            "fgvc-aircraft-2013b.tar.gz",
+            "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+            unpack=True,
+        ),
+    ),
+)
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
@@ -30,7 +41,9 @@ def open(path: Path, settings: SplitSettings) -> Source:
     if settings.protocol == "official":
         train, val, test = (_listing(lists, split) for split in ("train", "val", "test"))
         return lists.source("aircraft", path, classes, train, test, settings, val=val)
-    return lists.source("aircraft", path, classes, _listing(lists, "trainval"), _listing(lists, "test"), settings)
+    return lists.source(
+        "aircraft", path, classes, _listing(lists, "trainval"), _listing(lists, "test"), settings
+    )
 
 
 def _listing(lists: Lists, split: str) -> list[tuple[str, str]]:

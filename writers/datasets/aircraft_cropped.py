@@ -12,9 +12,14 @@ from writers.datasets import aircraft
 from writers.redraw import RedrawnFiles
 from writers.source import Source, SplitSettings
 
-BANNER = 20     # pixels
+BANNER = 20  # pixels
 
-SPEC = replace(aircraft.SPEC, name="aircraft_cropped", title="FGVC-Aircraft (variants), without the banner", folder="aircraft")
+SPEC = replace(
+    aircraft.SPEC,
+    name="aircraft_cropped",
+    title="FGVC-Aircraft (variants), without the banner",
+    folder="aircraft",
+)
 
 
 def open(path: Path, settings: SplitSettings) -> Source:

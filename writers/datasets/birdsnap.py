@@ -18,14 +18,20 @@ from writers.official import shares
 from writers.source import Source, SplitSettings, carve
 
 SPEC = DatasetSpec(
-    name="birdsnap", title="Birdsnap", metric="top1", num_classes=500, protocols=("salman", "kornblith"),
-    default_protocol="salman", split_sizes={"train": 32_677, "test": 8171},
+    name="birdsnap",
+    title="Birdsnap",
+    metric="top1",
+    num_classes=500,
+    protocols=("salman", "kornblith"),
+    default_protocol="salman",
+    split_sizes={"train": 32_677, "test": 8171},
     protocol_sizes={"kornblith": {"train": 47_386, "test": 2443}},
     licence="the photographers'; research",
     citation="Berg et al. 2014, Birdsnap: large-scale fine-grained visual categorization of birds",
     where="the lists in birdsnap.tgz (thomasberg.org), and the images that its script can still fetch: images.txt, "
-          "species.txt, test_images.txt, images/<Species>/*.jpg; or train/ and test/<species>/*.jpg, as Salman et al. had it",
-    downloads=(Download("birdsnap.tgz", unpack=True),))
+    "species.txt, test_images.txt, images/<Species>/*.jpg; or train/ and test/<species>/*.jpg, as Salman et al. had it",
+    downloads=(Download("birdsnap.tgz", unpack=True),),
+)
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
@@ -40,19 +46,45 @@ def open(path: Path, settings: SplitSettings) -> Source:
         column_path, column_species = (table[0].index(name) for name in ("path", "species_id"))
         rows = {row[column_path]: classes[row[column_species]] for row in table[1:]}
     except (ValueError, IndexError, KeyError) as error:
-        raise UserError(f"images.txt and species.txt at {path} do not fit together: {error!r}.", SPEC.where) from error
+        raise UserError(
+            f"images.txt and species.txt at {path} do not fit together: {error!r}.", SPEC.where
+        ) from error
     test = set(lists.lines("test_images.txt")) - {"path"}
     if strangers := sorted(test - rows.keys()):
-        raise UserError(f"test_images.txt at {path} names {strangers[0]}, which images.txt has not.", SPEC.where)
-    root = next((root for root in ("images/", "download/images/") if any(
-        name.startswith(lists.prefix + root) for name in lists.names)), "images/")
-    there = [(root + image, name) for image, name in rows.items() if f"{lists.prefix}{root}{image}" in lists.names]
+        raise UserError(
+            f"test_images.txt at {path} names {strangers[0]}, which images.txt has not.", SPEC.where
+        )
+    root = next(
+        (
+            root
+            for root in ("images/", "download/images/")
+            if any(name.startswith(lists.prefix + root) for name in lists.names)
+        ),
+        "images/",
+    )
+    there = [
+        (root + image, name)
+        for image, name in rows.items()
+        if f"{lists.prefix}{root}{image}" in lists.names
+    ]
     if not there:
-        raise UserError(f"{path} has none of the {len(rows):,} images that images.txt lists.", SPEC.where)
+        raise UserError(
+            f"{path} has none of the {len(rows):,} images that images.txt lists.", SPEC.where
+        )
     if settings.protocol == "salman":
-        source = lists.source("birdsnap", path, list(classes.values()), there, [], replace(settings, val=0.0, test=0.0))
+        source = lists.source(
+            "birdsnap",
+            path,
+            list(classes.values()),
+            there,
+            [],
+            replace(settings, val=0.0, test=0.0),
+        )
         drawn = carve(source.splits["train"], [], [], shares(0.0, 0.2))
         source.splits = carve(drawn["train"], [], drawn["test"], settings)
         return source
-    train, held = ([pair for pair in there if (pair[0].removeprefix(root) in test) == is_test] for is_test in (False, True))
+    train, held = (
+        [pair for pair in there if (pair[0].removeprefix(root) in test) == is_test]
+        for is_test in (False, True)
+    )
     return lists.source("birdsnap", path, list(classes.values()), train, held, settings)

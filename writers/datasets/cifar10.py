@@ -14,12 +14,24 @@ from writers.listed import class_folders
 from writers.source import Source, SplitSettings, carve
 
 SPEC = DatasetSpec(
-    name="cifar10", title="CIFAR-10", metric="top1", num_classes=10, protocols=("salman", "kornblith"),
-    default_protocol="salman", split_sizes={"train": 50_000, "test": 10_000},
-    licence="not stated by its authors", citation="Krizhevsky 2009, Learning multiple layers of features from tiny images",
+    name="cifar10",
+    title="CIFAR-10",
+    metric="top1",
+    num_classes=10,
+    protocols=("salman", "kornblith"),
+    default_protocol="salman",
+    split_sizes={"train": 50_000, "test": 10_000},
+    licence="not stated by its authors",
+    citation="Krizhevsky 2009, Learning multiple layers of features from tiny images",
     where="https://www.cs.toronto.edu/~kriz/cifar.html: cifar-10-python.tar.gz, as it is or unpacked",
-    downloads=(Download("cifar-10-python.tar.gz", "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-                        "md5:c58f30108f718f92721af3b95e74349a"),))
+    downloads=(
+        Download(
+            "cifar-10-python.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+            "md5:c58f30108f718f92721af3b95e74349a",
+        ),
+    ),
+)
 
 NAMES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"]
 
@@ -29,10 +41,19 @@ def open(path: Path, settings: SplitSettings) -> Source:
     if batches is None:
         return class_folders(path, settings, SPEC, "cifar-10-batches-py")
     classes = classes_of(batches[-1], "label_names", NAMES[-1])
-    parts = [images_of(batch, "labels", len(classes), name) for batch, name in zip(batches[:-1], NAMES, strict=False)]
+    parts = [
+        images_of(batch, "labels", len(classes), name)
+        for batch, name in zip(batches[:-1], NAMES, strict=False)
+    ]
     train = np.concatenate([images for images, _ in parts[:-1]])
     labels = {"train": [label for _, part in parts[:-1] for label in part], "test": parts[-1][1]}
     images = {"train": train, "test": parts[-1][0]}
-    files = ArrayFiles({split: (len(pixels), pixels.__getitem__) for split, pixels in images.items()}, str(path))
-    train_examples, test_examples = (array_examples(split, labels[split], classes) for split in ("train", "test"))
-    return Source("cifar10", path.name, classes, carve(train_examples, [], test_examples, settings), files)
+    files = ArrayFiles(
+        {split: (len(pixels), pixels.__getitem__) for split, pixels in images.items()}, str(path)
+    )
+    train_examples, test_examples = (
+        array_examples(split, labels[split], classes) for split in ("train", "test")
+    )
+    return Source(
+        "cifar10", path.name, classes, carve(train_examples, [], test_examples, settings), files
+    )

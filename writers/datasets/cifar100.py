@@ -11,12 +11,24 @@ from writers.listed import class_folders
 from writers.source import Source, SplitSettings, carve
 
 SPEC = DatasetSpec(
-    name="cifar100", title="CIFAR-100", metric="top1", num_classes=100, split_sizes={"train": 50_000, "test": 10_000},
-    protocols=("salman", "kornblith", "vtab"), default_protocol="salman",
-    licence="not stated by its authors", citation="Krizhevsky 2009, Learning multiple layers of features from tiny images",
+    name="cifar100",
+    title="CIFAR-100",
+    metric="top1",
+    num_classes=100,
+    split_sizes={"train": 50_000, "test": 10_000},
+    protocols=("salman", "kornblith", "vtab"),
+    default_protocol="salman",
+    licence="not stated by its authors",
+    citation="Krizhevsky 2009, Learning multiple layers of features from tiny images",
     where="https://www.cs.toronto.edu/~kriz/cifar.html: cifar-100-python.tar.gz, as it is or unpacked",
-    downloads=(Download("cifar-100-python.tar.gz", "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-                        "md5:eb9058c3a382ffc7106e4002c42a8d85"),))
+    downloads=(
+        Download(
+            "cifar-100-python.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            "md5:eb9058c3a382ffc7106e4002c42a8d85",
+        ),
+    ),
+)
 
 NAMES = ["train", "test", "meta"]
 
@@ -26,10 +38,19 @@ def open(path: Path, settings: SplitSettings) -> Source:
     if batches is None:
         return class_folders(path, settings, SPEC, "cifar-100-python")
     classes = classes_of(batches[-1], "fine_label_names", NAMES[-1])
-    parts = [images_of(batch, "fine_labels", len(classes), name) for batch, name in zip(batches[:-1], NAMES, strict=False)]
+    parts = [
+        images_of(batch, "fine_labels", len(classes), name)
+        for batch, name in zip(batches[:-1], NAMES, strict=False)
+    ]
     train = parts[0][0]
     labels = {"train": parts[0][1], "test": parts[1][1]}
     images = {"train": train, "test": parts[-1][0]}
-    files = ArrayFiles({split: (len(pixels), pixels.__getitem__) for split, pixels in images.items()}, str(path))
-    train_examples, test_examples = (array_examples(split, labels[split], classes) for split in ("train", "test"))
-    return Source("cifar100", path.name, classes, carve(train_examples, [], test_examples, settings), files)
+    files = ArrayFiles(
+        {split: (len(pixels), pixels.__getitem__) for split, pixels in images.items()}, str(path)
+    )
+    train_examples, test_examples = (
+        array_examples(split, labels[split], classes) for split in ("train", "test")
+    )
+    return Source(
+        "cifar100", path.name, classes, carve(train_examples, [], test_examples, settings), files
+    )

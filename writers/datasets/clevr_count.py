@@ -7,12 +7,23 @@ from writers.datasets import _clevr
 from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(
-    name="clevr_count", title="CLEVR, number of objects", metric="top1", num_classes=8, protocols=("vtab",),
-    folder="clevr", split_sizes=_clevr.SPLIT_SIZES, licence=_clevr.LICENCE, citation=_clevr.CITATION, where=_clevr.WHERE,
-    downloads=_clevr.DOWNLOADS)
+    name="clevr_count",
+    title="CLEVR, number of objects",
+    metric="top1",
+    num_classes=8,
+    protocols=("vtab",),
+    folder="clevr",
+    split_sizes=_clevr.SPLIT_SIZES,
+    licence=_clevr.LICENCE,
+    citation=_clevr.CITATION,
+    where=_clevr.WHERE,
+    downloads=_clevr.DOWNLOADS,
+)
 
 CLASSES = [str(number) for number in range(3, 11)]
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    return _clevr.open_clevr(path, settings, "clevr_count", CLASSES, lambda scene: len(scene["objects"]) - 3)
+    return _clevr.open_clevr(
+        path, settings, "clevr_count", CLASSES, lambda scene: len(scene["objects"]) - 3
+    )

@@ -12,9 +12,18 @@ from writers.datasets import _clevr
 from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(
-    name="clevr_distance", title="CLEVR, distance of the closest object", metric="top1", num_classes=6, protocols=("vtab",),
-    folder="clevr", split_sizes=_clevr.SPLIT_SIZES, licence=_clevr.LICENCE, citation=_clevr.CITATION, where=_clevr.WHERE,
-    downloads=_clevr.DOWNLOADS)
+    name="clevr_distance",
+    title="CLEVR, distance of the closest object",
+    metric="top1",
+    num_classes=6,
+    protocols=("vtab",),
+    folder="clevr",
+    split_sizes=_clevr.SPLIT_SIZES,
+    licence=_clevr.LICENCE,
+    citation=_clevr.CITATION,
+    where=_clevr.WHERE,
+    downloads=_clevr.DOWNLOADS,
+)
 
 THRESHOLDS = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
 CLASSES = ["to 8", "8 to 8.5", "8.5 to 9", "9 to 9.5", "9.5 to 10", "above 10"]

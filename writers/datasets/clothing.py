@@ -6,10 +6,15 @@ from writers.dataset import DatasetSpec
 from writers.source import Source, SplitSettings, open_source
 
 SPEC = DatasetSpec(
-    name="clothing", title="Clothing (small)", metric="top1", num_classes=10,
-    split_sizes={"train": 3068, "val": 341, "test": 372}, licence="CC0",
+    name="clothing",
+    title="Clothing (small)",
+    metric="top1",
+    num_classes=10,
+    split_sizes={"train": 3068, "val": 341, "test": 372},
+    licence="CC0",
     citation="Grigorev 2020, Clothing dataset: 5,000 images",
-    where="github.com/alexeygrigorev/clothing-dataset-small, as it is: train/, validation/ and test/<class>/*.jpg")
+    where="github.com/alexeygrigorev/clothing-dataset-small, as it is: train/, validation/ and test/<class>/*.jpg",
+)
 
 
 def open(path: Path, settings: SplitSettings) -> Source:

@@ -14,13 +14,25 @@ from writers.source import Example, Source, SplitSettings, open_source
 from writers.tfrecords import Damaged, Place, PlacesInFiles, read_examples
 
 SPEC = DatasetSpec(
-    name="dmlab", title="DMLab", metric="top1", num_classes=6, protocols=("vtab",),
-    split_sizes={"train": 65_550, "val": 22_628, "test": 22_735}, licence="not stated with the data",
+    name="dmlab",
+    title="DMLab",
+    metric="top1",
+    num_classes=6,
+    protocols=("vtab",),
+    split_sizes={"train": 65_550, "val": 22_628, "test": 22_735},
+    licence="not stated with the data",
     citation="Zhai et al. 2019, The Visual Task Adaptation Benchmark",
     where="https://storage.googleapis.com/dmlab-vtab/dmlab.tar.gz, unpacked",
-    downloads=(Download("dmlab.tar.gz", "https://storage.googleapis.com/dmlab-vtab/dmlab.tar.gz",
-                        "sha256:638b18fa69a5d61bbc310cd0b87ac603a39f41de0fdb07b6e77de274a24480a4", 3_017_022_789,
-                        unpack=True),))
+    downloads=(
+        Download(
+            "dmlab.tar.gz",
+            "https://storage.googleapis.com/dmlab-vtab/dmlab.tar.gz",
+            "sha256:638b18fa69a5d61bbc310cd0b87ac603a39f41de0fdb07b6e77de274a24480a4",
+            3_017_022_789,
+            unpack=True,
+        ),
+    ),
+)
 
 CLASSES = [str(label) for label in range(6)]
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -49,9 +61,17 @@ def _records(file: Path) -> list[tuple[Place, int]]:
     try:
         found = [(example["image"], example["label"]) for example in read_examples(file)]
     except (Damaged, KeyError) as error:
-        raise UserError(f"{file} is not a whole file of DMLab: {error}", "Fetch it again.") from error
-    places = [(place, label) for place, label in found if isinstance(place, Place) and isinstance(label, int)]
+        raise UserError(
+            f"{file} is not a whole file of DMLab: {error}", "Fetch it again."
+        ) from error
+    places = [
+        (place, label)
+        for place, label in found
+        if isinstance(place, Place) and isinstance(label, int)
+    ]
     if len(places) != len(found):
-        raise UserError(f"{file} has images or labels of another kind than DMLab's.", "Fetch it again.")
+        raise UserError(
+            f"{file} has images or labels of another kind than DMLab's.", "Fetch it again."
+        )
     check_labels([label for _, label in places], len(CLASSES), str(file))
     return places

@@ -7,12 +7,23 @@ from writers.datasets import _dsprites
 from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(
-    name="dsprites_location", title="dSprites, x position", metric="top1", num_classes=16, protocols=("vtab",),
-    folder="dsprites", split_sizes=_dsprites.SPLIT_SIZES, licence=_dsprites.LICENCE, citation=_dsprites.CITATION,
-    where=_dsprites.WHERE, downloads=_dsprites.DOWNLOADS)
+    name="dsprites_location",
+    title="dSprites, x position",
+    metric="top1",
+    num_classes=16,
+    protocols=("vtab",),
+    folder="dsprites",
+    split_sizes=_dsprites.SPLIT_SIZES,
+    licence=_dsprites.LICENCE,
+    citation=_dsprites.CITATION,
+    where=_dsprites.WHERE,
+    downloads=_dsprites.DOWNLOADS,
+)
 
 CLASSES = [str(label) for label in range(16)]
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    return _dsprites.open_dsprites(path, settings, "dsprites_location", factor=4, num_values=32, classes=CLASSES)
+    return _dsprites.open_dsprites(
+        path, settings, "dsprites_location", factor=4, num_values=32, classes=CLASSES
+    )

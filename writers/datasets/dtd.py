@@ -14,14 +14,26 @@ from writers.source import Source, SplitSettings
 OFFICIAL = {"train": 1880, "val": 1880, "test": 1880}
 
 SPEC = DatasetSpec(
-    name="dtd", title="Describable Textures (first fold)", metric="top1", num_classes=47,
-    split_sizes={"train": 3760, "test": 1880}, protocols=("salman", "kornblith", "official", "vtab"),
+    name="dtd",
+    title="Describable Textures (first fold)",
+    metric="top1",
+    num_classes=47,
+    split_sizes={"train": 3760, "test": 1880},
+    protocols=("salman", "kornblith", "official", "vtab"),
     default_protocol="salman",
-    protocol_sizes={"official": OFFICIAL, "vtab": OFFICIAL}, licence="research only",
+    protocol_sizes={"official": OFFICIAL, "vtab": OFFICIAL},
+    licence="research only",
     citation="Cimpoi et al. 2014, Describing textures in the wild",
     where="dtd-r1.0.1.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/dtd, unpacked",
-    downloads=(Download("dtd-r1.0.1.tar.gz", "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
-                        "md5:fff73e5086ae6bdbea199a49dfb8a4c1", unpack=True),))
+    downloads=(
+        Download(
+            "dtd-r1.0.1.tar.gz",
+            "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
+            "md5:fff73e5086ae6bdbea199a49dfb8a4c1",
+            unpack=True,
+        ),
+    ),
+)
 
 
 def open(path: Path, settings: SplitSettings) -> Source:

@@ -11,16 +11,40 @@ from writers.official import find, shares
 from writers.source import Source, SplitSettings, open_source
 
 SPEC = DatasetSpec(
-    name="eurosat", title="EuroSAT (RGB)", metric="top1", num_classes=10, protocols=("vtab",),
-    split_sizes={"train": 16_200, "val": 5_400, "test": 5_400}, licence="MIT",
+    name="eurosat",
+    title="EuroSAT (RGB)",
+    metric="top1",
+    num_classes=10,
+    protocols=("vtab",),
+    split_sizes={"train": 16_200, "val": 5_400, "test": 5_400},
+    licence="MIT",
     citation="Helber et al. 2019, EuroSAT: a novel dataset and deep learning benchmark for land use and land cover",
     where="https://github.com/phelber/eurosat: EuroSAT.zip (RGB), as it is or unpacked",
-    downloads=(Download("EuroSAT.zip", "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
-                        "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip", "md5:c8fa014336c82ac7804f0398fcb19387"),))
+    downloads=(
+        Download(
+            "EuroSAT.zip",
+            "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
+            "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
+            "md5:c8fa014336c82ac7804f0398fcb19387",
+        ),
+    ),
+)
 
-CLASSES = ["AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop", "Residential",
-           "River", "SeaLake"]
+CLASSES = [
+    "AnnualCrop",
+    "Forest",
+    "HerbaceousVegetation",
+    "Highway",
+    "Industrial",
+    "Pasture",
+    "PermanentCrop",
+    "Residential",
+    "River",
+    "SeaLake",
+]
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    return open_source(find(path, "EuroSAT.zip") or path, shares(0.2, 0.2), name="eurosat", classes=CLASSES)
+    return open_source(
+        find(path, "EuroSAT.zip") or path, shares(0.2, 0.2), name="eurosat", classes=CLASSES
+    )

@@ -21,24 +21,41 @@ URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 OFFICIAL = {"train": 1020, "val": 1020, "test": 6149}
 
 SPEC = DatasetSpec(
-    name="flowers", title="Oxford Flowers 102", metric="mean_per_class", num_classes=102,
-    split_sizes={"train": 2040, "test": 6149}, protocols=("salman", "kornblith", "official", "vtab"),
+    name="flowers",
+    title="Oxford Flowers 102",
+    metric="mean_per_class",
+    num_classes=102,
+    split_sizes={"train": 2040, "test": 6149},
+    protocols=("salman", "kornblith", "official", "vtab"),
     default_protocol="salman",
-    protocol_sizes={"official": OFFICIAL, "vtab": OFFICIAL}, licence="not stated by its authors; research",
+    protocol_sizes={"official": OFFICIAL, "vtab": OFFICIAL},
+    licence="not stated by its authors; research",
     citation="Nilsback and Zisserman 2008, Automated flower classification over a large number of classes",
     where=f"{URL}: 102flowers.tgz unpacked (jpg/), imagelabels.mat and setid.mat beside it",
-    downloads=(Download("102flowers.tgz", URL + "102flowers.tgz", "md5:52808999861908f626f3c1f4e79d11fa", unpack=True),
-               Download("imagelabels.mat", URL + "imagelabels.mat", "md5:e0620be6f572b9609742df49c70aed4d"),
-               Download("setid.mat", URL + "setid.mat", "md5:a5357ecc9cb78c4bef273ce3793fc85c")))
+    downloads=(
+        Download(
+            "102flowers.tgz",
+            URL + "102flowers.tgz",
+            "md5:52808999861908f626f3c1f4e79d11fa",
+            unpack=True,
+        ),
+        Download(
+            "imagelabels.mat", URL + "imagelabels.mat", "md5:e0620be6f572b9609742df49c70aed4d"
+        ),
+        Download("setid.mat", URL + "setid.mat", "md5:a5357ecc9cb78c4bef273ce3793fc85c"),
+    ),
+)
 
-CLASSES = [f"{number:03}" for number in range(1, 103)]      # the sets name them by number
+CLASSES = [f"{number:03}" for number in range(1, 103)]  # the sets name them by number
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
     lists = open_lists(path, "setid.mat", SPEC)
     if lists is None:
         return class_folders(path, settings, SPEC, "setid.mat")
-    numbers = variable(read_mat(lists.bytes("imagelabels.mat"), "imagelabels.mat"), "labels", "imagelabels.mat")
+    numbers = variable(
+        read_mat(lists.bytes("imagelabels.mat"), "imagelabels.mat"), "labels", "imagelabels.mat"
+    )
     labels = [int(number) - 1 for number in np.ravel(numbers)]
     check_labels(labels, len(CLASSES), "imagelabels.mat")
     sets = read_mat(lists.bytes("setid.mat"), "setid.mat")
@@ -46,7 +63,9 @@ def open(path: Path, settings: SplitSettings) -> Source:
     def listing(name: str) -> list[tuple[str, str]]:
         ids = [int(image) for image in np.ravel(variable(sets, name, "setid.mat"))]
         if not all(1 <= image <= len(labels) for image in ids):
-            raise UserError(f"setid.mat: {name} names images that imagelabels.mat has not.", "Fetch both again.")
+            raise UserError(
+                f"setid.mat: {name} names images that imagelabels.mat has not.", "Fetch both again."
+            )
         return [(f"jpg/image_{image:05}.jpg", CLASSES[labels[image - 1]]) for image in ids]
 
     train, val, test = (listing(name) for name in ("trnid", "valid", "tstid"))

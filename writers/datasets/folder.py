@@ -6,8 +6,12 @@ from pathlib import Path
 from writers.dataset import DatasetSpec
 from writers.source import Source, SplitSettings, open_source
 
-SPEC = DatasetSpec(name="folder", title="Any images in class folders, archives or shards", metric="top1",
-                   where="Name it: --source DIR, or path: in a recipe.")
+SPEC = DatasetSpec(
+    name="folder",
+    title="Any images in class folders, archives or shards",
+    metric="top1",
+    where="Name it: --source DIR, or path: in a recipe.",
+)
 
 
 def open(path: Path, settings: SplitSettings) -> Source:

@@ -18,10 +18,16 @@ from writers.source import Source, SplitSettings, open_source
 from writers.subset import imagenet_classes
 
 SPEC = DatasetSpec(
-    name="imagenet", title="ImageNet (ILSVRC 2012)", metric="top1", num_classes=1000, often_partial=True,
-    split_sizes={"train": 1_281_167, "val": 50_000}, licence="research and education only, by agreement",
+    name="imagenet",
+    title="ImageNet (ILSVRC 2012)",
+    metric="top1",
+    num_classes=1000,
+    often_partial=True,
+    split_sizes={"train": 1_281_167, "val": 50_000},
+    licence="research and education only, by agreement",
     citation="Russakovsky et al. 2015, ImageNet Large Scale Visual Recognition Challenge",
-    where="image-net.org, after registration: ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar as they are, or the tree")
+    where="image-net.org, after registration: ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar as they are, or the tree",
+)
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
@@ -30,12 +36,14 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 def open_all(paths: Sequence[Path], settings: SplitSettings) -> Source:
     """Labels follow the sorted WordNet ids. A source may lack classes: a subset that needs them says so."""
-    own = replace(settings, val=0.0)        # val is ImageNet's own, never carved
+    own = replace(settings, val=0.0)  # val is ImageNet's own, never carved
     source = open_source(paths, own, name="imagenet", classes=imagenet_classes())
     has_val = {example.label for example in source.splits["val"]}
     if lacking := {example.label for example in source.splits["train"]} - has_val:
-        raise UserError(f"{' and '.join(map(str, paths))}: val lacks {len(lacking)} of the classes that train has, such as "
-                        f"{source.classes[min(lacking)]}.",
-                        "The accuracies to compare with are of ImageNet's own val, whole: give it, too, by another --source or "
-                        "in the same folder.")
+        raise UserError(
+            f"{' and '.join(map(str, paths))}: val lacks {len(lacking)} of the classes that train has, such as "
+            f"{source.classes[min(lacking)]}.",
+            "The accuracies to compare with are of ImageNet's own val, whole: give it, too, by another --source or "
+            "in the same folder.",
+        )
     return source

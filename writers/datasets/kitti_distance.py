@@ -21,25 +21,58 @@ URL = "https://s3.eu-central-1.amazonaws.com/avg-kitti/"
 IMAGES, LABELS, DEVKIT = "data_object_image_2.zip", "data_object_label_2.zip", "devkit_object.zip"
 
 SPEC = DatasetSpec(
-    name="kitti_distance", title="KITTI, distance of the closest vehicle", metric="top1", num_classes=4, protocols=("vtab",),
-    split_sizes={"train": 6_347, "val": 423, "test": 711}, licence="CC BY-NC-SA 3.0",
+    name="kitti_distance",
+    title="KITTI, distance of the closest vehicle",
+    metric="top1",
+    num_classes=4,
+    protocols=("vtab",),
+    split_sizes={"train": 6_347, "val": 423, "test": 711},
+    licence="CC BY-NC-SA 3.0",
     citation="Geiger, Lenz and Urtasun 2012, Are we ready for autonomous driving? The KITTI vision benchmark suite",
     where=f"https://www.cvlibs.net/datasets/kitti: {IMAGES}, {LABELS} and {DEVKIT}, as they are or unpacked",
     downloads=(
-        Download(IMAGES, URL + IMAGES, "sha256:351c5a2aa0cd9238b50174a3a62b846bc5855da256b82a196431d60ff8d43617",
-                 12_569_945_557),
-        Download(LABELS, URL + LABELS, "sha256:4efc76220d867e1c31bb980bbf8cbc02599f02a9cb4350effa98dbb04aaed880", 5_601_213),
-        Download(DEVKIT, URL + DEVKIT, "sha256:cfde67e531832618ea0fd4844f91e34a45068025e2bef79e278cb812dc2537d0", 63_778)))
+        Download(
+            IMAGES,
+            URL + IMAGES,
+            "sha256:351c5a2aa0cd9238b50174a3a62b846bc5855da256b82a196431d60ff8d43617",
+            12_569_945_557,
+        ),
+        Download(
+            LABELS,
+            URL + LABELS,
+            "sha256:4efc76220d867e1c31bb980bbf8cbc02599f02a9cb4350effa98dbb04aaed880",
+            5_601_213,
+        ),
+        Download(
+            DEVKIT,
+            URL + DEVKIT,
+            "sha256:cfde67e531832618ea0fd4844f91e34a45068025e2bef79e278cb812dc2537d0",
+            63_778,
+        ),
+    ),
+)
 
-THRESHOLDS = (-100.0, 8.0, 20.0, 999.0)     # metres along the camera's axis; task_adaptation, data/kitti.py
+THRESHOLDS = (
+    -100.0,
+    8.0,
+    20.0,
+    999.0,
+)  # metres along the camera's axis; task_adaptation, data/kitti.py
 CLASSES = ["to 8 m", "8 to 20 m", "above 20 m", "no vehicle"]
 VEHICLES = ("Car", "Van", "Truck")
 NO_VEHICLE = 1000.0
-PARTS = ("training/image_2/", "training/label_2/", "mapping/train_mapping.txt", "mapping/train_rand.txt")
+PARTS = (
+    "training/image_2/",
+    "training/label_2/",
+    "mapping/train_mapping.txt",
+    "mapping/train_rand.txt",
+)
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    archives = [archive for name in (IMAGES, LABELS, DEVKIT) if (archive := find(path, name)) is not None]
+    archives = [
+        archive for name in (IMAGES, LABELS, DEVKIT) if (archive := find(path, name)) is not None
+    ]
     files = JoinedFiles([open_files(place, _wanted) for place in (*archives, path)])
     names = {_inner(name): name for name in files.names()}
     images = sorted(name for name in names if name.startswith(PARTS[0]))
@@ -51,7 +84,9 @@ def open(path: Path, settings: SplitSettings) -> Source:
         frame = Path(image).stem
         label = _label(_read(files, names, f"{PARTS[1]}{frame}.txt"), files.where(names[image]))
         if frame not in splits:
-            raise UserError(f"{PARTS[3]} says of no frame {frame} which drive it is of.", SPEC.where)
+            raise UserError(
+                f"{PARTS[3]} says of no frame {frame} which drive it is of.", SPEC.where
+            )
         examples[splits[frame]].append(Example(names[image], label, f"{CLASSES[label]}/{frame}"))
     return Source("kitti_distance", path.name, CLASSES, examples, files)
 
@@ -66,7 +101,9 @@ def _label(text: str, where: str) -> int:
             if fields[0] in VEHICLES:
                 closest = min(closest, float(fields[13]))
     except ValueError as error:
-        raise UserError(f"The labels of {where} are damaged: {error}.", "Fetch them again.") from error
+        raise UserError(
+            f"The labels of {where} are damaged: {error}.", "Fetch them again."
+        ) from error
     return bisect_left(THRESHOLDS, closest) - 1
 
 
@@ -74,14 +111,18 @@ def _split_of_frames(read: Callable[[str], str]) -> Mapping[str, str]:
     """Frame -> split."""
     drives = [line.split()[1] for line in read(PARTS[2]).splitlines() if line.strip()]
     try:
-        of_frame = [drives[int(place) - 1] for place in read(PARTS[3]).replace("\n", " ").split(",")]
+        of_frame = [
+            drives[int(place) - 1] for place in read(PARTS[3]).replace("\n", " ").split(",")
+        ]
     except (ValueError, IndexError) as error:
         raise UserError(f"{PARTS[3]} is damaged: {error}.", "Fetch the devkit again.") from error
-    random, share = np.random.RandomState(123), max(1, len(set(of_frame)) // 10)    # as TFDS
+    random, share = np.random.RandomState(123), max(1, len(set(of_frame)) // 10)  # as TFDS
     test = set(random.choice(sorted(set(of_frame)), share, replace=False).tolist())
     val = set(random.choice(sorted(set(of_frame) - test), share, replace=False).tolist())
-    return {f"{frame:06d}": "test" if drive in test else "val" if drive in val else "train"
-            for frame, drive in enumerate(of_frame)}
+    return {
+        f"{frame:06d}": "test" if drive in test else "val" if drive in val else "train"
+        for frame, drive in enumerate(of_frame)
+    }
 
 
 def _read(files: Files, names: Mapping[str, str], name: str) -> str:

@@ -14,16 +14,40 @@ from writers.source import Source, SplitSettings
 URL = "https://thor.robots.ox.ac.uk/pets/"
 
 SPEC = DatasetSpec(
-    name="pets", title="Oxford-IIIT Pets", metric="mean_per_class", num_classes=37, split_sizes={"train": 3680, "test": 3669},
-    protocols=("salman", "kornblith", "vtab"), default_protocol="salman", licence="CC BY-SA 4.0",
+    name="pets",
+    title="Oxford-IIIT Pets",
+    metric="mean_per_class",
+    num_classes=37,
+    split_sizes={"train": 3680, "test": 3669},
+    protocols=("salman", "kornblith", "vtab"),
+    default_protocol="salman",
+    licence="CC BY-SA 4.0",
     citation="Parkhi et al. 2012, Cats and dogs",
     where="https://www.robots.ox.ac.uk/~vgg/data/pets: images.tar.gz and annotations.tar.gz, unpacked side by side",
-    downloads=(Download("images.tar.gz", URL + "images.tar.gz", "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c", unpack=True),
-               Download("annotations.tar.gz", URL + "annotations.tar.gz", "md5:95a8c909bbe2e81eed6a22bccdf3f68f", unpack=True)))
+    downloads=(
+        Download(
+            "images.tar.gz",
+            URL + "images.tar.gz",
+            "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c",
+            unpack=True,
+        ),
+        Download(
+            "annotations.tar.gz",
+            URL + "annotations.tar.gz",
+            "md5:95a8c909bbe2e81eed6a22bccdf3f68f",
+            unpack=True,
+        ),
+    ),
+)
 
 # TensorFlow Datasets has them as corrupt: some end early or have bytes too many, others are no JPEGs or have transparency.
-ODD = {*(f"Egyptian_Mau_{number}" for number in (14, 139, 145, 156, 167, 177, 186, 191)), "Abyssinian_5", "Abyssinian_34",
-       "beagle_116", "chihuahua_121"}
+ODD = {
+    *(f"Egyptian_Mau_{number}" for number in (14, 139, 145, 156, 167, 177, 186, 191)),
+    "Abyssinian_5",
+    "Abyssinian_34",
+    "beagle_116",
+    "chihuahua_121",
+}
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
@@ -32,7 +56,9 @@ def open(path: Path, settings: SplitSettings) -> Source:
         return class_folders(path, settings, SPEC, "annotations/trainval.txt")
     names: dict[int, str] = {}
     train, test = (_listing(lists, split, names) for split in ("trainval", "test"))
-    source = lists.source("pets", path, [names[number] for number in sorted(names)], train, test, settings)
+    source = lists.source(
+        "pets", path, [names[number] for number in sorted(names)], train, test, settings
+    )
     source.lenient = {f"images/{name}.jpg" for name in ODD}
     return source
 
@@ -45,10 +71,15 @@ def _listing(lists: Lists, split: str, names: dict[int, str]) -> list[tuple[str,
             continue
         fields = line.split()
         if len(fields) < 2 or not fields[1].isdigit():
-            raise UserError(f"annotations/{split}.txt: '{line}' does not say an image and its class.", "Fetch it again.")
+            raise UserError(
+                f"annotations/{split}.txt: '{line}' does not say an image and its class.",
+                "Fetch it again.",
+            )
         breed = fields[0].rsplit("_", 1)[0]
         if names.setdefault(int(fields[1]), breed) != breed:
-            raise UserError(f"annotations/{split}.txt: class {fields[1]} is called {breed} and {names[int(fields[1])]}.",
-                            "Fetch it again.")
+            raise UserError(
+                f"annotations/{split}.txt: class {fields[1]} is called {breed} and {names[int(fields[1])]}.",
+                "Fetch it again.",
+            )
         found.append((f"images/{fields[0]}.jpg", breed))
     return found

@@ -12,9 +12,15 @@ if TYPE_CHECKING:
 NUM_IMAGES = {"train": 30, "val": 10, "test": 20}
 
 SPEC = DatasetSpec(
-    name="synthetic_scenes", title="Synthetic scenes", metric="top1", num_classes=10,
-    split_sizes={split: 10 * number for split, number in NUM_IMAGES.items()}, licence="MIT, as this program",
-    where="made on first use, in the folder that is named", generated=True)
+    name="synthetic_scenes",
+    title="Synthetic scenes",
+    metric="top1",
+    num_classes=10,
+    split_sizes={split: 10 * number for split, number in NUM_IMAGES.items()},
+    licence="MIT, as this program",
+    where="made on first use, in the folder that is named",
+    generated=True,
+)
 
 
 def open(path: Path, settings: SplitSettings) -> Source:

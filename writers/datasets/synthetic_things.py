@@ -16,9 +16,15 @@ if TYPE_CHECKING:
 NUM_IMAGES = {"train": 50, "val": 20}
 
 SPEC = DatasetSpec(
-    name="synthetic_things", title="Synthetic things", metric="top1", num_classes=30,
-    split_sizes={split: 30 * number for split, number in NUM_IMAGES.items()}, licence="MIT, as this program",
-    where="made on first use, in the folder that is named", generated=True)
+    name="synthetic_things",
+    title="Synthetic things",
+    metric="top1",
+    num_classes=30,
+    split_sizes={split: 30 * number for split, number in NUM_IMAGES.items()},
+    licence="MIT, as this program",
+    where="made on first use, in the folder that is named",
+    generated=True,
+)
 
 
 def open(path: Path, settings: SplitSettings) -> Source:

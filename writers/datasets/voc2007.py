@@ -16,33 +16,83 @@ from writers.source import Example, Source, SplitSettings, carve
 TRAINVAL_TAR, TEST_TAR = "VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar"
 
 SPEC = DatasetSpec(
-    name="voc2007", title="PASCAL VOC 2007 (classification)", metric="map11", num_classes=20,
-    split_sizes={"train": 5011, "test": 4952}, licence="Flickr's terms of use; research",
+    name="voc2007",
+    title="PASCAL VOC 2007 (classification)",
+    metric="map11",
+    num_classes=20,
+    split_sizes={"train": 5011, "test": 4952},
+    licence="Flickr's terms of use; research",
     citation="Everingham et al. 2010, The PASCAL Visual Object Classes (VOC) Challenge",
     where=f"the two tars {TRAINVAL_TAR} and {TEST_TAR}, or VOCdevkit/VOC2007 unpacked from them",
     downloads=(
-        Download(TRAINVAL_TAR, f"https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/{TRAINVAL_TAR}",
-                 "md5:c52e279531787c972589f7e41ab4ae64", 460_032_000),
-        Download(TEST_TAR, f"https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/{TEST_TAR}",
-                 "md5:b6e924de25625d8de591ea690078ad9f", 451_020_800)))
+        Download(
+            TRAINVAL_TAR,
+            f"https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/{TRAINVAL_TAR}",
+            "md5:c52e279531787c972589f7e41ab4ae64",
+            460_032_000,
+        ),
+        Download(
+            TEST_TAR,
+            f"https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/{TEST_TAR}",
+            "md5:b6e924de25625d8de591ea690078ad9f",
+            451_020_800,
+        ),
+    ),
+)
 
-CLASSES = ["aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
-           "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
+CLASSES = [
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+]
 LISTS = "ImageSets/Main/"
-ACCEPTED = (f"Accepted: a folder with {TRAINVAL_TAR} and {TEST_TAR}, or VOCdevkit/VOC2007 with JPEGImages/ and {LISTS} "
-            "(a tree of class folders cannot say that an image has several).")
+ACCEPTED = (
+    f"Accepted: a folder with {TRAINVAL_TAR} and {TEST_TAR}, or VOCdevkit/VOC2007 with JPEGImages/ and {LISTS} "
+    "(a tree of class folders cannot say that an image has several)."
+)
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
     """Train is the official trainval without what a seeded draw carves out of it as val; test is the official one."""
     files = _open_files(path)
     names = set(files.names())
-    prefix = next((name.removesuffix(f"{LISTS}{CLASSES[0]}_trainval.txt") for name in sorted(names)
-                   if name.endswith(f"{LISTS}{CLASSES[0]}_trainval.txt")), None)
+    prefix = next(
+        (
+            name.removesuffix(f"{LISTS}{CLASSES[0]}_trainval.txt")
+            for name in sorted(names)
+            if name.endswith(f"{LISTS}{CLASSES[0]}_trainval.txt")
+        ),
+        None,
+    )
     if prefix is None:
         raise UserError(f"{path} has no {LISTS}{CLASSES[0]}_trainval.txt.", ACCEPTED)
     train, test = (_examples(files, names, prefix, split) for split in ("trainval", "test"))
-    return Source("voc2007", path.name, CLASSES, carve(train, [], test, settings), files, prefix, multi_label=True)
+    return Source(
+        "voc2007",
+        path.name,
+        CLASSES,
+        carve(train, [], test, settings),
+        files,
+        prefix,
+        multi_label=True,
+    )
 
 
 def _open_files(path: Path) -> Files:
@@ -61,17 +111,26 @@ def _examples(files: Files, names: set[str], prefix: str, split: str) -> list[Ex
     images = sorted(by_class[0])
     for name, labels in zip(CLASSES, by_class, strict=True):
         if sorted(labels) != images:
-            raise UserError(f"{LISTS}{name}_{split}.txt lists other images than {CLASSES[0]}_{split}.txt.", ACCEPTED)
+            raise UserError(
+                f"{LISTS}{name}_{split}.txt lists other images than {CLASSES[0]}_{split}.txt.",
+                ACCEPTED,
+            )
     if missing := [image for image in images if f"{prefix}JPEGImages/{image}.jpg" not in names]:
-        raise UserError(f"{len(missing)} of the {len(images)} images of {split} are not there, such as "
-                        f"JPEGImages/{missing[0]}.jpg.", ACCEPTED)
+        raise UserError(
+            f"{len(missing)} of the {len(images)} images of {split} are not there, such as "
+            f"JPEGImages/{missing[0]}.jpg.",
+            ACCEPTED,
+        )
     return [_example(image, by_class) for image in images]
 
 
 def _example(image: str, by_class: Sequence[Mapping[str, int]]) -> Example:
     labels = tuple(labels[image] for labels in by_class)
     if max(labels) < 0:
-        raise UserError(f"Image {image} has none of the classes.", "VOC 2007 has no such image; fetch its lists again.")
+        raise UserError(
+            f"Image {image} has none of the classes.",
+            "VOC 2007 has no such image; fetch its lists again.",
+        )
     return Example(f"JPEGImages/{image}.jpg", labels.index(max(labels)), image, labels)
 
 
@@ -85,7 +144,9 @@ def _read_list(files: Files, names: set[str], name: str) -> dict[str, int]:
         if not fields:
             continue
         if len(fields) != 2 or fields[1] not in ("-1", "0", "1"):
-            raise UserError(f"{files.where(name)}, line {number}: '{line}' is not an image and one of -1, 0 and 1.",
-                            "Fetch the file again.")
+            raise UserError(
+                f"{files.where(name)}, line {number}: '{line}' is not an image and one of -1, 0 and 1.",
+                "Fetch the file again.",
+            )
         labels[fields[0]] = int(fields[1])
     return labels

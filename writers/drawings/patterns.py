@@ -16,15 +16,23 @@ def _pattern(canvas: Canvas, pattern: Field, hue: float) -> None:
     """
     rng = canvas.rng
     shape = (canvas.height, canvas.width)
-    y, x = np.mgrid[:shape[0], :shape[1]].astype(np.float32) / np.float32(min(shape)) - np.float32(0.5)
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32) / np.float32(
+        min(shape)
+    ) - np.float32(0.5)
     angle, scale = rng.normal(0, 0.4), rng.uniform(3.0, 5.0)
     cosine, sine = np.float32(scale * np.cos(angle)), np.float32(scale * np.sin(angle))
     bend = np.float32(rng.uniform(0.1, 0.5))
     u = cosine * x + sine * y + bend * smooth_noise(rng, shape, 4)
     v = cosine * y - sine * x + bend * smooth_noise(rng, shape, 4)
     first = hsv(hue + rng.normal(0, HUE_SPREAD), rng.uniform(0.4, 0.95), rng.uniform(0.5, 0.9))
-    second = hsv(rng.uniform(), rng.uniform(0, 0.4), float(rng.choice([rng.uniform(0.05, 0.25), rng.uniform(0.85, 1)])))
-    cover = np.clip(smooth_noise(rng, shape, 5) + np.float32(rng.uniform(0.3, 0.8)), 0, 1)[..., None]
+    second = hsv(
+        rng.uniform(),
+        rng.uniform(0, 0.4),
+        float(rng.choice([rng.uniform(0.05, 0.25), rng.uniform(0.85, 1)])),
+    )
+    cover = np.clip(smooth_noise(rng, shape, 5) + np.float32(rng.uniform(0.3, 0.8)), 0, 1)[
+        ..., None
+    ]
     canvas.pixels += cover * (first + (second - first) * pattern(u, v)[..., None] - canvas.pixels)
 
 
@@ -47,7 +55,9 @@ def _zigzag(u: Array, v: Array) -> Array:
 
 def _bricks(u: Array, v: Array) -> Array:
     row = np.floor(2 * v)
-    return _step(np.minimum(0.5 - _fraction(2 * v), 2 * (0.5 - _fraction(u + 0.5 * np.mod(row, 2)))) - 0.1)
+    return _step(
+        np.minimum(0.5 - _fraction(2 * v), 2 * (0.5 - _fraction(u + 0.5 * np.mod(row, 2)))) - 0.1
+    )
 
 
 def _lattice(u: Array, v: Array) -> Array:
@@ -59,7 +69,9 @@ def _ripples(u: Array, v: Array) -> Array:
 
 
 def _marble(u: Array, v: Array) -> Array:
-    return np.abs(np.sin(2 * u + 1.5 * np.sin(1.7 * v + np.sin(2.3 * u)) + 0.8 * np.sin(5.1 * u - 3.3 * v)))
+    return np.abs(
+        np.sin(2 * u + 1.5 * np.sin(1.7 * v + np.sin(2.3 * u)) + 0.8 * np.sin(5.1 * u - 3.3 * v))
+    )
 
 
 def _scales(u: Array, v: Array) -> Array:
@@ -70,12 +82,23 @@ def _scales(u: Array, v: Array) -> Array:
 
 def _pebbles(u: Array, v: Array) -> Array:
     """Stones of unlike sizes."""
-    return _step(np.sin(3.1 * u + 1.3 * np.sin(2.2 * v)) * np.sin(3.7 * v + 1.3 * np.sin(2.6 * u)) - 0.1)
+    return _step(
+        np.sin(3.1 * u + 1.3 * np.sin(2.2 * v)) * np.sin(3.7 * v + 1.3 * np.sin(2.6 * u)) - 0.1
+    )
 
 
 _LOOKS: dict[str, tuple[Field, float]] = {
-    "bricks": (_bricks, 0.02), "lattice": (_lattice, 0.14), "marble": (_marble, 0.9), "pebbles": (_pebbles, 0.08),
-    "ripples": (_ripples, 0.52), "scales": (_scales, 0.38), "waves": (_waves, 0.62), "zigzag": (_zigzag, 0.77),
+    "bricks": (_bricks, 0.02),
+    "lattice": (_lattice, 0.14),
+    "marble": (_marble, 0.9),
+    "pebbles": (_pebbles, 0.08),
+    "ripples": (_ripples, 0.52),
+    "scales": (_scales, 0.38),
+    "waves": (_waves, 0.62),
+    "zigzag": (_zigzag, 0.77),
 }
 
-CLASSES = {name: functools.partial(_pattern, pattern=pattern, hue=hue) for name, (pattern, hue) in _LOOKS.items()}
+CLASSES = {
+    name: functools.partial(_pattern, pattern=pattern, hue=hue)
+    for name, (pattern, hue) in _LOOKS.items()
+}

@@ -31,7 +31,18 @@ from writers.canvas import (
 )
 
 RED, ORANGE, YELLOW, LIME, GREEN, CYAN, SKY, BLUE, PURPLE, MAGENTA, PINK = (
-    0.0, 0.08, 0.15, 0.25, 0.36, 0.49, 0.56, 0.64, 0.76, 0.84, 0.92)
+    0.0,
+    0.08,
+    0.15,
+    0.25,
+    0.36,
+    0.49,
+    0.56,
+    0.64,
+    0.76,
+    0.84,
+    0.92,
+)
 
 
 def _thing(canvas: Canvas, shape: Field, texture: Field, hue: float) -> None:
@@ -40,9 +51,20 @@ def _thing(canvas: Canvas, shape: Field, texture: Field, hue: float) -> None:
     radius = rng.uniform(0.3, 0.45)
     centre = canvas.random_place(radius)
     main = hsv(hue + rng.normal(0, 0.025), rng.uniform(0.5, 0.95), rng.uniform(0.55, 0.95))
-    second = hsv(hue + rng.normal(0, 0.15), rng.uniform(0.0, 0.3),
-                 float(rng.choice([rng.uniform(0, 0.2), rng.uniform(0.85, 1)])))
-    canvas.draw(shape, texture, (main, second), centre, radius, rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.0))
+    second = hsv(
+        hue + rng.normal(0, 0.15),
+        rng.uniform(0.0, 0.3),
+        float(rng.choice([rng.uniform(0, 0.2), rng.uniform(0.85, 1)])),
+    )
+    canvas.draw(
+        shape,
+        texture,
+        (main, second),
+        centre,
+        radius,
+        rng.uniform(0, 2 * np.pi),
+        rng.uniform(0.8, 1.0),
+    )
     if rng.uniform() < 0.3:
         canvas.cover(centre, radius)
 
@@ -80,5 +102,7 @@ _LOOKS: dict[str, tuple[Field, Field, float]] = {
     "slanted-striped-bar": (bar, stripes(4, 0.75), PURPLE),
 }
 
-CLASSES = {name: functools.partial(_thing, shape=shape, texture=texture, hue=hue)
-           for name, (shape, texture, hue) in _LOOKS.items()}
+CLASSES = {
+    name: functools.partial(_thing, shape=shape, texture=texture, hue=hue)
+    for name, (shape, texture, hue) in _LOOKS.items()
+}

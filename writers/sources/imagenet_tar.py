@@ -20,20 +20,26 @@ TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 LAYOUT = f"{TRAIN} and {VAL}, in one folder or each by its own --source"
 INNER_TAR = re.compile(r"n\d{8}\.tar")
 VAL_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
-THREADS = 8         # that list inner tars: on a cold disk most of the time is waiting for it
-TARS_AT_ONCE = 32   # whose lists are in memory beside the whole
+THREADS = 8  # that list inner tars: on a cold disk most of the time is waiting for it
+TARS_AT_ONCE = 32  # whose lists are in memory beside the whole
 
 
 def recognise(path: Path) -> bool:
     """Archives by their first file, whatever they are called; a folder by the archives' own names, unless they are unpacked."""
     if path.is_dir():
-        return any((path / name).is_file() for name in (TRAIN, VAL)) and not (path / "train").is_dir()
+        return (
+            any((path / name).is_file() for name in (TRAIN, VAL)) and not (path / "train").is_dir()
+        )
     return looks_like_tar(path) and _split_of(path) is not None
 
 
 def find(path: Path, classes: Sequence[str] | None) -> Found:
     """Raises UserError for archives that are not whole or not these."""
-    archives = [path / name for name in (TRAIN, VAL) if (path / name).is_file()] if path.is_dir() else [path]
+    archives = (
+        [path / name for name in (TRAIN, VAL) if (path / name).is_file()]
+        if path.is_dir()
+        else [path]
+    )
     files: list[Files] = []
     splits: dict[str, Images] = {}
     for archive in archives:
@@ -47,24 +53,32 @@ def find(path: Path, classes: Sequence[str] | None) -> Found:
 
 def _split_of(archive: Path) -> str | None:
     with archive.open("rb", buffering=0) as file:
-        first = next((member.name for member in members(file.fileno(), archive) if member.is_file), "")
+        first = next(
+            (member.name for member in members(file.fileno(), archive) if member.is_file), ""
+        )
     return "train" if INNER_TAR.fullmatch(first) else "val" if VAL_IMAGE.fullmatch(first) else None
 
 
 def _train(path: Path) -> tuple[TarFiles, Images]:
     files = TarFiles()
     images: dict[str, tuple[str, str]] = {}
-    with path.open("rb", buffering=0) as archive, ThreadPoolExecutor(THREADS, "harness-index") as pool:
+    with (
+        path.open("rb", buffering=0) as archive,
+        ThreadPoolExecutor(THREADS, "harness-index") as pool,
+    ):
         inner_tars = [member for member in members(archive.fileno(), path) if not member.is_folder]
 
         def listed(tar: Member) -> list[Member]:
             if not (tar.is_file and INNER_TAR.fullmatch(tar.name)):
-                raise UserError(f"{path}: {tar.name} is not the tar of one class.", f"Give {TRAIN} as it was fetched.")
+                raise UserError(
+                    f"{path}: {tar.name} is not the tar of one class.",
+                    f"Give {TRAIN} as it was fetched.",
+                )
             inner = members(archive.fileno(), path / tar.name, tar.offset, tar.offset + tar.size)
             return [member for member in inner if not member.is_folder and is_image(member.name)]
 
         for begin in range(0, len(inner_tars), TARS_AT_ONCE):
-            batch = inner_tars[begin:begin + TARS_AT_ONCE]
+            batch = inner_tars[begin : begin + TARS_AT_ONCE]
             for tar, found in zip(batch, pool.map(listed, batch), strict=True):
                 wnid = tar.name.removesuffix(".tar")
                 if not found:
@@ -89,8 +103,10 @@ def _val(path: Path) -> tuple[TarFiles, Images]:
             name = member.name.rsplit("/", 1)[-1]
             number = VAL_IMAGE.fullmatch(name)
             if number is None or not 1 <= int(number[1]) <= len(wnids):
-                raise UserError(f"{path}: {member.name} is none of ImageNet's {len(wnids):,} validation images.",
-                                f"Give {VAL} as it was fetched.")
+                raise UserError(
+                    f"{path}: {member.name} is none of ImageNet's {len(wnids):,} validation images.",
+                    f"Give {VAL} as it was fetched.",
+                )
             refuse_link(member, path)
             key = f"val/{name}"
             files.add(key, path, member)

@@ -55,17 +55,29 @@ class ParquetFiles:
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self.shards = list(shards)
-        self.class_names: list[str] | None = None       # label k is class_names[k]
+        self.class_names: list[str] | None = None  # label k is class_names[k]
         self._metadata = [_metadata(shard) for shard in shards]
-        self._columns = [self._look_at_schema(number) for number in range(len(shards))]     # the images'
-        self._ends = [list(accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)))
-                      for metadata in self._metadata]   # of each shard: the rows up to the end of each row group
+        self._columns = [
+            self._look_at_schema(number) for number in range(len(shards))
+        ]  # the images'
+        self._ends = [
+            list(
+                accumulate(
+                    metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)
+                )
+            )
+            for metadata in self._metadata
+        ]  # of each shard: the rows up to the end of each row group
         self._cache: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._cached_bytes = 0
         self._lock = threading.Lock()
 
     def names(self) -> Sequence[str]:
-        return [f"{number}/{row}" for number, metadata in enumerate(self._metadata) for row in range(metadata.num_rows)]
+        return [
+            f"{number}/{row}"
+            for number, metadata in enumerate(self._metadata)
+            for row in range(metadata.num_rows)
+        ]
 
     def read(self, name: str) -> bytes:
         shard, row = map(int, name.split("/"))
@@ -85,9 +97,13 @@ class ParquetFiles:
         column = self._columns[shard]
         try:
             table = self._open(shard).read(["label", f"{column}.path"], use_threads=False).flatten()
-        except Exception as error:      # pyarrow has exceptions of its own kinds
-            raise UserError(f"{self.shards[shard]} is damaged: {error}", "Fetch it again.") from error
-        return list(zip(table["label"].to_pylist(), table[f"{column}.path"].to_pylist(), strict=True))
+        except Exception as error:  # pyarrow has exceptions of its own kinds
+            raise UserError(
+                f"{self.shards[shard]} is damaged: {error}", "Fetch it again."
+            ) from error
+        return list(
+            zip(table["label"].to_pylist(), table[f"{column}.path"].to_pylist(), strict=True)
+        )
 
     def _row_group(self, shard: int, group: int) -> Any:
         """The images' bytes, as pyarrow has them."""
@@ -97,11 +113,15 @@ class ParquetFiles:
                 return self._cache[shard, group]
         column = f"{self._columns[shard]}.bytes"
         try:
-            images = self._open(shard).read_row_group(group, [column], use_threads=False).flatten()[column]
+            images = (
+                self._open(shard)
+                .read_row_group(group, [column], use_threads=False)
+                .flatten()[column]
+            )
         except Exception as error:
             raise OSError(f"row group {group} is damaged: {error}") from error
         with self._lock:
-            if (shard, group) not in self._cache:       # another thread may have read it meanwhile
+            if (shard, group) not in self._cache:  # another thread may have read it meanwhile
                 self._cache[shard, group] = images
                 self._cached_bytes += images.nbytes
             while self._cached_bytes > CACHE_BYTES:
@@ -110,7 +130,9 @@ class ParquetFiles:
 
     def _open(self, shard: int) -> Any:
         """A reader for one thread; what the file says of itself is not read again."""
-        return _parquet().ParquetFile(self.shards[shard], metadata=self._metadata[shard], pre_buffer=False)
+        return _parquet().ParquetFile(
+            self.shards[shard], metadata=self._metadata[shard], pre_buffer=False
+        )
 
     def _look_at_schema(self, shard: int) -> str:
         """The name of the images' column; also takes the classes' names, which are the same in all shards."""
@@ -119,12 +141,17 @@ class ParquetFiles:
         parts = {part.name for part in schema.field(column).flatten()} if column else set()
         is_whole = "label" in schema.names and "int" in str(schema.field("label").type)
         if not ({f"{column}.bytes", f"{column}.path"} <= parts and is_whole):
-            raise UserError(f"{path} has the columns {', '.join(schema.names)}; needed are image, of bytes and path, and "
-                            "label, a whole number.", f"Accepted: {LAYOUT}.")
+            raise UserError(
+                f"{path} has the columns {', '.join(schema.names)}; needed are image, of bytes and path, and "
+                "label, a whole number.",
+                f"Accepted: {LAYOUT}.",
+            )
         said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         class_names = said.get("info", {}).get("features", {}).get("label", {}).get("names")
         if shard and class_names != self.class_names:
-            raise UserError(f"{path} names other classes than {self.shards[0]}.", "Give shards of one dataset.")
+            raise UserError(
+                f"{path} names other classes than {self.shards[0]}.", "Give shards of one dataset."
+            )
         self.class_names = class_names
         return column
 
@@ -134,19 +161,27 @@ def _split_of(shard: Path) -> str:
     return split_of(re.split(r"[-._]", shard.name)[0]) or split_of(shard.parent.name) or UNSAID
 
 
-def _namer(names: Sequence[str] | None, classes: Sequence[str] | None, shard: Path) -> Callable[[int], str]:
+def _namer(
+    names: Sequence[str] | None, classes: Sequence[str] | None, shard: Path
+) -> Callable[[int], str]:
     """From a label to the class's name: the schema's own, unless the dataset knows its classes by others in the same order."""
     own = names is not None and (classes is None or set(names) <= set(classes))
     in_order = names if own else classes
     if not own and classes is not None and names is not None and len(names) != len(classes):
-        raise UserError(f"{shard} names {len(names)} classes, such as {names[0]}; the dataset has {len(classes)}, such as "
-                        f"{classes[0]}.", "Give shards of that dataset.")
+        raise UserError(
+            f"{shard} names {len(names)} classes, such as {names[0]}; the dataset has {len(classes)}, such as "
+            f"{classes[0]}.",
+            "Give shards of that dataset.",
+        )
 
     def name(label: int) -> str:
         if in_order is None:
             return f"{label:04d}"
         if not 0 <= label < len(in_order):
-            raise UserError(f"{shard} has the label {label}; there are {len(in_order)} classes.", "Give that dataset's shards.")
+            raise UserError(
+                f"{shard} has the label {label}; there are {len(in_order)} classes.",
+                "Give that dataset's shards.",
+            )
         return in_order[label]
 
     return name
@@ -161,8 +196,10 @@ def _image(path: str | None, class_name: str, shard: Path, row: int) -> str:
     if found is None or not re.fullmatch(r"n\d{8}", class_name):
         return below
     if found["wnid"] != class_name:
-        raise UserError(f"{shard}, row {row}: the path {path} says {found['wnid']}, the label {class_name}.",
-                        "Its labels are in another order than ImageNet's.")
+        raise UserError(
+            f"{shard}, row {row}: the path {path} says {found['wnid']}, the label {class_name}.",
+            "Its labels are in another order than ImageNet's.",
+        )
     return found["image"] + found["ending"]
 
 
@@ -171,13 +208,17 @@ def _metadata(shard: Path) -> Any:
         return _parquet().read_metadata(shard)
     except UserError:
         raise
-    except Exception as error:      # pyarrow has exceptions of its own kinds
-        raise UserError(f"{shard} is not a whole Parquet file: {error}", "Fetch it again.") from error
+    except Exception as error:  # pyarrow has exceptions of its own kinds
+        raise UserError(
+            f"{shard} is not a whole Parquet file: {error}", "Fetch it again."
+        ) from error
 
 
 def _parquet() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError("Reading Parquet shards needs pyarrow.", "pip install 'harness[parquet]'") from error
+        raise UserError(
+            "Reading Parquet shards needs pyarrow.", "pip install 'harness[parquet]'"
+        ) from error
     return pyarrow.parquet

@@ -36,17 +36,27 @@ def from_torchvision(dataset: VisionDataset, split: str, *, name: str = "") -> S
     The dataset must have no transform but those that give PIL images or uint8 arrays [H, W] or [H, W, 3]. `name`: what the
     dataset is called; default: its class's name. Raises UserError for labels that are no class numbers.
     """
-    paths = [str(path) for path, *_ in getattr(dataset, "samples", None) or getattr(dataset, "imgs", None) or ()]
+    paths = [
+        str(path)
+        for path, *_ in getattr(dataset, "samples", None) or getattr(dataset, "imgs", None) or ()
+    ]
     labels = _labels(dataset)
     classes = _classes(dataset, labels)
     name = name or type(dataset).__name__.lower()
     splits: dict[str, list[Example]] = {"train": [], "val": [], "test": []}
     if paths:
-        images = {path: (classes[label], below_class(path, classes[label])) for path, label in zip(paths, labels, strict=True)}
-        splits[split] = named_examples(images, {class_name: label for label, class_name in enumerate(classes)})
+        images = {
+            path: (classes[label], below_class(path, classes[label]))
+            for path, label in zip(paths, labels, strict=True)
+        }
+        splits[split] = named_examples(
+            images, {class_name: label for label, class_name in enumerate(classes)}
+        )
         return Source(name, name, classes, splits, _PathFiles())
-    splits[split] = [Example(f"{number:07d}", label, f"{classes[label]}/{split}{number:07d}")
-                     for number, label in enumerate(labels)]
+    splits[split] = [
+        Example(f"{number:07d}", label, f"{classes[label]}/{split}{number:07d}")
+        for number, label in enumerate(labels)
+    ]
     return Source(name, name, classes, splits, _ItemFiles(dataset, name))
 
 
@@ -83,12 +93,27 @@ class _ItemFiles:
 def _png(image: Any, where: str) -> bytes:
     if not isinstance(image, Image.Image):
         pixels = np.asarray(image)
-        if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
-            raise UserError(f"{where} is neither a PIL image nor a uint8 array [H, W] or [H, W, 3].",
-                            "Make the dataset without a transform.")
+        if (
+            pixels.dtype != np.uint8
+            or pixels.ndim not in (2, 3)
+            or pixels.shape[2:] not in ((), (3,))
+        ):
+            raise UserError(
+                f"{where} is neither a PIL image nor a uint8 array [H, W] or [H, W, 3].",
+                "Make the dataset without a transform.",
+            )
         image = Image.fromarray(pixels)
     buffer = io.BytesIO()
-    keeps = image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")     # the others are no modes of PNG
+    keeps = image.mode in (
+        "1",
+        "L",
+        "LA",
+        "P",
+        "RGB",
+        "RGBA",
+        "I",
+        "I;16",
+    )  # the others are no modes of PNG
     (image if keeps else image.convert("RGB")).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
@@ -97,21 +122,42 @@ def _labels(dataset: VisionDataset) -> list[int]:
     if samples := getattr(dataset, "samples", None) or getattr(dataset, "imgs", None):
         labels = [label for _, label, *_ in samples]
     else:
-        said = next((getattr(dataset, name) for name in ("targets", "labels", "_labels") if hasattr(dataset, name)), None)
-        labels = list(said) if said is not None else [dataset[index][1] for index in range(len(dataset))]
-    if len(labels) != len(dataset) or not all(np.ndim(label) == 0 and int(label) == label >= 0 for label in labels):
-        raise UserError(f"The labels of {type(dataset).__name__} are no class numbers.",
-                        "Take a dataset of images with one class each.")
+        said = next(
+            (
+                getattr(dataset, name)
+                for name in ("targets", "labels", "_labels")
+                if hasattr(dataset, name)
+            ),
+            None,
+        )
+        labels = (
+            list(said) if said is not None else [dataset[index][1] for index in range(len(dataset))]
+        )
+    if len(labels) != len(dataset) or not all(
+        np.ndim(label) == 0 and int(label) == label >= 0 for label in labels
+    ):
+        raise UserError(
+            f"The labels of {type(dataset).__name__} are no class numbers.",
+            "Take a dataset of images with one class each.",
+        )
     return [int(label) for label in labels]
 
 
 def _classes(dataset: VisionDataset, labels: Sequence[int]) -> list[str]:
     number = max(labels, default=-1) + 1
     of_name: Mapping[str, int] | None = getattr(dataset, "class_to_idx", None)
-    names = getattr(dataset, "wnids", None) or getattr(dataset, "classes", None)    # ImageNet's `classes` are lists of words
+    names = getattr(dataset, "wnids", None) or getattr(
+        dataset, "classes", None
+    )  # ImageNet's `classes` are lists of words
     if names is None and of_name:
         names = sorted(of_name, key=lambda class_name: of_name[class_name])
-    classes = [str(class_name) for class_name in names] if names is not None else [f"{label:04d}" for label in range(number)]
+    classes = (
+        [str(class_name) for class_name in names]
+        if names is not None
+        else [f"{label:04d}" for label in range(number)]
+    )
     if len(classes) < number:
-        raise UserError(f"{type(dataset).__name__} has {number} labels and names {len(classes)} classes.")
+        raise UserError(
+            f"{type(dataset).__name__} has {number} labels and names {len(classes)} classes."
+        )
     return classes

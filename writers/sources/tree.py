@@ -24,7 +24,10 @@ def find(path: Path, classes: Sequence[str] | None) -> Found:
         raise UserError(f"{path} has no images in class folders.", layouts())
     splits = _given_splits(names, path)
     if isinstance(files, FolderFiles):
-        _refuse_empty_folders(path / prefix, {class_name for images in splits.values() for class_name, _ in images.values()})
+        _refuse_empty_folders(
+            path / prefix,
+            {class_name for images in splits.values() for class_name, _ in images.values()},
+        )
     return Found(files, splits, prefix)
 
 
@@ -35,7 +38,7 @@ def _without_wrapping(names: Sequence[str]) -> tuple[str, list[str]]:
     while inner:
         first = inner[0].split("/", 1)[0]
         wraps = split_of(first) is None and all(name.startswith(f"{first}/") for name in inner)
-        deeper = [name[len(first) + 1:] for name in inner if name.count("/") > 1]
+        deeper = [name[len(first) + 1 :] for name in inner if name.count("/") > 1]
         if not wraps or not deeper:
             break
         prefix, inner = f"{prefix}{first}/", deeper
@@ -44,13 +47,18 @@ def _without_wrapping(names: Sequence[str]) -> tuple[str, list[str]]:
 
 def _given_splits(names: Sequence[str], path: Path) -> dict[str, dict[str, tuple[str, str]]]:
     """Images by split; all of a split unsaid where the tree has class folders at its top."""
-    splits = {folder: split_of(folder) for folder in sorted({name.split("/", 1)[0] for name in names})}
+    splits = {
+        folder: split_of(folder) for folder in sorted({name.split("/", 1)[0] for name in names})
+    }
     if all(splits.values()) and "train" not in splits.values():
         raise UserError(f"{path} has {'/ and '.join(splits)}/, and no train/.", layouts())
     if "train" not in splits.values():
         return {UNSAID: {name: _class_and_image(name) for name in names}}
     if strangers := [folder for folder, split in splits.items() if split is None]:
-        raise UserError(f"{path} has images in {strangers[0]}/ beside train/; its splits are unclear.", layouts())
+        raise UserError(
+            f"{path} has images in {strangers[0]}/ beside train/; its splits are unclear.",
+            layouts(),
+        )
     by_split: dict[str, dict[str, tuple[str, str]]] = {}
     for name in names:
         folder, below = name.split("/", 1)

@@ -41,9 +41,13 @@ def find(path: Path, classes: Sequence[str] | None) -> Found:
     for number, shard in enumerate(shards):
         images = splits.setdefault(_split_of(shard), {})
         with shard.open("rb", buffering=0) as archive:
-            for key, group in groupby(members(archive.fileno(), shard), lambda member: _key(member.name)):
+            for key, group in groupby(
+                members(archive.fileno(), shard), lambda member: _key(member.name)
+            ):
                 found = {_ending(member.name): member for member in group if not member.is_folder}
-                image = next((member for ending, member in found.items() if ending in IMAGE_ENDINGS), None)
+                image = next(
+                    (member for ending, member in found.items() if ending in IMAGE_ENDINGS), None
+                )
                 if image is None:
                     continue
                 refuse_link(image, shard)
@@ -55,7 +59,9 @@ def find(path: Path, classes: Sequence[str] | None) -> Found:
     return Found(files, splits)
 
 
-def _label(handle: int, found: dict[str, Member], shard: Path, key: str) -> tuple[int | str, str | None]:
+def _label(
+    handle: int, found: dict[str, Member], shard: Path, key: str
+) -> tuple[int | str, str | None]:
     """The label, and the file name that the sample says."""
     said: dict[str, Any] = {}
     if ".json" in found:
@@ -69,20 +75,28 @@ def _label(handle: int, found: dict[str, Member], shard: Path, key: str) -> tupl
     else:
         label = next((said[name] for name in ("label", "cls", "class_id") if name in said), None)
     if not isinstance(label, int | str) or label == "":
-        raise UserError(f"{shard}:{key} has no label.", "Each image needs a .cls, or a label in its .json.")
+        raise UserError(
+            f"{shard}:{key} has no label.", "Each image needs a .cls, or a label in its .json."
+        )
     filename = said.get("filename")
-    return int(label) if re.fullmatch(r"\d+", str(label)) else str(label), filename if isinstance(filename, str) else None
+    return int(label) if re.fullmatch(r"\d+", str(label)) else str(label), filename if isinstance(
+        filename, str
+    ) else None
 
 
 def _namer(names: Sequence[str] | None, path: Path) -> Callable[[int | str, str], str]:
     """From a label, and where it stands, to the class's name."""
+
     def name(label: int | str, where: str) -> str:
         if isinstance(label, str):
             return label
         if names is None:
             return f"{label:04d}"
         if label >= len(names):
-            raise UserError(f"{where} has the label {label}; there are {len(names)} classes.", "Give shards of this dataset.")
+            raise UserError(
+                f"{where} has the label {label}; there are {len(names)} classes.",
+                "Give shards of this dataset.",
+            )
         return names[label]
 
     return name
@@ -92,7 +106,9 @@ def _class_list(path: Path) -> list[str] | None:
     folder = path if path.is_dir() else path.parent
     lists: Iterator[Path] = (folder / name for name in CLASS_LISTS)
     file = next((file for file in lists if file.is_file()), None)
-    return [line.strip() for line in file.read_text().splitlines() if line.strip()] if file else None
+    return (
+        [line.strip() for line in file.read_text().splitlines() if line.strip()] if file else None
+    )
 
 
 def _begins_as_shard(shard: Path) -> bool:
@@ -100,7 +116,11 @@ def _begins_as_shard(shard: Path) -> bool:
     with shard.open("rb", buffering=0) as archive:
         listed = (member.name for member in members(archive.fileno(), shard) if member.is_file)
         first, second = next(listed, ""), next(listed, "")
-    return bool(first) and _key(first) == _key(second) and bool({_ending(first), _ending(second)} & set(LABEL_ENDINGS))
+    return (
+        bool(first)
+        and _key(first) == _key(second)
+        and bool({_ending(first), _ending(second)} & set(LABEL_ENDINGS))
+    )
 
 
 def _split_of(shard: Path) -> str:
@@ -116,7 +136,7 @@ def _key(name: str) -> str:
 
 
 def _ending(name: str) -> str:
-    return name[len(_key(name)):].lower()
+    return name[len(_key(name)) :].lower()
 
 
 def _content(handle: int, member: Member) -> bytes:

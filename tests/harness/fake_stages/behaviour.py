@@ -14,7 +14,7 @@ from writers.errors import UserError
 def run(context: StageContext) -> Outcome:
     config = context.config
     ran = Path(config["journal"])
-    with ran.open("a") as journal:      # O_APPEND: whole lines, also from several processes
+    with ran.open("a") as journal:  # O_APPEND: whole lines, also from several processes
         journal.write(f"{config['name']}\n")
     print(f"this is {config['name']}")
     os.system(f"echo child of {config['name']}")
@@ -39,11 +39,13 @@ def run(context: StageContext) -> Outcome:
             full.touch()
             raise OutOfMemory("Others hold the memory.", "Another try may go well.")
         try:
-            context.ranks.gathered(0)       # the others wait for it
+            context.ranks.gathered(0)  # the others wait for it
         except RuntimeError as error:
             raise RuntimeError("words of a torch to come") from error
     if config.get("spawn"):
-        child = os.spawnvp(os.P_NOWAIT, sys.executable, [sys.executable, "-c", "import time; time.sleep(60)"])
+        child = os.spawnvp(
+            os.P_NOWAIT, sys.executable, [sys.executable, "-c", "import time; time.sleep(60)"]
+        )
         Path(config["spawn"]).write_text(str(child))
     checkpoint = context.folder / "steps.txt"
     done = int(checkpoint.read_text()) if checkpoint.exists() else 0
@@ -55,7 +57,17 @@ def run(context: StageContext) -> Outcome:
         context.progress(done=step, total=total, note="asleep")
         time.sleep(0.05)
     inputs = {role: need.metrics["value"] for role, need in context.needs.items()}
-    return Outcome({"value": 1 + sum(inputs.values()), "resumed_at": done, "pid": os.getpid(), "parent": os.getppid(),
-                    "is_forked": "--fork-server" in sys.orig_argv, "cores": sorted(os.sched_getaffinity(0)),
-                    "environment": {name: os.environ.get(name) for name in config.get("tell_environment", [])}},
-                   {"slept_s": config.get("sleep_s", 0)})
+    return Outcome(
+        {
+            "value": 1 + sum(inputs.values()),
+            "resumed_at": done,
+            "pid": os.getpid(),
+            "parent": os.getppid(),
+            "is_forked": "--fork-server" in sys.orig_argv,
+            "cores": sorted(os.sched_getaffinity(0)),
+            "environment": {
+                name: os.environ.get(name) for name in config.get("tell_environment", [])
+            },
+        },
+        {"slept_s": config.get("sleep_s", 0)},
+    )

@@ -8,7 +8,11 @@ from fake_stages.behaviour import run
 
 FIRST_PROCESS = os.getpid()
 sys.modules["torch"] = SimpleNamespace(
-    cuda=SimpleNamespace(_is_in_bad_fork=lambda: os.getpid() != FIRST_PROCESS, is_available=lambda: False),
-    get_num_threads=lambda: 1, set_num_threads=lambda number: None)
+    cuda=SimpleNamespace(
+        _is_in_bad_fork=lambda: os.getpid() != FIRST_PROCESS, is_available=lambda: False
+    ),
+    get_num_threads=lambda: 1,
+    set_num_threads=lambda number: None,
+)
 
 __all__ = ["run"]

@@ -22,7 +22,7 @@ help:
 setup: $(STAMP)
 
 # FFCV and our own C files are compiled on installation, against OpenCV and libjpeg-turbo, which are system libraries.
-$(STAMP): pyproject.toml $(wildcard writers/*.[ch] loaders/*.[ch])
+$(STAMP): pyproject.toml $(wildcard writers/jpeg/*.[ch] loaders/*.[ch])
 	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 to 3.13 was found. Install one, or name it: make setup PYTHON=/path/to/python3.12"; exit 2; }
 	@packages=""; \
 	pkg-config --exists opencv4 libturbojpeg libjpeg 2>/dev/null || packages="libopencv-dev libturbojpeg0-dev libjpeg-dev pkg-config libgl1"; \
@@ -50,7 +50,9 @@ test: lint
 	@timeout 3600 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
-	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check -q
+	@$(BIN)/ruff check -q
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
 
 # On a GPU machine, with its own Python where it has torch; a wheel folder .whl serves where there is no network.

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.contender import Work
+from writers.beton.encoding import Encoding
+from writers.beton.store import open_beton
+from writers.beton.write import write_split
 from writers.dataset import SplitSettings, open_dataset
-from writers.encoding import Encoding
 from writers.errors import UserError
-from writers.store import open_beton
-from writers.subset import everything
-from writers.write import write_split
+from writers.subset.spec import everything
 
 ENCODINGS = {
     "jpeg": Encoding(format="passthrough", restart_index=False),

@@ -89,7 +89,7 @@ def main() -> int:
 def _parts(corpus: Path, scratch: Path, tiny: bool) -> list[Part]:
     """The short ones first; of the benchmarks, those whose figures the project promises."""
     device = "cpu" if tiny else "cuda:0"
-    harness = ("-m", "harness.cli", "bench")
+    harness = ("-m", "harness.cli.main", "bench")
     small = (
         ("--resolution", "32", "--batch-size", "4", "--rounds", "2", "--steps", "1")
         if tiny

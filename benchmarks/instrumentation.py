@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from harness import environment
-from harness import model as models
-from harness.timer import Timer
-from harness.train.precision import choose
+from harness.config.train import ScheduleSettings
+from harness.modeling import classifier as models
+from harness.modeling.precision import choose
+from harness.profiling.timer import Timer
+from harness.system import environment
+from harness.train.autotune import noise_batch
 from harness.train.trainee import ModelTrainee
-from harness.train.trial import noise_batch
-from harness.train_settings import ScheduleSettings
 
 STEPS_PER_ROUND = 10
 

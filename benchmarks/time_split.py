@@ -32,7 +32,7 @@ from loaders.augment import choose_crops
 from loaders.kernel_c import library, open_kernel
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
-from writers.encoding import RAW
+from writers.beton.encoding import RAW
 
 NUM_IMAGES = 512
 COPIED_BYTES = 2**18  # in the second cache, like the pixels of a crop

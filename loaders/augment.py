@@ -1,6 +1,6 @@
 """Which part of each image a batch shows: crops and flips as a pure function of (seed, epoch, sample).
 
-Each sample has its own stream of random words (`writers/draws.py`), by its id, so its crop is the same for any number of
+Each sample has its own stream of random words (`writers/random_streams.py`), by its id, so its crop is the same for any number of
 threads, any batch size, any backend, any file that holds it, and after a resume. Words of a sample: 0 the flip; 1 and 2,
 3 and 4, ... 19 and 20 area and ratio of the ten tries; 21 left, 22 top. `loaders/backends/reference.py` has the slow twin,
 one sample at a time in Python integers.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loaders.plan import LoaderPlan
-from writers.draws import random_words, uniform
+from writers.random_streams import random_words, uniform
 
 NUM_TRIES = 10  # as torchvision.transforms.RandomResizedCrop.get_params
 NUM_WORDS = 1 + 2 * NUM_TRIES + 2

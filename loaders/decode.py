@@ -2,7 +2,7 @@
 
 `BatchDecoder.decode` cuts the batch into short runs for a few threads; each run is one call of a kernel (loaders/kernel.py)
 that holds no Python lock. JPEGs go through a scratch image that belongs to the call; of one with a restart index
-(writers/restart.py) only the part under the crop is decoded. Raw images are read where they lie in the file. The resize
+(writers/jpeg/restart_index.py) only the part under the crop is decoded. Raw images are read where they lie in the file. The resize
 averages exactly the area under each output pixel when it shrinks and is bilinear when it enlarges, each axis on its own.
 
 Threads of Python rather than numba's parallel loops: numba's thread pool must not be entered by two loaders at once

@@ -7,7 +7,7 @@
 
 #include "kernel.h"
 
-enum { JPEG = 0 };      /* a mode; as in writers/encode.py */
+enum { JPEG = 0 };      /* a mode; as in writers/beton/encode.py */
 
 __attribute__((visibility("default")))
 int harness_kernel_version(void) {

@@ -72,7 +72,7 @@ void decode_rest(j_decompress_ptr codec, struct counts *counts);
 
 /* ---- kernel_jpeg.c ------------------------------------------------------------------------------------------------------- */
 
-enum { MAX_HEADER = 4096 };     /* as in writers/restart.py */
+enum { MAX_HEADER = 4096 };     /* as in writers/jpeg/restart_index.py */
 
 struct decoder {
     struct jpeg_decompress_struct codec;

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from loaders import kernel_c
-from writers.kernel import CURE, is_outdated
+from writers.jpeg.native import CURE, is_outdated
 
 Kernel = Callable[..., None]
 KernelName = Literal["c", "numba"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from writers import kernel
+from writers.jpeg import native as kernel
 
 MODULE, VERSION = "loaders._kernel", 1  # as in kernel.h
 _COLUMNS = (

@@ -9,7 +9,7 @@
 
 enum { MARGIN = 2 };        /* pixels beside the crop that the colours of its own pixels are interpolated from */
 enum { LEAST_WIDTH = 5 };   /* pixels: libjpeg does not interpolate colours in an image that is narrower */
-enum { FOOTER_SIZE = 28, INDEX_VERSION = 1 };     /* as in writers/restart.py */
+enum { FOOTER_SIZE = 28, INDEX_VERSION = 1 };     /* as in writers/jpeg/restart_index.py */
 
 static uint32_t u16(const uint8_t *at) {
     return at[0] | (uint32_t)at[1] << 8;

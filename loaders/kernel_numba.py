@@ -1,6 +1,6 @@
 """The kernel that works wherever FFCV does: numba, and libjpeg-turbo through the library that FFCV brings.
 
-`decode_run` fills a run of images and holds no Python lock. Of a JPEG with a restart index (writers/restart.py) it puts
+`decode_run` fills a run of images and holds no Python lock. Of a JPEG with a restart index (writers/jpeg/restart_index.py) it puts
 the segments under the crop together as a small JPEG of their own, which decodes to the same pixels as the whole.
 
 Written to compile fast, as whoever has no compiled code on disk waits for it. So memory is allocated in Python; helpers have
@@ -17,9 +17,9 @@ import numpy as np
 from llvmlite import binding
 from numba import njit, types
 
-from writers import turbojpeg
-from writers.encoding import JPEG
-from writers.restart import FOOTER, MAGIC, MAX_HEADER, VERSION
+from writers.beton.encoding import JPEG
+from writers.jpeg import turbojpeg
+from writers.jpeg.restart_index import FOOTER, MAGIC, MAX_HEADER, VERSION
 
 _TAPS_WRITTEN_OUT = 3  # in _sum_columns
 _MARGIN = 2  # pixels beside the crop that its own pixels' colours are interpolated from

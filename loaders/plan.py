@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from writers.errors import UserError
-from writers.subset import Subset
+from writers.subset.spec import Subset
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loaders.plan import LoaderPlan
-from writers.store import open_beton
+from writers.beton.store import open_beton
 
 LOW_SHARED_MEMORY_BYTES = 1e9
 

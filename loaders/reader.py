@@ -11,11 +11,11 @@ import numpy as np
 
 from loaders.augment import quasi_random_order, random_order
 from loaders.plan import LoaderPlan
-from writers.encoding import JPEG, RAW
+from writers.beton.encoding import JPEG, RAW
+from writers.beton.store import Beton, damaged, has_fields_of, open_beton
 from writers.errors import UserError
-from writers.step import some
-from writers.store import Beton, damaged, has_fields_of, open_beton
-from writers.subset import Subset
+from writers.subset.base import some
+from writers.subset.spec import Subset
 
 
 @dataclass(frozen=True)

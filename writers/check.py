@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from writers.beton.store import Progress
 from writers.dataset import DatasetSpec
 from writers.errors import UserError
 from writers.source import Example, Source
-from writers.store import Progress
 
 AHEAD = 16  # images that each thread may be ahead of the report
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from writers import names
+from writers.datasets._vtab import NUM_TRAIN, NUM_VAL, VTAB, vtab_1k
 from writers.errors import UserError
 from writers.source import Source, SplitSettings
-from writers.vtab import NUM_TRAIN, NUM_VAL, VTAB, vtab_1k
 
 __all__ = ["DatasetSpec", "SplitSettings", "open_dataset"]
 

@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from writers.beton.store import Progress
 from writers.dataset import Download
 from writers.errors import UserError
 from writers.lock import locked
-from writers.store import Progress
 
 CHUNK = 2**20
 TIMEOUT_S = 60

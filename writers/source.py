@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from writers import names
 from writers.errors import UserError
-from writers.files import Files
+from writers.formats.files import Files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,7 +166,7 @@ def named_examples(images: Images, label: Mapping[str, int]) -> list[Example]:
 
 def ids_of(examples: Sequence[Example]) -> "np.ndarray":
     """uint64 [N]."""
-    from writers.draws import sample_ids
+    from writers.random_streams import sample_ids
 
     return sample_ids(example.name for example in examples)
 
@@ -180,7 +180,7 @@ def carve(
     images come or go, few others change sides. At least one image of a class is left in train; a class of three or more
     gives at least one to each.
     """
-    from writers.draws import draw
+    from writers.random_streams import draw
 
     shares = (0.0 if test else settings.test, 0.0 if val else settings.val)
     if not any(shares):

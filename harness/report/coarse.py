@@ -7,13 +7,13 @@ one answers with the coarse class of the highest summed probability, or with tha
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.config.recipe import Recipe
 from harness.report.collection import Collection
 from harness.report.estimate import estimate, is_near_chance
 from harness.report.rows import ATTACKS, model_axes
 from harness.report.study_tables import model_columns
 from harness.report.table import Cell, Column, Table, mark_best
 from harness.report.tables import NONE, decimals_for, percent, spread
-from harness.settings import Recipe
 
 
 @dataclass(frozen=True)

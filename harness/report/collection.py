@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from harness.matrix import expand
-from harness.points import Points
-from harness.result import Result
-from harness.settings import Recipe
+from harness.config.axes import Points
+from harness.config.recipe import Recipe
+from harness.matrix.expand import expand
+from harness.runner.result import Result
 
 Planned = tuple[str, str, str, float]  # arch, subset, variant and eps of a model to come
 _MODEL_KINDS = ("pretrain", "adopt")

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from harness.config.recipe import Recipe
 from harness.report import plot
 from harness.report.estimate import estimate
 from harness.report.plot import MARKERS, NUM_COLOURS, PAPER, QUIET, SERIES, Panel
 from harness.report.rows import ClassRow, TransferRow, shown_eps, under_every_variant
 from harness.report.tables import SCORE_TITLES
-from harness.settings import Recipe
 
 _LINE_STYLES = {"full": "-", "fixed": "--"}
 _OTHER_STYLES = (":", "-.")

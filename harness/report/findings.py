@@ -7,12 +7,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from harness.config.recipe import ShortlistSettings
 from harness.report.analysis import Analysis
 from harness.report.board import Association, Standing
 from harness.report.comparisons import SCRATCH, AgainstScratch, Comparison
 from harness.report.predictors import Power, lead
 from harness.report.rows import TransferRow
-from harness.settings import ShortlistSettings
 
 FEWEST_TARGETS = 3  # below that, an interval over targets is no sample of targets
 

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.points import Points
+from harness.config.axes import Points
+from harness.config.recipe import Recipe
 from harness.report.answer import in_points, over
 from harness.report.estimate import (
     Cell,
@@ -19,7 +20,6 @@ from harness.report.estimate import (
     paired_difference,
 )
 from harness.report.rows import ScoreRow, shown_eps, under_every_variant
-from harness.settings import Recipe
 
 SCORE = "knn"
 SAME_IMAGES = 0.95  # of the most images of any subset

@@ -14,6 +14,7 @@ import jinja2
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
+from harness.config.recipe import Recipe, ShortlistSettings
 from harness.report import (
     answer,
     board,
@@ -34,8 +35,8 @@ from harness.report.effects import DifferenceRow
 from harness.report.image_tests import ImageTest
 from harness.report.section import Section
 from harness.report.table import escape_markdown, to_csv, to_markdown
-from harness.result import Result, write_atomically
-from harness.settings import Recipe, ShortlistSettings
+from harness.runner.result import Result
+from harness.system.atomic_write import write_atomically
 from writers.errors import UserError
 
 FORMATS = ("html", "md", "csv")

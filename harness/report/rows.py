@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from harness.report.collection import Collection
-from harness.result import Result
+from harness.runner.result import Result
 
 VIEWS = ("common_unmasked", "common_masked", "own")
 ATTACKS = ("clean", "adversarial")

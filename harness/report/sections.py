@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
+from harness.config.recipe import Recipe
 from harness.report import (
     curve_figures,
     figures,
@@ -28,7 +29,6 @@ from harness.report.rows import (
 from harness.report.run_rows import TimingRow
 from harness.report.section import Fold, LegendEntry, Section
 from harness.report.table import Table
-from harness.settings import Recipe
 
 SPAN_LABELS = {
     "data_wait": "waiting for data",

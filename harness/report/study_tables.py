@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+from harness.config.recipe import Recipe, ShortlistSettings
 from harness.report.board import TOP, Association, Standing
 from harness.report.comparisons import FEWEST_RESAMPLED, AgainstScratch, Comparison
 from harness.report.estimate import estimate, is_near_chance
@@ -12,7 +13,6 @@ from harness.report.rows import ScoreRow, Source, TransferRow, shown_eps
 from harness.report.run_tables import points
 from harness.report.table import Cell, Column, Table, mark_best
 from harness.report.tables import NONE, OfModel, percent, subset_cell, variant_cell
-from harness.settings import Recipe, ShortlistSettings
 
 KNN = "knn"
 

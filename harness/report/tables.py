@@ -3,11 +3,11 @@
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
+from harness.config.recipe import Recipe
 from harness.report.collection import Planned
 from harness.report.estimate import Estimate, estimate, is_near_chance
 from harness.report.rows import AccuracyRow, ClassRow, TransferRow, shown_eps
 from harness.report.table import Cell, Column, Table, mark_best
-from harness.settings import Recipe
 
 VIEW_TITLES = {
     "common_unmasked": "Common classes, unmasked: any class the model knows may be answered",

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from harness import adopting
-from harness import model as models
-from harness.model_settings import ModelSettings
-from harness.stage import Outcome, StageContext
+from harness.config.model import ModelSettings
+from harness.modeling import classifier as models
+from harness.modeling import pretrained as adopting
+from harness.modeling.flops import inference_flops
+from harness.runner.context import Outcome, StageContext
 from harness.stages.pretrain import MODEL_FILE
-from harness.train.flops import inference_flops
 
 
 def run(context: StageContext) -> Outcome:

@@ -11,16 +11,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from harness import model as models
-from harness.pass_progress import PassProgress
-from harness.settings import EvaluateSettings
-from harness.stage import Outcome, StageContext
+from harness.config.recipe import EvaluateSettings
+from harness.modeling import classifier as models
+from harness.modeling.precision import choose
+from harness.runner.context import Outcome, StageContext
+from harness.stages._progress import PassProgress
 from harness.stages.pretrain import MODEL_FILE
 from harness.train import predictions
 from harness.train.evaluate import View, evaluate
-from harness.train.flip import FlipAverage
-from harness.train.plans import eval_plan, split_path
-from harness.train.precision import choose
+from harness.train.flip_tta import FlipAverage
+from harness.train.loader_plans import eval_plan, split_path
 from loaders import open_loader
 
 BY: tuple[Literal["sum", "max"], ...] = ("sum", "max")  # ways to answer with a coarser label

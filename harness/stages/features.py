@@ -3,13 +3,13 @@
 import time
 from typing import Any
 
-from harness import model as models
-from harness.features import extract, file_of
-from harness.pass_progress import PassProgress
-from harness.stage import Outcome, StageContext
+from harness.modeling import classifier as models
+from harness.modeling.precision import choose
+from harness.runner.context import Outcome, StageContext
+from harness.stages._progress import PassProgress
 from harness.stages.pretrain import MODEL_FILE
-from harness.train.plans import eval_plan, split_path
-from harness.train.precision import choose
+from harness.train.loader_plans import eval_plan, split_path
+from harness.transfer.features import extract, file_of
 from loaders import open_loader
 
 

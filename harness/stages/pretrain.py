@@ -7,38 +7,39 @@ from typing import Any
 
 import torch
 
-from harness import model as models
-from harness.attack_settings import AttackSettings
-from harness.distributed import Ranks, synchronise_batch_norm
-from harness.model import Classifier
-from harness.regularisers import AuxiliaryHead, fix_batch_norm_scale
-from harness.retry import is_out_of_memory
-from harness.stage import Outcome, StageContext
-from harness.timer import Timer, summary
-from harness.train import memory, trial
+from harness.config.attack import AttackSettings
+from harness.config.train import PretrainSettings
+from harness.modeling import classifier as models
+from harness.modeling.classifier import Classifier
+from harness.modeling.flops import peak_flops, training_flops
+from harness.modeling.module_modes import fixed_shapes
+from harness.modeling.precision import Precision, choose
+from harness.modeling.regularizers import AuxiliaryHead, fix_batch_norm_scale
+from harness.profiling.gpu_monitor import GpuMonitor
+from harness.profiling.timer import Timer, summary
+from harness.profiling.trace import StepTrace
+from harness.runner.context import Outcome, StageContext
+from harness.system.distributed import Ranks, synchronise_batch_norm
+from harness.system.out_of_memory import is_out_of_memory
+from harness.train import autotune as trial
+from harness.train import micro_batching as memory
 from harness.train.evaluate import View, evaluate
 from harness.train.fit import Checkpoints, Clock, Record, fit, num_batches
-from harness.train.flip import FlipAverage
-from harness.train.flops import peak_flops, training_flops
-from harness.train.gpu_monitor import GpuMonitor
-from harness.train.modes import fixed_shapes
-from harness.train.plans import eval_plan, held_out, split_path, train_plan
-from harness.train.precision import Precision, choose
+from harness.train.flip_tta import FlipAverage
+from harness.train.loader_plans import eval_plan, held_out, split_path, train_plan
 from harness.train.step import RANK_SEEDS
-from harness.train.trace import StepTrace
 from harness.train.trainee import ModelTrainee, replay_rate
-from harness.train_settings import PretrainSettings
 from loaders import open_loader, preflight
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
+from writers.beton.store import open_beton
 from writers.errors import UserError
-from writers.store import open_beton
 
 MODEL_FILE = "model.pt"
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: accuracies on val, the epochs' losses, what was trained on. Timing: see harness.timer.summary; epoch by epoch
+    """Metrics: accuracies on val, the epochs' losses, what was trained on. Timing: see harness.profiling.timer.summary; epoch by epoch
     in `epochs`; what compiling was measured to do in `compile`; the GPU in `gpu`; `trace`, the file, where one was asked for.
     """
     started = time.monotonic()

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from harness import model as models
-from harness.model import Classifier
-from harness.pass_progress import PassProgress
-from harness.stage import Outcome, StageContext
+from harness.modeling import classifier as models
+from harness.modeling.classifier import Classifier
+from harness.runner.context import Outcome, StageContext
+from harness.stages._progress import PassProgress
 from harness.stages.pretrain import MODEL_FILE
-from harness.train.plans import eval_plan, split_path
+from harness.train.loader_plans import eval_plan, split_path
 from harness.train.ranking import rank_classes, unseen_part
 from loaders.plan import LoaderPlan
 

@@ -1,8 +1,8 @@
 """Scores how well one model suits one target, from its features of the target's training images."""
 
-from harness import score
-from harness.features import Features, file_of
-from harness.stage import Outcome, StageContext, Stopped
+from harness.runner.context import Outcome, StageContext, Stopped
+from harness.transfer import score
+from harness.transfer.features import Features, file_of
 
 
 def run(context: StageContext) -> Outcome:

@@ -1,7 +1,7 @@
 """Draws up the list of the best models by one score, over all targets: of those that could be scored."""
 
-from harness import shortlist
-from harness.stage import Outcome, StageContext
+from harness.runner import shortlist
+from harness.runner.context import Outcome, StageContext
 from writers.errors import UserError
 
 

@@ -13,28 +13,28 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from harness import method as methods
-from harness import model as models
-from harness.method import FeatureMethod, Setup
-from harness.model import Classifier
-from harness.search import Search, settings_say
-from harness.stage import Outcome, StageContext
+from harness.config.transfer import TransferSettings
+from harness.modeling import classifier as models
+from harness.modeling.classifier import Classifier
+from harness.modeling.module_modes import fixed_shapes
+from harness.modeling.precision import choose
+from harness.profiling.timer import Timer, summary
+from harness.runner.context import Outcome, StageContext
 from harness.stages.pretrain import MODEL_FILE
-from harness.timer import Timer, summary
 from harness.train import evaluate, predictions
 from harness.train.fit import Clock, num_batches
-from harness.train.flip import FlipAverage
-from harness.train.modes import fixed_shapes
-from harness.train.plans import eval_plan, few_per_class, split_path, train_plan
-from harness.train.precision import choose
+from harness.train.flip_tta import FlipAverage
+from harness.train.loader_plans import eval_plan, few_per_class, split_path, train_plan
 from harness.train.trainee import replay_rate
-from harness.transfer_settings import TransferSettings
+from harness.transfer import method as methods
+from harness.transfer.method import FeatureMethod, Setup
+from harness.transfer.search import Search, settings_say
 from loaders import open_loader
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
+from writers.beton.concat import join_splits
+from writers.beton.store import open_beton
 from writers.errors import UserError
-from writers.join import join_splits
-from writers.store import open_beton
 
 TRAIN_AND_VAL = "trainval.beton"
 

@@ -4,21 +4,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.raw import raw_path
-from harness.result import Result
-from harness.settings import DataSettings
-from harness.stage import Outcome, StageContext, Stopped
-from writers import ready, store
+from harness.config.raw_paths import raw_path
+from harness.config.recipe import DataSettings
+from harness.runner.context import Outcome, StageContext, Stopped
+from harness.runner.result import Result
+from writers.beton import reuse as ready
+from writers.beton import store
+from writers.beton.encoding import Encoding
+from writers.beton.provenance import open_with_origin, record
+from writers.beton.store import Manifest
+from writers.beton.write import write_split
 from writers.check import accepted_differences
 from writers.dataset import SplitSettings, spec_of
-from writers.encoding import Encoding
 from writers.errors import UserError
-from writers.origin import open_with_origin, record
-from writers.ranking import Ranking
 from writers.source import Source
-from writers.store import Manifest
-from writers.subset import Subset, SubsetSpec, everything, resolve
-from writers.write import write_split
+from writers.subset.ranking import Ranking
+from writers.subset.spec import Subset, SubsetSpec, everything, resolve
 
 PROGRESS_EVERY_S = 0.5
 

@@ -14,9 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from harness.modeling.module_modes import attack_mode, eval_mode
+from harness.modeling.precision import Precision, autocast
 from harness.train.loss import image_losses
-from harness.train.modes import attack_mode, eval_mode
-from harness.train.precision import Precision, autocast
 from writers.errors import UserError
 
 Norm = Literal["l2", "linf"]

@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from harness.attack_settings import AttackSettings, EvaluationAttack
-from harness.distributed import ALONE, Ranks
+from harness.config.attack import AttackSettings, EvaluationAttack
+from harness.modeling.module_modes import eval_mode
+from harness.modeling.precision import Precision, autocast
+from harness.system.distributed import ALONE, Ranks
 from harness.train.attack import pgd, restarted
 from harness.train.average_precision import MultiLabelCounts
 from harness.train.metrics import Counts
-from harness.train.modes import eval_mode
-from harness.train.precision import Precision, autocast
 from loaders.backend import Loader
 from writers.errors import UserError
 

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from harness import checkpoint
-from harness.distributed import ALONE, Ranks, Votes
-from harness.stage import Stopped
-from harness.timer import Timer
+from harness.config.train import ScheduleSettings
+from harness.profiling.timer import Timer
+from harness.runner.context import Stopped
+from harness.system.distributed import ALONE, Ranks, Votes
+from harness.train import checkpoint
 from harness.train.divergence import Diverged
 from harness.train.schedule import learning_rate
-from harness.train_settings import ScheduleSettings
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
 from writers.errors import UserError

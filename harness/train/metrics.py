@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.distributed import Ranks
+from harness.system.distributed import Ranks
 from harness.train.divergence import check_evaluated
 from writers.errors import UserError
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from harness.train_settings import ScheduleSettings
+from harness.config.train import ScheduleSettings
 
 DECAYED = (nn.Linear, nn.modules.conv._ConvNd)
 

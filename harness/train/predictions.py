@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.result import write_atomically
+from harness.system.atomic_write import write_atomically
 from loaders.backend import Loader
 
 FILE = "predictions.npz"

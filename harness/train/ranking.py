@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from harness.model import Classifier
+from harness.modeling.classifier import Classifier
+from harness.modeling.precision import choose
 from harness.train.evaluate import View, evaluate
-from harness.train.plans import held_out
-from harness.train.precision import choose
+from harness.train.loader_plans import held_out
 from loaders import open_loader
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
 from writers.errors import UserError
-from writers.ranking import Ranking, rank
+from writers.subset.ranking import Ranking, rank
 
 
 @dataclass(frozen=True)

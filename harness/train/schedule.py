@@ -2,7 +2,7 @@
 
 import math
 
-from harness.train_settings import ScheduleSettings
+from harness.config.train import ScheduleSettings
 
 
 def learning_rate(

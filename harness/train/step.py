@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.attack_settings import AttackSettings
-from harness.distributed import ALONE, Ranks, SharedGradients
-from harness.regularisers import AUX_WEIGHT
-from harness.timer import Timer
+from harness.config.attack import AttackSettings
+from harness.modeling.precision import Precision, autocast
+from harness.modeling.regularizers import AUX_WEIGHT
+from harness.profiling.timer import Timer
+from harness.system.distributed import ALONE, Ranks, SharedGradients
 from harness.train.attack import pgd
 from harness.train.divergence import LossWatch
-from harness.train.free import FreeNoise
+from harness.train.ema import WeightAverage
+from harness.train.free_adversarial import FreeNoise
 from harness.train.loss import mean_loss, num_correct
-from harness.train.precision import Precision, autocast
-from harness.train.weight_average import WeightAverage
 
 Attack = Callable[[Tensor, Tensor], Tensor]  # uint8 images, labels -> float images in [0, 1]
 Weight = Callable[[], Tensor]  # of a process's mean loss in the batch's

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.attack_settings import AttackSettings
-from harness.distributed import ALONE, Ranks
-from harness.model import Classifier
-from harness.timer import Timer
-from harness.train.captured import CapturedAttack
-from harness.train.compiled import MODES, CompiledModel
+from harness.config.attack import AttackSettings
+from harness.config.train import ScheduleSettings
+from harness.modeling.classifier import Classifier
+from harness.modeling.precision import Precision
+from harness.profiling.timer import Timer
+from harness.system.distributed import ALONE, Ranks
+from harness.train.compilation import MODES, CompiledModel
+from harness.train.cuda_graph_attack import CapturedAttack
 from harness.train.divergence import weights
+from harness.train.ema import WeightAverage
 from harness.train.fit import Trainee
 from harness.train.optimizer import make_sgd, set_lr
-from harness.train.precision import Precision
 from harness.train.step import make_step
-from harness.train.weight_average import WeightAverage
-from harness.train_settings import ScheduleSettings
 
 REPLAY_S = 1.5  # at most, and
 REPLAY_SHARE = 0.05  # at most this share of the training time
@@ -71,11 +71,11 @@ class ModelTrainee:
             ranks=ranks,
         )
         self.batch_size = 0  # of the batches to compile for: of a shared one, this process's part
-        self.compiled = "eager"  # or another name of harness.train.compiled.MODES
+        self.compiled = "eager"  # or another name of harness.train.compilation.MODES
         self._attack = self.step.attack
 
     def compile(self, name: str) -> None:
-        """Compute in that way of harness.train.compiled.MODES from the next step on."""
+        """Compute in that way of harness.train.compilation.MODES from the next step on."""
         self.compiled = name
         mode, captured = MODES[name]
         parts = self.step.num_parts

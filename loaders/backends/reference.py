@@ -16,7 +16,7 @@ from PIL import Image
 from loaders.backend import Batch, Loader, PlainEpoch
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
-from writers.encoding import RAW
+from writers.beton.encoding import RAW
 from writers.errors import UserError
 
 _MASK = 2**64 - 1
@@ -152,7 +152,7 @@ def axis_weights(source: int, target: int) -> np.ndarray:
 
 
 def _words(seed: int, epoch: int, sample: int) -> list[int]:
-    """The sample's 23 random words, as `writers.draws.random_words`, by splitmix64 as it was published."""
+    """The sample's 23 random words, as `writers.random_streams.random_words`, by splitmix64 as it was published."""
     key = _mix((_mix((seed + 0x9E3779B97F4A7C15) & _MASK) + epoch) & _MASK)
     stream = _mix((key + (sample + 1) * 0x9E3779B97F4A7C15) & _MASK)
     return [_mix((stream + (count + 1) * 0x9E3779B97F4A7C15) & _MASK) for count in range(23)]

@@ -22,7 +22,7 @@ from loaders.normalize import look_up, lookup_table
 from loaders.plan import LoaderPlan
 from loaders.preflight import free_memory_bytes
 from loaders.reader import Samples, decoded_bytes, open_samples
-from writers.encoding import RAW
+from writers.beton.encoding import RAW
 from writers.errors import UserError
 
 _RUN_PIXELS = (

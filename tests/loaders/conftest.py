@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tiny_betons import photo, write_beton
+
+from tests.helpers.tiny_betons import photo, write_beton
 
 SIZES = [
     (60, 40),

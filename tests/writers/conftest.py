@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-# Before any test: pytest's plugin of that name imports it at the end of a run, and Python 3.11's ast module fails in that
-# import once FFCV has generated code (SystemError: AST constructor recursion depth mismatch).
-import hypothesis  # noqa: F401
 import pytest
-from pictures import picture
 
+from tests.helpers.pictures import picture
 from writers.dataset import SplitSettings, open_dataset
 from writers.source import Source
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from writers.dataset import Download
 from writers.errors import UserError
-from writers.files import Files, open_files
-from writers.official import find
+from writers.formats.files import Files, open_files
+from writers.formats.layout_search import find
 from writers.source import Example, Source, SplitSettings, carve, open_source
 
 ARCHIVE = "CLEVR_v1.0.zip"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from writers.arrays import ArrayFiles, array_examples, open_hdf5
 from writers.dataset import Download
 from writers.errors import UserError
-from writers.official import find, shares
+from writers.formats.arrays import ArrayFiles, array_examples, open_hdf5
+from writers.formats.layout_search import find, shares
 from writers.source import Source, SplitSettings, carve, open_source
 
 STEM = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64"

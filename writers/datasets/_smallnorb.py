@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from writers.arrays import ArrayFiles, array_examples
 from writers.dataset import Download
 from writers.errors import UserError
-from writers.official import check_labels, find, halve
+from writers.formats.arrays import ArrayFiles, array_examples
+from writers.formats.layout_search import check_labels, find, halve
 from writers.source import Source, SplitSettings, open_source
 
 URL = "https://cs.nyu.edu/~ylclab/data/norb-v1.0-small/"

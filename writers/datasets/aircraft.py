@@ -8,7 +8,7 @@ ignored, and so is the banner of 20 pixels at the bottom of each image: it stays
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
-from writers.listed import Lists, class_folders, open_lists
+from writers.formats.split_lists import Lists, class_folders, open_lists
 from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from writers.datasets import aircraft
-from writers.redraw import RedrawnFiles
 from writers.source import Source, SplitSettings
+from writers.synthetic.reencode import RedrawnFiles
 
 BANNER = 20  # pixels
 

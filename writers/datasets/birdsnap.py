@@ -13,8 +13,8 @@ from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
-from writers.listed import class_folders, open_lists
-from writers.official import shares
+from writers.formats.layout_search import shares
+from writers.formats.split_lists import class_folders, open_lists
 from writers.source import Source, SplitSettings, carve
 
 SPEC = DatasetSpec(

@@ -9,9 +9,9 @@ source. Val is carved out of train. A folder with train/ and test/ keeps its own
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
-from writers.firsts import first_of_each
-from writers.listed import refuse_packed
-from writers.official import find
+from writers.formats.first_n_split import first_of_each
+from writers.formats.layout_search import find
+from writers.formats.split_lists import refuse_packed
 from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(

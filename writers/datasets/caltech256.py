@@ -10,8 +10,8 @@ from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
-from writers.firsts import first_of_each
-from writers.official import find
+from writers.formats.first_n_split import first_of_each
+from writers.formats.layout_search import find
 from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(

@@ -10,9 +10,9 @@ import numpy as np
 
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
-from writers.listed import Lists, class_folders, open_lists
-from writers.mat import read_mat, variable
-from writers.official import check_labels
+from writers.formats.layout_search import check_labels
+from writers.formats.mat import read_mat, variable
+from writers.formats.split_lists import Lists, class_folders, open_lists
 from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from writers.arrays import ArrayFiles, array_examples
-from writers.cifar import classes_of, images_of, read_batches
 from writers.dataset import DatasetSpec, Download
-from writers.listed import class_folders
+from writers.formats.arrays import ArrayFiles, array_examples
+from writers.formats.cifar import classes_of, images_of, read_batches
+from writers.formats.split_lists import class_folders
 from writers.source import Source, SplitSettings, carve
 
 SPEC = DatasetSpec(

@@ -4,10 +4,10 @@ trains ten points lower. The fine labels. Val is carved out of train by a seeded
 
 from pathlib import Path
 
-from writers.arrays import ArrayFiles, array_examples
-from writers.cifar import classes_of, images_of, read_batches
 from writers.dataset import DatasetSpec, Download
-from writers.listed import class_folders
+from writers.formats.arrays import ArrayFiles, array_examples
+from writers.formats.cifar import classes_of, images_of, read_batches
+from writers.formats.split_lists import class_folders
 from writers.source import Source, SplitSettings, carve
 
 SPEC = DatasetSpec(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
-from writers.official import check_labels, find
+from writers.formats.layout_search import check_labels, find
+from writers.formats.tfrecords import Damaged, Place, PlacesInFiles, read_examples
 from writers.source import Example, Source, SplitSettings, open_source
-from writers.tfrecords import Damaged, Place, PlacesInFiles, read_examples
 
 SPEC = DatasetSpec(
     name="dmlab",

@@ -8,7 +8,7 @@ its 800 and 200 from them.
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
-from writers.listed import Lists, class_folders, open_lists
+from writers.formats.split_lists import Lists, class_folders, open_lists
 from writers.source import Source, SplitSettings
 
 OFFICIAL = {"train": 1880, "val": 1880, "test": 1880}

@@ -6,7 +6,7 @@ Train, noisy by design, is the official one without what a seeded draw carves ou
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
-from writers.listed import class_folders, open_lists
+from writers.formats.split_lists import class_folders, open_lists
 from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(

@@ -15,7 +15,7 @@ from pathlib import Path
 from writers.dataset import DatasetSpec
 from writers.errors import UserError
 from writers.source import Source, SplitSettings, open_source
-from writers.subset import imagenet_classes
+from writers.subset.spec import imagenet_classes
 
 SPEC = DatasetSpec(
     name="imagenet",

@@ -13,8 +13,8 @@ import numpy as np
 
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
-from writers.files import Files, JoinedFiles, open_files
-from writers.official import find
+from writers.formats.files import Files, JoinedFiles, open_files
+from writers.formats.layout_search import find
 from writers.source import Example, Source, SplitSettings, open_source
 
 URL = "https://s3.eu-central-1.amazonaws.com/avg-kitti/"

@@ -6,10 +6,10 @@ The official train, valid and test. Reading needs h5py.
 from pathlib import Path
 from typing import Any
 
-from writers.arrays import ArrayFiles, array_examples, open_hdf5
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
-from writers.official import check_labels, find, need
+from writers.formats.arrays import ArrayFiles, array_examples, open_hdf5
+from writers.formats.layout_search import check_labels, find, need
 from writers.source import Source, SplitSettings, open_source
 
 PREFIX = "camelyonpatch_level_2_split_"

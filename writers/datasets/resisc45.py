@@ -7,7 +7,7 @@ by class, of the same counts.
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
-from writers.official import shares
+from writers.formats.layout_search import shares
 from writers.source import Source, SplitSettings, open_source
 
 SPEC = DatasetSpec(

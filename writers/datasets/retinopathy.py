@@ -12,8 +12,8 @@ from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
-from writers.files import open_files
-from writers.official import find, need
+from writers.formats.files import open_files
+from writers.formats.layout_search import find, need
 from writers.source import Example, Source, SplitSettings, open_source
 
 KAGGLE = "https://www.kaggle.com/c/diabetic-retinopathy-detection/data"

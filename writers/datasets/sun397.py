@@ -11,7 +11,7 @@ from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
-from writers.listed import Lists, class_folders, open_lists
+from writers.formats.split_lists import Lists, class_folders, open_lists
 from writers.source import Source, SplitSettings
 
 SPEC = DatasetSpec(

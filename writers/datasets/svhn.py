@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from writers.arrays import ArrayFiles, array_examples
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
-from writers.official import check_labels, find, need
+from writers.formats.arrays import ArrayFiles, array_examples
+from writers.formats.layout_search import check_labels, find, need
 from writers.source import Source, SplitSettings, carve, open_source
 
 URL = "http://ufldl.stanford.edu/housenumbers/"

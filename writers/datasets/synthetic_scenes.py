@@ -7,7 +7,7 @@ from writers.dataset import DatasetSpec
 from writers.source import Source, SplitSettings
 
 if TYPE_CHECKING:
-    from writers.synthetic import SyntheticSet
+    from writers.synthetic.generate import SyntheticSet
 
 NUM_IMAGES = {"train": 30, "val": 10, "test": 20}
 
@@ -24,14 +24,14 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    from writers.synthetic import open_synthetic
+    from writers.synthetic.generate import open_synthetic
 
     return open_synthetic(path, settings, pictures())
 
 
 def pictures() -> "SyntheticSet":
     """What it is made of. Only now: drawing takes numpy, which the specification can do without."""
-    from writers.drawings.scenes import CLASSES
-    from writers.synthetic import SyntheticSet
+    from writers.synthetic.generate import SyntheticSet
+    from writers.synthetic.scenes import CLASSES
 
     return SyntheticSet(SPEC.name, CLASSES, NUM_IMAGES)

@@ -11,7 +11,7 @@ from writers.dataset import DatasetSpec
 from writers.source import Source, SplitSettings
 
 if TYPE_CHECKING:
-    from writers.synthetic import SyntheticSet
+    from writers.synthetic.generate import SyntheticSet
 
 NUM_IMAGES = {"train": 50, "val": 20}
 
@@ -28,14 +28,14 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    from writers.synthetic import open_synthetic
+    from writers.synthetic.generate import open_synthetic
 
     return open_synthetic(path, settings, pictures())
 
 
 def pictures() -> "SyntheticSet":
     """What it is made of. Only now: drawing takes numpy, which the specification can do without."""
-    from writers.drawings.things import CLASSES
-    from writers.synthetic import SyntheticSet
+    from writers.synthetic.generate import SyntheticSet
+    from writers.synthetic.things import CLASSES
 
     return SyntheticSet(SPEC.name, CLASSES, NUM_IMAGES)

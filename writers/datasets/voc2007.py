@@ -10,7 +10,7 @@ from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
-from writers.files import Files, JoinedFiles, open_files
+from writers.formats.files import Files, JoinedFiles, open_files
 from writers.source import Example, Source, SplitSettings, carve
 
 TRAINVAL_TAR, TEST_TAR = "VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar"

@@ -2,7 +2,7 @@
 
 Nothing is unpacked: the 1.28 million members of the inner tars are listed once, by several threads, and read by their places.
 The validation images are numbered, not sorted by class; their labels come from ILSVRC2012_devkit_t12.tar.gz where that lies
-beside them, else from the list shipped here (`writers/imagenet_val.py`).
+beside them, else from the list shipped here (`writers/formats/imagenet_val.py`).
 """
 
 import re
@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from writers.errors import UserError
-from writers.files import Files, JoinedFiles, is_image
-from writers.imagenet_val import DEVKIT, of_devkit, shipped
+from writers.formats.files import Files, JoinedFiles, is_image
+from writers.formats.imagenet_val import DEVKIT, of_devkit, shipped
+from writers.formats.tars import Member, TarFiles, looks_like_tar, members, refuse_link
 from writers.source import Found, Images
-from writers.tars import Member, TarFiles, looks_like_tar, members, refuse_link
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 LAYOUT = f"{TRAIN} and {VAL}, in one folder or each by its own --source"

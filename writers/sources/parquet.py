@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from writers.errors import UserError
-from writers.files import shards_in
+from writers.formats.files import shards_in
 from writers.source import UNSAID, Found, below_class, split_of
 
 LAYOUT = "train-*.parquet and validation-*.parquet with columns image (bytes, path) and label, or a folder of them"

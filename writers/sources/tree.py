@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from writers.errors import UserError
-from writers.files import FolderFiles, open_files
+from writers.formats.files import FolderFiles, open_files
 from writers.source import UNSAID, Found, layouts, split_of
 
 LAYOUT = "train/<class>/*.jpg with or without val/ and test/, or <class>/*.jpg, as a folder, an uncompressed .tar or a .zip"

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from writers.errors import UserError
-from writers.files import IMAGE_ENDINGS, shards_in
+from writers.formats.files import IMAGE_ENDINGS, shards_in
+from writers.formats.tars import Member, TarFiles, looks_like_tar, members, refuse_link
 from writers.source import UNSAID, Found, below_class, split_of
-from writers.tars import Member, TarFiles, looks_like_tar, members, refuse_link
 
 LAYOUT = "WebDataset shards, *train*.tar and *val*.tar with <key>.jpg and <key>.cls or .json in them, or a folder of them"
 CLASS_LISTS = ("classnames.txt", "classes.txt")

@@ -1,0 +1,1 @@
+"""The command line: commands, benchmarks, console output and the live table."""

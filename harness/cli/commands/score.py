@@ -1,0 +1,223 @@
+"""Score how well a model suits a dataset, without fine-tuning it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli.options import folder_options
+from harness.system.folders import Folders
+
+if TYPE_CHECKING:
+    from harness.modeling.classifier import Classifier
+    from harness.transfer.features import Features
+
+
+@click.command(
+    short_help="Transferability scores of a model for a dataset: kNN, LEEP, LogME and others."
+)
+@click.option(
+    "--model",
+    "model_name",
+    required=True,
+    metavar="MODEL",
+    help="A model.pt; a model that brings its weights, such as efficientnet_lite0; or torchvision/NAME or timm/NAME, "
+    "whose weights lie in those libraries' caches or in weights/ in the folder of raw downloads.",
+)
+@click.option("--dataset", required=True, metavar="NAME", help="A name of harness ls datasets.")
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    metavar="DIR|TAR",
+    help="Its images. Default: <dataset>, or <dataset>.tar, in the folder of raw downloads.",
+)
+@click.option(
+    "--scores", "score_names", metavar="NAMES", help="By commas. Default: all of harness ls scores."
+)
+@click.option(
+    "--probe",
+    is_flag=True,
+    help="Also logistic regression: penalty chosen on val, fitted on train and val, read on test.",
+)
+@click.option("--protocol", metavar="NAME", help="Whose splits. Default: the dataset's own.")
+@click.option(
+    "--resolution", type=click.IntRange(min=1), metavar="PIXELS", help="Default: the model's own."
+)
+@click.option(
+    "--eval-crop",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=224 / 256,
+    show_default="224/256",
+    help="Centre crop: share of the shorter side.",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda:0")
+@click.option("--json", "as_json", is_flag=True)
+@folder_options
+def command(
+    model_name: str,
+    dataset: str,
+    source: Path | None,
+    score_names: str | None,
+    probe: bool,
+    protocol: str | None,
+    resolution: int | None,
+    eval_crop: float,
+    batch_size: int,
+    device: str,
+    as_json: bool,
+    folders: Folders,
+) -> None:
+    """Score how well a model suits a dataset, from one pass over its training images.
+
+    \b
+    harness score --model efficientnet_lite0 --dataset grocery
+    harness score --model robust.pt --dataset pets --source pets/ --scores knn,logme
+    """
+    from harness.cli import console
+    from harness.system import environment
+    from harness.transfer import score
+    from writers import names
+
+    asked = (
+        [name.strip() for name in score_names.split(",")]
+        if score_names
+        else names.names("harness.transfer.scores")
+    )
+    for name in asked:
+        score.find(name)  # a wrong one is told before anything is written
+    classifier, about = _model(model_name, folders)
+    betons = _betons(dataset, source, protocol, folders)
+    classifier = classifier.to(device)
+
+    def seen(split: str) -> "Features | None":
+        from harness.transfer.features import extract
+        from loaders import open_loader
+        from loaders.plan import LoaderPlan
+
+        if split not in betons:
+            return None
+        plan = LoaderPlan(
+            betons[split],
+            batch_size,
+            resolution or about["resolution"],
+            center_fraction=eval_crop,
+            device=device,
+            num_threads=environment.num_cores(),
+        )
+        with open_loader(plan) as loader:
+            return extract(
+                classifier,
+                loader,
+                device=device,
+                precision="float32",
+                has_head=about.get("has_head", True),
+            )
+
+    train = seen("train")
+    assert train is not None
+    computed = score.compute(
+        asked, features=train.features, probs=train.probs, labels=train.labels, device=device
+    )
+    found: dict[str, Any] = {
+        "model": model_name,
+        "dataset": dataset,
+        "num_images": len(train.labels),
+        "num_features": train.features.shape[1],
+        "num_duplicates": computed.num_duplicates,
+        "scores": computed.scores,
+        "failed": computed.failed,
+        "details": computed.details,
+        "seconds": computed.seconds,
+    }
+    if probe:
+        from harness.transfer.linear_probe import linear_probe
+
+        found["probe"] = linear_probe(train, seen("val"), seen("test"), device=device)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    terminal = console.out()
+    terminal.print(
+        f"{model_name} on {dataset}: {found['num_images']:,} training images, {found['num_features']} features"
+    )
+    for name, value in computed.scores.items():
+        terminal.print(
+            f"  {name:13} " + (f"{100 * value:.1f} %" if name.startswith("knn") else f"{value:.4f}")
+        )
+    for name, why in computed.failed.items():
+        terminal.print(f"  {name:13} not computed: {why}", markup=False)
+    if computed.num_duplicates:
+        terminal.print(
+            f"  {computed.num_duplicates:,} images have the features of an earlier one: kNN is flattered"
+        )
+    if probe:
+        result = found["probe"]
+        terminal.print(
+            f"  logistic regression: {100 * result['top1']:.1f} % top-1, {100 * result['mean_per_class']:.1f} % "
+            f"mean per class on {result['num_test']:,} test images; lambda {result['penalty']:.3g}, "
+            f"one of {result['num_configs']}, chosen on {result['selected_on']}"
+        )
+        for remark in result["remarks"]:
+            terminal.print(f"  {remark}")
+
+
+def _model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]]":
+    """A model.pt, or a model that comes with weights: packaged, or published and on this machine."""
+    from harness.config.model import ModelSettings
+    from harness.modeling import classifier as model
+    from harness.modeling.pretrained import adopt
+
+    if Path(name).suffix == ".pt" or Path(name).is_file():
+        return model.load(Path(name))
+    adopted = adopt(ModelSettings(name=name), folders.raw / "weights")
+    return adopted.model, adopted.about
+
+
+def _betons(
+    dataset: str, source: Path | None, protocol: str | None, folders: Folders
+) -> dict[str, Path]:
+    """Split -> beton, written where it is not there yet."""
+    from harness.cli import console
+    from harness.config.raw_paths import raw_path
+    from harness.config.recipe import DataSettings
+    from harness.system import environment
+    from writers.beton.encoding import Encoding
+    from writers.beton.store import open_beton
+    from writers.beton.write import write_split
+    from writers.dataset import SplitSettings, open_dataset
+    from writers.errors import UserError
+    from writers.subset.spec import everything
+
+    settings = DataSettings(
+        dataset=dataset,
+        path=str(source.expanduser().absolute()) if source else None,
+        protocol=protocol,
+    )
+    path = raw_path(settings, folders.raw)
+    if source is None and not path.exists() and path.with_suffix(".tar").is_file():
+        path = path.with_suffix(".tar")
+    opened = open_dataset(settings.dataset, path, SplitSettings(protocol=protocol))
+    folder = folders.data / f"{settings.label}{f'-{protocol}' if protocol else ''}-all"
+    written = {}
+    for split, examples in opened.splits.items():
+        if not examples:
+            continue
+        written[split] = folder / f"{split}.beton"
+        try:
+            whole = open_beton(written[split]).manifest.num_samples == len(examples)
+        except UserError:
+            whole = False
+        if not whole:
+            with console.progress(f"write {split}") as report:
+                write_split(
+                    opened,
+                    split,
+                    everything(opened.classes),
+                    Encoding(),
+                    written[split],
+                    progress=report,
+                    num_threads=environment.num_cores(),
+                )
+    return written

@@ -1,0 +1,189 @@
+"""Show how far a recipe's matrix is."""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli.options import folder_options, recipe_argument
+from harness.system.folders import Folders
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from harness.matrix.expand import Matrix
+    from harness.runner.stage_state import State
+
+WATCH_EVERY_S = 1.0
+MARKS: "dict[State, str]" = {
+    "done": "[green]done[/green]",
+    "running": "[cyan]runs[/cyan]",
+    "failed": "[red]failed[/red]",
+    "left": "[dim]-[/dim]",
+    "skipped": "[dim]skipped[/dim]",
+}
+
+MODEL_AXES = ("model", "subset", "arch", "variant", "eps", "seed")  # what tells the rows apart
+MODEL_KINDS = ("pretrain", "adopt", "evaluate", "score")
+
+
+@click.command(short_help="Show a recipe's matrix as a table, live with --watch.")
+@recipe_argument
+@folder_options
+@click.option("--watch", is_flag=True, help="Stay and show it live; Ctrl-C ends it.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: as of `harness plan --json`.")
+def command(
+    recipe_name: str, overrides: tuple[str, ...], folders: Folders, watch: bool, as_json: bool
+) -> None:
+    """Show RECIPE's matrix as a table, a row for each model, with what runs and what has failed."""
+    from rich.live import Live
+
+    from harness.cli import console
+    from harness.cli.commands import plan as plan_command
+    from harness.config import load as recipe
+    from harness.matrix import expand as matrix
+    from harness.runner.executor import unfinished
+
+    plan = matrix.expand(recipe.read(recipe_name, overrides))
+    if as_json:
+        plan_command.print_json(
+            plan, plan_command.states_of(plan, folders, unfinished(plan, folders)), folders
+        )
+        return
+    terminal = console.out()
+    if not watch:
+        terminal.print(_picture(plan, folders))
+        return
+    with Live(_picture(plan, folders), console=terminal, auto_refresh=False) as live:
+        while True:
+            time.sleep(WATCH_EVERY_S)
+            live.update(_picture(plan, folders), refresh=True)
+
+
+def _picture(plan: "Matrix", folders: Folders) -> "RenderableType":
+    """What runs and what has failed first: a live display shows as many lines as the terminal has."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from harness.cli import live_table as display
+    from harness.cli.commands.plan import states_of
+    from harness.runner.executor import unfinished
+
+    states = states_of(plan, folders, unfinished(plan, folders))
+    running = [
+        (stage, _running_for(stage.folder(folders.runs)))
+        for stage in plan.stages
+        if states[stage.key] == "running"
+    ]
+    parts: list[RenderableType] = [Text(_totals(plan, states, folders), style="bold")]
+    parts += [display.running_table(running, folders.runs)] if running else []
+    return Group(
+        *parts, *_failures(plan, states, folders), _preparation(plan, states), _models(plan, states)
+    )
+
+
+def _totals(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> str:
+    """demo: 12 of 43 stages done, 2 running, 29 left, about 4 min of work; tried again: 3"""
+    from harness.cli.console import seconds
+    from harness.estimate.estimate import estimate
+    from harness.runner import retry
+
+    counts = Counter(states.values())
+    told = [
+        f"{counts['done']} of {len(plan.stages)} stages done",
+        *(f"{counts[state]} {state}" for state in MARKS if counts[state] and state != "done"),
+    ]
+    not_done = {
+        stage.key: stage
+        for stage in plan.stages
+        if states[stage.key] in ("running", "failed", "left")
+    }
+    known = estimate(not_done, folders.runs)
+    if known.num_unknown < len(not_done):
+        more = f" and {known.num_unknown} stages of unknown length" if known.num_unknown else ""
+        told.append(f"about {seconds(3600 * known.hours)} of work{more}")
+    retries = sum(sum(retry.counts(stage.folder(folders.runs)).values()) for stage in plan.stages)
+    return f"{plan.recipe.name}: {', '.join(told)}" + (
+        f"; tried again: {retries}" if retries else ""
+    )
+
+
+def _running_for(folder: Path) -> float | None:
+    """Seconds since the stage was handed to its worker."""
+    try:
+        return max(0.0, time.time() - (folder / "stage.json").stat().st_mtime)
+    except OSError:
+        return None
+
+
+def _failures(
+    plan: "Matrix", states: "dict[str, State]", folders: Folders
+) -> "list[RenderableType]":
+    from rich.text import Text
+
+    from harness.runner import stage_state as done
+
+    return [
+        Text.assemble(
+            (f"failed  {stage.name}: ", "red"), done.error_line(stage.folder(folders.runs)) or ""
+        )
+        for stage in plan.stages
+        if states[stage.key] == "failed"
+    ]
+
+
+def _preparation(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for stage in plan.stages:
+        if stage.kind == "write" or "role" in stage.axes:
+            table.add_row(stage.name, MARKS[states[stage.key]])
+    return table
+
+
+def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
+    """A row for each model; its scores are counted, and its transfers per method."""
+    from rich.table import Table
+
+    rows: dict[tuple[Any, ...], dict[str, list[State]]] = {}
+    for stage in plan.stages:
+        if stage.kind in (*MODEL_KINDS, "transfer") and "role" not in stage.axes:
+            own = MODEL_AXES if "model" not in stage.axes else ("model",)
+            row = rows.setdefault(
+                tuple(stage.axes.get(axis, "") if axis in own else "" for axis in MODEL_AXES), {}
+            )
+            row.setdefault(stage.axes.get("method", stage.kind), []).append(states[stage.key])
+    axes = [axis for index, axis in enumerate(MODEL_AXES) if any(row[index] != "" for row in rows)]
+    kinds = [kind for kind in MODEL_KINDS if any(kind in row for row in rows.values())]
+    methods = list(plan.recipe.methods)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in (*axes, *kinds, *methods):
+        table.add_column(column)
+    for values, row in rows.items():
+        named = [value for axis, value in zip(MODEL_AXES, values, strict=True) if axis in axes]
+        table.add_row(
+            *(f"{value:g}" if isinstance(value, float) else str(value) for value in named),
+            *(
+                _count(row[kind])
+                if kind == "score" and kind in row
+                else MARKS[row[kind][0]]
+                if kind in row
+                else ""
+                for kind in kinds
+            ),
+            *(_count(row.get(method, [])) for method in methods),
+        )
+    return table
+
+
+def _count(states: "list[State]") -> str:
+    counts = Counter(states)
+    if counts["skipped"] and counts["skipped"] == len(states):
+        return MARKS["skipped"]
+    marks = [f"{counts['done']}/{len(states)}"]
+    marks += [f"[cyan]{counts['running']} run[/cyan]"] if counts["running"] else []
+    marks += [f"[red]{counts['failed']} failed[/red]"] if counts["failed"] else []
+    return " ".join(marks)

@@ -1,0 +1,91 @@
+"""Check a dataset's raw files before they are written as betons."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from harness.cli.options import folder_options
+from harness.system.folders import Folders
+
+
+@click.command(short_help="Check raw files: counts per split and class, every image decodes.")
+@click.argument("dataset", metavar="NAME")
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    metavar="DIR|TAR|ZIP",
+    help="The images. Default: the dataset's folder in the raw folder.",
+)
+@click.option(
+    "--protocol", metavar="NAME", help="Whose splits to count. Default: the dataset's own."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Default: the machine's cores.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="For programs: {num_images, class_counts, problems}."
+)
+@folder_options
+def command(
+    dataset: str,
+    source: Path | None,
+    protocol: str | None,
+    threads: int | None,
+    folders: Folders,
+    as_json: bool,
+) -> None:
+    """Count the images of each split and class of the dataset NAME, and decode every one.
+
+    Counts that differ from the published ones, classes without images and files that do not decode are named; exit code 1.
+    """
+    from harness.cli import console
+    from harness.config.raw_paths import raw_folder
+    from harness.system import environment
+    from writers import names
+    from writers.check import check_raw
+    from writers.dataset import SplitSettings, open_dataset
+    from writers.datasets._vtab import VTAB
+
+    module = names.find("writers.datasets", dataset, "dataset")
+    spec = module.SPEC
+    path = source.expanduser() if source else folders.raw / raw_folder(dataset)
+    opened = open_dataset(
+        dataset, path, SplitSettings(val=0.1 if protocol == VTAB else 0, protocol=protocol)
+    )
+    with console.progress(f"verify-raw {spec.name}") as report:
+        found = check_raw(
+            opened,
+            spec,
+            classes=getattr(module, "CLASSES", ()),
+            progress=report,
+            num_threads=threads or environment.num_cores(),
+        )
+    if as_json:
+        class_counts = {
+            split: dict(zip(opened.classes, counts, strict=True))
+            for split, counts in found.class_counts.items()
+        }
+        click.echo(
+            json.dumps(
+                {
+                    "num_images": found.num_images,
+                    "class_counts": class_counts,
+                    "problems": found.problems,
+                },
+                indent=1,
+            )
+        )
+    else:
+        for split, number in found.num_images.items():
+            if number:
+                counts = found.class_counts[split]
+                click.echo(
+                    f"{split}: {number:,} images of {sum(count > 0 for count in counts)} classes, "
+                    f"{min(counts):,} to {max(counts):,} of each"
+                )
+        click.echo(
+            f"{spec.name}: {f'{len(found.problems)} problems' if found.problems else 'good'}"
+        )
+        for problem in found.problems:
+            click.secho(f"  {problem}", fg="red")
+    sys.exit(1 if found.problems else 0)

@@ -1,1 +1,0 @@
-"""One file a subcommand; `harness.cli` imports a file only when its command is called."""

@@ -1,0 +1,1 @@
+"""What a recipe may contain: pydantic models, presets, and reading with file and line."""

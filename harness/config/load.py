@@ -1,0 +1,281 @@
+"""Reads a recipe: strict YAML 1.2, `base:` inheritance, `scales:`, `--set a.b=c`; every mistake named with its file and line.
+
+    base: robust_l2                         # a recipe's name, or a path from here: what this file does not say
+    scales: {tiny: {pretrain: {epochs: 1}}} # other sizes of the same question; `scale: tiny` or --set scale=tiny chooses one
+
+What lies over what: the base, the file, the chosen scale, each --set. Mappings merge, all else is replaced, and null goes
+back to the default. A chosen scale becomes part of the recipe's name, so that results of the two do not mix in reports.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from harness.config.recipe import Recipe
+from harness.config.validate import check
+from writers import names
+from writers.errors import UserError
+
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"  # where a bare name is looked up
+
+Place = tuple[str | int, ...]  # ("targets", 0, "path")
+
+
+@dataclass
+class Tree:
+    """A recipe's plain values, and where each was written: `file:line`, or the `--set` that said it."""
+
+    values: dict[str, Any]
+    origins: dict[Place, str] = field(default_factory=dict)
+
+    def origin(self, place: Place) -> str:
+        """Where `place` was written, or else the nearest thing around it."""
+        while place not in self.origins and place:
+            place = place[:-1]
+        return self.origins.get(place, "recipe")
+
+
+def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file, or of a name in `recipes/`, with `overrides` ("pretrain.epochs=1") applied.
+
+    Raises UserError that lists every mistake, a line each, as `file:line: key: what is wrong`.
+    """
+    tree = _read_file(find(path_or_name))
+    for override in overrides:
+        if (
+            override.partition("=")[0].strip() == "scale"
+        ):  # first of all: the others lie over what it says
+            _override(tree, override)
+    _scale(tree)
+    for override in overrides:
+        if override.partition("=")[0].strip() != "scale":
+            _override(tree, override)
+    return check(tree.values, tree.origin)
+
+
+def find(path_or_name: str | Path) -> Path:
+    """The recipe's file. Raises UserError, with the near names, where there is none."""
+    path = Path(path_or_name).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        hint = f"Recipes in {FOLDER}: {', '.join(available())}."
+        near = names.nearest(path.stem, available())
+        raise UserError(
+            f"There is no recipe {path}.", f"Did you mean {' or '.join(near)}?" if near else hint
+        )
+    if path.name not in available():
+        raise names.unknown("recipe", path.name, available())
+    return FOLDER / f"{path.name}.yaml"
+
+
+def available() -> list[str]:
+    """The names of the recipes that come with the project."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def _read_file(path: Path, below: tuple[Path, ...] = ()) -> Tree:
+    """`path` with its `base:` (relative to it) merged underneath. `name` is never inherited."""
+    if path.resolve() in below:
+        raise UserError(f"{path}: `base:` goes round in a circle.")
+    tree = _parse_file(path)
+    if "base" not in tree.values:
+        return tree
+    base, origin = tree.values.pop("base"), tree.origins.pop(("base",))
+    if not isinstance(base, str):
+        raise UserError(f"{origin}: base: must be the path of a recipe, not {base!r}.")
+    base_path = path.parent / Path(base).expanduser()
+    if not base_path.is_file():
+        if base_path.suffix in (".yaml", ".yml"):
+            raise UserError(f"{origin}: base: there is no file {base_path}.")
+        try:
+            base_path = find(base)
+        except UserError as error:
+            raise UserError(
+                f"{origin}: base: {error.message[:1].lower()}{error.message[1:]}", error.hint
+            ) from error
+    under = _read_file(base_path, (*below, path.resolve()))
+    under.values.pop("name", None)
+    under.origins.pop(("name",), None)
+    under.origins[()] = tree.origins[()]
+    _merge(under, tree.values, tree.origins, ())
+    return under
+
+
+def _scale(tree: Tree) -> None:
+    """Lay the chosen one of `scales` over the rest. Raises UserError, with the near names, for one that there is not."""
+    scales, scale = tree.values.pop("scales", {}), tree.values.get("scale")
+    origin = tree.origin(("scales",))
+    if not isinstance(scales, dict) or not all(isinstance(one, dict) for one in scales.values()):
+        raise UserError(f"{origin}: scales: must be a mapping of names to mappings of settings.")
+    for name, settings in scales.items():
+        if not re.fullmatch("[a-z0-9_]+", name):
+            raise UserError(
+                f"{tree.origin(('scales', name))}: scales.{name}: a name may only have a-z, 0-9 and _ in it.",
+                "A scale's name becomes part of the recipe's.",
+            )
+        if reserved := {"base", "scale", "scales"} & settings.keys():
+            raise UserError(
+                f"{tree.origin(('scales', name))}: scales.{name}: {min(reserved)} is not for a scale to say."
+            )
+    if scale is None:
+        return
+    if isinstance(scale, bool) or not isinstance(scale, str | int):
+        raise UserError(
+            f"{tree.origin(('scale',))}: scale: must be the name of one of the recipe's scales, not {scale!r}."
+        )
+    scale = tree.values["scale"] = str(scale)
+    if scale not in scales:
+        error = names.unknown("scale", scale, scales)
+        raise UserError(
+            f"{tree.origin(('scale',))}: scale: {error.message[:1].lower()}{error.message[1:]}",
+            error.hint,
+        )
+    name = tree.values.get("name")
+    prefix = ("scales", scale)
+    origins = {place[2:]: origin for place, origin in tree.origins.items() if place[:2] == prefix}
+    _merge(tree, scales[scale], origins, ())
+    if tree.values.get("name") == name and isinstance(name, str):
+        tree.values["name"] = f"{name}_{scale}"
+
+
+def _parse_file(path: Path) -> Tree:
+    shown = _short(path)
+    try:
+        document = YAML(typ="rt", pure=True).load(path.read_text())
+    except MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = " ".join((error.problem or "is not YAML").split())
+        raise UserError(f"{shown}{line}: {problem}.") from error
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise UserError(f"{shown} cannot be read as YAML: {error}") from error
+    if not isinstance(document, CommentedMap):
+        raise UserError(
+            f"{shown}: a recipe is a mapping of settings.", "See recipes/demo.yaml for one."
+        )
+    origins: dict[Place, str] = {(): shown}
+    return Tree(_plain(document, (), shown, origins), origins)
+
+
+def _plain(node: Any, place: Place, shown: str, origins: dict[Place, str]) -> Any:
+    """YAML nodes as plain values; fills `origins`. Only what JSON can hold is let through."""
+    if len(place) > 20:
+        raise UserError(f"{origins[place]}: nested too deeply.")
+    if getattr(getattr(node, "tag", None), "value", None) is not None:
+        raise UserError(f"{origins[place]}: the tag {node.tag.value} means nothing in a recipe.")
+    if isinstance(node, CommentedMap):
+        plain = {}
+        for key in node:
+            inner = (*place, str(key))
+            origins[inner] = (
+                f"{shown}:{node.lc.key(key)[0] + 1}"
+                if key in (node.lc.data or {})
+                else origins[place]
+            )
+            plain[str(key)] = _plain(node[key], inner, shown, origins)
+        return plain
+    if isinstance(node, CommentedSeq):
+        for index in range(len(node)):
+            origins[(*place, index)] = f"{shown}:{node.lc.item(index)[0] + 1}"
+        return [_plain(item, (*place, index), shown, origins) for index, item in enumerate(node)]
+    return _scalar(node, origins[place])
+
+
+def _scalar(value: Any, origin: str) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, str):
+        return str(value)
+    raise UserError(
+        f"{origin}: {value} is neither a finite number, a text, a list nor a mapping.",
+        "A text that looks like something else goes in quotes.",
+    )
+
+
+def _merge(under: Tree, values: dict[str, Any], origins: dict[Place, str], place: Place) -> None:
+    """Lay `values` over `under` at `place`: mappings merge, all else replaces, null goes back to the default."""
+    target = _at(under.values, place)
+    for key, value in values.items():
+        inner = (*place, key)
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            under.origins[inner] = origins[inner]
+            _merge(under, value, origins, inner)
+            continue
+        inherited = target.pop(key, None) is not None
+        for known in [known for known in under.origins if known[: len(inner)] == inner]:
+            del under.origins[known]
+        if value is None and inherited:
+            continue
+        target[key] = value
+        under.origins.update(
+            {known: origin for known, origin in origins.items() if known[: len(inner)] == inner}
+        )
+
+
+def _override(tree: Tree, override: str) -> None:
+    """Apply one `a.b=c`; c is YAML, a number in the path is an index into a list, null goes back to the default."""
+    shown = f"--set {override}"
+    dotted, equals, text = override.partition("=")
+    parts = [part.strip() for part in dotted.split(".")]
+    if not equals or not all(parts):
+        raise UserError(f"{shown}: say KEY=VALUE, such as --set pretrain.epochs=1.")
+    try:
+        document = YAML(typ="rt", pure=True).load(text) if text.strip() else None
+    except YAMLError as error:
+        raise UserError(f"{shown}: the value is not YAML.") from error
+    origins: dict[Place, str] = {(): shown}
+    value = _plain(document, (), shown, origins)
+    container: Any = tree.values
+    place: Place = ()
+    for depth, part in enumerate(parts):
+        key: str | int = part
+        if isinstance(container, list):
+            if not part.isdigit() or int(part) >= len(container):
+                raise UserError(
+                    f"{shown}: {'.'.join(parts[:depth])} has no entry '{part}'; "
+                    f"it is a list of {len(container)}, counted from 0."
+                )
+            key = int(part)
+        elif not isinstance(container, dict):
+            raise UserError(
+                f"{shown}: {'.'.join(parts[:depth])} is {container!r}, which has nothing inside to set."
+            )
+        place = (*place, key)
+        if depth < len(parts) - 1:
+            if isinstance(container, dict):
+                container.setdefault(key, {})
+            tree.origins.setdefault(place, shown)
+            container = container[key]
+    assert place
+    for known in [known for known in tree.origins if known[: len(place)] == place]:
+        del tree.origins[known]
+    if value is None and isinstance(container, dict) and container.pop(place[-1], None) is not None:
+        return
+    container[place[-1]] = value
+    tree.origins[place] = shown
+    tree.origins.update({(*place, *inner): shown for inner in origins if inner})
+
+
+def _at(values: Any, place: Place) -> Any:
+    for key in place:
+        values = values[key]
+    return values
+
+
+def _short(path: Path) -> str:
+    """As a person would type it from here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,202 @@
+"""Times steps of a network on noise, with the code that the stages use, on the device that they would use.
+
+What `harness.estimate.workload` says of a step is built with random weights, or with those of a model that exists; one step warms up,
+and of NUM_TIMED more the median counts. Data are not loaded and nothing is kept but the time.
+"""
+
+import gc
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.config import grid
+from harness.config.attack import EvaluationAttack
+from harness.config.model import ModelSettings
+from harness.config.train import PretrainSettings
+from harness.config.transfer import TransferSettings
+from harness.modeling import classifier as models
+from harness.modeling import pretrained as adopting
+from harness.modeling.classifier import Classifier
+from harness.modeling.module_modes import eval_mode, fixed_shapes
+from harness.modeling.precision import autocast, choose
+from harness.profiling.timer import Timer
+from harness.runner.context import StageContext
+from harness.stages.pretrain import new_trainee
+from harness.system.folders import Folders
+from harness.system.out_of_memory import is_out_of_memory
+from harness.train.autotune import NUM_TIMED, choose_compiled, noise_batch, timed, wait_for
+from harness.train.evaluate import attacked
+from harness.train.micro_batching import choose_parts
+from harness.train.trainee import ModelTrainee
+from harness.transfer import method
+from harness.transfer.method import Setup
+from writers.errors import UserError
+
+JSON = dict[str, Any]
+NUM_CLASSES = 100  # a head is next to nothing of a step
+EPS = 1.0  # a radius does not change how long an attack takes
+STEPS_PER_EPOCH = 100
+
+
+def measure(
+    steps: Sequence[JSON], folders: Folders, *, device: str, num_threads: int
+) -> Iterator[tuple[JSON, float | str]]:
+    """Each step with its seconds, or with why it cannot be timed here: out of memory, weights that are missing.
+
+    Raises UserError where this torch cannot use the device.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"This torch ({torch.__version__}) cannot use the GPU.",
+            "Install a torch built for the driver's CUDA.",
+        )
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        with tempfile.TemporaryDirectory() as scratch, fixed_shapes(device):
+            context = StageContext(
+                config={},
+                folder=Path(scratch),
+                needs={},
+                need_folders={},
+                data=folders.data,
+                raw=folders.raw,
+                num_threads=num_threads,
+                device=device,
+            )
+            for step in steps:
+                yield step, _seconds(step, context)
+                gc.collect()
+                if device.startswith("cuda"):
+                    torch.cuda.empty_cache()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _seconds(step: JSON, context: StageContext) -> float | str:
+    try:
+        with _STEPS[step["step"]](step, context) as once:
+            once()
+            wait_for(context.device)
+            return statistics.median(timed(once, context.device) for _ in range(NUM_TIMED))
+    except UserError as error:
+        return error.message
+    except (
+        Exception
+    ) as error:  # whatever networks of others may raise: a plan goes on without this one
+        if is_out_of_memory(error):
+            return "there is not enough memory"
+        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+@contextmanager
+def _pretrain(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
+    settings = PretrainSettings.model_validate(step["settings"])
+    context = replace(
+        context, config={"arch": step["arch"], "seed": 0, "eps": EPS if step["attacked"] else 0.0}
+    )
+    batch = noise_batch(settings.batch_size, settings.resolution, NUM_CLASSES, context.device)
+    trainee = new_trainee(context, settings, NUM_CLASSES, Timer(context.device))
+    trainee.batch_size = settings.batch_size
+    choose_parts(trainee, settings.accumulate, batch, context.folder)
+    choose_compiled(trainee, batch, settings.compile, context.device)
+    yield lambda: trainee.train_batch(*batch)
+
+
+@contextmanager
+def _transfer(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
+    rates = [1e-3 / number for number in range(1, step["num_trials"] + 1)]
+    settings = TransferSettings.model_validate({**step["settings"], "lrs": rates})
+    precision = choose(settings.precision, context.device)
+
+    def load() -> Classifier:
+        model = _model(step["model"], context)[0]
+        models.replace_head(model, NUM_CLASSES, torch.Generator().manual_seed(0))
+        return model
+
+    settings = settings.model_copy(update={"resolution": load().fixed_size or settings.resolution})
+    assert settings.bn_stats is not None
+    batch = noise_batch(settings.batch_size, settings.resolution, NUM_CLASSES, context.device)
+    setup = Setup(
+        load,
+        load,
+        settings,
+        settings.bn_stats,
+        STEPS_PER_EPOCH,
+        context.device,
+        precision,
+        Timer(context.device),
+    )
+    trainee = method.find(step["method"]).candidates(setup, grid.trials(settings)).trainee
+    if isinstance(trainee, ModelTrainee):
+        choose_parts(trainee, settings.accumulate, batch, context.folder)
+    yield lambda: trainee.train_batch(*batch)
+
+
+@contextmanager
+def _look(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
+    model, own_resolution = _model(step["model"], context)
+    resolution = model.fixed_size or step["resolution"] or own_resolution
+    assert resolution is not None
+    images, _ = noise_batch(step["batch_size"], resolution, NUM_CLASSES, context.device)
+    precision = choose(step["precision"], context.device)
+    with eval_mode(model), torch.inference_mode(), autocast(precision, context.device):
+        yield lambda: model(images)
+
+
+@contextmanager
+def _attack(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
+    model, _ = _model(step["model"], context)
+    images, labels = noise_batch(
+        step["batch_size"], step["resolution"], NUM_CLASSES, context.device
+    )
+    attack, precision = (
+        EvaluationAttack.model_validate(step["attack"]),
+        choose("auto", context.device),
+    )
+    generator = torch.Generator(context.device).manual_seed(0)
+
+    def once() -> None:
+        moved = attacked(
+            model,
+            images,
+            labels,
+            attack,
+            attack.eps_of(EPS, step["resolution"]),
+            precision,
+            generator,
+        )
+        with torch.inference_mode(), autocast(precision, context.device):
+            model(moved)
+
+    with eval_mode(model):
+        yield once
+
+
+_STEPS = {"pretrain": _pretrain, "transfer": _transfer, "look": _look, "attack": _attack}
+
+
+def _model(about: JSON, context: StageContext) -> tuple[Classifier, int | None]:
+    """On the device; and the resolution that it wants, where it has one of its own. Raises UserError where its weights are
+    missing: stages with it would fail."""
+    if "model" in about:
+        adopted = adopting.adopt(
+            ModelSettings.model_validate(about["model"]),
+            context.raw / Path(about["weights_dir"] or "").expanduser(),
+        )
+        return adopted.model.to(context.device), adopted.about["resolution"]
+    channels = tuple(about["channels"]) if about["channels"] else None
+    model = models.build(
+        about["arch"],
+        NUM_CLASSES,
+        channels=channels,
+        blur_pool=about["blur_pool"],
+        batch_norm_scale=about["batch_norm_scale"],
+    )
+    return model.to(context.device), None

@@ -1,0 +1,1 @@
+"""From a recipe to the stages that it needs: a directed acyclic graph, keyed by content."""

@@ -1,0 +1,1 @@
+"""Architectures: a name is a file, with `build(num_classes, channels) -> (backbone, feature_dim)`; see `harness.modeling.classifier`."""

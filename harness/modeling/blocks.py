@@ -1,0 +1,175 @@
+"""A network's blocks in the order in which images pass through them, and its stages; no list of architectures is kept.
+
+timm's networks say which names go together (`group_matcher`). Of others the tree of modules tells: lists of modules are
+opened; what is in them is a block, and of plain layers each one that has a matrix begins one.
+A stage is a run of blocks that work at one width and resolution, found by looking at an image's way through them; of a
+network that has only one behind its stem (a vision transformer), each block is a stage.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.modeling.module_modes import eval_mode
+
+MIN_RESOLUTION = 224  # smaller images end at one pixel long before the last block
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+MOST = 0.9  # of a module's weights: a list that has as many is what the module is
+
+
+@dataclass(frozen=True)
+class Block:
+    """Names in the backbone's state_dict that belong together: parameters and buffers."""
+
+    names: tuple[str, ...]
+
+    def parameters(self, backbone: nn.Module) -> list[nn.Parameter]:
+        own = set(self.names)
+        return [parameter for name, parameter in backbone.named_parameters() if name in own]
+
+    def layers(self, backbone: nn.Module) -> list[nn.Module]:
+        """The modules that the names are of."""
+        return [
+            backbone.get_submodule(owner)
+            for owner in dict.fromkeys(name.rpartition(".")[0] for name in self.names)
+        ]
+
+
+def blocks_of(backbone: nn.Module) -> list[Block]:
+    """From the input to the features. Every parameter and buffer is in one of them."""
+    names = [
+        *(name for name, _ in backbone.named_parameters()),
+        *(name for name, _ in backbone.named_buffers()),
+    ]
+    groups = (
+        _as_timm_says(backbone, names)
+        if hasattr(backbone, "group_matcher")
+        else list(_as_the_tree_says(backbone))
+    )
+    assert sorted(name for group in groups for name in group) == sorted(names)
+    return [Block(tuple(group)) for group in groups]
+
+
+def stages_of(backbone: nn.Module, resolution: int) -> list[list[Block]]:
+    """The blocks, cut into stages; the stem is stage 0. resolution: of the images that it is for, pixels a side."""
+    blocks = blocks_of(backbone)
+    shapes: dict[int, tuple[int, ...]] = {}
+
+    def remember(number: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                shapes[number] = tuple(output.shape)
+
+        return hook
+
+    hooks = [
+        module_of(backbone, block).register_forward_hook(remember(number))
+        for number, block in enumerate(blocks)
+    ]
+    side = max(MIN_RESOLUTION, resolution)
+    try:
+        with eval_mode(backbone), torch.no_grad():
+            backbone(torch.zeros(1, 3, side, side, device=next(backbone.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    stages: list[list[Block]] = []
+    for number, block in enumerate(blocks):
+        if stages and (number not in shapes or shapes.get(number - 1) == shapes[number]):
+            stages[-1].append(block)
+        else:
+            stages.append([block])
+    return stages if len(stages) > 2 else [[block] for block in blocks]
+
+
+def module_of(backbone: nn.Module, block: Block) -> nn.Module:
+    """Whose output is the block's: the module that it is, or else its last layer (a stem may end in pooling)."""
+    owners = [name.split(".")[:-1] for name in block.names]
+    shared_names = [
+        parts[0]
+        for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*owners, strict=False))
+    ]
+    shared = backbone.get_submodule(".".join(shared_names))
+    return (
+        backbone.get_submodule(".".join(owners[-1]))
+        if shared is backbone or isinstance(shared, CONTAINERS)
+        else shared
+    )
+
+
+def _as_timm_says(backbone: nn.Module, names: list[str]) -> list[list[str]]:
+    from timm.models._manipulate import group_with_matcher
+
+    matcher = backbone.group_matcher(coarse=False)  # type: ignore[operator]
+    found = group_with_matcher(iter([(name, None) for name in names]), matcher)
+    return [list(group) for group in found.values()]
+
+
+def _as_the_tree_says(backbone: nn.Module) -> Iterator[list[str]]:
+    """Norms and single parameters go with what is before them, or at the very front with what follows."""
+    matrices = {
+        name
+        for name, parameter in backbone.named_parameters()
+        if name.endswith("weight") and parameter.ndim >= 2
+    }
+    block: list[str] = []
+    for names in _walk(backbone, ""):
+        if matrices & set(names) and matrices & set(block):
+            yield block
+            block = []
+        block = block + names
+    yield block
+
+
+def _walk(module: nn.Module, prefix: str) -> Iterator[list[str]]:
+    """Names of state below a module that is opened, layer by layer and block by block."""
+    yield [
+        prefix + name
+        for name, _ in (
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        )
+    ]
+    for name, child in module.named_children():
+        inner = f"{prefix}{name}."
+        if not _is_layer(child) and _is_opened(child):
+            yield from _walk(child, inner)
+        else:
+            yield [inner + own for own, _ in (*child.named_parameters(), *child.named_buffers())]
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return not any(child.state_dict() for child in module.children())
+
+
+def _is_opened(module: nn.Module) -> bool:
+    with_weights = [child for child in module.children() if child.state_dict()]
+    if type(module) in CONTAINERS:
+        return True
+    if isinstance(module, CONTAINERS):
+        return not all(
+            _is_layer(child) for child in with_weights
+        )  # a convolution with its norm is one block
+    return any(
+        _is_list_of_blocks(child) and _count(child) > MOST * _count(module)
+        for child in with_weights
+    )
+
+
+def _is_list_of_blocks(module: nn.Module) -> bool:
+    kinds = {type(child) for child in module.children()}
+    return (
+        isinstance(module, CONTAINERS)
+        and len(kinds) == 1
+        and len(list(module.children())) > 1
+        and not any(issubclass(kind, CONTAINERS) for kind in kinds)
+        and not all(map(_is_layer, module.children()))
+    )
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,107 @@
+"""From a checkpoint of another program to a classifier of ours: its own names, its own normalisation, its own classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.modeling import classifier as models
+from harness.modeling import state_dicts as weights
+from harness.modeling import zoo
+from harness.modeling.classifier import Classifier
+from writers.errors import UserError
+from writers.subset.spec import named
+
+
+def import_checkpoint(
+    path: Path,
+    arch: str,
+    classes: str | Sequence[str] | None,
+    *,
+    eps: float = 0.0,
+    resolution: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    average: bool = False,
+    by_order: bool = False,
+) -> tuple[Classifier, dict[str, Any]]:
+    """The classifier, and what `harness.modeling.classifier.save` is to record of it.
+
+    `classes`: a subset's name, or the class names in label order; None: a head in the file is of no use (that of
+    self-supervised training), and what is recorded says so in `has_head`. Normalisation: as given, else as the file says
+    (robustness library), else as the library publishes it. Raises UserError where weights, architecture and classes do not fit
+    together.
+    """
+    found = weights.read(path, average=average)
+    has_head = classes is not None
+    names = _names(classes) if classes is not None else ()
+    model, network = _blank(arch, max(len(names), 1))
+    own = _own_names(model, network, has_head)
+    tensors = weights.by_order(found.tensors, own) if by_order else found.tensors
+    if network is not None:
+        zoo.load_published(arch, network, model.head if has_head else None, tensors)
+    else:
+        _load_ours(arch, model, tensors, has_head)
+    if (chosen := (mean or found.mean, std or found.std)) != (None, None):
+        models.set_normalisation(model, chosen[0] or (0, 0, 0), chosen[1] or (1, 1, 1))
+    about = {
+        "arch": arch,
+        "channels": None,
+        "classes": list(names),
+        "eps": eps,
+        "resolution": resolution or (network.resolution if network else 224),
+        "eval_crop": network.crop_fraction if network else 224 / 256,
+        "has_head": has_head,
+        "imported_from": path.name,
+        "sha256": found.sha256,
+    }
+    return model, about
+
+
+def _names(classes: str | Sequence[str]) -> tuple[str, ...]:
+    names = named(classes).classes if isinstance(classes, str) else tuple(classes)
+    if names is None:
+        raise UserError(
+            f"'{classes}' names no classes.", "Name a subset with a class list, such as in1000."
+        )
+    return tuple(names)
+
+
+def _blank(arch: str, num_classes: int) -> tuple[Classifier, zoo.Network | None]:
+    if "/" not in arch:
+        return models.build(arch, num_classes), None
+    network = zoo.build(arch)
+    return models.from_network(network, num_classes), network
+
+
+def _own_names(model: Classifier, network: zoo.Network | None, has_head: bool) -> dict[str, Any]:
+    """Names and shapes that weights must have, in the order of the network's modules."""
+    if network is None:
+        return {
+            name: tensor.shape
+            for name, tensor in model.state_dict().items()
+            if name not in ("mean", "std") and (has_head or not name.startswith("head."))
+        }
+    own = {name: tensor.shape for name, tensor in network.backbone.state_dict().items()}
+    head = {
+        f"{network.head_name}.{name}": tensor.shape
+        for name, tensor in model.head.state_dict().items()
+    }
+    return {**own, **head} if network.head_name and has_head else own
+
+
+def _load_ours(arch: str, model: Classifier, tensors: dict[str, Any], has_head: bool) -> None:
+    """For the architectures of `harness/models`: their own names, or torchvision's, whose head is `fc`."""
+    renamed = {
+        name
+        if name.startswith(("backbone.", "head."))
+        else f"head.{name.removeprefix('fc.')}"
+        if name.startswith("fc.")
+        else f"backbone.{name}": value
+        for name, value in tensors.items()
+    }
+    if not has_head:
+        renamed = {name: value for name, value in renamed.items() if not name.startswith("head.")}
+        renamed |= {
+            name: value for name, value in model.state_dict().items() if name.startswith("head.")
+        }
+    zoo.load_strictly(arch, model, renamed | {"mean": model.mean, "std": model.std})

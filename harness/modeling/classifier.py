@@ -1,0 +1,175 @@
+"""A classifier: pixels in, logits out, with its normalisation inside. `harness/models/` is the catalogue.
+
+Each file there has `build(num_classes, channels) -> (backbone, D)`; the backbone turns normalised images [B, 3, R, R] into
+pooled features [B, D]. Normalising inside the model lets an attack work in pixel space. Names with a slash are networks of
+torchvision and timm (`harness/modeling/zoo.py`).
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness.modeling import zoo
+from harness.modeling.blur_pool import add_blur_pool
+from harness.modeling.regularizers import AuxiliaryHead, fix_batch_norm_scale
+from harness.system.atomic_write import write_atomically
+from writers import names
+from writers.errors import UserError
+
+
+class Architecture(Protocol):
+    """What a file of `harness/models/` has."""
+
+    def build(self, num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
+        """The backbone and its number of features. `channels`: widths of the stages; None: the architecture's own."""
+
+
+class Classifier(nn.Module):
+    """`backbone`, then the linear `head`. Takes uint8 pixels or floats in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.feature_dim = feature_dim
+        self.head = nn.Linear(feature_dim, num_classes)
+        self.fixed_size: int | None = (
+            None  # pixels a side, where the backbone takes no other images
+        )
+        self.dropout = 0.0  # share of the features that are dropped before the head, in training
+        self.auxiliary: AuxiliaryHead | None = None  # a second head, in training
+        self.register_buffer("mean", torch.tensor(zoo.IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(zoo.IMAGENET_STD).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, R, R] pixels to [B, K] logits; in training, with an auxiliary head, to its logits as well, as a pair."""
+        features = self.features(images)
+        if self.dropout:
+            features = functional.dropout(features, self.dropout, self.training)
+        logits = self.head(features)
+        if self.auxiliary is not None and self.training:
+            return logits, self.auxiliary()  # type: ignore[return-value]
+        return logits  # type: ignore[no-any-return]
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, R, R] pixels to [B, D] features, what the head sees."""
+        if images.dtype == torch.uint8:
+            images = images.float().div_(255)
+        return self.backbone((images - self.mean) / self.std)
+
+
+def build(
+    arch: str,
+    num_classes: int,
+    *,
+    channels: tuple[int, ...] | None = None,
+    blur_pool: bool = False,
+    batch_norm_scale: bool = True,
+) -> Classifier:
+    """A model with random weights from torch's global generator (the caller seeds it), in channels_last memory format.
+
+    blur_pool: blur before strided convolutions. batch_norm_scale: False leaves every BatchNorm's at 1. Raises UserError for an
+    unknown `arch`, for `channels` where the architecture has no such choice, for `blur_pool` where it has no strided
+    convolution to blur before, and for `batch_norm_scale` where it has no BatchNorm.
+    """
+    if "/" in arch:
+        if channels is not None:
+            raise UserError(
+                f"{arch} has fixed widths; channels has no effect on it.",
+                "Leave channels out, or use resnet10.",
+            )
+        model = from_network(zoo.build(arch), num_classes)
+    else:
+        architecture = cast(Architecture, names.find("harness.modeling.archs", arch, "model"))
+        model = Classifier(*architecture.build(num_classes, channels), num_classes)
+    if blur_pool and not add_blur_pool(model.backbone):
+        raise UserError(
+            f"blur_pool has no effect on {arch}: it has no strided convolution to blur before.",
+            "Leave it out.",
+        )
+    if not batch_norm_scale:
+        fix_batch_norm_scale(model.backbone, arch)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def from_network(network: zoo.Network, num_classes: int) -> Classifier:
+    """A classifier on a network of the zoo, with that network's normalisation."""
+    model = Classifier(network.backbone, network.feature_dim, num_classes)
+    model.fixed_size = network.resolution if network.is_fixed_size else None
+    set_normalisation(model, network.mean, network.std)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def set_normalisation(model: Classifier, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Per channel, of pixels in [0, 1]."""
+    model.mean.copy_(torch.tensor(mean).view(1, 3, 1, 1))
+    model.std.copy_(torch.tensor(std).view(1, 3, 1, 1))
+
+
+def replace_head(model: Classifier, num_classes: int, generator: torch.Generator) -> None:
+    """Put a new head for `num_classes` on the model, initialised as nn.Linear is, from `generator` (on the CPU)."""
+    old = model.head.weight
+    head = torch.nn.utils.skip_init(
+        nn.Linear, model.feature_dim, num_classes
+    )  # leaves the global generator alone
+    bound = model.feature_dim**-0.5
+    with torch.no_grad():
+        head.weight.uniform_(-bound, bound, generator=generator)
+        head.bias.uniform_(-bound, bound, generator=generator)
+    model.head = head.to(device=old.device, dtype=old.dtype)
+
+
+def save(path: Path, model: Classifier, about: dict[str, Any]) -> None:
+    """Write weights and `about` (plain values; at least "arch", and "channels" where they were chosen), whole or not at all.
+
+    Without an auxiliary head, which has done its work.
+    """
+    buffer = io.BytesIO()
+    weights = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith("auxiliary.")
+    }
+    torch.save({"state_dict": weights, "about": about}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
+    """The model that `save` wrote, on the CPU, and its `about`. Unpickles tensors and plain values only.
+
+    Raises UserError where the file is missing, damaged, or not one of ours.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"There is no model at {path}.", "Run the stage that trains it.") from error
+    try:
+        saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        about, weights = saved["about"], saved["state_dict"]
+        num_classes, channels = len(weights["head.bias"]), about.get("channels")
+        model = build(
+            about["arch"],
+            num_classes,
+            channels=tuple(channels) if channels else None,
+            blur_pool=about.get("blur_pool", False),
+            batch_norm_scale=about.get("batch_norm_scale", True),
+        )
+        model.load_state_dict(weights)
+    except UserError:
+        raise
+    except (
+        Exception
+    ) as error:  # torch raises many kinds for a damaged file, and any of them means the same here
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"{path} is not a whole model of this harness: {why[:200]}",
+            "Delete that stage's folder to train it again.",
+        ) from error
+    return model, about

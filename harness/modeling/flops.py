@@ -1,0 +1,92 @@
+"""How much a training step computes, and how much the GPU could."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from harness.config.attack import AttackSettings
+from harness.modeling.precision import Precision
+
+# Dense tensor-core FLOP/s of 16-bit formats with 32-bit sums, from NVIDIA's data sheets; the first name that fits counts.
+PEAKS = (
+    ("H100 PCIe", 756e12),
+    ("H100 NVL", 835e12),
+    ("H100", 989e12),
+    ("H200", 989e12),
+    ("GH200", 989e12),
+    ("B200", 2250e12),
+    ("A100", 312e12),
+    ("A800", 312e12),
+    ("L40S", 362e12),
+    ("V100-SXM2", 125e12),
+    ("RTX 4090", 165e12),
+    ("RTX 3090", 71e12),
+    ("Tesla T4", 65e12),
+)
+FP16_ONLY = ("V100-SXM2", "Tesla T4")
+
+
+def training_flops(
+    model: nn.Module, resolution: int, attack: AttackSettings | None
+) -> float | None:
+    """Floating-point operations of one training step for one image, a multiplication and an addition counted as two; None
+    for a model that cannot be run on the CPU.
+
+    The convolutions and matrix products of a forward pass are counted as one black image goes through a copy on the CPU (device
+    "meta" would compute nothing, but imports all of torch.compile, which takes longer); the gradients of weights and of inputs
+    count as one such pass each. torch's own count of backward passes takes depthwise
+    convolutions for dense ones (torch 2.15: five times too much for an EfficientNet).
+    attack: of training; None for clean training.
+    """
+    forward = inference_flops(model, resolution)
+    return (
+        None
+        if forward is None
+        else 3.0 * forward * (1 + (attack.num_passes if attack is not None else 0.0))
+    )
+
+
+def inference_flops(model: nn.Module, resolution: int) -> float | None:
+    """Likewise of the forward pass for one image."""
+    twin = copy.deepcopy(model).to("cpu").eval()
+    try:
+        # With gradients, because without them attention takes kernels that no formula knows.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
+            twin(torch.zeros(1, 3, resolution, resolution))
+    except (NotImplementedError, RuntimeError) as error:
+        print(
+            f"The model's operations cannot be counted: {next(iter(str(error).splitlines()), '')}"
+        )
+        return None
+    return float(counter.num_flops)
+
+
+class _Counter(TorchDispatchMode):
+    """Counts as torch's FlopCounterMode, by its formulas, but without importing torch.compile at the first operation."""
+
+    num_flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.num_flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def peak_flops(gpu: str, precision: Precision) -> float | None:
+    """The FLOP/s that the GPU of that name is sold for; None where this is not known, and for float32, which has several."""
+    if precision == "float32":
+        return None
+    for name, peak in PEAKS:
+        if name in gpu:
+            return None if precision == "bf16" and name in FP16_ONLY else peak
+    return None

@@ -1,0 +1,101 @@
+"""From the name of a model that exists to a classifier of ours: published weights from where they lie, packaged ones, files.
+
+Nothing is downloaded here. Weights of torchvision and timm are looked for in the recipe's `weights_dir`, under the name they
+are published with or as NAME with one of ENDINGS, and in the caches in which those libraries leave what they have fetched.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.config.model import ModelSettings
+from harness.modeling import classifier as models
+from harness.modeling import state_dicts as weights
+from harness.modeling import zoo
+from harness.modeling.checkpoint_import import import_checkpoint
+from harness.modeling.classifier import Classifier
+from writers import names
+from writers.errors import UserError
+from writers.subset.spec import named
+
+ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
+IMAGENET = "in1000"  # its order of labels is that of torchvision and timm, too
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A classifier with its weights, on the CPU."""
+
+    model: Classifier
+    about: dict[str, Any]  # what `harness.modeling.classifier.save` is to record
+    imagenet_top1: float | None = None  # as published, in [0, 1]
+    imagenet_top5: float | None = None
+    licence: str | None = None  # of the weights, as published
+
+
+def adopt(settings: ModelSettings, weights_dir: Path) -> Adopted:
+    """Raises UserError, with where it looked, where the weights are not there; and where they do not fit."""
+    if settings.checkpoint is not None:
+        file = weights_dir / Path(settings.checkpoint).expanduser()
+        model, about = import_checkpoint(
+            file,
+            settings.arch or settings.name,
+            settings.classes,
+            eps=settings.eps,
+            mean=settings.mean,
+            std=settings.std,
+            average=settings.average,
+            by_order=settings.by_order,
+        )
+        return Adopted(model, about, settings.imagenet_top1)
+    if "/" in settings.name:
+        return _published(settings, weights_dir)
+    module = names.find("harness.modeling.archs", settings.name, "model")
+    if not hasattr(module, "published"):
+        raise UserError(
+            f"{settings.name} has no weights of its own.",
+            "Name a model.pt or a checkpoint file, or another model.",
+        )
+    model, about = module.published()
+    return Adopted(model, about, settings.imagenet_top1)
+
+
+def _published(settings: ModelSettings, weights_dir: Path) -> Adopted:
+    arch = settings.name
+    published = zoo.published(arch)
+    places = [
+        weights_dir / name
+        for name in (*published.file_names, *(arch.partition("/")[2] + end for end in ENDINGS))
+    ]
+    places += published.caches
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        from_where = f" They are published at {published.url}." if published.url else ""
+        raise UserError(
+            f"The weights of {arch} are not on this machine.{from_where}",
+            f"Put {published.file_names[0]} into {weights_dir}.",
+        )
+    found = weights.read(file)
+    tensors = published.in_library_names(found.tensors)
+    network = zoo.build(arch)
+    model = models.from_network(network, published.num_classes)
+    zoo.load_published(arch, network, model.head, tensors)
+    classes = named(IMAGENET).classes if published.num_classes == 1000 else None
+    about = {
+        "arch": arch,
+        "channels": None,
+        "classes": list(classes or map(str, range(published.num_classes))),
+        "eps": 0.0,
+        "resolution": network.resolution,
+        "eval_crop": network.crop_fraction,
+        "imported_from": file.name,
+        "sha256": found.sha256,
+    }
+    top1 = published.imagenet_top1 if settings.imagenet_top1 is None else settings.imagenet_top1
+    return Adopted(model, about, top1, published.imagenet_top5, published.licence)
+
+
+def num_parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

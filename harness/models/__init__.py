@@ -1,1 +1,0 @@
-"""Architectures: a name is a file, with `build(num_classes, channels) -> (backbone, feature_dim)`; see `harness.model`."""

@@ -1,0 +1,1 @@
+"""Timer spans, GPU utilization and traces."""

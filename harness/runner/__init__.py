@@ -1,0 +1,1 @@
+"""Run the stages of a matrix: executor, launchers, workers, leases, results on disk."""

@@ -1,0 +1,1 @@
+"""Processes, folders and files: what does not depend on machine learning."""

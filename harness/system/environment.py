@@ -1,0 +1,145 @@
+"""What a result was computed with: versions, hardware, and the flags that decide precision."""
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("harness", "torch", "torchvision", "numpy", "numba", "ffcv", "pillow")
+
+
+def describe(device: str, num_threads: int) -> dict[str, Any]:
+    """A JSON object for `Result.environment`. Looks at torch only where the stage has imported it."""
+    return {
+        **of_this_process(),
+        "num_threads": num_threads,
+        "device": device,
+        **_torch_state(device),
+    }
+
+
+@functools.cache
+def of_this_process() -> dict[str, Any]:
+    """Asked once: what a warm worker runs is the code that it has loaded, whatever becomes of the files."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": versions(),
+        "git_revision": git_revision(),
+        "cpu": cpu_model(),
+        "num_cores": num_cores(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Package -> installed version, None where it is missing; found without importing any."""
+    found: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git_revision() -> str | None:
+    """The commit of the code that runs, with `+changes` where files differ from it; None outside a repository."""
+    git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
+    try:
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+def cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cores() -> list[int]:
+    """The numbers of the cores that this process is not kept off."""
+    return (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
+
+
+def num_cores() -> int:
+    """Cores that this process may use: its affinity, and the CPU quota of its container."""
+    allowed = len(cores())
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return allowed if quota == "max" else max(1, min(allowed, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return allowed
+
+
+def gpu_names() -> list[str]:
+    """The GPUs that this process may use, by the driver's own tool: torch takes seconds to import."""
+    return _of_gpus("name")
+
+
+def gpu_memory_bytes() -> list[int]:
+    """Of each GPU that this process may use."""
+    return [round(float(mebibytes) * 2**20) for mebibytes in _of_gpus("memory.total")]
+
+
+def _of_gpus(field: str) -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return []
+    try:
+        listing = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    found = [line.strip() for line in listing.stdout.splitlines() if line.strip()]
+    return found if visible is None else found[: len(visible.split(","))]
+
+
+def _torch_state(device: str) -> dict[str, Any]:
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "backends"):
+        return {"gpu": None}
+    flags = {
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
+        "num_threads": torch.get_num_threads(),
+    }
+    if not device.startswith("cuda"):
+        return {"gpu": None, "torch_flags": flags}
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "gpu": properties.name,
+        "gpu_memory_bytes": properties.total_memory,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "torch_flags": flags,
+    }

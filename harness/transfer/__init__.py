@@ -1,0 +1,1 @@
+"""Transfer methods, transferability scores and the hyper-parameter search."""

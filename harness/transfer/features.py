@@ -1,0 +1,92 @@
+"""What a source model sees in a target's images: features from before its head, and probabilities of its own classes."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from harness.modeling.classifier import Classifier
+from harness.modeling.module_modes import eval_mode
+from harness.modeling.precision import Precision, autocast
+from loaders.backend import Loader
+from writers.errors import UserError
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of N images, in the order of the loader."""
+
+    features: np.ndarray  # float32 [N, D]
+    probs: (
+        np.ndarray | None
+    )  # float32 [N, C] over the source's classes; None: the source has no classes of its own
+    labels: np.ndarray  # int64 [N] of the target; int8 [N, K] where an image has many labels
+    ids: np.ndarray  # uint64 [N]
+
+    def save(self, file: Path) -> None:
+        """Under that name whole or not at all; the same bytes for the same arrays."""
+        arrays = {"features": self.features, "labels": self.labels, "ids": self.ids}
+        arrays |= {} if self.probs is None else {"probs": self.probs}
+        with tempfile.NamedTemporaryFile(
+            dir=file.parent, prefix=f".{file.name}.", delete=False
+        ) as handle:
+            np.savez(handle, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+        Path(handle.name).chmod(0o644)
+        Path(handle.name).replace(file)
+
+    @classmethod
+    def load(cls, file: Path) -> "Features":
+        """Raises UserError where the file is missing or damaged."""
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return cls(arrays["features"], arrays.get("probs"), arrays["labels"], arrays["ids"])
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise UserError(
+                f"{file} is no whole file of features: {error}",
+                "Delete that stage's folder to have them extracted again.",
+            ) from error
+
+
+def file_of(folder: Path, split: str) -> Path:
+    """Where a stage of kind `features` has that split's."""
+    return folder / f"{split}.npz"
+
+
+def extract(
+    model: Classifier,
+    loader: Loader,
+    *,
+    device: str,
+    precision: Precision,
+    has_head: bool = True,
+    after_batch: Callable[[int], None] = lambda num_images: None,
+) -> Features:
+    """One pass over the loader's epoch 0, in evaluation mode. The softmax is of float32 logits: half precision gives zeros.
+
+    has_head: False where the model's head was never trained; its answers mean nothing then. after_batch: is told how many
+    images are done.
+    """
+    features, probs, labels = [], [], []
+    num_images = 0
+    with eval_mode(model), torch.no_grad(), loader.epoch(0) as batches:
+        for images, batch_labels in batches:
+            with autocast(precision, device):
+                seen = model.features(images)
+                logits = model.head(seen) if has_head else None
+            features.append(seen.float().cpu())
+            if logits is not None:
+                probs.append(logits.float().softmax(dim=1).cpu())
+            labels.append(batch_labels.cpu().clone())
+            num_images += len(batch_labels)
+            after_batch(num_images)
+    ids = loader.samples.ids[loader.samples.order(loader.plan, 0)]
+    return Features(
+        torch.cat(features).numpy(),
+        torch.cat(probs).numpy() if has_head else None,
+        torch.cat(labels).numpy(),
+        ids,
+    )

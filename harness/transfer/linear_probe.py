@@ -1,0 +1,92 @@
+"""A linear probe: logistic regression on frozen features, its penalty chosen on val, read once on test."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.transfer import logistic_regression as logistic
+from harness.transfer.features import Features
+from writers.errors import UserError
+
+HELD_OUT = 0.2  # of train, where there is no val to choose by
+
+
+def linear_probe(
+    train: Features, val: Features | None, test: Features | None, *, device: str = "cpu"
+) -> dict[str, Any]:
+    """Top-1 and mean per class on test, and how they were come by. Features are standardised by those that are fitted.
+
+    Raises UserError without a test split, and for images with many labels.
+    """
+    if test is None:
+        raise UserError(
+            "There is no test split to read the probe on.",
+            "Carve one: --test 0.2 when the beton is written.",
+        )
+    if train.labels.ndim > 1:
+        raise UserError("An image has many labels here; the probe is for one.")
+    num_classes = int(max(part.labels.max() for part in (train, val, test) if part is not None)) + 1
+    fitted, chooser, selected_on = _split(train, val)
+    features, labels = _together([fitted, chooser])
+    standardise = logistic.standardisation(torch.as_tensor(features, device=device))
+
+    def there(part: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
+        return standardise(torch.as_tensor(part[0], device=device)), torch.as_tensor(
+            part[1], device=device
+        )
+
+    chosen = logistic.choose(there(fitted), there(chooser), num_classes, _top1)
+    seen, truth = there((test.features, test.labels))
+    predicted = chosen.fit.logits(seen.double()).argmax(dim=1)
+    right = (predicted == truth).cpu().numpy()
+    per_class = [right[test.labels == label].mean() for label in np.unique(test.labels)]
+    remarks = (
+        []
+        if all(chosen.converged.values())
+        else [
+            f"{sum(not done for done in chosen.converged.values())} of {len(chosen.converged)} fits did not converge; their scores "
+            "on val are those of where they stopped"
+        ]
+    )
+    if chosen.at_the_edge:
+        remarks.append("the penalty chosen is at the edge of the path")
+    return {
+        "top1": float(right.mean()),
+        "mean_per_class": float(np.mean(per_class)),
+        "num_correct": int(right.sum()),
+        "num_test": len(right),
+        "num_fitted": len(labels),
+        "penalty": chosen.fit.penalty,
+        "num_configs": len(chosen.scores),
+        "selected_on": selected_on,
+        "val_top1": chosen.scores[chosen.fit.penalty],
+        "remarks": remarks,
+    }
+
+
+def _split(
+    train: Features, val: Features | None
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], str]:
+    """What is fitted, what chooses, and what the latter is called. A val that lacks classes still chooses among penalties."""
+    if val is not None:
+        return (train.features, train.labels), (val.features, val.labels), "val"
+    from writers.random_streams import draw, uniform
+
+    held_out = uniform(draw(0, "probe", train.ids)) < HELD_OUT
+    return (
+        (train.features[~held_out], train.labels[~held_out]),
+        (train.features[held_out], train.labels[held_out]),
+        f"{HELD_OUT:.0%} of train",
+    )
+
+
+def _together(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([features for features, _ in parts]), np.concatenate(
+        [labels for _, labels in parts]
+    )
+
+
+def _top1(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(dim=1) == labels).double().mean())

@@ -1,0 +1,135 @@
+"""What the methods share that train a network and not only its head: where its blocks start, and how fast each learns."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import nn
+
+from harness.config.grid import Trial
+from harness.config.transfer import TransferSettings
+from harness.modeling.blocks import Block, blocks_of
+from harness.modeling.classifier import Classifier
+from harness.modeling.module_modes import BatchNorm
+from harness.train.l2sp import Pull
+from harness.train.trainee import ModelTrainee
+from harness.transfer.method import BnStats, Candidates, Setup
+from writers.errors import UserError
+
+KORNBLITH_STEPS, TORCH_MOMENTUM = 10, 0.1
+
+
+def candidates(
+    setup: Setup,
+    trial: Trial,
+    model: Classifier,
+    *,
+    frozen: Sequence[nn.Module] = (),
+    pull: Pull | None = None,
+) -> Candidates:
+    """A trainee for the weights of the model that require gradients. frozen: modules whose statistics stay, too. pull: in
+    place of weight decay."""
+    settings = trial.settings
+    schedule = (
+        settings.optimizer
+        if pull is None
+        else settings.optimizer.model_copy(update={"weight_decay": 0.0})
+    )
+    set_bn_momentum(model, settings.bn_momentum, setup.steps_per_epoch)
+    trainee = ModelTrainee(
+        model,
+        schedule,
+        trial.lr,
+        device=setup.device,
+        precision=setup.precision,
+        label_smoothing=settings.label_smoothing,
+        timer=setup.timer,
+        train_mode=partial(train_mode, model, setup.bn_stats, frozen),
+        lr_ratios=lr_ratios(model, settings),
+    )
+    trainee.step.add_gradients = pull
+    return Candidates(trainee, lambda: [(trial, model)])
+
+
+def transferred(setup: Setup, settings: TransferSettings) -> Classifier:
+    """The source's model under a new head, its last `reinit_last` blocks with random weights and statistics."""
+    model = setup.load()
+    if settings.reinit_last:
+        random = setup.scratch().backbone.state_dict()
+        new = [name for block in parts(model, settings).new for name in block.names]
+        state = model.backbone.state_dict()
+        with torch.no_grad():
+            for name in new:
+                state[name].copy_(random[name])
+    return model
+
+
+class Parts:
+    """The blocks of a network: those that learn at the low rate, the other transferred ones, and the new ones."""
+
+    def __init__(self, blocks: Sequence[Block], num_low: int, num_new: int) -> None:
+        if num_low + num_new > len(blocks):
+            raise UserError(
+                f"num_low is {num_low} and reinit_last {num_new}; the network has {len(blocks)} blocks.",
+                "Together they may name each block once.",
+            )
+        first_new = len(blocks) - num_new
+        self.low, self.high, self.new = (
+            list(blocks[:num_low]),
+            list(blocks[num_low:first_new]),
+            list(blocks[first_new:]),
+        )
+
+
+def parts(model: Classifier, settings: TransferSettings) -> Parts:
+    """Raises UserError where settings ask for more blocks than there are."""
+    return Parts(blocks_of(model.backbone), settings.num_low, settings.reinit_last)
+
+
+def lr_ratios(model: Classifier, settings: TransferSettings) -> dict[nn.Parameter, float]:
+    """Of each parameter's learning rate to the head's, where it is not 1.
+
+    New blocks learn like the head, times `layer_decay` to the power of how many blocks they are before it, as all do.
+    """
+    if (settings.num_low, settings.high_lr_ratio, settings.layer_decay) == (0, 1.0, 1.0):
+        return {}
+    found, of = {}, parts(model, settings)
+    blocks = [
+        (block, ratio)
+        for group, ratio in (
+            (of.low, settings.low_lr_ratio),
+            (of.high, settings.high_lr_ratio),
+            (of.new, 1.0),
+        )
+        for block in group
+    ]
+    for depth, (block, ratio) in enumerate(reversed(blocks), start=1):
+        for parameter in block.parameters(model.backbone):
+            found[parameter] = ratio * settings.layer_decay**depth
+    return found
+
+
+def train_mode(model: Classifier, bn_stats: BnStats, frozen: Sequence[nn.Module] = ()) -> None:
+    """Training mode for all, but evaluation mode for what is frozen, and for BatchNorm where its statistics are."""
+    model.train()
+    for module in frozen:
+        module.eval()
+    if bn_stats == "frozen":
+        for module in model.modules():
+            if isinstance(module, BatchNorm):
+                module.eval()
+
+
+def set_bn_momentum(model: nn.Module, momentum: float | str | None, steps_per_epoch: int) -> None:
+    """`kornblith`: in TensorFlow's terms max(1 - 10 / steps, 0.9), so that statistics are those of an epoch, where it is
+    short (Kornblith et al. 2019; the rule as SimCLR, App. B.8, repeats it)."""
+    if momentum is None:
+        return
+    value = (
+        min(KORNBLITH_STEPS / steps_per_epoch, TORCH_MOMENTUM)
+        if isinstance(momentum, str)
+        else momentum
+    )
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.momentum = value

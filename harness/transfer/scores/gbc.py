@@ -1,0 +1,38 @@
+"""GBC: minus the sum over pairs of classes of how far their Gaussians overlap (Bhattacharyya coefficient).
+
+Pandy et al., CVPR 2022. Diagonal covariances by default, `spherical` with one variance a class; on 64 principal components,
+as the paper does; variances are at least 1e-4.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from harness.transfer.score import checked_features
+
+NEEDS = ("features",)
+NUM_COMPONENTS = 64
+FLOOR = 1e-4
+
+
+def score(*, features: Any, probs: Any = None, labels: Any, spherical: bool = False) -> float:
+    """GBC, at most 0: minus the sum over ordered pairs of classes. features [N, D], labels [N]. Raises UserError likewise."""
+    matrix, classes, num_classes = checked_features(features, labels)
+    centred = matrix - matrix.mean(axis=0)
+    if matrix.shape[1] > NUM_COMPONENTS:
+        _, _, right = np.linalg.svd(centred, full_matrices=False)
+        centred = centred @ right[:NUM_COMPONENTS].T
+    groups = [centred[classes == label] for label in range(num_classes)]
+    means = np.stack([group.mean(axis=0) for group in groups])
+    variances = np.stack([np.maximum(group.var(axis=0), FLOOR) for group in groups])
+    if spherical:
+        variances = np.broadcast_to(variances.mean(axis=1, keepdims=True), variances.shape)
+    total = 0.0
+    for first in range(num_classes - 1):  # a row at a time: K x K x D would not fit for SUN397
+        joint = (variances[first] + variances[first + 1 :]) / 2
+        distance = ((means[first] - means[first + 1 :]) ** 2 / joint).sum(axis=1) / 8
+        distance += 0.5 * (
+            np.log(joint) - 0.5 * (np.log(variances[first]) + np.log(variances[first + 1 :]))
+        ).sum(axis=1)
+        total += 2 * np.exp(-distance).sum()
+    return -float(total)

@@ -1,0 +1,46 @@
+"""H-score: how much of the features' variance lies between classes, in units of the features' own covariance.
+
+Bao et al., ICIP 2019: tr(cov(f)^-1 cov(E[f | y])), by the pseudo-inverse where features outnumber images. `shrunk`: with the
+Ledoit-Wolf covariance, times 1 - its shrinkage (Ibrahim, Ponomareva and Mazumder 2021), which is the one to trust when N is
+not many times D.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from harness.transfer.score import checked_features
+
+NEEDS = ("features",)
+
+
+def score(*, features: Any, probs: Any = None, labels: Any, shrunk: bool = False) -> float:
+    """The H-score, from 0 to K - 1. features [N, D], labels [N]. Raises UserError for what does not fit."""
+    matrix, classes, num_classes = checked_features(features, labels)
+    centred = matrix - matrix.mean(axis=0)
+    counts = np.bincount(classes, minlength=num_classes)
+    means = np.zeros((num_classes, matrix.shape[1]))
+    np.add.at(means, classes, centred)
+    means /= counts[:, None]
+    between = (means * counts[:, None]).T @ means / len(matrix)
+    if not shrunk:
+        variances, axes = np.linalg.eigh(centred.T @ centred / len(matrix))
+        # A direction in which no image differs has the variance of its rounding, and is left out.
+        kept = variances > max(1e-12 * variances[-1], (1e-13 * np.abs(matrix).max()) ** 2)
+        return float(
+            (((axes[:, kept].T @ between) * axes[:, kept].T).sum(axis=1) / variances[kept]).sum()
+        )
+    from sklearn.covariance import ledoit_wolf
+
+    covariance, shrinkage = ledoit_wolf(matrix)
+    return float((1 - shrinkage) * np.trace(np.linalg.solve(covariance, between)))
+
+
+def variants(
+    *, features: Any, probs: Any = None, labels: Any, device: str = "cpu"
+) -> dict[str, float]:
+    """`hscore` and `hscore_shrunk`."""
+    return {
+        "hscore": score(features=features, labels=labels),
+        "hscore_shrunk": score(features=features, labels=labels, shrunk=True),
+    }

@@ -1,0 +1,57 @@
+"""LogME: the evidence of a Bayesian linear model from features to one-hot labels, maximised over its two precisions.
+
+You, Liu, Wang and Long, ICML 2021; by the fixed-point iteration of the JMLR 2022 version: gamma = sum sigma^2 / (sigma^2 + t)
+with t = alpha / beta, alpha = gamma / |m|^2, beta = (N - gamma) / |f m - y|^2. The mean over classes of the log-evidence
+of a sample, whose determinant is over all D directions, also where D > N.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from harness.transfer.score import checked_targets
+
+NEEDS = ("features",)
+MOST_ITERATIONS = 11
+TOLERANCE = 1e-3  # of t, relative
+FLOOR = 1e-5  # under |m|^2 and the residual, as in the authors' code
+
+
+def score(*, features: Any, probs: Any = None, labels: Any) -> float:
+    """LogME. features [N, D], labels [N], or [N, K] where an image has many. Raises UserError for what does not fit."""
+    matrix, targets = checked_targets(features, labels)
+    left, sigma, _ = np.linalg.svd(matrix, full_matrices=False)
+    return float(np.mean([_evidence(left, sigma, matrix.shape, target) for target in targets.T]))
+
+
+def _evidence(
+    left: np.ndarray, sigma: np.ndarray, shape: tuple[int, ...], target: np.ndarray
+) -> float:
+    """Log-evidence per sample for one target [N], given the features' singular value decomposition."""
+    num_images, num_features = shape
+    variances = sigma**2
+    projected = left.T @ target
+    outside = max(
+        float(target @ target - projected @ projected), 0.0
+    )  # of the target, what no weights can reach
+    t = 1.0
+    for _ in range(MOST_ITERATIONS):
+        gamma = (variances / (variances + t)).sum()
+        mean_squared = (variances * projected**2 / (variances + t) ** 2).sum()
+        residual = (projected**2 * (t / (variances + t)) ** 2).sum() + outside
+        alpha, beta = gamma / (mean_squared + FLOOR), (num_images - gamma) / (residual + FLOOR)
+        before, t = t, alpha / beta
+        if abs(t - before) / before <= TOLERANCE:
+            break
+    log_determinant = np.log(alpha + beta * variances).sum() + (
+        num_features - len(variances)
+    ) * np.log(alpha)
+    evidence = (
+        num_features * np.log(alpha)
+        + num_images * np.log(beta)
+        - log_determinant
+        - beta * residual
+        - alpha * mean_squared
+        - num_images * np.log(2 * np.pi)
+    ) / 2
+    return float(evidence / num_images)

@@ -1,0 +1,23 @@
+"""NCE: minus the conditional entropy of the target's labels given the source's hard predictions.
+
+Tran, Nguyen and Hassner, ICCV 2019: the sum over pairs of p(y, z) log p(y | z), z being the source class of highest
+probability. At most 0.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from harness.transfer.score import checked_probs
+
+NEEDS = ("probs",)
+
+
+def score(*, features: Any = None, probs: Any, labels: Any) -> float:
+    """NCE, at most 0. probs [N, C], labels [N]. Raises UserError for what does not fit."""
+    theta, classes, num_classes = checked_probs(probs, labels)
+    joint = np.zeros((num_classes, theta.shape[1]))
+    np.add.at(joint, (classes, theta.argmax(axis=1)), 1 / len(classes))
+    source = joint.sum(axis=0)
+    y, z = np.nonzero(joint)
+    return float((joint[y, z] * np.log(joint[y, z] / source[z])).sum())

@@ -1,0 +1,61 @@
+"""NLEEP: LEEP with the components of a Gaussian mixture on the features in place of the source's classes.
+
+Li et al., CVPR 2021, "Ranking Neural Checkpoints": principal components that keep 80 % of the variance, then a mixture of
+5 components a class with full covariances, on the same images. Two fallbacks, which `details` tells: where 5 K components are
+not fewer than the images (VTAB-1k with its 100 classes), 4, 3, 2 or 1 a class are, and where not even that, one fewer than
+the images; above MOST_COMPONENTS covariances are diagonal (SUN397's 1,985 full ones take hours).
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from harness.transfer.score import checked_features
+from harness.transfer.scores.leep import log_likelihood
+
+NEEDS = ("features",)
+VARIANCE_KEPT = 0.8
+COMPONENTS_PER_CLASS = 5
+MOST_COMPONENTS = 600  # with full covariances
+
+
+def score(*, features: Any, probs: Any = None, labels: Any, seed: int = 123) -> float:
+    """NLEEP, at most 0. features [N, D], labels [N]. Raises UserError for what does not fit."""
+    return details(features=features, labels=labels, seed=seed)["score"]
+
+
+def details(*, features: Any, labels: Any, seed: int = 123) -> dict[str, Any]:
+    """The score, and what it was computed with: dimensions kept, components, covariances, whether the fit converged."""
+    from sklearn.decomposition import PCA
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    matrix, classes, num_classes = checked_features(features, labels)
+    wanted = COMPONENTS_PER_CLASS * num_classes
+    num_components = next(
+        (
+            a_class * num_classes
+            for a_class in range(COMPONENTS_PER_CLASS, 0, -1)
+            if a_class * num_classes < len(matrix)
+        ),
+        max(1, len(matrix) - 1),
+    )
+    covariances = "full" if num_components <= MOST_COMPONENTS else "diag"
+    reduced = (
+        PCA(n_components=VARIANCE_KEPT, svd_solver="full").fit_transform(matrix)
+        if matrix.shape[1] > 1
+        else matrix
+    )
+    mixture = GaussianMixture(num_components, covariance_type=covariances, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said in the result
+        posteriors = mixture.fit(reduced).predict_proba(reduced)
+    return {
+        "score": log_likelihood(np.asarray(posteriors, np.float64), classes, num_classes),
+        "num_dimensions": int(reduced.shape[1]),
+        "num_components": num_components,
+        "wanted_components": wanted,
+        "covariances": covariances,
+        "converged": bool(mixture.converged_),
+    }

@@ -1,0 +1,141 @@
+"""Benchmarks take turns, compare within a round, and record what they ran on."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from harness.cli.benches import _common as bench
+from harness.cli.benches import load
+from harness.cli.benches._common import Goal, Measured
+from harness.cli.main import cli
+from writers.errors import UserError
+
+
+def test_contenders_take_turns_and_none_is_always_first():
+    called = []
+    rates = bench.take_turns(
+        {name: lambda name=name: called.append(name) or float(len(called)) for name in "abc"}, 3
+    )
+    assert "".join(called) == "abcbcacab"
+    assert rates == {"a": [1.0, 6.0, 8.0], "b": [2.0, 4.0, 9.0], "c": [3.0, 5.0, 7.0]}
+
+
+def test_a_ratio_is_within_rounds_and_against_the_best_that_ran():
+    """The machine halves its speed in round 2: rates move, ratios do not."""
+    measured = {
+        "ours": Measured("ours", rates=[300, 150, 330]),
+        "x": Measured("x", rates=[100, 50, 100]),
+        "y": Measured("y", rates=[90, 60, 110]),
+    }
+    (ratio,) = bench.ratios(
+        measured,
+        [
+            Goal("ours", ("x", "y"), must=2.0, aim=3.5, title="ours / all"),
+            Goal("ours", ("absent",)),
+            Goal("nobody", ("x",)),
+        ],
+    )
+    assert (
+        ratio.against == ("x", "y")
+        and ratio.rounds == pytest.approx((3.0, 2.5, 3.0))
+        and ratio.median == 3.0
+    )
+    assert ratio.verdict == "reached" and ratio.title == "ours / all"
+    assert (
+        bench.ratios(measured, [Goal("ours", ("x",), must=2.0, aim=3.0)])[0].verdict
+        == "aim reached"
+    )
+    assert bench.ratios(measured, [Goal("x", ("ours",), must=1.0)])[0].verdict == "NOT REACHED"
+    assert measured["ours"].spread == pytest.approx(180 / 300)
+
+
+def test_a_ratio_against_some_of_those_that_were_meant_says_so_and_reaches_nothing():
+    measured = {
+        name: Measured(name, rates=[rate])
+        for name, rate in (("ours", 300.0), ("x", 100.0), ("y", 90.0))
+    }
+    (ratio,) = bench.ratios(
+        measured, [Goal("ours", ("x", "y", "fast"), must=2.0, aim=2.5, title="ours / best of all")]
+    )
+    assert ratio.title == "ours / x or y" and ratio.against == ("x", "y") and ratio.median == 3.0
+    assert ratio.must is None and ratio.aim is None and ratio.verdict == ""
+
+
+def test_ratios_of_a_gpu_run():
+    """With the contenders that benchmarks/gpu_check.py asks for."""
+    measured = {
+        name: Measured(name, rates=[1.0])
+        for name in ("ours:restart", "ours:resident", "ffcv:jpeg", "torchvision:io", "dali:gpu")
+    }
+    found = bench.ratios(measured, load._goals("rrc224"))
+    assert [(ratio.ours, ratio.against, ratio.must) for ratio in found] == [
+        ("ours:restart", ("ffcv:jpeg",), 2.0),
+        ("ours:restart", ("torchvision:io",), None),
+        ("ours:restart", ("dali:gpu",), None),
+        ("ours:resident", ("dali:gpu",), None),
+        ("ours:resident", ("ours:restart",), None),
+    ]
+    assert found[1].title == "ours:restart / torchvision:io"
+
+
+def test_a_record_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        bench.save(tmp_path / "file" / "x.json", {})
+
+
+@pytest.mark.skipif(
+    not (bench.ROOT / "benchmarks" / "contender.py").is_file(),
+    reason="the contenders come with the source",
+)
+def test_bench_load_end_to_end(tmp_path: Path):
+    """Two contenders on a flat folder of small JPEG files, one that is absent, a name that is wrong."""
+    corpus = tmp_path / "photos"
+    corpus.mkdir()
+    for index in range(12):
+        Image.effect_noise((130 + index, 110), 60).convert("RGB").save(corpus / f"{index}.jpg")
+    arguments = [
+        "bench",
+        "load",
+        "--corpus",
+        str(corpus),
+        "--data-dir",
+        str(tmp_path / "data"),
+        "--rounds",
+        "2",
+        "--images",
+        "24",
+        "--batch-size",
+        "8",
+        "--threads",
+        "1",
+        "--json",
+        str(tmp_path / "load.json"),
+        "--plot",
+        str(tmp_path / "load.png"),
+    ]
+    ended = CliRunner().invoke(
+        cli, [*arguments, "--ours", "ours:jpeg", "--against", "torchvision:pil,dali:gpu"]
+    )
+    assert ended.exit_code == 0, ended.output
+    content = json.loads((tmp_path / "load.json").read_text())
+    assert set(content["contenders"]) == {"ours:jpeg", "torchvision:pil"} and set(
+        content["absent"]
+    ) == {"dali:gpu"}
+    for one in content["contenders"].values():
+        assert (
+            len(one["rates"]) == 2
+            and min(one["rates"]) > 0
+            and one["opened"]["shape"] == [8, 3, 224, 224]
+        )
+        assert (
+            100 < one["opened"]["mean_pixel"] < 156
+        )  # noise around the middle grey: these are the pictures
+        assert [detail["num_images"] for detail in one["details"]] == [24, 24]
+    assert content["environment"]["packages"]["torch"] and content["work"]["num_images"] == 12
+    assert (tmp_path / "load.png").stat().st_size > 0
+    with pytest.raises(UserError, match="no contender named 'torchvisio'"):
+        CliRunner().invoke(cli, [*arguments, "--against", "torchvisio"], catch_exceptions=False)

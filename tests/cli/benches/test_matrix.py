@@ -1,0 +1,164 @@
+"""`harness bench matrix`: every slot-second is accounted for once, and a finished matrix is found finished."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from harness.cli.benches.matrix import Work, cpu_beside_stages, markdown
+from harness.cli.main import cli
+from harness.config import load as recipe
+from harness.matrix.stage import Stage
+from harness.runner.result import Result
+from harness.runner.slot_time import Span, account, likeness, spans_of
+from tests.helpers import ROOT
+
+RECIPE = """\
+name: tiny
+source: {dataset: synthetic_things}
+subsets: [all]
+archs: [resnet10]
+targets: [{dataset: synthetic_patterns}]
+methods: {full: {lrs: [0.1]}}
+"""
+
+
+def test_every_slot_second_is_counted_once():
+    """Two slots. a runs 2..10 and gates b and c; d is ready from the start but is begun late, at 5."""
+    spans = [
+        Span("a", (), 2, 10, own_s=6, import_s=1.5, first_use_s=0.25),
+        Span("d", (), 5, 7, own_s=2, import_s=0, first_use_s=0),
+        Span("b", ("a",), 10, 13, own_s=3, import_s=0, first_use_s=0),
+        Span("c", ("a", "of another recipe"), 11, 12, own_s=1, import_s=0, first_use_s=0),
+    ]
+    found = account(spans, 2, began=0, ended=16)
+    assert found["start of the command"] == 2 * 2 and found["report and exit"] == 2 * 3
+    assert found["ready stages waiting"] == 3 + 1  # d from 2 to 5; c from 10 to 11
+    assert found["no_stage_ready"] == 3 + 1  # from 7 to 10; from 12 to 13
+    assert (
+        found["imports"] == 1.5
+        and found["first use of compiled code"] == 0.25
+        and found["own_work"] == 12
+    )
+    assert found["start of workers, leases, results"] == pytest.approx(0.25)
+    assert sum(found.values()) == pytest.approx(2 * 16)
+    watched = [
+        (1, 0.0),
+        (3, 1.0),
+        (5, 1.5),
+        (7, 1.75),
+        (9, 4.0),
+        (10, 4.5),
+        (10.5, 4.75),
+        (11, 5.0),
+        (12, 5.5),
+        (14, 6.0),
+    ]
+    with_command = account(spans, 2, began=0, ended=16, beside=watched)
+    assert (
+        with_command["taken from stages"] == 0.25 + 0.5
+    )  # from 5 to 7 a and d run, from 11 to 12 b and c
+    assert with_command["own_work"] == 12 - 0.75 and sum(with_command.values()) == pytest.approx(
+        2 * 16
+    )
+
+
+def test_the_cpu_time_of_a_process_and_of_its_children():
+    burn = "import time\nwhile time.process_time() < 0.3: pass\n"
+    code = f"import subprocess, sys, time\n{burn}subprocess.run([sys.executable, '-c', {burn + 'time.sleep(60)'!r}])"
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as process:
+        found = 0.0
+        while found < 0.55:  # each burns 0.3 s; the test's time limit ends a wait in vain
+            assert process.poll() is None
+            found = cpu_beside_stages(process.pid)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_first_use_is_what_a_later_stage_of_the_kind_does_not_need(tmp_path: Path):
+    results = []
+    for seed, startup_s in enumerate((3.0, 0.5)):
+        stage = Stage("pretrain", {"seed": seed}, axes={"eps": 0.0})
+        folder = stage.folder(tmp_path)
+        folder.mkdir(parents=True)
+        for name in ("stage.json", "result.json"):
+            (folder / name).touch()
+        results.append(
+            (
+                stage,
+                Result(
+                    kind="pretrain",
+                    key=stage.key,
+                    name="",
+                    axes={},
+                    config={},
+                    needs={},
+                    metrics={},
+                    timing={"startup_s": startup_s},
+                    environment={},
+                    started_at="",
+                    wall_s=10,
+                ),
+            )
+        )
+    first, second = spans_of(results, tmp_path)
+    assert (first.first_use_s, first.own_s) == (2.5, 7.5) and (
+        second.first_use_s,
+        second.own_s,
+    ) == (0, 10)
+
+
+def test_a_finished_matrix_of_many_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With made-up results in place of a warm-up's."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    from tests.helpers.report_fakes import make_results
+
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    asked = recipe.read(tmp_path / "tiny.yaml", ["pretrain.epochs=2"])
+    templates = {likeness(Stage(one.kind, {}, axes=one.axes)): one for one in make_results(asked)}
+    found = Work(
+        str(tmp_path / "tiny.yaml"), ["pretrain.epochs=2"], tmp_path / "scratch", 1
+    ).finished(40, templates, 1)
+    assert (
+        found["num_stages"] >= 40
+        and found["rounds"][0]["run_s"] > 0
+        and found["run_with_report_s"] > 0
+    )
+    record = json.loads(
+        json.dumps(
+            {
+                "finished": found,
+                "contenders": {},
+                "absent": {"packing": "there is no GPU"},
+                "ratios": [],
+                "date": "",
+                "environment": {"cpu": "cpu", "num_cores": 2, "packages": {}},
+            }
+        )
+    )
+    assert "finished stages" in markdown(record) and "there is no GPU" in markdown(record)
+
+
+def test_packing_without_a_gpu_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("harness.system.environment.gpu_names", list)
+    said = CliRunner().invoke(
+        cli,
+        [
+            "bench",
+            "matrix",
+            "--packing",
+            "--data-dir",
+            str(tmp_path),
+            "--json",
+            str(tmp_path / "record.json"),
+        ],
+        catch_exceptions=False,
+    )
+    assert said.exit_code == 0 and "there is no GPU" in said.output
+    assert json.loads((tmp_path / "record.json").read_text())["absent"] == {
+        "packing": "there is no GPU"
+    }

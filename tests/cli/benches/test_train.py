@@ -1,0 +1,148 @@
+"""`harness bench train` and `attack` at tiny sizes: who is measured, and that the plain twins do the same work."""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from harness.cli.benches import train
+from harness.cli.main import cli
+from harness.modeling import classifier as models
+from harness.train.attack import pgd
+from harness.train.autotune import noise_batch
+from writers.beton.store import open_beton
+
+TINY = [
+    "--arch",
+    "resnet10",
+    "--resolution",
+    "16",
+    "--batch-size",
+    "2",
+    "--rounds",
+    "2",
+    "--steps",
+    "1",
+]
+
+
+@pytest.fixture(autouse=True)
+def few_classes(monkeypatch):
+    monkeypatch.setattr(train, "NUM_CLASSES", 10)
+    monkeypatch.setattr(train, "WARM_UP_STEPS", 1)
+
+
+def run(tmp_path: Path, *arguments: str) -> dict:
+    file = tmp_path / "record.json"
+    said = CliRunner().invoke(
+        cli, ["bench", *arguments, "--json", str(file)], catch_exceptions=False
+    )
+    assert said.exit_code == 0
+    return json.loads(file.read_text())
+
+
+def test_bench_train_fed_and_not(tmp_path):
+    folder = tmp_path / "photos" / "noise"
+    folder.mkdir(parents=True)
+    for index in range(9):
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.jpg")
+    record = run(
+        tmp_path,
+        "train",
+        *TINY,
+        "--fed",
+        "--corpus",
+        str(folder.parent),
+        "--scratch",
+        str(tmp_path / "s"),
+        "--threads",
+        "1",
+    )
+    assert set(record["contenders"]) == {"plain", "ours:eager", "ours:fed"} and not record["absent"]
+    assert [ratio["title"] for ratio in record["ratios"]] == [
+        "ours:eager / plain, clean",
+        "gpu_fed, clean",
+    ]
+    assert all(
+        len(one["rates"]) == 2 and one["median"] > 0 for one in record["contenders"].values()
+    )
+    assert (
+        record["work"]["clock"] == "this process's CPU time"
+        and record["environment"]["packages"]["torch"]
+    )
+    (beton,) = (tmp_path / "s").glob("*.beton")
+    assert (
+        open_beton(beton).manifest.num_samples == 18
+    )  # of 9 images twice, a round takes 2 * (4 + 1)
+
+
+def test_the_loader_stands_still_while_others_are_measured(monkeypatch):
+    """Each round of what it feeds is an epoch: begun and under way before the clock starts, and ended with it."""
+    told: list[str] = []
+
+    class Loader:
+        plan = SimpleNamespace(batches_ahead=2)
+
+        @contextmanager
+        def epoch(self, number):
+            told.append(f"epoch {number}")
+            yield ((f"batch {batch}",) for batch in range(train.FED_STEPS_BEFORE + 2))
+            told.append("end")
+
+    class Trainee:
+        set_rate, train_batch = told.append, told.append
+
+    fed = train.Fed(Trainee, Loader())
+    steps = {"plain": ("plain", lambda: told.append("plain")), "fed": ("fed", fed.step)}
+    monkeypatch.setattr(
+        train.time, "process_time", lambda: told.append("clock") or float(told.count("clock"))
+    )
+    found = train.rounds(steps, "cpu", 2, 2, batch_size=10, absent={}, around={"fed": fed.round})
+    before, counted = [f"batch {number}" for number in range(4)], ["batch 4", "batch 5"]
+    plain = ["clock", "plain", "plain", "clock"]
+    first, second = (
+        [f"epoch {number}", *before, "clock", *counted, "clock", "end"] for number in (1, 2)
+    )
+    assert told[-28:] == [*plain, *first, *second, *plain]  # turn by turn
+    assert found["fed"].rates == [20, 20]
+
+
+def test_bench_attack_says_what_an_attack_costs(tmp_path):
+    record = run(tmp_path, "attack", *TINY)
+    assert set(record["contenders"]) == {"ours:clean", "ours:pgd3", "plain:clean", "plain:pgd3"}
+    rates = {name: one["rates"] for name, one in record["contenders"].items()}
+    assert record["cost_over_clean"]["ours"]["rounds"] == pytest.approx(
+        [
+            clean / attacked
+            for clean, attacked in zip(rates["ours:clean"], rates["ours:pgd3"], strict=True)
+        ]
+    )
+    assert all(ratio["must"] is None for ratio in record["ratios"])  # the targets are a GPU's
+
+
+def test_the_plain_attack_is_ours():
+    """So that the comparison is of two ways to the same images."""
+    torch.manual_seed(0)
+    model = models.build("resnet10", 10)
+    images, labels = noise_batch(3, 16, 10, "cpu")
+    pixels, settings = images.float() / 255, train.pgd3()
+    plain = train._plain_attack(model, pixels, labels, 0.5, settings, torch.enable_grad)
+    ours = pgd(
+        model, pixels, labels, norm="l2", eps=0.5, steps=3, step_size=settings.step_length(0.5)
+    )
+    assert (plain - pixels).flatten(1).norm(dim=1).min() > 0.1
+    torch.testing.assert_close(plain, ours, atol=1e-5, rtol=0)
+
+
+def test_a_gpu_that_is_not_there(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    ended = CliRunner().invoke(cli, ["bench", "attack", *TINY, "--device", "cuda:0"])
+    assert ended.exit_code and "cannot use a GPU" in str(ended.exception)

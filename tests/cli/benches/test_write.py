@@ -1,0 +1,111 @@
+"""`harness bench write` on a handful of images: who is measured, what the record holds, and that nothing is left behind."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from harness.cli.benches._common import ROOT
+from harness.cli.benches.write import ENCODINGS, WHEN, Work
+from harness.cli.main import cli
+from writers.beton.store import open_beton
+from writers.beton.verify import verify
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus" / "photos"
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    for index in range(12):
+        Image.fromarray(noise.integers(0, 256, (90, 430, 3), dtype=np.uint8)).save(
+            folder / f"{index}.jpg"
+        )
+    return folder.parent
+
+
+@pytest.mark.timeout(120)
+def test_the_record_and_the_tables(corpus: Path, tmp_path: Path):
+    arguments = [
+        "bench",
+        "write",
+        "--corpus",
+        str(corpus),
+        "--against",
+        "nobody",
+        "--rounds",
+        "2",
+        "--copies",
+        "2",
+        "--threads",
+        "1",
+        "--scratch",
+        str(tmp_path / "scratch"),
+        "--json",
+        str(tmp_path / "record.json"),
+    ]
+    said = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert said.exit_code == 0
+    record = json.loads((tmp_path / "record.json").read_text())
+    written = set(ENCODINGS) - set(record["absent"])
+    assert len(written) >= 7
+    assert set(record["contenders"]) == {f"ours:{name}" for name in written} | {
+        "copy:0.9",
+        "copy:0.5",
+        "cp",
+        "cp:durable",
+    }
+    assert all(
+        len(one["rates"]) == len(one["details"]) == 2 for one in record["contenders"].values()
+    )
+    assert record["work"]["num_images"] == 12 and record["environment"]["cpu"]
+    assert {ratio["ours"] for ratio in record["ratios"]} == {"copy:0.9", "copy:0.5"}
+    assert record["encodings"]["passthrough"]["of_source"] == 1
+    assert record["encodings"]["raw"]["bytes_per_image"] == 90 * 430 * 3
+    assert record["encodings"]["raw400"]["bytes_per_image"] == 84 * 400 * 3
+    assert record["work"]["corpus"] == {"from": "corpus"}
+    assert all(f"| `{name}` |" in said.stdout for name in written) and set(WHEN) == set(ENCODINGS)
+    assert sorted(path.name for path in (tmp_path / "scratch").iterdir()) == [
+        "corpus",
+        "large.beton",
+        "large.beton.json",
+    ]
+
+
+@pytest.mark.timeout(120)
+def test_ffcvs_own_writer_writes_the_same_images(corpus: Path, tmp_path: Path):
+    work = Work(corpus, tmp_path, 1, 2)
+    detail = work.round("ffcv:jpeg400")
+    assert detail["img_per_s"] > 0 and detail["bytes"] > 10_000
+    work.warm_up()
+    assert verify(tmp_path / "large.beton") == []
+    assert open_beton(tmp_path / "large.beton").manifest.class_counts == [
+        3,
+        3,
+        3,
+        3,
+        2,
+        2,
+        2,
+        2,
+        2,
+        2,
+    ]
+
+
+@pytest.mark.skipif(
+    not (ROOT / "benchmarks" / "photo_tiles.py").is_file(),
+    reason="the generator comes with the source",
+)
+def test_tiles_without_photographs_are_of_the_same_size(monkeypatch: pytest.MonkeyPatch):
+    from benchmarks.photo_tiles import FEWEST_BYTES, MOST_BYTES, made_up
+
+    tiles = [made_up(seed) for seed in (0, 1, 2)]
+    assert tiles[1] == made_up(1) and len(set(tiles)) == 3
+    for tile in tiles:
+        assert FEWEST_BYTES <= len(tile) <= MOST_BYTES
+        assert Image.open(io.BytesIO(tile)).size == (500, 375)

@@ -1,0 +1,326 @@
+"""harness logs, cancel and gc, on stages that a real `harness run` has left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main as cli
+from harness.config import load as recipe
+from harness.matrix import expand as matrix
+from harness.runner import lease
+from harness.runner.cancel import Watch, file_of, request
+from harness.runner.executor import Run
+from harness.system.folders import Folders
+from tests.helpers import ROOT
+
+RECIPE = """\
+name: tiny
+source: {dataset: synthetic_things}
+subsets: [all]
+archs: [resnet10]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+
+
+def harness(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+def stage(kind: str, key: str, *, name: str = "", result: bool = True) -> Path:
+    folder = Path("runs/stages") / kind / key
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "000000001.pt").write_bytes(bytes(2_000_000))
+    (folder / "stage.json").write_text(json.dumps({"name": name or f"{kind}/{key}"}))
+    (folder / "log.txt").write_text("one\ntwo\nthree\n")
+    if result:
+        (folder / "result.json").write_text("{}")
+    return folder
+
+
+def test_cancel_stops_a_run_of_another_process():
+    line = [
+        sys.executable,
+        "-m",
+        "harness.cli.main",
+        "run",
+        "tiny.yaml",
+        "--jobs",
+        "1",
+        "--stages-package",
+        "tests.helpers.slow_stages",
+    ]
+    run = subprocess.Popen(
+        line, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    deadline = time.monotonic() + 30
+    while not list(Path("runs").glob("stages/*/*/progress.json")):
+        assert time.monotonic() < deadline and run.poll() is None
+        time.sleep(0.02)
+    assert harness("cancel", "tiny.yaml") == 0
+    _, said = run.communicate(timeout=30)
+    assert run.returncode == 130 and "Go on with" in said and "Traceback" not in said
+    assert not any(lease.is_held(folder) for folder in Path("runs").glob("stages/*/*"))
+
+
+def test_what_goes_wrong_in_the_run_itself_lets_its_stages_save(monkeypatch: pytest.MonkeyPatch):
+    def follow(run: Run, _: object) -> None:
+        for _ in run.events():
+            if list(Path("runs").glob("stages/*/*/progress.json")):
+                raise ZeroDivisionError("a bug")
+
+    stopped = []
+    stop = Run.stop
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr("harness.cli.live_table.follow", follow)
+    monkeypatch.setattr(Run, "stop", lambda run, grace_s: (stop(run, grace_s), stopped.append(run)))
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            cli.main(
+                [
+                    "run",
+                    "tiny.yaml",
+                    "--jobs",
+                    "1",
+                    "--device",
+                    "cpu",
+                    "--stages-package",
+                    "tests.helpers.slow_stages",
+                ]
+            )
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+    assert len(stopped) == 1 and not stopped[0].running
+
+
+def test_failures_are_told_before_a_report_that_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fail(run: Run, _: object) -> None:
+        run.failed = dict.fromkeys(run.to_do, "There is no such image.")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "runs/reports/tiny/index.html")
+
+    monkeypatch.setattr("harness.cli.live_table.follow", fail)
+    monkeypatch.setattr("harness.cli.commands.run._report", full)
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        assert harness("run", "tiny.yaml") == 2
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+    said = capsys.readouterr().err
+    assert "There is no such image." in said and "error.txt" not in said
+    assert said.index("There is no such image.") < said.index(
+        "The disk is full: runs/reports/tiny/index.html"
+    )
+
+
+def test_a_request_concerns_earlier_runs_only(tmp_path: Path):
+    early = Watch(file_of(tmp_path, "tiny"))
+    assert not early()
+    time.sleep(0.05)
+    request(tmp_path, "tiny")
+    time.sleep(0.05)
+    late = Watch(file_of(tmp_path, "tiny"))
+    early.looked_at = 0.0
+    assert early() and not late()
+
+
+def test_logs_by_key_by_name_and_by_near_name(capsys: pytest.CaptureFixture[str]):
+    folder = stage("pretrain", "abc123", name="pretrain/all/eps0/seed0")
+    (folder / "error.txt").write_text("There is no such image.\n")
+    assert harness("logs", "abc1") == 0
+    shown = capsys.readouterr()
+    assert shown.out == "one\ntwo\nthree\n" and shown.err == "There is no such image.\n"
+    assert harness("logs", "pretrain/all/eps0/seed0", "--lines", "1") == 0
+    assert capsys.readouterr().out == "three\n"
+    assert harness("logs", "pretrain/all/eps0/seed0", "--follow") == 0, (
+        "a stage that has ended has no more to say"
+    )
+    assert harness("logs", "pretrain/all/eps0/seed1") == 2
+    assert "Did you mean pretrain/all/eps0/seed0?" in capsys.readouterr().err
+    stage("pretrain", "abc999")
+    assert harness("logs", "abc") == 2
+
+
+def test_logs_follow_a_stage_that_has_only_been_prepared(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("harness.cli.commands.logs.LOOK_EVERY_S", 0.02)
+    folder = stage("pretrain", "abc123", result=False)
+    (folder / "log.txt").unlink()
+
+    def work() -> None:
+        time.sleep(0.2)
+        with lease.hold(folder), (folder / "log.txt").open("w", buffering=1) as log:
+            log.write("one\n")
+            time.sleep(0.2)
+            log.write("two\n")
+        (folder / "result.json").write_text("{}")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert harness("logs", "abc123", "--follow") == 0 and capsys.readouterr().out == "one\ntwo\n"
+    worker.join()
+
+    queued = stage("pretrain", "def456", result=False)
+    worker = threading.Timer(0.2, (queued / "error.txt").write_text, ["No.\n"])
+    worker.start()
+    assert harness("logs", "def456", "--follow") == 0 and capsys.readouterr().err == "No.\n"
+
+
+def test_gc_says_sizes_and_deletes_only_after_a_yes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    done, left = stage("pretrain", "aaa"), stage("pretrain", "bbb", result=False)
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
+    assert harness("gc", "--all") == 130
+    assert "2.0 MB" in capsys.readouterr().out and (done / "checkpoints").exists()
+    assert harness("gc", "--all", "--yes") == 0
+    assert not (done / "checkpoints").exists() and (done / "result.json").exists()
+    assert (left / "checkpoints").exists(), "a stage that is not done goes on from them"
+    assert harness("gc", "tiny.yaml") == 0 and "Nothing to delete" in capsys.readouterr().out
+
+
+def test_gc_of_what_killed_writes_have_left(capsys: pytest.CaptureFixture[str]):
+    done, left, runs = (
+        stage("pretrain", "aaa"),
+        stage("pretrain", "bbb", result=False),
+        stage("features", "ccc", result=False),
+    )
+    for place in (done, done / "checkpoints", left, left / "checkpoints", runs):
+        for name in ("model.pt", "train.npz", "result.json"):
+            with tempfile.NamedTemporaryFile(
+                dir=place, prefix=f".{name}.", delete=False
+            ) as file:  # as writes do
+                file.write(bytes(1000))
+    kept = {path for path in runs.rglob("*")} | {
+        left / "log.txt",
+        left / "stage.json",
+        left / "checkpoints" / "000000001.pt",
+    }
+    with lease.hold(runs):
+        assert harness("gc", "--all", "--yes") == 0
+        told = capsys.readouterr().out
+    assert told.count("(temporary)") == 9 and "in 10 files and folders" in told, (
+        "those of finished checkpoints go with them"
+    )
+    assert (
+        all(path.exists() for path in kept)
+        and not list(left.rglob(".*"))
+        and not list(done.rglob(".*"))
+    )
+    (left / "checkpoints" / ".000000002.pt.abcd_123").touch()
+    assert harness("gc", "tiny.yaml", "--all", "--unused", "--yes") == 0 and not left.exists()
+
+
+def test_gc_of_what_no_named_recipe_needs(capsys: pytest.CaptureFixture[str]):
+    key = next(
+        one.key for one in matrix.expand(recipe.read("tiny.yaml")).stages if one.kind == "write"
+    )
+    wanted, old, runs = stage("write", key), stage("write", "0ld"), stage("write", "runs")
+    betons = Path("data/things-all-0ld")
+    betons.mkdir(parents=True)
+    (betons / "train.beton").write_bytes(b"1")
+    assert harness("gc", "--unused", "--yes") == 2
+    with lease.hold(runs):
+        assert harness("gc", "tiny.yaml", "--unused", "--yes") == 0
+    assert not old.exists() and not betons.exists() and wanted.exists() and runs.exists()
+
+
+def test_gc_keeps_what_was_run_with_set_when_it_is_said_again(capsys: pytest.CaptureFixture[str]):
+    Path("other.yaml").write_text(RECIPE.replace("tiny", "other").replace("resnet10", "resnet18"))
+
+    def keys(name: str, *overrides: str) -> list[str]:
+        return [
+            one.key
+            for one in matrix.expand(recipe.read(name, overrides)).stages
+            if one.kind == "pretrain"
+        ]
+
+    as_written = stage("pretrain", keys("tiny.yaml")[0])
+    with_set = [
+        stage("pretrain", keys(name, "seeds=[7]")[0]) for name in ("tiny.yaml", "other.yaml")
+    ]
+    line = ["gc", "tiny.yaml", "other.yaml", "--unused", "--yes"]
+    assert harness(*line, "--set", "seeds=[7]") == 0
+    assert as_written.exists() and all(folder.exists() for folder in with_set)
+    assert harness(*line) == 0
+    assert as_written.exists() and not any(folder.exists() for folder in with_set)
+    capsys.readouterr()
+    for mistake, words in (
+        (["gc", "--all", "--set", "seeds=[7]"], "no effect"),
+        ([*line, "--set", "seed=7"], "seeds"),
+    ):
+        assert harness(*mistake) == 2 and words in capsys.readouterr().err
+
+
+def test_gc_counts_a_linked_beton_where_its_last_name_goes(capsys: pytest.CaptureFixture[str]):
+    data = Path("data")
+    for key in ("0ld", "0lder"):
+        stage("write", key, result=False)
+        (data / f"things-all-{key}").mkdir(parents=True)
+    (data / "things-all").mkdir()
+    first = data / "things-all" / "train.beton"
+    first.write_bytes(bytes(5_000_000))
+    for key in ("0ld", "0lder"):
+        os.link(first, data / f"things-all-{key}" / "train.beton")
+    assert harness("gc", "tiny.yaml", "--unused", "--yes") == 0
+    assert (
+        "Deleted 4.0 MB" in capsys.readouterr().out and first.stat().st_nlink == 1
+    )  # of the stages' checkpoints
+    for key in ("0ld", "0lder"):
+        stage("write", key, result=False)
+        (data / f"things-all-{key}").mkdir(parents=True)
+        os.link(first, data / f"things-all-{key}" / "train.beton")
+    first.unlink()
+    assert harness("gc", "tiny.yaml", "--unused", "--yes") == 0
+    assert "Deleted 9.0 MB" in capsys.readouterr().out
+
+
+def test_a_report_is_written_again_only_when_something_has_changed(monkeypatch: pytest.MonkeyPatch):
+    from harness.cli.commands import report, run
+
+    folders = Folders(Path("data"), Path("raw"), Path("runs"))
+    plan, written = matrix.expand(recipe.read("tiny.yaml")), []
+
+    def write_report(*_: object) -> Path:
+        page = Path("runs/reports/tiny/index.html")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.touch()
+        written.append(page)
+        return page
+
+    monkeypatch.setattr(report, "write_report", write_report)
+    assert run._report(plan, folders) == run._report(plan, folders) and len(written) == 1
+    folder = plan.stages[0].folder(folders.runs)
+    folder.mkdir(parents=True)
+    for change in (
+        lambda: (folder / "error.txt").touch(),
+        lambda: (folder / "result.json").touch(),
+        lambda: os.utime(folder / "result.json", (1, 1)),
+        lambda: written[0].unlink(),
+    ):
+        before = len(written)
+        change()
+        run._report(plan, folders)
+        run._report(plan, folders)
+        assert len(written) == before + 1
+    run._report(matrix.expand(recipe.read("tiny.yaml", ["seeds=[1]"])), folders)
+    assert len(written) == 6

@@ -1,0 +1,132 @@
+"""`harness write-beton` and `harness verify`: presets, copies, parts; options without effect are refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from harness.cli.main import cli
+from writers.errors import UserError
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for split, number in (("train", 3), ("val", 1)):
+        for label, name in enumerate(("cat", "dog")):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for index in range(number):
+                Image.fromarray(np.full((120, 150, 3), 60 * label + index, np.uint8)).save(
+                    folder / f"{index}.jpg"
+                )
+    return tmp_path / "photos"
+
+
+def harness(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments, catch_exceptions=False)
+
+
+def manifests(*arguments: str) -> list[dict]:
+    return json.loads(harness("write-beton", *arguments, "--json").stdout)
+
+
+def test_a_preset_is_the_encoding_of_that_name(tree: Path):
+    (train, val) = manifests("--source", "photos", "--preset", "110_0.50_85", "--out", "a")
+    assert train["encoding"] == {
+        "format": "mixed",
+        "max_resolution": 110,
+        "jpeg_quality": 85,
+        "compress_probability": 0.5,
+        "restart_index": True,
+    }
+    assert train["max_width"] == val["max_width"] == 110
+    (train, _) = manifests("--source", "photos", "--passthrough", "--check", "--out", "b")
+    assert train["encoding"]["format"] == "passthrough" and train["num_jpeg"] == 6
+
+
+def test_from_a_folder_of_betons(tree: Path):
+    written = manifests("--source", "photos", "--passthrough", "--out", "whole")
+    copied = manifests("--subset", "all", "--from", "whole", "--check", "--out", "copied")
+    assert [manifest["sha256"] for manifest in copied] == [
+        manifest["sha256"] for manifest in written
+    ]
+    assert copied[1]["copied_from"] == {"file": "val.beton", "sha256": written[1]["sha256"]}
+    (only,) = manifests("--subset", "all", "--from", "whole/train.beton", "--out", "only")
+    assert only["split"] == "train"
+    for part in ("1/3", "3/3", "1/1"):
+        assert (
+            harness("verify", "copied/train.beton", "copied/val.beton", "--part", part).exit_code
+            == 0
+        )
+
+
+def test_a_budget_is_counted_by_the_training_images_whatever_split_is_asked(tree: Path):
+    """3 images of each class in train, 1 in val: a budget of 3 is one class."""
+    Path("few.yaml").write_text("steps:\n  - budget: {by: classes, images: 3}\n")
+    (written, _) = manifests(
+        "--dataset", "folder", "--source", "photos", "--subset", "few.yaml", "--out", "few"
+    )
+    manifests("--source", "photos", "--passthrough", "--out", "whole")
+    for split, num_images in (("train", 3), ("val", 1)):
+        shown = json.loads(
+            harness(
+                "subset", "show", "few.yaml", "--beton", f"whole/{split}.beton", "--json"
+            ).stdout
+        )
+        assert shown["classes"] == written["classes"] and len(shown["classes"]) == 1
+        assert shown["num_images"] == num_images and shown["digest"] == written["subset"]["digest"]
+        (copied,) = manifests(
+            "--subset", "few.yaml", "--from", "whole", "--split", split, "--out", "copied"
+        )
+        assert copied["classes"] == written["classes"]
+    Path("whole/train.beton").rename("train.beton")
+    with pytest.raises(UserError, match="how many the source has of each class"):
+        harness("subset", "show", "few.yaml", "--beton", "whole/val.beton")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--from", "whole", "--subset", "all", "--jpeg-quality", "90"],
+            "--jpeg-quality has no effect with --from",
+        ),
+        (["--from", "whole", "--subset", "all", "--passthrough"], "has no effect with --from"),
+        (["--from", "whole", "--subset", "all", "--split", "test"], "no beton named 'test'"),
+        (["--from", "whole"], "--subset NAME"),
+        (["--from", "photos", "--subset", "all"], "has no betons"),
+        (["--from", "none.beton", "--subset", "all"], "There is no beton"),
+        (["--source", "photos", "--preset", "big"], "no preset 'big'"),
+        (
+            ["--source", "photos", "--preset", "400_0.10_90", "--max-resolution", "300"],
+            "all of the encoding",
+        ),
+    ],
+)
+def test_what_does_not_go_together(tree: Path, arguments: list[str], message: str):
+    manifests("--source", "photos", "--out", "whole")
+    with pytest.raises(UserError, match=message):
+        harness("write-beton", *arguments)
+
+
+def test_a_damaged_beton_is_not_copied_where_it_shall_be_checked(tree: Path):
+    manifests("--source", "photos", "--passthrough", "--out", "whole")
+    file = Path("whole/train.beton")
+    data = bytearray(file.read_bytes())
+    data[2**21 + 400] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="is damaged"):
+        harness("write-beton", "--subset", "all", "--from", "whole", "--check", "--out", "copied")
+    verified = harness("verify", str(file))
+    assert verified.exit_code == 1
+    assert "sample 0 (label" in verified.stdout and "its bytes have changed" in verified.stdout
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "a/b", "2", "-1/3"])
+def test_parts_that_are_none(tree: Path, part: str):
+    manifests("--source", "photos", "--out", "whole")
+    assert harness("verify", "whole/train.beton", "--part", part).exit_code == 2

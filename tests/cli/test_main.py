@@ -1,0 +1,367 @@
+"""The command contract: exit codes, red lines without tracebacks, --json, near names, Ctrl-C."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from harness.cli import main as cli
+from harness.cli.commands import doctor
+from harness.config.load import read
+from harness.matrix.expand import expand
+from harness.runner import lease, result, retry
+from harness.runner.context import StageContext
+from harness.system import os_errors as disk
+from harness.system.folders import Folders
+from tests.helpers import ROOT
+from writers.errors import UserError
+
+RECIPE = """\
+name: tiny
+source: {dataset: synthetic_things}
+subsets: [all]
+archs: [resnet10]
+targets:
+  - {dataset: synthetic_patterns}
+methods:
+  fixed: {epochs: 2}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable in ("HARNESS_DATA", "HARNESS_RAW", "HARNESS_RUNS"):
+        monkeypatch.delenv(variable, raising=False)
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+
+
+@pytest.fixture
+def harness(capfd: pytest.CaptureFixture[str]) -> Any:
+    """Run `harness ARGUMENTS`; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            cli.main(list(arguments))
+        out, err = capfd.readouterr()
+        return end.value.code, out, err  # type: ignore[return-value]
+
+    return run
+
+
+def test_version_and_help(harness):
+    code, out, _ = harness("--version")
+    assert code == 0 and out.startswith("harness ") and out.strip()[-1].isdigit()
+    for arguments in (
+        ["--help"],
+        ["run", "--help"],
+        ["write-beton", "-h"],
+        ["subset", "rank", "--help"],
+    ):
+        code, out, err = harness(*arguments)
+        assert code == 0 and out.startswith("Usage: harness") and not err
+
+
+def test_every_command_has_help_and_a_line_in_the_list(harness):
+    _, listing, _ = harness("--help")
+    for path in (ROOT / "harness" / "commands").glob("[a-z]*.py"):
+        name = path.stem.replace("_", "-")
+        code, out, _ = harness(name, "--help")
+        assert code == 0 and "--" in out
+        assert any(
+            line.split()[:1] == [name] and not line.endswith("...") for line in listing.splitlines()
+        ), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["plam"], "There is no command named 'plam'.", "Did you mean plan"),
+        (["write_betons"], "There is no command named 'write_betons'.", "Did you mean write-beton"),
+        (["run"], "Missing argument 'RECIPE'.", "See harness run --help."),
+        (["plan", "tiny.yaml", "--sett", "a=b"], "No such option", "See harness plan --help."),
+        (["plan", "tinny.yaml"], "There is no recipe tinny.yaml.", ""),
+        (["plan", "dem"], "There is no recipe named 'dem'.", "Did you mean demo?"),
+        (
+            ["plan", "tiny.yaml", "--set", "archs=[resnet1]"],
+            "--set archs=[resnet1]: archs.0: there is no model",
+            "",
+        ),
+        (
+            ["run", "tiny.yaml", "--launcher", "locale"],
+            "There is no launcher named 'locale'.",
+            "Did you mean local?",
+        ),
+        (["run", "tiny.yaml", "--jobs", "0"], "Invalid value for '--jobs'", ""),
+        (["ls", "dataset"], "There is no catalogue named 'dataset'.", "Did you mean datasets"),
+        (["subset", "show", "in90"], "", "in900"),
+        (["verify", "nothing.beton"], "nothing.beton", ""),
+        (["write-beton"], "Say which images", "harness ls datasets"),
+        (["write-beton", "--source", "nowhere"], "nowhere", ""),
+        (
+            ["write-beton", "--dataset", "synthetic_thing"],
+            "There is no dataset named",
+            "synthetic_things",
+        ),
+    ],
+)
+def test_a_mistake_is_two_lines_and_exit_code_2(harness, arguments, message, hint):
+    code, out, err = harness(*arguments)
+    assert code == 2 and not out and "Traceback" not in err
+    assert message in err and hint in err and 1 <= len(err.strip().splitlines()) <= 2
+
+
+def test_several_mistakes_of_a_recipe_are_a_line_each(harness):
+    Path("tiny.yaml").write_text(
+        RECIPE.replace("epochs", "epoch").replace("[resnet10]", "[resnet]")
+    )
+    code, _, err = harness("plan", "tiny.yaml")
+    assert code == 2 and sorted(line.split(":")[1] for line in err.splitlines()) == ["4", "8"]
+
+
+def test_a_bug_shows_its_traceback(monkeypatch):
+    monkeypatch.setattr("harness.config.load.read", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["plan", "tiny.yaml"])
+
+
+def test_an_interruption_is_one_line(harness, monkeypatch):
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.config.load.read", interrupted)
+    code, out, err = harness("plan", "tiny.yaml")
+    assert (code, out, err.strip()) == (130, "", "Interrupted.")
+
+
+def test_what_the_file_system_refuses_is_a_sentence(harness, monkeypatch):
+    def full(*_: Any) -> None:
+        raise OSError(28, os.strerror(28), "/data/train.beton")
+
+    monkeypatch.setattr("harness.config.load.read", full)
+    code, _, err = harness("plan", "tiny.yaml")
+    assert code == 2 and err.startswith("The disk is full: /data/train.beton\n")
+    assert disk.explain(OSError(5, "Input/output error")) is None
+
+
+def test_output_into_a_closed_pipe_ends_quietly():
+    line = f"{sys.executable} -m harness.cli.main ls | head -n 1"
+    ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT)
+    assert ended.stdout == "datasets\n" and ended.stderr == ""
+
+
+def test_plan_tells_what_is_done_and_runs_nothing(harness):
+    code, out, _ = harness("plan", "tiny.yaml", "--json")
+    told = json.loads(out)
+    assert code == 0 and told["num_stages"] == 5 and told["num_done"] == 0
+    assert told["kinds"] == {
+        "write": {"left": 2},
+        "pretrain": {"left": 1},
+        "evaluate": {"left": 1},
+        "transfer": {"left": 1},
+    }
+    matrix = expand(read("tiny.yaml"))
+    assert [stage["key"] for stage in told["stages"]] == [stage.key for stage in matrix.stages]
+    assert not Path("runs").exists() and not Path("data").exists()
+
+    last = matrix.stages[-1]
+    folder = last.folder(Path("runs"))
+    result.save(
+        result.Result(
+            kind=last.kind,
+            key=last.key,
+            name="",
+            axes={},
+            config={},
+            needs={},
+            metrics={},
+            environment={},
+            started_at="",
+            wall_s=0,
+        ),
+        folder,
+    )
+    told = json.loads(harness("plan", "tiny.yaml", "--json")[1])
+    assert told["num_done"] == 1 and told["stages"][-1]["state"] == "done"
+    assert (
+        json.loads(harness("plan", "tiny.yaml", "--json", "--runs-dir", "other")[1])["num_done"]
+        == 0
+    )
+    code, out, _ = harness("plan", "tiny.yaml", "--stages")
+    assert code == 0 and f"done     {last.key}  {last.name}" in out
+
+
+def test_plan_of_imagenet_needs_no_imagenet(harness):
+    told = json.loads(harness("plan", "robust_l2", "--json")[1])
+    # 3 subsets x 3 eps x 3 seeds = 27 models, each x 12 targets x 2 methods
+    assert told["kinds"] == {
+        "write": {"left": 15},
+        "pretrain": {"left": 27},
+        "evaluate": {"left": 27},
+        "transfer": {"left": 648},
+    }
+
+
+def test_status_shows_what_runs_what_has_failed_and_what_was_tried_again(harness, monkeypatch):
+    stages = expand(read("tiny.yaml")).stages
+    failed, runs = (stage.folder(Path("runs")) for stage in stages[:2])
+    failed.mkdir(parents=True)
+    (failed / "error.txt").write_text(
+        "Traceback (most recent call last):\n  ...\nValueError: bad\n"
+    )
+    retry.note(runs, "out_of_memory", "too large")
+    for width in ("80", "140"):
+        monkeypatch.setenv("COLUMNS", width)
+        with lease.hold(runs):
+            context = StageContext({}, runs, {}, {}, Path(), Path(), 1, "cpu")
+            context.progress(done=10, total=40, img_per_s=1234.5)
+            time.sleep(0.01)
+            context.progress(done=20, total=40, img_per_s=1234.5, note="lr 0.1")
+            eta_s = json.loads((runs / "progress.json").read_text())["eta_s"]
+            code, out, _ = harness("status", "tiny.yaml")
+        assert (
+            code == 0
+            and "0 of 5 stages done, 1 running, 1 failed, 3 left; tried again: 1"
+            in out.replace("\n", " ")
+        )
+        assert "ValueError: bad" in out and "0/1" in out and "lr 0.1" in out
+        row = next(line for line in out.splitlines() if "1,234" in line)
+        assert "50 %" in row and f"{eta_s:.1f} s" in row and "1 out of memory" in row
+        assert all(len(line) <= int(width) for line in out.splitlines())
+
+
+def test_ls_names_the_files_of_the_catalogues(harness):
+    told = json.loads(harness("ls", "--json")[1])
+    assert {
+        "datasets",
+        "subsets",
+        "models",
+        "methods",
+        "scores",
+        "backends",
+        "launchers",
+        "recipes",
+    } == set(told)
+    assert set(told) <= set(re.findall(r"\w+", harness("ls", "--help")[1]))
+    assert (
+        "synthetic_things" in told["datasets"]
+        and "in900" in told["subsets"]
+        and "local" in told["launchers"]
+    )
+    assert {"fixed", "full"} <= set(told["methods"]) and {"resnet10", "resnet18"} <= set(
+        told["models"]
+    )
+    assert all(line for lines in told.values() for line in lines.values()), (
+        "each has a line about itself"
+    )
+    assert not any("yaml-language-server" in line for line in told["recipes"].values())
+    code, out, _ = harness("ls", "models")
+    assert code == 0 and "resnet18" in out and "pets" not in out
+
+
+def test_subset_show(harness):
+    told = json.loads(harness("subset", "show", "in900", "--json")[1])
+    assert told["name"] == "in900" and told["num_classes"] == len(told["classes"]) == 900
+    assert told["digest"] and all(name.startswith("n") for name in told["classes"])
+
+
+def test_write_beton_then_verify(harness, tmp_path):
+    arguments = (
+        "write-beton",
+        "--dataset",
+        "synthetic_patterns",
+        "--max-resolution",
+        "32",
+        "--out",
+        "betons",
+    )
+    code, out, _ = harness(*arguments, "--split", "val", "--json")
+    (manifest,) = json.loads(out)
+    assert code == 0 and manifest["split"] == "val" and manifest["num_samples"] > 0
+    assert {"name", "classes", "encoding", "source", "sha256"} <= set(manifest)
+    file = Path("betons/val.beton")
+    code, out, _ = harness("verify", str(file))
+    assert code == 0 and out == f"{file}: good\n"
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    file.write_bytes(damaged)
+    code, out, err = harness("verify", str(file), "--json")
+    assert code == 1 and json.loads(out)[str(file)]
+    code, _, err = harness(*arguments, "--split", "nights")
+    assert code == 2 and "nights" in err
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_at_run_ends_cleanly(stop: signal.Signals):
+    line = [
+        sys.executable,
+        "-m",
+        "harness.cli.main",
+        "run",
+        "tiny.yaml",
+        "--jobs",
+        "1",
+        "--stages-package",
+        "tests.helpers.slow_stages",
+    ]
+    run = subprocess.Popen(
+        line, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    deadline = time.monotonic() + 30
+    while not list(Path("runs").glob("stages/*/*/progress.json")):
+        assert time.monotonic() < deadline and run.poll() is None
+        time.sleep(0.02)
+    run.send_signal(stop)
+    _, said = run.communicate(timeout=30)
+    assert run.returncode == 130 and "Traceback" not in said
+    assert "Go on with:\n  harness run tiny.yaml --jobs 1" in said
+    assert not list(Path("runs").glob("stages/*/*/error.txt"))
+
+
+def test_folders_come_from_options_then_variables_then_here(monkeypatch, tmp_path):
+    from harness.cli.options import folder_options
+
+    seen: list[Folders] = []
+
+    @click.command()
+    @folder_options
+    def command(folders: Folders) -> None:
+        seen.append(folders)
+
+    monkeypatch.setenv("HARNESS_RAW", "~/raw")
+    command.main(["--data-dir", "/betons"], standalone_mode=False)
+    assert seen == [Folders(Path("/betons"), Path.home() / "raw", tmp_path / "runs")]
+
+
+def test_doctor_names_the_cure():
+    bad = doctor._import("ffcv", "import no_such_library", "Install it.")
+    assert not bad.good and "no_such_library" in bad.found and bad.cure == "Install it."
+    good = doctor._import("fine", "print('all', 'well')", "")
+    assert good.good and good.found == "all well"
+    full = doctor._disk("$HARNESS_DATA", Path("/proc/betons"))
+    assert not full.good and "HARNESS_DATA" in full.cure
+    assert (
+        not Path("here").exists()
+        and "here" in doctor._disk("$HARNESS_RUNS", Path("here").absolute()).found
+    )
+
+
+def test_the_self_test_decodes_jpegs(tmp_path):
+    from harness.cli.self_test import compare_backends
+
+    said = re.match(
+        r"wrote 80 images, (\d+) of them as JPEG, .* they agree", compare_backends(tmp_path)
+    )
+    assert said is not None and 40 < int(said[1]) < 80
+
+
+def test_user_error_reads_as_two_lines():
+    assert str(UserError("What.", "Cure.")) == "What.\nCure."

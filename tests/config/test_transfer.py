@@ -1,0 +1,262 @@
+"""What a recipe may say of methods: axes and settings that do nothing are refused, presets are the papers', lists fan out."""
+
+from typing import Any
+
+import pytest
+
+from harness.config import grid
+from harness.config import transfer_presets as method_presets
+from harness.config.transfer import TransferSettings
+from harness.config.validate import check
+from harness.matrix.expand import expand
+from writers.errors import UserError
+
+BASE: dict[str, Any] = {
+    "name": "test",
+    "source": {"dataset": "synthetic_things"},
+    "subsets": ["all"],
+    "archs": ["resnet10"],
+    "pretrain": {"epochs": 1, "resolution": 32},
+    "targets": [{"dataset": "synthetic_patterns"}, {"dataset": "flowers", "path": "x"}],
+}
+
+
+def recipe(methods: dict[str, Any], **more: Any):
+    return check({**BASE, "methods": methods, **more}, lambda place: "recipe.yaml:1")
+
+
+def transfers(methods: dict[str, Any], **more: Any):
+    return [stage for stage in expand(recipe(methods, **more)).stages if stage.kind == "transfer"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [
+        ({"full": {"alpha": 0.1}}, "methods.full.alpha: has no effect on the method full"),
+        (
+            {"full": {"grid": {"alpha": [0.1]}}},
+            "methods.full.grid.alpha: has no effect on the method full",
+        ),
+        (
+            {"mine": {"method": "fixed", "reinit_last": 1}},
+            "methods.mine.reinit_last: has no effect on the method fixed",
+        ),
+        (
+            {"fixed": {"grid": {"low_lr_ratio": [0.1]}, "num_low": 1}},
+            "methods.fixed.grid.low_lr_ratio: has no effect",
+        ),
+        (
+            {"l2sp": {"optimizer": {"weight_decay": 1e-4}}},
+            "methods.l2sp.optimizer.weight_decay: has no effect",
+        ),
+        (
+            {"l2sp": {"grid": {"decay_ratio": [0.1]}}},
+            "methods.l2sp.grid.decay_ratio: has no effect",
+        ),
+        ({"logreg": {"epochs": 3}}, "methods.logreg.epochs: has no effect on the method logreg"),
+        ({"scratch": {"bn_stats": "frozen"}}, "methods.scratch.bn_stats: has no effect"),
+        (
+            {"fixed": {"bn_momentum": 0.1}},
+            "methods.fixed.bn_momentum: has no effect on statistics that are frozen",
+        ),
+        ({"partial": {}}, "methods.partial: the method partial needs train_from"),
+        ({"full": {"lrs": [0.1], "grid": {"lr": [0.1]}}}, "`lrs` is short for `grid.lr`"),
+        ({"full": {"epochs": 1, "steps": 5}}, "epochs and steps are two ways"),
+        ({"full": {"grid": {"steps": [5]}, "epochs": 3}}, "epochs and steps are two ways"),
+        (
+            {"full": {"grid": {"weight_decay": [0.1], "decay_ratio": [0.1]}}},
+            "two ways to say one thing",
+        ),
+        (
+            {"full": {"grid": {"weight_decay": [0.1]}, "optimizer": {"weight_decay": 0.1}}},
+            "optimizer.weight_decay has no effect",
+        ),
+        (
+            {"full": {"grid": {"reinit_last": [1]}, "reinit_last": 1}},
+            "`reinit_last` has no effect beside the axis",
+        ),
+        ({"full": {"grid": {"lr": [0.1, 0.1]}}}, "names a value twice"),
+        ({"full": {"low_lr_ratio": 0.1}}, "low_lr_ratio has no effect without num_low"),
+        (
+            {"full": {"train_crop": "center", "crop_scale": [0.5, 1.0]}},
+            "have an effect with train_crop: random only",
+        ),
+        ({"full": {"selected_on": "test"}}, "selected_on: unknown key"),
+        (
+            {"full": {"preset": "kornblit"}},
+            "methods.full.preset: there is no preset of methods named 'kornblit'",
+        ),
+        ({"ful": {"lrs": [0.1]}}, "methods.ful: there is no method named 'ful'. Did you mean full"),
+        ({"mine": {"method": "ful"}}, "methods.mine.method: there is no method named 'ful'"),
+        ({"full": {"per_target": {"flower": {"epochs": 2}}}}, "there is no dataset named 'flower'"),
+        (
+            {"full": {"per_target": {"flowers": {"alpha": 2}}}},
+            "per_target.flowers.alpha: has no effect",
+        ),
+        (
+            {"full": {"per_target": {"flowers": {"epoch": 2}}}},
+            "per_target.flowers.epoch: unknown key. Did you mean 'epochs'",
+        ),
+        (
+            {"full": {"policy": {"halving": {"factor": 1}}}},
+            "policy.halving.factor: must be greater than or equal to 2",
+        ),
+    ],
+)
+def test_what_does_nothing_is_refused(methods, said):
+    with pytest.raises(UserError) as told:
+        recipe(methods)
+    assert said in str(told.value)
+
+
+def test_kornblith_is_7_rates_by_8_ratios():
+    settings = TransferSettings.model_validate(method_presets.spelled_out({"preset": "kornblith"}))
+    trials = grid.trials(settings)
+    assert (
+        len(trials) == 56 == grid.num_configs(settings)
+        and settings.steps == 20_000
+        and settings.optimizer.nesterov
+    )
+    assert [min(settings.rates), max(settings.rates)] == [1e-4, 1e-1]
+    by_point = {
+        (trial.point["lr"], trial.point["decay_ratio"]): trial.settings.optimizer.weight_decay
+        for trial in trials
+    }
+    assert (
+        by_point[1e-4, 1e-3] == pytest.approx(10)
+        and by_point[0.1, 1e-6] == pytest.approx(1e-5)
+        and by_point[0.1, 0.0] == 0
+    )
+    scratch = TransferSettings.model_validate(
+        method_presets.spelled_out({"preset": "kornblith-scratch"})
+    )
+    assert len(grid.trials(scratch)) == 56 and (min(scratch.rates), max(scratch.rates)) == (
+        1e-3,
+        1.0,
+    )
+    assert scratch.grid.weight_decay is not None and scratch.grid.weight_decay[-1] == pytest.approx(
+        10**-1.5, rel=1e-5
+    )
+
+
+def test_vtab_is_2_by_2_and_fits_again():
+    settings = TransferSettings.model_validate(method_presets.spelled_out({"preset": "vtab"}))
+    assert [trial.point for trial in grid.trials(settings)] == [
+        {"lr": lr, "steps": steps} for lr in (0.1, 0.01) for steps in (2500, 10_000)
+    ]
+    assert settings.refit and settings.train_crop == "center" and not settings.horizontal_flip
+    assert len(grid.by_length(grid.trials(settings))) == 2
+
+
+def test_salman_is_the_default_but_for_what_it_says():
+    said, unsaid = transfers({"full": {"preset": "salman"}}), transfers({"full": {}})
+    assert [stage.key for stage in said] == [stage.key for stage in unsaid]
+
+
+def test_the_presets_of_salmans_group_freeze_weights_alone():
+    for preset in ("salman", "fast"):
+        found = {
+            stage.axes["method"]: stage.config["settings"]["bn_stats"]
+            for stage in transfers(
+                {
+                    "fixed": {"preset": preset},
+                    "head": {"method": "fixed", "preset": preset, "batch_size": 32},
+                    "full": {"preset": preset},
+                    "own": {"method": "fixed", "preset": preset, "bn_stats": "frozen"},
+                }
+            )
+        }
+        assert found == {"fixed": "update", "head": "update", "full": None, "own": "frozen"}
+
+
+def test_fast_has_its_own_values_for_each_dataset_under_those_of_the_recipe():
+    stages = transfers({"full": {"preset": "fast", "batch_size": 64}})
+    found = {stage.axes["target"]: stage.config["settings"] for stage in stages}
+    assert (
+        found["flowers"]["epochs"],
+        found["flowers"]["lrs"],
+        found["flowers"]["train_crop"],
+    ) == (50, [0.15], "center")
+    assert (found["synthetic_patterns"]["epochs"], found["synthetic_patterns"]["lrs"]) == (
+        24,
+        [0.2],
+    )
+    assert {settings["batch_size"] for settings in found.values()} == {64}
+    quick = {
+        stage.axes["target"]: stage.config["settings"]
+        for stage in transfers({"full": {"preset": "fast", "steps": 3}})
+    }
+    assert all(settings["steps"] == 3 and "epochs" not in settings for settings in quick.values())
+    food = TransferSettings.model_validate(
+        method_presets.spelled_out({"preset": "fast"})
+    ).for_target("food")
+    assert (
+        food.optimizer.step_epochs == 5
+        and food.optimizer.weight_decay == 5e-4
+        and food.epochs == 15
+    )
+
+
+def test_what_a_recipe_says_goes_over_its_preset_also_in_other_words():
+    spelled = method_presets.spelled_out(
+        {
+            "preset": "kornblith",
+            "epochs": 3,
+            "lrs": [0.1],
+            "grid": {"weight_decay": [0.0]},
+            "refit": False,
+        }
+    )
+    settings = TransferSettings.model_validate(spelled)
+    assert settings.steps is None and settings.epochs == 3 and settings.rates == (0.1,)
+    assert settings.grid.axes() == {"weight_decay": (0.0,)} and settings.bn_momentum == "kornblith"
+
+
+def test_lists_of_steps_and_sizes_are_stages_with_axes_of_their_own():
+    stages = transfers(
+        {"curve": {"method": "full", "steps": [10, 20], "per_class": [2, 4]}, "full": {}}
+    )
+    curve = [stage for stage in stages if stage.axes["method"] == "curve"]
+    assert len(curve) == 2 * 4 and {stage.config["method"] for stage in curve} == {"full"}
+    assert {(stage.axes["steps"], stage.axes["per_class"]) for stage in curve} == {
+        (a, b) for a in (10, 20) for b in (2, 4)
+    }
+    assert all(stage.config["settings"]["steps"] == stage.axes["steps"] for stage in curve)
+    assert (
+        len({stage.key for stage in stages}) == len({stage.name for stage in stages}) == len(stages)
+    )
+    assert all("steps" not in stage.axes for stage in stages if stage.axes["method"] == "full")
+
+
+def test_the_long_form_of_rates_and_unsaid_settings_change_no_key():
+    def keys(settings: dict[str, Any]) -> set[str]:
+        return {stage.key for stage in transfers({"full": settings})}
+
+    plain = keys({"lrs": [0.1, 0.2]})
+    assert (
+        keys({"grid": {"lr": [0.1, 0.2]}})
+        == plain
+        == keys({"lrs": [0.1, 0.2], "policy": "full", "reinit_last": 0})
+    )
+    assert keys({"lrs": [0.1]}) != plain
+
+
+def test_scratch_is_trained_once_for_all_models_of_an_architecture():
+    stages = transfers({"scratch": {}, "full": {}}, eps=[0.0, 1.0], seeds=[0, 1])
+    scratch = [stage for stage in stages if stage.axes["method"] == "scratch"]
+    assert len(scratch) == 2 * 2 and len(stages) == 4 + 2 * 4  # targets by seeds; by eps, too
+    assert all(set(stage.needs) == {"data"} and "eps" not in stage.axes for stage in scratch)
+
+
+def test_logreg_works_on_features_and_has_no_seed():
+    stages = expand(
+        recipe({"logreg": {}, "crops": {"method": "logreg", "grid": {"eval_crop": [1.0, 0.875]}}})
+    ).stages
+    found = {stage.axes["method"]: stage for stage in stages if stage.kind == "transfer"}
+    assert list(found["logreg"].needs) == ["features"] and list(found["crops"].needs) == [
+        "features_1",
+        "features_0.875",
+    ]
+    assert found["logreg"].needs["features"].config["splits"] == ["train", "val", "test"]
+    assert "seed" not in found["logreg"].config and found["logreg"].config["settings"] == {}
+    assert {need.config["eval_crop"] for need in found["crops"].needs.values()} == {1.0, 0.875}

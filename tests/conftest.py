@@ -1,0 +1,49 @@
+"""Options and fixtures that tests of several packages share."""
+
+# Import hypothesis before any test: pytest's plugin of that name imports it at the end of a run,
+# and Python 3.11's ast module fails in that import once FFCV has generated code (SystemError: AST
+# constructor recursion depth mismatch).
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis  # noqa: F401
+import pytest
+from threadpoolctl import threadpool_limits
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kill-demo",
+        type=int,
+        metavar="N",
+        help="runner/test_end_to_end.py: interrupt the demo recipe at N points, not a tiny one at 4",
+    )
+    parser.addoption(
+        "--kill-nodes",
+        type=int,
+        metavar="N",
+        help="runner/launchers/test_ray.py: kill N nodes of a Ray cluster, one after another",
+    )
+    parser.addoption(
+        "--compiler",
+        action="store_true",
+        help="run train/test_compile_cache.py, which calls torch.compile",
+    )
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Limit numerical libraries to one thread: test models are too small to gain from more."""
+    if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder for the stages of one test module, with an empty `data/` inside."""
+    root = tmp_path_factory.mktemp("stages")
+    (root / "data").mkdir()
+    return root

@@ -1,0 +1,442 @@
+"""harness plan --calibrate: hours from a few timed steps, against arithmetic by hand; whose they are; what stays unknown."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.cli import main as cli
+from harness.config import load as recipe
+from harness.estimate import calibration
+from harness.estimate.calibration import Calibration, Machine
+from harness.estimate.estimate import Estimate, estimate, unmeasured
+from harness.estimate.image_counts import Counts, ImageCounts
+from harness.estimate.workload import Part, key_of
+from harness.matrix import expand as matrix
+from harness.matrix.expand import Matrix
+from harness.matrix.stage import Stage
+from harness.runner import result
+from harness.runner.result import Result
+from harness.system.folders import Folders
+from tests.helpers import ROOT
+from writers.errors import UserError
+
+HERE = Machine("a device", "2.0")
+SMALL = (
+    "pretrain.resolution=16",
+    "pretrain.batch_size=8",
+    "pretrain.channels=[8, 8, 8, 8]",
+    "evaluate.batch_size=8",
+    "evaluate.attack.steps=2",
+    "methods.fixed.resolution=16",
+    "methods.fixed.batch_size=8",
+    "methods.full.resolution=16",
+    "methods.full.batch_size=8",
+)
+LOST = """\
+name: lost
+models: [{name: lost, checkpoint: lost.pt, arch: torchvision/alexnet}]
+targets: [{dataset: synthetic_patterns}]
+scores: [knn]
+methods: {full: {resolution: 16, batch_size: 8}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def plan_of(text: str) -> Matrix:
+    Path("a.yaml").write_text(text)
+    return matrix.expand(recipe.read("a.yaml"))
+
+
+def left_of(plan: Matrix) -> dict[str, Stage]:
+    return {stage.key: stage for stage in plan.stages}
+
+
+def estimated(plan: Matrix, step_s: Callable[[dict[str, Any]], float]) -> Estimate:
+    """With every step timed as `step_s` says."""
+    steps = unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {}))
+    known = Calibration(HERE, {key_of(step): step_s(step) for step in steps})
+    assert unmeasured(left_of(plan), Path("runs"), known) == []
+    return estimate(left_of(plan), Path("runs"), known)
+
+
+def show(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["plan", *arguments])
+    assert not ended.value.code
+    shown = capsys.readouterr()
+    return shown.out, shown.err
+
+
+def test_the_demo_is_calibrated_once_and_for_this_device(capsys: pytest.CaptureFixture[str]):
+    sets = [part for value in SMALL for part in ("--set", value)]
+    out, err = show(capsys, "demo", *sets, "--calibrate", "--json")
+    assert (
+        "6 kinds of steps to time on" in err
+        and "train resnet10 under attack, 8 images at 16 pixels" in err
+    )
+    found = json.loads(out)["estimate"]
+    # Only writing, for which there is no network to time, stays unknown.
+    assert (
+        found["num_unknown"] == 5
+        and found["num_calibrated"] == 38
+        and found["hours"] == found["calibrated_hours"] > 0
+    )
+    file = json.loads(Path("runs/calibration.json").read_text())
+    assert (
+        found["calibrated_on"] == "{device}, torch {torch}".format(**file["steps"][0])
+        and len(file["steps"]) == 6
+    )
+    assert file["steps"][0]["torch"] == torch.__version__.partition("+")[0]
+
+    timed = Path("runs/calibration.json").read_bytes()
+    out, err = show(capsys, "demo", *sets)  # later, without being asked
+    assert (
+        "calibrated: " in out
+        and found["calibrated_on"] in " ".join(out.split())
+        and "to time" not in err
+    )
+    _, err = show(capsys, "demo", *sets, "--calibrate")
+    assert "0 kinds of steps to time" in err and Path("runs/calibration.json").read_bytes() == timed
+
+    for row in file["steps"]:
+        row["device"] = "another device"
+    Path("runs/calibration.json").write_text(json.dumps(file))
+    out, _ = show(capsys, "demo", *sets)
+    assert "unknown: nothing like it has run yet" in out and "calibrated" not in out
+
+
+HAND = """\
+name: hand
+source: {dataset: synthetic_things}
+ranking: {split: val}
+subsets: [all, {name: minus3, remove: {hardest: 0.1, by: reference}}]
+archs: [resnet10]
+eps: [0, 1, 3]
+seeds: [0, 1]
+pretrain: {epochs: 4, batch_size: 10, resolution: 64, attack: {steps: 3}, eval_every: 2, ema_decay: 0.9,
+           progressive: {start_resolution: 32, ramp: [1, 3]}}
+evaluate: {batch_size: 20, attack: {steps: 2}, eps_of_clean: 1}
+targets: [{dataset: synthetic_patterns}, {dataset: pets}]
+methods:
+  fixed: {epochs: 5, batch_size: 16, lrs: [0.1, 0.01, 0.001], flip_tta: true}
+  full: {epochs: 7, batch_size: 32, lrs: [0.1, 0.01], refit: true}
+  few: {method: full, steps: 11, batch_size: 32, per_class: 2, lrs: [0.1]}
+  logreg: {}
+"""
+
+
+def test_hours_are_those_of_a_computation_by_hand():
+    """things: 30 classes of 50 images to train on and 20 of val; patterns: 8 of 30, 10 and 20; pets: 37 classes, 3680 images
+    of which a tenth becomes val, 3669 of test."""
+    plan = plan_of(HAND)
+    seconds = {
+        "clean32": 0.1,
+        "clean64": 0.2,
+        "robust32": 0.4,
+        "robust64": 0.8,
+        "fixed": 1.6,
+        "full": 3.2,
+    }
+
+    def step_s(step: dict[str, Any]) -> float:
+        settings = step.get("settings", {})
+        if step["step"] == "pretrain":
+            return seconds[
+                ("robust" if step["attacked"] else "clean") + str(settings["resolution"])
+            ]
+        if step["step"] == "transfer":
+            assert step["num_trials"] == (3 if step["method"] == "fixed" else 1)
+            return seconds[step["method"]]
+        return {"look": 0.01, "attack": 0.07}[step["step"]]
+
+    def pretrain(num_train: int, num_val: int, robust: bool) -> float:
+        """Epochs at 32, 32, 64 (half of the way, rounded) and 64; three evaluations, each of two weights."""
+        kind = "robust" if robust else "clean"
+        return (
+            num_train / 10 * 2 * (seconds[f"{kind}32"] + seconds[f"{kind}64"])
+            + 0.01 * 6 * num_val / 10
+        )
+
+    by_hand = pretrain(1500, 600, False) + 0.01 * 600 / 20  # the reference, which ranks by val
+    num_models = 0
+    for num_train, num_val in ((1500, 600), (1350, 540)):
+        for eps in (0, 1, 3):
+            num_models += 2  # of two seeds
+            by_hand += 2 * (pretrain(num_train, num_val, eps > 0) + (0.01 + 0.07) * num_val / 20)
+    for num_train, num_val, num_test, num_few in ((240, 80, 160, 16), (3312, 368, 3669, 74)):
+        by_hand += num_models * (
+            1.6 * 5 * num_train / 16
+            + 0.01 * 2 * (3 * num_val + num_test) / 16
+            + 3.2 * 7 * (2 * num_train + num_train + num_val) / 32
+            + 0.01 * (2 * num_val + num_test) / 32
+            + 3.2 * 11 * min(32, num_few) / 32
+            + 0.01 * (num_val + num_test) / 32
+            + 0.01 * (num_train + num_val + num_test) / 128
+        )  # features
+    found = estimated(plan, step_s)
+    assert len({stage.key for stage in plan.stages if stage.kind == "pretrain"}) == 13
+    assert found.hours == found.calibrated_hours == pytest.approx(by_hand / 3600, rel=1e-9)
+    assert found.num_unknown == sum(
+        stage.kind == "write" or stage.axes.get("method") == "logreg" for stage in plan.stages
+    )
+
+
+def test_results_go_before_calibration_and_written_data_before_documented_counts():
+    plan = plan_of("""\
+name: counts
+source: {dataset: synthetic_things}
+subsets: [all]
+archs: [resnet10]
+pretrain: {epochs: 2, batch_size: 10, resolution: 32}
+""")
+    write, model, evaluate = plan.stages
+    assert [stage.kind for stage in plan.stages] == ["write", "pretrain", "evaluate"]
+    by_documents = estimated(plan, lambda step: float(step["step"] == "pretrain")).hours
+    assert by_documents == pytest.approx(2 * 150 / 3600)
+    finish(
+        write,
+        {
+            "splits": {
+                "train": {"num_samples": 70, "bytes": 0},
+                "val": {"num_samples": 20, "bytes": 0},
+            },
+            "classes": ["a", "b"],
+        },
+    )
+    assert estimated(plan, lambda step: float(step["step"] == "pretrain")).hours == pytest.approx(
+        (2 * 7 + 60) / 3600
+    )
+    everything = unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {}))
+    finish(
+        replace(model, axes={**model.axes, "seed": 7}, config={**model.config, "seed": 7}),
+        {},
+        wall_s=90.0,
+    )
+    steps = unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {}))
+    assert {step["step"] for step in steps} == {"look"}  # nothing of pretraining is left to time
+    known = Calibration(
+        HERE, {key_of(step): 9.0 for step in everything}
+    )  # pretraining was timed before it was run
+    found = estimate({model.key: model, evaluate.key: evaluate}, Path("runs"), known)
+    assert found.num_calibrated == 1 and found.hours - found.calibrated_hours == pytest.approx(
+        90 / 3600
+    )
+
+
+def finish(stage: Stage, metrics: dict[str, Any], wall_s: float = 60.0) -> None:
+    result.save(
+        Result(
+            kind=stage.kind,
+            key=stage.key,
+            name=stage.name,
+            axes=stage.axes,
+            config=stage.config,
+            needs={},
+            metrics=metrics,
+            environment={},
+            started_at="",
+            wall_s=wall_s,
+        ),
+        stage.folder(Path("runs")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("subset", "expected"),
+    [
+        ("{name: s, keep: {easiest: 3, by: reference}}", Counts({"train": 90, "val": 30}, 3)),
+        ("{name: s, random: 5}", Counts({"train": 150, "val": 50}, 5)),
+        ("{name: s, per_class: 12}", Counts({"train": 96, "val": 80}, 8)),
+        ("{name: s, budget: {images: 100, by: examples}}", Counts({"train": 100, "val": 80}, 8)),
+        ("{name: s, budget: {images: 100, by: classes}}", Counts({"train": 90, "val": 30}, 3)),
+        ("{name: s, fraction: 0.5}", Counts({"train": 120, "val": 80}, 8)),
+        ("{name: s, half: {of: random, which: A}}", Counts({"train": 120, "val": 40}, 4)),
+        ("{name: s, classes: [waves, bricks]}", Counts({"train": 60, "val": 20}, 2)),
+        ("{name: s, under: n02084071}", None),
+    ],
+)
+def test_images_that_a_subset_takes_of_a_dataset_that_is_not_there(
+    subset: str, expected: Counts | None
+):
+    """Patterns: 8 classes of 30 images to train on and 10 of val."""
+    plan = plan_of(
+        "name: taken\nsource: {dataset: synthetic_patterns}\narchs: [resnet10]\n"
+        + ("ranking: {split: val}\n" if "reference" in subset else "")
+        + f"subsets: [{subset}]\n"
+    )
+    write = next(
+        stage for stage in plan.stages if stage.axes.get("subset") == "s" and stage.kind == "write"
+    )
+    assert ImageCounts(Path("runs")).of(write) == expected
+
+
+def test_images_of_imagenet_s_subsets():
+    plan = matrix.expand(
+        recipe.read("fewer_classes", ["targets=[{dataset: sun397}]", "methods={full: {}}"])
+    )
+    counts = {
+        stage.axes["subset"]: ImageCounts(Path("runs")).of(stage)
+        for stage in plan.stages
+        if stage.kind == "write"
+        and stage.axes["subset"] in ("in1000", "in900", "in900-held-out", "in900-budget", "all")
+    }
+    assert counts["in1000"] == Counts({"train": 1_281_167, "val": 50_000}, 1000)
+    assert (
+        counts["in900"]
+        == counts["in900-held-out"]
+        == Counts({"train": 1_153_050, "val": 45_000}, 900)
+    )
+    budget = counts["in900-budget"]
+    assert (
+        budget is not None
+        and budget.num_classes == 1000
+        and budget.splits["train"] == pytest.approx(1_153_050, rel=1e-3)
+    )
+    assert counts["all"] == Counts({"train": 19_850 - 1985, "val": 1985, "test": 19_850}, 397)
+
+
+def test_what_cannot_be_timed_stays_unknown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    Path("lost.yaml").write_text(LOST)
+    out, err = show(capsys, "lost.yaml", "--calibrate")
+    assert err.count("weights/lost.pt cannot be read") == 3 and "Traceback" not in err
+    assert (
+        "unknown: nothing like it has run yet" in out and not Path("runs/calibration.json").exists()
+    )
+
+    from harness.estimate import calibrate
+
+    def exhausted(*size: object) -> None:
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."
+        )
+
+    monkeypatch.setattr(calibrate, "noise_batch", exhausted)
+    step = {
+        "step": "look",
+        "resolution": 16,
+        "batch_size": 8,
+        "precision": "float32",
+        "model": {
+            "arch": "resnet10",
+            "channels": [8, 8, 8, 8],
+            "blur_pool": False,
+            "batch_norm_scale": True,
+        },
+    }
+    folders = Folders.resolve("data", "raw", "runs")
+    assert list(calibrate.measure([step], folders, device="cpu", num_threads=1)) == [
+        (step, "there is not enough memory")
+    ]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"step": "look", "resolution": 24, "batch_size": 2, "precision": "float32"},
+        {
+            "step": "transfer",
+            "method": "full",
+            "num_trials": 1,
+            "settings": {
+                "batch_size": 4,
+                "resolution": 24,
+                "precision": "float32",
+                "accumulate": 1,
+                "bn_stats": "update",
+            },
+        },
+    ],
+)
+def test_a_network_of_one_size_is_timed_at_that_size(step: dict[str, Any]):
+    from harness.estimate import calibrate
+
+    model = {
+        "arch": "timm/test_vit",
+        "channels": None,
+        "blur_pool": False,
+        "batch_norm_scale": True,
+    }
+    ((_, step_s),) = calibrate.measure(
+        [{**step, "model": model}],
+        Folders.resolve("data", "raw", "runs"),
+        device="cpu",
+        num_threads=1,
+    )
+    assert isinstance(step_s, float), step_s
+
+
+def test_nobody_knows_how_many_images_are_in_a_folder():
+    plan = plan_of("name: folder\nsource: {path: things}\nsubsets: [all]\narchs: [resnet10]\n")
+    assert unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {})) == []
+    assert estimated(plan, lambda step: 1.0).num_unknown == len(plan.stages)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"schema_version": 9, "steps": []}',
+        '{"schema_version": 1, "steps": [{}]}',
+        '{"schema_version": 1, "steps": [{"device": "a device", "torch": "2.0", "step": {}, '
+        '"step_s": NaN}]}',
+    ],
+)
+def test_a_damaged_file_is_told_of_and_measured_anew(
+    content: str, capsys: pytest.CaptureFixture[str]
+):
+    Path("runs").mkdir()
+    Path("runs/calibration.json").write_text(content)
+    out, err = show(capsys, "demo")
+    assert "unknown: nothing like it has run yet" in out
+    assert "calibration.json" in err and "--calibrate measures anew" in err
+    with pytest.raises(UserError):
+        calibration.read(Path("runs"), HERE)
+    calibration.add(Path("runs"), HERE, {"step": "look"}, 0.5)
+    assert calibration.read(Path("runs"), HERE).seconds([Part({"step": "look"}, 10, 30)]) == 1.5
+
+
+def test_machines_that_share_a_folder_keep_their_own():
+    for machine, step_s in (
+        (HERE, 1.0),
+        (Machine("another", "2.0"), 2.0),
+        (replace(HERE, torch="2.1"), 3.0),
+        (HERE, 4.0),
+    ):
+        calibration.add(Path("runs"), machine, {"step": "look"}, step_s)
+    assert len(json.loads(Path("runs/calibration.json").read_text())["steps"]) == 3
+    assert list(calibration.read(Path("runs"), HERE).step_s.values()) == [4.0]
+    assert list(calibration.read(Path("runs"), Machine("another", "2.0")).step_s.values()) == [2.0]
+
+
+def test_a_plan_by_a_calibration_imports_no_torch():
+    Path("runs").mkdir()
+    Path("runs/calibration.json").write_text('{"schema_version": 1, "steps": []}')
+    code = (
+        "import sys\nfrom harness.cli.main import main\n"
+        "try:\n    main(['plan', 'demo'])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_graph_has_no_use_for_it():
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["plan", "demo", "--calibrate", "--dot"])
+    assert ended.value.code == 2

@@ -1,0 +1,6 @@
+"""What several test modules share: paths, fabricated results, tiny datasets and fake stages."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SHARED_DATA = ROOT.parent / "shared" / "data"

@@ -1,0 +1,73 @@
+"""What a fake stage does: `fail`, `sleep_s`, `kill_times` and others, all in its config."""
+
+import errno
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from harness.runner.context import Outcome, OutOfMemory, StageContext, Stopped
+from writers.errors import UserError
+
+
+def run(context: StageContext) -> Outcome:
+    config = context.config
+    ran = Path(config["journal"])
+    with ran.open("a") as journal:  # O_APPEND: whole lines, also from several processes
+        journal.write(f"{config['name']}\n")
+    print(f"this is {config['name']}")
+    os.system(f"echo child of {config['name']}")
+    if config.get("mistake"):
+        raise UserError("There is no such image.", "Look again.")
+    if config.get("fail") and not Path(config["fail"]).exists():
+        raise ZeroDivisionError("a bug")
+    if config.get("kill") and not Path(config["kill"]).exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    attempts = ran.read_text().split().count(config["name"])
+    if attempts <= config.get("kill_times", 0):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if attempts <= config.get("out_of_memory_times", 0):
+        raise MemoryError("out of memory")
+    if attempts <= config.get("no_room_times", 0):
+        raise OutOfMemory("Others hold the memory.", "Another try may go well.")
+    if attempts <= config.get("no_map_times", 0):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "train.beton")
+    if config.get("no_room_in_rank") is not None:
+        full = context.folder / "was_full"
+        if context.ranks.rank == config["no_room_in_rank"] and not full.exists():
+            full.touch()
+            raise OutOfMemory("Others hold the memory.", "Another try may go well.")
+        try:
+            context.ranks.gathered(0)  # the others wait for it
+        except RuntimeError as error:
+            raise RuntimeError("words of a torch to come") from error
+    if config.get("spawn"):
+        child = os.spawnvp(
+            os.P_NOWAIT, sys.executable, [sys.executable, "-c", "import time; time.sleep(60)"]
+        )
+        Path(config["spawn"]).write_text(str(child))
+    checkpoint = context.folder / "steps.txt"
+    done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    total = round(config.get("sleep_s", 0) / 0.05)
+    for step in range(done, total):
+        if context.stop_requested() and not config.get("deaf"):
+            checkpoint.write_text(str(step))
+            raise Stopped
+        context.progress(done=step, total=total, note="asleep")
+        time.sleep(0.05)
+    inputs = {role: need.metrics["value"] for role, need in context.needs.items()}
+    return Outcome(
+        {
+            "value": 1 + sum(inputs.values()),
+            "resumed_at": done,
+            "pid": os.getpid(),
+            "parent": os.getppid(),
+            "is_forked": "--fork-server" in sys.orig_argv,
+            "cores": sorted(os.sched_getaffinity(0)),
+            "environment": {
+                name: os.environ.get(name) for name in config.get("tell_environment", [])
+            },
+        },
+        {"slept_s": config.get("sleep_s", 0)},
+    )

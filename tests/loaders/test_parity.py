@@ -1,0 +1,88 @@
+"""Parity with a PyTorch pipeline: two real photographs through our loader, and through Pillow and torchvision.
+
+The stated tolerance against torchvision's antialiased resize, of the same crop of the same JPEG: at most 3 levels on average,
+at least 35 dB, and no shift: the mean of a colour within 0.05 of a level. Shrinking, the filters differ (an area against a
+triangle twice as wide). Torchvision's own resize without antialiasing is 5 dB and more further from it where that matters.
+Which crops are drawn is held against torchvision's in test_augment.py.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torchvision.transforms.v2 import functional
+
+from loaders import open_loader
+from loaders.augment import choose_crops
+from loaders.plan import LoaderPlan
+from tests.helpers.tiny_betons import jpeg, write_beton
+
+NUM_EPOCHS = 6
+MOST_LEVELS, LEAST_DB, MOST_SHIFT = 3.0, 35.0, 0.05
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[bytes]:
+    """640 x 427 pixels each: a temple, a flower."""
+    return [jpeg(pixels, quality=95) for pixels in load_sample_images().images]
+
+
+@pytest.fixture(scope="module")
+def beton(photos, tmp_path_factory) -> Path:
+    pixels = load_sample_images().images
+    return write_beton(
+        tmp_path_factory.mktemp("photos") / "t.beton", pixels, [0, 1], raw=[False] * 2, blobs=photos
+    )
+
+
+def decode(photo: bytes) -> torch.Tensor:
+    """uint8 [3, H, W]"""
+    return functional.pil_to_tensor(Image.open(io.BytesIO(photo)))
+
+
+def psnr(difference: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max((difference**2).mean(), 1e-10)))
+
+
+@pytest.mark.parametrize("augment", ["random_resized_crop", "center_crop"])
+@pytest.mark.parametrize("resolution", [224, 128])
+def test_a_batch_is_torchvisions_to_the_stated_tolerance(photos, beton, augment, resolution):
+    plan = LoaderPlan(
+        beton, 2, resolution, augment=augment, horizontal_flip=augment != "center_crop", seed=4
+    )
+    decoded = [decode(photo) for photo in photos]
+    gained = []
+    with open_loader(plan) as loader:
+        for epoch in range(NUM_EPOCHS):
+            samples = loader.samples
+            crops = choose_crops(plan, epoch, samples.ids, samples.widths, samples.heights)
+            images = next(loader.epoch(epoch))[0].clone()
+            for ours, image, box, flip in zip(
+                images, decoded, crops.boxes.tolist(), crops.flips, strict=True
+            ):
+                left, top, width, height = box
+                resized = [
+                    functional.resized_crop(
+                        image, top, left, height, width, [resolution] * 2, antialias=antialias
+                    )
+                    for antialias in (True, False)
+                ]
+                careful, quick = (one.double().numpy() for one in resized)
+                ours = (ours.flip(2) if flip else ours).double().numpy()
+                difference = ours - careful
+                assert np.abs(difference).mean() < MOST_LEVELS and psnr(difference) > LEAST_DB
+                assert np.abs(difference.mean(axis=(1, 2))).max() < MOST_SHIFT
+                if min(width, height) > 1.5 * resolution:
+                    gained.append(psnr(difference) - psnr(quick - careful))
+    assert gained and min(gained) > 5
+
+
+def test_what_is_not_resized_is_what_pillow_decodes(photos, beton):
+    with open_loader(LoaderPlan(beton, 2, 427, center_fraction=1.0)) as loader:
+        images = next(loader.epoch(0))[0].clone()
+    for ours, photo in zip(images, photos, strict=True):
+        assert torch.equal(ours, functional.center_crop(decode(photo), [427, 427]))

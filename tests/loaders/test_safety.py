@@ -1,0 +1,459 @@
+"""Nothing hangs, nothing is left behind: damaged images, loops left early, many loaders, two at once, forks."""
+
+import gc
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from itertools import zip_longest
+from pathlib import Path
+
+import pytest
+import torch
+
+from loaders import open_loader
+from loaders.kernel import best_kernel
+from loaders.plan import LoaderPlan
+from tests.helpers import ROOT
+from tests.helpers.tiny_betons import jpeg, photo, write_beton
+from writers.errors import UserError
+
+
+@pytest.fixture
+def new_threads() -> Callable[[], list[threading.Thread]]:
+    """Threads that were not there before the test and are still there after they had a moment to end."""
+    before = set(threading.enumerate())
+
+    def new_threads() -> list[threading.Thread]:
+        for thread in set(threading.enumerate()) - before:
+            thread.join(2)
+        return [thread for thread in threading.enumerate() if thread not in before]
+
+    return new_threads
+
+
+def plan_of(beton: Path, **changes: object) -> LoaderPlan:
+    settings = {
+        "batch_size": 4,
+        "resolution": 32,
+        "augment": "random_resized_crop",
+        "num_threads": 2,
+    }
+    return LoaderPlan(beton, **(settings | changes))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("backend", "spoil"),
+    [
+        ("ffcv", "zeros"),
+        ("ffcv", "cut short"),
+        ("ffcv", "ends inside"),
+        ("reference", "zeros"),
+        ("reference", "cut short"),
+    ],
+)  # Pillow takes an early end-of-image marker for a good one
+def test_a_corrupt_jpeg_is_an_error_that_names_it(tmp_path, backend, spoil, new_threads):
+    images = [photo(90, 70, seed=number) for number in range(10)]
+    blobs = [jpeg(image) for image in images]
+    size = len(blobs[6])
+    blobs[6] = {
+        "zeros": bytes(size),
+        "cut short": blobs[6][: size // 2],
+        "ends inside": blobs[6][: size // 2] + b"\xff\xd9" + bytes(size - size // 2 - 2),
+    }[spoil]
+    beton = write_beton(tmp_path / "spoilt.beton", images, [0] * 10, raw=[False] * 10, blobs=blobs)
+    with open_loader(plan_of(beton, backend=backend)) as loader:
+        batches = loader.epoch(0)
+        next(batches)
+        with pytest.raises(UserError, match=r"Sample 6 of .*spoilt\.beton"):
+            next(batches)
+        with pytest.raises(StopIteration):
+            next(batches)
+    assert not new_threads()
+
+
+def test_bytes_that_a_camera_left_before_the_end_are_no_error(tmp_path):
+    image = photo(40, 30, seed=0)
+    padded = jpeg(image)[:-2] + bytes(40) + jpeg(image)[-2:]
+    beton = write_beton(
+        tmp_path / "two.beton", [image] * 2, [0, 0], raw=[False] * 2, blobs=[jpeg(image), padded]
+    )
+    with open_loader(plan_of(beton, augment="center_crop")) as loader, loader.epoch(0) as batches:
+        (clean, same), _ = next(batches)
+    assert torch.equal(clean, same)
+
+
+@pytest.mark.timeout(60)
+def test_a_zeroed_sector_is_an_error(tmp_path):
+    """The first that libjpeg-turbo says of it is what it says of bytes that a camera left: how many were skipped."""
+    image = photo(320, 240, seed=1)
+    blob = jpeg(image, restart_marker_blocks=7)
+    spoilt = blob[: len(blob) // 2] + bytes(512) + blob[len(blob) // 2 + 512 :]
+    beton = write_beton(
+        tmp_path / "two.beton", [image] * 2, [0, 0], raw=[False] * 2, blobs=[blob, spoilt]
+    )
+    with (
+        open_loader(plan_of(beton)) as loader,
+        pytest.raises(UserError, match=r"Sample 1 of .* bytes before marker 0xd[0-7]"),
+    ):
+        next(loader.epoch(0))
+
+
+@pytest.mark.timeout(60)
+def test_an_exception_in_the_thread_reaches_the_consumer(betons, monkeypatch):
+    with open_loader(plan_of(betons["jpeg"])) as loader:
+        monkeypatch.setattr(loader._batch_decoder, "decode", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            list(loader.epoch(0))
+        monkeypatch.undo()
+        assert len(list(loader.epoch(0))) == 9  # and the loader still works
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_an_exception_in_a_decoding_thread_says_at_which_sample(betons, monkeypatch, num_threads):
+    with open_loader(plan_of(betons["jpeg"], num_threads=num_threads, batch_size=12)) as loader:
+        real, culprit = loader._batch_decoder._decode_images, loader.samples.offsets[17]
+
+        def without_memory(file, offsets, *rest):
+            if culprit in offsets:
+                raise MemoryError
+            real(file, offsets, *rest)
+
+        monkeypatch.setattr(loader._batch_decoder, "_decode_images", without_memory)
+        with pytest.raises(MemoryError) as raised:
+            list(loader.epoch(0))
+    assert raised.value.__notes__[0] == f"At sample 17 of {betons['jpeg']}."
+    assert "12 images, of" in raised.value.__notes__[1]
+
+
+@pytest.mark.timeout(60)
+def test_ctrl_c_while_waiting_for_a_batch_ends_the_epoch(betons, monkeypatch, new_threads):
+    with pytest.raises(KeyboardInterrupt), open_loader(plan_of(betons["raw"])) as loader:
+        monkeypatch.setattr(
+            loader._batch_decoder, "decode", lambda *_: threading.Event().wait(1) and {}
+        )
+        batches = loader.epoch(0)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        next(batches)
+    assert not new_threads()
+
+
+MANY = """
+import gc, json, os, sys, threading, time
+from loaders import open_loader
+from loaders.kernel import best_kernel
+from loaders.plan import LoaderPlan
+
+def open_and_leave(times):
+    for number in range(times):
+        plan = LoaderPlan(sys.argv[1], 4, 100, augment="random_resized_crop", num_threads=1 + number % 3)
+        loader = open_loader(plan)
+        for _ in loader.epoch(number):
+            if number % 2:
+                break                   # left early
+        if number % 4 == 0:
+            loader.epoch(number)        # begun and dropped
+        elif number % 4 == 1:
+            try:
+                with loader, loader.epoch(number) as batches:
+                    next(batches)
+                    raise KeyError
+            except KeyError:
+                pass
+        elif number % 4 == 2:
+            loader.close()
+    del loader
+    gc.collect()
+
+def state(threads=0):
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread():
+            thread.join(5)      # those of a dropped loader end on their own, a moment later
+    for _ in range(100):        # and the system counts them for another moment
+        lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+        if int(lines["Threads"]) <= threads:
+            break
+        time.sleep(0.05)
+    files = len(os.listdir("/proc/self/fd"))
+    return {"rss_kb": int(lines["VmRSS"].split()[0]), "threads": int(lines["Threads"]), "files": files}
+
+open_and_leave(50)
+before = state()
+open_and_leave(200)
+print(json.dumps([before, state(before["threads"])]))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_two_hundred_loaders_leave_no_thread_no_file_and_no_memory(betons):
+    ended = subprocess.run(
+        [sys.executable, "-c", MANY, betons["mixed"]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    before, after = json.loads(ended.stdout)
+    assert (after["threads"], after["files"]) == (before["threads"], before["files"])
+    assert after["rss_kb"] <= 1.02 * before["rss_kb"]
+
+
+@pytest.mark.timeout(60)
+def test_loops_left_early_leave_no_thread_and_no_memory(betons, new_threads):
+    def open_and_leave(times: int) -> None:
+        for number in range(times):
+            loader = open_loader(plan_of(betons["raw"], resolution=200, num_threads=3))
+            for _ in loader.epoch(number):
+                break
+            if number % 3 == 0:
+                loader.epoch(number)  # started and dropped
+            if number % 2:
+                loader.close()  # or simply dropped
+
+    open_and_leave(10)
+    gc.collect()
+    before = _resident_bytes()
+    open_and_leave(60)
+    gc.collect()
+    assert not new_threads()
+    # One loader's slots: 4 * 4 * 200 * 200 * 3 = 1.9 MB; 60: 115 MB. malloc's arenas come and go by up to 18 MB.
+    assert _resident_bytes() < before + 40 * 2**20
+
+
+def _resident_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
+@pytest.mark.timeout(60)
+def test_an_epoch_ends_when_the_next_one_starts(betons):
+    with open_loader(plan_of(betons["raw"])) as loader:
+        old = loader.epoch(0)
+        next(old)
+        new = loader.epoch(1)
+        with pytest.raises(RuntimeError, match="closed"):
+            next(old)
+        assert len(list(new)) == 9
+        with pytest.raises(StopIteration):
+            next(new)
+
+
+@pytest.mark.timeout(60)
+def test_an_error_in_the_loop_ends_the_epoch(betons, new_threads):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_loader(plan_of(betons["raw"])) as loader,
+        loader.epoch(0) as batches,
+    ):
+        for _ in batches:
+            raise KeyboardInterrupt
+    assert not new_threads()
+
+
+@pytest.mark.timeout(60)
+def test_a_batch_is_whole_until_the_next_is_asked_for(betons):
+    with open_loader(plan_of(betons["raw"], batches_ahead=1)) as loader:
+        expected = [images.clone() for images, _ in loader.epoch(0)]
+        with loader.epoch(0) as batches:
+            for (images, _), once in zip(batches, expected, strict=True):
+                threading.Event().wait(0.02)  # time for the thread to run ahead as far as it may
+                assert torch.equal(images, once)
+
+
+@pytest.mark.timeout(60)
+def test_two_loaders_taken_in_turns_and_from_two_threads(betons):
+    def clones(beton: str) -> list[torch.Tensor]:
+        with open_loader(plan_of(betons[beton])) as loader:
+            return [images.clone() for images, _ in loader.epoch(0)]
+
+    expected = {name: clones(name) for name in ("jpeg", "raw")}
+    with open_loader(plan_of(betons["jpeg"])) as a, open_loader(plan_of(betons["raw"])) as b:
+        for (x, _), (y, _), x_once, y_once in zip_longest(
+            a.epoch(0), b.epoch(0), *expected.values()
+        ):
+            assert torch.equal(x, x_once) and torch.equal(y, y_once)
+
+    results: dict[str, list[torch.Tensor]] = {}
+    threads = [
+        threading.Thread(target=lambda name=name: results.update({name: clones(name)}))
+        for name in expected
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, images in expected.items():
+        assert all(map(torch.equal, results[name], images))
+
+
+@pytest.mark.timeout(60)
+def test_a_closed_loader_gives_no_batches(betons):
+    loader = open_loader(plan_of(betons["jpeg"], num_threads=1))
+    loader.close()
+    loader.close()
+    with pytest.raises(AssertionError, match="closed"):
+        next(loader.epoch(0))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.timeout(120)
+def test_slots_are_not_filled_again_before_a_slow_gpu_has_used_them(betons):
+    with open_loader(plan_of(betons["mixed"], batch_size=2)) as loader:
+        expected = [images.clone() for images, _ in loader.epoch(0)]
+    with open_loader(plan_of(betons["mixed"], batch_size=2, device="cuda")) as loader:
+        for _ in range(3):  # slots are kept from one epoch to the next
+            clones = []
+            for images, _ in loader.epoch(0):
+                torch.cuda._sleep(50_000_000)  # the GPU falls behind; the clone waits in its queue
+                clones.append(images.clone())
+            assert all(torch.equal(a.cpu(), b) for a, b in zip(clones, expected, strict=True))
+
+
+class _Numbers(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor(index)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_beside_a_torch_dataloader_with_forked_workers(betons):
+    workers = torch.utils.data.DataLoader(
+        _Numbers(), batch_size=4, num_workers=2, multiprocessing_context="fork"
+    )
+    with open_loader(plan_of(betons["jpeg"])) as loader, loader.epoch(0) as batches:
+        next(batches)
+        assert torch.cat(list(workers)).tolist() == list(range(16))  # forked while our threads run
+        assert len(list(batches)) == 8
+
+
+@pytest.mark.timeout(120)
+def test_beside_a_torch_dataloader_with_spawned_workers(betons):
+    workers = torch.utils.data.DataLoader(
+        _Numbers(), batch_size=4, num_workers=1, multiprocessing_context="spawn"
+    )
+    with open_loader(plan_of(betons["jpeg"])) as loader, loader.epoch(0) as batches:
+        next(batches)
+        assert torch.cat(list(workers)).tolist() == list(range(16))
+        assert len(list(batches)) == 8
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_fork_refuses_the_loaders_it_was_born_with_and_opens_its_own(betons):
+    plan = plan_of(betons["jpeg"])
+    with open_loader(plan) as loader, loader.epoch(0) as batches:
+        expected = next(batches)[0].clone()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                for inherited in (lambda: next(batches), lambda: loader.epoch(1)):
+                    with pytest.raises(RuntimeError, match="another process"):
+                        inherited()
+                with open_loader(plan) as own, own.epoch(0) as begun:
+                    code = 0 if torch.equal(next(begun)[0], expected) else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert len(list(batches)) == 8  # the parent's goes on
+
+
+SCRIPT = """
+import hashlib, json, sys, numba, torch
+from numba.core.event import RecordingListener, install_listener
+torch.set_num_threads(3)
+numba.set_num_threads(1)
+from loaders import kernel, open_loader
+from loaders.plan import LoaderPlan
+kernel.best_kernel = lambda: sys.argv[2]
+digest, compiling = hashlib.sha256(), RecordingListener()
+with install_listener("numba:compile", compiling):
+    loader = open_loader(LoaderPlan(sys.argv[1], 5, 20, augment="random_resized_crop", order="random", num_threads=2))
+    for images, labels in loader.epoch(6):
+        digest.update(images.permute(0, 2, 3, 1).numpy().tobytes() + labels.numpy().tobytes())
+    with open_loader(LoaderPlan(sys.argv[1], 7, 33)) as evaluation:
+        list(evaluation.epoch(0))
+compiled = [event.data["dispatcher"].py_func for _, event in compiling.buffer if event.is_start]
+print(json.dumps({"threads": [torch.get_num_threads(), numba.get_num_threads()], "digest": digest.hexdigest(),
+                  "compiled": [function.__name__ for function in compiled if function.__module__ == "loaders.kernel_numba"],
+                  "num_compiled": len(compiled)}))
+left = loader.epoch(7)
+next(left)
+"""
+
+
+@pytest.fixture(scope="module")
+def processes(betons, tmp_path_factory) -> list[dict]:
+    """What processes say, one after the other, with a new folder for compiled code; each ends inside an epoch."""
+    environment = {
+        "NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "PATH": "/usr/bin:/bin",
+    }
+    said = []
+    for kernel in ("numba", "numba", best_kernel()):
+        ended = subprocess.run(
+            [sys.executable, "-c", SCRIPT, betons["mixed"], kernel],
+            cwd=ROOT,
+            env=environment,
+            timeout=100,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert ended.stderr == ""
+        said.append(json.loads(ended.stdout))
+    return said
+
+
+def test_each_function_is_compiled_once_for_training_and_evaluation_and_all_resolutions(processes):
+    compiled = processes[0]["compiled"]
+    assert (
+        "decode_run" in compiled
+        and "_sum_columns" in compiled
+        and len(set(compiled)) == len(compiled)
+    )
+
+
+def test_the_second_process_compiles_nothing(processes):
+    assert processes[1]["num_compiled"] == 0
+
+
+def test_with_the_c_kernel_no_process_compiles_anything(processes):
+    assert processes[2]["num_compiled"] == 0
+
+
+def test_another_process_gives_the_same_epoch(processes, betons):
+    digest = hashlib.sha256()
+    with open_loader(
+        LoaderPlan(betons["mixed"], 5, 20, augment="random_resized_crop", order="random")
+    ) as loader:
+        for images, labels in loader.epoch(6):
+            digest.update(images.permute(0, 2, 3, 1).numpy().tobytes() + labels.numpy().tobytes())
+    assert [said["digest"] for said in processes] == [digest.hexdigest()] * 3
+
+
+def test_thread_counts_of_torch_and_numba_are_left_alone(processes):
+    assert [said["threads"] for said in processes] == [[3, 1]] * 3
+
+
+def test_no_folder_for_compiled_code_is_no_error(monkeypatch):
+    from loaders import kernel_numba
+
+    def refuse(*args: object, **options: object) -> object:
+        if options.pop("cache", False):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(kernel_numba, "njit", refuse)
+    assert kernel_numba._compiled(len)([1, 2]) == 2

@@ -1,0 +1,451 @@
+"""The matrix: which stages a recipe is, which are shared, and which a change touches."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from harness.config.recipe import DataSettings, EvaluateSettings, Recipe
+from harness.config.train import PretrainSettings
+from harness.config.transfer import TransferSettings
+from harness.matrix.expand import Matrix, expand
+from harness.matrix.stage import Stage
+
+HARDEST = {"name": "minus2", "remove": {"hardest": 2, "by": "reference"}}
+
+
+def recipe(**changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "source": {"dataset": "synthetic_things"},
+        "ranking": {"epochs": 3},
+        "subsets": ["all", HARDEST],
+        "archs": ["resnet10"],
+        "eps": [0, 0.5],
+        "seeds": [0, 1],
+        "targets": [{"dataset": "synthetic_patterns"}, {"dataset": "synthetic_scenes"}],
+        "methods": {"fixed": {}, "full": {}},
+        **changes,
+    }
+    return Recipe.model_validate(values)
+
+
+def by_name(matrix: Matrix) -> dict[str, Stage]:
+    return {stage.name: stage for stage in matrix.stages}
+
+
+def kinds(matrix: Matrix) -> Counter[str]:
+    return Counter(stage.kind for stage in matrix.stages)
+
+
+def touched(before: Recipe, after: Recipe) -> set[str]:
+    """Names of the stages of `after` that `before` does not have."""
+    known = {stage.key for stage in expand(before).stages}
+    return {stage.name for stage in expand(after).stages if stage.key not in known}
+
+
+def test_every_point_of_the_axes_is_trained_evaluated_and_transferred():
+    matrix = expand(recipe())
+    # 2 subsets x 2 eps x 2 seeds = 8 models, and the reference; x 2 targets x 2 methods = 32 transfers
+    assert kinds(matrix) == {"write": 4, "pretrain": 9, "rank": 1, "evaluate": 8, "transfer": 32}
+    assert len({stage.name for stage in matrix.stages}) == len(matrix.stages)
+
+
+def test_each_stage_stands_after_those_it_needs():
+    seen: set[str] = set()
+    for stage in expand(recipe(pretrain={"length": "equal_steps"})).stages:
+        assert {need.key for need in stage.needs.values()} <= seen
+        seen.add(stage.key)
+
+
+def test_the_configs_and_needs_that_stages_are_promised():
+    stages = by_name(expand(recipe()))
+    everything, few = stages["write/synthetic_things/all"], stages["write/synthetic_things/minus2"]
+    target = stages["write/synthetic_patterns/all"]
+    assert everything.config["subset"] is None and not everything.needs
+    assert everything.config["splits"] == ["train", "val"]
+    assert few.config["subset"]["name"] == "minus2" and few.needs == {
+        "ranking": stages["rank/reference"]
+    }
+    assert target.config["splits"] == ["train", "val", "test"]
+
+    reference = stages["pretrain/reference/seed1000"]
+    assert reference.needs == {"data": everything} and reference.config["settings"]["epochs"] == 3
+    assert (reference.config["arch"], reference.config["eps"], reference.config["seed"]) == (
+        "resnet10",
+        0.0,
+        1000,
+    )
+    assert reference.axes["role"] == "reference"
+    assert stages["rank/reference"].needs == {"model": reference, "data": everything}
+
+    model = stages["pretrain/minus2/eps0.5/seed1"]
+    assert model.needs == {"data": few}
+    assert model.axes == {"subset": "minus2", "arch": "resnet10", "eps": 0.5, "seed": 1}
+    evaluate = stages["evaluate/minus2/eps0.5/seed1"]
+    assert evaluate.needs == {"model": model, "data": few, "common_0": everything, "common_1": few}
+    transfer = stages["transfer/synthetic_patterns/full/minus2/eps0.5/seed1"]
+    assert transfer.needs == {"model": model, "data": target}
+    assert transfer.axes == {**model.axes, "target": "synthetic_patterns", "method": "full"}
+    assert transfer.config["metric"] == "top1" and transfer.config["seed"] == 1
+
+
+def test_configs_are_plain_json_and_read_back_as_the_settings_they_came_from():
+    asked = recipe(
+        pretrain={"length": "equal_steps", "channels": [8, 16]},
+        methods={"fixed": {"lrs": [0.1]}, "full": {"optimizer": {"schedule": "cosine"}}},
+    )
+    for stage in expand(asked).stages:
+        config = json.loads(json.dumps(stage.config))
+        assert config == stage.config
+        if stage.kind == "write":
+            DataSettings.model_validate(config["data"])
+        if stage.kind == "pretrain" and "role" not in stage.axes:
+            settings = PretrainSettings.model_validate(config["settings"])
+            assert (
+                settings.optimizer == asked.pretrain.optimizer
+                and settings.epochs == asked.pretrain.epochs
+            )
+            if stage.axes["eps"] > 0:
+                assert settings.attack == asked.pretrain.attack
+        if stage.kind == "evaluate":
+            EvaluateSettings.model_validate(config["settings"])
+        if stage.kind == "transfer":
+            settings = TransferSettings.model_validate(config["settings"])
+            assert settings.lrs == asked.methods[stage.axes["method"]].lrs
+            assert (
+                settings.optimizer.schedule
+                == asked.methods[stage.axes["method"]].optimizer.schedule
+            )
+
+
+def test_a_subset_that_is_everything_shares_its_data_with_the_reference():
+    stages = by_name(expand(recipe()))
+    model, reference = stages["pretrain/all/eps0/seed0"], stages["pretrain/reference/seed1000"]
+    assert model.needs["data"].key == reference.needs["data"].key
+
+
+def test_a_reference_that_equals_a_model_is_that_model():
+    stages = by_name(expand(recipe(ranking={"seed": 0})))
+    assert "pretrain/reference/seed0" not in stages
+    model = stages["pretrain/all/eps0/seed0"]
+    assert stages["rank/reference"].needs["model"].key == model.key and "role" not in model.axes
+
+
+def test_a_ranking_on_train_is_by_models_that_each_leave_out_a_fold():
+    stages = by_name(expand(recipe(ranking={"split": "train", "folds": 3})))
+    ranking, model = stages["rank/reference"], stages["pretrain/all/eps0/seed0"]
+    assert (
+        set(ranking.needs) == {"data", "model_0", "model_1", "model_2"}
+        and "held_out" not in model.config
+    )
+    assert ranking.needs["model_1"].config["held_out"] == {"fold": 1, "folds": 3, "seed": 1000}
+    assert kinds(expand(recipe(ranking={"split": "train"})))["pretrain"] == 8 + 5
+    for wrong in ({"folds": 3}, {"split": "held_out", "folds": 3}, {"split": "train", "folds": 1}):
+        with pytest.raises(ValueError, match="folds"):
+            recipe(ranking=wrong)
+
+
+def test_names_carry_the_architecture_only_where_there_are_several():
+    names = by_name(expand(recipe(archs=["resnet10", "resnet18"])))
+    assert (
+        "pretrain/all/resnet18/eps0.5/seed0" in names and "pretrain/all/eps0.5/seed0" not in names
+    )
+
+
+def test_keys_are_the_same_at_every_expansion_and_in_every_recipe():
+    one, other = (
+        expand(recipe()),
+        expand(recipe(name="other", question="?", subsets=["all"], ranking=None, seeds=[0])),
+    )
+    assert [stage.key for stage in one.stages] == [stage.key for stage in expand(recipe()).stages]
+    shared = {stage.key for stage in one.stages} & {stage.key for stage in other.stages}
+    # the source, 2 models and their 8 transfers, 2 targets; not evaluate: the common classes are others
+    assert len(shared) == 13
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"pretrain": {"attack": {"steps": 1}}}, {"pretrain", "evaluate", "transfer"}),
+        ({"evaluate": {"attack": {"steps": 1}}}, {"evaluate"}),
+        ({"methods": {"fixed": {"epochs": 1}, "full": {}}}, {"transfer"}),
+        (
+            {"ranking": {"epochs": 3, "split": "train"}},
+            {"rank", "write", "pretrain", "evaluate", "transfer"},
+        ),
+        ({"question": "Why?"}, set()),
+        (
+            {"source": {"dataset": "synthetic_things", "test": 0.4, "metric": "mean_per_class"}},
+            set(),
+        ),
+    ],
+)
+def test_a_change_touches_only_what_depends_on_it(change: dict[str, Any], expected: set[str]):
+    names = touched(recipe(), recipe(**change))
+    assert {name.split("/")[0] for name in names} == expected
+    if "attack" in change.get("pretrain", {}):
+        assert all("eps0.5" in name for name in names), "clean models have no attack"
+    if "attack" in change.get("evaluate", {}):
+        assert all("eps0.5" in name for name in names)
+    if "methods" in change:
+        assert all(name.split("/")[2] == "fixed" for name in names)
+    if "ranking" in change:
+        assert all(
+            "all" not in name.split("/")
+            for name in names
+            if not name.startswith(("rank", "evaluate"))
+        )
+
+
+def test_a_clean_model_is_attacked_only_when_asked_to_be():
+    silent, asked = recipe(), recipe(evaluate={"eps_of_clean": 0.25})
+    names = touched(silent, asked)
+    assert names and all(name.startswith("evaluate/") and "/eps0/" in name for name in names)
+    settings = by_name(expand(asked))["evaluate/all/eps0/seed0"].config["settings"]
+    assert settings["eps_of_clean"] == 0.25 and settings["attack"]["steps"] == 20
+
+
+def test_equal_steps_needs_the_whole_source_and_changes_only_smaller_subsets():
+    asked = recipe(pretrain={"length": "equal_steps"})
+    stages = by_name(expand(asked))
+    few = stages["pretrain/minus2/eps0/seed0"]
+    assert few.needs["all_data"] is stages["write/synthetic_things/all"]
+    assert few.config["settings"]["length"] == "equal_steps"
+    assert all(
+        "/all/" not in name
+        for name in touched(recipe(), asked)
+        if name.startswith(("pretrain", "transfer"))
+    )
+
+
+def test_the_longest_path_is_the_most_urgent():
+    matrix = expand(recipe())
+    urgency = {stage.name: matrix.urgency[stage.key] for stage in matrix.stages}
+    assert urgency["write/synthetic_things/all"] == max(urgency.values())
+    assert urgency["pretrain/all/eps0.5/seed0"] > urgency["pretrain/all/eps0/seed0"]
+    for stage in matrix.stages:
+        assert all(
+            matrix.urgency[need.key] > matrix.urgency[stage.key] for need in stage.needs.values()
+        )
+
+
+def test_ten_thousand_stages():
+    matrix = expand(recipe(seeds=list(range(420))))
+    assert len(matrix.stages) == 6 + 420 * 4 * 6
+    assert len({stage.key for stage in matrix.stages}) == len(matrix.urgency) == len(matrix.stages)
+
+
+def test_settings_are_dumped_once_however_many_models_there_are(monkeypatch: pytest.MonkeyPatch):
+    """What makes the expansion linear in its stages, with little for each."""
+
+    def dumps(asked: Recipe) -> int:
+        counted = 0
+        original = BaseModel.model_dump
+
+        def model_dump(self: BaseModel, **options: Any) -> dict[str, Any]:
+            nonlocal counted
+            counted += 1
+            return original(self, **options)
+
+        monkeypatch.setattr(BaseModel, "model_dump", model_dump)
+        expand(asked)
+        monkeypatch.undo()
+        return counted
+
+    assert dumps(recipe(seeds=list(range(50)))) == dumps(recipe()) > 0
+
+
+def variants() -> dict[str, PretrainSettings]:
+    return {
+        "plain": PretrainSettings(),
+        "smooth": PretrainSettings(label_smoothing=0.1),
+        "fast": PretrainSettings(attack={"method": "fast"}),
+    }
+
+
+def test_variants_are_an_axis_of_pretraining_and_share_what_they_do_not_change():
+    asked, known = (
+        recipe(variants=variants(), seeds=[0]),
+        {stage.key for stage in expand(recipe(seeds=[0])).stages},
+    )
+    stages = by_name(expand(asked))
+    assert stages["pretrain/all/smooth/eps0/seed0"].axes == {
+        "subset": "all",
+        "arch": "resnet10",
+        "variant": "smooth",
+        "eps": 0.0,
+        "seed": 0,
+    }
+    assert stages["pretrain/all/smooth/eps0/seed0"].config["settings"]["label_smoothing"] == 0.1
+    assert {name for name, stage in stages.items() if "/plain/" in name} == {
+        name
+        for name, stage in stages.items()
+        if stage.key in known
+        and name.split("/")[0] not in ("write", "rank")
+        and "reference" not in name
+    }, "the plain variant is what the recipe was without variants"
+    assert (
+        "pretrain/all/fast/eps0/seed0" not in stages and "pretrain/all/fast/eps0.5/seed0" in stages
+    ), "clean, it is plain"
+    transfer = stages["transfer/synthetic_patterns/full/all/smooth/eps0/seed0"]
+    assert (
+        transfer.axes["variant"] == "smooth"
+        and transfer.needs["model"] is stages["pretrain/all/smooth/eps0/seed0"]
+    )
+
+
+def test_a_variants_images_are_seen_as_it_was_trained():
+    asked = recipe(
+        variants={"plain": PretrainSettings(), "large": PretrainSettings(eval_resolution=256)},
+        scores=["knn"],
+    )
+    stages = by_name(expand(asked))
+    for kind in ("evaluate", "features/synthetic_patterns"):
+        assert stages[f"{kind}/all/large/eps0/seed0"].config["resolution"] == 256
+        assert stages[f"{kind}/all/plain/eps0/seed0"].config["resolution"] == 224
+
+
+def names_of(**changes: Any) -> set[str]:
+    return set(by_name(expand(recipe(**changes))))
+
+
+@pytest.mark.parametrize(
+    ("entry", "dropped"),
+    [
+        ({"subset": "minus2", "eps": 0.5}, lambda name: "/minus2/eps0.5/" in name),
+        ({"seed": [0, 1], "eps": 0.5}, lambda name: "/eps0.5/" in name),
+        (
+            {"subset": "minus2"},
+            lambda name: "minus2" in name or name.startswith("rank") or "reference" in name,
+        ),
+        (
+            {"target": "synthetic_scenes", "method": "full"},
+            lambda name: "synthetic_scenes/full" in name,
+        ),
+        (
+            {"target": "synthetic_scenes", "eps": 0},
+            lambda name: "synthetic_scenes" in name and "/eps0/" in name,
+        ),
+        ({"target": "synthetic_scenes"}, lambda name: "synthetic_scenes" in name),
+    ],
+)
+def test_exclude_drops_what_it_names_and_data_that_nothing_needs_then(
+    entry: dict[str, Any], dropped: Callable[[str], bool]
+):
+    everything, few = names_of(), names_of(exclude=[entry])
+    assert few == {name for name in everything if not dropped(name)} != everything
+
+
+def test_common_classes_are_those_of_the_subsets_that_are_trained_on():
+    stages = by_name(expand(recipe(exclude=[{"subset": "minus2"}])))
+    assert set(stages["evaluate/all/eps0/seed0"].needs) == {"model", "data", "common_0"}
+
+
+def test_include_adds_models_and_transfers_outside_the_product():
+    plain = names_of(seeds=[0])
+    added = names_of(seeds=[0], include=[{"subset": "all", "eps": 1}]) - plain
+    assert Counter(name.split("/")[0] for name in added) == {
+        "pretrain": 1,
+        "evaluate": 1,
+        "transfer": 4,
+    }
+    entry = {
+        "eps": 0,
+        "subset": "all",
+        "seed": [5, 6],
+        "target": "synthetic_scenes",
+        "method": "full",
+    }
+    added = names_of(seeds=[0], include=[entry])
+    assert {name for name in added if "/seed5" in name} == {
+        "pretrain/all/eps0/seed5",
+        "evaluate/all/eps0/seed5",
+        "transfer/synthetic_scenes/full/all/eps0/seed5",
+    }
+    archs = names_of(seeds=[0], include=[{"arch": "resnet18", "subset": "all", "eps": 0}])
+    assert (
+        "pretrain/all/resnet18/eps0/seed0" in archs and "pretrain/all/resnet10/eps0/seed0" in archs
+    )
+
+
+def test_include_brings_back_a_part_of_what_exclude_drops():
+    found = names_of(
+        exclude=[{"method": "full"}],
+        include=[{"method": "full", "target": "synthetic_scenes", "eps": 0.5}],
+    )
+    kept = {name for name in found if "/full/" in name}
+    assert len(kept) == 4 and all(
+        name.startswith("transfer/synthetic_scenes/full/") and "/eps0.5/" in name for name in kept
+    )
+
+
+def test_controls_are_left_out_of_the_common_classes_and_coarser_labels_always():
+    coarse = {"name": "coarse", "steps": [{"coarsen": {"bottom_up": 79}}]}
+
+    def configs(**changes: Any) -> dict[str, Any]:
+        stages = by_name(expand(recipe(ranking=None, eps=[0], seeds=[0], **changes)))
+        return {name: stage.config for name, stage in stages.items() if stage.kind == "evaluate"}
+
+    plain, random = ["all", "in900"], {"name": "drawn", "random": 3}
+    assert all(
+        not {"common", "coarse"} & config.keys() for config in configs(subsets=plain).values()
+    )
+    found = configs(subsets=[*plain, random], evaluate={"common": plain})[
+        "evaluate/drawn/eps0/seed0"
+    ]
+    assert found["common"] == ["common_0", "common_1"] and "coarse" not in found
+    assert configs(subsets=plain, evaluate={"common": plain}) == configs(subsets=plain), (
+        "all of them is the default"
+    )
+    found = configs(subsets=["all", coarse, "in900"])["evaluate/all/eps0/seed0"]
+    assert (found["common"], found["coarse"]) == (["common_0", "common_2"], {"common_1": "coarse"})
+
+
+def test_a_held_out_ranking_reaches_its_stages():
+    stages = by_name(expand(recipe(ranking={"split": "held_out", "seed": 5})))
+    held_out = {"per_class": 50, "seed": 5}
+    assert stages["pretrain/reference/seed5"].config["held_out"] == held_out
+    assert (
+        stages["rank/reference"].config["held_out"],
+        stages["rank/reference"].config["split"],
+    ) == (held_out, "train")
+    assert all(
+        "held_out" not in stage.config for name, stage in stages.items() if "reference" not in name
+    )
+
+
+def test_a_list_of_all_classes_shares_its_data_with_the_reference():
+    """Forty gigabytes that are not written twice: in1000 of ImageNet is all of it."""
+    subsets = ["in1000", "in900", {"name": "held-out", "remove": {"hardest": 100}}]
+    stages = by_name(expand(recipe(source={"dataset": "imagenet"}, subsets=subsets)))
+    assert {name for name in stages if name.startswith("write/imagenet")} == {
+        "write/imagenet/in1000",
+        "write/imagenet/in900",
+        "write/imagenet/held-out",
+    }
+    assert stages["pretrain/reference/seed1000"].needs["data"] is stages["write/imagenet/in1000"]
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"eval_crop": [0.5, 1.0]},
+        {"epochs": [1, 2]},
+        {"steps": [1, 2]},
+        {"decay_ratio": [0, 0.1]},
+        {"lr": [0.1], "reinit_last": [0, 1]},
+    ],
+)
+def test_any_grid_reads_back_from_its_stage(grid: dict[str, Any]):
+    for stage in expand(recipe(methods={"full": {"grid": grid}})).stages:
+        if stage.kind == "transfer":
+            settings = TransferSettings.model_validate_json(
+                json.dumps(stage.config["settings"]), strict=True
+            )
+            assert {
+                axis: list(values) for axis, values in settings.grid.axes().items()
+            }.items() >= ({axis: values for axis, values in grid.items() if axis != "lr"}.items())

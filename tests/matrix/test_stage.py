@@ -1,0 +1,67 @@
+"""A stage's key says what its numbers depend on, and nothing else."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from harness.matrix.stage import CODE_VERSIONS, Shared, Stage, canonical
+
+DATA = Stage("write", {"data": {"dataset": "pets"}})
+MODEL = Stage(
+    "pretrain",
+    {"eps": 0.5, "seed": 0},
+    needs={"data": DATA},
+    axes={"eps": 0.5},
+    name="pretrain/pets",
+)
+
+
+def test_names_and_axes_are_for_people_and_leave_the_key_alone():
+    assert replace(MODEL, name="other", axes={}).key == MODEL.key
+
+
+def test_order_of_settings_leaves_the_key_alone():
+    assert replace(MODEL, config={"seed": 0, "eps": 0.5}).key == MODEL.key
+
+
+def test_a_setting_of_the_stage_or_of_any_stage_it_needs_changes_the_key():
+    other_data = replace(DATA, config={"data": {"dataset": "food"}})
+    changed = [
+        replace(MODEL, config={"eps": 1.0, "seed": 0}),
+        replace(MODEL, needs={"data": other_data}),
+        replace(MODEL, needs={"all_data": DATA}),
+        replace(MODEL, kind="transfer"),
+    ]
+    assert len({stage.key for stage in [MODEL, *changed]}) == 5
+
+
+def test_keys_are_stable_across_releases(monkeypatch):
+    # Work of many GPU-days is found again by this key: only a kind's entry in CODE_VERSIONS may change it.
+    monkeypatch.setitem(CODE_VERSIONS, "write", 1)
+    assert replace(DATA).key == "d7b6be732fb5c2f47393"
+    monkeypatch.setitem(CODE_VERSIONS, "write", 2)
+    assert replace(DATA).key == "1b8d8d2943e4a632427c"
+
+
+def test_shared_settings_are_written_as_plain_ones_and_cannot_be_changed():
+    settings = {
+        "lr": 1e-05,
+        "name": "é\n",
+        "none": None,
+        "yes": True,
+        "rates": [0.1, 1],
+        "inner": {"b": 1, "a": {"c": 2.0}},
+    }
+    shared = Shared(settings)
+    for config in ({"settings": shared, "seed": 0}, shared):
+        plain = json.loads(json.dumps(config))
+        assert canonical(config) == json.dumps(plain, sort_keys=True, separators=(",", ":"))
+        assert Stage("transfer", config).key == Stage("transfer", plain).key
+    for change in (
+        lambda: shared.update(lr=1),
+        lambda: shared.pop("lr"),
+        lambda: shared.__setitem__("lr", 1),
+    ):
+        with pytest.raises(TypeError, match="share these settings"):
+            change()

@@ -1,0 +1,150 @@
+"""Models: normalisation inside, torchvision's numbers, heads, files that are whole or refused."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.transforms.v2.functional import normalize
+
+from harness.modeling import classifier as models
+from harness.modeling.precision import autocast, choose
+from writers import names
+from writers.errors import UserError
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+def test_is_torchvisions_network_on_normalised_pixels(arch):
+    torch.manual_seed(0)
+    model = models.build(arch, 7).eval()
+    theirs = getattr(torchvision.models, arch)(weights=None, num_classes=7).eval()
+    weights = {name: value for name, value in model.backbone.state_dict().items()}
+    theirs.load_state_dict(weights | {"fc.weight": model.head.weight, "fc.bias": model.head.bias})
+    images = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
+    expected = theirs(normalize(images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    assert torch.allclose(model(images), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", names.names("harness.modeling.archs"))
+def test_every_architecture_keeps_the_contract(arch):
+    torch.manual_seed(0)
+    model = models.build(arch, 3).eval()
+    pixels = torch.randint(0, 256, (2, 3, 36, 36), dtype=torch.uint8).to(
+        memory_format=torch.channels_last
+    )
+    kept = pixels.clone()
+    assert model(pixels).shape == (2, 3)
+    assert model.features(pixels).shape == (2, model.feature_dim)
+    assert torch.equal(model(pixels), model(pixels / 255)) and torch.equal(pixels, kept)
+    torch.manual_seed(0)
+    again = models.build(arch, 3)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_resnet10_has_the_widths_it_is_given():
+    model = models.build("ResNet10", 4, channels=(8, 12, 16, 20))
+    assert model.feature_dim == 20 and model.backbone.stage2.conv2.out_channels == 12
+    assert (
+        sum(
+            isinstance(module, nn.Conv2d | nn.Linear)
+            for name, module in model.named_modules()
+            if "shortcut" not in name
+        )
+        == 10
+    )
+    sizes = []
+    model.backbone.stage4.register_forward_hook(
+        lambda _, __, output: sizes.append(tuple(output.shape))
+    )
+    model(torch.rand(1, 3, 64, 64))
+    assert sizes == [(1, 20, 2, 2)]  # strides 2 of the stem and 2 of its pooling, then 1, 2, 2, 2
+
+
+@pytest.mark.parametrize(
+    ("arch", "channels", "says"),
+    [
+        ("resnet18", (8, 8, 8, 8), "resnet18 has fixed widths"),
+        ("resnet50", (8,), "resnet50 has fixed widths"),
+        ("resnet10", (8, 8), "channels names 2"),
+        ("resnet11", None, "resnet10|resnet18"),
+    ],
+)
+def test_refuses_what_it_cannot_build(arch, channels, says):
+    with pytest.raises(UserError, match=says):
+        models.build(arch, 3, channels=channels)
+
+
+def test_a_new_head_comes_from_its_generator_alone():
+    model = models.build("resnet10", 3, channels=(8, 8, 8, 64))
+    backbone = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    before = torch.get_rng_state()
+    heads = []
+    for seed in (5, 5, 6):
+        models.replace_head(model, 40, torch.Generator().manual_seed(seed))
+        heads.append(model.head.weight.detach().clone())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+    assert model(torch.rand(2, 3, 24, 24)).shape == (2, 40)
+    reference = nn.Linear(64, 40).weight  # the same distribution: uniform with nn.Linear's bound
+    assert abs(heads[0].std() / reference.std() - 1) < 0.05 and heads[0].abs().max() <= 1 / 8
+    model.backbone.load_state_dict(backbone, strict=True)
+    assert model.head.weight.requires_grad
+
+
+def test_a_file_gives_back_the_model(tmp_path):
+    model = models.build("resnet10", 3, channels=(8, 8, 8, 12)).eval()
+    about = {"arch": "resnet10", "channels": [8, 8, 8, 12], "classes": ["a", "b", "c"], "eps": 0.5}
+    models.save(tmp_path / "deep" / "model.pt", model, about)
+    loaded, told = models.load(tmp_path / "deep" / "model.pt")
+    images = torch.rand(2, 3, 24, 24)
+    assert torch.equal(loaded.eval()(images), model(images)) and told == about
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["model.pt"]
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("unpickled",)
+
+
+@pytest.mark.parametrize(
+    "content", ["truncated", "text", "foreign", "evil", "empty", "wrong_weights"]
+)
+def test_refuses_a_file_that_is_not_a_whole_model(tmp_path, content, capsys):
+    path = tmp_path / "model.pt"
+    model = models.build("resnet10", 3, channels=(8, 8, 8, 12))
+    models.save(path, model, {"arch": "resnet10", "channels": [8, 8, 8, 12]})
+    if content == "truncated":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif content == "text":
+        path.write_text("hello")
+    elif content == "empty":
+        path.write_bytes(b"")
+    elif content == "foreign":
+        torch.save({"model": torch.zeros(2)}, path)
+    elif content == "evil":
+        torch.save({"state_dict": {}, "about": Evil()}, path)
+    else:
+        models.save(path, model, {"arch": "resnet10"})
+    with pytest.raises(UserError, match="not a whole model"):
+        models.load(path)
+    assert "unpickled" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="no model at"):
+        models.load(tmp_path / "none.pt")
+
+
+def test_precision_by_choice_and_by_device():
+    assert [choose(setting, "cpu") for setting in ("float32", "bf16", "fp16")] == [
+        "float32",
+        "bf16",
+        "fp16",
+    ]
+    assert choose("auto", "cpu") in ("float32", "bf16")
+    with autocast("bf16", "cpu"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with autocast("float32", "cpu"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32

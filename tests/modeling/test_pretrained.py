@@ -1,0 +1,298 @@
+"""Models that exist: their weights found where they lie, in the layouts in which libraries publish them, and with what they
+give in those libraries; and a whole recipe of them, of which one fails."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torchvision.transforms.v2.functional import normalize
+
+from harness.config.model import ModelSettings
+from harness.config.zoo_names import matching
+from harness.modeling import classifier as models
+from harness.modeling import pretrained as adopting
+from harness.modeling import zoo
+from harness.stages import adopt
+from harness.stages.pretrain import MODEL_FILE
+from tests.helpers import ROOT
+from tests.helpers.tiny_stages import context_of, write_colours
+from writers.errors import UserError
+
+
+def logits_equal(model: models.Classifier, theirs: torch.nn.Module, network: zoo.Network) -> bool:
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = theirs.eval()(normalize(images / 255, list(network.mean), list(network.std)))
+        return torch.allclose(model.eval()(images), expected, atol=1e-4)
+
+
+def test_published_weights_of_torchvision_under_the_name_they_are_published_with(tmp_path: Path):
+    torch.manual_seed(0)
+    theirs = torchvision.models.shufflenet_v2_x0_5()
+    file = zoo.published("torchvision/shufflenet_v2_x0_5").file_names[0]
+    assert file.startswith("shufflenetv2_x0.5-") and file.endswith(".pth")
+    torch.save(theirs.state_dict(), tmp_path / file)
+    context = context_of(
+        tmp_path,
+        "adopt",
+        {"model": {"name": "torchvision/shufflenet_v2_x0_5"}, "weights_dir": "."},
+        {},
+    )
+    metrics = adopt.run(context).metrics
+    model, about = models.load(tmp_path / "adopt" / MODEL_FILE)
+    assert logits_equal(model, theirs, zoo.build("torchvision/shufflenet_v2_x0_5"))
+    assert (
+        metrics["imagenet_top1"] == 0.60552
+        and metrics["num_classes"] == 1000
+        and metrics["feature_dim"] == 1024
+    )
+    assert (
+        metrics["num_parameters"]
+        == sum(parameter.numel() for parameter in theirs.parameters())
+        == 1366792
+    )
+    assert metrics["flops"] == pytest.approx(
+        2 * 0.04e9, rel=0.05
+    )  # torchvision's meta: 0.04 giga multiply-adds
+    assert (
+        about["classes"][0] == "n01440764"
+        and metrics["weights"] == file
+        and len(metrics["sha256"]) == 64
+    )
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_networks_that_normalise_again_and_have_auxiliary_heads(name: str):
+    """As torchvision loads them: with their weights they turn the common normalisation into their own."""
+    theirs = getattr(torchvision.models, name)(init_weights=False, transform_input=True)
+    published = zoo.published(f"torchvision/{name}")
+    tensors = published.in_library_names(theirs.state_dict())
+    assert len(tensors) < len(theirs.state_dict())
+    network = zoo.build(f"torchvision/{name}")
+    model = models.from_network(network, 1000)
+    zoo.load_published(name, network, model.head, tensors)
+    images = torch.randint(0, 256, (1, 3, 96, 96), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = theirs.eval()(normalize(images / 255, list(network.mean), list(network.std)))
+        assert torch.allclose(model.eval()(images), expected, atol=1e-4)
+
+
+def test_densenets_weights_from_before_modules_had_names_without_dots():
+    with torch.device("meta"):
+        theirs = torchvision.models.densenet121().state_dict()
+    old = {
+        key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): value
+        for key, value in theirs.items()
+        if not key.endswith("num_batches_tracked")
+    }
+    assert old.keys() != theirs.keys()
+    renamed = zoo.published("torchvision/densenet121").in_library_names(old)
+    assert renamed.keys() == {key for key in theirs if not key.endswith("num_batches_tracked")}
+
+
+def test_files_without_counters_of_batches_fit():
+    theirs = torchvision.models.shufflenet_v2_x0_5()
+    network = zoo.build("torchvision/shufflenet_v2_x0_5")
+    model = models.from_network(network, 1000)
+    zoo.load_published(
+        "torchvision/shufflenet_v2_x0_5",
+        network,
+        model.head,
+        {
+            key: value
+            for key, value in theirs.state_dict().items()
+            if not key.endswith("num_batches_tracked")
+        },
+    )
+    assert logits_equal(model, theirs, network)
+
+
+def test_published_weights_of_timm_by_timms_own_conversion(tmp_path: Path):
+    torch.manual_seed(0)
+    theirs = timm.create_model("resnet10t", pretrained=False)
+    save_file(theirs.state_dict(), tmp_path / "resnet10t.c3_in1k.safetensors")
+    adopted = adopting.adopt(ModelSettings(name="timm/resnet10t"), tmp_path)
+    assert logits_equal(adopted.model, theirs, zoo.build("timm/resnet10t"))
+    assert (
+        adopted.licence == "apache-2.0"
+        and adopted.about["resolution"] == 176
+        and adopted.imagenet_top1 is None
+    )
+    assert (
+        adopting.adopt(ModelSettings(name="timm/resnet10t.c3_in1k"), tmp_path).about["sha256"]
+        == adopted.about["sha256"]
+    )
+
+
+def test_the_caches_of_the_libraries_are_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    file = zoo.published("torchvision/shufflenet_v2_x0_5").file_names[0]
+    (tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(
+        UserError,
+        match=r"are not on this machine. They are published at https://.*shufflenetv2_x0.5",
+    ):
+        adopting.adopt(ModelSettings(name="torchvision/shufflenet_v2_x0_5"), tmp_path)
+    torch.save(
+        torchvision.models.shufflenet_v2_x0_5().state_dict(),
+        tmp_path / "torch" / "hub" / "checkpoints" / file,
+    )
+    assert (
+        adopting.adopt(ModelSettings(name="torchvision/shufflenet_v2_x0_5"), tmp_path).about[
+            "imported_from"
+        ]
+        == file
+    )
+
+
+def test_checkpoints_with_and_without_a_head_of_use(tmp_path: Path):
+    theirs = torchvision.models.shufflenet_v2_x0_5()
+    state = theirs.state_dict()
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "c.pt"
+    )
+    settings = {"name": "mine", "checkpoint": "c.pt", "arch": "torchvision/shufflenet_v2_x0_5"}
+    adopted = adopting.adopt(ModelSettings(**settings, eps=3, imagenet_top1=0.6), tmp_path)
+    assert adopted.about["eps"] == 3 and adopted.about["has_head"] and adopted.imagenet_top1 == 0.6
+    self_supervised = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    torch.save(self_supervised | {"fc.weight": torch.zeros(128, 1024)}, tmp_path / "c.pt")
+    config = {"model": {**settings, "classes": None}, "weights_dir": "."}
+    metrics = adopt.run(context_of(tmp_path, "headless", config, {})).metrics
+    assert metrics["num_classes"] is None
+    headless, about = models.load(tmp_path / "headless" / MODEL_FILE)
+    assert about["has_head"] is False
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(headless.eval().features(images), adopted.model.eval().features(images))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"name": "resnet18"}, "no weights of its own"),
+        ({"name": "torchvision/resnet19"}, "no torchvision model named"),
+        ({"name": "timm/resnet10x"}, "no timm model named"),
+        ({"name": "keras/x"}, "torchvision/NAME or timm/NAME"),
+        ({"name": "timm/resnet10t"}, "resnet10t.c3_in1k.safetensors into"),
+        ({"name": "timm/test_vit4"}, "publishes no weights"),
+        (
+            {"name": "mine", "checkpoint": "c.pt", "arch": "torchvision/resnet18"},
+            "c.pt cannot be read",
+        ),
+    ],
+)
+def test_what_cannot_be_adopted_is_said(
+    settings, says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        adopting.adopt(ModelSettings(**settings), tmp_path)
+    assert says in f"{caught.value} {caught.value.hint}"
+
+
+def test_patterns_are_the_classifiers_with_weights():
+    assert matching("torchvision/resnet*") == [
+        f"torchvision/resnet{depth}" for depth in (101, 152, 18, 34, 50)
+    ]
+    assert matching("torchvision/*", 3) == [
+        "torchvision/alexnet",
+        "torchvision/convnext_base",
+        "torchvision/convnext_large",
+    ]
+    found = matching("timm/resnet1*")
+    assert {"timm/resnet10t", "timm/resnet18", "timm/resnet101"} <= set(found) and found == sorted(
+        found
+    )
+    for wrong in ("keras/*", "*", "torchvision/none*"):
+        with pytest.raises(UserError):
+            matching(wrong)
+
+
+RECIPE = """\
+name: small_zoo
+models:
+  - torchvision/shufflenet_v2_x0_5
+  - torchvision/shufflenet_v2_x1_0
+  - {name: robust, checkpoint: c.pt, arch: torchvision/squeezenet1_1, eps: 3}
+weights_dir: kept
+targets: [{path: colours-images}]
+scores: [knn, leep]
+features: {resolution: 32}
+methods:
+  fixed: {epochs: 1, batch_size: 32, resolution: 32, lrs: [0.1]}
+  tuned: {method: fixed, epochs: 1, batch_size: 32, resolution: 32, lrs: [0.1, 0.01]}
+shortlist: {by: knn, best: 1, methods: [tuned]}
+"""
+
+
+def test_a_recipe_of_models_of_which_one_has_no_weights(tmp_path: Path):
+    write_colours(tmp_path / "raw")
+    kept = tmp_path / "raw" / "kept"
+    kept.mkdir()
+    torch.manual_seed(0)
+    name = zoo.published("torchvision/shufflenet_v2_x0_5").file_names[0]
+    torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), kept / name)
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), kept / "c.pt")
+    (tmp_path / "small_zoo.yaml").write_text(RECIPE)
+    options = ["--runs-dir", "runs", "--data-dir", "data", "--raw-dir", "raw"]
+
+    caches = {"TORCH_HOME": str(tmp_path), "HF_HOME": str(tmp_path)}
+
+    def harness(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "harness.cli.main", *arguments, *options],
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+            timeout=250,
+            env={**os.environ, **caches, "PYTHONPATH": str(ROOT)},
+        )
+
+    ended = harness("run", "small_zoo.yaml", "--jobs", "1", "--threads", "1")
+    assert ended.returncode == 1, ended.stderr
+    assert (
+        "adopt/torchvision/shufflenet_v2_x1_0: The weights of torchvision/shufflenet_v2_x1_0 are not"
+        in ended.stderr
+    )
+    assert "1 failed, 4 not run" in ended.stderr and "Report:" in ended.stdout
+    plan = json.loads(harness("plan", "small_zoo.yaml", "--json").stdout)
+    assert plan["kinds"] == {
+        "write": {"done": 1},
+        "adopt": {"done": 2, "failed": 1},
+        "features": {"done": 2, "left": 1},
+        "score": {"done": 2, "left": 1},
+        "transfer": {"done": 3, "left": 1, "skipped": 2},
+        "shortlist": {"done": 1},
+    }
+    axes = {
+        stage["kind"]: stage["axes"]
+        for stage in plan["stages"]
+        if stage["axes"].get("model") == "robust" and stage["axes"].get("method") != "tuned"
+    }
+    assert axes == {
+        "adopt": {"model": "robust"},
+        "features": {"model": "robust", "target": "colours-images"},
+        "score": {"model": "robust", "target": "colours-images"},
+        "transfer": {"model": "robust", "seed": 0, "target": "colours-images", "method": "fixed"},
+    }
+    status = harness("status", "small_zoo.yaml").stdout.splitlines()
+    assert next(line.split() for line in status if line.startswith("model")) == [
+        "model",
+        "adopt",
+        "score",
+        "fixed",
+        "tuned",
+    ]
+    rows = {line.split()[0]: line.split()[1:] for line in status if line}
+    assert rows["robust"][:3] == ["done", "1/1", "1/1"]
+    best = {rows[name][3] for name in ("robust", "torchvision/shufflenet_v2_x0_5")}
+    assert best == {"1/1", "skipped"}  # either: the weights are random

@@ -1,0 +1,234 @@
+"""What a run says about the device: operations counted against a hand count, peaks, samples of NVML, a trace."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.config.attack import AttackSettings
+from harness.modeling import classifier as models
+from harness.modeling.flops import peak_flops, training_flops
+from harness.profiling import gpu_monitor
+from harness.profiling.gpu_monitor import GpuMonitor
+from harness.profiling.trace import StepTrace
+from tests.helpers import ROOT
+
+K, SIDE, CHANNELS = 5, 32, (16, 16, 16, 16)
+
+
+def hand_count(model: models.Classifier) -> float:
+    """Multiply-adds times two of one forward pass, from the shapes of the outputs."""
+    counts = []
+
+    def count(module, inputs, output):
+        if isinstance(module, torch.nn.Conv2d):
+            height, width = output.shape[2:]
+            counts.append(2.0 * module.weight.numel() * height * width)
+        elif isinstance(module, torch.nn.Linear):
+            counts.append(2.0 * module.weight.numel())
+
+    for module in model.modules():
+        module.register_forward_hook(count)
+    model(torch.rand(1, 3, SIDE, SIDE))
+    return sum(counts)
+
+
+def test_operations_are_those_of_a_hand_count():
+    """Forward, gradient of weights, gradient of inputs; each PGD step has two of them, each look at a loss one."""
+    model = models.build("resnet10", K, channels=CHANNELS).eval()
+    forward = hand_count(copy.deepcopy(model))
+    assert training_flops(model, SIDE, None) == pytest.approx(3 * forward)
+    assert training_flops(model, SIDE, AttackSettings(steps=3)) == pytest.approx(9 * forward)
+    assert training_flops(model, SIDE, AttackSettings(steps=3, best_iterate=True)) == pytest.approx(
+        10 * forward
+    )
+    assert training_flops(model, SIDE, AttackSettings(method="free")) == pytest.approx(
+        4 * 3 * forward
+    )
+    assert not model.training and model.head.weight.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("arch", "multiply_adds"), [("resnet18", 1.81e9), ("torchvision/efficientnet_b0", 0.386e9)]
+)
+def test_networks_take_what_is_published(arch, multiply_adds):
+    """torchvision's tables of its weights at 224 pixels, whose GFLOPS are multiply-adds; depthwise convolutions, too."""
+    assert training_flops(models.build(arch, 1000), 224, None) / 6 == pytest.approx(
+        multiply_adds, rel=0.03
+    )
+
+
+def test_a_model_that_cannot_be_run_is_not_counted():
+    class Strange(torch.nn.Module):
+        def forward(self, images):
+            raise NotImplementedError("only on a GPU")
+
+    assert training_flops(Strange(), SIDE, None) is None
+
+
+@pytest.mark.parametrize("arch", ["torchvision/mobilenet_v2", "torchvision/vit_b_16"])
+def test_operations_are_those_that_torch_counts(arch):
+    model = models.build(arch, 10).eval()
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        model.to("meta")(torch.empty(1, 3, 224, 224, device="meta"))
+    assert training_flops(models.build(arch, 10), 224, None) == 3 * counter.get_total_flops()
+
+
+def test_training_imports_no_compiler():
+    """Its import takes longer than a small fine-tune; optimizers and FLOP counters have it in tow."""
+    code = """
+import sys, torch
+from harness.modeling import classifier as models
+from harness.modeling.flops import training_flops
+from harness.train.optimizer import make_sgd
+from harness.config.train import ScheduleSettings
+model = models.build("resnet10", 3, channels=(8, 8, 8, 8))
+assert training_flops(model, 16, None)
+optimizer = make_sgd(model, ScheduleSettings(), 0.1)
+model(torch.zeros(2, 3, 16, 16)).sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+assert "torch._dynamo" not in sys.modules
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "peak"),
+    [
+        ("NVIDIA H200", "bf16", 989e12),
+        ("NVIDIA H100 PCIe", "fp16", 756e12),
+        ("NVIDIA H100 80GB HBM3", "bf16", 989e12),
+        ("NVIDIA A100-SXM4-80GB", "bf16", 312e12),
+        ("Tesla T4", "fp16", 65e12),
+        ("Tesla T4", "bf16", None),
+        ("NVIDIA H200", "float32", None),
+        ("NVIDIA Unheard 9000", "bf16", None),
+    ],
+)
+def test_peaks_are_known_or_none(gpu, precision, peak):
+    assert peak_flops(gpu, precision) == peak
+
+
+class FakeNvml:
+    """Two samples, then an error, as from a GPU that is reset."""
+
+    NVML_CLOCK_SM = 1
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.samples = iter([(50, 1000, 10, 100_000), (100, 2000, 30, 300_000)])
+
+    def nvmlInit(self) -> None:
+        self.asked.append("init")
+
+    def nvmlShutdown(self) -> None:
+        self.asked.append("shutdown")
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        self.asked.append(uuid)
+        return "handle"
+
+    def nvmlDeviceGetUtilizationRates(self, handle: str) -> SimpleNamespace:
+        try:
+            self.now = next(self.samples)
+        except StopIteration:
+            raise self.NVMLError from None
+        return SimpleNamespace(gpu=self.now[0])
+
+    def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:
+        return self.now[1]
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:
+        return SimpleNamespace(used=self.now[2])
+
+    def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
+        return self.now[3]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with a GPU, as far as a monitor asks: its allocator knows no device before CUDA is initialised."""
+    initialised = []
+
+    def reset_peak_memory_stats(device: torch.device) -> None:
+        if not initialised:
+            raise RuntimeError("Invalid device argument : did you call init?")
+
+    monkeypatch.setattr(torch.cuda, "init", lambda: initialised.append(True))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset_peak_memory_stats)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(gpu_monitor, "_uuid", lambda device: "GPU-1234")
+    monkeypatch.setattr(gpu_monitor, "SAMPLE_EVERY_S", 0.001)
+
+
+def test_the_gpu_is_watched(gpu, monkeypatch):
+    nvml = FakeNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    with GpuMonitor("cuda:0") as monitor:
+        limit = time.monotonic() + 10
+        while monitor._thread.is_alive() and time.monotonic() < limit:
+            time.sleep(0.002)
+    assert monitor.summary() == {
+        "name": "NVIDIA H200",
+        "allocated_peak_bytes": 7,
+        "utilisation": 0.75,
+        "sm_clock_mhz": 1500.0,
+        "sm_clock_min_mhz": 1000,
+        "memory_peak_bytes": 30,
+        "power_w": 200.0,
+        "num_samples": 2,
+    }
+    assert nvml.asked == ["init", "GPU-1234", "shutdown"]
+
+
+def test_what_is_over_at_once_is_sampled_at_its_end(gpu, monkeypatch):
+    monkeypatch.setattr(gpu_monitor, "SAMPLE_EVERY_S", 60.0)
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    with GpuMonitor("cuda:0") as monitor:
+        pass
+    assert monitor.busy() == 0.5
+
+
+def test_without_nvml_there_is_what_torch_knows_and_on_a_cpu_nothing(gpu, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with GpuMonitor("cuda:0") as monitor:
+        pass
+    assert (
+        monitor.summary() == {"name": "NVIDIA H200", "allocated_peak_bytes": 7}
+        and monitor.busy() is None
+    )
+    with GpuMonitor("cpu") as monitor:
+        pass
+    assert monitor.summary() is None
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "taken", "seen"), [(2, 9, 2), (5, 6, 3), (0, 9, None), (3, 2, None)]
+)
+def test_a_trace_has_the_steps_behind_the_first_ones(tmp_path, num_steps, taken, seen):
+    trace = StepTrace(tmp_path, num_steps, "cpu")
+    for step in range(taken):
+        with torch.profiler.record_function(f"step{step}"):
+            torch.rand(3, 3).mm(torch.rand(3, 3))
+        trace.after_step()
+    trace.close()
+    if seen is None:
+        assert trace.file is None and not list(tmp_path.iterdir())
+        return
+    events = json.loads((tmp_path / trace.file).read_text())["traceEvents"]
+    names = {event["name"] for event in events if str(event.get("name", "")).startswith("step")}
+    assert names == {f"step{step}" for step in range(3, 3 + seen)}

@@ -1,0 +1,227 @@
+"""Spans add up, and the verdict says what they mean."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from harness.profiling.timer import SPANS, Timer, summary, verdict
+
+
+def test_spans_add_up_and_come_from_the_clock():
+    timer = Timer("cpu")
+    started = time.perf_counter()
+    for _ in range(3):
+        with timer.span("attack"):
+            time.sleep(0.01)
+        timer.end_step()
+    whole = time.perf_counter() - started
+    with pytest.raises(KeyError), timer.span("optimizer"):
+        raise KeyError
+    spans = timer.end_epoch()["spans_s"]
+    assert 0.03 <= spans["attack"] <= whole and spans["attack"] == timer.seconds["attack"]
+    assert spans["optimizer"] == 0
+
+
+class FakeClock:
+    now = 0.0
+    device_now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> FakeClock:
+    clock = FakeClock()
+    monkeypatch.setattr("harness.profiling.timer.time", clock)
+    return clock
+
+
+def spend(timer: Timer, clock: FakeClock, name: str, seconds: float) -> None:
+    with timer.span(name):
+        clock.now += seconds
+
+
+def test_percentiles_are_numpys_over_steps(clock):
+    timer, generator = Timer("cpu"), np.random.default_rng(0)
+    columns = generator.exponential(1, (200, 2))
+    for waits, computes in columns:
+        spend(timer, clock, "data_wait", waits)
+        spend(timer, clock, "forward", computes / 2)
+        spend(
+            timer, clock, "forward", computes / 2
+        )  # as with two parts of a batch: one span of the step
+        timer.end_step()
+    found = timer.end_epoch()["percentiles_ms"]
+    for name, column in (
+        ("data_wait", columns[:, 0]),
+        ("forward", columns[:, 1]),
+        ("step", columns.sum(1)),
+    ):
+        assert [found[name][f"p{q}"] for q in (50, 90, 99)] == pytest.approx(
+            1000 * np.percentile(column, (50, 90, 99))
+        )
+    assert found["copy"] == {"p50": 0.0, "p90": 0.0, "p99": 0.0}
+    spend(timer, clock, "data_wait", 5.0)
+    timer.end_step()
+    assert timer.end_epoch()["percentiles_ms"]["step"]["p50"] == pytest.approx(
+        5000
+    )  # epochs are apart
+    assert timer.seconds["data_wait"] == pytest.approx(columns[:, 0].sum() + 5)
+    assert timer.end_epoch()["percentiles_ms"]["step"]["p99"] == 0
+
+
+def test_an_epoch_in_two_halves_is_one(clock):
+    """Its state, as a checkpoint in its middle keeps it, gives the percentiles of the whole."""
+    whole, first = Timer("cpu"), Timer("cpu")
+    for seconds in (1.0, 2.0, 3.0):
+        spend(whole, clock, "attack", seconds)
+        whole.end_step()
+    spend(first, clock, "attack", 1.0)
+    first.end_step()
+    second = Timer("cpu")
+    second.load_state_dict(first.state_dict())
+    for seconds in (2.0, 3.0):
+        spend(second, clock, "attack", seconds)
+        second.end_step()
+    assert second.end_epoch() == whole.end_epoch() and second.seconds == whole.seconds
+
+
+def test_a_timer_that_is_off_measures_nothing():
+    timer = Timer("cpu", enabled=False)
+    with timer.span("attack"):
+        pass
+    timer.end_step()
+    assert timer.end_epoch()["spans_s"]["attack"] == 0
+
+
+class FakeEvent:
+    """A device on which half of each second of the host's clock passes, 0.2 s of it before the work that is timed."""
+
+    made = 0
+
+    def __init__(self, enable_timing: bool) -> None:
+        FakeEvent.made += 1
+
+    def record(self) -> None:
+        self.at = FakeClock.device_now
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, last: "FakeEvent") -> float:
+        return 1000 * (last.at - self.at)
+
+
+def test_on_a_gpu_waiting_is_split_into_the_loader_and_the_copy(clock, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    timer, FakeClock.device_now, FakeEvent.made = Timer("cuda"), 0.0, 0
+    for _ in range(3):
+        with timer.span("data_wait"):
+            clock.now += 1.0  # the host waits for one second, the device for three
+            FakeClock.device_now += 3.0
+        with timer.span("attack"):
+            FakeClock.device_now += 4.0
+        timer.end_step()
+        made = FakeEvent.made
+        timer.state_dict()
+    spans = timer.end_epoch()["spans_s"]
+    assert (spans["data_wait"], spans["copy"], spans["attack"]) == (3.0, 6.0, 12.0)
+    assert FakeEvent.made == made == 4  # events are used again
+
+
+def test_the_summary_divides_by_what_it_says():
+    timing = summary(
+        {"data_wait": 1.0, "backward": 8.0},
+        num_steps=50,
+        num_images=1000,
+        train_s=10.0,
+        eval_s=1.0,
+        checkpoint_s=0.5,
+        startup_s=2.0,
+        replay_img_per_s=125.0,
+    )
+    assert timing["spans_s"] == {
+        "data_wait": 1.0,
+        "copy": 0.0,
+        "attack": 0.0,
+        "forward": 0.0,
+        "backward": 8.0,
+        "optimizer": 0.0,
+    }
+    assert timing["per_step_ms"]["backward"] == pytest.approx(160)
+    assert (timing["img_per_s"], timing["gpu_fed"], timing["data_wait_fraction"]) == (
+        100.0,
+        0.8,
+        0.1,
+    )
+    assert set(timing["per_step_ms"]) == set(SPANS)
+    unknown = summary(
+        {},
+        num_steps=0,
+        num_images=0,
+        train_s=0.0,
+        eval_s=0.0,
+        checkpoint_s=0.0,
+        startup_s=0.0,
+        replay_img_per_s=None,
+    )
+    assert (unknown["img_per_s"], unknown["gpu_fed"]) == (0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("waits", "copies", "words"),
+    [
+        (0.0, 0.0, "busy 100 %"),
+        (0.03, 0.0, "busy 97 %"),
+        (0.41, 0.0, "waits for data 41 %"),
+        (0.41, 0.2, "waits for data 41 %"),
+        (0.02, 0.02, "busy 96 %"),
+        (0.1, 0.3, "waits 40 % of the time, most of it for copies"),
+    ],
+)
+def test_the_verdict(waits, copies, words):
+    assert words in verdict(waits, copies)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (0.1, "at 10 % of the GPU's peak: try compile: auto"),
+        (0.45, "busy 100 % of the time, at 45 % of the GPU's peak."),
+    ],
+)
+def test_the_verdict_knows_the_peak(share, words):
+    timing = summary(
+        {},
+        num_steps=1,
+        num_images=1,
+        train_s=10.0,
+        eval_s=0.0,
+        checkpoint_s=0.0,
+        startup_s=0.0,
+        replay_img_per_s=None,
+        flops=share * 5e12 * 10,
+        peak_flops_per_s=5e12,
+    )
+    assert timing["peak_share"] == pytest.approx(share) and timing[
+        "model_flops_per_s"
+    ] == pytest.approx(share * 5e12)
+    assert words in timing["verdict"]
+
+
+def test_a_model_that_waits_for_copies_is_not_called_busy():
+    timing = summary(
+        {"copy": 4.0},
+        num_steps=1,
+        num_images=1,
+        train_s=10.0,
+        eval_s=0.0,
+        checkpoint_s=0.0,
+        startup_s=0.0,
+        replay_img_per_s=None,
+    )
+    assert timing["data_wait_fraction"] == 0
+    assert "40 %" in timing["verdict"] and "busy" not in timing["verdict"]

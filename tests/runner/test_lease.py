@@ -1,0 +1,132 @@
+"""Leases between hosts: one holder at a time, whatever the clocks say; a dead host's lease expires; a late holder stops."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.runner import lease, lock
+from harness.runner import stage_state as done
+from harness.runner.lease import Holder
+
+FAR, FARTHER = Holder("far", "boot-of-far", 1), Holder("farther", "boot-of-farther", 2)
+
+
+def aged(path: Path, seconds: float) -> None:
+    """As if its holder had last renewed it so long ago."""
+    now = lease.file_system_time(path.parent / "lock")
+    os.utime(path, (now - seconds, now - seconds))
+
+
+def test_one_host_at_a_time(tmp_path: Path):
+    held = lease.take(tmp_path, FAR)
+    assert held is not None and lease.holder_of(tmp_path) == FAR
+    assert lease.take(tmp_path, FARTHER) is None and lease.is_held(tmp_path)
+    with lease.hold(tmp_path) as mine:
+        assert mine is None
+    held.release()
+    assert not lease.is_held(tmp_path)
+    with lease.hold(tmp_path) as mine:
+        assert mine is not None and not mine.is_lost()
+        assert lease.take(tmp_path, FAR) is None
+    assert len(list(tmp_path.glob("lease-*"))) == 1
+
+
+def test_a_dead_hosts_lease_expires_and_it_learns_of_that(tmp_path: Path):
+    held = lease.take(tmp_path, FAR)
+    aged(held.path, lease.EXPIRES_S - 5)
+    assert lease.take(tmp_path, FARTHER) is None
+    held.beat()
+    aged(held.path, lease.EXPIRES_S + 5)
+    successor = lease.take(tmp_path, FARTHER)
+    assert successor is not None and lease.holder_of(tmp_path) == FARTHER
+    held.beat()
+    assert held.is_lost()
+    held.release()  # of what is no longer its own: must not end the other's
+    assert lease.take(tmp_path, FAR) is None and not successor.is_lost()
+
+
+def test_a_process_of_this_host_that_died_is_not_waited_for(tmp_path: Path):
+    """It was killed: its lock is free, its lease is fresh."""
+    assert lease.take(tmp_path, Holder.me()) is not None
+    with lease.hold(tmp_path) as held:
+        assert held is not None
+
+
+@pytest.mark.parametrize("skew_s", [-3600.0, 3600.0])
+def test_the_clock_of_a_host_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skew_s: float
+):
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + skew_s)
+    held = lease.take(tmp_path, FAR)
+    assert held is not None and lease.take(tmp_path, FARTHER) is None
+    aged(held.path, lease.EXPIRES_S + 5)
+    assert lease.take(tmp_path, FARTHER) is not None
+
+
+def test_a_holder_renews_while_it_works(tmp_path: Path):
+    with lease.hold(tmp_path, beat_s=0.02) as held:
+        aged(held.path, lease.EXPIRES_S + 5)
+        deadline = time.monotonic() + 10
+        while (
+            lease.take(tmp_path, FAR) is None
+            and held.path.stat().st_mtime < real_now(tmp_path) - 60
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_numbers_only_rise_and_of_two_heirs_one_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first = lease.take(tmp_path, FAR)
+    first.release()
+    lease.take(tmp_path, FARTHER).release()
+    newest = lease.take(tmp_path, FAR)
+    assert [path.name for path in tmp_path.glob("lease-*")] == [
+        newest.path.name
+    ] and newest.path.name > first.path.name
+    # One that read the folder long ago, before the lease had changed hands twice:
+    listing = lease._newest
+    answers = iter([first.path])
+    monkeypatch.setattr(lease, "_newest", lambda folder: next(answers, None) or listing(folder))
+    assert lease.take(tmp_path, FARTHER) is None and not newest.is_lost()
+
+
+def test_many_processes_and_one_lease(tmp_path: Path):
+    with multiprocessing.get_context("fork").Pool(8) as pool:
+        for round_ in range(5):
+            folder = tmp_path / str(round_)
+            folder.mkdir()
+            dead = lease.take(folder, FAR)
+            aged(dead.path, lease.EXPIRES_S + 5)
+            won = pool.map(_take_as_another_host, [(folder, index) for index in range(8)])
+            assert sum(won) == 1
+
+
+def _take_as_another_host(told: tuple[Path, int]) -> bool:
+    folder, index = told
+    return lease.take(folder, Holder(f"host{index}", f"boot{index}", index)) is not None
+
+
+def test_a_lease_that_cannot_be_read_is_respected_until_it_expires(tmp_path: Path):
+    (tmp_path / "lease-000007").write_text("")
+    assert lease.take(tmp_path, FAR) is None
+    aged(tmp_path / "lease-000007", lease.EXPIRES_S + 5)
+    assert lease.take(tmp_path, FAR).path.name == "lease-000008"
+
+
+def test_a_stage_that_another_host_runs_is_shown_as_running(tmp_path: Path):
+    folder = tmp_path / "stages" / "rank" / "abc"
+    folder.mkdir(parents=True)
+    held = lease.take(folder, FAR)
+    assert not lock.is_held(folder) and done.state("rank", folder, tmp_path) == "running"
+    held.release()
+    assert done.state("rank", folder, tmp_path) == "left"
+
+
+def real_now(folder: Path) -> float:
+    return lease.file_system_time(folder / "lock")

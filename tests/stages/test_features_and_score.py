@@ -1,0 +1,227 @@
+"""The stages features and score: as a slow pass by hand sees it, the same twice, done with their files only, and each score's
+failure its own."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from harness.modeling import classifier as model
+from harness.runner import result
+from harness.runner import stage_state as done
+from harness.runner.context import Stopped
+from harness.runner.result import Result
+from harness.stages import features, score
+from harness.stages.pretrain import MODEL_FILE
+from harness.transfer.features import Features, file_of
+from harness.transfer.scores import knn, leep
+from tests.helpers.tiny_stages import as_result, context_of, write_colours
+from writers.errors import UserError
+from writers.names import names
+
+VIEW = {
+    "resolution": 28,
+    "eval_crop": 1.0,
+    "batch_size": 16,
+    "precision": "float32",
+    "splits": ["train", "val", "test"],
+}
+
+
+@pytest.fixture(scope="module")
+def data(root: Path) -> Result:
+    return write_colours(root / "data")
+
+
+@pytest.fixture(scope="module")
+def source(root: Path) -> Result:
+    return save_model(root / "model")
+
+
+def save_model(folder: Path, **about) -> Result:
+    torch.manual_seed(0)
+    folder.mkdir(exist_ok=True)
+    model.save(
+        folder / MODEL_FILE,
+        model.build("resnet10", 5, channels=(8, 8, 8, 8)),
+        {"arch": "resnet10", "channels": [8, 8, 8, 8], "resolution": 32, **about},
+    )
+    return as_result("pretrain", {})
+
+
+@pytest.fixture(scope="module")
+def seen(root: Path, data: Result, source: Result) -> Result:
+    outcome = features.run(context_of(root, "features", VIEW, {"model": source, "data": data}))
+    return as_result("features", outcome.metrics)
+
+
+def test_each_split_is_what_the_model_says_of_each_image(root: Path, data: Result, seen: Result):
+    """Against the image files: of 28 x 32 pixels, the middle 28 x 28 as they are."""
+    loaded, _ = model.load(root / "model" / MODEL_FILE)
+    loaded.eval()
+    assert (
+        seen.metrics["splits"].keys() == {"train", "val", "test"}
+        and seen.metrics["num_features"] == 8
+    )
+    for split in ("train", "val", "test"):
+        found = Features.load(file_of(root / "features", split))
+        files = sorted((root / "data" / "colours-images" / split).rglob("*.png"))
+        assert len(found.labels) == len(files) == seen.metrics["splits"][split]["num_images"]
+        assert sorted(found.labels.tolist()) == sorted(int(file.parent.name[-1]) for file in files)
+        assert len(set(found.ids.tolist())) == len(files)
+        by_hand = []
+        for file in files:
+            pixels = torch.from_numpy(np.array(Image.open(file).crop((0, 2, 28, 30)))).permute(
+                2, 0, 1
+            )[None]
+            with torch.no_grad():
+                by_hand.append((loaded.features(pixels)[0].numpy(), int(file.parent.name[-1])))
+        for row in range(len(files)):
+            distances = [
+                np.linalg.norm(found.features[row] - theirs)
+                for theirs, label in by_hand
+                if label == found.labels[row]
+            ]
+            assert min(distances) < 1e-5
+        assert found.probs is not None and found.probs.sum(axis=1) == pytest.approx(1)
+        head = loaded.head(torch.from_numpy(found.features)).softmax(1).detach().numpy()
+        assert found.probs == pytest.approx(head, abs=1e-6)
+
+
+def test_the_same_stage_leaves_the_same_bytes_and_is_done_with_them_only(
+    root: Path, data: Result, source: Result
+):
+    outcomes = [
+        features.run(context_of(root, f"again{number}", VIEW, {"model": source, "data": data}))
+        for number in (0, 1)
+    ]
+    assert outcomes[0].metrics == outcomes[1].metrics
+    for split in VIEW["splits"]:
+        assert (
+            file_of(root / "again0", split).read_bytes()
+            == file_of(root / "again1", split).read_bytes()
+        )
+    folder = root / "again0"
+    result.save(
+        as_result("features", outcomes[0].metrics).model_copy(update={"key": folder.name}), folder
+    )
+    assert done.is_done("features", folder, root / "data")
+    file_of(folder, "val").unlink()
+    assert not done.is_done("features", folder, root / "data")
+    assert not list(folder.glob(".*npz*"))
+
+
+def test_the_models_own_resolution_where_none_is_said_and_the_splits_that_are_there(
+    root: Path, source: Result
+):
+    few = write_colours(root / "data", "two splits", splits={"train": 4, "val": 2})
+    outcome = features.run(
+        context_of(root, "own", {**VIEW, "resolution": None}, {"model": source, "data": few})
+    )
+    assert outcome.metrics["resolution"] == 32 and outcome.metrics["splits"].keys() == {
+        "train",
+        "val",
+    }
+
+
+def test_a_network_of_one_size_sees_images_of_that_size(root: Path, tmp_path: Path, data: Result):
+    model.save(
+        tmp_path / MODEL_FILE,
+        model.build("timm/test_vit", 5),
+        {"arch": "timm/test_vit", "resolution": 160},
+    )
+    context = context_of(
+        root,
+        "one size",
+        {**VIEW, "splits": ["val"]},
+        {"model": as_result("adopt", {}), "data": data},
+    )
+    outcome = features.run(
+        replace(context, need_folders={**context.need_folders, "model": tmp_path})
+    )
+    assert outcome.metrics["resolution"] == 160 and outcome.metrics["splits"].keys() == {"val"}
+
+
+def test_a_stage_that_is_asked_to_stop_stops(
+    root: Path, data: Result, source: Result, seen: Result
+):
+    for run, config, needs in (
+        (features.run, VIEW, {"model": source, "data": data}),
+        (score.run, {"scores": ["knn"]}, {"features": seen}),
+    ):
+        with pytest.raises(Stopped):
+            run(
+                context_of(
+                    root, f"stopped-{len(needs)}", config, needs, stop_requested=lambda: True
+                )
+            )
+
+
+def test_all_scores_by_name_with_their_variants_and_seconds(root: Path, seen: Result):
+    outcome = score.run(
+        context_of(root, "score", {"scores": names("harness.transfer.scores")}, {"features": seen})
+    )
+    train = Features.load(file_of(root / "features", "train"))
+    metrics = outcome.metrics
+    assert (
+        metrics["failed"] == {} and metrics["num_images"] == 60 and metrics["num_duplicates"] == 0
+    )
+    assert metrics["scores"].keys() == {
+        "gbc",
+        "hscore",
+        "hscore_shrunk",
+        "knn",
+        "knn_k5",
+        "knn_k20",
+        "knn_cosine",
+        "leep",
+        "logme",
+        "nce",
+        "nleep",
+        "transrate",
+    }
+    assert outcome.timing["seconds"].keys() == set(names("harness.transfer.scores"))
+    assert metrics["scores"]["leep"] == leep.score(probs=train.probs, labels=train.labels)
+    for name, options in {
+        "knn": {},
+        "knn_k5": {"k": 5},
+        "knn_k20": {"k": 20},
+        "knn_cosine": {"metric": "cosine"},
+    }.items():
+        assert metrics["scores"][name] == knn.score(
+            features=train.features, labels=train.labels, **options
+        )
+    assert metrics["details"]["nleep"]["num_components"] == 15
+
+
+def test_a_score_that_cannot_be_says_why_and_the_rest_go_on(root: Path, data: Result):
+    save_model(root / "headless", has_head=False)
+    context = context_of(
+        root,
+        "blind",
+        {**VIEW, "splits": ["train"]},
+        {"model": as_result("adopt", {}), "data": data},
+    )
+    context.need_folders["model"] = root / "headless"
+    blind = as_result("features", features.run(context).metrics)
+    assert blind.metrics["has_probs"] is False and blind.metrics["num_source_classes"] is None
+    context = context_of(
+        root, "blind-score", {"scores": ["knn", "leep", "nce", "logme"]}, {"features": blind}
+    )
+    context.need_folders["features"] = root / "blind"
+    metrics = score.run(context).metrics
+    assert (
+        metrics["failed"].keys() == {"leep", "nce"}
+        and "no classes of its own" in metrics["failed"]["leep"]
+    )
+    assert metrics["scores"].keys() == {"knn", "knn_k5", "knn_k20", "knn_cosine", "logme"}
+
+
+def test_a_damaged_file_of_features_is_named(tmp_path: Path):
+    (tmp_path / "train.npz").write_bytes(b"PK\x03\x04 no more")
+    for name in ("train", "val"):
+        with pytest.raises(UserError, match="no whole file of features"):
+            Features.load(file_of(tmp_path, name))

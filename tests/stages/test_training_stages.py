@@ -1,0 +1,548 @@
+"""The stages on tiny betons: they learn, repeat themselves exactly, resume exactly, and read the test split once."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from harness.cli.main import cli
+from harness.modeling import classifier as models
+from harness.modeling.flops import training_flops
+from harness.profiling.timer import SPANS
+from harness.runner.context import Stopped
+from harness.runner.result import Result
+from harness.stages import evaluate, pretrain, rank, transfer
+from harness.train.loader_plans import held_out
+from loaders import open_loader
+from loaders.plan import LoaderPlan
+from tests.helpers.tiny_stages import (
+    TRANSFER,
+    as_result,
+    context_of,
+    pretrain_context,
+    without_times,
+    write_colours,
+)
+from writers.beton.store import open_beton
+from writers.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def source(root: Path) -> Result:
+    return write_colours(root / "data")
+
+
+@pytest.fixture(scope="module")
+def target(root: Path) -> Result:
+    return write_colours(root / "data", "other colours", 4)
+
+
+@pytest.fixture(scope="module")
+def model(root: Path, source: Result) -> Result:
+    outcome = pretrain.run(pretrain_context(root, source, settings={"epochs": 20}))
+    return as_result("pretrain", outcome.metrics)
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    one, other = (
+        models.load(path / pretrain.MODEL_FILE)[0].state_dict() for path in (first, second)
+    )
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_pretraining_learns_what_is_easy(model: Result, root: Path):
+    assert model.metrics["val"]["top1"] > 0.9
+    assert model.metrics["num_train_images"] == 60
+    assert model.metrics["num_steps"] == 20 * 4  # batches of 16, 16, 16 and 12
+    weights, about = models.load(root / "model" / pretrain.MODEL_FILE)
+    assert about["classes"] == ["colour0", "colour1", "colour2"]
+    assert weights.head.out_features == 3
+    assert not (root / "model" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.5])
+def test_the_same_stage_gives_the_same_numbers_and_weights(root: Path, source: Result, eps: float):
+    outcomes = [
+        pretrain.run(pretrain_context(root, source, f"again{index}-{eps}", eps=eps))
+        for index in range(2)
+    ]
+    assert without_times(outcomes[0]) == without_times(outcomes[1])
+    assert same_weights(root / f"again0-{eps}", root / f"again1-{eps}")
+    other = pretrain.run(pretrain_context(root, source, f"other-{eps}", eps=eps, seed=1))
+    assert without_times(other) != without_times(outcomes[0])
+
+
+def test_robust_training_spends_its_time_in_the_attack_and_says_so(root: Path, source: Result):
+    outcome = pretrain.run(pretrain_context(root, source, "robust", eps=0.5))
+    spans = outcome.timing["spans_s"]
+    assert set(spans) == {"data_wait", "copy", "attack", "forward", "backward", "optimizer"}
+    assert spans["attack"] > spans["forward"] + spans["backward"] > 0
+    assert sum(spans.values()) <= outcome.timing["train_s"] * 1.001
+    assert outcome.metrics["eps_resolution"] == 24
+    clean = pretrain.run(pretrain_context(root, source, "clean", trace_steps=2))
+    assert clean.timing["spans_s"]["attack"] == 0
+    assert (root / "clean" / clean.timing["trace"]).stat().st_size > 1000 and outcome.timing[
+        "trace"
+    ] is None
+
+
+def test_timing_says_where_each_epoch_went(root: Path, source: Result):
+    timing = pretrain.run(pretrain_context(root, source, "timing")).timing
+    assert [set(epoch["percentiles_ms"]) for epoch in timing["epochs"]] == [{"step", *SPANS}] * 2
+    for epoch in timing["epochs"]:
+        step = epoch["percentiles_ms"]["step"]
+        assert 0 < step["p50"] <= step["p90"] <= step["p99"] <= 1000 * epoch["train_s"]
+        assert (
+            epoch["img_per_s"] == pytest.approx(60 / epoch["train_s"])
+            and epoch["checkpoint_s"] == 0
+        )
+    assert sum(epoch["train_s"] for epoch in timing["epochs"]) == pytest.approx(timing["train_s"])
+    assert 0 < timing["gpu_fed"] <= 1 and timing["gpu"] is None and timing["peak_share"] is None
+    model = models.build("resnet10", 3, channels=(8, 8, 8, 8))
+    assert timing["model_flops_per_s"] * timing["train_s"] == pytest.approx(
+        120 * training_flops(model, 24, None)
+    )
+
+
+@pytest.mark.parametrize("random_start", ["none", "ball"])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    root: Path, source: Result, random_start: str
+):
+    settings = {"epochs": 4, "attack": {"steps": 1, "random_start": random_start}}
+    name = f"resume-{random_start}"
+    whole = pretrain.run(
+        pretrain_context(root, source, f"{name}-whole", eps=0.25, settings=settings)
+    )
+    for stop_at in (6, 5):  # in the middle of the second epoch, and of the third
+        calls = iter(range(10**6))
+        with pytest.raises(Stopped):
+            pretrain.run(
+                pretrain_context(
+                    root,
+                    source,
+                    name,
+                    eps=0.25,
+                    settings=settings,
+                    stop_requested=lambda calls=calls, stop_at=stop_at: next(calls) >= stop_at,
+                )
+            )
+        assert len(list((root / name / "checkpoints").glob("*.pt"))) in (1, 2)
+    resumed = pretrain.run(pretrain_context(root, source, name, eps=0.25, settings=settings))
+    assert without_times(resumed) == without_times(whole)
+    assert same_weights(root / name, root / f"{name}-whole")
+
+
+@pytest.mark.parametrize(
+    "attack", [{"eps_at": 16}, {"method": "free", "replays": 2}, {"method": "fast", "norm": "linf"}]
+)
+def test_also_with_resizing_averaging_and_cheap_attacks(root: Path, source: Result, attack: dict):
+    """Interrupted at every third step, in the middle of epochs; `eps_used` says the radius at each resolution."""
+    settings = {
+        "epochs": 3,
+        "resolution": 24,
+        "progressive": {"start_resolution": 16, "ramp": [0, 2], "multiple": 4},
+        "ema_decay": 0.9,
+        "attack": attack,
+        "flip_tta": True,
+    }
+    name = "-".join(map(str, ("resize", *attack.values())))
+    whole = pretrain.run(
+        pretrain_context(root, source, f"{name}-whole", eps=0.25, settings=settings)
+    )
+    outcome = None
+    for _ in range(20):
+        calls = iter(range(10**6))
+        try:
+            outcome = pretrain.run(
+                pretrain_context(
+                    root,
+                    source,
+                    name,
+                    eps=0.25,
+                    settings=settings,
+                    stop_requested=lambda calls=calls: next(calls) >= 3,
+                )
+            )
+            break
+        except Stopped:
+            pass
+    assert outcome is not None and outcome.timing["num_restarts"] >= 3
+    assert without_times(outcome) == without_times(whole)
+    assert same_weights(root / name, root / f"{name}-whole")
+    assert [record["resolution"] for record in whole.metrics["epochs"]] == [16, 20, 24]
+    assert whole.metrics["eps_used"] == (
+        {"16": 0.25, "20": 0.3125, "24": 0.375}
+        if "eps_at" in attack
+        else {"16": 0.25, "20": 0.25, "24": 0.25}
+    )
+    assert whole.metrics["val_of_last_step"]["num_images"] == whole.metrics["val"]["num_images"]
+    assert whole.metrics["val_of_last_step"] != whole.metrics["val"]
+
+
+def test_evaluating_on_the_way_changes_nothing_and_resumes(root: Path, source: Result):
+    """Every second pass, its time apart from training's; the rest is bit for bit what it is without."""
+    settings = {"epochs": 5, "ema_decay": 0.5}
+    plain = pretrain.run(pretrain_context(root, source, "no-eval", settings=settings))
+    settings |= {"eval_every": 2}
+    whole = pretrain.run(pretrain_context(root, source, "eval", settings=settings))
+    assert [record["epoch"] for record in whole.metrics["epochs"] if "val" in record] == [2, 4]
+    assert all(record["val"]["num_images"] == 24 for record in whole.metrics["epochs"][1::2])
+    times = [epoch.get("eval_s") for epoch in whole.timing["epochs"]]
+    assert times[0] is None and 0 < times[1] < whole.timing["eval_s"]
+    assert (
+        same_weights(root / "eval", root / "no-eval")
+        and whole.metrics["val"] == plain.metrics["val"]
+    )
+    for stop_at in (
+        9,
+        1,
+    ):  # behind the second pass, at its end, where its checkpoint lacks the scores; a step later
+        calls = iter(range(10**6))
+        with pytest.raises(Stopped):
+            pretrain.run(
+                pretrain_context(
+                    root,
+                    source,
+                    "eval-stopped",
+                    settings=settings,
+                    stop_requested=lambda calls=calls, stop_at=stop_at: next(calls) >= stop_at,
+                )
+            )
+    resumed = pretrain.run(pretrain_context(root, source, "eval-stopped", settings=settings))
+    assert without_times(resumed) == without_times(whole)
+    assert same_weights(root / "eval", root / "eval-stopped")
+
+
+def test_equal_steps_takes_as_many_steps_as_all_the_data_would(root: Path, source: Result):
+    few = write_colours(root / "data", "few", splits={"train": 7, "val": 4})
+    context = pretrain_context(root, few, "equal", settings={"length": "equal_steps", "epochs": 3})
+    context.needs["all_data"] = source
+    metrics = pretrain.run(context).metrics
+    assert metrics["num_steps"] == 3 * 4
+    assert [record["lr"] for record in metrics["epochs"]] == pytest.approx(
+        [0.1 * (1 + math.cos(math.pi * step / 12)) / 2 for step in range(0, 12, 2)]
+    )
+    assert [record["num_steps"] for record in metrics["epochs"]] == [
+        2
+    ] * 6  # 21 images are 16 and 5
+
+
+@pytest.mark.parametrize("order", ["random", "quasi_random"])
+def test_images_come_in_the_order_that_the_recipe_says(
+    root: Path, source: Result, monkeypatch: pytest.MonkeyPatch, order: str
+):
+    opened = []
+
+    def opening(plan: LoaderPlan):
+        opened.append(plan)
+        return open_loader(plan)
+
+    monkeypatch.setattr(pretrain, "open_loader", opening)
+    pretrain.run(pretrain_context(root, source, order, settings={"epochs": 1, "order": order}))
+    assert [plan.order for plan in opened if plan.augment == "random_resized_crop"] == [order]
+
+
+def test_a_last_batch_of_one_image_is_left_out(root: Path):
+    odd = write_colours(
+        root / "data", "odd", splits={"train": 11, "val": 4}
+    )  # 33 images: 16, 16 and 1
+    metrics = pretrain.run(pretrain_context(root, odd, "odd")).metrics
+    assert [record["num_images"] for record in metrics["epochs"]] == [32, 32]
+
+
+def test_divergence_names_the_step_also_the_very_last(root: Path, source: Result):
+    with pytest.raises(
+        UserError,
+        match=r"not finite from step \d of 8 on \(epoch \d of 2, .* of a peak of 1e\+30\)",
+    ):
+        pretrain.run(
+            pretrain_context(root, source, "diverged", settings={"optimizer": {"lr": 1e30}})
+        )
+    too_far = {"lr": 3e38, "schedule": "constant", "weight_decay": 1e6}
+    last = {"epochs": 1, "batch_size": 60, "optimizer": too_far}  # one step, whose loss is fine
+    with pytest.raises(UserError, match="not finite from step 1 of 1 on"):
+        pretrain.run(pretrain_context(root, source, "diverged-last", settings=last))
+
+
+def test_a_model_whose_logits_are_not_finite_is_told_in_evaluation(root: Path, source: Result):
+    large = {
+        "epochs": 1,
+        "batch_size": 60,
+        "optimizer": {"lr": 1e38, "schedule": "constant"},
+    }  # weights stay finite
+    with pytest.raises(UserError, match=r"loss over 24 images is (nan|inf) in evaluation"):
+        pretrain.run(pretrain_context(root, source, "overflow", settings=large))
+
+
+@pytest.mark.parametrize("method", ["fixed", "full"])
+def test_transfer_learns_chooses_on_val_and_reads_test_once(
+    root: Path, model: Result, target: Result, monkeypatch, method
+):
+    opened = []
+    monkeypatch.setattr(
+        transfer, "open_loader", lambda plan: opened.append(plan.beton.name) or open_loader(plan)
+    )
+    config = {"method": method, "seed": 0, "metric": "top1", "settings": {**TRANSFER, "epochs": 8}}
+    outcome = transfer.run(
+        context_of(root, f"transfer-{method}", config, {"model": model, "data": target})
+    )
+    metrics = outcome.metrics
+    assert metrics["test"]["top1"] > 0.6  # of four classes
+    assert metrics["test"]["num_images"] == 32
+    assert opened.count("test.beton") == 1
+    answers = np.load(root / f"transfer-{method}" / metrics["predictions"])
+    assert (
+        answers["test_correct"].sum() == metrics["test"]["num_correct"]
+        and len(answers["sample"]) == 32
+    )
+    assert [entry["lr"] for entry in metrics["grid"]] == [0.1, 0.01]
+    best = max(entry["val"]["top1"] for entry in metrics["grid"])
+    assert metrics["val"]["top1"] == best
+    assert metrics["lr"] == min(
+        entry["lr"] for entry in metrics["grid"] if entry["val"]["top1"] == best
+    )
+    assert metrics["bn_stats"] == {"fixed": "frozen", "full": "update"}[method]
+    assert outcome.timing["num_steps"] == 8 * 5 * (1 if method == "fixed" else 2)
+    again = transfer.run(
+        context_of(root, f"again-{method}", config, {"model": model, "data": target})
+    )
+    assert again.metrics == metrics
+
+
+def test_a_rate_that_diverges_is_passed_over_and_all_of_them_are_an_error(
+    root: Path, model: Result, target: Result
+):
+    for method in ("fixed", "full"):
+        config = {
+            "method": method,
+            "seed": 0,
+            "metric": "top1",
+            "settings": {**TRANSFER, "lrs": [1e38, 0.05]},
+        }
+        metrics = transfer.run(
+            context_of(root, f"high-{method}", config, {"model": model, "data": target})
+        ).metrics
+        assert metrics["lr"] == 0.05
+        assert [entry["val"] is None for entry in metrics["grid"]] == [True, False]
+        config["settings"] = {**TRANSFER, "lrs": [1e38]}
+        with pytest.raises(UserError, match="not finite"):
+            transfer.run(
+                context_of(root, f"all-{method}", config, {"model": model, "data": target})
+            )
+
+
+@pytest.mark.parametrize(("arch", "taken"), [("timm/test_vit", 160), ("timm/test_resnet", 24)])
+def test_a_network_of_one_size_is_shown_images_of_that_size(
+    root: Path, tmp_path: Path, target: Result, arch: str, taken: int
+):
+    """Whatever the method says for all models: at another one a transformer with position embeddings cannot compute."""
+    models.save(
+        tmp_path / pretrain.MODEL_FILE, models.build(arch, 3), {"arch": arch, "resolution": 160}
+    )
+    settings = {**TRANSFER, "epochs": 1, "eval_resolution": 32, "lrs": [0.01]}
+    config = {"method": "full", "seed": 0, "metric": "top1", "settings": settings}
+    context = context_of(
+        root, f"size-{taken}", config, {"model": as_result("adopt", {}), "data": target}
+    )
+    metrics = transfer.run(
+        replace(context, need_folders={**context.need_folders, "model": tmp_path})
+    ).metrics
+    assert metrics["resolution"] == taken and metrics["test"]["num_images"] == 32
+
+
+def check_predictions(root: Path, metrics: dict, source: Result) -> None:
+    """Every score can be counted again from the file, and each image found again in another split's or run's."""
+    found = np.load(root / "evaluate" / metrics["predictions"])
+    beton = open_beton(root / "data" / source.metrics["splits"]["val"]["path"])
+    assert (
+        found["sample"].tolist() == beton.ids.tolist()
+        and found["label"].tolist() == beton.rows["label"].tolist()
+    )
+    common = np.isin(found["label"], (0, 2))
+    for name in ("clean", "adversarial"):
+        assert found[f"{name}_own_correct"].sum() == metrics[name]["own"]["num_correct"]
+        assert (
+            found[f"{name}_own_correct"][common].sum()
+            == metrics[name]["common_unmasked"]["num_correct"]
+        )
+        assert (
+            found[f"{name}_common_masked_correct"].sum()
+            == metrics[name]["common_masked"]["num_correct"]
+        )
+        assert set(found[f"{name}_common_masked_predicted"][common]) <= {0, 2}
+        assert set(found[f"{name}_common_masked_predicted"][~common]) == {-1}
+        assert (
+            found[f"{name}_own_correct"] == (found[f"{name}_own_predicted"] == found["label"])
+        ).all()
+        by_class = [
+            int(found[f"{name}_own_correct"][found["label"] == label].sum()) for label in range(3)
+        ]
+        assert metrics["per_class"][name]["own"] == by_class
+    assert (
+        metrics["per_class"]["num_images"] == [8, 8, 8]
+        and metrics["per_class"]["classes"] == source.metrics["classes"]
+    )
+
+
+def test_evaluation_counts_common_classes_masked_and_unmasked(
+    root: Path, model: Result, source: Result
+):
+    fewer = source.model_copy(
+        update={"metrics": {**source.metrics, "classes": ["colour2", "colour0"]}}
+    )
+    config = {
+        "settings": {"batch_size": 7},
+        "eps": 0.5,
+        "resolution": 24,
+        "eval_crop": 1.0,
+        "flip_tta": False,
+    }
+    needs = {"model": model, "data": source, "common_0": source, "common_1": fewer}
+    metrics = evaluate.run(context_of(root, "evaluate", config, needs)).metrics
+    assert metrics["common_classes"] == ["colour0", "colour2"]
+    for scores in (metrics["clean"], metrics["adversarial"]):
+        assert (scores["own"]["num_images"], scores["common_masked"]["num_images"]) == (24, 16)
+        assert scores["common_masked"]["num_correct"] >= scores["common_unmasked"]["num_correct"]
+    assert metrics["adversarial"]["own"]["loss"] > metrics["clean"]["own"]["loss"]
+    assert metrics["clean"]["own"]["num_correct"] == round(24 * model.metrics["val"]["top1"])
+    assert metrics["attack"] == {
+        "norm": "l2",
+        "eps": 0.5,
+        "steps": 20,
+        "step_size": 0.5 * 2.5 / 20,
+        "resolution": 24,
+        "restarts": 1,
+        "zero_gradients": 0,
+    }
+    check_predictions(root, metrics, source)
+    clean = evaluate.run(context_of(root, "clean", {**config, "eps": 0.0}, needs)).metrics
+    assert clean["adversarial"] is None and clean["attack"] is None
+    assert clean["clean"] == metrics["clean"]
+
+
+@pytest.mark.parametrize(
+    ("run", "config", "asked_before", "note"),
+    [
+        (
+            evaluate.run,
+            {"settings": {"batch_size": 7}, "eps": 0.5, "flip_tta": False},
+            5,
+            "adversarial",
+        ),
+        (rank.run, {"split": "val", "batch_size": 7}, 1, "val"),
+    ],
+)
+def test_a_pass_over_images_says_how_far_it_is_and_stops_behind_a_batch(
+    root: Path,
+    model: Result,
+    source: Result,
+    monkeypatch: pytest.MonkeyPatch,
+    run,
+    config,
+    asked_before,
+    note,
+):
+    monkeypatch.setattr("harness.stages._progress.SAY_EVERY_S", -1.0)
+    asked: list[int] = []
+
+    def stop_requested() -> bool:
+        asked.append(len(asked))
+        return len(asked) > asked_before
+
+    context = context_of(
+        root,
+        f"stopped-{note}",
+        {**config, "resolution": 24, "eval_crop": 1.0},
+        {"model": model, "data": source},
+        stop_requested=stop_requested,
+    )
+    with pytest.raises(Stopped):
+        run(context)
+    said = json.loads((context.folder / "progress.json").read_text())
+    assert len(asked) == asked_before + 1 and (said["done"], said["total"], said["note"]) == (
+        7,
+        24,
+        note,
+    )
+
+
+def test_each_fold_of_train_is_ranked_by_a_model_that_has_not_seen_it(root: Path, source: Result):
+    """The same ranking as of folds that are put together by hand; a model that has seen all of train is refused."""
+    beton = root / "data" / source.metrics["splits"]["train"]["path"]
+    needs, right, seen = {"data": source}, np.zeros(3), []
+    for number in range(2):
+        fold = {"fold": number, "folds": 2, "seed": 1000}
+        context = pretrain_context(root, source, f"model_{number}", settings={"epochs": 2})
+        context.config["held_out"] = fold
+        needs[f"model_{number}"] = as_result("pretrain", pretrain.run(context).metrics)
+        assert needs[f"model_{number}"].metrics["num_train_images"] == 30
+        inside, outside = (
+            held_out(LoaderPlan(beton, 60, 24), fold, only=only).indices for only in (True, False)
+        )
+        assert sorted([*inside, *outside]) == list(range(60))
+        seen.append(set(inside))
+        classifier, about = models.load(root / f"model_{number}" / pretrain.MODEL_FILE)
+        assert about["held_out"] == fold
+        plan = LoaderPlan(beton, 60, 24, center_fraction=1.0, indices=sorted(seen[-1]))
+        with open_loader(plan) as loader, loader.epoch(0) as batches:
+            images, labels = next(batches)
+            correct = (classifier.eval()(images).argmax(1) == labels).numpy()
+            right += np.bincount(labels.numpy(), correct, minlength=3)
+    assert not seen[0] & seen[1]
+
+    config = {"split": "train", "batch_size": 5, "resolution": 24, "eval_crop": 1.0}
+    metrics = rank.run(context_of(root, "rank_folds", config, needs)).metrics
+    assert [metrics["accuracy"][name] for name in source.metrics["classes"]] == pytest.approx(
+        right / 20
+    )
+    assert set(metrics["num_images"].values()) == {20} and metrics["split"] == "train"
+
+    command = [
+        "subset",
+        "rank",
+        "--data",
+        str(beton),
+        "--split",
+        "train",
+        "--eval-crop",
+        "1",
+        "--json",
+    ]
+    both = [
+        part
+        for number in range(2)
+        for part in ("--checkpoint", str(root / f"model_{number}" / pretrain.MODEL_FILE))
+    ]
+    said = json.loads(CliRunner().invoke(cli, [*command, *both], catch_exceptions=False).stdout)
+    assert said["accuracy"] == metrics["accuracy"] and said["classes"] == metrics["classes"]
+    with pytest.raises(UserError, match="has judged"):
+        cli.main([*command, *both[:2], *both[:2]], standalone_mode=False)
+
+    pretrain.run(pretrain_context(root, source, "model_all"))
+    whole = context_of(root, "rank_seen", config, {"model_all": needs["model_0"], "data": source})
+    with pytest.raises(UserError, match="trained on all of train"):
+        rank.run(whole)
+
+
+def test_ranking_orders_classes_by_accuracy(root: Path, model: Result, source: Result):
+    config = {"split": "val", "batch_size": 5, "resolution": 24, "eval_crop": 1.0}
+    metrics = rank.run(context_of(root, "rank", config, {"model": model, "data": source})).metrics
+    assert sorted(metrics["classes"]) == source.metrics["classes"]
+    accuracies = [metrics["accuracy"][name] for name in metrics["classes"]]
+    assert accuracies == sorted(accuracies)
+    assert np.mean(accuracies) == pytest.approx(model.metrics["val"]["mean_per_class"])
+    assert set(metrics["num_images"].values()) == {8}
+    assert metrics["tie_break"] == "mean probability given to the true class, then class name"

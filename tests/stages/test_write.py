@@ -1,0 +1,103 @@
+"""The write stage takes what another stage, or a person, has written already, and gives the same result as without it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from harness.cli.main import cli
+from harness.config import load as recipe
+from harness.matrix import expand as matrix
+from harness.matrix.stage import Stage
+from harness.runner.context import Outcome, StageContext
+from harness.stages import write
+from writers.beton.store import open_beton
+
+RECIPE = """\
+name: small
+source: {path: things, val: 0.25}
+subsets: [all, {name: three, classes: [c0, c1, c3]}, {name: few, per_class: 4}, {name: two, classes: [c3, c1]}]
+archs: [resnet10]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    random = np.random.default_rng(0)
+    for label in range(4):
+        folder = tmp_path / "raw" / "things" / f"c{label}"
+        folder.mkdir(parents=True)
+        for index in range(8):
+            pixels = random.integers(0, 256, (100 + index, 120, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.jpg")
+
+
+def stages() -> dict[str, Stage]:
+    return {
+        str(stage.axes["subset"]): stage
+        for stage in matrix.expand(recipe.read("small.yaml")).stages
+        if stage.kind == "write"
+    }
+
+
+def run(stage: Stage, data: str = "data") -> Outcome:
+    folder = stage.folder(Path("runs"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return write.run(
+        StageContext(
+            stage.config, folder, {}, {}, Path(data), Path("raw"), num_threads=1, device="cpu"
+        )
+    )
+
+
+def sources(outcome: Outcome) -> list[str | None]:
+    return [outcome.timing.get("copied_from", {}).get(split) for split in ("train", "val")]
+
+
+def test_each_subset_comes_out_of_the_smallest_that_has_it_and_is_what_it_would_be_alone():
+    whole = run(stages()["all"])
+    key = stages()["all"].key
+    assert sources(whole) == [None, None] and whole.metrics["img_per_s"] > 0
+    for name in ("three", "few", "two"):
+        taken, alone = run(stages()[name]), run(stages()[name], "elsewhere")
+        from_ = f"things-three-{stages()['three'].key}" if name == "two" else f"things-all-{key}"
+        assert sources(taken) == [f"{from_}/{split}.beton" for split in ("train", "val")]
+        assert sources(alone) == [None, None]
+        assert taken.metrics.pop("img_per_s") is None and alone.metrics.pop("img_per_s") > 0
+        assert taken.metrics == alone.metrics
+        for split in taken.metrics["splits"].values():
+            for file in (split["path"], split["path"] + ".json"):
+                assert Path("data", file).read_bytes() == Path("elsewhere", file).read_bytes()
+        shutil.rmtree("elsewhere")
+
+
+def test_what_write_beton_wrote_is_taken_until_the_images_change():
+    line = ["write-beton", "--source", "raw/things", "--val", "0.25", "--data-dir", "data"]
+    assert CliRunner().invoke(cli, line, catch_exceptions=False).exit_code == 0
+    taken = run(stages()["all"])
+    assert sources(taken) == ["things-all/train.beton", "things-all/val.beton"]
+    for split in taken.metrics["splits"].values():
+        file = Path("data", split["path"])
+        assert file.samefile(Path("data/things-all", file.name))
+    shutil.rmtree("data/things-all")
+    assert sources(run(stages()["two"])) == [
+        split["path"] for split in taken.metrics["splits"].values()
+    ]
+    Image.new("RGB", (100, 100)).save("raw/things/c0/0.jpg")
+    assert sources(run(stages()["three"])) == [None, None]
+
+
+def test_what_write_beton_copied_is_taken_too():
+    for line in (
+        ["write-beton", "--source", "raw/things", "--val", "0.25", "--out", "whole"],
+        ["write-beton", "--from", "whole", "--subset", "three.txt", "--data-dir", "data"],
+    ):
+        Path("three.txt").write_text("c0\nc1\nc3\n")
+        assert CliRunner().invoke(cli, line, catch_exceptions=False).exit_code == 0
+    assert sources(run(stages()["two"])) == ["things-three/train.beton", "things-three/val.beton"]
+    assert open_beton("data/things-three/train.beton").manifest.copied_from is not None

@@ -1,0 +1,88 @@
+"""The structure that docs/architecture.md describes: import order, no torch where none is needed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from importlinter import cli as import_linter
+
+from tests.helpers import ROOT
+
+HEAVY = ("torch", "torchvision", "ffcv")
+# Modules behind help, ls, plan, status and report, and the parts of the runner that start workers.
+LIGHT = [
+    "harness.cli.main",
+    "harness.config.load",
+    "harness.matrix.expand",
+    "harness.runner.executor",
+    "harness.runner.worker",
+    "harness.runner.launchers.local",
+    "harness.cli.live_table",
+    "harness.cli.catalogue",
+    "harness.report.page",
+    "harness.stages.write",
+    "loaders.plan",
+    "writers.beton.write",
+    "writers.store",
+    *sorted(
+        f"harness.cli.commands.{path.stem}"
+        for path in (ROOT / "harness" / "cli" / "commands").glob("[a-z]*.py")
+    ),
+]
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_imports_follow_the_contracts_of_pyproject(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    assert import_linter.lint_imports(no_cache=True) == import_linter.EXIT_STATUS_SUCCESS
+
+
+def test_contracts_find_a_forbidden_import(tmp_path: Path):
+    for package in ("upper", "lower"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    (tmp_path / "lower" / "sneaky.py").write_text("def f():\n    import upper\n")
+    (tmp_path / "contracts.toml").write_text(
+        "[tool.importlinter]\nroot_packages = ['upper', 'lower']\n"
+        "[[tool.importlinter.contracts]]\nname = 'order'\ntype = 'layers'\n"
+        "layers = ['upper', 'lower']\n"
+    )
+    code = (
+        "import sys; sys.path.insert(0, '.'); from importlinter import cli; "
+        "sys.exit(cli.lint_imports(config_filename='contracts.toml', no_cache=True))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert ended.returncode == import_linter.EXIT_STATUS_ERROR, ended.stderr
+    assert "lower.sneaky" in ended.stdout
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_import_no_torch(module: str):
+    code = (
+        f"import importlib, sys\nimportlib.import_module({module!r})\n"
+        f"heavy = set({HEAVY!r}) & sys.modules.keys()\nassert not heavy, heavy\n"
+    )
+    ended = run_python(code)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_help_imports_no_numerical_library():
+    code = (
+        "import sys\nfrom harness.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'rich', 'ruamel', 'numba', 'ffcv'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    ended = run_python(code)
+    assert ended.returncode == 0, ended.stderr
+    assert "write-beton" in ended.stdout
+
+
+def test_few_modules_lie_flat_in_harness():
+    assert len(list((ROOT / "harness").glob("*.py"))) <= 8

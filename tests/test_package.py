@@ -1,0 +1,78 @@
+"""What an installation that is not a checkout's has: the packages, what they read, and the recipes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+
+RECIPES = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """What a wheel and a source archive are made of, but for the C parts: lib, and harness.egg-info/SOURCES.txt."""
+    folder = tmp_path_factory.mktemp("built")
+    commands = ["-q", "egg_info", "-e", str(folder), "build_py", "-d", str(folder / "lib")]
+    script = f"from setuptools import setup; setup(script_args={commands})"
+    subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, timeout=100
+    )
+    return folder
+
+
+def test_recipes_are_found_by_name_and_as_a_base(built, tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: mine\nbase: robust_l2\n")
+    script = (
+        "from harness.config import load as recipe; print(recipe.FOLDER); print(*recipe.available()); "
+        "print(recipe.read('demo').name, recipe.read('mine.yaml').name)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=99,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(built / "lib")},
+    )
+    folder, names, read = ended.stdout.splitlines()
+    assert built in Path(folder).parents and set(names.split()) == RECIPES and read == "demo mine"
+
+
+def test_every_file_that_the_packages_read_is_installed(built):
+    here = {
+        path.relative_to(ROOT)
+        for package in ("harness", "loaders", "writers", "recipes")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    there = {
+        path.relative_to(built / "lib") for path in (built / "lib").rglob("*") if path.is_file()
+    }
+    left_out = {
+        path
+        for path in here - there
+        if path.suffix not in (".c", ".h", ".so") and path.name != "README.md"
+    }
+    assert not left_out and there <= here
+
+
+def test_the_source_archive_has_what_the_makefile_runs(built):
+    listed = set((built / "harness.egg-info" / "SOURCES.txt").read_text().splitlines())
+    kernels = {
+        str(path.relative_to(ROOT))
+        for package in ("loaders", "writers")
+        for path in (ROOT / package).glob("*.[ch]")
+    }
+    wanted = {
+        "Makefile",
+        "benchmarks/gpu_check.py",
+        "benchmarks/contenders/ours.py",
+        *kernels,
+        *(f"recipes/{name}.yaml" for name in RECIPES),
+    }
+    assert wanted <= listed and not any(name.endswith((".so", ".pyc")) for name in listed)

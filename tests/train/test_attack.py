@@ -1,0 +1,451 @@
+"""The attack: where its images lie, what it leaves alone, and that a slow twin in float64 takes the same steps."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness.modeling import classifier as models
+from harness.train import attack as attacking
+from harness.train.attack import pgd, restarted
+from writers.errors import UserError
+
+K = 5
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    """A trained-looking model with dropout, whose BatchNorm has statistics of its own."""
+    torch.manual_seed(0)
+    model = models.build("resnet10", K, channels=(8, 8, 8, 16))
+    model.backbone.dropout = nn.Dropout(0.5)
+    with torch.no_grad():
+        model.train()(torch.rand(16, 3, 24, 24))
+    return model
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    images = torch.rand(6, 3, 24, 24).to(memory_format=torch.channels_last)
+    images[0] = 0.0  # images at the border of the box: clamping has work to do
+    images[1] = 1.0
+    return images, torch.arange(6) % K
+
+
+def losses(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    model = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        return functional.cross_entropy(model(images), labels, reduction="none")
+
+
+def slow_pgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    norm: str,
+    eps: float,
+    steps: int,
+    step_size: float,
+    best_iterate: bool,
+) -> Tensor:
+    """One image after another, in float64, in plain words."""
+    model = copy.deepcopy(model).eval().double()
+    found = []
+    for image, label in zip(images.double(), labels, strict=True):
+        x, tried = image.clone(), []
+        for _ in range(steps):
+            x = x.clone().requires_grad_()
+            loss = functional.cross_entropy(model(x[None]), label[None])
+            (g,) = torch.autograd.grad(loss, x)
+            tried.append((loss.item(), x.detach()))
+            moved = x.detach() + step_size * (
+                g.sign() if norm == "linf" else g / (g.pow(2).sum().sqrt() + 1e-10)
+            )
+            delta = moved - image
+            if norm == "linf":
+                delta = torch.maximum(torch.minimum(delta, torch.tensor(eps)), torch.tensor(-eps))
+            elif delta.pow(2).sum().sqrt() > eps:
+                delta = delta * eps / delta.pow(2).sum().sqrt()
+            x = (image + delta).clamp(0, 1)
+        tried.append((functional.cross_entropy(model(x[None]), label[None]).item(), x))
+        found.append(max(tried, key=lambda pair: pair[0])[1] if best_iterate else x)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("best_iterate", [False, True])
+@pytest.mark.parametrize(
+    ("norm", "eps", "step_size"), [("l2", 1.5, 1.0), ("l2", 0.2, 5.0), ("linf", 0.03, 0.02)]
+)
+def test_takes_the_steps_of_the_slow_twin(net, batch, norm, eps, step_size, best_iterate):
+    fast = pgd(
+        net, *batch, norm=norm, eps=eps, steps=3, step_size=step_size, best_iterate=best_iterate
+    )
+    slow = slow_pgd(net, *batch, norm, eps, 3, step_size, best_iterate)
+    # A pixel whose gradient is close to zero may go the other way in float32, under sign above all: count pixels.
+    assert ((fast.double() - slow).abs() < 1e-3).double().mean() > 0.995
+    assert torch.allclose(
+        losses(net, fast, batch[1]), losses(net, slow.float(), batch[1]), atol=2e-3
+    )
+
+
+@pytest.mark.parametrize("random_start", [False, True])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+def test_stays_in_the_ball_and_in_the_box_and_raises_the_loss(
+    net, batch, norm, random_start, precision
+):
+    images, labels = batch
+    eps = {"l2": 2.0, "linf": 0.05}[norm]
+    moved = pgd(
+        net,
+        images,
+        labels,
+        norm=norm,
+        eps=eps,
+        steps=4,
+        step_size=eps / 2,
+        random_start=random_start,
+        precision=precision,
+        generator=torch.Generator().manual_seed(3),
+    )
+    delta = (moved - images).flatten(1)
+    lengths = delta.norm(dim=1) if norm == "l2" else delta.abs().amax(1)
+    assert moved.dtype == torch.float32 and moved.is_contiguous(memory_format=torch.channels_last)
+    assert moved.min() >= 0 and moved.max() <= 1
+    assert (lengths <= eps * (1 + 1e-5)).all() and (lengths > eps / 10).all()
+    assert losses(net, moved, labels).mean() > losses(net, images, labels).mean() + 0.01
+
+
+def test_leaves_the_model_and_the_images_alone(net, batch):
+    images, labels = batch
+    net.backbone.stage2.eval()
+    net.head.weight.requires_grad_(False)
+    functional.cross_entropy(net(images), labels).backward()
+
+    def state() -> dict[str, object]:
+        return {
+            "modes": {name: module.training for name, module in net.named_modules()},
+            "needs": {name: parameter.requires_grad for name, parameter in net.named_parameters()},
+            "tensors": {name: value.clone() for name, value in net.state_dict().items()},
+            "grads": {
+                name: None if p.grad is None else p.grad.clone()
+                for name, p in net.named_parameters()
+            },
+        }
+
+    before, kept = state(), images.clone()
+    pgd(
+        net,
+        images,
+        labels,
+        norm="l2",
+        eps=1.0,
+        steps=2,
+        step_size=0.5,
+        best_iterate=True,
+        random_start=True,
+    )
+    torch.testing.assert_close(state(), before, rtol=0, atol=0)
+    assert torch.equal(images, kept) and not images.requires_grad
+
+
+def test_attacks_in_evaluation_mode_and_for_gradients_of_pixels_only(net, batch):
+    seen = []
+    net.register_forward_hook(
+        lambda model, _, __: seen.append(
+            any(module.training for module in model.modules())
+            or any(p.requires_grad for p in model.parameters())
+        )
+    )
+    pgd(net, *batch, norm="l2", eps=1.0, steps=2, step_size=0.5, best_iterate=True)
+    assert seen == [False] * 3
+
+
+def test_restores_the_model_when_it_fails(net, batch):
+    with pytest.raises(IndexError):
+        pgd(net, batch[0], batch[1] + K, norm="l2", eps=1.0, steps=1, step_size=0.5)
+    assert net.training and all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_works_where_gradients_are_off(net, batch):
+    with torch.no_grad():
+        inside = pgd(net, *batch, norm="l2", eps=1.0, steps=2, step_size=0.5)
+    assert torch.equal(inside, pgd(net, *batch, norm="l2", eps=1.0, steps=2, step_size=0.5))
+
+
+def test_best_iterate_is_never_below_any_iterate(net, batch):
+    images, labels = batch
+    attack = {
+        "norm": "l2",
+        "eps": 1.0,
+        "step_size": 5.0,
+    }  # far too long a step: the last iterate is often not the best
+    best = losses(net, pgd(net, images, labels, steps=4, best_iterate=True, **attack), labels)
+    iterates = [
+        losses(net, pgd(net, images, labels, steps=steps, **attack), labels) for steps in range(5)
+    ]
+    assert torch.allclose(best, torch.stack(iterates).amax(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"eps": 0.0}, {"steps": 0}])
+def test_nothing_to_do_gives_the_same_images(net, batch, change):
+    settings = {
+        "norm": "l2",
+        "eps": 1.0,
+        "steps": 2,
+        "step_size": 0.5,
+        "random_start": True,
+        **change,
+    }
+    assert pgd(net, *batch, **settings) is batch[0]
+
+
+def test_each_image_is_attacked_on_its_own(net, batch):
+    images, labels = batch
+    together = pgd(net, images, labels, norm="l2", eps=1.0, steps=1, step_size=0.5)
+    alone = torch.cat(
+        [
+            pgd(
+                net,
+                images[i : i + 1],
+                labels[i : i + 1],
+                norm="l2",
+                eps=1.0,
+                steps=1,
+                step_size=0.5,
+            )
+            for i in range(len(images))
+        ]
+    )
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+class Saturated(nn.Module):
+    """Sure of class 0: its loss there, and the gradient, are exactly zero. Not so for other classes."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        total = images.sum((1, 2, 3))
+        return torch.stack([total * 0 + 200, total], 1)
+
+
+def test_counts_zero_gradients_and_stays_put_there():
+    images, counter = torch.full((3, 3, 4, 4), 0.5), torch.tensor(10)
+    moved = pgd(
+        Saturated(),
+        images,
+        torch.tensor([0, 1, 0]),
+        norm="l2",
+        eps=0.1,
+        steps=3,
+        step_size=0.1,
+        zero_gradients=counter,
+    )
+    assert counter == 10 + 2 * 3
+    assert torch.equal(moved[[0, 2]], images[[0, 2]]) and not torch.equal(moved[1], images[1])
+
+
+class Sure(nn.Module):
+    """A model of half precision that is sure of its answers: 1 - p, where its backward pass begins, is 1e-4, and the
+    gradient of a pixel 1e-8 times that of a plain logit, which float16 rounds to zero."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        total = (images.half() * 1e-4).flatten(1).sum(1)
+        return torch.stack([total + 9.2, -total], 1)
+
+
+def test_fp16_gradients_live_where_they_would_be_zero_without_the_scale(monkeypatch):
+    images, labels, attack = (
+        torch.full((3, 3, 4, 4), 0.5),
+        torch.tensor([0, 0, 1]),
+        {"norm": "l2", "eps": 0.1, "steps": 2},
+    )
+    counter = torch.tensor(0)
+    moved = pgd(
+        Sure(), images, labels, step_size=0.1, precision="fp16", zero_gradients=counter, **attack
+    )
+    assert counter == 0
+    assert torch.allclose((moved - images).flatten(1).norm(dim=1), torch.tensor(0.1))
+    assert (moved[:2] < images[:2]).all() and (moved[2] > images[2]).all()
+    monkeypatch.setattr(attacking, "_fp16_scale", torch.ones_like)
+    still = pgd(
+        Sure(), images, labels, step_size=0.1, precision="fp16", zero_gradients=counter, **attack
+    )
+    assert counter == 2 * 2 and torch.equal(still[:2], images[:2]), (
+        "the model needs no scale: the test says nothing"
+    )
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_fp16_takes_about_the_step_of_float32(net, batch, norm):
+    eps = {"l2": 1.0, "linf": 0.03}[norm]
+    exact, low = (
+        pgd(net, *batch, norm=norm, eps=eps, steps=1, step_size=eps / 2, precision=precision)
+        for precision in ("float32", "fp16")
+    )
+    moves = [(images - batch[0]).flatten(1)[2:] for images in (exact, low)]
+    assert (functional.cosine_similarity(*moves) > 0.9).all()
+
+
+@pytest.mark.parametrize("steps", [1, 5, 20])
+def test_l2_steps_are_foolboxs(net, batch, steps):
+    """foolbox 3.3.4's L2 PGD without a random start, on all but a black and a white image: bounds and projection, too."""
+    foolbox = pytest.importorskip("foolbox", reason="foolbox, an oracle, is not installed")
+    net.eval()
+    eps, relative = 1.5, 2.5 / 20
+    theirs = foolbox.attacks.L2PGD(rel_stepsize=relative, steps=steps, random_start=False).run(
+        foolbox.PyTorchModel(net, bounds=(0, 1)), *batch, epsilon=eps
+    )
+    ours = pgd(net, *batch, norm="l2", eps=eps, steps=steps, step_size=relative * eps)
+    assert torch.allclose(ours, theirs, atol=2e-3)
+    assert torch.allclose(losses(net, ours, batch[1]), losses(net, theirs, batch[1]), atol=1e-3)
+    assert not torch.allclose(ours, batch[0], atol=1e-2)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_starts_on_the_sphere_lie_on_it(net, norm):
+    images = torch.full((50, 3, 8, 8), 0.5)
+    labels = torch.zeros(50, dtype=torch.int64)
+    starts = pgd(
+        net,
+        images,
+        labels,
+        norm=norm,
+        eps=0.1,
+        steps=1,
+        step_size=0.0,
+        random_start="sphere",
+        generator=torch.Generator().manual_seed(0),
+    )
+    delta = (starts - images).flatten(1)
+    assert torch.allclose(
+        delta.norm(dim=1) if norm == "l2" else delta.abs().amin(1), torch.tensor(0.1)
+    )
+    assert delta.mean().abs() < 0.01
+
+
+def test_batch_statistics_on_request_and_none_are_kept(net, batch):
+    """With batch_norm="train" the attacked model is the one that trains, but its dropout is off and its statistics stay."""
+    images, labels = batch
+    net.backbone.stage2.bn1.eval()  # as a method freezes one
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    moved = pgd(net, images, labels, norm="l2", eps=1.0, steps=1, step_size=0.5, batch_norm="train")
+    after = net.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+    assert (
+        net.backbone.stem[1].track_running_stats
+        and net.training
+        and not net.backbone.stage2.bn1.training
+    )
+
+    twin = copy.deepcopy(net)
+    twin.backbone.dropout.eval()
+    variable = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        functional.cross_entropy(twin(variable), labels, reduction="sum"), variable
+    )
+    step = gradient * (0.5 / gradient.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
+    assert torch.allclose(moved, (images + step).clamp(0, 1), atol=1e-5)
+    in_eval = pgd(net, images, labels, norm="l2", eps=1.0, steps=1, step_size=0.5)
+    assert not torch.allclose(moved, in_eval, atol=1e-3)
+
+
+def test_batch_norm_is_restored_when_the_attack_fails(net, batch):
+    with pytest.raises(IndexError):
+        pgd(
+            net,
+            batch[0],
+            batch[1] + K,
+            norm="l2",
+            eps=1.0,
+            steps=1,
+            step_size=0.5,
+            batch_norm="train",
+        )
+    assert net.backbone.stem[1].track_running_stats and net.backbone.stem[1].training
+
+
+def test_random_starts_are_uniform_in_the_ball(net):
+    """At radius r of a ball in d dimensions, (r / eps) ** d is uniform on [0, 1]; in the box, each pixel is."""
+    images = torch.full((4000, 3, 1, 1), 0.5)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
+    starts = pgd(
+        flat,
+        images,
+        torch.zeros(4000, dtype=torch.int64),
+        norm="l2",
+        eps=0.1,
+        steps=1,
+        step_size=0.0,
+        random_start=True,
+        generator=torch.Generator().manual_seed(0),
+    )
+    radii = (starts - images).flatten(1).norm(dim=1) / 0.1
+    quantiles = (radii**3).quantile(torch.tensor([0.1, 0.5, 0.9]))
+    assert torch.allclose(quantiles, torch.tensor([0.1, 0.5, 0.9]), atol=0.03)
+    assert (starts - images).mean((0, 2, 3)).abs().max() < 0.005
+    box = pgd(
+        flat,
+        images,
+        torch.zeros(4000, dtype=torch.int64),
+        norm="linf",
+        eps=0.1,
+        steps=1,
+        step_size=0.0,
+        random_start=True,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert torch.allclose(
+        (box - images).flatten().quantile(torch.tensor([0.1, 0.5, 0.9])),
+        torch.tensor([-0.08, 0.0, 0.08]),
+        atol=0.005,
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"norm": "l1"}, "norm named 'l1'"),
+        ({"eps": -1.0}, "eps is -1.0"),
+        ({"eps": float("nan")}, "eps is nan"),
+        ({"steps": -1}, "number of steps"),
+        ({"random_start": "box"}, "random start named 'box'"),
+        ({"step_size": -0.1}, "step size"),
+    ],
+)
+def test_refuses_settings_that_mean_nothing(net, batch, change, says):
+    with pytest.raises(UserError, match=says):
+        pgd(net, *batch, **{"norm": "l2", "eps": 1.0, "steps": 1, "step_size": 0.5, **change})
+
+
+def test_restarts_keep_any_success(net, batch):
+    """Image by image, whatever the order: a success of any restart, and of several the highest loss."""
+    images, labels = batch
+    generator = torch.Generator().manual_seed(0)
+    attacks = [torch.rand(images.shape, generator=generator) for _ in range(6)]
+    net.eval()
+    with torch.no_grad():
+        logits = torch.stack([net(attacked) for attacked in attacks])
+    wrong = logits.argmax(2) != labels
+    losses = torch.stack(
+        [functional.cross_entropy(one, labels, reduction="none") for one in logits]
+    )
+    assert (wrong.any(0) & ~wrong[-1]).any(), (
+        "the case says nothing where the last restart alone would do"
+    )
+    for order in (range(6), range(5, -1, -1)):
+        given = iter([attacks[number] for number in order])
+        kept = restarted(lambda given=given: next(given), net, labels, 6, "float32")
+        for place in range(len(labels)):
+            best = max(
+                range(6),
+                key=lambda number: (bool(wrong[number, place]), float(losses[number, place])),
+            )
+            assert torch.equal(kept[place], attacks[best][place])
+
+
+def test_refuses_whole_pixels(net, batch):
+    with pytest.raises(UserError, match=r"uint8"):
+        pgd(net, (batch[0] * 255).byte(), batch[1], norm="l2", eps=1.0, steps=1, step_size=0.5)

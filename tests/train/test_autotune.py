@@ -1,0 +1,185 @@
+"""Trials on noise leave no mark; compiling is chosen by measurement."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.config.attack import AttackSettings
+from harness.config.train import ScheduleSettings
+from harness.modeling import classifier as models
+from harness.profiling.timer import Timer
+from harness.train import autotune as trial
+from harness.train import compilation as compiled
+from harness.train.compilation import CompiledModel
+from harness.train.trainee import ModelTrainee
+from writers.errors import UserError
+
+K, SIDE = 3, 24
+
+
+STARTING_AT_RANDOM, FREE = (
+    AttackSettings(random_start="ball"),
+    AttackSettings(method="free", replays=2),
+)
+
+
+def make_trainee(
+    eps: float = 0.3, attack: AttackSettings = STARTING_AT_RANDOM, **more
+) -> ModelTrainee:
+    torch.manual_seed(0)
+    model = models.build("resnet10", K, channels=(8, 8, 8, 8))
+    trainee = ModelTrainee(
+        model,
+        ScheduleSettings(),
+        0.1,
+        device="cpu",
+        precision="float32",
+        label_smoothing=0.0,
+        timer=Timer("cpu"),
+        train_mode=model.train,
+        attack=attack,
+        eps=eps,
+        ema_decay=0.9,
+        **more,
+    )
+    trainee.batch_size = 16
+    return trainee
+
+
+def batch(size: int = 16) -> tuple[Tensor, Tensor]:
+    return trial.noise_batch(size, SIDE, K, "cpu")
+
+
+def assert_same(state: dict, expected: dict) -> None:
+    assert state.pop("compiled") == expected.pop("compiled")
+    torch.testing.assert_close(state, expected, rtol=0, atol=0)
+
+
+def test_noise_looks_like_a_loaders_batch():
+    images, labels = batch(5)
+    assert (
+        images.dtype == torch.uint8
+        and images.shape == (5, 3, SIDE, SIDE)
+        and labels.tolist() == [0, 1, 2, 0, 1]
+    )
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("attack", [STARTING_AT_RANDOM, FREE])
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_a_trial_leaves_no_mark(steps_before, attack):
+    trainee = make_trainee(attack=attack)
+    for _ in range(steps_before):
+        trainee.train_batch(*batch())
+    before, numbers = copy.deepcopy(trainee.state_dict()), torch.get_rng_state()
+    with trial.unchanged(trainee, "cpu"):
+        trainee.train_batch(*batch())
+        torch.rand(3)
+    assert_same(trainee.state_dict(), before)
+    assert torch.equal(torch.get_rng_state(), numbers)
+
+
+class FakeCompiled:
+    """Stands in for torch.compile, which takes a minute here: as fast as it is told, the same numbers."""
+
+    def __init__(self, model, name: str, sizes: frozenset[int], *, seconds: float, clock) -> None:
+        self.model, self.sizes, self.seconds, self.clock = model, sizes, seconds, clock
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if self.seconds < 0:
+            raise RuntimeError("no C++ compiler\nlong story")
+        self.clock.now += self.seconds - 1
+        return self.model(images)
+
+
+class FakeClock:
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1  # an eager step of one second
+        return self.now
+
+
+@pytest.fixture
+def compiles(monkeypatch):
+    clock = FakeClock()
+    monkeypatch.setattr(trial, "time", clock)
+
+    def at_speed(seconds: float) -> None:
+        monkeypatch.setattr(
+            "harness.train.trainee.CompiledModel",
+            partial(FakeCompiled, seconds=seconds, clock=clock),
+        )
+
+    return at_speed
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [(0.9, "compiled"), (1.0, "eager"), (1.1, "eager")])
+def test_auto_compiles_where_it_pays(compiles, seconds, chosen):
+    compiles(seconds)
+    trainee = make_trainee()
+    before = copy.deepcopy(trainee.state_dict())
+    measured = trial.choose_compiled(trainee, batch(), "auto", "cpu")
+    assert measured["chosen"] == chosen == trainee.compiled
+    assert set(measured) == {"chosen", "eager", "compiled"} and measured["eager"]["step_s"] == 1.0
+    assert_same(trainee.state_dict(), {**before, "compiled": chosen})
+
+
+def test_a_compiler_that_fails_is_left_out_or_told(compiles):
+    compiles(-1)
+    trainee = make_trainee()
+    measured = trial.choose_compiled(trainee, batch(), "auto", "cpu")
+    assert measured["chosen"] == "eager" and measured["compiled"] == {"failed": "no C++ compiler"}
+    with pytest.raises(UserError, match=r"torch.compile failed: no C\+\+ compiler\n.*compile: off"):
+        trial.choose_compiled(trainee, batch(), "on", "cpu")
+    assert trial.choose_compiled(trainee, batch(), "off", "cpu") == {"chosen": "eager"}
+
+
+def test_a_resumed_run_computes_as_it_did(compiles):
+    compiles(0.5)
+    first, second = make_trainee(), make_trainee()
+    trial.choose_compiled(first, batch(), "on", "cpu")
+    second.load_state_dict(first.state_dict())
+    assert second.compiled == "compiled" and isinstance(second.step.logits_of, FakeCompiled)
+    assert second.step.logits_of.sizes == {16}
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that torch.compile has made, without the minute that it takes to make them fast."""
+    made = []
+
+    def keep(graph, inputs):
+        made.append(graph)
+        return graph.forward
+
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **options: compile_(model, **{**options, "backend": keep})
+    )
+    yield made
+    compiled.forget()
+
+
+def test_each_run_of_a_process_compiles_anew(graphs, monkeypatch):
+    monkeypatch.setattr(compiled, "RECOMPILE_LIMIT", 1)
+    for num_runs in (1, 2):
+        assert (
+            trial.choose_compiled(make_trainee(eps=0.0), batch(), "on", "cpu")["chosen"]
+            == "compiled"
+        )
+        assert len(graphs) == num_runs
+
+
+def test_a_run_compiles_for_all_its_resolutions(graphs):
+    model = CompiledModel(
+        nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        "default",
+        frozenset([2]),
+    )
+    for number in range(12):
+        model(torch.rand(2, 3, 8 + number, 8 + number))
+    assert len(graphs) == 12

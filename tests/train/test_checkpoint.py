@@ -1,0 +1,129 @@
+"""Checkpoints: whole or absent, two kept, a damaged one passed over, nothing unpickled."""
+
+import random
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness.train import checkpoint
+
+
+def state(number: int) -> dict[str, object]:
+    return {
+        "weights": torch.full((50,), float(number)),
+        "records": [{"epoch": number, "lr": 0.5}],
+        "scaler": {},
+    }
+
+
+def test_gives_back_the_newest_and_keeps_two(tmp_path):
+    folder = tmp_path / "deep" / "checkpoints"
+    assert checkpoint.latest(folder) == checkpoint.Found()
+    for number in (1, 2, 9, 10, 11):
+        path = checkpoint.save(folder, number, state(number))
+        found = checkpoint.latest(folder)
+        assert found.path == path and found.damaged == ()
+        torch.testing.assert_close(found.state, state(number), rtol=0, atol=0)
+    assert len(list(folder.iterdir())) == 2
+    checkpoint.clear(folder)
+    assert checkpoint.latest(folder) == checkpoint.Found() and not list(folder.iterdir())
+    checkpoint.clear(tmp_path / "never")
+
+
+def truncate(data: bytes, length: int) -> bytes:
+    return data[:length]
+
+
+def flip(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [partial(truncate, length=length) for length in (0, 1, 100, 1500)]
+    + [partial(flip, place=place) for place in (0, 31, 32, 700, -2)],
+)
+def test_a_damaged_one_falls_back_and_is_named(tmp_path, capsys, damage):
+    for number in (3, 4):
+        checkpoint.save(tmp_path, number, state(number))
+    newest = max(tmp_path.iterdir())
+    newest.write_bytes(damage(newest.read_bytes()))
+    found = checkpoint.latest(tmp_path)
+    assert found.state is not None and found.state["weights"][0] == 3
+    assert len(found.damaged) == 1 and newest.name in found.damaged[0]
+    assert newest.name in capsys.readouterr().err
+    next(path for path in tmp_path.iterdir() if path != newest).write_bytes(b"")
+    none = checkpoint.latest(tmp_path)
+    assert none.state is None and len(none.damaged) == 2
+
+
+def test_every_single_byte_counts(tmp_path):
+    """Weights are stored as they are: without a digest most flipped bits would go unnoticed."""
+    path = checkpoint.save(tmp_path, 1, {"weights": torch.arange(3.0)})
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(flip(whole, place) if place < len(whole) - 1 else whole[:-1])
+        assert checkpoint.latest(tmp_path).state is None, place
+
+
+def test_a_write_that_fails_leaves_the_old_ones(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 1, state(1))
+    checkpoint.save(tmp_path, 2, state(2))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(tmp_path, 3, state(3))
+    assert len(list(tmp_path.iterdir())) == 2
+    found = checkpoint.latest(tmp_path)
+    assert found.state is not None and found.state["records"][0]["epoch"] == 2
+
+
+def draw() -> tuple[float, ...]:
+    return (
+        float(torch.rand(())),
+        float(torch.randn(())),
+        float(np.random.standard_normal()),  # noqa: NPY002
+        random.random(),
+    )
+
+
+def test_random_numbers_go_on_where_they_were(tmp_path):
+    draw()  # leaves numpy with half a pair of normal numbers in hand
+    checkpoint.save(tmp_path, 1, {"random": checkpoint.random_state("cpu")})
+    expected = [draw() for _ in range(3)]
+    saved = checkpoint.latest(tmp_path).state
+    assert saved is not None
+    checkpoint.set_random_state(saved["random"], "cpu")
+    assert [draw() for _ in range(3)] == expected
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (str(self.path), "w")
+
+
+def test_runs_no_code_of_a_file(tmp_path):
+    checkpoint.save(tmp_path, 1, state(1))
+    checkpoint.save(tmp_path, 2, {"weights": Evil(tmp_path / "touched")})
+    found = checkpoint.latest(tmp_path)
+    assert (
+        found.path is not None
+        and found.path.name == "000000001.pt"
+        and not (tmp_path / "touched").exists()
+    )
+
+
+def test_other_files_are_left_alone(tmp_path):
+    (tmp_path / "model.pt").write_text("mine")
+    checkpoint.save(tmp_path, 1, state(1))
+    checkpoint.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]

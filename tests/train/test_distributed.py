@@ -1,0 +1,488 @@
+"""Two processes that train one stage, over gloo: the same samples as one, the same losses, one end for all."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from harness.config.attack import AttackSettings
+from harness.config.train import PretrainSettings
+from harness.matrix.stage import key_of
+from harness.modeling import classifier as models
+from harness.profiling.timer import Timer
+from harness.runner import result, worker
+from harness.stages.pretrain import _build
+from harness.system import distributed
+from harness.system.atomic_write import write_json
+from harness.system.distributed import Ranks, Votes
+from harness.train.evaluate import View, evaluate
+from harness.train.fit import num_batches
+from harness.train.metrics import in_order
+from harness.train.step import make_step
+from loaders import open_loader
+from loaders.plan import LoaderPlan
+from tests.helpers.tiny_stages import PRETRAIN, SPLITS, as_result, write_colours
+
+NUM_TRAIN = (
+    3 * SPLITS["train"]
+)  # 60: of batches of 11, the last has 5 images, 3 + 2 for two processes
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def written(data) -> result.Result:
+    return write_colours(data)
+
+
+# In one process that speaks for several
+
+
+def test_without_torchrun_there_is_one_process():
+    assert distributed.from_environment({}) == Ranks()
+    assert distributed.from_environment({"WORLD_SIZE": "1", "RANK": "0"}) == Ranks()
+    ranks = distributed.from_environment(
+        {"WORLD_SIZE": "8", "RANK": "6", "LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4"}
+    )
+    assert ranks == Ranks(6, 8, 2, 4) and not ranks.is_first
+    assert (
+        ranks.device("cuda:0") == "cuda:2"
+        and ranks.device("cpu") == "cpu"
+        and Ranks().device("cuda:0") == "cuda:0"
+    )
+    assert (
+        Ranks().from_first(3) == 3
+        and Ranks().gathered(3) == [3]
+        and Votes(Ranks()).cast(True, False) == (True, False)
+    )
+
+
+@pytest.mark.parametrize("arch", ["resnet10", "timm/mobilenetv3_small_050"])
+@pytest.mark.parametrize("batch_norm_scale", [True, False])
+def test_a_synchronised_network_is_the_network(arch, batch_norm_scale, monkeypatch):
+    """All but its statistics: activations that are part of a BatchNorm, scales that are not trained."""
+    monkeypatch.setattr(
+        models.Classifier, "to", lambda model, *args, **more: model
+    )  # there is no GPU
+    logits, trained = [], []
+    for ranks in (Ranks(), Ranks(0, 2)):
+        context: Any = SimpleNamespace(
+            config={"arch": arch, "seed": 0}, ranks=ranks, device="cuda:0"
+        )
+        model = _build(
+            context, PretrainSettings(sync_batch_norm=True, batch_norm_scale=batch_norm_scale), 3
+        ).eval()
+        assert any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()) == (
+            ranks.world_size > 1
+        )
+        logits.append(model(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))))
+        trained.append([name for name, _ in model.named_parameters()])
+    assert torch.equal(*logits) and trained[0] == trained[1]
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "world_size", "steps"),
+    [(60, 1, 5), (57, 1, 4), (58, 1, 5), (60, 2, 5), (59, 2, 4), (60, 3, 4), (62, 3, 5), (3, 1, 1)],
+)
+def test_a_last_batch_needs_two_images_in_each_process(num_samples, world_size, steps):
+    plan = LoaderPlan(Path("x"), 14, 24, world_size=world_size)
+    assert num_batches(plan, num_samples) == steps
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_parts_of_batches_come_together_in_the_order_of_one_process(world_size, data):
+    plans = [
+        LoaderPlan(
+            data / "colours" / "train.beton",
+            7,
+            24,
+            rank=rank,
+            world_size=world_size,
+            indices=range(22),
+        )
+        for rank in range(world_size)
+    ]
+    parts = [
+        [torch.from_numpy(part) for part in open_loader(plan).samples.batches(plan, 0)]
+        for plan in plans
+    ]
+    assert in_order(parts).tolist() == list(
+        range(22)
+    )  # the last batch, of one image, is the first rank's
+
+
+# Two processes within this machine
+
+
+class Plain(nn.Module):
+    """Without BatchNorm, whose statistics are those of each process's own images: so that losses can be equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 6, 3, stride=2)
+        self.head = nn.Linear(6, 3)
+        self.register_buffer(
+            "seen", torch.zeros(())
+        )  # as BatchNorm's: moves with each process's own images
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.float() / 255 if images.dtype == torch.uint8 else images
+        if self.training:
+            self.seen += images.mean().detach()
+        return self.head(self.convolution(images).relu().mean((2, 3)))
+
+
+def train_plainly(
+    beton: Path, ranks: Ranks, *, parts: int = 1, attack: AttackSettings | None = None
+) -> dict[str, Any]:
+    """Two passes; losses, samples, gradients' effect."""
+    torch.manual_seed(0)
+    model = Plain()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    step = make_step(
+        model,
+        optimizer,
+        device="cpu",
+        precision="float32",
+        label_smoothing=0.1,
+        attack=attack,
+        eps=0.5 if attack else 0.0,
+        timer=Timer("cpu"),
+        train_mode=model.train,
+        num_parts=parts,
+        ranks=ranks,
+    )
+    plan = LoaderPlan(
+        beton,
+        11,
+        24,
+        augment="random_resized_crop",
+        order="random",
+        seed=3,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+    losses, samples = [], []
+    with open_loader(plan) as loader:
+        for epoch in range(2):
+            samples += [
+                loader.samples.indices[batch].tolist()
+                for batch in loader.samples.batches(plan, epoch)
+            ]
+            for images, labels in loader.epoch(epoch):
+                step(images, labels)
+            losses.append(step.totals())
+        counts = evaluate(
+            model,
+            loader,
+            device="cpu",
+            precision="float32",
+            num_classes=3,
+            views={"own": View()},
+            keep_predictions=True,
+            ranks=ranks,
+        )["own"]
+    gathered = [[torch.tensor(batch) for batch in of_rank] for of_rank in ranks.gathered(samples)]
+    return {
+        "losses": losses,
+        "weights": torch.cat([p.detach().flatten() for p in model.parameters()]).numpy(),
+        "seen": float(model.seen),
+        "samples": [sorted(torch.cat(batch).tolist()) for batch in zip(*gathered, strict=True)],
+        "scores": counts.scores(),
+        "predictions": counts.predictions()[0].tolist(),
+        "per_class": counts.per_class()[1].tolist(),
+    }
+
+
+class Group:
+    """Processes of this machine, forked: what this one has imported they have, too."""
+
+    def __init__(self, job: Callable[..., Any], *arguments: Any, num_processes: int = 2) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        context = multiprocessing.get_context("fork")
+        self.processes = [
+            context.Process(target=_become, args=(rank, num_processes, port, job, arguments))
+            for rank in range(num_processes)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def codes(self) -> list[int | None]:
+        """How each ended, waiting a minute."""
+        for process in self.processes:
+            process.join(60)
+        codes = [process.exitcode for process in self.processes]
+        for process in self.processes:
+            process.kill()
+        return codes
+
+
+def _become(
+    rank: int, num: int, port: int, job: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(num),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(num),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    job(*arguments)
+
+
+def _leave_answer(folder: Path, beton: Path, more: dict[str, Any]) -> None:
+    ranks = distributed.from_environment()
+    with distributed.joined(ranks, "cpu"):
+        torch.save(train_plainly(beton, ranks, **more), folder / f"answer{ranks.rank}")
+
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning"),
+]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"parts": 2}, {"attack": AttackSettings(steps=2)}],
+    ids=["whole", "parts", "attacked"],
+)
+def test_two_processes_train_as_one_would(more, data, tmp_path):
+    """Each sample once an epoch, in the same batches; equal losses and weights up to the order of sums."""
+    beton = data / "colours" / "train.beton"
+    assert Group(_leave_answer, tmp_path, beton, more).codes() == [0, 0]
+    two = [torch.load(tmp_path / f"answer{rank}", weights_only=False) for rank in range(2)]
+    one = train_plainly(beton, Ranks(), **more)
+    for mine in two:
+        assert mine["samples"] == one["samples"]
+        assert sorted(itertools.chain(*mine["samples"][: len(mine["samples"]) // 2])) == list(
+            range(NUM_TRAIN)
+        )
+        assert [record["num_images"] for record in mine["losses"]] == [NUM_TRAIN, NUM_TRAIN]
+        for ours, theirs in zip(mine["losses"], one["losses"], strict=True):
+            assert (
+                ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+                and ours["top1"] == theirs["top1"]
+            )
+        np.testing.assert_allclose(mine["weights"], one["weights"], atol=2e-5)
+        assert mine["predictions"] == one["predictions"] and mine["per_class"] == one["per_class"]
+        assert mine["scores"]["num_images"] == NUM_TRAIN
+        assert mine["scores"]["num_correct"] == one["scores"]["num_correct"]
+    assert (
+        two[0]["weights"].tobytes() == two[1]["weights"].tobytes()
+        and two[0]["seen"] == two[1]["seen"]
+    )
+
+
+# A stage
+
+
+SETTINGS = {
+    **PRETRAIN,
+    "epochs": 2,
+    "batch_size": 11,
+    "ema_decay": 0.9,
+    "attack": {"steps": 1, "random_start": "ball"},
+}
+
+
+def make_stage(runs: Path, written: result.Result, **settings: Any) -> Path:
+    """The folders of a write stage that is done, and of a robust pretrain stage on it; returns the latter."""
+    config = {"arch": "resnet10", "eps": 0.5, "seed": 0, "settings": {**SETTINGS, **settings}}
+    folder = runs / "stages" / "pretrain" / key_of("pretrain", config, {"data": written.key})
+    result.save(written, runs / "stages" / "write" / written.key)
+    write_json(
+        folder / "stage.json",
+        {
+            "kind": "pretrain",
+            "key": folder.name,
+            "name": "pretrain",
+            "axes": {},
+            "needs": {"data": {"kind": "write", "key": written.key}},
+            "config": config,
+        },
+    )
+    return folder
+
+
+def run_worker(folder: Path, data: Path, pause_s: float = 0.0, *more: str) -> None:
+    """In a process of a group. pause_s: rest after each step or batch, so that there is a middle to be stopped in."""
+    for place, name in (
+        ("harness.profiling.trace.StepTrace", "after_step"),
+        ("harness.stages._progress.PassProgress", "__call__"),
+    ):
+        pause_after(place, name, folder, pause_s)
+    sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115 - not pytest's, for the worker to redirect
+    sys.argv = [
+        "harness.worker",
+        str(folder),
+        "--data-dir",
+        str(data),
+        "--threads",
+        "1",
+        *more,
+    ]
+    worker.main()
+
+
+def pause_after(place: str, name: str, folder: Path, pause_s: float) -> None:
+    module, _, owner = place.rpartition(".")
+    owner = getattr(worker.importlib.import_module(module), owner)
+    original = getattr(owner, name)
+
+    def paused(*arguments: Any) -> None:
+        original(*arguments)
+        (folder / f"step{os.environ['RANK']}").touch()
+        time.sleep(pause_s)
+
+    setattr(owner, name, paused)
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    found = result.load(folder)
+    assert found is not None, [path.read_text() for path in folder.glob("*.txt")]
+    return {
+        key: value for key, value in found.metrics.items() if key not in ("damaged_checkpoints",)
+    }
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.02)
+
+
+def test_a_stage_in_two_processes_resumes_as_if_it_had_not_stopped(data, written, tmp_path):
+    whole, stopped = (
+        make_stage(tmp_path / "whole", written),
+        make_stage(tmp_path / "stopped", written),
+    )
+    assert Group(run_worker, whole, data).codes() == [0, 0]
+    group = Group(run_worker, stopped, data, 0.3)
+    wait_for(stopped / "step1")
+    os.kill(group.processes[1].pid, signal.SIGTERM)  # the one that does not write
+    assert group.codes() == [75, 75]
+    assert list((stopped / "checkpoints").glob("*.pt")) and not (stopped / "error.txt").exists()
+    assert Group(run_worker, stopped, data).codes() == [0, 0]
+    assert metrics_of(stopped) == metrics_of(whole)
+    weights = [
+        torch.load(folder / "model.pt", weights_only=True)["state_dict"]
+        for folder in (whole, stopped)
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    found = result.load(stopped)
+    assert (
+        found.metrics["num_processes"] == 2
+        and found.metrics["val"]["num_images"] == 3 * SPLITS["val"]
+    )
+    assert found.timing["num_restarts"] == 1
+    assert "6 of the 11 images" in (whole / "log.txt").read_text()
+    assert "5 of the 11 images" in (whole / "log.rank1.txt").read_text()
+
+
+def make_evaluation(runs: Path, written: result.Result, batch_size: int) -> Path:
+    """The folder of an evaluate stage whose model is there; always the same one."""
+    torch.manual_seed(0)
+    trained = make_stage(runs, written)
+    models.save(
+        trained / "model.pt",
+        models.build("resnet10", 3, channels=(8, 8, 8, 8)),
+        {"arch": "resnet10", "channels": [8, 8, 8, 8]},
+    )
+    result.save(as_result("pretrain", {}).model_copy(update={"key": trained.name}), trained)
+    data_need = {"kind": "write", "key": written.key}
+    needs = {
+        "model": {"kind": "pretrain", "key": trained.name},
+        "data": data_need,
+        "common_0": data_need,
+    }
+    config = {
+        "settings": {"batch_size": batch_size},
+        "eps": 0.5,
+        "resolution": 24,
+        "eval_crop": 1.0,
+        "flip_tta": False,
+    }
+    key = key_of("evaluate", config, {role: need["key"] for role, need in needs.items()})
+    folder = runs / "stages" / "evaluate" / key
+    write_json(
+        folder / "stage.json",
+        {
+            "kind": "evaluate",
+            "key": key,
+            "name": "evaluate",
+            "axes": {},
+            "needs": needs,
+            "config": config,
+        },
+    )
+    return folder
+
+
+def test_two_processes_stop_evaluating_behind_the_same_batch(data, written, tmp_path):
+    folder = make_evaluation(tmp_path, written, 3)
+    group = Group(run_worker, folder, data, 0.3)
+    wait_for(folder / "step1")
+    os.kill(group.processes[1].pid, signal.SIGTERM)  # the one that does not write
+    assert group.codes() == [75, 75]
+    assert result.load(folder) is None and not (folder / "error.txt").exists()
+
+
+@pytest.mark.parametrize("batch_size", [7, 23])
+def test_two_processes_evaluate_each_image_once_as_one_would(batch_size, data, written, tmp_path):
+    """24 images in batches of 7: 4 and 3 of each, and of the last 2 and 1; in batches of 23 the second has one less."""
+    one, two = (make_evaluation(tmp_path / name, written, batch_size) for name in ("one", "two"))
+    assert Group(run_worker, one, data, num_processes=1).codes() == [0]
+    assert Group(run_worker, two, data).codes() == [0, 0]
+    ours, theirs = (result.load(folder) for folder in (two, one))
+    assert ours.metrics["clean"]["own"]["num_images"] == 3 * SPLITS["val"]
+    for name in ("clean", "adversarial"):
+        scores, expected = ours.metrics[name]["own"], theirs.metrics[name]["own"]
+        assert (
+            scores == pytest.approx(expected, rel=1e-5)
+            and scores["num_correct"] == expected["num_correct"]
+        )
+        assert ours.metrics["per_class"][name] == theirs.metrics["per_class"][name]
+    arrays, expected = (np.load(folder / ours.metrics["predictions"]) for folder in (two, one))
+    assert arrays.files == expected.files and all(
+        (arrays[name] == expected[name]).all() for name in arrays.files
+    )
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_dies_ends_all_with_an_error(victim, data, written, tmp_path):
+    folder = make_stage(tmp_path, written)
+    group = Group(run_worker, folder, data, 0.3)
+    wait_for(folder / f"step{victim}")
+    group.processes[victim].kill()
+    codes = group.codes()
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 1
+    assert (
+        "has lost another one" in (folder / "error.txt").read_text() and result.load(folder) is None
+    )
+
+
+def test_a_mistake_is_told_once_and_ends_all(data, written, tmp_path):
+    folder = make_stage(tmp_path, written, sync_batch_norm=True)
+    assert Group(run_worker, folder, data).codes() == [1, 1]
+    assert "sync_batch_norm needs GPUs" in (folder / "error.txt").read_text()

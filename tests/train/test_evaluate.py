@@ -1,0 +1,196 @@
+"""Evaluation against numpy, image by image; modes, views and attacks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from harness.config.attack import AttackSettings
+from harness.modeling import classifier as models
+from harness.train.attack import pgd
+from harness.train.evaluate import View, evaluate
+
+K, N = 7, 23
+COMMON = (1, 2, 5, 6)
+VIEWS = {
+    "own": View(),
+    "unmasked": View(labels=COMMON),
+    "masked": View(labels=COMMON, logits=COMMON),
+}
+
+
+class FakeLoader:
+    """Batches out of one buffer that is filled again for the next, as the real loaders do."""
+
+    multi_label = False
+
+    def __init__(self, num_samples: int = N) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randint(0, 256, (N, 3, 24, 24), dtype=torch.uint8, generator=generator)
+        self.labels = torch.arange(N) * 3 % K
+        self.num_samples = num_samples
+
+    @contextmanager
+    def epoch(self, epoch: int) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+        assert epoch == 0
+        buffer = torch.empty(5, 3, 24, 24, dtype=torch.uint8).to(memory_format=torch.channels_last)
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for first in range(0, N, 5):
+                images = self.images[first : first + 5]
+                buffer[: len(images)] = images
+                yield buffer[: len(images)], self.labels[first : first + 5]
+                buffer.zero_()
+
+        yield batches()
+
+
+@pytest.fixture
+def net() -> models.Classifier:
+    torch.manual_seed(0)
+    model = models.build("resnet10", K, channels=(8, 8, 8, 16))
+    with torch.no_grad():
+        model(torch.rand(16, 3, 24, 24))
+        model.head.weight.mul_(20)
+    model.train()
+    model.backbone.stage3.eval()
+    return model
+
+
+def slow_scores(
+    model: models.Classifier, images: Tensor, labels: np.ndarray, view: View
+) -> dict[str, float]:
+    """One image after another, in float64 and plain numpy."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    right, top5, losses, classes = [], [], [], []
+    chosen = list(range(K)) if view.logits is None else list(view.logits)
+    for image, label in zip(images, labels, strict=True):
+        if view.labels is not None and label not in view.labels:
+            continue
+        with torch.no_grad():
+            logits = model(image[None])[0].double().numpy()[chosen]
+        order = [chosen[i] for i in np.argsort(-logits, kind="stable")]
+        right.append(order[0] == label)
+        top5.append(label in order[:5])
+        losses.append(np.log(np.exp(logits).sum()) - logits[chosen.index(label)])
+        classes.append(label)
+    for module, training in modes.items():
+        module.training = training
+    per_class = [
+        np.mean([r for r, c in zip(right, classes, strict=True) if c == k]) for k in set(classes)
+    ]
+    return {
+        "top1": np.mean(right),
+        "top5": np.mean(top5),
+        "mean_per_class": np.mean(per_class),
+        "loss": np.mean(losses),
+        "num_images": len(right),
+        "num_correct": sum(right),
+    }
+
+
+def test_clean_scores_are_the_slow_twins(net):
+    loader = FakeLoader()
+    counts = evaluate(net, loader, device="cpu", precision="float32", num_classes=K, views=VIEWS)
+    for name, view in VIEWS.items():
+        assert counts[name].scores() == pytest.approx(
+            slow_scores(net, loader.images, loader.labels.numpy(), view), rel=1e-4
+        )
+    assert 0 < counts["own"].scores()["top1"] < 1, (
+        "the case says nothing where all is right or wrong"
+    )
+    assert counts["masked"].scores()["top1"] >= counts["unmasked"].scores()["top1"]
+
+
+@pytest.mark.parametrize("best_iterate", [False, True])
+def test_attacked_scores_are_those_of_attacked_images(net, best_iterate):
+    loader, attack = (
+        FakeLoader(),
+        AttackSettings(steps=4, relative_step_size=0.5, best_iterate=best_iterate),
+    )
+    counts = evaluate(
+        net,
+        loader,
+        device="cpu",
+        precision="float32",
+        num_classes=K,
+        views=VIEWS,
+        attack=attack,
+        eps=0.8,
+    )
+    moved = pgd(
+        net,
+        loader.images / 255,
+        loader.labels,
+        norm="l2",
+        eps=0.8,
+        steps=4,
+        step_size=0.4,
+        best_iterate=best_iterate,
+    )
+    clean = evaluate(net, loader, device="cpu", precision="float32", num_classes=K, views=VIEWS)
+    for name, view in VIEWS.items():
+        scores = counts[name].scores()
+        assert scores == pytest.approx(
+            slow_scores(net, moved, loader.labels.numpy(), view), rel=2e-3
+        )
+        assert scores["num_images"] == clean[name].scores()["num_images"]
+    assert counts["own"].scores()["loss"] > clean["own"].scores()["loss"] + 0.1
+
+
+def test_leaves_the_model_as_it_was_and_repeats(net):
+    modes = {name: module.training for name, module in net.named_modules()}
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    attack = AttackSettings(steps=1, random_start="ball")
+    first, second = (
+        evaluate(
+            net,
+            FakeLoader(),
+            device="cpu",
+            precision="bf16",
+            num_classes=K,
+            views=VIEWS,
+            attack=attack,
+            eps=0.5,
+        )
+        for _ in range(2)
+    )
+    assert {name: module.training for name, module in net.named_modules()} == modes
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
+    assert {name: count.scores() for name, count in first.items()} == {
+        n: count.scores() for n, count in second.items()
+    }
+
+
+def test_restores_the_modes_when_the_loader_fails(net):
+    class Broken(FakeLoader):
+        @contextmanager
+        def epoch(self, epoch: int) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+            yield (1 / 0 for _ in range(1))
+
+    with pytest.raises(ZeroDivisionError):
+        evaluate(net, Broken(), device="cpu", precision="float32", num_classes=K, views=VIEWS)
+    assert net.training and not net.backbone.stage3.training
+
+
+def test_images_that_were_left_out_are_noticed(net):
+    with pytest.raises(AssertionError, match="drop_last"):
+        evaluate(
+            net,
+            FakeLoader(num_samples=N + 1),
+            device="cpu",
+            precision="float32",
+            num_classes=K,
+            views=VIEWS,
+        )
+
+
+def test_a_view_whose_true_class_cannot_be_chosen_cannot_happen():
+    for labels in (None, (1, 2)):
+        with pytest.raises(AssertionError):
+            View(labels=labels, logits=(1, 3))

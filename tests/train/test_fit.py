@@ -1,0 +1,338 @@
+"""The loop on a trainee that remembers what it was given: steps, rates, stops, resumption, divergence."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.config.train import ScheduleSettings
+from harness.profiling.timer import Timer
+from harness.runner.context import Stopped
+from harness.train import fit as fitting
+from harness.train.divergence import Diverged
+from harness.train.fit import Checkpoints, Clock, fit
+from harness.train.schedule import learning_rate
+from loaders.backend import Loader, PlainEpoch
+from loaders.plan import LoaderPlan
+
+CONSTANT = ScheduleSettings(schedule="constant")
+
+
+class FakeLoader(Loader):
+    """Batches of the epoch's number; says which epochs were opened, and whether they were closed."""
+
+    def __init__(self, num_samples: int, batch_size: int = 4, drop_last: bool = False) -> None:
+        super().__init__(
+            LoaderPlan(Path("none.beton"), batch_size, 2, drop_last=drop_last), samples=None
+        )
+        self._num_samples = num_samples
+        self.opened: list[PlainEpoch] = []
+
+    @property
+    def num_samples(self) -> int:
+        return self._num_samples
+
+    def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
+        sizes = [
+            min(self.plan.batch_size, self.num_samples - first)
+            for first in range(0, self.num_samples, self.plan.batch_size)
+        ]
+        if self.plan.drop_last and sizes[-1] < self.plan.batch_size:
+            sizes.pop()
+        side = resolution or self.plan.resolution
+        self.opened.append(
+            PlainEpoch(
+                (
+                    torch.full((size, 3, side, side), number, dtype=torch.uint8),
+                    torch.full((size,), epoch),
+                )
+                for number, size in enumerate(sizes)
+                if number >= start_batch
+            )
+        )
+        return self.opened[-1]
+
+    def close(self) -> None:
+        pass
+
+
+class Recorder:
+    """Remembers (epoch, batch size, rate) of each step; `total` stands for weights that a checkpoint must bring back."""
+
+    peak_lr = 0.5
+
+    def __init__(self, bad_step: int | None = None) -> None:
+        self.steps: list[tuple[int, int, float]] = []
+        self.places: list[tuple[int, int, int]] = []  # epoch, batch, resolution
+        self.total, self._images, self._rate = 0.0, 0, 0.0
+        self._bad_step, self._steps_before = bad_step, 0
+
+    def set_rate(self, fraction: float) -> None:
+        self._rate = fraction
+
+    def train_batch(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        self.steps.append((int(labels[0]), len(labels), self._rate))
+        self.places.append((int(labels[0]), int(images[0, 0, 0, 0]), images.shape[-1]))
+        noise = float(torch.rand(()))  # as dropout draws
+        self.total = 0.9 * self.total + self._rate * (
+            int(labels[0]) + int(images[0, 0, 0, 0]) + images.shape[-1] + noise
+        )
+        self._images += len(labels)
+
+    def first_bad_step(self) -> int | None:
+        bad = self._bad_step is not None and len(self.steps) > self._bad_step
+        return self._bad_step - self._steps_before if bad else None
+
+    def totals(self) -> dict[str, float]:
+        images, self._images, self._steps_before = self._images, 0, len(self.steps)
+        return {"loss": self.total, "top1": 0.25, "num_images": images, "zero_gradients": 2}
+
+    def state_dict(self) -> dict[str, float]:
+        return {"total": self.total, "images": self._images}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.total, self._images = state["total"], state["images"]
+
+
+def train(
+    trainee: Recorder,
+    loader: Loader,
+    schedule: ScheduleSettings = CONSTANT,
+    *,
+    epochs: int = 3,
+    **more,
+):
+    clock = more.pop("clock", None) or Clock()
+    return list(
+        fit(trainee, loader, schedule, num_epochs=epochs, timer=Timer("cpu"), clock=clock, **more)
+    )
+
+
+def without_seconds(records):
+    return [{key: value for key, value in record.items() if key != "timing"} for record in records]
+
+
+def often(folder: Path) -> Checkpoints:
+    return Checkpoints(folder, every_s=-1.0)
+
+
+def resolution_at(epoch: int) -> int:
+    return (2, 2, 4)[epoch]
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "drop_last", "sizes"),
+    [
+        (8, False, [4, 4]),
+        (10, False, [4, 4, 2]),
+        (9, False, [4, 4]),
+        (9, True, [4, 4]),
+        (11, True, [4, 4]),
+        (1, False, [1]),
+    ],
+)
+def test_every_epoch_has_its_batches_but_no_last_one_of_a_single_image(
+    num_samples, drop_last, sizes
+):
+    trainee = Recorder()
+    records = train(trainee, FakeLoader(num_samples, drop_last=drop_last), epochs=2)
+    assert [step[:2] for step in trainee.steps] == [
+        (epoch, size) for epoch in range(2) for size in sizes
+    ]
+    assert [record["num_images"] for record in records] == [sum(sizes)] * 2
+
+
+def test_batches_of_one_image_are_used_where_that_is_the_batch_size():
+    trainee = Recorder()
+    train(trainee, FakeLoader(3, batch_size=1), epochs=1)
+    assert [size for _, size, _ in trainee.steps] == [1, 1, 1]
+
+
+def test_the_rate_follows_the_schedule_step_by_step_and_records_say_it():
+    schedule = ScheduleSettings(schedule="cosine", warmup_epochs=1)
+    trainee = Recorder()
+    records = train(trainee, FakeLoader(12), schedule)
+    expected = [learning_rate(schedule, 1.0, step, 9, 3) for step in range(9)]
+    assert [rate for _, _, rate in trainee.steps] == expected
+    assert [record["lr"] for record in records] == pytest.approx(
+        [0.5 * expected[step] for step in (0, 3, 6)]
+    )
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        ScheduleSettings(schedule="step", step_epochs=2),
+        ScheduleSettings(schedule="cosine", warmup_epochs=1),
+    ],
+)
+def test_fewer_data_for_equal_steps_see_the_rates_of_all_data(schedule):
+    whole, few = Recorder(), Recorder()
+    train(whole, FakeLoader(20), schedule, epochs=4)  # 4 epochs of 5 steps
+    records = train(
+        few, FakeLoader(12), schedule, epochs=4, steps_per_epoch=5
+    )  # 6 passes of 3 steps, and 2 more
+    assert [rate for _, _, rate in few.steps] == [rate for _, _, rate in whole.steps]
+    assert [record["num_steps"] for record in records] == [3] * 6 + [2]
+
+
+@pytest.mark.parametrize("steps_before", range(10))
+def test_stopping_anywhere_and_resuming_is_as_if_nothing_had_been(tmp_path, steps_before):
+    """At any step, also an epoch's first and last; no step is taken twice. With resizing, and with random numbers drawn."""
+    schedule = ScheduleSettings(schedule="cosine")
+    whole, whole_clock = Recorder(), Clock()
+    torch.manual_seed(1)
+    expected = train(
+        whole, FakeLoader(11), schedule, clock=whole_clock, resolution_at=resolution_at
+    )
+
+    first, loader = Recorder(), FakeLoader(11)
+    torch.manual_seed(1)
+    with pytest.raises(Stopped):
+        train(
+            first,
+            loader,
+            schedule,
+            checkpoints=Checkpoints(tmp_path),
+            resolution_at=resolution_at,
+            stop_requested=lambda: len(first.steps) >= steps_before,
+        )
+    assert len(first.steps) == steps_before
+    with pytest.raises(RuntimeError, match="closed"):
+        next(loader.opened[-1])
+    second, clock = Recorder(), Clock()
+    torch.manual_seed(7)
+    records = train(
+        second,
+        FakeLoader(11),
+        schedule,
+        checkpoints=Checkpoints(tmp_path),
+        clock=clock,
+        resolution_at=resolution_at,
+    )
+    assert (
+        first.steps + second.steps == whole.steps and first.places + second.places == whole.places
+    )
+    assert second.total == whole.total
+    assert without_seconds(records) == without_seconds(expected)
+    assert [record["resolution"] for record in records] == [2, 2, 4]
+    for found in (clock, whole_clock):
+        assert (found.num_steps, found.num_images, found.zero_gradients) == (9, 33, 6)
+    assert (clock.num_restarts, whole_clock.num_restarts) == (1, 0)
+    if steps_before < 9:
+        assert [record["timing"]["percentiles_ms"]["step"]["p50"] > 0 for record in records] == [
+            True
+        ] * 3
+
+
+def test_clocks_add_up_over_restarts(tmp_path, monkeypatch):
+    """A clock on which every look takes a second, so that what was trained is not lost and what was not is not counted."""
+
+    class Ticking:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    class Slow(Recorder):
+        def train_batch(self, images, labels):
+            super().train_batch(images, labels)
+            ticking.now += 10.0
+
+    ticking = Ticking()
+    monkeypatch.setattr(fitting, "time", ticking)
+    monkeypatch.setattr(
+        fitting.checkpoint,
+        "save",
+        lambda *given, save=fitting.checkpoint.save: (
+            setattr(ticking, "now", ticking.now + 3.0),
+            save(*given),
+        )[1],
+    )
+    clock = Clock()
+    for stop_at in (2, 2, 3, 100):
+        trainee = Slow()
+        try:
+            records = train(
+                trainee,
+                FakeLoader(12),
+                checkpoints=Checkpoints(tmp_path),
+                clock=clock,
+                stop_requested=lambda trainee=trainee, stop_at=stop_at: (
+                    len(trainee.steps) >= stop_at
+                ),
+            )
+        except Stopped:
+            clock, ticking.now = Clock(), ticking.now + 500.0
+    assert clock.train_s == 90.0  # nine steps
+    assert [record["timing"]["train_s"] for record in records] == [30.0, 30.0, 30.0]
+    assert (
+        clock.checkpoint_s == 3.0 and clock.num_restarts == 3
+    )  # a checkpoint cannot hold its own time
+
+
+def test_checkpoints_are_at_least_their_interval_apart_and_also_within_an_epoch(tmp_path):
+    train(Recorder(), FakeLoader(12), checkpoints=Checkpoints(tmp_path / "seldom"))
+    assert not list(tmp_path.rglob("*.pt"))
+    train(Recorder(), FakeLoader(12), checkpoints=often(tmp_path / "often"))
+    assert [path.name for path in sorted(tmp_path.rglob("*.pt"))] == [
+        "000000008.pt",
+        "000000009.pt",
+    ]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_is_told(tmp_path, capsys):
+    whole, expected = Recorder(), None
+    torch.manual_seed(1)
+    expected = train(whole, FakeLoader(12))
+    torch.manual_seed(1)
+    stopped = Recorder()
+    with pytest.raises(Stopped):
+        train(
+            stopped,
+            FakeLoader(12),
+            checkpoints=often(tmp_path),
+            stop_requested=lambda: len(stopped.steps) >= 5,
+        )
+    newest = tmp_path / "000000005.pt"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 4
+    newest.write_bytes(data)
+    clock, trainee = Clock(), Recorder()
+    records = train(trainee, FakeLoader(12), checkpoints=Checkpoints(tmp_path), clock=clock)
+    assert len(trainee.steps) == 5 and trainee.total == whole.total  # from step 4 on
+    assert without_seconds(records) == without_seconds(expected)
+    assert len(clock.damaged_checkpoints) == 1 and newest.name in clock.damaged_checkpoints[0]
+    assert newest.name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("bad_step", "says"),
+    [
+        (4, r"from step 5 of 9 on \(epoch 2 of 3, learning rate 0\.25 of a peak of 0\.5\)"),
+        (8, r"from step 9 of 9 on \(epoch 3 of 3"),
+    ],
+)
+def test_divergence_names_step_and_rate_and_the_last_good_checkpoint(tmp_path, bad_step, says):
+    schedule = ScheduleSettings(schedule="step", step_epochs=1, step_factor=0.5)
+    with pytest.raises(
+        Diverged, match=says + r".* Last good checkpoint: .*/00000000" + str(bad_step)
+    ):
+        train(Recorder(bad_step), FakeLoader(12), schedule, checkpoints=often(tmp_path))
+    assert max(path.name for path in tmp_path.glob("*.pt")) == f"00000000{bad_step}.pt"
+    with pytest.raises(Diverged, match="There is no checkpoint"):
+        train(Recorder(bad_step), FakeLoader(12), schedule)
+
+
+def test_progress_is_told_seldom_and_counts_steps(monkeypatch):
+    told = []
+    train(Recorder(), FakeLoader(12), progress=lambda **values: told.append(values))
+    assert told == []
+    monkeypatch.setattr(fitting, "PROGRESS_EVERY_S", -1.0)
+    train(Recorder(), FakeLoader(12), progress=lambda **values: told.append(values))
+    assert [(values["done"], values["total"], values["note"]) for values in told][::4] == [
+        (1, 9, "epoch 1"),
+        (5, 9, "epoch 2"),
+        (9, 9, "epoch 3"),
+    ]

@@ -1,0 +1,221 @@
+"""A batch that does not fit into memory is cut, or told with the one that does; what may fit later is tried again."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.runner.context import OutOfMemory, StageContext
+from harness.stages import pretrain, transfer
+from harness.train import micro_batching as memory
+from harness.train.step import Step
+from harness.transfer.methods._shared_backbone import SharedBackbone
+from tests.helpers.tiny_stages import (
+    TRANSFER,
+    as_result,
+    context_of,
+    pretrain_context,
+    without_times,
+    write_colours,
+)
+from tests.train.test_autotune import assert_same, batch, make_trainee
+from writers.errors import UserError
+
+
+def limit_memory(
+    monkeypatch,
+    most_images: int,
+    error: type[RuntimeError] = torch.OutOfMemoryError,
+    *,
+    after: int = 0,
+) -> None:
+    """From the `after`-th forward pass on, one of more images fails, as a GPU's allocator makes it."""
+    seen: list[int] = []
+    original = Step._forward
+
+    def forward(self: Step, images: Tensor, labels: Tensor, **how: bool) -> Tensor:
+        seen.append(len(images))
+        if len(images) > most_images and len(seen) > after:
+            raise error(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."
+            )
+        return original(self, images, labels, **how)
+
+    monkeypatch.setattr(Step, "_forward", forward)
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "data").mkdir()
+    return write_colours(tmp_path / "data", splits={"train": 12, "val": 2, "test": 2})
+
+
+@pytest.fixture
+def transfer_context(tmp_path, source):
+    """A transfer stage of 20 images a batch, by method, by the name of its folder and with these settings."""
+    trained = as_result(
+        "pretrain", pretrain.run(pretrain_context(tmp_path, source, settings={"epochs": 1})).metrics
+    )
+
+    def make(method: str, name: str = "transfer", **settings: object) -> StageContext:
+        settings = {**TRANSFER, "batch_size": 20, "epochs": 1, **settings}
+        config = {"method": method, "seed": 0, "metric": "top1", "settings": settings}
+        return context_of(tmp_path, name, config, {"model": trained, "data": source})
+
+    return make
+
+
+@pytest.mark.parametrize(("most_images", "parts"), [(16, 1), (15, 2), (7, 4), (2, 8)])
+def test_auto_cuts_a_batch_into_the_fewest_parts_that_fit(
+    tmp_path, monkeypatch, most_images, parts
+):
+    trainee = make_trainee()
+    limit_memory(monkeypatch, most_images)
+    before = copy.deepcopy(trainee.state_dict())
+    assert (
+        memory.choose_parts(trainee, "auto", batch(), tmp_path) == parts == trainee.step.num_parts
+    )
+    before["step"]["num_parts"] = parts
+    assert_same(trainee.state_dict(), before)
+    trainee.train_batch(*batch())
+
+
+def test_of_several_processes_each_has_a_part_of_the_batch_that_fits(tmp_path, monkeypatch):
+    limit_memory(monkeypatch, 9)
+    said = str(memory.out_of_memory(make_trainee(), batch(), tmp_path, 1, num_processes=4))
+    assert (
+        "16 images, a process's part of a batch, at 24 pixels; 8 fit" in said
+        and "batch_size: 32 " in said
+    )
+
+
+def test_where_no_pair_fits_no_part_does(tmp_path, monkeypatch):
+    limit_memory(monkeypatch, 1)
+    with pytest.raises(UserError, match="two images at 24 pixels"):
+        memory.choose_parts(make_trainee(), "auto", batch(), tmp_path)
+    assert "two images" in str(memory.out_of_memory(make_trainee(), batch(), tmp_path, 1))
+    assert (
+        type(memory.out_of_memory(make_trainee(num_parts=8), batch(), tmp_path, "auto"))
+        is UserError
+    )
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_a_stage_that_runs_out_of_memory_names_the_batch_that_fits(
+    tmp_path, source, monkeypatch, error
+):
+    limit_memory(monkeypatch, 9, error)
+    says = r"batches of 32 images at 24 pixels; 8 fit(.|\n)*batch_size: 8 .*accumulate: auto"
+    with pytest.raises(UserError, match=says) as told:
+        pretrain.run(pretrain_context(tmp_path, source, settings={"batch_size": 32, "epochs": 1}))
+    assert not isinstance(told.value, OutOfMemory)  # it would fail again
+    metrics = pretrain.run(
+        pretrain_context(
+            tmp_path, source, "auto", settings={"batch_size": 32, "epochs": 1, "accumulate": "auto"}
+        )
+    ).metrics
+    assert metrics["num_parts"] == 4 and metrics["num_steps"] == 2
+    said = pretrain.run(
+        pretrain_context(
+            tmp_path, source, "said", settings={"batch_size": 32, "epochs": 1, "accumulate": 4}
+        )
+    ).metrics
+    assert said == metrics
+
+
+def test_what_fitted_at_first_is_tried_again_in_twice_as_many_parts(tmp_path, source, monkeypatch):
+    settings = {"batch_size": 16, "epochs": 2}
+    said = pretrain.run(
+        pretrain_context(tmp_path, source, "said", settings={**settings, "accumulate": 4})
+    )
+    with monkeypatch.context() as patched:
+        limit_memory(
+            patched, 9, after=3
+        )  # 1 forward pass of trial in 1 part, then steps of training
+        with pytest.raises(
+            OutOfMemory, match=r"no longer enough memory for 16 images(.|\n)*in 2 parts"
+        ):
+            pretrain.run(
+                pretrain_context(
+                    tmp_path, source, "auto", settings={**settings, "accumulate": "auto"}
+                )
+            )
+    limit_memory(monkeypatch, 4, after=4)  # again: 8 fit when it is tried, and not later
+    with pytest.raises(OutOfMemory, match=r"for 8 images(.|\n)*in 4 parts"):
+        pretrain.run(
+            pretrain_context(tmp_path, source, "auto", settings={**settings, "accumulate": "auto"})
+        )
+    outcome = pretrain.run(
+        pretrain_context(tmp_path, source, "auto", settings={**settings, "accumulate": "auto"})
+    )
+    assert without_times(outcome) == without_times(said) and outcome.metrics["num_parts"] == 4
+
+
+def test_a_transfer_of_the_network_goes_in_parts_where_its_recipe_says_so(
+    transfer_context, monkeypatch
+):
+    said = transfer.run(transfer_context("full", "said", accumulate=4))
+    limit_memory(monkeypatch, 9)
+    with pytest.raises(
+        UserError, match=r"batches of 20 images at 24 pixels; 5 fit(.|\n)*accumulate: auto"
+    ):
+        transfer.run(transfer_context("full"))
+    outcome = transfer.run(transfer_context("full", "auto", accumulate="auto"))
+    assert outcome.metrics == said.metrics and outcome.metrics["num_parts"] == 4
+
+
+def test_a_transfer_whose_memory_others_hold_is_tried_again(transfer_context, monkeypatch):
+    context = transfer_context("full")
+    limit_memory(monkeypatch, 9)
+    monkeypatch.setattr(memory, "_of_others", lambda device: 3e9)
+    with pytest.raises(OutOfMemory, match=r"5 fit. Others hold 3.0 GB"):
+        transfer.run(context)
+
+
+def test_heads_on_a_frozen_network_are_not_offered_parts(transfer_context, monkeypatch):
+    context = transfer_context("fixed")
+    original = SharedBackbone.train_batch
+
+    def train_batch(self: SharedBackbone, images: Tensor, labels: Tensor) -> None:
+        if len(images) > 9:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        original(self, images, labels)
+
+    monkeypatch.setattr(SharedBackbone, "train_batch", train_batch)
+    with pytest.raises(UserError, match=r"batches of 20 images at 24 pixels; 5 fit") as told:
+        transfer.run(context)
+    assert "accumulate" not in str(told.value)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"at_least": "many"}', '{"at_least": 0}'])
+def test_what_a_folder_remembers_is_no_trap_when_it_is_damaged(tmp_path, content):
+    (tmp_path / memory.FILE_NAME).write_text(content)
+    assert memory.choose_parts(make_trainee(), "auto", batch(), tmp_path) == 1
+
+
+def test_another_error_stays_what_it_is(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    source = write_colours(tmp_path / "data", splits={"train": 2, "val": 2})
+
+    def broken(*_: object, **__: object) -> Tensor:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(Step, "_forward", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        pretrain.run(pretrain_context(tmp_path, source))
+
+
+def test_accumulating_gives_the_numbers_of_its_parts_twice(tmp_path):
+    (tmp_path / "data").mkdir()
+    source = write_colours(tmp_path / "data", splits={"train": 8, "val": 2})
+    outcomes = [
+        pretrain.run(
+            pretrain_context(tmp_path, source, str(index), eps=0.3, settings={"accumulate": 3})
+        )
+        for index in range(2)
+    ]
+    assert (
+        without_times(outcomes[0]) == without_times(outcomes[1])
+        and outcomes[0].metrics["num_parts"] == 3
+    )

@@ -1,0 +1,255 @@
+"""What a recipe may add to plain training: blurring before strides, averaged weights, mirror images, fast and free attacks."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import convolve
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness.config.attack import AttackSettings
+from harness.config.train import ScheduleSettings
+from harness.modeling import classifier as models
+from harness.modeling.blur_pool import BlurredConv2d, add_blur_pool
+from harness.profiling.timer import Timer
+from harness.train import step as stepping
+from harness.train.ema import WeightAverage
+from harness.train.flip_tta import FlipAverage
+from harness.train.optimizer import make_sgd
+from harness.train.step import make_step
+from writers.errors import UserError
+
+K = 5
+CHANNELS = (16, 16, 16, 16)
+
+
+def network(seed: int = 0) -> models.Classifier:
+    torch.manual_seed(seed)
+    return models.build("resnet10", K, channels=CHANNELS)
+
+
+def batches(num: int, size: int = 6, side: int = 24) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (
+            torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=generator).to(
+                memory_format=torch.channels_last
+            ),
+            torch.randint(0, K, (size,), generator=generator),
+        )
+        for _ in range(num)
+    ]
+
+
+def stepper(model: nn.Module, eps: float = 0.0, **more):
+    optimizer = make_sgd(model, ScheduleSettings(weight_decay=0), 0.1)
+    attack = AttackSettings(**more.pop("attack", {}))
+    return make_step(
+        model,
+        optimizer,
+        device="cpu",
+        precision="float32",
+        label_smoothing=0.0,
+        eps=eps,
+        attack=attack,
+        timer=Timer("cpu"),
+        train_mode=model.train,
+        **more,
+    )
+
+
+def test_blurs_with_the_binomial_filter_and_then_convolves():
+    """scipy's correlation with zeros around is the filter; the convolution behind it is torch's."""
+    torch.manual_seed(0)
+    plain = nn.Conv2d(16, 4, 3, stride=2, padding=1)
+    blurred = nn.Sequential(copy.deepcopy(plain))
+    assert add_blur_pool(blurred) == 1
+    images = torch.rand(2, 16, 9, 10)
+    kernel = np.outer([1, 2, 1], [1, 2, 1])[None, None] / 16
+    expected = plain(
+        torch.from_numpy(
+            convolve(images.numpy().astype(np.float64), kernel, mode="constant")
+        ).float()
+    )
+    assert torch.allclose(blurred(images), expected, atol=1e-5)
+
+
+def test_of_a_resnet18_all_strided_convolutions_but_the_first_are_blurred_and_weights_keep_their_names():
+    torch.manual_seed(0)
+    model, plain = models.build("resnet18", K, blur_pool=True), models.build("resnet18", K)
+    blurred = [
+        name for name, module in model.backbone.named_modules() if isinstance(module, BlurredConv2d)
+    ]
+    assert blurred == [
+        f"layer{stage}.0.{part}" for stage in (2, 3, 4) for part in ("conv1", "downsample.0")
+    ]
+    plain.load_state_dict(model.state_dict())  # the same names and shapes
+    assert not torch.allclose(
+        plain.eval()(torch.ones(1, 3, 64, 64) * torch.rand(64)),
+        model.eval()(torch.ones(1, 3, 64, 64) * torch.rand(64)),
+    )
+
+
+def test_a_saved_model_is_blurred_again(tmp_path):
+    torch.manual_seed(0)
+    model = models.build("resnet10", K, channels=CHANNELS, blur_pool=True).eval()
+    models.save(
+        tmp_path / "model.pt",
+        model,
+        {"arch": "resnet10", "channels": list(CHANNELS), "blur_pool": True},
+    )
+    images = torch.rand(2, 3, 24, 24)
+    assert torch.equal(models.load(tmp_path / "model.pt")[0].eval()(images), model(images))
+
+
+def test_blurring_without_effect_is_refused():
+    with pytest.raises(UserError, match="blur_pool has no effect on resnet10"):
+        models.build("resnet10", K, channels=(8, 8, 8, 8), blur_pool=True)
+
+
+def test_the_average_is_the_textbooks_and_the_model_keeps_its_own_weights():
+    model = network()
+    average = WeightAverage(model, 0.6)
+    mean = {name: value.clone() for name, value in model.state_dict().items()}
+    step = stepper(model, average=average)
+    for number, batch in enumerate(batches(6)):
+        step(*batch)
+        decay = min(0.6, (1 + number) / (10 + number))
+        for name, value in model.state_dict().items():
+            mean[name] = (
+                decay * mean[name] + (1 - decay) * value
+                if value.is_floating_point()
+                else value.clone()
+            )
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    with average.in_place():
+        for name, value in model.state_dict().items():
+            assert torch.allclose(value, mean[name], atol=1e-6), name
+        assert not torch.equal(model.head.weight, own["head.weight"])
+    assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
+
+
+def test_mirror_images_count_half_and_the_attack_sees_both():
+    model = network().eval()
+    images = torch.rand(3, 3, 24, 24)
+    expected = torch.stack([model(images), model(torch.flip(images, [3]))]).mean(0)
+    judged = FlipAverage(model)
+    assert torch.allclose(judged(images), expected) and torch.allclose(
+        judged(images), judged(images.flip(3)), atol=1e-6
+    )
+    variable = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(judged(variable)[:, 0].sum(), variable)
+    assert torch.allclose(
+        gradient, torch.autograd.grad(judged(variable.flip(3))[:, 0].sum(), variable)[0], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_free_training_is_the_plain_loop(norm):
+    """Each replay: one backward pass, whose gradients move weights and noise; the noise goes on to the next batch."""
+    eps, model, plain = {"l2": 0.5, "linf": 0.03}[norm], network(), network()
+    step = stepper(model, eps, attack={"method": "free", "norm": norm, "replays": 3})
+    optimizer, noise = (
+        make_sgd(plain.train(), ScheduleSettings(weight_decay=0), 0.1),
+        torch.zeros(6, 3, 24, 24),
+    )
+    for images, labels in batches(3):
+        step(images, labels)
+        for _ in range(3):
+            moved = (images / 255 + noise).clamp(0, 1).requires_grad_()
+            loss = functional.cross_entropy(plain(moved), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            if norm == "linf":
+                noise = (noise + eps * moved.grad.sign()).clamp(-eps, eps)
+            else:
+                noise = noise + eps * moved.grad / moved.grad.flatten(1).norm(dim=1).view(
+                    -1, 1, 1, 1
+                )
+                noise = noise * (eps / noise.flatten(1).norm(dim=1).clamp(min=eps)).view(
+                    -1, 1, 1, 1
+                )
+            optimizer.step()
+    assert noise.flatten(1).norm(dim=1).max() <= eps * (1.001 if norm == "l2" else 42)
+    assert torch.allclose(step.free.noise, noise, atol=1e-4)
+    for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-4)
+    totals = step.totals()
+    assert (totals["num_images"], totals["loss"]) == (18, pytest.approx(totals["loss"]))
+    assert int(model.backbone.stem[1].num_batches_tracked) == 9
+
+
+def test_free_training_begins_again_at_another_resolution_and_takes_short_batches():
+    step = stepper(network(), 0.5, attack={"method": "free"})
+    ((large, labels),) = batches(1)
+    step(large, labels)
+    kept = step.free.noise.clone()
+    step(large[:2], labels[:2])
+    assert torch.equal(step.free.noise[2:], kept[2:]) and not torch.equal(
+        step.free.noise[:2], kept[:2]
+    )
+    step(large[..., :16, :16].contiguous(), labels)
+    assert step.free.noise.shape[-1] == 16
+
+
+def test_fast_training_takes_one_long_step_from_within_the_ball(monkeypatch):
+    seen = []
+
+    def remember(model: nn.Module, images: Tensor, labels: Tensor, **how: object) -> Tensor:
+        seen.append(how)
+        return images
+
+    monkeypatch.setattr(stepping, "pgd", remember)
+    stepper(network(), 0.4, attack={"method": "fast", "norm": "linf"})(*batches(1)[0])
+    assert {
+        name: seen[0][name] for name in ("steps", "step_size", "random_start", "batch_norm")
+    } == {
+        "steps": 1,
+        "step_size": pytest.approx(0.5),
+        "random_start": "ball",
+        "batch_norm": "train",
+    }
+
+
+def test_eps_follows_the_resolution(monkeypatch):
+    seen = []
+
+    def remember(model: nn.Module, images: Tensor, labels: Tensor, **how: float) -> Tensor:
+        seen.append((images.shape[-1], how["eps"], how["step_size"]))
+        return images
+
+    monkeypatch.setattr(stepping, "pgd", remember)
+    step = stepper(network(), 1.0, attack={"eps_at": 32, "steps": 5})
+    for side in (16, 24, 32):
+        step(*batches(1, side=side)[0])
+    assert seen == [(16, 0.5, 0.25), (24, 0.75, 0.375), (32, 1.0, 0.5)]
+
+
+@pytest.mark.parametrize("num_parts", [2, 4])
+def test_gradients_of_parts_add_up_to_the_batchs(num_parts):
+    """With BatchNorm in evaluation mode, which otherwise sees parts. Also of unequal parts, none of a single image: 7 in 3 are
+    3, 2, 2, and so are 7 in 4."""
+    whole, parts = network(), network()
+    losses = []
+    for model, number in ((whole, 1), (parts, num_parts)):
+        optimizer = make_sgd(model, ScheduleSettings(), 0.1)
+        step = make_step(
+            model,
+            optimizer,
+            device="cpu",
+            precision="float32",
+            label_smoothing=0.1,
+            attack=AttackSettings(),
+            eps=0.3,
+            timer=Timer("cpu"),
+            train_mode=model.eval,
+            num_parts=number,
+        )
+        for batch in batches(2, size=7):
+            step(*batch)
+        losses.append(step.totals())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for mine, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-5)

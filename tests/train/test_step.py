@@ -1,0 +1,376 @@
+"""The training step against a plain loop, bit for bit; layout, attack, precision and resumption."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.config.attack import AttackSettings
+from harness.config.train import ScheduleSettings
+from harness.modeling import classifier as models
+from harness.profiling.timer import Timer
+from harness.train.attack import pgd
+from harness.train.ema import WeightAverage
+from harness.train.metrics import Counts
+from harness.train.optimizer import make_sgd, set_lr
+from harness.train.step import Step, make_step
+
+K = 5
+SETTINGS = ScheduleSettings(lr=0.1, weight_decay=1e-3, nesterov=True)
+
+
+def network() -> models.Classifier:
+    torch.manual_seed(0)
+    return models.build("resnet10", K, channels=(8, 8, 8, 16))
+
+
+def batches(num: int) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (
+            torch.randint(0, 256, (8, 3, 24, 24), dtype=torch.uint8, generator=generator).to(
+                memory_format=torch.channels_last
+            ),
+            torch.randint(0, K, (8,), generator=generator),
+        )
+        for _ in range(num)
+    ]
+
+
+def stepper(
+    model: nn.Module,
+    *,
+    eps: float = 0.0,
+    precision: str = "float32",
+    smoothing: float = 0.0,
+    timer: Timer | None = None,
+    **attack: object,
+) -> tuple[Step, torch.optim.SGD]:
+    optimizer = make_sgd(model, SETTINGS, 0.1)
+    return make_step(
+        model,
+        optimizer,
+        device="cpu",
+        precision=precision,
+        label_smoothing=smoothing,
+        eps=eps,
+        attack=AttackSettings(**attack),
+        timer=timer or Timer("cpu"),
+        train_mode=model.train,
+    ), optimizer
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.5])
+def test_is_a_plain_loop_bit_for_bit(eps):
+    ours, plain = network(), network()
+    step, _ = stepper(ours, eps=eps, smoothing=0.1)
+    optimizer = make_sgd(plain, SETTINGS, 0.1)
+    plain.train()
+    losses, right = [], 0
+    for images, labels in batches(3):
+        step(images, labels)
+        if eps:
+            images = pgd(
+                plain, images / 255, labels, norm="l2", eps=eps, steps=3, step_size=2.5 / 3 * eps
+            )
+        logits = plain(images)
+        loss = functional.cross_entropy(logits, labels, label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        right += int((logits.argmax(1) == labels).sum())
+    for (name, mine), theirs in zip(
+        ours.state_dict().items(), plain.state_dict().values(), strict=True
+    ):
+        assert torch.equal(mine, theirs), name
+    assert step.totals() == {
+        "loss": pytest.approx(sum(losses) / 3, rel=1e-7),
+        "top1": right / 24,
+        "num_images": 24,
+        "zero_gradients": 0,
+    }
+
+
+def test_totals_begin_again_and_weigh_short_batches():
+    model = network()
+    step, optimizer = stepper(model)
+    optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = (
+        0.0  # so that the model's weights stay
+    )
+    ((images, labels),) = batches(1)
+    step(images, labels)
+    step.totals()
+    step(images[:6], labels[:6])
+    step(images[:2], labels[:2])
+    found, reference = step.totals(), network().train()
+    expected = (
+        sum(functional.cross_entropy(reference(images[:n]), labels[:n]).item() * n for n in (6, 2))
+        / 8
+    )
+    assert found["num_images"] == 8 and found["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_only_the_update_moves_the_model():
+    """With the attack, BatchNorm sees one batch a step, the attacked one; gradients are of that batch alone."""
+    model, plain = network(), network().train()
+    step, optimizer = stepper(model, eps=0.5, best_iterate=True)
+    gradients: list[Tensor] = []
+    optimizer.register_step_pre_hook(
+        lambda *_: gradients.extend(p.grad.clone() for p in model.parameters())
+    )
+    ((images, labels),) = batches(1)
+    step(images, labels)
+    assert all(parameter.grad is None for parameter in model.parameters()), (
+        "gradients take memory during the next attack"
+    )
+    assert int(model.backbone.stem[1].num_batches_tracked) == 1
+    moved = pgd(
+        plain,
+        images / 255,
+        labels,
+        norm="l2",
+        eps=0.5,
+        steps=3,
+        step_size=0.5 * 2.5 / 3,
+        best_iterate=True,
+    )
+    functional.cross_entropy(plain(moved), labels).backward()
+    for mine, theirs in zip(gradients, plain.parameters(), strict=True):
+        assert torch.equal(mine, theirs.grad)
+
+
+def test_keeps_the_modes_that_the_method_wants():
+    model = network()
+    optimizer = make_sgd(model, SETTINGS, 0.1)
+
+    def frozen() -> None:
+        model.train()
+        model.backbone.stem[1].eval()
+
+    step = make_step(
+        model,
+        optimizer,
+        device="cpu",
+        precision="float32",
+        label_smoothing=0.0,
+        attack=AttackSettings(),
+        eps=0.5,
+        timer=Timer("cpu"),
+        train_mode=frozen,
+    )
+    before = model.backbone.stem[1].running_mean.clone()
+    for images, labels in batches(2):
+        step(images, labels)
+    assert torch.equal(model.backbone.stem[1].running_mean, before)
+    assert (
+        model.backbone.stage1.bn1.training
+        and int(model.backbone.stage1.bn1.num_batches_tracked) == 2
+    )
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.5])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_channels_last_reaches_the_last_convolution(eps, precision):
+    model, seen = network(), []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(
+                lambda _, inputs, output: seen.append(
+                    all(
+                        x.is_contiguous(memory_format=torch.channels_last)
+                        for x in (*inputs, output)
+                    )
+                )
+            )
+    step, _ = stepper(model, eps=eps, precision=precision)
+    step(*batches(1)[0])
+    assert len(seen) >= 12 * (4 if eps else 1) and all(seen)
+
+
+def test_does_not_write_into_the_loaders_batch():
+    ((images, labels),) = batches(1)
+    kept = images.clone()
+    step, _ = stepper(network(), eps=0.5)
+    step(images, labels)
+    assert torch.equal(images, kept)
+
+
+@pytest.mark.parametrize(
+    ("precision", "cosine"), [("bf16", 0.9), ("fp16", 0.99)]
+)  # 8 and 11 bits of mantissa
+def test_low_precision_goes_the_same_way(precision, cosine):
+    exact, low, start = network(), network(), network()
+    for model, kind in ((exact, "float32"), (low, precision)):
+        step, _ = stepper(model, precision=kind)
+        state = step.state_dict()
+        if kind == "fp16":
+            state["scaler"]["scale"] = (
+                256.0  # not the first guess, 2 ** 16, which may overflow and then moves nothing
+            )
+        step.load_state_dict(state)
+        step(*batches(1)[0])
+    moves = [
+        torch.cat(
+            [(p - q).flatten() for p, q in zip(model.parameters(), start.parameters(), strict=True)]
+        )
+        for model in (exact, low)
+    ]
+    assert all(parameter.dtype == torch.float32 for parameter in low.parameters())
+    assert functional.cosine_similarity(*moves, dim=0) > cosine
+    assert 0.9 < moves[1].norm() / moves[0].norm() < 1.1
+
+
+def test_fp16_survives_an_overflow_and_lowers_its_scale():
+    model = network()
+    step, _ = stepper(model, precision="fp16")
+    state = step.state_dict()
+    state["scaler"]["scale"] = 2.0**60
+    step.load_state_dict(state)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    step(*batches(1)[0])
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert step.state_dict()["scaler"]["scale"] == 2.0**59
+
+
+@pytest.fixture
+def uninitialised_is_nan():
+    """What `torch.empty` gives is NaN, and not what happens to lie there: often zeros."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_a_first_step_that_overflows_leaves_no_momentum(uninitialised_is_nan):
+    """The next ones are those of a run that has not overflowed."""
+    overflowed, plain = network(), network()
+    for model in (overflowed, plain):
+        step, _ = stepper(model, precision="fp16")
+        first, *others = batches(3)
+        for scale, its in ((2.0**60, [first] if model is overflowed else []), (256.0, others)):
+            state = step.state_dict()
+            state["scaler"]["scale"] = scale
+            step.load_state_dict(state)
+            for batch in its:
+                step(*batch)
+    for ours, theirs in zip(overflowed.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours, theirs) and not torch.isnan(ours).any()
+
+
+def test_resumed_steps_are_the_uninterrupted_ones():
+    """State of model, optimizer and step is all there is, random starts included."""
+    make = partial(stepper, eps=0.5, random_start="ball")
+    whole = network()
+    step, _ = make(whole)
+    for batch in batches(4):
+        step(*batch)
+    first, second = network(), network()
+    step, optimizer = make(first)
+    for batch in batches(4)[:2]:
+        step(*batch)
+    again, optimizer_again = make(second)
+    second.load_state_dict(first.state_dict())
+    optimizer_again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    again.load_state_dict(step.state_dict())
+    for batch in batches(4)[2:]:
+        again(*batch)
+    for mine, theirs in zip(second.state_dict().values(), whole.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_zero_gradients_are_counted_and_times_kept():
+    model = network()
+    with torch.no_grad():
+        model.head.weight.zero_()  # no gradient reaches the pixels
+    timer = Timer("cpu")
+    step, _ = stepper(model, eps=0.5, timer=timer)
+    step(*batches(1)[0])
+    assert step.totals()["zero_gradients"] == 8 * 3
+    assert step.totals()["zero_gradients"] == 0
+    timer.end_step()
+    spans = timer.end_epoch()["spans_s"]
+    assert {name for name, seconds in spans.items() if seconds > 0} == {
+        "attack",
+        "forward",
+        "backward",
+        "optimizer",
+    }
+
+
+class Waits(TorchDispatchMode):
+    """Refuses the operations for which a GPU's host has to wait: those whose result, or its size, depends on values."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "bincount")
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        assert operation.overloadpacket.__name__ not in self.NAMES, (
+            f"{operation} makes the host wait"
+        )
+        return operation(*args, **(kwargs or {}))
+
+
+class Reads(TorchFunctionMode):
+    """Refuses what brings values to the host, which on a CPU is no operation at all."""
+
+    FUNCTIONS = (
+        Tensor.item,
+        Tensor.cpu,
+        Tensor.tolist,
+        Tensor.numpy,
+        Tensor.__bool__,
+        Tensor.__float__,
+        Tensor.__int__,
+        Tensor.__index__,
+    )
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        assert function not in self.FUNCTIONS, f"{function} makes the host wait"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        {"eps": 0.0},
+        {"eps": 0.5, "best_iterate": True, "random_start": "sphere"},
+        {"eps": 0.1, "norm": "linf", "batch_norm": "train"},
+        {"eps": 0.1, "method": "fast"},
+        {"eps": 0.1, "method": "free"},
+    ],
+)
+def test_never_waits(precision, attack):
+    """The whole of what the loop calls for a step: rate, step with average and parts, counts."""
+    model = network()
+    optimizer = make_sgd(model, SETTINGS, 0.1)
+    settings = AttackSettings.model_validate(
+        {name: value for name, value in attack.items() if name != "eps"}
+    )
+    step = make_step(
+        model,
+        optimizer,
+        device="cpu",
+        precision=precision,
+        label_smoothing=0.1,
+        eps=attack["eps"],
+        attack=settings,
+        timer=Timer("cpu"),
+        train_mode=model.train,
+        average=WeightAverage(model, 0.9),
+        num_parts=1 if settings.method == "free" else 2,
+    )
+    counts = Counts(K, "cpu", labels=(1, 2), logits=(1, 2, 3), keep_predictions=True)
+    with Waits(), Reads():
+        for images, labels in batches(2):
+            set_lr(optimizer, 0.05)
+            step(images, labels)
+            counts.add(torch.randn(8, K), labels)
+    for mode in (Waits(), Reads()):
+        with pytest.raises(AssertionError, match="wait"), mode:
+            step.totals()
+    assert step.totals()["num_images"] == 16

@@ -1,0 +1,96 @@
+"""Logistic regression against scikit-learn: the same optimum all along the path, and a choice that is told honestly."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from harness.transfer import logistic_regression as logistic
+
+
+@pytest.fixture
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 5, 300)
+    features = random.normal(0, 1, (300, 16)) + random.normal(0, 0.8, (5, 16))[labels]
+    return torch.tensor(features), torch.tensor(labels)
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 1e-1, 1.0, 100.0, 1e5])
+def test_the_optimum_is_scikit_learns(data, penalty):
+    features, labels = data
+    ours = next(
+        fit
+        for fit in logistic.fit_path(features, labels, 5, {1e5, 10.0, penalty})
+        if fit.penalty == penalty
+    )
+    theirs = LogisticRegression(C=1 / penalty, tol=1e-10, max_iter=20_000).fit(
+        features.numpy(), labels.numpy()
+    )
+    logits = torch.tensor(features.numpy() @ theirs.coef_.T + theirs.intercept_)
+    loss = (
+        float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        + penalty / 2 * (theirs.coef_**2).sum()
+    )
+    assert ours.loss / 300 == pytest.approx(loss / 300, abs=1e-6)
+    assert ours.converged and ours.largest_gradient <= 1e-6
+    assert (ours.logits(features).argmax(1) == logits.argmax(1)).double().mean() > 0.995
+
+
+def test_the_path_is_the_papers_and_every_fit_says_whether_it_converged(data):
+    assert len(logistic.LAMBDAS) == 45
+    assert logistic.LAMBDAS[0] == pytest.approx(1e-6) and logistic.LAMBDAS[-1] == pytest.approx(1e5)
+    path = logistic.fit_path(*data, 5)
+    assert [fit.penalty for fit in path] == sorted(logistic.LAMBDAS, reverse=True)
+    assert all(fit.converged for fit in path)
+    losses = [fit.loss for fit in path]
+    assert losses == sorted(losses, reverse=True), "a weaker penalty fits better"
+
+
+def test_a_fit_that_does_not_converge_says_so(data, monkeypatch):
+    monkeypatch.setattr(logistic, "MOST_STEPS", 1)
+    assert not logistic.fit_path(*data, 5, [1e-6])[0].converged
+
+
+def test_validation_chooses_and_both_sets_are_fitted(data):
+    features, labels = data
+    train, val = (features[:200], labels[:200]), (features[200:], labels[200:])
+
+    def accuracy(logits: torch.Tensor, truth: torch.Tensor) -> float:
+        return float((logits.argmax(1) == truth).double().mean())
+
+    chosen = logistic.choose(train, val, 5, accuracy, [1e-4, 1e-2, 1.0, 10.0, 1e4])
+    assert (
+        chosen.scores[chosen.fit.penalty] == max(chosen.scores.values()) and len(chosen.scores) == 5
+    )
+    whole = logistic.fit_path(features, labels, 5, [chosen.fit.penalty])[0]
+    assert chosen.fit.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert logistic.choose(train, val, 5, lambda logits, truth: 0.5, [1.0, 10.0]).at_the_edge
+
+
+def test_standardised_features_have_mean_0_and_deviation_1(data):
+    features = data[0].clone()
+    features[:, 3] = 7.0  # a dead unit
+    standardised = logistic.standardisation(features)(features)
+    assert torch.allclose(standardised.mean(0), torch.zeros(16, dtype=torch.float64), atol=1e-12)
+    assert standardised[:, 3].abs().max() == 0 and standardised[:, 0].std(
+        correction=0
+    ) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("many_labels", [False, True])
+def test_conjugate_gradients_end_where_the_solved_hessian_does(data, monkeypatch, many_labels):
+    features, labels = data
+    if many_labels:
+        random = np.random.default_rng(3)
+        labels = torch.tensor(
+            random.choice([1, 0, -1], (300, 5), p=[0.3, 0.1, 0.6]).astype(np.int8)
+        )
+    solved = logistic.fit_path(features, labels, 5, [100.0, 1.0, 1e-2])
+    monkeypatch.setattr(logistic, "MOST_SOLVED", 0)
+    for one, other in zip(
+        solved, logistic.fit_path(features, labels, 5, [100.0, 1.0, 1e-2]), strict=True
+    ):
+        assert one.converged and other.converged
+        assert one.loss / 300 == pytest.approx(other.loss / 300, abs=1e-7)
+        assert torch.allclose(one.weights, other.weights, atol=1e-2)

@@ -1,0 +1,169 @@
+"""Which weights and statistics each method moves, and that heads which share a backbone train as they would alone."""
+
+import copy
+
+import pytest
+import torch
+
+from harness.config import grid
+from harness.config.transfer import TransferSettings
+from harness.modeling import classifier as models
+from harness.modeling.classifier import Classifier
+from harness.profiling.timer import Timer
+from harness.transfer import method as methods
+from harness.transfer.method import Setup
+from harness.transfer.methods._shared_backbone import SharedBackbone
+from writers.errors import UserError
+
+
+def make_setup(
+    bn_stats: str, lrs: tuple[float, ...] = (0.1, 0.01), *, source_seed: int = 0, **settings
+) -> Setup:
+    torch.manual_seed(source_seed)
+    source = models.build("resnet10", 5, channels=(8, 8, 8, 8))
+
+    def with_head(model):
+        models.replace_head(model, 3, torch.Generator().manual_seed(1))
+        return model
+
+    def scratch():
+        torch.manual_seed(3)
+        return with_head(models.build("resnet10", 3, channels=(8, 8, 8, 8)))
+
+    return Setup(
+        lambda: with_head(copy.deepcopy(source)),
+        scratch,
+        TransferSettings(lrs=lrs, **settings),
+        bn_stats,
+        4,
+        "cpu",
+        "float32",
+        Timer("cpu"),
+    )
+
+
+def trained(method: str, setup: Setup, num_steps: int = 3) -> dict[float, Classifier]:
+    """Learning rate -> the model that a few steps leave."""
+    found = methods.find(method)
+    trials = grid.trials(setup.settings)
+    turns = [trials] if found.trains_together(setup) else [[trial] for trial in trials]
+    models_of = {}
+    for turn in turns:
+        candidates = found.candidates(setup, turn)
+        train(candidates.trainee, num_steps)
+        models_of |= {trial.lr: model for trial, model in candidates.models()}
+    return models_of
+
+
+def train(trainee, num_steps: int = 3):
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(num_steps):
+        images = torch.randint(0, 256, (6, 3, 24, 24), dtype=torch.uint8, generator=generator)
+        trainee.set_rate(0.7)
+        trainee.train_batch(
+            images.to(memory_format=torch.channels_last),
+            torch.randint(0, 3, (6,), generator=generator),
+        )
+    return trainee
+
+
+def moved(setup: Setup, model) -> tuple[bool, bool, bool]:
+    """Whether weights of the backbone, its BatchNorm statistics, and the head differ from the start."""
+    start, now = setup.load().state_dict(), model.state_dict()
+    changed = {name for name in start if not torch.equal(start[name], now[name])}
+    statistics = {name for name in changed if "running_" in name}
+    head = {name for name in changed if name.startswith("head.")}
+    return (
+        bool(changed - statistics - head - {name for name in changed if "num_batches" in name}),
+        bool(statistics),
+        bool(head),
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "bn_stats", "expected"),
+    [
+        ("fixed", "frozen", (False, False, True)),
+        ("fixed", "update", (False, True, True)),
+        ("full", "frozen", (True, False, True)),
+        ("full", "update", (True, True, True)),
+    ],
+)
+def test_what_moves(method, bn_stats, expected):
+    setup = make_setup(bn_stats)
+    seen = {lr: moved(setup, model) for lr, model in trained(method, setup).items()}
+    assert seen == {0.1: expected, 0.01: expected}
+
+
+@pytest.mark.parametrize("bn_stats", ["frozen", "update"])
+def test_heads_on_a_shared_backbone_are_what_each_would_be_alone(bn_stats):
+    lrs = (0.5, 0.1, 0.001)
+    shared = trained("fixed", make_setup(bn_stats, lrs), 5)
+    for lr in lrs:
+        alone = trained("fixed", make_setup(bn_stats, (lr,)), 5)[lr].state_dict()
+        assert all(
+            torch.equal(value, alone[name]) for name, value in shared[lr].state_dict().items()
+        )
+
+
+@pytest.mark.parametrize("bn_stats", ["frozen", "update"])
+def test_a_shared_backbone_equals_a_plain_loop_over_the_head(bn_stats):
+    setup = make_setup(bn_stats, (0.1,))
+    model = trained("fixed", setup)[0.1]
+
+    plain = setup.load().train(bn_stats == "update")
+    weight, bias = plain.head.weight.detach().clone(), plain.head.bias.detach().clone()
+    velocity = [torch.zeros_like(weight), torch.zeros_like(bias)]
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(3):
+        images = torch.randint(0, 256, (6, 3, 24, 24), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(0, 3, (6,), generator=generator)
+        with torch.no_grad():
+            features = plain.features(images)
+        slope = (
+            torch.softmax(features @ weight.T + bias, 1) - torch.nn.functional.one_hot(labels, 3)
+        ) / 6
+        gradients = [slope.T @ features + 5e-4 * weight, slope.sum(0) + 5e-4 * bias]
+        for number, (parameter, gradient) in enumerate(zip((weight, bias), gradients, strict=True)):
+            velocity[number] = 0.9 * velocity[number] + gradient
+            parameter -= 0.07 * velocity[number]
+    assert torch.allclose(model.head.weight, weight, atol=1e-5)
+    assert torch.allclose(model.head.bias, bias, atol=1e-5)
+    statistics = dict(plain.backbone.named_buffers())
+    assert statistics and all(
+        torch.allclose(buffer, statistics[name]) for name, buffer in model.backbone.named_buffers()
+    )
+
+
+@pytest.mark.parametrize("bn_stats", ["frozen", "update"])
+def test_a_shared_backbone_goes_on_where_it_was_saved(bn_stats):
+    setup = make_setup(bn_stats)
+    whole, begun, resumed = (SharedBackbone(setup, grid.trials(setup.settings)) for _ in range(3))
+    generator = torch.Generator().manual_seed(4)
+    batches = [
+        (
+            torch.randint(0, 256, (6, 3, 24, 24), dtype=torch.uint8, generator=generator),
+            torch.randint(0, 3, (6,), generator=generator),
+        )
+        for _ in range(4)
+    ]
+    for number, batch in enumerate(batches):
+        if number == 2:
+            resumed.load_state_dict(copy.deepcopy(begun.state_dict()))
+        for trainee in (whole, begun if number < 2 else resumed):
+            trainee.set_rate(0.7)
+            trainee.train_batch(*batch)
+    for (_, one), (_, other) in zip(whole.candidates(), resumed.candidates(), strict=True):
+        assert all(
+            torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items()
+        )
+
+
+def test_every_rate_starts_from_the_same_head():
+    setup = make_setup("update")
+    assert torch.equal(setup.load().head.weight, setup.load().head.weight)
+
+
+def test_an_unknown_method_answers_with_the_near_ones():
+    with pytest.raises(UserError, match="fixed"):
+        methods.find("fixd")

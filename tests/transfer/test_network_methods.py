@@ -1,0 +1,269 @@
+"""Which weights start where, which train, how fast, and what pulls them: L2-SP, partial, scratch, blocks and stages."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from harness.config import grid
+from harness.config.train import ScheduleSettings
+from harness.config.transfer import TransferSettings
+from harness.modeling import classifier as models
+from harness.modeling.blocks import blocks_of, stages_of
+from harness.transfer import method as methods
+from harness.transfer.methods import _network
+from tests.transfer.test_methods import make_setup, train, trained
+from writers.errors import UserError
+
+PLAIN = ScheduleSettings(schedule="constant", momentum=0.9, weight_decay=0.0)
+CONVOLUTIONS = (nn.Conv2d, nn.Linear)
+
+
+def start_of(method: str, setup):
+    """The model that a method's first trial starts from, and its trainee."""
+    found = methods.find(method).candidates(setup, grid.trials(setup.settings)[:1])
+    return found.models()[0][1], found.trainee
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize(
+    ("start_groups", "num_low", "reinit_last"),
+    [(("low", "high"), 0, 0), (("low",), 2, 1), (("high",), 2, 0), ((), 1, 0)],
+)
+def test_l2sp_is_the_gradient_of_the_written_penalty(start_groups, num_low, reinit_last):
+    alpha, beta = 0.3, 0.05
+    setup = make_setup(
+        "update",
+        (0.1,),
+        optimizer=PLAIN,
+        alpha=alpha,
+        beta=beta,
+        start_groups=start_groups,
+        num_low=num_low,
+        reinit_last=reinit_last,
+    )
+    model, trainee = start_of("l2sp", setup)
+    plain = copy.deepcopy(model)
+    start = {name: value.detach().clone() for name, value in plain.named_parameters()}
+    low, high = (
+        [f"backbone.{name}." for name in ("stem", "stage1", "stage2", "stage3", "stage4")][
+            :num_low
+        ],
+        [f"backbone.{name}." for name in ("stem", "stage1", "stage2", "stage3", "stage4")][
+            num_low : 5 - reinit_last
+        ],
+    )
+    kept = tuple((low if "low" in start_groups else []) + (high if "high" in start_groups else []))
+    pulled = {
+        f"{name}.weight"
+        for name, module in plain.named_modules()
+        if isinstance(module, CONVOLUTIONS)
+    }
+
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.07, momentum=0.9)
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(3):
+        images = torch.randint(0, 256, (6, 3, 24, 24), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(0, 3, (6,), generator=generator)
+        loss = nn.functional.cross_entropy(
+            plain.train()(images.to(memory_format=torch.channels_last)), labels
+        )
+        for name, weight in plain.named_parameters():
+            if name in pulled:
+                loss = loss + (
+                    alpha / 2 * (weight - start[name]).square().sum()
+                    if kept and name.startswith(kept)
+                    else beta / 2 * weight.square().sum()
+                )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    train(trainee, 3)
+    for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-6, msg=name)
+    far = make_setup("update", (0.1,), optimizer=PLAIN, alpha=0.0, beta=0.0)
+    assert changed(trained("l2sp", far)[0.1].state_dict(), model.state_dict()), (
+        "the penalty does something"
+    )
+
+
+def test_without_penalty_l2sp_is_full_without_weight_decay():
+    one = trained("l2sp", make_setup("update", (0.1,), optimizer=PLAIN, alpha=0.0, beta=0.0))[0.1]
+    other = trained("full", make_setup("update", (0.1,), optimizer=PLAIN))[0.1]
+    assert not changed(one.state_dict(), other.state_dict())
+
+
+def test_l2sp_has_no_weight_decay_of_the_optimizer_beside_it():
+    _, trainee = start_of("l2sp", make_setup("update"))  # the settings' own default is 5e-4
+    assert {group["weight_decay"] for group in trainee.optimizer.param_groups} == {0.0}
+
+
+def test_scratch_ignores_the_source():
+    one, other = (
+        trained("scratch", make_setup("update", (0.1,), source_seed=seed))[0.1] for seed in (0, 9)
+    )
+    assert not changed(one.state_dict(), other.state_dict())
+    full = [trained("full", make_setup("update", (0.1,), source_seed=seed))[0.1] for seed in (0, 9)]
+    assert changed(full[0].state_dict(), full[1].state_dict())
+
+
+@pytest.mark.parametrize("train_from", [1, 3, 4])
+def test_partial_leaves_what_is_frozen_bit_for_bit_and_moves_the_rest(train_from):
+    setup = make_setup("update", (0.1,), train_from=train_from)
+    start, model = setup.load().state_dict(), trained("partial", setup)[0.1]
+    moved = changed(start, model.state_dict())
+    stages = ["stem", *(f"stage{number}" for number in range(1, 5))]
+    frozen = {
+        name
+        for name in start
+        if name.startswith(tuple(f"backbone.{stage}." for stage in stages[:train_from]))
+    }
+    constant = {"mean", "std"}
+    assert not moved & frozen, "parameters and BatchNorm buffers"
+    assert moved == set(start) - frozen - constant
+
+
+def test_partial_says_which_stages_there_are():
+    with pytest.raises(UserError, match=r"train_from is 5; the network has 5 stages"):
+        start_of("partial", make_setup("update", (0.1,), train_from=5))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_reinit_last_touches_the_last_blocks_alone(count):
+    setup = make_setup("update", (0.1,), reinit_last=count)
+    start, model = setup.load().state_dict(), start_of("full", setup)[0].state_dict()
+    random = setup.scratch().state_dict()
+    names = ["stem", "stage1", "stage2", "stage3", "stage4"][-count:]
+    new = tuple(f"backbone.{name}." for name in names)
+    assert changed(start, model) == {
+        name for name in changed(start, random) if name.startswith(new)
+    }
+    assert all(torch.equal(model[name], random[name]) for name in model if name.startswith(new))
+    with pytest.raises(UserError, match="the network has 5 blocks"):
+        start_of("full", make_setup("update", (0.1,), reinit_last=3, num_low=3))
+
+
+def test_learning_rates_by_group_and_layer():
+    setup = make_setup(
+        "update",
+        (0.1,),
+        num_low=2,
+        low_lr_ratio=0.1,
+        high_lr_ratio=0.5,
+        reinit_last=1,
+        layer_decay=0.8,
+    )
+    model, trainee = start_of("full", setup)
+    trainee.set_rate(0.5)
+    rates = {
+        parameter: float(group["lr"])
+        for group in trainee.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    ratios = {
+        "stem": 0.1 * 0.8**5,
+        "stage1": 0.1 * 0.8**4,
+        "stage2": 0.5 * 0.8**3,
+        "stage3": 0.5 * 0.8**2,
+        "stage4": 0.8,
+    }
+    for name, parameter in model.named_parameters():
+        expected = 0.05 * (1.0 if name.startswith("head.") else ratios[name.split(".")[1]])
+        assert rates[parameter] == pytest.approx(expected), name
+    still = trained("full", make_setup("update", (0.1,), num_low=2, low_lr_ratio=0.0))[
+        0.1
+    ].state_dict()
+    moved = changed(setup.load().state_dict(), still)
+    assert not {
+        name
+        for name in moved
+        if name.startswith(("backbone.stem.", "backbone.stage1."))
+        and "running_" not in name
+        and "num_batches" not in name
+    }
+
+
+def test_every_group_has_its_weight_decay_and_loads_again():
+    setup = make_setup(
+        "update", (0.1,), num_low=1, low_lr_ratio=0.1, optimizer=ScheduleSettings(weight_decay=1e-3)
+    )
+    model, trainee = start_of("full", setup)
+    decayed = {
+        parameter
+        for group in trainee.optimizer.param_groups
+        if group["weight_decay"]
+        for parameter in group["params"]
+    }
+    assert decayed == {
+        module.weight for module in model.modules() if isinstance(module, CONVOLUTIONS)
+    }
+    assert len(trainee.optimizer.param_groups) == 4
+    other_model, other = start_of("full", setup)
+    train(trainee)
+    other.load_state_dict(copy.deepcopy(trainee.state_dict()))
+    for one in (trainee, other):
+        train(one)
+    assert not changed(model.state_dict(), other_model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps_per_epoch", "expected"),
+    [("kornblith", 4, 0.1), ("kornblith", 400, 0.025), (0.01, 4, 0.01), (None, 400, 0.1)],
+)
+def test_batch_norm_momentum(asked, steps_per_epoch, expected):
+    model = models.build("resnet10", 3, channels=(8, 8, 8, 8))
+    _network.set_bn_momentum(model, asked, steps_per_epoch)
+    assert {
+        module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)
+    } == {expected}
+
+
+def test_the_trees_blocks_are_those_that_timm_names():
+    timm = pytest.importorskip("timm")
+    ours = blocks_of(models.build("torchvision/resnet18", 2).backbone)
+    theirs = blocks_of(timm.create_model("resnet18", num_classes=0))
+    assert [set(block.names) for block in ours] == [set(block.names) for block in theirs]
+    assert [
+        len(stage) for stage in stages_of(models.build("torchvision/resnet18", 2).backbone, 224)
+    ] == [1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("arch", "num_blocks", "stages"),
+    [
+        ("resnet10", 5, [1] * 5),
+        ("torchvision/mobilenet_v3_small", 14, [1, 1, 2, 3, 2, 3, 1, 1]),
+        ("torchvision/squeezenet1_1", 10, None),
+        ("timm/vit_tiny_patch16_224", 13, [1] * 13),
+        ("torchvision/googlenet", 12, None),
+    ],
+)
+def test_blocks_cover_a_network_in_order(arch, num_blocks, stages):
+    backbone = models.build(arch, 2).backbone
+    blocks = blocks_of(backbone)
+    names = [name for block in blocks for name in block.names]
+    assert sorted(names) == sorted(backbone.state_dict()) and len(blocks) == num_blocks
+    found = stages_of(backbone, 224)
+    assert [block for stage in found for block in stage] == blocks
+    assert stages is None or [len(stage) for stage in found] == stages
+    assert backbone.training, "left as it was"
+
+
+def test_settings_of_a_point():
+    settings = TransferSettings.model_validate(
+        {"grid": {"lr": [0.1, 0.01], "decay_ratio": [0, 1e-3], "alpha": [0.5]}}
+    )
+    trials = grid.trials(settings)
+    assert [trial.point for trial in trials] == [
+        {"lr": lr, "decay_ratio": ratio, "alpha": 0.5} for lr in (0.1, 0.01) for ratio in (0, 1e-3)
+    ]
+    assert [trial.settings.optimizer.weight_decay for trial in trials] == pytest.approx(
+        [0, 0.01, 0, 0.1]
+    )
+    assert {trial.settings.alpha for trial in trials} == {0.5} and [
+        trial.lr for trial in trials
+    ] == [0.1, 0.1, 0.01, 0.01]

@@ -1,0 +1,516 @@
+"""Every score against a slow twin written from its formula, and against a library or a known value where there is one."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy.stats import multivariate_normal
+from sklearn.linear_model import BayesianRidge
+from sklearn.neighbors import NearestNeighbors
+
+from harness.transfer import score as scores
+from harness.transfer.scores import gbc, hscore, knn, leep, logme, nce, nleep, transrate
+from writers.errors import UserError
+from writers.names import names
+
+N, D, C, K = 240, 12, 7, 4
+
+
+@pytest.fixture
+def data():
+    """Features in K clumps, probabilities that know something of the labels, labels."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, K, N)
+    features = random.normal(0, 1, (N, D)) + 1.5 * random.normal(0, 1, (K, D))[labels]
+    logits = random.normal(0, 1, (N, C)) + 2 * np.eye(K, C)[labels]
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return features, probs, labels
+
+
+@pytest.mark.parametrize("name", names("harness.transfer.scores"))
+def test_better_features_score_higher_and_label_values_do_not_matter(name, data):
+    features, probs, labels = data
+    module = scores.find(name)
+    shuffled = np.random.default_rng(1).permutation(labels)
+    given = module.score(features=features, probs=probs, labels=labels)
+    assert isinstance(given, float) and math.isfinite(given)
+    assert given > module.score(features=features, probs=probs, labels=shuffled)
+    renamed = np.array([40, 3, 17, 9])[labels]
+    assert module.score(
+        features=features.astype(np.float32), probs=probs, labels=renamed
+    ) == pytest.approx(given, rel=0.02)
+    unused = {"features", "probs"} - set(module.NEEDS)
+    assert (
+        module.score(
+            **{"features": features, "probs": probs} | dict.fromkeys(unused), labels=labels
+        )
+        == given
+    )
+
+
+@pytest.mark.parametrize("name", names("harness.transfer.scores"))
+def test_what_does_not_fit_is_refused(name, data):
+    features, probs, labels = data
+    module = scores.find(name)
+    needed = module.NEEDS[0]
+    broken = {"features": features.copy(), "probs": probs.copy()}
+    broken[needed][3, 0] = np.nan
+    for wrong in (
+        {needed: None},
+        {needed: broken[needed]},
+        {needed: {"features": features, "probs": probs}[needed][:-1]},
+        {"labels": labels.astype(float)},
+        {"labels": labels[:, None]},
+    ):
+        with pytest.raises(UserError):
+            module.score(**({"features": features, "probs": probs, "labels": labels} | wrong))
+    if needed == "probs":
+        with pytest.raises(UserError, match="not probabilities"):
+            module.score(features=None, probs=probs * 2, labels=labels)
+
+
+def test_leep_by_loops(data):
+    _, probs, labels = data
+    joint = [
+        [sum(probs[i, z] for i in range(N) if labels[i] == y) / N for z in range(C)]
+        for y in range(K)
+    ]
+    total = 0.0
+    for i in range(N):
+        total += math.log(
+            sum(
+                joint[labels[i]][z] / sum(joint[y][z] for y in range(K)) * probs[i, z]
+                for z in range(C)
+            )
+        )
+    assert leep.score(probs=probs, labels=labels) == pytest.approx(total / N, rel=1e-12)
+
+
+def test_leep_of_a_perfect_and_of_a_blind_source():
+    labels = np.arange(1000) % 10
+    one_hot = np.eye(20)[labels]  # ten source classes have no mass at all
+    assert leep.score(probs=one_hot, labels=labels) == 0.0
+    blind = np.random.default_rng(0).dirichlet(np.ones(5) * 50, 20_000)
+    assert leep.score(probs=blind, labels=np.arange(20_000) % 10) == pytest.approx(
+        math.log(1 / 10), abs=0.01
+    )
+
+
+def test_nce_by_counting(data):
+    _, probs, labels = data
+    pairs = [(int(y), int(row.argmax())) for y, row in zip(labels, probs, strict=True)]
+    entropy = 0.0
+    for pair in set(pairs):
+        joint, source = pairs.count(pair) / N, sum(z == pair[1] for _, z in pairs) / N
+        entropy += joint * math.log(joint / source)
+    assert nce.score(probs=probs, labels=labels) == pytest.approx(entropy, rel=1e-12)
+    assert nce.score(probs=np.eye(K)[labels], labels=labels) == 0.0
+
+
+def test_nce_is_leep_of_hard_predictions(data):
+    _, probs, labels = data
+    hard = np.eye(C)[probs.argmax(axis=1)]
+    assert nce.score(probs=probs, labels=labels) == pytest.approx(
+        leep.score(probs=hard, labels=labels), rel=1e-12
+    )
+
+
+def test_nleep_of_clumps_that_lie_apart_and_what_it_says_of_itself(data):
+    random = np.random.default_rng(0)
+    labels = np.arange(600) % 3
+    apart = random.normal(0, 0.1, (600, 4)) + 50 * np.eye(3, 4)[labels]
+    assert nleep.score(features=apart, labels=labels) == pytest.approx(0, abs=1e-6)
+    features, _, labels = data
+    told = nleep.details(features=features, labels=labels)
+    assert (told["num_components"], told["wanted_components"], told["covariances"]) == (
+        20,
+        20,
+        "full",
+    )
+    kept = np.linalg.svd(features - features.mean(0), compute_uv=False) ** 2
+    assert (
+        (np.cumsum(kept) / kept.sum())[told["num_dimensions"] - 1]
+        >= 0.8
+        > (np.cumsum(kept) / kept.sum())[told["num_dimensions"] - 2]
+    )
+
+
+def test_nleep_is_leep_of_the_mixtures_posteriors(data):
+    """The posteriors from scipy's densities and the mixture's own parameters."""
+    from sklearn.decomposition import PCA
+    from sklearn.mixture import GaussianMixture
+
+    features, _, labels = data
+    reduced = PCA(0.8, svd_solver="full").fit_transform(features)
+    mixture = GaussianMixture(5 * K, random_state=123).fit(reduced)
+    densities = np.stack(
+        [
+            weight * multivariate_normal(mean, covariance).pdf(reduced)
+            for weight, mean, covariance in zip(
+                mixture.weights_, mixture.means_, mixture.covariances_, strict=True
+            )
+        ],
+        axis=1,
+    )
+    posteriors = densities / densities.sum(axis=1, keepdims=True)
+    assert nleep.score(features=features, labels=labels) == pytest.approx(
+        leep.score(probs=posteriors, labels=labels), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("shape", [(N, D), (30, 60)])
+def test_logme_is_the_log_density_of_the_labels_at_its_precisions(data, shape, monkeypatch):
+    """The evidence is a Gaussian's: y ~ N(0, 1 / beta + f f^T / alpha). And the precisions maximise it."""
+    from scipy.optimize import minimize
+
+    random = np.random.default_rng(3)
+    labels = random.integers(0, 2, shape[0])
+    features = random.normal(0, 1, shape) + 0.5 * labels[:, None]
+
+    eigenvalues, vectors = np.linalg.eigh(features @ features.T)
+
+    def evidence(log_precisions, target):
+        """multivariate_normal(0, covariance).logpdf(target), along the covariance's own axes."""
+        variances = np.exp(-log_precisions[1]) + np.maximum(eigenvalues, 0) * np.exp(
+            -log_precisions[0]
+        )
+        return -0.5 * (np.log(2 * np.pi * variances) + (vectors.T @ target) ** 2 / variances).mean()
+
+    targets = [(labels == label).astype(float) for label in (0, 1)]
+    best = [
+        max(
+            -minimize(lambda p, y: -evidence(p, y), start, args=target, method="Nelder-Mead").fun
+            for start in ([0.0, 0.0], [3.0, 3.0])
+        )
+        for target in targets
+    ]
+    monkeypatch.setattr(logme, "MOST_ITERATIONS", 1000)
+    monkeypatch.setattr(logme, "TOLERANCE", 1e-12)
+    assert logme.score(features=features, labels=labels) == pytest.approx(np.mean(best), abs=2e-3)
+
+
+def test_logme_agrees_with_scikit_learns_bayesian_ridge(data):
+    """Which maximises the same evidence, with priors so wide that they say nothing."""
+    features, _, labels = data
+    found = []
+    for label in range(K):
+        target = (labels == label).astype(float)
+        ridge = BayesianRidge(
+            fit_intercept=False,
+            compute_score=True,
+            alpha_1=1e-12,
+            alpha_2=1e-12,
+            lambda_1=1e-12,
+            lambda_2=1e-12,
+            max_iter=2000,
+            tol=1e-10,
+        ).fit(features, target)
+        found.append(ridge.scores_[-1] / N)
+    assert logme.score(features=features, labels=labels) == pytest.approx(np.mean(found), abs=1e-3)
+
+
+def test_hscore_by_its_formula(data):
+    features, _, labels = data
+    means = np.stack([features[labels == label].mean(axis=0) for label in labels])
+    covariance, between = np.cov(features.T, bias=True), np.cov(means.T, bias=True)
+    by_hand = np.trace(np.linalg.inv(covariance) @ between)
+    assert hscore.score(features=features, labels=labels) == pytest.approx(by_hand, rel=1e-9)
+    assert hscore.score(features=np.eye(K)[labels], labels=labels) == pytest.approx(K - 1)
+
+
+def test_shrunk_hscore(data):
+    from sklearn.covariance import LedoitWolf
+
+    features, _, labels = data
+    fitted = LedoitWolf().fit(features)
+    means = np.stack([features[labels == label].mean(axis=0) for label in labels])
+    by_hand = (1 - fitted.shrinkage_) * np.trace(
+        np.linalg.inv(fitted.covariance_) @ np.cov(means.T, bias=True)
+    )
+    assert hscore.score(features=features, labels=labels, shrunk=True) == pytest.approx(
+        by_hand, rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_gbc_by_loops(data, spherical):
+    features, _, labels = data
+    total = 0.0
+    for a in range(K):
+        for b in range(K):
+            if a == b:
+                continue
+            distance = 0.0
+            for d in range(D):
+                mean_a, mean_b = (features[labels == c, d].mean() for c in (a, b))
+                var_a, var_b = (
+                    (
+                        features[labels == c].var(axis=0).mean()
+                        if spherical
+                        else features[labels == c, d].var()
+                    )
+                    for c in (a, b)
+                )
+                var = (var_a + var_b) / 2
+                distance += (mean_a - mean_b) ** 2 / var / 8 + math.log(
+                    var / math.sqrt(var_a * var_b)
+                ) / 2
+            total += math.exp(-distance)
+    assert gbc.score(features=features, labels=labels, spherical=spherical) == pytest.approx(
+        -total, rel=1e-9
+    )
+
+
+def test_gbc_of_equal_classes_and_of_distant_ones():
+    labels = np.arange(100) % 2
+    same = np.repeat(np.random.default_rng(0).normal(size=(50, 3)), 2, axis=0)
+    assert gbc.score(features=same, labels=labels) == pytest.approx(
+        -2
+    )  # two ordered pairs that overlap wholly
+    assert gbc.score(features=same + 1000 * labels[:, None], labels=labels) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("num_images", [N, 20])
+def test_transrate_by_its_formula(data, num_images):
+    features, _, labels = (part[:num_images] for part in data)
+    centred = features - features.mean(axis=0)
+
+    def rate(part):
+        eigenvalues = np.linalg.eigvalsh(part.T @ part / (len(part) * 1e-4))
+        return 0.5 * np.log1p(np.maximum(eigenvalues, 0)).sum()
+
+    by_hand = rate(centred) - np.mean(
+        [rate(centred[labels == label]) for label in np.unique(labels)]
+    )
+    assert transrate.score(features=features, labels=labels) == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_knn_agrees_with_scikit_learn(data, k, metric, monkeypatch):
+    features, _, labels = data
+    monkeypatch.setattr(knn, "CHUNK", 100)
+    neighbours = (
+        NearestNeighbors(n_neighbors=k, metric=metric, algorithm="brute")
+        .fit(features)
+        .kneighbors()[1]
+    )
+    assert (knn.nearest(features, k, metric=metric) == neighbours).all()
+    votes = [np.bincount(labels[row], minlength=K).argmax() for row in neighbours]
+    assert (
+        knn.score(features=features, labels=labels, k=k, metric=metric)
+        == (np.array(votes) == labels).mean()
+    )
+
+
+def test_knn_far_from_the_origin_and_with_ties():
+    """Where |a|^2 - 2 a b + |b|^2 in float32 has nothing left; and equal distances, which go to the lower index."""
+    random = np.random.default_rng(0)
+    features = 1e5 + random.normal(0, 1e-2, (60, 3))
+    expected = [
+        min((float(((a - b) ** 2).sum()), j) for j, b in enumerate(features) if j != i)[1]
+        for i, a in enumerate(features)
+    ]
+    assert knn.nearest(features, 1)[:, 0].tolist() == expected
+    line = np.array([[0.0], [1.0], [2.0], [3.0]])
+    assert knn.nearest(line, 1)[:, 0].tolist() == [1, 0, 1, 2]
+
+
+def test_more_equal_distances_than_candidates_still_go_to_the_lowest_index():
+    features = np.zeros((100, 2))
+    features[50:] = 1
+    assert knn.nearest(features, 1)[:, 0].tolist() == [1, *[0] * 49, 51, *[50] * 49]
+    assert (knn.nearest(features, 3)[60] == [50, 51, 52]).all()
+
+
+def test_knn_counts_duplicates_and_refuses_a_k_that_is_too_large(data):
+    features, _, labels = data
+    assert knn.duplicates(features) == 0
+    assert knn.duplicates(np.concatenate([features, features[:7]])) == 7
+    for k in (0, N):
+        with pytest.raises(UserError, match="k is"):
+            knn.score(features=features, labels=labels, k=k)
+
+
+SHAPES = given(
+    num_images=st.integers(6, 60),
+    num_features=st.integers(1, 12),
+    num_classes=st.integers(1, 5),
+    num_sources=st.integers(1, 6),
+    seed=st.integers(0, 2**32 - 1),
+)
+FEW = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def drawn(num_images: int, num_features: int, num_classes: int, num_sources: int, seed: int):
+    """Features with ties and constant columns, probabilities with exact zeros, labels that may leave classes out."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, num_classes, num_images)
+    features = np.round(
+        random.normal(0, 1, (num_images, num_features)) + labels[:, None], random.integers(0, 4)
+    )
+    if num_features > 1 and random.integers(2):
+        features[:, 0] = 2  # constant
+    probs = random.dirichlet(np.full(num_sources, 0.3), num_images)
+    probs[probs < 0.05] = 0
+    return features, probs / probs.sum(axis=1, keepdims=True), labels
+
+
+@FEW
+@SHAPES
+def test_leep_of_random_shapes_is_that_of_loops(**shape):
+    _, probs, labels = drawn(**shape)
+    num_images, num_sources = probs.shape
+    total = 0.0
+    for i in range(num_images):
+        likelihood = 0.0
+        for z in range(num_sources):
+            mass = sum(probs[j, z] for j in range(num_images))
+            if mass > 0:  # a source class that nothing looks like says nothing
+                likelihood += (
+                    sum(probs[j, z] for j in range(num_images) if labels[j] == labels[i])
+                    / mass
+                    * probs[i, z]
+                )
+        total += math.log(likelihood)
+    assert leep.score(probs=probs, labels=labels) == pytest.approx(
+        total / num_images, rel=1e-9, abs=1e-12
+    )
+    assert leep.score(probs=probs, labels=labels) <= 1e-12
+
+
+@FEW
+@SHAPES
+def test_knn_of_random_shapes_with_ties_is_that_of_loops(**shape):
+    """Small integers: many distances are equal, and exactly so."""
+    features, _, labels = drawn(**shape)
+    features = np.round(features)
+    num_images = len(labels)
+    for k in {1, 3, num_images - 1}:
+        right = 0
+        for i in range(num_images):
+            nearest = sorted(
+                (float(((features[i] - features[j]) ** 2).sum()), j)
+                for j in range(num_images)
+                if j != i
+            )[:k]
+            votes = [0] * (labels.max() + 1)
+            for _, j in nearest:
+                votes[labels[j]] += 1
+            right += votes.index(max(votes)) == labels[i]
+        assert knn.score(features=features, labels=labels, k=k) == right / num_images
+
+
+@FEW
+@SHAPES
+def test_logme_of_random_shapes_is_the_published_iteration(**shape):
+    """gamma, alpha and beta by matrices and not by singular values; the evidence of the JMLR paper, for D of at most N."""
+    features, _, labels = drawn(**shape)
+    (num_images, num_features), found = features.shape, []
+    assume(num_features <= num_images)
+    for label in np.unique(labels):
+        y, alpha, beta = (labels == label).astype(float), 1.0, 1.0
+        for _ in range(11):
+            t = alpha / beta
+            inverse = np.linalg.inv(features.T @ features + t * np.eye(num_features))
+            m = inverse @ features.T @ y
+            gamma = num_features - t * np.trace(inverse)
+            m2, res2 = m @ m, ((features @ m - y) ** 2).sum()
+            alpha, beta = gamma / (m2 + 1e-5), (num_images - gamma) / (res2 + 1e-5)
+            determinant = np.linalg.slogdet(
+                alpha * np.eye(num_features) + beta * features.T @ features
+            )[1]
+            evidence = (
+                (
+                    num_features * math.log(alpha)
+                    + num_images * math.log(beta)
+                    - determinant
+                    - beta * res2
+                    - alpha * m2
+                    - num_images * math.log(2 * math.pi)
+                )
+                / 2
+                / num_images
+            )
+            if abs(alpha / beta - t) / t <= 1e-3:
+                break
+        found.append(evidence)
+    assert logme.score(features=features, labels=labels) == pytest.approx(
+        np.mean(found), rel=1e-5, abs=1e-5
+    )
+
+
+@FEW
+@SHAPES
+def test_the_other_scores_of_random_shapes_by_their_formulas(**shape):
+    features, probs, labels = drawn(**shape)
+    present = np.unique(labels)
+    hard = probs.argmax(axis=1)
+    entropy = sum(
+        math.log(np.mean(labels[hard == z] == y)) for y, z in zip(labels, hard, strict=True)
+    ) / len(labels)
+    assert nce.score(probs=probs, labels=labels) == pytest.approx(entropy, rel=1e-9, abs=1e-12)
+    centred = features - features.mean(axis=0)
+
+    def rate(part):
+        return (
+            0.5
+            * np.log1p(np.maximum(np.linalg.eigvalsh(part.T @ part / (len(part) * 1e-4)), 0)).sum()
+        )
+
+    by_hand = rate(centred) - np.mean([rate(centred[labels == label]) for label in present])
+    assert transrate.score(features=features, labels=labels) == pytest.approx(
+        by_hand, rel=1e-6, abs=1e-6
+    )
+    between = np.cov(
+        np.stack([features[labels == label].mean(axis=0) for label in labels]).T, bias=True
+    )
+    h = np.trace(
+        np.linalg.pinv(np.atleast_2d(np.cov(features.T, bias=True)), rcond=1e-10)
+        @ np.atleast_2d(between)
+    )
+    assert hscore.score(features=features, labels=labels) == pytest.approx(h, rel=1e-6, abs=1e-6)
+
+
+def test_nleeps_fallbacks():
+    """5 K components as published while there are more images; then fewer a class; then one fewer than the images."""
+    features = np.random.default_rng(0).normal(0, 1, (60, 3))
+    for num_classes, components in ((5, 25), (11, 55), (12, 48), (25, 50), (40, 40), (60, 59)):
+        told = nleep.details(features=features, labels=np.arange(60) % num_classes)
+        assert (told["num_components"], told["wanted_components"]) == (components, 5 * num_classes)
+        assert told["covariances"] == "full" and told["score"] <= 0
+
+
+def test_many_labels_an_image_suit_logme_and_no_other(data):
+    features, probs, labels = data
+    many = np.where(np.eye(K, dtype=np.int8)[labels] == 1, 1, -1).astype(np.int8)
+    assert logme.score(features=features, labels=many) == logme.score(
+        features=features, labels=labels
+    )
+    many[0] = 1
+    assert logme.score(features=features, labels=many) != logme.score(
+        features=features, labels=labels
+    )
+    found = scores.compute(
+        names("harness.transfer.scores"), features=features, probs=probs, labels=many
+    )
+    assert found.scores.keys() == {"logme"} and found.failed.keys() == set(
+        names("harness.transfer.scores")
+    ) - {"logme"}
+    assert all("many labels" in why for why in found.failed.values())
+
+
+def test_a_score_without_a_number_is_told_and_the_rest_go_on(data, monkeypatch):
+    features, probs, labels = data
+    monkeypatch.setattr(gbc, "score", lambda **_: float("nan"))
+    monkeypatch.setattr(nce, "score", lambda **_: 1 / 0)
+    found = scores.compute(["gbc", "nce", "leep"], features=features, probs=probs, labels=labels)
+    assert found.scores.keys() == {"leep"} and set(found.seconds) == {"gbc", "nce", "leep"}
+    assert found.failed == {
+        "gbc": "gives nan, which is no number to compare.",
+        "nce": "ZeroDivisionError: division by zero",
+    }
+    with pytest.raises(UserError, match="no score named 'lep'"):
+        scores.compute(["lep"], features=features, probs=probs, labels=labels)

@@ -1,0 +1,68 @@
+"""A beton with restart indices added is the beton that would have been written with them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from writers.beton.add_restart_index import add_index
+from writers.beton.encoding import Encoding
+from writers.beton.store import manifest_path, open_beton
+from writers.beton.verify import verify
+from writers.beton.write import write_split
+from writers.errors import UserError
+from writers.source import Source
+from writers.subset.spec import everything
+
+PLAIN = Encoding(format="passthrough", restart_index=False)
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_it_is_what_writing_with_the_index_gives(source: Source, tmp_path: Path, num_threads: int):
+    write_split(source, "train", everything(source.classes), PLAIN, tmp_path / "plain.beton")
+    indexed = Encoding(format="passthrough", restart_index=True)
+    write_split(source, "train", everything(source.classes), indexed, tmp_path / "own.beton")
+    manifest = add_index(tmp_path / "plain.beton", tmp_path / "new.beton", num_threads=num_threads)
+    assert (tmp_path / "new.beton").read_bytes() == (tmp_path / "own.beton").read_bytes()
+    assert manifest.encoding == indexed and verify(tmp_path / "new.beton") == []
+    assert manifest.copied_from == {
+        "file": "plain.beton",
+        "sha256": open_beton(tmp_path / "plain.beton").manifest.sha256,
+    }
+    assert np.array_equal(
+        open_beton(tmp_path / "new.beton").ids, open_beton(tmp_path / "plain.beton").ids
+    )
+
+
+def test_what_cannot_be_indexed_is_refused_and_leaves_nothing(source: Source, tmp_path: Path):
+    write_split(source, "train", everything(source.classes), Encoding(), tmp_path / "indexed.beton")
+    write_split(
+        source, "train", everything(source.classes), Encoding(format="raw"), tmp_path / "raw.beton"
+    )
+    write_split(source, "train", everything(source.classes), PLAIN, tmp_path / "plain.beton")
+    for name, says in (("indexed", "already"), ("raw", "no JPEG")):
+        with pytest.raises(UserError, match=says):
+            add_index(tmp_path / f"{name}.beton", tmp_path / "new.beton")
+    with pytest.raises(UserError, match="file to read from"):
+        add_index(tmp_path / "plain.beton", tmp_path / "plain.beton")
+    beton = open_beton(tmp_path / "plain.beton")
+    number = int(np.flatnonzero(beton.rows["mode"] == 0)[2])
+    middle = int(beton.rows["offset"][number]) + int(beton.sizes[number]) // 2
+    data = bytearray((tmp_path / "plain.beton").read_bytes())
+    data[middle : middle + 40] = b"\xff\xd9" * 20  # the image ends in its middle
+    (tmp_path / "plain.beton").write_bytes(data)
+    with pytest.raises(UserError, match=f"Sample {number} of"):
+        add_index(tmp_path / "plain.beton", tmp_path / "new.beton")
+    assert not list(tmp_path.glob("*new*")) and not manifest_path(tmp_path / "new.beton").exists()
+
+
+def test_the_index_is_the_default_where_jpegs_are_made_here():
+    assert Encoding().restart_index and Encoding.model_validate("500_0.50_90").restart_index
+    assert (
+        not Encoding(format="raw").restart_index
+        and not Encoding(format="passthrough").restart_index
+    )
+    assert (
+        Encoding(format="passthrough", restart_index=True).restart_index
+        and not Encoding(restart_index=False).restart_index
+    )

@@ -1,0 +1,104 @@
+"""A writer is killed at twenty random moments: no beton that is not whole, nothing left running or in shared memory."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from writers.beton.copy import copy_subset
+from writers.beton.encoding import Encoding
+from writers.beton.store import open_beton
+from writers.beton.verify import verify
+from writers.beton.write import write_split
+from writers.errors import UserError
+from writers.source import Source
+from writers.subset.spec import everything
+
+# Imports once, then forks a writer for each line that it reads, and says its process id. A writer writes the same name over
+# and over, in turns of two kinds, so that a kill falls into every phase: encoding, digests, names, an older file going.
+# FFCV's writer keeps its tables in /dev/shm, where a killed process leaves them: so each writer looks whether it has any open.
+FORKS = """
+import os, sys
+from pathlib import Path
+from writers.beton.copy import copy_subset
+from writers.dataset import SplitSettings, open_dataset
+from writers.beton.encoding import Encoding
+from writers.subset.spec import everything
+from writers.beton.write import write_split
+
+tree, file, whole = map(Path, sys.argv[1:])
+source = open_dataset("folder", tree, SplitSettings())
+subset = everything(source.classes)
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        seed = int(line)
+        while True:
+            seed += 1
+            if seed % 2:
+                write_split(source, "train", subset, Encoding(), file, seed=seed)
+            else:
+                copy_subset(whole, subset, file)
+    print(pid, flush=True)
+    os.waitpid(pid, 0)
+    print("gone", flush=True)
+"""
+
+
+@pytest.mark.timeout(180)
+def test_killed_at_twenty_random_moments(source: Source, tree: Path, tmp_path: Path):
+    file, whole = tmp_path / "out" / "train.beton", tmp_path / "whole.beton"
+    write_split(source, "train", everything(source.classes), Encoding(format="raw"), whole)
+    server = subprocess.Popen(
+        [sys.executable, "-c", FORKS, tree, file, whole],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    moments, num_caught_writing = random.Random(0), 0
+    try:
+        for number in range(20):
+            server.stdin.write(f"{number}\n")
+            server.stdin.flush()
+            pid = int(server.stdout.readline())
+            time.sleep(moments.uniform(0.005, 0.12))
+            assert not _shared_memory(pid), "a kill would leave it behind"
+            os.kill(pid, signal.SIGKILL)
+            assert server.stdout.readline() == "gone\n"
+            with pytest.raises(
+                ProcessLookupError
+            ):  # the writer led a session of its own: nobody of it is left
+                os.killpg(pid, 0)
+            num_caught_writing += bool(list(file.parent.glob(".*.writing")))
+            if file.exists():
+                assert verify(file) == [], f"killed for the {number}. time"
+            else:
+                with pytest.raises(UserError, match="There is no beton"):
+                    open_beton(file)
+    finally:
+        server.kill()
+        server.communicate()
+    assert num_caught_writing >= 5
+    copy_subset(whole, everything(source.classes), file)  # the next call starts cleanly
+    assert verify(file) == []
+    assert sorted(path.name for path in file.parent.iterdir()) == [
+        "train.beton",
+        "train.beton.json",
+    ]
+
+
+def _shared_memory(pid: int) -> list[str]:
+    """What of /dev/shm a process has open or mapped."""
+    opened = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            opened.append(str(link.readlink()))
+    mapped = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return [name for name in opened + mapped if "/dev/shm/" in name]

@@ -1,0 +1,448 @@
+"""What lies ready is taken: the very file that writing from the images gives. What is not sure to be the same is not taken."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.helpers.pictures import picture
+from writers.beton import copy, layout
+from writers.beton import provenance as origin
+from writers.beton import reuse as ready
+from writers.beton.copy import copy_subset
+from writers.beton.encoding import Encoding
+from writers.beton.provenance import (
+    Origin,
+    inherit,
+    open_with_origin,
+    record,
+    record_path,
+    recorded,
+)
+from writers.beton.store import Manifest, manifest_path, open_beton
+from writers.beton.verify import verify
+from writers.beton.write import write_split
+from writers.errors import UserError
+from writers.source import Source, SplitSettings
+from writers.subset.spec import Subset, SubsetSpec, everything, resolve
+
+TWO = Subset("two", ("owl", "cat"))  # label order is the subset's own
+PETS = Subset("pets", ("bird", "pet"), (("owl",), ("cat", "dog")))
+ENCODINGS = [
+    Encoding(),
+    Encoding(restart_index=False),
+    Encoding(format="raw"),
+    Encoding(format="passthrough"),
+    Encoding(format="passthrough", restart_index=True, max_resolution=120),
+    Encoding(format="mixed", compress_probability=0.5, max_resolution=110),
+]
+
+
+@dataclass
+class Place:
+    """A tree of images that was opened, and a data folder in which betons lie."""
+
+    tree: Path
+    data: Path
+    settings: SplitSettings
+    encoding: Encoding
+
+    def __post_init__(self) -> None:
+        self.reopen()
+
+    def reopen(self) -> None:
+        self.source, self.origin = open_with_origin("folder", [self.tree], self.settings)
+
+    def write(
+        self,
+        subset: Subset | None = None,
+        name: str = "whole",
+        split: str = "train",
+        **options: Any,
+    ) -> Path:
+        """From the images."""
+        file = self.data / name / f"{split}.beton"
+        manifest = write_split(
+            self.source,
+            split,
+            subset or everything(self.source.classes),
+            self.encoding,
+            file,
+            **options,
+        )
+        record(file, manifest, self.origin)
+        return file
+
+    def take(
+        self, subset: Subset = TWO, name: str = "taken", split: str = "train", **options: Any
+    ) -> ready.Taken | None:
+        return ready.take(
+            self.source,
+            split,
+            subset,
+            self.encoding,
+            self.data / name / f"{split}.beton",
+            **{"origin": self.origin, "folder": self.data, "tell": _unexpected, **options},
+        )
+
+    def same_as_own(self, subset: Subset = TWO, name: str = "taken", split: str = "train") -> None:
+        """Whether what was taken is what is written from the images, and its manifest, too."""
+        taken, own = self.data / name / f"{split}.beton", self.write(subset, f"own_{name}", split)
+        assert taken.read_bytes() == own.read_bytes()
+        assert manifest_path(taken).read_bytes() == manifest_path(own).read_bytes()
+        assert verify(taken) == []
+
+
+def _unexpected(words: str) -> None:
+    raise AssertionError(words)
+
+
+@pytest.fixture
+def place(tree: Path, tmp_path: Path) -> Place:
+    return Place(tree, tmp_path / "data", SplitSettings(), Encoding())
+
+
+@pytest.mark.parametrize(
+    "encoding", ENCODINGS, ids=lambda encoding: f"{encoding.format}-{encoding.restart_index}"
+)
+def test_a_subset_is_the_own_file_byte_for_byte_and_few_images_are_read(
+    place: Place, encoding: Encoding, monkeypatch
+):
+    place.encoding = encoding
+    whole = place.write()
+    read: list[str] = []
+    monkeypatch.setattr(ready, "NUM_ENCODED_ANEW", 3)
+    monkeypatch.setattr(
+        Source, "read", lambda source, example: read.append(example.name) or _read(source, example)
+    )
+    taken = place.take()
+    assert taken is not None and taken.beton == whole and len(read) == 3
+    assert taken.manifest == open_beton(place.data / "taken" / "train.beton").manifest
+    monkeypatch.undo()
+    place.same_as_own()
+
+
+_read = Source.read
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(
+    "subset", [PETS, Subset("one", ("dog",)), "per_class"], ids=["coarser", "one", "per_class"]
+)
+def test_other_labels_other_counts_and_every_split(place: Place, subset: Subset | str, split: str):
+    if isinstance(subset, str):
+        spec = SubsetSpec.model_validate({"name": "few", "per_class": 2})
+        subset = resolve(spec, place.source.classes, class_counts=place.source.class_counts())
+    place.write(split=split)
+    assert place.take(subset, split=split)
+    place.same_as_own(subset, split=split)
+
+
+def test_out_of_a_beton_with_coarser_labels_and_out_of_a_taken_one(place: Place):
+    """Which classes the images had there is of no matter: the source says what they are."""
+    place.write(PETS, "pets")
+    taken = place.take()
+    assert taken
+    record(place.data / "taken" / "train.beton", taken.manifest, place.origin)
+    place.same_as_own()
+    again = place.take(Subset("one", ("owl",)), "again")
+    assert again and again.beton.parent.name in (
+        "taken",
+        "own_taken",
+    )  # the smallest that has them all
+    place.same_as_own(Subset("one", ("owl",)), "again")
+
+
+def test_images_known_to_be_damaged_leave_the_same_room(place: Place, monkeypatch):
+    monkeypatch.setattr(
+        layout, "FEW_SAMPLES", 10
+    )  # ten are wanted, of which one is damaged: a file for ten all the same
+    place.source.damaged = {"train/cat/train_0.jpg": "cut off", "train/dog/train_1.jpg": "cut off"}
+    place.write()
+    taken = place.take()
+    assert (
+        taken and taken.manifest.page_size == layout.PAGE_SIZE and taken.manifest.num_samples == 9
+    )
+    assert taken.manifest.skipped == [{"name": "cat/train_0", "class": "cat", "reason": "cut off"}]
+    place.same_as_own()
+
+
+def test_the_whole_file_gets_a_second_name_that_lives_by_itself(place: Place):
+    whole = place.write()
+    taken = place.take(everything(place.source.classes))
+    file = place.data / "taken" / "train.beton"
+    assert taken and file.samefile(whole)
+    place.same_as_own(everything(place.source.classes))
+    before, links = file.read_bytes(), file.stat().st_nlink
+    place.encoding = Encoding(format="raw")
+    place.write()  # anew, under the name of the first
+    assert (
+        not file.samefile(whole)
+        and file.read_bytes() == before
+        and file.stat().st_nlink == links - 1
+    )
+    assert verify(file) == [] and sorted(path.name for path in file.parent.iterdir()) == [
+        "train.beton",
+        "train.beton.json",
+    ]
+
+
+def test_without_links_between_the_folders_the_whole_is_copied(place: Place, monkeypatch):
+    def refuse(*paths: Path) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    whole = place.write()
+    monkeypatch.setattr(os, "link", refuse)
+    assert place.take(everything(place.source.classes))
+    assert not (place.data / "taken" / "train.beton").samefile(whole)
+    place.same_as_own(everything(place.source.classes))
+
+
+def test_a_beton_that_is_replaced_before_it_is_linked_is_copied(place: Place, monkeypatch):
+    """The file that was checked is the file that is linked."""
+    whole, link = place.write(), os.link
+
+    def link_late(file: Path, linked: Path) -> None:
+        shutil.copy(file, place.data / "new")
+        (place.data / "new").replace(file)
+        link(file, linked)
+
+    monkeypatch.setattr(os, "link", link_late)
+    assert place.take(everything(place.source.classes))
+    assert not (place.data / "taken" / "train.beton").samefile(whole)
+    assert len(list((place.data / "taken").iterdir())) == 2
+    place.same_as_own(everything(place.source.classes))
+
+
+def test_the_link_of_a_killed_process_goes_when_the_next_begins(place: Place):
+    whole, folder = place.write(), place.data / "taken"
+    folder.mkdir()
+    (folder / ".train.beton.00.writing").touch()
+    os.link(whole, folder / ".train.beton.00.link")
+    assert place.take()
+    assert sorted(path.name for path in folder.iterdir()) == ["train.beton", "train.beton.json"]
+
+
+def _touch(place: Place) -> None:
+    os.utime(
+        place.tree / "train" / "dog" / "train_0.jpg", ns=(1, 1)
+    )  # an image that is not even wanted
+    place.reopen()
+
+
+def _same_name_and_time(place: Place) -> None:
+    path = place.tree / "train" / "cat" / "train_0.jpg"
+    times = path.stat()
+    path.write_bytes(path.read_bytes() + b"\0")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    place.reopen()
+
+
+def _add_image(place: Place) -> None:
+    picture(77, 100, 100).save(place.tree / "train" / "cat" / "another.png")
+    place.reopen()
+
+
+def _other_val(place: Place) -> None:
+    place.settings = replace(place.settings, val=0.2)
+    place.reopen()
+
+
+def _no_record(place: Place) -> None:
+    record_path(place.data / "whole" / "train.beton").unlink()
+
+
+def _record_of_another(place: Place) -> None:
+    place.write(TWO, "two", split="val")
+    record_path(place.data / "two" / "val.beton").replace(
+        record_path(place.data / "whole" / "train.beton")
+    )
+
+
+def _no_state(place: Place) -> None:
+    _no_record(place)
+    place.origin = None
+
+
+def _reseal(**changes: Any) -> Callable[[Place], None]:
+    def change(place: Place) -> None:
+        file = place.data / "whole" / "train.beton"
+        before = open_beton(file).manifest
+        fields = {name: getattr(before, name) for name in Manifest.model_fields if name != "digest"}
+        manifest = Manifest.sealed(**fields | changes)
+        manifest_path(file).write_text(manifest.model_dump_json())
+        record(file, manifest, place.origin)
+
+    return change
+
+
+def _other_encoding(place: Place) -> None:
+    place.encoding = Encoding(jpeg_quality=91)
+
+
+def _order_of_another_seed(place: Place) -> None:
+    place.write(seed=3)
+    _reseal(seed=0)(place)
+
+
+def _fewer_images(place: Place) -> None:
+    place.write(Subset("cats", ("cat", "dog")))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _touch,
+        _same_name_and_time,
+        _add_image,
+        _other_val,
+        _no_record,
+        _record_of_another,
+        _no_state,
+        _other_encoding,
+        _order_of_another_seed,
+        _fewer_images,
+        _reseal(created_by="harness writers 4"),
+        _reseal(dataset="others"),
+        _reseal(seed=1),
+        _reseal(split="val"),
+    ],
+)
+def test_what_is_not_proven_to_be_the_same_is_not_taken(
+    place: Place, change: Callable[[Place], None]
+):
+    place.write()
+    assert place.take()
+    for path in (place.data / "taken").iterdir():
+        path.unlink()
+    change(place)
+    assert place.take() is None and not list((place.data / "taken").iterdir())
+
+
+def test_images_that_are_not_in_it_are_missed_without_encoding_any(place: Place, monkeypatch):
+    monkeypatch.setattr(ready, "NUM_ENCODED_ANEW", 0)
+    place.write(Subset("others", ("cat", "dog")))
+    for name, there in (("owl", False), ("cat", True)):
+        spec = SubsetSpec.model_validate(
+            {"name": "one", "classes": [name], "steps": [{"per_class": 1}]}
+        )
+        assert (place.take(resolve(spec, place.source.classes)) is not None) == there
+
+
+def test_an_origin_is_the_files_and_all_that_decides_on_the_splits(place: Place, monkeypatch):
+    def opened(
+        protocol: str | None = None, place_made: Path = place.tree, **settings: Any
+    ) -> Origin | None:
+        def open_dataset(name: str, paths: list[Path], settings: SplitSettings) -> Any:
+            place_made.mkdir(exist_ok=True)
+            return SimpleNamespace(protocol=protocol)
+
+        monkeypatch.setattr(origin, "open_dataset", open_dataset)
+        return open_with_origin("folder", [place_made], replace(SplitSettings(), **settings))[1]
+
+    assert opened() == place.origin
+    made = place.tree.parent / "made"  # on first use: then it is as it is at the second
+    assert opened(place_made=made) == opened(place_made=made)
+    found = [
+        opened(),
+        opened("vtab"),
+        opened(val=0.2),
+        opened(test=0.1),
+        opened(seed=1),
+        opened(place_made=made),
+    ]
+    assert None not in found and all(found.count(one) == 1 for one in found)
+
+
+def test_where_the_libraries_of_today_give_other_bytes_nothing_is_taken(place: Place, monkeypatch):
+    place.write()
+    monkeypatch.setattr(
+        ready, "encode", lambda *arguments, lenient: replace(_encode(*arguments), data=b"newer")
+    )
+    assert place.take() is None
+
+
+_encode = ready.encode
+
+
+@pytest.mark.parametrize(
+    "subset", [TWO, Subset("all", ("cat", "dog", "owl"))], ids=["copy", "link"]
+)
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_damaged_beton_is_told_of_and_the_next_one_taken(
+    place: Place, subset: Subset, cut: bool, monkeypatch
+):
+    """A flipped bit in an image, or a file that shrinks while it is read."""
+    monkeypatch.setattr(copy, "MOST_AT_ONCE", 4000)
+    good, bad, said = place.write(name="good"), place.write(name="bad"), []
+    data = bytearray(bad.read_bytes())
+    beton = open_beton(bad)
+    position = int(np.flatnonzero(beton.labels == 0)[-1])
+    data[int(beton.rows["offset"][position]) + 300] ^= 1
+
+    def shrink(done: int, total: int) -> None:
+        os.truncate(bad, 2**21 + 1000)
+
+    if not cut:
+        bad.write_bytes(data)
+    taken = place.take(subset, tell=said.append, progress=shrink if cut else None)
+    assert taken and taken.beton == good and len(said) == 1 and str(bad) in said[0]
+    place.same_as_own(subset)
+    good.unlink()
+    assert place.take(subset, "again", tell=said.append, folder=bad.parents[1] / "nothing") is None
+
+
+def test_a_beton_that_is_gone_or_replaced_meanwhile(place: Place, monkeypatch):
+    whole, said = place.write(), []
+    monkeypatch.setattr(ready, "open_beton", lambda path: whole.unlink() or open_beton(path))
+    assert place.take(tell=said.append) is None and len(said) == 1
+    place.write()
+    monkeypatch.setattr(ready, "open_beton", open_beton)
+    monkeypatch.setattr(
+        ready,
+        "encode",
+        lambda *arguments, lenient: whole.unlink(missing_ok=True) or _encode(*arguments),
+    )
+    for subset in (TWO, everything(place.source.classes)):
+        assert place.take(subset, tell=said.append) is None and "cannot be read" in said.pop()
+        place.write()
+
+    def replaced(path: Path) -> Any:
+        place.encoding = Encoding(format="raw")
+        place.write()
+        return open_beton(path)
+
+    monkeypatch.setattr(ready, "open_beton", replaced)
+    assert place.take(tell=said.append) is None and "another file" in said[1]
+
+
+def test_what_a_person_has_to_put_right_is_said_as_ever(place: Place):
+    place.write()
+    with pytest.raises(UserError, match="no image of 1 of its 2 classes: emu"):
+        place.take(Subset("odd", ("cat", "emu")))
+    (place.data / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        place.take(name="file")
+
+
+def test_a_copy_inherits_the_origin_and_another_file_does_not(place: Place):
+    whole, file = place.write(), place.data / "copied" / "train.beton"
+    manifest = copy_subset(whole, TWO, file)
+    inherit(whole, file)
+    assert recorded(file, manifest) == place.origin
+    other = place.write(PETS, "other")
+    record_path(other).unlink()
+    inherit(whole, other)
+    assert not record_path(other).exists()
+
+
+def test_links_that_lead_round_in_a_circle_and_to_nowhere_are_no_trouble(place: Place):
+    (place.tree / "train" / "round").symlink_to(place.tree, target_is_directory=True)
+    (place.tree / "nowhere").symlink_to(place.tree / "not_there")
+    assert origin._state([place.tree]) == origin._state([place.tree]) is not None

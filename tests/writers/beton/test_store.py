@@ -1,0 +1,151 @@
+"""What is wrong with a beton is found: by opening it where a look is enough, by verify in any case."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.helpers.reseal import reseal
+from writers.beton.encoding import JPEG, Encoding
+from writers.beton.layout import FIRST_ROW
+from writers.beton.store import manifest_path, open_beton
+from writers.beton.verify import verify
+from writers.beton.write import write_split
+from writers.errors import UserError
+from writers.source import Source
+from writers.subset.spec import everything
+
+
+@pytest.fixture
+def beton(source: Source, tmp_path: Path) -> Path:
+    write_split(
+        source,
+        "train",
+        everything(source.classes),
+        Encoding(format="mixed", compress_probability=0.7),
+        tmp_path / "train.beton",
+    )
+    return tmp_path / "train.beton"
+
+
+def test_a_whole_beton_opens_and_verifies(beton: Path):
+    seen = []
+    assert verify(beton, lambda done, total: seen.append((done, total))) == []
+    assert seen[-1] == (15, 15)
+    assert np.bincount(open_beton(str(beton)).labels).tolist() == [5, 5, 5]
+
+
+def test_any_flipped_byte_is_found(beton: Path):
+    whole = beton.read_bytes()
+    rng = np.random.default_rng(0)
+    manifest = json.loads(manifest_path(beton).read_text())
+    places = [0, 5, 9, 30, *rng.integers(0, manifest["bytes"], 8)]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << rng.integers(8)
+        beton.write_bytes(damaged)
+        assert verify(beton) != [], f"byte {place}"
+    beton.write_bytes(whole)
+    assert verify(beton) == []
+
+
+def test_every_damaged_byte_of_header_rows_and_table_is_said_in_words(beton: Path):
+    """The top bit of a number among them: it must not be taken for a size or a place."""
+    whole = beton.read_bytes()
+    table_offset = open_beton(beton).manifest.table_offset
+    places = [
+        *range(24),
+        *range(24, 24 + 17),
+        *range(FIRST_ROW, FIRST_ROW + 24),
+        *range(table_offset, table_offset + 24),
+    ]
+    for place in places:
+        for bit in (0, 7):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            beton.write_bytes(damaged)
+            assert verify(beton) != [], f"byte {place} bit {bit}"
+            if place < 24:
+                with pytest.raises(UserError, match="not the file that its manifest describes"):
+                    open_beton(beton)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 3000, -1])
+def test_a_truncated_file_does_not_open(beton: Path, keep: int):
+    beton.write_bytes(beton.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"train\.beton"):
+        open_beton(beton)
+    assert verify(beton) != []
+
+
+def test_another_files_manifest_does_not_fit(source: Source, beton: Path, tmp_path: Path):
+    write_split(
+        source, "val", everything(source.classes), Encoding(format="raw"), tmp_path / "val.beton"
+    )
+    manifest_path(tmp_path / "val.beton").replace(manifest_path(beton))
+    with pytest.raises(UserError, match="not the file that its manifest describes"):
+        open_beton(beton)
+
+
+def test_no_file_no_manifest_and_a_manifest_that_is_none(beton: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="no beton"):
+        open_beton(tmp_path / "other.beton")
+    manifest = json.loads(manifest_path(beton).read_text())
+    for wrong in (
+        {},
+        manifest | {"class_counts": [5, 5, 4]},
+        manifest | {"class_counts": [15]},
+        manifest | {"num_raw": 16},
+        manifest | {"num_samples": 10**12},
+        manifest | {"bytes": 100},
+        [],
+        "words",
+    ):
+        manifest_path(beton).write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match="not a beton's manifest"):
+            open_beton(beton)
+    manifest_path(beton).unlink()
+    with pytest.raises(UserError, match="no manifest"):
+        open_beton(beton)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("label", 7, "label 7"),
+        ("label", -1, "label -1"),
+        ("width", 1, "sample 3"),
+        ("mode", 9, "sample 3"),
+        ("offset", 1, "does not fit"),
+    ],
+)
+def test_a_wrong_row_is_named_even_where_the_digest_was_made_to_fit(
+    beton: Path, field: str, value: int, words: str
+):
+    opened = open_beton(beton)
+    rows = opened.rows.copy()
+    rows[field][3] = value
+    data = beton.read_bytes()
+    first = data.index(opened.rows.tobytes())
+    beton.write_bytes(data[:first] + rows.tobytes() + data[first + rows.nbytes :])
+    reseal(beton)
+    problems = verify(beton)
+    assert any(words in problem for problem in problems), problems
+
+
+def test_a_jpeg_that_is_cut_inside_the_file_is_named_even_where_the_digest_was_made_to_fit(
+    beton: Path,
+):
+    opened = open_beton(beton)
+    number = int(np.flatnonzero(opened.rows["mode"] == JPEG)[1])
+    ends = sorted([*opened.rows["offset"].tolist(), opened.manifest.table_offset])
+    start = int(opened.rows["offset"][number])
+    middle, end = start + 700, ends[ends.index(start) + 1]
+    data = beton.read_bytes()
+    beton.write_bytes(data[:middle] + bytes(end - middle) + data[end:])
+    reseal(beton)
+    [problem] = verify(beton)
+    assert problem.startswith(
+        f"sample {number} (label {opened.labels[number]}): its JPEG does not decode"
+    )

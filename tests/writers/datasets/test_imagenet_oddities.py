@@ -1,0 +1,200 @@
+"""ImageNet's and its like's known oddities, out of the official archive: each becomes what torchvision's loader makes of it."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets.folder import default_loader
+
+from tests.helpers.packed import official_of
+from tests.helpers.pictures import picture
+from writers.beton.encoding import JPEG, RAW, Encoding
+from writers.beton.store import open_beton
+from writers.beton.verify import verify
+from writers.beton.write import write_split
+from writers.dataset import SplitSettings, open_dataset
+from writers.errors import UserError
+from writers.formats.imagenet_val import image_name, shipped
+from writers.source import ids_of
+from writers.subset.spec import everything
+
+WNID = "n01440764"
+
+
+def saved(image: Image.Image, format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def of_ink(adobe_transform: int) -> bytes:
+    """CMYK as Photoshop writes it, inverted; 2: YCCK. Pillow writes no YCCK, but the same bytes can be said to be it."""
+    data = bytearray(saved(picture(3).convert("CMYK"), "JPEG"))
+    data[data.index(b"Adobe") + 11] = adobe_transform
+    return bytes(data)
+
+
+def without_adobe_marker() -> bytes:
+    """CMYK of which nothing says how it was meant."""
+    data = of_ink(0)
+    begin = data.index(b"Adobe") - 4
+    return data[:begin] + data[begin + 16 :]
+
+
+def rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it by 90 degrees
+    return saved(picture(4, 120, 100), "JPEG", exif=exif)
+
+
+def sixteen_bit_rgb() -> bytes:
+    values = np.random.default_rng(0).integers(0, 2**16, (100, 120, 3)).astype(">u2")
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    lines = b"".join(b"\0" + line.tobytes() for line in values)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 120, 100, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
+
+
+ODD = {  # of ImageNet's training images one is a PNG and 22 are CMYK: tensorflow/models, build_imagenet_data.py
+    "png": saved(picture(0), "PNG"),
+    "cmyk": of_ink(0),
+    "ycck": of_ink(2),
+    "cmyk_unsaid": without_adobe_marker(),
+    "rotated": rotated(),
+    "grey": saved(picture(1, mode="L"), "JPEG"),
+    "progressive": saved(picture(2), "JPEG", progressive=True),
+    "rgba": saved(picture(5).convert("RGBA"), "PNG"),
+    "grey_alpha": saved(picture(5).convert("LA"), "PNG"),
+    "palette": saved(picture(6).quantize(32), "PNG"),
+    "palette_transparent": saved(picture(6).quantize(32), "PNG", transparency=5),
+    "palette_half_transparent": saved(
+        picture(6).quantize(8), "PNG", transparency=bytes([0, 99, 255, 3])
+    ),
+    "one_bit": saved(picture(7).convert("1"), "PNG"),
+    "sixteen_bit_rgb": sixteen_bit_rgb(),
+    "bmp": saved(picture(8), "BMP"),
+    "gif": saved(picture(9).quantize(64), "GIF"),
+    "gif_animated": saved(
+        picture(9).quantize(64), "GIF", save_all=True, append_images=[picture(10).quantize(64)]
+    ),
+    "webp": saved(picture(10), "WEBP", lossless=True),
+    "tiff": saved(picture(11), "TIFF"),
+    "trailing": saved(picture(12), "JPEG") + b"\0" * 300 + b"camera",
+}
+JPEGS = {"rotated", "grey", "progressive", "trailing"}  # that a decoder turns into RGB by itself
+BROKEN = {
+    "truncated": saved(picture(13), "JPEG")[:-400],
+    "truncated_png": ODD["png"][:900],
+    "empty": b"",
+    "text": b"404 Not Found\n",
+    "jpeg_header_only": ODD["grey"][:4],
+}
+
+
+def imagenet(folder: Path, images: dict[str, bytes]) -> tuple[Path, Path]:
+    """The tree, and the folder of the official archives made of it."""
+    tree, archives = folder / "tree", folder / "archives"
+    val = image_name(shipped().index(WNID) + 1)
+    for path, data in [(f"val/{WNID}/{val}", saved(picture(0), "JPEG"))] + [
+        (f"train/{WNID}/{WNID}_{name}.JPEG", data) for name, data in images.items()
+    ]:
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_bytes(data)
+    archives.mkdir()
+    return tree, official_of(tree, archives)
+
+
+def stored(
+    archives: Path, file: Path, encoding: Encoding
+) -> dict[str, tuple[int, bytes, np.ndarray]]:
+    """Of each image: its mode, its bytes and its pixels as they stand in the beton."""
+    source = open_dataset("imagenet", archives, SplitSettings())
+    write_split(source, "train", everything(source.classes), encoding, file)
+    assert verify(file) == []
+    beton, data = open_beton(file), file.read_bytes()
+    examples = source.splits["train"]
+    name_of = {
+        sample_id: example.name
+        for sample_id, example in zip(ids_of(examples).tolist(), examples, strict=True)
+    }
+    sizes = {int(row["offset"]): int(row["size"]) for row in beton.blobs}
+    found = {}
+    for row, sample_id in zip(beton.rows, beton.ids.tolist(), strict=True):
+        blob = data[int(row["offset"]) : int(row["offset"]) + sizes[int(row["offset"])]]
+        shape = int(row["height"]), int(row["width"]), 3
+        pixels = (
+            np.frombuffer(blob, np.uint8).reshape(shape)
+            if row["mode"] == RAW
+            else np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))
+        )
+        found[name_of[sample_id].removeprefix(f"{WNID}/{WNID}_")] = int(row["mode"]), blob, pixels
+    return found
+
+
+def test_each_becomes_the_pixels_that_torchvision_loads(tmp_path: Path):
+    tree, archives = imagenet(tmp_path, ODD)
+    found = stored(archives, tmp_path / "raw.beton", Encoding(format="raw"))
+    assert set(found) == set(ODD)
+    for name, (_, _, pixels) in found.items():
+        expected = np.asarray(default_loader(str(tree / "train" / WNID / f"{WNID}_{name}.JPEG")))
+        assert pixels.shape == expected.shape and (pixels == expected).all(), name
+
+
+def test_passthrough_keeps_what_is_a_plain_jpeg_and_makes_one_of_the_rest(tmp_path: Path):
+    tree, archives = imagenet(tmp_path, ODD)
+    for name, (mode, blob, pixels) in stored(
+        archives, tmp_path / "kept.beton", Encoding(format="passthrough")
+    ).items():
+        expected = np.asarray(
+            default_loader(str(tree / "train" / WNID / f"{WNID}_{name}.JPEG")), float
+        )
+        assert mode == JPEG
+        assert (blob == ODD[name]) == (name in JPEGS), name
+        assert pixels.shape == expected.shape
+        if name not in ("one_bit", "sixteen_bit_rgb"):  # noise, of which JPEG keeps little
+            assert np.abs(pixels - expected).mean() < 6, name
+
+
+def test_sixteen_bit_grey_is_scaled_where_pillow_would_clip_it_to_white(tmp_path: Path):
+    values = np.linspace(0, 2**16 - 1, 120 * 100).reshape(100, 120).astype(np.uint16)
+    _, archives = imagenet(tmp_path, {"grey16": saved(Image.fromarray(values), "PNG")})
+    _, _, pixels = stored(archives, tmp_path / "raw.beton", Encoding(format="raw"))["grey16"]
+    assert np.abs(pixels.astype(float) - (values / 257.0)[..., None]).max() < 1
+
+
+@pytest.mark.parametrize("format", ["raw", "jpeg", "passthrough"])
+def test_all_that_is_no_whole_image_is_named_or_left_out(tmp_path: Path, format: str):
+    _, archives = imagenet(tmp_path, {"good": ODD["grey"]} | BROKEN)
+    source = open_dataset("imagenet", archives, SplitSettings())
+    arguments = (
+        source,
+        "train",
+        everything(source.classes),
+        Encoding(format=format),
+        tmp_path / "train.beton",
+    )
+    with pytest.raises(UserError, match=f"^{len(BROKEN)} images cannot be read") as caught:
+        write_split(*arguments)
+    for name in BROKEN:
+        assert f"ILSVRC2012_img_train.tar:train/{WNID}/{WNID}_{name}.JPEG: " in str(caught.value)
+    manifest = write_split(*arguments, on_error="skip")
+    assert manifest.num_samples == 1
+    assert [entry["name"] for entry in manifest.skipped] == sorted(
+        f"{WNID}/{WNID}_{name}" for name in BROKEN
+    )

@@ -1,0 +1,680 @@
+"""VTAB's tasks, each on a small tree in its genuine layout; torchvision's own class is the oracle where there is one."""
+
+import gzip
+import io
+import json
+import shutil
+import struct
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+from torchvision import datasets as oracles
+
+from tests.helpers.pictures import picture
+from writers import names
+from writers.beton.encoding import Encoding
+from writers.beton.store import open_beton
+from writers.beton.write import write_split
+from writers.dataset import SplitSettings, open_dataset
+from writers.errors import UserError
+from writers.formats.layout_search import shares
+from writers.source import Example, Source, carve
+from writers.subset.spec import everything
+
+SETTINGS = SplitSettings(val=0.1)
+RANDOM = np.random.default_rng(0)
+
+
+def pixels(source: Source, example: Example) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(source.read(example))).convert("RGB"))
+
+
+def by_name(source: Source, *splits: str) -> dict[str, Example]:
+    return {example.key: example for split in splits for example in source.splits[split]}
+
+
+def sizes(source: Source) -> dict[str, int]:
+    return {split: len(examples) for split, examples in source.splits.items()}
+
+
+# Makers of trees; each returns the folder that a person would name.
+
+
+def make_svhn(root: Path) -> Path:
+    for split, number in (("train", 60), ("test", 20)):
+        savemat(
+            root / f"{split}_32x32.mat",
+            {
+                "X": RANDOM.integers(0, 256, (32, 32, 3, number), dtype=np.uint8),
+                "y": (np.arange(number) % 10 + 1).astype(np.uint8)[:, None],
+            },
+        )
+    return root
+
+
+def make_eurosat(root: Path, name: str = "eurosat") -> Path:
+    classes = import_module(f"writers.datasets.{name}").CLASSES
+    folder = {"eurosat": "2750", "resisc45": "NWPU-RESISC45"}[name]
+    for label, kind in enumerate(classes):
+        (root / name / folder / kind).mkdir(parents=True)
+        for number in range(1, 11):
+            picture(100 * label + number, 64, 64).save(
+                root / name / folder / kind / f"{kind}_{number}.jpg"
+            )
+    return root
+
+
+def make_pcam(root: Path) -> Path:
+    (root / "pcam").mkdir()
+    for part, number in (("train", 12), ("valid", 6), ("test", 5)):
+        prefix = root / "pcam" / f"camelyonpatch_level_2_split_{part}"
+        with h5py.File(f"{prefix}_x.h5", "w") as file:
+            file["x"] = RANDOM.integers(0, 256, (number, 96, 96, 3), dtype=np.uint8)
+        with h5py.File(f"{prefix}_y.h5", "w") as file:
+            file["y"] = (np.arange(number, dtype=np.uint8) % 2).reshape(-1, 1, 1, 1)
+    return root
+
+
+def make_clevr(root: Path) -> Path:
+    folder = root / "clevr" / "CLEVR_v1.0"
+    (folder / "scenes").mkdir(parents=True)
+    for split, number in (("train", 40), ("val", 16), ("test", 3)):
+        (folder / "images" / split).mkdir(parents=True)
+        scenes = []
+        for index in range(number):
+            name = f"CLEVR_{split}_{index:06d}.png"
+            picture(index, 48, 32).save(folder / "images" / split / name)
+            closest = (7.0, 8.0, 8.2, 8.6, 9.2, 9.7, 10.0, 12.5)[index % 8]
+            coordinates = [[10, 10, closest + 2 * place] for place in range(3 + index % 8)]
+            scenes.append(
+                {
+                    "image_filename": name,
+                    "objects": [{"pixel_coords": place} for place in reversed(coordinates)],
+                }
+            )
+        if split != "test":
+            (folder / "scenes" / f"CLEVR_{split}_scenes.json").write_text(
+                json.dumps({"scenes": scenes})
+            )
+    return root
+
+
+def make_dsprites(root: Path) -> Path:
+    values = np.stack(
+        [
+            np.zeros(640, int),
+            np.arange(640) % 3,
+            np.arange(640) % 6,
+            np.arange(640) % 40,
+            np.arange(640) % 32,
+            np.arange(640) // 20,
+        ],
+        axis=1,
+    )
+    images = RANDOM.integers(0, 2, (640, 64, 64), dtype=np.uint8)
+    with h5py.File(root / "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.hdf5", "w") as file:
+        file.create_dataset("imgs", data=images, compression="gzip", chunks=(100, 64, 64))
+        file["latents/classes"] = values
+    return root
+
+
+def make_smallnorb(root: Path) -> Path:
+    for stem, number in (
+        ("5x46789x9x18x6x2x96x96-training", 36),
+        ("5x01235x9x18x6x2x96x96-testing", 72),
+    ):
+        info = np.stack(
+            [
+                np.arange(number) % 10,
+                np.arange(number) % 9,
+                2 * (np.arange(number) % 18),
+                np.arange(number) % 6,
+            ],
+            axis=1,
+        ).astype("<i4")
+        parts = {
+            "dat": (0x1E3D4C55, RANDOM.integers(0, 256, (number, 2, 96, 96), dtype=np.uint8)),
+            "info": (0x1E3D4C54, info),
+            "cat": (0x1E3D4C54, (np.arange(number) % 5).astype("<i4")),
+        }
+        for kind, (magic, array) in parts.items():
+            shape = [*array.shape, 1, 1][: max(3, array.ndim)]
+            data = struct.pack(f"<ii{len(shape)}i", magic, array.ndim, *shape) + array.tobytes()
+            (root / f"smallnorb-{stem}-{kind}.mat.gz").write_bytes(gzip.compress(data, 1))
+    return root
+
+
+CLOSEST = (
+    [],
+    [("Car", 5.0), ("Pedestrian", 1.0)],
+    [("Van", 8.0), ("Truck", 30.0)],
+    [("Truck", 8.1)],
+    [("Car", 20.5)],
+    [("Cyclist", 3.0), ("DontCare", -1000.0)],
+)
+CLOSEST_LABELS = (3, 0, 0, 1, 2, 3)
+
+
+def make_kitti(root: Path) -> Path:
+    raw = root / "Kitti" / "raw"
+    for name in ("training/image_2", "training/label_2", "mapping"):
+        (raw / name).mkdir(parents=True)
+    for frame in range(60):
+        picture(frame, 60, 20).save(raw / "training" / "image_2" / f"{frame:06d}.png")
+        lines = [
+            f"{kind} 0.00 0 -1.5 600.1 150.2 630.3 180.4 1.5 1.6 3.7 1.8 1.5 {z} -1.6"
+            for kind, z in CLOSEST[frame % 6]
+        ]
+        (raw / "training" / "label_2" / f"{frame:06d}.txt").write_text(
+            "".join(f"{line}\n" for line in lines)
+        )
+    drives = [
+        f"2011_09_26 2011_09_26_drive_{line // 3:04d}_sync {line:010d}\n" for line in range(60)
+    ]
+    (raw / "mapping" / "train_mapping.txt").write_text("".join(drives))
+    (raw / "mapping" / "train_rand.txt").write_text(
+        ",".join(str((7 * frame) % 60 + 1) for frame in range(60))
+    )
+    return root
+
+
+def varint(number: int) -> bytes:
+    data = b""
+    while number > 0x7F:
+        data, number = data + bytes([number & 0x7F | 0x80]), number >> 7
+    return data + bytes([number])
+
+
+def field(number: int, data: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def tf_record(image: bytes, label: int, packed: bool) -> bytes:
+    """One tf.train.Example in the framing of a TFRecord file, by the published descriptions of both."""
+    number = field(1, varint(label)) if packed else varint(1 << 3) + varint(label)
+    features = {
+        "filename": field(1, field(1, b"0.jpg")),
+        "image": field(1, field(1, image)),
+        "label": field(3, number),
+        "weight": field(2, field(1, struct.pack("<f", 0.5))),
+    }
+    data = field(
+        1,
+        b"".join(
+            field(1, field(1, name.encode()) + field(2, value)) for name, value in features.items()
+        ),
+    )
+    return struct.pack("<Q", len(data)) + b"CRC1" + data + b"CRC2"
+
+
+def jpeg(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    picture(seed, 48, 36).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def make_dmlab(root: Path) -> Path:
+    (root / "dmlab").mkdir()
+    for part, number in (("train", 12), ("validation", 6), ("test", 6)):
+        for shard in range(2):
+            records = [
+                tf_record(jpeg(index), index % 6, packed=shard == 0)
+                for index in range(shard, number, 2)
+            ]
+            (root / "dmlab" / f"dmlab-{part}.tfrecord-{shard:05d}-of-00002").write_bytes(
+                b"".join(records)
+            )
+    return root
+
+
+def make_retinopathy(root: Path) -> Path:
+    for folder, number in (("train", 10), ("test", 12)):
+        (root / folder).mkdir()
+        for index in range(number):
+            (root / folder / f"{index}_left.jpeg").write_bytes(jpeg(index))
+    (root / "trainLabels.csv").write_text(
+        "image,level\n" + "".join(f"{index}_left,{index % 5}\n" for index in range(10))
+    )
+    lines = [
+        f"{index}_left,{index % 5},{'Public' if index < 5 else 'Private'}\n" for index in range(12)
+    ]
+    (root / "retinopathy_solution.csv").write_text("image,level,Usage\n" + "".join(lines))
+    return root
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "svhn": make_svhn,
+    "eurosat": make_eurosat,
+    "resisc45": lambda root: make_eurosat(root, "resisc45"),
+    "pcam": make_pcam,
+    "clevr-count": make_clevr,
+    "clevr-distance": make_clevr,
+    "dsprites-location": make_dsprites,
+    "dsprites-orientation": make_dsprites,
+    "smallnorb-azimuth": make_smallnorb,
+    "smallnorb-elevation": make_smallnorb,
+    "kitti-distance": make_kitti,
+    "dmlab": make_dmlab,
+    "retinopathy": make_retinopathy,
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_classes_are_as_many_as_documented_and_all_are_there(name: str, tmp_path: Path):
+    source = open_dataset(name, MAKERS[name](tmp_path), SETTINGS)
+    spec = import_module(f"writers.datasets.{names.normalise(name)}").SPEC
+    labels = [example.label for examples in source.splits.values() for example in examples]
+    assert len(source.classes) == len(set(source.classes)) == max(labels) + 1 == spec.num_classes
+    assert set(labels) == set(
+        range(spec.num_classes)
+    ) and spec.name == source.name == names.normalise(name)
+    assert all(source.splits.values())
+    for examples in source.splits.values():
+        assert len({example.name for example in examples}) == len(examples)
+    assert {example.key for example in source.splits["train"]}.isdisjoint(
+        {example.key for example in source.splits["val"]}
+    )
+    other = open_dataset(name, tmp_path, SplitSettings(val=0.1, test=0.3, seed=5))
+    assert [example.name for example in other.splits["test"]] == [
+        example.name for example in source.splits["test"]
+    ]
+    assert all(pixels(source, example).ndim == 3 for example in source.splits["test"][:3])
+
+
+@pytest.mark.parametrize("name", ["svhn", "kitti-distance", "pcam"])
+def test_a_tree_of_class_folders_serves_as_well(name: str, tmp_path: Path):
+    classes = import_module(f"writers.datasets.{names.normalise(name)}").CLASSES
+    for split in ("train", "test"):
+        for label, kind in enumerate(classes):
+            (tmp_path / split / kind).mkdir(parents=True)
+            for number in range(3):
+                picture(label, 32, 32).save(tmp_path / split / kind / f"{number}.png")
+    source = open_dataset(name, tmp_path, SETTINGS)
+    assert source.classes == classes and len(source.splits["test"]) == 3 * len(classes)
+    (tmp_path / "train" / "stranger").mkdir()
+    picture(0, 32, 32).save(tmp_path / "train" / "stranger" / "0.png")
+    with pytest.raises(UserError, match="stranger"):
+        open_dataset(name, tmp_path, SETTINGS)
+
+
+def test_svhn_is_torchvisions(tmp_path: Path):
+    source = open_dataset("svhn", make_svhn(tmp_path), SETTINGS)
+    unchecked = type(
+        "SVHN", (oracles.SVHN,), {"_check_integrity": lambda self: True}
+    )  # not the real file's checksum
+    oracle_parts = {split: unchecked(str(tmp_path), split) for split in ("train", "test")}
+    for split, parts in (("train", ("train", "val")), ("test", ("test",))):
+        found = by_name(source, *parts)
+        assert len(found) == len(oracle_parts[split])
+        for key, example in found.items():
+            image, label = oracle_parts[split][int(key.split("/")[1])]
+            assert example.label == label and (pixels(source, example) == np.asarray(image)).all()
+    assert set(sizes(source).values()) == {50, 10, 20}
+
+
+def test_eurosat_is_torchvisions_in_a_folder_and_in_its_zip(tmp_path: Path):
+    root = make_eurosat(tmp_path)
+    source = open_dataset("eurosat", root, SETTINGS)
+    oracle = oracles.EuroSAT(str(root))
+    assert oracle.classes == source.classes and sizes(source) == {
+        "train": 60,
+        "val": 20,
+        "test": 20,
+    }
+    truth = {
+        str(Path(path).relative_to(Path(path).parents[1])): label for path, label in oracle.samples
+    }
+    assert {
+        key: example.label for key, example in by_name(source, "train", "val", "test").items()
+    } == truth
+    assert Counter(example.label for example in source.splits["val"]) == dict.fromkeys(range(10), 2)
+    (tmp_path / "packed").mkdir()
+    with zipfile.ZipFile(tmp_path / "packed" / "EuroSAT.zip", "w") as archive:
+        for path in sorted((root / "eurosat").rglob("*.jpg")):
+            archive.write(path, path.relative_to(root / "eurosat"))
+    packed = open_dataset("EuroSAT", tmp_path / "packed", SETTINGS)
+    assert packed.splits == source.splits
+    assert packed.read(packed.splits["val"][3]) == source.read(source.splits["val"][3])
+
+
+def test_pcam_is_torchvisions(tmp_path: Path):
+    source = open_dataset("pcam", make_pcam(tmp_path), SETTINGS)
+    for split in ("train", "val", "test"):
+        oracle = oracles.PCAM(str(tmp_path), split)
+        assert len(oracle) == len(source.splits[split])
+        for example, (image, label) in zip(source.splits[split], oracle, strict=True):
+            assert example.label == label and (pixels(source, example) == np.asarray(image)).all()
+
+
+def test_clevrs_counts_are_torchvisions_and_its_distances_task_adaptations(tmp_path: Path):
+    root = make_clevr(tmp_path)
+    counts, distances = (
+        open_dataset(f"clevr_{task}", root, SETTINGS) for task in ("count", "distance")
+    )
+    thresholds = np.array([0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0])
+    for split, parts in (("train", ("train", "val")), ("val", ("test",))):
+        oracle = oracles.CLEVRClassification(str(root), split)
+        scenes = json.loads(
+            (root / f"clevr/CLEVR_v1.0/scenes/CLEVR_{split}_scenes.json").read_text()
+        )["scenes"]
+        found, ranges = by_name(counts, *parts), by_name(distances, *parts)
+        assert len(found) == len(ranges) == len(oracle)
+        for (key, example), path, label, scene in zip(
+            sorted(found.items()), oracle._image_files, oracle._labels, scenes, strict=True
+        ):
+            assert key.endswith(path.name) and int(counts.classes[example.label]) == label
+            assert counts.read(example) == path.read_bytes()
+            closest = min(thing["pixel_coords"][2] for thing in scene["objects"])
+            assert ranges[key].label == np.flatnonzero(thresholds - closest < 0).max()
+    with zipfile.ZipFile(tmp_path / "CLEVR_v1.0.zip", "w") as archive:
+        for path in sorted((root / "clevr").rglob("*.*")):
+            archive.write(path, path.relative_to(root / "clevr"))
+    (tmp_path / "zipped").mkdir()
+    (tmp_path / "CLEVR_v1.0.zip").rename(tmp_path / "zipped" / "CLEVR_v1.0.zip")
+    packed = open_dataset("clevr-count", tmp_path / "zipped", SETTINGS)
+    for split, examples in packed.splits.items():
+        assert [example.name for example in examples] == [
+            example.name for example in counts.splits[split]
+        ]
+
+
+@pytest.mark.parametrize(
+    ("task", "column", "num_values"), [("location", 4, 32), ("orientation", 3, 40)]
+)
+def test_dsprites_factors_and_pixels(tmp_path: Path, task: str, column: int, num_values: int):
+    root = make_dsprites(tmp_path)
+    source = open_dataset(f"dsprites-{task}", root, SETTINGS)
+    with h5py.File(next(root.glob("*.hdf5"))) as file:
+        images, values = file["imgs"][:], file["latents/classes"][:]
+    assert (
+        sum(sizes(source).values()) == 640
+        and 56 <= sizes(source)["val"] <= sizes(source)["test"] == 64
+    )
+    for key, example in by_name(source, "train", "val", "test").items():
+        number = int(key.split("/")[1])
+        assert example.label == int(
+            np.floor(np.float32(values[number, column]) / np.float32(num_values / 16))
+        )
+        if number % 40 == 0:
+            assert (pixels(source, example) == images[number][:, :, None] * 255).all()
+    np.savez_compressed(
+        root / "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz",
+        imgs=images,
+        latents_classes=values,
+        metadata=np.array({"not": "unpickled"}, object),
+    )
+    next(root.glob("*.hdf5")).unlink()
+    again = open_dataset(f"dsprites-{task}", root, SETTINGS)
+    assert again.splits == source.splits
+    assert again.read(again.splits["test"][7]) == source.read(source.splits["test"][7])
+
+
+@pytest.mark.parametrize(("task", "column", "step"), [("azimuth", 2, 2), ("elevation", 1, 1)])
+def test_smallnorb_by_hand(tmp_path: Path, task: str, column: int, step: int):
+    source = open_dataset(f"smallnorb_{task}", make_smallnorb(tmp_path), SETTINGS)
+    assert sizes(source) == {"train": 36, "val": 36, "test": 36}
+    with gzip.open(tmp_path / "smallnorb-5x46789x9x18x6x2x96x96-training-dat.mat.gz") as file:
+        images = np.frombuffer(file.read()[24:], np.uint8).reshape(36, 2, 96, 96)
+    for number, example in enumerate(source.splits["train"]):
+        info = (number % 10, number % 9, 2 * (number % 18), number % 6)
+        assert example.label == info[column] // step
+        assert (pixels(source, example) == images[number, 0][:, :, None]).all()
+    assert source.classes[3] == {"azimuth": "60", "elevation": "45"}[task]
+    assert {example.key for example in source.splits["val"]}.isdisjoint(
+        example.key for example in source.splits["test"]
+    )
+    for path in tmp_path.glob("*.gz"):  # unpacked, as some mirrors have them
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    assert open_dataset(f"smallnorb_{task}", tmp_path, SETTINGS).splits == source.splits
+
+
+def test_kittis_closest_vehicle_and_drives(tmp_path: Path):
+    root = make_kitti(tmp_path)
+    source = open_dataset("kitti-distance", root, SETTINGS)
+    oracle = oracles.Kitti(str(root))
+    thresholds = np.array([-100.0, 8.0, 20.0, 999.0])
+    found = by_name(source, "train", "val", "test")
+    assert len(found) == len(oracle) == 60
+    for index, (path, target) in enumerate(
+        zip(oracle.images, [oracle._parse_target(k) for k in range(60)], strict=True)
+    ):
+        frame = int(Path(path).stem)
+        example = next(
+            example for key, example in found.items() if key.endswith(f"{frame:06d}.png")
+        )
+        closest = min(
+            [thing["location"][2] for thing in target if thing["type"] in ("Car", "Van", "Truck")]
+            + [1000.0]
+        )
+        assert (
+            example.label
+            == np.flatnonzero(thresholds - closest < 0).max()
+            == CLOSEST_LABELS[frame % 6]
+        ), index
+    drive_of = {f"{frame:06d}": (7 * frame) % 60 // 3 for frame in range(60)}
+    drives = {
+        split: {drive_of[example.name[-6:]] for example in examples}
+        for split, examples in source.splits.items()
+    }
+    assert (len(drives["train"]), len(drives["val"]), len(drives["test"])) == (16, 2, 2)
+    assert (
+        not drives["train"] & drives["val"]
+        and not (drives["train"] | drives["val"]) & drives["test"]
+    )
+
+    raw, packed = root / "Kitti" / "raw", tmp_path / "packed"
+    packed.mkdir()
+    for archive, part in (
+        ("data_object_image_2", "training/image_2"),
+        ("data_object_label_2", "training/label_2"),
+        ("devkit_object", "mapping"),
+    ):
+        with zipfile.ZipFile(packed / f"{archive}.zip", "w") as file:
+            for path in sorted((raw / part).iterdir()):
+                file.write(path, path.relative_to(raw))
+    again = open_dataset("kitti_distance", packed, SETTINGS)
+    for split, examples in source.splits.items():
+        assert [(e.name, e.label) for e in again.splits[split]] == [
+            (e.name, e.label) for e in examples
+        ]
+    (packed / "devkit_object.zip").unlink()
+    with pytest.raises(UserError, match=r"train_mapping\.txt is missing"):
+        open_dataset("kitti_distance", packed, SETTINGS)
+
+
+def test_dmlabs_records(tmp_path: Path):
+    source = open_dataset("dmlab", make_dmlab(tmp_path), SETTINGS)
+    assert sizes(source) == {"train": 12, "val": 6, "test": 6}
+    for example in source.splits["train"]:
+        shard, number = int(example.key.split("-")[2]), int(example.key.rpartition("/")[2])
+        index = shard + 2 * number
+        assert example.label == index % 6 and source.read(example) == jpeg(index)
+    file = tmp_path / "dmlab" / "dmlab-test.tfrecord-00001-of-00002"
+    whole = file.read_bytes()
+    for broken in (
+        whole[:-3],
+        whole[: len(whole) // 2],
+        b"\0" * 30,
+        whole[:12] + b"\xff" * 40 + whole[52:],
+    ):
+        file.write_bytes(broken)
+        with pytest.raises(UserError, match=file.name):
+            open_dataset("dmlab", tmp_path, SETTINGS)
+    file.write_bytes(tf_record(jpeg(0), 6, packed=True))
+    with pytest.raises(UserError, match="label 6"):
+        open_dataset("dmlab", tmp_path, SETTINGS)
+
+
+def test_retinopathys_lists(tmp_path: Path):
+    source = open_dataset("retinopathy", make_retinopathy(tmp_path), SETTINGS)
+    assert sizes(source) == {"train": 10, "val": 5, "test": 7}
+    assert {example.key: example.label for example in source.splits["val"]} == {
+        f"test/{index}_left.jpeg": index % 5 for index in range(5)
+    }
+    (tmp_path / "test" / "7_left.jpeg").unlink()
+    with pytest.raises(UserError, match=r"7_left\.jpeg is missing"):
+        open_dataset("retinopathy", tmp_path, SETTINGS)
+    (tmp_path / "trainLabels.csv").write_text("image,level\n0_left,7\n")
+    with pytest.raises(UserError, match=r"trainLabels\.csv, line 2"):
+        open_dataset("retinopathy", tmp_path, SETTINGS)
+
+
+EUROSAT_SIZES = [
+    3000,
+    3000,
+    3000,
+    2500,
+    2500,
+    2000,
+    2500,
+    3000,
+    2500,
+    3000,
+]  # images of each class, as published
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("eurosat", EUROSAT_SIZES), ("resisc45", [700] * 45)])
+def test_fixed_draws_have_the_benchmarks_counts(name: str, sizes: list[int]):
+    examples = [
+        Example(f"{label}/{number}", label, f"{label}/{number}")
+        for label, size in enumerate(sizes)
+        for number in range(size)
+    ]
+    found = {split: len(part) for split, part in carve(examples, [], [], shares(0.2, 0.2)).items()}
+    assert found == import_module(f"writers.datasets.{name}").SPEC.split_sizes
+
+
+def rewrite(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def wrong_svhn(root: Path) -> None:
+    savemat(
+        root / "test_32x32.mat",
+        {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.array([[1], [11]])},
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        (
+            "svhn",
+            lambda root: rewrite(
+                root / "test_32x32.mat", (root / "test_32x32.mat").read_bytes()[:3000]
+            ),
+            "test_32x32.mat",
+        ),
+        ("svhn", lambda root: (root / "test_32x32.mat").unlink(), "has no test_32x32.mat"),
+        ("svhn", wrong_svhn, r"test_32x32\.mat: label 10 of image 1"),
+        ("pcam", lambda root: rewrite(next(root.rglob("*test_y.h5")), b"no"), "test_y.h5"),
+        (
+            "pcam",
+            lambda root: shutil.copy(
+                next(root.rglob("*test_y.h5")), next(root.rglob("*train_y.h5"))
+            ),
+            "train_x.h5",
+        ),
+        (
+            "clevr-count",
+            lambda root: next(root.rglob("CLEVR_val_000003.png")).unlink(),
+            "CLEVR_val_000003.png is missing",
+        ),
+        (
+            "clevr-count",
+            lambda root: rewrite(next(root.rglob("CLEVR_val_scenes.json")), b'{"scenes": [{}'),
+            "val_scenes.json",
+        ),
+        ("dsprites-location", lambda root: rewrite(next(root.glob("*.hdf5")), b"no"), "hdf5"),
+        (
+            "smallnorb-azimuth",
+            lambda root: next(root.glob("*testing-info*")).unlink(),
+            "testing-info",
+        ),
+        (
+            "smallnorb-azimuth",
+            lambda root: rewrite(next(root.glob("*testing-dat*")), b"\x1f\x8b123"),
+            "testing-dat",
+        ),
+        (
+            "smallnorb-azimuth",
+            lambda root: shutil.copy(
+                next(root.glob("*training-dat*")), next(root.glob("*testing-dat*"))
+            ),
+            "testing has images",
+        ),
+        (
+            "kitti-distance",
+            lambda root: next(root.rglob("label_2/000004.txt")).unlink(),
+            "000004.txt is missing",
+        ),
+        (
+            "kitti-distance",
+            lambda root: next(root.rglob("label_2/000004.txt")).write_text("Car 1 2\n"),
+            "000004",
+        ),
+        (
+            "kitti-distance",
+            lambda root: next(root.rglob("train_rand.txt")).write_text("1,x"),
+            "train_rand.txt",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(
+    tmp_path: Path, name: str, spoil: Callable[[Path], None], message: str
+):
+    root = MAKERS[name](tmp_path)
+    spoil(root)
+    with pytest.raises(UserError, match=message):
+        open_dataset(name, root, SETTINGS)
+
+
+def test_vtab_takes_800_and_200_by_a_draw_that_leaves_no_class_out(tmp_path: Path):
+    labels = np.concatenate([np.zeros(1090, int), np.arange(10)])  # nine classes of one image each
+    for split in ("train", "test"):
+        savemat(
+            tmp_path / f"{split}_32x32.mat",
+            {"X": np.zeros((32, 32, 3, 1100), np.uint8), "y": labels[:, None] + 1},
+        )
+    vtab = SplitSettings(val=0.2, protocol="vtab")
+    source = open_dataset("svhn", tmp_path, vtab)
+    assert sizes(source) == {"train": 800, "val": 200, "test": 1100} and source.protocol == "vtab"
+    whole = open_dataset("svhn", tmp_path, SplitSettings(val=0.2))
+    for split in ("train", "val"):
+        assert {e.key for e in source.splits[split]} < {e.key for e in whole.splits[split]}
+    assert {e.label for e in source.splits["train"]} == {e.label for e in whole.splits["train"]}
+    assert open_dataset("svhn", tmp_path, vtab).splits == source.splits
+    other = open_dataset("svhn", tmp_path, SplitSettings(val=0.2, seed=1, protocol="vtab"))
+    assert (
+        len({e.key for e in other.splits["train"]} & {e.key for e in source.splits["train"]}) < 790
+    )
+    manifest = write_split(
+        source, "val", everything(source.classes), Encoding(), tmp_path / "val.beton"
+    )
+    assert manifest.protocol == "vtab" and manifest.num_samples == 200
+    with pytest.raises(UserError, match="800 images of train of svhn, which has 50"):
+        open_dataset("svhn", make_svhn(tmp_path), vtab)
+    with pytest.raises(UserError, match=r"no splits called 'salman'.\nIt has vtab"):
+        open_dataset("svhn", tmp_path, SplitSettings(protocol="salman"))
+    with pytest.raises(UserError, match="its own splits only"):
+        open_dataset("folder", tmp_path, SplitSettings(protocol="vtab"))
+
+
+def test_small_images_are_written_raw(tmp_path: Path):
+    source = open_dataset("svhn", make_svhn(tmp_path), SETTINGS)
+    manifest = write_split(
+        source, "test", everything(source.classes), Encoding(), tmp_path / "test.beton"
+    )
+    assert (manifest.num_raw, manifest.num_jpeg, manifest.max_width) == (20, 0, 32)
+    assert sorted(open_beton(tmp_path / "test.beton").labels.tolist()) == sorted(
+        e.label for e in source.splits["test"]
+    )

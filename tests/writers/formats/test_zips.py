@@ -1,0 +1,65 @@
+"""Zip archives read where they lie: as `zipfile` reads them, by several threads, and never a damaged member as whole."""
+
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.pictures import picture
+from writers.dataset import SplitSettings
+from writers.errors import UserError
+from writers.formats.files import open_files
+from writers.source import open_source
+
+
+@pytest.fixture
+def archive(tmp_path: Path, tree: Path) -> Path:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as file:
+        for number, path in enumerate(sorted(tree.rglob("*.*"))):
+            kind = zipfile.ZIP_DEFLATED if number % 2 else zipfile.ZIP_STORED
+            file.write(path, path.relative_to(tree.parent), compress_type=kind)
+        file.writestr("notes/readme.txt", "no image")
+    return tmp_path / "all.zip"
+
+
+def test_a_zip_is_read_as_the_tree_that_it_holds(archive: Path, tree: Path):
+    settings = SplitSettings(val=0.2)
+    packed, plain = (open_source(path, settings, name="t") for path in (archive, tree))
+    assert packed.classes == plain.classes and packed.splits == plain.splits
+    examples = [example for split in plain.splits.values() for example in split]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(packed.read, examples)) == [
+            plain.read(example) for example in examples
+        ]
+    assert packed.where(examples[0]).startswith(f"{archive}:")
+
+
+def test_damage_is_an_error_that_names_the_member(archive: Path):
+    files = open_files(archive)
+    data = bytearray(archive.read_bytes())
+    spoilt = 0
+    for member in zipfile.ZipFile(archive).infolist():
+        data[member.header_offset + 200] ^= 0xFF
+    archive.write_bytes(data)
+    for name in files.names():
+        with pytest.raises(OSError, match="damaged at"):
+            files.read(name)
+        spoilt += 1
+    assert spoilt > 10
+    archive.write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match=r"zip|tar archive"):
+        open_files(archive)
+
+
+def test_paths_outside_and_foreign_packing_are_refused(tmp_path: Path):
+    for name in ("../evil.jpg", "/etc/evil.jpg"):
+        with zipfile.ZipFile(tmp_path / "evil.zip", "w") as file:
+            file.writestr(name, b"x")
+        with pytest.raises(UserError, match="outside itself"):
+            open_files(tmp_path / "evil.zip")
+    picture(0, 20, 20).save(tmp_path / "a.png")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w", zipfile.ZIP_BZIP2) as file:
+        file.write(tmp_path / "a.png", "train/cat/a.png")
+    with pytest.raises(UserError, match="not read here"):
+        open_files(tmp_path / "other.zip")

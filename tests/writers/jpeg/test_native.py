@@ -1,0 +1,123 @@
+"""The C parts give what their slow twins in Python give, byte for byte, and the twins take over where nothing was built."""
+
+import importlib.util
+import io
+import re
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loaders import kernel_c
+from tests.helpers import ROOT
+from tests.helpers.pictures import picture
+from writers.beton import encode
+from writers.beton.encoding import Encoding
+from writers.errors import UserError
+from writers.jpeg import markers, resize, resize_numba
+from writers.jpeg import native as kernel
+from writers.jpeg.restart_index import DamagedJpeg, read_frame
+
+built = pytest.mark.skipif(
+    importlib.util.find_spec("writers._kernel") is None,
+    reason="the package's C parts were not built",
+)
+telling = st.sampled_from(
+    [0x00, 0x01, 0xC4, 0xD0, 0xD1, 0xD2, 0xD7, 0xD9, 0xDA, 0xDD, 0xE0, 0xFE, 0xFF, 0xFF, 0xFF]
+)
+
+
+@pytest.fixture
+def nothing_built(monkeypatch):
+    kernel.library.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    yield
+    kernel.library.cache_clear()
+
+
+@built
+@settings(max_examples=500, deadline=None)
+@given(st.lists(telling, max_size=40).map(bytes), st.integers(0, 45))
+def test_markers_are_seen_alike(jpeg, position):
+    library = kernel.library()
+    assert library is not None
+    assert library.harness_check_markers(jpeg, len(jpeg), position) == markers.check_slowly(
+        jpeg, position
+    )
+
+
+@built
+@pytest.mark.parametrize("channels", [1, 3])
+def test_areas_are_shrunk_alike(channels):
+    rng = np.random.default_rng(channels)
+    for number in range(60):
+        height, width = rng.integers(1, 130, 2).tolist()
+        new_height, new_width = int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))
+        padded = rng.choice(
+            np.array([0, 1, 128, 254, 255], np.uint8), (height, width + 5, channels)
+        )
+        pixels = (
+            np.full((height, width, channels), 255, np.uint8)
+            if number % 5 == 0
+            else padded[:, :width]
+        )
+        odd = int(
+            2 * width - 1 >= 2 * new_width
+        )  # a chroma plane whose last column covers half a pixel
+        steps = (2 * width - odd, 2 * new_width), (height, new_height)
+        fast, slow = (np.zeros((new_height, new_width, channels), np.uint8) for _ in range(2))
+        resize.shrink_into(fast, pixels, *steps)
+        resize_numba.shrink_into(slow, pixels, *steps)
+        assert np.array_equal(fast, slow), (pixels.shape, fast.shape)
+
+
+@built
+def test_c_parts_of_other_sources_are_not_called(monkeypatch):
+    kernel.library.cache_clear()
+    monkeypatch.setattr(kernel, "VERSION", kernel.VERSION + 1)
+    assert kernel.library() is None and kernel.is_outdated(kernel.MODULE, kernel.VERSION)
+    with pytest.raises(UserError, match=r"another version[\s\S]*reinstall"):
+        encode.encode(photo(), Encoding())
+    monkeypatch.undo()
+    kernel.library.cache_clear()
+
+
+ARGUMENTS = {"loaders": "1: 178b779e", "writers": "1: 83fb2d01"}
+
+
+@pytest.mark.parametrize("package", ARGUMENTS)
+def test_other_arguments_are_another_version(package):
+    """Raise VERSION, in C and in Python, and put here what it is now, and what the arguments come to."""
+    folder = ROOT / {"loaders": "loaders", "writers": "writers/jpeg"}[package]
+    found = {
+        re.sub(r"\s+", " ", one)
+        for file in folder.glob("*.c")
+        for one in re.findall(r"^\w.*\bharness_\w+\([^{;]*\) {", file.read_text(), re.MULTILINE)
+    }
+    assert len(found) > 2
+    version = {"loaders": kernel_c.VERSION, "writers": kernel.VERSION}[package]
+    assert f"{version}: {zlib.crc32(' '.join(sorted(found)).encode()):08x}" == ARGUMENTS[package]
+
+
+def photo() -> bytes:
+    buffer = io.BytesIO()
+    picture(0, 150, 111).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def test_without_the_c_parts_images_are_stored_the_same(request):
+    source = photo()
+    smaller, kept = (
+        Encoding(max_resolution=100, restart_index=False),
+        Encoding(format="passthrough"),
+    )
+    built_blobs = encode.encode(source, smaller), encode.encode(source, kept)
+    request.getfixturevalue("nothing_built")
+    assert kernel.library() is None
+    assert (encode.encode(source, smaller), encode.encode(source, kept)) == built_blobs
+    frame = read_frame(source)
+    assert frame is not None
+    with pytest.raises(DamagedJpeg, match="cut short"):
+        markers.check_markers(source[:-2], frame.scan)

@@ -1,0 +1,96 @@
+"""Rankings of classes: order, ties, the CSV files that carry them."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import SHARED_DATA
+from writers.errors import UserError
+from writers.subset.ranking import FOLDER, rank, read_ranking
+from writers.subset.spec import named
+
+SHARED = SHARED_DATA / "imagenet_val_per_class_accuracy.csv"
+
+
+def test_lower_is_harder_and_ties_go_by_the_tie_breaks_then_by_name():
+    accuracy = {"a": 0.5, "b": 0.5, "c": 0.5, "d": 0.1, "e": 0.9}
+    ranking = rank(
+        accuracy,
+        [{"a": 0.3, "b": 0.2, "c": 0.2, "d": 0.9, "e": 0.0}],
+        source="us",
+        tie_break="mean of others",
+    )
+    assert ranking.classes == ("d", "b", "c", "a", "e")
+    assert ranking.tie_break == "mean of others, then class name"
+    assert ranking.restricted_to({"a", "e", "b"}).classes == ("b", "a", "e")
+
+
+def test_the_shipped_ranking_covers_imagenet():
+    ranking = read_ranking("resnet18_val")
+    assert sorted(ranking.classes) == list(named("in1000").classes)
+    values = [ranking.accuracy[name] for name in ranking.classes]
+    assert values == sorted(values)
+    assert sum(values) / 1000 == pytest.approx(
+        0.6837, abs=5e-5
+    )  # ResNet-18's published total in that source
+
+
+@pytest.mark.skipif(
+    not SHARED.exists(),
+    reason="needs the table of published accuracies, which is not part of this project",
+)
+@pytest.mark.parametrize("number", [100, 200])
+def test_the_shipped_subsets_are_what_the_published_table_gives(number):
+    with SHARED.open() as file:
+        rows = list(csv.DictReader(file))
+    rows.sort(key=lambda row: (float(row["resnet18_top1"]), float(row["mean34_top1"]), row["wnid"]))
+    kept = sorted(row["wnid"] for row in rows[number:])
+    assert list(named(f"in{1000 - number}").classes) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("wnid,top1\na,1\n", "class,accuracy"),
+        ("", "class,accuracy"),
+        ("class,accuracy\n", "ranks no class"),
+        ("# remark\nclass,accuracy\na,0.5\nb,half\n", ":4: 'half'"),
+        ("class,accuracy\na,0.5\na,0.6\n", ":3: class a"),
+        ("class,accuracy,mean\na,0.5\n", ":2: 2 columns"),
+        ("class,accuracy\na,nan\nb,0.5\n", ":2: 'nan'"),
+        ('class,accuracy\n"a,0.5\nb,0.6\n', ":3: 1 columns"),
+        ("class,accuracy\ncaf\xe9,0.5\n", "UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_ranking_names_its_line(tmp_path: Path, text: str, words: str):
+    (tmp_path / "r.csv").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=words):
+        read_ranking(str(tmp_path / "r.csv"))
+
+
+def test_a_file_as_spreadsheets_write_it(tmp_path: Path):
+    (tmp_path / "r.csv").write_bytes(
+        '\ufeffclass,accuracy\r\n"tiger, wild",0.5\r\ncaf\u00e9,0.25\r\n'.encode()
+    )
+    assert read_ranking(str(tmp_path / "r.csv")).classes == ("caf\u00e9", "tiger, wild")
+
+
+@pytest.mark.skipif(
+    not SHARED.exists(),
+    reason="needs the table of published accuracies, which is not part of this project",
+)
+def test_the_shipped_ranking_is_the_published_table():
+    with SHARED.open() as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["wnid"])
+    with (FOLDER / "resnet18_val.csv").open() as file:
+        ours = list(csv.reader(line for line in file if not line.startswith("#")))
+    assert ours == [
+        ["class", "accuracy", "mean34"],
+        *([row["wnid"], row["resnet18_top1"], row["mean34_top1"]] for row in rows),
+    ]
+
+
+def test_an_unknown_ranking_answers_with_the_near_ones():
+    with pytest.raises(UserError, match="resnet18_val"):
+        read_ranking("resnet18")

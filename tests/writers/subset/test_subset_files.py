@@ -1,0 +1,76 @@
+"""Subsets that are a person's own files: lists of classes, maps of labels, and budgets like another file's."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from pydantic import ValidationError
+
+from harness.cli.main import cli
+from writers.errors import UserError
+from writers.subset.spec import SubsetSpec, imagenet_classes, named, resolve
+
+
+def test_a_text_file_is_a_class_a_line(tmp_path: Path):
+    file = tmp_path / "fish.txt"
+    file.write_text("# two\nn01443537\n\nn01440764\r\n")
+    assert resolve(named(str(file)), imagenet_classes()).classes == ("n01440764", "n01443537")
+    shown = CliRunner().invoke(cli, ["subset", "show", str(file)], catch_exceptions=False)
+    assert shown.exit_code == 0 and "# fish: 2 classes" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"", "one a line"), (b"a\na\n", "twice"), (b"\xff\xfe", "as text")]
+)
+def test_a_text_file_that_is_no_list_is_refused(tmp_path: Path, content: bytes, words: str):
+    (tmp_path / "bad.txt").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        named(str(tmp_path / "bad.txt"))
+    with pytest.raises(UserError, match="There is no file"):
+        named(str(tmp_path / "absent.txt"))
+
+
+@pytest.mark.parametrize("name", ["huh-79", "huh-top-10", "in900"])
+def test_a_shown_map_reads_back_as_the_same_labels(tmp_path: Path, name: str):
+    shown = (
+        CliRunner().invoke(cli, ["subset", "show", name, "--map"], catch_exceptions=False).stdout
+    )
+    (tmp_path / "labels.map").write_text(shown)
+    found = resolve(named(name), imagenet_classes())
+    spec = SubsetSpec.model_validate(
+        {
+            "name": "again",
+            "steps": [
+                {"classes": list(found.source_classes)},
+                {"coarsen": {"map": str(tmp_path / "labels.map")}},
+            ],
+        }
+    )
+    classes = [one for one in imagenet_classes() if one in found.source_classes]
+    again = resolve(spec, classes)
+    assert {frozenset(group) for group in again.groups} == {
+        frozenset(group) for group in found.groups or [(one,) for one in found.classes]
+    }
+    assert set(again.classes) == set(found.classes)
+
+
+def test_a_budget_like_a_file_counts_by_what_the_file_says(tmp_path: Path):
+    file = tmp_path / "own.yaml"
+
+    def spec(**more: str) -> SubsetSpec:
+        return SubsetSpec.model_validate(
+            {"name": "b", "budget": {"like": str(file), "by": "examples", **more}}
+        )
+
+    file.write_text("classes: [a, b]\n")
+    before = spec()
+    assert SubsetSpec.model_validate(before.model_dump(mode="json")) == before
+    file.write_text("classes: [a, c]\n")
+    assert spec() != before
+    with pytest.raises(ValidationError, match="has changed"):
+        SubsetSpec.model_validate(before.model_dump(mode="json"))
+    file.write_text("# the same\nclasses: [a, b]\n")
+    assert spec() == before
+    file.unlink()
+    with pytest.raises(ValidationError):
+        spec()

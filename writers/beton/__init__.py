@@ -1,0 +1,1 @@
+"""The .beton file: layout, writing, reading, copying and verification."""

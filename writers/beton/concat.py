@@ -1,0 +1,85 @@
+"""Puts the samples of several splits into one beton, without decoding: for a model that is fitted on train and val together."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from writers.beton.layout import Layout, write_at
+from writers.beton.publish import new_beton
+from writers.beton.store import Beton, Manifest, open_beton
+from writers.beton.write import file_fields
+from writers.errors import UserError
+
+
+def join_splits(files: Sequence[Path], out_file: Path, *, split: str) -> Manifest:
+    """Copy all samples, file by file, each in its order, and write a manifest; returns it.
+
+    Raises UserError for a beton that does not open, and for files whose classes or kinds of labels differ.
+    """
+    betons = [open_beton(file) for file in files]
+    first = betons[0].manifest
+    for beton in betons[1:]:
+        if (beton.manifest.classes, beton.manifest.multi_label) != (
+            first.classes,
+            first.multi_label,
+        ):
+            raise UserError(
+                f"{beton.path} has other classes than {betons[0].path}: they are not splits of one dataset."
+            )
+    num_samples = sum(len(beton.rows) for beton in betons)
+    with new_beton(out_file) as new:
+        layout = Layout(num_samples, len(first.classes) if first.multi_label else None)
+        for beton in betons:
+            _copy(beton, layout, new.handle)
+        layout.write_tables(new.handle)
+        os.fsync(new.handle)
+        counts = np.sum([beton.manifest.class_counts for beton in betons], axis=0)
+        same = {
+            name: getattr(first, name)
+            for name in (
+                "name",
+                "dataset",
+                "classes",
+                "multi_label",
+                "encoding",
+                "protocol",
+                "differences",
+                "source",
+                "subset",
+                "seed",
+                "created_by",
+            )
+        }
+        joined = Manifest.sealed(
+            **same,
+            split=split,
+            class_counts=counts.tolist(),
+            skipped=[entry for beton in betons for entry in beton.manifest.skipped],
+            **file_fields(layout, new),
+        )
+        new.publish(joined)
+    return joined
+
+
+def _copy(beton: Beton, layout: Layout, handle: int) -> None:
+    labels = np.ascontiguousarray(beton.labels)
+    with beton.path.open("rb", buffering=0) as file:
+        for number, (row, size) in enumerate(zip(beton.rows, beton.sizes.tolist(), strict=True)):
+            offset = layout.place(size)
+            write_at(handle, os.pread(file.fileno(), size, int(row["offset"])), offset)
+            label = int(row["label"])
+            if labels.ndim == 2:  # a blob of their own
+                own = labels[number].tobytes()
+                label = layout.place(len(own))
+                write_at(handle, own, label)
+            layout.add(
+                int(row["mode"]),
+                int(row["width"]),
+                int(row["height"]),
+                offset,
+                label,
+                int(beton.ids[number]),
+                beton.digests[number].tobytes(),
+            )

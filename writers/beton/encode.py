@@ -1,0 +1,189 @@
+"""From an image file's bytes to a blob of a beton, as `writers.beton.encoding` says.
+
+JPEG files are decoded by libjpeg-turbo, at a part of their size where they are much too large, and what it warns of is an
+error here, as it is in the loaders: pixels that depend on damaged data. A JPEG that becomes a smaller JPEG stays in its colour
+planes: no turn into RGB and back, and half as many values to resize. Other files are read by Pillow.
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from writers.beton.encoding import JPEG, MAX_SIDE, RAW, Encoding
+from writers.jpeg import turbojpeg
+from writers.jpeg.markers import check_markers
+from writers.jpeg.resize import shrink, shrink_into
+from writers.jpeg.restart_index import DamagedJpeg, add_restart_index, encode_indexed, read_frame
+
+SMALL = 96  # pixels: an image whose longer side is no longer is stored raw; JPEG would cost accuracy and save little
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """One image as stored."""
+
+    mode: int  # JPEG or RAW
+    width: int
+    height: int
+    data: bytes
+
+
+class Unreadable(Exception):
+    """The bytes are not an image that can be stored; the message says why."""
+
+
+def encode(
+    data: bytes,
+    encoding: Encoding,
+    chance: float = 0.0,
+    *,
+    check: bool = False,
+    lenient: bool = False,
+) -> Blob:
+    """Store an image file's bytes as the encoding says. `chance`, in [0, 1): the image's own draw, for `mixed`.
+
+    Raises Unreadable for what is not a whole image. A JPEG that is stored byte for byte is looked through for its markers and
+    not decoded, unless `check`: then damage between the markers is found, too, at the price of a decode. `lenient`: a JPEG that
+    libjpeg warns of is taken as Pillow decodes it, and encoded anew.
+    """
+    if lenient or data[:2] != b"\xff\xd8":
+        return _encode_pixels(_rgb_by_pillow(data), encoding, chance)
+    try:
+        return _encode_jpeg(data, encoding, chance, check)
+    except (DamagedJpeg, turbojpeg.JpegError) as error:
+        raise Unreadable(f"the JPEG is damaged: {error}") from error
+
+
+def _encode_jpeg(data: bytes, encoding: Encoding, chance: float, check: bool) -> Blob:
+    frame = read_frame(data)
+    if frame is None:  # CMYK, 12 bits and so on
+        turbojpeg.check(data)
+        return _encode_pixels(_rgb_by_pillow(data), encoding, chance)
+    size = frame.width, frame.height
+    fitted = _fitted(size, encoding.max_resolution)
+    if encoding.format == "passthrough" and fitted == size:
+        if encoding.restart_index:  # which decodes
+            return _jpeg_blob(data, size, encoding)
+        check_markers(data, frame.scan)
+        if check:
+            turbojpeg.check(data)
+        return Blob(JPEG, *size, data)
+    denominator = _denominator(size, fitted)
+    if (
+        _as_jpeg(fitted, encoding, chance)
+        and (planes := turbojpeg.decode_planes(data, denominator)) is not None
+        and (smaller := _shrunk(planes, fitted)) is not None
+    ):
+        encoded = (encode_indexed if encoding.restart_index else turbojpeg.encode_planes)(
+            smaller, encoding.jpeg_quality
+        )
+        return Blob(JPEG, *fitted, encoded)
+    pixels = turbojpeg.decode_rgb(data, denominator)
+    return _encode_pixels(
+        _rgb_by_pillow(data) if pixels is None else pixels, encoding, chance, fitted
+    )
+
+
+def _encode_pixels(
+    pixels: np.ndarray, encoding: Encoding, chance: float, size: tuple[int, int] | None = None
+) -> Blob:
+    """`pixels`: uint8 [H, W, 3]. `size`: what they shall be shrunk to, where that does not follow from theirs."""
+    height, width, _ = pixels.shape
+    width, height = fitted = size or _fitted((width, height), encoding.max_resolution)
+    if max(fitted) > MAX_SIDE:
+        raise Unreadable(f"it is {width} x {height} pixels; a beton holds up to {MAX_SIDE} a side")
+    if pixels.shape[:2] != (height, width):
+        pixels = shrink(pixels, width, height)
+    if not _as_jpeg(fitted, encoding, chance):
+        return Blob(RAW, width, height, pixels.tobytes())
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=encoding.jpeg_quality, subsampling="4:2:0")
+    return _jpeg_blob(buffer.getvalue(), fitted, encoding)
+
+
+def _jpeg_blob(jpeg: bytes, size: tuple[int, int], encoding: Encoding) -> Blob:
+    return Blob(JPEG, *size, add_restart_index(jpeg) if encoding.restart_index else jpeg)
+
+
+def _fitted(size: tuple[int, int], max_resolution: int | None) -> tuple[int, int]:
+    """Width and height, shrunk so that the longer side is max_resolution."""
+    if max_resolution is None or max(size) <= max_resolution:
+        return size
+    width, height = (max(1, round(side * max_resolution / max(size))) for side in size)
+    return width, height
+
+
+def _denominator(size: tuple[int, int], fitted: tuple[int, int]) -> int:
+    """The part of its size at which a JPEG is decoded, at least twice of what it shall become in both directions.
+
+    Dropping high frequencies is not taking means; at twice the size the difference is small.
+    """
+    return next(
+        part
+        for part in (8, 4, 2, 1)
+        if part == 1
+        or all(have >= 2 * part * want for have, want in zip(size, fitted, strict=True))
+    )
+
+
+def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes | None:
+    """The planes of a smaller image at 4:2:0; None where one of them would have to grow.
+
+    A chroma pixel covers so and so many luma pixels, of the source and of the result; the last may reach over the border.
+    """
+    width, height = size
+    across, down = image.factors
+    smaller = turbojpeg.new_planes(width, height, grey=len(image.planes) == 1)
+    chroma_x, chroma_y = (2 * image.width, across * width), (2 * image.height, down * height)
+    if len(image.planes) > 1 and (chroma_x[0] < chroma_x[1] or chroma_y[0] < chroma_y[1]):
+        return None
+    if smaller.factors == image.factors and (width, height) == (image.width, image.height):
+        return image
+    luma = smaller.planes[0]
+    shrink_into(
+        luma[:height, :width, None],
+        image.planes[0][: image.height, : image.width, None],
+        (image.width, width),
+        (image.height, height),
+    )
+    luma[height:], luma[:, width:] = luma[height - 1], luma[:, width - 1 : width]  # padding
+    for chroma, source in zip(smaller.planes[1:], image.planes[1:], strict=True):
+        shrink_into(chroma[..., None], source[..., None], chroma_x, chroma_y)
+    return smaller
+
+
+def _rgb_by_pillow(data: bytes) -> np.ndarray:
+    """uint8 [H, W, 3]. Raises Unreadable."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of palettes with transparency, and of damaged EXIF, which are not used
+            with Image.open(io.BytesIO(data)) as image:
+                if (
+                    image.mode.startswith("I;16") or image.mode == "I"
+                ):  # Pillow's own conversion clips 16 bits at 255
+                    grey = (np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)
+                    return np.repeat(grey[..., None], 3, axis=2)
+                return np.asarray(image.convert("RGB"))
+    except (
+        Exception
+    ) as error:  # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, ...
+        raise Unreadable(_reason(data, error)) from error
+
+
+def _as_jpeg(size: tuple[int, int], encoding: Encoding, chance: float) -> bool:
+    if encoding.format == "raw" or max(size) <= SMALL:
+        return False
+    return encoding.compress_probability is None or chance < encoding.compress_probability
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    if not data:
+        return "the file is empty"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "it is not an image that Pillow knows"
+    return str(error) or type(error).__name__

@@ -1,0 +1,174 @@
+"""A new beton comes to be: whole under its final name, beside its own manifest, or not at all.
+
+It grows under a temporary name in the same folder. When it is complete and on the disk, an older beton of that name is
+removed, the manifest gets its name, and then the beton: killed at any point, there is never a beton that is not whole, nor
+one beside another's manifest. A killed writer's temporary file goes when the next one begins.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from writers.beton.store import Manifest, manifest_path
+from writers.errors import UserError
+from writers.lock import locked
+
+
+@dataclass(frozen=True)
+class NewBeton:
+    """A file that is being written."""
+
+    handle: int
+    temporary: Path
+    out_file: Path
+
+    def publish(self, manifest: Manifest) -> None:
+        """Give the file its name. It must be complete and on the disk. Raises OSError."""
+        _write_durably(_temporary_manifest(self.temporary), _as_json(manifest))
+        with locked(
+            self.out_file.parent
+        ):  # a beton has its name only beside its own manifest; a manifest alone is none
+            self._take_name()
+        _sync_folder(self.out_file.parent)
+
+    def publish_link(self, manifest: Manifest, file: Path, handle: int) -> bool:
+        """Give another beton's file, open as `handle`, this name as well; False: it is not to be had so. Raises OSError.
+
+        Neither name is the first: no beton is changed in place, and either name may go, or become another file's.
+        """
+        linked = _temporary_link(self.temporary)
+        _write_durably(_temporary_manifest(self.temporary), _as_json(manifest))
+        with locked(
+            self.out_file.parent
+        ):  # the link is locked by no writer: until it has its name, it looks stale
+            try:
+                os.link(file, linked)
+            except (
+                OSError
+            ):  # another file system, or one without links; another person's file; it is gone
+                return False
+            if not os.path.samestat(os.fstat(handle), linked.stat()):  # it was replaced
+                linked.unlink()
+                return False
+            linked.replace(self.temporary)
+            self._take_name()
+        _sync_folder(self.out_file.parent)
+        return True
+
+    def _take_name(self) -> None:
+        self.out_file.unlink(missing_ok=True)
+        _temporary_manifest(self.temporary).replace(manifest_path(self.out_file))
+        self.temporary.replace(self.out_file)
+
+
+@contextlib.contextmanager
+def new_beton(out_file: Path) -> Iterator[NewBeton]:
+    """A new file, to be published as `out_file`; removed where an exception leaves the block.
+
+    Raises UserError where another writer is at work on that name, for a folder that cannot be written, and for a full disk.
+    """
+    with _disk_errors(out_file):
+        out_file.parent.mkdir(parents=True, exist_ok=True)
+        if out_file.is_dir():
+            raise UserError(
+                f"{out_file} is a folder; the beton needs that name.",
+                "Remove it, or write elsewhere with --out.",
+            )
+        handle, temporary = _open_temporary(out_file)
+        try:
+            yield NewBeton(handle, temporary, out_file)
+        except BaseException:
+            _remove(temporary)
+            raise
+        finally:
+            os.close(handle)
+
+
+def _open_temporary(out_file: Path) -> tuple[int, Path]:
+    """A new file beside `out_file`, locked for as long as it is open."""
+    with locked(out_file.parent):  # else another writer could take it for stale before it is locked
+        _remove_stale(out_file)
+        temporary = out_file.with_name(f".{out_file.name}.{secrets.token_hex(8)}.writing")
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(
+            OSError
+        ):  # a file system without locks: then nothing is removed as stale either
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return handle, temporary
+
+
+def _remove_stale(out_file: Path) -> None:
+    """Remove the temporary files of writers that were killed. One that still writes holds a lock on its own: UserError."""
+    for path in out_file.parent.glob(f".{out_file.name}.*.writing"):
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"Another process is writing {out_file} at this moment.",
+                    "Wait for it, or write elsewhere with --out.",
+                ) from None
+            except OSError:  # a file system without locks
+                continue
+            _remove(path)
+
+
+def _remove(temporary: Path) -> None:
+    for path in (_temporary_manifest(temporary), _temporary_link(temporary), temporary):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _disk_errors(out_file: Path) -> Iterator[None]:
+    """What a person can put right about the disk, in words."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"The disk that holds {out_file.parent} is full; {out_file.name} was not written.",
+                "Free some space, or write elsewhere with --out.",
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise UserError(
+                f"{out_file.name} was not written: {out_file.parent} does not take a file so large.",
+                "See the limits of the file system and `ulimit -f`, or write elsewhere with --out.",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise UserError(
+                f"{out_file.parent} cannot be written: {error.strerror}.",
+                "Write elsewhere with --out.",
+            ) from error
+        raise
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _as_json(manifest: Manifest) -> bytes:
+    return (manifest.model_dump_json(indent=1) + "\n").encode()
+
+
+def _temporary_manifest(temporary: Path) -> Path:
+    return temporary.with_suffix(".manifest")
+
+
+def _temporary_link(temporary: Path) -> Path:
+    return temporary.with_suffix(".link")

@@ -1,0 +1,283 @@
+"""A beton on disk: one file in FFCV's format and its manifest beside it; opened only if the two agree.
+
+FFCV's format has no checksum, no name and no class list. Here a digest of each sample's bytes is in the file, among its
+tables (`writers/beton/layout.py`); the digest of the tables is in the manifest, and the manifest has one of itself. So opening a
+beton shows that labels, ids and sizes are those that were written, and `verify` shows the same of each image.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from writers.beton.encoding import Encoding
+from writers.beton.layout import (
+    BLOB,
+    DIGEST_BYTES,
+    FIELD,
+    FIRST_ROW,
+    HEADER,
+    ID,
+    NUM_FIELDS,
+    SAMPLE,
+    fields_of,
+    header_of,
+)
+from writers.errors import UserError
+
+SMALL_FILE = 64 * 2**20  # bytes up to which a manifest has the sha256 that `sha256sum` gives
+
+Progress = Callable[[int, int], None]  # done, total
+
+
+class Manifest(BaseModel):
+    """What a beton holds and how it came to be. Nothing in it depends on the clock or the machine. Made by `sealed`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    manifest_version: Literal[4] = (
+        4  # 2: the file has the samples' ids; 3: and their digests; 4: `differences`
+    )
+    name: str  # of the dataset and subset: imagenet-in900
+    dataset: str
+    split: str
+    num_samples: int
+    classes: list[str]  # label k is classes[k]
+    multi_label: bool = (
+        False  # a sample has a label for each class: 1 it is there, -1 it is not, 0 difficult
+    )
+    class_counts: list[int]  # samples of each class; with many labels, samples in which it is there
+    encoding: Encoding
+    protocol: str | None = None  # whose splits: salman, kornblith, vtab; None: the dataset's own
+    differences: list[
+        str
+    ] = []  # how the dataset's counts differ from those published, where a person accepted that
+    source: str  # the folder or archive that the images came from, by its own name
+    copied_from: dict[str, str] | None = (
+        None  # the beton that the samples were copied from, if they were: file, sha256
+    )
+    subset: dict[str, Any]  # name, num_classes, digest
+    seed: int  # of the order in the file and of the draws of `mixed`
+    num_jpeg: int
+    num_raw: int
+    max_width: int
+    max_height: int
+    skipped: list[dict[str, str]]  # known to be damaged, or by --on-error skip: name, class, reason
+    page_size: int
+    bytes: int
+    sha256: str  # up to 64 MiB of the file's bytes; of a larger one of its tables, as below
+    tables_sha256: str  # of what is before the pages and behind them, with a digest of each sample
+    created_by: str
+    digest: str  # sha256 of all of the above: no letter of a manifest changes unseen
+
+    @classmethod
+    def sealed(cls, **fields: Any) -> Self:
+        """A manifest with its digest."""
+        unsealed = cls.model_construct(**fields, digest="").model_dump(mode="json")
+        return cls.model_validate(unsealed | {"digest": _digest_of(unsealed)})
+
+    @model_validator(mode="after")
+    def _unchanged(self) -> Self:
+        if self.digest != _digest_of(self.model_dump(mode="json")):
+            raise ValueError("it was changed after it was written")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        if (
+            len(self.class_counts) != len(self.classes)
+            or self.num_jpeg + self.num_raw != self.num_samples
+            or (sum(self.class_counts) != self.num_samples and not self.multi_label)
+        ):
+            raise ValueError("its counts do not add up")
+        if self.pages_end < FIRST_ROW + self.num_samples * SAMPLE.itemsize:
+            raise ValueError("its file is too small for its samples")
+        if self.bytes > SMALL_FILE and self.sha256 != self.tables_sha256:
+            raise ValueError("its digests do not fit each other")
+        return self
+
+    @property
+    def table_offset(self) -> int:
+        """Where the table of blobs begins. It ends the file, and has no length of its own."""
+        return self.bytes - self.num_samples * (2 if self.multi_label else 1) * BLOB.itemsize
+
+    @property
+    def ids_offset(self) -> int:
+        """Where the ids of the samples stand, just before the table."""
+        return self.table_offset - self.num_samples * ID.itemsize
+
+    @property
+    def pages_end(self) -> int:
+        """Where the images end and the digests of the samples begin, just before the ids."""
+        return self.ids_offset - self.num_samples * DIGEST_BYTES
+
+
+@dataclass(frozen=True)
+class Beton:
+    """A beton whose manifest, size and tables agree. Its images are checked by `writers.beton.verify`."""
+
+    path: Path
+    manifest: Manifest
+    rows: np.ndarray  # of the samples: SAMPLE [N]
+    digests: np.ndarray  # of the samples' bytes: uint8 [N, 16] (`layout.digest_of`)
+    ids: np.ndarray  # uint64 [N], in the order of the file: of what each image is called (`writers/random_streams.py`)
+    blobs: np.ndarray  # where the images lie, and labels where there are many: BLOB, in any order
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [N], in the order of the file; int8 [N, K] where the manifest says multi_label.
+
+        Raises UserError for labels that lie outside the file.
+        """
+        labels = self.rows["label"].astype(np.int64)
+        if not self.manifest.multi_label:
+            return labels
+        num_classes = len(self.manifest.classes)  # a row has the place of its labels in the file
+        if (labels < FIRST_ROW).any() or (labels > self.manifest.table_offset - num_classes).any():
+            raise UserError(
+                f"{self.path} is damaged: labels lie outside of it.",
+                "Write it again with `harness write-beton`.",
+            )
+        return np.asarray(
+            np.memmap(self.path, np.int8, "r")[labels[:, None] + np.arange(num_classes)]
+        )
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Bytes of each sample's image: int64 [N]. Raises UserError where the tables do not fit each other."""
+        blobs = self.blobs[np.argsort(self.blobs["offset"], kind="stable")]
+        offsets, table_offset = self.rows["offset"], np.uint64(self.manifest.table_offset)
+        place = np.minimum(np.searchsorted(blobs["offset"], offsets), max(0, len(blobs) - 1))
+        sizes = blobs["size"][place]
+        fits = (blobs["offset"][place] == offsets) & (
+            blobs["sample"][place] == np.arange(len(offsets))
+        )
+        fits &= (offsets <= table_offset) & (
+            sizes <= table_offset - np.minimum(offsets, table_offset)
+        )  # no overflow
+        if not fits.all():
+            raise damaged(
+                self.path, f"its table of images does not fit sample {np.flatnonzero(~fits)[0]}"
+            )
+        return sizes.astype(np.int64)
+
+
+def manifest_path(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def open_beton(path: Path | str) -> Beton:
+    """Open a beton, of which only the tables are read: 72 bytes a sample.
+
+    Raises UserError where file and manifest are not one whole.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    try:
+        with path.open("rb") as file:
+            num_bytes = os.fstat(file.fileno()).st_size
+            if num_bytes != manifest.bytes:
+                raise not_whole(
+                    path, f"it is {num_bytes:,} bytes, and should be {manifest.bytes:,}"
+                )
+            head, tail = _parts(file, manifest.num_samples, manifest.pages_end)
+    except FileNotFoundError:
+        raise UserError(
+            f"There is no beton {path}.", "Write it with `harness write-beton`."
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if head[: HEADER.itemsize] != header_of(
+        manifest.page_size, manifest.num_samples, manifest.table_offset
+    ):
+        raise not_whole(path, "its header is another")
+    if hashlib.sha256(head + tail).hexdigest() != manifest.tables_sha256:
+        raise not_whole(path, "its tables are others")
+    num_samples = manifest.num_samples
+    return Beton(
+        path,
+        manifest,
+        rows=np.frombuffer(head, SAMPLE, num_samples, FIRST_ROW),
+        digests=np.frombuffer(tail, np.uint8, num_samples * DIGEST_BYTES).reshape(
+            num_samples, DIGEST_BYTES
+        ),
+        ids=np.frombuffer(tail, ID, num_samples, num_samples * DIGEST_BYTES),
+        blobs=np.frombuffer(tail, BLOB, offset=num_samples * (DIGEST_BYTES + ID.itemsize)),
+    )
+
+
+def file_digests(path: Path, num_samples: int, pages_end: int) -> dict[str, Any]:
+    """What a manifest says of a whole file: `bytes`, `sha256`, `tables_sha256`."""
+    with path.open("rb") as file:
+        tables = hashlib.sha256(b"".join(_parts(file, num_samples, pages_end))).hexdigest()
+        file.seek(0)
+        num_bytes = os.fstat(file.fileno()).st_size
+        whole = (
+            hashlib.file_digest(file, "sha256").hexdigest() if num_bytes <= SMALL_FILE else tables
+        )
+    return {"bytes": num_bytes, "sha256": whole, "tables_sha256": tables}
+
+
+def not_whole(path: Path, why: str) -> UserError:
+    return UserError(
+        f"{path} is not the file that its manifest describes: {why}.",
+        "Write it again with `harness write-beton`.",
+    )
+
+
+def damaged(path: Path, what: str) -> UserError:
+    return UserError(f"{path} is damaged: {what}.", "Write it again with `harness write-beton`.")
+
+
+def has_fields_of(beton: Beton) -> bool:
+    """Whether the file's own descriptors are those of its manifest."""
+    expected = fields_of(len(beton.manifest.classes) if beton.manifest.multi_label else None)
+    return (
+        np.fromfile(beton.path, FIELD, NUM_FIELDS, offset=HEADER.itemsize).tobytes()
+        == expected.tobytes()
+    )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the beton at `path`. Raises UserError for one that is absent, or not as it was written."""
+    manifest = manifest_path(path)
+    try:
+        return Manifest.model_validate(json.loads(manifest.read_text()))
+    except FileNotFoundError:
+        if not path.exists():
+            raise UserError(
+                f"There is no beton {path}.", "Write it with `harness write-beton`."
+            ) from None
+        raise UserError(
+            f"{path} has no manifest ({manifest.name}), so nothing says that it is whole.",
+            "Write it again with `harness write-beton`.",
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:  # a ValidationError is a ValueError
+        why = (
+            error.errors()[0]["msg"]
+            if isinstance(error, ValidationError)
+            else str(error).splitlines()[0]
+        )
+        raise UserError(
+            f"{manifest} is not a beton's manifest: {why.removeprefix('Value error, ')}",
+            "Write the beton again with `harness write-beton`.",
+        ) from error
+
+
+def _parts(file: BinaryIO, num_samples: int, pages_end: int) -> tuple[bytes, bytes]:
+    file.seek(0)
+    head = file.read(FIRST_ROW + num_samples * SAMPLE.itemsize)
+    file.seek(pages_end)
+    return head, file.read()
+
+
+def _digest_of(manifest: dict[str, Any]) -> str:
+    fields = {name: value for name, value in manifest.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

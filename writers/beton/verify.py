@@ -1,0 +1,193 @@
+"""What is wrong with a beton, in words: changed bytes, tables that contradict each other, images that do not decode."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from writers.beton.encoding import JPEG, RAW
+from writers.beton.layout import FIRST_ROW, SAMPLE, digest_of
+from writers.beton.store import SMALL_FILE, Beton, Progress, has_fields_of, open_beton
+from writers.errors import UserError
+from writers.jpeg import turbojpeg
+
+WINDOW_BYTES = 64 * 2**20  # of the file, read at once
+SAMPLES_AT_ONCE = 64  # looked at by a thread before it asks for more
+
+
+def verify(
+    path: Path | str,
+    progress: Progress | None = None,
+    *,
+    part: tuple[int, int] = (1, 1),
+    num_threads: int | None = None,
+) -> list[str]:
+    """Everything that is wrong with a beton; an empty list: nothing.
+
+    Opening it shows that its tables are those that were written. Then every sample's bytes are held against their digest, and
+    JPEGs decoded by libjpeg-turbo, whose warnings are problems as they are errors for the loaders; and what is between samples
+    must be zeros. So each changed byte is found, and the sample that it belongs to. `part` (2, 8): only the second eighth of
+    the samples; eight machines may share a check. Memory: two windows of 64 MiB (or two samples, where these are larger),
+    and the images that `num_threads` (default: the machine's cores) decode.
+    """
+    try:
+        beton = open_beton(path)
+        if not has_fields_of(beton):
+            return ["its fields are not an image and a label"]
+        order = _parts_order(beton, part)
+    except UserError as error:
+        return [error.message]
+    problems = [*_label_problems(beton), *_zero_problems(beton, part)]
+    labels = beton.labels if beton.manifest.multi_label and not problems else None
+    done = 0
+    with (
+        beton.path.open("rb", buffering=0) as file,
+        ThreadPoolExecutor(num_threads or len(os.sched_getaffinity(0))) as pool,
+    ):
+        for window in _windows(beton, order):
+            begin = int(beton.rows["offset"][window[0]])
+            end = int((beton.rows["offset"][window].astype(np.int64) + beton.sizes[window]).max())
+            data = _read(file.fileno(), begin, end)
+            runs = [
+                window[start : start + SAMPLES_AT_ONCE]
+                for start in range(0, len(window), SAMPLES_AT_ONCE)
+            ]
+            for found in pool.map(partial(_problems, beton, labels, data, begin), runs):
+                problems += found
+            done += len(window)
+            if progress is not None:
+                progress(done, len(order))
+    if beton.manifest.bytes <= SMALL_FILE and part == (1, 1) and not problems:
+        problems += _whole_problems(beton)
+    return problems
+
+
+def _parts_order(beton: Beton, part: tuple[int, int]) -> np.ndarray:
+    """The samples to look at, in the order in which they lie in the file: int64."""
+    number, parts = part
+    if not 1 <= number <= parts:
+        raise UserError(
+            f"There is no part {number} of {parts}.",
+            "The first is 1/8, the last is 8/8, for example.",
+        )
+    order = np.argsort(beton.rows["offset"], kind="stable")
+    assert len(beton.sizes) == len(order)  # raises for tables that do not fit each other
+    return order[_share(len(order), part)]
+
+
+def _share(total: int, part: tuple[int, int]) -> slice:
+    number, parts = part
+    return slice((number - 1) * total // parts, number * total // parts)
+
+
+def _windows(beton: Beton, order: np.ndarray) -> Iterator[np.ndarray]:
+    """Samples that begin within so many bytes."""
+    offsets = beton.rows["offset"][order].astype(np.int64)
+    begin = 0
+    while begin < len(order):
+        end = int(np.searchsorted(offsets, offsets[begin] + WINDOW_BYTES))
+        yield order[begin:end]
+        begin = end
+
+
+def _read(handle: int, begin: int, end: int) -> memoryview:
+    """What there is of these bytes."""
+    data = memoryview(bytearray(end - begin))
+    done = 0
+    while done < len(data) and (num_read := os.preadv(handle, [data[done:]], begin + done)):
+        done += num_read
+    return data[:done]
+
+
+def _problems(
+    beton: Beton, labels: np.ndarray | None, data: memoryview, begin: int, numbers: np.ndarray
+) -> list[str]:
+    """Of some samples, whose bytes are in `data`, which is the file's from `begin` on."""
+    problems = []
+    for number in numbers.tolist():
+        row = beton.rows[number]
+        start = int(row["offset"]) - begin
+        image = data[start : start + int(beton.sizes[number])]
+        found = []
+        stored = [image] if labels is None else [image, labels[number].tobytes()]
+        if digest_of(*stored) != beton.digests[number].tobytes():
+            found.append("its bytes have changed")
+        if problem := _image_problem(row, image):
+            found.append(problem)
+        if found:
+            name = (
+                f"sample {number}"
+                if labels is not None
+                else f"sample {number} (label {row['label']})"
+            )
+            problems.append(f"{name}: {'; '.join(found)}")
+    return problems
+
+
+def _zero_problems(beton: Beton, part: tuple[int, int]) -> Iterator[str]:
+    """What is between the tables and the samples, and behind those that end a page."""
+    blobs = beton.blobs[np.argsort(beton.blobs["offset"], kind="stable")]
+    pages_end = beton.manifest.pages_end
+    ends = np.concatenate(
+        [[FIRST_ROW + beton.rows.nbytes], (blobs["offset"] + blobs["size"]).astype(np.int64)]
+    )
+    begins = np.concatenate([blobs["offset"].astype(np.int64), [pages_end]])
+    gaps = np.stack([np.maximum(ends, 0), np.minimum(begins, pages_end)], axis=1)
+    gaps = gaps[gaps[:, 0] < gaps[:, 1]]
+    with beton.path.open("rb", buffering=0) as file:
+        for begin, end in gaps[_share(len(gaps), part)].tolist():
+            for start in range(begin, end, WINDOW_BYTES):
+                data = np.frombuffer(
+                    _read(file.fileno(), start, min(end, start + WINDOW_BYTES)), np.uint8
+                )
+                if data.any():
+                    yield f"byte {start + int(np.flatnonzero(data)[0]):,}, which belongs to no sample, is not zero"
+
+
+def _whole_problems(beton: Beton) -> Iterator[str]:
+    with beton.path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != beton.manifest.sha256:
+            yield "its sha256 is not the manifest's"
+
+
+def _image_problem(row: np.void, data: memoryview) -> str:
+    assert row.dtype == SAMPLE
+    stated = int(row["width"]), int(row["height"])
+    if row["mode"] == RAW:
+        return (
+            ""
+            if len(data) == 3 * stated[0] * stated[1]
+            else "its pixels are not as many as width x height"
+        )
+    if row["mode"] != JPEG:
+        return f"its mode is {row['mode']}, neither JPEG (0) nor raw (1)"
+    jpeg = bytes(data)
+    try:
+        size = turbojpeg.check(jpeg)
+    except turbojpeg.JpegError as error:
+        return f"its JPEG does not decode: {error}"
+    return "" if size == stated else f"it is {size} pixels, and should be {stated}"
+
+
+def _label_problems(beton: Beton) -> Iterator[str]:
+    num_classes = len(beton.manifest.classes)
+    try:
+        labels = beton.labels
+    except UserError as error:
+        yield error.message
+        return
+    if beton.manifest.multi_label:
+        if not np.isin(labels, (-1, 0, 1)).all():
+            yield "it has labels that are none of -1, 0 and 1"
+        elif (labels == 1).sum(0).tolist() != beton.manifest.class_counts:
+            yield "its labels are not as many of each class as the manifest says"
+        return
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(outside):
+        yield f"sample {outside[0]} has label {labels[outside[0]]}; there are {num_classes} classes"
+    elif np.bincount(labels, minlength=num_classes).tolist() != beton.manifest.class_counts:
+        yield "its labels are not as many of each class as the manifest says"

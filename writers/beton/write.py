@@ -1,0 +1,376 @@
+"""Writes one split of a dataset as a beton (`writers/beton/publish.py`): the same images give the same bytes every time.
+
+Threads read and encode (Pillow and libjpeg-turbo let go of Python's lock), a few images at a time; the calling thread
+appends in order, so that the bytes do not depend on the number of threads.
+
+Memory: the encoded images of at most 48 for each thread, those that are being decoded, and 96 bytes a sample.
+"""
+
+import os
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from writers.beton.encode import Blob, Unreadable, encode
+from writers.beton.encoding import JPEG, Encoding
+from writers.beton.layout import Layout, digest_of, write_at
+from writers.beton.publish import NewBeton, new_beton
+from writers.beton.store import Manifest, Progress, file_digests
+from writers.beton.writeback import DiskWriter
+from writers.errors import UserError
+from writers.random_streams import draw, uniform
+from writers.source import Example, Source, ids_of
+from writers.subset.spec import Subset
+
+CREATED_BY = "harness writers 5"  # the number rises when the same input would give other bytes
+IMAGES_AT_ONCE = 16  # that a thread takes: fewer hand-overs
+AHEAD_PER_THREAD = 3  # of such runs, encoded before their turn has come
+MAX_OFFENDERS = 20  # unreadable images that a message names
+
+
+def write_split(
+    source: Source,
+    split: str,
+    subset: Subset,
+    encoding: Encoding,
+    out_file: Path,
+    *,
+    seed: int = 0,
+    num_threads: int | None = None,
+    progress: Progress | None = None,
+    on_error: Literal["fail", "skip"] = "fail",
+    check: bool = False,
+) -> Manifest:
+    """Write the images of `split` that are of the subset's classes to `out_file`, and the manifest beside it.
+
+    `seed` decides the order in the file and the draws of a mixed encoding. With on_error "skip" an unreadable image is left
+    out and named in the manifest. `check`: also decode JPEGs that are stored as they are. Raises UserError, naming the files,
+    for unreadable images, a training class without images, a folder that cannot be written, another writer at work on the
+    same name, and a full disk; then nothing is left behind but the list of many unreadable images.
+    """
+    out_file = Path(out_file)
+    examples = chosen(source, split, subset, seed)
+    with new_beton(out_file) as new:
+        if unreadable_list(out_file).exists():  # of an earlier try
+            unreadable_list(out_file).unlink()
+        with DiskWriter(new.handle) as disk:
+            layout, skipped = _write_samples(
+                new,
+                disk,
+                source,
+                subset,
+                encoding,
+                examples,
+                seed,
+                num_threads or _num_cores(),
+                progress,
+                on_error,
+                check,
+            )
+            layout.write_tables(new.handle)
+            disk.finish()
+        manifest = manifest_of(
+            source, split, subset, encoding, seed, examples, skipped, file_fields(layout, new)
+        )
+        new.publish(manifest)
+    return manifest
+
+
+FILE_FIELDS = (
+    "num_samples",
+    "num_jpeg",
+    "num_raw",
+    "max_width",
+    "max_height",
+    "page_size",
+    "bytes",
+    "sha256",
+    "tables_sha256",
+)
+
+
+def file_fields(layout: Layout, new: NewBeton) -> dict[str, Any]:
+    """What a manifest says of the file itself: FILE_FIELDS."""
+    rows = layout.rows
+    num_jpeg = int((rows["mode"] == JPEG).sum())
+    return {
+        "num_samples": len(rows),
+        "num_jpeg": num_jpeg,
+        "num_raw": len(rows) - num_jpeg,
+        "max_width": int(rows["width"].max()),
+        "max_height": int(rows["height"].max()),
+        "page_size": layout.page_size,
+        **file_digests(new.temporary, len(rows), layout.pages_end),
+    }
+
+
+def _write_samples(
+    new: NewBeton,
+    disk: DiskWriter,
+    source: Source,
+    subset: Subset,
+    encoding: Encoding,
+    examples: Sequence[Example],
+    seed: int,
+    num_threads: int,
+    progress: Progress | None,
+    on_error: str,
+    check: bool,
+) -> tuple[Layout, list[dict[str, str]]]:
+    """The pages; also which images were left out."""
+    layout = Layout(len(examples), len(source.classes) if source.multi_label else None)
+    skipped: list[dict[str, str]] = []
+    offenders: list[str] = []
+    ids = ids_of(examples)
+    chances = uniform(draw(seed, "encode", ids))
+    number = 0
+    for run, blobs in _encoded(source, encoding, examples, chances, num_threads, check):
+        pieces: list[tuple[int, bytes]] = []
+        for example, blob in zip(run, blobs, strict=True):
+            if progress is not None:
+                progress(number, len(examples))
+            number += 1
+            if isinstance(blob, Unreadable):
+                skipped.append(
+                    {
+                        "name": example.name,
+                        "class": subset.classes[example.label],
+                        "reason": str(blob),
+                    }
+                )
+                if example.key not in source.damaged:
+                    offenders.append(f"{source.where(example)}: {blob}")
+                continue
+            offsets = [layout.place(len(data)) for data in blob.stored]
+            pieces += zip(offsets, blob.stored, strict=True)
+            label = offsets[1] if source.multi_label else example.label
+            layout.add(
+                blob.mode,
+                blob.width,
+                blob.height,
+                offsets[0],
+                label,
+                int(ids[number - 1]),
+                blob.digest,
+            )
+        if (
+            on_error == "skip" or not offenders
+        ):  # else nothing comes of this file; the rest is read for its offenders
+            _write_pieces(new.handle, pieces)
+            disk.advance(layout.end)
+    if offenders and on_error == "fail":
+        raise _unreadable(offenders, new.out_file)
+    if not layout.num_samples:
+        raise UserError(
+            f"None of the {len(examples)} images of {source.name} can be read.",
+            skipped[0]["reason"],
+        )
+    if progress is not None:
+        progress(len(examples), len(examples))
+    return layout, skipped
+
+
+def _write_pieces(handle: int, pieces: Sequence[tuple[int, bytes]]) -> None:
+    """Each at its place; those that follow one another in one go."""
+    first = 0
+    for index, (offset, data) in enumerate(pieces, start=1):
+        if index == len(pieces) or pieces[index][0] != offset + len(data):
+            _write_all(handle, [piece for _, piece in pieces[first:index]], pieces[first][0])
+            first = index
+
+
+def _write_all(handle: int, pieces: list[bytes], offset: int) -> None:
+    num_written = os.pwritev(handle, pieces, offset)
+    if num_written < sum(
+        map(len, pieces)
+    ):  # the system may write less, as a disk does that is about to be full
+        write_at(handle, b"".join(pieces)[num_written:], offset + num_written)
+
+
+def _encoded(
+    source: Source,
+    encoding: Encoding,
+    examples: Sequence[Example],
+    chances: np.ndarray,
+    num_threads: int,
+    check: bool,
+) -> Iterator[tuple[Sequence[Example], list["_Ready | Unreadable"]]]:
+    """Runs of examples with what their images became, in order; `num_threads` work a little ahead."""
+
+    def work(example: Example, chance: float) -> _Ready | Unreadable:
+        if reason := source.damaged.get(example.key):
+            return Unreadable(reason)
+        try:
+            lenient = example.key in source.lenient
+            return _ready(
+                encode(source.read(example), encoding, chance, check=check, lenient=lenient),
+                example,
+            )
+        except Unreadable as error:
+            return error
+        except OSError as error:
+            return Unreadable(f"it cannot be read: {error.strerror or error}")
+        except Exception as error:  # a defect of ours, or no memory left
+            error.add_note(f"While {source.where(example)} was read and encoded.")
+            raise
+
+    def work_through(begin: int) -> list[_Ready | Unreadable]:
+        run = slice(begin, begin + IMAGES_AT_ONCE)
+        return list(map(work, examples[run], chances[run].tolist()))
+
+    waiting: deque[tuple[int, Future[list[_Ready | Unreadable]]]] = deque()
+    pool = ThreadPoolExecutor(num_threads, "harness-encode")
+    try:
+        for begin in range(0, len(examples), IMAGES_AT_ONCE):
+            waiting.append((begin, pool.submit(work_through, begin)))
+            if len(waiting) >= num_threads * AHEAD_PER_THREAD:
+                first, future = waiting.popleft()
+                yield examples[first : first + IMAGES_AT_ONCE], future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield examples[first : first + IMAGES_AT_ONCE], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A sample as it will stand in the file."""
+
+    mode: int
+    width: int
+    height: int
+    stored: tuple[bytes, ...]  # its image, and its labels where it has many
+    digest: bytes
+
+
+def _ready(blob: Blob, example: Example) -> _Ready:
+    labels = () if example.labels is None else (np.array(example.labels, np.int8).tobytes(),)
+    return _Ready(
+        blob.mode, blob.width, blob.height, (blob.data, *labels), digest_of(blob.data, *labels)
+    )
+
+
+def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Example]:
+    """The split's examples that the subset takes, relabelled, in a seeded order that depends on their names alone.
+
+    Raises UserError for a split that is not there, a training class without images, and two images of one name.
+    """
+    if split not in source.splits:
+        raise UserError(f"{source.name} has no split {split}; it has {', '.join(source.splits)}.")
+    if source.multi_label and list(subset.classes) != source.classes:
+        raise UserError(
+            f"An image of {source.name} has many labels; a subset of its classes cannot be taken."
+        )
+    there = source.splits[split]
+    ids = ids_of(there)
+    if len(np.unique(ids)) < len(ids):
+        twice, _ = Counter(example.name for example in there).most_common(1)[0]
+        raise UserError(
+            f"{source.name} has two images called {twice} in {split}.", "Rename one of them."
+        )
+    positions, labels = subset.select(
+        split, source.classes, np.array([example.label for example in there], np.int64), ids
+    )
+    positions_in_order = np.argsort(draw(seed, "order", ids[positions]), kind="stable")
+    examples = [
+        replace(there[positions[index]], label=int(labels[index])) for index in positions_in_order
+    ]
+    missing = missing_classes(subset, _class_counts(examples, len(subset.classes)), split)
+    if missing and not (
+        examples and source.differences
+    ):  # Birdsnap keeps its labels where all images of one are gone
+        raise UserError(
+            f"Split {split} of {source.name} has no image of {missing}.",
+            "Each class needs at least one training image.",
+        )
+    return examples
+
+
+def missing_classes(subset: Subset, counts: np.ndarray, split: str) -> str:
+    """The classes without images, in words; "": none of which that would matter."""
+    empty = np.flatnonzero(counts == 0).tolist()
+    if counts.any() and not (split == "train" and empty):
+        return ""
+    names = ", ".join(subset.classes[label] for label in empty[:5]) + (
+        ", ..." if len(empty) > 5 else ""
+    )
+    return f"{len(empty)} of its {len(subset.classes)} classes: {names}"
+
+
+def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """int64 [K]."""
+    return np.bincount(labels, minlength=num_classes)
+
+
+def _class_counts(examples: Sequence[Example], num_classes: int) -> np.ndarray:
+    """Examples of each class, or, where they have many labels, examples in which it is there: int64 [K]."""
+    if examples and examples[0].labels is not None:
+        return (np.array([example.labels for example in examples]) == 1).sum(0)
+    return class_counts(np.array([example.label for example in examples], np.int64), num_classes)
+
+
+def manifest_of(
+    source: Source,
+    split: str,
+    subset: Subset,
+    encoding: Encoding,
+    seed: int,
+    examples: Sequence[Example],
+    skipped: Sequence[dict[str, str]],
+    file: dict[str, Any],
+) -> Manifest:
+    """`file`: FILE_FIELDS."""
+    left_out = {entry["name"] for entry in skipped}
+    counts = _class_counts(
+        [example for example in examples if example.name not in left_out], len(subset.classes)
+    ).tolist()
+    return Manifest.sealed(
+        name=name_of(source.name, subset),
+        dataset=source.name,
+        split=split,
+        classes=list(subset.classes),
+        multi_label=source.multi_label,
+        class_counts=counts,
+        encoding=encoding,
+        source=source.origin,
+        seed=seed,
+        subset={"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest},
+        protocol=source.protocol,
+        differences=source.differences,
+        created_by=CREATED_BY,
+        skipped=sorted(skipped, key=lambda entry: entry["name"]),
+        **file,
+    )
+
+
+def name_of(dataset: str, subset: Subset) -> str:
+    """What a beton is called in its manifest."""
+    return dataset if subset.name == "all" else f"{dataset}-{subset.name}"
+
+
+def unreadable_list(out_file: Path) -> Path:
+    """Where all unreadable images are listed when they are more than a message holds."""
+    return out_file.with_name(f"{out_file.name}.unreadable.txt")
+
+
+def _unreadable(offenders: Sequence[str], out_file: Path) -> UserError:
+    lines = sorted(offenders)
+    shown = "\n  ".join(lines[:MAX_OFFENDERS])
+    if len(lines) > MAX_OFFENDERS:
+        unreadable_list(out_file).write_text("\n".join(lines) + "\n")
+        shown += f"\n  ... all of them stand in {unreadable_list(out_file)}"
+    plural = "images" if len(lines) > 1 else "image"
+    return UserError(
+        f"{len(lines):,} {plural} cannot be read:\n  {shown}",
+        "Mend or remove them, or write with --on-error skip: the manifest then names what was left out.",
+    )
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,42 @@
+"""VTAB-1k: 800 images to train on, 200 to choose by, the whole test set (Zhai et al. 2019, A large-scale study of VTAB)."""
+
+from collections.abc import Sequence
+
+from writers.errors import UserError
+from writers.source import Example, ids_of
+
+VTAB = "vtab"
+NUM_TRAIN, NUM_VAL = 800, 200
+
+
+def vtab_1k(splits: dict[str, list[Example]], seed: int, name: str) -> dict[str, list[Example]]:
+    """A draw of our own: the benchmark takes the first images of another library's shards, which are not to be had without it.
+
+    Not stratified, as there; but every class has an image in train. Raises UserError where a split has fewer images.
+    """
+    return {
+        **splits,
+        "train": _few(splits["train"], NUM_TRAIN, seed, f"train of {name}", every_class=True),
+        "val": _few(splits["val"], NUM_VAL, seed, f"val of {name}", every_class=False),
+    }
+
+
+def _few(
+    examples: Sequence[Example], number: int, seed: int, what: str, *, every_class: bool
+) -> list[Example]:
+    if len(examples) < number:
+        raise UserError(
+            f"VTAB takes {number} images of {what}, which has {len(examples)}.",
+            "Give val a larger share." if what.startswith("val") else "Is the dataset whole?",
+        )
+    from writers.random_streams import draw
+
+    order = [
+        examples[index] for index in draw(seed, "vtab", ids_of(examples)).argsort(kind="stable")
+    ]
+    chosen = (
+        {example.label: example for example in reversed(order)} if every_class else {}
+    )  # the first of each class
+    first = set(chosen.values())
+    rest = [example for example in order if example not in first]
+    return sorted([*first, *rest[: number - len(first)]], key=lambda example: example.key)

@@ -1,0 +1,1 @@
+"""Containers and lists: tars, zips, TFRecords, MATLAB files, arrays, split lists."""

@@ -1,0 +1,77 @@
+"""CIFAR's batches: pickles of arrays."""
+
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from writers.errors import UserError
+from writers.formats import array_pickle
+from writers.formats.layout_search import check_labels
+
+
+def read_batches(
+    path: Path, folder: str, archive: str, names: list[str]
+) -> list[dict[str, Any]] | None:
+    """The batches below `path`/`folder`, or in the archive as it is; None: neither is there."""
+    inside = path if path.name == folder else path / folder
+    if inside.is_dir():
+        return [
+            _unpickled(
+                (inside / name).read_bytes() if (inside / name).is_file() else None,
+                str(inside / name),
+            )
+            for name in names
+        ]
+    packed = path if path.name == archive else path / archive
+    if not packed.is_file():
+        return None
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(packed, "r:*") as tar:
+            for member in tar:
+                if member.isfile() and member.name in [f"{folder}/{name}" for name in names]:
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    found[member.name.rsplit("/", 1)[1]] = file.read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"{packed} is not a whole archive: {error}", "Fetch it again.") from error
+    return [_unpickled(found.get(name), f"{packed}:{folder}/{name}") for name in names]
+
+
+def classes_of(batch: dict[str, Any], key: str, where: str) -> list[str]:
+    names = batch.get(key)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where} has no {key}.", "Fetch it again.")
+    return names
+
+
+def images_of(
+    batch: dict[str, Any], key: str, num_classes: int, where: str
+) -> tuple[np.ndarray, list[int]]:
+    """Pixels uint8 [N, 32, 32, 3], and labels."""
+    pixels, labels = batch.get("data"), batch.get(key)
+    if (
+        not isinstance(pixels, np.ndarray)
+        or pixels.dtype != np.uint8
+        or pixels.shape != (len(labels or ()), 3072)
+    ):
+        raise UserError(f"{where} does not have the images and labels of CIFAR.", "Fetch it again.")
+    assert isinstance(labels, list)
+    check_labels(labels, num_classes, where)
+    return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
+
+
+def _unpickled(data: bytes | None, where: str) -> dict[str, Any]:
+    if data is None:
+        raise UserError(f"There is no {where}.", "Fetch the dataset again.")
+    try:
+        content = array_pickle.loads(data)
+    except Exception as error:  # pickle raises what it likes
+        raise UserError(
+            f"{where} is not a whole batch of CIFAR: {error}", "Fetch it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{where} is not a batch of CIFAR.", "Fetch it again.")
+    return content

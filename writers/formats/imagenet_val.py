@@ -1,0 +1,69 @@
+"""Which class each of ImageNet's 50,000 validation images is of: their archive has only numbers.
+
+The list is shipped as `writers/imagenet_val.txt` (`writers/tools/make_imagenet_val.py` made it). It is also what ImageNet's own
+development kit says, which is read instead where a person has it.
+"""
+
+import io
+import tarfile
+import zlib
+from pathlib import Path
+
+from writers.errors import UserError
+from writers.subset.spec import imagenet_classes
+
+FILE = Path(__file__).parents[1] / "imagenet_val.txt"
+DIGITS = "0123456789abcdefghijklmnopqrstuv"
+NUM_IMAGES = 50_000
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+GROUND_TRUTH, SYNSETS = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
+
+
+def image_name(number: int) -> str:
+    """Of an image by its number, 1 to 50,000."""
+    return f"ILSVRC2012_val_{number:08d}.JPEG"
+
+
+def shipped() -> list[str]:
+    """The WordNet id of each image: image number n is at n - 1."""
+    classes = imagenet_classes()
+    digits = "".join(line for line in FILE.read_text().splitlines() if not line.startswith("#"))
+    return [classes[int(digits[place : place + 2], 32)] for place in range(0, len(digits), 2)]
+
+
+def of_devkit(path: Path) -> list[str]:
+    """The same out of the development kit's archive. Raises UserError for one that is not whole."""
+    from scipy.io import loadmat
+
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            synsets = loadmat(io.BytesIO(_member(archive, SYNSETS)), squeeze_me=True)["synsets"]
+            numbers = _member(archive, GROUND_TRUTH).split()
+        leaves = synsets[
+            synsets["num_children"] == 0
+        ]  # the others are nodes above the 1000 classes
+        wnid = dict(zip(leaves["ILSVRC2012_ID"].tolist(), leaves["WNID"].tolist(), strict=True))
+        return [wnid[int(number)] for number in numbers]
+    except (
+        tarfile.TarError,
+        zlib.error,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+        OSError,
+    ) as error:
+        raise UserError(
+            f"{path} is not ImageNet's development kit, whole: {error}",
+            "Fetch it again, or remove it: the labels are shipped here, too.",
+        ) from error
+
+
+def _member(archive: tarfile.TarFile, ending: str) -> bytes:
+    file = next(
+        (member for member in archive if member.isfile() and member.name.endswith(ending)), None
+    )
+    content = archive.extractfile(file) if file else None
+    if content is None:
+        raise KeyError(f"no {ending}")
+    return content.read()

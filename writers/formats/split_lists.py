@@ -1,0 +1,213 @@
+"""Datasets that come as a heap of images and lists that say which are for what: from the lists to a source."""
+
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from writers.dataset import DatasetSpec
+from writers.errors import UserError
+from writers.formats.files import Files, JoinedFiles, is_image, open_files
+from writers.formats.tars import looks_like_tar
+from writers.source import Example, Source, SplitSettings, carve, named_examples, open_source
+
+Listing = Sequence[tuple[str, str]]  # image below the root, and its class
+ARCHIVE = re.compile(r"\.(tar\.gz|tgz|tar|zip)$")
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The files of a dataset's official layout, wherever below the named place its root lies."""
+
+    files: Files
+    names: frozenset[str]  # paths below the place
+    prefix: str  # the root, below the place
+    where: str  # the place and how to get what is missing, for errors
+
+    def text(self, name: str) -> str:
+        """A list, as text. Raises UserError where it is missing or none."""
+        return self.bytes(name).decode("utf-8", errors="replace")
+
+    def lines(self, name: str) -> list[str]:
+        """Its lines that are not empty. Raises UserError where there are none."""
+        found = [line.strip() for line in self.text(name).splitlines() if line.strip()]
+        if not found:
+            raise UserError(
+                f"{self.prefix}{name} at {self.where} is empty.", "Fetch the dataset again."
+            )
+        return found
+
+    def bytes(self, name: str) -> bytes:
+        if self.prefix + name not in self.names:
+            raise UserError(
+                f"There is no {self.prefix}{name} at {self.where}", "Fetch the dataset again."
+            )
+        return self.files.read(self.prefix + name)
+
+    def source(
+        self,
+        name: str,
+        path: Path,
+        classes: Sequence[str],
+        train: Listing,
+        test: Listing,
+        settings: SplitSettings,
+        *,
+        val: Listing = (),
+    ) -> Source:
+        """The images of the lists. What is missing of val is carved out of train, seeded, class by class; the test never is.
+
+        Raises UserError for an image that is listed and not there, listed in two splits, or of no class.
+        """
+        label = {class_name: number for number, class_name in enumerate(classes)}
+        if len(label) < len(classes):
+            raise UserError(
+                f"{name} has the class {Counter(classes).most_common(1)[0][0]} twice.",
+                "Fetch its lists again.",
+            )
+        in_train, in_val, in_test = (
+            self._examples(split, listing, label)
+            for split, listing in (("train", train), ("val", val), ("test", test))
+        )
+        keys = [example.key for example in (*in_train, *in_val, *in_test)]
+        if len(set(keys)) < len(keys):
+            twice = Counter(keys).most_common(1)[0][0]
+            raise UserError(
+                f"{self.prefix}{twice} stands in two lists of {name}.", "Fetch its lists again."
+            )
+        splits = carve(in_train, in_val, in_test, replace(settings, test=0.0))
+        return Source(name, path.name, list(classes), splits, self.files, self.prefix)
+
+    def refuse_strangers(self, folder: str, class_folders: Collection[str]) -> None:
+        """Raises UserError for an image below `folder` (which ends in /, or is empty) that lies in none of these."""
+        root, known = self.prefix + folder, set(class_folders)
+        for name in sorted(self.names):
+            if (
+                name.startswith(root)
+                and is_image(name)
+                and name[len(root) :].rpartition("/")[0] not in known
+            ):
+                raise UserError(
+                    f"{self.files.where(name)} is of none of the {len(known)} classes.",
+                    "Remove what is not a part of the dataset.",
+                )
+
+    def _examples(self, split: str, listing: Listing, label: Mapping[str, int]) -> list[Example]:
+        images = {}
+        missing = []
+        for key, class_name in listing:
+            if class_name not in label:
+                raise UserError(
+                    f"{self.prefix}{key} is listed under '{class_name}', which is none of the {len(label)} "
+                    "classes.",
+                    "Fetch its lists again.",
+                )
+            if self.prefix + key not in self.names:
+                missing.append(key)
+            images[key] = (class_name, key.rsplit("/", 1)[-1])
+        if missing:
+            raise UserError(
+                f"{len(missing)} of the {len(listing)} images of {split} are not at {self.where} "
+                f"The first is {self.prefix}{missing[0]}.",
+                "Is the archive whole?",
+            )
+        return named_examples(images, label)
+
+
+def open_lists(path: Path, marker: str, spec: DatasetSpec) -> Lists | None:
+    """The layout whose root has the file `marker`, in a folder, a tar or a zip; None: there is no such file.
+
+    In a folder, those of the publisher's archives that can be read where they lie (.tar or .zip) count as unpacked.
+    """
+    if path.is_file() and not looks_like_tar(path) and not zipfile.is_zipfile(path):
+        return None
+    parts = [open_files(place, _wanted) for place in (path, *_archives(path, spec))]
+    files = JoinedFiles(parts) if len(parts) > 1 else parts[0]
+    names = frozenset(files.names())
+    found = sorted(
+        (name for name in names if f"/{name}".endswith(f"/{marker}")),
+        key=lambda name: (len(name), name),
+    )
+    if not found:
+        return None
+    return Lists(files, names, found[0].removesuffix(marker), f"{path}. {spec.where}.")
+
+
+def class_folders(
+    path: Path,
+    settings: SplitSettings,
+    spec: DatasetSpec,
+    missing: str,
+    classes: Sequence[str] | None = None,
+) -> Source:
+    """A tree with train/ and test/, as mirrors have it, where the layout's own file `missing` is not there.
+
+    A lone val/ or valid/ beside train/ is the test set, which fast.ai's and Salman's copies call so; beside test/ it is val.
+    """
+    refuse_packed(path, spec)
+    try:
+        source = open_source(
+            path, replace(settings, val=0.0, test=0.0), name=spec.name, classes=classes
+        )
+    except UserError as error:
+        raise UserError(
+            f"{path} has no {missing}, nor train/ and test/ with class folders: {error.message}",
+            spec.where,
+        ) from error
+    if not source.splits["val"] and not source.splits["test"]:
+        raise UserError(
+            f"{path} has no {missing}, nor train/ and test/ with class folders.", spec.where
+        )
+    return with_own_splits(source, settings)
+
+
+def refuse_packed(path: Path, spec: DatasetSpec) -> None:
+    """Raises UserError where all that is there is an archive which has to be unpacked."""
+    places = (
+        [path]
+        if path.is_file()
+        else [path / download.file for download in spec.downloads if download.unpack]
+    )
+    packed = next(
+        (place for place in places if place.is_file() and ARCHIVE.search(place.name)), None
+    )
+    if (
+        packed is not None
+        and not (path.is_file() and (looks_like_tar(path) or zipfile.is_zipfile(path)))
+        and not (path.is_dir() and open_files(path).names())
+    ):
+        raise UserError(
+            f"{packed} is compressed: its images cannot be read where they lie.",
+            "Unpack it there; `harness download` does that, too.",
+        )
+
+
+def with_own_splits(source: Source, settings: SplitSettings) -> Source:
+    """A source whose tree has splits keeps them; val is carved where there is none."""
+    train, val, test = (source.splits[split] for split in ("train", "val", "test"))
+    if not test:
+        val, test = [], val
+    source.splits = carve(train, val, test, replace(settings, test=0.0))
+    return source
+
+
+def _archives(path: Path, spec: DatasetSpec) -> list[Path]:
+    """The publisher's archives that lie in the folder `path`, uncompressed or as a zip that need not be unpacked."""
+    names = [
+        download.file
+        for download in spec.downloads
+        if not (download.unpack and download.file.endswith(".zip"))
+    ]
+    stems = dict.fromkeys(
+        ARCHIVE.sub("", name.rsplit("/", 1)[-1]) for name in names if ARCHIVE.search(name)
+    )
+    places = [path / f"{stem}{ending}" for stem in stems for ending in (".tar", ".zip")]
+    return [place for place in places if path.is_dir() and place.is_file()]
+
+
+def _wanted(path: str) -> bool:
+    return is_image(path) or (
+        path.endswith((".txt", ".mat")) and not path.rsplit("/", 1)[-1].startswith(".")
+    )

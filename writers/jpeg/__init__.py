@@ -1,0 +1,1 @@
+"""JPEG: restart index, markers, resizing, and the C library that does it."""

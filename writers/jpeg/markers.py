@@ -1,0 +1,47 @@
+"""Looks through a JPEG for its end, marker by marker: damage that can be seen without decoding."""
+
+import re
+
+from writers.jpeg import native as kernel
+from writers.jpeg.restart_index import DamagedJpeg
+
+MARKER = re.compile(
+    rb"\xff[^\x00\xff]"
+)  # in coded data, 0xFF stands before 0x00; before a marker, more of it may stand
+CUT_SHORT, OUT_OF_ORDER = -1, -2  # as in markers.c
+
+
+def check_markers(jpeg: bytes, scan: int) -> None:
+    """Look for the end of a JPEG marker by marker, from where its first scan begins. Raises DamagedJpeg.
+
+    Finds what is cut short, segments that reach over the end, markers that may not stand in a scan, and lost or repeated
+    restart markers. What lies between two markers is not decoded.
+    """
+    library = kernel.library()
+    found = (
+        library.harness_check_markers(jpeg, len(jpeg), scan)
+        if library
+        else check_slowly(jpeg, scan)
+    )
+    if found:
+        words = {CUT_SHORT: "it is cut short", OUT_OF_ORDER: "its restart markers are out of order"}
+        raise DamagedJpeg(words.get(found, f"a scan has the marker 0x{found:02x}"))
+
+
+def check_slowly(jpeg: bytes, position: int) -> int:
+    """0; CUT_SHORT; OUT_OF_ORDER; or the marker that may not stand in a scan. What markers.c does."""
+    num_restarts = 0
+    while marker := MARKER.search(jpeg, position):
+        position, code = marker.end(), jpeg[marker.end() - 1]
+        if code == 0xD9:
+            return 0
+        if 0xD0 <= code <= 0xD7:
+            if code & 7 != num_restarts & 7:
+                return OUT_OF_ORDER
+            num_restarts += 1
+        elif code in (0xC4, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE) or 0xE0 <= code <= 0xEF:
+            position += int.from_bytes(jpeg[position : position + 2], "big")
+            num_restarts = 0
+        else:
+            return code
+    return CUT_SHORT

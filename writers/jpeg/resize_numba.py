@@ -1,0 +1,112 @@
+"""The same as resize.c for where that was not built: compiled by numba, kept on disk for the next process."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+_ONE = (
+    1 << 12
+)  # the shares of a new pixel's sources, along one axis, add up to this: 8 + 12 + 12 bits fit into 32
+
+
+def shrink_into(
+    output: np.ndarray, pixels: np.ndarray, step_x: tuple[int, int], step_y: tuple[int, int]
+) -> None:
+    """As `writers.jpeg.resize.shrink_into`."""
+    _shrink(output, np.ascontiguousarray(pixels), *step_x, *step_y)
+
+
+def _compiled(function: Callable) -> Callable:
+    """njit, kept on disk where some folder for it can be written."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # "no locator available": every process compiles for itself
+        return njit(**options)(function)
+
+
+@_compiled
+def _shares(source, target, numerator, denominator):
+    """Along one axis: each new pixel's first source pixel, how many count, and their shares of _ONE."""
+    starts, counts = np.empty(target, np.int64), np.empty(target, np.int64)
+    shares = np.zeros((target, max(3, numerator // denominator + 2)), np.uint32)
+    for i in range(target):
+        begin, end = (
+            i * numerator,
+            (i + 1) * numerator,
+        )  # in units of 1 / denominator of a source pixel
+        first = min(begin // denominator, source - 1)
+        last = min((end - 1) // denominator, source - 1)
+        starts[i], counts[i] = first, last - first + 1
+        given = 0  # rounding the sums instead of the shares: these add up, and none is off by more than one
+        for k in range(last - first + 1):
+            covered = end if first + k == last else min(end, (first + k + 1) * denominator)
+            total = ((covered - begin) * _ONE + numerator // 2) // numerator
+            shares[i, k] = total - given
+            given = total
+    return starts, counts, shares
+
+
+@_compiled
+def _shrink(output, pixels, x_numerator, x_denominator, y_numerator, y_denominator):
+    channels = pixels.shape[2]
+    y_starts, y_counts, y_shares = _shares(
+        pixels.shape[0], output.shape[0], y_numerator, y_denominator
+    )
+    x_starts, x_counts, x_shares = _shares(
+        pixels.shape[1], output.shape[1], x_numerator, x_denominator
+    )
+    line = np.zeros(
+        (pixels.shape[1] + x_shares.shape[1]) * channels, np.uint32
+    )  # a new row, as wide as the source
+    for y in range(output.shape[0]):
+        for k in range(y_counts[y]):
+            _add_row(line, pixels[y_starts[y] + k].reshape(-1), y_shares[y, k], k == 0)
+        if x_shares.shape[1] == 3:
+            _sum_columns_of_three(output[y], line, x_starts, x_shares)
+        else:
+            _sum_columns(output[y], line, x_starts, x_counts, x_shares)
+
+
+@_compiled
+def _add_row(line, row, share, is_first):
+    if is_first:
+        for i in range(len(row)):
+            line[i] = share * np.uint32(row[i])
+    else:
+        for i in range(len(row)):
+            line[i] += share * np.uint32(row[i])
+
+
+@_compiled
+def _sum_columns(row, line, starts, counts, shares):
+    channels = row.shape[1]
+    for x in range(len(starts)):
+        for c in range(channels):
+            total = np.uint32(1 << 23)  # a half: the sum has 24 bits behind the point
+            for k in range(counts[x]):
+                total = np.uint32(total + shares[x, k] * line[(starts[x] + k) * channels + c])
+            row[x, c] = total >> np.uint32(24)
+
+
+@_compiled
+def _sum_columns_of_three(row, line, starts, shares):
+    """The same, written out: faster where images shrink to no less than half.
+
+    Unsigned indices because numba otherwise looks at each one for being negative.
+    """
+    step = np.uintp(row.shape[1])
+    for x in range(len(starts)):
+        first, second, third = shares[x, 0], shares[x, 1], shares[x, 2]
+        i = np.uintp(starts[x]) * step
+        for c in range(row.shape[1]):
+            total = np.uint32(
+                np.uint32(1 << 23)
+                + first * line[i]
+                + second * line[i + step]
+                + third * line[i + step + step]
+            )
+            row[np.uintp(x), np.uintp(c)] = total >> np.uint32(24)
+            i += np.uintp(1)

@@ -1,0 +1,209 @@
+"""Restart-indexed JPEGs: the same pixels, stored so that a part of the image can be decoded alone.
+
+`add_restart_index` codes a JPEG's coefficients anew, without loss, in one baseline scan with a restart marker after every
+few MCUs (the blocks of all colours that make up 8 x 8 to 32 x 16 pixels), behind which decoding can begin. An index of the
+segments between them follows the end of the image, where decoders stop reading: the result is an ordinary JPEG for all
+of them. Huffman tables made for the image pay for the markers. Metadata (EXIF, ICC profile, comments) is left out: nothing
+that reads a beton looks at it, and it would be copied with each decode.
+
+The index, little endian, behind the end-of-image marker:
+    u16 [num_segments]  bytes of each segment, with the two of the marker behind it (RSTn; for the last, EOI)
+    FOOTER              see below
+`loaders/decode.py` and `loaders/kernel.c` read it.
+"""
+
+import ctypes
+import functools
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from writers.errors import UserError
+from writers.jpeg import native as kernel
+from writers.jpeg import turbojpeg
+from writers.jpeg.turbojpeg import Planes
+
+MAGIC, VERSION = b"hrst\r\nix", 1
+FOOTER = np.dtype(
+    [
+        ("num_segments", "<u4"),
+        ("frame", "<u4"),  # where the SOF marker begins
+        (
+            "scan",
+            "<u4",
+        ),  # where the first segment begins; a header, copied with each decode, ends there
+        ("interval", "<u2"),  # MCUs in a segment; divides the MCUs of a row
+        ("version", "<u2"),
+        ("checksum", "<u4"),  # CRC-32 of header, lengths and the fields above
+        ("magic", "S8"),
+    ]
+)
+MAX_HEADER = 4096  # bytes; what `add_restart_index` writes has some 600
+BLOCKS_WANTED = (
+    12  # of 8 x 8 values in a segment, two MCUs of 4:2:0: smaller ones cost bytes, larger ones time
+)
+MAX_BLOCKS_IN_MCU = 10  # by the standard, in a scan of several components
+
+
+class DamagedJpeg(Exception):
+    """The bytes are not a whole JPEG; the message says what is wrong."""
+
+
+def add_restart_index(jpeg: bytes) -> bytes:
+    """A JPEG of the same pixels with a restart index. The same bytes for the same input, and for its own output.
+
+    Grey and YCbCr or RGB images, baseline and progressive, of any subsampling that fits one scan; others (CMYK, arithmetic
+    coding, 12 bits, a progressive image whose last scans are left out) come back unchanged. Raises DamagedJpeg for what
+    libjpeg cannot read to the end without complaint, and UserError where the package was installed without its C parts.
+    """
+    frame = read_frame(jpeg)
+    if frame is None:
+        return jpeg
+    coded = _coded("harness_add_restart_markers", jpeg, len(jpeg), frame.interval)
+    if coded is None:
+        return jpeg
+    return _with_index(coded, frame.interval)
+
+
+def encode_indexed(image: Planes, quality: int) -> bytes:
+    """`add_restart_index(turbojpeg.encode_planes(image, quality))`, without coding everything twice."""
+    grey = len(image.planes) == 1
+    interval = interval_of(-(-image.width // (8 if grey else 16)), 1 if grey else 6)
+    coded = _coded(
+        "harness_encode_with_markers",
+        turbojpeg.addresses(image.planes),
+        turbojpeg.strides(image.planes),
+        len(image.planes),
+        image.width,
+        image.height,
+        quality,
+        interval,
+    )
+    assert coded is not None
+    return _with_index(coded, interval)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a JPEG's header says of its layout."""
+
+    width: int
+    height: int
+    offset: int  # of the SOF marker
+    scan: int  # of the coded data of the first scan
+    blocks_per_mcu: int
+    mcus_per_row: int
+    num_mcus: int
+
+    @property
+    def interval(self) -> int:
+        return interval_of(self.mcus_per_row, self.blocks_per_mcu)
+
+
+@functools.cache
+def interval_of(mcus_per_row: int, blocks_per_mcu: int) -> int:
+    """MCUs in a segment: of the divisors of a row's MCUs the one that comes nearest to BLOCKS_WANTED, as a ratio."""
+    divisors = [number for number in range(1, mcus_per_row + 1) if mcus_per_row % number == 0]
+    return min(divisors, key=lambda number: abs(math.log(number * blocks_per_mcu / BLOCKS_WANTED)))
+
+
+def read_frame(jpeg: bytes) -> Frame | None:
+    """None for a kind of JPEG that `add_restart_index` leaves alone. Raises DamagedJpeg where there is no header to read."""
+    if jpeg[:2] != b"\xff\xd8":
+        raise DamagedJpeg("it does not begin as a JPEG does")
+    position, frame = 2, None
+    while True:
+        # Fill bytes (0xFF) may stand before a marker, and some cameras leave others, which libjpeg skips.
+        position = jpeg.find(b"\xff", position)
+        while 0 <= position < len(jpeg) - 3 and jpeg[position + 1] in (0x00, 0xFF):
+            position = jpeg.find(b"\xff", position + 1)
+        if not 0 <= position < len(jpeg) - 3:
+            raise DamagedJpeg("its header is cut short")
+        marker, length = (
+            jpeg[position + 1],
+            int.from_bytes(jpeg[position + 2 : position + 4], "big"),
+        )
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # markers without content
+            position += 2
+            continue
+        if marker == 0xD9:
+            raise DamagedJpeg("it ends before its first scan")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if frame is not None:
+                raise DamagedJpeg("it has two frames")
+            frame = position, marker, jpeg[position + 4 : position + 2 + length]
+        position += 2 + length
+        if marker == 0xDA:
+            if frame is None or position > len(jpeg):
+                raise DamagedJpeg(
+                    "its first scan has no frame" if frame is None else "its header is cut short"
+                )
+            return _layout(*frame, scan=position)
+
+
+def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None:
+    if marker > 0xC2 or len(content) < 6 or content[0] != 8 or content[5] not in (1, 3):
+        return None  # not baseline, extended or progressive with Huffman codes; not 8 bits; not grey or of three colours
+    if len(content) != 6 + 3 * content[5]:
+        raise DamagedJpeg("its frame has the wrong length")
+    height, width = int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big")
+    factors = [divmod(factor, 16) for factor in content[7::3]]
+    if (
+        not width
+        or not height
+        or not all(1 <= across <= 4 and 1 <= down <= 4 for across, down in factors)
+    ):
+        raise DamagedJpeg("its frame has impossible sizes")
+    if len(factors) == 1:
+        factors = [
+            (1, 1)
+        ]  # a scan of one component has MCUs of one block, whatever the factors say
+    blocks = sum(across * down for across, down in factors)
+    if blocks > MAX_BLOCKS_IN_MCU:
+        return None
+    mcus_per_row = -(-width // (8 * max(across for across, _ in factors)))
+    num_rows = -(-height // (8 * max(down for _, down in factors)))
+    return Frame(width, height, offset, scan, blocks, mcus_per_row, mcus_per_row * num_rows)
+
+
+def _with_index(jpeg: bytes, interval: int) -> bytes:
+    """`jpeg`: what `_add_restart_markers` wrote, in which nothing but restart markers and the end follows the header."""
+    frame = read_frame(jpeg)
+    assert frame is not None and frame.num_mcus % interval == 0
+    coded = np.frombuffer(jpeg, np.uint8, offset=frame.scan)
+    markers = np.flatnonzero((coded[:-1] == 0xFF) & (coded[1:] != 0x00))
+    lengths = np.diff(markers + 2, prepend=0)
+    assert len(markers) == frame.num_mcus // interval and markers[-1] + 2 == len(coded)
+    if frame.scan > MAX_HEADER or lengths.max() > 0xFFFF:
+        return jpeg  # an ordinary JPEG all the same
+    table = lengths.astype("<u2").tobytes()
+    footer = np.zeros(1, FOOTER)
+    footer[0] = (len(lengths), frame.offset, frame.scan, interval, VERSION, 0, MAGIC)
+    before_checksum = footer.tobytes()[: -4 - len(MAGIC)]
+    footer["checksum"] = zlib.crc32(jpeg[: frame.scan] + table + before_checksum)
+    return jpeg + table + footer.tobytes()
+
+
+def _coded(function: str, *arguments: Any) -> bytes | None:
+    """What a function of restart.c gives; None: it left the image alone. Raises DamagedJpeg."""
+    library = kernel.library()
+    if library is None:
+        found = (
+            "is of another version"
+            if kernel.is_outdated(kernel.MODULE, kernel.VERSION)
+            else "was not built"
+        )
+        raise UserError(f"Restart indices need the package's C part, which {found}.", kernel.CURE)
+    result, size, message = ctypes.c_void_p(), ctypes.c_ulong(), ctypes.create_string_buffer(200)
+    outcome = getattr(library, function)(*arguments, result, size, message)
+    if outcome < 0:
+        raise DamagedJpeg(message.value.decode(errors="replace"))
+    if outcome > 0:
+        return None
+    try:
+        return ctypes.string_at(result, size.value)
+    finally:
+        library.harness_free(result)

@@ -1,0 +1,1 @@
+"""Subsets: which classes and images to keep, with which labels."""

@@ -1,0 +1,316 @@
+"""Steps on classes: which of the source's classes a subset takes, and under which labels."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from writers import names
+from writers.errors import UserError
+from writers.subset import wordnet
+from writers.subset.base import (
+    Amount,
+    Count,
+    Facts,
+    Selection,
+    Step,
+    digest_of,
+    drawn,
+    existing_file,
+    or_just,
+    some,
+)
+from writers.subset.ranking import ranking_file, read_ranking
+
+REFERENCE = "reference"  # the ranking that the recipe makes itself
+RELATED_FILE = Path(__file__).parents[1] / "related_classes.txt"
+
+
+class Listed(Step):
+    """Only these classes."""
+
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        return selection.keep(_known(self.classes, facts.all_classes))
+
+
+class ByRanking(Step):
+    """Classes by how well a model knows them: so many (an integer) or such a share of them (a fraction below 1)."""
+
+    hardest: Amount | None = None
+    easiest: Amount | None = None
+    by: str = REFERENCE  # `reference`, a ranking in writers/subsets/ (resnet18_val), or a CSV file
+    sha256: str | None = (
+        None  # of that file, filled in when it is read first: other contents are another subset
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _look_at_the_ranking(cls, value: Any) -> Any:
+        if (
+            not isinstance(value, dict)
+            or not isinstance(by := value.get("by", REFERENCE), str)
+            or by == REFERENCE
+        ):
+            return value
+        return {**value, "sha256": digest_of(by, ranking_file, value.get("sha256"), "ranking")}
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.hardest is None and self.easiest is None:
+            raise ValueError("say how many: hardest: 10, or easiest: 0.1")
+        return self
+
+    def chosen(self, selection: Selection, facts: Facts) -> set[str]:
+        ranking = facts.ranking if self.by == REFERENCE else read_ranking(self.by)
+        if ranking is None:
+            raise UserError(
+                "The subset goes by the recipe's reference model, and there is none here.",
+                "Name a ranking: by: resnet18_val, or by: a CSV file with the columns class and accuracy.",
+            )
+        if missing := sorted(set(selection.classes) - set(ranking.classes)):
+            raise UserError(
+                f"The ranking {self.by} lacks {len(missing)} classes of the source: {some(missing)}."
+            )
+        ranked = ranking.restricted_to(set(selection.classes)).classes
+        hardest = ranked[: _count(self.hardest, len(ranked))]
+        return {*hardest, *ranked[max(0, len(ranked) - _count(self.easiest, len(ranked))) :]}
+
+
+class Remove(Step):
+    """Leave out the hardest or the easiest classes."""
+
+    remove: ByRanking
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        return selection.keep(set(selection.classes) - self.remove.chosen(selection, facts))
+
+
+class Keep(Step):
+    """Only the hardest, or the easiest, classes."""
+
+    keep: ByRanking
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        return selection.keep(self.keep.chosen(selection, facts))
+
+
+class RandomClasses(Step):
+    classes: Count
+    seed: int = 0
+
+
+class Random(Step):
+    """So many classes, drawn."""
+
+    random: Annotated[RandomClasses, or_just("classes")]
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        if self.random.classes > len(selection.classes):
+            raise UserError(
+                f"The subset draws {self.random.classes} classes of {len(selection.classes)}."
+            )
+        return selection.keep(
+            set(drawn(selection.classes, "classes", self.random.seed)[: self.random.classes])
+        )
+
+
+class Under(Step):
+    """Only kinds of these WordNet nodes."""
+
+    under: str | tuple[str, ...]
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        return selection.keep(set(wordnet.under(_several(self.under), selection.classes)))
+
+
+class Excluded(Step):
+    """What to leave out: classes related to a target dataset (or `pascal`), kinds of nodes, listed classes."""
+
+    related_to: str | tuple[str, ...] = ()
+    under: str | tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _known_targets(self) -> Self:
+        for target in _several(self.related_to):
+            if target not in related_targets():
+                raise ValueError(
+                    str(names.unknown("list of related classes", target, related_targets()))
+                )
+        if not (self.related_to or self.under or self.classes):
+            raise ValueError("say what: related_to: pascal, under: n02084071, or classes: [...]")
+        return self
+
+
+class Exclude(Step):
+    """Leave out related classes, kinds of nodes, or listed classes."""
+
+    exclude: Excluded
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        out = _known(self.exclude.classes, facts.all_classes)
+        for target in _several(self.exclude.related_to):
+            out |= related(target, facts.all_classes)
+        if self.exclude.under:
+            out |= set(wordnet.under(_several(self.exclude.under), selection.classes))
+        return selection.keep(set(selection.classes) - out)
+
+
+class Coarser(Step):
+    bottom_up: int | None = None  # Huh et al.'s label sets, by their size
+    top_down: int | None = None
+    map: str | None = (
+        None  # a map of writers/subsets, or a file: `class,label` or, as Huh et al.'s, `path label`,
+    )
+    #                                     a line each
+    sha256: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _look_at_the_map(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not isinstance(value.get("map"), str):
+            return value
+        return {
+            **value,
+            "sha256": digest_of(value["map"], _map_file, value.get("sha256"), "label map"),
+        }
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(value is not None for value in (self.bottom_up, self.top_down, self.map)) != 1:
+            raise ValueError("say one of bottom_up: 79, top_down: 127, map: FILE")
+        for what, size, sizes in (
+            ("bottom_up", self.bottom_up, wordnet.BOTTOM_UP_SIZES),
+            ("top_down", self.top_down, wordnet.TOP_DOWN_SIZES),
+        ):
+            if size is not None and size not in sizes:
+                raise ValueError(
+                    f"there is no {what} label set of {size} labels; their sizes are {', '.join(map(str, sizes))}"
+                )
+        return self
+
+
+class Coarsen(Step):
+    """Put classes together under coarser labels; every image stays."""
+
+    coarsen: Coarser
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        if self.coarsen.bottom_up is not None:
+            labels = wordnet.bottom_up(self.coarsen.bottom_up, facts.all_classes)
+        elif self.coarsen.top_down is not None:
+            labels = wordnet.top_down(self.coarsen.top_down, facts.all_classes)
+        else:
+            assert self.coarsen.map is not None
+            labels = _read_map(_map_file(self.coarsen.map), facts.all_classes)
+        return replace(selection, label_of=labels)
+
+
+class OneHalf(Step):
+    of: Literal["random", "minimal"]  # minimal: halves that share as little of WordNet as possible
+    which: Literal["A", "B"]
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _seed_has_an_effect(self) -> Self:
+        if self.of == "minimal" and "seed" in self.model_fields_set and self.seed:
+            raise ValueError("a minimal half draws nothing; seed has no effect")
+        return self
+
+
+class Half(Step):
+    """One of two disjoint halves of the classes."""
+
+    half: OneHalf
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        if self.half.of == "random":
+            first = set(
+                drawn(selection.classes, "half", self.half.seed)[: len(selection.classes) // 2]
+            )
+        else:
+            from writers.subset.wordnet_halves import minimal_half  # numpy
+
+            first = set(minimal_half(selection.classes))
+        return selection.keep(first if self.half.which == "A" else set(selection.classes) - first)
+
+
+def related_targets() -> list[str]:
+    """Targets with a list of related classes: PASCAL VOC's by rule, the others hand-picked."""
+    return ["pascal", *_related_lists()]
+
+
+def related(target: str, classes: Sequence[str]) -> set[str]:
+    return (
+        set(wordnet.pascal_related(classes))
+        if target == "pascal"
+        else _related_lists()[target] & set(classes)
+    )
+
+
+@cache
+def _related_lists() -> dict[str, set[str]]:
+    rows = (
+        line.split("\t")
+        for line in RELATED_FILE.read_text().splitlines()
+        if not line.startswith("#")
+    )
+    return {target: set(wnids.split()) for target, wnids in rows}
+
+
+def _known(wanted: Sequence[str], classes: Sequence[str]) -> set[str]:
+    known = set(classes)
+    if missing := sorted(set(wanted) - known):
+        raise UserError(
+            f"The source lacks {len(missing)} of the {len(set(wanted))} classes that the subset names: "
+            f"{some(missing)}.",
+            f"It has {len(known)} classes, such as {some(sorted(known))}.",
+        )
+    return set(wanted)
+
+
+def _several(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
+
+
+def _count(amount: int | float | None, number: int) -> int:
+    if amount is None:
+        return 0
+    return amount if isinstance(amount, int) else int(amount * number + 0.5)
+
+
+def _map_file(name_or_path: str) -> Path:
+    own = Path(__file__).parents[1] / "subsets" / f"{name_or_path}.map"
+    return own if own.is_file() else existing_file(name_or_path)
+
+
+def _read_map(path: Path, classes: Sequence[str]) -> dict[str, str]:
+    """Class -> label, for each of the classes."""
+    lines = [
+        line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")
+    ]
+    rows = (
+        [row for row in csv.reader(lines)]
+        if all("," in line for line in lines)
+        else [line.split() for line in lines]
+    )
+    found: dict[str, str] = {}
+    for row in rows:
+        if len(row) != 2:
+            raise UserError(f"{path}: '{','.join(row)}' is not a class and its label.")
+        name = (
+            row[0] if "/" not in row[0] else Path(row[0]).parent.name
+        )  # Huh et al. list images: n01440764/x.JPEG 3
+        if found.setdefault(name, row[1]) != row[1]:
+            raise UserError(
+                f"{path} gives the class {name} two labels, {found[name]} and {row[1]}."
+            )
+    if missing := [name for name in classes if name not in found]:
+        raise UserError(f"{path} gives {len(missing)} of the classes no label: {some(missing)}.")
+    return {name: found[name] for name in classes}

@@ -1,0 +1,200 @@
+"""Steps on images: which training images of its classes a subset takes. By their ids, so in any order and from any source.
+
+What is computed on arrays is in `writers/subset/sampling.py`, and imported when it is: a recipe is read without numpy.
+"""
+
+import hashlib
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from writers.errors import UserError
+from writers.subset.base import (
+    Chooser,
+    Chosen,
+    Count,
+    Facts,
+    Selection,
+    Step,
+    digest_of,
+    drawn,
+    existing_file,
+    or_just,
+)
+
+Splits = Annotated[tuple[Literal["train", "val", "test"], ...], Field(min_length=1)]
+
+
+class ImagesPerClass(Step):
+    images: Count
+    seed: int = 0
+    splits: Splits = ("train",)
+
+
+class PerClass(Step):
+    """So many training images of each label, drawn; of a label that has fewer, all."""
+
+    per_class: Annotated[ImagesPerClass, or_just("images")]
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        from writers.subset import sampling as choosing
+
+        wanted = self.per_class
+        return with_chooser(
+            selection,
+            self,
+            partial(choosing.so_many, wanted.images, wanted.seed),
+            splits=wanted.splits,
+        )
+
+
+class Images(Step):
+    images: Count | None = None
+    like: str | None = None  # as many as this subset has
+    sha256: str | None = None  # of that subset, where it is a person's own file, which may change
+    by: Literal["classes", "examples"]
+    seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _look_at_the_subset(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not str(value.get("like", "")).endswith(
+            (".yaml", ".yml", ".txt")
+        ):
+            return value
+        from writers.subset.spec import named  # which imports the steps
+
+        try:
+            content = named(value["like"]).model_dump_json(exclude={"name"})
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        if value.get("sha256") not in (None, digest):
+            raise ValueError(
+                f"the subset {value['like']} has changed since this one was made like it"
+            )
+        return {**value, "sha256": digest}
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.images is None) == (self.like is None):
+            raise ValueError("say one of images: 100000, like: in900")
+        return self
+
+
+class Budget(Step):
+    """A number of training images, spent on all images of few classes, or on few images of each label."""
+
+    budget: Images
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        from writers.subset import sampling as choosing
+
+        like = (
+            sorted(facts.resolve_named(self.budget.like).classes)
+            if self.budget.like is not None
+            else []
+        )
+        if self.budget.by == "examples":
+            # The number is looked up when images are chosen: what the subset is can be said without its source.
+            return with_chooser(
+                selection,
+                self,
+                lambda ids, labels: choosing.spread(
+                    self._num_images(facts, like), self.budget.seed, ids, labels
+                ),
+                like,
+            )
+        num_images, counts = self._num_images(facts, like), _counts(facts)
+        kept, total = set(), 0
+        for name in drawn(selection.classes, "classes", self.budget.seed):
+            total += counts.get(name, 0)
+            if total > num_images:
+                break
+            kept.add(name)
+        return selection.keep(kept)
+
+    def _num_images(self, facts: Facts, like: list[str]) -> int:
+        return self.budget.images or sum(_counts(facts).get(name, 0) for name in like)
+
+
+class Examples(Step):
+    """Only the training images that a file names, a line each: `<class>/<image>`, endings and folders before it as you like.
+
+    Or by their ids, as 0x and 16 hexadecimal digits.
+    """
+
+    examples: str
+    sha256: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _look_at_the_file(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not isinstance(value.get("examples"), str):
+            return value
+        return {
+            **value,
+            "sha256": digest_of(
+                value["examples"], existing_file, value.get("sha256"), "list of examples"
+            ),
+        }
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        from writers.subset import sampling as choosing
+
+        wanted = choosing.ids_of(Path(self.examples))
+        return with_chooser(
+            selection, {"examples": self.sha256}, partial(choosing.listed, wanted, self.examples)
+        )
+
+
+class Share(Step):
+    of: Annotated[float, Field(gt=0, lt=1)]
+    seed: int = 0
+    splits: Splits = ("train",)
+
+
+class Fraction(Step):
+    """A share of the training images of each label, drawn; at least one."""
+
+    fraction: Annotated[Share, or_just("of")]
+
+    def apply(self, selection: Selection, facts: Facts) -> Selection:
+        from writers.subset import sampling as choosing
+
+        wanted = self.fraction
+        return with_chooser(
+            selection, self, partial(choosing.share, wanted.of, wanted.seed), splits=wanted.splits
+        )
+
+
+def with_chooser(
+    selection: Selection,
+    what: Any,
+    choose: Chooser,
+    *more: Any,
+    splits: tuple[str, ...] = ("train",),
+) -> Selection:
+    """The selection with one more step on images. `what`, `more` and unusual `splits` go into the subset's digest."""
+    described = (
+        what.model_dump(mode="json", exclude_none=True) if isinstance(what, BaseModel) else what
+    )
+    if isinstance(what, BaseModel):
+        for inner in described.values():
+            inner.pop("splits", None)
+    others = [sorted(set(splits))] if set(splits) != {"train"} else []
+    by_label = bool(selection.label_of)
+    chosen = Chosen([described, *more, by_label, *others], by_label, choose, splits)
+    return replace(selection, choosers=(*selection.choosers, chosen))
+
+
+def _counts(facts: Facts) -> dict[str, int]:
+    if facts.class_counts is None:
+        raise UserError(
+            "A subset with a budget of images depends on how many the source has of each class.",
+            "It can be shown, or written, with its source only.",
+        )
+    return facts.class_counts

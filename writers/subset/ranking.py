@@ -1,0 +1,109 @@
+"""Classes from the hardest to the easiest, with the accuracies that say so and the rule that broke ties."""
+
+import csv
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from writers import names
+from writers.errors import UserError
+
+FOLDER = Path(__file__).parents[1] / "subsets"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """`classes`: hardest first. `accuracy`: a fraction for each of them."""
+
+    classes: tuple[str, ...]
+    accuracy: Mapping[str, float]
+    source: str  # whose accuracies, on which images
+    tie_break: str  # how equal accuracies were put in order
+
+    def restricted_to(self, classes: Collection[str]) -> "Ranking":
+        """The same order, of these classes only."""
+        return replace(self, classes=tuple(name for name in self.classes if name in classes))
+
+
+def rank(
+    accuracy: Mapping[str, float],
+    tie_breaks: Sequence[Mapping[str, float]] = (),
+    *,
+    source: str,
+    tie_break: str,
+) -> Ranking:
+    """Order classes by accuracy, equal ones by each of `tie_breaks` in turn (lower is harder), and at last by name.
+
+    `tie_break` says in words what they are; the order by name is added to it.
+    """
+
+    def place(name: str) -> tuple[float | str, ...]:
+        return (accuracy[name], *(values[name] for values in tie_breaks), name)
+
+    return Ranking(
+        tuple(sorted(accuracy, key=place)),
+        accuracy,
+        source,
+        f"{tie_break}, then class name".lstrip(", "),
+    )
+
+
+def read_ranking(name_or_path: str) -> Ranking:
+    """The ranking that comes with the project under that name, or a CSV file's.
+
+    The file has a header with `class`, `accuracy` and, if there are more columns of numbers, the tie-breaks in their order.
+    Lines that begin with # are remarks. Raises UserError that names the line for what is not a class with numbers.
+    """
+    path = ranking_file(name_or_path)
+    try:
+        text = path.read_text(
+            encoding="utf-8-sig"
+        )  # spreadsheets put a mark before the first column's name
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text in UTF-8: {error}.") from error
+    lines = [
+        (number, line)
+        for number, line in enumerate(text.splitlines(keepends=True), 1)
+        if line.strip() and not line.startswith("#")
+    ]
+    rows = csv.reader(line for _, line in lines)
+    header = next(rows, [])
+    if header[:2] != ["class", "accuracy"]:
+        raise UserError(
+            f"{path}: the first line must name the columns class,accuracy[,tie-break ...], "
+            f"not {','.join(header) or 'nothing'}."
+        )
+    values: list[dict[str, float]] = [{} for _ in header[1:]]
+    for row in rows:
+        number, _ = lines[rows.line_num - 1]
+        if len(row) != len(header):
+            raise UserError(
+                f"{path}:{number}: {len(row)} columns, and the header has {len(header)}."
+            )
+        if row[0] in values[0]:
+            raise UserError(f"{path}:{number}: class {row[0]} stands here a second time.")
+        for column, text in zip(values, row[1:], strict=True):
+            column[row[0]] = _number(text, f"{path}:{number}")
+    if not values[0]:
+        raise UserError(f"{path} ranks no class.")
+    return rank(values[0], values[1:], source=name_or_path, tie_break=", then ".join(header[2:]))
+
+
+def _number(text: str, where: str) -> float:
+    """Finite: a class without a number has no place in an order."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{where}: '{text}' is not a number.")
+    return value
+
+
+def ranking_file(name_or_path: str) -> Path:
+    """Where a ranking is read from. Raises UserError, with the near names, where there is none."""
+    for path in (FOLDER / f"{name_or_path}.csv", Path(name_or_path).expanduser()):
+        if path.is_file():
+            return path
+    raise names.unknown("ranking", name_or_path, [path.stem for path in FOLDER.glob("*.csv")])

@@ -1,0 +1,316 @@
+"""Which source classes, which of their images, under which labels: a name, or a few lines of YAML, resolved with a digest.
+
+    subsets: [all, in900, {name: minus10, remove: {hardest: 10, by: reference}},
+              {name: dogs, under: n02084071, per_class: 100},
+              {name: few, steps: [in900, {coarsen: {bottom_up: 79}}, {per_class: 100}]}]
+
+A name is a file: `in900` is `writers/subsets/in900.txt`, one class a line, or a `.yaml` of steps; `writers/subset/registry.py` has
+the steps. Labels follow the source's class order. Nothing is copied: a subset is a choice of samples by their ids.
+"""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from writers import names
+from writers.errors import UserError
+from writers.subset.base import Chosen, Facts, Selection, existing_file
+from writers.subset.class_steps import REFERENCE, ByRanking, Keep, Listed, Remove
+from writers.subset.ranking import Ranking
+from writers.subset.registry import STEPS, AnyStep, step
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FOLDER = Path(__file__).parents[1] / "subsets"
+
+
+class SubsetSpec(BaseModel):
+    """What a recipe says of a subset: steps in order. `classes` and `remove` are first steps.
+
+    Reads from a bare name, too, and from a mapping that has the steps' keys beside its name, in the order of the steps. A name
+    among the steps stands for the steps of that subset, which are put in its place: the spec says all that decides.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # only these; None: all
+    remove: ByRanking | None = None
+    steps: tuple[Annotated[AnyStep, BeforeValidator(step)], ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                return named(value).model_dump(exclude_unset=True)
+            except UserError as error:
+                raise ValueError(str(error)) from error
+        return _with_tuples(_with_steps(value)) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _no_class_twice(self) -> Self:
+        if twice := [name for name, number in Counter(self.classes or ()).items() if number > 1]:
+            raise ValueError(f"the class {twice[0]} stands there twice")
+        return self
+
+    @property
+    def all_steps(self) -> list[AnyStep]:
+        first: list[AnyStep] = []
+        if self.classes is not None:
+            first.append(Listed(classes=self.classes))
+        if self.remove is not None:
+            first.append(Remove(remove=self.remove))
+        return [*first, *self.steps]
+
+    @property
+    def needs_ranking(self) -> str | None:
+        """The ranking without which the subset cannot be resolved; `reference` where any step goes by that."""
+        rankings = [
+            one.remove.by if isinstance(one, Remove) else one.keep.by
+            for one in self.all_steps
+            if isinstance(one, Remove | Keep)
+        ]
+        return REFERENCE if REFERENCE in rankings else next(iter(rankings), None)
+
+    @property
+    def is_everything(self) -> bool:
+        return not self.all_steps
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A resolved subset: label k is `classes[k]`, and holds the source classes `groups[k]`."""
+
+    name: str
+    classes: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...] = ()  # empty: each class by itself
+    choosers: tuple[Chosen, ...] = field(
+        default=(), compare=False
+    )  # of images, of train mostly; none: all of them
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the class names, one a line, in label order; with what else decides, where something does."""
+        text = "\n".join(self.classes)
+        if self.groups or self.choosers:
+            more = {"groups": self.groups, "examples": [chosen.what for chosen in self.choosers]}
+            text += "\n" + json.dumps(more, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def source_classes(self) -> tuple[str, ...]:
+        """All classes of the source that the subset takes, group by group."""
+        return (
+            tuple(name for group in self.groups for name in group) if self.groups else self.classes
+        )
+
+    def label_table(self, source_classes: Sequence[str]) -> "np.ndarray":
+        """The new label of each class of the source: int64 [classes of the source], -1 for those left out."""
+        import numpy as np
+
+        groups = self.groups or tuple((name,) for name in self.classes)
+        new_label = {name: label for label, group in enumerate(groups) for name in group}
+        return np.array([new_label.get(name, -1) for name in source_classes], np.int64)
+
+    def select(
+        self, split: str, source_classes: Sequence[str], labels: "np.ndarray", ids: "np.ndarray"
+    ) -> "tuple[np.ndarray, np.ndarray]":
+        """Which samples of a split the subset takes, and their new labels: positions int64 [M], rising, labels int64 [M].
+
+        `labels` (int64 [N]) number `source_classes`; `ids` (uint64 [N]) are the samples' own. Samples are chosen by their
+        ids alone, so a tree, an archive and a beton of the same images give the same selection.
+        """
+        table = self.label_table(source_classes)
+        positions = (table[labels] >= 0).nonzero()[0]
+        for chosen in (chosen for chosen in self.choosers if split in chosen.splits):
+            counted = labels[positions]
+            positions = positions[
+                chosen.choose(ids[positions], table[counted] if chosen.by_label else counted)
+            ]
+        return positions, table[labels[positions]]
+
+
+def named(name: str) -> SubsetSpec:
+    """The subset of that name, or of a file: YAML, or a class a line. Raises UserError, with near names, for no such one."""
+    if name == "all":
+        return SubsetSpec(name="all")
+    if name.endswith((".yaml", ".yml")):
+        return read_spec(Path(name).expanduser())
+    if name.endswith(".txt"):
+        return _class_list(existing_file(name))
+    name = next(
+        (known for known in available() if names.normalise(known) == names.normalise(name)), name
+    )
+    file = file_of(name)
+    if file.suffix == ".yaml":
+        return read_spec(file)
+    return _class_list(file)
+
+
+def _class_list(path: Path) -> SubsetSpec:
+    """Of a text file with a class a line. Raises UserError that says what is wrong."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        return SubsetSpec(
+            name=path.stem,
+            classes=tuple(line for line in lines if line and not line.startswith("#")),
+        )
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text: {error}.") from error
+    except ValidationError as error:
+        said = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path} is not a list of classes, one a line: {said}.") from error
+
+
+def read_spec(path: Path) -> SubsetSpec:
+    """A subset from a YAML file; its name is the file's unless it says another. Raises UserError that says what is wrong."""
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        content = YAML(typ="rt", pure=True).load(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
+    if isinstance(content, list):
+        content = {"steps": content}
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} is not a subset: it must be steps, or a mapping of them, such as under: n02084071."
+        )
+    try:
+        return SubsetSpec.model_validate({"name": path.stem, **content})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        said = " ".join(first["msg"].removeprefix("Value error, ").split())
+        raise UserError(
+            f"{path}:{_line(content, first['loc'])}: {place + ': ' if place else ''}{said}"
+        ) from error
+
+
+def _line(content: Any, place: Sequence[str | int]) -> int:
+    """Where in the file the innermost part of `place` stands that was written there."""
+    line = 1
+    for part in place:
+        places: Any = getattr(content, "lc", None)  # what ruamel.yaml knows of lines
+        if isinstance(content, dict) and part in content:
+            line, content = places.key(part)[0] + 1 if places else line, content[part]
+        elif isinstance(content, list) and isinstance(part, int) and part < len(content):
+            line, content = places.item(part)[0] + 1 if places else line, content[part]
+    return line
+
+
+def _with_steps(value: dict[str, Any]) -> dict[str, Any]:
+    """Steps that are keys of the mapping itself, in their order, as `steps`; raises ValueError for a key that is none."""
+    beside = [key for key in value if key not in SubsetSpec.model_fields]
+    for key in beside:
+        if key not in STEPS:
+            raise ValueError(
+                str(names.unknown("step", str(key), [*STEPS, "name", "steps"])).replace("\n", " ")
+            )
+    if beside and "steps" in value:
+        raise ValueError(f"put {beside[0]} among the steps, so that their order is clear")
+    if beside:
+        steps = [{key: inner} for key, inner in value.items() if key in STEPS]
+        value = {**{key: inner for key, inner in value.items() if key not in STEPS}, "steps": steps}
+    if not isinstance(value.get("steps"), list) or not any(
+        isinstance(one, str) for one in value["steps"]
+    ):
+        return value
+    expanded: list[Any] = []
+    for one in value["steps"]:
+        try:
+            expanded += named(one).all_steps if isinstance(one, str) else [one]
+        except UserError as error:
+            raise ValueError(str(error).replace("\n", " ")) from error
+    return {**value, "steps": expanded}
+
+
+def _with_tuples(value: Any) -> Any:
+    """Lists as tuples, which is what strict validation asks for of values that do not come from JSON right away."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return (
+        tuple(_with_tuples(inner) for inner in value) if isinstance(value, list | tuple) else value
+    )
+
+
+def available() -> list[str]:
+    """Subsets that come with the project, as class lists or steps."""
+    return sorted(path.stem for path in FOLDER.iterdir() if path.suffix in (".txt", ".yaml"))
+
+
+def file_of(name: str) -> Path:
+    """Where a subset of the project is written down. Raises UserError, with the near names, for an unknown one."""
+    for file in (FOLDER / f"{name}.yaml", FOLDER / f"{name}.txt"):
+        if file.is_file():
+            return file
+    raise names.unknown("subset", name, ["all", *available()])
+
+
+def everything(classes: Sequence[str]) -> Subset:
+    return Subset("all", tuple(classes))
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """ILSVRC 2012's 1000 classes, in label order."""
+    classes = named("in1000").classes
+    assert classes is not None
+    return classes
+
+
+def resolve(
+    spec: SubsetSpec,
+    classes: Sequence[str],
+    ranking: Ranking | None = None,
+    *,
+    class_counts: Mapping[str, int] | None = None,
+) -> Subset:
+    """What remains of a source's `classes`, in the source's order.
+
+    `ranking`: needed where the spec says `by: reference`. `class_counts`: training images of each class, needed for a budget.
+    Raises UserError for a class that the source or the ranking does not have, and for a subset with nothing left.
+    """
+
+    def selected(of: SubsetSpec) -> Selection:
+        selection = Selection(tuple(classes))
+        for one in of.all_steps:
+            selection = one.apply(selection, facts)
+        return selection
+
+    facts = Facts(
+        tuple(classes),
+        ranking,
+        dict(class_counts) if class_counts is not None else None,
+        lambda name: selected(named(name)),
+    )
+    try:
+        found = selected(spec)
+    except UserError as error:
+        raise UserError(f"Subset {spec.name}: {error.message}", error.hint) from error
+    if not found.classes:
+        raise UserError(
+            f"Subset {spec.name} leaves none of the source's {len(set(classes))} classes."
+        )
+    if not found.label_of:
+        return Subset(spec.name, found.classes, choosers=found.choosers)
+    groups: dict[str, list[str]] = {}
+    for name in found.classes:
+        groups.setdefault(found.label_of[name], []).append(name)
+    labels = sorted(
+        groups, key=lambda label: (int(label), "") if label.isdecimal() else (math.inf, label)
+    )
+    return Subset(
+        spec.name, tuple(labels), tuple(tuple(groups[label]) for label in labels), found.choosers
+    )

@@ -1,0 +1,159 @@
+"""WordNet 3.0 above ImageNet's classes: what is a kind of what, and coarser label sets.
+
+The table, `writers/wordnet.txt`, has 1,860 nodes; `writers/tools/make_wordnet.py` made it. Label sets and their sizes are those of
+Huh, Agrawal and Efros 2016, "What makes ImageNet good for transfer learning?".
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from writers.errors import UserError
+
+FILE = Path(__file__).parents[1] / "wordnet.txt"
+BOTTOM_UP_SIZES = (
+    1,
+    2,
+    5,
+    9,
+    17,
+    36,
+    79,
+    206,
+    345,
+    486,
+    596,
+    694,
+    753,
+    820,
+    877,
+    918,
+    977,
+    999,
+)  # by depth from the root
+TOP_DOWN_SIZES = (127, 10, 2)  # by number of merges
+
+# PASCAL VOC's twenty classes as nodes: a class of ImageNet is one of them, or a kind of one, by any of its hypernyms.
+PASCAL = {
+    "aeroplane": "n02691156",
+    "bicycle": "n02834778",
+    "bird": "n01503061",
+    "boat": "n02858304",
+    "bottle": "n02876657",
+    "bus": "n02924116",
+    "car": "n02958343",
+    "cat": "n02121620",
+    "chair": "n03001627",
+    "cow": "n01887787",
+    "diningtable": "n03201208",
+    "dog": "n02084071",
+    "horse": "n02374451",
+    "motorbike": "n03769722",
+    "person": "n00007846",
+    "pottedplant": "n00017222",
+    "sheep": "n02411705",
+    "sofa": "n04256520",
+    "train": "n04468005",
+    "tvmonitor": "n03782006",
+}
+
+
+class Node(NamedTuple):
+    parents: tuple[str, ...]  # first the one that a single chain to the root goes through
+    words: str
+
+
+@cache
+def table() -> dict[str, Node]:
+    """Every node by its id."""
+    rows = (line.split("\t") for line in FILE.read_text().splitlines() if not line.startswith("#"))
+    return {
+        wnid: Node(tuple(filter(None, parents.split(","))), words) for wnid, parents, words in rows
+    }
+
+
+def words(wnid: str) -> str:
+    """What people call it; empty for what is not in the table."""
+    node = table().get(wnid)
+    return node.words if node else ""
+
+
+def ancestors(wnid: str) -> set[str]:
+    """The node and everything that it is a kind of, over all hypernyms."""
+    found: set[str] = set()
+    waiting = [wnid]
+    while waiting:
+        current = waiting.pop()
+        if current not in found:
+            found.add(current)
+            waiting += _node(current).parents
+    return found
+
+
+def under(wnids: Iterable[str], classes: Sequence[str]) -> list[str]:
+    """Those of the classes that are one of the nodes, or a kind of one. Raises UserError for a node that is not there."""
+    nodes = {wnid for wnid in wnids if _node(wnid)}
+    return [name for name in classes if nodes & ancestors(name)]
+
+
+def pascal_related(classes: Sequence[str]) -> list[str]:
+    """Those of the classes that are one of PASCAL VOC's twenty, or a kind of one: 229 of ImageNet's."""
+    nodes = set(PASCAL.values())
+    return [name for name in classes if nodes & ancestors(name)]
+
+
+def chain(wnid: str) -> list[str]:
+    """From the root, `entity`, down to the node, by one parent each."""
+    found = [wnid]
+    while parents := _node(found[-1]).parents:
+        found.append(parents[0])
+    return found[::-1]
+
+
+def bottom_up(size: int, classes: Sequence[str]) -> dict[str, str]:
+    """Class -> its label in the set that has `size` labels for ImageNet's classes: chains are cut at one depth."""
+    depth = _place(size, BOTTOM_UP_SIZES, "bottom_up")
+    return {name: path[min(depth, len(path) - 1)] for name in classes for path in [chain(name)]}
+
+
+def top_down(size: int, classes: Sequence[str]) -> dict[str, str]:
+    """Class -> its label in the set of `size` labels that merging parents gives, once, twice or three times.
+
+    Each label is replaced by its parent; then, in the order of the classes, a parent takes in all labels that lie below it.
+    The merging looks at all of ImageNet's classes, so that a class has the same label in every subset.
+    """
+    from writers.subset.spec import imagenet_classes
+
+    everyone = imagenet_classes()
+    labels = list(everyone)
+    for _ in range(_place(size, TOP_DOWN_SIZES, "top_down") + 1):
+        labels = [parents[0] if (parents := _node(label).parents) else label for label in labels]
+        paths = {label: set(chain(label)) for label in labels}
+        for upper in list(labels):
+            labels = [upper if upper in paths[label] else label for label in labels]
+    found = dict(zip(everyone, labels, strict=True))
+    if strangers := [name for name in classes if name not in found]:
+        raise UserError(
+            f"{strangers[0]} is not one of ImageNet's classes; the top-down label sets are of those."
+        )
+    return {name: found[name] for name in classes}
+
+
+def _node(wnid: str) -> Node:
+    try:
+        return table()[wnid]
+    except KeyError:
+        raise UserError(
+            f"{wnid} is no WordNet 3.0 id of one of ImageNet's classes, or of what they are kinds of.",
+            "harness subset show in1000 lists the classes; n02084071 is dog.",
+        ) from None
+
+
+def _place(size: int, sizes: Sequence[int], what: str) -> int:
+    if size not in sizes:
+        raise UserError(
+            f"There is no {what} label set of {size} labels.",
+            f"Their sizes are {', '.join(map(str, sizes))}.",
+        )
+    return sizes.index(size)

@@ -398,8 +398,8 @@ def make_evaluation(runs: Path, written: result.Result, batch_size: int) -> Path
     trained = make_stage(runs, written)
     models.save(
         trained / "model.pt",
-        models.build("resnet10", 3, channels=(8, 8, 8, 8)),
-        {"arch": "resnet10", "channels": [8, 8, 8, 8]},
+        models.build("resnet10", 3, channels=(16, 16, 16, 16)),
+        {"arch": "resnet10", "channels": [16, 16, 16, 16]},
     )
     result.save(as_result("pretrain", {}).model_copy(update={"key": trained.name}), trained)
     data_need = {"kind": "write", "key": written.key}

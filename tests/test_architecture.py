@@ -24,7 +24,7 @@ LIGHT = [
     "harness.stages.write",
     "loaders.plan",
     "writers.beton.write",
-    "writers.store",
+    "writers.beton.store",
     *sorted(
         f"harness.cli.commands.{path.stem}"
         for path in (ROOT / "harness" / "cli" / "commands").glob("[a-z]*.py")

@@ -43,16 +43,23 @@ def test_recipes_are_found_by_name_and_as_a_base(built, tmp_path):
     assert built in Path(folder).parents and set(names.split()) == RECIPES and read == "demo mine"
 
 
+def files_of(folder: Path) -> set[Path]:
+    """List files relative to `folder`, without bytecode and hidden files, which any run or editor may leave."""
+    paths = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    return {
+        path
+        for path in paths
+        if not any(part == "__pycache__" or part.startswith(".") for part in path.parts)
+    }
+
+
 def test_every_file_that_the_packages_read_is_installed(built):
     here = {
-        path.relative_to(ROOT)
-        for package in ("harness", "loaders", "writers", "recipes")
-        for path in (ROOT / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        package / path
+        for package in map(Path, ("harness", "loaders", "writers", "recipes"))
+        for path in files_of(ROOT / package)
     }
-    there = {
-        path.relative_to(built / "lib") for path in (built / "lib").rglob("*") if path.is_file()
-    }
+    there = files_of(built / "lib")
     left_out = {
         path
         for path in here - there

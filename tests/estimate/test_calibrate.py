@@ -31,7 +31,7 @@ HERE = Machine("a device", "2.0")
 SMALL = (
     "pretrain.resolution=16",
     "pretrain.batch_size=8",
-    "pretrain.channels=[8, 8, 8, 8]",
+    "pretrain.channels=[16, 16, 16, 16]",
     "evaluate.batch_size=8",
     "evaluate.attack.steps=2",
     "methods.fixed.resolution=16",
@@ -331,7 +331,7 @@ def test_what_cannot_be_timed_stays_unknown(
         "precision": "float32",
         "model": {
             "arch": "resnet10",
-            "channels": [8, 8, 8, 8],
+            "channels": [16, 16, 16, 16],
             "blur_pool": False,
             "batch_norm_scale": True,
         },

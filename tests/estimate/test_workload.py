@@ -118,7 +118,7 @@ def test_a_transfer_trains_and_looks_as_often_as_it_was_said(
     )
     needs, stages = {"data": data, "model": model}, {"data": write, "model": source}
     if method == "scratch":
-        config["arch"] = {"arch": "resnet10", "channels": [8, 8, 8, 8], "blur_pool": False}
+        config["arch"] = {"arch": "resnet10", "channels": [16, 16, 16, 16], "blur_pool": False}
         needs, stages = {"data": data}, {"data": write}
     outcome = transfer.run(context_of(root, f"run{len(list(root.iterdir()))}", config, needs))
     assert said(root, Stage("transfer", config, stages), data) == {
@@ -162,7 +162,7 @@ def test_the_steps_that_are_timed_are_the_stages_own(root: Path):
 
     model = {
         "arch": "resnet10",
-        "channels": [8, 8, 8, 8],
+        "channels": [16, 16, 16, 16],
         "blur_pool": False,
         "batch_norm_scale": True,
     }
@@ -177,7 +177,7 @@ def test_the_steps_that_are_timed_are_the_stages_own(root: Path):
                 "step": "pretrain",
                 "arch": "resnet10",
                 "attacked": attacked,
-                "settings": {**own, "channels": [8, 8, 8, 8], "attack": attack},
+                "settings": {**own, "channels": [16, 16, 16, 16], "attack": attack},
             }
             for attacked in (False, True)
         ),

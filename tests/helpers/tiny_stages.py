@@ -20,7 +20,7 @@ PRETRAIN: dict[str, Any] = {
     "epochs": 2,
     "batch_size": 16,
     "resolution": 24,
-    "channels": [8, 8, 8, 8],
+    "channels": [16, 16, 16, 16],
     "eval_crop": 1.0,
     "crop_scale": [0.5, 1.0],
     "precision": "float32",

@@ -47,8 +47,8 @@ def test_every_architecture_keeps_the_contract(arch):
 
 
 def test_resnet10_has_the_widths_it_is_given():
-    model = models.build("ResNet10", 4, channels=(8, 12, 16, 20))
-    assert model.feature_dim == 20 and model.backbone.stage2.conv2.out_channels == 12
+    model = models.build("ResNet10", 4, channels=(16, 20, 24, 28))
+    assert model.feature_dim == 28 and model.backbone.stage2.conv2.out_channels == 20
     assert (
         sum(
             isinstance(module, nn.Conv2d | nn.Linear)
@@ -62,15 +62,15 @@ def test_resnet10_has_the_widths_it_is_given():
         lambda _, __, output: sizes.append(tuple(output.shape))
     )
     model(torch.rand(1, 3, 64, 64))
-    assert sizes == [(1, 20, 2, 2)]  # strides 2 of the stem and 2 of its pooling, then 1, 2, 2, 2
+    assert sizes == [(1, 28, 2, 2)]  # strides 2 of the stem and 2 of its pooling, then 1, 2, 2, 2
 
 
 @pytest.mark.parametrize(
     ("arch", "channels", "says"),
     [
-        ("resnet18", (8, 8, 8, 8), "resnet18 has fixed widths"),
-        ("resnet50", (8,), "resnet50 has fixed widths"),
-        ("resnet10", (8, 8), "channels names 2"),
+        ("resnet18", (16, 16, 16, 16), "resnet18 has fixed widths"),
+        ("resnet50", (16,), "resnet50 has fixed widths"),
+        ("resnet10", (16, 16), "channels names 2"),
         ("resnet11", None, "resnet10|resnet18"),
     ],
 )
@@ -80,7 +80,7 @@ def test_refuses_what_it_cannot_build(arch, channels, says):
 
 
 def test_a_new_head_comes_from_its_generator_alone():
-    model = models.build("resnet10", 3, channels=(8, 8, 8, 64))
+    model = models.build("resnet10", 3, channels=(16, 16, 16, 64))
     backbone = {name: value.clone() for name, value in model.backbone.state_dict().items()}
     before = torch.get_rng_state()
     heads = []
@@ -97,8 +97,13 @@ def test_a_new_head_comes_from_its_generator_alone():
 
 
 def test_a_file_gives_back_the_model(tmp_path):
-    model = models.build("resnet10", 3, channels=(8, 8, 8, 12)).eval()
-    about = {"arch": "resnet10", "channels": [8, 8, 8, 12], "classes": ["a", "b", "c"], "eps": 0.5}
+    model = models.build("resnet10", 3, channels=(16, 16, 16, 24)).eval()
+    about = {
+        "arch": "resnet10",
+        "channels": [16, 16, 16, 24],
+        "classes": ["a", "b", "c"],
+        "eps": 0.5,
+    }
     models.save(tmp_path / "deep" / "model.pt", model, about)
     loaded, told = models.load(tmp_path / "deep" / "model.pt")
     images = torch.rand(2, 3, 24, 24)
@@ -116,8 +121,8 @@ class Evil:
 )
 def test_refuses_a_file_that_is_not_a_whole_model(tmp_path, content, capsys):
     path = tmp_path / "model.pt"
-    model = models.build("resnet10", 3, channels=(8, 8, 8, 12))
-    models.save(path, model, {"arch": "resnet10", "channels": [8, 8, 8, 12]})
+    model = models.build("resnet10", 3, channels=(16, 16, 16, 24))
+    models.save(path, model, {"arch": "resnet10", "channels": [16, 16, 16, 24]})
     if content == "truncated":
         path.write_bytes(path.read_bytes()[:5000])
     elif content == "text":

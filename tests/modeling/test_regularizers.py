@@ -21,7 +21,7 @@ from harness.train.step import make_step
 from tests.helpers.tiny_stages import pretrain_context, write_colours
 from writers.errors import UserError
 
-CHANNELS = (8, 8, 12, 16)
+CHANNELS = (16, 16, 24, 32)
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ from harness.modeling import classifier as models
 from harness.modeling.flops import training_flops
 from harness.train.optimizer import make_sgd
 from harness.config.train import ScheduleSettings
-model = models.build("resnet10", 3, channels=(8, 8, 8, 8))
+model = models.build("resnet10", 3, channels=(16, 16, 16, 16))
 assert training_flops(model, 16, None)
 optimizer = make_sgd(model, ScheduleSettings(), 0.1)
 model(torch.zeros(2, 3, 16, 16)).sum().backward()

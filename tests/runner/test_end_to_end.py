@@ -36,13 +36,13 @@ subsets:
   - {name: minus1, remove: {hardest: 1, by: reference}}
 archs: [resnet10]
 eps: [0, 0.5]
-pretrain: {epochs: 3, batch_size: 8, resolution: 16, channels: [8, 8, 8, 8], attack: {steps: 1}}
+pretrain: {epochs: 3, batch_size: 8, resolution: 32, channels: [16, 16, 16, 16], precision: float32, attack: {steps: 1}}
 evaluate: {attack: {steps: 2}, batch_size: 8}
 targets:
   - {path: others, val: 0.25, test: 0.25}
 methods:
-  fixed: {epochs: 1, batch_size: 8, resolution: 16, lrs: [0.1]}
-  full: {epochs: 1, batch_size: 8, resolution: 16, lrs: [0.1]}
+  fixed: {epochs: 1, batch_size: 8, resolution: 32, lrs: [0.1], precision: float32}
+  full: {epochs: 1, batch_size: 8, resolution: 32, lrs: [0.1], precision: float32}
 """
 
 

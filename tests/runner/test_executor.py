@@ -275,7 +275,7 @@ def test_what_another_run_has_just_failed_at_is_not_tried_again(folders, make, j
     line = [
         sys.executable,
         "-m",
-        "harness.worker",
+        "harness.runner.worker",
         str(folder),
         "--data-dir",
         str(folders.data),
@@ -357,7 +357,7 @@ def test_one_stage_by_hand(folders, make):
     line = [
         sys.executable,
         "-m",
-        "harness.worker",
+        "harness.runner.worker",
         str(folder),
         "--data-dir",
         str(folders.data),

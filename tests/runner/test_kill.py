@@ -131,7 +131,7 @@ def test_orders_that_do_not_fit_their_folder_are_refused(folders, make, tmp_path
     line = [
         sys.executable,
         "-m",
-        "harness.worker",
+        "harness.runner.worker",
         str(folder),
         "--data-dir",
         str(folders.data),

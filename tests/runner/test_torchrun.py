@@ -27,8 +27,8 @@ name: shared
 source: {path: things, val: 0.25}
 subsets: [all]
 archs: [resnet10]
-pretrain: {epochs: 40, batch_size: 24, resolution: 16, channels: [8, 8, 8, 8], eval_crop: 1.0, crop_scale: [0.8, 1.0],
-           optimizer: {lr: 0.02}}
+pretrain: {epochs: 40, batch_size: 24, resolution: 24, channels: [16, 16, 16, 16], eval_crop: 1.0, crop_scale: [0.8, 1.0],
+           precision: float32, optimizer: {lr: 0.02}}
 """
 
 
@@ -102,7 +102,7 @@ def test_two_processes_train_what_one_would_and_go_on_where_they_were_stopped(fo
     line = [
         sys.executable,
         "-m",
-        "harness.worker",
+        "harness.runner.worker",
         str(theirs),
         "--data-dir",
         str(folder / "data"),

@@ -46,8 +46,8 @@ def save_model(folder: Path, **about) -> Result:
     folder.mkdir(exist_ok=True)
     model.save(
         folder / MODEL_FILE,
-        model.build("resnet10", 5, channels=(8, 8, 8, 8)),
-        {"arch": "resnet10", "channels": [8, 8, 8, 8], "resolution": 32, **about},
+        model.build("resnet10", 5, channels=(16, 16, 16, 16)),
+        {"arch": "resnet10", "channels": [16, 16, 16, 16], "resolution": 32, **about},
     )
     return as_result("pretrain", {})
 

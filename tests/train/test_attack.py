@@ -15,23 +15,51 @@ from writers.errors import UserError
 K = 5
 
 
-@pytest.fixture
-def net() -> nn.Module:
-    """A trained-looking model with dropout, whose BatchNorm has statistics of its own."""
+def build_net(*, smooth: bool) -> nn.Module:
+    """Build a model with dropout, whose BatchNorm has statistics of its own.
+
+    Args:
+        smooth: Replace ReLU by GELU and max pooling by average pooling. The gradient is then
+            continuous: a rounding error, which differs between CPUs, changes a step by as little.
+    """
     torch.manual_seed(0)
-    model = models.build("resnet10", K, channels=(8, 8, 8, 16))
+    model = models.build("resnet10", K, channels=(16, 16, 16, 32))
     model.backbone.dropout = nn.Dropout(0.5)
+    if smooth:
+        for parent in list(model.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.ReLU):
+                    setattr(parent, name, nn.GELU())
+                elif isinstance(child, nn.MaxPool2d):
+                    setattr(parent, name, nn.AvgPool2d(3, stride=2, padding=1))
     with torch.no_grad():
         model.train()(torch.rand(16, 3, 24, 24))
     return model
 
 
 @pytest.fixture
+def net() -> nn.Module:
+    return build_net(smooth=False)
+
+
+@pytest.fixture
+def smooth_net() -> nn.Module:
+    """A smooth model that computes in float64, for comparisons with an oracle."""
+    model = build_net(smooth=True).double()
+    model.register_forward_pre_hook(lambda _, images: images[0].double())
+    return model
+
+
+@pytest.fixture
 def batch() -> tuple[Tensor, Tensor]:
+    """Two images are close to the border of the box, so that clamping has an effect.
+
+    No image is constant: in a constant image all inputs of a max pooling tie, and the CPU's rounding decides.
+    """
     torch.manual_seed(1)
     images = torch.rand(6, 3, 24, 24).to(memory_format=torch.channels_last)
-    images[0] = 0.0  # images at the border of the box: clamping has work to do
-    images[1] = 1.0
+    images[0] *= 0.01
+    images[1] = 1 - 0.01 * images[1]
     return images, torch.arange(6) % K
 
 
@@ -79,16 +107,21 @@ def slow_pgd(
 @pytest.mark.parametrize(
     ("norm", "eps", "step_size"), [("l2", 1.5, 1.0), ("l2", 0.2, 5.0), ("linf", 0.03, 0.02)]
 )
-def test_takes_the_steps_of_the_slow_twin(net, batch, norm, eps, step_size, best_iterate):
+def test_takes_the_steps_of_the_slow_twin(smooth_net, batch, norm, eps, step_size, best_iterate):
     fast = pgd(
-        net, *batch, norm=norm, eps=eps, steps=3, step_size=step_size, best_iterate=best_iterate
+        smooth_net,
+        *batch,
+        norm=norm,
+        eps=eps,
+        steps=3,
+        step_size=step_size,
+        best_iterate=best_iterate,
     )
-    slow = slow_pgd(net, *batch, norm, eps, 3, step_size, best_iterate)
-    # A pixel whose gradient is close to zero may go the other way in float32, under sign above all: count pixels.
-    assert ((fast.double() - slow).abs() < 1e-3).double().mean() > 0.995
-    assert torch.allclose(
-        losses(net, fast, batch[1]), losses(net, slow.float(), batch[1]), atol=2e-3
-    )
+    slow = slow_pgd(smooth_net, *batch, norm, eps, 3, step_size, best_iterate)
+    # Images are float32, which rounds pixels by 6e-8 a step: 1.4e-7 at most over 12 seeds.
+    close = (fast.double() - slow).abs() < 1e-6
+    # Under linf, the sign of a gradient that is almost zero may differ for a pixel.
+    assert close.all() if norm == "l2" else close.double().mean() > 0.999
 
 
 @pytest.mark.parametrize("random_start", [False, True])
@@ -176,18 +209,22 @@ def test_works_where_gradients_are_off(net, batch):
     assert torch.equal(inside, pgd(net, *batch, norm="l2", eps=1.0, steps=2, step_size=0.5))
 
 
-def test_best_iterate_is_never_below_any_iterate(net, batch):
+def test_best_iterate_is_never_below_any_iterate(smooth_net, batch):
     images, labels = batch
     attack = {
         "norm": "l2",
         "eps": 1.0,
         "step_size": 5.0,
     }  # far too long a step: the last iterate is often not the best
-    best = losses(net, pgd(net, images, labels, steps=4, best_iterate=True, **attack), labels)
+    best = losses(
+        smooth_net, pgd(smooth_net, images, labels, steps=4, best_iterate=True, **attack), labels
+    )
     iterates = [
-        losses(net, pgd(net, images, labels, steps=steps, **attack), labels) for steps in range(5)
+        losses(smooth_net, pgd(smooth_net, images, labels, steps=steps, **attack), labels)
+        for steps in range(5)
     ]
-    assert torch.allclose(best, torch.stack(iterates).amax(0), atol=1e-5)
+    # The attack compares float32 losses: of two that are equal in float32 it may keep either.
+    torch.testing.assert_close(best, torch.stack(iterates).amax(0), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("change", [{"eps": 0.0}, {"steps": 0}])
@@ -203,13 +240,13 @@ def test_nothing_to_do_gives_the_same_images(net, batch, change):
     assert pgd(net, *batch, **settings) is batch[0]
 
 
-def test_each_image_is_attacked_on_its_own(net, batch):
+def test_each_image_is_attacked_on_its_own(smooth_net, batch):
     images, labels = batch
-    together = pgd(net, images, labels, norm="l2", eps=1.0, steps=1, step_size=0.5)
+    together = pgd(smooth_net, images, labels, norm="l2", eps=1.0, steps=1, step_size=0.5)
     alone = torch.cat(
         [
             pgd(
-                net,
+                smooth_net,
                 images[i : i + 1],
                 labels[i : i + 1],
                 norm="l2",
@@ -220,7 +257,8 @@ def test_each_image_is_attacked_on_its_own(net, batch):
             for i in range(len(images))
         ]
     )
-    assert torch.allclose(together, alone, atol=1e-4)
+    # Sums over one image and over six may differ in order: the last bits of float32.
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
 
 
 class Saturated(nn.Module):
@@ -279,29 +317,31 @@ def test_fp16_gradients_live_where_they_would_be_zero_without_the_scale(monkeypa
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_fp16_takes_about_the_step_of_float32(net, batch, norm):
+def test_fp16_takes_about_the_step_of_float32(batch, norm):
     eps = {"l2": 1.0, "linf": 0.03}[norm]
+    net = build_net(smooth=True)
     exact, low = (
         pgd(net, *batch, norm=norm, eps=eps, steps=1, step_size=eps / 2, precision=precision)
         for precision in ("float32", "fp16")
     )
-    moves = [(images - batch[0]).flatten(1)[2:] for images in (exact, low)]
-    assert (functional.cosine_similarity(*moves) > 0.9).all()
+    moves = [(images - batch[0]).flatten(1) for images in (exact, low)]
+    # float16 has 11 bits; under linf the sign of small gradients may differ.
+    assert (functional.cosine_similarity(*moves) > {"l2": 0.999, "linf": 0.95}[norm]).all()
 
 
 @pytest.mark.parametrize("steps", [1, 5, 20])
-def test_l2_steps_are_foolboxs(net, batch, steps):
-    """foolbox 3.3.4's L2 PGD without a random start, on all but a black and a white image: bounds and projection, too."""
+def test_l2_steps_are_foolboxs(smooth_net, batch, steps):
+    """foolbox 3.3.4's L2 PGD without a random start, also on images close to black and to white: bounds and projection, too."""
     foolbox = pytest.importorskip("foolbox", reason="foolbox, an oracle, is not installed")
-    net.eval()
+    smooth_net.eval()
     eps, relative = 1.5, 2.5 / 20
     theirs = foolbox.attacks.L2PGD(rel_stepsize=relative, steps=steps, random_start=False).run(
-        foolbox.PyTorchModel(net, bounds=(0, 1)), *batch, epsilon=eps
+        foolbox.PyTorchModel(smooth_net, bounds=(0, 1)), *batch, epsilon=eps
     )
-    ours = pgd(net, *batch, norm="l2", eps=eps, steps=steps, step_size=relative * eps)
-    assert torch.allclose(ours, theirs, atol=2e-3)
-    assert torch.allclose(losses(net, ours, batch[1]), losses(net, theirs, batch[1]), atol=1e-3)
-    assert not torch.allclose(ours, batch[0], atol=1e-2)
+    ours = pgd(smooth_net, *batch, norm="l2", eps=eps, steps=steps, step_size=relative * eps)
+    # Both keep images in float32, which rounds pixels by 6e-8 a step.
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert not torch.allclose(ours, batch[0], atol=1e-2)  # the images have moved far more than that
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -326,9 +366,9 @@ def test_starts_on_the_sphere_lie_on_it(net, norm):
     assert delta.mean().abs() < 0.01
 
 
-def test_batch_statistics_on_request_and_none_are_kept(net, batch):
+def test_batch_statistics_on_request_and_none_are_kept(smooth_net, batch):
     """With batch_norm="train" the attacked model is the one that trains, but its dropout is off and its statistics stay."""
-    images, labels = batch
+    net, (images, labels) = smooth_net, batch
     net.backbone.stage2.bn1.eval()  # as a method freezes one
     before = {name: value.clone() for name, value in net.state_dict().items()}
     moved = pgd(net, images, labels, norm="l2", eps=1.0, steps=1, step_size=0.5, batch_norm="train")
@@ -347,9 +387,10 @@ def test_batch_statistics_on_request_and_none_are_kept(net, batch):
         functional.cross_entropy(twin(variable), labels, reduction="sum"), variable
     )
     step = gradient * (0.5 / gradient.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
-    assert torch.allclose(moved, (images + step).clamp(0, 1), atol=1e-5)
+    # float32 pixels: one rounding of the step and one of the sum
+    torch.testing.assert_close(moved, (images + step).clamp(0, 1), rtol=0, atol=1e-6)
     in_eval = pgd(net, images, labels, norm="l2", eps=1.0, steps=1, step_size=0.5)
-    assert not torch.allclose(moved, in_eval, atol=1e-3)
+    assert not torch.allclose(moved, in_eval, atol=1e-3)  # statistics matter far more than rounding
 
 
 def test_batch_norm_is_restored_when_the_attack_fails(net, batch):
@@ -420,14 +461,14 @@ def test_refuses_settings_that_mean_nothing(net, batch, change, says):
         pgd(net, *batch, **{"norm": "l2", "eps": 1.0, "steps": 1, "step_size": 0.5, **change})
 
 
-def test_restarts_keep_any_success(net, batch):
+def test_restarts_keep_any_success():
     """Image by image, whatever the order: a success of any restart, and of several the highest loss."""
-    images, labels = batch
-    generator = torch.Generator().manual_seed(0)
-    attacks = [torch.rand(images.shape, generator=generator) for _ in range(6)]
-    net.eval()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.InstanceNorm2d(3), nn.Flatten(), nn.Linear(3 * 8 * 8, K))
+    attacks = [torch.rand(6, 3, 8, 8) for _ in range(6)]
     with torch.no_grad():
         logits = torch.stack([net(attacked) for attacked in attacks])
+    labels = torch.cat([logits[-1, :3].argmax(1), torch.arange(3)])  # the last fails on three
     wrong = logits.argmax(2) != labels
     losses = torch.stack(
         [functional.cross_entropy(one, labels, reduction="none") for one in logits]

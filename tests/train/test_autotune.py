@@ -30,7 +30,7 @@ def make_trainee(
     eps: float = 0.3, attack: AttackSettings = STARTING_AT_RANDOM, **more
 ) -> ModelTrainee:
     torch.manual_seed(0)
-    model = models.build("resnet10", K, channels=(8, 8, 8, 8))
+    model = models.build("resnet10", K, channels=(16, 16, 16, 16))
     trainee = ModelTrainee(
         model,
         ScheduleSettings(),

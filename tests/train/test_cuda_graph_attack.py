@@ -17,7 +17,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 
 def make_trainee(compiled: str, **attack) -> ModelTrainee:
     torch.manual_seed(0)
-    model = build("resnet10", 5, channels=(8, 8, 8, 8)).to("cuda")
+    model = build("resnet10", 5, channels=(16, 16, 16, 16)).to("cuda")
     trainee = ModelTrainee(
         model,
         ScheduleSettings(),
@@ -41,19 +41,24 @@ def make_trainee(compiled: str, **attack) -> ModelTrainee:
 @pytest.mark.parametrize(
     "attack", [{}, {"random_start": "ball"}, {"best_iterate": True, "norm": "linf"}]
 )
-def test_training_with_a_captured_attack_is_training_without(attack):
-    """Over changing weights, another resolution and a short batch, which no graph takes."""
-    trainees = [make_trainee(name, **attack) for name in ("eager", "captured_attack")]
+def test_a_captured_attack_gives_the_images_of_an_eager_one(attack):
+    """Over changing weights, another resolution and a short batch, which no graph takes.
+
+    Weights are made equal before each batch: training is chaotic, and amplifies a difference in rounding.
+    """
+    eager, captured = (make_trainee(name, **attack) for name in ("eager", "captured_attack"))
     for size, side in ((16, 32), (16, 32), (7, 32), (16, 48), (16, 48)):
+        captured.model.load_state_dict(eager.model.state_dict())  # in place, as graphs need
         batch = trial.noise_batch(size, side, 5, "cuda:0")
-        for trainee in trainees:
+        theirs, ours = (trainee.step.attack(*batch).clone() for trainee in (eager, captured))
+        # cuDNN may add in another order. A gradient close to a kink of ReLU, or to zero under
+        # sign, then moves a few pixels elsewhere.
+        assert ((ours - theirs).abs() < 1e-4).double().mean() > 0.99
+        for trainee in (eager, captured):
             trainee.train_batch(*batch)
-    eager, captured = (trainee.totals() for trainee in trainees)
-    assert captured["num_images"] == eager["num_images"] == 71
-    assert captured["loss"] == pytest.approx(eager["loss"], rel=1e-3)
-    assert captured["zero_gradients"] == eager["zero_gradients"]
-    for ours, theirs in zip(*(trainee.model.parameters() for trainee in trainees), strict=True):
-        assert torch.allclose(ours, theirs, rtol=1e-2, atol=1e-3)
+    eager_totals, captured_totals = eager.totals(), captured.totals()
+    assert captured_totals["num_images"] == eager_totals["num_images"] == 71
+    assert captured_totals["zero_gradients"] == eager_totals["zero_gradients"]
 
 
 @pytest.mark.gpu

@@ -333,7 +333,7 @@ def run_worker(folder: Path, data: Path, pause_s: float = 0.0, *more: str) -> No
         pause_after(place, name, folder, pause_s)
     sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115 - not pytest's, for the worker to redirect
     sys.argv = [
-        "harness.worker",
+        "harness.runner.worker",
         str(folder),
         "--data-dir",
         str(data),
@@ -406,8 +406,8 @@ def make_evaluation(runs: Path, written: result.Result, batch_size: int) -> Path
     trained = make_stage(runs, written)
     models.save(
         trained / "model.pt",
-        models.build("resnet10", 3, channels=(8, 8, 8, 8)),
-        {"arch": "resnet10", "channels": [8, 8, 8, 8]},
+        models.build("resnet10", 3, channels=(16, 16, 16, 16)),
+        {"arch": "resnet10", "channels": [16, 16, 16, 16]},
     )
     result.save(as_result("pretrain", {}).model_copy(update={"key": trained.name}), trained)
     data_need = {"kind": "write", "key": written.key}

@@ -51,7 +51,7 @@ class FakeLoader:
 @pytest.fixture
 def net() -> models.Classifier:
     torch.manual_seed(0)
-    model = models.build("resnet10", K, channels=(8, 8, 8, 16))
+    model = models.build("resnet10", K, channels=(16, 16, 16, 32))
     with torch.no_grad():
         model(torch.rand(16, 3, 24, 24))
         model.head.weight.mul_(20)

@@ -38,7 +38,7 @@ def test_everything_decays_where_the_recipe_says_so():
 
 
 def test_frozen_and_shared_parameters():
-    model = models.build("resnet10", 10, channels=(8, 8, 8, 8))
+    model = models.build("resnet10", 10, channels=(16, 16, 16, 16))
     model.backbone.requires_grad_(False)
     optimizer = make_sgd(model, ScheduleSettings(), 0.1)
     assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {

@@ -106,7 +106,7 @@ def test_a_saved_model_is_blurred_again(tmp_path):
 
 def test_blurring_without_effect_is_refused():
     with pytest.raises(UserError, match="blur_pool has no effect on resnet10"):
-        models.build("resnet10", K, channels=(8, 8, 8, 8), blur_pool=True)
+        models.build("resnet10", K, channels=(16, 16, 16, 16), blur_pool=True)
 
 
 def test_the_average_is_the_textbooks_and_the_model_keeps_its_own_weights():

@@ -26,7 +26,7 @@ SETTINGS = ScheduleSettings(lr=0.1, weight_decay=1e-3, nesterov=True)
 
 def network() -> models.Classifier:
     torch.manual_seed(0)
-    return models.build("resnet10", K, channels=(8, 8, 8, 16))
+    return models.build("resnet10", K, channels=(16, 16, 16, 32))
 
 
 def batches(num: int) -> list[tuple[Tensor, Tensor]]:

@@ -20,7 +20,7 @@ def make_setup(
     bn_stats: str, lrs: tuple[float, ...] = (0.1, 0.01), *, source_seed: int = 0, **settings
 ) -> Setup:
     torch.manual_seed(source_seed)
-    source = models.build("resnet10", 5, channels=(8, 8, 8, 8))
+    source = models.build("resnet10", 5, channels=(16, 16, 16, 16))
 
     def with_head(model):
         models.replace_head(model, 3, torch.Generator().manual_seed(1))
@@ -28,7 +28,7 @@ def make_setup(
 
     def scratch():
         torch.manual_seed(3)
-        return with_head(models.build("resnet10", 3, channels=(8, 8, 8, 8)))
+        return with_head(models.build("resnet10", 3, channels=(16, 16, 16, 16)))
 
     return Setup(
         lambda: with_head(copy.deepcopy(source)),

@@ -215,7 +215,7 @@ def test_every_group_has_its_weight_decay_and_loads_again():
     [("kornblith", 4, 0.1), ("kornblith", 400, 0.025), (0.01, 4, 0.01), (None, 400, 0.1)],
 )
 def test_batch_norm_momentum(asked, steps_per_epoch, expected):
-    model = models.build("resnet10", 3, channels=(8, 8, 8, 8))
+    model = models.build("resnet10", 3, channels=(16, 16, 16, 16))
     _network.set_bn_momentum(model, asked, steps_per_epoch)
     assert {
         module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)

@@ -52,8 +52,8 @@ def root(tmp_path_factory) -> Path:
     (root / "data").mkdir()
     write_colours(root / "data")
     torch.manual_seed(0)
-    about = {"arch": "resnet10", "channels": [8, 8, 8, 8], "resolution": 24}
-    built = model.build("resnet10", 5, channels=(8, 8, 8, 8))
+    about = {"arch": "resnet10", "channels": [16, 16, 16, 16], "resolution": 24}
+    built = model.build("resnet10", 5, channels=(16, 16, 16, 16))
     model.save(root / "model.pt", built, about)
     model.save(root / "headless.pt", built, {**about, "has_head": False})
     return root

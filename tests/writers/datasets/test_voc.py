@@ -274,7 +274,7 @@ def test_a_recipe_takes_the_tars_through_beton_loader_training_and_map(
             "source": {"path": str(tree)},
             "subsets": ["all"],
             "archs": ["resnet10"],
-            "pretrain": {**small, "channels": [8, 8, 8, 8]},
+            "pretrain": {**small, "channels": [16, 16, 16, 16]},
             "methods": {"full": {**small, "lrs": [0.01]}},
             "targets": [{"dataset": "voc2007", "path": str(tars), "accept_counts": True}],
         }

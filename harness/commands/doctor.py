@@ -149,7 +149,7 @@ def _gpu() -> Finding:
 
     names = environment.gpu_names()
     if not names:
-        return Finding("gpu", True, "none; everything runs on the CPU, in bf16 or float32")
+        return Finding("gpu", True, "none; everything runs on the CPU, in float32")
     return _import(
         "gpu",
         "import torch; assert torch.cuda.is_available(), 'torch.cuda.is_available() is False'; "

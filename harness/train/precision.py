@@ -10,12 +10,18 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose(setting: Literal["auto", "float32", "bf16", "fp16"], device: str) -> Precision:
-    """`auto` is bf16 where the device computes in it natively, else float32. fp16, with its loss scaling, is by choice only."""
+    """Resolve the `precision` setting for a device.
+
+    `auto` is bf16 on a GPU with native bf16, and float32 on every other device. On every CPU it is float32: torch's
+    bf16 kernels depend on the CPU's instructions, and some of them are wrong. bf16 on a CPU, and fp16 with its loss scaling, are
+    used only if named.
+    """
     if setting != "auto":
         return setting
-    if torch.device(device).type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bf16" if _cpu_computes_bf16() else "float32"
+    on_gpu = torch.device(device).type == "cuda"
+    return (
+        "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    )
 
 
 def autocast(precision: Precision, device: str) -> AbstractContextManager[object]:
@@ -23,12 +29,3 @@ def autocast(precision: Precision, device: str) -> AbstractContextManager[object
     if precision == "float32":
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype=DTYPES[precision])
-
-
-def _cpu_computes_bf16() -> bool:
-    """By AVX-512's bf16 products (on a Zen 5 they halved the time of a ResNet-18 step) or by tiles (AMX, not measured yet).
-
-    Without them bf16 is emulated: 1.2 to 1.7 times slower than float32 for resnet10 on a Xeon of 2.8 GHz with torch 2.15.
-    """
-    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public ones
-    return any(getattr(torch.cpu, question, lambda: False)() for question in questions)

@@ -18,6 +18,7 @@ from harness.launcher import LauncherSettings
 from harness.launchers import local
 from harness.matrix import expand
 from harness.recipe import read
+from harness.retry import Policy
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -155,6 +156,19 @@ def test_memory_that_runs_out_in_one_process_is_worth_another_try(folders, make,
         "done",
     ] and "Others hold the memory." in told[1][1]
     assert result.load(stage.folder(folders.runs)).retries == {"out_of_memory": 1}
+
+
+def test_a_crash_in_one_process_names_its_signal(folders, make, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{HERE}")
+    stage = make("shared", kind="evaluate", crash="SIGSEGV")
+    settings = LauncherSettings(
+        folders, 1, "cpu", "fake_stages", gpus_per_stage=2, began_at=begin(folders)
+    )
+    with local.open(settings) as launcher:
+        run = Run(matrix_of(stage), folders, launcher, Policy(most=0))
+        list(run.events())
+    said = run.failed[stage.key]
+    assert said.startswith("One of 2 processes was killed by SIGSEGV (") and "doctor" in said, said
 
 
 def answer(status: str, cause: str = "") -> dict[str, str]:

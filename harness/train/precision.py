@@ -1,9 +1,12 @@
 """Which number format the network computes in. Weights, losses, norms and projections stay in float32."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
+
+from harness.train.cpu_kernels import SafeConvolutions
 
 Precision = Literal["float32", "bf16", "fp16"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -12,9 +15,9 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def choose(setting: Literal["auto", "float32", "bf16", "fp16"], device: str) -> Precision:
     """Resolve the `precision` setting for a device.
 
-    `auto` is bf16 on a GPU with native bf16, and float32 on every other device. On every CPU it is float32: torch's
-    bf16 kernels depend on the CPU's instructions, and some of them are wrong. bf16 on a CPU, and fp16 with its loss scaling, are
-    used only if named.
+    `auto` is bf16 on a GPU with native bf16, and float32 on every other device: torch's bf16 kernels for CPUs depend on the
+    CPU's instructions, and some are wrong (harness/train/cpu_kernels.py). bf16 on a CPU, and fp16 with its loss scaling, are used
+    only if named.
     """
     if setting != "auto":
         return setting
@@ -25,7 +28,17 @@ def choose(setting: Literal["auto", "float32", "bf16", "fp16"], device: str) -> 
 
 
 def autocast(precision: Precision, device: str) -> AbstractContextManager[object]:
-    """The context to run a forward pass in."""
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=DTYPES[precision])
+    """Return the context for every forward pass: the number format, and on a CPU the way around torch's wrong kernels."""
+    kind = torch.device(device).type
+    if kind == "cpu":
+        return _on_cpu(precision)
+    return (
+        nullcontext() if precision == "float32" else torch.autocast(kind, dtype=DTYPES[precision])
+    )
+
+
+@contextmanager
+def _on_cpu(precision: Precision) -> Iterator[None]:
+    reduced = nullcontext() if precision == "float32" else torch.autocast("cpu", DTYPES[precision])
+    with reduced, SafeConvolutions():
+        yield

@@ -25,6 +25,7 @@ LEVELS = (
         "processes",
         "stop_signal",
         "self_test",
+        "cpu_check",
         "calibrate",
         "catalogue",
         "bench",

@@ -26,6 +26,15 @@ from types import TracebackType
 from typing import Any, Self
 
 MOST_BYTES = 1 << 16  # of a message
+NATIVE_CRASH = (
+    "native code crashed; some CPU kernels of torch do that for networks narrower than 16 channels: "
+    "run `harness doctor`, which checks them"
+)
+CAUSES = {
+    signal.SIGKILL: "the system does that when memory runs out",
+    signal.SIGSEGV: NATIVE_CRASH,
+    signal.SIGABRT: NATIVE_CRASH,
+}
 
 
 def is_possible() -> bool:
@@ -167,14 +176,14 @@ class Fresh(subprocess.Popen[bytes]):
 
 
 def how_it_ended(code: int | None) -> str:
-    """A worker, in words."""
+    """Describe a worker's end: the exit code or the signal, with the likely cause of a signal. code: as subprocess has it."""
     if code is None:
         return "has ended"
-    return (
-        f"was killed by {signal.Signals(-code).name}"
-        if code < 0
-        else f"ended with exit code {code}"
-    )
+    if code >= 0:
+        return f"ended with exit code {code}"
+    killed_by = signal.Signals(-code)
+    cause = CAUSES.get(killed_by)
+    return f"was killed by {killed_by.name}" + (f" ({cause})" if cause else "")
 
 
 def serve(handle: int) -> list[str]:

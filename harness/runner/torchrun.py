@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from typing import Any
 
 from harness.runner import lease
 from harness.runner import stage_state as done
+from harness.runner.fork_server import how_it_ended
 from harness.runner.signals import LOOK_AGAIN_S, StopSignal
 from harness.system import distributed
+
+EXIT_CODE = re.compile(rb"exitcode\s*:\s*(-?\d+)")  # in torchrun's summary of failed processes
 
 
 def run(folder: Path, options: argparse.Namespace, stop: StopSignal) -> tuple[str, str, str]:
@@ -41,8 +45,10 @@ def run(folder: Path, options: argparse.Namespace, stop: StopSignal) -> tuple[st
         *(["--began-at", repr(options.began_at)] if options.began_at is not None else []),
     ]
     stop.running = True
-    with TemporaryDirectory() as answers, (folder / "log.torchrun.txt").open("a") as log:
+    torchrun_log = folder / "log.torchrun.txt"
+    with TemporaryDirectory() as answers, torchrun_log.open("a") as log:
         arguments += ["--answers", answers]
+        begin = log.tell()
         process = subprocess.Popen(
             distributed.torchrun(options.processes, arguments, sys.executable),
             stdin=subprocess.DEVNULL,
@@ -62,7 +68,19 @@ def run(folder: Path, options: argparse.Namespace, stop: StopSignal) -> tuple[st
     return _of_all(told_by, options.processes, stop.requested) or (
         "failed",
         "lost",
-        f"One of {options.processes} processes was lost; each one's output is in {folder / 'log.*'}",
+        f"One of {options.processes} processes {_how_one_ended(torchrun_log, begin)}; each one's output is in "
+        f"{folder / 'log.*'}",
+    )
+
+
+def _how_one_ended(log: Path, begin: int) -> str:
+    """Describe the crash of native code that torchrun's log names after byte `begin`; "was lost" if it names none."""
+    with log.open("rb") as file:
+        file.seek(begin)
+        codes = [int(code) for code in EXIT_CODE.findall(file.read())]
+    return next(
+        (how_it_ended(code) for code in codes if -code in (signal.SIGSEGV, signal.SIGABRT)),
+        "was lost",
     )
 
 

@@ -18,7 +18,8 @@ def check_evaluated(loss: float, num_images: int) -> None:
     if not math.isfinite(loss):
         raise Diverged(
             f"The loss over {num_images:,} images is {loss} in evaluation: the model's logits are not finite.",
-            "Train it with a lower learning rate, or in precision: float32.",
+            "If its training loss grew, lower the learning rate. If not, check the pixels and the weights that were loaded, run "
+            "`harness doctor`, which checks the CPU's kernels, and use precision: float32.",
         )
 
 

@@ -27,6 +27,10 @@ from writers.errors import UserError
 CHECKPOINT_EVERY_S = 300.0
 FINAL_CHECKPOINT_S = 30.0  # training that took longer is saved at its end: what comes behind it may be interrupted, too
 PROGRESS_EVERY_S = 1.0
+FROM_THE_FIRST_STEP = (
+    "No step was finite. Likely causes: wrong pixels, wrong weights that were loaded, or a defect of the CPU's kernels "
+    "(run `harness doctor`). precision: float32 rules out the number format."
+)
 
 SAME_IN_ALL_RANKS = (
     "model",
@@ -117,7 +121,8 @@ def fit(
     has another order. Processes with a different number of images in a last batch weigh in by them.
     `clock` and `checkpoints` carry over from an interrupted run. after_step: called after each step.
     Raises Stopped at the next step once `stop_requested` in any process, behind a checkpoint; Diverged, with step, learning
-    rate and last good checkpoint, where the loss or a weight is not finite.
+    rate and last good checkpoint, where the loss or a weight is not finite. The first step is checked at once (one wait for the
+    GPU), the others at the end of a pass and before a checkpoint.
     """
     run = _Run(
         trainee,
@@ -157,6 +162,8 @@ def fit(
                 trainee.train_batch(images, labels)
                 timer.end_step()
                 run.step += 1
+                if run.step == 1:
+                    run.check_finite()
                 after_step()
                 if time.monotonic() - shown_at > PROGRESS_EVERY_S:
                     shown_at = time.monotonic()
@@ -245,7 +252,7 @@ class _Run:
         """Leave a checkpoint of this moment. Raises Diverged rather than keeping what is not worth keeping."""
         if self._checkpoints is None or self._saved_step == self.step:
             return
-        self._check_finite()
+        self.check_finite()
         self._stop_clock()
         started = time.monotonic()
         trainee, random = (
@@ -294,7 +301,7 @@ class _Run:
 
     def end_pass(self, resolution: int) -> None:
         """Record the pass that ends here. Raises Diverged."""
-        self._check_finite()
+        self.check_finite()
         totals, timing, clock, first_step = (
             self._trainee.totals(),
             self._timer.end_epoch(),
@@ -330,7 +337,8 @@ class _Run:
         self._pass_s += now - self._started_at
         self._started_at = now
 
-    def _check_finite(self) -> None:
+    def check_finite(self) -> None:
+        """Raise Diverged if the loss or a weight is not finite. After the first step this tells a rate from other causes."""
         bad = self._trainee.first_bad_step()
         if bad is None:
             return
@@ -344,7 +352,9 @@ class _Run:
             f"The loss or a weight is not finite from step {step + 1} of {self.num_steps} on (epoch "
             f"{step // self.steps_per_epoch + 1} of {self._num_epochs}, learning rate "
             f"{self.rate(step) * self._trainee.peak_lr:.3g} of a peak of {self._trainee.peak_lr:g}). {where}",
-            "Lower the learning rate, lengthen warmup_epochs, or use precision: float32.",
+            FROM_THE_FIRST_STEP
+            if step == 0
+            else "Lower the learning rate, lengthen warmup_epochs, or use precision: float32.",
         )
 
 

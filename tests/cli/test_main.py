@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 
 from harness.cli import main as cli
@@ -361,6 +362,35 @@ def test_the_self_test_decodes_jpegs(tmp_path):
         r"wrote 80 images, (\d+) of them as JPEG, .* they agree", compare_backends(tmp_path)
     )
     assert said is not None and 40 < int(said[1]) < 80
+
+
+def _one_level_off(images: np.ndarray, flips: np.ndarray) -> None:
+    images[0, 5, 7, 1] ^= 1
+
+
+def _mirrored_the_wrong_way(images: np.ndarray, flips: np.ndarray) -> None:
+    images[flips] = images[flips, :, ::-1]
+
+
+def _blue_first(images: np.ndarray, flips: np.ndarray) -> None:
+    images[:] = images[..., ::-1].copy()
+
+
+@pytest.mark.parametrize("spoil", [_one_level_off, _mirrored_the_wrong_way, _blue_first])
+def test_the_self_test_finds_a_wrong_kernel(tmp_path, monkeypatch, spoil):
+    from harness.cli.self_test import compare_backends
+    from loaders.decode import BatchDecoder
+
+    decode = BatchDecoder.decode
+
+    def wrong(decoder, positions, crops, output):
+        complaints = decode(decoder, positions, crops, output)
+        spoil(output, crops.flips)
+        return complaints
+
+    monkeypatch.setattr(BatchDecoder, "decode", wrong)
+    with pytest.raises(AssertionError, match="FFCV and the reference differ in"):
+        compare_backends(tmp_path)
 
 
 def test_user_error_reads_as_two_lines():

@@ -142,13 +142,20 @@ def test_refuses_a_file_that_is_not_a_whole_model(tmp_path, content, capsys):
         models.load(tmp_path / "none.pt")
 
 
-def test_precision_by_choice_and_by_device():
+def test_precision_by_choice_and_by_device(monkeypatch):
     assert [choose(setting, "cpu") for setting in ("float32", "bf16", "fp16")] == [
         "float32",
         "bf16",
         "fp16",
     ]
-    assert choose("auto", "cpu") in ("float32", "bf16")
+    for flag in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, flag, lambda: True, raising=False)
+    assert choose("auto", "cpu") == "float32"
+    for native, expected in ((True, "bf16"), (False, "float32")):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native
+        )
+        assert choose("auto", "cuda:0") == expected
     with autocast("bf16", "cpu"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with autocast("float32", "cpu"):

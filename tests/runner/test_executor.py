@@ -159,10 +159,20 @@ def test_a_worker_that_is_killed_fails_its_stage_and_is_replaced(folders, make, 
     assert sorted(journal()) == ["killed"] * 3 + ["other0", "other1", "other2"] and list(
         run.failed
     ) == [killed.key]
-    assert "SIGKILL" in (killed.folder(folders.runs) / "error.txt").read_text()
+    said = (killed.folder(folders.runs) / "error.txt").read_text()
+    assert "SIGKILL (the system does that when memory runs out)" in said and "doctor" not in said
     assert not lock.is_held(killed.folder(folders.runs))
     cure.touch()
     assert not execute(matrix, folders).failed
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT"])
+def test_a_crash_of_native_code_names_its_signal_and_what_checks_for_it(folders, make, name):
+    crashed = make("crashed", crash=name)
+    run = execute(matrix_of(crashed), folders)
+    said = run.failed[crashed.key]
+    assert f"was killed by {name} (" in said and "`harness doctor`" in said and "memory" not in said
+    assert said in (crashed.folder(folders.runs) / "error.txt").read_text()
 
 
 def test_what_was_lost_or_ran_out_of_memory_is_tried_again_in_the_same_run(folders, make, journal):

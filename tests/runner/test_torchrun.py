@@ -18,6 +18,7 @@ from harness.runner import torchrun as processes
 from harness.runner.executor import Run, begin
 from harness.runner.launcher import LauncherSettings
 from harness.runner.launchers import local
+from harness.runner.retry import Policy
 from tests.helpers import ROOT
 from tests.runner.test_executor import SOON, folders, make, matrix_of, wait_for
 
@@ -160,6 +161,19 @@ def test_memory_that_runs_out_in_one_process_is_worth_another_try(folders, make,
         "done",
     ] and "Others hold the memory." in told[1][1]
     assert result.load(stage.folder(folders.runs)).retries == {"out_of_memory": 1}
+
+
+def test_a_crash_in_one_process_names_its_signal(folders, make, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    stage = make("shared", kind="evaluate", crash="SIGSEGV")
+    settings = LauncherSettings(
+        folders, 1, "cpu", "tests.helpers.fake_stages", gpus_per_stage=2, began_at=begin(folders)
+    )
+    with local.open(settings) as launcher:
+        run = Run(matrix_of(stage), folders, launcher, Policy(most=0))
+        list(run.events())
+    said = run.failed[stage.key]
+    assert said.startswith("One of 2 processes was killed by SIGSEGV (") and "doctor" in said, said
 
 
 def answer(status: str, cause: str = "") -> dict[str, str]:

@@ -325,6 +325,20 @@ def test_divergence_names_step_and_rate_and_the_last_good_checkpoint(tmp_path, b
         train(Recorder(bad_step), FakeLoader(12), schedule)
 
 
+@pytest.mark.parametrize("bad_step", [0, 1, 4])
+def test_a_lower_rate_is_advised_only_if_the_first_step_was_finite(bad_step):
+    trainee = Recorder(bad_step)
+    with pytest.raises(Diverged, match=f"from step {bad_step + 1} of 9 on") as failed:
+        train(trainee, FakeLoader(12))
+    advises_rate = "learning rate" in failed.value.hint
+    causes = [cause in failed.value.hint for cause in ("pixels", "weights", "`harness doctor`")]
+    assert "precision: float32" in failed.value.hint
+    assert (advises_rate, causes) == ((False, [True] * 3) if bad_step == 0 else (True, [False] * 3))
+    assert len(trainee.steps) == (1 if bad_step == 0 else 3 * (bad_step // 3 + 1)), (
+        "checked at once"
+    )
+
+
 def test_progress_is_told_seldom_and_counts_steps(monkeypatch):
     told = []
     train(Recorder(), FakeLoader(12), progress=lambda **values: told.append(values))

@@ -6,14 +6,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from harness.cli.options import folder_options
 from harness.system.folders import Folders
+
+if TYPE_CHECKING:
+    from harness.cli.cpu_check import Answer
 
 LOW_DISK_BYTES = 5e9
 LOW_SHARED_MEMORY_BYTES = 1e9
@@ -80,6 +84,7 @@ def _findings(folders: Folders) -> Iterator[Finding]:
     )
     yield _decoder()
     yield _gpu()
+    yield _cpu_kernels()
     yield _disk("$HARNESS_DATA", folders.data)
     yield _disk("$HARNESS_RAW", folders.raw)
     yield _disk("$HARNESS_RUNS", folders.runs)
@@ -150,7 +155,7 @@ def _gpu() -> Finding:
 
     names = environment.gpu_names()
     if not names:
-        return Finding("gpu", True, "none; everything runs on the CPU, in bf16 or float32")
+        return Finding("gpu", True, "none; everything runs on the CPU, in float32")
     return _import(
         "gpu",
         "import torch; assert torch.cuda.is_available(), 'torch.cuda.is_available() is False'; "
@@ -160,6 +165,41 @@ def _gpu() -> Finding:
         "print(f'{n} x {p.name}, {gib:.0f} GiB, CUDA {torch.version.cuda}')",
         f"The driver shows {', '.join(names)}, but torch cannot use it: "
         "install a torch built for the driver's CUDA.",
+    )
+
+
+def _cpu_kernels() -> Finding:
+    """Compare gradients on the CPU with float64, in processes of their own."""
+    from harness.cli import cpu_check
+
+    return _about_cpu_kernels(list(cpu_check.check()))
+
+
+def _about_cpu_kernels(answers: Sequence["Answer"]) -> Finding:
+    """A defect that the harness avoids is named, but is no problem."""
+    faults = {
+        way: [f"{one.case.words} ({one.fault})" for one in answers if one.way == way and one.fault]
+        for way in ("harness", "torch")
+    }
+    cure = (
+        "Train networks of at least 16 channels, in precision: float32, or on a GPU; "
+        "or install another version of torch."
+    )
+    if faults["harness"]:
+        return Finding(
+            "cpu kernels", False, f"wrong gradients: {'; '.join(faults['harness'])}", cure
+        )
+    if faults["torch"]:
+        return Finding(
+            "cpu kernels",
+            True,
+            f"torch's own are wrong on this CPU for {'; '.join(faults['torch'])}; "
+            "the harness computes these another way, which is right",
+        )
+    return Finding(
+        "cpu kernels",
+        True,
+        "gradients of narrow and of small convolutions are right, float32 and bf16",
     )
 
 

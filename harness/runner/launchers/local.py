@@ -345,8 +345,7 @@ def _died(folder: Path, code: int | None, data: Path) -> Finished:
         return Finished(folder, "done")
     if code == STOPPED:
         return Finished(folder, "stopped")
-    cause = " (the system does that when memory runs out)" if code == -signal.SIGKILL else ""
-    said = f"The worker process {how_it_ended(code)}{cause}; its output is in {folder / 'log.txt'}"
+    said = f"The worker process {how_it_ended(code)}; its output is in {folder / 'log.txt'}"
     return Finished(folder, "failed", said, "lost")
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import sys
 import time
@@ -24,6 +25,11 @@ def run(context: StageContext) -> Outcome:
         raise ZeroDivisionError("a bug")
     if config.get("kill") and not Path(config["kill"]).exists():
         os.kill(os.getpid(), signal.SIGKILL)
+    if config.get("crash"):
+        if context.ranks.rank == context.ranks.world_size - 1:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            os.kill(os.getpid(), signal.Signals[config["crash"]])
+        context.ranks.gathered(0)  # the others wait for it
     attempts = ran.read_text().split().count(config["name"])
     if attempts <= config.get("kill_times", 0):
         os.kill(os.getpid(), signal.SIGKILL)

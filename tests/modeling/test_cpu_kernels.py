@@ -1,0 +1,133 @@
+"""Convolutions that torch's CPU kernels get wrong: computed right in another way, by whatever trains or evaluates."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.config.attack import AttackSettings
+from harness.config.train import ScheduleSettings
+from harness.modeling import classifier as models
+from harness.modeling.cpu_kernels import SafeConvolutions
+from harness.modeling.precision import autocast
+from harness.profiling.timer import Timer
+from harness.train.optimizer import make_sgd
+from harness.train.step import make_step
+
+
+def with_gradients(images: Tensor, weight: Tensor, bias: Tensor | None, **how: Any) -> list[Tensor]:
+    """Output, and the gradients of the sum of its squares."""
+    inputs = [tensor for tensor in (images, weight, bias) if tensor is not None]
+    output = functional.conv2d(images, weight, bias, **how)
+    return [output, *torch.autograd.grad(output.float().pow(2).sum(), inputs)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "out", "kernel", "how"),
+    [
+        ((13, 8, 12, 12), 8, 1, {"stride": 2}),
+        ((13, 8, 12, 12), 8, 1, {"stride": (2, 2), "padding": (0,)}),
+        ((3, 3, 11, 8), 64, 1, {"stride": (2, 3)}),
+        ((3, 32, 7, 7), 8, 1, {"stride": 2}),
+        ((2, 8, 7, 6), 12, 1, {"stride": 2, "groups": 2, "dilation": 3}),
+        ((2, 8, 7, 6), 8, 1, {"stride": (1, 2), "padding": (2, 1)}),
+        ((2, 8, 6, 6), 8, 1, {"stride": 1, "padding": "same"}),
+        ((2, 8, 6, 6), 8, 1, {"stride": 2, "padding": "valid"}),
+        ((2, 32, 6, 6), 32, 1, {"stride": 2}),
+        ((2, 8, 6, 6), 8, 3, {"stride": 2, "padding": 1}),
+        ((2, 32, 1, 1), 32, 3, {"stride": 2, "padding": 1}),
+    ],
+)
+@pytest.mark.parametrize("biased", [False, True])
+def test_every_geometry_is_the_same_sum(shape, out, kernel, how, biased):
+    torch.manual_seed(0)
+    images = torch.randn(shape).to(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(out, shape[1] // how.get("groups", 1), kernel, kernel).requires_grad_()
+    bias = torch.randn(out).requires_grad_() if biased else None
+    with SafeConvolutions():
+        found = with_gradients(images, weight, bias, **how)
+    exact = [None if one is None else one.detach().double() for one in (images, weight, bias)]
+    exact = [None if one is None else one.requires_grad_() for one in exact]
+    for mine, true in zip(found, with_gradients(*exact, **how), strict=True):
+        assert mine.shape == true.shape and mine.dtype == torch.float32
+        torch.testing.assert_close(mine.double(), true, rtol=1e-4, atol=1e-4)
+
+
+class Convolutions(TorchDispatchMode):
+    """The shapes, strides and dtypes of all convolutions that are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[torch.Size, torch.Size, int, torch.dtype]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._overloadpacket in (torch.ops.aten.convolution, torch.ops.aten._convolution):
+            self.seen.append((args[0].shape, args[1].shape, max(args[3]), args[0].dtype))
+        return func(*args, **(kwargs or {}))
+
+
+class Foreign(nn.Module):
+    """Another library's network: a strided convolution through torch's functions, narrower than a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, 1, 1))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        seen = torch.conv2d(input=images.float() / 255, weight=self.weight, stride=2)
+        return self.head(functional.relu(seen).mean((2, 3)))
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("eps", [0.0, 0.5])
+def test_a_training_step_computes_no_convolution_that_may_be_wrong(foreign, precision, eps):
+    torch.manual_seed(0)
+    model = Foreign() if foreign else models.build("resnet10", 3, channels=(8, 8, 16, 16))
+    settings = ScheduleSettings()
+    step = make_step(
+        model,
+        make_sgd(model, settings, 0.1),
+        device="cpu",
+        precision=precision,
+        label_smoothing=0.0,
+        eps=eps,
+        attack=AttackSettings(steps=1),
+        timer=Timer("cpu"),
+        train_mode=model.train,
+    )
+    images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
+    with Convolutions() as computed:
+        step(images.to(memory_format=torch.channels_last), torch.tensor([0, 1, 2, 0]))
+    assert len(computed.seen) == (1 if foreign else 12) * (1 if eps == 0 else 2)
+    pixels = 0
+    for images_shape, weight_shape, stride, dtype in computed.seen:
+        if weight_shape[2:] == (1, 1) and min(weight_shape[:2]) < 16:
+            assert stride == 1
+        if weight_shape[2:] == (3, 3) and min(images_shape[2:]) == 1 and stride > 1:
+            pixels += 1
+            assert dtype == torch.float32
+    assert foreign or pixels, "a map of one pixel is among them"
+
+
+def test_a_narrow_convolution_without_padding_by_name_is_computed_another_way():
+    images, weight = torch.randn(2, 8, 6, 6), torch.randn(8, 8, 1, 1)
+    with Convolutions() as computed, autocast("float32", "cpu"):
+        functional.conv2d(images, weight, stride=2, padding="valid")
+    assert [stride for _, _, stride, _ in computed.seen] == [1]
+
+
+def test_reduced_precision_is_kept_outside_the_one_case():
+    weight, images = torch.randn(32, 32, 3, 3), torch.randn(2, 32, 1, 1)
+    with autocast("bf16", "cpu"):
+        for stride in (1, 2):
+            output = functional.conv2d(images, weight, stride=stride, padding=1)
+            assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(
+        output.float(), functional.conv2d(images, weight, stride=2, padding=1), rtol=0.01, atol=0.05
+    )
+    assert functional.conv2d(images, weight, padding=1).dtype == torch.float32, "left as it was"

@@ -7,7 +7,8 @@ import numpy as np
 
 from writers import kernel
 
-MODULE, VERSION = "loaders._kernel", 1  # as in kernel.h
+MODULE, VERSION = "loaders._kernel", 2  # as in kernel.h
+_NUM_ISAS = 3  # as in native/stages.h
 _COLUMNS = (
     np.int64,
     np.int64,
@@ -21,22 +22,42 @@ _COLUMNS = (
 
 def library() -> ctypes.CDLL | None:
     """None: libjpeg-turbo's headers were not there at the installation, or the sources were others."""
-    return kernel.open_library(MODULE, VERSION)
+    opened = kernel.open_library(MODULE, VERSION)
+    if opened is not None:
+        opened.harness_isa_name.restype = ctypes.c_char_p
+    return opened
 
 
-def open_kernel() -> Callable[..., None]:
-    """`decode_images` of loaders/kernel.py. ctypes gives Python's lock back for as long as the call lasts."""
+def instruction_sets() -> tuple[str, ...]:
+    """The instruction sets that the C kernel has code for and this processor has, the fastest first."""
+    opened = library()
+    if opened is None:
+        return ()
+    names = []
+    for number in range(_NUM_ISAS - 1, 0, -1):
+        if (name := opened.harness_isa_name(number)) is not None:
+            names.append(name.decode())
+    return tuple(names)
+
+
+def open_kernel(instruction_set: str | None = None) -> Callable[..., None]:
+    """`decode_images` of loaders/kernel.py. ctypes releases Python's lock while a call lasts.
+
+    instruction_set: one of `instruction_sets()`; None: the fastest. All give the same pixels.
+    """
     opened = library()
     assert opened is not None, "loaders.kernel asks first whether there is one"
+    isa = 0
+    if instruction_set is not None:
+        isa = _number_of(opened, instruction_set)
     function = opened.harness_decode_images
     function.argtypes = [
         ctypes.c_void_p,
         *[ctypes.c_void_p] * len(_COLUMNS),
         ctypes.c_int64,
         ctypes.c_int64,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
+        *[ctypes.c_void_p] * 5,
+        ctypes.c_int,
     ]
 
     def decode_images(file: np.ndarray, *columns: np.ndarray) -> None:
@@ -61,6 +82,9 @@ def open_kernel() -> Callable[..., None]:
                 output.ctypes.data,
                 complaints.ctypes.data,
                 table.ctypes.data if len(table) else None,
+                None,
+                None,
+                isa,
             )
             != 0
         ):
@@ -69,3 +93,11 @@ def open_kernel() -> Callable[..., None]:
             )
 
     return decode_images
+
+
+def _number_of(opened: ctypes.CDLL, instruction_set: str) -> int:
+    for number in range(1, _NUM_ISAS):
+        name = opened.harness_isa_name(number)
+        if name is not None and name.decode() == instruction_set:
+            return number
+    raise ValueError(f"this processor has {', '.join(instruction_sets())}, not {instruction_set}")

@@ -1,0 +1,49 @@
+/* One stored image to one output image. */
+
+#include <stdlib.h>
+
+#include "worker.h"
+
+int work_on(struct worker *worker, const struct job *job, int64_t number) {
+    const uint8_t *blob = job->file + job->offsets[number];
+    const struct box *box = &job->boxes[number];
+    int64_t size = job->sizes[number], width = job->widths[number], height = job->heights[number];
+    struct picture *picture = &worker->picture;
+    struct box part = {0, 0, width, height};
+    const uint8_t *pixels = blob;
+    int has_planes = 0;
+
+    job->complaints[number] = 0;
+    if (job->modes[number] == JPEG) {
+        if (worker->decoder == NULL && (worker->decoder = new_decoder()) == NULL)
+            return 0;
+        if (!reserve_blob(worker->decoder, size))
+            return 0;
+        has_planes = decode_planes(worker->decoder, job->stages, &worker->planes, blob, size, width, height, box, picture);
+        if (!has_planes) {
+            if (!reserve_pixels(worker->decoder, width * height))
+                return 0;
+            job->complaints[number] = !decode_box(worker->decoder, blob, size, width, height, box, &part);
+            pixels = worker->decoder->pixels;
+        }
+    }
+    if (!has_planes) {
+        picture->kind = RGB_PIXELS;
+        picture->box = *box;
+        picture->stride = 3 * part.width;
+        picture->pixels = pixels + (box->top - part.top) * picture->stride + 3 * (box->left - part.left);
+    }
+    int64_t image_bytes = job->resolution * job->resolution * 3 * (job->format.table == NULL ? 1 : 2);
+    return resize_picture(&worker->resizer, job->stages, picture, job->flips[number], job->resolution, &job->format,
+                          (uint8_t *)job->output + number * image_bytes);
+}
+
+void free_worker(struct worker *worker) {
+    if (worker->decoder != NULL)
+        free_decoder(worker->decoder);
+    free(worker->planes.blocks);
+    free(worker->planes.samples);
+    free_picture(&worker->picture);
+    free_resizer(&worker->resizer);
+    *worker = (struct worker){0};
+}

@@ -1,0 +1,142 @@
+"""The C kernel's own inverse DCT, upsampling and colors are libjpeg-turbo's, with every instruction set of this processor."""
+
+import io
+import itertools
+import os
+import platform
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_betons import photo
+
+from loaders import kernel_c
+from writers import kernel as writers_kernel
+from writers.encoding import JPEG
+from writers.restart import add_restart_index
+
+pytestmark = pytest.mark.skipif(
+    kernel_c.library() is None or writers_kernel.library() is None,
+    reason="the package's C parts were not built",
+)
+
+
+@pytest.fixture(scope="module", params=kernel_c.instruction_sets())
+def decode(request):
+    """Crops of R x R pixels of a blob, as they are: corners int64 [n, 2] -> uint8 [n, R, R, 3]."""
+    decode_images = kernel_c.open_kernel(request.param)
+
+    def decode(blob: bytes, size: tuple[int, int], corners: np.ndarray, side: int) -> np.ndarray:
+        n = len(corners)
+        output = np.full((n, side, side, 3), 99, np.uint8)
+        complaints = np.ones(n, bool)
+        decode_images(
+            np.frombuffer(blob, np.uint8),
+            np.zeros(n, np.int64),
+            np.full(n, len(blob)),
+            np.full(n, JPEG, np.uint8),
+            np.full(n, size[0]),
+            np.full(n, size[1]),
+            np.concatenate([corners, np.full((n, 2), side)], axis=1),
+            np.zeros(n, bool),
+            output,
+            complaints,
+            np.empty((0, 256), np.float16),
+        )
+        assert not complaints.any()
+        return output
+
+    return decode
+
+
+def indexed(pixels: np.ndarray, sampling: str, table: list[int]) -> bytes:
+    """A JPEG with a restart index whose quantization tables are `table`, in zigzag order."""
+    buffer = io.BytesIO()
+    options = {"subsampling": sampling}
+    Image.fromarray(pixels).save(buffer, "JPEG", qtables=[table, table], **options)
+    return add_restart_index(buffer.getvalue())
+
+
+def with_tables(blob: bytes, value: int) -> bytes:
+    """The JPEG with quantization tables of that value alone, before the index is made again."""
+    end = blob.index(b"\xff\xda")
+    data, at = bytearray(blob), 2
+    while at < end:
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at + 1] == 0xDB:
+            for table in range(at + 4, at + 2 + length, 65):
+                data[table + 1 : table + 65] = bytes([value] * 64)
+        at += 2 + length
+    return bytes(data[: data.rindex(b"\xff\xd9") + 2])
+
+
+def corners_of(size: tuple[int, int], side: int) -> np.ndarray:
+    """Corners of the image, and some in between: odd and even ones."""
+    across, down = ({0, min(1, free), free // 2, free} for free in (size[0] - side, size[1] - side))
+    return np.array(list(itertools.product(sorted(across), sorted(down))))
+
+
+def pillow_pixels(blob: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))
+
+
+@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("size", [(8, 8), (9, 31), (161, 47), (64, 200)])
+@pytest.mark.parametrize("step", [1, 3, 40])
+def test_every_pixel_is_libjpeg_turbos(decode, sampling, size, step):
+    """Noise on top of a photo: all coefficients occur."""
+    random = np.random.default_rng(step)
+    noise = random.integers(-60, 61, (size[1], size[0], 3))
+    pixels = np.clip(photo(*size, seed=1).astype(int) + noise, 0, 255).astype(np.uint8)
+    blob = indexed(pixels, sampling, [step] * 64)
+    whole = pillow_pixels(blob)
+    for side in {7, min(size), max(1, min(size) // 2)}:
+        side = min(side, *size)
+        corners = corners_of(size, side)
+        for (left, top), found in zip(
+            corners.tolist(), decode(blob, size, corners, side), strict=True
+        ):
+            assert np.array_equal(found, whole[top : top + side, left : left + side])
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or "JSIMD_FORCENONE" in os.environ,
+    reason="libjpeg-turbo's plain C gives other pixels here",
+)
+@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("value", [100, 255])
+@pytest.mark.parametrize("content", ["noise", "flat blocks"])
+def test_absurd_coefficients_overflow_as_in_libjpeg_turbo(decode, sampling, value, content):
+    """Coefficients of up to +-1023 times `value`: sums of 16 bits wrap, roundings saturate."""
+    random = np.random.default_rng(value)
+    if content == "noise":
+        pixels = random.choice(np.array([0, 255], np.uint8), (48, 64, 3))
+    else:  # coefficients of the first row alone, or of the mean alone
+        columns = random.integers(0, 2, (6, 64, 3), dtype=np.uint8) * 255
+        columns[::2] = np.repeat(columns[::2, ::16], 16, axis=1)
+        pixels = np.repeat(columns, 8, axis=0)
+    blob = with_tables(indexed(pixels, sampling, [1] * 64), value)
+    blob = add_restart_index(blob)
+    whole = pillow_pixels(blob)
+    corners = corners_of((64, 48), 40)
+    for (left, top), found in zip(
+        corners.tolist(), decode(blob, (64, 48), corners, 40), strict=True
+    ):
+        assert np.array_equal(found, whole[top : top + 40, left : left + 40])
+
+
+def test_all_colors_are_libjpegs(decode):
+    """Each pair of cb and cr with several y: 256 x 256 blocks would be slow, so a block of 8 x 8 shows 64 of them."""
+    random = np.random.default_rng(0)
+    y = random.integers(0, 256, (256, 256), dtype=np.uint8)
+    cb, cr = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    buffer = io.BytesIO()
+    image = Image.merge("YCbCr", [Image.fromarray(plane) for plane in (y, cb, cr)])
+    image.save(buffer, "JPEG", quality=100, subsampling="4:4:4")
+    blob = add_restart_index(buffer.getvalue())
+    assert np.array_equal(decode(blob, (256, 256), np.array([[0, 0]]), 256)[0], pillow_pixels(blob))
+
+
+def test_an_unknown_instruction_set_is_refused():
+    with pytest.raises(ValueError, match="scalar"):
+        kernel_c.open_kernel("MMX")

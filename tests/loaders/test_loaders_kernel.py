@@ -352,7 +352,9 @@ def test_doctor_is_told_which_kernel_there_is(monkeypatch):
 def test_a_kernel_of_other_sources_is_not_called(monkeypatch, other):
     """As after `git pull` without a reinstallation; one from before there were versions cannot say its own."""
     assert (
-        kernel.best_kernel() == "c" and kernel.describe() == "C kernel" and doctor._decoder().good
+        kernel.best_kernel() == "c"
+        and kernel.describe() == f"C kernel, {kernel_c.instruction_sets()[0]}"
+        and doctor._decoder().good
     )
     if other == "version":
         monkeypatch.setattr(kernel_c, "VERSION", kernel_c.VERSION + 1)

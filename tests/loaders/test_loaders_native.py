@@ -4,11 +4,13 @@ import io
 import itertools
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_betons import photo
+from tiny_betons import jpeg, photo
 
 from loaders import kernel_c
 from writers import kernel as writers_kernel
@@ -140,3 +142,126 @@ def test_all_colors_are_libjpegs(decode):
 def test_an_unknown_instruction_set_is_refused():
     with pytest.raises(ValueError, match="scalar"):
         kernel_c.open_kernel("MMX")
+
+
+class Batch:
+    """Twelve images of a file in memory, and one crop of each."""
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(3)
+        sizes = random.integers(20, 200, (12, 2))
+        blobs = [
+            add_restart_index(jpeg(photo(*map(int, size), seed=number)))
+            for number, size in enumerate(sizes)
+        ]
+        blobs[7] = blobs[7][: len(blobs[7]) // 2]
+        lengths = np.array([len(blob) for blob in blobs])
+        self.file = np.frombuffer(b"".join(blobs), np.uint8)
+        modes = np.full(12, JPEG)
+        self.columns = kernel_c.file_columns(
+            np.cumsum(lengths) - lengths, lengths, modes, sizes[:, 0], sizes[:, 1]
+        )
+        self.positions = random.permutation(12)
+        extents = random.integers(1, sizes[self.positions] + 1)
+        corners = random.integers(0, sizes[self.positions] - extents + 1)
+        self.boxes = np.concatenate([corners, extents], axis=1)
+        self.flips = random.integers(0, 2, 12).astype(bool)
+
+    def made_by(self, pool: kernel_c.Pool) -> np.ndarray:
+        """uint8 [12, 33, 33, 3], without the damaged one."""
+        output, complaints = np.zeros((12, 33, 33, 3), np.uint8), np.full(12, 9, np.uint8)
+        pool.make_batch(
+            self.file,
+            self.positions,
+            self.columns,
+            self.boxes,
+            self.flips,
+            output,
+            complaints,
+            np.empty((0, 256), np.float16),
+        )
+        assert (complaints == np.where(self.positions == 7, kernel_c.DAMAGED, 0)).all()
+        return output[complaints == 0]
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return Batch()
+
+
+def num_tasks() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def test_any_number_of_threads_makes_the_same_batch(batch):
+    expected = batch.made_by(kernel_c.Pool(1, "scalar"))
+    for num_threads in (1, 2, 5, 40):
+        pool = kernel_c.Pool(num_threads)
+        for _ in range(5):
+            assert np.array_equal(batch.made_by(pool), expected)
+
+
+def test_several_threads_may_use_one_pool(batch):
+    pool = kernel_c.Pool(3)
+    expected = batch.made_by(pool)
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(lambda _: batch.made_by(pool), range(40)))
+    assert all(np.array_equal(one, expected) for one in made)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_has_threads_of_its_own(batch):
+    pool = kernel_c.Pool(3)
+    expected = batch.made_by(pool)
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(batch.made_by(pool), expected)
+        pool.close()
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert np.array_equal(batch.made_by(pool), expected)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc here")
+def test_a_thousand_pools_leave_no_thread_and_no_memory(batch):
+    def resident_kb() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+    before = num_tasks()
+    for _ in range(50):
+        batch.made_by(kernel_c.Pool(3))
+    between = resident_kb()
+    for number in range(1000):
+        pool = kernel_c.Pool(3)
+        batch.made_by(pool)
+        if number % 2:
+            pool.close()  # or simply dropped
+    assert num_tasks() == before
+    assert resident_kb() < between + 8000  # a worker keeps about 200 kB, and 3000 are made
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc here")
+def test_images_without_end_leave_no_tables_in_memory():
+    """libjpeg frees tables with the decoder only: a new one for each image would be 60 MB here."""
+    blob = add_restart_index(jpeg(photo(8, 8, seed=1)))
+    n = 10_000
+    pool = kernel_c.Pool(1)
+    columns = kernel_c.file_columns(*(np.full(n, value) for value in (0, len(blob), JPEG, 8, 8)))
+    boxes, flips = np.tile([0, 0, 8, 8], (n, 1)), np.zeros(n, bool)
+    output, complaints = np.zeros((n, 1, 1, 3), np.uint8), np.zeros(n, np.uint8)
+    used = []
+    for _ in range(4):
+        pool.make_batch(
+            np.frombuffer(blob, np.uint8),
+            None,
+            columns,
+            boxes,
+            flips,
+            output,
+            complaints,
+            np.empty((0, 256), np.float16),
+        )
+        lines = Path("/proc/self/status").read_text().splitlines()
+        used += [int(line.split()[1]) for line in lines if line.startswith("VmRSS")]
+    assert not complaints.any() and used[-1] < used[0] + 8000

@@ -1,12 +1,13 @@
 """Decode, crop, resize and flip a batch in one pass from the mapped file into the batch's memory.
 
-`BatchDecoder.decode` cuts the batch into short runs for a few threads; each run is one call of a kernel (loaders/kernel.py)
-that holds no Python lock. JPEGs go through a scratch image that belongs to the call; of one with a restart index
+`BatchDecoder.decode` is one call of the C kernel, which makes the images of the batch on threads of its own and holds no Python
+lock. Without the C kernel it cuts the batch into short runs for a few threads of Python; each run is one call of the numba kernel
+(loaders/kernel.py), without the lock, too. JPEGs go through scratch images that belong to the thread; of one with a restart index
 (writers/jpeg/restart_index.py) only the part under the crop is decoded. Raw images are read where they lie in the file. The resize
 averages exactly the area under each output pixel when it shrinks and is bilinear when it enlarges, each axis on its own.
 
-Threads of Python rather than numba's parallel loops: numba's thread pool must not be entered by two loaders at once
-with every threading layer, does not survive a fork, and takes seconds more to compile.
+Not numba's parallel loops: numba's thread pool must not be entered by two loaders at once with every threading layer, does not
+survive a fork, and takes seconds more to compile.
 """
 
 import ctypes
@@ -16,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from loaders import kernel, kernel_c
 from loaders.augment import Crops
-from loaders.kernel import open_kernel
 from loaders.reader import Samples
 from writers.errors import UserError
 
@@ -36,10 +37,12 @@ class BatchDecoder:
         library: Path,
         *,
         table: np.ndarray | None = None,
+        conversion: np.ndarray | None = None,
         content: np.ndarray | None = None,
         scattered: bool = False,
     ) -> None:
-        """`library`: a shared object that is linked to libturbojpeg, as FFCV's is. `table`: of loaders.normalize; None: levels.
+        """`library`: a shared object that is linked to libturbojpeg, as FFCV's is. `table`, `conversion`: of
+        loaders.normalize; None: levels.
         `content`: the bytes (uint8) that `samples.offsets` count in; None: the file's.
 
         scattered: read the images that `ask_for` names, all at once, and nothing beside them. The system's own way, to read on
@@ -48,7 +51,14 @@ class BatchDecoder:
         so (Linux 6, read-ahead of 8 MiB).
         """
         self._library = library
-        self._decode_images = open_kernel(library)
+        self._pool: kernel_c.Pool | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        if kernel.best_kernel() == "c":
+            self._pool = kernel_c.Pool(num_threads)
+        else:
+            self._decode_images = kernel.open_kernel(library, "numba")
+            if num_threads > 1:
+                self._threads = ThreadPoolExecutor(num_threads, "harness-decode")
         self._map: mmap.mmap | None = None
         if content is None:
             with samples.path.open("rb") as file:
@@ -60,9 +70,10 @@ class BatchDecoder:
         self._file = content
         self._samples = samples
         self._table = np.empty((0, 256), np.float16) if table is None else table
+        self._conversion = conversion
         self._num_threads = num_threads
-        self._threads = (
-            ThreadPoolExecutor(num_threads, "harness-decode") if num_threads > 1 else None
+        self._columns = kernel_c.file_columns(
+            samples.offsets, samples.sizes, samples.modes, samples.widths, samples.heights
         )
 
     def decode(
@@ -74,13 +85,44 @@ class BatchDecoder:
         """
         assert len(self._file), "the loader is closed"
         samples = self._samples
-        complaints = np.zeros(len(positions), bool)
+        complaints = np.zeros(len(positions), np.uint8)
+        if self._pool is not None:
+            self._pool.make_batch(
+                self._file,
+                positions,
+                self._columns,
+                crops.boxes,
+                crops.flips,
+                output,
+                complaints,
+                self._table,
+                self._conversion,
+            )
+        else:
+            self._decode_in_runs(positions, crops, output, complaints)
+        for row in np.flatnonzero(complaints == kernel_c.SHORT_OF_MEMORY).tolist():
+            position = positions[row]
+            error = kernel_c.no_memory(
+                int(samples.widths[position]), int(samples.heights[position])
+            )
+            error.add_note(f"At sample {samples.indices[position]} of {samples.path}.")
+            raise error
+        return {
+            row: samples.damaged(position, self._complaint(position))
+            for row, position in zip(
+                np.flatnonzero(complaints).tolist(),
+                positions[complaints != 0].tolist(),
+                strict=True,
+            )
+        }
+
+    def _decode_in_runs(
+        self, positions: np.ndarray, crops: Crops, output: np.ndarray, complaints: np.ndarray
+    ) -> None:
+        """`decode` by the numba kernel, which makes a run of images at a time on each of Python's threads."""
+        samples = self._samples
         columns = (
-            samples.offsets[positions],
-            samples.sizes[positions],
-            samples.modes[positions],
-            samples.widths[positions],
-            samples.heights[positions],
+            *(column[positions] for column in self._columns),
             crops.boxes,
             crops.flips,
             output,
@@ -108,12 +150,6 @@ class BatchDecoder:
             length = max(1, -(-len(positions) // (self._num_threads * _RUNS_PER_THREAD)))
             runs = [slice(start, start + length) for start in range(0, len(positions), length)]
             list(self._threads.map(decode_run, runs))
-        return {
-            row: samples.damaged(position, self._complaint(position))
-            for row, position in zip(
-                np.flatnonzero(complaints).tolist(), positions[complaints].tolist(), strict=True
-            )
-        }
 
     def ask_for(self, positions: np.ndarray) -> None:
         """Have the system read these images, in the order that suits the disk; it does so by itself unless `scattered`."""
@@ -164,4 +200,6 @@ class BatchDecoder:
     def close(self) -> None:
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.close()
         self._file, self._map = np.empty(0, np.uint8), None

@@ -10,13 +10,11 @@
 
 #include <jpeglib.h>
 
-enum { VERSION = 1 };       /* as in kernel_c.py; raise both with each change of a function's arguments or meaning */
+#include "native/picture.h"
+
+enum { VERSION = 2 };       /* as in kernel_c.py; raise both with each change of a function's arguments or meaning */
 
 #define INLINE static inline __attribute__((always_inline))
-
-struct box {
-    int64_t left, top, width, height;   /* pixels of the stored image */
-};
 
 /* ---- kernel_huffman.c -------------------------------------------------------------------------------------------------- */
 
@@ -67,6 +65,7 @@ struct counts {
     int64_t codes, bytes;
 };
 
+int make_tables(j_decompress_ptr codec, struct entropy *entropy);
 int use_own_entropy(j_decompress_ptr codec, struct entropy *entropy);
 void decode_rest(j_decompress_ptr codec, struct counts *counts);
 
@@ -80,36 +79,25 @@ struct decoder {
     jmp_buf failed;
     struct entropy entropy;
     uint8_t header[MAX_HEADER];
+    uint8_t *second_clean;      /* as entropy.clean, of a second segment */
     uint32_t *segments;         /* for as many as the longest blob can have */
-    uint8_t *pixels;            /* [height, width, 3] of the largest image */
+    int64_t blob_size;          /* for which there is room in entropy.clean, second_clean and segments */
+    uint8_t *pixels;            /* [num_pixels, 3] */
+    int64_t num_pixels;
+    int num_dropped;            /* tables in libjpeg's permanent pool that nothing uses any more */
     int has_index;              /* the JPEG has one: it is one of ours, which have no byte too many */
     uint32_t crc[256];
 };
 
-struct decoder *new_decoder(int64_t num_pixels, int64_t size);
+struct decoder *new_decoder(void);
+int reserve_blob(struct decoder *decoder, int64_t size);
+int reserve_pixels(struct decoder *decoder, int64_t num_pixels);
 void free_decoder(struct decoder *decoder);
+int open_indexed(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,
+                 struct box *part);
 int decode_entropy(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
                    const struct box *box, struct counts *counts);
 int decode_box(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,
                struct box *part);
-
-/* ---- kernel_resize.c ----------------------------------------------------------------------------------------------------- */
-
-/* Along one axis: of each output pixel its first source pixel, how many count, and their shares. */
-struct taps {
-    int32_t *starts, *counts;
-    float *shares;          /* [target, stride], padded with 0 */
-    int64_t stride, most;   /* of the counts */
-};
-
-struct resizer {
-    struct taps down, across;
-    float *line, *result;   /* an output row as wide as the box, and padding; one as wide as the output, and a value */
-};
-
-int make_resizer(struct resizer *resizer, int64_t width, int64_t height, int64_t resolution);
-void free_resizer(struct resizer *resizer);
-void resize(struct resizer *resizer, const uint8_t *pixels, int64_t stride, int64_t width, int64_t height, int flip,
-            int64_t resolution, const uint16_t *table, void *output);
 
 #endif

@@ -34,7 +34,7 @@ def best_kernel() -> KernelName:
 def describe() -> str:
     """One line for `harness doctor`: what decodes, and how to get what is faster."""
     if best_kernel() == "c":
-        return "C kernel"
+        return f"C kernel, {kernel_c.instruction_sets()[0]}"
     found = (
         "is of another version"
         if is_outdated(kernel_c.MODULE, kernel_c.VERSION)

@@ -1,71 +1,139 @@
 """The C kernel, loaders/kernel.c, as Python calls it."""
 
 import ctypes
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from writers.jpeg import native as kernel
 
-MODULE, VERSION = "loaders._kernel", 1  # as in kernel.h
-_COLUMNS = (
-    np.int64,
-    np.int64,
-    np.uint8,
-    np.int64,
-    np.int64,
-    np.int64,
-    np.bool_,
-)  # offsets ... flips
+MODULE, VERSION = "loaders._kernel", 2  # as in kernel.h
+_NUM_ISAS = 3  # as in native/stages.h
+DAMAGED, SHORT_OF_MEMORY = 1, 2  # complaints, as in native/worker.h
+_FILE_COLUMNS = (np.int64, np.int64, np.uint8, np.int64, np.int64)  # offsets ... heights
 
 
 def library() -> ctypes.CDLL | None:
     """None: libjpeg-turbo's headers were not there at the installation, or the sources were others."""
-    return kernel.open_library(MODULE, VERSION)
+    opened = kernel.open_library(MODULE, VERSION)
+    if opened is not None:
+        opened.harness_isa_name.restype = ctypes.c_char_p
+        opened.harness_new_pool.restype = ctypes.c_void_p
+        opened.harness_free_pool.argtypes = [ctypes.c_void_p]
+        opened.harness_make_batch.argtypes = [
+            *[ctypes.c_void_p] * 10,
+            *[ctypes.c_int64] * 2,
+            *[ctypes.c_void_p] * 5,
+            ctypes.c_int,
+        ]
+    return opened
 
 
-def open_kernel() -> Callable[..., None]:
-    """`decode_images` of loaders/kernel.py. ctypes gives Python's lock back for as long as the call lasts."""
+def instruction_sets() -> tuple[str, ...]:
+    """The instruction sets that the C kernel has code for and this processor has, the fastest first."""
     opened = library()
-    assert opened is not None, "loaders.kernel asks first whether there is one"
-    function = opened.harness_decode_images
-    function.argtypes = [
-        ctypes.c_void_p,
-        *[ctypes.c_void_p] * len(_COLUMNS),
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-    ]
+    if opened is None:
+        return ()
+    names = []
+    for number in range(_NUM_ISAS - 1, 0, -1):
+        if (name := opened.harness_isa_name(number)) is not None:
+            names.append(name.decode())
+    return tuple(names)
+
+
+class Pool:
+    """Threads of C that make batches. Closed by `close`, or when it is dropped. In a forked process it starts its own."""
+
+    def __init__(self, num_threads: int, instruction_set: str | None = None) -> None:
+        """instruction_set: one of `instruction_sets()`; None: the fastest. All give the same pixels."""
+        opened = library()
+        assert opened is not None, "loaders.kernel checks first whether there is one"
+        self._isa = 0 if instruction_set is None else _number_of(opened, instruction_set)
+        self._make_batch = opened.harness_make_batch
+        self._pool = opened.harness_new_pool(num_threads)
+        if self._pool is None:
+            raise MemoryError(f"no memory for a pool of {num_threads} threads")
+        self.close = weakref.finalize(self, opened.harness_free_pool, self._pool)
+
+    def make_batch(
+        self,
+        file: np.ndarray,
+        positions: np.ndarray | None,
+        columns: Sequence[np.ndarray],
+        boxes: np.ndarray,
+        flips: np.ndarray,
+        output: np.ndarray,
+        complaints: np.ndarray,
+        table: np.ndarray,
+        conversion: np.ndarray | None = None,
+    ) -> None:
+        """Fill output [n, R, R, 3] and complaints (uint8 [n]: 0, DAMAGED or SHORT_OF_MEMORY). Releases Python's lock.
+
+        positions: int64 [n], of each image in the columns; None: 0, 1, 2, ... columns: `file_columns` of a file's images. table:
+        float16, as in loaders/kernel.py. conversion: float32 [2, 3] that computes what the table holds
+        (loaders.normalize.conversion); None: the table is read.
+        """
+        assert self.close.alive, "the pool is closed"
+        n, resolution = output.shape[:2]
+        boxes, flips = np.ascontiguousarray(boxes, np.int64), np.ascontiguousarray(flips, np.bool_)
+        assert boxes.shape == (n, 4) and flips.shape == complaints.shape == (n,)
+        assert positions is None or (positions.dtype == np.int64 and positions.shape == (n,))
+        assert output.flags.c_contiguous and output.shape == (n, resolution, resolution, 3)
+        assert output.dtype == (np.float16 if len(table) else np.uint8)
+        assert table.flags.c_contiguous and table.dtype == np.float16
+        shift, scale = conversion if conversion is not None else (None, None)
+        made = self._make_batch(
+            self._pool,
+            file.ctypes.data,
+            None if positions is None else np.ascontiguousarray(positions).ctypes.data,
+            *[column.ctypes.data for column in columns],
+            boxes.ctypes.data,
+            flips.ctypes.data,
+            n,
+            resolution,
+            output.ctypes.data,
+            complaints.ctypes.data,
+            table.ctypes.data if len(table) else None,
+            None if shift is None else shift.ctypes.data,
+            None if scale is None else scale.ctypes.data,
+            self._isa,
+        )
+        assert made, "the instruction set was there when the pool was made"
+
+
+def file_columns(*columns: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Offsets, sizes, modes, widths and heights of a file's images, as C reads them."""
+    return tuple(
+        np.ascontiguousarray(column, dtype)
+        for column, dtype in zip(columns, _FILE_COLUMNS, strict=True)
+    )
+
+
+def open_kernel(instruction_set: str | None = None) -> Callable[..., None]:
+    """`decode_images` of loaders/kernel.py, on the calling thread."""
+    pool = Pool(1, instruction_set)
 
     def decode_images(file: np.ndarray, *columns: np.ndarray) -> None:
-        *settings, output, complaints, table = columns
-        arrays: list[np.ndarray] = [
-            np.ascontiguousarray(column, dtype)
-            for column, dtype in zip(settings, _COLUMNS, strict=True)
-        ]
-        assert (
-            output.flags.c_contiguous and complaints.flags.c_contiguous and table.flags.c_contiguous
-        )
-        assert (
-            output.dtype == (np.float16 if len(table) else np.uint8) and table.dtype == np.float16
-        )
-        n, resolution = output.shape[:2]
-        if (
-            function(
-                file.ctypes.data,
-                *[array.ctypes.data for array in arrays],
-                n,
-                resolution,
-                output.ctypes.data,
-                complaints.ctypes.data,
-                table.ctypes.data if len(table) else None,
-            )
-            != 0
-        ):
-            raise MemoryError(
-                f"no memory to decode an image of up to {int(max(columns[3]))} x {int(max(columns[4]))} pixels"
-            )
+        boxes, flips, output, complaints, table = columns[len(_FILE_COLUMNS) :]
+        found = np.zeros(len(output), np.uint8)
+        described = file_columns(*columns[: len(_FILE_COLUMNS)])
+        pool.make_batch(file, None, described, boxes, flips, output, found, table)
+        if (found == SHORT_OF_MEMORY).any():
+            place = int(np.flatnonzero(found == SHORT_OF_MEMORY)[0])
+            raise no_memory(int(columns[3][place]), int(columns[4][place]))
+        complaints[:] = found == DAMAGED
 
     return decode_images
+
+
+def no_memory(width: int, height: int) -> MemoryError:
+    return MemoryError(f"no memory to decode an image of {width} x {height} pixels")
+
+
+def _number_of(opened: ctypes.CDLL, instruction_set: str) -> int:
+    for number in range(1, _NUM_ISAS):
+        name = opened.harness_isa_name(number)
+        if name is not None and name.decode() == instruction_set:
+            return number
+    raise ValueError(f"this processor has {', '.join(instruction_sets())}, not {instruction_set}")

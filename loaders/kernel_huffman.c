@@ -10,20 +10,16 @@
 #include <string.h>
 
 #include "kernel.h"
-
-enum { MAX_DC_SIZE = 11, MAX_AC_SIZE = 10 };    /* bits of a value in a baseline image */
+#include "native/huffman.h"
 
 static struct code make_code(int length, int run, int size) {
     return (struct code){length, length + size, run, 64 - size, 1 - (1 << size)};
 }
 
-static const uint8_t ZIGZAG[64 + 16] = {    /* the last 16: a run beyond the end of a block */
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
-    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55,
-    62, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63};
+enum { MAX_DC_SIZE = 11, MAX_AC_SIZE = 10 };    /* bits of a value in a baseline image */
 
 /* Returns 0 for a table that no baseline image has. */
-static int make_huffman(const JHUFF_TBL *table, struct huffman *huffman, int is_dc) {
+int make_huffman(const JHUFF_TBL *table, struct huffman *huffman, int is_dc) {
     uint32_t code = 0;
     int symbol = 0;
 
@@ -51,24 +47,8 @@ static int make_huffman(const JHUFF_TBL *table, struct huffman *huffman, int is_
     return 1;
 }
 
-INLINE void refill(struct bits *bits) {
-    uint64_t word;
-    memcpy(&word, bits->next, 8);
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    word = __builtin_bswap64(word);
-#endif
-    bits->word |= word >> bits->count;
-    bits->next += (63 - bits->count) >> 3;
-    bits->count |= 56;
-}
-
-__attribute__((noinline, cold)) static void fail(const struct entropy *entropy) {
-    longjmp(*entropy->failed, 1);
-}
-
 /* A code longer than LOOKUP_BITS at the begin of `word`. Out of the way: it is rare, and would take registers. */
-__attribute__((noinline, cold))
-static const struct code *long_code(struct entropy *entropy, const struct huffman *huffman, uint64_t word, int is_dc) {
+const struct code *long_code(struct entropy *entropy, const struct huffman *huffman, uint64_t word, int is_dc) {
     uint32_t code = word >> 48;
     int length = LOOKUP_BITS + 1;
     while (length <= 16 && code >= huffman->first_beyond[length])
@@ -79,23 +59,6 @@ static const struct code *long_code(struct entropy *entropy, const struct huffma
     int size = is_dc ? symbol : symbol & 15;
     entropy->long_code = make_code(length, is_dc ? 0 : symbol >> 4, size);
     return &entropy->long_code;
-}
-
-INLINE const struct code *next_code(struct entropy *entropy, const struct huffman *huffman, uint64_t word, int is_dc) {
-    const struct code *code = &huffman->lookup[word >> (64 - LOOKUP_BITS)];
-    return __builtin_expect(code->length == 0, 0) ? long_code(entropy, huffman, word, is_dc) : code;
-}
-
-/* The value behind the code, of at least one bit. Without a branch, which would be taken half of the time. */
-INLINE int value_of(const struct code *code, uint64_t word) {
-    uint64_t behind = word << code->length;
-    int begins_with_0 = (int)((int64_t)~behind >> 63);      /* 0 or -1 */
-    return (int)(behind >> code->shift) + (begins_with_0 & code->lowest);
-}
-
-INLINE void drop(struct bits *bits, int count) {
-    bits->word <<= count;
-    bits->count -= count;
 }
 
 /* Fill `block`, which is all zeros, with a block's coefficients. Two codes and their values fit the bits of one refill. */
@@ -194,16 +157,23 @@ struct jpeg_entropy_decoder {
     boolean (*decode_mcu)(j_decompress_ptr codec, JBLOCKROW *blocks);
 };
 
-/* Put our Huffman decoder in the place of libjpeg's, where the image is one that ours can read; 0 where it is not. */
-int use_own_entropy(j_decompress_ptr codec, struct entropy *entropy) {
-    if (codec->progressive_mode || codec->arith_code || codec->comps_in_scan != codec->num_components)
-        return 0;
+/* Make the tables of the scan's components; 0 if no baseline image has them. */
+int make_tables(j_decompress_ptr codec, struct entropy *entropy) {
     for (int c = 0; c < codec->comps_in_scan; c++) {
         int dc = codec->cur_comp_info[c]->dc_tbl_no, ac = codec->cur_comp_info[c]->ac_tbl_no;
         if (!make_huffman(codec->dc_huff_tbl_ptrs[dc], &entropy->dc[dc], 1) ||
             !make_huffman(codec->ac_huff_tbl_ptrs[ac], &entropy->ac[ac], 0))
             return 0;
     }
+    return 1;
+}
+
+/* Put our Huffman decoder in the place of libjpeg's, where the image is one that ours can read; 0 where it is not. */
+int use_own_entropy(j_decompress_ptr codec, struct entropy *entropy) {
+    if (codec->progressive_mode || codec->arith_code || codec->comps_in_scan != codec->num_components)
+        return 0;
+    if (!make_tables(codec, entropy))
+        return 0;
     int64_t num_mcus = (int64_t)codec->MCUs_per_row * codec->MCU_rows_in_scan;
     if (entropy->segments == NULL) {
         entropy->interval = codec->restart_interval ? codec->restart_interval : num_mcus;

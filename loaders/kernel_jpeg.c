@@ -93,6 +93,72 @@ static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t 
     return scan;
 }
 
+enum { UNREAD = 1 };            /* in bits[0] of a Huffman table, which libjpeg sets to 0 when it reads one */
+enum { MOST_DROPPED = 64 };     /* tables that libjpeg's permanent pool may hold in vain */
+
+/* Mark libjpeg's tables as unread. Without this, an image that has no tables would be decoded with those of the image before
+ * it. The tables stay allocated: libjpeg takes new ones from its permanent pool, which is only freed with the codec. */
+static void mark_tables(struct decoder *decoder) {
+    j_decompress_ptr codec = &decoder->codec;
+    if (decoder->num_dropped > MOST_DROPPED) {
+        jpeg_destroy_decompress(codec);
+        jpeg_create_decompress(codec);
+        decoder->num_dropped = 0;
+    }
+    for (int i = 0; i < NUM_QUANT_TBLS; i++)
+        if (codec->quant_tbl_ptrs[i] != NULL)
+            memset(codec->quant_tbl_ptrs[i]->quantval, 0, sizeof codec->quant_tbl_ptrs[i]->quantval);
+    for (int i = 0; i < NUM_HUFF_TBLS; i++) {
+        if (codec->dc_huff_tbl_ptrs[i] != NULL)
+            codec->dc_huff_tbl_ptrs[i]->bits[0] = UNREAD;
+        if (codec->ac_huff_tbl_ptrs[i] != NULL)
+            codec->ac_huff_tbl_ptrs[i]->bits[0] = UNREAD;
+    }
+}
+
+static int is_zero(const JQUANT_TBL *table) {
+    int found = 0;
+    for (int k = 0; k < DCTSIZE2; k++)
+        found |= table->quantval[k];
+    return found == 0;
+}
+
+/* After the header: libjpeg treats a table that is NULL as absent. It then fails, or takes the standard's Huffman tables. */
+static void drop_unread_tables(struct decoder *decoder) {
+    j_decompress_ptr codec = &decoder->codec;
+    for (int i = 0; i < NUM_QUANT_TBLS; i++)
+        if (codec->quant_tbl_ptrs[i] != NULL && is_zero(codec->quant_tbl_ptrs[i])) {
+            codec->quant_tbl_ptrs[i] = NULL;
+            decoder->num_dropped++;
+        }
+    JHUFF_TBL **kinds[2] = {codec->dc_huff_tbl_ptrs, codec->ac_huff_tbl_ptrs};
+    for (int i = 0; i < 2 * NUM_HUFF_TBLS; i++) {
+        JHUFF_TBL **table = &kinds[i % 2][i / 2];
+        if (*table != NULL && (*table)->bits[0] == UNREAD) {
+            *table = NULL;
+            decoder->num_dropped++;
+        }
+    }
+}
+
+/* Read the index and the header of an image that has an index. Returns 0 if it has none; what is wrong ends in a longjmp. */
+int open_indexed(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,
+                 struct box *part) {
+    j_decompress_ptr codec = &decoder->codec;
+    decoder->entropy.jpeg = blob;
+    decoder->errors.num_warnings = 0;
+    mark_tables(decoder);
+    int64_t header = read_index(decoder, blob, size, width, height, box, part);
+    if (header == 0)
+        return 0;
+    jpeg_mem_src(codec, decoder->header, header);
+    jpeg_read_header(codec, TRUE);
+    drop_unread_tables(decoder);
+    if (codec->image_width != part->width || codec->image_height != part->height)
+        longjmp(decoder->failed, 1);
+    return 1;
+}
+
 enum way { WITH_INDEX, OWN_ENTROPY, LIBJPEG };
 
 /* Everything up to the first pixel. Returns 0 where there is no index; what is wrong otherwise ends in a longjmp. */
@@ -104,10 +170,7 @@ static int begin(enum way way, struct decoder *decoder, const uint8_t *blob, int
     entropy->jpeg = blob;
     entropy->segment = entropy->mcus_left = entropy->mcus_done = 0;
     decoder->errors.num_warnings = 0;
-    /* Else an image without tables of its own would be decoded with those of the one before. */
-    memset(codec->quant_tbl_ptrs, 0, sizeof codec->quant_tbl_ptrs);
-    memset(codec->dc_huff_tbl_ptrs, 0, sizeof codec->dc_huff_tbl_ptrs);
-    memset(codec->ac_huff_tbl_ptrs, 0, sizeof codec->ac_huff_tbl_ptrs);
+    mark_tables(decoder);
     if (way == WITH_INDEX) {
         int64_t header = read_index(decoder, blob, size, width, height, box, part);
         if (header == 0)
@@ -120,6 +183,7 @@ static int begin(enum way way, struct decoder *decoder, const uint8_t *blob, int
         jpeg_mem_src(codec, blob, size);
     }
     jpeg_read_header(codec, TRUE);
+    drop_unread_tables(decoder);
     if (way == OWN_ENTROPY)
         entropy->position = codec->src->next_input_byte - blob;
     codec->out_color_space = JCS_RGB;
@@ -198,14 +262,15 @@ static void on_message(j_common_ptr codec, int level) {
 void free_decoder(struct decoder *decoder) {
     jpeg_destroy_decompress(&decoder->codec);
     free(decoder->entropy.clean);
+    free(decoder->second_clean);
     free(decoder->segments);
     free(decoder->pixels);
     free(decoder);
 }
 
-/* For images of up to `num_pixels` and blobs of up to `size` bytes; NULL where there is no memory for it. */
-struct decoder *new_decoder(int64_t num_pixels, int64_t size) {
-    struct decoder *decoder = calloc(1, sizeof *decoder);
+/* NULL if memory is short. */
+struct decoder *new_decoder(void) {
+    struct decoder *volatile decoder = calloc(1, sizeof *decoder);
     if (decoder == NULL)
         return NULL;
     decoder->codec.err = jpeg_std_error(&decoder->errors);
@@ -217,13 +282,35 @@ struct decoder *new_decoder(int64_t num_pixels, int64_t size) {
         for (int k = 0; k < 8; k++)
             decoder->crc[i] = decoder->crc[i] & 1 ? decoder->crc[i] >> 1 ^ 0xEDB88320 : decoder->crc[i] >> 1;
     }
-    decoder->entropy.clean = malloc(size + PADDING);
-    decoder->segments = malloc(size / 2 * sizeof *decoder->segments + 1);   /* two bytes of index, at the least, for each */
-    decoder->pixels = malloc(3 * num_pixels);
-    if (setjmp(decoder->failed) != 0 || !decoder->entropy.clean || !decoder->segments || !decoder->pixels) {
+    if (setjmp(decoder->failed) != 0) {
         free_decoder(decoder);
         return NULL;
     }
     jpeg_create_decompress(&decoder->codec);
     return decoder;
+}
+
+/* Make room for a blob of `size` bytes. Returns 0 if memory is short. */
+int reserve_blob(struct decoder *decoder, int64_t size) {
+    if (size > decoder->blob_size) {
+        int64_t room = size + size / 4;     /* sizes vary from image to image */
+        free(decoder->entropy.clean);
+        free(decoder->second_clean);
+        free(decoder->segments);
+        decoder->entropy.clean = malloc(room + PADDING);
+        decoder->second_clean = malloc(room + PADDING);
+        decoder->segments = malloc(room / 2 * sizeof *decoder->segments + 1);   /* each takes two bytes of index, at the least */
+        decoder->blob_size = decoder->entropy.clean && decoder->second_clean && decoder->segments ? room : 0;
+    }
+    return size <= decoder->blob_size;
+}
+
+/* Make room for `num_pixels` in decoder->pixels. Returns 0 if memory is short. */
+int reserve_pixels(struct decoder *decoder, int64_t num_pixels) {
+    if (num_pixels > decoder->num_pixels) {
+        free(decoder->pixels);
+        decoder->pixels = malloc(3 * num_pixels);
+        decoder->num_pixels = decoder->pixels != NULL ? num_pixels : 0;
+    }
+    return num_pixels <= decoder->num_pixels;
 }

@@ -22,6 +22,8 @@ from writers.jpeg import turbojpeg
 from writers.jpeg.restart_index import FOOTER, MAGIC, MAX_HEADER, VERSION
 
 _TAPS_WRITTEN_OUT = 3  # in _sum_columns
+_ONE, _ROUND_ACROSS, _ROUND_DOWN = 2**14, 7, 21  # as in native/stages.h
+_HALF_ACROSS, _HALF_DOWN = 2 ** (_ROUND_ACROSS - 1), 2 ** (_ROUND_DOWN - 1)
 _MARGIN = 2  # pixels beside the crop that its own pixels' colours are interpolated from
 _LEAST_WIDTH = 5  # pixels: libjpeg does not interpolate colours in an image that is narrower
 _FOOTER_SIZE = FOOTER.itemsize
@@ -93,11 +95,12 @@ def open_kernel(library: Path) -> Callable[..., None]:
         x_taps, y_taps = (_num_taps.py_func(side, resolution) for side in (widest, highest))
         starts, shares = (
             np.empty(resolution, np.uint64),
-            np.empty(resolution * x_taps + y_taps, np.float32),
+            np.empty(resolution * x_taps + y_taps, np.int32),
         )
-        line, result = (
-            np.zeros((widest + x_taps) * 3, np.float32),
-            np.empty(resolution * 3, np.float32),
+        line, ring, result = (
+            np.zeros((widest + x_taps) * 3, np.uint8),
+            np.empty((y_taps, resolution * 3), np.int32),
+            np.empty(resolution * 3, np.int32),
         )
         assert output.flags.c_contiguous
         if len(table):
@@ -117,6 +120,7 @@ def open_kernel(library: Path) -> Callable[..., None]:
             starts,
             shares,
             line,
+            ring,
             result,
         )
         for i in np.flatnonzero(complaints):
@@ -177,6 +181,7 @@ def decode_run(
     starts,
     shares,
     line,
+    ring,
     result,
 ):
     """Fill output [n, R * R * 3], and complaints [n] with where libjpeg-turbo had an error or a warning.
@@ -232,6 +237,7 @@ def decode_run(
                 starts,
                 shares,
                 line,
+                ring,
                 result,
             )
         else:
@@ -248,6 +254,7 @@ def decode_run(
                 starts,
                 shares,
                 line,
+                ring,
                 result,
             )
 
@@ -412,80 +419,91 @@ def _num_taps(source, target):
 
 @_helper
 def _taps(i, source, target, num_taps, shares, at):
-    """Along one axis, of output pixel i: its first source pixel, and how many count. Their shares, padded with 0, go to
+    """Along one axis, of output pixel i: its first source pixel, and how many count. Their weights, padded with 0, go to
     shares[at:].
 
-    Shrinking: the overlap of [i, i + 1) * source / target with each source pixel, counted in whole units of 1 / target
-    of a source pixel. Enlarging: linear between the two nearest centres, the border repeated.
+    As fill_weights in native/resize.c, which has the equations: whole numbers that sum to 2^14.
     """
     for k in range(num_taps):
         shares[at + k] = 0
     if source > target:
-        begin, end = i * source, (i + 1) * source
+        begin, end, given = i * source, (i + 1) * source, 0
         first, last = begin // target, (end - 1) // target
         for k in range(last - first + 1):
-            overlap = min(end, (first + k + 1) * target) - max(begin, (first + k) * target)
-            shares[at + k] = overlap / source
+            covered = min(end, (first + k + 1) * target) - begin
+            total = (covered * _ONE + source // 2) // source
+            shares[at + k] = total - given
+            given = total
         return first, last - first + 1
-    center = (i + 0.5) * source / target - 0.5
-    if center < 0:
-        center = 0.0
-    if center > source - 1:
-        center = source - 1.0
-    first = min(int(center), max(source - 2, 0))
-    shares[at], shares[at + 1] = 1.0 - (center - first), center - first
+    center = max(0, min((2 * i + 1) * source - target, 2 * target * (source - 1)))
+    first = min(center // (2 * target), max(source - 2, 0))
+    second = ((center - first * 2 * target) * _ONE + target) // (2 * target)
+    shares[at], shares[at + 1] = _ONE - second, second
     return first, min(source, 2)
 
 
 @_helper
 def _resize(
-    pixels, origin, stride, width, height, flip, table, output, starts, shares, line, result
+    pixels, origin, stride, width, height, flip, table, output, starts, shares, line, ring, result
 ):
     """The box of `width` x `height` pixels from byte `origin` on, its rows `stride` bytes apart -> output [R * R * 3]: levels,
     or what the table has for them.
 
-    Memory to work in: starts [R] and shares for each output column's first pixel and taps, and behind them those of a row;
-    line, an output row as wide as the box, and padding; result, that row.
+    Memory to work in: starts [R] and shares for each output column's first pixel and weights, and behind them those of a row;
+    line, a row of the box, and padding; ring, the rows that were resized across and are still needed; result, an output row.
     """
     resolution = len(starts)
     x_taps, y_taps = _num_taps(width, resolution), _num_taps(height, resolution)
     for x in range(resolution):
         place = resolution - 1 - x if flip else x
         starts[place] = _taps(x, width, resolution, x_taps, shares, place * x_taps)[0]
-    x_shares, y_shares = shares[: resolution * x_taps], shares[resolution * x_taps :]
+    x_shares, y_shares, done = shares[: resolution * x_taps], shares[resolution * x_taps :], 0
     for y in range(resolution):
         first, count = _taps(y, height, resolution, y_taps, shares, resolution * x_taps)
-        _sum_rows(pixels, origin + first * stride, stride, count, y_shares, line[: width * 3])
-        _sum_columns(line, starts, x_shares, np.uint64(x_taps), result)
+        while done < first + count:
+            _memcpy_row(pixels, origin + done * stride, line, width * 3)
+            _sum_columns(line, starts, x_shares, np.uint64(x_taps), ring[done % y_taps])
+            done += 1
+        _sum_rows(ring, first, count, y_taps, y_shares, result)
         target = output[y * len(result) : (y + 1) * len(result)]
         if len(table):
             for i in range(len(target)):
-                target[i] = table[i % 3, np.uint8(np.int32(result[i]))]
+                target[i] = table[i % 3, np.uint8(result[i])]
         else:
             for i in range(len(target)):
-                target[i] = np.uint8(np.int32(result[i]))
+                target[i] = np.uint8(result[i])
 
 
 @_helper
-def _sum_rows(pixels, origin, stride, count, shares, line):
-    """line[i] = the sum over k of shares[k] * pixels[origin + k * stride + i]. Vectorised by the compiler."""
-    row, share = pixels[origin : origin + len(line)], shares[0]
-    for i in range(len(line)):
-        line[i] = share * np.float32(row[i])
+def _memcpy_row(pixels, begin, line, size):
+    """Copy a row of the box, so that what is read after its end is in memory."""
+    row = pixels[begin : begin + size]
+    for i in range(size):
+        line[i] = row[i]
+
+
+@_helper
+def _sum_rows(ring, first, count, num_rows, shares, result):
+    """result[i] = the sum over k of shares[k] * ring[first + k, i], rounded to levels. Vectorized by the compiler."""
+    row, share = ring[first % num_rows], shares[0]
+    for i in range(len(result)):
+        result[i] = np.int32(_HALF_DOWN) + share * row[i]
     for k in range(1, count):
-        row, share = pixels[origin + k * stride : origin + k * stride + len(line)], shares[k]
-        for i in range(len(line)):
-            line[i] += share * np.float32(row[i])
+        row, share = ring[(first + k) % num_rows], shares[k]
+        for i in range(len(result)):
+            result[i] += share * row[i]
+    for i in range(len(result)):
+        result[i] >>= _ROUND_DOWN
 
 
 @_helper
 def _sum_columns(line, starts, shares, num_taps, result):
-    """Each output pixel's weighted sum over `line`, plus the 0.5 that makes truncation a rounding.
+    """Each output pixel's weighted sum over `line`, in units of 1 / 128 level.
 
     Three taps written out serve every box of less than twice R, and are 1.5 times as fast as the loop. Indices are unsigned
     because numba otherwise looks at each one for being negative.
     """
-    half, one, two, three = np.float32(0.5), np.uint64(1), np.uint64(2), np.uint64(3)
+    half, one, two, three = np.int32(_HALF_ACROSS), np.uint64(1), np.uint64(2), np.uint64(3)
     for x in range(len(starts)):
         i, target, at = starts[x] * three, np.uint64(x) * three, np.uint64(x) * num_taps
         first, second, third = shares[at], shares[at + one], shares[at + two]
@@ -507,4 +525,8 @@ def _sum_columns(line, starts, shares, num_taps, result):
             red += share * line[j]
             green += share * line[j + one]
             blue += share * line[j + two]
-        result[target], result[target + one], result[target + two] = red, green, blue
+        result[target], result[target + one], result[target + two] = (
+            red >> _ROUND_ACROSS,
+            green >> _ROUND_ACROSS,
+            blue >> _ROUND_ACROSS,
+        )

@@ -30,7 +30,7 @@ from loaders.ffcv_parts import (
     look_for_gpus,
     transforms,
 )
-from loaders.normalize import lookup_table
+from loaders.normalize import conversion, lookup_table
 from loaders.pipeline import Decoder, make_pipeline
 from loaders.plan import LoaderPlan
 from loaders.preflight import free_memory_bytes
@@ -54,6 +54,7 @@ class FfcvLoader(Loader):
             plan.num_threads,
             LIBRARY,
             table=lookup_table(plan),
+            conversion=conversion(plan),
             scattered=_reads_scattered(plan, samples),
         )
         self._images = DecodeImages(plan, samples, self._batch_decoder, self.skipped)

@@ -1,7 +1,7 @@
 """The whole beton decoded once and kept on the device as uint8; crops, resizes and flips there, a batch at a time.
 
-For sets that fit: the downstream datasets, CIFAR. The same boxes and the same sums, in the same order, as the kernels of the
-ffcv backend (loaders/kernel_resize.c): the same pixels, bit for bit, in batches of any size. Images of different sizes are
+For sets that fit: the downstream datasets, CIFAR. The same boxes and the same integer sums as the kernels of the ffcv backend
+(loaders/native/resize.c): the same pixels, bit for bit, in batches of any size. Images of different sizes are
 packed one behind the other; a batch gathers what is under its boxes. Nothing here waits for the GPU once the loader is open.
 On a CPU the kernel itself resizes: many times faster there than torch's gathering.
 """
@@ -27,7 +27,8 @@ from writers.errors import UserError
 
 _RUN_PIXELS = (
     2**24
-)  # of a run of images, R rows as wide as the widest box: bounds the memory of a batch, 40 bytes each
+)  # of a run of images, R columns as high as the highest box: bounds the memory of a batch, 40 bytes each
+_ONE, _ROUND_ACROSS, _ROUND_DOWN = 2**14, 7, 21  # as in loaders/native/stages.h
 _STAGED_BYTES = 2**26  # decoded at a time, on the way to the device
 
 
@@ -191,57 +192,56 @@ def resize_boxes(pixels: Tensor, boxes: Tensor, most: tuple[int, int], resolutio
         most,
         boxes.unbind(1),
     )
-    starts, shares = taps(height, resolution, most_height)
-    columns = torch.arange(most_width, device=pixels.device).minimum(
-        width[:, None] - 1
-    )  # [n, w], in the box
-    line = torch.zeros((), device=pixels.device)
-    for k in range(shares.shape[2]):
-        rows = (starts + k).minimum(height[:, None] - 1)
-        corner = (
-            first_pixels[:, None] + (top[:, None] + rows) * strides[:, None] + left[:, None]
-        )  # [n, R]
-        under = pixels[corner[:, :, None] + columns[:, None, :]]  # [n, R, w, 3]
-        line = line + shares[:, :, k, None, None] * under
-
-    starts, shares = taps(width, resolution, most_width)
+    starts, weights = taps(width, resolution, most_width)
     mirrored = flips[:, None] != 0
     starts = torch.where(mirrored, starts.flip(1), starts)
-    shares = torch.where(mirrored[:, :, None], shares.flip(1), shares)
-    result = torch.full((), 0.5, device=pixels.device)  # so that cutting off is rounding
-    for k in range(shares.shape[2]):
-        across = (
-            (starts + k).minimum(width[:, None] - 1)[:, None, :, None].expand(-1, resolution, -1, 3)
+    weights = torch.where(mirrored[:, :, None], weights.flip(1), weights)
+    rows = torch.arange(most_height, device=pixels.device).minimum(height[:, None] - 1)  # [n, h]
+    corner = first_pixels[:, None] + (top[:, None] + rows) * strides[:, None] + left[:, None]
+    lines = torch.full((), 2 ** (_ROUND_ACROSS - 1), dtype=torch.int32, device=pixels.device)
+    for k in range(weights.shape[2]):
+        columns = (starts + k).minimum(width[:, None] - 1)
+        under = pixels[corner[:, :, None] + columns[:, None, :]]  # [n, h, R, 3]
+        lines = lines + weights[:, None, :, k, None] * under
+    lines = lines >> _ROUND_ACROSS
+
+    starts, weights = taps(height, resolution, most_height)
+    result = torch.full((), 2 ** (_ROUND_DOWN - 1), dtype=torch.int32, device=pixels.device)
+    for k in range(weights.shape[2]):
+        down = (
+            (starts + k)
+            .minimum(height[:, None] - 1)[:, :, None, None]
+            .expand(-1, -1, resolution, 3)
         )
-        result = result + shares[:, None, :, k, None] * line.gather(2, across)
-    return result.to(torch.uint8)
+        result = result + weights[:, :, k, None, None] * lines.gather(1, down)
+    return (result >> _ROUND_DOWN).to(torch.uint8)
 
 
 def taps(sources: Tensor, target: int, most: int) -> tuple[Tensor, Tensor]:
-    """For each output pixel of an axis the first source pixel under it, int64 [n, target], and the shares of that and of those
-    behind it, float32 [n, target, k], 0 where there are fewer.
+    """For each output pixel of an axis the first source pixel under it, int64 [n, target], and the weights of that and of those
+    after it, int32 [n, target, k], which sum to 2^14; 0 where there are fewer.
 
-    sources: the pixels of n axes, int64 [n], at most `most`. As `_taps` of loaders/kernel_numba.py.
+    sources: the pixels of n axes, int64 [n], at most `most`. As fill_weights in loaders/native/resize.c.
     """
     source, place = sources[:, None], torch.arange(target, device=sources.device)
     offset = torch.arange(max(2, most // target + 2 if most > target else 2), device=sources.device)
-    begin, end = (place * source)[:, :, None], ((place + 1) * source)[:, :, None]
+    begin = place * source
     shrinking_starts = begin // target
-    pixel = shrinking_starts + offset
-    overlap = (end.minimum((pixel + 1) * target) - begin.maximum(pixel * target)).clamp(min=0)
+    pixel = shrinking_starts[:, :, None] + offset
+    covered = ((begin + source)[:, :, None].minimum((pixel + 1) * target)) - begin[:, :, None]
+    shrinking = (covered * _ONE + source[:, :, None] // 2) // source[:, :, None]  # their sums
 
-    # Divided by a tensor: on a GPU, torch divides by a number by multiplying by its reciprocal, which rounds otherwise.
-    center = ((place + 0.5).double() * source) / torch.full_like(place, target).double() - 0.5
-    center = center.clamp(min=0).minimum(source - 1.0)
-    enlarging_starts = center.long().minimum((source - 2).clamp(min=0))
-    second = (center - enlarging_starts)[:, :, None]
-    linear = torch.where(offset == 0, 1 - second, torch.where(offset == 1, second, 0))
+    center = (2 * place + 1) * source - target  # in units of 1 / (2 target)
+    center = center.clamp(min=0).minimum(2 * target * (source - 1))
+    enlarging_starts = (center // (2 * target)).minimum((source - 2).clamp(min=0))
+    rest = center - enlarging_starts * 2 * target
+    second = (rest * _ONE + target) // (2 * target)
+    enlarging = torch.where(offset == 0, _ONE - second[:, :, None], _ONE)
 
     shrinks = source > target
-    shares = torch.where(
-        shrinks[:, :, None], overlap.double() / source[:, :, None].double(), linear
-    )
-    return torch.where(shrinks, shrinking_starts[:, :, 0], enlarging_starts), shares.float()
+    sums = torch.where(shrinks[:, :, None], shrinking, enlarging)
+    weights = sums.diff(dim=2, prepend=torch.zeros_like(sums[:, :, :1]))
+    return torch.where(shrinks, shrinking_starts, enlarging_starts), weights.int()
 
 
 def decode_whole(
@@ -269,10 +269,10 @@ def _runs(boxes: np.ndarray, resolution: int) -> Iterator[tuple[slice, int, int]
     """Runs of boxes for which _RUN_PIXELS are enough, at least one each; with the largest width and height in the run."""
     start = 0
     while start < len(boxes):
-        widest = np.maximum.accumulate(boxes[start:, 2])
-        pixels = widest * resolution * np.arange(1, len(widest) + 1)
+        highest = np.maximum.accumulate(boxes[start:, 3])
+        pixels = highest * resolution * np.arange(1, len(highest) + 1)
         end = start + max(1, int(np.searchsorted(pixels, _RUN_PIXELS, side="right")))
-        yield slice(start, end), int(widest[end - start - 1]), int(boxes[start:end, 3].max())
+        yield slice(start, end), int(boxes[start:end, 2].max()), int(highest[end - start - 1])
         start = end
 
 

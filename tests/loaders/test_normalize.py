@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from loaders import decode, kernel, open_loader
+from loaders import kernel, normalize, open_loader
 from loaders.backends import resident
 from loaders.plan import LoaderPlan
 from loaders.preflight import slot_bytes
@@ -37,9 +37,7 @@ def backend(request, monkeypatch) -> str:
     if request.param in ("c", "numba"):
         if request.param == "c" and importlib.util.find_spec("loaders._kernel") is None:
             pytest.skip("the package's C parts were not built")
-        monkeypatch.setattr(
-            decode, "open_kernel", lambda library: kernel.open_kernel(library, request.param)
-        )
+        monkeypatch.setattr(kernel, "best_kernel", lambda: request.param)
         return "ffcv"
     if request.param == "resident, as on a GPU":
         real = resident.ResidentLoader.__init__
@@ -64,6 +62,19 @@ def test_float16_is_the_uint8_batch_normalised_by_torch(betons, backend):
             memory_format=torch.channels_last
         )
         assert torch.equal(images, normalized(expected)) and torch.equal(labels, expected_labels)
+
+
+def test_a_conversion_is_only_used_where_it_gives_the_tables_values():
+    plan = LoaderPlan("x.beton", 1, 8, **HALF)
+    shift, scale = normalize.conversion(plan)
+    values = (np.arange(256, dtype=np.float32) - shift[:, None]) * scale[:, None]
+    assert np.array_equal(values.astype(np.float16), normalize.lookup_table(plan))
+    assert (
+        normalize.conversion(dataclasses.replace(plan, dtype="uint8", mean=None, std=None)) is None
+    )
+    # Level 100 is nearly the mean: float32 has too few digits for the difference.
+    close = dataclasses.replace(plan, mean=(0.3921569, 0.5, 0.5), std=(0.01, 0.5, 0.5))
+    assert normalize.conversion(close) is None
 
 
 def test_every_level_of_every_colour(tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loaders import open_loader
+from loaders import kernel, kernel_c, open_loader
 from loaders.kernel import best_kernel
 from loaders.plan import LoaderPlan
 from tests.helpers import ROOT
@@ -117,6 +117,7 @@ def test_an_exception_in_the_thread_reaches_the_consumer(betons, monkeypatch):
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_an_exception_in_a_decoding_thread_says_at_which_sample(betons, monkeypatch, num_threads):
+    monkeypatch.setattr(kernel, "best_kernel", lambda: "numba")
     with open_loader(plan_of(betons["jpeg"], num_threads=num_threads, batch_size=12)) as loader:
         real, culprit = loader._batch_decoder._decode_images, loader.samples.offsets[17]
 
@@ -130,6 +131,23 @@ def test_an_exception_in_a_decoding_thread_says_at_which_sample(betons, monkeypa
             list(loader.epoch(0))
     assert raised.value.__notes__[0] == f"At sample 17 of {betons['jpeg']}."
     assert "12 images, of" in raised.value.__notes__[1]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(kernel_c.library() is None, reason="the C kernel was not built")
+def test_an_image_that_the_c_kernel_has_no_memory_for_is_named(betons, monkeypatch):
+    with open_loader(plan_of(betons["jpeg"], batch_size=12)) as loader:
+        pool, culprit = loader._batch_decoder._pool, 17
+        real = pool.make_batch
+
+        def make_batch(file, positions, columns, boxes, flips, output, complaints, *rest):
+            real(file, positions, columns, boxes, flips, output, complaints, *rest)
+            complaints[loader.samples.indices[positions] == culprit] = kernel_c.SHORT_OF_MEMORY
+
+        monkeypatch.setattr(pool, "make_batch", make_batch)
+        with pytest.raises(MemoryError, match="no memory to decode an image of ") as raised:
+            list(loader.epoch(0))
+    assert raised.value.__notes__[0] == f"At sample 17 of {betons['jpeg']}."
 
 
 @pytest.mark.timeout(60)
@@ -401,9 +419,9 @@ def processes(betons, tmp_path_factory) -> list[dict]:
         "PATH": "/usr/bin:/bin",
     }
     said = []
-    for kernel in ("numba", "numba", best_kernel()):
+    for name in ("numba", "numba", best_kernel()):
         ended = subprocess.run(
-            [sys.executable, "-c", SCRIPT, betons["mixed"], kernel],
+            [sys.executable, "-c", SCRIPT, betons["mixed"], name],
             cwd=ROOT,
             env=environment,
             timeout=100,

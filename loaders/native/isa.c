@@ -1,0 +1,72 @@
+/* Which instruction set's loops run, chosen at run time. */
+
+#include "stages.h"
+
+static const struct stages SCALAR_STAGES = {
+    .name = "scalar",
+    .decode_lanes = decode_lanes_scalar,
+    .inverse_dct = inverse_dct_scalar,
+    .upsample_h2v1 = upsample_h2v1_scalar,
+    .upsample_h2v2 = upsample_h2v2_scalar,
+    .upsample_h1v2 = upsample_h1v2_scalar,
+    .ycc_to_rgb = ycc_to_rgb_scalar,
+    .split_rgb = split_rgb_scalar,
+    .join_rgb = join_rgb_scalar,
+    .resize_across = resize_across_scalar,
+    .resize_down = resize_down_scalar,
+    .to_float16 = NULL,
+};
+
+#if HAS_AVX2
+static const struct stages AVX2_STAGES = {
+    .name = "AVX2",
+    .decode_lanes = decode_lanes_avx2,
+    .inverse_dct = inverse_dct_avx2,
+    .upsample_h2v1 = upsample_h2v1_avx2,
+    .upsample_h2v2 = upsample_h2v2_avx2,
+    .upsample_h1v2 = upsample_h1v2_avx2,
+    .ycc_to_rgb = ycc_to_rgb_avx2,
+    .split_rgb = split_rgb_avx2,
+    .join_rgb = join_rgb_avx2,
+    .resize_across = resize_across_avx2,
+    .resize_down = resize_down_avx2,
+    .to_float16 = to_float16_avx2,
+};
+#endif
+
+static int has_avx2(void) {
+#if HAS_AVX2
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+           __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("lzcnt") &&
+           __builtin_cpu_supports("movbe");
+#else
+    return 0;
+#endif
+}
+
+const struct stages *stages_of(enum isa isa) {
+    switch (isa) {
+        case SCALAR:
+            return &SCALAR_STAGES;
+#if HAS_AVX2
+        case AVX2:
+            return has_avx2() ? &AVX2_STAGES : NULL;
+        case BEST_ISA:
+            return has_avx2() ? &AVX2_STAGES : &SCALAR_STAGES;
+#else
+        case BEST_ISA:
+            return &SCALAR_STAGES;
+#endif
+        default:
+            return NULL;
+    }
+}
+
+/* The name of an instruction set: "scalar", "AVX2"; NULL if this processor or this build does not have it. For tests and
+ * `harness doctor`. */
+__attribute__((visibility("default")))
+const char *harness_isa_name(int isa) {
+    const struct stages *stages = stages_of((enum isa)isa);
+    return stages == NULL ? NULL : stages->name;
+}

@@ -1,0 +1,169 @@
+/* Huffman decoding of the segments under a crop, two at a time.
+ *
+ * Where a code ends is only known when it has been looked up, so that one segment's codes form a chain of loads and shifts, each of
+ * which waits for the one before. Two segments have two chains that do not wait for each other. Segments come from one queue:
+ * a lane that has finished one takes the next, so that both lanes work until the last segment.
+ */
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "huffman.h"
+#include "lanes.h"
+#include "stages.h"
+
+/* What changes with each code. Kept in registers, and so passed by value to what is not inline. */
+struct position {
+    struct bits bits;
+    int k;                      /* of the block's coefficients, in zigzag order, the next */
+    JCOEF *block;
+    const struct huffman *ac;
+};
+
+/* A segment that is being decoded. */
+struct lane {
+    uint8_t *clean, *clean_end; /* its bytes, without the zeros that are stuffed after each 0xFF */
+    int next_block;             /* in the MCU */
+    int64_t mcus_left;          /* in the segment, with the one that is being decoded */
+    int predicted[MAX_COMPS_IN_SCAN];
+    JCOEF *blocks[D_MAX_BLOCKS_IN_MCU];     /* where the MCU's blocks go */
+};
+
+/* As open_segment in kernel_huffman.c. Begins a lane's next segment; 0 if none is left. */
+static int open_lane(struct lanes *lanes, struct lane *lane, struct position *position) {
+    const struct entropy *entropy = lanes->entropy;
+    int64_t number = lanes->next_segment++;
+    if (number >= entropy->num_segments)
+        return 0;
+    const uint8_t *from = entropy->jpeg + entropy->segments[number];
+    uint8_t *to = lane->clean;
+    while (1) {
+        const uint8_t *escape = from < entropy->jpeg_end ? memchr(from, 0xFF, entropy->jpeg_end - from) : NULL;
+        if (escape == NULL || escape + 1 >= entropy->jpeg_end)
+            fail(entropy);
+        memcpy(to, from, escape - from);
+        to += escape - from;
+        from = escape + 2;
+        if (escape[1] != 0)
+            break;              /* read_index has looked whether it is the right marker */
+        *to++ = 0xFF;
+    }
+    memset(to, 0, PADDING);
+    lane->clean_end = to;
+    lane->next_block = 0;
+    lane->mcus_left = entropy->interval;
+    memset(lane->predicted, 0, sizeof lane->predicted);
+    int64_t row = number / lanes->segments_per_row, column = number % lanes->segments_per_row * entropy->interval;
+    for (int b = 0; b < lanes->blocks_in_mcu; b++) {
+        const struct mcu_block *block = &lanes->mcu[b];
+        int64_t y = row * block->down + block->y, x = column * block->across + block->x;
+        lane->blocks[b] = block->coefficients + (y * block->blocks_per_row + x) * DCTSIZE2;
+    }
+    position->bits = (struct bits){0, 0, lane->clean};
+    return 1;
+}
+
+/* As close_segment: all bits are used, but for less than a byte of padding. */
+static void close_lane(const struct lanes *lanes, const struct lane *lane, const struct bits *bits) {
+    int64_t used = 8 * (bits->next - lane->clean) - bits->count;
+    int64_t left = 8 * (lane->clean_end - lane->clean) - used;
+    if (left < 0 || left > 7)
+        fail(lanes->entropy);
+}
+
+/* After the last block of a segment: the next one, or k = 0 if none is left. */
+__attribute__((noinline)) static struct position next_segment(struct lanes *lanes, struct lane *lane, struct position position) {
+    close_lane(lanes, lane, &position.bits);
+    if (!open_lane(lanes, lane, &position))
+        position.k = 0;
+    return position;
+}
+
+/* Begin the lane's next block: clear it and decode its first value. Returns 0 if no segment is left. */
+INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *position) {
+    struct entropy *entropy = lanes->entropy;
+    if (position->k > DCTSIZE2 || position->bits.next > lane->clean_end + 8)
+        fail(entropy);
+    if (lane->next_block == lanes->blocks_in_mcu) {
+        lane->next_block = 0;
+        if (--lane->mcus_left == 0) {
+            *position = next_segment(lanes, lane, *position);
+            if (position->k == 0)
+                return 0;
+        }
+    }
+    int b = lane->next_block++;
+    const struct mcu_block *mcu_block = &lanes->mcu[b];
+    JCOEF *block = lane->blocks[b];
+    lane->blocks[b] = block + mcu_block->across * DCTSIZE2;
+    memset(block, 0, DCTSIZE2 * sizeof *block);
+
+    refill(&position->bits);
+    const struct code *code = next_code(entropy, mcu_block->dc, position->bits.word, 1);
+    int *predicted = &lane->predicted[mcu_block->component];
+    if (code->shift < 64)
+        *predicted += value_of(code, position->bits.word);
+    drop(&position->bits, code->total);
+    block[0] = (JCOEF)*predicted;
+    position->block = block;
+    position->ac = mcu_block->ac;
+    position->k = 1;
+    return 1;
+}
+
+/* One code, of a value or the end of a block. Needs 26 bits. Returns 0 if no segment is left. */
+INLINE int step(struct lanes *lanes, struct lane *lane, struct position *position) {
+    const struct code *code = next_code(lanes->entropy, position->ac, position->bits.word, 0);
+    if (code->shift < 64) {
+        int k = position->k + code->run;
+        position->block[ZIGZAG[k]] = (JCOEF)value_of(code, position->bits.word);
+        drop(&position->bits, code->total);
+        position->k = k + 1;
+        if (__builtin_expect(k + 1 < DCTSIZE2, 1))
+            return 1;
+    } else {
+        drop(&position->bits, code->total);
+        if (code->run == 15 && (position->k += 16) < DCTSIZE2)
+            return 1;
+    }
+    return begin_block(lanes, lane, position);
+}
+
+INLINE void decode(struct lanes *lanes) {
+    struct lane lane[2];
+    struct position first = {.k = 1}, second = {.k = 1};
+    lane[0].clean = lanes->clean[0], lane[1].clean = lanes->clean[1];
+    int has_first = open_lane(lanes, &lane[0], &first) && begin_block(lanes, &lane[0], &first);
+    int has_second = open_lane(lanes, &lane[1], &second) && begin_block(lanes, &lane[1], &second);
+    /* A block that begins between two steps refills its bits, of which its first value leaves 29. */
+    while (has_first && has_second) {
+        refill(&first.bits);
+        refill(&second.bits);
+        if (!(has_first = step(lanes, &lane[0], &first)))
+            break;
+        if (!(has_second = step(lanes, &lane[1], &second)))
+            break;
+        if (!(has_first = step(lanes, &lane[0], &first)))
+            break;
+        has_second = step(lanes, &lane[1], &second);
+    }
+    struct lane *last = has_first ? &lane[0] : &lane[1];
+    struct position rest = has_first ? first : second;
+    int has_rest = has_first || has_second;
+    while (has_rest) {
+        refill(&rest.bits);
+        has_rest = step(lanes, last, &rest);
+    }
+}
+
+void decode_lanes_scalar(struct lanes *lanes) {
+    decode(lanes);
+}
+
+#if HAS_AVX2
+/* The same code: BMI2's shifts take a third of the instructions, and leave a register free. */
+TARGET_AVX2
+void decode_lanes_avx2(struct lanes *lanes) {
+    decode(lanes);
+}
+#endif

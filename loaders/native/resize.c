@@ -1,0 +1,310 @@
+/* The resize, in integers: the area under each output pixel where an axis shrinks, bilinear where it grows.
+ *
+ * Weights have 14 bits and sum to 16384. An image is resized across first, to 16 bits in units of 1 / 128 level, then down:
+ *     row[x] = (sum of across[x, k] * level[x + k] + 64) >> 7
+ *     level  = (sum of down[y, k] * row[y + k] + 2^20) >> 21
+ * No order of sums, no fused multiply-add and no vector width changes any of this, so C, numba, numpy and torch agree bit for
+ * bit. (kernel_numba.py and backends/reference.py have the same equations.)
+ */
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "resize.h"
+
+enum { ONE = 1 << WEIGHT_BITS };
+
+static int64_t most_needed(int64_t source, int64_t target) {
+    return source > target ? source / target + 2 : 2;
+}
+
+/* Shrinking, output pixel i covers [i, i + 1) * source / target source pixels; the weight of each is its covered share, rounded
+ * so that the sum of the first k is the rounded sum of the first k shares. Enlarging, it is linear between the two nearest
+ * centers, and the border is repeated. All in whole units of 1 / target (1 / (2 target)) of a source pixel. */
+static void fill_weights(struct weights *weights, int64_t source, int64_t target, int mirrored) {
+    weights->most = 0;
+    memset(weights->values, 0, target * weights->stride * sizeof *weights->values);
+    for (int64_t i = 0; i < target; i++) {
+        int64_t place = mirrored ? target - 1 - i : i, first;
+        int16_t *values = weights->values + place * weights->stride;
+        if (source > target) {
+            int64_t begin = i * source, end = begin + source, last = (end - 1) / target, given = 0;
+            first = begin / target;
+            for (int64_t k = first; k <= last; k++) {
+                int64_t covered = min64(end, (k + 1) * target) - begin;
+                int64_t total = (covered * ONE + source / 2) / source;
+                values[k - first] = (int16_t)(total - given);
+                given = total;
+            }
+            weights->counts[place] = (int32_t)(last - first + 1);
+        } else {
+            int64_t center = max64(0, min64((2 * i + 1) * source - target, 2 * target * (source - 1)));
+            first = min64(center / (2 * target), max64(source - 2, 0));
+            int64_t second = ((center - first * 2 * target) * ONE + target) / (2 * target);
+            values[0] = (int16_t)(ONE - second);
+            values[1] = (int16_t)second;
+            weights->counts[place] = (int32_t)min64(source, 2);
+        }
+        weights->starts[place] = (int32_t)first;
+        weights->most = max64(weights->most, weights->counts[place]);
+    }
+}
+
+/* The tables for vector code. Output pixels beyond the last are copies of it. */
+static void fill_shuffles(struct weights *weights) {
+    weights->pairs = (weights->most + 1) / 2;
+    weights->is_narrow = 2 * weights->pairs <= 16;
+    int64_t target = weights->target, pairs = weights->pairs;
+    for (int64_t block = 0; weights->is_narrow && block < (target + 15) / 16; block++)
+        for (int64_t group = 0; group < 4; group++) {
+            int64_t pixels[4], base = INT32_MAX;
+            for (int64_t j = 0; j < 4; j++) {
+                pixels[j] = min64(16 * block + 4 * group + j, target - 1);
+                base = min64(base, weights->starts[pixels[j]]);
+            }
+            weights->bases[4 * block + group] = (int32_t)base;
+            for (int64_t pair = 0; pair < pairs; pair++) {
+                int64_t place = ((block * pairs + pair) * 2 + group % 2) * 2 + group / 2;     /* of 16 bytes, 8 words */
+                for (int64_t j = 0; j < 4; j++) {
+                    int64_t byte = weights->starts[pixels[j]] - base + 2 * pair;
+                    int64_t left = weights->counts[pixels[j]] - 2 * pair;
+                    if (byte + min64(left, 2) > 16 && left > 0)
+                        weights->is_narrow = 0;
+                    uint8_t *shuffle = weights->shuffles + 16 * place + 4 * j;
+                    shuffle[0] = (uint8_t)min64(byte, 127), shuffle[2] = (uint8_t)min64(byte + 1, 127);
+                    shuffle[1] = shuffle[3] = 0x80;     /* zero */
+                    memcpy(weights->pair_values + 8 * place + 2 * j, weights->values + pixels[j] * weights->stride + 2 * pair,
+                           2 * sizeof(int16_t));
+                }
+            }
+        }
+}
+
+/* Memory that is handed out from `base` on; if that is NULL, only the size is counted. */
+struct arena {
+    uint8_t *base;
+    size_t used;
+};
+
+static void *take(struct arena *arena, size_t size) {
+    uint8_t *taken = arena->base == NULL ? NULL : arena->base + arena->used;
+    arena->used += (size + 63) / 64 * 64;
+    return taken;
+}
+
+static void lay_out_weights(struct weights *weights, int64_t source, int64_t target, int for_vectors, struct arena *arena) {
+    int64_t padded = round_up(target, 16), most = most_needed(source, target), pairs = (most + 1) / 2;
+    weights->target = target;
+    weights->stride = round_up(most, 16);
+    weights->starts = take(arena, target * sizeof(int32_t));
+    weights->counts = take(arena, target * sizeof(int32_t));
+    weights->values = take(arena, target * weights->stride * sizeof(int16_t));
+    if (for_vectors) {
+        weights->bases = take(arena, padded / 4 * sizeof(int32_t));
+        weights->shuffles = take(arena, padded * pairs * 4);
+        weights->pair_values = take(arena, padded * pairs * 4);
+    }
+}
+
+static void lay_out(struct resizer *resizer, int64_t width, int64_t height, int64_t resolution, struct arena *arena) {
+    int64_t padded = round_up(resolution, 16) + ROW_PADDING;
+    lay_out_weights(&resizer->across, width, resolution, 1, arena);
+    lay_out_weights(&resizer->down, height, resolution, 0, arena);
+    resizer->ring_rows = most_needed(height, resolution);
+    resizer->ring = take(arena, resizer->ring_rows * 3 * padded * sizeof(int16_t));
+    resizer->rows = take(arena, (resizer->ring_rows + 1) * sizeof(int16_t *));
+    for (int c = 0; c < 3; c++)
+        resizer->levels[c] = take(arena, padded);
+    resizer->pixels = take(arena, 3 * padded);
+}
+
+static int prepare(struct resizer *resizer, int64_t width, int64_t height, int64_t resolution, int flip) {
+    struct arena arena = {0};
+    lay_out(resizer, width, height, resolution, &arena);
+    arena = (struct arena){reserve(&resizer->memory, &resizer->size, arena.used), 0};
+    if (arena.base == NULL)
+        return 0;
+    lay_out(resizer, width, height, resolution, &arena);
+    fill_weights(&resizer->across, width, resolution, flip);
+    fill_shuffles(&resizer->across);
+    fill_weights(&resizer->down, height, resolution, 0);
+    return 1;
+}
+
+static void write_pixels(const struct resizer *resizer, const struct stages *stages, const uint8_t *const levels[3],
+                         int64_t resolution, const struct output_format *format, int64_t y, void *output) {
+    if (format->table == NULL) {
+        stages->join_rgb(levels, resolution, (uint8_t *)output + y * resolution * 3);
+        return;
+    }
+    uint16_t *row = (uint16_t *)output + y * resolution * 3;
+    if (stages->to_float16 != NULL && format->shift != NULL) {
+        stages->join_rgb(levels, resolution, resizer->pixels);
+        stages->to_float16(resizer->pixels, resolution, format->shift, format->scale, row);
+        return;
+    }
+    for (int64_t x = 0; x < resolution; x++)
+        for (int c = 0; c < 3; c++)
+            row[3 * x + c] = format->table[256 * c + levels[c][x]];
+}
+
+int resize_picture(struct resizer *resizer, const struct stages *stages, struct picture *picture, int flip, int64_t resolution,
+                   const struct output_format *format, void *output) {
+    const struct box *box = &picture->box;
+    if (!prepare(resizer, box->width, box->height, resolution, flip) || !prepare_rows(picture))
+        return 0;
+    const struct weights *across = &resizer->across, *down = &resizer->down;
+    const int num_colors = picture->kind == GREY_PLANE ? 1 : 3;
+    const int64_t padded = round_up(resolution, 16) + ROW_PADDING, ring_rows = resizer->ring_rows;
+    const uint8_t *levels[3] = {resizer->levels[0], resizer->levels[num_colors == 3 ? 1 : 0],
+                                resizer->levels[num_colors == 3 ? 2 : 0]};
+    const int16_t **rows = resizer->rows;
+    int64_t done = 0;       /* rows of the box that were resized across */
+    for (int64_t y = 0; y < resolution; y++) {
+        int64_t first = down->starts[y], count = down->counts[y];
+        for (; done < first + count; done++) {
+            const uint8_t *rgb[3];
+            picture_row(picture, stages, box->top + done, rgb);
+            for (int c = 0; c < num_colors; c++)
+                stages->resize_across(rgb[c], across, resizer->ring + (done % ring_rows * 3 + c) * padded);
+        }
+        for (int c = 0; c < num_colors; c++) {
+            for (int64_t k = 0; k < count; k++)
+                rows[k] = resizer->ring + ((first + k) % ring_rows * 3 + c) * padded;
+            rows[count] = rows[count - 1];      /* the second of a pair; its weight is 0 */
+            stages->resize_down(rows, down->values + y * down->stride, count, resolution, resizer->levels[c]);
+        }
+        write_pixels(resizer, stages, levels, resolution, format, y, output);
+    }
+    return 1;
+}
+
+void free_resizer(struct resizer *resizer) {
+    free(resizer->memory);
+    resizer->memory = NULL;
+    resizer->size = 0;
+}
+
+void resize_across_scalar(const uint8_t *row, const struct weights *weights, int16_t *result) {
+    for (int64_t x = 0; x < weights->target; x++) {
+        const int16_t *values = weights->values + x * weights->stride;
+        const uint8_t *from = row + weights->starts[x];
+        int32_t sum = 1 << (ROUND_ACROSS - 1);
+        for (int64_t k = 0; k < weights->counts[x]; k++)
+            sum += values[k] * from[k];
+        result[x] = (int16_t)(sum >> ROUND_ACROSS);
+    }
+}
+
+void resize_down_scalar(const int16_t *const *rows, const int16_t *values, int64_t num_rows, int64_t count, uint8_t *result) {
+    for (int64_t x = 0; x < count; x++) {
+        int32_t sum = 1 << (ROUND_DOWN - 1);
+        for (int64_t k = 0; k < num_rows; k++)
+            sum += values[k] * rows[k][x];
+        result[x] = (uint8_t)(sum >> ROUND_DOWN);
+    }
+}
+
+#if HAS_AVX2
+#include <immintrin.h>
+
+#define INLINE_AVX2 TARGET_AVX2 static inline __attribute__((always_inline))
+
+INLINE_AVX2 __m256i load_two(const uint8_t *low, const uint8_t *high) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)low)),
+                                   _mm_loadu_si128((const __m128i *)high), 1);
+}
+
+INLINE_AVX2 __m256i rounded_across(__m256i low, __m256i high) {
+    const __m256i half = _mm256_set1_epi32(1 << (ROUND_ACROSS - 1));
+    return _mm256_packs_epi32(_mm256_srai_epi32(_mm256_add_epi32(low, half), ROUND_ACROSS),
+                              _mm256_srai_epi32(_mm256_add_epi32(high, half), ROUND_ACROSS));
+}
+
+/* 16 output pixels at a time: 16 bytes for each 4 of them, out of which come words of their 1st and 2nd source pixels, of their 3rd
+ * and 4th, ... `pairs` is weights->pairs, known when this is compiled where it is what it mostly is. */
+INLINE_AVX2 void resize_narrow(const uint8_t *row, const struct weights *weights, int64_t pairs, int16_t *result) {
+    const __m256i *shuffles = (const __m256i *)weights->shuffles, *values = (const __m256i *)weights->pair_values;
+    for (int64_t block = 0; block < (weights->target + 15) / 16; block++) {
+        const int32_t *bases = weights->bases + 4 * block;
+        __m256i even = load_two(row + bases[0], row + bases[2]), odd = load_two(row + bases[1], row + bases[3]);
+        __m256i even_sum = _mm256_setzero_si256(), odd_sum = _mm256_setzero_si256();
+        for (int64_t pair = 0; pair < pairs; pair++, shuffles += 2, values += 2) {
+            even_sum = _mm256_add_epi32(even_sum, _mm256_madd_epi16(_mm256_shuffle_epi8(even, _mm256_loadu_si256(shuffles)),
+                                                                    _mm256_loadu_si256(values)));
+            odd_sum = _mm256_add_epi32(odd_sum, _mm256_madd_epi16(_mm256_shuffle_epi8(odd, _mm256_loadu_si256(shuffles + 1)),
+                                                                  _mm256_loadu_si256(values + 1)));
+        }
+        _mm256_storeu_si256((__m256i *)(result + 16 * block), rounded_across(even_sum, odd_sum));
+    }
+}
+
+INLINE_AVX2 __m256i weighted(const uint8_t *from, const int16_t *values, int64_t count) {
+    __m256i sum = _mm256_setzero_si256();
+    for (int64_t k = 0; k < count; k += 16) {
+        __m256i levels = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(from + k)));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(levels, _mm256_loadu_si256((const __m256i *)(values + k))));
+    }
+    return sum;
+}
+
+/* Any scale: 4 output pixels at a time, each the sum of products over its own source pixels. */
+INLINE_AVX2 void resize_wide(const uint8_t *row, const struct weights *weights, int16_t *result) {
+    for (int64_t x = 0; x < weights->target; x += 4) {
+        __m256i sums[4];
+        for (int64_t j = 0; j < 4; j++) {
+            int64_t i = x + j < weights->target ? x + j : weights->target - 1;
+            sums[j] = weighted(row + weights->starts[i], weights->values + i * weights->stride, weights->counts[i]);
+        }
+        __m256i four = _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]), _mm256_hadd_epi32(sums[2], sums[3]));
+        four = _mm256_add_epi32(four, _mm256_permute2x128_si256(four, four, 1));
+        _mm_storel_epi64((__m128i *)(result + x), _mm256_castsi256_si128(rounded_across(four, four)));
+    }
+}
+
+TARGET_AVX2
+void resize_across_avx2(const uint8_t *row, const struct weights *weights, int16_t *result) {
+    if (!weights->is_narrow)
+        resize_wide(row, weights, result);
+    else if (weights->pairs == 1)
+        resize_narrow(row, weights, 1, result);
+    else if (weights->pairs == 2)
+        resize_narrow(row, weights, 2, result);
+    else
+        resize_narrow(row, weights, weights->pairs, result);
+}
+
+INLINE_AVX2 __m256i pair_of(const int16_t *values, int64_t pair) {
+    int32_t both;
+    memcpy(&both, values + 2 * pair, sizeof both);
+    return _mm256_set1_epi32(both);
+}
+
+/* Rows in pairs; `pairs` as above. rows[2 * pairs - 1] may be a row of weight 0. */
+INLINE_AVX2 void sum_rows(const int16_t *const *rows, const int16_t *values, int64_t pairs, int64_t count, uint8_t *result) {
+    const __m256i half = _mm256_set1_epi32(1 << (ROUND_DOWN - 1));
+    for (int64_t x = 0; x < count; x += 16) {
+        __m256i low = half, high = half;
+        for (int64_t pair = 0; pair < pairs; pair++) {
+            __m256i first = _mm256_loadu_si256((const __m256i *)(rows[2 * pair] + x));
+            __m256i second = _mm256_loadu_si256((const __m256i *)(rows[2 * pair + 1] + x));
+            low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_unpacklo_epi16(first, second), pair_of(values, pair)));
+            high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_unpackhi_epi16(first, second), pair_of(values, pair)));
+        }
+        __m256i levels = _mm256_packs_epi32(_mm256_srai_epi32(low, ROUND_DOWN), _mm256_srai_epi32(high, ROUND_DOWN));
+        levels = _mm256_permute4x64_epi64(_mm256_packus_epi16(levels, levels), 0xD8);
+        _mm_storeu_si128((__m128i *)(result + x), _mm256_castsi256_si128(levels));
+    }
+}
+
+TARGET_AVX2
+void resize_down_avx2(const int16_t *const *rows, const int16_t *values, int64_t num_rows, int64_t count, uint8_t *result) {
+    int64_t pairs = (num_rows + 1) / 2;
+    if (pairs == 1)
+        sum_rows(rows, values, 1, count, result);
+    else if (pairs == 2)
+        sum_rows(rows, values, 2, count, result);
+    else
+        sum_rows(rows, values, pairs, count, result);
+}
+#endif

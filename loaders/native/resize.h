@@ -1,0 +1,31 @@
+/* The resize of a crop to an output image; resize.c says how. */
+
+#ifndef HARNESS_RESIZE_H
+#define HARNESS_RESIZE_H
+
+#include "picture.h"
+#include "stages.h"
+
+/* What an output pixel becomes. */
+struct output_format {
+    const uint16_t *table;      /* float16 bits [3, 256] of each color's levels; NULL: levels */
+    const float *shift, *scale; /* [3], if stages->to_float16 gives what the table has; else NULL */
+};
+
+struct resizer {
+    struct weights across, down;
+    int16_t *ring;              /* [ring_rows, 3, padded target] resized rows that are still needed */
+    int64_t ring_rows;
+    const int16_t **rows;       /* those under an output row */
+    uint8_t *levels[3], *pixels;    /* an output row: of each color, and joined */
+    void *memory;
+    size_t size;
+};
+
+/* Resize the box of `picture` to output [resolution, resolution, 3], mirrored if `flip`. Returns 0 if memory is short. */
+int resize_picture(struct resizer *resizer, const struct stages *stages, struct picture *picture, int flip, int64_t resolution,
+                   const struct output_format *format, void *output);
+
+void free_resizer(struct resizer *resizer);
+
+#endif

@@ -1,0 +1,236 @@
+/* From planes of YCbCr to rows of RGB: chroma upsampling and color conversion, exactly as libjpeg-turbo computes them.
+ *
+ * Upsampling is jdsample's "fancy" one, a triangle filter: each output sample is 3/4 of the nearer and 1/4 of the farther chroma
+ * sample along each axis, with roundings that alternate. The first and the last samples of a row or column have no farther one;
+ * the caller repeats them beyond the border, which gives libjpeg's results there, too.
+ *
+ * Colors are jdcolor's: with cb and cr less 128,
+ *     R = y + 1.40200 cr,  G = y - 0.34414 cb - 0.71414 cr,  B = y + 1.77200 cb
+ * in units of 1 / 65536, each product (for G, their sum) rounded half up, and the result clipped to 0..255.
+ */
+
+#include "stages.h"
+
+enum { FIX_1_402 = 91881, FIX_1_772 = 116130, FIX_0_344 = 22554, FIX_0_714 = 46802, HALF = 32768, ONE = 65536 };
+
+void upsample_h2v1_scalar(const uint8_t *near, int64_t count, uint8_t *row) {
+    for (int64_t i = 0; i < count; i++) {
+        row[2 * i] = (3 * near[i] + near[i - 1] + 1) >> 2;
+        row[2 * i + 1] = (3 * near[i] + near[i + 1] + 2) >> 2;
+    }
+}
+
+void upsample_h2v2_scalar(const uint8_t *near, const uint8_t *far, int64_t count, uint8_t *row) {
+    int before = 3 * near[-1] + far[-1], here = 3 * near[0] + far[0];
+    for (int64_t i = 0; i < count; i++) {
+        int after = 3 * near[i + 1] + far[i + 1];
+        row[2 * i] = (3 * here + before + 8) >> 4;
+        row[2 * i + 1] = (3 * here + after + 7) >> 4;
+        before = here, here = after;
+    }
+}
+
+void upsample_h1v2_scalar(const uint8_t *near, const uint8_t *far, int bias, int64_t count, uint8_t *row) {
+    for (int64_t i = 0; i < count; i++)
+        row[i] = (3 * near[i] + far[i] + bias) >> 2;
+}
+
+static uint8_t clipped(int value) {
+    return value < 0 ? 0 : value > 255 ? 255 : value;
+}
+
+void ycc_to_rgb_scalar(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, int64_t count, uint8_t *const rgb[3]) {
+    for (int64_t i = 0; i < count; i++) {
+        int blue = cb[i] - 128, red = cr[i] - 128;
+        rgb[0][i] = clipped(y[i] + ((FIX_1_402 * red + HALF) >> 16));
+        rgb[1][i] = clipped(y[i] + ((-FIX_0_344 * blue - FIX_0_714 * red + HALF) >> 16));
+        rgb[2][i] = clipped(y[i] + ((FIX_1_772 * blue + HALF) >> 16));
+    }
+}
+
+void split_rgb_scalar(const uint8_t *pixels, int64_t count, uint8_t *const rgb[3]) {
+    for (int64_t i = 0; i < count; i++)
+        for (int c = 0; c < 3; c++)
+            rgb[c][i] = pixels[3 * i + c];
+}
+
+void join_rgb_scalar(const uint8_t *const rgb[3], int64_t count, uint8_t *pixels) {
+    for (int64_t i = 0; i < count; i++)
+        for (int c = 0; c < 3; c++)
+            pixels[3 * i + c] = rgb[c][i];
+}
+
+#if HAS_AVX2
+#include <immintrin.h>
+
+#define INLINE_AVX2 TARGET_AVX2 static inline __attribute__((always_inline))
+
+INLINE_AVX2 __m256i words(const uint8_t *bytes) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)bytes));
+}
+
+/* Words of 0..255 in two vectors to bytes: first[0], second[0], first[1], ... */
+INLINE_AVX2 __m256i alternated(__m256i first, __m256i second) {
+    return _mm256_or_si256(first, _mm256_slli_epi16(second, 8));
+}
+
+/* 3 near + far of 16 samples. */
+INLINE_AVX2 __m256i column_sums(const uint8_t *near, const uint8_t *far) {
+    __m256i here = words(near);
+    return _mm256_add_epi16(_mm256_add_epi16(here, _mm256_slli_epi16(here, 1)), words(far));
+}
+
+TARGET_AVX2
+void upsample_h2v1_avx2(const uint8_t *near, int64_t count, uint8_t *row) {
+    for (int64_t i = 0; i < count; i += 16) {
+        __m256i here = words(near + i);
+        here = _mm256_add_epi16(here, _mm256_slli_epi16(here, 1));
+        __m256i left = _mm256_add_epi16(_mm256_add_epi16(here, words(near + i - 1)), _mm256_set1_epi16(1));
+        __m256i right = _mm256_add_epi16(_mm256_add_epi16(here, words(near + i + 1)), _mm256_set1_epi16(2));
+        _mm256_storeu_si256((__m256i *)(row + 2 * i), alternated(_mm256_srli_epi16(left, 2), _mm256_srli_epi16(right, 2)));
+    }
+}
+
+TARGET_AVX2
+void upsample_h2v2_avx2(const uint8_t *near, const uint8_t *far, int64_t count, uint8_t *row) {
+    for (int64_t i = 0; i < count; i += 16) {
+        __m256i here = column_sums(near + i, far + i);
+        here = _mm256_add_epi16(here, _mm256_slli_epi16(here, 1));
+        __m256i left = _mm256_add_epi16(_mm256_add_epi16(here, column_sums(near + i - 1, far + i - 1)), _mm256_set1_epi16(8));
+        __m256i right = _mm256_add_epi16(_mm256_add_epi16(here, column_sums(near + i + 1, far + i + 1)), _mm256_set1_epi16(7));
+        _mm256_storeu_si256((__m256i *)(row + 2 * i), alternated(_mm256_srli_epi16(left, 4), _mm256_srli_epi16(right, 4)));
+    }
+}
+
+TARGET_AVX2
+void upsample_h1v2_avx2(const uint8_t *near, const uint8_t *far, int bias, int64_t count, uint8_t *row) {
+    for (int64_t i = 0; i < count; i += 16) {
+        __m256i sum = _mm256_srli_epi16(_mm256_add_epi16(column_sums(near + i, far + i), _mm256_set1_epi16(bias)), 2);
+        __m256i bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(sum, sum), 0xD8);
+        _mm_storeu_si128((__m128i *)(row + i), _mm256_castsi256_si128(bytes));
+    }
+}
+
+/* (2 a b / 65536 + 1) / 2, each division rounded down: a b / 65536 rounded half up, which 16 bits hold on the way. */
+INLINE_AVX2 __m256i product(__m256i a, int b) {
+    __m256i twice = _mm256_mulhi_epi16(_mm256_add_epi16(a, a), _mm256_set1_epi16((short)b));
+    return _mm256_srai_epi16(_mm256_add_epi16(twice, _mm256_set1_epi16(1)), 1);
+}
+
+struct rgb_words {
+    __m256i r, g, b;
+};
+
+INLINE_AVX2 struct rgb_words rgb_of(__m256i y, __m256i cb, __m256i cr) {
+    const __m256i center = _mm256_set1_epi16(128), half = _mm256_set1_epi32(HALF);
+    const __m256i green = _mm256_set1_epi32((int)((uint32_t)(uint16_t)-FIX_0_344 | (uint32_t)(ONE - FIX_0_714) << 16));
+    cb = _mm256_sub_epi16(cb, center), cr = _mm256_sub_epi16(cr, center);
+    /* 1.402 = 1 + 0.402, 1.772 = 2 - 0.228 and -0.714 = -1 + 0.286, so that factors fit 16 bits. */
+    __m256i red = _mm256_add_epi16(_mm256_add_epi16(y, cr), product(cr, FIX_1_402 - ONE));
+    __m256i blue = _mm256_add_epi16(_mm256_add_epi16(y, _mm256_add_epi16(cb, cb)), product(cb, FIX_1_772 - 2 * ONE));
+    __m256i low = _mm256_madd_epi16(_mm256_unpacklo_epi16(cb, cr), green);
+    __m256i high = _mm256_madd_epi16(_mm256_unpackhi_epi16(cb, cr), green);
+    __m256i share = _mm256_packs_epi32(_mm256_srai_epi32(_mm256_add_epi32(low, half), 16),
+                                       _mm256_srai_epi32(_mm256_add_epi32(high, half), 16));
+    return (struct rgb_words){red, _mm256_add_epi16(_mm256_sub_epi16(y, cr), share), blue};
+}
+
+INLINE_AVX2 void store_bytes(uint8_t *to, __m256i first, __m256i second) {
+    _mm256_storeu_si256((__m256i *)to, _mm256_packus_epi16(first, second));
+}
+
+TARGET_AVX2
+void ycc_to_rgb_avx2(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, int64_t count, uint8_t *const rgb[3]) {
+    const __m256i zero = _mm256_setzero_si256();
+    for (int64_t i = 0; i < count; i += 32) {
+        __m256i ys = _mm256_loadu_si256((const __m256i *)(y + i));
+        __m256i cbs = _mm256_loadu_si256((const __m256i *)(cb + i)), crs = _mm256_loadu_si256((const __m256i *)(cr + i));
+        struct rgb_words low = rgb_of(_mm256_unpacklo_epi8(ys, zero), _mm256_unpacklo_epi8(cbs, zero),
+                                      _mm256_unpacklo_epi8(crs, zero));
+        struct rgb_words high = rgb_of(_mm256_unpackhi_epi8(ys, zero), _mm256_unpackhi_epi8(cbs, zero),
+                                       _mm256_unpackhi_epi8(crs, zero));
+        store_bytes(rgb[0] + i, low.r, high.r);
+        store_bytes(rgb[1] + i, low.g, high.g);
+        store_bytes(rgb[2] + i, low.b, high.b);
+    }
+}
+
+#define _ -1
+/* Of 48 bytes of RGB in three vectors, which bytes of each vector are of a color; and of three colors, which bytes stand where. */
+static const int8_t SPLIT[3][3][16] = {
+    {{0, 3, 6, 9, 12, 15, _, _, _, _, _, _, _, _, _, _}, {_, _, _, _, _, _, 2, 5, 8, 11, 14, _, _, _, _, _},
+     {_, _, _, _, _, _, _, _, _, _, _, 1, 4, 7, 10, 13}},
+    {{1, 4, 7, 10, 13, _, _, _, _, _, _, _, _, _, _, _}, {_, _, _, _, _, 0, 3, 6, 9, 12, 15, _, _, _, _, _},
+     {_, _, _, _, _, _, _, _, _, _, _, 2, 5, 8, 11, 14}},
+    {{2, 5, 8, 11, 14, _, _, _, _, _, _, _, _, _, _, _}, {_, _, _, _, _, 1, 4, 7, 10, 13, _, _, _, _, _, _},
+     {_, _, _, _, _, _, _, _, _, _, 0, 3, 6, 9, 12, 15}},
+};
+static const int8_t JOIN[3][3][16] = {
+    {{0, _, _, 1, _, _, 2, _, _, 3, _, _, 4, _, _, 5}, {_, 0, _, _, 1, _, _, 2, _, _, 3, _, _, 4, _, _},
+     {_, _, 0, _, _, 1, _, _, 2, _, _, 3, _, _, 4, _}},
+    {{_, _, 6, _, _, 7, _, _, 8, _, _, 9, _, _, 10, _}, {5, _, _, 6, _, _, 7, _, _, 8, _, _, 9, _, _, 10},
+     {_, 5, _, _, 6, _, _, 7, _, _, 8, _, _, 9, _, _}},
+    {{_, 11, _, _, 12, _, _, 13, _, _, 14, _, _, 15, _, _}, {_, _, 11, _, _, 12, _, _, 13, _, _, 14, _, _, 15, _},
+     {10, _, _, 11, _, _, 12, _, _, 13, _, _, 14, _, _, 15}},
+};
+#undef _
+
+INLINE_AVX2 __m128i load_16(const void *from) {
+    return _mm_loadu_si128((const __m128i *)from);
+}
+
+INLINE_AVX2 __m128i picked(const __m128i from[3], const int8_t masks[3][16]) {
+    return _mm_or_si128(_mm_or_si128(_mm_shuffle_epi8(from[0], load_16(masks[0])), _mm_shuffle_epi8(from[1], load_16(masks[1]))),
+                        _mm_shuffle_epi8(from[2], load_16(masks[2])));
+}
+
+/* Reads no byte after the last pixel: it may be the last of the file. */
+TARGET_AVX2
+void split_rgb_avx2(const uint8_t *pixels, int64_t count, uint8_t *const rgb[3]) {
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        const __m128i from[3] = {load_16(pixels + 3 * i), load_16(pixels + 3 * i + 16), load_16(pixels + 3 * i + 32)};
+        for (int c = 0; c < 3; c++)
+            _mm_storeu_si128((__m128i *)(rgb[c] + i), picked(from, SPLIT[c]));
+    }
+    for (; i < count; i++)
+        for (int c = 0; c < 3; c++)
+            rgb[c][i] = pixels[3 * i + c];
+}
+
+/* Writes no byte after the last pixel: the next image may be there. */
+TARGET_AVX2
+void join_rgb_avx2(const uint8_t *const rgb[3], int64_t count, uint8_t *pixels) {
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        const __m128i from[3] = {load_16(rgb[0] + i), load_16(rgb[1] + i), load_16(rgb[2] + i)};
+        for (int part = 0; part < 3; part++)
+            _mm_storeu_si128((__m128i *)(pixels + 3 * i + 16 * part), picked(from, JOIN[part]));
+    }
+    for (; i < count; i++)
+        for (int c = 0; c < 3; c++)
+            pixels[3 * i + c] = rgb[c][i];
+}
+
+/* 24 values, 8 pixels, at a time: the colors repeat after three vectors of 8. */
+TARGET_AVX2
+void to_float16_avx2(const uint8_t *pixels, int64_t count, const float shift[3], const float scale[3], uint16_t *result) {
+    __m256 shifts[3], scales[3];
+    float shift_24[24], scale_24[24];
+    for (int k = 0; k < 24; k++)
+        shift_24[k] = shift[k % 3], scale_24[k] = scale[k % 3];
+    for (int v = 0; v < 3; v++)
+        shifts[v] = _mm256_loadu_ps(shift_24 + 8 * v), scales[v] = _mm256_loadu_ps(scale_24 + 8 * v);
+    int64_t i = 0;
+    for (; i + 24 <= 3 * count; i += 24)
+        for (int v = 0; v < 3; v++) {
+            __m256 levels = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(pixels + i + 8 * v))));
+            __m256 values = _mm256_mul_ps(_mm256_sub_ps(levels, shifts[v]), scales[v]);
+            _mm_storeu_si128((__m128i *)(result + i + 8 * v), _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT));
+        }
+    for (; i < 3 * count; i++) {
+        __m128 value = _mm_set_ss(((float)pixels[i] - shift[i % 3]) * scale[i % 3]);
+        result[i] = (uint16_t)_mm_extract_epi16(_mm_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT), 0);
+    }
+}
+#endif

@@ -1,0 +1,44 @@
+/* What one thread needs to turn stored images into output images; worker.c says how. */
+
+#ifndef HARNESS_WORKER_H
+#define HARNESS_WORKER_H
+
+#include "../kernel.h"
+#include "picture.h"
+#include "planes.h"
+#include "resize.h"
+#include "stages.h"
+
+enum { JPEG = 0 };      /* a mode; as in writers/beton/encoding.py */
+
+enum complaint { NONE = 0, DAMAGED = 1, SHORT_OF_MEMORY = 2 };      /* as in kernel_c.py */
+
+/* Images of a beton, and what to make of them. */
+struct job {
+    const uint8_t *file;
+    const int64_t *positions;   /* [num_images] of each image in the columns of the file's; NULL: 0, 1, 2, ... */
+    const int64_t *offsets, *sizes;
+    const uint8_t *modes;
+    const int64_t *widths, *heights;
+    const struct box *boxes;    /* [num_images] */
+    const uint8_t *flips;       /* [num_images] */
+    int64_t num_images, resolution;
+    void *output;               /* [num_images, resolution, resolution, 3] */
+    uint8_t *complaints;        /* [num_images] enum complaint */
+    struct output_format format;
+    const struct stages *stages;
+};
+
+struct worker {
+    struct decoder *decoder;
+    struct planes_memory planes;
+    struct picture picture;
+    struct resizer resizer;
+};
+
+/* Make one image of the job, and its complaint. */
+void work_on(struct worker *worker, const struct job *job, int64_t number);
+
+void free_worker(struct worker *worker);
+
+#endif

@@ -5,7 +5,6 @@ import io
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from harness.commands import doctor
 from loaders import kernel, kernel_c
 from loaders.backends import reference
 from loaders.ffcv_parts import LIBRARY
+from writers import kernel as writers_kernel
 from writers.encoding import JPEG, RAW
 from writers.restart import add_restart_index
 
@@ -351,9 +351,7 @@ def test_a_kernel_of_other_sources_is_not_called(monkeypatch, other):
     if other == "version":
         monkeypatch.setattr(kernel_c, "VERSION", kernel_c.VERSION + 1)
     else:
-        monkeypatch.setattr(
-            importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(LIBRARY))
-        )
+        monkeypatch.setattr(writers_kernel, "library_file", lambda module: LIBRARY)
     assert kernel.best_kernel() == "numba" and "is of another version" in kernel.describe()
     assert (
         not doctor._decoder().good

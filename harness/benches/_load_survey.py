@@ -38,7 +38,7 @@ def measure(work: dict[str, Any], num_rounds: int) -> dict[str, Any]:
         for side, name in SIDES.items()
         if side == "ours" or workload in STOCK_TOO
     }
-    measured, _ = load.take_turns(keys, num_rounds)
+    measured = load.take_turns(keys, num_rounds)[0]
     workloads: dict[str, Any] = {}
     for workload in load.WORKLOADS:
         sides = {

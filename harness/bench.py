@@ -6,6 +6,7 @@ machine and by half on a busy one; neighbours in time differ less, so ratios hol
 
 import datetime
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -118,6 +119,15 @@ def plan_rounds(
         return RoundPlan(wanted.num_rounds, min(fitting, wanted.num_steps))
     fitting = int(usable_s / max(rounds_s + min_steps * steps_s, 1e-9))
     return RoundPlan(min(max(fitting, min_rounds), wanted.num_rounds), min_steps)
+
+
+def checkout_first() -> dict[str, str]:
+    """Environment variables for a Python process that imports `benchmarks` from this checkout.
+
+    The folders of this process's PYTHONPATH stay in it: packages may be installed there and nowhere else.
+    """
+    inherited = os.environ.get("PYTHONPATH", "")
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), inherited]))}
 
 
 def deadline_in(time_limit_s: float | None) -> float | None:

@@ -5,7 +5,6 @@ bytes on disk; and where the time of an image goes, with the least that each par
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -91,7 +90,7 @@ def _seconds(opened: dict[str, Any]) -> dict[str, float]:
 
 
 def _subprocess(module: str, work: dict[str, Any], num_rounds: int) -> dict[str, Any]:
-    from harness.bench import ROOT
+    from harness.bench import ROOT, checkout_first
     from writers.errors import UserError
 
     ended = subprocess.run(
@@ -99,7 +98,7 @@ def _subprocess(module: str, work: dict[str, Any], num_rounds: int) -> dict[str,
         cwd=ROOT,
         text=True,
         capture_output=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=checkout_first(),
     )
     if ended.returncode:
         raise UserError(

@@ -390,7 +390,7 @@ class Contender:
 def started(
     name: str, work: dict[str, Any], environment: dict[str, str] | None = None
 ) -> Iterator[Contender]:
-    from harness.bench import ROOT
+    from harness.bench import ROOT, checkout_first
 
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
@@ -403,7 +403,7 @@ def started(
                 stderr=stderr,
                 text=True,
                 start_new_session=True,
-                env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}),
+                env=checkout_first() | (environment or {}),
             )
         contender = Contender(name, process, log)
         try:

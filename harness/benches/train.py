@@ -319,7 +319,10 @@ def rounds(
                     :200
                 ]
                 del steps[name]
-        if deadline is not None:
+        used_s = time.monotonic() - started
+        if deadline is not None and started + 2 * used_s > deadline:
+            plan = bench.plan_rounds({}, {}, 0, plan)  # no time for sizing: the least
+        elif deadline is not None:
             short = {name: wall_s(name, 1) for name in steps}
             long = {name: wall_s(name, 1 + SIZING_STEPS) for name in steps}
             step_s = {name: max(long[name] - short[name], 0) / SIZING_STEPS for name in steps}

@@ -1,6 +1,7 @@
 """Benchmarks take turns, compare within a round, and record what they ran on."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,18 @@ def test_rates_are_reported_after_each_round_and_rounds_end_at_the_deadline(monk
     )
     assert seen == [[1, 1], [2, 2], [3, 3]] and rates == {"a": [1.0] * 3, "b": [1.0] * 3}
     assert bench.take_turns({"a": run}, 9, deadline=0.0) == {"a": [1.0]}  # the first is taken
+
+
+def test_processes_of_a_benchmark_find_what_this_one_finds(monkeypatch):
+    """Packages may be installed in a folder of PYTHONPATH and nowhere else."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["/one", "/two"]))
+    assert bench.checkout_first()["PYTHONPATH"].split(os.pathsep) == [
+        str(bench.ROOT),
+        "/one",
+        "/two",
+    ]
+    monkeypatch.delenv("PYTHONPATH")
+    assert bench.checkout_first()["PYTHONPATH"] == str(bench.ROOT)
 
 
 @pytest.mark.parametrize(

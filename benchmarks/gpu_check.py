@@ -113,7 +113,9 @@ def _training(corpus: Path, scratch: Path, device: str, tiny: bool) -> list[Step
     common = ("--device", device, *(sizes if tiny else ("--rounds", "5")))
     fed = ("--fed", "--corpus", str(corpus), "--scratch", str(scratch / "betons"))
     limits = (
-        {"resnet10": (60, 60, 60)} if tiny else {"resnet18": (60, 70, 40), "resnet50": (75, 95, 60)}
+        {"resnet10": (130, 130, 130)}
+        if tiny
+        else {"resnet18": (60, 70, 40), "resnet50": (75, 95, 60)}
     )
     return [
         step

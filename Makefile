@@ -1,6 +1,7 @@
 # make setup   .venv with everything, system libraries included       make demo   the demo recipe, end to end
 # make test    lint, then all tests; CI runs this very line           make lint   ruff and mypy
-# make gpu-check   on a GPU machine: its tests and benchmarks, in under 8 minutes
+# make gpu-check   on a GPU machine: its tests and benchmarks (PART=A, B or C: in under 9 minutes)
+# make gpu-bundle   .whl with what a GPU machine without a network lacks for it (GPU_PYTHON: its Python, 3.12)
 # Variables: PYTHON (an interpreter of 3.11 to 3.13), JOBS (stages side by side in `make demo`).
 
 SHELL := /bin/bash
@@ -13,16 +14,16 @@ export HARNESS_DATA ?= data
 export HARNESS_RAW ?= raw
 export HARNESS_RUNS ?= runs
 
-.PHONY: setup demo test lint gpu-check clean
+.PHONY: setup demo test lint gpu-check gpu-bundle clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 setup: $(STAMP)
 
 # FFCV and our own C files are compiled on installation, against OpenCV and libjpeg-turbo, which are system libraries.
-$(STAMP): pyproject.toml $(wildcard writers/jpeg/*.[ch] loaders/*.[ch])
+$(STAMP): pyproject.toml $(wildcard writers/jpeg/*.[ch] loaders/*.[ch] loaders/native/*.[ch])
 	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 to 3.13 was found. Install one, or name it: make setup PYTHON=/path/to/python3.12"; exit 2; }
 	@packages=""; \
 	pkg-config --exists opencv4 libturbojpeg libjpeg 2>/dev/null || packages="libopencv-dev libturbojpeg0-dev libjpeg-dev pkg-config libgl1"; \
@@ -57,7 +58,10 @@ lint: setup
 
 # On a GPU machine, with its own Python where it has torch; a wheel folder .whl serves where there is no network.
 gpu-check:
-	@$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu_check.py $(GPU_CHECK)
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu_check $(addprefix --part ,$(PART)) $(GPU_CHECK)
+
+gpu-bundle: setup
+	@$(BIN)/python -m benchmarks.gpu_bundle $(addprefix --python ,$(GPU_PYTHON))
 
 clean:
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -4,8 +4,8 @@
 
 A contender is a file of `benchmarks/contenders/`: `VARIANTS`, what each is in words, and `open_pipeline(variant, work)`,
 which returns a function from the number of an epoch to its batches. A process each, because several of these libraries set
-thread counts, signal handlers or multiprocessing start methods for the whole of theirs. The parent writes `round` to stdin for
-each round and stops the process (SIGSTOP) in between.
+thread counts, signal handlers or multiprocessing start methods for the whole of theirs. The parent writes `round` or `round NUM_IMAGES`
+to stdin for each round and stops the process (SIGSTOP) in between.
 """
 
 import ctypes
@@ -97,9 +97,10 @@ def serve(name: str, work: Work, answers: TextIO) -> None:
     assert opened is not None
     answer(opened)
     epoch = 1
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        wanted = int((line.split()[1:] or [work.images_per_round])[0])
         started, cpu_started, num_images, first_batch_s = time.perf_counter(), _cpu_s(), 0, None
-        while num_images < work.images_per_round:
+        while num_images < wanted:
             for images, _ in pipeline(epoch):
                 num_images += len(images)
                 if first_batch_s is None:

@@ -4,7 +4,6 @@ import importlib.util
 import io
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from loaders.ffcv_parts import LIBRARY
 from tests.helpers import ROOT
 from tests.helpers.tiny_betons import photo
 from writers.beton.encoding import JPEG, RAW
+from writers.jpeg import native as writers_kernel
 from writers.jpeg.restart_index import add_restart_index
 
 needs_c = pytest.mark.skipif(
@@ -359,9 +359,7 @@ def test_a_kernel_of_other_sources_is_not_called(monkeypatch, other):
     if other == "version":
         monkeypatch.setattr(kernel_c, "VERSION", kernel_c.VERSION + 1)
     else:
-        monkeypatch.setattr(
-            importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(LIBRARY))
-        )
+        monkeypatch.setattr(writers_kernel, "library_file", lambda module: LIBRARY)
     assert kernel.best_kernel() == "numba" and "is of another version" in kernel.describe()
     assert (
         not doctor._decoder().good

@@ -7,8 +7,10 @@ import ctypes
 import functools
 import importlib.util
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_uint, c_uint64, c_ulong, c_void_p
+from pathlib import Path
 
 MODULE, VERSION = "writers._kernel", 1  # as in version.c
+SUFFIX = ".abi3.so"  # py-limited-api in pyproject.toml: one build serves every Python from 3.11 on
 CURE = (
     "Install a C compiler and libjpeg-turbo's headers (Debian: gcc libjpeg-dev), then reinstall with "
     "`pip install -e .`."
@@ -49,17 +51,30 @@ def library() -> ctypes.CDLL | None:
     return opened
 
 
+def library_file(module: str) -> Path | None:
+    """Path of the shared object built as `module` ("package.name"); None if it was not built.
+
+    A file with a suffix of one Python version (`.cpython-311-...so`) is an older build. It would shadow the
+    new one in Python's own search, so the search here takes `.abi3.so` only.
+    """
+    package, _, name = module.rpartition(".")
+    found = importlib.util.find_spec(package)
+    folders = found.submodule_search_locations if found is not None else None
+    files = (Path(folder) / f"{name}{SUFFIX}" for folder in folders or ())
+    return next((file for file in files if file.is_file()), None)
+
+
 def open_library(module: str, version: int) -> ctypes.CDLL | None:
     """The shared object that was built as `module`; None where there is none, or none whose functions are those of `version`.
 
     A checkout that was brought up to date and not reinstalled has Python code of today and a library of then, and so has one
     where building it failed, which the installation passes over.
     """
-    found = importlib.util.find_spec(module)
-    if found is None or found.origin is None:
+    file = library_file(module)
+    if file is None:
         return None
     try:
-        opened = ctypes.CDLL(found.origin)
+        opened = ctypes.CDLL(str(file))
         return opened if opened.harness_kernel_version() == version else None
     except (
         OSError,
@@ -70,4 +85,5 @@ def open_library(module: str, version: int) -> ctypes.CDLL | None:
 
 def is_outdated(module: str, version: int) -> bool:
     """Whether something was built as `module`, and `open_library` does not take it."""
-    return importlib.util.find_spec(module) is not None and open_library(module, version) is None
+    built = library_file(module) is not None or importlib.util.find_spec(module) is not None
+    return built and open_library(module, version) is None

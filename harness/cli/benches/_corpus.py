@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.benches._common import ROOT
+from harness.cli.benches._common import ROOT, checkout_first
 from writers.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def photo_tiles(scratch: Path) -> Path:
             cwd=ROOT,
             text=True,
             stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=checkout_first(),
         )
         if ended.returncode:
             raise UserError(

@@ -5,7 +5,6 @@ bytes on disk; and where the time of an image goes, with the least that each par
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -38,7 +37,7 @@ def measure(work: dict[str, Any], num_rounds: int) -> dict[str, Any]:
         for side, name in SIDES.items()
         if side == "ours" or workload in STOCK_TOO
     }
-    measured, _ = load.take_turns(keys, num_rounds)
+    measured = load.take_turns(keys, num_rounds)[0]
     workloads: dict[str, Any] = {}
     for workload in load.WORKLOADS:
         sides = {
@@ -91,7 +90,7 @@ def _seconds(opened: dict[str, Any]) -> dict[str, float]:
 
 
 def _subprocess(module: str, work: dict[str, Any], num_rounds: int) -> dict[str, Any]:
-    from harness.cli.benches._common import ROOT
+    from harness.cli.benches._common import ROOT, checkout_first
     from writers.errors import UserError
 
     ended = subprocess.run(
@@ -99,7 +98,7 @@ def _subprocess(module: str, work: dict[str, Any], num_rounds: int) -> dict[str,
         cwd=ROOT,
         text=True,
         capture_output=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=checkout_first(),
     )
     if ended.returncode:
         raise UserError(

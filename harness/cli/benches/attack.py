@@ -2,10 +2,14 @@
 
 import statistics
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.cli.benches.train import with_options
+
+if TYPE_CHECKING:
+    from harness.cli.benches._common import Measured
 
 EPS = 3.0
 MOST = 3.3  # times a clean step: 3 gradients of pixels, of two thirds of a pass each, and a whole pass, make 3.0
@@ -21,11 +25,21 @@ def command(
     num_rounds: int,
     num_steps: int,
     json_file: Path | None,
+    time_limit_s: float | None,
 ) -> None:
     """Images a second of clean and of PGD-3 steps (L2) on one batch, by turns; and what the second cost over the first."""
-    from harness.cli.benches._common import Goal
-    from harness.cli.benches.train import check_device, finish, our_step, plain_step, rounds
+    from harness.cli.benches import _common as bench
+    from harness.cli.benches._common import Goal, RoundPlan
+    from harness.cli.benches.train import (
+        check_device,
+        finish,
+        our_step,
+        plain_step,
+        rounds,
+        saving,
+    )
 
+    deadline = bench.deadline_in(time_limit_s)
     check_device(device)
     on_gpu = device.startswith("cuda")
     absent: dict[str, str] = {}
@@ -42,17 +56,6 @@ def command(
             "ours, pgd3, its attack one CUDA graph",
             our_step(arch, resolution, batch_size, EPS, device, "captured_attack"),
         )
-    measured = rounds(steps, device, num_rounds, num_steps, batch_size, absent)
-    cost = {
-        who: [
-            clean / attacked
-            for clean, attacked in zip(
-                measured[f"{who}:clean"].rates, measured[f"{who}:pgd3"].rates, strict=True
-            )
-        ]
-        for who in ("ours", "plain")
-        if {f"{who}:clean", f"{who}:pgd3"} <= measured.keys()
-    }
     goals = [
         Goal(
             "ours:pgd3",
@@ -73,18 +76,46 @@ def command(
         "num_steps": num_steps,
         "clock": "wall" if on_gpu else "this process's CPU time",
     }
-    finish(
-        "attack",
-        work,
-        measured,
-        goals,
+
+    def content(measured: "dict[str, Measured]", plan: RoundPlan) -> dict[str, Any]:
+        return bench.record(
+            "attack",
+            work | {"num_steps": plan.num_steps},
+            measured,
+            bench.ratios(measured, goals),
+            device=device,
+            absent=absent,
+            rounds_planned=plan.num_rounds,
+            cost_over_clean={
+                who: {"median": statistics.median(found), "rounds": found}
+                for who, found in _costs(measured).items()
+            },
+        )
+
+    measured, plan = rounds(
+        steps,
         device,
+        num_rounds,
+        num_steps,
+        batch_size,
         absent,
-        json_file,
-        cost_over_clean={
-            who: {"median": statistics.median(found), "rounds": found}
-            for who, found in cost.items()
-        },
+        deadline=deadline,
+        on_round=saving(content, json_file),
     )
-    for who, found in cost.items():
+    finish(content(measured, plan), json_file)
+    for who, found in _costs(measured).items():
         click.echo(f"{who}: a PGD-3 step costs {statistics.median(found):.2f} clean steps")
+
+
+def _costs(measured: "dict[str, Measured]") -> dict[str, list[float]]:
+    """Whose -> the cost of a PGD-3 step over a clean one, round by round."""
+    return {
+        who: [
+            clean / attacked
+            for clean, attacked in zip(
+                measured[f"{who}:clean"].rates, measured[f"{who}:pgd3"].rates, strict=True
+            )
+        ]
+        for who in ("ours", "plain")
+        if {f"{who}:clean", f"{who}:pgd3"} <= measured.keys()
+    }

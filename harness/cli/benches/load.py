@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from harness.cli.benches._common import time_limit_option
+
 if TYPE_CHECKING:
-    from harness.cli.benches._common import Goal, Measured
+    from harness.cli.benches._common import Goal, Measured, RoundPlan
 
 OURS = ("ours:restart", "ours:jpeg", "ours:raw400")
 THEIRS = ("ffcv:jpeg", "ffcv:raw400", "torchvision:io", "torchvision:pil", "dali:cpu")
@@ -104,8 +107,9 @@ OPENING_TIMEOUT_S = 900  # betons and shards of the corpus are written on the fi
     "json_file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Every round.",
+    help="Every round; saved after each.",
 )
+@time_limit_option
 @click.option(
     "--plot", "plot_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.png"
 )
@@ -125,6 +129,7 @@ def command(
     device: str,
     scratch: Path | None,
     json_file: Path | None,
+    time_limit_s: float | None,
     plot_file: Path | None,
     data_dir: str,
 ) -> None:
@@ -137,6 +142,7 @@ def command(
     from harness.cli.benches._corpus import linked, photo_tiles
     from writers.errors import UserError
 
+    deadline = bench.deadline_in(time_limit_s)
     if not (bench.ROOT / "benchmarks" / "contender.py").is_file():
         raise UserError(
             "The contenders of this benchmark come with the source, in benchmarks/, and not with the package.",
@@ -153,14 +159,6 @@ def command(
         "images_per_round": images_per_round,
         "num_threads": threads or 2,
     }
-    measured: dict[str, Measured] = {}
-    absent: dict[str, str] = {}
-    if part != "survey":
-        names = [*_named(ours, OURS), *_named(against, EVERYONE)]
-        measured, absent = take_turns(
-            {name: (name, work | WORKLOADS[workload]) for name in names}, num_rounds
-        )
-    survey = _load_survey.measure(work, num_rounds) if part != "goals" else None
     sizes = [path.stat().st_size for path in photos.glob("*/*")]
     told = {
         name: value
@@ -172,18 +170,43 @@ def command(
         "num_images": len(sizes),
         "mean_jpeg_bytes": sum(sizes) / len(sizes),
     }
-    content = bench.record(
-        "load",
-        told,
-        measured,
-        bench.ratios(measured, _goals(workload)),
-        device=device,
-        absent=absent,
-        bytes_on_disk=_bytes_on_disk(converted),
-        survey=survey,
-    )
-    if json_file is not None:
-        bench.save(json_file, content)
+
+    def record(
+        measured: "dict[str, Measured]",
+        absent: dict[str, str],
+        plan: "RoundPlan | None" = None,
+        survey: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        content = bench.record(
+            "load",
+            told
+            if plan is None or deadline is None
+            else told | {"images_per_round": plan.num_steps * len(sizes)},
+            measured,
+            bench.ratios(measured, _goals(workload)),
+            device=device,
+            absent=absent,
+            rounds_planned=None if plan is None else plan.num_rounds,
+            bytes_on_disk=_bytes_on_disk(converted),
+            survey=survey,
+        )
+        if json_file is not None:
+            bench.save(json_file, content)
+        return content
+
+    measured: dict[str, Measured] = {}
+    absent: dict[str, str] = {}
+    plan = None
+    if part != "survey":
+        names = [*_named(ours, OURS), *_named(against, EVERYONE)]
+        measured, absent, plan = take_turns(
+            {name: (name, work | WORKLOADS[workload]) for name in names},
+            num_rounds,
+            deadline=deadline,
+            on_round=record,
+        )
+    survey = _load_survey.measure(work, num_rounds) if part != "goals" else None
+    content = record(measured, absent, plan, survey)
     if measured:
         if plot_file is not None:
             _plot(measured, plot_file)
@@ -195,26 +218,50 @@ def command(
 
 
 def take_turns(
-    contenders: dict[str, tuple[str, dict[str, Any]]], num_rounds: int
-) -> "tuple[dict[str, Measured], dict[str, str]]":
-    """Measure contenders (file:variant and its work, by any key) in turns. Returns what was measured, and why others are not.
+    contenders: dict[str, tuple[str, dict[str, Any]]],
+    num_rounds: int,
+    *,
+    deadline: float | None = None,
+    on_round: "Callable[[dict[str, Measured], dict[str, str], RoundPlan], object] | None" = None,
+) -> "tuple[dict[str, Measured], dict[str, str], RoundPlan]":
+    """Measure contenders (file:variant and its work, by any key) in turns.
 
-    Raises UserError where none can be opened.
+    Under a deadline one epoch of each contender is timed first, and the rounds are sized by it: a step of the plan
+    is an epoch. A contender that fails to open, or whose turn to open comes after half of the time, is then absent.
+
+    Returns:
+        What was measured, why others are absent, and the rounds that were planned.
+
+    Raises:
+        UserError: No contender can be opened, or one fails.
     """
     from harness.cli import console
     from harness.cli.benches import _common as bench
-    from harness.cli.benches._common import Measured
+    from harness.cli.benches._common import Measured, RoundPlan
     from writers.errors import UserError
 
     measured: dict[str, Measured] = {}
     absent: dict[str, str] = {}
+    started_at = time.monotonic()
     with ExitStack() as stack:
         processes: dict[str, Contender] = {}
         with console.progress("open contenders", "contenders") as report:
             for number, (key, (name, work)) in enumerate(contenders.items()):
                 report(number, len(contenders))
+                used_s = time.monotonic() - started_at
+                timeout_s: float = OPENING_TIMEOUT_S
+                if deadline is not None:
+                    if measured and started_at + 2 * used_s > deadline:
+                        absent[key] = f"no time was left to open it, after {used_s:.0f} s"
+                        continue
+                    timeout_s = min(timeout_s, max(deadline - time.monotonic(), 1))
                 contender = stack.enter_context(started(name, work))
-                opened = contender.answer(OPENING_TIMEOUT_S)
+                try:
+                    opened = contender.answer(timeout_s)
+                except UserError as error:
+                    if deadline is None:
+                        raise
+                    opened = {"absent": str(error)}
                 if "absent" in opened:
                     absent[key] = opened["absent"]
                     continue
@@ -226,20 +273,42 @@ def take_turns(
                 "No contender could be opened: "
                 + "; ".join(f"{name}: {why}" for name, why in absent.items())
             )
+        plan, images_per_round = RoundPlan(num_rounds, 1), None
+        if deadline is not None:
+            epochs = {key: process.round(1) for key, process in processes.items()}
+            num_images = max(epoch["num_images"] for epoch in epochs.values())
+            wanted = max(work["images_per_round"] for _, work in contenders.values())
+            plan = bench.plan_rounds(
+                {key: epoch["wall_s"] for key, epoch in epochs.items()},
+                {},
+                deadline - time.monotonic(),
+                RoundPlan(num_rounds, -(-wanted // num_images)),
+            )
+            images_per_round = plan.num_steps * num_images
 
         def round_of(key: str) -> Callable[[], float]:
             def run() -> float:
-                detail = processes[key].round()
+                detail = processes[key].round(images_per_round)
                 measured[key].details.append(detail)
                 return float(detail["img_per_s"])
 
             return run
 
+        def after_round(rates: dict[str, list[float]]) -> None:
+            for key, found in rates.items():
+                measured[key].rates = found
+            if on_round is not None:
+                on_round(measured, absent, plan)
+
         with console.progress("rounds", "rounds") as report:
-            rates = bench.take_turns({key: round_of(key) for key in processes}, num_rounds, report)
-    for key, found in rates.items():
-        measured[key].rates = found
-    return measured, absent
+            bench.take_turns(
+                {key: round_of(key) for key in processes},
+                plan.num_rounds,
+                report,
+                on_round=after_round,
+                deadline=deadline,
+            )
+    return measured, absent, plan
 
 
 def _goals(workload: str) -> "list[Goal]":
@@ -299,10 +368,11 @@ class Contender:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def round(self) -> dict[str, Any]:
+    def round(self, num_images: int | None = None) -> dict[str, Any]:
+        """One round of whole epochs, of at least `num_images`. None: as its work has it."""
         os.killpg(self._process.pid, signal.SIGCONT)
         assert self._process.stdin is not None
-        self._process.stdin.write("round\n")
+        self._process.stdin.write("round\n" if num_images is None else f"round {num_images}\n")
         self._process.stdin.flush()
         answer = self.answer()
         self.stop()
@@ -321,7 +391,7 @@ class Contender:
 def started(
     name: str, work: dict[str, Any], environment: dict[str, str] | None = None
 ) -> Iterator[Contender]:
-    from harness.cli.benches._common import ROOT
+    from harness.cli.benches._common import ROOT, checkout_first
 
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
@@ -334,7 +404,7 @@ def started(
                 stderr=stderr,
                 text=True,
                 start_new_session=True,
-                env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}),
+                env=checkout_first() | (environment or {}),
             )
         contender = Contender(name, process, log)
         try:

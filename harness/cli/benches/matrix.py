@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli.benches._common import Goal, time_limit_option
 from harness.runner import slot_time
 from harness.system.folders import Folders
 
 if TYPE_CHECKING:
-    from harness.cli.benches._common import Measured, Ratio
+    from harness.cli.benches._common import Measured
     from harness.matrix.expand import Matrix
     from harness.matrix.stage import Stage
     from harness.runner.result import Result
@@ -29,6 +30,12 @@ MOST_PLAN_S = 1.0
 PACKED_MUST = 2.0
 NUM_PACKED = 12
 WATCH_EVERY_S = 0.1
+PACKING_GOAL = Goal(
+    "together",
+    ("alone",),
+    PACKED_MUST,
+    title=f"{NUM_PACKED} fine-tunes together / one after another",
+)
 
 
 @click.command(short_help="Overhead of a matrix, a finished one run again, stages packed on a GPU.")
@@ -68,8 +75,9 @@ WATCH_EVERY_S = 0.1
     "json_file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Every round.",
+    help="Every round; saved after each.",
 )
+@time_limit_option
 @click.option(
     "--data-dir", envvar="HARNESS_DATA", default="./data", metavar="DIR", show_envvar=True
 )
@@ -84,6 +92,7 @@ def command(
     jobs: int | None,
     scratch: Path | None,
     json_file: Path | None,
+    time_limit_s: float | None,
     data_dir: str,
 ) -> None:
     """Measure what the system adds to the stages' own work. Prints Markdown.
@@ -97,39 +106,49 @@ def command(
     from harness.cli.benches import _common as bench
     from harness.system import environment
 
+    deadline = bench.deadline_in(time_limit_s)
     everything = not (overhead or finished or packing)
     scratch = (scratch or Path(data_dir) / "bench_matrix").expanduser().resolve()
     work = Work(recipe_name, overrides, scratch, jobs)
     device = "cuda:0" if environment.gpu_names() else "cpu"
     found: dict[str, Any] = {}
     measured: dict[str, Measured] = {}
-    ratios: Sequence[Ratio] = ()
     absent: dict[str, str] = {}
+
+    def record(packed: "dict[str, Measured]") -> dict[str, Any]:
+        """Of what was measured so far; saved where a file is asked for."""
+        rounds = found.get("overhead") or found.get("finished", {}).get("rounds", [])
+        content = bench.record(
+            "matrix",
+            {"recipe": recipe_name, "overrides": list(overrides)},
+            packed,
+            bench.ratios(packed, [PACKING_GOAL]),
+            device=device,
+            absent=absent,
+            rounds_complete=None if packed else len(rounds),
+            rounds_planned=num_rounds,
+            **found,
+        )
+        if json_file is not None:
+            bench.save(json_file, content)
+        return content
+
     try:
         if packing or everything:
             if device == "cpu":
                 absent["packing"] = "there is no GPU"
             else:
-                measured, ratios = _packing(work, num_rounds)
+                measured = _packing(work, num_rounds, deadline, record)
         templates = work.warm_up() if overhead or finished or everything else {}
         if overhead or everything:
-            found["overhead"] = [work.overhead(number) for number in range(num_rounds)]
+            for number in range(num_rounds):
+                found["overhead"] = [*found.get("overhead", []), work.overhead(number)]
+                record(measured)
         if finished or everything:
             found["finished"] = work.finished(num_stages, templates, num_rounds)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    content = bench.record(
-        "matrix",
-        {"recipe": recipe_name, "overrides": list(overrides)},
-        measured,
-        ratios,
-        device=device,
-        absent=absent,
-        **found,
-    )
-    if json_file is not None:
-        bench.save(json_file, content)
-    click.echo(markdown(content))
+    click.echo(markdown(record(measured)))
 
 
 class Work:
@@ -363,12 +382,22 @@ def _fake(stage: "Stage", templates: dict[Any, "Result"], runs: Path) -> None:
     (folder / "result.json").write_text(json.dumps(record.model_dump(mode="json"), indent=1))
 
 
-def _packing(work: Work, num_rounds: int) -> tuple[dict[str, "Measured"], "Sequence[Ratio]"]:
-    """Fine-tunes a second, of warm workers that share the first GPU, and of one warm worker."""
+def _packing(
+    work: Work,
+    num_rounds: int,
+    deadline: float | None,
+    on_round: "Callable[[dict[str, Measured]], object]",
+) -> dict[str, "Measured"]:
+    """Fine-tunes a second, of warm workers that share the first GPU, and of one warm worker.
+
+    Args:
+        deadline: `time.monotonic()` after which no round begins that would end later.
+        on_round: Called after each round with what was measured so far.
+    """
     from contextlib import ExitStack
 
     from harness.cli.benches import _common as bench
-    from harness.cli.benches._common import Goal, Measured
+    from harness.cli.benches._common import Measured
     from harness.matrix.expand import Matrix
     from harness.runner.executor import Run
     from harness.runner.launcher import LauncherSettings
@@ -434,14 +463,15 @@ def _packing(work: Work, num_rounds: int) -> tuple[dict[str, "Measured"], "Seque
 
             return measure
 
-        for name, rates in bench.take_turns(
-            {name: round_of(name) for name in measured}, num_rounds
-        ).items():
-            measured[name].rates = rates
-    goal = Goal(
-        "together",
-        ("alone",),
-        PACKED_MUST,
-        title=f"{NUM_PACKED} fine-tunes together / one after another",
-    )
-    return measured, bench.ratios(measured, [goal])
+        def after_round(rates: dict[str, list[float]]) -> None:
+            for name, found in rates.items():
+                measured[name].rates = found
+            on_round(measured)
+
+        bench.take_turns(
+            {name: round_of(name) for name in measured},
+            num_rounds,
+            on_round=after_round,
+            deadline=deadline,
+        )
+    return measured

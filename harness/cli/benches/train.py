@@ -2,22 +2,25 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli.benches._common import time_limit_option
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness.cli.benches._common import Goal, Measured
+    from harness.cli.benches._common import Goal, Measured, RoundPlan
     from harness.config.attack import AttackSettings
     from harness.train.trainee import ModelTrainee
     from loaders.backend import Epoch, Loader
 
 NUM_CLASSES = 1000
 WARM_UP_STEPS = 3  # caches fill, kernels are chosen, code is compiled
+SIZING_STEPS = 3  # timed under a time limit, to choose a round's steps
 FED_STEPS_BEFORE = 4  # of a round, outside of the clock: each slot of the loader is used once
 FED_MUST = {"clean": 0.97, "robust": 0.99}
 AGAINST_PLAIN_MUST = 1.15
@@ -51,8 +54,9 @@ options = (  # of both benchmarks of training
         "json_file",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="Every round.",
+        help="Every round; saved after each.",
     ),
+    time_limit_option,
 )
 
 
@@ -106,6 +110,7 @@ def command(
     num_rounds: int,
     num_steps: int,
     json_file: Path | None,
+    time_limit_s: float | None,
     eps: float,
     compiles: bool | None,
     fed: bool | None,
@@ -121,10 +126,12 @@ def command(
     rounds lies within one epoch, for which the corpus is written as many times over as it takes.
     On a CPU times are of this process alone, so that other work on the machine does not count.
     """
+    from harness.cli.benches import _common as bench
     from harness.train.autotune import ways
     from loaders import open_loader
     from loaders.plan import LoaderPlan
 
+    deadline = bench.deadline_in(time_limit_s)
     on_gpu = device.startswith("cuda")
     check_device(device)
     work = {
@@ -138,48 +145,64 @@ def command(
     steps: dict[str, tuple[str, Callable[[], None]]] = {
         "plain": ("a plain loop", plain_step(arch, resolution, batch_size, eps, device))
     }
+    around: dict[str, Callable[[], AbstractContextManager[None]]] = {}
     absent: dict[str, str] = {}
     variants = (
         ways(on_gpu, attacked=eps > 0) if (on_gpu if compiles is None else compiles) else ["eager"]
     )
-    for name in variants:
-        steps[f"ours:{name}"] = (
-            f"ours, {name}",
-            our_step(arch, resolution, batch_size, eps, device, name),
-        )
-    if on_gpu if fed is None else fed:
-        from harness.system import environment
 
-        plan = LoaderPlan(
-            _beton(
-                corpus,
-                (scratch or Path(data_dir) / "bench_load").expanduser().resolve(),
-                batch_size * (num_steps + FED_STEPS_BEFORE),
-            ),
-            batch_size,
-            resolution,
-            augment="random_resized_crop",
-            horizontal_flip=True,
-            order="random",
-            drop_last=True,
-            num_threads=threads or environment.num_cores(),
+    def content(measured: "dict[str, Measured]", plan: "RoundPlan") -> dict[str, Any]:
+        return bench.record(
+            "train",
+            work | {"num_steps": plan.num_steps},
+            measured,
+            bench.ratios(measured, _goals(on_gpu, eps)),
             device=device,
+            absent=absent,
+            rounds_planned=plan.num_rounds,
         )
-        with open_loader(plan) as loader:
+
+    with ExitStack() as stack:
+        if on_gpu if fed is None else fed:
+            from harness.system import environment
+
+            first_steps = (WARM_UP_STEPS, 0 if deadline is None else 1 + SIZING_STEPS)
+            plan = LoaderPlan(
+                _beton(
+                    corpus,
+                    (scratch or Path(data_dir) / "bench_load").expanduser().resolve(),
+                    batch_size * (FED_STEPS_BEFORE + max(num_steps, *first_steps)),
+                ),
+                batch_size,
+                resolution,
+                augment="random_resized_crop",
+                horizontal_flip=True,
+                order="random",
+                drop_last=True,
+                num_threads=threads or environment.num_cores(),
+                device=device,
+            )
+            loader = stack.enter_context(open_loader(plan))
             fed_by_loader = Fed(_trainee(arch, eps, device), loader)
             steps["ours:fed"] = "ours, eager, fed by our loader", fed_by_loader.step
-            measured = rounds(
-                steps,
-                device,
-                num_rounds,
-                num_steps,
-                batch_size,
-                absent,
-                {"ours:fed": fed_by_loader.round},
+            around["ours:fed"] = fed_by_loader.round
+        for name in variants:  # after the fed one: compiling may take what time there is
+            steps[f"ours:{name}"] = (
+                f"ours, {name}",
+                our_step(arch, resolution, batch_size, eps, device, name),
             )
-    else:
-        measured = rounds(steps, device, num_rounds, num_steps, batch_size, absent)
-    finish("train", work, measured, _goals(on_gpu, eps), device, absent, json_file)
+        last = rounds(
+            steps,
+            device,
+            num_rounds,
+            num_steps,
+            batch_size,
+            absent,
+            around,
+            deadline=deadline,
+            on_round=saving(content, json_file),
+        )
+    finish(content(*last), json_file)
 
 
 def _goals(on_gpu: bool, eps: float) -> "list[Goal]":
@@ -231,24 +254,36 @@ def rounds(
     batch_size: int,
     absent: dict[str, str],
     around: Mapping[str, Callable[[], AbstractContextManager[None]]] | None = None,
-) -> "dict[str, Measured]":
+    *,
+    deadline: float | None = None,
+    on_round: "Callable[[dict[str, Measured], RoundPlan], None] | None" = None,
+) -> "tuple[dict[str, Measured], RoundPlan]":
     """Each contender's rounds, in turn. One whose first steps fail (a compiler, memory) is absent, and says why.
 
-    `around`: of some contenders, what their rounds take place in, outside of the clock.
+    Under a deadline a few steps of each contender are timed first, and the rounds are sized by them. No
+    contender is warmed up after half of the time: the rest is for measuring those that are.
+
+    Args:
+        around: Of some contenders, what their rounds take place in, outside of the clock.
+        deadline: `time.monotonic()` at which to be done.
+        on_round: Called after each round with what was measured so far.
+
+    Returns:
+        What was measured, and the rounds that were planned.
     """
     import torch
 
     from harness.cli import console
     from harness.cli.benches import _common as bench
-    from harness.cli.benches._common import Measured
+    from harness.cli.benches._common import Measured, RoundPlan
     from harness.modeling.module_modes import fixed_shapes
 
     on_gpu = device.startswith("cuda")
     clock = time.perf_counter if on_gpu else time.process_time
 
-    def round_of(
-        name: str, step: Callable[[], None], num_steps: int = num_steps
-    ) -> Callable[[], float]:
+    def round_of(name: str, num_steps: int) -> Callable[[], float]:
+        step = steps[name][1]
+
         def run() -> float:
             with (around or {}).get(name, nullcontext)():
                 if on_gpu:
@@ -262,10 +297,22 @@ def rounds(
 
         return run
 
+    def wall_s(name: str, num_steps: int) -> float:
+        started = time.monotonic()
+        round_of(name, num_steps)()
+        return time.monotonic() - started
+
+    started = time.monotonic()
+    plan = RoundPlan(num_rounds, num_steps)
     with fixed_shapes(device):
-        for name, (_, step) in list(steps.items()):
+        for name in list(steps):
+            used_s = time.monotonic() - started
+            if deadline is not None and name != "plain" and started + 2 * used_s > deadline:
+                absent[name] = f"no time was left to warm it up, after {used_s:.0f} s"
+                del steps[name]
+                continue
             try:
-                round_of(name, step, WARM_UP_STEPS)()
+                round_of(name, WARM_UP_STEPS)()
             except Exception as error:  # whatever a compiler raises
                 if name == "plain":
                     raise
@@ -273,13 +320,32 @@ def rounds(
                     :200
                 ]
                 del steps[name]
+        used_s = time.monotonic() - started
+        if deadline is not None and started + 2 * used_s > deadline:
+            plan = bench.plan_rounds({}, {}, 0, plan)  # no time for sizing: the least
+        elif deadline is not None:
+            short = {name: wall_s(name, 1) for name in steps}
+            long = {name: wall_s(name, 1 + SIZING_STEPS) for name in steps}
+            step_s = {name: max(long[name] - short[name], 0) / SIZING_STEPS for name in steps}
+            overhead_s = {name: max(short[name] - step_s[name], 0) for name in steps}
+            plan = bench.plan_rounds(step_s, overhead_s, deadline - time.monotonic(), plan)
+        measured = {name: Measured(what) for name, (what, _) in steps.items()}
+
+        def after_round(rates: dict[str, list[float]]) -> None:
+            for name, found in rates.items():
+                measured[name].rates = found
+            if on_round is not None:
+                on_round(measured, plan)
+
         with console.progress("rounds", "rounds") as report:
-            rates = bench.take_turns(
-                {name: round_of(name, step) for name, (_, step) in steps.items()},
-                num_rounds,
+            bench.take_turns(
+                {name: round_of(name, plan.num_steps) for name in steps},
+                plan.num_rounds,
                 report,
+                on_round=after_round,
+                deadline=deadline,
             )
-    return {name: Measured(what, rates=rates[name]) for name, (what, _) in steps.items()}
+    return measured, plan
 
 
 def our_step(
@@ -456,22 +522,23 @@ def _beton(corpus: Path | None, scratch: Path, num_images: int) -> Path:
     return path
 
 
-def finish(
-    name: str,
-    work: dict[str, Any],
-    measured: "dict[str, Measured]",
-    goals: "list[Goal]",
-    device: str,
-    absent: dict[str, str],
-    json_file: Path | None,
-    **more: Any,
-) -> None:
+def saving(
+    content: "Callable[[dict[str, Measured], RoundPlan], dict[str, Any]]", json_file: Path | None
+) -> "Callable[[dict[str, Measured], RoundPlan], None]":
+    """For `on_round` of `rounds`: writes the record, where one is asked for, so that a killed run leaves it."""
+    from harness.cli.benches import _common as bench
+
+    def save(measured: "dict[str, Measured]", plan: "RoundPlan") -> None:
+        if json_file is not None:
+            bench.save(json_file, content(measured, plan))
+
+    return save
+
+
+def finish(content: dict[str, Any], json_file: Path | None) -> None:
     """Tables, and the record where one is asked for."""
     from harness.cli.benches import _common as bench
 
-    content = bench.record(
-        name, work, measured, bench.ratios(measured, goals), device=device, absent=absent, **more
-    )
     if json_file is not None:
         bench.save(json_file, content)
     click.echo(bench.markdown(content), nl=False)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli.benches._common import time_limit_option
+
 if TYPE_CHECKING:
     from harness.cli.benches._common import Measured
     from writers.beton.encoding import Encoding
@@ -81,8 +83,9 @@ SAME, NO = "both waiting for the disk", "which does not wait for the disk"
     "json_file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Every round.",
+    help="Every round; saved after each.",
 )
+@time_limit_option
 @click.option(
     "--data-dir", envvar="HARNESS_DATA", default="./data", metavar="DIR", show_envvar=True
 )
@@ -94,6 +97,7 @@ def command(
     copies: int,
     scratch: Path | None,
     json_file: Path | None,
+    time_limit_s: float | None,
     data_dir: str,
 ) -> None:
     """Write the corpus as a beton in every encoding, and copy classes out of a larger one. Prints Markdown.
@@ -109,6 +113,7 @@ def command(
     from harness.system import environment
     from writers.jpeg import native as kernel
 
+    deadline = bench.deadline_in(time_limit_s)
     scratch = (scratch or Path(data_dir) / "bench_write").expanduser().resolve()
     folder = corpus.resolve() if corpus else photo_tiles(scratch)
     photos = linked(folder, scratch)
@@ -150,78 +155,93 @@ def command(
 
         return run
 
+    def record() -> dict[str, Any]:
+        """Of the rounds so far; saved where a file is asked for."""
+        found = measured | {
+            f"{name}:unsynced": _without_the_wait(measured[name])
+            for name in CONTENDERS
+            if name in measured
+        }
+        content = bench.record(
+            "write",
+            work.about() | {"corpus": described(folder)},
+            found,
+            bench.ratios(
+                found,
+                [
+                    Goal(
+                        "ours:passthrough",
+                        ("ffcv:jpeg",),
+                        10.0,
+                        title=f"passthrough / FFCV's writer, original size, {SAME}",
+                    ),
+                    Goal(
+                        "ours:passthrough",
+                        ("ffcv:jpeg:unsynced",),
+                        10.0,
+                        title=f"passthrough / FFCV's writer, original size, {NO}",
+                    ),
+                    Goal(
+                        "ours:jpeg400",
+                        ("ffcv:jpeg400",),
+                        1.5,
+                        title=f"re-encoding to 400 px / FFCV's writer, {SAME}",
+                    ),
+                    Goal(
+                        "ours:jpeg400",
+                        ("ffcv:jpeg400:unsynced",),
+                        1.5,
+                        title=f"re-encoding to 400 px / FFCV's writer, {NO}",
+                    ),
+                    Goal(
+                        "ours:jpeg400+index",
+                        ("ffcv:jpeg400",),
+                        title=f"re-encoding to 400 px with a restart index / FFCV's writer, {SAME}",
+                    ),
+                    Goal(
+                        "ours:jpeg",
+                        ("ffcv:jpeg",),
+                        title=f"re-encoding at the original size / FFCV's writer, {SAME}",
+                    ),
+                    Goal(
+                        "copy:0.9",
+                        ("cp:durable",),
+                        0.7,
+                        title="copy of 9 of 10 classes / cp with the same wait for the disk",
+                    ),
+                    Goal(
+                        "copy:0.5",
+                        ("cp:durable",),
+                        0.7,
+                        title="copy of 5 of 10 classes / cp with the same wait for the disk",
+                    ),
+                    Goal("copy:0.9", ("cp",), title="copy of 9 of 10 classes / cp without waiting"),
+                ],
+            ),
+            device="cpu",
+            absent=absent,
+            rounds_planned=num_rounds,
+            encodings=_encodings(found, work.num_images),
+        )
+        if json_file is not None:
+            bench.save(json_file, content)
+        return content
+
+    def after_round(rates: dict[str, list[float]]) -> None:
+        for name, found in rates.items():
+            measured[name].rates = found
+        record()
+
     work.warm_up()
     with console.progress("rounds", "rounds") as report:
-        rates = bench.take_turns({name: round_of(name) for name in measured}, num_rounds, report)
-    for name, found in rates.items():
-        measured[name].rates = found
-    measured |= {
-        f"{name}:unsynced": _without_the_wait(measured[name])
-        for name in CONTENDERS
-        if name in measured
-    }
-    content = bench.record(
-        "write",
-        work.about() | {"corpus": described(folder)},
-        measured,
-        bench.ratios(
-            measured,
-            [
-                Goal(
-                    "ours:passthrough",
-                    ("ffcv:jpeg",),
-                    10.0,
-                    title=f"passthrough / FFCV's writer, original size, {SAME}",
-                ),
-                Goal(
-                    "ours:passthrough",
-                    ("ffcv:jpeg:unsynced",),
-                    10.0,
-                    title=f"passthrough / FFCV's writer, original size, {NO}",
-                ),
-                Goal(
-                    "ours:jpeg400",
-                    ("ffcv:jpeg400",),
-                    1.5,
-                    title=f"re-encoding to 400 px / FFCV's writer, {SAME}",
-                ),
-                Goal(
-                    "ours:jpeg400",
-                    ("ffcv:jpeg400:unsynced",),
-                    1.5,
-                    title=f"re-encoding to 400 px / FFCV's writer, {NO}",
-                ),
-                Goal(
-                    "ours:jpeg400+index",
-                    ("ffcv:jpeg400",),
-                    title=f"re-encoding to 400 px with a restart index / FFCV's writer, {SAME}",
-                ),
-                Goal(
-                    "ours:jpeg",
-                    ("ffcv:jpeg",),
-                    title=f"re-encoding at the original size / FFCV's writer, {SAME}",
-                ),
-                Goal(
-                    "copy:0.9",
-                    ("cp:durable",),
-                    0.7,
-                    title="copy of 9 of 10 classes / cp with the same wait for the disk",
-                ),
-                Goal(
-                    "copy:0.5",
-                    ("cp:durable",),
-                    0.7,
-                    title="copy of 5 of 10 classes / cp with the same wait for the disk",
-                ),
-                Goal("copy:0.9", ("cp",), title="copy of 9 of 10 classes / cp without waiting"),
-            ],
-        ),
-        device="cpu",
-        absent=absent,
-        encodings=_encodings(measured, work.num_images),
-    )
-    if json_file is not None:
-        bench.save(json_file, content)
+        bench.take_turns(
+            {name: round_of(name) for name in measured},
+            num_rounds,
+            report,
+            on_round=after_round,
+            deadline=deadline,
+        )
+    content = record()
     click.echo(f"{bench.markdown(content)}\n{which_encoding(content)}")
 
 

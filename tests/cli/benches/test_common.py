@@ -1,6 +1,7 @@
 """Benchmarks take turns, compare within a round, and record what they ran on."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from harness.cli.benches import _common as bench
 from harness.cli.benches import load
-from harness.cli.benches._common import Goal, Measured
+from harness.cli.benches._common import Goal, Measured, RoundPlan
 from harness.cli.main import cli
 from writers.errors import UserError
 
@@ -21,6 +22,71 @@ def test_contenders_take_turns_and_none_is_always_first():
     )
     assert "".join(called) == "abcbcacab"
     assert rates == {"a": [1.0, 6.0, 8.0], "b": [2.0, 4.0, 9.0], "c": [3.0, 5.0, 7.0]}
+
+
+def test_rates_are_reported_after_each_round_and_rounds_end_at_the_deadline(monkeypatch):
+    """A clock that moves 10 s a round: of 9 rounds, 3 fit into 35 s."""
+    clock = [0.0]
+    monkeypatch.setattr(bench.time, "monotonic", lambda: clock[0])
+
+    def run() -> float:
+        clock[0] += 5.0
+        return 1.0
+
+    seen = []
+    rates = bench.take_turns(
+        {"a": run, "b": run},
+        9,
+        on_round=lambda rates: seen.append([len(one) for one in rates.values()]),
+        deadline=35.0,
+    )
+    assert seen == [[1, 1], [2, 2], [3, 3]] and rates == {"a": [1.0] * 3, "b": [1.0] * 3}
+    assert bench.take_turns({"a": run}, 9, deadline=0.0) == {"a": [1.0]}  # the first is taken
+
+
+def test_processes_of_a_benchmark_find_what_this_one_finds(monkeypatch):
+    """Packages may be installed in a folder of PYTHONPATH and nowhere else."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["/one", "/two"]))
+    assert bench.checkout_first()["PYTHONPATH"].split(os.pathsep) == [
+        str(bench.ROOT),
+        "/one",
+        "/two",
+    ]
+    monkeypatch.delenv("PYTHONPATH")
+    assert bench.checkout_first()["PYTHONPATH"] == str(bench.ROOT)
+
+
+@pytest.mark.parametrize(
+    "step_s, overhead_s, left_s, planned",
+    [
+        ({"a": 0.1}, {}, 1000, RoundPlan(5, 20)),  # 5 * 20 * 0.1 = 10 s of 900
+        ({"a": 0.5, "b": 0.5}, {}, 50, RoundPlan(5, 9)),  # 45 s / 5 rounds = 9 steps of 1 s
+        ({"a": 0.5, "b": 0.5}, {"b": 4.0}, 50, RoundPlan(5, 5)),  # 5 s of each round's 9 are left
+        ({"a": 1.0}, {}, 14, RoundPlan(4, 3)),  # 12.6 s: 4 rounds of 3 steps, not 5 of 2
+        ({"a": 1.0}, {}, 1, RoundPlan(3, 3)),  # the least, although it does not fit
+        ({"a": 1.0}, {}, -5, RoundPlan(3, 3)),
+        ({"a": 0.0}, {}, 10, RoundPlan(5, 20)),  # a step below the clock's resolution
+    ],
+)
+def test_rounds_are_sized_by_measured_steps(step_s, overhead_s, left_s, planned):
+    found = bench.plan_rounds(step_s, overhead_s, left_s, RoundPlan(5, 20))
+    assert found == planned
+    round_s = sum(overhead_s.values()) + found.num_steps * sum(step_s.values())
+    assert found.num_rounds * round_s <= 0.9 * left_s or found == RoundPlan(3, 3)
+
+
+def test_no_more_than_asked_for_is_planned():
+    assert bench.plan_rounds({"a": 9.0}, {}, 1, RoundPlan(2, 1)) == RoundPlan(2, 1)
+    assert bench.plan_rounds({"a": 0.001}, {}, 999, RoundPlan(2, 1)) == RoundPlan(2, 1)
+
+
+def test_a_record_of_no_round_yet():
+    content = bench.record(
+        "train", {}, {"a": Measured("a")}, [], device="cpu", rounds_planned=5, absent={"b": "why"}
+    )
+    assert (content["rounds_complete"], content["rounds_planned"]) == (0, 5)
+    assert content["contenders"] == {} and "why" in bench.markdown(content)
+    assert content["decoding_kernel"] in ("c", "numba")
 
 
 def test_a_ratio_is_within_rounds_and_against_the_best_that_ran():
@@ -137,5 +203,12 @@ def test_bench_load_end_to_end(tmp_path: Path):
         assert [detail["num_images"] for detail in one["details"]] == [24, 24]
     assert content["environment"]["packages"]["torch"] and content["work"]["num_images"] == 12
     assert (tmp_path / "load.png").stat().st_size > 0
+    assert content["rounds_complete"] == content["rounds_planned"] == 2
+    limited = [*arguments, "--ours", "ours:jpeg", "--against", "", "--time-limit", "600"]
+    assert CliRunner().invoke(cli, limited, catch_exceptions=False).exit_code == 0
+    content = json.loads((tmp_path / "load.json").read_text())
+    assert content["work"]["images_per_round"] == 24 and content["rounds_complete"] == 2
+    (one,) = content["contenders"].values()
+    assert [detail["num_images"] for detail in one["details"]] == [24, 24]
     with pytest.raises(UserError, match="no contender named 'torchvisio'"):
         CliRunner().invoke(cli, [*arguments, "--against", "torchvisio"], catch_exceptions=False)

@@ -1,6 +1,10 @@
 """`harness bench train` and `attack` at tiny sizes: who is measured, and that the plain twins do the same work."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +15,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from harness.cli.benches import _common as bench
 from harness.cli.benches import train
 from harness.cli.main import cli
 from harness.modeling import classifier as models
@@ -104,7 +109,7 @@ def test_the_loader_stands_still_while_others_are_measured(monkeypatch):
     monkeypatch.setattr(
         train.time, "process_time", lambda: told.append("clock") or float(told.count("clock"))
     )
-    found = train.rounds(steps, "cpu", 2, 2, batch_size=10, absent={}, around={"fed": fed.round})
+    found, _ = train.rounds(steps, "cpu", 2, 2, batch_size=10, absent={}, around={"fed": fed.round})
     before, counted = [f"batch {number}" for number in range(4)], ["batch 4", "batch 5"]
     plain = ["clock", "plain", "plain", "clock"]
     first, second = (
@@ -112,6 +117,45 @@ def test_the_loader_stands_still_while_others_are_measured(monkeypatch):
     )
     assert told[-28:] == [*plain, *first, *second, *plain]  # turn by turn
     assert found["fed"].rates == [20, 20]
+
+
+def test_a_time_limit_sizes_the_rounds_and_is_recorded(tmp_path):
+    """Steps of a tiny network fit into a minute as asked for; of a limit that is over, nothing is left but one round."""
+    steps = [*TINY, "--steps", "4"]
+    roomy = run(tmp_path, "train", *steps, "--eager", "--time-limit", "600")
+    assert roomy["rounds_complete"] == roomy["rounds_planned"] == 2
+    assert roomy["work"]["num_steps"] == 4
+    over = run(tmp_path, "train", *steps, "--rounds", "9", "--eager", "--time-limit", "0.001")
+    assert over["work"]["num_steps"] == bench.MIN_STEPS
+    assert (over["rounds_complete"], over["rounds_planned"]) == (1, bench.MIN_ROUNDS)
+    assert (
+        set(over["contenders"]) == {"plain"} and "no time was left" in over["absent"]["ours:eager"]
+    )
+
+
+def test_a_killed_benchmark_leaves_the_rounds_that_it_completed(tmp_path):
+    """SIGKILL after the first round: the record is whole, and counts what it holds."""
+    file = tmp_path / "record.json"
+    command = [sys.executable, "-m", "harness.cli.main", "bench", "attack", *TINY]
+    process = subprocess.Popen(
+        [*command, "--rounds", "100000", "--json", str(file)],
+        cwd=bench.ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not file.exists():
+            assert process.poll() is None, "it ended before its first round"
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    record = json.loads(file.read_text())
+    assert 1 <= record["rounds_complete"] < record["rounds_planned"] == 100000
+    counts = {len(one["rates"]) for one in record["contenders"].values()}
+    assert counts == {record["rounds_complete"]} and len(record["contenders"]) == 4
+    assert len(record["cost_over_clean"]["ours"]["rounds"]) == record["rounds_complete"]
 
 
 def test_bench_attack_says_what_an_attack_costs(tmp_path):

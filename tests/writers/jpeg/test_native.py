@@ -4,6 +4,7 @@ import importlib.util
 import io
 import re
 import zlib
+from importlib.machinery import EXTENSION_SUFFIXES
 
 import numpy as np
 import pytest
@@ -121,3 +122,29 @@ def test_without_the_c_parts_images_are_stored_the_same(request):
     assert frame is not None
     with pytest.raises(DamagedJpeg, match="cut short"):
         markers.check_markers(source[:-2], frame.scan)
+
+
+@pytest.mark.parametrize("present, found", [((), False), (("old",), False), (("old", "new"), True)])
+def test_a_build_for_one_python_version_does_not_shadow_the_stable_one(
+    monkeypatch, tmp_path, present, found
+):
+    package = tmp_path / f"package_{len(present)}"  # a name of its own: imports are cached by name
+    package.mkdir()
+    (package / "__init__.py").touch()
+    names = {"old": f"_kernel{EXTENSION_SUFFIXES[0]}", "new": "_kernel.abi3.so"}
+    for name in present:
+        (package / names[name]).write_bytes(b"no shared object")
+    monkeypatch.syspath_prepend(tmp_path)
+    expected = package / "_kernel.abi3.so" if found else None
+    assert kernel.library_file(f"{package.name}._kernel") == expected
+    assert kernel.open_library(f"{package.name}._kernel", 1) is None
+    assert kernel.is_outdated(f"{package.name}._kernel", 1) == bool(present)
+
+
+@built
+def test_the_c_parts_use_no_symbol_of_one_python_version():
+    """The names say so: Python looks for `.abi3.so` from 3.11 to 3.13, and ctypes opens it."""
+    for module in (kernel.MODULE, kernel_c.MODULE):
+        file = kernel.library_file(module)
+        assert file is not None and file.name == "_kernel.abi3.so"
+        assert b"PyModule_" not in file.read_bytes() and b"PyObject_" not in file.read_bytes()

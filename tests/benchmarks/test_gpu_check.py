@@ -1,0 +1,206 @@
+"""The GPU check: its time budget, steps that fail or hang, the missing C kernel, and what its bundle of wheels holds."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from benchmarks import gpu_bundle, gpu_check, installation
+from benchmarks.gpu_check import Step
+from harness.cli.benches import attack, load, matrix, train
+from loaders import kernel
+from writers.jpeg import native as writers_kernel
+
+ROOT = Path(__file__).parents[2]
+VARIABLES = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize("tiny", [False, True])
+def test_the_limits_of_each_part_fit_its_budget(tmp_path, tiny):
+    parts = gpu_check.plan(tmp_path / "tiles", tmp_path, tiny)
+    assert list(parts) == ["A", "B", "C"] and gpu_check.PART_S < 9 * 60
+    for steps in parts.values():
+        assert sum(step.limit_s for step in steps) + gpu_check.INSTALL_S <= gpu_check.PART_S
+        assert steps[0].name == "installation"
+        assert len({step.name for step in steps}) == len(steps)
+
+
+@pytest.mark.parametrize("tiny", [False, True])
+def test_benchmarks_take_the_options_that_the_check_gives_them(tmp_path, tiny):
+    corpus = tmp_path / "tiles"
+    corpus.mkdir()
+    commands = {
+        one.__name__.rpartition(".")[2]: one.command for one in (train, attack, load, matrix)
+    }
+    benches = [
+        step
+        for steps in gpu_check.plan(corpus, tmp_path, tiny).values()
+        for step in steps
+        if step.is_bench
+    ]
+    assert {step.arguments[3] for step in benches} == set(commands)
+    for step in benches:
+        given = [*step.arguments[4:], "--json", str(tmp_path / "x.json"), "--time-limit", "9"]
+        commands[step.arguments[3]].make_context(step.name, given)  # raises for a wrong option
+
+
+def test_a_part_continues_after_steps_that_fail_hang_and_run_out_of_time(tmp_path):
+    """The summary is saved after each step, with the rounds that a stopped benchmark left."""
+    hanging = (
+        "import json, sys, time; from pathlib import Path\n"
+        "record = {'rounds_complete': 2, 'rounds_planned': 5, 'absent': {'b': 'why'}}\n"
+        "Path(sys.argv[sys.argv.index('--json') + 1]).write_text(json.dumps(record))\n"
+        "time.sleep(600)"
+    )
+    # Its exit code is the number of summaries that there are: 1 after the first step, and so it fails.
+    seen = f"import sys; from pathlib import Path; sys.exit(len(list(Path({str(tmp_path)!r}).glob('gpu*'))))"
+    steps = [
+        Step("bad", ("-c", "import sys; sys.exit('no | luck')"), 60),
+        Step("saved", ("-c", seen), 60),
+        Step("hanging", ("-c", hanging), 11, is_bench=True),
+        Step("good", ("-c", "print('fine')"), 60),
+    ]
+    deadline = time.monotonic() + 3600
+    ended = gpu_check.run_part("B", steps, deadline, tmp_path, "card", VARIABLES)
+    assert [one.outcome for one in ended] == ["failed", "failed", "stopped", "ok"]
+    assert ended[0].message == "no | luck" and ended[2].rounds == (2, 5)
+    assert "absent: b: why" in ended[2].message and ended[2].record.startswith("hanging_card_")
+    (summary,) = gpu_check.summaries(tmp_path, "card")
+    assert summary["part"] == "B" and [one["name"] for one in summary["steps"]] == [
+        step.name for step in steps
+    ]
+    text = gpu_check.table([summary])
+    assert "| bad | FAILED |" in text and "no \\| luck" in text and "| 2 of 5 |" in text
+    (late,) = gpu_check.run_part("C", steps[3:], time.monotonic() + 1, tmp_path, "card", VARIABLES)
+    assert late.outcome == "not run" and len(gpu_check.summaries(tmp_path, "card")) == 2
+
+
+def test_an_old_record_is_not_taken_for_this_runs(tmp_path):
+    record = tmp_path / "x.json"
+    record.write_text('{"rounds_complete": 5, "rounds_planned": 5}')
+    ended = gpu_check.run_step(Step("x", ("-c", "pass"), 60, is_bench=True), 60, record, VARIABLES)
+    assert ended.rounds is None and not record.exists()
+
+
+def test_the_installation_check_fails_without_the_c_kernel(tmp_path):
+    """A process of its own in which nothing was built: the fault is recorded, and the exit code is 1."""
+    script = (
+        "import sys; from writers.jpeg import native as kernel; kernel.library_file = lambda module: None\n"
+        f"from benchmarks import installation; sys.argv[1:] = ['--json', {str(tmp_path / 'x.json')!r}]\n"
+        "sys.exit(installation.main())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=VARIABLES, capture_output=True, text=True
+    )
+    assert ended.returncode == 1 and "FAULT: the loaders do not decode with the C" in ended.stderr
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert found["decoding_kernel"] == "numba" and found["writing_kernel"] == "none"
+    assert len(found["faults"]) == 2 and found["environment"]["packages"]["torch"]
+
+
+def test_the_installation_check_names_a_module_that_is_missing(monkeypatch):
+    monkeypatch.setattr(installation, "MODULES", ("json", "no_such_module"))
+    (fault,) = installation.describe("cpu")["faults"]
+    assert "no_such_module cannot be imported" in fault
+
+
+@pytest.mark.skipif(
+    writers_kernel.library() is None or kernel.best_kernel() == "numba",
+    reason="the package's C parts were not built",
+)
+def test_the_installation_check_passes_with_the_c_parts():
+    assert installation.kernel_faults() == []
+
+
+def wheel(folder: Path, name: str, *requires: str) -> Path:
+    file = folder / f"{name}-1.0-py3-none-any.whl"
+    lines = [f"Name: {name}", "Version: 1.0", *(f"Requires-Dist: {one}" for one in requires)]
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(
+            f"{name}-1.0.dist-info/METADATA", "\n".join(lines) + "\n\nRequires-Dist: text"
+        )
+    return file
+
+
+def test_the_bundle_follows_requirements_and_leaves_out_what_is_there(tmp_path):
+    wheels = {
+        "top": wheel(
+            tmp_path, "top", "Torch>=2", "inner[fast]==1.0", "old; python_version < '3.12'"
+        ),
+        "inner": wheel(tmp_path, "inner", "top", "leaf_er>=1", "docs; extra == 'docs'"),
+        "leaf-er": wheel(tmp_path, "leaf_er"),
+    }
+    asked = []
+
+    def fetch(requirement: Requirement) -> Path:
+        asked.append(str(requirement))
+        return wheels[requirement.name.replace("_", "-")]
+
+    found = gpu_bundle.collect(
+        gpu_bundle.missing(
+            [Requirement("top"), Requirement("numpy>=2")], ["torch", "NumPy"], "3.12"
+        ),
+        fetch,
+        lambda one: gpu_bundle.missing(gpu_bundle.requirements_of(one), ["torch"], "3.12"),
+    )
+    assert found == wheels
+    assert asked == ["top", "inner[fast]==1.0", "leaf_er>=1"]  # each once, and pinned as required
+
+
+def test_the_bundle_starts_from_what_the_project_requires():
+    requirements = gpu_bundle.project_requirements(ROOT / "pyproject.toml")
+    names = {one.name for one in requirements}
+    assert {"ffcv", "pydantic", "ruamel.yaml", "torch", "nvidia-ml-py", "pytest"} <= names
+    left = {one.name for one in gpu_bundle.missing(requirements, gpu_bundle.PRESENT, "3.12")}
+    assert {"ffcv", "pydantic", "ruamel.yaml", "pytest"} <= left
+    assert not left & {"torch", "torchvision", "numba", "numpy", "ray", "mypy"}
+
+
+def test_system_libraries_are_those_outside_of_the_wheel(tmp_path):
+    output = f"""{tmp_path}/x.libs/libGLX.so.0:
+\tlinux-vdso.so.1 (0x00007ff6a74f0000)
+\tlibX11.so.6 => /lib/x86_64-linux-gnu/libX11.so.6 (0x00007ff6a6e00000)
+\tlibGLX.so.0 => {tmp_path}/x.libs/libGLX.so.0 (0x00007ff6a6e00000)
+\tlibstdc++.so.6 => /lib/x86_64-linux-gnu/libstdc++.so.6 (0x00007ff6a6600000)
+\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007ff6a681e000)
+\t/lib64/ld-linux-x86-64.so.2 (0x00007ff6a74f2000)
+"""
+    found = gpu_bundle.system_libraries(output, tmp_path)
+    assert found == {"libX11.so.6": Path("/lib/x86_64-linux-gnu/libX11.so.6")}
+
+
+def test_a_bundle_of_other_sources_or_another_python_is_not_installed(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(gpu_check, "WHEELS", tmp_path)
+    assert gpu_check.install(tmp_path)["PYTHONPATH"] == str(ROOT)  # no bundle at all
+    record = {"python": "3.1", "c_sources": "", "wheels": []}
+    (tmp_path / gpu_bundle.RECORD).write_text(json.dumps(record))
+    assert gpu_check.install(tmp_path)["PYTHONPATH"] == str(ROOT)
+    assert "are for Python 3.1" in capsys.readouterr().out
+    record["python"] = f"{sys.version_info.major}.{sys.version_info.minor}"
+    (tmp_path / gpu_bundle.RECORD).write_text(json.dumps(record))
+    with pytest.raises(SystemExit, match="other C sources"):
+        gpu_check.install(tmp_path)
+
+
+def test_the_digest_is_of_every_c_file(tmp_path):
+    for folder in ("loaders", "writers"):
+        (tmp_path / folder).mkdir()
+    digests = {gpu_bundle.c_sources_digest(tmp_path)}
+    for file, text in (("loaders/a.c", "1"), ("loaders/a.c", "2"), ("writers/b.h", "2")):
+        (tmp_path / file).write_text(text)
+        digests.add(gpu_bundle.c_sources_digest(tmp_path))
+    assert len(digests) == 4
+
+
+def test_gpu_tests_are_found_by_their_marker():
+    found = gpu_check.gpu_tests()
+    assert "tests/train/test_train_captured.py" in found
+    assert all("gpu" in (ROOT / file).read_text() for file in found) and len(found) < 20

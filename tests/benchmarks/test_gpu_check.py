@@ -202,5 +202,5 @@ def test_the_digest_is_of_every_c_file(tmp_path):
 
 def test_gpu_tests_are_found_by_their_marker():
     found = gpu_check.gpu_tests()
-    assert "tests/train/test_train_captured.py" in found
+    assert "tests/train/test_cuda_graph_attack.py" in found
     assert all("gpu" in (ROOT / file).read_text() for file in found) and len(found) < 20

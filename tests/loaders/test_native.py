@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_betons import jpeg, photo
 
 from loaders import kernel_c
+from tests.helpers.tiny_betons import jpeg, photo
 from writers.beton.encoding import JPEG
 from writers.jpeg import native as writers_kernel
 from writers.jpeg.restart_index import add_restart_index

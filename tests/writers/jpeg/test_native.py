@@ -85,7 +85,7 @@ def test_c_parts_of_other_sources_are_not_called(monkeypatch):
     kernel.library.cache_clear()
 
 
-ARGUMENTS = {"loaders": "1: 178b779e", "writers": "1: 83fb2d01"}
+ARGUMENTS = {"loaders": "2: 775447bd", "writers": "1: 83fb2d01"}
 
 
 @pytest.mark.parametrize("package", ARGUMENTS)

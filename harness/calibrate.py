@@ -155,7 +155,7 @@ def _attack(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
     )
     attack, precision = (
         EvaluationAttack.model_validate(step["attack"]),
-        choose("auto", context.device),
+        choose(step["precision"], context.device),
     )
     generator = torch.Generator(context.device).manual_seed(0)
 

@@ -190,6 +190,7 @@ def rank(
     Prints a CSV file that a recipe can name: remove: {hardest: 100, by: ranking.csv}
     """
     from harness import environment
+    from harness.train.precision import choose
     from harness.train.ranking import rank_classes
     from loaders.plan import LoaderPlan
     from writers.store import open_beton
@@ -207,6 +208,7 @@ def rank(
         _models(checkpoints, plan, beton.manifest, own_resolution=resolution is None),
         beton.manifest.classes,
         source=", ".join(map(str, checkpoints)),
+        precision=choose("auto", device),
     )
     ranking = scores.ranking
     if as_json:

@@ -8,18 +8,21 @@ from harness.pass_progress import PassProgress
 from harness.stage import Outcome, StageContext
 from harness.stages.pretrain import MODEL_FILE
 from harness.train.plans import eval_plan, split_path
+from harness.train.precision import choose
 from harness.train.ranking import rank_classes, unseen_part
 from loaders.plan import LoaderPlan
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: `classes`, hardest first; `accuracy` and `num_images` of each; the split, and how ties were broken. Where it is
+    """Metrics: `classes`, hardest first; `accuracy` and `num_images` of each; the split, how ties were broken, and the precision. Where it is
     asked to stop, it stops behind a batch, and begins anew when it is run again: no counts are kept."""
     config = context.config
+    precision = choose(config["precision"], context.device)
     scores = rank_classes(
         _models(context),
         context.needs["data"].metrics["classes"],
         source=f"stage {context.folder.name}",
+        precision=precision,
         begin_pass=lambda loader: PassProgress(context, loader, config["split"]),
     )
     return Outcome(
@@ -29,6 +32,7 @@ def run(context: StageContext) -> Outcome:
             "num_images": scores.num_images,
             "split": "held_out" if "held_out" in config else config["split"],
             "tie_break": scores.ranking.tie_break,
+            "precision": precision,
         }
     )
 

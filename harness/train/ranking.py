@@ -9,7 +9,7 @@ import torch
 from harness.model import Classifier
 from harness.train.evaluate import View, evaluate
 from harness.train.plans import held_out
-from harness.train.precision import choose
+from harness.train.precision import Precision
 from loaders import open_loader
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
@@ -31,6 +31,7 @@ def rank_classes(
     classes: Sequence[str],
     *,
     source: str,
+    precision: Precision,
     begin_pass: Callable[[Loader], Callable[[int], None]] = lambda loader: lambda num_images: None,
 ) -> ClassScores:
     """Rank `classes` (label k is `classes[k]`) by accuracy on the images of all plans, each judged by its own model.
@@ -46,7 +47,7 @@ def rank_classes(
                 model.to(plan.device),
                 loader,
                 device=plan.device,
-                precision=choose("auto", plan.device),
+                precision=precision,
                 num_classes=len(classes),
                 views={"all": View()},
                 after_batch=begin_pass(loader),

@@ -116,11 +116,14 @@ def largest_error(case: Case, context: Callable[[], AbstractContextManager[objec
                 output = functional.conv2d(images, weight, stride=2, padding=case.kernel // 2)
             upstream = torch.randn(output.shape).to(memory_format=torch.channels_last)
             found = torch.autograd.grad(output, (images, weight), upstream.to(output.dtype))
+            output = output.detach()
             exact = [tensor.detach().double().requires_grad_() for tensor in (images, weight)]
             true_output = functional.conv2d(*exact, stride=2, padding=case.kernel // 2)
             true = torch.autograd.grad(true_output, exact, upstream.double())
-            for mine, other in zip((output, *found), (true_output, *true), strict=True):
-                error = float((mine.double() - other).abs().max() / other.abs().max())
+            for mine, other in zip((output, *found), (true_output.detach(), *true), strict=True):
+                error = float(
+                    (mine.detach().double() - other.detach()).abs().max() / other.abs().max()
+                )
                 if math.isnan(error):
                     return error
                 worst = max(worst, error)

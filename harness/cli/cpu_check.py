@@ -116,14 +116,14 @@ def largest_error(case: Case, context: Callable[[], AbstractContextManager[objec
                 output = functional.conv2d(images, weight, stride=2, padding=case.kernel // 2)
             upstream = torch.randn(output.shape).to(memory_format=torch.channels_last)
             found = torch.autograd.grad(output, (images, weight), upstream.to(output.dtype))
-            exact_images = images.detach().double().requires_grad_()
-            exact_weight = weight.detach().double().requires_grad_()
-            true_output = functional.conv2d(
-                exact_images, exact_weight, stride=2, padding=case.kernel // 2
-            )
-            true = torch.autograd.grad(true_output, (exact_images, exact_weight), upstream.double())
-            for mine, other in zip((output, *found), (true_output, *true), strict=True):
-                error = float((mine.double() - other).abs().max() / other.abs().max())
+            output = output.detach()
+            exact = [tensor.detach().double().requires_grad_() for tensor in (images, weight)]
+            true_output = functional.conv2d(exact[0], exact[1], stride=2, padding=case.kernel // 2)
+            true = torch.autograd.grad(true_output, exact, upstream.double())
+            for mine, other in zip((output, *found), (true_output.detach(), *true), strict=True):
+                error = float(
+                    (mine.detach().double() - other.detach()).abs().max() / other.abs().max()
+                )
                 if math.isnan(error):
                     return error
                 worst = max(worst, error)

@@ -118,7 +118,7 @@ class FeatureSettings(Settings):
     )
     batch_size: Count = 128
     precision: Literal["auto", "float32", "bf16", "fp16"] = (
-        "float32"  # bf16 keeps 3 digits: neighbours may change
+        "float32"  # of every features stage, adopted models too; bf16 keeps 3 digits: neighbours may change
     )
 
 

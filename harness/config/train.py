@@ -70,9 +70,9 @@ class TrainSettings(Settings):
         False  # evaluate with the mean of the logits of each image and its mirror image
     )
     optimizer: ScheduleSettings = ScheduleSettings()
-    precision: Literal["auto", "float32", "bf16", "fp16"] = (
-        "auto"  # bf16 on a GPU that computes it natively, else float32; on a CPU float32
-    )
+    # Of training and of every evaluation of what was trained. `evaluate` and `rank` take that of `pretrain`, a transfer that of
+    # its method. auto: bf16 on a GPU that computes it natively, else float32; on a CPU always float32.
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
 
 
 class ProgressiveSettings(Settings):

@@ -146,7 +146,7 @@ def _look(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
     assert resolution is not None
     images, _ = noise_batch(step["batch_size"], resolution, NUM_CLASSES, context.device)
     precision = choose(step["precision"], context.device)
-    with eval_mode(model), torch.inference_mode(), autocast(precision, context.device):
+    with eval_mode(model), torch.inference_mode(), autocast(precision, context.device, model):
         yield lambda: model(images)
 
 
@@ -158,7 +158,7 @@ def _attack(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
     )
     attack, precision = (
         EvaluationAttack.model_validate(step["attack"]),
-        choose("auto", context.device),
+        choose(step["precision"], context.device),
     )
     generator = torch.Generator(context.device).manual_seed(0)
 
@@ -172,7 +172,7 @@ def _attack(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
             precision,
             generator,
         )
-        with torch.inference_mode(), autocast(precision, context.device):
+        with torch.inference_mode(), autocast(precision, context.device, model):
             model(moved)
 
     with eval_mode(model):

@@ -142,7 +142,9 @@ def _rank(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Part]:
         else counts["data"].splits[config["split"]]
     )
     model = next(need for role, need in stage.needs.items() if role.startswith("model"))
-    yield _look(_model(model), config["resolution"], config["batch_size"], "auto", num_images)
+    yield _look(
+        _model(model), config["resolution"], config["batch_size"], config["precision"], num_images
+    )
 
 
 def _evaluate(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Part]:
@@ -152,7 +154,7 @@ def _evaluate(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Part]:
         _model(stage.needs["model"]),
         counts["data"].splits["val"] * _views(config["flip_tta"]),
     )
-    yield _look(model, config["resolution"], settings.batch_size, "auto", num_images)
+    yield _look(model, config["resolution"], settings.batch_size, config["precision"], num_images)
     if config["eps"] or settings.eps_of_clean:
         yield Part(
             {
@@ -160,6 +162,7 @@ def _evaluate(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Part]:
                 "model": model,
                 "resolution": config["resolution"],
                 "batch_size": settings.batch_size,
+                "precision": config["precision"],
                 "attack": config["settings"]["attack"],
             },
             settings.batch_size,

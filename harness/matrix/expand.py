@@ -295,7 +295,7 @@ def _rank(recipe: Recipe, references: dict[str, Stage], all_data: Stage) -> Stag
         "split": split,
         **_held_out(recipe.ranking),
         "batch_size": recipe.evaluate.batch_size,
-        **_view(recipe.pretrain),
+        **_looks(recipe.pretrain),
     }
     axes = {
         axis: value
@@ -350,7 +350,7 @@ def _evaluate_config(recipe: Recipe, eps: float) -> JSON:
     return {
         "settings": settings,
         "eps": eps,
-        **_view(recipe.pretrain),
+        **_looks(recipe.pretrain),
         "flip_tta": recipe.pretrain.flip_tta,
     }
 
@@ -374,11 +374,12 @@ def _compared(subsets: list[SubsetSpec], asked: tuple[str, ...] | None) -> JSON:
     }
 
 
-def _view(settings: PretrainSettings) -> JSON:
-    """How images are shown to a model that is only looked at."""
+def _looks(settings: PretrainSettings) -> JSON:
+    """How a pretrained model is evaluated: what it is shown, and the precision that it was trained in, `auto` as such."""
     return {
         "resolution": settings.eval_resolution or settings.resolution,
         "eval_crop": settings.eval_crop,
+        "precision": settings.precision,
     }
 
 

@@ -13,7 +13,7 @@ With one thread, without channels_last, with stride 1 or limited to SSE4.1 no er
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -29,6 +29,22 @@ class SafeConvolutions(TorchFunctionMode):
         if func is torch.conv2d:
             return conv2d(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def may_be_affected(model: nn.Module) -> bool:
+    """Return False only if no convolution of the model can meet a wrong kernel in float32.
+
+    A module with weights of its own that is neither torch's nor a Conv2d may convolve by functions, so it counts as affected.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            if max(module.stride) > 1 and _is_narrow(module.weight):
+                return True
+        elif not type(module).__module__.startswith("torch.nn.") and any(
+            True for _ in module.parameters(recurse=False)
+        ):
+            return True
+    return False
 
 
 def conv2d(
@@ -54,7 +70,7 @@ def conv2d(
     """
     steps = _pair(stride)
     if input.device.type == "cpu" and max(steps) > 1 and padding != "same":
-        if weight.shape[2:] == (1, 1) and min(weight.shape[:2]) < BLOCK:
+        if _is_narrow(weight):
             border = (0, 0) if isinstance(padding, str) else _pair(padding)
             if max(border) > 0:
                 input = functional.pad(input, (border[1], border[1], border[0], border[0]))
@@ -74,6 +90,10 @@ def conv2d(
                 )
             return exact.to(dtype)
     return functional.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _is_narrow(weight: Tensor) -> bool:
+    return weight.shape[2:] == (1, 1) and min(weight.shape[:2]) < BLOCK
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:

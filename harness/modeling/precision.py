@@ -5,8 +5,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
+from torch import nn
 
-from harness.modeling.cpu_kernels import SafeConvolutions
+from harness.modeling.cpu_kernels import SafeConvolutions, may_be_affected
 
 Precision = Literal["float32", "bf16", "fp16"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,10 +28,19 @@ def choose(setting: Literal["auto", "float32", "bf16", "fp16"], device: str) -> 
     )
 
 
-def autocast(precision: Precision, device: str) -> AbstractContextManager[object]:
-    """Return the context for every forward pass: the number format, and on a CPU the way around torch's wrong kernels."""
+def autocast(
+    precision: Precision, device: str, model: object = None
+) -> AbstractContextManager[object]:
+    """Return the context for every forward pass: the number format, and on a CPU the way around torch's wrong kernels.
+
+    Args:
+        model: what is called in the context. A module that no wrong kernel can concern is spared the detour's cost, 3 to 7 % of
+            a step of resnet10 at 48 px and batch 32.
+    """
     kind = torch.device(device).type
-    if kind == "cpu":
+    if kind == "cpu" and (
+        precision != "float32" or not isinstance(model, nn.Module) or may_be_affected(model)
+    ):
         return _on_cpu(precision)
     return (
         nullcontext() if precision == "float32" else torch.autocast(kind, dtype=DTYPES[precision])

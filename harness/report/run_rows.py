@@ -67,6 +67,7 @@ class StageRow:
     key: str
     started_at: str
     wall_s: float
+    precision: str = ""  # that the network computed in; empty if the stage has none
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ def stage_rows(found: Collection) -> list[StageRow]:
             key=result.key,
             started_at=result.started_at,
             wall_s=result.wall_s,
+            precision=result.metrics.get("precision") or "",
         )
         for kind in kinds
         for result in found.of(kind)

@@ -1,5 +1,6 @@
 """Rows to tables about the runs themselves: differences, where the time went, what was written, what ran on what."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from harness.report.effects import MEASURES, Effect
@@ -134,16 +135,18 @@ def beton_table(rows: Sequence[BetonRow]) -> Table:
 
 
 def kinds_table(rows: Sequence[StageRow]) -> Table:
-    """How many stages of each kind are done, and the time they took."""
+    """How many stages of each kind are done, the time they took, and the number formats that their networks computed in."""
     lines = []
     for kind in dict.fromkeys(row.kind for row in rows):
-        times = [row.wall_s for row in rows if row.kind == kind]
+        mine = [row for row in rows if row.kind == kind]
+        times = [row.wall_s for row in mine]
         lines.append(
             (
                 Cell(kind, sort=kind),
                 _number(len(times)),
                 Cell(duration(sum(times)), sort=sum(times)),
                 Cell(duration(max(times)), sort=max(times)),
+                _precisions(mine),
             )
         )
     if len(lines) > 1:  # the sum has nothing to sort by: it stays last
@@ -154,6 +157,7 @@ def kinds_table(rows: Sequence[StageRow]) -> Table:
                 Cell(f"{len(times):,}"),
                 Cell(duration(sum(times))),
                 Cell(duration(max(times))),
+                Cell(""),
             )
         )
     columns = (
@@ -161,8 +165,22 @@ def kinds_table(rows: Sequence[StageRow]) -> Table:
         Column("done"),
         Column("time in all"),
         Column("longest"),
+        Column(
+            "precision", numeric=False, hint="number format of the network; in brackets: stages"
+        ),
     )
     return Table("kinds", "Time by kind of stage", columns, tuple(lines))
+
+
+def _precisions(rows: Sequence[StageRow]) -> Cell:
+    """The formats of these stages; if they differ, each with its number of stages, commonest first."""
+    counts = Counter(row.precision for row in rows if row.precision).most_common()
+    if not counts:
+        return _UNKNOWN
+    if len(counts) == 1:
+        return Cell(counts[0][0], sort=counts[0][0])
+    text = "; ".join(f"{name} ({number:,})" for name, number in counts)
+    return Cell(text, sort=text)
 
 
 def environment_table(rows: Sequence[EnvironmentRow]) -> Table:

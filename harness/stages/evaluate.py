@@ -53,7 +53,7 @@ def run(context: StageContext) -> Outcome:
     loaded, _ = models.load(context.need_folders["model"] / MODEL_FILE)
     loaded.to(context.device)
     model = FlipAverage(loaded) if config["flip_tta"] else loaded
-    precision = choose("auto", context.device)
+    precision = choose(config["precision"], context.device)
     eps = settings.attack.eps_of(
         config["eps"] or settings.eps_of_clean or 0.0, config["resolution"]
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from harness.modeling import classifier as models
 from harness.modeling.classifier import Classifier
+from harness.modeling.precision import choose
 from harness.runner.context import Outcome, StageContext
 from harness.stages._progress import PassProgress
 from harness.stages.pretrain import MODEL_FILE
@@ -13,13 +14,15 @@ from loaders.plan import LoaderPlan
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: `classes`, hardest first; `accuracy` and `num_images` of each; the split, and how ties were broken. Where it is
+    """Metrics: `classes`, hardest first; `accuracy` and `num_images` of each; the split, how ties were broken, and the precision. Where it is
     asked to stop, it stops behind a batch, and begins anew when it is run again: no counts are kept."""
     config = context.config
+    precision = choose(config["precision"], context.device)
     scores = rank_classes(
         _models(context),
         context.needs["data"].metrics["classes"],
         source=f"stage {context.folder.name}",
+        precision=precision,
         begin_pass=lambda loader: PassProgress(context, loader, config["split"]),
     )
     return Outcome(
@@ -29,6 +32,7 @@ def run(context: StageContext) -> Outcome:
             "num_images": scores.num_images,
             "split": "held_out" if "held_out" in config else config["split"],
             "tie_break": scores.ranking.tie_break,
+            "precision": precision,
         }
     )
 

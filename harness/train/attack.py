@@ -116,7 +116,7 @@ def _success_and_loss(
     model: nn.Module, images: Tensor, labels: Tensor, precision: Precision
 ) -> tuple[Tensor, Tensor]:
     """Whether the model is wrong about each image, bool [B], and its loss [B]."""
-    with eval_mode(model), torch.no_grad(), autocast(precision, images.device.type):
+    with eval_mode(model), torch.no_grad(), autocast(precision, images.device.type, model):
         logits = model(images).float()
     answers = logits.argmax(1)
     right = answers == labels if labels.ndim == 1 else labels.gather(1, answers[:, None])[:, 0] == 1
@@ -152,7 +152,7 @@ def _fp16_scale(loss: Tensor) -> Tensor:
 def _loss(
     logits_of: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, precision: Precision
 ) -> Tensor:
-    with autocast(precision, images.device.type):
+    with autocast(precision, images.device.type, logits_of):
         logits = logits_of(images)
     return image_losses(logits.float(), labels)
 

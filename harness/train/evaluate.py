@@ -204,7 +204,7 @@ def _answers(
                 images = attacked(
                     model, images, labels, attack, eps, precision, generator, zero_gradients
                 )
-            with torch.inference_mode(), autocast(precision, device):
+            with torch.inference_mode(), autocast(precision, device, model):
                 logits = model(images)
             yield logits, labels
     assert sum(ranks.gathered(num_images)) == loader.num_samples, (

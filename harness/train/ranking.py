@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from harness.modeling.classifier import Classifier
-from harness.modeling.precision import choose
+from harness.modeling.precision import Precision
 from harness.train.evaluate import View, evaluate
 from harness.train.loader_plans import held_out
 from loaders import open_loader
@@ -31,6 +31,7 @@ def rank_classes(
     classes: Sequence[str],
     *,
     source: str,
+    precision: Precision,
     begin_pass: Callable[[Loader], Callable[[int], None]] = lambda loader: lambda num_images: None,
 ) -> ClassScores:
     """Rank `classes` (label k is `classes[k]`) by accuracy on the images of all plans, each judged by its own model.
@@ -46,7 +47,7 @@ def rank_classes(
                 model.to(plan.device),
                 loader,
                 device=plan.device,
-                precision=choose("auto", plan.device),
+                precision=precision,
                 num_classes=len(classes),
                 views={"all": View()},
                 after_batch=begin_pass(loader),

@@ -156,7 +156,7 @@ class Step:
         return loss.detach()
 
     def _forward(self, images: Tensor, labels: Tensor, *, counted: bool = True) -> Tensor:
-        with autocast(self.precision, self._device):
+        with autocast(self.precision, self._device, self.model):
             answers = self._group(images, self.logits_of) if self._group else self.logits_of(images)
         logits, auxiliary = answers if isinstance(answers, tuple) else (answers, None)
         if counted:

@@ -74,7 +74,7 @@ def extract(
     num_images = 0
     with eval_mode(model), torch.no_grad(), loader.epoch(0) as batches:
         for images, batch_labels in batches:
-            with autocast(precision, device):
+            with autocast(precision, device, model):
                 seen = model.features(images)
                 logits = model.head(seen) if has_head else None
             features.append(seen.float().cpu())

@@ -171,7 +171,7 @@ def test_the_steps_that_are_timed_are_the_stages_own(root: Path):
     own = {"batch_size": 4, "resolution": 16, "accumulate": "auto", "precision": "float32"}
     steps: list[dict[str, Any]] = [
         {"step": "look", **view, "precision": "float32"},
-        {"step": "attack", **view, "attack": {**attack, "restarts": 1}},
+        {"step": "attack", **view, "precision": "bf16", "attack": {**attack, "restarts": 1}},
         *(
             {
                 "step": "pretrain",

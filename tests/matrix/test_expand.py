@@ -149,6 +149,33 @@ def test_a_ranking_on_train_is_by_models_that_each_leave_out_a_fold():
             recipe(ranking=wrong)
 
 
+def test_what_is_pretrained_is_ranked_and_evaluated_in_its_precision():
+    """By name, also by variant; `auto` stays `auto`. Transfers have that of their method."""
+    usual, half = (
+        by_name(expand(recipe(**more)))
+        for more in ({}, {"pretrain": {"precision": "bf16"}, "methods": {"full": {}}})
+    )
+    for stages, precision in ((usual, "auto"), (half, "bf16")):
+        looks = [stage for stage in stages.values() if stage.kind in ("rank", "evaluate")]
+        assert {stage.config["precision"] for stage in looks} == {precision}
+        assert {stage.kind for stage in looks} == {"rank", "evaluate"}
+        transfers = [stage for stage in stages.values() if stage.kind == "transfer"]
+        assert {stage.config["settings"].get("precision", "auto") for stage in transfers} == {
+            "auto"
+        }
+    for name in ("rank/reference", "evaluate/all/eps0/seed0"):
+        assert usual[name].key != half[name].key
+    of_variants = expand(
+        recipe(variants={"exact": {"precision": "float32"}, "half": {"precision": "fp16"}})
+    )
+    found = {
+        (stage.axes["variant"], stage.config["precision"])
+        for stage in of_variants.stages
+        if stage.kind == "evaluate"
+    }
+    assert found == {("exact", "float32"), ("half", "fp16")}
+
+
 def test_names_carry_the_architecture_only_where_there_are_several():
     names = by_name(expand(recipe(archs=["resnet10", "resnet18"])))
     assert (

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.config.attack import AttackSettings
 from harness.config.train import ScheduleSettings
 from harness.modeling import classifier as models
-from harness.modeling.cpu_kernels import SafeConvolutions
+from harness.modeling.cpu_kernels import SafeConvolutions, may_be_affected
 from harness.modeling.precision import autocast
 from harness.profiling.timer import Timer
 from harness.train.optimizer import make_sgd
@@ -80,6 +81,30 @@ class Foreign(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         seen = torch.conv2d(input=images.float() / 255, weight=self.weight, stride=2)
         return self.head(functional.relu(seen).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("model", "affected"),
+    [
+        (lambda: models.build("resnet10", 3, channels=(16, 16, 16, 16)), False),
+        (lambda: models.build("resnet10", 3, channels=(16, 16, 8, 16)), True),
+        (lambda: models.build("resnet18", 3), False),
+        (lambda: nn.Sequential(nn.Conv2d(32, 8, 1, stride=(1, 2)), nn.BatchNorm2d(8)), True),
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 8, 1)), False),
+        (lambda: nn.Sequential(nn.ReLU(), Foreign()), True),  # weights of its own: not looked into
+    ],
+)
+def test_only_networks_that_cannot_be_affected_are_spared_the_detour(model, affected):
+    assert may_be_affected(model()) is affected
+    with autocast("float32", "cpu", model()):
+        assert bool(_get_current_function_mode_stack()) is affected
+    for precision, unknown in (
+        ("float32", None),
+        ("float32", lambda images: images),
+        ("bf16", None),
+    ):
+        with autocast(precision, "cpu", unknown):
+            assert _get_current_function_mode_stack(), "taken for affected"
 
 
 @pytest.mark.parametrize("foreign", [False, True])

@@ -21,6 +21,7 @@ CONFIG = {
     "eps": 0.0,
     "resolution": 24,
     "eval_crop": 1.0,
+    "precision": "auto",
     "flip_tta": False,
 }
 
@@ -164,6 +165,7 @@ def test_a_held_out_ranking_goes_by_images_that_the_reference_was_not_trained_on
             "batch_size": 8,
             "resolution": 24,
             "eval_crop": 1.0,
+            "precision": "auto",
         },
         {"model": as_result("pretrain", trained), "data": source},
     )

@@ -263,12 +263,15 @@ def test_timing_shows_spans_speeds_and_verdicts(tmp_path: Path) -> None:
 def test_time_by_kind_adds_up(tmp_path: Path) -> None:
     recipe = make_recipe(eps=(0.0,), targets=("clothing",), methods=("full",))
     results = [result.model_copy(update={"wall_s": 30.0}) for result in make_results(recipe)]
+    evaluated = [result for result in results if result.kind == "evaluate"]
+    for result, precision in zip(evaluated, ("float32", "bf16", "bf16"), strict=True):
+        result.metrics["precision"] = precision
     table = page_of(recipe, results, tmp_path).tables["kinds"]
     assert table[1:] == [
-        ["write", "4", "2 min 00 s", "30.0 s"],
-        ["pretrain", "4", "2 min 00 s", "30.0 s"],
-        ["rank", "1", "30.0 s", "30.0 s"],
-        ["evaluate", "3", "1 min 30 s", "30.0 s"],
-        ["transfer", "3", "1 min 30 s", "30.0 s"],
-        ["all", "15", "7 min 30 s", "30.0 s"],
+        ["write", "4", "2 min 00 s", "30.0 s", "–"],
+        ["pretrain", "4", "2 min 00 s", "30.0 s", "float32"],
+        ["rank", "1", "30.0 s", "30.0 s", "–"],
+        ["evaluate", "3", "1 min 30 s", "30.0 s", "bf16 (2); float32 (1)"],
+        ["transfer", "3", "1 min 30 s", "30.0 s", "–"],
+        ["all", "15", "7 min 30 s", "30.0 s", ""],
     ]

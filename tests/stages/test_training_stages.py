@@ -409,6 +409,7 @@ def test_evaluation_counts_common_classes_masked_and_unmasked(
         "eps": 0.5,
         "resolution": 24,
         "eval_crop": 1.0,
+        "precision": "float32",
         "flip_tta": False,
     }
     needs = {"model": model, "data": source, "common_0": source, "common_1": fewer}
@@ -432,6 +433,38 @@ def test_evaluation_counts_common_classes_masked_and_unmasked(
     clean = evaluate.run(context_of(root, "clean", {**config, "eps": 0.0}, needs)).metrics
     assert clean["adversarial"] is None and clean["attack"] is None
     assert clean["clean"] == metrics["clean"]
+
+
+def test_evaluation_and_ranking_compute_in_the_precision_of_the_recipe(
+    root: Path, model: Result, source: Result, monkeypatch: pytest.MonkeyPatch
+):
+    """Seen at the head, which gives logits of that type."""
+    seen: list[torch.dtype] = []
+    load = models.load
+
+    def watched(path: Path):
+        loaded, about = load(path)
+        loaded.head.register_forward_hook(lambda module, inputs, logits: seen.append(logits.dtype))
+        return loaded, about
+
+    monkeypatch.setattr(models, "load", watched)
+    view = {"resolution": 24, "eval_crop": 1.0}
+    runs = {
+        evaluate.run: {"settings": {"batch_size": 7}, "eps": 0.5, "flip_tta": False, **view},
+        rank.run: {"split": "val", "batch_size": 7, **view},
+    }
+    for run, config in runs.items():
+        for asked, computed, dtype in (
+            ("auto", "float32", torch.float32),
+            ("bf16", "bf16", torch.bfloat16),
+        ):
+            seen.clear()
+            name = f"{run.__module__}-{asked}"
+            context = context_of(
+                root, name, {**config, "precision": asked}, {"model": model, "data": source}
+            )
+            assert run(context).metrics["precision"] == computed
+            assert set(seen) == {dtype}
 
 
 @pytest.mark.parametrize(
@@ -466,7 +499,7 @@ def test_a_pass_over_images_says_how_far_it_is_and_stops_behind_a_batch(
     context = context_of(
         root,
         f"stopped-{note}",
-        {**config, "resolution": 24, "eval_crop": 1.0},
+        {**config, "resolution": 24, "eval_crop": 1.0, "precision": "auto"},
         {"model": model, "data": source},
         stop_requested=stop_requested,
     )
@@ -511,7 +544,13 @@ def test_each_fold_of_train_is_ranked_by_a_model_that_has_not_seen_it(root: Path
                 right += np.bincount(labels.numpy(), correct, minlength=3)
     assert not seen[0] & seen[1]
 
-    config = {"split": "train", "batch_size": 5, "resolution": 24, "eval_crop": 1.0}
+    config = {
+        "split": "train",
+        "batch_size": 5,
+        "resolution": 24,
+        "eval_crop": 1.0,
+        "precision": "auto",
+    }
     metrics = rank.run(context_of(root, "rank_folds", config, needs)).metrics
     assert [metrics["accuracy"][name] for name in source.metrics["classes"]] == pytest.approx(
         right / 20
@@ -546,7 +585,13 @@ def test_each_fold_of_train_is_ranked_by_a_model_that_has_not_seen_it(root: Path
 
 
 def test_ranking_orders_classes_by_accuracy(root: Path, model: Result, source: Result):
-    config = {"split": "val", "batch_size": 5, "resolution": 24, "eval_crop": 1.0}
+    config = {
+        "split": "val",
+        "batch_size": 5,
+        "resolution": 24,
+        "eval_crop": 1.0,
+        "precision": "auto",
+    }
     metrics = rank.run(context_of(root, "rank", config, {"model": model, "data": source})).metrics
     assert sorted(metrics["classes"]) == source.metrics["classes"]
     accuracies = [metrics["accuracy"][name] for name in metrics["classes"]]

@@ -421,6 +421,7 @@ def make_evaluation(runs: Path, written: result.Result, batch_size: int) -> Path
         "eps": 0.5,
         "resolution": 24,
         "eval_crop": 1.0,
+        "precision": "float32",
         "flip_tta": False,
     }
     key = key_of("evaluate", config, {role: need["key"] for role, need in needs.items()})

@@ -441,11 +441,11 @@ def plain_step(
         pixels = images.float() / 255
         if eps:
             pixels = _plain_attack(
-                model, pixels, labels, eps, attack, lambda: autocast(precision, device)
+                model, pixels, labels, eps, attack, lambda: autocast(precision, device, model)
             )
         model.train()
         optimizer.zero_grad()
-        with autocast(precision, device):
+        with autocast(precision, device, model):
             logits = model(pixels)
             loss = functional.cross_entropy(logits, labels)
         loss.backward()

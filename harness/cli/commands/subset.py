@@ -190,6 +190,7 @@ def rank(
 
     Prints a CSV file that a recipe can name: remove: {hardest: 100, by: ranking.csv}
     """
+    from harness.modeling.precision import choose
     from harness.system import environment
     from harness.train.ranking import rank_classes
     from loaders.plan import LoaderPlan
@@ -208,6 +209,7 @@ def rank(
         _models(checkpoints, plan, beton.manifest, own_resolution=resolution is None),
         beton.manifest.classes,
         source=", ".join(map(str, checkpoints)),
+        precision=choose("auto", device),
     )
     ranking = scores.ranking
     if as_json:

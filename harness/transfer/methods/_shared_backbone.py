@@ -53,7 +53,7 @@ class SharedBackbone:
     def train_batch(self, images: Tensor, labels: Tensor) -> None:
         timer, smoothing = self._setup.timer, self._setup.settings.label_smoothing
         with timer.span("forward"):
-            with torch.no_grad(), autocast(self._setup.precision, self._setup.device):
+            with torch.no_grad(), autocast(self._setup.precision, self._setup.device, self._model):
                 features = self._model.features(images)
             features = features.float()
         with timer.span("backward"):  # of the heads: forward, too

@@ -23,7 +23,7 @@ help:
 setup: $(STAMP)
 
 # FFCV and our own C files are compiled on installation, against OpenCV and libjpeg-turbo, which are system libraries.
-$(STAMP): pyproject.toml $(wildcard writers/jpeg/*.[ch] loaders/*.[ch] loaders/native/*.[ch])
+$(STAMP): pyproject.toml $(wildcard writers/dct/*.[ch] writers/jpeg/*.[ch] loaders/*.[ch] loaders/native/*.[ch])
 	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 to 3.13 was found. Install one, or name it: make setup PYTHON=/path/to/python3.12"; exit 2; }
 	@packages=""; \
 	pkg-config --exists opencv4 libturbojpeg libjpeg 2>/dev/null || packages="libopencv-dev libturbojpeg0-dev libjpeg-dev pkg-config libgl1"; \

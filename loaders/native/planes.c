@@ -38,20 +38,13 @@ static int is_ordinary(const struct jpeg_decompress_struct *codec, const struct 
     return parts[0].h_samp_factor <= 2 && parts[0].v_samp_factor <= 2;
 }
 
-/* Of a plane's samples along one axis, those that the pixels first..last need: their own, and one more on both sides if
- * chroma is halved. */
-struct span {
-    int64_t first, last;
-};
-
-static struct span span_of(int64_t first, int64_t last, int is_halved, int64_t size) {
+struct span span_of(int64_t first, int64_t last, int is_halved, int64_t size) {
     if (!is_halved)
         return (struct span){first, last};
     return (struct span){max64(first / 2 - 1, 0), min64(last / 2 + 1, size - 1)};
 }
 
-/* Repeat the first and the last sample of each row beyond the border, where upsampling takes their neighbors from. */
-static void repeat_borders(const struct plane *plane, int64_t num_rows, struct span columns) {
+void repeat_borders(const struct plane *plane, int64_t num_rows, struct span columns) {
     for (int64_t y = 0; y < num_rows; y++) {
         uint8_t *row = plane->samples + y * plane->stride;
         if (columns.first == 0)

@@ -30,6 +30,7 @@ struct weights {
 };
 
 struct lanes;
+struct dct_image;
 
 struct stages {
     const char *name;
@@ -41,6 +42,11 @@ struct stages {
      * 8 rows of 8 * count samples. Exactly libjpeg-turbo's accurate integer transform (jidctint), in 16-bit arithmetic that
      * wraps and saturates as its vector versions do. */
     void (*inverse_dct)(const int16_t *blocks, int64_t count, const int16_t *table, uint8_t *rows, int64_t stride);
+
+    /* Blocks first ... first + count - 1 of a row of a `dct` blob (writers/dct/blob.h) to 8 rows of samples, by the inverse DCT.
+     * scratch: int16 [count, 64]. Returns 0 if the row is damaged. */
+    int (*read_dct_row)(const struct dct_image *image, int component, int64_t row, int64_t first, int64_t count, int16_t *scratch,
+                        uint8_t *samples, int64_t stride);
 
     /* libjpeg's "fancy" (triangle) upsampling of a row of chroma: 2 * count samples from count, of which the neighbors on both
      * sides are read, too. h2v1: across. h2v2: across and down, `far` is the row on the other side of the output row. h1v2: down;
@@ -81,6 +87,7 @@ const struct stages *stages_of(enum isa isa);
 #define DECLARE_STAGES(isa) \
     void decode_lanes_##isa(struct lanes *); \
     void inverse_dct_##isa(const int16_t *, int64_t, const int16_t *, uint8_t *, int64_t); \
+    int read_dct_row_##isa(const struct dct_image *, int, int64_t, int64_t, int64_t, int16_t *, uint8_t *, int64_t); \
     void upsample_h2v1_##isa(const uint8_t *, int64_t, uint8_t *); \
     void upsample_h2v2_##isa(const uint8_t *, const uint8_t *, int64_t, uint8_t *); \
     void upsample_h1v2_##isa(const uint8_t *, const uint8_t *, int, int64_t, uint8_t *); \

@@ -29,6 +29,11 @@ static enum complaint make_image(struct worker *worker, const struct job *job, i
             pixels = worker->decoder->pixels;
         }
     }
+    if (job->modes[row] == DCT) {
+        has_planes = decode_dct(job->stages, &worker->planes, blob, size, width, height, box, picture);
+        if (!has_planes)
+            return DAMAGED;
+    }
     if (!has_planes) {
         picture->kind = RGB_PIXELS;
         picture->box = *box;

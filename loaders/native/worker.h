@@ -9,7 +9,7 @@
 #include "resize.h"
 #include "stages.h"
 
-enum { JPEG = 0 };      /* a mode; as in writers/beton/encoding.py */
+enum { JPEG = 0, DCT = 2 };      /* modes; as in writers/beton/encoding.py */
 
 enum complaint { NONE = 0, DAMAGED = 1, SHORT_OF_MEMORY = 2 };      /* as in kernel_c.py */
 

@@ -9,8 +9,7 @@ import importlib.util
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_uint, c_uint64, c_ulong, c_void_p
 from pathlib import Path
 
-MODULE, VERSION = "writers._kernel", 1  # as in version.c
-SUFFIX = ".abi3.so"  # py-limited-api in pyproject.toml: one build serves every Python from 3.11 on
+MODULE, VERSION = "writers._kernel", 2  # as in version.c
 CURE = (
     "Install a C compiler and libjpeg-turbo's headers (Debian: gcc libjpeg-dev), then reinstall with "
     "`pip install -e .`."
@@ -38,6 +37,22 @@ _ARGUMENTS = {
     ),
     "harness_find_damage": (c_char_p, c_ulong, c_char_p),
     "harness_free": (c_void_p,),
+    "harness_jpeg_to_dct": (  # dct/encode.c
+        c_char_p,
+        c_ulong,
+        POINTER(c_void_p),
+        POINTER(c_ulong),
+        c_char_p,
+    ),
+    "harness_dct_to_jpeg": (
+        c_char_p,
+        c_ulong,
+        POINTER(c_void_p),
+        POINTER(c_ulong),
+        c_char_p,
+    ),
+    "harness_check_dct": (c_char_p, c_ulong, POINTER(c_int), POINTER(c_int), c_char_p),
+    "harness_read_dct": (c_char_p, c_ulong, c_int, c_void_p),
 }
 
 

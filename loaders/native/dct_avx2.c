@@ -1,0 +1,228 @@
+/* `dct` blobs in AVX2: two blocks at a time from packed groups to samples, without leaving the registers.
+ *
+ * A group's values are packed bits; pdep puts each into its byte: the mask has as many bits as a value in each byte that the bitmap
+ * names, so that the number of its bits is also how far to go on. Then, 16 coefficients of each of the two blocks in a register:
+ * values become signed, bytes go from the zigzag's order to rows, words are multiplied by the quantization table, and the inverse
+ * DCT (idct.h) ends in samples. Values of WIDE groups, which do not fit bytes, are put into a copy of the rows; few blocks have any.
+ */
+
+#include "../../writers/dct/blob.h"
+#include "idct.h"
+
+#if HAS_AVX2
+
+#define EACH_BYTE 0x0101010101010101u
+
+/* Bytes of ones for the bits of a bitmap. */
+#define E1(b) (((b) & 1 ? 0xFFull : 0) | ((b) & 2 ? 0xFFull << 8 : 0) | ((b) & 4 ? 0xFFull << 16 : 0) | \
+               ((b) & 8 ? 0xFFull << 24 : 0) | ((b) & 16 ? 0xFFull << 32 : 0) | ((b) & 32 ? 0xFFull << 40 : 0) | \
+               ((b) & 64 ? 0xFFull << 48 : 0) | ((b) & 128 ? 0xFFull << 56 : 0))
+#define E4(b) E1(b), E1((b) + 1), E1((b) + 2), E1((b) + 3)
+#define E16(b) E4(b), E4((b) + 4), E4((b) + 8), E4((b) + 12)
+#define E64(b) E16(b), E16((b) + 16), E16((b) + 32), E16((b) + 48)
+static const uint64_t EXPANDED[256] = {E64(0), E64(64), E64(128), E64(192)};
+
+/* Of each code, the bits of a value in every byte; 8 to 15: of the first group. None if values are WIDE. */
+static const uint64_t VALUE_BITS[16] = {
+    0, 0x01 * EACH_BYTE, 0x03 * EACH_BYTE, 0x07 * EACH_BYTE, 0x0F * EACH_BYTE, 0x1F * EACH_BYTE, 0x7F * EACH_BYTE, 0,
+    0, 0x01 * EACH_BYTE, 0x03 * EACH_BYTE, 0x07 * EACH_BYTE, 0x0F * EACH_BYTE, 0x1F * EACH_BYTE, 0xFF * EACH_BYTE, 0};
+
+/* What is taken from a value of a code: half of its range. */
+static const uint8_t HALF_RANGE[16] = {0, 1, 2, 4, 8, 16, 64, 0, 0, 1, 2, 4, 8, 16, 128, 0};
+
+#define _ -1
+/* Bytes of two rows out of the zigzag's coefficients 0-15, 16-31, 32-47, 48-63. */
+static const int8_t TO_ROWS[4][4][16] = {
+    {{0, 1, 5, 6, 14, 15, _, _, 2, 4, 7, 13, _, _, _, _},
+     {_, _, _, _, _, _, 11, 12, _, _, _, _, 0, 10, 13, _},
+     {_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 10},
+     {_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _}},
+    {{3, 8, 12, _, _, _, _, _, 9, 11, _, _, _, _, _, _},
+     {_, _, _, 1, 9, 14, _, _, _, _, 2, 8, 15, _, _, _},
+     {_, _, _, _, _, _, 9, 11, _, _, _, _, _, 8, 12, _},
+     {_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 5}},
+    {{10, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _},
+     {_, 3, 7, _, _, _, _, _, 4, 6, _, _, _, _, _, _},
+     {_, _, _, 0, 7, 13, _, _, _, _, 1, 6, 14, _, _, _},
+     {_, _, _, _, _, _, 4, 6, _, _, _, _, _, 3, 7, 12}},
+    {{_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _},
+     {5, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _},
+     {_, 2, 5, 15, _, _, _, _, 3, 4, _, _, _, _, _, _},
+     {_, _, _, _, 2, 8, 11, 13, _, _, 0, 1, 9, 10, 14, 15}},
+};
+#undef _
+
+static const uint8_t ZIGZAG[64] = {
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
+    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55,
+    62, 63};
+
+INLINE_AVX2 uint64_t load_64(const uint8_t *from) {
+    uint64_t word;
+    memcpy(&word, from, 8);
+    return word;
+}
+
+/* A block whose bits lie apart. */
+struct unpacked {
+    uint64_t groups[8];         /* values as they are packed, a byte each */
+    uint64_t codes, bitmaps;    /* a byte for each group; codes of the first group are 8 to 15 */
+    const uint8_t *values;      /* where packed values begin */
+    int64_t bits;               /* of those that are not WIDE */
+    uint32_t wide;              /* a bit in each code of a WIDE group */
+};
+
+/* Read a block; returns where the next one begins. `groups` is known when this is compiled. */
+INLINE_AVX2 const uint8_t *unpack(const uint8_t *from, uint32_t codes, int groups, struct unpacked *block) {
+    uint64_t spread = _pdep_u64(codes, 0x07 * EACH_BYTE);
+    uint64_t present = (spread + 0x7F * EACH_BYTE) & 0x80 * EACH_BYTE;        /* the highest bit of bytes that are not 0 */
+    uint64_t bitmaps = _pdep_u64(load_64(from), (present >> 7) * 0xFF);
+    block->codes = spread | 8;
+    block->bitmaps = bitmaps;
+    block->wide = codes & codes >> 1 & codes >> 2 & 0x249249;
+    from += _mm_popcnt_u64(present);
+    block->values = from;
+    int64_t bit = 0;
+    for (int g = 0; g < groups; g++) {
+        uint64_t mask = EXPANDED[bitmaps >> 8 * g & 0xFF] & VALUE_BITS[block->codes >> 8 * g & 0xFF];
+        block->groups[g] = _pdep_u64(load_64(from + (bit >> 3)) >> (bit & 7), mask);
+        bit += _mm_popcnt_u64(mask);
+    }
+    block->bits = bit;
+    if (__builtin_expect(block->wide != 0, 0))
+        for (int g = 0; g < groups; g++)
+            if (block->wide >> 3 * g & 1)
+                bit += dct_bits_of(g, DCT_WIDE) * _mm_popcnt_u64(bitmaps >> 8 * g & 0xFF);
+    return from + ((bit + 7) >> 3);
+}
+
+INLINE_AVX2 __m256i both(const void *from) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)from));
+}
+
+/* The signed values of groups 2i and 2i + 1 of two blocks: those of the first in the low half. */
+INLINE_AVX2 __m256i signed_values(const struct unpacked *a, const struct unpacked *b, int i, __m256i halves, __m256i bitmaps) {
+    const __m256i bits = _mm256_set1_epi64x((long long)0x8040201008040201u);
+    const __m256i spread = _mm256_broadcastsi128_si256(
+        _mm_set_epi64x((long long)((2 * i + 1) * EACH_BYTE), (long long)(2 * i * EACH_BYTE)));
+    __m256i values = _mm256_set_epi64x((long long)b->groups[2 * i + 1], (long long)b->groups[2 * i],
+                                       (long long)a->groups[2 * i + 1], (long long)a->groups[2 * i]);
+    values = _mm256_sub_epi8(values, _mm256_shuffle_epi8(halves, spread));
+    values = _mm256_sub_epi8(values, _mm256_cmpgt_epi8(values, _mm256_set1_epi8(-1)));      /* no value is 0 */
+    __m256i present = _mm256_and_si256(_mm256_shuffle_epi8(bitmaps, spread), bits);
+    return _mm256_and_si256(values, _mm256_cmpeq_epi8(present, bits));
+}
+
+/* Put a block's WIDE values into the rows of two blocks. */
+__attribute__((noinline, cold))
+static void put_wide(const struct unpacked *block, int16_t rows[8][16], int is_second) {
+    int64_t bit = block->bits;
+    for (int g = 0; g < 8; g++)
+        for (int k = 0; k < 8; k++)
+            if (block->wide >> 3 * g & 1 && block->bitmaps >> (8 * g + k) & 1) {
+                int value = (int)(dct_u32(block->values + bit / 8) >> bit % 8 & 0x7FF) - 0x400;
+                int place = ZIGZAG[8 * g + k];
+                bit += 11;
+                if (place > 0)
+                    rows[place / 8][8 * is_second + place % 8] = (int16_t)(value + (value >= 0));
+            }
+}
+
+INLINE_AVX2 void transform(const struct unpacked *a, const struct unpacked *b, int16_t dc_a, int16_t dc_b, int groups,
+                           const __m256i multipliers[8], const int16_t *table, uint8_t *samples, int64_t stride) {
+    __m256i codes = _mm256_set_epi64x(0, (long long)b->codes, 0, (long long)a->codes);
+    __m256i bitmaps = _mm256_set_epi64x(0, (long long)b->bitmaps, 0, (long long)a->bitmaps);
+    __m256i halves = _mm256_shuffle_epi8(both(HALF_RANGE), codes);
+    __m256i zigzag[4], r[8];
+    for (int i = 0; i < groups / 2; i++)
+        zigzag[i] = signed_values(a, b, i, halves, bitmaps);
+    for (int j = 0; j < 4; j++) {
+        static const uint8_t USED[4] = {0x7, 0xF, 0xF, 0xE};     /* which of the zigzag's parts have values of the rows */
+        __m256i two_rows = _mm256_setzero_si256();
+        for (int i = 0; i < groups / 2; i++)
+            if (USED[j] >> i & 1)
+                two_rows = _mm256_or_si256(two_rows, _mm256_shuffle_epi8(zigzag[i], both(TO_ROWS[j][i])));
+        r[2 * j] = _mm256_srai_epi16(_mm256_unpacklo_epi8(two_rows, two_rows), 8);
+        r[2 * j + 1] = _mm256_srai_epi16(_mm256_unpackhi_epi8(two_rows, two_rows), 8);
+    }
+    const __m256i dc_place = _mm256_set_epi64x(0, 0xFFFF, 0, 0xFFFF);
+    r[0] = _mm256_or_si256(_mm256_andnot_si256(dc_place, r[0]), _mm256_set_epi64x(0, (uint16_t)dc_b, 0, (uint16_t)dc_a));
+    if (__builtin_expect(a->wide | b->wide, 0)) {
+        int16_t rows[8][16];
+        for (int y = 0; y < 8; y++)
+            _mm256_storeu_si256((__m256i *)rows[y], r[y]);
+        put_wide(a, rows, 0);
+        put_wide(b, rows, 1);
+        for (int y = 0; y < 8; y++)
+            r[y] = _mm256_loadu_si256((const __m256i *)rows[y]);
+    }
+    __m256i first_rows = _mm256_mullo_epi16(r[0], multipliers[0]);
+    if (__builtin_expect(is_beyond_shift(first_rows), 0)) {
+        int16_t blocks[2][64];
+        for (int y = 0; y < 8; y++) {
+            _mm_storeu_si128((__m128i *)(blocks[0] + 8 * y), _mm256_castsi256_si128(r[y]));
+            _mm_storeu_si128((__m128i *)(blocks[1] + 8 * y), _mm256_extracti128_si256(r[y], 1));
+        }
+        inverse_dct_scalar(blocks[0], 2, table, samples, stride);
+        return;
+    }
+    r[0] = first_rows;
+    for (int y = 1; y < 8; y++)
+        r[y] = _mm256_mullo_epi16(r[y], multipliers[y]);
+    transform_pair(r, samples, stride);
+}
+
+/* Blocks first ... last of a run. Returns 0 if the run is damaged. */
+INLINE_AVX2 int read_run(const struct dct_run *run, int64_t first, int64_t last, int groups, const __m256i multipliers[8],
+                         const int16_t *table, uint8_t *samples, int64_t stride) {
+    const uint8_t *at = run->blocks;
+    struct unpacked a, b;
+    for (int64_t i = 0; i < first; i++) {
+        if (at > run->end)
+            return 0;
+        at = unpack(at, dct_codes(run, i), groups, &a);
+    }
+    for (int64_t i = first; i <= last; i += 2, samples += 16) {
+        if (at > run->end)
+            return 0;
+        at = unpack(at, dct_codes(run, i), groups, &a);
+        int16_t dc_a = dct_dc(run, i), dc_b = dc_a;
+        if (i < last) {
+            at = unpack(at, dct_codes(run, i + 1), groups, &b);
+            dc_b = dct_dc(run, i + 1);
+        } else {
+            b = a;
+        }
+        transform(&a, &b, dc_a, dc_b, groups, multipliers, table, samples, stride);
+    }
+    return last == run->num_blocks - 1 ? at == run->end : at <= run->end;
+}
+
+TARGET_AVX2
+int read_dct_row_avx2(const struct dct_image *image, int component, int64_t row, int64_t first, int64_t count, int16_t *scratch,
+                      uint8_t *samples, int64_t stride) {
+    const struct dct_component *part = &image->components[component];
+    const int16_t *table = part->table;
+    uint8_t copy[DCT_MAX_RUN + DCT_AHEAD];
+    __m256i multipliers[8];
+    (void)scratch;
+    for (int y = 0; y < 8; y++)
+        multipliers[y] = both(table + 8 * y);
+    for (int64_t number = first / DCT_RUN; number <= (first + count - 1) / DCT_RUN; number++) {
+        struct dct_run run;
+        if (!find_run(image, part, row, number, &run, copy))
+            return 0;
+        int64_t begin = number * DCT_RUN, from = first > begin ? first - begin : 0;
+        int64_t to = first + count - 1 - begin;
+        to = to < run.num_blocks - 1 ? to : run.num_blocks - 1;
+        uint8_t *at = samples + 8 * (begin + from - first);
+        int is_whole = run.groups <= 2   ? read_run(&run, from, to, 2, multipliers, table, at, stride)
+                       : run.groups <= 4 ? read_run(&run, from, to, 4, multipliers, table, at, stride)
+                       : run.groups <= 6 ? read_run(&run, from, to, 6, multipliers, table, at, stride)
+                                         : read_run(&run, from, to, 8, multipliers, table, at, stride);
+        if (!is_whole)
+            return 0;
+    }
+    return 1;
+}
+#endif

@@ -1,0 +1,439 @@
+/* JPEGs to `dct` blobs and back, without decoding pixels; blob.h has the layout. Called by dct.py. */
+
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <jpeglib.h>
+#include <jerror.h>
+
+#include "blob.h"
+
+enum { DONE = 0, DAMAGED = -1, LEFT_ALONE = 1 };        /* as in restart.c */
+enum { LEAST_WIDTH = 8 };                               /* libjpeg upsamples narrower images in another way */
+
+static const uint8_t ZIGZAG[64] = {
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
+    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55,
+    62, 63};
+
+/* ---- Writing ------------------------------------------------------------------------------------------------------------- */
+
+struct bit_writer {
+    uint8_t *next;
+    uint64_t word;
+    int count;
+};
+
+static void put_bits(struct bit_writer *writer, uint32_t value, int count) {
+    writer->word |= (uint64_t)value << writer->count;
+    writer->count += count;
+    while (writer->count >= 8) {
+        *writer->next++ = (uint8_t)writer->word;
+        writer->word >>= 8;
+        writer->count -= 8;
+    }
+}
+
+static void end_byte(struct bit_writer *writer) {
+    if (writer->count > 0)
+        put_bits(writer, 0, 8 - writer->count);
+}
+
+/* The code of the narrowest values that hold all of a group; -1 if there is none. `values`: 8 of the zigzag, DC as 0. */
+static int code_of(int group, const int16_t values[8]) {
+    int most = 0, least = 0;
+    for (int k = 0; k < 8; k++) {
+        most = values[k] > most ? values[k] : most;
+        least = values[k] < least ? values[k] : least;
+    }
+    if (most == 0 && least == 0)
+        return 0;
+    for (int code = 1; code <= DCT_WIDE; code++) {
+        int bits = dct_bits_of(group, code), limit = 1 << (bits - 1);
+        if (least >= -limit && most <= (bits == 8 ? limit - 1 : limit))    /* 8 bits: decoders keep them in a signed byte */
+            return code;
+    }
+    return -1;
+}
+
+static uint8_t *put_block(uint8_t *to, const int16_t values[64], const uint8_t codes[8], int groups) {
+    for (int g = 0; g < groups; g++)
+        if (codes[g] != 0) {
+            int present = 0;
+            for (int k = 0; k < 8; k++)
+                present |= (values[8 * g + k] != 0) << k;
+            *to++ = (uint8_t)present;
+        }
+    struct bit_writer writer = {to, 0, 0};
+    for (int wide = 0; wide < 2; wide++)
+        for (int g = 0; g < groups; g++) {
+            if (codes[g] == 0 || (codes[g] == DCT_WIDE) != wide)
+                continue;
+            int bits = dct_bits_of(g, codes[g]);
+            for (int k = 0; k < 8; k++) {
+                int value = values[8 * g + k];
+                if (value != 0)
+                    put_bits(&writer, (uint32_t)(value - (value > 0) + (1 << (bits - 1))), bits);
+            }
+        }
+    end_byte(&writer);
+    return writer.next;
+}
+
+/* A run of n blocks (natural order). Returns where it ends; NULL for coefficients that the format does not hold. */
+static uint8_t *put_run(uint8_t *to, const JBLOCK *blocks, int64_t n) {
+    int16_t values[DCT_RUN][64];
+    uint8_t codes[DCT_RUN][8];
+    int groups = 0, dc_min = 32767, dc_max = -32768, dc_bits = 0;
+    for (int64_t i = 0; i < n; i++) {
+        for (int k = 1; k < 64; k++)
+            values[i][k] = blocks[i][ZIGZAG[k]];
+        values[i][0] = 0;
+        for (int g = 0; g < 8; g++) {
+            int code = code_of(g, values[i] + 8 * g);
+            if (code < 0)
+                return NULL;
+            codes[i][g] = (uint8_t)code;
+            groups = code > 0 && g + 1 > groups ? g + 1 : groups;
+        }
+        dc_min = blocks[i][0] < dc_min ? blocks[i][0] : dc_min;
+        dc_max = blocks[i][0] > dc_max ? blocks[i][0] : dc_max;
+    }
+    while ((dc_max - dc_min) >> dc_bits)
+        dc_bits++;
+    to[0] = (uint8_t)groups, to[1] = (uint8_t)dc_bits, to[2] = (uint8_t)dc_min, to[3] = (uint8_t)((unsigned)dc_min >> 8);
+    struct bit_writer writer = {to + DCT_RUN_HEADER, 0, 0};
+    for (int64_t i = 0; i < n; i++)
+        put_bits(&writer, (uint32_t)(blocks[i][0] - dc_min), dc_bits);
+    end_byte(&writer);
+    for (int64_t i = 0; i < n; i++)
+        for (int g = 0; g < groups; g++)
+            put_bits(&writer, codes[i][g], DCT_CODE_BITS);
+    end_byte(&writer);
+    to = writer.next;
+    for (int64_t i = 0; i < n; i++)
+        to = put_block(to, values[i], codes[i], groups);
+    return to;
+}
+
+/* ---- libjpeg's errors (as in restart.c) ------------------------------------------------------------------------------------ */
+
+struct errors {
+    struct jpeg_error_mgr base;
+    jmp_buf back;
+    char *message;
+    int has_index;
+};
+
+static void on_error(j_common_ptr codec) {
+    struct errors *errors = (struct errors *)codec->err;
+    codec->err->format_message(codec, errors->message);
+    longjmp(errors->back, 1);
+}
+
+static void on_message(j_common_ptr codec, int level) {
+    struct errors *errors = (struct errors *)codec->err;
+    int marker = codec->err->msg_parm.i[1];
+    int is_harmless = codec->err->msg_code == JWRN_EXTRANEOUS_DATA && !errors->has_index &&
+                      (marker < JPEG_RST0 || marker > JPEG_RST0 + 7);
+    if (level < 0 && !is_harmless && codec->err->num_warnings++ == 0)
+        codec->err->format_message(codec, errors->message);
+}
+
+static struct jpeg_error_mgr *start_errors(struct errors *errors, char *message) {
+    jpeg_std_error(&errors->base);
+    errors->base.error_exit = on_error;
+    errors->base.emit_message = on_message;
+    errors->message = message;
+    errors->has_index = 0;
+    message[0] = 0;
+    return &errors->base;
+}
+
+/* ---- JPEG to blob -------------------------------------------------------------------------------------------------------- */
+
+/* Whether the format holds such an image: grey, or YCbCr at 4:4:4, 4:2:2, 4:4:0 or 4:2:0. */
+static int is_ordinary(const struct jpeg_decompress_struct *source) {
+    if (source->data_precision != 8 || source->image_width < LEAST_WIDTH || source->image_width > 65535 ||
+        source->image_height > 65535)
+        return 0;
+    if (source->num_components == 1)
+        return source->jpeg_color_space == JCS_GRAYSCALE;
+    const jpeg_component_info *parts = source->comp_info;
+    return source->num_components == 3 && source->jpeg_color_space == JCS_YCbCr && parts[0].h_samp_factor <= 2 &&
+           parts[0].v_samp_factor <= 2 && parts[1].h_samp_factor == 1 && parts[1].v_samp_factor == 1 &&
+           parts[2].h_samp_factor == 1 && parts[2].v_samp_factor == 1;
+}
+
+/* A decoder smooths an image whose last scans never came; coefficients alone would not be smoothed. */
+static int has_all_scans(const struct jpeg_decompress_struct *source) {
+    for (int i = 0; source->coef_bits != NULL && i < source->num_components * DCTSIZE2; i++)
+        if (source->coef_bits[i / DCTSIZE2][i % DCTSIZE2] != 0)
+            return 0;
+    return 1;
+}
+
+static void put_u16(uint8_t *to, uint32_t value) {
+    to[0] = (uint8_t)value, to[1] = (uint8_t)(value >> 8);
+}
+
+static void put_u32(uint8_t *to, uint32_t value) {
+    put_u16(to, value & 0xFFFF), put_u16(to + 2, value >> 16);
+}
+
+static int64_t most_bytes(const struct dct_image *image, int64_t num_rows) {
+    int64_t size = DCT_HEADER + 3 * 128 + 4 * (num_rows + 1) + 8;
+    for (int c = 0; c < image->num_components; c++)
+        size += image->components[c].num_rows * image->components[c].num_runs * (2 + DCT_MAX_RUN);
+    return size;
+}
+
+/* Write header, tables and rows to `blob`. Returns the size of all; 0 for what the format does not hold. */
+static int64_t put_image(j_decompress_ptr source, jvirt_barray_ptr *coefficients, struct dct_image *image, int64_t num_rows,
+                         uint8_t *blob) {
+    memcpy(blob, "hdct", 4);
+    blob[4] = DCT_VERSION, blob[5] = (uint8_t)image->num_components;
+    blob[6] = (uint8_t)(image->halved_across | image->halved_down << 1);
+    put_u16(blob + 8, (uint32_t)image->width);
+    put_u16(blob + 10, (uint32_t)image->height);
+    memset(blob + 12, 0, DCT_HEADER - 12);
+    uint8_t *tables = blob + DCT_HEADER;
+    int num_tables = 0;
+    for (int c = 0; c < image->num_components; c++) {
+        const JQUANT_TBL *quant = source->comp_info[c].quant_table;
+        uint8_t table[128];
+        int number = 0;
+        if (quant == NULL)
+            return 0;
+        for (int k = 0; k < 64; k++)
+            put_u16(table + 2 * k, quant->quantval[k]);
+        while (number < num_tables && memcmp(tables + 128 * number, table, 128) != 0)
+            number++;
+        memcpy(tables + 128 * number, table, 128);
+        num_tables = number == num_tables ? num_tables + 1 : num_tables;
+        blob[16 + c] = (uint8_t)number;
+    }
+    blob[7] = (uint8_t)num_tables;
+    uint8_t *rows = tables + 128 * num_tables;
+    int64_t begin = (rows - blob + 4 * (num_rows + 1) + 7) / 8 * 8;
+    memset(rows, 0, blob + begin - rows);
+    uint8_t *to = blob + begin;
+    for (int c = 0; c < image->num_components; c++) {
+        const struct dct_component *component = &image->components[c];
+        for (int64_t y = 0; y < component->num_rows; y++, rows += 4) {
+            JBLOCKROW blocks = source->mem->access_virt_barray((j_common_ptr)source, coefficients[c], (JDIMENSION)y, 1, FALSE)[0];
+            uint8_t *row = to;
+            put_u32(rows, (uint32_t)(row - blob));
+            to += 2 * component->num_runs;
+            for (int64_t run = 0; run < component->num_runs; run++) {
+                int64_t left = component->blocks_per_row - DCT_RUN * run;
+                if (to - row > 65535)
+                    return 0;
+                put_u16(row + 2 * run, (uint32_t)(to - row));
+                to = put_run(to, blocks + DCT_RUN * run, left < DCT_RUN ? left : DCT_RUN);
+                if (to == NULL)
+                    return 0;
+            }
+            if (to - blob > UINT32_MAX)
+                return 0;
+        }
+    }
+    put_u32(rows, (uint32_t)(to - blob));
+    put_u32(blob + 12, dct_checksum(blob, begin));
+    return to - blob;
+}
+
+/* Give `*result` (to be freed with harness_free) and its size. Returns DONE; DAMAGED with the reason in `message`, which has room for
+ * 200 bytes; or LEFT_ALONE for a whole image that a blob does not hold. */
+int harness_jpeg_to_dct(const unsigned char *jpeg, unsigned long size, unsigned char **result, unsigned long *result_size,
+                        char *message) {
+    struct jpeg_decompress_struct source = {0};
+    struct errors errors;
+    uint8_t *volatile blob = NULL;
+    volatile int outcome = DAMAGED;
+    *result = NULL;
+    source.err = start_errors(&errors, message);
+    errors.has_index = size >= 8 && memcmp(jpeg + size - 8, "hrst\r\nix", 8) == 0;
+    if (setjmp(errors.back) == 0) {
+        jpeg_create_decompress(&source);
+        jpeg_mem_src(&source, jpeg, size);
+        jpeg_read_header(&source, TRUE);
+        jvirt_barray_ptr *coefficients = jpeg_read_coefficients(&source);
+        if (errors.base.num_warnings == 0)
+            outcome = LEFT_ALONE;
+        if (outcome == LEFT_ALONE && has_all_scans(&source) && is_ordinary(&source)) {
+            struct dct_image image = {.width = source.image_width, .height = source.image_height,
+                                      .num_components = source.num_components};
+            image.halved_across = image.num_components == 3 && source.comp_info[0].h_samp_factor == 2;
+            image.halved_down = image.num_components == 3 && source.comp_info[0].v_samp_factor == 2;
+            int64_t num_rows = dct_lay_out(&image);
+            blob = malloc(most_bytes(&image, num_rows));
+            if (blob == NULL)
+                ERREXIT1(&source, JERR_OUT_OF_MEMORY, 0);
+            int64_t written = put_image(&source, coefficients, &image, num_rows, blob);
+            if (written > 0) {
+                unsigned char *fitted = realloc(blob, written);
+                *result = fitted != NULL ? fitted : blob;
+                *result_size = written;
+                blob = NULL;
+                outcome = DONE;
+            }
+        }
+    } else if (errors.base.msg_code == JERR_MISMATCHED_QUANT_TABLE) {   /* a table was changed between two scans */
+        outcome = LEFT_ALONE;
+    } else {
+        outcome = DAMAGED;
+    }
+    free(blob);
+    jpeg_destroy_decompress(&source);
+    return outcome;
+}
+
+/* ---- Blob to JPEG --------------------------------------------------------------------------------------------------------- */
+
+/* Memory that grows, as in restart.c. */
+struct memory {
+    struct jpeg_destination_mgr base;
+    unsigned char *bytes;
+    size_t size;
+};
+
+static void start_writing(j_compress_ptr codec) {
+    struct memory *memory = (struct memory *)codec->dest;
+    memory->base.next_output_byte = memory->bytes;
+    memory->base.free_in_buffer = memory->size;
+}
+
+static boolean grow(j_compress_ptr codec) {
+    struct memory *memory = (struct memory *)codec->dest;
+    unsigned char *larger = realloc(memory->bytes, 2 * memory->size);
+    if (larger == NULL)
+        ERREXIT1(codec, JERR_OUT_OF_MEMORY, 0);
+    memory->base.next_output_byte = larger + memory->size;
+    memory->base.free_in_buffer = memory->size;
+    memory->bytes = larger;
+    memory->size *= 2;
+    return TRUE;
+}
+
+static void end_writing(j_compress_ptr codec) {
+    (void)codec;
+}
+
+static void set_component(j_compress_ptr target, const struct dct_image *image, int c) {
+    jpeg_component_info *part = &target->comp_info[c];
+    part->h_samp_factor = c == 0 && image->halved_across ? 2 : 1;
+    part->v_samp_factor = c == 0 && image->halved_down ? 2 : 1;
+    part->quant_tbl_no = c;
+    if (target->quant_tbl_ptrs[c] == NULL)
+        target->quant_tbl_ptrs[c] = jpeg_alloc_quant_table((j_common_ptr)target);
+    for (int k = 0; k < 64; k++)
+        target->quant_tbl_ptrs[c]->quantval[k] = (UINT16)image->components[c].table[k];
+}
+
+/* Give a JPEG of the blob's coefficients, of the same pixels, as harness_jpeg_to_dct gives blobs. The blocks that fill up MCUs are
+ * copies of a row's last block. */
+int harness_dct_to_jpeg(const unsigned char *blob, unsigned long size, unsigned char **result, unsigned long *result_size,
+                        char *message) {
+    struct jpeg_compress_struct target = {0};
+    struct errors errors;
+    struct memory memory = {0};
+    struct dct_image image;
+    volatile int outcome = DAMAGED;
+    *result = NULL;
+    target.err = start_errors(&errors, message);
+    if (!open_dct(&image, blob, (int64_t)size)) {
+        strcpy(message, "its header is damaged");
+        return DAMAGED;
+    }
+    memory.base.init_destination = start_writing;
+    memory.base.empty_output_buffer = grow;
+    memory.base.term_destination = end_writing;
+    memory.size = size + 65536;
+    memory.bytes = malloc(memory.size);
+    if (memory.bytes == NULL) {
+        strcpy(message, "out of memory");
+        return DAMAGED;
+    }
+    if (setjmp(errors.back) == 0) {
+        jvirt_barray_ptr arrays[3];
+        jpeg_create_compress(&target);
+        target.dest = &memory.base;
+        target.image_width = (JDIMENSION)image.width;
+        target.image_height = (JDIMENSION)image.height;
+        target.input_components = image.num_components;
+        target.in_color_space = image.num_components == 1 ? JCS_GRAYSCALE : JCS_YCbCr;
+        jpeg_set_defaults(&target);
+        target.optimize_coding = TRUE;
+        for (int c = 0; c < image.num_components; c++) {
+            set_component(&target, &image, c);
+            int64_t across = target.comp_info[c].h_samp_factor, down = target.comp_info[c].v_samp_factor;
+            arrays[c] = target.mem->request_virt_barray(
+                (j_common_ptr)&target, JPOOL_IMAGE, TRUE, (JDIMENSION)((image.components[c].blocks_per_row + across - 1) / across * across),
+                (JDIMENSION)((image.components[c].num_rows + down - 1) / down * down), (JDIMENSION)down);
+        }
+        jpeg_write_coefficients(&target, arrays);
+        int is_whole = 1;
+        for (int c = 0; is_whole && c < image.num_components; c++) {
+            const struct dct_component *component = &image.components[c];
+            int64_t across = target.comp_info[c].h_samp_factor, down = target.comp_info[c].v_samp_factor;
+            int64_t padded = (component->blocks_per_row + across - 1) / across * across;
+            int64_t num_rows = (component->num_rows + down - 1) / down * down;
+            for (int64_t y = 0; is_whole && y < num_rows; y++) {
+                JBLOCKROW row = target.mem->access_virt_barray((j_common_ptr)&target, arrays[c], (JDIMENSION)y, 1, TRUE)[0];
+                int64_t from = y < component->num_rows ? y : component->num_rows - 1;
+                is_whole = read_dct_blocks(&image, c, from, 0, component->blocks_per_row, row[0]);
+                for (int64_t x = component->blocks_per_row; x < padded; x++)
+                    memcpy(row[x], row[component->blocks_per_row - 1], sizeof row[x]);
+            }
+        }
+        if (is_whole) {
+            jpeg_finish_compress(&target);
+            outcome = DONE;
+        } else {
+            strcpy(message, "a row of its blocks is damaged");
+        }
+    } else {
+        outcome = DAMAGED;
+    }
+    if (outcome == DONE) {
+        *result = memory.bytes;
+        *result_size = memory.base.next_output_byte - memory.bytes;
+    } else {
+        free(memory.bytes);
+    }
+    jpeg_destroy_compress(&target);
+    return outcome;
+}
+
+/* Whether a blob is whole, all of its blocks read: 0 and its size in pixels, or DAMAGED and the reason in `message`. */
+int harness_check_dct(const unsigned char *blob, unsigned long size, int *width, int *height, char *message) {
+    struct dct_image image;
+    if (!open_dct(&image, blob, (int64_t)size)) {
+        strcpy(message, "its header is damaged");
+        return DAMAGED;
+    }
+    int16_t *blocks = malloc(64 * image.components[0].blocks_per_row * sizeof *blocks);
+    int is_whole = blocks != NULL;
+    for (int c = 0; is_whole && c < image.num_components; c++)
+        for (int64_t y = 0; is_whole && y < image.components[c].num_rows; y++)
+            is_whole = read_dct_blocks(&image, c, y, 0, image.components[c].blocks_per_row, blocks);
+    free(blocks);
+    *width = (int)image.width, *height = (int)image.height;
+    if (!is_whole)
+        strcpy(message, "a row of its blocks is damaged");
+    return is_whole ? DONE : DAMAGED;
+}
+
+/* The coefficients of a component, int16 [rows, blocks_per_row, 64] in natural order, for tests. Returns 0 if it is damaged. */
+int harness_read_dct(const unsigned char *blob, unsigned long size, int component, int16_t *blocks) {
+    struct dct_image image;
+    if (!open_dct(&image, blob, (int64_t)size) || component >= image.num_components)
+        return 0;
+    const struct dct_component *part = &image.components[component];
+    for (int64_t y = 0; y < part->num_rows; y++)
+        if (!read_dct_blocks(&image, component, y, 0, part->blocks_per_row, blocks + 64 * part->blocks_per_row * y))
+            return 0;
+    return 1;
+}

@@ -10,6 +10,7 @@ from ctypes import POINTER, c_char_p, c_int, c_int64, c_uint, c_uint64, c_ulong,
 from pathlib import Path
 
 MODULE, VERSION = "writers._kernel", 2  # as in version.c
+SUFFIX = ".abi3.so"  # py-limited-api in pyproject.toml: one build serves every Python from 3.11 on
 CURE = (
     "Install a C compiler and libjpeg-turbo's headers (Debian: gcc libjpeg-dev), then reinstall with "
     "`pip install -e .`."

@@ -64,7 +64,7 @@ def test_each_split_is_what_the_model_says_of_each_image(root: Path, data: Resul
     loaded.eval()
     assert (
         seen.metrics["splits"].keys() == {"train", "val", "test"}
-        and seen.metrics["num_features"] == 8
+        and seen.metrics["num_features"] == 16
     )
     for split in ("train", "val", "test"):
         found = Features.load(file_of(root / "features", split))

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from smooth_networks import make_float64, make_smooth
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,22 +17,12 @@ K = 5
 
 
 def build_net(*, smooth: bool) -> nn.Module:
-    """Build a model with dropout, whose BatchNorm has statistics of its own.
-
-    Args:
-        smooth: Replace ReLU by GELU and max pooling by average pooling. The gradient is then
-            continuous: a rounding error, which differs between CPUs, changes a step by as little.
-    """
+    """A trained-looking model with dropout, whose BatchNorm has statistics of its own."""
     torch.manual_seed(0)
     model = models.build("resnet10", K, channels=(16, 16, 16, 32))
     model.backbone.dropout = nn.Dropout(0.5)
     if smooth:
-        for parent in list(model.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, nn.ReLU):
-                    setattr(parent, name, nn.GELU())
-                elif isinstance(child, nn.MaxPool2d):
-                    setattr(parent, name, nn.AvgPool2d(3, stride=2, padding=1))
+        make_smooth(model)
     with torch.no_grad():
         model.train()(torch.rand(16, 3, 24, 24))
     return model
@@ -44,10 +35,8 @@ def net() -> nn.Module:
 
 @pytest.fixture
 def smooth_net() -> nn.Module:
-    """A smooth model that computes in float64, for comparisons with an oracle."""
-    model = build_net(smooth=True).double()
-    model.register_forward_pre_hook(lambda _, images: images[0].double())
-    return model
+    """For comparisons with an oracle."""
+    return make_float64(build_net(smooth=True))
 
 
 @pytest.fixture

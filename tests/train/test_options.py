@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import convolve
+from smooth_networks import make_float64, make_smooth
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -73,7 +74,7 @@ def test_blurs_with_the_binomial_filter_and_then_convolves():
             convolve(images.numpy().astype(np.float64), kernel, mode="constant")
         ).float()
     )
-    assert torch.allclose(blurred(images), expected, atol=1e-5)
+    assert torch.allclose(blurred(images), expected, atol=1e-6)  # float32 sums in any order
 
 
 def test_of_a_resnet18_all_strided_convolutions_but_the_first_are_blurred_and_weights_keep_their_names():
@@ -106,7 +107,7 @@ def test_a_saved_model_is_blurred_again(tmp_path):
 
 def test_blurring_without_effect_is_refused():
     with pytest.raises(UserError, match="blur_pool has no effect on resnet10"):
-        models.build("resnet10", K, channels=(16, 16, 16, 16), blur_pool=True)
+        models.build("resnet10", K, channels=(8, 8, 8, 8), blur_pool=True)  # built, never run
 
 
 def test_the_average_is_the_textbooks_and_the_model_keeps_its_own_weights():
@@ -126,7 +127,8 @@ def test_the_average_is_the_textbooks_and_the_model_keeps_its_own_weights():
     own = {name: value.clone() for name, value in model.state_dict().items()}
     with average.in_place():
         for name, value in model.state_dict().items():
-            assert torch.allclose(value, mean[name], atol=1e-6), name
+            # float32; measured 1.2e-7
+            assert torch.allclose(value, mean[name], rtol=0, atol=1e-6), name
         assert not torch.equal(model.head.weight, own["head.weight"])
     assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
 
@@ -149,7 +151,8 @@ def test_mirror_images_count_half_and_the_attack_sees_both():
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_free_training_is_the_plain_loop(norm):
     """Each replay: one backward pass, whose gradients move weights and noise; the noise goes on to the next batch."""
-    eps, model, plain = {"l2": 0.5, "linf": 0.03}[norm], network(), network()
+    eps = {"l2": 0.5, "linf": 0.03}[norm]
+    model, plain = (make_float64(make_smooth(network())) for _ in range(2))
     step = stepper(model, eps, attack={"method": "free", "norm": norm, "replays": 3})
     optimizer, noise = (
         make_sgd(plain.train(), ScheduleSettings(weight_decay=0), 0.1),
@@ -173,9 +176,12 @@ def test_free_training_is_the_plain_loop(norm):
                 )
             optimizer.step()
     assert noise.flatten(1).norm(dim=1).max() <= eps * (1.001 if norm == "l2" else 42)
-    assert torch.allclose(step.free.noise, noise, atol=1e-4)
+    # Noise and logits are float32, and nine updates amplify their rounding: to 6e-6 in the weights.
+    # Under linf the sign of a gradient that is almost zero may differ for a pixel.
+    close = (step.free.noise - noise).abs() < 1e-4
+    assert close.all() if norm == "l2" else close.double().mean() > 0.999
     for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
-        assert torch.allclose(mine, theirs, atol=1e-4)
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4)
     totals = step.totals()
     assert (totals["num_images"], totals["loss"]) == (18, pytest.approx(totals["loss"]))
     assert int(model.backbone.stem[1].num_batches_tracked) == 9
@@ -231,7 +237,7 @@ def test_eps_follows_the_resolution(monkeypatch):
 def test_gradients_of_parts_add_up_to_the_batchs(num_parts):
     """With BatchNorm in evaluation mode, which otherwise sees parts. Also of unequal parts, none of a single image: 7 in 3 are
     3, 2, 2, and so are 7 in 4."""
-    whole, parts = network(), network()
+    whole, parts = (make_float64(make_smooth(network())) for _ in range(2))
     losses = []
     for model, number in ((whole, 1), (parts, num_parts)):
         optimizer = make_sgd(model, ScheduleSettings(), 0.1)
@@ -250,6 +256,7 @@ def test_gradients_of_parts_add_up_to_the_batchs(num_parts):
         for batch in batches(2, size=7):
             step(*batch)
         losses.append(step.totals())
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    # Attacked images and logits are float32, whatever the model's type.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     for mine, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
-        assert torch.allclose(mine, theirs, atol=1e-5)
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)

@@ -64,10 +64,11 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["jpeg", "raw", "mixed", "passthrough"]),
+    type=click.Choice(["jpeg", "raw", "mixed", "passthrough", "dct"]),
     default="jpeg",
     show_default=True,
-    help="How pixels are stored; passthrough keeps JPEG files that are small enough.",
+    help="How pixels are stored; passthrough keeps JPEG files that are small enough; dct keeps their coefficients, which load "
+    "fastest. With --from, dct converts the JPEGs of that beton.",
 )
 @click.option(
     "--passthrough", "format_", flag_value="passthrough", help="Short for --format passthrough."
@@ -165,6 +166,7 @@ def command(
             check=options["check"],
             threads=options["threads"],
             index=options["restart_index"],
+            format_=options["format_"],
         )
     else:
         manifests = _write(sources, dataset, subset_name, splits, out, folders, **options)
@@ -261,6 +263,7 @@ def _copy(
     check: bool,
     threads: int | None,
     index: bool | None,
+    format_: str,
 ) -> list[tuple[Path, "Manifest"]]:
     from harness import console, environment
     from harness.commands._betons import training_images
@@ -270,15 +273,16 @@ def _copy(
     from writers.origin import inherit
     from writers.store import open_beton
     from writers.subset import named, resolve
-    from writers.upgrade import add_index
+    from writers.upgrade import add_index, to_dct
     from writers.verify import verify
 
+    converts = format_ == "dct"
     _refuse_without_effect(
-        {
+        ({"restart_index"} if converts else {"format_"})
+        | {
             "sources",
             "dataset",
             "preset",
-            "format_",
             "max_resolution",
             "jpeg_quality",
             "compress_probability",
@@ -290,9 +294,9 @@ def _copy(
             "protocol",
         }
     )
-    if (subset_name is None) != bool(index):
+    if (subset_name is None) != (bool(index) or converts):
         raise UserError(
-            "Say which classes to copy, --subset NAME, or --restart-index for all of them with an index.",
+            "Give the classes to copy, --subset NAME, or how to store all of them: --restart-index or --format dct.",
             "Not both at once: one after the other. harness ls subsets names the subsets.",
         )
     from_ = from_.expanduser()
@@ -322,13 +326,15 @@ def _copy(
                 )
         if subset_name is None:
             file = (
-                out.expanduser() if out else folders.data / f"{manifest.name}-indexed"
+                out.expanduser()
+                if out
+                else folders.data / f"{manifest.name}-{'dct' if converts else 'indexed'}"
             ) / f"{split}.beton"
-            with console.progress(f"index {split}") as report:
+            with console.progress(f"{'convert' if converts else 'index'} {split}") as report:
                 copied.append(
                     (
                         file,
-                        add_index(
+                        (to_dct if converts else add_index)(
                             files[split],
                             file,
                             progress=report,

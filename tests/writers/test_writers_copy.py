@@ -11,7 +11,7 @@ from pictures import picture
 
 from loaders import open_loader
 from loaders.plan import LoaderPlan
-from writers import copy
+from writers import copy, kernel
 from writers.copy import copy_subset
 from writers.dataset import SplitSettings, open_dataset
 from writers.encoding import Encoding
@@ -22,11 +22,15 @@ from writers.subset import Subset, everything
 from writers.verify import verify
 from writers.write import write_split
 
+needs_c = pytest.mark.skipif(
+    kernel.library() is None, reason="the package's C parts were not built"
+)
 TWO = Subset("two", ("owl", "cat"))  # label order is the subset's own
 ENCODINGS = [
     Encoding(),
     Encoding(format="raw"),
     Encoding(format="passthrough"),
+    pytest.param(Encoding(format="dct"), marks=needs_c),
     Encoding(format="mixed", compress_probability=0.5, max_resolution=110),
 ]
 

@@ -15,6 +15,7 @@ from writers.subset.spec import everything
 ENCODINGS = {
     "jpeg": Encoding(format="passthrough", restart_index=False),
     "restart": Encoding(format="passthrough", restart_index=True),
+    "dct": Encoding(format="dct"),
     "jpeg400": Encoding(format="jpeg", max_resolution=400, restart_index=False),
     "restart400": Encoding(format="jpeg", max_resolution=400, restart_index=True),
     "raw": Encoding(format="raw"),

@@ -20,6 +20,7 @@ import numpy as np
 from loaders import kernel, kernel_c
 from loaders.augment import Crops
 from loaders.reader import Samples
+from writers.beton.encoding import DCT
 from writers.errors import UserError
 
 _RUNS_PER_THREAD = (
@@ -56,6 +57,11 @@ class BatchDecoder:
         if kernel.best_kernel() == "c":
             self._pool = kernel_c.Pool(num_threads)
         else:
+            if (samples.modes == DCT).any():
+                raise UserError(
+                    f"{samples.path} has dct images, which only the C kernel decodes: {kernel.describe()}",
+                    "Or write it as JPEG: `harness write-beton --format passthrough`.",
+                )
             self._decode_images = kernel.open_kernel(library, "numba")
             if num_threads > 1:
                 self._threads = ThreadPoolExecutor(num_threads, "harness-decode")
@@ -162,6 +168,8 @@ class BatchDecoder:
 
     def _complaint(self, position: int) -> str:
         """What libjpeg-turbo says about a JPEG, of which the kernels only tell that it is damaged: the first thing it says."""
+        if self._samples.modes[position] == DCT:
+            return "its coefficients are damaged"
         begin, size = int(self._samples.offsets[position]), int(self._samples.sizes[position])
         wanted = int(self._samples.widths[position]), int(self._samples.heights[position])
         blob = self._file[begin : begin + size].tobytes()

@@ -11,7 +11,7 @@ import numpy as np
 
 from loaders.augment import quasi_random_order, random_order
 from loaders.plan import LoaderPlan
-from writers.beton.encoding import JPEG, RAW
+from writers.beton.encoding import DCT, JPEG, RAW
 from writers.beton.store import Beton, damaged, has_fields_of, open_beton
 from writers.errors import UserError
 from writers.subset.base import some
@@ -31,7 +31,7 @@ class Samples:
     labels: (
         np.ndarray
     )  # int64, after relabelling; int8 [N, K] where an image has many: 1 there, 0 difficult, -1 not
-    modes: np.ndarray  # uint8: 0 JPEG, 1 raw
+    modes: np.ndarray  # uint8: 0 JPEG, 1 raw, 2 dct
     widths: np.ndarray  # int64, pixels
     heights: np.ndarray  # int64, pixels
     offsets: np.ndarray  # int64: first byte of the image in the file
@@ -150,7 +150,7 @@ def _checked_sizes(beton: Beton) -> np.ndarray:
     if (
         (num_bytes == 0).any()
         or (sizes[is_raw] != num_bytes[is_raw]).any()
-        or not np.isin(rows["mode"], (JPEG, RAW)).all()
+        or not np.isin(rows["mode"], (JPEG, RAW, DCT)).all()
     ):
         raise damaged(beton.path, "its rows do not fit its images")
     return sizes

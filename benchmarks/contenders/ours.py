@@ -7,6 +7,7 @@ from loaders.backends import ffcv, resident  # noqa: F401  torch and FFCV are im
 from loaders.plan import LoaderPlan
 
 VARIANTS = {
+    "dct": "ours, the coefficients of the source's JPEGs",
     "restart": "ours, the source's JPEGs with a restart index",
     "restart_numba": "ours, the same without a C compiler",
     "jpeg": "ours, the source's JPEG bytes",

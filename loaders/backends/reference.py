@@ -16,7 +16,8 @@ from PIL import Image
 from loaders.backend import Batch, Loader, PlainEpoch
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
-from writers.beton.encoding import RAW
+from writers.beton.encoding import DCT, RAW
+from writers.dct import reference as dct
 from writers.errors import UserError
 
 _MASK = 2**64 - 1
@@ -81,8 +82,11 @@ class ReferenceLoader(Loader):
         if samples.modes[position] == RAW:
             return np.frombuffer(blob, np.uint8).reshape(shape)
         try:
-            pixels = np.asarray(Image.open(io.BytesIO(blob), formats=["JPEG"]).convert("RGB"))
-        except OSError as error:
+            if samples.modes[position] == DCT:
+                pixels = dct.decode_rgb(blob)
+            else:
+                pixels = np.asarray(Image.open(io.BytesIO(blob), formats=["JPEG"]).convert("RGB"))
+        except (OSError, ValueError) as error:
             raise samples.damaged(position, str(error)) from error
         if pixels.shape != shape:
             raise samples.damaged(

@@ -1,17 +1,19 @@
-"""Gives the JPEGs of a beton a restart index: the same samples, ids and pixels in a new file, which loaders read faster."""
+"""Stores the JPEGs of a beton in another way, which loaders read faster: the same samples, ids and pixels in a new file."""
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from writers.beton.encoding import JPEG
+from writers.beton.encoding import DCT, JPEG
 from writers.beton.layout import Layout, digest_of, write_at
 from writers.beton.publish import new_beton
 from writers.beton.store import Beton, Manifest, Progress, open_beton
 from writers.beton.write import file_fields
 from writers.beton.writeback import DiskWriter
+from writers.dct import blob as dct
 from writers.errors import UserError
 from writers.jpeg.restart_index import DamagedJpeg, add_restart_index
 
@@ -28,26 +30,64 @@ def add_index(
     a damaged one; and as `write_split` does for the disk.
     """
     beton = open_beton(from_file)
+    if beton.manifest.encoding.restart_index or not beton.manifest.num_jpeg:
+        raise UserError(
+            f"{beton.path} has {'a restart index already' if beton.manifest.num_jpeg else 'no JPEG in it'}."
+        )
+    return _rewritten(
+        beton,
+        out_file,
+        {"restart_index": True},
+        lambda jpeg: (JPEG, add_restart_index(jpeg)),
+        num_threads,
+        progress,
+    )
+
+
+def to_dct(
+    from_file: Path, out_file: Path, *, num_threads: int = 1, progress: Progress | None = None
+) -> Manifest:
+    """Write `from_file` again with its JPEGs as coefficients (writers/dct), without decoding pixels.
+
+    A JPEG that a blob does not hold gets a restart index instead. Memory and errors: as `add_index`.
+    """
+    beton = open_beton(from_file)
+    if not beton.manifest.num_jpeg:
+        raise UserError(f"{beton.path} has no JPEG in it.")
+
+    def stored(jpeg: bytes) -> tuple[int, bytes]:
+        coefficients = dct.from_jpeg(jpeg)
+        return (JPEG, add_restart_index(jpeg)) if coefficients is None else (DCT, coefficients)
+
+    changed = {"format": "dct", "restart_index": True, "compress_probability": None}
+    return _rewritten(beton, out_file, changed, stored, num_threads, progress)
+
+
+def _rewritten(
+    beton: Beton,
+    out_file: Path,
+    changed: dict[str, Any],
+    stored: Callable[[bytes], tuple[int, bytes]],
+    num_threads: int,
+    progress: Progress | None,
+) -> Manifest:
+    """`changed`: settings of the new encoding; `stored`: a JPEG's new mode and bytes."""
     manifest = beton.manifest
     if manifest.multi_label:
         raise UserError(
             f"An image of {beton.path} has many labels; such a beton is written anew from its images."
-        )
-    if manifest.encoding.restart_index or not manifest.num_jpeg:
-        raise UserError(
-            f"{beton.path} has {'a restart index already' if manifest.num_jpeg else 'no JPEG in it'}."
         )
     if out_file.exists() and out_file.samefile(beton.path):
         raise UserError(f"{out_file} is the file to read from.", "Write elsewhere with --out.")
     with new_beton(out_file) as new, DiskWriter(new.handle) as disk:
         layout = Layout(manifest.num_samples)
         rows, ids = beton.rows, beton.ids
-        for number, (data, digest) in enumerate(_indexed(beton, num_threads)):
+        for number, (mode, data, digest) in enumerate(_images(beton, stored, num_threads)):
             if progress is not None:
                 progress(number, manifest.num_samples)
             offset, row = layout.place(len(data)), rows[number]
             layout.add(
-                int(row["mode"]),
+                mode,
                 int(row["width"]),
                 int(row["height"]),
                 offset,
@@ -60,12 +100,12 @@ def add_index(
         layout.write_tables(new.handle)
         disk.finish()
         kept = {name: getattr(manifest, name) for name in _KEPT}
-        encoding = manifest.encoding.model_copy(update={"restart_index": True})
+        encoding = manifest.encoding.model_copy(update=changed)
         written = Manifest.sealed(
             **kept,
             encoding=encoding,
             **file_fields(layout, new),
-            copied_from={"file": from_file.name, "sha256": manifest.sha256},
+            copied_from={"file": beton.path.name, "sha256": manifest.sha256},
         )
         new.publish(written)
     if progress is not None:
@@ -89,30 +129,32 @@ _KEPT = (
 )
 
 
-def _indexed(beton: Beton, num_threads: int) -> Iterator[tuple[bytes, bytes]]:
-    """Every image, JPEGs with their index, and its digest, in the order of the file; `num_threads` work a little ahead."""
+def _images(
+    beton: Beton, stored: Callable[[bytes], tuple[int, bytes]], num_threads: int
+) -> Iterator[tuple[int, bytes, bytes]]:
+    """Every image's mode, bytes and digest, in the order of the file; `num_threads` work a little ahead."""
     rows, sizes = beton.rows, beton.sizes
 
-    def work_through(begin: int) -> list[tuple[bytes, bytes]]:
+    def work_through(begin: int) -> list[tuple[int, bytes, bytes]]:
         return [one(number) for number in range(begin, min(begin + IMAGES_AT_ONCE, len(rows)))]
 
-    def one(number: int) -> tuple[bytes, bytes]:
+    def one(number: int) -> tuple[int, bytes, bytes]:
         data = os.pread(file.fileno(), int(sizes[number]), int(rows["offset"][number]))
-        digest = beton.digests[number].tobytes()
+        digest, mode = beton.digests[number].tobytes(), int(rows["mode"][number])
         try:
             if digest_of(data) != digest:
                 raise DamagedJpeg("its bytes have changed")
-            if rows["mode"][number] != JPEG:
-                return data, digest
-            indexed = add_restart_index(data)
-            return indexed, digest_of(indexed)
+            if mode != JPEG:
+                return mode, data, digest
+            mode, data = stored(data)
+            return mode, data, digest_of(data)
         except DamagedJpeg as error:
             raise UserError(
                 f"Sample {number} of {beton.path} is damaged: {error}.",
                 "Write the beton again from its images.",
             ) from error
 
-    waiting: deque[Future[list[tuple[bytes, bytes]]]] = deque()
+    waiting: deque[Future[list[tuple[int, bytes, bytes]]]] = deque()
     with (
         beton.path.open("rb", buffering=0) as file,
         ThreadPoolExecutor(num_threads, "harness-index") as pool,

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from writers.beton.encoding import JPEG, MAX_SIDE, RAW, Encoding
+from writers.beton.encoding import DCT, JPEG, MAX_SIDE, RAW, Encoding
+from writers.dct import blob as dct
 from writers.jpeg import turbojpeg
 from writers.jpeg.markers import check_markers
 from writers.jpeg.resize import shrink, shrink_into
@@ -25,7 +26,7 @@ SMALL = 96  # pixels: an image whose longer side is no longer is stored raw; JPE
 class Blob:
     """One image as stored."""
 
-    mode: int  # JPEG or RAW
+    mode: int  # JPEG, RAW or DCT
     width: int
     height: int
     data: bytes
@@ -71,12 +72,17 @@ def _encode_jpeg(data: bytes, encoding: Encoding, chance: float, check: bool) ->
         if check:
             turbojpeg.check(data)
         return Blob(JPEG, *size, data)
+    if encoding.format == "dct" and fitted == size:
+        return _jpeg_blob(data, size, encoding)  # which reads all of it
     denominator = _denominator(size, fitted)
     if (
         _as_jpeg(fitted, encoding, chance)
         and (planes := turbojpeg.decode_planes(data, denominator)) is not None
         and (smaller := _shrunk(planes, fitted)) is not None
     ):
+        if encoding.format == "dct":
+            whole = turbojpeg.encode_planes(smaller, encoding.jpeg_quality)
+            return _jpeg_blob(whole, fitted, encoding)
         encoded = (encode_indexed if encoding.restart_index else turbojpeg.encode_planes)(
             smaller, encoding.jpeg_quality
         )
@@ -105,6 +111,8 @@ def _encode_pixels(
 
 
 def _jpeg_blob(jpeg: bytes, size: tuple[int, int], encoding: Encoding) -> Blob:
+    if encoding.format == "dct" and (coefficients := dct.from_jpeg(jpeg)) is not None:
+        return Blob(DCT, *size, coefficients)
     return Blob(JPEG, *size, add_restart_index(jpeg) if encoding.restart_index else jpeg)
 
 

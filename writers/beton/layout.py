@@ -12,6 +12,8 @@ from array import array
 
 import numpy as np
 
+from writers.beton.encoding import DCT
+
 VERSION = 2
 HEADER = np.dtype(
     [
@@ -41,6 +43,7 @@ IMAGE_TYPE, INTEGER_TYPE, ARRAY_TYPE = (
     1,
     4,
 )  # FFCV's numbers of an RGB image, an integer, an array of a fixed shape
+CUSTOM_TYPE = 255  # a field that FFCV refuses to read: images of which some are dct blobs
 ARRAY_ARGUMENTS = np.dtype(
     [("shape", "<u8", 32), ("num_bytes", "<u8"), ("dtype", "S760")]
 )  # of FFCV's NDArrayField
@@ -133,7 +136,7 @@ class Layout:
         write_at(
             handle,
             header_of(self.page_size, self.num_samples, table_offset)
-            + fields_of(self._num_labels).tobytes()
+            + fields_of(self._num_labels, has_dct=DCT in self._columns["mode"]).tobytes()
             + self.rows.tobytes(),
             0,
         )
@@ -153,10 +156,16 @@ def header_of(page_size: int, num_samples: int, table_offset: int) -> bytes:
     return np.array([(VERSION, NUM_FIELDS, page_size, num_samples, table_offset)], HEADER).tobytes()
 
 
-def fields_of(num_labels: int | None) -> np.ndarray:
-    """The descriptors of image and label: FIELD [2]. num_labels: K where each sample has a label for each class (int8 [K])."""
+def fields_of(num_labels: int | None, *, has_dct: bool = False) -> np.ndarray:
+    """The descriptors of image and label: FIELD [2]. num_labels: K where each sample has a label for each class (int8 [K]).
+
+    has_dct: some images are dct blobs, which stock FFCV would decode as if they were pixels. It refuses a custom field.
+    """
     fields = np.zeros(NUM_FIELDS, FIELD)
-    fields["type"] = IMAGE_TYPE, INTEGER_TYPE if num_labels is None else ARRAY_TYPE
+    fields["type"] = (
+        CUSTOM_TYPE if has_dct else IMAGE_TYPE,
+        INTEGER_TYPE if num_labels is None else ARRAY_TYPE,
+    )
     fields["name"] = b"image", b"label"
     if num_labels is not None:
         arguments = np.zeros(1, ARRAY_ARGUMENTS)

@@ -67,6 +67,7 @@ class Manifest(BaseModel):
     seed: int  # of the order in the file and of the draws of `mixed`
     num_jpeg: int
     num_raw: int
+    num_dct: int = 0  # of them as coefficients; without any, a manifest has the digest that it had before there were any
     max_width: int
     max_height: int
     skipped: list[dict[str, str]]  # known to be damaged, or by --on-error skip: name, class, reason
@@ -93,7 +94,7 @@ class Manifest(BaseModel):
     def _counts_agree(self) -> Self:
         if (
             len(self.class_counts) != len(self.classes)
-            or self.num_jpeg + self.num_raw != self.num_samples
+            or self.num_jpeg + self.num_raw + self.num_dct != self.num_samples
             or (sum(self.class_counts) != self.num_samples and not self.multi_label)
         ):
             raise ValueError("its counts do not add up")
@@ -238,7 +239,10 @@ def damaged(path: Path, what: str) -> UserError:
 
 def has_fields_of(beton: Beton) -> bool:
     """Whether the file's own descriptors are those of its manifest."""
-    expected = fields_of(len(beton.manifest.classes) if beton.manifest.multi_label else None)
+    manifest = beton.manifest
+    expected = fields_of(
+        len(manifest.classes) if manifest.multi_label else None, has_dct=manifest.num_dct > 0
+    )
     return (
         np.fromfile(beton.path, FIELD, NUM_FIELDS, offset=HEADER.itemsize).tobytes()
         == expected.tobytes()
@@ -280,4 +284,6 @@ def _parts(file: BinaryIO, num_samples: int, pages_end: int) -> tuple[bytes, byt
 
 def _digest_of(manifest: dict[str, Any]) -> str:
     fields = {name: value for name, value in manifest.items() if name != "digest"}
+    if not fields.get("num_dct"):
+        fields.pop("num_dct", None)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

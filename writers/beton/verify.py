@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from writers.beton.encoding import JPEG, RAW
+from writers.beton.encoding import DCT, JPEG, RAW
 from writers.beton.layout import FIRST_ROW, SAMPLE, digest_of
 from writers.beton.store import SMALL_FILE, Beton, Progress, has_fields_of, open_beton
+from writers.dct import blob as dct
 from writers.errors import UserError
 from writers.jpeg import turbojpeg
 
@@ -163,8 +164,14 @@ def _image_problem(row: np.void, data: memoryview) -> str:
             if len(data) == 3 * stated[0] * stated[1]
             else "its pixels are not as many as width x height"
         )
+    if row["mode"] == DCT:
+        try:
+            size = dct.check(bytes(data))
+        except dct.DamagedBlob as error:
+            return f"its dct blob does not decode: {error}"
+        return "" if size == stated else f"it is {size} pixels, and should be {stated}"
     if row["mode"] != JPEG:
-        return f"its mode is {row['mode']}, neither JPEG (0) nor raw (1)"
+        return f"its mode is {row['mode']}, neither JPEG (0) nor raw (1) nor dct (2)"
     jpeg = bytes(data)
     try:
         size = turbojpeg.check(jpeg)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from writers.beton.encode import Blob, Unreadable, encode
-from writers.beton.encoding import JPEG, Encoding
+from writers.beton.encoding import DCT, JPEG, RAW, Encoding
 from writers.beton.layout import Layout, digest_of, write_at
 from writers.beton.publish import NewBeton, new_beton
 from writers.beton.store import Manifest, Progress, file_digests
@@ -85,6 +85,7 @@ FILE_FIELDS = (
     "num_samples",
     "num_jpeg",
     "num_raw",
+    "num_dct",
     "max_width",
     "max_height",
     "page_size",
@@ -97,11 +98,11 @@ FILE_FIELDS = (
 def file_fields(layout: Layout, new: NewBeton) -> dict[str, Any]:
     """What a manifest says of the file itself: FILE_FIELDS."""
     rows = layout.rows
-    num_jpeg = int((rows["mode"] == JPEG).sum())
     return {
         "num_samples": len(rows),
-        "num_jpeg": num_jpeg,
-        "num_raw": len(rows) - num_jpeg,
+        "num_jpeg": int((rows["mode"] == JPEG).sum()),
+        "num_raw": int((rows["mode"] == RAW).sum()),
+        "num_dct": int((rows["mode"] == DCT).sum()),
         "max_width": int(rows["width"].max()),
         "max_height": int(rows["height"].max()),
         "page_size": layout.page_size,

@@ -65,10 +65,11 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["jpeg", "raw", "mixed", "passthrough"]),
+    type=click.Choice(["jpeg", "raw", "mixed", "passthrough", "dct"]),
     default="jpeg",
     show_default=True,
-    help="How pixels are stored; passthrough keeps JPEG files that are small enough.",
+    help="How pixels are stored; passthrough keeps JPEG files that are small enough; dct keeps their coefficients, which load "
+    "fastest. With --from, dct converts the JPEGs of that beton.",
 )
 @click.option(
     "--passthrough", "format_", flag_value="passthrough", help="Short for --format passthrough."
@@ -166,6 +167,7 @@ def command(
             check=options["check"],
             threads=options["threads"],
             index=options["restart_index"],
+            format_=options["format_"],
         )
     else:
         manifests = _write(sources, dataset, subset_name, splits, out, folders, **options)
@@ -263,12 +265,13 @@ def _copy(
     check: bool,
     threads: int | None,
     index: bool | None,
+    format_: str,
 ) -> list[tuple[Path, "Manifest"]]:
     from harness.cli import console
     from harness.cli.commands._betons import training_images
     from harness.system import environment
     from writers import names
-    from writers.beton.add_restart_index import add_index
+    from writers.beton.add_restart_index import add_index, to_dct
     from writers.beton.copy import copy_subset
     from writers.beton.provenance import inherit
     from writers.beton.store import open_beton
@@ -276,12 +279,13 @@ def _copy(
     from writers.errors import UserError
     from writers.subset.spec import named, resolve
 
+    converts = format_ == "dct"
     _refuse_without_effect(
-        {
+        ({"restart_index"} if converts else {"format_"})
+        | {
             "sources",
             "dataset",
             "preset",
-            "format_",
             "max_resolution",
             "jpeg_quality",
             "compress_probability",
@@ -293,9 +297,9 @@ def _copy(
             "protocol",
         }
     )
-    if (subset_name is None) != bool(index):
+    if (subset_name is None) != (bool(index) or converts):
         raise UserError(
-            "Say which classes to copy, --subset NAME, or --restart-index for all of them with an index.",
+            "Give the classes to copy, --subset NAME, or how to store all of them: --restart-index or --format dct.",
             "Not both at once: one after the other. harness ls subsets names the subsets.",
         )
     from_ = from_.expanduser()
@@ -325,13 +329,15 @@ def _copy(
                 )
         if subset_name is None:
             file = (
-                out.expanduser() if out else folders.data / f"{manifest.name}-indexed"
+                out.expanduser()
+                if out
+                else folders.data / f"{manifest.name}-{'dct' if converts else 'indexed'}"
             ) / f"{split}.beton"
-            with console.progress(f"index {split}") as report:
+            with console.progress(f"{'convert' if converts else 'index'} {split}") as report:
                 copied.append(
                     (
                         file,
-                        add_index(
+                        (to_dct if converts else add_index)(
                             files[split],
                             file,
                             progress=report,

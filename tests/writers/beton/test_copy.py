@@ -19,14 +19,19 @@ from writers.beton.verify import verify
 from writers.beton.write import write_split
 from writers.dataset import SplitSettings, open_dataset
 from writers.errors import UserError
+from writers.jpeg import native as kernel
 from writers.source import Source
 from writers.subset.spec import Subset, everything
 
+needs_c = pytest.mark.skipif(
+    kernel.library() is None, reason="the package's C parts were not built"
+)
 TWO = Subset("two", ("owl", "cat"))  # label order is the subset's own
 ENCODINGS = [
     Encoding(),
     Encoding(format="raw"),
     Encoding(format="passthrough"),
+    pytest.param(Encoding(format="dct"), marks=needs_c),
     Encoding(format="mixed", compress_probability=0.5, max_resolution=110),
 ]
 

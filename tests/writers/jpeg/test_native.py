@@ -95,7 +95,7 @@ def test_other_arguments_are_another_version(package):
     found = {
         re.sub(r"\s+", " ", one)
         for folder in folders[package]
-        for file in (ROOT / folder).glob("*.c")
+        for file in sorted((ROOT / folder).rglob("*.c"))
         for one in re.findall(r"^\w.*\bharness_\w+\([^{;]*\) {", file.read_text(), re.MULTILINE)
     }
     assert len(found) > 2

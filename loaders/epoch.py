@@ -79,9 +79,10 @@ class _EpochThread(EpochIterator):
             with self.on_device():
                 batches = list(self.iter_ixes)
                 self.loader.ask_for(batches[:1])
+                first_slot = self.loader.first_slot
                 for number, positions in enumerate(batches):
                     self.loader.ask_for(batches[number + 1 : number + 2])
-                    slot = number % len(self.copied)
+                    slot = (first_slot + number) % len(self.copied)
                     # Not measured on a GPU yet: FFCV's events make streams wait, but not the CPU that writes the slot.
                     if (copied := self.copied[slot]) is not None:
                         copied.synchronize()
@@ -114,14 +115,18 @@ class _EpochThread(EpochIterator):
         return batch
 
     def hand_over(self, item: Any) -> bool:
-        """Queue `item` for the consumer; False when the consumer has closed the epoch."""
+        """Queue `item` for the consumer. Returns False if the consumer has closed the epoch.
+
+        `close` empties the queue, so a `put` that succeeds does not mean that the epoch is open.
+        The next slot to fill may be the one that the consumer still has.
+        """
         while not self.terminate_event.is_set():
             try:
                 self.output_queue.put(item, timeout=_LOOK_AGAIN_S)
-                return True
+                break
             except Full:
                 pass
-        return False
+        return not self.terminate_event.is_set()
 
     def take(self) -> Batch:
         """The next batch. Raises what the thread raised, and RuntimeError for an epoch that was closed half-way."""
@@ -143,6 +148,8 @@ class _EpochThread(EpochIterator):
             self.close()
             raise item or StopIteration
         self.held, batch = item
+        # The next epoch begins with the slot after this one, so that it fills this one last.
+        self.loader.first_slot = (self.held + 1) % len(self.copied)
         self.held_batch = batch if self.poison else None
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).wait_stream(self.cuda_streams[self.held])

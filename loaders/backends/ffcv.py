@@ -59,6 +59,7 @@ class FfcvLoader(Loader):
         )
         self._images = DecodeImages(plan, samples, self._batch_decoder, self.skipped)
         self._running: Callable[[], FfcvEpoch | None] = lambda: None
+        self.first_slot = 0  # the slot that the next epoch fills first
 
         # The rest is what FFCV's EpochIterator reads.
         self.device = _numbered(torch.device(plan.device))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
@@ -224,6 +225,58 @@ def test_two_hundred_loaders_leave_no_thread_no_file_and_no_memory(betons):
 
 
 @pytest.mark.timeout(60)
+def leave_by_break(loader):
+    for batch in loader.epoch(0):
+        return batch
+
+
+def leave_by_close(loader):
+    batches = loader.epoch(0)
+    batch = next(batches)
+    batches.close()
+    return batch
+
+
+def leave_by_with(loader):
+    with loader.epoch(0) as batches:
+        return next(batches)
+
+
+def leave_for_another_epoch(loader):
+    batch = next(loader.epoch(0))
+    loader.next_epoch = loader.epoch(1)  # its thread fills slots; no batch of it is requested
+    return batch
+
+
+def leave_for_another_epoch_late(loader):
+    batches = loader.epoch(0)
+    for _ in range(3):
+        batch = next(batches)
+    loader.next_epoch = loader.epoch(1)
+    return batch
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        leave_by_break,
+        leave_by_close,
+        leave_by_with,
+        leave_for_another_epoch,
+        leave_for_another_epoch_late,
+    ],
+)
+def test_a_batch_keeps_its_content_until_the_next_is_requested(betons, leave):
+    with open_loader(plan_of(betons["raw"], order="random", augment="center_crop")) as reference:
+        expected = [images.clone() for images, _ in reference.epoch(0)]
+    for _ in range(40):
+        with open_loader(plan_of(betons["raw"], order="random", augment="center_crop")) as loader:
+            images, _ = leave(loader)
+            time.sleep(0.01)  # for a thread that writes although it should not
+            number = 2 if leave is leave_for_another_epoch_late else 0
+            assert torch.equal(images, expected[number])
+
+
 def test_loops_left_early_leave_no_thread_and_no_memory(betons, new_threads):
     def open_and_leave(times: int) -> None:
         for number in range(times):

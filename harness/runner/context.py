@@ -10,7 +10,7 @@ from typing import Any
 from harness.matrix.stage import FILE_NAME, REWRITE, key_of
 from harness.runner.result import Result
 from harness.system.atomic_write import write_json
-from harness.system.distributed import ALONE, Ranks
+from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
 from writers.errors import UserError
 
 
@@ -29,8 +29,8 @@ class StageContext:
     stop_requested: Callable[[], bool] = lambda: False
     checkpoint_every_s: float = 300.0  # of training
     trace_steps: int = 0  # how many steps of training to trace into the folder
-    ranks: Ranks = (
-        ALONE  # this process among those that run the stage together; the first one writes
+    group: ProcessGroup = (
+        SINGLE_PROCESS  # this process among those that run the stage together; the first one writes
     )
     phase: dict[str, float] = field(
         default_factory=dict
@@ -41,7 +41,7 @@ class StageContext:
 
         Adds `eta_s`, of this count, from what was done since it began; a count that falls, or to another total, is another one.
         """
-        if not self.ranks.is_first:
+        if not self.group.is_main:
             return
         done, total, now = values.get("done"), values.get("total"), time.monotonic()
         if done is not None and total is not None:

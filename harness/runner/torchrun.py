@@ -50,7 +50,7 @@ def run(folder: Path, options: argparse.Namespace, stop: StopSignal) -> tuple[st
         arguments += ["--answers", answers]
         begin = log.tell()
         process = subprocess.Popen(
-            distributed.torchrun(options.processes, arguments, sys.executable),
+            distributed.torchrun_command(options.processes, arguments, sys.executable),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -38,7 +38,7 @@ from harness.runner.signals import ORPHAN_GRACE_S, STOPPED, StopSignal, end_with
 from harness.system import distributed, environment
 from harness.system import os_errors as disk
 from harness.system.atomic_write import write_atomically, write_json
-from harness.system.distributed import ALONE, Ranks
+from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.system.out_of_memory import is_out_of_memory
 from writers.errors import UserError
 
@@ -62,22 +62,22 @@ def main() -> NoReturn:
         os._exit(
             STOPPED
         )  # at once: to take torch apart takes half a second, and all that counts is on disk
-    ranks = distributed.from_environment()
-    if ranks.world_size > 1:
+    group = distributed.from_environment()
+    if group.world_size > 1:
         threading.Thread(target=end_with_parent, args=(stop,), daemon=True).start()
-    with distributed.joined(ranks, options.device):
-        answer = run_stage(options.stage, options, stop, ranks)
+    with distributed.init_process_group(group, options.device):
+        answer = run_stage(options.stage, options, stop, group)
         if options.answers is not None:
-            write_json(options.answers / f"{ranks.rank}.json", answer)
+            write_json(options.answers / f"{group.rank}.json", answer)
         elif answer["status"] == "failed":
             retry.give_up(options.stage, answer["message"])
-        if ranks.is_first or answer["status"] == "failed":
+        if group.is_main or answer["status"] == "failed":
             print(
                 *filter(None, (answer["status"], str(options.stage), answer["message"])),
                 sep=": ",
                 file=sys.stderr,
             )
-        if answer["status"] == "failed" and ranks.world_size > 1:
+        if answer["status"] == "failed" and group.world_size > 1:
             sys.stderr.flush()
             os._exit(
                 EXIT_CODES["failed"]
@@ -86,7 +86,10 @@ def main() -> NoReturn:
 
 
 def run_stage(
-    folder: Path, options: argparse.Namespace, stop: StopSignal, ranks: Ranks = ALONE
+    folder: Path,
+    options: argparse.Namespace,
+    stop: StopSignal,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, Any]:
     """Run the stage in `folder`; returns {"stage", "status", "cause", "message", "wall_s"}, also where the stage fails."""
     started = time.monotonic()
@@ -96,15 +99,15 @@ def run_stage(
             status, cause, message = processes.run(folder, options, stop)
         else:
             holding: AbstractContextManager[lease.Lease | None] = (
-                lease.hold(folder) if ranks.is_first else nullcontext()
+                lease.hold(folder) if group.is_main else nullcontext()
             )
             with holding as held:
-                status = ranks.from_first(_may_begin(folder, held, options))
+                status = group.broadcast(_may_begin(folder, held, options))
                 if status == "ready":
                     with _output_to(
-                        folder / ("log.txt" if ranks.is_first else f"log.rank{ranks.rank}.txt")
+                        folder / ("log.txt" if group.is_main else f"log.rank{group.rank}.txt")
                     ):
-                        status, cause, message = _attempt(folder, options, stop, held, ranks)
+                        status, cause, message = _attempt(folder, options, stop, held, group)
     except OSError as error:  # the folder itself cannot be written
         status, cause, message = "failed", *_of_disk(error)
     return {
@@ -137,7 +140,7 @@ def _attempt(
     options: argparse.Namespace,
     stop: StopSignal,
     held: lease.Lease | None,
-    ranks: Ranks,
+    group: ProcessGroup,
 ) -> tuple[str, str, str]:
     """Status, cause and message. held: of the first process."""
 
@@ -146,7 +149,7 @@ def _attempt(
 
     stop.running = True
     try:
-        record = _compute(folder, options, lambda: stop.requested or is_lost(), ranks)
+        record = _compute(folder, options, lambda: stop.requested or is_lost(), group)
         if is_lost():
             return "busy", "", ""
         if record is not None:
@@ -160,13 +163,13 @@ def _attempt(
     except UserError as error:
         return "failed", "mistake", _record_error(folder, str(error))
     except Exception as error:
-        if ranks.world_size > 1 and distributed.is_loss_of_another(error):
+        if group.world_size > 1 and distributed.is_peer_failure(error):
             traceback.print_exc()
             return (
                 "failed",
                 "lost",
                 (
-                    f"Process {ranks.rank} of {ranks.world_size} has lost another one, which ended or does "
+                    f"Process {group.rank} of {group.world_size} has lost another one, which ended or does "
                     f"not answer; each one's output is in {folder / 'log.*'}"
                 ),
             )
@@ -193,18 +196,21 @@ def _of_disk(error: OSError) -> tuple[str, str]:
 
 
 def _compute(
-    folder: Path, options: argparse.Namespace, stop_requested: Callable[[], bool], ranks: Ranks
+    folder: Path,
+    options: argparse.Namespace,
+    stop_requested: Callable[[], bool],
+    group: ProcessGroup,
 ) -> Result | None:
     """None in a process that is not the first: the first one writes."""
     told = read_orders(folder)
-    if ranks.world_size > 1 and told["kind"] not in SHARED_KINDS:
+    if group.world_size > 1 and told["kind"] not in SHARED_KINDS:
         raise UserError(
-            f"A stage of kind {told['kind']} runs in one process; these are {ranks.world_size}.",
+            f"A stage of kind {told['kind']} runs in one process; these are {group.world_size}.",
             "Start it without torchrun.",
         )
     environment.of_this_process()  # now: the repository may change while the stage runs
     started_at, started = datetime.now(UTC), time.monotonic()
-    device = ranks.device(options.device)
+    device = group.device(options.device)
     module = importlib.import_module(f"{options.stages_package}.{told['kind']}")
     _prepare_torch(options)
     import_s = time.monotonic() - started
@@ -223,13 +229,13 @@ def _compute(
         stop_requested=stop_requested,
         checkpoint_every_s=60 * options.checkpoint_minutes,
         trace_steps=options.trace,
-        ranks=ranks,
+        group=group,
     )
     ran = time.monotonic()
     with _watched_gpu(device) as gpu:
         outcome = module.run(context)
     wall_s = time.monotonic() - ran
-    if not ranks.is_first:
+    if not group.is_main:
         return None
     return Result(
         kind=told["kind"],

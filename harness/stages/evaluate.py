@@ -82,7 +82,7 @@ def run(context: StageContext) -> Outcome:
                 eps=eps if name == "adversarial" else 0.0,
                 attack=settings.attack if name == "adversarial" else None,
                 keep_predictions=True,
-                ranks=context.ranks,
+                group=context.group,
                 zero_gradients=zero_gradients,
                 after_batch=PassProgress(context, loader, name),
             )
@@ -107,7 +107,7 @@ def run(context: StageContext) -> Outcome:
                 if view in counts
             }
             seconds[f"{name}_s"] = time.monotonic() - started
-        if context.ranks.is_first:
+        if context.group.is_main:
             predictions.save(context.folder, loader, answers)
     attack = None
     if eps > 0:

@@ -19,7 +19,7 @@ from harness.profiling.gpu_monitor import GpuMonitor
 from harness.profiling.timer import Timer, summary
 from harness.profiling.trace import StepTrace
 from harness.runner.context import Outcome, StageContext
-from harness.system.distributed import Ranks, synchronise_batch_norm
+from harness.system.distributed import ProcessGroup, convert_sync_batch_norm
 from harness.system.out_of_memory import is_out_of_memory
 from harness.train import autotune as trial
 from harness.train import micro_batching as memory
@@ -55,7 +55,7 @@ def run(context: StageContext) -> Outcome:
     model, precision = trainee.model, trainee.step.precision
     checkpoints = context.folder / "checkpoints"
     trace = StepTrace(
-        context.folder, context.trace_steps if context.ranks.is_first else 0, context.device
+        context.folder, context.trace_steps if context.group.is_main else 0, context.device
     )
     with (
         fixed_shapes(context.device),
@@ -69,7 +69,7 @@ def run(context: StageContext) -> Outcome:
         records = _train(trainee, loader, settings, context, timer, clock, trace)
         started = time.monotonic()
         val, val_of_last_step = _scores(trainee, settings, context)
-        if context.ranks.is_first:
+        if context.group.is_main:
             with trainee.final_weights():
                 models.save(
                     context.folder / MODEL_FILE,
@@ -83,10 +83,10 @@ def run(context: StageContext) -> Outcome:
         )
         with loader.epoch(len(records) - 1, settings.resolution) as batches:
             replay_img_per_s = replay_rate(
-                trainee, *next(batches), train_s=clock.train_s, ranks=context.ranks
+                trainee, *next(batches), train_s=clock.train_s, group=context.group
             )
         num_train_images = loader.num_samples
-    if context.ranks.is_first:
+    if context.group.is_main:
         shutil.rmtree(checkpoints, ignore_errors=True)
 
     sides = sorted({record["resolution"] for record in records})
@@ -106,7 +106,7 @@ def run(context: StageContext) -> Outcome:
         "precision": precision,
         "compiled": trainee.compiled,
         "num_parts": trainee.step.num_parts,
-        "num_processes": context.ranks.world_size,
+        "num_processes": context.group.world_size,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "zero_gradients": clock.zero_gradients,
         "damaged_checkpoints": clock.damaged_checkpoints,
@@ -122,7 +122,7 @@ def run(context: StageContext) -> Outcome:
         startup_s=startup_s,
         replay_img_per_s=replay_img_per_s,
         flops=_flops(model, attack, records),
-        peak_flops_per_s=_peak_flops(gpu, precision, context.ranks),
+        peak_flops_per_s=_peak_flops(gpu, precision, context.group),
     )
     timing |= {
         "num_restarts": clock.num_restarts,
@@ -146,7 +146,7 @@ def _plan(context: StageContext, settings: PretrainSettings, seed: int) -> Loade
 def new_trainee(
     context: StageContext, settings: PretrainSettings, num_classes: int, timer: Timer
 ) -> ModelTrainee:
-    """With random weights. Looked at of the context: arch, seed and eps of its config, device, ranks."""
+    """With random weights. Looked at of the context: arch, seed and eps of its config, device, group."""
     model, eps = _build(context, settings, num_classes), context.config["eps"]
     return ModelTrainee(
         model,
@@ -161,14 +161,14 @@ def new_trainee(
         eps=eps,
         seed=context.config["seed"],
         ema_decay=settings.ema_decay,
-        ranks=context.ranks,
+        group=context.group,
     )
 
 
 def _build(context: StageContext, settings: PretrainSettings, num_classes: int) -> Classifier:
     """On the device, with random weights that are the same in all processes."""
-    arch, seed, ranks = context.config["arch"], context.config["seed"], context.ranks
-    synchronised = settings.sync_batch_norm and ranks.world_size > 1
+    arch, seed, group = context.config["arch"], context.config["seed"], context.group
+    synchronised = settings.sync_batch_norm and group.world_size > 1
     if synchronised and not context.device.startswith("cuda"):
         raise UserError(
             "sync_batch_norm needs GPUs: torch has no SyncBatchNorm for several processes on a CPU.",
@@ -186,30 +186,30 @@ def _build(context: StageContext, settings: PretrainSettings, num_classes: int) 
     if settings.aux_head:
         model.auxiliary = AuxiliaryHead(model.backbone, num_classes)
     if synchronised:
-        synchronise_batch_norm(model, ranks)
+        convert_sync_batch_norm(model, group)
         if (
             not settings.batch_norm_scale
         ):  # only now: torch wants what it replaces to have a parameter for a scale
             fix_batch_norm_scale(model.backbone, arch)
-    if ranks.rank:
+    if group.rank:
         torch.manual_seed(
-            seed + ranks.rank * RANK_SEEDS
+            seed + group.rank * RANK_SEEDS
         )  # dropout falls on other units than in the first process
     return model.to(context.device)
 
 
 def _say_what_is_shared(context: StageContext, settings: PretrainSettings, loader: Loader) -> None:
     """In each process's log. Raises UserError where there are too few images to share."""
-    ranks, plan = context.ranks, loader.plan
-    if ranks.world_size == 1:
+    group, plan = context.group, loader.plan
+    if group.world_size == 1:
         return
-    if loader.num_samples < 2 * ranks.world_size:
+    if loader.num_samples < 2 * group.world_size:
         raise UserError(
-            f"{plan.beton} has {loader.num_samples} images for {ranks.world_size} processes; each needs two.",
+            f"{plan.beton} has {loader.num_samples} images for {group.world_size} processes; each needs two.",
             "Use fewer.",
         )
     print(
-        f"Process {ranks.rank} of {ranks.world_size} on {context.device}: {plan.share} of the {plan.batch_size} images of a "
+        f"Process {group.rank} of {group.world_size} on {context.device}: {plan.share} of the {plan.batch_size} images of a "
         f"batch; the peak learning rate, {settings.optimizer.lr:g}, is that of whole batches.",
         flush=True,
     )
@@ -223,14 +223,14 @@ def _prepare(
     context: StageContext,
 ) -> dict[str, Any]:
     """Choose the parts of a batch and whether to compile, on noise; returns what compiling was measured to do."""
-    ranks, device = context.ranks, context.device
-    trainee.batch_size = min(loader.plan.share, -(-loader.num_samples // ranks.world_size))
+    group, device = context.group, context.device
+    trainee.batch_size = min(loader.plan.share, -(-loader.num_samples // group.world_size))
     batch = trial.noise_batch(trainee.batch_size, settings.resolution, num_classes, device)
     parts = memory.choose_parts(trainee, settings.accumulate, batch, context.folder)
-    trainee.step.num_parts = max(ranks.gathered(parts))
+    trainee.step.num_parts = max(group.all_gather(parts))
     if settings.compile == "off":
         return {"chosen": "eager"}
-    measured: dict[str, Any] = ranks.from_first(
+    measured: dict[str, Any] = group.broadcast(
         trial.choose_compiled(trainee, batch, settings.compile, device)
     )
     if trainee.compiled != measured["chosen"]:
@@ -262,7 +262,7 @@ def _train(
                 context.folder / "checkpoints",
                 context.device,
                 context.checkpoint_every_s,
-                context.ranks,
+                context.group,
             ),
             stop_requested=context.stop_requested,
             progress=context.progress,
@@ -296,7 +296,7 @@ def _train(
         batch,
         context.folder,
         None if settings.attack.method == "free" else settings.accumulate,
-        context.ranks.world_size,
+        context.group.world_size,
     )
 
 
@@ -324,7 +324,7 @@ def _scores(
                 precision=trainee.step.precision,
                 num_classes=trainee.model.head.out_features,
                 views={"own": View()},
-                ranks=context.ranks,
+                group=context.group,
             )["own"].scores()
 
         of_last_step = score() if trainee.average else None
@@ -345,10 +345,12 @@ def _flops(model: Classifier, attack: AttackSettings | None, records: list[Recor
     return total
 
 
-def _peak_flops(gpu: dict[str, Any] | None, precision: Precision, ranks: Ranks) -> float | None:
+def _peak_flops(
+    gpu: dict[str, Any] | None, precision: Precision, group: ProcessGroup
+) -> float | None:
     """Of all GPUs together."""
     peak = peak_flops(gpu["name"], precision) if gpu else None
-    return peak * ranks.world_size if peak else None
+    return peak * group.world_size if peak else None
 
 
 def _steps_per_epoch(context: StageContext, settings: PretrainSettings) -> int | None:

@@ -1,9 +1,11 @@
-"""Several processes that train one model: who this one is, and what they tell each other.
+"""Process groups for data-parallel training: collectives, DDP, and the environment torchrun sets.
 
-`torchrun --nproc-per-node N -m harness.worker STAGE_DIR` starts them; this is the one place that reads what torchrun puts
-into the environment. A batch is that of all processes together (`LoaderPlan.rank`, `world_size`); the first process has the
-stage's folder to itself. What they agree on goes over gloo, by the CPU, so that no step waits for a GPU; gradients go over
-NCCL where there are GPUs. With one process everything here is what it is given, and torch is not imported.
+`torchrun --nproc-per-node N -m harness.worker STAGE_DIR` starts the processes. No other module
+reads torchrun's environment variables. Batch sizes are global: each rank loads its part of a batch
+(`LoaderPlan.rank`, `world_size`). Only rank 0 writes to the stage's folder.
+
+Control values use gloo on the CPU, so that no step waits for a GPU. Gradients use NCCL on GPUs.
+With a single process every function returns its input and torch is not imported.
 """
 
 import io
@@ -18,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TIMEOUT_S = 600.0  # a process that the others wait for longer is taken for dead; compiling a model takes minutes
-# How torch says that another process is gone; NCCL has a class for it.
-_GONE = (
+# A collective fails after this time without an answer; compiling a model takes minutes.
+TIMEOUT_S = 600.0
+# Fragments of torch's error messages for a lost peer; only NCCL has an exception class for it.
+_PEER_FAILURES = (
     "Connection closed by peer",
     "Connection reset by peer",
     "Timed out waiting",
@@ -31,54 +34,56 @@ _GONE = (
 )
 
 
-class ProcessLost(Exception):
-    """Another process of the group has ended, or does not answer."""
-
-
 @dataclass(frozen=True)
-class Ranks:
-    """This process among those that train together."""
+class ProcessGroup:
+    """The processes that train one model together, seen from one of them.
+
+    Attributes:
+        rank: Index of this process in the group.
+        world_size: Number of processes.
+        local_rank: Index among the processes on this machine, and of this process's GPU.
+        local_world_size: Number of processes on this machine.
+    """
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0  # among those of this machine: the number of its GPU
+    local_rank: int = 0
     local_world_size: int = 1
 
     @property
-    def is_first(self) -> bool:
-        """The one that writes."""
+    def is_main(self) -> bool:
+        """True on rank 0, the only one that writes files."""
         return self.rank == 0
 
     def device(self, device: str) -> str:
-        """This process's own, where a GPU is asked for."""
-        return (
-            f"cuda:{self.local_rank}"
-            if self.world_size > 1 and device.startswith("cuda")
-            else device
-        )
+        """Return the device of this rank: its own GPU if there are several ranks."""
+        if self.world_size > 1 and device.startswith("cuda"):
+            return f"cuda:{self.local_rank}"
+        return device
 
-    def from_first(self, value: Any) -> Any:
-        """The first process's value, in all: tensors, which arrive on the CPU, and plain values."""
+    def broadcast(self, value: Any) -> Any:
+        """Broadcast a value from rank 0: tensors (returned on the CPU) and plain Python values."""
         if self.world_size == 1:
             return value
+        import torch
         import torch.distributed as dist
 
-        box = [_packed(value) if self.is_first else None]
-        dist.broadcast_object_list(box, device=_cpu())
-        return _unpacked(box[0])
+        boxes = [_serialize(value) if self.is_main else None]
+        dist.broadcast_object_list(boxes, device=torch.device("cpu"))
+        return _deserialize(boxes[0])
 
-    def gathered(self, value: Any) -> list[Any]:
-        """Everyone's value, in the order of ranks, in all; likewise tensors and plain values."""
+    def all_gather(self, value: Any) -> list[Any]:
+        """Return every rank's value, in the order of ranks. Accepts what `broadcast` accepts."""
         if self.world_size == 1:
             return [value]
         import torch.distributed as dist
 
         boxes: list[Any] = [None] * self.world_size
-        dist.all_gather_object(boxes, _packed(value))
-        return [_unpacked(box) for box in boxes]
+        dist.all_gather_object(boxes, _serialize(value))
+        return [_deserialize(box) for box in boxes]
 
-    def add_up(self, *tensors: "Tensor") -> None:
-        """Replace each, in place, by the sum over the processes."""
+    def all_reduce_(self, *tensors: "Tensor") -> None:
+        """Replace each tensor by its sum over the ranks, in place."""
         if self.world_size > 1:
             import torch.distributed as dist
 
@@ -86,59 +91,64 @@ class Ranks:
                 dist.all_reduce(tensor)
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
-class Votes:
-    """Wishes that one process has and all must act on at the same step: to stop, to save."""
+class AsyncFlags:
+    """Asynchronous all-reduce (max) of flags on which all ranks must act at the same step.
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
-        self._on_its_way: tuple[Any, Tensor] | None = None
+    Used for requests to stop and to save. Every rank must call `reduce` equally often.
+    """
 
-    def cast(self, *wishes: bool) -> tuple[bool, ...]:
-        """Of each wish, whether any process had it at the last call; with one process, at this one.
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group = group
+        self._pending: tuple[Any, Tensor] | None = None
 
-        Every process calls it equally often. The answer is awaited a call later, so that asking takes no time.
+    def reduce(self, *flags: bool) -> tuple[bool, ...]:
+        """Start reducing these flags; return the result of the previous call.
+
+        The result is one call late, so that no step waits for the network. A single process gets
+        its own flags at once.
         """
-        if self._ranks.world_size == 1:
-            return wishes
+        if self._group.world_size == 1:
+            return flags
         import torch
         import torch.distributed as dist
 
-        earlier = self._arrived(len(wishes))
-        votes = torch.tensor(wishes, dtype=torch.int32)
-        self._on_its_way = dist.all_reduce(votes, dist.ReduceOp.MAX, async_op=True), votes
-        # What is granted must not be on its way once more: nobody wishes it any longer.
-        return self._with_arrived(earlier) if any(earlier) else earlier
+        previous = self._wait(len(flags))
+        values = torch.tensor(flags, dtype=torch.int32)
+        self._pending = dist.all_reduce(values, dist.ReduceOp.MAX, async_op=True), values
+        # Ranks act on a flag once: a set flag must not be still pending, to be returned again.
+        return self._or_pending(previous) if any(previous) else previous
 
-    def count(self, *wishes: bool) -> tuple[bool, ...]:
-        """The same, of this call and of the last together, at once."""
-        return self._with_arrived(self.cast(*wishes))
+    def reduce_now(self, *flags: bool) -> tuple[bool, ...]:
+        """Reduce these flags and those of the previous call, and wait for both."""
+        return self._or_pending(self.reduce(*flags))
 
-    def _arrived(self, num_wishes: int) -> tuple[bool, ...]:
-        if self._on_its_way is None:
-            return (False,) * num_wishes
-        work, votes = self._on_its_way
-        self._on_its_way = None
+    def _wait(self, num_flags: int) -> tuple[bool, ...]:
+        if self._pending is None:
+            return (False,) * num_flags
+        work, values = self._pending
+        self._pending = None
         work.wait()
-        return tuple(bool(vote) for vote in votes)
+        return tuple(bool(value) for value in values)
 
-    def _with_arrived(self, earlier: tuple[bool, ...]) -> tuple[bool, ...]:
-        return tuple(map(any, zip(earlier, self._arrived(len(earlier)), strict=True)))
+    def _or_pending(self, previous: tuple[bool, ...]) -> tuple[bool, ...]:
+        return tuple(map(any, zip(previous, self._wait(len(previous)), strict=True)))
 
 
-class SharedGradients:
-    """A model's forward pass by torch's DistributedDataParallel: behind each backward pass, gradients are the group's mean.
+class DdpForward:
+    """Forward pass under DistributedDataParallel: each backward pass averages gradients over ranks.
 
-    Only what goes through here is; an attack calls the model itself, and its input gradients are nobody else's business.
+    Only passes through this object are averaged. An attack calls the model directly, because its
+    input gradients belong to one rank.
     """
 
-    def __init__(self, model: "nn.Module", ranks: Ranks) -> None:
+    def __init__(self, model: "nn.Module", group: ProcessGroup) -> None:
         import torch
         from torch import nn
 
-        class Pass(nn.Module):
+        class CallLogits(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
                 self.model = model
@@ -148,75 +158,90 @@ class SharedGradients:
             ) -> "Tensor":
                 return logits_of(images)
 
-        self._ranks = ranks
-        # Buffers are not DDP's: it would hand out the first process's statistics, and only before the next forward pass.
-        with (
-            warnings.catch_warnings()
-        ):  # newer torch has a second name for broadcast_buffers, which older ones lack
+        self._group = group
+        # DDP would broadcast rank 0's buffers, and only before the next forward pass;
+        # `average_statistics` averages them instead.
+        with warnings.catch_warnings():
+            # Newer torch renames broadcast_buffers; older versions lack the new name.
             warnings.simplefilter("ignore", FutureWarning)
             self._replica = nn.parallel.DistributedDataParallel(
-                Pass(), broadcast_buffers=False, gradient_as_bucket_view=True
+                CallLogits(), broadcast_buffers=False, gradient_as_bucket_view=True
             )
         self.no_sync = self._replica.no_sync
         self._statistics = (
             []
-            if _is_synchronised(model)
+            if _has_sync_batch_norm(model)
             else [tensor for tensor in model.buffers() if tensor.is_floating_point()]
         )
         self._sizes = [tensor.numel() for tensor in self._statistics]
-        self._count = torch.zeros((), device=next(model.parameters()).device)
+        self._num_images = torch.zeros((), device=next(model.parameters()).device)
 
     def __call__(self, images: "Tensor", logits_of: Callable[["Tensor"], "Tensor"]) -> "Tensor":
-        """[B, K] logits of the model, or of its compiled stand-in."""
+        """Return logits_of(images), [B, K]. `logits_of` is the model or a compiled form of it."""
         logits: Tensor = self._replica(images, logits_of)
         return logits
 
-    def weight(self, num_images: int) -> "Callable[[], Tensor]":
-        """What to multiply the mean loss of this process's images by, so that the mean over processes is that over images:
-        their share of the batch, times the number of processes. Asked for now, it is on its way until it is called."""
+    def loss_weight(self, num_images: int) -> "Callable[[], Tensor]":
+        """Start computing the factor for this rank's mean loss.
+
+        DDP averages over ranks, whose batches may differ in size. With this factor, num_images *
+        world_size / (images of all ranks), the result is the mean over images.
+
+        Args:
+            num_images: Number of images in this rank's part of the batch.
+
+        Returns:
+            A function that waits for the all-reduce and returns the factor, a scalar tensor.
+        """
         import torch.distributed as dist
 
-        self._count.fill_(num_images)
-        total = self._count.clone()
+        self._num_images.fill_(num_images)
+        total = self._num_images.clone()
         work = dist.all_reduce(total, async_op=True)
 
-        def arrived() -> "Tensor":
+        def wait() -> "Tensor":
             assert work is not None
-            work.wait()  # on a GPU the stream waits, and not this thread
-            return self._count * self._ranks.world_size / total
+            work.wait()  # on a GPU the stream waits, not this thread
+            return self._num_images * self._group.world_size / total
 
-        return arrived
+        return wait
 
     def average_statistics(self) -> None:
-        """BatchNorm's running statistics become the mean of everyone's, so that all have one model behind each step."""
+        """Average BatchNorm's running statistics over ranks, so that all hold the same model."""
         if not self._statistics:
             return
         import torch
 
-        together = torch.cat([tensor.flatten() for tensor in self._statistics])
-        self._ranks.add_up(together)
-        together /= self._ranks.world_size
-        parts = [
-            part.view_as(tensor)
-            for part, tensor in zip(together.split(self._sizes), self._statistics, strict=True)
+        flat = torch.cat([tensor.flatten() for tensor in self._statistics])
+        self._group.all_reduce_(flat)
+        flat /= self._group.world_size
+        means = [
+            mean.view_as(tensor)
+            for mean, tensor in zip(flat.split(self._sizes), self._statistics, strict=True)
         ]
-        torch._foreach_copy_(self._statistics, parts)
+        torch._foreach_copy_(self._statistics, means)
 
 
-def from_environment(variables: Mapping[str, str] = os.environ) -> Ranks:
-    """What torchrun says; without it, one process."""
+def from_environment(variables: Mapping[str, str] = os.environ) -> ProcessGroup:
+    """Read the group from torchrun's environment variables; SINGLE_PROCESS if they are not set."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if "WORLD_SIZE" not in variables or "RANK" not in variables:
-        return ALONE
-    return Ranks(
+        return SINGLE_PROCESS
+    return ProcessGroup(
         *(int(variables.get(name, default)) for name, default in zip(names, "0101", strict=True))
     )
 
 
 @contextmanager
-def joined(ranks: Ranks, device: str, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
-    """Inside, the processes can talk. Behind an exception the group is left as it is: the others may be gone."""
-    if ranks.world_size == 1:
+def init_process_group(
+    group: ProcessGroup, device: str, timeout_s: float = TIMEOUT_S
+) -> Iterator[None]:
+    """Make collectives available inside the block.
+
+    After an exception the group is not destroyed, because other ranks may be gone and would be
+    waited for.
+    """
+    if group.world_size == 1:
         yield
         return
     import torch
@@ -224,7 +249,7 @@ def joined(ranks: Ranks, device: str, timeout_s: float = TIMEOUT_S) -> Iterator[
 
     on_gpu = device.startswith("cuda")
     if on_gpu:
-        torch.cuda.set_device(ranks.device(device))
+        torch.cuda.set_device(group.device(device))
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout_s)
     )
@@ -232,32 +257,32 @@ def joined(ranks: Ranks, device: str, timeout_s: float = TIMEOUT_S) -> Iterator[
     dist.destroy_process_group()
 
 
-def is_loss_of_another(error: BaseException) -> bool:
-    """Whether this error says that another process of the group is gone."""
+def is_peer_failure(error: BaseException) -> bool:
+    """Return True if torch raised this error because another process of the group is gone."""
     import torch.distributed as dist
 
     return isinstance(error, dist.DistBackendError | dist.DistNetworkError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in _GONE)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_FAILURES)
     )
 
 
-def synchronise_batch_norm(model: "nn.Module", ranks: Ranks) -> "nn.Module":
-    """The model with BatchNorm over the batch of all processes. With one process, as it is."""
-    if ranks.world_size == 1:
+def convert_sync_batch_norm(model: "nn.Module", group: ProcessGroup) -> "nn.Module":
+    """Return the model with BatchNorm over the global batch; unchanged with a single process."""
+    if group.world_size == 1:
         return model
-    # torch's own conversion loses the activations that are part of timm's BatchNorms.
+    # torch's own conversion drops the activations inside timm's BatchNorm modules.
     if any(type(module).__module__.startswith("timm.") for module in model.modules()):
         from timm.layers import convert_sync_batchnorm
     else:
         from torch import nn
 
         convert_sync_batchnorm = nn.SyncBatchNorm.convert_sync_batchnorm
-    synchronised: nn.Module = convert_sync_batchnorm(model)
-    return synchronised
+    converted: nn.Module = convert_sync_batchnorm(model)
+    return converted
 
 
-def torchrun(num_processes: int, arguments: Sequence[str], executable: str) -> list[str]:
-    """The command line that runs `python -m ...` in so many processes on this machine."""
+def torchrun_command(num_processes: int, arguments: Sequence[str], executable: str) -> list[str]:
+    """Return the command that runs `python -m ARGUMENTS` in num_processes local processes."""
     return [
         executable,
         "-m",
@@ -270,13 +295,13 @@ def torchrun(num_processes: int, arguments: Sequence[str], executable: str) -> l
     ]
 
 
-def _is_synchronised(model: "nn.Module") -> bool:
+def _has_sync_batch_norm(model: "nn.Module") -> bool:
     from torch import nn
 
     return any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
 
 
-def _packed(value: Any) -> bytes:
+def _serialize(value: Any) -> bytes:
     import torch
 
     buffer = io.BytesIO()
@@ -284,13 +309,7 @@ def _packed(value: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _unpacked(data: Any) -> Any:
+def _deserialize(data: Any) -> Any:
     import torch
 
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
-
-def _cpu() -> Any:
-    import torch
-
-    return torch.device("cpu")

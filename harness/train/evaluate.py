@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from harness.config.attack import AttackSettings, EvaluationAttack
 from harness.modeling.module_modes import eval_mode
 from harness.modeling.precision import Precision, autocast
-from harness.system.distributed import ALONE, Ranks
+from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.train.attack import pgd, restarted
 from harness.train.average_precision import MultiLabelCounts
 from harness.train.metrics import Counts
@@ -51,7 +51,7 @@ def evaluate(
     attack: AttackSettings | None = None,
     eps: float = 0.0,
     keep_predictions: bool = False,
-    ranks: Ranks = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     zero_gradients: Tensor | None = None,
     after_batch: Callable[[int], None] = lambda num_images: None,
 ) -> dict[str, Counts]:
@@ -85,7 +85,7 @@ def evaluate(
     }
     num_images = 0
     for logits, labels in _answers(
-        model, loader, device, precision, attack, eps, ranks, zero_gradients
+        model, loader, device, precision, attack, eps, group, zero_gradients
     ):
         num_images += len(labels)
         for name, count in counts.items():
@@ -98,9 +98,9 @@ def evaluate(
                 count.add(logits, labels)
         after_batch(num_images)
     for count in counts.values():
-        count.add_up(ranks)
+        count.all_reduce_(group)
     if zero_gradients is not None:
-        ranks.add_up(zero_gradients)
+        group.all_reduce_(zero_gradients)
     return counts
 
 
@@ -189,12 +189,12 @@ def _answers(
     precision: Precision,
     attack: AttackSettings | None = None,
     eps: float = 0.0,
-    ranks: Ranks = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     zero_gradients: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits and labels of each batch. The labels are valid until the next batch."""
     generator = torch.Generator(device).manual_seed(
-        ranks.rank
+        group.rank
     )  # of random starts: the same points every time
     num_images = 0
     with eval_mode(model), loader.epoch(0) as batches:
@@ -207,6 +207,6 @@ def _answers(
             with torch.inference_mode(), autocast(precision, device, model):
                 logits = model(images)
             yield logits, labels
-    assert sum(ranks.gathered(num_images)) == loader.num_samples, (
+    assert sum(group.all_gather(num_images)) == loader.num_samples, (
         "a plan for training (drop_last) was evaluated"
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 from harness.config.train import ScheduleSettings
 from harness.profiling.timer import Timer
 from harness.runner.context import Stopped
-from harness.system.distributed import ALONE, Ranks, Votes
+from harness.system.distributed import SINGLE_PROCESS, AsyncFlags, ProcessGroup
 from harness.train import checkpoint
 from harness.train.divergence import Diverged
 from harness.train.schedule import learning_rate
@@ -92,7 +92,7 @@ class Checkpoints:
     folder: Path
     device: str = "cpu"  # whose generator is saved, too
     every_s: float = CHECKPOINT_EVERY_S
-    ranks: Ranks = ALONE
+    group: ProcessGroup = SINGLE_PROCESS
 
 
 def fit(
@@ -151,7 +151,7 @@ def fit(
         ) as batches:
             run.start_clock()
             while run.step < last_step:
-                stop, save = run.votes.cast(stop_requested(), run.save_is_due())
+                stop, save = run.flags.reduce(stop_requested(), run.save_is_due())
                 if stop or save:
                     run.save()
                     if stop:
@@ -175,7 +175,7 @@ def fit(
                     )
         run.end_pass(resolution)
         is_end = run.step == run.num_steps and clock.train_s > FINAL_CHECKPOINT_S
-        stop, save = run.votes.count(stop_requested(), run.save_is_due() or is_end)
+        stop, save = run.flags.reduce_now(stop_requested(), run.save_is_due() or is_end)
         if stop or save:
             run.save()
         if stop:
@@ -207,8 +207,8 @@ class _Run:
     ) -> None:
         self._trainee, self._timer, self._clock, self._schedule = trainee, timer, clock, schedule
         self._checkpoints = checkpoints
-        self._ranks = checkpoints.ranks if checkpoints else ALONE
-        self.votes = Votes(self._ranks)
+        self._group = checkpoints.group if checkpoints else SINGLE_PROCESS
+        self.flags = AsyncFlags(self._group)
         self.steps_per_pass, self.steps_per_epoch = (
             steps_per_pass,
             steps_per_epoch or steps_per_pass,
@@ -270,14 +270,14 @@ class _Run:
             "pass_checkpoint_s": self._pass_checkpoint_s,
             "random": random,
         }
-        if self._ranks.world_size > 1:
-            state["ranks"] = self._ranks.gathered({"trainee": own, "random": random})
+        if self._group.world_size > 1:
+            state["ranks"] = self._group.all_gather({"trainee": own, "random": random})
         path = (
             str(checkpoint.save(self._checkpoints.folder, self.step, state))
-            if self._ranks.is_first
+            if self._group.is_main
             else ""
         )
-        self._last_good = Path(self._ranks.from_first(path))  # the others wait until it is written
+        self._last_good = Path(self._group.broadcast(path))  # the others wait until it is written
         self._saved_at, self._saved_step = time.monotonic(), self.step
         self._clock.checkpoint_s += self._saved_at - started
         self._pass_checkpoint_s += self._saved_at - started
@@ -360,25 +360,25 @@ class _Run:
 
 def _latest(checkpoints: Checkpoints) -> checkpoint.Found:
     """What the first process finds, with this one's own state in it. Raises UserError where others have left it."""
-    ranks = checkpoints.ranks
-    if ranks.world_size == 1:
+    group = checkpoints.group
+    if group.world_size == 1:
         found = checkpoint.latest(checkpoints.folder)
     else:
-        found = checkpoint.latest(checkpoints.folder) if ranks.is_first else checkpoint.Found()
-        state, path, damaged = ranks.from_first(
+        found = checkpoint.latest(checkpoints.folder) if group.is_main else checkpoint.Found()
+        state, path, damaged = group.broadcast(
             (found.state, str(found.path) if found.path else None, found.damaged)
         )
         found = checkpoint.Found(state, Path(path) if path else None, damaged)
     if found.state is None:
         return found
     of_ranks = found.state.get("ranks", [found.state])
-    if len(of_ranks) != ranks.world_size:
+    if len(of_ranks) != group.world_size:
         raise UserError(
-            f"{found.path} was left by {len(of_ranks)} processes, and there are {ranks.world_size} now: each has "
+            f"{found.path} was left by {len(of_ranks)} processes, and there are {group.world_size} now: each has "
             "random numbers of its own, so that they would not go on as those would have.",
             f"Use as many, or delete {checkpoints.folder} to begin anew.",
         )
-    own = of_ranks[ranks.rank]
+    own = of_ranks[group.rank]
     state = {
         **found.state,
         "trainee": {**found.state["trainee"], **own["trainee"]},

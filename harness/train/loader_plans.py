@@ -34,8 +34,8 @@ def train_plan(
         seed=seed,
         device=context.device,
         num_threads=context.num_threads,
-        rank=context.ranks.rank,
-        world_size=context.ranks.world_size,
+        rank=context.group.rank,
+        world_size=context.group.world_size,
     )
 
 
@@ -44,13 +44,13 @@ def eval_plan(
 ) -> LoaderPlan:
     return LoaderPlan(
         beton,
-        max(batch_size, context.ranks.world_size),
+        max(batch_size, context.group.world_size),
         resolution,
         center_fraction=crop,
         device=context.device,
         num_threads=context.num_threads,
-        rank=context.ranks.rank,
-        world_size=context.ranks.world_size,
+        rank=context.group.rank,
+        world_size=context.group.world_size,
     )
 
 

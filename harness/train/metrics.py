@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.system.distributed import Ranks
+from harness.system.distributed import ProcessGroup
 from harness.train.divergence import check_evaluated
 from writers.errors import UserError
 
@@ -59,12 +59,12 @@ class Counts:
             self._predicted.append(_first_of_highest(logits).where(counted, -1).to(torch.int32))
             self._right.append(right)
 
-    def add_up(self, ranks: Ranks) -> None:
+    def all_reduce_(self, group: ProcessGroup) -> None:
         """Count what all processes have counted, each on its part of every batch; in all of them."""
-        ranks.add_up(self._total, self._correct, self._num_top5, self._loss, self._probability)
-        if self._predicted is not None and ranks.world_size > 1:
-            self._predicted = [in_order(ranks.gathered(self._predicted))]
-            self._right = [in_order(ranks.gathered(self._right))]
+        group.all_reduce_(self._total, self._correct, self._num_top5, self._loss, self._probability)
+        if self._predicted is not None and group.world_size > 1:
+            self._predicted = [in_order(group.all_gather(self._predicted))]
+            self._right = [in_order(group.all_gather(self._right))]
 
     def scores(self) -> dict[str, float | int]:
         """Fractions `top1`, `top5` (every image, where K < 5), `mean_per_class` (over the classes that have images), mean

@@ -11,7 +11,7 @@ from harness.config.attack import AttackSettings
 from harness.modeling.precision import Precision, autocast
 from harness.modeling.regularizers import AUX_WEIGHT
 from harness.profiling.timer import Timer
-from harness.system.distributed import ALONE, Ranks, SharedGradients
+from harness.system.distributed import SINGLE_PROCESS, DdpForward, ProcessGroup
 from harness.train.attack import pgd
 from harness.train.divergence import LossWatch
 from harness.train.ema import WeightAverage
@@ -37,17 +37,17 @@ def make_step(
     seed: int = 0,
     average: WeightAverage | None = None,
     num_parts: int = 1,
-    ranks: Ranks = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> "Step":
     """The step that fits the settings. `train_mode` puts each module of the model into its mode, now and only now.
 
     seed: of attacks that start at random. average: is told of each update. num_parts: a batch goes through the model in so
-    many parts, whose gradients add up to the batch's; BatchNorm sees the parts. ranks: other processes train on other images
+    many parts, whose gradients add up to the batch's; BatchNorm sees the parts. group: other processes train on other images
     of each batch, and all take the same step.
     """
     train_mode()
     step = Step(
-        model, optimizer, device, precision, label_smoothing, timer, seed, average, num_parts, ranks
+        model, optimizer, device, precision, label_smoothing, timer, seed, average, num_parts, group
     )
     if attack is not None and eps > 0:
         if attack.method == "free":
@@ -72,7 +72,7 @@ class Step:
         seed: int,
         average: WeightAverage | None,
         num_parts: int,
-        ranks: Ranks = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.model, self._optimizer, self._timer, self._average = model, optimizer, timer, average
         self.precision: Precision = precision
@@ -82,13 +82,13 @@ class Step:
         self.attack: Attack | None = None
         self.free: FreeNoise | None = None
         self.num_parts = num_parts
-        self._ranks = ranks
-        self._shared = SharedGradients(model, ranks) if ranks.world_size > 1 else None
+        self._group = group
+        self._ddp_forward = DdpForward(model, group) if group.world_size > 1 else None
         # Called between backward and update, with gradients unscaled and of the batch's mean loss: for a penalty's own.
         self.add_gradients: Callable[[], None] | None = None
         self.alone = False  # True: steps of this process only, for trials, which may fail in one and not in another
         # Attacks start elsewhere in each process, which has other images.
-        self.generator = torch.Generator(device).manual_seed(seed + ranks.rank * RANK_SEEDS)
+        self.generator = torch.Generator(device).manual_seed(seed + group.rank * RANK_SEEDS)
         self.zero_gradients = torch.zeros((), dtype=torch.int64, device=device)
         self.watch = LossWatch(device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -97,7 +97,7 @@ class Step:
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
         """images: uint8 [B, 3, R, R]; labels: int64 [B] or int8 [B, K]; both on the device."""
-        weight = self._group.weight(len(labels)) if self._group else None
+        weight = self._ddp.loss_weight(len(labels)) if self._ddp else None
         if self.free is not None:
             loss = self._replay(self.free, images, labels, weight)
         elif self.num_parts == 1:
@@ -110,7 +110,7 @@ class Step:
             parts = zip(images.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True)
             losses = []
             for number, (part, part_labels) in enumerate(parts, 1):
-                with self._group.no_sync() if self._group and number < num_parts else nullcontext():
+                with self._ddp.no_sync() if self._ddp and number < num_parts else nullcontext():
                     losses.append(
                         self._backward(part, part_labels, len(part_labels) / len(labels), weight)
                     )
@@ -121,8 +121,8 @@ class Step:
         self.watch.add(loss)
 
     @property
-    def _group(self) -> SharedGradients | None:
-        return None if self.alone else self._shared
+    def _ddp(self) -> DdpForward | None:
+        return None if self.alone else self._ddp_forward
 
     def _backward(
         self, images: Tensor, labels: Tensor, share: float, weight: Weight | None
@@ -157,7 +157,7 @@ class Step:
 
     def _forward(self, images: Tensor, labels: Tensor, *, counted: bool = True) -> Tensor:
         with autocast(self.precision, self._device, self.model):
-            answers = self._group(images, self.logits_of) if self._group else self.logits_of(images)
+            answers = self._ddp(images, self.logits_of) if self._ddp else self.logits_of(images)
         logits, auxiliary = answers if isinstance(answers, tuple) else (answers, None)
         if counted:
             self._num_correct += num_correct(logits.detach(), labels)
@@ -174,8 +174,8 @@ class Step:
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self._optimizer.zero_grad(set_to_none=True)
-            if self._group:
-                self._group.average_statistics()
+            if self._ddp:
+                self._ddp.average_statistics()
             if self._average is not None:
                 self._average.update()
 
@@ -185,7 +185,7 @@ class Step:
         counts = torch.stack([self._num_correct, self.zero_gradients]).cpu()
         counts = torch.cat([counts, torch.tensor([self._num_images])])
         loss = self._loss.cpu()
-        self._ranks.add_up(counts, loss)
+        self._group.all_reduce_(counts, loss)
         num_correct, zero_gradients, num_seen = counts.tolist()
         num_images = max(1, num_seen)
         totals = {

@@ -14,7 +14,7 @@ from harness.config.train import ScheduleSettings
 from harness.modeling.classifier import Classifier
 from harness.modeling.precision import Precision
 from harness.profiling.timer import Timer
-from harness.system.distributed import ALONE, Ranks
+from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.train.compilation import MODES, CompiledModel
 from harness.train.cuda_graph_attack import CapturedAttack
 from harness.train.divergence import weights
@@ -47,12 +47,12 @@ class ModelTrainee:
         seed: int = 0,
         ema_decay: float | None = None,
         num_parts: int = 1,
-        ranks: Ranks = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
         lr_ratios: Mapping[nn.Parameter, float] | None = None,
     ) -> None:
         """train_mode: puts each module of the model into its mode for training. lr_ratios: see `make_sgd`. The rest: see
         `make_step`."""
-        self.model, self.peak_lr, self._ranks = model, peak_lr, ranks
+        self.model, self.peak_lr, self._group = model, peak_lr, group
         self.optimizer = make_sgd(model, schedule, peak_lr, lr_ratios)
         self.average = WeightAverage(model, ema_decay) if ema_decay is not None else None
         self.step = make_step(
@@ -68,7 +68,7 @@ class ModelTrainee:
             seed=seed,
             average=self.average,
             num_parts=num_parts,
-            ranks=ranks,
+            group=group,
         )
         self.batch_size = 0  # of the batches to compile for: of a shared one, this process's part
         self.compiled = "eager"  # or another name of harness.train.compilation.MODES
@@ -94,7 +94,7 @@ class ModelTrainee:
         self.step(images, labels)
 
     def first_bad_step(self) -> int | None:
-        found = self._ranks.gathered(self.step.watch.first_bad(weights(self.model)))
+        found = self._group.all_gather(self.step.watch.first_bad(weights(self.model)))
         return min((step for step in found if step is not None), default=None)
 
     def totals(self) -> dict[str, float]:
@@ -124,11 +124,15 @@ class ModelTrainee:
 
 
 def replay_rate(
-    trainee: Trainee, images: Tensor, labels: Tensor, train_s: float, ranks: Ranks = ALONE
+    trainee: Trainee,
+    images: Tensor,
+    labels: Tensor,
+    train_s: float,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> float:
     """Images per second of training on one batch over and over: what the run could do if data cost nothing.
 
-    ranks: of a shared batch each process replays its part, and the images of all count. The trainee's weights are spoilt:
+    group: of a shared batch each process replays its part, and the images of all count. The trainee's weights are spoilt:
     call it last.
     """
     wait = torch.cuda.synchronize if images.is_cuda else nullcontext
@@ -140,11 +144,9 @@ def replay_rate(
     wait()
     budget_s = min(REPLAY_S, REPLAY_SHARE * train_s)
     started, num_steps = time.perf_counter(), 0
-    while ranks.from_first(
-        num_steps < MIN_REPLAY_STEPS or time.perf_counter() - started < budget_s
-    ):
+    while group.broadcast(num_steps < MIN_REPLAY_STEPS or time.perf_counter() - started < budget_s):
         for again in repeat(batch, MIN_REPLAY_STEPS):
             trainee.train_batch(*again)
         wait()
         num_steps += MIN_REPLAY_STEPS
-    return num_steps * sum(ranks.gathered(len(images))) / (time.perf_counter() - started)
+    return num_steps * sum(group.all_gather(len(images))) / (time.perf_counter() - started)

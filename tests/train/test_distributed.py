@@ -26,7 +26,7 @@ from harness.runner import result, worker
 from harness.stages.pretrain import _build
 from harness.system import distributed
 from harness.system.atomic_write import write_json
-from harness.system.distributed import Ranks, Votes
+from harness.system.distributed import AsyncFlags, ProcessGroup
 from harness.train.evaluate import View, evaluate
 from harness.train.fit import num_batches
 from harness.train.metrics import in_order
@@ -54,21 +54,21 @@ def written(data) -> result.Result:
 
 
 def test_without_torchrun_there_is_one_process():
-    assert distributed.from_environment({}) == Ranks()
-    assert distributed.from_environment({"WORLD_SIZE": "1", "RANK": "0"}) == Ranks()
-    ranks = distributed.from_environment(
+    assert distributed.from_environment({}) == ProcessGroup()
+    assert distributed.from_environment({"WORLD_SIZE": "1", "RANK": "0"}) == ProcessGroup()
+    group = distributed.from_environment(
         {"WORLD_SIZE": "8", "RANK": "6", "LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4"}
     )
-    assert ranks == Ranks(6, 8, 2, 4) and not ranks.is_first
+    assert group == ProcessGroup(6, 8, 2, 4) and not group.is_main
     assert (
-        ranks.device("cuda:0") == "cuda:2"
-        and ranks.device("cpu") == "cpu"
-        and Ranks().device("cuda:0") == "cuda:0"
+        group.device("cuda:0") == "cuda:2"
+        and group.device("cpu") == "cpu"
+        and ProcessGroup().device("cuda:0") == "cuda:0"
     )
     assert (
-        Ranks().from_first(3) == 3
-        and Ranks().gathered(3) == [3]
-        and Votes(Ranks()).cast(True, False) == (True, False)
+        ProcessGroup().broadcast(3) == 3
+        and ProcessGroup().all_gather(3) == [3]
+        and AsyncFlags(ProcessGroup()).reduce(True, False) == (True, False)
     )
 
 
@@ -80,15 +80,15 @@ def test_a_synchronised_network_is_the_network(arch, batch_norm_scale, monkeypat
         models.Classifier, "to", lambda model, *args, **more: model
     )  # there is no GPU
     logits, trained = [], []
-    for ranks in (Ranks(), Ranks(0, 2)):
+    for group in (ProcessGroup(), ProcessGroup(0, 2)):
         context: Any = SimpleNamespace(
-            config={"arch": arch, "seed": 0}, ranks=ranks, device="cuda:0"
+            config={"arch": arch, "seed": 0}, group=group, device="cuda:0"
         )
         model = _build(
             context, PretrainSettings(sync_batch_norm=True, batch_norm_scale=batch_norm_scale), 3
         ).eval()
         assert any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()) == (
-            ranks.world_size > 1
+            group.world_size > 1
         )
         logits.append(model(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))))
         trained.append([name for name, _ in model.named_parameters()])
@@ -148,7 +148,7 @@ class Plain(nn.Module):
 
 
 def train_plainly(
-    beton: Path, ranks: Ranks, *, parts: int = 1, attack: AttackSettings | None = None
+    beton: Path, group: ProcessGroup, *, parts: int = 1, attack: AttackSettings | None = None
 ) -> dict[str, Any]:
     """Two passes; losses, samples, gradients' effect."""
     torch.manual_seed(0)
@@ -165,7 +165,7 @@ def train_plainly(
         timer=Timer("cpu"),
         train_mode=model.train,
         num_parts=parts,
-        ranks=ranks,
+        group=group,
     )
     plan = LoaderPlan(
         beton,
@@ -174,8 +174,8 @@ def train_plainly(
         augment="random_resized_crop",
         order="random",
         seed=3,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
+        rank=group.rank,
+        world_size=group.world_size,
     )
     losses, samples = [], []
     with open_loader(plan) as loader:
@@ -195,9 +195,9 @@ def train_plainly(
             num_classes=3,
             views={"own": View()},
             keep_predictions=True,
-            ranks=ranks,
+            group=group,
         )["own"]
-    gathered = [[torch.tensor(batch) for batch in of_rank] for of_rank in ranks.gathered(samples)]
+    gathered = [[torch.tensor(batch) for batch in of_rank] for of_rank in group.all_gather(samples)]
     return {
         "losses": losses,
         "weights": torch.cat([p.detach().flatten() for p in model.parameters()]).numpy(),
@@ -250,9 +250,9 @@ def _become(
 
 
 def _leave_answer(folder: Path, beton: Path, more: dict[str, Any]) -> None:
-    ranks = distributed.from_environment()
-    with distributed.joined(ranks, "cpu"):
-        torch.save(train_plainly(beton, ranks, **more), folder / f"answer{ranks.rank}")
+    group = distributed.from_environment()
+    with distributed.init_process_group(group, "cpu"):
+        torch.save(train_plainly(beton, group, **more), folder / f"answer{group.rank}")
 
 
 pytestmark = [
@@ -271,7 +271,7 @@ def test_two_processes_train_as_one_would(more, data, tmp_path):
     beton = data / "colours" / "train.beton"
     assert Group(_leave_answer, tmp_path, beton, more).codes() == [0, 0]
     two = [torch.load(tmp_path / f"answer{rank}", weights_only=False) for rank in range(2)]
-    one = train_plainly(beton, Ranks(), **more)
+    one = train_plainly(beton, ProcessGroup(), **more)
     for mine in two:
         assert mine["samples"] == one["samples"]
         assert sorted(itertools.chain(*mine["samples"][: len(mine["samples"]) // 2])) == list(
@@ -280,10 +280,11 @@ def test_two_processes_train_as_one_would(more, data, tmp_path):
         assert [record["num_images"] for record in mine["losses"]] == [NUM_TRAIN, NUM_TRAIN]
         for ours, theirs in zip(mine["losses"], one["losses"], strict=True):
             assert (
-                ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+                ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
                 and ours["top1"] == theirs["top1"]
             )
-        np.testing.assert_allclose(mine["weights"], one["weights"], atol=2e-5)
+        # Gradients add in another order: 8e-8 at most.
+        np.testing.assert_allclose(mine["weights"], one["weights"], rtol=0, atol=2e-6)
         assert mine["predictions"] == one["predictions"] and mine["per_class"] == one["per_class"]
         assert mine["scores"]["num_images"] == NUM_TRAIN
         assert mine["scores"]["num_correct"] == one["scores"]["num_correct"]
@@ -460,7 +461,7 @@ def test_two_processes_evaluate_each_image_once_as_one_would(batch_size, data, w
     for name in ("clean", "adversarial"):
         scores, expected = ours.metrics[name]["own"], theirs.metrics[name]["own"]
         assert (
-            scores == pytest.approx(expected, rel=1e-5)
+            scores == pytest.approx(expected, rel=1e-6)
             and scores["num_correct"] == expected["num_correct"]
         )
         assert ours.metrics["per_class"][name] == theirs.metrics["per_class"][name]

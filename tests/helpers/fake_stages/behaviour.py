@@ -26,10 +26,10 @@ def run(context: StageContext) -> Outcome:
     if config.get("kill") and not Path(config["kill"]).exists():
         os.kill(os.getpid(), signal.SIGKILL)
     if config.get("crash"):
-        if context.ranks.rank == context.ranks.world_size - 1:
+        if context.group.rank == context.group.world_size - 1:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             os.kill(os.getpid(), signal.Signals[config["crash"]])
-        context.ranks.gathered(0)  # the others wait for it
+        context.group.all_gather(0)  # the others wait for it
     attempts = ran.read_text().split().count(config["name"])
     if attempts <= config.get("kill_times", 0):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -41,11 +41,11 @@ def run(context: StageContext) -> Outcome:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "train.beton")
     if config.get("no_room_in_rank") is not None:
         full = context.folder / "was_full"
-        if context.ranks.rank == config["no_room_in_rank"] and not full.exists():
+        if context.group.rank == config["no_room_in_rank"] and not full.exists():
             full.touch()
             raise OutOfMemory("Others hold the memory.", "Another try may go well.")
         try:
-            context.ranks.gathered(0)  # the others wait for it
+            context.group.all_gather(0)  # the others wait for it
         except RuntimeError as error:
             raise RuntimeError("words of a torch to come") from error
     if config.get("spawn"):

@@ -301,7 +301,7 @@ def test_images_of_imagenet_s_subsets():
     assert (
         budget is not None
         and budget.num_classes == 1000
-        and budget.splits["train"] == pytest.approx(1_153_050, rel=1e-3)
+        and budget.splits["train"] == pytest.approx(1_153_050, rel=1e-3)  # 1000 classes round
     )
     assert counts["all"] == Counts({"train": 19_850 - 1985, "val": 1985, "test": 19_850}, 397)
 

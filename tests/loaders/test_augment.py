@@ -71,6 +71,7 @@ def test_boxes_are_distributed_as_torchvisions(width, height):
             name
         )  # chance of more: about 0.05 %
     of_ours, of_theirs = (np.corrcoef(boxes[:, 2], boxes[:, 3])[0, 1] for boxes in (ours, theirs))
+    # About three standard errors of a difference of two correlations over NUM_DRAWS.
     assert of_ours == pytest.approx(of_theirs, abs=0.06)
 
 
@@ -82,6 +83,7 @@ def _kolmogorov_smirnov(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_half_of_the_images_are_flipped_independently_of_place_and_epoch():
     flips = np.stack([crops_of(PLAN, 500, 375, epoch).flips for epoch in range(4)])
+    # At least three standard errors over NUM_DRAWS images and four epochs.
     assert flips.mean() == pytest.approx(0.5, abs=0.02)
     assert np.abs(np.corrcoef(flips)[np.triu_indices(4, 1)]).max() < 0.06
     assert (flips[:, 1:] == flips[:, :-1]).mean() == pytest.approx(0.5, abs=0.02)
@@ -127,5 +129,6 @@ def test_order_is_a_permutation_that_seed_and_epoch_decide():
     kept = np.flatnonzero(ids % 3 == 0)  # a subset's samples follow one another as in the whole
     assert (kept[random_order(3, 5, ids[kept])] == order[np.isin(order, kept)]).all()
     for other in (random_order(3, 6, ids), random_order(4, 5, ids)):
+        # One of 1000 stays in place on average; a correlation has a standard error of 0.03.
         assert (order == other).mean() < 0.01
     assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.15

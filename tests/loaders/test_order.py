@@ -344,6 +344,7 @@ def test_quasi_random_order_does_not_clump_classes(tmp_path, monkeypatch):
         assert len(np.unique(samples.offsets // augment.BLOCK_BYTES)) > 8 * augment.WINDOW_BLOCKS
         for epoch in range(3):
             labels = samples.labels[samples.order(loader.plan, epoch)]
+            # 480 pairs: four standard errors of 2 %.
             assert (labels[1:] == labels[:-1]).mean() == pytest.approx(1 / 4, abs=0.08)
             counts = np.stack(
                 [np.bincount(part, minlength=4) for part in np.array_split(labels, 12)]

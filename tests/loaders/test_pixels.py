@@ -49,6 +49,7 @@ def test_whole_numbers_of_pixels_are_averaged_as_pillow_does(tmp_path):
     beton = write_beton(tmp_path / "one.beton", [image], [0], raw=[True])
     ours, _ = whole_epoch(LoaderPlan(beton, 1, 32, augment="center_crop", center_fraction=1.0))
     box = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BOX))
+    # .5 may be rounded either way
     assert np.abs(ours[0].permute(1, 2, 0).numpy().astype(int) - box).max() <= 1
 
 

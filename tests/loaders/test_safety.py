@@ -221,6 +221,7 @@ def test_two_hundred_loaders_leave_no_thread_no_file_and_no_memory(betons):
     assert (ended.returncode, ended.stderr) == (0, "")
     before, after = json.loads(ended.stdout)
     assert (after["threads"], after["files"]) == (before["threads"], before["files"])
+    # Allocators keep some memory: 2 % are a few MB after 200 loaders.
     assert after["rss_kb"] <= 1.02 * before["rss_kb"]
 
 

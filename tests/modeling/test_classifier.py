@@ -21,7 +21,8 @@ def test_is_torchvisions_network_on_normalised_pixels(arch):
     theirs.load_state_dict(weights | {"fc.weight": model.head.weight, "fc.bias": model.head.bias})
     images = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
     expected = theirs(normalize(images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    assert torch.allclose(model(images), expected, atol=1e-4)
+    # float32 through 18 or 50 layers: 3e-6 of a deviation
+    assert torch.allclose(model(images), expected, rtol=0, atol=1e-4 * float(expected.std()))
 
 
 @pytest.mark.parametrize("arch", names.names("harness.modeling.archs"))
@@ -91,6 +92,7 @@ def test_a_new_head_comes_from_its_generator_alone():
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
     assert model(torch.rand(2, 3, 24, 24)).shape == (2, 40)
     reference = nn.Linear(64, 40).weight  # the same distribution: uniform with nn.Linear's bound
+    # 2560 draws: a standard error of 1 %.
     assert abs(heads[0].std() / reference.std() - 1) < 0.05 and heads[0].abs().max() <= 1 / 8
     model.backbone.load_state_dict(backbone, strict=True)
     assert model.head.weight.requires_grad

@@ -30,7 +30,10 @@ def logits_equal(model: models.Classifier, theirs: torch.nn.Module, network: zoo
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         expected = theirs.eval()(normalize(images / 255, list(network.mean), list(network.std)))
-        return torch.allclose(model.eval()(images), expected, atol=1e-4)
+        # float32 through many layers: 6e-7 of a deviation. Random weights give small logits.
+        return torch.allclose(
+            model.eval()(images), expected, rtol=0, atol=1e-4 * float(expected.std())
+        )
 
 
 def test_published_weights_of_torchvision_under_the_name_they_are_published_with(tmp_path: Path):
@@ -60,7 +63,7 @@ def test_published_weights_of_torchvision_under_the_name_they_are_published_with
     )
     assert metrics["flops"] == pytest.approx(
         2 * 0.04e9, rel=0.05
-    )  # torchvision's meta: 0.04 giga multiply-adds
+    )  # torchvision's meta: 0.04 giga multiply-adds, rounded
     assert (
         about["classes"][0] == "n01440764"
         and metrics["weights"] == file
@@ -81,7 +84,10 @@ def test_networks_that_normalise_again_and_have_auxiliary_heads(name: str):
     images = torch.randint(0, 256, (1, 3, 96, 96), dtype=torch.uint8)
     with torch.no_grad():
         expected = theirs.eval()(normalize(images / 255, list(network.mean), list(network.std)))
-        assert torch.allclose(model.eval()(images), expected, atol=1e-4)
+        # float32 through many layers; random weights give small logits
+        assert torch.allclose(
+            model.eval()(images), expected, rtol=0, atol=1e-4 * float(expected.std())
+        )
 
 
 def test_densenets_weights_from_before_modules_had_names_without_dots():

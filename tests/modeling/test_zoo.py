@@ -58,7 +58,8 @@ def test_an_imported_network_gives_its_librarys_logits(arch, tmp_path: Path):
     )
     with torch.no_grad():
         expected = theirs(normalize(images / 255, list(network.mean), list(network.std)))
-        assert torch.allclose(model(images), expected, atol=1e-4)
+        # float32 through many layers: 3e-6 of a deviation. Random weights give small logits.
+        assert torch.allclose(model(images), expected, rtol=0, atol=1e-4 * float(expected.std()))
         assert model.features(images).shape == (2, network.feature_dim)
     models.save(tmp_path / "model.pt", model, about)
     loaded, told = models.load(tmp_path / "model.pt")
@@ -217,7 +218,8 @@ def test_the_robustness_librarys_checkpoints(tmp_path: Path):
     assert model.mean.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
     images = torch.rand(2, 3, 64, 64)
     expected = network(normalize(images, [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]))
-    assert torch.allclose(model.eval()(images), expected, atol=1e-4)
+    # float32 through many layers
+    assert torch.allclose(model.eval()(images), expected, rtol=0, atol=1e-4 * float(expected.std()))
 
 
 class Exploit:
@@ -282,7 +284,11 @@ def test_real_weights_by_order_and_the_command(tmp_path: Path):
     )
     images = torch.rand(2, 3, 224, 224)
     with torch.no_grad():
-        assert torch.allclose(model.eval()(images), theirs((images - 0.5) / 0.5), atol=1e-4)
+        expected = theirs((images - 0.5) / 0.5)
+        # float32 through many layers
+        assert torch.allclose(
+            model.eval()(images), expected, rtol=0, atol=1e-4 * float(expected.std())
+        )
     assert about["classes"][0] == "n01440764"
 
 
@@ -316,5 +322,6 @@ def test_squeezenet_out_of_an_array_pickle_is_the_packages_own_network(tmp_path:
             module.ceil_mode = False
     with torch.no_grad():
         ours = model.eval()(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])[0].numpy()
+    # Another framework, whose weights and layers are the same.
     assert np.allclose(ours, theirs, atol=1e-3 * np.abs(theirs).max())
     assert ours.argmax() == theirs.argmax()

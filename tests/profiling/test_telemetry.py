@@ -60,6 +60,7 @@ def test_operations_are_those_of_a_hand_count():
 )
 def test_networks_take_what_is_published(arch, multiply_adds):
     """torchvision's tables of its weights at 224 pixels, whose GFLOPS are multiply-adds; depthwise convolutions, too."""
+    # published with three digits, and without the small layers
     assert training_flops(models.build(arch, 1000), 224, None) / 6 == pytest.approx(
         multiply_adds, rel=0.03
     )

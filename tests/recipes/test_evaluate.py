@@ -60,7 +60,7 @@ def test_coarser_logits_are_summed_probabilities_or_the_likeliest_class():
     groups = np.array([2, 0, 1, 1, 0, 2, 2])
     summed = np.stack([softmax(logits)[:, groups == group].sum(1) for group in range(3)], 1)
     found = coarser(torch.tensor(logits), torch.tensor(groups), 3, "sum")
-    np.testing.assert_allclose(softmax(found.numpy()), summed, rtol=1e-5)
+    np.testing.assert_allclose(softmax(found.numpy()), summed, rtol=1e-5)  # logits are float32
     assert torch.isfinite(found).all()
     found = coarser(torch.tensor(logits), torch.tensor(groups), 3, "max")
     assert found.argmax(1).tolist() == groups[logits.argmax(1)].tolist()

@@ -414,6 +414,7 @@ def test_random_starts_are_uniform_in_the_ball(net):
     )
     radii = (starts - images).flatten(1).norm(dim=1) / 0.1
     quantiles = (radii**3).quantile(torch.tensor([0.1, 0.5, 0.9]))
+    # 4000 starts: a quantile has a standard error of at most 0.008, a mean of 0.001.
     assert torch.allclose(quantiles, torch.tensor([0.1, 0.5, 0.9]), atol=0.03)
     assert (starts - images).mean((0, 2, 3)).abs().max() < 0.005
     box = pgd(

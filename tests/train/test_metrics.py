@@ -111,6 +111,7 @@ def test_mean_probability_by_hand():
     logits = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
     found = counted(logits, torch.tensor([0, 0, 0]), 1).mean_probability()
     probs = torch.softmax(logits.double(), 1)[:, 0]
+    # counted in float32
     assert torch.allclose(
         found, torch.stack([probs.mean(), torch.tensor(0.0, dtype=torch.float64)]), atol=1e-6
     )

@@ -32,8 +32,9 @@ def test_the_optimum_is_scikit_learns(data, penalty):
         float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
         + penalty / 2 * (theirs.coef_**2).sum()
     )
-    assert ours.loss / 300 == pytest.approx(loss / 300, abs=1e-6)
+    assert ours.loss / 300 == pytest.approx(loss / 300, abs=1e-8)  # two solvers
     assert ours.converged and ours.largest_gradient <= 1e-6
+    # One image of 300 may lie on a border.
     assert (ours.logits(features).argmax(1) == logits.argmax(1)).double().mean() > 0.995
 
 
@@ -64,7 +65,7 @@ def test_validation_chooses_and_both_sets_are_fitted(data):
         chosen.scores[chosen.fit.penalty] == max(chosen.scores.values()) and len(chosen.scores) == 5
     )
     whole = logistic.fit_path(features, labels, 5, [chosen.fit.penalty])[0]
-    assert chosen.fit.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert chosen.fit.loss == pytest.approx(whole.loss, rel=1e-8)  # from another start
     assert logistic.choose(train, val, 5, lambda logits, truth: 0.5, [1.0, 10.0]).at_the_edge
 
 
@@ -93,4 +94,5 @@ def test_conjugate_gradients_end_where_the_solved_hessian_does(data, monkeypatch
     ):
         assert one.converged and other.converged
         assert one.loss / 300 == pytest.approx(other.loss / 300, abs=1e-7)
-        assert torch.allclose(one.weights, other.weights, atol=1e-2)
+        # The loss is flat under a weak penalty: weights differ more, by 3e-4.
+        assert torch.allclose(one.weights, other.weights, atol=2e-3)

@@ -127,8 +127,8 @@ def test_a_shared_backbone_equals_a_plain_loop_over_the_head(bn_stats):
         for number, (parameter, gradient) in enumerate(zip((weight, bias), gradients, strict=True)):
             velocity[number] = 0.9 * velocity[number] + gradient
             parameter -= 0.07 * velocity[number]
-    assert torch.allclose(model.head.weight, weight, atol=1e-5)
-    assert torch.allclose(model.head.bias, bias, atol=1e-5)
+    assert torch.allclose(model.head.weight, weight, atol=1e-6)  # float32, measured 3e-8
+    assert torch.allclose(model.head.bias, bias, atol=1e-6)
     statistics = dict(plain.backbone.named_buffers())
     assert statistics and all(
         torch.allclose(buffer, statistics[name]) for name, buffer in model.backbone.named_buffers()

@@ -38,9 +38,10 @@ def test_better_features_score_higher_and_label_values_do_not_matter(name, data)
     assert isinstance(given, float) and math.isfinite(given)
     assert given > module.score(features=features, probs=probs, labels=shuffled)
     renamed = np.array([40, 3, 17, 9])[labels]
+    # float32 features: 5e-6 off at most
     assert module.score(
         features=features.astype(np.float32), probs=probs, labels=renamed
-    ) == pytest.approx(given, rel=0.02)
+    ) == pytest.approx(given, rel=1e-4)
     unused = {"features", "probs"} - set(module.NEEDS)
     assert (
         module.score(
@@ -93,8 +94,9 @@ def test_leep_of_a_perfect_and_of_a_blind_source():
     one_hot = np.eye(20)[labels]  # ten source classes have no mass at all
     assert leep.score(probs=one_hot, labels=labels) == 0.0
     blind = np.random.default_rng(0).dirichlet(np.ones(5) * 50, 20_000)
+    # 20,000 random answers are not quite blind.
     assert leep.score(probs=blind, labels=np.arange(20_000) % 10) == pytest.approx(
-        math.log(1 / 10), abs=0.01
+        math.log(1 / 10), abs=1e-4
     )
 
 
@@ -121,7 +123,7 @@ def test_nleep_of_clumps_that_lie_apart_and_what_it_says_of_itself(data):
     random = np.random.default_rng(0)
     labels = np.arange(600) % 3
     apart = random.normal(0, 0.1, (600, 4)) + 50 * np.eye(3, 4)[labels]
-    assert nleep.score(features=apart, labels=labels) == pytest.approx(0, abs=1e-6)
+    assert nleep.score(features=apart, labels=labels) == pytest.approx(0, abs=1e-12)
     features, _, labels = data
     told = nleep.details(features=features, labels=labels)
     assert (told["num_components"], told["wanted_components"], told["covariances"]) == (
@@ -188,7 +190,9 @@ def test_logme_is_the_log_density_of_the_labels_at_its_precisions(data, shape, m
     ]
     monkeypatch.setattr(logme, "MOST_ITERATIONS", 1000)
     monkeypatch.setattr(logme, "TOLERANCE", 1e-12)
-    assert logme.score(features=features, labels=labels) == pytest.approx(np.mean(best), abs=2e-3)
+    monkeypatch.setattr(logme, "FLOOR", 1e-12)  # the published one shifts the optimum by 9e-4
+    # The remaining floor shifts it by 3e-7; Nelder-Mead stops within 1e-8 of a maximum.
+    assert logme.score(features=features, labels=labels) == pytest.approx(np.mean(best), abs=1e-5)
 
 
 def test_logme_agrees_with_scikit_learns_bayesian_ridge(data):
@@ -208,7 +212,8 @@ def test_logme_agrees_with_scikit_learns_bayesian_ridge(data):
             tol=1e-10,
         ).fit(features, target)
         found.append(ridge.scores_[-1] / N)
-    assert logme.score(features=features, labels=labels) == pytest.approx(np.mean(found), abs=1e-3)
+    # Ours stops at a change of 1e-3 in alpha / beta, as published.
+    assert logme.score(features=features, labels=labels) == pytest.approx(np.mean(found), abs=1e-6)
 
 
 def test_hscore_by_its_formula(data):
@@ -284,6 +289,7 @@ def test_transrate_by_its_formula(data, num_images):
     by_hand = rate(centred) - np.mean(
         [rate(centred[labels == label]) for label in np.unique(labels)]
     )
+    # Eigenvalues divided by 1e-4 magnify rounding.
     assert transrate.score(features=features, labels=labels) == pytest.approx(by_hand, rel=1e-6)
 
 
@@ -437,6 +443,7 @@ def test_logme_of_random_shapes_is_the_published_iteration(**shape):
             if abs(alpha / beta - t) / t <= 1e-3:
                 break
         found.append(evidence)
+    # The published matrices lose digits where singular values do not.
     assert logme.score(features=features, labels=labels) == pytest.approx(
         np.mean(found), rel=1e-5, abs=1e-5
     )
@@ -462,7 +469,9 @@ def test_the_other_scores_of_random_shapes_by_their_formulas(**shape):
 
     by_hand = rate(centred) - np.mean([rate(centred[labels == label]) for label in present])
     assert transrate.score(features=features, labels=labels) == pytest.approx(
-        by_hand, rel=1e-6, abs=1e-6
+        by_hand,
+        rel=1e-6,
+        abs=1e-6,  # eigenvalues divided by 1e-4 magnify rounding
     )
     between = np.cov(
         np.stack([features[labels == label].mean(axis=0) for label in labels]).T, bias=True
@@ -471,7 +480,11 @@ def test_the_other_scores_of_random_shapes_by_their_formulas(**shape):
         np.linalg.pinv(np.atleast_2d(np.cov(features.T, bias=True)), rcond=1e-10)
         @ np.atleast_2d(between)
     )
-    assert hscore.score(features=features, labels=labels) == pytest.approx(h, rel=1e-6, abs=1e-6)
+    assert hscore.score(features=features, labels=labels) == pytest.approx(
+        h,
+        rel=1e-6,
+        abs=1e-6,  # almost singular covariances lose digits
+    )
 
 
 def test_nleeps_fallbacks():

@@ -49,7 +49,7 @@ def test_every_mode_becomes_the_rgb_that_pillow_makes_of_it(mode, format):
 def test_sixteen_bits_are_scaled_and_not_clipped():
     values = np.linspace(0, 65535, 120 * 100).reshape(100, 120).astype(np.uint16)
     blob = encode(as_file(Image.fromarray(values), "PNG"), Encoding(format="raw"))
-    assert np.abs(pixels(blob)[..., 0] - values / 257.0).max() <= 1
+    assert np.abs(pixels(blob)[..., 0] - values / 257.0).max() < 1  # either way of rounding
 
 
 def test_more_than_sixteen_bits_become_white_and_less_than_none_black():
@@ -99,6 +99,7 @@ def test_jpeg_is_close_and_small_images_are_exact():
     large, small = picture(2, 200, 160), picture(2, 96, 80)
     blob = encode(as_file(large, "PNG"), Encoding())
     assert blob.mode == JPEG
+    # JPEG of the default quality
     assert np.abs(pixels(blob) - np.asarray(large, float)).mean() < 3
     blob = encode(as_file(small, "PNG"), Encoding())
     assert blob.mode == RAW

@@ -168,6 +168,7 @@ def test_passthrough_keeps_what_is_a_plain_jpeg_and_makes_one_of_the_rest(tmp_pa
         assert (blob == ODD[name]) == (name in JPEGS), name
         assert pixels.shape == expected.shape
         if name not in ("one_bit", "sixteen_bit_rgb"):  # noise, of which JPEG keeps little
+            # What is no plain JPEG is encoded as one.
             assert np.abs(pixels - expected).mean() < 6, name
 
 
@@ -175,6 +176,7 @@ def test_sixteen_bit_grey_is_scaled_where_pillow_would_clip_it_to_white(tmp_path
     values = np.linspace(0, 2**16 - 1, 120 * 100).reshape(100, 120).astype(np.uint16)
     _, archives = imagenet(tmp_path, {"grey16": saved(Image.fromarray(values), "PNG")})
     _, _, pixels = stored(archives, tmp_path / "raw.beton", Encoding(format="raw"))["grey16"]
+    # Either way of rounding.
     assert np.abs(pixels.astype(float) - (values / 257.0)[..., None]).max() < 1
 
 

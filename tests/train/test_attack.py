@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from smooth_networks import make_float64, make_smooth
 from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.modeling import classifier as models
 from harness.train import attack as attacking
 from harness.train.attack import pgd, restarted
+from tests.helpers.smooth_networks import make_float64, make_smooth
 from writers.errors import UserError
 
 K = 5

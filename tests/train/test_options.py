@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import convolve
-from smooth_networks import make_float64, make_smooth
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,6 +19,7 @@ from harness.train.ema import WeightAverage
 from harness.train.flip_tta import FlipAverage
 from harness.train.optimizer import make_sgd
 from harness.train.step import make_step
+from tests.helpers.smooth_networks import make_float64, make_smooth
 from writers.errors import UserError
 
 K = 5

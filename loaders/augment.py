@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from loaders.plan import LoaderPlan
-from writers.random_streams import random_words, uniform
+from writers.random_streams import random_words, uniform, words_at
 
 NUM_TRIES = 10  # as torchvision.transforms.RandomResizedCrop.get_params
 NUM_WORDS = 1 + 2 * NUM_TRIES + 2
+_FIRST_WORDS = np.array([0, 1, 2, NUM_WORDS - 2, NUM_WORDS - 1])  # flip, first try, left, top
+_OTHER_TRIES = np.arange(3, NUM_WORDS - 2)
 
 BLOCK_BYTES = 2**23  # of the file that are read together: FFCV's page
 WINDOW_BLOCKS = 64  # in memory at a time, 512 MiB
@@ -25,23 +27,49 @@ _BLOCK_KEY = 0x626C6F636B
 
 @dataclass(frozen=True)
 class Crops:
-    """For each image of a batch the box to show, in pixels of the stored image, and whether to mirror it."""
+    """For each image of a batch the box to show, in pixels of the stored image, and whether to mirror it.
+
+    With k crops of each image: those of the first image, those of the second, ...
+    """
 
     boxes: (
         np.ndarray
     )  # int64 [B, 4]: left, top, width, height; inside the image, width and height at least 1
     flips: np.ndarray  # bool [B]
 
+    @classmethod
+    def none(cls) -> "Crops":
+        return cls(np.empty((0, 4), np.int64), np.empty(0, bool))
+
 
 def choose_crops(
     plan: LoaderPlan, epoch: int, ids: np.ndarray, widths: np.ndarray, heights: np.ndarray
 ) -> Crops:
-    """Crops of the samples with these ids (uint64 [B]) and sizes in pixels (int64 [B])."""
-    words = random_words(plan.seed, epoch, ids, NUM_WORDS)
+    """Crops of the samples with these ids (uint64 [B]) and sizes in pixels (int64 [B]): plan.crops_per_image of each.
+
+    View v of a sample takes the words from v * NUM_WORDS on, so that the first is the one that a plan of one crop has.
+    """
+    views = [
+        _choose_view(plan, epoch, ids, widths, heights, view)
+        for view in range(plan.crops_per_image)
+    ]
+    if len(views) == 1:
+        return views[0]
+    boxes = np.stack([crops.boxes for crops in views], axis=1)
+    return Crops(boxes.reshape(-1, 4), np.stack([crops.flips for crops in views], axis=1).ravel())
+
+
+def _choose_view(
+    plan: LoaderPlan,
+    epoch: int,
+    ids: np.ndarray,
+    widths: np.ndarray,
+    heights: np.ndarray,
+    view: int,
+) -> Crops:
+    words = words_at(plan.seed, epoch, ids, _FIRST_WORDS + view * NUM_WORDS)
     if plan.augment == "random_resized_crop":
-        boxes = _random_boxes(
-            uniform(words[:, 1:]), widths, heights, plan.crop_scale, plan.crop_ratio
-        )
+        boxes = _random_boxes(plan, epoch, ids, uniform(words), widths, heights, view)
     else:
         boxes = _center_boxes(widths, heights, plan.center_fraction)
     flips = (
@@ -74,27 +102,30 @@ def quasi_random_order(seed: int, epoch: int, ids: np.ndarray, offsets: np.ndarr
 
 
 def _random_boxes(
+    plan: LoaderPlan,
+    epoch: int,
+    ids: np.ndarray,
     draws: np.ndarray,
     widths: np.ndarray,
     heights: np.ndarray,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
+    view: int,
 ) -> np.ndarray:
-    """torchvision's RandomResizedCrop: the first of ten tries that fits, else the largest box of an allowed ratio."""
-    tries = draws[:, : 2 * NUM_TRIES].reshape(-1, NUM_TRIES, 2)
-    areas = (widths * heights)[:, None] * (scale[0] + (scale[1] - scale[0]) * tries[:, :, 0])
-    low, high = np.log(ratio[0]), np.log(ratio[1])
-    ratios = np.exp(low + (high - low) * tries[:, :, 1])
-    box_widths = np.rint(np.sqrt(areas * ratios)).astype(np.int64)
-    box_heights = np.rint(np.sqrt(areas / ratios)).astype(np.int64)
-    fits = (
-        (box_widths > 0)
-        & (box_widths <= widths[:, None])
-        & (box_heights > 0)
-        & (box_heights <= heights[:, None])
-    )
-    chosen = np.arange(len(widths)), fits.argmax(axis=1)
-    found = fits[chosen]
+    """torchvision's RandomResizedCrop: the first of ten tries that fits, else the largest box of an allowed ratio.
+
+    draws: float64 [B, 5], of _FIRST_WORDS. Mostly the first try fits; the others are drawn for those samples that need them.
+    """
+    ratio = plan.crop_ratio
+    box_widths, box_heights, found = _tried(plan, draws[:, 1], draws[:, 2], widths, heights)
+    failed = np.flatnonzero(~found)
+    if len(failed):
+        words = words_at(plan.seed, epoch, ids[failed], _OTHER_TRIES + view * NUM_WORDS)
+        tries = uniform(words).reshape(len(failed), NUM_TRIES - 1, 2)
+        more_widths, more_heights, fits = _tried(
+            plan, tries[:, :, 0], tries[:, :, 1], widths[failed, None], heights[failed, None]
+        )
+        chosen = np.arange(len(failed)), fits.argmax(axis=1)
+        box_widths[failed], box_heights[failed] = more_widths[chosen], more_heights[chosen]
+        found[failed] = fits[chosen]
 
     whole_ratio = widths / heights
     fallback_widths = np.where(whole_ratio > ratio[1], np.rint(heights * ratio[1]), widths).astype(
@@ -103,13 +134,31 @@ def _random_boxes(
     fallback_heights = np.where(whole_ratio < ratio[0], np.rint(widths / ratio[0]), heights).astype(
         np.int64
     )
-    box_width = np.maximum(np.where(found, box_widths[chosen], fallback_widths), 1)
-    box_height = np.maximum(np.where(found, box_heights[chosen], fallback_heights), 1)
+    box_width = np.maximum(np.where(found, box_widths, fallback_widths), 1)
+    box_height = np.maximum(np.where(found, box_heights, fallback_heights), 1)
 
     free_x, free_y = widths - box_width, heights - box_height
     left = np.where(found, np.floor(draws[:, -2] * (free_x + 1)), free_x // 2).astype(np.int64)
     top = np.where(found, np.floor(draws[:, -1] * (free_y + 1)), free_y // 2).astype(np.int64)
     return np.stack([left, top, box_width, box_height], axis=1)
+
+
+def _tried(
+    plan: LoaderPlan,
+    area_draws: np.ndarray,
+    ratio_draws: np.ndarray,
+    widths: np.ndarray,
+    heights: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Width and height (int64) of the boxes that draws in [0, 1) give, and whether each fits the image (bool)."""
+    (smallest, largest), ratio = plan.crop_scale, plan.crop_ratio
+    areas = (widths * heights) * (smallest + (largest - smallest) * area_draws)
+    low, high = np.log(ratio[0]), np.log(ratio[1])
+    ratios = np.exp(low + (high - low) * ratio_draws)
+    box_widths = np.rint(np.sqrt(areas * ratios)).astype(np.int64)
+    box_heights = np.rint(np.sqrt(areas / ratios)).astype(np.int64)
+    fits = (box_widths > 0) & (box_widths <= widths) & (box_heights > 0) & (box_heights <= heights)
+    return box_widths, box_heights, fits
 
 
 def _center_boxes(widths: np.ndarray, heights: np.ndarray, fraction: float) -> np.ndarray:

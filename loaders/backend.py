@@ -121,6 +121,15 @@ class PlainEpoch(Epoch):
         self._closed = True
 
 
+def refuse_several_crops(plan: LoaderPlan) -> None:
+    """Raise UserError for a plan of several crops an image, in a backend that makes one."""
+    if plan.crops_per_image > 1:
+        raise UserError(
+            f"LoaderPlan.crops_per_image is {plan.crops_per_image}; the {plan.backend} backend makes one crop of each image.",
+            "Use backend: ffcv.",
+        )
+
+
 def poison(batch: Batch) -> None:
     """Overwrite a batch whose time is over, so that a test or a loss shows who still holds it (LoaderPlan.poison)."""
     for tensor in batch:

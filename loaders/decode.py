@@ -85,7 +85,8 @@ class BatchDecoder:
     def decode(
         self, positions: np.ndarray, crops: Crops, output: np.ndarray
     ) -> dict[int, UserError]:
-        """Fill `output` ([B, R, R, 3], uint8 or as the table) with the samples at `positions` (int64 [B]).
+        """Fill `output` ([B, R, R, 3], or [B, k, R, R, 3] with k crops of each, uint8 or as the table) with the samples at
+        `positions` (int64 [B]).
 
         Returns, by row, what is wrong with those that are no whole JPEG; their pixels mean nothing.
         """
@@ -105,7 +106,11 @@ class BatchDecoder:
                 self._conversion,
             )
         else:
-            self._decode_in_runs(positions, crops, output, complaints)
+            num_crops = len(crops.flips) // max(1, len(positions))
+            found = np.zeros(len(crops.flips), np.uint8)
+            flat = output.reshape(-1, *output.shape[-3:])
+            self._decode_in_runs(np.repeat(positions, num_crops), crops, flat, found)
+            complaints = found.reshape(len(positions), -1).max(axis=1, initial=0)
         for row in np.flatnonzero(complaints == kernel_c.SHORT_OF_MEMORY).tolist():
             position = positions[row]
             error = kernel_c.no_memory(

@@ -112,7 +112,7 @@ class _EpochThread(EpochIterator):
             if self.device.type == "cuda":  # the copy of what is now decoded once more
                 self.cuda_streams[slot].synchronize()
             return self.fill(number, np.delete(positions, list(damaged)), slot)
-        return batch
+        return self.loader.arranged(batch)
 
     def hand_over(self, item: Any) -> bool:
         """Queue `item` for the consumer. Returns False if the consumer has closed the epoch.

@@ -9,7 +9,7 @@ import numpy as np
 from writers.jpeg import native as kernel
 
 MODULE, VERSION = "loaders._kernel", 2  # as in kernel.h
-_NUM_ISAS = 3  # as in native/stages.h
+_NUM_ISAS = 5  # as in native/stages.h
 DAMAGED, SHORT_OF_MEMORY = 1, 2  # complaints, as in native/worker.h
 _FILE_COLUMNS = (np.int64, np.int64, np.uint8, np.int64, np.int64)  # offsets ... heights
 
@@ -23,7 +23,7 @@ def library() -> ctypes.CDLL | None:
         opened.harness_free_pool.argtypes = [ctypes.c_void_p]
         opened.harness_make_batch.argtypes = [
             *[ctypes.c_void_p] * 10,
-            *[ctypes.c_int64] * 2,
+            *[ctypes.c_int64] * 3,
             *[ctypes.c_void_p] * 5,
             ctypes.c_int,
         ]
@@ -31,15 +31,12 @@ def library() -> ctypes.CDLL | None:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """The instruction sets that the C kernel has code for and this processor has, the fastest first."""
+    """The instruction sets that the C kernel has code for and this processor has; first the one that is used."""
     opened = library()
     if opened is None:
         return ()
-    names = []
-    for number in range(_NUM_ISAS - 1, 0, -1):
-        if (name := opened.harness_isa_name(number)) is not None:
-            names.append(name.decode())
-    return tuple(names)
+    names = [opened.harness_isa_name(number) for number in range(_NUM_ISAS)]  # 0: the one in use
+    return tuple(dict.fromkeys(name.decode() for name in names if name is not None))
 
 
 class Pool:
@@ -68,18 +65,19 @@ class Pool:
         table: np.ndarray,
         conversion: np.ndarray | None = None,
     ) -> None:
-        """Fill output [n, R, R, 3] and complaints (uint8 [n]: 0, DAMAGED or SHORT_OF_MEMORY). Releases Python's lock.
+        """Fill output [n, R, R, 3], or [n, k, R, R, 3] with k boxes and flips for each image, and complaints (uint8 [n]: 0, DAMAGED or SHORT_OF_MEMORY). Releases Python's lock.
 
         positions: int64 [n], of each image in the columns; None: 0, 1, 2, ... columns: `file_columns` of a file's images. table:
         float16, as in loaders/kernel.py. conversion: float32 [2, 3] that computes what the table holds
         (loaders.normalize.conversion); None: the table is read.
         """
         assert self.close.alive, "the pool is closed"
-        n, resolution = output.shape[:2]
+        n, resolution, num_crops = len(output), output.shape[-2], int(np.prod(output.shape[1:-3]))
         boxes, flips = np.ascontiguousarray(boxes, np.int64), np.ascontiguousarray(flips, np.bool_)
-        assert boxes.shape == (n, 4) and flips.shape == complaints.shape == (n,)
+        assert boxes.shape == (n * num_crops, 4) and flips.shape == (n * num_crops,)
+        assert complaints.shape == (n,)
         assert positions is None or (positions.dtype == np.int64 and positions.shape == (n,))
-        assert output.flags.c_contiguous and output.shape == (n, resolution, resolution, 3)
+        assert output.flags.c_contiguous and output.shape[-3:] == (resolution, resolution, 3)
         assert output.dtype == (np.float16 if len(table) else np.uint8)
         assert table.flags.c_contiguous and table.dtype == np.float16
         shift, scale = conversion if conversion is not None else (None, None)
@@ -91,6 +89,7 @@ class Pool:
             boxes.ctypes.data,
             flips.ctypes.data,
             n,
+            num_crops,
             resolution,
             output.ctypes.data,
             complaints.ctypes.data,

@@ -26,7 +26,8 @@ int make_huffman(const JHUFF_TBL *table, struct huffman *huffman, int is_dc) {
     if (table == NULL)
         return 0;
     huffman->symbols = table->huffval;
-    memset(huffman->lookup, 0, sizeof huffman->lookup);
+    for (int k = 0; k < 1 << LOOKUP_BITS; k++)
+        huffman->lookup[k] = (struct code){.shift = 64};
     for (int length = 1; length <= 16; length++) {
         huffman->offset[length] = symbol - (int32_t)code;
         for (int i = 0; i < table->bits[length]; i++, symbol++, code++) {

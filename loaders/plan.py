@@ -10,6 +10,8 @@ import numpy as np
 from writers.errors import UserError
 from writers.subset.spec import Subset
 
+RESIZE_VERSION = 2  # of the pixels that a resize gives; 1: float sums, 2: integer weights
+
 
 @dataclass(frozen=True, eq=False)
 class LoaderPlan:
@@ -32,6 +34,9 @@ class LoaderPlan:
     crop_scale: tuple[float, float] = (0.08, 1.0)  # random_resized_crop: share of the area
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # random_resized_crop: width / height
     horizontal_flip: bool = False  # each image with probability 1/2
+    crops_per_image: int = (
+        1  # k > 1: batches are [B, k, 3, R, R], k crops of an image that is decoded once
+    )
     center_fraction: float = 224 / 256  # center_crop: share of the shorter side
     order: Literal["sequential", "random", "quasi_random"] = (
         "sequential"  # quasi_random: reads a few pages at a time
@@ -70,7 +75,14 @@ class LoaderPlan:
                 raise UserError(
                     f"LoaderPlan.{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}."
                 )
-        for name in ("batch_size", "resolution", "num_threads", "batches_ahead", "world_size"):
+        for name in (
+            "batch_size",
+            "resolution",
+            "num_threads",
+            "batches_ahead",
+            "world_size",
+            "crops_per_image",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(
                     f"LoaderPlan.{name} is {getattr(self, name)}; it must be at least 1."
@@ -86,6 +98,11 @@ class LoaderPlan:
         if self.subset is not None and (self.indices is not None or self.labels is not None):
             raise UserError(
                 "LoaderPlan.subset is a view already; indices and labels do not go with it."
+            )
+        if self.crops_per_image > 1 and self.augment != "random_resized_crop":
+            raise UserError(
+                f"LoaderPlan.crops_per_image is {self.crops_per_image}; with augment: {self.augment} all crops are one.",
+                "Use augment: random_resized_crop.",
             )
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:

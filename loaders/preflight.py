@@ -44,7 +44,14 @@ def warnings(plan: LoaderPlan) -> list[str]:
 def slot_bytes(plan: LoaderPlan) -> int:
     """What the batch slots of the ffcv backend take."""
     value_bytes = 1 if plan.dtype == "uint8" else 2
-    return (plan.batches_ahead + 2) * plan.share * 3 * plan.resolution**2 * value_bytes
+    return (
+        (plan.batches_ahead + 2)
+        * plan.share
+        * plan.crops_per_image
+        * 3
+        * plan.resolution**2
+        * value_bytes
+    )
 
 
 def shared_memory_bytes() -> int:

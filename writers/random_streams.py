@@ -28,9 +28,14 @@ def draw(seed: int, purpose: str, ids: np.ndarray) -> np.ndarray:
 
 def random_words(seed: int, epoch: int, ids: np.ndarray, count: int) -> np.ndarray:
     """`count` random words for each of the samples with these ids: uint64 [B, count]."""
+    return words_at(seed, epoch, ids, np.arange(count))
+
+
+def words_at(seed: int, epoch: int, ids: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The words with these numbers (int64 [W], counted from 0) of each sample: uint64 [B, W]."""
     key = np.array([seed & MASK], np.uint64)
     key = _mix(_mix(key + np.uint64(GAMMA)) + np.uint64(epoch & MASK))
-    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GAMMA)
+    steps = (np.asarray(numbers, np.uint64) + np.uint64(1)) * np.uint64(GAMMA)
     streams = _mix(key + (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(GAMMA))
     return _mix(streams[:, None] + steps[None, :])
 

@@ -16,8 +16,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from loaders.augment import choose_crops
-from loaders.backend import Loader
+from loaders.augment import Crops, choose_crops
+from loaders.backend import Batch, Loader
 from loaders.decode import BatchDecoder
 from loaders.epoch import FfcvEpoch
 from loaders.ffcv_parts import (
@@ -25,17 +25,20 @@ from loaders.ffcv_parts import (
     AllocationQuery,
     Graph,
     MemoryContext,
+    Operation,
+    PipelineSpec,
     State,
     fields,
     look_for_gpus,
     transforms,
 )
 from loaders.normalize import conversion, lookup_table
-from loaders.pipeline import Decoder, make_pipeline
 from loaders.plan import LoaderPlan
 from loaders.preflight import free_memory_bytes
 from loaders.reader import Samples, open_samples
 from writers.errors import UserError
+
+_CROPS_AT_ONCE = 4096  # samples whose crops are drawn together
 
 
 def open_loader(plan: LoaderPlan) -> "FfcvLoader":
@@ -69,10 +72,12 @@ class FfcvLoader(Loader):
         )
         self.graph = SlotKeepingGraph(
             {
-                "image": make_pipeline(
-                    "image", [self._images, *to_tensor, transforms.ToTorchImage()]
+                "image": PipelineSpec(
+                    "image",
+                    decoder=self._images,
+                    transforms=[*to_tensor, transforms.ToTorchImage()],
                 ),
-                "label": make_pipeline("label", [LookUpLabels(samples), *to_tensor]),
+                "label": PipelineSpec("label", decoder=LookUpLabels(samples), transforms=to_tensor),
             }
         )
         self.code = self.graph.generate_code()
@@ -86,7 +91,8 @@ class FfcvLoader(Loader):
                 "This loader was opened in another process. Open one in the process that reads from it."
             )
         self._end_running()
-        self._images.epoch, self._images.resolution = epoch, resolution or self.plan.resolution
+        self._images.start(epoch, order)
+        self._images.resolution = resolution or self.plan.resolution
         running = FfcvEpoch(self, order)
         self._running = weakref.ref(running)  # weak: an epoch that nobody holds any more shall end
         return running
@@ -95,6 +101,13 @@ class FfcvLoader(Loader):
         self._end_running()
         self._batch_decoder.close()
         self.graph.drop_slots()
+
+    def arranged(self, batch: Batch) -> Batch:
+        """The pipeline's batch as the plan has it: with several crops an image, [B, k, 3, R, R]."""
+        images, labels = batch
+        if self.plan.crops_per_image > 1:  # [B, 3, k R, R]
+            images = images.unflatten(2, (self.plan.crops_per_image, -1)).transpose(1, 2)
+        return images, labels
 
     def damaged(self) -> dict[int, UserError]:
         """Rows of the batch decoded last that are to be left out, and why. For the epoch's thread, which decodes."""
@@ -110,8 +123,8 @@ class FfcvLoader(Loader):
             running.close()
 
 
-class DecodeImages(Decoder):
-    """Positions of samples -> [B, R, R, 3] of the plan's dtype. `epoch` and `resolution` may be set between epochs."""
+class DecodeImages(Operation):
+    """Positions of samples -> [B, R, R, 3] of the plan's dtype. `start` comes before an epoch; `resolution` may be set then."""
 
     def __init__(
         self,
@@ -121,13 +134,48 @@ class DecodeImages(Decoder):
         skipped: dict[int, UserError],
     ) -> None:
         super().__init__()
-        self.epoch, self.resolution = 0, plan.resolution
+        self.resolution = plan.resolution
+        self.start(0, np.empty(0, np.int64))
         self.damaged: dict[int, UserError] = {}  # by row of the batch decoded last
         self._skipped = skipped
         self._plan, self._samples, self._batch_decoder = plan, samples, batch_decoder
 
+    def start(self, epoch: int, order: np.ndarray) -> None:
+        """The next batches are those of this epoch. order: all of its positions, int64."""
+        self._epoch, self._order = epoch, order
+        self._crops, self._crops_begin, self._num_taken = Crops.none(), 0, 0
+
+    def _crops_of(self, positions: np.ndarray) -> Crops:
+        """The batch's crops. Many batches' are drawn at once: numpy's calls take longer than the draws of one batch."""
+        begin, end = self._num_taken, self._num_taken + len(positions)
+        if end > self._crops_begin + len(self._crops.flips) // self._plan.crops_per_image:
+            self._crops = self._chosen(
+                self._order[begin : begin + max(_CROPS_AT_ONCE, len(positions))]
+            )
+            self._crops_begin = begin
+        if not np.array_equal(self._order[begin:end], positions):
+            return self._chosen(positions)  # a batch once more, without its damaged samples
+        self._num_taken = end
+        per_image = self._plan.crops_per_image
+        batch = slice(
+            (begin - self._crops_begin) * per_image, (end - self._crops_begin) * per_image
+        )
+        return Crops(self._crops.boxes[batch], self._crops.flips[batch])
+
+    def _chosen(self, positions: np.ndarray) -> Crops:
+        samples = self._samples
+        return choose_crops(
+            self._plan,
+            self._epoch,
+            samples.ids[positions],
+            samples.widths[positions],
+            samples.heights[positions],
+        )
+
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        shape, dtype = (self.resolution, self.resolution, 3), np.dtype(self._plan.dtype)
+        # The crops of an image are one below the other: FFCV's operations know images of three axes.
+        height = self._plan.crops_per_image * self.resolution
+        shape, dtype = (height, self.resolution, 3), np.dtype(self._plan.dtype)
         return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(
             shape, dtype
         )
@@ -137,14 +185,10 @@ class DecodeImages(Decoder):
             positions: np.ndarray, slot: np.ndarray, metadata: None, storage_state: None
         ) -> np.ndarray:
             samples = self._samples
-            crops = choose_crops(
-                self._plan,
-                self.epoch,
-                samples.ids[positions],
-                samples.widths[positions],
-                samples.heights[positions],
-            )
-            damaged = self._batch_decoder.decode(positions, crops, slot)
+            crops = self._crops_of(positions)
+            num_crops, resolution = self._plan.crops_per_image, self.resolution
+            crops_of_each = slot.reshape(len(slot), num_crops, resolution, resolution, 3)
+            damaged = self._batch_decoder.decode(positions, crops, crops_of_each)
             if damaged and self._plan.on_corrupt == "raise":
                 raise next(iter(damaged.values()))
             self.damaged = damaged
@@ -156,7 +200,7 @@ class DecodeImages(Decoder):
         return decode
 
 
-class LookUpLabels(Decoder):
+class LookUpLabels(Operation):
     """Positions of samples -> int64 [B], or int8 [B, K] where an image has many labels.
 
     FFCV's own decoders compile, read labels from the file, and give [B, 1] for integers.

@@ -61,16 +61,23 @@ class ReferenceLoader(Loader):
                         raise self.samples.all_damaged(len(positions), error) from error
             pixels = torch.from_numpy(normalize(np.ascontiguousarray(np.stack(images)), self.plan))
             labels = torch.from_numpy(self.samples.labels[kept])
-            yield pixels.to(self.plan.device).permute(0, 3, 1, 2), labels.to(self.plan.device)
+            pixels = pixels.to(self.plan.device).permute(0, 1, 4, 2, 3)  # [B, k, 3, R, R]
+            yield (
+                pixels if self.plan.crops_per_image > 1 else pixels[:, 0],
+                labels.to(self.plan.device),
+            )
 
     def _image(self, position: int, epoch: int, resolution: int) -> np.ndarray:
-        """uint8 [R, R, 3]."""
-        pixels = self._decode(position)
+        """uint8 [k, R, R, 3]: the crops of a sample."""
+        pixels, crops = self._decode(position), []
         height, width, _ = pixels.shape
-        box, flip = choose_crop(self.plan, epoch, int(self.samples.ids[position]), width, height)
-        left, top, box_width, box_height = box
-        pixels = resize(pixels[top : top + box_height, left : left + box_width], resolution)
-        return pixels[:, ::-1] if flip else pixels
+        for view in range(self.plan.crops_per_image):
+            sample = int(self.samples.ids[position])
+            box, flip = choose_crop(self.plan, epoch, sample, width, height, view)
+            left, top, box_width, box_height = box
+            crop = resize(pixels[top : top + box_height, left : left + box_width], resolution)
+            crops.append(crop[:, ::-1] if flip else crop)
+        return np.stack(crops)
 
     def _decode(self, position: int) -> np.ndarray:
         """uint8 [H, W, 3], in the stored size."""
@@ -98,10 +105,10 @@ class ReferenceLoader(Loader):
 
 
 def choose_crop(
-    plan: LoaderPlan, epoch: int, sample: int, width: int, height: int
+    plan: LoaderPlan, epoch: int, sample: int, width: int, height: int, view: int = 0
 ) -> tuple[Box, bool]:
-    """The box and the flip of one sample; `loaders.augment` says what each word is for."""
-    words = _words(plan.seed, epoch, sample)
+    """The box and the flip of one sample's view; `loaders.augment` says what each word is for."""
+    words = _words(plan.seed, epoch, sample, view)
     flip = plan.horizontal_flip and words[0] >= 2**63
     if plan.augment == "center_crop":
         side = max(1, round(min(width, height) * plan.center_fraction))
@@ -182,11 +189,14 @@ def exact_weights(source: int, target: int) -> np.ndarray:
     return np.clip(1 - np.abs(np.arange(source)[None, :] - center), 0, None)
 
 
-def _words(seed: int, epoch: int, sample: int) -> list[int]:
-    """The sample's 23 random words, as `writers.random_streams.random_words`, by splitmix64 as it was published."""
+def _words(seed: int, epoch: int, sample: int, view: int) -> list[int]:
+    """The 23 random words of a sample's view, as `writers.random_streams.random_words`, by splitmix64 as it was published."""
     key = _mix((_mix((seed + 0x9E3779B97F4A7C15) & _MASK) + epoch) & _MASK)
     stream = _mix((key + (sample + 1) * 0x9E3779B97F4A7C15) & _MASK)
-    return [_mix((stream + (count + 1) * 0x9E3779B97F4A7C15) & _MASK) for count in range(23)]
+    return [
+        _mix((stream + (count + 1) * 0x9E3779B97F4A7C15) & _MASK)
+        for count in range(23 * view, 23 * view + 23)
+    ]
 
 
 def _mix(word: int) -> int:

@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from loaders.backend import Batch, Loader, PlainEpoch
+from loaders.backend import Batch, Loader, PlainEpoch, refuse_several_crops
 from loaders.backends import ffcv
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
@@ -20,6 +20,7 @@ NUM_BATCHES = 4
 
 
 def open_loader(plan: LoaderPlan) -> "ReplayLoader":
+    refuse_several_crops(plan)
     if plan.poison:
         raise UserError(
             "LoaderPlan.poison overwrites batches, and the replay backend gives the same ones again.",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from loaders.augment import Crops, choose_crops
-from loaders.backend import Batch, Loader, PlainEpoch
+from loaders.backend import Batch, Loader, PlainEpoch, refuse_several_crops
 from loaders.decode import BatchDecoder
 from loaders.ffcv_parts import LIBRARY
 from loaders.normalize import look_up, lookup_table
@@ -33,6 +33,7 @@ _STAGED_BYTES = 2**26  # decoded at a time, on the way to the device
 
 
 def open_loader(plan: LoaderPlan) -> "ResidentLoader":
+    refuse_several_crops(plan)
     return ResidentLoader(plan, open_samples(plan))
 
 

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from loaders.backend import Batch, Loader, PlainEpoch
+from loaders.backend import Batch, Loader, PlainEpoch, refuse_several_crops
 from loaders.normalize import look_up, lookup_table
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
 
 
 def open_loader(plan: LoaderPlan) -> "SyntheticLoader":
+    refuse_several_crops(plan)
     return SyntheticLoader(plan, open_samples(plan))
 
 

@@ -1,7 +1,8 @@
 /* `dct` blobs in AVX2: two blocks at a time from packed groups to samples, without leaving the registers.
  *
  * A group's values are packed bits; pdep puts each into its byte: the mask has as many bits as a value in each byte that the bitmap
- * names, so that the number of its bits is also how far to go on. Then, 16 coefficients of each of the two blocks in a register:
+ * names, so that the number of its bits is also how far to go on. AMD's first two Zen generations take some 100 cycles for a
+ * pdep; for them, a multiplication moves each value to the top of a word, and a shuffle puts it in its place. Then, 16 coefficients of each of the two blocks in a register:
  * values become signed, bytes go from the zigzag's order to rows, words are multiplied by the quantization table, and the inverse
  * DCT (idct.h) ends in samples. Values of WIDE groups, which do not fit bytes, are put into a copy of the rows; few blocks have any.
  */
@@ -29,6 +30,33 @@ static const uint64_t VALUE_BITS[16] = {
 
 /* What is taken from a value of a code: half of its range. */
 static const uint8_t HALF_RANGE[16] = {0, 1, 2, 4, 8, 16, 64, 0, 0, 1, 2, 4, 8, 16, 128, 0};
+
+/* How to cut 8 values of `width` bits out of bytes, the first of which begins at bit `offset`: of each value two bytes, as a word,
+ * and what moves it to the word's top. */
+struct cut {
+    uint8_t bytes[16];
+    uint16_t factors[8];
+};
+
+#define BIT(o, w, j) ((o) + (j) * (w))
+#define TWO(o, w, j) BIT(o, w, j) / 8, BIT(o, w, j) / 8 + 1
+#define TOP(o, w, j) 1 << (16 - (w) - BIT(o, w, j) % 8)
+#define CUT(o, w) {{TWO(o, w, 0), TWO(o, w, 1), TWO(o, w, 2), TWO(o, w, 3), TWO(o, w, 4), TWO(o, w, 5), TWO(o, w, 6), TWO(o, w, 7)}, \
+                   {TOP(o, w, 0), TOP(o, w, 1), TOP(o, w, 2), TOP(o, w, 3), TOP(o, w, 4), TOP(o, w, 5), TOP(o, w, 6), TOP(o, w, 7)}}
+#define CUTS_OF(w) {CUT(0, w), CUT(1, w), CUT(2, w), CUT(3, w), CUT(4, w), CUT(5, w), CUT(6, w), CUT(7, w)}
+static const struct cut CUTS[9][8] = {      /* [width][offset] */
+    {{{0}, {0}}}, CUTS_OF(1), CUTS_OF(2), CUTS_OF(3), CUTS_OF(4), CUTS_OF(5), CUTS_OF(6), CUTS_OF(7), CUTS_OF(8)};
+
+/* Of each code as in VALUE_BITS, the bits of a value, 0 if values are WIDE. */
+static const uint8_t WIDTHS[16] = {0, 1, 2, 3, 4, 5, 7, 0, 0, 1, 2, 3, 4, 5, 8, 0};
+
+/* Of each bitmap, which of its values stands in each byte; 0x80: none. */
+#define P1(b, k) ((b) >> (k) & 1 ? __builtin_popcount((b) & ((1 << (k)) - 1)) : 0x80)
+#define P8(b) {P1(b, 0), P1(b, 1), P1(b, 2), P1(b, 3), P1(b, 4), P1(b, 5), P1(b, 6), P1(b, 7)}
+#define P32(b) P8(b), P8((b) + 1), P8((b) + 2), P8((b) + 3)
+#define P128(b) P32(b), P32((b) + 4), P32((b) + 8), P32((b) + 12)
+#define P512(b) P128(b), P128((b) + 16), P128((b) + 32), P128((b) + 48)
+static const uint8_t PLACES[256][8] = {P512(0), P512(64), P512(128), P512(192)};
 
 #define _ -1
 /* Bytes of two rows out of the zigzag's coefficients 0-15, 16-31, 32-47, 48-63. */
@@ -72,22 +100,56 @@ struct unpacked {
     uint32_t wide;              /* a bit in each code of a WIDE group */
 };
 
-/* Read a block; returns where the next one begins. `groups` is known when this is compiled. */
-INLINE_AVX2 const uint8_t *unpack(const uint8_t *from, uint32_t codes, int groups, struct unpacked *block) {
-    uint64_t spread = _pdep_u64(codes, 0x07 * EACH_BYTE);
+/* The 3 bits of each code to a byte. */
+INLINE_AVX2 uint64_t spread_codes(uint32_t codes, int has_pdep) {
+    if (has_pdep)
+        return _pdep_u64(codes, 0x07 * EACH_BYTE);
+    uint64_t spread = (codes & 0xFFF) | (uint64_t)(codes & 0xFFF000) << 20;
+    spread = (spread & 0x0000003F0000003F) | (spread & 0x00000FC000000FC0) << 10;
+    return (spread & 0x0007000700070007) | (spread & 0x0038003800380038) << 5;
+}
+
+/* The first bytes of `bytes` to those bytes whose highest bit is set in `present`. */
+INLINE_AVX2 uint64_t spread_bytes(uint64_t bytes, uint64_t present, int has_pdep) {
+    if (has_pdep)
+        return _pdep_u64(bytes, (present >> 7) * 0xFF);
+    unsigned bitmap = (unsigned)((present >> 7) * 0x0102040810204080u >> 56);      /* a bit for each byte */
+    __m128i places = _mm_loadl_epi64((const __m128i *)PLACES[bitmap]);
+    return (uint64_t)_mm_cvtsi128_si64(_mm_shuffle_epi8(_mm_cvtsi64_si128((long long)bytes), places));
+}
+
+/* A group's values, each in its byte; adds their bits to `*bit`. */
+INLINE_AVX2 uint64_t spread_values(const uint8_t *from, int64_t *bit, unsigned bitmap, unsigned code, int has_pdep) {
+    const uint8_t *at = from + (*bit >> 3);
+    if (has_pdep) {
+        uint64_t mask = EXPANDED[bitmap] & VALUE_BITS[code];
+        uint64_t values = _pdep_u64(load_64(at) >> (*bit & 7), mask);
+        *bit += _mm_popcnt_u64(mask);
+        return values;
+    }
+    int width = WIDTHS[code];
+    const struct cut *cut = &CUTS[width][*bit & 7];
+    __m128i words = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)at), _mm_loadu_si128((const __m128i *)cut->bytes));
+    words = _mm_mullo_epi16(words, _mm_loadu_si128((const __m128i *)cut->factors));
+    words = _mm_srl_epi16(words, _mm_cvtsi32_si128(16 - width));
+    __m128i places = _mm_loadl_epi64((const __m128i *)PLACES[bitmap]);
+    *bit += width * _mm_popcnt_u64(bitmap);
+    return (uint64_t)_mm_cvtsi128_si64(_mm_shuffle_epi8(_mm_packus_epi16(words, words), places));
+}
+
+/* Read a block; returns where the next one begins. `groups` and `has_pdep` are known when this is compiled. */
+INLINE_AVX2 const uint8_t *unpack(const uint8_t *from, uint32_t codes, int groups, int has_pdep, struct unpacked *block) {
+    uint64_t spread = spread_codes(codes, has_pdep);
     uint64_t present = (spread + 0x7F * EACH_BYTE) & 0x80 * EACH_BYTE;        /* the highest bit of bytes that are not 0 */
-    uint64_t bitmaps = _pdep_u64(load_64(from), (present >> 7) * 0xFF);
+    uint64_t bitmaps = spread_bytes(load_64(from), present, has_pdep);
     block->codes = spread | 8;
     block->bitmaps = bitmaps;
     block->wide = codes & codes >> 1 & codes >> 2 & 0x249249;
     from += _mm_popcnt_u64(present);
     block->values = from;
     int64_t bit = 0;
-    for (int g = 0; g < groups; g++) {
-        uint64_t mask = EXPANDED[bitmaps >> 8 * g & 0xFF] & VALUE_BITS[block->codes >> 8 * g & 0xFF];
-        block->groups[g] = _pdep_u64(load_64(from + (bit >> 3)) >> (bit & 7), mask);
-        bit += _mm_popcnt_u64(mask);
-    }
+    for (int g = 0; g < groups; g++)
+        block->groups[g] = spread_values(from, &bit, bitmaps >> 8 * g & 0xFF, block->codes >> 8 * g & 0xFF, has_pdep);
     block->bits = bit;
     if (__builtin_expect(block->wide != 0, 0))
         for (int g = 0; g < groups; g++)
@@ -173,22 +235,22 @@ INLINE_AVX2 void transform(const struct unpacked *a, const struct unpacked *b, i
 }
 
 /* Blocks first ... last of a run. Returns 0 if the run is damaged. */
-INLINE_AVX2 int read_run(const struct dct_run *run, int64_t first, int64_t last, int groups, const __m256i multipliers[8],
-                         const int16_t *table, uint8_t *samples, int64_t stride) {
+INLINE_AVX2 int read_run(const struct dct_run *run, int64_t first, int64_t last, int groups, int has_pdep,
+                         const __m256i multipliers[8], const int16_t *table, uint8_t *samples, int64_t stride) {
     const uint8_t *at = run->blocks;
     struct unpacked a, b;
     for (int64_t i = 0; i < first; i++) {
         if (at > run->end)
             return 0;
-        at = unpack(at, dct_codes(run, i), groups, &a);
+        at = unpack(at, dct_codes(run, i), groups, has_pdep, &a);
     }
     for (int64_t i = first; i <= last; i += 2, samples += 16) {
         if (at > run->end)
             return 0;
-        at = unpack(at, dct_codes(run, i), groups, &a);
+        at = unpack(at, dct_codes(run, i), groups, has_pdep, &a);
         int16_t dc_a = dct_dc(run, i), dc_b = dc_a;
         if (i < last) {
-            at = unpack(at, dct_codes(run, i + 1), groups, &b);
+            at = unpack(at, dct_codes(run, i + 1), groups, has_pdep, &b);
             dc_b = dct_dc(run, i + 1);
         } else {
             b = a;
@@ -198,14 +260,12 @@ INLINE_AVX2 int read_run(const struct dct_run *run, int64_t first, int64_t last,
     return last == run->num_blocks - 1 ? at == run->end : at <= run->end;
 }
 
-TARGET_AVX2
-int read_dct_row_avx2(const struct dct_image *image, int component, int64_t row, int64_t first, int64_t count, int16_t *scratch,
-                      uint8_t *samples, int64_t stride) {
+INLINE_AVX2 int read_row(const struct dct_image *image, int component, int64_t row, int64_t first, int64_t count, int has_pdep,
+                         uint8_t *samples, int64_t stride) {
     const struct dct_component *part = &image->components[component];
     const int16_t *table = part->table;
     uint8_t copy[DCT_MAX_RUN + DCT_AHEAD];
     __m256i multipliers[8];
-    (void)scratch;
     for (int y = 0; y < 8; y++)
         multipliers[y] = both(table + 8 * y);
     for (int64_t number = first / DCT_RUN; number <= (first + count - 1) / DCT_RUN; number++) {
@@ -216,13 +276,27 @@ int read_dct_row_avx2(const struct dct_image *image, int component, int64_t row,
         int64_t to = first + count - 1 - begin;
         to = to < run.num_blocks - 1 ? to : run.num_blocks - 1;
         uint8_t *at = samples + 8 * (begin + from - first);
-        int is_whole = run.groups <= 2   ? read_run(&run, from, to, 2, multipliers, table, at, stride)
-                       : run.groups <= 4 ? read_run(&run, from, to, 4, multipliers, table, at, stride)
-                       : run.groups <= 6 ? read_run(&run, from, to, 6, multipliers, table, at, stride)
-                                         : read_run(&run, from, to, 8, multipliers, table, at, stride);
+        int is_whole = run.groups <= 2   ? read_run(&run, from, to, 2, has_pdep, multipliers, table, at, stride)
+                       : run.groups <= 4 ? read_run(&run, from, to, 4, has_pdep, multipliers, table, at, stride)
+                       : run.groups <= 6 ? read_run(&run, from, to, 6, has_pdep, multipliers, table, at, stride)
+                                         : read_run(&run, from, to, 8, has_pdep, multipliers, table, at, stride);
         if (!is_whole)
             return 0;
     }
     return 1;
+}
+
+TARGET_AVX2
+int read_dct_row_avx2(const struct dct_image *image, int component, int64_t row, int64_t first, int64_t count, int16_t *scratch,
+                      uint8_t *samples, int64_t stride) {
+    (void)scratch;
+    return read_row(image, component, row, first, count, 1, samples, stride);
+}
+
+TARGET_AVX2
+int read_dct_row_slow_pdep(const struct dct_image *image, int component, int64_t row, int64_t first, int64_t count,
+                           int16_t *scratch, uint8_t *samples, int64_t stride) {
+    (void)scratch;
+    return read_row(image, component, row, first, count, 0, samples, stride);
 }
 #endif

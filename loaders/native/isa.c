@@ -2,38 +2,39 @@
 
 #include "stages.h"
 
-static const struct stages SCALAR_STAGES = {
-    .name = "scalar",
-    .decode_lanes = decode_lanes_scalar,
-    .inverse_dct = inverse_dct_scalar,
-    .read_dct_row = read_dct_row_scalar,
-    .upsample_h2v1 = upsample_h2v1_scalar,
-    .upsample_h2v2 = upsample_h2v2_scalar,
-    .upsample_h1v2 = upsample_h1v2_scalar,
-    .ycc_to_rgb = ycc_to_rgb_scalar,
-    .split_rgb = split_rgb_scalar,
-    .join_rgb = join_rgb_scalar,
-    .resize_across = resize_across_scalar,
-    .resize_down = resize_down_scalar,
+#define PLAIN_LOOPS \
+    .decode_lanes = decode_lanes_scalar, \
+    .inverse_dct = inverse_dct_scalar, \
+    .read_dct_row = read_dct_row_scalar, \
+    .upsample_h2v1 = upsample_h2v1_scalar, \
+    .upsample_h2v2 = upsample_h2v2_scalar, \
+    .upsample_h1v2 = upsample_h1v2_scalar, \
+    .ycc_to_rgb = ycc_to_rgb_scalar, \
+    .split_rgb = split_rgb_scalar, \
+    .join_rgb = join_rgb_scalar, \
+    .resize_across = resize_across_scalar, \
+    .resize_down = resize_down_scalar, \
     .to_float16 = NULL,
-};
+
+static const struct stages SCALAR_STAGES = {.name = "scalar", PLAIN_LOOPS};
+static const struct stages PLAIN_STAGES = {.name = "libjpeg-turbo", .leaves_jpeg = 1, PLAIN_LOOPS};
 
 #if HAS_AVX2
-static const struct stages AVX2_STAGES = {
-    .name = "AVX2",
-    .decode_lanes = decode_lanes_avx2,
-    .inverse_dct = inverse_dct_avx2,
-    .read_dct_row = read_dct_row_avx2,
-    .upsample_h2v1 = upsample_h2v1_avx2,
-    .upsample_h2v2 = upsample_h2v2_avx2,
-    .upsample_h1v2 = upsample_h1v2_avx2,
-    .ycc_to_rgb = ycc_to_rgb_avx2,
-    .split_rgb = split_rgb_avx2,
-    .join_rgb = join_rgb_avx2,
-    .resize_across = resize_across_avx2,
-    .resize_down = resize_down_avx2,
+#define AVX2_LOOPS \
+    .decode_lanes = decode_lanes_avx2, \
+    .inverse_dct = inverse_dct_avx2, \
+    .upsample_h2v1 = upsample_h2v1_avx2, \
+    .upsample_h2v2 = upsample_h2v2_avx2, \
+    .upsample_h1v2 = upsample_h1v2_avx2, \
+    .ycc_to_rgb = ycc_to_rgb_avx2, \
+    .split_rgb = split_rgb_avx2, \
+    .join_rgb = join_rgb_avx2, \
+    .resize_across = resize_across_avx2, \
+    .resize_down = resize_down_avx2, \
     .to_float16 = to_float16_avx2,
-};
+
+static const struct stages AVX2_STAGES = {.name = "AVX2", AVX2_LOOPS .read_dct_row = read_dct_row_avx2};
+static const struct stages SLOW_PDEP_STAGES = {.name = "AVX2 without pdep", AVX2_LOOPS .read_dct_row = read_dct_row_slow_pdep};
 #endif
 
 static int has_avx2(void) {
@@ -47,25 +48,36 @@ static int has_avx2(void) {
 #endif
 }
 
+#if HAS_AVX2
+/* Zen and Zen 2 have pdep, in microcode. */
+static int has_slow_pdep(void) {
+    return __builtin_cpu_is("znver1") || __builtin_cpu_is("znver2");
+}
+#endif
+
 const struct stages *stages_of(enum isa isa) {
     switch (isa) {
         case SCALAR:
             return &SCALAR_STAGES;
+        case PLAIN:
+            return &PLAIN_STAGES;
 #if HAS_AVX2
+        case SLOW_PDEP:
+            return has_avx2() ? &SLOW_PDEP_STAGES : NULL;
         case AVX2:
             return has_avx2() ? &AVX2_STAGES : NULL;
         case BEST_ISA:
-            return has_avx2() ? &AVX2_STAGES : &SCALAR_STAGES;
+            return !has_avx2() ? &PLAIN_STAGES : has_slow_pdep() ? &SLOW_PDEP_STAGES : &AVX2_STAGES;
 #else
         case BEST_ISA:
-            return &SCALAR_STAGES;
+            return &PLAIN_STAGES;
 #endif
         default:
             return NULL;
     }
 }
 
-/* The name of an instruction set: "scalar", "AVX2"; NULL if this processor or this build does not have it. For tests and
+/* The name of an instruction set, BEST_ISA's for 0: "scalar", "libjpeg-turbo", "AVX2 without pdep", "AVX2"; NULL if this processor or this build does not have it. For tests and
  * `harness doctor`. */
 __attribute__((visibility("default")))
 const char *harness_isa_name(int isa) {

@@ -12,13 +12,23 @@
 #include "lanes.h"
 #include "stages.h"
 
-/* What changes with each code. Kept in registers, and so passed by value to what is not inline. */
+/* What changes with each code: few values, so that two lanes fit the processor's registers. */
 struct position {
-    struct bits bits;
+    uint64_t bit;               /* where the next code begins: 8 times the address of its byte, and which of its bits */
     int k;                      /* of the block's coefficients, in zigzag order, the next */
     JCOEF *block;
     const struct huffman *ac;
 };
+
+/* The next 57 bits and more, from the highest down. */
+INLINE uint64_t window(uint64_t bit) {
+    uint64_t word;
+    memcpy(&word, (const uint8_t *)(uintptr_t)(bit >> 3), 8);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    word = __builtin_bswap64(word);
+#endif
+    return word << (bit & 7);
+}
 
 /* A segment that is being decoded. */
 struct lane {
@@ -59,30 +69,29 @@ static int open_lane(struct lanes *lanes, struct lane *lane, struct position *po
         int64_t y = row * block->down + block->y, x = column * block->across + block->x;
         lane->blocks[b] = block->coefficients + (y * block->blocks_per_row + x) * DCTSIZE2;
     }
-    position->bits = (struct bits){0, 0, lane->clean};
+    position->bit = 8 * (uint64_t)(uintptr_t)lane->clean;
     return 1;
 }
 
 /* As close_segment: all bits are used, but for less than a byte of padding. */
-static void close_lane(const struct lanes *lanes, const struct lane *lane, const struct bits *bits) {
-    int64_t used = 8 * (bits->next - lane->clean) - bits->count;
-    int64_t left = 8 * (lane->clean_end - lane->clean) - used;
+static void close_lane(const struct lanes *lanes, const struct lane *lane, uint64_t bit) {
+    int64_t left = (int64_t)(8 * (uint64_t)(uintptr_t)lane->clean_end - bit);
     if (left < 0 || left > 7)
         fail(lanes->entropy);
 }
 
 /* After the last block of a segment: the next one, or k = 0 if none is left. */
 __attribute__((noinline)) static struct position next_segment(struct lanes *lanes, struct lane *lane, struct position position) {
-    close_lane(lanes, lane, &position.bits);
+    close_lane(lanes, lane, position.bit);
     if (!open_lane(lanes, lane, &position))
         position.k = 0;
     return position;
 }
 
-/* Begin the lane's next block: clear it and decode its first value. Returns 0 if no segment is left. */
-INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *position) {
+/* Begin the lane's next block: clear it and decode its first value. Leaves 29 bits in `word`. Returns 0 if no segment is left. */
+INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *position, uint64_t *word) {
     struct entropy *entropy = lanes->entropy;
-    if (position->k > DCTSIZE2 || position->bits.next > lane->clean_end + 8)
+    if (position->k > DCTSIZE2 || position->bit >> 3 > (uint64_t)(uintptr_t)lane->clean_end + 8)
         fail(entropy);
     if (lane->next_block == lanes->blocks_in_mcu) {
         lane->next_block = 0;
@@ -98,12 +107,13 @@ INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *
     lane->blocks[b] = block + mcu_block->across * DCTSIZE2;
     memset(block, 0, DCTSIZE2 * sizeof *block);
 
-    refill(&position->bits);
-    const struct code *code = next_code(entropy, mcu_block->dc, position->bits.word, 1);
+    *word = window(position->bit);
+    const struct code *code = next_code(entropy, mcu_block->dc, *word, 1);
     int *predicted = &lane->predicted[mcu_block->component];
     if (code->shift < 64)
-        *predicted += value_of(code, position->bits.word);
-    drop(&position->bits, code->total);
+        *predicted += value_of(code, *word);
+    *word <<= code->total;
+    position->bit += code->total;
     block[0] = (JCOEF)*predicted;
     position->block = block;
     position->ac = mcu_block->ac;
@@ -111,48 +121,62 @@ INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *
     return 1;
 }
 
-/* One code, of a value or the end of a block. Needs 26 bits. Returns 0 if no segment is left. */
-INLINE int step(struct lanes *lanes, struct lane *lane, struct position *position) {
-    const struct code *code = next_code(lanes->entropy, position->ac, position->bits.word, 0);
-    if (code->shift < 64) {
-        int k = position->k + code->run;
-        position->block[ZIGZAG[k]] = (JCOEF)value_of(code, position->bits.word);
-        drop(&position->bits, code->total);
-        position->k = k + 1;
-        if (__builtin_expect(k + 1 < DCTSIZE2, 1))
+/* Put the value of a code into the block. Returns whether the block goes on. */
+INLINE int put_value(const struct code *code, struct position *position, uint64_t *word) {
+    int k = position->k + code->run;
+    position->block[ZIGZAG[k]] = (JCOEF)value_of(code, *word);
+    *word <<= code->total;
+    position->bit += code->total;
+    position->k = k + 1;
+    return k + 1 < DCTSIZE2;
+}
+
+/* One code, of a value or the end of a block. Needs 26 bits in `word`. Returns 0 if no segment is left. */
+INLINE int step(struct lanes *lanes, struct lane *lane, struct position *position, uint64_t *word) {
+    const struct code *code = &position->ac->lookup[*word >> (64 - LOOKUP_BITS)];
+    if (__builtin_expect(code->shift < 64, 1)) {
+        if (__builtin_expect(put_value(code, position, word), 1))
             return 1;
     } else {
-        drop(&position->bits, code->total);
-        if (code->run == 15 && (position->k += 16) < DCTSIZE2)
-            return 1;
+        if (code->length == 0)
+            code = long_code(lanes->entropy, position->ac, *word, 0);
+        if (code->shift < 64) {
+            if (put_value(code, position, word))
+                return 1;
+        } else {
+            *word <<= code->total;
+            position->bit += code->total;
+            if (code->run == 15 && (position->k += 16) < DCTSIZE2)
+                return 1;
+        }
     }
-    return begin_block(lanes, lane, position);
+    return begin_block(lanes, lane, position, word);
 }
 
 INLINE void decode(struct lanes *lanes) {
     struct lane lane[2];
     struct position first = {.k = 1}, second = {.k = 1};
+    uint64_t first_word, second_word;
     lane[0].clean = lanes->clean[0], lane[1].clean = lanes->clean[1];
-    int has_first = open_lane(lanes, &lane[0], &first) && begin_block(lanes, &lane[0], &first);
-    int has_second = open_lane(lanes, &lane[1], &second) && begin_block(lanes, &lane[1], &second);
-    /* A block that begins between two steps refills its bits, of which its first value leaves 29. */
+    int has_first = open_lane(lanes, &lane[0], &first) && begin_block(lanes, &lane[0], &first, &first_word);
+    int has_second = open_lane(lanes, &lane[1], &second) && begin_block(lanes, &lane[1], &second, &second_word);
     while (has_first && has_second) {
-        refill(&first.bits);
-        refill(&second.bits);
-        if (!(has_first = step(lanes, &lane[0], &first)))
+        first_word = window(first.bit);
+        second_word = window(second.bit);
+        if (!(has_first = step(lanes, &lane[0], &first, &first_word)))
             break;
-        if (!(has_second = step(lanes, &lane[1], &second)))
+        if (!(has_second = step(lanes, &lane[1], &second, &second_word)))
             break;
-        if (!(has_first = step(lanes, &lane[0], &first)))
+        if (!(has_first = step(lanes, &lane[0], &first, &first_word)))
             break;
-        has_second = step(lanes, &lane[1], &second);
+        has_second = step(lanes, &lane[1], &second, &second_word);
     }
     struct lane *last = has_first ? &lane[0] : &lane[1];
     struct position rest = has_first ? first : second;
     int has_rest = has_first || has_second;
     while (has_rest) {
-        refill(&rest.bits);
-        has_rest = step(lanes, last, &rest);
+        uint64_t word = window(rest.bit);
+        has_rest = step(lanes, last, &rest, &word);
     }
 }
 

@@ -185,7 +185,27 @@ void free_resizer(struct resizer *resizer) {
     resizer->size = 0;
 }
 
+/* As below, with as many products for each output pixel: weights after `counts` are 0, and rows have padding. */
+static inline void resize_few(const uint8_t *row, const struct weights *weights, int64_t count, int16_t *result) {
+    for (int64_t x = 0; x < weights->target; x++) {
+        const int16_t *values = weights->values + x * weights->stride;
+        const uint8_t *from = row + weights->starts[x];
+        int32_t sum = 1 << (ROUND_ACROSS - 1);
+        for (int64_t k = 0; k < count; k++)
+            sum += values[k] * from[k];
+        result[x] = (int16_t)(sum >> ROUND_ACROSS);
+    }
+}
+
 void resize_across_scalar(const uint8_t *row, const struct weights *weights, int16_t *result) {
+    if (weights->most <= 2) {
+        resize_few(row, weights, 2, result);
+        return;
+    }
+    if (weights->most <= 4) {
+        resize_few(row, weights, 4, result);
+        return;
+    }
     for (int64_t x = 0; x < weights->target; x++) {
         const int16_t *values = weights->values + x * weights->stride;
         const uint8_t *from = row + weights->starts[x];
@@ -196,12 +216,18 @@ void resize_across_scalar(const uint8_t *row, const struct weights *weights, int
     }
 }
 
+/* Row by row within a few columns, which compilers make vector code of. */
 void resize_down_scalar(const int16_t *const *rows, const int16_t *values, int64_t num_rows, int64_t count, uint8_t *result) {
-    for (int64_t x = 0; x < count; x++) {
-        int32_t sum = 1 << (ROUND_DOWN - 1);
+    enum { COLUMNS = 32 };
+    for (int64_t begin = 0; begin < count; begin += COLUMNS) {      /* rows and result have room for whole steps */
+        int32_t sums[COLUMNS];
+        for (int x = 0; x < COLUMNS; x++)
+            sums[x] = 1 << (ROUND_DOWN - 1);
         for (int64_t k = 0; k < num_rows; k++)
-            sum += values[k] * rows[k][x];
-        result[x] = (uint8_t)(sum >> ROUND_DOWN);
+            for (int x = 0; x < COLUMNS; x++)
+                sums[x] += values[k] * rows[k][begin + x];
+        for (int x = 0; x < COLUMNS; x++)
+            result[begin + x] = (uint8_t)(sums[x] >> ROUND_DOWN);
     }
 }
 

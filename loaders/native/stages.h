@@ -34,6 +34,7 @@ struct dct_image;
 
 struct stages {
     const char *name;
+    int leaves_jpeg;    /* JPEGs go through libjpeg-turbo's pipeline, whose vector code beats these loops in plain C */
 
     /* Huffman decoding of two segments at a time; see lanes.h. */
     void (*decode_lanes)(struct lanes *lanes);
@@ -70,7 +71,7 @@ struct stages {
     void (*to_float16)(const uint8_t *pixels, int64_t count, const float shift[3], const float scale[3], uint16_t *result);
 };
 
-enum isa { BEST_ISA = 0, SCALAR, AVX2, NUM_ISAS };
+enum isa { BEST_ISA = 0, SCALAR, PLAIN, SLOW_PDEP, AVX2, NUM_ISAS };     /* as in kernel_c.py; the slowest first */
 
 /* The loops of an instruction set; NULL if this processor, or this build, does not have it. BEST_ISA: the fastest there is. */
 const struct stages *stages_of(enum isa isa);
@@ -101,6 +102,7 @@ const struct stages *stages_of(enum isa isa);
 DECLARE_STAGES(scalar)
 #if HAS_AVX2
 DECLARE_STAGES(avx2)
+int read_dct_row_slow_pdep(const struct dct_image *, int, int64_t, int64_t, int64_t, int16_t *, uint8_t *, int64_t);
 #endif
 
 #endif

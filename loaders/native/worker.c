@@ -1,13 +1,25 @@
-/* One stored image to one output image. */
+/* One stored image to its crops: the part that all of them need is decoded once. */
 
 #include <stdlib.h>
 
 #include "worker.h"
 
+/* The smallest box around n boxes. */
+static struct box around(const struct box *boxes, int64_t n) {
+    int64_t left = boxes[0].left, top = boxes[0].top, right = left + boxes[0].width, bottom = top + boxes[0].height;
+    for (int64_t i = 1; i < n; i++) {
+        left = min64(left, boxes[i].left);
+        top = min64(top, boxes[i].top);
+        right = max64(right, boxes[i].left + boxes[i].width);
+        bottom = max64(bottom, boxes[i].top + boxes[i].height);
+    }
+    return (struct box){left, top, right - left, bottom - top};
+}
+
 static enum complaint make_image(struct worker *worker, const struct job *job, int64_t number) {
-    const int64_t row = job->positions != NULL ? job->positions[number] : number;
+    const int64_t row = job->positions != NULL ? job->positions[number] : number, num_crops = job->crops_per_image;
     const uint8_t *blob = job->file + job->offsets[row];
-    const struct box *box = &job->boxes[number];
+    const struct box *boxes = job->boxes + number * num_crops, all = around(boxes, num_crops);
     int64_t size = job->sizes[row], width = job->widths[row], height = job->heights[row];
     enum complaint complaint = NONE;
     struct picture *picture = &worker->picture;
@@ -20,30 +32,36 @@ static enum complaint make_image(struct worker *worker, const struct job *job, i
             return SHORT_OF_MEMORY;
         if (!reserve_blob(worker->decoder, size))
             return SHORT_OF_MEMORY;
-        has_planes = decode_planes(worker->decoder, job->stages, &worker->planes, blob, size, width, height, box, picture);
+        has_planes = !job->stages->leaves_jpeg &&
+                     decode_planes(worker->decoder, job->stages, &worker->planes, blob, size, width, height, &all, picture);
         if (!has_planes) {
             if (!reserve_pixels(worker->decoder, width * height))
                 return SHORT_OF_MEMORY;
-            if (!decode_box(worker->decoder, blob, size, width, height, box, &part))
+            if (!decode_box(worker->decoder, blob, size, width, height, &all, &part))
                 complaint = DAMAGED;
             pixels = worker->decoder->pixels;
         }
     }
     if (job->modes[row] == DCT) {
-        has_planes = decode_dct(job->stages, &worker->planes, blob, size, width, height, box, picture);
+        has_planes = decode_dct(job->stages, &worker->planes, blob, size, width, height, &all, picture);
         if (!has_planes)
             return DAMAGED;
     }
-    if (!has_planes) {
-        picture->kind = RGB_PIXELS;
-        picture->box = *box;
-        picture->stride = 3 * part.width;
-        picture->pixels = pixels + (box->top - part.top) * picture->stride + 3 * (box->left - part.left);
-    }
     int64_t image_bytes = job->resolution * job->resolution * 3 * (job->format.table == NULL ? 1 : 2);
-    int is_made = resize_picture(&worker->resizer, job->stages, picture, job->flips[number], job->resolution, &job->format,
-                                 (uint8_t *)job->output + number * image_bytes);
-    return is_made ? complaint : SHORT_OF_MEMORY;
+    for (int64_t i = 0; i < num_crops; i++) {
+        const struct box *box = &boxes[i];
+        picture->box = *box;
+        if (!has_planes) {
+            picture->kind = RGB_PIXELS;
+            picture->stride = 3 * part.width;
+            picture->pixels = pixels + (box->top - part.top) * picture->stride + 3 * (box->left - part.left);
+        }
+        int64_t place = number * num_crops + i;
+        if (!resize_picture(&worker->resizer, job->stages, picture, job->flips[place], job->resolution, &job->format,
+                            (uint8_t *)job->output + place * image_bytes))
+            return SHORT_OF_MEMORY;
+    }
+    return complaint;
 }
 
 void work_on(struct worker *worker, const struct job *job, int64_t number) {

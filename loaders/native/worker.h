@@ -20,10 +20,10 @@ struct job {
     const int64_t *offsets, *sizes;
     const uint8_t *modes;
     const int64_t *widths, *heights;
-    const struct box *boxes;    /* [num_images] */
-    const uint8_t *flips;       /* [num_images] */
-    int64_t num_images, resolution;
-    void *output;               /* [num_images, resolution, resolution, 3] */
+    const struct box *boxes;    /* [num_images, crops_per_image] */
+    const uint8_t *flips;       /* likewise */
+    int64_t num_images, crops_per_image, resolution;
+    void *output;               /* [num_images, crops_per_image, resolution, resolution, 3] */
     uint8_t *complaints;        /* [num_images] enum complaint */
     struct output_format format;
     const struct stages *stages;
@@ -36,7 +36,7 @@ struct worker {
     struct resizer resizer;
 };
 
-/* Make one image of the job, and its complaint. */
+/* Make the crops of one image of the job, and its complaint. */
 void work_on(struct worker *worker, const struct job *job, int64_t number);
 
 void free_worker(struct worker *worker);

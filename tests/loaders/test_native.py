@@ -13,7 +13,8 @@ from PIL import Image
 
 from loaders import kernel_c
 from tests.helpers.tiny_betons import jpeg, photo
-from writers.beton.encoding import JPEG
+from writers.beton.encoding import DCT, JPEG
+from writers.dct import blob as dct
 from writers.jpeg import native as writers_kernel
 from writers.jpeg.restart_index import add_restart_index
 
@@ -28,7 +29,9 @@ def decode(request):
     """Crops of R x R pixels of a blob, as they are: corners int64 [n, 2] -> uint8 [n, R, R, 3]."""
     decode_images = kernel_c.open_kernel(request.param)
 
-    def decode(blob: bytes, size: tuple[int, int], corners: np.ndarray, side: int) -> np.ndarray:
+    def decode(
+        blob: bytes, size: tuple[int, int], corners: np.ndarray, side: int, mode: int = JPEG
+    ) -> np.ndarray:
         n = len(corners)
         output = np.full((n, side, side, 3), 99, np.uint8)
         complaints = np.ones(n, bool)
@@ -36,7 +39,7 @@ def decode(request):
             np.frombuffer(blob, np.uint8),
             np.zeros(n, np.int64),
             np.full(n, len(blob)),
-            np.full(n, JPEG, np.uint8),
+            np.full(n, mode, np.uint8),
             np.full(n, size[0]),
             np.full(n, size[1]),
             np.concatenate([corners, np.full((n, 2), side)], axis=1),
@@ -91,14 +94,15 @@ def test_every_pixel_is_libjpeg_turbos(decode, sampling, size, step):
     noise = random.integers(-60, 61, (size[1], size[0], 3))
     pixels = np.clip(photo(*size, seed=1).astype(int) + noise, 0, 255).astype(np.uint8)
     blob = indexed(pixels, sampling, [step] * 64)
+    coefficients = dct.from_jpeg(blob)
     whole = pillow_pixels(blob)
     for side in {7, min(size), max(1, min(size) // 2)}:
         side = min(side, *size)
         corners = corners_of(size, side)
-        for (left, top), found in zip(
-            corners.tolist(), decode(blob, size, corners, side), strict=True
-        ):
-            assert np.array_equal(found, whole[top : top + side, left : left + side])
+        for stored, mode in ((blob, JPEG), (coefficients, DCT)):
+            decoded = decode(stored, size, corners, side, mode)
+            for (left, top), found in zip(corners.tolist(), decoded, strict=True):
+                assert np.array_equal(found, whole[top : top + side, left : left + side]), mode
 
 
 @pytest.mark.skipif(
@@ -121,10 +125,10 @@ def test_absurd_coefficients_overflow_as_in_libjpeg_turbo(decode, sampling, valu
     blob = add_restart_index(blob)
     whole = pillow_pixels(blob)
     corners = corners_of((64, 48), 40)
-    for (left, top), found in zip(
-        corners.tolist(), decode(blob, (64, 48), corners, 40), strict=True
-    ):
-        assert np.array_equal(found, whole[top : top + 40, left : left + 40])
+    for stored, mode in ((blob, JPEG), (dct.from_jpeg(blob), DCT)):
+        decoded = decode(stored, (64, 48), corners, 40, mode)
+        for (left, top), found in zip(corners.tolist(), decoded, strict=True):
+            assert np.array_equal(found, whole[top : top + 40, left : left + 40]), mode
 
 
 def test_all_colors_are_libjpegs(decode):
@@ -137,6 +141,22 @@ def test_all_colors_are_libjpegs(decode):
     image.save(buffer, "JPEG", quality=100, subsampling="4:4:4")
     blob = add_restart_index(buffer.getvalue())
     assert np.array_equal(decode(blob, (256, 256), np.array([[0, 0]]), 256)[0], pillow_pixels(blob))
+
+
+@pytest.mark.parametrize("kind", ["grey", "flat", "sparse"])
+def test_coefficients_of_other_kinds(decode, kind):
+    """Runs of few groups and of none; rows that end inside a run."""
+    pixels = photo(300, 41, seed=4)
+    if kind == "flat":
+        pixels = np.full_like(pixels, 90)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert("L" if kind == "grey" else "RGB").save(
+        buffer, "JPEG", quality=10 if kind == "sparse" else 95
+    )
+    whole, corners = pillow_pixels(buffer.getvalue()), corners_of((300, 41), 30)
+    decoded = decode(dct.from_jpeg(buffer.getvalue()), (300, 41), corners, 30, DCT)
+    for (left, top), found in zip(corners.tolist(), decoded, strict=True):
+        assert np.array_equal(found, whole[top : top + 30, left : left + 30])
 
 
 def test_an_unknown_instruction_set_is_refused():

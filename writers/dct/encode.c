@@ -28,53 +28,61 @@ struct bit_writer {
 static void put_bits(struct bit_writer *writer, uint32_t value, int count) {
     writer->word |= (uint64_t)value << writer->count;
     writer->count += count;
-    while (writer->count >= 8) {
-        *writer->next++ = (uint8_t)writer->word;
-        writer->word >>= 8;
-        writer->count -= 8;
+    if (writer->count >= 32) {
+        for (int i = 0; i < 4; i++)
+            writer->next[i] = (uint8_t)(writer->word >> 8 * i);
+        writer->next += 4;
+        writer->word >>= 32;
+        writer->count -= 32;
     }
 }
 
 static void end_byte(struct bit_writer *writer) {
-    if (writer->count > 0)
-        put_bits(writer, 0, 8 - writer->count);
+    for (; writer->count > 0; writer->count -= 8, writer->word >>= 8)
+        *writer->next++ = (uint8_t)writer->word;
+    writer->word = 0;
+    writer->count = 0;
 }
 
 /* The code of the narrowest values that hold all of a group; -1 if there is none. `values`: 8 of the zigzag, DC as 0. */
 static int code_of(int group, const int16_t values[8]) {
-    int most = 0, least = 0;
+    int present = 0, beyond = 0, has_128 = 0;
     for (int k = 0; k < 8; k++) {
-        most = values[k] > most ? values[k] : most;
-        least = values[k] < least ? values[k] : least;
+        int value = values[k];
+        present |= value;
+        has_128 |= value == 128;
+        beyond |= value > 0 ? value - 1 : value < 0 ? -value - 1 : 0;       /* how far beyond 1 or -1 */
     }
-    if (most == 0 && least == 0)
+    if (present == 0)
         return 0;
+    int bits = beyond == 0 ? 1 : 33 - __builtin_clz((unsigned)beyond);
     for (int code = 1; code <= DCT_WIDE; code++) {
-        int bits = dct_bits_of(group, code), limit = 1 << (bits - 1);
-        if (least >= -limit && most <= (bits == 8 ? limit - 1 : limit))    /* 8 bits: decoders keep them in a signed byte */
+        int width = dct_bits_of(group, code);
+        if (bits <= width && !(width == 8 && has_128))      /* 8 bits: decoders keep them in a signed byte */
             return code;
     }
     return -1;
 }
 
 static uint8_t *put_block(uint8_t *to, const int16_t values[64], const uint8_t codes[8], int groups) {
-    for (int g = 0; g < groups; g++)
-        if (codes[g] != 0) {
-            int present = 0;
-            for (int k = 0; k < 8; k++)
-                present |= (values[8 * g + k] != 0) << k;
+    uint8_t bitmaps[8];
+    for (int g = 0; g < groups; g++) {
+        int present = 0;
+        for (int k = 0; k < 8; k++)
+            present |= (values[8 * g + k] != 0) << k;
+        bitmaps[g] = (uint8_t)present;
+        if (present != 0)
             *to++ = (uint8_t)present;
-        }
+    }
     struct bit_writer writer = {to, 0, 0};
     for (int wide = 0; wide < 2; wide++)
         for (int g = 0; g < groups; g++) {
             if (codes[g] == 0 || (codes[g] == DCT_WIDE) != wide)
                 continue;
             int bits = dct_bits_of(g, codes[g]);
-            for (int k = 0; k < 8; k++) {
-                int value = values[8 * g + k];
-                if (value != 0)
-                    put_bits(&writer, (uint32_t)(value - (value > 0) + (1 << (bits - 1))), bits);
+            for (unsigned present = bitmaps[g]; present != 0; present &= present - 1) {
+                int value = values[8 * g + __builtin_ctz(present)];
+                put_bits(&writer, (uint32_t)(value - (value > 0) + (1 << (bits - 1))), bits);
             }
         }
     end_byte(&writer);

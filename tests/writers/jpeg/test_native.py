@@ -85,7 +85,7 @@ def test_c_parts_of_other_sources_are_not_called(monkeypatch):
     kernel.library.cache_clear()
 
 
-ARGUMENTS = {"loaders": "2: d3590d0c", "writers": "2: a7004c7e"}
+ARGUMENTS = {"loaders": "2: e1f7d909", "writers": "2: a7004c7e"}
 
 
 @pytest.mark.parametrize("package", ARGUMENTS)

@@ -1,7 +1,6 @@
 """The corpus as betons, written once into the scratch folder by this project's own writer."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.contender import Work
@@ -45,15 +44,3 @@ def beton(work: Work, encoding: str) -> Path:
             num_threads=len(os.sched_getaffinity(0)),
         )
     return path
-
-
-def copies(work: Work, number: int) -> Work:
-    """The same work on the corpus so many times over, by links under other names."""
-    folder = Path(work.scratch).parent / f"{Path(work.scratch).name}_x{number}"
-    for path, _ in work.files():
-        for copy in range(number):
-            link = folder / "corpus" / Path(path).parent.name / f"{copy}_{Path(path).name}"
-            if not link.is_symlink():
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(Path(path).resolve())
-    return replace(work, corpus=str(folder / "corpus"), scratch=str(folder))

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.cli.benches.matrix import small
+from harness.cli.benches.matrix import one_epoch_settings
 from harness.config.load import read
 from harness.matrix.expand import Matrix, expand
 from harness.runner import lease, result
@@ -114,7 +114,7 @@ class Asked:
 @pytest.fixture(scope="module")
 def asked(folder: Path, request: pytest.FixtureRequest) -> Asked:
     if num := request.config.getoption("--kill-demo", None):
-        return Asked(folder, "demo", small("demo", []), num)
+        return Asked(folder, "demo", one_epoch_settings("demo", []), num)
     return Asked(folder, "small.yaml", [], 4)
 
 

@@ -1,1 +1,1 @@
-"""The benchmarks of `harness bench`, one a file; `harness/cli/benches/_common.py` has what they share."""
+"""Benchmarks of `harness bench`: each module without a leading underscore is one benchmark."""

@@ -1,4 +1,4 @@
-"""What a PGD training step costs over a clean one: ours, and in a plain loop that computes weight gradients on the way."""
+"""Cost of a PGD training step relative to a clean one: ours, and in a plain loop."""
 
 import statistics
 from pathlib import Path
@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.benches.train import with_options
+from harness.cli.benches._training_rounds import training_options
 
 if TYPE_CHECKING:
-    from harness.cli.benches._common import Measured
+    from harness.cli.benches._rounds import Measured, RoundPlan
 
 EPS = 3.0
-MOST = 3.3  # times a clean step: 3 gradients of pixels, of two thirds of a pass each, and a whole pass, make 3.0
+# Largest acceptable cost of a PGD-3 step in clean steps. Three input gradients of two thirds of a
+# pass each, and a whole pass, make 3.0.
+MAX_COST = 3.3
 
 
 @click.command(short_help="PGD steps over clean ones: ours against a plain loop.")
-@with_options
+@training_options
 def command(
     arch: str,
     resolution: int,
@@ -27,28 +29,27 @@ def command(
     json_file: Path | None,
     time_limit_s: float | None,
 ) -> None:
-    """Images a second of clean and of PGD-3 steps (L2) on one batch, by turns; and what the second cost over the first."""
-    from harness.cli.benches import _common as bench
-    from harness.cli.benches._common import Goal, RoundPlan
-    from harness.cli.benches.train import (
-        check_device,
-        finish,
-        our_step,
-        plain_step,
-        rounds,
-        saving,
-    )
+    """Compare clean steps and steps with L2-PGD-3 on one batch, in images/s.
 
-    deadline = bench.deadline_in(time_limit_s)
+    The plain loop also computes the gradients of the weights in its attack.
+
+    Example: harness bench attack --arch resnet10 --resolution 48 --batch-size 32
+    """
+    from harness.cli.benches._record import Goal, compute_ratios, make_record
+    from harness.cli.benches._rounds import RoundPlan, deadline_in
+    from harness.cli.benches._training_rounds import check_device, finish, measure_steps, saver
+    from harness.cli.benches._training_steps import our_step, plain_step
+
+    deadline = deadline_in(time_limit_s)
     check_device(device)
     on_gpu = device.startswith("cuda")
     absent: dict[str, str] = {}
     steps = {
-        f"{who}:{kind}": (
-            f"{'ours' if who == 'ours' else 'a plain loop'}, {kind}",
-            make(arch, resolution, batch_size, eps, device),
+        f"{name}:{kind}": (
+            f"{'ours' if name == 'ours' else 'a plain loop'}, {kind}",
+            make_step(arch, resolution, batch_size, eps, device),
         )
-        for who, make in (("ours", our_step), ("plain", plain_step))
+        for name, make_step in (("ours", our_step), ("plain", plain_step))
         for kind, eps in (("clean", 0.0), ("pgd3", EPS))
     }
     if on_gpu:
@@ -60,8 +61,8 @@ def command(
         Goal(
             "ours:pgd3",
             ("ours:clean",),
-            1 / MOST if on_gpu else None,
-            title=f"ours, PGD-3 / clean (1 / {MOST} = {1 / MOST:.3f})",
+            1 / MAX_COST if on_gpu else None,
+            title=f"ours, PGD-3 / clean (1 / {MAX_COST} = {1 / MAX_COST:.3f})",
         ),
         Goal("ours:pgd3:captured", ("ours:clean",), title="ours, PGD-3 in one CUDA graph / clean"),
         Goal("plain:pgd3", ("plain:clean",), title="plain, PGD-3 / clean"),
@@ -77,45 +78,44 @@ def command(
         "clock": "wall" if on_gpu else "this process's CPU time",
     }
 
-    def content(measured: "dict[str, Measured]", plan: RoundPlan) -> dict[str, Any]:
-        return bench.record(
+    def record(measured: "dict[str, Measured]", plan: "RoundPlan") -> dict[str, Any]:
+        return make_record(
             "attack",
             work | {"num_steps": plan.num_steps},
             measured,
-            bench.ratios(measured, goals),
+            compute_ratios(measured, goals),
             device=device,
             absent=absent,
             rounds_planned=plan.num_rounds,
             cost_over_clean={
-                who: {"median": statistics.median(found), "rounds": found}
-                for who, found in _costs(measured).items()
+                name: {"median": statistics.median(costs), "rounds": costs}
+                for name, costs in _costs(measured).items()
             },
         )
 
-    measured, plan = rounds(
+    measured, plan = measure_steps(
         steps,
         device,
-        num_rounds,
-        num_steps,
+        RoundPlan(num_rounds, num_steps),
         batch_size,
         absent,
         deadline=deadline,
-        on_round=saving(content, json_file),
+        on_round=saver(record, json_file),
     )
-    finish(content(measured, plan), json_file)
-    for who, found in _costs(measured).items():
-        click.echo(f"{who}: a PGD-3 step costs {statistics.median(found):.2f} clean steps")
+    finish(record(measured, plan), json_file)
+    for name, costs in _costs(measured).items():
+        click.echo(f"{name}: a PGD-3 step costs {statistics.median(costs):.2f} clean steps")
 
 
 def _costs(measured: "dict[str, Measured]") -> dict[str, list[float]]:
-    """Whose -> the cost of a PGD-3 step over a clean one, round by round."""
+    """Cost of a PGD-3 step in clean steps, round by round, of ours and of the plain loop."""
     return {
-        who: [
+        name: [
             clean / attacked
             for clean, attacked in zip(
-                measured[f"{who}:clean"].rates, measured[f"{who}:pgd3"].rates, strict=True
+                measured[f"{name}:clean"].rates, measured[f"{name}:pgd3"].rates, strict=True
             )
         ]
-        for who in ("ours", "plain")
-        if {f"{who}:clean", f"{who}:pgd3"} <= measured.keys()
+        for name in ("ours", "plain")
+        if {f"{name}:clean", f"{name}:pgd3"} <= measured.keys()
     }

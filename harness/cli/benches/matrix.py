@@ -1,4 +1,4 @@
-"""What running a matrix costs beside its stages' own work; a finished matrix run again; small stages packed on one GPU."""
+"""Overhead of a matrix beyond its stages' own work; a finished matrix; small stages on one GPU."""
 
 import json
 import os
@@ -7,79 +7,93 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.benches._common import Goal, time_limit_option
+from harness.cli.benches._rounds import time_limit_option
 from harness.runner import slot_time
 from harness.system.folders import Folders
 
 if TYPE_CHECKING:
-    from harness.cli.benches._common import Measured
+    from harness.cli.benches._rounds import Measured
     from harness.matrix.expand import Matrix
     from harness.matrix.stage import Stage
     from harness.runner.result import Result
 
-MOST_OVERHEAD = 0.02  # of the slots' time
-MOST_FINISHED_MS = 50.0  # for each finished stage, when its matrix is run again
-MOST_PLAN_S = 1.0
-PACKED_MUST = 2.0
-NUM_PACKED = 12
+# Largest acceptable values: overhead as a fraction of the slots' time, milliseconds for each stage
+# of a finished matrix that is run again, and seconds of `harness plan`.
+MAX_OVERHEAD = 0.02
+MAX_FINISHED_MS = 50.0
+MAX_PLAN_S = 1.0
 WATCH_EVERY_S = 0.1
-PACKING_GOAL = Goal(
-    "together",
-    ("alone",),
-    PACKED_MUST,
-    title=f"{NUM_PACKED} fine-tunes together / one after another",
-)
 
 
 @click.command(short_help="Overhead of a matrix, a finished one run again, stages packed on a GPU.")
-@click.option("--recipe", "recipe_name", default="demo", show_default=True, metavar="RECIPE")
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="demo",
+    show_default=True,
+    metavar="RECIPE",
+    help="Recipe to run.",
+)
 @click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change one setting of it; may be given again.",
+    help="Change one setting of the recipe; may be repeated.",
 )
-@click.option("--overhead", is_flag=True, help="Only this: the whole recipe, once a round.")
-@click.option("--finished", is_flag=True, help="Only this: a finished matrix, run again.")
+@click.option("--overhead", is_flag=True, help="Only run the whole recipe, once per round.")
+@click.option("--finished", is_flag=True, help="Only run a finished matrix again.")
 @click.option(
     "--packing",
     is_flag=True,
-    help=f"Only this: {NUM_PACKED} small fine-tunes on one GPU, and one after another.",
+    help="Only run 12 small fine-tunes on one GPU, together and one after another.",
 )
-@click.option("--rounds", "num_rounds", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--rounds",
+    "num_rounds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of rounds.",
+)
 @click.option(
     "--stages",
     "num_stages",
     type=click.IntRange(min=1),
     default=10_000,
     show_default=True,
-    help="Of the finished one.",
+    help="Number of stages of the finished matrix.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="As of `harness run`.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), metavar="N", help="Number of slots, as in harness run."
+)
 @click.option(
     "--scratch",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Default: bench_matrix in the data folder.",
+    help="Folder to run in; removed at the end. Default: bench_matrix in the data folder.",
 )
 @click.option(
     "--json",
     "json_file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Every round; saved after each.",
+    help="Write every round to FILE, after each round.",
 )
 @time_limit_option
 @click.option(
-    "--data-dir", envvar="HARNESS_DATA", default="./data", metavar="DIR", show_envvar=True
+    "--data-dir",
+    envvar="HARNESS_DATA",
+    default="./data",
+    metavar="DIR",
+    show_envvar=True,
+    help="Folder of betons.",
 )
 def command(
     recipe_name: str,
@@ -97,40 +111,45 @@ def command(
 ) -> None:
     """Measure what the system adds to the stages' own work. Prints Markdown.
 
-    Overhead is all of the slots' time in which they do no stage's own work although a stage is ready: the command's start,
-    the workers' start and imports, compiled code loaded at first use, leases, results, waiting for the executor, the report;
-    and what the command itself computes while every slot is busy. A short pass before the first round warms the caches on disk.
+    Overhead is the time in which a slot does no stage's own work although a stage is ready: start
+    of the command and of workers, imports, loading of compiled code, leases, results, waiting for
+    the executor, and the report. Work of the command while every slot is busy counts too. A short
+    pass before the first round warms the caches on disk.
+
+    Example: harness bench matrix --overhead --rounds 3 --json matrix.json
     """
     import shutil
 
-    from harness.cli.benches import _common as bench
+    from harness.cli.benches import _packing
+    from harness.cli.benches._record import compute_ratios, make_record, save
+    from harness.cli.benches._rounds import deadline_in
     from harness.system import environment
 
-    deadline = bench.deadline_in(time_limit_s)
+    deadline = deadline_in(time_limit_s)
     everything = not (overhead or finished or packing)
     scratch = (scratch or Path(data_dir) / "bench_matrix").expanduser().resolve()
-    work = Work(recipe_name, overrides, scratch, jobs)
+    runs = MatrixRuns(recipe_name, overrides, scratch, jobs)
     device = "cuda:0" if environment.gpu_names() else "cpu"
-    found: dict[str, Any] = {}
-    measured: dict[str, Measured] = {}
+    results: dict[str, Any] = {}
+    packed: dict[str, Measured] = {}
     absent: dict[str, str] = {}
 
     def record(packed: "dict[str, Measured]") -> dict[str, Any]:
-        """Of what was measured so far; saved where a file is asked for."""
-        rounds = found.get("overhead") or found.get("finished", {}).get("rounds", [])
-        content = bench.record(
+        """Build the record of everything measured so far; write it if a file was named."""
+        rounds = results.get("overhead") or results.get("finished", {}).get("rounds", [])
+        content = make_record(
             "matrix",
             {"recipe": recipe_name, "overrides": list(overrides)},
             packed,
-            bench.ratios(packed, [PACKING_GOAL]),
+            compute_ratios(packed, [_packing.GOAL]),
             device=device,
             absent=absent,
             rounds_complete=None if packed else len(rounds),
             rounds_planned=num_rounds,
-            **found,
+            **results,
         )
         if json_file is not None:
-            bench.save(json_file, content)
+            save(json_file, content)
         return content
 
     try:
@@ -138,60 +157,63 @@ def command(
             if device == "cpu":
                 absent["packing"] = "there is no GPU"
             else:
-                measured = _packing(work, num_rounds, deadline, record)
-        templates = work.warm_up() if overhead or finished or everything else {}
+                packed = _packing.measure_packing(
+                    runs.plan(_packing.SETTINGS),
+                    runs.folders("packing"),
+                    num_rounds,
+                    deadline,
+                    record,
+                )
+        templates = runs.warm_up() if overhead or finished or everything else {}
         if overhead or everything:
             for number in range(num_rounds):
-                found["overhead"] = [*found.get("overhead", []), work.overhead(number)]
-                record(measured)
+                results["overhead"] = [*results.get("overhead", []), runs.overhead(number)]
+                record(packed)
         if finished or everything:
-            found["finished"] = work.finished(num_stages, templates, num_rounds)
+            results["finished"] = runs.finished(num_stages, templates, num_rounds)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    click.echo(markdown(record(measured)))
+    click.echo(markdown(record(packed)))
 
 
-class Work:
-    """The recipe, run in a scratch folder."""
+class MatrixRuns:
+    """Runs of a recipe in a scratch folder, each by the command line."""
 
     def __init__(
         self, recipe_name: str, overrides: Sequence[str], scratch: Path, jobs: int | None
     ) -> None:
-        self.recipe_name, self.overrides, self.scratch, self.jobs = (
-            recipe_name,
-            list(overrides),
-            scratch,
-            jobs,
-        )
+        self._recipe_name, self._overrides = recipe_name, list(overrides)
+        self._scratch, self._jobs = scratch, jobs
 
     def warm_up(self) -> dict[Any, "Result"]:
-        """Every kind of stage once, with epochs of one; returns a result of each kind and method."""
-        folders, settings = self._folders("warm_up"), small(self.recipe_name, self.overrides)
+        """Run every stage with one epoch; return a result of each kind and method."""
+        folders = self.folders("warm_up")
+        settings = one_epoch_settings(self._recipe_name, self._overrides)
         self._harness("run", folders, settings)
         return {
-            slot_time.likeness(stage): found
-            for stage, found in _results(self._plan(settings), folders)
+            slot_time.likeness(stage): result
+            for stage, result in _results(self.plan(settings), folders)
         }
 
     def overhead(self, number: int) -> dict[str, Any]:
-        """Slot-seconds of one run from nothing to the report."""
+        """Run the recipe from nothing to the report; return its slot-seconds by purpose."""
         from harness.runner.launcher import LauncherSettings
         from harness.runner.launchers import local
 
-        folders = self._folders(f"round{number}")
+        folders = self.folders(f"round{number}")
         began = time.time()
-        beside: list[tuple[float, float]] = []
+        cpu_samples: list[tuple[float, float]] = []
         self._harness(
             "run",
             folders,
             [],
-            watch=lambda pid: beside.append((time.time(), cpu_beside_stages(pid))),
+            watch=lambda pid: cpu_samples.append((time.time(), cpu_outside_stages_s(pid))),
         )
         ended = time.time()
-        spans = slot_time.spans_of(_results(self._plan([]), folders), folders.runs)
-        slots = local.slots(LauncherSettings(folders, self.jobs))
+        spans = slot_time.spans_of(_results(self.plan([]), folders), folders.runs)
+        slots = local.slots(LauncherSettings(folders, self._jobs))
         num_slots = sum(not slot.gives_way for slot in slots)
-        parts = slot_time.account(spans, num_slots, began, ended, beside)
+        parts = slot_time.account(spans, num_slots, began, ended, cpu_samples)
         slot_s = num_slots * (ended - began)
         overhead = slot_s - parts["own_work"] - parts["no_stage_ready"]
         return {
@@ -208,13 +230,22 @@ class Work:
     def finished(
         self, num_stages: int, templates: dict[Any, "Result"], num_rounds: int
     ) -> dict[str, Any]:
-        """Seconds of `harness plan` and `harness run` where every stage is done, and of a run that writes the report anew."""
-        folders = self._folders("finished")
-        per_seed = len(self._plan(["seeds=[0,1]"]).stages) - len(self._plan(["seeds=[0]"]).stages)
+        """Time `harness plan` and `harness run` of a matrix whose stages are all done.
+
+        Args:
+            num_stages: Smallest number of stages; the recipe gets enough seeds.
+            templates: Results to copy, by kind and method, as `warm_up` returns them.
+            num_rounds: Number of rounds.
+
+        Returns:
+            Seconds of each round, and of the first run, which also writes the report.
+        """
+        folders = self.folders("finished")
+        per_seed = len(self.plan(["seeds=[0,1]"]).stages) - len(self.plan(["seeds=[0]"]).stages)
         seeds = [f"seeds={list(range(-(-num_stages // per_seed)))}"]
-        stages = self._plan(seeds).stages
+        stages = self.plan(seeds).stages
         for stage in stages:
-            _fake(stage, templates, folders.runs)
+            _write_result(stage, templates, folders.runs)
         report_s = self._harness("run", folders, seeds)
         rounds = [
             {
@@ -225,36 +256,44 @@ class Work:
         ]
         return {"num_stages": len(stages), "run_with_report_s": report_s, "rounds": rounds}
 
-    def _plan(self, more: Sequence[str]) -> "Matrix":
-        from harness.config import load as recipe
-        from harness.matrix import expand as matrix
+    def plan(self, more: Sequence[str]) -> "Matrix":
+        """Expand the recipe with further `--set` values."""
+        from harness.config.load import read
+        from harness.matrix.expand import expand
 
-        return matrix.expand(recipe.read(self.recipe_name, [*self.overrides, *more]))
+        return expand(read(self._recipe_name, [*self._overrides, *more]))
 
-    def _folders(self, name: str) -> Folders:
-        return Folders(
-            self.scratch / name / "data", self.scratch / name / "raw", self.scratch / name / "runs"
-        )
+    def folders(self, name: str) -> Folders:
+        """Return folders of their own in the scratch folder."""
+        root = self._scratch / name
+        return Folders(root / "data", root / "raw", root / "runs")
 
     def _harness(
         self,
-        what: str,
+        command: str,
         folders: Folders,
         more: Iterable[str],
         watch: Callable[[int], None] | None = None,
     ) -> float:
-        """Seconds that the command takes, from nothing to its end. Raises UserError with its last words where it fails.
+        """Run a harness command on the recipe; return its wall time in seconds.
 
-        watch: called with the process's number now and then.
+        Args:
+            command: run or plan.
+            folders: Folders of the run.
+            more: Further `--set` values.
+            watch: Called with the command's process id every WATCH_EVERY_S seconds.
+
+        Raises:
+            UserError: The command fails; with the end of its output.
         """
         from writers.errors import UserError
 
-        line = [
+        arguments = [
             sys.executable,
             "-m",
             "harness.cli.main",
-            what,
-            self.recipe_name,
+            command,
+            self._recipe_name,
             "--data-dir",
             str(folders.data),
             "--raw-dir",
@@ -262,46 +301,49 @@ class Work:
             "--runs-dir",
             str(folders.runs),
         ]
-        line += [part for override in (*self.overrides, *more) for part in ("--set", override)]
-        line += ["--jobs", str(self.jobs)] if what == "run" and self.jobs else []
-        with TemporaryFile("w+") as said:
+        arguments += [part for value in (*self._overrides, *more) for part in ("--set", value)]
+        arguments += ["--jobs", str(self._jobs)] if command == "run" and self._jobs else []
+        with TemporaryFile("w+") as stderr:
             started = time.perf_counter()
-            process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=said)
-            over = threading.Event()
+            process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=stderr)
+            is_over = threading.Event()
 
             def keep_watch() -> None:
-                while watch is not None and not over.wait(WATCH_EVERY_S):
+                while watch is not None and not is_over.wait(WATCH_EVERY_S):
                     watch(process.pid)
 
             threading.Thread(target=keep_watch, daemon=True).start()
-            code, took_s = process.wait(), time.perf_counter() - started
-            over.set()
-            said.seek(0)
+            code, wall_s = process.wait(), time.perf_counter() - started
+            is_over.set()
+            stderr.seek(0)
             if code != 0:
                 raise UserError(
-                    f"harness {what} {self.recipe_name} has failed: "
-                    + " / ".join(said.read().strip().splitlines()[-3:])
+                    f"harness {command} {self._recipe_name} failed: "
+                    + " / ".join(stderr.read().strip().splitlines()[-3:])
                 )
-        return took_s
+        return wall_s
 
 
-def cpu_beside_stages(pid: int) -> float:
-    """CPU seconds so far of `harness run` and of what forks its workers; not of the workers. 0 where there is no /proc."""
+def cpu_outside_stages_s(pid: int) -> float:
+    """CPU seconds so far of `harness run` and of the fork server, without the workers.
+
+    0 if /proc does not exist.
+    """
     ticks = 0
     try:
         for process in (pid, *Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
             fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
     except (OSError, ValueError, IndexError):
-        pass  # it has just ended
+        pass  # the process has just ended
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def small(recipe_name: str, overrides: Sequence[str]) -> list[str]:
-    """Settings under which each training of the recipe takes one epoch."""
-    from harness.config import load as recipe
+def one_epoch_settings(recipe_name: str, overrides: Sequence[str]) -> list[str]:
+    """Return `--set` values with which each training of the recipe takes one epoch."""
+    from harness.config.load import read
 
-    methods = recipe.read(recipe_name, overrides).methods
+    methods = read(recipe_name, overrides).methods
     return [
         "pretrain.epochs=1",
         "pretrain.optimizer.warmup_epochs=0",
@@ -309,23 +351,23 @@ def small(recipe_name: str, overrides: Sequence[str]) -> list[str]:
     ]
 
 
-def markdown(content: dict[str, Any]) -> str:
-    """The record in tables, with a verdict on each promise."""
-    from harness.cli.benches import _common as bench
+def markdown(record: dict[str, Any]) -> str:
+    """Format the record as tables, with a verdict on each goal."""
+    from harness.cli.benches import _record
 
-    lines = [bench.markdown(content).splitlines()[0]]
-    if content.get("overhead"):
-        rounds = content["overhead"]
-        middle = sorted(rounds, key=lambda one: float(one["overhead_share"]))[
+    lines = [_record.markdown(record).splitlines()[0]]
+    if record.get("overhead"):
+        rounds = record["overhead"]
+        middle = sorted(rounds, key=lambda row: float(row["overhead_share"]))[
             (len(rounds) - 1) // 2
         ]
-        verdict = "reached" if middle["overhead_share"] <= MOST_OVERHEAD else "NOT REACHED"
+        shares = ", ".join(f"{100 * row['overhead_share']:.2f}" for row in rounds)
         lines += [
             "",
-            f"{middle['num_stages']} stages in {middle['wall_s']:.0f} s on {middle['num_slots']} slots: overhead "
-            f"{100 * middle['overhead_share']:.2f} % (rounds: "
-            + ", ".join(f"{100 * one['overhead_share']:.2f}" for one in rounds)
-            + f"), must be at most {100 * MOST_OVERHEAD:.0f} %: {verdict}",
+            f"{middle['num_stages']} stages in {middle['wall_s']:.0f} s on {middle['num_slots']} "
+            f"slots: overhead {100 * middle['overhead_share']:.2f} % (rounds: {shares}), must be "
+            f"at most {100 * MAX_OVERHEAD:.0f} %: "
+            + _verdict(middle["overhead_share"] <= MAX_OVERHEAD),
             "",
             "| of the slots' time | s | % |",
             "|---|---|---|",
@@ -334,39 +376,53 @@ def markdown(content: dict[str, Any]) -> str:
             f"| {name.replace('_', ' ')} | {seconds:.2f} | {100 * seconds / middle['slot_s']:.2f} |"
             for name, seconds in middle["parts_s"].items()
         ]
-    if content.get("finished"):
-        found = content["finished"]
-        num, runs = found["num_stages"], sorted(one["run_s"] for one in found["rounds"])
-        plans = sorted(one["plan_s"] for one in found["rounds"])
-        run_ms, plan_s = 1000 * runs[len(runs) // 2] / num, plans[len(plans) // 2]
+    if record.get("finished"):
+        finished = record["finished"]
+        num_stages, rounds = finished["num_stages"], finished["rounds"]
+        run_s = sorted(row["run_s"] for row in rounds)[len(rounds) // 2]
+        plan_s = sorted(row["plan_s"] for row in rounds)[len(rounds) // 2]
         lines += [
             "",
-            f"{num:,} finished stages",
+            f"{num_stages:,} finished stages",
             "",
             "| | s | ms a stage | must | |",
             "|---|---|---|---|---|",
-            f"| harness run | {runs[len(runs) // 2]:.2f} | {run_ms:.2f} | {MOST_FINISHED_MS:.0f} ms | "
-            f"{'reached' if run_ms <= MOST_FINISHED_MS else 'NOT REACHED'} |",
-            f"| harness run, writing the report | {found['run_with_report_s']:.2f} | "
-            f"{1000 * found['run_with_report_s'] / num:.2f} | {MOST_FINISHED_MS:.0f} ms | "
-            f"{'reached' if 1000 * found['run_with_report_s'] / num <= MOST_FINISHED_MS else 'NOT REACHED'} |",
-            f"| harness plan | {plan_s:.2f} | {1000 * plan_s / num:.2f} | {MOST_PLAN_S:.0f} s | "
-            f"{'reached' if plan_s < MOST_PLAN_S else 'NOT REACHED'} |",
         ]
-    if content["contenders"] or content["absent"]:
-        lines += bench.markdown(content).splitlines()[1:]
+        for name, seconds in (
+            ("harness run", run_s),
+            ("harness run, writing the report", finished["run_with_report_s"]),
+        ):
+            ms = 1000 * seconds / num_stages
+            lines.append(
+                f"| {name} | {seconds:.2f} | {ms:.2f} | {MAX_FINISHED_MS:.0f} ms | "
+                f"{_verdict(ms <= MAX_FINISHED_MS)} |"
+            )
+        lines.append(
+            f"| harness plan | {plan_s:.2f} | {1000 * plan_s / num_stages:.2f} | "
+            f"{MAX_PLAN_S:.0f} s | {_verdict(plan_s < MAX_PLAN_S)} |"
+        )
+    if record["contenders"] or record["absent"]:
+        lines += _record.markdown(record).splitlines()[1:]
     return "\n".join(lines) + "\n"
 
 
+def _verdict(is_reached: bool) -> str:
+    return "reached" if is_reached else "NOT REACHED"
+
+
 def _results(plan: "Matrix", folders: Folders) -> list[tuple["Stage", "Result"]]:
+    """Return the stages that have a result, with it."""
     from harness.runner import result
 
-    found = [(stage, result.load(stage.folder(folders.runs))) for stage in plan.stages]
-    return [(stage, one) for stage, one in found if one is not None]
+    records = [(stage, result.load(stage.folder(folders.runs))) for stage in plan.stages]
+    return [(stage, record) for stage, record in records if record is not None]
 
 
-def _fake(stage: "Stage", templates: dict[Any, "Result"], runs: Path) -> None:
-    """A result as long as a real one of its kind. Not synced to the disk: only reading is measured."""
+def _write_result(stage: "Stage", templates: dict[Any, "Result"], runs: Path) -> None:
+    """Write a result as long as a real one of its kind.
+
+    It is not synced to the disk, because only reading is measured.
+    """
     folder = stage.folder(runs)
     folder.mkdir(parents=True)
     record = templates[slot_time.likeness(stage)].model_copy(
@@ -380,98 +436,3 @@ def _fake(stage: "Stage", templates: dict[Any, "Result"], runs: Path) -> None:
     )
     (folder / "stage.json").write_text(json.dumps(stage.describe()))
     (folder / "result.json").write_text(json.dumps(record.model_dump(mode="json"), indent=1))
-
-
-def _packing(
-    work: Work,
-    num_rounds: int,
-    deadline: float | None,
-    on_round: "Callable[[dict[str, Measured]], object]",
-) -> dict[str, "Measured"]:
-    """Fine-tunes a second, of warm workers that share the first GPU, and of one warm worker.
-
-    Args:
-        deadline: `time.monotonic()` after which no round begins that would end later.
-        on_round: Called after each round with what was measured so far.
-    """
-    from contextlib import ExitStack
-
-    from harness.cli.benches import _common as bench
-    from harness.cli.benches._common import Measured
-    from harness.matrix.expand import Matrix
-    from harness.runner.executor import Run
-    from harness.runner.launcher import LauncherSettings
-    from harness.runner.launchers import local
-    from writers.errors import UserError
-
-    plan = work._plan(
-        ["pretrain.epochs=1", "pretrain.optimizer.warmup_epochs=0", "methods.full.epochs=30"]
-    )
-    tune = next(
-        stage
-        for stage in plan.stages
-        if stage.kind == "transfer" and stage.axes["method"] == "full"
-    )
-    folders = work._folders("packing")
-
-    def run(launcher: local.LocalLauncher, stages: Sequence["Stage"]) -> None:
-        running = Run(Matrix(plan.recipe, tuple(stages)), folders, launcher)
-        for _ in running.events():
-            pass
-        if running.failed:
-            raise UserError(f"A stage has failed: {next(iter(running.failed.values()))}")
-
-    def tunes(first_seed: int) -> list["Stage"]:
-        needed = [tune.needs["model"].needs["data"], tune.needs["model"], tune.needs["data"]]
-        return [
-            *needed,
-            *(
-                replace(
-                    tune,
-                    config={**tune.config, "seed": first_seed + number},
-                    name=f"{tune.name}/{number}",
-                )
-                for number in range(NUM_PACKED)
-            ),
-        ]
-
-    measured = {
-        "together": Measured(f"{NUM_PACKED} side by side", "stages"),
-        "alone": Measured("one after another", "stages"),
-    }
-    seeds = iter(range(1000, 10**9, NUM_PACKED))
-    with ExitStack() as stack:
-        launchers = {}
-        for name, per_gpu in (("together", NUM_PACKED), ("alone", 1)):
-            settings = LauncherSettings(folders, per_gpu, "cuda", jobs_per_gpu=per_gpu)
-            slots = local.slots(settings)
-            slots = [slot if slot.gives_way else replace(slot, gpu=slots[0].gpu) for slot in slots]
-            launchers[name] = stack.enter_context(local.LocalLauncher(settings, slots))
-            for _ in range(
-                2
-            ):  # the first of a kind runs alone, to be measured; then all workers get warm
-                run(launchers[name], tunes(next(seeds)))
-
-        def round_of(name: str) -> Callable[[], float]:
-            def measure() -> float:
-                stages = tunes(next(seeds))
-                started = time.perf_counter()
-                run(launchers[name], stages)
-                took = time.perf_counter() - started
-                measured[name].details.append({"wall_s": took})
-                return NUM_PACKED / took
-
-            return measure
-
-        def after_round(rates: dict[str, list[float]]) -> None:
-            for name, found in rates.items():
-                measured[name].rates = found
-            on_round(measured)
-
-        bench.take_turns(
-            {name: round_of(name) for name in measured},
-            num_rounds,
-            on_round=after_round,
-            deadline=deadline,
-        )
-    return measured

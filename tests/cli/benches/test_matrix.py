@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from harness.cli.benches.matrix import Work, cpu_beside_stages, markdown
+from harness.cli.benches.matrix import MatrixRuns, cpu_outside_stages_s, markdown
 from harness.cli.main import cli
 from harness.config import load as recipe
 from harness.matrix.stage import Stage
@@ -75,7 +75,7 @@ def test_the_cpu_time_of_a_process_and_of_its_children():
         found = 0.0
         while found < 0.55:  # each burns 0.3 s; the test's time limit ends a wait in vain
             assert process.poll() is None
-            found = cpu_beside_stages(process.pid)
+            found = cpu_outside_stages_s(process.pid)
         os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -120,7 +120,7 @@ def test_a_finished_matrix_of_many_stages(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     asked = recipe.read(tmp_path / "tiny.yaml", ["pretrain.epochs=2"])
     templates = {likeness(Stage(one.kind, {}, axes=one.axes)): one for one in make_results(asked)}
-    found = Work(
+    found = MatrixRuns(
         str(tmp_path / "tiny.yaml"), ["pretrain.epochs=2"], tmp_path / "scratch", 1
     ).finished(40, templates, 1)
     assert (

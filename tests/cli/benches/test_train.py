@@ -15,10 +15,13 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from harness.cli.benches import _common as bench
-from harness.cli.benches import train
+from harness.cli.benches import _rounds, _training_rounds, _training_steps
+from harness.cli.benches._checkout import ROOT
+from harness.cli.benches._rounds import RoundPlan
+from harness.cli.benches._training_rounds import measure_steps
+from harness.cli.benches._training_steps import FED_WARM_UP_STEPS, FedByLoader, pgd3, plain_attack
 from harness.cli.main import cli
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.train.attack import pgd
 from harness.train.autotune import noise_batch
 from writers.beton.store import open_beton
@@ -39,8 +42,8 @@ TINY = [
 
 @pytest.fixture(autouse=True)
 def few_classes(monkeypatch):
-    monkeypatch.setattr(train, "NUM_CLASSES", 10)
-    monkeypatch.setattr(train, "WARM_UP_STEPS", 1)
+    monkeypatch.setattr(_training_steps, "NUM_CLASSES", 10)
+    monkeypatch.setattr(_training_rounds, "WARM_UP_STEPS", 1)
 
 
 def run(tmp_path: Path, *arguments: str) -> dict:
@@ -98,18 +101,22 @@ def test_the_loader_stands_still_while_others_are_measured(monkeypatch):
         @contextmanager
         def epoch(self, number):
             told.append(f"epoch {number}")
-            yield ((f"batch {batch}",) for batch in range(train.FED_STEPS_BEFORE + 2))
+            yield ((f"batch {batch}",) for batch in range(FED_WARM_UP_STEPS + 2))
             told.append("end")
 
     class Trainee:
         set_rate, train_batch = told.append, told.append
 
-    fed = train.Fed(Trainee, Loader())
+    fed = FedByLoader(Trainee, Loader())
     steps = {"plain": ("plain", lambda: told.append("plain")), "fed": ("fed", fed.step)}
     monkeypatch.setattr(
-        train.time, "process_time", lambda: told.append("clock") or float(told.count("clock"))
+        _training_rounds.time,
+        "process_time",
+        lambda: told.append("clock") or float(told.count("clock")),
     )
-    found, _ = train.rounds(steps, "cpu", 2, 2, batch_size=10, absent={}, around={"fed": fed.round})
+    found, _ = measure_steps(
+        steps, "cpu", RoundPlan(2, 2), batch_size=10, absent={}, around={"fed": fed.round}
+    )
     before, counted = [f"batch {number}" for number in range(4)], ["batch 4", "batch 5"]
     plain = ["clock", "plain", "plain", "clock"]
     first, second = (
@@ -126,8 +133,8 @@ def test_a_time_limit_sizes_the_rounds_and_is_recorded(tmp_path):
     assert roomy["rounds_complete"] == roomy["rounds_planned"] == 2
     assert roomy["work"]["num_steps"] == 4
     over = run(tmp_path, "train", *steps, "--rounds", "9", "--eager", "--time-limit", "0.001")
-    assert over["work"]["num_steps"] == bench.MIN_STEPS
-    assert (over["rounds_complete"], over["rounds_planned"]) == (1, bench.MIN_ROUNDS)
+    assert over["work"]["num_steps"] == _rounds.MIN_STEPS
+    assert (over["rounds_complete"], over["rounds_planned"]) == (1, _rounds.MIN_ROUNDS)
     assert (
         set(over["contenders"]) == {"plain"} and "no time was left" in over["absent"]["ours:eager"]
     )
@@ -139,7 +146,7 @@ def test_a_killed_benchmark_leaves_the_rounds_that_it_completed(tmp_path):
     command = [sys.executable, "-m", "harness.cli.main", "bench", "attack", *TINY]
     process = subprocess.Popen(
         [*command, "--rounds", "100000", "--json", str(file)],
-        cwd=bench.ROOT,
+        cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -174,13 +181,13 @@ def test_bench_attack_says_what_an_attack_costs(tmp_path):
 def test_the_plain_attack_is_ours():
     """So that the comparison is of two ways to the same images."""
     torch.manual_seed(0)
-    model = models.build(
+    model = classifier.build(
         "resnet10", 10
     ).double()  # no kernel's rounding decides about a kink of ReLU
     model.register_forward_pre_hook(lambda _, inputs: inputs[0].double())
     images, labels = noise_batch(4, 16, 10, "cpu")
-    pixels, settings = images.float() / 255, train.pgd3()
-    plain = train._plain_attack(model, pixels, labels, 0.5, settings, torch.enable_grad)
+    pixels, settings = images.float() / 255, pgd3()
+    plain = plain_attack(model, pixels, labels, 0.5, settings, torch.enable_grad)
     ours = pgd(
         model, pixels, labels, norm="l2", eps=0.5, steps=3, step_size=settings.step_length(0.5)
     )

@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from harness.cli.benches._common import ROOT
-from harness.cli.benches.write import ENCODINGS, WHEN, Work
+from harness.cli.benches._checkout import ROOT
+from harness.cli.benches._write_rounds import ENCODINGS, WriteRounds
+from harness.cli.benches.write import WHEN
 from harness.cli.main import cli
 from writers.beton.store import open_beton
 from writers.beton.verify import verify
@@ -78,7 +79,7 @@ def test_the_record_and_the_tables(corpus: Path, tmp_path: Path):
 
 @pytest.mark.timeout(120)
 def test_ffcvs_own_writer_writes_the_same_images(corpus: Path, tmp_path: Path):
-    work = Work(corpus, tmp_path, 1, 2)
+    work = WriteRounds(corpus, tmp_path, 1, 2)
     detail = work.round("ffcv:jpeg400")
     assert detail["img_per_s"] > 0 and detail["bytes"] > 10_000
     work.warm_up()

@@ -1,4 +1,4 @@
-"""Benchmarks take turns, compare within a round, and record what they ran on."""
+"""Rounds are interleaved, ratios are taken within a round, and the record is complete."""
 
 import json
 import os
@@ -8,52 +8,53 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from harness.cli.benches import _common as bench
-from harness.cli.benches import load
-from harness.cli.benches._common import Goal, Measured, RoundPlan
+from harness.cli.benches import _rounds, load
+from harness.cli.benches._checkout import ROOT, checkout_environment
+from harness.cli.benches._record import Goal, compute_ratios, make_record, markdown, save
+from harness.cli.benches._rounds import Measured, RoundPlan, plan_rounds, take_turns
 from harness.cli.main import cli
 from writers.errors import UserError
 
 
-def test_contenders_take_turns_and_none_is_always_first():
+def test_the_order_of_contenders_rotates():
     called = []
-    rates = bench.take_turns(
+    rates = take_turns(
         {name: lambda name=name: called.append(name) or float(len(called)) for name in "abc"}, 3
     )
     assert "".join(called) == "abcbcacab"
     assert rates == {"a": [1.0, 6.0, 8.0], "b": [2.0, 4.0, 9.0], "c": [3.0, 5.0, 7.0]}
 
 
-def test_rates_are_reported_after_each_round_and_rounds_end_at_the_deadline(monkeypatch):
-    """A clock that moves 10 s a round: of 9 rounds, 3 fit into 35 s."""
+def test_on_round_gets_the_rates_and_rounds_end_at_the_deadline(monkeypatch):
+    """The clock advances by 10 s in each round, so 3 of 9 rounds fit into 35 s."""
     clock = [0.0]
-    monkeypatch.setattr(bench.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(_rounds.time, "monotonic", lambda: clock[0])
 
     def run() -> float:
         clock[0] += 5.0
         return 1.0
 
     seen = []
-    rates = bench.take_turns(
+    rates = take_turns(
         {"a": run, "b": run},
         9,
         on_round=lambda rates: seen.append([len(one) for one in rates.values()]),
         deadline=35.0,
     )
     assert seen == [[1, 1], [2, 2], [3, 3]] and rates == {"a": [1.0] * 3, "b": [1.0] * 3}
-    assert bench.take_turns({"a": run}, 9, deadline=0.0) == {"a": [1.0]}  # the first is taken
+    assert take_turns({"a": run}, 9, deadline=0.0) == {"a": [1.0]}  # the first round always runs
 
 
-def test_processes_of_a_benchmark_find_what_this_one_finds(monkeypatch):
-    """Packages may be installed in a folder of PYTHONPATH and nowhere else."""
+def test_processes_of_a_benchmark_inherit_pythonpath(monkeypatch):
+    """Packages may be installed only in a folder of PYTHONPATH."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["/one", "/two"]))
-    assert bench.checkout_first()["PYTHONPATH"].split(os.pathsep) == [
-        str(bench.ROOT),
+    assert checkout_environment()["PYTHONPATH"].split(os.pathsep) == [
+        str(ROOT),
         "/one",
         "/two",
     ]
     monkeypatch.delenv("PYTHONPATH")
-    assert bench.checkout_first()["PYTHONPATH"] == str(bench.ROOT)
+    assert checkout_environment()["PYTHONPATH"] == str(ROOT)
 
 
 @pytest.mark.parametrize(
@@ -61,42 +62,47 @@ def test_processes_of_a_benchmark_find_what_this_one_finds(monkeypatch):
     [
         ({"a": 0.1}, {}, 1000, RoundPlan(5, 20)),  # 5 * 20 * 0.1 = 10 s of 900
         ({"a": 0.5, "b": 0.5}, {}, 50, RoundPlan(5, 9)),  # 45 s / 5 rounds = 9 steps of 1 s
-        ({"a": 0.5, "b": 0.5}, {"b": 4.0}, 50, RoundPlan(5, 5)),  # 5 s of each round's 9 are left
+        (
+            {"a": 0.5, "b": 0.5},
+            {"b": 4.0},
+            50,
+            RoundPlan(5, 5),
+        ),  # 5 s of the 9 s of each round are left
         ({"a": 1.0}, {}, 14, RoundPlan(4, 3)),  # 12.6 s: 4 rounds of 3 steps, not 5 of 2
-        ({"a": 1.0}, {}, 1, RoundPlan(3, 3)),  # the least, although it does not fit
+        ({"a": 1.0}, {}, 1, RoundPlan(3, 3)),  # the minimum, although it does not fit
         ({"a": 1.0}, {}, -5, RoundPlan(3, 3)),
         ({"a": 0.0}, {}, 10, RoundPlan(5, 20)),  # a step below the clock's resolution
     ],
 )
 def test_rounds_are_sized_by_measured_steps(step_s, overhead_s, left_s, planned):
-    found = bench.plan_rounds(step_s, overhead_s, left_s, RoundPlan(5, 20))
+    found = plan_rounds(step_s, overhead_s, left_s, RoundPlan(5, 20))
     assert found == planned
     round_s = sum(overhead_s.values()) + found.num_steps * sum(step_s.values())
     assert found.num_rounds * round_s <= 0.9 * left_s or found == RoundPlan(3, 3)
 
 
-def test_no_more_than_asked_for_is_planned():
-    assert bench.plan_rounds({"a": 9.0}, {}, 1, RoundPlan(2, 1)) == RoundPlan(2, 1)
-    assert bench.plan_rounds({"a": 0.001}, {}, 999, RoundPlan(2, 1)) == RoundPlan(2, 1)
+def test_the_plan_never_exceeds_the_wanted_rounds():
+    assert plan_rounds({"a": 9.0}, {}, 1, RoundPlan(2, 1)) == RoundPlan(2, 1)
+    assert plan_rounds({"a": 0.001}, {}, 999, RoundPlan(2, 1)) == RoundPlan(2, 1)
 
 
-def test_a_record_of_no_round_yet():
-    content = bench.record(
+def test_a_record_before_the_first_round():
+    content = make_record(
         "train", {}, {"a": Measured("a")}, [], device="cpu", rounds_planned=5, absent={"b": "why"}
     )
     assert (content["rounds_complete"], content["rounds_planned"]) == (0, 5)
-    assert content["contenders"] == {} and "why" in bench.markdown(content)
+    assert content["contenders"] == {} and "why" in markdown(content)
     assert content["decoding_kernel"] in ("c", "numba")
 
 
-def test_a_ratio_is_within_rounds_and_against_the_best_that_ran():
-    """The machine halves its speed in round 2: rates move, ratios do not."""
+def test_a_ratio_compares_within_rounds_with_the_best_contender():
+    """The machine runs at half speed in round 2: rates change, ratios do not."""
     measured = {
         "ours": Measured("ours", rates=[300, 150, 330]),
         "x": Measured("x", rates=[100, 50, 100]),
         "y": Measured("y", rates=[90, 60, 110]),
     }
-    (ratio,) = bench.ratios(
+    (ratio,) = compute_ratios(
         measured,
         [
             Goal("ours", ("x", "y"), must=2.0, aim=3.5, title="ours / all"),
@@ -111,19 +117,19 @@ def test_a_ratio_is_within_rounds_and_against_the_best_that_ran():
     )
     assert ratio.verdict == "reached" and ratio.title == "ours / all"
     assert (
-        bench.ratios(measured, [Goal("ours", ("x",), must=2.0, aim=3.0)])[0].verdict
+        compute_ratios(measured, [Goal("ours", ("x",), must=2.0, aim=3.0)])[0].verdict
         == "aim reached"
     )
-    assert bench.ratios(measured, [Goal("x", ("ours",), must=1.0)])[0].verdict == "NOT REACHED"
+    assert compute_ratios(measured, [Goal("x", ("ours",), must=1.0)])[0].verdict == "NOT REACHED"
     assert measured["ours"].spread == pytest.approx(180 / 300)
 
 
-def test_a_ratio_against_some_of_those_that_were_meant_says_so_and_reaches_nothing():
+def test_a_ratio_with_absent_contenders_has_no_goal():
     measured = {
         name: Measured(name, rates=[rate])
         for name, rate in (("ours", 300.0), ("x", 100.0), ("y", 90.0))
     }
-    (ratio,) = bench.ratios(
+    (ratio,) = compute_ratios(
         measured, [Goal("ours", ("x", "y", "fast"), must=2.0, aim=2.5, title="ours / best of all")]
     )
     assert ratio.title == "ours / x or y" and ratio.against == ("x", "y") and ratio.median == 3.0
@@ -131,14 +137,14 @@ def test_a_ratio_against_some_of_those_that_were_meant_says_so_and_reaches_nothi
 
 
 def test_ratios_of_a_gpu_run():
-    """With the contenders that benchmarks/gpu_check.py asks for."""
+    """With the contenders that benchmarks/gpu_check.py names."""
     measured = {
         name: Measured(name, rates=[1.0])
         for name in ("ours:restart", "ours:resident", "ffcv:jpeg", "torchvision:io", "dali:gpu")
     }
-    found = bench.ratios(measured, load._goals("rrc224"))
+    found = compute_ratios(measured, load._goals("rrc224"))
     assert [(ratio.ours, ratio.against, ratio.must) for ratio in found] == [
-        ("ours:restart", ("ffcv:jpeg",), 2.0),
+        ("ours:restart", ("ffcv:jpeg",), 4.2),
         ("ours:restart", ("torchvision:io",), None),
         ("ours:restart", ("dali:gpu",), None),
         ("ours:resident", ("dali:gpu",), None),
@@ -147,18 +153,18 @@ def test_ratios_of_a_gpu_run():
     assert found[1].title == "ours:restart / torchvision:io"
 
 
-def test_a_record_that_cannot_be_written(tmp_path: Path):
+def test_a_record_that_cannot_be_written_raises_user_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        bench.save(tmp_path / "file" / "x.json", {})
+        save(tmp_path / "file" / "x.json", {})
 
 
 @pytest.mark.skipif(
-    not (bench.ROOT / "benchmarks" / "contender.py").is_file(),
-    reason="the contenders come with the source",
+    not (ROOT / "benchmarks" / "contender.py").is_file(),
+    reason="benchmarks/ is not part of the package",
 )
 def test_bench_load_end_to_end(tmp_path: Path):
-    """Two contenders on a flat folder of small JPEG files, one that is absent, a name that is wrong."""
+    """Two contenders on a flat folder of small JPEGs, one absent contender, one unknown name."""
     corpus = tmp_path / "photos"
     corpus.mkdir()
     for index in range(12):
@@ -199,7 +205,7 @@ def test_bench_load_end_to_end(tmp_path: Path):
         )
         assert (
             100 < one["opened"]["mean_pixel"] < 156
-        )  # noise around the middle grey: these are the pictures
+        )  # noise around mid-gray: these are the images
         assert [detail["num_images"] for detail in one["details"]] == [24, 24]
     assert content["environment"]["packages"]["torch"] and content["work"]["num_images"] == 12
     assert (tmp_path / "load.png").stat().st_size > 0

@@ -1,0 +1,195 @@
+"""Loaders under test: one process per contender, stopped while the others are measured."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+from harness.cli import console
+from harness.cli.benches._checkout import ROOT, checkout_environment
+from harness.cli.benches._rounds import Measured, RoundPlan, plan_rounds, take_turns
+from writers.errors import UserError
+
+# The first opening writes the betons and shards of the corpus.
+OPENING_TIMEOUT_S = 900
+
+
+class Contender:
+    """The process of one contender (`benchmarks/contender.py`)."""
+
+    def __init__(self, name: str, process: "subprocess.Popen[str]", log: Path) -> None:
+        self.name, self._process, self._log = name, process, log
+
+    def read(self, timeout_s: float = OPENING_TIMEOUT_S) -> dict[str, Any]:
+        """Return the next line of the process, a JSON object.
+
+        Raises:
+            UserError: The process ended or did not write within the time; with the end of its log.
+        """
+        assert self._process.stdout is not None
+        # Killing a process that hangs ends its output, and so the wait for a line.
+        alarm = Timer(timeout_s, self.kill)
+        alarm.start()
+        line = self._process.stdout.readline()
+        alarm.cancel()
+        if not line:
+            log = self._log.read_text(errors="replace").strip().splitlines()[-3:]
+            raise UserError(
+                f"The contender {self.name} failed: " + " / ".join(log),
+                "Leave it out of --against.",
+            )
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def round(self, num_images: int | None = None) -> dict[str, Any]:
+        """Run one round and return its measurements.
+
+        Args:
+            num_images: The round takes whole epochs with at least this many images; None for the
+                number in the contender's work.
+        """
+        os.killpg(self._process.pid, signal.SIGCONT)
+        assert self._process.stdin is not None
+        self._process.stdin.write("round\n" if num_images is None else f"round {num_images}\n")
+        self._process.stdin.flush()
+        detail = self.read()
+        self.stop()
+        return detail
+
+    def stop(self) -> None:
+        """Stop the process and its workers (SIGSTOP), so that others have the cores."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def kill(self) -> None:
+        """Kill the process and its workers."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def start_contender(name: str, work: Mapping[str, Any]) -> Iterator[Contender]:
+    """Start the process of a contender (file:variant); kill it at the end of the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.contender", name, json.dumps(work)],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+                env=checkout_environment(),
+            )
+        contender = Contender(name, process, log)
+        try:
+            yield contender
+        finally:
+            contender.kill()
+            process.communicate()
+
+
+def measure_contenders(
+    names: list[str],
+    work: Mapping[str, Any],
+    num_rounds: int,
+    *,
+    deadline: float | None = None,
+    on_round: Callable[[dict[str, Measured], dict[str, str], RoundPlan], object] | None = None,
+) -> tuple[dict[str, Measured], dict[str, str], RoundPlan]:
+    """Measure contenders (file:variant) on the same work, in turns.
+
+    Under a deadline one epoch of each contender is timed first, and rounds are sized by it: a step
+    of the plan is an epoch. A contender that fails to open is then absent, as is one whose turn to
+    open comes after half of the time.
+
+    Args:
+        names: Contenders.
+        work: Fields of `benchmarks.contender.Work`.
+        num_rounds: Number of rounds without a deadline.
+        deadline: `time.monotonic()` at which to be done.
+        on_round: Called after each round with what this function returns, so far.
+
+    Returns:
+        The measurements, the reason of each absent contender, and the planned rounds.
+
+    Raises:
+        UserError: No contender can be opened, or one fails.
+    """
+    measured: dict[str, Measured] = {}
+    absent: dict[str, str] = {}
+    started_at = time.monotonic()
+    with ExitStack() as stack:
+        processes: dict[str, Contender] = {}
+        with console.progress("open contenders", "contenders") as report:
+            for number, name in enumerate(names):
+                report(number, len(names))
+                used_s = time.monotonic() - started_at
+                timeout_s: float = OPENING_TIMEOUT_S
+                if deadline is not None:
+                    if measured and started_at + 2 * used_s > deadline:
+                        absent[name] = f"no time was left to open it, after {used_s:.0f} s"
+                        continue
+                    timeout_s = min(timeout_s, max(deadline - time.monotonic(), 1))
+                contender = stack.enter_context(start_contender(name, work))
+                try:
+                    opened = contender.read(timeout_s)
+                except UserError as error:
+                    if deadline is None:
+                        raise
+                    opened = {"absent": str(error)}
+                if "absent" in opened:
+                    absent[name] = opened["absent"]
+                    continue
+                contender.stop()
+                processes[name] = contender
+                measured[name] = Measured(opened.pop("what"), opened=opened)
+        if not measured:
+            raise UserError(
+                "No contender could be opened: "
+                + "; ".join(f"{name}: {why}" for name, why in absent.items())
+            )
+        plan, images_per_round = RoundPlan(num_rounds, 1), None
+        if deadline is not None:
+            epochs = {name: process.round(1) for name, process in processes.items()}
+            num_images = max(epoch["num_images"] for epoch in epochs.values())
+            plan = plan_rounds(
+                {name: epoch["wall_s"] for name, epoch in epochs.items()},
+                {},
+                deadline - time.monotonic(),
+                RoundPlan(num_rounds, -(-work["images_per_round"] // num_images)),
+            )
+            images_per_round = plan.num_steps * num_images
+
+        def round_of(name: str) -> Callable[[], float]:
+            def run() -> float:
+                detail = processes[name].round(images_per_round)
+                measured[name].details.append(detail)
+                return float(detail["img_per_s"])
+
+            return run
+
+        def after_round(rates: dict[str, list[float]]) -> None:
+            for name, rates_of_name in rates.items():
+                measured[name].rates = rates_of_name
+            if on_round is not None:
+                on_round(measured, absent, plan)
+
+        with console.progress("rounds", "rounds") as report:
+            take_turns(
+                {name: round_of(name) for name in processes},
+                plan.num_rounds,
+                report,
+                on_round=after_round,
+                deadline=deadline,
+            )
+    return measured, absent, plan

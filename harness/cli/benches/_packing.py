@@ -1,0 +1,114 @@
+"""Throughput of small stages that share a GPU, against one stage after another."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from harness.cli.benches._record import Goal
+from harness.cli.benches._rounds import Measured, take_turns
+from harness.matrix.expand import Matrix
+from harness.matrix.stage import Stage
+from harness.runner.executor import Run
+from harness.runner.launcher import LauncherSettings
+from harness.runner.launchers import local
+from harness.system.folders import Folders
+from writers.errors import UserError
+
+NUM_PACKED = 12
+MIN_SPEEDUP = 2.0
+GOAL = Goal(
+    "together",
+    ("alone",),
+    MIN_SPEEDUP,
+    title=f"{NUM_PACKED} fine-tunes together / one after another",
+)
+# Changes to the recipe that make its fine-tunes small.
+SETTINGS = ["pretrain.epochs=1", "pretrain.optimizer.warmup_epochs=0", "methods.full.epochs=30"]
+
+
+def measure_packing(
+    plan: Matrix,
+    folders: Folders,
+    num_rounds: int,
+    deadline: float | None,
+    on_round: Callable[[dict[str, Measured]], object],
+) -> dict[str, Measured]:
+    """Measure fine-tunes per second: warm workers that share the first GPU, and one warm worker.
+
+    Args:
+        plan: The matrix, with SETTINGS. Its first fine-tune of method `full` runs with new seeds.
+        folders: Scratch folders.
+        num_rounds: Number of rounds without a deadline.
+        deadline: `time.monotonic()` at which to be done.
+        on_round: Called after each round with the measurements so far.
+
+    Raises:
+        UserError: A stage fails.
+    """
+    tune = next(
+        stage
+        for stage in plan.stages
+        if stage.kind == "transfer" and stage.axes["method"] == "full"
+    )
+
+    def run(launcher: local.LocalLauncher, stages: Sequence[Stage]) -> None:
+        matrix_run = Run(Matrix(plan.recipe, tuple(stages)), folders, launcher)
+        for _ in matrix_run.events():
+            pass
+        if matrix_run.failed:
+            raise UserError(f"A stage failed: {next(iter(matrix_run.failed.values()))}")
+
+    def tunes(first_seed: int) -> list[Stage]:
+        needs = [tune.needs["model"].needs["data"], tune.needs["model"], tune.needs["data"]]
+        return [
+            *needs,
+            *(
+                replace(
+                    tune,
+                    config={**tune.config, "seed": first_seed + number},
+                    name=f"{tune.name}/{number}",
+                )
+                for number in range(NUM_PACKED)
+            ),
+        ]
+
+    measured = {
+        "together": Measured(f"{NUM_PACKED} side by side", "stages"),
+        "alone": Measured("one after another", "stages"),
+    }
+    seeds = iter(range(1000, 10**9, NUM_PACKED))
+    with ExitStack() as stack:
+        launchers = {}
+        for name, per_gpu in (("together", NUM_PACKED), ("alone", 1)):
+            settings = LauncherSettings(folders, per_gpu, "cuda", jobs_per_gpu=per_gpu)
+            slots = local.slots(settings)
+            slots = [slot if slot.gives_way else replace(slot, gpu=slots[0].gpu) for slot in slots]
+            launchers[name] = stack.enter_context(local.LocalLauncher(settings, slots))
+            # The first stage of a kind runs alone, to be measured. Pass 2 warms all workers.
+            for _ in range(2):
+                run(launchers[name], tunes(next(seeds)))
+
+        def round_of(name: str) -> Callable[[], float]:
+            def measure() -> float:
+                stages = tunes(next(seeds))
+                started = time.perf_counter()
+                run(launchers[name], stages)
+                wall_s = time.perf_counter() - started
+                measured[name].details.append({"wall_s": wall_s})
+                return NUM_PACKED / wall_s
+
+            return measure
+
+        def after_round(rates: dict[str, list[float]]) -> None:
+            for name, rates_of_name in rates.items():
+                measured[name].rates = rates_of_name
+            on_round(measured)
+
+        take_turns(
+            {name: round_of(name) for name in measured},
+            num_rounds,
+            on_round=after_round,
+            deadline=deadline,
+        )
+    return measured

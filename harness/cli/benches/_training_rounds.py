@@ -1,0 +1,221 @@
+"""Options, warm-up, timing and records that `harness bench train` and `attack` share."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.cli.benches._rounds import Measured, RoundPlan, plan_rounds, take_turns
+
+# Fill caches, choose kernels, compile.
+WARM_UP_STEPS = 3
+# Steps that are timed under a time limit, to choose the number of steps in a round.
+SIZING_STEPS = 3
+
+_OPTIONS = (
+    click.option(
+        "--arch",
+        default="resnet18",
+        show_default=True,
+        metavar="NAME",
+        help="Architecture; see harness ls models.",
+    ),
+    click.option(
+        "--resolution",
+        type=click.IntRange(min=8),
+        default=224,
+        show_default=True,
+        metavar="PIXELS",
+        help="Side of the images.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=2),
+        default=256,
+        show_default=True,
+        help="Images per batch.",
+    ),
+    click.option(
+        "--device",
+        default="cpu",
+        show_default=True,
+        metavar="cpu|cuda:0",
+        help="Device that trains.",
+    ),
+    click.option(
+        "--rounds",
+        "num_rounds",
+        type=click.IntRange(min=1),
+        default=7,
+        show_default=True,
+        help="Number of rounds.",
+    ),
+    click.option(
+        "--steps",
+        "num_steps",
+        type=click.IntRange(min=1),
+        default=20,
+        show_default=True,
+        help="Steps per round.",
+    ),
+    click.option(
+        "--json",
+        "json_file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Write every round to FILE, after each round.",
+    ),
+)
+
+
+def training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that all benchmarks of training have."""
+    from harness.cli.benches._rounds import time_limit_option
+
+    for option in reversed((*_OPTIONS, time_limit_option)):
+        command = option(command)
+    return command
+
+
+def check_device(device: str) -> None:
+    """Select the GPU whose work is timed. Raises UserError if torch cannot use a GPU."""
+    import torch
+
+    from writers.errors import UserError
+
+    if device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise UserError(
+                f"torch {torch.__version__} cannot use a GPU.",
+                "Use --device cpu, or install a torch built for CUDA.",
+            )
+        torch.cuda.set_device(torch.device(device).index or 0)
+
+
+def measure_steps(
+    steps: dict[str, tuple[str, Callable[[], None]]],
+    device: str,
+    plan: RoundPlan,
+    batch_size: int,
+    absent: dict[str, str],
+    around: Mapping[str, Callable[[], AbstractContextManager[None]]] | None = None,
+    *,
+    deadline: float | None = None,
+    on_round: Callable[[dict[str, Measured], RoundPlan], None] | None = None,
+) -> tuple[dict[str, Measured], RoundPlan]:
+    """Time the steps of each contender, in turns.
+
+    A contender whose first steps fail, by a compiler or for want of memory, is absent. Under a
+    deadline a few steps of each contender are timed first, and the rounds are sized by them. No
+    contender is warmed up after half of the time, so that the rest is left for measuring.
+
+    Args:
+        steps: Contender -> description and function that takes one step. Contenders that turn out
+            to be absent are removed. An error of `plain` is raised.
+        device: Device of the steps. On a CPU, rates are per second of this process's CPU time.
+        plan: Rounds without a deadline.
+        batch_size: Images per step.
+        absent: Receives the reason of each absent contender.
+        around: Contender -> context of each of its rounds, outside the clock.
+        deadline: `time.monotonic()` at which to be done.
+        on_round: Called after each round with what this function returns, so far.
+
+    Returns:
+        The measurements and the planned rounds.
+    """
+    import torch
+
+    from harness.cli import console
+    from harness.modeling.module_modes import fixed_shapes
+
+    on_gpu = device.startswith("cuda")
+    clock = time.perf_counter if on_gpu else time.process_time
+
+    def round_of(name: str, num_steps: int) -> Callable[[], float]:
+        step = steps[name][1]
+
+        def run() -> float:
+            with (around or {}).get(name, nullcontext)():
+                if on_gpu:
+                    torch.cuda.synchronize()
+                started = clock()
+                for _ in range(num_steps):
+                    step()
+                if on_gpu:
+                    torch.cuda.synchronize()
+                return num_steps * batch_size / (clock() - started)
+
+        return run
+
+    def wall_s(name: str, num_steps: int) -> float:
+        started = time.monotonic()
+        round_of(name, num_steps)()
+        return time.monotonic() - started
+
+    started = time.monotonic()
+    with fixed_shapes(device):
+        for name in list(steps):
+            used_s = time.monotonic() - started
+            if deadline is not None and name != "plain" and started + 2 * used_s > deadline:
+                absent[name] = f"no time was left to warm it up, after {used_s:.0f} s"
+                del steps[name]
+                continue
+            try:
+                round_of(name, WARM_UP_STEPS)()
+            except Exception as error:  # compilers raise many classes
+                if name == "plain":
+                    raise
+                lines = str(error).strip().splitlines()
+                absent[name] = (lines or [type(error).__name__])[0][:200]
+                del steps[name]
+        used_s = time.monotonic() - started
+        if deadline is not None and started + 2 * used_s > deadline:
+            plan = plan_rounds({}, {}, 0, plan)  # no time is left for sizing
+        elif deadline is not None:
+            short = {name: wall_s(name, 1) for name in steps}
+            long = {name: wall_s(name, 1 + SIZING_STEPS) for name in steps}
+            step_s = {name: max(long[name] - short[name], 0) / SIZING_STEPS for name in steps}
+            overhead_s = {name: max(short[name] - step_s[name], 0) for name in steps}
+            plan = plan_rounds(step_s, overhead_s, deadline - time.monotonic(), plan)
+        measured = {name: Measured(what) for name, (what, _) in steps.items()}
+
+        def after_round(rates: dict[str, list[float]]) -> None:
+            for name, rates_of_name in rates.items():
+                measured[name].rates = rates_of_name
+            if on_round is not None:
+                on_round(measured, plan)
+
+        with console.progress("rounds", "rounds") as report:
+            take_turns(
+                {name: round_of(name, plan.num_steps) for name in steps},
+                plan.num_rounds,
+                report,
+                on_round=after_round,
+                deadline=deadline,
+            )
+    return measured, plan
+
+
+def saver(
+    make_record: Callable[[dict[str, Measured], RoundPlan], dict[str, Any]], json_file: Path | None
+) -> Callable[[dict[str, Measured], RoundPlan], None]:
+    """Return an `on_round` that writes the record to json_file, so that a killed run leaves it."""
+    from harness.cli.benches._record import save
+
+    def on_round(measured: dict[str, Measured], plan: RoundPlan) -> None:
+        if json_file is not None:
+            save(json_file, make_record(measured, plan))
+
+    return on_round
+
+
+def finish(record: dict[str, Any], json_file: Path | None) -> None:
+    """Write the record to json_file, unless that is None, and print its tables."""
+    from harness.cli.benches._record import markdown, save
+
+    if json_file is not None:
+        save(json_file, record)
+    click.echo(markdown(record), nl=False)

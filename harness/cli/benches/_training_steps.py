@@ -1,0 +1,189 @@
+"""Training steps under test: ours, ours fed by the loader, and those of a plain loop."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from harness.config.attack import AttackSettings
+    from harness.train.trainee import ModelTrainee
+    from loaders.backend import Epoch, Loader
+
+NUM_CLASSES = 1000
+# Steps of a round before its clock starts; each slot of the loader is then used once.
+FED_WARM_UP_STEPS = 4
+
+
+def our_step(
+    arch: str,
+    resolution: int,
+    batch_size: int,
+    eps: float,
+    device: str,
+    compiled: str = "eager",
+) -> Callable[[], None]:
+    """Return a function that takes one of our training steps, always on the same batch.
+
+    Args:
+        arch: Name of the architecture.
+        resolution: Side of the images in pixels.
+        batch_size: Images per batch.
+        eps: Radius of the L2 attack; 0 for clean training.
+        device: Device of the model.
+        compiled: Name of the compile mode.
+    """
+    from harness.train.autotune import noise_batch
+
+    batch = noise_batch(batch_size, resolution, NUM_CLASSES, device)
+    trainee = make_trainee(arch, eps, device)
+    trainee.batch_size = batch_size
+    trainee.compile(compiled)
+    trainee.set_rate(1.0)
+    return lambda: trainee.train_batch(*batch)
+
+
+def make_trainee(arch: str, eps: float, device: str) -> "ModelTrainee":
+    """Build a network with random weights and what trains it, as the harness does."""
+    import torch
+
+    from harness.config.train import ScheduleSettings
+    from harness.modeling import classifier
+    from harness.modeling.precision import choose
+    from harness.profiling.timer import Timer
+    from harness.train.trainee import ModelTrainee
+
+    torch.manual_seed(0)
+    model = classifier.build(arch, NUM_CLASSES).to(device)
+    return ModelTrainee(
+        model,
+        ScheduleSettings(),
+        1e-3,
+        device=device,
+        precision=choose("auto", device),
+        label_smoothing=0.0,
+        timer=Timer(device, enabled=False),
+        train_mode=model.train,
+        attack=pgd3() if eps else None,
+        eps=eps,
+    )
+
+
+class FedByLoader:
+    """Our step on batches of a loader. Each round is a new epoch, which ends with the round.
+
+    The loader therefore does no work while others are measured, and every batch of a round except
+    those of the warm-up is decoded within its time. A queue filled between rounds would hide that a
+    loader is too slow.
+    """
+
+    def __init__(self, trainee: "ModelTrainee", loader: "Loader") -> None:
+        assert loader.plan.batches_ahead + 2 == FED_WARM_UP_STEPS
+        trainee.set_rate(1.0)
+        self._trainee, self._loader, self._number = trainee, loader, 0
+        self._epoch: Epoch | None = None
+
+    def step(self) -> None:
+        """Train on the next batch; only inside `round`."""
+        assert self._epoch is not None, "steps are taken in a round"
+        self._trainee.train_batch(*next(self._epoch))
+
+    @contextmanager
+    def round(self) -> Iterator[None]:
+        """Open an epoch and take the warm-up steps; close the epoch at the end of the block."""
+        with self._loader.epoch(self._number) as self._epoch:
+            self._number += 1
+            for _ in range(FED_WARM_UP_STEPS):
+                self.step()
+            yield
+        self._epoch = None
+
+
+def plain_step(
+    arch: str, resolution: int, batch_size: int, eps: float, device: str
+) -> Callable[[], None]:
+    """Return a step as scripts have it: eager, channels-last, autocast, `.item()` for the log.
+
+    The arguments are those of `our_step`.
+    """
+    import torch
+    from torch.nn import functional
+
+    from harness.modeling import classifier
+    from harness.modeling.precision import autocast, choose
+    from harness.train.autotune import noise_batch
+
+    torch.manual_seed(0)
+    model = classifier.build(arch, NUM_CLASSES).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=5e-5)
+    images, labels = noise_batch(batch_size, resolution, NUM_CLASSES, device)
+    precision = choose("auto", device)
+    attack = pgd3()
+
+    def step() -> None:
+        pixels = images.float() / 255
+        if eps:
+            pixels = plain_attack(
+                model, pixels, labels, eps, attack, lambda: autocast(precision, device, model)
+            )
+        model.train()
+        optimizer.zero_grad()
+        with autocast(precision, device, model):
+            logits = model(pixels)
+            loss = functional.cross_entropy(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        loss.item()
+        (logits.argmax(1) == labels).float().mean().item()
+
+    return step
+
+
+def plain_attack(
+    model: "nn.Module",
+    pixels: "Tensor",
+    labels: "Tensor",
+    eps: float,
+    settings: "AttackSettings",
+    context: Callable[[], AbstractContextManager[object]],
+) -> "Tensor":
+    """L2-PGD by `loss.backward()`, which also computes gradients of the weights.
+
+    Args:
+        model: Maps pixels in [0, 1] to logits.
+        pixels: [B, 3, R, R] in [0, 1].
+        labels: int64 [B].
+        eps: Radius of the L2 ball.
+        settings: Number and length of the steps.
+        context: Entered around each forward pass, such as autocast.
+
+    Returns:
+        Adversarial pixels, shaped like `pixels`.
+    """
+    import torch
+    from torch.nn import functional
+
+    model.eval()
+    adversarial = pixels.clone()
+    for _ in range(settings.steps):
+        adversarial = adversarial.detach().requires_grad_()
+        with context():
+            loss = functional.cross_entropy(model(adversarial), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert adversarial.grad is not None
+        with torch.no_grad():
+            gradient = adversarial.grad
+            gradient = gradient / (gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1) + 1e-10)
+            delta = adversarial + settings.step_length(eps) * gradient - pixels
+            length = delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            adversarial = (pixels + delta * (eps / length.clamp(min=eps))).clamp(0, 1)
+        loss.item()
+    return adversarial.detach()
+
+
+def pgd3() -> "AttackSettings":
+    """Return the settings of PGD with three steps."""
+    from harness.config.attack import AttackSettings
+
+    return AttackSettings(steps=3)

@@ -1,1 +1,4 @@
-"""The catalogue of datasets. A name is a file, with `SPEC` and `open`: `--dataset pets` is `writers/datasets/pets.py`."""
+"""Catalogue of datasets. A name is a file with `SPEC` and `open`.
+
+`--dataset pets` is `writers/datasets/pets.py`.
+"""

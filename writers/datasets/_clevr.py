@@ -1,6 +1,7 @@
-"""CLEVR's images and scenes, for the tasks that VTAB makes of them; CLEVR_v1.0.zip as it is, or unpacked.
+"""CLEVR for VTAB's tasks, from CLEVR_v1.0.zip or its unpacked folder.
 
-Train is the official train, of which a tenth, by a seeded draw, is val; test is the official val (its test has no labels).
+Train is the official train less a tenth, drawn by seed, that becomes val. Test is the official val,
+because the official test has no labels.
 """
 
 import json
@@ -25,7 +26,10 @@ DOWNLOADS = (
 )
 SPLIT_SIZES = {"train": 70_000, "test": 15_000}
 LICENCE = "CC BY 4.0"
-CITATION = "Johnson et al. 2017, CLEVR: a diagnostic dataset for compositional language and elementary visual reasoning"
+CITATION = (
+    "Johnson et al. 2017, CLEVR: a diagnostic dataset for compositional language and elementary "
+    "visual reasoning"
+)
 WHERE = f"https://cs.stanford.edu/people/jcjohns/clevr: {ARCHIVE} (19 GB), as it is or unpacked"
 
 Scene = dict[str, Any]
@@ -38,7 +42,11 @@ def open_clevr(
     classes: Sequence[str],
     label_of: Callable[[Scene], int],
 ) -> Source:
-    """`label_of`: a scene's label. Raises UserError for scenes and images that do not fit each other."""
+    """Open CLEVR with the label that `label_of` computes from a scene.
+
+    Raises:
+        UserError: scenes and images do not match.
+    """
     place = find(path, ARCHIVE) or find(path, "CLEVR_v1.0") or path
     if place.is_dir() and not (place / "scenes").is_dir():
         return open_source(path, settings, name=name, classes=classes)
@@ -69,7 +77,8 @@ def _examples(
                 raise UserError(f"images/{split}/{image} is missing.", WHERE)
             if not 0 <= label < len(classes):
                 raise UserError(
-                    f"{files.where(names[scenes])}: the scene of {image} fits none of the {len(classes)} classes."
+                    f"{files.where(names[scenes])}: the scene of {image} fits none of the "
+                    f"{len(classes)} classes."
                 )
             examples.append(
                 Example(

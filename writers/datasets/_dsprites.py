@@ -1,8 +1,8 @@
-"""dSprites for the tasks that VTAB makes of it: 737,280 drawings of 64 x 64, one for each combination of six factors.
+"""dSprites for VTAB's tasks: 737,280 drawings of 64 x 64, one per combination of six factors.
 
-Read from the HDF5 file (with h5py) or the .npz, packed eight pixels to a byte (377 MB in memory, not 3 GB); white is 255.
-It has no official split. VTAB takes 80 %, 10 % and 10 % in another library's order; here it is a fixed draw, class by class,
-of the same counts.
+Reads the HDF5 file (with h5py) or the .npz. Eight pixels are packed into a byte: 377 MB in memory
+instead of 3 GB. White is 255. There is no official split. VTAB takes 80, 10 and 10 % in the order
+of TensorFlow Datasets; here a fixed draw, class by class, has the same counts.
 """
 
 import zipfile
@@ -30,7 +30,7 @@ SPLIT_SIZES = {"train": 589_824, "val": 73_728, "test": 73_728}
 LICENCE = "Apache-2.0"
 CITATION = "Matthey et al. 2017, dSprites: disentanglement testing sprites dataset"
 WHERE = f"https://github.com/google-deepmind/dsprites-dataset: {STEM}.hdf5 or .npz"
-SLAB = 4096  # images at a time
+SLAB = 4096  # images per chunk
 
 
 def open_dsprites(
@@ -41,7 +41,10 @@ def open_dsprites(
     num_values: int,
     classes: Sequence[str],
 ) -> Source:
-    """The factor of that column (0 colour, 1 shape, 2 scale, 3 orientation, 4 x, 5 y), its values in equal ranges."""
+    """Open dSprites with one factor as label, its values grouped into equal ranges.
+
+    Columns: 0 color, 1 shape, 2 scale, 3 orientation, 4 x, 5 y.
+    """
     file = find(path, f"{STEM}.hdf5") or find(path, f"{STEM}.npz")
     if file is None:
         return open_source(path, settings, name=name, classes=classes)
@@ -76,7 +79,7 @@ def open_dsprites(
 
 
 def _open_hdf5(file: Path) -> tuple[np.ndarray, Iterator[np.ndarray]]:
-    """The factors' values, [N, 6]; and the images, slab by slab."""
+    """Read the factor values, [N, 6], and the images in chunks."""
     images, values = open_hdf5(file, "imgs"), open_hdf5(file, "latents/classes")[:]
     return values, (images[start : start + SLAB] for start in range(0, len(images), SLAB))
 
@@ -85,7 +88,7 @@ def _open_npz(file: Path) -> tuple[np.ndarray, Iterator[np.ndarray]]:
     try:
         with np.load(
             file, allow_pickle=False
-        ) as content:  # the member `metadata` would be unpickled: it is not read
+        ) as content:  # do not read the member `metadata`: it would be unpickled
             return content["latents_classes"], _slabs(file)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
@@ -94,7 +97,7 @@ def _open_npz(file: Path) -> tuple[np.ndarray, Iterator[np.ndarray]]:
 
 
 def _slabs(file: Path) -> Iterator[np.ndarray]:
-    """The images out of the compressed file, as a stream: numpy itself would unpack all 3 GB at once."""
+    """Stream images from the compressed file: numpy would unpack all 3 GB at once."""
     with zipfile.ZipFile(file) as archive, archive.open("imgs.npy") as stream:
         np.lib.format.read_magic(stream)
         (number, height, width), _, dtype = np.lib.format.read_array_header_1_0(stream)

@@ -1,7 +1,10 @@
-"""Small NORB for the tasks that VTAB makes of it: toys seen by two cameras, 96 x 96, grey; six .mat files, gzipped or not.
+"""Small NORB for VTAB's tasks.
 
-The left camera's image is used, as by VTAB. Train is the official training set; val is one half of the official test set and
-test is the other: VTAB takes its first half in another library's order, here it is a fixed draw, class by class.
+Toys in gray, 96 x 96, from two cameras; six .mat files, gzipped or not.
+
+Only the left camera's image is used, as in VTAB. Train is the official training set; val and test
+are halves of the official test set. VTAB takes its first half in the order of TensorFlow Datasets;
+here it is a fixed draw, class by class.
 """
 
 import gzip
@@ -35,18 +38,24 @@ DOWNLOADS = tuple(
 )
 SPLIT_SIZES = {"train": 24_300, "val": 12_150, "test": 12_150}
 LICENCE = "research only"
-CITATION = "LeCun, Huang and Bottou 2004, Learning methods for generic object recognition with invariance to pose and lighting"
+CITATION = (
+    "LeCun, Huang and Bottou 2004, Learning methods for generic object recognition with invariance "
+    "to pose and lighting"
+)
 WHERE = f"{URL}: the -dat and -info files of training and testing, as .mat.gz or .mat"
 TYPES: dict[int, np.dtype] = {
     0x1E3D4C55: np.dtype("u1"),
     0x1E3D4C54: np.dtype("<i4"),
-}  # by the first four bytes of a file
+}  # dtype by the first four bytes of a file
 
 
 def open_smallnorb(
     path: Path, settings: SplitSettings, name: str, column: int, step: int, classes: Sequence[str]
 ) -> Source:
-    """The task of that column of -info (1 elevation, 2 azimuth), whose values are multiples of `step`."""
+    """Open small NORB with a column of -info as label.
+
+    Columns: 1 elevation, 2 azimuth. Values are multiples of `step`.
+    """
     if all(_find(path, split, "dat") is None for split in STEMS):
         return open_source(path, settings, name=name, classes=classes)
     images, examples = {}, {}
@@ -69,7 +78,7 @@ def open_smallnorb(
 def _load(
     path: Path, split: str, column: int, step: int, num_classes: int
 ) -> tuple[np.ndarray, list[int]]:
-    """The left images, uint8 [N, 96, 96], and their labels."""
+    """Read the left images, uint8 [N, 96, 96], and their labels."""
     arrays = {}
     for kind in ("dat", "info"):
         file = _find(path, split, kind)
@@ -96,7 +105,7 @@ def _find(path: Path, split: str, kind: str) -> Path | None:
 
 
 def _read_matrix(file: Path) -> np.ndarray:
-    """NORB's own format: a number for the type, the number of dimensions, at least three of these, and the values."""
+    """Read NORB's format: type, number of dimensions, at least three dimensions, values."""
     try:
         data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         magic, num_dimensions = np.frombuffer(data, "<i4", 2).tolist()

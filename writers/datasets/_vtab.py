@@ -1,4 +1,4 @@
-"""VTAB-1k: 800 images to train on, 200 to choose by, the whole test set (Zhai et al. 2019, A large-scale study of VTAB)."""
+"""VTAB-1k: 800 training images, 200 validation images, the whole test set (Zhai et al. 2019)."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,13 @@ NUM_TRAIN, NUM_VAL = 800, 200
 
 
 def vtab_1k(splits: dict[str, list[Example]], seed: int, name: str) -> dict[str, list[Example]]:
-    """A draw of our own: the benchmark takes the first images of another library's shards, which are not to be had without it.
+    """Draw VTAB-1k's splits by name.
 
-    Not stratified, as there; but every class has an image in train. Raises UserError where a split has fewer images.
+    The benchmark takes the first images of TensorFlow Datasets' shards, which need that library.
+    Like the benchmark's, the draw is not stratified, but every class has an image in train.
+
+    Raises:
+        UserError: a split has fewer images than needed.
     """
     return {
         **splits,

@@ -1,8 +1,8 @@
-"""FGVC-Aircraft: 100 variants of aeroplanes; fgvc-aircraft-2013b/data/ with images/ and its lists.
+"""FGVC-Aircraft: 100 variants of airplanes; fgvc-aircraft-2013b/data/ with images/ and lists.
 
-Train is the official train and val together (6,667), without what a seeded draw carves out as val; under `official` the two
-stay apart. Bounding boxes are
-ignored, and so is the banner of 20 pixels at the bottom of each image: it stays, as in the papers.
+Train is the official train and val together (6,667) less a seeded draw that becomes val; `official`
+keeps the two apart. Bounding boxes are ignored. The banner of 20 pixels at the bottom of each image
+is kept, as in the papers.
 """
 
 from pathlib import Path
@@ -22,7 +22,10 @@ SPEC = DatasetSpec(
     protocol_sizes={"official": {"train": 3334, "val": 3333, "test": 3333}},
     licence="non-commercial research only",
     citation="Maji et al. 2013, Fine-grained visual classification of aircraft",
-    where="fgvc-aircraft-2013b.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft, unpacked",
+    where=(
+        "fgvc-aircraft-2013b.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft, "
+        "unpacked"
+    ),
     downloads=(
         Download(
             "fgvc-aircraft-2013b.tar.gz",
@@ -47,6 +50,6 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def _listing(lists: Lists, split: str) -> list[tuple[str, str]]:
-    """Lines such as `0034309 F/A-18`."""
+    """Parse lines such as `0034309 F/A-18`."""
     pairs = (line.partition(" ") for line in lists.lines(f"images_variant_{split}.txt"))
     return [(f"images/{image}.jpg", variant.strip()) for image, _, variant in pairs]

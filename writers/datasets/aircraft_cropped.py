@@ -1,6 +1,6 @@
-"""FGVC-Aircraft without the banner: the bottom 20 pixels of each photograph, which name its owner, are cut off.
+"""FGVC-Aircraft without the 20-pixel banner at the bottom that names each photograph's owner.
 
-Its images are decoded and stored anew, so `passthrough` has no effect on them.
+Images are decoded and encoded again, so `passthrough` has no effect on them.
 """
 
 from dataclasses import replace

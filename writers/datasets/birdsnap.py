@@ -1,11 +1,15 @@
-"""Birdsnap: 500 species of North American birds; images.txt, species.txt, test_images.txt and images/<Species>/*.jpg.
+"""Birdsnap.
 
-The images are links, and many are dead; what is there is read, and `--accept-counts` writes it. Labels are those of
-species.txt, whatever has survived.
-    kornblith   test is what test_images.txt lists (2,443), train the others of images.txt (47,386 of 49,829)
-    salman      four fifths of what could still be fetched are train (32,677), one fifth is test (8,171). Their copy is a tree
-                with train/ and test/; out of the lists it is a draw of our own, class by class, the same for everyone
-Val is carved out of train by a seeded draw. Boxes and parts are ignored.
+500 species of North American birds; images.txt, species.txt, test_images.txt and
+images/<Species>/*.jpg.
+
+The images are links, and many are dead. Existing images are read; `--accept-counts` writes them.
+Labels follow species.txt even if a species has no image left.
+    kornblith   test is test_images.txt (2,443), train the rest of images.txt (47,386 of 49,829)
+    salman      four fifths of the images that could still be fetched are train (32,677), one fifth
+                test (8,171). Their copy has train/ and test/; from the lists the split is a fixed
+                draw, class by class
+Val is drawn from train by seed. Boxes and parts are ignored.
 """
 
 from dataclasses import replace
@@ -28,8 +32,10 @@ SPEC = DatasetSpec(
     protocol_sizes={"kornblith": {"train": 47_386, "test": 2443}},
     licence="the photographers'; research",
     citation="Berg et al. 2014, Birdsnap: large-scale fine-grained visual categorization of birds",
-    where="the lists in birdsnap.tgz (thomasberg.org), and the images that its script can still fetch: images.txt, "
-    "species.txt, test_images.txt, images/<Species>/*.jpg; or train/ and test/<species>/*.jpg, as Salman et al. had it",
+    where="the lists in birdsnap.tgz (thomasberg.org), and the images that its script can still "
+    "fetch: images.txt, "
+    "species.txt, test_images.txt, images/<Species>/*.jpg; or train/ and test/<species>/*.jpg, as "
+    "Salman et al. had it",
     downloads=(Download("birdsnap.tgz", unpack=True),),
 )
 
@@ -47,12 +53,13 @@ def open(path: Path, settings: SplitSettings) -> Source:
         rows = {row[column_path]: classes[row[column_species]] for row in table[1:]}
     except (ValueError, IndexError, KeyError) as error:
         raise UserError(
-            f"images.txt and species.txt at {path} do not fit together: {error!r}.", SPEC.where
+            f"images.txt and species.txt at {path} do not match: {error!r}.", SPEC.where
         ) from error
     test = set(lists.lines("test_images.txt")) - {"path"}
     if strangers := sorted(test - rows.keys()):
         raise UserError(
-            f"test_images.txt at {path} names {strangers[0]}, which images.txt has not.", SPEC.where
+            f"test_images.txt at {path} names {strangers[0]}, which is not in images.txt.",
+            SPEC.where,
         )
     root = next(
         (

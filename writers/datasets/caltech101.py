@@ -1,9 +1,13 @@
 """Caltech-101: 101 classes of 31 to 800 photographs, and a background class.
 
-`salman`, the default: 101 classes; the first 30 images of a class, by name, are for training, the others are the test (Salman
-et al. 2020, whose code leaves out the very first one). `kornblith`, and VTAB: 102 classes with the background, 30 of each for
-training by a draw of our own, since the published one depends on a file system's order. `carved`: splits by shares, for a
-source. Val is carved out of train. A folder with train/ and test/ keeps its own splits.
+Protocols:
+    salman      101 classes; the first 30 images per class by name are train, the rest test (Salman
+        et
+                al. 2020, whose code omits the very first image). The default.
+    kornblith   102 classes with the background, 30 of each for train by a seeded draw, because the
+                published one depends on a file system's order. VTAB's, too.
+    carved      splits by fraction, for a source
+Val is drawn from train. A folder with train/ and test/ keeps its own splits.
 """
 
 from pathlib import Path
@@ -30,7 +34,8 @@ SPEC = DatasetSpec(
     },
     protocol_classes={"kornblith": 102, "vtab": 102},
     citation="Li, Andreeto, Ranzato and Perona 2022, Caltech 101",
-    where="https://data.caltech.edu/records/mzrjq-6wc02: caltech-101.zip, with 101_ObjectCategories.tar.gz in it unpacked, "
+    where="https://data.caltech.edu/records/mzrjq-6wc02: caltech-101.zip, with "
+    "101_ObjectCategories.tar.gz in it unpacked, "
     "or an uncompressed tar of 101_ObjectCategories/",
     downloads=(
         Download(
@@ -153,7 +158,11 @@ CLASSES = [
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Raises UserError for a folder that is none of the classes."""
+    """Open Caltech-101.
+
+    Raises:
+        UserError: a folder is not one of the classes.
+    """
     refuse_packed(path, SPEC)
     with_background = settings.protocol in ("kornblith", "vtab")
     classes, exclude = ([BACKGROUND, *CLASSES], []) if with_background else (CLASSES, [BACKGROUND])

@@ -1,8 +1,11 @@
-"""Caltech-256: 257 classes with the clutter class, 80 to 827 images each; 256_ObjectCategories/NNN.name/NNN_MMMM.jpg.
+"""Caltech-256.
 
-The first 60 images of a class, by name, are for training (Salman et al. 2020), the others are the test; val is carved out of
-train. Files that are no images or lie deeper (198.spider/RENAME2, 056.dog/greg) are passed over. `carved`: splits by
-shares, for a source.
+257 classes with the clutter class, 80 to 827 images each;
+256_ObjectCategories/NNN.name/NNN_MMMM.jpg.
+
+The first 60 images per class by name are train (Salman et al. 2020), the rest test; val is drawn
+from train. Files that are not images and nested folders (198.spider/RENAME2, 056.dog/greg) are
+skipped. `carved` splits by fraction, for a source.
 """
 
 import re
@@ -25,7 +28,10 @@ SPEC = DatasetSpec(
     protocol_sizes={"carved": {}},
     licence="CC BY 4.0",
     citation="Griffin, Holub and Perona 2007, Caltech-256 object category dataset",
-    where="https://data.caltech.edu/records/nyy15-4j048: 256_ObjectCategories.tar, as it is or unpacked",
+    where=(
+        "https://data.caltech.edu/records/nyy15-4j048: 256_ObjectCategories.tar, as it is or "
+        "unpacked"
+    ),
     downloads=(
         Download(
             "256_ObjectCategories.tar",
@@ -37,15 +43,17 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Raises UserError for a folder that is none of the classes."""
+    """Open Caltech-256.
+
+    Raises:
+        UserError: a folder is not one of the classes.
+    """
     place = find(path, "256_ObjectCategories") or find(path, "256_ObjectCategories.tar") or path
     source = first_of_each(
         place, settings, name="caltech256", number=None if settings.protocol == "carved" else 60
     )
     strangers = [name for name in source.classes if not re.match(r"\d{3}\.", name)]
-    if strangers and len(strangers) < len(
-        source.classes
-    ):  # some mirrors have left all the numbers out
+    if strangers and len(strangers) < len(source.classes):  # some mirrors omit the numbers
         raise UserError(
             f"{path} has the folder {strangers[0]}, which is none of 001.ak47 to 257.clutter.",
             "Remove it.",

@@ -1,7 +1,10 @@
-"""Stanford Cars: 196 makes, models and years; cars_train/, cars_test/, devkit/*.mat and cars_test_annos_withlabels.mat.
+"""Stanford Cars.
 
-Train is the official one without what a seeded draw carves out as val. Its own host is gone; mirrors' class folders, train/ and
-test/<class>/*.jpg, are read, too. Bounding boxes are ignored.
+196 makes, models and years; cars_train/, cars_test/, devkit/*.mat and
+cars_test_annos_withlabels.mat.
+
+Train is the official one less a seeded draw that becomes val. The original host is gone; class
+folders of mirrors, train/ and test/<class>/*.jpg, are read as well. Bounding boxes are ignored.
 """
 
 from pathlib import Path
@@ -25,7 +28,8 @@ SPEC = DatasetSpec(
     split_sizes={"train": 8144, "test": 8041},
     licence="non-commercial research only",
     citation="Krause et al. 2013, 3D object representations for fine-grained categorization",
-    where="cars_train/, cars_test/, devkit/ and cars_test_annos_withlabels.mat (ai.stanford.edu no longer has them; mirrors "
+    where="cars_train/, cars_test/, devkit/ and cars_test_annos_withlabels.mat (ai.stanford.edu no "
+    "longer has them; mirrors "
     "do), or a mirror's train/ and test/<class>/*.jpg",
     downloads=(  # bytes and sha256 as TensorFlow Datasets has them
         Download(
@@ -86,9 +90,7 @@ def _listing(lists: Lists, name: str, folder: str, classes: list[str]) -> list[t
     annotations = np.atleast_1d(variable(read_mat(lists.bytes(name), name), "annotations", name))
     if not {"class", "fname"} <= set(annotations.dtype.names or ()):
         raise UserError(f"{name} has no classes of images.", "Fetch it again.")
-    labels = [
-        int(number) - 1 for number in annotations["class"].tolist()
-    ]  # in the file they begin with 1
+    labels = [int(number) - 1 for number in annotations["class"].tolist()]  # 1-based in the file
     check_labels(labels, len(classes), name)
     images = [str(image).strip() for image in annotations["fname"].tolist()]
     if (

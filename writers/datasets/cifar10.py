@@ -1,6 +1,6 @@
-"""CIFAR-10: ten classes of 32 x 32 pictures; cifar-10-python.tar.gz as it is, or unpacked. Stored raw.
+"""CIFAR-10: ten classes of 32 x 32 images; cifar-10-python.tar.gz, packed or unpacked. Stored raw.
 
-Val is carved out of train by a seeded draw.
+Val is drawn from train by seed.
 """
 
 from pathlib import Path
@@ -23,7 +23,9 @@ SPEC = DatasetSpec(
     split_sizes={"train": 50_000, "test": 10_000},
     licence="not stated by its authors",
     citation="Krizhevsky 2009, Learning multiple layers of features from tiny images",
-    where="https://www.cs.toronto.edu/~kriz/cifar.html: cifar-10-python.tar.gz, as it is or unpacked",
+    where=(
+        "https://www.cs.toronto.edu/~kriz/cifar.html: cifar-10-python.tar.gz, as it is or unpacked"
+    ),
     downloads=(
         Download(
             "cifar-10-python.tar.gz",

@@ -1,5 +1,6 @@
-"""CIFAR-100: a hundred classes of 32 x 32 pictures; cifar-100-python.tar.gz as it is, or unpacked. Stored raw: as JPEG it
-trains ten points lower. The fine labels. Val is carved out of train by a seeded draw.
+"""CIFAR-100: 100 fine classes of 32 x 32 images; cifar-100-python.tar.gz, packed or unpacked.
+
+Stored raw: training from JPEG is ten points lower. Val is drawn from train by seed.
 """
 
 from pathlib import Path
@@ -20,7 +21,9 @@ SPEC = DatasetSpec(
     default_protocol="salman",
     licence="not stated by its authors",
     citation="Krizhevsky 2009, Learning multiple layers of features from tiny images",
-    where="https://www.cs.toronto.edu/~kriz/cifar.html: cifar-100-python.tar.gz, as it is or unpacked",
+    where=(
+        "https://www.cs.toronto.edu/~kriz/cifar.html: cifar-100-python.tar.gz, as it is or unpacked"
+    ),
     downloads=(
         Download(
             "cifar-100-python.tar.gz",

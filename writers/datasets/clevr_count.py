@@ -1,4 +1,4 @@
-"""CLEVR, how many objects: 3 to 10, eight classes. VTAB's task `count_all`."""
+"""CLEVR, number of objects: 3 to 10, eight classes. VTAB's task `count_all`."""
 
 from pathlib import Path
 

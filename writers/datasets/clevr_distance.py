@@ -1,7 +1,7 @@
-"""CLEVR, how far the closest object is: six ranges. VTAB's task `closest_object_distance`.
+"""CLEVR, distance of the closest object: six ranges. VTAB's task `closest_object_distance`.
 
-The distance is the third of an object's `pixel_coords`; the ranges are those of google-research/task_adaptation
-(data/clevr.py), lower ends exclusive.
+The distance is the third of an object's `pixel_coords`; the ranges are those of
+google-research/task_adaptation (data/clevr.py) and exclude their lower ends.
 """
 
 from bisect import bisect_left

@@ -13,7 +13,10 @@ SPEC = DatasetSpec(
     split_sizes={"train": 3068, "val": 341, "test": 372},
     licence="CC0",
     citation="Grigorev 2020, Clothing dataset: 5,000 images",
-    where="github.com/alexeygrigorev/clothing-dataset-small, as it is: train/, validation/ and test/<class>/*.jpg",
+    where=(
+        "github.com/alexeygrigorev/clothing-dataset-small, as it is: train/, validation/ and "
+        "test/<class>/*.jpg"
+    ),
 )
 
 

@@ -1,8 +1,10 @@
-"""DMLab: frames of a 3D world, 360 x 480, in six classes: {close, far, very far} x {good, bad reward}; TFRecords, unpacked.
+"""DMLab: frames of a 3D world, 360 x 480, in six classes.
+
+{close, far, very far} x {good, bad reward}; TFRecords, unpacked.
 
     dmlab-train.tfrecord*  dmlab-validation.tfrecord*  dmlab-test.tfrecord*
 
-The official splits. Classes go by their numbers: the files do not name them.
+Uses the official splits. Classes are named by number, because the files do not name them.
 """
 
 from pathlib import Path
@@ -57,7 +59,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def _records(file: Path) -> list[tuple[Place, int]]:
-    """Where each record's image lies, and its label."""
+    """Offset of each record's image, and its label."""
     try:
         found = [(example["image"], example["label"]) for example in read_examples(file)]
     except (Damaged, KeyError) as error:

@@ -1,4 +1,4 @@
-"""dSprites, where the sprite is from left to right: 32 positions in sixteen ranges. VTAB's `label_x_position`."""
+"""dSprites, horizontal position: 32 positions in sixteen ranges. VTAB's `label_x_position`."""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""dSprites, how the sprite is turned: 40 angles in sixteen ranges (of two and three). VTAB's `label_orientation`."""
+"""dSprites, orientation.
+
+40 angles in sixteen ranges (of two and three). VTAB's `label_orientation`.
+"""
 
 from pathlib import Path
 

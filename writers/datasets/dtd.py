@@ -1,8 +1,10 @@
-"""Describable Textures: 47 classes; dtd/images/<class>/*.jpg and dtd/labels/{train,val,test}{1..10}.txt.
+"""Describable Textures.
 
-The first fold, as the papers take it: train1 and val1 together are train (3,760), without what a seeded draw carves out as
-val; test1 is the test. under `official` train1 and val1 stay apart, and `vtab` draws
-its 800 and 200 from them.
+47 classes; dtd/images/<class>/*.jpg and dtd/labels/{train,val,test}{1..10}.txt.
+
+Uses the first fold, as the papers do: train1 and val1 together are train (3,760) less a seeded draw
+that becomes val; test1 is test. `official` keeps train1 and val1 apart, and `vtab` draws its 800
+and 200 from them.
 """
 
 from pathlib import Path
@@ -49,5 +51,5 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def _listing(lists: Lists, split: str) -> list[tuple[str, str]]:
-    """Lines such as `banded/banded_0002.jpg`."""
+    """Parse lines such as `banded/banded_0002.jpg`."""
     return [(f"images/{line}", line.split("/")[0]) for line in lists.lines(f"labels/{split}.txt")]

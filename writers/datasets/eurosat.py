@@ -1,7 +1,9 @@
-"""EuroSAT: 27,000 satellite images of ten kinds of land, 64 x 64; 2750/<class>/*.jpg, or EuroSAT.zip as it is.
+"""EuroSAT.
 
-It has no official split. VTAB takes 60 %, 20 % and 20 % in another library's order of files; here it is a fixed draw, class
-by class, of the same counts.
+27,000 satellite images of ten kinds of land, 64 x 64; 2750/<class>/*.jpg, or EuroSAT.zip.
+
+There is no official split. VTAB takes 60, 20 and 20 % in the file order of TensorFlow Datasets;
+here a fixed draw, class by class, has the same counts.
 """
 
 from pathlib import Path
@@ -18,7 +20,10 @@ SPEC = DatasetSpec(
     protocols=("vtab",),
     split_sizes={"train": 16_200, "val": 5_400, "test": 5_400},
     licence="MIT",
-    citation="Helber et al. 2019, EuroSAT: a novel dataset and deep learning benchmark for land use and land cover",
+    citation=(
+        "Helber et al. 2019, EuroSAT: a novel dataset and deep learning benchmark for land use "
+        "and land cover"
+    ),
     where="https://github.com/phelber/eurosat: EuroSAT.zip (RGB), as it is or unpacked",
     downloads=(
         Download(

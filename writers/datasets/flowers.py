@@ -1,8 +1,9 @@
 """Oxford Flowers: 102 kinds; jpg/image_NNNNN.jpg with imagelabels.mat and setid.mat.
 
-Train is the official train and val together (the small sets: `trnid` and `valid`, 10 images a class each), without what a
-seeded draw carves out as val; the test is `tstid`. Under `official` train and
-val stay apart, and `vtab` draws its 800 and 200 from them. Some copies have train and test the other way round: not this one.
+Train is the official train and val together (the small sets `trnid` and `valid`, 10 images per
+class each) less a seeded draw that becomes val; test is `tstid`. `official` keeps train and val
+apart, and `vtab` draws its 800 and 200 from them. Some copies swap train and test; this reader does
+not.
 """
 
 from pathlib import Path
@@ -30,8 +31,11 @@ SPEC = DatasetSpec(
     default_protocol="salman",
     protocol_sizes={"official": OFFICIAL, "vtab": OFFICIAL},
     licence="not stated by its authors; research",
-    citation="Nilsback and Zisserman 2008, Automated flower classification over a large number of classes",
-    where=f"{URL}: 102flowers.tgz unpacked (jpg/), imagelabels.mat and setid.mat beside it",
+    citation=(
+        "Nilsback and Zisserman 2008, Automated flower classification over a large number of "
+        "classes"
+    ),
+    where=f"{URL}: 102flowers.tgz unpacked (jpg/), imagelabels.mat and setid.mat next to it",
     downloads=(
         Download(
             "102flowers.tgz",
@@ -46,7 +50,7 @@ SPEC = DatasetSpec(
     ),
 )
 
-CLASSES = [f"{number:03}" for number in range(1, 103)]  # the sets name them by number
+CLASSES = [f"{number:03}" for number in range(1, 103)]  # the sets give image numbers
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
@@ -64,7 +68,8 @@ def open(path: Path, settings: SplitSettings) -> Source:
         ids = [int(image) for image in np.ravel(variable(sets, name, "setid.mat"))]
         if not all(1 <= image <= len(labels) for image in ids):
             raise UserError(
-                f"setid.mat: {name} names images that imagelabels.mat has not.", "Fetch both again."
+                f"setid.mat: {name} names images that are not in imagelabels.mat.",
+                "Fetch both again.",
             )
         return [(f"jpg/image_{image:05}.jpg", CLASSES[labels[image - 1]]) for image in ids]
 

@@ -1,4 +1,4 @@
-"""A person's own photographs in class folders, packed in any way that `writers/sources/` reads."""
+"""Your own images in class folders, packed in any form that `writers/sources/` reads."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Food-101: 101 dishes; food-101/images/<class>/<id>.jpg and food-101/meta/{train,test}.txt.
 
-Train, noisy by design, is the official one without what a seeded draw carves out as val.
+Train, noisy by design, is the official one less a seeded draw that becomes val.
 """
 
 from pathlib import Path
@@ -19,7 +19,9 @@ SPEC = DatasetSpec(
     split_sizes={"train": 75_750, "test": 25_250},
     licence="the photographers'; research",
     citation="Bossard, Guillaumin and Van Gool 2014, Food-101",
-    where="food-101.tar.gz from https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101, unpacked",
+    where=(
+        "food-101.tar.gz from https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101, unpacked"
+    ),
     downloads=(
         Download(
             "food-101.tar.gz",

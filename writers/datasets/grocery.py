@@ -1,4 +1,7 @@
-"""Grocery Store Dataset: 81 kinds of fruit, vegetables and packages, photographed with phones in shops."""
+"""Grocery Store Dataset.
+
+81 kinds of fruit, vegetables and packages, photographed with phones in shops.
+"""
 
 from pathlib import Path
 
@@ -12,8 +15,12 @@ SPEC = DatasetSpec(
     num_classes=81,
     split_sizes={"train": 2640, "val": 296, "test": 2485},
     licence="MIT",
-    citation="Klasson, Zhang and Kjellstroem 2019, A hierarchical grocery store image dataset with visual and semantic labels",
-    where="github.com/marcusklasson/GroceryStoreDataset, as class folders train/<class>/*.jpg, val/ and test/; val lacks 21 "
+    citation=(
+        "Klasson, Zhang and Kjellstroem 2019, A hierarchical grocery store image dataset with "
+        "visual and semantic labels"
+    ),
+    where="github.com/marcusklasson/GroceryStoreDataset, as class folders train/<class>/*.jpg, "
+    "val/ and test/; val lacks 21 "
     "of the classes",
 )
 

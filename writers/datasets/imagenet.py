@@ -1,11 +1,12 @@
-"""ImageNet (ILSVRC 2012), 1000 classes, in every form that people have it in (`writers/sources/`).
+"""ImageNet (ILSVRC 2012), 1000 classes, in each form that `writers/sources/` reads.
 
     train/<wnid>/*.JPEG  val/<wnid>/*.JPEG                      a tree, or a .tar or .zip of it
-    ILSVRC2012_img_train.tar  ILSVRC2012_img_val.tar            as image-net.org hands it out
+    ILSVRC2012_img_train.tar  ILSVRC2012_img_val.tar            as distributed by image-net.org
     data/train-*.parquet  data/validation-*.parquet             the hub's ILSVRC/imagenet-1k
     imagenet1k-train-*.tar  imagenet1k-validation-*.tar         the hub's timm/imagenet-1k-wds
 
-All give the same betons, byte for byte, as long as the image files are the same: some copies of ImageNet were re-encoded.
+All forms give the same betons byte for byte if the image files are the same. Some copies of
+ImageNet were re-encoded.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,10 @@ SPEC = DatasetSpec(
     split_sizes={"train": 1_281_167, "val": 50_000},
     licence="research and education only, by agreement",
     citation="Russakovsky et al. 2015, ImageNet Large Scale Visual Recognition Challenge",
-    where="image-net.org, after registration: ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar as they are, or the tree",
+    where=(
+        "image-net.org, after registration: ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar "
+        "as they are, or the tree"
+    ),
 )
 
 
@@ -35,15 +39,19 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def open_all(paths: Sequence[Path], settings: SplitSettings) -> Source:
-    """Labels follow the sorted WordNet ids. A source may lack classes: a subset that needs them says so."""
-    own = replace(settings, val=0.0)  # val is ImageNet's own, never carved
+    """Open ImageNet from one or more sources. Labels follow the sorted WordNet ids.
+
+    A source may lack classes; a subset that needs them raises UserError.
+    """
+    own = replace(settings, val=0.0)  # val is the official one, never drawn from train
     source = open_source(paths, own, name="imagenet", classes=imagenet_classes())
     has_val = {example.label for example in source.splits["val"]}
     if lacking := {example.label for example in source.splits["train"]} - has_val:
         raise UserError(
-            f"{' and '.join(map(str, paths))}: val lacks {len(lacking)} of the classes that train has, such as "
+            f"{' and '.join(map(str, paths))}: val lacks {len(lacking)} of the classes that train "
+            "has, such as "
             f"{source.classes[min(lacking)]}.",
-            "The accuracies to compare with are of ImageNet's own val, whole: give it, too, by another --source or "
+            "Published accuracies are of the whole official val. Give it by another --source or "
             "in the same folder.",
         )
     return source

@@ -1,8 +1,9 @@
-"""KITTI, how far the closest vehicle is: three ranges, or none in sight. VTAB's task `closest_vehicle_distance`.
+"""KITTI, distance of the closest vehicle: three ranges, or none. VTAB's `closest_vehicle_distance`.
 
-Read from data_object_image_2.zip, data_object_label_2.zip and devkit_object.zip as they are, or unpacked. Frames of one drive
-look alike, so the drives are split and not the frames, as TensorFlow Datasets does (kitti.py, 3.1): a tenth of the drives is
-test and a tenth val, by numpy's seed 123. The devkit says which frame is of which drive. Bounding boxes are ignored.
+Reads data_object_image_2.zip, data_object_label_2.zip and devkit_object.zip, packed or unpacked.
+Frames of one drive look alike, so drives are split instead of frames, as in TensorFlow Datasets
+(kitti.py, 3.1): a tenth of the drives is test and a tenth val, by numpy's seed 123. The devkit maps
+frames to drives. Bounding boxes are ignored.
 """
 
 from bisect import bisect_left
@@ -28,8 +29,14 @@ SPEC = DatasetSpec(
     protocols=("vtab",),
     split_sizes={"train": 6_347, "val": 423, "test": 711},
     licence="CC BY-NC-SA 3.0",
-    citation="Geiger, Lenz and Urtasun 2012, Are we ready for autonomous driving? The KITTI vision benchmark suite",
-    where=f"https://www.cvlibs.net/datasets/kitti: {IMAGES}, {LABELS} and {DEVKIT}, as they are or unpacked",
+    citation=(
+        "Geiger, Lenz and Urtasun 2012, Are we ready for autonomous driving? The KITTI vision "
+        "benchmark suite"
+    ),
+    where=(
+        f"https://www.cvlibs.net/datasets/kitti: {IMAGES}, {LABELS} and {DEVKIT}, as they are or "
+        "unpacked"
+    ),
     downloads=(
         Download(
             IMAGES,
@@ -57,7 +64,7 @@ THRESHOLDS = (
     8.0,
     20.0,
     999.0,
-)  # metres along the camera's axis; task_adaptation, data/kitti.py
+)  # meters along the camera's axis; task_adaptation, data/kitti.py
 CLASSES = ["to 8 m", "8 to 20 m", "above 20 m", "no vehicle"]
 VEHICLES = ("Car", "Van", "Truck")
 NO_VEHICLE = 1000.0
@@ -84,15 +91,16 @@ def open(path: Path, settings: SplitSettings) -> Source:
         frame = Path(image).stem
         label = _label(_read(files, names, f"{PARTS[1]}{frame}.txt"), files.where(names[image]))
         if frame not in splits:
-            raise UserError(
-                f"{PARTS[3]} says of no frame {frame} which drive it is of.", SPEC.where
-            )
+            raise UserError(f"{PARTS[3]} has no drive for frame {frame}.", SPEC.where)
         examples[splits[frame]].append(Example(names[image], label, f"{CLASSES[label]}/{frame}"))
     return Source("kitti_distance", path.name, CLASSES, examples, files)
 
 
 def _label(text: str, where: str) -> int:
-    """From lines of 15 fields: the kind of an object first, its place along the camera's axis last but one."""
+    """Compute the label from lines of 15 fields.
+
+    The first field is the kind of object, the last but one its distance along the camera's axis.
+    """
     closest = NO_VEHICLE
     try:
         for fields in (line.split() for line in text.splitlines() if line.strip()):
@@ -108,7 +116,7 @@ def _label(text: str, where: str) -> int:
 
 
 def _split_of_frames(read: Callable[[str], str]) -> Mapping[str, str]:
-    """Frame -> split."""
+    """Map each frame to its split."""
     drives = [line.split()[1] for line in read(PARTS[2]).splitlines() if line.strip()]
     try:
         of_frame = [
@@ -136,5 +144,5 @@ def _wanted(name: str) -> bool:
 
 
 def _inner(name: str) -> str:
-    """Without the folders around: `Kitti/raw/training/...` as torchvision has it is `training/...`."""
+    """Strip outer folders: torchvision's `Kitti/raw/training/...` becomes `training/...`."""
     return next((name[place:] for part in PARTS if (place := name.find(part)) >= 0), name)

@@ -1,6 +1,6 @@
-"""Patch Camelyon: 96 x 96 patches of lymph nodes, with tumour tissue in the centre or without; six HDF5 files, unpacked.
+"""Patch Camelyon: 96 x 96 patches of lymph nodes, with or without tumor tissue in the center.
 
-The official train, valid and test. Reading needs h5py.
+Reads six unpacked HDF5 files with h5py; uses the official train, valid and test.
 """
 
 from pathlib import Path
@@ -32,7 +32,9 @@ SPEC = DatasetSpec(
     split_sizes={"train": 262_144, "val": 32_768, "test": 32_768},
     licence="CC0",
     citation="Veeling et al. 2018, Rotation equivariant CNNs for digital pathology",
-    where="https://zenodo.org/record/2546921: the six .h5.gz with images (x) and labels (y), unpacked",
+    where=(
+        "https://zenodo.org/record/2546921: the six .h5.gz with images (x) and labels (y), unpacked"
+    ),
     downloads=tuple(
         Download(
             f"{PREFIX}{part}.h5.gz",
@@ -63,9 +65,9 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def _load(path: Path, part: str) -> tuple[Any, list[int]]:
-    """Images, uint8 [N, 96, 96, 3], on the disk; and their labels."""
+    """Open the images, uint8 [N, 96, 96, 3], on disk, and read their labels."""
     files = [
-        need(path, f"{PREFIX}{part}_{kind}.h5", "Unpack the .h5.gz beside it (gunzip).")
+        need(path, f"{PREFIX}{part}_{kind}.h5", "Unpack the .h5.gz in the same folder (gunzip).")
         for kind in "xy"
     ]
     images, labels = open_hdf5(files[0], "x"), open_hdf5(files[1], "y")[:].ravel().tolist()

@@ -1,7 +1,8 @@
 """Oxford-IIIT Pets: 37 breeds of cats and dogs; images/*.jpg and annotations/{trainval,test}.txt.
 
-Train is the official trainval without what a seeded draw carves out as val. Twelve of the images are damaged or no RGB
-JPEGs by content (`ODD`): whatever Pillow makes of them is encoded anew. Segmentations and boxes are ignored.
+Train is the official trainval less a seeded draw that becomes val. Twelve images are damaged or not
+RGB JPEGs (`ODD`): they are decoded by Pillow and encoded again. Segmentations and boxes are
+ignored.
 """
 
 from pathlib import Path
@@ -23,7 +24,10 @@ SPEC = DatasetSpec(
     default_protocol="salman",
     licence="CC BY-SA 4.0",
     citation="Parkhi et al. 2012, Cats and dogs",
-    where="https://www.robots.ox.ac.uk/~vgg/data/pets: images.tar.gz and annotations.tar.gz, unpacked side by side",
+    where=(
+        "https://www.robots.ox.ac.uk/~vgg/data/pets: images.tar.gz and annotations.tar.gz, "
+        "unpacked side by side"
+    ),
     downloads=(
         Download(
             "images.tar.gz",
@@ -40,7 +44,7 @@ SPEC = DatasetSpec(
     ),
 )
 
-# TensorFlow Datasets has them as corrupt: some end early or have bytes too many, others are no JPEGs or have transparency.
+# Corrupt according to TensorFlow Datasets: cut short, with extra bytes, not JPEG, or transparent.
 ODD = {
     *(f"Egyptian_Mau_{number}" for number in (14, 139, 145, 156, 167, 177, 186, 191)),
     "Abyssinian_5",
@@ -64,7 +68,10 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def _listing(lists: Lists, split: str, names: dict[int, str]) -> list[tuple[str, str]]:
-    """Lines such as `Abyssinian_100 1 1 1`: image, class from 1 on, species, breed. A class is called as its images are."""
+    """Parse lines such as `Abyssinian_100 1 1 1`: image, 1-based class, species, breed.
+
+    A class has the name of its images.
+    """
     found = []
     for line in lists.lines(f"annotations/{split}.txt"):
         if line.startswith("#"):
@@ -72,13 +79,14 @@ def _listing(lists: Lists, split: str, names: dict[int, str]) -> list[tuple[str,
         fields = line.split()
         if len(fields) < 2 or not fields[1].isdigit():
             raise UserError(
-                f"annotations/{split}.txt: '{line}' does not say an image and its class.",
+                f"annotations/{split}.txt: '{line}' is not an image and its class.",
                 "Fetch it again.",
             )
         breed = fields[0].rsplit("_", 1)[0]
         if names.setdefault(int(fields[1]), breed) != breed:
             raise UserError(
-                f"annotations/{split}.txt: class {fields[1]} is called {breed} and {names[int(fields[1])]}.",
+                f"annotations/{split}.txt: class {fields[1]} is called {breed} and "
+                f"{names[int(fields[1])]}.",
                 "Fetch it again.",
             )
         found.append((f"images/{fields[0]}.jpg", breed))

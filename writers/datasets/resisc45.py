@@ -1,7 +1,10 @@
-"""RESISC45: 31,500 aerial images of 45 scenes, 256 x 256; NWPU-RESISC45/<class>/*.jpg, unpacked from its RAR archive.
+"""RESISC45.
 
-It has no official split. VTAB takes 60 %, 20 % and 20 % in another library's order of files; here it is a fixed draw, class
-by class, of the same counts.
+31,500 aerial images of 45 scenes, 256 x 256; NWPU-RESISC45/<class>/*.jpg, unpacked from its RAR
+archive.
+
+There is no official split. VTAB takes 60, 20 and 20 % in the file order of TensorFlow Datasets;
+here a fixed draw, class by class, has the same counts.
 """
 
 from pathlib import Path
@@ -18,8 +21,14 @@ SPEC = DatasetSpec(
     protocols=("vtab",),
     split_sizes={"train": 18_900, "val": 6_300, "test": 6_300},
     licence="not stated by its authors; research",
-    citation="Cheng, Han and Lu 2017, Remote sensing image scene classification: benchmark and state of the art",
-    where="NWPU-RESISC45.rar, linked from https://gcheng-nwpu.github.io, unpacked: NWPU-RESISC45/<class>/*.jpg",
+    citation=(
+        "Cheng, Han and Lu 2017, Remote sensing image scene classification: benchmark and state "
+        "of the art"
+    ),
+    where=(
+        "NWPU-RESISC45.rar, linked from https://gcheng-nwpu.github.io, unpacked: "
+        "NWPU-RESISC45/<class>/*.jpg"
+    ),
     downloads=(Download("NWPU-RESISC45"),),
 )
 

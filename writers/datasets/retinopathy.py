@@ -1,9 +1,9 @@
-"""Diabetic retinopathy: photographs of the retina in five grades of illness; Kaggle's files, unpacked.
+"""Diabetic retinopathy: photographs of the retina, five grades; Kaggle's files, unpacked.
 
     train/*.jpeg  trainLabels.csv           35,126 images
     test/*.jpeg   retinopathy_solution.csv  Usage Public: val, 10,906; Private: test, 42,670
 
-VTAB's images are these after a contrast filter (`btgraham-300`); here they are as they were taken.
+VTAB applies a contrast filter (`btgraham-300`); here the images are unfiltered.
 """
 
 import csv
@@ -27,7 +27,10 @@ SPEC = DatasetSpec(
     split_sizes={"train": 35_126, "val": 10_906, "test": 42_670},
     licence="Kaggle's competition rules",
     citation="Kaggle and EyePACS 2015, Diabetic retinopathy detection",
-    where=f"{KAGGLE}, after registration: train/, test/, trainLabels.csv; and retinopathy_solution.csv",
+    where=(
+        f"{KAGGLE}, after registration: train/, test/, trainLabels.csv; and "
+        "retinopathy_solution.csv"
+    ),
     downloads=(
         Download("train"),
         Download("test"),

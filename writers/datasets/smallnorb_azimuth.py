@@ -1,4 +1,4 @@
-"""Small NORB, from which side a toy is seen: eighteen angles, 20 degrees apart. VTAB's `label_azimuth`."""
+"""Small NORB, azimuth of the camera: eighteen angles, 20 degrees apart. VTAB's `label_azimuth`."""
 
 from pathlib import Path
 

@@ -1,9 +1,13 @@
-"""SUN397: 397 kinds of places; SUN397/<a>/<class>[/<sub>]/sun_*.jpg with ClassName.txt, and the ten partitions' lists.
+"""SUN397.
 
-The first partition, 50 images a class for training and 50 for the test, as the papers take it; val is carved out of train. Some
-files named .jpg are BMP, PNG or GIF: they are decoded for what they are. Two cannot be decoded (`UNREADABLE`): the writer
-leaves them out, and the manifest says so. `vtab`: by the lists of TensorFlow Datasets, sun397_tfds_{tr,va,te}.txt of its
-package, which a person places beside.
+397 kinds of places; SUN397/<a>/<class>[/<sub>]/sun_*.jpg with ClassName.txt, and the ten
+partitions' lists.
+
+Uses the first partition, as the papers do: 50 images per class for train and 50 for test; val is
+drawn from train. Some files named .jpg are BMP, PNG or GIF and are decoded as such. Two cannot be
+decoded (`UNREADABLE`): the writer skips them and lists them in the manifest. `vtab` uses the lists
+of TensorFlow Datasets, sun397_tfds_{tr,va,te}.txt of its package, which you place in the same
+folder.
 """
 
 from dataclasses import replace
@@ -25,8 +29,10 @@ SPEC = DatasetSpec(
     protocol_sizes={"vtab": {"test": 21_750}},
     licence="the photographers'; research",
     citation="Xiao et al. 2010, SUN database: large-scale scene recognition from abbey to zoo",
-    where="SUN397.tar.gz unpacked (SUN397/), and Partitions.zip unpacked (Training_01.txt, Testing_01.txt, ClassName.txt) in "
-    "it or beside it; their host is gone since 2025, mirrors have them; or train/ and test/<class>/*.jpg",
+    where="SUN397.tar.gz unpacked (SUN397/), and Partitions.zip unpacked (Training_01.txt, "
+    "Testing_01.txt, ClassName.txt) in "
+    "it or next to it; their host is gone since 2025, mirrors have them; or train/ and "
+    "test/<class>/*.jpg",
     downloads=(
         Download(
             "SUN397.tar.gz", "", "md5:8ca2778205c41d23104230ba66911c7a", 39_077_296_924, unpack=True
@@ -48,7 +54,7 @@ VTAB_LISTS = {
     "test": "sun397_tfds_te.txt",
 }
 
-# As TensorFlow Datasets has found them.
+# Found by TensorFlow Datasets.
 UNREADABLE = ("sun_bhenjvsvrtumjuri", "sun_aophkoiosslinihb")
 
 
@@ -60,7 +66,8 @@ def open(path: Path, settings: SplitSettings) -> Source:
     if names is not None and partition is None and settings.protocol == "vtab":
         raise UserError(
             f"VTAB's splits of SUN397 need {', '.join(files.values())} at {path}.",
-            "They are in the package tensorflow-datasets, in tensorflow_datasets/image_classification/.",
+            "They are in the package tensorflow-datasets, in "
+            "tensorflow_datasets/image_classification/.",
         )
     if names is None or partition is None:
         return class_folders(path, settings, SPEC, "ClassName.txt and Training_01.txt")
@@ -91,12 +98,12 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def _class_of(line: str) -> str:
-    """`/a/airplane_cabin/sun_x.jpg` is of airplane_cabin, `/a/apse/indoor/sun_x.jpg` of apse/indoor."""
+    """Class of a path: `/a/apse/indoor/sun_x.jpg` is of class apse/indoor."""
     return line.strip("/").split("/", 1)[1].rsplit("/", 1)[0]
 
 
 def _at_its_images(lists: Lists, image: str) -> Lists:
-    """The lists may lie beside the images, or above them: the root is where a listed image is."""
+    """Find the root that contains a listed image: lists may be next to the images or above them."""
     there = next(
         (name for name in sorted(lists.names) if name.endswith(f"/{image}") or name == image), None
     )

@@ -1,7 +1,9 @@
-"""SVHN, cropped: ten digits of house numbers, 32 x 32; train_32x32.mat and test_32x32.mat (label 10 is the digit 0).
+"""SVHN, cropped: ten digits of house numbers, 32 x 32.
 
-Val is carved out of train by a seeded draw; a tenth, class by class, is within a few images of VTAB's 7,326. The extra set
-is not used.
+Train_32x32.mat and test_32x32.mat (label 10 is the digit 0).
+
+Val is drawn from train by seed; a tenth, class by class, is within a few images of VTAB's 7,326.
+The extra set is not used.
 """
 
 from pathlib import Path
@@ -24,7 +26,9 @@ SPEC = DatasetSpec(
     protocols=("vtab",),
     split_sizes={"train": 73_257, "test": 26_032},
     licence="non-commercial use only",
-    citation="Netzer et al. 2011, Reading digits in natural images with unsupervised feature learning",
+    citation=(
+        "Netzer et al. 2011, Reading digits in natural images with unsupervised feature learning"
+    ),
     where=f"{URL}: train_32x32.mat and test_32x32.mat",
     downloads=(
         Download(
@@ -60,7 +64,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def _load(file: Path) -> tuple[np.ndarray, list[int]]:
-    """Images uint8 [N, 32, 32, 3], and their digits."""
+    """Read images, uint8 [N, 32, 32, 3], and their digits."""
     from scipy.io import loadmat
 
     try:
@@ -70,7 +74,7 @@ def _load(file: Path) -> tuple[np.ndarray, list[int]]:
             raise ValueError(
                 f"its images are {images.dtype} {images.shape}, for {len(labels)} labels"
             )
-    except Exception as error:  # a damaged file: scipy raises what it likes
+    except Exception as error:  # scipy raises many types for a damaged file
         raise UserError(
             f"{file} is not a whole file of SVHN: {error}", "Fetch it again."
         ) from error

@@ -1,4 +1,4 @@
-"""Drawn patterns that fill the picture, 8 classes: a small target dataset to go with synthetic_things."""
+"""Generated patterns that fill the image, 8 classes: a small target for synthetic_things."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ SPEC = DatasetSpec(
     num_classes=8,
     split_sizes={split: 8 * number for split, number in NUM_IMAGES.items()},
     licence="MIT, as this program",
-    where="made on first use, in the folder that is named",
+    where="generated on first use, in the given folder",
     generated=True,
 )
 
@@ -30,7 +30,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def pictures() -> "SyntheticSet":
-    """What it is made of. Only now: drawing takes numpy, which the specification can do without."""
+    """Generator of the images. Imported late: the specification does not need numpy."""
     from writers.synthetic.generate import SyntheticSet
     from writers.synthetic.patterns import CLASSES
 

@@ -1,4 +1,7 @@
-"""Drawn scenes of several objects, 10 classes told apart by number, size and arrangement: a target for synthetic_things."""
+"""Generated scenes of several objects, 10 classes that differ in number, size and arrangement.
+
+A target for synthetic_things.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +21,7 @@ SPEC = DatasetSpec(
     num_classes=10,
     split_sizes={split: 10 * number for split, number in NUM_IMAGES.items()},
     licence="MIT, as this program",
-    where="made on first use, in the folder that is named",
+    where="generated on first use, in the given folder",
     generated=True,
 )
 
@@ -30,7 +33,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def pictures() -> "SyntheticSet":
-    """What it is made of. Only now: drawing takes numpy, which the specification can do without."""
+    """Generator of the images. Imported late: the specification does not need numpy."""
     from writers.synthetic.generate import SyntheticSet
     from writers.synthetic.scenes import CLASSES
 

@@ -1,7 +1,8 @@
-"""Drawn objects, 30 classes: a source dataset that needs no download, for examples and for trying a recipe out.
+"""Generated objects, 30 classes: a source dataset without download, to try out recipes.
 
-About twenty classes are easily told apart by shape, texture and colour. The other ten come in groups that differ in a
-single thing (the number of corners or points, the stripes' spacing or slant), so that hard classes exist.
+About twenty classes differ clearly in shape, texture and color. The other ten form groups that
+differ in one property (number of corners or points, spacing or slant of stripes), so that hard
+classes exist.
 """
 
 from pathlib import Path
@@ -22,7 +23,7 @@ SPEC = DatasetSpec(
     num_classes=30,
     split_sizes={split: 30 * number for split, number in NUM_IMAGES.items()},
     licence="MIT, as this program",
-    where="made on first use, in the folder that is named",
+    where="generated on first use, in the given folder",
     generated=True,
 )
 
@@ -34,7 +35,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def pictures() -> "SyntheticSet":
-    """What it is made of. Only now: drawing takes numpy, which the specification can do without."""
+    """Generator of the images. Imported late: the specification does not need numpy."""
     from writers.synthetic.generate import SyntheticSet
     from writers.synthetic.things import CLASSES
 

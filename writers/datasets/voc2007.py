@@ -1,8 +1,9 @@
-"""PASCAL VOC 2007, classification: 20 classes, several of them in one image; 11-point mean average precision.
+"""PASCAL VOC 2007, classification: 20 classes, several per image; 11-point mean average precision.
 
-Read from the two official tars as they are, from a tar of both, or from the unpacked VOCdevkit/VOC2007. A label is 1 where
-the class is there, 0 where it is there but all of its objects are difficult, -1 where it is not (ImageSets/Main/*_trainval.txt
-and *_test.txt). Difficult ones count neither for nor against, in training as in the score. Bounding boxes are ignored.
+Reads the two official tars, a tar of both, or the unpacked VOCdevkit/VOC2007. A label is 1 if the
+class is present, 0 if all of its objects are difficult, -1 if it is absent
+(ImageSets/Main/*_trainval.txt and *_test.txt). Difficult labels are ignored in training and in the
+score. Bounding boxes are ignored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,13 +65,14 @@ CLASSES = [
 ]
 LISTS = "ImageSets/Main/"
 ACCEPTED = (
-    f"Accepted: a folder with {TRAINVAL_TAR} and {TEST_TAR}, or VOCdevkit/VOC2007 with JPEGImages/ and {LISTS} "
-    "(a tree of class folders cannot say that an image has several)."
+    f"Accepted: a folder with {TRAINVAL_TAR} and {TEST_TAR}, or VOCdevkit/VOC2007 with JPEGImages/ "
+    f"and {LISTS} "
+    "(class folders cannot express several labels per image)."
 )
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Train is the official trainval without what a seeded draw carves out of it as val; test is the official one."""
+    """Open VOC 2007. Train is the official trainval less a seeded draw that becomes val."""
     files = _open_files(path)
     names = set(files.names())
     prefix = next(
@@ -106,7 +108,11 @@ def _wanted(path: str) -> bool:
 
 
 def _examples(files: Files, names: set[str], prefix: str, split: str) -> list[Example]:
-    """Every image of a split, sorted. Raises UserError for lists that are missing, damaged or do not fit the images."""
+    """Images of a split, sorted.
+
+    Raises:
+        UserError: lists are missing, damaged or do not match the images.
+    """
     by_class = [_read_list(files, names, f"{prefix}{LISTS}{name}_{split}.txt") for name in CLASSES]
     images = sorted(by_class[0])
     for name, labels in zip(CLASSES, by_class, strict=True):
@@ -117,7 +123,7 @@ def _examples(files: Files, names: set[str], prefix: str, split: str) -> list[Ex
             )
     if missing := [image for image in images if f"{prefix}JPEGImages/{image}.jpg" not in names]:
         raise UserError(
-            f"{len(missing)} of the {len(images)} images of {split} are not there, such as "
+            f"{len(missing)} of the {len(images)} images of {split} are missing, such as "
             f"JPEGImages/{missing[0]}.jpg.",
             ACCEPTED,
         )
@@ -129,13 +135,13 @@ def _example(image: str, by_class: Sequence[Mapping[str, int]]) -> Example:
     if max(labels) < 0:
         raise UserError(
             f"Image {image} has none of the classes.",
-            "VOC 2007 has no such image; fetch its lists again.",
+            "VOC 2007 has no such image. Download its lists again.",
         )
     return Example(f"JPEGImages/{image}.jpg", labels.index(max(labels)), image, labels)
 
 
 def _read_list(files: Files, names: set[str], name: str) -> dict[str, int]:
-    """Image -> label, from lines such as `000012 -1`."""
+    """Map images to labels, from lines such as `000012 -1`."""
     if name not in names:
         raise UserError(f"{name} is missing.", ACCEPTED)
     labels = {}
@@ -145,7 +151,8 @@ def _read_list(files: Files, names: set[str], name: str) -> dict[str, int]:
             continue
         if len(fields) != 2 or fields[1] not in ("-1", "0", "1"):
             raise UserError(
-                f"{files.where(name)}, line {number}: '{line}' is not an image and one of -1, 0 and 1.",
+                f"{files.where(name)}, line {number}: '{line}' is not an image and one of -1, 0 "
+                "and 1.",
                 "Fetch the file again.",
             )
         labels[fields[0]] = int(fields[1])

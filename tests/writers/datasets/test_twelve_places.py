@@ -272,7 +272,7 @@ def changed(file: str, variable: str, change: Callable[[np.ndarray], object]) ->
         (
             "flowers",
             changed("setid.mat", "tstid", lambda ids: ids.fill(21)),
-            "tstid names images that imagelabels",
+            "tstid names images that are not in imagelabels",
         ),
         ("flowers", lambda root: savemat(root / "setid.mat", {"x": 1}), "has no variable trnid"),
         (
@@ -292,12 +292,12 @@ def changed(file: str, variable: str, change: Callable[[np.ndarray], object]) ->
         (
             "birdsnap",
             appended("test_images.txt", "Dodo/1.jpg"),
-            r"names Dodo/1\.jpg, which images\.txt has not",
+            r"names Dodo/1\.jpg, which is not in images\.txt",
         ),
         (
             "birdsnap",
             appended("images.txt", "http://x\t0\tDodo/1.jpg\t77\t3"),
-            "do not fit together",
+            "do not match",
         ),
         ("caltech101", stranger("101_ObjectCategories/dodo/image_0001.jpg"), "such as dodo"),
     ],

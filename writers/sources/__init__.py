@@ -1,5 +1,6 @@
-"""The catalogue of kinds of sources: how images with labels lie on disk. Each file is one kind (`writers/source.py`).
+"""Catalogue of source kinds: the ways in which labeled images are stored on disk.
 
-A kind has `LAYOUT`, what is looked for, in words; `recognise(path)`, whether it lies there, by a look that takes no time; and
-`find(path, classes)`, which images are there. What no kind recognises is taken for a tree of class folders.
+Each file is one kind (contract: `writers/source.py`). It has `LAYOUT`, a description for messages;
+`recognise(path)`, a fast check whether the path has this layout; and `find(path, classes)`, which
+lists the images. A path that no kind recognizes is read as a tree of class folders.
 """

@@ -1,8 +1,11 @@
-"""ImageNet as image-net.org hands it out: ILSVRC2012_img_train.tar, a tar of 1000 tars, and ILSVRC2012_img_val.tar.
+"""ImageNet's official archives.
 
-Nothing is unpacked: the 1.28 million members of the inner tars are listed once, by several threads, and read by their places.
-The validation images are numbered, not sorted by class; their labels come from ILSVRC2012_devkit_t12.tar.gz where that lies
-beside them, else from the list shipped here (`writers/formats/imagenet_val.py`).
+ILSVRC2012_img_train.tar, a tar of 1000 tars, and ILSVRC2012_img_val.tar.
+
+Nothing is unpacked: several threads list the 1.28 million members of the inner tars once, and
+images are read by offset. Validation images are numbered, not sorted by class. Their labels come
+from ILSVRC2012_devkit_t12.tar.gz if it is in the same folder, otherwise from the list in
+`writers/formats/imagenet_val.py`.
 """
 
 import re
@@ -20,12 +23,12 @@ TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 LAYOUT = f"{TRAIN} and {VAL}, in one folder or each by its own --source"
 INNER_TAR = re.compile(r"n\d{8}\.tar")
 VAL_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
-THREADS = 8  # that list inner tars: on a cold disk most of the time is waiting for it
-TARS_AT_ONCE = 32  # whose lists are in memory beside the whole
+THREADS = 8  # threads that list inner tars; they mostly wait for a cold disk
+TARS_AT_ONCE = 32  # inner tars whose lists are in memory in addition to the result
 
 
 def recognise(path: Path) -> bool:
-    """Archives by their first file, whatever they are called; a folder by the archives' own names, unless they are unpacked."""
+    """Recognize an archive by its first file, and a folder by the names of its archives."""
     if path.is_dir():
         return (
             any((path / name).is_file() for name in (TRAIN, VAL)) and not (path / "train").is_dir()
@@ -34,7 +37,11 @@ def recognise(path: Path) -> bool:
 
 
 def find(path: Path, classes: Sequence[str] | None) -> Found:
-    """Raises UserError for archives that are not whole or not these."""
+    """List the images.
+
+    Raises:
+        UserError: an archive is incomplete or not ImageNet's.
+    """
     archives = (
         [path / name for name in (TRAIN, VAL) if (path / name).is_file()]
         if path.is_dir()
@@ -72,7 +79,7 @@ def _train(path: Path) -> tuple[TarFiles, Images]:
             if not (tar.is_file and INNER_TAR.fullmatch(tar.name)):
                 raise UserError(
                     f"{path}: {tar.name} is not the tar of one class.",
-                    f"Give {TRAIN} as it was fetched.",
+                    f"Give {TRAIN} as it was downloaded.",
                 )
             inner = members(archive.fileno(), path / tar.name, tar.offset, tar.offset + tar.size)
             return [member for member in inner if not member.is_folder and is_image(member.name)]
@@ -104,8 +111,9 @@ def _val(path: Path) -> tuple[TarFiles, Images]:
             number = VAL_IMAGE.fullmatch(name)
             if number is None or not 1 <= int(number[1]) <= len(wnids):
                 raise UserError(
-                    f"{path}: {member.name} is none of ImageNet's {len(wnids):,} validation images.",
-                    f"Give {VAL} as it was fetched.",
+                    f"{path}: {member.name} is not one of ImageNet's {len(wnids):,} validation "
+                    "images.",
+                    f"Give {VAL} as it was downloaded.",
                 )
             refuse_link(member, path)
             key = f"val/{name}"

@@ -1,13 +1,16 @@
-"""Parquet shards as Hugging Face's hub has them: train-00000-of-00294.parquet and so on, in a folder or its data/.
+"""Parquet shards of the Hugging Face hub.
 
-Columns: `image`, a struct of `bytes` and `path`, and `label`, an integer. The classes' names are those that the schema's
-metadata says (`ClassLabel`), unless the dataset has an order of its own, as ImageNet does. Images are called as their paths.
-ImageNet's paths end in the class there, `n01440764_10026_n01440764.JPEG`; that is left off, so that its images are called as
-everywhere else. Images without a label (-1: ImageNet's test shards) are left out.
+Train-00000-of-00294.parquet etc., in a folder or its data/.
 
-A row group is the least that can be read at once, about 100 images as the hub writes them, and a beton is written in another
-order: large datasets are read many times over. Memory: CACHE_BYTES of row groups are kept, which is all of a small dataset,
-and each thread has one more in its hands.
+Columns: `image`, a struct of `bytes` and `path`, and `label`, an integer. Class names come from the
+schema's metadata (`ClassLabel`), unless the dataset has a fixed order of its own, such as ImageNet.
+Images are named by their paths. ImageNet's paths there end in the class,
+`n01440764_10026_n01440764.JPEG`; this suffix is removed, so that names agree with other sources.
+Images without a label (-1, ImageNet's test shards) are skipped.
+
+A row group is the smallest unit of reading, about 100 images on the hub, and a beton is written in
+another order, so row groups of large datasets are read many times. CACHE_BYTES of row groups stay
+in memory, which is all of a small dataset; each thread holds one more.
 """
 
 import json
@@ -24,7 +27,10 @@ from writers.errors import UserError
 from writers.formats.files import shards_in
 from writers.source import UNSAID, Found, below_class, split_of
 
-LAYOUT = "train-*.parquet and validation-*.parquet with columns image (bytes, path) and label, or a folder of them"
+LAYOUT = (
+    "train-*.parquet and validation-*.parquet with columns image (bytes, path) and label, or "
+    "a folder of them"
+)
 CACHE_BYTES = 512 * 2**20
 CLASS_IN_PATH = re.compile(r"(?P<image>.+)_(?P<wnid>n\d{8})(?P<ending>\.\w+)")
 
@@ -37,7 +43,11 @@ def recognise(path: Path) -> bool:
 
 
 def find(path: Path, classes: Sequence[str] | None) -> Found:
-    """Raises UserError for other columns, labels that name no class, splits that are unclear, and without pyarrow."""
+    """List the images.
+
+    Raises:
+        UserError: unexpected columns, labels outside the classes, unclear splits, or no pyarrow.
+    """
     files = ParquetFiles([path] if path.is_file() else shards_in(path, ".parquet"))
     splits: dict[str, dict[str, tuple[str, str]]] = {}
     for number, shard in enumerate(files.shards):
@@ -51,7 +61,7 @@ def find(path: Path, classes: Sequence[str] | None) -> Found:
 
 
 class ParquetFiles:
-    """The images of some shards, called `<number of the shard>/<row>`."""
+    """Images of some shards, named `<shard number>/<row>`."""
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self.shards = list(shards)
@@ -59,7 +69,7 @@ class ParquetFiles:
         self._metadata = [_metadata(shard) for shard in shards]
         self._columns = [
             self._look_at_schema(number) for number in range(len(shards))
-        ]  # the images'
+        ]  # column of the images
         self._ends = [
             list(
                 accumulate(
@@ -67,7 +77,7 @@ class ParquetFiles:
                 )
             )
             for metadata in self._metadata
-        ]  # of each shard: the rows up to the end of each row group
+        ]  # per shard: number of rows up to the end of each row group
         self._cache: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._cached_bytes = 0
         self._lock = threading.Lock()
@@ -93,11 +103,11 @@ class ParquetFiles:
         return f"{self.shards[int(shard)]}, row {row}"
 
     def labels_and_paths(self, shard: int) -> Sequence[tuple[int | None, str | None]]:
-        """Of each row; the images are not read."""
+        """Labels and paths of all rows, without reading images."""
         column = self._columns[shard]
         try:
             table = self._open(shard).read(["label", f"{column}.path"], use_threads=False).flatten()
-        except Exception as error:  # pyarrow has exceptions of its own kinds
+        except Exception as error:  # pyarrow raises its own exception types
             raise UserError(
                 f"{self.shards[shard]} is damaged: {error}", "Fetch it again."
             ) from error
@@ -106,7 +116,7 @@ class ParquetFiles:
         )
 
     def _row_group(self, shard: int, group: int) -> Any:
-        """The images' bytes, as pyarrow has them."""
+        """Bytes of the images of a row group, as a pyarrow array."""
         with self._lock:
             if (shard, group) in self._cache:
                 self._cache.move_to_end((shard, group))
@@ -121,7 +131,7 @@ class ParquetFiles:
         except Exception as error:
             raise OSError(f"row group {group} is damaged: {error}") from error
         with self._lock:
-            if (shard, group) not in self._cache:  # another thread may have read it meanwhile
+            if (shard, group) not in self._cache:  # another thread may have read it in the meantime
                 self._cache[shard, group] = images
                 self._cached_bytes += images.nbytes
             while self._cached_bytes > CACHE_BYTES:
@@ -129,20 +139,21 @@ class ParquetFiles:
         return images
 
     def _open(self, shard: int) -> Any:
-        """A reader for one thread; what the file says of itself is not read again."""
+        """Open a reader for one thread, reusing the parsed metadata."""
         return _parquet().ParquetFile(
             self.shards[shard], metadata=self._metadata[shard], pre_buffer=False
         )
 
     def _look_at_schema(self, shard: int) -> str:
-        """The name of the images' column; also takes the classes' names, which are the same in all shards."""
+        """Return the image column's name; check that all shards have the same class names."""
         schema, path = self._metadata[shard].schema.to_arrow_schema(), self.shards[shard]
         column = next((name for name in ("image", "img") if name in schema.names), "")
         parts = {part.name for part in schema.field(column).flatten()} if column else set()
         is_whole = "label" in schema.names and "int" in str(schema.field("label").type)
         if not ({f"{column}.bytes", f"{column}.path"} <= parts and is_whole):
             raise UserError(
-                f"{path} has the columns {', '.join(schema.names)}; needed are image, of bytes and path, and "
+                f"{path} has the columns {', '.join(schema.names)}; it needs image, with bytes and "
+                "path, and "
                 "label, a whole number.",
                 f"Accepted: {LAYOUT}.",
             )
@@ -157,19 +168,23 @@ class ParquetFiles:
 
 
 def _split_of(shard: Path) -> str:
-    """From `validation-00000-of-00014.parquet`, or from the folder `train/`."""
+    """Split by the file name `validation-00000-of-00014.parquet` or the folder `train/`."""
     return split_of(re.split(r"[-._]", shard.name)[0]) or split_of(shard.parent.name) or UNSAID
 
 
 def _namer(
     names: Sequence[str] | None, classes: Sequence[str] | None, shard: Path
 ) -> Callable[[int], str]:
-    """From a label to the class's name: the schema's own, unless the dataset knows its classes by others in the same order."""
+    """Map labels to class names.
+
+    The schema's, unless the dataset defines names in the same order.
+    """
     own = names is not None and (classes is None or set(names) <= set(classes))
     in_order = names if own else classes
     if not own and classes is not None and names is not None and len(names) != len(classes):
         raise UserError(
-            f"{shard} names {len(names)} classes, such as {names[0]}; the dataset has {len(classes)}, such as "
+            f"{shard} names {len(names)} classes, such as {names[0]}; the dataset has "
+            f"{len(classes)}, such as "
             f"{classes[0]}.",
             "Give shards of that dataset.",
         )
@@ -188,7 +203,7 @@ def _namer(
 
 
 def _image(path: str | None, class_name: str, shard: Path, row: int) -> str:
-    """What the image is called below its class's folder; where it has no path, as its place."""
+    """Image name within its class: its path, or its position if it has no path."""
     if not path:
         return f"{shard.stem}-{row:07d}"
     below = below_class(path, class_name)
@@ -197,7 +212,8 @@ def _image(path: str | None, class_name: str, shard: Path, row: int) -> str:
         return below
     if found["wnid"] != class_name:
         raise UserError(
-            f"{shard}, row {row}: the path {path} says {found['wnid']}, the label {class_name}.",
+            f"{shard}, row {row}: the path {path} is of class {found['wnid']}, the label of "
+            f"{class_name}.",
             "Its labels are in another order than ImageNet's.",
         )
     return found["image"] + found["ending"]
@@ -208,9 +224,9 @@ def _metadata(shard: Path) -> Any:
         return _parquet().read_metadata(shard)
     except UserError:
         raise
-    except Exception as error:  # pyarrow has exceptions of its own kinds
+    except Exception as error:  # pyarrow raises its own exception types
         raise UserError(
-            f"{shard} is not a whole Parquet file: {error}", "Fetch it again."
+            f"{shard} is not a complete Parquet file: {error}", "Fetch it again."
         ) from error
 
 

@@ -1,10 +1,10 @@
-"""Any dataset object of torchvision, for those who write betons from Python.
+"""Any torchvision dataset object, to write betons from Python.
 
     source = from_torchvision(torchvision.datasets.ImageFolder("photos/train"), "train")
     write_split(source, "train", everything(source.classes), Encoding(), Path("train.beton"))
 
-Where the dataset says the paths of its files (`samples` or `imgs`), these are read, byte for byte, and the beton is the one
-that the tree gives. Else each item is taken as it comes, one at a time, and packed without loss.
+If the dataset lists its files (`samples` or `imgs`), they are read byte for byte, and the beton
+equals that of the tree. Otherwise items are read one at a time and stored without loss.
 """
 
 import io
@@ -23,7 +23,7 @@ LAYOUT = "from Python, any dataset of torchvision (writers/sources/torchvision_d
 
 
 class VisionDataset(Protocol):
-    """What is used of torchvision's class of that name."""
+    """The part of torchvision's class of that name that is used here."""
 
     def __getitem__(self, index: int) -> tuple[Any, Any]: ...
 
@@ -31,10 +31,15 @@ class VisionDataset(Protocol):
 
 
 def from_torchvision(dataset: VisionDataset, split: str, *, name: str = "") -> Source:
-    """All of a dataset as one split, with its own labels and its own order of classes.
+    """Make a source of one split from a dataset, with its own labels and order of classes.
 
-    The dataset must have no transform but those that give PIL images or uint8 arrays [H, W] or [H, W, 3]. `name`: what the
-    dataset is called; default: its class's name. Raises UserError for labels that are no class numbers.
+    Args:
+        dataset: items must be PIL images or uint8 arrays, [H, W] or [H, W, 3], after its transform.
+        split: name of the split.
+        name: name of the dataset, by default that of its class.
+
+    Raises:
+        UserError: labels are not class numbers.
     """
     paths = [
         str(path)
@@ -72,7 +77,7 @@ class _PathFiles:
 
 
 class _ItemFiles:
-    """Items as the bytes of PNG files. One item at a time: datasets need not be made for several threads."""
+    """Encode items as PNG, one at a time, because datasets need not be thread-safe."""
 
     def __init__(self, dataset: VisionDataset, name: str) -> None:
         self._dataset, self._name = dataset, name
@@ -113,7 +118,7 @@ def _png(image: Any, where: str) -> bytes:
         "RGBA",
         "I",
         "I;16",
-    )  # the others are no modes of PNG
+    )  # PNG has no other modes
     (image if keeps else image.convert("RGB")).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
@@ -137,8 +142,8 @@ def _labels(dataset: VisionDataset) -> list[int]:
         np.ndim(label) == 0 and int(label) == label >= 0 for label in labels
     ):
         raise UserError(
-            f"The labels of {type(dataset).__name__} are no class numbers.",
-            "Take a dataset of images with one class each.",
+            f"The labels of {type(dataset).__name__} are not class numbers.",
+            "Use a dataset with one class per image.",
         )
     return [int(label) for label in labels]
 
@@ -148,7 +153,7 @@ def _classes(dataset: VisionDataset, labels: Sequence[int]) -> list[str]:
     of_name: Mapping[str, int] | None = getattr(dataset, "class_to_idx", None)
     names = getattr(dataset, "wnids", None) or getattr(
         dataset, "classes", None
-    )  # ImageNet's `classes` are lists of words
+    )  # ImageNet's `classes` are tuples of synonyms
     if names is None and of_name:
         names = sorted(of_name, key=lambda class_name: of_name[class_name])
     classes = (

@@ -1,9 +1,10 @@
-"""A tree of class folders, or an uncompressed tar or a zip of one, read where it lies.
+"""A tree of class folders, or an uncompressed tar or a zip of one, read without unpacking.
 
-    train/cat/1.jpg  val/cat/2.jpg  test/cat/3.jpg      the splits as they are (also valid/, validation/)
-    cat/1.jpg  dog/2.jpg                                splits carved by a seeded draw
+    train/cat/1.jpg  val/cat/2.jpg  test/cat/3.jpg      given splits (also valid/, validation/)
+    cat/1.jpg  dog/2.jpg                                splits drawn by seed
 
-Folders around such a tree (`caltech101/101_ObjectCategories/cat/1.jpg`) are passed over; so are files that are no images.
+Folders around such a tree (`caltech101/101_ObjectCategories/cat/1.jpg`) are skipped, and so are
+files that are not images.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,11 +14,18 @@ from writers.errors import UserError
 from writers.formats.files import FolderFiles, open_files
 from writers.source import UNSAID, Found, layouts, split_of
 
-LAYOUT = "train/<class>/*.jpg with or without val/ and test/, or <class>/*.jpg, as a folder, an uncompressed .tar or a .zip"
+LAYOUT = (
+    "train/<class>/*.jpg with or without val/ and test/, or <class>/*.jpg, as a folder, an "
+    "uncompressed .tar or a .zip"
+)
 
 
 def find(path: Path, classes: Sequence[str] | None) -> Found:
-    """Raises UserError for a tree without images, and for folders that do not fit the layout."""
+    """List the images.
+
+    Raises:
+        UserError: no images, or folders that do not match the layout.
+    """
     files = open_files(path)
     prefix, names = _without_wrapping(files.names())
     if not names:
@@ -32,7 +40,7 @@ def find(path: Path, classes: Sequence[str] | None) -> Found:
 
 
 def _without_wrapping(names: Sequence[str]) -> tuple[str, list[str]]:
-    """Strip folders that hold everything, as long as class folders remain; files beside class folders are passed over."""
+    """Strip outer folders while class folders remain; skip files next to class folders."""
     prefix = ""
     inner = [name for name in names if "/" in name]
     while inner:
@@ -46,7 +54,7 @@ def _without_wrapping(names: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _given_splits(names: Sequence[str], path: Path) -> dict[str, dict[str, tuple[str, str]]]:
-    """Images by split; all of a split unsaid where the tree has class folders at its top."""
+    """Images by split, or under "" if class folders are at the top of the tree."""
     splits = {
         folder: split_of(folder) for folder in sorted({name.split("/", 1)[0] for name in names})
     }
@@ -56,7 +64,7 @@ def _given_splits(names: Sequence[str], path: Path) -> dict[str, dict[str, tuple
         return {UNSAID: {name: _class_and_image(name) for name in names}}
     if strangers := [folder for folder, split in splits.items() if split is None]:
         raise UserError(
-            f"{path} has images in {strangers[0]}/ beside train/; its splits are unclear.",
+            f"{path} has images in {strangers[0]}/ next to train/; its splits are unclear.",
             layouts(),
         )
     by_split: dict[str, dict[str, tuple[str, str]]] = {}
@@ -74,7 +82,7 @@ def _class_and_image(path: str) -> tuple[str, str]:
 
 
 def _refuse_empty_folders(root: Path, found: Collection[str]) -> None:
-    """A class folder without images is a mistake of copying or unpacking; better said now than seen in the results."""
+    """Raise UserError for a class folder without images: a mistake of copying or unpacking."""
     folder = next((entry for entry in root.iterdir() if split_of(entry.name) == "train"), root)
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.name.startswith(".") and entry.name not in found:

@@ -1,11 +1,14 @@
-"""WebDataset shards: tars in which files with one key follow one another, `0001.jpg 0001.cls`; read where they lie.
+"""WebDataset shards, read without unpacking.
 
-    imagenet1k-train-0000.tar  imagenet1k-validation-00.tar     as timm's imagenet-1k-wds has them
-    train/0000.tar  test/0000.tar  classnames.txt               as CLIP's benchmark has them
+A shard is a tar; the files of a sample share a key and follow each other: `0001.jpg 0001.cls`.
 
-A label is what stands in `.cls`, or under `label`, `cls` or `class_id` in `.json`: a class's number or its name. Numbers are
-named by the dataset's own order, as ImageNet has one, else by the lines of `classnames.txt` or `classes.txt`, else as they
-are. An image is called as the `filename` in its `.json`, else as its key.
+    imagenet1k-train-0000.tar  imagenet1k-validation-00.tar     timm's imagenet-1k-wds
+    train/0000.tar  test/0000.tar  classnames.txt               CLIP benchmark
+
+The label is the content of `.cls`, or `label`, `cls` or `class_id` in `.json`: a class number or
+name. Numbers are mapped to names by the dataset's own order if it has one (ImageNet), otherwise by
+the lines of `classnames.txt` or `classes.txt`, otherwise the number is the name. An image is named
+by `filename` in its `.json`, otherwise by its key.
 """
 
 import json
@@ -21,19 +24,26 @@ from writers.formats.files import IMAGE_ENDINGS, shards_in
 from writers.formats.tars import Member, TarFiles, looks_like_tar, members, refuse_link
 from writers.source import UNSAID, Found, below_class, split_of
 
-LAYOUT = "WebDataset shards, *train*.tar and *val*.tar with <key>.jpg and <key>.cls or .json in them, or a folder of them"
+LAYOUT = (
+    "WebDataset shards, *train*.tar and *val*.tar with <key>.jpg and <key>.cls or .json in "
+    "them, or a folder of them"
+)
 CLASS_LISTS = ("classnames.txt", "classes.txt")
 LABEL_ENDINGS = (".cls", ".json")
 
 
 def recognise(path: Path) -> bool:
-    """By what the first archive begins with."""
+    """Recognize shards by the first files of the first archive."""
     shards = [path] if path.is_file() else shards_in(path, ".tar")
     return bool(shards) and looks_like_tar(shards[0]) and _begins_as_shard(shards[0])
 
 
 def find(path: Path, classes: Sequence[str] | None) -> Found:
-    """Raises UserError for archives that are not whole, images without a label, and labels that name no class."""
+    """List the images.
+
+    Raises:
+        UserError: an incomplete archive, an image without a label, or a label outside the classes.
+    """
     shards = [path] if path.is_file() else shards_in(path, ".tar")
     class_of = _namer(classes or _class_list(path), path)
     files = TarFiles()
@@ -62,14 +72,16 @@ def find(path: Path, classes: Sequence[str] | None) -> Found:
 def _label(
     handle: int, found: dict[str, Member], shard: Path, key: str
 ) -> tuple[int | str, str | None]:
-    """The label, and the file name that the sample says."""
+    """Label and file name of a sample."""
     said: dict[str, Any] = {}
     if ".json" in found:
         try:
             said = json.loads(_content(handle, found[".json"]))
             said = said if isinstance(said, dict) else {}
         except ValueError as error:
-            raise UserError(f"{shard}:{key}.json is no JSON: {error}", "Fetch it again.") from error
+            raise UserError(
+                f"{shard}:{key}.json is not JSON: {error}", "Fetch it again."
+            ) from error
     if ".cls" in found:
         label: Any = _content(handle, found[".cls"]).decode(errors="replace").strip()
     else:
@@ -85,7 +97,7 @@ def _label(
 
 
 def _namer(names: Sequence[str] | None, path: Path) -> Callable[[int | str, str], str]:
-    """From a label, and where it stands, to the class's name."""
+    """Map a label, and its position for messages, to a class name."""
 
     def name(label: int | str, where: str) -> str:
         if isinstance(label, str):
@@ -112,7 +124,10 @@ def _class_list(path: Path) -> list[str] | None:
 
 
 def _begins_as_shard(shard: Path) -> bool:
-    """The first two files have one key, and one of them is a label: in a tree's archive each image has its own."""
+    """Return True if the first two files share a key and one is a label.
+
+    In the archive of a tree each image has its own key.
+    """
     with shard.open("rb", buffering=0) as archive:
         listed = (member.name for member in members(archive.fileno(), shard) if member.is_file)
         first, second = next(listed, ""), next(listed, "")
@@ -124,13 +139,13 @@ def _begins_as_shard(shard: Path) -> bool:
 
 
 def _split_of(shard: Path) -> str:
-    """From `imagenet1k-validation-00.tar`, or from the folder `train/`."""
+    """Split by the file name `imagenet1k-validation-00.tar` or the folder `train/`."""
     said = {split for word in re.split(r"[-._]", shard.stem) if (split := split_of(word))}
     return said.pop() if len(said) == 1 else split_of(shard.parent.name) or UNSAID
 
 
 def _key(name: str) -> str:
-    """As WebDataset: up to the first dot of the file's own name."""
+    """Key as in WebDataset: up to the first dot of the file name."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.split(".", 1)[0]
 

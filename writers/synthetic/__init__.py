@@ -1,1 +1,1 @@
-"""What the classes of the synthetic sets look like: a file a set of `writers/datasets/`, with its `CLASSES`."""
+"""Generated image sets: one file per set of `writers/datasets/`, with its `CLASSES`."""

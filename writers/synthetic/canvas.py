@@ -1,4 +1,4 @@
-"""Draws one synthetic picture: a cluttered background, textured objects on it, uneven light and a camera's noise.
+"""Draw one image: a cluttered background, textured objects, uneven light and camera noise.
 
 A shape and a texture are functions of the coordinates u and v, in units of an object's radius.
 """
@@ -15,9 +15,9 @@ Field = Callable[[Array, Array], Array]
 
 
 class Canvas:
-    """A picture in the making: a background when it is new, on which objects are drawn.
+    """An image under construction: starts as a background, on which objects are drawn.
 
-    Positions and lengths are in units of the shorter side, from the centre. Colours are red, green, blue in 0..1.
+    Positions and lengths are in units of the shorter side, from the center. Colors are RGB in 0..1.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -36,13 +36,13 @@ class Canvas:
         self._clutter()
 
     def random_colour(self, max_saturation: float = 0.9) -> Array:
-        """Any hue."""
+        """Random color of any hue."""
         return hsv(
             self.rng.uniform(), self.rng.uniform(0.0, max_saturation), self.rng.uniform(0.25, 0.95)
         )
 
     def random_place(self, margin: float) -> tuple[float, float]:
-        """A centre that keeps `margin` from the edges where it can."""
+        """Random center that keeps `margin` to the edges if possible."""
         x, y = max(0.0, self.half_width - margin), max(0.0, self.half_height - margin)
         return self.rng.uniform(-x, x), self.rng.uniform(-y, y)
 
@@ -58,7 +58,7 @@ class Canvas:
         opacity: float = 1.0,
         softness_px: float = 1.0,
     ) -> None:
-        """Draw `shape` filled with `texture`, which mixes the two `colours`."""
+        """Draw `shape` filled with `texture`, which mixes two colors."""
         radius_px = radius * self._side
         x_px, y_px = (
             self.width / 2 + centre[0] * self._side,
@@ -81,7 +81,7 @@ class Canvas:
         window += cover * (paint - window)
 
     def cover(self, centre: tuple[float, float], radius: float) -> None:
-        """Something in front of the object that hides an edge of it."""
+        """Cover an edge of the object with something in front of it."""
         rng = self.rng
         direction = rng.uniform(0, 2 * np.pi)
         place = (
@@ -100,7 +100,7 @@ class Canvas:
         )
 
     def finish(self) -> Array:
-        """The picture, uint8 [height, width, 3], under a light that comes from one side, with a camera's noise."""
+        """Return the image, uint8 [height, width, 3], with light from one side and camera noise."""
         rng = self.rng
         direction, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.35)
         x = np.linspace(-strength, strength, self.width, dtype=np.float32)[None, :] * np.float32(
@@ -116,7 +116,7 @@ class Canvas:
         return (np.clip(lit, 0, 1) * 255).astype(np.uint8)
 
     def _clutter(self) -> None:
-        """Blobs, and scraps of texture that belong to no class."""
+        """Draw blobs and scraps of texture that belong to no class."""
         rng = self.rng
         for _ in range(rng.integers(3, 8)):
             colour = self.random_colour(0.4)
@@ -146,7 +146,7 @@ class Canvas:
 
 
 def hsv(hue: float, saturation: float, value: float) -> Array:
-    """Red, green, blue, float32 [3]."""
+    """Convert hue, saturation, value to RGB, float32 [3]."""
     return np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value), dtype=np.float32)
 
 
@@ -156,7 +156,7 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -
     return np.asarray(coarse.resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
 
 
-# Shapes: below zero inside, about the distance to the edge; most have radius 1.
+# Shapes: negative inside, about the distance to the edge; most have radius 1.
 
 
 def disc(u: Array, v: Array) -> Array:
@@ -180,7 +180,7 @@ def cross(u: Array, v: Array) -> Array:
 
 
 def corner(u: Array, v: Array) -> Array:
-    """An L."""
+    """An L shape."""
     return np.minimum(bar(u, v - 0.6), bar(v, u + 0.7))
 
 
@@ -227,7 +227,7 @@ def flower(num_petals: int, depth: float) -> Field:
     return field
 
 
-# Textures: 0..1, how much of the second colour.
+# Textures: 0..1, fraction of the second color.
 
 
 def plain(u: Array, v: Array) -> Array:
@@ -240,7 +240,7 @@ def shade(u: Array, v: Array) -> Array:
 
 @functools.cache
 def stripes(frequency: float, angle: float = 0.0) -> Field:
-    """`frequency` stripes of each colour, at `angle` in radians."""
+    """`frequency` stripes per color, at `angle` in radians."""
     cosine, sine = (np.float32(np.pi * frequency * part) for part in (np.cos(angle), np.sin(angle)))
     return lambda u, v: _edge(np.sin(cosine * u + sine * v))
 
@@ -280,5 +280,5 @@ def wedges(number: int) -> Field:
 
 
 def _edge(wave: Array) -> Array:
-    """A step at 0, soft enough not to look cut out."""
+    """A soft step at 0."""
     return np.clip(0.5 + 3 * wave, 0, 1)

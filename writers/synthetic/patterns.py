@@ -1,4 +1,4 @@
-"""The pictures of `synthetic_patterns`: a pattern each, over all of the picture."""
+"""Images of `synthetic_patterns`: one pattern that fills the image."""
 
 import functools
 
@@ -10,9 +10,9 @@ HUE_SPREAD = 0.07
 
 
 def _pattern(canvas: Canvas, pattern: Field, hue: float) -> None:
-    """The pattern at varied scale and angle, bent a little, in two colours, worn thin so that the background shows.
+    """Draw the pattern at a random scale and angle, slightly bent, in two colors.
 
-    One colour is of about the class's hue, as water is mostly blue and brick mostly red.
+    One color has about the hue of the class, as water is mostly blue and brick mostly red.
     """
     rng = canvas.rng
     shape = (canvas.height, canvas.width)
@@ -75,13 +75,13 @@ def _marble(u: Array, v: Array) -> Array:
 
 
 def _scales(u: Array, v: Array) -> Array:
-    """Rows of discs, each row lying over the next, half a disc aside."""
+    """Rows of disks, each overlapping the next by half a disk."""
     row = np.floor(2 * v)
     return _step(np.hypot(np.mod(u + 0.5 * np.mod(row, 2), 1) - 0.5, np.mod(2 * v, 1) * 0.5) - 0.42)
 
 
 def _pebbles(u: Array, v: Array) -> Array:
-    """Stones of unlike sizes."""
+    """Stones of different sizes."""
     return _step(
         np.sin(3.1 * u + 1.3 * np.sin(2.2 * v)) * np.sin(3.7 * v + 1.3 * np.sin(2.6 * u)) - 0.1
     )

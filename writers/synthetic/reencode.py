@@ -1,4 +1,4 @@
-"""Files of which some are given out as pixels, drawn anew by Pillow: damaged ones as far as it decodes them, or cut ones."""
+"""Files of which some, such as damaged ones, are decoded by Pillow and stored lossless."""
 
 import io
 import warnings
@@ -18,19 +18,26 @@ class RedrawnFiles:
         concerned: Callable[[str], bool],
         change: Callable[[Image.Image], Image.Image],
     ) -> None:
-        """concerned: which files, by name. change: what becomes of an image, which is RGB."""
+        """Wrap files.
+
+        Args:
+            files: the files to read from.
+            concerned: returns True for the names to decode.
+            change: function of an RGB image, applied after decoding.
+        """
         self._files, self._concerned, self._change = files, concerned, change
 
     def names(self) -> Sequence[str]:
         return self._files.names()
 
     def read(self, name: str) -> bytes:
-        """Raises OSError, too, for what Pillow does not decode."""
+        """Return the bytes of a file. Raises OSError if Pillow cannot decode it."""
         data = self._files.read(name)
         if not self._concerned(name):
             return data
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged EXIF, as the writer does
+            # ignore warnings about damaged EXIF, as the writer does
+            warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
                 return to_ppm(np.asarray(self._change(image.convert("RGB"))))
 

@@ -1,4 +1,4 @@
-"""The pictures of `synthetic_scenes`: several objects each, told apart by number, size and arrangement."""
+"""Images of `synthetic_scenes`: several objects; classes differ in number, size and arrangement."""
 
 import functools
 from collections.abc import Callable
@@ -25,12 +25,15 @@ from writers.synthetic.canvas import (
 
 HUE_SPREAD = 0.07
 
-Place = tuple[float, float, float]  # x, y, radius; in a frame that spans -1..1
+Place = tuple[float, float, float]  # x, y, radius in a frame from -1 to 1
 Arrange = Callable[[np.random.Generator], list[Place]]
 
 
 def _scene(canvas: Canvas, arrange: Arrange, hue: float, shapes: tuple[Field, ...] = ()) -> None:
-    """Objects of one look, of about one hue, at the places of `arrange`; with `shapes`, each of its own shape and look."""
+    """Draw objects of one look and hue at the positions of `arrange`.
+
+    `shapes` gives each its own look.
+    """
     rng = canvas.rng
     angle, size = rng.normal(0, 0.25), rng.uniform(0.4, 0.48)
     cosine, sine = size * np.cos(angle), size * np.sin(angle)

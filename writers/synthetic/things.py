@@ -1,4 +1,4 @@
-"""The pictures of `synthetic_things`: one object each, of a shape, a texture and about one hue."""
+"""Images of `synthetic_things`: one object with a shape, a texture and about one hue."""
 
 import functools
 
@@ -46,7 +46,7 @@ RED, ORANGE, YELLOW, LIME, GREEN, CYAN, SKY, BLUE, PURPLE, MAGENTA, PINK = (
 
 
 def _thing(canvas: Canvas, shape: Field, texture: Field, hue: float) -> None:
-    """One object of any pose and size, of about one hue."""
+    """Draw one object of any pose and size, of about one hue."""
     rng = canvas.rng
     radius = rng.uniform(0.3, 0.45)
     centre = canvas.random_place(radius)

@@ -19,7 +19,6 @@ LIGHT = [
     "harness.runner.worker",
     "harness.runner.launchers.local",
     "harness.cli.live_table",
-    "harness.cli.catalogue",
     "harness.report.page",
     "harness.stages.write",
     "loaders.plan",

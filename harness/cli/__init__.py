@@ -1,1 +1,1 @@
-"""The command line: commands, benchmarks, console output and the live table."""
+"""Command line: commands, benchmarks, and what they print."""

@@ -1,4 +1,4 @@
-"""What a person sees of long work: a bar with rate and ETA on a terminal, a plain line now and then without one."""
+"""Progress of long work: a bar with rate and ETA on a terminal, otherwise a line now and then."""
 
 import sys
 import time
@@ -20,22 +20,23 @@ from rich.text import Text
 
 PLAIN_LINE_EVERY_S = 15.0
 
-Report = Callable[[int, int], None]  # done, total
+# Called with the number of items done and in total.
+Report = Callable[[int, int], None]
 
 
 def out() -> Console:
-    """For answers: standard output."""
+    """Return a console on standard output, for results."""
     return Console(highlight=False)
 
 
 def err() -> Console:
-    """For progress and remarks: standard error, so that answers can be piped."""
+    """Return a console on standard error, for progress and notes, so that results can be piped."""
     return Console(stderr=True, highlight=False)
 
 
 @contextmanager
 def progress(title: str, unit: str = "images") -> Iterator[Report]:
-    """Gives a function to call with (done, total) as often as is convenient; it is cheap."""
+    """Show progress inside the block; yields a function that is cheap enough for every item."""
     console = err()
     if not console.is_terminal:
         yield _plain(title, unit)
@@ -55,7 +56,7 @@ def progress(title: str, unit: str = "images") -> Iterator[Report]:
 
 
 def bar(console: Console, unit: str) -> Progress:
-    """A bar to be shown inside a live display."""
+    """Return a progress bar for a live display; its tasks need the field `count`."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -69,7 +70,7 @@ def bar(console: Console, unit: str) -> Progress:
 
 
 def seconds(value: float) -> str:
-    """A duration for people: 8.1 s, 3 min 20 s, 5 h 12 min."""
+    """Format a duration: 8.1 s, 3 min 20 s, 5 h 12 min."""
     if value < 60:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
@@ -86,14 +87,14 @@ class _Rate(ProgressColumn):
 
 
 def _plain(title: str, unit: str) -> Report:
-    started = last = time.monotonic()
+    started = printed_at = time.monotonic()
 
     def report(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal printed_at
         now = time.monotonic()
-        if now - last < PLAIN_LINE_EVERY_S:
+        if now - printed_at < PLAIN_LINE_EVERY_S:
             return
-        last = now
+        printed_at = now
         rate = done / (now - started)
         left = f", {seconds((total - done) / rate)} left" if rate > 0 else ""
         print(

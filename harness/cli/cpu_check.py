@@ -1,9 +1,9 @@
-"""Compare gradients of the convolutions that torch's CPU kernels are known to get wrong with float64.
+"""Compare gradients of convolutions with float64, for cases that torch's CPU kernels get wrong.
 
     python -m harness.cli.cpu_check narrow
 
-A wrong kernel may crash, so each case runs in a process of its own. The process prints one line of JSON for each way to
-compute, as soon as it is done: first as the harness trains, then as torch does.
+A wrong kernel may crash, so each case runs in its own process. The process prints one line of JSON
+for each implementation, as soon as it is done: first the harness's, then torch's.
 """
 
 import json
@@ -17,21 +17,34 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-Way = Literal["harness", "torch"]
-NUM_IMAGES = 13  # odd: a last batch; even ones hide the crash
-NUM_THREADS = 2  # with one thread no error was seen
+Implementation = Literal["harness", "torch"]
+# Odd, so that the last batch is incomplete; even numbers hide the crash.
+NUM_IMAGES = 13
+# With one thread no error was seen.
+NUM_THREADS = 2
 TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
 class Case:
-    """Convolutions of stride 2, and the largest error, relative to the largest value, that rounding explains."""
+    """Convolutions of stride 2.
+
+    Attributes:
+        name: Name on the command line.
+        description: Description for people.
+        channels: Numbers of channels to try.
+        kernel: Side of the kernel.
+        side: Side of the input in pixels.
+        precision: Precision of the forward pass.
+        tolerance: Largest error, relative to the largest value, that rounding explains.
+        num_tries: Number of random inputs for each number of channels.
+    """
 
     name: str
-    words: str
+    description: str
     channels: tuple[int, ...]
     kernel: int
-    side: int  # of the input, in pixels
+    side: int
     precision: Literal["float32", "bf16"]
     tolerance: float
     num_tries: int = 40
@@ -53,50 +66,60 @@ CASES = (
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What became of one way to compute a case; `fault` is empty if it is right."""
+class CaseResult:
+    """Result of one implementation; `fault` is empty if its gradients are right."""
 
     case: Case
-    way: Way
+    implementation: Implementation
     fault: str
 
 
-def check() -> Iterator[Answer]:
-    """Run every case in a process of its own, both ways. After a crash the ways that are left have no answer."""
+def check() -> Iterator[CaseResult]:
+    """Run every case in its own process, with both implementations.
+
+    After a crash the remaining implementation has no result.
+    """
     for case in CASES:
-        yield from answers_of(case, [sys.executable, "-m", "harness.cli.cpu_check", case.name])
+        yield from run_case(case, [sys.executable, "-m", "harness.cli.cpu_check", case.name])
 
 
-def answers_of(case: Case, command: Sequence[str]) -> Iterator[Answer]:
-    """Run the command, which computes the case, and read its lines and its end."""
+def run_case(case: Case, command: Sequence[str]) -> Iterator[CaseResult]:
+    """Run the command that computes the case; interpret its output and exit code."""
+    code: int | None
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
-        lines, code = ended.stdout.splitlines(), ended.returncode
-        complaint = (ended.stderr.strip().splitlines() or [""])[-1]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+        lines, code = process.stdout.splitlines(), process.returncode
+        last_error = (process.stderr.strip().splitlines() or [""])[-1]
     except subprocess.TimeoutExpired as expired:
         output = expired.stdout or b""
         lines, code = (output.decode() if isinstance(output, bytes) else output).splitlines(), None
-        complaint = ""
-    ways: list[Way] = ["harness", "torch"]
+        last_error = ""
+    pending: list[Implementation] = ["harness", "torch"]
     for line in lines:
         error = json.loads(line)
-        is_right = error <= case.tolerance  # false for NaN
-        size = (
+        is_right = error <= case.tolerance  # False for NaN
+        fault = (
             "not a number" if math.isnan(error) else f"an error of {error:.2g} of the largest value"
         )
-        yield Answer(case, ways.pop(0), "" if is_right else size)
+        yield CaseResult(case, pending.pop(0), "" if is_right else fault)
     if code is None:
-        yield Answer(case, ways[0], f"no result within {TIMEOUT_S} s")
+        yield CaseResult(case, pending[0], f"no result within {TIMEOUT_S} s")
     elif code < 0:
-        yield Answer(case, (ways or ["torch"])[0], f"crashed by {signal.Signals(-code).name}")
+        fault = f"crashed by {signal.Signals(-code).name}"
+        yield CaseResult(case, (pending or ["torch"])[0], fault)
     elif code > 0:
-        yield Answer(case, (ways or ["torch"])[0], complaint or f"exit code {code}")
+        yield CaseResult(case, (pending or ["torch"])[0], last_error or f"exit code {code}")
 
 
 def largest_error(case: Case, context: Callable[[], AbstractContextManager[object]]) -> float:
-    """Return the largest error of outputs and gradients over all tries, relative to the largest true value.
+    """Return the largest error of outputs and gradients, relative to the largest true value.
 
-    context: entered around each forward pass. NaN if a value is not a number.
+    Args:
+        case: Convolutions to compute.
+        context: Entered around each forward pass.
+
+    Returns:
+        The maximum over all tries; NaN if a value is not a number.
     """
     import torch
     from torch.nn import functional
@@ -109,21 +132,23 @@ def largest_error(case: Case, context: Callable[[], AbstractContextManager[objec
         for _ in range(case.num_tries):
             images = torch.randn(NUM_IMAGES, channels, case.side, case.side)
             images = images.to(memory_format=torch.channels_last).requires_grad_()
-            # Free memory full of NaN, which the next gradients may be given: values never written show.
+            # Fill freed memory with NaN, so that gradient values that are never written show.
             for size in (weight.numel(), images.numel()):
                 torch.full((size,), torch.nan)
             with context():
                 output = functional.conv2d(images, weight, stride=2, padding=case.kernel // 2)
             upstream = torch.randn(output.shape).to(memory_format=torch.channels_last)
-            found = torch.autograd.grad(output, (images, weight), upstream.to(output.dtype))
-            output = output.detach()
+            gradients = torch.autograd.grad(output, (images, weight), upstream.to(output.dtype))
             exact = [tensor.detach().double().requires_grad_() for tensor in (images, weight)]
-            true_output = functional.conv2d(exact[0], exact[1], stride=2, padding=case.kernel // 2)
-            true = torch.autograd.grad(true_output, exact, upstream.double())
-            for mine, other in zip((output, *found), (true_output.detach(), *true), strict=True):
-                error = float(
-                    (mine.detach().double() - other.detach()).abs().max() / other.abs().max()
-                )
+            exact_output = functional.conv2d(exact[0], exact[1], stride=2, padding=case.kernel // 2)
+            exact_gradients = torch.autograd.grad(exact_output, exact, upstream.double())
+            for computed, expected in zip(
+                (output.detach(), *gradients),
+                (exact_output.detach(), *exact_gradients),
+                strict=True,
+            ):
+                difference = (computed.detach().double() - expected.detach()).abs().max()
+                error = float(difference / expected.abs().max())
                 if math.isnan(error):
                     return error
                 worst = max(worst, error)

@@ -1,7 +1,9 @@
-"""The `harness` command. A name is a file: `harness write-beton` is `command` in `harness/cli/commands/write_beton.py`.
+"""The `harness` command.
 
-A person's mistake ends in one or two red lines and exit code 2; an interruption in one line and 130; a bug in its
-traceback and 1. Commands import what they need when they run, so that `harness --help` stays instant.
+A name is a file: `harness write-beton` is `command` in `harness/cli/commands/write_beton.py`.
+A user's mistake prints one or two red lines and exits with 2, an interruption prints one line and
+exits with 130, a bug prints its traceback and exits with 1. Commands import what they need when
+they run, so that `harness --help` stays fast.
 """
 
 import gc
@@ -16,21 +18,23 @@ from writers.errors import UserError
 COMMANDS = "harness.cli.commands"
 
 
-class Catalogue(click.Group):
-    """A click group whose commands are the modules of a package, imported when they are asked for."""
+class CommandGroup(click.Group):
+    """A click group whose commands are the modules of a package, imported on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
         return [name.replace("_", "-") for name in names.names(COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command. Raises UserError if there is none of this name."""
         if names.normalise(cmd_name) not in names.names(COMMANDS):
             raise names.unknown("command", cmd_name, self.list_commands(ctx))
         command: click.Command = names.find(COMMANDS, cmd_name, "command").command
         return command
 
 
-def _version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-    if wanted:
+def _print_version(ctx: click.Context, parameter: click.Parameter, is_set: bool) -> None:
+    if is_set:
         from importlib.metadata import version
 
         click.echo(f"harness {version('harness')}")
@@ -38,7 +42,7 @@ def _version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> No
 
 
 @click.group(
-    cls=Catalogue,
+    cls=CommandGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.option(
@@ -46,8 +50,8 @@ def _version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> No
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=_version,
-    help="The version, and exit.",
+    callback=_print_version,
+    help="Show the version and exit.",
 )
 def cli() -> None:
     """Class-filtered pretraining and transfer, clean and L2-robust, on FFCV loaders.
@@ -58,39 +62,40 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command and exit with its code."""
-    gc.set_threshold(
-        100_000
-    )  # imports and plans make no garbage, and to look for it takes a sixth of their time
+    # Imports and plans create no garbage; collecting it takes a sixth of their time.
+    gc.set_threshold(100_000)
     try:
-        # click hands back the code of ctx.exit(); a command's own return value is None
+        # click returns the code of ctx.exit(); a command's own return value is None.
         code: Any = cli.main(arguments, prog_name="harness", standalone_mode=False)
     except UserError as error:
-        code = _say(error.message, error.hint)
+        code = _print_error(error.message, error.hint)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = 2
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "harness"
-        code = _say(error.format_message(), f"See {command} --help.")
+        code = _print_error(error.format_message(), f"See {command} --help.")
     except click.ClickException as error:
-        code = _say(error.format_message())
+        code = _print_error(error.format_message())
     except (click.Abort, KeyboardInterrupt):
         click.secho("Interrupted.", fg="yellow", err=True)
         code = 130
     except OSError as error:
-        from harness.system import os_errors as disk
+        from harness.system import os_errors
 
-        known = disk.explain(error)
-        if known is None:
+        explained = os_errors.explain(error)
+        if explained is None:
             raise
-        code = _say(known.message, known.hint)
-    if "torch" not in sys.modules:  # whose libraries would call what is left a leak
-        gc.freeze()  # nothing is looked through at the interpreter's end, either: after a report that takes 0.4 s
+        code = _print_error(explained.message, explained.hint)
+    # Skip the interpreter's last collection, which takes 0.4 s after a report. With torch loaded
+    # its libraries would report the remaining objects as leaks.
+    if "torch" not in sys.modules:
+        gc.freeze()
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _say(message: str, hint: str = "") -> int:
-    """The red lines; returns the exit code of a person's mistake."""
+def _print_error(message: str, hint: str = "") -> int:
+    """Print red lines; return the exit code of a user's mistake."""
     click.secho(message, fg="red", err=True)
     if hint:
         click.secho(hint, fg="red", err=True)

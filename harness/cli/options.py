@@ -1,4 +1,4 @@
-"""The argument and option that every command on a recipe shares."""
+"""Arguments and options that several commands share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,26 +9,26 @@ from harness.system.folders import Folders
 
 
 def recipe_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """RECIPE and --set, as `recipe_name` and `overrides`."""
+    """Add RECIPE and --set, passed as `recipe_name` and `overrides`."""
     command = click.option(
         "--set",
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Change one setting, such as pretrain.epochs=1; may be given again.",
+        help="Change one setting, such as pretrain.epochs=1; may be repeated.",
     )(command)
     return click.argument("recipe_name", metavar="RECIPE")(command)
 
 
 def folder_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a click command --data-dir, --raw-dir and --runs-dir, handed on as one `folders` argument."""
+    """Add --data-dir, --raw-dir and --runs-dir, passed as one argument `folders`."""
 
     def with_folders(*args: Any, data_dir: str, raw_dir: str, runs_dir: str, **options: Any) -> Any:
         return command(*args, folders=Folders.resolve(data_dir, raw_dir, runs_dir), **options)
 
     with_folders.__name__, with_folders.__doc__ = command.__name__, command.__doc__
     with_folders.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    for name, what in (
+    for name, content in (
         ("runs", "stages and reports"),
         ("raw", "raw downloads"),
         ("data", "betons"),
@@ -39,7 +39,7 @@ def folder_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=f"./{name}",
             metavar="DIR",
             show_envvar=True,
-            help=f"Where {what} lie.",
+            help=f"Folder of {content}.",
         )
         with_folders = option(with_folders)
     return with_folders

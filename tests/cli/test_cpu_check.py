@@ -1,4 +1,4 @@
-"""The check of torch's CPU kernels: right ways pass, wrong ones, crashes and hangs are named, and doctor reports them."""
+"""The check of torch's CPU kernels: wrong results, crashes and hangs are named; doctor reports."""
 
 import math
 import sys
@@ -12,23 +12,25 @@ from torch.overrides import TorchFunctionMode
 
 from harness.cli import cpu_check
 from harness.cli.commands import doctor
-from harness.cli.cpu_check import CASES, Answer, answers_of, largest_error
+from harness.cli.cpu_check import CASES, CaseResult, largest_error, run_case
 
 NARROW = CASES[0]
 SMALL = replace(NARROW, channels=(4,), num_tries=2)
 
 
-def test_as_the_harness_computes_every_case_is_right_here():
-    answers = {(one.case.name, one.way): one.fault for one in cpu_check.check()}
+def test_every_case_is_right_as_the_harness_computes_it():
+    faults = {
+        (result.case.name, result.implementation): result.fault for result in cpu_check.check()
+    }
     for case in CASES:
-        assert answers[case.name, "harness"] == ""
-        assert (case.name, "torch") in answers, (
-            "torch's own way may be wrong here, but is looked at"
+        assert faults[case.name, "harness"] == ""
+        assert (case.name, "torch") in faults, (
+            "torch's own kernel may be wrong here, but is checked"
         )
 
 
 class Wrong(TorchFunctionMode):
-    """A convolution whose forward pass is right, and whose weights' gradient is not."""
+    """A convolution with a right forward pass and a wrong weight gradient."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -42,7 +44,7 @@ class Wrong(TorchFunctionMode):
 
 
 def test_a_wrong_gradient_is_measured():
-    """Without oneDNN, so that torch's own kernels are right on every CPU."""
+    """oneDNN is off, so that torch's own kernels are right on every CPU."""
     with torch.backends.mkldnn.flags(enabled=False):
         assert largest_error(SMALL, nullcontext) < 1e-5
         assert largest_error(SMALL, lambda: Wrong(1.5)) == pytest.approx(0.5, abs=1e-3)
@@ -69,29 +71,31 @@ def test_a_wrong_gradient_is_measured():
         ),
     ],
 )
-def test_what_the_process_leaves_is_read(code, expected):
+def test_output_and_exit_code_of_the_process_are_interpreted(code, expected):
     code = f"import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); {code}"
-    found = list(answers_of(NARROW, [sys.executable, "-c", code]))
-    assert [(one.way, one.fault) for one in found] == expected
+    results = list(run_case(NARROW, [sys.executable, "-c", code]))
+    assert [(result.implementation, result.fault) for result in results] == expected
 
 
-def test_a_process_that_hangs_is_ended(monkeypatch):
+def test_a_process_that_hangs_is_killed(monkeypatch):
     monkeypatch.setattr(cpu_check, "TIMEOUT_S", 3)
     code = "import time; print(1e-7, flush=True); time.sleep(60)"
-    found = list(answers_of(NARROW, [sys.executable, "-c", code]))
-    assert [(one.way, one.fault) for one in found] == [
+    results = list(run_case(NARROW, [sys.executable, "-c", code]))
+    assert [(result.implementation, result.fault) for result in results] == [
         ("harness", ""),
         ("torch", "no result within 3 s"),
     ]
 
 
 def test_doctor_names_the_defect_and_the_cure():
-    fine = [Answer(case, way, "") for case in CASES for way in ("harness", "torch")]
-    assert doctor._about_cpu_kernels(fine).good
-    avoided = doctor._about_cpu_kernels([*fine, Answer(NARROW, "torch", "crashed by SIGSEGV")])
+    fine = [CaseResult(case, name, "") for case in CASES for name in ("harness", "torch")]
+    assert doctor._cpu_kernels_finding(fine).good
+    avoided = doctor._cpu_kernels_finding(
+        [*fine, CaseResult(NARROW, "torch", "crashed by SIGSEGV")]
+    )
     assert avoided.good
     assert "1x1 convolutions of fewer than 16 channels (crashed by SIGSEGV)" in avoided.found
     assert "another way" in avoided.found
-    bad = doctor._about_cpu_kernels([*fine, Answer(NARROW, "harness", "not a number")])
+    bad = doctor._cpu_kernels_finding([*fine, CaseResult(NARROW, "harness", "not a number")])
     assert not bad.good and "not a number" in bad.found
     assert "16 channels" in bad.cure and "float32" in bad.cure and "GPU" in bad.cure

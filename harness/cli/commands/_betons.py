@@ -1,4 +1,4 @@
-"""What several commands ask of betons."""
+"""Counts of training images, for commands that resolve subsets."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,15 @@ if TYPE_CHECKING:
 
 
 def training_images(beton: "Beton") -> dict[str, int] | None:
-    """Of each class, which a subset's budget is counted by, of whatever split the beton is; None: train is not beside it."""
+    """Return the number of training images of each class, which budgets of subsets refer to.
+
+    Args:
+        beton: A beton of any split.
+
+    Returns:
+        Class -> number of images; None if the beton is not of train and train.beton is not in the
+        same folder.
+    """
     from writers.beton.store import open_beton
 
     if beton.manifest.split != "train":

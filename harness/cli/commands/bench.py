@@ -1,4 +1,4 @@
-"""Measure speed: contenders side by side on the same work, in interleaved rounds, as ratios."""
+"""Benchmarks: contenders on the same work, in interleaved rounds, compared by ratios."""
 
 import click
 
@@ -7,20 +7,22 @@ from writers import names
 BENCHES = "harness.cli.benches"
 
 
-class Benches(click.Group):
-    """`harness bench load` is `command` in `harness/cli/benches/load.py`."""
+class BenchGroup(click.Group):
+    """A click group: `harness bench load` is `command` in `harness/cli/benches/load.py`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all benchmarks."""
         return names.names(BENCHES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """Import a benchmark. Raises UserError if there is none of this name."""
         command: click.Command = names.find(BENCHES, cmd_name, "benchmark").command
         return command
 
 
-@click.group(cls=Benches, short_help="Measure loading, writing, training: medians and ratios.")
+@click.group(cls=BenchGroup, short_help="Measure loading, writing, training: medians and ratios.")
 def command() -> None:
-    """Measure contenders side by side: rounds take turns, so that a slow spell of the machine hits all of them.
+    """Measure contenders in interleaved rounds, so that a slow spell of the machine hits all of them.
 
-    What is compared is always in the same run; rates of different runs or machines are not.
+    Compare rates only within one run, not between runs or machines.
     """

@@ -1,4 +1,4 @@
-"""Ask the runs of a recipe to stop."""
+"""Stop the runs of a recipe."""
 
 import time
 
@@ -7,39 +7,42 @@ import click
 from harness.cli.options import folder_options, recipe_argument
 from harness.system.folders import Folders
 
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
-@click.command(short_help="Stop a recipe's runs, on whichever host; what runs saves its state.")
+@click.command(short_help="Stop a recipe's runs on all hosts; running stages save their state.")
 @recipe_argument
 @folder_options
 def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders) -> None:
-    """Stop every `harness run` of RECIPE, as Ctrl-C there would: what runs saves its state, and `harness run` goes on from it.
+    """Stop every `harness run` of RECIPE, as Ctrl-C would; `harness run` later resumes.
 
-    Waits until none of its stages runs. A stage that another recipe's run works on goes on.
+    Running stages save their state. Waits until none of them runs. A stage that a run of another
+    recipe works on continues.
+
+    Example: harness cancel robust_l2
     """
-    from harness.config import load as recipe
-    from harness.matrix import expand as matrix
+    from harness.config.load import read
+    from harness.matrix.expand import expand
     from harness.runner import cancel, lease
     from harness.runner.executor import unfinished
 
-    plan = matrix.expand(recipe.read(recipe_name, overrides))
+    plan = expand(read(recipe_name, overrides))
     stages = {
         stage.name: stage.folder(folders.runs) for stage in unfinished(plan, folders).values()
     }
     running = [name for name, folder in stages.items() if lease.is_held(folder)]
     cancel.request(folders.runs, plan.recipe.name)
-    click.echo(f"{len(running)} stages of {plan.recipe.name} run; their runs are asked to stop.")
-    deadline = time.monotonic() + PATIENCE_S
+    click.echo(f"{len(running)} stages of {plan.recipe.name} are running; stopping their runs.")
+    deadline = time.monotonic() + TIMEOUT_S
     while running and time.monotonic() < deadline:
         time.sleep(0.5)
         running = [name for name in running if lease.is_held(stages[name])]
     for name in running:
         holder = lease.holder_of(stages[name])
         click.secho(
-            f"{name} still runs"
-            + (f", on {holder.host} as process {holder.pid}" if holder else "")
-            + ": perhaps for another recipe.",
+            f"{name} is still running"
+            + (f" on {holder.host} as process {holder.pid}" if holder else "")
+            + ", perhaps for another recipe.",
             fg="yellow",
             err=True,
         )

@@ -17,16 +17,24 @@ from harness.cli.options import folder_options
 from harness.system.folders import Folders
 
 if TYPE_CHECKING:
-    from harness.cli.cpu_check import Answer
+    from harness.cli.cpu_check import CaseResult
 
-LOW_DISK_BYTES = 5e9
-LOW_SHARED_MEMORY_BYTES = 1e9
-TIMEOUT_S = 120  # seconds on a healthy machine; the first compilation on a slow one takes longer
+MIN_DISK_BYTES = 5e9
+MIN_SHARED_MEMORY_BYTES = 1e9
+# Seconds are enough on a healthy machine; a first compilation on a slow one takes longer.
+TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `cure` says how to put a problem right."""
+    """Outcome of one check.
+
+    Attributes:
+        what: Name of the check.
+        good: False if there is a problem.
+        found: Description of the current state.
+        cure: How to fix the problem.
+    """
 
     what: str
     good: bool
@@ -36,11 +44,12 @@ class Finding:
 
 @click.command(short_help="Check versions, GPU, libraries and disk; run a short self-test.")
 @folder_options
-@click.option("--json", "as_json", is_flag=True, help="For programs: a list of findings.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of findings.")
 def command(folders: Folders, as_json: bool) -> None:
-    """Check that this machine can run the harness: versions, libraries, GPU, disk, and a short self-test.
+    """Check that this machine can run the harness.
 
-    Each problem comes with its cure. Exit code 1 where there is one.
+    Checks versions, libraries, GPU, disk, and runs a short self-test. Each problem is shown with
+    its fix. The exit code is 1 if there is a problem.
     """
     findings = []
     for finding in _findings(folders):
@@ -51,9 +60,9 @@ def command(folders: Folders, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     elif problems:
-        click.secho(f"{len(problems)} of {len(findings)} need attention.", fg="red")
+        click.secho(f"{len(problems)} of {len(findings)} checks failed.", fg="red")
     else:
-        click.secho("All good.", fg="green")
+        click.secho("All checks passed.", fg="green")
     sys.exit(1 if problems else 0)
 
 
@@ -73,13 +82,14 @@ def _findings(folders: Folders) -> Iterator[Finding]:
         "torch pair",
         "import torch, torchvision.transforms.v2, torchvision.ops as o; "
         "o.nms(torch.zeros(1, 4), torch.zeros(1), 0.5); "
-        "print('torch', torch.__version__, 'and torchvision', __import__('torchvision').__version__, 'fit')",
-        "torch and torchvision come in pairs: pip install --upgrade --force-reinstall torch torchvision",
+        "print('torch', torch.__version__, 'and torchvision', torchvision.__version__, 'match')",
+        "Install matching versions: pip install --upgrade --force-reinstall torch torchvision",
     )
     yield _import(
         "ffcv",
         "import ffcv, ffcv.libffcv; print('its compiled library loads')",
-        "FFCV needs OpenCV 4 and libturbojpeg: apt-get install libopencv-dev libturbojpeg0-dev pkg-config, "
+        "FFCV needs OpenCV 4 and libturbojpeg: "
+        "apt-get install libopencv-dev libturbojpeg0-dev pkg-config, "
         "then pip install --force-reinstall --no-cache-dir ffcv",
     )
     yield _decoder()
@@ -99,53 +109,51 @@ def _python() -> Finding:
         "python",
         good,
         f"{version} at {sys.executable}",
-        "Python 3.11 to 3.13 is needed: make setup PYTHON=python3.12",
+        "Use Python 3.11 to 3.13: make setup PYTHON=python3.12",
     )
 
 
 def _packages() -> Finding:
     from harness.system import environment
 
-    found = environment.versions()
-    missing = [package for package, version in found.items() if version is None]
+    versions = environment.versions()
+    missing = [package for package, version in versions.items() if version is None]
     return Finding(
         "packages",
         not missing,
-        ", ".join(f"{package} {version or 'missing'}" for package, version in found.items()),
+        ", ".join(f"{package} {version or 'missing'}" for package, version in versions.items()),
         f"Missing: {', '.join(missing)}. In the repository: pip install -e .",
     )
 
 
 def _import(what: str, code: str, cure: str) -> Finding:
-    """Whether a line of Python runs in a process of its own."""
+    """Run a line of Python in its own process; a problem if it fails."""
     try:
-        ended = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
-        return Finding(what, False, f"did not answer within {TIMEOUT_S} s", cure)
-    if ended.returncode == 0:
-        return Finding(what, True, ended.stdout.strip())
-    said = ended.stderr.strip().splitlines() or [f"ended with exit code {ended.returncode}"]
-    return Finding(what, False, said[-1], cure)
+        return Finding(what, False, f"did not end within {TIMEOUT_S} s", cure)
+    if process.returncode == 0:
+        return Finding(what, True, process.stdout.strip())
+    lines = process.stderr.strip().splitlines() or [f"failed with exit code {process.returncode}"]
+    return Finding(what, False, lines[-1], cure)
 
 
 def _decoder() -> Finding:
-    """What decodes images. That one of them is slower is no problem; C parts that are not the Python code's are one."""
+    """Name the decoder in use. A slower one is no problem; outdated C parts are."""
     from loaders import kernel, kernel_c
-    from writers.jpeg import native as writers_kernel
+    from writers.jpeg import native
 
     outdated = [
-        part.MODULE
-        for part in (kernel_c, writers_kernel)
-        if writers_kernel.is_outdated(part.MODULE, part.VERSION)
+        part.MODULE for part in (kernel_c, native) if native.is_outdated(part.MODULE, part.VERSION)
     ]
     if outdated:
         return Finding(
             "decoder",
             False,
-            f"{' and '.join(outdated)}: built of other sources than the Python code, and not used",
-            writers_kernel.CURE,
+            f"{' and '.join(outdated)}: not used, because built from other sources",
+            native.CURE,
         )
     return Finding("decoder", True, kernel.describe())
 
@@ -163,23 +171,27 @@ def _gpu() -> Finding:
         "p = torch.cuda.get_device_properties(0); "
         "n, gib = torch.cuda.device_count(), p.total_memory / 2**30; "
         "print(f'{n} x {p.name}, {gib:.0f} GiB, CUDA {torch.version.cuda}')",
-        f"The driver shows {', '.join(names)}, but torch cannot use it: "
-        "install a torch built for the driver's CUDA.",
+        f"The driver shows {', '.join(names)}, but torch cannot use it. "
+        "Install a torch built for the driver's CUDA version.",
     )
 
 
 def _cpu_kernels() -> Finding:
-    """Compare gradients on the CPU with float64, in processes of their own."""
+    """Compare gradients on the CPU with float64, in their own processes."""
     from harness.cli import cpu_check
 
-    return _about_cpu_kernels(list(cpu_check.check()))
+    return _cpu_kernels_finding(list(cpu_check.check()))
 
 
-def _about_cpu_kernels(answers: Sequence["Answer"]) -> Finding:
-    """A defect that the harness avoids is named, but is no problem."""
+def _cpu_kernels_finding(results: Sequence["CaseResult"]) -> Finding:
+    """Summarize the results. A defect of torch that the harness works around is no problem."""
     faults = {
-        way: [f"{one.case.words} ({one.fault})" for one in answers if one.way == way and one.fault]
-        for way in ("harness", "torch")
+        implementation: [
+            f"{result.case.description} ({result.fault})"
+            for result in results
+            if result.implementation == implementation and result.fault
+        ]
+        for implementation in ("harness", "torch")
     }
     cure = (
         "Train networks of at least 16 channels, in precision: float32, or on a GPU; "
@@ -194,29 +206,29 @@ def _about_cpu_kernels(answers: Sequence["Answer"]) -> Finding:
             "cpu kernels",
             True,
             f"torch's own are wrong on this CPU for {'; '.join(faults['torch'])}; "
-            "the harness computes these another way, which is right",
+            "the harness computes these in another way, with right results",
         )
     return Finding(
         "cpu kernels",
         True,
-        "gradients of narrow and of small convolutions are right, float32 and bf16",
+        "gradients of narrow and of small convolutions are right, in float32 and bf16",
     )
 
 
 def _disk(variable: str, folder: Path) -> Finding:
-    """Free space and the right to write, at the folder or at what exists above it; makes nothing."""
+    """Check free space and permission to write, at the folder or its first existing parent."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         return Finding(
             variable,
             False,
-            f"{folder}: {existing} cannot be written",
+            f"{folder}: {existing} is not writable",
             f"Make it writable, or set {variable[1:]} to another folder.",
         )
     free = shutil.disk_usage(existing).free
     return Finding(
         variable,
-        free >= LOW_DISK_BYTES,
+        free >= MIN_DISK_BYTES,
         f"{folder}, {free / 1e9:,.0f} GB free",
         f"Free some space, or set {variable[1:]} to another folder.",
     )
@@ -229,18 +241,18 @@ def _shared_memory() -> Finding:
     free = shutil.disk_usage(folder).free
     return Finding(
         "shared memory",
-        free >= LOW_SHARED_MEMORY_BYTES,
+        free >= MIN_SHARED_MEMORY_BYTES,
         f"{free / 1e9:,.1f} GB free in /dev/shm",
-        "Several GPUs talk through it. In a container: docker run --shm-size=8g, or --ipc=host.",
+        "Several GPUs communicate through it. In a container: docker run --shm-size=8g, or --ipc=host.",
     )
 
 
 def _self_test() -> Finding:
-    """In a process of its own, as the imports above: native libraries can crash or hang."""
+    """Run the self-test in its own process, because native libraries can crash or hang."""
     with tempfile.TemporaryDirectory() as folder:
         return _import(
             "self-test",
             "import pathlib; from harness.cli.self_test import compare_backends; "
             f"print(compare_backends(pathlib.Path({folder!r})))",
-            "The whole story: make test",
+            "For details run: make test",
         )

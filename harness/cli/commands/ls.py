@@ -1,6 +1,9 @@
-"""List what there is to name in a recipe or a command."""
+"""List the names that a recipe or a command accepts."""
 
+import ast
+import importlib.util
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,37 +14,86 @@ from harness.system.folders import Folders
 if TYPE_CHECKING:
     from rich.console import Console
 
+# Kinds whose names are the modules of a package.
+PACKAGES = {
+    "datasets": "writers.datasets",
+    "models": "harness.modeling.archs",
+    "methods": "harness.transfer.methods",
+    "scores": "harness.transfer.scores",
+    "backends": "loaders.backends",
+    "launchers": "harness.runner.launchers",
+}
+ZOO = {
+    "torchvision/NAME": "Any classifier of torchvision, cut before its last layer",
+    "timm/NAME": "Any classifier of timm, cut before its last layer",
+}
+KINDS = ("datasets", "subsets", "models", "methods", "scores", "backends", "launchers", "recipes")
 
-@click.command(short_help="List the names there are: datasets, models and so on.")
+
+@click.command(short_help="List the available names: datasets, models and so on.")
 @click.argument("kind", required=False, metavar="[KIND]")
-@click.option("--json", "as_json", is_flag=True, help="For programs: {kind: {name: line}}.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: {kind: {name: description}}.")
 @folder_options
 def command(kind: str | None, as_json: bool, folders: Folders) -> None:
-    """List the names that there are, of one KIND or of all.
+    """List the available names, of one KIND or of all.
 
     KIND: datasets, subsets, models, methods, scores, backends, launchers or recipes.
 
-    harness ls datasets says of each its splits, classes, metric and licence, and what of it is on this machine.
+    harness ls datasets also shows splits, classes, metric and licence of each dataset, and what of
+    it is on this machine.
     """
-    from harness.cli import catalogue, console
+    from harness.cli import console
     from writers import names
 
-    if kind is not None and kind not in catalogue.KINDS:
-        raise names.unknown("catalogue", kind, catalogue.KINDS)
-    found = {one: catalogue.entries(one) for one in ([kind] if kind else catalogue.KINDS)}
+    if kind is not None and kind not in KINDS:
+        raise names.unknown("kind", kind, KINDS)
+    descriptions = {name: describe(name) for name in ([kind] if kind else KINDS)}
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(descriptions, indent=1))
         return
     terminal = console.out()
     if kind == "datasets":
         _print_datasets(terminal, folders)
         return
-    for one, lines in found.items():
+    for heading, lines in descriptions.items():
         if kind is None:
-            terminal.print(f"[bold]{one}[/bold]")
+            terminal.print(f"[bold]{heading}[/bold]")
         width = max(map(len, lines), default=0)
         for name, line in lines.items():
             terminal.print(f"  {name:{width}}  {line}".rstrip(), markup=False, soft_wrap=True)
+
+
+def describe(kind: str) -> dict[str, str]:
+    """Return name -> one-line description for all names of a kind.
+
+    Reads files without importing them, because some need torch.
+    """
+    from harness.config import load
+    from writers import names
+    from writers.subset import spec
+
+    if kind == "recipes":
+        return {name: _first_comment(load.FOLDER / f"{name}.yaml") for name in load.available()}
+    if kind == "subsets":
+        lines = {name: _first_comment(spec.file_of(name)) for name in spec.available()}
+        return {"all": "Every class of the source", **lines}
+    package = PACKAGES[kind]
+    lines = {name: _first_docstring_line(f"{package}.{name}") for name in names.names(package)}
+    return lines | (ZOO if kind == "models" else {})
+
+
+def _first_docstring_line(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return ""
+    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or ""
+    return text.partition("\n")[0]
+
+
+def _first_comment(path: Path) -> str:
+    """First line of the comment at the top of a recipe or class list; skips an editor's line."""
+    lines = path.read_text().splitlines()
+    return lines["yaml-language-server" in lines[0]].lstrip("# ").strip()
 
 
 def _print_datasets(terminal: "Console", folders: Folders) -> None:
@@ -58,13 +110,7 @@ def _print_datasets(terminal: "Console", folders: Folders) -> None:
             for split in ("train", "val", "test")
         ]
         raw = folders.raw / (spec.folder or spec.name)
-        there = (
-            "made"
-            if spec.generated
-            else "yes"
-            if raw.is_file() or (raw.is_dir() and any(raw.iterdir()))
-            else ""
-        )
+        is_on_disk = raw.is_file() or (raw.is_dir() and any(raw.iterdir()))
         betons = sum(1 for _ in folders.data.glob(f"{spec.name}-*/*.beton"))
         rows.append(
             (
@@ -72,7 +118,7 @@ def _print_datasets(terminal: "Console", folders: Folders) -> None:
                 *sizes,
                 str(spec.num_classes or ""),
                 spec.metric,
-                there,
+                "generated" if spec.generated else "yes" if is_on_disk else "",
                 str(betons or ""),
                 spec.licence,
             )
@@ -85,8 +131,8 @@ def _print_datasets(terminal: "Console", folders: Folders) -> None:
         ]
         terminal.print("  ".join(cells).rstrip(), markup=False, soft_wrap=True)
     terminal.print(
-        "\nval: where none is published, `val:` of a recipe or --val carves it out of train. raw: in "
-        f"{folders.raw}. betons: files in {folders.data}.",
+        "\nval: if none is published, `val:` of a recipe or --val takes it from train. "
+        f"raw: found in {folders.raw}. betons: number of files in {folders.data}.",
         markup=False,
         soft_wrap=True,
     )

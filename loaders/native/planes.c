@@ -127,31 +127,39 @@ static int set_up_lanes(struct lanes *lanes, struct decoder *decoder, const stru
     return 1;
 }
 
+/* Header and Huffman codes, to `coefficients`. Returns 0 if there is no index; what is wrong ends in a longjmp. */
+static int decode_coefficients(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory,
+                               const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,
+                               struct picture *picture, struct box *part, struct coefficients coefficients[3]) {
+    j_decompress_ptr codec = &decoder->codec;
+    if (!open_indexed(decoder, blob, size, width, height, box, part))
+        return 0;
+    if (decoder->errors.num_warnings != 0 || !is_ordinary(codec, &decoder->entropy, width) ||
+        !make_tables(codec, &decoder->entropy))
+        longjmp(decoder->failed, 1);
+    picture->kind = codec->num_components == 1 ? GREY_PLANE : YCC_PLANES;
+    picture->box = *box;
+    picture->halved_across = codec->num_components == 3 && codec->comp_info[0].h_samp_factor == 2;
+    picture->halved_down = codec->num_components == 3 && codec->comp_info[0].v_samp_factor == 2;
+    struct lanes lanes;
+    if (!make_room(memory, picture, part, coefficients, codec->num_components) ||
+        !set_up_lanes(&lanes, decoder, part, coefficients, picture))
+        longjmp(decoder->failed, 1);
+    stages->decode_lanes(&lanes);
+    return 1;
+}
+
 int decode_planes(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory, const uint8_t *blob,
                   int64_t size, int64_t width, int64_t height, const struct box *box, struct picture *picture) {
     j_decompress_ptr codec = &decoder->codec;
+    struct coefficients coefficients[3];
     struct box part;
     if (setjmp(decoder->failed) != 0) {
         jpeg_abort_decompress(codec);
         return 0;
     }
-    if (!open_indexed(decoder, blob, size, width, height, box, &part))
+    if (!decode_coefficients(decoder, stages, memory, blob, size, width, height, box, picture, &part, coefficients))
         return 0;
-    struct entropy *entropy = &decoder->entropy;
-    if (decoder->errors.num_warnings != 0 || !is_ordinary(codec, entropy, width) || !make_tables(codec, entropy))
-        longjmp(decoder->failed, 1);
-
-    picture->kind = codec->num_components == 1 ? GREY_PLANE : YCC_PLANES;
-    picture->box = *box;
-    picture->halved_across = codec->num_components == 3 && codec->comp_info[0].h_samp_factor == 2;
-    picture->halved_down = codec->num_components == 3 && codec->comp_info[0].v_samp_factor == 2;
-    struct coefficients coefficients[3];
-    if (!make_room(memory, picture, &part, coefficients, codec->num_components))
-        longjmp(decoder->failed, 1);
-    struct lanes lanes;
-    if (!set_up_lanes(&lanes, decoder, &part, coefficients, picture))
-        longjmp(decoder->failed, 1);
-    stages->decode_lanes(&lanes);
     for (int c = 0; c < codec->num_components; c++) {
         struct plane *plane = &picture->planes[c];
         plane->width = c > 0 && picture->halved_across ? (width + 1) / 2 : width;
@@ -160,4 +168,15 @@ int decode_planes(struct decoder *decoder, const struct stages *stages, struct p
     }
     jpeg_abort_decompress(codec);
     return 1;
+}
+
+int decode_huffman(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory, const uint8_t *blob,
+                   int64_t size, int64_t width, int64_t height, const struct box *box) {
+    struct coefficients coefficients[3];
+    struct picture picture = {0};
+    struct box part;
+    int done = setjmp(decoder->failed) == 0 &&
+               decode_coefficients(decoder, stages, memory, blob, size, width, height, box, &picture, &part, coefficients);
+    jpeg_abort_decompress(&decoder->codec);
+    return done;
 }

@@ -34,6 +34,10 @@ void repeat_borders(const struct plane *plane, int64_t num_rows, struct span col
 int decode_dct(const struct stages *stages, struct planes_memory *memory, const uint8_t *blob, int64_t size, int64_t width,
                int64_t height, const struct box *box, struct picture *picture);
 
+/* The Huffman codes that `box` needs of an indexed JPEG, whose coefficients are not used: for benchmarks. Returns as below. */
+int decode_huffman(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory, const uint8_t *blob,
+                   int64_t size, int64_t width, int64_t height, const struct box *box);
+
 /* Decode what `box` needs of an indexed JPEG to picture->planes. Returns 0 if the image has no index, is of a kind that libjpeg has
  * to decode, or is damaged. */
 int decode_planes(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory, const uint8_t *blob,

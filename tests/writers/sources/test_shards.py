@@ -120,7 +120,7 @@ def test_imagenets_labels_and_paths_must_agree(tmp_path: Path):
     ]
     shard(tmp_path / "in" / "train-0.parquet", [1, 0], good)
     with pytest.raises(
-        UserError, match=r"row 0: the path a_n01440764.JPEG says n01440764, the label n01443537"
+        UserError, match=r"row 0: the path a_n01440764.JPEG is of class n01440764, the label of n01443537"
     ):
         opened(tmp_path / "in", "imagenet")
     shard(tmp_path / "in" / "train-0.parquet", [0, 1000], [None, None])
@@ -135,8 +135,8 @@ def test_imagenets_labels_and_paths_must_agree(tmp_path: Path):
 def test_parquet_files_that_do_not_fit(tmp_path: Path):
     pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "text.parquet")
     for path, words in (
-        (tmp_path / "text.parquet", "has the columns text, label; needed are image"),
-        (shard(tmp_path / "float.parquet", [1.0], type="float64"), "needed are image"),
+        (tmp_path / "text.parquet", "has the columns text, label; it needs image"),
+        (shard(tmp_path / "float.parquet", [1.0], type="float64"), "it needs image"),
         (shard(tmp_path / "val-0.parquet", [1]), "no images to train on, only val"),
         (shard(tmp_path / "train-0.parquet", [-1, None]), "no images to train on"),
     ):
@@ -160,7 +160,7 @@ def test_damaged_parquet_is_an_error_that_names_the_file(tmp_path: Path):
     path = shard(tmp_path / "train-0.parquet", [0] * 9)
     source, whole = opened(path), path.read_bytes()
     path.write_bytes(whole[:100])
-    with pytest.raises(UserError, match=r"train-0\.parquet is not a whole Parquet file"):
+    with pytest.raises(UserError, match=r"train-0\.parquet is not a complete Parquet file"):
         opened(path)
     with pytest.raises(OSError, match="row group 2 is damaged"):
         source.read(source.splits["train"][8])
@@ -229,7 +229,7 @@ def test_labels_of_webdatasets(tmp_path: Path):
         ({"1.jpg": b"x", "1.cls": b""}, r"train-0\.tar:1 has no label"),
         ({"1.jpg": b"x", "1.json": b"{}"}, "has no label"),
         ({"1.jpg": b"x", "1.json": b'{"label": [1, 2]}'}, "has no label"),
-        ({"1.jpg": b"x", "1.json": b"[1"}, r"train-0\.tar:1\.json is no JSON"),
+        ({"1.jpg": b"x", "1.json": b"[1"}, r"train-0\.tar:1\.json is not JSON"),
         ({"1.jpg": b"x", "1.json": b"[1]"}, "has no label"),
         ({"1.jpg": b"x", "1.json": b"[1]", "1.cls": b""}, "has no label"),
         (

@@ -212,7 +212,7 @@ def test_what_cannot_be_a_source(tmp_path: Path, tree: Path):
         make_tree(tmp_path / "untrained", ["val/cat/1.jpg", "test/cat/1.jpg"]),
         "test/ and val/, and no train/",
     )
-    refused(make_tree(tree, ["extra/cat/1.jpg"]), "extra/ beside train/")
+    refused(make_tree(tree, ["extra/cat/1.jpg"]), "extra/ next to train/")
     refused(as_tar(tree, tmp_path / "t.tar.gz", "w:gz"), "uncompressed tar")
     (tmp_path / "words.tar").write_text("words")
     refused(tmp_path / "words.tar", "uncompressed tar")

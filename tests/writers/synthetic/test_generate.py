@@ -118,14 +118,14 @@ def test_a_foreign_folder_is_refused(tmp_path, is_folder):
     thesis = path / "thesis.txt" if is_folder else path
     thesis.parent.mkdir(exist_ok=True)
     thesis.write_text("years of work")
-    with pytest.raises(UserError, match="left as it is"):
+    with pytest.raises(UserError, match="left unchanged"):
         synthetic.make(path, TINY)
     assert thesis.read_text() == "years of work"
 
 
 def test_a_folder_that_cannot_be_made_is_said_so(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(UserError, match="cannot be created"):
         synthetic.make(tmp_path / "file" / "set", TINY)
 
 

@@ -27,7 +27,7 @@ from harness.modeling.module_modes import eval_mode, fixed_shapes
 from harness.modeling.precision import autocast, choose
 from harness.profiling.timer import Timer
 from harness.runner.context import StageContext
-from harness.stages.pretrain import new_trainee
+from harness.stages.pretrain.run import new_trainee
 from harness.system.folders import Folders
 from harness.system.out_of_memory import is_out_of_memory
 from harness.train.autotune import NUM_TIMED, choose_compiled, noise_batch, timed, wait_for

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.estimate.workload import Part, key_of
+from harness.matrix.workload import Workload, step_key
 from harness.system.atomic_write import write_json
 from writers.errors import UserError
 
@@ -38,16 +38,16 @@ class Calibration:
     """Seconds of steps on one machine."""
 
     machine: Machine
-    step_s: Mapping[str, float]  # by `workload.key_of` the step
+    step_s: Mapping[str, float]  # by `step_key`
 
-    def seconds(self, parts: Iterable[Part]) -> float | None:
+    def seconds(self, workloads: Iterable[Workload]) -> float | None:
         """None where one of the steps was not measured."""
         total = 0.0
-        for part in parts:
-            step_s = self.step_s.get(part.key)
+        for workload in workloads:
+            step_s = self.step_s.get(workload.key)
             if step_s is None:
                 return None
-            total += part.num_images / part.batch_size * step_s
+            total += workload.num_images / workload.batch_size * step_s
         return total
 
 
@@ -56,7 +56,7 @@ def read(runs: Path, machine: Machine) -> Calibration:
     return Calibration(
         machine,
         {
-            key_of(row["step"]): row["step_s"]
+            step_key(row["step"]): row["step_s"]
             for row in _rows(runs)
             if Machine(row["device"], row["torch"]) == machine
         },

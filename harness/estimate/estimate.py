@@ -1,7 +1,7 @@
 """How long what is left of a matrix takes, and how much disk, from what is on disk already; unknown without that.
 
 A stage is compared with finished ones of its kind, model, resolution, data and method, whatever their seed, subset and eps,
-and scaled by `harness.matrix.expand.work`. Times are those of the machines that measured them. What has no finished stage like it is
+and scaled by `StageKind.work`. Times are those of the machines that measured them. What has no finished stage like it is
 reckoned from steps that were timed on this machine (`harness plan --calibrate`), where they were.
 """
 
@@ -12,11 +12,10 @@ from typing import Any
 
 from harness.estimate.calibration import Calibration
 from harness.estimate.workload import Workloads
-from harness.matrix.expand import work
 from harness.matrix.stage import Stage
 from harness.runner import result
 
-Likeness = tuple[Any, ...]
+CostKey = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ def estimate(
     rates, sizes = _measured(left, runs)
     workloads, known_s, calibrated_s, num_unknown = Workloads(runs), 0.0, [], 0
     for stage in left.values():
-        if (likeness := _likeness(stage)) in rates:
-            known_s += rates[likeness] * work(stage) * _chance(stage)
+        if (cost_key := _cost_key(stage)) in rates:
+            known_s += rates[cost_key] * stage.spec.work(stage.config) * _chance(stage)
         elif (
             calibration
             and (parts := workloads.of(stage))
@@ -50,14 +49,12 @@ def estimate(
             calibrated_s.append(seconds * _chance(stage))
         else:
             num_unknown += 1
-    leave_files = [
-        stage for stage in left.values() if stage.kind in ("write", "pretrain", "adopt", "features")
-    ]
-    sized = [stage for stage in leave_files if _likeness(stage) in sizes]
+    leave_files = [stage for stage in left.values() if stage.spec.leaves_files]
+    sized = [stage for stage in leave_files if _cost_key(stage) in sizes]
     return Estimate(
         (known_s + sum(calibrated_s)) / 3600,
         num_unknown,
-        sum(sizes[_likeness(stage)] for stage in sized),
+        sum(sizes[_cost_key(stage)] for stage in sized),
         len(leave_files) - len(sized),
         len(calibrated_s),
         sum(calibrated_s) / 3600,
@@ -74,7 +71,7 @@ def unmeasured(
     steps = {
         part.key: part.step
         for stage in left.values()
-        if _likeness(stage) not in rates
+        if _cost_key(stage) not in rates
         for part in workloads.of(stage) or ()
     }
     return [step for key, step in steps.items() if key not in calibration.step_s]
@@ -82,33 +79,35 @@ def unmeasured(
 
 def _measured(
     left: dict[str, Stage], runs: Path
-) -> tuple[dict[Likeness, float], dict[Likeness, int]]:
-    """Of finished stages by likeness, in the middle: seconds for a unit of work, and bytes."""
-    rates: dict[Likeness, list[float]] = {}
-    sizes: dict[Likeness, list[int]] = {}
+) -> tuple[dict[CostKey, float], dict[CostKey, int]]:
+    """Of finished stages by cost_key, in the middle: seconds for a unit of work, and bytes."""
+    rates: dict[CostKey, list[float]] = {}
+    sizes: dict[CostKey, list[int]] = {}
     for kind in {stage.kind for stage in left.values()}:
         for folder, record in result.sample(runs, kind):
             try:
                 done = Stage(kind, record["config"], axes=record["axes"])
-                rates.setdefault(_likeness(done), []).append(float(record["wall_s"]) / work(done))
-                sizes.setdefault(_likeness(done), []).append(_num_bytes(folder, record))
+                work = done.spec.work(done.config)
+                rates.setdefault(_cost_key(done), []).append(float(record["wall_s"]) / work)
+                size = _num_bytes(done, folder, record)
+                sizes.setdefault(_cost_key(done), []).append(size)
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue  # of another schema: whoever needs it says so
     return (
-        {likeness: statistics.median(values) for likeness, values in rates.items()},
-        {likeness: round(statistics.median(values)) for likeness, values in sizes.items()},
+        {cost_key: statistics.median(values) for cost_key, values in rates.items()},
+        {cost_key: round(statistics.median(values)) for cost_key, values in sizes.items()},
     )
 
 
 def _chance(stage: Stage) -> float:
     """That the stage runs at all: while a shortlist is not drawn up, each of its models may come to stand on it."""
-    if stage.only_if is None:
+    if stage.gated_by is None:
         return 1.0
-    models = {model for model, _ in stage.only_if.config["scores"].values()}
-    return min(1.0, stage.only_if.config["best"] / len(models))
+    models = {model for model, _ in stage.gated_by.config["scores"].values()}
+    return min(1.0, stage.gated_by.config["best"] / len(models))
 
 
-def _likeness(stage: Stage) -> Likeness:
+def _cost_key(stage: Stage) -> CostKey:
     settings = stage.config.get("settings", {})
     data = stage.config.get("data", {})
     return (
@@ -123,7 +122,8 @@ def _likeness(stage: Stage) -> Likeness:
     )
 
 
-def _num_bytes(folder: Path, record: dict[str, Any]) -> int:
-    if record["kind"] == "write":
-        return sum(int(split["bytes"]) for split in record["metrics"]["splits"].values())
-    return sum(file.stat().st_size for file in (*folder.glob("*.pt"), *folder.glob("*.npz")))
+def _num_bytes(stage: Stage, folder: Path, record: dict[str, Any]) -> int:
+    """Bytes of the files that other stages read; files that were deleted count with their recorded size."""
+    files = stage.spec.output_files(record["metrics"], folder, Path())
+    sizes = [size for size in files.values() if size is not None]
+    return sum(sizes or (file.stat().st_size for file in files if file.exists()))

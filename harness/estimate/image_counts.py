@@ -5,7 +5,6 @@ many of each class. Imports no torch.
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,13 @@ import numpy as np
 
 from harness.config.recipe import DataSettings
 from harness.matrix.stage import Stage
+from harness.matrix.workload import Counts
 from harness.runner import result
 from writers.dataset import DatasetSpec, spec_of
 from writers.errors import UserError
 from writers.subset.class_steps import Listed
 from writers.subset.ranking import Ranking
 from writers.subset.spec import SubsetSpec, imagenet_classes, resolve
-
-
-@dataclass(frozen=True)
-class Counts:
-    splits: dict[str, int]  # images
-    num_classes: int
 
 
 class ImageCounts:

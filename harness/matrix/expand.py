@@ -4,18 +4,14 @@ A pure function of the recipe: no disk, no torch. Equal stages merge by key, and
 outcome are left out of its config, so that a change in the recipe touches only the stages that it truly changes.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
-from harness.config import grid
-from harness.config.attack import AttackSettings
 from harness.config.axes import Points
 from harness.config.recipe import DataSettings, EvaluateSettings, RankingSettings, Recipe
 from harness.config.train import PretrainSettings
-from harness.config.transfer import TransferSettings
 from harness.matrix.features_and_scores import Scores
 from harness.matrix.pretrained_models import adopted
 from harness.matrix.stage import Shared, Stage
@@ -55,7 +51,7 @@ class Matrix:
         found: dict[str, float] = {}
         for stage in reversed(self.stages):
             after = max((found[after.key] for after in self.dependants[stage.key]), default=0.0)
-            found[stage.key] = work(stage) + after
+            found[stage.key] = stage.spec.work(stage.config) + after
         return found
 
 
@@ -75,36 +71,10 @@ def _of_use(stages: list[Stage]) -> list[Stage]:
     needed: set[str] = set()
     kept = []
     for stage in reversed(stages):
-        if stage.key in needed or not (
-            stage.kind in ("write", "rank", "features") or "role" in stage.axes
-        ):
+        if stage.key in needed or not (stage.spec.on_demand or "role" in stage.axes):
             needed.update(need.key for need in stage.waits_for)
             kept.append(stage)
     return kept[::-1]
-
-
-def work(stage: Stage) -> float:
-    """About how much a stage computes, in passes over its images: for what to start first, and for progress bars."""
-    config = stage.config
-    settings = config.get("settings", {})
-    if stage.kind == "pretrain":
-        passes = (
-            AttackSettings.model_validate(settings["attack"]).num_passes
-            if "attack" in settings
-            else 0.0
-        )
-        return float(settings["epochs"]) * (1 + passes)
-    if stage.kind == "evaluate":
-        return 1.0 + settings.get("attack", {"steps": 0})["steps"]
-    if stage.kind == "transfer":
-        return _passes(json.dumps(settings)) if "lrs" in settings else 1.0  # else on features
-    return 1.0
-
-
-@lru_cache(maxsize=1024)
-def _passes(settings: str) -> float:
-    """Ten thousand transfers have a few settings between them, and are asked for their work again and again."""
-    return grid.passes(TransferSettings.model_validate_json(settings))
 
 
 def _stages(recipe: Recipe) -> Iterable[Stage]:

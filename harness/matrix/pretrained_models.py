@@ -47,7 +47,7 @@ def adopted(
     if recipe.shortlist is not None:
         shortlist = _shortlist(recipe.shortlist, scored)
         yield shortlist
-        yield from (replace(stage, only_if=shortlist) for stage in of_the_best)
+        yield from (replace(stage, gated_by=shortlist) for stage in of_the_best)
 
 
 def _shortlist(settings: ShortlistSettings, scored: Sequence[Stage]) -> Stage:

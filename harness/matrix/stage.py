@@ -14,19 +14,8 @@ from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Raised when a change to a kind's code changes its numbers, so that old results are not mistaken for new ones.
-CODE_VERSIONS = {
-    "write": 5,
-    "rank": 2,
-    "pretrain": 5,
-    "evaluate": 3,
-    "transfer": 6,
-    "adopt": 2,
-    "features": 1,
-    "score": 2,
-    "shortlist": 1,
-}
-TAKE_WHAT_THERE_IS = ("shortlist",)  # kinds that run also where stages that they need have failed
+from harness.matrix import stage_kind
+from harness.matrix.stage_kind import STAGES_PACKAGE, StageKind
 
 FILE_NAME = "stage.json"
 REWRITE = "harness run writes it anew, from the recipe."
@@ -43,18 +32,23 @@ class Stage:
         default_factory=dict
     )  # for people and reports; not part of the key
     name: str = ""  # likewise
-    only_if: "Stage | None" = None  # likewise: a shortlist, on which the stage's model must stand
+    gated_by: "Stage | None" = None  # likewise: a shortlist, on which the stage's model must stand
+    package: str = STAGES_PACKAGE  # where the kind is declared
+
+    @property
+    def spec(self) -> StageKind:
+        """Declaration of the stage's kind."""
+        return stage_kind.find(self.kind, self.package)
 
     @property
     def waits_for(self) -> tuple["Stage", ...]:
         """The stages that must be over before this one starts."""
-        return (*self.needs.values(), *([self.only_if] if self.only_if else []))
+        return (*self.needs.values(), *([self.gated_by] if self.gated_by else []))
 
     @cached_property
     def key(self) -> str:
-        return key_of(
-            self.kind, self.config, {role: stage.key for role, stage in self.needs.items()}
-        )
+        needs = {role: stage.key for role, stage in self.needs.items()}
+        return key_of(self.kind, self.spec.version, self.config, needs)
 
     def folder(self, runs: Path) -> Path:
         return runs / "stages" / self.kind / self.key
@@ -87,9 +81,9 @@ class Shared(dict[str, Any]):
     __setitem__ = __delitem__ = __ior__ = pop = popitem = setdefault = update = clear = _refuse  # type: ignore[assignment]
 
 
-def key_of(kind: str, config: dict[str, Any], needs: dict[str, str]) -> str:
+def key_of(kind: str, version: int, config: dict[str, Any], needs: dict[str, str]) -> str:
     """20 hex digits of sha256 over kind, code version, settings and needed keys."""
-    text = f'{{"code":{CODE_VERSIONS[kind]},"config":{canonical(config)},"kind":"{kind}","needs":{canonical(needs)}}}'
+    text = f'{{"code":{version},"config":{canonical(config)},"kind":"{kind}","needs":{canonical(needs)}}}'
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.matrix import stage_kind
 from harness.matrix.stage import FILE_NAME, REWRITE, key_of
 from harness.runner.result import Result
 from harness.system.atomic_write import write_json
@@ -70,13 +71,16 @@ class OutOfMemory(UserError):
     """Raised by a stage that ran out of memory where another try may go well: in smaller parts, or with others gone."""
 
 
-def read_orders(folder: Path) -> dict[str, Any]:
-    """What `Stage.describe` said, from the stage's folder. Raises UserError where these are not the orders of this stage."""
+def load_spec(folder: Path, package: str = stage_kind.STAGES_PACKAGE) -> dict[str, Any]:
+    """What `Stage.describe` said, from the stage's folder. Raises UserError where these are not the orders of this stage.
+
+    package: where the stage's kind is declared."""
     path = folder / FILE_NAME
     try:
         told: dict[str, Any] = json.loads(path.read_text())
         key = key_of(
             told["kind"],
+            stage_kind.find(told["kind"], package).version,
             told["config"],
             {role: need["key"] for role, need in told["needs"].items()},
         )

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 from harness.matrix.expand import Matrix
-from harness.matrix.stage import TAKE_WHAT_THERE_IS, Stage
-from harness.runner import lease, provenance, result, retry, shortlist
-from harness.runner import stage_state as done
-from harness.runner.gpu_packing import Likeness, likeness
+from harness.matrix.stage import Stage
+from harness.runner import lease, provenance, result, retry, shortlist, stage_state
+from harness.runner.gpu_packing import ResourceKey, resource_key
 from harness.runner.launcher import Finished, Launcher
-from harness.runner.retry import Cause, Policy
-from harness.system import os_errors as disk
+from harness.runner.retry import FailureCause, RetryPolicy
+from harness.system import os_errors
 from harness.system.atomic_write import write_json
 from harness.system.folders import Folders
 
@@ -48,9 +47,9 @@ class Run:
     matrix: Matrix
     folders: Folders
     launcher: Launcher
-    policy: Policy = field(default_factory=Policy)
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
     is_cancelled: Callable[[], bool] = lambda: False
-    at_the_last: Callable[[], None] = lambda: None  # called once, when all that is left is running
+    on_all_started: Callable[[], None] = lambda: None  # called once, when all that is left is running
     running: dict[str, tuple[Stage, float]] = field(
         default_factory=dict
     )  # key -> stage, time of its start
@@ -59,20 +58,20 @@ class Run:
 
     def __post_init__(self) -> None:
         self.is_stopping = False
-        self.to_do = unfinished(self.matrix, self.folders)
-        self.finished = {stage.key for stage in self.matrix.stages} - self.to_do.keys()
+        self.pending = unfinished(self.matrix, self.folders)
+        self.finished = {stage.key for stage in self.matrix.stages} - self.pending.keys()
         self.open_needs = {
-            key: sum(need.key in self.to_do for need in stage.waits_for)
-            for key, stage in self.to_do.items()
+            key: sum(need.key in self.pending for need in stage.waits_for)
+            for key, stage in self.pending.items()
         }
         self.shortlists: dict[str, frozenset[str] | None] = {}
         self.in_vain: set[str] = set()  # wait for one that has failed
         # Stages that are alike -> a heap: the longest path first, then recipe order. A launcher may have room for some only.
-        self.ready: dict[Likeness, list[tuple[float, int, str]]] = {}
+        self.ready: dict[ResourceKey, list[tuple[float, int, str]]] = {}
         self.busy: dict[str, float] = {}  # held by another process -> when to ask again
         self.waiting: dict[str, float] = {}  # to be tried again -> when
-        self.attempts: dict[str, Counter[Cause]] = {}  # of this run, that came to nothing
-        asked = self.matrix.recipe if self.to_do else None
+        self.attempts: dict[str, Counter[FailureCause]] = {}  # of this run, that came to nothing
+        asked = self.matrix.recipe if self.pending else None
         self.recipe_file = provenance.keep_recipe(asked, self.folders.runs) if asked else ""
         self.order = {stage.key: index for index, stage in enumerate(self.matrix.stages)}
         for key, num_open in self.open_needs.items():
@@ -84,14 +83,14 @@ class Run:
         """Stages that were not run because one that they need has failed."""
         return [
             stage
-            for key, stage in self.to_do.items()
+            for key, stage in self.pending.items()
             if key not in self.finished and key not in self.failed
         ]
 
     def events(self) -> Iterator[Event]:
         """Run to the end, telling what happens; raises Cancelled where `is_cancelled` says so. Leave the loop, or
         interrupt it, at any point: then call `stop`."""
-        to_come, is_last = {stage.kind for stage in self.to_do.values()}, False
+        to_come, is_last = {stage.kind for stage in self.pending.values()}, False
         while not self._is_over():
             if self.is_cancelled():
                 raise Cancelled
@@ -99,10 +98,10 @@ class Run:
             if self._is_over():  # others have done or failed at all that was left
                 return
             if to_come:  # not before: what is ready should not wait for what the others need
-                self.launcher.expect(to_come)
+                self.launcher.prefetch(to_come)
                 to_come = set()
             if not is_last and len(self.running) == self._num_left():
-                self.at_the_last()
+                self.on_all_started()
                 is_last = True
             answers = self.launcher.wait(0.25)
             for answer in answers:
@@ -144,14 +143,14 @@ class Run:
                 self._is_finished(stage.key)
                 yield Event("skipped", stage)
                 continue
-            if done.is_done(stage.kind, folder, self.folders.data) and not _is_drawn_up_again(
+            if stage_state.is_done(stage.spec, folder, self.folders.data) and not _is_drawn_up_again(
                 stage, folder
             ):
                 # another run has done it meanwhile
                 self._is_finished(stage.key)
                 yield Event("done", stage)
                 continue
-            message = done.failed_since(folder, self.launcher.settings.began_at)
+            message = stage_state.failed_since(folder, self.launcher.settings.began_at)
             if message is not None:
                 self._has_failed(stage.key, message)
                 yield Event("failed", stage, 0.0, message)
@@ -159,7 +158,7 @@ class Run:
             try:
                 prepare(stage, folder, self.recipe_file)
             except OSError as error:  # a full disk, a file in the way: what runs goes on
-                message = str(disk.explain(error) or error).splitlines()[0]
+                message = str(os_errors.explain(error) or error).splitlines()[0]
                 self._has_failed(stage.key, message)
                 yield Event("failed", stage, 0.0, message)
                 continue
@@ -180,10 +179,10 @@ class Run:
             self.busy[stage.key] = time.monotonic() + BUSY_RETRY_S
             yield Event("busy", stage)
         else:
-            cause: Cause = "preempted" if answer.status == "stopped" else answer.cause
+            cause: FailureCause = "preempted" if answer.status == "stopped" else answer.cause
             yield self._again_or_failed(stage, cause, answer.message, wall_s)
 
-    def _again_or_failed(self, stage: Stage, cause: Cause, message: str, wall_s: float) -> Event:
+    def _again_or_failed(self, stage: Stage, cause: FailureCause, message: str, wall_s: float) -> Event:
         folder = stage.folder(self.folders.runs)
         earlier = self.attempts.setdefault(stage.key, Counter())
         wait_s = self.policy.wait_s(cause, earlier)
@@ -201,10 +200,10 @@ class Run:
         startable = [
             heap
             for heap in self.ready.values()
-            if heap and self.launcher.has_room(self.to_do[heap[0][2]])
+            if heap and self.launcher.can_start(self.pending[heap[0][2]])
         ]
         return (
-            self.to_do[heapq.heappop(min(startable, key=lambda heap: heap[0]))[2]]
+            self.pending[heapq.heappop(min(startable, key=lambda heap: heap[0]))[2]]
             if startable
             else None
         )
@@ -224,7 +223,7 @@ class Run:
         for after in self.matrix.dependants[key]:
             if after.key not in self.open_needs or after.key in self.in_vain:
                 continue
-            if after.kind in TAKE_WHAT_THERE_IS:
+            if after.spec.tolerates_failed_needs:
                 self._need_is_over(after, key)
             else:
                 self.in_vain.add(after.key)
@@ -236,7 +235,7 @@ class Run:
             self._is_ready(after.key)
 
     def _is_ready(self, key: str) -> None:
-        heap = self.ready.setdefault(likeness(self.to_do[key]), [])
+        heap = self.ready.setdefault(resource_key(self.pending[key]), [])
         heapq.heappush(heap, (-self.matrix.urgency[key], self.order[key], key))
 
 
@@ -254,7 +253,7 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
     """
     left: set[str] = set()
     skipped = shortlist.skipped(matrix.stages, folders.runs)
-    with_result = done.with_result(folders.runs, {stage.kind for stage in matrix.stages})
+    with_result = stage_state.with_result(folders.runs, {stage.kind for stage in matrix.stages})
     drawn_up_again = {
         stage.key
         for stage in matrix.stages
@@ -263,8 +262,8 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
     for stage in reversed(matrix.stages):
         if (
             stage.key in skipped
-            and stage.only_if is not None
-            and stage.only_if.key not in drawn_up_again
+            and stage.gated_by is not None
+            and stage.gated_by.key not in drawn_up_again
         ):
             continue
         if stage.key in drawn_up_again:
@@ -272,7 +271,7 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
             continue
         needed = any(after.key in left for after in matrix.dependants[stage.key])
         if stage.key not in with_result or (
-            needed and not done.has_outputs(stage.kind, stage.folder(folders.runs), folders.data)
+            needed and not stage_state.has_outputs(stage.spec, stage.folder(folders.runs), folders.data)
         ):
             left.add(stage.key)
     return {stage.key: stage for stage in matrix.stages if stage.key in left}

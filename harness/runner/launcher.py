@@ -11,9 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+from harness.matrix import stage_kind
 from harness.matrix.stage import Stage
+from harness.matrix.stage_kind import STAGES_PACKAGE, StageKind
 from harness.runner.fork_server import ForkServer
-from harness.runner.retry import Cause
+from harness.runner.retry import FailureCause
 from harness.system.folders import Folders
 from writers.errors import UserError
 
@@ -29,7 +31,7 @@ class LauncherSettings:
     folders: Folders
     num_jobs: int | None = None  # stages side by side; None: what the machine carries
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    stages_package: str = "harness.stages"  # whose modules run the stages
+    stages_package: str = STAGES_PACKAGE  # whose modules run the stages
     checkpoint_minutes: float = 5.0  # of training, between two checkpoints
     trace_steps: int = 0  # of each pretraining, for a profile; 0: none
     num_threads: int | None = None  # CPU threads of a stage; None: the launcher's choice
@@ -72,6 +74,14 @@ class LauncherSettings:
             *(["--began-at", repr(self.began_at)] if self.began_at is not None else []),
         ]
 
+    def stage_kind(self, kind: str) -> StageKind:
+        """Declaration of a kind of stage."""
+        return stage_kind.find(kind, self.stages_package)
+
+    def run_module(self, kind: str) -> str:
+        """Name of the module that runs stages of a kind."""
+        return f"{self.stages_package}.{kind}.run"
+
     def refuse_unknown_options(self, launcher: str, known: Sequence[str]) -> None:
         """Raises UserError for an option that this launcher does not have: a setting without effect is a mistake."""
         for name in self.options:
@@ -80,14 +90,9 @@ class LauncherSettings:
                 raise UserError(f"The launcher {launcher} has no option {name}.", has)
 
 
-def order_line(folder: Path, *, shares_gpu: bool) -> bytes:
+def request_line(folder: Path, *, shares_gpu: bool) -> bytes:
     """What a warm worker is told on its stdin. shares_gpu: other stages may run on the stage's GPU meanwhile."""
     return f"{json.dumps({'stage': str(folder), 'shares_gpu': shares_gpu})}\n".encode()
-
-
-def needs_gpu(kind: str) -> bool:
-    """Whether a stage of this kind uses a GPU where there is one. Others are work for CPUs and disks."""
-    return kind not in ("write", "adopt", "shortlist")
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class Finished:
     # stopped: asked to stop, has a checkpoint; busy: another process holds this stage now
     status: Literal["done", "failed", "stopped", "busy"]
     message: str = ""  # of a failure: the line that says most; error.txt has the rest
-    cause: Cause = ""  # of a failure
+    cause: FailureCause = ""  # of a failure
 
 
 class Launcher(Protocol):
@@ -110,14 +115,14 @@ class Launcher(Protocol):
     def num_slots(self) -> int:
         """About how many stages run side by side, for people."""
 
-    def expect(self, kinds: Collection[str]) -> None:
+    def prefetch(self, kinds: Collection[str]) -> None:
         """Stages of these kinds are to come: a hint, to load what they need."""
 
-    def has_room(self, stage: Stage) -> bool:
+    def can_start(self, stage: Stage) -> bool:
         """Whether this stage may start now. Asked of one for all that are like it (`harness.runner.gpu_packing`)."""
 
     def start(self, stage: Stage, folder: Path) -> None:
-        """Run the stage, whose orders are in its folder. Only called where `has_room` says yes."""
+        """Run the stage, whose orders are in its folder. Only called where `can_start` says yes."""
 
     def wait(self, timeout_s: float) -> list[Finished]:
         """What has finished, waiting at most so long for the first."""

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.runner.fork_server import Forked, ForkServer, Fresh, how_it_ended
+from harness.runner.fork_server import ForkedWorker, ForkServer, SpawnedWorker, describe_exit
 from harness.runner.launcher import (
     THREAD_VARIABLES,
     Finished,
     LauncherSettings,
-    needs_gpu,
-    order_line,
+    request_line,
 )
 from harness.runner.signals import STOPPED
 
@@ -30,7 +29,7 @@ LOOK_EVERY_S = 0.5  # while waiting: so that signals are seen
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkerRequest:
     """A stage's folder, and the command that starts a worker for it. Pickled on its way to the machine."""
 
     folder: Path
@@ -43,11 +42,11 @@ class Order:
     @classmethod
     def of(
         cls, folder: Path, settings: LauncherSettings, num_threads: int, *, gpus: bool
-    ) -> "Order":
+    ) -> "WorkerRequest":
         """gpus: whether the cluster has any for this run."""
-        on_gpu = gpus and needs_gpu(folder.parent.name)
+        on_gpu = gpus and settings.stage_kind(folder.parent.name).needs_gpu
         command = settings.worker_command("cuda:0" if on_gpu else "cpu", num_threads)
-        module = f"{settings.stages_package}.{folder.parent.name}"
+        module = settings.run_module(folder.parent.name)
         return cls(
             folder,
             tuple(command),
@@ -59,17 +58,17 @@ class Order:
 
 
 def finished(folder: Path, answer: dict[str, Any]) -> Finished:
-    """What `Attempt.run` brought back, for the executor."""
+    """What `RemoteAttempt.run` brought back, for the executor."""
     return Finished(folder, answer["status"], answer["message"], answer["cause"])
 
 
-class Attempt:
+class RemoteAttempt:
     """One attempt at a stage. `run` answers; `stop`, from a signal handler or another thread, makes it save and answer soon."""
 
-    def __init__(self, order: Order, fork_server: ForkServer | None = None) -> None:
+    def __init__(self, order: WorkerRequest, fork_server: ForkServer | None = None) -> None:
         """fork_server: on this machine, where its process runs one attempt after another."""
         self.order, self.fork_server = order, fork_server
-        self.process: Forked | Fresh | None = None
+        self.process: ForkedWorker | SpawnedWorker | None = None
 
     def run(self) -> dict[str, Any]:
         """{"status", "cause", "message"} as of `harness.runner.launcher.Finished`. An interruption stops the stage, then goes on."""
@@ -115,13 +114,13 @@ class Attempt:
                     self.order.module, self.order.command, variables
                 )
         if self.process is None:
-            self.process = Fresh(self.order.command, variables)
+            self.process = SpawnedWorker(self.order.command, variables)
         assert self.process.stdin is not None
         with contextlib.suppress(
             BrokenPipeError
         ):  # it died at its start: its output ends, which is an answer too
             self.process.stdin.write(
-                order_line(self.order.folder, shares_gpu=self.order.shares_gpu)
+                request_line(self.order.folder, shares_gpu=self.order.shares_gpu)
             )
             self.process.stdin.flush()
 
@@ -143,7 +142,7 @@ class Attempt:
                     return {"status": "stopped", "cause": "", "message": ""}
                 return _failed(
                     "lost",
-                    f"The worker process on {socket.gethostname()} {how_it_ended(code)}; its output is in "
+                    f"The worker process on {socket.gethostname()} {describe_exit(code)}; its output is in "
                     f"{self.order.folder / 'log.txt'}",
                 )
         return _failed(

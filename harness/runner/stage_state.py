@@ -5,8 +5,9 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from harness.matrix.stage_kind import StageKind
 from harness.runner import lease, result
 
 ERROR_FILE = "error.txt"
@@ -36,40 +37,40 @@ def _folders(runs: Path, kinds: Iterable[str]) -> Iterator[os.DirEntry[str]]:
             yield from folders
 
 
-def has_outputs(kind: str, folder: Path, data: Path) -> bool:
-    """Whether a stage with a result still has what others read: betons, in `data`, and features may be deleted to save disk."""
-    if kind in ("pretrain", "adopt"):
-        return (folder / "model.pt").exists()
-    if kind not in ("write", "features"):
-        return True
+def has_outputs(spec: StageKind, folder: Path, data: Path) -> bool:
+    """Return whether the files that other stages read still exist; betons and features may be
+    deleted to save disk.
+
+    Args:
+        spec: declaration of the stage's kind.
+        folder: folder of a stage that has a result.
+        data: the folder of betons.
+    """
+    metrics: Any = {}
     try:
-        splits = json.loads((folder / result.FILE_NAME).read_text())["metrics"]["splits"]
-        if kind == "features":
-            return all(
-                (folder / split["file"]).stat().st_size == split["bytes"]
-                for split in splits.values()
-            )
+        if spec.recorded_outputs is not None:
+            metrics = json.loads((folder / result.FILE_NAME).read_text())["metrics"]
         return all(
-            (data / split["path"]).stat().st_size == split["bytes"]
-            and (data / f"{split['path']}.json").exists()
-            for split in splits.values()
+            file.exists() if size is None else file.stat().st_size == size
+            for file, size in spec.output_files(metrics, folder, data).items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def is_done(kind: str, folder: Path, data: Path) -> bool:
-    return has_result(folder) and has_outputs(kind, folder, data)
+def is_done(spec: StageKind, folder: Path, data: Path) -> bool:
+    """Return whether the stage has a result, and every file that other stages read."""
+    return has_result(folder) and has_outputs(spec, folder, data)
 
 
 State = Literal["done", "running", "failed", "left", "skipped"]
 
 
-def state(kind: str, folder: Path, data: Path) -> State:
+def state(spec: StageKind, folder: Path, data: Path) -> State:
     """How a stage stands now, whoever runs it."""
     if lease.is_held(folder):
         return "running"
-    if is_done(kind, folder, data):
+    if is_done(spec, folder, data):
         return "done"
     return "failed" if (folder / ERROR_FILE).exists() else "left"
 

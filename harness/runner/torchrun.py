@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from harness.runner import lease
-from harness.runner import stage_state as done
-from harness.runner.fork_server import how_it_ended
+from harness.matrix import stage_kind
+from harness.runner import lease, stage_state
+from harness.runner.fork_server import describe_exit
 from harness.runner.signals import LOOK_AGAIN_S, StopSignal
 from harness.system import distributed
 
@@ -63,7 +63,8 @@ def run(folder: Path, options: argparse.Namespace, stop: StopSignal) -> tuple[st
             time.sleep(LOOK_AGAIN_S)
         told_by = [json.loads(answer.read_text()) for answer in Path(answers).glob("*.json")]
     stop.running = False
-    if done.is_done(folder.parent.name, folder, options.data_dir):
+    spec = stage_kind.find(folder.parent.name, options.stages_package)
+    if stage_state.is_done(spec, folder, options.data_dir):
         return "done", "", ""
     return _of_all(told_by, options.processes, stop.requested) or (
         "failed",
@@ -79,7 +80,7 @@ def _how_one_ended(log: Path, begin: int) -> str:
         file.seek(begin)
         codes = [int(code) for code in EXIT_CODE.findall(file.read())]
     return next(
-        (how_it_ended(code) for code in codes if -code in (signal.SIGSEGV, signal.SIGABRT)),
+        (describe_exit(code) for code in codes if -code in (signal.SIGSEGV, signal.SIGABRT)),
         "was lost",
     )
 

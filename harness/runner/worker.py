@@ -2,11 +2,11 @@
 
 A stage's folder says all there is to do (`stage.json`); its output goes to `log.txt`; `result.json` comes last, or
 `error.txt`. Exit code 0: done; 1: failed; 75: stopped or held by another worker, to be tried again.
-With `--serve` each line on stdin is an order (`launcher.order_line`), and each answer is a JSON line on stdout.
+With `--serve` each line on stdin is an order (`launcher.request_line`), and each answer is a JSON line on stdout.
 A failure that is worth another try (out of memory) leaves no `error.txt` then: that is for whoever gives up.
 
 `torchrun --nproc-per-node N -m harness.worker STAGE_DIR` trains one stage in N processes; so does `--processes N`, for the
-stages that can (SHARED_KINDS). The first process has the folder; of several that fail, the first to fail says why.
+kinds that can (`StageKind.multi_process`). The first process has the folder; of several that fail, the first to fail says why.
 """
 
 import argparse
@@ -26,17 +26,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness.matrix.stage import TAKE_WHAT_THERE_IS
-from harness.runner import lease, provenance, result, retry
-from harness.runner import stage_state as done
-from harness.runner import torchrun as processes
-from harness.runner import worker_args as worker_options
-from harness.runner.context import OutOfMemory, StageContext, Stopped, read_orders
+from harness.matrix import stage_kind
+from harness.matrix.stage_kind import StageKind
+from harness.runner import lease, provenance, result, retry, stage_state, torchrun, worker_args
+from harness.runner.context import OutOfMemory, StageContext, Stopped, load_spec
 from harness.runner.fork_server import serve as fork_workers
 from harness.runner.result import Result
 from harness.runner.signals import ORPHAN_GRACE_S, STOPPED, StopSignal, end_with_parent
-from harness.system import distributed, environment
-from harness.system import os_errors as disk
+from harness.system import distributed, environment, os_errors
 from harness.system.atomic_write import write_atomically, write_json
 from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.system.out_of_memory import is_out_of_memory
@@ -45,14 +42,13 @@ from writers.errors import UserError
 if TYPE_CHECKING:
     from harness.profiling.gpu_monitor import GpuMonitor
 
-SHARED_KINDS = ("pretrain", "evaluate")  # stages that several processes can run together
 EXIT_CODES = {"done": 0, "failed": 1, "stopped": STOPPED, "busy": STOPPED}
 
 
 def main() -> NoReturn:
-    options = worker_options.parse(sys.argv[1:])
+    options = worker_args.parse(sys.argv[1:])
     if options.fork_server is not None:  # goes on below as a worker, in each of its copies
-        options = worker_options.parse(fork_workers(options.fork_server))
+        options = worker_args.parse(fork_workers(options.fork_server))
     if options.cores:  # before any library counts the cores
         os.sched_setaffinity(0, {int(core) for core in options.cores.split(",")})
     stop = StopSignal()
@@ -95,8 +91,8 @@ def run_stage(
     started = time.monotonic()
     status, cause, message = "done", "", ""
     try:
-        if options.processes > 1 and folder.parent.name in SHARED_KINDS:
-            status, cause, message = processes.run(folder, options, stop)
+        if options.processes > 1 and _kind_of(folder, options).multi_process:
+            status, cause, message = torchrun.run(folder, options, stop)
         else:
             holding: AbstractContextManager[lease.Lease | None] = (
                 lease.hold(folder) if group.is_main else nullcontext()
@@ -119,19 +115,24 @@ def run_stage(
     }
 
 
+def _kind_of(folder: Path, options: argparse.Namespace) -> StageKind:
+    """Declaration of the kind of the stage in `folder`."""
+    return stage_kind.find(folder.parent.name, options.stages_package)
+
+
 def _may_begin(folder: Path, held: lease.Lease | None, options: argparse.Namespace) -> str:
     """ "ready", or what the stage is already. Asked of the first process."""
     if held is None:
         return "busy"
-    if done.is_done(
-        folder.parent.name, folder, options.data_dir
+    if stage_state.is_done(
+        _kind_of(folder, options), folder, options.data_dir
     ):  # another may have done it meanwhile
         return "done"
     if (
-        done.failed_since(folder, options.began_at) is not None
+        stage_state.failed_since(folder, options.began_at) is not None
     ):  # or have failed at it: whoever started us looks again
         return "busy"
-    (folder / done.ERROR_FILE).unlink(missing_ok=True)
+    (folder / stage_state.ERROR_FILE).unlink(missing_ok=True)
     return "ready"
 
 
@@ -178,7 +179,7 @@ def _attempt(
             return (
                 "failed",
                 "out_of_memory",
-                done.summary(traceback.format_exc().strip().splitlines()),
+                stage_state.summary(traceback.format_exc().strip().splitlines()),
             )
         cause, text = (
             _of_disk(error) if isinstance(error, OSError) else ("bug", traceback.format_exc())
@@ -191,7 +192,7 @@ def _attempt(
 def _of_disk(error: OSError) -> tuple[str, str]:
     if is_out_of_memory(error):
         return "out_of_memory", str(error)
-    known = disk.explain(error)
+    known = os_errors.explain(error)
     return ("mistake", str(known)) if known else ("bug", "".join(traceback.format_exception(error)))
 
 
@@ -202,8 +203,9 @@ def _compute(
     group: ProcessGroup,
 ) -> Result | None:
     """None in a process that is not the first: the first one writes."""
-    told = read_orders(folder)
-    if group.world_size > 1 and told["kind"] not in SHARED_KINDS:
+    told = load_spec(folder, options.stages_package)
+    spec = stage_kind.find(told["kind"], options.stages_package)
+    if group.world_size > 1 and not spec.multi_process:
         raise UserError(
             f"A stage of kind {told['kind']} runs in one process; these are {group.world_size}.",
             "Start it without torchrun.",
@@ -211,7 +213,7 @@ def _compute(
     environment.of_this_process()  # now: the repository may change while the stage runs
     started_at, started = datetime.now(UTC), time.monotonic()
     device = group.device(options.device)
-    module = importlib.import_module(f"{options.stages_package}.{told['kind']}")
+    module = importlib.import_module(f"{options.stages_package}.{told['kind']}.run")
     _prepare_torch(options)
     import_s = time.monotonic() - started
     folders = {
@@ -220,7 +222,7 @@ def _compute(
     context = StageContext(
         config=told["config"],
         folder=folder,
-        needs=_needed(told["kind"], folders),
+        needs=_needed(spec, folders),
         need_folders=folders,
         data=options.data_dir,
         raw=options.raw_dir,
@@ -268,11 +270,11 @@ def _watched_gpu(device: str) -> "AbstractContextManager[GpuMonitor | None]":
     return GpuMonitor(device)
 
 
-def _needed(kind: str, folders: dict[str, Path]) -> dict[str, Result]:
+def _needed(spec: StageKind, folders: dict[str, Path]) -> dict[str, Result]:
     """Role -> result. Some kinds take what there is; for the others one that is not there is a UserError."""
     found = {role: result.load(folder) for role, folder in folders.items()}
     for role, folder in folders.items():
-        if found[role] is None and kind not in TAKE_WHAT_THERE_IS:
+        if found[role] is None and not spec.tolerates_failed_needs:
             raise UserError(
                 f"The stage that should give `{role}` is not done: {folder}", "Run it first."
             )
@@ -281,14 +283,14 @@ def _needed(kind: str, folders: dict[str, Path]) -> dict[str, Result]:
 
 def _record_error(folder: Path, text: str) -> str:
     """Leave error.txt; returns the line that says most. A full disk must not hide what went wrong."""
-    said = done.summary(text.strip().splitlines() or ["an error without a message"])
+    said = stage_state.summary(text.strip().splitlines() or ["an error without a message"])
     print(text, file=sys.stderr)
     if (
-        folder / done.ERROR_FILE
+        folder / stage_state.ERROR_FILE
     ).exists():  # of another process of the group, which failed first: the cause of this one
         return said
     try:
-        write_atomically(folder / done.ERROR_FILE, (text.rstrip() + "\n").encode())
+        write_atomically(folder / stage_state.ERROR_FILE, (text.rstrip() + "\n").encode())
     except OSError as error:
         return f"{said} (error.txt could not be written: {error})"
     return said

@@ -1,1 +1,5 @@
-"""One file a kind of stage, each with `run(stage) -> dict`: the work itself."""
+"""Kinds of stages, one package each.
+
+`<kind>/spec.py` declares the kind without importing torch (`harness.matrix.stage_kind`);
+`<kind>/run.py` has `run(context) -> Outcome`, the work itself.
+"""

@@ -16,11 +16,11 @@ from harness.config import load as recipe
 from harness.estimate import calibration
 from harness.estimate.calibration import Calibration, Machine
 from harness.estimate.estimate import Estimate, estimate, unmeasured
-from harness.estimate.image_counts import Counts, ImageCounts
-from harness.estimate.workload import Part, key_of
+from harness.estimate.image_counts import ImageCounts
 from harness.matrix import expand as matrix
 from harness.matrix.expand import Matrix
 from harness.matrix.stage import Stage
+from harness.matrix.workload import Counts, Workload, step_key
 from harness.runner import result
 from harness.runner.result import Result
 from harness.system.folders import Folders
@@ -65,7 +65,7 @@ def left_of(plan: Matrix) -> dict[str, Stage]:
 def estimated(plan: Matrix, step_s: Callable[[dict[str, Any]], float]) -> Estimate:
     """With every step timed as `step_s` says."""
     steps = unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {}))
-    known = Calibration(HERE, {key_of(step): step_s(step) for step in steps})
+    known = Calibration(HERE, {step_key(step): step_s(step) for step in steps})
     assert unmeasured(left_of(plan), Path("runs"), known) == []
     return estimate(left_of(plan), Path("runs"), known)
 
@@ -226,7 +226,7 @@ pretrain: {epochs: 2, batch_size: 10, resolution: 32}
     steps = unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {}))
     assert {step["step"] for step in steps} == {"look"}  # nothing of pretraining is left to time
     known = Calibration(
-        HERE, {key_of(step): 9.0 for step in everything}
+        HERE, {step_key(step): 9.0 for step in everything}
     )  # pretraining was timed before it was run
     found = estimate({model.key: model, evaluate.key: evaluate}, Path("runs"), known)
     assert found.num_calibrated == 1 and found.hours - found.calibrated_hours == pytest.approx(
@@ -406,7 +406,7 @@ def test_a_damaged_file_is_told_of_and_measured_anew(
     with pytest.raises(UserError):
         calibration.read(Path("runs"), HERE)
     calibration.add(Path("runs"), HERE, {"step": "look"}, 0.5)
-    assert calibration.read(Path("runs"), HERE).seconds([Part({"step": "look"}, 10, 30)]) == 1.5
+    assert calibration.read(Path("runs"), HERE).seconds([Workload({"step": "look"}, 10, 30)]) == 1.5
 
 
 def test_machines_that_share_a_folder_keep_their_own():

@@ -67,9 +67,8 @@ def test_hours_come_from_finished_stages_scaled_by_work(plan: Matrix):
     del left[clean.key]
     found = estimate(left, Path("runs"))
     # The other clean model takes as long; each robust one as many times as long as `work` says.
-    ratio = matrix.work(
-        next(stage for stage in plan.stages if stage.name == "pretrain/all/eps0.5/seed0")
-    ) / matrix.work(clean)
+    robust = next(stage for stage in plan.stages if stage.name == "pretrain/all/eps0.5/seed0")
+    ratio = robust.spec.work(robust.config) / clean.spec.work(clean.config)
     assert ratio > 2 and found.hours == pytest.approx(0.5 * (1 + 2 * ratio))
     assert (
         found.num_unknown == len(left) - 3

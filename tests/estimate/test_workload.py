@@ -10,7 +10,8 @@ from harness.matrix.stage import Stage
 from harness.runner import result
 from harness.runner.context import Outcome
 from harness.runner.result import Result
-from harness.stages import pretrain, transfer
+from harness.stages.pretrain import run as pretrain
+from harness.stages.transfer import run as transfer
 from harness.train import evaluate
 from tests.helpers.tiny_stages import (
     PRETRAIN,

@@ -19,8 +19,8 @@ from harness.config.zoo_names import matching
 from harness.modeling import classifier as models
 from harness.modeling import pretrained as adopting
 from harness.modeling import zoo
-from harness.stages import adopt
-from harness.stages.pretrain import MODEL_FILE
+from harness.stages.adopt import run as adopt
+from harness.stages.pretrain.spec import MODEL_FILE
 from tests.helpers import ROOT
 from tests.helpers.tiny_stages import context_of, write_colours
 from writers.errors import UserError

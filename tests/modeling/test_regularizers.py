@@ -16,7 +16,7 @@ from harness.modeling.regularizers import AuxiliaryHead
 from harness.profiling.timer import Timer
 from harness.runner.context import Stopped
 from harness.runner.result import Result
-from harness.stages import pretrain
+from harness.stages.pretrain import run as pretrain
 from harness.train.step import make_step
 from tests.helpers.tiny_stages import pretrain_context, write_colours
 from writers.errors import UserError

@@ -8,7 +8,9 @@ import torch
 
 from harness.modeling import classifier as models
 from harness.runner.result import Result
-from harness.stages import evaluate, pretrain, rank
+from harness.stages.evaluate import run as evaluate
+from harness.stages.pretrain import run as pretrain
+from harness.stages.rank import run as rank
 from harness.train.evaluate import coarser
 from harness.train.loader_plans import few_per_class
 from loaders import open_loader

@@ -12,19 +12,19 @@ from typing import Any
 
 import pytest
 
+from harness.matrix import stage_kind
 from harness.matrix.expand import Matrix
 from harness.matrix.stage import Stage
-from harness.runner import lock, result
-from harness.runner import stage_state as done
+from harness.runner import lock, result, stage_state
 from harness.runner.executor import Run, begin, prepare, unfinished
-from harness.runner.launcher import LauncherSettings, order_line
+from harness.runner.launcher import LauncherSettings, request_line
 from harness.runner.launchers import local
-from harness.runner.retry import Policy
+from harness.runner.retry import RetryPolicy
 from harness.system.folders import Folders
 from tests.helpers import ROOT
 from writers.errors import UserError
 
-SOON = Policy(most=2, first_wait_s=0.05)
+SOON = RetryPolicy(max_retries=2, first_wait_s=0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +197,7 @@ def test_a_preempted_stage_saves_and_goes_on_in_the_same_run(folders, make, jour
     stage = make("preempted", sleep_s=1.5)
     folder = stage.folder(folders.runs)
     with local.open(LauncherSettings(folders, 1, "cpu", "tests.helpers.fake_stages")) as launcher:
-        run, told = Run(matrix_of(stage), folders, launcher, Policy(most=0, first_wait_s=0.05)), 0
+        run, told = Run(matrix_of(stage), folders, launcher, RetryPolicy(max_retries=0, first_wait_s=0.05)), 0
         for _ in run.events():
             if (
                 told < 2
@@ -254,7 +254,7 @@ def test_files_that_are_gone_are_made_again_only_for_stages_that_need_them(folde
         wall_s=0,
     )
     result.save(record, folder)
-    assert not done.is_done("pretrain", folder, folders.data)
+    assert not stage_state.is_done(stage_kind.find("pretrain"), folder, folders.data)
     left = unfinished(matrix_of(model, user), folders)
     assert [stage.name for stage in left.values()] == ["pretrain/model", "rank/user"]
     user_folder = user.folder(folders.runs)
@@ -279,7 +279,7 @@ def test_what_another_run_has_just_failed_at_is_not_tried_again(folders, make, j
     began_at = begin(folders)
     prepare(stage, folder)
     while (
-        done.failed_since(folder, began_at) is None
+        stage_state.failed_since(folder, began_at) is None
     ):  # file systems' clocks tick every few milliseconds
         (folder / "error.txt").write_text("the other run's words")
     line = [
@@ -315,7 +315,7 @@ def test_ctrl_c_lets_stages_save_and_the_next_run_goes_on(folders, make, tmp_pat
     )
     run.send_signal(signal.SIGINT)
     assert run.wait(20) == 130
-    assert not any(done.has_result(stage.folder(folders.runs)) for stage in stages)
+    assert not any(stage_state.has_result(stage.folder(folders.runs)) for stage in stages)
     assert not any((stage.folder(folders.runs) / "error.txt").exists() for stage in stages)
     assert not execute(matrix_of(*stages), folders, 2).failed
     for stage in stages:
@@ -342,8 +342,8 @@ def test_a_worker_that_is_orphaned_at_its_start_begins_nothing_that_lasts(folder
     folder = stage.folder(folders.runs)
     prepare(stage, folder)
     line = LauncherSettings(folders, 1, "cpu", "tests.helpers.fake_stages").worker_command("cpu", 1)
-    subprocess.run(line, input=order_line(folder, shares_gpu=False), timeout=15)
-    assert not done.has_result(folder) and not lock.is_held(folder)
+    subprocess.run(line, input=request_line(folder, shares_gpu=False), timeout=15)
+    assert not stage_state.has_result(folder) and not lock.is_held(folder)
 
 
 def test_leaving_kills_a_stage_that_does_not_listen_and_what_it_started(folders, make, tmp_path):
@@ -392,7 +392,7 @@ def test_one_stage_by_hand(folders, make):
 def test_slots_share_the_cores(folders, monkeypatch):
     monkeypatch.setattr(local.environment, "num_cores", lambda: 16)
     monkeypatch.setattr(local.environment, "gpu_names", lambda: ["H200", "H200"])
-    monkeypatch.setattr(local, "tells_time", lambda: True)
+    monkeypatch.setattr(local, "has_utilization", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [(slot.num_threads, slot.gpu) for slot in local.slots(LauncherSettings(folders))] == [
         (8, "0"),
@@ -416,14 +416,14 @@ def test_slots_share_the_cores(folders, monkeypatch):
     assert [(slot.num_threads, slot.gpu) for slot in packed[:-1]] == [
         (2, "3"),
         (2, "5"),
-    ] * 3 and packed[-1].gives_way
+    ] * 3 and packed[-1].low_priority
     launcher = local.LocalLauncher(LauncherSettings(folders), packed)
     for slot in packed[:-1]:
         slot.running = Path("stages/transfer/busy")
     assert (
         launcher.num_slots == 6
-        and launcher.has_room(Stage("write", {}))
-        and not launcher.has_room(Stage("transfer", {}))
+        and launcher.can_start(Stage("write", {}))
+        and not launcher.can_start(Stage("transfer", {}))
     )
     monkeypatch.setattr(local.environment, "gpu_names", list)
     monkeypatch.setattr(local.environment, "num_cores", lambda: 2)
@@ -474,7 +474,7 @@ from pathlib import Path
 from tests.runner.test_executor import execute, matrix_of
 from harness.runner.executor import Run, begin
 from harness.system.folders import Folders
-from harness.runner.launcher import LauncherSettings, order_line
+from harness.runner.launcher import LauncherSettings, request_line
 from harness.runner.launchers import local
 from harness.matrix.stage import Stage
 stages = {{}}

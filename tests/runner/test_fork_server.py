@@ -12,13 +12,13 @@ import pytest
 from harness.matrix.stage import Stage
 from harness.runner import result
 from harness.runner.executor import Run, prepare
-from harness.runner.fork_server import Forked, ForkServer, Fresh, is_possible
-from harness.runner.launcher import LauncherSettings, order_line
+from harness.runner.fork_server import ForkedWorker, ForkServer, SpawnedWorker, is_supported
+from harness.runner.launcher import LauncherSettings, request_line
 from harness.runner.launchers import local
 from harness.system.folders import Folders
 from tests.runner.test_executor import ROOT, is_alive, matrix_of, wait_for
 
-pytestmark = pytest.mark.skipif(not is_possible(), reason="this system has no pidfd_open")
+pytestmark = pytest.mark.skipif(not is_supported(), reason="this system has no pidfd_open")
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +41,9 @@ def a_stage(tmp_path: Path, name: str, kind: str = "rank", **config) -> Stage:
 def worker(
     server: ForkServer,
     tmp_path: Path,
-    module: str = "tests.helpers.fake_stages.rank",
+    module: str = "tests.helpers.fake_stages.rank.run",
     **environment: str,
-) -> Forked:
+) -> ForkedWorker:
     folders = Folders(tmp_path, tmp_path, tmp_path)
     return server.fork(
         module,
@@ -52,11 +52,11 @@ def worker(
     )
 
 
-def carry_out(stage: Stage, by: Forked, tmp_path: Path) -> dict:
+def carry_out(stage: Stage, by: ForkedWorker, tmp_path: Path) -> dict:
     """The metrics of the stage, run by that worker."""
     folder = stage.folder(tmp_path / "runs")
     prepare(stage, folder)
-    by.stdin.write(order_line(folder, shares_gpu=False))
+    by.stdin.write(request_line(folder, shares_gpu=False))
     by.stdin.flush()
     assert json.loads(by.stdout.readline())["status"] == "done"
     return result.load(folder).metrics
@@ -64,7 +64,7 @@ def carry_out(stage: Stage, by: Forked, tmp_path: Path) -> dict:
 
 def test_a_forked_worker_runs_stages_and_ends_with_its_stdin(server, tmp_path):
     started = worker(server, tmp_path)
-    assert started.imported == {"tests.helpers.fake_stages.rank"}
+    assert started.imported == {"tests.helpers.fake_stages.rank.run"}
     for index in range(2):
         assert (
             carry_out(a_stage(tmp_path, f"stage{index}"), started, tmp_path)["pid"] == started.pid
@@ -103,13 +103,13 @@ def test_a_worker_has_its_own_environment(server, tmp_path):
 def test_a_copy_that_cannot_use_cuda_starts_afresh(server, tmp_path):
     """In the same process, with the same pipes; without a GPU it does not matter."""
 
-    def command(of: Forked) -> str:
+    def command(of: ForkedWorker) -> str:
         return Path(f"/proc/{of.pid}/cmdline").read_text().replace("\0", " ")
 
-    sound = worker(server, tmp_path, "tests.helpers.fake_stages.rank", CUDA_VISIBLE_DEVICES="0")
-    without = worker(server, tmp_path, "tests.helpers.fake_stages.spoiled", CUDA_VISIBLE_DEVICES="")
+    sound = worker(server, tmp_path, "tests.helpers.fake_stages.rank.run", CUDA_VISIBLE_DEVICES="0")
+    without = worker(server, tmp_path, "tests.helpers.fake_stages.spoiled.run", CUDA_VISIBLE_DEVICES="")
     spoiled = worker(
-        server, tmp_path, "tests.helpers.fake_stages.spoiled", CUDA_VISIBLE_DEVICES="0"
+        server, tmp_path, "tests.helpers.fake_stages.spoiled.run", CUDA_VISIBLE_DEVICES="0"
     )
     for index, started in enumerate((sound, without, spoiled)):
         assert (
@@ -120,13 +120,13 @@ def test_a_copy_that_cannot_use_cuda_starts_afresh(server, tmp_path):
 
 
 def test_what_is_prepared_is_there_before_the_next_worker(server, tmp_path):
-    server.prepare(["tests.helpers.fake_stages.evaluate", "no_such_module"], {})
+    server.prepare(["tests.helpers.fake_stages.evaluate.run", "no_such_module"], {})
     wait_for(
         lambda: (
             worker(server, tmp_path).imported
             == {
-                "tests.helpers.fake_stages.rank",
-                "tests.helpers.fake_stages.evaluate",
+                "tests.helpers.fake_stages.rank.run",
+                "tests.helpers.fake_stages.evaluate.run",
                 "no_such_module",
             }
         )
@@ -153,9 +153,9 @@ def test_without_a_server_workers_start_afresh(tmp_path):
         run = Run(matrix_of(first, second), folders, launcher)
         for event in run.events():
             if event.what == "started" and event.stage is first:
-                assert isinstance(launcher.slots[0].process, Forked)
+                assert isinstance(launcher.slots[0].process, ForkedWorker)
                 launcher.fork_server._process.kill()
-        assert launcher.fork_server is None and isinstance(launcher.slots[0].process, Fresh)
+        assert launcher.fork_server is None and isinstance(launcher.slots[0].process, SpawnedWorker)
     assert not run.failed and (tmp_path / "journal.txt").read_text().split() == ["first", "second"]
 
 
@@ -163,7 +163,7 @@ def test_stages_are_forked_from_a_process_that_has_not_used_cuda():
     """Else no worker could. torch notes at its first question about GPUs that copies may ask none."""
     code = (
         "import importlib, os, sys\nfrom writers import names\n"
-        "for name in names.names('harness.stages'):\n    importlib.import_module(f'harness.stages.{name}')\n"
+        "for name in names.names('harness.stages'):\n    importlib.import_module(f'harness.stages.{name}.run')\n"
         "import torch\nassert not torch.cuda.is_initialized()\n"
         "pid = os.fork()\n"
         "if pid == 0:\n    os._exit(1 if torch.cuda._is_in_bad_fork() else 0)\n"

@@ -10,13 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from harness.matrix.stage import Stage
-from harness.runner import gpu_packing as gpu_sharing
-from harness.runner import result, worker
+from harness.runner import gpu_packing, result, worker
 from harness.runner.executor import prepare
-from harness.runner.gpu_packing import MOST_BUSY, GpuSharing, Use, likeness
+from harness.runner.gpu_packing import MAX_UTILIZATION, GpuSharing, Use, resource_key
 from harness.runner.launcher import LauncherSettings
 from harness.runner.launchers import local
-from harness.runner.remote import Order
+from harness.runner.remote import WorkerRequest
 from harness.system.folders import Folders
 
 
@@ -29,7 +28,7 @@ def folders(tmp_path: Path) -> Folders:
 def launcher(folders: Folders, monkeypatch: pytest.MonkeyPatch):
     """Four slots on one GPU of 40 GB."""
     monkeypatch.setattr(local.environment, "gpu_memory_bytes", lambda: [40 * 10**9])
-    monkeypatch.setattr(local, "tells_time", lambda: True)
+    monkeypatch.setattr(local, "has_utilization", lambda: True)
     launcher = local.LocalLauncher(
         LauncherSettings(folders, jobs_per_gpu=4), [local.Slot(index, 1, "0") for index in range(4)]
     )
@@ -67,7 +66,7 @@ def measured(folders: Folders, stage: Stage, gigabytes: float | None, busy: floa
 def occupy(launcher: local.LocalLauncher, *stages: Stage) -> None:
     for index, slot in enumerate(launcher.slots):
         slot.running, slot.like = (
-            (Path("busy"), likeness(stages[index])) if index < len(stages) else (None, ())
+            (Path("busy"), resource_key(stages[index])) if index < len(stages) else (None, ())
         )
 
 
@@ -85,17 +84,17 @@ def test_stages_share_a_gpu_once_the_first_of_their_kind_was_measured(launcher, 
         ((strange,), ""),
     ):
         occupy(launcher, *running)
-        assert [launcher.has_room(one) for one in (small, large)] == [
+        assert [launcher.can_start(one) for one in (small, large)] == [
             "s" in has_room,
             "l" in has_room,
         ], running
-        assert launcher.has_room(strange) == (not running), "the first of its kind is alone"
+        assert launcher.can_start(strange) == (not running), "the first of its kind is alone"
     occupy(launcher, small)
-    launcher.sharing.learn(likeness(strange), measured(folders, strange, 1, 0.1))
-    assert launcher.has_room(strange)
-    launcher.sharing.was_too_much(likeness(small))
-    assert not launcher.has_room(strange) and not launcher.has_room(small)
-    assert launcher.sharing.known[likeness(a_stage("large", seed=9))] == Use(
+    launcher.sharing.learn(resource_key(strange), measured(folders, strange, 1, 0.1))
+    assert launcher.can_start(strange)
+    launcher.sharing.mark_oom(resource_key(small))
+    assert not launcher.can_start(strange) and not launcher.can_start(small)
+    assert launcher.sharing.known[resource_key(a_stage("large", seed=9))] == Use(
         pytest.approx(19.7e9), 0.1
     )
 
@@ -107,10 +106,10 @@ def test_a_gpu_that_is_busy_enough_takes_no_more(launcher, folders, busy, side_b
     stage = a_stage("light")
     measured(folders, stage, 1, busy)
     fitting = 0
-    while launcher.has_room(stage):
+    while launcher.can_start(stage):
         fitting += 1
         occupy(launcher, *[stage] * fitting)
-    assert fitting == side_by_side == min(4, max(1, int(MOST_BUSY / max(busy, 1e-9) + 1e-9)))
+    assert fitting == side_by_side == min(4, max(1, int(MAX_UTILIZATION / max(busy, 1e-9) + 1e-9)))
 
 
 def test_shares_of_different_stages_add_up(launcher, folders):
@@ -118,9 +117,9 @@ def test_shares_of_different_stages_add_up(launcher, folders):
     measured(folders, heavy, 1, 0.95)
     measured(folders, light, 1, 0.3)
     occupy(launcher, heavy)
-    assert launcher.has_room(light) and not launcher.has_room(heavy)
+    assert launcher.can_start(light) and not launcher.can_start(heavy)
     occupy(launcher, heavy, light)
-    assert not launcher.has_room(light)
+    assert not launcher.can_start(light)
 
 
 def test_a_result_from_before_shares_were_measured_says_too_little(launcher, folders):
@@ -133,19 +132,19 @@ def test_a_result_from_before_shares_were_measured_says_too_little(launcher, fol
     assert found is not None and found.gpu_busy is None
     measured(folders, other, 1, 0.1)
     occupy(launcher, other)
-    assert launcher.has_room(other) and not launcher.has_room(stage)
-    launcher.sharing.learn(likeness(stage), measured(folders, a_stage("early", seed=1), 1, 0.2))
-    assert launcher.has_room(stage)
+    assert launcher.can_start(other) and not launcher.can_start(stage)
+    launcher.sharing.learn(resource_key(stage), measured(folders, a_stage("early", seed=1), 1, 0.2))
+    assert launcher.can_start(stage)
 
 
 def test_the_most_that_any_of_a_kind_took_counts(folders):
     sharing = GpuSharing(folders.runs, 40e9)
     for seed, (gigabytes, busy) in enumerate([(1, 0.5), (3, 0.2), (2, None), (None, None)]):
         measured(folders, a_stage("full", seed), gigabytes, busy)
-    assert sharing.is_known(likeness(a_stage("full"))) and not sharing.is_known(
-        likeness(a_stage("fixed"))
+    assert sharing.is_known(resource_key(a_stage("full"))) and not sharing.is_known(
+        resource_key(a_stage("fixed"))
     )
-    assert sharing.known[likeness(a_stage("full"))] == Use(pytest.approx(3.7e9), 0.5)
+    assert sharing.known[resource_key(a_stage("full"))] == Use(pytest.approx(3.7e9), 0.5)
 
 
 def orders_of(launcher: local.LocalLauncher, *stages: Stage) -> list[bool]:
@@ -153,7 +152,7 @@ def orders_of(launcher: local.LocalLauncher, *stages: Stage) -> list[bool]:
     told = []
     for slot in launcher.slots:
         slot.process, slot.running = (
-            SimpleNamespace(stdin=io.BytesIO(), imported={"harness.stages.transfer"}),
+            SimpleNamespace(stdin=io.BytesIO(), imported={"harness.stages.transfer.run"}),
             None,
         )
     for stage in stages:
@@ -171,12 +170,12 @@ def test_only_a_stage_that_stays_alone_on_its_gpu_is_measured(launcher, folders)
     assert orders_of(launcher, known, known) == [True, True], (
         "others may join the first one at any time"
     )
-    assert orders_of(launcher, strange) == [False] and not launcher.has_room(known)
+    assert orders_of(launcher, strange) == [False] and not launcher.can_start(known)
     launcher.settings = LauncherSettings(folders)
     assert orders_of(launcher, known) == [False], "one stage per GPU is always alone"
     for jobs_per_gpu in (1, 2):
         settings = LauncherSettings(folders, jobs_per_gpu=jobs_per_gpu)
-        assert Order.of(Path("stages/transfer/some"), settings, 1, gpus=True).shares_gpu == (
+        assert WorkerRequest.of(Path("stages/transfer/some"), settings, 1, gpus=True).shares_gpu == (
             jobs_per_gpu > 1
         )
 
@@ -217,7 +216,7 @@ def test_where_time_cannot_be_measured_memory_decides_and_the_person_is_told(
     folders, monkeypatch, capsys
 ):
     monkeypatch.setattr(local.environment, "gpu_memory_bytes", lambda: [40 * 10**9])
-    monkeypatch.setattr(local, "tells_time", lambda: False)
+    monkeypatch.setattr(local, "has_utilization", lambda: False)
     launcher = local.LocalLauncher(
         LauncherSettings(folders, jobs_per_gpu=2), [local.Slot(index, 1, "0") for index in range(2)]
     )
@@ -225,10 +224,10 @@ def test_where_time_cannot_be_measured_memory_decides_and_the_person_is_told(
     small, strange = a_stage("small"), a_stage("strange")
     measured(folders, small, 9, None)
     occupy(launcher, small)
-    assert launcher.has_room(small) and not launcher.has_room(strange)
+    assert launcher.can_start(small) and not launcher.can_start(strange)
     launcher.selector.close()
 
 
 @pytest.mark.skipif(bool(local.environment.gpu_names()), reason="there is a GPU")
 def test_without_a_gpu_nothing_tells_the_time():
-    assert not gpu_sharing.tells_time()
+    assert not gpu_packing.has_utilization()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.runner import lease, lock
-from harness.runner import stage_state as done
+from harness.matrix import stage_kind
+from harness.runner import lease, lock, stage_state
 from harness.runner.lease import Holder
 
 FAR, FARTHER = Holder("far", "boot-of-far", 1), Holder("farther", "boot-of-farther", 2)
@@ -123,9 +123,12 @@ def test_a_stage_that_another_host_runs_is_shown_as_running(tmp_path: Path):
     folder = tmp_path / "stages" / "rank" / "abc"
     folder.mkdir(parents=True)
     held = lease.take(folder, FAR)
-    assert not lock.is_held(folder) and done.state("rank", folder, tmp_path) == "running"
+    assert (
+        not lock.is_held(folder)
+        and stage_state.state(stage_kind.find("rank"), folder, tmp_path) == "running"
+    )
     held.release()
-    assert done.state("rank", folder, tmp_path) == "left"
+    assert stage_state.state(stage_kind.find("rank"), folder, tmp_path) == "left"
 
 
 def real_now(folder: Path) -> float:

@@ -18,7 +18,7 @@ from harness.runner.context import StageContext
 from harness.runner.executor import Run, begin, unfinished
 from harness.runner.launcher import Finished
 from harness.runner.result import Result
-from harness.stages import shortlist as stage_of_shortlists
+from harness.stages.shortlist import run as stage_of_shortlists
 from harness.system.folders import Folders
 from writers.errors import UserError
 
@@ -50,10 +50,10 @@ class InThisProcess:
         self.settings = SimpleNamespace(began_at=begin(folders))
         self.ran: list[str] = []
 
-    def expect(self, kinds: Collection[str]) -> None:
+    def prefetch(self, kinds: Collection[str]) -> None:
         assert kinds <= {stage.kind for stage in self.stages.values()}
 
-    def has_room(self, stage: Stage) -> bool:
+    def can_start(self, stage: Stage) -> bool:
         return not self.answers
 
     def start(self, stage: Stage, folder: Path) -> None:

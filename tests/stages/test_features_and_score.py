@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from harness.matrix import stage_kind
 from harness.modeling import classifier as model
-from harness.runner import result
-from harness.runner import stage_state as done
+from harness.runner import result, stage_state
 from harness.runner.context import Stopped
 from harness.runner.result import Result
-from harness.stages import features, score
-from harness.stages.pretrain import MODEL_FILE
+from harness.stages.features import run as features
+from harness.stages.pretrain.spec import MODEL_FILE
+from harness.stages.score import run as score
 from harness.transfer.features import Features, file_of
 from harness.transfer.scores import knn, leep
 from tests.helpers.tiny_stages import as_result, context_of, write_colours
@@ -109,9 +110,9 @@ def test_the_same_stage_leaves_the_same_bytes_and_is_done_with_them_only(
     result.save(
         as_result("features", outcomes[0].metrics).model_copy(update={"key": folder.name}), folder
     )
-    assert done.is_done("features", folder, root / "data")
+    assert stage_state.is_done(stage_kind.find("features"), folder, root / "data")
     file_of(folder, "val").unlink()
-    assert not done.is_done("features", folder, root / "data")
+    assert not stage_state.is_done(stage_kind.find("features"), folder, root / "data")
     assert not list(folder.glob(".*npz*"))
 
 

@@ -17,7 +17,10 @@ from harness.modeling.precision import autocast, choose
 from harness.profiling.timer import SPANS
 from harness.runner.context import Stopped
 from harness.runner.result import Result
-from harness.stages import evaluate, pretrain, rank, transfer
+from harness.stages.evaluate import run as evaluate
+from harness.stages.pretrain import run as pretrain
+from harness.stages.rank import run as rank
+from harness.stages.transfer import run as transfer
 from harness.train.loader_plans import held_out
 from loaders import open_loader
 from loaders.plan import LoaderPlan

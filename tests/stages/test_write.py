@@ -13,7 +13,7 @@ from harness.config import load as recipe
 from harness.matrix import expand as matrix
 from harness.matrix.stage import Stage
 from harness.runner.context import Outcome, StageContext
-from harness.stages import write
+from harness.stages.write import run as write
 from writers.beton.store import open_beton
 
 RECIPE = """\

@@ -20,10 +20,11 @@ from torch import nn
 from harness.config.attack import AttackSettings
 from harness.config.train import PretrainSettings
 from harness.matrix.stage import key_of
+from harness.matrix.stage_kind import find
 from harness.modeling import classifier as models
 from harness.profiling.timer import Timer
 from harness.runner import result, worker
-from harness.stages.pretrain import _build
+from harness.stages.pretrain.run import _build
 from harness.system import distributed
 from harness.system.atomic_write import write_json
 from harness.system.distributed import AsyncFlags, ProcessGroup
@@ -309,7 +310,12 @@ SETTINGS = {
 def make_stage(runs: Path, written: result.Result, **settings: Any) -> Path:
     """The folders of a write stage that is done, and of a robust pretrain stage on it; returns the latter."""
     config = {"arch": "resnet10", "eps": 0.5, "seed": 0, "settings": {**SETTINGS, **settings}}
-    folder = runs / "stages" / "pretrain" / key_of("pretrain", config, {"data": written.key})
+    folder = (
+        runs
+        / "stages"
+        / "pretrain"
+        / key_of("pretrain", find("pretrain").version, config, {"data": written.key})
+    )
     result.save(written, runs / "stages" / "write" / written.key)
     write_json(
         folder / "stage.json",
@@ -425,7 +431,12 @@ def make_evaluation(runs: Path, written: result.Result, batch_size: int) -> Path
         "precision": "float32",
         "flip_tta": False,
     }
-    key = key_of("evaluate", config, {role: need["key"] for role, need in needs.items()})
+    key = key_of(
+        "evaluate",
+        find("evaluate").version,
+        config,
+        {role: need["key"] for role, need in needs.items()},
+    )
     folder = runs / "stages" / "evaluate" / key
     write_json(
         folder / "stage.json",

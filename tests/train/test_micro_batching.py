@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from harness.runner.context import OutOfMemory, StageContext
-from harness.stages import pretrain, transfer
+from harness.stages.pretrain import run as pretrain
+from harness.stages.transfer import run as transfer
 from harness.train import micro_batching as memory
 from harness.train.step import Step
 from harness.transfer.methods._shared_backbone import SharedBackbone

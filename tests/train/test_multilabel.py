@@ -11,7 +11,8 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 from torch.nn import functional
 
-from harness.stages import pretrain, transfer
+from harness.stages.pretrain import run as pretrain
+from harness.stages.transfer import run as transfer
 from harness.train.attack import pgd
 from harness.train.average_precision import MultiLabelCounts, average_precision, eleven_point_ap
 from harness.train.evaluate import View, evaluate

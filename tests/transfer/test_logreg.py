@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from harness.runner.context import Stopped
 from harness.runner.result import Result
-from harness.stages import transfer
+from harness.stages.transfer import run as transfer
 from harness.train.average_precision import MultiLabelCounts
 from harness.transfer import logistic_regression as logistic
 from harness.transfer.features import Features, file_of

@@ -12,7 +12,8 @@ from harness.config.transfer import TransferSettings
 from harness.modeling import classifier as models
 from harness.runner.context import Stopped
 from harness.runner.result import Result
-from harness.stages import pretrain, transfer
+from harness.stages.pretrain import run as pretrain
+from harness.stages.transfer import run as transfer
 from harness.train.loader_plans import few_per_class
 from harness.transfer import search
 from loaders.plan import LoaderPlan

@@ -99,13 +99,12 @@ def missing_data(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> 
 def states_of(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> "dict[str, State]":
     """Key -> done, running, failed, left, or skipped: its model is not on the shortlist. `left` is what
     `executor.unfinished` gave."""
-    from harness.runner import shortlist
-    from harness.runner import stage_state as done
+    from harness.runner import shortlist, stage_state
 
     kinds = {stage.kind for stage in plan.stages}
     skipped = shortlist.skipped(plan.stages, folders.runs)
-    with_result = done.with_result(folders.runs, kinds) if skipped else set()
-    begun = done.with_folder(folders.runs, kinds)
+    with_result = stage_state.with_result(folders.runs, kinds) if skipped else set()
+    begun = stage_state.with_folder(folders.runs, kinds)
 
     def of(stage: "Stage") -> "State":
         if stage.key in skipped and stage.key not in with_result:
@@ -113,7 +112,7 @@ def states_of(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> "di
         if stage.key not in left:
             return "done"
         return (
-            done.state(stage.kind, stage.folder(folders.runs), folders.data)
+            stage_state.state(stage.spec, stage.folder(folders.runs), folders.data)
             if stage.key in begun
             else "left"
         )
@@ -136,7 +135,7 @@ def _as_json(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> di
                 "axes": stage.axes,
                 "state": states[stage.key],
                 "needs": {role: need.key for role, need in stage.needs.items()},
-                "only_if": stage.only_if.key if stage.only_if else None,
+                "only_if": stage.gated_by.key if stage.gated_by else None,
             }
             for stage in plan.stages
         ],

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,6 @@ MARKS: "dict[State, str]" = {
 }
 
 MODEL_AXES = ("model", "subset", "arch", "variant", "eps", "seed")  # what tells the rows apart
-MODEL_KINDS = ("pretrain", "adopt", "evaluate", "score")
 
 
 @click.command(short_help="Show a recipe's matrix as a table, live with --watch.")
@@ -123,11 +123,12 @@ def _failures(
 ) -> "list[RenderableType]":
     from rich.text import Text
 
-    from harness.runner import stage_state as done
+    from harness.runner import stage_state
 
     return [
         Text.assemble(
-            (f"failed  {stage.name}: ", "red"), done.error_line(stage.folder(folders.runs)) or ""
+            (f"failed  {stage.name}: ", "red"),
+            stage_state.error_line(stage.folder(folders.runs)) or "",
         )
         for stage in plan.stages
         if states[stage.key] == "failed"
@@ -150,15 +151,16 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
 
     rows: dict[tuple[Any, ...], dict[str, list[State]]] = {}
     for stage in plan.stages:
-        if stage.kind in (*MODEL_KINDS, "transfer") and "role" not in stage.axes:
+        if stage.spec.in_status and "role" not in stage.axes:
             own = MODEL_AXES if "model" not in stage.axes else ("model",)
             row = rows.setdefault(
                 tuple(stage.axes.get(axis, "") if axis in own else "" for axis in MODEL_AXES), {}
             )
             row.setdefault(stage.axes.get("method", stage.kind), []).append(states[stage.key])
     axes = [axis for index, axis in enumerate(MODEL_AXES) if any(row[index] != "" for row in rows)]
-    kinds = [kind for kind in MODEL_KINDS if any(kind in row for row in rows.values())]
     methods = list(plan.recipe.methods)
+    kinds = [kind for kind in dict.fromkeys(chain(*rows.values())) if kind not in methods]
+    counted = {stage.kind for stage in plan.stages if "target" in stage.axes}
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in (*axes, *kinds, *methods):
         table.add_column(column)
@@ -168,7 +170,7 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
             *(f"{value:g}" if isinstance(value, float) else str(value) for value in named),
             *(
                 _count(row[kind])
-                if kind == "score" and kind in row
+                if kind in counted and kind in row
                 else MARKS[row[kind][0]]
                 if kind in row
                 else ""

@@ -17,15 +17,20 @@ from types import TracebackType
 from typing import IO, Self
 
 from harness.matrix.stage import Stage
-from harness.runner import stage_state as done
-from harness.runner.fork_server import Forked, ForkServer, Fresh, how_it_ended, is_possible
-from harness.runner.gpu_packing import GpuSharing, Likeness, likeness, tells_time
+from harness.runner import stage_state
+from harness.runner.fork_server import (
+    ForkedWorker,
+    ForkServer,
+    SpawnedWorker,
+    describe_exit,
+    is_supported,
+)
+from harness.runner.gpu_packing import GpuSharing, ResourceKey, has_utilization, resource_key
 from harness.runner.launcher import (
     THREAD_VARIABLES,
     Finished,
     LauncherSettings,
-    needs_gpu,
-    order_line,
+    request_line,
 )
 from harness.runner.signals import STOPPED
 from harness.system import environment
@@ -40,10 +45,10 @@ class Slot:
     num_threads: int
     gpu: str | None  # or GPUs, as CUDA_VISIBLE_DEVICES names them
     cores: tuple[int, ...] = ()  # its own; none: whichever are free
-    gives_way: bool = False  # runs, at low priority, what needs no GPU beside what does
-    process: Fresh | Forked | None = None
+    low_priority: bool = False  # runs, at low priority, what needs no GPU beside what does
+    process: SpawnedWorker | ForkedWorker | None = None
     running: Path | None = None  # the stage's folder
-    like: Likeness = ()  # what runs or ran last
+    like: ResourceKey = ()  # what runs or ran last
     unread: bytes = field(default=b"", repr=False)
 
 
@@ -101,7 +106,7 @@ def slots(settings: LauncherSettings) -> list[Slot]:
         )
         for index in range(num_slots)
     ]
-    return [*found, Slot(num_slots, max(1, cores // 4), None, gives_way=True)] if gpus else found
+    return [*found, Slot(num_slots, max(1, cores // 4), None, low_priority=True)] if gpus else found
 
 
 class LocalLauncher:
@@ -114,7 +119,7 @@ class LocalLauncher:
         self.sharing = GpuSharing(
             settings.folders.runs,
             min(environment.gpu_memory_bytes(), default=0) if shared else 0,
-            by_time=shared and tells_time(),
+            by_time=shared and has_utilization(),
         )
         if shared and not self.sharing.by_time:
             print(
@@ -126,33 +131,33 @@ class LocalLauncher:
 
     @property
     def num_slots(self) -> int:
-        return sum(not slot.gives_way for slot in self.slots)
+        return sum(not slot.low_priority for slot in self.slots)
 
-    def has_room(self, stage: Stage) -> bool:
+    def can_start(self, stage: Stage) -> bool:
         return bool(self._free(stage))
 
     def _free(self, stage: Stage) -> list[Slot]:
         """Slots that may take this stage: what needs no GPU leaves the GPUs alone, and those that share one fit into it."""
-        beside = any(slot.gives_way for slot in self.slots) and not needs_gpu(stage.kind)
+        beside = any(slot.low_priority for slot in self.slots) and not stage.spec.needs_gpu
         return [
             slot
             for slot in self.slots
             if slot.running is None
-            and slot.gives_way == beside
-            and (slot.gpu is None or self.sharing.fit(likeness(stage), self._on(slot.gpu)))
+            and slot.low_priority == beside
+            and (slot.gpu is None or self.sharing.fit(resource_key(stage), self._on(slot.gpu)))
         ]
 
-    def _on(self, gpu: str) -> list[Likeness]:
+    def _on(self, gpu: str) -> list[ResourceKey]:
         """What runs on the GPU now."""
         return [slot.like for slot in self.slots if slot.gpu == gpu and slot.running is not None]
 
     def _has_company(self, stage: Stage, gpu: str) -> bool:
         """Whether others run on the GPU, or may join the stage there. Asked before it starts."""
         return self.settings.jobs_per_gpu > 1 and (
-            bool(self._on(gpu)) or self.sharing.is_known(likeness(stage))
+            bool(self._on(gpu)) or self.sharing.is_known(resource_key(stage))
         )
 
-    def expect(self, kinds: Collection[str]) -> None:
+    def prefetch(self, kinds: Collection[str]) -> None:
         if self.fork_server is not None:
             with self._server_may_die():
                 self.fork_server.prepare(
@@ -177,9 +182,9 @@ class LocalLauncher:
                 self._open_worker(slot, module)
             assert slot.process is not None and slot.process.stdin is not None
             shares_gpu = slot.gpu is not None and self._has_company(stage, slot.gpu)
-            slot.running, slot.like = folder, likeness(stage)
+            slot.running, slot.like = folder, resource_key(stage)
             try:
-                slot.process.stdin.write(order_line(folder, shares_gpu=shares_gpu))
+                slot.process.stdin.write(request_line(folder, shares_gpu=shares_gpu))
                 slot.process.stdin.flush()
                 return
             except BrokenPipeError:
@@ -216,7 +221,7 @@ class LocalLauncher:
         return finished
 
     def __enter__(self) -> Self:
-        if self.fork_server is None and is_possible():
+        if self.fork_server is None and is_supported():
             self.fork_server = ForkServer()
         return self
 
@@ -238,7 +243,7 @@ class LocalLauncher:
             self.fork_server.__exit__(kind, error, trace)
 
     def _module(self, kind: str) -> str:
-        return f"{self.settings.stages_package}.{kind}"
+        return self.settings.run_module(kind)
 
     def _command(self, slot: Slot) -> list[str]:
         command = self.settings.worker_command(
@@ -256,13 +261,13 @@ class LocalLauncher:
         """module: of the stage that it is to run first."""
         command = self._command(slot)
         if (
-            self.fork_server is not None and not slot.gives_way
+            self.fork_server is not None and not slot.low_priority
         ):  # which has threads of its own number
             with self._server_may_die():
                 slot.process = self.fork_server.fork(module, command, self._variables(slot))
         if slot.process is None:
-            slot.process = Fresh(
-                ["nice", "-n", "10", *command] if slot.gives_way else command, self._variables(slot)
+            slot.process = SpawnedWorker(
+                ["nice", "-n", "10", *command] if slot.low_priority else command, self._variables(slot)
             )
         assert slot.process.stdout is not None
         self.selector.register(slot.process.stdout, selectors.EVENT_READ, slot)
@@ -295,7 +300,7 @@ class LocalLauncher:
                 )
             )
             if slot.gpu is not None and answer["cause"] == "out_of_memory":
-                self.sharing.was_too_much(slot.like)
+                self.sharing.mark_oom(slot.like)
             elif slot.gpu is not None and answer["status"] == "done":
                 self.sharing.learn(slot.like, Path(answer["stage"]))
             slot.running = None
@@ -305,7 +310,7 @@ class LocalLauncher:
         """A worker has ended by itself. If it died in a stage, that stage has failed, and says how."""
         folder, slot.running = slot.running, None
         code = self._end(slot, wait_s=5.0)
-        return [] if folder is None else [_died(folder, code, self.settings.folders.data)]
+        return [] if folder is None else [_died(folder, code, self.settings)]
 
     def _close(self, slot: Slot) -> None:
         """End an idle worker."""
@@ -329,9 +334,9 @@ class LocalLauncher:
         return code
 
 
-def _is_warm(worker: Fresh | Forked | None, module: str) -> bool:
+def _is_warm(worker: SpawnedWorker | ForkedWorker | None, module: str) -> bool:
     """Whether it has imported the module. One that was started afresh is kept whatever it has."""
-    return isinstance(worker, Fresh) or (worker is not None and module in worker.imported)
+    return isinstance(worker, SpawnedWorker) or (worker is not None and module in worker.imported)
 
 
 def _close_stdin(slot: Slot) -> None:
@@ -340,12 +345,13 @@ def _close_stdin(slot: Slot) -> None:
         slot.process.stdin.close()
 
 
-def _died(folder: Path, code: int | None, data: Path) -> Finished:
-    if done.is_done(folder.parent.name, folder, data):  # it died between the result and the answer
+def _died(folder: Path, code: int | None, settings: LauncherSettings) -> Finished:
+    kind = settings.stage_kind(folder.parent.name)
+    if stage_state.is_done(kind, folder, settings.folders.data):  # it died between the result and the answer
         return Finished(folder, "done")
     if code == STOPPED:
         return Finished(folder, "stopped")
-    said = f"The worker process {how_it_ended(code)}; its output is in {folder / 'log.txt'}"
+    said = f"The worker process {describe_exit(code)}; its output is in {folder / 'log.txt'}"
     return Finished(folder, "failed", said, "lost")
 
 

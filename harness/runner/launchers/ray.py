@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from harness.matrix.stage import Stage
-from harness.runner.fork_server import ForkServer, is_possible
-from harness.runner.launcher import Finished, LauncherSettings, needs_gpu
-from harness.runner.remote import Attempt, Order, finished
+from harness.runner.fork_server import ForkServer, is_supported
+from harness.runner.launcher import Finished, LauncherSettings
+from harness.runner.remote import RemoteAttempt, WorkerRequest, finished
 from writers.errors import UserError
 
 
@@ -76,16 +76,18 @@ class RayLauncher:
         )
         return self.settings.num_jobs or max(1, int(carried))
 
-    def expect(self, kinds: Collection[str]) -> None:
+    def prefetch(self, kinds: Collection[str]) -> None:
         """Each stage has a worker of its own."""
 
-    def has_room(self, stage: Stage) -> bool:
+    def can_start(self, stage: Stage) -> bool:
         return len(self.tasks) < self.num_slots
 
     def start(self, stage: Stage, folder: Path) -> None:
-        order = Order.of(folder, self.settings, self.num_threads, gpus=self.has_gpus)
+        order = WorkerRequest.of(folder, self.settings, self.num_threads, gpus=self.has_gpus)
         share = (
-            1 / self.settings.jobs_per_gpu if self.has_gpus and needs_gpu(folder.parent.name) else 0
+            1 / self.settings.jobs_per_gpu
+            if self.has_gpus and self.settings.stage_kind(folder.parent.name).needs_gpu
+            else 0
         )
         # max_retries=0: what is lost comes back here, where it is counted, waits its turn, and is shown.
         options = {
@@ -139,14 +141,14 @@ class RayLauncher:
             return Finished(folder, "failed", f"Ray lost it: {_first_line(error)}", "lost")
 
 
-def _carry_out(order: Order) -> dict[str, Any]:
+def _carry_out(order: WorkerRequest) -> dict[str, Any]:
     """The task, on the machine that Ray chose. Ray keeps its processes for the tasks to come, and they their fork servers."""
-    return Attempt(order, _fork_server()).run()
+    return RemoteAttempt(order, _fork_server()).run()
 
 
 @functools.cache
 def _fork_server() -> ForkServer | None:
-    return ForkServer() if is_possible() else None
+    return ForkServer() if is_supported() else None
 
 
 def _first_line(error: Exception) -> str:

@@ -283,7 +283,7 @@ def test_a_recipe_takes_the_tars_through_beton_loader_training_and_map(
     for stage in expand(recipe).stages:
         folder = tmp_path / stage.key
         folder.mkdir()
-        run = import_module(f"harness.stages.{stage.kind}").run
+        run = import_module(f"harness.stages.{stage.kind}.run").run
         outcome = run(
             StageContext(
                 config=stage.config,

@@ -19,6 +19,7 @@ from harness.profiling.gpu_monitor import GpuMonitor
 from harness.profiling.timer import Timer, summary
 from harness.profiling.trace import StepTrace
 from harness.runner.context import Outcome, StageContext
+from harness.stages.pretrain.spec import MODEL_FILE
 from harness.system.distributed import ProcessGroup, convert_sync_batch_norm
 from harness.system.out_of_memory import is_out_of_memory
 from harness.train import autotune as trial
@@ -34,8 +35,6 @@ from loaders.backend import Loader
 from loaders.plan import LoaderPlan
 from writers.beton.store import open_beton
 from writers.errors import UserError
-
-MODEL_FILE = "model.pt"
 
 
 def run(context: StageContext) -> Outcome:

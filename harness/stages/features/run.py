@@ -7,7 +7,7 @@ from harness.modeling import classifier as models
 from harness.modeling.precision import choose
 from harness.runner.context import Outcome, StageContext
 from harness.stages._progress import PassProgress
-from harness.stages.pretrain import MODEL_FILE
+from harness.stages.pretrain.spec import MODEL_FILE
 from harness.train.loader_plans import eval_plan, split_path
 from harness.transfer.features import extract, file_of
 from loaders import open_loader

@@ -7,7 +7,7 @@ from harness.modeling import classifier as models
 from harness.modeling import pretrained as adopting
 from harness.modeling.flops import inference_flops
 from harness.runner.context import Outcome, StageContext
-from harness.stages.pretrain import MODEL_FILE
+from harness.stages.pretrain.spec import MODEL_FILE
 
 
 def run(context: StageContext) -> Outcome:

@@ -7,7 +7,7 @@ from harness.modeling.classifier import Classifier
 from harness.modeling.precision import choose
 from harness.runner.context import Outcome, StageContext
 from harness.stages._progress import PassProgress
-from harness.stages.pretrain import MODEL_FILE
+from harness.stages.pretrain.spec import MODEL_FILE
 from harness.train.loader_plans import eval_plan, split_path
 from harness.train.ranking import rank_classes, unseen_part
 from loaders.plan import LoaderPlan

@@ -20,7 +20,7 @@ from harness.modeling.module_modes import fixed_shapes
 from harness.modeling.precision import choose
 from harness.profiling.timer import Timer, summary
 from harness.runner.context import Outcome, StageContext
-from harness.stages.pretrain import MODEL_FILE
+from harness.stages.pretrain.spec import MODEL_FILE
 from harness.train import evaluate, predictions
 from harness.train.fit import Clock, num_batches
 from harness.train.flip_tta import FlipAverage

@@ -16,7 +16,7 @@ from harness.modeling import classifier as models
 from harness.modeling.precision import choose
 from harness.runner.context import Outcome, StageContext
 from harness.stages._progress import PassProgress
-from harness.stages.pretrain import MODEL_FILE
+from harness.stages.pretrain.spec import MODEL_FILE
 from harness.train import predictions
 from harness.train.evaluate import View, evaluate
 from harness.train.flip_tta import FlipAverage

@@ -1,0 +1,109 @@
+"""Kinds of stages: what planning, running and estimating need to know, without importing torch.
+
+Each kind is a package `harness/stages/<kind>/`. Its `spec.py` holds `SPEC`, a `StageKind`; its
+`run.py` holds `run(context) -> Outcome`. Adding a kind adds a folder and edits no list.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from writers import names
+
+if TYPE_CHECKING:
+    from harness.matrix.stage import Stage
+    from harness.matrix.workload import Counts, Workload
+
+STAGES_PACKAGE = "harness.stages"
+
+
+def constant_work(config: Mapping[str, Any]) -> float:
+    """Work of a stage that passes over its images once."""
+    return 1.0
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """Declaration of one kind of stage.
+
+    Attributes:
+        version: part of every key of this kind. Raise it when a change to the code changes
+            results, so that old results are not taken for new ones.
+        needs_gpu: the stage uses a GPU if there is one.
+        multi_process: several processes can run the stage together, one per GPU.
+        tolerates_failed_needs: the stage runs although stages that it needs have failed, and runs
+            again when they succeed.
+        on_demand: the stage is dropped from the matrix if no other stage needs it.
+        in_status: `harness status` shows the stage in the row of its model.
+        outputs: files in the stage's folder that other stages read.
+        recorded_outputs: (metrics, stage folder, data folder) -> files that other stages read,
+            with their size in bytes (None: any size). None: `outputs` are all.
+        work: config -> amount of computation, in passes over the images. Used to start long
+            paths first, and to scale measured times.
+        workloads: (stage, image counts by role) -> steps that the time estimate adds up.
+            None: the time of such a stage cannot be estimated from steps.
+    """
+
+    version: int
+    needs_gpu: bool = True
+    multi_process: bool = False
+    tolerates_failed_needs: bool = False
+    on_demand: bool = False
+    in_status: bool = False
+    outputs: tuple[str, ...] = ()
+    recorded_outputs: (
+        Callable[[Mapping[str, Any], Path, Path], Mapping[Path, int | None]] | None
+    ) = None
+    work: Callable[[Mapping[str, Any]], float] = constant_work
+    workloads: Callable[[Stage, Mapping[str, Counts]], Iterator[Workload]] | None = None
+
+    @property
+    def leaves_files(self) -> bool:
+        """True if other stages read files that this kind writes."""
+        return bool(self.outputs or self.recorded_outputs)
+
+    def output_files(
+        self, metrics: Mapping[str, Any], folder: Path, data: Path
+    ) -> dict[Path, int | None]:
+        """List the files that other stages read, with their size in bytes (None: any size).
+
+        Args:
+            metrics: metrics of the stage's result.
+            folder: the stage's folder.
+            data: the folder of betons, $HARNESS_DATA.
+
+        Raises:
+            KeyError, TypeError, AttributeError: the metrics are not those of this kind.
+        """
+        files: dict[Path, int | None] = {folder / name: None for name in self.outputs}
+        if self.recorded_outputs is not None:
+            files |= self.recorded_outputs(metrics, folder, data)
+        return files
+
+
+@cache
+def find(kind: str, package: str = STAGES_PACKAGE) -> StageKind:
+    """Import the declaration of a kind.
+
+    Args:
+        kind: name of a package in `package`.
+        package: searched first, before `harness.stages`.
+
+    Raises:
+        UserError: there is no such kind; names similar ones.
+    """
+    for searched in dict.fromkeys((package, STAGES_PACKAGE)):
+        module = f"{searched}.{kind}.spec"
+        try:
+            spec: StageKind = importlib.import_module(module).SPEC
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise  # the spec exists; something that it imports does not
+        else:
+            return spec
+    raise names.unknown("kind of stage", kind, names.names(STAGES_PACKAGE))

@@ -1,0 +1,40 @@
+"""What a stage computes, as the time estimate needs it: kinds of steps, and images through each."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Sizes of a written dataset."""
+
+    splits: dict[str, int]  # split -> number of images
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Images that pass through one kind of step.
+
+    Attributes:
+        step: plain JSON with everything that the time of a step depends on. Equal steps take
+            equal time, whichever stage they belong to.
+        batch_size: images per step.
+        num_images: images that pass through such steps; an image that passes twice counts twice.
+    """
+
+    step: dict[str, Any]
+    batch_size: int
+    num_images: float
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for equal steps."""
+        return step_key(self.step)
+
+
+def step_key(step: dict[str, Any]) -> str:
+    """Serialize a step, so that measured times can be stored by it."""
+    return json.dumps(step, sort_keys=True)

@@ -1,0 +1,1 @@
+"""Load pretrained weights as a model of this project."""

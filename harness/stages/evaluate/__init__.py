@@ -1,0 +1,1 @@
+"""Evaluate a pretrained model on the validation split."""

@@ -1,0 +1,42 @@
+"""Declaration of the evaluate stage."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from harness.config.recipe import EvaluateSettings
+from harness.matrix.stage import Stage
+from harness.matrix.stage_kind import StageKind
+from harness.matrix.workload import Counts, Workload
+from harness.stages import _workload
+
+
+def work(config: Mapping[str, Any]) -> float:
+    """One clean pass, and one pass per step of the attack."""
+    return 1.0 + config.get("settings", {}).get("attack", {"steps": 0})["steps"]
+
+
+def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
+    """A forward pass of the validation split, and an attack on it if there is one."""
+    config = stage.config
+    settings = EvaluateSettings.model_validate(config["settings"])
+    model = _workload.model_of(stage.needs["model"])
+    num_images = counts["data"].splits["val"] * _workload.num_views(config["flip_tta"])
+    yield _workload.forward_pass(
+        model, config["resolution"], settings.batch_size, config["precision"], num_images
+    )
+    if config["eps"] or settings.eps_of_clean:
+        yield Workload(
+            {
+                "step": "attack",
+                "model": model,
+                "resolution": config["resolution"],
+                "batch_size": settings.batch_size,
+                "precision": config["precision"],
+                "attack": config["settings"]["attack"],
+            },
+            settings.batch_size,
+            num_images,
+        )
+
+
+SPEC = StageKind(version=3, multi_process=True, in_status=True, work=work, workloads=workloads)

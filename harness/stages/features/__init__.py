@@ -1,0 +1,1 @@
+"""Extract a frozen model's features of a target."""

@@ -1,0 +1,83 @@
+"""Declaration of the pretrain stage."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from harness.config.attack import AttackSettings
+from harness.config.train import PretrainSettings
+from harness.matrix.stage import Stage
+from harness.matrix.stage_kind import StageKind
+from harness.matrix.workload import Counts, Workload
+from harness.stages import _workload
+
+MODEL_FILE = "model.pt"  # the trained weights, in the stage's folder
+# Settings that the time of a training step depends on.
+STEP_SETTINGS = (
+    "batch_size",
+    "precision",
+    "accumulate",
+    "compile",
+    "channels",
+    "blur_pool",
+    "batch_norm_scale",
+    "dropout",
+    "aux_head",
+    "ema_decay",
+    "attack",
+)
+
+
+def work(config: Mapping[str, Any]) -> float:
+    """Passes over the training images, those of the attack included."""
+    settings = config["settings"]
+    attack_passes = (
+        AttackSettings.model_validate(settings["attack"]).num_passes
+        if "attack" in settings
+        else 0.0
+    )
+    return float(settings["epochs"]) * (1 + attack_passes)
+
+
+def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
+    """Training steps, by resolution, and forward passes of the validation split."""
+    config = stage.config
+    settings = PretrainSettings.model_validate(config["settings"])
+    train, val = counts["data"].splits["train"], counts["data"].splits["val"]
+    train -= _workload.num_held_out(config.get("held_out", {}), counts["data"])
+    if settings.length == "equal_steps" and "all_data" in counts:
+        train = counts["all_data"].splits["train"]
+    step_settings = {
+        name: config["settings"][name] for name in STEP_SETTINGS if name in config["settings"]
+    }
+    epochs_at = Counter(map(settings.resolution_at, range(settings.epochs)))
+    for resolution, num_epochs in sorted(epochs_at.items()):
+        yield Workload(
+            {
+                "step": "pretrain",
+                "arch": config["arch"],
+                "attacked": config["eps"] > 0,
+                "settings": {**step_settings, "resolution": resolution},
+            },
+            settings.batch_size,
+            num_epochs * train,
+        )
+    num_evaluations = 1 + (settings.epochs // settings.eval_every if settings.eval_every else 0)
+    num_weights = 2 if settings.ema_decay else 1  # averaged, and those of the last step
+    yield _workload.forward_pass(
+        _workload.model_of(stage),
+        settings.eval_resolution or settings.resolution,
+        settings.batch_size,
+        settings.precision,
+        num_evaluations * val * num_weights * _workload.num_views(settings.flip_tta),
+    )
+
+
+SPEC = StageKind(
+    version=5,
+    multi_process=True,
+    in_status=True,
+    outputs=(MODEL_FILE,),
+    work=work,
+    workloads=workloads,
+)

@@ -1,0 +1,1 @@
+"""Rank the source's classes by difficulty."""

@@ -1,0 +1,1 @@
+"""Compute transferability scores from features."""

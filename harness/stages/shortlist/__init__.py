@@ -1,0 +1,1 @@
+"""Choose the best models by one score."""

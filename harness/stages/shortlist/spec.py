@@ -1,0 +1,5 @@
+"""Declaration of the shortlist stage."""
+
+from harness.matrix.stage_kind import StageKind
+
+SPEC = StageKind(version=1, needs_gpu=False, tolerates_failed_needs=True)

@@ -1,0 +1,1 @@
+"""Transfer a model to a target by one method."""

@@ -1,0 +1,97 @@
+"""Declaration of the transfer stage."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any, cast
+
+from harness.config import grid
+from harness.config.grid import Trial
+from harness.config.transfer import TransferSettings
+from harness.matrix.stage import Stage
+from harness.matrix.stage_kind import StageKind
+from harness.matrix.workload import Counts, Workload
+from harness.stages import _workload
+
+# Settings that the time of a training step depends on.
+STEP_SETTINGS = ("batch_size", "resolution", "precision", "accumulate", "train_from")
+
+
+def work(config: Mapping[str, Any]) -> float:
+    """Passes over the target's images; 1 for a method that works on features."""
+    settings = config.get("settings", {})
+    return _passes(json.dumps(settings)) if "lrs" in settings else 1.0
+
+
+@lru_cache(maxsize=1024)
+def _passes(settings: str) -> float:
+    """Cached: ten thousand transfers share a few settings."""
+    return grid.passes(TransferSettings.model_validate_json(settings))
+
+
+def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
+    """Training steps of the whole grid, in the order of `harness.transfer.search`, and evaluations."""
+    from harness.transfer import method
+
+    config, target = stage.config, counts["data"]
+    settings = TransferSettings.model_validate(config["settings"])
+    chosen = method.find(config["method"])
+    bn_stats = settings.bn_stats or chosen.DEFAULT_BN_STATS
+    together = chosen.trains_together(
+        cast(method.Setup, SimpleNamespace(settings=settings, bn_stats=bn_stats))
+    )
+    model = (
+        _workload.model_of(stage.needs["model"])
+        if "model" in stage.needs
+        else {**config["arch"], "batch_norm_scale": True}
+    )
+    train, val = target.splits["train"], target.splits["val"]
+    if isinstance(settings.per_class, int):
+        train = min(train, settings.per_class * target.num_classes)
+
+    def training(group: Sequence[Trial], num_images: float) -> Workload:
+        step_settings = group[0].settings.model_dump(mode="json", include=set(STEP_SETTINGS))
+        return Workload(
+            {
+                "step": "transfer",
+                "model": model,
+                "method": config["method"],
+                "num_trials": len(group),
+                "settings": {**step_settings, "bn_stats": bn_stats},
+            },
+            settings.batch_size,
+            num_images,
+        )
+
+    survivors, num_evaluations = grid.trials(settings), 0
+    for share in grid.shares(settings):
+        for equal_length in grid.by_length(survivors):
+            for group in [equal_length] if together else [[trial] for trial in equal_length]:
+                yield training(group, float(share) * _num_images(group[0], train))
+                num_evaluations += len(group) * len(grid.crops(settings))
+        if share < 1:
+            survivors = survivors[: grid.num_promoted(settings, len(survivors))]
+    if settings.refit:
+        longest = max(survivors, key=lambda trial: _num_images(trial, train))
+        yield training([longest], _num_images(longest, train + val))
+    yield _workload.forward_pass(
+        model,
+        settings.eval_resolution or settings.resolution,
+        settings.batch_size,
+        settings.precision,
+        (num_evaluations * val + target.splits["test"]) * _workload.num_views(settings.flip_tta),
+    )
+
+
+def _num_images(trial: Trial, num_train_images: int) -> float:
+    """Images that a trial trains on; each counts once per epoch."""
+    settings = trial.settings
+    return (
+        settings.steps * min(settings.batch_size, num_train_images)
+        if isinstance(settings.steps, int)
+        else settings.epochs * num_train_images
+    )
+
+
+SPEC = StageKind(version=6, in_status=True, work=work, workloads=workloads)

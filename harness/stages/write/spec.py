@@ -1,0 +1,19 @@
+"""Declaration of the write stage."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.matrix.stage_kind import StageKind
+
+
+def betons(metrics: Mapping[str, Any], folder: Path, data: Path) -> dict[Path, int | None]:
+    """List the betons and their manifests, which lie in the data folder."""
+    files: dict[Path, int | None] = {}
+    for split in metrics["splits"].values():
+        files[data / split["path"]] = split["bytes"]
+        files[data / f"{split['path']}.json"] = None
+    return files
+
+
+SPEC = StageKind(version=5, needs_gpu=False, on_demand=True, recorded_outputs=betons)

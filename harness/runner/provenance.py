@@ -32,7 +32,8 @@ def keep_recipe(recipe: Recipe, runs: Path) -> str:
 def of_report(matrix: Matrix, runs: Path) -> str:
     """A digest of all that a report of the matrix is made from: the recipe, the state of every stage, the report's code."""
     known = hashlib.sha256(matrix.recipe.model_dump_json().encode())
-    for path in sorted((Path(__file__).parents[1] / "report").iterdir()):
+    code = (Path(__file__).parents[1] / "report").rglob("*.*")
+    for path in sorted(path for path in code if path.suffix != ".pyc"):
         known.update(f"{path.name} {path.stat().st_mtime_ns}\n".encode())
     for stage in matrix.stages:
         folder = f"{runs}/stages/{stage.kind}/{stage.key}"

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from harness.report.answer import answers, caveats
-from harness.report.effects import MASKING, effects
-from harness.report.rows import AccuracyRow, TransferRow
+from harness.report.data.rows import AccuracyRow, TransferRow
+from harness.report.stats.effects import MASKING, effects
+from harness.report.text.answer import answers, caveats
 
 SIZES = {"all": 100, "minus20": 80}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.report.page import write
+from harness.report.render.page import write
 from tests.helpers import study_fakes
 from tests.helpers.report_fakes import make_recipe, make_results
 from tests.helpers.report_html import Page

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from harness.report.page import write
+from harness.report.render.page import write
 from harness.runner.result import Result
 from tests.helpers.report_fakes import make_recipe, make_results, replace_metrics, scores
 from tests.helpers.report_html import Page

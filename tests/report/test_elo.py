@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from harness.report import elo, stats
-from harness.report.board import Board, Standing, standings
+from harness.report.stats import elo
+from harness.report.stats import hypothesis_tests as stats
+from harness.report.stats.leaderboard import Board, Standing, standings
 
 
 def test_two_models_in_closed_form():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.report.estimate import (
+from harness.report.stats.intervals import (
     Cell,
     difference_noise,
     estimate,

@@ -3,11 +3,11 @@
 import csv
 from pathlib import Path
 
-from harness.report.collection import Collection
-from harness.report.figures import transfer_panels
-from harness.report.page import write
-from harness.report.rows import grid_rows, transfer_rows
-from harness.report.tables import transfer_table
+from harness.report.data.collection import Collection
+from harness.report.data.rows import grid_rows, transfer_rows
+from harness.report.render.figures.transfer import transfer_panels
+from harness.report.render.page import write
+from harness.report.render.tables.accuracy import transfer_table
 from tests.helpers.report_fakes import make_recipe, make_results, replace_metrics
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.config.recipe import Recipe
-from harness.report.page import write
-from harness.report.table import Cell, Column, Table, to_markdown
+from harness.report.render.page import write
+from harness.report.render.tables.table import Cell, Column, Table, to_markdown
 from harness.runner.result import Result
 from tests.helpers import ROOT
 from tests.helpers.report_fakes import make_recipe, make_results, replace_metrics
@@ -107,7 +107,7 @@ def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     write(recipe, results, ["b", "a"], tmp_path / "one", formats)
     write(recipe, [*shuffled, shuffled[0]], ["a", "b"], tmp_path / "two", formats)
     program = (
-        "from pathlib import Path; from tests.helpers.report_fakes import *; from harness.report.page import write; "
+        "from pathlib import Path; from tests.helpers.report_fakes import *; from harness.report.render.page import write; "
         "r = make_recipe(seeds=(0, 1), eps=(0.0, 0.5), targets=('clothing',)); "
         f"write(r, make_results(r), ['a', 'b'], Path({str(tmp_path / 'three')!r}), {formats!r})"
     )

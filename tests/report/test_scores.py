@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from harness.config.recipe import Recipe
-from harness.report.analysis import analyse
-from harness.report.collection import Collection
-from harness.report.curve_figures import induction_panels
-from harness.report.figures import subset_panels
-from harness.report.induction import about_induction, inductions
-from harness.report.page import write
-from harness.report.rows import score_rows, transfer_rows
-from harness.report.sections import scores_section, transfer_section
+from harness.report.data.collection import Collection
+from harness.report.data.induction import about_induction, inductions
+from harness.report.data.rows import score_rows, transfer_rows
+from harness.report.render.figures.amounts import induction_panels
+from harness.report.render.figures.transfer import subset_panels
+from harness.report.render.page import write
+from harness.report.render.sections import scores_section, transfer_section
+from harness.report.stats.analysis import analyse
 from harness.runner.result import Result
 from tests.helpers import study_fakes
 from tests.helpers.report_fakes import make_recipe, make_results

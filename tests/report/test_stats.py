@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from harness.report import stats
+from harness.report.stats import hypothesis_tests as stats
 
 RANDOM = np.random.default_rng(0)
 

@@ -9,13 +9,14 @@ import pytest
 from scipy import stats as scipy_stats
 
 from harness.config.recipe import Recipe, ShortlistSettings
-from harness.report import findings, stats
-from harness.report.analysis import Analysis, analyse
-from harness.report.answer import answers
-from harness.report.collection import Collection
-from harness.report.page import write
-from harness.report.rows import ScoreRow, TransferRow, score_rows, transfer_rows
-from harness.report.study_tables import comparison_table
+from harness.report.data.collection import Collection
+from harness.report.data.rows import ScoreRow, TransferRow, score_rows, transfer_rows
+from harness.report.render.page import write
+from harness.report.render.tables.models import comparison_table
+from harness.report.stats import hypothesis_tests as stats
+from harness.report.stats.analysis import Analysis, analyse
+from harness.report.text import findings
+from harness.report.text.answer import answers
 from harness.runner.result import Result
 from tests.helpers import study_fakes as fakes
 

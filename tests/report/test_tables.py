@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from harness.config.recipe import EvaluateSettings, Recipe
-from harness.report.page import write
-from harness.report.rows import shown_eps
+from harness.report.data.rows import shown_eps
+from harness.report.render.page import write
 from harness.runner.result import Result
 from tests.helpers.report_fakes import CLASSES, make_recipe, make_results, replace_metrics
 from tests.helpers.report_html import Page

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from harness.config.recipe import Recipe
-from harness.report.collection import Collection
-from harness.report.comparisons import comparisons
-from harness.report.effects import effects
-from harness.report.page import write
-from harness.report.rows import accuracy_rows, transfer_rows
+from harness.report.data.collection import Collection
+from harness.report.data.rows import accuracy_rows, transfer_rows
+from harness.report.render.page import write
+from harness.report.stats.comparisons import comparisons
+from harness.report.stats.effects import effects
 from harness.runner.result import Result
 from tests.helpers.report_fakes import make_recipe, make_results
 from tests.helpers.report_html import Page

@@ -53,7 +53,7 @@ def write_report(
     out: Path | None = None,
 ) -> Path:
     """Returns the page's path. Shared results were perhaps named by another recipe: here they get this one's names."""
-    from harness.report import page
+    from harness.report.render import page
     from harness.runner import result, shortlist
     from harness.runner import stage_state as done
 

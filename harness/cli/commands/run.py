@@ -176,7 +176,7 @@ def _run(
     terminal = console.err()
     # What the report needs takes a second to import: beside the last stages, and not when all slots are idle.
     report_code = threading.Thread(
-        target=importlib.import_module, args=("harness.report.page",), daemon=True
+        target=importlib.import_module, args=("harness.report.render.page",), daemon=True
     )
     with opened:
         run = Run(

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.report import elo, stats
-from harness.report.rows import ScoreRow, Source, TransferRow, at_full_size, shown_eps
+from harness.report.data.rows import ScoreRow, Source, TransferRow, at_full_size, shown_eps
+from harness.report.stats import elo
+from harness.report.stats import hypothesis_tests as stats
 
 FEWEST_MODELS = 4  # below that, a correlation over models says nothing
 TOP = 5

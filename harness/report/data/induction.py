@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from harness.config.axes import Points
 from harness.config.recipe import Recipe
-from harness.report.answer import in_points, over
-from harness.report.estimate import (
+from harness.report.data.rows import ScoreRow, shown_eps, under_every_variant
+from harness.report.stats.intervals import (
     Cell,
     Difference,
     difference_noise,
     is_near_chance,
     paired_difference,
 )
-from harness.report.rows import ScoreRow, shown_eps, under_every_variant
+from harness.report.text.answer import in_points, over
 
 SCORE = "knn"
 SAME_IMAGES = 0.95  # of the most images of any subset

@@ -11,8 +11,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats as scipy_stats
 
-from harness.report import stats
-from harness.report.rows import Source, TransferRow, at_full_size, shown_eps, under_every_variant
+from harness.report.data.rows import (
+    Source,
+    TransferRow,
+    at_full_size,
+    shown_eps,
+    under_every_variant,
+)
+from harness.report.stats import hypothesis_tests as stats
 
 SCRATCH = "scratch"
 FEWEST_RESAMPLED = 5  # targets: resampling two or three gives little more than their own means back

@@ -4,11 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.report import board, predictors
-from harness.report.comparisons import AgainstScratch, Comparison, against_scratch, comparisons
-from harness.report.effects import Effect, effects
-from harness.report.image_tests import ImageTest, image_tests
-from harness.report.rows import AccuracyRow, ScoreRow, Source, TransferRow
+from harness.report.data.rows import AccuracyRow, ScoreRow, Source, TransferRow
+from harness.report.stats import leaderboard as board
+from harness.report.stats import predictors
+from harness.report.stats.comparisons import (
+    AgainstScratch,
+    Comparison,
+    against_scratch,
+    comparisons,
+)
+from harness.report.stats.effects import Effect, effects
+from harness.report.stats.image_tests import ImageTest, image_tests
 
 
 @dataclass(frozen=True)

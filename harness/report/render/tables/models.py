@@ -4,15 +4,15 @@ import math
 from collections.abc import Callable, Sequence
 
 from harness.config.recipe import Recipe, ShortlistSettings
-from harness.report.board import TOP, Association, Standing
-from harness.report.comparisons import FEWEST_RESAMPLED, AgainstScratch, Comparison
-from harness.report.estimate import estimate, is_near_chance
-from harness.report.image_tests import MOST_TESTS, ImageTest
-from harness.report.predictors import Power
-from harness.report.rows import ScoreRow, Source, TransferRow, shown_eps
-from harness.report.run_tables import points
-from harness.report.table import Cell, Column, Table, mark_best
-from harness.report.tables import NONE, OfModel, percent, subset_cell, variant_cell
+from harness.report.data.rows import ScoreRow, Source, TransferRow, shown_eps
+from harness.report.render.tables.accuracy import NONE, OfModel, percent, subset_cell, variant_cell
+from harness.report.render.tables.runs import points
+from harness.report.render.tables.table import Cell, Column, Table, mark_best
+from harness.report.stats.comparisons import FEWEST_RESAMPLED, AgainstScratch, Comparison
+from harness.report.stats.image_tests import MOST_TESTS, ImageTest
+from harness.report.stats.intervals import estimate, is_near_chance
+from harness.report.stats.leaderboard import TOP, Association, Standing
+from harness.report.stats.predictors import Power
 
 KNN = "knn"
 

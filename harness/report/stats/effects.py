@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.report.estimate import Cell, Estimate, paired_difference
-from harness.report.rows import (
+from harness.report.data.rows import (
     AccuracyRow,
     TransferRow,
     at_full_size,
     shown_eps,
     under_every_variant,
 )
+from harness.report.stats.intervals import Cell, Estimate, paired_difference
 
 MASKING = "clean masked_minus_unmasked"
 BUDGET_TOLERANCE = 0.05

@@ -4,10 +4,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from harness.config.recipe import Recipe
-from harness.report.collection import Planned
-from harness.report.estimate import Estimate, estimate, is_near_chance
-from harness.report.rows import AccuracyRow, ClassRow, TransferRow, shown_eps
-from harness.report.table import Cell, Column, Table, mark_best
+from harness.report.data.collection import Planned
+from harness.report.data.rows import AccuracyRow, ClassRow, TransferRow, shown_eps
+from harness.report.render.tables.table import Cell, Column, Table, mark_best
+from harness.report.stats.intervals import Estimate, estimate, is_near_chance
 
 VIEW_TITLES = {
     "common_unmasked": "Common classes, unmasked: any class the model knows may be answered",
@@ -241,7 +241,7 @@ def _shown_axes(rows: Sequence[TransferRow]) -> list[tuple[Column, Callable[[Tra
 
 
 class OfModel(Protocol):
-    """A row about one model; see `harness.report.rows`."""
+    """A row about one model; see `harness.report.data.rows`."""
 
     @property
     def model(self) -> str: ...

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from harness.report.plot import Panel
-from harness.report.table import Table
+from harness.report.render.figures.plot import Panel
+from harness.report.render.tables.table import Table
 
 
 @dataclass(frozen=True)

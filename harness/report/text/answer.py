@@ -7,9 +7,9 @@ leaves out zero passes without the remark that it is not clear.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.report.effects import MASKING, Effect, archs, smallest_subset, source_sizes
-from harness.report.estimate import Estimate, difference_noise, is_near_chance
-from harness.report.rows import AccuracyRow, TransferRow
+from harness.report.data.rows import AccuracyRow, TransferRow
+from harness.report.stats.effects import MASKING, Effect, archs, smallest_subset, source_sizes
+from harness.report.stats.intervals import Estimate, difference_noise, is_near_chance
 
 Size = tuple[int, int]  # classes and training images of a subset
 

@@ -14,9 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness.report import stats
-from harness.report.effects import smallest_subset, source_sizes
-from harness.report.rows import Source, TransferRow, at_full_size, shown_eps, under_every_variant
+from harness.report.data.rows import (
+    Source,
+    TransferRow,
+    at_full_size,
+    shown_eps,
+    under_every_variant,
+)
+from harness.report.stats import hypothesis_tests as stats
+from harness.report.stats.effects import smallest_subset, source_sizes
 
 SPLIT = "test"
 MOST_TESTS = 1000  # a file takes about a millisecond to read, and a test as long

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from harness.report import plot, stats
-from harness.report.board import Association, Board, Standing
-from harness.report.plot import INK, PAPER, QUIET, SERIES, Panel
-from harness.report.predictors import Power
+from harness.report.render.figures import plot
+from harness.report.render.figures.plot import INK, PAPER, QUIET, SERIES, Panel
+from harness.report.stats import hypothesis_tests as stats
+from harness.report.stats.leaderboard import Association, Board, Standing
+from harness.report.stats.predictors import Power
 
 _TICKS = (
     0.001,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from harness.report.collection import Collection
+from harness.report.data.collection import Collection
 from harness.runner.result import Result
 
 VIEWS = ("common_unmasked", "common_masked", "own")

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from harness.report.effects import MEASURES, Effect
-from harness.report.run_rows import SPANS, BetonRow, EnvironmentRow, StageRow, TimingRow
-from harness.report.table import Cell, Column, Table
+from harness.report.data.run_rows import SPANS, BetonRow, EnvironmentRow, StageRow, TimingRow
+from harness.report.render.tables.table import Cell, Column, Table
+from harness.report.stats.effects import MEASURES, Effect
 
 TIMING_TITLES = {
     "pretrain": "Pretraining runs",

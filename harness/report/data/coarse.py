@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.config.recipe import Recipe
-from harness.report.collection import Collection
-from harness.report.estimate import estimate, is_near_chance
-from harness.report.rows import ATTACKS, model_axes
-from harness.report.study_tables import model_columns
-from harness.report.table import Cell, Column, Table, mark_best
-from harness.report.tables import NONE, decimals_for, percent, spread
+from harness.report.data.collection import Collection
+from harness.report.data.rows import ATTACKS, model_axes
+from harness.report.render.tables.accuracy import NONE, decimals_for, percent, spread
+from harness.report.render.tables.models import model_columns
+from harness.report.render.tables.table import Cell, Column, Table, mark_best
+from harness.report.stats.intervals import estimate, is_near_chance
 
 
 @dataclass(frozen=True)

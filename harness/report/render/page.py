@@ -15,26 +15,21 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from harness.config.recipe import Recipe, ShortlistSettings
-from harness.report import (
-    answer,
-    board,
-    findings,
-    induction,
-    plot,
-    predictors,
-    rows,
-    run_rows,
-    run_tables,
-    sections,
-)
-from harness.report.analysis import Analysis, analyse
-from harness.report.coarse import CoarseRow, coarse_rows
-from harness.report.collection import Collection
-from harness.report.comparisons import AgainstScratch, Comparison
-from harness.report.effects import DifferenceRow
-from harness.report.image_tests import ImageTest
-from harness.report.section import Section
-from harness.report.table import escape_markdown, to_csv, to_markdown
+from harness.report.data import induction, rows, run_rows
+from harness.report.data.coarse import CoarseRow, coarse_rows
+from harness.report.data.collection import Collection
+from harness.report.render import sections
+from harness.report.render.figures import plot
+from harness.report.render.section import Section
+from harness.report.render.tables import runs as run_tables
+from harness.report.render.tables.table import escape_markdown, to_csv, to_markdown
+from harness.report.stats import leaderboard as board
+from harness.report.stats import predictors
+from harness.report.stats.analysis import Analysis, analyse
+from harness.report.stats.comparisons import AgainstScratch, Comparison
+from harness.report.stats.effects import DifferenceRow
+from harness.report.stats.image_tests import ImageTest
+from harness.report.text import answer, findings
 from harness.runner.result import Result
 from harness.system.atomic_write import write_atomically
 from writers.errors import UserError
@@ -195,7 +190,7 @@ def _sentences(
 def to_html(report: Report) -> str:
     """The whole page as text. Nothing in it asks for another file."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("harness.report", ""),
+        loader=jinja2.PackageLoader("harness.report.render", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.collection import Collection
+from harness.report.data.collection import Collection
 
 SPANS = ("data_wait", "copy", "attack", "forward", "backward", "optimizer")
 TRAINED = ("pretrain", "transfer", "evaluate")

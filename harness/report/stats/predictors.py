@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats as scipy_stats
 
-from harness.report import stats
-from harness.report.board import FEWEST_MODELS, TOP, Board
-from harness.report.rows import ScoreRow, Source
+from harness.report.data.rows import ScoreRow, Source
+from harness.report.stats import hypothesis_tests as stats
+from harness.report.stats.leaderboard import FEWEST_MODELS, TOP, Board
 
 SOURCE_ACCURACY = "source accuracy"
 

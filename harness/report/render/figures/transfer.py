@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from harness.config.recipe import Recipe
-from harness.report import plot
-from harness.report.estimate import estimate
-from harness.report.plot import MARKERS, NUM_COLOURS, PAPER, QUIET, SERIES, Panel
-from harness.report.rows import ClassRow, TransferRow, shown_eps, under_every_variant
-from harness.report.tables import SCORE_TITLES
+from harness.report.data.rows import ClassRow, TransferRow, shown_eps, under_every_variant
+from harness.report.render.figures import plot
+from harness.report.render.figures.plot import MARKERS, NUM_COLOURS, PAPER, QUIET, SERIES, Panel
+from harness.report.render.tables.accuracy import SCORE_TITLES
+from harness.report.stats.intervals import estimate
 
 _LINE_STYLES = {"full": "-", "fixed": "--"}
 _OTHER_STYLES = (":", "-.")

@@ -8,12 +8,21 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from harness.report import plot
-from harness.report.estimate import estimate
-from harness.report.induction import SAME_IMAGES, Induction
-from harness.report.plot import DASHES, HEAT, INK, MARKERS, NUM_COLOURS, PAPER, SERIES, Panel
-from harness.report.rows import GridRow, TransferRow, under_every_variant
-from harness.report.tables import SCORE_TITLES
+from harness.report.data.induction import SAME_IMAGES, Induction
+from harness.report.data.rows import GridRow, TransferRow, under_every_variant
+from harness.report.render.figures import plot
+from harness.report.render.figures.plot import (
+    DASHES,
+    HEAT,
+    INK,
+    MARKERS,
+    NUM_COLOURS,
+    PAPER,
+    SERIES,
+    Panel,
+)
+from harness.report.render.tables.accuracy import SCORE_TITLES
+from harness.report.stats.intervals import estimate
 
 MOST_HEAT_MAPS = 24
 FEWEST_SIZES = 4  # of a curve over sources: fewer are compared in a table

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness.config.recipe import ShortlistSettings
-from harness.report.analysis import Analysis
-from harness.report.board import Association, Standing
-from harness.report.comparisons import SCRATCH, AgainstScratch, Comparison
-from harness.report.predictors import Power, lead
-from harness.report.rows import TransferRow
+from harness.report.data.rows import TransferRow
+from harness.report.stats.analysis import Analysis
+from harness.report.stats.comparisons import SCRATCH, AgainstScratch, Comparison
+from harness.report.stats.leaderboard import Association, Standing
+from harness.report.stats.predictors import Power, lead
 
 FEWEST_TARGETS = 3  # below that, an interval over targets is no sample of targets
 

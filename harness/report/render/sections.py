@@ -3,21 +3,10 @@
 from collections.abc import Collection, Sequence
 
 from harness.config.recipe import Recipe
-from harness.report import (
-    curve_figures,
-    figures,
-    findings,
-    model_figures,
-    run_tables,
-    study_tables,
-    tables,
-)
-from harness.report.analysis import Analysis
-from harness.report.coarse import CoarseRow, coarse_tables
-from harness.report.collection import Planned
-from harness.report.induction import Induction, about_induction
-from harness.report.plot import DASH_ARRAYS, MARKER_SIGNS, NUM_COLOURS, Panel
-from harness.report.rows import (
+from harness.report.data.coarse import CoarseRow, coarse_tables
+from harness.report.data.collection import Planned
+from harness.report.data.induction import Induction, about_induction
+from harness.report.data.rows import (
     AccuracyRow,
     ClassRow,
     GridRow,
@@ -26,9 +15,18 @@ from harness.report.rows import (
     at_full_size,
     shown_eps,
 )
-from harness.report.run_rows import TimingRow
-from harness.report.section import Fold, LegendEntry, Section
-from harness.report.table import Table
+from harness.report.data.run_rows import TimingRow
+from harness.report.render.figures import amounts as curve_figures
+from harness.report.render.figures import models as model_figures
+from harness.report.render.figures import transfer as figures
+from harness.report.render.figures.plot import DASH_ARRAYS, MARKER_SIGNS, NUM_COLOURS, Panel
+from harness.report.render.section import Fold, LegendEntry, Section
+from harness.report.render.tables import accuracy as tables
+from harness.report.render.tables import models as study_tables
+from harness.report.render.tables import runs as run_tables
+from harness.report.render.tables.table import Table
+from harness.report.stats.analysis import Analysis
+from harness.report.text import findings
 
 SPAN_LABELS = {
     "data_wait": "waiting for data",

@@ -1,0 +1,1 @@
+"""Read result records into typed rows."""

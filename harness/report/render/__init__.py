@@ -1,0 +1,1 @@
+"""Lay out a report as HTML, Markdown and CSV."""

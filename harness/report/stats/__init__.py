@@ -1,0 +1,1 @@
+"""Compute intervals, tests and rankings from the rows."""

@@ -1,0 +1,1 @@
+"""Write the sentences of a report."""

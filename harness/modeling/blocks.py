@@ -1,9 +1,9 @@
-"""A network's blocks in the order in which images pass through them, and its stages; no list of architectures is kept.
+"""Blocks of a network in forward order, and its stages, without a list of architectures.
 
-timm's networks say which names go together (`group_matcher`). Of others the tree of modules tells: lists of modules are
-opened; what is in them is a block, and of plain layers each one that has a matrix begins one.
-A stage is a run of blocks that work at one width and resolution, found by looking at an image's way through them; of a
-network that has only one behind its stem (a vision transformer), each block is a stage.
+timm's networks define groups of names (`group_matcher`). For others the module tree decides: lists
+of modules are opened and each entry is a block; among plain layers each one with a weight matrix
+starts a block. A stage is a run of blocks with the same width and resolution, found by a forward
+pass. If only one such run follows the stem (vision transformers), each block is a stage.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from harness.modeling.module_modes import eval_mode
 
-MIN_RESOLUTION = 224  # smaller images end at one pixel long before the last block
+MIN_RESOLUTION = 224  # smaller images shrink to one pixel before the last block
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-MOST = 0.9  # of a module's weights: a list that has as many is what the module is
+MOST = 0.9  # fraction of a module's weights: a list with as many is opened in its place
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,12 @@ class Block:
     names: tuple[str, ...]
 
     def parameters(self, backbone: nn.Module) -> list[nn.Parameter]:
+        """Parameters of the block, in the backbone's order."""
         own = set(self.names)
         return [parameter for name, parameter in backbone.named_parameters() if name in own]
 
     def layers(self, backbone: nn.Module) -> list[nn.Module]:
-        """The modules that the names are of."""
+        """Modules that own the names."""
         return [
             backbone.get_submodule(owner)
             for owner in dict.fromkeys(name.rpartition(".")[0] for name in self.names)
@@ -40,7 +41,7 @@ class Block:
 
 
 def blocks_of(backbone: nn.Module) -> list[Block]:
-    """From the input to the features. Every parameter and buffer is in one of them."""
+    """Blocks from input to features. Each parameter and buffer is in exactly one."""
     names = [
         *(name for name, _ in backbone.named_parameters()),
         *(name for name, _ in backbone.named_buffers()),
@@ -55,7 +56,12 @@ def blocks_of(backbone: nn.Module) -> list[Block]:
 
 
 def stages_of(backbone: nn.Module, resolution: int) -> list[list[Block]]:
-    """The blocks, cut into stages; the stem is stage 0. resolution: of the images that it is for, pixels a side."""
+    """Group blocks into stages; the stem is stage 0.
+
+    Args:
+        backbone: maps images to features.
+        resolution: of the images, in pixels.
+    """
     blocks = blocks_of(backbone)
     shapes: dict[int, tuple[int, ...]] = {}
 
@@ -87,7 +93,7 @@ def stages_of(backbone: nn.Module, resolution: int) -> list[list[Block]]:
 
 
 def module_of(backbone: nn.Module, block: Block) -> nn.Module:
-    """Whose output is the block's: the module that it is, or else its last layer (a stem may end in pooling)."""
+    """Module whose output is the block's output: the block itself, or its last layer."""
     owners = [name.split(".")[:-1] for name in block.names]
     shared_names = [
         parts[0]
@@ -110,7 +116,7 @@ def _as_timm_says(backbone: nn.Module, names: list[str]) -> list[list[str]]:
 
 
 def _as_the_tree_says(backbone: nn.Module) -> Iterator[list[str]]:
-    """Norms and single parameters go with what is before them, or at the very front with what follows."""
+    """Attach norms and single parameters to the layer before them, or after them at the front."""
     matrices = {
         name
         for name, parameter in backbone.named_parameters()
@@ -126,7 +132,7 @@ def _as_the_tree_says(backbone: nn.Module) -> Iterator[list[str]]:
 
 
 def _walk(module: nn.Module, prefix: str) -> Iterator[list[str]]:
-    """Names of state below a module that is opened, layer by layer and block by block."""
+    """State names below an opened module, layer by layer and block by block."""
     yield [
         prefix + name
         for name, _ in (
@@ -153,7 +159,7 @@ def _is_opened(module: nn.Module) -> bool:
     if isinstance(module, CONTAINERS):
         return not all(
             _is_layer(child) for child in with_weights
-        )  # a convolution with its norm is one block
+        )  # a convolution and its norm are one block
     return any(
         _is_list_of_blocks(child) and _count(child) > MOST * _count(module)
         for child in with_weights

@@ -1,19 +1,25 @@
-"""Anti-aliased convolutions: a 3x3 binomial filter before every strided one (Zhang 2019), as ffcv-imagenet places it."""
+"""Anti-aliased convolutions: a 3x3 binomial filter before each strided one (Zhang 2019).
+
+Placed as in ffcv-imagenet.
+"""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-MIN_CHANNELS = 16  # of the input: the first convolution, on pixels, is left as it is
+MIN_CHANNELS = 16  # input channels: the first convolution, on pixels, is unchanged
 
 
 class BlurredConv2d(nn.Conv2d):
-    """A convolution that sees its input blurred. Its weights keep their names, so that they load into a plain network."""
+    """A convolution of a blurred input.
+
+    Weights keep their names, so they load into a plain network.
+    """
 
     blur: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, D, H', W']."""
+        """Map [B, C, H, W] to [B, D, H', W']."""
         filters = self.blur.to(images.dtype).expand(self.in_channels, 1, 3, 3)
         return super().forward(
             functional.conv2d(images, filters, padding=1, groups=self.in_channels)
@@ -21,7 +27,11 @@ class BlurredConv2d(nn.Conv2d):
 
 
 def add_blur_pool(network: nn.Module) -> int:
-    """Blur before each strided convolution of at least MIN_CHANNELS inputs, in place; returns how many those are."""
+    """Blur before each strided convolution of at least MIN_CHANNELS inputs, in place.
+
+    Returns:
+        Number of convolutions that were replaced.
+    """
     filters = torch.tensor([1.0, 2.0, 1.0])
     found = [
         module
@@ -31,6 +41,6 @@ def add_blur_pool(network: nn.Module) -> int:
         and module.in_channels >= MIN_CHANNELS
     ]
     for module in found:
-        module.__class__ = BlurredConv2d  # the same parameters, under the same names
+        module.__class__ = BlurredConv2d  # same parameters and names
         module.register_buffer("blur", filters.outer(filters)[None, None] / 16, persistent=False)
     return len(found)

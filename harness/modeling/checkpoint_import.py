@@ -1,4 +1,4 @@
-"""From a checkpoint of another program to a classifier of ours: its own names, its own normalisation, its own classes."""
+"""Convert a checkpoint of another program into a Classifier."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,12 +24,19 @@ def import_checkpoint(
     average: bool = False,
     by_order: bool = False,
 ) -> tuple[Classifier, dict[str, Any]]:
-    """The classifier, and what `harness.modeling.classifier.save` is to record of it.
+    """Return the classifier and the metadata to save with it.
 
-    `classes`: a subset's name, or the class names in label order; None: a head in the file is of no use (that of
-    self-supervised training), and what is recorded says so in `has_head`. Normalisation: as given, else as the file says
-    (robustness library), else as the library publishes it. Raises UserError where weights, architecture and classes do not fit
-    together.
+    Args:
+        path: safetensors or torch file.
+        classes: name of a subset, or class names in label order. None ignores a head in the file
+            (that of
+            self-supervised training); the metadata then has `has_head` False.
+
+    Normalization is the given one, otherwise the file's (robustness library), otherwise that
+    published by the library.
+
+    Raises:
+        UserError: weights, architecture and classes do not match.
     """
     found = weights.read(path, average=average)
     has_head = classes is not None
@@ -42,7 +49,7 @@ def import_checkpoint(
     else:
         _load_ours(arch, model, tensors, has_head)
     if (chosen := (mean or found.mean, std or found.std)) != (None, None):
-        models.set_normalisation(model, chosen[0] or (0, 0, 0), chosen[1] or (1, 1, 1))
+        models.set_normalization(model, chosen[0] or (0, 0, 0), chosen[1] or (1, 1, 1))
     about = {
         "arch": arch,
         "channels": None,
@@ -61,7 +68,7 @@ def _names(classes: str | Sequence[str]) -> tuple[str, ...]:
     names = named(classes).classes if isinstance(classes, str) else tuple(classes)
     if names is None:
         raise UserError(
-            f"'{classes}' names no classes.", "Name a subset with a class list, such as in1000."
+            f"'{classes}' names no classes.", "Give a subset with a class list, such as in1000."
         )
     return tuple(names)
 
@@ -74,7 +81,7 @@ def _blank(arch: str, num_classes: int) -> tuple[Classifier, zoo.Network | None]
 
 
 def _own_names(model: Classifier, network: zoo.Network | None, has_head: bool) -> dict[str, Any]:
-    """Names and shapes that weights must have, in the order of the network's modules."""
+    """Names and shapes that the weights must have, in module order."""
     if network is None:
         return {
             name: tensor.shape
@@ -90,7 +97,7 @@ def _own_names(model: Classifier, network: zoo.Network | None, has_head: bool) -
 
 
 def _load_ours(arch: str, model: Classifier, tensors: dict[str, Any], has_head: bool) -> None:
-    """For the architectures of `harness/models`: their own names, or torchvision's, whose head is `fc`."""
+    """Load weights of `archs/`, by their own names or torchvision's, whose head is `fc`."""
     renamed = {
         name
         if name.startswith(("backbone.", "head."))

@@ -1,7 +1,8 @@
-"""A classifier: pixels in, logits out, with its normalisation inside. `harness/models/` is the catalogue.
+"""A classifier from pixels to logits, with normalization inside.
 
-Each file there has `build(num_classes, channels) -> (backbone, D)`; the backbone turns normalised images [B, 3, R, R] into
-pooled features [B, D]. Normalising inside the model lets an attack work in pixel space. Names with a slash are networks of
+The catalogue is `harness/modeling/archs/`. Each file has `build(num_classes, channels) ->
+(backbone, D)`; the backbone maps normalized images [B, 3, R, R] to pooled features [B, D].
+Normalizing inside the model lets an attack work in pixel space. Names with a slash are networks of
 torchvision and timm (`harness/modeling/zoo.py`).
 """
 
@@ -23,10 +24,15 @@ from writers.errors import UserError
 
 
 class Architecture(Protocol):
-    """What a file of `harness/models/` has."""
+    """Contract of a file of `harness/modeling/archs/`."""
 
     def build(self, num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
-        """The backbone and its number of features. `channels`: widths of the stages; None: the architecture's own."""
+        """Return the backbone and its number of features.
+
+        Args:
+            num_classes: of the head, which is not part of the backbone.
+            channels: widths of the stages, or None for the default.
+        """
 
 
 class Classifier(nn.Module):
@@ -40,29 +46,32 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.feature_dim = feature_dim
         self.head = nn.Linear(feature_dim, num_classes)
-        self.fixed_size: int | None = (
-            None  # pixels a side, where the backbone takes no other images
-        )
-        self.dropout = 0.0  # share of the features that are dropped before the head, in training
-        self.auxiliary: AuxiliaryHead | None = None  # a second head, in training
+        self.fixed_size: int | None = None  # resolution in pixels if the backbone takes no other
+        self.dropout = 0.0  # dropout probability of the features before the head
+        self.auxiliary: AuxiliaryHead | None = None  # a second head, only in training
         self.register_buffer("mean", torch.tensor(zoo.IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(zoo.IMAGENET_STD).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, R, R] pixels to [B, K] logits; in training, with an auxiliary head, to its logits as well, as a pair."""
+        """Map pixels [B, 3, R, R] to logits [B, K].
+
+        In training with an auxiliary head, return a pair with the auxiliary logits.
+        """
         features = self.features(images)
         if self.dropout:
             features = functional.dropout(features, self.dropout, self.training)
         logits = self.head(features)
         if self.auxiliary is not None and self.training:
             return logits, self.auxiliary()  # type: ignore[return-value]
-        return logits  # type: ignore[no-any-return]
+        output: Tensor = logits
+        return output
 
     def features(self, images: Tensor) -> Tensor:
-        """[B, 3, R, R] pixels to [B, D] features, what the head sees."""
+        """Map pixels [B, 3, R, R] to the features [B, D] that the head takes."""
         if images.dtype == torch.uint8:
             images = images.float().div_(255)
-        return self.backbone((images - self.mean) / self.std)
+        features: Tensor = self.backbone((images - self.mean) / self.std)
+        return features
 
 
 def build(
@@ -73,11 +82,17 @@ def build(
     blur_pool: bool = False,
     batch_norm_scale: bool = True,
 ) -> Classifier:
-    """A model with random weights from torch's global generator (the caller seeds it), in channels_last memory format.
+    """Build a model in channels_last, with random weights from torch's global generator.
 
-    blur_pool: blur before strided convolutions. batch_norm_scale: False leaves every BatchNorm's at 1. Raises UserError for an
-    unknown `arch`, for `channels` where the architecture has no such choice, for `blur_pool` where it has no strided
-    convolution to blur before, and for `batch_norm_scale` where it has no BatchNorm.
+    Args:
+        arch: name of a file of `archs/`, or torchvision/NAME or timm/NAME.
+        num_classes: K.
+        channels: widths of the stages, if the architecture has a choice.
+        blur_pool: blur before strided convolutions.
+        batch_norm_scale: False fixes the scale of each BatchNorm at 1.
+
+    Raises:
+        UserError: unknown `arch`, or a setting without effect on it.
     """
     if "/" in arch:
         if channels is not None:
@@ -96,29 +111,32 @@ def build(
         )
     if not batch_norm_scale:
         fix_batch_norm_scale(model.backbone, arch)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(memory_format=torch.channels_last)
 
 
 def from_network(network: zoo.Network, num_classes: int) -> Classifier:
-    """A classifier on a network of the zoo, with that network's normalisation."""
+    """Build a classifier on a network of the zoo, with that network's normalization."""
     model = Classifier(network.backbone, network.feature_dim, num_classes)
     model.fixed_size = network.resolution if network.is_fixed_size else None
-    set_normalisation(model, network.mean, network.std)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    set_normalization(model, network.mean, network.std)
+    return model.to(memory_format=torch.channels_last)
 
 
-def set_normalisation(model: Classifier, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Per channel, of pixels in [0, 1]."""
+def set_normalization(model: Classifier, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Set mean and std per channel, for pixels in [0, 1]."""
     model.mean.copy_(torch.tensor(mean).view(1, 3, 1, 1))
     model.std.copy_(torch.tensor(std).view(1, 3, 1, 1))
 
 
 def replace_head(model: Classifier, num_classes: int, generator: torch.Generator) -> None:
-    """Put a new head for `num_classes` on the model, initialised as nn.Linear is, from `generator` (on the CPU)."""
+    """Replace the head by a new one for `num_classes`.
+
+    It is initialized like nn.Linear, from `generator` (on the CPU).
+    """
     old = model.head.weight
     head = torch.nn.utils.skip_init(
         nn.Linear, model.feature_dim, num_classes
-    )  # leaves the global generator alone
+    )  # does not touch the global generator
     bound = model.feature_dim**-0.5
     with torch.no_grad():
         head.weight.uniform_(-bound, bound, generator=generator)
@@ -127,9 +145,12 @@ def replace_head(model: Classifier, num_classes: int, generator: torch.Generator
 
 
 def save(path: Path, model: Classifier, about: dict[str, Any]) -> None:
-    """Write weights and `about` (plain values; at least "arch", and "channels" where they were chosen), whole or not at all.
+    """Write weights and metadata atomically, without an auxiliary head.
 
-    Without an auxiliary head, which has done its work.
+    Args:
+        path: file to write.
+        model: on any device.
+        about: plain values; at least "arch", and "channels" if they were chosen.
     """
     buffer = io.BytesIO()
     weights = {
@@ -142,9 +163,12 @@ def save(path: Path, model: Classifier, about: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
-    """The model that `save` wrote, on the CPU, and its `about`. Unpickles tensors and plain values only.
+    """Read a model written by `save`, on the CPU, and its metadata.
 
-    Raises UserError where the file is missing, damaged, or not one of ours.
+    Unpickles tensors and plain values only.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another program.
     """
     try:
         data = path.read_bytes()
@@ -164,12 +188,10 @@ def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
         model.load_state_dict(weights)
     except UserError:
         raise
-    except (
-        Exception
-    ) as error:  # torch raises many kinds for a damaged file, and any of them means the same here
+    except Exception as error:  # torch raises many exception types for a damaged file
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"{path} is not a whole model of this harness: {why[:200]}",
+            f"{path} is not a complete model of this harness: {why[:200]}",
             "Delete that stage's folder to train it again.",
         ) from error
     return model, about

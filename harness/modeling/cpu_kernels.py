@@ -1,13 +1,19 @@
-"""Compute two kinds of convolutions another way on a CPU, because torch's kernels for them are wrong.
+"""Avoid two kinds of convolution kernels of torch on CPUs that are wrong.
 
-Measured with torch 2.14.1 (oneDNN 3.12.0) on a Xeon with AVX-512, batches of 13 images, channels_last, two threads:
+Measured with torch 2.14.1 (oneDNN 3.12.0) on a Xeon with AVX-512, batches of 13 images,
+channels_last, two threads:
 
-* A 1x1 convolution of stride 2 with fewer than 16 input channels: its backward pass writes outside its memory, in float32 and
-  bf16. The process crashes (SIGSEGV, SIGABRT), or later results are wrong. Limited to AVX2, the weights' gradient is wrong for
+* A 1x1 convolution of stride 2 with fewer than 16 input channels: its backward pass writes outside
+  its memory, in float32 and
+  bf16. The process crashes (SIGSEGV, SIGABRT), or later results are wrong. Limited to AVX2, the
+      weights' gradient is wrong for
   fewer than 8 channels. See uxlfoundation/oneDNN#6035.
-* A 3x3, 5x5 or 7x7 convolution of stride 2 whose input has one pixel, in bf16: the weights' gradient holds uninitialized memory.
+* A 3x3, 5x5 or 7x7 convolution of stride 2 whose input has one pixel, in bf16: the weights'
+  gradient holds uninitialized memory.
 
-With one thread, without channels_last, with stride 1 or limited to SSE4.1 no error was seen. Forward passes are right. `harness doctor` repeats the comparison on the machine at hand (harness/cli/cpu_check.py).
+No error was seen with one thread, without channels_last, with stride 1 or limited to SSE4.1.
+Forward passes are right. `harness doctor` repeats the comparison on the machine at hand
+(harness/cli/cpu_check.py).
 """
 
 from typing import Any
@@ -21,7 +27,7 @@ BLOCK = 16  # channels that oneDNN's kernels take at once; narrower convolutions
 
 
 class SafeConvolutions(TorchFunctionMode):
-    """A context in which `torch.conv2d` avoids the wrong kernels. Every other function is called as it is."""
+    """Context in which `torch.conv2d` avoids the wrong kernels. Other functions are unchanged."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -34,7 +40,8 @@ class SafeConvolutions(TorchFunctionMode):
 def may_be_affected(model: nn.Module) -> bool:
     """Return False only if no convolution of the model can meet a wrong kernel in float32.
 
-    A module with weights of its own that is neither torch's nor a Conv2d may convolve by functions, so it counts as affected.
+    A module with weights of its own that is neither torch's nor a Conv2d may convolve by functions,
+    so it counts as affected.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -48,7 +55,7 @@ def may_be_affected(model: nn.Module) -> bool:
 
 
 def conv2d(
-    input: Tensor,  # named as torch names it, for callers by keyword
+    input: Tensor,  # torch's parameter name, for keyword arguments
     weight: Tensor,
     bias: Tensor | None = None,
     stride: int | tuple[int, ...] = 1,
@@ -58,13 +65,15 @@ def conv2d(
 ) -> Tensor:
     """Compute torch.conv2d without the kernels that are wrong on CPUs.
 
-    A narrow strided 1x1 convolution takes every s-th pixel first and then has stride 1, which is the same sum. A strided
-    convolution in bf16 or fp16 of a map that is one pixel wide or high is computed in float32 and rounded afterwards.
+    A narrow strided 1x1 convolution takes every s-th pixel first and then has stride 1, which is
+    the same sum. A strided convolution in bf16 or fp16 of a map that is one pixel wide or high is
+    computed in float32 and rounded afterwards.
 
     Args:
         input: [B, C, H, W], on any device; only CPU tensors are treated differently.
         padding: "same" is left to torch, which refuses it with a stride.
         weight: [K, C / groups, h, w].
+
     Returns:
         [B, K, H', W'] in the dtype that torch.conv2d returns.
     """
@@ -103,7 +112,7 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
 
 
 def _reduced_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype that a convolution of `tensor` is computed in, under the autocast that is active."""
+    """Return the dtype in which autocast computes a convolution of `tensor`."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else tensor.dtype
 
 

@@ -1,4 +1,4 @@
-"""How much a training step computes, and how much the GPU could."""
+"""Floating-point operations of a training step, and peak rates of GPUs."""
 
 import copy
 from typing import Any
@@ -12,7 +12,8 @@ from torch.utils.flop_counter import flop_registry
 from harness.config.attack import AttackSettings
 from harness.modeling.precision import Precision
 
-# Dense tensor-core FLOP/s of 16-bit formats with 32-bit sums, from NVIDIA's data sheets; the first name that fits counts.
+# Dense tensor-core FLOP/s of 16-bit formats with 32-bit accumulation, from NVIDIA's data sheets;
+# the first matching name counts.
 PEAKS = (
     ("H100 PCIe", 756e12),
     ("H100 NVL", 835e12),
@@ -34,14 +35,21 @@ FP16_ONLY = ("V100-SXM2", "Tesla T4")
 def training_flops(
     model: nn.Module, resolution: int, attack: AttackSettings | None
 ) -> float | None:
-    """Floating-point operations of one training step for one image, a multiplication and an addition counted as two; None
-    for a model that cannot be run on the CPU.
+    """Floating-point operations of one training step per image; a multiply-add counts as two.
 
-    The convolutions and matrix products of a forward pass are counted as one black image goes through a copy on the CPU (device
-    "meta" would compute nothing, but imports all of torch.compile, which takes longer); the gradients of weights and of inputs
-    count as one such pass each. torch's own count of backward passes takes depthwise
-    convolutions for dense ones (torch 2.15: five times too much for an EfficientNet).
-    attack: of training; None for clean training.
+    Counts convolutions and matrix products of a forward pass of one black image through a copy on
+    the CPU. (The "meta" device computes nothing but imports all of torch.compile, which takes
+    longer.) The gradients of weights and of inputs count as one such pass each: torch's own count
+    of backward passes treats depthwise convolutions as dense (torch 2.15: five times too much for
+    an EfficientNet).
+
+    Args:
+        model: the network.
+        resolution: R, in pixels.
+        attack: of training, or None for clean training.
+
+    Returns:
+        FLOPs per image, or None if the model cannot run on the CPU.
     """
     forward = inference_flops(model, resolution)
     return (
@@ -52,11 +60,11 @@ def training_flops(
 
 
 def inference_flops(model: nn.Module, resolution: int) -> float | None:
-    """Likewise of the forward pass for one image."""
+    """Floating-point operations of a forward pass per image, or None."""
     twin = copy.deepcopy(model).to("cpu").eval()
     try:
-        # With gradients, because without them attention takes kernels that no formula knows.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
+        # With gradients: without them attention uses kernels that have no FLOP formula.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _Counter() as counter:  # type: ignore[no-untyped-call]
             twin(torch.zeros(1, 3, resolution, resolution))
     except (NotImplementedError, RuntimeError) as error:
         print(
@@ -67,7 +75,7 @@ def inference_flops(model: nn.Module, resolution: int) -> float | None:
 
 
 class _Counter(TorchDispatchMode):
-    """Counts as torch's FlopCounterMode, by its formulas, but without importing torch.compile at the first operation."""
+    """Count like torch's FlopCounterMode, by its formulas, without importing torch.compile."""
 
     num_flops = 0
 
@@ -83,7 +91,11 @@ class _Counter(TorchDispatchMode):
 
 
 def peak_flops(gpu: str, precision: Precision) -> float | None:
-    """The FLOP/s that the GPU of that name is sold for; None where this is not known, and for float32, which has several."""
+    """Nominal peak FLOP/s of a GPU.
+
+    Returns:
+        None if the GPU is unknown, and for float32, which has several rates.
+    """
     if precision == "float32":
         return None
     for name, peak in PEAKS:

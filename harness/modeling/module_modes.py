@@ -1,4 +1,4 @@
-"""A model in another mode for a while, and then exactly as it was, module by module."""
+"""Temporary train and evaluation modes that are restored module by module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,10 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """`model.train()` afterwards would not do: it would set going the statistics of a BatchNorm that a method has frozen."""
+    """Put the model in evaluation mode, and restore the mode of each module afterwards.
+
+    `model.train()` would instead restart the statistics of a BatchNorm that a method has frozen.
+    """
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -24,7 +27,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def fixed_shapes(device: str) -> Iterator[None]:
-    """cuDNN times its kernels once for each shape, and takes the fastest: pays where batch after batch has the same."""
+    """Enable cudnn.benchmark inside the block; worthwhile if batch shapes are constant."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = before or torch.device(device).type == "cuda"
     try:
@@ -35,7 +38,10 @@ def fixed_shapes(device: str) -> Iterator[None]:
 
 @contextmanager
 def attack_mode(model: nn.Module, batch_norm: Literal["eval", "train"]) -> Iterator[None]:
-    """Evaluation mode; with `train`, a BatchNorm that trains uses the batch's statistics, and keeps its own unchanged."""
+    """Evaluation mode for an attack.
+
+    With `train`, a BatchNorm in training mode uses batch statistics without updating its own.
+    """
     trained = [
         module
         for module in model.modules()

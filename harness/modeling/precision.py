@@ -1,4 +1,7 @@
-"""Which number format the network computes in. Weights, losses, norms and projections stay in float32."""
+"""Number format of the network's computations.
+
+Weights, losses, norms and projections stay in float32.
+"""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,9 +19,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def choose(setting: Literal["auto", "float32", "bf16", "fp16"], device: str) -> Precision:
     """Resolve the `precision` setting for a device.
 
-    `auto` is bf16 on a GPU with native bf16, and float32 on every other device: torch's bf16 kernels for CPUs depend on the
-    CPU's instructions, and some are wrong (harness/modeling/cpu_kernels.py). bf16 on a CPU, and fp16 with its loss scaling, are used
-    only if named.
+    `auto` is bf16 on a GPU with native bf16, and float32 on every other device: torch's bf16
+    kernels for CPUs depend on the CPU's instructions, and some are wrong
+    (harness/modeling/cpu_kernels.py). bf16 on a CPU, and fp16 with its loss scaling, are used only
+    if named.
     """
     if setting != "auto":
         return setting
@@ -31,11 +35,14 @@ def choose(setting: Literal["auto", "float32", "bf16", "fp16"], device: str) -> 
 def autocast(
     precision: Precision, device: str, model: object = None
 ) -> AbstractContextManager[object]:
-    """Return the context for every forward pass: the number format, and on a CPU the way around torch's wrong kernels.
+    """Return the context of a forward pass.
+
+    Number format, and on a CPU the workaround for wrong kernels.
 
     Args:
-        model: what is called in the context. A module that no wrong kernel can concern is spared the detour's cost, 3 to 7 % of
-            a step of resnet10 at 48 px and batch 32.
+        model: called in the context. If no wrong kernel can affect it, the workaround is not
+            installed; it
+            costs 3 to 7 % of a step of resnet10 at 48 px and batch 32.
     """
     kind = torch.device(device).type
     if kind == "cpu" and (

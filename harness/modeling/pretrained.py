@@ -1,7 +1,7 @@
-"""From the name of a model that exists to a classifier of ours: published weights from where they lie, packaged ones, files.
+"""Load an existing model by name: published weights, weights in a package, or a file.
 
-Nothing is downloaded here. Weights of torchvision and timm are looked for in the recipe's `weights_dir`, under the name they
-are published with or as NAME with one of ENDINGS, and in the caches in which those libraries leave what they have fetched.
+Nothing is downloaded. Weights of torchvision and timm are searched in the recipe's `weights_dir`,
+under their published file name or as NAME with one of ENDINGS, and in those libraries' caches.
 """
 
 from dataclasses import dataclass
@@ -21,22 +21,26 @@ from writers.errors import UserError
 from writers.subset.spec import named
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
-IMAGENET = "in1000"  # its order of labels is that of torchvision and timm, too
+IMAGENET = "in1000"  # torchvision and timm have the same order of labels
 
 
 @dataclass(frozen=True)
 class Adopted:
-    """A classifier with its weights, on the CPU."""
+    """A classifier with pretrained weights, on the CPU."""
 
     model: Classifier
-    about: dict[str, Any]  # what `harness.modeling.classifier.save` is to record
+    about: dict[str, Any]  # metadata for `harness.modeling.classifier.save`
     imagenet_top1: float | None = None  # as published, in [0, 1]
     imagenet_top5: float | None = None
-    licence: str | None = None  # of the weights, as published
+    licence: str | None = None  # checksum of the weights, as published
 
 
 def adopt(settings: ModelSettings, weights_dir: Path) -> Adopted:
-    """Raises UserError, with where it looked, where the weights are not there; and where they do not fit."""
+    """Load a model that exists.
+
+    Raises:
+        UserError: the weights are missing (lists the places searched) or do not match.
+    """
     if settings.checkpoint is not None:
         file = weights_dir / Path(settings.checkpoint).expanduser()
         model, about = import_checkpoint(
@@ -56,7 +60,7 @@ def adopt(settings: ModelSettings, weights_dir: Path) -> Adopted:
     if not hasattr(module, "published"):
         raise UserError(
             f"{settings.name} has no weights of its own.",
-            "Name a model.pt or a checkpoint file, or another model.",
+            "Give a model.pt or a checkpoint file, or another model.",
         )
     model, about = module.published()
     return Adopted(model, about, settings.imagenet_top1)
@@ -98,4 +102,5 @@ def _published(settings: ModelSettings, weights_dir: Path) -> Adopted:
 
 
 def num_parameters(model: torch.nn.Module) -> int:
+    """Count the parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,7 +1,7 @@
-"""What Kornblith et al. 2019 switch on and off in pretraining, beside label smoothing: BatchNorm's scale, a second head.
+"""Regularizers of pretraining in Kornblith et al. 2019: BatchNorm's scale and an auxiliary head.
 
-Without its scale a BatchNorm has none in transfers either; the second head is dropped behind pretraining. Dropout before the
-head is the Classifier's own.
+A BatchNorm without scale has none in transfers either. The auxiliary head is dropped after
+pretraining. Dropout before the head is part of the Classifier.
 """
 
 from typing import Any
@@ -13,14 +13,17 @@ from harness.modeling.blocks import blocks_of, module_of
 from harness.modeling.module_modes import eval_mode
 from writers.errors import UserError
 
-AUX_WEIGHT = (
-    0.4  # of the second head's loss, as in TF-slim's training of Inception v3; the first is 1
-)
-_RESOLUTION = 224  # of the image that finds the widths; smaller ones may end before the last block
+AUX_WEIGHT = 0.4  # weight of the auxiliary loss, as in TF-slim's Inception v3
+# side of the image that finds the widths; smaller ones may vanish before the last block
+_RESOLUTION = 224
 
 
 def fix_batch_norm_scale(network: nn.Module, arch: str) -> None:
-    """Make each BatchNorm's scale a constant 1, in place and under its old name. Raises UserError where there is none."""
+    """Fix the scale of each BatchNorm at 1, in place and under its old name.
+
+    Raises:
+        UserError: the network has no BatchNorm with a scale.
+    """
     found = [
         module
         for module in network.modules()
@@ -32,7 +35,7 @@ def fix_batch_norm_scale(network: nn.Module, arch: str) -> None:
         del module.weight
         module.register_buffer(
             "weight", ones
-        )  # saved and loaded as before, and no parameter: nothing trains it
+        )  # a buffer: saved and loaded as before, but not trained
     if not found:
         raise UserError(
             f"batch_norm_scale has no effect on {arch}: it has no BatchNorm with a scale.",
@@ -41,13 +44,17 @@ def fix_batch_norm_scale(network: nn.Module, arch: str) -> None:
 
 
 class AuxiliaryHead(nn.Module):
-    """A linear classifier on the mean of what a backbone has half-way through its blocks, in training.
+    """A linear classifier on the mean of the backbone's features half-way through its blocks.
 
-    GoogLeNet's has two more layers; what it is for, a gradient that has half the way to go, this one has, too.
+    GoogLeNet's auxiliary head has two more layers; the shorter path of the gradient is the same.
     """
 
     def __init__(self, backbone: nn.Module, num_classes: int) -> None:
-        """Raises UserError for a backbone that has no [B, C, H, W] there. Draws its weights from torch's global generator."""
+        """Draw weights from torch's global generator.
+
+        Raises:
+            UserError: the backbone has no [B, C, H, W] features half-way.
+        """
         super().__init__()
         blocks = blocks_of(backbone)
         middle = module_of(backbone, blocks[(len(blocks) - 1) // 2])
@@ -63,14 +70,14 @@ class AuxiliaryHead(nn.Module):
         self._seen = None
         if len(shape) != 4:
             raise UserError(
-                "aux_head has no effect on this architecture: half-way there are no maps of channels to look at.",
+                "aux_head has no effect on this architecture: it has no feature maps half-way.",
                 "Leave it out.",
             )
         self.linear = nn.Linear(shape[1], num_classes)
 
     def forward(self) -> Tensor:
-        """[B, K] logits for the images that the backbone has just seen."""
-        assert self._seen is not None, "the backbone has seen nothing, or was not training"
+        """Return logits [B, K] for the images of the backbone's last forward pass."""
+        assert self._seen is not None, "the backbone has not run in training mode"
         seen, self._seen = self._seen, None
         logits: Tensor = self.linear(seen.mean((2, 3)))
         return logits

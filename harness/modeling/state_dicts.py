@@ -1,7 +1,7 @@
-"""Weights in the layouts that people have: safetensors or torch files, wrapped and prefixed in many ways, as plain tensors.
+"""Read weights from safetensors or torch files, with common wrappers and prefixes removed.
 
-Nothing in a file is executed. Torch files that hold more than tensors and plain values (those of the robustness library carry
-whole training objects) are read with every foreign class replaced by an inert stand-in.
+Nothing in a file is executed. In torch files that hold more than tensors and plain values (those of
+the robustness library contain training objects), each foreign class is replaced by an inert object.
 """
 
 import hashlib
@@ -25,19 +25,19 @@ WRAPPERS = (
     "network",
     "weights",
     "params",
-)  # in this order of preference
+)  # in order of preference
 AVERAGES = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 LEFT_OUT = (
     "attacker.",
     "normalizer.",
     "normalize.",
-)  # the robustness library's second copy, and its normalisation
+)  # the robustness library's second copy and its normalization
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors by their names without wrapping prefixes; the normalisation that the file itself carries, if any."""
+    """Tensors by name without prefixes, and the normalization stored in the file, if any."""
 
     tensors: dict[str, Tensor]
     mean: tuple[float, ...] | None
@@ -46,9 +46,14 @@ class Weights:
 
 
 def read(path: Path, *, average: bool = False) -> Weights:
-    """The weights in a .safetensors file or a torch file. `average`: the exponential average, where the file has one.
+    """Read the weights of a .safetensors file or a torch file.
 
-    Raises UserError for a file that is missing, damaged, or holds no weights.
+    Args:
+        path: the file.
+        average: read the exponential moving average instead.
+
+    Raises:
+        UserError: the file is missing, damaged, or has no weights.
     """
     try:
         data = path.read_bytes()
@@ -58,8 +63,10 @@ def read(path: Path, *, average: bool = False) -> Weights:
     tensors = _unwrapped(content, average)
     if tensors is None:
         raise UserError(
-            f"{path} has no {'averaged ' if average else ''}weights in it that this harness can find.",
-            f"It looks under {', '.join(AVERAGES if average else WRAPPERS)}, and for a mapping of tensors.",
+            f"{path} has no {'averaged ' if average else ''}weights in it that this harness can "
+            "find.",
+            f"It looks under {', '.join(AVERAGES if average else WRAPPERS)}, and for a mapping of "
+            "tensors.",
         )
     plain = _without_prefixes(tensors)
     mean, std = (_constant(plain, name) for name in ("normalizer.new_mean", "normalizer.new_std"))
@@ -74,21 +81,22 @@ def read(path: Path, *, average: bool = False) -> Weights:
 def by_order(
     weights: Mapping[str, Tensor], names_and_shapes: Mapping[str, torch.Size]
 ) -> dict[str, Tensor]:
-    """Rename tensors by their order, for a network whose modules stand in the same order under other names.
+    """Rename tensors by order, for a network with the same modules under other names.
 
-    Raises UserError unless there are as many, and each has the shape that is expected in its place.
+    Raises:
+        UserError: the number of tensors or a shape differs.
     """
     if len(weights) != len(names_and_shapes):
         raise UserError(
             f"The file has {len(weights)} tensors, and the model {len(names_and_shapes)}: "
-            "their order says nothing."
+            "their order cannot be used."
         )
     for (name, tensor), (wanted, shape) in zip(
         weights.items(), names_and_shapes.items(), strict=True
     ):
         if tensor.shape != shape:
             raise UserError(
-                f"{name} is {tuple(tensor.shape)}, and in its place stands {wanted}, {tuple(shape)}: "
+                f"{name} is {tuple(tensor.shape)}, but {wanted} at its position is {tuple(shape)}: "
                 "the order is another."
             )
     return dict(zip(names_and_shapes, weights.values(), strict=True))
@@ -100,20 +108,20 @@ def _safetensors(path: Path, data: bytes) -> dict[str, Tensor]:
         from safetensors.torch import load
     except ImportError as error:
         raise UserError(
-            "Files of the kind .safetensors need safetensors.", "pip install safetensors"
+            "Reading .safetensors files needs safetensors.", "pip install safetensors"
         ) from error
     try:
         return load(data)
     except SafetensorError as error:
-        raise UserError(f"{path} is not a whole safetensors file: {error}") from error
+        raise UserError(f"{path} is not a complete safetensors file: {error}") from error
 
 
 def _torch_file(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        pass  # more than tensors in it, or no such file at all
-    except Exception as error:  # torch raises many kinds for a damaged file
+        pass  # holds more than tensors, or is not a torch file
+    except Exception as error:  # torch raises many exception types for a damaged file
         raise _damaged(path, error) from error
     try:
         return torch.load(
@@ -125,11 +133,14 @@ def _torch_file(path: Path) -> Any:
 
 def _damaged(path: Path, error: Exception) -> UserError:
     why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return UserError(f"{path} is not a whole file of torch weights: {why[:200]}")
+    return UserError(f"{path} is not a complete file of torch weights: {why[:200]}")
 
 
 class _Inert:
-    """Stands for an object of a class that is not loaded. Takes whatever unpickling does to it, and does nothing."""
+    """Replacement of an object whose class is not loaded.
+
+    Accepts all unpickling calls and ignores them.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -146,7 +157,7 @@ class _Inert:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Loads what rebuilds tensors and plain containers; everything else becomes _Inert."""
+    """Unpickle tensors and plain containers; everything else becomes _Inert."""
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = {
@@ -174,7 +185,7 @@ _WITHOUT_FOREIGN_CLASSES = SimpleNamespace(
 
 
 def _unwrapped(content: Any, average: bool) -> dict[str, Tensor] | None:
-    """The mapping of tensors in a file, under whichever of the usual keys it lies."""
+    """Mapping of tensors in a file, under one of the usual keys."""
     if not isinstance(content, Mapping):
         return None
     for key in AVERAGES if average else WRAPPERS:
@@ -187,9 +198,10 @@ def _unwrapped(content: Any, average: bool) -> dict[str, Tensor] | None:
 
 
 def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what DataParallel, torch.compile and training classes put before all of them.
+    """Remove prefixes of DataParallel, torch.compile and training classes.
 
-    The robustness library has `module.model.` beside `module.attacker.` and `module.normalizer.`: those do not count.
+    The robustness library stores `module.model.`, `module.attacker.` and `module.normalizer.`; only
+    the first counts.
     """
     while True:
         names = [name for name in tensors if not name.startswith(LEFT_OUT)]

@@ -1,9 +1,10 @@
-"""Anybody's classifier, by name: `torchvision/resnet34`, `timm/tf_efficientnet_lite0`, cut into backbone and linear head.
+"""Classifiers of torchvision and timm by name, split into backbone and linear head.
 
-No list of architectures is kept here. The network is built for an unlikely number of classes; the one layer that has as many
-outputs is its head, and what goes into that layer are its features. A convolution behind the pooling (BiT, DPN, DLA) is a
-linear layer by another name. One before the pooling (SqueezeNet) leaves no features before a linear head: the pooled class
-maps of ImageNet's 1000 classes stand for them.
+There is no list of architectures. The network is built for an unusual number of classes; the one
+layer with that many outputs is the head, and its input are the features. A 1x1 convolution after
+the pooling (BiT, DPN, DLA) is a linear layer. If it comes before the pooling (SqueezeNet), there
+are no features before a linear head, and the pooled class maps of ImageNet's 1000 classes are used
+instead.
 """
 
 import re
@@ -21,67 +22,75 @@ from writers.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-WITH_AUXILIARY = ("googlenet", "inception_v3")  # classifiers half-way, of use in training only
+WITH_AUXILIARY = ("googlenet", "inception_v3")  # auxiliary classifiers, used in training only
 FIXED_SIZE = (
     "vit_",
     "maxvit_",
-)  # what names begin with of torchvision's that take one resolution only
+)  # name prefixes of torchvision's networks with a fixed resolution
 _OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\..*)")
-_UNLIKELY = 1013  # a number of classes that no inner layer has as its width
+_UNLIKELY = 1013  # a number of classes that is no inner layer's width
 _IMAGENET = 1000
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network without its head, and how its published weights want to be fed."""
+    """A network without its head, and the input of its published weights."""
 
-    backbone: nn.Module  # normalised images [B, 3, R, R] -> features [B, D]
+    backbone: nn.Module  # normalized images [B, 3, R, R] -> features [B, D]
     feature_dim: int  # D
-    head_name: str  # of the layer that was cut off, in the library's own module names; "": none was
+    head_name: str  # module name of the removed layer, or "" if none was removed
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resolution: int  # pixels a side
-    is_fixed_size: bool  # whether it takes no other resolution, as far as its library says
-    crop_fraction: float  # centre crop: share of the shorter side
+    resolution: int  # in pixels
+    is_fixed_size: bool  # True if the library allows no other resolution
+    crop_fraction: float  # center crop as a fraction of the shorter side
     interpolation: str
 
 
 @dataclass(frozen=True)
 class Published:
-    """The weights that a library publishes for a name."""
+    """Weights that a library publishes for a name."""
 
-    file_names: tuple[str, ...]  # the file may have; at least one
-    caches: tuple[Path, ...]  # where the library would have left it
+    file_names: tuple[str, ...]  # possible file names, at least one
+    caches: tuple[Path, ...]  # the library's cache
     url: str | None
     num_classes: int
     in_library_names: Callable[
         [dict[str, Tensor]], dict[str, Tensor]
-    ]  # of the file's tensors: as the network has them
+    ]  # renames the file's tensors to the network's names
     imagenet_top1: float | None = None  # in [0, 1]
     imagenet_top5: float | None = None
     licence: str | None = None
 
 
 def build(arch: str) -> Network:
-    """The network of that name, with random weights. Raises UserError for an unknown one, and for one without linear head."""
+    """Build a network with random weights.
+
+    Raises:
+        UserError: unknown name, or a network without a linear head.
+    """
     library, _, name = arch.partition("/")
     if library not in LIBRARIES or not name:
-        raise UserError(f"There is no model named '{arch}'.", "Say torchvision/NAME or timm/NAME.")
+        raise UserError(f"There is no model named '{arch}'.", "Use torchvision/NAME or timm/NAME.")
     return _from_torchvision(name) if library == "torchvision" else _from_timm(name)
 
 
 def published(arch: str) -> Published:
-    """What is known of that name's weights, without them. Raises UserError for an unknown name, and where there are none."""
+    """Return the metadata of published weights, without reading them.
+
+    Raises:
+        UserError: unknown name, or no published weights.
+    """
     library, _, name = arch.partition("/")
     if library not in LIBRARIES or not name:
-        raise UserError(f"There is no model named '{arch}'.", "Say torchvision/NAME or timm/NAME.")
+        raise UserError(f"There is no model named '{arch}'.", "Use torchvision/NAME or timm/NAME.")
     found = (
         _published_by_torchvision(name) if library == "torchvision" else _published_by_timm(name)
     )
     if found is None:
         raise UserError(
             f"{library} publishes no weights of a classifier {name}.",
-            "Say checkpoint: FILE, or name another model.",
+            "Use checkpoint: FILE, or another model.",
         )
     return found
 
@@ -98,7 +107,7 @@ def _published_by_torchvision(name: str) -> Published | None:
     def in_library_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         auxiliary = ("aux", "AuxLogits.") if name in WITH_AUXILIARY else ()
         tensors = {key: value for key, value in tensors.items() if not key.startswith(auxiliary)}
-        if name.startswith("densenet"):  # published before module names had to be identifiers
+        if name.startswith("densenet"):  # from before module names had to be identifiers
             tensors = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in tensors.items()}
         return tensors
 
@@ -114,7 +123,7 @@ def _published_by_torchvision(name: str) -> Published | None:
 
 
 def _torchvision_weights(name: str) -> Any:
-    """Those that torchvision calls the default; None where it has none."""
+    """Return torchvision's default weights, or None."""
     from torchvision import models
 
     weights = models.get_model_weights(name)
@@ -148,7 +157,7 @@ def _published_by_timm(name: str) -> Published | None:
     file_names += [config.url.rpartition("/")[2]] if config.url else []
 
     def in_library_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """timm's own conversion, by its own network."""
+        """Rename keys by timm's own conversion."""
         network = timm.create_model(
             name, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors}
         )
@@ -171,7 +180,8 @@ def _from_torchvision(name: str) -> Network:
 
     if name not in available("torchvision"):
         raise names.unknown("torchvision model", name, available("torchvision"))
-    # transform_input: their published weights want another normalisation, which these two do themselves.
+    # transform_input: the published weights use another normalization, applied by the network
+    # itself.
     auxiliary = {"init_weights": True, "aux_logits": False, "transform_input": True}
     options: dict[str, Any] = auxiliary if name in WITH_AUXILIARY else {}
     weights = _torchvision_weights(name)
@@ -247,7 +257,8 @@ def _without_head(
             return Network(make(_IMAGENET), _IMAGENET, "", *published)
     if len(heads) != 1:
         raise UserError(
-            f"{arch} has {len(heads)} linear layers that give class scores, and not one: it has no features "
+            f"{arch} has {len(heads)} linear layers that give class scores instead of one: it has "
+            "no features "
             "before a linear head.",
             "It cannot take part in a transfer; choose another model.",
         )
@@ -258,7 +269,7 @@ def _without_head(
 
 
 def _sees_one_place(make: Callable[[int], nn.Module], name: str, resolution: int) -> bool:
-    """Whether what that layer of the network is given is pooled: one place for each image. By shapes alone."""
+    """Return True if the layer's input is pooled to one position per image, judged by shapes."""
     with torch.device("meta"), torch.no_grad():
         network = make(_UNLIKELY).eval()
         places: list[torch.Size] = []
@@ -272,10 +283,18 @@ def _sees_one_place(make: Callable[[int], nn.Module], name: str, resolution: int
 def load_published(
     arch: str, network: Network, head: nn.Linear | None, weights: dict[str, Tensor]
 ) -> None:
-    """Fill backbone and head with weights in the library's own names. Raises UserError, naming keys, where they do not fit.
+    """Load weights with the library's names into backbone and head.
 
-    head: None where the weights' own head is of no use. A head without biases gets biases of 0; counters of batches, which old
-    files lack, count as 0.
+    A head without biases gets biases of 0. Batch counters, which old files lack, are set to 0.
+
+    Args:
+        network: the backbone and the name of its head.
+        weights: tensors by name.
+        arch: for messages.
+        head: None if the head of the weights is not wanted.
+
+    Raises:
+        UserError: the weights do not match; the message lists keys.
     """
     in_head = {
         key for key in weights if network.head_name and key.rpartition(".")[0] == network.head_name
@@ -294,7 +313,7 @@ def load_published(
         return
     if network.head_name:
         own = {key.rpartition(".")[2]: weights[key] for key in in_head}
-        if "weight" in own and own["weight"].shape[2:] == (1, 1):  # of a convolution
+        if "weight" in own and own["weight"].shape[2:] == (1, 1):  # of a 1x1 convolution
             own["weight"] = own["weight"].flatten(1)
         load_strictly(arch, head, {"bias": torch.zeros(head.out_features)} | own)
     else:
@@ -304,22 +323,28 @@ def load_published(
 
 
 def load_strictly(arch: str, module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load tensors by name. Raises UserError, with the first few names, where they are not exactly those of the module."""
+    """Load tensors by name.
+
+    Raises:
+        UserError: the names or shapes differ from the module's; lists the first few.
+    """
     own = module.state_dict()
     lacking = sorted(own.keys() - weights.keys())
     foreign = sorted(weights.keys() - own.keys())
     if lacking or foreign:
         raise UserError(
-            f"The weights are not those of {arch}: {len(lacking)} tensors are missing ({', '.join(lacking[:3])}), "
-            f"{len(foreign)} are not known ({', '.join(foreign[:3])}).",
-            "Name the architecture that was trained.",
+            f"The weights are not those of {arch}: {len(lacking)} tensors are missing "
+            f"({', '.join(lacking[:3])}), "
+            f"{len(foreign)} are unknown ({', '.join(foreign[:3])}).",
+            "Give the architecture that was trained.",
         )
     for key, value in weights.items():
         if own[key].shape != value.shape:
             raise UserError(
-                f"The weights are not those of {arch}: {key} is {tuple(value.shape)}, and should be "
+                f"The weights are not those of {arch}: {key} is {tuple(value.shape)}, and should "
+                "be "
                 f"{tuple(own[key].shape)}.",
-                "Name the architecture that was trained.",
+                "Give the architecture that was trained.",
             )
     with torch.no_grad():
         module.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""What the GPU did meanwhile: utilisation, clock, memory and power, sampled by NVML where nvidia-ml-py is installed."""
+"""Sample GPU utilization, clock, memory and power with NVML, if nvidia-ml-py is installed."""
 
 import threading
 from types import TracebackType
@@ -10,7 +10,10 @@ SAMPLE_EVERY_S = 1.0
 
 
 class GpuMonitor:
-    """A context; `summary()` behind it. On a CPU, or without NVML, it measures nothing."""
+    """Context that samples a GPU; read `summary()` afterwards.
+
+    Measures nothing on a CPU or without NVML.
+    """
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
@@ -22,7 +25,8 @@ class GpuMonitor:
 
     def __enter__(self) -> Self:
         if self._device.type == "cuda":
-            torch.cuda.init()  # which a device with a number does not bring about; its allocator refuses before
+            # a numbered device does not initialize CUDA; its allocator fails before that
+            torch.cuda.init()
             torch.cuda.reset_peak_memory_stats(self._device)
             self._open()
         if self._handle is not None:
@@ -40,12 +44,12 @@ class GpuMonitor:
             self._thread.join()
             if (
                 not self._samples
-            ):  # it was over before the first was due; NVML looks back some tenths of a second
+            ):  # ended before the first sample; NVML averages over some tenths of a second
                 self._sample()
             self._nvml.nvmlShutdown()
 
     def busy(self) -> float | None:
-        """Share of the time in which at least one kernel ran, of whatever process. None where nothing was measured."""
+        """Fraction of the time in which a kernel of any process ran; None if not measured."""
         return (
             sum(sample[0] for sample in self._samples) / len(self._samples)
             if self._samples
@@ -53,11 +57,14 @@ class GpuMonitor:
         )
 
     def max_memory_reserved(self) -> int:
-        """Bytes: the most that torch has taken for itself."""
+        """Peak memory in bytes that torch has reserved."""
         return torch.cuda.max_memory_reserved(self._device)
 
     def summary(self) -> dict[str, Any] | None:
-        """None on a CPU. Means over the samples; without NVML only what torch knows: its name and memory."""
+        """Means over the samples, or None on a CPU.
+
+        Without NVML: only name and memory, from torch.
+        """
         if self._device.type != "cuda":
             return None
         known = {
@@ -88,14 +95,14 @@ class GpuMonitor:
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(_uuid(self._device))
             self._nvml = pynvml
         except pynvml.NVMLError as error:
-            print(f"NVML says nothing about {self._device}: {error}")
+            print(f"NVML cannot read {self._device}: {error}")
 
     def _watch(self) -> None:
         while not self._stop.wait(SAMPLE_EVERY_S) and self._sample():
             pass
 
     def _sample(self) -> bool:
-        """False: not every GPU tells all of it, and none does so while it is reset."""
+        """Take a sample. Returns False if the GPU does not report it, as during a reset."""
         nvml, handle = self._nvml, self._handle
         try:
             self._samples.append(
@@ -112,5 +119,5 @@ class GpuMonitor:
 
 
 def _uuid(device: torch.device) -> str:
-    """As NVML spells it: numbers of GPUs differ between it and CUDA_VISIBLE_DEVICES."""
+    """UUID in NVML's form: GPU indices of NVML ignore CUDA_VISIBLE_DEVICES."""
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}"

@@ -1,8 +1,8 @@
-"""Where the time of a training run goes, step by step, without stopping the GPU.
+"""Time spans of training steps without synchronizing with the GPU.
 
-Spans on a GPU are pairs of CUDA events, read once an epoch; on a CPU they are differences of one clock. Waiting for data is
-two things on a GPU: the time in which it had nothing to do is split into the part that the loader kept us waiting for
-(`data_wait`) and the rest, in which the batch was on its way to the device (`copy`).
+On a GPU a span is a pair of CUDA events, read once per epoch; on a CPU it is a difference of one
+clock. Idle time of the GPU between steps is split into waiting for the loader (`data_wait`) and
+waiting for the batch's copy to the device (`copy`).
 """
 
 import time
@@ -14,39 +14,45 @@ import torch
 
 SPANS = ("data_wait", "copy", "attack", "forward", "backward", "optimizer")
 PERCENTILES = (50, 90, 99)
-LOW_PEAK_SHARE = 0.25  # below it, a convolutional network's kernels are too small or too many
+LOW_PEAK_SHARE = 0.25  # fraction of the peak below which kernels are too small or too many
 _PLACE = {name: place for place, name in enumerate(SPANS)}
 _WAIT, _COPY = _PLACE["data_wait"], _PLACE["copy"]
 
 
 class Timer:
-    """Adds up named spans, step by step. Not for nesting: each moment belongs to one span."""
+    """Sum named spans, step by step. Spans do not nest."""
 
     def __init__(self, device: str, *, enabled: bool = True) -> None:
-        """enabled: False measures nothing, for what measuring itself costs."""
+        """Create a timer.
+
+        Args:
+            device: "cpu" or a CUDA device.
+            enabled: False measures nothing, to find the cost of measuring.
+        """
         self.enabled = enabled
         self._on_gpu = torch.device(device).type == "cuda"
         self._pool: list[torch.cuda.Event] = []
         self._pending: list[tuple[int, int, torch.cuda.Event, torch.cuda.Event, float]] = []
-        self._steps: list[
-            list[float]
-        ] = []  # seconds of this epoch's steps, a column for each of SPANS
+        self._steps: list[list[float]] = []  # seconds of this epoch's steps, [steps, SPANS]
         self._current = [0.0] * len(SPANS)
-        self.seconds = dict.fromkeys(SPANS, 0.0)  # of all epochs that have ended
+        self.seconds = dict.fromkeys(SPANS, 0.0)  # summed over completed epochs
 
     def span(self, name: str) -> AbstractContextManager[None]:
-        """Time what is inside under `name`, one of SPANS. An exception ends the span unrecorded."""
+        """Time the block under `name`, one of SPANS. An exception discards the span."""
         if not self.enabled:
             return nullcontext()
         return (_DeviceSpan if self._on_gpu else _HostSpan)(self, _PLACE[name])
 
     def end_step(self) -> None:
-        """What follows belongs to the next step."""
+        """End the step."""
         self._steps.append(self._current)
         self._current = [0.0] * len(SPANS)
 
     def end_epoch(self) -> dict[str, Any]:
-        """`spans_s` of the epoch, and milliseconds at PERCENTILES of a whole step and of each span. Waits for the GPU."""
+        """Return the epoch's `spans_s`, and PERCENTILES in ms of a step and of each span.
+
+        Waits for the GPU.
+        """
         steps = self._read()
         self._steps = []
         spans_s = dict(zip(SPANS, steps.sum(0).tolist(), strict=True))
@@ -59,19 +65,20 @@ class Timer:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint in the middle of an epoch needs. Waits for the GPU."""
+        """State for a checkpoint within an epoch. Waits for the GPU."""
         return {"steps": self._read(), "seconds": dict(self.seconds)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self._steps, self.seconds = state["steps"].tolist(), dict(state["seconds"])
 
     def clear(self) -> None:
-        """Forget everything: another training begins."""
+        """Reset, for another training."""
         self._read()
         self._steps, self._current, self.seconds = [], [0.0] * len(SPANS), dict.fromkeys(SPANS, 0.0)
 
     def _read(self) -> torch.Tensor:
-        """Seconds of this epoch's steps so far: float64 [steps, SPANS]."""
+        """Read the seconds of this epoch's steps so far, float64 [steps, SPANS]."""
         if self._pending:
             self._pending[-1][3].synchronize()
         rows = [*self._steps, self._current]
@@ -105,7 +112,7 @@ class _HostSpan:
 
 
 class _DeviceSpan:
-    """Events are used again: making one costs more than recording it."""
+    """Span on a GPU. Reuses events: creating one costs more than recording it."""
 
     def __init__(self, timer: Timer, place: int) -> None:
         self._timer, self._place = timer, place
@@ -160,10 +167,11 @@ def summary(
     flops: float | None = None,
     peak_flops_per_s: float | None = None,
 ) -> dict[str, Any]:
-    """The `timing` of a result. `train_s` is the wall-clock time of the training loop alone; rates are images over it.
+    """Build the `timing` record of a result.
 
-    gpu_fed: images per second end to end, as a share of those on one batch over and over. flops: of all of the training;
-    peak_share: what that is, per second, of the device's peak.
+    `train_s` is the wall time of the training loop only; rates divide by it. `gpu_fed` is the
+    end-to-end rate as a fraction of the rate with one repeated batch. `flops` are those of the
+    whole training; `peak_share` is the fraction of the device's peak that they reach.
     """
     spans = {name: spans_s.get(name, 0.0) for name in SPANS}
     img_per_s = num_images / train_s if train_s > 0 else 0.0
@@ -196,21 +204,25 @@ def summary(
 
 
 def verdict(waits: float, copies: float = 0.0, peak_share: float | None = None) -> str:
-    """One sentence on the shares of time in which training waited for the loader, and for copies to the GPU, and on the share
-    of the GPU's peak that it reached; and what to change."""
+    """Summarize waits for the loader and for copies, and suggest a change."""
     if waits + copies < 0.05:
         busy = f"The loader keeps the model busy {100 * (1 - waits - copies):.0f} % of the time"
         if peak_share is None:
             return f"{busy}."
         if peak_share < LOW_PEAK_SHARE:
-            return f"{busy}, at {100 * peak_share:.0f} % of the GPU's peak: try compile: auto, or a larger batch."
+            return (
+                f"{busy}, at {100 * peak_share:.0f} % of the GPU's peak: try compile: auto, or "
+                "a larger batch."
+            )
         return f"{busy}, at {100 * peak_share:.0f} % of the GPU's peak."
     if copies > waits:
         return (
-            f"Training waits {100 * (waits + copies):.0f} % of the time, most of it for copies of batches to the GPU: see "
-            f"that its PCIe link has its full width, and that other jobs leave it free."
+            f"Training waits {100 * (waits + copies):.0f} % of the time, mostly for copies of "
+            "batches to the GPU: check "
+            f"its PCIe link width, and other jobs that use it."
         )
     return (
-        f"Training waits for data {100 * waits:.0f} % of the time: give the loader more cores (fewer jobs side by side), "
+        f"Training waits for data {100 * waits:.0f} % of the time: give the loader more cores "
+        "(fewer parallel jobs), "
         f"or write smaller or raw images."
     )

@@ -1,4 +1,4 @@
-"""A trace of a few training steps for chrome://tracing or ui.perfetto.dev, by torch's profiler."""
+"""Trace a few training steps with torch's profiler, for chrome://tracing or ui.perfetto.dev."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import torch
 from torch.profiler import ProfilerActivity
 
 FILE = "trace.json"
-SKIPPED_STEPS = 3  # in which caches fill and kernels are chosen
+SKIPPED_STEPS = 3  # warm-up: caches fill and kernels are chosen
 
 
 class StepTrace:
-    """`after_step` records the `num_steps` steps behind the first ones, then writes FILE into the folder; 0: none."""
+    """Record `num_steps` steps after the warm-up and write FILE into the folder; 0 records none."""
 
     def __init__(self, folder: Path, num_steps: int, device: str) -> None:
         self._path, self._num_steps, self._step = folder / FILE, num_steps, 0
@@ -19,9 +19,10 @@ class StepTrace:
             *([ProfilerActivity.CUDA] if torch.device(device).type == "cuda" else []),
         ]
         self._profiler = torch.profiler.profile(activities=activities) if num_steps > 0 else None
-        self.file: str | None = None  # once it is written
+        self.file: str | None = None  # set when the file is written
 
     def after_step(self) -> None:
+        """Start, count or end the recording; call after each training step."""
         if self._profiler is None:
             return
         self._step += 1
@@ -31,7 +32,7 @@ class StepTrace:
             self.close()
 
     def close(self) -> None:
-        """Write what there is, also where training was shorter than asked for."""
+        """Write the trace, even if training was shorter than requested."""
         if self._profiler is not None and self._step >= SKIPPED_STEPS:
             self._profiler.stop()
             self._profiler.export_chrome_trace(str(self._path))

@@ -1,4 +1,4 @@
-"""What a source model sees in a target's images: features from before its head, and probabilities of its own classes."""
+"""Features of a source model on a target's images, and probabilities of its own classes."""
 
 import tempfile
 from collections.abc import Callable
@@ -18,41 +18,43 @@ from writers.errors import UserError
 
 @dataclass(frozen=True)
 class Features:
-    """Of N images, in the order of the loader."""
+    """Features of N images, in the loader's order."""
 
     features: np.ndarray  # float32 [N, D]
-    probs: (
-        np.ndarray | None
-    )  # float32 [N, C] over the source's classes; None: the source has no classes of its own
-    labels: np.ndarray  # int64 [N] of the target; int8 [N, K] where an image has many labels
+    probs: np.ndarray | None  # float32 [N, C] over the source's classes, or None if it has none
+    labels: np.ndarray  # int64 [N] of the target, or int8 [N, K] if images have several labels
     ids: np.ndarray  # uint64 [N]
 
     def save(self, file: Path) -> None:
-        """Under that name whole or not at all; the same bytes for the same arrays."""
+        """Write atomically; equal arrays give equal bytes."""
         arrays = {"features": self.features, "labels": self.labels, "ids": self.ids}
         arrays |= {} if self.probs is None else {"probs": self.probs}
         with tempfile.NamedTemporaryFile(
             dir=file.parent, prefix=f".{file.name}.", delete=False
         ) as handle:
-            np.savez(handle, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+            np.savez(handle, allow_pickle=False, **arrays)
         Path(handle.name).chmod(0o644)
         Path(handle.name).replace(file)
 
     @classmethod
     def load(cls, file: Path) -> "Features":
-        """Raises UserError where the file is missing or damaged."""
+        """Read a file of features.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return cls(arrays["features"], arrays.get("probs"), arrays["labels"], arrays["ids"])
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise UserError(
-                f"{file} is no whole file of features: {error}",
-                "Delete that stage's folder to have them extracted again.",
+                f"{file} is not a complete file of features: {error}",
+                "Delete that stage's folder to extract them again.",
             ) from error
 
 
 def file_of(folder: Path, split: str) -> Path:
-    """Where a stage of kind `features` has that split's."""
+    """File of a split's features in a `features` stage."""
     return folder / f"{split}.npz"
 
 
@@ -65,10 +67,13 @@ def extract(
     has_head: bool = True,
     after_batch: Callable[[int], None] = lambda num_images: None,
 ) -> Features:
-    """One pass over the loader's epoch 0, in evaluation mode. The softmax is of float32 logits: half precision gives zeros.
+    """Run the model over the loader's epoch 0 in evaluation mode.
 
-    has_head: False where the model's head was never trained; its answers mean nothing then. after_batch: is told how many
-    images are done.
+    The softmax uses float32 logits: half precision gives zeros.
+
+    Args:
+        has_head: False if the model's head was never trained; `probs` is then None.
+        after_batch: called with the number of images done.
     """
     features, probs, labels = [], [], []
     num_images = 0

@@ -1,4 +1,7 @@
-"""A linear probe: logistic regression on frozen features, its penalty chosen on val, read once on test."""
+"""Linear probe: logistic regression on frozen features, with the penalty chosen on val.
+
+Scored once on test.
+"""
 
 from typing import Any
 
@@ -10,27 +13,30 @@ from harness.transfer import logistic_regression as logistic
 from harness.transfer.features import Features
 from writers.errors import UserError
 
-HELD_OUT = 0.2  # of train, where there is no val to choose by
+HELD_OUT = 0.2  # fraction of train that selects the penalty if there is no val
 
 
 def linear_probe(
     train: Features, val: Features | None, test: Features | None, *, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Top-1 and mean per class on test, and how they were come by. Features are standardised by those that are fitted.
+    """Return top-1 and mean per class on test, and how they were obtained.
 
-    Raises UserError without a test split, and for images with many labels.
+    Features are standardized by the statistics of the fitted images.
+
+    Raises:
+        UserError: no test split, or images with several labels.
     """
     if test is None:
         raise UserError(
-            "There is no test split to read the probe on.",
-            "Carve one: --test 0.2 when the beton is written.",
+            "There is no test split to score the probe on.",
+            "Make one: --test 0.2 when the beton is written.",
         )
     if train.labels.ndim > 1:
-        raise UserError("An image has many labels here; the probe is for one.")
+        raise UserError("Images have several labels; the probe needs one label per image.")
     num_classes = int(max(part.labels.max() for part in (train, val, test) if part is not None)) + 1
     fitted, chooser, selected_on = _split(train, val)
     features, labels = _together([fitted, chooser])
-    standardise = logistic.standardisation(torch.as_tensor(features, device=device))
+    standardise = logistic.standardization(torch.as_tensor(features, device=device))
 
     def there(part: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
         return standardise(torch.as_tensor(part[0], device=device)), torch.as_tensor(
@@ -46,8 +52,9 @@ def linear_probe(
         []
         if all(chosen.converged.values())
         else [
-            f"{sum(not done for done in chosen.converged.values())} of {len(chosen.converged)} fits did not converge; their scores "
-            "on val are those of where they stopped"
+            f"{sum(not done for done in chosen.converged.values())} of {len(chosen.converged)} "
+            "fits did not converge; their scores "
+            "on val are those at the last iteration"
         ]
     )
     if chosen.at_the_edge:
@@ -69,7 +76,10 @@ def linear_probe(
 def _split(
     train: Features, val: Features | None
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], str]:
-    """What is fitted, what chooses, and what the latter is called. A val that lacks classes still chooses among penalties."""
+    """Return the fitted images, the selecting images and the latter's name.
+
+    A val that lacks classes still selects the penalty.
+    """
     if val is not None:
         return (train.features, train.labels), (val.features, val.labels), "val"
     from writers.random_streams import draw, uniform

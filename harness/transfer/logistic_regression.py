@@ -1,33 +1,32 @@
-"""Logistic regression on features along a path of L2 penalties (Kornblith, Shlens and Le 2019): multinomial, or one binary
-fit a class where an image has many labels.
+"""Logistic regression on features along a path of L2 penalties (Kornblith, Shlens and Le 2019).
 
-The loss is the sum over images of the cross entropy, plus lambda / 2 times the squared weights; biases are free. In
-scikit-learn's terms C = 1 / lambda. The path goes from the strongest penalty to the weakest, each fit from where the one
-before ended. Every fit tells its largest gradient and how far its loss can be from the optimum: a solver that stops where it
-started looks like one that converged.
+Multinomial, or one binary fit per class if images have several labels. The loss is the cross
+entropy summed over images plus lambda / 2 times the squared weights; biases are not penalized. In
+scikit-learn's terms C = 1 / lambda. The path goes from the strongest to the weakest penalty; each
+fit starts from the previous one. Each fit reports its largest gradient and a bound on the distance
+of its loss from the optimum, because a solver that does not move looks like one that converged.
 
-Newton's method in float64: the Hessian is solved with where it is small, else by preconditioned conjugate gradients.
-L-BFGS, which the paper names, ends at the same optimum where it gets there: under weak penalties it does not within a
-thousand iterations.
+Newton's method in float64: a small Hessian is solved directly, a large one by preconditioned
+conjugate gradients. L-BFGS, which the paper uses, reaches the same optimum, but with weak penalties
+not within a thousand iterations.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from harness.transfer.methods.logreg.settings import LAMBDAS
 from writers.errors import UserError
 
-LAMBDAS = tuple(np.logspace(-6, 5, 45).tolist())  # Kornblith et al. 2019, A.3
 LARGEST_GRADIENT = 1e-6  # per image
 LARGEST_GAP = 1e-7  # nats per image
-MOST_STEPS = 200  # of Newton
-MOST_PRODUCTS = 250  # with the Hessian, in a step
-MOST_SOLVED = 2000  # weights for which the Hessian itself is made and solved with
-SHRINK, ENOUGH = 0.5, 1e-4  # line search
+MOST_STEPS = 200  # Newton iterations
+MOST_PRODUCTS = 250  # products with the Hessian per step
+MOST_SOLVED = 2000  # number of weights up to which the Hessian is built and solved
+SHRINK, ENOUGH = 0.5, 1e-4  # halvings of a step in the line search
 
 
 @dataclass(frozen=True)
@@ -39,47 +38,51 @@ class Fit:
     biases: Tensor
     loss: float  # of the whole objective
     largest_gradient: float  # per image
-    gap: float  # per image: the loss is at most so far above the optimum, by strong convexity in the weights
+    # per image: bound on the distance to the optimum, by strong convexity in the weights
+    gap: float
     num_iterations: int  # passes over the features
 
     @property
     def converged(self) -> bool:
+        """True if gradient and gap are below their limits."""
         return self.largest_gradient <= LARGEST_GRADIENT and self.gap <= LARGEST_GAP
 
     def logits(self, features: Tensor) -> Tensor:
+        """Map features [N, D] to logits [N, K]."""
         return features.to(self.weights.dtype) @ self.weights + self.biases
 
 
 @dataclass(frozen=True)
-class Standardisation:
-    """Feature means and deviations of the training images, taken out of all."""
+class Standardization:
+    """Standardize features by means and deviations of the training images."""
 
     mean: Tensor
     deviation: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
+        """Standardize features [N, D]."""
         return (features - self.mean) / self.deviation
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The fit on all training images with the penalty that validation chose."""
+    """Fit on all training images with the penalty chosen by validation."""
 
     fit: Fit
-    scores: dict[float, float]  # penalty -> score on the images held out
-    path: list[Fit]  # on train alone
-    at_the_edge: (
-        bool  # the best penalty is the first or last of the path: a wider one might be better
-    )
+    scores: dict[float, float]  # penalty -> score on the held-out images
+    path: list[Fit]  # on train only
+    at_the_edge: bool  # the best penalty is at an end of the path: a longer path might be better
 
     @property
     def converged(self) -> dict[float, bool]:
+        """Whether the fit of each penalty of the path converged."""
         return {fitted.penalty: fitted.converged for fitted in self.path}
 
 
-def standardisation(features: Tensor) -> Standardisation:
+def standardization(features: Tensor) -> Standardization:
+    """Compute means and deviations of features [N, D]; constant features get deviation 1."""
     deviation = features.std(dim=0, correction=0)
-    return Standardisation(
+    return Standardization(
         features.mean(dim=0), torch.where(deviation > 0, deviation, torch.ones_like(deviation))
     )
 
@@ -92,8 +95,13 @@ def fit_path(
     *,
     stop: Callable[[], None] = lambda: None,
 ) -> list[Fit]:
-    """Fits for all penalties, strongest first. features [N, D] on any device; labels int64 [N], or int8 [N, K] (1 there, 0
-    difficult: left out, -1 not). stop: is called before each fit, and may raise."""
+    """Fit all penalties, strongest first.
+
+    Args:
+        features: [N, D], on any device.
+        labels: int64 [N], or int8 [N, K] with 1 present, 0 difficult (ignored), -1 absent.
+        stop: called before each fit; may raise.
+    """
     problem = _Problem(features, labels, num_classes)
     found = []
     weights = torch.zeros(
@@ -115,7 +123,10 @@ def choose(
     *,
     stop: Callable[[], None] = lambda: None,
 ) -> Chosen:
-    """Fit on train, choose the penalty by `score(logits, labels)` on val (of equals the stronger), fit on both together."""
+    """Fit on train, choose the penalty by `score(logits, labels)` on val, fit on both.
+
+    Of equal scores the stronger penalty is chosen.
+    """
     path = fit_path(*train, num_classes, penalties, stop=stop)
     scores = {fitted.penalty: score(fitted.logits(val[0]), val[1]) for fitted in path}
     best = max(path, key=lambda fitted: (scores[fitted.penalty], fitted.penalty))
@@ -130,8 +141,11 @@ def choose(
 
 
 class _Problem:
-    """The images of a fit, with features turned so that they do not correlate: the penalty is the same in any basis, and the
-    Hessian's diagonal says most of it then. A column of ones is for the biases."""
+    """Images of a fit, with features rotated so that they are uncorrelated.
+
+    The penalty is the same in any orthonormal basis, and the Hessian is then close to its diagonal.
+    A column of ones stands for the biases.
+    """
 
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int) -> None:
         if len(features) != len(labels) or not len(features):
@@ -149,7 +163,7 @@ class _Problem:
             self.there = functional.one_hot(labels, num_classes).double()
 
     def turned(self, fit: Fit) -> Tensor:
-        """A fit's weights and biases in this basis, [D + 1, K]."""
+        """Return a fit's weights and biases in this basis, [D + 1, K]."""
         return torch.cat([self.basis.T @ fit.weights, fit.biases[None]])
 
     def loss(self, logits: Tensor) -> Tensor:
@@ -163,30 +177,36 @@ class _Problem:
         return logits.softmax(1) if self.labels.ndim == 1 else logits.sigmoid()
 
     def slopes(self, probabilities: Tensor) -> Tensor:
-        """Of the loss, at each logit: [N, K]."""
+        """Gradient of the loss with respect to the logits, [N, K]."""
         slopes = probabilities - self.there
         return slopes if self.labels.ndim == 1 else slopes * self.sure
 
     def curved(self, probabilities: Tensor, change: Tensor) -> Tensor:
-        """How the slopes change with the logits: [N, K]."""
+        """Second derivative in the direction `change` of the logits, [N, K]."""
         if self.labels.ndim == 2:
             return self.sure * probabilities * (1 - probabilities) * change
         weighted = probabilities * change
         return weighted - probabilities * weighted.sum(1, keepdim=True)
 
     def without_shift(self, step: Tensor) -> Tensor:
-        """A softmax does not see what all classes have in common: along that, only the penalty is curved, and a step that
-        had a part there would take ten thousand products with the Hessian to lose it."""
+        """Remove the component common to all classes, which a softmax ignores.
+
+        Along it only the penalty has curvature; a step with such a component would need ten
+        thousand products with the Hessian to lose it.
+        """
         return step - step.mean(1, keepdim=True) if self.labels.ndim == 1 else step
 
     def diagonal(self, probabilities: Tensor) -> Tensor:
-        """Of the Hessian of the loss: [D + 1, K]."""
+        """Diagonal of the Hessian of the loss, [D + 1, K]."""
         own = probabilities * (1 - probabilities)
         return self.squares.T @ (own if self.labels.ndim == 1 else own * self.sure)
 
 
 def _minimise(problem: _Problem, penalty: float, weights: Tensor) -> tuple[Fit, Tensor]:
-    """The fit, and its weights in the problem's basis, biases last. All per image, so that tolerances mean the same."""
+    """Return the fit and its weights in the problem's basis, biases last.
+
+    All values are per image, so that tolerances do not depend on N.
+    """
     features, num_images = problem.features, len(problem.features)
     penalties = torch.full_like(weights, penalty / num_images)
     penalties[-1] = 0  # biases
@@ -218,7 +238,7 @@ def _minimise(problem: _Problem, penalty: float, weights: Tensor) -> tuple[Fit, 
             if tried <= value + ENOUGH * length * slope or length < 1e-8:
                 break
             length *= SHRINK
-        if tried >= value and length < 1e-8:  # rounding is all that is left
+        if tried >= value and length < 1e-8:  # only rounding is left
             break
         weights, logits, value = weights + length * step, logits + length * moved, tried
     fit = Fit(
@@ -234,14 +254,18 @@ def _minimise(problem: _Problem, penalty: float, weights: Tensor) -> tuple[Fit, 
 
 
 def _gap(gradient: Tensor, penalty: float, num_images: int) -> float:
-    """|gradient|^2 / (2 lambda), per image."""
+    """Bound on the loss above the optimum: |gradient|^2 / (2 lambda), per image."""
     return float(gradient.square().sum()) * num_images / (2 * penalty)
 
 
 def _solved(
     problem: _Problem, probabilities: Tensor, gradient: Tensor, penalties: Tensor
 ) -> tuple[Tensor, int] | None:
-    """Minus the inverse Hessian times the gradient, and passes over the features; None where rounding leaves it without."""
+    """Solve for the Newton step directly.
+
+    Returns:
+        The step and the passes over the features, or None if rounding makes the Hessian singular.
+    """
     features, (num_rows, num_classes) = problem.features, gradient.shape
     hessian = gradient.new_zeros(num_rows, num_classes, num_rows, num_classes)
     for one in range(num_classes):
@@ -256,7 +280,7 @@ def _solved(
     flat.diagonal().add_(penalties.flatten())
     if (
         problem.labels.ndim == 1
-    ):  # biases that move together change nothing, and the gradient has no part there
+    ):  # moving all biases together changes nothing; the gradient has no such component
         flat.reshape(hessian.shape)[-1, :, -1, :] += 1 / num_classes
     factor, failed = torch.linalg.cholesky_ex(flat)
     if int(failed):
@@ -269,10 +293,10 @@ def _solved(
 def _newton_step(
     problem: _Problem, probabilities: Tensor, gradient: Tensor, penalties: Tensor
 ) -> tuple[Tensor, int]:
-    """Minus the inverse Hessian times the gradient, about, and how often features were gone through for it.
+    """Approximate the Newton step, and count passes over the features.
 
-    Conjugate gradients, preconditioned by the Hessian's diagonal, until the rest is small against the gradient (Nocedal and
-    Wright 2006, algorithm 7.1).
+    Conjugate gradients, preconditioned by the Hessian's diagonal, until the residual is small
+    relative to the gradient (Nocedal and Wright 2006, algorithm 7.1).
     """
     features, num_images = problem.features, len(problem.features)
     diagonal = problem.diagonal(probabilities) / num_images + penalties
@@ -290,7 +314,7 @@ def _newton_step(
             + penalties * direction
         )
         curvature = float((direction * curved).sum())
-        if curvature <= 0:  # by rounding alone: the loss is convex
+        if curvature <= 0:  # only by rounding: the loss is convex
             break
         length = descent / curvature
         step = step + length * direction

@@ -1,16 +1,19 @@
-"""A transferability score: from a source model's features and class probabilities on a target's training images to one number.
+"""Contract of transferability scores.
 
-The catalogue is `harness/scores/`. Each file there has `NEEDS` and
+One number from a model's outputs on a target's training images.
+
+The catalogue is `harness/transfer/scores/`. Each file has `NEEDS` and
 
     score(*, features, probs, labels) -> float      larger is better
 
-with features [N, D] (float, from before the head), probs [N, C] (rows sum to 1: the source's own classes) and labels [N]
-(integers; whatever their values, they are renumbered). What a score does not look at may be None. Where an image has many
-labels, [N, K] of 1, 0 and -1, logme takes them, and the others raise UserError.
+with features [N, D] (float, before the head), probs [N, C] (rows sum to 1, the source's classes)
+and labels [N] (integers, renumbered). Inputs that a score does not need may be None. For images
+with several labels, [N, K] of 1, 0 and -1, logme is defined; the others raise UserError.
 
-A file may also have `variants(*, features, probs, labels, device) -> {name: value}`, the score first and then its variants,
-where several cost little more than one; and `details(*, features, labels) -> {"score": value, ...}`, where what the score was
-computed with is worth telling. `compute` runs any number of them.
+Optional functions of a file: `variants(*, features, probs, labels, device) -> {name: value}`, the
+score first, if several variants cost little more than one; and `details(*, features, labels) ->
+{"score": value, ...}`, which also returns parameters of the computation. `compute` runs several
+scores.
 """
 
 import time
@@ -25,25 +28,25 @@ from writers.errors import UserError
 
 
 class Score(Protocol):
-    """What a file of `harness/scores/` has."""
+    """Contract of a file of `harness/transfer/scores/`."""
 
-    NEEDS: tuple[str, ...]  # of "features", "probs"
+    NEEDS: tuple[str, ...]  # "features", "probs" or both
     score: Callable[..., float]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What `compute` found. A score is in `scores` or in `failed`."""
+    """Result of `compute`. A score is in `scores` or in `failed`."""
 
     scores: dict[str, float] = field(default_factory=dict)
     details: dict[str, dict[str, Any]] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)  # name -> why
-    seconds: dict[str, float] = field(default_factory=dict)  # of each, with its variants
-    num_duplicates: int = 0  # images whose features equal an earlier one's: they flatter kNN
+    failed: dict[str, str] = field(default_factory=dict)  # name -> reason
+    seconds: dict[str, float] = field(default_factory=dict)  # per score, with its variants
+    num_duplicates: int = 0  # images with the features of an earlier one; they bias kNN upwards
 
 
 def find(name: str) -> Score:
-    """The score of that name. Raises UserError, with the near names, for an unknown one."""
+    """Find a score by name. Raises UserError with similar names for an unknown one."""
     return cast(Score, names.find("harness.transfer.scores", name, "score"))
 
 
@@ -56,9 +59,18 @@ def compute(
     device: str = "cpu",
     before: Callable[[int, str], None] = lambda number, name: None,
 ) -> Scores:
-    """The scores of these names, with their variants. One that cannot be computed is in `failed`; the others go on.
+    """Compute scores and their variants. One that fails is listed in `failed`.
 
-    `before` is called before each, with its number and name. Raises UserError for an unknown name only.
+    Args:
+        asked: names of scores.
+        features: [N, D], or None.
+        probs: [N, C], or None.
+        labels: [N], or [N, K] for several labels per image.
+        device: for scores that can use a GPU.
+        before: called with number and name before each score.
+
+    Raises:
+        UserError: unknown name.
     """
     from harness.transfer.scores.knn import duplicates
 
@@ -75,7 +87,7 @@ def compute(
                 if np.isfinite(value):
                     found.scores[variant] = float(value)
                 else:
-                    found.failed[variant] = f"gives {value}, which is no number to compare."
+                    found.failed[variant] = f"gives {value}, which cannot be compared."
             if details:
                 found.details[name] = details
         except UserError as error:
@@ -104,15 +116,30 @@ def _values(
 
 
 def checked_features(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:
-    """Features as float64 [N, D], labels as 0..K-1 (only those present), and K. Raises UserError for what does not fit."""
+    """Check features and labels.
+
+    Returns:
+        Features as float64 [N, D], labels renumbered to 0..K-1, and K.
+
+    Raises:
+        UserError: wrong shapes or values.
+    """
     return _matrix("features", features, labels), *_renumbered(labels)
 
 
 def checked_targets(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Features as float64 [N, D], and the labels as 0.0 or 1.0, [N, K], of the K classes that are present.
+    """Check features and labels of one or several classes per image.
 
-    labels: [N], or [N, K] where an image has many: 1 is there; anything else is not, also 0, which VOC says of what is hard
-    to see. Raises UserError likewise.
+    Args:
+        features: [N, D].
+        labels: [N], or [N, K] with 1 for present. Other values count as absent, also VOC's 0 for
+            difficult.
+
+    Returns:
+        Features as float64 [N, D] and labels as 0.0 or 1.0, [N, K], for the K classes that occur.
+
+    Raises:
+        UserError: wrong shapes or values.
     """
     matrix, given = _matrix("features", features, labels), np.asarray(labels)
     if given.ndim != 2:
@@ -120,7 +147,8 @@ def checked_targets(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]
         return matrix, np.eye(num_classes)[classes]
     if not np.isin(given, (-1, 0, 1)).all():
         raise UserError(
-            f"labels [N, K] are 1, 0 or -1; here one is {given[~np.isin(given, (-1, 0, 1))].flat[0]}."
+            "labels [N, K] are 1, 0 or -1; here one is "
+            f"{given[~np.isin(given, (-1, 0, 1))].flat[0]}."
         )
     present = (given == 1).any(axis=0)
     if not present.any():
@@ -129,9 +157,16 @@ def checked_targets(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]
 
 
 def checked_probs(probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:
-    """Probabilities as float64 [N, C] with rows that sum to 1, labels as 0..K-1, and K. Raises UserError likewise.
+    """Check probabilities and labels.
 
-    float64, because a softmax of half precision gives exact zeros. Sums within 1e-3 of 1 are put right.
+    Row sums within 1e-3 of 1 are normalized in float64: a softmax in half precision has exact
+    zeros.
+
+    Returns:
+        Probabilities as float64 [N, C], labels renumbered to 0..K-1, and K.
+
+    Raises:
+        UserError: wrong shapes or values.
     """
     matrix = _matrix("probs", probs, labels)
     sums = matrix.sum(axis=1)
@@ -148,14 +183,15 @@ def checked_probs(probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]
 def _matrix(what: str, values: Any, labels: Any) -> np.ndarray:
     if values is None:
         raise UserError(
-            f"This score needs {what}, and there are none."
+            f"This score needs {what}, but there are none."
             + (" The model has no classes of its own." if what == "probs" else "")
         )
     matrix = np.asarray(values, np.float64)
     if matrix.ndim != 2 or len(matrix) != len(labels) or not len(matrix):
         raise UserError(
-            f"{what} have the shape {matrix.shape} for {len(labels)} labels; "
-            f"{what} are [N, {'D' if what == 'features' else 'C'}] and labels [N], and N is at least 1."
+            f"{what} have shape {matrix.shape} for {len(labels)} labels; "
+            f"{what} are [N, {'D' if what == 'features' else 'C'}] and labels [N], and N is at "
+            "least 1."
         )
     if not np.isfinite(matrix).all():
         raise UserError(
@@ -167,10 +203,10 @@ def _matrix(what: str, values: Any, labels: Any) -> np.ndarray:
 def _renumbered(labels: Any) -> tuple[np.ndarray, int]:
     values = np.asarray(labels)
     if values.ndim == 2:
-        raise UserError("An image has many labels here; this score is for one.")
+        raise UserError("Images have several labels; this score needs one label per image.")
     if values.ndim != 1 or not (np.issubdtype(values.dtype, np.integer) or values.dtype == bool):
         raise UserError(
-            f"labels are {values.dtype} of the shape {values.shape}; they must be integers, [N]."
+            f"labels are {values.dtype} of shape {values.shape}; they must be integers, [N]."
         )
     present, renumbered = np.unique(values, return_inverse=True)
     return renumbered, len(present)

@@ -71,7 +71,7 @@ def test_resnet10_has_the_widths_it_is_given():
     [
         ("resnet18", (16, 16, 16, 16), "resnet18 has fixed widths"),
         ("resnet50", (16,), "resnet50 has fixed widths"),
-        ("resnet10", (16, 16), "channels names 2"),
+        ("resnet10", (16, 16), "channels has 2"),
         ("resnet11", None, "resnet10|resnet18"),
     ],
 )
@@ -137,7 +137,7 @@ def test_refuses_a_file_that_is_not_a_whole_model(tmp_path, content, capsys):
         torch.save({"state_dict": {}, "about": Evil()}, path)
     else:
         models.save(path, model, {"arch": "resnet10"})
-    with pytest.raises(UserError, match="not a whole model"):
+    with pytest.raises(UserError, match="not a complete model"):
         models.load(path)
     assert "unpickled" not in capsys.readouterr().out
     with pytest.raises(UserError, match="no model at"):

@@ -240,7 +240,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path):
     [
         ("torchvision/resnet34", "resnet18", "not those of torchvision/resnet34"),
         ("torchvision/resnet18", {"epoch": 1}, "no weights"),
-        ("torchvision/resnet18", b"not a checkpoint", "not a whole file"),
+        ("torchvision/resnet18", b"not a checkpoint", "not a complete file"),
     ],
 )
 def test_what_does_not_fit_is_said(arch, content, says, tmp_path: Path):

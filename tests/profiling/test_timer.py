@@ -179,7 +179,7 @@ def test_the_summary_divides_by_what_it_says():
         (0.41, 0.0, "waits for data 41 %"),
         (0.41, 0.2, "waits for data 41 %"),
         (0.02, 0.02, "busy 96 %"),
-        (0.1, 0.3, "waits 40 % of the time, most of it for copies"),
+        (0.1, 0.3, "waits 40 % of the time, mostly for copies"),
     ],
 )
 def test_the_verdict(waits, copies, words):

@@ -72,7 +72,7 @@ def test_validation_chooses_and_both_sets_are_fitted(data):
 def test_standardised_features_have_mean_0_and_deviation_1(data):
     features = data[0].clone()
     features[:, 3] = 7.0  # a dead unit
-    standardised = logistic.standardisation(features)(features)
+    standardised = logistic.standardization(features)(features)
     assert torch.allclose(standardised.mean(0), torch.zeros(16, dtype=torch.float64), atol=1e-12)
     assert standardised[:, 3].abs().max() == 0 and standardised[:, 0].std(
         correction=0

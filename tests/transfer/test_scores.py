@@ -512,7 +512,7 @@ def test_many_labels_an_image_suit_logme_and_no_other(data):
     assert found.scores.keys() == {"logme"} and found.failed.keys() == set(
         names("harness.transfer.scores")
     ) - {"logme"}
-    assert all("many labels" in why for why in found.failed.values())
+    assert all("several labels" in why for why in found.failed.values())
 
 
 def test_a_score_without_a_number_is_told_and_the_rest_go_on(data, monkeypatch):
@@ -522,7 +522,7 @@ def test_a_score_without_a_number_is_told_and_the_rest_go_on(data, monkeypatch):
     found = scores.compute(["gbc", "nce", "leep"], features=features, probs=probs, labels=labels)
     assert found.scores.keys() == {"leep"} and set(found.seconds) == {"gbc", "nce", "leep"}
     assert found.failed == {
-        "gbc": "gives nan, which is no number to compare.",
+        "gbc": "gives nan, which cannot be compared.",
         "nce": "ZeroDivisionError: division by zero",
     }
     with pytest.raises(UserError, match="no score named 'lep'"):

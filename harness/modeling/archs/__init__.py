@@ -1,1 +1,4 @@
-"""Architectures: a name is a file, with `build(num_classes, channels) -> (backbone, feature_dim)`; see `harness.modeling.classifier`."""
+"""Catalogue of architectures. A name is a file with `build`.
+
+`build(num_classes, channels) -> (backbone, feature_dim)`; see `harness.modeling.classifier`.
+"""

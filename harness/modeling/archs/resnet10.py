@@ -1,4 +1,7 @@
-"""A small ResNet for CPUs and small images: a 3x3 stem and pooling, stride 2 each, then four basic blocks of free widths."""
+"""A small ResNet for CPUs and small images.
+
+A 3x3 stem and a pooling layer of stride 2 each, then four basic blocks with configurable widths.
+"""
 
 from collections import OrderedDict
 
@@ -11,11 +14,17 @@ STRIDES = (1, 2, 2, 2)
 
 
 def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
-    """The backbone, [B, 3, R, R] to [B, D], and D. `channels`: the widths of the four stages."""
+    """Return the backbone, [B, 3, R, R] to [B, D], and D.
+
+    Args:
+        num_classes: not used; the head is added by the caller.
+        channels: widths of the four stages, or None for CHANNELS.
+    """
     widths = CHANNELS if channels is None else channels
     if len(widths) != len(STRIDES):
         raise UserError(
-            f"resnet10 has {len(STRIDES)} stages, and channels names {len(widths)}: {list(widths)}.",
+            f"resnet10 has {len(STRIDES)} stages, but channels has {len(widths)} entries: "
+            f"{list(widths)}.",
             f"Give one width for each stage, such as {list(CHANNELS)}.",
         )
     parts: OrderedDict[str, nn.Module] = OrderedDict()
@@ -35,7 +44,10 @@ def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al. 2016, figure 2), the shortcut a 1x1 convolution where shapes differ."""
+    """Two 3x3 convolutions and a shortcut (He et al. 2016, figure 2).
+
+    The shortcut is a 1x1 convolution if shapes differ.
+    """
 
     def __init__(self, num_inputs: int, num_outputs: int, stride: int) -> None:
         super().__init__()
@@ -52,8 +64,10 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, D, H', W'], with H' and W' divided by the stride."""
         hidden = self.relu(self.bn1(self.conv1(images)))
-        return self.relu(self.bn2(self.conv2(hidden)) + self.shortcut(images))
+        output: Tensor = self.relu(self.bn2(self.conv2(hidden)) + self.shortcut(images))
+        return output
 
 
 def _convolution(num_inputs: int, num_outputs: int, *, size: int = 3, stride: int = 1) -> nn.Conv2d:

@@ -1,4 +1,4 @@
-"""torchvision's ResNet-50, with random weights and without its last layer."""
+"""torchvision's ResNet-50 with random weights, without its last layer."""
 
 from torch import nn
 from torchvision.models import resnet50
@@ -7,7 +7,11 @@ from writers.errors import UserError
 
 
 def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
-    """The backbone, [B, 3, R, R] to [B, D], and D. It has one set of widths: `channels` is a UserError."""
+    """Return the backbone, [B, 3, R, R] to [B, D], and D.
+
+    Raises:
+        UserError: `channels` is given; the widths are fixed.
+    """
     if channels is not None:
         raise UserError(
             "resnet50 has fixed widths; channels has no effect on it.",
@@ -15,5 +19,5 @@ def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module
         )
     backbone = resnet50(weights=None, num_classes=1)
     feature_dim = backbone.fc.in_features
-    backbone.fc = nn.Identity()  # type: ignore[assignment]
+    backbone.fc = nn.Identity()
     return backbone, feature_dim

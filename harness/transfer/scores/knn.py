@@ -1,9 +1,10 @@
-"""kNN: the share of training images whose nearest other images have their label (leave-one-out, exact).
+"""kNN: leave-one-out accuracy of the nearest neighbors among training images, exact.
 
-Puigcerver et al. 2020 and Sokolski's sweep: k = 1, Euclidean, on the target's training images. Chunks of products of matrices
-propose candidates in float32; distances that decide are then computed as differences, in float64, and where candidates are
-not sure to be all that matter, to all images. Equal distances go to the
-image with the lower index, equal votes to the lower label. Exact duplicates flatter the score: `duplicates` counts them.
+Puigcerver et al. 2020 and Sokolski's sweep: k = 1, Euclidean, on the target's training images.
+Chunked matrix products propose candidates in float32; deciding distances are then computed as
+differences in float64, for all images if the candidates may be incomplete. Ties in distance go to
+the lower index, ties in votes to the lower label. Exact duplicates bias the score upwards:
+`duplicates` counts them.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NEEDS = ("features",)
-CHUNK = 1024  # images whose distances to all others are in memory at once: [CHUNK, N] float32
+CHUNK = 1024  # rows of distances in memory at once: [CHUNK, N] float32
 NEIGHBOURS = (1, 5, 20)
-SLACK = 1e-5  # of squared norms: more than float32 gets a squared distance wrong by
+SLACK = 1e-5  # relative to squared norms: bound on float32's error of a squared distance
 SPARE = 16  # candidates beyond k: float32 may order nearly equal distances wrongly
 
 
@@ -32,7 +33,15 @@ def score(
     metric: Literal["euclidean", "cosine"] = "euclidean",
     device: str = "cpu",
 ) -> float:
-    """Leave-one-out accuracy, in [0, 1]. features [N, D], labels [N], N above k. Raises UserError for what does not fit."""
+    """Return the leave-one-out accuracy, in [0, 1].
+
+    Args:
+        features: [N, D], N > k.
+        labels: [N].
+
+    Raises:
+        UserError: wrong shapes, values or labels.
+    """
     matrix, classes, num_classes = checked_features(features, labels)
     if not 1 <= k < len(matrix):
         raise UserError(f"k is {k}; it must be at least 1 and less than the {len(matrix)} images.")
@@ -42,10 +51,10 @@ def score(
 def variants(
     *, features: Any, probs: Any = None, labels: Any, device: str = "cpu"
 ) -> dict[str, float]:
-    """`knn` (k = 1), `knn_k5` and `knn_k20` (where there are that many others), and `knn_cosine` (k = 1), by two searches."""
+    """Return `knn` (k = 1), `knn_k5` and `knn_k20` (if N allows), and `knn_cosine` (k = 1)."""
     matrix, classes, num_classes = checked_features(features, labels)
     if len(matrix) < 2:
-        raise UserError("There is one image: it has no neighbour.")
+        raise UserError("There is only one image: it has no neighbor.")
     asked = [k for k in NEIGHBOURS if k < len(matrix)]
     neighbours = nearest(matrix, max(asked), device=device)
     found = {
@@ -59,7 +68,7 @@ def variants(
 
 
 def _accuracy(neighbours: np.ndarray, classes: np.ndarray, num_classes: int) -> float:
-    """Of the majority among each row's neighbours [N, k]; of equal votes the lower label's."""
+    """Accuracy of the majority among each row's neighbors [N, k]; ties go to the lower label."""
     votes = np.zeros((len(classes), num_classes), np.int32)
     np.add.at(votes, (np.arange(len(classes))[:, None], classes[neighbours]), 1)
     return float((votes.argmax(axis=1) == classes).mean())
@@ -68,7 +77,7 @@ def _accuracy(neighbours: np.ndarray, classes: np.ndarray, num_classes: int) -> 
 def nearest(
     features: np.ndarray, k: int, *, metric: str = "euclidean", device: str = "cpu"
 ) -> np.ndarray:
-    """Of each row the k nearest others, nearest first: int64 [N, k]."""
+    """Return the k nearest other rows of each row, nearest first: int64 [N, k]."""
     import torch
 
     given = np.asarray(features, np.float64)
@@ -78,7 +87,7 @@ def nearest(
     exact = torch.as_tensor(given, device=device)
     rough = (
         exact - exact.mean(dim=0)
-    ).float()  # smaller norms, less cancellation; distances stay as they are
+    ).float()  # smaller norms, less cancellation; distances do not change
     found = [
         _of_chunk(rough, exact, start, min(CHUNK, len(rough) - start), k)
         for start in range(0, len(rough), CHUNK)
@@ -87,7 +96,7 @@ def nearest(
 
 
 def duplicates(features: Any) -> int:
-    """How many rows are exactly equal to an earlier one."""
+    """Count the rows that are exactly equal to an earlier one."""
     matrix = np.ascontiguousarray(features)
     return len(matrix) - len({row.tobytes() for row in matrix})
 
@@ -101,12 +110,10 @@ def _of_chunk(rough: "Tensor", exact: "Tensor", start: int, length: int, k: int)
     distances[torch.arange(length), torch.arange(start, start + length)] = torch.inf
     farthest, candidates = distances.topk(min(k + SPARE, len(rough) - 1), dim=1, largest=False)
     found, reach = _order(exact, exact[rows], candidates.sort(dim=1).values, k)
-    if (
-        candidates.shape[1] < len(rough) - 1
-    ):  # those outside may be as near: equal distances, in large numbers
+    if candidates.shape[1] < len(rough) - 1:  # rows outside may be as near: many equal distances
         norms = squares[
             rows
-        ].sqrt()  # who is within reach has a norm of at most its own and the reach together
+        ].sqrt()  # triangle inequality: norms of rows within reach are at most own norm + reach
         slack = SLACK * (squares[rows] + (norms + reach.sqrt()) ** 2)
         for row in (farthest[:, -1] - slack <= reach).nonzero()[:, 0].tolist():
             others = torch.arange(len(rough), device=exact.device)
@@ -118,12 +125,12 @@ def _of_chunk(rough: "Tensor", exact: "Tensor", start: int, length: int, k: int)
 def _order(
     exact: "Tensor", rows: "Tensor", candidates: "Tensor", k: int
 ) -> "tuple[Tensor, Tensor]":
-    """Of the candidates [n, c], in rising order, the k nearest [n, k], and the squared distance [n] of the last of them."""
+    """Return the k nearest of the sorted candidates, and the squared distance of the last."""
     import torch
 
     if len(rows) == 1:
         true = ((exact[candidates[0]] - rows) ** 2).sum(dim=1)[None, :]
-    else:  # a column at a time: [n, c, D] would not fit
+    else:  # one column at a time: [n, c, D] does not fit in memory
         columns = range(candidates.shape[1])
         true = torch.stack(
             [((exact[candidates[:, column]] - rows) ** 2).sum(dim=1) for column in columns], dim=1

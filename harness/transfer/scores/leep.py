@@ -1,8 +1,9 @@
-"""LEEP: the log-likelihood of the target's labels under a classifier made of the source's class probabilities.
+"""LEEP: log-likelihood of the target's labels under a classifier from the source's probabilities.
 
-Nguyen, Hassner, Seeger and Archambeau, ICML 2020: P(y, z) is the mean of theta(x)_z over images of label y; each image is
-then predicted by sum_z P(y | z) theta(x)_z. 0 for a one-hot source that tells the labels apart, -log K for one that does not.
-Comparable only between sources with equal numbers of classes.
+Nguyen, Hassner, Seeger and Archambeau, ICML 2020: P(y, z) is the mean of theta(x)_z over images of
+label y; each image is then predicted by sum_z P(y | z) theta(x)_z. 0 for a one-hot source that
+separates the labels, -log K for one that does not. Comparable only between sources with equal
+numbers of classes.
 """
 
 from typing import Any
@@ -15,18 +16,26 @@ NEEDS = ("probs",)
 
 
 def score(*, features: Any = None, probs: Any, labels: Any) -> float:
-    """LEEP, at most 0. probs [N, C], labels [N]. Raises UserError for what does not fit."""
+    """Return LEEP, at most 0.
+
+    Args:
+        probs: [N, C], rows sum to 1.
+        labels: [N].
+
+    Raises:
+        UserError: wrong shapes, values or labels.
+    """
     theta, classes, num_classes = checked_probs(probs, labels)
     return log_likelihood(theta, classes, num_classes)
 
 
 def log_likelihood(theta: np.ndarray, labels: np.ndarray, num_classes: int) -> float:
-    """The mean of log sum_z P(y_i | z) theta(x_i)_z. Source classes without mass (z that no image has) say nothing."""
+    """Mean of log sum_z P(y_i | z) theta(x_i)_z. Source classes without mass are ignored."""
     joint = np.zeros((num_classes, theta.shape[1]))
     np.add.at(joint, labels, theta)
     mass = joint.sum(axis=0)
     conditional = np.divide(
         joint, mass, out=np.zeros_like(joint), where=mass > 0
-    )  # public code divides 0 by 0: NaN
+    )  # the public code divides 0 by 0 and returns NaN
     likelihood = np.einsum("nz,nz->n", conditional[labels], theta)
     return float(np.log(likelihood).mean())

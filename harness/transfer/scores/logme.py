@@ -1,8 +1,9 @@
-"""LogME: the evidence of a Bayesian linear model from features to one-hot labels, maximised over its two precisions.
+"""LogME: maximum evidence of a Bayesian linear model from features to one-hot labels.
 
-You, Liu, Wang and Long, ICML 2021; by the fixed-point iteration of the JMLR 2022 version: gamma = sum sigma^2 / (sigma^2 + t)
-with t = alpha / beta, alpha = gamma / |m|^2, beta = (N - gamma) / |f m - y|^2. The mean over classes of the log-evidence
-of a sample, whose determinant is over all D directions, also where D > N.
+You, Liu, Wang and Long, ICML 2021; Maximized over the two precisions by the fixed-point iteration
+of the JMLR 2022 version: gamma = sum sigma^2 / (sigma^2 + t) with t = alpha / beta, alpha = gamma /
+|m|^2, beta = (N - gamma) / |f m - y|^2. The mean over classes of the log-evidence of a sample,
+whose determinant is over all D directions, also where D > N.
 """
 
 from typing import Any
@@ -13,12 +14,20 @@ from harness.transfer.score import checked_targets
 
 NEEDS = ("features",)
 MOST_ITERATIONS = 11
-TOLERANCE = 1e-3  # of t, relative
-FLOOR = 1e-5  # under |m|^2 and the residual, as in the authors' code
+TOLERANCE = 1e-3  # relative change of t
+FLOOR = 1e-5  # added to |m|^2 and the residual, as in the authors' code
 
 
 def score(*, features: Any, probs: Any = None, labels: Any) -> float:
-    """LogME. features [N, D], labels [N], or [N, K] where an image has many. Raises UserError for what does not fit."""
+    """Return LogME.
+
+    Args:
+        features: [N, D].
+        labels: [N], or [N, K] for several labels per image.
+
+    Raises:
+        UserError: wrong shapes, values or labels.
+    """
     matrix, targets = checked_targets(features, labels)
     left, sigma, _ = np.linalg.svd(matrix, full_matrices=False)
     return float(np.mean([_evidence(left, sigma, matrix.shape, target) for target in targets.T]))
@@ -27,13 +36,13 @@ def score(*, features: Any, probs: Any = None, labels: Any) -> float:
 def _evidence(
     left: np.ndarray, sigma: np.ndarray, shape: tuple[int, ...], target: np.ndarray
 ) -> float:
-    """Log-evidence per sample for one target [N], given the features' singular value decomposition."""
+    """Log-evidence per sample for one target [N], from the features' SVD."""
     num_images, num_features = shape
     variances = sigma**2
     projected = left.T @ target
     outside = max(
         float(target @ target - projected @ projected), 0.0
-    )  # of the target, what no weights can reach
+    )  # part of the target outside the span of the features
     t = 1.0
     for _ in range(MOST_ITERATIONS):
         gamma = (variances / (variances + t)).sum()

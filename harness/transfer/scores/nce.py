@@ -1,7 +1,7 @@
-"""NCE: minus the conditional entropy of the target's labels given the source's hard predictions.
+"""NCE: minus the conditional entropy of labels given the source's hard predictions.
 
-Tran, Nguyen and Hassner, ICCV 2019: the sum over pairs of p(y, z) log p(y | z), z being the source class of highest
-probability. At most 0.
+Tran, Nguyen and Hassner, ICCV 2019: the sum over pairs of p(y, z) log p(y | z), z being the source
+class of highest probability. At most 0.
 """
 
 from typing import Any
@@ -14,7 +14,15 @@ NEEDS = ("probs",)
 
 
 def score(*, features: Any = None, probs: Any, labels: Any) -> float:
-    """NCE, at most 0. probs [N, C], labels [N]. Raises UserError for what does not fit."""
+    """Return NCE, at most 0.
+
+    Args:
+        probs: [N, C], rows sum to 1.
+        labels: [N].
+
+    Raises:
+        UserError: wrong shapes, values or labels.
+    """
     theta, classes, num_classes = checked_probs(probs, labels)
     joint = np.zeros((num_classes, theta.shape[1]))
     np.add.at(joint, (classes, theta.argmax(axis=1)), 1 / len(classes))

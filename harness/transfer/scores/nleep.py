@@ -1,9 +1,10 @@
-"""NLEEP: LEEP with the components of a Gaussian mixture on the features in place of the source's classes.
+"""NLEEP: LEEP with components of a Gaussian mixture on the features instead of source classes.
 
-Li et al., CVPR 2021, "Ranking Neural Checkpoints": principal components that keep 80 % of the variance, then a mixture of
-5 components a class with full covariances, on the same images. Two fallbacks, which `details` tells: where 5 K components are
-not fewer than the images (VTAB-1k with its 100 classes), 4, 3, 2 or 1 a class are, and where not even that, one fewer than
-the images; above MOST_COMPONENTS covariances are diagonal (SUN397's 1,985 full ones take hours).
+Li et al., CVPR 2021, "Ranking Neural Checkpoints": principal components that keep 80 % of the
+variance, then a mixture of 5 components per class with full covariances, on the same images. Two
+fallbacks, reported by `details`: if 5 K components are not fewer than the images (VTAB-1k with 100
+classes), 4, 3, 2 or 1 per class are used, or else one fewer than the images; above MOST_COMPONENTS
+covariances are diagonal (SUN397's 1,985 full ones take hours).
 """
 
 import warnings
@@ -17,16 +18,24 @@ from harness.transfer.scores.leep import log_likelihood
 NEEDS = ("features",)
 VARIANCE_KEPT = 0.8
 COMPONENTS_PER_CLASS = 5
-MOST_COMPONENTS = 600  # with full covariances
+MOST_COMPONENTS = 600  # limit for full covariances
 
 
 def score(*, features: Any, probs: Any = None, labels: Any, seed: int = 123) -> float:
-    """NLEEP, at most 0. features [N, D], labels [N]. Raises UserError for what does not fit."""
-    return details(features=features, labels=labels, seed=seed)["score"]
+    """Return NLEEP, at most 0.
+
+    Args:
+        features: [N, D].
+        labels: [N].
+
+    Raises:
+        UserError: wrong shapes, values or labels.
+    """
+    return float(details(features=features, labels=labels, seed=seed)["score"])
 
 
 def details(*, features: Any, labels: Any, seed: int = 123) -> dict[str, Any]:
-    """The score, and what it was computed with: dimensions kept, components, covariances, whether the fit converged."""
+    """Return the score, dimensions kept, components, covariances, and whether the fit converged."""
     from sklearn.decomposition import PCA
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
@@ -49,7 +58,7 @@ def details(*, features: Any, labels: Any, seed: int = 123) -> dict[str, Any]:
     )
     mixture = GaussianMixture(num_components, covariance_type=covariances, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # said in the result
+        warnings.simplefilter("ignore", ConvergenceWarning)  # reported in the result
         posteriors = mixture.fit(reduced).predict_proba(reduced)
     return {
         "score": log_likelihood(np.asarray(posteriors, np.float64), classes, num_classes),

@@ -172,7 +172,7 @@ def _unpack(archive: Path) -> None:
         _marker(archive).touch()
     except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(
-            f"{archive} is not a whole archive: {error}", "Remove it and download again."
+            f"{archive} is not a complete archive: {error}", "Remove it and download again."
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -238,7 +238,7 @@ def test_a_hostile_archive_leaves_nothing(host: Host, tmp_path: Path, kind: str,
 def test_half_an_archive_leaves_nothing(host: Host, tmp_path: Path, kind: str):
     members = {f"{index}.txt": np.random.default_rng(index).bytes(20_000) for index in range(5)}
     host.files[f"/data.{kind}"] = packed(kind, members)[:15_000]
-    with pytest.raises(UserError, match="not a whole archive"):
+    with pytest.raises(UserError, match="not a complete archive"):
         fetch(Download(f"data.{kind}", f"{host.url}/data.{kind}", unpack=True), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [f"data.{kind}"]
 

@@ -88,6 +88,6 @@ def _examples(
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(
             f"{files.where(names[scenes])} is not a whole list of scenes: {error!r}",
-            "Fetch it again.",
+            "Download it again.",
         ) from error
     return sorted(examples, key=lambda example: example.key)

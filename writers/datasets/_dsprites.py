@@ -55,14 +55,14 @@ def open_dsprites(
         or values.min() < 0
         or values[:, factor].max() >= num_values
     ):
-        raise UserError(f"{file}: its factors are not those of dSprites.", "Fetch it again.")
+        raise UserError(f"{file}: its factors are not those of dSprites.", "Download it again.")
     packed = np.empty((len(values), 64, 8), np.uint8)
     done = 0
     for slab in slabs:
         packed[done : done + len(slab)] = np.packbits(slab, axis=2)
         done += len(slab)
     if done != len(values):
-        raise UserError(f"{file} has {done} images for {len(values)} labels.", "Fetch it again.")
+        raise UserError(f"{file} has {done} images for {len(values)} labels.", "Download it again.")
 
     def pixels(number: int) -> np.ndarray:
         return np.unpackbits(packed[number], axis=1) * np.uint8(255)
@@ -92,7 +92,7 @@ def _open_npz(file: Path) -> tuple[np.ndarray, Iterator[np.ndarray]]:
             return content["latents_classes"], _slabs(file)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{file} is not a whole .npz of dSprites: {error}", "Fetch it again."
+            f"{file} is not a whole .npz of dSprites: {error}", "Download it again."
         ) from error
 
 

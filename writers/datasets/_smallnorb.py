@@ -115,5 +115,5 @@ def _read_matrix(file: Path) -> np.ndarray:
         ).reshape(shape)
     except (OSError, EOFError, ValueError, KeyError, zlib.error) as error:
         raise UserError(
-            f"{file} is not a whole file of NORB: {error!r}", "Fetch it again."
+            f"{file} is not a whole file of NORB: {error!r}", "Download it again."
         ) from error

@@ -89,7 +89,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 def _listing(lists: Lists, name: str, folder: str, classes: list[str]) -> list[tuple[str, str]]:
     annotations = np.atleast_1d(variable(read_mat(lists.bytes(name), name), "annotations", name))
     if not {"class", "fname"} <= set(annotations.dtype.names or ()):
-        raise UserError(f"{name} has no classes of images.", "Fetch it again.")
+        raise UserError(f"{name} has no classes of images.", "Download it again.")
     labels = [int(number) - 1 for number in annotations["class"].tolist()]  # 1-based in the file
     check_labels(labels, len(classes), name)
     images = [str(image).strip() for image in annotations["fname"].tolist()]

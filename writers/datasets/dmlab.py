@@ -64,7 +64,7 @@ def _records(file: Path) -> list[tuple[Place, int]]:
         found = [(example["image"], example["label"]) for example in read_examples(file)]
     except (Damaged, KeyError) as error:
         raise UserError(
-            f"{file} is not a whole file of DMLab: {error}", "Fetch it again."
+            f"{file} is not a whole file of DMLab: {error}", "Download it again."
         ) from error
     places = [
         (place, label)
@@ -73,7 +73,7 @@ def _records(file: Path) -> list[tuple[Place, int]]:
     ]
     if len(places) != len(found):
         raise UserError(
-            f"{file} has images or labels of another kind than DMLab's.", "Fetch it again."
+            f"{file} has images or labels of another kind than DMLab's.", "Download it again."
         )
     check_labels([label for _, label in places], len(CLASSES), str(file))
     return places

@@ -74,7 +74,7 @@ def _load(path: Path, part: str) -> tuple[Any, list[int]]:
     if images.dtype != "uint8" or images.shape[1:] != (96, 96, 3) or len(images) != len(labels):
         raise UserError(
             f"{files[0]} has images {images.dtype} {images.shape} for {len(labels)} labels.",
-            "Fetch it again.",
+            "Download it again.",
         )
     check_labels(labels, 2, str(files[1]))
     return images, labels

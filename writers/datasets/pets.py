@@ -80,14 +80,14 @@ def _listing(lists: Lists, split: str, names: dict[int, str]) -> list[tuple[str,
         if len(fields) < 2 or not fields[1].isdigit():
             raise UserError(
                 f"annotations/{split}.txt: '{line}' is not an image and its class.",
-                "Fetch it again.",
+                "Download it again.",
             )
         breed = fields[0].rsplit("_", 1)[0]
         if names.setdefault(int(fields[1]), breed) != breed:
             raise UserError(
                 f"annotations/{split}.txt: class {fields[1]} is called {breed} and "
                 f"{names[int(fields[1])]}.",
-                "Fetch it again.",
+                "Download it again.",
             )
         found.append((f"images/{fields[0]}.jpg", breed))
     return found

@@ -76,7 +76,7 @@ def _load(file: Path) -> tuple[np.ndarray, list[int]]:
             )
     except Exception as error:  # scipy raises many types for a damaged file
         raise UserError(
-            f"{file} is not a whole file of SVHN: {error}", "Fetch it again."
+            f"{file} is not a whole file of SVHN: {error}", "Download it again."
         ) from error
     check_labels((labels - 1).tolist(), 10, str(file))
     return np.ascontiguousarray(images.transpose(3, 0, 1, 2)), (labels % 10).tolist()

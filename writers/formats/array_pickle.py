@@ -1,4 +1,4 @@
-"""Pickles of NumPy arrays in plain containers, read without letting them name anything but arrays."""
+"""Read pickles of NumPy arrays in plain containers, without loading any other class."""
 
 import io
 import pickle
@@ -14,12 +14,17 @@ ALLOWED = {
 
 
 def loads(data: bytes) -> Any:
-    """What is in the pickle, of Python 2 too. Raises pickle.UnpicklingError, or what a damaged pickle raises."""
+    """Unpickle, Python 2's format included.
+
+    Raises:
+        pickle.UnpicklingError: the pickle names another class. A damaged pickle raises other
+            errors.
+    """
     return _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
 
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is no array")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not an array")
         return super().find_class(module, name)

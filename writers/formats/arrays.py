@@ -1,6 +1,7 @@
-"""Images that lie in arrays (CIFAR's pickles, .mat, .npz, HDF5) as files of a source: each becomes a PPM when it is read.
+"""Images in arrays (CIFAR's pickles, .mat, .npz, HDF5) as files of a source.
 
-A PPM is a line of text and the pixels: nothing is lost, and next to nothing is computed.
+Each image becomes a PPM when it is read: a line of text and the pixels, without loss and at little
+cost.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +15,18 @@ from writers.source import Example
 
 
 class ArrayFiles:
-    """Files called `<part>/<number>`, of one array of images for each part, in its order."""
+    """Files named `<part>/<number>`, one array of images per part."""
 
     def __init__(
         self, parts: Mapping[str, tuple[int, Callable[[int], np.ndarray]]], origin: str
     ) -> None:
-        """parts: how many images, and a function from an image's number to its pixels: uint8 [H, W] or [H, W, 3].
+        """Wrap arrays.
 
-        The function is called by several threads. origin: the archive, in words for an error message.
+        Args:
+            parts: per part the number of images, and a thread-safe function from an image's index
+                to its
+                pixels, uint8 [H, W] or [H, W, 3].
+            origin: the archive, for error messages.
         """
         self._parts, self._origin = parts, origin
 
@@ -41,14 +46,14 @@ class ArrayFiles:
 
 
 def to_ppm(pixels: np.ndarray) -> bytes:
-    """uint8 [H, W] or [H, W, 3] as the bytes of an image file that every decoder reads."""
+    """Encode pixels, uint8 [H, W] or [H, W, 3], as PGM or PPM."""
     assert pixels.dtype == np.uint8 and pixels.shape[2:] in ((), (3,))
     kind = "P6" if pixels.ndim == 3 else "P5"
     return f"{kind} {pixels.shape[1]} {pixels.shape[0]} 255\n".encode() + pixels.tobytes()
 
 
 def array_examples(part: str, labels: Sequence[int], classes: Sequence[str]) -> list[Example]:
-    """The examples of one part of `ArrayFiles`, in the array's order."""
+    """Examples of one part of `ArrayFiles`, in the array's order."""
     return [
         Example(f"{part}/{number:07d}", label, f"{classes[label]}/{part}{number:07d}")
         for number, label in enumerate(labels)
@@ -56,9 +61,12 @@ def array_examples(part: str, labels: Sequence[int], classes: Sequence[str]) -> 
 
 
 def open_hdf5(file: Path, name: str) -> Any:
-    """The array `name` of an HDF5 file, left on the disk: h5py reads what is sliced out of it, one thread at a time.
+    """Open the array `name` of an HDF5 file without reading it.
 
-    Raises UserError where h5py is missing, or the file is damaged or has no such array.
+    H5py reads slices, one thread at a time.
+
+    Raises:
+        UserError: h5py is missing, or the file is damaged or has no such array.
     """
     try:
         import h5py
@@ -68,5 +76,6 @@ def open_hdf5(file: Path, name: str) -> Any:
         return h5py.File(file, "r")[name]
     except (OSError, KeyError) as error:
         raise UserError(
-            f"{file} is not a whole HDF5 file with an array '{name}': {error}", "Fetch it again."
+            f"{file} is not a complete HDF5 file with an array '{name}': {error}",
+            "Download it again.",
         ) from error

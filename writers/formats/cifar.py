@@ -1,4 +1,4 @@
-"""CIFAR's batches: pickles of arrays."""
+"""Read CIFAR's batches: pickles of arrays."""
 
 import tarfile
 from pathlib import Path
@@ -14,7 +14,11 @@ from writers.formats.layout_search import check_labels
 def read_batches(
     path: Path, folder: str, archive: str, names: list[str]
 ) -> list[dict[str, Any]] | None:
-    """The batches below `path`/`folder`, or in the archive as it is; None: neither is there."""
+    """Read the batches below `path`/`folder` or in the archive.
+
+    Returns:
+        The batches, or None if neither exists.
+    """
     inside = path if path.name == folder else path / folder
     if inside.is_dir():
         return [
@@ -36,28 +40,32 @@ def read_batches(
                     assert file is not None
                     found[member.name.rsplit("/", 1)[1]] = file.read()
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{packed} is not a whole archive: {error}", "Fetch it again.") from error
+        raise UserError(
+            f"{packed} is not a complete archive: {error}", "Download it again."
+        ) from error
     return [_unpickled(found.get(name), f"{packed}:{folder}/{name}") for name in names]
 
 
 def classes_of(batch: dict[str, Any], key: str, where: str) -> list[str]:
     names = batch.get(key)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{where} has no {key}.", "Fetch it again.")
+        raise UserError(f"{where} has no {key}.", "Download it again.")
     return names
 
 
 def images_of(
     batch: dict[str, Any], key: str, num_classes: int, where: str
 ) -> tuple[np.ndarray, list[int]]:
-    """Pixels uint8 [N, 32, 32, 3], and labels."""
+    """Return pixels, uint8 [N, 32, 32, 3], and labels."""
     pixels, labels = batch.get("data"), batch.get(key)
     if (
         not isinstance(pixels, np.ndarray)
         or pixels.dtype != np.uint8
         or pixels.shape != (len(labels or ()), 3072)
     ):
-        raise UserError(f"{where} does not have the images and labels of CIFAR.", "Fetch it again.")
+        raise UserError(
+            f"{where} does not have the images and labels of CIFAR.", "Download it again."
+        )
     assert isinstance(labels, list)
     check_labels(labels, num_classes, where)
     return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
@@ -65,13 +73,13 @@ def images_of(
 
 def _unpickled(data: bytes | None, where: str) -> dict[str, Any]:
     if data is None:
-        raise UserError(f"There is no {where}.", "Fetch the dataset again.")
+        raise UserError(f"There is no {where}.", "Download the dataset again.")
     try:
         content = array_pickle.loads(data)
-    except Exception as error:  # pickle raises what it likes
+    except Exception as error:  # pickle raises many exception types
         raise UserError(
-            f"{where} is not a whole batch of CIFAR: {error}", "Fetch it again."
+            f"{where} is not a complete batch of CIFAR: {error}", "Download it again."
         ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{where} is not a batch of CIFAR.", "Fetch it again.")
+        raise UserError(f"{where} is not a batch of CIFAR.", "Download it again.")
     return content

@@ -17,19 +17,24 @@ class Files(Protocol):
     """The files of a folder or an archive."""
 
     def names(self) -> Sequence[str]:
-        """Paths below the root, with / between folders."""
+        """Paths relative to the root, with / as separator."""
 
     def read(self, name: str) -> bytes:
-        """One file's bytes; may be called by several threads. Raises OSError."""
+        """Read a file's bytes; thread-safe. Raises OSError."""
 
     def where(self, name: str) -> str:
-        """The file, in words for an error message."""
+        """Describe the file for an error message."""
 
 
 def open_files(path: Path, keep: Callable[[str], bool] | None = None) -> Files:
-    """The files below a folder, or in an uncompressed tar or a zip: those whose path `keep` says yes to; None: the images.
+    """List files below a folder or in an uncompressed tar or a zip.
 
-    Raises UserError for anything else.
+    Args:
+        path: folder or archive.
+        keep: returns True for the paths to list. None keeps images.
+
+    Raises:
+        UserError: the path is something else.
     """
     path = Path(path)
     try:
@@ -38,7 +43,7 @@ def open_files(path: Path, keep: Callable[[str], bool] | None = None) -> Files:
         if path.is_file():
             is_zip = not looks_like_tar(path) and zipfile.is_zipfile(
                 path
-            )  # which looks at the end, so a tar may be both
+            )  # checks the end of the file, so a tar may be both
             return (ZipFiles if is_zip else open_tar)(path, keep or is_image)
     except OSError as error:
         raise UserError(
@@ -48,14 +53,15 @@ def open_files(path: Path, keep: Callable[[str], bool] | None = None) -> Files:
 
 
 def is_image(path: str) -> bool:
-    """By its ending; hidden files are none."""
+    """Return True for image extensions; hidden files are not images."""
     return path.lower().endswith(IMAGE_ENDINGS) and not path.rsplit("/", 1)[-1].startswith(".")
 
 
 def shards_in(folder: Path, ending: str) -> list[Path]:
-    """Files of that ending in a folder, its data/ or its splits' folders, sorted.
+    """Files with an extension in a folder, its data/ or its split folders, sorted.
 
-    Those beside other folders are left out: a table or an archive that lies in a tree of class folders is none of its images.
+    Files next to other folders are skipped: a table or an archive in a tree of class folders is not
+    data.
     """
     places = [
         folder,
@@ -84,7 +90,7 @@ class FolderFiles:
 
     def read(self, name: str) -> bytes:
         path = f"{self._root}/{name}"
-        handle = os.open(path, os.O_RDONLY)  # half as many calls of the system as open() makes
+        handle = os.open(path, os.O_RDONLY)  # half the system calls of open()
         try:
             size = os.fstat(handle).st_size
             data = os.read(handle, size)
@@ -97,7 +103,7 @@ class FolderFiles:
 
 
 class JoinedFiles:
-    """Several folders or archives as one; where two have a file of one name, the first counts."""
+    """Several folders or archives as one. If two have a file of the same name, the first wins."""
 
     def __init__(self, parts: Sequence[Files]) -> None:
         self._part_of = {name: part for part in reversed(parts) for name in part.names()}
@@ -118,7 +124,7 @@ def _has_folders(folder: Path) -> bool:
 
 
 def _walk(folder: str, prefix: str) -> Iterator[str]:
-    """Files below `folder`, those in hidden folders left out."""
+    """Files below `folder`, except those in hidden folders."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():

@@ -1,4 +1,4 @@
-"""Splits by number: of each class, in a tree without splits, so many images are for training and the others are the test."""
+"""Split a tree by a number of training images per class; the rest is test."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -23,11 +23,16 @@ def first_of_each(
     drawn: bool = False,
     classes: Sequence[str] | None = None,
 ) -> Source:
-    """The tree at `path` with `number` images of each class in train, the first by name or, `drawn`, by a draw of our own.
+    """Open the tree at `path` with `number` images per class in train.
 
-    number None: splits by the shares of `settings`. The draw is the same whatever seed a person gives: the split belongs to the
-    benchmark. Val is then carved out of train. A tree that has splits of its own keeps them. Raises UserError for a class
-    without an image left to test.
+    A tree with splits of its own keeps them. Val is drawn from train.
+
+    Args:
+        number: training images per class. None splits by the fractions of `settings`.
+        drawn: take images by a fixed draw, independent of the seed, instead of the first by name.
+
+    Raises:
+        UserError: a class has no image left for test.
     """
     source = open_source(
         path, replace(settings, val=0.0, test=0.0), name=name, exclude=exclude, classes=classes
@@ -36,7 +41,7 @@ def first_of_each(
         return with_own_splits(source, settings)
     images = [
         example for example in source.splits["train"] if example.name.count("/") == 1
-    ]  # strays lie in folders within
+    ]  # stray files are in nested folders
     if number is None:
         source.splits = carve(images, [], [], settings)
         return source
@@ -48,8 +53,9 @@ def first_of_each(
     for label, examples in sorted(by_class.items()):
         if len(examples) <= number:
             raise UserError(
-                f"Class {source.classes[label]} of {path} has {len(examples)} images; {number} are for training, "
-                "and at least one for the test.",
+                f"Class {source.classes[label]} of {path} has {len(examples)} images; {number} are "
+                "needed for training "
+                "and at least one for test.",
                 "Is the dataset whole?",
             )
         if drawn:

@@ -1,7 +1,8 @@
-"""Which class each of ImageNet's 50,000 validation images is of: their archive has only numbers.
+"""Labels of ImageNet's 50,000 validation images, whose archive only numbers them.
 
-The list is shipped as `writers/imagenet_val.txt` (`writers/tools/make_imagenet_val.py` made it). It is also what ImageNet's own
-development kit says, which is read instead where a person has it.
+The list `writers/imagenet_val.txt` is part of the package (made by
+`writers/tools/make_imagenet_val.py`). It equals the list in ImageNet's development kit, which is
+read instead if it is present.
 """
 
 import io
@@ -20,19 +21,19 @@ GROUND_TRUTH, SYNSETS = "data/ILSVRC2012_validation_ground_truth.txt", "data/met
 
 
 def image_name(number: int) -> str:
-    """Of an image by its number, 1 to 50,000."""
+    """File name of an image by its number, 1 to 50,000."""
     return f"ILSVRC2012_val_{number:08d}.JPEG"
 
 
 def shipped() -> list[str]:
-    """The WordNet id of each image: image number n is at n - 1."""
+    """WordNet ids from the package: image number n is at index n - 1."""
     classes = imagenet_classes()
     digits = "".join(line for line in FILE.read_text().splitlines() if not line.startswith("#"))
     return [classes[int(digits[place : place + 2], 32)] for place in range(0, len(digits), 2)]
 
 
 def of_devkit(path: Path) -> list[str]:
-    """The same out of the development kit's archive. Raises UserError for one that is not whole."""
+    """WordNet ids from the development kit's archive. Raises UserError if it is incomplete."""
     from scipy.io import loadmat
 
     try:
@@ -54,8 +55,8 @@ def of_devkit(path: Path) -> list[str]:
         OSError,
     ) as error:
         raise UserError(
-            f"{path} is not ImageNet's development kit, whole: {error}",
-            "Fetch it again, or remove it: the labels are shipped here, too.",
+            f"{path} is not ImageNet's complete development kit: {error}",
+            "Download it again, or remove it: the labels are also part of this package.",
         ) from error
 
 

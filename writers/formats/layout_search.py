@@ -1,4 +1,4 @@
-"""Finding the parts of a dataset's official layout below the folder that a person names, and carving its splits."""
+"""Find the parts of a dataset's official layout below a given folder, and draw splits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,11 +6,14 @@ from pathlib import Path
 from writers.errors import UserError
 from writers.source import Example, SplitSettings, carve
 
-DEPTHS = ("", "*/", "*/*/")  # the folder itself, and what archives and torchvision wrap around it
+DEPTHS = ("", "*/", "*/*/")  # the folder itself, and folders added by archives and torchvision
 
 
 def find(path: Path, name: str) -> Path | None:
-    """The file or folder `name` (it may have parts) at `path`, in it, or up to two folders deeper."""
+    """Find the file or folder `name`, which may have several parts, at or below `path`.
+
+    Searches at most two folders deep.
+    """
     if path.name == name and path.exists():
         return path
     return next(
@@ -20,7 +23,7 @@ def find(path: Path, name: str) -> Path | None:
 
 
 def need(path: Path, name: str, hint: str) -> Path:
-    """The same. Raises UserError where it is not there."""
+    """Like `find`, but raise UserError if it is missing."""
     found = find(path, name)
     if found is None:
         raise UserError(f"{path} has no {name}.", hint)
@@ -28,24 +31,24 @@ def need(path: Path, name: str, hint: str) -> Path:
 
 
 def shares(val: float, test: float) -> SplitSettings:
-    """A split that belongs to the dataset and is the same for everyone, whatever seed and shares a person gives.
+    """Draw a fixed split that does not depend on the seed and fractions of the user.
 
-    For sets that come without splits, where the benchmark's own are counts in another library's order of files.
+    For datasets without splits whose benchmark uses counts in another library's file order.
     """
     return SplitSettings(val=val, test=test, seed=0)
 
 
 def halve(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """Two halves, class by class, the same for everyone."""
+    """Draw two fixed halves, class by class."""
     splits = carve(list(examples), [], [], shares(0.5, 0))
     return splits["val"], splits["train"]
 
 
 def check_labels(labels: Sequence[int], num_classes: int, where: str) -> None:
-    """Raises UserError where a label is none of 0..K-1."""
+    """Raise UserError if a label is not in 0..K-1."""
     for number, label in enumerate(labels):
         if not 0 <= label < num_classes:
             raise UserError(
-                f"{where}: label {label} of image {number} is none of its {num_classes} classes.",
-                "Fetch it again.",
+                f"{where}: label {label} of image {number} is outside its {num_classes} classes.",
+                "Download it again.",
             )

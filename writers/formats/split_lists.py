@@ -1,4 +1,4 @@
-"""Datasets that come as a heap of images and lists that say which are for what: from the lists to a source."""
+"""Datasets with one folder of images and lists of the splits."""
 
 import re
 import zipfile
@@ -13,36 +13,36 @@ from writers.formats.files import Files, JoinedFiles, is_image, open_files
 from writers.formats.tars import looks_like_tar
 from writers.source import Example, Source, SplitSettings, carve, named_examples, open_source
 
-Listing = Sequence[tuple[str, str]]  # image below the root, and its class
+Listing = Sequence[tuple[str, str]]  # path of an image relative to the root, and its class
 ARCHIVE = re.compile(r"\.(tar\.gz|tgz|tar|zip)$")
 
 
 @dataclass(frozen=True)
 class Lists:
-    """The files of a dataset's official layout, wherever below the named place its root lies."""
+    """Files of a dataset's official layout, whose root may be below the given path."""
 
     files: Files
-    names: frozenset[str]  # paths below the place
-    prefix: str  # the root, below the place
-    where: str  # the place and how to get what is missing, for errors
+    names: frozenset[str]  # paths relative to the given path
+    prefix: str  # the root, relative to the given path
+    where: str  # the path, and how to get what is missing, for errors
 
     def text(self, name: str) -> str:
-        """A list, as text. Raises UserError where it is missing or none."""
+        """Read a list as text. Raises UserError if it is missing or not text."""
         return self.bytes(name).decode("utf-8", errors="replace")
 
     def lines(self, name: str) -> list[str]:
-        """Its lines that are not empty. Raises UserError where there are none."""
+        """Read the lines that are not empty. Raises UserError if there are none."""
         found = [line.strip() for line in self.text(name).splitlines() if line.strip()]
         if not found:
             raise UserError(
-                f"{self.prefix}{name} at {self.where} is empty.", "Fetch the dataset again."
+                f"{self.prefix}{name} at {self.where} is empty.", "Download the dataset again."
             )
         return found
 
     def bytes(self, name: str) -> bytes:
         if self.prefix + name not in self.names:
             raise UserError(
-                f"There is no {self.prefix}{name} at {self.where}", "Fetch the dataset again."
+                f"There is no {self.prefix}{name} at {self.where}", "Download the dataset again."
             )
         return self.files.read(self.prefix + name)
 
@@ -57,9 +57,12 @@ class Lists:
         *,
         val: Listing = (),
     ) -> Source:
-        """The images of the lists. What is missing of val is carved out of train, seeded, class by class; the test never is.
+        """Make a source of the lists.
 
-        Raises UserError for an image that is listed and not there, listed in two splits, or of no class.
+        A missing val is drawn from train, class by class; test never is.
+
+        Raises:
+            UserError: a listed image is missing, in two splits, or of an unknown class.
         """
         label = {class_name: number for number, class_name in enumerate(classes)}
         if len(label) < len(classes):
@@ -75,13 +78,16 @@ class Lists:
         if len(set(keys)) < len(keys):
             twice = Counter(keys).most_common(1)[0][0]
             raise UserError(
-                f"{self.prefix}{twice} stands in two lists of {name}.", "Fetch its lists again."
+                f"{self.prefix}{twice} is in two lists of {name}.", "Fetch its lists again."
             )
         splits = carve(in_train, in_val, in_test, replace(settings, test=0.0))
         return Source(name, path.name, list(classes), splits, self.files, self.prefix)
 
     def refuse_strangers(self, folder: str, class_folders: Collection[str]) -> None:
-        """Raises UserError for an image below `folder` (which ends in /, or is empty) that lies in none of these."""
+        """Raise UserError if an image below `folder` is of none of the classes.
+
+        `folder` ends in / or is empty.
+        """
         root, known = self.prefix + folder, set(class_folders)
         for name in sorted(self.names):
             if (
@@ -90,8 +96,8 @@ class Lists:
                 and name[len(root) :].rpartition("/")[0] not in known
             ):
                 raise UserError(
-                    f"{self.files.where(name)} is of none of the {len(known)} classes.",
-                    "Remove what is not a part of the dataset.",
+                    f"{self.files.where(name)} is in none of the {len(known)} classes.",
+                    "Remove files that are not part of the dataset.",
                 )
 
     def _examples(self, split: str, listing: Listing, label: Mapping[str, int]) -> list[Example]:
@@ -100,7 +106,8 @@ class Lists:
         for key, class_name in listing:
             if class_name not in label:
                 raise UserError(
-                    f"{self.prefix}{key} is listed under '{class_name}', which is none of the {len(label)} "
+                    f"{self.prefix}{key} is listed under '{class_name}', which is not one of the "
+                    f"{len(label)} "
                     "classes.",
                     "Fetch its lists again.",
                 )
@@ -109,7 +116,8 @@ class Lists:
             images[key] = (class_name, key.rsplit("/", 1)[-1])
         if missing:
             raise UserError(
-                f"{len(missing)} of the {len(listing)} images of {split} are not at {self.where} "
+                f"{len(missing)} of the {len(listing)} images of {split} are missing at "
+                f"{self.where} "
                 f"The first is {self.prefix}{missing[0]}.",
                 "Is the archive whole?",
             )
@@ -117,9 +125,12 @@ class Lists:
 
 
 def open_lists(path: Path, marker: str, spec: DatasetSpec) -> Lists | None:
-    """The layout whose root has the file `marker`, in a folder, a tar or a zip; None: there is no such file.
+    """Find the layout whose root has the file `marker`, in a folder, a tar or a zip.
 
-    In a folder, those of the publisher's archives that can be read where they lie (.tar or .zip) count as unpacked.
+    In a folder, the publisher's .tar and .zip archives are read like unpacked folders.
+
+    Returns:
+        The lists, or None if the marker is missing.
     """
     if path.is_file() and not looks_like_tar(path) and not zipfile.is_zipfile(path):
         return None
@@ -142,9 +153,9 @@ def class_folders(
     missing: str,
     classes: Sequence[str] | None = None,
 ) -> Source:
-    """A tree with train/ and test/, as mirrors have it, where the layout's own file `missing` is not there.
+    """Open a mirror's tree with train/ and test/ if the official file `missing` is absent.
 
-    A lone val/ or valid/ beside train/ is the test set, which fast.ai's and Salman's copies call so; beside test/ it is val.
+    If there is no test/, val/ or valid/ is the test set, as in fast.ai's and Salman's copies.
     """
     refuse_packed(path, spec)
     try:
@@ -164,7 +175,7 @@ def class_folders(
 
 
 def refuse_packed(path: Path, spec: DatasetSpec) -> None:
-    """Raises UserError where all that is there is an archive which has to be unpacked."""
+    """Raise UserError if the path only has an archive that must be unpacked."""
     places = (
         [path]
         if path.is_file()
@@ -179,13 +190,13 @@ def refuse_packed(path: Path, spec: DatasetSpec) -> None:
         and not (path.is_dir() and open_files(path).names())
     ):
         raise UserError(
-            f"{packed} is compressed: its images cannot be read where they lie.",
-            "Unpack it there; `harness download` does that, too.",
+            f"{packed} is compressed: its images cannot be read without unpacking.",
+            "Unpack it there; `harness download` does that as well.",
         )
 
 
 def with_own_splits(source: Source, settings: SplitSettings) -> Source:
-    """A source whose tree has splits keeps them; val is carved where there is none."""
+    """Keep the splits of a tree; draw val from train if there is none."""
     train, val, test = (source.splits[split] for split in ("train", "val", "test"))
     if not test:
         val, test = [], val
@@ -194,7 +205,7 @@ def with_own_splits(source: Source, settings: SplitSettings) -> Source:
 
 
 def _archives(path: Path, spec: DatasetSpec) -> list[Path]:
-    """The publisher's archives that lie in the folder `path`, uncompressed or as a zip that need not be unpacked."""
+    """The publisher's archives in the folder `path` that are readable without unpacking."""
     names = [
         download.file
         for download in spec.downloads

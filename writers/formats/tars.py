@@ -1,7 +1,8 @@
-"""Tar archives read where they lie: their members' names and places are listed once, and nothing is unpacked.
+"""Read tar archives without unpacking: names and offsets of their members are listed once.
 
-`tarfile` keeps a kilobyte of each member and takes an archive that ends between two members for a whole one. Here the list
-of the official ImageNet training tar costs about 200 bytes a member, and an archive without its end mark is refused.
+`tarfile` keeps a kilobyte per member and accepts an archive that ends between two members. Here the
+list of the official ImageNet training tar costs about 200 bytes per member, and an archive without
+its end mark is refused.
 """
 
 import os
@@ -12,21 +13,20 @@ from typing import NamedTuple
 from writers.errors import UserError
 
 BLOCK = 512
-WINDOW = 4096  # bytes read at once: a header, with the extended header that may stand before it
-REGULAR = (
-    b"0\0" + b"7"
-)  # types of member: a file; of a time before there were types; contiguous, which is a file, too
+WINDOW = 4096  # bytes read at once: a header, and an extended header before it
+REGULAR = b"0\0" + b"7"  # types of files: regular, old format without types, contiguous
 FOLDER = b"5"
-WITHOUT_DATA = b"123456"  # links, devices, folders, pipes: whatever their headers say of a size
+# links, devices, folders, pipes: no content, regardless of the size in their header
+WITHOUT_DATA = b"123456"
 SIZE_BITS, OFFSET_BITS = 32, 56
 
 
 class Member(NamedTuple):
-    """One member of an archive."""
+    """A member of an archive."""
 
-    name: str  # / between folders; no part is empty, `.` or `..`
-    kind: bytes  # the header's type
-    offset: int  # of its first byte in the file that holds the archive
+    name: str  # normalized: / as separator, no part is empty, `.` or `..`
+    kind: bytes  # type in the header
+    offset: int  # offset of its first byte in the file that contains the archive
     size: int  # bytes
 
     @property
@@ -39,24 +39,24 @@ class Member(NamedTuple):
 
 
 class TarFiles:
-    """Files at known places in one or several archives; may be read by several threads."""
+    """Files at known offsets in one or several archives; thread-safe."""
 
     def __init__(self) -> None:
         self._archives: list[Path] = []
         self._places: dict[
             str, int
-        ] = {}  # archive, offset and size in one number: a third of a tuple's memory
+        ] = {}  # archive, offset and size in one integer: a third of a tuple's memory
 
     def add(self, name: str, archive: Path, member: Member) -> None:
-        """Raises UserError for a name that is there already."""
+        """Add a member. Raises UserError if the name exists."""
         if not self._archives or self._archives[-1] is not archive:
             self._archives.append(archive)
         if name in self._places:
             raise UserError(
-                f"{archive} has {name} twice.", "Which of the two counts is unclear; remove one."
+                f"{archive} has {name} twice.", "It is unclear which one to use; remove one."
             )
         if member.size >> SIZE_BITS:
-            raise UserError(f"{archive}: {name} has {member.size:,} bytes, which is no image.")
+            raise UserError(f"{archive}: {name} has {member.size:,} bytes, which is not an image.")
         place = (len(self._archives) - 1) << OFFSET_BITS | member.offset
         self._places[name] = place << SIZE_BITS | member.size
 
@@ -81,7 +81,11 @@ class TarFiles:
 
 
 def open_tar(path: Path, keep: Callable[[str], bool]) -> TarFiles:
-    """The members whose names `keep` says yes to. Raises UserError for links among them, and as `members` does."""
+    """List the members whose names `keep` accepts.
+
+    Raises:
+        UserError: one is a link, and as `members` does.
+    """
     files = TarFiles()
     with path.open("rb", buffering=0) as archive:
         for member in members(archive.fileno(), path):
@@ -92,26 +96,34 @@ def open_tar(path: Path, keep: Callable[[str], bool]) -> TarFiles:
 
 
 def refuse_link(member: Member, path: Path) -> None:
-    """Raises UserError for a member that is no file of its own."""
+    """Raise UserError for a member that is not a regular file."""
     if not member.is_file:
         raise UserError(
-            f"{path}: {member.name} is a link or a file of a special kind, which is not followed.",
+            f"{path}: {member.name} is a link or a special file, which is not read.",
             "Pack the files themselves: tar --dereference --hard-dereference.",
         )
 
 
 def looks_like_tar(path: Path) -> bool:
-    """Whether the file begins as an uncompressed tar does."""
+    """Return True if the file begins like an uncompressed tar."""
     with path.open("rb") as file:
         header = file.read(BLOCK)
     return len(header) == BLOCK and (not any(header) or _checksum_fits(header))
 
 
 def members(handle: int, path: Path, begin: int = 0, end: int | None = None) -> Iterator[Member]:
-    """The members of the archive that lies from `begin` to `end` in an open file; links and folders, too.
+    """List the members of an archive between two offsets of a file, links and folders included.
 
-    `path` names the archive in errors. Understands ustar, GNU's and POSIX's long names and sizes. Raises UserError for what is
-    no tar, damaged, cut short, or names a file outside itself.
+    Supports ustar, and long names and sizes of GNU and POSIX.
+
+    Args:
+        file: open file.
+        path: name of the archive for errors.
+        begin: first byte of the archive.
+        end: end of the archive.
+
+    Raises:
+        UserError: not a tar, damaged, cut short, or a name outside the archive.
     """
     end = os.fstat(handle).st_size if end is None else end
     read = _Window(handle, end)
@@ -120,13 +132,14 @@ def members(handle: int, path: Path, begin: int = 0, end: int | None = None) -> 
         header = read(offset, BLOCK)
         if len(header) < BLOCK:
             raise UserError(
-                f"{path} is not a whole, uncompressed tar archive: it has no end mark.", _FETCH
+                f"{path} is not a complete, uncompressed tar archive: it has no end mark.", _FETCH
             )
         if not any(header):
             return
         if not _checksum_fits(header):
             raise UserError(
-                f"{path} is not a whole, uncompressed tar archive: no member begins at byte {offset:,}.",
+                f"{path} is not a complete, uncompressed tar archive: no member begins at byte "
+                f"{offset:,}.",
                 _FETCH,
             )
         kind, data = header[156:157], offset + BLOCK
@@ -141,29 +154,30 @@ def members(handle: int, path: Path, begin: int = 0, end: int | None = None) -> 
         name = long_name or _name(header, path)
         if data + size > end:
             raise UserError(
-                f"{path} is not a whole, uncompressed tar archive: it ends inside {name}.", _FETCH
+                f"{path} is not a complete, uncompressed tar archive: it ends inside {name}.",
+                _FETCH,
             )
         if kind == b"L":
             long_name = _text(read(data, size).rstrip(b"\0"), path)
         elif kind == b"x":
             long_name, long_size = _extended(read(data, size), path, long_name)
-        elif kind not in b"gK":  # a header for all members, or a link's long target
+        elif kind not in b"gK":  # a global header, or a link's long target
             yield Member(_checked(name, path), kind, data, size)
             long_name, long_size = "", -1
 
 
-_FETCH = "Fetch it again, or pack it again without compression."
+_FETCH = "Download it again, or pack it again without compression."
 
 
 class _Window:
-    """Reads what lies close together from the disk at once."""
+    """Read adjacent bytes from the disk at once."""
 
     def __init__(self, handle: int, end: int) -> None:
         self._handle, self._end = handle, end
         self._start, self._data = 0, b""
 
     def __call__(self, offset: int, size: int) -> bytes:
-        """Fewer bytes than asked for where the archive ends."""
+        """Return the requested bytes, or fewer at the end of the archive."""
         if not self._start <= offset <= offset + size <= self._start + len(self._data):
             self._start = offset
             self._data = os.pread(
@@ -173,7 +187,10 @@ class _Window:
 
 
 def _checksum_fits(header: bytes) -> bool:
-    """The sum of the header's bytes, its own field taken as spaces; some old programs summed signed bytes."""
+    """Check the sum of the header's bytes, with its own field as spaces.
+
+    Some old programs summed signed bytes.
+    """
     try:
         stated = _number(header[148:156])
     except ValueError:
@@ -184,11 +201,11 @@ def _checksum_fits(header: bytes) -> bool:
 
 
 def _number(digits: bytes) -> int:
-    """Octal, or where that is too short: two to the power of 8 with the first bit set."""
+    """Parse a number: octal, or base 256 if the first bit is set."""
     if digits[0] & 0x80:
         return int.from_bytes(digits, "big") & ((1 << (8 * len(digits) - 1)) - 1)
     text = digits.split(b"\0", 1)[0].strip()
-    if text and not text.isdigit():  # int() would take a sign
+    if text and not text.isdigit():  # int() would accept a sign
         raise ValueError(f"{text!r} is no number")
     return int(text or b"0", 8)
 
@@ -198,7 +215,8 @@ def _size(header: bytes, path: Path) -> int:
         return _number(header[124:136])
     except ValueError as error:
         raise UserError(
-            f"{path} is not a whole, uncompressed tar archive: the size of a member is none.",
+            f"{path} is not a complete, uncompressed tar archive: the size of a member is not a "
+            "number.",
             _FETCH,
         ) from error
 
@@ -211,10 +229,13 @@ def _name(header: bytes, path: Path) -> str:
 
 
 def _extended(records: bytes, path: Path, name: str) -> tuple[str, int]:
-    """Name and size out of POSIX's extended header, `<length> <keyword>=<value>\\n` again and again; -1: it says no size."""
+    """Read name and size from POSIX's extended header, repeated `<length> <keyword>=<value>` lines.
+
+    Size is -1 if it is not given.
+    """
     size = -1
     if b"path=" not in records and b"size=" not in records and b"GNU.sparse" not in records:
-        return name, size  # most often it is about times
+        return name, size  # most headers only have times
     try:
         while records:
             length, rest = records.split(b" ", 1)
@@ -226,12 +247,12 @@ def _extended(records: bytes, path: Path, name: str) -> tuple[str, int]:
                 size = _number(b"%o" % int(value))
             elif keyword.startswith(b"GNU.sparse"):
                 raise UserError(
-                    f"{path} holds files with holes (GNU sparse), which are not read.",
+                    f"{path} holds sparse files (GNU), which are not supported.",
                     "Pack it without --sparse.",
                 )
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged: one of its extended headers is none.", _FETCH
+            f"{path} is damaged: one of its extended headers is invalid.", _FETCH
         ) from error
     return name, size
 
@@ -246,7 +267,7 @@ def _text(name: bytes, path: Path) -> str:
 
 
 def _checked(name: str, path: Path) -> str:
-    """Without `./` and the like."""
+    """Normalize a name: remove `./` and the like."""
     parts = name.split("/")
     if name.startswith("/") or ".." in parts:
         raise UserError(f"{path} names a file outside itself: {name}", "Do not trust this archive.")

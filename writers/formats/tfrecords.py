@@ -1,8 +1,11 @@
-"""TFRecord files of tf.train.Example without TensorFlow: where each value lies, found in one pass.
+"""Read TFRecord files of tf.train.Example without TensorFlow.
 
-A file is a sequence of records: length (8 bytes), checksum (4), data, checksum (4). The data are a protocol buffer:
-Example { Features features = 1 }, Features { map<string, Feature> feature = 1 }, Feature { BytesList = 1, FloatList = 2,
-Int64List = 3 }. Checksums (CRC-32C) are not checked; a file that is cut short is found all the same.
+One pass finds the offset of each value.
+
+A file is a sequence of records: length (8 bytes), checksum (4), data, checksum (4). The data are a
+protocol buffer: Example { Features features = 1 }, Features { map<string, Feature> feature = 1 },
+Feature { BytesList = 1, FloatList = 2, Int64List = 3 }. Checksums (CRC-32C) are not checked; a file
+that is cut short is still detected.
 """
 
 import mmap
@@ -12,16 +15,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-BYTES = 2  # protocol buffers' wire type of what has a length
+BYTES = 2  # protocol buffers' wire type of length-delimited fields
 
 
 class Damaged(Exception):
-    """The file is not a whole sequence of examples."""
+    """The file is not a complete sequence of examples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Bytes in a file."""
+    """A range of bytes in a file."""
 
     file: Path
     offset: int
@@ -29,7 +32,7 @@ class Place:
 
 
 class PlacesInFiles:
-    """Those as the files of a source."""
+    """Ranges of bytes as files of a source."""
 
     def __init__(self, places: Mapping[str, Place]) -> None:
         self._places = places
@@ -50,9 +53,10 @@ class PlacesInFiles:
 
 
 def read_examples(file: Path) -> Iterator[dict[str, Place | int]]:
-    """Of each record, its first value of each feature: a place for bytes, a number for an integer; floats are left out.
+    """Read the first value of each feature of each record.
 
-    Raises Damaged.
+    Bytes are returned as a range in the file, integers as numbers; floats are skipped. Raises
+    Damaged.
     """
     if not file.stat().st_size:
         return
@@ -78,7 +82,7 @@ def _features(
                 for number, first, last in _fields(data, entry_start, entry_end)
             }
             if set(parts) != {1, 2}:
-                raise Damaged(f"byte {entry_start} begins no feature")
+                raise Damaged(f"byte {entry_start} is not the start of a feature")
             name = data[slice(*parts[1])].decode(errors="replace")
             for kind, list_start, list_end in _fields(data, *parts[2]):
                 value = _first_value(data, kind, list_start, list_end, file)
@@ -102,7 +106,7 @@ def _first_value(
 
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, first and last byte of each field of a message whose fields all have lengths."""
+    """Number, first and last byte of each field of a message of length-delimited fields."""
     while start < end:
         tag, start = _varint(data, start, end)
         if tag & 7 != BYTES:
@@ -115,7 +119,7 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, i
 
 
 def _varint(data: mmap.mmap, start: int, end: int) -> tuple[int, int]:
-    """A number of seven bits a byte, the lowest first; and where it ends."""
+    """Decode a varint (seven bits per byte, lowest first); return it and its end."""
     value = 0
     for place in range(start, min(end, start + 10)):
         value |= (data[place] & 0x7F) << (7 * (place - start))

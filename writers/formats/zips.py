@@ -1,7 +1,7 @@
-"""A zip archive read where it lies: CLEVR's 19 GB and KITTI's 12 GB need not be unpacked.
+"""Read a zip archive without unpacking, such as CLEVR's 19 GB and KITTI's 12 GB.
 
-Its table is read once. Each member is then read by its place, by several threads at a time, which `zipfile` itself does
-only one after another.
+Its table is read once. Members are then read by offset from several threads, which `zipfile`
+serializes.
 """
 
 import os
@@ -15,12 +15,16 @@ from writers.errors import UserError
 
 LOCAL_HEADER = struct.Struct(
     "<4s22xHH"
-)  # signature, ..., bytes of the name and of the extra field behind it
+)  # signature, ..., lengths of the name and of the extra field after it
 
 
 class ZipFiles:
     def __init__(self, path: Path, keep: Callable[[str], bool]) -> None:
-        """Raises UserError for a damaged archive, one with paths outside itself, and ways of packing other than deflate."""
+        """Read the table of an archive.
+
+        Raises:
+            UserError: damaged, paths outside the archive, or a compression other than deflate.
+        """
         self._path = path
         self._members: dict[str, zipfile.ZipInfo] = {}
         try:
@@ -28,7 +32,7 @@ class ZipFiles:
                 members = archive.infolist()
         except (zipfile.BadZipFile, NotImplementedError) as error:
             raise UserError(
-                f"{path} is not a whole zip archive: {error}.", "Fetch it again."
+                f"{path} is not a complete zip archive: {error}.", "Download it again."
             ) from error
         for member in members:
             name = PurePosixPath(member.filename)
@@ -43,7 +47,7 @@ class ZipFiles:
                     or member.flag_bits & 1
                 ):
                     raise UserError(
-                        f"{path} packs {member.filename} in a way that is not read here.",
+                        f"{path} compresses {member.filename} with an unsupported method.",
                         "Unpack it yourself.",
                     )
                 self._members[str(name)] = member
@@ -52,7 +56,7 @@ class ZipFiles:
         return list(self._members)
 
     def read(self, name: str) -> bytes:
-        """Raises OSError for a member that is cut short or whose checksum differs."""
+        """Read a member. Raises OSError if it is cut short or its checksum differs."""
         member = self._members[name]
         with self._path.open("rb", buffering=0) as archive:
             header = os.pread(archive.fileno(), LOCAL_HEADER.size, member.header_offset)

@@ -52,7 +52,9 @@ def find(path: Path, classes: Sequence[str] | None) -> Found:
     for archive in archives:
         split = _split_of(archive)
         if split is None or split in splits:
-            raise UserError(f"{archive} is not ImageNet's archive of that name.", "Fetch it again.")
+            raise UserError(
+                f"{archive} is not ImageNet's archive of that name.", "Download it again."
+            )
         listed, splits[split] = _train(archive) if split == "train" else _val(archive)
         files.append(listed)
     return Found(files[0] if len(files) == 1 else JoinedFiles(files), splits)
@@ -89,7 +91,7 @@ def _train(path: Path) -> tuple[TarFiles, Images]:
             for tar, found in zip(batch, pool.map(listed, batch), strict=True):
                 wnid = tar.name.removesuffix(".tar")
                 if not found:
-                    raise UserError(f"{path}: {tar.name} has no images.", "Fetch it again.")
+                    raise UserError(f"{path}: {tar.name} has no images.", "Download it again.")
                 for member in found:
                     refuse_link(member, path / tar.name)
                     key = f"train/{wnid}/{member.name}"

@@ -109,7 +109,7 @@ class ParquetFiles:
             table = self._open(shard).read(["label", f"{column}.path"], use_threads=False).flatten()
         except Exception as error:  # pyarrow raises its own exception types
             raise UserError(
-                f"{self.shards[shard]} is damaged: {error}", "Fetch it again."
+                f"{self.shards[shard]} is damaged: {error}", "Download it again."
             ) from error
         return list(
             zip(table["label"].to_pylist(), table[f"{column}.path"].to_pylist(), strict=True)
@@ -226,7 +226,7 @@ def _metadata(shard: Path) -> Any:
         raise
     except Exception as error:  # pyarrow raises its own exception types
         raise UserError(
-            f"{shard} is not a complete Parquet file: {error}", "Fetch it again."
+            f"{shard} is not a complete Parquet file: {error}", "Download it again."
         ) from error
 
 

@@ -80,7 +80,7 @@ def _label(
             said = said if isinstance(said, dict) else {}
         except ValueError as error:
             raise UserError(
-                f"{shard}:{key}.json is not JSON: {error}", "Fetch it again."
+                f"{shard}:{key}.json is not JSON: {error}", "Download it again."
             ) from error
     if ".cls" in found:
         label: Any = _content(handle, found[".cls"]).decode(errors="replace").strip()

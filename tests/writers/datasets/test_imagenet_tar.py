@@ -116,7 +116,7 @@ def test_the_development_kit_beside_the_archive_goes_before_the_shipped_list(arc
     } == numbers
     devkit.write_bytes(devkit.read_bytes()[:3000])
     with pytest.raises(
-        UserError, match=r"devkit_t12\.tar\.gz is not ImageNet's development kit, whole"
+        UserError, match=r"devkit_t12\.tar\.gz is not ImageNet's complete development kit"
     ):
         opened(archives)
 
@@ -160,7 +160,7 @@ def test_half_downloaded_archives_are_named(archives: Path):
     for name in (TRAIN, VAL):
         whole = (archives / name).read_bytes()
         (archives / name).write_bytes(whole[:2000])
-        with pytest.raises(UserError, match=rf"{name}.* is not a whole, uncompressed tar archive"):
+        with pytest.raises(UserError, match=rf"{name}.* is not a complete, uncompressed tar archive"):
             opened(archives)
         (archives / name).write_bytes(whole)
 
@@ -177,7 +177,7 @@ def test_inner_archives_are_checked_each(archives: Path, tmp_path: Path):
     for content, words in (
         (
             {"n01440764.tar": inner, "n01443537.tar": inner[:2000]},
-            r"img_train\.tar/n01443537\.tar is not a whole",
+            r"img_train\.tar/n01443537\.tar is not a complete",
         ),
         ({"n01440764.tar": inner, "n01443537.tar": bytes(1024)}, "n01443537.tar has no images"),
         ({"n01440764.tar": inner, "readme.txt": b"x"}, r"readme\.txt is not the tar of one class"),
@@ -198,7 +198,7 @@ def test_a_validation_image_of_no_such_number(archives: Path):
     with tarfile.open(archives / VAL, "a") as archive:
         add(archive, "ILSVRC2012_val_00050001.JPEG", b"x")
     with pytest.raises(
-        UserError, match=r"ILSVRC2012_val_00050001\.JPEG is none of ImageNet's 50,000"
+        UserError, match=r"ILSVRC2012_val_00050001\.JPEG is not one of ImageNet's 50,000"
     ):
         opened(archives)
 

@@ -143,7 +143,7 @@ def test_cifar_unpacked_and_packed(tmp_path, monkeypatch, fine):
         tar.add(folder, folder.name)
     assert open_(name, packed).splits == source.splits
     archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
-    with pytest.raises(UserError, match="not a whole archive"):
+    with pytest.raises(UserError, match="not a complete archive"):
         open_(name, packed)
 
 
@@ -301,16 +301,16 @@ def test_every_one_reads_class_folders_and_knows_its_counts(tmp_path, name):
             layouts.aircraft,
             "fgvc-aircraft-2013b/data/variants.txt",
             "707-320\n",
-            "none of the 1 classes",
+            "not one of the 1 classes",
         ),
         (
             "dtd",
             layouts.dtd,
             "dtd/labels/test1.txt",
             "banded/banded_train0.jpg\n",
-            "stands in two lists",
+            "is in two lists",
         ),
-        ("flowers", layouts.flowers, "setid.mat", "words", "not a whole MATLAB file"),
+        ("flowers", layouts.flowers, "setid.mat", "words", "not a complete MATLAB file"),
         ("flowers", layouts.flowers, "imagelabels.mat", None, "no imagelabels.mat"),
         (
             "cars",
@@ -319,7 +319,7 @@ def test_every_one_reads_class_folders_and_knows_its_counts(tmp_path, name):
             None,
             "no devkit/cars_train_annos.mat",
         ),
-        ("pets", layouts.pets, "annotations/test.txt", "Abyssinian_100 x\n", "does not say"),
+        ("pets", layouts.pets, "annotations/test.txt", "Abyssinian_100 x\n", "is not an image and its class"),
         (
             "pets",
             layouts.pets,
@@ -328,8 +328,8 @@ def test_every_one_reads_class_folders_and_knows_its_counts(tmp_path, name):
             "is called Bengal and Abyssinian",
         ),
         ("food", layouts.food, "food-101/meta/test.txt", None, "no .*meta/test.txt"),
-        ("birdsnap", layouts.birdsnap, "species.txt", "id\tcommon\n", "do not fit together"),
-        ("sun397", layouts.sun397, "SUN397/ClassName.txt", "/a/abbey\n", "none of the 1 classes"),
+        ("birdsnap", layouts.birdsnap, "species.txt", "id\tcommon\n", "do not match"),
+        ("sun397", layouts.sun397, "SUN397/ClassName.txt", "/a/abbey\n", "not one of the 1 classes"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, name, make, file, content, says):

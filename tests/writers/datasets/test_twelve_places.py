@@ -80,7 +80,7 @@ def test_archives_cut_short_with_paths_outside_or_compressed(tmp_path: Path, nam
     archive = pack(tmp_path / "made", tmp_path / "all.tar")
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="not a whole, uncompressed tar"):
+    with pytest.raises(UserError, match="not a complete, uncompressed tar"):
         open_dataset(name, archive, WHOLE)
     with tarfile.open(archive, "w") as packed:
         packed.addfile(tarfile.TarInfo("images/../../evil.jpg"))
@@ -245,19 +245,19 @@ def changed(file: str, variable: str, change: Callable[[np.ndarray], object]) ->
         (
             "aircraft",
             appended("fgvc-aircraft-2013b/data/images_variant_test.txt", "0001000 707-320"),
-            "stands in two lists",
+            "is in two lists",
         ),
         ("dtd", written("dtd/labels/test1.txt", b"\n"), r"labels/test1\.txt at .* is empty"),
         (
             "dtd",
             stranger("dtd/images/mine/1.jpg"),
-            r"images/mine/1\.jpg is of none of the 3 classes",
+            r"images/mine/1\.jpg is in none of the 3 classes",
         ),
-        ("food", stranger("food-101/images/1.jpg"), r"images/1\.jpg is of none of the 2 classes"),
+        ("food", stranger("food-101/images/1.jpg"), r"images/1\.jpg is in none of the 2 classes"),
         (
             "sun397",
             stranger("SUN397/z/zebra/sun_a.jpg"),
-            r"zebra/sun_a\.jpg is of none of the 3 classes",
+            r"zebra/sun_a\.jpg is in none of the 3 classes",
         ),
         (
             "flowers",
@@ -287,7 +287,7 @@ def changed(file: str, variable: str, change: Callable[[np.ndarray], object]) ->
                 "annotations",
                 lambda rows: rows.ravel()[0].__setitem__("class", 197),
             ),
-            "label 196 of image 0 is none of its 3 classes",
+            "label 196 of image 0 is outside its 3 classes",
         ),
         (
             "birdsnap",

@@ -254,7 +254,7 @@ def test_a_shard_cut_short_is_named(tree: Path, tmp_path: Path):
     folder = webdataset_of(tree, tmp_path)
     last = sorted(folder.glob("*.tar"))[-1]
     last.write_bytes(last.read_bytes()[:3000])
-    with pytest.raises(UserError, match=rf"{last.name} is not a whole"):
+    with pytest.raises(UserError, match=rf"{last.name} is not a complete"):
         opened(folder)
 
 

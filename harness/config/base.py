@@ -1,9 +1,11 @@
-"""What all settings have in common, and the kinds of numbers in them."""
+"""The base of all settings, and the kinds of numbers in them."""
 
-from typing import Annotated
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+JSON = dict[str, Any]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -11,6 +13,33 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseModel):
-    """Frozen, and an unknown key is an error. Validators are built when they are first used: most commands need few."""
+    """Frozen settings; an unknown key is an error, and so is a setting without effect.
+
+    Validators are built at first use, because most commands need few of them.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    def without_effect(self) -> dict[str, str]:
+        """Map each field that has no effect beside the others to the reason.
+
+        Such a field is refused if it is set, and is left out of `resolved`.
+        """
+        return {}
+
+    def resolved(self) -> JSON:
+        """Dump every setting that has an effect, defaults included. Reads back into equal settings."""
+        settings = self.model_dump(mode="json", exclude=set(self.without_effect()))
+        for name in settings:
+            if isinstance(value := getattr(self, name), Settings):
+                settings[name] = value.resolved()
+        return settings
+
+    @model_validator(mode="after")
+    def _check_effects(self) -> Self:
+        for name, reason in self.without_effect().items():
+            if name in self.model_fields_set and getattr(self, name) is not None:
+                raise PydanticCustomError(
+                    "no_effect", "{reason}", {"field": name, "reason": reason}
+                )
+        return self

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 
-from harness.config.transfer import Halving, Reduced, TransferSettings
+from harness.config.transfer import Halving, MethodSettings, Reduced, TransferSettings
 
 Point = dict[str, float]  # axis -> value
 
@@ -53,12 +53,12 @@ def trials(settings: TransferSettings) -> list[Trial]:
     ]
 
 
-def crops(settings: TransferSettings) -> tuple[float, ...]:
+def crops(settings: MethodSettings) -> tuple[float, ...]:
     """Centre crops that each trained point is judged by."""
     return settings.grid.eval_crop or (settings.eval_crop,)
 
 
-def feature_roles(settings: TransferSettings) -> list[str]:
+def feature_roles(settings: MethodSettings) -> list[str]:
     """For a method that works on features: the role of the stage that has them, for each of `crops`."""
     tried = settings.grid.eval_crop
     return [f"features_{crop:g}" for crop in tried] if tried else ["features"]

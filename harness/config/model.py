@@ -4,7 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from harness.config.base import Count, Fraction, NotNegative, Settings
+from harness.config.base import JSON, Count, Fraction, NotNegative, Settings
 from harness.config.zoo_names import is_pattern
 
 Constants = tuple[float, float, float]  # red, green, blue, of pixels in [0, 1]
@@ -41,13 +41,21 @@ class ModelSettings(Settings):
     def _name_alone(cls, given: Any) -> Any:
         return {"name": given} if isinstance(given, str) else given
 
+    def without_effect(self) -> dict[str, str]:
+        """Settings of checkpoints, if the weights are published ones."""
+        if self.checkpoint is not None:
+            return {}
+        names = ("arch", "classes", "eps", "average", "by_order", "mean", "std")
+        return dict.fromkeys(names, "goes with a checkpoint; published weights come with theirs")
+
+    def resolved_weights(self) -> JSON:
+        """Dump the settings that decide the weights, not how images are shown to the model."""
+        settings = self.resolved()
+        shown = ("resolution", "eval_crop", "limit")
+        return {name: settings[name] for name in settings if name not in shown}
+
     @model_validator(mode="after")
     def _only_settings_with_effect(self) -> Self:
-        of_checkpoints = {"arch", "classes", "eps", "average", "by_order", "mean", "std"}
-        if self.checkpoint is None and (unused := sorted(of_checkpoints & self.model_fields_set)):
-            raise ValueError(
-                f"{', '.join(unused)} goes with a checkpoint; published weights say it themselves"
-            )
         if self.limit is not None and not is_pattern(self.name):
             raise ValueError("limit goes with a pattern such as timm/resnet*")
         if is_pattern(self.name) and (self.checkpoint or self.imagenet_top1 is not None):

@@ -4,15 +4,27 @@
 models here. Imports no torch, so that `plan`, `ls` and `--help` stay fast.
 """
 
+import json
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+from typing_extensions import TypedDict
 
 from harness.config.attack import EvaluationAttack
-from harness.config.base import Count, Fraction, NotNegative, Settings
+from harness.config.base import JSON, Count, Fraction, NotNegative, Settings
+from harness.config.methods import settings_model
 from harness.config.model import ModelSettings
 from harness.config.train import PretrainSettings
-from harness.config.transfer import TransferSettings
+from harness.config.transfer import MethodSettings
 from writers import names
 from writers.beton.encoding import Encoding
 from writers.subset.spec import SubsetSpec
@@ -52,8 +64,15 @@ class DataSettings(Settings):
     def _as_its_file(cls, dataset: str) -> str:
         return names.normalise(dataset)  # clevr-count is clevr_count
 
+    def resolved_for(self, splits: Collection[str]) -> JSON:
+        """Dump every setting that has an effect on writing these splits."""
+        settings = self.resolved()
+        unused = {"encoding", "metric"} | ({"test"} if "test" not in splits else set())
+        return {name: settings[name] for name in settings if name not in unused}
+
     @property
     def label(self) -> str:
+        """Name of the dataset in names of stages and in reports."""
         if self.name:
             return self.name
         if self.dataset == "folder" and self.path:
@@ -101,10 +120,21 @@ class EvaluateSettings(Settings):
     eps_of_clean: NotNegative | None = (
         None  # also attack the clean model, at this eps; None: it is not attacked
     )
-    common: Annotated[tuple[str, ...], Field(min_length=1)] | None = (
-        None  # subsets whose shared classes all models are
-    )
-    #                                             compared on; None: all but those with coarser labels
+    # subsets whose shared classes all models are compared on; None: all but those with coarser labels
+    common: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+
+    def resolved_for(self, eps: float) -> JSON:
+        """Dump every setting that has an effect on the evaluation of a model that was trained at eps.
+
+        `common` is left out: the stage has the subsets' roles in its place.
+        """
+        settings = self.resolved()
+        del settings["common"]
+        if eps > 0:
+            del settings["eps_of_clean"]
+        elif not self.eps_of_clean:
+            del settings["attack"], settings["eps_of_clean"]
+        return settings
 
 
 class FeatureSettings(Settings):
@@ -189,7 +219,8 @@ class Recipe(Settings):
     models: tuple[ModelSettings, ...] = ()  # that exist already
     weights_dir: str = "weights"  # where files of weights lie; relative to $HARNESS_RAW
     targets: tuple[DataSettings, ...] = ()
-    methods: dict[str, TransferSettings] = Field(default_factory=dict)
+    # label -> settings, of the model that the method declares (`harness.config.methods`)
+    methods: dict[str, SerializeAsAny[MethodSettings]] = Field(default_factory=dict)
     scores: (
         tuple[str, ...] | Literal["all"]
     ) = ()  # names in harness/scores: of every model for every target
@@ -199,6 +230,28 @@ class Recipe(Settings):
         PointSettings, ...
     ] = ()  # points of the axes to leave out (harness/config/axes.py)
     include: tuple[PointSettings, ...] = ()  # points outside their product
+
+    @field_validator("methods", mode="wrap")
+    @classmethod
+    def _validate_methods(
+        cls, methods: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> dict[str, MethodSettings]:
+        """Validate each entry with the settings model of its method.
+
+        Raises:
+            UserError: there is no method of that name.
+        """
+        if not isinstance(methods, Mapping):
+            return dict(handler(methods))
+        entries = {str(label): _with_name(str(label), entry) for label, entry in methods.items()}
+        models = {
+            label: settings_model(entry["method"]) if isinstance(entry, dict) else MethodSettings
+            for label, entry in entries.items()
+        }
+        adapter = TypeAdapter(TypedDict("Methods", models))  # type: ignore[misc]
+        if info.mode == "json":
+            return dict(adapter.validate_json(json.dumps(entries), strict=True))
+        return dict(adapter.validate_python(entries))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -282,3 +335,12 @@ class Recipe(Settings):
             raise ValueError("models need targets: nothing else is done with them")
         if "weights_dir" in self.model_fields_set and not self.models:
             raise ValueError("weights_dir goes with models")
+
+
+def _with_name(label: str, entry: Any) -> Any:
+    """The settings of a method as a mapping, with the method's name in it."""
+    if isinstance(entry, MethodSettings):
+        entry = entry.model_dump(exclude_unset=True)
+    if not isinstance(entry, Mapping):
+        return entry
+    return {**entry, "method": names.normalise(str(entry.get("method") or label))}

@@ -11,9 +11,11 @@ import sys
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.json_schema import models_json_schema
 
 from harness.config import pretrain_presets as presets
 from harness.config import transfer_presets as method_presets
+from harness.config.methods import available, settings_model
 from harness.config.recipe import Recipe
 from writers import names
 from writers.subset import spec as subset
@@ -27,6 +29,8 @@ def schema() -> JSON:
     whole = Recipe.model_json_schema()
     settings: JSON = whole["properties"]
     definitions: JSON = whole["$defs"]
+    methods = _methods(definitions)
+    settings["methods"]["additionalProperties"] = {"anyOf": methods}
     for definition in definitions.values():
         definition.pop("required", None)
         definition["description"] = definition.get("description", "").split("\n\n")[0]
@@ -37,12 +41,6 @@ def schema() -> JSON:
     )
     definitions["PretrainSettings"]["properties"]["preset"] = _known(
         "preset", sorted(presets.PRESETS)
-    )
-    definitions["TransferSettings"]["properties"]["preset"] = _known(
-        "preset", sorted(method_presets.METHOD_PRESETS)
-    )
-    definitions["TransferSettings"]["properties"]["method"] = _known(
-        "method", names.names("harness.transfer.methods")
     )
     settings["archs"]["items"] = _known("model", names.names("harness.modeling.archs"))
     settings["base"] = {
@@ -76,6 +74,19 @@ def schema() -> JSON:
         "properties": settings,
         "$defs": definitions,
     }
+
+
+def _methods(definitions: JSON) -> list[JSON]:
+    """Add a definition for the settings of each method; returns references to them."""
+    models = [settings_model(name) for name in available()]
+    _, more = models_json_schema([(model, "validation") for model in models])
+    definitions |= more["$defs"]
+    del definitions["MethodSettings"]
+    for model in models:
+        properties = definitions[model.__name__]["properties"]
+        properties["preset"] = _known("preset", sorted(method_presets.METHOD_PRESETS))
+        properties["method"] = _known("method", available())
+    return [{"$ref": f"#/$defs/{model.__name__}"} for model in models]
 
 
 def text() -> str:

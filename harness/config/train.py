@@ -1,11 +1,11 @@
 """What a recipe may say of training: schedules, pretraining, and what fine-tuning shares with it. Imports no torch."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from harness.config.attack import AttackSettings
-from harness.config.base import Count, Fraction, NotNegative, Positive, Settings
+from harness.config.base import JSON, Count, Fraction, NotNegative, Positive, Settings
 
 Parts = (
     Count | Literal["auto"]
@@ -36,20 +36,16 @@ class ScheduleSettings(Settings):
     def _only_settings_with_effect(self) -> Self:
         if self.schedule == "step" and (self.step_epochs is None) == (self.step_at is None):
             raise ValueError("schedule: step needs step_epochs or step_at, one of them")
-        if self.schedule != "step" and (self.step_epochs, self.step_at) != (None, None):
-            raise ValueError("step_epochs and step_at go with schedule: step, and only with it")
-        if self.schedule != "step" and "step_factor" in self.model_fields_set:
-            raise ValueError("step_factor has an effect with schedule: step only")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum > 0")
         return self
 
-    def effective(self) -> dict[str, Any]:
-        """As JSON, without what has no effect beside the rest."""
-        dump = self.model_dump(mode="json")
-        if self.schedule != "step":
-            del dump["step_factor"]
-        return {key: value for key, value in dump.items() if value is not None}
+    def without_effect(self) -> dict[str, str]:
+        """Settings of the step schedule, with another schedule."""
+        if self.schedule == "step":
+            return {}
+        reason = "has an effect with schedule: step only"
+        return dict.fromkeys(("step_epochs", "step_at", "step_factor"), reason)
 
 
 class TrainSettings(Settings):
@@ -169,6 +165,21 @@ class PretrainSettings(TrainSettings):
                     f"{name} is {side}, which is no multiple of progressive.multiple, {progressive.multiple}"
                 )
         return self
+
+    def resolved_for(self, *, attacked: bool, all_classes: bool) -> JSON:
+        """Dump every setting that has an effect on one model.
+
+        Args:
+            attacked: training is adversarial.
+            all_classes: the model trains on the whole source, where an equal number of epochs and an
+                equal number of steps are the same.
+        """
+        settings = self.resolved()
+        if not attacked:
+            del settings["attack"]
+        if all_classes:
+            del settings["length"]
+        return settings
 
     def resolution_at(self, epoch: int) -> int:
         """Pixels a side of training in that epoch, counted from 0."""

@@ -1,187 +1,259 @@
-"""What a recipe may say of a transfer method. Imports no torch. Which of it a method takes: `harness/transfer/method.py`."""
+"""Settings that transfer methods share. Imports no torch.
+
+A method's own settings are in `harness/transfer/methods/<name>/settings.py`, in a class that extends
+`MethodSettings` or `TransferSettings`; `harness.config.methods` finds it by name.
+"""
 
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.config.base import Count, NotNegative, Positive, Settings
-from harness.config.train import Parts, ScheduleSettings, TrainSettings
+from harness.config.base import JSON, Count, NotNegative, Positive, Settings
+from harness.config.train import ScheduleSettings, TrainSettings
 
+BnStats = Literal["frozen", "update"]
 Whole = Annotated[int, Field(ge=0)]
 Crop = Annotated[float, Field(gt=0, le=1)]
+Role = Literal["model", "features"]
 
 
 class GridSettings(Settings):
-    """Values to try along each axis; every combination is a point of the grid. The axis `lr` may be written as `lrs`."""
+    """Values to try along each axis; every combination is a point of the grid."""
 
-    lr: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
-    weight_decay: Annotated[tuple[NotNegative, ...], Field(min_length=1)] | None = None
-    decay_ratio: Annotated[tuple[NotNegative, ...], Field(min_length=1)] | None = (
-        None  # weight decay = ratio / lr
-    )
-    alpha: Annotated[tuple[NotNegative, ...], Field(min_length=1)] | None = None
-    beta: Annotated[tuple[NotNegative, ...], Field(min_length=1)] | None = None
-    low_lr_ratio: Annotated[tuple[NotNegative, ...], Field(min_length=1)] | None = None
-    layer_decay: Annotated[tuple[Crop, ...], Field(min_length=1)] | None = None
-    reinit_last: Annotated[tuple[Whole, ...], Field(min_length=1)] | None = None
-    train_from: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
-    epochs: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
-    steps: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
-    eval_crop: Annotated[tuple[Crop, ...], Field(min_length=1)] | None = (
-        None  # chosen on val, without training again
-    )
+    TRAINING_AXES: ClassVar[tuple[str, ...]] = ("epochs", "steps", "eval_crop")
+
+    # Chosen on val among the crops of each trained point, without training again.
+    eval_crop: Annotated[tuple[Crop, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_values(self) -> Self:
         for axis, values in self.axes().items():
             if len(set(values)) != len(values):
                 raise ValueError(f"the axis {axis} names a value twice: {list(values)}")
-        for one, other in (("weight_decay", "decay_ratio"), ("epochs", "steps")):
-            if getattr(self, one) is not None and getattr(self, other) is not None:
-                raise ValueError(
-                    f"{one} and {other} are two ways to say one thing; keep one of them"
-                )
         return self
 
     def axes(self) -> dict[str, tuple[float, ...]]:
-        """Those that were given."""
+        """Map each axis that is set to its values; the length of training and the crop come last."""
+        names = [name for name in type(self).model_fields if name not in self.TRAINING_AXES]
         return {
             axis: values
-            for axis in type(self).model_fields
-            if (values := getattr(self, axis)) is not None
+            for axis in (*names, *self.TRAINING_AXES)
+            if (values := getattr(self, axis, None)) is not None
         }
+
+    def resolved(self) -> JSON:
+        """Dump the axes that are set."""
+        return {axis: list(values) for axis, values in self.axes().items()}
+
+
+def _check_rivals(grid: Settings, first: str, second: str) -> None:
+    if getattr(grid, first) is not None and getattr(grid, second) is not None:
+        raise ValueError(f"{first} and {second} set the same thing in two ways; keep one of them")
+
+
+class TrainingGrid(GridSettings):
+    """Axes of every method that trains. The axis `lr` may be written as `lrs` of the method."""
+
+    lr: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    epochs: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    steps: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check_length(self) -> Self:
+        _check_rivals(self, "epochs", "steps")
+        return self
+
+
+class DecayGrid(TrainingGrid):
+    """Axes of methods with weight decay.
+
+    Attributes:
+        decay_ratio: weight decay times learning rate; the weight decay is ratio / lr.
+    """
+
+    weight_decay: Annotated[tuple[NotNegative, ...], Field(min_length=1)] | None = None
+    decay_ratio: Annotated[tuple[NotNegative, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check_decay(self) -> Self:
+        _check_rivals(self, "weight_decay", "decay_ratio")
+        return self
 
 
 class HalvingSettings(Settings):
-    """Successive halving: all points train for a factor^(rungs - 1)-th of the length, the best on val, one of `factor`, for
-    `factor` times as long, anew, and so on; the last rung trains in full and alone is chosen from."""
+    """Successive halving.
+
+    In the first rung all points train for 1 / factor^(rungs - 1) of the length. The best 1 / factor
+    of them on val then train from the start for `factor` times as long, and so on. The points of the
+    last rung train in full; one of them is chosen.
+    """
 
     factor: Annotated[int, Field(ge=2)] = 3
     rungs: Annotated[int, Field(ge=2)] = 3
 
 
 class Reduced(Settings):
-    """That many points of the grid, drawn by a seed of their own: the same for every model."""
+    """Train `reduced` points of the grid only, drawn with a seed of their own: equal for all models."""
 
     reduced: Count
     seed: int = 0
 
 
 class Halving(Settings):
+    """Train the grid by successive halving."""
+
     halving: HalvingSettings
 
 
 Policy = Literal["full"] | Reduced | Halving
 
 
-class TransferSettings(TrainSettings):
-    """One transfer method. The points of its grid train; val chooses; test is read once, with the chosen model."""
+class MethodSettings(Settings):
+    """Settings of every transfer method.
 
-    method: str | None = None  # a file of harness/methods; None: as the method's label says
+    Attributes:
+        NEEDS: role of the stage that the method starts from. None: it uses nothing of the source.
+        method: name of a folder in `harness/transfer/methods`. None: the method's label.
+        per_class: training images of each class, nested draws; a list makes a stage of each value.
+        eval_crop: centre crop, as a fraction of the shorter side.
+        per_target: dataset -> settings that differ for it.
+    """
+
+    NEEDS: ClassVar[Role | None] = "model"
+
+    method: str | None = None
+    per_class: Count | tuple[Count, ...] | None = None
+    eval_crop: Crop = 224 / 256
+    grid: GridSettings = GridSettings()
+    per_target: dict[str, JSON] = Field(default_factory=dict)
+
+    def without_effect(self) -> dict[str, str]:
+        """Settings that an axis of the grid sets."""
+        axes = self.grid.axes().keys() & type(self).model_fields.keys()
+        return super().without_effect() | {
+            axis: "has no effect beside the axis of the grid; keep one of them" for axis in axes
+        }
+
+    def resolved(self) -> JSON:
+        """Dump the settings of one stage: those of other targets, and the method's name, are left out."""
+        settings = super().resolved()
+        return {name: settings[name] for name in settings if name not in ("method", "per_target")}
+
+    def for_target(self, dataset: str) -> Self:
+        """Merge the settings that differ for a dataset.
+
+        Raises:
+            ValidationError: they do not fit the others.
+        """
+        own = self.per_target.get(dataset)
+        if not own:
+            return self
+        settings = self.model_dump(mode="json", exclude_unset=True, exclude={"per_target"})
+        return self.model_validate_json(json.dumps(merge_settings(settings, own)), strict=True)
+
+    def num_passes(self) -> float:
+        """Approximate passes over a target's images, of the whole search."""
+        return 1.0
+
+
+class TransferSchedule(ScheduleSettings):
+    """Learning-rate curve of a transfer; the peak rates are the method's `lrs`."""
+
+    def without_effect(self) -> dict[str, str]:
+        """The learning rate."""
+        reason = "has no effect: the learning rates of a transfer method are its `lrs`"
+        return super().without_effect() | {"lr": reason}
+
+
+class TransferSettings(MethodSettings, TrainSettings):
+    """Settings of methods that train with SGD.
+
+    Every point of the grid trains, val chooses one, and test is read once, with the chosen model.
+
+    Attributes:
+        TRAINS_TOGETHER: points of equal length train at once, on one forward pass of the backbone.
+        steps: optimizer steps, in place of epochs; a list makes a stage of each value.
+        train_crop: center is the whole central square; crop_scale and crop_ratio have no effect then.
+        lrs: peak learning rates of the grid.
+        grid: further axes.
+        refit: train the chosen point again on train and val together, and test that model.
+        bn_stats: BatchNorm statistics of the source stay, or follow the target's images.
+    """
+
+    TRAINS_TOGETHER: ClassVar[bool] = False
+
     epochs: Count = 150
-    steps: Count | tuple[Count, ...] | None = (
-        None  # of the optimizer, in place of epochs; a list: a stage for each
-    )
-    per_class: Count | tuple[Count, ...] | None = (
-        None  # training images of each class, nested draws; a list: a stage for each
-    )
+    steps: Count | tuple[Count, ...] | None = None
     batch_size: Count = 64
-    train_crop: Literal["random", "center"] = (
-        "random"  # center: the middle square, whole (crop_scale, crop_ratio: no effect)
-    )
-    optimizer: ScheduleSettings = ScheduleSettings(
-        lr=0.01, schedule="step", step_epochs=50, weight_decay=5e-4, decay_norm_and_bias=True
+    train_crop: Literal["random", "center"] = "random"
+    optimizer: TransferSchedule = TransferSchedule(
+        schedule="step", step_epochs=50, weight_decay=5e-4, decay_norm_and_bias=True
     )
     lrs: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.01, 0.001)
-    grid: GridSettings = GridSettings()  # further axes
+    grid: TrainingGrid = TrainingGrid()
     policy: Policy = "full"
-    accumulate: Parts = 1
-    refit: bool = (
-        False  # train the chosen point once more, on train and val together, and test that one
-    )
-    bn_stats: Literal["frozen", "update"] | None = (
-        None  # None: frozen for `fixed`, update for the others
-    )
-    bn_momentum: Annotated[float, Field(gt=0, le=1)] | Literal["kornblith"] | None = (
-        None  # None: the model's own;
-    )
-    #                                         kornblith: min(10 / steps an epoch, 0.1)
-    train_from: Count | None = (
-        None  # `partial`: the first stage that trains; stages count from 0, the stem
-    )
-    reinit_last: Whole = 0  # blocks, from the end, that start from random weights like the head
-    num_low: Whole = 0  # blocks, from the front, with the low learning rate
-    low_lr_ratio: NotNegative = 1.0  # their learning rate over the head's
-    high_lr_ratio: NotNegative = 1.0  # that of the other transferred blocks over the head's
-    layer_decay: Crop = 1.0  # factor on the learning rate from each block to the one before it
-    alpha: NotNegative = 0.1  # `l2sp`: pull of transferred weights towards where they started
-    beta: NotNegative = 0.01  # `l2sp`: pull of all other weights towards zero
-    start_groups: tuple[Literal["low", "high"], ...] = (
-        "low",
-        "high",
-    )  # `l2sp`: the transferred blocks that alpha pulls
-    lambdas: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = (
-        None  # `logreg`: penalties; None: Kornblith's 45
-    )
-    per_target: dict[str, dict[str, Any]] = Field(
-        default_factory=dict
-    )  # dataset -> settings that differ for it
+    refit: bool = False
+    bn_stats: BnStats = "update"
+
+    def without_effect(self) -> dict[str, str]:
+        """Settings of random crops, and of the length of training in other units."""
+        reasons = super().without_effect()
+        if self.train_crop == "center":
+            reason = "has an effect with train_crop: random only"
+            reasons |= {"crop_scale": reason, "crop_ratio": reason}
+        if self.steps is not None or "steps" in self.grid.axes():
+            reasons["epochs"] = (
+                "has no effect: epochs and steps are two ways to set the length of training; "
+                "keep one of them"
+            )
+        if "epochs" in self.grid.axes():
+            reasons["steps"] = "has no effect beside the axis epochs of the grid"
+        if self.grid.lr is not None:
+            reasons["lrs"] = "has no effect: `lrs` is short for `grid.lr`; keep one of them"
+        return reasons
+
+    def resolved(self) -> JSON:
+        """Dump the settings of one stage; learning rates are always in `lrs`."""
+        settings = super().resolved()
+        settings["lrs"] = list(self.rates)
+        settings["grid"].pop("lr", None)
+        if self._sets_weight_decay:
+            del settings["optimizer"]["weight_decay"]
+        return settings
 
     @model_validator(mode="after")
-    def _one_place_for_each(self) -> Self:
-        said, axes = self.model_fields_set, self.grid.axes()
-        if "lr" in self.optimizer.model_fields_set and "optimizer" in said:
-            raise ValueError(
-                "the learning rates of a transfer method are its `lrs`; optimizer.lr has no effect here"
-            )
-        if "lrs" in said and "lr" in axes:
-            raise ValueError("`lrs` is short for `grid.lr`; keep one of them")
+    def _check_grid(self) -> Self:
         if len(set(self.lrs)) != len(self.lrs):
             raise ValueError(f"lrs names a value twice: {list(self.lrs)}")
         if (
-            {"weight_decay", "decay_ratio"} & axes.keys()
-            and "optimizer" in said
+            self._sets_weight_decay
+            and "optimizer" in self.model_fields_set
             and "weight_decay" in self.optimizer.model_fields_set
         ):
             raise ValueError(
                 "optimizer.weight_decay has no effect beside an axis of the grid that sets it"
             )
-        for axis in axes.keys() & said:
-            raise ValueError(
-                f"`{axis}` has no effect beside the axis of the grid; keep one of them"
-            )
-        if len([name for name in ("epochs", "steps") if name in said or name in axes]) > 1:
-            raise ValueError(
-                "epochs and steps are two ways to say how long training is; keep one of them"
-            )
-        if self.train_crop == "center" and {"crop_scale", "crop_ratio"} & said:
-            raise ValueError(
-                "crop_scale and crop_ratio have an effect with train_crop: random only"
-            )
-        if self.num_low == 0 and ("low_lr_ratio" in said or "low_lr_ratio" in axes):
-            raise ValueError(
-                "low_lr_ratio has no effect without num_low, the number of blocks that it is for"
-            )
-        if len(set(self.start_groups)) != len(self.start_groups):
-            raise ValueError(f"start_groups names a group twice: {list(self.start_groups)}")
         return self
 
-    def for_target(self, dataset: str) -> "TransferSettings":
-        """These settings, with those that differ for that dataset. Raises pydantic's ValidationError where they do not fit."""
-        own = self.per_target.get(dataset)
-        if not own:
-            return self
-        said = self.model_dump(mode="json", exclude_unset=True, exclude={"per_target"})
-        return TransferSettings.model_validate_json(json.dumps(merged(said, own)), strict=True)
+    @property
+    def _sets_weight_decay(self) -> bool:
+        return bool({"weight_decay", "decay_ratio"} & self.grid.axes().keys())
 
     @property
     def rates(self) -> tuple[float, ...]:
         """Learning rates of the grid."""
         return self.grid.lr or self.lrs
 
+    def num_passes(self) -> float:
+        """Approximate passes over a target's images, of the whole search."""
+        from harness.config import grid
 
+        return grid.passes(self)
+
+
+# Settings that say one thing in two ways.
 RIVALS = (
     ("epochs", "steps"),
     ("weight_decay", "decay_ratio"),
@@ -190,41 +262,32 @@ RIVALS = (
 )
 
 
-def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a method as a recipe says them, with others over them: mappings merge, and what is said in another way
-    above (steps, where below there are epochs) is not said below."""
-    said = _names(over)
-    rivals = {
-        other
-        for names in RIVALS
-        for name in names
-        for other in names
-        if name in said and other != name
-    }
-    rivals |= {name for name in said if name in GridSettings.model_fields}
+def merge_settings(under: Mapping[str, Any], over: Mapping[str, Any]) -> JSON:
+    """Merge settings of a method, as a recipe has them; mappings merge key by key.
 
-    def laid(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {key: value for key, value in low.items() if key in high or key not in rivals}
-        both = {
-            key: laid(kept[key], value)
-            if isinstance(value, Mapping) and isinstance(kept.get(key), Mapping)
-            else value
-            for key, value in high.items()
-        }
-        inner = {
-            key: laid(value, {}) if key in ("grid", "optimizer") else value
+    A setting of `under` is dropped if `over` says it in another way: steps replace epochs, and an
+    axis of the grid replaces the setting of its name.
+    """
+    replaced = set(_names(over))
+    replaced |= {name for pair in RIVALS if replaced & set(pair) for name in pair}
+
+    def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> JSON:
+        kept = {key: value for key, value in low.items() if key in high or key not in replaced}
+        merged = {
+            key: merge(value, {}) if key in ("grid", "optimizer") else value
             for key, value in kept.items()
         }
-        return {**inner, **both}
+        for key, value in high.items():
+            both = isinstance(value, Mapping) and isinstance(kept.get(key), Mapping)
+            merged[key] = merge(kept[key], value) if both else value
+        return merged
 
-    return laid(under, over)
+    return merge(under, over)
 
 
-def _names(settings: Mapping[str, Any]) -> set[str]:
+def _names(settings: Mapping[str, Any]) -> Iterator[str]:
     """Keys, with those of the grid and of the optimizer."""
-    inner = (
-        value
-        for key, value in settings.items()
-        if key in ("grid", "optimizer") and isinstance(value, Mapping)
-    )
-    return {*settings, *(name for one in inner for name in one)}
+    for key, value in settings.items():
+        yield key
+        if key in ("grid", "optimizer") and isinstance(value, Mapping):
+            yield from value

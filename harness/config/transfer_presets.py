@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from harness.config.transfer import merged
+from harness.config.transfer import merge_settings
 from writers import names
 
 
@@ -148,12 +148,12 @@ def spelled_out(settings: Mapping[str, Any], label: str = "") -> dict[str, Any]:
         target: _unsaid(entry, own) for target, entry in preset.pop("per_target", {}).items()
     }:
         preset["per_target"] = {target: entry for target, entry in of_targets.items() if entry}
-    return merged(preset, own)
+    return merge_settings(preset, own)
 
 
 def _unsaid(entry: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """What a preset has for one target, without what the recipe says for all."""
-    both = merged(entry, own)
+    both = merge_settings(entry, own)
     return {
         key: both[key]
         for key in entry

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.config import axes as points
-from harness.config import method_options as method_check
 from harness.config import pretrain_presets as presets
 from harness.config import transfer_presets as method_presets
+from harness.config.methods import PACKAGE as METHODS
+from harness.config.methods import any_needs_features, available, settings_model
 from harness.config.model import ModelSettings
 from harness.config.recipe import DataSettings, Recipe
 from harness.config.zoo_names import is_pattern, matching
@@ -37,7 +38,7 @@ def check(values: dict[str, Any], origin: Origin) -> Recipe:
     except ValidationError as error:
         known = {place for place, _ in mistakes}
         details = [
-            (_place(detail["loc"], values), detail) for detail in error.errors(include_url=False)
+            (_place_of(detail, values), detail) for detail in error.errors(include_url=False)
         ]
         known |= {
             ("variants", variant, *place[1:])
@@ -46,7 +47,7 @@ def check(values: dict[str, Any], origin: Origin) -> Recipe:
             for variant in values.get("variants", ())
         }  # what they inherit is wrong once
         mistakes += [
-            (place, _explain(detail, place))
+            (place, _explain(detail, place, values))
             for place, detail in details
             if not _inside(place, known)
         ]
@@ -57,12 +58,12 @@ def check(values: dict[str, Any], origin: Origin) -> Recipe:
         mistakes += [
             *_without_effect(recipe, origin),
             *_wrong_points(recipe),
-            *_wrong_for_method(recipe),
+            *_wrong_for_target(recipe),
         ]
     if recipe is not None and not mistakes:
         mistakes += _wrong_for_dataset(recipe)
         if "features" in recipe.model_fields_set and not (
-            recipe.scores or method_check.work_on_features(recipe.methods)
+            recipe.scores or any_needs_features(recipe.methods.values())
         ):
             mistakes.append(
                 (
@@ -119,7 +120,12 @@ def _spelled_out(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Pla
         wrong = {place[1] for place, _ in mistakes if place[0] == "methods"}
         values = {
             **values,
-            "methods": {label: {} if label in wrong else own for label, own in asked.items()},
+            "methods": {
+                label: {"method": available()[0]}  # so that the rest of the recipe is checked
+                if label in wrong or _method_name(label, own) not in available()
+                else own
+                for label, own in asked.items()
+            },
         }
     return values, mistakes
 
@@ -157,7 +163,7 @@ def _wrong_names(values: dict[str, Any]) -> list[tuple[Place, str]]:
                     ("methods", label, *(["method"] if named else [])),
                     method["method"] if named else label,
                     "method",
-                    "harness.transfer.methods",
+                    METHODS,
                 )
             )
     mistakes = []
@@ -208,7 +214,7 @@ def _wrong_subsets(values: dict[str, Any]) -> list[tuple[Place, str]]:
         except ValidationError as error:
             for detail in error.errors(include_url=False):
                 inner = _place((*place, *detail["loc"]), values)
-                mistakes.append((inner, _explain(detail, inner)))
+                mistakes.append((inner, _explain(detail, inner, values)))
         except UserError as error:
             mistakes.append((place, _first_lower(str(error).replace("\n", " "))))
     return mistakes
@@ -276,32 +282,22 @@ def _wrong_points(recipe: Recipe) -> list[tuple[Place, str]]:
     return mistakes
 
 
-def _wrong_for_method(recipe: Recipe) -> list[tuple[Place, str]]:
-    """Settings and axes of the grid that the method does not take; settings for one dataset that do not fit."""
+def _wrong_for_target(recipe: Recipe) -> list[tuple[Place, str]]:
+    """Settings of a method for one dataset that do not fit the others."""
     mistakes: list[tuple[Place, str]] = []
     for label, settings in recipe.methods.items():
-        if method_check.name_of(label, settings) not in names.names("harness.transfer.methods"):
-            continue  # said already
-        mistakes += [
-            (("methods", label, *place), what)
-            for place, what in method_check.without_effect(label, settings)
-        ]
-        for dataset in settings.per_target:
+        for dataset, own in settings.per_target.items():
             place = ("methods", label, "per_target", dataset)
             if names.normalise(dataset) not in names.names("writers.datasets"):
                 error = names.unknown("dataset", dataset, names.names("writers.datasets"))
                 mistakes.append((place, f"{_first_lower(error.message)} {error.hint}"))
+            values = {"methods": {label: {"method": settings.method, **own}}}
             try:
-                own = settings.for_target(dataset)
-                mistakes += [
-                    ((*place, *inner), what)
-                    for inner, what in method_check.without_effect(label, own)
-                ]
+                settings.for_target(dataset)
             except ValidationError as wrong:
-                mistakes += [
-                    ((*place, *detail["loc"]), _explain(detail, ("methods", label, *detail["loc"])))
-                    for detail in wrong.errors(include_url=False)
-                ]
+                for detail in wrong.errors(include_url=False):
+                    inner = ("methods", label, *_place_of(detail, own))
+                    mistakes.append(((*place, *inner[2:]), _explain(detail, inner, values)))
     return mistakes
 
 
@@ -343,11 +339,16 @@ def _wrong_for_dataset(recipe: Recipe) -> list[tuple[Place, str]]:
     return mistakes
 
 
-def _explain(detail: ErrorDetails, place: Place) -> str:
-    """One pydantic error as a sentence for the person who wrote the recipe."""
+def _explain(detail: ErrorDetails, place: Place, values: dict[str, Any]) -> str:
+    """Turn one pydantic error into a sentence for the author of the recipe.
+
+    place: where the error is, with the keys of the recipe's `values`.
+    """
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        known = _keys(place[:-1])
+        known = _keys(place[:-1], values)
+        if place[0] == "methods" and _is_key_of_other_method(place):
+            return f"has no effect on the method {_method_at(place, values)}."
         near = _near(str(place[-1]), known)
         return f"unknown key. {near or 'Known: ' + (', '.join(known) or 'none') + '.'}"
     if kind == "missing":
@@ -402,9 +403,20 @@ def _place(loc: tuple[int | str, ...], values: Any) -> Place:
     return place
 
 
-def _keys(place: Place) -> list[str]:
-    """The keys that the settings allow at `place`."""
-    annotation: Any = Recipe
+def _place_of(detail: ErrorDetails, values: Any) -> Place:
+    """Place of an error in the recipe; a setting without effect is named in the error's context."""
+    field = detail.get("ctx", {}).get("field") if detail["type"] == "no_effect" else None
+    return _place(detail["loc"], values) + ((field,) if field is not None else ())
+
+
+def _keys(place: Place, values: dict[str, Any]) -> list[str]:
+    """List the keys that the settings allow at `place`."""
+    if place[:1] == ("methods",) and len(place) > 1:
+        return _keys_below(settings_model(_method_at(place, values)), place[2:])
+    return _keys_below(Recipe, place)
+
+
+def _keys_below(annotation: Any, place: Place) -> list[str]:
     for part in place:
         models = list(_models(annotation))
         inner = [
@@ -412,8 +424,25 @@ def _keys(place: Place) -> list[str]:
         ]
         annotation = (
             inner[0] if inner else annotation
-        )  # an index, or a method's name: already unwrapped
+        )  # an index, or the label of a variant: already unwrapped
     return sorted({name for model in _models(annotation) for name in model.model_fields})
+
+
+def _method_at(place: Place, values: dict[str, Any]) -> str:
+    """Name of the method whose settings `place` is in."""
+    label = str(place[1])
+    return _method_name(label, values["methods"][label])
+
+
+def _method_name(label: Any, settings: Any) -> str:
+    """Name of the method that a recipe means by an entry of `methods`."""
+    name = settings.get("method") if isinstance(settings, dict) else None
+    return names.normalise(str(name or label))
+
+
+def _is_key_of_other_method(place: Place) -> bool:
+    """Return whether the last part of `place` is a setting of another method."""
+    return any(place[-1] in _keys_below(settings_model(name), place[2:-1]) for name in available())
 
 
 def _models(annotation: Any) -> Iterable[type[BaseModel]]:

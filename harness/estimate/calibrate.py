@@ -1,7 +1,8 @@
-"""Times steps of a network on noise, with the code that the stages use, on the device that they would use.
+"""Time steps of a network on noise, with the code and on the device of the stages.
 
-What `harness.estimate.workload` says of a step is built with random weights, or with those of a model that exists; one step warms up,
-and of NUM_TIMED more the median counts. Data are not loaded and nothing is kept but the time.
+A step of `harness.matrix.workload` is built with random weights, or with those of an existing
+model. After one step to warm up, the median of NUM_TIMED steps counts. No data are loaded, and only
+the time is kept.
 """
 
 import gc
@@ -17,11 +18,11 @@ import torch
 
 from harness.config import grid
 from harness.config.attack import EvaluationAttack
+from harness.config.methods import settings_model
 from harness.config.model import ModelSettings
 from harness.config.train import PretrainSettings
 from harness.config.transfer import TransferSettings
-from harness.modeling import classifier as models
-from harness.modeling import pretrained as adopting
+from harness.modeling import classifier, pretrained
 from harness.modeling.classifier import Classifier
 from harness.modeling.module_modes import eval_mode, fixed_shapes
 from harness.modeling.precision import autocast, choose
@@ -36,25 +37,39 @@ from harness.train.micro_batching import choose_parts
 from harness.train.trainee import ModelTrainee
 from harness.transfer import method
 from harness.transfer.method import Setup
+from harness.transfer.methods._network_settings import NetworkSettings
 from writers.errors import UserError
 
 JSON = dict[str, Any]
-NUM_CLASSES = 100  # a head is next to nothing of a step
-EPS = 1.0  # a radius does not change how long an attack takes
+# The head takes a negligible part of a step.
+NUM_CLASSES = 100
+# The time of an attack does not depend on its radius.
+EPS = 1.0
 STEPS_PER_EPOCH = 100
 
 
 def measure(
     steps: Sequence[JSON], folders: Folders, *, device: str, num_threads: int
 ) -> Iterator[tuple[JSON, float | str]]:
-    """Each step with its seconds, or with why it cannot be timed here: out of memory, weights that are missing.
+    """Time each step.
 
-    Raises UserError where this torch cannot use the device.
+    Args:
+        steps: Steps of `harness.matrix.workload`, as JSON objects.
+        folders: Folders with data and weights.
+        device: Device of the steps.
+        num_threads: Number of CPU threads.
+
+    Yields:
+        Each step with its seconds, or with the reason why it cannot be timed, such as missing
+        memory or weights.
+
+    Raises:
+        UserError: torch cannot use the device.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(
-            f"This torch ({torch.__version__}) cannot use the GPU.",
-            "Install a torch built for the driver's CUDA.",
+            f"torch {torch.__version__} cannot use the GPU.",
+            "Install a torch built for the driver's CUDA version.",
         )
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
@@ -81,15 +96,13 @@ def measure(
 
 def _seconds(step: JSON, context: StageContext) -> float | str:
     try:
-        with _STEPS[step["step"]](step, context) as once:
-            once()
+        with _STEPS[step["step"]](step, context) as run_step:
+            run_step()
             wait_for(context.device)
-            return statistics.median(timed(once, context.device) for _ in range(NUM_TIMED))
+            return statistics.median(timed(run_step, context.device) for _ in range(NUM_TIMED))
     except UserError as error:
         return error.message
-    except (
-        Exception
-    ) as error:  # whatever networks of others may raise: a plan goes on without this one
+    except Exception as error:  # networks of other libraries raise anything; plan without this step
         if is_out_of_memory(error):
             return "there is not enough memory"
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
@@ -112,16 +125,16 @@ def _pretrain(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]
 @contextmanager
 def _transfer(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
     rates = [1e-3 / number for number in range(1, step["num_trials"] + 1)]
-    settings = TransferSettings.model_validate({**step["settings"], "lrs": rates})
+    settings = settings_model(step["method"]).model_validate({**step["settings"], "lrs": rates})
+    assert isinstance(settings, TransferSettings)
     precision = choose(settings.precision, context.device)
 
     def load() -> Classifier:
         model = _model(step["model"], context)[0]
-        models.replace_head(model, NUM_CLASSES, torch.Generator().manual_seed(0))
+        classifier.replace_head(model, NUM_CLASSES, torch.Generator().manual_seed(0))
         return model
 
     settings = settings.model_copy(update={"resolution": load().fixed_size or settings.resolution})
-    assert settings.bn_stats is not None
     batch = noise_batch(settings.batch_size, settings.resolution, NUM_CLASSES, context.device)
     setup = Setup(
         load,
@@ -134,7 +147,7 @@ def _transfer(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]
         Timer(context.device),
     )
     trainee = method.find(step["method"]).candidates(setup, grid.trials(settings)).trainee
-    if isinstance(trainee, ModelTrainee):
+    if isinstance(trainee, ModelTrainee) and isinstance(settings, NetworkSettings):
         choose_parts(trainee, settings.accumulate, batch, context.folder)
     yield lambda: trainee.train_batch(*batch)
 
@@ -162,8 +175,8 @@ def _attack(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
     )
     generator = torch.Generator(context.device).manual_seed(0)
 
-    def once() -> None:
-        moved = attacked(
+    def run_step() -> None:
+        adversarial = attacked(
             model,
             images,
             labels,
@@ -173,26 +186,32 @@ def _attack(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
             generator,
         )
         with torch.inference_mode(), autocast(precision, context.device, model):
-            model(moved)
+            model(adversarial)
 
     with eval_mode(model):
-        yield once
+        yield run_step
 
 
 _STEPS = {"pretrain": _pretrain, "transfer": _transfer, "look": _look, "attack": _attack}
 
 
 def _model(about: JSON, context: StageContext) -> tuple[Classifier, int | None]:
-    """On the device; and the resolution that it wants, where it has one of its own. Raises UserError where its weights are
-    missing: stages with it would fail."""
+    """Build a model on the device.
+
+    Returns:
+        The model and its own resolution in pixels, None if it has none.
+
+    Raises:
+        UserError: Its weights are missing.
+    """
     if "model" in about:
-        adopted = adopting.adopt(
+        adopted = pretrained.adopt(
             ModelSettings.model_validate(about["model"]),
             context.raw / Path(about["weights_dir"] or "").expanduser(),
         )
         return adopted.model.to(context.device), adopted.about["resolution"]
     channels = tuple(about["channels"]) if about["channels"] else None
-    model = models.build(
+    model = classifier.build(
         about["arch"],
         NUM_CLASSES,
         channels=channels,

@@ -1,8 +1,9 @@
-"""How long steps were measured to take, on which device: `$HARNESS_RUNS/calibration.json`. Imports no torch.
+"""Measured times of steps on each machine: `$HARNESS_RUNS/calibration.json`. Imports no torch.
 
-    {"schema_version": 1, "steps": [{"device": NAME, "torch": VERSION, "step": {what it does}, "step_s": 0.021}, ...]}
+    {"schema_version": 1, "steps": [
+        {"device": NAME, "torch": VERSION, "step": {...}, "step_s": 0.021}, ...]}
 
-Rows of several machines, which share a folder of runs, stand side by side; each machine looks at its own.
+The file holds rows of all machines that share the folder of runs; each reads its own.
 """
 
 import json
@@ -18,30 +19,41 @@ from writers.errors import UserError
 
 FILE_NAME = "calibration.json"
 SCHEMA = 1
-ANEW = "harness plan RECIPE --calibrate measures anew."
+HINT = "Measure again: harness plan RECIPE --calibrate"
 JSON = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the times of steps belong to."""
+    """The machine that times of steps belong to.
 
-    device: str  # the GPU's name, or the CPU's with the threads of a stage
-    torch: str  # version
+    Attributes:
+        device: Name of the GPU, or of the CPU with the number of threads of a stage.
+        torch: Version of torch.
+    """
+
+    device: str
+    torch: str
 
     def __str__(self) -> str:
+        """Format for messages: device, torch version."""
         return f"{self.device}, torch {self.torch}"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Seconds of steps on one machine."""
+    """Times of steps on one machine.
+
+    Attributes:
+        machine: The machine.
+        step_s: `step_key` of a step -> seconds.
+    """
 
     machine: Machine
-    step_s: Mapping[str, float]  # by `step_key`
+    step_s: Mapping[str, float]
 
     def seconds(self, workloads: Iterable[Workload]) -> float | None:
-        """None where one of the steps was not measured."""
+        """Return the sum over the workloads, or None if one of their steps was not measured."""
         total = 0.0
         for workload in workloads:
             step_s = self.step_s.get(workload.key)
@@ -52,7 +64,11 @@ class Calibration:
 
 
 def read(runs: Path, machine: Machine) -> Calibration:
-    """What was measured on that machine; nothing where there is no file. Raises UserError where it is damaged."""
+    """Read the times of a machine; empty if there is no file.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     return Calibration(
         machine,
         {
@@ -64,7 +80,7 @@ def read(runs: Path, machine: Machine) -> Calibration:
 
 
 def add(runs: Path, machine: Machine, step: JSON, step_s: float) -> None:
-    """Keep a measurement beside the others, in place of an earlier one of the same. What was damaged goes."""
+    """Save a measurement; replaces an earlier one of the same step, and a damaged file."""
     try:
         rows = _rows(runs)
     except UserError:
@@ -78,19 +94,22 @@ def add(runs: Path, machine: Machine, step: JSON, step_s: float) -> None:
     write_json(runs / FILE_NAME, {"schema_version": SCHEMA, "steps": [*others, row]})
 
 
-def in_words(step: JSON) -> str:
-    """For people: train resnet18 under attack, 256 images at 224 pixels."""
+def describe(step: JSON) -> str:
+    """Describe a step: train resnet18 under attack, 256 images at 224 pixels."""
     settings = step.get("settings", step)
     about = step.get("model", step)
     name = about["arch"] if "arch" in about else about["model"]["name"]
-    what = {
-        "look": f"look with {name}",
+    action = {
+        "look": f"evaluate {name}",
         "attack": f"attack {name} for evaluation",
         "pretrain": f"train {name}" + (" under attack" if step.get("attacked") else ""),
         "transfer": f"train {name} by {step.get('method')}"
         + (f", {step.get('num_trials')} heads" if step.get("num_trials", 1) > 1 else ""),
     }[step["step"]]
-    return f"{what}, {settings['batch_size']} images at {settings['resolution'] or 'its own number of'} pixels"
+    resolution = (
+        f"{settings['resolution']} pixels" if settings["resolution"] else "its own resolution"
+    )
+    return f"{action}, {settings['batch_size']} images at {resolution}"
 
 
 def _rows(runs: Path) -> list[JSON]:
@@ -99,7 +118,7 @@ def _rows(runs: Path) -> list[JSON]:
         content = json.loads(path.read_text())
         if content["schema_version"] != SCHEMA:
             raise UserError(
-                f"{path} has schema {content['schema_version']}, this harness reads {SCHEMA}.", ANEW
+                f"{path} has schema {content['schema_version']}; this version reads {SCHEMA}.", HINT
             )
         return [
             {
@@ -113,7 +132,7 @@ def _rows(runs: Path) -> list[JSON]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: {type(error).__name__} {error}", ANEW) from error
+        raise UserError(f"{path} is damaged: {type(error).__name__} {error}", HINT) from error
 
 
 def _positive(seconds: Any) -> float:

@@ -1,8 +1,9 @@
-"""How long what is left of a matrix takes, and how much disk, from what is on disk already; unknown without that.
+"""Estimate time and disk space of the unfinished stages from results on disk.
 
-A stage is compared with finished ones of its kind, model, resolution, data and method, whatever their seed, subset and eps,
-and scaled by `StageKind.work`. Times are those of the machines that measured them. What has no finished stage like it is
-reckoned from steps that were timed on this machine (`harness plan --calibrate`), where they were.
+A stage is compared with finished stages of the same kind, model, resolution, data and method, for
+any seed, subset and eps, and scaled by `StageKind.work`. Times are those of the machines that
+measured them. A stage without a similar finished one is estimated from steps timed on this machine
+(`harness plan --calibrate`), and is otherwise unknown.
 """
 
 import statistics
@@ -20,22 +21,39 @@ CostKey = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of the stages that are left. What is neither like a finished stage nor calibrated is counted as unknown, and nowhere
-    else."""
+    """Estimate for the unfinished stages.
 
-    hours: float  # one after another
+    Attributes:
+        hours: Hours of all stages with a known time, one after another.
+        num_unknown: Number of stages with neither a similar finished stage nor a calibration.
+        disk_bytes: Bytes of betons and models.
+        num_unknown_disk: Number of stages with files of unknown size.
+        num_calibrated: Number of stages estimated from timed steps.
+        calibrated_hours: Their part of `hours`, without loading of data.
+        calibrated_on: Machine of the timed steps; None if none was used.
+    """
+
+    hours: float
     num_unknown: int
-    disk_bytes: int  # betons and models
+    disk_bytes: int
     num_unknown_disk: int
-    num_calibrated: int = 0  # stages whose hours are reckoned from timed steps
-    calibrated_hours: float = 0.0  # of `hours`: theirs, without loading of data
-    calibrated_on: str | None = None  # the device; None: none was of use
+    num_calibrated: int = 0
+    calibrated_hours: float = 0.0
+    calibrated_on: str | None = None
 
 
 def estimate(
     left: dict[str, Stage], runs: Path, calibration: Calibration | None = None
 ) -> Estimate:
-    """Reads a sample of the results of each kind that is left."""
+    """Estimate the unfinished stages.
+
+    Reads a sample of the results of each kind.
+
+    Args:
+        left: Unfinished stages by key.
+        runs: Folder of stages.
+        calibration: Times of steps on this machine; None if there are none.
+    """
     rates, sizes = _measured(left, runs)
     workloads, known_s, calibrated_s, num_unknown = Workloads(runs), 0.0, [], 0
     for stage in left.values():
@@ -65,7 +83,13 @@ def estimate(
 def unmeasured(
     left: dict[str, Stage], runs: Path, calibration: Calibration
 ) -> list[dict[str, Any]]:
-    """The steps to time, once each, so that all that is left and does its work in steps can be estimated."""
+    """Return the steps to time for the unfinished stages without a similar finished one.
+
+    Args:
+        left: Unfinished stages by key.
+        runs: Folder of stages.
+        calibration: Steps that were timed already.
+    """
     rates, _ = _measured(left, runs)
     workloads = Workloads(runs)
     steps = {
@@ -80,7 +104,7 @@ def unmeasured(
 def _measured(
     left: dict[str, Stage], runs: Path
 ) -> tuple[dict[CostKey, float], dict[CostKey, int]]:
-    """Of finished stages by cost_key, in the middle: seconds for a unit of work, and bytes."""
+    """Median seconds per unit of work, and median bytes, of finished stages by cost key."""
     rates: dict[CostKey, list[float]] = {}
     sizes: dict[CostKey, list[int]] = {}
     for kind in {stage.kind for stage in left.values()}:
@@ -92,7 +116,7 @@ def _measured(
                 size = _num_bytes(done, folder, record)
                 sizes.setdefault(_cost_key(done), []).append(size)
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue  # of another schema: whoever needs it says so
+                continue  # written with another schema; its consumer raises
     return (
         {cost_key: statistics.median(values) for cost_key, values in rates.items()},
         {cost_key: round(statistics.median(values)) for cost_key, values in sizes.items()},
@@ -100,11 +124,11 @@ def _measured(
 
 
 def _chance(stage: Stage) -> float:
-    """That the stage runs at all: while a shortlist is not drawn up, each of its models may come to stand on it."""
+    """Probability that the stage runs: each model is equally likely to be shortlisted."""
     if stage.gated_by is None:
         return 1.0
     models = {model for model, _ in stage.gated_by.config["scores"].values()}
-    return min(1.0, stage.gated_by.config["best"] / len(models))
+    return min(1.0, float(stage.gated_by.config["best"]) / len(models))
 
 
 def _cost_key(stage: Stage) -> CostKey:
@@ -123,7 +147,7 @@ def _cost_key(stage: Stage) -> CostKey:
 
 
 def _num_bytes(stage: Stage, folder: Path, record: dict[str, Any]) -> int:
-    """Bytes of the files that other stages read; files that were deleted count with their recorded size."""
+    """Bytes of the files that other stages read; deleted files count with their recorded size."""
     files = stage.spec.output_files(record["metrics"], folder, Path())
     sizes = [size for size in files.values() if size is not None]
     return sum(sizes or (file.stat().st_size for file in files if file.exists()))

@@ -1,7 +1,7 @@
-"""How many images a write stage leaves in each split: from its result, else from what is documented of its dataset.
+"""Number of images in each split that a write stage writes. Imports no torch.
 
-What a subset takes of a dataset that is not there is found by applying its steps to an imagined source of as many images, as
-many of each class. Imports no torch.
+Read from its result, or else from the documented size of its dataset. A subset of a dataset that is
+not on disk is resolved on a hypothetical source with the same number of images in each class.
 """
 
 import json
@@ -22,14 +22,14 @@ from writers.subset.spec import SubsetSpec, imagenet_classes, resolve
 
 
 class ImageCounts:
-    """Of any write stage, each looked up once."""
+    """Image counts of write stages, each computed once."""
 
     def __init__(self, runs: Path) -> None:
         self._runs = runs
         self._known: dict[str, Counts | None] = {}
 
     def of(self, write: Stage) -> Counts | None:
-        """None where nobody knows before the images are there."""
+        """Return the counts; None if they are unknown until the images are on disk."""
         if write.key not in self._known:
             self._known[write.key] = _written(write.folder(self._runs)) or _documented(write.config)
         return self._known[write.key]
@@ -39,11 +39,11 @@ def _written(folder: Path) -> Counts | None:
     try:
         metrics = json.loads((folder / result.FILE_NAME).read_text())["metrics"]
         return Counts(
-            {split: int(of["num_samples"]) for split, of in metrics["splits"].items()},
+            {split: int(row["num_samples"]) for split, row in metrics["splits"].items()},
             len(metrics["classes"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # not written yet; or damaged, and whoever needs it says so
+        return None  # not written yet, or damaged; the consumer raises
 
 
 def _documented(config: dict[str, Any]) -> Counts | None:
@@ -51,7 +51,7 @@ def _documented(config: dict[str, Any]) -> Counts | None:
     spec = spec_of(data.dataset)
     protocol = data.protocol or spec.default_protocol
     sizes, num_classes = (
-        _with_carved(spec.sizes(protocol), data, config["splits"]),
+        _add_carved(spec.sizes(protocol), data, config["splits"]),
         spec.classes(protocol),
     )
     if sizes is None or num_classes is None:
@@ -59,15 +59,15 @@ def _documented(config: dict[str, Any]) -> Counts | None:
     if config["subset"] is None:
         return Counts(sizes, num_classes)
     try:
-        return _taken(SubsetSpec.model_validate(config["subset"]), spec, sizes, num_classes)
+        return _subset_counts(SubsetSpec.model_validate(config["subset"]), spec, sizes, num_classes)
     except UserError:  # a step that needs to see the source
         return None
 
 
-def _with_carved(
+def _add_carved(
     sizes: dict[str, int], data: DataSettings, splits: list[str]
 ) -> dict[str, int] | None:
-    """With what is carved out of train where a split is missing (`writers.source.carve`)."""
+    """Add splits that are taken from train (`writers.source.carve`); None without train."""
     if "train" not in sizes:
         return None
     shares = {"val": data.val, "test": data.test}
@@ -78,12 +78,15 @@ def _with_carved(
     return {split: count for split, count in {**sizes, **carved, **left}.items() if split in splits}
 
 
-def _taken(
+def _subset_counts(
     subset: SubsetSpec, spec: DatasetSpec, sizes: dict[str, int], num_classes: int
 ) -> Counts:
-    """Of classes whose names are not known, those that the subset lists have theirs, and the others invented ones.
+    """Count the images of a subset of a dataset that is not on disk.
 
-    Raises UserError where that does not do, such as for WordNet's nodes.
+    Classes that the subset names keep their names; the others get made-up ones.
+
+    Raises:
+        UserError: A step needs the real names, such as those of WordNet nodes.
     """
     listed = [
         name for step in subset.all_steps if isinstance(step, Listed) for name in step.classes
@@ -94,16 +97,15 @@ def _taken(
         if spec.name == "imagenet"
         else tuple(dict.fromkeys([*listed, *invented]))[:num_classes]
     )
-    any_order = Ranking(
-        classes, {}, "", ""
-    )  # which classes are the hardest does not change how many are left
+    # Which classes are the hardest does not change how many remain.
+    any_order = Ranking(classes, {}, "", "")
     counts = {name: sizes["train"] // num_classes for name in classes}
-    found = resolve(subset, classes, any_order, class_counts=counts)
+    resolved = resolve(subset, classes, any_order, class_counts=counts)
     taken = {}
     for split, size in sizes.items():
-        if found.choosers:
+        if resolved.choosers:
             labels, ids = np.arange(size) % num_classes, np.arange(size, dtype=np.uint64)
-            taken[split] = len(found.select(split, classes, labels, ids)[0])
+            taken[split] = len(resolved.select(split, classes, labels, ids)[0])
         else:
-            taken[split] = round(size * len(found.source_classes) / num_classes)
-    return Counts(taken, len(found.classes))
+            taken[split] = round(size * len(resolved.source_classes) / num_classes)
+    return Counts(taken, len(resolved.classes))

@@ -1,7 +1,7 @@
 """Workloads of stages: kinds of steps, and images through each. Imports no torch.
 
-`StageKind.workloads` of a kind lists them; `harness/estimate/calibrate.py` times the steps. Heads take
-next to no time of a step, so the number of classes does not count.
+`StageKind.workloads` of a kind lists them; `harness/estimate/calibrate.py` times the steps. The
+head takes a negligible part of a step, so the number of classes does not matter.
 """
 
 import json

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from harness.config.axes import Points
-from harness.config.recipe import DataSettings, EvaluateSettings, RankingSettings, Recipe
+from harness.config.recipe import DataSettings, RankingSettings, Recipe
 from harness.config.train import PretrainSettings
 from harness.matrix.features_and_scores import Scores
 from harness.matrix.pretrained_models import adopted
@@ -22,11 +22,6 @@ from writers.subset.class_steps import Coarsen
 from writers.subset.spec import SubsetSpec
 
 JSON = dict[str, Any]
-REGULARISERS = (
-    "batch_norm_scale",
-    "dropout",
-    "aux_head",
-)  # left out where they say nothing: younger than others' keys
 
 
 @dataclass(frozen=True)
@@ -148,9 +143,9 @@ def _pretrained(
         )
         needs = {"data": data}
         config = variant.pretrain.config(
-            axes["arch"], axes["eps"], axes["seed"], equal_steps=data.key != all_data.key
+            axes["arch"], axes["eps"], axes["seed"], all_classes=data.key == all_data.key
         )
-        if "length" in config["settings"]:
+        if config["settings"].get("length") == "equal_steps":
             needs["all_data"] = all_data
         model = Stage("pretrain", config, needs, axes, f"pretrain/{short}")
         yield model
@@ -203,11 +198,8 @@ def _write(
     splits: tuple[str, ...],
     subset_name: str,
 ) -> Stage:
-    unused = {"encoding", "metric"} | (set() if "test" in splits else {"test"})
-    unused |= {"protocol"} if data.protocol is None else set()
-    unused |= set() if data.accept_counts else {"accept_counts"}
     config = {
-        "data": data.model_dump(mode="json", exclude=unused),
+        "data": data.resolved_for(splits),
         "encoding": encoding.model_dump(mode="json"),
         "subset": subset.model_dump(mode="json") if subset else None,
         "splits": list(splits),
@@ -236,7 +228,7 @@ def _references(recipe: Recipe, all_data: Stage) -> dict[str, Stage]:
     assert recipe.ranking is not None
     arch, seed = recipe.archs[0], recipe.ranking.seed
     config = _PretrainConfigs(recipe, recipe.ranking.epochs).config(
-        arch, 0.0, seed, equal_steps=False
+        arch, 0.0, seed, all_classes=True
     )
     axes = {"role": "reference", "subset": "all", "arch": arch, "eps": 0.0, "seed": seed}
     short = f"pretrain/reference/seed{seed}"
@@ -281,44 +273,25 @@ def _held_out(ranking: RankingSettings) -> JSON:
 
 
 class _PretrainConfigs:
-    """The config of a pretrain stage for any point of the axes; the settings are dumped once and not per stage."""
+    """Configs of pretrain stages. The settings are dumped once per combination, not per stage."""
 
     def __init__(self, recipe: Recipe, epochs: int | None = None) -> None:
-        settings = _effective(
-            recipe.pretrain.model_copy(update={"epochs": epochs} if epochs else {})
-        )
-        attack, length = settings.pop("attack"), settings.pop("length")
-        self.settings, self.attack = settings, {"attack": attack}
-        self.length = {"length": length} if length == "equal_steps" else {}
-        self._found: dict[tuple[bool, bool], Shared] = {}
+        self._pretrain = recipe.pretrain.model_copy(update={"epochs": epochs} if epochs else {})
+        self._settings: dict[tuple[bool, bool], Shared] = {}
 
-    def config(self, arch: str, eps: float, seed: int, *, equal_steps: bool) -> JSON:
-        return {
-            "arch": arch,
-            "eps": eps,
-            "seed": seed,
-            "settings": self._settings(eps > 0, equal_steps),
-        }
-
-    def _settings(self, attacked: bool, equal_steps: bool) -> Shared:
-        if (attacked, equal_steps) not in self._found:
-            attack = self.attack if attacked else {}  # a clean model has no attack to be keyed by
-            length = (
-                self.length if equal_steps else {}
-            )  # on all classes, equal epochs and equal steps are one
-            self._found[attacked, equal_steps] = Shared({**self.settings, **attack, **length})
-        return self._found[attacked, equal_steps]
+    def config(self, arch: str, eps: float, seed: int, *, all_classes: bool) -> JSON:
+        """Config of the stage at one point of the axes."""
+        combination = eps > 0, all_classes
+        if combination not in self._settings:
+            self._settings[combination] = Shared(
+                self._pretrain.resolved_for(attacked=eps > 0, all_classes=all_classes)
+            )
+        return {"arch": arch, "eps": eps, "seed": seed, "settings": self._settings[combination]}
 
 
 def _evaluate_config(recipe: Recipe, eps: float) -> JSON:
-    settings = _effective(recipe.evaluate)
-    del settings["common"]  # by role, as the stage knows them
-    if eps > 0:
-        del settings["eps_of_clean"]
-    elif not recipe.evaluate.eps_of_clean:
-        del settings["attack"], settings["eps_of_clean"]
     return {
-        "settings": settings,
+        "settings": recipe.evaluate.resolved_for(eps),
         "eps": eps,
         **_looks(recipe.pretrain),
         "flip_tta": recipe.pretrain.flip_tta,
@@ -351,18 +324,3 @@ def _looks(settings: PretrainSettings) -> JSON:
         "eval_crop": settings.eval_crop,
         "precision": settings.precision,
     }
-
-
-def _effective(settings: PretrainSettings | EvaluateSettings) -> JSON:
-    """The settings without those that have no effect beside the others; reads back into an equal model."""
-    dump = settings.model_dump(mode="json")
-    if isinstance(settings, PretrainSettings):
-        dump["optimizer"] = settings.optimizer.effective()
-        if settings.eval_every is None:
-            del dump["eval_every"]
-        for name in (*REGULARISERS, "order"):
-            if dump[name] == PretrainSettings.model_fields[name].default:
-                del dump[name]
-    elif settings.attack.restarts == 1:
-        del dump["attack"]["restarts"]
-    return dump

@@ -5,7 +5,7 @@ Imports no torch.
 
 from collections.abc import Iterator, Sequence
 
-from harness.config import method_options as method_check
+from harness.config.methods import any_needs_features
 from harness.config.recipe import DataSettings, Recipe
 from harness.matrix.stage import Stage
 from writers import names
@@ -45,7 +45,7 @@ class Features:
     def __init__(self, recipe: Recipe) -> None:
         """All splits where a method works on features; for scores alone, train."""
         self._settings, self._trained = recipe.features, recipe.pretrain
-        self._splits = ALL_SPLITS if method_check.work_on_features(recipe.methods) else ("train",)
+        self._splits = ALL_SPLITS if any_needs_features(recipe.methods.values()) else ("train",)
 
     def of(
         self,

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.config import method_options as method_check
 from harness.config.axes import Points
 from harness.config.model import ModelSettings
 from harness.config.recipe import DataSettings, Recipe, ShortlistSettings
+from harness.config.transfer import TransferSettings
 from harness.matrix.features_and_scores import Scores
 from harness.matrix.stage import Stage
 from harness.matrix.transfers import Transfers
@@ -64,12 +64,9 @@ def _shortlist(settings: ShortlistSettings, scored: Sequence[Stage]) -> Stage:
 
 def _config(recipe: Recipe, settings: ModelSettings) -> dict[str, Any]:
     """What decides the weights: not how images are shown to them. Packaged weights lie in no folder."""
-    shown = {"resolution", "eval_crop", "limit"}
-    if settings.checkpoint is None:
-        shown |= {"checkpoint", "arch", "classes", "eps", "average", "by_order", "mean", "std"}
     packaged = settings.checkpoint is None and "/" not in settings.name
     return {
-        "model": settings.model_dump(mode="json", exclude=shown),
+        "model": settings.resolved_weights(),
         "weights_dir": None if packaged else recipe.weights_dir,
     }
 
@@ -82,7 +79,7 @@ def _as_the_model_wants(recipe: Recipe, settings: ModelSettings) -> Recipe:
         return recipe
     methods = {
         label: method.model_copy(update=resolution)
-        if "resolution" in method_check.constants(method_check.name_of(label, method)).TAKES
+        if isinstance(method, TransferSettings)
         else method
         for label, method in recipe.methods.items()
     }

@@ -12,13 +12,36 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, NotRequired, TypedDict
 
 from harness.matrix import stage_kind
 from harness.matrix.stage_kind import STAGES_PACKAGE, StageKind
 
 FILE_NAME = "stage.json"
 REWRITE = "harness run writes it anew, from the recipe."
+
+
+class NeededStage(TypedDict):
+    """Reference to a stage in another stage's `StageSpec`."""
+
+    kind: str
+    key: str
+
+
+class StageSpec(TypedDict):
+    """Content of stage.json: everything a worker needs to run the stage.
+
+    `needs` maps roles to stages. `recipe` is the path, relative to $HARNESS_RUNS, of the resolved
+    recipe that requested the stage.
+    """
+
+    kind: str
+    key: str
+    name: str
+    axes: dict[str, Any]
+    config: dict[str, Any]
+    needs: dict[str, NeededStage]
+    recipe: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -53,8 +76,8 @@ class Stage:
     def folder(self, runs: Path) -> Path:
         return runs / "stages" / self.kind / self.key
 
-    def describe(self) -> dict[str, Any]:
-        """What `stage.json` holds, and all that a worker is told."""
+    def to_json(self) -> StageSpec:
+        """Return the content of stage.json."""
         return {
             "kind": self.kind,
             "key": self.key,

@@ -6,22 +6,13 @@ from importlib import import_module
 from typing import Any
 
 from harness.config import grid
-from harness.config import method_options as method_check
 from harness.config.recipe import DataSettings, Recipe
-from harness.config.transfer import TransferSettings
+from harness.config.transfer import MethodSettings
 from harness.matrix import features_and_scores as matrix_zoo
 from harness.matrix.stage import Shared, Stage
 
 JSON = dict[str, Any]
 FANNED_OUT = ("per_class", "steps")  # a list of these makes a stage of each
-# Left out of a config where they say nothing, so that a new setting changes no key.
-OPTIONAL = TransferSettings.__annotations__.keys() - {
-    "epochs",
-    "batch_size",
-    "optimizer",
-    "lrs",
-    "bn_stats",
-}
 SOURCE_AXES = (
     "arch",
     "seed",
@@ -115,67 +106,31 @@ class Transfers:
 
 
 def _points(
-    target: DataSettings, data: Stage, label: str, settings: TransferSettings
+    target: DataSettings, data: Stage, label: str, settings: MethodSettings
 ) -> Iterator[_Point]:
-    name = method_check.name_of(label, settings)
-    method = method_check.constants(name)
     for axes in _fanned_out(settings):
-        effective = Shared(_effective(settings.model_copy(update=axes), method.TAKES))
-        config = {"method": name, "metric": _metric(target), "settings": effective}
+        resolved = Shared(settings.model_copy(update=axes).resolved())
+        config = {"method": settings.method, "metric": _metric(target), "settings": resolved}
         own = settings.eval_crop if "eval_crop" in settings.model_fields_set else None
         yield _Point(
             target,
             data,
             label,
-            method.NEEDS,
+            settings.NEEDS,
             config,
             axes,
             dict(zip(grid.feature_roles(settings), settings.grid.eval_crop or (own,), strict=True)),
         )
 
 
-def _fanned_out(settings: TransferSettings) -> Iterator[JSON]:
+def _fanned_out(settings: MethodSettings) -> Iterator[JSON]:
     """Values of the axes that the recipe gives."""
     axes: list[JSON] = [{}]
     for axis in FANNED_OUT:
-        if (asked := getattr(settings, axis)) is not None:
+        if (asked := getattr(settings, axis, None)) is not None:
             values = asked if isinstance(asked, tuple) else (asked,)
             axes = [{**point, axis: value} for point in axes for value in values]
     yield from axes
-
-
-def _effective(settings: TransferSettings, takes: frozenset[str]) -> JSON:
-    """The settings without those that have no effect on the method or beside the others; reads back into an equal model.
-
-    takes: what has an effect on the method.
-    """
-    plain = settings.model_copy(
-        update={"lrs": settings.rates, "grid": settings.grid.model_copy(update={"lr": None})}
-    )
-    dump = plain.model_dump(mode="json", exclude={"method", "per_target"})
-    dump["optimizer"] = settings.optimizer.effective()
-    dump["grid"] = {axis: list(values) for axis, values in plain.grid.axes().items()}
-    axes = dump["grid"].keys()
-    del dump["optimizer"]["lr"]  # its `lrs` decide
-    for name in method_check.OF_WEIGHT_DECAY - takes | (
-        {"weight_decay"} if {"weight_decay", "decay_ratio"} & axes else set()
-    ):
-        del dump["optimizer"][name]
-    if settings.train_crop == "center":
-        del dump["crop_scale"], dump["crop_ratio"]
-    if settings.steps is not None or {"epochs", "steps"} & axes:
-        del dump["epochs"]
-    for name in dump.keys() - takes | (
-        set() if "epochs" in takes else {"eval_crop"}
-    ):  # the features' own stage has it
-        dump.pop(name, None)
-    if "eval_crop" in axes:
-        dump.pop("eval_crop", None)
-    usual = TransferSettings()
-    for name in OPTIONAL & dump.keys():
-        if name in axes or getattr(plain, name) == getattr(usual, name):
-            del dump[name]
-    return dump
 
 
 def _architecture(model: Stage) -> JSON:

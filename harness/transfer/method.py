@@ -1,16 +1,19 @@
-"""A transfer method: how points of a grid train, from a pretrained model. The catalogue is `harness/methods/`.
+"""Contract of transfer methods: how points of a grid train, starting from a pretrained model.
 
-Each file there has what `Method` lists. Recipes are checked against its constants (`harness/config/method_options.py`), so those files
-import torch only where they train.
+Each method is a package of `harness/transfer/methods/`: `settings.py` imports no torch and holds
+the method's settings, `method.py` what `Method` or `FeatureMethod` lists.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol, cast
 
-from harness.config.transfer import TransferSettings
+from harness.config import methods
+from harness.config.transfer import BnStats, TransferSettings
 from writers import names
 
 if TYPE_CHECKING:
@@ -20,41 +23,6 @@ if TYPE_CHECKING:
     from harness.profiling.timer import Timer
     from harness.runner.context import Outcome, StageContext
     from harness.train.fit import Trainee
-
-BnStats = Literal["frozen", "update"]
-
-# What every method takes that trains by SGD; an axis of the grid counts as the setting of its name.
-TRAINING = frozenset(
-    {
-        "method",
-        "epochs",
-        "steps",
-        "per_class",
-        "batch_size",
-        "resolution",
-        "eval_resolution",
-        "eval_crop",
-        "train_crop",
-        "crop_scale",
-        "crop_ratio",
-        "horizontal_flip",
-        "label_smoothing",
-        "flip_tta",
-        "optimizer",
-        "precision",
-        "lrs",
-        "lr",
-        "grid",
-        "policy",
-        "refit",
-        "bn_stats",
-        "per_target",
-    }
-)
-WEIGHT_DECAY = frozenset({"weight_decay", "decay_ratio", "decay_norm_and_bias"})
-NETWORK = frozenset({"bn_momentum", "accumulate"})  # what those take that train more than a head
-# Where blocks of a network start, and how fast each learns.
-BLOCKS = frozenset({"reinit_last", "num_low", "low_lr_ratio", "high_lr_ratio", "layer_decay"})
 
 
 @dataclass(frozen=True)
@@ -77,35 +45,47 @@ class Setup:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What trains, and what it leaves: a model for each trial, those that diverged left out. They may share parts, so look
-    at one at a time."""
+    """What trains, and what it leaves: a model for each trial, those that diverged left out.
+
+    They may share parts, so look at one at a time.
+    """
 
     trainee: Trainee
     models: Callable[[], Sequence[tuple[Trial, Classifier]]]
 
 
 class Method(Protocol):
-    """What a file of `harness/methods/` has."""
-
-    TAKES: frozenset[str]  # settings, and axes of the grid, that have an effect
-    DEFAULT_BN_STATS: BnStats
-    NEEDS: (
-        str | None
-    )  # role of the stage that it starts from: "model", "features"; None: it starts from nothing
-
-    def trains_together(self, setup: Setup) -> bool:
-        """Whether trials of equal length train at once."""
+    """What `harness/transfer/methods/<name>/method.py` has, if the method trains."""
 
     def candidates(self, setup: Setup, trials: Sequence[Trial]) -> Candidates:
-        """For trials of equal length: several where they train together, else one."""
+        """Prepare trials of equal length: several if `TRAINS_TOGETHER`, otherwise one."""
 
 
 class FeatureMethod(Protocol):
-    """What a file of `harness/methods/` has whose NEEDS is "features": the constants of `Method`, and the stage itself."""
+    """What `harness/transfer/methods/<name>/method.py` has, if the method works on features."""
 
-    def run(self, context: StageContext) -> Outcome: ...
+    def run(self, context: StageContext) -> Outcome:
+        """Run the whole transfer stage."""
 
 
 def find(name: str) -> Method:
-    """The method of that name. Raises UserError, with the near names, for an unknown one."""
-    return cast(Method, names.find("harness.transfer.methods", name, "method"))
+    """Import a method that trains.
+
+    Raises:
+        UserError: there is no such method; names similar ones.
+    """
+    return cast(Method, _import(name))
+
+
+def find_feature_method(name: str) -> FeatureMethod:
+    """Import a method that works on features.
+
+    Raises:
+        UserError: there is no such method; names similar ones.
+    """
+    return cast(FeatureMethod, _import(name))
+
+
+def _import(name: str) -> ModuleType:
+    methods.settings_model(name)  # raises UserError for an unknown name
+    return importlib.import_module(f"{methods.PACKAGE}.{names.normalise(name)}.method")

@@ -1,7 +1,8 @@
 """Trains the points of a method's grid, one trainee after another, and keeps the model that is best on val.
 
-Each trainee starts from the same random numbers, so a point gives, bit for bit, what it gives alone, and a search that was
-interrupted goes on with the trainee that it was at. Test is not seen here.
+Each trainee starts from the same random numbers, so a point gives, bit for bit, what it gives
+alone, and a search that was interrupted goes on with the trainee that it was at. Test is not seen
+here.
 """
 
 import copy
@@ -29,6 +30,7 @@ from harness.train.fit import FINAL_CHECKPOINT_S, Checkpoints, Clock, Trainee, f
 from harness.train.micro_batching import choose_parts, out_of_memory
 from harness.train.trainee import ModelTrainee
 from harness.transfer.method import Candidates, Method, Setup
+from harness.transfer.methods._network_settings import NetworkSettings
 from loaders.backend import Loader
 from writers.errors import UserError
 
@@ -53,7 +55,10 @@ class Best:
 
 
 class Search:
-    """One stage's search. `run` gives the best; `entries` tells of every point, `clocks` how long each trainee took."""
+    """One stage's search.
+
+    `run` gives the best; `entries` tells of every point, `clocks` how long each trainee took.
+    """
 
     def __init__(
         self,
@@ -107,7 +112,10 @@ class Search:
         return self._best
 
     def refit(self, best: Best, loader: Loader) -> Classifier:
-        """The best point trained once more, on that loader's images. Raises Diverged and Stopped."""
+        """The best point trained once more, on that loader's images.
+
+        Raises Diverged and Stopped.
+        """
         self._save()
         self._num_turns += 1
         self._setup = replace(
@@ -127,8 +135,10 @@ class Search:
         return self._last
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """For each point and crop its values, its scores on val (None: it diverged) and, where only some train in full, the
-        share of training that it had."""
+        """For each point and crop its values, its scores on val (None.
+
+        It diverged) and, where only some train in full, the share of training that it had.
+        """
         settings = self._setup.settings
         halving = len(grid.shares(settings)) > 1
         for trial in grid.trials(settings):
@@ -151,9 +161,7 @@ class Search:
         """Trials that train together."""
         for group in grid.by_length(alive):
             yield from (
-                [group]
-                if self._method.trains_together(self._setup)
-                else [[trial] for trial in group]
+                [group] if self._setup.settings.TRAINS_TOGETHER else [[trial] for trial in group]
             )
 
     def _take(self, turn: list[Trial], share: Fraction) -> None:
@@ -204,6 +212,7 @@ class Search:
 
     def _fit(self, turn: list[Trial], share: Fraction, loader: Loader) -> Candidates:
         context, settings = self._context, turn[0].settings
+        accumulate = settings.accumulate if isinstance(settings, NetworkSettings) else None
         self._last = None  # its memory is wanted
         torch.manual_seed(
             context.config["seed"]
@@ -221,7 +230,7 @@ class Search:
         )
         if isinstance(candidates.trainee, ModelTrainee):
             self.num_parts = choose_parts(
-                candidates.trainee, settings.accumulate, self._noise(settings), context.folder
+                candidates.trainee, accumulate or 1, self._noise(settings), context.folder
             )
         exhausted = False
         try:
@@ -250,7 +259,7 @@ class Search:
                 candidates.trainee,
                 self._noise(settings),
                 context.folder,
-                settings.accumulate if "accumulate" in self._method.TAKES else None,
+                accumulate,
             )
         return candidates
 

@@ -131,7 +131,7 @@ def test_the_recipes_that_ship_are_right():
         (
             "lr: 1e-3",
             "step_factor: 0.1",
-            "tiny.yaml:8: pretrain.optimizer: step_factor has an effect with schedule: step only.",
+            "tiny.yaml:9: pretrain.optimizer.step_factor: has an effect with schedule: step only.",
         ),
         (
             "dataset: synthetic_things",

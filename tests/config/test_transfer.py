@@ -1,12 +1,14 @@
 """What a recipe may say of methods: axes and settings that do nothing are refused, presets are the papers', lists fan out."""
 
+import json
 from typing import Any
 
 import pytest
 
 from harness.config import grid
 from harness.config import transfer_presets as method_presets
-from harness.config.transfer import TransferSettings
+from harness.config.methods import available, settings_model
+from harness.config.transfer import MethodSettings, TransferSettings
 from harness.config.validate import check
 from harness.matrix.expand import expand
 from writers.errors import UserError
@@ -27,6 +29,12 @@ def recipe(methods: dict[str, Any], **more: Any):
 
 def transfers(methods: dict[str, Any], **more: Any):
     return [stage for stage in expand(recipe(methods, **more)).stages if stage.kind == "transfer"]
+
+
+def settings_of(method: str, recipe_settings: dict[str, Any]) -> Any:
+    """Settings of a method as a recipe has them, with the values of their preset."""
+    spelled = method_presets.spelled_out(recipe_settings, method)
+    return settings_model(method).model_validate(spelled)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +73,7 @@ def transfers(methods: dict[str, Any], **more: Any):
         ({"full": {"grid": {"steps": [5]}, "epochs": 3}}, "epochs and steps are two ways"),
         (
             {"full": {"grid": {"weight_decay": [0.1], "decay_ratio": [0.1]}}},
-            "two ways to say one thing",
+            "weight_decay and decay_ratio set the same thing in two ways",
         ),
         (
             {"full": {"grid": {"weight_decay": [0.1]}, "optimizer": {"weight_decay": 0.1}}},
@@ -73,13 +81,16 @@ def transfers(methods: dict[str, Any], **more: Any):
         ),
         (
             {"full": {"grid": {"reinit_last": [1]}, "reinit_last": 1}},
-            "`reinit_last` has no effect beside the axis",
+            "methods.full.reinit_last: has no effect beside the axis",
         ),
         ({"full": {"grid": {"lr": [0.1, 0.1]}}}, "names a value twice"),
-        ({"full": {"low_lr_ratio": 0.1}}, "low_lr_ratio has no effect without num_low"),
+        (
+            {"full": {"low_lr_ratio": 0.1}},
+            "methods.full.low_lr_ratio: has no effect without num_low",
+        ),
         (
             {"full": {"train_crop": "center", "crop_scale": [0.5, 1.0]}},
-            "have an effect with train_crop: random only",
+            "methods.full.crop_scale: has an effect with train_crop: random only",
         ),
         ({"full": {"selected_on": "test"}}, "selected_on: unknown key"),
         (
@@ -110,7 +121,7 @@ def test_what_does_nothing_is_refused(methods, said):
 
 
 def test_kornblith_is_7_rates_by_8_ratios():
-    settings = TransferSettings.model_validate(method_presets.spelled_out({"preset": "kornblith"}))
+    settings = settings_of("full", {"preset": "kornblith"})
     trials = grid.trials(settings)
     assert (
         len(trials) == 56 == grid.num_configs(settings)
@@ -127,9 +138,7 @@ def test_kornblith_is_7_rates_by_8_ratios():
         and by_point[0.1, 1e-6] == pytest.approx(1e-5)
         and by_point[0.1, 0.0] == 0
     )
-    scratch = TransferSettings.model_validate(
-        method_presets.spelled_out({"preset": "kornblith-scratch"})
-    )
+    scratch = settings_of("scratch", {"preset": "kornblith-scratch"})
     assert len(grid.trials(scratch)) == 56 and (min(scratch.rates), max(scratch.rates)) == (
         1e-3,
         1.0,
@@ -141,7 +150,7 @@ def test_kornblith_is_7_rates_by_8_ratios():
 
 
 def test_vtab_is_2_by_2_and_fits_again():
-    settings = TransferSettings.model_validate(method_presets.spelled_out({"preset": "vtab"}))
+    settings = settings_of("full", {"preset": "vtab"})
     assert [trial.point for trial in grid.trials(settings)] == [
         {"lr": lr, "steps": steps} for lr in (0.1, 0.01) for steps in (2500, 10_000)
     ]
@@ -167,7 +176,7 @@ def test_the_presets_of_salmans_group_freeze_weights_alone():
                 }
             )
         }
-        assert found == {"fixed": "update", "head": "update", "full": None, "own": "frozen"}
+        assert found == {"fixed": "update", "head": "update", "full": "update", "own": "frozen"}
 
 
 def test_fast_has_its_own_values_for_each_dataset_under_those_of_the_recipe():
@@ -188,9 +197,7 @@ def test_fast_has_its_own_values_for_each_dataset_under_those_of_the_recipe():
         for stage in transfers({"full": {"preset": "fast", "steps": 3}})
     }
     assert all(settings["steps"] == 3 and "epochs" not in settings for settings in quick.values())
-    food = TransferSettings.model_validate(
-        method_presets.spelled_out({"preset": "fast"})
-    ).for_target("food")
+    food = settings_of("full", {"preset": "fast"}).for_target("food")
     assert (
         food.optimizer.step_epochs == 5
         and food.optimizer.weight_decay == 5e-4
@@ -199,16 +206,16 @@ def test_fast_has_its_own_values_for_each_dataset_under_those_of_the_recipe():
 
 
 def test_what_a_recipe_says_goes_over_its_preset_also_in_other_words():
-    spelled = method_presets.spelled_out(
+    settings = settings_of(
+        "full",
         {
             "preset": "kornblith",
             "epochs": 3,
             "lrs": [0.1],
             "grid": {"weight_decay": [0.0]},
             "refit": False,
-        }
+        },
     )
-    settings = TransferSettings.model_validate(spelled)
     assert settings.steps is None and settings.epochs == 3 and settings.rates == (0.1,)
     assert settings.grid.axes() == {"weight_decay": (0.0,)} and settings.bn_momentum == "kornblith"
 
@@ -259,5 +266,46 @@ def test_logreg_works_on_features_and_has_no_seed():
         "features_0.875",
     ]
     assert found["logreg"].needs["features"].config["splits"] == ["train", "val", "test"]
-    assert "seed" not in found["logreg"].config and found["logreg"].config["settings"] == {}
+    assert "seed" not in found["logreg"].config and set(found["logreg"].config["settings"]) == {
+        "lambdas",
+        "grid",
+        "per_class",
+    }
     assert {need.config["eval_crop"] for need in found["crops"].needs.values()} == {1.0, 0.875}
+
+
+NEW_DEFAULTS: dict[str, Any] = {"policy": "full", "lrs": (0.5,), "lambdas": (3.0,), "alpha": 0.7}
+
+
+@pytest.mark.parametrize("method", available())
+def test_a_changed_default_changes_the_settings_of_a_stage(method: str):
+    """Keys hold resolved settings: none is left out because it has its default."""
+    needed = {"train_from": 3} if method == "partial" else {}
+    model = settings_model(method)
+    settings = model.model_validate(needed)
+    resolved = settings.resolved()
+    for name, value in NEW_DEFAULTS.items():
+        if name in model.model_fields:
+            changed = settings.model_copy(update={name: value}).resolved()
+            assert (changed != resolved) == (value != getattr(settings, name))
+    left_out = set(model.model_fields) - resolved.keys() - settings.without_effect().keys()
+    assert left_out <= {"method", "per_target", "eval_crop"}
+    assert "eval_crop" in resolved or method == "logreg", "its features have a crop, not the fit"
+    assert model.model_validate_json(json.dumps(resolved), strict=True).resolved() == resolved
+
+
+def test_every_method_has_settings_of_its_own_kind():
+    for method in available():
+        model = settings_model(method)
+        assert issubclass(model, MethodSettings)
+        assert issubclass(model, TransferSettings) == (model.NEEDS != "features")
+
+
+def test_settings_of_a_recipe_are_those_of_its_methods():
+    found = recipe({"l2sp": {"alpha": 0.5}, "few": {"method": "full", "per_class": [2, 4]}}).methods
+    assert type(found["l2sp"]) is settings_model("l2sp") and found["few"].method == "full"
+    again = check(
+        json.loads(recipe({"l2sp": {"alpha": 0.5}}).model_dump_json(exclude_unset=True)),
+        lambda place: "kept.json:1",
+    )
+    assert again.methods == {"l2sp": found["l2sp"]}

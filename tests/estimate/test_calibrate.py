@@ -82,7 +82,7 @@ def test_the_demo_is_calibrated_once_and_for_this_device(capsys: pytest.CaptureF
     sets = [part for value in SMALL for part in ("--set", value)]
     out, err = show(capsys, "demo", *sets, "--calibrate", "--json")
     assert (
-        "6 kinds of steps to time on" in err
+        "timing 6 kinds of steps on" in err
         and "train resnet10 under attack, 8 images at 16 pixels" in err
     )
     found = json.loads(out)["estimate"]
@@ -104,16 +104,16 @@ def test_the_demo_is_calibrated_once_and_for_this_device(capsys: pytest.CaptureF
     assert (
         "calibrated: " in out
         and found["calibrated_on"] in " ".join(out.split())
-        and "to time" not in err
+        and "timing" not in err
     )
     _, err = show(capsys, "demo", *sets, "--calibrate")
-    assert "0 kinds of steps to time" in err and Path("runs/calibration.json").read_bytes() == timed
+    assert "timing 0 kinds of steps" in err and Path("runs/calibration.json").read_bytes() == timed
 
     for row in file["steps"]:
         row["device"] = "another device"
     Path("runs/calibration.json").write_text(json.dumps(file))
     out, _ = show(capsys, "demo", *sets)
-    assert "unknown: nothing like it has run yet" in out and "calibrated" not in out
+    assert "unknown, because no similar stage has run yet" in out and "calibrated" not in out
 
 
 HAND = """\
@@ -313,7 +313,8 @@ def test_what_cannot_be_timed_stays_unknown(
     out, err = show(capsys, "lost.yaml", "--calibrate")
     assert err.count("weights/lost.pt cannot be read") == 3 and "Traceback" not in err
     assert (
-        "unknown: nothing like it has run yet" in out and not Path("runs/calibration.json").exists()
+        "unknown, because no similar stage has run yet" in out
+        and not Path("runs/calibration.json").exists()
     )
 
     from harness.estimate import calibrate
@@ -401,8 +402,8 @@ def test_a_damaged_file_is_told_of_and_measured_anew(
     Path("runs").mkdir()
     Path("runs/calibration.json").write_text(content)
     out, err = show(capsys, "demo")
-    assert "unknown: nothing like it has run yet" in out
-    assert "calibration.json" in err and "--calibrate measures anew" in err
+    assert "unknown, because no similar stage has run yet" in out
+    assert "calibration.json" in err and "Measure again: harness plan RECIPE --calibrate" in err
     with pytest.raises(UserError):
         calibration.read(Path("runs"), HERE)
     calibration.add(Path("runs"), HERE, {"step": "look"}, 0.5)

@@ -80,7 +80,7 @@ def test_hours_come_from_finished_stages_scaled_by_work(plan: Matrix):
 
 
 def test_the_plan_says_what_it_knows(plan: Matrix, capsys: pytest.CaptureFixture[str]):
-    assert "unknown: nothing like it has run yet" in show(capsys)
+    assert "unknown, because no similar stage has run yet" in show(capsys)
     models = [stage for stage in plan.stages if stage.kind == "pretrain"]
     finish(models[0], wall_s=3600.0)
     assert "h one after another and" in show(capsys)

@@ -129,7 +129,7 @@ def test_models_that_exist_are_adopted_scored_and_transferred():
     by_name = {stage.name: stage for stage in stages}
     packaged, mine = by_name["adopt/efficientnet_lite0"], by_name["adopt/mine"]
     assert packaged.config == {
-        "model": {"name": "efficientnet_lite0", "imagenet_top1": None},
+        "model": {"name": "efficientnet_lite0", "checkpoint": None, "imagenet_top1": None},
         "weights_dir": None,
     }
     assert mine.config["weights_dir"] == "weights" and mine.config["model"]["checkpoint"] == "c.pt"
@@ -208,7 +208,7 @@ MODELS = "name: tiny\ntargets:\n  - {dataset: synthetic_scenes}\nscores: all\nmo
             MODELS + "  - efficientnet_lite1\n",
             "tiny.yaml:6: models.0: there is no model named 'efficientnet_lite1'. Did you mean",
         ),
-        (MODELS + "  - {name: resnet18, eps: 3}\n", "eps goes with a checkpoint"),
+        (MODELS + "  - {name: resnet18, eps: 3}\n", "models.0.eps: goes with a checkpoint"),
         (
             MODELS + "  - {name: x, checkpoint: c.pt, arch: resnet19}\n",
             "models.0.arch: there is no model named 'resnet19'",

@@ -225,5 +225,5 @@ def test_a_score_that_cannot_be_says_why_and_the_rest_go_on(root: Path, data: Re
 def test_a_damaged_file_of_features_is_named(tmp_path: Path):
     (tmp_path / "train.npz").write_bytes(b"PK\x03\x04 no more")
     for name in ("train", "val"):
-        with pytest.raises(UserError, match="no whole file of features"):
+        with pytest.raises(UserError, match="is not a complete file of features"):
             Features.load(file_of(tmp_path, name))

@@ -154,7 +154,7 @@ def test_all_45_penalties_converge_with_more_features_than_images():
             0, random.normal(0, 1, (120, 20)) @ mixing + 0.1 * random.normal(0, 1, (120, 160))
         )
     )
-    features = logistic.standardisation(features)(features)
+    features = logistic.standardization(features)(features)
     path = logistic.fit_path(features, labels, 10)
     assert all(fit.converged for fit in path) and len(path) == 45
     for fit in path[::11]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.config import grid
-from harness.config.transfer import TransferSettings
+from harness.config.methods import settings_model
 from harness.modeling import classifier as models
 from harness.modeling.classifier import Classifier
 from harness.profiling.timer import Timer
@@ -17,7 +17,12 @@ from writers.errors import UserError
 
 
 def make_setup(
-    bn_stats: str, lrs: tuple[float, ...] = (0.1, 0.01), *, source_seed: int = 0, **settings
+    method: str,
+    bn_stats: str,
+    lrs: tuple[float, ...] = (0.1, 0.01),
+    *,
+    source_seed: int = 0,
+    **settings,
 ) -> Setup:
     torch.manual_seed(source_seed)
     source = models.build("resnet10", 5, channels=(16, 16, 16, 16))
@@ -33,7 +38,7 @@ def make_setup(
     return Setup(
         lambda: with_head(copy.deepcopy(source)),
         scratch,
-        TransferSettings(lrs=lrs, **settings),
+        settings_model(method).model_validate({"lrs": lrs, **settings}),
         bn_stats,
         4,
         "cpu",
@@ -46,7 +51,7 @@ def trained(method: str, setup: Setup, num_steps: int = 3) -> dict[float, Classi
     """Learning rate -> the model that a few steps leave."""
     found = methods.find(method)
     trials = grid.trials(setup.settings)
-    turns = [trials] if found.trains_together(setup) else [[trial] for trial in trials]
+    turns = [trials] if setup.settings.TRAINS_TOGETHER else [[trial] for trial in trials]
     models_of = {}
     for turn in turns:
         candidates = found.candidates(setup, turn)
@@ -90,7 +95,7 @@ def moved(setup: Setup, model) -> tuple[bool, bool, bool]:
     ],
 )
 def test_what_moves(method, bn_stats, expected):
-    setup = make_setup(bn_stats)
+    setup = make_setup(method, bn_stats)
     seen = {lr: moved(setup, model) for lr, model in trained(method, setup).items()}
     assert seen == {0.1: expected, 0.01: expected}
 
@@ -98,9 +103,9 @@ def test_what_moves(method, bn_stats, expected):
 @pytest.mark.parametrize("bn_stats", ["frozen", "update"])
 def test_heads_on_a_shared_backbone_are_what_each_would_be_alone(bn_stats):
     lrs = (0.5, 0.1, 0.001)
-    shared = trained("fixed", make_setup(bn_stats, lrs), 5)
+    shared = trained("fixed", make_setup("fixed", bn_stats, lrs), 5)
     for lr in lrs:
-        alone = trained("fixed", make_setup(bn_stats, (lr,)), 5)[lr].state_dict()
+        alone = trained("fixed", make_setup("fixed", bn_stats, (lr,)), 5)[lr].state_dict()
         assert all(
             torch.equal(value, alone[name]) for name, value in shared[lr].state_dict().items()
         )
@@ -108,7 +113,7 @@ def test_heads_on_a_shared_backbone_are_what_each_would_be_alone(bn_stats):
 
 @pytest.mark.parametrize("bn_stats", ["frozen", "update"])
 def test_a_shared_backbone_equals_a_plain_loop_over_the_head(bn_stats):
-    setup = make_setup(bn_stats, (0.1,))
+    setup = make_setup("fixed", bn_stats, (0.1,))
     model = trained("fixed", setup)[0.1]
 
     plain = setup.load().train(bn_stats == "update")
@@ -137,7 +142,7 @@ def test_a_shared_backbone_equals_a_plain_loop_over_the_head(bn_stats):
 
 @pytest.mark.parametrize("bn_stats", ["frozen", "update"])
 def test_a_shared_backbone_goes_on_where_it_was_saved(bn_stats):
-    setup = make_setup(bn_stats)
+    setup = make_setup("fixed", bn_stats)
     whole, begun, resumed = (SharedBackbone(setup, grid.trials(setup.settings)) for _ in range(3))
     generator = torch.Generator().manual_seed(4)
     batches = [
@@ -160,7 +165,7 @@ def test_a_shared_backbone_goes_on_where_it_was_saved(bn_stats):
 
 
 def test_every_rate_starts_from_the_same_head():
-    setup = make_setup("update")
+    setup = make_setup("fixed", "update")
     assert torch.equal(setup.load().head.weight, setup.load().head.weight)
 
 

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from harness.config import grid
-from harness.config.train import ScheduleSettings
-from harness.config.transfer import TransferSettings
+from harness.config.methods import settings_model
 from harness.modeling import classifier as models
 from harness.modeling.blocks import blocks_of, stages_of
 from harness.transfer import method as methods
@@ -16,7 +15,8 @@ from harness.transfer.methods import _network
 from tests.transfer.test_methods import make_setup, train, trained
 from writers.errors import UserError
 
-PLAIN = ScheduleSettings(schedule="constant", momentum=0.9, weight_decay=0.0)
+PLAIN = {"schedule": "constant", "momentum": 0.9}
+PLAIN_WITHOUT_DECAY = {**PLAIN, "weight_decay": 0.0}
 CONVOLUTIONS = (nn.Conv2d, nn.Linear)
 
 
@@ -37,6 +37,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 def test_l2sp_is_the_gradient_of_the_written_penalty(start_groups, num_low, reinit_last):
     alpha, beta = 0.3, 0.05
     setup = make_setup(
+        "l2sp",
         "update",
         (0.1,),
         optimizer=PLAIN,
@@ -86,35 +87,43 @@ def test_l2sp_is_the_gradient_of_the_written_penalty(start_groups, num_low, rein
     for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
         # Three steps amplify float32 roundings: 2.5e-7 at most.
         torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-6, msg=name)
-    far = make_setup("update", (0.1,), optimizer=PLAIN, alpha=0.0, beta=0.0)
+    far = make_setup("l2sp", "update", (0.1,), optimizer=PLAIN, alpha=0.0, beta=0.0)
     assert changed(trained("l2sp", far)[0.1].state_dict(), model.state_dict()), (
         "the penalty does something"
     )
 
 
 def test_without_penalty_l2sp_is_full_without_weight_decay():
-    one = trained("l2sp", make_setup("update", (0.1,), optimizer=PLAIN, alpha=0.0, beta=0.0))[0.1]
-    other = trained("full", make_setup("update", (0.1,), optimizer=PLAIN))[0.1]
+    one = trained(
+        "l2sp", make_setup("l2sp", "update", (0.1,), optimizer=PLAIN, alpha=0.0, beta=0.0)
+    )[0.1]
+    other = trained("full", make_setup("full", "update", (0.1,), optimizer=PLAIN_WITHOUT_DECAY))[
+        0.1
+    ]
     assert not changed(one.state_dict(), other.state_dict())
 
 
 def test_l2sp_has_no_weight_decay_of_the_optimizer_beside_it():
-    _, trainee = start_of("l2sp", make_setup("update"))  # the settings' own default is 5e-4
+    _, trainee = start_of("l2sp", make_setup("l2sp", "update"))  # the settings' own default is 5e-4
     assert {group["weight_decay"] for group in trainee.optimizer.param_groups} == {0.0}
 
 
 def test_scratch_ignores_the_source():
     one, other = (
-        trained("scratch", make_setup("update", (0.1,), source_seed=seed))[0.1] for seed in (0, 9)
+        trained("scratch", make_setup("scratch", "update", (0.1,), source_seed=seed))[0.1]
+        for seed in (0, 9)
     )
     assert not changed(one.state_dict(), other.state_dict())
-    full = [trained("full", make_setup("update", (0.1,), source_seed=seed))[0.1] for seed in (0, 9)]
+    full = [
+        trained("full", make_setup("full", "update", (0.1,), source_seed=seed))[0.1]
+        for seed in (0, 9)
+    ]
     assert changed(full[0].state_dict(), full[1].state_dict())
 
 
 @pytest.mark.parametrize("train_from", [1, 3, 4])
 def test_partial_leaves_what_is_frozen_bit_for_bit_and_moves_the_rest(train_from):
-    setup = make_setup("update", (0.1,), train_from=train_from)
+    setup = make_setup("partial", "update", (0.1,), train_from=train_from)
     start, model = setup.load().state_dict(), trained("partial", setup)[0.1]
     moved = changed(start, model.state_dict())
     stages = ["stem", *(f"stage{number}" for number in range(1, 5))]
@@ -130,12 +139,12 @@ def test_partial_leaves_what_is_frozen_bit_for_bit_and_moves_the_rest(train_from
 
 def test_partial_says_which_stages_there_are():
     with pytest.raises(UserError, match=r"train_from is 5; the network has 5 stages"):
-        start_of("partial", make_setup("update", (0.1,), train_from=5))
+        start_of("partial", make_setup("partial", "update", (0.1,), train_from=5))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_reinit_last_touches_the_last_blocks_alone(count):
-    setup = make_setup("update", (0.1,), reinit_last=count)
+    setup = make_setup("full", "update", (0.1,), reinit_last=count)
     start, model = setup.load().state_dict(), start_of("full", setup)[0].state_dict()
     random = setup.scratch().state_dict()
     names = ["stem", "stage1", "stage2", "stage3", "stage4"][-count:]
@@ -145,11 +154,12 @@ def test_reinit_last_touches_the_last_blocks_alone(count):
     }
     assert all(torch.equal(model[name], random[name]) for name in model if name.startswith(new))
     with pytest.raises(UserError, match="the network has 5 blocks"):
-        start_of("full", make_setup("update", (0.1,), reinit_last=3, num_low=3))
+        start_of("full", make_setup("full", "update", (0.1,), reinit_last=3, num_low=3))
 
 
 def test_learning_rates_by_group_and_layer():
     setup = make_setup(
+        "full",
         "update",
         (0.1,),
         num_low=2,
@@ -175,7 +185,7 @@ def test_learning_rates_by_group_and_layer():
     for name, parameter in model.named_parameters():
         expected = 0.05 * (1.0 if name.startswith("head.") else ratios[name.split(".")[1]])
         assert rates[parameter] == pytest.approx(expected), name
-    still = trained("full", make_setup("update", (0.1,), num_low=2, low_lr_ratio=0.0))[
+    still = trained("full", make_setup("full", "update", (0.1,), num_low=2, low_lr_ratio=0.0))[
         0.1
     ].state_dict()
     moved = changed(setup.load().state_dict(), still)
@@ -190,7 +200,12 @@ def test_learning_rates_by_group_and_layer():
 
 def test_every_group_has_its_weight_decay_and_loads_again():
     setup = make_setup(
-        "update", (0.1,), num_low=1, low_lr_ratio=0.1, optimizer=ScheduleSettings(weight_decay=1e-3)
+        "full",
+        "update",
+        (0.1,),
+        num_low=1,
+        low_lr_ratio=0.1,
+        optimizer={"weight_decay": 1e-3},
     )
     model, trainee = start_of("full", setup)
     decayed = {
@@ -255,16 +270,18 @@ def test_blocks_cover_a_network_in_order(arch, num_blocks, stages):
 
 
 def test_settings_of_a_point():
-    settings = TransferSettings.model_validate(
-        {"grid": {"lr": [0.1, 0.01], "decay_ratio": [0, 1e-3], "alpha": [0.5]}}
+    settings = settings_model("full").model_validate(
+        {"grid": {"lr": [0.1, 0.01], "decay_ratio": [0, 1e-3], "layer_decay": [0.5]}}
     )
     trials = grid.trials(settings)
     assert [trial.point for trial in trials] == [
-        {"lr": lr, "decay_ratio": ratio, "alpha": 0.5} for lr in (0.1, 0.01) for ratio in (0, 1e-3)
+        {"lr": lr, "decay_ratio": ratio, "layer_decay": 0.5}
+        for lr in (0.1, 0.01)
+        for ratio in (0, 1e-3)
     ]
     assert [trial.settings.optimizer.weight_decay for trial in trials] == pytest.approx(
         [0, 0.01, 0, 0.1]
     )
-    assert {trial.settings.alpha for trial in trials} == {0.5} and [
+    assert {trial.settings.layer_decay for trial in trials} == {0.5} and [
         trial.lr for trial in trials
     ] == [0.1, 0.1, 0.01, 0.01]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from harness.config import grid
+from harness.config.methods import settings_model
 from harness.config.transfer import TransferSettings
 from harness.modeling import classifier as models
 from harness.runner.context import Stopped
@@ -168,7 +169,7 @@ def test_halving_is_labelled_and_cheaper_and_chooses_among_those_that_trained_in
 
 
 def test_a_reduced_grid_is_a_seeded_part_of_it():
-    settings = TransferSettings.model_validate(
+    settings = settings_model("l2sp").model_validate(
         {"grid": {"lr": [0.1, 0.2, 0.3], "alpha": [1, 2, 3, 4]}, "policy": {"reduced": 5}}
     )
     drawn = grid.trials(settings)
@@ -178,7 +179,7 @@ def test_a_reduced_grid_is_a_seeded_part_of_it():
     assert [trial.number for trial in grid.trials(settings)] == sorted(
         trial.number for trial in drawn
     )
-    other = TransferSettings.model_validate(
+    other = settings_model("l2sp").model_validate(
         {**settings.model_dump(exclude_unset=True), "policy": {"reduced": 5, "seed": 1}}
     )
     assert [trial.number for trial in grid.trials(other)] != [trial.number for trial in drawn]

@@ -3,4 +3,4 @@
 from harness.matrix.stage_kind import StageKind
 from harness.stages.pretrain.spec import MODEL_FILE
 
-SPEC = StageKind(version=2, needs_gpu=False, in_status=True, outputs=(MODEL_FILE,))
+SPEC = StageKind(version=3, needs_gpu=False, in_status=True, outputs=(MODEL_FILE,))

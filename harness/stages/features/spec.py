@@ -27,4 +27,4 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
     )
 
 
-SPEC = StageKind(version=1, on_demand=True, recorded_outputs=feature_files, workloads=workloads)
+SPEC = StageKind(version=2, on_demand=True, recorded_outputs=feature_files, workloads=workloads)

@@ -74,7 +74,7 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
 
 
 SPEC = StageKind(
-    version=5,
+    version=6,
     multi_process=True,
     in_status=True,
     outputs=(MODEL_FILE,),

@@ -26,4 +26,4 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
     )
 
 
-SPEC = StageKind(version=2, on_demand=True, workloads=workloads)
+SPEC = StageKind(version=3, on_demand=True, workloads=workloads)

@@ -2,4 +2,4 @@
 
 from harness.matrix.stage_kind import StageKind
 
-SPEC = StageKind(version=1, needs_gpu=False, tolerates_failed_needs=True)
+SPEC = StageKind(version=2, needs_gpu=False, tolerates_failed_needs=True)

@@ -8,11 +8,12 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
+from harness.config.methods import settings_model
 from harness.config.transfer import TransferSettings
 from harness.modeling import classifier as models
 from harness.modeling.classifier import Classifier
@@ -27,7 +28,7 @@ from harness.train.flip_tta import FlipAverage
 from harness.train.loader_plans import eval_plan, few_per_class, split_path, train_plan
 from harness.train.trainee import replay_rate
 from harness.transfer import method as methods
-from harness.transfer.method import FeatureMethod, Setup
+from harness.transfer.method import Setup
 from harness.transfer.search import Search, settings_say
 from loaders import open_loader
 from loaders.backend import Loader
@@ -41,12 +42,12 @@ TRAIN_AND_VAL = "trainval.beton"
 
 def run(context: StageContext) -> Outcome:
     """Metrics: scores on test of the model that val chose, what was chosen, the grid with its scores on val."""
-    method = methods.find(context.config["method"])
-    if method.NEEDS == "features":
-        return cast(FeatureMethod, method).run(context)
     started = time.monotonic()
     config = context.config
-    settings = TransferSettings.model_validate(config["settings"])
+    settings = settings_model(config["method"]).model_validate(config["settings"])
+    if not isinstance(settings, TransferSettings):
+        return methods.find_feature_method(config["method"]).run(context)
+    method = methods.find(config["method"])
     classes = context.needs["data"].metrics["classes"]
     precision, timer = choose(settings.precision, context.device), Timer(context.device)
     _check_splits(context)
@@ -85,7 +86,7 @@ def run(context: StageContext) -> Outcome:
             load.pretrained,
             load.scratch,
             settings,
-            settings.bn_stats or method.DEFAULT_BN_STATS,
+            settings.bn_stats,
             num_batches(loader.plan, loader.num_samples),
             context.device,
             precision,

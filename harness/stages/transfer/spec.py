@@ -1,46 +1,40 @@
 """Declaration of the transfer stage."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from harness.config import grid
 from harness.config.grid import Trial
+from harness.config.methods import settings_model
 from harness.config.transfer import TransferSettings
-from harness.matrix.stage import Stage
+from harness.matrix.stage import Stage, canonical
 from harness.matrix.stage_kind import StageKind
 from harness.matrix.workload import Counts, Workload
 from harness.stages import _workload
 
 # Settings that the time of a training step depends on.
-STEP_SETTINGS = ("batch_size", "resolution", "precision", "accumulate", "train_from")
+STEP_SETTINGS = ("batch_size", "resolution", "precision", "bn_stats", "accumulate", "train_from")
 
 
 def work(config: Mapping[str, Any]) -> float:
-    """Passes over the target's images; 1 for a method that works on features."""
-    settings = config.get("settings", {})
-    return _passes(json.dumps(settings)) if "lrs" in settings else 1.0
+    """Passes over the target's images, of the whole search."""
+    if "method" not in config:
+        return 1.0
+    return _num_passes(config["method"], canonical(config["settings"]))
 
 
 @lru_cache(maxsize=1024)
-def _passes(settings: str) -> float:
+def _num_passes(method: str, settings: str) -> float:
     """Cached: ten thousand transfers share a few settings."""
-    return grid.passes(TransferSettings.model_validate_json(settings))
+    return settings_model(method).model_validate_json(settings).num_passes()
 
 
 def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
     """Training steps of the whole grid, in the order of `harness.transfer.search`, and evaluations."""
-    from harness.transfer import method
-
     config, target = stage.config, counts["data"]
-    settings = TransferSettings.model_validate(config["settings"])
-    chosen = method.find(config["method"])
-    bn_stats = settings.bn_stats or chosen.DEFAULT_BN_STATS
-    together = chosen.trains_together(
-        cast(method.Setup, SimpleNamespace(settings=settings, bn_stats=bn_stats))
-    )
+    settings = settings_model(config["method"]).model_validate(config["settings"])
+    assert isinstance(settings, TransferSettings)
     model = (
         _workload.model_of(stage.needs["model"])
         if "model" in stage.needs
@@ -51,14 +45,15 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
         train = min(train, settings.per_class * target.num_classes)
 
     def training(group: Sequence[Trial], num_images: float) -> Workload:
-        step_settings = group[0].settings.model_dump(mode="json", include=set(STEP_SETTINGS))
+        names = set(STEP_SETTINGS) - group[0].settings.without_effect().keys()
+        step_settings = group[0].settings.model_dump(mode="json", include=names)
         return Workload(
             {
                 "step": "transfer",
                 "model": model,
                 "method": config["method"],
                 "num_trials": len(group),
-                "settings": {**step_settings, "bn_stats": bn_stats},
+                "settings": step_settings,
             },
             settings.batch_size,
             num_images,
@@ -67,7 +62,9 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
     survivors, num_evaluations = grid.trials(settings), 0
     for share in grid.shares(settings):
         for equal_length in grid.by_length(survivors):
-            for group in [equal_length] if together else [[trial] for trial in equal_length]:
+            for group in (
+                [equal_length] if settings.TRAINS_TOGETHER else [[trial] for trial in equal_length]
+            ):
                 yield training(group, float(share) * _num_images(group[0], train))
                 num_evaluations += len(group) * len(grid.crops(settings))
         if share < 1:
@@ -94,4 +91,4 @@ def _num_images(trial: Trial, num_train_images: int) -> float:
     )
 
 
-SPEC = StageKind(version=6, in_status=True, work=work, workloads=workloads)
+SPEC = StageKind(version=7, in_status=True, work=work, workloads=workloads)

@@ -1,1 +1,5 @@
-"""The catalogue of transfer methods: which parameters train, and how."""
+"""Transfer methods, one package each.
+
+`<name>/settings.py` has `SETTINGS`, the settings model, and imports no torch; `<name>/method.py` has what
+`harness.transfer.method.Method` lists.
+"""

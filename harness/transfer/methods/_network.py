@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from harness.config.grid import Trial
-from harness.config.transfer import TransferSettings
+from harness.config.transfer import BnStats, TransferSettings
 from harness.modeling.blocks import Block, blocks_of
 from harness.modeling.classifier import Classifier
 from harness.modeling.module_modes import BatchNorm
 from harness.train.l2sp import Pull
 from harness.train.trainee import ModelTrainee
-from harness.transfer.method import BnStats, Candidates, Setup
+from harness.transfer.method import Candidates, Setup
+from harness.transfer.methods._network_settings import BlockSettings, NetworkSettings
 from writers.errors import UserError
 
 KORNBLITH_STEPS, TORCH_MOMENTUM = 10, 0.1
@@ -30,15 +31,11 @@ def candidates(
     """A trainee for the weights of the model that require gradients. frozen: modules whose statistics stay, too. pull: in
     place of weight decay."""
     settings = trial.settings
-    schedule = (
-        settings.optimizer
-        if pull is None
-        else settings.optimizer.model_copy(update={"weight_decay": 0.0})
-    )
+    assert isinstance(settings, NetworkSettings)
     set_bn_momentum(model, settings.bn_momentum, setup.steps_per_epoch)
     trainee = ModelTrainee(
         model,
-        schedule,
+        settings.optimizer,
         trial.lr,
         device=setup.device,
         precision=setup.precision,
@@ -53,6 +50,7 @@ def candidates(
 
 def transferred(setup: Setup, settings: TransferSettings) -> Classifier:
     """The source's model under a new head, its last `reinit_last` blocks with random weights and statistics."""
+    assert isinstance(settings, BlockSettings)
     model = setup.load()
     if settings.reinit_last:
         random = setup.scratch().backbone.state_dict()
@@ -81,7 +79,7 @@ class Parts:
         )
 
 
-def parts(model: Classifier, settings: TransferSettings) -> Parts:
+def parts(model: Classifier, settings: BlockSettings) -> Parts:
     """Raises UserError where settings ask for more blocks than there are."""
     return Parts(blocks_of(model.backbone), settings.num_low, settings.reinit_last)
 
@@ -91,6 +89,8 @@ def lr_ratios(model: Classifier, settings: TransferSettings) -> dict[nn.Paramete
 
     New blocks learn like the head, times `layer_decay` to the power of how many blocks they are before it, as all do.
     """
+    if not isinstance(settings, BlockSettings):
+        return {}
     if (settings.num_low, settings.high_lr_ratio, settings.layer_decay) == (0, 1.0, 1.0):
         return {}
     found, of = {}, parts(model, settings)

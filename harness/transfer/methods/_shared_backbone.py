@@ -18,6 +18,7 @@ from harness.train.loss import mean_loss, num_correct
 from harness.train.optimizer import make_sgd, set_lr
 from harness.transfer.method import Setup
 from harness.transfer.methods._network import set_bn_momentum, train_mode
+from harness.transfer.methods.fixed.settings import FixedSettings
 
 
 class SharedBackbone:
@@ -28,6 +29,7 @@ class SharedBackbone:
         self._model = setup.load().eval()
         self._model.requires_grad_(False)
         if setup.bn_stats == "update":
+            assert isinstance(setup.settings, FixedSettings)
             set_bn_momentum(self._model, setup.settings.bn_momentum, setup.steps_per_epoch)
             train_mode(self._model, setup.bn_stats)
         self._heads = {

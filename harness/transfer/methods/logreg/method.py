@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from harness.transfer.method import BnStats
+from harness.transfer.methods.logreg.settings import LogregSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,28 +20,21 @@ if TYPE_CHECKING:
     from harness.train.average_precision import MultiLabelCounts
     from harness.train.metrics import Counts
     from harness.transfer.features import Features
-    from harness.transfer.logistic_regression import Chosen, Standardisation
-
-TAKES = frozenset({"method", "lambdas", "eval_crop", "grid", "per_class", "per_target"})
-DEFAULT_BN_STATS: BnStats = "frozen"
-NEEDS: str | None = "features"
+    from harness.transfer.logistic_regression import Chosen, Standardization
 
 
 def run(context: StageContext) -> Outcome:
     """The transfer stage. Metrics as those of methods that train, with the penalty as the axis `lambda` of the grid; of each
     point also whether it converged, its largest gradient, and how far its loss can be from the optimum."""
     from harness.config.grid import crops, feature_roles
-    from harness.config.transfer import TransferSettings
     from harness.profiling.timer import summary
     from harness.runner.context import Outcome, Stopped
     from harness.train import predictions
     from harness.transfer import logistic_regression as logistic
-    from harness.transfer.search import settings_say
 
     started = time.monotonic()
-    settings = TransferSettings.model_validate(context.config["settings"])
+    settings = LogregSettings.model_validate(context.config["settings"])
     metric, several = context.config["metric"], settings.grid.eval_crop is not None
-    penalties = settings.lambdas or logistic.LAMBDAS
     classes: list[str] = []
 
     def stop() -> None:
@@ -58,7 +51,9 @@ def run(context: StageContext) -> Outcome:
         def score(logits: Tensor, labels: Tensor, views: _Views = views) -> float:
             return float(views.count(logits, labels).scores()[metric])
 
-        chosen = logistic.choose(views.train, views.val, len(classes), score, penalties, stop=stop)
+        chosen = logistic.choose(
+            views.train, views.val, len(classes), score, settings.lambdas, stop=stop
+        )
         for fitted in chosen.path:
             scored[fitted.penalty] = views.count(fitted.logits(views.val[0]), views.val[1]).scores()
             grid.append(
@@ -89,7 +84,8 @@ def run(context: StageContext) -> Outcome:
         "chosen": point,
         "grid": grid,
         "val": next(entry["val"] for entry in grid if point.items() <= entry.items()),
-        **settings_say(settings),
+        "policy": "full",
+        "selected_on": "val",
         "num_configs": len(grid),
         "refit": True,
         "num_epochs": None,
@@ -145,7 +141,7 @@ class _Views:
                 for part in (features, val.features)
             ]
         )
-        self._standardise: Standardisation = logistic.standardisation(both)
+        self._standardise: Standardization = logistic.standardization(both)
         self.train, self.val = self._there(features, labels), self._there(val.features, val.labels)
         self.test_ids: np.ndarray = train.ids[:0]
 

@@ -1,0 +1,1 @@
+"""Transfer with fixed features: a new linear head on frozen weights."""

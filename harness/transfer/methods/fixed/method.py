@@ -1,0 +1,19 @@
+"""Fixed-feature transfer: the source's weights stay, a new linear head trains on augmented images.
+
+An image's features do not depend on the head, so the heads of a whole grid train at once, on one
+forward pass of the backbone. Each head is, bit for bit, the head that would train alone. With
+`bn_stats: update`, as in the published code, the BatchNorm statistics of the backbone move: they
+depend on the images only, and every point of the grid has the same images in the same order.
+"""
+
+from collections.abc import Sequence
+
+from harness.config.grid import Trial
+from harness.transfer.method import Candidates, Setup
+from harness.transfer.methods._shared_backbone import SharedBackbone
+
+
+def candidates(setup: Setup, trials: Sequence[Trial]) -> Candidates:
+    """Train a head for each trial."""
+    shared = SharedBackbone(setup, trials)
+    return Candidates(shared, shared.candidates)

@@ -1,0 +1,23 @@
+"""Settings of fixed-feature transfer. Imports no torch."""
+
+from typing import ClassVar
+
+from harness.config.transfer import BnStats, DecayGrid, TransferSettings
+from harness.transfer.methods._network_settings import BnMomentum, idle_bn_momentum
+
+
+class FixedSettings(TransferSettings):
+    """Fixed-feature transfer: the statistics of BatchNorm stay too, unless `bn_stats` is update."""
+
+    TRAINS_TOGETHER: ClassVar[bool] = True
+
+    grid: DecayGrid = DecayGrid()
+    bn_stats: BnStats = "frozen"
+    bn_momentum: BnMomentum = None
+
+    def without_effect(self) -> dict[str, str]:
+        """The momentum of frozen statistics."""
+        return super().without_effect() | idle_bn_momentum(self.bn_stats)
+
+
+SETTINGS = FixedSettings

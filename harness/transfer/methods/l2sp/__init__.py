@@ -1,0 +1,1 @@
+"""Transfer of the full network with an L2-SP penalty."""

@@ -1,0 +1,32 @@
+"""Full-network transfer with an L2-SP penalty (Li, Grandvalet and Davoine 2018).
+
+The penalty pulls weights towards their values at the start of training. Plested, Shen and Gedeon
+2021 add choices: how many blocks are transferred at all, which of them are pulled towards their
+start (`start_groups`) and which towards zero, and how fast each group learns.
+"""
+
+from collections.abc import Sequence
+
+from harness.config.grid import Trial
+from harness.train.l2sp import Pull
+from harness.transfer.method import Candidates, Setup
+from harness.transfer.methods import _network
+from harness.transfer.methods.l2sp.settings import L2SPSettings
+
+
+def candidates(setup: Setup, trials: Sequence[Trial]) -> Candidates:
+    """Train the network of one trial."""
+    (trial,) = trials
+    settings = trial.settings
+    assert isinstance(settings, L2SPSettings)
+    model = _network.transferred(setup, settings)
+    parts = _network.parts(model, settings)
+    groups = {"low": parts.low, "high": parts.high}
+    kept = [
+        parameter
+        for name in settings.start_groups
+        for block in groups[name]
+        for parameter in block.parameters(model.backbone)
+    ]
+    penalty = Pull(model, kept, alpha=settings.alpha, beta=settings.beta)
+    return _network.candidates(setup, trial, model, pull=penalty)

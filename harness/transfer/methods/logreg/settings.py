@@ -1,0 +1,33 @@
+"""Settings of logistic regression. Imports no torch."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from harness.config.base import JSON, Positive
+from harness.config.transfer import MethodSettings, Role
+
+# Kornblith et al. 2019, A.3: 45 values from 1e-6 to 1e5, equally spaced in the logarithm. Rounded, so
+# that they are equal on every machine: they are part of keys.
+LAMBDAS = tuple(float(f"{10 ** (-6 + 11 * number / 44):.12g}") for number in range(45))
+
+
+class LogregSettings(MethodSettings):
+    """Logistic regression on frozen features.
+
+    Attributes:
+        lambdas: penalties to try.
+    """
+
+    NEEDS: ClassVar[Role | None] = "features"
+
+    lambdas: Annotated[tuple[Positive, ...], Field(min_length=1)] = LAMBDAS
+
+    def resolved(self) -> JSON:
+        """Dump the settings of one stage; the crop is a setting of the stage that extracts features."""
+        settings = super().resolved()
+        settings.pop("eval_crop", None)
+        return settings
+
+
+SETTINGS = LogregSettings

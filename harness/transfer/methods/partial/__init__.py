@@ -1,0 +1,1 @@
+"""Transfer that trains the last stages of the network only."""

@@ -1,0 +1,1 @@
+"""Training from random weights, the baseline of every transfer."""

@@ -1,0 +1,13 @@
+"""Baseline of every transfer: the same architecture from random weights. Uses nothing of the source."""
+
+from collections.abc import Sequence
+
+from harness.config.grid import Trial
+from harness.transfer.method import Candidates, Setup
+from harness.transfer.methods import _network
+
+
+def candidates(setup: Setup, trials: Sequence[Trial]) -> Candidates:
+    """Train the network of one trial."""
+    (trial,) = trials
+    return _network.candidates(setup, trial, setup.scratch())

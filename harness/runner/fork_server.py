@@ -213,7 +213,7 @@ def serve(handle: int) -> list[str]:
         os.environ.update(order["environment"])
         if "modules" in order:
             to_do.extend(partial(_import, name, imported) for name in order["modules"])
-            to_do.append(environment.of_this_process)  # what is asked once a process
+            to_do.append(environment.describe_process)  # what is asked once a process
             continue
         _import(order["module"], imported)
         gc.freeze()  # a copy's collections leave alone what it shares

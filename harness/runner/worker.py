@@ -210,7 +210,7 @@ def _compute(
             f"A stage of kind {told['kind']} runs in one process; these are {group.world_size}.",
             "Start it without torchrun.",
         )
-    environment.of_this_process()  # now: the repository may change while the stage runs
+    environment.describe_process()  # now: the repository may change while the stage runs
     started_at, started = datetime.now(UTC), time.monotonic()
     device = group.device(options.device)
     module = importlib.import_module(f"{options.stages_package}.{told['kind']}.run")

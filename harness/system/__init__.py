@@ -1,1 +1,1 @@
-"""Processes, folders and files: what does not depend on machine learning."""
+"""Processes, folders, files and errors: everything below machine learning."""

@@ -1,4 +1,4 @@
-"""Write a file so that a reader sees the old content or all of the new content."""
+"""Atomic writes: a reader sees either the old or the complete new content."""
 
 import json
 import os
@@ -8,11 +8,16 @@ from typing import Any
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` so that a reader sees the old file or the whole new one, also after a power cut."""
+    """Write a value as JSON, atomically and durably. NaN and infinity raise ValueError."""
     write_atomically(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def write_atomically(path: Path, data: bytes) -> None:
+    """Write a temporary file in the same folder, sync it to the disk, then rename it.
+
+    Raises:
+        OSError: With the path, even if the failing call does not report one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -24,8 +29,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         Path(temporary).replace(path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        if (
-            isinstance(error, OSError) and error.filename is None
-        ):  # write and fsync do not say which disk is full
+        # write and fsync do not report the file.
+        if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
         raise

@@ -217,7 +217,7 @@ class DdpForward:
         flat /= self._group.world_size
         means = [
             mean.view_as(tensor)
-            for mean, tensor in zip(flat.split(self._sizes), self._statistics, strict=True)
+            for mean, tensor in zip(torch.split(flat, self._sizes), self._statistics, strict=True)
         ]
         torch._foreach_copy_(self._statistics, means)
 
@@ -272,12 +272,12 @@ def convert_sync_batch_norm(model: "nn.Module", group: ProcessGroup) -> "nn.Modu
         return model
     # torch's own conversion drops the activations inside timm's BatchNorm modules.
     if any(type(module).__module__.startswith("timm.") for module in model.modules()):
-        from timm.layers import convert_sync_batchnorm
+        from timm.layers.norm_act import convert_sync_batchnorm
     else:
         from torch import nn
 
         convert_sync_batchnorm = nn.SyncBatchNorm.convert_sync_batchnorm
-    converted: nn.Module = convert_sync_batchnorm(model)
+    converted: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return converted
 
 

@@ -1,4 +1,4 @@
-"""What a result was computed with: versions, hardware, and the flags that decide precision."""
+"""Environment of a result: versions, hardware, and torch flags that affect precision."""
 
 import functools
 import importlib.metadata
@@ -13,9 +13,9 @@ PACKAGES = ("harness", "torch", "torchvision", "numpy", "numba", "ffcv", "pillow
 
 
 def describe(device: str, num_threads: int) -> dict[str, Any]:
-    """A JSON object for `Result.environment`. Looks at torch only where the stage has imported it."""
+    """Return a JSON object for `Result.environment`. Reads torch only if it is imported."""
     return {
-        **of_this_process(),
+        **describe_process(),
         "num_threads": num_threads,
         "device": device,
         **_torch_state(device),
@@ -23,8 +23,11 @@ def describe(device: str, num_threads: int) -> dict[str, Any]:
 
 
 @functools.cache
-def of_this_process() -> dict[str, Any]:
-    """Asked once: what a warm worker runs is the code that it has loaded, whatever becomes of the files."""
+def describe_process() -> dict[str, Any]:
+    """Return the part that does not change while the process runs.
+
+    Cached, because a long-lived worker runs the code it loaded, even if the files change.
+    """
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -36,18 +39,21 @@ def of_this_process() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Package -> installed version, None where it is missing; found without importing any."""
-    found: dict[str, str | None] = {}
+    """Return package -> installed version, None if missing. Imports no package."""
+    installed: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            installed[package] = None
+    return installed
 
 
 def git_revision() -> str | None:
-    """The commit of the code that runs, with `+changes` where files differ from it; None outside a repository."""
+    """Return the commit of the running code; None outside a repository.
+
+    `+changes` is appended if files differ from the commit.
+    """
     git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
     try:
         commit = subprocess.run(
@@ -66,6 +72,7 @@ def git_revision() -> str | None:
 
 
 def cpu_model() -> str:
+    """Return the name of the CPU."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -76,7 +83,7 @@ def cpu_model() -> str:
 
 
 def cores() -> list[int]:
-    """The numbers of the cores that this process is not kept off."""
+    """Return the numbers of the cores in this process's affinity."""
     return (
         sorted(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
@@ -85,7 +92,7 @@ def cores() -> list[int]:
 
 
 def num_cores() -> int:
-    """Cores that this process may use: its affinity, and the CPU quota of its container."""
+    """Return the number of cores this process may use, by affinity and container quota."""
     allowed = len(cores())
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -95,16 +102,16 @@ def num_cores() -> int:
 
 
 def gpu_names() -> list[str]:
-    """The GPUs that this process may use, by the driver's own tool: torch takes seconds to import."""
-    return _of_gpus("name")
+    """Return the names of the usable GPUs, from nvidia-smi: torch takes seconds to import."""
+    return _query_gpus("name")
 
 
 def gpu_memory_bytes() -> list[int]:
-    """Of each GPU that this process may use."""
-    return [round(float(mebibytes) * 2**20) for mebibytes in _of_gpus("memory.total")]
+    """Return the memory of each usable GPU in bytes."""
+    return [round(float(mebibytes) * 2**20) for mebibytes in _query_gpus("memory.total")]
 
 
-def _of_gpus(field: str) -> list[str]:
+def _query_gpus(field: str) -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return []
@@ -118,8 +125,8 @@ def _of_gpus(field: str) -> list[str]:
         )
     except (OSError, subprocess.SubprocessError):
         return []
-    found = [line.strip() for line in listing.stdout.splitlines() if line.strip()]
-    return found if visible is None else found[: len(visible.split(","))]
+    values = [line.strip() for line in listing.stdout.splitlines() if line.strip()]
+    return values if visible is None else values[: len(visible.split(","))]
 
 
 def _torch_state(device: str) -> dict[str, Any]:

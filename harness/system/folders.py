@@ -1,4 +1,4 @@
-"""The three folders that every command works in: betons, raw downloads, and stages with their reports."""
+"""The folders of every command: betons, raw downloads, and stages with reports."""
 
 import os
 from dataclasses import dataclass
@@ -7,14 +7,20 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Folders:
-    """All absolute, `~` expanded; none needs to exist yet."""
+    """Absolute paths; the folders need not exist.
 
-    data: Path  # $HARNESS_DATA: betons
-    raw: Path  # $HARNESS_RAW: what people downloaded
-    runs: Path  # $HARNESS_RUNS: stages, reports
+    Attributes:
+        data: Betons ($HARNESS_DATA).
+        raw: Raw downloads ($HARNESS_RAW).
+        runs: Stages and reports ($HARNESS_RUNS).
+    """
+
+    data: Path
+    raw: Path
+    runs: Path
 
     @classmethod
     def resolve(cls, data: str | Path, raw: str | Path, runs: str | Path) -> "Folders":
-        # Not Path.resolve(): links stay as the person wrote them.
+        """Make the paths absolute and expand `~`. Symbolic links are not resolved."""
         absolute = [os.path.abspath(Path(folder).expanduser()) for folder in (data, raw, runs)]  # noqa: PTH100
         return cls(*map(Path, absolute))

@@ -1,31 +1,34 @@
-"""What the file system refuses, in words for the person who can put it right."""
+"""Translate errors of the file system into messages with a fix."""
 
 import errno
 
 from writers.errors import UserError
 
-FREE = "Free some space there, or name another folder; then run the same command again."
-LOCK = "Mount it with locks that hold on this host (nfs: nolock, lustre: localflock); leases do the rest between hosts."
-ALLOW = "Make it readable and writable for you, or name another folder."
-CURES = {
+FREE = "Free some space there, or use another folder; then run the same command again."
+LOCK = (
+    "Mount it with locks that are local to this host (nfs: nolock, lustre: localflock); "
+    "leases work between hosts."
+)
+ALLOW = "Make it readable and writable, or use another folder."
+FIXES = {
     errno.ENOSPC: ("The disk is full", FREE),
     errno.EDQUOT: ("The disk quota is used up", FREE),
     errno.EACCES: ("Permission denied", ALLOW),
     errno.EPERM: ("Operation not permitted", ALLOW),
-    errno.EROFS: ("The file system is read-only", "Name another folder."),
-    errno.ENOTDIR: ("A file is in the way of a folder", "Move it, or name another folder."),
-    errno.EEXIST: ("A file is in the way", "Move it, or name another folder."),
-    errno.EISDIR: ("A folder is in the way of a file", "Move it, or name another file."),
-    errno.ENOLCK: ("The file system gives no locks", LOCK),
-    errno.ENOSYS: ("The file system gives no locks", LOCK),
+    errno.EROFS: ("The file system is read-only", "Use another folder."),
+    errno.ENOTDIR: ("A file is in the way of a folder", "Move it, or use another folder."),
+    errno.EEXIST: ("A file is in the way", "Move it, or use another folder."),
+    errno.EISDIR: ("A folder is in the way of a file", "Move it, or use another file."),
+    errno.ENOLCK: ("The file system does not support locks", LOCK),
+    errno.ENOSYS: ("The file system does not support locks", LOCK),
     errno.ENAMETOOLONG: ("The name is too long", "Shorten it."),
 }
 
 
 def explain(error: OSError) -> UserError | None:
-    """The error as a UserError that names the file, or None where it is no matter of files and permissions."""
-    if error.errno not in CURES:
+    """Return a UserError that names the file; None for errors that no user can fix."""
+    if error.errno not in FIXES:
         return None
-    what, cure = CURES[error.errno]
-    where = error.filename2 or error.filename
-    return UserError(f"{what}: {where}" if where else f"{what}.", cure)
+    problem, fix = FIXES[error.errno]
+    path = error.filename2 or error.filename
+    return UserError(f"{problem}: {path}" if path else f"{problem}.", fix)

@@ -1,22 +1,25 @@
-"""Recognize errors that mean that memory ran out, on the host or on a GPU."""
+"""Recognize errors for exhausted memory, on the host or on a GPU."""
 
 import errno
 import sys
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of the host or of the GPU. cuBLAS and cuDNN say it in words of their own."""
+    """Return True if the error means that host or GPU memory ran out.
+
+    cuBLAS and cuDNN report it with their own messages.
+    """
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (
         torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
     ):
         return True
-    if isinstance(error, OSError):  # of mmap and fork
+    if isinstance(error, OSError):  # mmap and fork
         return error.errno == errno.ENOMEM
-    words = (
+    messages = (
         "out of memory",
         "CUBLAS_STATUS_ALLOC_FAILED",
         "CUDNN_STATUS_ALLOC_FAILED",
         "can't allocate memory",
     )
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in messages)

@@ -20,7 +20,7 @@ from harness.config.load import read
 from harness.matrix.expand import expand
 from harness.runner import lease, result, retry
 from harness.runner.context import StageContext
-from harness.system import os_errors as disk
+from harness.system import os_errors
 from harness.system.folders import Folders
 from tests.helpers import ROOT
 from writers.errors import UserError
@@ -105,7 +105,7 @@ def test_every_command_has_help_and_a_line_in_the_list(harness):
         (["ls", "dataset"], "There is no kind named 'dataset'.", "Did you mean datasets"),
         (["subset", "show", "in90"], "", "in900"),
         (["verify", "nothing.beton"], "nothing.beton", ""),
-        (["write-beton"], "Say which images", "harness ls datasets"),
+        (["write-beton"], "There are no images to write", "harness ls datasets"),
         (["write-beton", "--source", "nowhere"], "nowhere", ""),
         (
             ["write-beton", "--dataset", "synthetic_thing"],
@@ -150,7 +150,7 @@ def test_what_the_file_system_refuses_is_a_sentence(harness, monkeypatch):
     monkeypatch.setattr("harness.config.load.read", full)
     code, _, err = harness("plan", "tiny.yaml")
     assert code == 2 and err.startswith("The disk is full: /data/train.beton\n")
-    assert disk.explain(OSError(5, "Input/output error")) is None
+    assert os_errors.explain(OSError(5, "Input/output error")) is None
 
 
 def test_output_into_a_closed_pipe_ends_quietly():
@@ -218,7 +218,7 @@ def test_status_shows_what_runs_what_has_failed_and_what_was_tried_again(harness
     (failed / "error.txt").write_text(
         "Traceback (most recent call last):\n  ...\nValueError: bad\n"
     )
-    retry.note(runs, "out_of_memory", "too large")
+    retry.record_attempt(runs, "out_of_memory", "too large")
     for width in ("80", "140"):
         monkeypatch.setenv("COLUMNS", width)
         with lease.hold(runs):
@@ -230,7 +230,7 @@ def test_status_shows_what_runs_what_has_failed_and_what_was_tried_again(harness
             code, out, _ = harness("status", "tiny.yaml")
         assert (
             code == 0
-            and "0 of 5 stages done, 1 running, 1 failed, 3 left; tried again: 1"
+            and "0 of 5 stages done, 1 running, 1 failed, 3 left; retries: 1"
             in out.replace("\n", " ")
         )
         assert "ValueError: bad" in out and "0/1" in out and "lr 0.1" in out
@@ -323,7 +323,7 @@ def test_ctrl_c_at_run_ends_cleanly(stop: signal.Signals):
     run.send_signal(stop)
     _, said = run.communicate(timeout=30)
     assert run.returncode == 130 and "Traceback" not in said
-    assert "Go on with:\n  harness run tiny.yaml --jobs 1" in said
+    assert "Resume with:\n  harness run tiny.yaml --jobs 1" in said
     assert not list(Path("runs").glob("stages/*/*/error.txt"))
 
 

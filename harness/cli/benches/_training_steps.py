@@ -132,7 +132,7 @@ def plain_step(
         with autocast(precision, device, model):
             logits = model(pixels)
             loss = functional.cross_entropy(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         loss.item()
         (logits.argmax(1) == labels).float().mean().item()
@@ -170,7 +170,7 @@ def plain_attack(
         adversarial = adversarial.detach().requires_grad_()
         with context():
             loss = functional.cross_entropy(model(adversarial), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         assert adversarial.grad is not None
         with torch.no_grad():
             gradient = adversarial.grad

@@ -22,7 +22,7 @@ class BenchGroup(click.Group):
 
 @click.group(cls=BenchGroup, short_help="Measure loading, writing, training: medians and ratios.")
 def command() -> None:
-    """Measure contenders in interleaved rounds, so that a slow spell of the machine hits all of them.
+    """Measure contenders in interleaved rounds, so that a slow machine affects all of them.
 
     Compare rates only within one run, not between runs or machines.
     """

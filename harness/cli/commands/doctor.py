@@ -243,7 +243,7 @@ def _shared_memory() -> Finding:
         "shared memory",
         free >= MIN_SHARED_MEMORY_BYTES,
         f"{free / 1e9:,.1f} GB free in /dev/shm",
-        "Several GPUs communicate through it. In a container: docker run --shm-size=8g, or --ipc=host.",
+        "Several GPUs communicate through it. In a container use --shm-size=8g or --ipc=host.",
     )
 
 

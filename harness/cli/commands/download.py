@@ -1,4 +1,4 @@
-"""Fetch the raw files of datasets, checked; say which ones a person has to place by hand."""
+"""Fetch the raw files of datasets, verify checksums, and list files to place by hand."""
 
 import json
 import sys
@@ -21,24 +21,27 @@ if TYPE_CHECKING:
     metavar="DIR",
     show_default=True,
     show_envvar=True,
-    help="Each dataset gets a folder in it.",
+    help="Folder of raw downloads; each dataset gets a folder in it.",
 )
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Say what would be fetched, from where, of which size and checksum.",
+    help="Only list files with URL, size and checksum.",
 )
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="For programs: {dataset: [{file, url, checksum, num_bytes, there}]}.",
+    help="Print JSON: {dataset: [{file, url, checksum, num_bytes, there}]}.",
 )
 def command(datasets: tuple[str, ...], root: Path, dry_run: bool, as_json: bool) -> None:
     """Fetch the raw files of the datasets NAME, or of all.
 
-    A download that was cut goes on where it ended. A file has its name only when its checksum is right. What no host serves is
-    named, with the place where a person has to put it; exit code 1 while something is missing.
+    An interrupted download resumes. A file gets its final name only after its checksum is
+    verified. Files that no host serves are listed with the folder to place them in. The exit code
+    is 1 while a file is missing.
+
+    Example: harness download eurosat svhn --root raw
     """
     from writers.errors import UserError
 
@@ -74,12 +77,15 @@ def command(datasets: tuple[str, ...], root: Path, dry_run: bool, as_json: bool)
 
 
 def _specs(datasets: tuple[str, ...]) -> "list[DatasetSpec]":
-    """Of the datasets asked for; of each folder of files that several share, the first."""
+    """Return the specs of the named datasets.
+
+    With `all`, datasets that share a folder of files are represented by the first of them.
+    """
     from writers import names
 
     package = "writers.datasets"
-    asked = names.names(package) if "all" in datasets else datasets
-    specs = [names.find(package, name, "dataset").SPEC for name in asked]
+    wanted = names.names(package) if "all" in datasets else datasets
+    specs = [names.find(package, name, "dataset").SPEC for name in wanted]
     if "all" in datasets:
         specs = list(
             {spec.folder or spec.name: spec for spec in reversed(specs) if spec.downloads}.values()
@@ -92,31 +98,30 @@ def _folder(spec: "DatasetSpec", root: Path) -> Path:
 
 
 def _fetch_all(spec: "DatasetSpec", folder: Path) -> bool:
-    """Whether all of it is there then."""
+    """Fetch the files of a dataset; return True if none is missing afterwards."""
     from harness.cli import console
-    from writers import download as fetching
+    from writers import download as downloads
 
     if spec.generated:
-        click.echo(f"{spec.name} is made on first use; there is nothing to fetch.")
+        click.echo(f"{spec.name} is generated on first use; there is nothing to fetch.")
         return True
     missing = []
     for download in spec.downloads:
-        if (
-            not download.url and not (folder / download.file).exists()
-        ):  # what a person has placed is checked and unpacked
-            missing += [] if fetching.is_there(download, folder) else [download]
+        # Files placed by hand are verified and unpacked by `fetch`.
+        if not download.url and not (folder / download.file).exists():
+            missing += [] if downloads.is_there(download, folder) else [download]
             continue
         with console.progress(f"{spec.name}: {download.file}", "bytes") as report:
-            fetched = fetching.fetch(download, folder, report)
+            fetched = downloads.fetch(download, folder, report)
         click.echo(
-            f"{folder / download.file}: {'fetched' if fetched else 'there already'}"
-            f"{', checksum right' if download.checksum else ', no checksum is published'}"
+            f"{folder / download.file}: {'fetched' if fetched else 'already exists'}"
+            f"{', checksum verified' if download.checksum else ', no published checksum'}"
         )
     if missing or not spec.downloads:
         click.echo(
-            f"{spec.name} cannot be fetched as a whole. Place by hand:"
+            f"Some files of {spec.name} cannot be fetched. Place by hand:"
             if missing
-            else f"{spec.name}: no host serves it to a program."
+            else f"{spec.name} cannot be fetched by a program."
         )
         for download in missing:
             click.echo(f"  {folder / download.file}")
@@ -125,17 +130,18 @@ def _fetch_all(spec: "DatasetSpec", folder: Path) -> bool:
 
 
 def _show(spec: "DatasetSpec", folder: Path) -> None:
-    from writers import download as fetching
+    from writers import download as downloads
 
     click.echo(f"{spec.name}: {spec.title}; licence: {spec.licence or 'not stated'}; into {folder}")
     for download in spec.downloads:
         size = f"{download.num_bytes:,} bytes" if download.num_bytes else "size not published"
-        there = ", there already" if fetching.is_there(download, folder) else ""
+        there = ", already exists" if downloads.is_there(download, folder) else ""
         source = download.url or (
-            f"out of {download.inside}" if download.inside else "to be placed by hand"
+            f"inside {download.inside}" if download.inside else "to be placed by hand"
         )
         click.echo(
-            f"  {download.file}  {size}{there}\n    {source}\n    {download.checksum or 'no checksum is published'}"
+            f"  {download.file}  {size}{there}\n    {source}\n"
+            f"    {download.checksum or 'no published checksum'}"
         )
     if (
         not all(download.url or download.inside for download in spec.downloads)
@@ -148,34 +154,34 @@ def _show_layouts(spec: "DatasetSpec", folder: Path) -> None:
     click.echo(f"  Official: {spec.where}")
     if spec.metric != "map11":
         click.echo(
-            f"  Mirrors: {folder}/train/<class>/*.jpg, with test/ and with or without val/, is read as well."
+            f"  Mirrors: {folder}/train/<class>/*.jpg with test/, and optionally val/, is read too."
         )
 
 
 def _entry(download: "Download", folder: Path) -> dict[str, Any]:
-    from writers import download as fetching
+    from writers import download as downloads
 
     return {
         "file": str(folder / download.file),
         "url": download.url or None,
         "checksum": download.checksum or None,
         "num_bytes": download.num_bytes,
-        "there": fetching.is_there(download, folder),
+        "there": downloads.is_there(download, folder),
     }
 
 
 def _refuse_full_disk(specs: "list[DatasetSpec]", root: Path) -> None:
-    """Before hours of downloading, not after."""
+    """Raise UserError if the files do not fit, before hours of downloading."""
     import shutil
 
-    from writers import download as fetching
+    from writers import download as downloads
     from writers.errors import UserError
 
     needed = sum(
         download.num_bytes or 0
         for spec in specs
         for download in spec.downloads
-        if download.url and not fetching.is_there(download, _folder(spec, root))
+        if download.url and not downloads.is_there(download, _folder(spec, root))
     )
     place = next(
         folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists()
@@ -183,6 +189,6 @@ def _refuse_full_disk(specs: "list[DatasetSpec]", root: Path) -> None:
     free = shutil.disk_usage(place).free
     if needed > free:
         raise UserError(
-            f"{needed / 1e9:,.1f} GB are to be fetched, and the disk of {root} has {free / 1e9:,.1f} GB left.",
-            "Free some space, name fewer datasets, or another --root.",
+            f"{root} has {free / 1e9:,.1f} GB left, and the files have {needed / 1e9:,.1f} GB.",
+            "Free some space, name fewer datasets, or choose another --root.",
         )

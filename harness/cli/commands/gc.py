@@ -1,4 +1,4 @@
-"""Say what may be deleted, and delete it when told to."""
+"""List files that are no longer needed, and delete them after confirmation."""
 
 import shutil
 from collections import Counter
@@ -9,27 +9,26 @@ import click
 from harness.cli.options import folder_options
 from harness.system.folders import Folders
 
-TEMPORARY = ".*.????????"  # what a write leaves that was killed: .model.pt.k3x_ab1q
+# Temporary files of killed writes: .model.pt.k3x_ab1q
+TEMPORARY = ".*.????????"
 
 
-@click.command(short_help="What may be deleted, with sizes; deletes only after a yes.")
+@click.command(short_help="List what may be deleted, with sizes; delete after confirmation.")
 @click.argument("recipe_names", metavar="[RECIPE]...", nargs=-1)
 @click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="What a run was given with --set: every RECIPE counts with it, too, beside as it is written. May be given "
-    "again.",
+    help="A --set that a run was started with: also keep the stages of every RECIPE with it. "
+    "May be repeated.",
 )
 @folder_options
+@click.option("--all", "everything", is_flag=True, help="Consider all stages, of any recipe.")
 @click.option(
-    "--all", "everything", is_flag=True, help="Of every stage, whatever recipe it belongs to."
+    "--unused", is_flag=True, help="Also delete stages and betons that no named recipe needs."
 )
-@click.option(
-    "--unused", is_flag=True, help="Also stages and betons that none of the named recipes needs."
-)
-@click.option("--yes", is_flag=True, help="Delete without asking.")
+@click.option("--yes", is_flag=True, help="Delete without confirmation.")
 def command(
     recipe_names: tuple[str, ...],
     overrides: tuple[str, ...],
@@ -38,69 +37,72 @@ def command(
     unused: bool,
     yes: bool,
 ) -> None:
-    """Show what of RECIPE (or of all stages) nothing needs again: checkpoints of finished stages, temporary files.
+    """List checkpoints of finished stages and temporary files, of RECIPE or of all stages.
 
-    With --unused, also stages of none of the named recipes, with their betons: those of older settings and code. Name every
-    recipe whose results you keep. Stages that were run with --set count as those of no recipe, unless you say it again:
+    With --unused, also list stages that belong to no named recipe, with their betons: those of
+    older settings and code. Name every recipe whose results you want to keep. Stages run with --set
+    are treated as unused unless the same --set is passed here:
 
-    
+    \b
     harness run demo --set seeds=[0,1,2]
     harness gc --unused demo --set seeds=[0,1,2]
 
-    What runs is left alone.
+    Running stages are not touched.
     """
     from harness.cli import console
     from writers.errors import UserError
 
     if unused and not recipe_names:
         raise UserError(
-            "--unused goes with the recipes whose results you keep.",
-            "harness gc --unused demo my_recipe.yaml",
+            "--unused needs the recipes whose results you want to keep.",
+            "Name them: harness gc --unused demo my_recipe.yaml",
         )
     if not recipe_names and not everything:
         raise UserError(
-            "Name a recipe, or say --all.",
-            "harness gc demo shows what of the recipe demo is scratch.",
+            "Name a recipe, or use --all.",
+            "For example: harness gc demo",
         )
     if overrides and not recipe_names:
         raise UserError(
-            "--set has no effect without a recipe.", "harness gc --unused demo --set seeds=[0,1,2]"
+            "--set has no effect without a recipe.",
+            "Name the recipe: harness gc --unused demo --set seeds=[0,1,2]",
         )
     kept = _keys(recipe_names, overrides)
-    not_needed = _unused(folders, kept) if unused else []
-    going = {path for path, _ in not_needed}
-    found = not_needed + [
-        (path, why)
-        for path, why in _scratch(folders, None if everything else kept)
-        if going.isdisjoint(path.parents)
+    candidates = _unused(folders, kept) if unused else []
+    unused_paths = {path for path, _ in candidates}
+    candidates += [
+        (path, reason)
+        for path, reason in _scratch(folders, None if everything else kept)
+        if unused_paths.isdisjoint(path.parents)
     ]
-    if not found:
+    if not candidates:
         click.echo("Nothing to delete.")
         return
-    sizes = _sizes([path for path, _ in found])
+    sizes = _sizes([path for path, _ in candidates])
     terminal = console.out()
-    for path, why in sorted(found, key=lambda one: -sizes[one[0]]):
+    for path, reason in sorted(candidates, key=lambda candidate: -sizes[candidate[0]]):
         terminal.print(
-            f"{sizes[path] / 1e6:10,.1f} MB  {path}  ({why})", markup=False, soft_wrap=True
+            f"{sizes[path] / 1e6:10,.1f} MB  {path}  ({reason})", markup=False, soft_wrap=True
         )
     terminal.print(
-        f"{sum(sizes.values()) / 1e6:10,.1f} MB  in {len(found)} files and folders", markup=False
+        f"{sum(sizes.values()) / 1e6:10,.1f} MB  in {len(candidates)} files and folders",
+        markup=False,
     )
     if not yes:
         click.confirm("Delete all of these?", abort=True)
-    for path, _ in found:
+    for path, _ in candidates:
         _delete(path)
     click.echo(f"Deleted {sum(sizes.values()) / 1e6:,.1f} MB.")
 
 
 def _keys(recipe_names: tuple[str, ...], overrides: tuple[str, ...]) -> set[str]:
-    """Of all stages of the recipes, as they are written and, where there are overrides, with these as well."""
-    from harness.config import load as recipe
-    from harness.matrix import expand as matrix
+    """Return the keys of all stages of the recipes, as written and with the overrides."""
+    from harness.config.load import read
+    from harness.matrix.expand import expand
 
     changes: set[tuple[str, ...]] = {(), overrides}
-    recipes = [recipe.read(name, change) for name in recipe_names for change in changes]
-    return {stage.key for one in recipes for stage in matrix.expand(one).stages}
+    recipes = [read(name, change) for name in recipe_names for change in changes]
+    return {stage.key for recipe in recipes for stage in expand(recipe).stages}
 
 
 def _delete(path: Path) -> None:
@@ -112,42 +114,47 @@ def _delete(path: Path) -> None:
     if not (path / "stage.json").exists():
         shutil.rmtree(path)
         return
-    with lease.hold(path) as held:  # somebody may have started it while we asked
+    # Another process may have started the stage in the meantime.
+    with lease.hold(path) as held:
         if held is not None:
             shutil.rmtree(path)
 
 
 def _scratch(folders: Folders, only: set[str] | None) -> list[tuple[Path, str]]:
-    """Checkpoints of stages that are done, and what an interrupted write left, of the keys in `only` (None: of all)."""
-    from harness.runner import lease
-    from harness.runner import stage_state as done
+    """List checkpoints of finished stages and temporary files, each with a reason.
 
-    found = []
+    Args:
+        folders: Folders of the runs.
+        only: Keys of the stages to consider; None for all.
+    """
+    from harness.runner import lease, stage_state
+
+    candidates = []
     for folder in _stage_folders(folders, only):
         if lease.is_held(folder):
             continue
         places, checkpoints = [folder], folder / "checkpoints"
-        if not done.has_result(folder):
+        if not stage_state.has_result(folder):
             places.append(checkpoints)
         elif checkpoints.is_dir():
-            found.append((checkpoints, "checkpoints of a finished stage"))
-        found += [(path, "temporary") for place in places for path in place.glob(TEMPORARY)]
-    return found
+            candidates.append((checkpoints, "checkpoints of a finished stage"))
+        candidates += [(path, "temporary") for place in places for path in place.glob(TEMPORARY)]
+    return candidates
 
 
 def _unused(folders: Folders, kept: set[str]) -> list[tuple[Path, str]]:
-    """Stages, and folders of betons that such a stage wrote, of no key in `kept`."""
+    """List stages whose key is not in `kept`, and the folders of betons that they wrote."""
     from harness.runner import lease
 
-    found = []
+    candidates = []
     for folder in _stage_folders(folders, None):
         if folder.name not in kept and not lease.is_held(folder):
-            found.append((folder, "stage of no recipe"))
+            candidates.append((folder, "stage of no recipe"))
             if folder.parent.name == "write":
-                found += [
+                candidates += [
                     (path, "betons of no recipe") for path in folders.data.glob(f"*-{folder.name}")
                 ]
-    return found
+    return candidates
 
 
 def _stage_folders(folders: Folders, only: set[str] | None) -> list[Path]:
@@ -159,7 +166,10 @@ def _stage_folders(folders: Folders, only: set[str] | None) -> list[Path]:
 
 
 def _sizes(paths: list[Path]) -> dict[Path, int]:
-    """Bytes that go with each file or folder. A file of several names (a beton that was linked) goes with the last of them."""
+    """Return the bytes that deleting each file or folder frees.
+
+    A file with several names (a linked beton) counts with the last of them.
+    """
     stats = {
         path: [
             file.stat()
@@ -168,12 +178,14 @@ def _sizes(paths: list[Path]) -> dict[Path, int]:
         ]
         for path in paths
     }
-    names = Counter((stat.st_dev, stat.st_ino) for found in stats.values() for stat in found)
+    num_names = Counter(
+        (stat.st_dev, stat.st_ino) for file_stats in stats.values() for stat in file_stats
+    )
     sizes = {}
-    for path, found in stats.items():
+    for path, file_stats in stats.items():
         sizes[path] = 0
-        for stat in found:
+        for stat in file_stats:
             file = stat.st_dev, stat.st_ino
-            sizes[path] += stat.st_size if names[file] == stat.st_nlink else 0
-            names[file] = 0  # counted
+            sizes[path] += stat.st_size if num_names[file] == stat.st_nlink else 0
+            num_names[file] = 0  # counted
     return sizes

@@ -1,4 +1,4 @@
-"""Show what a recipe would run."""
+"""Show the stages of a recipe and their state."""
 
 import json
 from collections import Counter
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from harness.runner.stage_state import State
 
 STATES: "tuple[State, ...]" = ("done", "running", "failed", "left", "skipped")
-OVER = ("done", "skipped")
-COLOURS = {
+# States of stages that need no more work.
+FINISHED = ("done", "skipped")
+COLORS = {
     "done": "palegreen",
     "running": "lightskyblue",
     "failed": "salmon",
@@ -28,23 +29,23 @@ COLOURS = {
 }
 
 
-@click.command(short_help="Show a recipe's stages: done and left. Runs nothing.")
+@click.command(short_help="Show the stages of a recipe and their state. Runs nothing.")
 @recipe_argument
 @folder_options
-@click.option("--stages", "show_stages", is_flag=True, help="Also name every stage.")
+@click.option("--stages", "show_stages", is_flag=True, help="Also list every stage.")
 @click.option(
     "--calibrate",
     is_flag=True,
-    help="First time a few steps, on noise, of each kind of work that nothing on disk tells the time of; kept in "
-    "calibration.json in the folder of runs, for this device, and not timed again.",
+    help="First time a few steps, on noise, of each kind of work without a measured time. The "
+    "times are saved in calibration.json in the runs folder, for this device.",
 )
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="For programs: every stage with its key, state and needs.",
+    help="Print JSON: every stage with its key, state and needs.",
 )
-@click.option("--dot", "as_dot", is_flag=True, help="The graph of the stages, for Graphviz.")
+@click.option("--dot", "as_dot", is_flag=True, help="Print the graph of stages for Graphviz.")
 def command(
     recipe_name: str,
     overrides: tuple[str, ...],
@@ -54,22 +55,26 @@ def command(
     as_json: bool,
     as_dot: bool,
 ) -> None:
-    """Show RECIPE's stages: what is done, what is left, and about how long that takes. Runs nothing."""
-    from harness.config import load as recipe
-    from harness.matrix import expand as matrix
+    """Show the stages of RECIPE, what is done, and an estimate of the rest. Runs nothing.
+
+    Example: harness plan robust_l2 --set seeds=[0] --calibrate
+    """
+    from harness.config.load import read
+    from harness.matrix.expand import expand
     from harness.runner.executor import unfinished
     from writers.errors import UserError
 
     if calibrate and as_dot:
         raise UserError(
-            "--calibrate has no effect with --dot, which shows no times.", "Drop one of them."
+            "--calibrate has no effect with --dot, which shows no times.", "Remove one of them."
         )
-    plan = matrix.expand(recipe.read(recipe_name, overrides))
+    plan = expand(read(recipe_name, overrides))
     left = unfinished(plan, folders)
     states = states_of(plan, folders, left)
     if calibrate:
         _calibrate(
-            {stage.key: stage for stage in plan.stages if states[stage.key] not in OVER}, folders
+            {stage.key: stage for stage in plan.stages if states[stage.key] not in FINISHED},
+            folders,
         )
     if as_json:
         print_json(plan, states, folders)
@@ -84,40 +89,55 @@ def command(
 
 
 def print_json(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> None:
-    """The stages for a program: {"recipe", "num_stages", "num_done", "estimate", "kinds", "stages": [...]}."""
+    """Print the plan as JSON.
+
+    Fields: recipe, num_stages, num_done, estimate, kinds, stages.
+    """
     click.echo(json.dumps(_as_json(plan, states, folders), indent=1))
 
 
 def missing_data(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> dict[str, str]:
-    """Label -> a line, for each dataset that is still to be written and whose images are not there."""
-    from harness.config import raw_paths as raw
+    """Describe each dataset that has yet to be written and whose images are missing.
+
+    Returns:
+        Label of the dataset -> one line.
+    """
+    from harness.config import raw_paths
 
     to_write = {stage.axes["dataset"] for stage in left.values() if stage.kind == "write"}
-    return raw.missing(plan.recipe, folders.raw, to_write)
+    return raw_paths.missing(plan.recipe, folders.raw, to_write)
 
 
 def states_of(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> "dict[str, State]":
-    """Key -> done, running, failed, left, or skipped: its model is not on the shortlist. `left` is what
-    `executor.unfinished` gave."""
+    """Return the state of each stage: done, running, failed, left or skipped by the shortlist.
+
+    Args:
+        plan: Stages of the recipe.
+        folders: Folders of the runs.
+        left: Unfinished stages, from `executor.unfinished`.
+
+    Returns:
+        Key of the stage -> state.
+    """
     from harness.runner import shortlist, stage_state
 
     kinds = {stage.kind for stage in plan.stages}
     skipped = shortlist.skipped(plan.stages, folders.runs)
     with_result = stage_state.with_result(folders.runs, kinds) if skipped else set()
-    begun = stage_state.with_folder(folders.runs, kinds)
+    started = stage_state.with_folder(folders.runs, kinds)
 
-    def of(stage: "Stage") -> "State":
+    def state_of(stage: "Stage") -> "State":
         if stage.key in skipped and stage.key not in with_result:
             return "skipped"
         if stage.key not in left:
             return "done"
         return (
             stage_state.state(stage.spec, stage.folder(folders.runs), folders.data)
-            if stage.key in begun
+            if stage.key in started
             else "left"
         )
 
-    return {stage.key: of(stage) for stage in plan.stages}
+    return {stage.key: state_of(stage) for stage in plan.stages}
 
 
 def _as_json(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> dict[str, Any]:
@@ -148,22 +168,25 @@ def _estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> "
     from writers.errors import UserError
 
     known = None
-    if (
-        folders.runs / calibration.FILE_NAME
-    ).exists():  # which device this is takes the driver's tool a moment to say
+    # Naming the device takes the driver's tool a moment: skip it without a calibration.
+    if (folders.runs / calibration.FILE_NAME).exists():
         try:
             known = calibration.read(folders.runs, _machine(folders)[0])
         except UserError as error:
             click.secho(str(error), fg="yellow", err=True)
     return estimate(
-        {stage.key: stage for stage in plan.stages if states[stage.key] not in OVER},
+        {stage.key: stage for stage in plan.stages if states[stage.key] not in FINISHED},
         folders.runs,
         known,
     )
 
 
 def _machine(folders: Folders) -> "tuple[Machine, str, int]":
-    """What a stage of `harness run` would compute on: in words, for torch, and with how many CPU threads."""
+    """Return what a stage of `harness run` computes on.
+
+    Returns:
+        Machine, torch device, and number of CPU threads.
+    """
     from harness.estimate.calibration import Machine
     from harness.runner.launcher import LauncherSettings
     from harness.runner.launchers.local import slots
@@ -183,7 +206,10 @@ def _machine(folders: Folders) -> "tuple[Machine, str, int]":
 
 
 def _calibrate(left: "dict[str, Stage]", folders: Folders) -> None:
-    """Time what is not known of the stages that are left, and keep it at once: an interruption loses one measurement."""
+    """Time the unknown steps of the remaining stages.
+
+    Each time is saved at once, so that an interruption loses only one.
+    """
     from harness.cli import console
     from harness.estimate import calibration
     from harness.estimate.estimate import unmeasured
@@ -197,7 +223,7 @@ def _calibrate(left: "dict[str, Stage]", folders: Folders) -> None:
         known = calibration.Calibration(machine, {})
     steps = unmeasured(left, folders.runs, known)
     terminal = console.err()
-    terminal.print(f"{len(steps)} kinds of steps to time on {machine}", markup=False)
+    terminal.print(f"timing {len(steps)} kinds of steps on {machine}", markup=False)
     if not steps:
         return
     from harness.estimate.calibrate import measure  # imports torch
@@ -205,44 +231,48 @@ def _calibrate(left: "dict[str, Stage]", folders: Folders) -> None:
     with terminal.status("") as status:
         measured = measure(steps, folders, device=device, num_threads=num_threads)
         for number, step in enumerate(steps, start=1):
-            what = calibration.in_words(step)
-            status.update(f"{number} of {len(steps)}: {what}")
-            _, found = next(measured)
-            if isinstance(found, float):
-                calibration.add(folders.runs, machine, step, found)
-                terminal.print(f"  {1000 * found:8.1f} ms  {what}", markup=False, soft_wrap=True)
+            description = calibration.describe(step)
+            status.update(f"{number} of {len(steps)}: {description}")
+            _, step_s = next(measured)
+            if isinstance(step_s, float):
+                calibration.add(folders.runs, machine, step, step_s)
+                line = f"  {1000 * step_s:8.1f} ms  {description}"
             else:
-                terminal.print(f"     unknown  {what}: {found}", markup=False, soft_wrap=True)
+                line = f"     unknown  {description}: {step_s}"
+            terminal.print(line, markup=False, soft_wrap=True)
 
 
 def _print_estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> None:
-    num_left = sum(state not in OVER for state in states.values())
+    num_left = sum(state not in FINISHED for state in states.values())
     if not num_left:
         return
-    found = _estimate(plan, states, folders)
-    of_unknown = f" and {found.num_unknown} stages of unknown length" if found.num_unknown else ""
-    time = (
-        "unknown: nothing like it has run yet"
-        if found.num_unknown == num_left
-        else f"about {found.hours:.2g} h one after another{of_unknown}"
+    estimate = _estimate(plan, states, folders)
+    and_unknown = (
+        f" and {estimate.num_unknown} stages of unknown length" if estimate.num_unknown else ""
     )
-    of_unknown = (
-        f" and {found.num_unknown_disk} betons or models of unknown size"
-        if found.num_unknown_disk
+    time = (
+        "unknown, because no similar stage has run yet"
+        if estimate.num_unknown == num_left
+        else f"about {estimate.hours:.2g} h one after another{and_unknown}"
+    )
+    and_unknown = (
+        f" and {estimate.num_unknown_disk} betons or models of unknown size"
+        if estimate.num_unknown_disk
         else ""
     )
-    click.echo(f"left: {time}; disk: about {found.disk_bytes / 1e9:.2g} GB{of_unknown}")
-    if found.calibrated_on:
+    click.echo(f"left: {time}; disk: about {estimate.disk_bytes / 1e9:.2g} GB{and_unknown}")
+    if estimate.calibrated_on:
         click.echo(
-            f"calibrated: {found.calibrated_hours:.2g} h of that are {found.num_calibrated} stages reckoned from a few "
-            f"steps on noise, without loading images, on {found.calibrated_on}"
+            f"calibrated: {estimate.calibrated_hours:.2g} h of that are {estimate.num_calibrated} "
+            "stages estimated from a few steps on noise, without loading images, on "
+            f"{estimate.calibrated_on}"
         )
 
 
 def _dot(plan: "Matrix", states: "dict[str, State]") -> str:
-    """In Graphviz's language: a box a stage, coloured by its state, an arrow to each stage that needs it."""
+    """Draw a box per stage, colored by state, with arrows to the stages that need it."""
     boxes = [
-        f'  "{stage.key}" [label={json.dumps(stage.name)}, fillcolor={COLOURS[states[stage.key]]}];'
+        f'  "{stage.key}" [label={json.dumps(stage.name)}, fillcolor={COLORS[states[stage.key]]}];'
         for stage in plan.stages
     ]
     arrows = [
@@ -292,9 +322,9 @@ def _print_tables(plan: "Matrix", states: "dict[str, State]", show_stages: bool)
         "methods": list(recipe.methods),
     }
     if recipe.shortlist is not None:
-        asked = recipe.shortlist
+        shortlist = recipe.shortlist
         axes["shortlist"] = [
-            f"{', '.join(asked.methods)}: for the best {asked.best} by {asked.by} only"
+            f"{', '.join(shortlist.methods)}: only for the best {shortlist.best} by {shortlist.by}"
         ]
     axes |= (
         {"scores": ["all"] if recipe.scores == "all" else list(recipe.scores)}

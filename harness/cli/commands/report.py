@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from harness.matrix.expand import Matrix
 
 
-@click.command(short_help="Write a recipe's report from the results there are.")
+@click.command(short_help="Write a recipe's report from the existing results.")
 @recipe_argument
 @folder_options
 @click.option(
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     type=click.Choice(["html", "md", "csv"]),
     default=("html", "csv"),
     show_default=True,
-    help="May be given again.",
+    help="Format to write; may be repeated.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Default: reports/<recipe> under the runs folder.",
+    help="Folder to write. Default: reports/<recipe> in the runs folder.",
 )
 def command(
     recipe_name: str,
@@ -37,13 +37,14 @@ def command(
     formats: tuple[str, ...],
     out: Path | None,
 ) -> None:
-    """Write RECIPE's report from the stages that are done; runs nothing."""
-    from harness.config import load as recipe
-    from harness.matrix import expand as matrix
+    """Write RECIPE's report from the stages that are done. Runs nothing.
 
-    click.echo(
-        write_report(matrix.expand(recipe.read(recipe_name, overrides)), folders, formats, out)
-    )
+    Example: harness report demo --format html --format md --out report
+    """
+    from harness.config.load import read
+    from harness.matrix.expand import expand
+
+    click.echo(write_report(expand(read(recipe_name, overrides)), folders, formats, out))
 
 
 def write_report(
@@ -52,26 +53,37 @@ def write_report(
     formats: tuple[str, ...] = ("html", "csv"),
     out: Path | None = None,
 ) -> Path:
-    """Returns the page's path. Shared results were perhaps named by another recipe: here they get this one's names."""
+    """Write the report of all finished stages.
+
+    Results shared with other recipes get the stage names of this one.
+
+    Args:
+        matrix: Stages of the recipe.
+        folders: Folders of the runs.
+        formats: html, md, csv.
+        out: Folder to write; None for reports/<recipe> in the runs folder.
+
+    Returns:
+        Path of the page.
+    """
     from harness.report.render import page
-    from harness.runner import result, shortlist
-    from harness.runner import stage_state as done
+    from harness.runner import result, shortlist, stage_state
 
     results, unfinished, left_out = [], [], []
     skipped = shortlist.skipped(matrix.stages, folders.runs)
     failed, predictions = {}, {}
     for stage in matrix.stages:
-        found = result.load(stage.folder(folders.runs))
-        if found is None and stage.key in skipped:
+        record = result.load(stage.folder(folders.runs))
+        if record is None and stage.key in skipped:
             left_out.append(stage.name)
-        elif found is None:
+        elif record is None:
             unfinished.append(stage.name)
-            if reason := done.error_line(stage.folder(folders.runs)):
+            if reason := stage_state.error_line(stage.folder(folders.runs)):
                 failed[stage.name] = reason
         else:
-            results.append(found.model_copy(update={"axes": stage.axes, "name": stage.name}))
-            if stage.kind == "transfer" and "predictions" in found.metrics:
-                predictions[stage.key] = stage.folder(folders.runs) / found.metrics["predictions"]
+            results.append(record.model_copy(update={"axes": stage.axes, "name": stage.name}))
+            if stage.kind == "transfer" and "predictions" in record.metrics:
+                predictions[stage.key] = stage.folder(folders.runs) / record.metrics["predictions"]
     return page.write(
         matrix.recipe,
         results,

@@ -1,4 +1,4 @@
-"""Run a recipe: all that is not done yet, to its report."""
+"""Run the unfinished stages of a recipe, then write its report."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STOP_GRACE_S = 20.0
 
 
-@click.command(short_help="Run all of a recipe that is not done, then write its report.")
+@click.command(short_help="Run the unfinished stages of a recipe, then write its report.")
 @recipe_argument
 @folder_options
 @click.option(
@@ -24,13 +24,13 @@ STOP_GRACE_S = 20.0
     default="local",
     show_default=True,
     metavar="NAME",
-    help="Where stages run: see harness ls launchers.",
+    help="How stages are started; see harness ls launchers.",
 )
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Stages side by side. Default: what the machine carries.",
+    help="Number of stages that run at once. Default: as many as the machine supports.",
 )
 @click.option(
     "--jobs-per-gpu",
@@ -38,32 +38,30 @@ STOP_GRACE_S = 20.0
     default=1,
     show_default=True,
     metavar="N",
-    help="Stages on one GPU, at most: as many as its memory and time allow, by what the first of each kind took.",
+    help="Largest number of stages on one GPU. The first stage of each kind runs alone; its memory "
+    "and time bound the rest.",
 )
 @click.option(
     "--threads",
     "num_threads",
     type=click.IntRange(min=1),
     metavar="N",
-    help="CPU threads of a stage. Default: an even share of the cores.",
+    help="CPU threads per stage. Default: the cores divided evenly.",
 )
 @click.option(
-    "--address",
-    metavar="HOST:PORT|auto",
-    help="With --launcher ray: the cluster. Default: Ray on this machine.",
-)
-@click.option(
-    "--slurm",
+    "--launcher-option",
+    "launcher_options",
     multiple=True,
     metavar="KEY=VALUE",
-    help="With --launcher slurm: an option of sbatch, such as partition=gpu; may be given again.",
+    help="Option of the launcher, such as partition=gpu for slurm or address=HOST:PORT for ray; may "
+    "be repeated. See harness ls launchers.",
 )
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="auto: GPUs where there are any; with --launcher slurm CPUs, for it cannot be asked.",
+    help="auto: GPUs if there are any; CPUs with --launcher slurm, which does not report GPUs.",
 )
 @click.option(
     "--gpus-per-stage",
@@ -71,7 +69,7 @@ STOP_GRACE_S = 20.0
     default=1,
     show_default=True,
     metavar="N",
-    help="GPUs that train each pretraining together (on a CPU: processes).",
+    help="Number of GPUs (on a CPU: processes) that share each pretraining.",
 )
 @click.option(
     "--checkpoint-minutes",
@@ -87,7 +85,7 @@ STOP_GRACE_S = 20.0
     type=click.IntRange(min=0),
     default=0,
     metavar="N",
-    help="Trace N steps of each pretraining into its folder (trace.json), for ui.perfetto.dev.",
+    help="Trace N steps of each pretraining to trace.json in its folder, for ui.perfetto.dev.",
 )
 @click.option("--stages-package", default="harness.stages", hidden=True)
 def command(
@@ -98,32 +96,38 @@ def command(
     jobs: int | None,
     jobs_per_gpu: int,
     num_threads: int | None,
-    address: str | None,
-    slurm: tuple[str, ...],
+    launcher_options: tuple[str, ...],
     device: str,
     gpus_per_stage: int,
     checkpoint_minutes: float,
     trace_steps: int,
     stages_package: str,
 ) -> None:
-    """Run all that RECIPE asks for and is not done yet; then write its report.
+    """Run the unfinished stages of RECIPE, then write its report.
 
-    Interrupt it as you like: the same command goes on from there. A stage that fails leaves the others running, and is
-    tried again at the next run. RECIPE is a file, or a name in recipes/.
+    RECIPE is a file, or a name in recipes/. After an interruption the same command resumes. If a
+    stage fails, the others continue; the next run tries it again.
+
+    \b
+    Examples:
+    harness run demo
+    harness run robust_l2 --set seeds=[0] --jobs-per-gpu 4
     """
     from contextlib import nullcontext
 
     from harness.runner import fork_server
 
-    # First of all: while this process reads the recipe, that one loads what workers need.
-    early = fork_server.ForkServer() if launcher == "local" and fork_server.is_possible() else None
-    with early or nullcontext():
+    # Started first: it imports what workers need while this process reads the recipe.
+    server = (
+        fork_server.ForkServer() if launcher == "local" and fork_server.is_supported() else None
+    )
+    with server or nullcontext():
         _run(
             recipe_name,
             overrides,
             folders,
             launcher,
-            _options(launcher, address, slurm),
+            launcher_options,
             num_jobs=jobs,
             device=device,
             stages_package=stages_package,
@@ -132,7 +136,7 @@ def command(
             num_threads=num_threads,
             jobs_per_gpu=jobs_per_gpu,
             gpus_per_stage=gpus_per_stage,
-            fork_server=early,
+            fork_server=server,
         )
 
 
@@ -141,41 +145,43 @@ def _run(
     overrides: tuple[str, ...],
     folders: Folders,
     launcher: str,
-    options: dict[str, str],
-    **asked_for: Any,
+    launcher_options: tuple[str, ...],
+    **settings: Any,
 ) -> None:
-    """asked_for: the other fields of LauncherSettings."""
+    """Run the recipe with further settings: fields of LauncherSettings."""
     import importlib
     import shlex
     import signal
     import sys
     import threading
 
-    from harness.cli import console
-    from harness.cli import live_table as display
-    from harness.config import load as recipe
-    from harness.matrix import expand as matrix
+    from harness.cli import console, live_table
+    from harness.config.load import read
+    from harness.matrix.expand import expand
     from harness.runner import cancel
     from harness.runner.executor import Cancelled, Run, begin
-    from harness.runner.launcher import LauncherSettings
+    from harness.runner.launcher import LauncherSettings, parse_options
     from writers import names
     from writers.errors import UserError
 
-    asked = recipe.read(recipe_name, overrides)
-    plan = matrix.expand(asked)
-    _refuse_without_images(plan, folders)
-    settings = LauncherSettings(folders, options=options, began_at=begin(folders), **asked_for)
-    if settings.gpus_per_stage > 1 and launcher != "local":
+    recipe = read(recipe_name, overrides)
+    plan = expand(recipe)
+    _check_raw_data(plan, folders)
+    module = names.find("harness.runner.launchers", launcher, "launcher")
+    options = parse_options(module.Options, launcher, launcher_options)
+    launcher_settings = LauncherSettings(folders, began_at=begin(folders), **settings)
+    if launcher_settings.gpus_per_stage > 1 and launcher != "local":
         raise UserError(
             f"--gpus-per-stage has no effect with --launcher {launcher}.",
-            "Use --launcher local on a machine with "
-            "those GPUs, or start torchrun -m harness.worker STAGE_DIR yourself.",
+            "Use --launcher local on a machine with those GPUs, or run torchrun -m harness.worker "
+            "STAGE_DIR.",
         )
-    opened = names.find("harness.runner.launchers", launcher, "launcher").open(settings)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended by a scheduler: as by Ctrl-C
+    opened = module.open(launcher_settings, options)
+    # Schedulers send SIGTERM; handle it like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     terminal = console.err()
-    # What the report needs takes a second to import: beside the last stages, and not when all slots are idle.
-    report_code = threading.Thread(
+    # Importing the report takes a second: do it during the last stages, not while slots are idle.
+    import_report = threading.Thread(
         target=importlib.import_module, args=("harness.report.render.page",), daemon=True
     )
     with opened:
@@ -183,43 +189,46 @@ def _run(
             plan,
             folders,
             opened,
-            is_cancelled=cancel.Watch(cancel.file_of(folders.runs, asked.name)),
-            at_the_last=report_code.start,
+            is_cancelled=cancel.Watch(cancel.file_of(folders.runs, recipe.name)),
+            on_all_started=import_report.start,
         )
-        done = len(plan.stages) - len(run.to_do)
+        num_done = len(plan.stages) - len(run.pending)
         terminal.print(
-            f"{asked.name}: {len(plan.stages)} stages, {done} done, {len(run.to_do)} to run"
-            + (f", {opened.num_slots} side by side" if run.to_do else "")
+            f"{recipe.name}: {len(plan.stages)} stages, {num_done} done, {len(run.pending)} to run"
+            + (f", {opened.num_slots} at once" if run.pending else "")
         )
         try:
-            display.follow(run, terminal)
+            live_table.follow(run, terminal)
         except (KeyboardInterrupt, Cancelled):
             terminal.print(
-                f"Stopping: {len(run.running)} running stages may save their state, up to "
-                f"{STOP_GRACE_S:.0f} s. Ctrl-C again ends them at once."
+                f"Stopping: {len(run.running)} running stages have {STOP_GRACE_S:.0f} s to save "
+                "their state. Press Ctrl-C again to kill them."
             )
             try:
                 run.stop(STOP_GRACE_S)
             finally:
                 terminal.print(
-                    f"Stopped at {len(run.finished)} of {len(plan.stages)} stages. Go on with:\n  "
+                    f"Stopped at {len(run.finished)} of {len(plan.stages)} stages. Resume with:\n  "
                     f"harness {shlex.join(sys.argv[1:])}",
                     markup=False,
                     soft_wrap=True,
                 )
             sys.exit(130)
-        except Exception:  # ours, or a disk's: what runs is not to blame
+        except Exception:  # an error of this process: let running stages save their state
             run.stop(STOP_GRACE_S)
             raise
     if run.failed:
-        _tell_failures(run)  # before the report, which may fail itself
+        _print_failures(run)  # before the report, which may fail too
     click.echo(f"Report: {_report(plan, folders)}")
     if run.failed:
         sys.exit(1)
 
 
 def _report(plan: "Matrix", folders: Folders) -> "Path":
-    """The report's page, written unless nothing has changed: with ten thousand stages that takes longer than all the rest."""
+    """Write the report if a result changed; return its page.
+
+    With ten thousand finished stages, writing takes longer than everything else.
+    """
     from harness.cli.commands.report import write_report
     from harness.runner import provenance
 
@@ -232,23 +241,11 @@ def _report(plan: "Matrix", folders: Folders) -> "Path":
     return page
 
 
-def _options(launcher: str, address: str | None, slurm: tuple[str, ...]) -> dict[str, str]:
-    """What only one launcher knows. Raises UserError for what the chosen one does not."""
-    from writers.errors import UserError
+def _check_raw_data(plan: "Matrix", folders: Folders) -> None:
+    """Raise UserError if the source dataset is missing; warn about missing targets.
 
-    for option, given, owner in (("--address", address, "ray"), ("--slurm", slurm, "slurm")):
-        if given and launcher != owner:
-            raise UserError(
-                f"{option} has no effect with --launcher {launcher}.", f"Say --launcher {owner}."
-            )
-    for setting in slurm:
-        if "=" not in setting:
-            raise UserError(f"--slurm {setting}: say KEY=VALUE, such as --slurm partition=gpu.")
-    return {"address": address} if address else dict(setting.split("=", 1) for setting in slurm)
-
-
-def _refuse_without_images(plan: "Matrix", folders: Folders) -> None:
-    """Without its source a recipe can run nothing. A target that is missing fails alone, and is announced."""
+    Without its source a recipe cannot run. Stages of a missing target fail alone.
+    """
     from harness.cli.commands.plan import missing_data
     from harness.runner.executor import unfinished
     from writers.errors import UserError
@@ -257,26 +254,25 @@ def _refuse_without_images(plan: "Matrix", folders: Folders) -> None:
     if plan.recipe.source is not None and (source := plan.recipe.source.label) in missing:
         raise UserError(
             missing[source],
-            "Put it there, or say where it is: --raw-dir DIR, or --set source.path=PATH",
+            "Move it there, or pass --raw-dir DIR or --set source.path=PATH.",
         )
     for line in missing.values():
         click.secho(line, fg="yellow", err=True)
 
 
-def _tell_failures(run: "Run") -> None:
-    """What failed, why, and where to read more."""
-    from harness.runner import stage_state as done
+def _print_failures(run: "Run") -> None:
+    """Print the failed stages with reason and error file."""
+    from harness.runner import stage_state
 
     click.secho(
-        f"{len(run.failed)} failed, {len(run.blocked)} not run because they need those:",
+        f"{len(run.failed)} stages failed, {len(run.not_run)} that need them did not run:",
         fg="red",
         err=True,
     )
     for key, message in run.failed.items():
-        stage = run.to_do[key]
+        stage = run.pending[key]
         click.secho(f"  {stage.name}: {message}", fg="red", err=True)
-        if (
-            error := stage.folder(run.folders.runs) / done.ERROR_FILE
-        ).exists():  # not where the disk refused that, too
+        # Missing if the disk refused that file too.
+        if (error := stage.folder(run.folders.runs) / stage_state.ERROR_FILE).exists():
             click.secho(f"    {error}", fg="red", err=True)
-    click.secho("Run the same command again to try them again.", fg="red", err=True)
+    click.secho("Run the same command again to retry them.", fg="red", err=True)

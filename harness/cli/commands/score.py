@@ -1,4 +1,4 @@
-"""Score how well a model suits a dataset, without fine-tuning it."""
+"""Compute transferability scores of a model for a dataset, without fine-tuning."""
 
 import json
 from pathlib import Path
@@ -22,38 +22,62 @@ if TYPE_CHECKING:
     "model_name",
     required=True,
     metavar="MODEL",
-    help="A model.pt; a model that brings its weights, such as efficientnet_lite0; or torchvision/NAME or timm/NAME, "
-    "whose weights lie in those libraries' caches or in weights/ in the folder of raw downloads.",
+    help="A model.pt; a model packaged with its weights, such as efficientnet_lite0; or "
+    "torchvision/NAME or timm/NAME, with weights in the cache of that library or in weights/ of "
+    "the raw folder.",
 )
-@click.option("--dataset", required=True, metavar="NAME", help="A name of harness ls datasets.")
+@click.option("--dataset", required=True, metavar="NAME", help="Dataset; see harness ls datasets.")
 @click.option(
     "--source",
     type=click.Path(path_type=Path),
     metavar="DIR|TAR",
-    help="Its images. Default: <dataset>, or <dataset>.tar, in the folder of raw downloads.",
+    help="Images of the dataset. Default: <dataset> or <dataset>.tar in the raw folder.",
 )
 @click.option(
-    "--scores", "score_names", metavar="NAMES", help="By commas. Default: all of harness ls scores."
+    "--scores",
+    "score_names",
+    metavar="NAMES",
+    help="Scores, separated by commas. Default: all; see harness ls scores.",
 )
 @click.option(
     "--probe",
     is_flag=True,
-    help="Also logistic regression: penalty chosen on val, fitted on train and val, read on test.",
+    help="Also fit a logistic regression: penalty chosen on val, fitted on train and val, "
+    "evaluated on test.",
 )
-@click.option("--protocol", metavar="NAME", help="Whose splits. Default: the dataset's own.")
 @click.option(
-    "--resolution", type=click.IntRange(min=1), metavar="PIXELS", help="Default: the model's own."
+    "--protocol",
+    metavar="NAME",
+    help="Protocol that defines the splits. Default: the dataset's own.",
+)
+@click.option(
+    "--resolution",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    help="Resolution of the images. Default: the model's own.",
 )
 @click.option(
     "--eval-crop",
     type=click.FloatRange(0, 1, min_open=True),
     default=224 / 256,
     show_default="224/256",
-    help="Centre crop: share of the shorter side.",
+    help="Side of the center crop, as a fraction of the shorter side.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
-@click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda:0")
-@click.option("--json", "as_json", is_flag=True)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    help="Images per batch.",
+)
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="cpu|cuda:0",
+    help="Device of the model.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @folder_options
 def command(
     model_name: str,
@@ -69,9 +93,10 @@ def command(
     as_json: bool,
     folders: Folders,
 ) -> None:
-    """Score how well a model suits a dataset, from one pass over its training images.
+    """Compute how well a model suits a dataset, from one pass over its training images.
 
     \b
+    Examples:
     harness score --model efficientnet_lite0 --dataset grocery
     harness score --model robust.pt --dataset pets --source pets/ --scores knn,logme
     """
@@ -80,18 +105,18 @@ def command(
     from harness.transfer import score
     from writers import names
 
-    asked = (
+    wanted = (
         [name.strip() for name in score_names.split(",")]
         if score_names
         else names.names("harness.transfer.scores")
     )
-    for name in asked:
-        score.find(name)  # a wrong one is told before anything is written
-    classifier, about = _model(model_name, folders)
-    betons = _betons(dataset, source, protocol, folders)
+    for name in wanted:
+        score.find(name)  # raises before anything is written
+    classifier, about = _load_model(model_name, folders)
+    betons = _write_betons(dataset, source, protocol, folders)
     classifier = classifier.to(device)
 
-    def seen(split: str) -> "Features | None":
+    def features_of(split: str) -> "Features | None":
         from harness.transfer.features import extract
         from loaders import open_loader
         from loaders.plan import LoaderPlan
@@ -115,12 +140,12 @@ def command(
                 has_head=about.get("has_head", True),
             )
 
-    train = seen("train")
+    train = features_of("train")
     assert train is not None
     computed = score.compute(
-        asked, features=train.features, probs=train.probs, labels=train.labels, device=device
+        wanted, features=train.features, probs=train.probs, labels=train.labels, device=device
     )
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         "model": model_name,
         "dataset": dataset,
         "num_images": len(train.labels),
@@ -134,51 +159,56 @@ def command(
     if probe:
         from harness.transfer.linear_probe import linear_probe
 
-        found["probe"] = linear_probe(train, seen("val"), seen("test"), device=device)
+        record["probe"] = linear_probe(
+            train, features_of("val"), features_of("test"), device=device
+        )
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(record, indent=1))
         return
     terminal = console.out()
     terminal.print(
-        f"{model_name} on {dataset}: {found['num_images']:,} training images, {found['num_features']} features"
+        f"{model_name} on {dataset}: {record['num_images']:,} training images, "
+        f"{record['num_features']} features"
     )
     for name, value in computed.scores.items():
         terminal.print(
             f"  {name:13} " + (f"{100 * value:.1f} %" if name.startswith("knn") else f"{value:.4f}")
         )
-    for name, why in computed.failed.items():
-        terminal.print(f"  {name:13} not computed: {why}", markup=False)
+    for name, reason in computed.failed.items():
+        terminal.print(f"  {name:13} not computed: {reason}", markup=False)
     if computed.num_duplicates:
         terminal.print(
-            f"  {computed.num_duplicates:,} images have the features of an earlier one: kNN is flattered"
+            f"  {computed.num_duplicates:,} images have the features of an earlier one: kNN is "
+            "overestimated"
         )
     if probe:
-        result = found["probe"]
+        result = record["probe"]
         terminal.print(
-            f"  logistic regression: {100 * result['top1']:.1f} % top-1, {100 * result['mean_per_class']:.1f} % "
-            f"mean per class on {result['num_test']:,} test images; lambda {result['penalty']:.3g}, "
+            f"  logistic regression: {100 * result['top1']:.1f} % top-1, "
+            f"{100 * result['mean_per_class']:.1f} % mean per class on {result['num_test']:,} "
+            f"test images; lambda {result['penalty']:.3g}, "
             f"one of {result['num_configs']}, chosen on {result['selected_on']}"
         )
         for remark in result["remarks"]:
             terminal.print(f"  {remark}")
 
 
-def _model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]]":
-    """A model.pt, or a model that comes with weights: packaged, or published and on this machine."""
+def _load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]]":
+    """Load a model.pt, or a model with packaged or downloaded weights."""
     from harness.config.model import ModelSettings
-    from harness.modeling import classifier as model
+    from harness.modeling import classifier
     from harness.modeling.pretrained import adopt
 
     if Path(name).suffix == ".pt" or Path(name).is_file():
-        return model.load(Path(name))
+        return classifier.load(Path(name))
     adopted = adopt(ModelSettings(name=name), folders.raw / "weights")
     return adopted.model, adopted.about
 
 
-def _betons(
+def _write_betons(
     dataset: str, source: Path | None, protocol: str | None, folders: Folders
 ) -> dict[str, Path]:
-    """Split -> beton, written where it is not there yet."""
+    """Write the missing betons of the dataset; return split -> path."""
     from harness.cli import console
     from harness.config.raw_paths import raw_path
     from harness.config.recipe import DataSettings
@@ -206,10 +236,10 @@ def _betons(
             continue
         written[split] = folder / f"{split}.beton"
         try:
-            whole = open_beton(written[split]).manifest.num_samples == len(examples)
+            is_complete = open_beton(written[split]).manifest.num_samples == len(examples)
         except UserError:
-            whole = False
-        if not whole:
+            is_complete = False
+        if not is_complete:
             with console.progress(f"write {split}") as report:
                 write_split(
                     opened,

@@ -1,4 +1,4 @@
-"""Show how far a recipe's matrix is."""
+"""Show the progress of a recipe's matrix."""
 
 import time
 from collections import Counter
@@ -26,27 +26,31 @@ MARKS: "dict[State, str]" = {
     "skipped": "[dim]skipped[/dim]",
 }
 
-MODEL_AXES = ("model", "subset", "arch", "variant", "eps", "seed")  # what tells the rows apart
+# Axes that identify a row of the table.
+MODEL_AXES = ("model", "subset", "arch", "variant", "eps", "seed")
 
 
 @click.command(short_help="Show a recipe's matrix as a table, live with --watch.")
 @recipe_argument
 @folder_options
-@click.option("--watch", is_flag=True, help="Stay and show it live; Ctrl-C ends it.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: as of `harness plan --json`.")
+@click.option("--watch", is_flag=True, help="Update the table until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print the JSON of harness plan --json.")
 def command(
     recipe_name: str, overrides: tuple[str, ...], folders: Folders, watch: bool, as_json: bool
 ) -> None:
-    """Show RECIPE's matrix as a table, a row for each model, with what runs and what has failed."""
+    """Show the matrix of RECIPE, one row per model, with running and failed stages.
+
+    Example: harness status robust_l2 --watch
+    """
     from rich.live import Live
 
     from harness.cli import console
     from harness.cli.commands import plan as plan_command
-    from harness.config import load as recipe
-    from harness.matrix import expand as matrix
+    from harness.config.load import read
+    from harness.matrix.expand import expand
     from harness.runner.executor import unfinished
 
-    plan = matrix.expand(recipe.read(recipe_name, overrides))
+    plan = expand(read(recipe_name, overrides))
     if as_json:
         plan_command.print_json(
             plan, plan_command.states_of(plan, folders, unfinished(plan, folders)), folders
@@ -54,20 +58,20 @@ def command(
         return
     terminal = console.out()
     if not watch:
-        terminal.print(_picture(plan, folders))
+        terminal.print(_render(plan, folders))
         return
-    with Live(_picture(plan, folders), console=terminal, auto_refresh=False) as live:
+    with Live(_render(plan, folders), console=terminal, auto_refresh=False) as live:
         while True:
             time.sleep(WATCH_EVERY_S)
-            live.update(_picture(plan, folders), refresh=True)
+            live.update(_render(plan, folders), refresh=True)
 
 
-def _picture(plan: "Matrix", folders: Folders) -> "RenderableType":
-    """What runs and what has failed first: a live display shows as many lines as the terminal has."""
+def _render(plan: "Matrix", folders: Folders) -> "RenderableType":
+    """Build the output. Running and failed stages come first, because a live display is cut off."""
     from rich.console import Group
     from rich.text import Text
 
-    from harness.cli import live_table as display
+    from harness.cli import live_table
     from harness.cli.commands.plan import states_of
     from harness.runner.executor import unfinished
 
@@ -78,20 +82,20 @@ def _picture(plan: "Matrix", folders: Folders) -> "RenderableType":
         if states[stage.key] == "running"
     ]
     parts: list[RenderableType] = [Text(_totals(plan, states, folders), style="bold")]
-    parts += [display.running_table(running, folders.runs)] if running else []
+    parts += [live_table.running_table(running, folders.runs)] if running else []
     return Group(
         *parts, *_failures(plan, states, folders), _preparation(plan, states), _models(plan, states)
     )
 
 
 def _totals(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> str:
-    """demo: 12 of 43 stages done, 2 running, 29 left, about 4 min of work; tried again: 3"""
+    """Format: demo: 12 of 43 stages done, 2 running, 29 left, about 4 min of work; retries: 3."""
     from harness.cli.console import seconds
     from harness.estimate.estimate import estimate
     from harness.runner import retry
 
     counts = Counter(states.values())
-    told = [
+    parts = [
         f"{counts['done']} of {len(plan.stages)} stages done",
         *(f"{counts[state]} {state}" for state in MARKS if counts[state] and state != "done"),
     ]
@@ -103,15 +107,13 @@ def _totals(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> str
     known = estimate(not_done, folders.runs)
     if known.num_unknown < len(not_done):
         more = f" and {known.num_unknown} stages of unknown length" if known.num_unknown else ""
-        told.append(f"about {seconds(3600 * known.hours)} of work{more}")
+        parts.append(f"about {seconds(3600 * known.hours)} of work{more}")
     retries = sum(sum(retry.counts(stage.folder(folders.runs)).values()) for stage in plan.stages)
-    return f"{plan.recipe.name}: {', '.join(told)}" + (
-        f"; tried again: {retries}" if retries else ""
-    )
+    return f"{plan.recipe.name}: {', '.join(parts)}" + (f"; retries: {retries}" if retries else "")
 
 
 def _running_for(folder: Path) -> float | None:
-    """Seconds since the stage was handed to its worker."""
+    """Seconds since the stage was assigned to its worker; None if it was not."""
     try:
         return max(0.0, time.time() - (folder / "stage.json").stat().st_mtime)
     except OSError:
@@ -146,7 +148,7 @@ def _preparation(plan: "Matrix", states: "dict[str, State]") -> "RenderableType"
 
 
 def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
-    """A row for each model; its scores are counted, and its transfers per method."""
+    """Build a table with a row per model; scores and transfers are shown as counts."""
     from rich.table import Table
 
     rows: dict[tuple[Any, ...], dict[str, list[State]]] = {}

@@ -1,4 +1,4 @@
-"""Subsets of classes: show one, or rank a dataset's classes by how well a model knows them."""
+"""Subsets of classes: show or make one, or rank classes by the accuracy of a model."""
 
 import json
 from pathlib import Path
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from writers.subset.spec import Subset, SubsetSpec
 
 
-@click.group(short_help="Show a subset's classes, or rank classes by a model.")
+@click.group(short_help="Show or make a subset of classes, or rank classes by a model.")
 def command() -> None:
-    """Which source classes: the named subsets, and rankings to make others from."""
+    """Show the classes of a subset, make a subset, or rank classes to make subsets from."""
 
 
 @command.command("show")
@@ -26,24 +26,27 @@ def command() -> None:
     "--beton",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help="Of this beton's classes and images, counting both. Default: of ImageNet's classes.",
+    help="Resolve on the classes and images of this beton. Default: on ImageNet's classes.",
 )
 @click.option(
     "--map",
     "as_map",
     is_flag=True,
-    help="Print lines of class,label, which a step reads: coarsen: {map: FILE}.",
+    help="Print lines of class,label for the step coarsen: {map: FILE}.",
 )
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help='{"name", "num_classes", "num_images" with --beton, "digest", "classes"}.',
+    help='Print JSON: {"name", "num_classes", "num_images" (with --beton), "digest", "classes"}.',
 )
 def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
-    """Show the labels of a subset in their order, and what people call them.
+    """Show the labels of a subset in label order, with their English names.
 
-    NAME is one of harness ls subsets; FILE is YAML, of steps, or text, with a class a line.
+    NAME is one of harness ls subsets. FILE is a YAML file of steps, or a text file with one class
+    per line.
+
+    Example: harness subset show in900
     """
     from writers.errors import UserError
     from writers.subset import spec as subset
@@ -52,29 +55,39 @@ def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
     spec = subset.named(name)
     if spec.is_everything and beton is None:
         raise UserError(
-            f"The classes of '{name}' are those of the source.", "Name a beton of it: --beton FILE."
+            f"The subset '{name}' has the classes of its source.",
+            "Name a beton of the source with --beton FILE.",
         )
-    found, num_images = _resolved(spec, beton)
+    resolved, num_images = _resolve(spec, beton)
     if as_json:
-        content: dict[str, object] = {"name": found.name, "num_classes": len(found.classes)}
+        content: dict[str, object] = {
+            "name": resolved.name,
+            "num_classes": len(resolved.classes),
+        }
         content |= {"num_images": num_images} if num_images is not None else {}
         click.echo(
             json.dumps(
-                {**content, "digest": found.digest, "classes": list(found.classes)}, indent=1
+                {**content, "digest": resolved.digest, "classes": list(resolved.classes)}, indent=1
             )
         )
         return
     if as_map:
         for label, group in zip(
-            found.classes, found.groups or [(one,) for one in found.classes], strict=True
+            resolved.classes,
+            resolved.groups or [(name,) for name in resolved.classes],
+            strict=True,
         ):
-            for one in group:
-                click.echo(f"{_quoted(one)},{_quoted(label)}")
+            for class_name in group:
+                click.echo(f"{_csv_field(class_name)},{_csv_field(label)}")
         return
     of_images = f", {num_images:,} images" if num_images is not None else ""
-    click.echo(f"# {found.name}: {len(found.classes)} classes{of_images}, digest {found.digest}")
-    sizes = {label: len(group) for label, group in zip(found.classes, found.groups, strict=False)}
-    for label in found.classes:
+    click.echo(
+        f"# {resolved.name}: {len(resolved.classes)} classes{of_images}, digest {resolved.digest}"
+    )
+    sizes = {
+        label: len(group) for label, group in zip(resolved.classes, resolved.groups, strict=False)
+    }
+    for label in resolved.classes:
         merged = f"  ({sizes[label]} classes)" if sizes.get(label, 1) > 1 else ""
         click.echo(f"{label}  {wordnet.words(label)}{merged}".rstrip())
 
@@ -87,18 +100,19 @@ def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
     multiple=True,
     required=True,
     metavar="YAML",
-    help="One step, such as 'remove: {hardest: 100, by: resnet18_val}'; in order, as many as there are.",
+    help="One step, such as 'remove: {hardest: 100, by: resnet18_val}'; repeat for further steps.",
 )
 @click.option(
     "--beton",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help="Try it on this beton. Default: on ImageNet's classes.",
+    help="Resolve on the classes and images of this beton. Default: on ImageNet's classes.",
 )
 def make(file: Path, steps: tuple[str, ...], beton: Path | None) -> None:
-    """Write a subset to FILE.yaml, out of steps, and say what it comes to.
+    """Write a subset of steps to FILE.yaml, and print its size.
 
     \b
+    Example:
     harness subset make dogs.yaml --step 'under: n02084071' --step 'per_class: {images: 100}'
     harness write-beton --subset dogs.yaml --source imagenet/
     """
@@ -106,21 +120,21 @@ def make(file: Path, steps: tuple[str, ...], beton: Path | None) -> None:
     from writers.subset import spec as subset
 
     if file.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{file} is not named as YAML.", "Call it something.yaml.")
+        raise UserError(f"{file} does not end in .yaml.", f"Name it {file.stem}.yaml.")
     if file.exists():
-        raise UserError(f"{file} is there already.", "Remove it, or choose another name.")
+        raise UserError(f"{file} already exists.", "Remove it, or choose another name.")
     try:
-        file.write_text("steps:\n" + "".join(f"  - {one}\n" for one in steps))
-        found, num_images = _resolved(subset.read_spec(file), beton)
+        file.write_text("steps:\n" + "".join(f"  - {step}\n" for step in steps))
+        resolved, num_images = _resolve(subset.read_spec(file), beton)
     except BaseException:
         file.unlink(missing_ok=True)
         raise
     of_images = f", {num_images:,} images" if num_images is not None else ""
-    click.echo(f"{file}: {len(found.classes)} classes{of_images}, digest {found.digest}")
+    click.echo(f"{file}: {len(resolved.classes)} classes{of_images}, digest {resolved.digest}")
 
 
-def _resolved(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | None]":
-    """On the beton's classes and images, or on ImageNet's classes alone."""
+def _resolve(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | None]":
+    """Resolve the subset on a beton, with its number of images, or on ImageNet's classes."""
     from harness.cli.commands._betons import training_images
     from writers.beton.store import open_beton
     from writers.subset import spec as subset
@@ -129,9 +143,9 @@ def _resolved(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | No
         return subset.resolve(spec, subset.imagenet_classes()), None
     opened = open_beton(beton)
     manifest = opened.manifest
-    found = subset.resolve(spec, manifest.classes, class_counts=training_images(opened))
-    positions, _ = found.select(manifest.split, manifest.classes, opened.labels, opened.ids)
-    return found, len(positions)
+    resolved = subset.resolve(spec, manifest.classes, class_counts=training_images(opened))
+    positions, _ = resolved.select(manifest.split, manifest.classes, opened.labels, opened.ids)
+    return resolved, len(positions)
 
 
 @command.command("rank")
@@ -142,39 +156,54 @@ def _resolved(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | No
     multiple=True,
     metavar="FILE",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A model.pt that a pretrain stage has left. May be given again, for folds of train: see --split.",
+    help="A model.pt of a pretrain stage; may be repeated for models of different folds of train.",
 )
 @click.option(
     "--data",
     required=True,
     type=click.Path(path_type=Path, exists=True),
     metavar="BETON|DIR",
-    help="A beton with the model's classes, or the folder that holds one for the split.",
+    help="A beton with the model's classes, or a folder with one for the split.",
 )
 @click.option(
     "--split",
     type=click.Choice(["val", "test", "train"]),
     default="val",
     show_default=True,
-    help="train: what a reference model of a recipe whose ranking is by train or held_out has not seen.",
+    help="Split to rank on. For train, only images that the model was not trained on count.",
 )
 @click.option(
-    "--resolution", type=click.IntRange(min=1), metavar="PIXELS", help="Default: the model's own."
+    "--resolution",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    help="Resolution of the images. Default: the model's own.",
 )
 @click.option(
     "--eval-crop",
     type=click.FloatRange(0, 1, min_open=True),
     default=224 / 256,
     show_default=True,
-    help="Centre crop: share of the shorter side.",
+    help="Side of the center crop, as a fraction of the shorter side.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
-@click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda:0")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Images per batch.",
+)
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="cpu|cuda:0",
+    help="Device of the model.",
+)
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help='{"classes" (hardest first), "accuracy", "num_images", ...}.',
+    help='Print JSON: {"classes" (hardest first), "accuracy", "num_images", ...}.',
 )
 def rank(
     checkpoints: tuple[Path, ...],
@@ -186,9 +215,11 @@ def rank(
     device: str,
     as_json: bool,
 ) -> None:
-    """Rank a beton's classes by the model's accuracy on them, the hardest first.
+    """Rank the classes of a beton by the accuracy of a model, hardest first.
 
-    Prints a CSV file that a recipe can name: remove: {hardest: 100, by: ranking.csv}
+    Prints CSV that a step can name: remove: {hardest: 100, by: ranking.csv}
+
+    Example: harness subset rank --checkpoint model.pt --data data/imagenet-all > ranking.csv
     """
     from harness.modeling.precision import choose
     from harness.system import environment
@@ -230,28 +261,33 @@ def rank(
     click.echo("class,accuracy,mean_probability")
     for name in ranking.classes:
         click.echo(
-            f"{_quoted(name)},{ranking.accuracy[name]:.6f},{scores.mean_probability[name]:.6f}"
+            f"{_csv_field(name)},{ranking.accuracy[name]:.6f},{scores.mean_probability[name]:.6f}"
         )
 
 
 def _models(
     checkpoints: tuple[Path, ...], plan: "LoaderPlan", manifest: "Manifest", *, own_resolution: bool
 ) -> "Iterator[tuple[Classifier, LoaderPlan]]":
-    """Each with the images that it is to be judged on. Raises UserError for a model of other classes, and one named twice."""
+    """Load each model, with a plan of the images to rank on.
+
+    Raises:
+        UserError: A model has other classes than the beton, or two models would rank the same
+            images.
+    """
     from dataclasses import replace
 
-    from harness.modeling import classifier as model
+    from harness.modeling import classifier
     from harness.train.ranking import unseen_part
     from writers.errors import UserError
 
     folds: list[dict[str, int]] = []
     for checkpoint in checkpoints:
-        classifier, about = model.load(checkpoint)
+        model, about = classifier.load(checkpoint)
         if about["classes"] != manifest.classes:
             raise UserError(
-                f"{checkpoint} was trained on {len(about['classes'])} classes, and {plan.beton} has "
-                f"{len(manifest.classes)}, or others.",
-                "Rank on a beton of the very classes that the model knows.",
+                f"{checkpoint} and {plan.beton} have different classes "
+                f"({len(about['classes'])} and {len(manifest.classes)}).",
+                "Use a beton with the same classes as the model.",
             )
         fold = about.get("held_out") or {}
         if any(
@@ -259,14 +295,14 @@ def _models(
             for other in folds
         ):
             raise UserError(
-                f"{checkpoint} would judge images that {checkpoints[0]} has judged.",
-                "Several models rank together where each was trained without another fold of train.",
+                f"{checkpoint} and {checkpoints[0]} would rank the same images.",
+                "Use several models only if each was trained without a different fold of train.",
             )
         folds.append(fold)
-        shown = replace(plan, resolution=about["resolution"]) if own_resolution else plan
-        yield classifier, unseen_part(shown, about, split=manifest.split, source=str(checkpoint))
+        own_plan = replace(plan, resolution=about["resolution"]) if own_resolution else plan
+        yield model, unseen_part(own_plan, about, split=manifest.split, source=str(checkpoint))
 
 
-def _quoted(name: str) -> str:
-    """A CSV field."""
+def _csv_field(name: str) -> str:
+    """Quote a CSV field if necessary."""
     return '"' + name.replace('"', '""') + '"' if set(name) & set(',"#') else name

@@ -1,4 +1,4 @@
-"""Check betons, byte by byte."""
+"""Verify betons byte by byte."""
 
 import json
 import sys
@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 
-def _part(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, int]:
+def _parse_part(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, int]:
     number, _, parts = text.partition("/")
     if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
-        raise click.BadParameter("say which part of how many: 1/8 is the first of eight.")
+        raise click.BadParameter("use K/N, such as 1/8 for the first of eight parts.")
     return int(number), int(parts)
 
 
@@ -26,17 +26,21 @@ def _part(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[in
     "--part",
     metavar="K/N",
     default="1/1",
-    callback=_part,
-    help="Only the K-th of N parts of each file's samples, so that machines can share the work.",
+    callback=_parse_part,
+    help="Check only the K-th of N parts of the samples, so that machines can share the work.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Default: the machine's cores.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: {file: [problem, ...]}.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Number of threads. Default: number of cores."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: {file: [problem, ...]}.")
 def command(
     files: tuple[Path, ...], part: tuple[int, int], threads: int | None, as_json: bool
 ) -> None:
-    """Check that each beton is byte for byte what its manifest says, and that every sample decodes without a warning.
+    """Check that each beton matches its manifest, and that every sample decodes without a warning.
 
-    Exit code 1 where one is broken; what is broken is named, sample by sample.
+    Damaged samples are listed. The exit code is 1 if a file is damaged.
+
+    Example: harness verify data/imagenet-in900/*.beton
     """
     from harness.cli import console
     from harness.system import environment
@@ -51,11 +55,10 @@ def command(
     if as_json:
         click.echo(json.dumps(problems, indent=1))
     else:
-        for name, found in problems.items():
-            click.echo(
-                f"{name}: "
-                + (f"{len(found)} problems" if len(found) > 1 else "broken" if found else "good")
-            )
-            for problem in found:
+        for name, problems_of_file in problems.items():
+            num_problems = len(problems_of_file)
+            summary = f"{num_problems} problem{'s' if num_problems > 1 else ''}"
+            click.echo(f"{name}: {summary if num_problems else 'good'}")
+            for problem in problems_of_file:
                 click.secho(f"  {problem}", fg="red")
     sys.exit(1 if any(problems.values()) else 0)

@@ -1,4 +1,4 @@
-"""Check a dataset's raw files before they are written as betons."""
+"""Check the raw files of a dataset before they are written as betons."""
 
 import json
 import sys
@@ -16,14 +16,18 @@ from harness.system.folders import Folders
     "--source",
     type=click.Path(path_type=Path),
     metavar="DIR|TAR|ZIP",
-    help="The images. Default: the dataset's folder in the raw folder.",
+    help="Images of the dataset. Default: its folder in the raw folder.",
 )
 @click.option(
-    "--protocol", metavar="NAME", help="Whose splits to count. Default: the dataset's own."
+    "--protocol",
+    metavar="NAME",
+    help="Protocol that defines the splits. Default: the dataset's own.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Default: the machine's cores.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="For programs: {num_images, class_counts, problems}."
+    "--threads", type=click.IntRange(min=1), help="Number of threads. Default: number of cores."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: {num_images, class_counts, problems}."
 )
 @folder_options
 def command(
@@ -34,9 +38,12 @@ def command(
     folders: Folders,
     as_json: bool,
 ) -> None:
-    """Count the images of each split and class of the dataset NAME, and decode every one.
+    """Count the images of each split and class of the dataset NAME, and decode every image.
 
-    Counts that differ from the published ones, classes without images and files that do not decode are named; exit code 1.
+    Lists counts that differ from the published ones, classes without images, and files that do not
+    decode; the exit code is then 1.
+
+    Example: harness verify-raw eurosat
     """
     from harness.cli import console
     from harness.config.raw_paths import raw_folder
@@ -53,7 +60,7 @@ def command(
         dataset, path, SplitSettings(val=0.1 if protocol == VTAB else 0, protocol=protocol)
     )
     with console.progress(f"verify-raw {spec.name}") as report:
-        found = check_raw(
+        result = check_raw(
             opened,
             spec,
             classes=getattr(module, "CLASSES", ()),
@@ -63,29 +70,29 @@ def command(
     if as_json:
         class_counts = {
             split: dict(zip(opened.classes, counts, strict=True))
-            for split, counts in found.class_counts.items()
+            for split, counts in result.class_counts.items()
         }
         click.echo(
             json.dumps(
                 {
-                    "num_images": found.num_images,
+                    "num_images": result.num_images,
                     "class_counts": class_counts,
-                    "problems": found.problems,
+                    "problems": result.problems,
                 },
                 indent=1,
             )
         )
     else:
-        for split, number in found.num_images.items():
+        for split, number in result.num_images.items():
             if number:
-                counts = found.class_counts[split]
+                counts = result.class_counts[split]
                 click.echo(
                     f"{split}: {number:,} images of {sum(count > 0 for count in counts)} classes, "
                     f"{min(counts):,} to {max(counts):,} of each"
                 )
         click.echo(
-            f"{spec.name}: {f'{len(found.problems)} problems' if found.problems else 'good'}"
+            f"{spec.name}: {f'{len(result.problems)} problems' if result.problems else 'good'}"
         )
-        for problem in found.problems:
+        for problem in result.problems:
             click.secho(f"  {problem}", fg="red")
-    sys.exit(1 if found.problems else 0)
+    sys.exit(1 if result.problems else 0)

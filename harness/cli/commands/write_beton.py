@@ -22,45 +22,46 @@ if TYPE_CHECKING:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="DIR|TAR|PARQUET",
-    help="The images: class folders, as they are or under train/, val/, test/; a tar or zip of such; ImageNet's own "
-    "tars; Parquet or WebDataset shards, or a folder of them. May be given again.",
+    help="The images: class folders, directly or under train/, val/, test/; a tar or zip of these; "
+    "ImageNet's official tars; Parquet or WebDataset shards, or a folder of them. May be repeated.",
 )
 @click.option(
     "--from",
     "from_",
     type=click.Path(path_type=Path),
     metavar="BETON|DIR",
-    help="Copy the subset out of a beton, or out of each in a folder, without decoding.",
+    help="Copy the subset from a beton, or from each beton of a folder, without decoding.",
 )
 @click.option(
     "--dataset",
     metavar="NAME",
-    help="A name of harness ls datasets. Default: imagenet with --subset, else any tree.",
+    help="Dataset; see harness ls datasets. Default: imagenet with --subset, otherwise any tree of "
+    "class folders.",
 )
 @click.option(
     "--subset",
     "subset_name",
     metavar="NAME|FILE",
-    help="Only these classes and images: a name of harness ls subsets, a YAML file of steps, or a text file "
-    "with a class a line.",
+    help="Write only these classes and images: a name of harness ls subsets, a YAML file of steps, "
+    "or a text file with one class per line.",
 )
 @click.option(
     "--split",
     "splits",
     multiple=True,
     metavar="SPLIT",
-    help="train, val or test; may be given again. Default: all.",
+    help="Split to write: train, val or test; may be repeated. Default: all.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Default: <dataset>-<subset> in the data folder.",
+    help="Folder to write. Default: <dataset>-<subset> in the data folder.",
 )
 @click.option(
     "--preset",
     metavar="NAME",
-    help="All of the encoding by one name: 500_0.50_90 is max resolution, share of JPEG, quality.",
+    help="Encoding by name: 500_0.50_90 is max resolution, fraction of JPEG, quality.",
 )
 @click.option(
     "--format",
@@ -68,35 +69,41 @@ if TYPE_CHECKING:
     type=click.Choice(["jpeg", "raw", "mixed", "passthrough", "dct"]),
     default="jpeg",
     show_default=True,
-    help="How pixels are stored; passthrough keeps JPEG files that are small enough; dct keeps their coefficients, which load "
-    "fastest. With --from, dct converts the JPEGs of that beton.",
+    help="How images are stored. passthrough keeps JPEG files that are small enough; dct keeps "
+    "their coefficients, which load fastest. With --from, dct converts the JPEGs of that beton.",
 )
 @click.option(
-    "--passthrough", "format_", flag_value="passthrough", help="Short for --format passthrough."
+    "--passthrough", "format_", flag_value="passthrough", help="Same as --format passthrough."
 )
 @click.option(
     "--max-resolution",
     type=click.IntRange(min=1),
     metavar="PIXELS",
-    help="Of the longer side. Default: as it comes.",
+    help="Largest length of the longer side. Default: no limit.",
 )
-@click.option("--jpeg-quality", type=click.IntRange(1, 100), default=90, show_default=True)
+@click.option(
+    "--jpeg-quality",
+    type=click.IntRange(1, 100),
+    default=90,
+    show_default=True,
+    help="Quality of re-encoded JPEGs.",
+)
 @click.option(
     "--compress-probability",
     type=click.FloatRange(0, 1),
-    metavar="SHARE",
-    help="Of images stored as JPEG (mixed).",
+    metavar="FRACTION",
+    help="Fraction of images stored as JPEG (mixed).",
 )
 @click.option(
     "--restart-index/--no-restart-index",
     default=None,
-    help="JPEGs of which loaders decode only the part that they show. Default: yes, but for passthrough. "
-    "With --from: give them to the JPEGs of that beton.",
+    help="Index JPEGs so that loaders decode only the crop. Default: yes, except for passthrough. "
+    "With --from: index the JPEGs of that beton.",
 )
 @click.option(
     "--check",
     is_flag=True,
-    help="Also decode what is stored as it comes: passthrough's JPEGs; with --from, verify that beton first.",
+    help="Also decode JPEGs that are stored unchanged; with --from, verify that beton first.",
 )
 @click.option(
     "--val",
@@ -104,7 +111,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1),
     default=0.1,
     show_default=True,
-    help="Share of train that becomes val where the source has no val.",
+    help="Fraction of train that becomes val if the source has no val.",
 )
 @click.option(
     "--test",
@@ -112,29 +119,33 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="Likewise for test.",
+    help="Fraction of train that becomes test if the source has no test.",
 )
 @click.option(
     "--seed",
     default=0,
     show_default=True,
-    help="Of the order in the file, and of the splits made here.",
+    help="Seed of the order in the file and of splits taken from train.",
 )
 @click.option(
-    "--protocol", metavar="NAME", help="Whose splits: vtab and so on. Default: the dataset's own."
+    "--protocol",
+    metavar="NAME",
+    help="Protocol that defines the splits, such as vtab. Default: the dataset's own.",
 )
 @click.option(
     "--accept-counts",
     is_flag=True,
-    help="Write a dataset whose counts differ from those published; the manifest says how.",
+    help="Write a dataset whose counts differ from the published ones; the manifest records this.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Default: the machine's cores.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Number of threads. Default: number of cores."
+)
 @click.option(
     "--on-error",
     type=click.Choice(["fail", "skip"]),
     default="fail",
     show_default=True,
-    help="What an unreadable image does; those skipped stand in the manifest.",
+    help="What to do about an unreadable image; the manifest lists skipped images.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the manifests.")
 @folder_options
@@ -151,11 +162,15 @@ def command(
 ) -> None:
     """Write images as FFCV beton files with manifests: train.beton, val.beton and so on.
 
+    The examples write 900 classes of a tree, official tars or shards; any tree of class folders;
+    generated images; and 900 classes copied from betons without decoding.
+
     \b
-    harness write-beton --subset in900 --source /data/imagenet     900 classes of a tree, official tars, shards
-    harness write-beton --source photos/                           any tree of class folders
-    harness write-beton --dataset synthetic_things                 images made on the spot
-    harness write-beton --subset in900 --from data/imagenet-all    out of betons, without decoding
+    Examples:
+    harness write-beton --subset in900 --source /data/imagenet
+    harness write-beton --source photos/
+    harness write-beton --dataset synthetic_things
+    harness write-beton --subset in900 --from data/imagenet-all
     """
     if from_ is not None:
         manifests = _copy(
@@ -219,8 +234,8 @@ def _write(
     name = dataset or ("imagenet" if spec else "folder")
     if not sources and name == "folder":
         raise UserError(
-            "Say which images: --source DIR, or --dataset NAME.",
-            "harness ls datasets names the datasets.",
+            "There are no images to write: use --source DIR or --dataset NAME.",
+            "List the datasets: harness ls datasets",
         )
     paths = [source.expanduser() for source in sources] or [folders.raw / raw_folder(name)]
     opened, origin = open_with_origin(
@@ -235,7 +250,7 @@ def _write(
     label = DataSettings(dataset=name, path=str(paths[0])).label
     folder = out.expanduser() if out else folders.data / f"{label}-{subset.name}"
     written = []
-    for split in _asked_splits(splits, opened.splits):
+    for split in _splits_to_write(splits, opened.splits):
         file = folder / f"{split}.beton"
         with console.progress(f"write {split}") as report:
             manifest = write_split(
@@ -280,7 +295,7 @@ def _copy(
     from writers.subset.spec import named, resolve
 
     converts = format_ == "dct"
-    _refuse_without_effect(
+    _check_unused_options(
         ({"restart_index"} if converts else {"format_"})
         | {
             "sources",
@@ -299,8 +314,8 @@ def _copy(
     )
     if (subset_name is None) != (bool(index) or converts):
         raise UserError(
-            "Give the classes to copy, --subset NAME, or how to store all of them: --restart-index or --format dct.",
-            "Not both at once: one after the other. harness ls subsets names the subsets.",
+            "--from needs --subset NAME, or --restart-index or --format dct for all classes.",
+            "Use one command after the other. List the subsets: harness ls subsets",
         )
     from_ = from_.expanduser()
     files = (
@@ -325,7 +340,7 @@ def _copy(
             if problems:
                 raise UserError(
                     f"{files[split]} is damaged: {problems[0]}",
-                    "harness verify says all that is wrong with it.",
+                    f"List all problems: harness verify {files[split]}",
                 )
         if subset_name is None:
             file = (
@@ -356,8 +371,8 @@ def _copy(
     return copied
 
 
-def _refuse_without_effect(names: set[str]) -> None:
-    """Raises UserError where one of these options was given beside --from."""
+def _check_unused_options(names: set[str]) -> None:
+    """Raise UserError if one of these options is set on the command line, next to --from."""
     from writers.errors import UserError
 
     context = click.get_current_context()
@@ -367,13 +382,13 @@ def _refuse_without_effect(names: set[str]) -> None:
             and context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE
         ):
             raise UserError(
-                f"{option.opts[0]} has no effect with --from: the samples are taken as they are.",
-                "Leave it out, or write from the images with --source.",
+                f"{option.opts[0]} has no effect with --from, which copies samples unchanged.",
+                "Remove it, or write from the images with --source.",
             )
 
 
 def _encoding(*, preset: str | None, format_: str, **settings: Any) -> "Encoding":
-    """Raises UserError for settings that do not go together."""
+    """Build the encoding. Raises UserError for settings that contradict each other."""
     from pydantic import ValidationError
 
     from writers.beton.encoding import Encoding
@@ -387,20 +402,24 @@ def _encoding(*, preset: str | None, format_: str, **settings: Any) -> "Encoding
             value not in (None, getattr(defaults, name)) for name, value in settings.items()
         ):
             raise UserError(
-                f"--preset {preset} is all of the encoding; another option for it beside it is unclear.",
-                "Leave the preset or the other options out.",
+                f"--preset {preset} sets all of the encoding; it excludes other encoding options.",
+                "Remove the preset or the other options.",
             )
         return Encoding.model_validate(preset)
     except ValidationError as error:
         raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
 
 
-def _asked_splits(asked: tuple[str, ...], there: "Mapping[str, Sequence[Any]]") -> list[str]:
-    """The splits to write: those asked for, else all that have images. Raises UserError for one that is not there."""
+def _splits_to_write(wanted: tuple[str, ...], examples: "Mapping[str, Sequence[Any]]") -> list[str]:
+    """Return the wanted splits, or all with images if none is named.
+
+    Raises:
+        UserError: A wanted split has no images.
+    """
     from writers import names
 
-    filled = [split for split, examples in there.items() if examples]
-    for split in asked:
+    filled = [split for split, images in examples.items() if images]
+    for split in wanted:
         if split not in filled:
             raise names.unknown("split with images", split, filled)
-    return list(asked) or filled
+    return list(wanted) or filled

@@ -100,10 +100,10 @@ def test_download_fetches_checks_and_says_so(
     )
     assert not (tmp_path / "raw").exists()
     code, out, _ = harness("download", "SVHN", "--root", "there")
-    assert code == 0 and out.count("fetched, checksum right") == 2
+    assert code == 0 and out.count("fetched, checksum verified") == 2
     assert (tmp_path / "there" / "svhn" / "test_32x32.mat").read_bytes() == b"test" * 1000
     code, out, _ = harness("download", "svhn", "--root", "there")
-    assert code == 0 and out.count("there already") == 2
+    assert code == 0 and out.count("already exists") == 2
     told = json.loads(harness("download", "svhn", "--root", "there", "--json")[1])
     assert [entry["there"] for entry in told["svhn"]] == [True, True] and told["svhn"][0][
         "num_bytes"
@@ -136,7 +136,7 @@ def test_what_no_host_serves_is_named_with_its_place(harness: Any, tmp_path: Pat
     assert harness("download", "resisc45")[0] == 0
     assert harness("download", "synthetic_things")[:2] == (
         0,
-        "synthetic_things is made on first use; there is nothing to fetch.\n",
+        "synthetic_things is generated on first use; there is nothing to fetch.\n",
     )
     assert harness("download", "svnh")[0] == 2
 
@@ -150,7 +150,7 @@ def test_all_is_every_dataset_once_and_a_disk_too_small_is_said_first(
         shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12 - 10**9, 10**9)
     )
     code, _, err = harness("download", "all")
-    assert code == 2 and "GB are to be fetched" in err and "1.0 GB left" in err
+    assert code == 2 and "has 1.0 GB left, and the files have" in err
 
 
 def test_verify_raw_names_what_is_wrong(
@@ -214,7 +214,7 @@ def test_ls_datasets_says_what_is_here(harness: Any, eurosat_tree: Path, tmp_pat
         "MIT",
     ]
     assert lines["svhn"][1:6] == ["73,257", "26,032", "10", "top1", "non-commercial"]
-    assert "map11" in lines["voc2007"] and "made" in lines["synthetic_things"]
+    assert "map11" in lines["voc2007"] and "generated" in lines["synthetic_things"]
 
 
 def test_none_of_it_imports_torch():

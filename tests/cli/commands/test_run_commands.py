@@ -73,7 +73,7 @@ def test_cancel_stops_a_run_of_another_process():
         time.sleep(0.02)
     assert harness("cancel", "tiny.yaml") == 0
     _, said = run.communicate(timeout=30)
-    assert run.returncode == 130 and "Go on with" in said and "Traceback" not in said
+    assert run.returncode == 130 and "Resume with" in said and "Traceback" not in said
     assert not any(lease.is_held(folder) for folder in Path("runs").glob("stages/*/*"))
 
 
@@ -112,7 +112,7 @@ def test_failures_are_told_before_a_report_that_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def fail(run: Run, _: object) -> None:
-        run.failed = dict.fromkeys(run.to_do, "There is no such image.")
+        run.failed = dict.fromkeys(run.pending, "There is no such image.")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "runs/reports/tiny/index.html")
@@ -138,7 +138,7 @@ def test_a_request_concerns_earlier_runs_only(tmp_path: Path):
     request(tmp_path, "tiny")
     time.sleep(0.05)
     late = Watch(file_of(tmp_path, "tiny"))
-    early.looked_at = 0.0
+    early.polled_at = 0.0
     assert early() and not late()
 
 
@@ -162,7 +162,7 @@ def test_logs_by_key_by_name_and_by_near_name(capsys: pytest.CaptureFixture[str]
 def test_logs_follow_a_stage_that_has_only_been_prepared(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("harness.cli.commands.logs.LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr("harness.cli.commands.logs.POLL_EVERY_S", 0.02)
     folder = stage("pretrain", "abc123", result=False)
     (folder / "log.txt").unlink()
 

@@ -1,4 +1,4 @@
-"""`harness write-beton` and `harness verify`: presets, copies, parts; options without effect are refused."""
+"""`harness write-beton` and `harness verify`: presets, copies, parts, options without effect."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def manifests(*arguments: str) -> list[dict]:
     return json.loads(harness("write-beton", *arguments, "--json").stdout)
 
 
-def test_a_preset_is_the_encoding_of_that_name(tree: Path):
+def test_a_preset_sets_the_encoding(tree: Path):
     (train, val) = manifests("--source", "photos", "--preset", "110_0.50_85", "--out", "a")
     assert train["encoding"] == {
         "format": "mixed",
@@ -48,7 +48,7 @@ def test_a_preset_is_the_encoding_of_that_name(tree: Path):
     assert train["encoding"]["format"] == "passthrough" and train["num_jpeg"] == 6
 
 
-def test_from_a_folder_of_betons(tree: Path):
+def test_copy_from_a_folder_of_betons(tree: Path):
     written = manifests("--source", "photos", "--passthrough", "--out", "whole")
     copied = manifests("--subset", "all", "--from", "whole", "--check", "--out", "copied")
     assert [manifest["sha256"] for manifest in copied] == [
@@ -64,7 +64,7 @@ def test_from_a_folder_of_betons(tree: Path):
         )
 
 
-def test_a_budget_is_counted_by_the_training_images_whatever_split_is_asked(tree: Path):
+def test_a_budget_counts_training_images_for_every_split(tree: Path):
     """3 images of each class in train, 1 in val: a budget of 3 is one class."""
     Path("few.yaml").write_text("steps:\n  - budget: {by: classes, images: 3}\n")
     (written, _) = manifests(
@@ -103,17 +103,17 @@ def test_a_budget_is_counted_by_the_training_images_whatever_split_is_asked(tree
         (["--source", "photos", "--preset", "big"], "no preset 'big'"),
         (
             ["--source", "photos", "--preset", "400_0.10_90", "--max-resolution", "300"],
-            "all of the encoding",
+            "sets all of the encoding",
         ),
     ],
 )
-def test_what_does_not_go_together(tree: Path, arguments: list[str], message: str):
+def test_contradicting_options_are_refused(tree: Path, arguments: list[str], message: str):
     manifests("--source", "photos", "--out", "whole")
     with pytest.raises(UserError, match=message):
         harness("write-beton", *arguments)
 
 
-def test_a_damaged_beton_is_not_copied_where_it_shall_be_checked(tree: Path):
+def test_check_refuses_to_copy_a_damaged_beton(tree: Path):
     manifests("--source", "photos", "--passthrough", "--out", "whole")
     file = Path("whole/train.beton")
     data = bytearray(file.read_bytes())
@@ -127,6 +127,6 @@ def test_a_damaged_beton_is_not_copied_where_it_shall_be_checked(tree: Path):
 
 
 @pytest.mark.parametrize("part", ["0/3", "4/3", "a/b", "2", "-1/3"])
-def test_parts_that_are_none(tree: Path, part: str):
+def test_invalid_parts_are_refused(tree: Path, part: str):
     manifests("--source", "photos", "--out", "whole")
     assert harness("verify", "whole/train.beton", "--part", part).exit_code == 2

@@ -1,4 +1,4 @@
-"""What ties a result to its recipe, to the files that it was computed from, and to those that it left for others."""
+"""Link a result to its recipe, to the files it was computed from, and to the files it wrote."""
 
 import hashlib
 import os
@@ -11,40 +11,52 @@ from harness.matrix.expand import Matrix
 from harness.runner.result import FILE_NAME, Result
 from harness.system.atomic_write import write_atomically
 
-OUTPUTS = ("*.pt", "*.npz", "*.safetensors")  # of a stage's folder: weights, features, predictions
+# Patterns of the files in a stage's folder that are hashed: weights, features, predictions.
+OUTPUTS = ("*.pt", "*.npz", "*.safetensors")
 
 
 def keep_recipe(recipe: Recipe, runs: Path) -> str:
-    """Keep the recipe's resolved text, once for all that it asks for; returns the file, relative to `runs`.
+    """Write the recipe's resolved text, unless it exists already.
 
-    All that `base`, presets, the scale and --set gave is in it, so that `harness run` reads it as the same recipe. Results name
-    it and do not hold it: with its class lists it can be ten times as long as they are.
+    The text includes everything from `base`, presets, the scale and --set, so that `harness run`
+    reads it as the same recipe. Results refer to the file instead of containing the text, which
+    can be ten times as long as a result because of its class lists.
+
+    Returns:
+        Path of the file, relative to `runs`.
     """
-    text = (
-        recipe.model_dump_json(exclude_unset=True, exclude={"scale"}, indent=1) + "\n"
-    ).encode()  # its name says the scale
-    name = f"recipes/{recipe.name}-{hashlib.sha256(text).hexdigest()[:20]}.json"
+    name, text = recipe_file(recipe)
     if not (runs / name).exists():
         write_atomically(runs / name, text)
     return name
 
 
+def recipe_file(recipe: Recipe) -> tuple[str, bytes]:
+    """Return the name of a recipe's file, relative to the folder of runs, and its content.
+
+    Recipes that set the same values have the same file.
+    """
+    # The recipe's name includes the scale.
+    json_text = recipe.model_dump_json(exclude_unset=True, exclude={"scale"}, indent=1)
+    text = f"{json_text}\n".encode()
+    return f"recipes/{recipe.name}-{hashlib.sha256(text).hexdigest()[:20]}.json", text
+
+
 def of_report(matrix: Matrix, runs: Path) -> str:
-    """A digest of all that a report of the matrix is made from: the recipe, the state of every stage, the report's code."""
-    known = hashlib.sha256(matrix.recipe.model_dump_json().encode())
+    """Hash everything a report is made from: the recipe, the stages' states, the report's code."""
+    digest = hashlib.sha256(matrix.recipe.model_dump_json().encode())
     code = (Path(__file__).parents[1] / "report").rglob("*.*")
     for path in sorted(path for path in code if path.suffix != ".pyc"):
-        known.update(f"{path.name} {path.stat().st_mtime_ns}\n".encode())
+        digest.update(f"{path.name} {path.stat().st_mtime_ns}\n".encode())
     for stage in matrix.stages:
         folder = f"{runs}/stages/{stage.kind}/{stage.key}"
-        known.update(
-            f"{stage.name} {stage.key} {_changed_at(f'{folder}/{FILE_NAME}') or _changed_at(f'{folder}/error.txt')}\n".encode()
-        )
-    return known.hexdigest()
+        changed_at = _changed_at(f"{folder}/{FILE_NAME}") or _changed_at(f"{folder}/error.txt")
+        digest.update(f"{stage.name} {stage.key} {changed_at}\n".encode())
+    return digest.hexdigest()
 
 
 def outputs(folder: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
-    """File -> sha256, of what a stage has left: its files, and the betons that its metrics name."""
+    """Map files that a stage wrote to their sha256: its own, and betons named in its metrics."""
     betons = {
         split["path"]: split["sha256"]
         for split in metrics.get("splits", {}).values()
@@ -55,7 +67,7 @@ def outputs(folder: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def inputs(needs: Mapping[str, Result]) -> dict[str, str]:
-    """role/file -> sha256, of what the needed stages have left; they hashed it when they wrote it."""
+    """Map role/file to sha256 for the outputs of the needed stages, as recorded in their results."""
     return {
         f"{role}/{file}": digest
         for role, need in needs.items()
@@ -64,9 +76,10 @@ def inputs(needs: Mapping[str, Result]) -> dict[str, str]:
 
 
 def _changed_at(file: str) -> int:
-    """Nanoseconds; 0: it is not there."""
+    """Modification time in nanoseconds; 0 if the file does not exist."""
     try:
-        return os.stat(file).st_mtime_ns  # noqa: PTH116     # ten thousand Paths would take as long as all the rest
+        # Not a Path: creating ten thousand of them takes as long as everything else here.
+        return os.stat(file).st_mtime_ns  # noqa: PTH116
     except OSError:
         return 0
 

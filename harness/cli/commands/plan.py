@@ -84,6 +84,7 @@ def command(
         return
     _print_tables(plan, states, show_stages)
     _print_estimate(plan, states, folders)
+    _print_outdated(plan, left, folders)
     for line in missing_data(plan, folders, left).values():
         click.secho(line, fg="yellow", err=True)
 
@@ -91,7 +92,7 @@ def command(
 def print_json(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> None:
     """Print the plan as JSON.
 
-    Fields: recipe, num_stages, num_done, estimate, kinds, stages.
+    Fields: recipe, num_stages, num_done, estimate, outdated, kinds, stages.
     """
     click.echo(json.dumps(_as_json(plan, states, folders), indent=1))
 
@@ -146,6 +147,7 @@ def _as_json(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> di
         "num_stages": len(plan.stages),
         "num_done": list(states.values()).count("done"),
         "estimate": asdict(_estimate(plan, states, folders)),
+        "outdated": _count_outdated(plan, states, folders),
         "kinds": {kind: dict(counts) for kind, counts in _counts(plan, states).items()},
         "stages": [
             {
@@ -240,6 +242,27 @@ def _calibrate(left: "dict[str, Stage]", folders: Folders) -> None:
             else:
                 line = f"     unknown  {description}: {step_s}"
             terminal.print(line, markup=False, soft_wrap=True)
+
+
+def _count_outdated(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> dict[str, int]:
+    """Number of finished stages on disk that are outdated, by reason."""
+    from harness.runner import outdated
+
+    pending = {stage.key: stage for stage in plan.stages if states[stage.key] not in FINISHED}
+    return dict(Counter(old.reason for old in outdated.find(plan, folders.runs, pending)))
+
+
+def _print_outdated(plan: "Matrix", pending: "dict[str, Stage]", folders: Folders) -> None:
+    """Print one line if finished stages are outdated, and one for each reason."""
+    from harness.runner import outdated
+
+    found = list(outdated.find(plan, folders.runs, pending))
+    if not found:
+        return
+    reasons = Counter((old.successor.kind, old.reason, old.details) for old in found)
+    click.echo(f"outdated: {len(found)} finished stages, which will be computed again")
+    for (kind, reason, details), count in sorted(reasons.items()):
+        click.echo(f"  {count} {kind}: {reason} ({details})")
 
 
 def _print_estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> None:

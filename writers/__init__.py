@@ -1,1 +1,1 @@
-"""From images to betons: datasets, class subsets, encodings, and the files and manifests that hold them."""
+"""From images to betons: datasets, class subsets, encodings, beton files and their manifests."""

@@ -1,4 +1,4 @@
-"""Whether a dataset's raw files are what its publisher describes: images of each split and class, and each of them decodes."""
+"""Check a dataset's raw files: counts per split and class, and that each image decodes."""
 
 import io
 import warnings
@@ -20,7 +20,11 @@ AHEAD = 16  # images that each thread may be ahead of the report
 
 @dataclass(frozen=True)
 class RawReport:
-    """`class_counts`: of each split, images of each class, in label order (with many labels: those in which it is there)."""
+    """Result of a check.
+
+    `class_counts` has, per split, the images of each class in label order; for several labels per
+    image, the images in which the class is present.
+    """
 
     class_counts: dict[str, list[int]]
     num_images: dict[str, int]
@@ -35,7 +39,10 @@ def check_raw(
     num_threads: int = 1,
     progress: Progress | None = None,
 ) -> RawReport:
-    """Count and decode everything. Problems name the split, the classes or the file. classes: those that must be there."""
+    """Count and decode everything. Problems name the split, the classes or the file.
+
+    `classes` must be present.
+    """
     counts = {split: _class_counts(source, examples) for split, examples in source.splits.items()}
     num_images = {split: len(examples) for split, examples in source.splits.items()}
     problems = [*_count_problems(source, spec, num_images), *_class_problems(source, counts)]
@@ -53,7 +60,10 @@ def check_raw(
 def expected_images(
     spec: DatasetSpec, num_images: dict[str, int], protocol: str | None = None
 ) -> Iterator[tuple[str, int, int]]:
-    """Split, images found and images published. Where no val is published, val was carved out of train, and is added."""
+    """Yield split, images found and images published.
+
+    If no val is published, val was drawn from train, and is added to it.
+    """
     published = spec.sizes(protocol)
     for split, expected in published.items():
         found = num_images.get(split, 0)
@@ -63,16 +73,18 @@ def expected_images(
 
 
 def accepted_differences(source: Source, spec: DatasetSpec, *, accept: bool) -> list[str]:
-    """How a source differs in its counts from what was published: sentences for the manifest, where that is accepted.
+    """Describe differences from the published counts for the manifest, if they are accepted.
 
-    Raises UserError with all of them otherwise: a number to compare with others' must come from the same images.
+    Raises:
+        UserError: they are not accepted. Comparable results need the same images.
     """
     num_images = {split: len(examples) for split, examples in source.splits.items()}
     differences = [] if spec.often_partial else list(_count_problems(source, spec, num_images))
     if differences and not accept:
         raise UserError(
             f"{spec.title} is not what was published: {'; '.join(differences)}.",
-            "Is it whole? harness verify-raw looks closer. If it is meant: --accept-counts, in a recipe "
+            "Is it complete? Run harness verify-raw. If it is intended: --accept-counts, in a "
+            "recipe "
             "accept_counts: true.",
         )
     train = {"train": _class_counts(source, source.splits["train"])} if differences else {}
@@ -107,7 +119,7 @@ def _class_counts(source: Source, examples: Sequence[Example]) -> list[int]:
 
 
 def _image_problems(source: Source, examples: Sequence[Example], num_threads: int) -> Iterator[str]:
-    """For each image what is wrong with it, or ''; in order."""
+    """Yield for each image its problem, or ''; in order."""
     waiting: deque[Future[str]] = deque()
     with ThreadPoolExecutor(num_threads, "harness-check") as pool:
         try:
@@ -122,17 +134,18 @@ def _image_problems(source: Source, examples: Sequence[Example], num_threads: in
 
 
 def _image_problem(source: Source, example: Example) -> str:
-    if example.key in source.damaged:  # no news: the writer leaves it out
+    if example.key in source.damaged:  # known: the writer skips it
         return ""
     try:
         data = source.read(example)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of palettes and damaged EXIF, as the writer does
+            # warnings about palettes and damaged EXIF, ignored by the writer as well
+            warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
                 image.load()
-    except Exception as error:  # Pillow's decoders raise what they like
+    except Exception as error:  # Pillow's decoders raise many exception types
         reason = (
-            "it is not an image that Pillow knows"
+            "it is not an image that Pillow can open"
             if isinstance(error, Image.UnidentifiedImageError)
             else error
         )

@@ -1,10 +1,11 @@
-"""Fetches a dataset's files: resumed where it was cut, checked, and only then called by its name; archives unpacked likewise.
+"""Download a dataset's files: resume, verify, rename; unpack archives likewise.
 
-    voc2007/VOCtest_06-Nov-2007.tar.part        what has come so far; the next attempt goes on behind it
-    voc2007/VOCtest_06-Nov-2007.tar             whole: of the published size and checksum
-    dmlab/.dmlab.tar.gz.unpacked                the archive's contents lie here, all of them; it may be deleted
+    voc2007/VOCtest_06-Nov-2007.tar.part        received so far; the next attempt appends
+    voc2007/VOCtest_06-Nov-2007.tar             complete: published size and checksum
+    dmlab/.dmlab.tar.gz.unpacked                marks that the archive is unpacked and may be
+        deleted
 
-torchvision's checksums are used where it has them. Its downloader is not: it starts again from the beginning.
+Checksums are torchvision's if it has them. Its downloader is not used: it cannot resume.
 """
 
 import gzip
@@ -32,14 +33,22 @@ GONE = (401, 403, 404, 410)
 
 
 def fetch(download: Download, folder: Path, progress: Progress | None = None) -> bool:
-    """Bring one file to `folder`, whole and checked, and unpack it where it says so. False: it was there already.
+    """Download one file to `folder`, verify it, and unpack it if requested.
 
-    `progress` is told bytes. Raises UserError where the host has no such file or the connection ends (the next call goes
-    on from there), and where what came is not what was published (it is removed).
+    Args:
+        progress: called with numbers of bytes.
+
+    Returns:
+        False if it existed.
+
+    Raises:
+        UserError: the host lacks the file; the connection ended (the next call resumes); or the
+            content is
+            not the published one (it is removed).
     """
     target = folder / download.file
     target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.parent):  # a second download of the same file waits, and then finds it
+    with locked(target.parent):  # a concurrent download of the same file waits and then finds it
         if download.unpack and _marker(target).exists():
             return False
         fetched = not target.exists()
@@ -53,7 +62,7 @@ def fetch(download: Download, folder: Path, progress: Progress | None = None) ->
 
 
 def is_there(download: Download, folder: Path) -> bool:
-    """Whether the file, or what it holds, is in its place. Its contents are not looked at."""
+    """Return True if the file, or its unpacked content, exists. Does not verify content."""
     target = folder / download.file
     return target.exists() or (download.unpack and _marker(target).exists())
 
@@ -63,24 +72,22 @@ def _fetch(download: Download, target: Path, progress: Progress | None) -> None:
         raise UserError(f"{target} must be placed there by hand: no host serves it.")
     part = target.with_name(target.name + ".part")
     while True:
-        # Without a checksum nothing would tell a file that has changed between two halves.
+        # Without a checksum a file that changed between two attempts would not be detected.
         before = part.stat().st_size if download.checksum and part.exists() else 0
         if _receive(download, part, before, progress):
             break
         after = part.stat().st_size
-        if (
-            after <= before or not download.checksum
-        ):  # else the host hung up on the way: go on from there
+        if after <= before or not download.checksum:  # otherwise the connection broke: resume
             raise UserError(
                 f"{download.url} ended after {after:,} bytes.",
-                "Run the same command again to go on.",
+                "Run the same command again to resume.",
             )
     _check(download, part, target)
     part.replace(target)
 
 
 def _receive(download: Download, part: Path, start: int, progress: Progress | None) -> bool:
-    """Append what comes to `part`, from byte `start` on; whether that was all of it."""
+    """Append to `part` from byte `start`; return True if it is complete."""
     request = urllib.request.Request(download.url, headers={"User-Agent": "harness"})
     if start:
         request.add_header("Range", f"bytes={start}-")
@@ -88,14 +95,14 @@ def _receive(download: Download, part: Path, start: int, progress: Progress | No
         try:
             response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as error:
-            if error.code != 416:  # 416: nothing lies behind `start`
+            if error.code != 416:  # 416: no bytes after `start`
                 raise
             if download.num_bytes not in (None, start):
                 part.unlink()
                 return _receive(download, part, 0, progress)
             return True
         with response:
-            if start and response.status != 206:  # the host sends all of it, whatever was asked for
+            if start and response.status != 206:  # the host ignores the range and sends everything
                 start = 0
             length = response.headers.get("Content-Length")
             total = start + int(length) if length is not None else download.num_bytes
@@ -112,7 +119,7 @@ def _copy(
     total: int | None,
     progress: Progress | None,
 ) -> int:
-    """How many bytes the file has then. A connection that breaks ends the copy, not the program."""
+    """Return the file's size afterwards. A broken connection ends the copy without an error."""
     while True:
         try:
             data = response.read(CHUNK)
@@ -129,7 +136,10 @@ def _copy(
 
 
 def _check(download: Download, file: Path, target: Path) -> None:
-    """Raises UserError unless the file is the published one; a .part is removed, a file of that name is left."""
+    """Raise UserError unless the file is the published one.
+
+    Removes a .part, but keeps a file under its final name.
+    """
     problem, num_bytes = "", file.stat().st_size
     if download.num_bytes not in (None, num_bytes):
         problem = f"it is {num_bytes:,} bytes, and should be {download.num_bytes:,}"
@@ -145,13 +155,13 @@ def _check(download: Download, file: Path, target: Path) -> None:
     if problem:
         file.unlink()
         raise UserError(
-            f"{download.url} gave another file than was published: {problem}.",
-            "Run the command again; if it stays so, the host has changed the file.",
+            f"{download.url} returned another file than the published one: {problem}.",
+            "Run the command again; if it repeats, the host has changed the file.",
         )
 
 
 def _unpack(archive: Path) -> None:
-    """Into the archive's folder; nothing has its name there before all of it is unpacked."""
+    """Unpack into the archive's folder; names appear only after everything is unpacked."""
     scratch = archive.with_name(f".{archive.name}.unpacking")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
@@ -161,7 +171,9 @@ def _unpack(archive: Path) -> None:
         elif archive.suffix == ".zip":
             _unpack_zip(archive, scratch)
         else:
-            assert archive.suffix == ".gz", f"{archive} is of no kind that is unpacked"
+            assert archive.suffix == ".gz", (
+                f"{archive} is not an archive format that can be unpacked"
+            )
             with gzip.open(archive) as packed_file, (scratch / archive.stem).open("wb") as file:
                 shutil.copyfileobj(packed_file, file, CHUNK)
         for path in sorted(scratch.rglob("*")):
@@ -179,7 +191,10 @@ def _unpack(archive: Path) -> None:
 
 
 def _unpack_tar(archive: Path, folder: Path) -> None:
-    """Files and folders, and nothing else. By hand: tarfile's own filters came with Python 3.11.4, and Debian 12 has 3.11.2."""
+    """Unpack files and folders only.
+
+    Not by tarfile's filters: they came with Python 3.11.4, and Debian 12 has 3.11.2.
+    """
     with tarfile.open(archive) as packed:
         for member in packed:
             path = PurePosixPath(member.name)
@@ -219,12 +234,13 @@ def _marker(archive: Path) -> Path:
 
 @contextmanager
 def _network_errors(url: str) -> Iterator[None]:
-    """What a person can do about a host, in words."""
+    """Turn network errors into UserError."""
     try:
         yield
     except urllib.error.HTTPError as error:
         hint = (
-            "Its host has taken it away or wants an account: see what `harness download --dry-run` says, and place it by "
+            "The host removed it or needs an account: see `harness download --dry-run`, and place "
+            "it by "
             "hand."
             if error.code in GONE
             else "Try again later."
@@ -239,5 +255,5 @@ def _network_errors(url: str) -> Iterator[None]:
         reason = getattr(error, "reason", None) or error
         raise UserError(
             f"{url} cannot be reached: {reason}.",
-            "Is there a network? Run the same command again to go on.",
+            "Is there a network? Run the same command again to resume.",
         ) from error

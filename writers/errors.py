@@ -1,10 +1,10 @@
-"""The one error that a person can put right: shown as one or two red lines, exit code 2, never a traceback."""
+"""The error that a user can fix: one or two red lines, exit code 2, no traceback."""
 
 
 class UserError(Exception):
-    """What is wrong, where, and how to put it right, in words for the person at the terminal.
+    """A problem, its place, and how to fix it.
 
-    `hint` is a second line: the cure, or the near names.
+    `hint` is a second line: the cure, or similar names.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:

@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""Allow one process at a time in a folder."""
 
 import contextlib
 import fcntl
@@ -9,7 +9,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Waits for any other holder; a killed one has let go. Where the file system has no locks, nobody waits."""
+    """Hold the lock; wait for another holder.
+
+    The lock of a killed process is released. File systems without locks are not protected.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):

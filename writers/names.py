@@ -1,4 +1,7 @@
-"""A name is a file: finds `pets` as the module `writers.datasets.pets`, and answers a wrong name with the near ones."""
+"""Find modules by name.
+
+`pets` is `writers.datasets.pets`; suggest similar names for a wrong one.
+"""
 
 import difflib
 import importlib
@@ -10,7 +13,11 @@ from writers.errors import UserError
 
 
 def find(package: str, name: str, noun: str) -> ModuleType:
-    """Import `package.name`; hyphens and case do not matter. Raises UserError, with the near names, for an unknown one."""
+    """Import `package.name`; hyphens and case do not matter.
+
+    Raises:
+        UserError: unknown name; suggests similar ones.
+    """
     wanted = normalise(name)
     known = names(package)
     if wanted not in known:
@@ -19,7 +26,7 @@ def find(package: str, name: str, noun: str) -> ModuleType:
 
 
 def names(package: str) -> list[str]:
-    """The catalogue: every module directly in `package`, sorted, private ones left out."""
+    """List the public modules directly in `package`, sorted."""
     folder = importlib.import_module(package).__path__
     return sorted(
         module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_")
@@ -27,7 +34,7 @@ def names(package: str) -> list[str]:
 
 
 def unknown(noun: str, name: str, known: Iterable[str]) -> UserError:
-    """The UserError for a name that is not in `known`."""
+    """Make the UserError for a name that is not in `known`."""
     known = sorted(known)
     close = nearest(name, known)
     hint = (

@@ -1,7 +1,8 @@
-"""Random numbers as pure functions: of a seed, what they are for, and the sample's id. No generator carries state.
+"""Random numbers as pure functions of a seed, a purpose and a sample's id, without state.
 
-An id is made from what an image is called, not from where it lies, so a folder tree, an archive and a copied beton of the
-same images draw the same order, the same splits and the same crops. Mixed by splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
+An id is derived from an image's name, not its location. A folder tree, an archive and a copied
+beton of the same images therefore draw the same order, splits and crops. The mixing function is
+splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
 """
 
 import hashlib
@@ -14,7 +15,10 @@ GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment
 
 
 def sample_ids(names: Iterable[str]) -> np.ndarray:
-    """uint64 [N]: the first 8 bytes of the sha256 of each name (`<class>/<image>`), little endian."""
+    """Return ids, uint64 [N]: the first 8 bytes of the sha256 of each name (`<class>/<image>`).
+
+    Little endian.
+    """
     return np.array(
         [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") for name in names],
         np.uint64,
@@ -22,17 +26,17 @@ def sample_ids(names: Iterable[str]) -> np.ndarray:
 
 
 def draw(seed: int, purpose: str, ids: np.ndarray) -> np.ndarray:
-    """A random word for each sample: uint64 [N]. Draws for different purposes have nothing to do with each other."""
+    """Return a random word per sample, uint64 [N]. Draws for different purposes are independent."""
     return random_words(seed ^ int.from_bytes(purpose.encode()[:8], "big"), 0, ids, 1)[:, 0]
 
 
 def random_words(seed: int, epoch: int, ids: np.ndarray, count: int) -> np.ndarray:
-    """`count` random words for each of the samples with these ids: uint64 [B, count]."""
+    """Return `count` random words per sample id, uint64 [B, count]."""
     return words_at(seed, epoch, ids, np.arange(count))
 
 
 def words_at(seed: int, epoch: int, ids: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """The words with these numbers (int64 [W], counted from 0) of each sample: uint64 [B, W]."""
+    """Return the words with these indices (int64 [W], from 0) per sample, uint64 [B, W]."""
     key = np.array([seed & MASK], np.uint64)
     key = _mix(_mix(key + np.uint64(GAMMA)) + np.uint64(epoch & MASK))
     steps = (np.asarray(numbers, np.uint64) + np.uint64(1)) * np.uint64(GAMMA)
@@ -41,12 +45,12 @@ def words_at(seed: int, epoch: int, ids: np.ndarray, numbers: np.ndarray) -> np.
 
 
 def uniform(words: np.ndarray) -> np.ndarray:
-    """float64 in [0, 1): the upper 53 bits of each word."""
+    """Convert words to float64 in [0, 1) by their upper 53 bits."""
     return (words >> np.uint64(11)) * 2.0**-53
 
 
 def _mix(words: np.ndarray) -> np.ndarray:
-    """splitmix64's output function: a bijection of 64-bit words in which each input bit moves half the output bits."""
+    """Apply splitmix64's output function, a bijection of 64-bit words."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))

@@ -1,8 +1,8 @@
-"""Images with labels, wherever they lie: what every kind of source in `writers/sources/` becomes.
+"""Labeled images of any storage: the common form of all kinds in `writers/sources/`.
 
-A kind says what an image would be called in a tree of class folders, `cat/1.jpg`. Everything that follows is made of that
-here, the same way for all of them: classes and labels, the samples' ids, and the splits that are carved by a seeded draw. So
-the same images give the same beton, byte for byte, from a folder, an archive, or shards.
+A kind gives each image the name that it would have in a tree of class folders, `cat/1.jpg`.
+Classes, labels, sample ids and drawn splits derive from these names here, equally for all kinds.
+The same images therefore give the same beton, byte for byte, from a folder, an archive or shards.
 """
 
 import importlib
@@ -28,29 +28,30 @@ SPLIT_FOLDERS = {
     "validation": "val",
     "test": "test",
 }
-UNSAID = ""  # the split of images of which the source does not say it
+UNSAID = ""  # split of images for which the source gives none
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image: where its source has it (`train/cat/1.jpg`), its label, and what it is called in every source (`cat/1`).
+    """An image: its key in the source (`train/cat/1.jpg`), its label, and its name (`cat/1`).
 
-    `name`, `<class>/<path below the class without its ending>`, is unique in a split; the sample's id is made of it.
+    `name` is `<class>/<path below the class without extension>`, unique in a split; the sample's id
+    derives from it.
     """
 
     key: str
-    label: int  # where there are `labels`: the class that splits are carved by
+    label: int  # with `labels`: the class by which splits are drawn
     name: str
     labels: tuple[int, ...] | None = (
-        None  # multi-label: of each class, 1 it is there, -1 it is not, 0 there but difficult
+        None  # multi-label, per class: 1 present, -1 absent, 0 difficult
     )
 
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """How splits are carved out of train where a tree has none: shares of each class's images, drawn by `seed`.
+    """How to draw missing splits from train: fractions of each class's images, drawn by `seed`.
 
-    protocol: whose splits a benchmark is read in, of the dataset's `SPEC.protocols`; None: the dataset's own.
+    `protocol` selects splits of the dataset's `SPEC.protocols`; None means the dataset's default.
     """
 
     val: float = 0.1
@@ -61,51 +62,49 @@ class SplitSettings:
 
 @dataclass
 class Source:
-    """The images of one dataset: class names in label order, and each split's examples sorted by key."""
+    """Images of a dataset: class names in label order, and examples of each split sorted by key."""
 
     name: str
-    origin: str  # the folder's or archive's own name
+    origin: str  # name of the folder or archive
     classes: list[str]
     splits: dict[str, list[Example]]
     files: Files = field(repr=False)
-    prefix: str = ""  # folders around the tree
+    prefix: str = ""  # outer folders of the tree
     multi_label: bool = False  # examples have `labels`
-    protocol: str | None = None  # whose splits these are; None: the dataset's own
+    protocol: str | None = None  # protocol of the splits; None: the dataset's own
     differences: list[str] = field(
         default_factory=list
-    )  # from the counts that were published, which a person has accepted
+    )  # accepted differences from published counts
     damaged: Mapping[str, str] = field(
         default_factory=dict
-    )  # key -> why, of images known to be beyond use: left out
-    lenient: Collection[
-        str
-    ] = ()  # keys of JPEGs known to be damaged a little: taken as Pillow decodes them
+    )  # key -> reason, for images known to be unusable; skipped
+    lenient: Collection[str] = ()  # keys of slightly damaged JPEGs, stored as Pillow decodes them
 
     def read(self, example: Example) -> bytes:
-        """The image file's bytes. Raises OSError."""
+        """Read the image file. Raises OSError."""
         return self.files.read(self.prefix + example.key)
 
     def where(self, example: Example) -> str:
         return self.files.where(self.prefix + example.key)
 
     def class_counts(self) -> dict[str, int]:
-        """Training images of each class."""
+        """Training images per class."""
         counts = Counter(example.label for example in self.splits["train"])
         return {name: counts[label] for label, name in enumerate(self.classes)}
 
 
 Images = Mapping[
     str, tuple[str, str]
-]  # key -> class, and the image's path below its class's folder: ("cat", "1.jpg")
+]  # key -> class, and path below the class folder: ("cat", "1.jpg")
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one place has: images by split (train, val, test, or all of them UNSAID), and where to read them."""
+    """Images of one path by split (train, val, test, or UNSAID), and how to read them."""
 
     files: Files
     splits: Mapping[str, Images]
-    prefix: str = ""  # before the keys in `files`
+    prefix: str = ""  # prefix of the keys in `files`
 
 
 def open_source(
@@ -116,20 +115,28 @@ def open_source(
     exclude: Collection[str] = (),
     classes: Sequence[str] | None = None,
 ) -> Source:
-    """The images at one place, or at several that hold the splits or parts of them, without the classes `exclude`.
+    """Open the images at one or several paths, without the classes `exclude`.
 
-    `classes`: the known classes in label order; others are refused, and those without an image are left out. None: the
-    classes' names, sorted. Raises UserError for a place without images, and for one that is of no kind in `writers/sources/`.
+    Several paths hold splits or parts of them.
+
+    Args:
+        classes: known classes in label order; others are refused, and classes without images are
+            omitted.
+            None uses the sorted class names.
+
+    Raises:
+        UserError: no images, or an unknown kind of source.
     """
     paths = [path] if isinstance(path, Path) else list(path)
     if twice := [place for place, times in Counter(paths).items() if times > 1]:
-        raise UserError(f"{twice[0]} is named twice as a source.", "Name each place once.")
+        raise UserError(f"{twice[0]} is given twice as a source.", "Name each place once.")
     found = _joined({place: _find(place, classes) for place in paths})
     _refuse_unclear_splits(found, paths)
     there = {class_name for images in found.splits.values() for class_name, _ in images.values()}
     if classes is not None and (unknown := sorted(there - set(classes) - set(exclude))):
         raise UserError(
-            f"{paths[0]} has images of {len(unknown)} classes that {name} has not, such as {unknown[0]}.",
+            f"{paths[0]} has images of {len(unknown)} classes that are not in {name}, such as "
+            f"{unknown[0]}.",
             f"Its classes are {classes[0]}, {classes[1]}, ...",
         )
     kept = [
@@ -147,9 +154,10 @@ def open_source(
 
 
 def named_examples(images: Images, label: Mapping[str, int]) -> list[Example]:
-    """Examples of the images of these classes, sorted by key and called `<class>/<image>`.
+    """Make examples of the images of these classes, sorted by key and named `<class>/<image>`.
 
-    Endings are left out (they differ between archives of the same images), unless two images would be called the same.
+    Extensions are omitted (they differ between archives of the same images) unless names would
+    collide.
     """
     paths = {
         key: f"{class_name}/{image}"
@@ -165,7 +173,7 @@ def named_examples(images: Images, label: Mapping[str, int]) -> list[Example]:
 
 
 def ids_of(examples: Sequence[Example]) -> "np.ndarray":
-    """uint64 [N]."""
+    """Return sample ids, uint64 [N]."""
     from writers.random_streams import sample_ids
 
     return sample_ids(example.name for example in examples)
@@ -174,11 +182,11 @@ def ids_of(examples: Sequence[Example]) -> "np.ndarray":
 def carve(
     train: list[Example], val: list[Example], test: list[Example], settings: SplitSettings
 ) -> dict[str, list[Example]]:
-    """Carve what is missing of val and test out of train, class by class.
+    """Draw missing val and test splits from train, class by class.
 
-    A class's images stand in an order that is a function of their names and the seed alone, and the first of them go: when
-    images come or go, few others change sides. At least one image of a class is left in train; a class of three or more
-    gives at least one to each.
+    The images of a class are ordered by a function of names and seed, and the first ones are taken,
+    so that adding or removing images moves few others. At least one image of a class stays in
+    train; a class of three or more gives at least one to each split.
     """
     from writers.random_streams import draw
 
@@ -205,17 +213,17 @@ def carve(
 
 
 def split_of(folder: str) -> str | None:
-    """The split that a folder of this name holds, in any case; None: it holds no split."""
+    """Return the split of a folder name, case-insensitive, or None."""
     return SPLIT_FOLDERS.get(folder.lower())
 
 
 def layouts() -> str:
-    """What is looked for at a place, in words: a hint for errors."""
+    """Describe the accepted layouts, for error messages."""
     return "Accepted: " + "; ".join(kind.LAYOUT for kind in _kinds()) + "."
 
 
 def below_class(path: str, class_name: str) -> str:
-    """What comes after the class's folder in the path of an image; without such a folder the file's own name."""
+    """Path of an image below its class folder, or its file name without one."""
     return (
         path.rpartition(f"{class_name}/")[2]
         if f"/{class_name}/" in f"/{path}"
@@ -224,7 +232,7 @@ def below_class(path: str, class_name: str) -> str:
 
 
 def _find(path: Path, classes: Sequence[str] | None) -> Found:
-    """Ask each kind of source in turn; what none of them knows by its looks is a tree of class folders."""
+    """Try each kind of source in turn; the default is a tree of class folders."""
     if not path.exists():
         raise UserError(f"There is no folder or archive {path}.", layouts())
     try:
@@ -243,7 +251,7 @@ def _kinds() -> Iterator[ModuleType]:
 
 
 def _joined(found: Mapping[Path, Found]) -> Found:
-    """One whole of what several places hold. A place that says no split is of the split that its own name says."""
+    """Join the images of several paths. A path without splits is of the split in its name."""
     if len(found) == 1:
         return next(iter(found.values()))
     splits: dict[str, dict[str, tuple[str, str]]] = {}
@@ -252,8 +260,9 @@ def _joined(found: Mapping[Path, Found]) -> Found:
             said = split or split_of(path.stem)
             if said is None:
                 raise UserError(
-                    f"Of the images in {path} it is unclear whether they are for training or for testing.",
-                    "Of several sources each has its splits inside, or is called train, val or test.",
+                    f"Of the images in {path} it is unclear whether they are training or test "
+                    "images.",
+                    "Each of several sources must contain splits, or be named train, val or test.",
                 )
             splits.setdefault(said, {}).update(
                 (f"{number}/{key}", image) for key, image in images.items()
@@ -264,9 +273,7 @@ def _joined(found: Mapping[Path, Found]) -> Found:
 def _refuse_unclear_splits(found: Found, paths: Sequence[Path]) -> None:
     there = {split for split, images in found.splits.items() if images}
     if UNSAID in there and len(there) > 1:
-        raise UserError(
-            f"{paths[0]} has parts that say their split and others that do not.", layouts()
-        )
+        raise UserError(f"{paths[0]} has parts with a split and parts without one.", layouts())
     if not there & {"train", UNSAID}:
         raise UserError(
             f"{' and '.join(map(str, paths))} has no images to train on{', only ' * bool(there)}"
@@ -276,7 +283,7 @@ def _refuse_unclear_splits(found: Found, paths: Sequence[Path]) -> None:
 
 
 class _Numbered:
-    """The files of several places, each called `<number of the place>/<its key there>`."""
+    """Files of several paths, named `<index of the path>/<key>`."""
 
     def __init__(self, parts: Sequence[Found]) -> None:
         self._parts = parts
@@ -303,6 +310,6 @@ class _Numbered:
 
 
 def _stem(path: str) -> str:
-    """Without the ending of the last part."""
+    """Remove the extension of the last part."""
     folder, _, file = path.rpartition("/")
     return f"{folder}/{file.rsplit('.', 1)[0] or file}"

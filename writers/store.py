@@ -1,4 +1,7 @@
-"""Public names for reading a beton and its manifest; the implementation is `writers/beton/store.py`."""
+"""Public names for reading a beton and its manifest.
+
+The implementation is `writers/beton/store.py`.
+"""
 
 from writers.beton.store import Beton, Manifest, open_beton
 

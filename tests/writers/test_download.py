@@ -101,7 +101,7 @@ def test_a_later_run_goes_on_too_and_a_host_that_gives_no_more_is_an_error(
     host: Host, tmp_path: Path
 ):
     host.cut_after = [1_000_000, 0]
-    with pytest.raises(UserError, match=r"ended after 1,000,000 bytes.*\n.*again to go on"):
+    with pytest.raises(UserError, match=r"ended after 1,000,000 bytes.*\n.*again to resume"):
         fetch(the(host), tmp_path)
     assert (
         not (tmp_path / "data.bin").exists()

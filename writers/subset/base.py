@@ -1,10 +1,10 @@
-"""What a step of a subset is: from what earlier steps have left to what it leaves.
+"""Contract of a step of a subset: it maps the selection of earlier steps to a new one.
 
-Each step has one key and is a pure function of class names, labels, sample ids and its seed. Steps on classes
-(`writers/subset/class_steps.py`) speak of the source's own classes, also behind a `coarsen`, so these two may stand in either order.
-Steps on images (`writers/subset/image_steps.py`) choose among the images of train alone, and val and test keep all of theirs;
-`per_class` and `fraction` may name other `splits`. Whatever is drawn is nested: with the same seed, the smaller choice is
-part of the larger.
+Each step has one key and is a pure function of class names, labels, sample ids and its seed. Steps
+on classes (`writers/subset/class_steps.py`) refer to the source's classes, also after `coarsen`, so
+their order does not matter. Steps on images (`writers/subset/image_steps.py`) choose among train
+images; val and test keep all of theirs, unless `per_class` and `fraction` name other `splits`.
+Draws are nested: with the same seed, the smaller choice is part of the larger.
 """
 
 import hashlib
@@ -22,22 +22,22 @@ from writers.subset.ranking import Ranking
 if TYPE_CHECKING:
     import numpy as np
 
-# Strict: `1.0` is neither one class nor all of them, and `true` is no number.
+# Strict: `1.0` is neither one class nor all of them, and `true` is not a number.
 Count = Annotated[int, Field(ge=1, strict=True)]
 Amount = Count | Annotated[float, Field(gt=0, lt=1, strict=True)]
 Chooser = Callable[
     ["np.ndarray", "np.ndarray"], "np.ndarray"
-]  # ids, labels -> positions that stay, rising
+]  # ids, labels -> chosen positions, ascending
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What the steps so far have left: source classes in order, the label name of each, and choosers of training images."""
+    """Selection so far: source classes in order, their label names, and choosers of images."""
 
     classes: tuple[str, ...]
     label_of: dict[str, str] = field(
         default_factory=dict
-    )  # of coarsened classes; the others are their own label
+    )  # of coarsened classes; others are their own label
     choosers: tuple["Chosen", ...] = ()
 
     def keep(self, wanted: set[str]) -> "Selection":
@@ -46,7 +46,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A step on images: what it is, for the digest; whether it counts coarsened labels or classes; and how it chooses."""
+    """A step on images: its description for the digest, what it counts, and how it chooses."""
 
     what: list[Any]
     by_label: bool
@@ -56,16 +56,16 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a step may look at beside the classes."""
+    """Context of a step, in addition to the classes."""
 
-    all_classes: tuple[str, ...]  # of the source
-    ranking: Ranking | None = None  # the recipe's own
-    class_counts: dict[str, int] | None = None  # training images of each class
+    all_classes: tuple[str, ...]  # ranking of the source
+    ranking: Ranking | None = None  # ranking by the recipe's reference model
+    class_counts: dict[str, int] | None = None  # training images per class
     resolve_named: Callable[[str], "Selection"] = lambda name: Selection(())
 
 
 class Step(BaseModel):
-    """One step, or what stands behind its key."""
+    """A step, or the settings of its key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -79,17 +79,17 @@ class Step(BaseModel):
         return value
 
     def apply(self, selection: Selection, facts: Facts) -> Selection:
-        """What is left. Raises UserError for what the source does not have."""
+        """Return the new selection. Raises UserError for classes that the source lacks."""
         raise NotImplementedError
 
 
 def or_just(key: str) -> BeforeValidator:
-    """Lets a number alone stand for `{key: number}`: per_class: 100."""
+    """Accept a bare number for `{key: number}`, as in per_class: 100."""
     return BeforeValidator(lambda value: {key: value} if isinstance(value, int | float) else value)
 
 
 def drawn(classes: Sequence[str], purpose: str, seed: int) -> list[str]:
-    """The classes in an order that depends on their names and the seed alone."""
+    """Order classes by names and seed only."""
     from writers.random_streams import draw, sample_ids
 
     return [
@@ -98,12 +98,12 @@ def drawn(classes: Sequence[str], purpose: str, seed: int) -> list[str]:
 
 
 def some(classes: Sequence[str]) -> str:
-    """The first few, for a message."""
+    """Format the first few names for a message."""
     return ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
 
 
 def existing_file(path: str) -> Path:
-    """Raises UserError where there is none."""
+    """Raise UserError if the file does not exist."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise UserError(f"There is no file {path}.")
@@ -111,11 +111,11 @@ def existing_file(path: str) -> Path:
 
 
 def digest_of(name: str, find: Callable[[str], Path], known: str | None, what: str) -> str:
-    """sha256 of a file that a subset goes by. Raises ValueError, for pydantic, where it is missing or has changed."""
+    """sha256 of a file used by a subset. Raises ValueError if it is missing or has changed."""
     try:
         digest = hashlib.sha256(find(name).read_bytes()).hexdigest()
     except UserError as error:
         raise ValueError(str(error)) from error
     if known not in (None, digest):
-        raise ValueError(f"the {what} {name} has changed since this subset was chosen by it")
+        raise ValueError(f"the {what} {name} has changed since this subset used it")
     return digest

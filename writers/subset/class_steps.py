@@ -1,4 +1,4 @@
-"""Steps on classes: which of the source's classes a subset takes, and under which labels."""
+"""Steps on classes: which source classes a subset keeps, and under which labels."""
 
 import csv
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ from writers.subset.base import (
 )
 from writers.subset.ranking import ranking_file, read_ranking
 
-REFERENCE = "reference"  # the ranking that the recipe makes itself
+REFERENCE = "reference"  # the ranking made by the recipe
 RELATED_FILE = Path(__file__).parents[1] / "related_classes.txt"
 
 
 class Listed(Step):
-    """Only these classes."""
+    """Keep only these classes."""
 
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -40,13 +40,14 @@ class Listed(Step):
 
 
 class ByRanking(Step):
-    """Classes by how well a model knows them: so many (an integer) or such a share of them (a fraction below 1)."""
+    """Classes by a model's accuracy: a number (integer) or a fraction below 1."""
 
     hardest: Amount | None = None
     easiest: Amount | None = None
     by: str = REFERENCE  # `reference`, a ranking in writers/subsets/ (resnet18_val), or a CSV file
     sha256: str | None = (
-        None  # of that file, filled in when it is read first: other contents are another subset
+        # digest of that file, filled in when it is first read: other contents are another subset
+        None
     )
 
     @model_validator(mode="before")
@@ -63,19 +64,21 @@ class ByRanking(Step):
     @model_validator(mode="after")
     def _something(self) -> Self:
         if self.hardest is None and self.easiest is None:
-            raise ValueError("say how many: hardest: 10, or easiest: 0.1")
+            raise ValueError("give a number: hardest: 10, or easiest: 0.1")
         return self
 
     def chosen(self, selection: Selection, facts: Facts) -> set[str]:
         ranking = facts.ranking if self.by == REFERENCE else read_ranking(self.by)
         if ranking is None:
             raise UserError(
-                "The subset goes by the recipe's reference model, and there is none here.",
-                "Name a ranking: by: resnet18_val, or by: a CSV file with the columns class and accuracy.",
+                "The subset uses the recipe's reference model, but there is none.",
+                "Give a ranking: by: resnet18_val, or by: a CSV file with the columns class and "
+                "accuracy.",
             )
         if missing := sorted(set(selection.classes) - set(ranking.classes)):
             raise UserError(
-                f"The ranking {self.by} lacks {len(missing)} classes of the source: {some(missing)}."
+                f"The ranking {self.by} lacks {len(missing)} classes of the source: "
+                f"{some(missing)}."
             )
         ranked = ranking.restricted_to(set(selection.classes)).classes
         hardest = ranked[: _count(self.hardest, len(ranked))]
@@ -83,7 +86,7 @@ class ByRanking(Step):
 
 
 class Remove(Step):
-    """Leave out the hardest or the easiest classes."""
+    """Remove the hardest or the easiest classes."""
 
     remove: ByRanking
 
@@ -92,7 +95,7 @@ class Remove(Step):
 
 
 class Keep(Step):
-    """Only the hardest, or the easiest, classes."""
+    """Keep only the hardest or the easiest classes."""
 
     keep: ByRanking
 
@@ -106,7 +109,7 @@ class RandomClasses(Step):
 
 
 class Random(Step):
-    """So many classes, drawn."""
+    """Keep a number of random classes."""
 
     random: Annotated[RandomClasses, or_just("classes")]
 
@@ -121,7 +124,7 @@ class Random(Step):
 
 
 class Under(Step):
-    """Only kinds of these WordNet nodes."""
+    """Keep only classes below these WordNet nodes."""
 
     under: str | tuple[str, ...]
 
@@ -130,7 +133,7 @@ class Under(Step):
 
 
 class Excluded(Step):
-    """What to leave out: classes related to a target dataset (or `pascal`), kinds of nodes, listed classes."""
+    """Classes to remove: related to a target dataset (or `pascal`), below nodes, or listed."""
 
     related_to: str | tuple[str, ...] = ()
     under: str | tuple[str, ...] = ()
@@ -144,12 +147,12 @@ class Excluded(Step):
                     str(names.unknown("list of related classes", target, related_targets()))
                 )
         if not (self.related_to or self.under or self.classes):
-            raise ValueError("say what: related_to: pascal, under: n02084071, or classes: [...]")
+            raise ValueError("give one of related_to: pascal, under: n02084071, or classes: [...]")
         return self
 
 
 class Exclude(Step):
-    """Leave out related classes, kinds of nodes, or listed classes."""
+    """Remove related classes, classes below nodes, or listed classes."""
 
     exclude: Excluded
 
@@ -166,7 +169,8 @@ class Coarser(Step):
     bottom_up: int | None = None  # Huh et al.'s label sets, by their size
     top_down: int | None = None
     map: str | None = (
-        None  # a map of writers/subsets, or a file: `class,label` or, as Huh et al.'s, `path label`,
+        # a map of writers/subsets, or a file: `class,label` or, as Huh et al.'s, `path label`,
+        None
     )
     #                                     a line each
     sha256: str | None = None
@@ -184,20 +188,21 @@ class Coarser(Step):
     @model_validator(mode="after")
     def _one(self) -> Self:
         if sum(value is not None for value in (self.bottom_up, self.top_down, self.map)) != 1:
-            raise ValueError("say one of bottom_up: 79, top_down: 127, map: FILE")
+            raise ValueError("give one of bottom_up: 79, top_down: 127, map: FILE")
         for what, size, sizes in (
             ("bottom_up", self.bottom_up, wordnet.BOTTOM_UP_SIZES),
             ("top_down", self.top_down, wordnet.TOP_DOWN_SIZES),
         ):
             if size is not None and size not in sizes:
                 raise ValueError(
-                    f"there is no {what} label set of {size} labels; their sizes are {', '.join(map(str, sizes))}"
+                    f"there is no {what} label set of {size} labels; their sizes are "
+                    f"{', '.join(map(str, sizes))}"
                 )
         return self
 
 
 class Coarsen(Step):
-    """Put classes together under coarser labels; every image stays."""
+    """Merge classes under coarser labels; keep all images."""
 
     coarsen: Coarser
 
@@ -213,7 +218,7 @@ class Coarsen(Step):
 
 
 class OneHalf(Step):
-    of: Literal["random", "minimal"]  # minimal: halves that share as little of WordNet as possible
+    of: Literal["random", "minimal"]  # minimal: halves that share as few WordNet nodes as possible
     which: Literal["A", "B"]
     seed: int = 0
 
@@ -225,7 +230,7 @@ class OneHalf(Step):
 
 
 class Half(Step):
-    """One of two disjoint halves of the classes."""
+    """Keep one of two disjoint halves of the classes."""
 
     half: OneHalf
 
@@ -242,7 +247,7 @@ class Half(Step):
 
 
 def related_targets() -> list[str]:
-    """Targets with a list of related classes: PASCAL VOC's by rule, the others hand-picked."""
+    """List targets with related classes: PASCAL VOC's by rule, others chosen by hand."""
     return ["pascal", *_related_lists()]
 
 
@@ -268,7 +273,7 @@ def _known(wanted: Sequence[str], classes: Sequence[str]) -> set[str]:
     known = set(classes)
     if missing := sorted(set(wanted) - known):
         raise UserError(
-            f"The source lacks {len(missing)} of the {len(set(wanted))} classes that the subset names: "
+            f"The source lacks {len(missing)} of the {len(set(wanted))} classes of the subset: "
             f"{some(missing)}.",
             f"It has {len(known)} classes, such as {some(sorted(known))}.",
         )
@@ -291,7 +296,7 @@ def _map_file(name_or_path: str) -> Path:
 
 
 def _read_map(path: Path, classes: Sequence[str]) -> dict[str, str]:
-    """Class -> label, for each of the classes."""
+    """Read a label for each class."""
     lines = [
         line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")
     ]

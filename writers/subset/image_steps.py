@@ -1,6 +1,7 @@
-"""Steps on images: which training images of its classes a subset takes. By their ids, so in any order and from any source.
+"""Steps on images: which training images of its classes a subset keeps.
 
-What is computed on arrays is in `writers/subset/sampling.py`, and imported when it is: a recipe is read without numpy.
+Images are chosen by id, independent of order and source. `writers/subset/sampling.py` computes on
+arrays and is imported late: reading a recipe needs no numpy.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ class ImagesPerClass(Step):
 
 
 class PerClass(Step):
-    """So many training images of each label, drawn; of a label that has fewer, all."""
+    """Keep a number of random training images per label, or all if there are fewer."""
 
     per_class: Annotated[ImagesPerClass, or_just("images")]
 
@@ -53,8 +54,8 @@ class PerClass(Step):
 
 class Images(Step):
     images: Count | None = None
-    like: str | None = None  # as many as this subset has
-    sha256: str | None = None  # of that subset, where it is a person's own file, which may change
+    like: str | None = None  # as many images as this subset
+    sha256: str | None = None  # digest of that subset, if it is a user's file, which may change
     by: Literal["classes", "examples"]
     seed: int = 0
 
@@ -65,7 +66,7 @@ class Images(Step):
             (".yaml", ".yml", ".txt")
         ):
             return value
-        from writers.subset.spec import named  # which imports the steps
+        from writers.subset.spec import named  # it imports the steps
 
         try:
             content = named(value["like"]).model_dump_json(exclude={"name"})
@@ -74,19 +75,19 @@ class Images(Step):
         digest = hashlib.sha256(content.encode()).hexdigest()
         if value.get("sha256") not in (None, digest):
             raise ValueError(
-                f"the subset {value['like']} has changed since this one was made like it"
+                f"the subset {value['like']} has changed since this one was derived from it"
             )
         return {**value, "sha256": digest}
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.images is None) == (self.like is None):
-            raise ValueError("say one of images: 100000, like: in900")
+            raise ValueError("give one of images: 100000, like: in900")
         return self
 
 
 class Budget(Step):
-    """A number of training images, spent on all images of few classes, or on few images of each label."""
+    """Keep a number of training images: all images of few classes, or few images of each label."""
 
     budget: Images
 
@@ -99,7 +100,8 @@ class Budget(Step):
             else []
         )
         if self.budget.by == "examples":
-            # The number is looked up when images are chosen: what the subset is can be said without its source.
+            # The number is looked up when images are chosen: the subset is defined without its
+            # source.
             return with_chooser(
                 selection,
                 self,
@@ -122,9 +124,9 @@ class Budget(Step):
 
 
 class Examples(Step):
-    """Only the training images that a file names, a line each: `<class>/<image>`, endings and folders before it as you like.
+    """Keep only the training images listed in a file, one per line: `<class>/<image>`.
 
-    Or by their ids, as 0x and 16 hexadecimal digits.
+    Extensions and outer folders are optional. Lines may also be ids: 0x and 16 hexadecimal digits.
     """
 
     examples: str
@@ -158,7 +160,7 @@ class Share(Step):
 
 
 class Fraction(Step):
-    """A share of the training images of each label, drawn; at least one."""
+    """Keep a random fraction of the training images per label, at least one."""
 
     fraction: Annotated[Share, or_just("of")]
 
@@ -178,7 +180,10 @@ def with_chooser(
     *more: Any,
     splits: tuple[str, ...] = ("train",),
 ) -> Selection:
-    """The selection with one more step on images. `what`, `more` and unusual `splits` go into the subset's digest."""
+    """Add a step on images to a selection.
+
+    `what`, `more` and unusual `splits` are part of the subset's digest.
+    """
     described = (
         what.model_dump(mode="json", exclude_none=True) if isinstance(what, BaseModel) else what
     )
@@ -194,7 +199,7 @@ def with_chooser(
 def _counts(facts: Facts) -> dict[str, int]:
     if facts.class_counts is None:
         raise UserError(
-            "A subset with a budget of images depends on how many the source has of each class.",
-            "It can be shown, or written, with its source only.",
+            "A subset with a budget of images depends on the source's images per class.",
+            "It can only be shown or written with its source.",
         )
     return facts.class_counts

@@ -1,4 +1,4 @@
-"""Classes from the hardest to the easiest, with the accuracies that say so and the rule that broke ties."""
+"""Rankings of classes from hardest to easiest, with accuracies and the rule for ties."""
 
 import csv
 import math
@@ -14,15 +14,15 @@ FOLDER = Path(__file__).parents[1] / "subsets"
 
 @dataclass(frozen=True)
 class Ranking:
-    """`classes`: hardest first. `accuracy`: a fraction for each of them."""
+    """Classes, hardest first, and their accuracies as fractions."""
 
     classes: tuple[str, ...]
     accuracy: Mapping[str, float]
-    source: str  # whose accuracies, on which images
-    tie_break: str  # how equal accuracies were put in order
+    source: str  # model and images of the accuracies
+    tie_break: str  # rule that orders equal accuracies
 
     def restricted_to(self, classes: Collection[str]) -> "Ranking":
-        """The same order, of these classes only."""
+        """Restrict the ranking to these classes."""
         return replace(self, classes=tuple(name for name in self.classes if name in classes))
 
 
@@ -33,9 +33,9 @@ def rank(
     source: str,
     tie_break: str,
 ) -> Ranking:
-    """Order classes by accuracy, equal ones by each of `tie_breaks` in turn (lower is harder), and at last by name.
+    """Order classes by accuracy, then by each of `tie_breaks` (lower is harder), then by name.
 
-    `tie_break` says in words what they are; the order by name is added to it.
+    `tie_break` describes them; the order by name is appended.
     """
 
     def place(name: str) -> tuple[float | str, ...]:
@@ -50,16 +50,17 @@ def rank(
 
 
 def read_ranking(name_or_path: str) -> Ranking:
-    """The ranking that comes with the project under that name, or a CSV file's.
+    """Read a ranking of the package by name, or a CSV file.
 
-    The file has a header with `class`, `accuracy` and, if there are more columns of numbers, the tie-breaks in their order.
-    Lines that begin with # are remarks. Raises UserError that names the line for what is not a class with numbers.
+    The header has `class`, `accuracy` and optional further numeric columns, the tie-breaks in their
+    order. Lines that begin with # are comments.
+
+    Raises:
+        UserError: names the line that is not a class with numbers.
     """
     path = ranking_file(name_or_path)
     try:
-        text = path.read_text(
-            encoding="utf-8-sig"
-        )  # spreadsheets put a mark before the first column's name
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text in UTF-8: {error}.") from error
     lines = [
@@ -82,7 +83,7 @@ def read_ranking(name_or_path: str) -> Ranking:
                 f"{path}:{number}: {len(row)} columns, and the header has {len(header)}."
             )
         if row[0] in values[0]:
-            raise UserError(f"{path}:{number}: class {row[0]} stands here a second time.")
+            raise UserError(f"{path}:{number}: class {row[0]} is listed twice.")
         for column, text in zip(values, row[1:], strict=True):
             column[row[0]] = _number(text, f"{path}:{number}")
     if not values[0]:
@@ -91,7 +92,7 @@ def read_ranking(name_or_path: str) -> Ranking:
 
 
 def _number(text: str, where: str) -> float:
-    """Finite: a class without a number has no place in an order."""
+    """Parse a finite number."""
     try:
         value = float(text)
     except ValueError:
@@ -102,7 +103,7 @@ def _number(text: str, where: str) -> float:
 
 
 def ranking_file(name_or_path: str) -> Path:
-    """Where a ranking is read from. Raises UserError, with the near names, where there is none."""
+    """Return the file of a ranking. Raises UserError with similar names if there is none."""
     for path in (FOLDER / f"{name_or_path}.csv", Path(name_or_path).expanduser()):
         if path.is_file():
             return path

@@ -1,4 +1,4 @@
-"""The steps that a subset can be made of, by their keys."""
+"""Steps of subsets, by key."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ STEPS: dict[str, type[Step]] = {
 
 
 def step(value: Any) -> Any:
-    """A step from its mapping, chosen by its one key; raises ValueError with the near names for another."""
+    """Parse a step from a mapping with one key. Raises ValueError with similar names."""
     if isinstance(value, Step):
         return value
     keys = [key for key in value if key != "sha256"] if isinstance(value, dict) else []

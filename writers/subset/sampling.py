@@ -1,6 +1,7 @@
-"""Which images of some labels stay: draws by the samples' ids, so that any order and any source give the same.
+"""Choose images by draws on sample ids, independent of order and source.
 
-Each function takes ids (uint64 [N]) and labels (int64 [N]) of the images and gives the positions of those that stay, rising.
+Each function takes ids (uint64 [N]) and labels (int64 [N]) and returns the positions of the chosen
+images in ascending order.
 """
 
 import re
@@ -13,32 +14,38 @@ from writers.random_streams import draw, sample_ids
 
 
 def so_many(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """So many of each label, or all that it has."""
+    """Take a number of images per label, or all if there are fewer."""
     return _first_of_each(ids, labels, np.full(labels.max(initial=0) + 1, num_images), seed)
 
 
 def share(of: float, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """A share of each label's, one at least."""
+    """Take a fraction of each label's images, at least one."""
     wanted = np.maximum(np.floor(np.bincount(labels) * of + 0.5).astype(np.int64), 1)
     return _first_of_each(ids, labels, wanted, seed)
 
 
 def spread(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """So many in all, as many of each label as of the others."""
+    """Take a number of images in total, spread evenly over labels."""
     return _first_of_each(ids, labels, _spread(num_images, seed, ids, labels), seed)
 
 
 def listed(wanted: np.ndarray, source: str, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Those with the ids `wanted`. Raises UserError, naming their source, where some are not there."""
+    """Take the images with the ids `wanted`.
+
+    Raises UserError with their source if some are missing.
+    """
     if absent := int((~np.isin(wanted, ids)).sum()):
         raise UserError(
-            f"{source} names {absent} training images that the subset's source does not have."
+            f"{source} names {absent} training images that are not in the subset's source."
         )
     return np.flatnonzero(np.isin(ids, wanted))
 
 
 def ids_of(path: Path) -> np.ndarray:
-    """uint64 [lines]; `train/n01440764/n01440764_10026.JPEG` is the image n01440764/n01440764_10026."""
+    """Parse lines to ids, uint64 [lines].
+
+    `train/n01440764/n01440764_10026.JPEG` is the image n01440764/n01440764_10026.
+    """
     lines = [
         line.strip()
         for line in path.read_text().splitlines()
@@ -47,8 +54,8 @@ def ids_of(path: Path) -> np.ndarray:
     ids = {line for line in lines if re.fullmatch("0x[0-9a-fA-F]{16}", line)}
     if wrong := [line for line in lines if "/" not in line and line not in ids]:
         raise UserError(
-            f"{path}: '{wrong[0]}' does not name a class and an image of it.",
-            "Such as n01440764/n01440764_10026.",
+            f"{path}: '{wrong[0]}' is not a class and an image.",
+            "Example: n01440764/n01440764_10026.",
         )
     names = ["/".join(line.rsplit(".", 1)[0].split("/")[-2:]) for line in lines if line not in ids]
     return np.concatenate([sample_ids(names), np.array([int(line, 16) for line in ids], np.uint64)])
@@ -57,18 +64,18 @@ def ids_of(path: Path) -> np.ndarray:
 def _first_of_each(
     ids: np.ndarray, labels: np.ndarray, wanted: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Positions, rising, of the first `wanted[label]` images of each label in drawn order."""
+    """Positions, ascending, of the first `wanted[label]` images per label in drawn order."""
     order = np.lexsort((draw(seed, "images", ids), labels))
-    first = np.searchsorted(labels[order], np.arange(len(wanted)))  # where each label begins
+    first = np.searchsorted(labels[order], np.arange(len(wanted)))  # start of each label
     rank = np.arange(len(order)) - first[labels[order]]
     return np.sort(order[rank < wanted[labels[order]]])
 
 
 def _spread(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many images of each label make `num_images`, as evenly as their counts allow.
+    """Spread `num_images` over labels as evenly as their counts allow.
 
-    What is left over goes to the labels whose next image has the lowest draw: that, too, depends on ids alone, and not on how
-    a source numbers its classes.
+    The remainder goes to the labels whose next image has the lowest draw, so that it depends only
+    on ids and not on the numbering of classes.
     """
     counts = np.bincount(labels)
     if num_images > counts.sum():
@@ -76,7 +83,7 @@ def _spread(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> 
             f"The subset's budget is {num_images:,} images; its classes have {counts.sum():,}."
         )
     low, high = 0, int(counts.max(initial=0))
-    while low < high:  # the largest equal number that does not exceed the budget
+    while low < high:  # the largest equal number within the budget
         middle = (low + high + 1) // 2
         low, high = (
             (middle, high) if np.minimum(counts, middle).sum() <= num_images else (low, middle - 1)

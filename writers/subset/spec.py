@@ -1,11 +1,12 @@
-"""Which source classes, which of their images, under which labels: a name, or a few lines of YAML, resolved with a digest.
+"""Subsets: source classes, their images and labels, from a name or a few lines of YAML.
 
     subsets: [all, in900, {name: minus10, remove: {hardest: 10, by: reference}},
               {name: dogs, under: n02084071, per_class: 100},
               {name: few, steps: [in900, {coarsen: {bottom_up: 79}}, {per_class: 100}]}]
 
-A name is a file: `in900` is `writers/subsets/in900.txt`, one class a line, or a `.yaml` of steps; `writers/subset/registry.py` has
-the steps. Labels follow the source's class order. Nothing is copied: a subset is a choice of samples by their ids.
+A name is a file: `in900` is `writers/subsets/in900.txt` with one class per line, or a `.yaml` of
+steps (`writers/subset/registry.py`). Labels follow the source's class order. Nothing is copied: a
+subset is a choice of samples by id.
 """
 
 import hashlib
@@ -34,16 +35,18 @@ FOLDER = Path(__file__).parents[1] / "subsets"
 
 
 class SubsetSpec(BaseModel):
-    """What a recipe says of a subset: steps in order. `classes` and `remove` are first steps.
+    """Specification of a subset in a recipe: an ordered list of steps.
 
-    Reads from a bare name, too, and from a mapping that has the steps' keys beside its name, in the order of the steps. A name
-    among the steps stands for the steps of that subset, which are put in its place: the spec says all that decides.
+    Also parses a bare name, and a mapping with the steps' keys next to its name, in the order of
+    the steps. A name among the steps is replaced by that subset's steps, so that the spec is
+    complete.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # only these; None: all
+    # only these; None means all
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     remove: ByRanking | None = None
     steps: tuple[Annotated[AnyStep, BeforeValidator(step)], ...] = ()
 
@@ -60,7 +63,7 @@ class SubsetSpec(BaseModel):
     @model_validator(mode="after")
     def _no_class_twice(self) -> Self:
         if twice := [name for name, number in Counter(self.classes or ()).items() if number > 1]:
-            raise ValueError(f"the class {twice[0]} stands there twice")
+            raise ValueError(f"the class {twice[0]} is listed twice")
         return self
 
     @property
@@ -74,7 +77,7 @@ class SubsetSpec(BaseModel):
 
     @property
     def needs_ranking(self) -> str | None:
-        """The ranking without which the subset cannot be resolved; `reference` where any step goes by that."""
+        """Ranking needed to resolve the subset; `reference` if any step uses it."""
         rankings = [
             one.remove.by if isinstance(one, Remove) else one.keep.by
             for one in self.all_steps
@@ -89,18 +92,18 @@ class SubsetSpec(BaseModel):
 
 @dataclass(frozen=True)
 class Subset:
-    """A resolved subset: label k is `classes[k]`, and holds the source classes `groups[k]`."""
+    """A resolved subset: label k is `classes[k]` and contains the source classes `groups[k]`."""
 
     name: str
     classes: tuple[str, ...]
-    groups: tuple[tuple[str, ...], ...] = ()  # empty: each class by itself
+    groups: tuple[tuple[str, ...], ...] = ()  # empty: one group per class
     choosers: tuple[Chosen, ...] = field(
         default=(), compare=False
-    )  # of images, of train mostly; none: all of them
+    )  # choose images, mostly of train; empty keeps all
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the class names, one a line, in label order; with what else decides, where something does."""
+        """sha256 of the class names, one per line in label order, and of further steps."""
         text = "\n".join(self.classes)
         if self.groups or self.choosers:
             more = {"groups": self.groups, "examples": [chosen.what for chosen in self.choosers]}
@@ -109,13 +112,13 @@ class Subset:
 
     @property
     def source_classes(self) -> tuple[str, ...]:
-        """All classes of the source that the subset takes, group by group."""
+        """Source classes of the subset, group by group."""
         return (
             tuple(name for group in self.groups for name in group) if self.groups else self.classes
         )
 
     def label_table(self, source_classes: Sequence[str]) -> "np.ndarray":
-        """The new label of each class of the source: int64 [classes of the source], -1 for those left out."""
+        """New label per source class, int64 [number of source classes]; -1 if removed."""
         import numpy as np
 
         groups = self.groups or tuple((name,) for name in self.classes)
@@ -125,10 +128,17 @@ class Subset:
     def select(
         self, split: str, source_classes: Sequence[str], labels: "np.ndarray", ids: "np.ndarray"
     ) -> "tuple[np.ndarray, np.ndarray]":
-        """Which samples of a split the subset takes, and their new labels: positions int64 [M], rising, labels int64 [M].
+        """Choose the samples of a split.
 
-        `labels` (int64 [N]) number `source_classes`; `ids` (uint64 [N]) are the samples' own. Samples are chosen by their
-        ids alone, so a tree, an archive and a beton of the same images give the same selection.
+        Samples are chosen by id, so a tree, an archive and a beton of the same images give the same
+        result.
+
+        Args:
+            labels: int64 [N], indices into `source_classes`.
+            ids: uint64 [N].
+
+        Returns:
+            Positions, int64 [M], ascending, and new labels, int64 [M].
         """
         table = self.label_table(source_classes)
         positions = (table[labels] >= 0).nonzero()[0]
@@ -141,7 +151,11 @@ class Subset:
 
 
 def named(name: str) -> SubsetSpec:
-    """The subset of that name, or of a file: YAML, or a class a line. Raises UserError, with near names, for no such one."""
+    """Read a subset by name, or from a file with YAML or one class per line.
+
+    Raises:
+        UserError: unknown name; suggests similar ones.
+    """
     if name == "all":
         return SubsetSpec(name="all")
     if name.endswith((".yaml", ".yml")):
@@ -158,7 +172,7 @@ def named(name: str) -> SubsetSpec:
 
 
 def _class_list(path: Path) -> SubsetSpec:
-    """Of a text file with a class a line. Raises UserError that says what is wrong."""
+    """Read a text file with one class per line. Raises UserError."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         return SubsetSpec(
@@ -168,12 +182,12 @@ def _class_list(path: Path) -> SubsetSpec:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text: {error}.") from error
     except ValidationError as error:
-        said = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"{path} is not a list of classes, one a line: {said}.") from error
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path} is not a list of classes, one per line: {problem}.") from error
 
 
 def read_spec(path: Path) -> SubsetSpec:
-    """A subset from a YAML file; its name is the file's unless it says another. Raises UserError that says what is wrong."""
+    """Read a subset from a YAML file, by default named after it. Raises UserError."""
     from ruamel.yaml import YAML, YAMLError
 
     try:
@@ -186,24 +200,25 @@ def read_spec(path: Path) -> SubsetSpec:
         content = {"steps": content}
     if not isinstance(content, dict):
         raise UserError(
-            f"{path} is not a subset: it must be steps, or a mapping of them, such as under: n02084071."
+            f"{path} is not a subset: it must be steps, or a mapping of them, such as under: "
+            "n02084071."
         )
     try:
         return SubsetSpec.model_validate({"name": path.stem, **content})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        said = " ".join(first["msg"].removeprefix("Value error, ").split())
+        problem = " ".join(first["msg"].removeprefix("Value error, ").split())
         raise UserError(
-            f"{path}:{_line(content, first['loc'])}: {place + ': ' if place else ''}{said}"
+            f"{path}:{_line(content, first['loc'])}: {place + ': ' if place else ''}{problem}"
         ) from error
 
 
 def _line(content: Any, place: Sequence[str | int]) -> int:
-    """Where in the file the innermost part of `place` stands that was written there."""
+    """Line of the innermost part of `place` in the file."""
     line = 1
     for part in place:
-        places: Any = getattr(content, "lc", None)  # what ruamel.yaml knows of lines
+        places: Any = getattr(content, "lc", None)  # ruamel.yaml's line numbers
         if isinstance(content, dict) and part in content:
             line, content = places.key(part)[0] + 1 if places else line, content[part]
         elif isinstance(content, list) and isinstance(part, int) and part < len(content):
@@ -212,7 +227,7 @@ def _line(content: Any, place: Sequence[str | int]) -> int:
 
 
 def _with_steps(value: dict[str, Any]) -> dict[str, Any]:
-    """Steps that are keys of the mapping itself, in their order, as `steps`; raises ValueError for a key that is none."""
+    """Move keys of the mapping that are steps into `steps`. Raises ValueError for unknown keys."""
     beside = [key for key in value if key not in SubsetSpec.model_fields]
     for key in beside:
         if key not in STEPS:
@@ -220,7 +235,7 @@ def _with_steps(value: dict[str, Any]) -> dict[str, Any]:
                 str(names.unknown("step", str(key), [*STEPS, "name", "steps"])).replace("\n", " ")
             )
     if beside and "steps" in value:
-        raise ValueError(f"put {beside[0]} among the steps, so that their order is clear")
+        raise ValueError(f"put {beside[0]} into the steps, so that their order is clear")
     if beside:
         steps = [{key: inner} for key, inner in value.items() if key in STEPS]
         value = {**{key: inner for key, inner in value.items() if key not in STEPS}, "steps": steps}
@@ -238,7 +253,7 @@ def _with_steps(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_tuples(value: Any) -> Any:
-    """Lists as tuples, which is what strict validation asks for of values that do not come from JSON right away."""
+    """Convert lists to tuples, as strict validation requires for values that are not from JSON."""
     if isinstance(value, dict):
         return {key: _with_tuples(inner) for key, inner in value.items()}
     return (
@@ -247,12 +262,12 @@ def _with_tuples(value: Any) -> Any:
 
 
 def available() -> list[str]:
-    """Subsets that come with the project, as class lists or steps."""
+    """List the subsets of the package."""
     return sorted(path.stem for path in FOLDER.iterdir() if path.suffix in (".txt", ".yaml"))
 
 
 def file_of(name: str) -> Path:
-    """Where a subset of the project is written down. Raises UserError, with the near names, for an unknown one."""
+    """Return the file of a subset of the package. Raises UserError with similar names."""
     for file in (FOLDER / f"{name}.yaml", FOLDER / f"{name}.txt"):
         if file.is_file():
             return file
@@ -264,7 +279,7 @@ def everything(classes: Sequence[str]) -> Subset:
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """ILSVRC 2012's 1000 classes, in label order."""
+    """ILSVRC 2012's 1000 classes in label order."""
     classes = named("in1000").classes
     assert classes is not None
     return classes
@@ -277,10 +292,14 @@ def resolve(
     *,
     class_counts: Mapping[str, int] | None = None,
 ) -> Subset:
-    """What remains of a source's `classes`, in the source's order.
+    """Apply a specification to a source's `classes`, in the source's order.
 
-    `ranking`: needed where the spec says `by: reference`. `class_counts`: training images of each class, needed for a budget.
-    Raises UserError for a class that the source or the ranking does not have, and for a subset with nothing left.
+    Args:
+        ranking: needed for `by: reference`.
+        class_counts: training images per class, needed for a budget.
+
+    Raises:
+        UserError: a class is not in the source or the ranking, or nothing is left.
     """
 
     def selected(of: SubsetSpec) -> Selection:

@@ -1,7 +1,8 @@
-"""WordNet 3.0 above ImageNet's classes: what is a kind of what, and coarser label sets.
+"""WordNet 3.0 above ImageNet's classes: hypernyms and coarser label sets.
 
-The table, `writers/wordnet.txt`, has 1,860 nodes; `writers/tools/make_wordnet.py` made it. Label sets and their sizes are those of
-Huh, Agrawal and Efros 2016, "What makes ImageNet good for transfer learning?".
+The table `writers/wordnet.txt` has 1,860 nodes (made by `writers/tools/make_wordnet.py`). Label
+sets and their sizes are those of Huh, Agrawal and Efros 2016, "What makes ImageNet good for
+transfer learning?".
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,10 +32,10 @@ BOTTOM_UP_SIZES = (
     918,
     977,
     999,
-)  # by depth from the root
-TOP_DOWN_SIZES = (127, 10, 2)  # by number of merges
+)  # number of labels by depth from the root
+TOP_DOWN_SIZES = (127, 10, 2)  # number of labels by number of merges
 
-# PASCAL VOC's twenty classes as nodes: a class of ImageNet is one of them, or a kind of one, by any of its hypernyms.
+# PASCAL VOC's twenty classes as nodes: an ImageNet class is related if any hypernym is one of them.
 PASCAL = {
     "aeroplane": "n02691156",
     "bicycle": "n02834778",
@@ -60,13 +61,13 @@ PASCAL = {
 
 
 class Node(NamedTuple):
-    parents: tuple[str, ...]  # first the one that a single chain to the root goes through
+    parents: tuple[str, ...]  # first the hypernym on the single chain to the root
     words: str
 
 
 @cache
 def table() -> dict[str, Node]:
-    """Every node by its id."""
+    """All nodes by id."""
     rows = (line.split("\t") for line in FILE.read_text().splitlines() if not line.startswith("#"))
     return {
         wnid: Node(tuple(filter(None, parents.split(","))), words) for wnid, parents, words in rows
@@ -74,13 +75,13 @@ def table() -> dict[str, Node]:
 
 
 def words(wnid: str) -> str:
-    """What people call it; empty for what is not in the table."""
+    """Words of a node, or "" if it is not in the table."""
     node = table().get(wnid)
     return node.words if node else ""
 
 
 def ancestors(wnid: str) -> set[str]:
-    """The node and everything that it is a kind of, over all hypernyms."""
+    """The node and all of its hypernyms."""
     found: set[str] = set()
     waiting = [wnid]
     while waiting:
@@ -92,19 +93,19 @@ def ancestors(wnid: str) -> set[str]:
 
 
 def under(wnids: Iterable[str], classes: Sequence[str]) -> list[str]:
-    """Those of the classes that are one of the nodes, or a kind of one. Raises UserError for a node that is not there."""
+    """Return the classes at or below the nodes. Raises UserError for an unknown node."""
     nodes = {wnid for wnid in wnids if _node(wnid)}
     return [name for name in classes if nodes & ancestors(name)]
 
 
 def pascal_related(classes: Sequence[str]) -> list[str]:
-    """Those of the classes that are one of PASCAL VOC's twenty, or a kind of one: 229 of ImageNet's."""
+    """Return the classes at or below PASCAL VOC's twenty: 229 of ImageNet's."""
     nodes = set(PASCAL.values())
     return [name for name in classes if nodes & ancestors(name)]
 
 
 def chain(wnid: str) -> list[str]:
-    """From the root, `entity`, down to the node, by one parent each."""
+    """Chain from the root, `entity`, to the node, with one parent each."""
     found = [wnid]
     while parents := _node(found[-1]).parents:
         found.append(parents[0])
@@ -112,16 +113,16 @@ def chain(wnid: str) -> list[str]:
 
 
 def bottom_up(size: int, classes: Sequence[str]) -> dict[str, str]:
-    """Class -> its label in the set that has `size` labels for ImageNet's classes: chains are cut at one depth."""
+    """Map classes to the label set of `size` labels in which chains are cut at one depth."""
     depth = _place(size, BOTTOM_UP_SIZES, "bottom_up")
     return {name: path[min(depth, len(path) - 1)] for name in classes for path in [chain(name)]}
 
 
 def top_down(size: int, classes: Sequence[str]) -> dict[str, str]:
-    """Class -> its label in the set of `size` labels that merging parents gives, once, twice or three times.
+    """Map classes to the label set of `size` labels after merging parents one, two or three times.
 
-    Each label is replaced by its parent; then, in the order of the classes, a parent takes in all labels that lie below it.
-    The merging looks at all of ImageNet's classes, so that a class has the same label in every subset.
+    Each label is replaced by its parent; then, in class order, a parent absorbs all labels below
+    it. Merging uses all of ImageNet's classes, so that a class has the same label in every subset.
     """
     from writers.subset.spec import imagenet_classes
 
@@ -135,7 +136,7 @@ def top_down(size: int, classes: Sequence[str]) -> dict[str, str]:
     found = dict(zip(everyone, labels, strict=True))
     if strangers := [name for name in classes if name not in found]:
         raise UserError(
-            f"{strangers[0]} is not one of ImageNet's classes; the top-down label sets are of those."
+            f"{strangers[0]} is not one of ImageNet's classes; the top-down label sets need them."
         )
     return {name: found[name] for name in classes}
 
@@ -145,7 +146,7 @@ def _node(wnid: str) -> Node:
         return table()[wnid]
     except KeyError:
         raise UserError(
-            f"{wnid} is no WordNet 3.0 id of one of ImageNet's classes, or of what they are kinds of.",
+            f"{wnid} is not the WordNet 3.0 id of an ImageNet class or of one of their hypernyms.",
             "harness subset show in1000 lists the classes; n02084071 is dog.",
         ) from None
 

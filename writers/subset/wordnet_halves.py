@@ -1,6 +1,6 @@
-"""Halves of classes that share as little as possible of WordNet, as Huh, Agrawal and Efros 2016 ask for.
+"""Halves of classes that share as few WordNet nodes as possible (Huh, Agrawal and Efros 2016).
 
-By dynamic programming over the tree of the classes' chains to the root.
+Dynamic programming over the tree of the classes' chains to the root.
 """
 
 from collections import defaultdict
@@ -14,11 +14,11 @@ from writers.subset.wordnet import chain
 
 
 def minimal_half(classes: Sequence[str]) -> list[str]:
-    """Half of the classes (rounded down) that shares as few nodes as possible with the other half.
+    """Return half of the classes (rounded down) that shares the fewest nodes with the other half.
 
-    A node is shared where classes of both halves go through it on their chain to the root. The least number is found exactly,
-    by dynamic programming from the leaves up: for each node and each number of its classes, the fewest nodes shared below it.
-    Of equally good halves it is the one that gives the first children, by id, the most classes.
+    A node is shared if chains of both halves to the root pass through it. The minimum is exact, by
+    dynamic programming from the leaves: for each node and number of its classes, the fewest shared
+    nodes below it. Among equally good halves, the first children by id get the most classes.
     """
     below: dict[str, set[str]] = defaultdict(set)  # node -> its children on the classes' chains
     for name in classes:
@@ -31,21 +31,24 @@ def minimal_half(classes: Sequence[str]) -> list[str]:
 
 
 class _Fewest(NamedTuple):
-    """Of a node: `shared[k]` is the fewest nodes shared, itself and below, where the half takes k of its classes."""
+    """Per node.
+
+    `shared[k]` is the fewest shared nodes at and below it if the half takes k of its classes.
+    """
 
     shared: np.ndarray  # int64 [number of classes + 1]
-    classes: list[str]  # the node itself, where it is a class without subclasses
+    classes: list[str]  # the node itself, if it is a class without subclasses
     children: list["_Fewest"]
     steps: list[
         np.ndarray
-    ]  # of each child: how many it is best given, for each number that it and those before get
+    ]  # per child: its best number, for each total of it and the children before
 
 
 def _fewest_shared(node: str, below: dict[str, set[str]], classes: set[str]) -> _Fewest:
     if not below[node]:
         return _Fewest(np.zeros(2, np.int64), [node], [], [])
     children = [_fewest_shared(child, below, classes) for child in sorted(below[node])]
-    if node in classes:  # a class that has subclasses: beside them, one more leaf
+    if node in classes:  # a class with subclasses is one more leaf
         children.append(_Fewest(np.zeros(2, np.int64), [node], [], []))
     shared, steps = np.zeros(1, np.int64), []
     for child in children:

@@ -146,7 +146,7 @@ def test_parquet_files_that_do_not_fit(tmp_path: Path):
         shard(tmp_path / "mixed" / "train-0.parquet", [0]),
         shard(tmp_path / "mixed" / "more.parquet", [0]),
     )
-    with pytest.raises(UserError, match="parts that say their split and others that do not"):
+    with pytest.raises(UserError, match="parts with a split and parts without one"):
         opened(tmp_path / "mixed")
     shard(tmp_path / "named" / "train-0.parquet", [0], names=["cat"])
     shard(tmp_path / "named" / "train-1.parquet", [0], names=["dog"])

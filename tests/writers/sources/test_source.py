@@ -287,7 +287,7 @@ def test_several_places_must_say_their_splits(tree: Path, tmp_path: Path):
     assert len(source.files.names()) == 21
     for places, words in (
         ([tree / "train", make_tree(tmp_path / "more", ["cat/9.png"])], r"more it is unclear"),
-        ([tree / "train", tree / "train"], "train is named twice"),
+        ([tree / "train", tree / "train"], "train is given twice"),
         ([tree / "train", tmp_path / "nowhere"], "no folder or archive .*nowhere"),
     ):
         with pytest.raises(UserError, match=words):

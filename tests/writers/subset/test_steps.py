@@ -234,7 +234,7 @@ def test_a_file_of_examples(tmp_path: Path):
     with pytest.raises(UserError, match="names 1 training images"):
         taken(subset_of({"examples": str(file)}))
     file.write_text("lonely.jpg\n")
-    with pytest.raises(UserError, match="does not name a class"):
+    with pytest.raises(UserError, match="is not a class and an image"):
         taken(subset_of({"examples": str(file)}))
 
 
@@ -365,11 +365,11 @@ def test_digests_are_the_same_on_every_machine():
     [
         ([{"perclass": {"images": 3}}], "Did you mean per_class"),
         ([{"per_class": {"image": 3}}], "image"),
-        ([{"coarsen": {}}], "say one of"),
+        ([{"coarsen": {}}], "give one of"),
         ([{"coarsen": {"bottom_up": 80}}], "no bottom_up label set of 80"),
-        ([{"exclude": {}}], "say what"),
+        ([{"exclude": {}}], "give one of"),
         ([{"exclude": {"related_to": "pet"}}], "pets"),
-        ([{"budget": {"by": "examples"}}], "say one of"),
+        ([{"budget": {"by": "examples"}}], "give one of"),
         ([{"fraction": {"of": 1.0}}], "less than 1"),
         ([{"half": {"of": "minimal", "which": "A", "seed": 3}}], "no effect"),
         ([{"random": {"classes": 0}}], "greater than"),

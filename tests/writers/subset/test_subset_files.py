@@ -20,7 +20,7 @@ def test_a_text_file_is_a_class_a_line(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"", "one a line"), (b"a\na\n", "twice"), (b"\xff\xfe", "as text")]
+    ("content", "words"), [(b"", "one per line"), (b"a\na\n", "twice"), (b"\xff\xfe", "as text")]
 )
 def test_a_text_file_that_is_no_list_is_refused(tmp_path: Path, content: bytes, words: str):
     (tmp_path / "bad.txt").write_bytes(content)

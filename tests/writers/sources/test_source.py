@@ -292,7 +292,7 @@ def test_several_places_must_say_their_splits(tree: Path, tmp_path: Path):
     ):
         with pytest.raises(UserError, match=words):
             open_dataset("folder", places, SplitSettings())
-    with pytest.raises(UserError, match="caltech101 is read from one place, not 2"):
+    with pytest.raises(UserError, match="caltech101 is read from one path, not 2"):
         open_dataset("caltech101", both, SplitSettings())
 
 

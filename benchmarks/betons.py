@@ -1,4 +1,4 @@
-"""The corpus as betons, written once into the scratch folder by this project's own writer."""
+"""The corpus as betons, written once to the scratch folder by this project's writer."""
 
 import os
 from pathlib import Path
@@ -23,18 +23,18 @@ ENCODINGS = {
 
 
 def beton(work: Work, encoding: str) -> Path:
-    """The beton of that encoding. An older one of other images or of another writer is written anew."""
+    """Return the beton of an encoding; write it if it is missing or has other images."""
     source = open_dataset("folder", Path(work.corpus), SplitSettings(val=0))
     path = Path(work.scratch) / encoding / "train.beton"
     try:
         manifest = open_beton(path).manifest
-        whole = (
+        is_current = (
             manifest.num_samples == len(source.splits["train"])
             and manifest.encoding == ENCODINGS[encoding]
         )
     except UserError:
-        whole = False
-    if not whole:
+        is_current = False
+    if not is_current:
         write_split(
             source,
             "train",

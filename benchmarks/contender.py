@@ -1,11 +1,12 @@
-"""A loader under test in `harness bench load`, in a process of its own: opened once, then one round at a time on request.
+"""Process of one loader under test in `harness bench load`.
 
     python -m benchmarks.contender ffcv:jpeg '{"corpus": ...}'
 
-A contender is a file of `benchmarks/contenders/`: `VARIANTS`, what each is in words, and `open_pipeline(variant, work)`,
-which returns a function from the number of an epoch to its batches. A process each, because several of these libraries set
-thread counts, signal handlers or multiprocessing start methods for the whole of theirs. The parent writes `round` or `round NUM_IMAGES`
-to stdin for each round and stops the process (SIGSTOP) in between.
+A contender is a file of `benchmarks/contenders/` with `VARIANTS` (variant -> description) and
+`open_pipeline(variant, work)`, which returns a function from the number of an epoch to its batches.
+Each runs in its own process, because several libraries set thread counts, signal handlers or start
+methods for the whole process. The parent writes `round` or `round NUM_IMAGES` to stdin for each
+round, and stops the process (SIGSTOP) between rounds.
 """
 
 import ctypes
@@ -22,17 +23,31 @@ from pathlib import Path
 from typing import Any, TextIO
 
 FOLDER = Path(__file__).parent / "contenders"
-Pipeline = Callable[[int], Iterable[tuple[Any, Any]]]  # epoch -> (images, labels) batches
+# Epoch -> batches of images and labels.
+Pipeline = Callable[[int], Iterable[tuple[Any, Any]]]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What every contender does: the same images, the same augmentation, uint8 out, in the same cores."""
+    """The work of every contender: same images, augmentation and cores, with uint8 batches.
 
-    corpus: str  # a folder of class folders of JPEG files
-    scratch: str  # betons, shards and the like, made here once
+    Attributes:
+        corpus: Folder of class folders of JPEG files.
+        scratch: Folder that keeps converted forms of the corpus, such as betons and shards.
+        resolution: Side of the output in pixels.
+        augment: random_resized_crop with a flip; or center_crop of 224 / 256 of the shorter side,
+            without a flip.
+        crop_scale: Smallest and largest fraction of the image's area in a random crop.
+        batch_size: Images per batch.
+        num_threads: Number of threads, and of cores.
+        images_per_round: Smallest number of images in a round.
+        device: Device that receives the batches.
+    """
+
+    corpus: str
+    scratch: str
     resolution: int = 224
-    augment: str = "random_resized_crop"  # with a flip; or center_crop, of 224 / 256 of the shorter side, without
+    augment: str = "random_resized_crop"
     crop_scale: tuple[float, float] = (0.08, 1.0)
     batch_size: int = 256
     num_threads: int = 2
@@ -40,11 +55,14 @@ class Work:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        # JSON makes a list of it, which stock FFCV does not compile: its thread dies, and the consumer waits for ever.
+        """Convert the list from JSON to a tuple.
+
+        Stock FFCV cannot compile a list: its thread dies, and the consumer waits forever.
+        """
         object.__setattr__(self, "crop_scale", tuple(self.crop_scale))
 
     def files(self) -> list[tuple[str, int]]:
-        """Every image and its label."""
+        """List every image with its label."""
         folders = sorted(path for path in Path(self.corpus).iterdir() if path.is_dir())
         return [
             (str(path), label)
@@ -53,21 +71,27 @@ class Work:
         ]
 
 
-class Absent(Exception):
-    """The contender cannot run here; the message says why."""
+class AbsentError(Exception):
+    """Raised if a contender cannot run here; the message gives the reason."""
 
 
 def on_cpu_only(work: Work) -> None:
-    """For a contender that leaves its batches in the CPU's memory. Raises Absent where they are wanted on a GPU."""
+    """Raise AbsentError if batches are wanted on a GPU, for contenders without a copy to it."""
     if work.device != "cpu":
-        raise Absent("CPU only: what it gives would still have to be copied to the GPU")
+        raise AbsentError("CPU only: its batches would still have to be copied to the GPU")
 
 
-def serve(name: str, work: Work, answers: TextIO) -> None:
-    """Open the contender `file:variant`, say so, and run a round for each line of stdin. Answers are lines of JSON."""
+def serve(name: str, work: Work, output: TextIO) -> None:
+    """Open a contender, then run a round for each line of stdin.
 
-    def answer(value: dict[str, Any]) -> None:
-        print(json.dumps(value), file=answers, flush=True)
+    Args:
+        name: file:variant.
+        work: The work to do.
+        output: Receives a line of JSON after opening and after each round.
+    """
+
+    def send(value: dict[str, Any]) -> None:
+        print(json.dumps(value), file=output, flush=True)
 
     file, _, variant = name.partition(":")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: work.num_threads])
@@ -76,13 +100,12 @@ def serve(name: str, work: Work, answers: TextIO) -> None:
         contender = importlib.import_module(f"benchmarks.contenders.{file}")
         started = time.perf_counter()
         pipeline: Pipeline = contender.open_pipeline(variant, work)
-    except (Absent, ImportError) as error:
-        answer({"absent": str(error)})
+    except (AbsentError, ImportError) as error:
+        send({"absent": str(error)})
         return
     opened = None
-    for images, labels in pipeline(
-        0
-    ):  # to its end: some of these do not survive an epoch that is left early
+    # Read to the end: some loaders fail after an epoch that was left early.
+    for images, labels in pipeline(0):
         if opened is None:
             opened = {
                 "name": name,
@@ -95,7 +118,7 @@ def serve(name: str, work: Work, answers: TextIO) -> None:
                 "num_labels": len(labels),
             }
     assert opened is not None
-    answer(opened)
+    send(opened)
     epoch = 1
     for line in sys.stdin:
         wanted = int((line.split()[1:] or [work.images_per_round])[0])
@@ -111,7 +134,7 @@ def serve(name: str, work: Work, answers: TextIO) -> None:
 
             torch.cuda.synchronize()
         wall_s = time.perf_counter() - started
-        answer(
+        send(
             {
                 "num_images": num_images,
                 "wall_s": wall_s,
@@ -128,8 +151,8 @@ def _host(images: Any) -> Any:
 
 
 def memory_bytes() -> int:
-    """What this process and its workers hold of memory, shared pages once and the pages of files not at all."""
-    held = 0
+    """Memory of this process and its workers: shared pages count once, pages of files do not."""
+    num_bytes = 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if os.getpgid(int(folder.name)) == os.getpgid(0):
@@ -137,16 +160,16 @@ def memory_bytes() -> int:
                     line.split(":")
                     for line in (folder / "smaps_rollup").read_text().splitlines()[1:]
                 )
-                held += 1024 * sum(
+                num_bytes += 1024 * sum(
                     int(lines[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem")
                 )
-        except OSError:  # it has ended, or is somebody else's
+        except OSError:  # the process has ended or belongs to another user
             continue
-    return held
+    return num_bytes
 
 
 def _cpu_s() -> float:
-    """CPU time of this process and of those of its children that have ended."""
+    """CPU time of this process and of its finished children."""
     return sum(
         usage.ru_utime + usage.ru_stime
         for usage in (
@@ -157,11 +180,12 @@ def _cpu_s() -> float:
 
 
 if __name__ == "__main__":
-    from benchmarks import contender  # by its own name, so that there is one class Absent
+    # Imported by name, so that there is only one class AbsentError.
+    from benchmarks import contender
 
-    # Stopped, it would outlive a parent that was killed, and keep its memory: 1 is PR_SET_PDEATHSIG.
+    # A stopped process would outlive a killed parent and keep its memory; 1 is PR_SET_PDEATHSIG.
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    # Libraries print to stdout; the answers keep the real one to themselves.
+    # Libraries print to stdout: redirect them to stderr and keep the real stdout for messages.
     real_stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     contender.serve(sys.argv[1], contender.Work(**json.loads(sys.argv[2])), real_stdout)

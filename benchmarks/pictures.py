@@ -1,4 +1,4 @@
-"""The augmentation as torchvision's transforms on Pillow images: what most people's scripts run."""
+"""The augmentation as torchvision transforms on Pillow images, as most scripts have it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ from benchmarks.contender import Work
 
 
 def pil_transform(work: Work) -> Callable[[Any], Any]:
-    """Pillow image -> uint8 tensor [3, R, R]."""
+    """Return a transform from a Pillow image to a uint8 tensor [3, R, R]."""
     from torchvision.transforms import v2
 
     if work.augment == "center_crop":

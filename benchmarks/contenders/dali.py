@@ -1,6 +1,7 @@
-"""NVIDIA DALI: decode, random crop, resize and flip in its own threads; on the CPU, or with nvJPEG on a GPU.
+"""NVIDIA DALI: decode, random crop, resize and flip, on the CPU or with nvJPEG on a GPU.
 
-`cpu` is DALI at its fastest: crop fused into the decode, fast inverse DCT, no fancy upsampling, no antialiasing.
+`cpu` is DALI at its fastest: crop fused into the decode, fast inverse DCT, no fancy upsampling, no
+antialiasing.
 """
 
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import Any
 
 from nvidia.dali import fn, pipeline_def, types
 
-from benchmarks.contender import Absent, Pipeline, Work, on_cpu_only
+from benchmarks.contender import AbsentError, Pipeline, Work, on_cpu_only
 
 VARIANTS = {
     "cpu": "DALI, CPU, fastest settings",
@@ -18,9 +19,10 @@ VARIANTS = {
 
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
+    """Build DALI's pipeline. Raises AbsentError if the variant does not fit the device."""
     on_gpu = variant == "gpu"
     if on_gpu and work.device == "cpu":
-        raise Absent("no GPU")
+        raise AbsentError("no GPU")
     if not on_gpu:
         on_cpu_only(work)
     files, labels = zip(*work.files(), strict=True)

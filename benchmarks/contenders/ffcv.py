@@ -1,4 +1,4 @@
-"""Stock FFCV: its own Loader, decoders and flip, on betons that its Reader cannot tell from its own."""
+"""Stock FFCV: its Loader, decoders and flip, on betons in its own format."""
 
 import torch
 from ffcv.fields.basics import IntDecoder
@@ -18,6 +18,7 @@ VARIANTS = {
 
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
+    """Open stock FFCV's Loader."""
     size = (work.resolution, work.resolution)
     if work.augment == "center_crop":
         image = [CenterCropRGBImageDecoder(size, 224 / 256)]

@@ -1,4 +1,4 @@
-"""litdata: optimised chunks of the source's JPEG files, decoded by Pillow in its StreamingDataLoader's workers."""
+"""litdata: chunks of the source's JPEGs, decoded by Pillow in StreamingDataLoader workers."""
 
 import io
 from pathlib import Path
@@ -14,11 +14,12 @@ VARIANTS = {"pil": "litdata, chunks, Pillow"}
 
 
 class Images(litdata.StreamingDataset):
-    """At the top of the module: its workers unpickle it."""
+    """Dataset of transformed images; at module level, because workers unpickle it."""
 
     transform_image: Any
 
     def __getitem__(self, index: Any) -> tuple[Any, int]:
+        """Decode and transform one image."""
         sample = super().__getitem__(index)
         return self.transform_image(Image.open(io.BytesIO(sample["image"])).convert("RGB")), sample[
             "label"
@@ -26,10 +27,12 @@ class Images(litdata.StreamingDataset):
 
 
 def read(item: tuple[str, int]) -> dict[str, Any]:
+    """Read a file; returns a sample with its bytes and label."""
     return {"image": Path(item[0]).read_bytes(), "label": item[1]}
 
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
+    """Open litdata's StreamingDataLoader; convert the corpus on first use."""
     on_cpu_only(work)
     folder = Path(work.scratch) / "litdata"
     if not (folder / "index.json").exists():

@@ -20,6 +20,7 @@ VARIANTS = {
 
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
+    """Open this project's loader."""
     random = work.augment != "center_crop"
     encoding, backend = (
         ("jpeg", "resident") if variant == "resident" else (variant.removesuffix("_numba"), "ffcv")

@@ -1,4 +1,4 @@
-"""SPDL: decode, crop and scale by FFmpeg's filters in threads."""
+"""SPDL: decode, crop and scale with FFmpeg filters in threads."""
 
 import random
 from collections.abc import Iterator
@@ -7,12 +7,13 @@ from typing import Any
 import spdl.io
 from spdl.pipeline import PipelineBuilder
 
-from benchmarks.contender import Absent, Pipeline, Work, on_cpu_only
+from benchmarks.contender import AbsentError, Pipeline, Work, on_cpu_only
 
 VARIANTS = {"ffmpeg": "SPDL, FFmpeg"}
 
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
+    """Return SPDL's pipeline. Raises AbsentError without FFmpeg."""
     import torch
     from PIL import Image
     from torchvision.transforms import RandomResizedCrop
@@ -20,8 +21,10 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
     on_cpu_only(work)
     try:
         spdl.io.demux_image(work.files()[0][0])
-    except RuntimeError as error:  # FFmpeg's libraries are looked for at the first use
-        raise Absent("SPDL finds no FFmpeg: install libavdevice59 or a later FFmpeg") from error
+    except RuntimeError as error:  # FFmpeg's libraries are loaded on first use
+        raise AbsentError(
+            "SPDL finds no FFmpeg: install libavdevice59 or a later FFmpeg"
+        ) from error
     shuffled = work.augment != "center_crop"
 
     def decode(item: tuple[str, int]) -> tuple[Any, int]:

@@ -1,4 +1,4 @@
-"""mosaicml-streaming: MDS shards of the source's JPEG bytes, decoded by Pillow in DataLoader workers."""
+"""mosaicml-streaming: MDS shards of the source's JPEGs, decoded by Pillow in workers."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ VARIANTS = {"pil": "mosaicml-streaming, MDS shards, Pillow"}
 
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
+    """Open a StreamingDataset in a DataLoader; convert the corpus on first use."""
     on_cpu_only(work)
     import torch
 

@@ -1,4 +1,4 @@
-"""torchvision's ImageFolder in a torch DataLoader: with Pillow, as its reference scripts do, and with torchvision.io."""
+"""torchvision in a DataLoader: with Pillow, as its reference scripts do, or torchvision.io."""
 
 from benchmarks.contender import Pipeline, Work
 from benchmarks.pictures import pil_transform
@@ -10,11 +10,13 @@ VARIANTS = {
 
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
+    """Open a DataLoader on the JPEG files."""
     import torch
     from torchvision import io
     from torchvision.transforms import v2
 
-    transform = pil_transform(work)  # which also takes tensors: PILToTensor is left out for them
+    # The transforms also accept tensors; only PILToTensor is dropped for them.
+    transform = pil_transform(work)
     if variant == "io":
         transform = v2.Compose(transform.transforms[:-1])
     torch.set_num_threads(1)

@@ -14,6 +14,7 @@ NUM_SHARDS = 8
 
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
+    """Open webdataset's loader; write the tar shards on first use."""
     on_cpu_only(work)
     shards = _shards(work, webdataset)
     transform = pil_transform(work)

@@ -1,4 +1,4 @@
-"""Contenders of `harness bench load` deliver to the device that is asked for, or say that they do not."""
+"""Contenders of `harness bench load` deliver to the requested device or raise AbsentError."""
 
 import importlib
 import sys
@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-from benchmarks.contender import Absent, Work
+from benchmarks.contender import AbsentError, Work
 from benchmarks.contenders import ffcv
 from tests.helpers.tiny_betons import jpeg, photo
 
@@ -33,17 +33,17 @@ LIBRARIES = {
         ("dali", "cpu_careful"),
     ],
 )
-def test_who_leaves_batches_on_the_cpu_is_absent_where_they_are_wanted_on_a_gpu(
+def test_cpu_only_contenders_are_absent_on_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, variant: str
 ):
-    """Before they touch their libraries, which need not be here."""
+    """They raise before they use their libraries, which need not be installed."""
     for library in LIBRARIES[name]:
         monkeypatch.setitem(sys.modules, library, MagicMock(StreamingDataset=object))
     module = f"benchmarks.contenders.{name}"
     monkeypatch.delitem(sys.modules, module, raising=False)
     contender = importlib.import_module(module)
     del sys.modules[module]
-    with pytest.raises(Absent, match="CPU only"):
+    with pytest.raises(AbsentError, match="CPU only"):
         contender.open_pipeline(variant, Work(str(tmp_path), str(tmp_path), **ON_GPU))
 
 
@@ -53,8 +53,8 @@ def test_stock_ffcv_copies_images_and_labels_to_the_gpu(
 ):
     (tmp_path / "corpus" / "photos").mkdir(parents=True)
     (tmp_path / "corpus" / "photos" / "0.jpg").write_bytes(jpeg(photo(120, 110, seed=0)))
-    asked = {}
-    monkeypatch.setattr(ffcv, "Loader", lambda beton, **options: asked.update(options))
+    loader_options = {}
+    monkeypatch.setattr(ffcv, "Loader", lambda beton, **options: loader_options.update(options))
     for device in ("cpu", "cuda:0"):
         work = Work(
             str(tmp_path / "corpus"),
@@ -63,7 +63,7 @@ def test_stock_ffcv_copies_images_and_labels_to_the_gpu(
             **ON_GPU | {"device": device},
         )
         ffcv.open_pipeline("jpeg", work)
-        for operations in asked["pipelines"].values():
+        for operations in loader_options["pipelines"].values():
             names = [type(operation).__name__ for operation in operations]
             assert ("ToDevice" in names) == (device != "cpu")
             if device != "cpu":

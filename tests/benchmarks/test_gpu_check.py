@@ -1,4 +1,4 @@
-"""The GPU check: its time budget, steps that fail or hang, the missing C kernel, and what its bundle of wheels holds."""
+"""The GPU check: time budget, failing and hanging steps, missing C kernel, bundle of wheels."""
 
 import json
 import os
@@ -22,7 +22,7 @@ VARIABLES = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 @pytest.mark.parametrize("tiny", [False, True])
-def test_the_limits_of_each_part_fit_its_budget(tmp_path, tiny):
+def test_the_step_limits_of_each_part_fit_its_budget(tmp_path, tiny):
     parts = gpu_check.plan(tmp_path / "tiles", tmp_path, tiny)
     assert list(parts) == ["A", "B", "C"] and gpu_check.PART_S < 9 * 60
     for steps in parts.values():
@@ -32,7 +32,7 @@ def test_the_limits_of_each_part_fit_its_budget(tmp_path, tiny):
 
 
 @pytest.mark.parametrize("tiny", [False, True])
-def test_benchmarks_take_the_options_that_the_check_gives_them(tmp_path, tiny):
+def test_benchmarks_accept_the_options_of_the_check(tmp_path, tiny):
     corpus = tmp_path / "tiles"
     corpus.mkdir()
     commands = {
@@ -50,7 +50,7 @@ def test_benchmarks_take_the_options_that_the_check_gives_them(tmp_path, tiny):
         commands[step.arguments[3]].make_context(step.name, given)  # raises for a wrong option
 
 
-def test_a_part_continues_after_steps_that_fail_hang_and_run_out_of_time(tmp_path):
+def test_a_part_continues_after_failed_and_hanging_steps(tmp_path):
     """The summary is saved after each step, with the rounds that a stopped benchmark left."""
     hanging = (
         "import json, sys, time; from pathlib import Path\n"
@@ -58,7 +58,7 @@ def test_a_part_continues_after_steps_that_fail_hang_and_run_out_of_time(tmp_pat
         "Path(sys.argv[sys.argv.index('--json') + 1]).write_text(json.dumps(record))\n"
         "time.sleep(600)"
     )
-    # Its exit code is the number of summaries that there are: 1 after the first step, and so it fails.
+    # The exit code is the number of summaries: 1 after the first step, so this step fails.
     seen = f"import sys; from pathlib import Path; sys.exit(len(list(Path({str(tmp_path)!r}).glob('gpu*'))))"
     steps = [
         Step("bad", ("-c", "import sys; sys.exit('no | luck')"), 60),
@@ -81,7 +81,7 @@ def test_a_part_continues_after_steps_that_fail_hang_and_run_out_of_time(tmp_pat
     assert late.outcome == "not run" and len(gpu_check.summaries(tmp_path, "card")) == 2
 
 
-def test_an_old_record_is_not_taken_for_this_runs(tmp_path):
+def test_an_old_record_is_deleted_before_the_step(tmp_path):
     record = tmp_path / "x.json"
     record.write_text('{"rounds_complete": 5, "rounds_planned": 5}')
     ended = gpu_check.run_step(Step("x", ("-c", "pass"), 60, is_bench=True), 60, record, VARIABLES)
@@ -89,7 +89,7 @@ def test_an_old_record_is_not_taken_for_this_runs(tmp_path):
 
 
 def test_the_installation_check_fails_without_the_c_kernel(tmp_path):
-    """A process of its own in which nothing was built: the fault is recorded, and the exit code is 1."""
+    """Without the C parts the faults are recorded, and the exit code is 1."""
     script = (
         "import sys; from writers.jpeg import native as kernel; kernel.library_file = lambda module: None\n"
         f"from benchmarks import installation; sys.argv[1:] = ['--json', {str(tmp_path / 'x.json')!r}]\n"
@@ -128,7 +128,7 @@ def wheel(folder: Path, name: str, *requires: str) -> Path:
     return file
 
 
-def test_the_bundle_follows_requirements_and_leaves_out_what_is_there(tmp_path):
+def test_the_bundle_follows_requirements_and_skips_present_packages(tmp_path):
     wheels = {
         "top": wheel(
             tmp_path, "top", "Torch>=2", "inner[fast]==1.0", "old; python_version < '3.12'"
@@ -153,7 +153,7 @@ def test_the_bundle_follows_requirements_and_leaves_out_what_is_there(tmp_path):
     assert asked == ["top", "inner[fast]==1.0", "leaf_er>=1"]  # each once, and pinned as required
 
 
-def test_the_bundle_starts_from_what_the_project_requires():
+def test_the_bundle_starts_from_the_project_requirements():
     requirements = gpu_bundle.project_requirements(ROOT / "pyproject.toml")
     names = {one.name for one in requirements}
     assert {"ffcv", "pydantic", "ruamel.yaml", "torch", "nvidia-ml-py", "pytest"} <= names
@@ -162,7 +162,7 @@ def test_the_bundle_starts_from_what_the_project_requires():
     assert not left & {"torch", "torchvision", "numba", "numpy", "ray", "mypy"}
 
 
-def test_system_libraries_are_those_outside_of_the_wheel(tmp_path):
+def test_system_libraries_are_those_outside_the_wheel(tmp_path):
     output = f"""{tmp_path}/x.libs/libGLX.so.0:
 \tlinux-vdso.so.1 (0x00007ff6a74f0000)
 \tlibX11.so.6 => /lib/x86_64-linux-gnu/libX11.so.6 (0x00007ff6a6e00000)
@@ -190,14 +190,20 @@ def test_a_bundle_of_other_sources_or_another_python_is_not_installed(
         gpu_check.install(tmp_path)
 
 
-def test_the_digest_is_of_every_c_file(tmp_path):
+def test_the_digest_covers_c_files_in_all_folders(tmp_path):
     for folder in ("loaders", "writers"):
         (tmp_path / folder).mkdir()
     digests = {gpu_bundle.c_sources_digest(tmp_path)}
-    for file, text in (("loaders/a.c", "1"), ("loaders/a.c", "2"), ("writers/b.h", "2")):
+    for file, text in (
+        ("loaders/a.c", "1"),
+        ("loaders/a.c", "2"),
+        ("writers/b.h", "2"),
+        ("writers/jpeg/c.c", "2"),
+    ):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(text)
         digests.add(gpu_bundle.c_sources_digest(tmp_path))
-    assert len(digests) == 4
+    assert len(digests) == 5
 
 
 def test_gpu_tests_are_found_by_their_marker():

@@ -1,14 +1,14 @@
-"""What a running stage gets and returns."""
+"""Interface between the worker and the code of a stage."""
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.matrix import stage_kind
-from harness.matrix.stage import FILE_NAME, REWRITE, key_of
+from harness.matrix.stage import FILE_NAME, REWRITE, StageSpec, key_of
 from harness.runner.result import Result
 from harness.system.atomic_write import write_json
 from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
@@ -17,30 +17,46 @@ from writers.errors import UserError
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a running stage is given. `harness/stages/<kind>.py` has `run(context) -> Outcome`."""
+    """Arguments of `harness.stages.<kind>.run.run(context) -> Outcome`.
+
+    Attributes:
+        config: the stage's resolved settings.
+        folder: the stage's own folder, for scratch files and checkpoints.
+        needs: role -> result of the needed stage.
+        need_folders: role -> folder of the needed stage.
+        data: folder of betons, $HARNESS_DATA.
+        raw: folder of downloaded datasets, $HARNESS_RAW.
+        num_threads: CPU threads that the stage may use.
+        device: "cpu" or "cuda:0".
+        stop_requested: returns True once the stage should save a checkpoint and raise Stopped.
+        checkpoint_every_s: seconds of training between two checkpoints.
+        trace_steps: training steps to trace into the folder; 0 for no trace.
+        group: processes that run the stage together; rank 0 writes its files.
+        phase: total, done and time at the start of the current progress count; see `progress`.
+    """
 
     config: dict[str, Any]
-    folder: Path  # the stage's own; scratch files and checkpoints go here
-    needs: dict[str, Result]  # results of the needed stages, by role
-    need_folders: dict[str, Path]  # and their folders
-    data: Path  # $HARNESS_DATA: betons
-    raw: Path  # $HARNESS_RAW: what people downloaded
-    num_threads: int  # CPU threads this stage may use
-    device: str  # "cpu", "cuda:0"
+    folder: Path
+    needs: dict[str, Result]
+    need_folders: dict[str, Path]
+    data: Path
+    raw: Path
+    num_threads: int
+    device: str
     stop_requested: Callable[[], bool] = lambda: False
-    checkpoint_every_s: float = 300.0  # of training
-    trace_steps: int = 0  # how many steps of training to trace into the folder
-    group: ProcessGroup = (
-        SINGLE_PROCESS  # this process among those that run the stage together; the first one writes
-    )
-    phase: dict[str, float] = field(
-        default_factory=dict
-    )  # where the present count began: total, done, and at what time
+    checkpoint_every_s: float = 300.0
+    trace_steps: int = 0
+    group: ProcessGroup = SINGLE_PROCESS
+    phase: dict[str, float] = field(default_factory=dict)
 
     def progress(self, **values: Any) -> None:
-        """Say how far the stage is (`done`, `total`, `img_per_s`, `note`); read by `harness status`. Cheap, not free.
+        """Write the stage's progress for `harness status`. Writes a small file on each call.
 
-        Adds `eta_s`, of this count, from what was done since it began; a count that falls, or to another total, is another one.
+        Adds `eta_s`, the remaining seconds at the average speed of the current count. A count that
+        decreases, or whose total changes, starts a new one.
+
+        Args:
+            values: `done`, `total`, `img_per_s`, `note`: those that apply.
         """
         if not self.group.is_main:
             return
@@ -57,42 +73,53 @@ class StageContext:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage hands back; the worker wraps it into a Result."""
+    """Return value of a stage; the worker wraps it into a `Result`.
 
-    metrics: dict[str, Any]
-    timing: dict[str, Any] = field(default_factory=dict)
+    The types of metrics and timing are in `harness/stages/<kind>/record.py`.
+    """
+
+    metrics: Mapping[str, Any]
+    timing: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Stopped(Exception):
-    """Raised by a stage that was asked to stop and has left a checkpoint: neither done nor failed."""
+    """Raised by a stage that was asked to stop, after saving a checkpoint."""
 
 
-class OutOfMemory(UserError):
-    """Raised by a stage that ran out of memory where another try may go well: in smaller parts, or with others gone."""
+class OutOfMemoryError(UserError):
+    """Raised by a stage that ran out of memory if a retry may succeed.
+
+    For example in smaller micro-batches, or after other stages have freed the GPU.
+    """
 
 
-def load_spec(folder: Path, package: str = stage_kind.STAGES_PACKAGE) -> dict[str, Any]:
-    """What `Stage.describe` said, from the stage's folder. Raises UserError where these are not the orders of this stage.
+def load_spec(folder: Path, package: str = stage_kind.STAGES_PACKAGE) -> StageSpec:
+    """Read a stage's stage.json.
 
-    package: where the stage's kind is declared."""
+    Args:
+        folder: folder of the stage.
+        package: package that declares the stage's kind.
+
+    Raises:
+        UserError: the file is missing, damaged, or does not match the folder's key.
+    """
     path = folder / FILE_NAME
     try:
-        told: dict[str, Any] = json.loads(path.read_text())
+        spec: StageSpec = json.loads(path.read_text())
         key = key_of(
-            told["kind"],
-            stage_kind.find(told["kind"], package).version,
-            told["config"],
-            {role: need["key"] for role, need in told["needs"].items()},
+            spec["kind"],
+            stage_kind.find(spec["kind"], package).version,
+            spec["config"],
+            {role: need["key"] for role, need in spec["needs"].items()},
         )
     except FileNotFoundError as error:
-        raise UserError(
-            f"{path} is not there: nobody has said what this stage is to do.", REWRITE
-        ) from error
+        raise UserError(f"{path} does not exist.", REWRITE) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {type(error).__name__} {error}", REWRITE) from error
     if key != folder.name:
         raise UserError(
-            f"{path} does not belong to this folder: it was changed by hand, or is of another version of the code.",
+            f"{path} does not belong to this folder: it was changed by hand, or written by "
+            "another version of the code.",
             REWRITE,
         )
-    return told
+    return spec

@@ -1,10 +1,16 @@
-"""Forks warm workers: one process imports what stages need, and every worker begins as a copy of it.
+"""Fork warm workers from one process that has already imported what stages need.
 
-Importing torch takes seconds of a core, and on a cluster's file system minutes; a copy takes milliseconds, and shares memory.
-The server (`python -m harness.worker --fork-server FD`) computes nothing and touches no GPU: CUDA cannot be used in a copy of a
-process that has begun to use it. Where that has happened all the same, or the server is gone, workers are started afresh.
+Importing torch takes seconds of CPU time, and minutes on a cluster's file system. A fork takes
+milliseconds and shares memory. The server (`python -m harness.worker --fork-server FD`) computes
+nothing and never touches a GPU, because CUDA cannot be used in a fork of a process that has used
+it. If it was used anyway, or the server has died, workers are started as new processes.
 
-It is told by JSON messages over a socket, and ends when its other end is closed.
+The server receives JSON messages over a socket and exits when the other end is closed.
+
+The standard library's `multiprocessing.forkserver` does not replace it: it reaps children at once,
+so the launcher could kill the process group of a reused pid. It also fixes its preloads and its
+environment before the first fork, but the modules to import are known only after the recipe is
+read, and each worker has thread counts and GPUs of its own.
 """
 
 import contextlib
@@ -25,7 +31,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-MOST_BYTES = 1 << 16  # of a message
+MAX_MESSAGE_BYTES = 1 << 16
 NATIVE_CRASH = (
     "native code crashed; some CPU kernels of torch do that for networks narrower than 16 channels: "
     "run `harness doctor`, which checks them"
@@ -37,8 +43,8 @@ CAUSES = {
 }
 
 
-def is_possible() -> bool:
-    """Linux tells when somebody else's child ends, and keeps the borders of messages between processes."""
+def is_supported() -> bool:
+    """Return True on systems with pidfds and sockets that preserve message boundaries (Linux)."""
     return (
         hasattr(os, "pidfd_open")
         and hasattr(socket, "SOCK_SEQPACKET")
@@ -47,61 +53,82 @@ def is_possible() -> bool:
 
 
 class ForkServer:
-    """The launcher's end. Every method raises ConnectionError where the server is gone."""
+    """Client of the server process. Methods raise ConnectionError if the server has died."""
 
     def __init__(self) -> None:
-        self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            # A session of its own: the terminal's Ctrl-C goes to the launcher alone, which asks the workers to save.
+        """Start the server process."""
+        self._link, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with server_end:
+            # A new session: Ctrl-C reaches only the launcher, which asks the workers to save.
             self._process = subprocess.Popen(
                 [
                     sys.executable,
                     "-m",
                     "harness.worker",
                     "--fork-server",
-                    str(theirs.fileno()),
+                    str(server_end.fileno()),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[server_end.fileno()],
                 start_new_session=True,
             )
 
     def prepare(self, modules: Iterable[str], environment: Mapping[str, str]) -> None:
-        """Let it import these while nothing else is asked of it. The environment is that of whatever they load."""
+        """Import modules while the server has no other request. Returns at once.
+
+        Args:
+            modules: names of modules.
+            environment: variables that the modules' libraries read when they load.
+        """
         self._link.send(_message(modules=list(modules), environment=dict(environment)))
 
-    def fork(self, module: str, command: Sequence[str], environment: Mapping[str, str]) -> "Forked":
-        """A worker that has imported `module`, and is otherwise what `command` (python -m harness.worker ...) would start; in a
-        process group of its own."""
-        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            ends = []
-            for own in (1, 0):  # of its stdin we write, of its stdout we read
+    def fork(
+        self, module: str, command: Sequence[str], environment: Mapping[str, str]
+    ) -> "ForkedWorker":
+        """Fork a worker, in a process group of its own.
+
+        Args:
+            module: imported before the fork.
+            command: `python -m harness.worker ...`; the worker behaves as if started by it.
+            environment: variables that override those of the server.
+        """
+        with contextlib.ExitStack() as our_ends, contextlib.ExitStack() as worker_ends:
+            pipes = []
+            for our_side in (1, 0):  # the launcher writes to stdin and reads from stdout
                 pipe = os.pipe()
-                ours.callback(os.close, pipe[own])
-                theirs.callback(os.close, pipe[1 - own])
-                ends.append(pipe)
-            (its_in, our_out), (our_in, its_out) = ends
-            order = _message(module=module, command=list(command), environment=dict(environment))
-            socket.send_fds(self._link, [order], [its_in, its_out])
-            told = self._answer("imported")
-            handle = os.pidfd_open(told["pid"])
-            ours.pop_all()
-        return Forked(self, told["pid"], handle, frozenset(told["imported"]), our_out, our_in)
+                our_ends.callback(os.close, pipe[our_side])
+                worker_ends.callback(os.close, pipe[1 - our_side])
+                pipes.append(pipe)
+            (worker_in, our_out), (our_in, worker_out) = pipes
+            request = _message(module=module, command=list(command), environment=dict(environment))
+            socket.send_fds(self._link, [request], [worker_in, worker_out])
+            reply = self._reply_with("imported")
+            pidfd = os.pidfd_open(reply["pid"])
+            our_ends.pop_all()
+        return ForkedWorker(
+            self, reply["pid"], pidfd, frozenset(reply["imported"]), our_out, our_in
+        )
 
     def reap(self, pid: int) -> int:
-        """The exit code, as subprocess has it, of a worker that has ended or is about to. Until then its number is its own."""
-        self._link.send(_message(reap=pid))
-        while (told := self._answer("code"))["pid"] != pid:
-            pass
-        return int(told["code"])
+        """Wait for a worker to end and return its exit code, negative for a signal.
 
-    def _answer(self, holding: str) -> dict[str, Any]:
-        """The next answer of that kind; one that an interruption has left behind is passed over."""
-        while text := self._link.recv(MOST_BYTES):
-            answer: dict[str, Any] = json.loads(text)
-            if holding in answer:
-                return answer
+        Until this is called an ended worker is a zombie, so that its pid is not reused.
+        """
+        self._link.send(_message(reap=pid))
+        while (reply := self._reply_with("code"))["pid"] != pid:
+            pass
+        return int(reply["code"])
+
+    def _reply_with(self, field: str) -> dict[str, Any]:
+        """Receive the next reply that has the field.
+
+        Others are replies to requests that were interrupted.
+        """
+        while text := self._link.recv(MAX_MESSAGE_BYTES):
+            reply: dict[str, Any] = json.loads(text)
+            if field in reply:
+                return reply
         raise ConnectionError("the fork server has ended")
 
     def __enter__(self) -> Self:
@@ -113,55 +140,79 @@ class ForkServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the server. Its workers continue."""
         self._link.close()
-        self._process.kill()  # at once, also out of an import: it has nothing to save
+        self._process.kill()  # even inside an import: the server has nothing to save
         self._process.wait()
 
 
-class Forked:
-    """A worker: what a launcher uses of `subprocess.Popen`."""
+class ForkedWorker:
+    """A forked worker, with the part of `subprocess.Popen`'s interface that launchers use.
+
+    Attributes:
+        pid: also the id of its process group.
+        imported: modules that were imported before the fork.
+        returncode: exit code once `wait` has returned; None if the server died first.
+    """
 
     def __init__(
         self,
         server: ForkServer,
         pid: int,
-        handle: int,
+        pidfd: int,
         imported: frozenset[str],
-        to_it: int,
-        from_it: int,
+        stdin: int,
+        stdout: int,
     ) -> None:
-        self._server, self.pid, self._handle, self.imported = server, pid, handle, imported
-        self.stdin, self.stdout = os.fdopen(to_it, "wb"), os.fdopen(from_it, "rb")
+        """Take ownership of the descriptors; `stdin` is written to, `stdout` is read."""
+        self._server, self.pid, self._pidfd, self.imported = server, pid, pidfd, imported
+        self.stdin, self.stdout = os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb")
         self.is_reaped = False
         self.returncode: int | None = None
 
     def has_ended(self) -> bool:
-        return self.is_reaped or _is_readable(self._handle, 0)
+        """Return True once the process has exited; does not reap it."""
+        return self.is_reaped or _is_readable(self._pidfd, 0)
 
     def send_signal(self, number: int) -> None:
+        """Send a signal; does nothing if the worker has ended."""
         if not self.is_reaped:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._handle, number)
+                signal.pidfd_send_signal(self._pidfd, number)
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Its exit code; None where the server has died, which alone would know. Raises TimeoutExpired."""
+        """Wait for the worker to end and reap it.
+
+        Args:
+            timeout: seconds; None waits without limit.
+
+        Returns:
+            The exit code, negative for a signal, or None if the server has died: only the server
+            can read it.
+
+        Raises:
+            subprocess.TimeoutExpired: the worker still runs.
+        """
         if self.is_reaped:
             return self.returncode
-        if not _is_readable(self._handle, timeout):
+        if not _is_readable(self._pidfd, timeout):
             raise subprocess.TimeoutExpired("worker", timeout or 0)
         self.is_reaped = True
-        os.close(self._handle)
+        os.close(self._pidfd)
         with contextlib.suppress(OSError):
             self.returncode = self._server.reap(self.pid)
         return self.returncode
 
 
-class Fresh(subprocess.Popen[bytes]):
-    """A worker that was started afresh."""
+class SpawnedWorker(subprocess.Popen[bytes]):
+    """A worker started as a new process."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """environment: beside that of this process."""
-        # A session of its own: the terminal's Ctrl-C goes to us alone, and the whole group can be killed at once.
+        """Start the command, with variables added to those of this process."""
+        # A new session: Ctrl-C reaches only the launcher, and killpg ends the whole group.
         super().__init__(
             command,
             stdin=subprocess.PIPE,
@@ -171,78 +222,92 @@ class Fresh(subprocess.Popen[bytes]):
         )
 
     def has_ended(self) -> bool:
-        """Looked at but not collected: while it is a zombie, no other process can have its group's number."""
+        """Return True once the process has exited; does not reap it.
+
+        A zombie keeps its pid, so that no other process group can have its number.
+        """
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
-def how_it_ended(code: int | None) -> str:
-    """Describe a worker's end: the exit code or the signal, with the likely cause of a signal. code: as subprocess has it."""
+def describe_exit(code: int | None) -> str:
+    """Describe a worker's exit code, with the likely cause of a signal.
+
+    Args:
+        code: as in `subprocess.Popen.returncode`; None if unknown.
+    """
     if code is None:
         return "has ended"
     if code >= 0:
         return f"ended with exit code {code}"
-    killed_by = signal.Signals(-code)
-    cause = CAUSES.get(killed_by)
-    return f"was killed by {killed_by.name}" + (f" ({cause})" if cause else "")
+    number = signal.Signals(-code)
+    cause = CAUSES.get(number)
+    return f"was killed by {number.name}" + (f" ({cause})" if cause else "")
 
 
-def serve(handle: int) -> list[str]:
-    """Answer the launcher. Returns in every worker that it forks, with the arguments for it, and never in the server."""
+def serve(link_fd: int) -> list[str]:
+    """Process requests from the launcher. Runs in the server process.
+
+    Args:
+        link_fd: descriptor of the socket to the launcher.
+
+    Returns:
+        The worker's arguments, in each forked worker. Never returns in the server.
+    """
     from harness.system import environment
 
-    # BLAS keeps threads, and stops them before a fork.
+    # BLAS has threads, but stops them before a fork.
     warnings.filterwarnings(
         "ignore", "This process .* is multi-threaded, use of fork", DeprecationWarning
     )
-    gc.disable()  # imports make no garbage
-    link = socket.socket(fileno=handle)
-    to_do: deque[Callable[[], Any]] = deque()
+    gc.disable()  # imports create no garbage
+    link = socket.socket(fileno=link_fd)
+    pending: deque[Callable[[], Any]] = deque()
     imported: list[str] = []
     while True:
-        if to_do and not _is_readable(link.fileno(), 0):
-            to_do.popleft()()
+        if pending and not _is_readable(link.fileno(), 0):
+            pending.popleft()()
             continue
-        text, handles, _, _ = socket.recv_fds(link, MOST_BYTES, 2)
+        text, worker_fds, _, _ = socket.recv_fds(link, MAX_MESSAGE_BYTES, 2)
         if not text:
             os._exit(0)
-        order = json.loads(text)
-        if "reap" in order:
-            _, status = os.waitpid(order["reap"], 0)
-            link.send(_message(pid=order["reap"], code=os.waitstatus_to_exitcode(status)))
+        request = json.loads(text)
+        if "reap" in request:
+            _, status = os.waitpid(request["reap"], 0)
+            link.send(_message(pid=request["reap"], code=os.waitstatus_to_exitcode(status)))
             continue
-        os.environ.update(order["environment"])
-        if "modules" in order:
-            to_do.extend(partial(_import, name, imported) for name in order["modules"])
-            to_do.append(environment.describe_process)  # what is asked once a process
+        os.environ.update(request["environment"])
+        if "modules" in request:
+            pending.extend(partial(_import, name, imported) for name in request["modules"])
+            pending.append(environment.describe_process)  # cached once per process
             continue
-        _import(order["module"], imported)
-        gc.freeze()  # a copy's collections leave alone what it shares
+        _import(request["module"], imported)
+        gc.freeze()  # collections in the fork leave shared objects untouched
         pid = os.fork()
         if pid == 0:
             gc.enable()
             link.close()
-            _become_worker(*handles)
-            command: list[str] = order["command"]
+            _become_worker(*worker_fds)
+            command: list[str] = request["command"]
             if os.environ.get("CUDA_VISIBLE_DEVICES") and not _can_use_cuda():
                 os.execv(command[0], command)
             return command[command.index("harness.worker") + 1 :]
-        with contextlib.suppress(OSError):  # it may have done so itself, or have ended
+        with contextlib.suppress(OSError):  # the worker has done it itself, or has ended
             os.setpgid(pid, pid)
-        for inherited in handles:
-            os.close(inherited)
+        for fd in worker_fds:
+            os.close(fd)
         link.send(_message(pid=pid, imported=imported))
 
 
 def _become_worker(stdin: int, stdout: int) -> None:
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
-    for handle, number in ((stdin, 0), (stdout, 1)):
-        os.dup2(handle, number)
-        os.close(handle)
+    for fd, number in ((stdin, 0), (stdout, 1)):
+        os.dup2(fd, number)
+        os.close(fd)
 
 
 def _import(name: str, imported: list[str]) -> None:
-    """One that cannot be imported is left to the stage that needs it, which says so where a person looks."""
+    """Import a module. Errors are ignored: the stage that needs it raises them again, in its log."""
     if name not in imported:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
@@ -250,21 +315,21 @@ def _import(name: str, imported: list[str]) -> None:
 
 
 def _can_use_cuda() -> bool:
-    """Not in a copy of a process in which something has begun to use it, be it torch or not."""
+    """Return False in a fork of a process in which torch or another library has used CUDA."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda._is_in_bad_fork():
         return False
     try:
         return bool(ctypes.CDLL("libcuda.so.1").cuInit(0) == 0)
-    except (OSError, AttributeError):  # no driver: the stage says so
+    except (OSError, AttributeError):  # no driver: the stage raises a clear error
         return True
 
 
-def _is_readable(handle: int, timeout_s: float | None) -> bool:
-    waiting = select.poll()
-    waiting.register(handle, select.POLLIN)
-    return bool(waiting.poll(None if timeout_s is None else 1000 * timeout_s))
+def _is_readable(fd: int, timeout_s: float | None) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else 1000 * timeout_s))
 
 
-def _message(**told: Any) -> bytes:
-    return json.dumps(told).encode()
+def _message(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()

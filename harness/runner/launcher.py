@@ -1,55 +1,132 @@
-"""What starts stages: the contract. Each launcher of `harness/launchers/` only ever runs `python -m harness.worker`.
+"""Contract of launchers, which start stages.
 
-`harness/launchers/NAME.py` has `open(settings: LauncherSettings) -> Launcher`.
+A launcher is a module `harness/runner/launchers/NAME.py`. It has `Options`, a subclass of
+`LauncherOptions` with the launcher's own options, and
+`open(settings: LauncherSettings, options: Options) -> Launcher`. Every launcher runs
+`python -m harness.worker` and reports how it ended.
 """
 
-import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.matrix import stage_kind
 from harness.matrix.stage import Stage
 from harness.matrix.stage_kind import STAGES_PACKAGE, StageKind
 from harness.runner.fork_server import ForkServer
+from harness.runner.protocol import Status
 from harness.runner.retry import FailureCause
 from harness.system.folders import Folders
+from writers import names
 from writers.errors import UserError
 
-# OpenMP and BLAS size their pools by these when they load. NUMBA_NUM_THREADS is not among them: it is a ceiling that
-# FFCV must not find below the threads it asks for.
+# OpenMP and BLAS read these when they are loaded. NUMBA_NUM_THREADS is missing on purpose: it is an
+# upper limit, and FFCV fails if it is below the number of threads that FFCV requests.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class LauncherOptions(BaseModel):
+    """Base of a launcher's own options, given as `--launcher-option KEY=VALUE`.
+
+    Each field has a `description`, which serves as its help text.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Options = TypeVar("Options", bound=LauncherOptions)
+
+
+def parse_options(model: type[Options], launcher: str, settings: Sequence[str]) -> Options:
+    """Parse a launcher's own options.
+
+    Args:
+        model: the launcher's `Options`.
+        launcher: the launcher's name, for messages.
+        settings: texts of the form KEY=VALUE.
+
+    Raises:
+        UserError: a text has another form, a key is unknown or repeated, or a value is invalid.
+    """
+    values: dict[str, str] = {}
+    for setting in settings:
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise UserError(
+                f"--launcher-option {setting}: expected KEY=VALUE.", _help(model, launcher)
+            )
+        if not model.model_fields:
+            raise UserError(
+                f"The launcher {launcher} has no options.", f"Remove --launcher-option {setting}."
+            )
+        if key not in model.model_fields:
+            raise names.unknown(f"option of the launcher {launcher}", key, model.model_fields)
+        if key in values:
+            raise UserError(f"--launcher-option {key} is given twice.", "Keep one of the two.")
+        values[key] = value
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:  # a check of several options together
+            message = first["msg"].removeprefix("Value error, ")
+            raise UserError(f"--launcher-option: {message}") from error
+        key = str(first["loc"][0])
+        raise UserError(
+            f"--launcher-option {key}={values[key]}: {first['msg']}.",
+            f"{key}: {model.model_fields[key].description}",
+        ) from error
+
+
+def _help(model: type[LauncherOptions], launcher: str) -> str:
+    if not model.model_fields:
+        return f"The launcher {launcher} has no options."
+    return f"Options of the launcher {launcher}: {', '.join(model.model_fields)}."
 
 
 @dataclass(frozen=True)
 class LauncherSettings:
-    """What a person says about where stages run."""
+    """Settings that all launchers share.
+
+    Attributes:
+        folders: folders of betons, raw data and stages, under the same paths on all machines.
+        num_jobs: stages that run at the same time; None for as many as the machines can run.
+        device: "auto" uses GPUs if there are any.
+        stages_package: package with the code of the stages.
+        checkpoint_minutes: training time between two checkpoints.
+        trace_steps: steps of each pretraining to trace; 0 for no trace.
+        num_threads: CPU threads of a stage; None lets the launcher choose.
+        jobs_per_gpu: stages that may share a GPU.
+        gpus_per_stage: GPUs that train each pretraining together, one process per GPU.
+        began_at: start of the run, by the file system's clock. A stage that another run has failed
+            at since then is not retried. None retries every stage.
+        fork_server: server started early to fork workers on this machine. The launcher owns it.
+    """
 
     folders: Folders
-    num_jobs: int | None = None  # stages side by side; None: what the machine carries
+    num_jobs: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    stages_package: str = STAGES_PACKAGE  # whose modules run the stages
-    checkpoint_minutes: float = 5.0  # of training, between two checkpoints
-    trace_steps: int = 0  # of each pretraining, for a profile; 0: none
-    num_threads: int | None = None  # CPU threads of a stage; None: the launcher's choice
-    jobs_per_gpu: int = 1  # stages that share a GPU
-    options: Mapping[str, str] = field(
-        default_factory=dict
-    )  # what only one launcher knows: ray's address, Slurm's partition
-    gpus_per_stage: int = 1  # of each pretraining, with a process for each GPU
-    began_at: float | None = (
-        None  # of the run, by the file system's clock: what another run has tried and
-    )
-    # failed at since is not tried again. None: everything is
-    fork_server: ForkServer | None = (
-        None  # of workers on this machine, begun early; the launcher's from then on
-    )
+    stages_package: str = STAGES_PACKAGE
+    checkpoint_minutes: float = 5.0
+    trace_steps: int = 0
+    num_threads: int | None = None
+    jobs_per_gpu: int = 1
+    gpus_per_stage: int = 1
+    began_at: float | None = None
+    fork_server: ForkServer | None = None
 
     def worker_command(self, device: str, num_threads: int) -> list[str]:
-        """What starts a warm worker on a machine that sees the same folders under the same paths."""
+        """Return the command of a warm worker, valid on any machine with the same folders.
+
+        Args:
+            device: "cpu" or "cuda:0".
+            num_threads: CPU threads of each stage.
+        """
         return [
             sys.executable,
             "-m",
@@ -75,60 +152,66 @@ class LauncherSettings:
         ]
 
     def stage_kind(self, kind: str) -> StageKind:
-        """Declaration of a kind of stage."""
+        """Return the declaration of a kind of stage."""
         return stage_kind.find(kind, self.stages_package)
 
     def run_module(self, kind: str) -> str:
-        """Name of the module that runs stages of a kind."""
+        """Return the name of the module that runs stages of a kind."""
         return f"{self.stages_package}.{kind}.run"
-
-    def refuse_unknown_options(self, launcher: str, known: Sequence[str]) -> None:
-        """Raises UserError for an option that this launcher does not have: a setting without effect is a mistake."""
-        for name in self.options:
-            if name not in known:
-                has = f"It has {', '.join(known)}." if known else "It has none."
-                raise UserError(f"The launcher {launcher} has no option {name}.", has)
-
-
-def request_line(folder: Path, *, shares_gpu: bool) -> bytes:
-    """What a warm worker is told on its stdin. shares_gpu: other stages may run on the stage's GPU meanwhile."""
-    return f"{json.dumps({'stage': str(folder), 'shares_gpu': shares_gpu})}\n".encode()
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A started stage has come to an end."""
+    """End of a stage that the launcher started.
+
+    Attributes:
+        folder: folder of the stage.
+        status: see `harness.runner.protocol.Status`.
+        message: the most informative line of a failure; error.txt has the rest.
+        cause: cause of a failure.
+    """
 
     folder: Path
-    # stopped: asked to stop, has a checkpoint; busy: another process holds this stage now
-    status: Literal["done", "failed", "stopped", "busy"]
-    message: str = ""  # of a failure: the line that says most; error.txt has the rest
-    cause: FailureCause = ""  # of a failure
+    status: Status
+    message: str = ""
+    cause: FailureCause = ""
 
 
 class Launcher(Protocol):
-    """A context manager: leaving it ends every worker, gently first, and leaves no process behind."""
+    """Starts stages. A context manager: on exit it ends all workers and leaves no process behind.
+
+    Attributes:
+        settings: the settings it was opened with.
+    """
 
     settings: LauncherSettings
 
     @property
     def num_slots(self) -> int:
-        """About how many stages run side by side, for people."""
+        """Approximate number of stages that run at the same time, for display."""
 
     def prefetch(self, kinds: Collection[str]) -> None:
-        """Stages of these kinds are to come: a hint, to load what they need."""
+        """Import the code of these kinds ahead of time; a hint that may be ignored."""
 
     def can_start(self, stage: Stage) -> bool:
-        """Whether this stage may start now. Asked of one for all that are like it (`harness.runner.gpu_packing`)."""
+        """Return True if this stage may start now.
+
+        The answer must be the same for all stages with the same
+        `harness.runner.gpu_packing.resource_key`.
+        """
 
     def start(self, stage: Stage, folder: Path) -> None:
-        """Run the stage, whose orders are in its folder. Only called where `can_start` says yes."""
+        """Run the stage whose stage.json is in `folder`. Requires `can_start`."""
 
     def wait(self, timeout_s: float) -> list[Finished]:
-        """What has finished, waiting at most so long for the first."""
+        """Return the stages that have ended, waiting at most `timeout_s` for the first."""
 
     def stop(self, grace_s: float) -> list[Finished]:
-        """Ask what runs to save and stop; kill after the grace time. Returns how each ended."""
+        """Ask running stages to save and stop; kill them after the grace time.
+
+        Returns:
+            How each stage ended.
+        """
 
     def __enter__(self) -> Self: ...
 

@@ -1,9 +1,11 @@
-"""Who works in a stage's folder, also where several hosts share it over NFS: a lease that expires when its host dies.
+"""Give a stage's folder to one worker at a time, even if several hosts share it over NFS.
 
-On one host the operating system's lock (`harness.runner.lock`) settles it and dies with its process. Between hosts a lease does:
-a file `lease-NUMBER`, made exclusively, whose time its holder renews. Numbers only rise: whoever finds a lease dead makes
-the next number, which one of several can do, and an earlier holder that wakes up sees the higher number and stops. Times
-are those of the file system (of the NFS server), so that the clocks of the hosts do not matter.
+Workers of one host exclude each other by an operating-system lock (`harness.runner.lock`), which
+ends with its process. Hosts exclude each other by a lease: a file `lease-NUMBER`, created
+exclusively, whose modification time the holder renews. Numbers only increase. A process that
+finds an expired lease creates the next number; only one of several can. A previous holder that
+resumes sees the higher number and stops. All times come from the file system (on NFS, from the
+server), so that clocks of the hosts do not matter.
 """
 
 import errno
@@ -19,14 +21,20 @@ from pathlib import Path
 
 from harness.runner import lock
 
-BEAT_S = 15.0  # how often a holder renews its lease
-EXPIRES_S = 120.0  # a lease that has not been renewed for so long is dead: 8 missed beats
+BEAT_S = 15.0  # interval between renewals
+EXPIRES_S = 120.0  # a lease not renewed for this long has expired: 8 missed renewals
 PREFIX = "lease-"
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease. `boot` names one run of one kernel: containers of a host share it, machines never do."""
+    """Process that holds a lease.
+
+    Attributes:
+        host: host name.
+        boot: id of one boot of one kernel. Containers of a machine share it; machines never do.
+        pid: process id on that host.
+    """
 
     host: str
     boot: str
@@ -34,6 +42,7 @@ class Holder:
 
     @classmethod
     def me(cls) -> "Holder":
+        """Return this process."""
         boot = ""
         with suppress(OSError):
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -43,7 +52,7 @@ class Holder:
 
 @dataclass
 class Lease:
-    """A lease that this process holds. Renewed by `beat`, which a thread calls."""
+    """Lease held by this process; a thread calls `beat` to renew it."""
 
     path: Path
     expires_s: float = EXPIRES_S
@@ -51,13 +60,16 @@ class Lease:
     _lost: bool = False
 
     def is_lost(self) -> bool:
-        """Whether another host may have taken over: then leave the folder alone."""
+        """Return True if another host may have taken over; the folder must then be left alone."""
         if not self._lost and time.monotonic() - self.renewed_at > self.expires_s / 2:
-            self.beat()  # this process was not scheduled for long
+            self.beat()  # this process was not scheduled for a long time
         return self._lost
 
     def beat(self) -> None:
-        """Renew the lease, or learn that it is lost. A file server that does not answer is asked again at the next beat."""
+        """Renew the lease, or record that it is lost.
+
+        If the file server does not respond, the next beat tries again.
+        """
         try:
             os.utime(self.path)
             self._lost = self._lost or _newest(self.path.parent) != self.path
@@ -72,50 +84,60 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Let others have it at once. The file stays, because numbers only rise; a time of 0 is that of no holder."""
+        """Free the folder at once.
+
+        The file stays, because numbers only increase; a time of 0 marks it as released.
+        """
         with suppress(OSError):
             os.utime(self.path, (0, 0))
 
 
 @contextmanager
 def hold(folder: Path, beat_s: float = BEAT_S) -> Iterator[Lease | None]:
-    """Hold the folder inside the block. Yields None, at once, where another process of any host holds it."""
+    """Hold the folder inside the block. Yields None at once if any other process holds it.
+
+    Args:
+        folder: folder of a stage; created if it does not exist.
+        beat_s: interval between renewals.
+    """
     with lock.hold(folder) as locked:
         lease = take(folder, Holder.me()) if locked else None
         if lease is None:
             yield None
             return
-        over = threading.Event()
-        thread = threading.Thread(target=_keep, args=(lease, over, beat_s), daemon=True)
+        stopped = threading.Event()
+        thread = threading.Thread(target=_renew_until, args=(stopped, lease, beat_s), daemon=True)
         thread.start()
         try:
             yield lease
         finally:
-            over.set()
+            stopped.set()
             thread.join()
             lease.release()
 
 
 def take(folder: Path, me: Holder, expires_s: float = EXPIRES_S) -> Lease | None:
-    """The folder's lease, or None where it is held elsewhere. The caller holds the folder's lock on this host."""
-    known = _newest(folder)
+    """Create the folder's next lease, or return None if another host holds it.
+
+    The caller must hold the folder's lock on this host.
+    """
+    newest = _newest(folder)
     if (
-        known is not None
-        and (holder := _holder(known)) is not None
-        and holder.boot != me.boot
-        and _is_fresh(known, expires_s)
+        newest is not None
+        and (holder := _holder(newest)) is not None
+        and holder.boot != me.boot  # a lease of this host is dead: its process lost the lock
+        and _is_fresh(newest, expires_s)
     ):
-        return None  # the lease of a process of this host is dead: we have its lock
-    path = folder / f"{PREFIX}{(_number(known) if known else 0) + 1:06d}"
+        return None
+    path = folder / f"{PREFIX}{(_number(newest) if newest else 0) + 1:06d}"
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
         return None
     with os.fdopen(handle, "w") as file:
         file.write(json.dumps(asdict(me)) + "\n")
-    if (
-        _newest(folder) != path
-    ):  # we saw an old list, and the next number had been used and removed again
+    if _newest(folder) != path:
+        # The first listing was outdated: this number had been used and removed before.
         path.unlink(missing_ok=True)
         return None
     for old in _leases(folder):
@@ -125,38 +147,41 @@ def take(folder: Path, me: Holder, expires_s: float = EXPIRES_S) -> Lease | None
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """Who holds the folder's lease or held it last."""
-    known = _newest(folder)
-    return _holder(known) if known is not None else None
+    """Return the current or last holder of the folder; None if there was none."""
+    newest = _newest(folder)
+    return _holder(newest) if newest is not None else None
 
 
 def is_held(folder: Path) -> bool:
-    """Whether some process of any host works in the folder now."""
+    """Return True if a process of any host works in the folder now."""
     if lock.is_held(folder):
         return True
-    known = _newest(folder)
-    if known is None or (holder := _holder(known)) is None or holder.boot == Holder.me().boot:
+    newest = _newest(folder)
+    if newest is None or (holder := _holder(newest)) is None or holder.boot == Holder.me().boot:
         return False
-    return _is_fresh(known, EXPIRES_S)
+    return _is_fresh(newest, EXPIRES_S)
 
 
 def file_system_time(path: Path) -> float:
-    """The time now, in seconds, by the clock that stamps files where `path` lies. Touches `path`."""
+    """Return the current time by the clock of the file system that holds `path`, in seconds.
+
+    Touches `path`. If it cannot be written, the time is that of this host's clock.
+    """
     try:
         path.touch()
         return path.stat().st_mtime
-    except OSError:  # not ours to write: this host's clock must do
+    except OSError:
         return time.time()
 
 
-def _keep(lease: Lease, over: threading.Event, beat_s: float) -> None:
-    while not over.wait(beat_s):
+def _renew_until(stopped: threading.Event, lease: Lease, beat_s: float) -> None:
+    while not stopped.wait(beat_s):
         lease.beat()
 
 
 def _is_fresh(path: Path, expires_s: float) -> bool:
     try:
-        with path.open() as file:  # opened: NFS then asks the server and not its cache
+        with path.open() as file:  # opening makes NFS query the server instead of its cache
             renewed = os.fstat(file.fileno()).st_mtime
     except OSError:
         return False
@@ -164,7 +189,11 @@ def _is_fresh(path: Path, expires_s: float) -> bool:
 
 
 def _holder(path: Path) -> Holder | None:
-    """Who made the lease. One that cannot be read was made this moment, or by a host that died at it: of no host we know."""
+    """Read the holder of a lease.
+
+    An unreadable lease is being written now, or its host died while writing it. It counts as the
+    lease of an unknown host.
+    """
     try:
         return Holder(**json.loads(path.read_text()))
     except FileNotFoundError:

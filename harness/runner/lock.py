@@ -1,4 +1,4 @@
-"""One worker of this host per stage folder: an operating-system lock that dies with the process that holds it."""
+"""Lock a stage's folder on this host. The operating system releases it when the holder dies."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ FILE_NAME = "lock"
 
 @contextmanager
 def hold(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock inside the block. Yields False, at once, where another process holds it."""
+    """Hold the folder's lock inside the block. Yields False at once if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -22,13 +22,12 @@ def hold(folder: Path) -> Iterator[bool]:
             return
         yield True
     finally:
-        os.close(
-            handle
-        )  # and with it the lock; the file stays, so that all who come lock the same one
+        # Closing releases the lock. The file stays, so that all processes lock the same one.
+        os.close(handle)
 
 
 def is_held(folder: Path) -> bool:
-    """Whether some process works in the folder now."""
+    """Return True if a process of this host holds the folder's lock."""
     try:
         handle = os.open(folder / FILE_NAME, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

@@ -1,6 +1,6 @@
-"""Runs one stage on whatever machine a cluster chose, and brings the answer back: what the ray and slurm launchers share.
+"""Run one stage on a machine of a cluster and return its answer; shared by ray and slurm.
 
-The worker ends when this process does, also by SIGKILL: its stdin closes.
+The worker ends when this process does, even after SIGKILL, because its stdin is closed.
 """
 
 import contextlib
@@ -13,28 +13,43 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from harness.matrix.stage import FILE_NAME
 from harness.runner.fork_server import ForkedWorker, ForkServer, SpawnedWorker, describe_exit
-from harness.runner.launcher import (
-    THREAD_VARIABLES,
-    Finished,
-    LauncherSettings,
-    request_line,
-)
+from harness.runner.launcher import THREAD_VARIABLES, Finished, LauncherSettings
+from harness.runner.protocol import Answer, Status, request_line
+from harness.runner.retry import FailureCause
 from harness.runner.signals import STOPPED
 
-SAVE_S = 20.0  # for a stage that is asked to stop to write its checkpoint
-LOOK_EVERY_S = 0.5  # while waiting: so that signals are seen
+SAVE_S = 20.0  # time for a stage to write its checkpoint after it was asked to stop
+POLL_S = 0.5  # maximum wait between two checks for signals
+
+
+class RemoteAnswer(TypedDict):
+    """Outcome of a `RemoteAttempt`; see `harness.runner.protocol.Answer`."""
+
+    status: Status
+    cause: FailureCause
+    message: str
 
 
 @dataclass(frozen=True)
 class WorkerRequest:
-    """A stage's folder, and the command that starts a worker for it. Pickled on its way to the machine."""
+    """Everything needed to run a stage on another machine; it is pickled.
+
+    Attributes:
+        folder: folder of the stage.
+        command: command that starts a worker.
+        module: module with the stage's code.
+        num_threads: CPU threads of the stage.
+        on_gpu: the stage uses a GPU.
+        shares_gpu: other stages may run on the same GPU.
+    """
 
     folder: Path
     command: tuple[str, ...]
-    module: str  # of the stage's code
+    module: str
     num_threads: int
     on_gpu: bool
     shares_gpu: bool
@@ -43,40 +58,55 @@ class WorkerRequest:
     def of(
         cls, folder: Path, settings: LauncherSettings, num_threads: int, *, gpus: bool
     ) -> "WorkerRequest":
-        """gpus: whether the cluster has any for this run."""
+        """Create the request for the stage in `folder`.
+
+        Args:
+            folder: folder of the stage.
+            settings: settings of the launcher.
+            num_threads: CPU threads of the stage.
+            gpus: the cluster has GPUs for this run.
+        """
         on_gpu = gpus and settings.stage_kind(folder.parent.name).needs_gpu
-        command = settings.worker_command("cuda:0" if on_gpu else "cpu", num_threads)
-        module = settings.run_module(folder.parent.name)
         return cls(
             folder,
-            tuple(command),
-            module,
+            tuple(settings.worker_command("cuda:0" if on_gpu else "cpu", num_threads)),
+            settings.run_module(folder.parent.name),
             num_threads,
             on_gpu,
             on_gpu and settings.jobs_per_gpu > 1,
         )
 
 
-def finished(folder: Path, answer: dict[str, Any]) -> Finished:
-    """What `RemoteAttempt.run` brought back, for the executor."""
+def finished(folder: Path, answer: RemoteAnswer) -> Finished:
+    """Convert the outcome of a `RemoteAttempt` for the executor."""
     return Finished(folder, answer["status"], answer["message"], answer["cause"])
 
 
 class RemoteAttempt:
-    """One attempt at a stage. `run` answers; `stop`, from a signal handler or another thread, makes it save and answer soon."""
+    """One attempt at a stage.
 
-    def __init__(self, order: WorkerRequest, fork_server: ForkServer | None = None) -> None:
-        """fork_server: on this machine, where its process runs one attempt after another."""
-        self.order, self.fork_server = order, fork_server
+    `run` blocks until the stage ends. `stop`, called from a signal handler or another thread,
+    makes the stage save and `run` return soon.
+    """
+
+    def __init__(self, request: WorkerRequest, fork_server: ForkServer | None = None) -> None:
+        """Prepare the attempt.
+
+        Args:
+            request: the stage to run.
+            fork_server: server on this machine, if this process runs several attempts in turn.
+        """
+        self.request, self.fork_server = request, fork_server
         self.process: ForkedWorker | SpawnedWorker | None = None
 
-    def run(self) -> dict[str, Any]:
-        """{"status", "cause", "message"} as of `harness.runner.launcher.Finished`. An interruption stops the stage, then goes on."""
-        if not (self.order.folder / "stage.json").exists():
+    def run(self) -> RemoteAnswer:
+        """Run the stage. An interruption stops the stage first and is then raised again."""
+        folder = self.request.folder
+        if not (folder / FILE_NAME).exists():
             return _failed(
                 "mistake",
-                f"{socket.gethostname()} does not see {self.order.folder}: --runs-dir, --data-dir and "
-                f"--raw-dir must lie on a file system that all machines share, under the same paths.",
+                f"{socket.gethostname()} cannot read {folder}: --runs-dir, --data-dir and "
+                "--raw-dir must be on a file system that all machines share, under the same paths.",
             )
         self._start()
         try:
@@ -94,68 +124,65 @@ class RemoteAttempt:
             self.process.send_signal(signal.SIGTERM)
 
     def stop_and_wait(self) -> None:
-        """Ask the stage to save, and wait until it has or its time is over."""
+        """Ask the stage to save, and wait at most SAVE_S until the worker has ended."""
         self.stop()
         if self.process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(SAVE_S)
 
     def _start(self) -> None:
-        variables = dict.fromkeys(THREAD_VARIABLES, str(self.order.num_threads))
-        if not self.order.on_gpu:
+        variables = dict.fromkeys(THREAD_VARIABLES, str(self.request.num_threads))
+        if not self.request.on_gpu:
             variables["CUDA_VISIBLE_DEVICES"] = ""
-        elif (
-            "CUDA_VISIBLE_DEVICES" in os.environ
-        ):  # the cluster's choice; the fork server has that of an earlier stage
+        elif "CUDA_VISIBLE_DEVICES" in os.environ:
+            # Chosen by the cluster; the fork server still has that of an earlier stage.
             variables["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
         if self.fork_server is not None:
-            with contextlib.suppress(OSError):  # it has died: then without
+            with contextlib.suppress(OSError):  # the server has died
                 self.process = self.fork_server.fork(
-                    self.order.module, self.order.command, variables
+                    self.request.module, self.request.command, variables
                 )
         if self.process is None:
-            self.process = SpawnedWorker(self.order.command, variables)
+            self.process = SpawnedWorker(self.request.command, variables)
         assert self.process.stdin is not None
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # it died at its start: its output ends, which is an answer too
+        # If the worker has died already, its output ends, which `_answer` handles.
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(
-                request_line(self.order.folder, shares_gpu=self.order.shares_gpu)
+                request_line(self.request.folder, shares_gpu=self.request.shares_gpu)
             )
             self.process.stdin.flush()
 
-    def _answer(self, at_most_s: float | None) -> dict[str, Any]:
-        """The worker's answer, or what became of it. The stdin stays open meanwhile: its end would stop the stage."""
+    def _answer(self, timeout_s: float | None) -> RemoteAnswer:
+        """Wait for the worker's answer or end. Keeps stdin open, because its end stops the stage."""
         assert self.process is not None and self.process.stdout is not None
         output, text, started = self.process.stdout.fileno(), b"", time.monotonic()
-        while at_most_s is None or time.monotonic() - started < at_most_s:
-            if not select.select([output], [], [], LOOK_EVERY_S)[0]:
+        while timeout_s is None or time.monotonic() - started < timeout_s:
+            if not select.select([output], [], [], POLL_S)[0]:
                 continue
             chunk = os.read(output, 65536)
             text += chunk
             if b"\n" in text:
-                answer: dict[str, Any] = json.loads(text)
-                return {name: answer[name] for name in ("status", "cause", "message")}
+                answer: Answer = json.loads(text)
+                return {
+                    "status": answer["status"],
+                    "cause": answer["cause"],
+                    "message": answer["message"],
+                }
             if not chunk:
                 code = self.process.wait()
-                if code == STOPPED:  # between two stages
+                if code == STOPPED:  # stopped before the stage began
                     return {"status": "stopped", "cause": "", "message": ""}
                 return _failed(
                     "lost",
-                    f"The worker process on {socket.gethostname()} {describe_exit(code)}; its output is in "
-                    f"{self.order.folder / 'log.txt'}",
+                    f"The worker process on {socket.gethostname()} {describe_exit(code)}; its "
+                    f"output is in {self.request.folder / 'log.txt'}",
                 )
-        return _failed(
-            "lost", f"The stage did not stop within {at_most_s:.0f} s of being asked to."
-        )
+        return _failed("lost", f"The stage did not stop within {timeout_s:.0f} s.")
 
     def _end(self) -> None:
-        """End the worker and all that it has started."""
-        assert (
-            self.process is not None
-            and self.process.stdin is not None
-            and self.process.stdout is not None
-        )
+        """End the worker and all processes that it has started."""
+        assert self.process is not None
+        assert self.process.stdin is not None and self.process.stdout is not None
         with contextlib.suppress(OSError):
             self.process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -166,5 +193,5 @@ class RemoteAttempt:
         self.process.stdout.close()
 
 
-def _failed(cause: str, message: str) -> dict[str, Any]:
+def _failed(cause: FailureCause, message: str) -> RemoteAnswer:
     return {"status": "failed", "cause": cause, "message": message}

@@ -1,6 +1,7 @@
-"""One JSON record per stage: numbers, units, environment, timing. The only thing a report reads.
+"""Read and write the record of a finished stage: numbers, units, environment, timing.
 
-`result.json` is written last and atomically: a stage is done if and only if it exists.
+`result.json` is written last and atomically: a stage is done if and only if it exists. Reports
+read nothing else.
 """
 
 import json
@@ -17,49 +18,78 @@ from writers.errors import UserError
 
 SCHEMA = 1
 FILE_NAME = "result.json"
-MOST_SAMPLED = 200  # results of a kind: to read thousands would take longer than a plan may
+MAX_SAMPLED = 200  # results per kind; reading thousands would make `harness plan` slow
+RERUN = "Delete that stage's folder to run it again."
 
 
 class Result(BaseModel):
-    """What a stage leaves behind. Accuracies are fractions; fields carry their units in their names."""
+    """Result of a stage. Accuracies are fractions; field names carry units.
+
+    Attributes:
+        schema_version: version of these fields.
+        kind: write, rank, pretrain, adopt, evaluate, features, score, ...
+        key: the stage's hash.
+        name: for display: transfer/pets/full/minus10/eps0.5/seed0.
+        axes: subset, eps, seed, arch, target, method: those that apply.
+        config: the stage's resolved settings.
+        needs: role -> key of the stage that filled it.
+        inputs: role/file -> sha256 of the needed stages' outputs: betons, weights, features.
+        outputs: file -> sha256 of files that this stage wrote for others.
+        recipe: path, relative to $HARNESS_RUNS, of the resolved recipe that requested the stage.
+        metrics: numbers of the stage; see `harness/stages/<kind>/`.
+        timing: seconds and rates of the stage's parts.
+        environment: versions, machine and device.
+        retries: cause of earlier failed attempts -> their number: lost, out_of_memory, preempted.
+        started_at: ISO 8601, UTC.
+        gpu_memory_bytes: peak of the memory that torch reserved on its GPU; None without a GPU.
+        gpu_busy: fraction of the stage's time in which a kernel ran on its GPU. None if NVML is
+            missing, or if other stages shared the GPU.
+        import_s: time to import the stage's code; about 0 unless it is a worker's first stage of
+            its kind.
+        wall_s: the stage's own work, without imports, leases and writing this record.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, ser_json_inf_nan="constants", defer_build=True
     )
 
     schema_version: int = SCHEMA
-    kind: str  # write, rank, pretrain, adopt, evaluate, features, score, ...
-    key: str  # the stage's hash
-    name: str  # for people: transfer/pets/full/minus10/eps0.5/seed0
-    axes: dict[str, Any]  # subset, eps, seed, arch, target, method: those that apply
-    config: dict[str, Any]  # the stage's resolved settings
-    needs: dict[str, str]  # role -> key of the stage that filled it
-    inputs: dict[
-        str, str
-    ] = {}  # role/file -> sha256 of what the needed stages left: betons, weights, features
-    outputs: dict[str, str] = {}  # file -> sha256 of what this one left for others
-    recipe: str = ""  # under $HARNESS_RUNS: the resolved text of the recipe that asked for it
+    kind: str
+    key: str
+    name: str
+    axes: dict[str, Any]
+    config: dict[str, Any]
+    needs: dict[str, str]
+    inputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+    recipe: str = ""
     metrics: dict[str, Any]
     timing: dict[str, Any] = {}
     environment: dict[str, Any]
-    retries: dict[
-        str, int
-    ] = {}  # what made earlier attempts fail -> how often: lost, out_of_memory, preempted
-    started_at: str  # ISO 8601, UTC
-    gpu_memory_bytes: int | None = None  # the most that torch had reserved of its GPU
-    gpu_busy: float | None = (
-        None  # share of the stage's time in which a kernel ran; None: no NVML, or others ran there, too
-    )
-    import_s: float = 0.0  # loading the stage's code: of the first stage of its kind in a worker
-    wall_s: float  # the stage's own work: without imports, leases and writing this
+    retries: dict[str, int] = {}
+    started_at: str
+    gpu_memory_bytes: int | None = None
+    gpu_busy: float | None = None
+    import_s: float = 0.0
+    wall_s: float
 
 
 def save(result: Result, folder: Path) -> None:
+    """Write the result atomically.
+
+    Raises:
+        ValueError: a number is not finite.
+        OSError: the folder cannot be written.
+    """
     write_json(folder / FILE_NAME, result.model_dump(mode="json"))
 
 
 def load(folder: Path) -> Result | None:
-    """The stage's result, or None where the stage is not done. A damaged or foreign record is a UserError."""
+    """Read the stage's result; None if the stage is not done.
+
+    Raises:
+        UserError: the record is damaged, has another schema, or belongs to another stage.
+    """
     path = folder / FILE_NAME
     try:
         text = path.read_text()
@@ -70,26 +100,25 @@ def load(folder: Path) -> Result | None:
         if isinstance(record, dict) and record.get("schema_version") != SCHEMA:
             raise UserError(
                 f"{path} has schema {record.get('schema_version')}, this harness reads {SCHEMA}.",
-                "Delete that stage's folder to run it again.",
+                RERUN,
             )
-        found = Result.model_validate(record)
+        loaded = Result.model_validate(record)
     except (json.JSONDecodeError, ValidationError) as error:
         raise UserError(
-            f"{path} is not a result this harness wrote: {str(error).splitlines()[0]}",
-            "Delete that stage's folder to run it again.",
+            f"{path} is not a result this harness wrote: {str(error).splitlines()[0]}", RERUN
         ) from error
-    if found.key != folder.name:
-        raise UserError(
-            f"{path} is the result of another stage, {found.key}.",
-            "Delete that stage's folder to run it again.",
-        )
-    return found
+    if loaded.key != folder.name:
+        raise UserError(f"{path} is the result of another stage, {loaded.key}.", RERUN)
+    return loaded
 
 
 def sample(runs: Path, kind: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Folder and record of results of a kind, MOST_SAMPLED at most: to learn from what has run. One that cannot be read is
-    passed over: whoever needs it says so."""
-    for file in islice((runs / "stages" / kind).glob(f"*/{FILE_NAME}"), MOST_SAMPLED):
+    """Iterate over folder and record of at most MAX_SAMPLED results of a kind.
+
+    The records serve as measurements of earlier stages and are not validated. Skips unreadable
+    records; their consumer raises.
+    """
+    for file in islice((runs / "stages" / kind).glob(f"*/{FILE_NAME}"), MAX_SAMPLED):
         with suppress(OSError, ValueError):
             if isinstance(record := json.loads(file.read_text()), dict):
                 yield file.parent, record

@@ -1,6 +1,7 @@
-"""Which failures are worth another try, when, and what is kept of them: preemption, lost workers, memory that ran out.
+"""Decide which failures are retried and when, and record failed attempts in the stage's folder.
 
-A person's mistake and a bug would fail again, so they are not tried again before the next run.
+Preemption, lost workers and exhausted memory are retried. User errors and bugs would fail again,
+so they are not retried before the next run.
 """
 
 import json
@@ -11,74 +12,91 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
-from harness.runner import stage_state as done
+from harness.runner import stage_state
 from harness.system.atomic_write import write_atomically, write_json
 
-FILE_NAME = (
-    "attempts.json"  # of a stage: [{"cause", "message", "at"}], the attempts that came to nothing
-)
-Cause = Literal["", "mistake", "bug", "lost", "out_of_memory", "preempted"]
+FILE_NAME = "attempts.json"  # list of FailedAttempt
+FailureCause = Literal["", "mistake", "bug", "lost", "out_of_memory", "preempted", "cancelled"]
+
+
+class FailedAttempt(TypedDict):
+    """Record of an attempt at a stage that did not finish."""
+
+    cause: FailureCause
+    message: str
+    at: str  # ISO 8601, UTC
 
 
 @dataclass(frozen=True)
-class Policy:
-    """How often a stage is tried again for each cause, and the wait before: first_wait_s, then `factor` times the last."""
+class RetryPolicy:
+    """Number of retries of a stage within a run, and the wait before each.
 
-    most: int = 3
+    Attributes:
+        max_retries: after lost workers and exhausted memory, together.
+        first_wait_s: wait before the first retry, and before every retry after preemption.
+        factor: each further wait is this many times the last one.
+    """
+
+    max_retries: int = 3
     first_wait_s: float = 5.0
     factor: float = 4.0
 
-    def wait_s(self, cause: Cause, earlier: Mapping[Cause, int]) -> float | None:
-        """Seconds to wait; None: not again. `earlier` counts this run's attempts at the stage that came to nothing.
+    def wait_s(self, cause: FailureCause, earlier: Mapping[FailureCause, int]) -> float | None:
+        """Return the seconds to wait before the next attempt; None if there is to be none.
 
-        A preempted stage has saved its state and goes on from there, so that is never too often.
+        A preempted stage has saved its state and resumes from it, so it is always retried.
+
+        Args:
+            cause: cause of the last failure.
+            earlier: number of earlier failed attempts at the stage in this run, by cause.
         """
         if cause == "preempted":
             return self.first_wait_s
-        tried = earlier.get("lost", 0) + earlier.get("out_of_memory", 0)
-        if cause not in ("lost", "out_of_memory") or tried >= self.most:
+        num_retries = earlier.get("lost", 0) + earlier.get("out_of_memory", 0)
+        if cause not in ("lost", "out_of_memory") or num_retries >= self.max_retries:
             return None
-        return float(self.first_wait_s * self.factor**tried)
+        return float(self.first_wait_s * self.factor**num_retries)
 
 
-def note(folder: Path, cause: Cause, message: str) -> None:
-    """Keep that an attempt at the stage in `folder` came to nothing, for its result and for `harness status`.
+def record_attempt(folder: Path, cause: FailureCause, message: str) -> None:
+    """Record a failed attempt that will be retried, for the result and for `harness status`.
 
-    It is to be tried again, so an error.txt goes: one of several processes may have left it, which knew less than another.
+    Deletes error.txt: one of several processes may have written it, with a less precise cause.
     """
-    kept = [
-        *_attempts(folder),
-        {
-            "cause": cause,
-            "message": message,
-            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        },
-    ]
+    attempt: FailedAttempt = {
+        "cause": cause,
+        "message": message,
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    attempts = [*_attempts(folder), attempt]
     with suppress(OSError):  # a full disk must not end the whole run
-        (folder / done.ERROR_FILE).unlink(missing_ok=True)
-        write_json(folder / FILE_NAME, kept)
+        (folder / stage_state.ERROR_FILE).unlink(missing_ok=True)
+        write_json(folder / FILE_NAME, attempts)
 
 
 def counts(folder: Path) -> dict[str, int]:
-    """Cause -> attempts at the stage that came to nothing."""
+    """Count the failed attempts at a stage by cause."""
     return dict(Counter(attempt["cause"] for attempt in _attempts(folder)))
 
 
 def give_up(folder: Path, message: str) -> None:
-    """Leave error.txt, unless the worker has written one that says more. A full disk must not end the whole run."""
-    if (folder / done.ERROR_FILE).exists():
+    """Write error.txt unless the worker has written a more detailed one.
+
+    A full disk must not end the whole run, so an OSError is printed and not raised.
+    """
+    if (folder / stage_state.ERROR_FILE).exists():
         return
     try:
-        write_atomically(folder / done.ERROR_FILE, f"{message}\n".encode())
+        write_atomically(folder / stage_state.ERROR_FILE, f"{message}\n".encode())
     except OSError as error:
-        print(f"{folder / done.ERROR_FILE} could not be written: {error}", file=sys.stderr)
+        print(f"Cannot write {folder / stage_state.ERROR_FILE}: {error}", file=sys.stderr)
 
 
-def _attempts(folder: Path) -> list[dict[str, str]]:
+def _attempts(folder: Path) -> list[FailedAttempt]:
     try:
-        kept = json.loads((folder / FILE_NAME).read_text())
-        return [{"cause": str(attempt["cause"])} | attempt for attempt in kept]
+        attempts: list[FailedAttempt] = json.loads((folder / FILE_NAME).read_text())
+        return [attempt for attempt in attempts if isinstance(attempt["cause"], str)]
     except (OSError, ValueError, TypeError, KeyError):
         return []

@@ -1,15 +1,16 @@
-"""The best models of a zoo by a cheap score, and the stages that run for those only.
+"""Select the best models by a cheap score, and skip the stages of all others.
 
-A shortlist is a stage of its own. It takes what scores there are: of a model that failed there are none, and it is left out,
-by name. Stages that are gated by it (`Stage.only_if`) do not run for models outside; they are neither done nor failed, they
-are skipped, and no file says so: whoever asks reads the shortlist. The gate is no part of their keys, so that a model that
-joins the zoo does not undo what has been computed for the others.
+A shortlist is a stage of its own. It uses the scores that exist: a model that failed has none, and
+the shortlist names it as left out. Stages gated by a shortlist (`Stage.gated_by`) do not run for
+models outside it. They are neither done nor failed but skipped; no file records that, so it is
+always derived from the shortlist. The gate is not part of their keys: a model that is added does
+not invalidate what was computed for the others.
 """
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from harness.matrix.stage import Stage
 from harness.runner import result
@@ -17,57 +18,81 @@ from harness.runner import result
 KIND = "shortlist"
 
 
-def rank(values: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Models by their mean rank over the targets, the best first: of equal ones the higher mean score, then the name.
+class RankedModel(TypedDict):
+    """Row of a shortlist's ranking.
 
-    values: model -> target -> score, larger is better; every model has every target. Ranks count from 1, equal scores share
-    the mean of their ranks: scores of different targets have different scales.
+    mean_rank counts from 1; mean_score and scores (target -> score) are in the score's unit.
+    """
+
+    model: str
+    mean_rank: float
+    mean_score: float
+    scores: dict[str, float]
+
+
+def rank(values: Mapping[str, Mapping[str, float]]) -> list[RankedModel]:
+    """Order models by their mean rank over the targets, best first.
+
+    Ranks are averaged instead of scores because scores of different targets have different scales.
+    Equal scores share the mean of their ranks. Ties in the mean rank are broken by the higher mean
+    score, then by name.
+
+    Args:
+        values: model -> target -> score, larger is better; every model has every target.
     """
     ranks: dict[str, list[float]] = {model: [] for model in values}
     for target in next(iter(values.values()), {}):
         scores = {model: of_model[target] for model, of_model in values.items()}
         for model, score in scores.items():
-            above = sum(other > score for other in scores.values())
-            equal = sum(other == score for other in scores.values())
-            ranks[model].append(above + (equal + 1) / 2)
+            num_better = sum(other > score for other in scores.values())
+            num_equal = sum(other == score for other in scores.values())
+            ranks[model].append(num_better + (num_equal + 1) / 2)
     rows = [
-        {
-            "model": model,
-            "mean_rank": sum(ranks[model]) / len(ranks[model]),
-            "mean_score": sum(scores.values()) / len(scores),
-            "scores": dict(scores),
-        }
+        RankedModel(
+            model=model,
+            mean_rank=sum(ranks[model]) / len(ranks[model]),
+            mean_score=sum(scores.values()) / len(scores),
+            scores=dict(scores),
+        )
         for model, scores in values.items()
     ]
     return sorted(rows, key=lambda row: (row["mean_rank"], -row["mean_score"], row["model"]))
 
 
 def chosen(stage: Stage, runs: Path) -> frozenset[str] | None:
-    """The models on the shortlist of that stage; None where it is not there yet."""
+    """Return the models on a shortlist; None if the shortlist does not exist yet."""
     metrics = _metrics(stage.folder(runs))
     return None if metrics is None else frozenset(metrics["chosen"])
 
 
 def skipped(
-    stages: Iterable[Stage], runs: Path, known: dict[str, frozenset[str] | None] | None = None
+    stages: Iterable[Stage], runs: Path, cache: dict[str, frozenset[str] | None] | None = None
 ) -> set[str]:
-    """Keys of the stages whose model is not on their shortlist, as far as shortlists are there.
+    """Return keys of the stages that are skipped because their model is not on the shortlist.
 
-    known: shortlists, by key, that have been read and will not change; those that are read now are put there.
+    Stages whose shortlist does not exist yet are not skipped.
+
+    Args:
+        stages: stages to check.
+        runs: folder of stages.
+        cache: shortlist key -> models, for shortlists that no longer change; filled by this call.
     """
-    known = {} if known is None else known
-    found = set()
+    cache = {} if cache is None else cache
+    keys = set()
     for stage in stages:
-        if (gate := stage.only_if) is not None:
-            if gate.key not in known:  # read once: that of a large zoo is long
-                known[gate.key] = chosen(gate, runs)
-            if (models := known[gate.key]) is not None and stage.axes["model"] not in models:
-                found.add(stage.key)
-    return found
+        if (gate := stage.gated_by) is not None:
+            if gate.key not in cache:  # read once: the file is long if there are many models
+                cache[gate.key] = chosen(gate, runs)
+            if (models := cache[gate.key]) is not None and stage.axes["model"] not in models:
+                keys.add(stage.key)
+    return keys
 
 
 def is_incomplete(folder: Path) -> bool:
-    """Whether a shortlist was drawn up without some of the scores that it needs: it is drawn up again at the next run."""
+    """Return True if scores were missing when the shortlist was computed.
+
+    The next run recomputes it.
+    """
     metrics = _metrics(folder)
     return metrics is not None and metrics["num_missing"] > 0
 

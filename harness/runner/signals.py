@@ -1,26 +1,28 @@
-"""When a worker is to stop: a signal asks for it, or whoever started it is gone."""
+"""Stop a worker on a signal, or when the process that started it is gone."""
 
 import os
 import signal
 import time
 from types import FrameType
 
-STOPPED = 75  # the exit code: EX_TEMPFAIL, to be tried again
-ORPHAN_GRACE_S = 20.0  # for a stage to write its checkpoint when whoever started it is gone
-LOOK_AGAIN_S = 0.2
+STOPPED = 75  # exit code EX_TEMPFAIL: try again later
+ORPHAN_GRACE_S = 20.0  # time to write a checkpoint after the parent process died
+POLL_S = 0.2
 
 
 class StopSignal:
-    """SIGTERM, SIGINT and SIGUSR2 ask the running stage to stop at a safe point; with none running they end the process."""
+    """Handler of SIGTERM, SIGINT and SIGUSR2.
+
+    If a stage is running, a signal sets `requested`, and the stage stops at its next safe point.
+    Otherwise the signal ends the process with exit code STOPPED. Slurm's jobs are configured to
+    send SIGUSR2 ahead of preemption.
+    """
 
     def __init__(self) -> None:
+        """Install the handlers."""
         self.requested = False
         self.running = False
-        for number in (
-            signal.SIGTERM,
-            signal.SIGINT,
-            signal.SIGUSR2,
-        ):  # USR2: what Slurm is asked to warn with
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, self._received)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
@@ -30,10 +32,14 @@ class StopSignal:
 
 
 def end_with_parent(stop: StopSignal) -> None:
-    """torchrun starts its processes in sessions of their own: where it is killed, they are to end like orphans of ours."""
+    """Stop this process when its parent dies; blocks until then, so run it in a thread.
+
+    torchrun starts its processes in sessions of their own. If torchrun is killed, they must end
+    like other orphaned workers.
+    """
     parent = os.getppid()
     while os.getppid() == parent:
-        time.sleep(LOOK_AGAIN_S)
+        time.sleep(POLL_S)
     stop.requested = True
     time.sleep(ORPHAN_GRACE_S)
     os._exit(STOPPED)

@@ -1,4 +1,4 @@
-"""Where the time of a matrix's slots went: into the stages' own work, or into what the system adds to it."""
+"""Account for the time of a matrix's slots: the stages' own work, and overhead of the system."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,19 +6,30 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from harness.matrix.stage import Stage
+from harness.matrix.stage import FILE_NAME, Stage
+from harness.runner import result
 from harness.runner.result import Result
 
 
 @dataclass(frozen=True)
 class Span:
-    """A stage that has run, in seconds of one clock."""
+    """Times of a finished stage, in seconds of one clock.
+
+    Attributes:
+        key: the stage's key.
+        needs: keys of the stages that it needs.
+        begun: when its stage.json was written.
+        ended: when its result was written.
+        own_s: its own work, without first use of compiled code.
+        import_s: import of its code.
+        first_use_s: first use of compiled code.
+    """
 
     key: str
     needs: tuple[str, ...]
-    begun: float  # its orders were written
-    ended: float  # its result was written
-    own_s: float  # its own work, without first use
+    begun: float
+    ended: float
+    own_s: float
     import_s: float
     first_use_s: float
 
@@ -28,12 +39,20 @@ def account(
     num_slots: int,
     began: float,
     ended: float,
-    beside: Sequence[tuple[float, float]] = (),
+    other_cpu: Sequence[tuple[float, float]] = (),
 ) -> dict[str, float]:
-    """Slot-seconds of a run from `began` to `ended`: `own_work`, `no_stage_ready`, and the parts of the overhead.
+    """Split the slot-seconds of a run into own work, idle time and overhead.
 
-    beside: (when, CPU seconds so far) of the processes that run no stage. While every slot is busy these are taken from the
-    stages, where slots share out all cores.
+    Args:
+        spans: finished stages.
+        num_slots: stages that can run at the same time.
+        began: start of the run.
+        ended: end of the run.
+        other_cpu: (time, CPU seconds so far) of the processes that run no stage. If slots share
+            all cores, their CPU time is taken from the stages while every slot is busy.
+
+    Returns:
+        Slot-seconds: `own_work`, `no_stage_ready`, and one entry per part of the overhead.
     """
     first, last = min(span.begun for span in spans), max(span.ended for span in spans)
     ended_at = {span.key: span.ended for span in spans}
@@ -41,9 +60,9 @@ def account(
         span.key: max((ended_at[key] for key in span.needs if key in ended_at), default=first)
         for span in spans
     }
-    changes: list[tuple[float, int, int]] = []  # when, running, ready
+    changes: list[tuple[float, int, int]] = []  # time, change of running, change of ready
     for span in spans:
-        ready = min(ready_at[span.key], span.begun)  # one clock tick may lie between two files
+        ready = min(ready_at[span.key], span.begun)  # files may differ by one clock tick
         changes += [(ready, 0, 1), (span.begun, 1, -1), (span.ended, -1, 0)]
     running = waiting = 0
     waited = idle = 0.0
@@ -53,7 +72,7 @@ def account(
         waited += (at - before) * min(free, waiting)
         idle += (at - before) * max(0, free - waiting)
         running, waiting, before = running + more_running, waiting + more_ready, at
-    taken = _while_all_are_busy(beside, spans, num_slots)
+    taken = _while_all_are_busy(other_cpu, spans, num_slots)
     occupied = sum(span.ended - span.begun for span in spans)
     inside = sum(span.own_s + span.first_use_s + span.import_s for span in spans)
     return {
@@ -70,37 +89,43 @@ def account(
 
 
 def _while_all_are_busy(
-    beside: Sequence[tuple[float, float]], spans: Sequence[Span], num_slots: int
+    other_cpu: Sequence[tuple[float, float]], spans: Sequence[Span], num_slots: int
 ) -> float:
     return sum(
         more - before
-        for (since, before), (until, more) in pairwise(beside)
+        for (since, before), (until, more) in pairwise(other_cpu)
         if sum(span.begun <= since and until <= span.ended for span in spans) >= num_slots
     )
 
 
-def likeness(stage: Stage) -> tuple[Any, ...]:
+def startup_key(stage: Stage) -> tuple[Any, ...]:
+    """Return a key that is equal for stages whose start takes the same time in a warm worker."""
     return stage.kind, stage.axes.get("method"), bool(stage.axes.get("eps"))
 
 
 def spans_of(results: Sequence[tuple[Stage, Result]], runs: Path) -> list[Span]:
-    """First use: what a stage's start took longer than the shortest start of its kind and method, in a worker that is warm."""
+    """Read the span of each finished stage from its files' times and its result.
+
+    The time of first use is how much longer a stage's start took than the shortest start of its
+    kind and method, which ran in a warm worker.
+    """
     shortest: dict[Any, float] = {}
-    for stage, one in results:
-        startup_s = one.timing.get("startup_s", 0.0)
-        shortest[likeness(stage)] = min(startup_s, shortest.get(likeness(stage), startup_s))
+    for stage, record in results:
+        startup_s = record.timing.get("startup_s", 0.0)
+        key = startup_key(stage)
+        shortest[key] = min(startup_s, shortest.get(key, startup_s))
     spans = []
-    for stage, one in results:
+    for stage, record in results:
         folder = stage.folder(runs)
-        first_use_s = one.timing.get("startup_s", 0.0) - shortest[likeness(stage)]
+        first_use_s = record.timing.get("startup_s", 0.0) - shortest[startup_key(stage)]
         spans.append(
             Span(
                 stage.key,
                 tuple(need.key for need in stage.needs.values()),
-                (folder / "stage.json").stat().st_mtime,
-                (folder / "result.json").stat().st_mtime,
-                one.wall_s - first_use_s,
-                one.import_s,
+                (folder / FILE_NAME).stat().st_mtime,
+                (folder / result.FILE_NAME).stat().st_mtime,
+                record.wall_s - first_use_s,
+                record.import_s,
                 first_use_s,
             )
         )

@@ -1,4 +1,7 @@
-"""When a stage is done: it has a result, and the files that later stages read are still there."""
+"""Determine a stage's state from its folder: done, running, failed or not started.
+
+A stage is done if it has a result and the files that later stages read still exist.
+"""
 
 import json
 import os
@@ -12,13 +15,19 @@ from harness.runner import lease, result
 
 ERROR_FILE = "error.txt"
 
+State = Literal["done", "running", "failed", "left", "skipped"]  # left: not done yet
+
 
 def has_result(folder: Path) -> bool:
+    """Return True if the stage has finished, even if its output files were deleted since."""
     return (folder / result.FILE_NAME).exists()
 
 
 def with_result(runs: Path, kinds: Iterable[str]) -> set[str]:
-    """The keys of all stages of these kinds that have a result: of ten thousand in a twentieth of a second."""
+    """Return keys of all stages of these kinds that have a result.
+
+    Takes 0.05 s for ten thousand stages, because it creates no Path per stage.
+    """
     return {
         folder.name
         for folder in _folders(runs, kinds)
@@ -27,7 +36,7 @@ def with_result(runs: Path, kinds: Iterable[str]) -> set[str]:
 
 
 def with_folder(runs: Path, kinds: Iterable[str]) -> set[str]:
-    """The keys of all stages of these kinds that anybody has begun; of the others nothing is on disk."""
+    """Return keys of all stages of these kinds that were ever started."""
     return {folder.name for folder in _folders(runs, kinds)}
 
 
@@ -38,13 +47,14 @@ def _folders(runs: Path, kinds: Iterable[str]) -> Iterator[os.DirEntry[str]]:
 
 
 def has_outputs(spec: StageKind, folder: Path, data: Path) -> bool:
-    """Return whether the files that other stages read still exist; betons and features may be
-    deleted to save disk.
+    """Return True if the files that other stages read still exist.
+
+    People may delete betons and features to save disk space.
 
     Args:
         spec: declaration of the stage's kind.
         folder: folder of a stage that has a result.
-        data: the folder of betons.
+        data: folder of betons.
     """
     metrics: Any = {}
     try:
@@ -59,15 +69,12 @@ def has_outputs(spec: StageKind, folder: Path, data: Path) -> bool:
 
 
 def is_done(spec: StageKind, folder: Path, data: Path) -> bool:
-    """Return whether the stage has a result, and every file that other stages read."""
+    """Return True if the stage has a result and every file that other stages read."""
     return has_result(folder) and has_outputs(spec, folder, data)
 
 
-State = Literal["done", "running", "failed", "left", "skipped"]
-
-
 def state(spec: StageKind, folder: Path, data: Path) -> State:
-    """How a stage stands now, whoever runs it."""
+    """Return the stage's current state; never "skipped", which depends on a shortlist."""
     if lease.is_held(folder):
         return "running"
     if is_done(spec, folder, data):
@@ -76,25 +83,31 @@ def state(spec: StageKind, folder: Path, data: Path) -> State:
 
 
 def failed_since(folder: Path, began_at: float | None) -> str | None:
-    """What another run's attempt at the stage came to, where that failed after `began_at`, in the file system's time."""
+    """Return the error line of a failure after `began_at`; None if there is none.
+
+    Args:
+        folder: folder of a stage.
+        began_at: start of the run, by the file system's clock. A failure within the same clock
+            tick counts as earlier. None ignores all failures.
+    """
+    if began_at is None:
+        return None
     try:
-        recent = (
-            began_at is not None and (folder / ERROR_FILE).stat().st_mtime > began_at
-        )  # of one tick: it is from before
+        is_recent = (folder / ERROR_FILE).stat().st_mtime > began_at
     except OSError:
         return None
-    return error_line(folder) if recent else None
+    return error_line(folder) if is_recent else None
 
 
 def error_line(folder: Path) -> str | None:
-    """The line of a failed stage's error that says most; None where it has not failed."""
+    """Return the most informative line of a failed stage's error; None if it has not failed."""
     try:
         lines = (folder / ERROR_FILE).read_text().strip().splitlines()
     except OSError:
         return None
-    return summary(lines) if lines else "failed without a word"
+    return summary(lines) if lines else "failed with no error message"
 
 
 def summary(lines: list[str]) -> str:
-    """A traceback's last line, or the first of words meant for a person."""
+    """Return the last line of a traceback, or the first line of a message to the user."""
     return lines[-1] if lines[0].startswith("Traceback") else lines[0]

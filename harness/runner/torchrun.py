@@ -1,4 +1,4 @@
-"""Runs one stage in several processes of this machine, which torchrun starts, and tells from their ends what became of it."""
+"""Run one stage under torchrun on this machine and derive its status from the ranks' answers."""
 
 import argparse
 import json
@@ -7,21 +7,32 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from harness.matrix import stage_kind
 from harness.runner import lease, stage_state
 from harness.runner.fork_server import describe_exit
-from harness.runner.signals import LOOK_AGAIN_S, StopSignal
+from harness.runner.protocol import Answer, StageStatus
+from harness.runner.retry import FailureCause
+from harness.runner.signals import POLL_S, StopSignal
 from harness.system import distributed
 
 EXIT_CODE = re.compile(rb"exitcode\s*:\s*(-?\d+)")  # in torchrun's summary of failed processes
 
 
-def run(folder: Path, options: argparse.Namespace, stop: StopSignal) -> tuple[str, str, str]:
-    """Status, cause and message of a stage that torchrun starts in `options.processes` processes of this machine."""
+def run(folder: Path, options: argparse.Namespace, stop: StopSignal) -> StageStatus:
+    """Run the stage in `options.processes` processes of this machine.
+
+    Args:
+        folder: folder of the stage.
+        options: arguments of the worker (`harness.runner.worker_args`).
+        stop: passed on to torchrun as SIGTERM.
+
+    Returns:
+        Status, cause and message.
+    """
     if lease.is_held(folder):
         return "busy", "", ""
     arguments = [
@@ -46,38 +57,40 @@ def run(folder: Path, options: argparse.Namespace, stop: StopSignal) -> tuple[st
     ]
     stop.running = True
     torchrun_log = folder / "log.torchrun.txt"
-    with TemporaryDirectory() as answers, torchrun_log.open("a") as log:
-        arguments += ["--answers", answers]
-        begin = log.tell()
+    with TemporaryDirectory() as answers_dir, torchrun_log.open("a") as log:
+        arguments += ["--answers", answers_dir]
+        log_start = log.tell()
         process = subprocess.Popen(
             distributed.torchrun_command(options.processes, arguments, sys.executable),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
-        told = False
+        is_signaled = False
         while process.poll() is None:
-            if stop.requested and not told:
-                process.send_signal(signal.SIGTERM)  # torchrun hands it on
-                told = True
-            time.sleep(LOOK_AGAIN_S)
-        told_by = [json.loads(answer.read_text()) for answer in Path(answers).glob("*.json")]
+            if stop.requested and not is_signaled:
+                process.send_signal(signal.SIGTERM)  # torchrun forwards it to the ranks
+                is_signaled = True
+            time.sleep(POLL_S)
+        answers: list[Answer] = [
+            json.loads(file.read_text()) for file in Path(answers_dir).glob("*.json")
+        ]
     stop.running = False
-    spec = stage_kind.find(folder.parent.name, options.stages_package)
-    if stage_state.is_done(spec, folder, options.data_dir):
+    kind = stage_kind.find(folder.parent.name, options.stages_package)
+    if stage_state.is_done(kind, folder, options.data_dir):
         return "done", "", ""
-    return _of_all(told_by, options.processes, stop.requested) or (
+    return _combine(answers, options.processes, stop.requested) or (
         "failed",
         "lost",
-        f"One of {options.processes} processes {_how_one_ended(torchrun_log, begin)}; each one's output is in "
-        f"{folder / 'log.*'}",
+        f"One of {options.processes} processes {_describe_crash(torchrun_log, log_start)}; "
+        f"each process's output is in {folder / 'log.*'}",
     )
 
 
-def _how_one_ended(log: Path, begin: int) -> str:
-    """Describe the crash of native code that torchrun's log names after byte `begin`; "was lost" if it names none."""
+def _describe_crash(log: Path, start: int) -> str:
+    """Describe the first crash of native code in torchrun's log after byte `start`."""
     with log.open("rb") as file:
-        file.seek(begin)
+        file.seek(start)
         codes = [int(code) for code in EXIT_CODE.findall(file.read())]
     return next(
         (describe_exit(code) for code in codes if -code in (signal.SIGSEGV, signal.SIGABRT)),
@@ -85,18 +98,17 @@ def _how_one_ended(log: Path, begin: int) -> str:
     )
 
 
-def _of_all(
-    answers: list[dict[str, Any]], num_processes: int, stop_requested: bool
-) -> tuple[str, str, str] | None:
-    """Status, cause and message of a stage by how its processes ended; None: by the loss of one.
+def _combine(
+    answers: Sequence[Answer], num_processes: int, stop_requested: bool
+) -> StageStatus | None:
+    """Combine the ranks' answers into the status of the stage; None if a rank was lost.
 
-    One that fails takes the others with it, which have then lost it, or been told by torchrun to stop. It alone knows why.
+    A rank that fails takes the others down: they lose their peer, or torchrun stops them. Only
+    the first one knows the cause.
     """
-    for cause in (
-        "mistake",
-        "out_of_memory",
-        "bug",
-    ):  # a bug last: it may be a loss that torch has put in other words
+    # A bug comes last: it may be a lost peer that torch reports with another exception.
+    causes: tuple[FailureCause, ...] = ("mistake", "out_of_memory", "bug")
+    for cause in causes:
         for answer in answers:
             if answer["cause"] == cause:
                 return "failed", cause, answer["message"]

@@ -1,12 +1,14 @@
-"""Runs stages: `python -m harness.worker STAGE_DIR` one, with `--serve` many after one another in one warm process.
+"""Run stages: `python -m harness.worker STAGE_DIR` runs one, `--serve` runs many in turn.
 
-A stage's folder says all there is to do (`stage.json`); its output goes to `log.txt`; `result.json` comes last, or
-`error.txt`. Exit code 0: done; 1: failed; 75: stopped or held by another worker, to be tried again.
-With `--serve` each line on stdin is an order (`launcher.request_line`), and each answer is a JSON line on stdout.
-A failure that is worth another try (out of memory) leaves no `error.txt` then: that is for whoever gives up.
+`stage.json` in the stage's folder describes the work; output goes to `log.txt`; `result.json` or
+`error.txt` is written last. Exit code 0: done; 1: failed; 75: stopped, or held by another worker,
+to be tried again. With `--serve`, each line on stdin is a request and each answer is a line on
+stdout (`harness.runner.protocol`). Then a failure that may be retried (out of memory) leaves no
+`error.txt`: the launcher writes it once it gives up.
 
-`torchrun --nproc-per-node N -m harness.worker STAGE_DIR` trains one stage in N processes; so does `--processes N`, for the
-kinds that can (`StageKind.multi_process`). The first process has the folder; of several that fail, the first to fail says why.
+`torchrun --nproc-per-node N -m harness.worker STAGE_DIR` runs one stage in N processes, and so
+does `--processes N`, for kinds that support it (`StageKind.multi_process`). Rank 0 owns the
+folder. If several ranks fail, the first one to fail reports the cause.
 """
 
 import argparse
@@ -24,14 +26,24 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from harness.matrix import stage_kind
 from harness.matrix.stage_kind import StageKind
-from harness.runner import lease, provenance, result, retry, stage_state, torchrun, worker_args
-from harness.runner.context import OutOfMemory, StageContext, Stopped, load_spec
-from harness.runner.fork_server import serve as fork_workers
+from harness.runner import (
+    fork_server,
+    lease,
+    provenance,
+    result,
+    retry,
+    stage_state,
+    torchrun,
+    worker_args,
+)
+from harness.runner.context import OutOfMemoryError, StageContext, Stopped, load_spec
+from harness.runner.protocol import Answer, Request, StageStatus, Status
 from harness.runner.result import Result
+from harness.runner.retry import FailureCause
 from harness.runner.signals import ORPHAN_GRACE_S, STOPPED, StopSignal, end_with_parent
 from harness.system import distributed, environment, os_errors
 from harness.system.atomic_write import write_atomically, write_json
@@ -42,22 +54,22 @@ from writers.errors import UserError
 if TYPE_CHECKING:
     from harness.profiling.gpu_monitor import GpuMonitor
 
-EXIT_CODES = {"done": 0, "failed": 1, "stopped": STOPPED, "busy": STOPPED}
+EXIT_CODES: dict[Status, int] = {"done": 0, "failed": 1, "stopped": STOPPED, "busy": STOPPED}
 
 
 def main() -> NoReturn:
+    """Run the worker's command line; always exits."""
     options = worker_args.parse(sys.argv[1:])
-    if options.fork_server is not None:  # goes on below as a worker, in each of its copies
-        options = worker_args.parse(fork_workers(options.fork_server))
+    if options.fork_server is not None:  # returns in each forked worker
+        options = worker_args.parse(fork_server.serve(options.fork_server))
     if options.cores:  # before any library counts the cores
         os.sched_setaffinity(0, {int(core) for core in options.cores.split(",")})
     stop = StopSignal()
     if options.serve:
         _serve(options, stop)
         sys.stderr.flush()
-        os._exit(
-            STOPPED
-        )  # at once: to take torch apart takes half a second, and all that counts is on disk
+        # Skip the interpreter's shutdown: with torch it takes 0.5 s, and everything is on disk.
+        os._exit(STOPPED)
     group = distributed.from_environment()
     if group.world_size > 1:
         threading.Thread(target=end_with_parent, args=(stop,), daemon=True).start()
@@ -75,9 +87,8 @@ def main() -> NoReturn:
             )
         if answer["status"] == "failed" and group.world_size > 1:
             sys.stderr.flush()
-            os._exit(
-                EXIT_CODES["failed"]
-            )  # at once: to leave the group in order would wait for the others
+            # Leaving the process group in order would wait for the other ranks.
+            os._exit(EXIT_CODES["failed"])
     raise SystemExit(EXIT_CODES[answer["status"]])
 
 
@@ -86,10 +97,19 @@ def run_stage(
     options: argparse.Namespace,
     stop: StopSignal,
     group: ProcessGroup = SINGLE_PROCESS,
-) -> dict[str, Any]:
-    """Run the stage in `folder`; returns {"stage", "status", "cause", "message", "wall_s"}, also where the stage fails."""
+) -> Answer:
+    """Run the stage in `folder`. A failure of the stage is returned, not raised.
+
+    Args:
+        folder: folder of the stage, with its stage.json.
+        options: arguments of the worker (`harness.runner.worker_args`).
+        stop: set when the stage should save and stop.
+        group: processes that run the stage together.
+    """
     started = time.monotonic()
-    status, cause, message = "done", "", ""
+    status: Status = "done"
+    cause: FailureCause = ""
+    message = ""
     try:
         if options.processes > 1 and _kind_of(folder, options).multi_process:
             status, cause, message = torchrun.run(folder, options, stop)
@@ -98,14 +118,16 @@ def run_stage(
                 lease.hold(folder) if group.is_main else nullcontext()
             )
             with holding as held:
-                status = group.broadcast(_may_begin(folder, held, options))
-                if status == "ready":
-                    with _output_to(
-                        folder / ("log.txt" if group.is_main else f"log.rank{group.rank}.txt")
-                    ):
+                start = group.broadcast(_may_start(folder, held, options))
+                if start == "ready":
+                    log = "log.txt" if group.is_main else f"log.rank{group.rank}.txt"
+                    with _output_to(folder / log):
                         status, cause, message = _attempt(folder, options, stop, held, group)
+                else:
+                    status = start
     except OSError as error:  # the folder itself cannot be written
-        status, cause, message = "failed", *_of_disk(error)
+        status = "failed"
+        cause, message = _explain_os_error(error)
     return {
         "stage": str(folder),
         "status": status,
@@ -116,22 +138,20 @@ def run_stage(
 
 
 def _kind_of(folder: Path, options: argparse.Namespace) -> StageKind:
-    """Declaration of the kind of the stage in `folder`."""
+    """Return the declaration of the kind of the stage in `folder`."""
     return stage_kind.find(folder.parent.name, options.stages_package)
 
 
-def _may_begin(folder: Path, held: lease.Lease | None, options: argparse.Namespace) -> str:
-    """ "ready", or what the stage is already. Asked of the first process."""
+def _may_start(
+    folder: Path, held: lease.Lease | None, options: argparse.Namespace
+) -> Literal["ready", "busy", "done"]:
+    """Check whether the stage is still to be run. Only rank 0's answer counts."""
     if held is None:
         return "busy"
-    if stage_state.is_done(
-        _kind_of(folder, options), folder, options.data_dir
-    ):  # another may have done it meanwhile
-        return "done"
-    if (
-        stage_state.failed_since(folder, options.began_at) is not None
-    ):  # or have failed at it: whoever started us looks again
-        return "busy"
+    if stage_state.is_done(_kind_of(folder, options), folder, options.data_dir):
+        return "done"  # by another run, a moment ago
+    if stage_state.failed_since(folder, options.began_at) is not None:
+        return "busy"  # failed in another run, a moment ago; the executor reads its error
     (folder / stage_state.ERROR_FILE).unlink(missing_ok=True)
     return "ready"
 
@@ -142,8 +162,16 @@ def _attempt(
     stop: StopSignal,
     held: lease.Lease | None,
     group: ProcessGroup,
-) -> tuple[str, str, str]:
-    """Status, cause and message. held: of the first process."""
+) -> StageStatus:
+    """Compute the stage and write its result or error.
+
+    Args:
+        folder: folder of the stage.
+        options: arguments of the worker.
+        stop: set when the stage should save and stop.
+        held: lease of the folder; None on ranks other than 0.
+        group: processes that run the stage together.
+    """
 
     def is_lost() -> bool:
         return held is not None and held.is_lost()
@@ -158,7 +186,7 @@ def _attempt(
         return "done", "", ""
     except Stopped:
         return "busy" if is_lost() else "stopped", "", ""
-    except OutOfMemory as error:
+    except OutOfMemoryError as error:
         print(error, file=sys.stderr)
         return "failed", "out_of_memory", f"{error.message} {error.hint}"
     except UserError as error:
@@ -169,31 +197,29 @@ def _attempt(
             return (
                 "failed",
                 "lost",
-                (
-                    f"Process {group.rank} of {group.world_size} has lost another one, which ended or does "
-                    f"not answer; each one's output is in {folder / 'log.*'}"
-                ),
+                f"Process {group.rank} of {group.world_size} lost another one, which ended or "
+                f"does not respond; each process's output is in {folder / 'log.*'}",
             )
         if is_out_of_memory(error):
             traceback.print_exc()
-            return (
-                "failed",
-                "out_of_memory",
-                stage_state.summary(traceback.format_exc().strip().splitlines()),
-            )
-        cause, text = (
-            _of_disk(error) if isinstance(error, OSError) else ("bug", traceback.format_exc())
-        )
+            lines = traceback.format_exc().strip().splitlines()
+            return "failed", "out_of_memory", stage_state.summary(lines)
+        cause: FailureCause = "bug"
+        text = traceback.format_exc()
+        if isinstance(error, OSError):
+            cause, text = _explain_os_error(error)
         return "failed", cause, _record_error(folder, text)
     finally:
         stop.running = False
 
 
-def _of_disk(error: OSError) -> tuple[str, str]:
+def _explain_os_error(error: OSError) -> tuple[FailureCause, str]:
     if is_out_of_memory(error):
         return "out_of_memory", str(error)
-    known = os_errors.explain(error)
-    return ("mistake", str(known)) if known else ("bug", "".join(traceback.format_exception(error)))
+    explained = os_errors.explain(error)
+    if explained is not None:
+        return "mistake", str(explained)
+    return "bug", "".join(traceback.format_exception(error))
 
 
 def _compute(
@@ -202,27 +228,27 @@ def _compute(
     stop_requested: Callable[[], bool],
     group: ProcessGroup,
 ) -> Result | None:
-    """None in a process that is not the first: the first one writes."""
-    told = load_spec(folder, options.stages_package)
-    spec = stage_kind.find(told["kind"], options.stages_package)
-    if group.world_size > 1 and not spec.multi_process:
+    """Run the stage's code. Returns None on ranks other than 0, which write nothing."""
+    spec = load_spec(folder, options.stages_package)
+    kind = stage_kind.find(spec["kind"], options.stages_package)
+    if group.world_size > 1 and not kind.multi_process:
         raise UserError(
-            f"A stage of kind {told['kind']} runs in one process; these are {group.world_size}.",
+            f"A stage of kind {spec['kind']} runs in one process, not in {group.world_size}.",
             "Start it without torchrun.",
         )
-    environment.describe_process()  # now: the repository may change while the stage runs
+    environment.describe_process()  # cached now: the repository may change while the stage runs
     started_at, started = datetime.now(UTC), time.monotonic()
     device = group.device(options.device)
-    module = importlib.import_module(f"{options.stages_package}.{told['kind']}.run")
+    module = importlib.import_module(f"{options.stages_package}.{spec['kind']}.run")
     _prepare_torch(options)
     import_s = time.monotonic() - started
     folders = {
-        role: folder.parents[1] / need["kind"] / need["key"] for role, need in told["needs"].items()
+        role: folder.parents[1] / need["kind"] / need["key"] for role, need in spec["needs"].items()
     }
     context = StageContext(
-        config=told["config"],
+        config=spec["config"],
         folder=folder,
-        needs=_needed(spec, folders),
+        needs=_load_needs(kind, folders),
         need_folders=folders,
         data=options.data_dir,
         raw=options.raw_dir,
@@ -233,24 +259,24 @@ def _compute(
         trace_steps=options.trace,
         group=group,
     )
-    ran = time.monotonic()
-    with _watched_gpu(device) as gpu:
+    work_started = time.monotonic()
+    with _gpu_monitor(device) as gpu:
         outcome = module.run(context)
-    wall_s = time.monotonic() - ran
+    wall_s = time.monotonic() - work_started
     if not group.is_main:
         return None
     return Result(
-        kind=told["kind"],
-        key=told["key"],
-        name=told["name"],
-        axes=told["axes"],
-        config=told["config"],
-        needs={role: need["key"] for role, need in told["needs"].items()},
+        kind=spec["kind"],
+        key=spec["key"],
+        name=spec["name"],
+        axes=spec["axes"],
+        config=spec["config"],
+        needs={role: need["key"] for role, need in spec["needs"].items()},
         inputs=provenance.inputs(context.needs),
         outputs=provenance.outputs(folder, outcome.metrics),
-        recipe=told.get("recipe", ""),
-        metrics=outcome.metrics,
-        timing=outcome.timing,
+        recipe=spec.get("recipe", ""),
+        metrics=dict(outcome.metrics),
+        timing=dict(outcome.timing),
         retries=retry.counts(folder),
         environment=environment.describe(device, options.threads),
         started_at=started_at.isoformat(timespec="seconds"),
@@ -261,8 +287,8 @@ def _compute(
     )
 
 
-def _watched_gpu(device: str) -> "AbstractContextManager[GpuMonitor | None]":
-    """None inside where the stage uses no GPU, or no torch."""
+def _gpu_monitor(device: str) -> "AbstractContextManager[GpuMonitor | None]":
+    """Measure the GPU inside the block; yields None if the stage uses no GPU or no torch."""
     if not device.startswith("cuda") or "torch" not in sys.modules:
         return nullcontext()
     from harness.profiling.gpu_monitor import GpuMonitor
@@ -270,34 +296,36 @@ def _watched_gpu(device: str) -> "AbstractContextManager[GpuMonitor | None]":
     return GpuMonitor(device)
 
 
-def _needed(spec: StageKind, folders: dict[str, Path]) -> dict[str, Result]:
-    """Role -> result. Some kinds take what there is; for the others one that is not there is a UserError."""
-    found = {role: result.load(folder) for role, folder in folders.items()}
+def _load_needs(kind: StageKind, folders: dict[str, Path]) -> dict[str, Result]:
+    """Load the results of the needed stages by role.
+
+    Missing results are left out if the kind tolerates that, and otherwise raise a UserError.
+    """
+    results = {role: result.load(folder) for role, folder in folders.items()}
     for role, folder in folders.items():
-        if found[role] is None and not spec.tolerates_failed_needs:
+        if results[role] is None and not kind.tolerates_failed_needs:
             raise UserError(
-                f"The stage that should give `{role}` is not done: {folder}", "Run it first."
+                f"The needed stage `{role}` has no result yet: {folder}", "Run it first."
             )
-    return {role: need for role, need in found.items() if need is not None}
+    return {role: need for role, need in results.items() if need is not None}
 
 
 def _record_error(folder: Path, text: str) -> str:
-    """Leave error.txt; returns the line that says most. A full disk must not hide what went wrong."""
-    said = stage_state.summary(text.strip().splitlines() or ["an error without a message"])
+    """Write error.txt and return its most informative line, even if the disk is full."""
+    line = stage_state.summary(text.strip().splitlines() or ["an error without a message"])
     print(text, file=sys.stderr)
-    if (
-        folder / stage_state.ERROR_FILE
-    ).exists():  # of another process of the group, which failed first: the cause of this one
-        return said
+    # Another rank may have written it: it failed first, and its error caused this one.
+    if (folder / stage_state.ERROR_FILE).exists():
+        return line
     try:
         write_atomically(folder / stage_state.ERROR_FILE, (text.rstrip() + "\n").encode())
     except OSError as error:
-        return f"{said} (error.txt could not be written: {error})"
-    return said
+        return f"{line} (error.txt could not be written: {error})"
+    return line
 
 
 def _prepare_torch(options: argparse.Namespace) -> None:
-    """Threads and device, where the stage has imported torch."""
+    """Set the number of threads and check the device, if the stage has imported torch."""
     torch = sys.modules.get("torch")
     if torch is None:
         return
@@ -312,10 +340,10 @@ def _prepare_torch(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _output_to(log: Path) -> Iterator[None]:
-    """Everything printed inside, also by C code, is appended to `log`."""
+    """Append everything printed inside the block to `log`, including output of C code."""
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
+    saved = os.dup(1), os.dup(2)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -325,52 +353,55 @@ def _output_to(log: Path) -> Iterator[None]:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        for number, copy in enumerate(kept, start=1):
+        for number, copy in enumerate(saved, start=1):
             os.dup2(copy, number)
             os.close(copy)
 
 
 def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
-    """Answer orders until stdin ends. Imports and compiled code stay from one stage to the next."""
-    answers = os.fdopen(
-        os.dup(1), "w", buffering=1
-    )  # our own copy: what stages print must not mix with answers
+    """Process requests until stdin ends. Imports and compiled code are kept between stages."""
+    # A copy of stdout for answers; whatever stages print goes to stderr.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_read_lines, args=(lines, stop), daemon=True).start()
     while not stop.requested and (line := lines.get()) is not None and not stop.requested:
-        order = json.loads(line)
-        options.shares_gpu = order["shares_gpu"]
-        answer = run_stage(Path(order["stage"]), options, stop)
+        request: Request = json.loads(line)
+        options.shares_gpu = request["shares_gpu"]
+        answer = run_stage(Path(request["stage"]), options, stop)
         try:
             answers.write(json.dumps(answer) + "\n")
-        except BrokenPipeError:  # whoever asked has died; the result is on disk
+        except BrokenPipeError:  # the launcher has died; the result is on disk
             os._exit(STOPPED)
         _free_memory()
 
 
 def _read_lines(lines: "queue.SimpleQueue[str | None]", stop: StopSignal) -> None:
-    """Hand on stdin's lines. At its end whoever started this process is done with it, or dead: no stage outlives that, and
-    none begins.
+    """Put the lines of stdin into the queue, and end the process some time after stdin ends.
 
-    Reads the descriptor itself: a thread that waits inside `sys.stdin` breaks the interpreter's exit.
+    When stdin ends, the launcher is finished with this worker or has died: a running stage must
+    save and stop, and no other may begin. Reads the descriptor itself, because a thread blocked
+    inside `sys.stdin` breaks the interpreter's shutdown.
     """
     text = b""
     while chunk := os.read(0, 65536):
-        *whole, text = (text + chunk).split(b"\n")
-        for line in whole:
+        *complete, text = (text + chunk).split(b"\n")
+        for line in complete:
             lines.put(line.decode())
     stop.requested = True
     lines.put(None)  # an idle worker ends at once
     time.sleep(ORPHAN_GRACE_S)
     if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)  # with whatever the stage has started
+        os.killpg(0, signal.SIGKILL)  # including processes that the stage has started
     os._exit(STOPPED)
 
 
 def _free_memory() -> None:
-    """Give back what the last stage held. What is left are modules and caches, which are not to be looked through every time:
-    with torch imported that takes 0.1 s."""
+    """Free the memory of the last stage.
+
+    What remains are modules and caches. They are frozen, because scanning them takes 0.1 s per
+    collection once torch is imported.
+    """
     gc.collect()
     gc.freeze()
     torch = sys.modules.get("torch")

@@ -1,4 +1,4 @@
-"""The command line of a worker: all that it is told beside the stage's folder."""
+"""Parse the command line of a worker."""
 
 import argparse
 import os
@@ -9,14 +9,16 @@ from harness.system import distributed, environment
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Ends the process, with what is wrong, where the options do not go together."""
+    """Parse a worker's arguments; exits with a message if they contradict each other."""
     parser = argparse.ArgumentParser(
         prog="python -m harness.worker", description="Run one stage, or serve many."
     )
     parser.add_argument(
         "stage", nargs="?", type=_absolute, help="the stage's folder, with its stage.json"
     )
-    parser.add_argument("--serve", action="store_true", help="orders come on stdin, a line each")
+    parser.add_argument(
+        "--serve", action="store_true", help="read requests from stdin, one JSON object per line"
+    )
     parser.add_argument(
         "--data-dir", type=_absolute, default=os.environ.get("HARNESS_DATA", "data")
     )
@@ -33,7 +35,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=int,
         default=1,
         metavar="N",
-        help="train each pretraining in N processes of this machine, one a GPU",
+        help="train each pretraining in N processes of this machine, one per GPU",
     )
     parser.add_argument(
         "--checkpoint-minutes",
@@ -53,39 +55,38 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--began-at",
         type=float,
         metavar="SECONDS",
-        help="a failure that is later, by the file system's clock, is another run's: it is not tried again",
+        help="start of the run, by the file system's clock; a later failure is another run's and "
+        "is not retried",
     )
     parser.add_argument(
         "--shares-gpu",
         action="store_true",
-        help="other stages run on its GPU: how busy that is says nothing of it",
+        help="other stages run on the same GPU, so its utilization is not recorded",
     )
     parser.add_argument(
         "--answers",
         type=_absolute,
         metavar="DIR",
-        help="leave there how each process ended: whoever started them tries again what is worth it",
+        help="write there how each process ended, and leave retries to the caller",
     )
     parser.add_argument(
         "--stages-package",
         default="harness.stages",
-        help="the package whose modules run the stages",
+        help="package with the code of the stages",
     )
     parser.add_argument(
         "--fork-server",
         type=int,
         metavar="FD",
-        help="fork workers for the launcher at the other end",
+        help="fork workers for the launcher at the other end of this socket",
     )
     options = parser.parse_args(arguments)
     if options.fork_server is not None:
         return options
     if (options.stage is None) != options.serve:
-        parser.error("name one stage folder, or say --serve")
+        parser.error("give either a stage folder or --serve")
     if distributed.from_environment().world_size > 1 and (options.serve or options.processes > 1):
-        parser.error(
-            "under torchrun there is one stage folder to name, and no --serve and no --processes"
-        )
+        parser.error("under torchrun give one stage folder, without --serve and --processes")
     return options
 
 

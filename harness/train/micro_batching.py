@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from harness.runner.context import OutOfMemory
+from harness.runner.context import OutOfMemoryError
 from harness.runner.gpu_packing import CONTEXT_BYTES
 from harness.system.atomic_write import write_json
 from harness.system.out_of_memory import is_out_of_memory
@@ -55,7 +55,7 @@ def out_of_memory(
     setting: Setting | None,
     num_processes: int = 1,
 ) -> UserError:
-    """The error for a step that ran out of memory: OutOfMemory where another try may go well, else a UserError with the largest
+    """The error for a step that ran out of memory: OutOfMemoryError where another try may go well, else a UserError with the largest
     half, quarter, ... of a batch that fits. Spoils the trainee.
 
     setting: `accumulate`, where the recipe could set it; None: a batch cannot go in parts. batch: of several processes, this
@@ -68,11 +68,11 @@ def out_of_memory(
         if parts > size // 2:
             return _nothing_fits(images)
         write_json(folder / FILE_NAME, {"at_least": parts})
-        return OutOfMemory(
+        return OutOfMemoryError(
             f"There was no longer enough memory for {size // (parts // 2)} images at {side} pixels.",
             f"The next try takes batches of {size} in {parts} parts.",
         )
-    kind: Any = OutOfMemory if (others := _of_others(images.device)) else UserError
+    kind: Any = OutOfMemoryError if (others := _of_others(images.device)) else UserError
     used = f" Others hold {others / 1e9:.1f} GB of it." if others else ""
     instead = "" if setting is None else ", or accumulate: auto, which keeps both"
     fits = size

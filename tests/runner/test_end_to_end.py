@@ -1,7 +1,9 @@
-"""The whole of it on a few tiny images: a run that is interrupted and killed, it and its workers, at random points ends with a
-quiet run's files, byte for byte.
+"""A complete run on tiny images, interrupted and killed at random points.
 
-    pytest tests/runner/test_end_to_end.py --kill-demo 20 --timeout 3600    the long form: the demo, scaled down
+Executor and workers are killed. The run ends with the same files as an undisturbed one, byte for
+byte. The long form uses the demo, scaled down:
+
+    pytest tests/runner/test_end_to_end.py --kill-demo 20 --timeout 3600
 """
 
 import hashlib
@@ -24,8 +26,7 @@ from harness.config.load import read
 from harness.matrix.expand import Matrix, expand
 from harness.runner import lease, result
 from tests.helpers import ROOT
-from tests.runner.test_executor import is_alive, wait_for
-from tests.runner.test_kill import workers_of
+from tests.helpers.execution import is_alive, wait_for, workers_of
 
 RECIPE = """\
 name: small
@@ -48,7 +49,7 @@ methods:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe, and two trees of class folders whose classes differ in colour."""
+    """Create a recipe and two trees of class folders whose classes differ in color."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "small.yaml").write_text(RECIPE)
     rng = np.random.default_rng(0)
@@ -65,8 +66,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A recipe, its matrix, and the folder that it runs in."""
+class Case:
+    """Recipe to run, its matrix, and the folder to run it in."""
 
     folder: Path
     recipe: str
@@ -112,47 +113,47 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def asked(folder: Path, request: pytest.FixtureRequest) -> Asked:
+def case(folder: Path, request: pytest.FixtureRequest) -> Case:
     if num := request.config.getoption("--kill-demo", None):
-        return Asked(folder, "demo", one_epoch_settings("demo", []), num)
-    return Asked(folder, "small.yaml", [], 4)
+        return Case(folder, "demo", one_epoch_settings("demo", []), num)
+    return Case(folder, "small.yaml", [], 4)
 
 
 @pytest.fixture(scope="module")
-def quiet(asked: Asked) -> Path:
-    """The runs folder of a run that nobody has disturbed."""
-    run = asked.start("quiet")
+def quiet(case: Case) -> Path:
+    """Return the runs folder of an undisturbed run."""
+    run = case.start("quiet")
     out, _ = run.communicate()
-    told = (asked.folder / "quiet.log").read_text()
-    assert run.returncode == 0, told
+    log = (case.folder / "quiet.log").read_text()
+    assert run.returncode == 0, log
     report = Path(out.strip().removeprefix("Report: "))
-    name = asked.matrix.recipe.name
+    name = case.matrix.recipe.name
     assert (
-        report == asked.folder / "quiet" / "reports" / name / "index.html"
+        report == case.folder / "quiet" / "reports" / name / "index.html"
         and report.stat().st_size > 1000
     )
     for kind in ("pretrain", "transfer"):
         assert all(
-            stage.name.replace("/", " ") in told
-            for stage in asked.matrix.stages
+            stage.name.replace("/", " ") in log
+            for stage in case.matrix.stages
             if stage.kind == kind
         )
-    return asked.folder / "quiet"
+    return case.folder / "quiet"
 
 
-def test_a_result_says_what_it_was_made_from(asked: Asked, quiet: Path):
-    matrix = asked.matrix
+def test_a_result_records_recipe_and_inputs(case: Case, quiet: Path):
+    matrix = case.matrix
     for stage in matrix.stages:
         record = result.load(stage.folder(quiet))
         again = expand(read(quiet / record.recipe))
-        assert [one.key for one in again.stages] == [one.key for one in matrix.stages]
+        assert [stage.key for stage in again.stages] == [stage.key for stage in matrix.stages]
         assert record.environment["git_revision"] or not (ROOT / ".git").exists()
         for role, need in stage.needs.items():
-            left = {
+            outputs = {
                 f"{role}/{file}": digest
                 for file, digest in result.load(need.folder(quiet)).outputs.items()
             }
-            assert left.items() <= record.inputs.items() and (left or need.kind == "rank")
+            assert outputs.items() <= record.inputs.items() and (outputs or need.kind == "rank")
         assert (
             stage.kind != "pretrain"
             or record.outputs["model.pt"]
@@ -160,9 +161,9 @@ def test_a_result_says_what_it_was_made_from(asked: Asked, quiet: Path):
         )
 
 
-def test_a_run_that_is_interrupted_and_killed_ends_with_the_same_files(asked: Asked, quiet: Path):
-    matrix, disturbed = asked.matrix, asked.folder / "disturbed"
-    seen, processes = disturb(asked, random.Random(11))
+def test_an_interrupted_and_killed_run_ends_with_the_same_files(case: Case, quiet: Path):
+    matrix, disturbed = case.matrix, case.folder / "disturbed"
+    seen, processes = disturb(case, random.Random(11))
     wait_for(lambda: not any(is_alive(pid) for pid in processes))
     assert numbers(matrix, disturbed) == numbers(matrix, quiet)
     for stage in matrix.stages:
@@ -171,34 +172,37 @@ def test_a_run_that_is_interrupted_and_killed_ends_with_the_same_files(asked: As
         ), stage.name
         record = stage.folder(disturbed) / "result.json"
         assert seen.get(stage.key, written(record)) == written(record), (
-            f"{stage.name} was run twice to completion"
+            f"{stage.name} was finished twice"
         )
         assert not lease.is_held(record.parent)
     betons = [
         {
-            path.relative_to(asked.folder / data): path.read_bytes()
-            for path in (asked.folder / data).rglob("*.beton")
+            path.relative_to(case.folder / data): path.read_bytes()
+            for path in (case.folder / data).rglob("*.beton")
         }
         for data in ("quiet-data", "disturbed-data")
     ]
     assert betons[0] and betons[0] == betons[1]
     print(
-        f"{len(matrix.stages)} stages, disturbed {asked.num_disturbances} times; {len(processes)} processes, all ended"
+        f"{len(matrix.stages)} stages, disturbed {case.num_disturbances} times; {len(processes)} processes, all ended"
     )
 
 
-def disturb(asked: Asked, rng: random.Random) -> tuple[dict[str, tuple[int, int]], set[int]]:
-    """Run to the end, with SIGKILL for the executor, a worker or both, and at last a Ctrl-C, at points spread over the stages.
+def disturb(case: Case, rng: random.Random) -> tuple[dict[str, tuple[int, int]], set[int]]:
+    """Run to the end, with SIGKILL of executor, workers or both, and finally a Ctrl-C.
 
-    Returns each result as it was first seen, and every process that was there.
+    The points are spread over the stages.
+
+    Returns:
+        Inode and time of each result when it first appeared, and the pids of all processes.
     """
-    stages, runs = asked.matrix.stages, asked.folder / "disturbed"
-    points = sorted(rng.uniform(0, len(stages) - 1) for _ in range(asked.num_disturbances))
+    stages, runs = case.matrix.stages, case.folder / "disturbed"
+    points = sorted(rng.uniform(0, len(stages) - 1) for _ in range(case.num_disturbances))
     seen: dict[str, tuple[int, int]] = {}
     processes: set[int] = set()
-    run = asked.start("disturbed")
+    run = case.start("disturbed")
 
-    def look() -> int:
+    def observe() -> int:
         processes.update({run.pid, *workers_of(run.pid)})
         for stage in stages:
             record = stage.folder(runs) / "result.json"
@@ -207,13 +211,13 @@ def disturb(asked: Asked, rng: random.Random) -> tuple[dict[str, tuple[int, int]
         return len(seen)
 
     for number, point in enumerate(points, start=1):
-        while look() < int(point) or not workers_of(run.pid):
-            assert run.poll() is None, (asked.folder / "disturbed.log").read_text()
+        while observe() < int(point) or not workers_of(run.pid):
+            assert run.poll() is None, (case.folder / "disturbed.log").read_text()
             time.sleep(0.02)
         time.sleep(point % 1)
-        look()
+        observe()
         workers = workers_of(run.pid)
-        interrupt = number == asked.num_disturbances
+        interrupt = number == case.num_disturbances
         victims = (
             [run.pid]
             if interrupt
@@ -222,32 +226,32 @@ def disturb(asked: Asked, rng: random.Random) -> tuple[dict[str, tuple[int, int]
         for pid in victims:
             os.kill(pid, signal.SIGINT if interrupt else signal.SIGKILL)
         if run.pid in victims:
-            code, is_over = run.wait(60), look() == len(stages)
+            code, is_over = run.wait(60), observe() == len(stages)
             assert code == (130 if interrupt else -signal.SIGKILL) or (
                 is_over and code in (0, -signal.SIGINT)
             )
-            run = asked.start("disturbed")
+            run = case.start("disturbed")
     while run.poll() is None:
-        look()
+        observe()
         time.sleep(0.05)
-    assert run.returncode == 0, (asked.folder / "disturbed.log").read_text()
+    assert run.returncode == 0, (case.folder / "disturbed.log").read_text()
     return seen, processes
 
 
 def written(record: Path) -> tuple[int, int]:
-    """Other numbers after each writing."""
+    """Return inode and modification time, which differ after each write."""
     stat = record.stat()
     return stat.st_ino, stat.st_mtime_ns
 
 
 def numbers(matrix: Matrix, runs: Path) -> dict[str, Any]:
-    """What every stage found out, without what the clock has a say in."""
-    found = {}
+    """Return the metrics of every stage without those that measure time."""
+    metrics = {}
     for stage in matrix.stages:
         record = result.load(stage.folder(runs))
         assert record is not None, stage.name
-        found[stage.name] = _without_clock(record.metrics)
-    return found
+        metrics[stage.name] = _without_clock(record.metrics)
+    return metrics
 
 
 def _without_clock(value: Any) -> Any:

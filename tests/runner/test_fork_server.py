@@ -1,4 +1,4 @@
-"""Workers that are forked: what they have imported, how they end, and what becomes of them where the server does not live."""
+"""Forked workers: imports, environment, exit codes, and behavior after the server has died."""
 
 import json
 import os
@@ -13,17 +13,12 @@ from harness.matrix.stage import Stage
 from harness.runner import result
 from harness.runner.executor import Run, prepare
 from harness.runner.fork_server import ForkedWorker, ForkServer, SpawnedWorker, is_supported
-from harness.runner.launcher import LauncherSettings, request_line
 from harness.runner.launchers import local
+from harness.runner.protocol import request_line
 from harness.system.folders import Folders
-from tests.runner.test_executor import ROOT, is_alive, matrix_of, wait_for
+from tests.helpers.execution import is_alive, matrix_of, settings_for, wait_for
 
-pytestmark = pytest.mark.skipif(not is_supported(), reason="this system has no pidfd_open")
-
-
-@pytest.fixture(autouse=True)
-def _workers_find_the_fake_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+pytestmark = pytest.mark.skipif(not is_supported(), reason="requires pidfd_open")
 
 
 @pytest.fixture
@@ -47,18 +42,18 @@ def worker(
     folders = Folders(tmp_path, tmp_path, tmp_path)
     return server.fork(
         module,
-        LauncherSettings(folders, 1, "cpu", "tests.helpers.fake_stages").worker_command("cpu", 1),
+        settings_for(folders).worker_command("cpu", 1),
         environment,
     )
 
 
-def carry_out(stage: Stage, by: ForkedWorker, tmp_path: Path) -> dict:
-    """The metrics of the stage, run by that worker."""
+def run_stage(stage: Stage, worker: ForkedWorker, tmp_path: Path) -> dict:
+    """Run the stage in that worker and return its metrics."""
     folder = stage.folder(tmp_path / "runs")
     prepare(stage, folder)
-    by.stdin.write(request_line(folder, shares_gpu=False))
-    by.stdin.flush()
-    assert json.loads(by.stdout.readline())["status"] == "done"
+    worker.stdin.write(request_line(folder, shares_gpu=False))
+    worker.stdin.flush()
+    assert json.loads(worker.stdout.readline())["status"] == "done"
     return result.load(folder).metrics
 
 
@@ -67,16 +62,16 @@ def test_a_forked_worker_runs_stages_and_ends_with_its_stdin(server, tmp_path):
     assert started.imported == {"tests.helpers.fake_stages.rank.run"}
     for index in range(2):
         assert (
-            carry_out(a_stage(tmp_path, f"stage{index}"), started, tmp_path)["pid"] == started.pid
+            run_stage(a_stage(tmp_path, f"stage{index}"), started, tmp_path)["pid"] == started.pid
         )
-    assert os.getpgid(started.pid) == started.pid, "whoever ends it ends all that it has started"
+    assert os.getpgid(started.pid) == started.pid, "killing its group also ends its children"
     assert not started.has_ended()
     started.stdin.close()
     wait_for(started.has_ended)
     assert started.wait() == 75
 
 
-def test_a_worker_that_is_killed_keeps_its_number_until_it_is_asked_about(server, tmp_path):
+def test_a_killed_worker_keeps_its_pid_until_it_is_reaped(server, tmp_path):
     started, other = worker(server, tmp_path), worker(server, tmp_path)
     os.kill(started.pid, signal.SIGKILL)
     wait_for(started.has_ended)
@@ -89,37 +84,39 @@ def test_a_worker_that_is_killed_keeps_its_number_until_it_is_asked_about(server
 
 
 def test_a_worker_has_its_own_environment(server, tmp_path):
-    asked = ["OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"]
-    given = [
+    names = ["OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"]
+    environments = [
         {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "0"},
         {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "1"},
     ]
-    started = [worker(server, tmp_path, **environment) for environment in given]
-    for index, one in enumerate(started):
-        stage = a_stage(tmp_path, f"stage{index}", tell_environment=asked)
-        assert carry_out(stage, one, tmp_path)["environment"] == given[index]
+    started = [worker(server, tmp_path, **environment) for environment in environments]
+    for index, forked in enumerate(started):
+        stage = a_stage(tmp_path, f"stage{index}", tell_environment=names)
+        assert run_stage(stage, forked, tmp_path)["environment"] == environments[index]
 
 
-def test_a_copy_that_cannot_use_cuda_starts_afresh(server, tmp_path):
-    """In the same process, with the same pipes; without a GPU it does not matter."""
+def test_a_fork_that_cannot_use_cuda_executes_a_new_interpreter(server, tmp_path):
+    """The process and its pipes stay the same. Workers without a GPU are not affected."""
 
     def command(of: ForkedWorker) -> str:
         return Path(f"/proc/{of.pid}/cmdline").read_text().replace("\0", " ")
 
     sound = worker(server, tmp_path, "tests.helpers.fake_stages.rank.run", CUDA_VISIBLE_DEVICES="0")
-    without = worker(server, tmp_path, "tests.helpers.fake_stages.spoiled.run", CUDA_VISIBLE_DEVICES="")
+    without = worker(
+        server, tmp_path, "tests.helpers.fake_stages.spoiled.run", CUDA_VISIBLE_DEVICES=""
+    )
     spoiled = worker(
         server, tmp_path, "tests.helpers.fake_stages.spoiled.run", CUDA_VISIBLE_DEVICES="0"
     )
     for index, started in enumerate((sound, without, spoiled)):
         assert (
-            carry_out(a_stage(tmp_path, f"stage{index}"), started, tmp_path)["pid"] == started.pid
+            run_stage(a_stage(tmp_path, f"stage{index}"), started, tmp_path)["pid"] == started.pid
         )
     assert "--serve" in command(spoiled)
     assert "--fork-server" in command(sound) and "--fork-server" in command(without)
 
 
-def test_what_is_prepared_is_there_before_the_next_worker(server, tmp_path):
+def test_prepared_modules_are_imported_before_the_next_fork(server, tmp_path):
     server.prepare(["tests.helpers.fake_stages.evaluate.run", "no_such_module"], {})
     wait_for(
         lambda: (
@@ -133,7 +130,7 @@ def test_what_is_prepared_is_there_before_the_next_worker(server, tmp_path):
     )
 
 
-def test_it_ends_with_its_launcher(tmp_path):
+def test_the_server_ends_with_its_launcher(tmp_path):
     code = (
         "from harness.runner.fork_server import ForkServer\nimport os, signal\n"
         "server = ForkServer()\nprint(server._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
@@ -142,14 +139,14 @@ def test_it_ends_with_its_launcher(tmp_path):
     wait_for(lambda: not is_alive(int(ended.stdout)))
 
 
-def test_without_a_server_workers_start_afresh(tmp_path):
-    """Killed while a worker of its runs: that one goes on, the next is no copy."""
+def test_without_a_server_workers_are_spawned(tmp_path):
+    """Its running workers continue after it is killed; the next worker is a new process."""
     first, second = (
         a_stage(tmp_path, "first", sleep_s=0.5),
         a_stage(tmp_path, "second", kind="evaluate"),
     )
     folders = Folders(tmp_path / "data", tmp_path / "raw", tmp_path / "runs")
-    with local.open(LauncherSettings(folders, 1, "cpu", "tests.helpers.fake_stages")) as launcher:
+    with local.open(settings_for(folders)) as launcher:
         run = Run(matrix_of(first, second), folders, launcher)
         for event in run.events():
             if event.what == "started" and event.stage is first:
@@ -159,8 +156,8 @@ def test_without_a_server_workers_start_afresh(tmp_path):
     assert not run.failed and (tmp_path / "journal.txt").read_text().split() == ["first", "second"]
 
 
-def test_stages_are_forked_from_a_process_that_has_not_used_cuda():
-    """Else no worker could. torch notes at its first question about GPUs that copies may ask none."""
+def test_importing_all_stages_does_not_initialize_cuda():
+    """Otherwise no fork could use CUDA: torch refuses it after the first query in the parent."""
     code = (
         "import importlib, os, sys\nfrom writers import names\n"
         "for name in names.names('harness.stages'):\n    importlib.import_module(f'harness.stages.{name}.run')\n"

@@ -1,4 +1,4 @@
-"""Stages that share a GPU: what is measured of them, by whom, and who may join whom. Made results, no GPU."""
+"""Stages that share a GPU: measurement of their use, and which may join. Needs no GPU."""
 
 import argparse
 import io
@@ -12,7 +12,7 @@ import pytest
 from harness.matrix.stage import Stage
 from harness.runner import gpu_packing, result, worker
 from harness.runner.executor import prepare
-from harness.runner.gpu_packing import MAX_UTILIZATION, GpuSharing, Use, resource_key
+from harness.runner.gpu_packing import MAX_UTILIZATION, GpuSharing, GpuUse, resource_key
 from harness.runner.launcher import LauncherSettings
 from harness.runner.launchers import local
 from harness.runner.remote import WorkerRequest
@@ -20,13 +20,8 @@ from harness.system.folders import Folders
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> Folders:
-    return Folders(tmp_path / "data", tmp_path / "raw", tmp_path / "runs")
-
-
-@pytest.fixture
 def launcher(folders: Folders, monkeypatch: pytest.MonkeyPatch):
-    """Four slots on one GPU of 40 GB."""
+    """Return a launcher with four slots on one GPU of 40 GB."""
     monkeypatch.setattr(local.environment, "gpu_memory_bytes", lambda: [40 * 10**9])
     monkeypatch.setattr(local, "has_utilization", lambda: True)
     launcher = local.LocalLauncher(
@@ -41,7 +36,7 @@ def a_stage(method: str, seed: int = 0) -> Stage:
 
 
 def measured(folders: Folders, stage: Stage, gigabytes: float | None, busy: float | None) -> Path:
-    """The folder of the stage, with a result of this use of its GPU, without the context's 0.7 GB."""
+    """Save a result with this GPU use, without the context's 0.7 GB; return the stage's folder."""
     folder = stage.folder(folders.runs)
     result.save(
         result.Result(
@@ -65,14 +60,14 @@ def measured(folders: Folders, stage: Stage, gigabytes: float | None, busy: floa
 
 def occupy(launcher: local.LocalLauncher, *stages: Stage) -> None:
     for index, slot in enumerate(launcher.slots):
-        slot.running, slot.like = (
+        slot.running, slot.resource_key = (
             (Path("busy"), resource_key(stages[index])) if index < len(stages) else (None, ())
         )
 
 
-def test_stages_share_a_gpu_once_the_first_of_their_kind_was_measured(launcher, folders):
-    """By memory alone here: of 10, 20 and an unknown number of gigabytes, on 40."""
-    small, large, strange = map(a_stage, ("small", "large", "strange"))
+def test_stages_share_a_gpu_once_one_of_their_kind_was_measured(launcher, folders):
+    """Limited by memory here: 10, 20 and an unknown number of gigabytes, on 40."""
+    small, large, unknown = map(a_stage, ("small", "large", "unknown"))
     measured(folders, small, 9, 0.1)  # in an earlier run
     measured(folders, large, 19, 0.1)
     for running, has_room in (
@@ -81,20 +76,20 @@ def test_stages_share_a_gpu_once_the_first_of_their_kind_was_measured(launcher, 
         ((small, small), "s"),
         ((large,), "s"),
         ((large, small), ""),
-        ((strange,), ""),
+        ((unknown,), ""),
     ):
         occupy(launcher, *running)
         assert [launcher.can_start(one) for one in (small, large)] == [
             "s" in has_room,
             "l" in has_room,
         ], running
-        assert launcher.can_start(strange) == (not running), "the first of its kind is alone"
+        assert launcher.can_start(unknown) == (not running), "the first of its kind is alone"
     occupy(launcher, small)
-    launcher.sharing.learn(resource_key(strange), measured(folders, strange, 1, 0.1))
-    assert launcher.can_start(strange)
+    launcher.sharing.learn(resource_key(unknown), measured(folders, unknown, 1, 0.1))
+    assert launcher.can_start(unknown)
     launcher.sharing.mark_oom(resource_key(small))
-    assert not launcher.can_start(strange) and not launcher.can_start(small)
-    assert launcher.sharing.known[resource_key(a_stage("large", seed=9))] == Use(
+    assert not launcher.can_start(unknown) and not launcher.can_start(small)
+    assert launcher.sharing.known[resource_key(a_stage("large", seed=9))] == GpuUse(
         pytest.approx(19.7e9), 0.1
     )
 
@@ -102,7 +97,7 @@ def test_stages_share_a_gpu_once_the_first_of_their_kind_was_measured(launcher, 
 @pytest.mark.parametrize(
     ("busy", "side_by_side"), [(0.95, 1), (0.75, 2), (0.5, 3), (0.4, 3), (0.3, 4), (0.0, 4)]
 )
-def test_a_gpu_that_is_busy_enough_takes_no_more(launcher, folders, busy, side_by_side):
+def test_a_busy_gpu_accepts_no_more_stages(launcher, folders, busy, side_by_side):
     stage = a_stage("light")
     measured(folders, stage, 1, busy)
     fitting = 0
@@ -112,7 +107,7 @@ def test_a_gpu_that_is_busy_enough_takes_no_more(launcher, folders, busy, side_b
     assert fitting == side_by_side == min(4, max(1, int(MAX_UTILIZATION / max(busy, 1e-9) + 1e-9)))
 
 
-def test_shares_of_different_stages_add_up(launcher, folders):
+def test_utilizations_of_different_stages_add_up(launcher, folders):
     heavy, light = a_stage("heavy"), a_stage("light")
     measured(folders, heavy, 1, 0.95)
     measured(folders, light, 1, 0.3)
@@ -122,14 +117,14 @@ def test_shares_of_different_stages_add_up(launcher, folders):
     assert not launcher.can_start(light)
 
 
-def test_a_result_from_before_shares_were_measured_says_too_little(launcher, folders):
+def test_a_result_without_utilization_does_not_count_as_measured(launcher, folders):
     stage, other = a_stage("early"), a_stage("other")
-    record = measured(folders, stage, 1, 0.1) / "result.json"
-    told = json.loads(record.read_text())
-    del told["gpu_busy"]
-    record.write_text(json.dumps(told))
-    found = result.load(record.parent)
-    assert found is not None and found.gpu_busy is None
+    file = measured(folders, stage, 1, 0.1) / "result.json"
+    record = json.loads(file.read_text())
+    del record["gpu_busy"]
+    file.write_text(json.dumps(record))
+    loaded = result.load(file.parent)
+    assert loaded is not None and loaded.gpu_busy is None
     measured(folders, other, 1, 0.1)
     occupy(launcher, other)
     assert launcher.can_start(other) and not launcher.can_start(stage)
@@ -137,19 +132,19 @@ def test_a_result_from_before_shares_were_measured_says_too_little(launcher, fol
     assert launcher.can_start(stage)
 
 
-def test_the_most_that_any_of_a_kind_took_counts(folders):
+def test_the_largest_use_of_a_kind_counts(folders):
     sharing = GpuSharing(folders.runs, 40e9)
     for seed, (gigabytes, busy) in enumerate([(1, 0.5), (3, 0.2), (2, None), (None, None)]):
         measured(folders, a_stage("full", seed), gigabytes, busy)
     assert sharing.is_known(resource_key(a_stage("full"))) and not sharing.is_known(
         resource_key(a_stage("fixed"))
     )
-    assert sharing.known[resource_key(a_stage("full"))] == Use(pytest.approx(3.7e9), 0.5)
+    assert sharing.known[resource_key(a_stage("full"))] == GpuUse(pytest.approx(3.7e9), 0.5)
 
 
-def orders_of(launcher: local.LocalLauncher, *stages: Stage) -> list[bool]:
-    """What the workers are told about company, of stages started one after another."""
-    told = []
+def shares_gpu_of(launcher: local.LocalLauncher, *stages: Stage) -> list[bool]:
+    """Start stages in turn and return shares_gpu of the requests that the workers receive."""
+    record = []
     for slot in launcher.slots:
         slot.process, slot.running = (
             SimpleNamespace(stdin=io.BytesIO(), imported={"harness.stages.transfer.run"}),
@@ -158,34 +153,34 @@ def orders_of(launcher: local.LocalLauncher, *stages: Stage) -> list[bool]:
     for stage in stages:
         launcher.start(stage, Path("stages/some"))
     for slot in launcher.slots:
-        told += [json.loads(line) for line in slot.process.stdin.getvalue().splitlines()]
+        record += [json.loads(line) for line in slot.process.stdin.getvalue().splitlines()]
         slot.process = None
-    assert all(order["stage"] == "stages/some" for order in told)
-    return [order["shares_gpu"] for order in told]
+    assert all(request["stage"] == "stages/some" for request in record)
+    return [request["shares_gpu"] for request in record]
 
 
-def test_only_a_stage_that_stays_alone_on_its_gpu_is_measured(launcher, folders):
-    known, strange = a_stage("known"), a_stage("strange")
+def test_only_stages_alone_on_their_gpu_are_measured(launcher, folders):
+    known, unknown = a_stage("known"), a_stage("unknown")
     measured(folders, known, 1, 0.1)
-    assert orders_of(launcher, known, known) == [True, True], (
+    assert shares_gpu_of(launcher, known, known) == [True, True], (
         "others may join the first one at any time"
     )
-    assert orders_of(launcher, strange) == [False] and not launcher.can_start(known)
+    assert shares_gpu_of(launcher, unknown) == [False] and not launcher.can_start(known)
     launcher.settings = LauncherSettings(folders)
-    assert orders_of(launcher, known) == [False], "one stage per GPU is always alone"
+    assert shares_gpu_of(launcher, known) == [False], "one stage per GPU is always alone"
     for jobs_per_gpu in (1, 2):
         settings = LauncherSettings(folders, jobs_per_gpu=jobs_per_gpu)
-        assert WorkerRequest.of(Path("stages/transfer/some"), settings, 1, gpus=True).shares_gpu == (
-            jobs_per_gpu > 1
-        )
+        assert WorkerRequest.of(
+            Path("stages/transfer/some"), settings, 1, gpus=True
+        ).shares_gpu == (jobs_per_gpu > 1)
 
 
 @pytest.mark.parametrize(("shares_gpu", "busy"), [(False, 0.4), (True, None)])
-def test_a_result_says_how_busy_the_stage_alone_kept_its_gpu(
+def test_a_result_records_utilization_only_if_the_stage_was_alone(
     folders, tmp_path, monkeypatch, shares_gpu, busy
 ):
     monitor = SimpleNamespace(busy=lambda: 0.4, max_memory_reserved=lambda: 7)
-    monkeypatch.setattr(worker, "_watched_gpu", lambda device: nullcontext(monitor))
+    monkeypatch.setattr(worker, "_gpu_monitor", lambda device: nullcontext(monitor))
     stage = Stage("rank", {"name": "one", "journal": str(tmp_path / "journal.txt")})
     folder = stage.folder(folders.runs)
     prepare(stage, folder)
@@ -202,32 +197,30 @@ def test_a_result_says_how_busy_the_stage_alone_kept_its_gpu(
         shares_gpu=shares_gpu,
     )
     answer = worker.run_stage(folder, options, SimpleNamespace(requested=False, running=False))
-    found = result.load(folder)
-    assert answer["status"] == "done" and found is not None
-    assert (found.gpu_busy, found.gpu_memory_bytes) == (busy, 7)
+    loaded = result.load(folder)
+    assert answer["status"] == "done" and loaded is not None
+    assert (loaded.gpu_busy, loaded.gpu_memory_bytes) == (busy, 7)
 
 
-def test_on_a_cpu_nothing_is_watched():
-    with worker._watched_gpu("cpu") as gpu:
+def test_on_a_cpu_there_is_no_monitor():
+    with worker._gpu_monitor("cpu") as gpu:
         assert gpu is None
 
 
-def test_where_time_cannot_be_measured_memory_decides_and_the_person_is_told(
-    folders, monkeypatch, capsys
-):
+def test_without_utilization_memory_decides_and_the_user_is_warned(folders, monkeypatch, capsys):
     monkeypatch.setattr(local.environment, "gpu_memory_bytes", lambda: [40 * 10**9])
     monkeypatch.setattr(local, "has_utilization", lambda: False)
     launcher = local.LocalLauncher(
         LauncherSettings(folders, jobs_per_gpu=2), [local.Slot(index, 1, "0") for index in range(2)]
     )
     assert "share a GPU by memory alone" in capsys.readouterr().err
-    small, strange = a_stage("small"), a_stage("strange")
+    small, unknown = a_stage("small"), a_stage("unknown")
     measured(folders, small, 9, None)
     occupy(launcher, small)
-    assert launcher.can_start(small) and not launcher.can_start(strange)
+    assert launcher.can_start(small) and not launcher.can_start(unknown)
     launcher.selector.close()
 
 
 @pytest.mark.skipif(bool(local.environment.gpu_names()), reason="there is a GPU")
-def test_without_a_gpu_nothing_tells_the_time():
+def test_without_a_gpu_there_is_no_utilization():
     assert not gpu_packing.has_utilization()

@@ -1,5 +1,8 @@
-"""Kill the executor, a worker or what forks them, with SIGKILL, at 20 seeded moments: numbers end as undisturbed, nothing is
-done twice, nothing outlives it. And what people and disks do to a stage's folder."""
+"""SIGKILL of executor, workers and fork server at 20 seeded moments, and damaged stage folders.
+
+After the kills the numbers equal those of an undisturbed run, no stage was finished twice, and no
+process is left.
+"""
 
 import json
 import os
@@ -13,45 +16,26 @@ from pathlib import Path
 import pytest
 
 from harness.runner import lease, result
-from harness.runner.context import read_orders
+from harness.runner.context import load_spec
 from harness.runner.executor import begin
-from harness.system import os_errors as disk
+from harness.system import os_errors
 from harness.system.folders import Folders
-from tests.helpers import ROOT
-from tests.runner.test_executor import (
+from tests.helpers.execution import (
+    FAKE_STAGES,
     execute,
-    folders,
     is_alive,
-    journal,
-    make,
     matrix_of,
     value,
     wait_for,
+    workers_of,
     write_script,
 )
 from writers.errors import UserError
 
 NUM_KILLS = 20
-__all__ = ["folders", "journal", "make"]
 
 
-@pytest.fixture(autouse=True)
-def _workers_find_the_fake_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
-def workers_of(pid: int) -> list[int]:
-    """What it has started, by /proc: the server that forks workers, and these."""
-    try:
-        children = [
-            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        ]
-    except OSError:
-        return []
-    return [*children, *(grandchild for child in children for grandchild in workers_of(child))]
-
-
-def test_killed_at_twenty_moments_ends_as_if_undisturbed(folders, make, tmp_path):
+def test_a_run_killed_at_twenty_moments_ends_like_an_undisturbed_one(folders, make, tmp_path):
     rng = random.Random(7)
     first = make("first", sleep_s=0.3)
     middle = [make(f"middle{index}", first, sleep_s=0.3) for index in range(6)]
@@ -80,28 +64,28 @@ def test_killed_at_twenty_moments_ends_as_if_undisturbed(folders, make, tmp_path
     ]
 
 
-def test_a_result_of_an_older_schema_or_of_another_stage_is_named(folders, make):
-    one, other = make("one"), make("other")
-    after = make("after", one)
-    execute(matrix_of(one, other), folders)
-    record = one.folder(folders.runs) / "result.json"
+def test_results_of_other_schemas_or_stages_are_refused_by_name(folders, make):
+    first, other = make("one"), make("other")
+    after = make("after", first)
+    execute(matrix_of(first, other), folders)
+    record = first.folder(folders.runs) / "result.json"
     good = record.read_text()
-    for text, said in (
+    for text, message in (
         (
             good.replace('"schema_version": 1', '"schema_version": 0'),
             "has schema 0, this harness reads 1",
         ),
-        (good.replace(one.key, other.key), "is the result of another stage"),
+        (good.replace(first.key, other.key), "is the result of another stage"),
         (good[:100], "is not a result this harness wrote"),
     ):
         record.write_text(text)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             result.load(record.parent)
-        run = execute(matrix_of(one, after), folders)
-        assert said in run.failed[after.key] and str(record) in run.failed[after.key]
+        run = execute(matrix_of(first, after), folders)
+        assert message in run.failed[after.key] and str(record) in run.failed[after.key]
 
 
-def test_orders_edited_by_hand_are_written_anew(folders, make):
+def test_a_damaged_stage_json_is_rewritten(folders, make):
     stage = make("edited")
     folder = stage.folder(folders.runs)
     folder.mkdir(parents=True)
@@ -109,24 +93,24 @@ def test_orders_edited_by_hand_are_written_anew(folders, make):
     assert not execute(matrix_of(stage), folders).failed
 
 
-def test_orders_that_do_not_fit_their_folder_are_refused(folders, make, tmp_path):
-    """As left by hand, and run without the executor, which would write them anew."""
-    stage, other = make("mine"), make("other")
+def test_a_stage_json_of_another_folder_is_refused(folders, make, tmp_path):
+    """When the worker is started by hand; the executor would rewrite the file first."""
+    stage, other = make("edited"), make("other")
     folder = stage.folder(folders.runs)
     folder.mkdir(parents=True)
-    changed = {**stage.describe(), "config": {**stage.config, "sleep_s": 9}}
-    for text, said in (
+    changed = {**stage.to_json(), "config": {**stage.config, "sleep_s": 9}}
+    for text, message in (
         (json.dumps(changed), "changed by hand"),
         ("{", "is damaged"),
-        (None, "is not there"),
-        (json.dumps(other.describe()), "does not belong to this folder"),
+        (None, "does not exist"),
+        (json.dumps(other.to_json()), "does not belong to this folder"),
         ('{"kind": "rank"}', "is damaged"),
     ):
         (folder / "stage.json").unlink(missing_ok=True)
         if text is not None:
             (folder / "stage.json").write_text(text)
-        with pytest.raises(UserError, match=said):
-            read_orders(folder)
+        with pytest.raises(UserError, match=message):
+            load_spec(folder)
     (folder / "stage.json").write_text(json.dumps(changed))
     line = [
         sys.executable,
@@ -136,7 +120,7 @@ def test_orders_that_do_not_fit_their_folder_are_refused(folders, make, tmp_path
         "--data-dir",
         str(folders.data),
         "--stages-package",
-        "tests.helpers.fake_stages",
+        FAKE_STAGES,
     ]
     ended = subprocess.run(line, capture_output=True, text=True)
     assert (
@@ -148,24 +132,24 @@ def test_orders_that_do_not_fit_their_folder_are_refused(folders, make, tmp_path
     assert not execute(matrix_of(stage), folders).failed
 
 
-def test_a_runs_folder_that_cannot_be_written_is_named(folders):
-    """/sys takes no folders, not even from root."""
+def test_an_unwritable_runs_folder_is_named(folders):
+    """/sys refuses new folders, even for root."""
     refused = Folders(folders.data, folders.raw, Path("/sys/runs"))
     with pytest.raises(OSError) as caught:
         begin(refused)
-    explained = disk.explain(caught.value)
+    explained = os_errors.explain(caught.value)
     assert explained is not None and "/sys/runs" in str(explained)
 
 
-def test_a_disk_that_fills_up_fails_its_stage_and_not_the_run(folders, make, journal):
-    """The journal, which a stage writes to, lies on /dev/full."""
+def test_a_full_disk_fails_its_stage_but_not_the_run(folders, make, journal):
+    """The stage writes its journal to /dev/full."""
     full, other = make("full", journal="/dev/full"), make("other")
     run = execute(matrix_of(full, other), folders)
     assert run.failed[full.key].startswith("The disk is full") and journal() == ["other"]
 
 
-def test_a_file_system_that_refuses_is_named(folders, make, journal):
-    """A file stands where a stage's folder should be: that stage fails, and no other."""
+def test_a_file_in_the_way_of_a_folder_is_named(folders, make, journal):
+    """A file has the name of a stage's folder: only that stage fails."""
     stage, other = make("refused"), make("other")
     folder = stage.folder(folders.runs)
     folder.parent.mkdir(parents=True)

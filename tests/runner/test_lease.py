@@ -1,4 +1,4 @@
-"""Leases between hosts: one holder at a time, whatever the clocks say; a dead host's lease expires; a late holder stops."""
+"""Leases between hosts: one holder at a time, expiry of dead ones, independence of clocks."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ FAR, FARTHER = Holder("far", "boot-of-far", 1), Holder("farther", "boot-of-farth
 
 
 def aged(path: Path, seconds: float) -> None:
-    """As if its holder had last renewed it so long ago."""
+    """Set the lease's renewal time into the past."""
     now = lease.file_system_time(path.parent / "lock")
     os.utime(path, (now - seconds, now - seconds))
 
@@ -24,17 +24,17 @@ def test_one_host_at_a_time(tmp_path: Path):
     held = lease.take(tmp_path, FAR)
     assert held is not None and lease.holder_of(tmp_path) == FAR
     assert lease.take(tmp_path, FARTHER) is None and lease.is_held(tmp_path)
-    with lease.hold(tmp_path) as mine:
-        assert mine is None
+    with lease.hold(tmp_path) as ours:
+        assert ours is None
     held.release()
     assert not lease.is_held(tmp_path)
-    with lease.hold(tmp_path) as mine:
-        assert mine is not None and not mine.is_lost()
+    with lease.hold(tmp_path) as ours:
+        assert ours is not None and not ours.is_lost()
         assert lease.take(tmp_path, FAR) is None
     assert len(list(tmp_path.glob("lease-*"))) == 1
 
 
-def test_a_dead_hosts_lease_expires_and_it_learns_of_that(tmp_path: Path):
+def test_a_lease_expires_and_its_late_holder_notices(tmp_path: Path):
     held = lease.take(tmp_path, FAR)
     aged(held.path, lease.EXPIRES_S - 5)
     assert lease.take(tmp_path, FARTHER) is None
@@ -44,12 +44,12 @@ def test_a_dead_hosts_lease_expires_and_it_learns_of_that(tmp_path: Path):
     assert successor is not None and lease.holder_of(tmp_path) == FARTHER
     held.beat()
     assert held.is_lost()
-    held.release()  # of what is no longer its own: must not end the other's
+    held.release()  # must not affect the successor's lease
     assert lease.take(tmp_path, FAR) is None and not successor.is_lost()
 
 
-def test_a_process_of_this_host_that_died_is_not_waited_for(tmp_path: Path):
-    """It was killed: its lock is free, its lease is fresh."""
+def test_a_dead_process_of_this_host_is_replaced_at_once(tmp_path: Path):
+    """Its lock is free although its lease is fresh."""
     assert lease.take(tmp_path, Holder.me()) is not None
     with lease.hold(tmp_path) as held:
         assert held is not None
@@ -79,7 +79,7 @@ def test_a_holder_renews_while_it_works(tmp_path: Path):
             time.sleep(0.01)
 
 
-def test_numbers_only_rise_and_of_two_heirs_one_wins(
+def test_numbers_only_increase_and_one_of_two_successors_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     first = lease.take(tmp_path, FAR)
@@ -89,14 +89,14 @@ def test_numbers_only_rise_and_of_two_heirs_one_wins(
     assert [path.name for path in tmp_path.glob("lease-*")] == [
         newest.path.name
     ] and newest.path.name > first.path.name
-    # One that read the folder long ago, before the lease had changed hands twice:
+    # A process that listed the folder before the lease changed hands twice:
     listing = lease._newest
     answers = iter([first.path])
     monkeypatch.setattr(lease, "_newest", lambda folder: next(answers, None) or listing(folder))
     assert lease.take(tmp_path, FARTHER) is None and not newest.is_lost()
 
 
-def test_many_processes_and_one_lease(tmp_path: Path):
+def test_one_of_many_processes_takes_an_expired_lease(tmp_path: Path):
     with multiprocessing.get_context("fork").Pool(8) as pool:
         for round_ in range(5):
             folder = tmp_path / str(round_)
@@ -107,19 +107,19 @@ def test_many_processes_and_one_lease(tmp_path: Path):
             assert sum(won) == 1
 
 
-def _take_as_another_host(told: tuple[Path, int]) -> bool:
-    folder, index = told
+def _take_as_another_host(arguments: tuple[Path, int]) -> bool:
+    folder, index = arguments
     return lease.take(folder, Holder(f"host{index}", f"boot{index}", index)) is not None
 
 
-def test_a_lease_that_cannot_be_read_is_respected_until_it_expires(tmp_path: Path):
+def test_an_unreadable_lease_is_respected_until_it_expires(tmp_path: Path):
     (tmp_path / "lease-000007").write_text("")
     assert lease.take(tmp_path, FAR) is None
     aged(tmp_path / "lease-000007", lease.EXPIRES_S + 5)
     assert lease.take(tmp_path, FAR).path.name == "lease-000008"
 
 
-def test_a_stage_that_another_host_runs_is_shown_as_running(tmp_path: Path):
+def test_a_stage_of_another_host_counts_as_running(tmp_path: Path):
     folder = tmp_path / "stages" / "rank" / "abc"
     folder.mkdir(parents=True)
     held = lease.take(folder, FAR)

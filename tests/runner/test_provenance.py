@@ -1,46 +1,44 @@
-"""What a result says of its origin: the recipe, which reads back as the same matrix; hashes of what it read and left."""
+"""Origin of a result: the saved recipe gives the same matrix, and hashes of inputs and outputs."""
 
 import hashlib
 from pathlib import Path
 
 import pytest
 
-from harness.config import load as recipe
-from harness.matrix import expand as matrix
+from harness.config import load
+from harness.matrix.expand import expand
 from harness.runner import provenance
 from harness.runner.result import Result
 
 
 @pytest.mark.parametrize("name", ["demo", "robust_l2", "photos"])
-def test_the_text_that_is_kept_is_the_recipe(name: str, tmp_path: Path):
-    asked = recipe.read(name, ["pretrain.epochs=15", "seeds=[3]"])
-    kept = tmp_path / provenance.keep_recipe(asked, tmp_path)
+def test_the_saved_text_is_the_recipe(name: str, tmp_path: Path):
+    recipe = load.read(name, ["pretrain.epochs=15", "seeds=[3]"])
+    saved = tmp_path / provenance.keep_recipe(recipe, tmp_path)
     assert (
-        kept == tmp_path / provenance.keep_recipe(asked, tmp_path)
-        and len(list(kept.parent.iterdir())) == 1
+        saved == tmp_path / provenance.keep_recipe(recipe, tmp_path)
+        and len(list(saved.parent.iterdir())) == 1
     )
-    again = matrix.expand(recipe.read(kept))
-    assert [stage.key for stage in again.stages] == [
-        stage.key for stage in matrix.expand(asked).stages
-    ]
+    again = expand(load.read(saved))
+    assert [stage.key for stage in again.stages] == [stage.key for stage in expand(recipe).stages]
     assert (
-        provenance.keep_recipe(recipe.read(name), tmp_path) != kept.relative_to(tmp_path).as_posix()
+        provenance.keep_recipe(load.read(name), tmp_path) != saved.relative_to(tmp_path).as_posix()
     )
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in recipe.available() if "\n  tiny:" in recipe.find(name).read_text()]
+    "name", [name for name in load.available() if "\n  tiny:" in load.find(name).read_text()]
 )
-def test_the_text_of_a_scale_that_was_chosen_is_the_recipe(name: str, tmp_path: Path):
-    asked = recipe.read(name, ["scale=tiny"])
-    again = recipe.read(tmp_path / provenance.keep_recipe(asked, tmp_path))
-    assert again == asked.model_copy(update={"scale": None}) and again.name.endswith("_tiny")
-    assert [stage.key for stage in matrix.expand(again).stages] == [
-        stage.key for stage in matrix.expand(asked).stages
+def test_the_saved_text_of_a_scaled_recipe_is_the_recipe(name: str, tmp_path: Path):
+    recipe = load.read(name, ["scale=tiny"])
+    again = load.read(tmp_path / provenance.keep_recipe(recipe, tmp_path))
+    assert again == recipe.model_copy(update={"scale": None}) and again.name.endswith("_tiny")
+    assert [stage.key for stage in expand(again).stages] == [
+        stage.key for stage in expand(recipe).stages
     ]
 
 
-def test_inputs_are_what_the_needed_stages_left(tmp_path: Path):
+def test_inputs_are_the_outputs_of_the_needed_stages(tmp_path: Path):
     def result(kind: str, **more: object) -> Result:
         return Result(
             kind=kind,

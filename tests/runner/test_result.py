@@ -1,4 +1,4 @@
-"""A result is whole or absent; a damaged or foreign one is named, never trusted."""
+"""A result is complete or absent; damaged and foreign ones are refused by name."""
 
 import json
 
@@ -22,7 +22,7 @@ RESULT = Result(
 )
 
 
-def test_a_saved_result_comes_back_the_same(tmp_path):
+def test_a_saved_result_loads_unchanged(tmp_path):
     folder = tmp_path / "new" / RESULT.key
     save(RESULT, folder)
     assert load(folder) == RESULT
@@ -35,26 +35,26 @@ def test_the_result_of_another_stage_is_refused(tmp_path):
         load(tmp_path / "another")
 
 
-def test_no_file_is_no_result(tmp_path):
+def test_a_missing_file_is_no_result(tmp_path):
     assert load(tmp_path) is None
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "{}", json.dumps({"schema_version": 0}), RESULT.model_dump_json()[:-20]]
 )
-def test_a_damaged_or_foreign_record_is_a_clear_error(tmp_path, text):
+def test_a_damaged_or_foreign_record_is_refused(tmp_path, text):
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(UserError, match=r"result\.json"):
         load(tmp_path)
 
 
-def test_not_a_number_is_refused_before_anything_is_written(tmp_path):
+def test_nan_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         save(RESULT.model_copy(update={"metrics": {"loss": float("nan")}}), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     write_atomically(path, b"old")
 
@@ -64,6 +64,6 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
     monkeypatch.setattr("harness.system.atomic_write.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space") as refused:
         write_atomically(path, b"new")
-    assert refused.value.filename == str(path), "a person must read which disk is full"
+    assert refused.value.filename == str(path), "the message must name the full disk"
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -1,4 +1,4 @@
-"""Shortlists: the best by mean rank, drawn up also where models have failed, and what is not on them is not run."""
+"""Shortlists: ranking by mean rank, failed models, and stages that are skipped."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -40,7 +40,10 @@ def recipe(**changes: Any) -> Recipe:
 
 
 class InThisProcess:
-    """A launcher that does each stage at once: models named in `broken` cannot be adopted, shortlists are drawn up for real."""
+    """Launcher that finishes each stage at once.
+
+    Models named in `broken` cannot be loaded. Shortlists are computed by their real code.
+    """
 
     num_slots = 1
 
@@ -95,11 +98,11 @@ def as_result(stage: Any, metrics: dict[str, Any]) -> Result:
 
 
 def context_of(stage: Any, folders: Folders) -> StageContext:
-    found = {role: result.load(need.folder(folders.runs)) for role, need in stage.needs.items()}
+    needs = {role: result.load(need.folder(folders.runs)) for role, need in stage.needs.items()}
     return StageContext(
         stage.config,
         stage.folder(folders.runs),
-        {role: one for role, one in found.items() if one},
+        {role: need for role, need in needs.items() if need},
         {},
         folders.data,
         folders.raw,
@@ -109,9 +112,9 @@ def context_of(stage: Any, folders: Folders) -> StageContext:
 
 
 def drive(
-    asked: Recipe, folders: Folders, broken: set[str] = frozenset()
+    chosen_recipe: Recipe, folders: Folders, broken: set[str] = frozenset()
 ) -> tuple[Run, InThisProcess, Matrix]:
-    matrix = expand(asked)
+    matrix = expand(chosen_recipe)
     launcher = InThisProcess(matrix, folders, broken)
     run = Run(matrix, folders, launcher)
     list(run.events())
@@ -119,12 +122,12 @@ def drive(
 
 
 def states(matrix: Matrix, folders: Folders, method: str) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+    of_model: dict[str, set[str]] = {}
     of = states_of(matrix, folders, unfinished(matrix, folders))
     for stage in matrix.stages:
         if stage.axes.get("method") == method:
-            found.setdefault(stage.axes["model"], set()).add(of[stage.key])
-    return found
+            of_model.setdefault(stage.axes["model"], set()).add(of[stage.key])
+    return of_model
 
 
 @pytest.fixture
@@ -132,9 +135,9 @@ def folders(tmp_path: Path) -> Folders:
     return Folders(data=tmp_path / "data", raw=tmp_path / "raw", runs=tmp_path / "runs")
 
 
-def test_only_the_best_are_run_and_the_plan_says_so(folders: Folders):
+def test_only_stages_of_the_best_models_run(folders: Folders):
     run, launcher, matrix = drive(recipe(), folders)
-    assert not run.failed and not run.blocked
+    assert not run.failed and not run.not_run
     assert [name for name in launcher.ran if "/grid/" in name] == [
         f"transfer/{target}/grid/{model}"
         for model in ("b", "c")
@@ -152,7 +155,7 @@ def test_only_the_best_are_run_and_the_plan_says_so(folders: Folders):
     assert launcher.ran == [] and not again.failed
 
 
-def test_a_model_that_fails_is_left_out_and_comes_back_when_it_is_repaired(folders: Folders):
+def test_a_failed_model_is_left_out_until_it_succeeds(folders: Folders):
     run, launcher, matrix = drive(recipe(), folders, broken={"b"})
     assert set(run.failed.values()) == {"no such weights"}
     assert states(matrix, folders, "grid") == {
@@ -162,16 +165,16 @@ def test_a_model_that_fails_is_left_out_and_comes_back_when_it_is_repaired(folde
         "d": {"done"},
     }
     gate = next(stage for stage in matrix.stages if stage.kind == "shortlist")
-    found = result.load(gate.folder(folders.runs))
+    record = result.load(gate.folder(folders.runs))
     assert (
-        found is not None
-        and found.metrics["chosen"] == ["c", "d"]
-        and found.metrics["num_missing"] == 2
+        record is not None
+        and record.metrics["chosen"] == ["c", "d"]
+        and record.metrics["num_missing"] == 2
     )
-    assert found.metrics["left_out"] == {
+    assert record.metrics["left_out"] == {
         "b": "it, its features or its scores failed on synthetic_patterns"
     }
-    assert {stage.axes["model"] for stage in run.blocked} == {"b"}
+    assert {stage.axes["model"] for stage in run.not_run} == {"b"}
     run, launcher, _ = drive(recipe(), folders)
     assert not run.failed and "shortlist/knn" in launcher.ran
     assert [name for name in launcher.ran if "/grid/" in name] == [
@@ -186,7 +189,7 @@ def test_a_model_that_fails_is_left_out_and_comes_back_when_it_is_repaired(folde
     }
 
 
-def test_a_model_that_joins_undoes_nothing(folders: Folders):
+def test_an_added_model_invalidates_nothing(folders: Folders):
     _, _, matrix = drive(
         recipe(models=[model for model in recipe().models if model.name != "a"]), folders
     )
@@ -197,29 +200,25 @@ def test_a_model_that_joins_undoes_nothing(folders: Folders):
     assert not [name for name in launcher.ran if "/grid/" in name]
 
 
-def test_a_shortlist_that_cannot_be_drawn_up_fails_and_blocks_its_stages(folders: Folders):
+def test_a_failed_shortlist_blocks_its_stages(folders: Folders):
     run, launcher, _ = drive(recipe(), folders, broken=set(KNN))
     assert launcher.ran[-1] == "shortlist/knn" and "None of 4 models has a score knn" in " ".join(
         run.failed.values()
     )
-    assert len([stage for stage in run.blocked if "/grid/" in stage.name]) == 8
+    assert len([stage for stage in run.not_run if "/grid/" in stage.name]) == 8
 
 
-def test_a_report_tells_what_was_left_out_from_what_is_missing(folders: Folders):
+def test_a_report_distinguishes_skipped_from_missing_stages(folders: Folders):
     _, _, matrix = drive(recipe(), folders)
     (grid,) = [stage for stage in matrix.stages if stage.name == "transfer/synthetic_scenes/grid/b"]
     (grid.folder(folders.runs) / result.FILE_NAME).unlink()
     transfers = [stage for stage in matrix.stages if stage.kind == "transfer"]
-    text = write_report(
-        replace(matrix, stages=transfers[-1:]), folders, ("md",)
-    ).read_text()  # left out, and nothing else
-    assert (
-        "1 stage was left out: grid ran for the best 2 models by knn only." in text
-        and "no result yet" not in text
-    )
+    text = write_report(replace(matrix, stages=transfers[-1:]), folders, ("md",)).read_text()
+    assert "1 stage was" in text and "best 2 models by knn" in text
+    assert "no result yet" not in text
     text = write_report(replace(matrix, stages=[grid]), folders, ("md",)).read_text()
     assert (
-        "left out" not in text
+        "best 2 models" not in text
         and f"1 of 1 stages have no result yet:\n\n- {grid.name}" in text.replace("\\", "")
     )
 
@@ -240,7 +239,7 @@ def test_ranks_by_hand():
     assert dict(zip("abc", ranks, strict=True)) == {row["model"]: row["mean_rank"] for row in rows}
 
 
-def test_targets_that_a_score_suits_for_no_model_do_not_count_and_others_leave_a_model_out():
+def test_targets_without_any_score_do_not_count_and_others_exclude_a_model():
     roles = {
         f"{model} on {target}": [model, target]
         for model in "ab"
@@ -283,12 +282,12 @@ def test_targets_that_a_score_suits_for_no_model_do_not_count_and_others_leave_a
         ),
     ],
 )
-def test_shortlists_that_cannot_be_meant_are_refused(change: dict[str, Any], says: str):
+def test_contradicting_shortlists_are_refused(change: dict[str, Any], says: str):
     with pytest.raises(ValueError, match=says):
         recipe(**change)
 
 
-def test_the_state_of_a_skipped_stage_that_has_run_before_is_done(folders: Folders):
+def test_a_skipped_stage_that_has_run_before_is_done(folders: Folders):
     _, _, matrix = drive(recipe(shortlist=None), folders)
     assert states(matrix, folders, "grid") == {model: {"done"} for model in KNN}
     _, _, matrix = drive(recipe(), folders)

@@ -13,16 +13,18 @@ from PIL import Image
 
 from harness.config.load import read
 from harness.matrix.expand import expand
-from harness.runner import lease, result
-from harness.runner import torchrun as processes
+from harness.runner import lease, result, torchrun
 from harness.runner.executor import Run, begin
-from harness.runner.launcher import LauncherSettings
 from harness.runner.launchers import local
-from harness.runner.retry import Policy
+from harness.runner.retry import RetryPolicy
 from tests.helpers import ROOT
-from tests.runner.test_executor import SOON, folders, make, matrix_of, wait_for
+from tests.helpers.execution import (
+    FAST_RETRIES,
+    matrix_of,
+    settings_for,
+    wait_for,
+)
 
-__all__ = ["folders", "make"]
 RECIPE = """\
 name: shared
 source: {path: things, val: 0.25}
@@ -35,7 +37,7 @@ pretrain: {epochs: 40, batch_size: 24, resolution: 24, channels: [16, 16, 16, 16
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A recipe, and a tree of class folders whose classes differ in colour: 48 images to train on, 16 to judge by."""
+    """Create a recipe and class folders that differ in color: 48 train images, 16 val images."""
     (tmp_path / "shared.yaml").write_text(RECIPE)
     rng = np.random.default_rng(0)
     for label in range(4):
@@ -80,14 +82,16 @@ def start(folder: Path, runs: str, *more: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_two_processes_train_what_one_would_and_go_on_where_they_were_stopped(folder):
+def test_two_processes_train_like_one_and_resume_after_an_interruption(folder):
     write, pretrain, *_ = expand(read(folder / "shared.yaml")).stages
     ours, theirs = (pretrain.folder(folder / runs) for runs in ("two", "one"))
     run = start(folder, "two", "--gpus-per-stage", "2")
     wait_for(lambda: run.poll() is not None or list((ours / "checkpoints").glob("*.pt")), 120)
     run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=60)
-    assert run.returncode == 130 and "Go on with" in said and "Traceback" not in said, said
+    _, message = run.communicate(timeout=60)
+    assert run.returncode == 130 and "Resume with" in message and "Traceback" not in message, (
+        message
+    )
     assert (
         result.load(ours) is None
         and list((ours / "checkpoints").glob("*.pt"))
@@ -113,11 +117,9 @@ def test_two_processes_train_what_one_would_and_go_on_where_they_were_stopped(fo
     alone = subprocess.Popen(line, env={**os.environ, "PYTHONPATH": str(ROOT)})
     again = start(folder, "two", "--gpus-per-stage", "2")
     wait_for(lambda: again.poll() is not None or (ours / "result.json").exists(), 120)
-    again.send_signal(
-        signal.SIGINT
-    )  # what is left, the evaluation and the report, is tested elsewhere
-    _, said = again.communicate(timeout=60)
-    assert again.returncode == 130 and alone.wait(60) == 0, said
+    again.send_signal(signal.SIGINT)  # evaluation and report are tested elsewhere
+    _, message = again.communicate(timeout=60)
+    assert again.returncode == 130 and alone.wait(60) == 0, message
     two, one = result.load(ours), result.load(theirs)
     assert (two.metrics["num_processes"], one.metrics["num_processes"]) == (2, 1)
     assert (two.environment["num_threads"], one.environment["num_threads"]) == (1, 1)
@@ -130,7 +132,8 @@ def test_two_processes_train_what_one_would_and_go_on_where_they_were_stopped(fo
         two.metrics["val"]["num_images"] == 16
         and two.metrics["val"]["top1"] == one.metrics["val"]["top1"] == 1.0
     )
-    # BatchNorm sees 12 images here and 24 there, or else they would be equal: tests/train/test_distributed.py
+    # Not equal, because BatchNorm sees 12 images per process and 24 in one process. Without
+    # BatchNorm they are equal: tests/train/test_distributed.py.
     ours, theirs = (
         [epoch["train_loss"] for epoch in record.metrics["epochs"]] for record in (two, one)
     )
@@ -139,41 +142,30 @@ def test_two_processes_train_what_one_would_and_go_on_where_they_were_stopped(fo
     )
 
 
-def test_memory_that_runs_out_in_one_process_is_worth_another_try(folders, make, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+def test_exhausted_memory_in_one_process_is_retried(folders, make):
     stage = make("shared", kind="evaluate", no_room_in_rank=1)
-    with local.open(
-        LauncherSettings(
-            folders,
-            1,
-            "cpu",
-            "tests.helpers.fake_stages",
-            gpus_per_stage=2,
-            began_at=begin(folders),
-        )
-    ) as launcher:
-        run = Run(matrix_of(stage), folders, launcher, SOON)
-        told = [(event.what, event.message) for event in run.events() if event.what != "waiting"]
-    assert [what for what, _ in told] == [
+    with local.open(settings_for(folders, gpus_per_stage=2, began_at=begin(folders))) as launcher:
+        run = Run(matrix_of(stage), folders, launcher, FAST_RETRIES)
+        events = [(event.what, event.message) for event in run.events() if event.what != "waiting"]
+    assert [what for what, _ in events] == [
         "started",
         "retry",
         "started",
         "done",
-    ] and "Others hold the memory." in told[1][1]
+    ] and "Others hold the memory." in events[1][1]
     assert result.load(stage.folder(folders.runs)).retries == {"out_of_memory": 1}
 
 
-def test_a_crash_in_one_process_names_its_signal(folders, make, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+def test_a_crash_in_one_process_names_its_signal(folders, make):
     stage = make("shared", kind="evaluate", crash="SIGSEGV")
-    settings = LauncherSettings(
-        folders, 1, "cpu", "tests.helpers.fake_stages", gpus_per_stage=2, began_at=begin(folders)
-    )
+    settings = settings_for(folders, gpus_per_stage=2, began_at=begin(folders))
     with local.open(settings) as launcher:
-        run = Run(matrix_of(stage), folders, launcher, Policy(most=0))
+        run = Run(matrix_of(stage), folders, launcher, RetryPolicy(max_retries=0))
         list(run.events())
-    said = run.failed[stage.key]
-    assert said.startswith("One of 2 processes was killed by SIGSEGV (") and "doctor" in said, said
+    message = run.failed[stage.key]
+    assert (
+        message.startswith("One of 2 processes was killed by SIGSEGV (") and "doctor" in message
+    ), message
 
 
 def answer(status: str, cause: str = "") -> dict[str, str]:
@@ -200,14 +192,12 @@ def answer(status: str, cause: str = "") -> dict[str, str]:
         ),
         ([answer("failed", "lost"), answer("failed", "bug")], True, ("failed", "bug", "of bug")),
         ([answer("stopped"), answer("stopped")], False, ("stopped", "", "")),
-        ([answer("stopped")], False, None),  # one was killed, the other told to stop by torchrun
+        ([answer("stopped")], False, None),  # one was killed, and torchrun stopped the other
         ([answer("failed", "lost")], False, None),
         ([answer("failed", "lost")], True, ("stopped", "", "")),
         ([answer("busy"), answer("busy")], False, ("busy", "", "")),
         ([], False, None),
     ],
 )
-def test_of_several_processes_the_one_that_knows_why_speaks_for_all(
-    answers, stop_requested, expected
-):
-    assert processes._of_all(answers, 2, stop_requested) == expected
+def test_the_rank_that_failed_first_determines_the_status(answers, stop_requested, expected):
+    assert torchrun._combine(answers, 2, stop_requested) == expected

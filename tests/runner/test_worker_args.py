@@ -1,21 +1,21 @@
-"""What `harness run` asks of training reaches the worker: how often to save, how many steps to trace."""
+"""Settings of `harness run` reach the worker: checkpoint interval and number of traced steps."""
 
 from pathlib import Path
 
 import pytest
 
-from harness.runner import worker_args as worker_options
+from harness.runner import worker_args
 from harness.runner.launcher import LauncherSettings
 from harness.runner.launchers.local import LocalLauncher, slots
 from harness.system.folders import Folders
 
 
-def test_a_workers_options_are_those_of_the_run(tmp_path):
+def test_settings_of_the_run_reach_the_worker(tmp_path):
     settings = LauncherSettings(
         Folders(tmp_path, tmp_path, tmp_path), 1, "cpu", checkpoint_minutes=2.5, trace_steps=7
     )
     launcher = LocalLauncher(settings, slots(settings))
-    options = worker_options.parse(launcher._command(launcher.slots[0])[3:])
+    options = worker_args.parse(launcher._command(launcher.slots[0])[3:])
     assert (options.checkpoint_minutes, options.trace) == (2.5, 7)
 
 
@@ -23,12 +23,10 @@ def test_a_workers_options_are_those_of_the_run(tmp_path):
     ("variables", "expected"),
     [({}, (5.0, 0)), ({"HARNESS_CHECKPOINT_MINUTES": "1", "HARNESS_TRACE": "3"}, (1.0, 3))],
 )
-def test_a_worker_of_another_launcher_takes_them_from_the_environment(
-    monkeypatch, variables, expected
-):
+def test_defaults_come_from_the_environment(monkeypatch, variables, expected):
     for name in ("HARNESS_CHECKPOINT_MINUTES", "HARNESS_TRACE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    options = worker_options.parse([str(Path("stage"))])
+    options = worker_args.parse([str(Path("stage"))])
     assert (options.checkpoint_minutes, options.trace) == expected

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.runner.context import OutOfMemory, StageContext
+from harness.runner.context import OutOfMemoryError, StageContext
 from harness.stages.pretrain import run as pretrain
 from harness.stages.transfer import run as transfer
 from harness.train import micro_batching as memory
@@ -110,7 +110,7 @@ def test_a_stage_that_runs_out_of_memory_names_the_batch_that_fits(
     says = r"batches of 32 images at 24 pixels; 8 fit(.|\n)*batch_size: 8 .*accumulate: auto"
     with pytest.raises(UserError, match=says) as told:
         pretrain.run(pretrain_context(tmp_path, source, settings={"batch_size": 32, "epochs": 1}))
-    assert not isinstance(told.value, OutOfMemory)  # it would fail again
+    assert not isinstance(told.value, OutOfMemoryError)  # it would fail again
     metrics = pretrain.run(
         pretrain_context(
             tmp_path, source, "auto", settings={"batch_size": 32, "epochs": 1, "accumulate": "auto"}
@@ -135,7 +135,7 @@ def test_what_fitted_at_first_is_tried_again_in_twice_as_many_parts(tmp_path, so
             patched, 9, after=3
         )  # 1 forward pass of trial in 1 part, then steps of training
         with pytest.raises(
-            OutOfMemory, match=r"no longer enough memory for 16 images(.|\n)*in 2 parts"
+            OutOfMemoryError, match=r"no longer enough memory for 16 images(.|\n)*in 2 parts"
         ):
             pretrain.run(
                 pretrain_context(
@@ -143,7 +143,7 @@ def test_what_fitted_at_first_is_tried_again_in_twice_as_many_parts(tmp_path, so
                 )
             )
     limit_memory(monkeypatch, 4, after=4)  # again: 8 fit when it is tried, and not later
-    with pytest.raises(OutOfMemory, match=r"for 8 images(.|\n)*in 4 parts"):
+    with pytest.raises(OutOfMemoryError, match=r"for 8 images(.|\n)*in 4 parts"):
         pretrain.run(
             pretrain_context(tmp_path, source, "auto", settings={**settings, "accumulate": "auto"})
         )
@@ -170,7 +170,7 @@ def test_a_transfer_whose_memory_others_hold_is_tried_again(transfer_context, mo
     context = transfer_context("full")
     limit_memory(monkeypatch, 9)
     monkeypatch.setattr(memory, "_of_others", lambda device: 3e9)
-    with pytest.raises(OutOfMemory, match=r"5 fit. Others hold 3.0 GB"):
+    with pytest.raises(OutOfMemoryError, match=r"5 fit. Others hold 3.0 GB"):
         transfer.run(context)
 
 

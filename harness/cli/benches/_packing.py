@@ -83,7 +83,9 @@ def measure_packing(
         for name, per_gpu in (("together", NUM_PACKED), ("alone", 1)):
             settings = LauncherSettings(folders, per_gpu, "cuda", jobs_per_gpu=per_gpu)
             slots = local.slots(settings)
-            slots = [slot if slot.gives_way else replace(slot, gpu=slots[0].gpu) for slot in slots]
+            slots = [
+                slot if slot.low_priority else replace(slot, gpu=slots[0].gpu) for slot in slots
+            ]
             launchers[name] = stack.enter_context(local.LocalLauncher(settings, slots))
             # The first stage of a kind runs alone, to be measured. Pass 2 warms all workers.
             for _ in range(2):

@@ -191,7 +191,7 @@ class MatrixRuns:
         settings = one_epoch_settings(self._recipe_name, self._overrides)
         self._harness("run", folders, settings)
         return {
-            slot_time.likeness(stage): result
+            slot_time.startup_key(stage): result
             for stage, result in _results(self.plan(settings), folders)
         }
 
@@ -212,7 +212,7 @@ class MatrixRuns:
         ended = time.time()
         spans = slot_time.spans_of(_results(self.plan([]), folders), folders.runs)
         slots = local.slots(LauncherSettings(folders, self._jobs))
-        num_slots = sum(not slot.gives_way for slot in slots)
+        num_slots = sum(not slot.low_priority for slot in slots)
         parts = slot_time.account(spans, num_slots, began, ended, cpu_samples)
         slot_s = num_slots * (ended - began)
         overhead = slot_s - parts["own_work"] - parts["no_stage_ready"]
@@ -425,7 +425,7 @@ def _write_result(stage: "Stage", templates: dict[Any, "Result"], runs: Path) ->
     """
     folder = stage.folder(runs)
     folder.mkdir(parents=True)
-    record = templates[slot_time.likeness(stage)].model_copy(
+    record = templates[slot_time.startup_key(stage)].model_copy(
         update={
             "key": stage.key,
             "name": stage.name,
@@ -434,5 +434,5 @@ def _write_result(stage: "Stage", templates: dict[Any, "Result"], runs: Path) ->
             "needs": {role: need.key for role, need in stage.needs.items()},
         }
     )
-    (folder / "stage.json").write_text(json.dumps(stage.describe()))
+    (folder / "stage.json").write_text(json.dumps(stage.to_json()))
     (folder / "result.json").write_text(json.dumps(record.model_dump(mode="json"), indent=1))

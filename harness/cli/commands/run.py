@@ -53,8 +53,8 @@ STOP_GRACE_S = 20.0
     "launcher_options",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Option of the launcher, such as partition=gpu for slurm or address=HOST:PORT for ray; may "
-    "be repeated. See harness ls launchers.",
+    help="Option of the launcher, such as partition=gpu for slurm or address=HOST:PORT for ray; "
+    "may be repeated. See harness ls launchers.",
 )
 @click.option(
     "--device",

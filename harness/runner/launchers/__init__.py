@@ -1,1 +1,1 @@
-"""Where stages run: each launcher starts `python -m harness.worker` and reports what came back."""
+"""Launchers: each starts `python -m harness.worker` somewhere and reports how it ended."""

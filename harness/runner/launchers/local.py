@@ -1,6 +1,8 @@
-"""Runs stages on this machine: warm worker processes, one a slot, so that imports and JIT are paid for once.
+"""Run stages on this machine, in warm worker processes: one per slot.
 
-They are forked from one process that imports what they need (`harness.runner.fork_server`), or started afresh where that cannot be.
+A worker runs many stages, so that imports and JIT compilation are paid once. Workers are forked
+from a process that has imported what they need (`harness.runner.fork_server`), or started as new
+processes if forking is not supported.
 """
 
 import contextlib
@@ -29,40 +31,65 @@ from harness.runner.gpu_packing import GpuSharing, ResourceKey, has_utilization,
 from harness.runner.launcher import (
     THREAD_VARIABLES,
     Finished,
+    LauncherOptions,
     LauncherSettings,
-    request_line,
 )
+from harness.runner.protocol import Answer, request_line
 from harness.runner.signals import STOPPED
 from harness.system import environment
 from writers.errors import UserError
 
 
+class Options(LauncherOptions):
+    """The local launcher has no options of its own."""
+
+
 @dataclass
 class Slot:
-    """One place for a stage: threads, perhaps a GPU, and the worker that serves it while there is one."""
+    """Place for one running stage.
+
+    Attributes:
+        index: number of the slot.
+        num_threads: CPU threads of its stages.
+        gpu: one or several GPUs, in the form of CUDA_VISIBLE_DEVICES; None for no GPU.
+        cores: cores that only this slot uses; empty if the scheduler may choose.
+        low_priority: runs stages without a GPU at low priority next to GPU stages.
+        process: the slot's worker; None until it is needed.
+        running: folder of the running stage.
+        resource_key: of the stage that runs, or ran last.
+        unread: incomplete line of the worker's output.
+    """
 
     index: int
     num_threads: int
-    gpu: str | None  # or GPUs, as CUDA_VISIBLE_DEVICES names them
-    cores: tuple[int, ...] = ()  # its own; none: whichever are free
-    low_priority: bool = False  # runs, at low priority, what needs no GPU beside what does
+    gpu: str | None
+    cores: tuple[int, ...] = ()
+    low_priority: bool = False
     process: SpawnedWorker | ForkedWorker | None = None
-    running: Path | None = None  # the stage's folder
-    like: ResourceKey = ()  # what runs or ran last
+    running: Path | None = None
+    resource_key: ResourceKey = ()
     unread: bytes = field(default=b"", repr=False)
 
 
-def open(settings: LauncherSettings) -> "LocalLauncher":
-    settings.refuse_unknown_options("local", ())
+def open(settings: LauncherSettings, options: Options | None = None) -> "LocalLauncher":
+    """Open the launcher.
+
+    Raises:
+        UserError: the settings do not fit this machine; see `slots`.
+    """
     return LocalLauncher(settings, slots(settings))
 
 
 def slots(settings: LauncherSettings) -> list[Slot]:
-    """`jobs_per_gpu` slots per GPU, or per so many as a stage gets, and one beside them for stages that need none, which gives
-    way to them.
+    """Divide this machine into slots.
 
-    Without a GPU: a thread per slot on up to 4 cores, else 4 threads per slot. Slots that fit share out the cores.
-    Raises UserError where GPUs are asked for that are not there, and where more stages than GPUs take are to run side by side.
+    With GPUs there are `jobs_per_gpu` slots per GPU, or per group of `gpus_per_stage` GPUs. One
+    more slot, of low priority, runs the stages that need no GPU. Without a GPU a slot has one
+    thread on machines with up to 4 cores, and 4 threads otherwise. If all slots fit on the cores,
+    each gets cores of its own.
+
+    Raises:
+        UserError: GPUs are requested that do not exist, or more parallel stages than the GPUs run.
     """
     gpus = [] if settings.device == "cpu" else _visible_gpus()
     if settings.device == "cuda" and not gpus:
@@ -73,57 +100,62 @@ def slots(settings: LauncherSettings) -> list[Slot]:
     if settings.jobs_per_gpu > 1 and not gpus:
         raise UserError(
             "--jobs-per-gpu has no effect: there is no GPU.",
-            "Say --jobs N for stages side by side.",
+            "Use --jobs N to run N stages at the same time.",
         )
     num_gpus = settings.gpus_per_stage
     if 0 < len(gpus) < num_gpus:
         raise UserError(
-            f"A stage is to have {num_gpus} GPUs, and this machine has {len(gpus)}.",
-            "Give it fewer.",
+            f"--gpus-per-stage {num_gpus}: this machine has {len(gpus)} GPUs.",
+            f"Use --gpus-per-stage {len(gpus)} or fewer.",
         )
     gpus = [
         ",".join(gpus[first : first + num_gpus])
         for first in range(0, len(gpus) - num_gpus + 1, num_gpus)
     ]
-    cores = environment.num_cores()
-    carried = len(gpus) * settings.jobs_per_gpu
-    if gpus and settings.num_jobs is not None and settings.num_jobs > carried:
+    num_cores = environment.num_cores()
+    num_gpu_slots = len(gpus) * settings.jobs_per_gpu
+    if gpus and settings.num_jobs is not None and settings.num_jobs > num_gpu_slots:
         raise UserError(
-            f"--jobs {settings.num_jobs}: only {carried} stages run side by side on the GPUs here.",
-            "Say --jobs-per-gpu N for stages that share one.",
+            f"--jobs {settings.num_jobs}: the GPUs here run only {num_gpu_slots} stages at the "
+            "same time.",
+            "Use --jobs-per-gpu N to let N stages share a GPU.",
         )
-    default = carried or max(1, (cores if cores <= 4 else cores // 4) // num_gpus)
-    num_slots = settings.num_jobs or default
-    num_threads = settings.num_threads or max(1, cores // num_slots)
-    own = environment.cores()
-    pinned = num_slots > 1 and num_slots * num_threads <= cores == len(own)
-    found = [
+    num_cpu_slots = max(1, (num_cores if num_cores <= 4 else num_cores // 4) // num_gpus)
+    num_slots = settings.num_jobs or num_gpu_slots or num_cpu_slots
+    num_threads = settings.num_threads or max(1, num_cores // num_slots)
+    cores = environment.cores()
+    is_pinned = num_slots > 1 and num_slots * num_threads <= num_cores == len(cores)
+    slots = [
         Slot(
             index,
             num_threads,
             gpus[index % len(gpus)] if gpus else None,
-            tuple(own[index * num_threads : (index + 1) * num_threads]) if pinned else (),
+            tuple(cores[index * num_threads : (index + 1) * num_threads]) if is_pinned else (),
         )
         for index in range(num_slots)
     ]
-    return [*found, Slot(num_slots, max(1, cores // 4), None, low_priority=True)] if gpus else found
+    if gpus:
+        slots.append(Slot(num_slots, max(1, num_cores // 4), None, low_priority=True))
+    return slots
 
 
 class LocalLauncher:
-    """Keeps one worker process per slot, started when first needed, replaced when it dies."""
+    """Keeps one worker process per slot, started when first needed and replaced when it dies."""
 
     def __init__(self, settings: LauncherSettings, slots: list[Slot]) -> None:
+        """Create the launcher; workers are started later."""
         self.settings = settings
         self.slots = slots
-        shared = settings.jobs_per_gpu > 1
+        may_share = settings.jobs_per_gpu > 1
         self.sharing = GpuSharing(
             settings.folders.runs,
-            min(environment.gpu_memory_bytes(), default=0) if shared else 0,
-            by_time=shared and has_utilization(),
+            min(environment.gpu_memory_bytes(), default=0) if may_share else 0,
+            by_utilization=may_share and has_utilization(),
         )
-        if shared and not self.sharing.by_time:
+        if may_share and not self.sharing.by_utilization:
             print(
-                "Stages share a GPU by memory alone: how busy they keep it cannot be measured here (nvidia-ml-py, MIG).",
+                "Stages share a GPU by memory alone: GPU utilization cannot be measured here "
+                "(requires nvidia-ml-py; MIG slices report none).",
                 file=sys.stderr,
             )
         self.selector = selectors.DefaultSelector()
@@ -131,43 +163,50 @@ class LocalLauncher:
 
     @property
     def num_slots(self) -> int:
+        """Number of slots, without the low-priority one."""
         return sum(not slot.low_priority for slot in self.slots)
 
     def can_start(self, stage: Stage) -> bool:
+        """Return True if a slot is free for this stage."""
         return bool(self._free(stage))
 
     def _free(self, stage: Stage) -> list[Slot]:
-        """Slots that may take this stage: what needs no GPU leaves the GPUs alone, and those that share one fit into it."""
-        beside = any(slot.low_priority for slot in self.slots) and not stage.spec.needs_gpu
+        """Return free slots for this stage. Stages without a GPU leave the GPU slots free."""
+        low_priority = any(slot.low_priority for slot in self.slots) and not stage.spec.needs_gpu
         return [
             slot
             for slot in self.slots
             if slot.running is None
-            and slot.low_priority == beside
-            and (slot.gpu is None or self.sharing.fit(resource_key(stage), self._on(slot.gpu)))
+            and slot.low_priority == low_priority
+            and (slot.gpu is None or self.sharing.fits(resource_key(stage), self._on(slot.gpu)))
         ]
 
     def _on(self, gpu: str) -> list[ResourceKey]:
-        """What runs on the GPU now."""
-        return [slot.like for slot in self.slots if slot.gpu == gpu and slot.running is not None]
+        """Return the keys of the stages that run on the GPU now."""
+        return [
+            slot.resource_key for slot in self.slots if slot.gpu == gpu and slot.running is not None
+        ]
 
-    def _has_company(self, stage: Stage, gpu: str) -> bool:
-        """Whether others run on the GPU, or may join the stage there. Asked before it starts."""
+    def _is_shared(self, stage: Stage, gpu: str) -> bool:
+        """Return True if other stages run on the GPU, or may join this one; call before start."""
         return self.settings.jobs_per_gpu > 1 and (
             bool(self._on(gpu)) or self.sharing.is_known(resource_key(stage))
         )
 
     def prefetch(self, kinds: Collection[str]) -> None:
+        """Import the code of these kinds in the fork server."""
         if self.fork_server is not None:
             with self._server_may_die():
                 self.fork_server.prepare(
-                    [self._module(kind) for kind in sorted(kinds)], self._variables(self.slots[0])
+                    [self.settings.run_module(kind) for kind in sorted(kinds)],
+                    self._variables(self.slots[0]),
                 )
 
     def start(self, stage: Stage, folder: Path) -> None:
+        """Send the stage to a worker, preferably one that has imported its code."""
         free = self._free(stage)
         assert free, "start() without a free slot"
-        module = self._module(stage.kind)
+        module = self.settings.run_module(stage.kind)
         slot = max(
             free, key=lambda slot: (_is_warm(slot.process, module), slot.process is not None)
         )
@@ -176,13 +215,14 @@ class LocalLauncher:
             and self.fork_server is not None
             and not _is_warm(slot.process, module)
         ):
-            self._close(slot)  # another copy has imported it already
-        for _ in range(2):  # a worker may have died while idle: then a fresh one
+            # Replace the cold worker: forking one with the module imported is cheaper.
+            self._close(slot)
+        for _ in range(2):  # the worker may have died while idle
             if slot.process is None:
                 self._open_worker(slot, module)
             assert slot.process is not None and slot.process.stdin is not None
-            shares_gpu = slot.gpu is not None and self._has_company(stage, slot.gpu)
-            slot.running, slot.like = folder, resource_key(stage)
+            shares_gpu = slot.gpu is not None and self._is_shared(stage, slot.gpu)
+            slot.running, slot.resource_key = folder, resource_key(stage)
             try:
                 slot.process.stdin.write(request_line(folder, shares_gpu=shares_gpu))
                 slot.process.stdin.flush()
@@ -195,6 +235,7 @@ class LocalLauncher:
         )
 
     def wait(self, timeout_s: float) -> list[Finished]:
+        """Return the stages that have ended, waiting at most `timeout_s` for the first."""
         finished = []
         for key, _ in self.selector.select(timeout_s):
             slot: Slot = key.data
@@ -202,6 +243,7 @@ class LocalLauncher:
         return finished
 
     def stop(self, grace_s: float) -> list[Finished]:
+        """Send SIGTERM to busy workers; kill those that still run after the grace time."""
         finished: list[Finished] = []
         for slot in self.slots:
             if slot.process is not None and slot.running is not None:
@@ -210,10 +252,10 @@ class LocalLauncher:
         try:
             while (
                 any(slot.running for slot in self.slots)
-                and (left := deadline - time.monotonic()) > 0
+                and (remaining_s := deadline - time.monotonic()) > 0
             ):
-                finished += self.wait(left)
-        finally:  # also on a second Ctrl-C
+                finished += self.wait(remaining_s)
+        finally:  # also after a second Ctrl-C
             for slot in self.slots:
                 if slot.process is not None and slot.running is not None:
                     self._end(slot, wait_s=0.0)
@@ -231,7 +273,7 @@ class LocalLauncher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Idle workers end when their stdin does; whatever still runs is killed with all that it started."""
+        """Close the stdin of idle workers, which ends them; kill the others' process groups."""
         idle = [slot for slot in self.slots if slot.process is not None and slot.running is None]
         for slot in idle:
             _close_stdin(slot)
@@ -240,10 +282,7 @@ class LocalLauncher:
                 self._end(slot, wait_s=5.0 if slot in idle else 0.0)
         self.selector.close()
         if self.fork_server is not None:
-            self.fork_server.__exit__(kind, error, trace)
-
-    def _module(self, kind: str) -> str:
-        return self.settings.run_module(kind)
+            self.fork_server.close()
 
     def _command(self, slot: Slot) -> list[str]:
         command = self.settings.worker_command(
@@ -258,32 +297,36 @@ class LocalLauncher:
         }
 
     def _open_worker(self, slot: Slot, module: str) -> None:
-        """module: of the stage that it is to run first."""
+        """Start the slot's worker.
+
+        Args:
+            slot: slot without a worker.
+            module: code of the first stage that the worker will run.
+        """
         command = self._command(slot)
-        if (
-            self.fork_server is not None and not slot.low_priority
-        ):  # which has threads of its own number
+        # The low-priority slot has another number of threads than the fork server.
+        if self.fork_server is not None and not slot.low_priority:
             with self._server_may_die():
                 slot.process = self.fork_server.fork(module, command, self._variables(slot))
         if slot.process is None:
-            slot.process = SpawnedWorker(
-                ["nice", "-n", "10", *command] if slot.low_priority else command, self._variables(slot)
-            )
+            if slot.low_priority:
+                command = ["nice", "-n", "10", *command]
+            slot.process = SpawnedWorker(command, self._variables(slot))
         assert slot.process.stdout is not None
         self.selector.register(slot.process.stdout, selectors.EVENT_READ, slot)
 
     @contextlib.contextmanager
     def _server_may_die(self) -> Iterator[None]:
-        """Without it workers start afresh."""
+        """Drop the fork server if it has died inside the block; workers are then spawned."""
         try:
             yield
         except OSError:
             assert self.fork_server is not None
-            self.fork_server.__exit__(None, None, None)
+            self.fork_server.close()
             self.fork_server = None
 
     def _read(self, slot: Slot) -> list[Finished]:
-        """The answers that a worker has written; at the end of its output, what became of its stage."""
+        """Read the worker's answers; if its output has ended, reap it."""
         assert slot.process is not None
         output: IO[bytes] | None = slot.process.stdout
         assert output is not None
@@ -293,24 +336,21 @@ class LocalLauncher:
         *lines, slot.unread = (slot.unread + chunk).split(b"\n")
         finished = []
         for line in lines:
-            answer = json.loads(line)
-            finished.append(
-                Finished(
-                    Path(answer["stage"]), answer["status"], answer["message"], answer["cause"]
-                )
-            )
+            answer: Answer = json.loads(line)
+            folder = Path(answer["stage"])
+            finished.append(Finished(folder, answer["status"], answer["message"], answer["cause"]))
             if slot.gpu is not None and answer["cause"] == "out_of_memory":
-                self.sharing.mark_oom(slot.like)
+                self.sharing.mark_oom(slot.resource_key)
             elif slot.gpu is not None and answer["status"] == "done":
-                self.sharing.learn(slot.like, Path(answer["stage"]))
+                self.sharing.learn(slot.resource_key, folder)
             slot.running = None
         return finished
 
     def _reap(self, slot: Slot) -> list[Finished]:
-        """A worker has ended by itself. If it died in a stage, that stage has failed, and says how."""
+        """Clean up after a worker that has ended by itself; its stage, if any, has failed."""
         folder, slot.running = slot.running, None
         code = self._end(slot, wait_s=5.0)
-        return [] if folder is None else [_died(folder, code, self.settings)]
+        return [] if folder is None else [_lost(folder, code, self.settings)]
 
     def _close(self, slot: Slot) -> None:
         """End an idle worker."""
@@ -318,7 +358,15 @@ class LocalLauncher:
         self._end(slot, wait_s=5.0)
 
     def _end(self, slot: Slot, wait_s: float) -> int | None:
-        """End the worker and all that it has started, forget it, and return its exit code, where that can be known."""
+        """End the worker and all processes that it has started.
+
+        Args:
+            slot: slot with a worker; it has none afterwards.
+            wait_s: seconds to wait for the worker's own end.
+
+        Returns:
+            Its exit code; None if unknown.
+        """
         process, slot.process, slot.unread = slot.process, None, b""
         assert process is not None and process.stdin is not None and process.stdout is not None
         self.selector.unregister(process.stdout)
@@ -335,7 +383,7 @@ class LocalLauncher:
 
 
 def _is_warm(worker: SpawnedWorker | ForkedWorker | None, module: str) -> bool:
-    """Whether it has imported the module. One that was started afresh is kept whatever it has."""
+    """Return True if the worker has imported the module. A spawned worker is always kept."""
     return isinstance(worker, SpawnedWorker) or (worker is not None and module in worker.imported)
 
 
@@ -345,22 +393,21 @@ def _close_stdin(slot: Slot) -> None:
         slot.process.stdin.close()
 
 
-def _died(folder: Path, code: int | None, settings: LauncherSettings) -> Finished:
+def _lost(folder: Path, code: int | None, settings: LauncherSettings) -> Finished:
+    """Describe the end of a stage whose worker has ended with this exit code."""
     kind = settings.stage_kind(folder.parent.name)
-    if stage_state.is_done(kind, folder, settings.folders.data):  # it died between the result and the answer
-        return Finished(folder, "done")
+    if stage_state.is_done(kind, folder, settings.folders.data):
+        return Finished(folder, "done")  # the worker ended between the result and the answer
     if code == STOPPED:
         return Finished(folder, "stopped")
-    said = f"The worker process {describe_exit(code)}; its output is in {folder / 'log.txt'}"
-    return Finished(folder, "failed", said, "lost")
+    message = f"The worker process {describe_exit(code)}; its output is in {folder / 'log.txt'}"
+    return Finished(folder, "failed", message, "lost")
 
 
 def _visible_gpus() -> list[str]:
-    """The GPUs' names for CUDA_VISIBLE_DEVICES."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = environment.gpu_names()
-    return (
-        chosen.split(",")[: len(found)]
-        if chosen and found
-        else [str(index) for index in range(len(found))]
-    )
+    """Return the names of the usable GPUs for CUDA_VISIBLE_DEVICES."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = environment.gpu_names()
+    if visible and gpus:
+        return visible.split(",")[: len(gpus)]
+    return [str(index) for index in range(len(gpus))]

@@ -1,4 +1,4 @@
-"""Runs stages on the machines of a Ray cluster: a task each, with the CPUs and the share of a GPU that it needs."""
+"""Run stages on the machines of a Ray cluster, as tasks with CPUs and a share of a GPU."""
 
 import functools
 import logging
@@ -8,19 +8,33 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pydantic import Field
+
 from harness.matrix.stage import Stage
 from harness.runner.fork_server import ForkServer, is_supported
-from harness.runner.launcher import Finished, LauncherSettings
-from harness.runner.remote import RemoteAttempt, WorkerRequest, finished
+from harness.runner.launcher import Finished, LauncherOptions, LauncherSettings
+from harness.runner.remote import RemoteAnswer, RemoteAttempt, WorkerRequest, finished
 from writers.errors import UserError
 
 
-def open(settings: LauncherSettings) -> "RayLauncher":
-    """Joins the cluster at option `address` (`auto`: the one this machine belongs to); without one, starts Ray here.
+class Options(LauncherOptions):
+    """Options of the ray launcher."""
 
-    Raises UserError where ray is not installed or the cluster does not answer.
+    address: str | None = Field(
+        default=None,
+        description="HOST:PORT of the cluster's head, or auto for the cluster of this machine; "
+        "without it, Ray is started on this machine",
+    )
+
+
+def open(settings: LauncherSettings, options: Options | None = None) -> "RayLauncher":
+    """Connect to a cluster, or start Ray on this machine.
+
+    Raises:
+        UserError: Ray is not installed, the cluster does not respond, or it has no GPU although
+            `--device cuda` is given.
     """
-    settings.refuse_unknown_options("ray", ("address",))
+    options = options or Options()
     try:
         import ray
     except ImportError as error:
@@ -29,76 +43,82 @@ def open(settings: LauncherSettings) -> "RayLauncher":
         ) from error
     try:
         ray.init(
-            address=settings.options.get("address"),
+            address=options.address,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            include_dashboard=False if "address" not in settings.options else None,
+            include_dashboard=False if options.address is None else None,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"Ray does not answer: {str(error).splitlines()[0]}",
-            "Start it with `ray start --head`, or name its --address HOST:PORT.",
+            f"Ray does not respond: {_first_line(error)}",
+            "Start it with `ray start --head`, or give --launcher-option address=HOST:PORT.",
         ) from error
     return RayLauncher(settings, ray)
 
 
 class RayLauncher:
-    """A task per stage. A task whose node or worker dies comes back as lost, and the executor starts it again elsewhere."""
+    """Runs one task per stage.
+
+    A stage whose node or worker dies is reported as lost; the executor starts it again elsewhere.
+    """
 
     def __init__(self, settings: LauncherSettings, ray: Any) -> None:
+        """Read the cluster's resources; `ray` is the initialized module."""
         self.settings, self.ray = settings, ray
-        self.tasks: dict[Any, Path] = {}  # Ray's reference to the answer -> the stage's folder
+        self.tasks: dict[Any, Path] = {}  # reference to the task's answer -> the stage's folder
         resources = ray.cluster_resources()
         self.has_gpus = settings.device != "cpu" and resources.get("GPU", 0) >= 1
         if settings.device == "cuda" and not self.has_gpus:
             raise UserError("No machine of the Ray cluster has a GPU.", "Leave out --device cuda.")
-        cpus = int(resources.get("CPU", 1))
-        fewest = min(
-            (int(node["Resources"].get("CPU", 0)) or cpus for node in ray.nodes() if node["Alive"]),
-            default=cpus,
+        num_cpus = int(resources.get("CPU", 1))
+        min_cpus = min(
+            (
+                int(node["Resources"].get("CPU", 0)) or num_cpus
+                for node in ray.nodes()
+                if node["Alive"]
+            ),
+            default=num_cpus,
         )
         per_stage = (
-            cpus // max(1, round(resources["GPU"] * settings.jobs_per_gpu))
+            num_cpus // max(1, round(resources["GPU"] * settings.jobs_per_gpu))
             if self.has_gpus
-            else min(4, fewest)
+            else min(4, min_cpus)
         )
-        self.num_threads = settings.num_threads or max(1, min(per_stage, fewest))
-        self.remote = ray.remote(_carry_out)
+        self.num_threads = settings.num_threads or max(1, min(per_stage, min_cpus))
+        self.remote = ray.remote(_run_attempt)
 
     @property
     def num_slots(self) -> int:
-        """What the cluster carries now: machines come and go."""
+        """Stages that the cluster can run now; machines may join and leave."""
         resources = self.ray.cluster_resources()
-        carried = (
+        num_slots = (
             resources["GPU"] * self.settings.jobs_per_gpu
             if self.has_gpus and "GPU" in resources
             else resources.get("CPU", 1) / self.num_threads
         )
-        return self.settings.num_jobs or max(1, int(carried))
+        return self.settings.num_jobs or max(1, int(num_slots))
 
     def prefetch(self, kinds: Collection[str]) -> None:
-        """Each stage has a worker of its own."""
+        """Do nothing: the machines' fork servers import code when they need it."""
 
     def can_start(self, stage: Stage) -> bool:
+        """Return True if fewer tasks run than there are slots."""
         return len(self.tasks) < self.num_slots
 
     def start(self, stage: Stage, folder: Path) -> None:
-        order = WorkerRequest.of(folder, self.settings, self.num_threads, gpus=self.has_gpus)
-        share = (
-            1 / self.settings.jobs_per_gpu
-            if self.has_gpus and self.settings.stage_kind(folder.parent.name).needs_gpu
-            else 0
-        )
-        # max_retries=0: what is lost comes back here, where it is counted, waits its turn, and is shown.
+        """Submit the stage as a task."""
+        request = WorkerRequest.of(folder, self.settings, self.num_threads, gpus=self.has_gpus)
+        # max_retries=0: lost tasks are returned to the executor, which counts and shows retries.
         options = {
             "num_cpus": self.num_threads,
-            "num_gpus": share,
+            "num_gpus": 1 / self.settings.jobs_per_gpu if request.on_gpu else 0,
             "max_retries": 0,
             "name": folder.parent.name,
         }
-        self.tasks[self.remote.options(**options).remote(order)] = folder
+        self.tasks[self.remote.options(**options).remote(request)] = folder
 
     def wait(self, timeout_s: float) -> list[Finished]:
+        """Return the stages that have ended, waiting at most `timeout_s` for the first."""
         if not self.tasks:
             time.sleep(timeout_s)
             return []
@@ -106,11 +126,12 @@ class RayLauncher:
         return [self._answer(task) for task in ready]
 
     def stop(self, grace_s: float) -> list[Finished]:
+        """Interrupt all tasks, whose stages then save, and wait for them."""
         for task in self.tasks:
             self.ray.cancel(task, force=False)
         deadline, answers = time.monotonic() + grace_s, []
-        while self.tasks and (left := deadline - time.monotonic()) > 0:
-            answers += self.wait(left)
+        while self.tasks and (remaining_s := deadline - time.monotonic()) > 0:
+            answers += self.wait(remaining_s)
         return answers
 
     def __enter__(self) -> Self:
@@ -135,15 +156,18 @@ class RayLauncher:
             return Finished(folder, "stopped")
         except exceptions.OutOfMemoryError as error:
             return Finished(folder, "failed", _first_line(error), "out_of_memory")
-        except exceptions.RayTaskError as error:  # our own code failed there
+        except exceptions.RayTaskError as error:  # a bug in `_run_attempt`
             return Finished(folder, "failed", str(error).strip().splitlines()[-1], "bug")
-        except exceptions.RayError as error:  # a node or a worker has gone
+        except exceptions.RayError as error:  # a node or a worker is gone
             return Finished(folder, "failed", f"Ray lost it: {_first_line(error)}", "lost")
 
 
-def _carry_out(order: WorkerRequest) -> dict[str, Any]:
-    """The task, on the machine that Ray chose. Ray keeps its processes for the tasks to come, and they their fork servers."""
-    return RemoteAttempt(order, _fork_server()).run()
+def _run_attempt(request: WorkerRequest) -> RemoteAnswer:
+    """Run a stage, as a task on the machine that Ray chose.
+
+    Ray reuses its processes for later tasks, and each process keeps its fork server.
+    """
+    return RemoteAttempt(request, _fork_server()).run()
 
 
 @functools.cache

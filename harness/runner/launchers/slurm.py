@@ -1,4 +1,8 @@
-"""Runs stages as Slurm jobs, through submitit: arrays of those that start together; preempted ones save and queue again."""
+"""Run stages as Slurm jobs, through submitit.
+
+Stages that start together are submitted as one array. Jobs that are preempted or reach their time
+limit save their stage and are queued again. Jobs that a person cancels with scancel fail.
+"""
 
 import contextlib
 import os
@@ -7,41 +11,116 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
 
 from harness.matrix.stage import Stage
-from harness.runner.launcher import Finished, LauncherSettings
-from harness.runner.remote import Attempt, Order, finished
+from harness.runner import queue_state
+from harness.runner.launcher import Finished, LauncherOptions, LauncherSettings
+from harness.runner.remote import RemoteAnswer, RemoteAttempt, WorkerRequest, finished
 from writers.errors import UserError
 
-MOST_JOBS = 64  # in the queue at once, unless --jobs says otherwise
-SUBMIT_AGAIN_S = 30.0  # after a refusal
-LOOK_EVERY_S = 5.0  # at the queue, for jobs that end without an answer
-THREADS = 4  # of a stage, unless --threads says otherwise
-MOST_REQUEUES = 1000  # at the time limit: each goes on where the last one saved
-MINUTES = (
-    24 * 60
-)  # a job's limit, unless --slurm time=MINUTES; at it, a stage saves and is queued again
+MAX_JOBS = 64  # in the queue at once, unless --jobs is given
+MAX_REQUEUES = 1000  # of a job at its time limit
+NUM_THREADS = 4  # per stage, unless --threads is given
+RESUBMIT_S = 30.0  # wait after Slurm has refused a job
+POLL_QUEUE_S = 5.0  # interval between two looks at the queue
+COMMAND_TIMEOUT_S = 10.0  # limit of each Slurm command
+COMPLETING_S = 5.0  # wait for the final state of a job that is completing
+SIGNAL_EARLY_S = 60  # Slurm may send a job's signal this much earlier than requested
+ENDED_FILE = "ended"  # in the launcher's folder: jobs of this run must not start any more
 
 
-def open(settings: LauncherSettings) -> "SlurmLauncher":
-    """Options are those of submitit's executor: partition, qos, account, time (minutes), mem, constraint, gres, ...
+class Options(LauncherOptions):
+    """Options of the slurm launcher. Most are those of sbatch, with underscores for dashes."""
 
-    The option `cluster=local` runs the jobs on this machine without Slurm. Raises UserError where submitit or Slurm is missing,
-    and for a GPU that no stage would use.
+    cluster: Literal["slurm", "local"] = Field(
+        default="slurm", description="local runs the jobs on this machine, without Slurm"
+    )
+    job_name: str = Field(default="harness", description="beginning of the jobs' names")
+    partition: str | None = Field(default=None, description="partition to submit to")
+    qos: str | None = Field(default=None, description="quality of service")
+    account: str | None = Field(default=None, description="account to charge")
+    reservation: str | None = Field(default=None, description="reservation to use")
+    constraint: str | None = Field(default=None, description="required node features")
+    exclude: str | None = Field(default=None, description="nodes not to use")
+    nodelist: str | None = Field(default=None, description="nodes to use")
+    time: int = Field(
+        default=24 * 60,
+        gt=0,
+        description="time limit of a job, in minutes; before it the stage saves and is queued again",
+    )
+    signal_delay_s: int = Field(
+        default=90, gt=0, description="seconds between the signal to save and the time limit"
+    )
+    mem: str | None = Field(default=None, description="memory of a job, such as 16GB")
+    mem_per_cpu: str | None = Field(default=None, description="memory per CPU thread, such as 4GB")
+    mem_per_gpu: str | None = Field(default=None, description="memory per GPU, such as 64GB")
+    gres: str | None = Field(default=None, description="generic resources, such as gpu:a100:1")
+    num_gpus: int | None = Field(default=None, gt=0, description="GPUs of a job")
+    gpus_per_node: int | None = Field(default=None, gt=0, description="GPUs of a job")
+    gpus_per_task: int | None = Field(default=None, gt=0, description="GPUs of a job")
+    exclusive: bool | None = Field(
+        default=None, description="true: do not share nodes with other jobs"
+    )
+    dependency: str | None = Field(
+        default=None, description="jobs to wait for, such as afterok:123"
+    )
+    comment: str | None = Field(default=None, description="comment in Slurm's records")
+    wckey: str | None = Field(default=None, description="workload characterization key")
+    mail_type: str | None = Field(default=None, description="events to send mail about")
+    mail_user: str | None = Field(default=None, description="recipient of mail")
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        """Refuse time limits that leave no time to work, and options without effect."""
+        lead_s = self.signal_delay_s + SIGNAL_EARLY_S
+        if 60 * self.time <= lead_s:
+            raise ValueError(
+                f"time={self.time} leaves no time to work: stages are asked to save up to "
+                f"{lead_s} s before the time limit. Use time={lead_s // 60 + 1} or more."
+            )
+        if self.cluster == "local":
+            unused = self.model_fields_set - {"cluster", "job_name", "time", "signal_delay_s"}
+            if unused:
+                raise ValueError(f"{min(unused)} has no effect with cluster=local.")
+        return self
+
+    @property
+    def gpu_options(self) -> list[str]:
+        """Names of the options that request GPUs."""
+        names = [
+            name
+            for name in ("num_gpus", "gpus_per_node", "gpus_per_task")
+            if getattr(self, name) is not None
+        ]
+        return names + (["gres"] if self.gres is not None and "gpu" in self.gres else [])
+
+    def sbatch_parameters(self) -> dict[str, Any]:
+        """Return the parameters for submitit's SlurmExecutor that are set."""
+        parameters = self.model_dump(exclude_none=True, exclude={"cluster", "reservation"})
+        if self.reservation is not None:
+            parameters["additional_parameters"] = {"reservation": self.reservation}
+        return parameters
+
+
+def open(settings: LauncherSettings, options: Options | None = None) -> "SlurmLauncher":
+    """Create the launcher; nothing is submitted yet.
+
+    Raises:
+        UserError: submitit or Slurm is missing, Slurm refuses an option, or an option requests a
+            GPU that no stage would use.
     """
-    gpus = [
-        name
-        for name, value in settings.options.items()
-        if name in ("num_gpus", "gpus_per_node", "gpus_per_task")
-        or (name == "gres" and "gpu" in value)
-    ]
-    if gpus and settings.device != "cuda":
+    options = options or Options()
+    if options.gpu_options and settings.device != "cuda":
         raise UserError(
-            f"--slurm {gpus[0]} has no effect without --device cuda: stages would leave the GPU idle.",
-            "Say --device cuda.",
+            f"--launcher-option {options.gpu_options[0]} has no effect without --device cuda: "
+            "stages would leave the GPU idle.",
+            "Add --device cuda.",
         )
     try:
         import submitit
@@ -50,76 +129,90 @@ def open(settings: LauncherSettings) -> "SlurmLauncher":
             "The launcher slurm needs the package submitit.", "pip install 'harness[slurm]'"
         ) from error
     if settings.device == "auto":
-        print("Stages run on CPUs; say --device cuda for a GPU each.", file=sys.stderr)
-    options = dict(settings.options)
-    cluster = options.pop("cluster", "slurm")
+        print("Stages run on CPUs; use --device cuda for one GPU each.", file=sys.stderr)
     folder = settings.folders.runs / "slurm" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    threads, job_name = settings.num_threads or THREADS, ""
+    num_threads, job_name = settings.num_threads or NUM_THREADS, ""
     try:
-        if cluster == "local":
-            executor: Any = submitit.LocalExecutor(folder, max_num_timeout=MOST_REQUEUES)
-            executor.update_parameters(timeout_min=MINUTES, **options)
-        else:
-            executor = submitit.SlurmExecutor(folder, max_num_timeout=MOST_REQUEUES)
-            a_gpu = {"gpus_per_node": 1} if settings.device == "cuda" and not gpus else {}
-            options["job_name"] = job_name = f"{options.get('job_name', 'harness')}-{folder.name}"
+        if options.cluster == "local":
+            executor: Any = submitit.LocalExecutor(folder, max_num_timeout=MAX_REQUEUES)
             executor.update_parameters(
-                **{
-                    "cpus_per_task": threads,
-                    "time": MINUTES,
-                    **a_gpu,
-                    **{
-                        key: int(value) if value.isdigit() else value
-                        for key, value in options.items()
-                    },
-                }
+                timeout_min=options.time, signal_delay_s=options.signal_delay_s
+            )
+        else:
+            executor = submitit.SlurmExecutor(folder, max_num_timeout=MAX_REQUEUES)
+            job_name = f"{options.job_name}-{folder.name}"
+            parameters = options.sbatch_parameters()
+            if settings.device == "cuda" and not options.gpu_options:
+                parameters["gpus_per_node"] = 1
+            executor.update_parameters(
+                **{**parameters, "cpus_per_task": num_threads, "job_name": job_name}
             )
     except (NameError, RuntimeError, ValueError) as error:
         raise UserError(
             f"Slurm: {str(error).strip().splitlines()[0]}",
-            "Run it on a machine that has sbatch, and see --slurm.",
+            "Use a machine that has sbatch, and check --launcher-option.",
         ) from error
-    return SlurmLauncher(settings, executor, threads, job_name)
+    return SlurmLauncher(settings, executor, num_threads, job_name)
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """State of a job in Slurm's queue, with the reason why it waits."""
+
+    state: str
+    reason: str
 
 
 class SlurmLauncher:
-    """A job per stage. Say --device cuda for a GPU each; Slurm itself cannot be asked which machines have one."""
+    """Submits one job per stage.
+
+    Use `--device cuda` for one GPU per job; Slurm cannot be asked which machines have one.
+    """
 
     def __init__(
         self, settings: LauncherSettings, executor: Any, num_threads: int, job_name: str
     ) -> None:
-        """job_name: of this run's jobs alone; empty where they run here, without Slurm."""
-        self.settings, self.executor, self.num_threads, self.job_name = (
-            settings,
-            executor,
-            num_threads,
-            job_name,
-        )
+        """Create the launcher.
+
+        Args:
+            settings: settings that all launchers share.
+            executor: submitit's executor.
+            num_threads: CPU threads of a stage.
+            job_name: name of all jobs of this run and of no other; empty for jobs that run on this
+                machine, without Slurm.
+        """
+        self.settings, self.executor = settings, executor
+        self.num_threads, self.job_name = num_threads, job_name
         self.is_local = not job_name
+        self.ended_file = Path(executor.folder) / ENDED_FILE
         self.to_submit: list[Path] = []
-        self.submit_at = 0.0  # not before; by the monotonic clock
+        self.submit_at = 0.0  # earliest monotonic time of the next submission
         self.has_submitted = False
-        self.is_submitting = (
-            False  # where that was interrupted, Slurm may have jobs that we do not know
-        )
-        self.jobs: dict[Path, Any] = {}  # a stage's folder -> submitit's job
-        self.looked_at = time.monotonic()
-        self.missing: set[Path] = set()  # jobs that were not in the queue when we looked last
+        # If a submission was interrupted, Slurm may have jobs that are not in `jobs`.
+        self.is_submitting = False
+        self.is_stopping = False
+        self.jobs: dict[Path, Any] = {}  # folder of the stage -> submitit's job
+        self.polled_at = time.monotonic()
+        self.missing: set[Path] = set()  # stages whose job was not in the queue at the last look
 
     @property
     def num_slots(self) -> int:
-        return self.settings.num_jobs or MOST_JOBS
+        """Largest number of jobs in the queue."""
+        return self.settings.num_jobs or MAX_JOBS
 
-    def expect(self, kinds: Collection[str]) -> None:
-        """Each stage has a worker of its own."""
+    def prefetch(self, kinds: Collection[str]) -> None:
+        """Do nothing: each stage has a worker of its own."""
 
-    def has_room(self, stage: Stage) -> bool:
+    def can_start(self, stage: Stage) -> bool:
+        """Return True if the queue may take another job."""
         return len(self.jobs) + len(self.to_submit) < self.num_slots
 
     def start(self, stage: Stage, folder: Path) -> None:
-        self.to_submit.append(folder)  # with all that start before the next `wait`: an array
+        """Submit the stage with the next call of `wait`, in one array with others."""
+        self.to_submit.append(folder)
 
     def wait(self, timeout_s: float) -> list[Finished]:
+        """Submit new jobs and return the stages that have ended."""
         self._submit()
         answers, deadline = self._answers(), time.monotonic() + timeout_s
         while not answers and time.monotonic() < deadline:
@@ -128,24 +221,33 @@ class SlurmLauncher:
         return answers
 
     def stop(self, grace_s: float) -> list[Finished]:
-        """SIGTERM for what runs, which saves; what only waits in the queue is taken out of it."""
+        """Cancel pending jobs, and send SIGTERM to running ones, whose stages then save.
+
+        The number of Slurm commands does not depend on the number of jobs.
+        """
+        self.is_stopping = True
+        deadline = time.monotonic() + grace_s
         stopped = [
             Finished(folder, "stopped") for folder in self.to_submit if folder not in self.jobs
         ]
         self.to_submit.clear()
-        for job in self.jobs.values():
-            self._signal(job, "TERM")
-        if not self.is_local and self.jobs:
-            self._scancel("--state=PENDING", *(job.job_id for job in self.jobs.values()))
-            known = self._queue()
+        if self.is_local:
+            for job in self.jobs.values():
+                job._process.terminate()  # submitit's controller forwards it
+        elif self.jobs:
+            # Without --signal for pending jobs: scancel would wait a minute for each of them.
+            self._scancel("--state=PENDING")
+            self._scancel("--signal=TERM", "--state=RUNNING")
+            queue = self._queue()
             for folder in [
                 folder
                 for folder, job in self.jobs.items()
-                if known is not None and job.job_id not in known
+                if queue is not None
+                and job.job_id not in queue
+                and not job.paths.result_pickle.exists()
             ]:
                 stopped.append(Finished(folder, "stopped"))
-                del self.jobs[folder]
-        deadline = time.monotonic() + grace_s
+                self._forget(folder)
         while self.jobs and time.monotonic() < deadline:
             stopped += self.wait(0.2)
         return stopped
@@ -159,117 +261,194 @@ class SlurmLauncher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Cancel everything that this run has submitted.
+
+        Slurm may have queued a preempted job again after its answer. It is found by its name, and
+        would not start its stage if scancel failed, because of ENDED_FILE.
+        """
+        if self.has_submitted or self.is_submitting:
+            with contextlib.suppress(OSError):
+                self.ended_file.parent.mkdir(parents=True, exist_ok=True)
+                self.ended_file.touch()
         if self.is_local:
             for job in self.jobs.values():
-                self._signal(job, "KILL")
-        elif self.jobs or self.is_submitting:
-            self._scancel(f"--name={self.job_name}")
+                with contextlib.suppress(ProcessLookupError):
+                    job._process.kill()
+        elif self.has_submitted or self.is_submitting:
+            self._scancel()
+        for folder in list(self.jobs):
+            self._forget(folder)
 
     def _submit(self) -> None:
-        """Raises UserError where Slurm refuses the first of a run: its options may be wrong. Later it may be busy, or our share
-        of it used up: then they wait."""
+        """Submit the stages that wait for it, as one array.
+
+        If Slurm refuses later jobs of a run, it may be busy, or a limit is reached: they wait.
+
+        Raises:
+            UserError: Slurm refuses the first jobs of a run, so that the options may be wrong.
+        """
         if not self.to_submit or time.monotonic() < self.submit_at:
             return
-        orders = [
-            Order.of(folder, self.settings, self.num_threads, gpus=self.settings.device == "cuda")
+        gpus = self.settings.device == "cuda"
+        requests = [
+            WorkerRequest.of(folder, self.settings, self.num_threads, gpus=gpus)
             for folder in self.to_submit
         ]
         self.is_submitting = True
         try:
             with self.executor.batch():
-                jobs = [self.executor.submit(Job(order)) for order in orders]
-        except (
-            Exception
-        ) as error:  # submitit has many kinds of its own, and prints what sbatch says
+                jobs = [self.executor.submit(Job(request, self.ended_file)) for request in requests]
+        except Exception as error:  # submitit raises many types, with the output of sbatch
             if not self.has_submitted:
-                said = str(error).strip().splitlines() or [type(error).__name__]
+                lines = str(error).strip().splitlines() or [type(error).__name__]
                 raise UserError(
-                    f"Slurm takes no job: {said[-1]}", "See --slurm, and --jobs for fewer at once."
+                    f"Slurm accepts no job: {lines[-1]}",
+                    "Check --launcher-option, or use --jobs for fewer jobs at once.",
                 ) from error
-            self.submit_at = time.monotonic() + SUBMIT_AGAIN_S
+            self.submit_at = time.monotonic() + RESUBMIT_S
             return
         self.jobs |= dict(zip(self.to_submit, jobs, strict=True))
         self.to_submit, self.has_submitted, self.is_submitting = [], True, False
 
     def _answers(self) -> list[Finished]:
         ended = [folder for folder, job in self.jobs.items() if job.paths.result_pickle.exists()]
-        lost = [] if ended else self._lost()
-        return [self._answer(folder) for folder in ended] + [
-            Finished(
-                folder,
-                "failed",
-                f"Its job {self.jobs.pop(folder).job_id} has left the queue without an answer.",
-                "lost",
-            )
-            for folder in lost
-        ]
+        if ended:
+            return [self._answer(folder) for folder in ended]
+        return [self._end_without_answer(folder) for folder in self._poll_queue()]
 
     def _answer(self, folder: Path) -> Finished:
-        job = self.jobs.pop(folder)
+        job = self._forget(folder)
         try:
-            return finished(folder, job.results()[0])
-        except Exception as error:  # our own code failed there; submitit has many kinds of its own
+            end = finished(folder, job.results()[0])
+        except Exception as error:  # a bug in `Job`; submitit raises many types
             return Finished(
                 folder,
                 "failed",
                 f"{str(error).strip().splitlines()[-1]} ({job.paths.stderr})",
                 "bug",
             )
+        if end.status != "stopped" or self.is_stopping or self.is_local:
+            return end
+        # SIGTERM came from scancel or from a preemption; only Slurm knows from which.
+        if self._is_cancelled(job.job_id):
+            return _cancelled(folder, job.job_id)
+        # Slurm may queue a preempted job again, but the executor starts the stage again itself.
+        self._run("scancel", job.job_id)
+        return end
 
-    def _lost(self) -> list[Path]:
-        """Jobs that ended without an answer: twice not in the queue, because an answer may come a moment later."""
-        if time.monotonic() - self.looked_at < LOOK_EVERY_S:
+    def _end_without_answer(self, folder: Path) -> Finished:
+        job = self._forget(folder)
+        if not self.is_local and self._is_cancelled(job.job_id):
+            return _cancelled(folder, job.job_id)
+        message = f"Its job {job.job_id} has left the queue without an answer."
+        return Finished(folder, "failed", message, "lost")
+
+    def _forget(self, folder: Path) -> Any:
+        """Remove the stage's job from `jobs` and return it."""
+        queue_state.clear(folder)
+        return self.jobs.pop(folder)
+
+    def _poll_queue(self) -> list[Path]:
+        """Record why jobs wait; return the stages whose job ended without an answer.
+
+        A job must be missing from the queue twice, because its answer may come a moment later.
+        """
+        if time.monotonic() - self.polled_at < POLL_QUEUE_S:
             return []
-        self.looked_at = time.monotonic()
-        known = self._queue()
-        if known is None:
+        self.polled_at = time.monotonic()
+        queue = self._queue()
+        if queue is None:
             return []
-        missing = {folder for folder, job in self.jobs.items() if job.job_id not in known}
+        missing = set()
+        for folder, job in self.jobs.items():
+            if job.job_id not in queue:
+                missing.add(folder)
+            elif (queued := queue[job.job_id]).state == "PENDING":
+                reason = f"PENDING ({queued.reason})"
+                queue_state.write(folder, f"Slurm job {job.job_id}: {reason}")
+            else:
+                queue_state.clear(folder)
         lost, self.missing = missing & self.missing, missing
         return list(lost)
 
-    def _queue(self) -> set[str] | None:
-        """The jobs that wait or run; None where Slurm does not say. Asked itself: `sacct` needs an accounting database."""
-        if self.is_local:
-            return {job.job_id for job in self.jobs.values() if not job.done()}
-        told = subprocess.run(
-            ["squeue", "--me", "--noheader", "--array", "--format=%i %A"],
-            capture_output=True,
-            text=True,
-        )
-        # %i: 12_3 for a task of an array; %A: the plain number. A single job has the same in both.
-        return set(told.stdout.split()) if told.returncode == 0 else None
+    def _queue(self) -> dict[str, QueuedJob] | None:
+        """Return job id -> state of the jobs in the queue; None if Slurm does not respond.
 
-    def _signal(self, job: Any, name: str) -> None:
-        if not self.is_local:
-            self._scancel(f"--signal={name}", job.job_id)
-        elif name == "TERM":
-            job._process.terminate()  # submitit's controller passes it on
-        else:
-            with contextlib.suppress(ProcessLookupError):
-                job._process.kill()
+        Uses squeue, because sacct needs an accounting database.
+        """
+        if self.is_local:
+            running = QueuedJob("RUNNING", "None")
+            return {job.job_id: running for job in self.jobs.values() if not job.done()}
+        # %i: 12_3 for a task of an array; %A: a plain number. Both are equal for a single job.
+        lines = self._run("squeue", "--me", "--noheader", "--array", "--format=%i|%A|%T|%r")
+        if lines is None:
+            return None
+        queue = {}
+        for line in lines:
+            number, plain_number, state, reason = line.split("|", 3)
+            queue[number] = queue[plain_number] = QueuedJob(state, reason)
+        return queue
+
+    def _is_cancelled(self, job_id: str) -> bool:
+        """Return True if the job has ended in the state CANCELLED.
+
+        slurmctld keeps ended jobs for a while (MinJobAge, 5 minutes by default).
+        """
+        deadline = time.monotonic() + COMPLETING_S
+        while True:
+            lines = self._run(
+                "squeue", f"--jobs={job_id}", "--states=all", "--noheader", "--format=%T"
+            )
+            states = [line.strip() for line in lines or ()]
+            if "COMPLETING" not in states or time.monotonic() > deadline:
+                return "CANCELLED" in states
+            time.sleep(0.2)
 
     def _scancel(self, *arguments: str) -> None:
-        subprocess.run(["scancel", *arguments], capture_output=True)
+        """Call scancel for all jobs of this run."""
+        self._run("scancel", *arguments, f"--name={self.job_name}")
+
+    def _run(self, *command: str) -> list[str] | None:
+        """Return the lines a Slurm command prints; None if it fails or exceeds its time limit."""
+        try:
+            ended = subprocess.run(
+                command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=True
+            )
+        except (subprocess.SubprocessError, OSError):
+            return None
+        return ended.stdout.splitlines()
+
+
+def _cancelled(folder: Path, job_id: str) -> Finished:
+    return Finished(folder, "failed", f"Its job {job_id} was cancelled with scancel.", "cancelled")
 
 
 class Job:
-    """What submitit pickles and calls on the machine that Slurm chose."""
+    """Callable that submitit pickles and calls on the machine that Slurm chose."""
 
-    def __init__(self, order: Order) -> None:
-        self.order = order
-        self.attempt: Attempt | None = None
+    def __init__(self, request: WorkerRequest, ended_file: Path) -> None:
+        """Create the job.
 
-    def __call__(self) -> dict[str, Any]:
-        attempt = self.attempt = Attempt(self.order)
-        # submitit ignores SIGTERM. Slurm sends it to the worker too, where once more does no harm.
+        Args:
+            request: the stage to run.
+            ended_file: exists once the run has ended; the job then does nothing.
+        """
+        self.request, self.ended_file = request, ended_file
+        self.attempt: RemoteAttempt | None = None
+
+    def __call__(self) -> RemoteAnswer:
+        """Run the stage."""
+        if self.ended_file.exists():
+            return {"status": "stopped", "cause": "", "message": ""}
+        attempt = self.attempt = RemoteAttempt(self.request)
+        # submitit ignores SIGTERM. Slurm also sends it to the worker, which may get it twice.
         signal.signal(signal.SIGTERM, lambda number, frame: attempt.stop())
         return attempt.run()
 
     def checkpoint(self) -> Any:
-        """Before preemption or the end of the time limit: let the stage save; submitit then queues the job again."""
+        """Let the stage save before preemption or the time limit; submitit then requeues the job."""
         from submitit.helpers import DelayedSubmission
 
         if self.attempt is not None:
             self.attempt.stop_and_wait()
-        return DelayedSubmission(Job(self.order))
+        return DelayedSubmission(Job(self.request, self.ended_file))

@@ -15,7 +15,7 @@ from harness.cli.main import cli
 from harness.config import load as recipe
 from harness.matrix.stage import Stage
 from harness.runner.result import Result
-from harness.runner.slot_time import Span, account, likeness, spans_of
+from harness.runner.slot_time import Span, account, spans_of, startup_key
 from tests.helpers import ROOT
 
 RECIPE = """\
@@ -59,7 +59,7 @@ def test_every_slot_second_is_counted_once():
         (12, 5.5),
         (14, 6.0),
     ]
-    with_command = account(spans, 2, began=0, ended=16, beside=watched)
+    with_command = account(spans, 2, began=0, ended=16, other_cpu=watched)
     assert (
         with_command["taken from stages"] == 0.25 + 0.5
     )  # from 5 to 7 a and d run, from 11 to 12 b and c
@@ -119,7 +119,9 @@ def test_a_finished_matrix_of_many_stages(tmp_path: Path, monkeypatch: pytest.Mo
 
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     asked = recipe.read(tmp_path / "tiny.yaml", ["pretrain.epochs=2"])
-    templates = {likeness(Stage(one.kind, {}, axes=one.axes)): one for one in make_results(asked)}
+    templates = {
+        startup_key(Stage(one.kind, {}, axes=one.axes)): one for one in make_results(asked)
+    }
     found = MatrixRuns(
         str(tmp_path / "tiny.yaml"), ["pretrain.epochs=2"], tmp_path / "scratch", 1
     ).finished(40, templates, 1)

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from harness.runner.context import Outcome, OutOfMemory, StageContext, Stopped
+from harness.runner.context import Outcome, OutOfMemoryError, StageContext, Stopped
 from writers.errors import UserError
 
 
@@ -36,14 +36,14 @@ def run(context: StageContext) -> Outcome:
     if attempts <= config.get("out_of_memory_times", 0):
         raise MemoryError("out of memory")
     if attempts <= config.get("no_room_times", 0):
-        raise OutOfMemory("Others hold the memory.", "Another try may go well.")
+        raise OutOfMemoryError("Others hold the memory.", "Another try may go well.")
     if attempts <= config.get("no_map_times", 0):
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "train.beton")
     if config.get("no_room_in_rank") is not None:
         full = context.folder / "was_full"
         if context.group.rank == config["no_room_in_rank"] and not full.exists():
             full.touch()
-            raise OutOfMemory("Others hold the memory.", "Another try may go well.")
+            raise OutOfMemoryError("Others hold the memory.", "Another try may go well.")
         try:
             context.group.all_gather(0)  # the others wait for it
         except RuntimeError as error:

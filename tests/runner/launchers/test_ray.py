@@ -1,53 +1,33 @@
-"""The ray launcher on a real cluster of two nodes on this machine, one of which is taken away while it works.
+"""Ray launcher on a cluster of two nodes on this machine, one of which is removed during the run.
 
-pytest tests/runner/launchers/test_ray.py --kill-nodes 6    takes away six, one after another
+pytest tests/runner/launchers/test_ray.py --kill-nodes 6    remove six nodes in turn
 """
 
 import contextlib
 import random
+import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.matrix.expand import Matrix
 from harness.matrix.stage import Stage
-from harness.runner import lease, result
+from harness.runner import lease
 from harness.runner.executor import Run
-from harness.runner.launcher import LauncherSettings
 from harness.runner.launchers import ray as ray_launcher
-from harness.runner.retry import Policy
+from harness.runner.retry import RetryPolicy
 from harness.system.folders import Folders
 from tests.helpers import ROOT
-from tests.runner.test_executor import wait_for
+from tests.helpers.execution import load_result, matrix_of, settings_for, wait_for
 from writers.errors import UserError
-
-
-def make(tmp_path: Path, name: str, *needs: Stage, **config: Any) -> Stage:
-    return Stage(
-        "rank",
-        {"name": name, "journal": str(tmp_path / "journal.txt"), **config},
-        {f"need_{index}": need for index, need in enumerate(needs)},
-        {},
-        f"rank/{name}",
-    )
-
-
-def matrix_of(*stages: Stage) -> Matrix:
-    return Matrix(None, stages)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> Folders:
-    return Folders(tmp_path / "data", tmp_path / "raw", tmp_path / "runs")
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head and a second node, of one CPU each."""
+    """Start a cluster of a head and a second node, with one CPU each."""
     pytest.importorskip("ray", reason="ray is not installed: pip install 'harness[ray]'")
     from ray.cluster_utils import Cluster
 
@@ -61,44 +41,43 @@ def cluster() -> Iterator[Any]:
         cluster.shutdown()
 
 
-def settings_for(cluster: Any, folders: Folders) -> LauncherSettings:
-    return LauncherSettings(
-        folders,
-        None,
-        "cpu",
-        "tests.helpers.fake_stages",
-        num_threads=1,
-        options={"address": cluster.address},
+def open_launcher(cluster: Any, folders: Folders) -> ray_launcher.RayLauncher:
+    """Open a launcher with one thread per stage on the cluster."""
+    return ray_launcher.open(
+        settings_for(folders, None, num_threads=1), ray_launcher.Options(address=cluster.address)
     )
 
 
-def test_workers_are_forked_from_a_process_that_stays(
-    cluster: Any, folders: Folders, tmp_path: Path
+def test_workers_are_forked_from_a_process_that_is_reused(
+    cluster: Any, folders: Folders, make: Callable[..., Stage]
 ):
-    stages = [make(tmp_path, "forked0")]
+    stages = [make("forked0")]
     for index in range(1, 6):
-        stages.append(make(tmp_path, f"forked{index}", stages[-1]))
-    with ray_launcher.open(settings_for(cluster, folders)) as launcher:
+        stages.append(make(f"forked{index}", stages[-1]))
+    with open_launcher(cluster, folders) as launcher:
         run = Run(matrix_of(*stages), folders, launcher)
         for _ in run.events():
             pass
-    ran = [result.load(stage.folder(folders.runs)).metrics for stage in stages]
-    assert all(one["is_forked"] for one in ran)
-    assert len({one["pid"] for one in ran}) == 6 and len({one["parent"] for one in ran}) < 6
+    ran = [load_result(stage, folders).metrics for stage in stages]
+    assert all(record["is_forked"] for record in ran)
+    assert (
+        len({record["pid"] for record in ran}) == 6
+        and len({record["parent"] for record in ran}) < 6
+    )
 
 
-def test_stages_run_as_tasks_and_a_dead_nodes_stage_is_run_again(
-    cluster: Any, folders: Folders, tmp_path: Path
+def test_stages_run_as_tasks_and_those_of_a_dead_node_are_retried(
+    cluster: Any, folders: Folders, make: Callable[..., Stage]
 ):
-    first = make(tmp_path, "first")
-    long = [make(tmp_path, f"long{index}", first, sleep_s=3) for index in range(2)]
-    broken = make(tmp_path, "broken", mistake=True)
-    last = make(tmp_path, "last", *long)
+    first = make("first")
+    long = [make(f"long{index}", first, sleep_s=3) for index in range(2)]
+    broken = make("broken", mistake=True)
+    last = make("last", *long)
     stages = (first, broken, *long, last)
     removed = False
-    with ray_launcher.open(settings_for(cluster, folders)) as launcher:
+    with open_launcher(cluster, folders) as launcher:
         assert launcher.num_slots == 2
-        run = Run(matrix_of(*stages), folders, launcher, Policy(first_wait_s=0.1))
+        run = Run(matrix_of(*stages), folders, launcher, RetryPolicy(first_wait_s=0.1))
         for _ in run.events():
             running = [
                 stage for stage in long if (stage.folder(folders.runs) / "progress.json").exists()
@@ -107,28 +86,37 @@ def test_stages_run_as_tasks_and_a_dead_nodes_stage_is_run_again(
                 cluster.remove_node(cluster.second, allow_graceful=False)
                 removed = True
     assert removed and list(run.failed.values()) == ["There is no such image."]
-    results = [result.load(stage.folder(folders.runs)) for stage in (first, *long, last)]
-    assert [one.metrics["value"] for one in results] == [1, 2, 2, 5]
-    assert sum(one.retries.get("lost", 0) for one in results) >= 1
+    results = [load_result(stage, folders) for stage in (first, *long, last)]
+    assert [record.metrics["value"] for record in results] == [1, 2, 2, 5]
+    assert sum(record.retries.get("lost", 0) for record in results) >= 1
     assert not any(lease.is_held(stage.folder(folders.runs)) for stage in stages)
 
 
-def test_nodes_killed_at_random_moments_leave_the_numbers_as_they_were(
-    cluster: Any, folders: Folders, tmp_path: Path, request: pytest.FixtureRequest
+def test_nodes_killed_at_random_moments_do_not_change_the_numbers(
+    cluster: Any,
+    folders: Folders,
+    make: Callable[..., Stage],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ):
-    """Each time another node takes the dead one's place."""
+    """Each killed node is replaced by another."""
     num_kills = request.config.getoption("--kill-nodes", None)
     if not num_kills:
-        pytest.skip("takes minutes: say --kill-nodes N")
+        pytest.skip("takes minutes: use --kill-nodes N")
     rng = random.Random(5)
-    first = make(tmp_path, "first")
-    middle = [make(tmp_path, f"middle{index}", first, sleep_s=3) for index in range(4 * num_kills)]
-    stages = (first, *middle, make(tmp_path, "last", *middle))
+    first = make("first")
+    middle = [make(f"middle{index}", first, sleep_s=3) for index in range(4 * num_kills)]
+    stages = (first, *middle, make("last", *middle))
     records = {stage.key: stage.folder(folders.runs) / "result.json" for stage in stages}
     seen: dict[str, tuple[int, int]] = {}
     second, num_killed = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20), 0
-    with ray_launcher.open(settings_for(cluster, folders)) as launcher:
-        run = Run(matrix_of(*stages), folders, launcher, Policy(most=num_kills, first_wait_s=0.1))
+    with open_launcher(cluster, folders) as launcher:
+        run = Run(
+            matrix_of(*stages),
+            folders,
+            launcher,
+            RetryPolicy(max_retries=num_kills, first_wait_s=0.1),
+        )
         kill_at = time.monotonic() + rng.uniform(1, 6)
         for _ in run.events():
             seen |= {
@@ -143,40 +131,44 @@ def test_nodes_killed_at_random_moments_leave_the_numbers_as_they_were(
                 kill_at = time.monotonic() + rng.uniform(1, 6)
     cluster.remove_node(second)
     assert num_killed == num_kills and not run.failed
-    results = [result.load(stage.folder(folders.runs)) for stage in stages]
-    assert [one.metrics["value"] for one in results] == [1, *[2] * len(middle), 1 + 2 * len(middle)]
+    results = [load_result(stage, folders) for stage in stages]
+    assert [record.metrics["value"] for record in results] == [
+        1,
+        *[2] * len(middle),
+        1 + 2 * len(middle),
+    ]
     assert seen == {key: _written(record) for key, record in records.items()}, (
-        "no stage was run twice to completion"
+        "no stage was finished twice"
     )
     assert not any(lease.is_held(stage.folder(folders.runs)) for stage in stages)
     wait_for(lambda: not _processes_of(tmp_path))
     attempts = len((tmp_path / "journal.txt").read_text().split())
     print(
         f"{num_kills} nodes killed; {len(stages)} stages in {attempts} attempts, "
-        f"{sum(one.retries.get('lost', 0) for one in results)} lost"
+        f"{sum(record.retries.get('lost', 0) for record in results)} lost"
     )
 
 
 def _written(record: Path) -> tuple[int, int]:
-    """Other numbers after each writing."""
+    """Return inode and modification time, which differ after each write."""
     stat = record.stat()
     return stat.st_ino, stat.st_mtime_ns
 
 
 def _processes_of(folder: Path) -> list[int]:
-    """Processes that have a file in the folder open, as a stage has its lock and its log."""
-    found = set()
+    """List processes with an open file in the folder; every stage has its lock and log open."""
+    pids = set()
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):
             if link.readlink().is_relative_to(folder):
-                found.add(int(link.parts[2]))
-    return sorted(found)
+                pids.add(int(link.parts[2]))
+    return sorted(pids)
 
 
-def test_stop_lets_stages_save(cluster: Any, folders: Folders, tmp_path: Path):
-    stage = make(tmp_path, "sleeper", sleep_s=60)
+def test_stop_lets_stages_save(cluster: Any, folders: Folders, make: Callable[..., Stage]):
+    stage = make("sleeper", sleep_s=60)
     folder = stage.folder(folders.runs)
-    with ray_launcher.open(settings_for(cluster, folders)) as launcher:
+    with open_launcher(cluster, folders) as launcher:
         run = Run(matrix_of(stage), folders, launcher)
         for _ in run.events():
             if (folder / "progress.json").exists():
@@ -190,13 +182,41 @@ def test_stop_lets_stages_save(cluster: Any, folders: Folders, tmp_path: Path):
     assert int((folder / "steps.txt").read_text()) >= 0 and not (folder / "error.txt").exists()
 
 
-def test_without_ray_a_clear_message(folders: Folders, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_ray_is_a_user_error(folders: Folders, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="needs the package ray"):
-        ray_launcher.open(LauncherSettings(folders))
+        ray_launcher.open(settings_for(folders))
 
 
-def test_a_cluster_that_is_not_there(folders: Folders):
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Listen on a port without ever answering."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_cluster_that_does_not_respond_is_reported_within_ten_seconds(
+    folders: Folders, silent_port: int
+):
     pytest.importorskip("ray", reason="ray is not installed: pip install 'harness[ray]'")
-    with pytest.raises(UserError, match="has no option partition"):
-        ray_launcher.open(LauncherSettings(folders, options={"partition": "gpu"}))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed_port = server.getsockname()[1]
+    for port in (closed_port, silent_port):
+        started = time.monotonic()
+        with pytest.raises(UserError, match=f"127.0.0.1:{port} does not respond"):
+            ray_launcher.open(
+                settings_for(folders), ray_launcher.Options(address=f"127.0.0.1:{port}")
+            )
+        # The limit is 10 s; the rest is for slow machines, on which it would otherwise hang.
+        assert time.monotonic() - started < 30
+
+
+def test_without_an_address_ray_starts_its_own_cluster_on_loopback(
+    cluster: Any, folders: Folders, monkeypatch: pytest.MonkeyPatch
+):
+    """Even if another cluster runs on this machine and the environment names it."""
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    with ray_launcher.open(settings_for(folders, num_threads=1)) as launcher:
+        nodes = launcher.ray.nodes()
+        assert [node["NodeManagerAddress"] for node in nodes] == ["127.0.0.1"]
+        assert launcher.ray.get_runtime_context().gcs_address != cluster.address

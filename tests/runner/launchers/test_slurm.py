@@ -1,4 +1,8 @@
-"""The slurm launcher: with submitit's local executor anywhere, and on a real one-node Slurm where one can be started."""
+"""Slurm launcher, with submitit's local executor and on a real Slurm of one node.
+
+The real one is started if Debian's slurm-wlm and munge are installed; otherwise its tests are
+skipped.
+"""
 
 import os
 import shutil
@@ -12,15 +16,14 @@ from typing import Any
 
 import pytest
 
-from harness.matrix.expand import Matrix
 from harness.matrix.stage import Stage
-from harness.runner import lease, result
+from harness.runner import lease, queue_state, result
 from harness.runner.executor import Run, prepare
 from harness.runner.launcher import Finished, LauncherSettings
 from harness.runner.launchers import slurm
-from harness.runner.retry import Policy
+from harness.runner.retry import RetryPolicy
 from harness.system.folders import Folders
-from tests.helpers import ROOT
+from tests.helpers.execution import load_result, matrix_of, settings_for, wait_for
 from writers.errors import UserError
 
 CONF = """\
@@ -48,23 +51,21 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
-@pytest.fixture(autouse=True)
-def _workers_find_the_fake_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
 @pytest.fixture
-def folders(tmp_path: Path) -> Folders:
-    return Folders(tmp_path / "data", tmp_path / "raw", tmp_path / "runs")
+def needs_submitit() -> None:
+    """Skip the test if submitit is not installed."""
+    pytest.importorskip(
+        "submitit", reason="submitit is not installed: pip install 'harness[slurm]'"
+    )
 
 
 @pytest.fixture(scope="session")
 def real_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """slurmctld and slurmd of our own on this machine; ended afterwards."""
+    """Start slurmctld and slurmd on this machine for the session."""
     if os.geteuid() != 0 or not all(
         shutil.which(name) for name in ("slurmctld", "slurmd", "munged", "sbatch")
     ):
-        pytest.skip("a Slurm of our own wants root and Debian's slurm-wlm and munge")
+        pytest.skip("starting Slurm requires root and Debian's slurm-wlm and munge")
     folder = tmp_path_factory.mktemp("slurm")
     for name in ("state", "spool"):
         (folder / name).mkdir()
@@ -92,7 +93,7 @@ def real_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 ).stdout
             ):
                 if time.monotonic() > deadline:
-                    pytest.skip("slurmctld and slurmd do not come up on this machine")
+                    pytest.skip("slurmctld and slurmd do not start on this machine")
                 time.sleep(0.5)
             yield
             subprocess.run(["scancel", "--me"], capture_output=True)
@@ -101,7 +102,7 @@ def real_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 subprocess.run(["squeue", "-h"], capture_output=True).stdout
                 and time.monotonic() < deadline
             ):
-                time.sleep(0.2)  # steps that outlive slurmctld wait for it for ever
+                time.sleep(0.2)  # steps that outlive slurmctld wait for it forever
         finally:
             for daemon in reversed(daemons):
                 daemon.terminate()
@@ -121,119 +122,170 @@ def _start_munge() -> "subprocess.Popen[bytes]":
     )
 
 
-def make(tmp_path: Path, name: str, *needs: Stage, **config: Any) -> Stage:
-    return Stage(
-        "rank",
-        {"name": name, "journal": str(tmp_path / "journal.txt"), **config},
-        {f"need_{index}": need for index, need in enumerate(needs)},
-        {},
-        f"rank/{name}",
-    )
-
-
 def run_all(
     settings: LauncherSettings,
+    options: slurm.Options,
     stages: tuple[Stage, ...],
-    meanwhile: Callable[[Any], None] = lambda _: None,
+    observe: Callable[[slurm.SlurmLauncher], None] = lambda _: None,
 ) -> Run:
-    with slurm.open(settings) as launcher:
-        run = Run(Matrix(None, stages), settings.folders, launcher, Policy(first_wait_s=0.1))  # type: ignore[arg-type]
+    """Run the stages to the end; `observe` is called after each event."""
+    with slurm.open(settings, options) as launcher:
+        policy = RetryPolicy(first_wait_s=0.1)
+        run = Run(matrix_of(*stages), settings.folders, launcher, policy)
         for _ in run.events():
-            meanwhile(launcher)
+            observe(launcher)
     return run
 
 
-def journal(tmp_path: Path) -> list[str]:
-    return sorted((tmp_path / "journal.txt").read_text().split())
-
-
-def test_stages_run_as_jobs_with_submitits_local_executor(folders: Folders, tmp_path: Path):
-    pytest.importorskip(
-        "submitit", reason="submitit is not installed: pip install 'harness[slurm]'"
-    )
-    first, broken = make(tmp_path, "first"), make(tmp_path, "broken", mistake=True)
-    last = make(tmp_path, "last", first)
-    settings = LauncherSettings(
-        folders, 2, "cpu", "tests.helpers.fake_stages", num_threads=1, options={"cluster": "local"}
-    )
-    run = run_all(settings, (first, broken, last))
+@pytest.mark.usefixtures("needs_submitit")
+def test_stages_run_as_jobs_with_submitits_local_executor(folders, make, journal):
+    first, broken = make("first"), make("broken", mistake=True)
+    last = make("last", first)
+    settings = settings_for(folders, 2, num_threads=1)
+    run = run_all(settings, slurm.Options(cluster="local"), (first, broken, last))
     assert list(run.failed.values()) == ["There is no such image."]
-    assert result.load(last.folder(folders.runs)).metrics["value"] == 2
-    assert journal(tmp_path) == ["broken", "first", "last"]
+    assert load_result(last, folders).metrics["value"] == 2
+    assert sorted(journal()) == ["broken", "first", "last"]
 
 
-def test_stop_lets_a_job_save(folders: Folders, tmp_path: Path):
-    pytest.importorskip(
-        "submitit", reason="submitit is not installed: pip install 'harness[slurm]'"
-    )
-    stage = make(tmp_path, "sleeper", sleep_s=60)
+@pytest.mark.usefixtures("needs_submitit")
+def test_stop_lets_a_job_save(folders, make):
+    stage = make("sleeper", sleep_s=60)
     folder = stage.folder(folders.runs)
-    settings = LauncherSettings(
-        folders, 2, "cpu", "tests.helpers.fake_stages", num_threads=1, options={"cluster": "local"}
-    )
-    with slurm.open(settings) as launcher:
-        run = Run(Matrix(None, (stage,)), folders, launcher)  # type: ignore[arg-type]
+    settings = settings_for(folders, 2, num_threads=1)
+    with slurm.open(settings, slurm.Options(cluster="local")) as launcher:
+        run = Run(matrix_of(stage), folders, launcher)
         for _ in run.events():
             if (folder / "progress.json").exists():
                 break
         run.stop(20)
         assert not run.running
-    assert (
-        (folder / "steps.txt").exists()
-        and not lease.is_held(folder)
-        and not (folder / "error.txt").exists()
-    )
+    assert (folder / "steps.txt").exists() and not (folder / "error.txt").exists()
+    assert not lease.is_held(folder)
 
 
-def test_an_array_on_a_real_slurm_one_of_whose_jobs_is_killed_and_one_queued_again(
-    real_slurm: None, folders: Folders, tmp_path: Path
-):
-    pytest.importorskip(
-        "submitit", reason="submitit is not installed: pip install 'harness[slurm]'"
-    )
-    killed, requeued = make(tmp_path, "killed", sleep_s=4), make(tmp_path, "requeued", sleep_s=4)
-    last = make(tmp_path, "last", killed, requeued)
-    done: dict[str, str] = {}  # name -> its job
+@pytest.mark.usefixtures("needs_submitit", "real_slurm")
+def test_on_a_real_slurm_killed_and_preempted_jobs_of_an_array_are_retried(folders, make, journal):
+    killed, requeued = make("killed", sleep_s=4), make("requeued", sleep_s=4)
+    last = make("last", killed, requeued)
+    job_ids: dict[str, str] = {}  # name of the stage -> its job, once it was signaled
 
-    def meanwhile(launcher: Any) -> None:
-        for stage, command in ((killed, ["scancel"]), (requeued, ["scancel", "--signal=USR2"])):
-            folder, name = stage.folder(folders.runs), stage.name
-            if name not in done and folder in launcher.jobs and (folder / "progress.json").exists():
+    def observe(launcher: slurm.SlurmLauncher) -> None:
+        for stage, name in ((killed, "KILL"), (requeued, "USR2")):
+            folder = stage.folder(folders.runs)
+            is_running = folder in launcher.jobs and (folder / "progress.json").exists()
+            if stage.name not in job_ids and is_running:
                 job_id = launcher.jobs[folder].job_id
                 assert "_" in job_id, "both were submitted as one array"
-                assert subprocess.run([*command, job_id]).returncode == 0
-                done[name] = job_id
-        if requeued.name in done and not (requeued.folder(folders.runs) / "result.json").exists():
-            # Slurm keeps a requeued job back for two minutes, so that its node can clean up.
+                assert subprocess.run(["scancel", f"--signal={name}", job_id]).returncode == 0
+                job_ids[stage.name] = job_id
+        if requeued.name in job_ids and not result.load(requeued.folder(folders.runs)):
+            # Slurm delays a requeued job for two minutes, so that its node can clean up.
+            job_id = job_ids[requeued.name]
             subprocess.run(
-                ["scontrol", "update", f"JobId={done[requeued.name]}", "StartTime=now"],
-                capture_output=True,
+                ["scontrol", "update", f"JobId={job_id}", "StartTime=now"], capture_output=True
             )
 
-    settings = LauncherSettings(
-        folders, 2, "cpu", "tests.helpers.fake_stages", num_threads=1, options={"time": "5"}
+    settings = settings_for(folders, 2, num_threads=1)
+    run = run_all(settings, slurm.Options(time=5), (killed, requeued, last), observe)
+    assert len(job_ids) == 2 and not run.failed
+    assert load_result(killed, folders).retries == {"lost": 1}
+    assert load_result(last, folders).metrics["value"] == 3
+    assert load_result(requeued, folders).metrics["resumed_at"] > 0
+    assert journal().count("last") == 1
+
+
+@pytest.mark.usefixtures("needs_submitit", "real_slurm")
+def test_on_a_real_slurm_scancel_fails_a_stage_and_does_not_retry_it(folders, make, journal):
+    """One job is cancelled while it runs, another while it is pending."""
+    running, pending = make("running", sleep_s=60), make("pending", sleep_s=60)
+    cancelled: set[str] = set()
+
+    def observe(launcher: slurm.SlurmLauncher) -> None:
+        folder = running.folder(folders.runs)
+        if (folder / "progress.json").exists() and not cancelled:
+            cancelled.update(job.job_id for job in launcher.jobs.values())
+            assert len(cancelled) == 2
+            subprocess.run(["scancel", *cancelled], check=True)
+
+    settings = settings_for(folders, 2, num_threads=2)  # each job needs both CPUs
+    run = run_all(settings, slurm.Options(), (running, pending), observe)
+    assert set(run.failed) == {running.key, pending.key}
+    assert all("was cancelled with scancel" in message for message in run.failed.values())
+    assert journal() == ["running"]
+    for stage in (running, pending):
+        error = (stage.folder(folders.runs) / "error.txt").read_text()
+        assert "was cancelled with scancel" in error
+
+
+@pytest.mark.usefixtures("needs_submitit", "real_slurm")
+def test_on_a_real_slurm_stop_saves_running_jobs_and_cancels_pending_ones(folders, make, journal):
+    stages = [make(f"sleeper{index}", sleep_s=60) for index in range(slurm.MAX_JOBS)]
+    is_running = lambda stage: (stage.folder(folders.runs) / "progress.json").exists()  # noqa: E731
+    with slurm.open(settings_for(folders, None, num_threads=1)) as launcher:
+        run = Run(matrix_of(*stages), folders, launcher)
+        for _ in run.events():
+            notes = [queue_state.read(stage.folder(folders.runs)) for stage in stages]
+            if sum(map(is_running, stages)) == 2 and any("PENDING (" in note for note in notes):
+                break
+        assert len(launcher.jobs) == slurm.MAX_JOBS
+        run.stop(20)
+        assert not run.running and not launcher.jobs
+    assert len(journal()) == 2
+    for stage in filter(is_running, stages):
+        assert (stage.folder(folders.runs) / "steps.txt").exists()
+    assert not any(queue_state.read(stage.folder(folders.runs)) for stage in stages)
+    wait_for(lambda: launcher._queue() == {})
+
+
+@pytest.mark.usefixtures("needs_submitit", "real_slurm")
+def test_on_a_real_slurm_a_job_requeued_after_its_answer_ends_with_the_run(folders, make):
+    """A preempted job answers "stopped", and Slurm queues it again although nobody waits for it."""
+    stage = make("requeued", sleep_s=60)
+    folder = stage.folder(folders.runs)
+    with slurm.open(settings_for(folders, 2, num_threads=1)) as launcher:
+        prepare(stage, folder)
+        launcher.start(stage, folder)
+        launcher.wait(0)
+        wait_for(lambda: (folder / "progress.json").exists())
+        job = launcher.jobs.pop(folder)
+        subprocess.run(["scontrol", "requeue", job.job_id], check=True)
+        wait_for(lambda: "PENDING" in {queued.state for queued in launcher._queue().values()})
+        assert launcher.stop(1.0) == []
+    wait_for(lambda: launcher._queue() == {})
+
+
+@pytest.mark.usefixtures("needs_submitit")
+def test_a_job_that_starts_after_the_end_of_its_run_does_nothing(folders, make, journal, tmp_path):
+    stage = make("late")
+    prepare(stage, stage.folder(folders.runs))
+    request = slurm.WorkerRequest.of(
+        stage.folder(folders.runs), settings_for(folders), 1, gpus=False
     )
-    run = run_all(settings, (killed, requeued, last), meanwhile)
-    assert len(done) == 2 and not run.failed
-    assert result.load(last.folder(folders.runs)).metrics["value"] == 3
-    assert result.load(requeued.folder(folders.runs)).metrics["resumed_at"] > 0
-    assert journal(tmp_path).count("last") == 1
+    (tmp_path / slurm.ENDED_FILE).touch()
+    assert slurm.Job(request, tmp_path / slurm.ENDED_FILE)()["status"] == "stopped"
+    assert journal() == []
 
 
 @pytest.fixture
-def told_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of commands named as Slurm's, which take jobs and never run them. A file `refuse` there makes sbatch and squeue
-    fail, a file `interrupt` has sbatch interrupt whoever called it; `names` and `cancelled` hold what they were told."""
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put commands named like Slurm's on the PATH, which accept jobs and never run them.
+
+    The returned folder controls them. With a file `refuse` in it, sbatch and squeue fail; with
+    `interrupt`, sbatch interrupts its caller; with `hang`, squeue and scancel do not return.
+    `names` holds the job names that sbatch received, `commands` the calls of squeue and scancel.
+    """
     folder = tmp_path / "bin"
     folder.mkdir()
     sbatch = """grep -o 'job-name=.*' $1 >> {here}/names
                 if [ -e {here}/refuse ]; then echo 'sbatch: error: invalid partition' >&2; exit 1; fi
                 if [ -e {here}/interrupt ]; then kill -INT $PPID; fi
                 echo "Submitted batch job $(wc -l < {here}/names)" """
+    record = "echo $(basename $0) $@ >> {here}/commands; [ -e {here}/hang ] && exec sleep 100; "
     for name, script in {
         "sbatch": sbatch,
-        "squeue": "[ ! -e {here}/refuse ]",
-        "scancel": "echo $@ >> {here}/cancelled",
+        "squeue": record + "[ ! -e {here}/refuse ]",
+        "scancel": record + "true",
         "srun": "exit 1",
     }.items():
         (folder / name).write_text("#!/bin/sh\n" + script.format(here=folder))
@@ -242,129 +294,129 @@ def told_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_what_slurm_refuses_at_first_is_a_mistake_and_later_waits(
-    folders: Folders, tmp_path: Path, told_slurm: Path, monkeypatch: pytest.MonkeyPatch
+def read_lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.usefixtures("needs_submitit")
+def test_a_refusal_of_the_first_job_is_a_user_error_and_later_ones_wait(
+    folders, make, fake_slurm, monkeypatch
 ):
-    pytest.importorskip(
-        "submitit", reason="submitit is not installed: pip install 'harness[slurm]'"
-    )
-    first, second = (make(tmp_path, name).folder(folders.runs) for name in ("first", "second"))
-    settings = LauncherSettings(folders, 2, "cpu", "tests.helpers.fake_stages")
-    (told_slurm / "refuse").touch()
+    first, second = make("first"), make("second")
+    first_folder, second_folder = (stage.folder(folders.runs) for stage in (first, second))
+    (fake_slurm / "refuse").touch()
     with (
-        slurm.open(settings) as launcher,
+        slurm.open(settings_for(folders, 2)) as launcher,
         pytest.raises(UserError, match="no job: sbatch: error: invalid partition"),
     ):
-        launcher.start(make(tmp_path, "first"), first)
+        launcher.start(first, first_folder)
         launcher.wait(0)
-    (told_slurm / "refuse").unlink()
-    with slurm.open(settings) as launcher:
-        launcher.start(make(tmp_path, "first"), first)
+    (fake_slurm / "refuse").unlink()
+    with slurm.open(settings_for(folders, 2)) as launcher:
+        launcher.start(first, first_folder)
         launcher.wait(0)
-        (told_slurm / "refuse").touch()
-        launcher.start(make(tmp_path, "second"), second)
-        asked = len((told_slurm / "names").read_text().splitlines())
-        assert (
-            launcher.wait(0) == launcher.wait(0) == []
-            and list(launcher.jobs) == [first]
-            and launcher.to_submit == [second]
+        (fake_slurm / "refuse").touch()
+        launcher.start(second, second_folder)
+        num_submitted = len(read_lines(fake_slurm / "names"))
+        assert launcher.wait(0) == launcher.wait(0) == []
+        assert list(launcher.jobs) == [first_folder] and launcher.to_submit == [second_folder]
+        assert len(read_lines(fake_slurm / "names")) == num_submitted + 1, "not again at once"
+        assert launcher.stop(0.0) == [Finished(second_folder, "stopped")], (
+            "an unreadable queue is not an empty one"
         )
-        assert len((told_slurm / "names").read_text().splitlines()) == asked + 1, (
-            "not again at once"
-        )
-        assert launcher.stop(0.0) == [Finished(second, "stopped")], (
-            "a queue that cannot be seen is not an empty one"
-        )
-        assert list(launcher.jobs) == [first]
-        (told_slurm / "refuse").unlink()
+        assert list(launcher.jobs) == [first_folder]
+        (fake_slurm / "refuse").unlink()
         monkeypatch.setattr(launcher, "submit_at", 0.0)
-        launcher.start(make(tmp_path, "second"), second)
+        launcher.start(second, second_folder)
         launcher.wait(0)
-        assert list(launcher.jobs) == [first, second] and not launcher.to_submit
+        assert list(launcher.jobs) == [first_folder, second_folder] and not launcher.to_submit
 
 
-def test_what_was_submitted_when_an_interruption_came_is_cancelled(
-    folders: Folders, tmp_path: Path, told_slurm: Path
-):
-    pytest.importorskip(
-        "submitit", reason="submitit is not installed: pip install 'harness[slurm]'"
-    )
-    stage = make(tmp_path, "some")
-    (told_slurm / "interrupt").touch()
-    with slurm.open(
-        LauncherSettings(
-            folders, 2, "cpu", "tests.helpers.fake_stages", options={"job_name": "mine"}
-        )
-    ) as launcher:
+@pytest.mark.usefixtures("needs_submitit")
+def test_jobs_of_an_interrupted_submission_are_cancelled(folders, make, fake_slurm):
+    stage = make("some")
+    (fake_slurm / "interrupt").touch()
+    with slurm.open(settings_for(folders, 2), slurm.Options(job_name="prefix")) as launcher:
         launcher.start(stage, stage.folder(folders.runs))
         with pytest.raises(KeyboardInterrupt):
             launcher.wait(1)
-        assert not launcher.jobs and launcher.stop(1) == [
-            Finished(stage.folder(folders.runs), "stopped")
-        ]
-    (name,) = (told_slurm / "names").read_text().splitlines()
-    assert (
-        name.startswith("job-name=mine-")
-        and (told_slurm / "cancelled").read_text() == f"--name={name[9:]}\n"
-    )
+        assert not launcher.jobs
+        assert launcher.stop(1) == [Finished(stage.folder(folders.runs), "stopped")]
+    (name,) = read_lines(fake_slurm / "names")
+    assert name.startswith("job-name=prefix-")
+    assert read_lines(fake_slurm / "commands") == [f"scancel --name={name[9:]}"]
 
 
-def test_jobs_that_nobody_knows_are_cancelled_by_a_real_slurm(
-    real_slurm: None, folders: Folders, tmp_path: Path
-):
-    pytest.importorskip(
-        "submitit", reason="submitit is not installed: pip install 'harness[slurm]'"
-    )
-    stages = [make(tmp_path, name, sleep_s=60) for name in ("one", "two")]
-    with slurm.open(
-        LauncherSettings(folders, 2, "cpu", "tests.helpers.fake_stages", num_threads=1)
-    ) as launcher:
+@pytest.mark.usefixtures("needs_submitit")
+def test_stop_calls_few_commands_each_with_a_time_limit(folders, make, fake_slurm, monkeypatch):
+    """However many jobs there are, and even if Slurm does not respond."""
+    monkeypatch.setattr(slurm, "COMMAND_TIMEOUT_S", 0.2)
+    with slurm.open(settings_for(folders, None)) as launcher:
+        for index in range(slurm.MAX_JOBS):
+            stage = make(f"stage{index}")
+            launcher.start(stage, stage.folder(folders.runs))
+        launcher.wait(0)
+        assert len(launcher.jobs) == slurm.MAX_JOBS
+        (fake_slurm / "hang").touch()
+        assert launcher.stop(0.0) == [] and len(launcher.jobs) == slurm.MAX_JOBS
+    names = [line.split()[0] for line in read_lines(fake_slurm / "commands")]
+    assert names == ["scancel", "scancel", "squeue", "scancel"]
+
+
+@pytest.mark.usefixtures("needs_submitit", "real_slurm")
+def test_on_a_real_slurm_unknown_jobs_of_the_run_are_cancelled(folders, make):
+    stages = [make(name, sleep_s=60) for name in ("one", "two")]
+    with slurm.open(settings_for(folders, 2, num_threads=1)) as launcher:
         for stage in stages:
             prepare(stage, stage.folder(folders.runs))
             launcher.start(stage, stage.folder(folders.runs))
         launcher.wait(0)
-        assert len(launcher._queue() & {job.job_id for job in launcher.jobs.values()}) == 2
+        assert len(launcher._queue().keys() & {job.job_id for job in launcher.jobs.values()}) == 2
         launcher.jobs.clear()
         launcher.is_submitting = True
-    deadline = time.monotonic() + 15
-    while launcher._queue() != set():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for(lambda: launcher._queue() == {})
 
 
-@pytest.mark.parametrize(("option", "value"), [("gres", "gpu:1"), ("gpus_per_node", "1")])
-def test_a_gpu_that_no_stage_would_use_is_refused(folders: Folders, option: str, value: str):
-    with pytest.raises(UserError, match=f"--slurm {option} has no effect without --device cuda"):
-        slurm.open(LauncherSettings(folders, options={option: value}))
+@pytest.mark.parametrize("options", [{"gres": "gpu:1"}, {"gpus_per_node": 1}])
+def test_a_gpu_that_no_stage_would_use_is_refused(folders, options: dict[str, Any]):
+    (name,) = options
+    with pytest.raises(UserError, match=f"{name} has no effect without --device cuda"):
+        slurm.open(settings_for(folders), slurm.Options(**options))
 
 
-def test_on_which_device_stages_run_is_said(
-    folders: Folders, told_slurm: Path, capsys: pytest.CaptureFixture[str]
-):
-    pytest.importorskip(
-        "submitit", reason="submitit is not installed: pip install 'harness[slurm]'"
-    )
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"time": 1}, r"time=1 leaves no time to work.* Use time=3 or more"),
+        ({"time": 2}, "time=2 leaves no time"),
+        ({"time": 10, "signal_delay_s": 600}, "time=10 leaves no time"),
+        ({"cluster": "local", "partition": "gpu"}, "partition has no effect with cluster=local"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        slurm.Options(**options)
+
+
+@pytest.mark.usefixtures("needs_submitit")
+def test_the_device_of_the_stages_is_printed(folders: Folders, fake_slurm, capsys):
     slurm.open(LauncherSettings(folders))
     assert "Stages run on CPUs" in capsys.readouterr().err
-    asked = [
-        slurm.open(LauncherSettings(folders, device="cuda", options=options)).executor.parameters
-        for options in ({}, {"gres": "gpu:1"})
+    default, chosen = [
+        slurm.open(LauncherSettings(folders, device="cuda"), options).executor.parameters
+        for options in (slurm.Options(), slurm.Options(gres="gpu:1", reservation="class"))
     ]
-    assert (
-        asked[0]["gpus_per_node"] == 1
-        and asked[1]["gres"] == "gpu:1"
-        and "gpus_per_node" not in asked[1]
-    )
+    assert default["gpus_per_node"] == 1
+    assert chosen["gres"] == "gpu:1" and "gpus_per_node" not in chosen
+    assert chosen["additional_parameters"] == {"reservation": "class"}
     assert not capsys.readouterr().err
 
 
-def test_what_is_missing_is_said(folders: Folders, monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip(
-        "submitit", reason="submitit is not installed: pip install 'harness[slurm]'"
-    )
+@pytest.mark.usefixtures("needs_submitit")
+def test_missing_programs_and_packages_are_named(folders, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="Slurm: "):
-        slurm.open(LauncherSettings(folders))
+        slurm.open(settings_for(folders))
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match="needs the package submitit"):
-        slurm.open(LauncherSettings(folders))
+        slurm.open(settings_for(folders))

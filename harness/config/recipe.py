@@ -248,7 +248,7 @@ class Recipe(Settings):
             label: settings_model(entry["method"]) if isinstance(entry, dict) else MethodSettings
             for label, entry in entries.items()
         }
-        adapter = TypeAdapter(TypedDict("Methods", models))  # type: ignore[misc]
+        adapter: TypeAdapter[dict[str, MethodSettings]] = TypeAdapter(_typed_dict(models))
         if info.mode == "json":
             return dict(adapter.validate_json(json.dumps(entries), strict=True))
         return dict(adapter.validate_python(entries))
@@ -335,6 +335,12 @@ class Recipe(Settings):
             raise ValueError("models need targets: nothing else is done with them")
         if "weights_dir" in self.model_fields_set and not self.models:
             raise ValueError("weights_dir goes with models")
+
+
+def _typed_dict(models: Mapping[str, type[MethodSettings]]) -> Any:
+    """Make a type of dictionaries with these keys, whose values are instances of these models."""
+    make: Any = TypedDict
+    return make("Methods", dict(models))
 
 
 def _with_name(label: str, entry: Any) -> Any:

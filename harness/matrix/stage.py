@@ -101,7 +101,7 @@ class Shared(dict[str, Any]):
     def _refuse(self, *args: Any, **more: Any) -> NoReturn:
         raise TypeError("stages share these settings: make others of them")
 
-    __setitem__ = __delitem__ = __ior__ = pop = popitem = setdefault = update = clear = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = pop = popitem = setdefault = update = clear = _refuse
 
 
 def key_of(kind: str, version: int, config: dict[str, Any], needs: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.matrix.scores import Scores
 from harness.train.divergence import check_evaluated
 from harness.train.loss import image_losses
 from writers.errors import UserError
@@ -21,7 +22,7 @@ class MultiLabelCounts:
         self._logits.append(logits.float().clone())
         self._labels.append(labels.clone())  # the loader fills its memory again
 
-    def scores(self) -> dict[str, float | int]:
+    def scores(self) -> Scores:
         """Fractions `map11` and `map`, `top1` and `top5`; mean `loss` in nats; the counts `num_images` and `num_correct`.
 
         map11: mean of `eleven_point_ap` over the classes that are in an image (the score of VOC 2007). map: likewise of

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.config.attack import AttackSettings, EvaluationAttack
+from harness.matrix.scores import Scores
 from harness.modeling.module_modes import eval_mode
 from harness.modeling.precision import Precision, autocast
 from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
@@ -126,7 +127,7 @@ def coarser(logits: Tensor, groups: Tensor, num_groups: int, by: Literal["sum", 
 
 def score(
     model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int
-) -> dict[str, float | int]:
+) -> Scores:
     """The scores of every image of the loader's epoch 0, clean, whether an image has one label or many."""
     return count(
         model, loader, device=device, precision=precision, num_classes=num_classes

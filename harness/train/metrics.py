@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from harness.matrix.scores import Scores
 from harness.system.distributed import ProcessGroup
 from harness.train.divergence import check_evaluated
 from writers.errors import UserError
@@ -66,7 +67,7 @@ class Counts:
             self._predicted = [in_order(group.all_gather(self._predicted))]
             self._right = [in_order(group.all_gather(self._right))]
 
-    def scores(self) -> dict[str, float | int]:
+    def scores(self) -> Scores:
         """Fractions `top1`, `top5` (every image, where K < 5), `mean_per_class` (over the classes that have images), mean
         `loss` in nats, and the counts `num_images` and `num_correct`. Raises UserError where no image was counted, and
         Diverged where the loss is not finite: such a model answers nothing."""

@@ -27,16 +27,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setup:
-    """What every trainee of a transfer starts from."""
+    """What every trial of a transfer starts from.
 
-    load: Callable[
-        [], Classifier
-    ]  # the pretrained model with a new head, on the device; equal at every call
-    scratch: Callable[
-        [], Classifier
-    ]  # the same architecture with random weights, from the stage's seed; likewise
+    Attributes:
+        load: returns the pretrained model with a new head, on the device; equal at every call.
+        scratch: returns the same architecture with random weights from the stage's seed; equal at
+            every call.
+        bn_stats: frozen: BatchNorm uses, and keeps, the source's statistics.
+    """
+
+    load: Callable[[], Classifier]
+    scratch: Callable[[], Classifier]
     settings: TransferSettings
-    bn_stats: BnStats  # frozen: BatchNorm uses, and keeps, the source's statistics
+    bn_stats: BnStats
     steps_per_epoch: int
     device: str
     precision: Precision

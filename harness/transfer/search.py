@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from harness.config import grid
 from harness.config.grid import Point, Trial
 from harness.config.transfer import TransferSettings
+from harness.matrix.scores import Metric, Scores
 from harness.modeling.classifier import Classifier
 from harness.runner.context import StageContext, Stopped
 from harness.system.out_of_memory import is_out_of_memory
@@ -34,7 +35,9 @@ from harness.transfer.methods._network_settings import NetworkSettings
 from loaders.backend import Loader
 from writers.errors import UserError
 
-Scores = dict[str, Any]
+if TYPE_CHECKING:
+    from harness.stages.transfer.record import Selection
+
 Judge = Callable[[Classifier, float], Scores]  # a model and its centre crop -> scores on val
 
 
@@ -45,7 +48,7 @@ class Best:
     model: Classifier
     val: Scores
 
-    def beats(self, other: "Best | None", metric: str) -> bool:
+    def beats(self, other: "Best | None", metric: Metric) -> bool:
         """Higher on val; of equals the smaller rate, then the earlier in the grid."""
 
         def rank(best: Best) -> tuple[float, float, int]:
@@ -68,7 +71,7 @@ class Search:
         loader: Loader,
         judge: Judge,
         *,
-        metric: str,
+        metric: Metric,
         num_classes: int,
     ) -> None:
         self._context, self._method, self._setup, self._loader, self._judge = (
@@ -321,7 +324,7 @@ class Search:
             clock.damaged_checkpoints += found.damaged
 
 
-def settings_say(settings: TransferSettings) -> dict[str, Any]:
+def describe_selection(settings: TransferSettings) -> "Selection":
     """What a result tells of how its number was chosen."""
     policy = settings.policy
     return {

@@ -492,7 +492,7 @@ def test_a_pass_over_images_says_how_far_it_is_and_stops_behind_a_batch(
     asked_before,
     note,
 ):
-    monkeypatch.setattr("harness.stages._progress.SAY_EVERY_S", -1.0)
+    monkeypatch.setattr("harness.stages._progress.REPORT_EVERY_S", -1.0)
     asked: list[int] = []
 
     def stop_requested() -> bool:

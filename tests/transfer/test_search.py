@@ -183,7 +183,7 @@ def test_a_reduced_grid_is_a_seeded_part_of_it():
         {**settings.model_dump(exclude_unset=True), "policy": {"reduced": 5, "seed": 1}}
     )
     assert [trial.number for trial in grid.trials(other)] != [trial.number for trial in drawn]
-    assert search.settings_say(other)["policy"] == {"reduced": 5, "seed": 1}
+    assert search.describe_selection(other)["policy"] == {"reduced": 5, "seed": 1}
 
 
 def test_crops_are_chosen_on_val_without_training_again(root, target, model):

@@ -1,21 +1,31 @@
-"""Evaluates one pretrained model on val: on its own classes, and on those that all subsets share, masked and unmasked.
+"""Evaluate a pretrained model on val: on its own classes, and on those that all subsets share.
 
-Unmasked: the model may answer any of its classes. Masked: it decides among the common ones only. The difference is what
-it loses to confusion with classes that others were never shown. A model that lacks one of the common classes is seen on its
-own alone. Where a subset of the recipe has coarser labels, a model of finer ones is scored on those, too.
+The common classes are scored unmasked (the model may answer any of its classes) and masked (it
+chooses among the common classes only). The difference is the accuracy that it loses to confusion
+with classes that other models were never shown. A model that lacks a common class is evaluated on
+its own classes alone. If a subset of the recipe has coarser labels, models with finer classes are
+also scored on the coarser labels.
 """
 
 import time
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
 from harness.config.recipe import EvaluateSettings
-from harness.modeling import classifier as models
+from harness.matrix.scores import Scores
+from harness.modeling import classifier
 from harness.modeling.precision import choose
 from harness.runner.context import Outcome, StageContext
 from harness.stages._progress import PassProgress
+from harness.stages.evaluate.record import (
+    CoarseScores,
+    EvaluateMetrics,
+    EvaluateTiming,
+    EvaluationAttackRecord,
+    PerClass,
+)
 from harness.stages.pretrain.spec import MODEL_FILE
 from harness.train import predictions
 from harness.train.evaluate import View, evaluate
@@ -23,14 +33,17 @@ from harness.train.flip_tta import FlipAverage
 from harness.train.loader_plans import eval_plan, split_path
 from loaders import open_loader
 
-BY: tuple[Literal["sum", "max"], ...] = ("sum", "max")  # ways to answer with a coarser label
+# Ways to predict a coarse label: by the sum of its classes' probabilities, or by the largest.
+BY: tuple[Literal["sum", "max"], ...] = ("sum", "max")
+Pass = Literal["clean", "adversarial"]
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: the common classes; clean and adversarial scores on each view, also class by class; `coarse`, by subset: its
-    number of labels, and scores on them by the classes' summed probability and by the likeliest class (of the model that was
-    trained on them: its own); the attack; the file with the predictions. Seconds of each pass. Where it is asked to stop, it
-    stops behind a batch, and begins anew when it is run again: no counts are kept."""
+    """Evaluate the model clean, and under attack if the config has an eps.
+
+    A stop request is followed after the next batch. No counts are kept: the next run starts from
+    the beginning.
+    """
     config = context.config
     settings = EvaluateSettings.model_validate(config["settings"])
     classes = context.needs["data"].metrics["classes"]
@@ -42,15 +55,15 @@ def run(context: StageContext) -> Outcome:
             "common_unmasked": View(labels=labels),
             "common_masked": View(labels=labels, logits=labels),
         }
-    label_sets = _coarser_label_sets(context)
-    coarse: dict[str, Any] = {
+    coarse_labels = _coarse_labels(context)
+    coarse: dict[str, CoarseScores] = {
         name: {"num_labels": max(groups) + 1, "clean": None, "adversarial": None}
-        for name, groups in label_sets.items()
+        for name, groups in coarse_labels.items()
     }
-    for name, groups in label_sets.items():
+    for name, groups in coarse_labels.items():
         if len(set(groups)) < len(groups):
             views |= {f"coarse {name} {by}": View(groups=groups, by=by) for by in BY}
-    loaded, _ = models.load(context.need_folders["model"] / MODEL_FILE)
+    loaded, _ = classifier.load(context.need_folders["model"] / MODEL_FILE)
     loaded.to(context.device)
     model = FlipAverage(loaded) if config["flip_tta"] else loaded
     precision = choose(config["precision"], context.device)
@@ -64,13 +77,23 @@ def run(context: StageContext) -> Outcome:
         config["eval_crop"],
         context,
     )
-    scores: dict[str, Any] = {"clean": None, "adversarial": None}
-    per_class: dict[str, Any] = {"classes": classes}
+    metrics: EvaluateMetrics = {
+        "num_common_classes": len(common),
+        "common_classes": common,
+        "clean": {},
+        "adversarial": None,
+        "coarse": coarse,
+        "per_class": {"classes": classes},
+        "attack": None,
+        "precision": precision,
+        "predictions": predictions.FILE,
+    }
+    timing: EvaluateTiming = {}
     answers: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    seconds = {}
     zero_gradients = torch.zeros((), dtype=torch.int64, device=context.device)
+    passes: tuple[Pass, ...] = ("clean", "adversarial") if eps > 0 else ("clean",)
     with open_loader(plan) as loader:
-        for name in ("clean", "adversarial") if eps > 0 else ("clean",):
+        for name in passes:
             started = time.monotonic()
             counts = evaluate(
                 model,
@@ -86,32 +109,37 @@ def run(context: StageContext) -> Outcome:
                 zero_gradients=zero_gradients,
                 after_batch=PassProgress(context, loader, name),
             )
-            on_labels = {
+            label_counts = {
                 view: count for view, count in counts.items() if not view.startswith("coarse ")
             }
-            scores[name] = {view: count.scores() for view, count in on_labels.items()}
-            for subset, about in coarse.items():
-                about[name] = {
+            scores = {view: count.scores() for view, count in label_counts.items()}
+            metrics[name] = scores
+            for subset, coarse_scores in coarse.items():
+                by_way: dict[str, Scores] = {
                     by: counts[f"coarse {subset} {by}"].scores()
                     for by in BY
                     if f"coarse {subset} {by}" in counts
                 }
-                about[name] = about[name] or {"own": scores[name]["own"]}
+                coarse_scores[name] = by_way or {"own": scores["own"]}
+            per_class: PerClass = metrics["per_class"]
             per_class["num_images"] = counts["own"].per_class()[1].tolist()
             per_class[name] = {
-                view: count.per_class()[0].tolist() for view, count in on_labels.items()
+                view: count.per_class()[0].tolist() for view, count in label_counts.items()
             }
             answers |= {
                 f"{name}_{view}": counts[view].predictions()
                 for view in ("own", "common_masked")
                 if view in counts
             }
-            seconds[f"{name}_s"] = time.monotonic() - started
+            seconds = time.monotonic() - started
+            if name == "clean":
+                timing["clean_s"] = seconds
+            else:
+                timing["adversarial_s"] = seconds
         if context.group.is_main:
             predictions.save(context.folder, loader, answers)
-    attack = None
     if eps > 0:
-        attack = {
+        attack: EvaluationAttackRecord = {
             "norm": settings.attack.norm,
             "eps": eps,
             "steps": settings.attack.steps,
@@ -120,23 +148,15 @@ def run(context: StageContext) -> Outcome:
             "restarts": settings.attack.restarts,
             "zero_gradients": int(zero_gradients),
         }
-    return Outcome(
-        {
-            "num_common_classes": len(common),
-            "common_classes": common,
-            **scores,
-            "coarse": coarse,
-            "per_class": per_class,
-            "attack": attack,
-            "precision": precision,
-            "predictions": predictions.FILE,
-        },
-        seconds,
-    )
+        metrics["attack"] = attack
+    return Outcome(metrics, timing)
 
 
 def _common_classes(context: StageContext, classes: list[str]) -> list[str]:
-    """Classes of every subset that is compared, in the order of this model's labels; none where the model lacks one."""
+    """List the classes that all compared subsets share, in the order of this model's labels.
+
+    Empty if the model lacks one of them.
+    """
     roles = context.config.get(
         "common", [role for role in context.needs if role.startswith("common_")]
     )
@@ -148,9 +168,12 @@ def _common_classes(context: StageContext, classes: list[str]) -> list[str]:
     return [name for name in classes if name in shared] if shared <= set(classes) else []
 
 
-def _coarser_label_sets(context: StageContext) -> dict[str, tuple[int, ...]]:
-    """Subset -> for each class of the model the subset's label that it belongs to; where each of them belongs to one."""
-    found = {}
+def _coarse_labels(context: StageContext) -> dict[str, tuple[int, ...]]:
+    """Map each coarse subset to the coarse label of each of the model's classes.
+
+    Subsets in which one of the model's classes has no coarse label, or several, are left out.
+    """
+    label_sets = {}
     for role, name in context.config.get("coarse", {}).items():
         label_of = {
             source: label for label, group in enumerate(_groups(context, role)) for source in group
@@ -160,12 +183,12 @@ def _coarser_label_sets(context: StageContext) -> dict[str, tuple[int, ...]]:
         ]
         if all(len(label) == 1 and -1 not in label for label in labels):
             used = sorted(set.union(*labels))
-            found[name] = tuple(used.index(label.pop()) for label in labels)
-    return found
+            label_sets[name] = tuple(used.index(label.pop()) for label in labels)
+    return label_sets
 
 
 def _groups(context: StageContext, role: str) -> list[list[str]]:
-    """The source's classes behind each label."""
+    """List the source's classes of each label."""
     metrics = context.needs[role].metrics
     groups: list[list[str]] = metrics["subset"].get("groups") or [
         [name] for name in metrics["classes"]

@@ -12,7 +12,7 @@ from harness.stages import _workload
 
 def work(config: Mapping[str, Any]) -> float:
     """One clean pass, and one pass per step of the attack."""
-    return 1.0 + config.get("settings", {}).get("attack", {"steps": 0})["steps"]
+    return 1.0 + float(config.get("settings", {}).get("attack", {}).get("steps", 0))
 
 
 def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:

@@ -1,21 +1,25 @@
-"""Ranks the source's classes, the hardest first, by the accuracy on each of models that have not seen the images."""
+"""Rank the source's classes, hardest first, by the accuracy of models on unseen images."""
 
 from collections.abc import Iterator
 
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.modeling.classifier import Classifier
 from harness.modeling.precision import choose
 from harness.runner.context import Outcome, StageContext
 from harness.stages._progress import PassProgress
 from harness.stages.pretrain.spec import MODEL_FILE
+from harness.stages.rank.record import RankMetrics
 from harness.train.loader_plans import eval_plan, split_path
 from harness.train.ranking import rank_classes, unseen_part
 from loaders.plan import LoaderPlan
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: `classes`, hardest first; `accuracy` and `num_images` of each; the split, how ties were broken, and the precision. Where it is
-    asked to stop, it stops behind a batch, and begins anew when it is run again: no counts are kept."""
+    """Evaluate the reference models and sort the classes by accuracy.
+
+    A stop request is followed after the next batch. No counts are kept: the next run starts from
+    the beginning.
+    """
     config = context.config
     precision = choose(config["precision"], context.device)
     scores = rank_classes(
@@ -25,20 +29,19 @@ def run(context: StageContext) -> Outcome:
         precision=precision,
         begin_pass=lambda loader: PassProgress(context, loader, config["split"]),
     )
-    return Outcome(
-        {
-            "classes": list(scores.ranking.classes),
-            "accuracy": dict(scores.ranking.accuracy),
-            "num_images": scores.num_images,
-            "split": "held_out" if "held_out" in config else config["split"],
-            "tie_break": scores.ranking.tie_break,
-            "precision": precision,
-        }
-    )
+    metrics: RankMetrics = {
+        "classes": list(scores.ranking.classes),
+        "accuracy": dict(scores.ranking.accuracy),
+        "num_images": scores.num_images,
+        "split": "held_out" if "held_out" in config else config["split"],
+        "tie_break": scores.ranking.tie_break,
+        "precision": precision,
+    }
+    return Outcome(metrics)
 
 
 def _models(context: StageContext) -> Iterator[tuple[Classifier, LoaderPlan]]:
-    """One model, or for train one for each fold, with the images that it ranks by."""
+    """Load the reference model, or one per fold of train, with the images that each evaluates."""
     config = context.config
     plan = eval_plan(
         split_path(context, "data", config["split"]),
@@ -49,13 +52,6 @@ def _models(context: StageContext) -> Iterator[tuple[Classifier, LoaderPlan]]:
     )
     for role in sorted(context.needs):
         if role.startswith("model"):
-            model, about = models.load(context.need_folders[role] / MODEL_FILE)
-            yield (
-                model,
-                unseen_part(
-                    plan,
-                    config if "held_out" in config else about,
-                    split=config["split"],
-                    source=role,
-                ),
-            )
+            model, about = classifier.load(context.need_folders[role] / MODEL_FILE)
+            part = config if "held_out" in config else about
+            yield model, unseen_part(plan, part, split=config["split"], source=role)

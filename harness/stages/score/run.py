@@ -1,40 +1,39 @@
-"""Scores how well one model suits one target, from its features of the target's training images."""
+"""Score how well a model suits a target, from its features of the target's training images."""
 
 from harness.runner.context import Outcome, StageContext, Stopped
+from harness.stages.score.record import ScoreMetrics, ScoreTiming
 from harness.transfer import score
 from harness.transfer.features import Features, file_of
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: `scores`, by name; `details` of those that tell more; `failed`, name -> why, for those that cannot be; how many
-    images, features and classes; `num_duplicates`, images whose features equal an earlier one's. Timing: seconds of each."""
-    seen = Features.load(file_of(context.need_folders["features"], "train"))
-    asked = context.config["scores"]
+    """Compute the scores of the config; scores that cannot be computed are listed in `failed`."""
+    features = Features.load(file_of(context.need_folders["features"], "train"))
+    names = context.config["scores"]
 
     def before(number: int, name: str) -> None:
         if context.stop_requested():
             raise Stopped
-        context.progress(done=number, total=len(asked), note=name)
+        context.progress(done=number, total=len(names), note=name)
 
-    found = score.compute(
-        asked,
-        features=seen.features,
-        probs=seen.probs,
-        labels=seen.labels,
+    results = score.compute(
+        names,
+        features=features.features,
+        probs=features.probs,
+        labels=features.labels,
         device=context.device,
         before=before,
     )
-    return Outcome(
-        {
-            "scores": found.scores,
-            "details": found.details,
-            "failed": found.failed,
-            "split": "train",
-            "num_duplicates": found.num_duplicates,
-            "num_images": len(seen.labels),
-            "num_features": seen.features.shape[1],
-            "num_source_classes": None if seen.probs is None else seen.probs.shape[1],
-            "num_classes": len(context.needs["features"].metrics["classes"]),
-        },
-        {"seconds": found.seconds},
-    )
+    metrics: ScoreMetrics = {
+        "scores": results.scores,
+        "details": results.details,
+        "failed": results.failed,
+        "split": "train",
+        "num_duplicates": results.num_duplicates,
+        "num_images": len(features.labels),
+        "num_features": features.features.shape[1],
+        "num_source_classes": None if features.probs is None else features.probs.shape[1],
+        "num_classes": len(context.needs["features"].metrics["classes"]),
+    }
+    timing: ScoreTiming = {"seconds": results.seconds}
+    return Outcome(metrics, timing)

@@ -1,16 +1,23 @@
-"""Draws up the list of the best models by one score, over all targets: of those that could be scored."""
+"""Choose the best models by one score, over all targets, among the models that could be scored."""
 
 from harness.runner import shortlist
 from harness.runner.context import Outcome, StageContext
+from harness.stages.shortlist.record import ShortlistMetrics
 from writers.errors import UserError
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: `chosen`, the best first; the whole `ranking`, with ranks and scores; `left_out`, model -> why; `num_missing`,
-    scores that were not there because their stages had failed. Targets that the score suits for no model do not count."""
+    """Rank the models by the score.
+
+    Targets on which no model has the score do not count. A model that lacks the score on one of the
+    other targets is left out.
+
+    Raises:
+        UserError: no model can be ranked.
+    """
     config = context.config
     by = config["by"]
-    values: dict[str, dict[str, float]] = {}
+    values: dict[str, dict[str, float]] = {}  # model -> target -> score
     left_out: dict[str, str] = {}
     num_missing = 0
     for role, (model, target) in config["scores"].items():
@@ -22,28 +29,27 @@ def run(context: StageContext) -> Outcome:
     targets = {target for scores in values.values() for target in scores}
     for role, (model, target) in config["scores"].items():
         if target in targets and target not in values.get(model, {}):
-            why = (
+            reason = (
                 context.needs[role].metrics["failed"].get(by, "it was not computed")
                 if role in context.needs
                 else ""
             )
-            left_out.setdefault(model, f"{by} on {target}: {why}")
+            left_out.setdefault(model, f"{by} on {target}: {reason}")
     ranking = shortlist.rank(
         {model: scores for model, scores in values.items() if model not in left_out}
     )
     if not ranking:
-        first = next(iter(left_out.items()), ("", "none was scored"))
+        model, reason = next(iter(left_out.items()), ("", "no model was scored"))
         raise UserError(
-            f"None of {len(left_out)} models has a score {by} on all targets. {first[0]}: {first[1]}.",
-            "harness status says why their stages failed.",
+            f"None of {len(left_out)} models has a score {by} on all targets. {model}: {reason}.",
+            "Run `harness status` to see why their stages failed.",
         )
-    return Outcome(
-        {
-            "by": by,
-            "best": config["best"],
-            "chosen": [row["model"] for row in ranking[: config["best"]]],
-            "ranking": ranking,
-            "left_out": left_out,
-            "num_missing": num_missing,
-        }
-    )
+    metrics: ShortlistMetrics = {
+        "by": by,
+        "best": config["best"],
+        "chosen": [row["model"] for row in ranking[: config["best"]]],
+        "ranking": ranking,
+        "left_out": left_out,
+        "num_missing": num_missing,
+    }
+    return Outcome(metrics)

@@ -15,21 +15,23 @@ import torch
 
 from harness.config.methods import settings_model
 from harness.config.transfer import TransferSettings
-from harness.modeling import classifier as models
+from harness.matrix.scores import Scores
+from harness.modeling import classifier
 from harness.modeling.classifier import Classifier
 from harness.modeling.module_modes import fixed_shapes
 from harness.modeling.precision import choose
 from harness.profiling.timer import Timer, summary
 from harness.runner.context import Outcome, StageContext
 from harness.stages.pretrain.spec import MODEL_FILE
+from harness.stages.transfer.record import TransferMetrics
 from harness.train import evaluate, predictions
 from harness.train.fit import Clock, num_batches
 from harness.train.flip_tta import FlipAverage
 from harness.train.loader_plans import eval_plan, few_per_class, split_path, train_plan
 from harness.train.trainee import replay_rate
-from harness.transfer import method as methods
+from harness.transfer import method as transfer_method
 from harness.transfer.method import Setup
-from harness.transfer.search import Search, settings_say
+from harness.transfer.search import Search, describe_selection
 from loaders import open_loader
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
@@ -41,21 +43,21 @@ TRAIN_AND_VAL = "trainval.beton"
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: scores on test of the model that val chose, what was chosen, the grid with its scores on val."""
+    """Train the grid, choose on val, and score the chosen model on test."""
     started = time.monotonic()
     config = context.config
     settings = settings_model(config["method"]).model_validate(config["settings"])
     if not isinstance(settings, TransferSettings):
-        return methods.find_feature_method(config["method"]).run(context)
-    method = methods.find(config["method"])
+        return transfer_method.find_feature_method(config["method"]).run(context)
+    method = transfer_method.find(config["method"])
     classes = context.needs["data"].metrics["classes"]
     precision, timer = choose(settings.precision, context.device), Timer(context.device)
     _check_splits(context)
     load, source_eps = _source(context, len(classes))
     if load.fixed_size is not None and load.fixed_size != settings.resolution:
         print(
-            f"The network takes images of {load.fixed_size} pixels a side and no others; so they are, in place of "
-            f"{settings.resolution}."
+            f"The network takes images of {load.fixed_size} pixels per side only; this size is used "
+            f"instead of {settings.resolution}."
         )
         settings = settings.model_copy(
             update={"resolution": load.fixed_size, "eval_resolution": None}
@@ -63,7 +65,7 @@ def run(context: StageContext) -> Outcome:
 
     def score(
         model: Classifier, split: str, crop: float, *, keep_predictions: bool = False
-    ) -> dict[str, Any]:
+    ) -> Scores:
         plan = eval_plan(
             split_path(context, "data", split),
             settings.batch_size,
@@ -121,18 +123,22 @@ def run(context: StageContext) -> Outcome:
     for file in context.folder.glob(f"{TRAIN_AND_VAL}*"):
         file.unlink()
 
-    chosen = search.point_of(best.trial, best.crop)
-    metrics = {
+    chosen, selection = search.point_of(best.trial, best.crop), describe_selection(settings)
+    steps, epochs = best.trial.settings.steps, best.trial.settings.epochs
+    assert not isinstance(steps, tuple)  # a list makes a stage of each value
+    metrics: TransferMetrics = {
         "metric": config["metric"],
         "test": test,
         "val": best.val,
         "lr": best.trial.lr,
         "chosen": chosen,
         "grid": list(search.entries()),
-        **settings_say(settings),
-        "num_epochs": None if best.trial.settings.steps else best.trial.settings.epochs,
-        "num_steps": best.trial.settings.steps
-        or best.trial.settings.epochs * setup.steps_per_epoch,
+        "policy": selection["policy"],
+        "selected_on": selection["selected_on"],
+        "num_configs": selection["num_configs"],
+        "refit": selection["refit"],
+        "num_epochs": None if steps else epochs,
+        "num_steps": steps or epochs * setup.steps_per_epoch,
         "resolution": settings.resolution,
         "num_classes": len(classes),
         "num_train_images": num_train_images,
@@ -151,26 +157,29 @@ def run(context: StageContext) -> Outcome:
 
 @dataclass(frozen=True)
 class _Loads:
-    """Models with a new head, on the device; equal at every call."""
+    """Functions that return models with a new head, on the device; equal at every call.
+
+    Attributes:
+        fixed_size: pixels per side, if the network takes images of one size only.
+    """
 
     pretrained: Callable[[], Classifier]
     scratch: Callable[[], Classifier]
-    fixed_size: int | None  # pixels a side, where they take no other images
+    fixed_size: int | None
 
 
 def _source(context: StageContext, num_classes: int) -> tuple[_Loads, float | None]:
-    """What trials start from, and the eps of the source's training; None where nothing of a source is looked at."""
+    """Return what trials start from, and the eps of the source's training (None without a source)."""
     seed, source, eps = context.config["seed"], None, None
-    about = context.config.get(
-        "arch"
-    )  # of a method that needs no source: name, channels, blur_pool
+    # A method that needs no source has the architecture in its config.
+    about = context.config.get("arch")
     if "model" in context.needs:
-        source, about = models.load(context.need_folders["model"] / MODEL_FILE)
+        source, about = classifier.load(context.need_folders["model"] / MODEL_FILE)
         eps = about.get("eps")
     assert about is not None
 
     def with_head(model: Classifier) -> Classifier:
-        models.replace_head(model, num_classes, torch.Generator().manual_seed(seed))
+        classifier.replace_head(model, num_classes, torch.Generator().manual_seed(seed))
         return model.to(context.device)
 
     def scratch() -> Classifier:
@@ -178,7 +187,7 @@ def _source(context: StageContext, num_classes: int) -> tuple[_Loads, float | No
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return with_head(
-                models.build(
+                classifier.build(
                     about["arch"],
                     num_classes,
                     channels=tuple(channels) if channels else None,
@@ -210,7 +219,10 @@ def _train_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan
 
 
 def _refit_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan:
-    """The images of train, or those of it that trials see, and of val; put into one file in the stage's folder."""
+    """Plan for the images that trials train on and those of val together.
+
+    Writes both into one beton in the stage's folder.
+    """
     train, val = (split_path(context, "data", split) for split in ("train", "val"))
     file = context.folder / TRAIN_AND_VAL
     num_images = join_splits([train, val], file, split="trainval").num_samples
@@ -224,17 +236,23 @@ def _refit_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan
 
 
 def _check_splits(context: StageContext) -> None:
-    """Raises UserError where val is test, or most of it is: to choose on the one were to choose on the other. By the images'
-    bytes, since splits name theirs as they like; some sets have a few images twice."""
+    """Check that choosing on val is not choosing on test.
+
+    Compares the images' bytes, because each split numbers its images independently. Some datasets
+    have a few images twice, so up to half of val may be in test.
+
+    Raises:
+        UserError: more than half of the images of val are images of test.
+    """
     val, test = (
         {digest.tobytes() for digest in open_beton(split_path(context, "data", split)).digests}
         for split in ("val", "test")
     )
     if 2 * len(val & test) > len(val):
         raise UserError(
-            f"{len(val & test)} of the {len(val)} images of val are images of test, too: to choose on them is to "
-            "choose on test.",
-            "Carve val out of train: write the target with `val:` above 0.",
+            f"{len(val & test)} of the {len(val)} images of val are images of test, too: choosing "
+            "on val would be choosing on test.",
+            "Split val off train: write the target with `val:` above 0.",
         )
 
 
@@ -242,15 +260,16 @@ def _check_metric(metric: str, loader: Loader) -> None:
     if (metric == "map11") != loader.multi_label:
         labels = "many labels" if loader.multi_label else "one label"
         raise UserError(
-            f"The metric {metric} does not fit {loader.plan.beton.parent.name}: an image there has {labels}.",
-            "Leave `metric:` out for the dataset's own.",
+            f"The metric {metric} does not fit {loader.plan.beton.parent.name}, whose images have "
+            f"{labels}.",
+            "Remove `metric:` to use the dataset's own.",
         )
 
 
 def _timing(
     clocks: list[Clock], eval_s: float, startup_s: float, replay_img_per_s: float | None
 ) -> dict[str, Any]:
-    """Of all trainees together."""
+    """Sum the times of all trainees."""
     spans = {
         name: sum(clock.spans_s.get(name, 0.0) for clock in clocks)
         for clock in clocks

@@ -31,7 +31,7 @@ def _num_passes(method: str, settings: str) -> float:
 
 
 def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
-    """Training steps of the whole grid, in the order of `harness.transfer.search`, and evaluations."""
+    """Training steps of the whole grid, as `harness.transfer.search` runs it, and evaluations."""
     config, target = stage.config, counts["data"]
     settings = settings_model(config["method"]).model_validate(config["settings"])
     assert isinstance(settings, TransferSettings)

@@ -1,4 +1,4 @@
-"""The write stage: one dataset, all its classes or a subset of them, as beton files in the data folder."""
+"""Write a dataset, with all of its classes or a subset of them, as betons in the data folder."""
 
 import time
 from pathlib import Path
@@ -8,6 +8,7 @@ from harness.config.raw_paths import raw_path
 from harness.config.recipe import DataSettings
 from harness.runner.context import Outcome, StageContext, Stopped
 from harness.runner.result import Result
+from harness.stages.write.record import WriteMetrics, WriteTiming, WrittenSplit, WrittenSubset
 from writers.beton import reuse as ready
 from writers.beton import store
 from writers.beton.encoding import Encoding
@@ -25,17 +26,16 @@ PROGRESS_EVERY_S = 0.5
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: the written splits, the classes in label order, the subset (of coarser labels also the source's classes of
-    each, `groups`), images per second of those that were encoded. Timing: the betons that splits were copied from.
+    """Write the splits of the config.
 
-    A beton that lies there already, whole, was written for this very key and is kept. Images that another one in the data
-    folder has are taken from that, where it is sure that the result is the same, byte for byte.
+    A complete beton that exists already was written for the same key, and is kept. Encoded images
+    are copied from another beton in the data folder if the result is certain to be the same, byte
+    for byte.
     """
     config = context.config
     data = DataSettings.model_validate(config["data"])
-    test = (
-        data.test if "test" in config["splits"] else 0.0
-    )  # a source needs no test split, and keeps its images
+    # A source has no test split: the images stay in train.
+    test = data.test if "test" in config["splits"] else 0.0
     splits = SplitSettings(val=data.val, test=test, seed=data.split_seed, protocol=data.protocol)
     source, origin = open_with_origin(data.dataset, [raw_path(data, context.raw)], splits)
     source.differences = accepted_differences(
@@ -44,12 +44,12 @@ def run(context: StageContext) -> Outcome:
     subset = _subset(config["subset"], source, context.needs.get("ranking"))
     encoding = Encoding.model_validate(config["encoding"])
     folder = context.data / f"{data.label}-{subset.name}-{context.folder.name}"
-    written: dict[str, dict[str, Any]] = {}
+    written: dict[str, WrittenSplit] = {}
     copied_from: dict[str, str] = {}
-    num_encoded, took_s = 0, 0.0
+    num_encoded, encoding_s = 0, 0.0
     for split in config["splits"]:
         file = folder / f"{split}.beton"
-        manifest = _whole(file)
+        manifest = _manifest(file)
         if manifest is None:
             started, progress = time.monotonic(), _progress(context, split)
             if taken := ready.take(
@@ -62,10 +62,8 @@ def run(context: StageContext) -> Outcome:
                 folder=context.data,
                 progress=progress,
             ):
-                manifest, copied_from[split] = (
-                    taken.manifest,
-                    str(taken.beton.relative_to(context.data)),
-                )
+                manifest = taken.manifest
+                copied_from[split] = str(taken.beton.relative_to(context.data))
             else:
                 manifest = write_split(
                     source,
@@ -76,10 +74,8 @@ def run(context: StageContext) -> Outcome:
                     num_threads=context.num_threads,
                     progress=progress,
                 )
-                num_encoded, took_s = (
-                    num_encoded + manifest.num_samples,
-                    took_s + time.monotonic() - started,
-                )
+                num_encoded += manifest.num_samples
+                encoding_s += time.monotonic() - started
             record(file, manifest, origin)
         written[split] = {
             "path": str(file.relative_to(context.data)),
@@ -87,23 +83,25 @@ def run(context: StageContext) -> Outcome:
             "bytes": manifest.bytes,
             "sha256": manifest.sha256,
         }
-    return Outcome(
-        {
-            "splits": written,
-            "classes": list(subset.classes),
-            "img_per_s": num_encoded / took_s if num_encoded else None,
-            "subset": {
-                "name": subset.name,
-                "num_classes": len(subset.classes),
-                "digest": subset.digest,
-                **({"groups": [list(group) for group in subset.groups]} if subset.groups else {}),
-            },
-        },
-        {"copied_from": copied_from} if copied_from else {},
-    )
+    about: WrittenSubset = {
+        "name": subset.name,
+        "num_classes": len(subset.classes),
+        "digest": subset.digest,
+    }
+    if subset.groups:
+        about["groups"] = [list(group) for group in subset.groups]
+    metrics: WriteMetrics = {
+        "splits": written,
+        "classes": list(subset.classes),
+        "img_per_s": num_encoded / encoding_s if num_encoded else None,
+        "subset": about,
+    }
+    timing: WriteTiming = {"copied_from": copied_from} if copied_from else {}
+    return Outcome(metrics, timing)
 
 
 def _subset(config: dict[str, Any] | None, source: Source, ranked: Result | None) -> Subset:
+    """Resolve the subset of the config on the source's classes. ranked: the rank stage's result."""
     if config is None:
         return everything(source.classes)
     ranking = None
@@ -122,7 +120,8 @@ def _subset(config: dict[str, Any] | None, source: Source, ranked: Result | None
     )
 
 
-def _whole(file: Path) -> Manifest | None:
+def _manifest(file: Path) -> Manifest | None:
+    """Read the manifest of a complete beton; None if there is no such beton."""
     try:
         return store.open_beton(file).manifest
     except UserError:
@@ -135,7 +134,7 @@ def _progress(context: StageContext, split: str) -> store.Progress:
     def report(done: int, total: int) -> None:
         nonlocal last
         if context.stop_requested():
-            raise Stopped  # nothing is left half-written: a beton gets its name when it is whole
+            raise Stopped  # a beton gets its name when it is complete
         now = time.monotonic()
         if now - last > PROGRESS_EVERY_S:
             last = now

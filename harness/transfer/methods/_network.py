@@ -1,4 +1,4 @@
-"""What the methods share that train a network and not only its head: where its blocks start, and how fast each learns."""
+"""Shared by methods that train a network: where its blocks start, and how fast each learns."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -28,8 +28,15 @@ def candidates(
     frozen: Sequence[nn.Module] = (),
     pull: Pull | None = None,
 ) -> Candidates:
-    """A trainee for the weights of the model that require gradients. frozen: modules whose statistics stay, too. pull: in
-    place of weight decay."""
+    """Train the weights of the model that require gradients.
+
+    Args:
+        setup: what every trial of the stage starts from.
+        trial: the point of the grid.
+        model: the network, on the device.
+        frozen: modules that also keep their BatchNorm statistics.
+        pull: penalty in place of weight decay.
+    """
     settings = trial.settings
     assert isinstance(settings, NetworkSettings)
     set_bn_momentum(model, settings.bn_momentum, setup.steps_per_epoch)
@@ -49,7 +56,7 @@ def candidates(
 
 
 def transferred(setup: Setup, settings: TransferSettings) -> Classifier:
-    """The source's model under a new head, its last `reinit_last` blocks with random weights and statistics."""
+    """Load the source's model with a new head; its last `reinit_last` blocks get random weights."""
     assert isinstance(settings, BlockSettings)
     model = setup.load()
     if settings.reinit_last:
@@ -63,7 +70,13 @@ def transferred(setup: Setup, settings: TransferSettings) -> Classifier:
 
 
 class Parts:
-    """The blocks of a network: those that learn at the low rate, the other transferred ones, and the new ones."""
+    """Blocks of a network by how they start and learn.
+
+    Attributes:
+        low: transferred blocks with the low learning rate.
+        high: the other transferred blocks.
+        new: blocks that start from random weights.
+    """
 
     def __init__(self, blocks: Sequence[Block], num_low: int, num_new: int) -> None:
         if num_low + num_new > len(blocks):
@@ -80,37 +93,42 @@ class Parts:
 
 
 def parts(model: Classifier, settings: BlockSettings) -> Parts:
-    """Raises UserError where settings ask for more blocks than there are."""
+    """Divide the blocks of a model.
+
+    Raises:
+        UserError: the settings name more blocks than the network has.
+    """
     return Parts(blocks_of(model.backbone), settings.num_low, settings.reinit_last)
 
 
 def lr_ratios(model: Classifier, settings: TransferSettings) -> dict[nn.Parameter, float]:
-    """Of each parameter's learning rate to the head's, where it is not 1.
+    """Map parameters to their learning rate divided by the head's; parameters with ratio 1 may be missing.
 
-    New blocks learn like the head, times `layer_decay` to the power of how many blocks they are before it, as all do.
+    The ratio of a block's group is multiplied by `layer_decay` once per block up to the head. New
+    blocks have the group ratio 1.
     """
     if not isinstance(settings, BlockSettings):
         return {}
     if (settings.num_low, settings.high_lr_ratio, settings.layer_decay) == (0, 1.0, 1.0):
         return {}
-    found, of = {}, parts(model, settings)
+    ratios, groups = {}, parts(model, settings)
     blocks = [
         (block, ratio)
         for group, ratio in (
-            (of.low, settings.low_lr_ratio),
-            (of.high, settings.high_lr_ratio),
-            (of.new, 1.0),
+            (groups.low, settings.low_lr_ratio),
+            (groups.high, settings.high_lr_ratio),
+            (groups.new, 1.0),
         )
         for block in group
     ]
     for depth, (block, ratio) in enumerate(reversed(blocks), start=1):
         for parameter in block.parameters(model.backbone):
-            found[parameter] = ratio * settings.layer_decay**depth
-    return found
+            ratios[parameter] = ratio * settings.layer_decay**depth
+    return ratios
 
 
 def train_mode(model: Classifier, bn_stats: BnStats, frozen: Sequence[nn.Module] = ()) -> None:
-    """Training mode for all, but evaluation mode for what is frozen, and for BatchNorm where its statistics are."""
+    """Set training mode, but evaluation mode for frozen modules and for frozen BatchNorm statistics."""
     model.train()
     for module in frozen:
         module.eval()
@@ -121,8 +139,12 @@ def train_mode(model: Classifier, bn_stats: BnStats, frozen: Sequence[nn.Module]
 
 
 def set_bn_momentum(model: nn.Module, momentum: float | str | None, steps_per_epoch: int) -> None:
-    """`kornblith`: in TensorFlow's terms max(1 - 10 / steps, 0.9), so that statistics are those of an epoch, where it is
-    short (Kornblith et al. 2019; the rule as SimCLR, App. B.8, repeats it)."""
+    """Set the momentum of all BatchNorm layers; None leaves the model's own.
+
+    "kornblith" is min(10 / steps per epoch, 0.1), so that the statistics average over about one
+    epoch if epochs are short. TensorFlow's convention writes it as max(1 - 10 / steps, 0.9)
+    (Kornblith et al. 2019; the rule as SimCLR, appendix B.8, repeats it).
+    """
     if momentum is None:
         return
     value = (

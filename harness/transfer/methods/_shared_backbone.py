@@ -1,6 +1,6 @@
-"""Heads that train at once on one forward pass of a backbone whose weights stay.
+"""Heads that train at once, on one forward pass of a backbone with fixed weights.
 
-Its BatchNorm statistics may move: they follow the images, and no head has a part in that.
+The backbone's BatchNorm statistics may move: they depend on the images only, not on the heads.
 """
 
 import copy
@@ -42,7 +42,7 @@ class SharedBackbone:
         self._losses = torch.zeros(len(self._heads), dtype=torch.float64, device=setup.device)
         self._num_correct = torch.zeros(len(self._heads), dtype=torch.int64, device=setup.device)
         self._num_images = 0
-        self._watch = LossWatch(setup.device)  # of the head that fits best
+        self._watch = LossWatch(setup.device)  # of the head with the lowest loss
 
     @property
     def peak_lr(self) -> float:
@@ -58,7 +58,7 @@ class SharedBackbone:
             with torch.no_grad(), autocast(self._setup.precision, self._setup.device, self._model):
                 features = self._model.features(images)
             features = features.float()
-        with timer.span("backward"):  # of the heads: forward, too
+        with timer.span("backward"):  # includes the forward pass of the heads
             for number, head in enumerate(self._heads.values()):
                 logits = head(features)
                 loss = mean_loss(logits, labels, smoothing)
@@ -73,11 +73,14 @@ class SharedBackbone:
                 optimizer.zero_grad()
 
     def first_bad_step(self) -> int | None:
-        """Where the last of the heads diverged: one that does not is enough."""
+        """Return the step at which the last head diverged; None while one head has not."""
         return self._watch.first_bad()
 
     def totals(self) -> dict[str, float]:
-        """Of the head that fits best so far: a rate that is too high must not hide that the others learn."""
+        """Return the totals of the head with the lowest loss, and reset them.
+
+        A learning rate that is too high must not hide that the other heads learn.
+        """
         losses = (self._losses / self._num_images).nan_to_num(nan=torch.inf, posinf=torch.inf)
         best = int(losses.argmin())
         totals = {
@@ -117,11 +120,11 @@ class SharedBackbone:
         self._watch.load_state_dict(state["watch"])
 
     def candidates(self) -> list[tuple[Trial, Classifier]]:
-        """Models that share the backbone; those whose head diverged are left out."""
-        found = []
+        """Return a model for each trial; they share the backbone. Diverged heads are left out."""
+        models = []
         for trial, head in self._heads.items():
             if all(torch.isfinite(parameter).all() for parameter in head.parameters()):
                 model = copy.copy(self._model)
                 model._modules = {**self._model._modules, "head": head}
-                found.append((trial, model))
-        return found
+                models.append((trial, model))
+        return models

@@ -1,40 +1,46 @@
-"""Logistic regression on frozen features of images that are not augmented, as Kornblith, Shlens and Le 2019 (A.3).
+"""Logistic regression on frozen features of images without augmentation (Kornblith et al. 2019, A.3).
 
-One fit for each of 45 penalties, chosen on val by the dataset's metric, fitted again on train and val together, and read once
-on test. Where an image has many labels (VOC 2007) there is a binary fit a class. It has no seed: there is one optimum.
-Features are standardised, so penalties are those of standardised features.
+Each penalty is fitted on train; the dataset's metric on val chooses one. The chosen penalty is fitted
+again on train and val together, and test is read once. If images have several labels (VOC 2007), each
+class has a binary fit. There is one optimum, so the fit has no seed. Features are standardized, and
+penalties apply to standardized features.
 """
 
-from __future__ import annotations
-
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.config.grid import crops, feature_roles
+from harness.matrix.scores import Metric, Scores
+from harness.profiling.timer import summary
+from harness.runner.context import Outcome, StageContext, Stopped
+from harness.train import predictions
+from harness.train.average_precision import MultiLabelCounts
+from harness.train.loader_plans import few_of_each
+from harness.train.metrics import Counts
+from harness.transfer import logistic_regression
+from harness.transfer.features import Features, file_of
+from harness.transfer.logistic_regression import Chosen, Standardization
 from harness.transfer.methods.logreg.settings import LogregSettings
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-    from harness.runner.context import Outcome, StageContext
-    from harness.train.average_precision import MultiLabelCounts
-    from harness.train.metrics import Counts
-    from harness.transfer.features import Features
-    from harness.transfer.logistic_regression import Chosen, Standardization
+    from harness.stages.transfer.record import TransferMetrics
 
 
 def run(context: StageContext) -> Outcome:
-    """The transfer stage. Metrics as those of methods that train, with the penalty as the axis `lambda` of the grid; of each
-    point also whether it converged, its largest gradient, and how far its loss can be from the optimum."""
-    from harness.config.grid import crops, feature_roles
-    from harness.profiling.timer import summary
-    from harness.runner.context import Outcome, Stopped
-    from harness.train import predictions
-    from harness.transfer import logistic_regression as logistic
+    """Run the transfer stage.
 
+    The metrics are those of methods that train, with the penalty as the axis `lambda` of the grid. Each
+    point also has `converged`, `largest_gradient`, and `gap`: an upper bound on the distance of its
+    loss from the optimum.
+    """
     started = time.monotonic()
     settings = LogregSettings.model_validate(context.config["settings"])
-    metric, several = context.config["metric"], settings.grid.eval_crop is not None
+    metric: Metric = context.config["metric"]
+    several_crops = settings.grid.eval_crop is not None
     classes: list[str] = []
 
     def stop() -> None:
@@ -42,28 +48,29 @@ def run(context: StageContext) -> Outcome:
             raise Stopped
 
     best: tuple[Chosen, _Views, float] | None = None
-    grid: list[dict[str, Any]] = []
+    grid = []
+    val: dict[tuple[float, float], Scores] = {}  # penalty, crop -> scores
     for crop, role in zip(crops(settings), feature_roles(settings), strict=True):
         classes = context.needs[role].metrics["classes"]
         views = _Views(context, role, len(classes), settings.per_class)
-        scored: dict[float, dict[str, Any]] = {}
 
         def score(logits: Tensor, labels: Tensor, views: _Views = views) -> float:
             return float(views.count(logits, labels).scores()[metric])
 
-        chosen = logistic.choose(
+        chosen = logistic_regression.choose(
             views.train, views.val, len(classes), score, settings.lambdas, stop=stop
         )
-        for fitted in chosen.path:
-            scored[fitted.penalty] = views.count(fitted.logits(views.val[0]), views.val[1]).scores()
+        for fit in chosen.path:
+            scores = views.count(fit.logits(views.val[0]), views.val[1]).scores()
+            val[fit.penalty, crop] = scores
             grid.append(
                 {
-                    "lambda": fitted.penalty,
-                    **({"eval_crop": crop} if several else {}),
-                    "val": scored[fitted.penalty],
-                    "converged": fitted.converged,
-                    "largest_gradient": fitted.largest_gradient,
-                    "gap": fitted.gap,
+                    "lambda": fit.penalty,
+                    **({"eval_crop": crop} if several_crops else {}),
+                    "val": scores,
+                    "converged": fit.converged,
+                    "largest_gradient": fit.largest_gradient,
+                    "gap": fit.gap,
                 }
             )
         if best is None or max(chosen.scores.values()) > max(best[0].scores.values()):
@@ -76,14 +83,14 @@ def run(context: StageContext) -> Outcome:
     predictions.save_arrays(
         context.folder, views.test_ids, labels.cpu().numpy(), {"test": counts.predictions()}
     )
-    point = {"lambda": chosen.fit.penalty, **({"eval_crop": crop} if several else {})}
-    metrics = {
+    point = {"lambda": chosen.fit.penalty, **({"eval_crop": crop} if several_crops else {})}
+    metrics: "TransferMetrics" = {
         "metric": metric,
         "test": counts.scores(),
         "lr": None,
         "chosen": point,
         "grid": grid,
-        "val": next(entry["val"] for entry in grid if point.items() <= entry.items()),
+        "val": val[chosen.fit.penalty, crop],
         "policy": "full",
         "selected_on": "val",
         "num_configs": len(grid),
@@ -117,14 +124,16 @@ def run(context: StageContext) -> Outcome:
 
 
 class _Views:
-    """A target's features, standardised by the images that are fitted in the end, on the stage's device."""
+    """Features of a target, standardized by the images of train and val, on the stage's device."""
 
-    def __init__(self, context: StageContext, role: str, num_classes: int, per_class: Any) -> None:
-        import torch
-
-        from harness.train.loader_plans import few_of_each
-        from harness.transfer import logistic_regression as logistic
-        from harness.transfer.features import Features, file_of
+    def __init__(
+        self,
+        context: StageContext,
+        role: str,
+        num_classes: int,
+        per_class: int | tuple[int, ...] | None,
+    ) -> None:
+        """Load train and val. per_class: images of each class of train to keep; None: all."""
 
         def load(split: str) -> Features:
             return Features.load(file_of(context.need_folders[role], split))
@@ -135,26 +144,25 @@ class _Views:
         if isinstance(per_class, int):
             kept = few_of_each(labels, train.ids, per_class, context.config["seed"])
             features, labels = features[kept], labels[kept]
-        both = torch.cat(
+        train_and_val = torch.cat(
             [
                 torch.as_tensor(part, device=self._device).double()
                 for part in (features, val.features)
             ]
         )
-        self._standardise: Standardization = logistic.standardization(both)
-        self.train, self.val = self._there(features, labels), self._there(val.features, val.labels)
+        self._standardize: Standardization = logistic_regression.standardization(train_and_val)
+        self.train = self._on_device(features, labels)
+        self.val = self._on_device(val.features, val.labels)
         self.test_ids: np.ndarray = train.ids[:0]
 
     def test(self) -> tuple[Tensor, Tensor]:
-        """Read here, for the first time."""
-        seen = self._load("test")
-        self.test_ids = seen.ids
-        return self._there(seen.features, seen.labels)
+        """Load test, which nothing has read before."""
+        test = self._load("test")
+        self.test_ids = test.ids
+        return self._on_device(test.features, test.labels)
 
     def count(self, logits: Tensor, labels: Tensor) -> Counts | MultiLabelCounts:
-        from harness.train.average_precision import MultiLabelCounts
-        from harness.train.metrics import Counts
-
+        """Count correct predictions. logits: [N, K]; labels: int64 [N], or int8 [N, K]."""
         counts = (
             MultiLabelCounts()
             if labels.ndim == 2
@@ -163,10 +171,8 @@ class _Views:
         counts.add(logits, labels)
         return counts
 
-    def _there(self, features: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-        import torch
-
+    def _on_device(self, features: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
         return (
-            self._standardise(torch.as_tensor(features, device=self._device).double()),
+            self._standardize(torch.as_tensor(features, device=self._device).double()),
             torch.as_tensor(labels, device=self._device),
         )

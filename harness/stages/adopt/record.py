@@ -1,0 +1,24 @@
+"""Record of an adopt stage. Imports no torch."""
+
+from typing import TypedDict
+
+
+class AdoptMetrics(TypedDict):
+    """Metrics of an adopt stage."""
+
+    arch: str
+    num_parameters: int
+    num_backbone_parameters: int
+    feature_dim: int
+    num_classes: int | None  # None: the checkpoint has no head of use
+    eps: float  # of adversarial training, in [0, 1] pixel units
+    resolution: int  # pixels a side
+    eval_crop: float
+    flops: float | None  # of a forward pass of one image
+    mean: list[float]
+    std: list[float]
+    imagenet_top1: float | None  # published; None: unknown
+    imagenet_top5: float | None
+    licence: str | None
+    weights: str | None  # file or name of the weights
+    sha256: str | None

@@ -1,0 +1,16 @@
+"""Record of a shortlist stage. Imports no torch."""
+
+from typing import TypedDict
+
+from harness.runner.shortlist import RankedModel
+
+
+class ShortlistMetrics(TypedDict):
+    """Metrics of a shortlist stage."""
+
+    by: str
+    best: int
+    chosen: list[str]  # models, best first
+    ranking: list[RankedModel]
+    left_out: dict[str, str]  # model -> reason
+    num_missing: int  # scores whose stages failed

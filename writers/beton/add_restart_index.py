@@ -1,4 +1,4 @@
-"""Stores the JPEGs of a beton in another way, which loaders read faster: the same samples, ids and pixels in a new file."""
+"""Store the JPEGs of a beton in a form that loaders read faster, with equal pixels."""
 
 import os
 from collections import deque
@@ -24,15 +24,20 @@ AHEAD_PER_THREAD = 4
 def add_index(
     from_file: Path, out_file: Path, *, num_threads: int = 1, progress: Progress | None = None
 ) -> Manifest:
-    """Write `from_file` anew with a restart index in each of its JPEGs that can have one.
+    """Write `from_file` again with a restart index in each JPEG that can have one.
 
-    Memory: the images of 64 per thread. Raises UserError for a beton that does not open, has no JPEG without an index, or has
-    a damaged one; and as `write_split` does for the disk.
+    Memory: 64 images per thread.
+
+    Raises:
+        UserError: the beton does not open, has no JPEG without an index, or has a damaged one; and
+            for the
+            disk, as `write_split` does.
     """
     beton = open_beton(from_file)
     if beton.manifest.encoding.restart_index or not beton.manifest.num_jpeg:
         raise UserError(
-            f"{beton.path} has {'a restart index already' if beton.manifest.num_jpeg else 'no JPEG in it'}."
+            f"{beton.path} has "
+            f"{'a restart index already' if beton.manifest.num_jpeg else 'no JPEG in it'}."
         )
     return _rewritten(
         beton,
@@ -47,9 +52,10 @@ def add_index(
 def to_dct(
     from_file: Path, out_file: Path, *, num_threads: int = 1, progress: Progress | None = None
 ) -> Manifest:
-    """Write `from_file` again with its JPEGs as coefficients (writers/dct), without decoding pixels.
+    """Write `from_file` again with JPEGs as coefficients (writers/dct), without decoding.
 
-    A JPEG that a blob does not hold gets a restart index instead. Memory and errors: as `add_index`.
+    A JPEG that the dct format cannot store gets a restart index instead. Memory and errors as
+    `add_index`.
     """
     beton = open_beton(from_file)
     if not beton.manifest.num_jpeg:
@@ -71,14 +77,18 @@ def _rewritten(
     num_threads: int,
     progress: Progress | None,
 ) -> Manifest:
-    """`changed`: settings of the new encoding; `stored`: a JPEG's new mode and bytes."""
+    """Rewrite a beton.
+
+    `changed` are settings of the new encoding; `stored` returns a JPEG's new mode and bytes.
+    """
     manifest = beton.manifest
     if manifest.multi_label:
         raise UserError(
-            f"An image of {beton.path} has many labels; such a beton is written anew from its images."
+            f"An image of {beton.path} has several labels; write such a beton again from its "
+            "images."
         )
     if out_file.exists() and out_file.samefile(beton.path):
-        raise UserError(f"{out_file} is the file to read from.", "Write elsewhere with --out.")
+        raise UserError(f"{out_file} is the input file.", "Write elsewhere with --out.")
     with new_beton(out_file) as new, DiskWriter(new.handle) as disk:
         layout = Layout(manifest.num_samples)
         rows, ids = beton.rows, beton.ids
@@ -132,7 +142,7 @@ _KEPT = (
 def _images(
     beton: Beton, stored: Callable[[bytes], tuple[int, bytes]], num_threads: int
 ) -> Iterator[tuple[int, bytes, bytes]]:
-    """Every image's mode, bytes and digest, in the order of the file; `num_threads` work a little ahead."""
+    """Yield mode, bytes and digest of each image in file order; `num_threads` work ahead."""
     rows, sizes = beton.rows, beton.sizes
 
     def work_through(begin: int) -> list[tuple[int, bytes, bytes]]:

@@ -1,4 +1,4 @@
-"""Puts the samples of several splits into one beton, without decoding: for a model that is fitted on train and val together."""
+"""Concatenate several splits into one beton without decoding, to fit on train and val together."""
 
 import os
 from collections.abc import Sequence
@@ -14,9 +14,13 @@ from writers.errors import UserError
 
 
 def join_splits(files: Sequence[Path], out_file: Path, *, split: str) -> Manifest:
-    """Copy all samples, file by file, each in its order, and write a manifest; returns it.
+    """Copy all samples, file by file in order, and write a manifest.
 
-    Raises UserError for a beton that does not open, and for files whose classes or kinds of labels differ.
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: a beton does not open, or classes or kinds of labels differ.
     """
     betons = [open_beton(file) for file in files]
     first = betons[0].manifest
@@ -26,7 +30,8 @@ def join_splits(files: Sequence[Path], out_file: Path, *, split: str) -> Manifes
             first.multi_label,
         ):
             raise UserError(
-                f"{beton.path} has other classes than {betons[0].path}: they are not splits of one dataset."
+                f"{beton.path} has other classes than {betons[0].path}: they are not splits of one "
+                "dataset."
             )
     num_samples = sum(len(beton.rows) for beton in betons)
     with new_beton(out_file) as new:
@@ -70,7 +75,7 @@ def _copy(beton: Beton, layout: Layout, handle: int) -> None:
             offset = layout.place(size)
             write_at(handle, os.pread(file.fileno(), size, int(row["offset"])), offset)
             label = int(row["label"])
-            if labels.ndim == 2:  # a blob of their own
+            if labels.ndim == 2:  # labels are a blob of their own
                 own = labels[number].tobytes()
                 label = layout.place(len(own))
                 write_at(handle, own, label)

@@ -1,11 +1,12 @@
-"""Copies the samples of a subset from one beton to another, without decoding: byte for byte what writing from the images gives.
+"""Copy the samples of a subset from one beton to another without decoding.
 
-The order in a file is a draw by the samples' ids, so a subset's order is that of the whole with gaps, and both files are gone
-through from front to back. Samples that lie side by side in both are copied by the kernel in one go. Their digests are copied,
-too: an image that was damaged in the one file is known to be so in the other. One exception to the first sentence: a file
-written from images of which some were skipped may have its first page later, by the room that was kept for their rows.
+The result equals, byte for byte, the file written from the images. The order in a file is a draw by
+sample ids, so a subset's order is that of the whole with gaps, and both files are processed front
+to back. The kernel copies runs of samples that are adjacent in both. Digests are copied as well, so
+that a damaged image stays detectable. Exception to equality: if images were skipped when the source
+was written, its first page may start later, because of the space reserved for their rows.
 
-Memory: 96 bytes a sample of either file, and 1 MB.
+Memory: 96 bytes per sample of either file, and 1 MB.
 """
 
 import errno
@@ -24,16 +25,19 @@ from writers.errors import UserError
 from writers.subset.spec import Subset
 
 CHUNK_BYTES = 2**20
-MOST_AT_ONCE = 64 * 2**20  # bytes, about, that the kernel copies before progress is told
+MOST_AT_ONCE = 64 * 2**20  # approximate bytes copied between progress reports
 
 
 def copy_subset(
     from_file: Path, subset: Subset, out_file: Path, *, progress: Progress | None = None
 ) -> Manifest:
-    """Copy what `subset` takes of a beton, relabelled, and write a manifest that says where from.
+    """Copy the samples of `subset`, relabeled, and write a manifest that names the source.
 
-    The images' bytes are taken as they are; `verify`, of either file, says whether they are still whole. Raises UserError as
-    `write_split` does, for a beton that does not open, and for one whose images have many labels.
+    Image bytes are not checked; `verify` checks either file.
+
+    Raises:
+        UserError: as `write_split`, and if the beton does not open or its images have several
+            labels.
     """
     beton = open_beton(from_file)
     _refuse_what_cannot_be_copied(beton, out_file)
@@ -70,7 +74,7 @@ def copy_subset(
 def _refuse_what_cannot_be_copied(beton: Beton, out_file: Path) -> None:
     if beton.manifest.multi_label:
         raise UserError(
-            f"An image of {beton.path} has many labels; a subset of its classes cannot be taken."
+            f"An image of {beton.path} has several labels; a subset of its classes cannot be taken."
         )
     if not has_fields_of(beton):
         raise UserError(
@@ -78,17 +82,20 @@ def _refuse_what_cannot_be_copied(beton: Beton, out_file: Path) -> None:
             "Write it again with `harness write-beton`.",
         )
     if out_file.exists() and out_file.samefile(beton.path):
-        raise UserError(f"{out_file} is the file to copy from.", "Write elsewhere with --out.")
+        raise UserError(f"{out_file} is the input file.", "Write elsewhere with --out.")
 
 
-class BetonChanged(OSError):
-    """The beton to copy from is not, or no longer, what its tables say."""
+class BetonChangedError(OSError):
+    """The input beton does not match its tables."""
 
 
 def lay_out(
     beton: Beton, positions: np.ndarray, labels: np.ndarray, *, capacity: int | None = None
 ) -> Layout:
-    """Of a file with these samples (int64 [M]) under these labels. `capacity`: samples that it has room for; None: M."""
+    """Lay out a file with these samples (int64 [M]) and labels.
+
+    `capacity` is the number of samples to reserve space for, by default M.
+    """
     layout = Layout(capacity or len(positions))
     rows, sizes, ids = beton.rows[positions], beton.sizes[positions], beton.ids[positions]
     columns = (rows["mode"], rows["width"], rows["height"], sizes, labels, ids)
@@ -109,10 +116,10 @@ def copy_samples(
     check: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Fill a new file of that layout with the samples at these positions: int64 [M], rising.
+    """Fill a new file of this layout with the samples at these positions, int64 [M], ascending.
 
-    `check`: hold each sample against its digest first. Raises BetonChanged where it does not fit, and for a file that ends
-    too soon.
+    `check` compares each sample with its digest first. Raises BetonChangedError if one differs or
+    the input ends too early.
     """
     origins = beton.rows["offset"][positions].astype(np.int64)
     offsets = layout.rows["offset"].astype(np.int64)
@@ -123,7 +130,7 @@ def copy_samples(
         for end in _run_ends(origins, offsets, sizes):
             if progress is not None:
                 progress(begin, len(sizes))
-            if check:  # just before they are copied: they are read from the disk once
+            if check:  # just before they are copied: read from the disk once
                 check_samples(beton, positions[begin:end], file.fileno())
             _copy_run(
                 file.fileno(),
@@ -140,17 +147,17 @@ def copy_samples(
 
 
 def open_samples(beton: Beton) -> BinaryIO:
-    """The file, to read samples from. Raises BetonChanged where it is gone."""
+    """Open the file for reading samples. Raises BetonChangedError if it is gone."""
     try:
         return beton.path.open("rb", buffering=0)
     except OSError as error:
-        raise BetonChanged(f"It cannot be read: {error.strerror}.") from error
+        raise BetonChangedError(f"It cannot be read: {error.strerror}.") from error
 
 
 def check_samples(
     beton: Beton, positions: np.ndarray, handle: int, progress: Progress | None = None
 ) -> None:
-    """Hold samples in the open file against their digests. Raises BetonChanged for the first that does not fit."""
+    """Compare samples of an open file with their digests. Raises BetonChangedError."""
     offsets, sizes = beton.rows["offset"][positions].tolist(), beton.sizes[positions].tolist()
     for number, (position, offset, size) in enumerate(
         zip(positions.tolist(), offsets, sizes, strict=True)
@@ -160,13 +167,15 @@ def check_samples(
         try:
             data = os.pread(handle, size, offset)
         except OSError as error:
-            raise BetonChanged(f"Sample {position} cannot be read: {error.strerror}.") from error
+            raise BetonChangedError(
+                f"Sample {position} cannot be read: {error.strerror}."
+            ) from error
         if digest_of(data) != beton.digests[position].tobytes():
-            raise BetonChanged(f"The bytes of sample {position} have changed.")
+            raise BetonChangedError(f"The bytes of sample {position} have changed.")
 
 
 def _run_ends(origins: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> list[int]:
-    """Where runs of samples end that lie side by side in both files, and are not much more than are copied at once."""
+    """Ends of runs of samples that are adjacent in both files, limited in size."""
     apart = (origins[1:] != origins[:-1] + sizes[:-1]) | (offsets[1:] != offsets[:-1] + sizes[:-1])
     apart |= np.diff(np.cumsum(sizes) // MOST_AT_ONCE) > 0
     return [*(np.flatnonzero(apart) + 1).tolist(), len(sizes)]
@@ -175,7 +184,7 @@ def _run_ends(origins: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> li
 def _copy_run(
     source: int, target: int, origin: int, offset: int, end: int, disk: DiskWriter
 ) -> None:
-    """From `origin` in the one file to `offset` in the other, as far as to `end` there."""
+    """Copy from `origin` in the input to `offset` in the output, up to `end`."""
     while offset < end:
         num_copied = _copy_bytes(source, origin, target, offset, end - offset)
         origin, offset = origin + num_copied, offset + num_copied
@@ -183,7 +192,7 @@ def _copy_run(
 
 
 def _copy_bytes(source: int, origin: int, target: int, offset: int, count: int) -> int:
-    """Copy up to `count` bytes; returns how many. Raises OSError."""
+    """Copy up to `count` bytes and return how many. Raises OSError."""
     try:
         num_copied = os.copy_file_range(source, target, count, origin, offset)
     except OSError as error:
@@ -197,16 +206,16 @@ def _copy_bytes(source: int, origin: int, target: int, offset: int, count: int) 
             raise
         data = os.pread(
             source, min(count, CHUNK_BYTES), origin
-        )  # a file system for which the kernel does not copy
+        )  # a file system without copy_file_range
         write_at(target, data, offset)
         num_copied = len(data)
     if not num_copied:
-        raise BetonChanged(f"the file to copy from ends at byte {origin:,}")
+        raise BetonChangedError(f"the input ends at byte {origin:,}")
     return num_copied
 
 
 def _inherited(manifest: Manifest) -> dict[str, Any]:
-    """What is as true of the copy."""
+    """Manifest fields that the copy inherits."""
     same = (
         "dataset",
         "split",
@@ -223,7 +232,7 @@ def _inherited(manifest: Manifest) -> dict[str, Any]:
 def _skipped(
     manifest: Manifest, subset: Subset, old_labels: np.ndarray, labels: np.ndarray
 ) -> list[dict[str, str]]:
-    """The unreadable images of the classes that the subset takes, under their new names."""
+    """Unreadable images of the subset's classes, with their new class names."""
     pairs = set(zip(old_labels.tolist(), labels.tolist(), strict=True))
     renamed = {manifest.classes[old]: subset.classes[new] for old, new in pairs}
     return [

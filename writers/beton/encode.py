@@ -1,8 +1,9 @@
-"""From an image file's bytes to a blob of a beton, as `writers.beton.encoding` says.
+"""Encode an image file as a blob of a beton, with the settings of `writers.beton.encoding`.
 
-JPEG files are decoded by libjpeg-turbo, at a part of their size where they are much too large, and what it warns of is an
-error here, as it is in the loaders: pixels that depend on damaged data. A JPEG that becomes a smaller JPEG stays in its colour
-planes: no turn into RGB and back, and half as many values to resize. Other files are read by Pillow.
+libjpeg-turbo decodes JPEG files, at reduced size if they are much too large. Its warnings about
+pixels that depend on damaged data are errors, as in the loaders. A JPEG that becomes a smaller JPEG
+stays in its color planes, without conversion to RGB and with half the values to resize. Pillow
+reads other files.
 """
 
 import io
@@ -19,12 +20,13 @@ from writers.jpeg.markers import check_markers
 from writers.jpeg.resize import shrink, shrink_into
 from writers.jpeg.restart_index import DamagedJpeg, add_restart_index, encode_indexed, read_frame
 
-SMALL = 96  # pixels: an image whose longer side is no longer is stored raw; JPEG would cost accuracy and save little
+# pixels: images up to this longer side are stored raw; JPEG would cost accuracy and save little
+SMALL = 96
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """One image as stored."""
+    """An image as stored."""
 
     mode: int  # JPEG, RAW or DCT
     width: int
@@ -33,7 +35,7 @@ class Blob:
 
 
 class Unreadable(Exception):
-    """The bytes are not an image that can be stored; the message says why."""
+    """The bytes are not an image that can be stored; the message is the reason."""
 
 
 def encode(
@@ -44,11 +46,19 @@ def encode(
     check: bool = False,
     lenient: bool = False,
 ) -> Blob:
-    """Store an image file's bytes as the encoding says. `chance`, in [0, 1): the image's own draw, for `mixed`.
+    """Encode an image file.
 
-    Raises Unreadable for what is not a whole image. A JPEG that is stored byte for byte is looked through for its markers and
-    not decoded, unless `check`: then damage between the markers is found, too, at the price of a decode. `lenient`: a JPEG that
-    libjpeg warns of is taken as Pillow decodes it, and encoded anew.
+    Args:
+        data: bytes of the file.
+        encoding: settings.
+        chance: the image's draw in [0, 1), for `mixed`.
+        check: also decode a JPEG that is stored byte for byte. Otherwise only its markers are
+            checked, and
+            damage between them is not found.
+        lenient: encode a JPEG with warnings again as Pillow decodes it.
+
+    Raises:
+        Unreadable: not a complete image.
     """
     if lenient or data[:2] != b"\xff\xd8":
         return _encode_pixels(_rgb_by_pillow(data), encoding, chance)
@@ -60,7 +70,7 @@ def encode(
 
 def _encode_jpeg(data: bytes, encoding: Encoding, chance: float, check: bool) -> Blob:
     frame = read_frame(data)
-    if frame is None:  # CMYK, 12 bits and so on
+    if frame is None:  # CMYK, 12 bits etc.
         turbojpeg.check(data)
         return _encode_pixels(_rgb_by_pillow(data), encoding, chance)
     size = frame.width, frame.height
@@ -96,11 +106,16 @@ def _encode_jpeg(data: bytes, encoding: Encoding, chance: float, check: bool) ->
 def _encode_pixels(
     pixels: np.ndarray, encoding: Encoding, chance: float, size: tuple[int, int] | None = None
 ) -> Blob:
-    """`pixels`: uint8 [H, W, 3]. `size`: what they shall be shrunk to, where that does not follow from theirs."""
+    """Encode pixels, uint8 [H, W, 3].
+
+    `size` is the target size if it does not follow from theirs.
+    """
     height, width, _ = pixels.shape
     width, height = fitted = size or _fitted((width, height), encoding.max_resolution)
     if max(fitted) > MAX_SIDE:
-        raise Unreadable(f"it is {width} x {height} pixels; a beton holds up to {MAX_SIDE} a side")
+        raise Unreadable(
+            f"it is {width} x {height} pixels; a beton holds up to {MAX_SIDE} per side"
+        )
     if pixels.shape[:2] != (height, width):
         pixels = shrink(pixels, width, height)
     if not _as_jpeg(fitted, encoding, chance):
@@ -117,7 +132,7 @@ def _jpeg_blob(jpeg: bytes, size: tuple[int, int], encoding: Encoding) -> Blob:
 
 
 def _fitted(size: tuple[int, int], max_resolution: int | None) -> tuple[int, int]:
-    """Width and height, shrunk so that the longer side is max_resolution."""
+    """Width and height after shrinking the longer side to max_resolution."""
     if max_resolution is None or max(size) <= max_resolution:
         return size
     width, height = (max(1, round(side * max_resolution / max(size))) for side in size)
@@ -125,9 +140,9 @@ def _fitted(size: tuple[int, int], max_resolution: int | None) -> tuple[int, int
 
 
 def _denominator(size: tuple[int, int], fitted: tuple[int, int]) -> int:
-    """The part of its size at which a JPEG is decoded, at least twice of what it shall become in both directions.
+    """Scale denominator for decoding a JPEG at no less than twice the target size.
 
-    Dropping high frequencies is not taking means; at twice the size the difference is small.
+    Dropping high frequencies differs from averaging; at twice the size the difference is small.
     """
     return next(
         part
@@ -138,9 +153,10 @@ def _denominator(size: tuple[int, int], fitted: tuple[int, int]) -> int:
 
 
 def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes | None:
-    """The planes of a smaller image at 4:2:0; None where one of them would have to grow.
+    """Shrink planes to an image at 4:2:0, or return None if one would have to grow.
 
-    A chroma pixel covers so and so many luma pixels, of the source and of the result; the last may reach over the border.
+    A chroma pixel covers several luma pixels of the source and of the result; the last may exceed
+    the border.
     """
     width, height = size
     across, down = image.factors
@@ -164,12 +180,12 @@ def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes 
 
 
 def _rgb_by_pillow(data: bytes) -> np.ndarray:
-    """uint8 [H, W, 3]. Raises Unreadable."""
+    """Decode to uint8 [H, W, 3] by Pillow. Raises Unreadable."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
-            )  # of palettes with transparency, and of damaged EXIF, which are not used
+            )  # warnings about transparent palettes and damaged EXIF, which are not used
             with Image.open(io.BytesIO(data)) as image:
                 if (
                     image.mode.startswith("I;16") or image.mode == "I"
@@ -177,9 +193,7 @@ def _rgb_by_pillow(data: bytes) -> np.ndarray:
                     grey = (np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)
                     return np.repeat(grey[..., None], 3, axis=2)
                 return np.asarray(image.convert("RGB"))
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
         raise Unreadable(_reason(data, error)) from error
 
 
@@ -193,5 +207,5 @@ def _reason(data: bytes, error: Exception) -> str:
     if not data:
         return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "it is not an image that Pillow knows"
+        return "it is not an image that Pillow can open"
     return str(error) or type(error).__name__

@@ -1,47 +1,55 @@
-"""The settings of how a beton stores images. `writers.beton.encode` does it."""
+"""Settings of how a beton stores images; `writers.beton.encode` applies them."""
 
 import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-JPEG, RAW = 0, 1  # the modes of an image in FFCV's format
-DCT = 2  # not one of FFCV's: a JPEG's coefficients (writers/dct)
-MAX_SIDE = 65535  # of 16 bits in the format
+JPEG, RAW = 0, 1  # modes of an image in FFCV's format
+DCT = 2  # not FFCV's: coefficients of a JPEG (writers/dct)
+MAX_SIDE = 65535  # 16 bits in the format
 PRESET = re.compile(
     r"(?P<max_resolution>\d+)_(?P<compress_probability>[01](?:\.\d+)?)_(?P<jpeg_quality>\d+)"
 )
 
 
 class Encoding(BaseModel):
-    """What the writer does with each image. Everything here stands in the manifest. Reads from a preset's name, too.
+    """How the writer stores each image. The manifest holds all of it. Also parses a preset's name.
 
-    `jpeg`: JPEG 4:2:0 (grey: one plane), small images (<= 96 px) raw. `raw`: pixels. `mixed`: some as JPEG, by a draw that is
-    a function of seed and sample id; the rest raw. `passthrough`: a baseline or progressive JPEG file, grey or of three
-    colours, that is within max_resolution is stored byte for byte, the rest as `jpeg`. `dct`: the coefficients of the JPEG that
-    `passthrough` would store, without entropy code: the same pixels, loaded about twice as fast, which stock FFCV cannot read.
-    What the format does not hold stays a JPEG. EXIF orientation is ignored, as torchvision does.
+    Formats:
+        jpeg: JPEG 4:2:0 (gray: one plane); small images (<= 96 px) raw.
+        raw: pixels.
+        mixed: a fraction as JPEG, drawn by seed and sample id; the rest raw.
+        passthrough: baseline or progressive JPEG files, gray or with three colors, within
+            max_resolution, byte for byte; the rest as `jpeg`.
+        dct: coefficients of the JPEG that `passthrough` would store, without entropy coding: the
+            same
+            pixels, loaded about twice as fast. Stock FFCV cannot read it. What the format cannot
+                store
+            stays a JPEG.
 
-    Presets are named as ffcv-imagenet names its files, <max resolution>_<share of JPEG>_<quality>: 500_0.50_90; and jpeg,
-    raw, passthrough and dct stand for themselves.
+    EXIF orientation is ignored, as in torchvision. Presets are named like ffcv-imagenet's files,
+    <max resolution>_<fraction of JPEG>_<quality>: 500_0.50_90; further presets are jpeg, raw,
+    passthrough and dct.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     format: Literal["jpeg", "raw", "mixed", "passthrough", "dct"] = "jpeg"
     max_resolution: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = (
-        None  # pixels of the longer side; None: as it comes
+        None  # longer side in pixels; None keeps the size
     )
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
     compress_probability: Annotated[float, Field(ge=0, le=1)] | None = (
-        None  # `mixed`: share of images stored as JPEG
+        None  # `mixed`: fraction of images stored as JPEG
     )
-    restart_index: bool = True  # JPEGs of which loaders decode only the part they show (writers/jpeg/restart_index.py)
+    # JPEGs of which loaders decode only the crop (writers/jpeg/restart_index.py)
+    restart_index: bool = True
 
     @model_validator(mode="before")
     @classmethod
     def _with_index(cls, value: Any) -> Any:
-        """Unless told: an index where JPEGs are made here. `passthrough` keeps its word, and a file its bytes."""
+        """Default: an index if JPEGs are encoded here. `passthrough` keeps a file's bytes."""
         if not isinstance(value, dict) or value.get("restart_index") is not None:
             return value
         return value | {"restart_index": value.get("format", "jpeg") in ("jpeg", "mixed", "dct")}
@@ -49,9 +57,9 @@ class Encoding(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, value: Any) -> Any:
-        if isinstance(value, float):  # YAML takes underscores inside numbers
+        if isinstance(value, float):  # YAML allows underscores in numbers
             raise ValueError(
-                'write a preset in quotes, "500_0.50_90": without them YAML takes it for a number'
+                'write a preset in quotes, "500_0.50_90": without them YAML reads a number'
             )
         if not isinstance(value, str):
             return value
@@ -59,8 +67,9 @@ class Encoding(BaseModel):
             return {"format": value}
         if not (found := PRESET.fullmatch(value)):
             raise ValueError(
-                f"there is no preset '{value}'; presets are jpeg, raw, passthrough, dct, and names such as "
-                "400_0.10_90: max resolution, share stored as JPEG, JPEG quality"
+                f"there is no preset '{value}'; presets are jpeg, raw, passthrough, dct, and names "
+                "such as "
+                "400_0.10_90: max resolution, fraction stored as JPEG, JPEG quality"
             )
         settings: dict[str, Any] = {
             name: float(number) if "." in number else int(number)
@@ -71,7 +80,7 @@ class Encoding(BaseModel):
     @model_validator(mode="after")
     def _only_settings_with_effect(self) -> Self:
         if (self.format == "mixed") != (self.compress_probability is not None):
-            raise ValueError("compress_probability goes with format: mixed, and only with it")
+            raise ValueError("compress_probability is only used with format: mixed, which needs it")
         if self.format == "raw" and self.jpeg_quality != 90:
             raise ValueError("jpeg_quality has no effect with format: raw")
         if self.format == "raw" and self.restart_index:

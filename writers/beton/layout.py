@@ -1,8 +1,9 @@
-"""Where everything lies in a beton: a function of the samples alone, so that equal samples make equal files.
+"""Layout of a beton, a function of the samples only: equal samples make equal files.
 
-FFCV's format, version 2, little endian: a header; a descriptor of each field; a row for each sample; zeros up to a whole
-page; pages of blobs, none of which crosses a page, zeros between them; a table of the blobs, to the end of the file. Before
-the table stand, where FFCV does not look, a digest of each sample's bytes and the samples' ids.
+FFCV's format, version 2, little endian: a header; a descriptor per field; a row per sample; zeros
+up to a full page; pages of blobs, none of which crosses a page, with zeros between them; a table of
+the blobs up to the end of the file. A digest of each sample's bytes and the sample ids precede the
+table, where FFCV does not read.
 """
 
 import hashlib
@@ -35,30 +36,29 @@ SAMPLE = np.dtype(
 )
 BLOB = np.dtype([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
 ID = np.dtype("<u8")
-DIGEST_BYTES = 16  # the first of a sha256
+DIGEST_BYTES = 16  # the first bytes of a sha256
 NUM_FIELDS = 2
 FIRST_ROW = HEADER.itemsize + NUM_FIELDS * FIELD.itemsize
 IMAGE_TYPE, INTEGER_TYPE, ARRAY_TYPE = (
     2,
     1,
     4,
-)  # FFCV's numbers of an RGB image, an integer, an array of a fixed shape
-CUSTOM_TYPE = 255  # a field that FFCV refuses to read: images of which some are dct blobs
+)  # FFCV's type numbers of an RGB image, an integer, an array of fixed shape
+CUSTOM_TYPE = 255  # a field type that FFCV refuses: images of which some are dct blobs
 ARRAY_ARGUMENTS = np.dtype(
     [("shape", "<u8", 32), ("num_bytes", "<u8"), ("dtype", "S760")]
-)  # of FFCV's NDArrayField
+)  # shape entries of FFCV's NDArrayField
 
 PAGE_SIZE = 8 * 2**20  # FFCV's default
-SMALL_PAGE_SIZE = (
-    2 * 2**20
-)  # its smallest; for sets of few samples, whose first page is mostly padding
+SMALL_PAGE_SIZE = 2 * 2**20  # its minimum, for few samples, whose first page is mostly padding
 FEW_SAMPLES = 10_000
 
 
 class Layout:
-    """Of at most `capacity` samples: their rows, their places in the file, and the size of the pages these lie in.
+    """Layout of up to `capacity` samples: rows, offsets and page size.
 
-    `num_labels`: K where each sample has a label for each class, which are a blob of their own. Takes 96 bytes a sample.
+    `num_labels` is K if each sample has a label per class; these are a blob of their own. Takes 96
+    bytes per sample.
     """
 
     def __init__(self, capacity: int, num_labels: int | None = None) -> None:
@@ -73,10 +73,12 @@ class Layout:
         self.end = _round_up(FIRST_ROW + capacity * SAMPLE.itemsize, self.page_size)
 
     def place(self, size: int) -> int:
-        """Where in the file so many bytes of the next sample go: after the last, or on the next page where they would cross.
+        """Return the offset for the next blob.
 
-        A blob larger than a page doubles the page size until it fits. What was placed before lies right in the larger
-        pages, too: each is made of whole smaller ones.
+        After the last, or on the next page if it would cross one.
+
+        A blob larger than a page doubles the page size until it fits. Earlier offsets stay valid,
+        because a larger page consists of whole smaller ones.
         """
         self.page_size = max(self.page_size, 1 << (size - 1).bit_length())
         if self.end // self.page_size != (self.end + size - 1) // self.page_size:
@@ -98,7 +100,10 @@ class Layout:
         sample_id: int,
         digest: bytes,
     ) -> None:
-        """A sample whose image was placed at `offset`. label: its class, or where its labels were placed."""
+        """Add a sample whose image is at `offset`.
+
+        `label` is its class, or the offset of its labels.
+        """
         assert len(digest) == DIGEST_BYTES
         self._digests += digest
         for name, value in zip(self._columns, (mode, width, height, offset, label), strict=True):
@@ -114,18 +119,18 @@ class Layout:
         """SAMPLE [N]."""
         rows = np.zeros(
             self.num_samples, SAMPLE
-        )  # zeros: a row has gaps, and the file must not depend on what lay there
+        )  # zeros: a row has gaps, and the file must not depend on old memory
         for name, column in self._columns.items():
             rows[name] = np.frombuffer(column, column.typecode)
         return rows
 
     @property
     def pages_end(self) -> int:
-        """Where the digests begin."""
+        """Offset of the digests."""
         return _round_up(self.end, self.page_size)
 
     def write_tables(self, handle: int) -> int:
-        """Write what is not blobs, the header last; returns the size of the file. Raises OSError."""
+        """Write everything but blobs, the header last, and return the file size. Raises OSError."""
         blobs = np.empty(len(self._blobs["size"]), BLOB)
         for name, column in self._blobs.items():
             blobs[name] = np.frombuffer(column, column.typecode)
@@ -144,7 +149,7 @@ class Layout:
 
 
 def digest_of(*blobs: bytes | memoryview) -> bytes:
-    """Of a sample's image, and of its labels where those are a blob, too."""
+    """Digest of a sample's image, and of its labels if they are a blob."""
     digest = hashlib.sha256()
     for blob in blobs:
         digest.update(blob)
@@ -152,14 +157,17 @@ def digest_of(*blobs: bytes | memoryview) -> bytes:
 
 
 def header_of(page_size: int, num_samples: int, table_offset: int) -> bytes:
-    """The first bytes of a beton."""
+    """Header of a beton."""
     return np.array([(VERSION, NUM_FIELDS, page_size, num_samples, table_offset)], HEADER).tobytes()
 
 
 def fields_of(num_labels: int | None, *, has_dct: bool = False) -> np.ndarray:
-    """The descriptors of image and label: FIELD [2]. num_labels: K where each sample has a label for each class (int8 [K]).
+    """Descriptors of image and label, FIELD [2].
 
-    has_dct: some images are dct blobs, which stock FFCV would decode as if they were pixels. It refuses a custom field.
+    Args:
+        num_labels: K if each sample has a label per class (int8 [K]).
+        has_dct: some images are dct blobs. Stock FFCV would decode them as pixels; it refuses a
+            custom field.
     """
     fields = np.zeros(NUM_FIELDS, FIELD)
     fields["type"] = (
@@ -180,7 +188,7 @@ def fields_of(num_labels: int | None, *, has_dct: bool = False) -> np.ndarray:
 
 
 def write_at(handle: int, data: bytes, offset: int) -> None:
-    """All of it: one call of the system may write less. Raises OSError."""
+    """Write all bytes; one system call may write fewer. Raises OSError."""
     view = memoryview(data)
     while view:
         num_written = os.pwrite(handle, view, offset)

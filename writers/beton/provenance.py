@@ -1,9 +1,10 @@
-"""What a beton was written from: the raw files as they stood then, and how they were split.
+"""Record the raw files of a beton and how they were split.
 
-A manifest holds nothing that depends on the clock or the machine, so it cannot tell whether the raw files are still the same.
-This does: a record of its own beside it, `train.beton.origin.json`. Raw files count as the same while their names, sizes and
-times of change are, as make, rsync and git have it. Where two origins are equal, an image of one name is one file, and need not
-be decoded a second time (`writers/beton/reuse.py`). A beton without a record is as good as any; only nothing is known of its origin.
+A manifest contains nothing that depends on clock or machine, so it cannot show whether the raw
+files have changed. A separate record, `train.beton.origin.json`, does. Raw files count as unchanged
+if names, sizes and modification times are equal, as in make, rsync and git. If two origins are
+equal, images of the same name are the same file and need not be decoded again
+(`writers/beton/reuse.py`). A beton without a record is valid; its origin is unknown.
 """
 
 import hashlib
@@ -22,7 +23,10 @@ from writers.source import Source, SplitSettings
 
 
 class Origin(BaseModel):
-    """Equal origins: images of one name, in one split, are the same bytes."""
+    """Origin of a beton.
+
+    If two are equal, images of the same name and split have the same bytes.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -31,20 +35,20 @@ class Origin(BaseModel):
     test: float
     split_seed: int
     protocol: str | None
-    files: str  # sha256 of the name, size and time of change of all files at the places that the images come from
+    files: str  # sha256 of names, sizes and modification times of all source files
 
 
 def open_with_origin(
     name: str, paths: Sequence[Path], settings: SplitSettings
 ) -> tuple[Source, Origin | None]:
-    """`open_dataset`, and where its images come from; None: there are files or folders that cannot be looked at.
+    """Call `open_dataset` and return the origin of its images, or None if unreadable.
 
-    Raises UserError as `open_dataset` does. The files are looked at before anything is read: those that change while a beton is
-    written from them show as changed ever after.
+    The state is taken before anything is read: files that change while a beton is written count as
+    changed later. Raises UserError as `open_dataset` does.
     """
     files = _state(paths)
     source = open_dataset(name, paths, settings)
-    if files is None:  # made on first use
+    if files is None:  # generated on first use
         files = _state(paths)
     if files is None:
         return source, None
@@ -59,14 +63,12 @@ def open_with_origin(
 
 
 def record(file: Path, manifest: Manifest, origin: Origin | None) -> None:
-    """Note where the beton `file` comes from, as far as that is known. Raises OSError."""
+    """Write the origin of the beton `file`, if it is known. Raises OSError."""
     if origin is None:
         return
     path = record_path(file)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    with locked(
-        file.parent
-    ):  # else a writer of the same beton, who is just beginning, could take it for a dead one's
+    with locked(file.parent):  # otherwise a writer that starts could take it for a stale file
         temporary.write_text(
             json.dumps({"manifest": manifest.digest, **origin.model_dump()}, indent=1) + "\n"
         )
@@ -74,7 +76,7 @@ def record(file: Path, manifest: Manifest, origin: Origin | None) -> None:
 
 
 def recorded(file: Path, manifest: Manifest) -> Origin | None:
-    """Where the beton with this very manifest comes from; None: that is not known."""
+    """Return the origin of the beton with this manifest, or None."""
     try:
         found: dict[str, Any] = json.loads(record_path(file).read_text())
         return Origin.model_validate(found) if found.pop("manifest") == manifest.digest else None
@@ -91,7 +93,7 @@ def recorded(file: Path, manifest: Manifest) -> Origin | None:
 
 
 def inherit(from_file: Path, file: Path) -> None:
-    """A copy has the origin of what it was copied from, where that is known. Raises UserError, OSError."""
+    """Give a copy the origin of its source, if it is known. Raises UserError, OSError."""
     manifest = read_manifest(file)
     original = read_manifest(from_file)
     if manifest.copied_from == {"file": from_file.name, "sha256": original.sha256}:
@@ -103,7 +105,7 @@ def record_path(file: Path) -> Path:
 
 
 def _state(paths: Sequence[Path]) -> str | None:
-    """None: one of the places is not there yet, or is not to be looked at."""
+    """Return the state of the source files, or None if a path is missing or unreadable."""
     digest = hashlib.sha256()
     try:
         for number, path in enumerate(paths):
@@ -115,9 +117,9 @@ def _state(paths: Sequence[Path]) -> str | None:
 
 
 def _tree(folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """A line for each file below `folder`, in an order that depends on names alone. Hidden folders hold no images.
+    """Yield a line per file below `folder`, ordered by name, without hidden folders.
 
-    `above`: the folders around it, so that a link to one of them does not lead round in a circle.
+    `above` are the outer folders, to detect circular links.
     """
     stat = os.stat(folder)  # noqa: PTH116
     if (here := (stat.st_dev, stat.st_ino)) in above:
@@ -128,7 +130,7 @@ def _tree(folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...]) -
         if not entry.is_dir():
             yield _line(
                 prefix + entry.name, entry.stat(follow_symlinks=entry.is_file())
-            )  # a broken link is itself
+            )  # a broken link stands for itself
         elif not entry.name.startswith("."):
             yield from _tree(entry.path, f"{prefix}{entry.name}/", (*above, here))
 

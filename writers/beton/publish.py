@@ -1,8 +1,11 @@
-"""A new beton comes to be: whole under its final name, beside its own manifest, or not at all.
+"""Publish a new beton atomically.
 
-It grows under a temporary name in the same folder. When it is complete and on the disk, an older beton of that name is
-removed, the manifest gets its name, and then the beton: killed at any point, there is never a beton that is not whole, nor
-one beside another's manifest. A killed writer's temporary file goes when the next one begins.
+Complete under its final name with its own manifest, or not at all.
+
+It is written under a temporary name in the same folder. When it is complete and on the disk, an
+older beton of that name is removed, the manifest is renamed, and then the beton. A kill at any
+point leaves neither an incomplete beton nor one with another's manifest. The next writer removes
+the temporary file of a killed one.
 """
 
 import contextlib
@@ -21,36 +24,42 @@ from writers.lock import locked
 
 @dataclass(frozen=True)
 class NewBeton:
-    """A file that is being written."""
+    """A beton that is being written."""
 
     handle: int
     temporary: Path
     out_file: Path
 
     def publish(self, manifest: Manifest) -> None:
-        """Give the file its name. It must be complete and on the disk. Raises OSError."""
+        """Rename the file to its final name.
+
+        It must be complete and on the disk. Raises OSError.
+        """
         _write_durably(_temporary_manifest(self.temporary), _as_json(manifest))
         with locked(
             self.out_file.parent
-        ):  # a beton has its name only beside its own manifest; a manifest alone is none
+        ):  # a beton has its name only with its own manifest; a manifest alone is not a beton
             self._take_name()
         _sync_folder(self.out_file.parent)
 
     def publish_link(self, manifest: Manifest, file: Path, handle: int) -> bool:
-        """Give another beton's file, open as `handle`, this name as well; False: it is not to be had so. Raises OSError.
+        """Hard-link another beton's file, open as `handle`, to this name.
 
-        Neither name is the first: no beton is changed in place, and either name may go, or become another file's.
+        Both names are equal: no beton is changed in place, and either may be removed or replaced.
+
+        Returns:
+            False if linking is impossible. Raises OSError.
         """
         linked = _temporary_link(self.temporary)
         _write_durably(_temporary_manifest(self.temporary), _as_json(manifest))
         with locked(
             self.out_file.parent
-        ):  # the link is locked by no writer: until it has its name, it looks stale
+        ):  # no writer locks the link: until it has its final name, it looks stale
             try:
                 os.link(file, linked)
             except (
                 OSError
-            ):  # another file system, or one without links; another person's file; it is gone
+            ):  # another file system, no support for links, another owner, or the file is gone
                 return False
             if not os.path.samestat(os.fstat(handle), linked.stat()):  # it was replaced
                 linked.unlink()
@@ -68,9 +77,13 @@ class NewBeton:
 
 @contextlib.contextmanager
 def new_beton(out_file: Path) -> Iterator[NewBeton]:
-    """A new file, to be published as `out_file`; removed where an exception leaves the block.
+    """Context with a new file, to be published as `out_file`.
 
-    Raises UserError where another writer is at work on that name, for a folder that cannot be written, and for a full disk.
+    Removed if an exception leaves the block.
+
+    Raises:
+        UserError: another writer of that name is active, the folder is not writable, or the disk is
+            full.
     """
     with _disk_errors(out_file):
         out_file.parent.mkdir(parents=True, exist_ok=True)
@@ -90,20 +103,24 @@ def new_beton(out_file: Path) -> Iterator[NewBeton]:
 
 
 def _open_temporary(out_file: Path) -> tuple[int, Path]:
-    """A new file beside `out_file`, locked for as long as it is open."""
-    with locked(out_file.parent):  # else another writer could take it for stale before it is locked
+    """Open a new file in the folder of `out_file`, locked while it is open."""
+    # otherwise another writer could take it for stale before it is locked
+    with locked(out_file.parent):
         _remove_stale(out_file)
         temporary = out_file.with_name(f".{out_file.name}.{secrets.token_hex(8)}.writing")
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with contextlib.suppress(
             OSError
-        ):  # a file system without locks: then nothing is removed as stale either
+        ):  # a file system without locks: nothing is removed as stale either
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return handle, temporary
 
 
 def _remove_stale(out_file: Path) -> None:
-    """Remove the temporary files of writers that were killed. One that still writes holds a lock on its own: UserError."""
+    """Remove temporary files of killed writers.
+
+    Raises UserError if a writer is active (holds its lock).
+    """
     for path in out_file.parent.glob(f".{out_file.name}.*.writing"):
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             try:
@@ -125,7 +142,7 @@ def _remove(temporary: Path) -> None:
 
 @contextlib.contextmanager
 def _disk_errors(out_file: Path) -> Iterator[None]:
-    """What a person can put right about the disk, in words."""
+    """Turn disk errors into UserError."""
     try:
         yield
     except OSError as error:
@@ -136,7 +153,8 @@ def _disk_errors(out_file: Path) -> Iterator[None]:
             ) from error
         if error.errno == errno.EFBIG:
             raise UserError(
-                f"{out_file.name} was not written: {out_file.parent} does not take a file so large.",
+                f"{out_file.name} was not written: {out_file.parent} does not take a file so "
+                "large.",
                 "See the limits of the file system and `ulimit -f`, or write elsewhere with --out.",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):

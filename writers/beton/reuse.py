@@ -1,13 +1,13 @@
-"""Takes a split's samples from a beton that lies ready, where that gives the very file that writing from the images would give.
+"""Reuse samples of an existing beton if the result equals the file written from the images.
 
-Trusted is only a beton that proves itself. Its record says that it comes from the same raw files, split the same way
-(`writers/beton/provenance.py`); its manifest, that it was encoded by the same settings and code; its ids, that it has every image that is
-wanted, in the same order; a few images, encoded anew, that today's libraries give the same bytes; and the digest of each sample
-that is taken, that it is not damaged. Labels come from the source, so that the classes of that beton do not matter. Nothing but
-those few images is decoded.
+A beton is only used if all of this holds: its record has the same raw files and splits
+(`writers/beton/provenance.py`); its manifest has the same encoding and code version; it has the ids
+of all needed images, in the same order; a few images encoded again give the same bytes with today's
+libraries; and the digest of each used sample is right. Labels come from the source, so the beton's
+classes do not matter. Only those few images are decoded.
 
-Where the whole file is wanted it gets a second name on the disk, a hard link; otherwise the samples are copied. A link is as
-safe as a copy: no beton is changed in place, and one that is deleted or written anew leaves the file to its other name.
+If the whole file is needed, it is hard-linked; otherwise samples are copied. A link is as safe as a
+copy: no beton is changed in place, and deleting or rewriting one name keeps the other.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from writers.beton.copy import BetonChanged, check_samples, copy_samples, lay_out, open_samples
+from writers.beton.copy import BetonChangedError, check_samples, copy_samples, lay_out, open_samples
 from writers.beton.encode import Unreadable, encode
 from writers.beton.encoding import Encoding
 from writers.beton.layout import Layout, digest_of
@@ -30,13 +30,13 @@ from writers.source import Example, Source, ids_of
 from writers.subset.spec import Subset
 
 NUM_ENCODED_ANEW = 16
-SEED = 0  # of the order in the file and of the draws of a mixed encoding, as `write_split` has it by default
+SEED = 0  # seed of the order and of mixed encodings, `write_split`'s default
 
 
 @dataclass(frozen=True)
 class Taken:
     manifest: Manifest
-    beton: Path  # that the samples were taken from
+    beton: Path  # source of the samples
 
 
 def take(
@@ -51,11 +51,16 @@ def take(
     progress: Progress | None = None,
     tell: Callable[[str], None] = print,
 ) -> Taken | None:
-    """Write `out_file` as `write_split` does, from a beton in a folder of `folder`; None: there is none that will do.
+    """Write `out_file` like `write_split`, from a beton in a subfolder of `folder`.
 
-    The manifest is that of `write_split`, too, and does not depend on what lay there. `tell` is told of a beton that is damaged
-    or goes away meanwhile; then the next one is tried. None, too, for images with many labels. Raises UserError as
-    `write_split` does for classes without images and for the disk.
+    The manifest equals that of `write_split`. `tell` receives a message if a beton is damaged or
+    disappears; the next one is then tried.
+
+    Returns:
+        None if no beton can be used, and for images with several labels.
+
+    Raises:
+        UserError: as `write_split`, for classes without images and for the disk.
     """
     if source.multi_label or origin is None:
         return None
@@ -65,7 +70,7 @@ def take(
         try:
             if taken := _take(path, manifest, source, split, subset, examples, out_file, progress):
                 return Taken(taken, path)
-        except BetonChanged as error:
+        except BetonChangedError as error:
             tell(f"Not copied from {path}: {error}")
     return None
 
@@ -73,7 +78,7 @@ def take(
 def _promising(
     folder: Path, source: Source, split: str, encoding: Encoding, origin: Origin
 ) -> list[tuple[Path, Manifest]]:
-    """Betons of the same images, encoded in the same way, by what is written of them; the smallest first."""
+    """Betons with the same images and encoding according to their records, smallest first."""
     found = []
     for path in sorted(folder.glob(f"*/{split}.beton")):
         try:
@@ -105,17 +110,17 @@ def _take(
     out_file: Path,
     progress: Progress | None,
 ) -> Manifest | None:
-    """None: the beton lacks images, or has others. Raises BetonChanged."""
+    """Reuse a beton, or return None if its images differ. Raises BetonChangedError."""
     readable = [example for example in examples if example.key not in source.damaged]
     if manifest.num_samples < len(readable):
         return None
     try:
         beton = open_beton(path)
         if beton.manifest != manifest or not has_fields_of(beton):
-            raise BetonChanged("It is another file by now.")
-        assert len(beton.sizes) == len(beton.ids)  # raises for tables that do not fit each other
+            raise BetonChangedError("It is a different file now.")
+        assert len(beton.sizes) == len(beton.ids)  # raises if tables do not match
     except (UserError, OSError) as error:
-        raise BetonChanged(str(error)) from error
+        raise BetonChangedError(str(error)) from error
     positions = _positions(beton, ids_of(readable))
     if positions is None or not _encodes_to(beton, positions, readable, source):
         return None
@@ -148,7 +153,10 @@ def _take(
 
 
 def _positions(beton: Beton, ids: np.ndarray) -> np.ndarray | None:
-    """Where samples of these ids (uint64 [M]) stand: int64 [M], rising; None: some are missing, or in another order."""
+    """Positions of samples by id (uint64 [M]): int64 [M], ascending.
+
+    None if some are missing or in another order.
+    """
     order = np.argsort(beton.ids, kind="stable")
     place = np.minimum(np.searchsorted(beton.ids, ids, sorter=order), len(order) - 1)
     positions = order[place]
@@ -159,7 +167,7 @@ def _positions(beton: Beton, ids: np.ndarray) -> np.ndarray | None:
 def _encodes_to(
     beton: Beton, positions: np.ndarray, examples: Sequence[Example], source: Source
 ) -> bool:
-    """Whether a few images, from all over the file, still become what is in it."""
+    """Return True if a few images across the file still encode to the stored bytes."""
     few = np.unique(np.linspace(0, len(positions) - 1, NUM_ENCODED_ANEW, dtype=np.int64))
     manifest = beton.manifest
     chances = uniform(draw(manifest.seed, "encode", beton.ids[positions[few]]))
@@ -181,12 +189,12 @@ def _encodes_to(
                 strict=True,
             )
         )
-    except (Unreadable, OSError):  # whoever writes from the images says which, and why
+    except (Unreadable, OSError):  # writing from the images reports which, and why
         return False
 
 
 def _is_whole(beton: Beton, layout: Layout) -> bool:
-    """Whether a file of this layout is, byte for byte, the beton itself."""
+    """Return True if a file of this layout equals the beton byte for byte."""
     return (
         layout.page_size == beton.manifest.page_size
         and layout.pages_end == beton.manifest.pages_end

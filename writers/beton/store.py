@@ -1,8 +1,9 @@
-"""A beton on disk: one file in FFCV's format and its manifest beside it; opened only if the two agree.
+"""A beton on disk: one file in FFCV's format and its manifest; opened only if they agree.
 
-FFCV's format has no checksum, no name and no class list. Here a digest of each sample's bytes is in the file, among its
-tables (`writers/beton/layout.py`); the digest of the tables is in the manifest, and the manifest has one of itself. So opening a
-beton shows that labels, ids and sizes are those that were written, and `verify` shows the same of each image.
+FFCV's format has no checksum, name or class list. Here the file's tables contain a digest of each
+sample's bytes (`writers/beton/layout.py`); the manifest contains the digest of the tables, and one
+of itself. Opening a beton therefore verifies labels, ids and sizes, and `verify` also verifies each
+image.
 """
 
 import hashlib
@@ -32,55 +33,49 @@ from writers.beton.layout import (
 )
 from writers.errors import UserError
 
-SMALL_FILE = 64 * 2**20  # bytes up to which a manifest has the sha256 that `sha256sum` gives
+SMALL_FILE = 64 * 2**20  # file size up to which a manifest has the plain sha256 of the file
 
 Progress = Callable[[int, int], None]  # done, total
 
 
 class Manifest(BaseModel):
-    """What a beton holds and how it came to be. Nothing in it depends on the clock or the machine. Made by `sealed`."""
+    """Content and history of a beton, independent of clock and machine. Made by `sealed`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    manifest_version: Literal[4] = (
-        4  # 2: the file has the samples' ids; 3: and their digests; 4: `differences`
-    )
-    name: str  # of the dataset and subset: imagenet-in900
+    manifest_version: Literal[4] = 4  # 2: sample ids in the file; 3: digests; 4: `differences`
+    name: str  # dataset and subset: imagenet-in900
     dataset: str
     split: str
     num_samples: int
     classes: list[str]  # label k is classes[k]
-    multi_label: bool = (
-        False  # a sample has a label for each class: 1 it is there, -1 it is not, 0 difficult
-    )
-    class_counts: list[int]  # samples of each class; with many labels, samples in which it is there
+    multi_label: bool = False  # a label per class: 1 present, -1 absent, 0 difficult
+    # samples per class; with several labels, samples in which it is present
+    class_counts: list[int]
     encoding: Encoding
-    protocol: str | None = None  # whose splits: salman, kornblith, vtab; None: the dataset's own
-    differences: list[
-        str
-    ] = []  # how the dataset's counts differ from those published, where a person accepted that
-    source: str  # the folder or archive that the images came from, by its own name
-    copied_from: dict[str, str] | None = (
-        None  # the beton that the samples were copied from, if they were: file, sha256
-    )
+    protocol: str | None = None  # splits: salman, kornblith, vtab; None means the dataset's own
+    differences: list[str] = []  # accepted differences from the published counts
+    source: str  # name of the folder or archive of the images
+    copied_from: dict[str, str] | None = None  # source beton of copied samples: file, sha256
     subset: dict[str, Any]  # name, num_classes, digest
-    seed: int  # of the order in the file and of the draws of `mixed`
+    seed: int  # seed of the order and of `mixed`
     num_jpeg: int
     num_raw: int
-    num_dct: int = 0  # of them as coefficients; without any, a manifest has the digest that it had before there were any
+    num_dct: int = 0  # stored as coefficients; omitted from the digest if 0, as in older manifests
     max_width: int
     max_height: int
-    skipped: list[dict[str, str]]  # known to be damaged, or by --on-error skip: name, class, reason
+    # known to be damaged, or skipped by --on-error skip: name, class, reason
+    skipped: list[dict[str, str]]
     page_size: int
     bytes: int
-    sha256: str  # up to 64 MiB of the file's bytes; of a larger one of its tables, as below
-    tables_sha256: str  # of what is before the pages and behind them, with a digest of each sample
+    sha256: str  # of the file up to 64 MiB; of its tables if it is larger
+    tables_sha256: str  # of everything before and after the pages, with a digest per sample
     created_by: str
-    digest: str  # sha256 of all of the above: no letter of a manifest changes unseen
+    digest: str  # sha256 of all of the above
 
     @classmethod
     def sealed(cls, **fields: Any) -> Self:
-        """A manifest with its digest."""
+        """Make a manifest with its digest."""
         unsealed = cls.model_construct(**fields, digest="").model_dump(mode="json")
         return cls.model_validate(unsealed | {"digest": _digest_of(unsealed)})
 
@@ -101,49 +96,51 @@ class Manifest(BaseModel):
         if self.pages_end < FIRST_ROW + self.num_samples * SAMPLE.itemsize:
             raise ValueError("its file is too small for its samples")
         if self.bytes > SMALL_FILE and self.sha256 != self.tables_sha256:
-            raise ValueError("its digests do not fit each other")
+            raise ValueError("its digests do not match")
         return self
 
     @property
     def table_offset(self) -> int:
-        """Where the table of blobs begins. It ends the file, and has no length of its own."""
+        """Offset of the table of blobs, which ends the file."""
         return self.bytes - self.num_samples * (2 if self.multi_label else 1) * BLOB.itemsize
 
     @property
     def ids_offset(self) -> int:
-        """Where the ids of the samples stand, just before the table."""
+        """Offset of the sample ids, just before the table."""
         return self.table_offset - self.num_samples * ID.itemsize
 
     @property
     def pages_end(self) -> int:
-        """Where the images end and the digests of the samples begin, just before the ids."""
+        """End of the images and offset of the digests, just before the ids."""
         return self.ids_offset - self.num_samples * DIGEST_BYTES
 
 
 @dataclass(frozen=True)
 class Beton:
-    """A beton whose manifest, size and tables agree. Its images are checked by `writers.beton.verify`."""
+    """A beton whose manifest, size and tables agree; `writers.beton.verify` checks its images."""
 
     path: Path
     manifest: Manifest
-    rows: np.ndarray  # of the samples: SAMPLE [N]
-    digests: np.ndarray  # of the samples' bytes: uint8 [N, 16] (`layout.digest_of`)
-    ids: np.ndarray  # uint64 [N], in the order of the file: of what each image is called (`writers/random_streams.py`)
-    blobs: np.ndarray  # where the images lie, and labels where there are many: BLOB, in any order
+    rows: np.ndarray  # SAMPLE [N]
+    digests: np.ndarray  # digests of the samples, uint8 [N, 16] (`layout.digest_of`)
+    # uint64 [N] in file order, from the images' names (`writers/random_streams.py`)
+    ids: np.ndarray
+    blobs: np.ndarray  # blobs of images, and of several labels: BLOB, in any order
 
     @property
     def labels(self) -> np.ndarray:
-        """int64 [N], in the order of the file; int8 [N, K] where the manifest says multi_label.
+        """Labels in file order: int64 [N], or int8 [N, K] if the manifest is multi_label.
 
-        Raises UserError for labels that lie outside the file.
+        Raises:
+            UserError: an offset of labels is outside the file.
         """
         labels = self.rows["label"].astype(np.int64)
         if not self.manifest.multi_label:
             return labels
-        num_classes = len(self.manifest.classes)  # a row has the place of its labels in the file
+        num_classes = len(self.manifest.classes)  # a row has the offset of its labels
         if (labels < FIRST_ROW).any() or (labels > self.manifest.table_offset - num_classes).any():
             raise UserError(
-                f"{self.path} is damaged: labels lie outside of it.",
+                f"{self.path} is damaged: labels are outside of it.",
                 "Write it again with `harness write-beton`.",
             )
         return np.asarray(
@@ -152,7 +149,7 @@ class Beton:
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """Bytes of each sample's image: int64 [N]. Raises UserError where the tables do not fit each other."""
+        """Bytes of each sample's image, int64 [N]. Raises UserError if tables do not match."""
         blobs = self.blobs[np.argsort(self.blobs["offset"], kind="stable")]
         offsets, table_offset = self.rows["offset"], np.uint64(self.manifest.table_offset)
         place = np.minimum(np.searchsorted(blobs["offset"], offsets), max(0, len(blobs) - 1))
@@ -165,7 +162,7 @@ class Beton:
         )  # no overflow
         if not fits.all():
             raise damaged(
-                self.path, f"its table of images does not fit sample {np.flatnonzero(~fits)[0]}"
+                self.path, f"its table of images does not match sample {np.flatnonzero(~fits)[0]}"
             )
         return sizes.astype(np.int64)
 
@@ -175,9 +172,10 @@ def manifest_path(path: Path) -> Path:
 
 
 def open_beton(path: Path | str) -> Beton:
-    """Open a beton, of which only the tables are read: 72 bytes a sample.
+    """Open a beton; reads only its tables, 72 bytes per sample.
 
-    Raises UserError where file and manifest are not one whole.
+    Raises:
+        UserError: file and manifest do not match, or one is missing.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -215,7 +213,7 @@ def open_beton(path: Path | str) -> Beton:
 
 
 def file_digests(path: Path, num_samples: int, pages_end: int) -> dict[str, Any]:
-    """What a manifest says of a whole file: `bytes`, `sha256`, `tables_sha256`."""
+    """Manifest fields of a complete file: `bytes`, `sha256`, `tables_sha256`."""
     with path.open("rb") as file:
         tables = hashlib.sha256(b"".join(_parts(file, num_samples, pages_end))).hexdigest()
         file.seek(0)
@@ -238,7 +236,7 @@ def damaged(path: Path, what: str) -> UserError:
 
 
 def has_fields_of(beton: Beton) -> bool:
-    """Whether the file's own descriptors are those of its manifest."""
+    """Return True if the file's descriptors match its manifest."""
     manifest = beton.manifest
     expected = fields_of(
         len(manifest.classes) if manifest.multi_label else None, has_dct=manifest.num_dct > 0
@@ -250,7 +248,10 @@ def has_fields_of(beton: Beton) -> bool:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the beton at `path`. Raises UserError for one that is absent, or not as it was written."""
+    """Read the manifest of the beton at `path`.
+
+    Raises UserError if it is missing or was changed.
+    """
     manifest = manifest_path(path)
     try:
         return Manifest.model_validate(json.loads(manifest.read_text()))
@@ -260,7 +261,7 @@ def read_manifest(path: Path) -> Manifest:
                 f"There is no beton {path}.", "Write it with `harness write-beton`."
             ) from None
         raise UserError(
-            f"{path} has no manifest ({manifest.name}), so nothing says that it is whole.",
+            f"{path} has no manifest ({manifest.name}), so it cannot be verified.",
             "Write it again with `harness write-beton`.",
         ) from None
     except (OSError, ValueError, RecursionError) as error:  # a ValidationError is a ValueError

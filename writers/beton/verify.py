@@ -1,4 +1,7 @@
-"""What is wrong with a beton, in words: changed bytes, tables that contradict each other, images that do not decode."""
+"""Find what is wrong with a beton.
+
+Changed bytes, contradicting tables, images that do not decode.
+"""
 
 import hashlib
 import os
@@ -16,8 +19,8 @@ from writers.dct import blob as dct
 from writers.errors import UserError
 from writers.jpeg import turbojpeg
 
-WINDOW_BYTES = 64 * 2**20  # of the file, read at once
-SAMPLES_AT_ONCE = 64  # looked at by a thread before it asks for more
+WINDOW_BYTES = 64 * 2**20  # bytes of the file read at once
+SAMPLES_AT_ONCE = 64  # samples per task of a thread
 
 
 def verify(
@@ -27,13 +30,19 @@ def verify(
     part: tuple[int, int] = (1, 1),
     num_threads: int | None = None,
 ) -> list[str]:
-    """Everything that is wrong with a beton; an empty list: nothing.
+    """List all problems of a beton; an empty list means that it is intact.
 
-    Opening it shows that its tables are those that were written. Then every sample's bytes are held against their digest, and
-    JPEGs decoded by libjpeg-turbo, whose warnings are problems as they are errors for the loaders; and what is between samples
-    must be zeros. So each changed byte is found, and the sample that it belongs to. `part` (2, 8): only the second eighth of
-    the samples; eight machines may share a check. Memory: two windows of 64 MiB (or two samples, where these are larger),
-    and the images that `num_threads` (default: the machine's cores) decode.
+    Opening it verifies its tables. Then each sample's bytes are compared with their digest, JPEGs
+    are decoded by libjpeg-turbo, whose warnings count as problems, and bytes between samples must
+    be zero. Each changed byte is found, with its sample.
+
+    Args:
+        part: (2, 8) checks the second eighth of the samples, so that eight machines can share the
+            work.
+        num_threads: by default the number of cores.
+
+    Memory: two windows of 64 MiB (or two samples if they are larger), and the images that are
+    decoded.
     """
     try:
         beton = open_beton(path)
@@ -68,15 +77,15 @@ def verify(
 
 
 def _parts_order(beton: Beton, part: tuple[int, int]) -> np.ndarray:
-    """The samples to look at, in the order in which they lie in the file: int64."""
+    """Samples to check, by offset in the file, int64."""
     number, parts = part
     if not 1 <= number <= parts:
         raise UserError(
             f"There is no part {number} of {parts}.",
-            "The first is 1/8, the last is 8/8, for example.",
+            "With eight parts, the first is 1/8 and the last 8/8.",
         )
     order = np.argsort(beton.rows["offset"], kind="stable")
-    assert len(beton.sizes) == len(order)  # raises for tables that do not fit each other
+    assert len(beton.sizes) == len(order)  # raises if tables do not match
     return order[_share(len(order), part)]
 
 
@@ -86,7 +95,7 @@ def _share(total: int, part: tuple[int, int]) -> slice:
 
 
 def _windows(beton: Beton, order: np.ndarray) -> Iterator[np.ndarray]:
-    """Samples that begin within so many bytes."""
+    """Groups of samples that start within a window."""
     offsets = beton.rows["offset"][order].astype(np.int64)
     begin = 0
     while begin < len(order):
@@ -96,7 +105,7 @@ def _windows(beton: Beton, order: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _read(handle: int, begin: int, end: int) -> memoryview:
-    """What there is of these bytes."""
+    """Read these bytes, or fewer at the end of the file."""
     data = memoryview(bytearray(end - begin))
     done = 0
     while done < len(data) and (num_read := os.preadv(handle, [data[done:]], begin + done)):
@@ -107,7 +116,7 @@ def _read(handle: int, begin: int, end: int) -> memoryview:
 def _problems(
     beton: Beton, labels: np.ndarray | None, data: memoryview, begin: int, numbers: np.ndarray
 ) -> list[str]:
-    """Of some samples, whose bytes are in `data`, which is the file's from `begin` on."""
+    """Problems of some samples, whose bytes are in `data`, read from offset `begin`."""
     problems = []
     for number in numbers.tolist():
         row = beton.rows[number]
@@ -130,7 +139,7 @@ def _problems(
 
 
 def _zero_problems(beton: Beton, part: tuple[int, int]) -> Iterator[str]:
-    """What is between the tables and the samples, and behind those that end a page."""
+    """Check padding between tables and samples, and at page ends."""
     blobs = beton.blobs[np.argsort(beton.blobs["offset"], kind="stable")]
     pages_end = beton.manifest.pages_end
     ends = np.concatenate(
@@ -146,7 +155,8 @@ def _zero_problems(beton: Beton, part: tuple[int, int]) -> Iterator[str]:
                     _read(file.fileno(), start, min(end, start + WINDOW_BYTES)), np.uint8
                 )
                 if data.any():
-                    yield f"byte {start + int(np.flatnonzero(data)[0]):,}, which belongs to no sample, is not zero"
+                    offset = start + int(np.flatnonzero(data)[0])
+                    yield f"byte {offset:,}, which belongs to no sample, is not zero"
 
 
 def _whole_problems(beton: Beton) -> Iterator[str]:
@@ -189,12 +199,12 @@ def _label_problems(beton: Beton) -> Iterator[str]:
         return
     if beton.manifest.multi_label:
         if not np.isin(labels, (-1, 0, 1)).all():
-            yield "it has labels that are none of -1, 0 and 1"
+            yield "it has labels other than -1, 0 and 1"
         elif (labels == 1).sum(0).tolist() != beton.manifest.class_counts:
-            yield "its labels are not as many of each class as the manifest says"
+            yield "its labels per class differ from the manifest"
         return
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):
         yield f"sample {outside[0]} has label {labels[outside[0]]}; there are {num_classes} classes"
     elif np.bincount(labels, minlength=num_classes).tolist() != beton.manifest.class_counts:
-        yield "its labels are not as many of each class as the manifest says"
+        yield "its labels per class differ from the manifest"

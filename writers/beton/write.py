@@ -1,9 +1,9 @@
-"""Writes one split of a dataset as a beton (`writers/beton/publish.py`): the same images give the same bytes every time.
+"""Write one split of a dataset as a beton; the same images always give the same bytes.
 
-Threads read and encode (Pillow and libjpeg-turbo let go of Python's lock), a few images at a time; the calling thread
-appends in order, so that the bytes do not depend on the number of threads.
+Threads read and encode a few images at a time (Pillow and libjpeg-turbo release the GIL); the
+calling thread appends in order, so that the bytes do not depend on the number of threads.
 
-Memory: the encoded images of at most 48 for each thread, those that are being decoded, and 96 bytes a sample.
+Memory: up to 48 encoded images per thread, those being decoded, and 96 bytes per sample.
 """
 
 import os
@@ -27,10 +27,10 @@ from writers.random_streams import draw, uniform
 from writers.source import Example, Source, ids_of
 from writers.subset.spec import Subset
 
-CREATED_BY = "harness writers 5"  # the number rises when the same input would give other bytes
-IMAGES_AT_ONCE = 16  # that a thread takes: fewer hand-overs
-AHEAD_PER_THREAD = 3  # of such runs, encoded before their turn has come
-MAX_OFFENDERS = 20  # unreadable images that a message names
+CREATED_BY = "harness writers 5"  # raise it if the same input would give other bytes
+IMAGES_AT_ONCE = 16  # images per task of a thread
+AHEAD_PER_THREAD = 3  # tasks encoded ahead per thread
+MAX_OFFENDERS = 20  # unreadable images listed in a message
 
 
 def write_split(
@@ -46,17 +46,24 @@ def write_split(
     on_error: Literal["fail", "skip"] = "fail",
     check: bool = False,
 ) -> Manifest:
-    """Write the images of `split` that are of the subset's classes to `out_file`, and the manifest beside it.
+    """Write the images of `split` of the subset's classes to `out_file`, with a manifest.
 
-    `seed` decides the order in the file and the draws of a mixed encoding. With on_error "skip" an unreadable image is left
-    out and named in the manifest. `check`: also decode JPEGs that are stored as they are. Raises UserError, naming the files,
-    for unreadable images, a training class without images, a folder that cannot be written, another writer at work on the
-    same name, and a full disk; then nothing is left behind but the list of many unreadable images.
+    Args:
+        seed: of the order in the file and the draws of a mixed encoding.
+        on_error: "skip" skips unreadable images and lists them in the manifest.
+        check: also decode JPEGs that are stored byte for byte.
+
+    Raises:
+        UserError: unreadable images, a training class without images, a folder that is not
+            writable, another
+            active writer of that name, or a full disk. Nothing remains but the list of many
+                unreadable
+            images.
     """
     out_file = Path(out_file)
     examples = chosen(source, split, subset, seed)
     with new_beton(out_file) as new:
-        if unreadable_list(out_file).exists():  # of an earlier try
+        if unreadable_list(out_file).exists():  # of an earlier attempt
             unreadable_list(out_file).unlink()
         with DiskWriter(new.handle) as disk:
             layout, skipped = _write_samples(
@@ -96,7 +103,7 @@ FILE_FIELDS = (
 
 
 def file_fields(layout: Layout, new: NewBeton) -> dict[str, Any]:
-    """What a manifest says of the file itself: FILE_FIELDS."""
+    """Manifest fields of the file itself: FILE_FIELDS."""
     rows = layout.rows
     return {
         "num_samples": len(rows),
@@ -123,7 +130,7 @@ def _write_samples(
     on_error: str,
     check: bool,
 ) -> tuple[Layout, list[dict[str, str]]]:
-    """The pages; also which images were left out."""
+    """Write the pages; return the skipped images."""
     layout = Layout(len(examples), len(source.classes) if source.multi_label else None)
     skipped: list[dict[str, str]] = []
     offenders: list[str] = []
@@ -161,7 +168,7 @@ def _write_samples(
             )
         if (
             on_error == "skip" or not offenders
-        ):  # else nothing comes of this file; the rest is read for its offenders
+        ):  # the file is lost; read the rest to list all unreadable images
             _write_pieces(new.handle, pieces)
             disk.advance(layout.end)
     if offenders and on_error == "fail":
@@ -177,7 +184,7 @@ def _write_samples(
 
 
 def _write_pieces(handle: int, pieces: Sequence[tuple[int, bytes]]) -> None:
-    """Each at its place; those that follow one another in one go."""
+    """Write pieces at their offsets; adjacent ones in one call."""
     first = 0
     for index, (offset, data) in enumerate(pieces, start=1):
         if index == len(pieces) or pieces[index][0] != offset + len(data):
@@ -189,7 +196,7 @@ def _write_all(handle: int, pieces: list[bytes], offset: int) -> None:
     num_written = os.pwritev(handle, pieces, offset)
     if num_written < sum(
         map(len, pieces)
-    ):  # the system may write less, as a disk does that is about to be full
+    ):  # the system may write less, for example on an almost full disk
         write_at(handle, b"".join(pieces)[num_written:], offset + num_written)
 
 
@@ -201,7 +208,7 @@ def _encoded(
     num_threads: int,
     check: bool,
 ) -> Iterator[tuple[Sequence[Example], list["_Ready | Unreadable"]]]:
-    """Runs of examples with what their images became, in order; `num_threads` work a little ahead."""
+    """Yield runs of examples with their encoded images in order; `num_threads` work ahead."""
 
     def work(example: Example, chance: float) -> _Ready | Unreadable:
         if reason := source.damaged.get(example.key):
@@ -216,7 +223,7 @@ def _encoded(
             return error
         except OSError as error:
             return Unreadable(f"it cannot be read: {error.strerror or error}")
-        except Exception as error:  # a defect of ours, or no memory left
+        except Exception as error:  # a bug, or no memory left
             error.add_note(f"While {source.where(example)} was read and encoded.")
             raise
 
@@ -241,12 +248,12 @@ def _encoded(
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A sample as it will stand in the file."""
+    """A sample, ready to be written."""
 
     mode: int
     width: int
     height: int
-    stored: tuple[bytes, ...]  # its image, and its labels where it has many
+    stored: tuple[bytes, ...]  # its image, and its labels if it has several
     digest: bytes
 
 
@@ -258,15 +265,17 @@ def _ready(blob: Blob, example: Example) -> _Ready:
 
 
 def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Example]:
-    """The split's examples that the subset takes, relabelled, in a seeded order that depends on their names alone.
+    """Choose the split's examples of the subset, relabeled, in a seeded order by name.
 
-    Raises UserError for a split that is not there, a training class without images, and two images of one name.
+    Raises:
+        UserError: unknown split, a training class without images, or two images of the same name.
     """
     if split not in source.splits:
         raise UserError(f"{source.name} has no split {split}; it has {', '.join(source.splits)}.")
     if source.multi_label and list(subset.classes) != source.classes:
         raise UserError(
-            f"An image of {source.name} has many labels; a subset of its classes cannot be taken."
+            f"An image of {source.name} has several labels; a subset of its classes cannot be "
+            "taken."
         )
     there = source.splits[split]
     ids = ids_of(there)
@@ -285,7 +294,7 @@ def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Exampl
     missing = missing_classes(subset, _class_counts(examples, len(subset.classes)), split)
     if missing and not (
         examples and source.differences
-    ):  # Birdsnap keeps its labels where all images of one are gone
+    ):  # Birdsnap keeps labels of species without images
         raise UserError(
             f"Split {split} of {source.name} has no image of {missing}.",
             "Each class needs at least one training image.",
@@ -294,7 +303,7 @@ def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Exampl
 
 
 def missing_classes(subset: Subset, counts: np.ndarray, split: str) -> str:
-    """The classes without images, in words; "": none of which that would matter."""
+    """Describe the classes without images; "" if there are none."""
     empty = np.flatnonzero(counts == 0).tolist()
     if counts.any() and not (split == "train" and empty):
         return ""
@@ -305,12 +314,12 @@ def missing_classes(subset: Subset, counts: np.ndarray, split: str) -> str:
 
 
 def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """int64 [K]."""
+    """Images per class, int64 [K]."""
     return np.bincount(labels, minlength=num_classes)
 
 
 def _class_counts(examples: Sequence[Example], num_classes: int) -> np.ndarray:
-    """Examples of each class, or, where they have many labels, examples in which it is there: int64 [K]."""
+    """Examples per class, int64 [K]; with several labels, examples in which it is present."""
     if examples and examples[0].labels is not None:
         return (np.array([example.labels for example in examples]) == 1).sum(0)
     return class_counts(np.array([example.label for example in examples], np.int64), num_classes)
@@ -326,7 +335,7 @@ def manifest_of(
     skipped: Sequence[dict[str, str]],
     file: dict[str, Any],
 ) -> Manifest:
-    """`file`: FILE_FIELDS."""
+    """Make a manifest from FILE_FIELDS and further facts."""
     left_out = {entry["name"] for entry in skipped}
     counts = _class_counts(
         [example for example in examples if example.name not in left_out], len(subset.classes)
@@ -351,12 +360,12 @@ def manifest_of(
 
 
 def name_of(dataset: str, subset: Subset) -> str:
-    """What a beton is called in its manifest."""
+    """Name of a beton in its manifest."""
     return dataset if subset.name == "all" else f"{dataset}-{subset.name}"
 
 
 def unreadable_list(out_file: Path) -> Path:
-    """Where all unreadable images are listed when they are more than a message holds."""
+    """File that lists all unreadable images if a message cannot."""
     return out_file.with_name(f"{out_file.name}.unreadable.txt")
 
 
@@ -365,11 +374,11 @@ def _unreadable(offenders: Sequence[str], out_file: Path) -> UserError:
     shown = "\n  ".join(lines[:MAX_OFFENDERS])
     if len(lines) > MAX_OFFENDERS:
         unreadable_list(out_file).write_text("\n".join(lines) + "\n")
-        shown += f"\n  ... all of them stand in {unreadable_list(out_file)}"
+        shown += f"\n  ... all of them are listed in {unreadable_list(out_file)}"
     plural = "images" if len(lines) > 1 else "image"
     return UserError(
         f"{len(lines):,} {plural} cannot be read:\n  {shown}",
-        "Mend or remove them, or write with --on-error skip: the manifest then names what was left out.",
+        "Repair or remove them, or use --on-error skip: the manifest then lists what was skipped.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Sends a file to the disk while it is written, so that little is left to wait for at the end."""
+"""Flush a file to the disk while it is written, so that little is left at the end."""
 
 import ctypes
 import os
@@ -8,17 +8,13 @@ from functools import cache
 from types import TracebackType
 from typing import Self
 
-BYTES_AT_ONCE = (
-    8 * 2**20
-)  # where the system starts to write a part of a file without being waited for (Linux)
-BYTES_AT_ONCE_WAITED = (
-    128 * 2**20
-)  # elsewhere: each wait also costs an entry of the file system's journal
-SYNC_FILE_RANGE_WRITE = 2  # of Linux: start, and do not wait
+BYTES_AT_ONCE = 8 * 2**20  # bytes between asynchronous flushes (Linux)
+BYTES_AT_ONCE_WAITED = 128 * 2**20  # elsewhere: each wait also costs a journal entry
+SYNC_FILE_RANGE_WRITE = 2  # Linux: start, do not wait
 
 
 class DiskWriter:
-    """A thread that deals with the disk, so that the writer does not.
+    """A thread that flushes, so that the writer does not wait for the disk.
 
     with DiskWriter(handle) as disk:
         ...                     # write; then, again and again:
@@ -51,19 +47,20 @@ class DiskWriter:
         self._thread.join()
 
     def advance(self, end: int) -> None:
-        """Raises OSError, as of a full disk."""
+        """Report that the file is written up to `end`.
+
+        Raises OSError, for example for a full disk.
+        """
         if self._error is not None:
             raise self._error
-        if (
-            end < self._sent + self._bytes_at_once
-        ):  # nothing for the thread to do: it is left asleep
+        if end < self._sent + self._bytes_at_once:  # nothing to do: do not wake the thread
             return
         with self._changed:
             self._written = end
             self._changed.notify()
 
     def finish(self) -> None:
-        """Raises OSError."""
+        """Wait until everything is on the disk. Raises OSError."""
         with self._changed:
             self._complete = True
             self._changed.notify()
@@ -82,7 +79,7 @@ class DiskWriter:
             self._error = error
 
     def _is_more_to_send(self) -> bool:
-        """Waits until there is, or until the writer has ended, one way or the other: then False."""
+        """Wait for more bytes; return False if the writer has ended."""
         with self._changed:
             self._changed.wait_for(
                 lambda: (
@@ -94,7 +91,7 @@ class DiskWriter:
             return not self._left and not self._complete
 
     def _send(self, begin: int, end: int) -> None:
-        """What goes wrong on a disk that is not waited for, the last fsync says."""
+        """Flush asynchronously; errors are reported by the last fsync."""
         if (sync_file_range := _sync_file_range()) is None:
             os.fdatasync(self._handle)
         else:
@@ -103,7 +100,7 @@ class DiskWriter:
 
 @cache
 def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Linux's; None: this system has none. Called without Python's lock."""
+    """Linux's sync_file_range without the GIL, or None on other systems."""
     function = getattr(ctypes.CDLL(None), "sync_file_range", None)
     if function is not None:
         function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]

@@ -1,4 +1,4 @@
-"""Looks through a JPEG for its end, marker by marker: damage that can be seen without decoding."""
+"""Check a JPEG marker by marker up to its end: damage that is visible without decoding."""
 
 import re
 
@@ -7,15 +7,15 @@ from writers.jpeg.restart_index import DamagedJpeg
 
 MARKER = re.compile(
     rb"\xff[^\x00\xff]"
-)  # in coded data, 0xFF stands before 0x00; before a marker, more of it may stand
+)  # in coded data 0xFF is followed by 0x00; before a marker it may be repeated
 CUT_SHORT, OUT_OF_ORDER = -1, -2  # as in markers.c
 
 
 def check_markers(jpeg: bytes, scan: int) -> None:
-    """Look for the end of a JPEG marker by marker, from where its first scan begins. Raises DamagedJpeg.
+    """Check a JPEG marker by marker from its first scan to its end. Raises DamagedJpeg.
 
-    Finds what is cut short, segments that reach over the end, markers that may not stand in a scan, and lost or repeated
-    restart markers. What lies between two markers is not decoded.
+    Finds truncation, segments beyond the end, markers that are illegal in a scan, and missing or
+    repeated restart markers. Data between two markers is not decoded.
     """
     library = kernel.library()
     found = (
@@ -29,7 +29,11 @@ def check_markers(jpeg: bytes, scan: int) -> None:
 
 
 def check_slowly(jpeg: bytes, position: int) -> int:
-    """0; CUT_SHORT; OUT_OF_ORDER; or the marker that may not stand in a scan. What markers.c does."""
+    """Slow twin of markers.c.
+
+    Returns:
+        0, CUT_SHORT, OUT_OF_ORDER, or the marker that is illegal in a scan.
+    """
     num_restarts = 0
     while marker := MARKER.search(jpeg, position):
         position, code = marker.end(), jpeg[marker.end() - 1]

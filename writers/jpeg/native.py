@@ -1,6 +1,6 @@
-"""The package's C parts, as they were built when it was installed: what Python does as well, only slower, and restart indices.
+"""Call the package's C library: faster versions of Python code, and restart indices.
 
-A call of one of their functions holds no Python lock.
+Its functions run without the GIL.
 """
 
 import ctypes
@@ -12,7 +12,8 @@ from pathlib import Path
 MODULE, VERSION = "writers._kernel", 2  # as in version.c
 SUFFIX = ".abi3.so"  # py-limited-api in pyproject.toml: one build serves every Python from 3.11 on
 CURE = (
-    "Install a C compiler and libjpeg-turbo's headers (Debian: gcc libjpeg-dev), then reinstall with "
+    "Install a C compiler and libjpeg-turbo's headers (Debian: gcc libjpeg-dev), then reinstall "
+    "with "
     "`pip install -e .`."
 )
 
@@ -59,7 +60,7 @@ _ARGUMENTS = {
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """None: libjpeg-turbo's headers were not there at the installation, or the sources were others."""
+    """Load the library, or return None if it was not built or is from other sources."""
     opened = open_library(MODULE, VERSION)
     if opened is not None:
         for name, arguments in _ARGUMENTS.items():
@@ -70,8 +71,8 @@ def library() -> ctypes.CDLL | None:
 def library_file(module: str) -> Path | None:
     """Path of the shared object built as `module` ("package.name"); None if it was not built.
 
-    A file with a suffix of one Python version (`.cpython-311-...so`) is an older build. It would shadow the
-    new one in Python's own search, so the search here takes `.abi3.so` only.
+    A file with a suffix of one Python version (`.cpython-311-...so`) is an older build. It would
+    shadow the new one in Python's own search, so the search here takes `.abi3.so` only.
     """
     package, _, name = module.rpartition(".")
     found = importlib.util.find_spec(package)
@@ -81,10 +82,10 @@ def library_file(module: str) -> Path | None:
 
 
 def open_library(module: str, version: int) -> ctypes.CDLL | None:
-    """The shared object that was built as `module`; None where there is none, or none whose functions are those of `version`.
+    """Load the shared object built as `module`; None if missing or of another `version`.
 
-    A checkout that was brought up to date and not reinstalled has Python code of today and a library of then, and so has one
-    where building it failed, which the installation passes over.
+    A checkout that was updated without reinstallation has an old library; so has one whose build
+    failed, which the installation ignores.
     """
     file = library_file(module)
     if file is None:
@@ -95,11 +96,11 @@ def open_library(module: str, version: int) -> ctypes.CDLL | None:
     except (
         OSError,
         AttributeError,
-    ):  # a library that it needs is gone, or it is from before there were versions
+    ):  # a dependency is missing, or it has no version yet
         return None
 
 
 def is_outdated(module: str, version: int) -> bool:
-    """Whether something was built as `module`, and `open_library` does not take it."""
+    """Return True if `module` was built but is of another version."""
     built = library_file(module) is not None or importlib.util.find_spec(module) is not None
     return built and open_library(module, version) is None

@@ -1,6 +1,7 @@
-"""Shrinks images by taking, for each new pixel, the mean of exactly the area that it covers: OpenCV's INTER_AREA.
+"""Shrink images by averaging exactly the area under each output pixel (OpenCV's INTER_AREA).
 
-In whole numbers, so that every machine gets the same bytes: 12 bits for the share of a source pixel, along either axis.
+Integer arithmetic, so that every machine gives the same bytes: 12 bits per axis for a pixel's
+weight.
 """
 
 import numpy as np
@@ -9,7 +10,7 @@ from writers.jpeg import native as kernel
 
 
 def shrink(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """uint8 [H, W, C] -> uint8 [height, width, C], neither larger than before."""
+    """Shrink uint8 [H, W, C] to uint8 [height, width, C]; neither side may grow."""
     output = np.empty((height, width, pixels.shape[2]), np.uint8)
     shrink_into(output, pixels, (pixels.shape[1], width), (pixels.shape[0], height))
     return output
@@ -18,11 +19,11 @@ def shrink(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 def shrink_into(
     output: np.ndarray, pixels: np.ndarray, step_x: tuple[int, int], step_y: tuple[int, int]
 ) -> None:
-    """Fill `output` (uint8 [h, w, C]) from `pixels` (uint8 [H, W, C]); rows may lie further apart than they are long.
+    """Fill `output` (uint8 [h, w, C]) from `pixels` (uint8 [H, W, C]); rows may be strided.
 
-    New pixel (x, y) covers step_x[0] / step_x[1] source pixels from x times that on, and likewise in y. A step of its own
-    rather than W / w: a colour plane at half the size has its last column cover half a pixel where the width is odd. What
-    would lie beyond the border counts as the border.
+    Output pixel (x, y) covers step_x[0] / step_x[1] source pixels starting at x times that,
+    likewise in y. The step is given instead of W / w because the last column of a chroma plane
+    covers half a pixel if the width is odd. Pixels beyond the border repeat the border.
     """
     assert (
         pixels.dtype == output.dtype == np.uint8
@@ -31,7 +32,7 @@ def shrink_into(
     )
     library = kernel.library()
     if library is None:
-        from writers.jpeg import resize_numba  # compiles, which takes seconds the first time
+        from writers.jpeg import resize_numba  # compiles for seconds the first time
 
         resize_numba.shrink_into(output, pixels, step_x, step_y)
         return

@@ -1,4 +1,4 @@
-"""The same as resize.c for where that was not built: compiled by numba, kept on disk for the next process."""
+"""Twin of resize.c, compiled by numba and cached on disk, if the C library was not built."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,30 +6,31 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-_ONE = (
-    1 << 12
-)  # the shares of a new pixel's sources, along one axis, add up to this: 8 + 12 + 12 bits fit into 32
+_ONE = 1 << 12  # sum of an output pixel's weights along one axis: 8 + 12 + 12 bits fit into 32
 
 
 def shrink_into(
     output: np.ndarray, pixels: np.ndarray, step_x: tuple[int, int], step_y: tuple[int, int]
 ) -> None:
-    """As `writers.jpeg.resize.shrink_into`."""
+    """See `writers.jpeg.resize.shrink_into`."""
     _shrink(output, np.ascontiguousarray(pixels), *step_x, *step_y)
 
 
 def _compiled(function: Callable) -> Callable:
-    """njit, kept on disk where some folder for it can be written."""
+    """Apply njit, cached on disk if a folder for it is writable."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError:  # "no locator available": every process compiles for itself
+    except RuntimeError:  # "no locator available": each process compiles
         return njit(**options)(function)
 
 
 @_compiled
 def _shares(source, target, numerator, denominator):
-    """Along one axis: each new pixel's first source pixel, how many count, and their shares of _ONE."""
+    """Per output pixel of an axis.
+
+    First source pixel, number of source pixels, weights in units of _ONE.
+    """
     starts, counts = np.empty(target, np.int64), np.empty(target, np.int64)
     shares = np.zeros((target, max(3, numerator // denominator + 2)), np.uint32)
     for i in range(target):
@@ -40,7 +41,7 @@ def _shares(source, target, numerator, denominator):
         first = min(begin // denominator, source - 1)
         last = min((end - 1) // denominator, source - 1)
         starts[i], counts[i] = first, last - first + 1
-        given = 0  # rounding the sums instead of the shares: these add up, and none is off by more than one
+        given = 0  # round cumulative sums: weights then add up, and none is off by more than one
         for k in range(last - first + 1):
             covered = end if first + k == last else min(end, (first + k + 1) * denominator)
             total = ((covered - begin) * _ONE + numerator // 2) // numerator
@@ -60,7 +61,7 @@ def _shrink(output, pixels, x_numerator, x_denominator, y_numerator, y_denominat
     )
     line = np.zeros(
         (pixels.shape[1] + x_shares.shape[1]) * channels, np.uint32
-    )  # a new row, as wide as the source
+    )  # an output row, as wide as the source
     for y in range(output.shape[0]):
         for k in range(y_counts[y]):
             _add_row(line, pixels[y_starts[y] + k].reshape(-1), y_shares[y, k], k == 0)
@@ -85,7 +86,7 @@ def _sum_columns(row, line, starts, counts, shares):
     channels = row.shape[1]
     for x in range(len(starts)):
         for c in range(channels):
-            total = np.uint32(1 << 23)  # a half: the sum has 24 bits behind the point
+            total = np.uint32(1 << 23)  # one half: the sum has 24 fractional bits
             for k in range(counts[x]):
                 total = np.uint32(total + shares[x, k] * line[(starts[x] + k) * channels + c])
             row[x, c] = total >> np.uint32(24)
@@ -93,9 +94,9 @@ def _sum_columns(row, line, starts, counts, shares):
 
 @_compiled
 def _sum_columns_of_three(row, line, starts, shares):
-    """The same, written out: faster where images shrink to no less than half.
+    """Unrolled version for up to three rows: faster if images shrink to at least half.
 
-    Unsigned indices because numba otherwise looks at each one for being negative.
+    Indices are unsigned because numba otherwise checks each for being negative.
     """
     step = np.uintp(row.shape[1])
     for x in range(len(starts)):

@@ -1,13 +1,15 @@
 """Restart-indexed JPEGs: the same pixels, stored so that a part of the image can be decoded alone.
 
-`add_restart_index` codes a JPEG's coefficients anew, without loss, in one baseline scan with a restart marker after every
-few MCUs (the blocks of all colours that make up 8 x 8 to 32 x 16 pixels), behind which decoding can begin. An index of the
-segments between them follows the end of the image, where decoders stop reading: the result is an ordinary JPEG for all
-of them. Huffman tables made for the image pay for the markers. Metadata (EXIF, ICC profile, comments) is left out: nothing
-that reads a beton looks at it, and it would be copied with each decode.
+`add_restart_index` recodes a JPEG's coefficients without loss in one baseline scan, with a restart
+marker every few MCUs (blocks of all components for 8 x 8 to 32 x 16 pixels), after which decoding
+can start. An index of the segments follows the end of the image, where decoders stop reading, so
+the result is an ordinary JPEG. Huffman tables optimized for the image compensate for the markers.
+Metadata (EXIF, ICC profile, comments) is removed: no reader of a beton uses it, and it would be
+copied with each decode.
 
-The index, little endian, behind the end-of-image marker:
-    u16 [num_segments]  bytes of each segment, with the two of the marker behind it (RSTn; for the last, EOI)
+The index, little endian, after the end-of-image marker:
+    u16 [num_segments]  bytes of each segment, including the marker after it (RSTn; for the last,
+        EOI)
     FOOTER              see below
 `loaders/decode.py` and `loaders/kernel.c` read it.
 """
@@ -30,34 +32,36 @@ MAGIC, VERSION = b"hrst\r\nix", 1
 FOOTER = np.dtype(
     [
         ("num_segments", "<u4"),
-        ("frame", "<u4"),  # where the SOF marker begins
+        ("frame", "<u4"),  # offset of the SOF marker
         (
             "scan",
             "<u4",
-        ),  # where the first segment begins; a header, copied with each decode, ends there
-        ("interval", "<u2"),  # MCUs in a segment; divides the MCUs of a row
+        ),  # offset of the first segment, the end of the header that each decode copies
+        ("interval", "<u2"),  # MCUs per segment; divides the MCUs of a row
         ("version", "<u2"),
         ("checksum", "<u4"),  # CRC-32 of header, lengths and the fields above
         ("magic", "S8"),
     ]
 )
-MAX_HEADER = 4096  # bytes; what `add_restart_index` writes has some 600
-BLOCKS_WANTED = (
-    12  # of 8 x 8 values in a segment, two MCUs of 4:2:0: smaller ones cost bytes, larger ones time
-)
-MAX_BLOCKS_IN_MCU = 10  # by the standard, in a scan of several components
+MAX_HEADER = 4096  # bytes; `add_restart_index` writes about 600
+BLOCKS_WANTED = 12  # 8 x 8 blocks per segment, two MCUs of 4:2:0: fewer cost bytes, more cost time
+MAX_BLOCKS_IN_MCU = 10  # limit of the standard for a scan of several components
 
 
 class DamagedJpeg(Exception):
-    """The bytes are not a whole JPEG; the message says what is wrong."""
+    """The bytes are not a complete JPEG; the message is the reason."""
 
 
 def add_restart_index(jpeg: bytes) -> bytes:
-    """A JPEG of the same pixels with a restart index. The same bytes for the same input, and for its own output.
+    """Return a JPEG of the same pixels with a restart index; deterministic and idempotent.
 
-    Grey and YCbCr or RGB images, baseline and progressive, of any subsampling that fits one scan; others (CMYK, arithmetic
-    coding, 12 bits, a progressive image whose last scans are left out) come back unchanged. Raises DamagedJpeg for what
-    libjpeg cannot read to the end without complaint, and UserError where the package was installed without its C parts.
+    Supports gray, YCbCr and RGB images, baseline and progressive, with any subsampling that fits
+    one scan. Others (CMYK, arithmetic coding, 12 bits, incomplete progressive images) are returned
+    unchanged.
+
+    Raises:
+        DamagedJpeg: libjpeg cannot read it to the end without a warning.
+        UserError: the package was installed without its C parts.
     """
     frame = read_frame(jpeg)
     if frame is None:
@@ -69,7 +73,7 @@ def add_restart_index(jpeg: bytes) -> bytes:
 
 
 def encode_indexed(image: Planes, quality: int) -> bytes:
-    """`add_restart_index(turbojpeg.encode_planes(image, quality))`, without coding everything twice."""
+    """Like `add_restart_index(turbojpeg.encode_planes(...))`, without coding twice."""
     grey = len(image.planes) == 1
     interval = interval_of(-(-image.width // (8 if grey else 16)), 1 if grey else 6)
     coded = _coded(
@@ -88,12 +92,12 @@ def encode_indexed(image: Planes, quality: int) -> bytes:
 
 @dataclass(frozen=True)
 class Frame:
-    """What a JPEG's header says of its layout."""
+    """Layout of a JPEG, from its header."""
 
     width: int
     height: int
-    offset: int  # of the SOF marker
-    scan: int  # of the coded data of the first scan
+    offset: int  # offset of the SOF marker
+    scan: int  # offset of the coded data of the first scan
     blocks_per_mcu: int
     mcus_per_row: int
     num_mcus: int
@@ -105,18 +109,22 @@ class Frame:
 
 @functools.cache
 def interval_of(mcus_per_row: int, blocks_per_mcu: int) -> int:
-    """MCUs in a segment: of the divisors of a row's MCUs the one that comes nearest to BLOCKS_WANTED, as a ratio."""
+    """MCUs per segment: the divisor of a row's MCUs nearest to BLOCKS_WANTED, as a ratio."""
     divisors = [number for number in range(1, mcus_per_row + 1) if mcus_per_row % number == 0]
     return min(divisors, key=lambda number: abs(math.log(number * blocks_per_mcu / BLOCKS_WANTED)))
 
 
 def read_frame(jpeg: bytes) -> Frame | None:
-    """None for a kind of JPEG that `add_restart_index` leaves alone. Raises DamagedJpeg where there is no header to read."""
+    """Read the header, or return None for a JPEG that `add_restart_index` does not change.
+
+    Raises DamagedJpeg if there is no header.
+    """
     if jpeg[:2] != b"\xff\xd8":
         raise DamagedJpeg("it does not begin as a JPEG does")
     position, frame = 2, None
     while True:
-        # Fill bytes (0xFF) may stand before a marker, and some cameras leave others, which libjpeg skips.
+        # Fill bytes (0xFF) may precede a marker; some cameras write other bytes, which libjpeg
+        # skips.
         position = jpeg.find(b"\xff", position)
         while 0 <= position < len(jpeg) - 3 and jpeg[position + 1] in (0x00, 0xFF):
             position = jpeg.find(b"\xff", position + 1)
@@ -146,7 +154,9 @@ def read_frame(jpeg: bytes) -> Frame | None:
 
 def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None:
     if marker > 0xC2 or len(content) < 6 or content[0] != 8 or content[5] not in (1, 3):
-        return None  # not baseline, extended or progressive with Huffman codes; not 8 bits; not grey or of three colours
+        # not baseline, extended or progressive with Huffman codes; not 8 bits; not 1 or 3
+        # components
+        return None
     if len(content) != 6 + 3 * content[5]:
         raise DamagedJpeg("its frame has the wrong length")
     height, width = int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big")
@@ -160,7 +170,7 @@ def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None
     if len(factors) == 1:
         factors = [
             (1, 1)
-        ]  # a scan of one component has MCUs of one block, whatever the factors say
+        ]  # a scan of one component has MCUs of one block, regardless of the sampling factors
     blocks = sum(across * down for across, down in factors)
     if blocks > MAX_BLOCKS_IN_MCU:
         return None
@@ -170,7 +180,7 @@ def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None
 
 
 def _with_index(jpeg: bytes, interval: int) -> bytes:
-    """`jpeg`: what `_add_restart_markers` wrote, in which nothing but restart markers and the end follows the header."""
+    """Append the index. After the header, `jpeg` has only restart markers and the end marker."""
     frame = read_frame(jpeg)
     assert frame is not None and frame.num_mcus % interval == 0
     coded = np.frombuffer(jpeg, np.uint8, offset=frame.scan)
@@ -178,7 +188,7 @@ def _with_index(jpeg: bytes, interval: int) -> bytes:
     lengths = np.diff(markers + 2, prepend=0)
     assert len(markers) == frame.num_mcus // interval and markers[-1] + 2 == len(coded)
     if frame.scan > MAX_HEADER or lengths.max() > 0xFFFF:
-        return jpeg  # an ordinary JPEG all the same
+        return jpeg  # still an ordinary JPEG
     table = lengths.astype("<u2").tobytes()
     footer = np.zeros(1, FOOTER)
     footer[0] = (len(lengths), frame.offset, frame.scan, interval, VERSION, 0, MAGIC)
@@ -188,7 +198,7 @@ def _with_index(jpeg: bytes, interval: int) -> bytes:
 
 
 def _coded(function: str, *arguments: Any) -> bytes | None:
-    """What a function of restart.c gives; None: it left the image alone. Raises DamagedJpeg."""
+    """Return the output of a function of restart.c, or None if it did not change the image."""
     library = kernel.library()
     if library is None:
         found = (

@@ -1,7 +1,7 @@
-"""libjpeg-turbo's own interface: warnings are seen, and JPEGs taken apart into colour planes and put together again.
+"""Call libjpeg-turbo's TurboJPEG API, which reports warnings and reads and writes color planes.
 
-Pillow drops libjpeg's warnings, and only hands out whole RGB pixels. FFCV is linked to libturbojpeg, so where FFCV runs it
-is there; no call holds Python's lock.
+Pillow drops libjpeg's warnings and only returns RGB pixels. FFCV links to libturbojpeg, so it is
+available wherever FFCV runs. Calls release the GIL.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from writers.errors import UserError
 from writers.jpeg import native as kernel
 
 EXTRANEOUS = (
-    "extraneous bytes before marker"  # harmless by itself: some cameras pad the end of a file so
+    "extraneous bytes before marker"  # harmless by itself: some cameras pad files like this
 )
 CHROMA_FACTORS = {
     0: (1, 1),
@@ -30,7 +30,7 @@ CHROMA_FACTORS = {
     5: (4, 1),
 }  # by TJSAMP: horizontal, vertical
 TJSAMP_420, TJSAMP_GRAY = 2, 3
-MAX_PIXELS = 178_956_970  # Pillow's limit: more is a decompression bomb, or would need gigabytes
+MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
 TJCS_YCBCR, TJCS_GRAY, TJCS_CMYK, TJCS_YCCK = 1, 2, 3, 4
 TJPF_RGB, TJPF_CMYK = 0, 11
 TJFLAG_ACCURATEDCT = 4096
@@ -38,40 +38,48 @@ TJFLAG_ACCURATEDCT = 4096
 
 @dataclass(frozen=True, slots=True)
 class Planes:
-    """A YCbCr or grey image: uint8 planes with what pads them to whole chroma pixels, and the image's own size."""
+    """A YCbCr or gray image: uint8 planes padded to whole chroma pixels, and the image's size."""
 
     planes: tuple[np.ndarray, ...]
     width: int
     height: int
-    factors: tuple[int, int]  # how many times smaller the chroma planes are, across and down
+    factors: tuple[int, int]  # subsampling of the chroma planes, horizontal and vertical
 
 
 class JpegError(Exception):
-    """libjpeg-turbo's words."""
+    """An error or warning of libjpeg-turbo."""
 
 
 def check(data: bytes) -> tuple[int, int]:
-    """Decode all of a JPEG; returns width and height.
+    """Decode a JPEG completely and return width and height.
 
-    Raises JpegError for what libjpeg-turbo complains of, warnings included, unless no pixel depends on it.
+    Raises JpegError for errors and for warnings on which pixels depend.
     """
     height, width, _ = _decode(data, 1).shape
     return width, height
 
 
 def decode_rgb(data: bytes, denominator: int = 1) -> np.ndarray | None:
-    """Decode at 1 / `denominator` (1, 2, 4 or 8) of the size, rounded up: uint8 [H, W, 3]; None for CMYK.
+    """Decode at 1 / `denominator` (1, 2, 4 or 8) of the size, rounded up.
 
-    Raises JpegError for damaged data.
+    Returns:
+        uint8 [H, W, 3], or None for CMYK.
+
+    Raises:
+        JpegError: damaged data.
     """
     pixels = _decode(data, denominator)
     return pixels if pixels.shape[2] == 3 else None
 
 
 def decode_planes(data: bytes, denominator: int = 1) -> Planes | None:
-    """Decode to planes, at 1 / `denominator` (1, 2, 4 or 8) of the size; None for other colours than YCbCr and grey.
+    """Decode to planes at 1 / `denominator` (1, 2, 4 or 8) of the size.
 
-    Raises JpegError for damaged data.
+    Returns:
+        None for color spaces other than YCbCr and gray.
+
+    Raises:
+        JpegError: damaged data.
     """
     with _handle("tjInitDecompress") as handle:
         width, height, sampling, colours = _header(handle, data)
@@ -94,7 +102,7 @@ def decode_planes(data: bytes, denominator: int = 1) -> Planes | None:
 
 
 def encode_planes(image: Planes, quality: int) -> bytes:
-    """A JPEG of planes at 4:2:0, or of one grey plane."""
+    """Encode planes at 4:2:0, or one gray plane, as JPEG."""
     sampling = TJSAMP_GRAY if len(image.planes) == 1 else TJSAMP_420
     assert sampling == TJSAMP_GRAY or image.factors == CHROMA_FACTORS[TJSAMP_420]
     output, size = ctypes.c_void_p(), ctypes.c_ulong()
@@ -120,26 +128,26 @@ def encode_planes(image: Planes, quality: int) -> bytes:
 
 
 def new_planes(width: int, height: int, *, grey: bool) -> Planes:
-    """Room for an image at 4:2:0, or for a grey one."""
+    """Allocate planes for an image at 4:2:0, or for a gray one."""
     sampling = TJSAMP_GRAY if grey else TJSAMP_420
     return Planes(_new_planes(width, height, sampling), width, height, CHROMA_FACTORS[sampling])
 
 
 @cache
 def _library() -> Any:
-    """Loaded once in a process, with the types of what is called."""
+    """Load the library once per process and declare its functions."""
     library: Any = None
     for name in ("libturbojpeg.so.0", "libturbojpeg.dylib", *_ffcv_libraries()):
         try:
             library = ctypes.CDLL(
                 name
-            )  # a symbol of libturbojpeg is found through a library that is linked to it
+            )  # symbols of libturbojpeg are found through a library that links to it
             break
         except OSError:
             continue
     if library is None:
         raise UserError(
-            "libturbojpeg is not there, which FFCV needs, too.",
+            "libturbojpeg is missing; FFCV needs it as well.",
             "Debian and Ubuntu: apt-get install libturbojpeg0",
         )
     pointer = ctypes.c_void_p
@@ -158,7 +166,7 @@ def _ffcv_libraries() -> Iterator[str]:
 
 @contextmanager
 def _handle(initialise: str) -> Iterator[ctypes.c_void_p]:
-    """One for each call: handles may not be shared by threads, and making one takes some microseconds."""
+    """Create a handle per call: threads cannot share one, and it costs microseconds."""
     handle = ctypes.c_void_p(getattr(_library(), initialise)())
     try:
         yield handle
@@ -167,7 +175,7 @@ def _handle(initialise: str) -> Iterator[ctypes.c_void_p]:
 
 
 def _decode(data: bytes, denominator: int) -> np.ndarray:
-    """uint8 [H, W, 3], RGB; [H, W, 4] of CMYK."""
+    """Decode to uint8 [H, W, 3] RGB, or [H, W, 4] for CMYK."""
     with _handle("tjInitDecompress") as handle:
         width, height, _, colours = _header(handle, data)
         width, height = -(-width // denominator), -(-height // denominator)
@@ -189,7 +197,7 @@ def _decode(data: bytes, denominator: int) -> np.ndarray:
 
 
 def _header(handle: ctypes.c_void_p, data: bytes) -> tuple[int, int, int, int]:
-    """Width, height, TJSAMP and TJCS. Raises JpegError."""
+    """Read width, height, TJSAMP and TJCS. Raises JpegError."""
     numbers = [ctypes.c_int() for _ in range(4)]
     if _library().tjDecompressHeader3(
         handle, data, ctypes.c_ulong(len(data)), *map(ctypes.byref, numbers)
@@ -206,17 +214,16 @@ def _words(handle: ctypes.c_void_p) -> str:
 
 
 def _damage(handle: ctypes.c_void_p, data: bytes) -> str:
-    """What is wrong with `data`, of which a call has failed: an error, or a warning; '' where no pixel depends on it.
+    """Return the error or warning of a failed call, or '' if no pixel depends on it.
 
-    libjpeg-turbo words its first warning only. Where that may be harmless, libjpeg is asked for those behind it.
+    libjpeg-turbo only reports its first warning. If that may be harmless, libjpeg finds the later
+    ones.
     """
     words = _words(handle)
     if EXTRANEOUS not in words:
         return words
     library = kernel.library()
-    if (
-        library is None
-    ):  # behind the end comes nothing, unless it came where a restart marker should have
+    if library is None:  # nothing follows the end marker, unless it is in place of a restart marker
         return "" if words.endswith("0xd9") and b"\xff\xdd" not in data else words
     message = ctypes.create_string_buffer(200)
     library.harness_find_damage(data, len(data), message)

@@ -43,7 +43,7 @@ def test_what_cannot_be_indexed_is_refused_and_leaves_nothing(source: Source, tm
     for name, says in (("indexed", "already"), ("raw", "no JPEG")):
         with pytest.raises(UserError, match=says):
             add_index(tmp_path / f"{name}.beton", tmp_path / "new.beton")
-    with pytest.raises(UserError, match="file to read from"):
+    with pytest.raises(UserError, match="is the input file"):
         add_index(tmp_path / "plain.beton", tmp_path / "plain.beton")
     beton = open_beton(tmp_path / "plain.beton")
     number = int(np.flatnonzero(beton.rows["mode"] == 0)[2])

@@ -155,7 +155,7 @@ def test_what_cannot_be_copied(source: Source, tmp_path: Path):
     whole = tmp_path / "train.beton"
     write_split(source, "train", everything(source.classes), Encoding(), whole)
     before = whole.read_bytes()
-    with pytest.raises(UserError, match="is the file to copy from"):
+    with pytest.raises(UserError, match="is the input file"):
         copy_subset(whole, TWO, whole)
     with pytest.raises(UserError, match="no image of 1 of its 2 classes: emu"):
         copy_subset(whole, Subset("odd", ("cat", "emu")), tmp_path / "odd.beton")

@@ -419,7 +419,7 @@ def test_a_beton_that_is_gone_or_replaced_meanwhile(place: Place, monkeypatch):
         return open_beton(path)
 
     monkeypatch.setattr(ready, "open_beton", replaced)
-    assert place.take(tell=said.append) is None and "another file" in said[1]
+    assert place.take(tell=said.append) is None and "a different file" in said[1]
 
 
 def test_what_a_person_has_to_put_right_is_said_as_ever(place: Place):

@@ -117,7 +117,7 @@ def test_no_file_no_manifest_and_a_manifest_that_is_none(beton: Path, tmp_path: 
         ("label", -1, "label -1"),
         ("width", 1, "sample 3"),
         ("mode", 9, "sample 3"),
-        ("offset", 1, "does not fit"),
+        ("offset", 1, "does not match"),
     ],
 )
 def test_a_wrong_row_is_named_even_where_the_digest_was_made_to_fit(

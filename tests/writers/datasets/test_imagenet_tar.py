@@ -160,7 +160,9 @@ def test_half_downloaded_archives_are_named(archives: Path):
     for name in (TRAIN, VAL):
         whole = (archives / name).read_bytes()
         (archives / name).write_bytes(whole[:2000])
-        with pytest.raises(UserError, match=rf"{name}.* is not a complete, uncompressed tar archive"):
+        with pytest.raises(
+            UserError, match=rf"{name}.* is not a complete, uncompressed tar archive"
+        ):
             opened(archives)
         (archives / name).write_bytes(whole)
 

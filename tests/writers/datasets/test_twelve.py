@@ -319,7 +319,13 @@ def test_every_one_reads_class_folders_and_knows_its_counts(tmp_path, name):
             None,
             "no devkit/cars_train_annos.mat",
         ),
-        ("pets", layouts.pets, "annotations/test.txt", "Abyssinian_100 x\n", "is not an image and its class"),
+        (
+            "pets",
+            layouts.pets,
+            "annotations/test.txt",
+            "Abyssinian_100 x\n",
+            "is not an image and its class",
+        ),
         (
             "pets",
             layouts.pets,

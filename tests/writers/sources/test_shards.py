@@ -120,7 +120,8 @@ def test_imagenets_labels_and_paths_must_agree(tmp_path: Path):
     ]
     shard(tmp_path / "in" / "train-0.parquet", [1, 0], good)
     with pytest.raises(
-        UserError, match=r"row 0: the path a_n01440764.JPEG is of class n01440764, the label of n01443537"
+        UserError,
+        match=r"row 0: the path a_n01440764.JPEG is of class n01440764, the label of n01443537",
     ):
         opened(tmp_path / "in", "imagenet")
     shard(tmp_path / "in" / "train-0.parquet", [0, 1000], [None, None])

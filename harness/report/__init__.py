@@ -1,1 +1,1 @@
-"""From results to one HTML page: tables, figures, timing and what ran. Reads result.json files only."""
+"""Turn results into one HTML page: tables, figures and timing. Reads result.json files only."""

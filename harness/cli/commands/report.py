@@ -92,5 +92,5 @@ def write_report(
         formats,
         failed=failed,
         predictions=predictions,
-        left_out=left_out,
+        skipped=left_out,
     )

@@ -1,187 +1,48 @@
-"""Results to rows: one flat record per measured thing, in the recipe's order. What is not there makes no row.
+"""Turn results into records about models, in the recipe's order. A missing result has no record."""
 
-Every table, figure and CSV file about models is made from these rows (`run_rows` has those about the runs). Accuracies are
-fractions.
-"""
-
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 from harness.report.data.collection import Collection
+from harness.report.data.records import (
+    AccuracyRow,
+    ClassRow,
+    CoarseRow,
+    GridRow,
+    ScoreRow,
+    TransferRow,
+)
 from harness.runner.result import Result
 
 VIEWS = ("common_unmasked", "common_masked", "own")
 ATTACKS = ("clean", "adversarial")
 
 
-Source = tuple[
-    str, str, str, str, float
-]  # model, arch, subset, variant, eps: a model apart from its seed
-
-
-def shown_eps(eps: float) -> str:
-    """`0.5`; `8/255` for what is counted in (half) levels of 255 and would be longer as a decimal: radii of Linf."""
-    levels = round(2 * 255 * eps) / 2
-    decimal, fraction = f"{eps:g}", f"{levels:g}/255"
-    return fraction if len(fraction) < len(decimal) and abs(255 * eps - levels) < 1e-3 else decimal
-
-
-@dataclass(frozen=True)
-class AccuracyRow:
-    """One model on one set of source classes, clean or attacked."""
+class ModelAxes(TypedDict):
+    """Values that identify a trained or loaded model."""
 
     arch: str
     subset: str
-    num_classes: int | None  # the model's own; None where its training is not among the results
-    eps: float  # of training, and of the attack unless attack_eps differs
-    seed: int
-    view: str  # one of VIEWS
-    attack: str  # one of ATTACKS
-    attack_eps: float | None
-    num_answers: int | None  # classes that may be answered: 1 / num_answers is chance
-    num_images: int
-    top1: float
-    top5: float
-    mean_per_class: float
-    key: str
-    variant: str = ""
-    model: str = ""
-    same_variants: tuple[str, ...] = ()  # others of the recipe that are this very model
-
-
-@dataclass(frozen=True)
-class TransferRow:
-    """One model carried over to one target by one method; scores are on the test split."""
-
-    arch: str
-    target: str
-    method: str
-    subset: str
-    num_classes: int | None  # of the source subset
+    variant: str
+    model: str
     eps: float
     seed: int
-    metric: str  # the target's own: top1, mean_per_class or map11
-    num_answers: (
-        int | None
-    )  # classes of the target: 1 / num_answers is chance; None where an image has many labels
-    num_images: int
-    top1: float
-    top5: float
-    mean_per_class: float | None  # None where an image has many labels
-    lr: float | None  # None: the method has none
-    num_configs: int
-    num_diverged: int  # of these, how many gave no number
-    selected_on: str
-    selected_score: float  # the target's metric on the split that chose
-    key: str
-    map11: float | None = None  # of many labels an image
-    variant: str = ""  # of pretraining
-    model: str = ""  # of a model that was adopted, in place of arch, subset, variant and eps
-    kind: str = ""  # the method by its file, where `method` is a name that the recipe gave
-    per_class: int | None = None  # training images of each class of the target; None: all
-    steps: int | None = None  # None: as many as the method's epochs make
-    num_source_images: int | None = None
-    source_accuracy: float | None = None  # top-1 on the source classes that all models share
-    chosen: Mapping[str, Any] = field(default_factory=dict)  # of every axis of the grid
-    same_variants: tuple[str, ...] = ()
-
-    @property
-    def source(self) -> Source:
-        return self.model, self.arch, self.subset, self.variant, self.eps
-
-    @property
-    def size(self) -> tuple[float, float]:
-        """How much the target gave: images a class and steps; everything is more than any number."""
-        return self.per_class or math.inf, self.steps or math.inf
-
-    @property
-    def score(self) -> float:
-        """The target's own metric."""
-        score = {"top1": self.top1, "mean_per_class": self.mean_per_class, "map11": self.map11}[
-            self.metric
-        ]
-        assert score is not None
-        return score
-
-    @property
-    def logit(self) -> float:
-        """Of the score; `stats.logit` for one number, without its cost."""
-        margin = 0.5 / self.num_images
-        share = min(max(self.score, margin), 1 - margin)
-        return math.log(share / (1 - share))
+    same_variants: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class GridRow:
-    """One configuration that was tried on the way to a TransferRow."""
+class SourceFacts(TypedDict):
+    """Facts about a model's pretraining. None means unknown."""
 
-    arch: str
-    target: str
-    method: str
-    subset: str
-    eps: float
-    seed: int
-    lr: float | None
-    val_top1: float | None  # None: it diverged
-    val_mean_per_class: float | None
-    chosen: bool
-    val_map11: float | None = None
-    val_score: float | None = None  # by the target's own metric
-    variant: str = ""
-    model: str = ""
-    per_class: int | None = None
-    steps: int | None = None
-    setting: Mapping[str, Any] = field(default_factory=dict)  # axis of the grid -> value
-    key: str = ""
-    same_variants: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """One cheap score of one model for one target; higher is better."""
-
-    arch: str
-    target: str
-    name: str
-    value: float
-    subset: str
-    eps: float
-    seed: int
-    num_images: int | None
+    num_classes: int | None
+    num_source_images: int | None
     source_accuracy: float | None
-    key: str
-    variant: str = ""
-    model: str = ""
-    same_variants: tuple[str, ...] = ()
-    num_classes: int | None = None  # of the source subset
-    num_source_images: int | None = None
-    num_answers: int | None = None  # classes of the target
-
-    @property
-    def source(self) -> Source:
-        return self.model, self.arch, self.subset, self.variant, self.eps
 
 
-Row = TypeVar("Row", AccuracyRow, TransferRow, ScoreRow)
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """One source class; `rank` counts from 1, hardest first. None where no ranking was made here."""
-
-    rank: int | None
-    name: str
-    accuracy: float | None
-    num_images: int | None
-    removed_by: tuple[str, ...]  # names of the subsets without it, in the recipe's order
-
-
-def accuracy_rows(found: Collection) -> list[AccuracyRow]:
+def accuracy_rows(results: Collection) -> list[AccuracyRow]:
+    """Accuracies of all evaluations, for each attack and view that was evaluated."""
     rows = []
-    for result in found.of("evaluate"):
-        num_classes = _of_model(found, result)["num_classes"]
+    for result in results.of("evaluate"):
+        num_classes = _source_facts(results, result)["num_classes"]
         num_common = result.metrics["num_common_classes"]
         for attack in ATTACKS:
             scores_by_view = result.metrics.get(attack) or {}
@@ -190,48 +51,76 @@ def accuracy_rows(found: Collection) -> list[AccuracyRow]:
             )
             for view in VIEWS:
                 if scores := scores_by_view.get(view):
-                    num_answers = num_common if view == "common_masked" else num_classes
                     rows.append(
                         AccuracyRow(
-                            **model_axes(found, result),
+                            **_model_axes(results, result),
                             num_classes=num_classes,
                             view=view,
                             attack=attack,
                             attack_eps=attack_eps,
-                            num_answers=num_answers,
+                            num_answers=num_common if view == "common_masked" else num_classes,
+                            num_images=scores["num_images"],
+                            top1=scores["top1"],
+                            top5=scores["top5"],
+                            mean_per_class=scores["mean_per_class"],
                             key=result.key,
-                            **{
-                                name: scores[name]
-                                for name in ("num_images", "top1", "top5", "mean_per_class")
-                            },
                         )
                     )
     return rows
 
 
-def transfer_rows(found: Collection) -> list[TransferRow]:
+def coarse_rows(results: Collection) -> list[CoarseRow]:
+    """Accuracies on coarser labels (Huh et al. 2016) of all evaluations that have them.
+
+    The validation images of a subset with coarser labels are classified by its own model and by
+    every model of finer classes. A fine model predicts the coarse class with the highest summed
+    probability (`sum`), or the coarse class of its most likely fine class (`max`).
+    """
+    return [
+        CoarseRow(
+            **_model_axes(results, result),
+            num_classes=_source_facts(results, result)["num_classes"],
+            labels=labels,
+            num_labels=evaluated["num_labels"],
+            by=by,
+            attack=attack,
+            num_images=scores["num_images"],
+            top1=scores["top1"],
+            mean_per_class=scores["mean_per_class"],
+            key=result.key,
+        )
+        for result in results.of("evaluate")
+        for labels, evaluated in (result.metrics.get("coarse") or {}).items()
+        for attack in ATTACKS
+        for by, scores in (evaluated.get(attack) or {}).items()
+    ]
+
+
+def transfer_rows(results: Collection) -> list[TransferRow]:
+    """Test scores of all transfers."""
     rows = []
-    for result in found.of("transfer"):
-        metrics = result.metrics
+    for result in results.of("transfer"):
+        metrics, test = result.metrics, result.metrics["test"]
         rows.append(
             TransferRow(
-                **model_axes(found, result),
-                **_of_model(found, result),
+                **_model_axes(results, result),
+                **_source_facts(results, result),
                 target=result.axes["target"],
                 method=result.axes["method"],
                 kind=result.config.get("method") or result.axes["method"],
                 metric=metrics["metric"],
                 num_answers=None if metrics["metric"] == "map11" else metrics.get("num_classes"),
+                num_images=test["num_images"],
+                top1=test["top1"],
+                top5=test["top5"],
+                mean_per_class=test.get("mean_per_class"),
+                map11=test.get("map11"),
                 lr=metrics.get("lr"),
                 per_class=result.axes.get("per_class"),
                 steps=result.axes.get("steps"),
                 chosen=_chosen(metrics),
-                **{
-                    name: metrics["test"].get(name)
-                    for name in ("num_images", "top1", "top5", "mean_per_class", "map11")
-                },
                 num_configs=metrics["num_configs"],
-                num_diverged=sum(tried["val"] is None for tried in metrics["grid"]),
+                num_diverged=sum(entry["val"] is None for entry in metrics["grid"]),
                 selected_on=metrics["selected_on"],
                 selected_score=metrics["val"][metrics["metric"]],
                 key=result.key,
@@ -240,16 +129,17 @@ def transfer_rows(found: Collection) -> list[TransferRow]:
     return rows
 
 
-def grid_rows(found: Collection) -> list[GridRow]:
+def grid_rows(results: Collection) -> list[GridRow]:
+    """Validation scores of every configuration of all transfers."""
     rows = []
-    for result in found.of("transfer"):
+    for result in results.of("transfer"):
         chosen = _chosen(result.metrics)
-        for tried in result.metrics["grid"]:
-            setting = {axis: value for axis, value in tried.items() if axis not in ("val", "share")}
-            val = tried["val"] or {}
+        for entry in result.metrics["grid"]:
+            setting = {axis: value for axis, value in entry.items() if axis not in ("val", "share")}
+            val = entry["val"] or {}
             rows.append(
                 GridRow(
-                    **model_axes(found, result),
+                    **_model_axes(results, result),
                     target=result.axes["target"],
                     method=result.axes["method"],
                     lr=setting.get("lr"),
@@ -267,11 +157,12 @@ def grid_rows(found: Collection) -> list[GridRow]:
     return rows
 
 
-def score_rows(found: Collection) -> list[ScoreRow]:
+def score_rows(results: Collection) -> list[ScoreRow]:
+    """Transferability scores of all models; scores without a value have no row."""
     return [
         ScoreRow(
-            **model_axes(found, result),
-            **_of_model(found, result),
+            **_model_axes(results, result),
+            **_source_facts(results, result),
             target=result.axes["target"],
             name=name,
             value=value,
@@ -279,25 +170,25 @@ def score_rows(found: Collection) -> list[ScoreRow]:
             num_answers=result.metrics.get("num_classes"),
             key=result.key,
         )
-        for result in found.of("score")
+        for result in results.of("score")
         for name, value in result.metrics["scores"].items()
         if value is not None
     ]
 
 
-def class_rows(found: Collection) -> list[ClassRow]:
-    """Every source class that is known, hardest first where a ranking was made, else in label order."""
-    ranking = next(iter(found.of("rank")), None)
+def class_rows(results: Collection) -> list[ClassRow]:
+    """Every known source class, hardest first if there is a ranking, otherwise in label order."""
+    ranking = next(iter(results.of("rank")), None)
     ranked, accuracy, num_images = (
         ranking.metrics[name] if ranking else {} for name in ("classes", "accuracy", "num_images")
     )
+    kept_sets = {subset: frozenset(classes) for subset, classes in results.kept_classes.items()}
     names = dict.fromkeys(
-        [*ranked, *(name for classes in found.kept_classes.values() for name in classes)]
+        [*ranked, *(name for classes in results.kept_classes.values() for name in classes)]
     )
-    kept_sets = {subset: frozenset(classes) for subset, classes in found.kept_classes.items()}
     return [
         ClassRow(
-            rank=place if name in accuracy else None,
+            rank=rank if name in accuracy else None,
             name=name,
             accuracy=accuracy.get(name),
             num_images=num_images.get(name),
@@ -305,31 +196,11 @@ def class_rows(found: Collection) -> list[ClassRow]:
                 subset for subset, classes in kept_sets.items() if name not in classes
             ),
         )
-        for place, name in enumerate(names, start=1)
+        for rank, name in enumerate(names, start=1)
     ]
 
 
-def at_full_size(rows: Iterable[TransferRow]) -> list[TransferRow]:
-    """Of each method the rows with the most images a class and the most steps: what curves end in, and all else speaks of."""
-    rows = list(rows)
-    largest: dict[tuple[str, str], tuple[float, float]] = {}
-    for row in rows:
-        place = row.method, row.target
-        largest[place] = max(largest.get(place, (0, 0)), row.size)
-    return [row for row in rows if row.size == largest[row.method, row.target]]
-
-
-def under_every_variant(rows: Iterable[Row]) -> list[Row]:
-    """The rows, and each once more under every other variant that its model stands for: what variants are compared within."""
-    found: list[Row] = []
-    for row in rows:
-        found.append(row)
-        found += [replace(row, variant=variant, same_variants=()) for variant in row.same_variants]
-    return found
-
-
-def model_axes(found: Collection, result: Result) -> dict[str, Any]:
-    """What tells a model from the others. Adopted ones have a name and none of the axes of training."""
+def _model_axes(results: Collection, result: Result) -> ModelAxes:
     axes = result.axes
     return {
         "arch": axes.get("arch", ""),
@@ -338,21 +209,21 @@ def model_axes(found: Collection, result: Result) -> dict[str, Any]:
         "model": axes.get("model", ""),
         "eps": axes.get("eps") or 0.0,
         "seed": axes.get("seed") or 0,
-        "same_variants": found.same_variants(result),
+        "same_variants": results.same_variants(result),
     }
 
 
-def _of_model(found: Collection, result: Result) -> dict[str, Any]:
-    model = found.model(result)
+def _source_facts(results: Collection, result: Result) -> SourceFacts:
+    model = results.model(result)
     if model is None:
         return {"num_classes": None, "num_source_images": None, "source_accuracy": None}
     return {
         "num_classes": model.metrics.get("num_classes"),
         "num_source_images": model.metrics.get("num_train_images"),
-        "source_accuracy": found.source_accuracy(model),
+        "source_accuracy": results.source_accuracy(model),
     }
 
 
-def _chosen(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Axis of the grid -> the value that val chose."""
+def _chosen(metrics: Mapping[str, Any]) -> dict[str, object]:
+    """Grid axis -> selected value. Older results record the learning rate only."""
     return dict(metrics.get("chosen") or {"lr": metrics["lr"]})

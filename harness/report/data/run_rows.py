@@ -1,8 +1,7 @@
-"""Results to rows about the runs themselves: where the time went, what was written, what ran on what, what did not."""
+"""Records about the runs: timing, written files, finished and unfinished stages, environment."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from harness.report.data.collection import Collection
 
@@ -13,7 +12,14 @@ KINDS = ("write", "pretrain", "adopt", "rank", "evaluate", "features", "score", 
 
 @dataclass(frozen=True)
 class TimingRow:
-    """Where one training run's time went. Spans are means over its steps."""
+    """Timing of one training run. Spans are means per step, in milliseconds.
+
+    Attributes:
+        replay_img_per_s: images/s when one batch, already on the device, is trained on repeatedly.
+        gpu_fed: images/s end to end, as a fraction of replay_img_per_s.
+        data_wait_fraction: fraction of a step spent waiting for data.
+        verdict: one sentence about the bottleneck.
+    """
 
     kind: str
     name: str
@@ -37,7 +43,7 @@ class TimingRow:
 
     @property
     def spans_ms(self) -> tuple[float, ...]:
-        """In the order of SPANS."""
+        """Milliseconds per step in the order of SPANS."""
         return (
             self.data_wait_ms,
             self.copy_ms,
@@ -50,6 +56,8 @@ class TimingRow:
 
 @dataclass(frozen=True)
 class BetonRow:
+    """One written .beton file."""
+
     dataset: str
     subset: str
     split: str
@@ -62,17 +70,19 @@ class BetonRow:
 
 @dataclass(frozen=True)
 class StageRow:
+    """One finished stage. `precision` is the network's number format, "" if it has none."""
+
     kind: str
     name: str
     key: str
     started_at: str
     wall_s: float
-    precision: str = ""  # that the network computed in; empty if the stage has none
+    precision: str = ""
 
 
 @dataclass(frozen=True)
 class EnvironmentRow:
-    """One fact about the machine or its software, and in how many of the stages it held."""
+    """One fact about the machine or its software, and the number of stages that recorded it."""
 
     name: str
     value: str
@@ -81,40 +91,38 @@ class EnvironmentRow:
 
 @dataclass(frozen=True)
 class UnfinishedRow:
-    """A stage without a result; `reason` is the line of its error that says most, empty where it has not failed."""
+    """A stage without a result. `reason` is the main line of its error, "" if it has not failed."""
 
     stage: str
     reason: str = ""
 
 
-def timing_rows(found: Collection) -> list[TimingRow]:
+def timing_rows(results: Collection) -> list[TimingRow]:
+    """Timing of every stage that trains or evaluates and recorded its steps."""
     rows = []
     for kind in TRAINED:
-        for result in found.of(kind):
+        for result in results.of(kind):
             timing = result.timing
             if per_step_ms := timing.get("per_step_ms"):
-                measured: dict[str, Any] = {
-                    f"{span}_ms": per_step_ms.get(span, 0.0) for span in SPANS
-                }
-                measured |= {
-                    name: timing.get(name)
-                    for name in (
-                        "num_steps",
-                        "train_s",
-                        "eval_s",
-                        "checkpoint_s",
-                        "startup_s",
-                        "img_per_s",
-                        "replay_img_per_s",
-                        "gpu_fed",
-                        "data_wait_fraction",
-                    )
-                }
                 rows.append(
                     TimingRow(
                         kind=kind,
                         name=result.name,
-                        **measured,
+                        data_wait_ms=per_step_ms.get("data_wait", 0.0),
+                        copy_ms=per_step_ms.get("copy", 0.0),
+                        attack_ms=per_step_ms.get("attack", 0.0),
+                        forward_ms=per_step_ms.get("forward", 0.0),
+                        backward_ms=per_step_ms.get("backward", 0.0),
+                        optimizer_ms=per_step_ms.get("optimizer", 0.0),
+                        num_steps=timing.get("num_steps"),
+                        train_s=timing.get("train_s"),
+                        eval_s=timing.get("eval_s"),
+                        checkpoint_s=timing.get("checkpoint_s"),
+                        startup_s=timing.get("startup_s"),
+                        img_per_s=timing.get("img_per_s"),
+                        replay_img_per_s=timing.get("replay_img_per_s"),
+                        gpu_fed=timing.get("gpu_fed"),
+                        data_wait_fraction=timing.get("data_wait_fraction"),
                         verdict=timing.get("verdict", ""),
                         key=result.key,
                     )
@@ -122,7 +130,8 @@ def timing_rows(found: Collection) -> list[TimingRow]:
     return rows
 
 
-def beton_rows(found: Collection) -> list[BetonRow]:
+def beton_rows(results: Collection) -> list[BetonRow]:
+    """Every written file, one row per split."""
     return [
         BetonRow(
             dataset=str(result.axes.get("dataset", "")),
@@ -134,13 +143,14 @@ def beton_rows(found: Collection) -> list[BetonRow]:
             sha256=file["sha256"],
             path=file["path"],
         )
-        for result in found.of("write")
+        for result in results.of("write")
         for split, file in result.metrics["splits"].items()
     ]
 
 
-def stage_rows(found: Collection) -> list[StageRow]:
-    kinds = dict.fromkeys([*KINDS, *sorted(found.kinds)])
+def stage_rows(results: Collection) -> list[StageRow]:
+    """Every finished stage, by kind in the order in which a recipe runs them."""
+    kinds = dict.fromkeys([*KINDS, *sorted(results.kinds)])
     return [
         StageRow(
             kind=kind,
@@ -151,14 +161,14 @@ def stage_rows(found: Collection) -> list[StageRow]:
             precision=result.metrics.get("precision") or "",
         )
         for kind in kinds
-        for result in found.of(kind)
+        for result in results.of(kind)
     ]
 
 
-def environment_rows(found: Collection) -> list[EnvironmentRow]:
-    """Every fact the stages recorded, with each value that it took; facts sorted by name, commonest value first."""
+def environment_rows(results: Collection) -> list[EnvironmentRow]:
+    """Every recorded fact with its values, sorted by name, the most frequent value first."""
     counts: dict[str, dict[str, int]] = {}
-    for result in found:
+    for result in results:
         for name, value in _flatten(result.environment):
             values = counts.setdefault(name, {})
             values[value] = values.get(value, 0) + 1
@@ -169,18 +179,17 @@ def environment_rows(found: Collection) -> list[EnvironmentRow]:
     ]
 
 
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+def _flatten(value: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, str]]:
     for name, item in value.items():
         if isinstance(item, Mapping):
             yield from _flatten(item, f"{prefix}{name}.")
+        elif isinstance(item, list | tuple):
+            yield f"{prefix}{name}", ", ".join(map(str, item))
         else:
-            yield (
-                f"{prefix}{name}",
-                ", ".join(map(str, item)) if isinstance(item, list | tuple) else _plain(item),
-            )
+            yield f"{prefix}{name}", _format(item)
 
 
-def _plain(value: Any) -> str:
+def _format(value: object) -> str:
     if value is None:
         return "none"
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)

@@ -1,5 +1,5 @@
-// Sorts a table by the column whose heading is pressed; cells without a value stay last. `#sort=TABLE,COLUMN,descending`
-// in the address sorts on opening, so that a view can be linked to (columns count from 0).
+// Sorts a table by the column whose heading is clicked; cells without a value stay last. `#sort=TABLE,COLUMN,descending`
+// in the address sorts when the page opens, so that links can point to a sorted table (columns count from 0).
 "use strict";
 
 function sortTable(table, column, descending) {

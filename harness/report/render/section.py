@@ -1,4 +1,4 @@
-"""A section of the report: what it found, its plots and its tables, whatever form the report then takes."""
+"""A section of the report, independent of the output format: sentences, plots and tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,18 +9,24 @@ from harness.report.render.tables.table import Table
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """A name, and before it one of: a sign in a colour of the page, a dashed line, a square of a span's colour."""
+    """A legend text with one of a marker sign, a dashed line or a colored square.
+
+    Attributes:
+        color: name of a CSS variable without its dashes, for the sign.
+        dash: stroke-dasharray of the line; "" is solid, None means no line.
+        swatch: name of the timing span whose color the square has.
+    """
 
     text: str
     sign: str = ""
-    colour: str = ""  # a CSS variable, without its dashes
-    dash: str | None = None  # stroke-dasharray; "" is a solid line
-    swatch: str = ""  # name of a span
+    color: str = ""
+    dash: str | None = None
+    swatch: str = ""
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Tables and plots that open on demand."""
+    """Tables and plots that the reader opens on demand."""
 
     title: str
     tables: tuple[Table, ...] = ()
@@ -29,7 +35,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Section:
-    """Shown only where something is in it, or `nothing` says why not."""
+    """One section. An empty section is shown only if `nothing` explains why it is empty."""
 
     name: str
     title: str
@@ -42,24 +48,23 @@ class Section:
     note: str = ""
     nothing: str = ""
 
-    def without_sentences(self, said: Sequence[str]) -> "Section":
-        """Itself, less what has been said before."""
-        return replace(
-            self, sentences=tuple(sentence for sentence in self.sentences if sentence not in said)
-        )
+    def without_sentences(self, excluded: Sequence[str]) -> "Section":
+        """Return a copy without the excluded sentences."""
+        kept = tuple(sentence for sentence in self.sentences if sentence not in excluded)
+        return replace(self, sentences=kept)
 
     @property
     def all_panels(self) -> tuple[Panel, ...]:
+        """Plots of the section and its folds."""
         return self.panels + tuple(panel for fold in self.folds for panel in fold.panels)
 
     @property
     def all_tables(self) -> list[Table]:
-        return [
-            table
-            for table in (*self.tables, *(table for fold in self.folds for table in fold.tables))
-            if table.rows
-        ]
+        """Tables of the section and its folds that have rows."""
+        tables = (*self.tables, *(table for fold in self.folds for table in fold.tables))
+        return [table for table in tables if table.rows]
 
     @property
     def is_empty(self) -> bool:
+        """True if there is nothing to show."""
         return not (self.sentences or self.all_panels or self.all_tables)

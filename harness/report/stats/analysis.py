@@ -1,57 +1,85 @@
-"""Everything that is worked out from the rows, once, for the sentences, tables and figures to share."""
+"""Compute all statistics of a report once; sentences, tables and figures share them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.report.data.rows import AccuracyRow, ScoreRow, Source, TransferRow
-from harness.report.stats import leaderboard as board
-from harness.report.stats import predictors
+from harness.report.data.records import AccuracyRow, ModelId, ScoreRow, TransferRow
 from harness.report.stats.comparisons import (
-    AgainstScratch,
     Comparison,
+    ScratchComparison,
     against_scratch,
     comparisons,
 )
 from harness.report.stats.effects import Effect, effects
 from harness.report.stats.image_tests import ImageTest, image_tests
+from harness.report.stats.leaderboard import (
+    Association,
+    RankedModel,
+    ScoreMatrix,
+    association,
+    model_names,
+    ranking,
+    score_matrices,
+)
+from harness.report.stats.predictors import (
+    PredictorFit,
+    PredictorRow,
+    predictor_fits,
+    predictor_rows,
+)
 
 
 @dataclass(frozen=True)
 class Analysis:
-    names: dict[Source, str]  # of the models
+    """Statistics of a report.
+
+    Attributes:
+        names: model -> its name in this report.
+        matrices: method -> scores of all models on all targets.
+        rankings: method -> its models, best first; only methods with several models.
+    """
+
+    names: dict[ModelId, str]
     effects: list[Effect]
     comparisons: list[Comparison]
-    against_scratch: list[AgainstScratch]
+    against_scratch: list[ScratchComparison]
     image_tests: list[ImageTest]
-    boards: dict[str, board.Board]  # by method
-    standings: dict[str, list[board.Standing]]  # by method, those with several models
-    associations: list[board.Association]
-    predictor_rows: list[predictors.PredictorRow]
-    powers: list[predictors.Power]
+    matrices: dict[str, ScoreMatrix]
+    rankings: dict[str, list[RankedModel]]
+    associations: list[Association]
+    predictor_rows: list[PredictorRow]
+    predictor_fits: list[PredictorFit]
 
 
-def analyse(
+def analyze(
     accuracy: Sequence[AccuracyRow],
     transfer: Sequence[TransferRow],
     scores: Sequence[ScoreRow],
     predictions: Mapping[str, Path],
 ) -> Analysis:
-    """predictions: key of a transfer -> the file of its answers, where there is one."""
-    names = board.model_names([*transfer, *scores])
-    of_methods = board.boards(transfer, names)
-    rows = predictors.predictor_rows(scores, of_methods)
+    """Compute the statistics of all rows.
+
+    Args:
+        accuracy: accuracies on the source classes.
+        transfer: test scores of transfers.
+        scores: transferability scores.
+        predictions: key of a transfer -> the file of its predictions, if it has one.
+    """
+    names = model_names([*transfer, *scores])
+    matrices = score_matrices(transfer, names)
+    predicted = predictor_rows(scores, matrices)
+    rankings = {method: ranking(matrix) for method, matrix in matrices.items()}
+    associations = (association(matrix) for matrix in matrices.values())
     return Analysis(
         names=names,
         effects=effects(accuracy, transfer),
         comparisons=comparisons(transfer),
         against_scratch=against_scratch(transfer, names),
         image_tests=image_tests(transfer, predictions, names),
-        boards=of_methods,
-        standings={
-            method: found for method, one in of_methods.items() if (found := board.standings(one))
-        },
-        associations=[goes for one in of_methods.values() if (goes := board.association(one))],
-        predictor_rows=rows,
-        powers=predictors.powers(rows),
+        matrices=matrices,
+        rankings={method: ranked for method, ranked in rankings.items() if ranked},
+        associations=[result for result in associations if result],
+        predictor_rows=predicted,
+        predictor_fits=predictor_fits(predicted),
     )

@@ -1,66 +1,87 @@
-"""Settings against each other over many targets: methods, subsets, eps, variants of pretraining, and transfer against scratch.
+"""Compare settings over many targets: methods, subsets, eps, variants, and transfer with scratch.
 
-`effects` asks how sure a difference is for these targets and other seeds; here the targets are the sample, so that what is
-said carries over to targets like these.
+`effects` estimates how a difference varies over seeds, for the recipe's targets. Here the targets
+are the sample, so that conclusions extend to similar targets.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats as scipy_stats
+from numpy.typing import NDArray
 
-from harness.report.data.rows import (
-    Source,
+from harness.report.data.records import (
+    ModelId,
     TransferRow,
     at_full_size,
-    shown_eps,
+    format_eps,
     under_every_variant,
 )
-from harness.report.stats import hypothesis_tests as stats
+from harness.report.stats.hypothesis_tests import holm, paired_t_test, sign_test
+from harness.report.stats.intervals import bootstrap, t_half_width, welch
 
-SCRATCH = "scratch"
-FEWEST_RESAMPLED = 5  # targets: resampling two or three gives little more than their own means back
-_MOST_METHODS = 4  # beyond that, methods are compared with the first one only
-Pairs = dict[tuple[object, ...], list[TransferRow]]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Key = tuple[object, ...]
+# Resampling two or three targets yields little more than the targets' own means.
+MIN_RESAMPLED_TARGETS = 5
+_MAX_PAIRED_METHODS = 4  # with more methods, each is compared with the first one only
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Setting minus baseline in the targets' own metrics, as a difference of fractions. None: too little to tell."""
+    """Setting minus baseline in the targets' own metrics, as a difference of fractions.
 
-    axis: str  # method, subset, eps or variant: what was changed
+    None means that there is too little data.
+
+    Attributes:
+        axis: what was changed: method, subset, eps or variant.
+        method: transfer method of both sides; "" if methods are compared.
+        difference: mean over the targets; each target's value is the mean over seeds and models.
+        half_width_95: of the t interval over targets.
+        bootstrap_low: of the 95 % bootstrap interval over seeds and targets. It needs at least
+            MIN_RESAMPLED_TARGETS targets.
+        wins: (target, model, seed) runs in which the setting is better.
+        p: of the paired t-test over targets, on logits.
+        p_holm: p adjusted for all comparisons of the report.
+    """
+
+    axis: str
     setting: str
     baseline: str
-    method: str  # by which the models were transferred; empty where methods are compared
+    method: str
     num_targets: int
     num_seeds: int
-    difference: float  # mean over the targets, each the mean over its seeds and models
-    half_width_95: float | None  # of the t interval over targets
-    bootstrap_low: (
-        float | None
-    )  # of the 95 % interval of resampled seeds and targets, from FEWEST_RESAMPLED targets on
+    difference: float
+    half_width_95: float | None
+    bootstrap_low: float | None
     bootstrap_high: float | None
-    wins: int  # of the setting, over (target, model, seed)
+    wins: int
     ties: int
     losses: int
-    p: float | None  # paired t-test over targets, on logits
-    p_holm: float | None = None  # the same, for all comparisons of the report together
+    p: float | None
+    p_holm: float | None = None
 
     @property
     def is_clear(self) -> bool:
-        """Whether the t interval over targets leaves out zero."""
+        """True if the t interval over targets excludes zero."""
         return self.half_width_95 is not None and abs(self.difference) > self.half_width_95
 
     @property
     def num_pairs(self) -> int:
+        """Number of compared (target, model, seed) runs."""
         return self.wins + self.ties + self.losses
 
 
 @dataclass(frozen=True)
-class AgainstScratch:
-    """One model carried to one target, against the same architecture trained there from random weights."""
+class ScratchComparison:
+    """One model transferred to one target, against training the same architecture from scratch.
+
+    Attributes:
+        low_95: bound of Welch's interval over seeds; None if a side has a single run.
+        verdict: `negative`, `positive`, `not clear`, or `one run`.
+    """
 
     model: str
     target: str
@@ -68,100 +89,100 @@ class AgainstScratch:
     transfer: float
     scratch: float
     difference: float
-    low_95: float | None  # Welch's interval over seeds; None: one run on a side
+    low_95: float | None
     high_95: float | None
     num_seeds: int
     num_configs: int
     num_configs_scratch: int
-    verdict: str  # negative, positive, not clear, or one run
+    verdict: str
 
     @property
     def is_matched(self) -> bool:
-        """Whether both were tuned with as many configurations."""
+        """True if both sides tried the same number of configurations."""
         return self.num_configs == self.num_configs_scratch
 
 
 def comparisons(rows: Iterable[TransferRow]) -> list[Comparison]:
-    """Every pair of settings that share targets, at the full size of the target; p-values adjusted over all of them."""
+    """Compare every pair of settings that share targets, at the full size of the targets.
+
+    p-values are adjusted over all of them.
+    """
     rows = at_full_size(rows)
-    found = [*_of_methods(rows)]
-    for method in dict.fromkeys(row.method for row in rows if row.kind != SCRATCH):
-        mine = [row for row in rows if row.method == method]
-        sizes = {row.subset: (row.num_classes or 0, row.num_source_images or 0) for row in mine}
+    found = [*_method_comparisons(rows)]
+    for method in dict.fromkeys(row.method for row in rows if not row.is_scratch):
+        of_method = [row for row in rows if row.method == method]
+        sizes = {
+            row.subset: (row.num_classes or 0, row.num_source_images or 0) for row in of_method
+        }
         largest = max(sizes, key=lambda name: sizes[name], default="")
-        found += _against(
-            under_every_variant(mine), "subset", method, lambda row: row.subset, largest
+        smallest_eps = min(row.eps for row in of_method)
+        base = min((row.variant for row in of_method), key=lambda name: name != "")
+        every_variant = under_every_variant(of_method)
+        found += _axis_comparisons(every_variant, "subset", method, lambda row: row.subset, largest)
+        found += _axis_comparisons(
+            of_method, "eps", method, lambda row: format_eps(row.eps), format_eps(smallest_eps)
         )
-        eps = sorted({row.eps for row in mine})
-        found += _against(mine, "eps", method, lambda row: shown_eps(row.eps), shown_eps(eps[0]))
-        variants = [row.variant for row in mine]
-        found += _against(
-            mine,
-            "variant",
-            method,
-            lambda row: row.variant,
-            min(variants, key=lambda name: name != ""),
-        )
-    adjusted = stats.holm([math.nan if one.p is None else one.p for one in found])
+        found += _axis_comparisons(of_method, "variant", method, lambda row: row.variant, base)
+    adjusted = holm([math.nan if row.p is None else row.p for row in found])
     return [
-        replace(one, p_holm=None if one.p is None else p)
-        for one, p in zip(found, adjusted, strict=True)
+        replace(row, p_holm=None if row.p is None else p)
+        for row, p in zip(found, adjusted, strict=True)
     ]
 
 
-def _of_methods(rows: Sequence[TransferRow]) -> Iterable[Comparison]:
+def _method_comparisons(rows: Sequence[TransferRow]) -> Iterable[Comparison]:
     methods = list(dict.fromkeys(row.method for row in rows))
-    scratch = {row.method for row in rows if row.kind == SCRATCH}
+    scratch = {row.method for row in rows if row.is_scratch}
     by_method = {method: [row for row in rows if row.method == method] for method in methods}
-    for place, baseline in enumerate(methods):
-        for setting in methods[place + 1 :]:
-            if len(methods) > _MOST_METHODS and place and not {baseline, setting} & scratch:
-                continue
-            # From scratch there is no subset and no eps: its runs stand for every source of the same architecture.
+    for index, baseline in enumerate(methods):
+        for setting in methods[index + 1 :]:
             with_scratch = bool({baseline, setting} & scratch)
+            if len(methods) > _MAX_PAIRED_METHODS and index and not with_scratch:
+                continue
             first, second = (baseline, setting) if setting in scratch else (setting, baseline)
-            one = _comparison(
+            # Scratch has no subset and no eps: its runs pair with every source of the same arch.
+            comparison = _comparison(
                 "method",
                 first,
                 second,
                 "",
                 by_method[first],
                 by_method[second],
-                _architecture if with_scratch else lambda row: (*row.source, row.per_class),
+                _architecture if with_scratch else lambda row: (*row.model_id, row.per_class),
             )
-            if one is not None:
-                yield one
+            if comparison is not None:
+                yield comparison
 
 
-def _architecture(row: TransferRow) -> tuple[object, ...]:
+def _architecture(row: TransferRow) -> Key:
     return row.model, row.arch, row.per_class
 
 
-def _against(
+def _axis_comparisons(
     rows: Sequence[TransferRow],
     axis: str,
     method: str,
     value_of: Callable[[TransferRow], str],
     baseline: str,
 ) -> Iterable[Comparison]:
-    """Every other value of an axis of the models against `baseline`, all else equal."""
-    place = {"subset": 2, "variant": 3, "eps": 4}[axis]
+    """Compare every other value of an axis of the models with `baseline`, all else equal."""
+    index = ModelId._fields.index(axis)
     by_value: dict[str, list[TransferRow]] = {}
     for row in rows:
         by_value.setdefault(value_of(row), []).append(row)
-    for value, mine in by_value.items():
+    for value, group in by_value.items():
         if value != baseline:
-            one = _comparison(
+            comparison = _comparison(
                 axis,
                 value,
                 baseline,
                 method,
-                mine,
+                group,
                 by_value.get(baseline, []),
-                lambda row: row.source[:place] + row.source[place + 1 :],
+                lambda row: row.model_id[:index] + row.model_id[index + 1 :],
             )
-            if one is not None:
-                yield one
+            if comparison is not None:
+                yield comparison
 
 
 def _comparison(
@@ -171,9 +192,9 @@ def _comparison(
     method: str,
     rows: Sequence[TransferRow],
     other_rows: Sequence[TransferRow],
-    rest: Callable[[TransferRow], tuple[object, ...]],
+    other_axes: Callable[[TransferRow], Key],
 ) -> Comparison | None:
-    sides = _paired(rows, rest), _paired(other_rows, rest)
+    sides = _group(rows, other_axes), _group(other_rows, other_axes)
     shared = [place for place in sides[0] if place in sides[1]]
     if not shared:
         return None
@@ -182,20 +203,17 @@ def _comparison(
         for measure in (_score, _logit)
     )
     seeds, targets = (list(dict.fromkeys(place[index] for place in shared)) for index in (0, 1))
-    of_target = np.array([targets.index(place[1]) for place in shared])
-    of_seed = np.array([seeds.index(place[0]) for place in shared])
+    target_index = np.array([targets.index(place[1]) for place in shared])
+    seed_index = np.array([seeds.index(place[0]) for place in shared])
+    one_row = np.zeros_like(target_index)
     differences = scores[:, 0] - scores[:, 1]
-    signs = stats.sign_table(scores[:, 0], scores[:, 1])
-    means = _cell_means(differences[None], np.zeros_like(of_target), of_target)[0]
-    table = _cell_means(differences[None], of_seed, of_target)
-    if np.isnan(table).any():  # seeds that are not all there are averaged first, and not resampled
+    signs = sign_test(scores[:, 0], scores[:, 1])
+    means = _cell_means(differences, one_row, target_index)[0]
+    table = _cell_means(differences, seed_index, target_index)
+    if np.isnan(table).any():  # incomplete seeds are averaged first, and not resampled
         table = means[None]
-    interval = stats.bootstrap(table, num_draws=2000) if len(targets) >= FEWEST_RESAMPLED else None
-    logit_means = [
-        _cell_means(logits[None, :, side], np.zeros_like(of_target), of_target)[0]
-        for side in (0, 1)
-    ]
-    p = stats.paired_t_test(*logit_means)
+    interval = bootstrap(table, num_draws=2000) if len(targets) >= MIN_RESAMPLED_TARGETS else None
+    p = paired_t_test(*(_cell_means(logits[:, side], one_row, target_index)[0] for side in (0, 1)))
     return Comparison(
         axis,
         setting,
@@ -204,7 +222,7 @@ def _comparison(
         len(targets),
         len(seeds),
         float(means.mean()),
-        _half_width(means),
+        t_half_width(means),
         interval.low if interval else None,
         interval.high if interval else None,
         signs.wins,
@@ -214,13 +232,14 @@ def _comparison(
     )
 
 
-def _paired(
-    rows: Iterable[TransferRow], rest: Callable[[TransferRow], tuple[object, ...]]
-) -> Pairs:
-    found: Pairs = {}
+def _group(
+    rows: Iterable[TransferRow], other_axes: Callable[[TransferRow], Key]
+) -> dict[Key, list[TransferRow]]:
+    """Group rows by (seed, target, *other_axes)."""
+    groups: dict[Key, list[TransferRow]] = {}
     for row in rows:
-        found.setdefault((row.seed, row.target, *rest(row)), []).append(row)
-    return found
+        groups.setdefault((row.seed, row.target, *other_axes(row)), []).append(row)
+    return groups
 
 
 def _score(row: TransferRow) -> float:
@@ -235,64 +254,56 @@ def _mean(rows: Sequence[TransferRow], measure: Callable[[TransferRow], float]) 
     return sum(map(measure, rows)) / len(rows)
 
 
-def _cell_means(values: np.ndarray, of_row: np.ndarray, of_column: np.ndarray) -> np.ndarray:
-    """Means of values [1, P] by cell: [rows, columns], NaN where a cell has none."""
-    shape = of_row.max() + 1, of_column.max() + 1
+def _cell_means(values: Floats, row_index: Integers, column_index: Integers) -> Floats:
+    """Means of values [P] by cell: [rows, columns], NaN for empty cells."""
+    shape = row_index.max() + 1, column_index.max() + 1
     sums, counts = np.zeros(shape), np.zeros(shape)
-    np.add.at(sums, (of_row, of_column), values[0])
-    np.add.at(counts, (of_row, of_column), 1)
+    np.add.at(sums, (row_index, column_index), values)
+    np.add.at(counts, (row_index, column_index), 1)
     return np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0)
 
 
-def _half_width(values: np.ndarray) -> float | None:
-    """Of the 95 % t interval of a mean; None for one value."""
-    if len(values) < 2:
-        return None
-    return float(scipy_stats.t.ppf(0.975, len(values) - 1) * scipy_stats.sem(values))
-
-
-def against_scratch(rows: Iterable[TransferRow], names: dict[Source, str]) -> list[AgainstScratch]:
-    """Each transfer at the full size of its target against scratch on the same architecture, clearly worse ones marked."""
+def against_scratch(
+    rows: Iterable[TransferRow], names: Mapping[ModelId, str]
+) -> list[ScratchComparison]:
+    """Compare each transfer, at the full size of its target, with scratch on the same arch."""
     rows = at_full_size(rows)
-    scratch = _paired((row for row in rows if row.kind == SCRATCH), _architecture)
-    by_place: dict[tuple[object, ...], list[TransferRow]] = {}
-    for (_, *place), baselines in scratch.items():
-        by_place.setdefault(tuple(place), []).extend(baselines)
-    found: dict[tuple[Source, str, str], list[TransferRow]] = {}
+    scratch: dict[Key, list[TransferRow]] = {}
     for row in rows:
-        if row.kind != SCRATCH and (row.target, *_architecture(row)) in by_place:
-            found.setdefault((row.source, row.target, row.method), []).append(row)
+        if row.is_scratch:
+            scratch.setdefault((row.target, *_architecture(row)), []).append(row)
+    transfers: dict[tuple[ModelId, str, str], list[TransferRow]] = {}
+    for row in rows:
+        if not row.is_scratch and (row.target, *_architecture(row)) in scratch:
+            transfers.setdefault((row.model_id, row.target, row.method), []).append(row)
     return [
-        _against_scratch(names[source], mine, by_place[target, *_architecture(mine[0])])
-        for (source, target, _), mine in found.items()
+        _scratch_comparison(names[model], group, scratch[target, *_architecture(group[0])])
+        for (model, target, _), group in transfers.items()
     ]
 
 
-def _against_scratch(
-    model: str, mine: Sequence[TransferRow], baselines: Sequence[TransferRow]
-) -> AgainstScratch:
-    scores, others = (np.array([row.score for row in side]) for side in (mine, baselines))
-    interval = stats.welch(scores, others)
-    verdict = (
-        "one run"
-        if interval is None
-        else "negative"
-        if interval.high < 0
-        else "positive"
-        if interval.low > 0
-        else "not clear"
-    )
-    return AgainstScratch(
+def _scratch_comparison(
+    model: str, transfers: Sequence[TransferRow], baselines: Sequence[TransferRow]
+) -> ScratchComparison:
+    scores, others = (np.array([row.score for row in side]) for side in (transfers, baselines))
+    interval = welch(scores, others)
+    if interval is None:
+        verdict = "one run"
+    elif interval.excludes_zero:
+        verdict = "negative" if interval.high < 0 else "positive"
+    else:
+        verdict = "not clear"
+    return ScratchComparison(
         model,
-        mine[0].target,
-        mine[0].method,
+        transfers[0].target,
+        transfers[0].method,
         float(scores.mean()),
         float(others.mean()),
         float(scores.mean() - others.mean()),
         interval.low if interval else None,
         interval.high if interval else None,
         min(len(scores), len(others)),
-        mine[0].num_configs,
+        transfers[0].num_configs,
         baselines[0].num_configs,
         verdict,
     )

@@ -1,26 +1,31 @@
-"""What changing one setting did, paired by seed: each subset against the largest, and the first with so many classes against
-each other one with as many; each eps against the smallest; each variant of pretraining against the plain one; and fewer
-classes against fewer images of each, at equal numbers of images."""
+"""Differences that one changed setting makes, paired by seed.
+
+Compared are:
+- each subset with the largest one;
+- the first subset with a given number of classes with every later one of that size (`same_size`);
+- each eps with the smallest, and each variant of pretraining with the base variant;
+- fewer classes with fewer images per class, at equal numbers of images (`budget`).
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.report.data.rows import (
+from harness.report.data.records import (
     AccuracyRow,
     TransferRow,
     at_full_size,
-    shown_eps,
+    format_eps,
     under_every_variant,
 )
-from harness.report.stats.intervals import Cell, Estimate, paired_difference
+from harness.report.stats.intervals import Condition, SeedMean, paired_difference
 
 MASKING = "clean masked_minus_unmasked"
 BUDGET_TOLERANCE = 0.05
 MEASURES = {
     "clean common_unmasked": "clean top-1, common classes, unmasked",
     "clean common_masked": "clean top-1, common classes, masked",
-    MASKING: "what masking adds to clean top-1",
+    MASKING: "gain in clean top-1 from masking",
     "adversarial common_unmasked": "adversarial top-1, common classes, unmasked",
     "adversarial common_masked": "adversarial top-1, common classes, masked",
 }
@@ -28,27 +33,38 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Effect:
-    """Setting minus baseline in one measure, as a difference of fractions, averaged over `over` within each seed."""
+    """Setting minus baseline in one measure, as a difference of fractions.
 
-    arch: str
-    axis: str  # what was changed: subset, same_size (subsets with as many classes), eps, variant or budget
-    setting: str
-    baseline: str
-    measure: str  # a key of MEASURES, or "transfer <method>" in the targets' metrics
-    over: Mapping[str, tuple[str, ...]]  # {"eps": ("0", "0.5"), "target": ("pets",)}
-    estimate: Estimate
-
-
-@dataclass(frozen=True)
-class DifferenceRow:
-    """An Effect as a flat row: `difference`, `sd` and `half_width_95` are differences of fractions."""
+    Attributes:
+        axis: what was changed: subset, same_size, eps, variant or budget.
+        measure: a key of MEASURES, or `transfer <method>` in the targets' metrics.
+        over: axis -> values that the difference is averaged over within each seed, e.g.
+            `{"eps": ("0", "0.5"), "target": ("pets",)}`.
+    """
 
     arch: str
     axis: str
     setting: str
     baseline: str
     measure: str
-    over: tuple[str, ...]  # "eps=0.5"
+    over: Mapping[str, tuple[str, ...]]
+    difference: SeedMean
+
+
+@dataclass(frozen=True)
+class DifferenceRow:
+    """An Effect as a row of the CSV file. Differences are fractions.
+
+    Attributes:
+        over: `axis=value` of everything that was averaged.
+    """
+
+    arch: str
+    axis: str
+    setting: str
+    baseline: str
+    measure: str
+    over: tuple[str, ...]
     difference: float
     sd: float | None
     half_width_95: float | None
@@ -56,6 +72,7 @@ class DifferenceRow:
 
     @classmethod
     def of(cls, effect: Effect) -> "DifferenceRow":
+        """Flatten an effect."""
         over = tuple(f"{axis}={value}" for axis, values in effect.over.items() for value in values)
         return cls(
             effect.arch,
@@ -64,16 +81,16 @@ class DifferenceRow:
             effect.baseline,
             effect.measure,
             over,
-            effect.estimate.mean,
-            effect.estimate.sd,
-            effect.estimate.half_width,
-            effect.estimate.num_seeds,
+            effect.difference.mean,
+            effect.difference.sd,
+            effect.difference.half_width,
+            effect.difference.num_seeds,
         )
 
 
 @dataclass(frozen=True)
 class _Point:
-    """One measured number and its place in the matrix; `target` and `attack_eps` are "" where they do not apply."""
+    """One measured number and its place in the matrix; "" for axes that do not apply."""
 
     measure: str
     subset: str
@@ -86,20 +103,20 @@ class _Point:
 
 
 def effects(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> list[Effect]:
-    """Every difference that both sides have been measured for, arch by arch.
+    """Compute every difference whose two sides have been measured, arch by arch.
 
-    Subset effects come averaged over every eps, then, where there are several, for each eps by itself.
+    Subset effects are first averaged over every eps, then given for each eps if there are several.
     """
     found: list[Effect] = []
     for arch in archs(accuracy, transfer):
-        mine = (
-            [row for row in accuracy if row.arch == arch],
-            [row for row in transfer if row.arch == arch],
+        accuracy_of_arch = [row for row in accuracy if row.arch == arch]
+        transfer_of_arch = [row for row in transfer if row.arch == arch]
+        points = list(_points(accuracy_of_arch, transfer_of_arch))
+        # A subset with all classes is often one model in several variants: the baseline of each.
+        everywhere = list(
+            _points(under_every_variant(accuracy_of_arch), under_every_variant(transfer_of_arch))
         )
-        points = list(_points(*mine))
-        # All classes are often one model in several variants, and the baseline of each.
-        everywhere = list(_points(under_every_variant(mine[0]), under_every_variant(mine[1])))
-        sizes = source_sizes(*mine)
+        sizes = source_sizes(accuracy_of_arch, transfer_of_arch)
         subsets = list(dict.fromkeys(point.subset for point in points))
         eps_values = sorted({point.eps for point in points})
         largest = max(subsets, key=lambda name: sizes.get(name, (0, 0)), default="")
@@ -115,18 +132,18 @@ def effects(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
         for eps in eps_values[1:]:
             found += _eps_effects(arch, points, eps, eps_values[0])
         variants = list(dict.fromkeys(point.variant for point in points))
-        plain = "" if "" in variants else next(iter(variants), "")
+        base = "" if "" in variants else next(iter(variants), "")
         for variant in variants:
-            if variant != plain:
-                found += _variant_effects(arch, points, variant, plain)
-        found += _budget_effects(arch, mine[1])
+            if variant != base:
+                found += _variant_effects(arch, points, variant, base)
+        found += _budget_effects(arch, transfer_of_arch)
     return found
 
 
 def source_sizes(
     accuracy: Iterable[AccuracyRow], transfer: Iterable[TransferRow]
 ) -> dict[str, tuple[int, int]]:
-    """Subset -> its classes and its training images (0: not known), for those whose classes are known."""
+    """Subset -> (classes, training images; 0 if unknown), for subsets with known classes."""
     evaluated = {
         row.subset: (row.num_classes, 0) for row in accuracy if row.num_classes is not None
     }
@@ -140,8 +157,9 @@ def source_sizes(
 def smallest_subset(
     sizes: Mapping[str, tuple[int, int]], names: Sequence[str], baseline: str
 ) -> str:
-    """Of several subsets the one with the fewest classes, the first of equals: controls stand behind what they control. Where
-    all have as many classes as the baseline: the one with the fewest images.
+    """Select the subset with the fewest classes, or the fewest images if all have the baseline's.
+
+    Of equal subsets the first is selected: recipes list controls after the subset they control.
     """
     unknown = math.inf, math.inf
     by_images = all(
@@ -151,14 +169,9 @@ def smallest_subset(
 
 
 def archs(accuracy: Iterable[AccuracyRow], transfer: Iterable[TransferRow]) -> list[str]:
-    """Of the models that were trained here, in the order of the rows."""
-    return [
-        arch
-        for arch in dict.fromkeys(
-            [*(row.arch for row in accuracy), *(row.arch for row in transfer)]
-        )
-        if arch
-    ]
+    """Architectures of the models that the recipe trains, in the order of the rows."""
+    names = dict.fromkeys([*(row.arch for row in accuracy), *(row.arch for row in transfer)])
+    return [arch for arch in names if arch]
 
 
 def _points(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> Iterable[_Point]:
@@ -176,7 +189,7 @@ def _points(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
                 row.seed,
                 row.top1,
                 variant=row.variant,
-                attack_eps="" if row.attack_eps is None else shown_eps(row.attack_eps),
+                attack_eps="" if row.attack_eps is None else format_eps(row.attack_eps),
             )
         place = row.subset, row.variant, row.eps, row.seed
         if (row.view, row.attack) == ("common_masked", "clean") and place in unmasked:
@@ -188,23 +201,26 @@ def _points(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
                 row.top1 - unmasked[place],
                 variant=row.variant,
             )
-    for carried in at_full_size(transfer):
-        if carried.kind != "scratch":  # which looks at no source
+    for transferred in at_full_size(transfer):
+        if not transferred.is_scratch:  # scratch has no source
             yield _Point(
-                f"transfer {carried.method}",
-                carried.subset,
-                carried.eps,
-                carried.seed,
-                carried.score,
-                target=carried.target,
-                variant=carried.variant,
+                f"transfer {transferred.method}",
+                transferred.subset,
+                transferred.eps,
+                transferred.seed,
+                transferred.score,
+                target=transferred.target,
+                variant=transferred.variant,
             )
 
 
 def _same_sized(
     subsets: Sequence[str], sizes: Mapping[str, tuple[int, int]], largest: str
 ) -> Iterable[tuple[str, str]]:
-    """The first subset with so many classes, with each later one; not those that are compared with the largest anyway."""
+    """Pair the first subset of each number of classes with each later one of that number.
+
+    Subsets with as many classes as the largest are compared with it anyway.
+    """
     first_of: dict[int, str] = {}
     for subset in subsets:
         if subset in sizes and sizes[subset][0] != sizes[largest][0]:
@@ -224,20 +240,20 @@ def _subset_effects(
         lambda point: point.subset,
         {
             "target": lambda point: point.target,
-            "eps": lambda point: shown_eps(point.eps),
+            "eps": lambda point: format_eps(point.eps),
             "variant": lambda point: point.variant,
         },
     )
 
 
 def _eps_effects(arch: str, points: Sequence[_Point], eps: float, baseline: float) -> list[Effect]:
-    # Attacked models are compared under one attack only: its eps is part of what must be equal.
+    # Attacked models are compared under equal attacks only, so attack_eps is a condition.
     return _differences(
         arch,
         points,
         "eps",
-        (shown_eps(eps), shown_eps(baseline)),
-        lambda point: shown_eps(point.eps),
+        (format_eps(eps), format_eps(baseline)),
+        lambda point: format_eps(point.eps),
         {
             "target": lambda point: point.target,
             "subset": lambda point: point.subset,
@@ -259,26 +275,29 @@ def _variant_effects(
         {
             "target": lambda point: point.target,
             "subset": lambda point: point.subset,
-            "eps": lambda point: shown_eps(point.eps),
+            "eps": lambda point: format_eps(point.eps),
             "attack eps": lambda point: point.attack_eps,
         },
     )
 
 
 def _budget_effects(arch: str, transfer: Sequence[TransferRow]) -> list[Effect]:
-    """Each subset with fewer classes against one with every class and as many images, though not all."""
+    """Compare each subset of fewer classes with one of all classes and as many images."""
     rows = [row for row in at_full_size(transfer) if row.num_classes and row.num_source_images]
     sizes = source_sizes((), rows)
-    most_classes = max((classes for classes, _ in sizes.values()), default=0)
-    most_images = max((images for _, images in sizes.values()), default=0)
-    whole = [
+    max_classes = max((classes for classes, _ in sizes.values()), default=0)
+    max_images = max((images for _, images in sizes.values()), default=0)
+    all_classes = [
         name
         for name, (classes, images) in sizes.items()
-        if classes == most_classes and images < (1 - BUDGET_TOLERANCE) * most_images
+        if classes == max_classes and images < (1 - BUDGET_TOLERANCE) * max_images
     ]
-    points, found = list(_points((), rows)), []
-    for few in (name for name, (classes, _) in sizes.items() if whole and classes < most_classes):
-        many = min(whole, key=lambda name: abs(sizes[name][1] - sizes[few][1]))
+    points = list(_points((), rows))
+    found = []
+    if not all_classes:
+        return []
+    for few in (name for name, (classes, _) in sizes.items() if classes < max_classes):
+        many = min(all_classes, key=lambda name: abs(sizes[name][1] - sizes[few][1]))
         if abs(sizes[many][1] - sizes[few][1]) <= BUDGET_TOLERANCE * sizes[many][1]:
             found += [
                 replace(effect, over={**effect.over, "images": (f"{sizes[many][1]:,}",)})
@@ -295,14 +314,14 @@ def _differences(
     setting_of: Callable[[_Point], str],
     over: Mapping[str, Callable[[_Point], str]],
 ) -> list[Effect]:
-    """For every measure, `settings[0]` minus `settings[1]` wherever the axes of `over` are equal."""
+    """For every measure, settings[0] minus settings[1] at equal values of the axes of `over`."""
     found = []
     for measure in _measures(points):
-        sides: list[dict[tuple[int, Cell], float]] = [{}, {}]
+        sides: list[dict[tuple[int, Condition], float]] = [{}, {}]
         for point in points:
             if point.measure == measure and setting_of(point) in settings:
-                cell = tuple(value_of(point) for value_of in over.values())
-                sides[settings.index(setting_of(point))][point.seed, cell] = point.value
+                condition = tuple(value_of(point) for value_of in over.values())
+                sides[settings.index(setting_of(point))][point.seed, condition] = point.value
         if difference := paired_difference(*sides):
             found.append(
                 Effect(
@@ -310,26 +329,23 @@ def _differences(
                     axis,
                     *settings,
                     measure,
-                    _values(difference.cells, list(over)),
-                    difference.estimate,
+                    _values(difference.conditions, list(over)),
+                    difference.over_seeds,
                 )
             )
     return found
 
 
 def _measures(points: Iterable[_Point]) -> list[str]:
-    there = dict.fromkeys(point.measure for point in points)
-    return [
-        name
-        for name in (*MEASURES, *(name for name in there if name not in MEASURES))
-        if name in there
-    ]
+    measured = dict.fromkeys(point.measure for point in points)
+    order = (*MEASURES, *(name for name in measured if name not in MEASURES))
+    return [name for name in order if name in measured]
 
 
-def _values(cells: Sequence[Cell], axes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The values that each axis takes in the cells; axes that do not apply are left out."""
+def _values(conditions: Sequence[Condition], axes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Axis -> its values in the conditions; axes that do not apply are omitted."""
     named = {
         axis: tuple(dict.fromkeys(column))
-        for axis, column in zip(axes, zip(*cells, strict=True), strict=True)
+        for axis, column in zip(axes, zip(*conditions, strict=True), strict=True)
     }
     return {axis: values for axis, values in named.items() if values != ("",)}

@@ -1,9 +1,11 @@
-"""Elo-based predictive power: one strength per model from who beat whom, round by round (Gosiewska, Woznica and Biecek 2022).
+"""Elo-based predictive power: one strength per model from pairwise wins, round by round.
 
-A round is a dataset (and seed); in it every two models meet, and the better score wins. logit P(i beats j) = strength_i -
-strength_j, fitted by maximum likelihood with a small ridge, since a model that wins everywhere has no finite strength. Ties
-are half a win each: the published R code floors them away. Nothing is tested here: by Wald's test the model that wins every
-match differs least clearly from the others, since its error grows with its strength (Hauck and Donner 1977).
+Gosiewska, Woznica and Biecek 2022. A round is a dataset and seed; in it every two models have a
+match, and the better score wins. logit P(i beats j) = strength_i - strength_j, fitted by maximum
+likelihood with a small ridge, since a model that wins everywhere has no finite strength. A tie is
+half a win for each; the published R code rounds it down to none. Strengths are not tested here:
+the error of a model that wins every match grows with its strength, so Wald's test would find it
+the least clearly different (Hauck and Donner 1977).
 """
 
 import math
@@ -11,53 +13,70 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
+Floats = NDArray[np.float64]
 RIDGE = 1e-3
-MOST_STEPS = 100
+MAX_STEPS = 100
 
 
 @dataclass(frozen=True)
 class Strengths:
-    """Strengths of M models, with sum 0, and the covariance of their errors [M, M]."""
+    """Strengths of M models, with sum 0.
 
-    strengths: np.ndarray
-    covariance: np.ndarray
-    deviance: float  # per degree of freedom; far above 1: the model does not fit the rounds
+    Attributes:
+        strengths: float64 [M], log odds.
+        covariance: float64 [M, M], of the errors of the strengths.
+        deviance: per degree of freedom. A value far above 1 means that the model does not fit.
+    """
+
+    strengths: Floats
+    covariance: Floats
+    deviance: float
     num_matches: int
 
     def probability(self, first: int, second: int) -> float:
-        """That `first` beats `second` in a new round."""
+        """Probability that model `first` beats model `second` in a new round."""
         return float(special.expit(self.strengths[first] - self.strengths[second]))
 
 
-def wins_of(rounds: Sequence[np.ndarray]) -> np.ndarray:
-    """float [M, M]: how often model i beat model j over rounds of scores [M]; half for a tie. NaN: not in that round."""
+def count_wins(rounds: Sequence[Floats]) -> Floats:
+    """Count how often model i beat model j: float64 [M, M]; a tie is half a win for each.
+
+    Args:
+        rounds: scores [M] of each round; NaN means that the model did not take part.
+    """
     num_models = len(rounds[0])
     wins = np.zeros((num_models, num_models))
     for scores in rounds:
-        better = scores[:, None] - scores[None, :]
-        wins += np.where(np.isnan(better), 0.0, (np.sign(better) + 1) / 2)
+        difference = scores[:, None] - scores[None, :]
+        wins += np.where(np.isnan(difference), 0.0, (np.sign(difference) + 1) / 2)
     np.fill_diagonal(wins, 0)
     return wins
 
 
-def fit(wins: np.ndarray, *, ridge: float = RIDGE) -> Strengths:
-    """Strengths from wins [M, M]. `ridge`: weight of the sum of squares in the negative log-likelihood.
+def fit(wins: Floats, *, ridge: float = RIDGE) -> Strengths:
+    """Fit strengths to wins [M, M] with Newton's method.
 
-    Newton's method: the loss is convex and smooth, so that a few solves of [M, M] do, also for hundreds of models.
+    The loss is convex and smooth, so a few solves of an [M, M] system suffice, even for hundreds
+    of models.
+
+    Args:
+        wins: result of `count_wins`.
+        ridge: weight of the sum of squares in the negative log-likelihood.
     """
     num_models = len(wins)
     matches = wins + wins.T
 
-    def loss(strengths: np.ndarray) -> float:
+    def loss(strengths: Floats) -> float:
         return float(
             -(wins * special.log_expit(strengths[:, None] - strengths)).sum()
             + ridge * (strengths**2).sum()
         )
 
-    def expected(strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Chance of each win [M, M], and the information in all matches."""
+    def expected(strengths: Floats) -> tuple[Floats, Floats]:
+        """Probability of each win [M, M], and the information in all matches [M, M]."""
         probability = special.expit(strengths[:, None] - strengths)
         information = -matches * probability * (1 - probability)
         np.fill_diagonal(information, 0)
@@ -66,30 +85,27 @@ def fit(wins: np.ndarray, *, ridge: float = RIDGE) -> Strengths:
 
     strengths = np.zeros(num_models)
     probability, information = expected(strengths)
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         gradient = (matches * probability - wins).sum(axis=1) + 2 * ridge * strengths
         if np.abs(gradient).max() < 1e-9 * max(1.0, matches.sum()):
             break
         step = np.linalg.solve(information, gradient)
-        now = loss(strengths)
-        while loss(strengths - step) > now and np.abs(step).max() > 1e-12:
+        current = loss(strengths)
+        while loss(strengths - step) > current and np.abs(step).max() > 1e-12:
             step /= 2
         strengths = strengths - step
         probability, information = expected(strengths)
-    centre = (
-        np.eye(num_models) - 1 / num_models
-    )  # strengths have sum 0: their common level has no error
+    # The strengths sum to 0, so their common level has no error.
+    centering = np.eye(num_models) - 1 / num_models
     return Strengths(
         strengths - strengths.mean(),
-        centre @ np.linalg.inv(information) @ centre,
+        centering @ np.linalg.inv(information) @ centering,
         _deviance(wins, matches, probability, num_models),
         round(float(matches.sum()) / 2),
     )
 
 
-def _deviance(
-    wins: np.ndarray, matches: np.ndarray, probability: np.ndarray, num_models: int
-) -> float:
+def _deviance(wins: Floats, matches: Floats, probability: Floats, num_models: int) -> float:
     upper = np.triu(matches > 0, 1)
     won, played, expected = wins[upper], matches[upper], probability[upper]
     deviance = (

@@ -1,7 +1,8 @@
-"""Two settings on one target, image by image: tests from the predictions that transfer stages left on disk.
+"""Test two settings on one target image by image, from the predictions that transfers saved.
 
-Top-1: McNemar's exact test. Mean per class and mAP: permutations that exchange the two models' answers. Kornblith et al.
-2019, A.1. The images are the sample here: p says whether the test images suffice to tell the two runs apart.
+Top-1: McNemar's exact test. Mean per class and mAP: permutations that exchange the two models'
+predictions (Kornblith et al. 2019, appendix A.1). The images are the sample: a small p means that
+these two runs differ on more than the choice of test images, not that other seeds would differ.
 """
 
 import math
@@ -10,179 +11,70 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from harness.report.data.rows import (
-    Source,
+from harness.report.data.records import (
+    ModelId,
     TransferRow,
     at_full_size,
-    shown_eps,
+    format_eps,
     under_every_variant,
 )
-from harness.report.stats import hypothesis_tests as stats
 from harness.report.stats.effects import smallest_subset, source_sizes
+from harness.report.stats.hypothesis_tests import (
+    exchange_test,
+    holm,
+    map11_permutation_test,
+    sign_flip_test,
+)
 
 SPLIT = "test"
-MOST_TESTS = 1000  # a file takes about a millisecond to read, and a test as long
+MAX_TESTS = 1000  # reading a file takes about a millisecond, a test as long
 NUM_MAP_PERMUTATIONS = 1000
-Predictions = Mapping[str, np.ndarray]
-Contrast = tuple[
-    str, str, str, Sequence[TransferRow], Sequence[TransferRow]
-]  # axis, setting, baseline, their rows by seed
+Predictions = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class ImageTest:
-    """Setting against baseline on one target, all else equal."""
+    """Setting against baseline on one target, all else equal.
 
-    axis: str  # subset, eps, variant, method or model
+    Attributes:
+        axis: subset, eps, variant, method or model.
+        method: transfer method of both sides; "" if methods are compared.
+        model: description of what the two models share.
+        only_setting: images that only the setting classifies correctly, summed over seeds.
+        difference: of the target's metric, as a fraction.
+        p_holm: p adjusted for all tests of the report.
+    """
+
+    axis: str
     setting: str
     baseline: str
     target: str
-    method: str  # by which both were transferred; empty where methods are compared
-    model: str  # what both have in common
+    method: str
+    model: str
     metric: str
     num_images: int
     num_seeds: int
-    only_setting: int  # images that only the setting has right, over all seeds
+    only_setting: int
     only_baseline: int
-    difference: float  # of the metric, as a fraction
+    difference: float
     test: str
     p: float
-    p_holm: float = math.nan  # the same, for all tests of the report together
+    p_holm: float = math.nan
 
 
-def image_tests(
-    rows: Iterable[TransferRow], predictions: Mapping[str, Path], names: Mapping[Source, str]
-) -> list[ImageTest]:
-    """predictions: key of a transfer -> its file. Those without a readable file make no test; at most MOST_TESTS are made."""
-    rows = [row for row in at_full_size(rows) if row.key in predictions]
-    read = lru_cache(maxsize=64)(lambda key: _read(predictions[key]))
-    found: list[ImageTest] = []
-    for axis, setting, baseline, first, second in _contrasts(rows, names):
-        if len(found) == MOST_TESTS:
-            break
-        pairs = [
-            (one, two)
-            for row, other in zip(first, second, strict=True)
-            if (one := read(row.key)) is not None and (two := read(other.key)) is not None
-        ]
-        if pairs:
-            sample = first[0]
-            tested = _test(sample.metric, pairs)
-            if tested is not None:
-                found.append(
-                    ImageTest(
-                        axis,
-                        setting,
-                        baseline,
-                        sample.target,
-                        "" if axis == "method" else sample.method,
-                        _shared(sample.source, axis),
-                        sample.metric,
-                        *tested,
-                    )
-                )
-    return [
-        replace(one, p_holm=p)
-        for one, p in zip(found, stats.holm([one.p for one in found]), strict=True)
-    ]
+class _Contrast(NamedTuple):
+    """Two settings to test against each other, and their rows in the same order of seeds."""
 
-
-def _contrasts(rows: Sequence[TransferRow], names: Mapping[Source, str]) -> Iterator[Contrast]:
-    """The ends of each axis, all else equal; where there are many models, the best two of a target."""
-    sizes = source_sizes((), rows)
-    eps = sorted({row.eps for row in rows if not row.model})
-    variants = list(dict.fromkeys(row.variant for row in rows if not row.model))
-    methods = list(dict.fromkeys(row.method for row in rows))
-    ends: dict[str, tuple[Callable[[TransferRow], object], list[object], object]] = {}
-    if len(sizes) > 1:
-        largest = max(sizes, key=lambda name: sizes[name])
-        smallest = smallest_subset(sizes, [name for name in sizes if name != largest], largest)
-        ends["subset"] = lambda row: row.subset, [smallest], largest
-    if len(eps) > 1:
-        ends["eps"] = lambda row: row.eps, [eps[-1]], eps[0]
-    if len(variants) > 1:
-        plain = "" if "" in variants else variants[0]
-        ends["variant"] = (
-            lambda row: row.variant,
-            [name for name in variants if name != plain],
-            plain,
-        )
-    if len(methods) > 1:
-        ends["method"] = lambda row: row.method, list(methods[1:]), methods[0]
-    for axis, (value_of, settings, baseline) in ends.items():
-        cells: dict[tuple[object, ...], dict[object, dict[int, TransferRow]]] = {}
-        for row in under_every_variant(rows) if axis == "subset" else rows:
-            if value_of(row) == baseline or value_of(row) in settings:
-                rest = (
-                    row.target,
-                    *(
-                        part
-                        for name, part in zip(
-                            ("model", "arch", "subset", "variant", "eps", "method"),
-                            (*row.source, row.method),
-                            strict=True,
-                        )
-                        if name != axis
-                    ),
-                )
-                cells.setdefault(rest, {}).setdefault(value_of(row), {})[row.seed] = row
-        for cell in cells.values():
-            for setting in settings:
-                seeds = sorted(set(cell.get(setting, {})) & set(cell.get(baseline, {})))
-                if seeds:
-                    yield (
-                        axis,
-                        _shown(setting),
-                        _shown(baseline),
-                        [cell[setting][seed] for seed in seeds],
-                        [cell[baseline][seed] for seed in seeds],
-                    )
-    yield from _best_two(rows, names)
-
-
-def _shared(source: Source, axis: str) -> str:
-    """What both models of a contrast have in common: their axes but for the one that differs."""
-    model, arch, subset, variant, eps = source
-    parts = {"arch": arch, "subset": subset, "variant": variant, "eps": f"eps {shown_eps(eps)}"}
-    return (
-        ""
-        if axis == "model"
-        else model or " ".join(part for name, part in parts.items() if part and name != axis)
-    )
-
-
-def _shown(value: object) -> str:
-    return shown_eps(value) if isinstance(value, float) else str(value) or "plain"
-
-
-def _best_two(rows: Sequence[TransferRow], names: Mapping[Source, str]) -> Iterator[Contrast]:
-    """Of adopted models and of several architectures: the best of each target and method against the next."""
-    groups: dict[tuple[str, str], dict[Source, dict[int, TransferRow]]] = {}
-    for row in rows:
-        groups.setdefault((row.target, row.method), {}).setdefault(row.source, {})[row.seed] = row
-    for models in groups.values():
-        if len({source[:2] for source in models}) > 1:
-            best, second = sorted(
-                models.values(),
-                key=lambda runs: -sum(row.score for row in runs.values()) / len(runs),
-            )[:2]
-            if seeds := sorted(set(best) & set(second)):
-                first = [best[seed] for seed in seeds], [second[seed] for seed in seeds]
-                yield "model", names[first[0][0].source], names[first[1][0].source], *first
-
-
-def _read(path: Path) -> Predictions | None:
-    try:
-        with np.load(path) as arrays:
-            wanted = ("sample", "label", f"{SPLIT}_correct", f"{SPLIT}_scores")
-            found = {name: arrays[name] for name in wanted if name in arrays}
-            return found if set(wanted[:3]) <= set(found) else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return None
+    axis: str
+    setting: str
+    baseline: str
+    rows: Sequence[TransferRow]
+    baseline_rows: Sequence[TransferRow]
 
 
 class _Outcome(NamedTuple):
@@ -195,12 +87,160 @@ class _Outcome(NamedTuple):
     p: float
 
 
+def image_tests(
+    rows: Iterable[TransferRow], predictions: Mapping[str, Path], names: Mapping[ModelId, str]
+) -> list[ImageTest]:
+    """Run at most MAX_TESTS tests.
+
+    Args:
+        rows: test scores of all transfers.
+        predictions: key of a transfer -> its file of predictions. Transfers without a readable
+            file are not tested.
+        names: model -> its name.
+    """
+    rows = [row for row in at_full_size(rows) if row.key in predictions]
+    read = lru_cache(maxsize=64)(lambda key: _read(predictions[key]))
+    tests: list[ImageTest] = []
+    for contrast in _contrasts(rows, names):
+        if len(tests) == MAX_TESTS:
+            break
+        pairs = [
+            (first, second)
+            for row, other in zip(contrast.rows, contrast.baseline_rows, strict=True)
+            if (first := read(row.key)) is not None and (second := read(other.key)) is not None
+        ]
+        sample = contrast.rows[0]
+        if pairs and (outcome := _test(sample.metric, pairs)) is not None:
+            tests.append(
+                ImageTest(
+                    contrast.axis,
+                    contrast.setting,
+                    contrast.baseline,
+                    sample.target,
+                    "" if contrast.axis == "method" else sample.method,
+                    _shared_axes(sample.model_id, contrast.axis),
+                    sample.metric,
+                    *outcome,
+                )
+            )
+    adjusted = holm([test.p for test in tests])
+    return [replace(test, p_holm=p) for test, p in zip(tests, adjusted, strict=True)]
+
+
+def _contrasts(rows: Sequence[TransferRow], names: Mapping[ModelId, str]) -> Iterator[_Contrast]:
+    """Yield the extremes of each axis, all else equal, and the best two models of each target."""
+    for axis, (value_of, settings, baseline) in _extremes(rows).items():
+        cells: dict[tuple[object, ...], dict[object, dict[int, TransferRow]]] = {}
+        for row in under_every_variant(rows) if axis == "subset" else rows:
+            if value_of(row) == baseline or value_of(row) in settings:
+                values = {**row.model_id._asdict(), "method": row.method}
+                other_axes = (value for name, value in values.items() if name != axis)
+                cell = cells.setdefault((row.target, *other_axes), {})
+                cell.setdefault(value_of(row), {})[row.seed] = row
+        for cell in cells.values():
+            for setting in settings:
+                if seeds := sorted(set(cell.get(setting, {})) & set(cell.get(baseline, {}))):
+                    yield _Contrast(
+                        axis,
+                        _format(setting),
+                        _format(baseline),
+                        [cell[setting][seed] for seed in seeds],
+                        [cell[baseline][seed] for seed in seeds],
+                    )
+    yield from _best_two(rows, names)
+
+
+def _extremes(
+    rows: Sequence[TransferRow],
+) -> dict[str, tuple[Callable[[TransferRow], object], list[object], object]]:
+    """Axis -> (value of a row, values to test, baseline value)."""
+    sizes = source_sizes((), rows)
+    eps = sorted({row.eps for row in rows if not row.model})
+    variants = list(dict.fromkeys(row.variant for row in rows if not row.model))
+    methods = list(dict.fromkeys(row.method for row in rows))
+    extremes: dict[str, tuple[Callable[[TransferRow], object], list[object], object]] = {}
+    if len(sizes) > 1:
+        largest = max(sizes, key=lambda name: sizes[name])
+        smallest = smallest_subset(sizes, [name for name in sizes if name != largest], largest)
+        extremes["subset"] = lambda row: row.subset, [smallest], largest
+    if len(eps) > 1:
+        extremes["eps"] = lambda row: row.eps, [eps[-1]], eps[0]
+    if len(variants) > 1:
+        base = "" if "" in variants else variants[0]
+        others: list[object] = [name for name in variants if name != base]
+        extremes["variant"] = lambda row: row.variant, others, base
+    if len(methods) > 1:
+        extremes["method"] = lambda row: row.method, list(methods[1:]), methods[0]
+    return extremes
+
+
+def _shared_axes(model: ModelId, axis: str) -> str:
+    """Describe what both models of a contrast share: all axes but the one that differs."""
+    if axis == "model":
+        return ""
+    parts = {
+        "arch": model.arch,
+        "subset": model.subset,
+        "variant": model.variant,
+        "eps": f"eps {format_eps(model.eps)}",
+    }
+    return model.model or " ".join(part for name, part in parts.items() if part and name != axis)
+
+
+def _format(value: object) -> str:
+    return format_eps(value) if isinstance(value, float) else str(value) or "plain"
+
+
+def _best_two(rows: Sequence[TransferRow], names: Mapping[ModelId, str]) -> Iterator[_Contrast]:
+    """Yield the best model of each target and method against the next best.
+
+    Only if the models differ in more than subset, variant and eps.
+    """
+    groups: dict[tuple[str, str], dict[ModelId, dict[int, TransferRow]]] = {}
+    for row in rows:
+        runs = groups.setdefault((row.target, row.method), {}).setdefault(row.model_id, {})
+        runs[row.seed] = row
+    for models in groups.values():
+        if len({(model.model, model.arch) for model in models}) > 1:
+            best, second = sorted(
+                models.values(),
+                key=lambda runs: -sum(row.score for row in runs.values()) / len(runs),
+            )[:2]
+            if seeds := sorted(set(best) & set(second)):
+                first_rows, second_rows = (
+                    [side[seed] for seed in seeds] for side in (best, second)
+                )
+                yield _Contrast(
+                    "model",
+                    names[first_rows[0].model_id],
+                    names[second_rows[0].model_id],
+                    first_rows,
+                    second_rows,
+                )
+
+
+def _read(path: Path) -> Predictions | None:
+    """Read a file of predictions; None if it is missing, damaged or incomplete."""
+    required = ("sample", "label", f"{SPLIT}_correct")
+    try:
+        with np.load(path) as arrays:
+            found = {
+                name: arrays[name] for name in (*required, f"{SPLIT}_scores") if name in arrays
+            }
+            return found if set(required) <= set(found) else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
 def _test(metric: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> _Outcome | None:
-    """None where the files do not serve the metric, or hold other images than each other."""
+    """Test one pair of runs per seed.
+
+    Returns:
+        None if the files lack what the metric needs, or hold different images.
+    """
     reference = pairs[0][0]
     sides = [
-        [_aligned(run, reference["sample"]) for run in column]
-        for column in zip(*pairs, strict=True)
+        [_align(run, reference["sample"]) for run in column] for column in zip(*pairs, strict=True)
     ]
     firsts, seconds = ([run for run in side if run is not None] for side in sides)
     num_seeds, num_images, label = len(pairs), len(reference["sample"]), reference["label"]
@@ -212,14 +252,13 @@ def _test(metric: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> _Out
     only = int((first > second).sum()), int((second > first).sum())
     differences = (first - second).sum(axis=0)
     if metric == "top1":
-        name = "McNemar" if num_seeds == 1 else "exact exchange"
         return _Outcome(
             num_images,
             num_seeds,
             *only,
             float(differences.mean() / num_seeds),
-            name,
-            stats.exchange_test(differences),
+            "McNemar" if num_seeds == 1 else "exact exchange",
+            exchange_test(differences),
         )
     if metric == "mean_per_class":
         counts = np.bincount(label)
@@ -230,11 +269,11 @@ def _test(metric: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> _Out
             *only,
             float(weighted.sum()),
             "permutation",
-            stats.sign_flip_test(weighted),
+            sign_flip_test(weighted),
         )
     if num_seeds > 1 or any(f"{SPLIT}_scores" not in run for run in (firsts[0], seconds[0])):
         return None
-    difference, p = stats.map11_permutation_test(
+    difference, p = map11_permutation_test(
         firsts[0][f"{SPLIT}_scores"],
         seconds[0][f"{SPLIT}_scores"],
         label,
@@ -243,13 +282,13 @@ def _test(metric: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> _Out
     return _Outcome(num_images, 1, *only, difference, "permutation", p)
 
 
-def _aligned(side: Predictions, reference: np.ndarray) -> Predictions | None:
-    """The arrays in the order of the sample ids `reference`; None where the images are others."""
-    if np.array_equal(side["sample"], reference):
-        return side
-    order, wanted = np.argsort(side["sample"]), np.argsort(reference)
-    if not np.array_equal(side["sample"][order], reference[wanted]):
+def _align(predictions: Predictions, reference: NDArray[Any]) -> Predictions | None:
+    """Reorder the arrays by the sample ids `reference`; None if the images differ."""
+    if np.array_equal(predictions["sample"], reference):
+        return predictions
+    order, wanted = np.argsort(predictions["sample"]), np.argsort(reference)
+    if not np.array_equal(predictions["sample"][order], reference[wanted]):
         return None
-    place = np.empty_like(order)
-    place[wanted] = order
-    return {name: array[place] for name, array in side.items()}
+    position = np.empty_like(order)
+    position[wanted] = order
+    return {name: array[position] for name, array in predictions.items()}

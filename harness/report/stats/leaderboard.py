@@ -1,181 +1,204 @@
-"""A board: how well each model does on each target by one method, and what can be read off it: ranks, strengths, correlations.
-
-The same board with cheap scores in place of accuracies says what those scores predict.
-"""
+"""Score matrix of one method (models x targets), and its ranking and correlation."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from harness.report.data.rows import ScoreRow, Source, TransferRow, at_full_size, shown_eps
-from harness.report.stats import elo
-from harness.report.stats import hypothesis_tests as stats
+from harness.report.data.records import (
+    ModelId,
+    ScoreRow,
+    TransferRow,
+    at_full_size,
+    format_eps,
+)
+from harness.report.stats import elo, summaries
+from harness.report.stats.hypothesis_tests import sign_test
 
-FEWEST_MODELS = 4  # below that, a correlation over models says nothing
+Floats = NDArray[np.float64]
+MIN_MODELS = 4  # a correlation over fewer models means nothing
 TOP = 5
+NUM_SOURCE_IMAGES = 50_000  # ImageNet's validation images, for logits of the source accuracy
 
 
 @dataclass(frozen=True)
-class Board:
-    """M models on D targets. NaN: not measured, or not known."""
+class ScoreMatrix:
+    """Scores of M models on D targets. NaN means not measured or unknown.
+
+    Attributes:
+        names: of the models.
+        scores: float64 [M, D], the targets' own metrics, means over seeds, as fractions.
+        logits: float64 [M, D], means over seeds of the logits.
+        source_accuracy: float64 [M].
+        rounds: scores [M] of each target and seed (`harness.report.stats.elo`).
+    """
 
     method: str
-    sources: tuple[Source, ...]
-    names: tuple[str, ...]  # of the models
+    model_ids: tuple[ModelId, ...]
+    names: tuple[str, ...]
     targets: tuple[str, ...]
-    scores: np.ndarray  # [M, D] of the targets' own metrics, means over seeds; fractions
-    logits: np.ndarray  # [M, D] means over seeds of the logits
-    source_accuracy: np.ndarray  # [M]
-    rounds: tuple[np.ndarray, ...]  # [M] each: the scores of one target and seed
+    scores: Floats
+    logits: Floats
+    source_accuracy: Floats
+    rounds: tuple[Floats, ...]
 
     @property
     def has_many_models(self) -> bool:
-        """Whether there are FEWEST_MODELS that differ by more than their subset and eps, which are compared by themselves."""
-        return (
-            len({(model, arch, variant) for model, arch, _, variant, _ in self.sources})
-            >= FEWEST_MODELS
-        )
+        """True if at least MIN_MODELS differ by more than their subset and eps.
 
-    def complete(self) -> "Board":
-        """The part without gaps: the models that have as many targets as any, on the targets that all of those have."""
-        there = ~np.isnan(self.scores)
-        rows = np.flatnonzero(there.sum(axis=1) == there.sum(axis=1).max(initial=0))
-        columns = np.flatnonzero(there[rows].all(axis=0))
-        return Board(
+        Subsets and eps have their own comparisons.
+        """
+        kinds = {(model.model, model.arch, model.variant) for model in self.model_ids}
+        return len(kinds) >= MIN_MODELS
+
+    def complete(self) -> "ScoreMatrix":
+        """Select the part without gaps.
+
+        Keeps the models with the largest number of targets, and the targets that all of those
+        have.
+        """
+        measured = ~np.isnan(self.scores)
+        rows = np.flatnonzero(measured.sum(axis=1) == measured.sum(axis=1).max(initial=0))
+        columns = np.flatnonzero(measured[rows].all(axis=0))
+        return ScoreMatrix(
             self.method,
-            tuple(self.sources[row] for row in rows),
+            tuple(self.model_ids[row] for row in rows),
             tuple(self.names[row] for row in rows),
             tuple(self.targets[column] for column in columns),
             self.scores[np.ix_(rows, columns)],
             self.logits[np.ix_(rows, columns)],
             self.source_accuracy[rows],
-            tuple(one[rows] for one in self.rounds),
+            tuple(scores[rows] for scores in self.rounds),
         )
 
 
-def model_names(rows: Iterable[TransferRow | ScoreRow]) -> dict[Source, str]:
-    """What tells each model from the others of the report: its label, or what differs among arch, subset, variant and eps."""
-    sources = list(dict.fromkeys(row.source for row in rows))
-    varies = [len({source[place] for source in sources if not source[0]}) > 1 for place in range(5)]
+def model_names(rows: Iterable[TransferRow | ScoreRow]) -> dict[ModelId, str]:
+    """Name each model by its label, or by those of arch, subset, variant and eps that differ."""
+    models = list(dict.fromkeys(row.model_id for row in rows))
+    varies = [len({model[index] for model in models if not model.model}) > 1 for index in range(5)]
     names = {}
-    for source in sources:
-        model, arch, subset, variant, eps = source
-        parts = [arch, subset, variant or "plain", f"eps {shown_eps(eps)}"]
+    for model in models:
+        parts = [model.arch, model.subset, model.variant or "plain", f"eps {format_eps(model.eps)}"]
         shown = [part for part, differs in zip(parts, varies[1:], strict=True) if differs and part]
-        names[source] = model or " ".join(shown) or arch
+        names[model] = model.model or " ".join(shown) or model.arch
     return names
 
 
-def boards(rows: Iterable[TransferRow], names: Mapping[Source, str]) -> dict[str, Board]:
-    """Method -> its board, at the full size of the targets."""
+def score_matrices(
+    rows: Iterable[TransferRow], names: Mapping[ModelId, str]
+) -> dict[str, ScoreMatrix]:
+    """Method -> its score matrix at the full size of the targets. Scratch has none."""
     by_method: dict[str, list[TransferRow]] = {}
     for row in at_full_size(rows):
-        if row.kind != "scratch":
+        if not row.is_scratch:
             by_method.setdefault(row.method, []).append(row)
-    return {method: _board(method, mine, names) for method, mine in by_method.items()}
+    return {method: _score_matrix(method, group, names) for method, group in by_method.items()}
 
 
-def _board(method: str, rows: Sequence[TransferRow], names: Mapping[Source, str]) -> Board:
-    sources = {
-        source: place for place, source in enumerate(dict.fromkeys(row.source for row in rows))
-    }
-    targets = {
-        target: place for place, target in enumerate(dict.fromkeys(row.target for row in rows))
-    }
-    sums = np.zeros((3, len(sources), len(targets)))
-    known: dict[Source, list[float]] = {}
-    rounds: dict[tuple[str, int], np.ndarray] = {}
-    logits = stats.logit([row.score for row in rows], [row.num_images for row in rows])
+def _score_matrix(
+    method: str, rows: Sequence[TransferRow], names: Mapping[ModelId, str]
+) -> ScoreMatrix:
+    models = {model: i for i, model in enumerate(dict.fromkeys(row.model_id for row in rows))}
+    targets = {target: i for i, target in enumerate(dict.fromkeys(row.target for row in rows))}
+    score_sums, logit_sums, counts = np.zeros((3, len(models), len(targets)))
+    known: dict[ModelId, list[float]] = {}
+    rounds: dict[tuple[str, int], Floats] = {}
+    logits = summaries.logit([row.score for row in rows], [row.num_images for row in rows])
     for row, logit in zip(rows, logits, strict=True):
-        place = sources[row.source], targets[row.target]
-        sums[:, place[0], place[1]] += row.score, logit, 1
-        rounds.setdefault((row.target, row.seed), np.full(len(sources), math.nan))[place[0]] = (
+        place = models[row.model_id], targets[row.target]
+        score_sums[place] += row.score
+        logit_sums[place] += logit
+        counts[place] += 1
+        rounds.setdefault((row.target, row.seed), np.full(len(models), math.nan))[place[0]] = (
             row.score
         )
         if row.source_accuracy is not None:
-            known.setdefault(row.source, []).append(row.source_accuracy)
-    counts = np.where(sums[2] > 0, sums[2], math.nan)
-    accuracy = np.array(
-        [np.mean(known[source]) if source in known else math.nan for source in sources]
-    )
-    return Board(
+            known.setdefault(row.model_id, []).append(row.source_accuracy)
+    counts = np.where(counts > 0, counts, math.nan)
+    return ScoreMatrix(
         method,
-        tuple(sources),
-        tuple(names[source] for source in sources),
+        tuple(models),
+        tuple(names[model] for model in models),
         tuple(targets),
-        sums[0] / counts,
-        sums[1] / counts,
-        accuracy,
+        score_sums / counts,
+        logit_sums / counts,
+        np.array([np.mean(known[model]) if model in known else math.nan for model in models]),
         tuple(rounds.values()),
     )
 
 
 @dataclass(frozen=True)
-class Standing:
-    """One model by one method: a row of the ranking."""
+class RankedModel:
+    """One model's row of a method's ranking.
+
+    Attributes:
+        num_targets: targets that the mean is taken over.
+        standard_error: over targets, their difficulty removed (Morey 2008), in logits.
+        times_in_top: targets on which the model is among the TOP best.
+        elo_standard_error: None if the model won or lost every match: its strength then has a
+            bound on one side only.
+        p_next: two-sided p of the sign test over targets against the next model of the ranking;
+            None for the last model.
+    """
 
     method: str
     model: str
     source_accuracy: float | None
-    num_targets: int  # of the average
+    num_targets: int
     mean_logit: float
-    standard_error: float | None  # over targets, without how hard they are (Morey)
+    standard_error: float | None
     times_in_top: int
     elo: float
-    elo_standard_error: (
-        float | None
-    )  # None: it won or lost every match, which bounds its strength on one side alone
-    p_next: float | None  # sign test over targets of "no better than the next one below"
+    elo_standard_error: float | None
+    p_next: float | None
     num_rounds: int
 
 
-def standings(board: Board) -> list[Standing]:
-    """The models of a board, strongest first; empty where there are too few to be ranked."""
-    if not board.has_many_models:
+def ranking(matrix: ScoreMatrix) -> list[RankedModel]:
+    """Rank the models by Elo strength, best first. Empty if there are too few models."""
+    rounds = [scores for scores in matrix.rounds if np.isfinite(scores).sum() > 1]
+    if not matrix.has_many_models or not rounds:
         return []
-    rounds = [one for one in board.rounds if np.isfinite(one).sum() > 1]
-    if not rounds:
-        return []
-    wins = elo.wins_of(rounds)
+    wins = elo.count_wins(rounds)
     strengths = elo.fit(wins)
     errors = np.where(
         (wins.sum(axis=0) > 0) & (wins.sum(axis=1) > 0),
         np.sqrt(np.diag(strengths.covariance)),
         math.nan,
     )
-    full = board.complete()
-    means = stats.dataset_adjusted(full.logits) if full.targets else None
-    place = {name: index for index, name in enumerate(full.names if full.targets else ())}
-    top = stats.times_in_top(TOP, board.scores)
-    found = []
+    full = matrix.complete()
+    means = summaries.dataset_adjusted_means(full.logits) if full.targets else None
+    position = {name: index for index, name in enumerate(full.names if full.targets else ())}
+    top = summaries.times_in_top(TOP, matrix.scores)
+    ranked = []
     order = np.argsort(-strengths.strengths, kind="stable").tolist()
     for index, below in zip(order, [*order[1:], None], strict=True):
-        at = place.get(board.names[index])
-        found.append(
-            Standing(
-                board.method,
-                board.names[index],
-                _known(board.source_accuracy[index]),
-                int(np.isfinite(board.scores[index]).sum()) if at is None else len(full.targets),
-                float(np.nanmean(board.logits[index]))
+        at = position.get(matrix.names[index])
+        ranked.append(
+            RankedModel(
+                matrix.method,
+                matrix.names[index],
+                _none_if_nan(matrix.source_accuracy[index]),
+                int(np.isfinite(matrix.scores[index]).sum()) if at is None else len(full.targets),
+                float(np.nanmean(matrix.logits[index]))
                 if at is None or means is None
                 else float(means.mean[at]),
-                None if at is None or means is None else _known(means.standard_error[at]),
+                None if at is None or means is None else _none_if_nan(means.standard_error[at]),
                 int(top[index]),
                 float(strengths.strengths[index]),
-                _known(errors[index]),
-                None if below is None else _p_better(board.scores[index], board.scores[below]),
-                sum(bool(np.isfinite(one[index])) for one in rounds),
+                _none_if_nan(errors[index]),
+                None if below is None else _p_better(matrix.scores[index], matrix.scores[below]),
+                sum(bool(np.isfinite(scores[index])) for scores in rounds),
             )
         )
-    return found
+    return ranked
 
 
 @dataclass(frozen=True)
 class Association:
-    """How transfer by one method goes with accuracy on the source, over models: logits on both sides."""
+    """Correlation over models of mean transfer with source accuracy, both as logits."""
 
     method: str
     num_models: int
@@ -186,28 +209,42 @@ class Association:
     rho: float
 
 
-def association(board: Board) -> Association | None:
-    """None where there are too few models whose source accuracy is known, or where nothing varies."""
-    full = board.complete()
+def association(matrix: ScoreMatrix) -> Association | None:
+    """Correlate mean transfer with source accuracy.
+
+    Returns:
+        None if too few models have a known source accuracy, or if nothing varies.
+    """
+    full = matrix.complete()
     known = np.isfinite(full.source_accuracy)
-    if not board.has_many_models or known.sum() < FEWEST_MODELS or not full.targets:
+    if not matrix.has_many_models or known.sum() < MIN_MODELS or not full.targets:
         return None
-    found = stats.correlation(
-        stats.logit(full.source_accuracy[known], 50_000), full.logits[known].mean(axis=1)
+    result = summaries.correlation(
+        summaries.logit(full.source_accuracy[known], NUM_SOURCE_IMAGES),
+        full.logits[known].mean(axis=1),
     )
-    if math.isnan(found.r):
+    if math.isnan(result.r):
         return None
     return Association(
-        board.method, found.num_points, len(full.targets), found.r, found.low, found.high, found.rho
+        matrix.method,
+        result.num_points,
+        len(full.targets),
+        result.r,
+        result.low,
+        result.high,
+        result.rho,
     )
 
 
-def _p_better(scores: np.ndarray, other_scores: np.ndarray) -> float | None:
-    """Two-sided p of the sign test over the targets [D] that both have; 1 where the first did not win more of them."""
+def _p_better(scores: Floats, other_scores: Floats) -> float | None:
+    """Two-sided p of the sign test over the targets [D] that both models have.
+
+    Returns 1 if the first model did not win more targets, None if they share no target.
+    """
     both = np.isfinite(scores) & np.isfinite(other_scores)
-    signs = stats.sign_table(scores[both], other_scores[both])
+    signs = sign_test(scores[both], other_scores[both])
     return (signs.p if signs.wins > signs.losses else 1.0) if both.any() else None
 
 
-def _known(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if math.isnan(value) else float(value)

@@ -1,43 +1,58 @@
-"""What cheap scores say beforehand about fine-tuning: each against the accuracies that models then reach, by target."""
+"""Measure how well cheap scores predict the accuracy that models reach after transfer."""
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats as scipy_stats
+from numpy.typing import NDArray
 
-from harness.report.data.rows import ScoreRow, Source
-from harness.report.stats import hypothesis_tests as stats
-from harness.report.stats.leaderboard import FEWEST_MODELS, TOP, Board
+from harness.report.data.records import ModelId, ScoreRow
+from harness.report.stats import summaries
+from harness.report.stats.intervals import t_half_width
+from harness.report.stats.leaderboard import MIN_MODELS, TOP, ScoreMatrix
 
+Floats = NDArray[np.float64]
 SOURCE_ACCURACY = "source accuracy"
+CHEAP_METHODS = ("fixed", "logreg")
 
 
 @dataclass(frozen=True)
 class PredictorRow:
-    """One predictor of one method's accuracy on one target, over the models that have both."""
+    """One predictor of one method's accuracy on one target, over the models that have both.
 
-    predictor: str  # a score, SOURCE_ACCURACY, or a cheaper method
-    method: str  # whose accuracy it is to predict
+    Attributes:
+        predictor: a score, SOURCE_ACCURACY, or the accuracy of a cheaper method.
+        method: the method whose accuracy is predicted.
+        k: number of models that recall_at_k and relative_accuracy_at_k select.
+    """
+
+    predictor: str
+    method: str
     target: str
     num_models: int
     weighted_kendall: float
     pearson: float
     spearman: float
-    k: int  # of the next two
+    k: int
     recall_at_k: float
     relative_accuracy_at_k: float
 
 
 @dataclass(frozen=True)
-class Power:
-    """A predictor over all targets: mean weighted Kendall with its t interval over targets."""
+class PredictorFit:
+    """Means of a predictor's measures over the targets.
+
+    Attributes:
+        num_models: smallest number of models on any target.
+        half_width_95: half the 95 % t interval of weighted_kendall over targets; None for one
+            target.
+    """
 
     predictor: str
     method: str
     num_targets: int
-    num_models: int  # the fewest of a target
+    num_models: int
     weighted_kendall: float
     half_width_95: float | None
     pearson: float
@@ -47,113 +62,124 @@ class Power:
     relative_accuracy_at_k: float
 
 
-def predictor_rows(scores: Iterable[ScoreRow], boards: Mapping[str, Board]) -> list[PredictorRow]:
-    """Every score, source accuracy, and cheaper method against each method that could be predicted."""
-    values: dict[str, dict[tuple[str, Source], list[float]]] = {}
+def predictor_rows(
+    scores: Iterable[ScoreRow], matrices: Mapping[str, ScoreMatrix]
+) -> list[PredictorRow]:
+    """Compare every score, source accuracy and cheaper method with each more expensive method."""
+    values: dict[str, dict[tuple[str, ModelId], list[float]]] = {}
     for row in scores:
-        values.setdefault(row.name, {}).setdefault((row.target, row.source), []).append(row.value)
+        values.setdefault(row.name, {}).setdefault((row.target, row.model_id), []).append(row.value)
     means = {
-        name: {place: sum(found) / len(found) for place, found in cells.items()}
+        name: {place: sum(cell) / len(cell) for place, cell in cells.items()}
         for name, cells in values.items()
     }
-    found = []
-    for method, board in boards.items():
-        if not (
-            means or board.has_many_models
-        ):  # source accuracy alone, over a few subsets and eps, predicts nothing
+    rows = []
+    for method, matrix in matrices.items():
+        # Source accuracy alone, over a few subsets and eps, is no prediction.
+        if not (means or matrix.has_many_models):
             continue
-        predictors = dict(means)
-        predictors[SOURCE_ACCURACY] = {
-            (target, source): float(accuracy)
-            for source, accuracy in zip(board.sources, board.source_accuracy, strict=True)
-            for target in board.targets
-        }
-        for name, other in boards.items():
-            if name in CHEAP_METHODS and method not in CHEAP_METHODS:
-                predictors[f"{name} accuracy"] = {
-                    (target, source): float(other.scores[row, column])
-                    for row, source in enumerate(other.sources)
-                    for column, target in enumerate(other.targets)
-                }
-        for name, cells in predictors.items():
-            for column, target in enumerate(board.targets):
+        for name, cells in _predictors(method, matrices, means).items():
+            for column, target in enumerate(matrix.targets):
                 pairs = np.array(
                     [
-                        (cells.get((target, source), math.nan), board.scores[row, column])
-                        for row, source in enumerate(board.sources)
+                        (cells.get((target, model), math.nan), matrix.scores[row_index, column])
+                        for row_index, model in enumerate(matrix.model_ids)
                     ]
                 )
                 pairs = pairs[np.isfinite(pairs).all(axis=1)]
-                if len(pairs) >= FEWEST_MODELS and np.ptp(pairs[:, 0]) and np.ptp(pairs[:, 1]):
-                    found.append(_row(name, method, target, *pairs.T))
-    return found
+                if len(pairs) >= MIN_MODELS and np.ptp(pairs[:, 0]) and np.ptp(pairs[:, 1]):
+                    rows.append(_predictor_row(name, method, target, *pairs.T))
+    return rows
 
 
-CHEAP_METHODS = ("fixed", "logreg")
+def _predictors(
+    method: str,
+    matrices: Mapping[str, ScoreMatrix],
+    means: Mapping[str, dict[tuple[str, ModelId], float]],
+) -> dict[str, dict[tuple[str, ModelId], float]]:
+    """Predictor -> (target, model) -> its value, for predictors of `method`."""
+    matrix = matrices[method]
+    predictors = dict(means)
+    predictors[SOURCE_ACCURACY] = {
+        (target, model): float(accuracy)
+        for model, accuracy in zip(matrix.model_ids, matrix.source_accuracy, strict=True)
+        for target in matrix.targets
+    }
+    for name, other in matrices.items():
+        if name in CHEAP_METHODS and method not in CHEAP_METHODS:
+            predictors[f"{name} accuracy"] = {
+                (target, model): float(other.scores[row, column])
+                for row, model in enumerate(other.model_ids)
+                for column, target in enumerate(other.targets)
+            }
+    return predictors
 
 
-def _row(
-    predictor: str, method: str, target: str, score: np.ndarray, accuracy: np.ndarray
+def _predictor_row(
+    predictor: str, method: str, target: str, score: Floats, accuracy: Floats
 ) -> PredictorRow:
     k = min(TOP, max(1, len(score) // 3))
-    found = stats.correlation(score, accuracy)
+    correlation = summaries.correlation(score, accuracy)
     return PredictorRow(
         predictor,
         method,
         target,
         len(score),
-        stats.weighted_kendall(score, accuracy),
-        found.r,
-        found.rho,
+        summaries.weighted_kendall(score, accuracy),
+        correlation.r,
+        correlation.rho,
         k,
-        stats.recall_at(k, score, accuracy),
-        stats.relative_accuracy_at(k, score, accuracy),
+        summaries.recall_at(k, score, accuracy),
+        summaries.relative_accuracy_at(k, score, accuracy),
     )
 
 
-def powers(rows: Iterable[PredictorRow]) -> list[Power]:
-    """Best predictor of each method first."""
+def predictor_fits(rows: Iterable[PredictorRow]) -> list[PredictorFit]:
+    """Average the rows over targets; for each method, the best predictor first."""
     groups: dict[tuple[str, str], list[PredictorRow]] = {}
     for row in rows:
         groups.setdefault((row.method, row.predictor), []).append(row)
-    found = []
-    for (method, predictor), mine in groups.items():
-        kendall = [row.weighted_kendall for row in mine]
-        half = (
-            float(scipy_stats.t.ppf(0.975, len(mine) - 1) * scipy_stats.sem(kendall))
-            if len(mine) > 1
-            else None
-        )
-        found.append(
-            Power(
+    fits = []
+    for (method, predictor), group in groups.items():
+        kendall = np.array([row.weighted_kendall for row in group])
+        fits.append(
+            PredictorFit(
                 predictor,
                 method,
-                len(mine),
-                min(row.num_models for row in mine),
+                len(group),
+                min(row.num_models for row in group),
                 float(np.mean(kendall)),
-                half,
-                float(np.mean([row.pearson for row in mine])),
-                float(np.mean([row.spearman for row in mine])),
-                min(row.k for row in mine),
-                float(np.mean([row.recall_at_k for row in mine])),
-                float(np.mean([row.relative_accuracy_at_k for row in mine])),
+                t_half_width(kendall),
+                float(np.mean([row.pearson for row in group])),
+                float(np.mean([row.spearman for row in group])),
+                min(row.k for row in group),
+                float(np.mean([row.recall_at_k for row in group])),
+                float(np.mean([row.relative_accuracy_at_k for row in group])),
             )
         )
-    methods = list(dict.fromkeys(power.method for power in found))
-    return sorted(found, key=lambda power: (methods.index(power.method), -power.weighted_kendall))
+    methods = list(dict.fromkeys(fit.method for fit in fits))
+    return sorted(fits, key=lambda fit: (methods.index(fit.method), -fit.weighted_kendall))
 
 
-def lead(rows: Iterable[PredictorRow], best: Power, second: Power) -> tuple[float, float] | None:
-    """By how much `best` is ahead of `second` in weighted Kendall, paired by target, and half its 95 % t interval."""
-    mine: dict[str, dict[str, float]] = {}
+def gap_to_runner_up(
+    rows: Iterable[PredictorRow], best: PredictorFit, second: PredictorFit
+) -> tuple[float, float] | None:
+    """Difference in weighted Kendall of two predictors, paired by target.
+
+    Returns:
+        The mean difference and half its 95 % t interval over targets; None if the two predictors
+        share fewer than two targets.
+    """
+    by_target: dict[str, dict[str, float]] = {}
     for row in rows:
         if row.method == best.method and row.predictor in (best.predictor, second.predictor):
-            mine.setdefault(row.target, {})[row.predictor] = row.weighted_kendall
-    differences = [
-        both[best.predictor] - both[second.predictor] for both in mine.values() if len(both) == 2
-    ]
-    if len(differences) < 2:
-        return None
-    return float(np.mean(differences)), float(
-        scipy_stats.t.ppf(0.975, len(differences) - 1) * scipy_stats.sem(differences)
+            by_target.setdefault(row.target, {})[row.predictor] = row.weighted_kendall
+    differences = np.array(
+        [
+            both[best.predictor] - both[second.predictor]
+            for both in by_target.values()
+            if len(both) == 2
+        ]
     )
+    half_width = t_half_width(differences)
+    return None if half_width is None else (float(np.mean(differences)), half_width)

@@ -1,197 +1,257 @@
-"""Sentences about many models and many targets: what predicts transfer, which method, which model, and whether it helps at all.
+"""Sentences about many models and targets.
 
-Here the targets are the sample: `±` is half a 95 % t interval over them, and "not clear" says that it holds zero.
+They cover predictors of transfer, methods, models, scratch and induction. Except for induction,
+the targets are the sample: `±` is half a 95 % t interval over them, and `not clear` means that it
+includes zero.
 """
 
 import math
+import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from harness.config.recipe import ShortlistSettings
-from harness.report.data.rows import TransferRow
+from harness.report.data.induction import Induction
+from harness.report.data.records import ScoreRow, TransferRow, format_eps
 from harness.report.stats.analysis import Analysis
-from harness.report.stats.comparisons import SCRATCH, AgainstScratch, Comparison
-from harness.report.stats.leaderboard import Association, Standing
-from harness.report.stats.predictors import Power, lead
+from harness.report.stats.comparisons import Comparison, ScratchComparison
+from harness.report.stats.intervals import (
+    Condition,
+    PairedDifference,
+    is_near_chance,
+    paired_difference,
+    sampling_error,
+)
+from harness.report.stats.leaderboard import Association
+from harness.report.stats.predictors import PredictorFit, gap_to_runner_up
+from harness.report.text.phrases import (
+    averaged_over,
+    counted,
+    in_points,
+    join_words,
+    p_value,
+    plain,
+    signed,
+)
 
-FEWEST_TARGETS = 3  # below that, an interval over targets is no sample of targets
+MIN_TARGETS = 3  # fewer targets are no sample
 
 
-def about_predictors(found: Analysis, shortlist: ShortlistSettings | None) -> str:
-    """Which cheap score orders the models as the most expensive method does, on the range that a shortlist has left."""
-    if not found.powers:
+def about_predictors(analysis: Analysis, shortlist: ShortlistSettings | None) -> str:
+    """State which cheap score ranks the models most like the most expensive method does.
+
+    If a shortlist selected the models, the sentence names it.
+    """
+    if not analysis.predictor_fits:
         return ""
-    method = found.powers[-1].method  # the last of the recipe's methods that could be predicted
-    mine = [power for power in found.powers if power.method == method]
-    best = mine[0]
+    method = analysis.predictor_fits[-1].method  # the last of the recipe's predicted methods
+    fits = [fit for fit in analysis.predictor_fits if fit.method == method]
+    best = fits[0]
     among = (
-        f", among the {shortlist.best} that {shortlist.by} had chosen"
+        f", among the {shortlist.best} that {shortlist.by} had selected"
         if shortlist and method in shortlist.methods
         else ""
     )
-    reached = (
-        f"weighted Kendall {_plain(best.weighted_kendall)}{_half(best.half_width_95)}, "
-        f"{_over(best.num_targets, 'target')}"
+    has_sample = best.half_width_95 is not None and best.num_targets >= MIN_TARGETS
+    half = "" if best.half_width_95 is None else f" ± {best.half_width_95:.2f}"
+    kendall = (
+        f"weighted Kendall {plain(best.weighted_kendall)}{half} "
+        f"{counted(best.num_targets, 'target')}"
     )
-    if best.half_width_95 is None or best.num_targets < FEWEST_TARGETS:
+    if has_sample and best.weighted_kendall <= (best.half_width_95 or 0.0):
         return (
-            f"Of {len(mine)} cheap predictors, {best.predictor} ordered {best.num_models} models most like {method} did "
-            f"({reached}){among}; with so few targets that is no general statement."
+            f"No cheap predictor clearly ranks the models as {method} does{among}. "
+            f"The best, {best.predictor}, has {kendall}."
         )
-    if best.weighted_kendall <= best.half_width_95:
-        return (
-            f"No cheap predictor clearly orders the models as {method} does: the best, {best.predictor}, has {reached}"
-            f"{among}."
-        )
-    said = (
-        f"Of {len(mine)} cheap predictors, {best.predictor} ordered {best.num_models} models most like {method} did "
-        f"({reached}){among}"
+    text = (
+        f"Among {len(fits)} cheap predictors, {best.predictor} ranks {best.num_models} models most "
+        f"like {method} does ({kendall}){among}."
     )
-    return f"{said}{_lead(found, best, mine[1:])}."
+    if not has_sample:
+        return f"{text} With so few targets, this is not a general statement."
+    return text + _lead(analysis, best, fits[1:])
 
 
-def _lead(found: Analysis, best: Power, others: Sequence[Power]) -> str:
-    ahead = lead(found.predictor_rows, best, others[0]) if others else None
-    if ahead is None or math.isnan(ahead[1]):
+def _lead(analysis: Analysis, best: PredictorFit, others: Sequence[PredictorFit]) -> str:
+    gap = gap_to_runner_up(analysis.predictor_rows, best, others[0]) if others else None
+    if gap is None or math.isnan(gap[1]):
         return ""
-    difference, half = ahead
+    difference, half = gap
+    amount = f"{difference:.2f} ± {half:.2f}"
     if difference > half:
-        return f", ahead of {others[0].predictor} by {difference:.2f} ± {half:.2f}"
-    return f"; its lead over {others[0].predictor} ({difference:.2f} ± {half:.2f}) is not clear"
+        return f" It is ahead of {others[0].predictor} by {amount}."
+    return f" Its lead over {others[0].predictor} ({amount}) is not clear."
 
 
-def about_strengths(found: Analysis) -> str:
-    """Who leads by Elo, by the method with the most models."""
-    standings = _most(found)
-    if not standings:
+def about_strengths(analysis: Analysis) -> str:
+    """State which model leads by Elo strength, for the method with the most models."""
+    ranking = max(reversed(analysis.rankings.values()), key=len, default=[])
+    if not ranking:
         return ""
-    first, second = standings[:2]
+    first, second = ranking[:2]
     p = 1.0 if first.p_next is None else first.p_next
-    test = f"sign test over targets, p {_p(p)}"
-    said = f"By Elo over {first.num_rounds} rounds of {first.method}, "
+    test = f"sign test over targets, p {p_value(p)}"
+    by_elo = f"By Elo strength over {first.num_rounds} rounds (target and seed) of {first.method}, "
     if p < 0.05:
         return (
-            f"{said}{first.model} leads {len(standings)} models, ahead of {second.model} ({test})."
+            f"{by_elo}{first.model} leads {len(ranking)} models. It is ahead of {second.model} "
+            f"({test})."
         )
     return (
-        f"{said}{first.model} and {second.model} are ahead of {len(standings) - 2} other models; which of the two is "
-        f"stronger is not clear ({test})."
+        f"{by_elo}{first.model} and {second.model} are ahead of {len(ranking) - 2} other models. "
+        f"Which of the two is stronger is not clear ({test})."
     )
-
-
-def _most(found: Analysis) -> list[Standing]:
-    return max(reversed(found.standings.values()), key=len, default=[])
 
 
 def about_source_accuracy(associations: Sequence[Association]) -> str:
-    """Whether better source models transfer better."""
+    """State whether better source models transfer better."""
     if not associations:
         return ""
-    clear = [one for one in associations if one.low_95 > 0 or one.high_95 < 0]
-    rest = [one for one in associations if one not in clear]
-    most = associations[0]
-    setting = f"Over {most.num_models} models and {most.num_targets} targets, "
-    parts = []
+    clear = [row for row in associations if row.low_95 > 0 or row.high_95 < 0]
+    unclear = [row for row in associations if row not in clear]
+    sample = f"over {associations[0].num_models} models and {associations[0].num_targets} targets"
+    sentences = []
     if clear:
-        parts.append(
-            f"mean transfer went with source accuracy at {_listed([_r(one) for one in clear])}"
+        sentences.append(
+            f"Mean transfer correlates with source accuracy {sample}: "
+            f"{join_words([_r(row) for row in clear])}."
         )
-    if rest:
-        parts.append(f"no clear relation shows for {_listed([_r(one) for one in rest])}")
-    return f"{setting}{'; '.join(parts)} (logits, 95 % intervals over models)."
+    if unclear:
+        sentences.append(
+            f"Mean transfer shows no clear correlation with source accuracy {sample}: "
+            f"{join_words([_r(row) for row in unclear])}."
+        )
+    return f"{' '.join(sentences)} Both are logits; in brackets, 95 % intervals over models."
 
 
-def _r(one: Association) -> str:
-    digits = 3 if abs(one.r) > 0.95 else 2
-    r, low, high = (
-        f"{value:.{digits}f}".replace("-", "−") for value in (one.r, one.low_95, one.high_95)
-    )
-    return f"r = {r} ({low} to {high}) by {one.method}"
+def _r(row: Association) -> str:
+    decimals = 3 if abs(row.r) > 0.95 else 2
+    r, low, high = (plain(value, decimals) for value in (row.r, row.low_95, row.high_95))
+    return f"r = {r} ({low} to {high}) by {row.method}"
 
 
 def about_methods(comparisons: Sequence[Comparison], transfer: Sequence[TransferRow]) -> str:
-    """Each method against the first one of the recipe; and, of grids with more axes than the rate, what val chose."""
-    scratch = {row.method for row in transfer if row.kind == SCRATCH}
-    mine = [
-        one
-        for one in comparisons
-        if one.axis == "method" and not {one.setting, one.baseline} & scratch
+    """Compare each method with the recipe's first one, and state what searches selected."""
+    scratch = {row.method for row in transfer if row.is_scratch}
+    of_methods = [
+        row
+        for row in comparisons
+        if row.axis == "method" and not {row.setting, row.baseline} & scratch
     ]
-    mine = [one for one in mine if one.baseline == mine[0].baseline]
-    if not mine:
-        return ""
-    said = [
-        f"{one.setting} against {one.baseline}: better in {one.wins:,} of {one.num_pairs:,} runs (target, model, seed), "
-        f"mean difference {_size(one)}"
-        for one in mine
+    sentences = [
+        f"Method {row.setting} was better than {row.baseline} in {row.wins:,} of "
+        f"{row.num_pairs:,} runs (target, model, seed); the mean difference is {_size(row)}."
+        for row in of_methods
+        if row.baseline == of_methods[0].baseline
     ]
-    return f"Of methods, {'; '.join(said)}.{_chosen(transfer)}"
+    return " ".join([*sentences, *_selected(transfer)]) if sentences else ""
 
 
-def _size(one: Comparison) -> str:
-    text = f"{100 * one.difference:+.1f}".replace("-", "−")
-    if one.num_targets < FEWEST_TARGETS or one.half_width_95 is None:
-        return f"{text} points {_over(one.num_targets, 'target')}"
-    remark = "" if one.is_clear else " (not clear)"
-    return f"{text} ± {100 * one.half_width_95:.1f} points over {one.num_targets} targets{remark}"
+def _size(row: Comparison) -> str:
+    text = signed(100 * row.difference, 1)
+    if row.num_targets < MIN_TARGETS or row.half_width_95 is None:
+        return f"{text} points {counted(row.num_targets, 'target')}"
+    remark = "" if row.is_clear else " (not clear)"
+    return f"{text} ± {100 * row.half_width_95:.1f} points over {row.num_targets} targets{remark}"
 
 
-def _chosen(transfer: Sequence[TransferRow]) -> str:
-    """The values that val chose most often, of the last method whose grid has several axes."""
+def _selected(transfer: Sequence[TransferRow]) -> list[str]:
+    """Most frequently selected values of the last method whose grid has several axes."""
     searched = [row for row in transfer if set(row.chosen) - {"lr", "eval_crop"}]
     if not searched:
-        return ""
-    mine = [row for row in searched if row.method == searched[-1].method]
+        return []
+    rows = [row for row in searched if row.method == searched[-1].method]
     parts = []
-    for axis in mine[0].chosen:
-        counts = Counter(row.chosen.get(axis) for row in mine)
-        value, number = counts.most_common(1)[0]
+    for axis in rows[0].chosen:
+        value, number = Counter(row.chosen.get(axis) for row in rows).most_common(1)[0]
         shown = f"{value:.3g}" if isinstance(value, float) else value
-        parts.append(f"{axis} {shown} ({number} of {len(mine)} runs)")
-    return f" For {mine[0].method}, val most often chose {_listed(parts)}."
+        parts.append(f"{axis} {shown} ({number} of {len(rows)} runs)")
+    return [f"For {rows[0].method}, val most often selected {join_words(parts)}."]
 
 
-def about_scratch(rows: Sequence[AgainstScratch]) -> str:
-    """Where transfer is clearly worse than random weights, among those tuned alike."""
+def about_scratch(rows: Sequence[ScratchComparison]) -> str:
+    """State how often transfer is clearly better or worse than scratch at equal tuning."""
     matched = [row for row in rows if row.is_matched]
     if not matched:
         return (
-            "Transfer and scratch were tuned with unequal numbers of configurations: negative transfer is not judged."
+            "Transfer and scratch tried different numbers of configurations, so negative transfer "
+            "is not judged."
             if rows
             else ""
         )
     judged = [row for row in matched if row.low_95 is not None]
     if not judged:
-        behind = sum(row.difference < 0 for row in matched)
+        num_below = sum(row.difference < 0 for row in matched)
         return (
-            f"Transfer scored below scratch {behind} of {len(matched)} times; these are single runs, so none of it counts "
-            "as negative transfer."
+            f"Transfer scored below scratch in {num_below} of {len(matched)} cases. These are "
+            "single runs, so none of it counts as negative transfer."
         )
     counts = Counter(row.verdict for row in judged)
     worse = list(dict.fromkeys(row.target for row in judged if row.verdict == "negative"))
-    where = f" ({_listed(worse)})" if worse else ""
+    on_targets = f" ({join_words(worse)})" if worse else ""
     return (
-        f"Against scratch, tuned alike, transfer was clearly better in {counts['positive']} of {len(judged)} transfers, "
-        f"clearly worse in {counts['negative']}{where}, and not clear in {counts['not clear']}."
+        f"Compared with scratch at equal tuning, transfer was clearly better in "
+        f"{counts['positive']} of {len(judged)} cases and clearly worse in {counts['negative']}"
+        f"{on_targets}; {counts['not clear']} were not clear."
     )
 
 
-def _half(half: float | None) -> str:
-    return "" if half is None or math.isnan(half) else f" ± {half:.2f}"
+def about_induction(inductions: Sequence[Induction]) -> str:
+    """Compare the model with the fewest classes with that of the most, for each target."""
+    has_archs = len({induction.arch for induction in inductions}) > 1
+    texts = [(induction.arch, _about_induction(induction)) for induction in inductions]
+    return " ".join(f"{arch}: {text}" if has_archs else text for arch, text in texts if text)
 
 
-def _over(number: int, what: str) -> str:
-    return f"over {number} {what}s" if number > 1 else f"on one {what}"
+def _about_induction(induction: Induction) -> str:
+    few, many = (
+        choose(induction.rows, key=lambda row: row.num_classes or 0) for choose in (min, max)
+    )
+    sides: list[Mapping[tuple[int, Condition], float]] = [
+        {
+            (row.seed, (row.variant, format_eps(row.eps))): row.value
+            for row in induction.rows
+            if row.subset == subset
+        }
+        for subset in (few.subset, many.subset)
+    ]
+    difference = paired_difference(*sides)
+    if difference is None:
+        return ""
+    shared = [
+        place for place in sides[0] if place in sides[1] and place[1] in difference.conditions
+    ]
+    low, high = (statistics.fmean(side[place] for place in shared) for side in sides)
+    over = averaged_over(
+        {
+            "variant": tuple(dict.fromkeys(condition[0] for condition in difference.conditions)),
+            "eps": tuple(dict.fromkeys(condition[1] for condition in difference.conditions)),
+        }
+    )
+    return (
+        f"On {induction.target}, the nearest neighbor has the same class for {100 * low:.1f} % of "
+        f"{few.num_images or 0:,} images, with features trained on {_trained_on(few)}. "
+        f"With {_trained_on(many)}, the fraction is {100 * high:.1f} %. The difference is "
+        f"{in_points(difference.over_seeds)}{f', averaged over {over}' if over else ''}."
+        f"{_limits((low, high), difference, few)}"
+    )
 
 
-def _plain(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
+def _limits(accuracies: Sequence[float], difference: PairedDifference, row: ScoreRow) -> str:
+    """State what limits the conclusion: chance, sampling error, or single runs."""
+    num_images = row.num_images or 0
+    if all(is_near_chance(value, row.num_answers, num_images) for value in accuracies):
+        return f" Neither is clearly above chance ({100 / (row.num_answers or 1):.1f} %)."
+    if difference.over_seeds.num_seeds > 1:
+        return ""
+    error = max(sampling_error(value, num_images) for value in accuracies)
+    if abs(difference.over_seeds.mean) <= error:
+        return (
+            f" That is within the sampling error of single runs on these images "
+            f"(± {100 * error:.1f} points)."
+        )
+    return " These are single runs."
 
 
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
+def _trained_on(row: ScoreRow) -> str:
+    return f"{row.num_classes:,} classes ({row.subset})"

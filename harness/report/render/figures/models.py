@@ -1,4 +1,4 @@
-"""Figures over many models: transfer against source accuracy on logit axes, Elo strengths, and what cheap scores predict."""
+"""Figures over many models: transfer against source accuracy, Elo strengths, and predictors."""
 
 import math
 from collections.abc import Sequence
@@ -8,49 +8,38 @@ from matplotlib.axes import Axes
 
 from harness.report.render.figures import plot
 from harness.report.render.figures.plot import INK, PAPER, QUIET, SERIES, Panel
-from harness.report.stats import hypothesis_tests as stats
-from harness.report.stats.leaderboard import Association, Board, Standing
-from harness.report.stats.predictors import Power
-
-_TICKS = (
-    0.001,
-    0.005,
-    0.01,
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.6,
-    0.7,
-    0.8,
-    0.85,
-    0.9,
-    0.95,
-    0.98,
-    0.99,
-    0.995,
-    0.999,
+from harness.report.stats import summaries
+from harness.report.stats.leaderboard import (
+    NUM_SOURCE_IMAGES,
+    Association,
+    RankedModel,
+    ScoreMatrix,
 )
-_MOST_SHOWN = 30  # models in a ranking, of which the table has all
-_MOST_NAMED = 18  # points of a scatter that bear their names
+from harness.report.stats.predictors import PredictorFit
+
+_TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, *(0.1 * i for i in range(1, 9)), 0.85, 0.9, 0.95)
+_TICKS += (0.98, 0.99, 0.995, 0.999)
+_MAX_RANKED = 30  # models in a figure; the table has all
+_MAX_NAMED = 18  # points of a scatter plot with names
+_MAX_NAME_LENGTH = 34
 
 
-def scatter_panel(board: Board, found: Association, number: int) -> Panel:
-    """Mean logit over targets against source accuracy; bars: one standard error without the targets' difficulty."""
+def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) -> Panel:
+    """Mean logit over targets against source accuracy, with bars of one standard error.
+
+    The standard error ignores the targets' difficulty (Morey 2008).
+    """
     name = f"source-{number}"
-    full = board.complete()
+    full = matrix.complete()
     known = np.isfinite(full.source_accuracy)
-    means = stats.dataset_adjusted(full.logits)
+    means = summaries.dataset_adjusted_means(full.logits)
     accuracy, transfer, error = (
         full.source_accuracy[known],
         means.mean[known],
         means.standard_error[known],
     )
-    names = [one for one, is_known in zip(full.names, known, strict=True) if is_known]
-    x = stats.logit(accuracy, 50_000)
+    names = [model for model, is_known in zip(full.names, known, strict=True) if is_known]
+    x = summaries.logit(accuracy, NUM_SOURCE_IMAGES)
     with plot.style(name):
         figure, axes = plot.blank(4.6, 3.2)
         slope, start = np.polyfit(x, transfer, 1)
@@ -70,10 +59,9 @@ def scatter_panel(board: Board, found: Association, number: int) -> Panel:
         axes.margins(0.16, 0.12)
         _logit_ticks(axes, "x")
         _logit_ticks(axes, "y")
-        if len(names) <= _MOST_NAMED:
-            for place, point in enumerate(
-                np.argsort(x, kind="stable")
-            ):  # to both sides in turn, where the line is not
+        if len(names) <= _MAX_NAMED:
+            # Names alternate between both sides of the line.
+            for place, point in enumerate(np.argsort(x, kind="stable")):
                 above = place % 2 == 0
                 axes.annotate(
                     names[point].rsplit("/", 1)[-1],
@@ -87,29 +75,35 @@ def scatter_panel(board: Board, found: Association, number: int) -> Panel:
         axes.set_xlabel("source top-1, %, logit axis")
         axes.set_ylabel("mean transfer, %, logit axis")
         svg = plot.to_svg(figure, name)
-    digits = 3 if abs(found.r) > 0.95 else 2
-    detail = f"r = {found.r:.{digits}f} ({found.low_95:.{digits}f} to {found.high_95:.{digits}f}), {found.num_models} models"
+    decimals = 3 if abs(association.r) > 0.95 else 2
+    r, low, high = (
+        f"{value:.{decimals}f}"
+        for value in (association.r, association.low_95, association.high_95)
+    )
+    detail = f"r = {r} ({low} to {high}), {association.num_models} models"
     lines = zip(names, accuracy.tolist(), transfer.tolist(), error.tolist(), strict=True)
     return Panel(
         name,
-        f"Transfer by {board.method}",
+        f"Transfer by {matrix.method}",
         detail,
-        f"Mean transfer by {board.method} against source accuracy, {detail}",
+        f"Mean transfer by {matrix.method} against source accuracy, {detail}",
         svg,
-        plot.data(("model", "source_accuracy", "mean_logit_transfer", "standard_error"), lines),
+        plot.to_csv_text(
+            ("model", "source_accuracy", "mean_logit_transfer", "standard_error"), lines
+        ),
     )
 
 
 def _logit_ticks(axes: Axes, which: str) -> None:
-    """Percentages where they fall on a logit axis: about six."""
+    """Place about six percentages on a logit axis, `x` or `y`."""
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
-    inside = [tick for tick in _TICKS if low <= float(stats.logit(tick, 1_000_000)) <= high]
+    inside = [tick for tick in _TICKS if low <= _tick_place(tick) <= high]
     if len(inside) < 2:  # a narrow range: even steps in percent
         first, last = (1 / (1 + math.exp(-value)) for value in (low, high))
         inside = [float(f"{value:.3g}") for value in np.linspace(first, last, 5)[1:-1]]
     inside = inside[:: max(1, -(-len(inside) // 7))]
     places, labels = (
-        [float(stats.logit(tick, 1_000_000)) for tick in inside],
+        [_tick_place(tick) for tick in inside],
         [f"{100 * tick:.4g}" for tick in inside],
     )
     if which == "x":
@@ -118,45 +112,49 @@ def _logit_ticks(axes: Axes, which: str) -> None:
         axes.set_yticks(places, labels)
 
 
-def elo_panel(standings: Sequence[Standing], number: int) -> Panel:
+def _tick_place(tick: float) -> float:
+    return float(summaries.logit(tick, 1_000_000))
+
+
+def elo_panel(ranking: Sequence[RankedModel], number: int) -> Panel:
     """Strengths with 95 % Wald intervals, strongest on top."""
-    method = standings[0].method
-    shown = standings[:_MOST_SHOWN]
+    method = ranking[0].method
+    shown = ranking[:_MAX_RANKED]
     detail = (
-        f"{standings[0].num_rounds} rounds; bars: 95 % intervals, none where all was won or lost"
+        f"{ranking[0].num_rounds} rounds; bars: 95 % intervals, none if a model won or lost all"
     )
-    if len(shown) < len(standings):
-        detail += f"; the first {len(shown)} of {len(standings)}"
+    if len(shown) < len(ranking):
+        detail += f"; the first {len(shown)} of {len(ranking)}"
     return _ranked_panel(
         f"elo-{number}",
         f"Elo by {method}",
         detail,
         "strength: log odds against an average model",
-        [(one.model, one.elo, 1.96 * (one.elo_standard_error or 0.0)) for one in shown],
-        plot.data(
+        [(row.model, row.elo, 1.96 * (row.elo_standard_error or 0.0)) for row in shown],
+        plot.to_csv_text(
             ("model", "elo", "standard_error", "num_rounds"),
-            ((one.model, one.elo, one.elo_standard_error, one.num_rounds) for one in standings),
+            ((row.model, row.elo, row.elo_standard_error, row.num_rounds) for row in ranking),
         ),
     )
 
 
-def predictor_panel(powers: Sequence[Power], number: int) -> Panel:
+def predictor_panel(fits: Sequence[PredictorFit], number: int) -> Panel:
     """Mean weighted Kendall of each predictor with its interval over targets, best on top."""
-    method, targets = powers[0].method, max(one.num_targets for one in powers)
-    detail = f"{targets} target{'s' * (targets > 1)}" + (
-        "; bars: 95 % t intervals" if targets > 1 else ""
+    method, num_targets = fits[0].method, max(fit.num_targets for fit in fits)
+    detail = f"{num_targets} target{'s' * (num_targets > 1)}" + (
+        "; bars: 95 % t intervals" if num_targets > 1 else ""
     )
     return _ranked_panel(
         f"predictors-{number}",
-        f"What predicts {method}",
+        f"Predictors of {method}",
         detail,
         "weighted Kendall, mean over targets",
-        [(one.predictor, one.weighted_kendall, one.half_width_95 or 0.0) for one in powers],
-        plot.data(
+        [(fit.predictor, fit.weighted_kendall, fit.half_width_95 or 0.0) for fit in fits],
+        plot.to_csv_text(
             ("predictor", "weighted_kendall", "half_width_95", "num_targets"),
             (
-                (one.predictor, one.weighted_kendall, one.half_width_95, one.num_targets)
-                for one in powers
+                (fit.predictor, fit.weighted_kendall, fit.half_width_95, fit.num_targets)
+                for fit in fits
             ),
         ),
     )
@@ -170,8 +168,11 @@ def _ranked_panel(
     lines: Sequence[tuple[str, float, float]],
     data: str,
 ) -> Panel:
-    """Names from top to bottom, a point and its interval for each."""
-    names = [one if len(one) <= 34 else one[:33] + "…" for one, _, _ in lines]
+    """Draw (name, value, half width of its interval) from top to bottom."""
+    names = [
+        line if len(line) <= _MAX_NAME_LENGTH else line[: _MAX_NAME_LENGTH - 1] + "…"
+        for line, _, _ in lines
+    ]
     with plot.style(name):
         left = 0.2 + 0.066 * max(map(len, names))
         figure, axes = plot.blank(left + 2.9, 0.6 + 0.19 * len(lines), left=left)
@@ -194,6 +195,5 @@ def _ranked_panel(
         axes.yaxis.grid(False)
         axes.set_xlabel(label)
         svg = plot.to_svg(figure, name)
-    return Panel(
-        name, title, detail, f"{title}: {label}; the table below holds the numbers", svg, data
-    )
+    description = f"{title}: {label}; the table below has the numbers"
+    return Panel(name, title, detail, description, svg, data)

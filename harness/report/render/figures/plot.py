@@ -1,7 +1,8 @@
-"""A plot: SVG text for the inside of a page, and its numbers as CSV. Colours are the page's own CSS variables and follow its
-theme; `standalone` makes a picture of it that can stand in a paper.
+"""Draw a plot as SVG for use inside a page, and keep its numbers as CSV.
 
-The same rows give the same bytes: no dates, ids from names. Labels are plain text: no mathematics is read into them.
+Colors are the page's CSS variables, so plots follow the page's theme; `standalone` makes a file
+with fixed colors. Equal rows give equal bytes: no dates, and ids derived from names. Labels are
+plain text; matplotlib does not parse mathematics in them.
 """
 
 import csv
@@ -17,23 +18,25 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-NUM_COLOURS = 6
+from harness.report.stats.intervals import SeedMean
+
+NUM_COLORS = 6
 MARKERS = ("o", "s", "^", "D", "v", "P")
 MARKER_SIGNS = ("●", "■", "▲", "◆", "▼", "✚")  # the same shapes, for the legend
 DASHES = ("-", "--", ":", "-.")
 DASH_ARRAYS = {"-": "", "--": "5 3", ":": "1.5 2.5", "-.": "6 2.5 1.5 2.5"}
 
-# matplotlib knows no CSS variables: it draws in these colours, and they are exchanged in its output.
+# matplotlib does not accept CSS variables. It draws in these colors, which to_svg replaces.
 INK, GRID, PAPER, QUIET = "#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f"
-SERIES = tuple(f"#0b0c{index:02x}" for index in range(NUM_COLOURS))
+SERIES = tuple(f"#0b0c{index:02x}" for index in range(NUM_COLORS))
 HEAT = tuple(f"#0d0e{index:02x}" for index in range(10))  # low to high
 _VARIABLES = {
     INK: "--ink-2",
     GRID: "--rule",
     PAPER: "--paper",
     QUIET: "--quiet",
-    **{colour: f"--series-{index + 1}" for index, colour in enumerate(SERIES)},
-    **{colour: f"--heat-{index}" for index, colour in enumerate(HEAT)},
+    **{color: f"--series-{index + 1}" for index, color in enumerate(SERIES)},
+    **{color: f"--heat-{index}" for index, color in enumerate(HEAT)},
 }
 _STYLE = {
     "svg.fonttype": "none",
@@ -71,19 +74,25 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot, the words that go around it, and its numbers."""
+    """One plot with its caption and numbers.
+
+    Attributes:
+        description: text alternative for screen readers.
+        data: the numbers as CSV.
+        wide: the plot needs the full width of the page.
+    """
 
     name: str
     title: str
     detail: str
-    description: str  # for people who do not see it
+    description: str
     svg: str
-    data: str  # CSV
+    data: str
     wide: bool = False
 
 
 def style(name: str) -> AbstractContextManager[None]:
-    """matplotlib as it comes plus _STYLE: a person's own matplotlibrc changes nothing here."""
+    """Use matplotlib's defaults plus _STYLE; a user's matplotlibrc has no effect."""
     settings: Any = {**matplotlib.rcParamsDefault, **_STYLE, "svg.hashsalt": name}
     settings.pop("backend", None)
     return matplotlib.rc_context(settings)
@@ -98,60 +107,95 @@ def blank(
     right: float = 0.08,
     top: float = 0.08,
 ) -> tuple[Figure, Axes]:
-    """A figure of so many inches that knows no global state; margins in inches, so that plots side by side line up."""
+    """Create a figure of width x height inches without pyplot's global state.
+
+    Margins are in inches too, so that adjacent plots align.
+    """
     figure = Figure(figsize=(width, height))
     FigureCanvasSVG(figure)
     box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
     return figure, figure.add_axes(box)
 
 
+def draw_series(
+    axes: Axes, x: Sequence[float], means: Sequence[SeedMean], index: int, *, hollow: bool = False
+) -> None:
+    """Draw means in percent as a line of color and marker `index`, with bars of one sd.
+
+    Args:
+        axes: percent on the y axis.
+        x: position of each mean.
+        means: fractions.
+        index: number of the series.
+        hollow: dashed line and hollow markers.
+    """
+    color = SERIES[index % NUM_COLORS]
+    y = [100 * mean.mean for mean in means]
+    spreads = [100 * (mean.sd or 0.0) for mean in means]
+    if any(spreads):
+        axes.errorbar(x, y, yerr=spreads, fmt="none", ecolor=color, elinewidth=1, alpha=0.7)
+    axes.plot(
+        x,
+        y,
+        color=color,
+        marker=MARKERS[index % len(MARKERS)],
+        linestyle=DASHES[1] if hollow else DASHES[0],
+        markerfacecolor=PAPER if hollow else color,
+        markeredgecolor=color,
+        markeredgewidth=1.2,
+        markersize=4.5,
+    )
+
+
 def chance_line(axes: Axes, chance: float | None) -> None:
-    """A dotted line at the fraction `chance` of an axis in percent, unless it would squeeze what was measured."""
+    """Draw a dotted line at the fraction `chance` of a percent axis.
+
+    It is omitted if it would compress the measured range too much.
+    """
     low, high = axes.get_ylim()
     if chance is not None and low - 100 * chance < 0.6 * (high - low):
         axes.axhline(100 * chance, color=QUIET, linewidth=1, linestyle=(0, (1, 2)))
         axes.set_ylim(bottom=min(low, 100 * chance - 0.04 * (high - low)))
 
 
-def in_words(chance: float | None) -> str:
-    """To go on with, behind what an axis shows."""
+def chance_text(chance: float | None) -> str:
+    """`, chance 1.2 %` for the end of a caption; "" if unknown."""
     return f", chance {100 * chance:.1f} %" if chance else ""
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """The figure as an `<svg>` element that can stand beside others in one page."""
+    """Render as an `<svg>` element whose ids are unique among the page's figures."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\s(xmlns|xmlns:xlink|version)="[^"]*"', "", svg)
-    for size in ("width", "height"):  # the page decides; the viewBox keeps the shape
+    for size in ("width", "height"):  # the page sets the size; the viewBox keeps the shape
         svg = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     return re.sub(
         r"#0[abd]0[bce][0-9a-f]{2}",
-        lambda colour: (
-            f"var({_VARIABLES[colour.group()]})" if colour.group() in _VARIABLES else colour.group()
+        lambda color: (
+            f"var({_VARIABLES[color.group()]})" if color.group() in _VARIABLES else color.group()
         ),
         svg,
     ).strip()
 
 
 def standalone(svg: str, css: str) -> str:
-    """The plot of a page as a file of its own, in the colours of the page's light theme."""
-    colours = dict(
-        reversed(re.findall(r"(--[\w-]+): (#[0-9a-f]{3,6});", css))
-    )  # reversed: the first one stays
-    svg = re.sub(r"var\((--[\w-]+)\)", lambda name: colours[name.group(1)], svg)
+    """Turn a page's plot into an SVG file with the colors of the page's light theme."""
+    # Reversed, so that the first definition of a color wins.
+    colors = dict(reversed(re.findall(r"(--[\w-]+): (#[0-9a-f]{3,6});", css)))
+    svg = re.sub(r"var\((--[\w-]+)\)", lambda name: colors[name.group(1)], svg)
     head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
     return '<?xml version="1.0" encoding="utf-8"?>\n' + svg.replace("<svg ", head, 1) + "\n"
 
 
-def data(names: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """The numbers of a plot as CSV, in full; None is an empty cell."""
+def to_csv_text(names: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """Format the numbers of a plot as CSV at full precision; None is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)

@@ -1,52 +1,66 @@
-"""Rows to tables: the results in percent, averaged over seeds, the best of each column marked."""
+"""Tables about the source classes: accuracy, accuracy on coarser labels, and classes left out."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Collection, Sequence
 
 from harness.config.recipe import Recipe
-from harness.report.data.collection import Planned
-from harness.report.data.rows import AccuracyRow, ClassRow, TransferRow, shown_eps
-from harness.report.render.tables.table import Cell, Column, Table, mark_best
-from harness.report.stats.intervals import Estimate, estimate, is_near_chance
+from harness.report.data.collection import PlannedModel
+from harness.report.data.records import AccuracyRow, ClassRow, CoarseRow, format_eps
+from harness.report.render.tables.cells import (
+    NONE,
+    decimals_for,
+    model_columns,
+    number,
+    percent,
+    percent_cell,
+    sized_cell,
+    spread,
+    text,
+    variant_cell,
+)
+from harness.report.render.tables.table import (
+    Cell,
+    Column,
+    ColumnOf,
+    Table,
+    mark_best,
+    table_of,
+)
+from harness.report.stats.intervals import is_near_chance, seed_mean
 
 VIEW_TITLES = {
-    "common_unmasked": "Common classes, unmasked: any class the model knows may be answered",
-    "common_masked": "Common classes, masked: only common classes may be answered",
+    "common_unmasked": "Common classes, unmasked: any class of the model may be predicted",
+    "common_masked": "Common classes, masked: only common classes may be predicted",
     "own": "Each model on all of its own classes",
 }
-SCORE_TITLES = {
-    "top1": "top-1",
-    "mean_per_class": "mean per class",
-    "top5": "top-5",
-    "map11": "11-point mAP",
-}
 _NOT_RUN = Cell("not run", absent=True)
-NONE = Cell("–", absent=True)
 
 
 def accuracy_tables(
-    recipe: Recipe, rows: Sequence[AccuracyRow], planned: Collection[Planned]
+    recipe: Recipe, rows: Sequence[AccuracyRow], planned: Collection[PlannedModel]
 ) -> list[Table]:
-    """Table 1 of the poster, once for each arch and view: a line for each subset and variant, columns for each eps.
+    """One table per arch and view: a line per subset and variant, columns per eps.
 
-    planned: what the recipe evaluates, so that what it does not ask for is told from what has not run.
+    Args:
+        recipe: gives the order of lines and columns.
+        rows: accuracies of all models.
+        planned: models that the recipe evaluates. A missing result of these is "not run"; other
+            combinations are not part of the recipe.
     """
     tables = []
     for index, arch in enumerate(recipe.archs):
         of_arch = [row for row in rows if row.arch == arch]
         evaluated = {row.subset for row in of_arch}
         for view, title in VIEW_TITLES.items():
-            mine = [row for row in of_arch if row.view == view]
-            if mine:
-                prefix = f"{arch}. " if len(recipe.archs) > 1 else ""
+            of_view = [row for row in of_arch if row.view == view]
+            if of_view:
                 tables.append(
                     _accuracy_table(
                         recipe,
-                        mine,
+                        of_view,
                         f"accuracy-{index}-{view}",
-                        prefix + title,
+                        f"{arch}. {title}" if len(recipe.archs) > 1 else title,
                         planned,
-                        strangers=evaluated - {row.subset for row in mine},
+                        excluded=evaluated - {row.subset for row in of_view},
                     )
                 )
     return tables
@@ -57,29 +71,24 @@ def _accuracy_table(
     rows: Sequence[AccuracyRow],
     name: str,
     title: str,
-    planned: Collection[Planned],
-    strangers: Collection[str],
+    planned: Collection[PlannedModel],
+    excluded: Collection[str],
 ) -> Table:
-    """strangers: subsets that were evaluated and do not have the classes of this view."""
-    arch, models = rows[0].arch, {(row.subset, row.variant, row.eps) for row in rows}
-    models |= {
-        (subset, variant, eps) for of_arch, subset, variant, eps in planned if of_arch == arch
+    """Build one table. `excluded`: evaluated subsets that lack the classes of this view."""
+    arch = rows[0].arch
+    models = {(row.subset, row.variant, row.eps) for row in rows} | {
+        (model.subset, model.variant, model.eps) for model in planned if model.arch == arch
     }
     lines = [
         (subset.name, variant)
         for subset in recipe.subsets
         for variant in recipe.variants or ("",)
-        if subset.name not in strangers
+        if subset.name not in excluded
         and any((subset.name, variant, eps) in models for eps in recipe.eps)
     ]
     sizes = {row.subset: row.num_classes for row in rows if row.num_classes}
     columns = [Column("training classes", numeric=False)]
-    contents = [
-        [
-            Cell(subset, sort=_or_none(sizes.get(subset)), detail=_count(sizes.get(subset)))
-            for subset, _ in lines
-        ]
-    ]
+    contents = [[sized_cell(subset, sizes.get(subset)) for subset, _ in lines]]
     if len(recipe.variants) > 1:
         columns.append(Column("variant", numeric=False))
         same = {(row.subset, row.variant): row.same_variants for row in rows}
@@ -87,59 +96,62 @@ def _accuracy_table(
     is_attacked = any(recipe.eps) or any(row.attack == "adversarial" for row in rows)
     for eps in recipe.eps:
         for attack in ("clean", "adversarial") if is_attacked else ("clean",):
-            radii = sorted(
-                {row.attack_eps for row in rows if row.eps == eps and row.attack_eps is not None}
-            )
-            foreign = attack == "adversarial" and radii and radii != [eps]
-            columns.append(
-                Column(
-                    attack + (f" at {', '.join(map(shown_eps, radii))}" if foreign else ""),
-                    group=f"eps {shown_eps(eps)}",
+            columns.append(Column(_attack_label(rows, eps, attack), group=f"eps {format_eps(eps)}"))
+            cells = []
+            for subset, variant in lines:
+                of_model = [
+                    row
+                    for row in rows
+                    if (row.subset, row.variant, row.eps) == (subset, variant, eps)
+                ]
+                is_part = (subset, variant, eps) in models
+                cells.append(
+                    _accuracy_cell(of_model, attack, len(recipe.seeds)) if is_part else NONE
                 )
-            )
-            contents.append(
-                mark_best(
-                    [
-                        _accuracy_cell(
-                            [
-                                row
-                                for row in rows
-                                if (row.subset, row.variant, row.eps) == (*line, eps)
-                            ],
-                            attack,
-                            len(recipe.seeds),
-                        )
-                        if (*line, eps) in models
-                        else NONE
-                        for line in lines
-                    ]
-                )
-            )
-    note = "Top-1 / top-5 in percent, best of each column in bold."
-    used = recipe.evaluate.attack
-    note += (
-        f" Adversarial: PGD-{used.steps}, {used.norm.capitalize()}, at the model's own eps."
-        if is_attacked
-        else ""
+            contents.append(mark_best(cells))
+    is_incomplete = any((*line, eps) not in models for line in lines for eps in recipe.eps)
+    note = _accuracy_note(recipe, rows, is_attacked, is_incomplete, excluded)
+    return Table(name, title, tuple(columns), tuple(zip(*contents, strict=True)), note)
+
+
+def _attack_label(rows: Sequence[AccuracyRow], eps: float, attack: str) -> str:
+    """`clean`, `adversarial`, or `adversarial at 0.5` if the attack's eps is not the model's."""
+    radii = sorted(
+        {row.attack_eps for row in rows if row.eps == eps and row.attack_eps is not None}
     )
-    left_out = any((*line, eps) not in models for line in lines for eps in recipe.eps)
-    if dashes := [*["not attacked"] * is_attacked, *["not part of the recipe"] * left_out]:
+    differs = attack == "adversarial" and radii and radii != [eps]
+    return f"{attack} at {', '.join(map(format_eps, radii))}" if differs else attack
+
+
+def _accuracy_note(
+    recipe: Recipe,
+    rows: Sequence[AccuracyRow],
+    is_attacked: bool,
+    is_incomplete: bool,
+    excluded: Collection[str],
+) -> str:
+    note = "Top-1 / top-5 in percent, best of each column in bold."
+    if is_attacked:
+        attack = recipe.evaluate.attack
+        at_eps = "at the model's own eps"
+        if any(row.attack_eps not in (None, row.eps) for row in rows):
+            at_eps += ", or at the one in the heading"
+        note += f" Adversarial: PGD-{attack.steps}, {attack.norm.capitalize()}, {at_eps}."
+    if dashes := [*["not attacked"] * is_attacked, *["not part of the recipe"] * is_incomplete]:
         note += f" –: {' or '.join(dashes)}."
-    if any(row.attack_eps not in (None, row.eps) for row in rows):
-        note = note.replace("model's own eps", "model's own eps, or at the one the heading names")
-    if strangers:
-        apart = [subset.name for subset in recipe.subsets if subset.name in strangers]
-        note += f" Without {', '.join(apart)}: not all of these classes are among theirs."
+    if excluded:
+        names = [subset.name for subset in recipe.subsets if subset.name in excluded]
+        note += f" Without {', '.join(names)}: not trained on all of these classes."
     if len(recipe.seeds) > 1:
         note += " ±: standard deviation over seeds."
-    return Table(name, title, tuple(columns), tuple(zip(*contents, strict=True)), note)
+    return note
 
 
 def _accuracy_cell(of_model: Sequence[AccuracyRow], attack: str, num_seeds: int) -> Cell:
     rows = [row for row in of_model if row.attack == attack]
     if not rows:
         return NONE if of_model else _NOT_RUN
-    top1, top5 = estimate(row.top1 for row in rows), estimate(row.top5 for row in rows)
+    top1, top5 = seed_mean(row.top1 for row in rows), seed_mean(row.top5 for row in rows)
     decimals = decimals_for(row.num_images for row in rows)
     mark = "°" if is_near_chance(top1.mean, rows[0].num_answers, rows[0].num_images) else ""
     return Cell(
@@ -151,228 +163,95 @@ def _accuracy_cell(of_model: Sequence[AccuracyRow], attack: str, num_seeds: int)
     )
 
 
-def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
-    """A line for each model but for its seed, target, method and size of the target; its own metric carries the marks."""
-    fields = ["top1", "mean_per_class", "top5"] + ["map11"] * any(
-        row.map11 is not None for row in rows
-    )
-    shown = _shown_axes(rows)
-    columns = (
-        *(column for column, _ in shown),
-        *(Column(SCORE_TITLES[field]) for field in fields),
-        Column("chance", hint="percent, of the target's classes"),
-        Column("lr", hint="the chosen one of each seed"),
-        Column("tried", hint="configurations tried for each model"),
-        Column("chosen on", numeric=False),
-        Column("images", hint="test images"),
-    )
-    groups: dict[tuple[object, ...], dict[tuple[object, ...], list[TransferRow]]] = {}
+def coarse_tables(recipe: Recipe, rows: Sequence[CoarseRow]) -> list[Table]:
+    """One table per arch that has models of finer classes: a line per model, a column per labels.
+
+    Models that can predict only some of the labels choose among fewer and are in the CSV only.
+    """
+    num_labels: dict[str, int] = {}
     for row in rows:
-        settings = groups.setdefault((row.arch, row.target, row.method, row.size), {})
-        settings.setdefault(row.source, []).append(row)
-    lines: list[tuple[Cell, ...]] = []
-    for settings in groups.values():
-        scores = [
-            [_score_cell(mine, field, len(recipe.seeds)) for field in fields]
-            for mine in settings.values()
-        ]
-        marked = [mark_best(column) for column in zip(*scores, strict=True)]
-        lines += [
-            (*(cell_of(mine[0]) for _, cell_of in shown), *cells, *_how_cells(mine))
-            for mine, *cells in zip(settings.values(), *marked, strict=True)
-        ]
+        num_labels[row.labels] = max(num_labels.get(row.labels, 0), row.num_labels)
+    rows = [row for row in rows if row.num_labels == num_labels[row.labels]]
+    title = "Coarser labels: by the highest summed probability / by the most likely fine class"
+    tables = []
+    for index, arch in enumerate(recipe.archs):
+        of_arch = [row for row in rows if row.arch == arch and row.attack == "clean"]
+        if any(row.by != "own" for row in of_arch):
+            prefix = f"{arch}. " if len(recipe.archs) > 1 else ""
+            tables.append(_coarse_table(recipe, of_arch, f"coarse-{index}", prefix + title))
+    return tables
+
+
+def _coarse_table(recipe: Recipe, rows: Sequence[CoarseRow], name: str, title: str) -> Table:
+    models: dict[tuple[str, str, float], list[CoarseRow]] = {}
+    for row in rows:
+        models.setdefault((row.subset, row.variant, row.eps), []).append(row)
+    num_labels = {row.labels: row.num_labels for row in rows}
+    first_rows = [of_model[0] for of_model in models.values()]
+    described = model_columns(first_rows)
+    columns = [column for column, _ in described]
+    contents = [[cell_of(row) for row in first_rows] for _, cell_of in described]
+    for subset in recipe.subsets:
+        if subset.name in num_labels:
+            columns.append(Column(f"{num_labels[subset.name]} labels", group=subset.name))
+            cells = [
+                _coarse_cell(
+                    [row for row in of_model if row.labels == subset.name], len(recipe.seeds)
+                )
+                for of_model in models.values()
+            ]
+            contents.append(mark_best(cells))
     note = (
-        "Test split, percent; underlined: the target's own metric, best of each target and method in bold. Each "
-        "learning rate was chosen on the split named, never on the test split."
+        "Clean top-1 in percent, best of each column in bold. One number: the labels are the "
+        "model's own classes. –: its classes are no finer, or do not cover all labels."
     )
-    if "map11" in fields:
-        note += " Where an image has many labels, top-1 and top-5 count images with a class that is there among the answers."
     if len(recipe.seeds) > 1:
         note += " ±: standard deviation over seeds."
-    return Table(
-        "transfers",
-        "Every transfer, and how its learning rate was chosen",
-        columns,
-        tuple(lines),
-        note,
-    )
+    return Table(name, title, tuple(columns), tuple(zip(*contents, strict=True)), note)
 
 
-def _shown_axes(rows: Sequence[TransferRow]) -> list[tuple[Column, Callable[[TransferRow], Cell]]]:
-    """The columns that say what was transferred; axes that no row has, or only one value of, are left out."""
-    shown: list[tuple[Column, Callable[[TransferRow], Cell]]] = [
-        (Column("target", numeric=False), lambda row: Cell(row.target, sort=row.target)),
-        (Column("method", numeric=False), lambda row: Cell(row.method, sort=row.method)),
-    ]
-    if any(row.model for row in rows):
-        shown.append(
-            (
-                Column("model", numeric=False),
-                lambda row: Cell(row.model, sort=row.model) if row.model else NONE,
-            )
-        )
-    if any(row.subset for row in rows):
-        shown += [
-            (Column("training classes", numeric=False), subset_cell),
-            (
-                Column("eps"),
-                lambda row: Cell(shown_eps(row.eps), sort=row.eps) if row.subset else NONE,
-            ),
-        ]
-    if any(row.variant for row in rows):
-        shown.append(
-            (
-                Column("variant", numeric=False),
-                lambda row: variant_cell(row.variant, row.same_variants),
-            )
-        )
-    if any(row.per_class for row in rows):
-        shown.append(
-            (
-                Column("per class", hint="training images of each class"),
-                lambda row: _size_cell(row.per_class),
-            )
-        )
-    if any(row.steps for row in rows):
-        shown.append((Column("steps"), lambda row: _size_cell(row.steps)))
-    if len({row.arch for row in rows if row.arch}) > 1:
-        shown.insert(0, (Column("arch", numeric=False), lambda row: Cell(row.arch, sort=row.arch)))
-    return shown
-
-
-class OfModel(Protocol):
-    """A row about one model; see `harness.report.data.rows`."""
-
-    @property
-    def model(self) -> str: ...
-
-    @property
-    def arch(self) -> str: ...
-
-    @property
-    def subset(self) -> str: ...
-
-    @property
-    def num_classes(self) -> int | None: ...
-
-    @property
-    def variant(self) -> str: ...
-
-    @property
-    def same_variants(self) -> tuple[str, ...]: ...
-
-    @property
-    def eps(self) -> float: ...
-
-
-def subset_cell(row: OfModel) -> Cell:
-    if not row.subset:
+def _coarse_cell(rows: Sequence[CoarseRow], num_seeds: int) -> Cell:
+    """The cell of one model on one set of labels."""
+    by_sum = [row for row in rows if row.by in ("own", "sum")]
+    by_max = [row for row in rows if row.by == "max"]
+    if not by_sum:
         return NONE
-    return Cell(row.subset, sort=_or_none(row.num_classes), detail=_count(row.num_classes))
-
-
-def variant_cell(variant: str, same: Sequence[str]) -> Cell:
-    return Cell(
-        variant or "plain", sort=variant, below=f"is {', '.join(same)}, too" if same else ""
-    )
-
-
-def _size_cell(size: int | None) -> Cell:
-    return Cell("all") if size is None else Cell(f"{size:,}", sort=float(size))
-
-
-def _how_cells(rows: Sequence[TransferRow]) -> tuple[Cell, ...]:
-    """Chance, and how the configuration was chosen."""
-    first = rows[0]
-    chance = 1 / first.num_answers if first.num_answers else None
-    lrs = list(dict.fromkeys(row.lr for row in rows if row.lr is not None))
-    return (
-        Cell(percent(chance, 1) if chance else "–", sort=chance),
-        Cell(", ".join(f"{lr:g}" for lr in lrs), sort=lrs[0]) if lrs else NONE,
-        Cell(str(first.num_configs), sort=float(first.num_configs), below=_diverged(rows)),
-        Cell(first.selected_on, sort=first.selected_on),
-        Cell(f"{first.num_images:,}", sort=float(first.num_images)),
-    )
-
-
-def _diverged(rows: Sequence[TransferRow]) -> str:
-    number = sum(row.num_diverged for row in rows)
-    return f"{number} diverged" if number else ""
-
-
-def _score_cell(rows: Sequence[TransferRow], field: str, num_seeds: int) -> Cell:
-    if getattr(rows[0], field) is None:
-        return NONE
-    score = estimate(getattr(row, field) for row in rows)
     decimals = decimals_for(row.num_images for row in rows)
-    first = rows[0]
-    low = field == first.metric and is_near_chance(
-        estimate(row.top1 for row in rows).mean, first.num_answers, first.num_images
-    )
+    means = [seed_mean(row.top1 for row in group) for group in (by_sum, by_max) if group]
+    first = by_sum[0]
+    mark = "°" if is_near_chance(means[0].mean, first.num_labels, first.num_images) else ""
     return Cell(
-        percent(score.mean, decimals) + ("°" if low else ""),
-        sort=score.mean,
-        below=spread((score,), decimals, num_seeds),
-        own=field == first.metric,
+        percent(means[0].mean, decimals) + mark,
+        sort=means[0].mean,
+        detail=f"/ {percent(means[1].mean, decimals)}" if by_max else "",
+        detail_sort=means[1].mean if by_max else None,
+        below=spread(means, decimals, num_seeds),
     )
 
 
 def class_table(rows: Sequence[ClassRow], subsets: Sequence[str]) -> Table:
-    """The classes that at least one subset leaves out, hardest first; a column for each of those subsets."""
+    """Classes that at least one subset leaves out, hardest first; a column per such subset."""
     removed = [row for row in rows if row.removed_by]
     removing = [name for name in subsets if any(name in row.removed_by for row in removed)]
-    columns = (
-        Column("class", numeric=False),
-        Column("rank", hint="1 is the hardest"),
-        Column("reference accuracy", hint="percent of the class's images"),
-        Column("images"),
-        *(Column(name, group="left out of", numeric=False) for name in removing),
-    )
-    lines = tuple(
+    columns: list[ColumnOf[ClassRow]] = [
+        (Column("class", numeric=False), lambda row: text(row.name)),
+        (Column("rank", hint="1 is the hardest"), lambda row: number(row.rank)),
         (
-            Cell(row.name, sort=row.name),
-            Cell(str(row.rank), sort=float(row.rank)) if row.rank is not None else NONE,
-            Cell(percent(row.accuracy, 1), sort=row.accuracy) if row.accuracy is not None else NONE,
-            Cell(f"{row.num_images:,}", sort=float(row.num_images))
-            if row.num_images is not None
-            else NONE,
-            *(
-                Cell("left out", sort="0")
-                if name in row.removed_by
-                else Cell("kept", sort="1", absent=True)
-                for name in removing
-            ),
-        )
-        for row in removed
+            Column("reference accuracy", hint="percent of the class's images"),
+            lambda row: percent_cell(row.accuracy),
+        ),
+        (Column("images"), lambda row: number(row.num_images)),
+        *(_removed_column(name) for name in removing),
+    ]
+    return table_of("classes", "Classes left out by at least one subset", removed, columns)
+
+
+def _removed_column(subset: str) -> ColumnOf[ClassRow]:
+    return (
+        Column(subset, group="left out of", numeric=False),
+        lambda row: (
+            Cell("left out", sort="0")
+            if subset in row.removed_by
+            else Cell("kept", sort="1", absent=True)
+        ),
     )
-    return Table("classes", "Classes left out by at least one subset", columns, lines)
-
-
-def percent(fraction: float, decimals: int) -> str:
-    """A fraction as a percentage, without the sign."""
-    return f"{100 * fraction:.{decimals}f}"
-
-
-def spread(estimates: Sequence[Estimate], decimals: int, num_seeds: int) -> str:
-    """`± 0.4 / 0.2` over seeds, and which part of the recipe's seeds is there where some are not."""
-    parts = []
-    if all(one.sd is not None for one in estimates):
-        parts.append(
-            "± " + " / ".join(percent(one.sd, decimals) for one in estimates if one.sd is not None)
-        )
-    if estimates[0].num_seeds < num_seeds:
-        parts.append(f"{estimates[0].num_seeds} of {num_seeds} seeds")
-    return ", ".join(parts)
-
-
-def decimals_for(num_images: Iterable[int]) -> int:
-    """Two decimals where an image weighs at most a hundredth of a percent, else one."""
-    return 2 if min(num_images) >= 10_000 else 1
-
-
-def _count(number: int | None) -> str:
-    return "" if number is None else f"{number:,}"
-
-
-def _or_none(number: int | None) -> float | None:
-    return None if number is None else float(number)

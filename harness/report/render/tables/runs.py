@@ -1,10 +1,11 @@
-"""Rows to tables about the runs themselves: differences, where the time went, what was written, what ran on what."""
+"""Tables about effects and runs: differences, timing, files, stages and the environment."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 from harness.report.data.run_rows import SPANS, BetonRow, EnvironmentRow, StageRow, TimingRow
-from harness.report.render.tables.table import Cell, Column, Table
+from harness.report.render.tables.cells import NONE, interval_cell, number, points, text
+from harness.report.render.tables.table import Cell, Column, ColumnOf, Table, table_of
 from harness.report.stats.effects import MEASURES, Effect
 
 TIMING_TITLES = {
@@ -12,154 +13,122 @@ TIMING_TITLES = {
     "transfer": "Transfer runs",
     "evaluate": "Evaluations",
 }
-_UNKNOWN = Cell("–", absent=True)
-_VALUES_SHOWN = 4
+_MAX_VALUES = 4  # of an environment fact
 
 
 def effects_table(effects: Sequence[Effect]) -> Table:
-    """The differences behind the opening sentences, averaged over everything else within a seed."""
-    archs = dict.fromkeys(effect.arch for effect in effects)
-    columns = [
-        Column("change", numeric=False),
-        Column("measured", numeric=False),
-        Column("averaged over", numeric=False),
-        Column("difference", hint="percentage points"),
-        Column("95 % interval", hint="t interval over seeds"),
-        Column("seeds"),
+    """The differences that the opening sentences are based on."""
+    has_archs = len({effect.arch for effect in effects}) > 1
+    columns: list[ColumnOf[Effect]] = [
+        (Column("change", numeric=False), lambda effect: text(_change(effect, has_archs))),
+        (
+            Column("measured", numeric=False),
+            lambda effect: text(MEASURES.get(effect.measure, effect.measure)),
+        ),
+        (Column("averaged over", numeric=False), lambda effect: text(_over(effect))),
+        (
+            Column("difference", hint="percentage points"),
+            lambda effect: Cell(
+                points(effect.difference.mean),
+                sort=effect.difference.mean,
+                best=effect.difference.is_clear,
+            ),
+        ),
+        (Column("95 % interval", hint="t interval over seeds"), _interval),
+        (Column("seeds"), lambda effect: number(effect.difference.num_seeds)),
     ]
-    lines = []
-    for effect in effects:
-        arch = f"{effect.arch}: " if len(archs) > 1 else ""
-        prefix = "eps " if effect.axis == "eps" else ""
-        change = f"{arch}{prefix}{effect.setting} instead of {effect.baseline}"
-        measure = MEASURES.get(effect.measure, effect.measure)
-        over = "; ".join(f"{axis} {', '.join(values)}" for axis, values in effect.over.items())
-        half = effect.estimate.half_width
-        low, high = (effect.estimate.mean - (half or 0), effect.estimate.mean + (half or 0))
-        lines.append(
-            (
-                Cell(change, sort=change),
-                Cell(measure, sort=measure),
-                Cell(over, sort=over),
-                Cell(
-                    points(effect.estimate.mean),
-                    sort=effect.estimate.mean,
-                    best=effect.estimate.is_clear,
-                ),
-                Cell(f"{points(low)} to {points(high)}", sort=half)
-                if half is not None
-                else Cell("one seed", absent=True),
-                Cell(str(effect.estimate.num_seeds), sort=float(effect.estimate.num_seeds)),
-            )
+    note = "Percentage points, paired by seed. Bold: the interval excludes zero."
+    if tested := sum(effect.difference.half_width is not None for effect in effects):
+        note += (
+            f" Intervals are not adjusted: if all {tested} true differences were zero, about "
+            f"{tested / 20:g} lines would be bold."
         )
-    note = "Percentage points, paired by seed. Bold: the interval leaves out zero."
-    if tested := sum(effect.estimate.half_width is not None for effect in effects):
-        note += f" Each line by itself: of {tested} true zeros about {tested / 20:g} would be bold."
-    return Table("differences", "Differences", tuple(columns), tuple(lines), note)
+    return table_of("differences", "Differences", effects, columns, note)
 
 
-def points(fraction: float) -> str:
-    """A difference of fractions as signed percentage points."""
-    return f"{100 * fraction:+.1f}".replace("-", "−")
+def _change(effect: Effect, has_archs: bool) -> str:
+    arch = f"{effect.arch}: " if has_archs else ""
+    prefix = "eps " if effect.axis == "eps" else ""
+    return f"{arch}{prefix}{effect.setting} instead of {effect.baseline}"
+
+
+def _over(effect: Effect) -> str:
+    return "; ".join(f"{axis} {', '.join(values)}" for axis, values in effect.over.items())
+
+
+def _interval(effect: Effect) -> Cell:
+    mean, half = effect.difference.mean, effect.difference.half_width
+    if half is None:
+        return Cell("one seed", absent=True)
+    return interval_cell(mean - half, mean + half, half, NONE)
 
 
 def timing_tables(rows: Sequence[TimingRow]) -> list[Table]:
-    """One table for each kind of run; the bars of one table share their scale."""
+    """One table per kind of run. The bars of a table have the same scale."""
     tables = []
     for kind, title in TIMING_TITLES.items():
-        mine = [row for row in rows if row.kind == kind]
-        if mine:
-            longest = max(sum(row.spans_ms) for row in mine) or 1.0
-            tables.append(
-                Table(
-                    f"timing-{kind}",
-                    title,
-                    (
-                        Column("run", numeric=False),
-                        Column("a step, ms", numeric=False, hint="mean over the run's steps"),
-                        Column("images/s", hint="end to end"),
-                        Column("replayed", hint="images/s on a batch already on the device"),
-                        Column("fed", hint="images/s end to end as a share of replayed"),
-                        Column("waits", hint="share of the step spent waiting for data"),
-                    ),
-                    tuple(_timing_line(row, longest) for row in mine),
-                )
-            )
+        of_kind = [row for row in rows if row.kind == kind]
+        if of_kind:
+            longest = max(sum(row.spans_ms) for row in of_kind) or 1.0
+            tables.append(_timing_table(f"timing-{kind}", title, of_kind, longest))
     return tables
 
 
-def _timing_line(row: TimingRow, longest: float) -> tuple[Cell, ...]:
-    total = sum(row.spans_ms)
-    bar = tuple(
-        (span, 100 * milliseconds / longest)
-        for span, milliseconds in zip(SPANS, row.spans_ms, strict=True)
-        if milliseconds > 0
-    )
-    return (
-        Cell(row.name, sort=row.name, below=row.verdict),
-        Cell(f"{total:,.1f}", sort=total, bar=bar),
-        _number(row.img_per_s),
-        _number(row.replay_img_per_s),
-        _share(row.gpu_fed),
-        _share(row.data_wait_fraction),
-    )
+def _timing_table(name: str, title: str, rows: Sequence[TimingRow], longest: float) -> Table:
+    columns: list[ColumnOf[TimingRow]] = [
+        (Column("run", numeric=False), lambda row: text(row.name, row.verdict)),
+        (
+            Column("a step, ms", numeric=False, hint="mean over the run's steps"),
+            lambda row: Cell(
+                f"{sum(row.spans_ms):,.1f}",
+                sort=sum(row.spans_ms),
+                bar=tuple(
+                    (span, 100 * milliseconds / longest)
+                    for span, milliseconds in zip(SPANS, row.spans_ms, strict=True)
+                    if milliseconds > 0
+                ),
+            ),
+        ),
+        (Column("images/s", hint="end to end"), lambda row: number(row.img_per_s)),
+        (
+            Column("replayed", hint="images/s on a batch already on the device"),
+            lambda row: number(row.replay_img_per_s),
+        ),
+        (
+            Column("fed", hint="images/s end to end, relative to replayed"),
+            lambda row: _whole_percent(row.gpu_fed),
+        ),
+        (
+            Column("waits", hint="fraction of the step spent waiting for data"),
+            lambda row: _whole_percent(row.data_wait_fraction),
+        ),
+    ]
+    return table_of(name, title, rows, columns)
+
+
+def _whole_percent(value: float | None) -> Cell:
+    return NONE if value is None else Cell(f"{100 * value:.0f} %", sort=float(value))
 
 
 def beton_table(rows: Sequence[BetonRow]) -> Table:
-    columns = (
-        Column("dataset", numeric=False),
-        Column("subset", numeric=False),
-        Column("split", numeric=False),
-        Column("classes"),
-        Column("images"),
-        Column("MB"),
-        Column("sha256", numeric=False),
-    )
-    return Table(
-        "betons",
-        "Files the models read",
-        columns,
-        tuple(
-            (
-                Cell(row.dataset, sort=row.dataset),
-                Cell(row.subset, sort=row.subset),
-                Cell(row.split, sort=row.split),
-                _number(row.num_classes),
-                _number(row.num_images),
-                Cell(f"{row.size_bytes / 1e6:,.1f}", sort=float(row.size_bytes)),
-                Cell(row.sha256[:12], sort=row.sha256),
-            )
-            for row in rows
+    """The files that the models read."""
+    columns: list[ColumnOf[BetonRow]] = [
+        (Column("dataset", numeric=False), lambda row: text(row.dataset)),
+        (Column("subset", numeric=False), lambda row: text(row.subset)),
+        (Column("split", numeric=False), lambda row: text(row.split)),
+        (Column("classes"), lambda row: number(row.num_classes)),
+        (Column("images"), lambda row: number(row.num_images)),
+        (
+            Column("MB"),
+            lambda row: Cell(f"{row.size_bytes / 1e6:,.1f}", sort=float(row.size_bytes)),
         ),
-    )
+        (Column("sha256", numeric=False), lambda row: Cell(row.sha256[:12], sort=row.sha256)),
+    ]
+    return table_of("betons", "Files the models read", rows, columns)
 
 
 def kinds_table(rows: Sequence[StageRow]) -> Table:
-    """How many stages of each kind are done, the time they took, and the number formats that their networks computed in."""
-    lines = []
-    for kind in dict.fromkeys(row.kind for row in rows):
-        mine = [row for row in rows if row.kind == kind]
-        times = [row.wall_s for row in mine]
-        lines.append(
-            (
-                Cell(kind, sort=kind),
-                _number(len(times)),
-                Cell(duration(sum(times)), sort=sum(times)),
-                Cell(duration(max(times)), sort=max(times)),
-                _precisions(mine),
-            )
-        )
-    if len(lines) > 1:  # the sum has nothing to sort by: it stays last
-        times = [row.wall_s for row in rows]
-        lines.append(
-            (
-                Cell("all"),
-                Cell(f"{len(times):,}"),
-                Cell(duration(sum(times))),
-                Cell(duration(max(times))),
-                Cell(""),
-            )
-        )
+    """Number, time and number formats of the finished stages of each kind."""
     columns = (
         Column("stages", numeric=False),
         Column("done"),
@@ -169,69 +138,68 @@ def kinds_table(rows: Sequence[StageRow]) -> Table:
             "precision", numeric=False, hint="number format of the network; in brackets: stages"
         ),
     )
+    lines: list[tuple[Cell, ...]] = []
+    for kind in dict.fromkeys(row.kind for row in rows):
+        of_kind = [row for row in rows if row.kind == kind]
+        times = [row.wall_s for row in of_kind]
+        lines.append(
+            (
+                text(kind),
+                number(len(times)),
+                Cell(duration(sum(times)), sort=sum(times)),
+                Cell(duration(max(times)), sort=max(times)),
+                _precisions(of_kind),
+            )
+        )
+    if len(lines) > 1:  # cells without sort values keep the total in the last line
+        times = [row.wall_s for row in rows]
+        total = (f"{len(times):,}", duration(sum(times)), duration(max(times)), "")
+        lines.append((Cell("all"), *map(Cell, total)))
     return Table("kinds", "Time by kind of stage", columns, tuple(lines))
 
 
 def _precisions(rows: Sequence[StageRow]) -> Cell:
-    """The formats of these stages; if they differ, each with its number of stages, commonest first."""
+    """Number formats of the stages; if they differ, the most frequent first, with their counts."""
     counts = Counter(row.precision for row in rows if row.precision).most_common()
     if not counts:
-        return _UNKNOWN
+        return NONE
     if len(counts) == 1:
-        return Cell(counts[0][0], sort=counts[0][0])
-    text = "; ".join(f"{name} ({number:,})" for name, number in counts)
-    return Cell(text, sort=text)
+        return text(counts[0][0])
+    return text("; ".join(f"{name} ({count:,})" for name, count in counts))
 
 
 def environment_table(rows: Sequence[EnvironmentRow]) -> Table:
-    """Every recorded fact; where stages differ, each value with the number of stages that had it."""
+    """Every recorded fact; if stages differ, each value with its number of stages."""
+    columns = (Column("recorded", numeric=False), Column("value", numeric=False))
     lines = []
     for name in dict.fromkeys(row.name for row in rows):
-        mine = [row for row in rows if row.name == name]
+        values = [row for row in rows if row.name == name]
         shown = [
-            row.value if len(mine) == 1 else f"{row.value} ({row.num_stages:,} stages)"
-            for row in mine[:_VALUES_SHOWN]
+            row.value if len(values) == 1 else f"{row.value} ({row.num_stages:,} stages)"
+            for row in values[:_MAX_VALUES]
         ]
-        more = len(mine) - len(shown)
-        lines.append(
-            (
-                Cell(name, sort=name),
-                Cell(
-                    "; ".join(shown),
-                    sort=shown[0],
-                    detail=f"and {more} more values" if more else "",
-                ),
-            )
-        )
-    columns = (Column("recorded", numeric=False), Column("value", numeric=False))
+        num_hidden = len(values) - len(shown)
+        detail = f"and {num_hidden} more values" if num_hidden else ""
+        lines.append((text(name), Cell("; ".join(shown), sort=shown[0], detail=detail)))
     return Table("environment", "Machine and versions", columns, tuple(lines))
 
 
 def stages_table(rows: Sequence[StageRow]) -> Table:
-    columns = (
-        Column("stage", numeric=False),
-        Column("key", numeric=False),
-        Column("began (UTC)", numeric=False),
-        Column("time"),
-    )
-    return Table(
-        "stages",
-        "Stages",
-        columns,
-        tuple(
-            (
-                Cell(row.name, sort=row.name),
-                Cell(row.key, sort=row.key),
-                Cell(row.started_at[:19].replace("T", " "), sort=row.started_at),
-                Cell(duration(row.wall_s), sort=row.wall_s),
-            )
-            for row in rows
+    """Every finished stage."""
+    columns: list[ColumnOf[StageRow]] = [
+        (Column("stage", numeric=False), lambda row: text(row.name)),
+        (Column("key", numeric=False), lambda row: text(row.key)),
+        (
+            Column("began (UTC)", numeric=False),
+            lambda row: Cell(row.started_at[:19].replace("T", " "), sort=row.started_at),
         ),
-    )
+        (Column("time"), lambda row: Cell(duration(row.wall_s), sort=row.wall_s)),
+    ]
+    return table_of("stages", "Stages", rows, columns)
 
 
 def duration(seconds: float) -> str:
-    """`8.4 s`, `12 min 05 s`, `3 h 20 min`."""
+    """Format as `8.4 s`, `12 min 05 s` or `3 h 20 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -239,11 +207,3 @@ def duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60:02d} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60:,} h {minutes % 60:02d} min"
-
-
-def _number(value: float | None) -> Cell:
-    return _UNKNOWN if value is None else Cell(f"{value:,.0f}", sort=float(value))
-
-
-def _share(value: float | None) -> Cell:
-    return _UNKNOWN if value is None else Cell(f"{100 * value:.0f} %", sort=float(value))

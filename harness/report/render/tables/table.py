@@ -1,42 +1,64 @@
-"""A table as a person reads it, and the two plain forms it can take: Markdown, and CSV of the rows behind it."""
+"""A table as the page shows it, and its two plain forms: Markdown, and CSV of the rows."""
 
 import csv
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
 class Column:
+    """A column heading.
+
+    Attributes:
+        group: adjacent columns of the same group share a heading above theirs.
+        hint: shown when the pointer is over the heading; Markdown lists it below the table.
+    """
+
     label: str
-    group: str = ""  # neighbours with the same group share a heading above theirs
+    group: str = ""
     numeric: bool = True
-    hint: str = ""  # shown when the heading is pointed at
+    hint: str = ""
 
 
 @dataclass(frozen=True)
 class Cell:
+    """One cell.
+
+    Attributes:
+        sort: value that sorting compares; None is last in both directions.
+        detail: shown after the text in a quieter color.
+        below: shown on a line of its own in a quieter color.
+        best: bold.
+        own: underlined, because it is the target's own metric.
+        absent: quieter color, because there is no value.
+        bar: (name of a span, percent of the cell's width) of a stacked bar.
+    """
+
     text: str
-    sort: float | str | None = (
-        None  # what sorting compares; None sorts last, whatever the direction
-    )
-    detail: str = ""  # after the text, quieter
+    sort: float | str | None = None
+    detail: str = ""
     detail_sort: float | None = None
-    below: str = ""  # on a line of its own, quieter
+    below: str = ""
     best: bool = False
     detail_best: bool = False
-    own: bool = False  # underlined: the number to look at
+    own: bool = False
     absent: bool = False
-    bar: tuple[
-        tuple[str, float], ...
-    ] = ()  # (name of a span, its share of the cell's width in percent)
+    bar: tuple[tuple[str, float], ...] = ()
+
+
+ColumnOf = tuple[Column, Callable[[Row], Cell]]  # a heading, and the cell of a row
 
 
 @dataclass(frozen=True)
 class Table:
-    name: str  # its id in the page
+    """A table; `name` is its id in the page."""
+
+    name: str
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -44,7 +66,7 @@ class Table:
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """(heading, number of columns) of the upper header line; empty where no column has a group."""
+        """(heading, number of columns) of the upper header line; empty if no column has a group."""
         spans: list[tuple[str, int]] = []
         for column in self.columns:
             if spans and spans[-1][0] == column.group:
@@ -54,8 +76,24 @@ class Table:
         return spans if any(group for group, _ in spans) else []
 
 
+def table_of(
+    name: str, title: str, rows: Sequence[Row], columns: Sequence[ColumnOf[Row]], note: str = ""
+) -> Table:
+    """Build a table with one line per row."""
+    return Table(
+        name,
+        title,
+        tuple(column for column, _ in columns),
+        tuple(tuple(cell_of(row) for _, cell_of in columns) for row in rows),
+        note,
+    )
+
+
 def mark_best(cells: Sequence[Cell]) -> list[Cell]:
-    """The highest value (and detail) marked, ties all. Where there is nothing to choose from, nothing is marked."""
+    """Mark the highest value (and the highest detail) of a column; ties are all marked.
+
+    Nothing is marked if all values are equal.
+    """
     best, detail_best = (
         _highest([cell.sort for cell in cells]),
         _highest([cell.detail_sort for cell in cells]),
@@ -76,7 +114,7 @@ def _highest(values: Sequence[float | str | None]) -> float | None:
 
 
 def to_markdown(table: Table) -> str:
-    """A GitHub table; best values bold. What a page shows when a heading is pointed at stands below."""
+    """Format as a GitHub table with bold best values; hints of the headings follow below."""
     heads = [f"{column.group} {column.label}".strip() for column in table.columns]
     rules = ["---:" if column.numeric else ":---" for column in table.columns]
     lines = [heads, rules] + [[_markdown_cell(cell) for cell in row] for row in table.rows]
@@ -90,7 +128,7 @@ def to_markdown(table: Table) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    """A second number and a spread stand behind the first; any other remark in brackets."""
+    """Detail and spread follow the text; other remarks are put in brackets."""
     text, *rest = map(escape_markdown, (cell.text, cell.detail, cell.below))
     detail, below = (
         part if part.startswith(("/", "±")) or not part else f"({part})" for part in rest
@@ -101,16 +139,17 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that stays text: no HTML, no table bars, no emphasis, on one line."""
+    """Escape HTML, table bars and emphasis, and join lines."""
     for character in "\\`*_[]|#":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
 
 
-def to_csv(kind: type, rows: Sequence[Any]) -> str:
-    """Rows (dataclasses of type `kind`) under their field names; None is an empty cell, lists become `x;y`, mappings `a=1;b=2`.
+def to_csv(kind: type, rows: Sequence[object]) -> str:
+    """Format dataclasses of type `kind` as CSV with their field names as header.
 
-    Numbers are written in full, so that reading them back gives the same numbers.
+    None becomes an empty cell, a tuple `x;y`, a mapping `a=1;b=2`. Numbers are written in full, so
+    reading them back gives the same numbers.
     """
     names = [field.name for field in dataclasses.fields(kind)]
     text = io.StringIO()
@@ -120,7 +159,7 @@ def to_csv(kind: type, rows: Sequence[Any]) -> str:
     return text.getvalue()
 
 
-def _csv_value(value: Any) -> Any:
+def _csv_value(value: object) -> object:
     if isinstance(value, Mapping):
         return ";".join(f"{name}={item}" for name, item in value.items())
     return ";".join(map(str, value)) if isinstance(value, tuple) else value

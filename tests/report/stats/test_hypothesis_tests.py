@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from harness.report.stats import hypothesis_tests as stats
+from harness.report.stats import hypothesis_tests, intervals, summaries
 
 RANDOM = np.random.default_rng(0)
 
 
 def test_logit_stays_finite_and_is_monotone():
-    values = stats.logit(np.array([0.0, 0.1, 0.5, 1.0]), 100)
+    values = summaries.logit(np.array([0.0, 0.1, 0.5, 1.0]), 100)
     assert values[2] == 0 and np.isfinite(values).all() and (np.diff(values) > 0).all()
     assert values[0] == pytest.approx(math.log(0.005 / 0.995)) and values[3] == pytest.approx(
         -values[0]
@@ -26,45 +26,48 @@ def test_errors_leave_out_how_hard_each_dataset_is():
     """Adding a constant to a dataset changes no error; Morey's factor is that of his equation."""
     scores = RANDOM.normal(0, 1, (5, 12))
     found, shifted = (
-        stats.dataset_adjusted(scores),
-        stats.dataset_adjusted(scores + 10 * RANDOM.normal(size=12)),
+        summaries.dataset_adjusted_means(scores),
+        summaries.dataset_adjusted_means(scores + 10 * RANDOM.normal(size=12)),
     )
     assert shifted.standard_error == pytest.approx(found.standard_error)
     row = scores[2] - scores.mean(axis=0)
     assert found.standard_error[2] == pytest.approx(scipy_stats.sem(row) * math.sqrt(5 / 4))
     assert found.mean == pytest.approx(scores.mean(axis=1))
-    assert np.isnan(stats.dataset_adjusted(scores[:1]).standard_error).all()
+    assert np.isnan(summaries.dataset_adjusted_means(scores[:1]).standard_error).all()
 
 
 def test_correlation_of_a_line_and_of_nothing():
     x = np.arange(10.0)
-    line = stats.correlation(x, 3 * x + 1)
+    line = summaries.correlation(x, 3 * x + 1)
     assert line.r == pytest.approx(1) and line.rho == pytest.approx(1)
-    noisy = stats.correlation(x, x + RANDOM.normal(0, 3, 10))
+    noisy = summaries.correlation(x, x + RANDOM.normal(0, 3, 10))
     assert noisy.low < noisy.r < noisy.high < 1
-    assert math.isnan(stats.correlation(x, np.ones(10)).r) and math.isnan(
-        stats.correlation(x[:2], x[:2]).r
+    assert math.isnan(summaries.correlation(x, np.ones(10)).r) and math.isnan(
+        summaries.correlation(x[:2], x[:2]).r
     )
 
 
 def test_what_a_score_predicts():
     accuracy = np.array([0.9, 0.8, 0.7, 0.6])
-    assert stats.weighted_kendall(accuracy, accuracy) == pytest.approx(1)
-    assert stats.weighted_kendall(-accuracy, accuracy) == pytest.approx(-1)
+    assert summaries.weighted_kendall(accuracy, accuracy) == pytest.approx(1)
+    assert summaries.weighted_kendall(-accuracy, accuracy) == pytest.approx(-1)
     score = np.array([1, 4, 3, 2])  # its best two: models 1 and 2
-    assert stats.recall_at(2, score, accuracy) == 0.5 and stats.recall_at(4, score, accuracy) == 1
-    assert stats.relative_accuracy_at(1, score, accuracy) == pytest.approx(0.8 / 0.9)
-    assert stats.relative_accuracy_at(4, score, accuracy) == 1
+    assert (
+        summaries.recall_at(2, score, accuracy) == 0.5
+        and summaries.recall_at(4, score, accuracy) == 1
+    )
+    assert summaries.relative_accuracy_at(1, score, accuracy) == pytest.approx(0.8 / 0.9)
+    assert summaries.relative_accuracy_at(4, score, accuracy) == 1
     # An exchange at the top costs more than one at the bottom.
-    assert stats.weighted_kendall([4, 3, 1, 2], accuracy) > stats.weighted_kendall(
+    assert summaries.weighted_kendall([4, 3, 1, 2], accuracy) > summaries.weighted_kendall(
         [3, 4, 2, 1], accuracy
     )
 
 
 def test_times_in_top():
     scores = np.array([[3, 3, 1], [2, 3, 2], [1, 0, 3]])
-    assert stats.times_in_top(1, scores).tolist() == [2, 1, 1]
-    assert stats.times_in_top(9, scores).tolist() == [3, 3, 3]
+    assert summaries.times_in_top(1, scores).tolist() == [2, 1, 1]
+    assert summaries.times_in_top(9, scores).tolist() == [3, 3, 3]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12))
@@ -79,7 +82,7 @@ def test_mcnemar_counts_all_ways_to_swap(pairs):
         >= given_difference
         for signs in itertools.product((1, -1), repeat=len(disagreements))
     ]
-    assert stats.mcnemar(first, second) == pytest.approx(np.mean(as_extreme))
+    assert hypothesis_tests.mcnemar(first, second) == pytest.approx(np.mean(as_extreme))
 
 
 def test_permutations_agree_with_mcnemar_and_serve_any_metric():
@@ -93,17 +96,20 @@ def test_permutations_agree_with_mcnemar_and_serve_any_metric():
     def mean_per_class(predictions):
         return float(np.mean([(predictions[labels == k] == k).mean() for k in range(3)]))
 
-    exact = stats.mcnemar(first == labels, second == labels)
+    exact = hypothesis_tests.mcnemar(first == labels, second == labels)
     # 4000 permutations: a standard error of at most 0.008.
-    assert stats.permutation_test(top1, first, second, num_permutations=4000) == pytest.approx(
-        exact, abs=0.02
+    assert hypothesis_tests.permutation_test(
+        top1, first, second, num_permutations=4000
+    ) == pytest.approx(exact, abs=0.02)
+    assert (
+        hypothesis_tests.permutation_test(mean_per_class, first, second, num_permutations=500)
+        < 0.05
     )
-    assert stats.permutation_test(mean_per_class, first, second, num_permutations=500) < 0.05
-    assert stats.permutation_test(top1, first, first, num_permutations=50) == 1
+    assert hypothesis_tests.permutation_test(top1, first, first, num_permutations=50) == 1
     # Scores of several classes an image, exchanged together.
     matrix = RANDOM.random((60, 3))
     assert (
-        stats.permutation_test(
+        hypothesis_tests.permutation_test(
             lambda m: float(m.sum(axis=1)[0]), matrix, matrix, num_permutations=20
         )
         == 1
@@ -112,51 +118,55 @@ def test_permutations_agree_with_mcnemar_and_serve_any_metric():
 
 def test_paired_t_test_and_its_limits():
     a, b = RANDOM.normal(0, 1, 12), RANDOM.normal(0, 1, 12)
-    assert stats.paired_t_test(a, b) == scipy_stats.ttest_rel(a, b).pvalue
-    assert math.isnan(stats.paired_t_test(a[:1], b[:1])) and math.isnan(stats.paired_t_test(a, a))
+    assert hypothesis_tests.paired_t_test(a, b) == scipy_stats.ttest_rel(a, b).pvalue
+    assert math.isnan(hypothesis_tests.paired_t_test(a[:1], b[:1])) and math.isnan(
+        hypothesis_tests.paired_t_test(a, a)
+    )
 
 
 def test_holm_by_hand():
-    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
+    assert hypothesis_tests.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
         [0.03, 0.06, 0.06, 0.02]
     )  # Holm 1979's procedure
-    assert stats.holm([0.9, math.nan, 0.8])[0] == 1.0 and math.isnan(stats.holm([0.9, math.nan])[1])
-    assert stats.holm([]) == []
+    assert hypothesis_tests.holm([0.9, math.nan, 0.8])[0] == 1.0 and math.isnan(
+        hypothesis_tests.holm([0.9, math.nan])[1]
+    )
+    assert hypothesis_tests.holm([]) == []
 
 
 def test_bootstrap_covers_the_mean_about_as_often_as_it_says():
     covered = 0
     for trial in range(120):
         values = np.random.default_rng(trial).normal(1, 1, (1, 40))
-        interval = stats.bootstrap(values, num_draws=400, seed=trial)
+        interval = intervals.bootstrap(values, num_draws=400, seed=trial)
         covered += interval.low <= 1 <= interval.high
     # 95 % of 120 intervals, with a standard error of 2 %; the bootstrap covers slightly less.
     assert 0.87 <= covered / 120 <= 0.99
-    constant = stats.bootstrap(np.full((3, 4), 2.0), num_draws=50)
+    constant = intervals.bootstrap(np.full((3, 4), 2.0), num_draws=50)
     assert (constant.mean, constant.low, constant.high) == pytest.approx(
         (2, 2, 2)
-    ) and constant.leaves_out_zero
+    ) and constant.excludes_zero
     # Seeds that differ widen it, even where the datasets agree.
-    wide = stats.bootstrap(np.repeat([[-1.0], [1.0], [0.5]], 5, axis=1), num_draws=400)
-    assert wide.low < 0 < wide.high and not wide.leaves_out_zero
+    wide = intervals.bootstrap(np.repeat([[-1.0], [1.0], [0.5]], 5, axis=1), num_draws=400)
+    assert wide.low < 0 < wide.high and not wide.excludes_zero
 
 
 def test_sign_table():
-    signs = stats.sign_table(np.array([3, 2, 2, 5, 1]), np.array([1, 1, 2, 4, 9]))
+    signs = hypothesis_tests.sign_test(np.array([3, 2, 2, 5, 1]), np.array([1, 1, 2, 4, 9]))
     assert (signs.wins, signs.ties, signs.losses, str(signs)) == (3, 1, 1, "3 of 5")
     assert signs.p == pytest.approx(scipy_stats.binomtest(3, 4).pvalue)
-    assert stats.sign_table(np.ones(3), np.ones(3)).p == 1
+    assert hypothesis_tests.sign_test(np.ones(3), np.ones(3)).p == 1
 
 
 def test_welch_is_scipys_and_needs_repeats():
     a, b = RANDOM.normal(0.5, 0.01, 3), RANDOM.normal(0.6, 0.02, 4)
     theirs = scipy_stats.ttest_ind(a, b, equal_var=False).confidence_interval()
-    found = stats.welch(a, b)
+    found = intervals.welch(a, b)
     assert (found.low, found.high) == pytest.approx(
         (theirs.low, theirs.high)
-    ) and found.leaves_out_zero
-    assert stats.welch(np.array([0.5]), b) is None
-    assert stats.welch(np.array([0.5, 0.5]), np.array([0.25, 0.25])) == stats.Interval(
+    ) and found.excludes_zero
+    assert intervals.welch(np.array([0.5]), b) is None
+    assert intervals.welch(np.array([0.5, 0.5]), np.array([0.25, 0.25])) == intervals.Interval(
         0.25, 0.25, 0.25
     )
 
@@ -169,14 +179,14 @@ def test_exchanges_of_several_seeds_are_all_counted(differences):
         for signs in itertools.product((1, -1), repeat=len(differences))
     ]
     expected = np.mean([value >= abs(sum(differences)) for value in sums])
-    assert stats.exchange_test(np.array(differences)) == pytest.approx(expected)
+    assert hypothesis_tests.exchange_test(np.array(differences)) == pytest.approx(expected)
 
 
 def test_exchange_of_one_seed_is_mcnemars_test_also_for_many_images():
     for num_images in (40, 6000):
         first, second = RANDOM.random(num_images) < 0.7, RANDOM.random(num_images) < 0.68
-        assert stats.exchange_test(first.astype(int) - second) == pytest.approx(
-            stats.mcnemar(first, second), rel=1e-6
+        assert hypothesis_tests.exchange_test(first.astype(int) - second) == pytest.approx(
+            hypothesis_tests.mcnemar(first, second), rel=1e-6
         )
 
 
@@ -193,10 +203,12 @@ def test_sign_flips_agree_with_permutations_of_the_predictions():
         ((first == labels).astype(int) - (second == labels)) / np.bincount(labels)[labels] / 4
     )
     assert weighted.sum() == pytest.approx(mean_per_class(first) - mean_per_class(second))
-    slow = stats.permutation_test(mean_per_class, first, second, num_permutations=3000, seed=1)
+    slow = hypothesis_tests.permutation_test(
+        mean_per_class, first, second, num_permutations=3000, seed=1
+    )
     # 3000 permutations: a standard error of at most 0.009.
-    assert stats.sign_flip_test(weighted) == pytest.approx(slow, abs=0.03)
-    assert stats.sign_flip_test(np.zeros(9)) == 1
+    assert hypothesis_tests.sign_flip_test(weighted) == pytest.approx(slow, abs=0.03)
+    assert hypothesis_tests.sign_flip_test(np.zeros(9)) == 1
 
 
 def test_map_permutations_are_those_of_the_slow_twin():
@@ -213,13 +225,15 @@ def test_map_permutations_are_those_of_the_slow_twin():
             )
         )
 
-    difference, p = stats.map11_permutation_test(first, second, labels, num_permutations=60, seed=3)
+    difference, p = hypothesis_tests.map11_permutation_test(
+        first, second, labels, num_permutations=60, seed=3
+    )
     assert difference == pytest.approx(map11(first) - map11(second))
     assert p == pytest.approx(
-        stats.permutation_test(map11, first, second, num_permutations=60, seed=3)
+        hypothesis_tests.permutation_test(map11, first, second, num_permutations=60, seed=3)
     )
 
 
 def test_times_in_top_leaves_out_what_was_not_measured():
     scores = np.array([[0.5, math.nan], [math.nan, math.nan], [0.4, 0.2], [0.3, 0.1]])
-    assert stats.times_in_top(2, scores).tolist() == [1, 0, 2, 1]
+    assert summaries.times_in_top(2, scores).tolist() == [1, 0, 2, 1]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from harness.report.stats import elo
-from harness.report.stats import hypothesis_tests as stats
-from harness.report.stats.leaderboard import Board, Standing, standings
+from harness.report.data.records import ModelId
+from harness.report.stats import elo, summaries
+from harness.report.stats.leaderboard import RankedModel, ScoreMatrix, ranking
 
 
 def test_two_models_in_closed_form():
@@ -27,7 +27,7 @@ def test_strengths_agree_with_choix():
     random = np.random.default_rng(0)
     true = np.array([1.0, 0.3, 0.0, -0.4, -0.9])
     rounds = [true + random.gumbel(size=5) for _ in range(200)]
-    wins = elo.wins_of(rounds)
+    wins = elo.count_wins(rounds)
     data = [(i, j) for i in range(5) for j in range(5) for _ in range(int(wins[i, j]))]
     theirs = choix.opt_pairwise(5, data, alpha=elo.RIDGE)
     found = elo.fit(wins)
@@ -38,7 +38,7 @@ def test_strengths_agree_with_choix():
 
 def test_ties_count_half_and_absent_models_do_not_play():
     rounds = [np.array([1.0, 1.0, 0.0]), np.array([2.0, 1.0, np.nan])]
-    assert elo.wins_of(rounds).tolist() == [[0, 1.5, 1], [0.5, 0, 1], [0, 0, 0]]
+    assert elo.count_wins(rounds).tolist() == [[0, 1.5, 1], [0.5, 0, 1], [0, 0, 0]]
 
 
 def test_a_model_that_wins_everywhere_has_a_finite_strength():
@@ -49,20 +49,20 @@ def test_a_model_that_wins_everywhere_has_a_finite_strength():
     assert np.isfinite(found.covariance).all()
 
 
-def standings_of(second: np.ndarray) -> list[Standing]:
+def ranking_of(second: np.ndarray) -> list[RankedModel]:
     """19 targets, `a` at 0.9 everywhere, `b` as given, three others between 0.1 and 0.7."""
     scores = np.vstack(
         [np.full(19, 0.9), second, np.random.default_rng(0).uniform(0.1, 0.7, (3, 19))]
     )
-    sources = tuple((name, "", "", "", 0.0) for name in "abcde")
-    return standings(
-        Board(
+    models = tuple(ModelId(name, "", "", "", 0.0) for name in "abcde")
+    return ranking(
+        ScoreMatrix(
             "full",
-            sources,
+            models,
             tuple("abcde"),
             tuple(map(str, range(19))),
             scores,
-            stats.logit(scores, 1000),
+            summaries.logit(scores, 1000),
             np.full(5, np.nan),
             tuple(scores.T),
         )
@@ -72,7 +72,7 @@ def standings_of(second: np.ndarray) -> list[Standing]:
 @pytest.mark.parametrize("won", [19, 15, 12])
 def test_the_test_of_strength_is_scipys_on_direct_meetings(won: int) -> None:
     """Who wins all 19 is clearly ahead: there Wald's test of the strengths says p = 0.27."""
-    first, second, *_ = standings_of(np.where(np.arange(19) < won, 0.8, 0.95))
+    first, second, *_ = ranking_of(np.where(np.arange(19) < won, 0.8, 0.95))
     assert (first.model, second.model) == ("a", "b")
     assert first.p_next == pytest.approx(scipy_stats.binomtest(won, 19).pvalue)
     assert (first.elo_standard_error is None) == (
@@ -82,5 +82,5 @@ def test_the_test_of_strength_is_scipys_on_direct_meetings(won: int) -> None:
 
 def test_who_stands_above_without_winning_the_direct_meetings_is_not_ahead() -> None:
     """`a` has 4 + 57 wins, `b` 15 + 45, of which 15 were against `a`."""
-    first, second, *_ = standings_of(np.where(np.arange(19) < 15, 0.95, 0.05))
+    first, second, *_ = ranking_of(np.where(np.arange(19) < 15, 0.95, 0.05))
     assert (first.model, second.model, first.p_next) == ("a", "b", 1.0)

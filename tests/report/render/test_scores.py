@@ -9,13 +9,14 @@ import pytest
 
 from harness.config.recipe import Recipe
 from harness.report.data.collection import Collection
-from harness.report.data.induction import about_induction, inductions
+from harness.report.data.induction import inductions
 from harness.report.data.rows import score_rows, transfer_rows
-from harness.report.render.figures.amounts import induction_panels
+from harness.report.render.figures.sizes import induction_panels
 from harness.report.render.figures.transfer import subset_panels
 from harness.report.render.page import write
 from harness.report.render.sections import scores_section, transfer_section
-from harness.report.stats.analysis import analyse
+from harness.report.stats.analysis import analyze
+from harness.report.text.findings import about_induction
 from harness.runner.result import Result
 from tests.helpers import study_fakes
 from tests.helpers.report_fakes import make_recipe, make_results
@@ -106,14 +107,15 @@ def test_induction_speaks_of_targets_that_nothing_is_trained_on() -> None:
 def test_one_seed_is_called_so_and_few_images_carry_nothing() -> None:
     text = said(*study_fakes.induced(lambda name, seed: KNN[name]))
     assert text == (
-        "On fine, the nearest neighbour was of the same class for 10.0 % of 2,000 images with features taught 9 "
-        "classes (coarse9), and for 40.0 % with 1,000 classes (all): −30.0 points. These are single runs."
+        "On fine, the nearest neighbor has the same class for 10.0 % of 2,000 images, with features "
+        "trained on 9 classes (coarse9). With 1,000 classes (all), the fraction is 40.0 %. "
+        "The difference is −30.0 points. These are single runs."
     )
     near = {**KNN, "coarse9": 0.39}
     # 196 * sqrt(2 * 0.4 * 0.6 / 2000) = 3.04 points
     assert (
-        "−1.0 points. That is within what so few images leave open in single runs (± 3.0 points)."
-        in said(*study_fakes.induced(lambda name, seed: near[name]))
+        "−1.0 points. That is within the sampling error of single runs on these images "
+        "(± 3.0 points)." in said(*study_fakes.induced(lambda name, seed: near[name]))
     )
     assert "−1.0 points. These are single runs." in said(
         *study_fakes.induced(lambda name, seed: near[name], num_images=50_000)
@@ -164,11 +166,11 @@ def test_several_eps_keep_their_axis() -> None:
     recipe = make_recipe(eps=(0.0, 0.5))
     found = Collection(recipe, make_results(recipe))
     rows = transfer_rows(found)
-    section = transfer_section(recipe, rows, analyse([], rows, [], {}))
+    section = transfer_section(recipe, rows, analyze([], rows, [], {}))
     assert section.panels[0].data.startswith("subset,method,eps,")
     one = make_recipe(eps=(0.0,))
     rows = transfer_rows(Collection(one, make_results(one)))
-    section = transfer_section(one, rows, analyse([], rows, [], {}))
+    section = transfer_section(one, rows, analyze([], rows, [], {}))
     assert section.panels[0].data.startswith("subset,method,variant,")
     assert [entry.text for entry in section.legend] == ["fixed", "full"]
 

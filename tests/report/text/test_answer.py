@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.report.data.rows import AccuracyRow, TransferRow
+from harness.report.data.records import AccuracyRow, TransferRow
 from harness.report.stats.effects import MASKING, effects
 from harness.report.text.answer import answers, caveats
 
@@ -84,7 +84,7 @@ def transfer_rows(
     ]
 
 
-def said(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow] = ()) -> str:
+def opening(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow] = ()) -> str:
     return " ".join(
         [*answers(accuracy, transfer, effects(accuracy, transfer)), *caveats(accuracy, transfer)]
     )
@@ -96,7 +96,7 @@ def wobble(seed: int) -> float:
 
 def test_a_gain_that_masking_takes_away_is_called_so() -> None:
     gain = {"all": 0.0, "minus20": 0.03}
-    text = said(
+    text = opening(
         accuracy_rows(
             lambda subset, seed: 0.7 + gain[subset] + wobble(seed) * gain[subset] * 20,
             lambda subset, seed: 0.73 + wobble(seed) * gain[subset] * 20,
@@ -105,11 +105,8 @@ def test_a_gain_that_masking_takes_away_is_called_so() -> None:
     )
     assert "Pretraining on minus20 (80 classes) instead of all (100 classes)" in text
     assert "on the 80 common classes by +3.0 ± 0.3 points" in text
-    assert (
-        "+0.0 ± 0.3 points (not clear) when only common ones may" in text
-        or "−0.0 ± 0.3 points (not clear)" in text
-    )
-    assert "that the features got better is not shown" in text
+    assert "Masked top-1 changed by +0.0 ± 0.3 points (not clear)." in text.replace("−0.0", "+0.0")
+    assert "better features are not shown" in text
 
 
 def test_a_gain_that_stays_is_called_so() -> None:
@@ -118,8 +115,8 @@ def test_a_gain_that_stays_is_called_so() -> None:
     def top1(subset: str, seed: int) -> float:
         return 0.7 + gain[subset] + wobble(seed) * gain[subset]
 
-    text = said(accuracy_rows(top1, top1, seeds=(0, 1, 2)))
-    assert "A gain stays" in text and "not shown" not in text and "not clear" not in text
+    text = opening(accuracy_rows(top1, top1, seeds=(0, 1, 2)))
+    assert "The gain remains" in text and "not shown" not in text and "not clear" not in text
 
 
 def test_wide_intervals_carry_no_reading() -> None:
@@ -136,27 +133,26 @@ def test_wide_intervals_carry_no_reading() -> None:
         )
         for row in unmasked
     ]
-    shown = {effect.measure: effect.estimate for effect in effects(flat, [])}
+    shown = {effect.measure: effect.difference for effect in effects(flat, [])}
     assert not shown["clean common_unmasked"].is_clear and not shown[MASKING].is_clear
-    text = said(flat)
+    text = opening(flat)
     assert text.count("not clear") >= 2
     assert "not shown" not in text and "gain" not in text
 
 
 def test_one_seed_claims_no_interval() -> None:
-    text = said(
+    text = opening(
         accuracy_rows(
             lambda subset, seed: 0.70 if subset == "all" else 0.74,
             lambda subset, seed: 0.74,
             seeds=(0,),
         )
     )
-    assert "One seed, no interval" in text
-    assert "+4.0 points when any class" in text and "+0.0 points when only" in text
-    assert "In these single runs most of that gain goes" in text
-    assert (
-        "± 2.0 points on a difference between two models." in text
-    )  # 196 * sqrt(2 * 0.7 * 0.3 / 4000) = 2.008
+    assert "There is one seed and no interval" in text
+    assert "common classes by +4.0 points. Masked top-1 changed by +0.0 points." in text
+    assert "In these single runs, most of the gain disappears" in text
+    # 196 * sqrt(2 * 0.7 * 0.3 / 4000) = 2.008
+    assert "± 2.0 points on the 4,000 images of the common classes." in text
     assert text.count("±") == 1 and "clear" not in text
 
 
@@ -165,19 +161,20 @@ def test_the_test_images_of_the_smallest_target_are_named_too() -> None:
         replace(row, num_images={"pets": 400, "cars": 1000}[row.target])
         for row in transfer_rows(lambda *_: 0.5, seeds=(0,))
     ]
-    noise = "The 400 test images of pets alone leave up to about ± 6.9 points on a difference between two models."
-    assert noise in said([], transfer)  # 196 * sqrt(2 * 0.5 * 0.5 / 400) = 6.93
+    # 196 * sqrt(2 * 0.5 * 0.5 / 400) = 6.93
+    error = "two equal models differ by up to ± 6.9 points on the 400 test images of pets."
+    assert error in opening([], transfer)
     accuracy = accuracy_rows(lambda *_: 0.7, lambda *_: 0.7, seeds=(0,))
     assert (
-        "The 4,000 images of the common classes alone leave up to about ± 2.0 points on a difference between two models; "
-        "the 400 test images of pets up to ± 6.9."
-    ) in said(accuracy, transfer)
+        "differ by up to ± 2.0 points on the 4,000 images of the common classes and ± 6.9 points "
+        "on the 400 test images of pets."
+    ) in opening(accuracy, transfer)
     own = [replace(row, view="own") for row in accuracy]
-    assert noise in said(own, transfer) and "common classes alone" not in said(own, transfer)
+    assert error in opening(own, transfer) and "4,000 images" not in opening(own, transfer)
 
 
 def test_one_seed_with_few_images_reads_nothing_into_a_small_gain() -> None:
-    text = said(
+    text = opening(
         accuracy_rows(
             lambda subset, seed: 0.70 if subset == "all" else 0.74,
             lambda subset, seed: 0.74,
@@ -185,18 +182,21 @@ def test_one_seed_with_few_images_reads_nothing_into_a_small_gain() -> None:
             num_images=200,
         )
     )
-    assert "most of that gain" not in text
+    assert "most of the gain" not in text
 
 
 def test_transfer_is_averaged_over_targets_and_eps() -> None:
     def score(subset: str, eps: float, target: str, seed: int) -> float:
         return 0.5 + {"pets": 0.02, "cars": 0.04}[target] * (subset == "minus20") + 0.01 * eps
 
-    text = said([], transfer_rows(score, seeds=(0,)))
-    assert "changed transfer by +3.0 points (full), averaged over 2 targets and eps 0, 3." in text
+    text = opening([], transfer_rows(score, seeds=(0,)))
     assert (
-        "Robust pretraining at eps 3 instead of 0 changed transfer by +3.0 points (full), averaged over "
+        "changed transfer by +3.0 points (full). These are averages over 2 targets and eps 0, 3."
         in text
+    )
+    assert (
+        "Robust pretraining at eps 3 instead of 0 changed transfer by +3.0 points (full). These are "
+        "averages over 2 targets" in text
     )
     assert "Chance is 10.0 % on the targets." in text
 
@@ -212,14 +212,14 @@ def test_attacked_models_are_compared_only_under_the_same_attack() -> None:
     assert not [effect for effect in apart if effect.axis == "eps"]
     together = effects([*attacked(0.5, 3.0), *attacked(3.0, 3.0)], [])
     found = {effect.measure: effect for effect in together if effect.axis == "eps"}
-    assert found["adversarial common_unmasked"].estimate.mean == pytest.approx(0.25)
+    assert found["adversarial common_unmasked"].difference.mean == pytest.approx(0.25)
     assert found["adversarial common_unmasked"].over["attack eps"] == ("3",)
 
 
 def test_accuracies_at_chance_are_counted() -> None:
     rows = accuracy_rows(lambda subset, seed: 0.0125, lambda subset, seed: 0.5, seeds=(0,))
-    assert "2 of 4 accuracies are not clearly above it" in said(rows)
-    assert "Chance is 1.0 to 1.2 % on the common classes (1.2 % masked)." in said(rows)
+    assert "2 of 4 accuracies are not clearly above chance" in opening(rows)
+    assert "Chance is 1.0 to 1.2 % on the common classes (1.2 % masked)." in opening(rows)
 
 
 def test_archs_are_told_apart() -> None:
@@ -274,18 +274,21 @@ def test_controls_with_as_many_classes_never_stand_for_the_subset_that_they_cont
     rows = controlled_rows()
     about_size, about_which, about_eps, about_budget = answers([], rows, effects([], rows))
     assert about_size.startswith(
-        "Pretraining on in800 (800 classes) instead of in1000 (1,000 classes) changed transfer by +4.0 ± 0.0 points (fixed) "
-        "and +8.0 ± 0.0 points (full), averaged over 2 targets and eps 0, 3."
+        "Pretraining on in800 (800 classes) instead of in1000 (1,000 classes) changed transfer by "
+        "+4.0 ± 0.0 points (fixed) and +8.0 ± 0.0 points (full). "
+        "These are averages over 2 targets and eps 0, 3."
     )
     assert about_which == (
-        "At equal numbers of classes, in800 instead of in800-random changed transfer by +3.0 ± 0.0 points (fixed) and "
-        "+6.0 ± 0.0 points (full); in800 instead of in800-easiest-removed by +7.0 ± 0.0 points (fixed) and +14.0 ± 0.0 points "
-        "(full), averaged over 2 targets at eps 0."
+        "With equal numbers of classes, in800 instead of in800-random changed transfer by "
+        "+3.0 ± 0.0 points (fixed) and +6.0 ± 0.0 points (full). in800 instead of "
+        "in800-easiest-removed changed it by +7.0 ± 0.0 points (fixed) and +14.0 ± 0.0 points "
+        "(full). These are averages over 2 targets at eps 0."
     )
     assert about_eps.startswith("Robust pretraining at eps 3")
     assert about_budget.startswith(
-        "At equal numbers of pretraining images (1,080,000 and 950,000), in900 instead of in900-budget changed transfer by "
-        "+3.0 ± 0.0 points (fixed) and +6.0 ± 0.0 points (full); in800 instead of in800-budget by +6.0 ± 0.0 points"
+        "With equal numbers of pretraining images (1,080,000 and 950,000), in900 instead of "
+        "in900-budget changed transfer by +3.0 ± 0.0 points (fixed) and +6.0 ± 0.0 points (full). "
+        "in800 instead of in800-budget changed it by +6.0 ± 0.0 points"
     )
     assert "random" not in about_budget and about_budget.endswith(
         "fewer classes with more images each were the better choice."
@@ -294,7 +297,7 @@ def test_controls_with_as_many_classes_never_stand_for_the_subset_that_they_cont
 
 def test_every_control_has_its_own_difference_at_equal_numbers_of_images() -> None:
     found = {
-        (one.setting, one.baseline): one.estimate.mean
+        (one.setting, one.baseline): one.difference.mean
         for one in effects([], controlled_rows())
         if (one.axis, one.measure) == ("budget", "transfer fixed")
     }
@@ -317,7 +320,7 @@ def test_where_all_have_as_many_classes_the_fewest_images_open() -> None:
 
 
 def test_nothing_to_compare_says_nothing() -> None:
-    assert said([]) == ""
+    assert opening([]) == ""
     alone = [
         row
         for row in accuracy_rows(lambda *_: 0.5, lambda *_: 0.5, seeds=(0,))

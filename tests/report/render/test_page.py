@@ -57,7 +57,7 @@ def test_whole_matrix(tmp_path: Path, seeds: tuple[int, ...], archs: tuple[str, 
     assert page.tags.count("figure") == 2 * len(archs) + 1
     assert {f"accuracy-{index}-common_masked" for index in range(len(archs))} <= set(page.tables)
     assert recipe.question in page.text and "have no result yet" not in page.text
-    assert ("One seed, no interval" in page.text) == (len(seeds) == 1)
+    assert ("There is one seed and no interval" in page.text) == (len(seeds) == 1)
 
 
 def test_zero_results(tmp_path: Path) -> None:
@@ -65,8 +65,8 @@ def test_zero_results(tmp_path: Path) -> None:
     path = write(recipe, [], ["write/all", "pretrain/x"], tmp_path, ("html", "md", "csv"))
     page = assert_sound(path.read_text())
     assert page.tables == {}
-    assert "2 of 2 stages have no result yet" in page.text and "nothing to answer with" in page.text
-    assert "nothing to answer with" in (tmp_path / "report.md").read_text()
+    assert "2 of 2 stages have no result yet" in page.text and "there is no answer" in page.text
+    assert "there is no answer" in (tmp_path / "report.md").read_text()
     assert read_csv(tmp_path / "accuracy.csv") == []
     assert [row["stage"] for row in read_csv(tmp_path / "unfinished.csv")] == [
         "pretrain/x",
@@ -258,4 +258,4 @@ def test_a_new_report_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Pat
     render(recipe, [], tmp_path)
     text = render(recipe, make_results(recipe), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
-    assert "nothing to answer with" not in text
+    assert "there is no answer" not in text

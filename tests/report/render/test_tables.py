@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.config.recipe import EvaluateSettings, Recipe
-from harness.report.data.rows import shown_eps
+from harness.report.data.records import format_eps
 from harness.report.render.page import write
 from harness.runner.result import Result
 from tests.helpers.report_fakes import CLASSES, make_recipe, make_results, replace_metrics
@@ -196,7 +196,7 @@ def test_clean_models_attacked_at_a_foreign_eps_say_so(tmp_path: Path) -> None:
         "clean",
         "adversarial",
     ]
-    assert "top-1 under attack at eps 0.5 by −" in page.text
+    assert "Top-1 under attack at eps 0.5 changed by −" in page.text
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_clean_models_attacked_at_a_foreign_eps_say_so(tmp_path: Path) -> None:
     ],
 )
 def test_radii_are_written_as_people_write_them(eps: float, shown: str) -> None:
-    assert shown_eps(eps) == shown
+    assert format_eps(eps) == shown
 
 
 def test_attacks_are_named_with_their_steps_and_norm(tmp_path: Path) -> None:

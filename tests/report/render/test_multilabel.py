@@ -7,7 +7,7 @@ from harness.report.data.collection import Collection
 from harness.report.data.rows import grid_rows, transfer_rows
 from harness.report.render.figures.transfer import transfer_panels
 from harness.report.render.page import write
-from harness.report.render.tables.accuracy import transfer_table
+from harness.report.render.tables.transfer import transfer_table
 from tests.helpers.report_fakes import make_recipe, make_results, replace_metrics
 
 
@@ -66,7 +66,7 @@ def test_tables_show_the_mean_average_precision():
         else:
             assert row.map11 is None and line[column].text == "–"
     assert sum(line[column].best for line in table.rows) == 2  # of fixed and of full
-    assert "top-1 and top-5 count images with a class that is there" in table.note
+    assert "top-1 and top-5 count images with a present class" in table.note
     assert {panel.title: panel.detail for panel in transfer_panels(recipe, rows)}[
         "voc"
     ] == "11-point mAP"
@@ -97,5 +97,5 @@ def test_without_such_a_target_nothing_of_it_is_shown():
     table = transfer_table(recipe, transfer_rows(Collection(recipe, make_results(recipe))))
     assert (
         "11-point mAP" not in [column.label for column in table.columns]
-        and "there among" not in table.note
+        and "present class" not in table.note
     )

@@ -43,7 +43,7 @@ def test_each_variant_has_a_row_and_only_seeds_have_a_spread(
     results = make_results(recipe)
     table, _ = table_of(recipe, results, tmp_path, "common_masked")
     assert [row[:2] for row in table[2:]] == [
-        ["all 24", "equal_epochs is equal_steps, too"],
+        ["all 24", "equal_epochs same as equal_steps"],
         ["minus3 21", "equal_epochs"],
         ["minus3 21", "equal_steps"],
         ["minus6 18", "equal_epochs"],
@@ -81,7 +81,7 @@ def test_models_without_the_common_classes_are_not_called_not_run(tmp_path: Path
     assert [row[0] for row in common[2:]] == ["all 24", "minus3"] and common[3][1:] == [
         "not run"
     ] * 4
-    assert "Without minus6: not all of these classes are among theirs." in text
+    assert "Without minus6: not trained on all of these classes." in text
     own, _ = table_of(recipe, results, tmp_path, "own")
     assert [row[0] for row in own[2:]] == ["all 24", "minus3", "minus6 18"]
     assert "not run" not in own[4]
@@ -120,7 +120,7 @@ def test_differences_pair_equal_variants_and_all_classes_stand_for_each_that_the
         for seed in (0, 1)
     ]
     assert effect.over["variant"] == tuple(VARIANTS)
-    assert effect.estimate.num_seeds == 2 and effect.estimate.mean == pytest.approx(
+    assert effect.difference.num_seeds == 2 and effect.difference.mean == pytest.approx(
         sum(by_seed) / 2
     )
     (compared,) = (
@@ -155,4 +155,6 @@ def test_budgets_are_compared_within_each_variant() -> None:
         }
         rows.append(type(row)(**{**row.__dict__, **changed}))
     (effect,) = (one for one in effects([], rows) if one.axis == "budget")
-    assert effect.estimate.mean == pytest.approx(0.03) and effect.over["variant"] == tuple(VARIANTS)
+    assert effect.difference.mean == pytest.approx(0.03) and effect.over["variant"] == tuple(
+        VARIANTS
+    )

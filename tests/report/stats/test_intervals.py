@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from harness.report.stats.intervals import (
-    Cell,
-    difference_noise,
-    estimate,
+    Condition,
     is_near_chance,
     paired_difference,
+    sampling_error,
+    seed_mean,
     t_quantile_975,
 )
 
-Measured = dict[tuple[int, Cell], float]
+Measured = dict[tuple[int, Condition], float]
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 5, 9, 10, 11, 20, 200])
@@ -27,7 +27,7 @@ def test_t_quantile_equals_scipy(degrees: int) -> None:
 def test_interval_equals_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     values = [0.61, 0.65, 0.6, 0.68]
-    found = estimate(values)
+    found = seed_mean(values)
     low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
     assert found.sd == pytest.approx(np.std(values, ddof=1))
     assert found.half_width == pytest.approx((high - low) / 2, rel=1e-5)  # a table of six digits
@@ -35,34 +35,34 @@ def test_interval_equals_scipy() -> None:
 
 
 def test_one_run_has_no_interval_and_is_never_clear() -> None:
-    found = estimate([0.9])
+    found = seed_mean([0.9])
     assert (found.mean, found.sd, found.half_width, found.num_seeds) == (0.9, None, None, 1)
     assert not found.is_clear
 
 
-def test_clear_means_that_the_interval_leaves_out_zero() -> None:
-    assert estimate([0.010, 0.011, 0.012]).is_clear
-    assert estimate([-0.010, -0.011, -0.012]).is_clear
-    assert not estimate([-0.01, 0.011, 0.012]).is_clear
-    assert not estimate([0.0, 0.0]).is_clear
+def test_clear_means_that_the_interval_excludes_zero() -> None:
+    assert seed_mean([0.010, 0.011, 0.012]).is_clear
+    assert seed_mean([-0.010, -0.011, -0.012]).is_clear
+    assert not seed_mean([-0.01, 0.011, 0.012]).is_clear
+    assert not seed_mean([0.0, 0.0]).is_clear
 
 
 def test_difference_is_averaged_within_a_seed_then_over_seeds() -> None:
     values: Measured = {(0, ("a",)): 0.5, (0, ("b",)): 0.9, (1, ("a",)): 0.6, (1, ("b",)): 0.6}
     baseline: Measured = {(0, ("a",)): 0.4, (0, ("b",)): 0.6, (1, ("a",)): 0.6, (1, ("b",)): 0.5}
     found = paired_difference(values, baseline)
-    assert found is not None and found.cells == (("a",), ("b",))
+    assert found is not None and found.conditions == (("a",), ("b",))
     per_seed = [(0.1 + 0.3) / 2, (0.0 + 0.1) / 2]
-    assert found.estimate.mean == pytest.approx(np.mean(per_seed))
-    assert found.estimate.sd == pytest.approx(np.std(per_seed, ddof=1))
+    assert found.over_seeds.mean == pytest.approx(np.mean(per_seed))
+    assert found.over_seeds.sd == pytest.approx(np.std(per_seed, ddof=1))
 
 
 def test_a_seed_that_lacks_a_cell_does_not_mix_in() -> None:
     values: Measured = {(0, ("a",)): 0.5, (0, ("b",)): 0.9, (1, ("a",)): 0.9}
     baseline: Measured = {(0, ("a",)): 0.4, (0, ("b",)): 0.6, (1, ("a",)): 0.1, (1, ("b",)): 0.5}
     found = paired_difference(values, baseline)
-    assert found is not None and found.estimate.num_seeds == 1
-    assert found.estimate.mean == pytest.approx(0.2)
+    assert found is not None and found.over_seeds.num_seeds == 1
+    assert found.over_seeds.mean == pytest.approx(0.2)
 
 
 def test_nothing_in_common_is_no_difference() -> None:
@@ -81,6 +81,6 @@ def test_near_chance_is_three_binomial_standard_errors() -> None:
 def test_noise_of_a_difference_equals_simulated_spread() -> None:
     draws = np.random.default_rng(0).binomial(400, 0.7, size=(20_000, 2)) / 400
     # The spread of 20,000 draws has a standard error of 0.5 %.
-    assert difference_noise(0.7, 400) == pytest.approx(
+    assert sampling_error(0.7, 400) == pytest.approx(
         1.96 * np.std(draws[:, 0] - draws[:, 1]), rel=0.03
     )

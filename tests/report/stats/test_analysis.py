@@ -10,11 +10,12 @@ from scipy import stats as scipy_stats
 
 from harness.config.recipe import Recipe, ShortlistSettings
 from harness.report.data.collection import Collection
-from harness.report.data.rows import ScoreRow, TransferRow, score_rows, transfer_rows
+from harness.report.data.records import ScoreRow, TransferRow
+from harness.report.data.rows import score_rows, transfer_rows
 from harness.report.render.page import write
-from harness.report.render.tables.models import comparison_table
-from harness.report.stats import hypothesis_tests as stats
-from harness.report.stats.analysis import Analysis, analyse
+from harness.report.render.tables.transfer import comparison_table
+from harness.report.stats.analysis import Analysis, analyze
+from harness.report.stats.hypothesis_tests import holm
 from harness.report.text import findings
 from harness.report.text.answer import answers
 from harness.runner.result import Result
@@ -38,7 +39,7 @@ def analysed(
     results: list[Result], predictions: dict[str, Path] | None = None
 ) -> tuple[Analysis, list[TransferRow]]:
     transfer, scores = rows_of(results)
-    return analyse([], transfer, scores, predictions or {}), transfer
+    return analyze([], transfer, scores, predictions or {}), transfer
 
 
 def with_score(result: Result, change: float, method: str) -> Result:
@@ -68,7 +69,7 @@ def test_a_clear_method_beats_and_its_interval_is_the_t_interval_over_targets() 
     assert (one.wins, one.num_pairs, one.num_targets, one.num_seeds) == (128, 128, 8, 2)
     assert one.bootstrap_low < one.difference < one.bootstrap_high
     assert (
-        "full against fixed: better in 128 of 128 runs (target, model, seed), mean difference +"
+        "full was better than fixed in 128 of 128 runs (target, model, seed); the mean difference is +"
         in findings.about_methods(found.comparisons, transfer)
     )
 
@@ -76,7 +77,7 @@ def test_a_clear_method_beats_and_its_interval_is_the_t_interval_over_targets() 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (-0.12, "better in 6 of 64 runs (target, model, seed), mean difference −"),
+        (-0.12, "in 6 of 64 runs (target, model, seed); the mean difference is −"),
         (-0.06, "(not clear)"),
     ],
 )
@@ -105,7 +106,7 @@ def test_bold_of_comparisons_is_what_holm_leaves() -> None:
     """Six equal lines of p = 0.02: each clear by itself, none after Holm."""
     found, _ = analysed(fakes.model_zoo())
     (one,) = found.comparisons
-    lines = [replace(one, p=0.02, p_holm=p) for p in stats.holm([0.02] * 6)]
+    lines = [replace(one, p=0.02, p_holm=p) for p in holm([0.02] * 6)]
     assert one.is_clear and not any(row[4].best for row in comparison_table(lines).rows)
     assert comparison_table([replace(one, p=0.02, p_holm=0.02)]).rows[0][4].best
 
@@ -126,20 +127,19 @@ def test_p_values_are_adjusted_over_all_comparisons() -> None:
 
 def test_correlation_with_source_accuracy_is_scipys_on_logits() -> None:
     found, transfer = analysed(fakes.model_zoo(noise=0.03))
-    board = found.boards["full"]
+    board = found.matrices["full"]
     one = next(one for one in found.associations if one.method == "full")
     logit = scipy_stats.logistic.ppf
     means = [
-        np.mean([row.logit for row in transfer if row.source == source and row.method == "full"])
-        for source in board.sources
+        np.mean([row.logit for row in transfer if row.model_id == source and row.method == "full"])
+        for source in board.model_ids
     ]
     assert one.r == pytest.approx(
         scipy_stats.pearsonr(logit(board.source_accuracy), means).statistic
     )
     assert one.rho == pytest.approx(scipy_stats.spearmanr(board.source_accuracy, means).statistic)
-    assert "mean transfer went with source accuracy at r = " in findings.about_source_accuracy(
-        found.associations
-    )
+    text = findings.about_source_accuracy(found.associations)
+    assert "Mean transfer correlates with source accuracy over 8 models and 8 targets: r = " in text
 
 
 def test_no_relation_is_called_none() -> None:
@@ -147,8 +147,8 @@ def test_no_relation_is_called_none() -> None:
     found, _ = analysed(results)
     text = findings.about_source_accuracy(found.associations)
     clear = [one for one in found.associations if one.low_95 > 0 or one.high_95 < 0]
-    assert ("no clear relation" in text) == (len(clear) < len(found.associations))
-    assert ("went with" in text) == bool(clear) and len(clear) < len(found.associations)
+    assert ("no clear correlation" in text) == (len(clear) < len(found.associations))
+    assert ("correlates with" in text) == bool(clear) and len(clear) < len(found.associations)
 
 
 def test_models_without_published_accuracy_make_no_correlation() -> None:
@@ -164,9 +164,9 @@ def test_models_without_published_accuracy_make_no_correlation() -> None:
 
 def test_predictors_are_ranked_and_a_lead_is_claimed_only_where_it_is_clear() -> None:
     found, _ = analysed(fakes.model_zoo(num_models=12, noise=0.005))
-    mine = {power.predictor: power for power in found.powers if power.method == "full"}
+    mine = {power.predictor: power for power in found.predictor_fits if power.method == "full"}
     assert mine["knn"].weighted_kendall > 0.8 > mine["leep"].weighted_kendall
-    board = found.boards["full"]
+    board = found.matrices["full"]
     row = next(
         row
         for row in found.predictor_rows
@@ -177,9 +177,9 @@ def test_predictors_are_ranked_and_a_lead_is_claimed_only_where_it_is_clear() ->
         next(
             one.value
             for one in scores
-            if (one.source, one.target, one.name) == (source, "pets", "knn")
+            if (one.model_id, one.target, one.name) == (source, "pets", "knn")
         )
-        for source in board.sources
+        for source in board.model_ids
     ]
     column = board.scores[:, board.targets.index("pets")]
     assert row.weighted_kendall == pytest.approx(scipy_stats.weightedtau(knn, column).statistic)
@@ -188,17 +188,17 @@ def test_predictors_are_ranked_and_a_lead_is_claimed_only_where_it_is_clear() ->
         and row.recall_at_k == len(set(np.argsort(knn)[-4:]) & set(np.argsort(column)[-4:])) / 4
     )
     text = findings.about_predictors(found, None)
-    assert text.startswith("Of 4 cheap predictors, ") and ("ahead of" in text) != (
+    assert text.startswith("Among 4 cheap predictors, ") and ("ahead of" in text) != (
         "is not clear" in text
     )
 
 
 def test_predictors_of_a_shortlist_say_on_which_models() -> None:
     found, _ = analysed(fakes.model_zoo(num_models=12, noise=0.005))
-    assert found.powers[-1].method == "full"
+    assert found.predictor_fits[-1].method == "full"
     text = findings.about_predictors(found, ShortlistSettings(by="knn", best=12, methods=("full",)))
-    assert "over 8 targets), among the 12 that knn had chosen" in text
-    assert "chosen" not in findings.about_predictors(
+    assert "over 8 targets), among the 12 that knn had selected" in text
+    assert "selected" not in findings.about_predictors(
         found, ShortlistSettings(by="knn", best=12, methods=("fixed",))
     )
 
@@ -212,18 +212,18 @@ def test_useless_scores_predict_nothing() -> None:
             del result.metrics["scores"]["knn"]
     found, _ = analysed(results)
     assert findings.about_predictors(found, None).startswith(
-        "No cheap predictor clearly orders the models as full does"
+        "No cheap predictor clearly ranks the models as full does"
     )
 
 
 def test_elo_claims_a_leader_only_where_direct_meetings_do() -> None:
     clear, _ = analysed(fakes.model_zoo(noise=0.012, seeds=range(5), with_scores=False))
     assert "leads 8 models" in findings.about_strengths(clear)
-    assert clear.standings["full"][0].times_in_top == 8
+    assert clear.rankings["full"][0].times_in_top == 8
     close, _ = analysed(fakes.model_zoo(noise=0.2))
     assert "is not clear" in findings.about_strengths(close)
     few, _ = analysed(fakes.model_zoo(num_models=3))
-    assert few.standings == {} and findings.about_strengths(few) == ""
+    assert few.rankings == {} and findings.about_strengths(few) == ""
 
 
 def test_a_model_that_failed_on_some_targets_stays_in_the_ranking_and_out_of_the_averages() -> None:
@@ -233,7 +233,7 @@ def test_a_model_that_failed_on_some_targets_stays_in_the_ranking_and_out_of_the
         if (result.axes.get("model"), result.axes.get("target")) != ("torchvision/net7", "pets")
     ]
     found, _ = analysed(results)
-    by_model = {one.model: one for one in found.standings["full"]}
+    by_model = {one.model: one for one in found.rankings["full"]}
     assert (by_model["torchvision/net7"].num_targets, by_model["torchvision/net0"].num_targets) == (
         7,
         8,
@@ -260,10 +260,10 @@ def test_a_model_that_failed_on_some_targets_stays_in_the_ranking_and_out_of_the
 def test_classes_against_images_at_equal_budgets(effect: float, said: str, unsaid: str) -> None:
     recipe, results = fakes.amounts(effect=effect, spread=0.004)
     transfer, _ = rows_of(results, recipe)
-    text = " ".join(answers([], transfer, analyse([], transfer, [], {}).effects))
+    text = " ".join(answers([], transfer, analyze([], transfer, [], {}).effects))
     assert (
-        "At equal numbers of pretraining images (500,000 and 125,000), classes400 instead of per500 changed"
-        in text
+        "With equal numbers of pretraining images (500,000 and 125,000), classes400 instead of per500 "
+        "changed transfer by" in text
     )
     assert said in text and unsaid not in text
 
@@ -271,8 +271,8 @@ def test_classes_against_images_at_equal_budgets(effect: float, said: str, unsai
 def test_one_seed_reads_nothing_into_budgets() -> None:
     recipe, results = fakes.amounts(effect=0.05, seeds=(0,))
     transfer, _ = rows_of(results, recipe)
-    text = " ".join(answers([], transfer, analyse([], transfer, [], {}).effects))
-    assert "At equal numbers" in text and "better choice" not in text and "±" not in text
+    text = " ".join(answers([], transfer, analyze([], transfer, [], {}).effects))
+    assert "With equal numbers" in text and "better choice" not in text and "±" not in text
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_unequal_tuning_and_single_runs_are_not_judged() -> None:
 def test_what_the_grid_chose_is_said() -> None:
     found, transfer = analysed(fakes.grids())
     text = findings.about_methods(found.comparisons, transfer)
-    assert "l2sp against default: better in 4 of 4 runs" in text
+    assert "l2sp was better than default in 4 of 4 runs" in text
     assert "reinit_last 1 (4 of 4 runs)" in text and "alpha 0.01 (4 of 4 runs)" in text
 
 
@@ -454,7 +454,7 @@ def test_a_recipe_with_models_only_makes_a_whole_report(tmp_path: Path) -> None:
             and "var(" not in svg
             and (tmp_path / "figures" / f"{name}.csv").stat().st_size > 40
         )
-    assert text.count("Of 4 cheap predictors") == 1  # said once: where the report opens
+    assert text.count("Among 4 cheap predictors") == 1  # said once: where the report opens
     assert "## Models compared" in (tmp_path / "report.md").read_text()
 
 

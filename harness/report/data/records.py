@@ -1,0 +1,326 @@
+"""Record types of the report: one flat record per measured value.
+
+`harness.report.data.rows` and `run_rows` create them from the results. Tables, figures and CSV
+files are made from these records only; the CSV columns are the fields in this order. Accuracies
+are fractions in [0, 1].
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol, TypeVar
+
+SCRATCH = "scratch"  # the method that trains on the target from random weights
+
+
+class ModelId(NamedTuple):
+    """Identifies a model up to its seed. Loaded models have `model` only, trained ones the rest."""
+
+    model: str
+    arch: str
+    subset: str
+    variant: str
+    eps: float
+
+
+class ModelRecord(Protocol):
+    """Fields that all records about a model share."""
+
+    @property
+    def model(self) -> str:
+        """Name of a loaded model; "" for a model trained by the recipe."""
+
+    @property
+    def arch(self) -> str:
+        """Architecture; "" for a loaded model."""
+
+    @property
+    def subset(self) -> str:
+        """Pretraining subset; "" for a loaded model and for scratch."""
+
+    @property
+    def num_classes(self) -> int | None:
+        """Source classes of the model; None if unknown."""
+
+    @property
+    def variant(self) -> str:
+        """Variant of pretraining; "" for the recipe's base settings."""
+
+    @property
+    def same_variants(self) -> tuple[str, ...]:
+        """Other variants of the recipe that resolve to this same model."""
+
+    @property
+    def eps(self) -> float:
+        """Attack radius in pretraining; 0 for clean training."""
+
+
+@dataclass(frozen=True)
+class AccuracyRow:
+    """Accuracy of one model on one set of source classes, clean or attacked.
+
+    Attributes:
+        num_classes: classes of the model itself; None if its training result is missing.
+        eps: attack radius in pretraining.
+        view: `common_unmasked`, `common_masked` or `own`: the classes of the test images, and
+            whether the prediction is restricted to the common classes.
+        attack: `clean` or `adversarial`.
+        attack_eps: radius of the evaluation attack; None if clean.
+        num_answers: number of classes that the prediction may be; chance is 1 / num_answers.
+        same_variants: other variants of the recipe that resolve to this same model.
+    """
+
+    arch: str
+    subset: str
+    num_classes: int | None
+    eps: float
+    seed: int
+    view: str
+    attack: str
+    attack_eps: float | None
+    num_answers: int | None
+    num_images: int
+    top1: float
+    top5: float
+    mean_per_class: float
+    key: str
+    variant: str = ""
+    model: str = ""
+    same_variants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CoarseRow:
+    """Accuracy of one model on the coarser labels of another subset, clean or attacked.
+
+    Attributes:
+        subset: the model's pretraining subset.
+        labels: name of the subset whose labels are predicted.
+        num_labels: how many of these labels the model can predict. A model trained on some of the
+            classes may cover only some of the labels.
+        by: `sum` or `max` of the fine classes' probabilities; `own` if the labels are the model's
+            own classes.
+        attack: `clean` or `adversarial`.
+    """
+
+    arch: str
+    subset: str
+    num_classes: int | None
+    eps: float
+    seed: int
+    labels: str
+    num_labels: int
+    by: str
+    attack: str
+    num_images: int
+    top1: float
+    mean_per_class: float
+    key: str
+    variant: str = ""
+    model: str = ""
+    same_variants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TransferRow:
+    """Test scores of one model transferred to one target by one method.
+
+    Attributes:
+        method: name of the method in the recipe; `kind` is the module that implements it.
+        num_classes: classes of the source subset; None if unknown.
+        metric: the target's metric: top1, mean_per_class or map11.
+        num_answers: classes of the target; None for multi-label targets.
+        mean_per_class: None for multi-label targets.
+        lr: chosen learning rate; None if the method has none.
+        num_diverged: configurations of the grid that diverged.
+        selected_on: split on which the configuration was selected.
+        selected_score: the target's metric on that split.
+        map11: 11-point mean average precision of multi-label targets, otherwise None.
+        per_class: training images per target class; None means all.
+        steps: training steps; None means the method's epochs decide.
+        source_accuracy: top-1 on the source classes that all models share; None if unknown.
+        chosen: the selected value of every axis of the grid.
+    """
+
+    arch: str
+    target: str
+    method: str
+    subset: str
+    num_classes: int | None
+    eps: float
+    seed: int
+    metric: str
+    num_answers: int | None
+    num_images: int
+    top1: float
+    top5: float
+    mean_per_class: float | None
+    lr: float | None
+    num_configs: int
+    num_diverged: int
+    selected_on: str
+    selected_score: float
+    key: str
+    map11: float | None = None
+    variant: str = ""
+    model: str = ""
+    kind: str = ""
+    per_class: int | None = None
+    steps: int | None = None
+    num_source_images: int | None = None
+    source_accuracy: float | None = None
+    chosen: Mapping[str, object] = field(default_factory=dict)
+    same_variants: tuple[str, ...] = ()
+
+    @property
+    def model_id(self) -> ModelId:
+        """The model up to its seed."""
+        return ModelId(self.model, self.arch, self.subset, self.variant, self.eps)
+
+    @property
+    def is_scratch(self) -> bool:
+        """True if the network started from random weights."""
+        return self.kind == SCRATCH
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Training images per class and steps; infinite if not limited."""
+        return self.per_class or math.inf, self.steps or math.inf
+
+    @property
+    def score(self) -> float:
+        """The target's metric on the test split."""
+        score = {"top1": self.top1, "mean_per_class": self.mean_per_class, "map11": self.map11}[
+            self.metric
+        ]
+        assert score is not None
+        return score
+
+    @property
+    def logit(self) -> float:
+        """Logit of the score, as `summaries.logit` computes it, without numpy's overhead."""
+        margin = 0.5 / self.num_images
+        fraction = min(max(self.score, margin), 1 - margin)
+        return math.log(fraction / (1 - fraction))
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """Validation scores of one configuration that was tried for a TransferRow.
+
+    Attributes:
+        val_top1: None if the run diverged; likewise the other scores.
+        chosen: True for the configuration that was selected.
+        val_score: the target's metric.
+        setting: grid axis -> value.
+        key: key of the transfer stage.
+    """
+
+    arch: str
+    target: str
+    method: str
+    subset: str
+    eps: float
+    seed: int
+    lr: float | None
+    val_top1: float | None
+    val_mean_per_class: float | None
+    chosen: bool
+    val_map11: float | None = None
+    val_score: float | None = None
+    variant: str = ""
+    model: str = ""
+    per_class: int | None = None
+    steps: int | None = None
+    setting: Mapping[str, object] = field(default_factory=dict)
+    key: str = ""
+    same_variants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One transferability score of one model for one target; higher is better.
+
+    Attributes:
+        num_images: target training images that the score was computed from.
+        num_classes: classes of the source subset.
+        num_answers: classes of the target.
+    """
+
+    arch: str
+    target: str
+    name: str
+    value: float
+    subset: str
+    eps: float
+    seed: int
+    num_images: int | None
+    source_accuracy: float | None
+    key: str
+    variant: str = ""
+    model: str = ""
+    same_variants: tuple[str, ...] = ()
+    num_classes: int | None = None
+    num_source_images: int | None = None
+    num_answers: int | None = None
+
+    @property
+    def model_id(self) -> ModelId:
+        """The model up to its seed."""
+        return ModelId(self.model, self.arch, self.subset, self.variant, self.eps)
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One source class.
+
+    Attributes:
+        rank: 1 is the hardest; None if the recipe has no ranking. Likewise accuracy and num_images.
+        removed_by: subsets that lack the class, in the recipe's order.
+    """
+
+    rank: int | None
+    name: str
+    accuracy: float | None
+    num_images: int | None
+    removed_by: tuple[str, ...]
+
+
+Row = TypeVar("Row", AccuracyRow, TransferRow, ScoreRow)
+
+
+def format_eps(eps: float) -> str:
+    """Format an attack radius: `0.5`, or `8/255` if that is shorter.
+
+    Linf radii are multiples of 1/255 or of half of it.
+    """
+    levels = round(2 * 255 * eps) / 2
+    decimal, fraction = f"{eps:g}", f"{levels:g}/255"
+    return fraction if len(fraction) < len(decimal) and abs(255 * eps - levels) < 1e-3 else decimal
+
+
+def at_full_size(rows: Iterable[TransferRow]) -> list[TransferRow]:
+    """Select each method's rows with the most images per class and the most steps per target.
+
+    These are the end points of the curves; all other comparisons use only them.
+    """
+    rows = list(rows)
+    largest: dict[tuple[str, str], tuple[float, float]] = {}
+    for row in rows:
+        place = row.method, row.target
+        largest[place] = max(largest.get(place, (0, 0)), row.size)
+    return [row for row in rows if row.size == largest[row.method, row.target]]
+
+
+def under_every_variant(rows: Iterable[Row]) -> list[Row]:
+    """Repeat each row once for every other variant that resolves to the same model.
+
+    Comparisons within a variant then find the model under each of its variants.
+    """
+    expanded: list[Row] = []
+    for row in rows:
+        expanded.append(row)
+        expanded += [
+            replace(row, variant=variant, same_variants=()) for variant in row.same_variants
+        ]
+    return expanded

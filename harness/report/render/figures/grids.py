@@ -1,0 +1,133 @@
+"""Heat maps of the hyperparameter grids: validation score over the two axes with most values."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.colors import ListedColormap
+from numpy.typing import NDArray
+
+from harness.report.data.records import GridRow
+from harness.report.render.figures import plot
+from harness.report.render.figures.plot import HEAT, INK, PAPER, Panel
+
+MAX_HEAT_MAPS = 24
+
+
+def heat_panels(rows: Sequence[GridRow]) -> list[Panel]:
+    """For each target and method with at least two grid axes, the score on val over two of them.
+
+    A square is the best score over the other axes, averaged over models and seeds. It is blank if
+    every run there diverged.
+    """
+    groups: dict[tuple[str, str], list[GridRow]] = {}
+    for row in rows:
+        groups.setdefault((row.target, row.method), []).append(row)
+    panels: list[Panel] = []
+    for (target, method), group in groups.items():
+        values: dict[str, list[object]] = {}
+        for row in group:
+            for axis, value in row.setting.items():
+                if value not in values.setdefault(axis, []):
+                    values[axis].append(value)
+        axes = sorted(
+            (axis for axis in values if len(values[axis]) > 1), key=lambda axis: -len(values[axis])
+        )
+        if len(axes) >= 2 and len(panels) < MAX_HEAT_MAPS:
+            x, y = ((axis, _sorted(values[axis])) for axis in axes[:2])
+            name = f"grid-{len(panels)}"
+            panels.append(_heat_panel(name, f"{target}, {method}", group, x, y))
+    return panels
+
+
+def _sorted(values: Sequence[object]) -> list[object]:
+    """Sort numbers by value, other values after them by their text."""
+    return sorted(
+        values,
+        key=lambda value: (
+            not isinstance(value, int | float),
+            value if isinstance(value, int | float) else 0,
+            str(value),
+        ),
+    )
+
+
+def _scores(
+    rows: Sequence[GridRow], x: tuple[str, list[object]], y: tuple[str, list[object]]
+) -> NDArray[np.float64]:
+    """Scores [y values, x values]; NaN if every run diverged."""
+    best: dict[tuple[str, object, object], float] = {}
+    for row in rows:
+        place = row.key, row.setting.get(y[0]), row.setting.get(x[0])
+        if row.val_score is not None:
+            best[place] = max(best.get(place, 0.0), row.val_score)
+    scores: dict[tuple[object, object], list[float]] = {}
+    for (_, line, column), score in best.items():
+        scores.setdefault((line, column), []).append(score)
+    return np.array(
+        [[np.mean(scores.get((line, column), [np.nan])) for column in x[1]] for line in y[1]]
+    )
+
+
+def _heat_panel(
+    name: str,
+    title: str,
+    rows: Sequence[GridRow],
+    x: tuple[str, list[object]],
+    y: tuple[str, list[object]],
+) -> Panel:
+    """Draw one heat map. `x` and `y`: name and values of each axis."""
+    scores = _scores(rows, x, y)
+    (x_name, columns), (y_name, lines) = x, y
+    low, high = (np.nanmin(scores), np.nanmax(scores)) if np.isfinite(scores).any() else (0.0, 1.0)
+    with plot.style(name):
+        labels = [_format(line) for line in lines]
+        left = 0.36 + 0.062 * max(map(len, labels))
+        figure, axes = plot.blank(
+            max(3.2, left + 0.36 * len(columns)), 0.62 + 0.26 * len(lines), left=left
+        )
+        axes.pcolormesh(
+            np.arange(len(columns) + 1),
+            np.arange(len(lines) + 1),
+            np.ma.masked_invalid(scores),
+            vmin=low,
+            vmax=high if high > low else low + 1e-9,
+            cmap=ListedColormap(list(HEAT)),
+            edgecolors=PAPER,
+            linewidth=1.2,
+        )
+        for (line, column), score in np.ndenumerate(scores):
+            if np.isfinite(score):
+                axes.text(
+                    column + 0.5,
+                    line + 0.5,
+                    f"{100 * score:.1f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color=PAPER if score > low + 0.55 * (high - low) else INK,
+                )
+        axes.set_xticks(
+            np.arange(len(columns)) + 0.5, [_format(column) for column in columns], fontsize=7.5
+        )
+        axes.set_yticks(np.arange(len(lines)) + 0.5, labels, fontsize=7.5)
+        axes.grid(False)
+        axes.spines["bottom"].set_visible(False)
+        axes.set_xlabel(x_name)
+        axes.set_ylabel(y_name)
+        svg = plot.to_svg(figure, name)
+    numbers = [
+        (lines[i], columns[j], None if np.isnan(score) else float(score))
+        for (i, j), score in np.ndenumerate(scores)
+    ]
+    return Panel(
+        name,
+        title,
+        "percent on val",
+        f"Score on val of {title} over {x_name} and {y_name}",
+        svg,
+        plot.to_csv_text((y_name, x_name, "val_score"), numbers),
+    )
+
+
+def _format(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

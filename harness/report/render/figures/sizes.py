@@ -1,0 +1,230 @@
+"""Figures over sizes: images and steps of the target, images and classes of the source."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from harness.report.data.induction import SAME_IMAGES, Induction
+from harness.report.data.records import TransferRow, under_every_variant
+from harness.report.render.figures import plot
+from harness.report.render.figures.plot import Panel
+from harness.report.render.tables.cells import SCORE_TITLES
+from harness.report.stats.intervals import SeedMean, seed_mean
+
+MIN_SIZES = 4  # of a curve over sources; fewer are compared in a table
+_SIZE_LABELS = {"per_class": "training images per class", "steps": "training steps"}
+
+
+def curve_panels(rows: Sequence[TransferRow], axis: str) -> list[Panel]:
+    """For each target, its metric against `per_class` or `steps`; a color per method.
+
+    Points are means over models; bars are one standard deviation over seeds.
+    """
+    panels: list[Panel] = []
+    methods = list(dict.fromkeys(row.method for row in rows))
+    for target in dict.fromkeys(row.target for row in rows):
+        of_target = [row for row in rows if row.target == target]
+        points: dict[tuple[str, int], dict[int, list[float]]] = {}
+        for row in of_target:
+            size = getattr(row, axis)
+            if size is not None:
+                points.setdefault((row.method, size), {}).setdefault(row.seed, []).append(row.score)
+        sizes = sorted({size for _, size in points})
+        if len(sizes) < 2:
+            continue
+        name, metric = f"curve-{axis}-{len(panels)}", SCORE_TITLES[of_target[0].metric]
+        lines = []
+        with plot.style(name):
+            figure, axes = plot.blank(3.5, 2.5)
+            for index, method in enumerate(methods):
+                means = {
+                    size: seed_mean(
+                        float(np.mean(scores)) for scores in points[method, size].values()
+                    )
+                    for size in sizes
+                    if (method, size) in points
+                }
+                plot.draw_series(axes, list(means), list(means.values()), index)
+                lines += [
+                    (method, size, mean.mean, mean.sd, mean.num_seeds)
+                    for size, mean in means.items()
+                ]
+            _log_axis(axes, sizes)
+            axes.set_xlabel(_SIZE_LABELS[axis])
+            axes.set_ylabel("percent")
+            svg = plot.to_svg(figure, name)
+        panels.append(
+            Panel(
+                name,
+                target,
+                metric,
+                f"{metric} on {target} against {_SIZE_LABELS[axis]}",
+                svg,
+                plot.to_csv_text(("method", axis, "mean", "sd", "num_seeds"), lines),
+            )
+        )
+    return panels
+
+
+def source_panels(rows: Sequence[TransferRow]) -> list[Panel]:
+    """Mean over targets against the images, and against the classes, of pretraining.
+
+    A color per method. Against images: subsets with all classes. Against classes: subsets with
+    nearly all images and coarser labels. Subsets with fewer of both are hollow in the first plot:
+    they show the effect of fewer classes at equal numbers of images.
+    """
+    rows = [row for row in under_every_variant(rows) if row.num_classes and row.num_source_images]
+    max_classes = max((row.num_classes or 0 for row in rows), default=0)
+    max_images = max((row.num_source_images or 0 for row in rows), default=0)
+    variants = list(dict.fromkeys(row.variant for row in rows))
+    panels = []
+    for number, variant in enumerate(variants):
+        suffixes = (f"-{number}", f", {variant or 'plain'}") if len(variants) > 1 else ("", "")
+        by_images, by_classes = [], []
+        for row in rows:
+            if row.variant == variant:
+                has_all_images = (row.num_source_images or 0) >= SAME_IMAGES * max_images
+                if not has_all_images or row.num_classes == max_classes:
+                    by_images.append(row)
+                if has_all_images:
+                    by_classes.append(row)
+        if len({row.num_source_images for row in by_images}) >= MIN_SIZES:
+            panels.append(
+                _source_panel(
+                    by_images, "num_source_images", "pretraining images", max_classes, suffixes
+                )
+            )
+        if len({row.num_classes for row in by_classes}) >= MIN_SIZES:
+            panels.append(
+                _source_panel(
+                    by_classes, "num_classes", "pretraining classes, all images", 0, suffixes
+                )
+            )
+    return panels
+
+
+def _source_panel(
+    rows: Sequence[TransferRow],
+    axis: str,
+    label: str,
+    max_classes: int,
+    suffixes: tuple[str, str],
+) -> Panel:
+    """Draw one plot. `suffixes`: ends of its name and title if there are several variants."""
+    name = f"size-{axis.replace('_', '-')}{suffixes[0]}"
+    num_targets = len({row.target for row in rows})
+    has_fewer = bool(max_classes) and any(row.num_classes != max_classes for row in rows)
+    lines = []
+    with plot.style(name):
+        figure, axes = plot.blank(4.6, 3.0)
+        for index, method in enumerate(dict.fromkeys(row.method for row in rows)):
+            for hollow in (False, True) if max_classes else (False,):
+                scores: dict[tuple[int, str, int | None], list[float]] = {}
+                for row in rows:
+                    is_hollow = bool(max_classes) and row.num_classes != max_classes
+                    if row.method == method and is_hollow == hollow:
+                        place = getattr(row, axis), row.subset, row.num_classes
+                        scores.setdefault(place, []).append(row.score)
+                means = {
+                    place: SeedMean(float(np.mean(values)), None, 1)
+                    for place, values in sorted(scores.items())
+                }
+                plot.draw_series(
+                    axes,
+                    [size for size, _, _ in means],
+                    list(means.values()),
+                    index,
+                    hollow=hollow,
+                )
+                lines += [
+                    (method, subset, size, classes, mean.mean)
+                    for (size, subset, classes), mean in means.items()
+                ]
+        _log_axis(axes, sorted({getattr(row, axis) for row in rows}))
+        axes.set_xlabel(label)
+        axes.set_ylabel("mean over targets, %")
+        svg = plot.to_svg(figure, name)
+    return Panel(
+        name,
+        f"Transfer against {label}{suffixes[1]}",
+        f"mean over {num_targets} targets{'; hollow: fewer classes' if has_fewer else ''}",
+        f"Mean transfer over {num_targets} targets against {label}{suffixes[1]}",
+        svg,
+        plot.to_csv_text(("method", "subset", axis, "classes", "mean"), lines),
+    )
+
+
+def induction_panels(inductions: Sequence[Induction]) -> list[Panel]:
+    """Draw kNN accuracy against the classes of pretraining; a line per variant and eps.
+
+    Bars are one standard deviation over seeds.
+    """
+    panels = []
+    has_archs = len({induction.arch for induction in inductions}) > 1
+    for number, induction in enumerate(inductions):
+        name = f"induction-{number}"
+        title = f"{induction.target}, {induction.arch}" if has_archs else induction.target
+        lines = []
+        with plot.style(name):
+            figure, axes = plot.blank(3.5, 2.5)
+            for index, (variant, eps) in enumerate(induction.lines):
+                of_line = [
+                    row for row in induction.rows if (row.variant, row.eps) == (variant, eps)
+                ]
+                num_classes = {
+                    row.subset: row.num_classes or 0
+                    for row in sorted(of_line, key=lambda row: row.num_classes or 0)
+                }
+                means = {
+                    subset: seed_mean(row.value for row in of_line if row.subset == subset)
+                    for subset in num_classes
+                }
+                plot.draw_series(axes, list(num_classes.values()), list(means.values()), index)
+                lines += [
+                    (subset, variant, eps, num_classes[subset], mean.mean, mean.sd, mean.num_seeds)
+                    for subset, mean in means.items()
+                ]
+            _log_axis(axes, sorted({row.num_classes for row in induction.rows if row.num_classes}))
+            # From zero, so that a small difference looks small.
+            axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
+            plot.chance_line(axes, induction.chance)
+            axes.set_xlabel("classes of pretraining")
+            axes.set_ylabel("kNN, %")
+            svg = plot.to_svg(figure, name)
+        panels.append(
+            Panel(
+                name,
+                f"Induction: {title}",
+                "kNN on frozen features" + plot.chance_text(induction.chance),
+                f"kNN accuracy on {title} against the classes of pretraining",
+                svg,
+                plot.to_csv_text(
+                    ("subset", "variant", "eps", "num_classes", "mean", "sd", "num_seeds"), lines
+                ),
+            )
+        )
+    return panels
+
+
+def _log_axis(axes: Axes, sizes: Sequence[int]) -> None:
+    """Use a logarithmic axis whose ticks are the sizes, as far as there is room."""
+    axes.set_xscale("log")
+    room, ticks = (math.log(sizes[-1]) - math.log(sizes[0])) / 8, [sizes[-1]]
+    for size in sizes[-2::-1]:
+        if math.log(ticks[-1]) - math.log(size) >= room:
+            ticks.append(size)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.xaxis.grid(False)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def _short(value: float) -> str:
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:g}"

@@ -1,0 +1,140 @@
+"""Collect everything that a report contains, before it is formatted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.config.recipe import Recipe, ShortlistSettings
+from harness.report.data import rows, run_rows
+from harness.report.data.collection import Collection
+from harness.report.data.induction import Induction, inductions
+from harness.report.data.records import (
+    AccuracyRow,
+    ClassRow,
+    CoarseRow,
+    GridRow,
+    ScoreRow,
+    TransferRow,
+)
+from harness.report.render import sections
+from harness.report.render.section import Section
+from harness.report.stats.analysis import Analysis, analyze
+from harness.report.text import answer, findings
+from harness.runner.result import Result
+
+MAX_OPENING = 3  # paragraphs at the top; the others are in their sections
+
+
+@dataclass(frozen=True)
+class Report:
+    """Content of a report.
+
+    Attributes:
+        num_skipped: stages that the recipe's shortlist skipped.
+        sentences: the opening paragraphs.
+        more: further findings that belong to no section.
+    """
+
+    recipe: Recipe
+    unfinished: list[run_rows.UnfinishedRow]
+    num_skipped: int
+    accuracy: list[AccuracyRow]
+    transfer: list[TransferRow]
+    grid: list[GridRow]
+    scores: list[ScoreRow]
+    coarse: list[CoarseRow]
+    classes: list[ClassRow]
+    timing: list[run_rows.TimingRow]
+    betons: list[run_rows.BetonRow]
+    stages: list[run_rows.StageRow]
+    environment: list[run_rows.EnvironmentRow]
+    analysis: Analysis
+    sentences: list[str]
+    more: list[str]
+    caveats: list[str]
+    sections: list[Section]
+
+
+def collect(
+    recipe: Recipe,
+    results: Sequence[Result],
+    unfinished: Sequence[str],
+    failed: Mapping[str, str],
+    predictions: Mapping[str, Path],
+    skipped: Sequence[str] = (),
+) -> Report:
+    """Compute rows, statistics, sentences and sections.
+
+    Args:
+        recipe: the recipe that the results belong to.
+        results: finished stages; duplicates count once.
+        unfinished: names of stages without a result.
+        failed: name -> reason, for those that failed.
+        predictions: key of a transfer -> its file of predictions, for tests on images.
+        skipped: names of stages that the shortlist skipped.
+    """
+    found = Collection(recipe, results)
+    accuracy, transfer = rows.accuracy_rows(found), rows.transfer_rows(found)
+    scores, coarse = rows.score_rows(found), rows.coarse_rows(found)
+    grid, classes = rows.grid_rows(found), rows.class_rows(found)
+    timing = run_rows.timing_rows(found)
+    analysis = analyze(accuracy, transfer, scores, predictions)
+    induced = inductions(recipe, scores)
+    sentences = _sentences(accuracy, transfer, analysis, induced, recipe.shortlist) or [
+        answer.why_none(any_measured=bool(accuracy or transfer or scores))
+    ]
+    built = [
+        sections.accuracy_section(recipe, accuracy, coarse, found.planned),
+        sections.transfer_section(recipe, transfer, analysis),
+        sections.scores_section(recipe, scores, induced),
+        sections.models_section(recipe, analysis),
+        sections.sizes_section(transfer),
+        sections.scratch_section(analysis),
+        sections.grid_section(grid),
+        sections.classes_section(recipe, classes, list(found.kept_classes)),
+        sections.timing_section(timing),
+    ]
+    opening = sentences[:MAX_OPENING]
+    in_sections = {sentence for section in built for sentence in section.sentences}
+    return Report(
+        recipe=recipe,
+        unfinished=[
+            run_rows.UnfinishedRow(name, failed.get(name, "")) for name in sorted(unfinished)
+        ],
+        num_skipped=len(skipped),
+        accuracy=accuracy,
+        transfer=transfer,
+        grid=grid,
+        scores=scores,
+        coarse=coarse,
+        classes=classes,
+        timing=timing,
+        betons=run_rows.beton_rows(found),
+        stages=run_rows.stage_rows(found),
+        environment=run_rows.environment_rows(found),
+        analysis=analysis,
+        sentences=opening,
+        more=[sentence for sentence in sentences if sentence not in {*opening, *in_sections}],
+        caveats=answer.caveats(accuracy, transfer),
+        sections=[section.without_sentences(opening) for section in built],
+    )
+
+
+def _sentences(
+    accuracy: Sequence[AccuracyRow],
+    transfer: Sequence[TransferRow],
+    analysis: Analysis,
+    induced: Sequence[Induction],
+    shortlist: ShortlistSettings | None,
+) -> list[str]:
+    """All findings as paragraphs, the recipe's main question first."""
+    paragraphs = [
+        *answer.answers(accuracy, transfer, analysis.effects),
+        findings.about_induction(induced),
+        findings.about_predictors(analysis, shortlist),
+        findings.about_source_accuracy(analysis.associations),
+        findings.about_methods(analysis.comparisons, transfer),
+        findings.about_scratch(analysis.against_scratch),
+        findings.about_strengths(analysis),
+    ]
+    return [paragraph for paragraph in paragraphs if paragraph]

@@ -1,0 +1,130 @@
+"""Cells and columns that several tables share: numbers, percentages, spreads, and models."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from harness.report.data.records import ModelRecord, format_eps
+from harness.report.render.tables.table import Cell, Column, ColumnOf
+from harness.report.stats.intervals import SeedMean
+from harness.report.text.phrases import plain, signed
+
+NONE = Cell("–", absent=True)
+SCORE_TITLES = {
+    "top1": "top-1",
+    "mean_per_class": "mean per class",
+    "top5": "top-5",
+    "map11": "11-point mAP",
+}
+
+
+def text(value: str, below: str = "") -> Cell:
+    """A text that sorts by itself."""
+    return Cell(value, sort=value, below=below)
+
+
+def optional_text(value: str) -> Cell:
+    """A text that sorts by itself; a dash if it is empty."""
+    return text(value) if value else NONE
+
+
+def number(value: float | None) -> Cell:
+    """A number without decimals; a dash for None."""
+    return NONE if value is None else Cell(f"{value:,.0f}", sort=float(value))
+
+
+def decimal(value: float, below: str = "") -> Cell:
+    """A number with two decimals; a dash for NaN."""
+    if math.isnan(value):
+        return NONE
+    # z: no negative zero
+    return Cell(f"{value:z.2f}".replace("-", "−"), sort=value, below=below)
+
+
+def percent(fraction: float, decimals: int) -> str:
+    """A fraction as a percentage, without the sign."""
+    return f"{100 * fraction:.{decimals}f}"
+
+
+def percent_cell(fraction: float | None) -> Cell:
+    """A percentage with one decimal; a dash for None."""
+    return NONE if fraction is None else Cell(percent(fraction, 1), sort=fraction)
+
+
+def points(fraction: float) -> str:
+    """A difference of fractions as signed percentage points."""
+    return signed(100 * fraction, 1)
+
+
+def interval_cell(low: float | None, high: float | None, sort: float | None, none: Cell) -> Cell:
+    """Both bounds in percentage points; `none` if there is no interval."""
+    if low is None or high is None:
+        return none
+    return Cell(f"{points(low)} to {points(high)}", sort=sort)
+
+
+def p_value_cell(p: float | None) -> Cell:
+    """A p-value with two significant decimals; below 0.0001 as a bound."""
+    if p is None or math.isnan(p):
+        return NONE
+    return Cell("< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}", sort=p)
+
+
+def spread(means: Sequence[SeedMean], decimals: int, num_seeds: int) -> str:
+    """Standard deviations as `± 0.4 / 0.2`, and `1 of 2 seeds` if some are missing."""
+    parts = []
+    if all(mean.sd is not None for mean in means):
+        parts.append("± " + " / ".join(percent(mean.sd or 0.0, decimals) for mean in means))
+    if means[0].num_seeds < num_seeds:
+        parts.append(f"{means[0].num_seeds} of {num_seeds} seeds")
+    return ", ".join(parts)
+
+
+def decimals_for(num_images: Iterable[int]) -> int:
+    """Two decimals if one image is at most 0.01 percent of the images, otherwise one."""
+    return 2 if min(num_images) >= 10_000 else 1
+
+
+def plain_or_percent(value: float, is_accuracy: bool) -> str:
+    """An accuracy in percent, any other score with three decimals."""
+    return percent(value, 1) if is_accuracy else plain(value, 3)
+
+
+def subset_cell(row: ModelRecord) -> Cell:
+    """Name and number of classes of the pretraining subset."""
+    if not row.subset:
+        return NONE
+    return sized_cell(row.subset, row.num_classes)
+
+
+def sized_cell(subset: str, num_classes: int | None) -> Cell:
+    """A subset's name with its number of classes, by which it sorts."""
+    if num_classes is None:
+        return Cell(subset)
+    return Cell(subset, sort=float(num_classes), detail=f"{num_classes:,}")
+
+
+def variant_cell(variant: str, same: Sequence[str]) -> Cell:
+    """Name of a variant, and which others are the same model."""
+    return Cell(
+        variant or "plain", sort=variant, below=f"same as {', '.join(same)}" if same else ""
+    )
+
+
+def model_columns(rows: Sequence[ModelRecord]) -> list[ColumnOf[ModelRecord]]:
+    """Columns that distinguish the models; axes with one value are omitted, except the first."""
+    columns: list[ColumnOf[ModelRecord]] = []
+    if any(row.model for row in rows):
+        columns.append((Column("model", numeric=False), lambda row: optional_text(row.model)))
+    if any(row.subset for row in rows):
+        columns.append((Column("training classes", numeric=False), subset_cell))
+    if len({row.variant for row in rows}) > 1:
+        columns.append((Column("variant", numeric=False), _variant_of))
+    if len({row.eps for row in rows}) > 1:
+        columns.append((Column("eps"), lambda row: Cell(format_eps(row.eps), sort=row.eps)))
+    if len({row.arch for row in rows if row.arch}) > 1:
+        columns.append((Column("arch", numeric=False), lambda row: optional_text(row.arch)))
+    return columns
+
+
+def _variant_of(row: ModelRecord) -> Cell:
+    return variant_cell(row.variant, row.same_variants)

@@ -1,0 +1,329 @@
+"""Tables about transfer: every run, settings over targets, image tests, scratch, and grids."""
+
+from collections.abc import Sequence
+
+from harness.config.recipe import Recipe
+from harness.report.data.records import ModelId, TransferRow, format_eps
+from harness.report.render.tables.cells import (
+    NONE,
+    SCORE_TITLES,
+    decimals_for,
+    interval_cell,
+    number,
+    optional_text,
+    p_value_cell,
+    percent,
+    percent_cell,
+    points,
+    spread,
+    subset_cell,
+    text,
+    variant_cell,
+)
+from harness.report.render.tables.table import (
+    Cell,
+    Column,
+    ColumnOf,
+    Table,
+    mark_best,
+    table_of,
+)
+from harness.report.stats.comparisons import (
+    MIN_RESAMPLED_TARGETS,
+    Comparison,
+    ScratchComparison,
+)
+from harness.report.stats.image_tests import MAX_TESTS, ImageTest
+from harness.report.stats.intervals import is_near_chance, seed_mean
+
+SIGNIFICANCE = 0.05
+
+
+def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
+    """A line per model, target, method and size; the target's metric is underlined."""
+    has_map = any(row.map11 is not None for row in rows)
+    metrics = ["top1", "mean_per_class", "top5"] + ["map11"] * has_map
+    axes = _axis_columns(rows)
+    columns = (
+        *(column for column, _ in axes),
+        *(Column(SCORE_TITLES[metric]) for metric in metrics),
+        Column("chance", hint="percent, of the target's classes"),
+        Column("lr", hint="selected learning rate of each seed"),
+        Column("tried", hint="configurations tried for each model"),
+        Column("chosen on", numeric=False),
+        Column("images", hint="test images"),
+    )
+    groups: dict[tuple[object, ...], dict[ModelId, list[TransferRow]]] = {}
+    for row in rows:
+        models = groups.setdefault((row.arch, row.target, row.method, row.size), {})
+        models.setdefault(row.model_id, []).append(row)
+    lines: list[tuple[Cell, ...]] = []
+    for models in groups.values():
+        scores = [
+            [_score_cell(seeds, metric, len(recipe.seeds)) for metric in metrics]
+            for seeds in models.values()
+        ]
+        marked = [mark_best(column) for column in zip(*scores, strict=True)]
+        lines += [
+            (*(cell_of(seeds[0]) for _, cell_of in axes), *cells, *_selection_cells(seeds))
+            for seeds, *cells in zip(models.values(), *marked, strict=True)
+        ]
+    note = (
+        "Test split, percent; underlined: the target's own metric, best of each target and method "
+        "in bold. Each learning rate was chosen on the split named, never on the test split."
+    )
+    if has_map:
+        note += (
+            " In multi-label targets, top-1 and top-5 count images with a present class among "
+            "the predicted ones."
+        )
+    if len(recipe.seeds) > 1:
+        note += " ±: standard deviation over seeds."
+    return Table(
+        "transfers",
+        "Every transfer, and how its learning rate was chosen",
+        columns,
+        tuple(lines),
+        note,
+    )
+
+
+def _axis_columns(rows: Sequence[TransferRow]) -> list[ColumnOf[TransferRow]]:
+    """Columns that identify a transfer; axes that no row has are omitted."""
+    columns: list[ColumnOf[TransferRow]] = []
+    if len({row.arch for row in rows if row.arch}) > 1:
+        columns.append((Column("arch", numeric=False), lambda row: text(row.arch)))
+    columns += [
+        (Column("target", numeric=False), lambda row: text(row.target)),
+        (Column("method", numeric=False), lambda row: text(row.method)),
+    ]
+    if any(row.model for row in rows):
+        columns.append((Column("model", numeric=False), lambda row: optional_text(row.model)))
+    if any(row.subset for row in rows):
+        columns += [
+            (Column("training classes", numeric=False), subset_cell),
+            (
+                Column("eps"),
+                lambda row: Cell(format_eps(row.eps), sort=row.eps) if row.subset else NONE,
+            ),
+        ]
+    if any(row.variant for row in rows):
+        columns.append(
+            (
+                Column("variant", numeric=False),
+                lambda row: variant_cell(row.variant, row.same_variants),
+            )
+        )
+    if any(row.per_class for row in rows):
+        columns.append(
+            (
+                Column("per class", hint="training images of each class"),
+                lambda row: _size_cell(row.per_class),
+            )
+        )
+    if any(row.steps for row in rows):
+        columns.append((Column("steps"), lambda row: _size_cell(row.steps)))
+    return columns
+
+
+def _size_cell(size: int | None) -> Cell:
+    return Cell("all") if size is None else number(size)
+
+
+def _score_cell(rows: Sequence[TransferRow], metric: str, num_seeds: int) -> Cell:
+    if getattr(rows[0], metric) is None:
+        return NONE
+    first = rows[0]
+    score = seed_mean(getattr(row, metric) for row in rows)
+    decimals = decimals_for(row.num_images for row in rows)
+    is_low = metric == first.metric and is_near_chance(
+        seed_mean(row.top1 for row in rows).mean, first.num_answers, first.num_images
+    )
+    return Cell(
+        percent(score.mean, decimals) + ("°" if is_low else ""),
+        sort=score.mean,
+        below=spread((score,), decimals, num_seeds),
+        own=metric == first.metric,
+    )
+
+
+def _selection_cells(rows: Sequence[TransferRow]) -> tuple[Cell, ...]:
+    """Chance, and how the configuration was selected."""
+    first = rows[0]
+    chance = 1 / first.num_answers if first.num_answers else None
+    lrs = list(dict.fromkeys(row.lr for row in rows if row.lr is not None))
+    num_diverged = sum(row.num_diverged for row in rows)
+    return (
+        Cell(percent(chance, 1) if chance else "–", sort=chance),
+        Cell(", ".join(f"{lr:g}" for lr in lrs), sort=lrs[0]) if lrs else NONE,
+        Cell(
+            str(first.num_configs),
+            sort=float(first.num_configs),
+            below=f"{num_diverged} diverged" if num_diverged else "",
+        ),
+        text(first.selected_on),
+        number(first.num_images),
+    )
+
+
+def comparison_table(rows: Sequence[Comparison]) -> Table:
+    """Pairs of settings, with the targets as the sample."""
+    columns: list[ColumnOf[Comparison]] = [
+        (Column("change", numeric=False), lambda row: text(_change(row, "instead of"))),
+        (
+            Column("transferred by", numeric=False),
+            lambda row: Cell(row.method or "–", sort=row.method, absent=not row.method),
+        ),
+        (Column("targets"), lambda row: number(row.num_targets)),
+        (Column("seeds"), lambda row: number(row.num_seeds)),
+        (
+            Column("difference", hint="percentage points, mean over targets"),
+            lambda row: _difference_cell(row.difference, row.p_holm),
+        ),
+        (Column("95 % interval", hint="t interval over targets"), _t_interval_cell),
+        (
+            Column("bootstrap", hint="95 % interval, seeds and targets resampled"),
+            _bootstrap_cell,
+        ),
+        (
+            Column("better in", hint="of all runs (target, model, seed)"),
+            lambda row: Cell(
+                f"{row.wins} of {row.num_pairs}",
+                sort=row.wins / row.num_pairs,
+                below=f"{row.ties} tie{'s' * (row.ties > 1)}" if row.ties else "",
+            ),
+        ),
+        (
+            Column("p, t", hint="paired t-test over targets, on logits"),
+            lambda row: p_value_cell(row.p),
+        ),
+        (Column("Holm", hint="p, t for all lines together"), lambda row: p_value_cell(row.p_holm)),
+    ]
+    return table_of(
+        "comparisons",
+        "Settings compared over targets",
+        rows,
+        columns,
+        "Percentage points in the targets' own metrics; bold: p below 0.05 after Holm. Each "
+        "interval is for its line alone. The bootstrap needs at least "
+        f"{MIN_RESAMPLED_TARGETS} targets.",
+    )
+
+
+def _change(row: Comparison | ImageTest, preposition: str) -> str:
+    prefix = "eps " if row.axis == "eps" else ""
+    return f"{prefix}{row.setting or 'plain'} {preposition} {row.baseline or 'plain'}"
+
+
+def _difference_cell(difference: float, p_holm: float | None) -> Cell:
+    is_significant = p_holm is not None and p_holm < SIGNIFICANCE
+    return Cell(points(difference), sort=difference, best=is_significant)
+
+
+def _t_interval_cell(row: Comparison) -> Cell:
+    half = row.half_width_95
+    if half is None:
+        return NONE
+    return interval_cell(row.difference - half, row.difference + half, half, NONE)
+
+
+def _bootstrap_cell(row: Comparison) -> Cell:
+    low, high = row.bootstrap_low, row.bootstrap_high
+    width = None if low is None or high is None else high - low
+    return interval_cell(low, high, width, NONE)
+
+
+def image_test_table(rows: Sequence[ImageTest]) -> Table:
+    """Tests that compare two settings on the images of one target."""
+    columns: list[ColumnOf[ImageTest]] = [
+        (Column("target", numeric=False), lambda row: text(row.target)),
+        (Column("change", numeric=False), lambda row: text(_change(row, "against"))),
+        (Column("transferred by", numeric=False), lambda row: optional_text(row.method)),
+        (Column("model", numeric=False), lambda row: optional_text(row.model)),
+        (Column("images"), lambda row: number(row.num_images)),
+        (Column("seeds"), lambda row: number(row.num_seeds)),
+        (
+            Column("only the first right", hint="images, over all seeds"),
+            lambda row: number(row.only_setting),
+        ),
+        (Column("only the second"), lambda row: number(row.only_baseline)),
+        (
+            Column("difference", hint="percentage points of the target's own metric"),
+            lambda row: _difference_cell(row.difference, row.p_holm),
+        ),
+        (Column("test", numeric=False), lambda row: text(row.test)),
+        (Column("p"), lambda row: p_value_cell(row.p)),
+        (Column("Holm", hint="p for all lines together"), lambda row: p_value_cell(row.p_holm)),
+    ]
+    note = (
+        "The test images are the sample: a small p means that these runs differ, not that runs "
+        "with other seeds would. Bold: p below 0.05 after Holm."
+    )
+    if len(rows) == MAX_TESTS:
+        note += f" Only the first {MAX_TESTS:,} tests are shown."
+    return table_of("image-tests", "Each target, image by image", rows, columns, note)
+
+
+def scratch_table(rows: Sequence[ScratchComparison]) -> Table:
+    """Transfer against training the same architecture from random weights."""
+    one_run = Cell("one run", absent=True)
+    columns: list[ColumnOf[ScratchComparison]] = [
+        (Column("target", numeric=False), lambda row: text(row.target)),
+        (Column("model", numeric=False), lambda row: text(row.model)),
+        (Column("method", numeric=False), lambda row: text(row.method)),
+        (Column("transfer", hint="percent"), lambda row: percent_cell(row.transfer)),
+        (Column("scratch", hint="percent"), lambda row: percent_cell(row.scratch)),
+        (
+            Column("difference", hint="percentage points"),
+            lambda row: Cell(
+                points(row.difference),
+                sort=row.difference,
+                best=row.verdict in ("negative", "positive"),
+            ),
+        ),
+        (
+            Column("95 % interval", hint="Welch, over seeds"),
+            lambda row: interval_cell(row.low_95, row.high_95, row.low_95, one_run),
+        ),
+        (
+            Column("tried", hint="configurations: transfer / scratch"),
+            lambda row: Cell(
+                f"{row.num_configs} / {row.num_configs_scratch}", sort=float(row.num_configs)
+            ),
+        ),
+        (
+            Column("transfer is", numeric=False),
+            lambda row: text(row.verdict, "" if row.is_matched else "tuning differs"),
+        ),
+    ]
+    return table_of(
+        "against-scratch",
+        "Transfer against training from scratch",
+        rows,
+        columns,
+        "Negative: clearly worse than random weights. It counts as negative transfer only if both "
+        "sides tried the same number of configurations.",
+    )
+
+
+def chosen_table(rows: Sequence[TransferRow]) -> Table:
+    """How often each value was selected, for methods whose grid has more axes than lr."""
+    counts: dict[tuple[str, str, str], dict[str, int]] = {}
+    for row in rows:
+        if set(row.chosen) - {"lr"}:
+            for axis, value in row.chosen.items():
+                values = counts.setdefault((row.method, row.target, axis), {})
+                shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+                values[shown] = values.get(shown, 0) + 1
+    columns = (
+        Column("method", numeric=False),
+        Column("target", numeric=False),
+        Column("setting", numeric=False),
+        Column("chosen on val", numeric=False, hint="value, and in how many runs"),
+    )
+    lines = []
+    for place, values in counts.items():
+        in_order = sorted(values.items(), key=lambda item: (-item[1], item[0]))
+        listed = ", ".join(f"{value} ({num_runs})" for value, num_runs in in_order)
+        lines.append((*map(text, place), Cell(listed, sort=next(iter(values)))))
+    return Table("chosen", "Settings that the grids selected", columns, tuple(lines))

@@ -1,0 +1,115 @@
+"""Summaries of many models on many datasets: mean logits, correlations, agreement of rankings.
+
+After Kornblith, Shlens and Le 2019 (section 3 and appendix A.1) unless stated otherwise.
+Shapes: M models, D datasets.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats as scipy_stats
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def logit(accuracy: ArrayLike, num_images: ArrayLike) -> Floats:
+    """log(p / (1 - p)), with p clipped to [1 / 2n, 1 - 1 / 2n] so that 0 and 1 stay finite."""
+    margin = 0.5 / np.asarray(num_images, np.float64)
+    fraction = np.clip(np.asarray(accuracy, np.float64), margin, 1 - margin)
+    logits: Floats = np.log(fraction / (1 - fraction))
+    return logits
+
+
+@dataclass(frozen=True)
+class DatasetMeans:
+    """Means of each model over the datasets, on the scale of the scores: arrays [M]."""
+
+    mean: Floats
+    standard_error: Floats
+
+
+def dataset_adjusted_means(scores: Floats) -> DatasetMeans:
+    """Means over datasets of scores [M, D], with errors that ignore the datasets' difficulty.
+
+    Each dataset's mean over models is subtracted; the standard error of the rest is widened by
+    sqrt(M / (M - 1)) (Morey 2008). The errors are NaN for a single model or dataset.
+    """
+    num_models, num_datasets = scores.shape
+    if num_models < 2 or num_datasets < 2:
+        return DatasetMeans(scores.mean(axis=1), np.full(num_models, np.nan))
+    adjusted = scores - scores.mean(axis=0)
+    error = adjusted.std(axis=1, ddof=1) / math.sqrt(num_datasets)
+    return DatasetMeans(scores.mean(axis=1), error * math.sqrt(num_models / (num_models - 1)))
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson's r with its 95 % interval (Fisher's transform), and Spearman's rho.
+
+    Values are NaN if they are undefined.
+    """
+
+    r: float
+    low: float
+    high: float
+    rho: float
+    num_points: int
+
+
+def correlation(x: Floats, y: Floats) -> Correlation:
+    """Correlate two measures of the same models, [M] each."""
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Correlation(math.nan, math.nan, math.nan, math.nan, len(x))
+    r = scipy_stats.pearsonr(x, y)
+    interval = r.confidence_interval() if len(x) > 3 else (math.nan, math.nan)
+    return Correlation(
+        float(r.statistic),
+        float(interval[0]),
+        float(interval[1]),
+        float(scipy_stats.spearmanr(x, y).statistic),
+        len(x),
+    )
+
+
+def weighted_kendall(score: Floats, accuracy: Floats) -> float:
+    """Weighted Kendall's tau of two rankings of models [M] (hyperbolic weights, scipy's default).
+
+    Exchanges near the top weigh more.
+    """
+    return float(scipy_stats.weightedtau(score, accuracy).statistic)
+
+
+def recall_at(k: int, score: Floats, accuracy: Floats) -> float:
+    """Fraction of the k best models by accuracy [M] that are among the k best by score.
+
+    Ties are broken in favor of the earlier model.
+    """
+    best_by_score, best = (
+        set(np.argsort(-np.asarray(values), kind="stable")[:k].tolist())
+        for values in (score, accuracy)
+    )
+    return len(best_by_score & best) / len(best)
+
+
+def relative_accuracy_at(k: int, score: Floats, accuracy: Floats) -> float:
+    """Best accuracy among the k best models by score, divided by the best accuracy of all.
+
+    Rel@k of Li et al. 2021.
+    """
+    chosen = np.argsort(-np.asarray(score), kind="stable")[:k]
+    return float(np.max(np.asarray(accuracy)[chosen]) / np.max(accuracy))
+
+
+def times_in_top(k: int, scores: Floats) -> Integers:
+    """Count the datasets on which each model is among the k best: int64 [M] from scores [M, D].
+
+    Models that tie for place k all count. NaN (not measured) never counts.
+    """
+    threshold = np.sort(np.where(np.isnan(scores), -np.inf, scores), axis=0)[::-1][
+        min(k, len(scores)) - 1
+    ]
+    counts: Integers = (scores >= threshold).sum(axis=1)
+    return counts

@@ -1,0 +1,53 @@
+"""Phrases that several sentences use: lists, differences in points, what was averaged, p-values."""
+
+from collections.abc import Mapping, Sequence
+
+from harness.report.stats.intervals import SeedMean
+
+
+def join_words(parts: Sequence[str]) -> str:
+    """Join as `a`, `a and b`, or `a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
+
+
+def signed(value: float, decimals: int) -> str:
+    """Format a number with its sign; the minus is the typographic one."""
+    return f"{value:+.{decimals}f}".replace("-", "−")
+
+
+def plain(value: float, decimals: int = 2) -> str:
+    """Format a number with a typographic minus."""
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def in_points(difference: SeedMean, *remarks: str) -> str:
+    """Format a difference of fractions as `+1.2 ± 0.3 points (full)`.
+
+    The remark `not clear` is added if the interval includes zero.
+    """
+    text = signed(100 * difference.mean, 1)
+    if difference.half_width is not None:
+        text += f" ± {100 * difference.half_width:.1f}"
+        remarks = remarks if difference.is_clear else (*remarks, "not clear")
+    return f"{text} points" + (f" ({', '.join(remarks)})" if remarks else "")
+
+
+def averaged_over(axes: Mapping[str, Sequence[str]]) -> str:
+    """Format axis -> values as `2 targets and eps 0, 0.5`; "" if no axis has several values."""
+    return join_words(
+        [
+            f"eps {', '.join(values)}" if axis == "eps" else f"{len(values)} {axis}s"
+            for axis, values in axes.items()
+            if len(values) > 1
+        ]
+    )
+
+
+def counted(number: int, noun: str) -> str:
+    """Format as `over 3 targets` or `on one target`."""
+    return f"over {number} {noun}s" if number > 1 else f"on one {noun}"
+
+
+def p_value(p: float) -> str:
+    """Format as `< 0.001`, `= 0.012` or `= 0.34`."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"

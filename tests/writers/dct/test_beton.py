@@ -101,7 +101,7 @@ def test_converting_a_beton_gives_what_writing_it_gives(mixed_source, tmp_path, 
     manifest = to_dct(tmp_path / "jpeg.beton", tmp_path / "new.beton", num_threads=num_threads)
     assert (tmp_path / "new.beton").read_bytes() == (tmp_path / "own.beton").read_bytes()
     assert manifest.encoding == Encoding(format="dct") and verify(tmp_path / "new.beton") == []
-    with pytest.raises(UserError, match="file to read from"):
+    with pytest.raises(UserError, match="is the input file"):
         to_dct(tmp_path / "jpeg.beton", tmp_path / "jpeg.beton")
     with pytest.raises(UserError, match="no JPEG"):
         written(mixed_source, tmp_path / "raw.beton", format="raw")

@@ -1,8 +1,12 @@
-# make setup   .venv with everything, system libraries included       make demo   the demo recipe, end to end
-# make test    lint, then all tests; CI runs this very line           make lint   ruff and mypy
-# make gpu-check   on a GPU machine: its tests and benchmarks (PART=A, B or C: in under 9 minutes)
-# make gpu-bundle   .whl with what a GPU machine without a network lacks for it (GPU_PYTHON: its Python, 3.12)
-# Variables: PYTHON (an interpreter of 3.11 to 3.13), JOBS (stages side by side in `make demo`).
+# make setup        install everything into .venv, system libraries included
+# make demo         run the demo recipe to its report (JOBS: number of stages at once)
+# make test         run lint and all tests, as CI does
+# make test-slow    run longer forms of tests: kills of the demo, Ray nodes, torch.compile's cache
+# make lint         check format, style, import order, types and prose
+# make gpu-check    run GPU tests and benchmarks on a GPU machine (PART=A, B or C: under 9 minutes each)
+# make gpu-bundle   collect wheels in .whl for a GPU machine without a network (GPU_PYTHON=3.12)
+# make clean        delete .venv and caches
+# Variable PYTHON: a Python interpreter, 3.11 to 3.13.
 
 SHELL := /bin/bash
 VENV := .venv
@@ -14,17 +18,17 @@ export HARNESS_DATA ?= data
 export HARNESS_RAW ?= raw
 export HARNESS_RUNS ?= runs
 
-.PHONY: setup demo test lint gpu-check gpu-bundle clean
+.PHONY: setup demo test test-slow lint gpu-check gpu-bundle clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,9s/^# //p' Makefile
 
 setup: $(STAMP)
 
-# FFCV and our own C files are compiled on installation, against OpenCV and libjpeg-turbo, which are system libraries.
+# FFCV and our C files are compiled on installation, against the system's OpenCV and libjpeg-turbo.
 $(STAMP): pyproject.toml $(wildcard writers/dct/*.[ch] writers/jpeg/*.[ch] loaders/*.[ch] loaders/native/*.[ch])
-	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 to 3.13 was found. Install one, or name it: make setup PYTHON=/path/to/python3.12"; exit 2; }
+	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 to 3.13 found. Install one, or name it: make setup PYTHON=/path/to/python3.12"; exit 2; }
 	@packages=""; \
 	pkg-config --exists opencv4 libturbojpeg libjpeg 2>/dev/null || packages="libopencv-dev libturbojpeg0-dev libjpeg-dev pkg-config libgl1"; \
 	command -v g++ >/dev/null || packages="$$packages g++"; \
@@ -34,13 +38,13 @@ $(STAMP): pyproject.toml $(wildcard writers/dct/*.[ch] writers/jpeg/*.[ch] loade
 	if [ -n "$$packages" ]; then \
 		line="apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages"; \
 		if ! command -v apt-get >/dev/null; then \
-			echo "FFCV needs OpenCV 4 and libjpeg-turbo with headers, pkg-config and g++; install them, then run make setup again."; exit 2; \
+			echo "FFCV needs OpenCV 4 and libjpeg-turbo with headers, pkg-config and g++. Install them, then run make setup again."; exit 2; \
 		elif [ "$$(id -u)" = 0 ]; then echo "Installing system libraries: $$packages"; sh -c "$$line" >/dev/null || exit 1; \
 		elif sudo -n true 2>/dev/null; then echo "Installing system libraries with sudo: $$packages"; sudo sh -c "$$line" >/dev/null || exit 1; \
 		else echo "FFCV needs system libraries. Run this line, then make setup again:"; echo "  sudo sh -c '$$line'"; exit 2; fi; \
 	fi
 	@[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
-	@echo "Installing the package and what it needs into $(VENV) (torch is large: a few minutes on a slow line)"
+	@echo "Installing the package and its requirements into $(VENV) (torch is large: this may take minutes)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $(STAMP)
 
@@ -50,13 +54,19 @@ demo: setup
 test: lint
 	@timeout 3600 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-slow: setup
+	@$(BIN)/python -m pytest --timeout 3600 tests/runner/test_end_to_end.py --kill-demo 20
+	@$(BIN)/python -m pytest --timeout 3600 tests/runner/launchers/test_ray.py --kill-nodes 6
+	@$(BIN)/python -m pytest --timeout 3600 tests/train/test_compile_cache.py --compiler
+
 lint: setup
 	@$(BIN)/ruff format --check -q
 	@$(BIN)/ruff check -q
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
+	@$(BIN)/python docs/check_prose.py
 
-# On a GPU machine, with its own Python where it has torch; a wheel folder .whl serves where there is no network.
+# Uses .venv if it exists, otherwise the machine's Python, which must have torch.
 gpu-check:
 	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu_check $(addprefix --part ,$(PART)) $(GPU_CHECK)
 

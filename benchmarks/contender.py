@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 FOLDER = Path(__file__).parent / "contenders"
 # Epoch -> batches of images and labels.
@@ -47,7 +47,7 @@ class Work:
     corpus: str
     scratch: str
     resolution: int = 224
-    augment: str = "random_resized_crop"
+    augment: Literal["random_resized_crop", "center_crop"] = "random_resized_crop"
     crop_scale: tuple[float, float] = (0.08, 1.0)
     batch_size: int = 256
     num_threads: int = 2

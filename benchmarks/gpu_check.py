@@ -9,8 +9,9 @@ unless --corpus names real ones.
 
 A part is a list of steps with time limits. If a step fails or runs out of time, the next one
 starts. After each step the summary of the part is saved as
-OUT/gpu_check_<part>_<gpu>_<date>.json. Benchmarks save their own records, OUT/<step>_<gpu>_<date>.json, after each round. --tiny rehearses
-everything on a CPU; its numbers mean nothing.
+OUT/gpu_check_<part>_<gpu>_<date>.json. Benchmarks save their own
+records, OUT/<step>_<gpu>_<date>.json, after each round. --tiny rehearses everything on a CPU; its
+numbers mean nothing.
 """
 
 import argparse

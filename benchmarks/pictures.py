@@ -1,12 +1,14 @@
 """The augmentation as torchvision transforms on Pillow images, as most scripts have it."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.contender import Work
 
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
-def pil_transform(work: Work) -> Callable[[Any], Any]:
+
+def pil_transform(work: Work) -> "v2.Compose":
     """Return a transform from a Pillow image to a uint8 tensor [3, R, R]."""
     from torchvision.transforms import v2
 

@@ -1,4 +1,4 @@
-"""What an installation that is not a checkout's has: the packages, what they read, and the recipes."""
+"""An installation outside a checkout has the packages, their data files and the recipes."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ RECIPES = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """What a wheel and a source archive are made of, but for the C parts: lib, and harness.egg-info/SOURCES.txt."""
+    """Build the contents of a wheel (lib) and a source archive (SOURCES.txt), without C parts."""
     folder = tmp_path_factory.mktemp("built")
     commands = ["-q", "egg_info", "-e", str(folder), "build_py", "-d", str(folder / "lib")]
     script = f"from setuptools import setup; setup(script_args={commands})"
@@ -24,13 +24,13 @@ def built(tmp_path_factory) -> Path:
     return folder
 
 
-def test_recipes_are_found_by_name_and_as_a_base(built, tmp_path):
+def test_recipes_are_found_by_name_and_as_base(built, tmp_path):
     (tmp_path / "mine.yaml").write_text("name: mine\nbase: robust_l2\n")
     script = (
-        "from harness.config import load as recipe; print(recipe.FOLDER); print(*recipe.available()); "
-        "print(recipe.read('demo').name, recipe.read('mine.yaml').name)"
+        "from harness.config import load; print(load.FOLDER); print(*load.available()); "
+        "print(load.read('demo').name, load.read('mine.yaml').name)"
     )
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
         capture_output=True,
@@ -39,12 +39,12 @@ def test_recipes_are_found_by_name_and_as_a_base(built, tmp_path):
         check=True,
         env=os.environ | {"PYTHONPATH": str(built / "lib")},
     )
-    folder, names, read = ended.stdout.splitlines()
+    folder, names, read = process.stdout.splitlines()
     assert built in Path(folder).parents and set(names.split()) == RECIPES and read == "demo mine"
 
 
 def files_of(folder: Path) -> set[Path]:
-    """List files relative to `folder`, without bytecode and hidden files, which any run or editor may leave."""
+    """List files relative to the folder, without bytecode and hidden files."""
     paths = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
     return {
         path
@@ -53,7 +53,7 @@ def files_of(folder: Path) -> set[Path]:
     }
 
 
-def test_every_file_that_the_packages_read_is_installed(built):
+def test_data_files_of_the_packages_are_installed(built):
     here = {
         package / path
         for package in map(Path, ("harness", "loaders", "writers", "recipes"))
@@ -68,12 +68,12 @@ def test_every_file_that_the_packages_read_is_installed(built):
     assert not left_out and there <= here
 
 
-def test_the_source_archive_has_what_the_makefile_runs(built):
+def test_the_source_archive_has_all_sources(built):
     listed = set((built / "harness.egg-info" / "SOURCES.txt").read_text().splitlines())
     kernels = {
         str(path.relative_to(ROOT))
         for package in ("loaders", "writers")
-        for path in (ROOT / package).glob("*.[ch]")
+        for path in (ROOT / package).rglob("*.[ch]")
     }
     wanted = {
         "Makefile",

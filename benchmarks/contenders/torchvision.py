@@ -21,7 +21,7 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
         transform = v2.Compose(transform.transforms[:-1])
     torch.set_num_threads(1)
 
-    class Images(torch.utils.data.Dataset):
+    class Images(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         def __init__(self) -> None:
             self.files = work.files()
 

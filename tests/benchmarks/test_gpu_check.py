@@ -36,7 +36,8 @@ def test_benchmarks_accept_the_options_of_the_check(tmp_path, tiny):
     corpus = tmp_path / "tiles"
     corpus.mkdir()
     commands = {
-        one.__name__.rpartition(".")[2]: one.command for one in (train, attack, load, matrix)
+        module.__name__.rpartition(".")[2]: module.command
+        for module in (train, attack, load, matrix)
     }
     benches = [
         step
@@ -46,8 +47,8 @@ def test_benchmarks_accept_the_options_of_the_check(tmp_path, tiny):
     ]
     assert {step.arguments[3] for step in benches} == set(commands)
     for step in benches:
-        given = [*step.arguments[4:], "--json", str(tmp_path / "x.json"), "--time-limit", "9"]
-        commands[step.arguments[3]].make_context(step.name, given)  # raises for a wrong option
+        options = [*step.arguments[4:], "--json", str(tmp_path / "x.json"), "--time-limit", "9"]
+        commands[step.arguments[3]].make_context(step.name, options)  # raises for a wrong option
 
 
 def test_a_part_continues_after_failed_and_hanging_steps(tmp_path):
@@ -59,20 +60,23 @@ def test_a_part_continues_after_failed_and_hanging_steps(tmp_path):
         "time.sleep(600)"
     )
     # The exit code is the number of summaries: 1 after the first step, so this step fails.
-    seen = f"import sys; from pathlib import Path; sys.exit(len(list(Path({str(tmp_path)!r}).glob('gpu*'))))"
+    count = (
+        "import sys; from pathlib import Path; "
+        f"sys.exit(len(list(Path({str(tmp_path)!r}).glob('gpu*'))))"
+    )
     steps = [
         Step("bad", ("-c", "import sys; sys.exit('no | luck')"), 60),
-        Step("saved", ("-c", seen), 60),
+        Step("saved", ("-c", count), 60),
         Step("hanging", ("-c", hanging), 11, is_bench=True),
         Step("good", ("-c", "print('fine')"), 60),
     ]
     deadline = time.monotonic() + 3600
     ended = gpu_check.run_part("B", steps, deadline, tmp_path, "card", VARIABLES)
-    assert [one.outcome for one in ended] == ["failed", "failed", "stopped", "ok"]
+    assert [result.outcome for result in ended] == ["failed", "failed", "stopped", "ok"]
     assert ended[0].message == "no | luck" and ended[2].rounds == (2, 5)
     assert "absent: b: why" in ended[2].message and ended[2].record.startswith("hanging_card_")
     (summary,) = gpu_check.summaries(tmp_path, "card")
-    assert summary["part"] == "B" and [one["name"] for one in summary["steps"]] == [
+    assert summary["part"] == "B" and [row["name"] for row in summary["steps"]] == [
         step.name for step in steps
     ]
     text = gpu_check.table([summary])
@@ -91,17 +95,18 @@ def test_an_old_record_is_deleted_before_the_step(tmp_path):
 def test_the_installation_check_fails_without_the_c_kernel(tmp_path):
     """Without the C parts the faults are recorded, and the exit code is 1."""
     script = (
-        "import sys; from writers.jpeg import native as kernel; kernel.library_file = lambda module: None\n"
-        f"from benchmarks import installation; sys.argv[1:] = ['--json', {str(tmp_path / 'x.json')!r}]\n"
+        "import sys; from writers.jpeg import native; native.library_file = lambda module: None\n"
+        "from benchmarks import installation\n"
+        f"sys.argv[1:] = ['--json', {str(tmp_path / 'x.json')!r}]\n"
         "sys.exit(installation.main())"
     )
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=VARIABLES, capture_output=True, text=True
     )
     assert ended.returncode == 1 and "FAULT: the loaders do not decode with the C" in ended.stderr
-    found = json.loads((tmp_path / "x.json").read_text())
-    assert found["decoding_kernel"] == "numba" and found["writing_kernel"] == "none"
-    assert len(found["faults"]) == 2 and found["environment"]["packages"]["torch"]
+    report = json.loads((tmp_path / "x.json").read_text())
+    assert report["decoding_kernel"] == "numba" and report["writing_kernel"] == "none"
+    assert len(report["faults"]) == 2 and report["environment"]["packages"]["torch"]
 
 
 def test_the_installation_check_names_a_module_that_is_missing(monkeypatch):
@@ -120,7 +125,7 @@ def test_the_installation_check_passes_with_the_c_parts():
 
 def wheel(folder: Path, name: str, *requires: str) -> Path:
     file = folder / f"{name}-1.0-py3-none-any.whl"
-    lines = [f"Name: {name}", "Version: 1.0", *(f"Requires-Dist: {one}" for one in requires)]
+    lines = [f"Name: {name}", "Version: 1.0", *(f"Requires-Dist: {name}" for name in requires)]
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(
             f"{name}-1.0.dist-info/METADATA", "\n".join(lines) + "\n\nRequires-Dist: text"
@@ -136,28 +141,31 @@ def test_the_bundle_follows_requirements_and_skips_present_packages(tmp_path):
         "inner": wheel(tmp_path, "inner", "top", "leaf_er>=1", "docs; extra == 'docs'"),
         "leaf-er": wheel(tmp_path, "leaf_er"),
     }
-    asked = []
+    fetched = []
 
     def fetch(requirement: Requirement) -> Path:
-        asked.append(str(requirement))
+        fetched.append(str(requirement))
         return wheels[requirement.name.replace("_", "-")]
 
-    found = gpu_bundle.collect(
+    collected = gpu_bundle.collect(
         gpu_bundle.missing(
             [Requirement("top"), Requirement("numpy>=2")], ["torch", "NumPy"], "3.12"
         ),
         fetch,
-        lambda one: gpu_bundle.missing(gpu_bundle.requirements_of(one), ["torch"], "3.12"),
+        lambda file: gpu_bundle.missing(gpu_bundle.requirements_of(file), ["torch"], "3.12"),
     )
-    assert found == wheels
-    assert asked == ["top", "inner[fast]==1.0", "leaf_er>=1"]  # each once, and pinned as required
+    assert collected == wheels
+    assert fetched == ["top", "inner[fast]==1.0", "leaf_er>=1"]  # each once, and pinned as required
 
 
 def test_the_bundle_starts_from_the_project_requirements():
     requirements = gpu_bundle.project_requirements(ROOT / "pyproject.toml")
-    names = {one.name for one in requirements}
+    names = {requirement.name for requirement in requirements}
     assert {"ffcv", "pydantic", "ruamel.yaml", "torch", "nvidia-ml-py", "pytest"} <= names
-    left = {one.name for one in gpu_bundle.missing(requirements, gpu_bundle.PRESENT, "3.12")}
+    left = {
+        requirement.name
+        for requirement in gpu_bundle.missing(requirements, gpu_bundle.PRESENT, "3.12")
+    }
     assert {"ffcv", "pydantic", "ruamel.yaml", "pytest"} <= left
     assert not left & {"torch", "torchvision", "numba", "numpy", "ray", "mypy"}
 
@@ -171,8 +179,8 @@ def test_system_libraries_are_those_outside_the_wheel(tmp_path):
 \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007ff6a681e000)
 \t/lib64/ld-linux-x86-64.so.2 (0x00007ff6a74f2000)
 """
-    found = gpu_bundle.system_libraries(output, tmp_path)
-    assert found == {"libX11.so.6": Path("/lib/x86_64-linux-gnu/libX11.so.6")}
+    libraries = gpu_bundle.system_libraries(output, tmp_path)
+    assert libraries == {"libX11.so.6": Path("/lib/x86_64-linux-gnu/libX11.so.6")}
 
 
 def test_a_bundle_of_other_sources_or_another_python_is_not_installed(
@@ -207,6 +215,6 @@ def test_the_digest_covers_c_files_in_all_folders(tmp_path):
 
 
 def test_gpu_tests_are_found_by_their_marker():
-    found = gpu_check.gpu_tests()
-    assert "tests/train/test_cuda_graph_attack.py" in found
-    assert all("gpu" in (ROOT / file).read_text() for file in found) and len(found) < 20
+    files = gpu_check.gpu_tests()
+    assert "tests/train/test_cuda_graph_attack.py" in files
+    assert all("gpu" in (ROOT / file).read_text() for file in files) and len(files) < 20

@@ -87,7 +87,7 @@ def test_a_process_that_hangs_is_killed(monkeypatch):
     ]
 
 
-def test_doctor_names_the_defect_and_the_cure():
+def test_doctor_names_the_defect_and_the_fix():
     fine = [CaseResult(case, name, "") for case in CASES for name in ("harness", "torch")]
     assert doctor._cpu_kernels_finding(fine).good
     avoided = doctor._cpu_kernels_finding(

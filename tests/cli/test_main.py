@@ -114,13 +114,13 @@ def test_every_command_has_help_and_a_line_in_the_list(harness):
         ),
     ],
 )
-def test_a_mistake_is_two_lines_and_exit_code_2(harness, arguments, message, hint):
+def test_a_user_error_prints_two_lines_and_exits_with_2(harness, arguments, message, hint):
     code, out, err = harness(*arguments)
     assert code == 2 and not out and "Traceback" not in err
     assert message in err and hint in err and 1 <= len(err.strip().splitlines()) <= 2
 
 
-def test_several_mistakes_of_a_recipe_are_a_line_each(harness):
+def test_each_mistake_of_a_recipe_gets_a_line(harness):
     Path("tiny.yaml").write_text(
         RECIPE.replace("epochs", "epoch").replace("[resnet10]", "[resnet]")
     )
@@ -143,7 +143,7 @@ def test_an_interruption_is_one_line(harness, monkeypatch):
     assert (code, out, err.strip()) == (130, "", "Interrupted.")
 
 
-def test_what_the_file_system_refuses_is_a_sentence(harness, monkeypatch):
+def test_errors_of_the_file_system_are_explained(harness, monkeypatch):
     def full(*_: Any) -> None:
         raise OSError(28, os.strerror(28), "/data/train.beton")
 
@@ -153,24 +153,24 @@ def test_what_the_file_system_refuses_is_a_sentence(harness, monkeypatch):
     assert os_errors.explain(OSError(5, "Input/output error")) is None
 
 
-def test_output_into_a_closed_pipe_ends_quietly():
+def test_a_closed_pipe_is_no_error():
     line = f"{sys.executable} -m harness.cli.main ls | head -n 1"
     ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT)
     assert ended.stdout == "datasets\n" and ended.stderr == ""
 
 
-def test_plan_tells_what_is_done_and_runs_nothing(harness):
+def test_plan_counts_done_stages_and_runs_nothing(harness):
     code, out, _ = harness("plan", "tiny.yaml", "--json")
-    told = json.loads(out)
-    assert code == 0 and told["num_stages"] == 5 and told["num_done"] == 0
-    assert told["kinds"] == {
+    content = json.loads(out)
+    assert code == 0 and content["num_stages"] == 5 and content["num_done"] == 0
+    assert content["kinds"] == {
         "write": {"left": 2},
         "pretrain": {"left": 1},
         "evaluate": {"left": 1},
         "transfer": {"left": 1},
     }
     matrix = expand(read("tiny.yaml"))
-    assert [stage["key"] for stage in told["stages"]] == [stage.key for stage in matrix.stages]
+    assert [stage["key"] for stage in content["stages"]] == [stage.key for stage in matrix.stages]
     assert not Path("runs").exists() and not Path("data").exists()
 
     last = matrix.stages[-1]
@@ -190,8 +190,8 @@ def test_plan_tells_what_is_done_and_runs_nothing(harness):
         ),
         folder,
     )
-    told = json.loads(harness("plan", "tiny.yaml", "--json")[1])
-    assert told["num_done"] == 1 and told["stages"][-1]["state"] == "done"
+    content = json.loads(harness("plan", "tiny.yaml", "--json")[1])
+    assert content["num_done"] == 1 and content["stages"][-1]["state"] == "done"
     assert (
         json.loads(harness("plan", "tiny.yaml", "--json", "--runs-dir", "other")[1])["num_done"]
         == 0
@@ -201,9 +201,9 @@ def test_plan_tells_what_is_done_and_runs_nothing(harness):
 
 
 def test_plan_of_imagenet_needs_no_imagenet(harness):
-    told = json.loads(harness("plan", "robust_l2", "--json")[1])
+    content = json.loads(harness("plan", "robust_l2", "--json")[1])
     # 3 subsets x 3 eps x 3 seeds = 27 models, each x 12 targets x 2 methods
-    assert told["kinds"] == {
+    assert content["kinds"] == {
         "write": {"left": 15},
         "pretrain": {"left": 27},
         "evaluate": {"left": 27},
@@ -211,7 +211,7 @@ def test_plan_of_imagenet_needs_no_imagenet(harness):
     }
 
 
-def test_status_shows_what_runs_what_has_failed_and_what_was_tried_again(harness, monkeypatch):
+def test_status_shows_running_failed_and_retried_stages(harness, monkeypatch):
     stages = expand(read("tiny.yaml")).stages
     failed, runs = (stage.folder(Path("runs")) for stage in stages[:2])
     failed.mkdir(parents=True)
@@ -239,8 +239,8 @@ def test_status_shows_what_runs_what_has_failed_and_what_was_tried_again(harness
         assert all(len(line) <= int(width) for line in out.splitlines())
 
 
-def test_ls_names_the_files_of_the_catalogues(harness):
-    told = json.loads(harness("ls", "--json")[1])
+def test_ls_lists_every_kind_with_descriptions(harness):
+    content = json.loads(harness("ls", "--json")[1])
     assert {
         "datasets",
         "subsets",
@@ -250,28 +250,28 @@ def test_ls_names_the_files_of_the_catalogues(harness):
         "backends",
         "launchers",
         "recipes",
-    } == set(told)
-    assert set(told) <= set(re.findall(r"\w+", harness("ls", "--help")[1]))
+    } == set(content)
+    assert set(content) <= set(re.findall(r"\w+", harness("ls", "--help")[1]))
     assert (
-        "synthetic_things" in told["datasets"]
-        and "in900" in told["subsets"]
-        and "local" in told["launchers"]
+        "synthetic_things" in content["datasets"]
+        and "in900" in content["subsets"]
+        and "local" in content["launchers"]
     )
-    assert {"fixed", "full"} <= set(told["methods"]) and {"resnet10", "resnet18"} <= set(
-        told["models"]
+    assert {"fixed", "full"} <= set(content["methods"]) and {"resnet10", "resnet18"} <= set(
+        content["models"]
     )
-    assert all(line for lines in told.values() for line in lines.values()), (
-        "each has a line about itself"
+    assert all(line for lines in content.values() for line in lines.values()), (
+        "each name has a description"
     )
-    assert not any("yaml-language-server" in line for line in told["recipes"].values())
+    assert not any("yaml-language-server" in line for line in content["recipes"].values())
     code, out, _ = harness("ls", "models")
     assert code == 0 and "resnet18" in out and "pets" not in out
 
 
 def test_subset_show(harness):
-    told = json.loads(harness("subset", "show", "in900", "--json")[1])
-    assert told["name"] == "in900" and told["num_classes"] == len(told["classes"]) == 900
-    assert told["digest"] and all(name.startswith("n") for name in told["classes"])
+    content = json.loads(harness("subset", "show", "in900", "--json")[1])
+    assert content["name"] == "in900" and content["num_classes"] == len(content["classes"]) == 900
+    assert content["digest"] and all(name.startswith("n") for name in content["classes"])
 
 
 def test_write_beton_then_verify(harness, tmp_path):
@@ -321,13 +321,13 @@ def test_ctrl_c_at_run_ends_cleanly(stop: signal.Signals):
         assert time.monotonic() < deadline and run.poll() is None
         time.sleep(0.02)
     run.send_signal(stop)
-    _, said = run.communicate(timeout=30)
-    assert run.returncode == 130 and "Traceback" not in said
-    assert "Resume with:\n  harness run tiny.yaml --jobs 1" in said
+    _, stderr = run.communicate(timeout=30)
+    assert run.returncode == 130 and "Traceback" not in stderr
+    assert "Resume with:\n  harness run tiny.yaml --jobs 1" in stderr
     assert not list(Path("runs").glob("stages/*/*/error.txt"))
 
 
-def test_folders_come_from_options_then_variables_then_here(monkeypatch, tmp_path):
+def test_folders_come_from_options_then_variables_then_defaults(monkeypatch, tmp_path):
     from harness.cli.options import folder_options
 
     seen: list[Folders] = []
@@ -342,7 +342,7 @@ def test_folders_come_from_options_then_variables_then_here(monkeypatch, tmp_pat
     assert seen == [Folders(Path("/betons"), Path.home() / "raw", tmp_path / "runs")]
 
 
-def test_doctor_names_the_cure():
+def test_doctor_names_the_fix():
     bad = doctor._import("ffcv", "import no_such_library", "Install it.")
     assert not bad.good and "no_such_library" in bad.found and bad.cure == "Install it."
     good = doctor._import("fine", "print('all', 'well')", "")
@@ -358,17 +358,17 @@ def test_doctor_names_the_cure():
 def test_the_self_test_decodes_jpegs(tmp_path):
     from harness.cli.self_test import compare_backends
 
-    said = re.match(
+    match = re.match(
         r"wrote 80 images, (\d+) of them as JPEG; .* the same pixels", compare_backends(tmp_path)
     )
-    assert said is not None and 40 < int(said[1]) < 80
+    assert match is not None and 40 < int(match[1]) < 80
 
 
 def _one_level_off(images: np.ndarray, flips: np.ndarray) -> None:
     images[0, 5, 7, 1] ^= 1
 
 
-def _mirrored_the_wrong_way(images: np.ndarray, flips: np.ndarray) -> None:
+def _flipped_vertically(images: np.ndarray, flips: np.ndarray) -> None:
     images[flips] = images[flips, :, ::-1]
 
 
@@ -376,7 +376,7 @@ def _blue_first(images: np.ndarray, flips: np.ndarray) -> None:
     images[:] = images[..., ::-1].copy()
 
 
-@pytest.mark.parametrize("spoil", [_one_level_off, _mirrored_the_wrong_way, _blue_first])
+@pytest.mark.parametrize("spoil", [_one_level_off, _flipped_vertically, _blue_first])
 def test_the_self_test_finds_a_wrong_kernel(tmp_path, monkeypatch, spoil):
     from harness.cli.self_test import compare_backends
     from loaders.decode import BatchDecoder
@@ -393,5 +393,5 @@ def test_the_self_test_finds_a_wrong_kernel(tmp_path, monkeypatch, spoil):
         compare_backends(tmp_path)
 
 
-def test_user_error_reads_as_two_lines():
+def test_user_error_formats_as_two_lines():
     assert str(UserError("What.", "Cure.")) == "What.\nCure."

@@ -1,4 +1,4 @@
-"""harness plan --calibrate: hours from a few timed steps, against arithmetic by hand; whose they are; what stays unknown."""
+"""harness plan --calibrate: hours from timed steps against a manual calculation; unknown steps."""
 
 import json
 import subprocess
@@ -63,7 +63,7 @@ def left_of(plan: Matrix) -> dict[str, Stage]:
 
 
 def estimated(plan: Matrix, step_s: Callable[[dict[str, Any]], float]) -> Estimate:
-    """With every step timed as `step_s` says."""
+    """Estimate with the times that `step_s` returns."""
     steps = unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {}))
     known = Calibration(HERE, {step_key(step): step_s(step) for step in steps})
     assert unmeasured(left_of(plan), Path("runs"), known) == []
@@ -124,8 +124,8 @@ subsets: [all, {name: minus3, remove: {hardest: 0.1, by: reference}}]
 archs: [resnet10]
 eps: [0, 1, 3]
 seeds: [0, 1]
-pretrain: {epochs: 4, batch_size: 10, resolution: 64, attack: {steps: 3}, eval_every: 2, ema_decay: 0.9,
-           progressive: {start_resolution: 32, ramp: [1, 3]}}
+pretrain: {epochs: 4, batch_size: 10, resolution: 64, attack: {steps: 3}, eval_every: 2,
+           ema_decay: 0.9, progressive: {start_resolution: 32, ramp: [1, 3]}}
 evaluate: {batch_size: 20, attack: {steps: 2}, eps_of_clean: 1}
 targets: [{dataset: synthetic_patterns}, {dataset: pets}]
 methods:
@@ -136,9 +136,12 @@ methods:
 """
 
 
-def test_hours_are_those_of_a_computation_by_hand():
-    """things: 30 classes of 50 images to train on and 20 of val; patterns: 8 of 30, 10 and 20; pets: 37 classes, 3680 images
-    of which a tenth becomes val, 3669 of test."""
+def test_hours_equal_a_manual_calculation():
+    """Datasets by their documented sizes.
+
+    things: 30 classes with 50 training and 20 val images. patterns: 8 classes with 30, 10 and 20.
+    pets: 37 classes, 3680 images of which a tenth becomes val, and 3669 test images.
+    """
     plan = plan_of(HAND)
     seconds = {
         "clean32": 0.1,
@@ -161,7 +164,7 @@ def test_hours_are_those_of_a_computation_by_hand():
         return {"look": 0.01, "attack": 0.07}[step["step"]]
 
     def pretrain(num_train: int, num_val: int, robust: bool) -> float:
-        """Epochs at 32, 32, 64 (half of the way, rounded) and 64; three evaluations, each of two weights."""
+        """Epochs at 32, 32, 64 and 64 pixels; three evaluations, each with two sets of weights."""
         kind = "robust" if robust else "clean"
         return (
             num_train / 10 * 2 * (seconds[f"{kind}32"] + seconds[f"{kind}64"])
@@ -192,7 +195,7 @@ def test_hours_are_those_of_a_computation_by_hand():
     )
 
 
-def test_results_go_before_calibration_and_written_data_before_documented_counts():
+def test_results_take_precedence_over_calibration_and_documented_counts():
     plan = plan_of("""\
 name: counts
 source: {dataset: synthetic_things}
@@ -266,9 +269,7 @@ def finish(stage: Stage, metrics: dict[str, Any], wall_s: float = 60.0) -> None:
         ("{name: s, under: n02084071}", None),
     ],
 )
-def test_images_that_a_subset_takes_of_a_dataset_that_is_not_there(
-    subset: str, expected: Counts | None
-):
+def test_image_counts_of_a_subset_of_a_missing_dataset(subset: str, expected: Counts | None):
     """Patterns: 8 classes of 30 images to train on and 10 of val."""
     plan = plan_of(
         "name: taken\nsource: {dataset: synthetic_patterns}\narchs: [resnet10]\n"
@@ -281,7 +282,7 @@ def test_images_that_a_subset_takes_of_a_dataset_that_is_not_there(
     assert ImageCounts(Path("runs")).of(write) == expected
 
 
-def test_images_of_imagenet_s_subsets():
+def test_image_counts_of_imagenet_subsets():
     plan = matrix.expand(
         recipe.read("fewer_classes", ["targets=[{dataset: sun397}]", "methods={full: {}}"])
     )
@@ -306,7 +307,7 @@ def test_images_of_imagenet_s_subsets():
     assert counts["all"] == Counts({"train": 19_850 - 1985, "val": 1985, "test": 19_850}, 397)
 
 
-def test_what_cannot_be_timed_stays_unknown(
+def test_steps_that_cannot_be_timed_stay_unknown(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     Path("lost.yaml").write_text(LOST)
@@ -379,7 +380,7 @@ def test_a_network_of_one_size_is_timed_at_that_size(step: dict[str, Any]):
     assert isinstance(step_s, float), step_s
 
 
-def test_nobody_knows_how_many_images_are_in_a_folder():
+def test_image_counts_of_a_missing_folder_are_unknown():
     plan = plan_of("name: folder\nsource: {path: things}\nsubsets: [all]\narchs: [resnet10]\n")
     assert unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {})) == []
     assert estimated(plan, lambda step: 1.0).num_unknown == len(plan.stages)
@@ -396,9 +397,7 @@ def test_nobody_knows_how_many_images_are_in_a_folder():
         '"step_s": NaN}]}',
     ],
 )
-def test_a_damaged_file_is_told_of_and_measured_anew(
-    content: str, capsys: pytest.CaptureFixture[str]
-):
+def test_a_damaged_file_is_reported_and_replaced(content: str, capsys: pytest.CaptureFixture[str]):
     Path("runs").mkdir()
     Path("runs/calibration.json").write_text(content)
     out, err = show(capsys, "demo")
@@ -410,7 +409,7 @@ def test_a_damaged_file_is_told_of_and_measured_anew(
     assert calibration.read(Path("runs"), HERE).seconds([Workload({"step": "look"}, 10, 30)]) == 1.5
 
 
-def test_machines_that_share_a_folder_keep_their_own():
+def test_each_machine_keeps_its_own_times():
     for machine, step_s in (
         (HERE, 1.0),
         (Machine("another", "2.0"), 2.0),
@@ -423,7 +422,7 @@ def test_machines_that_share_a_folder_keep_their_own():
     assert list(calibration.read(Path("runs"), Machine("another", "2.0")).step_s.values()) == [2.0]
 
 
-def test_a_plan_by_a_calibration_imports_no_torch():
+def test_plan_reads_a_calibration_without_torch():
     Path("runs").mkdir()
     Path("runs/calibration.json").write_text('{"schema_version": 1, "steps": []}')
     code = (
@@ -437,7 +436,7 @@ def test_a_plan_by_a_calibration_imports_no_torch():
     assert ended.returncode == 0, ended.stderr
 
 
-def test_a_graph_has_no_use_for_it():
+def test_calibrate_excludes_dot():
     with pytest.raises(SystemExit) as ended:
         cli.main(["plan", "demo", "--calibrate", "--dot"])
     assert ended.value.code == 2

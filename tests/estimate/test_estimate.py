@@ -1,4 +1,4 @@
-"""harness plan: the graph for programs, and hours and bytes from what has run already."""
+"""harness plan: the graph of stages, and hours and bytes from finished stages."""
 
 import json
 from pathlib import Path
@@ -59,27 +59,27 @@ def show(capsys: pytest.CaptureFixture[str], *options: str) -> str:
 
 def test_hours_come_from_finished_stages_scaled_by_work(plan: Matrix):
     left = {stage.key: stage for stage in plan.stages}
-    nothing = estimate(left, Path("runs"))
-    assert nothing.hours == 0 and nothing.num_unknown == len(left) and nothing.num_unknown_disk == 5
+    unknown = estimate(left, Path("runs"))
+    assert unknown.hours == 0 and unknown.num_unknown == len(left) and unknown.num_unknown_disk == 5
     clean = next(stage for stage in plan.stages if stage.name == "pretrain/all/eps0/seed0")
     finish(clean, wall_s=1800.0)
     (clean.folder(Path("runs")) / "model.pt").write_bytes(bytes(1000))
     del left[clean.key]
-    found = estimate(left, Path("runs"))
-    # The other clean model takes as long; each robust one as many times as long as `work` says.
+    partial = estimate(left, Path("runs"))
+    # The other clean model takes the same time; robust ones take longer by the ratio of `work`.
     robust = next(stage for stage in plan.stages if stage.name == "pretrain/all/eps0.5/seed0")
     ratio = robust.spec.work(robust.config) / clean.spec.work(clean.config)
-    assert ratio > 2 and found.hours == pytest.approx(0.5 * (1 + 2 * ratio))
+    assert ratio > 2 and partial.hours == pytest.approx(0.5 * (1 + 2 * ratio))
     assert (
-        found.num_unknown == len(left) - 3
-        and found.disk_bytes == 3000
-        and found.num_unknown_disk == 1
+        partial.num_unknown == len(left) - 3
+        and partial.disk_bytes == 3000
+        and partial.num_unknown_disk == 1
     )
     (clean.folder(Path("runs")) / "result.json").write_text("damaged")
     assert estimate(left, Path("runs")).num_unknown == len(left)
 
 
-def test_the_plan_says_what_it_knows(plan: Matrix, capsys: pytest.CaptureFixture[str]):
+def test_the_plan_prints_known_and_unknown_hours(plan: Matrix, capsys: pytest.CaptureFixture[str]):
     assert "unknown, because no similar stage has run yet" in show(capsys)
     models = [stage for stage in plan.stages if stage.kind == "pretrain"]
     finish(models[0], wall_s=3600.0)
@@ -90,7 +90,7 @@ def test_the_plan_says_what_it_knows(plan: Matrix, capsys: pytest.CaptureFixture
     )
 
 
-def test_the_graph_has_every_stage_and_every_need(plan: Matrix, capsys: pytest.CaptureFixture[str]):
+def test_the_graph_has_all_stages_and_needs(plan: Matrix, capsys: pytest.CaptureFixture[str]):
     dot = show(capsys, "--dot")
     assert dot.startswith("digraph tiny {") and dot.rstrip().endswith("}")
     assert all(f'"{stage.key}" [label="{stage.name}"' in dot for stage in plan.stages)

@@ -1,4 +1,4 @@
-"""What a stage is said to compute before it runs, against what it computes."""
+"""Workloads that are predicted for a stage, against the work it does."""
 
 from pathlib import Path
 from typing import Any
@@ -58,14 +58,14 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def said(root: Path, stage: Stage, data: Result) -> dict[str, float]:
+def predicted(root: Path, stage: Stage, data: Result) -> dict[str, float]:
     """Step -> images."""
     write = stage.needs["data"]
     result.save(data.model_copy(update={"key": write.key}), write.folder(root))
-    found: dict[str, float] = {}
+    num_images: dict[str, float] = {}
     for part in Workloads(root).of(stage) or ():
-        found[part.step["step"]] = found.get(part.step["step"], 0.0) + part.num_images
-    return found
+        num_images[part.step["step"]] = num_images.get(part.step["step"], 0.0) + part.num_images
+    return num_images
 
 
 def trained(outcome: Outcome) -> float:
@@ -98,7 +98,7 @@ def trained(outcome: Outcome) -> float:
         ),
     ],
 )
-def test_a_transfer_trains_and_looks_as_often_as_it_was_said(
+def test_a_transfer_trains_and_evaluates_as_often_as_predicted(
     root: Path,
     data: Result,
     model: Result,
@@ -123,13 +123,13 @@ def test_a_transfer_trains_and_looks_as_often_as_it_was_said(
         config["arch"] = {"arch": "resnet10", "channels": [16, 16, 16, 16], "blur_pool": False}
         needs, stages = {"data": data}, {"data": write}
     outcome = transfer.run(context_of(root, f"run{len(list(root.iterdir()))}", config, needs))
-    assert said(root, Stage("transfer", config, stages), data) == {
+    assert predicted(root, Stage("transfer", config, stages), data) == {
         "transfer": pytest.approx(trained(outcome)),
         "look": sum(looked_at),
     }
 
 
-def test_a_pretraining_trains_and_looks_as_often_as_it_was_said(
+def test_a_pretraining_trains_and_evaluates_as_often_as_predicted(
     root: Path, data: Result, looked_at: list[int]
 ):
     settings = {
@@ -142,7 +142,7 @@ def test_a_pretraining_trains_and_looks_as_often_as_it_was_said(
     context = pretrain_context(root, data, "pretrained", settings=settings)
     outcome = pretrain.run(context)
     stage = Stage("pretrain", context.config, {"data": Stage("write", {"data": "target"})})
-    assert said(root, stage, data) == {
+    assert predicted(root, stage, data) == {
         "pretrain": pytest.approx(trained(outcome)),
         "look": sum(looked_at),
     }
@@ -157,8 +157,8 @@ def test_a_pretraining_trains_and_looks_as_often_as_it_was_said(
     )
 
 
-def test_the_steps_that_are_timed_are_the_stages_own(root: Path):
-    """How long they take is for no test to say; that each kind computes at all, it is."""
+def test_every_kind_of_step_can_be_timed(root: Path):
+    """Each kind of step runs; its time is not checked."""
     from harness.estimate.calibrate import measure
     from harness.system.folders import Folders
 

@@ -1,4 +1,4 @@
-"""`harness bench matrix`: every slot-second is accounted for once, and a finished matrix is found finished."""
+"""`harness bench matrix`: slot-seconds are counted once; a finished matrix is recognized."""
 
 import json
 import os
@@ -29,24 +29,24 @@ methods: {full: {lrs: [0.1]}}
 
 
 def test_every_slot_second_is_counted_once():
-    """Two slots. a runs 2..10 and gates b and c; d is ready from the start but is begun late, at 5."""
+    """Two slots. a runs 2..10 and gates b and c; d is ready at once but starts late, at 5."""
     spans = [
         Span("a", (), 2, 10, own_s=6, import_s=1.5, first_use_s=0.25),
         Span("d", (), 5, 7, own_s=2, import_s=0, first_use_s=0),
         Span("b", ("a",), 10, 13, own_s=3, import_s=0, first_use_s=0),
         Span("c", ("a", "of another recipe"), 11, 12, own_s=1, import_s=0, first_use_s=0),
     ]
-    found = account(spans, 2, began=0, ended=16)
-    assert found["start of the command"] == 2 * 2 and found["report and exit"] == 2 * 3
-    assert found["ready stages waiting"] == 3 + 1  # d from 2 to 5; c from 10 to 11
-    assert found["no_stage_ready"] == 3 + 1  # from 7 to 10; from 12 to 13
+    parts = account(spans, 2, began=0, ended=16)
+    assert parts["start of the command"] == 2 * 2 and parts["report and exit"] == 2 * 3
+    assert parts["ready stages waiting"] == 3 + 1  # d from 2 to 5; c from 10 to 11
+    assert parts["no_stage_ready"] == 3 + 1  # from 7 to 10; from 12 to 13
     assert (
-        found["imports"] == 1.5
-        and found["first use of compiled code"] == 0.25
-        and found["own_work"] == 12
+        parts["imports"] == 1.5
+        and parts["first use of compiled code"] == 0.25
+        and parts["own_work"] == 12
     )
-    assert found["start of workers, leases, results"] == pytest.approx(0.25)
-    assert sum(found.values()) == pytest.approx(2 * 16)
+    assert parts["start of workers, leases, results"] == pytest.approx(0.25)
+    assert sum(parts.values()) == pytest.approx(2 * 16)
     watched = [
         (1, 0.0),
         (3, 1.0),
@@ -70,16 +70,17 @@ def test_every_slot_second_is_counted_once():
 
 def test_the_cpu_time_of_a_process_and_of_its_children():
     burn = "import time\nwhile time.process_time() < 0.3: pass\n"
-    code = f"import subprocess, sys, time\n{burn}subprocess.run([sys.executable, '-c', {burn + 'time.sleep(60)'!r}])"
+    child = burn + "time.sleep(60)"
+    code = f"import subprocess, sys, time\n{burn}subprocess.run([sys.executable, '-c', {child!r}])"
     with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as process:
-        found = 0.0
-        while found < 0.55:  # each burns 0.3 s; the test's time limit ends a wait in vain
+        cpu_s = 0.0
+        while cpu_s < 0.55:  # each burns 0.3 s; the test's time limit ends an endless wait
             assert process.poll() is None
-            found = cpu_outside_stages_s(process.pid)
+            cpu_s = cpu_outside_stages_s(process.pid)
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_first_use_is_what_a_later_stage_of_the_kind_does_not_need(tmp_path: Path):
+def test_first_use_is_the_extra_startup_of_the_first_stage(tmp_path: Path):
     results = []
     for seed, startup_s in enumerate((3.0, 0.5)):
         stage = Stage("pretrain", {"seed": seed}, axes={"eps": 0.0})
@@ -113,27 +114,28 @@ def test_first_use_is_what_a_later_stage_of_the_kind_does_not_need(tmp_path: Pat
 
 
 def test_a_finished_matrix_of_many_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """With made-up results in place of a warm-up's."""
+    """Made-up results replace those of a warm-up."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     from tests.helpers.report_fakes import make_results
 
     (tmp_path / "tiny.yaml").write_text(RECIPE)
-    asked = recipe.read(tmp_path / "tiny.yaml", ["pretrain.epochs=2"])
+    settings = recipe.read(tmp_path / "tiny.yaml", ["pretrain.epochs=2"])
     templates = {
-        startup_key(Stage(one.kind, {}, axes=one.axes)): one for one in make_results(asked)
+        startup_key(Stage(result.kind, {}, axes=result.axes)): result
+        for result in make_results(settings)
     }
-    found = MatrixRuns(
+    finished = MatrixRuns(
         str(tmp_path / "tiny.yaml"), ["pretrain.epochs=2"], tmp_path / "scratch", 1
     ).finished(40, templates, 1)
     assert (
-        found["num_stages"] >= 40
-        and found["rounds"][0]["run_s"] > 0
-        and found["run_with_report_s"] > 0
+        finished["num_stages"] >= 40
+        and finished["rounds"][0]["run_s"] > 0
+        and finished["run_with_report_s"] > 0
     )
     record = json.loads(
         json.dumps(
             {
-                "finished": found,
+                "finished": finished,
                 "contenders": {},
                 "absent": {"packing": "there is no GPU"},
                 "ratios": [],
@@ -145,9 +147,9 @@ def test_a_finished_matrix_of_many_stages(tmp_path: Path, monkeypatch: pytest.Mo
     assert "finished stages" in markdown(record) and "there is no GPU" in markdown(record)
 
 
-def test_packing_without_a_gpu_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_packing_without_a_gpu_records_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("harness.system.environment.gpu_names", list)
-    said = CliRunner().invoke(
+    result = CliRunner().invoke(
         cli,
         [
             "bench",
@@ -160,7 +162,7 @@ def test_packing_without_a_gpu_says_why(tmp_path: Path, monkeypatch: pytest.Monk
         ],
         catch_exceptions=False,
     )
-    assert said.exit_code == 0 and "there is no GPU" in said.output
+    assert result.exit_code == 0 and "there is no GPU" in result.output
     assert json.loads((tmp_path / "record.json").read_text())["absent"] == {
         "packing": "there is no GPU"
     }

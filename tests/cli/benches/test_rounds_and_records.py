@@ -38,7 +38,7 @@ def test_on_round_gets_the_rates_and_rounds_end_at_the_deadline(monkeypatch):
     rates = take_turns(
         {"a": run, "b": run},
         9,
-        on_round=lambda rates: seen.append([len(one) for one in rates.values()]),
+        on_round=lambda rates: seen.append([len(values) for values in rates.values()]),
         deadline=35.0,
     )
     assert seen == [[1, 1], [2, 2], [3, 3]] and rates == {"a": [1.0] * 3, "b": [1.0] * 3}
@@ -75,10 +75,10 @@ def test_processes_of_a_benchmark_inherit_pythonpath(monkeypatch):
     ],
 )
 def test_rounds_are_sized_by_measured_steps(step_s, overhead_s, left_s, planned):
-    found = plan_rounds(step_s, overhead_s, left_s, RoundPlan(5, 20))
-    assert found == planned
-    round_s = sum(overhead_s.values()) + found.num_steps * sum(step_s.values())
-    assert found.num_rounds * round_s <= 0.9 * left_s or found == RoundPlan(3, 3)
+    plan = plan_rounds(step_s, overhead_s, left_s, RoundPlan(5, 20))
+    assert plan == planned
+    round_s = sum(overhead_s.values()) + plan.num_steps * sum(step_s.values())
+    assert plan.num_rounds * round_s <= 0.9 * left_s or plan == RoundPlan(3, 3)
 
 
 def test_the_plan_never_exceeds_the_wanted_rounds():
@@ -142,15 +142,15 @@ def test_ratios_of_a_gpu_run():
         name: Measured(name, rates=[1.0])
         for name in ("ours:restart", "ours:resident", "ffcv:jpeg", "torchvision:io", "dali:gpu")
     }
-    found = compute_ratios(measured, load._goals("rrc224"))
-    assert [(ratio.ours, ratio.against, ratio.must) for ratio in found] == [
+    ratios = compute_ratios(measured, load._goals("rrc224"))
+    assert [(ratio.ours, ratio.against, ratio.must) for ratio in ratios] == [
         ("ours:restart", ("ffcv:jpeg",), 4.2),
         ("ours:restart", ("torchvision:io",), None),
         ("ours:restart", ("dali:gpu",), None),
         ("ours:resident", ("dali:gpu",), None),
         ("ours:resident", ("ours:restart",), None),
     ]
-    assert found[1].title == "ours:restart / torchvision:io"
+    assert ratios[1].title == "ours:restart / torchvision:io"
 
 
 def test_a_record_that_cannot_be_written_raises_user_error(tmp_path: Path):
@@ -197,16 +197,16 @@ def test_bench_load_end_to_end(tmp_path: Path):
     assert set(content["contenders"]) == {"ours:jpeg", "torchvision:pil"} and set(
         content["absent"]
     ) == {"dali:gpu"}
-    for one in content["contenders"].values():
+    for row in content["contenders"].values():
         assert (
-            len(one["rates"]) == 2
-            and min(one["rates"]) > 0
-            and one["opened"]["shape"] == [8, 3, 224, 224]
+            len(row["rates"]) == 2
+            and min(row["rates"]) > 0
+            and row["opened"]["shape"] == [8, 3, 224, 224]
         )
         assert (
-            100 < one["opened"]["mean_pixel"] < 156
+            100 < row["opened"]["mean_pixel"] < 156
         )  # noise around mid-gray: these are the images
-        assert [detail["num_images"] for detail in one["details"]] == [24, 24]
+        assert [detail["num_images"] for detail in row["details"]] == [24, 24]
     assert content["environment"]["packages"]["torch"] and content["work"]["num_images"] == 12
     assert (tmp_path / "load.png").stat().st_size > 0
     assert content["rounds_complete"] == content["rounds_planned"] == 2
@@ -214,7 +214,7 @@ def test_bench_load_end_to_end(tmp_path: Path):
     assert CliRunner().invoke(cli, limited, catch_exceptions=False).exit_code == 0
     content = json.loads((tmp_path / "load.json").read_text())
     assert content["work"]["images_per_round"] == 24 and content["rounds_complete"] == 2
-    (one,) = content["contenders"].values()
-    assert [detail["num_images"] for detail in one["details"]] == [24, 24]
+    (row,) = content["contenders"].values()
+    assert [detail["num_images"] for detail in row["details"]] == [24, 24]
     with pytest.raises(UserError, match="no contender named 'torchvisio'"):
         CliRunner().invoke(cli, [*arguments, "--against", "torchvisio"], catch_exceptions=False)

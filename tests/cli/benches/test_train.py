@@ -1,4 +1,4 @@
-"""`harness bench train` and `attack` at tiny sizes: who is measured, and that the plain twins do the same work."""
+"""`harness bench train` and `attack` at tiny sizes: contenders, rounds, and the plain attack."""
 
 import json
 import signal
@@ -48,10 +48,10 @@ def few_classes(monkeypatch):
 
 def run(tmp_path: Path, *arguments: str) -> dict:
     file = tmp_path / "record.json"
-    said = CliRunner().invoke(
+    result = CliRunner().invoke(
         cli, ["bench", *arguments, "--json", str(file)], catch_exceptions=False
     )
-    assert said.exit_code == 0
+    assert result.exit_code == 0
     return json.loads(file.read_text())
 
 
@@ -79,7 +79,7 @@ def test_bench_train_fed_and_not(tmp_path):
         "gpu_fed, clean",
     ]
     assert all(
-        len(one["rates"]) == 2 and one["median"] > 0 for one in record["contenders"].values()
+        len(row["rates"]) == 2 and row["median"] > 0 for row in record["contenders"].values()
     )
     assert (
         record["work"]["clock"] == "this process's CPU time"
@@ -91,30 +91,30 @@ def test_bench_train_fed_and_not(tmp_path):
     )  # of 9 images twice, a round takes 2 * (4 + 1)
 
 
-def test_the_loader_stands_still_while_others_are_measured(monkeypatch):
-    """Each round of what it feeds is an epoch: begun and under way before the clock starts, and ended with it."""
-    told: list[str] = []
+def test_the_loader_is_idle_while_others_are_measured(monkeypatch):
+    """Each fed round is an epoch that starts before the clock and ends with the round."""
+    calls: list[str] = []
 
     class Loader:
         plan = SimpleNamespace(batches_ahead=2)
 
         @contextmanager
         def epoch(self, number):
-            told.append(f"epoch {number}")
+            calls.append(f"epoch {number}")
             yield ((f"batch {batch}",) for batch in range(FED_WARM_UP_STEPS + 2))
-            told.append("end")
+            calls.append("end")
 
-    class Trainee:
-        set_rate, train_batch = told.append, told.append
+    class Learner:
+        set_rate, train_batch = calls.append, calls.append
 
-    fed = FedByLoader(Trainee, Loader())
-    steps = {"plain": ("plain", lambda: told.append("plain")), "fed": ("fed", fed.step)}
+    fed = FedByLoader(Learner, Loader())
+    steps = {"plain": ("plain", lambda: calls.append("plain")), "fed": ("fed", fed.step)}
     monkeypatch.setattr(
         _training_rounds.time,
         "process_time",
-        lambda: told.append("clock") or float(told.count("clock")),
+        lambda: calls.append("clock") or float(calls.count("clock")),
     )
-    found, _ = measure_steps(
+    measured, _ = measure_steps(
         steps, "cpu", RoundPlan(2, 2), batch_size=10, absent={}, around={"fed": fed.round}
     )
     before, counted = [f"batch {number}" for number in range(4)], ["batch 4", "batch 5"]
@@ -122,12 +122,12 @@ def test_the_loader_stands_still_while_others_are_measured(monkeypatch):
     first, second = (
         [f"epoch {number}", *before, "clock", *counted, "clock", "end"] for number in (1, 2)
     )
-    assert told[-28:] == [*plain, *first, *second, *plain]  # turn by turn
-    assert found["fed"].rates == [20, 20]
+    assert calls[-28:] == [*plain, *first, *second, *plain]  # turn by turn
+    assert measured["fed"].rates == [20, 20]
 
 
 def test_a_time_limit_sizes_the_rounds_and_is_recorded(tmp_path):
-    """Steps of a tiny network fit into a minute as asked for; of a limit that is over, nothing is left but one round."""
+    """All requested steps fit into 10 minutes; an exceeded limit leaves one round."""
     steps = [*TINY, "--steps", "4"]
     roomy = run(tmp_path, "train", *steps, "--eager", "--time-limit", "600")
     assert roomy["rounds_complete"] == roomy["rounds_planned"] == 2
@@ -140,7 +140,7 @@ def test_a_time_limit_sizes_the_rounds_and_is_recorded(tmp_path):
     )
 
 
-def test_a_killed_benchmark_leaves_the_rounds_that_it_completed(tmp_path):
+def test_a_killed_benchmark_leaves_its_complete_rounds(tmp_path):
     """SIGKILL after the first round: the record is whole, and counts what it holds."""
     file = tmp_path / "record.json"
     command = [sys.executable, "-m", "harness.cli.main", "bench", "attack", *TINY]
@@ -152,7 +152,7 @@ def test_a_killed_benchmark_leaves_the_rounds_that_it_completed(tmp_path):
     )
     try:
         while not file.exists():
-            assert process.poll() is None, "it ended before its first round"
+            assert process.poll() is None, "the benchmark ended before its first round"
             time.sleep(0.05)
     finally:
         process.kill()
@@ -160,15 +160,15 @@ def test_a_killed_benchmark_leaves_the_rounds_that_it_completed(tmp_path):
     assert process.returncode == -signal.SIGKILL
     record = json.loads(file.read_text())
     assert 1 <= record["rounds_complete"] < record["rounds_planned"] == 100000
-    counts = {len(one["rates"]) for one in record["contenders"].values()}
+    counts = {len(row["rates"]) for row in record["contenders"].values()}
     assert counts == {record["rounds_complete"]} and len(record["contenders"]) == 4
     assert len(record["cost_over_clean"]["ours"]["rounds"]) == record["rounds_complete"]
 
 
-def test_bench_attack_says_what_an_attack_costs(tmp_path):
+def test_bench_attack_records_the_cost_of_an_attack(tmp_path):
     record = run(tmp_path, "attack", *TINY)
     assert set(record["contenders"]) == {"ours:clean", "ours:pgd3", "plain:clean", "plain:pgd3"}
-    rates = {name: one["rates"] for name, one in record["contenders"].items()}
+    rates = {name: row["rates"] for name, row in record["contenders"].items()}
     assert record["cost_over_clean"]["ours"]["rounds"] == pytest.approx(
         [
             clean / attacked
@@ -178,8 +178,8 @@ def test_bench_attack_says_what_an_attack_costs(tmp_path):
     assert all(ratio["must"] is None for ratio in record["ratios"])  # the targets are a GPU's
 
 
-def test_the_plain_attack_is_ours():
-    """So that the comparison is of two ways to the same images."""
+def test_the_plain_attack_equals_ours():
+    """The benchmark compares two ways to compute the same images."""
     torch.manual_seed(0)
     model = classifier.build(
         "resnet10", 10
@@ -196,7 +196,7 @@ def test_the_plain_attack_is_ours():
     torch.testing.assert_close(plain, ours, atol=1e-6, rtol=0)
 
 
-def test_a_gpu_that_is_not_there(tmp_path):
+def test_a_missing_gpu_is_a_user_error(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     ended = CliRunner().invoke(cli, ["bench", "attack", *TINY, "--device", "cuda:0"])

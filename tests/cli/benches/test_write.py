@@ -1,4 +1,4 @@
-"""`harness bench write` on a handful of images: who is measured, what the record holds, and that nothing is left behind."""
+"""`harness bench write` on a few images: contenders, record, and no files left over."""
 
 import io
 import json
@@ -49,8 +49,8 @@ def test_the_record_and_the_tables(corpus: Path, tmp_path: Path):
         "--json",
         str(tmp_path / "record.json"),
     ]
-    said = CliRunner().invoke(cli, arguments, catch_exceptions=False)
-    assert said.exit_code == 0
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
     record = json.loads((tmp_path / "record.json").read_text())
     written = set(ENCODINGS) - set(record["absent"])
     assert len(written) >= 7
@@ -61,7 +61,7 @@ def test_the_record_and_the_tables(corpus: Path, tmp_path: Path):
         "cp:durable",
     }
     assert all(
-        len(one["rates"]) == len(one["details"]) == 2 for one in record["contenders"].values()
+        len(row["rates"]) == len(row["details"]) == 2 for row in record["contenders"].values()
     )
     assert record["work"]["num_images"] == 12 and record["environment"]["cpu"]
     assert {ratio["ours"] for ratio in record["ratios"]} == {"copy:0.9", "copy:0.5"}
@@ -69,7 +69,7 @@ def test_the_record_and_the_tables(corpus: Path, tmp_path: Path):
     assert record["encodings"]["raw"]["bytes_per_image"] == 90 * 430 * 3
     assert record["encodings"]["raw400"]["bytes_per_image"] == 84 * 400 * 3
     assert record["work"]["corpus"] == {"from": "corpus"}
-    assert all(f"| `{name}` |" in said.stdout for name in written) and set(WHEN) == set(ENCODINGS)
+    assert all(f"| `{name}` |" in result.stdout for name in written) and set(WHEN) == set(ENCODINGS)
     assert sorted(path.name for path in (tmp_path / "scratch").iterdir()) == [
         "corpus",
         "large.beton",
@@ -100,9 +100,9 @@ def test_ffcvs_own_writer_writes_the_same_images(corpus: Path, tmp_path: Path):
 
 @pytest.mark.skipif(
     not (ROOT / "benchmarks" / "photo_tiles.py").is_file(),
-    reason="the generator comes with the source",
+    reason="benchmarks/ is not part of the package",
 )
-def test_tiles_without_photographs_are_of_the_same_size(monkeypatch: pytest.MonkeyPatch):
+def test_generated_tiles_have_the_right_size(monkeypatch: pytest.MonkeyPatch):
     from benchmarks.photo_tiles import MAX_BYTES, MIN_BYTES, made_up
 
     tiles = [made_up(seed) for seed in (0, 1, 2)]

@@ -1,4 +1,4 @@
-"""download, verify-raw and ls datasets, as a person runs them."""
+"""The commands download, verify-raw and ls datasets."""
 
 import hashlib
 import http.server
@@ -77,7 +77,7 @@ def host(tmp_path: Path) -> Any:
     server.server_close()
 
 
-def test_download_fetches_checks_and_says_so(
+def test_download_fetches_and_verifies(
     harness: Any, host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     files = {}
@@ -104,8 +104,8 @@ def test_download_fetches_checks_and_says_so(
     assert (tmp_path / "there" / "svhn" / "test_32x32.mat").read_bytes() == b"test" * 1000
     code, out, _ = harness("download", "svhn", "--root", "there")
     assert code == 0 and out.count("already exists") == 2
-    told = json.loads(harness("download", "svhn", "--root", "there", "--json")[1])
-    assert [entry["there"] for entry in told["svhn"]] == [True, True] and told["svhn"][0][
+    content = json.loads(harness("download", "svhn", "--root", "there", "--json")[1])
+    assert [entry["there"] for entry in content["svhn"]] == [True, True] and content["svhn"][0][
         "num_bytes"
     ] == 5000
 
@@ -124,7 +124,7 @@ def test_download_fetches_checks_and_says_so(
     )
 
 
-def test_what_no_host_serves_is_named_with_its_place(harness: Any, tmp_path: Path):
+def test_files_without_a_host_are_listed_with_their_folder(harness: Any, tmp_path: Path):
     code, out, _ = harness("download", "resisc45")
     assert (
         code == 1
@@ -141,7 +141,7 @@ def test_what_no_host_serves_is_named_with_its_place(harness: Any, tmp_path: Pat
     assert harness("download", "svnh")[0] == 2
 
 
-def test_all_is_every_dataset_once_and_a_disk_too_small_is_said_first(
+def test_all_lists_each_dataset_once_and_checks_the_disk_first(
     harness: Any, monkeypatch: pytest.MonkeyPatch
 ):
     code, out, _ = harness("download", "all", "--dry-run")
@@ -153,7 +153,7 @@ def test_all_is_every_dataset_once_and_a_disk_too_small_is_said_first(
     assert code == 2 and "has 1.0 GB left, and the files have" in err
 
 
-def test_verify_raw_names_what_is_wrong(
+def test_verify_raw_lists_problems(
     harness: Any, eurosat_tree: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(
@@ -175,9 +175,12 @@ def test_verify_raw_names_what_is_wrong(
     assert code == 1 and "3 problems" in out
     assert "River_3.jpg: it is not an image" in out and "Forest_4.jpg: " in out
     assert "train has 59 images; 60 were published" in out
-    told = json.loads(harness("verify-raw", "eurosat", "--json")[1])
-    assert told["num_images"] == {"train": 59, "val": 20, "test": 20} and len(told["problems"]) == 3
-    assert told["class_counts"]["train"]["Highway"] == 5
+    content = json.loads(harness("verify-raw", "eurosat", "--json")[1])
+    assert (
+        content["num_images"] == {"train": 59, "val": 20, "test": 20}
+        and len(content["problems"]) == 3
+    )
+    assert content["class_counts"]["train"]["Highway"] == 5
 
     for number in range(10):
         (eurosat_tree / "2750" / "River" / f"River_{number}.jpg").unlink()
@@ -196,7 +199,7 @@ def test_a_class_without_images_and_counts_with_carved_val(eurosat_tree: Path):
     assert problems == ["train has 74 images; 80 were published", "train has no image of Highway"]
 
 
-def test_ls_datasets_says_what_is_here(harness: Any, eurosat_tree: Path, tmp_path: Path):
+def test_ls_datasets_shows_local_files(harness: Any, eurosat_tree: Path, tmp_path: Path):
     (tmp_path / "data" / "eurosat-all-1234").mkdir(parents=True)
     for split in ("train", "val"):
         (tmp_path / "data" / "eurosat-all-1234" / f"{split}.beton").touch()
@@ -217,7 +220,7 @@ def test_ls_datasets_says_what_is_here(harness: Any, eurosat_tree: Path, tmp_pat
     assert "map11" in lines["voc2007"] and "generated" in lines["synthetic_things"]
 
 
-def test_none_of_it_imports_torch():
+def test_the_commands_import_no_torch():
     calls = [
         ["ls", "datasets"],
         ["download", "all", "--dry-run"],

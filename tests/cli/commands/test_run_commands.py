@@ -1,4 +1,4 @@
-"""harness logs, cancel and gc, on stages that a real `harness run` has left."""
+"""harness logs, cancel and gc on stages of a real `harness run`."""
 
 import json
 import os
@@ -72,12 +72,12 @@ def test_cancel_stops_a_run_of_another_process():
         assert time.monotonic() < deadline and run.poll() is None
         time.sleep(0.02)
     assert harness("cancel", "tiny.yaml") == 0
-    _, said = run.communicate(timeout=30)
-    assert run.returncode == 130 and "Resume with" in said and "Traceback" not in said
+    _, stderr = run.communicate(timeout=30)
+    assert run.returncode == 130 and "Resume with" in stderr and "Traceback" not in stderr
     assert not any(lease.is_held(folder) for folder in Path("runs").glob("stages/*/*"))
 
 
-def test_what_goes_wrong_in_the_run_itself_lets_its_stages_save(monkeypatch: pytest.MonkeyPatch):
+def test_an_error_of_the_run_lets_its_stages_save(monkeypatch: pytest.MonkeyPatch):
     def follow(run: Run, _: object) -> None:
         for _ in run.events():
             if list(Path("runs").glob("stages/*/*/progress.json")):
@@ -108,7 +108,7 @@ def test_what_goes_wrong_in_the_run_itself_lets_its_stages_save(monkeypatch: pyt
     assert len(stopped) == 1 and not stopped[0].running
 
 
-def test_failures_are_told_before_a_report_that_fails(
+def test_failures_are_printed_before_a_failing_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def fail(run: Run, _: object) -> None:
@@ -124,14 +124,14 @@ def test_failures_are_told_before_a_report_that_fails(
         assert harness("run", "tiny.yaml") == 2
     finally:
         signal.signal(signal.SIGTERM, kept)
-    said = capsys.readouterr().err
-    assert "There is no such image." in said and "error.txt" not in said
-    assert said.index("There is no such image.") < said.index(
+    stderr = capsys.readouterr().err
+    assert "There is no such image." in stderr and "error.txt" not in stderr
+    assert stderr.index("There is no such image.") < stderr.index(
         "The disk is full: runs/reports/tiny/index.html"
     )
 
 
-def test_a_request_concerns_earlier_runs_only(tmp_path: Path):
+def test_a_cancel_request_affects_only_earlier_runs(tmp_path: Path):
     early = Watch(file_of(tmp_path, "tiny"))
     assert not early()
     time.sleep(0.05)
@@ -151,7 +151,7 @@ def test_logs_by_key_by_name_and_by_near_name(capsys: pytest.CaptureFixture[str]
     assert harness("logs", "pretrain/all/eps0/seed0", "--lines", "1") == 0
     assert capsys.readouterr().out == "three\n"
     assert harness("logs", "pretrain/all/eps0/seed0", "--follow") == 0, (
-        "a stage that has ended has no more to say"
+        "a finished stage prints nothing more"
     )
     assert harness("logs", "pretrain/all/eps0/seed1") == 2
     assert "Did you mean pretrain/all/eps0/seed0?" in capsys.readouterr().err
@@ -159,7 +159,7 @@ def test_logs_by_key_by_name_and_by_near_name(capsys: pytest.CaptureFixture[str]
     assert harness("logs", "abc") == 2
 
 
-def test_logs_follow_a_stage_that_has_only_been_prepared(
+def test_logs_follow_a_stage_that_has_not_started(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("harness.cli.commands.logs.POLL_EVERY_S", 0.02)
@@ -185,7 +185,7 @@ def test_logs_follow_a_stage_that_has_only_been_prepared(
     assert harness("logs", "def456", "--follow") == 0 and capsys.readouterr().err == "No.\n"
 
 
-def test_gc_says_sizes_and_deletes_only_after_a_yes(
+def test_gc_lists_sizes_and_deletes_after_confirmation(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     done, left = stage("pretrain", "aaa"), stage("pretrain", "bbb", result=False)
@@ -194,11 +194,11 @@ def test_gc_says_sizes_and_deletes_only_after_a_yes(
     assert "2.0 MB" in capsys.readouterr().out and (done / "checkpoints").exists()
     assert harness("gc", "--all", "--yes") == 0
     assert not (done / "checkpoints").exists() and (done / "result.json").exists()
-    assert (left / "checkpoints").exists(), "a stage that is not done goes on from them"
+    assert (left / "checkpoints").exists(), "an unfinished stage resumes from its checkpoints"
     assert harness("gc", "tiny.yaml") == 0 and "Nothing to delete" in capsys.readouterr().out
 
 
-def test_gc_of_what_killed_writes_have_left(capsys: pytest.CaptureFixture[str]):
+def test_gc_deletes_temporary_files_of_killed_writes(capsys: pytest.CaptureFixture[str]):
     done, left, runs = (
         stage("pretrain", "aaa"),
         stage("pretrain", "bbb", result=False),
@@ -217,9 +217,9 @@ def test_gc_of_what_killed_writes_have_left(capsys: pytest.CaptureFixture[str]):
     }
     with lease.hold(runs):
         assert harness("gc", "--all", "--yes") == 0
-        told = capsys.readouterr().out
-    assert told.count("(temporary)") == 9 and "in 10 files and folders" in told, (
-        "those of finished checkpoints go with them"
+        stdout = capsys.readouterr().out
+    assert stdout.count("(temporary)") == 9 and "in 10 files and folders" in stdout, (
+        "temporary files in checkpoints of finished stages count with the folder"
     )
     assert (
         all(path.exists() for path in kept)
@@ -230,9 +230,11 @@ def test_gc_of_what_killed_writes_have_left(capsys: pytest.CaptureFixture[str]):
     assert harness("gc", "tiny.yaml", "--all", "--unused", "--yes") == 0 and not left.exists()
 
 
-def test_gc_of_what_no_named_recipe_needs(capsys: pytest.CaptureFixture[str]):
+def test_gc_deletes_stages_of_no_named_recipe(capsys: pytest.CaptureFixture[str]):
     key = next(
-        one.key for one in matrix.expand(recipe.read("tiny.yaml")).stages if one.kind == "write"
+        planned.key
+        for planned in matrix.expand(recipe.read("tiny.yaml")).stages
+        if planned.kind == "write"
     )
     wanted, old, runs = stage("write", key), stage("write", "0ld"), stage("write", "runs")
     betons = Path("data/things-all-0ld")
@@ -244,14 +246,14 @@ def test_gc_of_what_no_named_recipe_needs(capsys: pytest.CaptureFixture[str]):
     assert not old.exists() and not betons.exists() and wanted.exists() and runs.exists()
 
 
-def test_gc_keeps_what_was_run_with_set_when_it_is_said_again(capsys: pytest.CaptureFixture[str]):
+def test_gc_keeps_stages_run_with_set_if_it_is_repeated(capsys: pytest.CaptureFixture[str]):
     Path("other.yaml").write_text(RECIPE.replace("tiny", "other").replace("resnet10", "resnet18"))
 
     def keys(name: str, *overrides: str) -> list[str]:
         return [
-            one.key
-            for one in matrix.expand(recipe.read(name, overrides)).stages
-            if one.kind == "pretrain"
+            planned.key
+            for planned in matrix.expand(recipe.read(name, overrides)).stages
+            if planned.kind == "pretrain"
         ]
 
     as_written = stage("pretrain", keys("tiny.yaml")[0])
@@ -271,7 +273,7 @@ def test_gc_keeps_what_was_run_with_set_when_it_is_said_again(capsys: pytest.Cap
         assert harness(*mistake) == 2 and words in capsys.readouterr().err
 
 
-def test_gc_counts_a_linked_beton_where_its_last_name_goes(capsys: pytest.CaptureFixture[str]):
+def test_gc_counts_a_linked_beton_with_its_last_name(capsys: pytest.CaptureFixture[str]):
     data = Path("data")
     for key in ("0ld", "0lder"):
         stage("write", key, result=False)
@@ -284,7 +286,7 @@ def test_gc_counts_a_linked_beton_where_its_last_name_goes(capsys: pytest.Captur
     assert harness("gc", "tiny.yaml", "--unused", "--yes") == 0
     assert (
         "Deleted 4.0 MB" in capsys.readouterr().out and first.stat().st_nlink == 1
-    )  # of the stages' checkpoints
+    )  # the stages' checkpoints
     for key in ("0ld", "0lder"):
         stage("write", key, result=False)
         (data / f"things-all-{key}").mkdir(parents=True)
@@ -294,7 +296,7 @@ def test_gc_counts_a_linked_beton_where_its_last_name_goes(capsys: pytest.Captur
     assert "Deleted 9.0 MB" in capsys.readouterr().out
 
 
-def test_a_report_is_written_again_only_when_something_has_changed(monkeypatch: pytest.MonkeyPatch):
+def test_a_report_is_rewritten_only_after_a_change(monkeypatch: pytest.MonkeyPatch):
     from harness.cli.commands import report, run
 
     folders = Folders(Path("data"), Path("raw"), Path("runs"))

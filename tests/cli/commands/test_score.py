@@ -1,4 +1,4 @@
-"""`harness score`: all scores and their variants of a model for a dataset, also for programs, and what cannot be computed."""
+"""`harness score`: all scores of a model for a dataset, JSON output, scores that fail."""
 
 import json
 from pathlib import Path
@@ -59,25 +59,28 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-def test_all_scores_for_people_and_for_programs(root: Path):
+def test_all_scores_as_text_and_as_json(root: Path):
     shown = invoke(root)
     assert shown.exit_code == 0, shown.output
     lines = [line.split() for line in shown.output.splitlines() if line.startswith("  ")]
     assert sorted(line[0] for line in lines) == sorted(ALL)
-    told = json.loads(invoke(root, "--json").stdout)
+    content = json.loads(invoke(root, "--json").stdout)
     assert (
-        sorted(told["scores"]) == sorted(ALL) and told["failed"] == {} and told["num_images"] == 60
+        sorted(content["scores"]) == sorted(ALL)
+        and content["failed"] == {}
+        and content["num_images"] == 60
     )
-    assert ["knn", f"{100 * told['scores']['knn']:.1f}", "%"] in lines and told["details"]["nleep"][
-        "num_components"
-    ] == 15
-    assert told["seconds"].keys() >= {"knn", "nleep"}
+    assert ["knn", f"{100 * content['scores']['knn']:.1f}", "%"] in lines and content["details"][
+        "nleep"
+    ]["num_components"] == 15
+    assert content["seconds"].keys() >= {"knn", "nleep"}
 
 
 def test_scores_by_name_and_a_model_without_classes(root: Path):
-    told = invoke(root, "--scores", "knn,leep", name="headless.pt")
+    content = invoke(root, "--scores", "knn,leep", name="headless.pt")
     assert (
-        told.exit_code == 0 and "leep          not computed: This score needs probs" in told.output
+        content.exit_code == 0
+        and "leep          not computed: This score needs probs" in content.output
     )
     assert json.loads(invoke(root, "--scores", "logme", "--json").stdout)["scores"].keys() == {
         "logme"
@@ -88,6 +91,6 @@ def test_scores_by_name_and_a_model_without_classes(root: Path):
     assert wrong.exception is not None and "no score named 'lep'" in str(wrong.exception)
 
 
-def test_equal_images_are_told(root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_duplicate_images_are_reported(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(knn, "duplicates", lambda features: 7)
     assert "7 images have the features of an earlier one" in invoke(root, "--scores", "knn").output

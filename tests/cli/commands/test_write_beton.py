@@ -84,7 +84,7 @@ def test_a_budget_counts_training_images_for_every_split(tree: Path):
         )
         assert copied["classes"] == written["classes"]
     Path("whole/train.beton").rename("train.beton")
-    with pytest.raises(UserError, match="how many the source has of each class"):
+    with pytest.raises(UserError, match="images per class"):
         harness("subset", "show", "few.yaml", "--beton", "whole/val.beton")
 
 

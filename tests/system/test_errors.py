@@ -1,0 +1,43 @@
+"""Errors of the file system and of memory: which are recognized, and what the user reads."""
+
+import errno
+import os
+
+import pytest
+import torch
+
+from harness.system.os_errors import FIXES, explain
+from harness.system.out_of_memory import is_out_of_memory
+
+
+@pytest.mark.parametrize("number", FIXES)
+def test_an_explained_error_names_problem_file_and_fix(number: int):
+    error = explain(OSError(number, os.strerror(number), "/data/x.beton"))
+    assert error is not None
+    assert error.message.endswith(": /data/x.beton") and error.hint.endswith(".")
+
+
+def test_the_target_of_a_rename_is_named():
+    error = explain(OSError(errno.ENOSPC, "", "/tmp/.x", None, "/data/x"))
+    assert error is not None and error.message == "The disk is full: /data/x"
+
+
+def test_an_unknown_error_is_not_explained():
+    assert explain(OSError(errno.EIO, "Input/output error")) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory."), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 99 bytes"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (RuntimeError("size mismatch"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_errors_for_exhausted_memory_are_recognized(error: BaseException, expected: bool):
+    assert is_out_of_memory(error) is expected

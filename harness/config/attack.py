@@ -1,4 +1,4 @@
-"""What a recipe may say about an attack, in training and in evaluation."""
+"""Settings of an attack, in training and in evaluation."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from harness.config.base import Count, Positive, Settings
 
-# What each method means by its name; of these, _FIXED are no choice.
+# Defaults of each method that differ from the field's; those in _FIXED cannot be changed.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "fast": {"steps": 1, "random_start": "ball", "best_iterate": False, "batch_norm": "train"},
@@ -31,51 +31,60 @@ _RELATIVE_STEPS: Mapping[str, float] = MappingProxyType({"fast": 1.25, "free": 1
 
 
 class AttackSettings(Settings):
-    """An attack in [0, 1] pixel space (robustness semantics: per-sample normalised step, projection, clamp).
+    """Attack in [0, 1] pixel space: per-sample normalized step, projection, clamp, as `robustness`.
 
-    `eps` is not here: it is an axis of the recipe, a radius in [0, 1]-pixel units.
+    `eps` is an axis of the recipe, not a setting of the attack: a radius in [0, 1] pixel units.
 
-    method: `pgd` (Madry et al. 2018) is the reference. `fast` (Wong et al. 2020) takes one step of 1.25 eps from a random
-    start in the ball; `free` (Shafahi et al. 2019) trains `replays` times on each batch and moves the images by the gradient
-    of the same backward pass, so that an epoch costs `replays` clean ones: divide `epochs` and `step_epochs` by it. Cautions:
-    both were published for linf. One-step training can lose all its robustness within an epoch or two (catastrophic
-    overfitting: steps too long, a start that does not cover the ball, long training at small rates; for l2 a start on the
-    sphere does it), which only an evaluation with more steps shows; `free` is harder to tune. For l2 at large eps no
-    published model used them: treat them as experiments, and look at the evaluation under 20-step PGD.
+    `pgd` (Madry et al. 2018) is the reference. `fast` (Wong et al. 2020) takes one step of 1.25 eps
+    from a random start in the ball. `free` (Shafahi et al. 2019) trains `replays` times on each
+    batch and moves the images by the gradient of the same backward pass. An epoch then costs
+    `replays` clean epochs: divide `epochs` and `step_epochs` by it.
+
+    Both were published for linf. One-step training can lose all robustness within an epoch or two
+    (catastrophic overfitting). Causes are long steps, a start that does not cover the ball, and
+    long training at small rates; for l2, a start on the sphere. Only an evaluation with more steps
+    shows it. `free` is harder to tune. No published model used them for l2 at large eps: treat them
+    as experiments, and check the evaluation under 20-step PGD.
+
+    Attributes:
+        DEFAULT_STEPS: steps of `pgd`. Salman et al. 2020 use 3, with a relative step size of 2/3.
+        step_size: in [0, 1] pixel units. None means relative_step_size * eps.
+        relative_step_size: step size divided by eps. None means 2.5 / steps; 1.25 for `fast`, 1 for
+            `free`.
+        random_start: uniform in the ball, or uniform on its surface.
+        best_iterate: keep the iterate with the highest loss, as `robustness` does, at the cost of
+            one more forward pass. False: keep the last.
+        batch_norm: BatchNorm statistics during the attack: running ones (eval), or the batch's
+            (train).
+        replays: steps of `free` on each batch. None means 4.
+        eps_at: resolution that eps is given for; eps scales with the resolution. None means eps is
+            the same at every resolution.
     """
 
-    DEFAULT_STEPS: ClassVar[int] = (
-        3  # Salman et al. 2020, who step by 2/3 eps: `relative_step_size`
-    )
+    DEFAULT_STEPS: ClassVar[int] = 3
 
     method: Literal["pgd", "fast", "free"] = "pgd"
     norm: Literal["l2", "linf"] = "l2"
-    steps: Annotated[int, Field(ge=0)] = 3  # of `pgd`
-    step_size: Positive | None = None  # in [0, 1]-pixel units; None: relative_step_size * eps
-    relative_step_size: Positive | None = None  # None: 2.5 / steps (`fast`: 1.25, `free`: 1)
-    random_start: Literal["none", "ball", "sphere"] = (
-        "none"  # uniform in the ball, or anywhere on its surface
-    )
-    best_iterate: bool = False  # keep the iterate of highest loss (one more forward pass), as `robustness`; False: the last
-    batch_norm: Literal["eval", "train"] = (
-        "eval"  # statistics during the attack: the running ones, or the batch's
-    )
-    replays: Count | None = None  # of `free`: steps on each batch; None: 4
-    eps_at: Count | None = (
-        None  # eps is meant at this resolution, and scales with it; None: the same at all
-    )
+    steps: Annotated[int, Field(ge=0)] = 3
+    step_size: Positive | None = None
+    relative_step_size: Positive | None = None
+    random_start: Literal["none", "ball", "sphere"] = "none"
+    best_iterate: bool = False
+    batch_norm: Literal["eval", "train"] = "eval"
+    replays: Count | None = None
+    eps_at: Count | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_the_method(cls, given: Any) -> Any:
-        """So that a default that is spelled out is the same setting."""
-        if not isinstance(given, dict):
-            return given
-        method = given.get("method", "pgd")
+    def _fill_in_defaults(cls, settings: Any) -> Any:
+        """Set the method's defaults, so that a default that is written out changes nothing."""
+        if not isinstance(settings, dict):
+            return settings
+        method = settings.get("method", "pgd")
         values = (
-            {"steps": cls.DEFAULT_STEPS, **_DEFAULTS.get(method, {}), **given}
+            {"steps": cls.DEFAULT_STEPS, **_DEFAULTS.get(method, {}), **settings}
             if isinstance(method, str)
-            else given
+            else settings
         )
         steps = values.get("steps")
         if (
@@ -90,11 +99,11 @@ class AttackSettings(Settings):
         return values
 
     @model_validator(mode="after")
-    def _only_settings_with_effect(self) -> Self:
+    def _check_conflicts(self) -> Self:
         for name in _FIXED.get(self.method, ()):
             if getattr(self, name) != (value := _DEFAULTS[self.method][name]):
                 raise ValueError(
-                    f"{name} has no effect with method: {self.method}, where it is {value}"
+                    f"{name} has no effect with method: {self.method}, which fixes it at {value}"
                 )
         if (self.method == "free") != (self.replays is not None):
             raise ValueError("replays has an effect with method: free only")
@@ -107,34 +116,45 @@ class AttackSettings(Settings):
         return self
 
     def step_length(self, eps: float) -> float:
-        """In [0, 1]-pixel units."""
+        """Size of one step, in [0, 1] pixel units."""
         return (
             self.step_size if self.step_size is not None else (self.relative_step_size or 0.0) * eps
         )
 
     def eps_of(self, eps: float, resolution: int) -> float:
-        """The radius at `resolution` pixels a side. An L2 norm over all pixels grows with the side: scaled by it, the
-        change per pixel stays the same (3 at 224 pixels is 2.14 at 160)."""
+        """Radius at `resolution` pixels per side.
+
+        An L2 norm over all pixels grows with the side. Scaling eps by the side keeps the change per
+        pixel the same: 3 at 224 pixels is 2.14 at 160.
+        """
         return eps * resolution / self.eps_at if self.eps_at else eps
 
     @property
     def num_passes(self) -> float:
-        """What a training step costs beside a clean one, in passes over its images: a gradient of pixels is two thirds."""
+        """Cost of the attack in a training step, in clean steps.
+
+        A gradient of the pixels alone costs two thirds of a clean step.
+        """
         if self.method == "free":
             return (self.replays or 1) - 1.0
         return (2 * self.steps + self.best_iterate) / 3
 
 
 class EvaluationAttack(AttackSettings):
-    """PGD with 20 steps of 2.5 eps / 20, as the evaluations of Engstrom et al. 2019."""
+    """PGD with 20 steps of 2.5 eps / 20, as in the evaluations of Engstrom et al. 2019.
+
+    Attributes:
+        restarts: attacks of each image, from different random starts. An image counts as robust if
+            it withstands all of them.
+    """
 
     DEFAULT_STEPS: ClassVar[int] = 20
 
     steps: Annotated[int, Field(ge=0)] = 20
-    restarts: Count = 1  # attacks of each image, from other random starts: it is robust where it withstands all of them
+    restarts: Count = 1
 
     @model_validator(mode="after")
-    def _a_reference(self) -> Self:
+    def _check_is_pgd(self) -> Self:
         if self.restarts > 1 and self.random_start == "none":
             raise ValueError("restarts need a random_start: without one each is the same attack")
         if self.method != "pgd":

@@ -1,11 +1,12 @@
 """The base of all settings, and the kinds of numbers in them."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 JSON = dict[str, Any]
+Metric = Literal["top1", "mean_per_class", "map11"]  # chooses on val, and is reported
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -21,14 +22,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     def without_effect(self) -> dict[str, str]:
-        """Map each field that has no effect beside the others to the reason.
+        """Map each field that has no effect with the others to the reason.
 
         Such a field is refused if it is set, and is left out of `resolved`.
         """
         return {}
 
     def resolved(self) -> JSON:
-        """Dump every setting that has an effect, defaults included. Reads back into equal settings."""
+        """Dump every setting that has an effect, defaults included.
+
+        The result reads back as equal settings.
+        """
         settings = self.model_dump(mode="json", exclude=set(self.without_effect()))
         for name in settings:
             if isinstance(value := getattr(self, name), Settings):

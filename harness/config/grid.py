@@ -41,10 +41,10 @@ def trials(settings: TransferSettings) -> list[Trial]:
     if isinstance(settings.policy, Reduced) and settings.policy.reduced < len(points):
         import numpy as np  # a plan of ten thousand stages is made without it
 
-        from writers.random_streams import draw
+        from writers.random_streams import random_bits
 
         drawn = np.argsort(
-            draw(settings.policy.seed, "grid", np.arange(len(points), dtype=np.uint64)),
+            random_bits(settings.policy.seed, "grid", np.arange(len(points), dtype=np.uint64)),
             kind="stable",
         )
         numbers = sorted(drawn[: settings.policy.reduced].tolist())  # type: ignore[assignment]

@@ -1,10 +1,12 @@
 """Reads a recipe: strict YAML 1.2, `base:` inheritance, `scales:`, `--set a.b=c`; every mistake named with its file and line.
 
-    base: robust_l2                         # a recipe's name, or a path from here: what this file does not say
-    scales: {tiny: {pretrain: {epochs: 1}}} # other sizes of the same question; `scale: tiny` or --set scale=tiny chooses one
+    base: robust_l2                         # a recipe's name, or a path from here: what this file
+    does not say scales: {tiny: {pretrain: {epochs: 1}}} # other sizes of the same question; `scale:
+    tiny` or --set scale=tiny chooses one
 
-What lies over what: the base, the file, the chosen scale, each --set. Mappings merge, all else is replaced, and null goes
-back to the default. A chosen scale becomes part of the recipe's name, so that results of the two do not mix in reports.
+What lies over what: the base, the file, the chosen scale, each --set. Mappings merge, all else is
+replaced, and null goes back to the default. A chosen scale becomes part of the recipe's name, so
+that results of the two do not mix in reports.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Settings models of transfer methods, found by name. Imports no torch.
 
-The models are in `harness/transfer/methods/<name>/settings.py`. That package lies in a higher layer,
-so it is imported by name.
+The models are in `harness/transfer/methods/<name>/settings.py`. That package lies in a higher
+layer, so it is imported by name.
 """
 
 import importlib
@@ -21,7 +21,7 @@ def settings_model(name: str) -> type[MethodSettings]:
     Raises:
         UserError: there is no such method; names similar ones.
     """
-    wanted = names.normalise(name)
+    wanted = names.normalize(name)
     if wanted not in available():
         raise names.unknown("method", name, available())
     model: type[MethodSettings] = importlib.import_module(f"{PACKAGE}.{wanted}.settings").SETTINGS

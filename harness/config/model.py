@@ -1,4 +1,4 @@
-"""What a recipe may say of models that exist already, with their weights. Imports no torch."""
+"""Settings of pretrained models. Imports no torch."""
 
 from typing import Annotated, Any, Self
 
@@ -11,35 +11,46 @@ Constants = tuple[float, float, float]  # red, green, blue, of pixels in [0, 1]
 
 
 class ModelSettings(Settings):
-    """One model: of torchvision or timm with its published weights, of harness/models with packaged ones, or a checkpoint's.
+    """One pretrained model: of torchvision or timm, packaged with this project, or a checkpoint.
 
-    `name` may be a pattern of those of torchvision or timm that have published weights: `timm/resnet*`. A text alone is a name.
+    `name` may be a pattern of torchvision's or timm's models with published weights, such as
+    `timm/resnet*`. A string stands for a model of that name.
+
+    Attributes:
+        name: name in reports; without `checkpoint`, also the name of the model.
+        checkpoint: file, relative to the recipe's weights_dir.
+        arch: architecture of the checkpoint. None means `name`.
+        classes: classes of the checkpoint's head: a subset with a class list. None means the head
+            is of no use.
+        eps: radius of its adversarial training.
+        average: load the exponential average of the weights, if the file has one.
+        by_order: match tensors by order and shape instead of name.
+        mean: pixel mean. None means that of the file, otherwise that of the library.
+        std: pixel standard deviation. None means as `mean`.
+        resolution: pixels per side, instead of that of the methods and of `features`.
+        eval_crop: centre crop, instead of that of `features`. None means the model's own.
+        imagenet_top1: published accuracy. None means the one that torchvision states.
+        limit: use only the first models that match the pattern, sorted by name.
     """
 
-    name: str  # what reports call it; without `checkpoint` also which it is
-    checkpoint: str | None = None  # a file, relative to the recipe's weights_dir
-    arch: str | None = None  # of the checkpoint; None: name
-    classes: str | None = (
-        "in1000"  # of the checkpoint's head: a subset with a class list; None: it has no head of use
-    )
-    eps: NotNegative = 0.0  # of its adversarial training
-    average: bool = False  # the exponential average of its weights, where the file has one
-    by_order: bool = False  # match tensors by their order and shapes
-    mean: Constants | None = None  # None: what the file, else the library says
+    name: str
+    checkpoint: str | None = None
+    arch: str | None = None
+    classes: str | None = "in1000"
+    eps: NotNegative = 0.0
+    average: bool = False
+    by_order: bool = False
+    mean: Constants | None = None
     std: Constants | None = None
-    resolution: Count | None = None  # pixels a side, in place of the methods' and of `features`
-    eval_crop: Annotated[float, Field(gt=0, le=1)] | None = (
-        None  # likewise for `features`; None: the model's own
-    )
-    imagenet_top1: Fraction | None = (
-        None  # published accuracy; None: what torchvision says of its weights
-    )
-    limit: Count | None = None  # of a pattern: only the first so many, in the order of their names
+    resolution: Count | None = None
+    eval_crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    imagenet_top1: Fraction | None = None
+    limit: Count | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _name_alone(cls, given: Any) -> Any:
-        return {"name": given} if isinstance(given, str) else given
+    def _accept_name(cls, settings: Any) -> Any:
+        return {"name": settings} if isinstance(settings, str) else settings
 
     def without_effect(self) -> dict[str, str]:
         """Settings of checkpoints, if the weights are published ones."""
@@ -55,9 +66,11 @@ class ModelSettings(Settings):
         return {name: settings[name] for name in settings if name not in shown}
 
     @model_validator(mode="after")
-    def _only_settings_with_effect(self) -> Self:
+    def _check_pattern(self) -> Self:
         if self.limit is not None and not is_pattern(self.name):
             raise ValueError("limit goes with a pattern such as timm/resnet*")
         if is_pattern(self.name) and (self.checkpoint or self.imagenet_top1 is not None):
-            raise ValueError("a pattern names many models: checkpoint and imagenet_top1 are of one")
+            raise ValueError(
+                "a pattern names many models: checkpoint and imagenet_top1 belong to one"
+            )
         return self

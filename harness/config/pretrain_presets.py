@@ -6,9 +6,10 @@ from typing import Any
 
 from writers import names
 
-# ffcv-imagenet's rn18_configs (libffcv/ffcv-imagenet, commit 4dd291a): epochs -> the epochs in which 160 rises to 192 pixels.
-# Reported there for an A100: 66.9, 68.8, 70.0, 70.6, 71.3 and 72.4 % top-1. Two differences, on purpose: biases and all of
-# the norms are left out of weight decay (there, only norms with "bn" in their name), and no batch is dropped.
+# ffcv-imagenet's rn18_configs (libffcv/ffcv-imagenet, commit 4dd291a): epochs -> the epochs in
+# which 160 rises to 192 pixels. Reported there for an A100: 66.9, 68.8, 70.0, 70.6, 71.3 and 72.4 %
+# top-1. Two differences, on purpose: biases and all of the norms are left out of weight decay
+# (there, only norms with "bn" in their name), and no batch is dropped.
 _FFCV_RAMPS = {16: (11, 13), 24: (17, 20), 32: (23, 27), 40: (29, 34), 56: (41, 48), 88: (65, 76)}
 
 
@@ -33,9 +34,9 @@ def _ffcv_resnet18(epochs: int, ramp: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-# Salman et al. 2020, "Do Adversarially Robust ImageNet Models Transfer Better?". Their attack is PGD with 3 steps of 2/3 eps
-# in L2, whose best iterate counts: where `eps` is above 0, add
-# `attack: {relative_step_size: 0.6666666666666666, best_iterate: true}`.
+# Salman et al. 2020, "Do Adversarially Robust ImageNet Models Transfer Better?". Their attack is
+# PGD with 3 steps of 2/3 eps in L2, whose best iterate counts: where `eps` is above 0, add `attack:
+# {relative_step_size: 0.6666666666666666, best_iterate: true}`.
 _SALMAN = {
     "epochs": 90,
     "batch_size": 512,

@@ -1,7 +1,8 @@
-"""What a recipe may say: every setting, its type, its default and its unit, as frozen pydantic models.
+"""Settings of a recipe as frozen pydantic models, with types, defaults and units.
 
-`harness.config.load` reads YAML into `Recipe`; `harness.matrix.expand` cuts it into stages; each stage gets back one of the smaller
-models here. Imports no torch, so that `plan`, `ls` and `--help` stay fast.
+`harness.config.load` reads YAML into `Recipe`; `harness.matrix.expand` expands it into stages. Each
+stage reads one of the smaller models back from its config. Imports no torch, so that `plan`, `ls`
+and `--help` stay fast.
 """
 
 import json
@@ -20,7 +21,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from harness.config.attack import EvaluationAttack
-from harness.config.base import JSON, Count, Fraction, NotNegative, Settings
+from harness.config.base import JSON, Count, Fraction, Metric, NotNegative, Settings
 from harness.config.methods import settings_model
 from harness.config.model import ModelSettings
 from harness.config.train import PretrainSettings
@@ -34,35 +35,36 @@ Names = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class DataSettings(Settings):
-    """A dataset as a recipe names it: a file of `writers/datasets/`, or any tree of class folders."""
+    """A dataset: a file of `writers/datasets/`, or any tree of class folders.
 
-    dataset: str = (
-        "folder"  # a name in writers/datasets; `folder`: any tree (or tar) of class folders
-    )
-    path: str | None = (
-        None  # a folder or archive; relative to $HARNESS_RAW. None: $HARNESS_RAW/<dataset>
-    )
-    name: str | None = (
-        None  # what reports call it; default: dataset, or for `folder` the path's stem
-    )
-    val: Fraction = 0.1  # seeded, stratified share of train that becomes val, where no val is given
-    test: Fraction = 0.2  # likewise for test, where no test is given (targets only)
+    Attributes:
+        dataset: name in `writers/datasets`; `folder` for any tree, or tar, of class folders.
+        path: folder or archive, relative to $HARNESS_RAW. None means $HARNESS_RAW/<dataset>.
+        name: name in reports. None means `dataset`, or the stem of `path` for `folder`.
+        val: fraction of train that becomes val, stratified and seeded, if the dataset has no val.
+        test: fraction of train that becomes test, if the dataset has no test (targets only).
+        protocol: name of splits in the dataset's SPEC.protocols. None means the dataset's own.
+        accept_counts: write the dataset although its counts differ from those published; the
+            manifest records the differences.
+        metric: None means the dataset's own metric (`folder`: top1).
+        encoding: None means the recipe's.
+    """
+
+    dataset: str = "folder"
+    path: str | None = None
+    name: str | None = None
+    val: Fraction = 0.1
+    test: Fraction = 0.2
     split_seed: int = 0
-    protocol: str | None = (
-        None  # whose splits: a name in the dataset's SPEC.protocols; None: the dataset's own
-    )
-    accept_counts: bool = (
-        False  # write it although its counts differ from those published; the manifest says how
-    )
-    metric: Literal["top1", "mean_per_class", "map11"] | None = (
-        None  # None: the dataset's own metric (`folder`: top1)
-    )
-    encoding: Encoding | None = None  # None: the recipe's
+    protocol: str | None = None
+    accept_counts: bool = False
+    metric: Metric | None = None
+    encoding: Encoding | None = None
 
     @field_validator("dataset")
     @classmethod
-    def _as_its_file(cls, dataset: str) -> str:
-        return names.normalise(dataset)  # clevr-count is clevr_count
+    def _normalize_name(cls, dataset: str) -> str:
+        return names.normalize(dataset)  # clevr-count is clevr_count
 
     def resolved_for(self, splits: Collection[str]) -> JSON:
         """Dump every setting that has an effect on writing these splits."""
@@ -81,31 +83,40 @@ class DataSettings(Settings):
 
 
 class RankingSettings(Settings):
-    """How the recipe's own class ranking is made, for subsets that say `by: reference`."""
+    """How the recipe ranks classes itself, for subsets with `by: reference`.
 
-    split: Literal["val", "train", "held_out"] = (
-        "val"  # whose images score the classes; held_out: a part of train that the
-    )
-    #                                             reference model is not trained on, so that val stays unused for the results;
-    #                                             train: all of it, fold by fold, each by a model that is trained on the others
-    per_class: Count | None = (
-        None  # `held_out`: images of each class; None: 50, as ImageNet's val has
-    )
-    folds: Annotated[int, Field(ge=2)] | None = None  # `train`: so many; None: 5
-    seed: int = 1000  # of the reference model: none of `seeds`, so that ranking and result differ
-    epochs: Count | None = None  # None: as pretrain
+    Attributes:
+        split: images that score the classes. held_out: a part of train that the reference model
+            does not train on, so that val stays unused for the results. train: all of train, fold
+            by fold, each scored by a model that trained on the other folds.
+        per_class: for `held_out`: images of each class. None means 50, as in ImageNet's val.
+        folds: for `train`: number of folds. None means 5.
+        seed: seed of the reference model. It is none of `seeds`, so that the model differs from
+            those of the results.
+        epochs: None means those of `pretrain`.
+    """
 
-    @model_validator(mode="after")
-    def _only_settings_with_effect(self) -> Self:
-        if self.per_class is not None and self.split != "held_out":
-            raise ValueError("per_class has an effect with split: held_out only")
-        if self.folds is not None and self.split != "train":
-            raise ValueError("folds has an effect with split: train only")
-        return self
+    split: Literal["val", "train", "held_out"] = "val"
+    per_class: Count | None = None
+    folds: Annotated[int, Field(ge=2)] | None = None
+    seed: int = 1000
+    epochs: Count | None = None
+
+    def without_effect(self) -> dict[str, str]:
+        """Settings of another split."""
+        reasons = {}
+        if self.split != "held_out":
+            reasons["per_class"] = "has an effect with split: held_out only"
+        if self.split != "train":
+            reasons["folds"] = "has an effect with split: train only"
+        return reasons
 
     @property
     def held_out(self) -> list[dict[str, int]]:
-        """What of train each reference model does not see: so many images of each class, or a fold, drawn by this seed."""
+        """List the part of train that each reference model does not train on.
+
+        A part is a number of images of each class, or a fold, drawn with the seed.
+        """
         if self.split == "held_out":
             return [{"per_class": self.per_class or 50, "seed": self.seed}]
         folds = (self.folds or 5) if self.split == "train" else 0
@@ -113,18 +124,21 @@ class RankingSettings(Settings):
 
 
 class EvaluateSettings(Settings):
-    """Every pretrained model on the classes that all subsets share, clean and under PGD at its own eps."""
+    """Evaluation of every pretrained model, clean and under PGD at its own eps.
+
+    Attributes:
+        eps_of_clean: attack clean models too, at this eps. None means they are not attacked.
+        common: subsets whose shared classes all models are compared on. None means all subsets but
+            those with coarser labels.
+    """
 
     attack: EvaluationAttack = EvaluationAttack()
     batch_size: Count = 256
-    eps_of_clean: NotNegative | None = (
-        None  # also attack the clean model, at this eps; None: it is not attacked
-    )
-    # subsets whose shared classes all models are compared on; None: all but those with coarser labels
+    eps_of_clean: NotNegative | None = None
     common: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
     def resolved_for(self, eps: float) -> JSON:
-        """Dump every setting that has an effect on the evaluation of a model that was trained at eps.
+        """Dump every setting that has an effect on evaluating a model that was trained at eps.
 
         `common` is left out: the stage has the subsets' roles in its place.
         """
@@ -138,30 +152,40 @@ class EvaluateSettings(Settings):
 
 
 class FeatureSettings(Settings):
-    """How a frozen model is shown a target's images, for scores and for methods that work on its features."""
+    """How a frozen model is shown a target's images, for scores and methods that work on features.
 
-    resolution: Count | None = (
-        None  # pixels a side; None: of evaluation in `pretrain`, or the model's own
-    )
-    eval_crop: Annotated[float, Field(gt=0, le=1)] | None = (
-        None  # centre crop: share of the shorter side; None: likewise
-    )
+    Attributes:
+        resolution: pixels per side. None means that of evaluation in `pretrain`; for a pretrained
+            model, its own.
+        eval_crop: centre crop, as a fraction of the shorter side. None as for `resolution`.
+        precision: precision of every features stage. bf16 keeps 3 digits, so that nearest
+            neighbours may change.
+    """
+
+    resolution: Count | None = None
+    eval_crop: Annotated[float, Field(gt=0, le=1)] | None = None
     batch_size: Count = 128
-    precision: Literal["auto", "float32", "bf16", "fp16"] = (
-        "float32"  # of every features stage, adopted models too; bf16 keeps 3 digits: neighbours may change
-    )
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"
 
 
 class ShortlistSettings(Settings):
-    """The best of the recipe's `models`, and the methods that are for those only."""
+    """The best of the recipe's `models`, and the methods that run for them only.
 
-    by: str  # a score of the recipe's, or a variant of one: knn, knn_k5, hscore_shrunk
-    best: Count  # how many, by their mean rank over all targets
+    Attributes:
+        by: a score of the recipe, or a variant of one: knn, knn_k5, hscore_shrunk.
+        best: number of models, by mean rank over all targets.
+    """
+
+    by: str
+    best: Count
     methods: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class PointSettings(Settings):
-    """Points of the matrix, by some of its axes: a value, or a list of values. What is not named: all of the axis."""
+    """Points of the matrix, selected by a value, or a list of values, of some of its axes.
+
+    An axis that is not named matches all of its values.
+    """
 
     subset: Names | None = None
     arch: Names | None = None
@@ -173,9 +197,9 @@ class PointSettings(Settings):
     method: Names | None = None
 
     @model_validator(mode="after")
-    def _something(self) -> Self:
+    def _check_not_empty(self) -> Self:
         if not self.axes():
-            raise ValueError("say which points, such as {subset: in900, eps: 3}")
+            raise ValueError("name the points, such as {subset: in900, eps: 3}")
         if self.model is not None and self.axes().keys() & {
             "subset",
             "arch",
@@ -184,12 +208,12 @@ class PointSettings(Settings):
             "seed",
         }:
             raise ValueError(
-                "a model that exists already has none of the axes subset, arch, variant, eps and seed"
+                "a pretrained model has none of the axes subset, arch, variant, eps and seed"
             )
         return self
 
     def axes(self) -> dict[str, tuple[Any, ...]]:
-        """Axis -> the values that are named."""
+        """Map each named axis to its values."""
         named = ((axis, getattr(self, axis)) for axis in type(self).model_fields)
         return {
             axis: value if isinstance(value, tuple) else (value,)
@@ -199,12 +223,25 @@ class PointSettings(Settings):
 
 
 class Recipe(Settings):
-    """The whole question: which sources, which subsets, which robustness, which targets, which methods."""
+    """A study: sources, subsets, robustness, targets and methods.
+
+    Attributes:
+        scale: one of the recipe's `scales`, which override the rest of it.
+        source: None means that nothing is pretrained; the recipe uses `models` only.
+        variants: an axis of training; in a recipe, each overrides `pretrain`.
+        models: pretrained models.
+        weights_dir: folder of weights, relative to $HARNESS_RAW.
+        methods: label -> settings, of the model that the method declares
+            (`harness.config.methods`).
+        scores: names in `harness/transfer/scores`, computed for every model and target.
+        exclude: points of the axes to leave out (`harness/config/axes.py`).
+        include: points to add outside the product of the axes.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
     question: str = ""
-    scale: str | None = None  # one of the recipe's `scales`, which then lie over the rest of it
-    source: DataSettings | None = None  # None: nothing is pretrained; `models` are looked at
+    scale: str | None = None
+    source: DataSettings | None = None
     encoding: Encoding = Encoding()
     ranking: RankingSettings | None = None
     subsets: tuple[SubsetSpec, ...] = ()
@@ -212,24 +249,17 @@ class Recipe(Settings):
     eps: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0.0,)
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     pretrain: PretrainSettings = PretrainSettings()
-    variants: dict[Name, PretrainSettings] = Field(
-        default_factory=dict
-    )  # an axis; recipes say what lies over `pretrain`
+    variants: dict[Name, PretrainSettings] = Field(default_factory=dict)
     evaluate: EvaluateSettings = EvaluateSettings()
-    models: tuple[ModelSettings, ...] = ()  # that exist already
-    weights_dir: str = "weights"  # where files of weights lie; relative to $HARNESS_RAW
+    models: tuple[ModelSettings, ...] = ()
+    weights_dir: str = "weights"
     targets: tuple[DataSettings, ...] = ()
-    # label -> settings, of the model that the method declares (`harness.config.methods`)
     methods: dict[str, SerializeAsAny[MethodSettings]] = Field(default_factory=dict)
-    scores: (
-        tuple[str, ...] | Literal["all"]
-    ) = ()  # names in harness/scores: of every model for every target
+    scores: tuple[str, ...] | Literal["all"] = ()
     features: FeatureSettings = FeatureSettings()
     shortlist: ShortlistSettings | None = None
-    exclude: tuple[
-        PointSettings, ...
-    ] = ()  # points of the axes to leave out (harness/config/axes.py)
-    include: tuple[PointSettings, ...] = ()  # points outside their product
+    exclude: tuple[PointSettings, ...] = ()
+    include: tuple[PointSettings, ...] = ()
 
     @field_validator("methods", mode="wrap")
     @classmethod
@@ -254,7 +284,7 @@ class Recipe(Settings):
         return dict(adapter.validate_python(entries))
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_consistent(self) -> Self:
         for axis in ("archs", "eps", "seeds"):
             values = getattr(self, axis)
             if len(set(values)) != len(values):
@@ -270,14 +300,13 @@ class Recipe(Settings):
                 )
         if bool(self.targets) != bool(self.methods or self.scores):
             raise ValueError(
-                "targets and methods go together, or targets and scores: one without the other has no effect"
+                "targets and methods go together, or targets and scores: one without the other "
+                "has no effect"
             )
         seen: dict[str, str] = {}
         for variant, settings in self.variants.items():
             if (same := seen.setdefault(settings.model_dump_json(), variant)) != variant:
-                raise ValueError(
-                    f"the variants {same} and {variant} say the same; drop one of them"
-                )
+                raise ValueError(f"the variants {same} and {variant} are equal; remove one of them")
         self._check_sources()
         if self.shortlist is not None:
             self._check_shortlist(self.shortlist)
@@ -287,7 +316,7 @@ class Recipe(Settings):
         needs_reference = any(subset.needs_ranking == "reference" for subset in self.subsets)
         if needs_reference != (self.ranking is not None):
             raise ValueError(
-                "`ranking:` goes with a subset that says `by: reference`, and only with one"
+                "`ranking:` goes with a subset that has `by: reference`, and only with one"
             )
         if (
             self.ranking
@@ -296,38 +325,37 @@ class Recipe(Settings):
             and self.pretrain.progressive.ramp[1] >= self.ranking.epochs
         ):
             raise ValueError(
-                f"ranking.epochs is {self.ranking.epochs}: the reference model's training would end before "
-                "pretrain.progressive.ramp does"
+                f"ranking.epochs is {self.ranking.epochs}: the reference model's training would "
+                "end before pretrain.progressive.ramp does"
             )
         return self
 
     def _check_shortlist(self, shortlist: ShortlistSettings) -> None:
         if not self.models:
-            raise ValueError("a shortlist is one of `models`, and there are none")
+            raise ValueError("a shortlist selects among `models`, and there are none")
         if unknown := [label for label in shortlist.methods if label not in self.methods]:
             raise ValueError(
-                f"shortlist.methods names {', '.join(unknown)}; the methods are {', '.join(self.methods)}"
+                f"shortlist.methods names {', '.join(unknown)}; "
+                f"the methods are {', '.join(self.methods)}"
             )
-        asked = names.names("harness.transfer.scores") if self.scores == "all" else self.scores
+        scores = names.names("harness.transfer.scores") if self.scores == "all" else self.scores
         if not any(
-            shortlist.by == score or shortlist.by.startswith(f"{score}_") for score in asked
+            shortlist.by == score or shortlist.by.startswith(f"{score}_") for score in scores
         ):
             raise ValueError(
-                f"shortlist.by is {shortlist.by}, and the scores are {', '.join(asked) or 'none'}"
+                f"shortlist.by is {shortlist.by}, and the scores are {', '.join(scores) or 'none'}"
             )
 
     def _check_sources(self) -> None:
-        """There are models to look at, and no settings of pretraining where nothing is pretrained."""
+        """Check that there are models, and no settings of pretraining if nothing is pretrained."""
         if (self.source is None) == bool(self.subsets):
-            raise ValueError(
-                "source and subsets go together: say what is pretrained on what, or name `models`"
-            )
+            raise ValueError("source and subsets go together: set both, or name `models`")
         if self.source is None and not self.models:
             raise ValueError(
-                "there is no model: say source and subsets for models to pretrain, or `models` that exist"
+                "there is no model: set source and subsets to pretrain models, or name `models`"
             )
-        of_pretraining = {"ranking", "archs", "eps", "pretrain", "variants", "evaluate"}
-        if self.source is None and (unused := sorted(of_pretraining & self.model_fields_set)):
+        pretraining = {"ranking", "archs", "eps", "pretrain", "variants", "evaluate"}
+        if self.source is None and (unused := sorted(pretraining & self.model_fields_set)):
             raise ValueError(
                 f"{', '.join(unused)} has no effect: without a source nothing is pretrained"
             )
@@ -349,4 +377,4 @@ def _with_name(label: str, entry: Any) -> Any:
         entry = entry.model_dump(exclude_unset=True)
     if not isinstance(entry, Mapping):
         return entry
-    return {**entry, "method": names.normalise(str(entry.get("method") or label))}
+    return {**entry, "method": names.normalize(str(entry.get("method") or label))}

@@ -2,8 +2,8 @@
 
     python -m harness.config.schema > recipes/recipe.schema.json
 
-A recipe names it in its first line: `# yaml-language-server: $schema=recipe.schema.json`. It never refuses what reading
-accepts; reading a recipe checks more than a schema can say.
+A recipe names it in its first line: `# yaml-language-server: $schema=recipe.schema.json`. It never
+refuses what reading accepts; reading a recipe checks more than a schema can say.
 """
 
 import json
@@ -18,7 +18,7 @@ from harness.config import transfer_presets as method_presets
 from harness.config.methods import available, settings_model
 from harness.config.recipe import Recipe
 from writers import names
-from writers.subset import spec as subset
+from writers.subset import lists
 from writers.subset.registry import STEPS
 
 JSON = dict[str, Any]
@@ -140,7 +140,7 @@ def _accepts(key: str, number: float) -> bool:
 
 
 def _named_subset() -> JSON:
-    return _known("subset", ["all", *subset.available()])
+    return _known("subset", ["all", *lists.available()])
 
 
 def _known(what: str, known: list[str]) -> JSON:

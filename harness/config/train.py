@@ -1,4 +1,7 @@
-"""What a recipe may say of training: schedules, pretraining, and what fine-tuning shares with it. Imports no torch."""
+"""Settings of training: schedules, pretraining, and what fine-tuning shares with it.
+
+Imports no torch.
+"""
 
 from typing import Annotated, Literal, Self
 
@@ -7,35 +10,38 @@ from pydantic import Field, model_validator
 from harness.config.attack import AttackSettings
 from harness.config.base import JSON, Count, Fraction, NotNegative, Positive, Settings
 
-Parts = (
-    Count | Literal["auto"]
-)  # of a batch, one after another, each with its own statistics; `auto`: the fewest that fit
+# Micro-batches per batch; BatchNorm uses the statistics of each. "auto": the smallest number that
+# fits in memory.
+Parts = Count | Literal["auto"]
 
 
 class ScheduleSettings(Settings):
-    """SGD with momentum and one learning-rate curve, per step, from 0 to the end of training."""
+    """SGD with momentum, and a learning-rate curve that is set per step.
+
+    Attributes:
+        warmup_epochs: epochs of linear warmup from 0. For `cyclic`: the epoch of the peak.
+        step_epochs: for `step`: epochs between two multiplications by step_factor.
+        step_at: for `step`: fractions of training at which the rate is multiplied, instead of
+            step_epochs.
+        decay_norm_and_bias: False: weight decay applies to weights of convolutions and linear
+            layers only.
+    """
 
     lr: Positive = 0.5
     schedule: Literal["cosine", "cyclic", "step", "constant"] = "cosine"
-    warmup_epochs: NotNegative = 0  # linear from 0 (`cyclic`: the epoch of the peak)
-    step_epochs: Count | None = (
-        None  # `step`: every so many epochs the rate is multiplied by step_factor
-    )
-    step_at: Annotated[tuple[Fraction, ...], Field(min_length=1)] | None = (
-        None  # `step`: or at these parts of training
-    )
+    warmup_epochs: NotNegative = 0
+    step_epochs: Count | None = None
+    step_at: Annotated[tuple[Fraction, ...], Field(min_length=1)] | None = None
     step_factor: Positive = 0.1
     momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: NotNegative = 5e-5
-    decay_norm_and_bias: bool = (
-        False  # False: weight decay on weights of convolutions and linear layers only
-    )
+    decay_norm_and_bias: bool = False
 
     @model_validator(mode="after")
-    def _only_settings_with_effect(self) -> Self:
+    def _check_conflicts(self) -> Self:
         if self.schedule == "step" and (self.step_epochs is None) == (self.step_at is None):
-            raise ValueError("schedule: step needs step_epochs or step_at, one of them")
+            raise ValueError("schedule: step needs either step_epochs or step_at")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum > 0")
         return self
@@ -49,42 +55,59 @@ class ScheduleSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """What pretraining and fine-tuning share."""
+    """Settings that pretraining and fine-tuning share.
+
+    Attributes:
+        resolution: pixels per side, in training.
+        eval_resolution: pixels per side, in evaluation. None means as in training.
+        eval_crop: centre crop of evaluation, as a fraction of the shorter side.
+        crop_scale: RandomResizedCrop: range of the area, as a fraction of the image's.
+        crop_ratio: RandomResizedCrop: range of the aspect ratio.
+        flip_tta: evaluate with the mean of the logits of each image and its mirror image.
+        precision: precision of training, and of every evaluation of the trained model. `evaluate`
+            and `rank` use that of `pretrain`, a transfer that of its method. auto: bf16 on a GPU
+            that computes it natively, float32 otherwise; always float32 on a CPU.
+    """
 
     epochs: Count = 16
     batch_size: Count = 256
-    resolution: Count = 224  # pixels a side, of training
-    eval_resolution: Count | None = None  # None: as training
-    eval_crop: Annotated[float, Field(gt=0, le=1)] = (
-        224 / 256
-    )  # centre crop: share of the shorter side
-    crop_scale: tuple[Positive, Positive] = (0.08, 1.0)  # RandomResizedCrop: share of the area
-    crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)  # RandomResizedCrop: aspect ratio
+    resolution: Count = 224
+    eval_resolution: Count | None = None
+    eval_crop: Annotated[float, Field(gt=0, le=1)] = 224 / 256
+    crop_scale: tuple[Positive, Positive] = (0.08, 1.0)
+    crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     horizontal_flip: bool = True
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    flip_tta: bool = (
-        False  # evaluate with the mean of the logits of each image and its mirror image
-    )
+    flip_tta: bool = False
     optimizer: ScheduleSettings = ScheduleSettings()
-    # Of training and of every evaluation of what was trained. `evaluate` and `rank` take that of `pretrain`, a transfer that of
-    # its method. auto: bf16 on a GPU that computes it natively, else float32; on a CPU always float32.
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
 
 
 class ProgressiveSettings(Settings):
-    """Smaller images first, as ffcv-imagenet: `start_resolution` up to the first epoch of `ramp`, the full `resolution` from
-    its second on, a line in between that is rounded to a `multiple`. Epochs count from 0."""
+    """Progressive resizing, as ffcv-imagenet.
 
-    start_resolution: Count  # pixels a side
-    ramp: tuple[Annotated[int, Field(ge=0)], Count]  # epochs
-    multiple: Count = 32  # pixels
+    Training uses `start_resolution` up to the first epoch of `ramp`, and the full `resolution` from
+    the second. In between, the resolution rises linearly and is rounded to a multiple of
+    `multiple`.
+
+    Attributes:
+        start_resolution: pixels per side.
+        ramp: first and last epoch of the rise, counted from 0.
+        multiple: pixels.
+    """
+
+    start_resolution: Count
+    ramp: tuple[Annotated[int, Field(ge=0)], Count]
+    multiple: Count = 32
 
     def resolution(self, epoch: int, full: int) -> int:
-        """Pixels a side in that epoch."""
+        """Pixels per side in an epoch."""
         first, last = self.ramp
-        share = min(1.0, max(0.0, (epoch - first) / (last - first)))
+        fraction = min(1.0, max(0.0, (epoch - first) / (last - first)))
         return (
-            round((self.start_resolution + share * (full - self.start_resolution)) / self.multiple)
+            round(
+                (self.start_resolution + fraction * (full - self.start_resolution)) / self.multiple
+            )
             * self.multiple
         )
 
@@ -92,69 +115,70 @@ class ProgressiveSettings(Settings):
 class PretrainSettings(TrainSettings):
     """Training from random weights on a source subset; adversarial where the axis `eps` is above 0.
 
-    In a recipe, `preset: NAME` stands for a published set of these (`harness/config/pretrain_presets.py`); other keys go over it.
+    In a recipe, `preset: NAME` sets published values (`harness/config/pretrain_presets.py`); other
+    keys override them.
+
+    Attributes:
+        progressive: None means every epoch uses `resolution`.
+        blur_pool: filter with a 3x3 binomial kernel before strided convolutions (Zhang 2019).
+        batch_norm_scale: False: the scale of every BatchNorm is a constant 1.
+        dropout: fraction of the features dropped before the head.
+        aux_head: train a second head in the middle of the network, with 0.4 of its loss; it is
+            dropped after training (GoogLeNet).
+        ema_decay: decay per step of the average of the weights, which is then the model.
+        compile: torch.compile. auto: use it if a measurement at the start shows a speedup.
+        eval_every: epochs between two evaluations on val. None means evaluate at the end only.
+        sync_batch_norm: BatchNorm over the whole batch if several GPUs share it. False: over the
+            part of each GPU.
+        channels: widths of the stages, for architectures with configurable widths (resnet10).
+        order: quasi_random reads a few pages at a time, for betons larger than memory.
+        length: what subsets have in common: the number of epochs, or the number of steps, which is
+            that of the whole source.
     """
 
     attack: AttackSettings = AttackSettings()
-    progressive: ProgressiveSettings | None = None  # None: every epoch at `resolution`
-    blur_pool: bool = False  # a 3x3 binomial filter before strided convolutions (Zhang 2019)
-    batch_norm_scale: bool = True  # False: every BatchNorm's scale is a constant 1
-    dropout: Annotated[float, Field(ge=0, lt=1)] = (
-        0.0  # share of the features dropped before the head
-    )
-    aux_head: bool = (
-        False  # a second head half-way, 0.4 of its loss, dropped behind training (GoogLeNet)
-    )
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = (
-        None  # per step; the averaged weights are the model's
-    )
+    progressive: ProgressiveSettings | None = None
+    blur_pool: bool = False
+    batch_norm_scale: bool = True
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    aux_head: bool = False
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     accumulate: Parts = 1
-    compile: Literal["off", "auto", "on"] = (
-        "off"  # torch.compile; `auto`: where a measurement at the start says it pays
-    )
-    eval_every: Count | None = (
-        None  # passes over the data between two evaluations on val; None: at the end only
-    )
-    sync_batch_norm: bool = (
-        False  # BatchNorm over the whole batch where several GPUs share it; False: over each one's
-    )
-    channels: tuple[Count, ...] | None = (
-        None  # widths of the stages, for archs that let one choose (resnet10)
-    )
-    order: Literal["random", "quasi_random"] = (
-        "random"  # quasi_random: for betons larger than memory, some pages at a time
-    )
-    length: Literal["equal_epochs", "equal_steps"] = (
-        "equal_epochs"  # what subsets share: epochs, or the steps of `all`
-    )
+    compile: Literal["off", "auto", "on"] = "off"
+    eval_every: Count | None = None
+    sync_batch_norm: bool = False
+    channels: tuple[Count, ...] | None = None
+    order: Literal["random", "quasi_random"] = "random"
+    length: Literal["equal_epochs", "equal_steps"] = "equal_epochs"
 
     @model_validator(mode="after")
-    def _free_takes_whole_batches(self) -> Self:
+    def _check_free_training(self) -> Self:
         if self.attack.method == "free" and self.accumulate != 1:
             raise ValueError(
-                "accumulate does not go with attack.method: free, which keeps one noise for a whole batch"
+                "accumulate cannot be used with attack.method: free, which keeps one noise per batch"
             )
         return self
 
     @model_validator(mode="after")
-    def _aux_head_as_it_is(self) -> Self:
+    def _check_aux_head(self) -> Self:
         if self.aux_head and self.compile != "off":
-            raise ValueError("aux_head does not go with compile")
+            raise ValueError("aux_head cannot be used with compile")
         return self
 
     @model_validator(mode="after")
-    def _ramp_within_training(self) -> Self:
+    def _check_ramp(self) -> Self:
         if (progressive := self.progressive) is None:
             return self
         first, last = progressive.ramp
         if not first < last < self.epochs:
             raise ValueError(
-                f"progressive.ramp is {list(progressive.ramp)}: it must rise, and end before epoch {self.epochs}"
+                f"progressive.ramp is {list(progressive.ramp)}: it must rise, and end before "
+                f"epoch {self.epochs}"
             )
         if not progressive.start_resolution < self.resolution:
             raise ValueError(
-                f"progressive.start_resolution is {progressive.start_resolution}: it must be below `resolution`, "
-                f"which is {self.resolution}"
+                f"progressive.start_resolution is {progressive.start_resolution}: it must be below "
+                f"`resolution`, which is {self.resolution}"
             )
         for name, side in (
             ("progressive.start_resolution", progressive.start_resolution),
@@ -162,7 +186,8 @@ class PretrainSettings(TrainSettings):
         ):
             if side % progressive.multiple:
                 raise ValueError(
-                    f"{name} is {side}, which is no multiple of progressive.multiple, {progressive.multiple}"
+                    f"{name} is {side}, which is not a multiple of progressive.multiple, "
+                    f"{progressive.multiple}"
                 )
         return self
 
@@ -171,8 +196,8 @@ class PretrainSettings(TrainSettings):
 
         Args:
             attacked: training is adversarial.
-            all_classes: the model trains on the whole source, where an equal number of epochs and an
-                equal number of steps are the same.
+            all_classes: the model trains on the whole source, where an equal number of epochs and
+                an equal number of steps are the same.
         """
         settings = self.resolved()
         if not attacked:
@@ -182,7 +207,7 @@ class PretrainSettings(TrainSettings):
         return settings
 
     def resolution_at(self, epoch: int) -> int:
-        """Pixels a side of training in that epoch, counted from 0."""
+        """Pixels per side of training in an epoch, counted from 0."""
         return (
             self.progressive.resolution(epoch, self.resolution)
             if self.progressive

@@ -1,7 +1,7 @@
 """Settings that transfer methods share. Imports no torch.
 
-A method's own settings are in `harness/transfer/methods/<name>/settings.py`, in a class that extends
-`MethodSettings` or `TransferSettings`; `harness.config.methods` finds it by name.
+A method's own settings are in `harness/transfer/methods/<name>/settings.py`, in a class that
+extends `MethodSettings` or `TransferSettings`; `harness.config.methods` finds it by name.
 """
 
 import json
@@ -35,7 +35,7 @@ class GridSettings(Settings):
         return self
 
     def axes(self) -> dict[str, tuple[float, ...]]:
-        """Map each axis that is set to its values; the length of training and the crop come last."""
+        """Map each axis that is set to its values; training length and crop come last."""
         names = [name for name in type(self).model_fields if name not in self.TRAINING_AXES]
         return {
             axis: values
@@ -86,8 +86,8 @@ class HalvingSettings(Settings):
     """Successive halving.
 
     In the first rung all points train for 1 / factor^(rungs - 1) of the length. The best 1 / factor
-    of them on val then train from the start for `factor` times as long, and so on. The points of the
-    last rung train in full; one of them is chosen.
+    of them on val then train from the start for `factor` times as long, and so on. The points of
+    the last rung train in full; one of them is chosen.
     """
 
     factor: Annotated[int, Field(ge=2)] = 3
@@ -95,7 +95,7 @@ class HalvingSettings(Settings):
 
 
 class Reduced(Settings):
-    """Train `reduced` points of the grid only, drawn with a seed of their own: equal for all models."""
+    """Train a random subset of the grid, of `reduced` points: equal for all models."""
 
     reduced: Count
     seed: int = 0
@@ -114,8 +114,9 @@ class MethodSettings(Settings):
     """Settings of every transfer method.
 
     Attributes:
-        NEEDS: role of the stage that the method starts from. None: it uses nothing of the source.
-        method: name of a folder in `harness/transfer/methods`. None: the method's label.
+        NEEDS: role of the stage that the method starts from. None means it uses nothing of the
+            source.
+        method: name of a folder in `harness/transfer/methods`. None means the method's label.
         per_class: training images of each class, nested draws; a list makes a stage of each value.
         eval_crop: centre crop, as a fraction of the shorter side.
         per_target: dataset -> settings that differ for it.
@@ -137,7 +138,7 @@ class MethodSettings(Settings):
         }
 
     def resolved(self) -> JSON:
-        """Dump the settings of one stage: those of other targets, and the method's name, are left out."""
+        """Dump the settings of one stage, without the method's name and other targets."""
         settings = super().resolved()
         return {name: settings[name] for name in settings if name not in ("method", "per_target")}
 
@@ -175,7 +176,8 @@ class TransferSettings(MethodSettings, TrainSettings):
     Attributes:
         TRAINS_TOGETHER: points of equal length train at once, on one forward pass of the backbone.
         steps: optimizer steps, in place of epochs; a list makes a stage of each value.
-        train_crop: center is the whole central square; crop_scale and crop_ratio have no effect then.
+        train_crop: center is the whole central square; crop_scale and crop_ratio have no effect
+            then.
         lrs: peak learning rates of the grid.
         grid: further axes.
         refit: train the chosen point again on train and val together, and test that model.

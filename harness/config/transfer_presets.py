@@ -17,8 +17,9 @@ def _log_spaced(first: float, last: float, count: int) -> list[float]:
     return [float(f"{10 ** (first + step * number):.6g}") for number in range(count)]
 
 
-# Salman et al. 2020, "Do Adversarially Robust ImageNet Models Transfer Better?" (microsoft/robust-models-transfer, cea2c37):
-# all rows of its table of best parameters share these. There, test chooses the rate and the epoch; here val chooses the rate.
+# Salman et al. 2020, "Do Adversarially Robust ImageNet Models Transfer Better?"
+# (microsoft/robust-models-transfer, cea2c37): all rows of its table of best parameters share these.
+# There, test chooses the rate and the epoch; here val chooses the rate.
 _SALMAN = {
     "epochs": 150,
     "batch_size": 64,
@@ -34,9 +35,9 @@ _SALMAN = {
     },
 }
 
-# Kornblith, Shlens and Le 2019, "Do Better ImageNet Models Transfer Better?", as SimCLR's appendix B.8 repeats it: 7 learning
-# rates and 7 ratios of weight decay to its inverse, and none; chosen on val, then trained on train and val together. The
-# cosine is remembered, not read.
+# Kornblith, Shlens and Le 2019, "Do Better ImageNet Models Transfer Better?", as SimCLR's appendix
+# B.8 repeats it: 7 learning rates and 7 ratios of weight decay to its inverse, and none; chosen on
+# val, then trained on train and val together. The cosine is remembered, not read.
 _NESTEROV = {"schedule": "cosine", "momentum": 0.9, "nesterov": True}
 _KORNBLITH = {
     "steps": 20_000,
@@ -54,8 +55,9 @@ _KORNBLITH_SCRATCH = {
     "grid": {"lr": _log_spaced(-3, 0, 7), "weight_decay": _log_spaced(-5, -1.5, 8)},
 }
 
-# VTAB's lightweight protocol (Zhai et al. 2019; consistent with its released leaderboard, whose sweeps have 4 points): chosen
-# on 200 images after training on 800, trained again on all 1000, and tested once.
+# VTAB's lightweight protocol (Zhai et al. 2019; consistent with its released leaderboard, whose
+# sweeps have 4 points): chosen on 200 images after training on 800, trained again on all 1000, and
+# tested once.
 _VTAB = {
     "batch_size": 512,
     "resolution": 224,
@@ -74,9 +76,10 @@ _VTAB = {
 }
 
 
-# Salman's group with FFCV (MadryLab/data-transfer, d51a141): per dataset epochs, peak rate and the crop of training; a line
-# up to epoch 5 and down again. They drop a last batch, which leaves one step an epoch for Flowers; here none is dropped.
-# There is no DTD in their table: it gets the most frequent values.
+# Salman's group with FFCV (MadryLab/data-transfer, d51a141): per dataset epochs, peak rate and the
+# crop of training; a line up to epoch 5 and down again. They drop a last batch, which leaves one
+# step an epoch for Flowers; here none is dropped. There is no DTD in their table: it gets the most
+# frequent values.
 def _fast(epochs: int, lr: float, crop: str) -> dict[str, Any]:
     return {"epochs": epochs, "lrs": [lr], "train_crop": crop}
 
@@ -115,7 +118,8 @@ _FAST = {
     },
 }
 
-# Both freeze the weights of `fixed` and no more: its BatchNorm statistics go on to move, as other methods' do anyway.
+# Both freeze the weights of `fixed` and no more: its BatchNorm statistics go on to move, as other
+# methods' do anyway.
 _STATISTICS_MOVE = ("salman", "fast")
 
 METHOD_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -132,17 +136,18 @@ METHOD_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 def spelled_out(settings: Mapping[str, Any], label: str = "") -> dict[str, Any]:
     """`settings` as a recipe says them of the method `label`, with the values of their `preset` under their own.
 
-    What the recipe says in another way is not taken from the preset: steps go over its epochs, an axis of the grid over the
-    setting of its name. Raises UserError, with the near names, for an unknown preset.
+    What the recipe says in another way is not taken from the preset: steps go over its epochs, an
+    axis of the grid over the setting of its name. Raises UserError, with the near names, for an
+    unknown preset.
     """
     own = {key: value for key, value in settings.items() if key != "preset"}
     if "preset" not in settings:
         return own
-    name = names.normalise(str(settings["preset"]))
+    name = names.normalize(str(settings["preset"]))
     if name not in METHOD_PRESETS:
         raise names.unknown("preset of methods", name, sorted(METHOD_PRESETS))
     preset = dict(METHOD_PRESETS[name])
-    if name in _STATISTICS_MOVE and names.normalise(str(own.get("method") or label)) == "fixed":
+    if name in _STATISTICS_MOVE and names.normalize(str(own.get("method") or label)) == "fixed":
         preset["bn_stats"] = "update"
     if of_targets := {
         target: _unsaid(entry, own) for target, entry in preset.pop("per_target", {}).items()

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from harness.config import axes as points
+from harness.config import axes
 from harness.config import pretrain_presets as presets
 from harness.config import transfer_presets as method_presets
 from harness.config.methods import PACKAGE as METHODS
@@ -33,7 +33,8 @@ def check(values: dict[str, Any], origin: Origin) -> Recipe:
     mistakes += wrong_presets
     recipe = None
     try:
-        # By way of JSON, in strict mode: "16" is no number, 1 is no truth value, and a list may still become a tuple.
+        # By way of JSON, in strict mode: "16" is no number, 1 is no truth value, and a list may
+        # still become a tuple.
         recipe = Recipe.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         known = {place for place, _ in mistakes}
@@ -171,7 +172,7 @@ def _wrong_names(values: dict[str, Any]) -> list[tuple[Place, str]]:
         known = names.names(package)
         if (
             isinstance(name, str)
-            and (names.normalise(name) if noun == "dataset" else name) not in known
+            and (names.normalize(name) if noun == "dataset" else name) not in known
         ):
             error = names.unknown(noun, name, known)
             mistakes.append((place, f"{_first_lower(error.message)} {error.hint}"))
@@ -225,7 +226,7 @@ def _without_effect(recipe: Recipe, origin: Origin) -> list[tuple[Place, str]]:
     if origin(("eps",)).startswith("--set"):
         return []
     mistakes: list[tuple[Place, str]] = []
-    all_eps = {point["eps"] for point in points.Points(recipe).models()}
+    all_eps = {point["eps"] for point in axes.AxisSelection(recipe).models()}
     attacked = any(eps > 0 for eps in all_eps)
     if not attacked and "attack" in recipe.pretrain.model_fields_set:
         mistakes.append((("pretrain", "attack"), "has no effect: no `eps` is above 0."))
@@ -241,7 +242,7 @@ def _without_effect(recipe: Recipe, origin: Origin) -> list[tuple[Place, str]]:
             )
         )
     trained = recipe.variants or {"": recipe.pretrain}
-    for point in points.Points(recipe).models():
+    for point in axes.AxisSelection(recipe).models():
         if point["eps"] > 0 and trained[point.get("variant", "")].aux_head:
             place = (
                 ("variants", point["variant"], "aux_head")
@@ -264,13 +265,13 @@ def _wrong_points(recipe: Recipe) -> list[tuple[Place, str]]:
     mistakes: list[tuple[Place, str]] = []
     for key in ("exclude", "include"):
         for number, entry in enumerate(getattr(recipe, key)):
-            for axis, value, known in points.unknown_values(recipe, entry, added=key == "include"):
+            for axis, value, known in axes.unknown_values(recipe, entry, added=key == "include"):
                 error = names.unknown(f"{axis} of this recipe", str(value), map(str, known))
                 mistakes.append(
                     ((key, number, axis), f"{_first_lower(error.message)} {error.hint}")
                 )
     if not mistakes:
-        exclude, include = points.Points(recipe).without_effect()
+        exclude, include = axes.AxisSelection(recipe).idle_entries()
         mistakes += [
             (("exclude", number), "has no effect: no point of the recipe is what it says.")
             for number in exclude
@@ -288,7 +289,7 @@ def _wrong_for_target(recipe: Recipe) -> list[tuple[Place, str]]:
     for label, settings in recipe.methods.items():
         for dataset, own in settings.per_target.items():
             place = ("methods", label, "per_target", dataset)
-            if names.normalise(dataset) not in names.names("writers.datasets"):
+            if names.normalize(dataset) not in names.names("writers.datasets"):
                 error = names.unknown("dataset", dataset, names.names("writers.datasets"))
                 mistakes.append((place, f"{_first_lower(error.message)} {error.hint}"))
             values = {"methods": {label: {"method": settings.method, **own}}}
@@ -437,7 +438,7 @@ def _method_at(place: Place, values: dict[str, Any]) -> str:
 def _method_name(label: Any, settings: Any) -> str:
     """Name of the method that a recipe means by an entry of `methods`."""
     name = settings.get("method") if isinstance(settings, dict) else None
-    return names.normalise(str(name or label))
+    return names.normalize(str(name or label))
 
 
 def _is_key_of_other_method(place: Place) -> bool:

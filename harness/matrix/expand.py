@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from harness.config.axes import Points
+from harness.config.axes import AxisSelection
 from harness.config.recipe import DataSettings, RankingSettings, Recipe
 from harness.config.train import PretrainSettings
 from harness.matrix.features_and_scores import Scores
@@ -87,15 +87,18 @@ def _stages(recipe: Recipe) -> Iterable[Stage]:
         )
         for target in recipe.targets
     ]
-    points = Points(recipe)
+    selection = AxisSelection(recipe)
     if recipe.source is not None:
-        yield from _pretrained(recipe, recipe.source, points, targets)
+        yield from _pretrained(recipe, recipe.source, selection, targets)
     yield from (data for _, data in targets)
-    yield from adopted(recipe, points, targets)
+    yield from adopted(recipe, selection, targets)
 
 
 def _pretrained(
-    recipe: Recipe, source: DataSettings, points: Points, targets: list[tuple[DataSettings, Stage]]
+    recipe: Recipe,
+    source: DataSettings,
+    selection: AxisSelection,
+    targets: list[tuple[DataSettings, Stage]],
 ) -> Iterable[Stage]:
     """Every model that the recipe pretrains, with all that it needs and all that hangs on it."""
     encoding = source.encoding or recipe.encoding
@@ -108,7 +111,7 @@ def _pretrained(
         yield from (all_data, *references.values(), ranking)
     yield all_data
 
-    models = list(points.models())
+    models = list(selection.models())
     used = {axes["subset"] for axes in models}
     sources: dict[str, Stage] = {}
     for subset in (subset for subset in recipe.subsets if subset.name in used):
@@ -160,7 +163,7 @@ def _pretrained(
             *variant.transfers.of(model, seed=axes["seed"], short=short),
             *variant.scores.of(model, short=short),
         ):
-            if points.wants({**axes, **stage.axes}):
+            if selection.includes({**axes, **stage.axes}):
                 yield stage
 
 

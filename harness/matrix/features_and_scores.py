@@ -64,7 +64,7 @@ class Features:
         view = {
             "resolution": settings.resolution,
             "eval_crop": eval_crop or settings.eval_crop,
-        }  # None: the model's own
+        }  # None means the model's own
         if model.kind == "pretrain":
             view = {
                 "resolution": view["resolution"] or trained.eval_resolution or trained.resolution,

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.config.axes import Points
+from harness.config.axes import AxisSelection
 from harness.config.model import ModelSettings
 from harness.config.recipe import DataSettings, Recipe, ShortlistSettings
 from harness.config.transfer import TransferSettings
@@ -14,7 +14,7 @@ from harness.matrix.transfers import Transfers
 
 
 def adopted(
-    recipe: Recipe, points: Points, targets: Sequence[tuple[DataSettings, Stage]]
+    recipe: Recipe, selection: AxisSelection, targets: Sequence[tuple[DataSettings, Stage]]
 ) -> Iterator[Stage]:
     """Every model of `models:` with all that hangs on it, and last what hangs on their shortlist. targets: each with the stage
     that writes its data."""
@@ -24,7 +24,7 @@ def adopted(
     of_the_best: list[Stage] = []
     for settings in recipe.models:
         axes = {"model": settings.name}
-        if not points.wants(axes):
+        if not selection.includes(axes):
             continue
         model = Stage("adopt", _config(recipe, settings), {}, axes, f"adopt/{settings.name}")
         yield model
@@ -38,7 +38,7 @@ def adopted(
             stages += transfers.of(
                 replace(model, axes={**axes, "seed": seed}), seed=seed, short=short
             )
-        for stage in (stage for stage in stages if points.wants(stage.axes)):
+        for stage in (stage for stage in stages if selection.includes(stage.axes)):
             scored += [stage] if stage.kind == "score" else []
             if recipe.shortlist and stage.axes.get("method") in recipe.shortlist.methods:
                 of_the_best.append(stage)

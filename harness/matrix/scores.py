@@ -1,8 +1,6 @@
 """Scores of a classifier on a set of images, as results hold them."""
 
-from typing import Literal, TypedDict
-
-Metric = Literal["top1", "mean_per_class", "map11"]  # what val chooses by, and a report shows
+from typing import TypedDict
 
 
 class Scores(TypedDict, total=False):

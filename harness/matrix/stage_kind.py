@@ -42,11 +42,11 @@ class StageKind:
         in_status: `harness status` shows the stage in the row of its model.
         outputs: files in the stage's folder that other stages read.
         recorded_outputs: (metrics, stage folder, data folder) -> files that other stages read,
-            with their size in bytes (None: any size). None: `outputs` are all.
+            with their size in bytes (None means any size). None means `outputs` are all.
         work: config -> amount of computation, in passes over the images. Used to start long
             paths first, and to scale measured times.
         workloads: (stage, image counts by role) -> steps that the time estimate adds up.
-            None: the time of such a stage cannot be estimated from steps.
+            None means the time of such a stage cannot be estimated from steps.
     """
 
     version: int
@@ -70,7 +70,7 @@ class StageKind:
     def output_files(
         self, metrics: Mapping[str, Any], folder: Path, data: Path
     ) -> dict[Path, int | None]:
-        """List the files that other stages read, with their size in bytes (None: any size).
+        """List the files that other stages read, with their size in bytes (None means any size).
 
         Args:
             metrics: metrics of the stage's result.

@@ -12,7 +12,7 @@ JSON = dict[str, Any]
 def forward_pass(
     model: JSON, resolution: int | None, batch_size: int, precision: str, num_images: float
 ) -> Workload:
-    """Forward passes of images through a model. resolution None: the model's own."""
+    """Forward passes of images through a model. resolution None means the model's own."""
     return Workload(
         {
             "step": "look",

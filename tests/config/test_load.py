@@ -182,7 +182,7 @@ def test_the_recipes_that_ship_are_right():
         (
             "subsets: [all]",
             "subsets: [{name: few, remove: {hardest: 1}}]\nranking: {per_class: 3}",
-            "tiny.yaml:4: ranking: per_class has an effect with split: held_out only.",
+            "tiny.yaml:4: ranking.per_class: has an effect with split: held_out only.",
         ),
         ("name: tiny", "name: tiny\nname: other", 'tiny.yaml:2: found duplicate key "name"'),
         ("subsets: [all]", "subsets: [all", "tiny.yaml:4: "),
@@ -490,7 +490,7 @@ def test_variants_lie_over_pretrain(file: Path):
         (
             "label_smoothing: 0.1, optimizer: {momentum: 0.8}",
             "epochs: 2",
-            "tiny.yaml: the variants plain and smooth say the same; drop one of them.",
+            "tiny.yaml: the variants plain and smooth are equal; remove one of them.",
         ),
         (
             "epochs: 2\n  opt",
@@ -521,10 +521,10 @@ def test_a_variant_that_is_wrong_is_named_with_its_line(
             "exclude: [{model: resnet10}]",
             "exclude.0.model: there is no model of this recipe named 'resnet10'. Known: none.",
         ),
-        ("exclude: [{}]", "exclude.0: say which points, such as {subset: in900, eps: 3}."),
+        ("exclude: [{}]", "exclude.0: name the points, such as {subset: in900, eps: 3}."),
         (
             "exclude: [{model: a, eps: 0}]",
-            "exclude.0: a model that exists already has none of the axes",
+            "exclude.0: a pretrained model has none of the axes",
         ),
         ("exclude: [{epss: 0}]", "exclude.0.epss: unknown key. Did you mean 'eps'?"),
         (

@@ -58,8 +58,8 @@ def test_a_ramp_is_a_line_rounded_to_the_multiple():
         ({"ramp": (6, 6)}, "must rise"),
         ({"ramp": (2, 9)}, "end before epoch 9"),
         ({"start_resolution": 64}, "below `resolution`"),
-        ({"start_resolution": 30}, "no multiple"),
-        ({"multiple": 24}, "no multiple"),
+        ({"start_resolution": 30}, "not a multiple"),
+        ({"multiple": 24}, "not a multiple"),
     ],
 )
 def test_a_ramp_without_effect_is_refused(change, words):
@@ -74,7 +74,7 @@ def test_a_ramp_without_effect_is_refused(change, words):
 
 
 def test_free_training_takes_whole_batches():
-    with pytest.raises(ValidationError, match="accumulate does not go with"):
+    with pytest.raises(ValidationError, match="accumulate cannot be used with"):
         PretrainSettings.model_validate({"attack": {"method": "free"}, "accumulate": "auto"})
 
 

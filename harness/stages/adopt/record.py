@@ -10,14 +10,14 @@ class AdoptMetrics(TypedDict):
     num_parameters: int
     num_backbone_parameters: int
     feature_dim: int
-    num_classes: int | None  # None: the checkpoint has no head of use
+    num_classes: int | None  # None means the checkpoint has no head of use
     eps: float  # of adversarial training, in [0, 1] pixel units
     resolution: int  # pixels a side
     eval_crop: float
     flops: float | None  # of a forward pass of one image
     mean: list[float]
     std: list[float]
-    imagenet_top1: float | None  # published; None: unknown
+    imagenet_top1: float | None  # published; None means unknown
     imagenet_top5: float | None
     licence: str | None
     weights: str | None  # file or name of the weights

@@ -48,7 +48,7 @@ class EvaluateMetrics(TypedDict):
     num_common_classes: int
     common_classes: list[str]
     clean: dict[str, Scores]  # by view
-    adversarial: dict[str, Scores] | None  # None: the model was not attacked
+    adversarial: dict[str, Scores] | None  # None means the model was not attacked
     coarse: dict[str, CoarseScores]  # by subset
     per_class: PerClass
     attack: EvaluationAttackRecord | None

@@ -17,7 +17,7 @@ class FeaturesMetrics(TypedDict):
     splits: dict[str, FeatureSplit]
     classes: list[str]  # of the target
     num_features: int
-    num_source_classes: int | None  # None: there are no probabilities
+    num_source_classes: int | None  # None means there are no probabilities
     has_probs: bool
     resolution: int  # pixels a side
     eval_crop: float

@@ -22,7 +22,7 @@ class PretrainMetrics(TypedDict):
     """Metrics of a pretrain stage."""
 
     val: Scores
-    val_of_last_step: Scores | None  # None: the weights are those of the last step
+    val_of_last_step: Scores | None  # None means the weights are those of the last step
     train_loss: float  # of the last epoch
     epochs: list[Epoch]
     num_classes: int

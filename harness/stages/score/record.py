@@ -13,7 +13,7 @@ class ScoreMetrics(TypedDict):
     num_duplicates: int  # images whose features equal those of an earlier image
     num_images: int
     num_features: int
-    num_source_classes: int | None  # None: the source gives no probabilities
+    num_source_classes: int | None  # None means the source gives no probabilities
     num_classes: int  # of the target
 
 

@@ -4,8 +4,8 @@ from typing import Any, NotRequired, TypedDict
 
 from harness.matrix.scores import Scores
 
-# One point of the grid: axis -> value, `val` -> Scores or None (it diverged), `share` -> fraction of
-# the training that it had, if only some points train in full. logreg adds `converged`,
+# One point of the grid: axis -> value, `val` -> Scores or None (it diverged), `share` -> fraction
+# of the training that it had, if only some points train in full. logreg adds `converged`,
 # `largest_gradient` and `gap`.
 GridEntry = dict[str, Any]
 
@@ -25,7 +25,7 @@ class TransferMetrics(Selection):
     metric: str  # top1, mean_per_class or map11: chooses on val, and is reported
     test: Scores
     val: Scores
-    lr: float | None  # None: the method has no learning rate
+    lr: float | None  # None means the method has no learning rate
     chosen: dict[str, float]  # axis -> value
     grid: list[GridEntry]
     num_epochs: int | None

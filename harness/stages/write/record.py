@@ -28,7 +28,7 @@ class WriteMetrics(TypedDict):
 
     splits: dict[str, WrittenSplit]
     classes: list[str]  # in label order
-    img_per_s: float | None  # of the images that were encoded; None: all were copied
+    img_per_s: float | None  # of the images that were encoded; None means all were copied
     subset: WrittenSubset
 
 

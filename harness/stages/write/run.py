@@ -9,10 +9,10 @@ from harness.config.recipe import DataSettings
 from harness.runner.context import Outcome, StageContext, Stopped
 from harness.runner.result import Result
 from harness.stages.write.record import WriteMetrics, WriteTiming, WrittenSplit, WrittenSubset
-from writers.beton import reuse as ready
 from writers.beton import store
 from writers.beton.encoding import Encoding
 from writers.beton.provenance import open_with_origin, record
+from writers.beton.reuse import reuse_samples
 from writers.beton.store import Manifest
 from writers.beton.write import write_split
 from writers.check import accepted_differences
@@ -52,7 +52,7 @@ def run(context: StageContext) -> Outcome:
         manifest = _manifest(file)
         if manifest is None:
             started, progress = time.monotonic(), _progress(context, split)
-            if taken := ready.take(
+            if reused := reuse_samples(
                 source,
                 split,
                 subset,
@@ -62,8 +62,8 @@ def run(context: StageContext) -> Outcome:
                 folder=context.data,
                 progress=progress,
             ):
-                manifest = taken.manifest
-                copied_from[split] = str(taken.beton.relative_to(context.data))
+                manifest = reused.manifest
+                copied_from[split] = str(reused.beton.relative_to(context.data))
             else:
                 manifest = write_split(
                     source,

@@ -8,7 +8,7 @@ from harness.config.base import NotNegative
 from harness.config.train import Parts
 from harness.config.transfer import BnStats, Crop, DecayGrid, TransferSettings, Whole
 
-# kornblith: min(10 / steps per epoch, 0.1). None: the model's own.
+# kornblith: min(10 / steps per epoch, 0.1). None means the model's own.
 BnMomentum = Annotated[float, Field(gt=0, le=1)] | Literal["kornblith"] | None
 
 

@@ -40,7 +40,8 @@ class L2SPSettings(BlockSettings):
     Attributes:
         alpha: strength of the penalty on the distance of transferred weights from their start.
         beta: strength of the penalty on all other weights.
-        start_groups: groups of transferred blocks that `alpha` applies to; `beta` applies to the rest.
+        start_groups: groups of transferred blocks that `alpha` applies to; `beta` applies to the
+            rest.
     """
 
     optimizer: L2SPSchedule = L2SPSchedule(schedule="step", step_epochs=50)

@@ -1,9 +1,9 @@
-"""Logistic regression on frozen features of images without augmentation (Kornblith et al. 2019, A.3).
+"""Logistic regression on features of images without augmentation (Kornblith et al. 2019, A.3).
 
-Each penalty is fitted on train; the dataset's metric on val chooses one. The chosen penalty is fitted
-again on train and val together, and test is read once. If images have several labels (VOC 2007), each
-class has a binary fit. There is one optimum, so the fit has no seed. Features are standardized, and
-penalties apply to standardized features.
+Each penalty is fitted on train; the dataset's metric on val chooses one. The chosen penalty is
+fitted again on train and val together, and test is read once. If images have several labels (VOC
+2007), each class has a binary fit. There is one optimum, so the fit has no seed. Features are
+standardized, and penalties apply to standardized features.
 """
 
 import time
@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.config.base import Metric
 from harness.config.grid import crops, feature_roles
-from harness.matrix.scores import Metric, Scores
+from harness.matrix.scores import Scores
 from harness.profiling.timer import summary
 from harness.runner.context import Outcome, StageContext, Stopped
 from harness.train import predictions
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 def run(context: StageContext) -> Outcome:
     """Run the transfer stage.
 
-    The metrics are those of methods that train, with the penalty as the axis `lambda` of the grid. Each
-    point also has `converged`, `largest_gradient`, and `gap`: an upper bound on the distance of its
-    loss from the optimum.
+    The metrics are those of methods that train, with the penalty as the axis `lambda` of the grid.
+    Each point also has `converged`, `largest_gradient`, and `gap`: an upper bound on the distance
+    of its loss from the optimum.
     """
     started = time.monotonic()
     settings = LogregSettings.model_validate(context.config["settings"])
@@ -133,7 +134,7 @@ class _Views:
         num_classes: int,
         per_class: int | tuple[int, ...] | None,
     ) -> None:
-        """Load train and val. per_class: images of each class of train to keep; None: all."""
+        """Load train and val. per_class: images of each class of train to keep; None means all."""
 
         def load(split: str) -> Features:
             return Features.load(file_of(context.need_folders[role], split))

@@ -7,8 +7,8 @@ from pydantic import Field
 from harness.config.base import JSON, Positive
 from harness.config.transfer import MethodSettings, Role
 
-# Kornblith et al. 2019, A.3: 45 values from 1e-6 to 1e5, equally spaced in the logarithm. Rounded, so
-# that they are equal on every machine: they are part of keys.
+# Kornblith et al. 2019, A.3: 45 values from 1e-6 to 1e5, equally spaced in the logarithm. Rounded,
+# so that they are equal on every machine: they are part of keys.
 LAMBDAS = tuple(float(f"{10 ** (-6 + 11 * number / 44):.12g}") for number in range(45))
 
 
@@ -24,7 +24,7 @@ class LogregSettings(MethodSettings):
     lambdas: Annotated[tuple[Positive, ...], Field(min_length=1)] = LAMBDAS
 
     def resolved(self) -> JSON:
-        """Dump the settings of one stage; the crop is a setting of the stage that extracts features."""
+        """Dump the settings of one stage; the crop belongs to the stage of the features."""
         settings = super().resolved()
         settings.pop("eval_crop", None)
         return settings

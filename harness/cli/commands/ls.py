@@ -39,8 +39,8 @@ def command(kind: str | None, as_json: bool, folders: Folders) -> None:
 
     KIND: datasets, subsets, models, methods, scores, backends, launchers or recipes.
 
-    harness ls datasets also shows splits, classes, metric and licence of each dataset, and what of
-    it is on this machine.
+    harness ls datasets also shows splits, classes, metric and license of each dataset, and what of
+    it is on this machine. harness ls launchers also shows the options of each launcher.
     """
     from harness.cli import console
     from writers import names
@@ -54,6 +54,9 @@ def command(kind: str | None, as_json: bool, folders: Folders) -> None:
     terminal = console.out()
     if kind == "datasets":
         _print_datasets(terminal, folders)
+        return
+    if kind == "launchers":
+        _print_launchers(terminal, descriptions["launchers"])
         return
     for heading, lines in descriptions.items():
         if kind is None:
@@ -70,12 +73,12 @@ def describe(kind: str) -> dict[str, str]:
     """
     from harness.config import load
     from writers import names
-    from writers.subset import spec
+    from writers.subset import lists
 
     if kind == "recipes":
         return {name: _first_comment(load.FOLDER / f"{name}.yaml") for name in load.available()}
     if kind == "subsets":
-        lines = {name: _first_comment(spec.file_of(name)) for name in spec.available()}
+        lines = {name: _first_comment(lists.file_of(name)) for name in lists.available()}
         return {"all": "Every class of the source", **lines}
     package = PACKAGES[kind]
     lines = {name: _first_docstring_line(f"{package}.{name}") for name in names.names(package)}
@@ -103,7 +106,7 @@ def _print_datasets(terminal: "Console", folders: Folders) -> None:
         names.find("writers.datasets", name, "dataset").SPEC
         for name in names.names("writers.datasets")
     ]
-    rows = [("", "train", "val", "test", "classes", "metric", "raw", "betons", "licence")]
+    rows = [("", "train", "val", "test", "classes", "metric", "raw", "betons", "license")]
     for spec in specs:
         sizes = [
             f"{spec.split_sizes[split]:,}" if split in spec.split_sizes else ""
@@ -120,7 +123,7 @@ def _print_datasets(terminal: "Console", folders: Folders) -> None:
                 spec.metric,
                 "generated" if spec.generated else "yes" if is_on_disk else "",
                 str(betons or ""),
-                spec.licence,
+                spec.license,
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -133,6 +136,25 @@ def _print_datasets(terminal: "Console", folders: Folders) -> None:
     terminal.print(
         "\nval: if none is published, `val:` of a recipe or --val takes it from train. "
         f"raw: found in {folders.raw}. betons: number of files in {folders.data}.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _print_launchers(terminal: "Console", descriptions: dict[str, str]) -> None:
+    from harness.runner.launcher import LauncherOptions
+    from writers import names
+
+    for name, line in descriptions.items():
+        terminal.print(f"{name:5}  {line}", markup=False, soft_wrap=True)
+        options: type[LauncherOptions] = names.find(PACKAGES["launchers"], name, "launcher").Options
+        width = max(map(len, options.model_fields), default=0)
+        for key, field in options.model_fields.items():
+            default = "" if field.default is None else f" (default: {field.default})"
+            text = f"         {key:{width}}  {field.description}{default}"
+            terminal.print(text, markup=False, soft_wrap=True)
+    terminal.print(
+        "\nOptions are given as: harness run RECIPE --launcher NAME --launcher-option KEY=VALUE",
         markup=False,
         soft_wrap=True,
     )

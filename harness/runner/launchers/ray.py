@@ -1,7 +1,15 @@
-"""Run stages on the machines of a Ray cluster, as tasks with CPUs and a share of a GPU."""
+"""Run stages on the machines of a Ray cluster, as tasks with CPUs and a share of a GPU.
+
+Without an address, Ray is started on this machine, for this run only, and listens on the loopback
+interface only. It ignores other clusters of this machine and $RAY_ADDRESS.
+"""
 
 import functools
 import logging
+import os
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -15,6 +23,9 @@ from harness.runner.fork_server import ForkServer, is_supported
 from harness.runner.launcher import Finished, LauncherOptions, LauncherSettings
 from harness.runner.remote import RemoteAnswer, RemoteAttempt, WorkerRequest, finished
 from writers.errors import UserError
+
+CONNECT_TIMEOUT_S = 8.0  # ray's health check of a cluster takes 1 s
+LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 class Options(LauncherOptions):
@@ -35,24 +46,27 @@ def open(settings: LauncherSettings, options: Options | None = None) -> "RayLaun
             `--device cuda` is given.
     """
     options = options or Options()
+    if options.address is None:
+        # Read when ray is imported. Ray would otherwise listen on all interfaces, where anyone who
+        # can connect may run code.
+        os.environ[LOOPBACK_VARIABLE] = "0"
     try:
         import ray
     except ImportError as error:
         raise UserError(
             "The launcher ray needs the package ray.", "pip install 'harness[ray]'"
         ) from error
+    if options.address is not None:
+        _check_responds(options.address)
     try:
         ray.init(
-            address=options.address,
+            address=options.address or "local",
             log_to_driver=False,
             logging_level=logging.ERROR,
             include_dashboard=False if options.address is None else None,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"Ray does not respond: {_first_line(error)}",
-            "Start it with `ray start --head`, or give --launcher-option address=HOST:PORT.",
-        ) from error
+        raise _no_response(options.address or "on this machine", _first_line(error)) from error
     return RayLauncher(settings, ray)
 
 
@@ -160,6 +174,31 @@ class RayLauncher:
             return Finished(folder, "failed", str(error).strip().splitlines()[-1], "bug")
         except exceptions.RayError as error:  # a node or a worker is gone
             return Finished(folder, "failed", f"Ray lost it: {_first_line(error)}", "lost")
+
+
+def _check_responds(address: str) -> None:
+    """Raise UserError if the cluster does not respond. `ray.init` itself waits for minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            raise _no_response(address, str(error)) from error
+    if address.startswith("ray://"):  # a proxy, which has no health check
+        return
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
+    command += ["--address", address] if address != "auto" else []
+    try:
+        subprocess.run(command, capture_output=True, check=True, timeout=CONNECT_TIMEOUT_S)
+    except subprocess.SubprocessError as error:
+        raise _no_response(address, "its health check failed") from error
+
+
+def _no_response(address: str, reason: str) -> UserError:
+    return UserError(
+        f"Ray {address} does not respond: {reason}",
+        "Start it with `ray start --head`, or give --launcher-option address=HOST:PORT.",
+    )
 
 
 def _run_attempt(request: WorkerRequest) -> RemoteAnswer:

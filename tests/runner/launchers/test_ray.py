@@ -4,8 +4,11 @@ pytest tests/runner/launchers/test_ray.py --kill-nodes 6    remove six nodes in 
 """
 
 import contextlib
+import json
+import os
 import random
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -195,28 +198,57 @@ def silent_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_a_cluster_that_does_not_respond_is_reported_within_ten_seconds(
-    folders: Folders, silent_port: int
-):
+def test_a_cluster_that_does_not_respond_is_reported(folders: Folders, silent_port: int):
+    """ray.init alone would wait for minutes."""
     pytest.importorskip("ray", reason="ray is not installed: pip install 'harness[ray]'")
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed_port = server.getsockname()[1]
     for port in (closed_port, silent_port):
-        started = time.monotonic()
         with pytest.raises(UserError, match=f"127.0.0.1:{port} does not respond"):
             ray_launcher.open(
                 settings_for(folders), ray_launcher.Options(address=f"127.0.0.1:{port}")
             )
-        # The limit is 10 s; the rest is for slow machines, on which it would otherwise hang.
-        assert time.monotonic() - started < 30
 
 
-def test_without_an_address_ray_starts_its_own_cluster_on_loopback(
-    cluster: Any, folders: Folders, monkeypatch: pytest.MonkeyPatch
-):
-    """Even if another cluster runs on this machine and the environment names it."""
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    with ray_launcher.open(settings_for(folders, num_threads=1)) as launcher:
-        nodes = launcher.ray.nodes()
-        assert [node["NodeManagerAddress"] for node in nodes] == ["127.0.0.1"]
-        assert launcher.ray.get_runtime_context().gcs_address != cluster.address
+LISTENERS = """
+import json, os, sys
+from pathlib import Path
+from harness.runner.launcher import LauncherSettings
+from harness.runner.launchers import ray as ray_launcher
+from harness.system.folders import Folders
+from tests.helpers.execution import workers_of
+
+folder = Path(sys.argv[1])
+with ray_launcher.open(LauncherSettings(Folders(folder, folder, folder), num_threads=1)) as launcher:
+    addresses = {}  # inode of a listening socket -> its address
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A":
+                addresses[columns[9]] = columns[1].rpartition(":")[0]
+    listening = set()
+    for pid in (os.getpid(), *workers_of(os.getpid())):
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                listening.add(addresses[os.readlink(link).removeprefix("socket:[").rstrip("]")])
+            except (OSError, KeyError):
+                pass
+    gcs = launcher.ray.get_runtime_context().gcs_address
+print(json.dumps({"gcs": gcs, "listening": sorted(listening)}))
+"""
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+def test_without_an_address_ray_starts_a_cluster_on_loopback(cluster: Any, tmp_path: Path):
+    """Although another cluster runs on this machine, and the environment names it."""
+    ended = subprocess.run(
+        [sys.executable, "-c", LISTENERS, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": cluster.address},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    outcome = json.loads(ended.stdout.splitlines()[-1])
+    assert outcome["gcs"].startswith("127.0.0.1:") and outcome["gcs"] != cluster.address
+    assert outcome["listening"] and set(outcome["listening"]) <= LOOPBACK

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from harness.cli.console import bar, seconds
 from harness.matrix.stage import Stage
-from harness.runner import retry
+from harness.runner import queue_state, retry
 from harness.runner.executor import Event, Run
 
 STILL_RUNNING_EVERY_S = 60.0
@@ -41,7 +41,12 @@ def event_line(event: Event, num_finished: int, num_stages: int) -> str:
 
 
 def progress_of(folder: Path) -> dict[str, Any]:
-    """Read the progress that a running stage last wrote; empty if it has written none."""
+    """Read the progress that a running stage last wrote; empty if it has written none.
+
+    While its job waits in a cluster's queue, the progress is a note with the reason.
+    """
+    if reason := queue_state.read(folder):
+        return {"note": reason}
     try:
         progress = json.loads((folder / "progress.json").read_text())
     except (OSError, ValueError):

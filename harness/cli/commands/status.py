@@ -67,12 +67,16 @@ def command(
 
 
 def _render(plan: "Matrix", folders: Folders) -> "RenderableType":
-    """Build the output. Running and failed stages come first, because a live display is cut off."""
+    """Build the output. Running and failed stages come first, because a live display is cut off.
+
+    Stages whose job waits in a cluster's queue are shown with the running ones.
+    """
     from rich.console import Group
     from rich.text import Text
 
     from harness.cli import live_table
     from harness.cli.commands.plan import states_of
+    from harness.runner import queue_state
     from harness.runner.executor import unfinished
 
     states = states_of(plan, folders, unfinished(plan, folders))
@@ -80,6 +84,7 @@ def _render(plan: "Matrix", folders: Folders) -> "RenderableType":
         (stage, _running_for(stage.folder(folders.runs)))
         for stage in plan.stages
         if states[stage.key] == "running"
+        or (states[stage.key] == "left" and queue_state.read(stage.folder(folders.runs)))
     ]
     parts: list[RenderableType] = [Text(_totals(plan, states, folders), style="bold")]
     parts += [live_table.running_table(running, folders.runs)] if running else []

@@ -1,4 +1,4 @@
-"""What several test modules share: paths, fabricated results, tiny datasets and fake stages."""
+"""Shared by several test modules: paths, fabricated results, tiny datasets and fake stages."""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Small datasets in their genuine layouts, as their archives unpack; torchvision must read them, too."""
+"""Small datasets in their genuine layouts, as their archives unpack.
+
+Torchvision must read them, too.
+"""
 
 import pickle
 from pathlib import Path

@@ -38,7 +38,10 @@ def parquet_of(
     names: Sequence[str] | None = None,
     folder: str = "data",
 ) -> Path:
-    """Two shards of train, one of validation, in row groups of four; classes as the hub's metadata says them."""
+    """Two shards of train, one of validation, in row groups of four.
+
+    Classes as in the hub's metadata.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -75,7 +78,7 @@ def parquet_of(
 def webdataset_of(
     tree: Path, out: Path, *, filenames: bool = False, json_label: bool = False, name: str = "set"
 ) -> Path:
-    """Keyed by the file's name, or, with `filenames`, by number, the name being said in the .json."""
+    """Keyed by the file's name, or, with `filenames`, by number, with the name in the .json."""
     classes = sorted(path.name for path in (tree / "train").iterdir())
     (out / "wds").mkdir(exist_ok=True)
     (out / "wds" / "classnames.txt").write_text("\n".join(classes) + "\n")

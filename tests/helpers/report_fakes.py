@@ -1,4 +1,4 @@
-"""Results as a finished matrix leaves them: true stages and keys, made-up but plausible numbers."""
+"""Results of a finished matrix: real stages and keys, synthetic but plausible numbers."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from harness.matrix.expand import expand
 from harness.matrix.stage import Stage
 from harness.runner.result import Result
 
-# Hardest first, as the fake ranking says.
+# Hardest first, as in the fake ranking.
 CLASSES = tuple(
     f"n{index:02d}_{noun}"
     for index, noun in enumerate(
@@ -68,7 +68,7 @@ def make_recipe(
     return Recipe(
         **{
             "name": "photos",
-            "question": "Do fewer, easier source classes transfer better, and what does robustness change?",
+            "question": "Do fewer, easier classes transfer better, and does robustness help?",
             "source": DataSettings(path="caltech101.tar"),
             "ranking": RankingSettings(),
             "subsets": (
@@ -89,7 +89,7 @@ def make_recipe(
 
 
 def make_results(recipe: Recipe) -> list[Result]:
-    """A result for every stage of the recipe."""
+    """Make a result for every stage of the recipe."""
     return [_result(stage) for stage in expand(recipe).stages]
 
 

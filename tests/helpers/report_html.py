@@ -1,4 +1,4 @@
-"""Reads a page strictly: every tag closed in order, ids unique; collects its tables and what it would load."""
+"""Parse a page strictly: every tag is closed in order and attributes are unique."""
 
 from html.parser import HTMLParser
 
@@ -31,8 +31,12 @@ _LOADING = {
 
 
 class Page(HTMLParser):
-    """`tables`: id -> rows of cell texts, headings first; `aria_sort`: id -> the state of each heading that sorts;
-    `loads`: (tag, address) of all that is not inline, `#...`, or numbers to save.
+    """A parsed page.
+
+    Attributes:
+        tables: id -> rows of cell texts, headings first.
+        aria_sort: id of a table -> state of each sortable heading.
+        loads: (tag, address) of everything that is not inline, `#...` or CSV data.
     """
 
     def __init__(self, text: str) -> None:
@@ -94,5 +98,5 @@ class Page(HTMLParser):
             return
         self.text += data
         if self._cell is not None:
-            # Parts of a cell stand in elements of their own, without a space between lines.
+            # The parts of a cell are separate elements without a space between them.
             self._cell += data + (" " if self.open[-1] in ("span", "small", "button") else "")

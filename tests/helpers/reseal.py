@@ -12,7 +12,7 @@ from writers.beton.store import Manifest, file_digests, manifest_path
 
 
 def reseal(path: Path, **changes: Any) -> Manifest:
-    """Write the samples' digests and the manifest anew, with these fields."""
+    """Write the samples' digests and the manifest again, with these fields."""
     fields = json.loads(manifest_path(path).read_text()) | changes
     fields["encoding"] = Encoding.model_validate(fields["encoding"])
     number, data = fields["num_samples"], bytearray(path.read_bytes())

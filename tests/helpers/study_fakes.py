@@ -1,11 +1,16 @@
-"""Made-up results of the studies beyond the poster: single stages with the axes and metrics that the real ones leave."""
+"""Synthetic results of several studies, with the axes and metrics of real stages."""
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from harness.config.recipe import DataSettings, Recipe
 from harness.config.transfer import TransferSettings
+from harness.report.data.collection import Collection
+from harness.report.data.records import ScoreRow, TransferRow
+from harness.report.data.rows import score_rows, transfer_rows
+from harness.report.stats.analysis import Analysis, analyze
 from harness.runner.result import Result
 from tests.helpers.report_fakes import make_recipe, scores
 
@@ -46,7 +51,7 @@ def transfer(
     num_images: int = NUM_IMAGES,
     gain: Any = lambda point: 0.0,
 ) -> Result:
-    """The point of the grid with the highest `gain` is chosen."""
+    """Make a transfer; the grid point with the highest `gain` is chosen."""
     chosen = max(grid, key=gain)
     tried = [
         {**point, "val": scores(score - 0.01 + gain(point) - gain(chosen), 500)} for point in grid
@@ -80,7 +85,7 @@ def model_zoo(
     seeds: Sequence[int] = (0,),
     with_scores: bool = True,
 ) -> list[Result]:
-    """Adopted models whose transfer follows their ImageNet accuracy; knn tells it well, leep badly."""
+    """Loaded models; transfer follows ImageNet accuracy, knn predicts it, leep does not."""
     chance, results = random.Random(5), []
     for index in range(num_models):
         label, imagenet = f"torchvision/net{index}", 0.68 + 0.15 * index / max(1, num_models - 1)
@@ -130,7 +135,10 @@ def amounts(
     targets: Sequence[str] = ("pets", "cars", "sun397"),
     spread: float = 0.002,
 ) -> tuple[Recipe, list[Result]]:
-    """Huh: all classes with fewer images against fewer classes, at two equal budgets; `effect` is what more classes bring."""
+    """All classes with fewer images against fewer classes, at two equal budgets (Huh et al. 2016).
+
+    `effect` is the gain from more classes.
+    """
     subsets = {
         "all": (1000, 1_200_000),
         "per500": (1000, 500_000),
@@ -168,7 +176,7 @@ def amounts(
 
 
 def curves(*, seeds: Sequence[int] = (0, 1), scratch_gap: float = -0.1) -> list[Result]:
-    """Kornblith: images a class, and steps; pretrained and from scratch."""
+    """Curves over images per class and steps, pretrained and from scratch (Kornblith et al.)."""
     results, chance = [], random.Random(8)
     axes = {"subset": "all", "arch": "resnet10", "eps": 0.0}
     for seed in seeds:
@@ -198,7 +206,7 @@ def curves(*, seeds: Sequence[int] = (0, 1), scratch_gap: float = -0.1) -> list[
 def against_scratch(
     gap: float, *, seeds: Sequence[int] = (0, 1, 2), num_configs_scratch: int = 2
 ) -> list[Result]:
-    """One model, two targets; `gap` is what transfer has more than scratch."""
+    """One model and two targets; `gap` is transfer minus scratch."""
     results, chance = [], random.Random(2)
     for seed in seeds:
         axes = {"subset": "all", "arch": "resnet10", "eps": 0.0, "seed": seed}
@@ -220,7 +228,7 @@ def against_scratch(
 
 
 def grids(*, targets: Sequence[str] = TARGETS[:4], gain: float = 0.02) -> list[Result]:
-    """Plested: the default against a search over layers, rates, alpha and beta."""
+    """The default method against a search over layers, rates and alpha (Plested et al.)."""
     axes = {"subset": "all", "arch": "resnet10", "eps": 0.0, "seed": 0}
     model = stage("pretrain", axes, {"num_classes": 24, "num_train_images": 4000})
     points = [
@@ -258,9 +266,12 @@ def induced(
     *,
     seeds: Sequence[int] = (0,),
     num_images: int = 2000,
-    carried: bool = False,
+    trained: bool = False,
 ) -> tuple[Recipe, list[Result]]:
-    """Huh: coarser labels on the same images, and one subset with fewer of them; kNN on `fine`, that nothing is trained on."""
+    """Coarser labels on the same images, and one subset of fewer images (Huh et al. 2016).
+
+    kNN is measured on `fine`, which no model is trained on unless `trained`.
+    """
     subsets = {
         "all": (1000, 100_000),
         "coarse127": (127, 100_000),
@@ -268,7 +279,7 @@ def induced(
         "fewer": (500, 50_000),
         "coarse918": (918, 100_000),
     }
-    excluded = [] if carried else [{"target": "fine", "method": ["full"]}]
+    excluded = [] if trained else [{"target": "fine", "method": ["full"]}]
     recipe = make_recipe(
         eps=(0.0,),
         seeds=seeds,
@@ -314,9 +325,31 @@ def induced(
 
 
 def recipe_for(targets: Iterable[str], methods: Iterable[str], **others: Any) -> Recipe:
-    """A recipe without subsets to compare; what hangs on its results is the results' own."""
+    """A recipe without subsets to compare."""
     settings = TransferSettings(epochs=8, lrs=(0.1, 0.01))
     targets = tuple(DataSettings(path=f"{name}.tar", name=name, metric="top1") for name in targets)
     return make_recipe(eps=(0.0,), ranking=None, subsets=("all",)).model_copy(
         update={"targets": targets, "methods": dict.fromkeys(methods, settings), **others}
     )
+
+
+def rows_of(
+    results: list[Result], recipe: Recipe | None = None
+) -> tuple[list[TransferRow], list[ScoreRow]]:
+    """Rows of transfers and of scores."""
+    targets = dict.fromkeys(
+        result.axes["target"] for result in results if result.kind == "transfer"
+    )
+    methods = dict.fromkeys(
+        result.axes["method"] for result in results if result.kind == "transfer"
+    )
+    found = Collection(recipe or recipe_for(targets, methods), results)
+    return transfer_rows(found), score_rows(found)
+
+
+def analyzed(
+    results: list[Result], predictions: dict[str, Path] | None = None
+) -> tuple[Analysis, list[TransferRow]]:
+    """Statistics of the results, and the rows of transfers."""
+    transfer, scores = rows_of(results)
+    return analyze([], transfer, scores, predictions or {}), transfer

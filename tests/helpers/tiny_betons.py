@@ -49,8 +49,8 @@ def write_beton(
 ) -> Path:
     """FFCV's format, version 2 (24-byte header, 1041-byte fields, 24-byte rows, blobs, table of blobs), and a manifest.
 
-    Before the table stand the first 16 bytes of each image's sha256, and the samples' ids, 1000 + number. The table is in
-    reverse order, as a writer with many workers may leave it.
+    Before the table stand the first 16 bytes of each image's sha256, and the samples' ids, 1000 +
+    number. The table is in reverse order, as a writer with many workers may leave it.
     """
     blobs = blobs or [
         image.tobytes() if is_raw else jpeg(image)

@@ -39,7 +39,10 @@ TRANSFER: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a module's stages lie, and their data in data/. Conftests of the rooms that have such stages import it."""
+    """Where a module's stages lie, and their data in data/.
+
+    Conftests of the rooms that have such stages import it.
+    """
     root = tmp_path_factory.mktemp("stages")
     (root / "data").mkdir()
     return root
@@ -48,7 +51,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_colours(
     data: Path, name: str = "colours", colours: int = 3, splits: dict[str, int] | None = None
 ) -> Result:
-    """Classes of one colour each, with noise: easy. Returns the result that a write stage would leave."""
+    """Classes of one colour each, with noise: easy.
+
+    Returns the result that a write stage would leave.
+    """
     generator = np.random.default_rng(len(name))
     mean = np.random.default_rng(0).integers(30, 226, (colours, 3))
     tree = data / f"{name}-images"
@@ -89,7 +95,7 @@ def as_result(kind: str, metrics: dict[str, Any]) -> Result:
 def context_of(
     root: Path, name: str, config: dict[str, Any], needs: dict[str, Result], **more: Any
 ) -> StageContext:
-    """A stage in root/NAME; each needed stage lies in root/ROLE."""
+    """A stage in root/NAME; each needed stage is in root/ROLE."""
     (root / name).mkdir(exist_ok=True)
     return StageContext(
         config=config,

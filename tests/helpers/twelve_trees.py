@@ -24,7 +24,7 @@ def jpeg(seed: int, mode: str) -> bytes:
 def make_caltech101(
     root: Path, classes: Sequence[str] = (*caltech101.CLASSES, caltech101.BACKGROUND)
 ) -> Path:
-    """31 to 33 images a class, grey ones among them; what else lies in the real folders."""
+    """31 to 33 images per class, some gray, and the other files of the real folders."""
     folder = root / "caltech101" / "101_ObjectCategories"
     for label, name in enumerate(sorted(classes)):
         (folder / name).mkdir(parents=True)
@@ -127,7 +127,7 @@ def make_flowers(root: Path) -> Path:
 
 
 def make_birdsnap(root: Path) -> Path:
-    """Of the last species no image is left, of the first no test image."""
+    """The last species has no image left, the first no test image."""
     birds = [f"Bird_{number:03d}" for number in range(500)]
     images, test = ["url\tmd5\tpath\tspecies_id\tbb_x1\tbb_y1"], ["path"]
     for number, bird in enumerate(birds, start=1):

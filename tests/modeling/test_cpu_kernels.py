@@ -1,4 +1,4 @@
-"""Convolutions that torch's CPU kernels get wrong: computed right in another way, by whatever trains or evaluates."""
+"""Convolutions for which torch's CPU kernels are wrong are computed right by all code paths."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from harness.modeling.cpu_kernels import SafeConvolutions, may_be_affected
 from harness.modeling.precision import autocast
 from harness.profiling.timer import Timer
 from harness.train.optimizer import make_sgd
-from harness.train.step import make_step
+from harness.train.step import StepConfig, make_step
 
 
 def with_gradients(images: Tensor, weight: Tensor, bias: Tensor | None, **how: Any) -> list[Tensor]:
@@ -71,7 +71,10 @@ class Convolutions(TorchDispatchMode):
 
 
 class Foreign(nn.Module):
-    """Another library's network: a strided convolution through torch's functions, narrower than a block."""
+    """Another library's network.
+
+    A strided convolution through torch's functions, narrower than a block.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,21 +116,12 @@ def test_only_networks_that_cannot_be_affected_are_spared_the_detour(model, affe
 def test_a_training_step_computes_no_convolution_that_may_be_wrong(foreign, precision, eps):
     torch.manual_seed(0)
     model = Foreign() if foreign else models.build("resnet10", 3, channels=(8, 8, 16, 16))
-    settings = ScheduleSettings()
-    step = make_step(
-        model,
-        make_sgd(model, settings, 0.1),
-        device="cpu",
-        precision=precision,
-        label_smoothing=0.0,
-        eps=eps,
-        attack=AttackSettings(steps=1),
-        timer=Timer("cpu"),
-        train_mode=model.train,
-    )
+    config = StepConfig(0.1, precision=precision, eps=eps, attack=AttackSettings(steps=1))
+    optimizer = make_sgd(model, ScheduleSettings(), 0.1)
+    step = make_step(model.train(), optimizer, config, Timer("cpu"))
     images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
     with Convolutions() as computed:
-        step(images.to(memory_format=torch.channels_last), torch.tensor([0, 1, 2, 0]))
+        step.train_batch(images.to(memory_format=torch.channels_last), torch.tensor([0, 1, 2, 0]))
     assert len(computed.seen) == (1 if foreign else 12) * (1 if eps == 0 else 2)
     pixels = 0
     for images_shape, weight_shape, stride, dtype in computed.seen:

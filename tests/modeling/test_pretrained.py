@@ -1,5 +1,4 @@
-"""Models that exist: their weights found where they lie, in the layouts in which libraries publish them, and with what they
-give in those libraries; and a whole recipe of them, of which one fails."""
+"""Pretrained models: weights are found in the places and layouts of their libraries, and with what they give in those libraries; and a whole recipe of them, of which one fails."""
 
 import json
 import os
@@ -73,7 +72,10 @@ def test_published_weights_of_torchvision_under_the_name_they_are_published_with
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_networks_that_normalise_again_and_have_auxiliary_heads(name: str):
-    """As torchvision loads them: with their weights they turn the common normalisation into their own."""
+    """As torchvision loads them.
+
+    With their weights they convert the common normalization into their own.
+    """
     theirs = getattr(torchvision.models, name)(init_weights=False, transform_input=True)
     published = zoo.published(f"torchvision/{name}")
     tensors = published.in_library_names(theirs.state_dict())
@@ -266,8 +268,8 @@ def test_a_recipe_of_models_of_which_one_has_no_weights(tmp_path: Path):
     ended = harness("run", "small_zoo.yaml", "--jobs", "1", "--threads", "1")
     assert ended.returncode == 1, ended.stderr
     assert (
-        "adopt/torchvision/shufflenet_v2_x1_0: The weights of torchvision/shufflenet_v2_x1_0 are not"
-        in ended.stderr
+        "adopt/torchvision/shufflenet_v2_x1_0: The weights of torchvision/shufflenet_v2_x1_0 are "
+        "not" in ended.stderr
     )
     assert "1 failed, 4 not run" in ended.stderr and "Report:" in ended.stdout
     plan = json.loads(harness("plan", "small_zoo.yaml", "--json").stdout)

@@ -1,4 +1,4 @@
-"""The regularisers of pretraining that a recipe switches: what they do to a model, and that they are gone where they should."""
+"""Regularizers of pretraining: their effect on a model, and their absence in transfers."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from harness.profiling.timer import Timer
 from harness.runner.context import Stopped
 from harness.runner.result import Result
 from harness.stages.pretrain import run as pretrain
-from harness.train.step import make_step
+from harness.train.step import StepConfig, make_step
 from tests.helpers.tiny_stages import pretrain_context, write_colours
 from writers.errors import UserError
 
@@ -113,7 +113,7 @@ def test_the_second_heads_gradient_is_that_of_its_loss_times_its_weight():
     model = build()
     model.auxiliary = AuxiliaryHead(model.backbone, 3)
     assert model.auxiliary.linear.in_features == CHANNELS[1], (
-        "half-way: behind the second of four stages"
+        "half-way: after the second of four stages"
     )
     twin = build()
     second = nn.Linear(CHANNELS[1], 3)
@@ -135,18 +135,9 @@ def test_the_second_heads_gradient_is_that_of_its_loss_times_its_weight():
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    step = make_step(
-        model,
-        optimizer,
-        device="cpu",
-        precision="float32",
-        label_smoothing=0.1,
-        attack=None,
-        eps=0.0,
-        timer=Timer("cpu"),
-        train_mode=model.train,
-    )
-    step(images, labels)
+    config = StepConfig(0.5, label_smoothing=0.1)
+    step = make_step(model.train(), optimizer, config, Timer("cpu"))
+    step.train_batch(images, labels)
     expected = dict(twin.named_parameters()) | {
         f"auxiliary.linear.{name}": value for name, value in second.named_parameters()
     }
@@ -199,7 +190,7 @@ def test_a_regularizer_or_order_set_to_its_default_changes_no_key():
         ),
         (
             "pretrain: {aux_head: true, compile: auto}",
-            "tiny.yaml:4: pretrain: aux_head does not go with compile.",
+            "tiny.yaml:4: pretrain: aux_head cannot be used with compile.",
         ),
     ],
 )

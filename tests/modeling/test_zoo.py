@@ -1,4 +1,7 @@
-"""Networks of torchvision and timm, and other people's checkpoints: the same logits as in their own library."""
+"""Networks of torchvision and timm, and other people's checkpoints.
+
+The same logits as in their own library.
+"""
 
 import pickle
 from pathlib import Path
@@ -107,7 +110,10 @@ FAMILIES = {
     "arch", [f"{library}/{name}" for library, names in FAMILIES.items() for name in names]
 )
 def test_every_family_has_features_and_a_head(arch):
-    """Without numbers (device "meta"): the library's own last layer takes as many values as we call features."""
+    """Without numbers (device "meta").
+
+    The library's own last layer takes as many values as we call features.
+    """
     with torch.device("meta"):
         network = zoo.build(arch)
         model = models.Classifier(network.backbone, network.feature_dim, 7).eval()
@@ -193,7 +199,7 @@ class Schedule:
 
 
 def test_the_robustness_librarys_checkpoints(tmp_path: Path):
-    """Its wrapper has the network twice, and the normalisation; the file has objects beside."""
+    """Its wrapper has the network twice and the normalization; the file has further objects."""
     network = library_network("torchvision/resnet18")
     state = {f"module.model.{name}": value for name, value in network.state_dict().items()}
     state |= {

@@ -1,4 +1,4 @@
-"""What a run says about the device: operations counted against a hand count, peaks, samples of NVML, a trace."""
+"""Telemetry of a run: FLOPs against a hand count, peaks, samples of NVML, a trace."""
 
 import copy
 import json
@@ -41,7 +41,10 @@ def hand_count(model: models.Classifier) -> float:
 
 
 def test_operations_are_those_of_a_hand_count():
-    """Forward, gradient of weights, gradient of inputs; each PGD step has two of them, each look at a loss one."""
+    """Forward, gradient of weights, gradient of inputs.
+
+    Each PGD step has two of them, each look at a loss one.
+    """
     model = models.build("resnet10", K, channels=CHANNELS).eval()
     forward = hand_count(copy.deepcopy(model))
     assert training_flops(model, SIDE, None) == pytest.approx(3 * forward)
@@ -59,7 +62,10 @@ def test_operations_are_those_of_a_hand_count():
     ("arch", "multiply_adds"), [("resnet18", 1.81e9), ("torchvision/efficientnet_b0", 0.386e9)]
 )
 def test_networks_take_what_is_published(arch, multiply_adds):
-    """torchvision's tables of its weights at 224 pixels, whose GFLOPS are multiply-adds; depthwise convolutions, too."""
+    """torchvision's tables of its weights at 224 pixels, whose GFLOPS are multiply-adds.
+
+    Depthwise convolutions, too.
+    """
     # published with three digits, and without the small layers
     assert training_flops(models.build(arch, 1000), 224, None) / 6 == pytest.approx(
         multiply_adds, rel=0.03
@@ -83,7 +89,7 @@ def test_operations_are_those_that_torch_counts(arch):
 
 
 def test_training_imports_no_compiler():
-    """Its import takes longer than a small fine-tune; optimizers and FLOP counters have it in tow."""
+    """Its import takes longer than a small fine-tune; optimizers and FLOP counters import it."""
     code = """
 import sys, torch
 from harness.modeling import classifier as models
@@ -161,7 +167,7 @@ class FakeNvml:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A machine with a GPU, as far as a monitor asks: its allocator knows no device before CUDA is initialised."""
+    """A machine with a GPU whose allocator has no device before CUDA is initialized."""
     initialised = []
 
     def reset_peak_memory_stats(device: torch.device) -> None:

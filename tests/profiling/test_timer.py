@@ -1,4 +1,4 @@
-"""Spans add up, and the verdict says what they mean."""
+"""Spans add up, and the verdict matches them."""
 
 import time
 
@@ -74,7 +74,7 @@ def test_percentiles_are_numpys_over_steps(clock):
 
 
 def test_an_epoch_in_two_halves_is_one(clock):
-    """Its state, as a checkpoint in its middle keeps it, gives the percentiles of the whole."""
+    """State saved within an epoch gives the percentiles of the whole epoch."""
     whole, first = Timer("cpu"), Timer("cpu")
     for seconds in (1.0, 2.0, 3.0):
         spend(whole, clock, "attack", seconds)

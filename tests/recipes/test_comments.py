@@ -1,4 +1,4 @@
-"""What the recipes' comments tell a person to type works as it stands there, and what they say of numbers holds."""
+"""Commands in the recipes' comments work, and numbers in them hold."""
 
 import re
 import shlex

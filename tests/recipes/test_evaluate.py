@@ -1,4 +1,7 @@
-"""What recipes of coarser labels and held-out rankings need: scores on coarser labels against numpy, and images unseen."""
+"""Coarser labels and held-out rankings.
+
+Scores against numpy, and images that were not trained on.
+"""
 
 from pathlib import Path
 

@@ -8,8 +8,10 @@ from harness.matrix.expand import expand
 
 @pytest.mark.parametrize("name", ["robust_l2", "robust_linf", "fewer_classes"])
 def test_robust_recipes_attack_and_freeze_as_salmans_code(name: str):
-    """The `robustness` library keeps the best iterate, in training and in evaluation (use_best=1); what is frozen in
-    robust-models-transfer are weights, and statistics go on to move."""
+    """The `robustness` library keeps the best iterate, in training and in evaluation (use_best=1).
+
+    What is frozen in robust-models-transfer are weights, and statistics continue to move.
+    """
     stages = expand(recipe.read(name)).stages
     for kind in ("pretrain", "evaluate"):
         attacks = [

@@ -1,4 +1,7 @@
-"""The schema that editors check recipes by: up to date, accepting every recipe that can be read, refusing what is no key."""
+"""The schema that editors check recipes by.
+
+Up to date, accepting every recipe that can be read, refusing what is no key.
+"""
 
 import copy
 from typing import Any

@@ -1,6 +1,9 @@
-"""Every recipe that ships: it plans for the real data, and its tiny form runs to the end on drawn pictures, all in one go.
+"""Every recipe that ships.
 
-The stages of all tiny recipes run as one matrix by one warm worker, so that imports and what recipes share are paid for once.
+It plans for the real data, and its tiny form runs to the end on drawn pictures, all in one go.
+
+The stages of all tiny recipes run as one matrix by one warm worker, so that imports and what
+recipes share are paid for once.
 """
 
 import re
@@ -109,7 +112,7 @@ def test_a_recipe_opens_with_what_a_reader_wants_to_know(name: str):
     text = lines_of(name)
     comment = text[: re.search(r"^[^#]", text, re.MULTILINE).start()].splitlines()[
         1:
-    ]  # behind the schema's line
+    ]  # after the schema's line
     assert comment[0].endswith("?") and recipe.read(name).question
     for command in (
         f"harness plan {name}",
@@ -125,7 +128,10 @@ def test_a_recipe_opens_with_what_a_reader_wants_to_know(name: str):
 
 
 def test_the_posters_controls_are_what_they_say():
-    """As many classes as what they are the control of, drawn or easier; all classes with fewer images; and clean alone."""
+    """Controls have as many classes, random or easier.
+
+    Or all classes with fewer images; clean only.
+    """
     found = recipe.read("fewer_classes")
     subsets = {subset.name: subset for subset in found.subsets}
     assert len(subsets["in900"].classes or ()) == 900 and len(subsets["in800"].classes or ()) == 800

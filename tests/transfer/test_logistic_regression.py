@@ -1,4 +1,7 @@
-"""Logistic regression against scikit-learn: the same optimum all along the path, and a choice that is told honestly."""
+"""Logistic regression against scikit-learn.
+
+The same optimum along the path, and a reported choice of the penalty.
+"""
 
 import numpy as np
 import pytest
@@ -34,7 +37,7 @@ def test_the_optimum_is_scikit_learns(data, penalty):
     )
     assert ours.loss / 300 == pytest.approx(loss / 300, abs=1e-8)  # two solvers
     assert ours.converged and ours.largest_gradient <= 1e-6
-    # One image of 300 may lie on a border.
+    # One image of 300 may be on a decision boundary.
     assert (ours.logits(features).argmax(1) == logits.argmax(1)).double().mean() > 0.995
 
 

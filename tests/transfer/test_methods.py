@@ -55,25 +55,25 @@ def trained(method: str, setup: Setup, num_steps: int = 3) -> dict[float, Classi
     models_of = {}
     for turn in turns:
         candidates = found.candidates(setup, turn)
-        train(candidates.trainee, num_steps)
+        train(candidates.learner, num_steps)
         models_of |= {trial.lr: model for trial, model in candidates.models()}
     return models_of
 
 
-def train(trainee, num_steps: int = 3):
+def train(learner, num_steps: int = 3):
     generator = torch.Generator().manual_seed(2)
     for _ in range(num_steps):
         images = torch.randint(0, 256, (6, 3, 24, 24), dtype=torch.uint8, generator=generator)
-        trainee.set_rate(0.7)
-        trainee.train_batch(
+        learner.set_rate(0.7)
+        learner.train_batch(
             images.to(memory_format=torch.channels_last),
             torch.randint(0, 3, (6,), generator=generator),
         )
-    return trainee
+    return learner
 
 
 def moved(setup: Setup, model) -> tuple[bool, bool, bool]:
-    """Whether weights of the backbone, its BatchNorm statistics, and the head differ from the start."""
+    """Return which of backbone weights, BatchNorm statistics and head differ from the start."""
     start, now = setup.load().state_dict(), model.state_dict()
     changed = {name for name in start if not torch.equal(start[name], now[name])}
     statistics = {name for name in changed if "running_" in name}
@@ -155,9 +155,9 @@ def test_a_shared_backbone_goes_on_where_it_was_saved(bn_stats):
     for number, batch in enumerate(batches):
         if number == 2:
             resumed.load_state_dict(copy.deepcopy(begun.state_dict()))
-        for trainee in (whole, begun if number < 2 else resumed):
-            trainee.set_rate(0.7)
-            trainee.train_batch(*batch)
+        for learner in (whole, begun if number < 2 else resumed):
+            learner.set_rate(0.7)
+            learner.train_batch(*batch)
     for (_, one), (_, other) in zip(whole.candidates(), resumed.candidates(), strict=True):
         assert all(
             torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items()

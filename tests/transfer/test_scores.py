@@ -1,4 +1,4 @@
-"""Every score against a slow twin written from its formula, and against a library or a known value where there is one."""
+"""Every score against a slow twin written from its formula, and against a library or a known value if there is one."""
 
 import math
 
@@ -164,7 +164,10 @@ def test_nleep_is_leep_of_the_mixtures_posteriors(data):
 
 @pytest.mark.parametrize("shape", [(N, D), (30, 60)])
 def test_logme_is_the_log_density_of_the_labels_at_its_precisions(data, shape, monkeypatch):
-    """The evidence is a Gaussian's: y ~ N(0, 1 / beta + f f^T / alpha). And the precisions maximise it."""
+    """The evidence is a Gaussian's: y ~ N(0, 1 / beta + f f^T / alpha).
+
+    And the precisions maximise it.
+    """
     from scipy.optimize import minimize
 
     random = np.random.default_rng(3)
@@ -196,7 +199,7 @@ def test_logme_is_the_log_density_of_the_labels_at_its_precisions(data, shape, m
 
 
 def test_logme_agrees_with_scikit_learns_bayesian_ridge(data):
-    """Which maximises the same evidence, with priors so wide that they say nothing."""
+    """It maximizes the same evidence, with flat priors."""
     features, _, labels = data
     found = []
     for label in range(K):
@@ -312,7 +315,10 @@ def test_knn_agrees_with_scikit_learn(data, k, metric, monkeypatch):
 
 
 def test_knn_far_from_the_origin_and_with_ties():
-    """Where |a|^2 - 2 a b + |b|^2 in float32 has nothing left; and equal distances, which go to the lower index."""
+    """Where |a|^2 - 2 a b + |b|^2 in float32 has nothing left.
+
+    And equal distances, which go to the lower index.
+    """
     random = np.random.default_rng(0)
     features = 1e5 + random.normal(0, 1e-2, (60, 3))
     expected = [
@@ -374,7 +380,7 @@ def test_leep_of_random_shapes_is_that_of_loops(**shape):
         likelihood = 0.0
         for z in range(num_sources):
             mass = sum(probs[j, z] for j in range(num_images))
-            if mass > 0:  # a source class that nothing looks like says nothing
+            if mass > 0:  # a source class without mass has no effect
                 likelihood += (
                     sum(probs[j, z] for j in range(num_images) if labels[j] == labels[i])
                     / mass
@@ -412,7 +418,10 @@ def test_knn_of_random_shapes_with_ties_is_that_of_loops(**shape):
 @FEW
 @SHAPES
 def test_logme_of_random_shapes_is_the_published_iteration(**shape):
-    """gamma, alpha and beta by matrices and not by singular values; the evidence of the JMLR paper, for D of at most N."""
+    """gamma, alpha and beta by matrices and not by singular values.
+
+    The evidence of the JMLR paper, for D of at most N.
+    """
     features, _, labels = drawn(**shape)
     (num_images, num_features), found = features.shape, []
     assume(num_features <= num_images)
@@ -488,7 +497,10 @@ def test_the_other_scores_of_random_shapes_by_their_formulas(**shape):
 
 
 def test_nleeps_fallbacks():
-    """5 K components as published while there are more images; then fewer a class; then one fewer than the images."""
+    """5 K components as published while there are more images.
+
+    Then fewer a class; then one fewer than the images.
+    """
     features = np.random.default_rng(0).normal(0, 1, (60, 3))
     for num_classes, components in ((5, 25), (11, 55), (12, 48), (25, 50), (40, 40), (60, 59)):
         told = nleep.details(features=features, labels=np.arange(60) % num_classes)

@@ -1,4 +1,7 @@
-"""Downloads from a server on this machine: cut, resumed, redirected, refused, changed; and archives that are hostile."""
+"""Downloads from a server on this machine.
+
+Cut, resumed, redirected, refused, changed; and archives that are hostile.
+"""
 
 import gzip
 import hashlib
@@ -25,7 +28,7 @@ MD5 = "md5:" + hashlib.md5(DATA).hexdigest()
 
 @dataclass
 class Host:
-    """What the server does and what it was asked."""
+    """Behavior of the server, and the requests it received."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from writers.random_streams import draw, random_words, sample_ids, uniform
+from writers.random_streams import random_bits, random_words, sample_ids, uniform
 
 IDS = sample_ids(f"cat/{number}" for number in range(4000))
 
@@ -15,7 +15,10 @@ def test_ids_come_from_names_alone():
 
 
 def test_splitmix64_as_published():
-    """The first outputs of the generator from state 0 (Vigna's reference code): the stream of a sample whose key is 0."""
+    """The first outputs of the generator from state 0 (Vigna's reference code).
+
+    The stream of a sample whose key is 0.
+    """
     key = int(random_words(0, 0, np.array([0], np.uint64), 1)[0, 0])
     assert key == int(random_words(0, 0, np.array([0, 7], np.uint64), 5)[0, 0])
     from writers.random_streams import GAMMA, _mix
@@ -29,12 +32,12 @@ def test_splitmix64_as_published():
 
 
 def test_shares_are_as_drawn_and_purposes_are_independent():
-    order, split = uniform(draw(0, "order", IDS)), uniform(draw(0, "split", IDS))
+    order, split = uniform(random_bits(0, "order", IDS)), uniform(random_bits(0, "split", IDS))
     assert order.min() >= 0 and order.max() < 1
     # len(IDS) draws: at least three standard errors of a share and of a correlation
     for share in (0.1, 0.3, 0.9):
         assert abs((order < share).mean() - share) < 0.03
     assert abs(np.corrcoef(order, split)[0, 1]) < 0.06
-    assert abs(np.corrcoef(order, uniform(draw(1, "order", IDS)))[0, 1]) < 0.06
-    assert (order == uniform(draw(0, "order", IDS))).all()
-    assert (order[5:9] == uniform(draw(0, "order", IDS[5:9]))).all()
+    assert abs(np.corrcoef(order, uniform(random_bits(1, "order", IDS)))[0, 1]) < 0.06
+    assert (order == uniform(random_bits(0, "order", IDS))).all()
+    assert (order[5:9] == uniform(random_bits(0, "order", IDS[5:9]))).all()

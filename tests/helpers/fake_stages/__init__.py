@@ -1,1 +1,4 @@
-"""Stages for the tests of the executor and the worker: they note that they ran, and do as their config says."""
+"""Stages for the tests of the executor and the worker.
+
+They record that they ran, and behave as configured.
+"""

@@ -1,4 +1,4 @@
-"""What a fake stage does: `fail`, `sleep_s`, `kill_times` and others, all in its config."""
+"""Behavior of a fake stage, set in its config: `fail`, `sleep_s`, `kill_times` and others."""
 
 import errno
 import os

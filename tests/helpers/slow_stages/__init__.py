@@ -1,1 +1,1 @@
-"""A write stage that waits to be told to stop: for the test of Ctrl-C at `harness run`."""
+"""A write stage that waits for a stop request, to test Ctrl-C in `harness run`."""

@@ -1,4 +1,7 @@
-"""Own file, copied file and view: the same bytes and the same batches. And what cannot be copied."""
+"""Own file, copied file and view: the same bytes and the same batches.
+
+And what cannot be copied.
+"""
 
 import json
 from dataclasses import replace
@@ -111,11 +114,11 @@ def test_a_copy_of_a_copy(source: Source, tmp_path: Path):
 
 
 def test_pages_that_grow_and_gaps_of_all_lengths(tree: Path, tmp_path: Path, monkeypatch):
-    """Samples over several pages, one larger than a page, and classes whose samples lie side by side or apart."""
+    """Samples over several pages, one larger than a page, and classes whose samples are adjacent or not."""
     for index in range(12):
         picture(index, 600, 500 - index).save(tree / "train" / "cat" / f"medium_{index}.png")
     picture(99, 1200, 900).save(tree / "train" / "dog" / "large.png")
-    monkeypatch.setattr(copy, "MOST_AT_ONCE", 1_000_003)
+    monkeypatch.setattr(copy, "MAX_COPY_BYTES", 1_000_003)
     source, seen = open_dataset("folder", tree, SplitSettings()), []
     for subset in (TWO, Subset("dogs", ("dog", "cat")), everything(source.classes)):
         _, own, copied = betons(source, tmp_path / subset.name, Encoding(format="raw"), subset)

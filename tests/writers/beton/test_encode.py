@@ -1,4 +1,4 @@
-"""What becomes of an image's pixels, for every kind of file that ImageNet and its like contain."""
+"""Pixels after encoding, for each kind of file in ImageNet and similar datasets."""
 
 import io
 
@@ -8,7 +8,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from tests.helpers.pictures import picture
-from writers.beton.encode import Unreadable, encode
+from writers.beton.encode import UnreadableError, encode
 from writers.beton.encoding import JPEG, RAW, Encoding
 from writers.jpeg.resize import shrink
 
@@ -136,7 +136,7 @@ def test_mixed_goes_by_the_images_own_chance():
 )
 @pytest.mark.parametrize("format", ["raw", "jpeg", "passthrough"])
 def test_what_is_no_whole_image_is_unreadable(data, format):
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableError):
         encode(data, Encoding(format=format))
 
 
@@ -261,7 +261,10 @@ def test_shrinking_takes_the_mean_of_exactly_the_area_at_every_ratio():
 
 
 def area_means(image: np.ndarray, width: int, height: int, rounded: bool = True) -> np.ndarray:
-    """By matrices: [h, H] and [w, W], a row for each new pixel with the part that each old one has of it."""
+    """By matrices.
+
+    [h, H] and [w, W], a row for each new pixel with the part that each old one has of it.
+    """
 
     def parts(old: int, new: int) -> np.ndarray:
         edges = np.arange(new + 1) * old / new
@@ -299,7 +302,7 @@ FIRST_RESTART = WITH_RESTARTS.index(b"\xff\xd0")
 )
 @pytest.mark.parametrize("check", [False, True])
 def test_passthrough_sees_broken_markers_without_decoding(data, check):
-    with pytest.raises(Unreadable, match="the JPEG is damaged"):
+    with pytest.raises(UnreadableError, match="the JPEG is damaged"):
         encode(data, Encoding(format="passthrough"), check=check)
 
 
@@ -316,7 +319,7 @@ def test_damage_between_markers_is_seen_where_there_is_a_decode(data):
         (Encoding(format="raw"), False),
         (Encoding(format="passthrough", max_resolution=100), False),
     ):
-        with pytest.raises(Unreadable, match="the JPEG is damaged"):
+        with pytest.raises(UnreadableError, match="the JPEG is damaged"):
             encode(data, encoding, check=check)
 
 
@@ -350,5 +353,5 @@ def test_an_image_of_too_many_pixels_is_refused_before_memory_is_taken():
         (Encoding(format="raw"), False),
         (Encoding(format="passthrough"), True),
     ):
-        with pytest.raises(Unreadable, match="60000 x 60000 pixels"):
+        with pytest.raises(UnreadableError, match="60000 x 60000 pixels"):
             encode(bytes(data), encoding, check=check)

@@ -1,5 +1,7 @@
-"""A thousand damaged betons: each opens and reads as whole data or ends in a UserError. Never a crash, a hang, or another
-sample's label."""
+"""A thousand damaged betons: each opens and reads as whole data or ends in a UserError.
+
+Never a crash, a hang, or another sample's label.
+"""
 
 import dataclasses
 import json
@@ -40,7 +42,10 @@ class Whole:
     sizes: np.ndarray
 
     def restore(self, region: str | None = None) -> None:
-        """Write back that region, or everything: only what must be, because a thousand files of 4 MB take their time."""
+        """Write back that region, or everything.
+
+        Only what must be, because a thousand files of 4 MB take their time.
+        """
         manifest_path(self.path).write_text(self.manifest_text)
         if region is None or self.path.stat().st_size != len(self.data):
             self.path.write_bytes(self.data)
@@ -52,7 +57,7 @@ class Whole:
 
     @cached_property
     def regions(self) -> dict[str, tuple[int, int]]:
-        """First byte and the one behind the last of each part of the file."""
+        """First byte and end of each part of the file."""
         rows = FIRST_ROW + NUM_SAMPLES * SAMPLE.itemsize
         digests, ids, table = (
             self.manifest.pages_end,
@@ -130,7 +135,7 @@ def damage(whole: Whole, region: str, random: np.random.Generator) -> None:
 
 
 def read(plan: LoaderPlan, whole: Whole) -> str:
-    """What came of it: `data`, with each sample's own label, or `refused`."""
+    """Outcome: `data`, with each sample's own label, or `refused`."""
     try:
         samples = open_samples(plan)
         assert {
@@ -210,7 +215,7 @@ def test_verify_finds_each_changed_byte_of_each_part(whole: Whole):
 
 
 def _same_json(text: bytearray, other: str) -> bool:
-    """Whether only white space differs."""
+    """Return True if only white space differs."""
     try:
         return bool(json.loads(text) == json.loads(other))
     except ValueError:

@@ -1,4 +1,7 @@
-"""A writer is killed at twenty random moments: no beton that is not whole, nothing left running or in shared memory."""
+"""A writer is killed at twenty random moments.
+
+No beton that is not whole, nothing left running or in shared memory.
+"""
 
 import contextlib
 import os
@@ -20,9 +23,10 @@ from writers.errors import UserError
 from writers.source import Source
 from writers.subset.spec import everything
 
-# Imports once, then forks a writer for each line that it reads, and says its process id. A writer writes the same name over
-# and over, in turns of two kinds, so that a kill falls into every phase: encoding, digests, names, an older file going.
-# FFCV's writer keeps its tables in /dev/shm, where a killed process leaves them: so each writer looks whether it has any open.
+# Imports once, then forks a writer for each line that it reads, and prints its process id. A writer
+# writes the same name over and over, in turns of two kinds, so that a kill falls into every phase:
+# encoding, digests, names, an older file going. FFCV's writer keeps its tables in /dev/shm, where a
+# killed process leaves them: so each writer checks whether it has any open.
 FORKS = """
 import os, sys
 from pathlib import Path
@@ -69,7 +73,7 @@ def test_killed_at_twenty_random_moments(source: Source, tree: Path, tmp_path: P
             server.stdin.flush()
             pid = int(server.stdout.readline())
             time.sleep(moments.uniform(0.005, 0.12))
-            assert not _shared_memory(pid), "a kill would leave it behind"
+            assert not _shared_memory(pid), "a kill would leave it there"
             os.kill(pid, signal.SIGKILL)
             assert server.stdout.readline() == "gone\n"
             with pytest.raises(
@@ -95,7 +99,7 @@ def test_killed_at_twenty_random_moments(source: Source, tree: Path, tmp_path: P
 
 
 def _shared_memory(pid: int) -> list[str]:
-    """What of /dev/shm a process has open or mapped."""
+    """Files of /dev/shm that a process has open or mapped."""
     opened = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile

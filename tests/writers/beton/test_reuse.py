@@ -1,4 +1,4 @@
-"""What lies ready is taken: the very file that writing from the images gives. What is not sure to be the same is not taken."""
+"""Existing betons are reused if the result equals the file written from the images."""
 
 import os
 import shutil
@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.pictures import picture
-from writers.beton import copy, layout
-from writers.beton import provenance as origin
-from writers.beton import reuse as ready
+from writers.beton import copy, layout, provenance, reuse
 from writers.beton.copy import copy_subset
 from writers.beton.encoding import Encoding
 from writers.beton.provenance import (
@@ -46,7 +44,7 @@ ENCODINGS = [
 
 @dataclass
 class Place:
-    """A tree of images that was opened, and a data folder in which betons lie."""
+    """An opened tree of images, and a data folder with betons."""
 
     tree: Path
     data: Path
@@ -81,18 +79,18 @@ class Place:
 
     def take(
         self, subset: Subset = TWO, name: str = "taken", split: str = "train", **options: Any
-    ) -> ready.Taken | None:
-        return ready.take(
+    ) -> reuse.Reused | None:
+        return reuse.reuse_samples(
             self.source,
             split,
             subset,
             self.encoding,
             self.data / name / f"{split}.beton",
-            **{"origin": self.origin, "folder": self.data, "tell": _unexpected, **options},
+            **{"origin": self.origin, "folder": self.data, "log": _unexpected, **options},
         )
 
     def same_as_own(self, subset: Subset = TWO, name: str = "taken", split: str = "train") -> None:
-        """Whether what was taken is what is written from the images, and its manifest, too."""
+        """Return True if file and manifest equal those written from the images."""
         taken, own = self.data / name / f"{split}.beton", self.write(subset, f"own_{name}", split)
         assert taken.read_bytes() == own.read_bytes()
         assert manifest_path(taken).read_bytes() == manifest_path(own).read_bytes()
@@ -117,7 +115,7 @@ def test_a_subset_is_the_own_file_byte_for_byte_and_few_images_are_read(
     place.encoding = encoding
     whole = place.write()
     read: list[str] = []
-    monkeypatch.setattr(ready, "NUM_ENCODED_ANEW", 3)
+    monkeypatch.setattr(reuse, "NUM_REENCODED", 3)
     monkeypatch.setattr(
         Source, "read", lambda source, example: read.append(example.name) or _read(source, example)
     )
@@ -145,7 +143,7 @@ def test_other_labels_other_counts_and_every_split(place: Place, subset: Subset 
 
 
 def test_out_of_a_beton_with_coarser_labels_and_out_of_a_taken_one(place: Place):
-    """Which classes the images had there is of no matter: the source says what they are."""
+    """Classes of the existing beton do not matter: labels come from the source."""
     place.write(PETS, "pets")
     taken = place.take()
     assert taken
@@ -181,7 +179,7 @@ def test_the_whole_file_gets_a_second_name_that_lives_by_itself(place: Place):
     place.same_as_own(everything(place.source.classes))
     before, links = file.read_bytes(), file.stat().st_nlink
     place.encoding = Encoding(format="raw")
-    place.write()  # anew, under the name of the first
+    place.write()  # again, under the name of the first
     assert (
         not file.samefile(whole)
         and file.read_bytes() == before
@@ -326,7 +324,7 @@ def test_what_is_not_proven_to_be_the_same_is_not_taken(
 
 
 def test_images_that_are_not_in_it_are_missed_without_encoding_any(place: Place, monkeypatch):
-    monkeypatch.setattr(ready, "NUM_ENCODED_ANEW", 0)
+    monkeypatch.setattr(reuse, "NUM_REENCODED", 0)
     place.write(Subset("others", ("cat", "dog")))
     for name, there in (("owl", False), ("cat", True)):
         spec = SubsetSpec.model_validate(
@@ -343,7 +341,7 @@ def test_an_origin_is_the_files_and_all_that_decides_on_the_splits(place: Place,
             place_made.mkdir(exist_ok=True)
             return SimpleNamespace(protocol=protocol)
 
-        monkeypatch.setattr(origin, "open_dataset", open_dataset)
+        monkeypatch.setattr(provenance, "open_dataset", open_dataset)
         return open_with_origin("folder", [place_made], replace(SplitSettings(), **settings))[1]
 
     assert opened() == place.origin
@@ -363,12 +361,12 @@ def test_an_origin_is_the_files_and_all_that_decides_on_the_splits(place: Place,
 def test_where_the_libraries_of_today_give_other_bytes_nothing_is_taken(place: Place, monkeypatch):
     place.write()
     monkeypatch.setattr(
-        ready, "encode", lambda *arguments, lenient: replace(_encode(*arguments), data=b"newer")
+        reuse, "encode", lambda *arguments, lenient: replace(_encode(*arguments), data=b"newer")
     )
     assert place.take() is None
 
 
-_encode = ready.encode
+_encode = reuse.encode
 
 
 @pytest.mark.parametrize(
@@ -379,7 +377,7 @@ def test_a_damaged_beton_is_told_of_and_the_next_one_taken(
     place: Place, subset: Subset, cut: bool, monkeypatch
 ):
     """A flipped bit in an image, or a file that shrinks while it is read."""
-    monkeypatch.setattr(copy, "MOST_AT_ONCE", 4000)
+    monkeypatch.setattr(copy, "MAX_COPY_BYTES", 4000)
     good, bad, said = place.write(name="good"), place.write(name="bad"), []
     data = bytearray(bad.read_bytes())
     beton = open_beton(bad)
@@ -391,26 +389,26 @@ def test_a_damaged_beton_is_told_of_and_the_next_one_taken(
 
     if not cut:
         bad.write_bytes(data)
-    taken = place.take(subset, tell=said.append, progress=shrink if cut else None)
+    taken = place.take(subset, log=said.append, progress=shrink if cut else None)
     assert taken and taken.beton == good and len(said) == 1 and str(bad) in said[0]
     place.same_as_own(subset)
     good.unlink()
-    assert place.take(subset, "again", tell=said.append, folder=bad.parents[1] / "nothing") is None
+    assert place.take(subset, "again", log=said.append, folder=bad.parents[1] / "nothing") is None
 
 
 def test_a_beton_that_is_gone_or_replaced_meanwhile(place: Place, monkeypatch):
     whole, said = place.write(), []
-    monkeypatch.setattr(ready, "open_beton", lambda path: whole.unlink() or open_beton(path))
-    assert place.take(tell=said.append) is None and len(said) == 1
+    monkeypatch.setattr(reuse, "open_beton", lambda path: whole.unlink() or open_beton(path))
+    assert place.take(log=said.append) is None and len(said) == 1
     place.write()
-    monkeypatch.setattr(ready, "open_beton", open_beton)
+    monkeypatch.setattr(reuse, "open_beton", open_beton)
     monkeypatch.setattr(
-        ready,
+        reuse,
         "encode",
         lambda *arguments, lenient: whole.unlink(missing_ok=True) or _encode(*arguments),
     )
     for subset in (TWO, everything(place.source.classes)):
-        assert place.take(subset, tell=said.append) is None and "cannot be read" in said.pop()
+        assert place.take(subset, log=said.append) is None and "cannot be read" in said.pop()
         place.write()
 
     def replaced(path: Path) -> Any:
@@ -418,8 +416,8 @@ def test_a_beton_that_is_gone_or_replaced_meanwhile(place: Place, monkeypatch):
         place.write()
         return open_beton(path)
 
-    monkeypatch.setattr(ready, "open_beton", replaced)
-    assert place.take(tell=said.append) is None and "a different file" in said[1]
+    monkeypatch.setattr(reuse, "open_beton", replaced)
+    assert place.take(log=said.append) is None and "a different file" in said[1]
 
 
 def test_what_a_person_has_to_put_right_is_said_as_ever(place: Place):
@@ -445,4 +443,4 @@ def test_a_copy_inherits_the_origin_and_another_file_does_not(place: Place):
 def test_links_that_lead_round_in_a_circle_and_to_nowhere_are_no_trouble(place: Place):
     (place.tree / "train" / "round").symlink_to(place.tree, target_is_directory=True)
     (place.tree / "nowhere").symlink_to(place.tree / "not_there")
-    assert origin._state([place.tree]) == origin._state([place.tree]) is not None
+    assert provenance._state([place.tree]) == provenance._state([place.tree]) is not None

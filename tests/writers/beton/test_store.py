@@ -1,4 +1,4 @@
-"""What is wrong with a beton is found: by opening it where a look is enough, by verify in any case."""
+"""Faults of a beton are found when it is opened if its tables show them, and by verify in any case."""
 
 import json
 from pathlib import Path

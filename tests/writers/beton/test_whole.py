@@ -1,4 +1,7 @@
-"""A beton is whole under its final name, or not there: killed at any step, interrupted, on a full disk, written twice."""
+"""A beton is whole under its final name, or not there.
+
+Killed at any step, interrupted, on a full disk, written twice.
+"""
 
 import errno
 import os
@@ -21,7 +24,7 @@ from writers.source import Source
 from writers.subset.spec import everything
 
 PASS = Encoding(format="passthrough")
-RAW = Encoding(format="raw")  # betons of equal images are of equal size, whatever the order in them
+RAW = Encoding(format="raw")  # betons of equal images have equal size in any order
 
 
 def names_in(folder: Path) -> list[str]:

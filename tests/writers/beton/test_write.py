@@ -1,4 +1,7 @@
-"""A written beton: FFCV reads it as it reads its own, images keep their labels, and its bytes are reproducible."""
+"""A written beton.
+
+FFCV reads it as it reads its own, images keep their labels, and its bytes are reproducible.
+"""
 
 import io
 from pathlib import Path

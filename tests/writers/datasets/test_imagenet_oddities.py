@@ -1,4 +1,7 @@
-"""ImageNet's and its like's known oddities, out of the official archive: each becomes what torchvision's loader makes of it."""
+"""ImageNet's and its like's known oddities, out of the official archive.
+
+Each becomes what torchvision's loader makes of it.
+"""
 
 import io
 import struct
@@ -32,14 +35,17 @@ def saved(image: Image.Image, format: str, **options) -> bytes:
 
 
 def of_ink(adobe_transform: int) -> bytes:
-    """CMYK as Photoshop writes it, inverted; 2: YCCK. Pillow writes no YCCK, but the same bytes can be said to be it."""
+    """CMYK as Photoshop writes it, inverted; 2.
+
+    YCCK. Pillow cannot write YCCK, but the same bytes can be marked as such.
+    """
     data = bytearray(saved(picture(3).convert("CMYK"), "JPEG"))
     data[data.index(b"Adobe") + 11] = adobe_transform
     return bytes(data)
 
 
 def without_adobe_marker() -> bytes:
-    """CMYK of which nothing says how it was meant."""
+    """CMYK without a marker of its meaning."""
     data = of_ink(0)
     begin = data.index(b"Adobe") - 4
     return data[:begin] + data[begin + 16 :]
@@ -71,7 +77,9 @@ def sixteen_bit_rgb() -> bytes:
     )
 
 
-ODD = {  # of ImageNet's training images one is a PNG and 22 are CMYK: tensorflow/models, build_imagenet_data.py
+# of ImageNet's training images one is a PNG and 22 are CMYK: tensorflow/models,
+# build_imagenet_data.py
+ODD = {
     "png": saved(picture(0), "PNG"),
     "cmyk": of_ink(0),
     "ycck": of_ink(2),
@@ -123,7 +131,7 @@ def imagenet(folder: Path, images: dict[str, bytes]) -> tuple[Path, Path]:
 def stored(
     archives: Path, file: Path, encoding: Encoding
 ) -> dict[str, tuple[int, bytes, np.ndarray]]:
-    """Of each image: its mode, its bytes and its pixels as they stand in the beton."""
+    """Mode, bytes and pixels of each image as stored in the beton."""
     source = open_dataset("imagenet", archives, SplitSettings())
     write_split(source, "train", everything(source.classes), encoding, file)
     assert verify(file) == []

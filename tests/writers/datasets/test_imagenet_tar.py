@@ -1,4 +1,7 @@
-"""ImageNet's official archives: the labels of the validation images, the development kit, and archives that are none."""
+"""ImageNet's official archives.
+
+The labels of the validation images, the development kit, and archives that are none.
+"""
 
 import io
 import shutil
@@ -20,7 +23,8 @@ from writers.errors import UserError
 from writers.formats.imagenet_val import DEVKIT, image_name, of_devkit, shipped
 from writers.sources import imagenet_tar
 from writers.sources.imagenet_tar import TRAIN, VAL
-from writers.subset.spec import everything, imagenet_classes
+from writers.subset.lists import imagenet_classes
+from writers.subset.spec import everything
 
 WNIDS = list(imagenet_classes()[:2])
 

@@ -1,4 +1,7 @@
-"""The twelve transfer datasets: each reader sees, in the genuine layout, what torchvision's own class sees."""
+"""The twelve transfer datasets.
+
+Each reader sees, in the genuine layout, what torchvision's own class sees.
+"""
 
 import io
 import tarfile
@@ -155,7 +158,7 @@ def test_cifars_pickles_may_name_arrays_only(tmp_path):
 
 
 def test_sun397_reads_the_first_partition(tmp_path):
-    """torchvision knows no partitions: its images and labels, ours chosen by the lists."""
+    """torchvision has no partitions: compare images and labels, with ours chosen by the lists."""
     layouts.sun397(tmp_path)
     source = open_("sun397", tmp_path)
     assert source.classes == ["abbey", "apartment_building/outdoor", "zoo"]
@@ -204,7 +207,7 @@ def test_caltech101_of_salman_and_of_kornblith(tmp_path):
     assert everything_there == torchvisions(torchvisions_own)
     other = open_("caltech101", tmp_path / "caltech101", protocol="kornblith")
     assert other.classes[0] == "BACKGROUND_Google" and len(other.classes) == 3
-    for seed in (0, 1):  # the test is the same whoever carves val
+    for seed in (0, 1):  # the test split does not depend on val's seed
         again = open_("caltech101", tmp_path / "caltech101", protocol="kornblith", seed=seed)
         assert again.splits["test"] == other.splits["test"]
     drawn = {e.key for split in ("train", "val") for e in other.splits[split]}
@@ -260,7 +263,7 @@ def test_every_one_reads_class_folders_and_knows_its_counts(tmp_path, name):
     assert (
         spec.num_classes
         and spec.split_sizes.keys() == {"train", "test"}
-        and spec.licence
+        and spec.license
         and spec.citation
         and spec.where
     )

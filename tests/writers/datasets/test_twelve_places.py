@@ -1,4 +1,4 @@
-"""Where and how the twelve may lie: side by side in archives, in mirrors' ways; and what of it is refused, by name."""
+"""Accepted storage of the twelve datasets (archives, mirrors), and what is refused by name."""
 
 import io
 import os
@@ -47,7 +47,7 @@ Spoil = Callable[[Path], object]
 
 
 def pack(folder: Path, archive: Path, *names: str) -> Path:
-    """An uncompressed tar of `names` in the folder; of all where none is named."""
+    """An uncompressed tar of `names` in the folder; of all if none is given."""
     with tarfile.open(archive, "w") as packed:
         for name in names or sorted(path.name for path in folder.iterdir()):
             packed.add(folder / name, name)

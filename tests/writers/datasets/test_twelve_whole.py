@@ -1,4 +1,7 @@
-"""The twelve transfer datasets with all of their classes: protocols, splits, mirrors' trees, known damage, accepted counts."""
+"""The twelve transfer datasets with all of their classes.
+
+Protocols, splits, mirrors' trees, known damage, accepted counts.
+"""
 
 import io
 from collections import Counter
@@ -206,7 +209,7 @@ def test_an_empty_class_is_written_where_counts_are_accepted_and_keeps_its_label
 
 
 def test_pets_known_damage_is_decoded_as_pillow_does(trees: dict[str, Path], tmp_path: Path):
-    """A scan that ends early: libjpeg warns, and goes on."""
+    """A scan that ends early: libjpeg warns and continues."""
     source = open_dataset("pets", trees["pets"], SplitSettings(val=0))
     example = next(e for e in source.splits["train"] if e.name == "beagle/beagle_116")
     file = Path(source.where(example))

@@ -1,4 +1,7 @@
-"""PASCAL VOC 2007 in its genuine layout: lists, difficult objects, tars; and FFCV's own reader on the beton."""
+"""PASCAL VOC 2007 in its genuine layout.
+
+Lists, difficult objects, tars; and FFCV's own reader on the beton.
+"""
 
 import io
 import shutil
@@ -30,7 +33,7 @@ ALL = SplitSettings(val=0)
 
 
 def labels_of(number: int) -> list[int]:
-    """Of image `number` and each class: two are there, one is there but difficult."""
+    """Labels of image `number`: two classes present, one of them difficult."""
     labels = [-1] * 20
     labels[number % 20] = labels[(3 * number + 1) % 20] = 1
     if labels[(number + 7) % 20] == -1:
@@ -39,7 +42,10 @@ def labels_of(number: int) -> list[int]:
 
 
 def write_devkit(root: Path, splits: dict[str, range]) -> Path:
-    """VOCdevkit/VOC2007 as the official archives have it: annotations, and a list for each class and split."""
+    """VOCdevkit/VOC2007 as the official archives have it.
+
+    Annotations, and a list for each class and split.
+    """
     folder = root / "VOCdevkit" / "VOC2007"
     for name in ("Annotations", "ImageSets/Main", "JPEGImages", "SegmentationClass"):
         (folder / name).mkdir(parents=True)
@@ -191,7 +197,7 @@ def test_damaged_labels_are_found(devkit: Path, tmp_path: Path):
     data[row : row + 8] = (2**40).to_bytes(8, "little")
     file.write_bytes(data)
     reseal(file)
-    assert any("labels lie outside" in problem for problem in verify(file))
+    assert any("labels are outside" in problem for problem in verify(file))
 
 
 def test_unreadable_images_that_are_skipped_are_not_counted(devkit: Path, tmp_path: Path):

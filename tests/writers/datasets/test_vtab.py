@@ -1,4 +1,7 @@
-"""VTAB's tasks, each on a small tree in its genuine layout; torchvision's own class is the oracle where there is one."""
+"""VTAB's tasks, each on a small tree in its genuine layout.
+
+Torchvision's class is the oracle if there is one.
+"""
 
 import gzip
 import io
@@ -270,12 +273,12 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 @pytest.mark.parametrize("name", MAKERS)
 def test_classes_are_as_many_as_documented_and_all_are_there(name: str, tmp_path: Path):
     source = open_dataset(name, MAKERS[name](tmp_path), SETTINGS)
-    spec = import_module(f"writers.datasets.{names.normalise(name)}").SPEC
+    spec = import_module(f"writers.datasets.{names.normalize(name)}").SPEC
     labels = [example.label for examples in source.splits.values() for example in examples]
     assert len(source.classes) == len(set(source.classes)) == max(labels) + 1 == spec.num_classes
     assert set(labels) == set(
         range(spec.num_classes)
-    ) and spec.name == source.name == names.normalise(name)
+    ) and spec.name == source.name == names.normalize(name)
     assert all(source.splits.values())
     for examples in source.splits.values():
         assert len({example.name for example in examples}) == len(examples)
@@ -291,7 +294,7 @@ def test_classes_are_as_many_as_documented_and_all_are_there(name: str, tmp_path
 
 @pytest.mark.parametrize("name", ["svhn", "kitti-distance", "pcam"])
 def test_a_tree_of_class_folders_serves_as_well(name: str, tmp_path: Path):
-    classes = import_module(f"writers.datasets.{names.normalise(name)}").CLASSES
+    classes = import_module(f"writers.datasets.{names.normalize(name)}").CLASSES
     for split in ("train", "test"):
         for label, kind in enumerate(classes):
             (tmp_path / split / kind).mkdir(parents=True)

@@ -1,4 +1,7 @@
-"""Betons of `dct` blobs: written from images or from a beton of JPEGs, verified, loaded; stock FFCV refuses them."""
+"""Betons of `dct` blobs.
+
+Written from images or from a beton of JPEGs, verified, loaded; stock FFCV refuses them.
+"""
 
 import json
 from pathlib import Path
@@ -88,7 +91,7 @@ def test_other_sizes_have_the_coefficients_of_the_jpeg_that_would_be_written(
         stored = encode(data, Encoding(format="dct", **settings))
         assert stored.mode == DCT
         if name == "one.jpg" and "max_resolution" not in settings:
-            assert stored.data == dct.from_jpeg(data)  # as it is, whatever the quality
+            assert stored.data == dct.from_jpeg(data)  # unchanged, for any quality
         else:
             plain = encode(data, Encoding(format="jpeg", restart_index=False, **settings))
             assert stored.data == dct.from_jpeg(plain.data)

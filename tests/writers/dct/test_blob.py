@@ -1,4 +1,7 @@
-"""`dct` blobs hold a JPEG's coefficients: the same pixels, in C and in the slow twin, and back as a JPEG."""
+"""`dct` blobs hold a JPEG's coefficients.
+
+The same pixels, in C and in the slow twin, and back as a JPEG.
+"""
 
 import io
 
@@ -9,7 +12,7 @@ from PIL import Image
 from writers.dct import blob as dct
 from writers.dct import reference
 from writers.jpeg import native as kernel
-from writers.jpeg.restart_index import DamagedJpeg, add_restart_index
+from writers.jpeg.restart_index import DamagedJpegError, add_restart_index
 
 pytestmark = pytest.mark.skipif(
     kernel.library() is None, reason="the package's C parts were not built"
@@ -74,7 +77,7 @@ def test_a_damaged_jpeg_is_refused(damage):
     jpeg = saved(picture(90, 70))
     half = len(jpeg) // 2
     spoilt = {"cut short": jpeg[:half], "zeros": jpeg[:half] + bytes(half), "no jpeg": b"GIF89a"}
-    with pytest.raises(DamagedJpeg):
+    with pytest.raises(DamagedJpegError):
         dct.from_jpeg(spoilt[damage])
 
 

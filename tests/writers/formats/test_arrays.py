@@ -1,4 +1,4 @@
-"""Images of arrays: what a decoder makes of them is what lay in the array."""
+"""Images of arrays decode to the pixels of the array."""
 
 import io
 

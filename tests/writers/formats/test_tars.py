@@ -1,4 +1,4 @@
-"""Tars listed by their headers: as `tarfile` lists them, and refused where they are damaged, cut short or would mislead."""
+"""Tars are listed as by `tarfile`, and refused if they are damaged, cut short or misleading."""
 
 import io
 import tarfile
@@ -71,7 +71,7 @@ def test_the_same_members_at_the_same_places_as_tarfile(
 
 
 def test_sizes_beyond_eight_gibibytes(tmp_path: Path):
-    """In GNU's way and in POSIX's; the file has a hole where the data would be."""
+    """GNU's and POSIX's formats; the file has a hole instead of data."""
     for name, format in FORMATS.items():
         if name == "ustar":
             continue

@@ -1,4 +1,4 @@
-"""Zip archives read where they lie: as `zipfile` reads them, by several threads, and never a damaged member as whole."""
+"""Zip archives are read as by `zipfile`, from several threads; damaged members are refused."""
 
 import zipfile
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,7 @@
-"""The C parts give what their slow twins in Python give, byte for byte, and the twins take over where nothing was built."""
+"""The C library equals its slow Python twins byte for byte.
+
+The twins replace it if it is missing.
+"""
 
 import importlib.util
 import io
@@ -19,7 +22,7 @@ from writers.beton.encoding import Encoding
 from writers.errors import UserError
 from writers.jpeg import markers, resize, resize_numba
 from writers.jpeg import native as kernel
-from writers.jpeg.restart_index import DamagedJpeg, read_frame
+from writers.jpeg.restart_index import DamagedJpegError, read_frame
 
 built = pytest.mark.skipif(
     importlib.util.find_spec("writers._kernel") is None,
@@ -121,7 +124,7 @@ def test_without_the_c_parts_images_are_stored_the_same(request):
     assert (encode.encode(source, smaller), encode.encode(source, kept)) == built_blobs
     frame = read_frame(source)
     assert frame is not None
-    with pytest.raises(DamagedJpeg, match="cut short"):
+    with pytest.raises(DamagedJpegError, match="cut short"):
         markers.check_markers(source[:-2], frame.scan)
 
 
@@ -144,7 +147,7 @@ def test_a_build_for_one_python_version_does_not_shadow_the_stable_one(
 
 @built
 def test_the_c_parts_use_no_symbol_of_one_python_version():
-    """The names say so: Python looks for `.abi3.so` from 3.11 to 3.13, and ctypes opens it."""
+    """Python 3.11 to 3.13 find `.abi3.so`, and ctypes opens it."""
     for module in (kernel.MODULE, kernel_c.MODULE):
         file = kernel.library_file(module)
         assert file is not None and file.name == "_kernel.abi3.so"

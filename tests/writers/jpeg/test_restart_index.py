@@ -1,4 +1,7 @@
-"""Restart-indexed JPEGs: the same pixels for every decoder, the same bytes each time, and damage called by its name."""
+"""Restart-indexed JPEGs.
+
+The same pixels for every decoder, the same bytes each time, and damage called by its name.
+"""
 
 import ctypes
 import ctypes.util
@@ -12,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.pictures import picture
-from writers.beton.encode import Unreadable, encode
+from writers.beton.encode import UnreadableError, encode
 from writers.beton.encoding import Encoding
 from writers.errors import UserError
 from writers.jpeg import native as kernel
@@ -21,7 +24,7 @@ from writers.jpeg.restart_index import (
     BLOCKS_WANTED,
     FOOTER,
     MAGIC,
-    DamagedJpeg,
+    DamagedJpegError,
     Frame,
     add_restart_index,
     encode_indexed,
@@ -225,7 +228,10 @@ def test_what_cameras_leave_behind_is_no_damage(restarts):
 
 @pytest.mark.parametrize("indexed", [False, True])
 def test_a_zeroed_sector_is_damage_though_the_first_warning_is_of_bytes_too_many(indexed):
-    """Zeros are codes, and few of them fill a segment: the rest of it is skipped, and only then a marker is found missing."""
+    """Zeros are codes, and few of them fill a segment.
+
+    The rest of it is skipped, and only then a marker is found missing.
+    """
     noise = Image.fromarray(
         np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     )
@@ -244,7 +250,7 @@ def test_a_zeroed_sector_is_damage_though_the_first_warning_is_of_bytes_too_many
             Encoding(format="raw"),
             Encoding(format="passthrough"),
         ):
-            with pytest.raises(Unreadable, match=r"marker|order"):
+            with pytest.raises(UnreadableError, match=r"marker|order"):
                 encode(spoilt, encoding, check=True)
 
 
@@ -297,12 +303,15 @@ def test_a_progressive_image_without_its_last_scans_is_left_alone():
     ],
 )
 def test_damage_is_named(damage, why):
-    with pytest.raises(DamagedJpeg, match=why):
+    with pytest.raises(DamagedJpegError, match=why):
         add_restart_index(damage(saved(textured(150, 100))))
 
 
 def test_no_damage_ends_the_process():
-    """Some of it makes another, whole JPEG; the rest is refused. libjpeg's own handler would end the process."""
+    """Some of it makes another, whole JPEG.
+
+    The rest is refused. libjpeg's own handler would end the process.
+    """
     source, random = saved(textured(64, 48)), np.random.default_rng(5)
     outcomes = set()
     for _ in range(600):
@@ -312,7 +321,7 @@ def test_no_damage_ends_the_process():
         try:
             add_restart_index(bytes(spoilt))
             outcomes.add("whole")
-        except DamagedJpeg as error:
+        except DamagedJpegError as error:
             assert str(error)
             outcomes.add("damaged")
     assert outcomes == {"whole", "damaged"}
@@ -356,7 +365,7 @@ def test_the_encoding_that_has_an_index(settings):
 def test_the_encoding_refuses_damage_that_pillow_does_not_see():
     source = saved(textured(150, 100))
     spoilt = source[: len(source) // 2] + b"\xff\xd9" + source[len(source) // 2 :]
-    with pytest.raises(Unreadable, match="data segment"):
+    with pytest.raises(UnreadableError, match="data segment"):
         encode(spoilt, Encoding(format="passthrough", restart_index=True))
 
 

@@ -1,4 +1,7 @@
-"""Parquet and WebDataset shards: what they must have, what is unclear in them, and reading many rows with little memory."""
+"""Parquet and WebDataset shards.
+
+What they must have, what is unclear in them, and reading many rows with little memory.
+"""
 
 import json
 import sys

@@ -1,4 +1,7 @@
-"""Trees of class folders and tars of them: the same images with the same labels, splits that stay put, clear refusals."""
+"""Trees of class folders and tars of them.
+
+The same images with the same labels, splits that stay put, clear refusals.
+"""
 
 import io
 import json

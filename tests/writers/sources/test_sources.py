@@ -1,4 +1,4 @@
-"""Every kind of source gives the same beton, byte for byte, and the same manifest but for where the images came from."""
+"""Every kind of source gives the same beton, byte for byte, and the same manifest except for its source."""
 
 import hashlib
 import json
@@ -27,7 +27,8 @@ from writers.errors import UserError
 from writers.formats.imagenet_val import image_name, shipped
 from writers.source import Source
 from writers.sources.torchvision_dataset import from_torchvision
-from writers.subset.spec import everything, imagenet_classes
+from writers.subset.lists import imagenet_classes
+from writers.subset.spec import everything
 
 pytest.importorskip("pyarrow", reason="Parquet shards need pyarrow, an extra")
 
@@ -42,7 +43,7 @@ SPLITS = SplitSettings(val=0.3, test=0.2, seed=3)
 def written(
     source: Source, folder: Path, encoding: Encoding, splits=("train", "val", "test")
 ) -> dict[str, dict]:
-    """The manifest of each split, without what it says of the source; the sha256 of the file is in it."""
+    """The manifest of each split without its source; it contains the sha256 of the file."""
     result = {}
     for split in splits:
         file = folder / f"{split}.beton"
@@ -66,7 +67,10 @@ def written(
 
 @pytest.fixture
 def broken(tree: Path) -> Path:
-    """The tree with an image that cannot be read in it: what is left out stands in the manifest, in the same words."""
+    """The tree with an image that cannot be read in it.
+
+    What is left out stands in the manifest, in the same words.
+    """
     (tree / "train" / "dog" / "train_2.jpg").write_bytes(b"not an image")
     return tree
 
@@ -117,7 +121,7 @@ def test_every_kind_gives_the_trees_betons(
     assert got == expected
     assert [
         entry["reason"] for entry in (expected["train"]["skipped"] + expected["test"]["skipped"])
-    ] == ["it is not an image that Pillow knows"]
+    ] == ["it is not an image that Pillow can open"]
 
 
 @pytest.fixture

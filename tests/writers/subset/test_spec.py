@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from writers.errors import UserError
+from writers.subset.lists import available
 from writers.subset.ranking import Ranking
-from writers.subset.spec import SubsetSpec, available, everything, named, resolve
+from writers.subset.spec import SubsetSpec, everything, named, resolve
 
 CLASSES = [f"class{index:02d}" for index in range(20)]
 

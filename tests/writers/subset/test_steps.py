@@ -1,4 +1,4 @@
-"""Steps of subsets: pure, nested, independent of the order in which images come, and refused where they say nothing."""
+"""Steps of subsets: pure, nested, independent of the order of images, and refused if they have no effect."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,17 +11,9 @@ from pydantic import ValidationError
 
 from writers.errors import UserError
 from writers.random_streams import sample_ids
+from writers.subset.lists import available, file_of, imagenet_classes
 from writers.subset.ranking import Ranking
-from writers.subset.spec import (
-    Subset,
-    SubsetSpec,
-    available,
-    file_of,
-    imagenet_classes,
-    named,
-    read_spec,
-    resolve,
-)
+from writers.subset.spec import Subset, SubsetSpec, named, read_spec, resolve
 
 CLASSES = [f"class{index:02d}" for index in range(12)]
 COUNTS = [5 + 3 * index for index in range(12)]  # 5 to 38 images: 258

@@ -1,4 +1,7 @@
-"""Subsets that are a person's own files: lists of classes, maps of labels, and budgets like another file's."""
+"""Subsets that are a person's own files.
+
+Lists of classes, maps of labels, and budgets like another file's.
+"""
 
 from pathlib import Path
 
@@ -8,7 +11,8 @@ from pydantic import ValidationError
 
 from harness.cli.main import cli
 from writers.errors import UserError
-from writers.subset.spec import SubsetSpec, imagenet_classes, named, resolve
+from writers.subset.lists import imagenet_classes
+from writers.subset.spec import SubsetSpec, named, resolve
 
 
 def test_a_text_file_is_a_class_a_line(tmp_path: Path):

@@ -9,7 +9,8 @@ import pytest
 from writers.errors import UserError
 from writers.subset import wordnet
 from writers.subset.class_steps import related, related_targets
-from writers.subset.spec import Subset, imagenet_classes, named, resolve
+from writers.subset.lists import imagenet_classes
+from writers.subset.spec import Subset, named, resolve
 from writers.subset.wordnet_halves import minimal_half
 
 CLASSES = imagenet_classes()

@@ -1,4 +1,4 @@
-"""A stage whose import begins to use CUDA, as far as torch can tell. In its own process only: a copy finds it used."""
+"""A stage whose import initializes CUDA in torch's view; a forked copy finds it in use."""
 
 import os
 import sys

@@ -14,7 +14,7 @@ from loaders.plan import LoaderPlan
 from writers.beton.encoding import DCT, JPEG, RAW
 from writers.beton.store import Beton, damaged, has_fields_of, open_beton
 from writers.errors import UserError
-from writers.subset.base import some
+from writers.subset.base import preview
 from writers.subset.spec import Subset
 
 
@@ -161,7 +161,7 @@ def _selected(subset: Subset, beton: Beton) -> tuple[np.ndarray, np.ndarray]:
     manifest = beton.manifest
     if missing := sorted(set(subset.source_classes) - set(manifest.classes)):
         raise UserError(
-            f"{beton.path} lacks {len(missing)} of the classes of subset {subset.name}: {some(missing)}.",
+            f"{beton.path} lacks {len(missing)} of the classes of subset {subset.name}: {preview(missing)}.",
             "A view can only take from what was written.",
         )
     if beton.labels.ndim != 1:

@@ -45,7 +45,7 @@ class DatasetSpec:
     ]  # map11: 11-point mean average precision for several labels per image
     num_classes: int | None = None  # None: number of folders
     split_sizes: dict[str, int] = field(default_factory=dict)  # official splits, if any
-    licence: str = ""
+    license: str = ""
     citation: str = ""
     where: str = ""  # how to get it
     protocols: tuple[str, ...] = ()  # further splits, keys of `PROTOCOLS`

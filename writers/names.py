@@ -18,7 +18,7 @@ def find(package: str, name: str, noun: str) -> ModuleType:
     Raises:
         UserError: unknown name; suggests similar ones.
     """
-    wanted = normalise(name)
+    wanted = normalize(name)
     known = names(package)
     if wanted not in known:
         raise unknown(noun, name, known)
@@ -44,8 +44,8 @@ def unknown(noun: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    return difflib.get_close_matches(normalise(name), list(known), n=3, cutoff=0.5)
+    return difflib.get_close_matches(normalize(name), list(known), n=3, cutoff=0.5)
 
 
-def normalise(name: str) -> str:
+def normalize(name: str) -> str:
     return name.strip().lower().replace("-", "_")

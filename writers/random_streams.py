@@ -25,7 +25,7 @@ def sample_ids(names: Iterable[str]) -> np.ndarray:
     )
 
 
-def draw(seed: int, purpose: str, ids: np.ndarray) -> np.ndarray:
+def random_bits(seed: int, purpose: str, ids: np.ndarray) -> np.ndarray:
     """Return a random word per sample, uint64 [N]. Draws for different purposes are independent."""
     return random_words(seed ^ int.from_bytes(purpose.encode()[:8], "big"), 0, ids, 1)[:, 0]
 

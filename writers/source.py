@@ -188,7 +188,7 @@ def carve(
     so that adding or removing images moves few others. At least one image of a class stays in
     train; a class of three or more gives at least one to each split.
     """
-    from writers.random_streams import draw
+    from writers.random_streams import random_bits
 
     shares = (0.0 if test else settings.test, 0.0 if val else settings.val)
     if not any(shares):
@@ -200,7 +200,9 @@ def carve(
     for examples in by_class.values():
         examples = [
             examples[index]
-            for index in draw(settings.seed, "split", ids_of(examples)).argsort(kind="stable")
+            for index in random_bits(settings.seed, "split", ids_of(examples)).argsort(
+                kind="stable"
+            )
         ]
         total, num_left = len(examples), len(examples) - 1
         for part, share in zip(carved, shares, strict=False):
@@ -237,7 +239,7 @@ def _find(path: Path, classes: Sequence[str] | None) -> Found:
         raise UserError(f"There is no folder or archive {path}.", layouts())
     try:
         kind = next(
-            (kind for kind in _kinds() if hasattr(kind, "recognise") and kind.recognise(path)), None
+            (kind for kind in _kinds() if hasattr(kind, "recognize") and kind.recognize(path)), None
         )
         return (kind or importlib.import_module(f"{KINDS}.tree")).find(path, classes)
     except OSError as error:

@@ -17,8 +17,9 @@ from harness.runner import result
 from writers.dataset import DatasetSpec, spec_of
 from writers.errors import UserError
 from writers.subset.class_steps import Listed
+from writers.subset.lists import imagenet_classes
 from writers.subset.ranking import Ranking
-from writers.subset.spec import SubsetSpec, imagenet_classes, resolve
+from writers.subset.spec import SubsetSpec, resolve
 
 
 class ImageCounts:

@@ -11,7 +11,7 @@ from harness.runner.context import StageContext
 from loaders.plan import LoaderPlan
 from writers.beton.store import open_beton
 from writers.errors import UserError
-from writers.random_streams import draw
+from writers.random_streams import random_bits
 
 
 def split_path(context: StageContext, role: str, split: str) -> Path:
@@ -105,7 +105,7 @@ def _place_in_class(
     labels: np.ndarray, ids: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of each image among those of its class, in the order of a draw: int64 [N]; and images of each class: int64 [K]."""
-    by_draw = np.argsort(draw(seed, "few", ids), kind="stable")
+    by_draw = np.argsort(random_bits(seed, "few", ids), kind="stable")
     by_class = by_draw[np.argsort(labels[by_draw], kind="stable")]
     counts = np.bincount(labels)
     place = np.empty(len(labels), np.int64)

@@ -82,9 +82,9 @@ def _split(
     """
     if val is not None:
         return (train.features, train.labels), (val.features, val.labels), "val"
-    from writers.random_streams import draw, uniform
+    from writers.random_streams import random_bits, uniform
 
-    held_out = uniform(draw(0, "probe", train.ids)) < HELD_OUT
+    held_out = uniform(random_bits(0, "probe", train.ids)) < HELD_OUT
     return (
         (train.features[~held_out], train.labels[~held_out]),
         (train.features[held_out], train.labels[held_out]),

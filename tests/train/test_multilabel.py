@@ -27,7 +27,7 @@ from tests.helpers.tiny_stages import (
     pretrain_context,
     write_colours,
 )
-from writers.beton.concat import join_splits
+from writers.beton.concat import concat_splits
 from writers.beton.encoding import Encoding
 from writers.beton.store import open_beton
 from writers.beton.verify import verify
@@ -296,7 +296,7 @@ def test_transfer_learns_many_labels_and_val_chooses_by_map(
 def test_joined_splits_have_the_rows_of_labels_of_both(root: Path, target: Any):
     train, val = (root / "data" / "stripes" / f"{split}.beton" for split in ("train", "val"))
     joined = root / "data" / "joined.beton"
-    manifest = join_splits([train, val], joined, split="trainval")
+    manifest = concat_splits([train, val], joined, split="trainval")
     assert verify(joined) == [] and manifest.num_samples == sum(
         open_beton(file).manifest.num_samples for file in (train, val)
     )
@@ -315,7 +315,7 @@ def test_joined_splits_have_the_rows_of_labels_of_both(root: Path, target: Any):
         )
     with pytest.raises(UserError, match="other classes"):
         colours = write_colours(root / "data", "others", splits={"train": 2})
-        join_splits(
+        concat_splits(
             [train, root / "data" / colours.metrics["splits"]["train"]["path"]],
             joined,
             split="trainval",

@@ -26,7 +26,7 @@ from tests.helpers.tiny_stages import (
     pretrain_context,
     write_colours,
 )
-from writers.beton.concat import join_splits
+from writers.beton.concat import concat_splits
 from writers.beton.store import open_beton
 from writers.beton.verify import verify
 from writers.errors import UserError
@@ -315,7 +315,7 @@ def test_a_refit_trains_the_chosen_point_on_train_and_val_and_tests_that(root, t
     assert sorted(path.name for path in (root / "refit").iterdir()) == ["predictions.npz"]
     splits = target.metrics["splits"]
     train, val = (open_beton(root / "data" / splits[name]["path"]) for name in ("train", "val"))
-    join_splits([train.path, val.path], root / "data" / "target" / "both.beton", split="train")
+    concat_splits([train.path, val.path], root / "data" / "target" / "both.beton", split="train")
     joined = open_beton(root / "data" / "target" / "both.beton")
     assert verify(joined.path) == [] and joined.labels.tolist() == [
         *train.labels.tolist(),

@@ -7,15 +7,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from writers.beton.atomic_file import new_beton
 from writers.beton.encoding import DCT, JPEG
 from writers.beton.layout import Layout, digest_of, write_at
-from writers.beton.publish import new_beton
 from writers.beton.store import Beton, Manifest, Progress, open_beton
 from writers.beton.write import file_fields
 from writers.beton.writeback import DiskWriter
 from writers.dct import blob as dct
 from writers.errors import UserError
-from writers.jpeg.restart_index import DamagedJpeg, add_restart_index
+from writers.jpeg.restart_index import DamagedJpegError, add_restart_index
 
 IMAGES_AT_ONCE = 16
 AHEAD_PER_THREAD = 4
@@ -153,12 +153,12 @@ def _images(
         digest, mode = beton.digests[number].tobytes(), int(rows["mode"][number])
         try:
             if digest_of(data) != digest:
-                raise DamagedJpeg("its bytes have changed")
+                raise DamagedJpegError("its bytes have changed")
             if mode != JPEG:
                 return mode, data, digest
             mode, data = stored(data)
             return mode, data, digest_of(data)
-        except DamagedJpeg as error:
+        except DamagedJpegError as error:
             raise UserError(
                 f"Sample {number} of {beton.path} is damaged: {error}.",
                 "Write the beton again from its images.",

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from writers.beton.atomic_file import new_beton
 from writers.beton.layout import Layout, write_at
-from writers.beton.publish import new_beton
 from writers.beton.store import Beton, Manifest, open_beton
 from writers.beton.write import file_fields
 from writers.errors import UserError
 
 
-def join_splits(files: Sequence[Path], out_file: Path, *, split: str) -> Manifest:
+def concat_splits(files: Sequence[Path], out_file: Path, *, split: str) -> Manifest:
     """Copy all samples, file by file in order, and write a manifest.
 
     Returns:

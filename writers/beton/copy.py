@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from writers.beton.atomic_file import NewBeton, new_beton
 from writers.beton.layout import Layout, digest_of, write_at
-from writers.beton.publish import NewBeton, new_beton
 from writers.beton.store import Beton, Manifest, Progress, has_fields_of, open_beton
 from writers.beton.write import class_counts, file_fields, missing_classes, name_of
 from writers.beton.writeback import DiskWriter
@@ -25,7 +25,7 @@ from writers.errors import UserError
 from writers.subset.spec import Subset
 
 CHUNK_BYTES = 2**20
-MOST_AT_ONCE = 64 * 2**20  # approximate bytes copied between progress reports
+MAX_COPY_BYTES = 64 * 2**20  # approximate bytes copied between progress reports
 
 
 def copy_subset(
@@ -177,7 +177,7 @@ def check_samples(
 def _run_ends(origins: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> list[int]:
     """Ends of runs of samples that are adjacent in both files, limited in size."""
     apart = (origins[1:] != origins[:-1] + sizes[:-1]) | (offsets[1:] != offsets[:-1] + sizes[:-1])
-    apart |= np.diff(np.cumsum(sizes) // MOST_AT_ONCE) > 0
+    apart |= np.diff(np.cumsum(sizes) // MAX_COPY_BYTES) > 0
     return [*(np.flatnonzero(apart) + 1).tolist(), len(sizes)]
 
 

@@ -18,7 +18,12 @@ from writers.dct import blob as dct
 from writers.jpeg import turbojpeg
 from writers.jpeg.markers import check_markers
 from writers.jpeg.resize import shrink, shrink_into
-from writers.jpeg.restart_index import DamagedJpeg, add_restart_index, encode_indexed, read_frame
+from writers.jpeg.restart_index import (
+    DamagedJpegError,
+    add_restart_index,
+    encode_indexed,
+    read_frame,
+)
 
 # pixels: images up to this longer side are stored raw; JPEG would cost accuracy and save little
 SMALL = 96
@@ -34,7 +39,7 @@ class Blob:
     data: bytes
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """The bytes are not an image that can be stored; the message is the reason."""
 
 
@@ -58,14 +63,14 @@ def encode(
         lenient: encode a JPEG with warnings again as Pillow decodes it.
 
     Raises:
-        Unreadable: not a complete image.
+        UnreadableError: not a complete image.
     """
     if lenient or data[:2] != b"\xff\xd8":
         return _encode_pixels(_rgb_by_pillow(data), encoding, chance)
     try:
         return _encode_jpeg(data, encoding, chance, check)
-    except (DamagedJpeg, turbojpeg.JpegError) as error:
-        raise Unreadable(f"the JPEG is damaged: {error}") from error
+    except (DamagedJpegError, turbojpeg.JpegError) as error:
+        raise UnreadableError(f"the JPEG is damaged: {error}") from error
 
 
 def _encode_jpeg(data: bytes, encoding: Encoding, chance: float, check: bool) -> Blob:
@@ -113,7 +118,7 @@ def _encode_pixels(
     height, width, _ = pixels.shape
     width, height = fitted = size or _fitted((width, height), encoding.max_resolution)
     if max(fitted) > MAX_SIDE:
-        raise Unreadable(
+        raise UnreadableError(
             f"it is {width} x {height} pixels; a beton holds up to {MAX_SIDE} per side"
         )
     if pixels.shape[:2] != (height, width):
@@ -180,7 +185,7 @@ def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes 
 
 
 def _rgb_by_pillow(data: bytes) -> np.ndarray:
-    """Decode to uint8 [H, W, 3] by Pillow. Raises Unreadable."""
+    """Decode to uint8 [H, W, 3] by Pillow. Raises UnreadableError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -194,7 +199,7 @@ def _rgb_by_pillow(data: bytes) -> np.ndarray:
                     return np.repeat(grey[..., None], 3, axis=2)
                 return np.asarray(image.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
-        raise Unreadable(_reason(data, error)) from error
+        raise UnreadableError(_reason(data, error)) from error
 
 
 def _as_jpeg(size: tuple[int, int], encoding: Encoding, chance: float) -> bool:

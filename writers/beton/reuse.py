@@ -16,30 +16,30 @@ from pathlib import Path
 
 import numpy as np
 
+from writers.beton.atomic_file import new_beton
 from writers.beton.copy import BetonChangedError, check_samples, copy_samples, lay_out, open_samples
-from writers.beton.encode import Unreadable, encode
+from writers.beton.encode import UnreadableError, encode
 from writers.beton.encoding import Encoding
 from writers.beton.layout import Layout, digest_of
 from writers.beton.provenance import Origin, recorded
-from writers.beton.publish import new_beton
 from writers.beton.store import Beton, Manifest, Progress, has_fields_of, open_beton, read_manifest
 from writers.beton.write import CREATED_BY, FILE_FIELDS, chosen, file_fields, manifest_of
 from writers.errors import UserError
-from writers.random_streams import draw, uniform
+from writers.random_streams import random_bits, uniform
 from writers.source import Example, Source, ids_of
 from writers.subset.spec import Subset
 
-NUM_ENCODED_ANEW = 16
+NUM_REENCODED = 16
 SEED = 0  # seed of the order and of mixed encodings, `write_split`'s default
 
 
 @dataclass(frozen=True)
-class Taken:
+class Reused:
     manifest: Manifest
     beton: Path  # source of the samples
 
 
-def take(
+def reuse_samples(
     source: Source,
     split: str,
     subset: Subset,
@@ -49,11 +49,11 @@ def take(
     origin: Origin | None,
     folder: Path,
     progress: Progress | None = None,
-    tell: Callable[[str], None] = print,
-) -> Taken | None:
+    log: Callable[[str], None] = print,
+) -> Reused | None:
     """Write `out_file` like `write_split`, from a beton in a subfolder of `folder`.
 
-    The manifest equals that of `write_split`. `tell` receives a message if a beton is damaged or
+    The manifest equals that of `write_split`. `log` receives a message if a beton is damaged or
     disappears; the next one is then tried.
 
     Returns:
@@ -65,17 +65,17 @@ def take(
     if source.multi_label or origin is None:
         return None
     examples: list[Example] = []
-    for path, manifest in _promising(folder, source, split, encoding, origin):
+    for path, manifest in _candidates(folder, source, split, encoding, origin):
         examples = examples or chosen(source, split, subset, SEED)
         try:
-            if taken := _take(path, manifest, source, split, subset, examples, out_file, progress):
-                return Taken(taken, path)
+            if taken := _reuse(path, manifest, source, split, subset, examples, out_file, progress):
+                return Reused(taken, path)
         except BetonChangedError as error:
-            tell(f"Not copied from {path}: {error}")
+            log(f"Not copied from {path}: {error}")
     return None
 
 
-def _promising(
+def _candidates(
     folder: Path, source: Source, split: str, encoding: Encoding, origin: Origin
 ) -> list[tuple[Path, Manifest]]:
     """Betons with the same images and encoding according to their records, smallest first."""
@@ -100,7 +100,7 @@ def _promising(
     return sorted(found, key=lambda one: one[1].num_samples)
 
 
-def _take(
+def _reuse(
     path: Path,
     manifest: Manifest,
     source: Source,
@@ -168,9 +168,9 @@ def _encodes_to(
     beton: Beton, positions: np.ndarray, examples: Sequence[Example], source: Source
 ) -> bool:
     """Return True if a few images across the file still encode to the stored bytes."""
-    few = np.unique(np.linspace(0, len(positions) - 1, NUM_ENCODED_ANEW, dtype=np.int64))
+    few = np.unique(np.linspace(0, len(positions) - 1, NUM_REENCODED, dtype=np.int64))
     manifest = beton.manifest
-    chances = uniform(draw(manifest.seed, "encode", beton.ids[positions[few]]))
+    chances = uniform(random_bits(manifest.seed, "encode", beton.ids[positions[few]]))
     try:
         return all(
             digest_of(
@@ -189,7 +189,7 @@ def _encodes_to(
                 strict=True,
             )
         )
-    except (Unreadable, OSError):  # writing from the images reports which, and why
+    except (UnreadableError, OSError):  # writing from the images reports which, and why
         return False
 
 

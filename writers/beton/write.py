@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from writers.beton.encode import Blob, Unreadable, encode
+from writers.beton.atomic_file import NewBeton, new_beton
+from writers.beton.encode import Blob, UnreadableError, encode
 from writers.beton.encoding import DCT, JPEG, RAW, Encoding
 from writers.beton.layout import Layout, digest_of, write_at
-from writers.beton.publish import NewBeton, new_beton
 from writers.beton.store import Manifest, Progress, file_digests
 from writers.beton.writeback import DiskWriter
 from writers.errors import UserError
-from writers.random_streams import draw, uniform
+from writers.random_streams import random_bits, uniform
 from writers.source import Example, Source, ids_of
 from writers.subset.spec import Subset
 
@@ -135,7 +135,7 @@ def _write_samples(
     skipped: list[dict[str, str]] = []
     offenders: list[str] = []
     ids = ids_of(examples)
-    chances = uniform(draw(seed, "encode", ids))
+    chances = uniform(random_bits(seed, "encode", ids))
     number = 0
     for run, blobs in _encoded(source, encoding, examples, chances, num_threads, check):
         pieces: list[tuple[int, bytes]] = []
@@ -143,7 +143,7 @@ def _write_samples(
             if progress is not None:
                 progress(number, len(examples))
             number += 1
-            if isinstance(blob, Unreadable):
+            if isinstance(blob, UnreadableError):
                 skipped.append(
                     {
                         "name": example.name,
@@ -207,31 +207,31 @@ def _encoded(
     chances: np.ndarray,
     num_threads: int,
     check: bool,
-) -> Iterator[tuple[Sequence[Example], list["_Ready | Unreadable"]]]:
+) -> Iterator[tuple[Sequence[Example], list["_Ready | UnreadableError"]]]:
     """Yield runs of examples with their encoded images in order; `num_threads` work ahead."""
 
-    def work(example: Example, chance: float) -> _Ready | Unreadable:
+    def work(example: Example, chance: float) -> _Ready | UnreadableError:
         if reason := source.damaged.get(example.key):
-            return Unreadable(reason)
+            return UnreadableError(reason)
         try:
             lenient = example.key in source.lenient
             return _ready(
                 encode(source.read(example), encoding, chance, check=check, lenient=lenient),
                 example,
             )
-        except Unreadable as error:
+        except UnreadableError as error:
             return error
         except OSError as error:
-            return Unreadable(f"it cannot be read: {error.strerror or error}")
+            return UnreadableError(f"it cannot be read: {error.strerror or error}")
         except Exception as error:  # a bug, or no memory left
             error.add_note(f"While {source.where(example)} was read and encoded.")
             raise
 
-    def work_through(begin: int) -> list[_Ready | Unreadable]:
+    def work_through(begin: int) -> list[_Ready | UnreadableError]:
         run = slice(begin, begin + IMAGES_AT_ONCE)
         return list(map(work, examples[run], chances[run].tolist()))
 
-    waiting: deque[tuple[int, Future[list[_Ready | Unreadable]]]] = deque()
+    waiting: deque[tuple[int, Future[list[_Ready | UnreadableError]]]] = deque()
     pool = ThreadPoolExecutor(num_threads, "harness-encode")
     try:
         for begin in range(0, len(examples), IMAGES_AT_ONCE):
@@ -287,7 +287,7 @@ def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Exampl
     positions, labels = subset.select(
         split, source.classes, np.array([example.label for example in there], np.int64), ids
     )
-    positions_in_order = np.argsort(draw(seed, "order", ids[positions]), kind="stable")
+    positions_in_order = np.argsort(random_bits(seed, "order", ids[positions]), kind="stable")
     examples = [
         replace(there[positions[index]], label=int(labels[index])) for index in positions_in_order
     ]

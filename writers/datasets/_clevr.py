@@ -25,7 +25,7 @@ DOWNLOADS = (
     ),
 )
 SPLIT_SIZES = {"train": 70_000, "test": 15_000}
-LICENCE = "CC BY 4.0"
+LICENSE = "CC BY 4.0"
 CITATION = (
     "Johnson et al. 2017, CLEVR: a diagnostic dataset for compositional language and elementary "
     "visual reasoning"

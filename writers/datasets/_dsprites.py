@@ -27,7 +27,7 @@ DOWNLOADS = (
     ),
 )
 SPLIT_SIZES = {"train": 589_824, "val": 73_728, "test": 73_728}
-LICENCE = "Apache-2.0"
+LICENSE = "Apache-2.0"
 CITATION = "Matthey et al. 2017, dSprites: disentanglement testing sprites dataset"
 WHERE = f"https://github.com/google-deepmind/dsprites-dataset: {STEM}.hdf5 or .npz"
 SLAB = 4096  # images per chunk

@@ -37,7 +37,7 @@ DOWNLOADS = tuple(
     for name in [f"{STEMS[part.partition('-')[0]]}-{part.partition('-')[2]}.mat.gz"]
 )
 SPLIT_SIZES = {"train": 24_300, "val": 12_150, "test": 12_150}
-LICENCE = "research only"
+LICENSE = "research only"
 CITATION = (
     "LeCun, Huang and Bottou 2004, Learning methods for generic object recognition with invariance "
     "to pose and lighting"

@@ -33,10 +33,11 @@ def _few(
             f"VTAB takes {number} images of {what}, which has {len(examples)}.",
             "Give val a larger share." if what.startswith("val") else "Is the dataset whole?",
         )
-    from writers.random_streams import draw
+    from writers.random_streams import random_bits
 
     order = [
-        examples[index] for index in draw(seed, "vtab", ids_of(examples)).argsort(kind="stable")
+        examples[index]
+        for index in random_bits(seed, "vtab", ids_of(examples)).argsort(kind="stable")
     ]
     chosen = (
         {example.label: example for example in reversed(order)} if every_class else {}

@@ -20,7 +20,7 @@ SPEC = DatasetSpec(
     default_protocol="salman",
     split_sizes={"train": 6667, "test": 3333},
     protocol_sizes={"official": {"train": 3334, "val": 3333, "test": 3333}},
-    licence="non-commercial research only",
+    license="non-commercial research only",
     citation="Maji et al. 2013, Fine-grained visual classification of aircraft",
     where=(
         "fgvc-aircraft-2013b.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft, "

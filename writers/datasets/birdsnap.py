@@ -30,7 +30,7 @@ SPEC = DatasetSpec(
     default_protocol="salman",
     split_sizes={"train": 32_677, "test": 8171},
     protocol_sizes={"kornblith": {"train": 47_386, "test": 2443}},
-    licence="the photographers'; research",
+    license="the photographers'; research",
     citation="Berg et al. 2014, Birdsnap: large-scale fine-grained visual categorization of birds",
     where="the lists in birdsnap.tgz (thomasberg.org), and the images that its script can still "
     "fetch: images.txt, "

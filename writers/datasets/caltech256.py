@@ -26,7 +26,7 @@ SPEC = DatasetSpec(
     default_protocol="salman",
     split_sizes={"train": 15_420, "test": 15_187},
     protocol_sizes={"carved": {}},
-    licence="CC BY 4.0",
+    license="CC BY 4.0",
     citation="Griffin, Holub and Perona 2007, Caltech-256 object category dataset",
     where=(
         "https://data.caltech.edu/records/nyy15-4j048: 256_ObjectCategories.tar, as it is or "

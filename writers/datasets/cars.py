@@ -26,7 +26,7 @@ SPEC = DatasetSpec(
     protocols=("salman", "kornblith"),
     default_protocol="salman",
     split_sizes={"train": 8144, "test": 8041},
-    licence="non-commercial research only",
+    license="non-commercial research only",
     citation="Krause et al. 2013, 3D object representations for fine-grained categorization",
     where="cars_train/, cars_test/, devkit/ and cars_test_annos_withlabels.mat (ai.stanford.edu no "
     "longer has them; mirrors "

@@ -21,7 +21,7 @@ SPEC = DatasetSpec(
     protocols=("salman", "kornblith"),
     default_protocol="salman",
     split_sizes={"train": 50_000, "test": 10_000},
-    licence="not stated by its authors",
+    license="not stated by its authors",
     citation="Krizhevsky 2009, Learning multiple layers of features from tiny images",
     where=(
         "https://www.cs.toronto.edu/~kriz/cifar.html: cifar-10-python.tar.gz, as it is or unpacked"

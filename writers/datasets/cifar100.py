@@ -19,7 +19,7 @@ SPEC = DatasetSpec(
     split_sizes={"train": 50_000, "test": 10_000},
     protocols=("salman", "kornblith", "vtab"),
     default_protocol="salman",
-    licence="not stated by its authors",
+    license="not stated by its authors",
     citation="Krizhevsky 2009, Learning multiple layers of features from tiny images",
     where=(
         "https://www.cs.toronto.edu/~kriz/cifar.html: cifar-100-python.tar.gz, as it is or unpacked"

@@ -11,7 +11,7 @@ SPEC = DatasetSpec(
     metric="top1",
     num_classes=10,
     split_sizes={"train": 3068, "val": 341, "test": 372},
-    licence="CC0",
+    license="CC0",
     citation="Grigorev 2020, Clothing dataset: 5,000 images",
     where=(
         "github.com/alexeygrigorev/clothing-dataset-small, as it is: train/, validation/ and "

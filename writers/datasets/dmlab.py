@@ -12,7 +12,7 @@ from pathlib import Path
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
 from writers.formats.layout_search import check_labels, find
-from writers.formats.tfrecords import Damaged, Place, PlacesInFiles, read_examples
+from writers.formats.tfrecords import DamagedRecordError, Place, PlacesInFiles, read_examples
 from writers.source import Example, Source, SplitSettings, open_source
 
 SPEC = DatasetSpec(
@@ -22,7 +22,7 @@ SPEC = DatasetSpec(
     num_classes=6,
     protocols=("vtab",),
     split_sizes={"train": 65_550, "val": 22_628, "test": 22_735},
-    licence="not stated with the data",
+    license="not stated with the data",
     citation="Zhai et al. 2019, The Visual Task Adaptation Benchmark",
     where="https://storage.googleapis.com/dmlab-vtab/dmlab.tar.gz, unpacked",
     downloads=(
@@ -62,7 +62,7 @@ def _records(file: Path) -> list[tuple[Place, int]]:
     """Offset of each record's image, and its label."""
     try:
         found = [(example["image"], example["label"]) for example in read_examples(file)]
-    except (Damaged, KeyError) as error:
+    except (DamagedRecordError, KeyError) as error:
         raise UserError(
             f"{file} is not a whole file of DMLab: {error}", "Download it again."
         ) from error

@@ -19,7 +19,7 @@ SPEC = DatasetSpec(
     num_classes=10,
     protocols=("vtab",),
     split_sizes={"train": 16_200, "val": 5_400, "test": 5_400},
-    licence="MIT",
+    license="MIT",
     citation=(
         "Helber et al. 2019, EuroSAT: a novel dataset and deep learning benchmark for land use "
         "and land cover"

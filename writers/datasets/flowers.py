@@ -30,7 +30,7 @@ SPEC = DatasetSpec(
     protocols=("salman", "kornblith", "official", "vtab"),
     default_protocol="salman",
     protocol_sizes={"official": OFFICIAL, "vtab": OFFICIAL},
-    licence="not stated by its authors; research",
+    license="not stated by its authors; research",
     citation=(
         "Nilsback and Zisserman 2008, Automated flower classification over a large number of "
         "classes"

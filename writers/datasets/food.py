@@ -17,7 +17,7 @@ SPEC = DatasetSpec(
     protocols=("salman", "kornblith"),
     default_protocol="salman",
     split_sizes={"train": 75_750, "test": 25_250},
-    licence="the photographers'; research",
+    license="the photographers'; research",
     citation="Bossard, Guillaumin and Van Gool 2014, Food-101",
     where=(
         "food-101.tar.gz from https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101, unpacked"

@@ -14,7 +14,7 @@ SPEC = DatasetSpec(
     metric="top1",
     num_classes=81,
     split_sizes={"train": 2640, "val": 296, "test": 2485},
-    licence="MIT",
+    license="MIT",
     citation=(
         "Klasson, Zhang and Kjellstroem 2019, A hierarchical grocery store image dataset with "
         "visual and semantic labels"

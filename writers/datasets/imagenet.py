@@ -16,7 +16,7 @@ from pathlib import Path
 from writers.dataset import DatasetSpec
 from writers.errors import UserError
 from writers.source import Source, SplitSettings, open_source
-from writers.subset.spec import imagenet_classes
+from writers.subset.lists import imagenet_classes
 
 SPEC = DatasetSpec(
     name="imagenet",
@@ -25,7 +25,7 @@ SPEC = DatasetSpec(
     num_classes=1000,
     often_partial=True,
     split_sizes={"train": 1_281_167, "val": 50_000},
-    licence="research and education only, by agreement",
+    license="research and education only, by agreement",
     citation="Russakovsky et al. 2015, ImageNet Large Scale Visual Recognition Challenge",
     where=(
         "image-net.org, after registration: ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar "

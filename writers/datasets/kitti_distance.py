@@ -28,7 +28,7 @@ SPEC = DatasetSpec(
     num_classes=4,
     protocols=("vtab",),
     split_sizes={"train": 6_347, "val": 423, "test": 711},
-    licence="CC BY-NC-SA 3.0",
+    license="CC BY-NC-SA 3.0",
     citation=(
         "Geiger, Lenz and Urtasun 2012, Are we ready for autonomous driving? The KITTI vision "
         "benchmark suite"

@@ -30,7 +30,7 @@ SPEC = DatasetSpec(
     num_classes=2,
     protocols=("vtab",),
     split_sizes={"train": 262_144, "val": 32_768, "test": 32_768},
-    licence="CC0",
+    license="CC0",
     citation="Veeling et al. 2018, Rotation equivariant CNNs for digital pathology",
     where=(
         "https://zenodo.org/record/2546921: the six .h5.gz with images (x) and labels (y), unpacked"

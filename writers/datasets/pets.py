@@ -22,7 +22,7 @@ SPEC = DatasetSpec(
     split_sizes={"train": 3680, "test": 3669},
     protocols=("salman", "kornblith", "vtab"),
     default_protocol="salman",
-    licence="CC BY-SA 4.0",
+    license="CC BY-SA 4.0",
     citation="Parkhi et al. 2012, Cats and dogs",
     where=(
         "https://www.robots.ox.ac.uk/~vgg/data/pets: images.tar.gz and annotations.tar.gz, "

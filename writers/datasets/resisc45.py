@@ -20,7 +20,7 @@ SPEC = DatasetSpec(
     num_classes=45,
     protocols=("vtab",),
     split_sizes={"train": 18_900, "val": 6_300, "test": 6_300},
-    licence="not stated by its authors; research",
+    license="not stated by its authors; research",
     citation=(
         "Cheng, Han and Lu 2017, Remote sensing image scene classification: benchmark and state "
         "of the art"

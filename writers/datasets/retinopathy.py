@@ -25,7 +25,7 @@ SPEC = DatasetSpec(
     num_classes=5,
     protocols=("vtab",),
     split_sizes={"train": 35_126, "val": 10_906, "test": 42_670},
-    licence="Kaggle's competition rules",
+    license="Kaggle's competition rules",
     citation="Kaggle and EyePACS 2015, Diabetic retinopathy detection",
     where=(
         f"{KAGGLE}, after registration: train/, test/, trainLabels.csv; and "

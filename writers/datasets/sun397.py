@@ -27,7 +27,7 @@ SPEC = DatasetSpec(
     default_protocol="salman",
     split_sizes={"train": 19_850, "test": 19_850},
     protocol_sizes={"vtab": {"test": 21_750}},
-    licence="the photographers'; research",
+    license="the photographers'; research",
     citation="Xiao et al. 2010, SUN database: large-scale scene recognition from abbey to zoo",
     where="SUN397.tar.gz unpacked (SUN397/), and Partitions.zip unpacked (Training_01.txt, "
     "Testing_01.txt, ClassName.txt) in "

@@ -25,7 +25,7 @@ SPEC = DatasetSpec(
     num_classes=10,
     protocols=("vtab",),
     split_sizes={"train": 73_257, "test": 26_032},
-    licence="non-commercial use only",
+    license="non-commercial use only",
     citation=(
         "Netzer et al. 2011, Reading digits in natural images with unsupervised feature learning"
     ),

@@ -17,7 +17,7 @@ SPEC = DatasetSpec(
     metric="top1",
     num_classes=8,
     split_sizes={split: 8 * number for split, number in NUM_IMAGES.items()},
-    licence="MIT, as this program",
+    license="MIT, as this program",
     where="generated on first use, in the given folder",
     generated=True,
 )

@@ -20,7 +20,7 @@ SPEC = DatasetSpec(
     metric="top1",
     num_classes=10,
     split_sizes={split: 10 * number for split, number in NUM_IMAGES.items()},
-    licence="MIT, as this program",
+    license="MIT, as this program",
     where="generated on first use, in the given folder",
     generated=True,
 )

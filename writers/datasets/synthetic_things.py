@@ -22,7 +22,7 @@ SPEC = DatasetSpec(
     metric="top1",
     num_classes=30,
     split_sizes={split: 30 * number for split, number in NUM_IMAGES.items()},
-    licence="MIT, as this program",
+    license="MIT, as this program",
     where="generated on first use, in the given folder",
     generated=True,
 )
@@ -37,6 +37,6 @@ def open(path: Path, settings: SplitSettings) -> Source:
 def pictures() -> "SyntheticSet":
     """Generator of the images. Imported late: the specification does not need numpy."""
     from writers.synthetic.generate import SyntheticSet
-    from writers.synthetic.things import CLASSES
+    from writers.synthetic.objects import CLASSES
 
     return SyntheticSet(SPEC.name, CLASSES, NUM_IMAGES)

@@ -5,7 +5,7 @@ from typing import Any
 
 from writers.errors import UserError
 from writers.jpeg import native as kernel
-from writers.jpeg.restart_index import DamagedJpeg
+from writers.jpeg.restart_index import DamagedJpegError
 
 MAGIC = b"hdct"
 _DONE, _LEFT_ALONE = 0, 1  # as in encode.c
@@ -19,10 +19,10 @@ def from_jpeg(jpeg: bytes) -> bytes | None:
     """The coefficients of a JPEG: the same pixels. The same bytes for the same coefficients.
 
     Baseline and progressive, grey and YCbCr at 4:4:4, 4:2:2, 4:4:0 and 4:2:0, at least 8 pixels wide. None for what a blob does
-    not hold: other colors and samplings, 12 bits, coefficients that no encoder of photographs writes. Raises DamagedJpeg for
+    not hold: other colors and samplings, 12 bits, coefficients that no encoder of photographs writes. Raises DamagedJpegError for
     what libjpeg cannot read to the end without a warning, and UserError without the package's C parts.
     """
-    return _converted("harness_jpeg_to_dct", jpeg, DamagedJpeg)
+    return _converted("harness_jpeg_to_dct", jpeg, DamagedJpegError)
 
 
 def to_jpeg(blob: bytes) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 
 from writers.errors import UserError
 from writers.formats.split_lists import with_own_splits
-from writers.random_streams import draw
+from writers.random_streams import random_bits
 from writers.source import Example, Source, SplitSettings, carve, ids_of, open_source
 
 
@@ -61,7 +61,7 @@ def first_of_each(
         if drawn:
             examples = [
                 examples[index]
-                for index in np.argsort(draw(0, "first", ids_of(examples)), kind="stable")
+                for index in np.argsort(random_bits(0, "first", ids_of(examples)), kind="stable")
             ]
         train += examples[:number]
         test += examples[number:]

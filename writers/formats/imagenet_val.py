@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 
 from writers.errors import UserError
-from writers.subset.spec import imagenet_classes
+from writers.subset.lists import imagenet_classes
 
 FILE = Path(__file__).parents[1] / "imagenet_val.txt"
 DIGITS = "0123456789abcdefghijklmnopqrstuv"

@@ -18,7 +18,7 @@ from pathlib import Path
 BYTES = 2  # protocol buffers' wire type of length-delimited fields
 
 
-class Damaged(Exception):
+class DamagedRecordError(Exception):
     """The file is not a complete sequence of examples."""
 
 
@@ -56,7 +56,7 @@ def read_examples(file: Path) -> Iterator[dict[str, Place | int]]:
     """Read the first value of each feature of each record.
 
     Bytes are returned as a range in the file, integers as numbers; floats are skipped. Raises
-    Damaged.
+    DamagedRecordError.
     """
     if not file.stat().st_size:
         return
@@ -64,10 +64,10 @@ def read_examples(file: Path) -> Iterator[dict[str, Place | int]]:
         start = 0
         while start < len(data):
             if start + 12 > len(data):
-                raise Damaged(f"it ends inside the record at byte {start}")
+                raise DamagedRecordError(f"it ends inside the record at byte {start}")
             end = start + 12 + struct.unpack_from("<Q", data, start)[0]
             if end + 4 > len(data):
-                raise Damaged(f"it ends inside the record at byte {start}")
+                raise DamagedRecordError(f"it ends inside the record at byte {start}")
             yield dict(_features(data, start + 12, end, file))
             start = end + 4
 
@@ -82,7 +82,7 @@ def _features(
                 for number, first, last in _fields(data, entry_start, entry_end)
             }
             if set(parts) != {1, 2}:
-                raise Damaged(f"byte {entry_start} is not the start of a feature")
+                raise DamagedRecordError(f"byte {entry_start} is not the start of a feature")
             name = data[slice(*parts[1])].decode(errors="replace")
             for kind, list_start, list_end in _fields(data, *parts[2]):
                 value = _first_value(data, kind, list_start, list_end, file)
@@ -110,10 +110,10 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, i
     while start < end:
         tag, start = _varint(data, start, end)
         if tag & 7 != BYTES:
-            raise Damaged(f"byte {start} has no field with a length")
+            raise DamagedRecordError(f"byte {start} has no field with a length")
         size, start = _varint(data, start, end)
         if start + size > end:
-            raise Damaged(f"the field at byte {start} is longer than its message")
+            raise DamagedRecordError(f"the field at byte {start} is longer than its message")
         yield tag >> 3, start, start + size
         start += size
 
@@ -125,4 +125,4 @@ def _varint(data: mmap.mmap, start: int, end: int) -> tuple[int, int]:
         value |= (data[place] & 0x7F) << (7 * (place - start))
         if data[place] < 0x80:
             return value, place + 1
-    raise Damaged(f"the number at byte {start} does not end")
+    raise DamagedRecordError(f"the number at byte {start} does not end")

@@ -2,8 +2,8 @@
 
 import re
 
-from writers.jpeg import native as kernel
-from writers.jpeg.restart_index import DamagedJpeg
+from writers.jpeg import native
+from writers.jpeg.restart_index import DamagedJpegError
 
 MARKER = re.compile(
     rb"\xff[^\x00\xff]"
@@ -12,12 +12,12 @@ CUT_SHORT, OUT_OF_ORDER = -1, -2  # as in markers.c
 
 
 def check_markers(jpeg: bytes, scan: int) -> None:
-    """Check a JPEG marker by marker from its first scan to its end. Raises DamagedJpeg.
+    """Check a JPEG marker by marker from its first scan to its end. Raises DamagedJpegError.
 
     Finds truncation, segments beyond the end, markers that are illegal in a scan, and missing or
     repeated restart markers. Data between two markers is not decoded.
     """
-    library = kernel.library()
+    library = native.library()
     found = (
         library.harness_check_markers(jpeg, len(jpeg), scan)
         if library
@@ -25,7 +25,7 @@ def check_markers(jpeg: bytes, scan: int) -> None:
     )
     if found:
         words = {CUT_SHORT: "it is cut short", OUT_OF_ORDER: "its restart markers are out of order"}
-        raise DamagedJpeg(words.get(found, f"a scan has the marker 0x{found:02x}"))
+        raise DamagedJpegError(words.get(found, f"a scan has the marker 0x{found:02x}"))
 
 
 def check_slowly(jpeg: bytes, position: int) -> int:

@@ -6,7 +6,7 @@ weight.
 
 import numpy as np
 
-from writers.jpeg import native as kernel
+from writers.jpeg import native
 
 
 def shrink(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -30,7 +30,7 @@ def shrink_into(
         and step_x[0] >= step_x[1]
         and step_y[0] >= step_y[1]
     )
-    library = kernel.library()
+    library = native.library()
     if library is None:
         from writers.jpeg import resize_numba  # compiles for seconds the first time
 

@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 
 from writers.errors import UserError
-from writers.jpeg import native as kernel
-from writers.jpeg import turbojpeg
+from writers.jpeg import native, turbojpeg
 from writers.jpeg.turbojpeg import Planes
 
 MAGIC, VERSION = b"hrst\r\nix", 1
@@ -48,7 +47,7 @@ BLOCKS_WANTED = 12  # 8 x 8 blocks per segment, two MCUs of 4:2:0: fewer cost by
 MAX_BLOCKS_IN_MCU = 10  # limit of the standard for a scan of several components
 
 
-class DamagedJpeg(Exception):
+class DamagedJpegError(Exception):
     """The bytes are not a complete JPEG; the message is the reason."""
 
 
@@ -60,7 +59,7 @@ def add_restart_index(jpeg: bytes) -> bytes:
     unchanged.
 
     Raises:
-        DamagedJpeg: libjpeg cannot read it to the end without a warning.
+        DamagedJpegError: libjpeg cannot read it to the end without a warning.
         UserError: the package was installed without its C parts.
     """
     frame = read_frame(jpeg)
@@ -117,10 +116,10 @@ def interval_of(mcus_per_row: int, blocks_per_mcu: int) -> int:
 def read_frame(jpeg: bytes) -> Frame | None:
     """Read the header, or return None for a JPEG that `add_restart_index` does not change.
 
-    Raises DamagedJpeg if there is no header.
+    Raises DamagedJpegError if there is no header.
     """
     if jpeg[:2] != b"\xff\xd8":
-        raise DamagedJpeg("it does not begin as a JPEG does")
+        raise DamagedJpegError("it does not begin as a JPEG does")
     position, frame = 2, None
     while True:
         # Fill bytes (0xFF) may precede a marker; some cameras write other bytes, which libjpeg
@@ -129,7 +128,7 @@ def read_frame(jpeg: bytes) -> Frame | None:
         while 0 <= position < len(jpeg) - 3 and jpeg[position + 1] in (0x00, 0xFF):
             position = jpeg.find(b"\xff", position + 1)
         if not 0 <= position < len(jpeg) - 3:
-            raise DamagedJpeg("its header is cut short")
+            raise DamagedJpegError("its header is cut short")
         marker, length = (
             jpeg[position + 1],
             int.from_bytes(jpeg[position + 2 : position + 4], "big"),
@@ -138,15 +137,15 @@ def read_frame(jpeg: bytes) -> Frame | None:
             position += 2
             continue
         if marker == 0xD9:
-            raise DamagedJpeg("it ends before its first scan")
+            raise DamagedJpegError("it ends before its first scan")
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if frame is not None:
-                raise DamagedJpeg("it has two frames")
+                raise DamagedJpegError("it has two frames")
             frame = position, marker, jpeg[position + 4 : position + 2 + length]
         position += 2 + length
         if marker == 0xDA:
             if frame is None or position > len(jpeg):
-                raise DamagedJpeg(
+                raise DamagedJpegError(
                     "its first scan has no frame" if frame is None else "its header is cut short"
                 )
             return _layout(*frame, scan=position)
@@ -158,7 +157,7 @@ def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None
         # components
         return None
     if len(content) != 6 + 3 * content[5]:
-        raise DamagedJpeg("its frame has the wrong length")
+        raise DamagedJpegError("its frame has the wrong length")
     height, width = int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big")
     factors = [divmod(factor, 16) for factor in content[7::3]]
     if (
@@ -166,7 +165,7 @@ def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None
         or not height
         or not all(1 <= across <= 4 and 1 <= down <= 4 for across, down in factors)
     ):
-        raise DamagedJpeg("its frame has impossible sizes")
+        raise DamagedJpegError("its frame has impossible sizes")
     if len(factors) == 1:
         factors = [
             (1, 1)
@@ -199,18 +198,18 @@ def _with_index(jpeg: bytes, interval: int) -> bytes:
 
 def _coded(function: str, *arguments: Any) -> bytes | None:
     """Return the output of a function of restart.c, or None if it did not change the image."""
-    library = kernel.library()
+    library = native.library()
     if library is None:
         found = (
             "is of another version"
-            if kernel.is_outdated(kernel.MODULE, kernel.VERSION)
+            if native.is_outdated(native.MODULE, native.VERSION)
             else "was not built"
         )
-        raise UserError(f"Restart indices need the package's C part, which {found}.", kernel.CURE)
+        raise UserError(f"Restart indices need the package's C part, which {found}.", native.CURE)
     result, size, message = ctypes.c_void_p(), ctypes.c_ulong(), ctypes.create_string_buffer(200)
     outcome = getattr(library, function)(*arguments, result, size, message)
     if outcome < 0:
-        raise DamagedJpeg(message.value.decode(errors="replace"))
+        raise DamagedJpegError(message.value.decode(errors="replace"))
     if outcome > 0:
         return None
     try:

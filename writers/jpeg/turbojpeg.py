@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from writers.errors import UserError
-from writers.jpeg import native as kernel
+from writers.jpeg import native
 
 EXTRANEOUS = (
     "extraneous bytes before marker"  # harmless by itself: some cameras pad files like this
@@ -222,7 +222,7 @@ def _damage(handle: ctypes.c_void_p, data: bytes) -> str:
     words = _words(handle)
     if EXTRANEOUS not in words:
         return words
-    library = kernel.library()
+    library = native.library()
     if library is None:  # nothing follows the end marker, unless it is in place of a restart marker
         return "" if words.endswith("0xd9") and b"\xff\xdd" not in data else words
     message = ctypes.create_string_buffer(200)

@@ -1,6 +1,6 @@
 """Catalogue of source kinds: the ways in which labeled images are stored on disk.
 
 Each file is one kind (contract: `writers/source.py`). It has `LAYOUT`, a description for messages;
-`recognise(path)`, a fast check whether the path has this layout; and `find(path, classes)`, which
+`recognize(path)`, a fast check whether the path has this layout; and `find(path, classes)`, which
 lists the images. A path that no kind recognizes is read as a tree of class folders.
 """

@@ -27,7 +27,7 @@ THREADS = 8  # threads that list inner tars; they mostly wait for a cold disk
 TARS_AT_ONCE = 32  # inner tars whose lists are in memory in addition to the result
 
 
-def recognise(path: Path) -> bool:
+def recognize(path: Path) -> bool:
     """Recognize an archive by its first file, and a folder by the names of its archives."""
     if path.is_dir():
         return (

@@ -35,7 +35,7 @@ CACHE_BYTES = 512 * 2**20
 CLASS_IN_PATH = re.compile(r"(?P<image>.+)_(?P<wnid>n\d{8})(?P<ending>\.\w+)")
 
 
-def recognise(path: Path) -> bool:
+def recognize(path: Path) -> bool:
     if path.is_file():
         with path.open("rb") as file:
             return file.read(4) == b"PAR1"

@@ -32,7 +32,7 @@ CLASS_LISTS = ("classnames.txt", "classes.txt")
 LABEL_ENDINGS = (".cls", ".json")
 
 
-def recognise(path: Path) -> bool:
+def recognize(path: Path) -> bool:
     """Recognize shards by the first files of the first archive."""
     shards = [path] if path.is_file() else shards_in(path, ".tar")
     return bool(shards) and looks_like_tar(shards[0]) and _begins_as_shard(shards[0])

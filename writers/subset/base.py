@@ -55,7 +55,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Facts:
+class SubsetContext:
     """Context of a step, in addition to the classes."""
 
     all_classes: tuple[str, ...]  # ranking of the source
@@ -71,33 +71,34 @@ class Step(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _known_keys(cls, value: Any) -> Any:
+    def _check_keys(cls, value: Any) -> Any:
         known = [key for key in cls.model_fields if key != "sha256"]
         for key in value if isinstance(value, dict) else ():
             if key not in cls.model_fields:
                 raise ValueError(str(names.unknown("setting", str(key), known)).replace("\n", " "))
         return value
 
-    def apply(self, selection: Selection, facts: Facts) -> Selection:
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
         """Return the new selection. Raises UserError for classes that the source lacks."""
         raise NotImplementedError
 
 
-def or_just(key: str) -> BeforeValidator:
+def from_number(key: str) -> BeforeValidator:
     """Accept a bare number for `{key: number}`, as in per_class: 100."""
     return BeforeValidator(lambda value: {key: value} if isinstance(value, int | float) else value)
 
 
-def drawn(classes: Sequence[str], purpose: str, seed: int) -> list[str]:
+def shuffled(classes: Sequence[str], purpose: str, seed: int) -> list[str]:
     """Order classes by names and seed only."""
-    from writers.random_streams import draw, sample_ids
+    from writers.random_streams import random_bits, sample_ids
 
     return [
-        classes[index] for index in draw(seed, purpose, sample_ids(classes)).argsort(kind="stable")
+        classes[index]
+        for index in random_bits(seed, purpose, sample_ids(classes)).argsort(kind="stable")
     ]
 
 
-def some(classes: Sequence[str]) -> str:
+def preview(classes: Sequence[str]) -> str:
     """Format the first few names for a message."""
     return ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
 

@@ -15,14 +15,14 @@ from writers.subset import wordnet
 from writers.subset.base import (
     Amount,
     Count,
-    Facts,
     Selection,
     Step,
+    SubsetContext,
     digest_of,
-    drawn,
     existing_file,
-    or_just,
-    some,
+    from_number,
+    preview,
+    shuffled,
 )
 from writers.subset.ranking import ranking_file, read_ranking
 
@@ -35,8 +35,8 @@ class Listed(Step):
 
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
 
-    def apply(self, selection: Selection, facts: Facts) -> Selection:
-        return selection.keep(_known(self.classes, facts.all_classes))
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        return selection.keep(_checked(self.classes, context.all_classes))
 
 
 class ByRanking(Step):
@@ -52,7 +52,7 @@ class ByRanking(Step):
 
     @model_validator(mode="before")
     @classmethod
-    def _look_at_the_ranking(cls, value: Any) -> Any:
+    def _fill_ranking_digest(cls, value: Any) -> Any:
         if (
             not isinstance(value, dict)
             or not isinstance(by := value.get("by", REFERENCE), str)
@@ -62,13 +62,13 @@ class ByRanking(Step):
         return {**value, "sha256": digest_of(by, ranking_file, value.get("sha256"), "ranking")}
 
     @model_validator(mode="after")
-    def _something(self) -> Self:
+    def _check_not_empty(self) -> Self:
         if self.hardest is None and self.easiest is None:
             raise ValueError("give a number: hardest: 10, or easiest: 0.1")
         return self
 
-    def chosen(self, selection: Selection, facts: Facts) -> set[str]:
-        ranking = facts.ranking if self.by == REFERENCE else read_ranking(self.by)
+    def chosen(self, selection: Selection, context: SubsetContext) -> set[str]:
+        ranking = context.ranking if self.by == REFERENCE else read_ranking(self.by)
         if ranking is None:
             raise UserError(
                 "The subset uses the recipe's reference model, but there is none.",
@@ -78,7 +78,7 @@ class ByRanking(Step):
         if missing := sorted(set(selection.classes) - set(ranking.classes)):
             raise UserError(
                 f"The ranking {self.by} lacks {len(missing)} classes of the source: "
-                f"{some(missing)}."
+                f"{preview(missing)}."
             )
         ranked = ranking.restricted_to(set(selection.classes)).classes
         hardest = ranked[: _count(self.hardest, len(ranked))]
@@ -90,8 +90,8 @@ class Remove(Step):
 
     remove: ByRanking
 
-    def apply(self, selection: Selection, facts: Facts) -> Selection:
-        return selection.keep(set(selection.classes) - self.remove.chosen(selection, facts))
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        return selection.keep(set(selection.classes) - self.remove.chosen(selection, context))
 
 
 class Keep(Step):
@@ -99,8 +99,8 @@ class Keep(Step):
 
     keep: ByRanking
 
-    def apply(self, selection: Selection, facts: Facts) -> Selection:
-        return selection.keep(self.keep.chosen(selection, facts))
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        return selection.keep(self.keep.chosen(selection, context))
 
 
 class RandomClasses(Step):
@@ -111,15 +111,15 @@ class RandomClasses(Step):
 class Random(Step):
     """Keep a number of random classes."""
 
-    random: Annotated[RandomClasses, or_just("classes")]
+    random: Annotated[RandomClasses, from_number("classes")]
 
-    def apply(self, selection: Selection, facts: Facts) -> Selection:
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
         if self.random.classes > len(selection.classes):
             raise UserError(
                 f"The subset draws {self.random.classes} classes of {len(selection.classes)}."
             )
         return selection.keep(
-            set(drawn(selection.classes, "classes", self.random.seed)[: self.random.classes])
+            set(shuffled(selection.classes, "classes", self.random.seed)[: self.random.classes])
         )
 
 
@@ -128,8 +128,8 @@ class Under(Step):
 
     under: str | tuple[str, ...]
 
-    def apply(self, selection: Selection, facts: Facts) -> Selection:
-        return selection.keep(set(wordnet.under(_several(self.under), selection.classes)))
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        return selection.keep(set(wordnet.under(_as_tuple(self.under), selection.classes)))
 
 
 class Excluded(Step):
@@ -140,8 +140,8 @@ class Excluded(Step):
     classes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _known_targets(self) -> Self:
-        for target in _several(self.related_to):
+    def _check_targets(self) -> Self:
+        for target in _as_tuple(self.related_to):
             if target not in related_targets():
                 raise ValueError(
                     str(names.unknown("list of related classes", target, related_targets()))
@@ -156,12 +156,12 @@ class Exclude(Step):
 
     exclude: Excluded
 
-    def apply(self, selection: Selection, facts: Facts) -> Selection:
-        out = _known(self.exclude.classes, facts.all_classes)
-        for target in _several(self.exclude.related_to):
-            out |= related(target, facts.all_classes)
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        out = _checked(self.exclude.classes, context.all_classes)
+        for target in _as_tuple(self.exclude.related_to):
+            out |= related(target, context.all_classes)
         if self.exclude.under:
-            out |= set(wordnet.under(_several(self.exclude.under), selection.classes))
+            out |= set(wordnet.under(_as_tuple(self.exclude.under), selection.classes))
         return selection.keep(set(selection.classes) - out)
 
 
@@ -177,7 +177,7 @@ class Coarser(Step):
 
     @model_validator(mode="before")
     @classmethod
-    def _look_at_the_map(cls, value: Any) -> Any:
+    def _fill_map_digest(cls, value: Any) -> Any:
         if not isinstance(value, dict) or not isinstance(value.get("map"), str):
             return value
         return {
@@ -186,7 +186,7 @@ class Coarser(Step):
         }
 
     @model_validator(mode="after")
-    def _one(self) -> Self:
+    def _check_exactly_one(self) -> Self:
         if sum(value is not None for value in (self.bottom_up, self.top_down, self.map)) != 1:
             raise ValueError("give one of bottom_up: 79, top_down: 127, map: FILE")
         for what, size, sizes in (
@@ -206,14 +206,14 @@ class Coarsen(Step):
 
     coarsen: Coarser
 
-    def apply(self, selection: Selection, facts: Facts) -> Selection:
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
         if self.coarsen.bottom_up is not None:
-            labels = wordnet.bottom_up(self.coarsen.bottom_up, facts.all_classes)
+            labels = wordnet.bottom_up(self.coarsen.bottom_up, context.all_classes)
         elif self.coarsen.top_down is not None:
-            labels = wordnet.top_down(self.coarsen.top_down, facts.all_classes)
+            labels = wordnet.top_down(self.coarsen.top_down, context.all_classes)
         else:
             assert self.coarsen.map is not None
-            labels = _read_map(_map_file(self.coarsen.map), facts.all_classes)
+            labels = _read_map(_map_file(self.coarsen.map), context.all_classes)
         return replace(selection, label_of=labels)
 
 
@@ -223,7 +223,7 @@ class OneHalf(Step):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _seed_has_an_effect(self) -> Self:
+    def _check_seed(self) -> Self:
         if self.of == "minimal" and "seed" in self.model_fields_set and self.seed:
             raise ValueError("a minimal half draws nothing; seed has no effect")
         return self
@@ -234,10 +234,10 @@ class Half(Step):
 
     half: OneHalf
 
-    def apply(self, selection: Selection, facts: Facts) -> Selection:
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
         if self.half.of == "random":
             first = set(
-                drawn(selection.classes, "half", self.half.seed)[: len(selection.classes) // 2]
+                shuffled(selection.classes, "half", self.half.seed)[: len(selection.classes) // 2]
             )
         else:
             from writers.subset.wordnet_halves import minimal_half  # numpy
@@ -269,18 +269,18 @@ def _related_lists() -> dict[str, set[str]]:
     return {target: set(wnids.split()) for target, wnids in rows}
 
 
-def _known(wanted: Sequence[str], classes: Sequence[str]) -> set[str]:
+def _checked(wanted: Sequence[str], classes: Sequence[str]) -> set[str]:
     known = set(classes)
     if missing := sorted(set(wanted) - known):
         raise UserError(
             f"The source lacks {len(missing)} of the {len(set(wanted))} classes of the subset: "
-            f"{some(missing)}.",
-            f"It has {len(known)} classes, such as {some(sorted(known))}.",
+            f"{preview(missing)}.",
+            f"It has {len(known)} classes, such as {preview(sorted(known))}.",
         )
     return set(wanted)
 
 
-def _several(value: str | tuple[str, ...]) -> tuple[str, ...]:
+def _as_tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
 
@@ -317,5 +317,5 @@ def _read_map(path: Path, classes: Sequence[str]) -> dict[str, str]:
                 f"{path} gives the class {name} two labels, {found[name]} and {row[1]}."
             )
     if missing := [name for name in classes if name not in found]:
-        raise UserError(f"{path} gives {len(missing)} of the classes no label: {some(missing)}.")
+        raise UserError(f"{path} gives {len(missing)} of the classes no label: {preview(missing)}.")
     return {name: found[name] for name in classes}

@@ -17,13 +17,13 @@ from writers.subset.base import (
     Chooser,
     Chosen,
     Count,
-    Facts,
     Selection,
     Step,
+    SubsetContext,
     digest_of,
-    drawn,
     existing_file,
-    or_just,
+    from_number,
+    shuffled,
 )
 
 Splits = Annotated[tuple[Literal["train", "val", "test"], ...], Field(min_length=1)]
@@ -38,16 +38,16 @@ class ImagesPerClass(Step):
 class PerClass(Step):
     """Keep a number of random training images per label, or all if there are fewer."""
 
-    per_class: Annotated[ImagesPerClass, or_just("images")]
+    per_class: Annotated[ImagesPerClass, from_number("images")]
 
-    def apply(self, selection: Selection, facts: Facts) -> Selection:
-        from writers.subset import sampling as choosing
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        from writers.subset import sampling
 
         wanted = self.per_class
         return with_chooser(
             selection,
             self,
-            partial(choosing.so_many, wanted.images, wanted.seed),
+            partial(sampling.num_per_class, wanted.images, wanted.seed),
             splits=wanted.splits,
         )
 
@@ -61,7 +61,7 @@ class Images(Step):
 
     @model_validator(mode="before")
     @classmethod
-    def _look_at_the_subset(cls, value: Any) -> Any:
+    def _fill_subset_digest(cls, value: Any) -> Any:
         if not isinstance(value, dict) or not str(value.get("like", "")).endswith(
             (".yaml", ".yml", ".txt")
         ):
@@ -80,7 +80,7 @@ class Images(Step):
         return {**value, "sha256": digest}
 
     @model_validator(mode="after")
-    def _one(self) -> Self:
+    def _check_exactly_one(self) -> Self:
         if (self.images is None) == (self.like is None):
             raise ValueError("give one of images: 100000, like: in900")
         return self
@@ -91,11 +91,11 @@ class Budget(Step):
 
     budget: Images
 
-    def apply(self, selection: Selection, facts: Facts) -> Selection:
-        from writers.subset import sampling as choosing
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        from writers.subset import sampling
 
         like = (
-            sorted(facts.resolve_named(self.budget.like).classes)
+            sorted(context.resolve_named(self.budget.like).classes)
             if self.budget.like is not None
             else []
         )
@@ -105,22 +105,22 @@ class Budget(Step):
             return with_chooser(
                 selection,
                 self,
-                lambda ids, labels: choosing.spread(
-                    self._num_images(facts, like), self.budget.seed, ids, labels
+                lambda ids, labels: sampling.spread_over_classes(
+                    self._num_images(context, like), self.budget.seed, ids, labels
                 ),
                 like,
             )
-        num_images, counts = self._num_images(facts, like), _counts(facts)
+        num_images, counts = self._num_images(context, like), _counts(context)
         kept, total = set(), 0
-        for name in drawn(selection.classes, "classes", self.budget.seed):
+        for name in shuffled(selection.classes, "classes", self.budget.seed):
             total += counts.get(name, 0)
             if total > num_images:
                 break
             kept.add(name)
         return selection.keep(kept)
 
-    def _num_images(self, facts: Facts, like: list[str]) -> int:
-        return self.budget.images or sum(_counts(facts).get(name, 0) for name in like)
+    def _num_images(self, context: SubsetContext, like: list[str]) -> int:
+        return self.budget.images or sum(_counts(context).get(name, 0) for name in like)
 
 
 class Examples(Step):
@@ -134,7 +134,7 @@ class Examples(Step):
 
     @model_validator(mode="before")
     @classmethod
-    def _look_at_the_file(cls, value: Any) -> Any:
+    def _fill_file_digest(cls, value: Any) -> Any:
         if not isinstance(value, dict) or not isinstance(value.get("examples"), str):
             return value
         return {
@@ -144,16 +144,18 @@ class Examples(Step):
             ),
         }
 
-    def apply(self, selection: Selection, facts: Facts) -> Selection:
-        from writers.subset import sampling as choosing
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        from writers.subset import sampling
 
-        wanted = choosing.ids_of(Path(self.examples))
+        wanted = sampling.read_ids(Path(self.examples))
         return with_chooser(
-            selection, {"examples": self.sha256}, partial(choosing.listed, wanted, self.examples)
+            selection,
+            {"examples": self.sha256},
+            partial(sampling.listed_ids, wanted, self.examples),
         )
 
 
-class Share(Step):
+class FractionOf(Step):
     of: Annotated[float, Field(gt=0, lt=1)]
     seed: int = 0
     splits: Splits = ("train",)
@@ -162,14 +164,17 @@ class Share(Step):
 class Fraction(Step):
     """Keep a random fraction of the training images per label, at least one."""
 
-    fraction: Annotated[Share, or_just("of")]
+    fraction: Annotated[FractionOf, from_number("of")]
 
-    def apply(self, selection: Selection, facts: Facts) -> Selection:
-        from writers.subset import sampling as choosing
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        from writers.subset import sampling
 
         wanted = self.fraction
         return with_chooser(
-            selection, self, partial(choosing.share, wanted.of, wanted.seed), splits=wanted.splits
+            selection,
+            self,
+            partial(sampling.fraction_per_class, wanted.of, wanted.seed),
+            splits=wanted.splits,
         )
 
 
@@ -196,10 +201,10 @@ def with_chooser(
     return replace(selection, choosers=(*selection.choosers, chosen))
 
 
-def _counts(facts: Facts) -> dict[str, int]:
-    if facts.class_counts is None:
+def _counts(context: SubsetContext) -> dict[str, int]:
+    if context.class_counts is None:
         raise UserError(
             "A subset with a budget of images depends on the source's images per class.",
             "It can only be shown or written with its source.",
         )
-    return facts.class_counts
+    return context.class_counts

@@ -10,38 +10,42 @@ from pathlib import Path
 import numpy as np
 
 from writers.errors import UserError
-from writers.random_streams import draw, sample_ids
+from writers.random_streams import random_bits, sample_ids
 
 
-def so_many(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def num_per_class(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Take a number of images per label, or all if there are fewer."""
     return _first_of_each(ids, labels, np.full(labels.max(initial=0) + 1, num_images), seed)
 
 
-def share(of: float, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def fraction_per_class(
+    fraction: float, seed: int, ids: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
     """Take a fraction of each label's images, at least one."""
-    wanted = np.maximum(np.floor(np.bincount(labels) * of + 0.5).astype(np.int64), 1)
+    wanted = np.maximum(np.floor(np.bincount(labels) * fraction + 0.5).astype(np.int64), 1)
     return _first_of_each(ids, labels, wanted, seed)
 
 
-def spread(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def spread_over_classes(
+    num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
     """Take a number of images in total, spread evenly over labels."""
-    return _first_of_each(ids, labels, _spread(num_images, seed, ids, labels), seed)
+    return _first_of_each(ids, labels, _num_per_label(num_images, seed, ids, labels), seed)
 
 
-def listed(wanted: np.ndarray, source: str, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def listed_ids(wanted: np.ndarray, source: str, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Take the images with the ids `wanted`.
 
     Raises UserError with their source if some are missing.
     """
-    if absent := int((~np.isin(wanted, ids)).sum()):
+    if num_missing := int((~np.isin(wanted, ids)).sum()):
         raise UserError(
-            f"{source} names {absent} training images that are not in the subset's source."
+            f"{source} names {num_missing} training images that are not in the subset's source."
         )
     return np.flatnonzero(np.isin(ids, wanted))
 
 
-def ids_of(path: Path) -> np.ndarray:
+def read_ids(path: Path) -> np.ndarray:
     """Parse lines to ids, uint64 [lines].
 
     `train/n01440764/n01440764_10026.JPEG` is the image n01440764/n01440764_10026.
@@ -65,13 +69,13 @@ def _first_of_each(
     ids: np.ndarray, labels: np.ndarray, wanted: np.ndarray, seed: int
 ) -> np.ndarray:
     """Positions, ascending, of the first `wanted[label]` images per label in drawn order."""
-    order = np.lexsort((draw(seed, "images", ids), labels))
+    order = np.lexsort((random_bits(seed, "images", ids), labels))
     first = np.searchsorted(labels[order], np.arange(len(wanted)))  # start of each label
     rank = np.arange(len(order)) - first[labels[order]]
     return np.sort(order[rank < wanted[labels[order]]])
 
 
-def _spread(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _num_per_label(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Spread `num_images` over labels as evenly as their counts allow.
 
     The remainder goes to the labels whose next image has the lowest draw, so that it depends only
@@ -90,7 +94,7 @@ def _spread(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> 
         )
     wanted = np.minimum(counts, low)
     with_more = np.flatnonzero(counts > low)
-    words = draw(seed, "images", ids)
+    words = random_bits(seed, "images", ids)
     order = np.lexsort((words, labels))
     first = np.searchsorted(labels[order], with_more)
     by_next_image = with_more[np.argsort(words[order[first + low]], kind="stable")]

@@ -23,15 +23,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from writers import names
 from writers.errors import UserError
-from writers.subset.base import Chosen, Facts, Selection, existing_file
+from writers.subset.base import Chosen, Selection, SubsetContext, existing_file
 from writers.subset.class_steps import REFERENCE, ByRanking, Keep, Listed, Remove
+from writers.subset.lists import available, file_of, read_class_list
 from writers.subset.ranking import Ranking
 from writers.subset.registry import STEPS, AnyStep, step
 
 if TYPE_CHECKING:
     import numpy as np
-
-FOLDER = Path(__file__).parents[1] / "subsets"
 
 
 class SubsetSpec(BaseModel):
@@ -61,7 +60,7 @@ class SubsetSpec(BaseModel):
         return _with_tuples(_with_steps(value)) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
-    def _no_class_twice(self) -> Self:
+    def _check_unique_classes(self) -> Self:
         if twice := [name for name, number in Counter(self.classes or ()).items() if number > 1]:
             raise ValueError(f"the class {twice[0]} is listed twice")
         return self
@@ -163,7 +162,7 @@ def named(name: str) -> SubsetSpec:
     if name.endswith(".txt"):
         return _class_list(existing_file(name))
     name = next(
-        (known for known in available() if names.normalise(known) == names.normalise(name)), name
+        (known for known in available() if names.normalize(known) == names.normalize(name)), name
     )
     file = file_of(name)
     if file.suffix == ".yaml":
@@ -172,15 +171,9 @@ def named(name: str) -> SubsetSpec:
 
 
 def _class_list(path: Path) -> SubsetSpec:
-    """Read a text file with one class per line. Raises UserError."""
+    """Read a subset from a text file with one class per line. Raises UserError."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        return SubsetSpec(
-            name=path.stem,
-            classes=tuple(line for line in lines if line and not line.startswith("#")),
-        )
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text: {error}.") from error
+        return SubsetSpec(name=path.stem, classes=read_class_list(path))
     except ValidationError as error:
         problem = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise UserError(f"{path} is not a list of classes, one per line: {problem}.") from error
@@ -261,28 +254,8 @@ def _with_tuples(value: Any) -> Any:
     )
 
 
-def available() -> list[str]:
-    """List the subsets of the package."""
-    return sorted(path.stem for path in FOLDER.iterdir() if path.suffix in (".txt", ".yaml"))
-
-
-def file_of(name: str) -> Path:
-    """Return the file of a subset of the package. Raises UserError with similar names."""
-    for file in (FOLDER / f"{name}.yaml", FOLDER / f"{name}.txt"):
-        if file.is_file():
-            return file
-    raise names.unknown("subset", name, ["all", *available()])
-
-
 def everything(classes: Sequence[str]) -> Subset:
     return Subset("all", tuple(classes))
-
-
-def imagenet_classes() -> tuple[str, ...]:
-    """ILSVRC 2012's 1000 classes in label order."""
-    classes = named("in1000").classes
-    assert classes is not None
-    return classes
 
 
 def resolve(
@@ -305,10 +278,10 @@ def resolve(
     def selected(of: SubsetSpec) -> Selection:
         selection = Selection(tuple(classes))
         for one in of.all_steps:
-            selection = one.apply(selection, facts)
+            selection = one.apply(selection, context)
         return selection
 
-    facts = Facts(
+    context = SubsetContext(
         tuple(classes),
         ranking,
         dict(class_counts) if class_counts is not None else None,

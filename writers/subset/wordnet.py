@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from writers.errors import UserError
+from writers.subset.lists import imagenet_classes
 
 FILE = Path(__file__).parents[1] / "wordnet.txt"
 BOTTOM_UP_SIZES = (
@@ -124,8 +125,6 @@ def top_down(size: int, classes: Sequence[str]) -> dict[str, str]:
     Each label is replaced by its parent; then, in class order, a parent absorbs all labels below
     it. Merging uses all of ImageNet's classes, so that a class has the same label in every subset.
     """
-    from writers.subset.spec import imagenet_classes
-
     everyone = imagenet_classes()
     labels = list(everyone)
     for _ in range(_place(size, TOP_DOWN_SIZES, "top_down") + 1):

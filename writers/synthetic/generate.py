@@ -1,6 +1,6 @@
 """Generate small photo-like JPEG files in class folders on first use.
 
-Each image is a function of set, split, class and number only. `writers/synthetic/canvas.py` draws
+Each image is a function of set, split, class and number only. `writers/synthetic/renderer.py` draws
 them; the sets, `synthetic_*`, are in `writers/datasets/`.
 """
 
@@ -20,7 +20,7 @@ from PIL import Image
 from writers.errors import UserError
 from writers.lock import locked
 from writers.source import Source, SplitSettings, open_source
-from writers.synthetic.canvas import Canvas
+from writers.synthetic.renderer import Canvas
 
 VERSION = 3  # raise it if a change moves a pixel: sets of other versions are generated again
 STAMP = "synthetic.txt"

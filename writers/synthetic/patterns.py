@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from writers.synthetic.canvas import Array, Canvas, Field, hsv, smooth_noise
+from writers.synthetic.renderer import Array, Canvas, Field, hsv, smooth_noise
 
 HUE_SPREAD = 0.07
 

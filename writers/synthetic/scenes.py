@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from writers.synthetic.canvas import (
+from writers.synthetic.renderer import (
     Array,
     Canvas,
     Field,

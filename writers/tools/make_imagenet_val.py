@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from writers.formats.imagenet_val import DIGITS, NUM_IMAGES, image_name
-from writers.subset.spec import imagenet_classes
+from writers.subset.lists import imagenet_classes
 
 NOTICE = """\
 # The classes of ILSVRC 2012's 50,000 validation images, in the order of their numbers: two digits each, of 32 (0-9, a-v),

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from writers.subset.spec import imagenet_classes
+from writers.subset.lists import imagenet_classes
 
 NOTICE = """\
 # WordNet 3.0: the 1000 classes of ILSVRC 2012 and all their hypernyms. Made by writers/tools/make_wordnet.py.

@@ -132,7 +132,7 @@ def _fetch_all(spec: "DatasetSpec", folder: Path) -> bool:
 def _show(spec: "DatasetSpec", folder: Path) -> None:
     from writers import download as downloads
 
-    click.echo(f"{spec.name}: {spec.title}; licence: {spec.licence or 'not stated'}; into {folder}")
+    click.echo(f"{spec.name}: {spec.title}; license: {spec.license or 'not stated'}; into {folder}")
     for download in spec.downloads:
         size = f"{download.num_bytes:,} bytes" if download.num_bytes else "size not published"
         there = ", already exists" if downloads.is_there(download, folder) else ""

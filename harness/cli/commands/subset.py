@@ -49,10 +49,10 @@ def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
     Example: harness subset show in900
     """
     from writers.errors import UserError
-    from writers.subset import spec as subset
     from writers.subset import wordnet
+    from writers.subset.spec import named
 
-    spec = subset.named(name)
+    spec = named(name)
     if spec.is_everything and beton is None:
         raise UserError(
             f"The subset '{name}' has the classes of its source.",
@@ -117,7 +117,7 @@ def make(file: Path, steps: tuple[str, ...], beton: Path | None) -> None:
     harness write-beton --subset dogs.yaml --source imagenet/
     """
     from writers.errors import UserError
-    from writers.subset import spec as subset
+    from writers.subset.spec import read_spec
 
     if file.suffix not in (".yaml", ".yml"):
         raise UserError(f"{file} does not end in .yaml.", f"Name it {file.stem}.yaml.")
@@ -125,7 +125,7 @@ def make(file: Path, steps: tuple[str, ...], beton: Path | None) -> None:
         raise UserError(f"{file} already exists.", "Remove it, or choose another name.")
     try:
         file.write_text("steps:\n" + "".join(f"  - {step}\n" for step in steps))
-        resolved, num_images = _resolve(subset.read_spec(file), beton)
+        resolved, num_images = _resolve(read_spec(file), beton)
     except BaseException:
         file.unlink(missing_ok=True)
         raise
@@ -137,13 +137,14 @@ def _resolve(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | Non
     """Resolve the subset on a beton, with its number of images, or on ImageNet's classes."""
     from harness.cli.commands._betons import training_images
     from writers.beton.store import open_beton
-    from writers.subset import spec as subset
+    from writers.subset.lists import imagenet_classes
+    from writers.subset.spec import resolve
 
     if beton is None:
-        return subset.resolve(spec, subset.imagenet_classes()), None
+        return resolve(spec, imagenet_classes()), None
     opened = open_beton(beton)
     manifest = opened.manifest
-    resolved = subset.resolve(spec, manifest.classes, class_counts=training_images(opened))
+    resolved = resolve(spec, manifest.classes, class_counts=training_images(opened))
     positions, _ = resolved.select(manifest.split, manifest.classes, opened.labels, opened.ids)
     return resolved, len(positions)
 

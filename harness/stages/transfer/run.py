@@ -35,7 +35,7 @@ from harness.transfer.search import Search, describe_selection
 from loaders import open_loader
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
-from writers.beton.concat import join_splits
+from writers.beton.concat import concat_splits
 from writers.beton.store import open_beton
 from writers.errors import UserError
 
@@ -225,7 +225,7 @@ def _refit_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan
     """
     train, val = (split_path(context, "data", split) for split in ("train", "val"))
     file = context.folder / TRAIN_AND_VAL
-    num_images = join_splits([train, val], file, split="trainval").num_samples
+    num_images = concat_splits([train, val], file, split="trainval").num_samples
     plan, seen = (
         replace(_train_plan(context, settings), beton=file),
         open_beton(train).manifest.num_samples,

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from writers.synthetic.canvas import (
+from writers.synthetic.renderer import (
     Canvas,
     Field,
     bar,

@@ -1,1 +1,1 @@
-"""From one recipe to a finished matrix of pretrained and transferred models, timed, resumable and reported."""
+"""Run a recipe to a finished matrix of pretrained and transferred models, timed and resumable."""

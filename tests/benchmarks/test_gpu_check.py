@@ -15,7 +15,7 @@ from benchmarks import gpu_bundle, gpu_check, installation
 from benchmarks.gpu_check import Step
 from harness.cli.benches import attack, load, matrix, train
 from loaders import kernel
-from writers.jpeg import native as writers_kernel
+from writers.jpeg import native
 
 ROOT = Path(__file__).parents[2]
 VARIABLES = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -116,7 +116,7 @@ def test_the_installation_check_names_a_module_that_is_missing(monkeypatch):
 
 
 @pytest.mark.skipif(
-    writers_kernel.library() is None or kernel.best_kernel() == "numba",
+    native.library() is None or kernel.best_kernel() == "numba",
     reason="the package's C parts were not built",
 )
 def test_the_installation_check_passes_with_the_c_parts():

@@ -14,8 +14,8 @@ import click
 import numpy as np
 import pytest
 
-from harness.cli import main as cli
 from harness.cli.commands import doctor
+from harness.cli.main import main
 from harness.config.load import read
 from harness.matrix.expand import expand
 from harness.runner import lease, result, retry
@@ -51,7 +51,7 @@ def harness(capfd: pytest.CaptureFixture[str]) -> Any:
 
     def run(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:
-            cli.main(list(arguments))
+            main(list(arguments))
         out, err = capfd.readouterr()
         return end.value.code, out, err  # type: ignore[return-value]
 
@@ -131,7 +131,7 @@ def test_each_mistake_of_a_recipe_gets_a_line(harness):
 def test_a_bug_shows_its_traceback(monkeypatch):
     monkeypatch.setattr("harness.config.load.read", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        cli.main(["plan", "tiny.yaml"])
+        main(["plan", "tiny.yaml"])
 
 
 def test_an_interruption_is_one_line(harness, monkeypatch):

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from harness.cli import main as cli
-from harness.config import load as recipe
+from harness.cli.main import main
+from harness.config.load import read
 from harness.estimate import calibration
 from harness.estimate.calibration import Calibration, Machine
 from harness.estimate.estimate import Estimate, estimate, unmeasured
 from harness.estimate.image_counts import ImageCounts
-from harness.matrix import expand as matrix
-from harness.matrix.expand import Matrix
+from harness.matrix.expand import Matrix, expand
 from harness.matrix.stage import Stage
 from harness.matrix.workload import Counts, Workload, step_key
 from harness.runner import result
@@ -55,7 +54,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def plan_of(text: str) -> Matrix:
     Path("a.yaml").write_text(text)
-    return matrix.expand(recipe.read("a.yaml"))
+    return expand(read("a.yaml"))
 
 
 def left_of(plan: Matrix) -> dict[str, Stage]:
@@ -72,7 +71,7 @@ def estimated(plan: Matrix, step_s: Callable[[dict[str, Any]], float]) -> Estima
 
 def show(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["plan", *arguments])
+        main(["plan", *arguments])
     assert not ended.value.code
     shown = capsys.readouterr()
     return shown.out, shown.err
@@ -283,9 +282,7 @@ def test_image_counts_of_a_subset_of_a_missing_dataset(subset: str, expected: Co
 
 
 def test_image_counts_of_imagenet_subsets():
-    plan = matrix.expand(
-        recipe.read("fewer_classes", ["targets=[{dataset: sun397}]", "methods={full: {}}"])
-    )
+    plan = expand(read("fewer_classes", ["targets=[{dataset: sun397}]", "methods={full: {}}"]))
     counts = {
         stage.axes["subset"]: ImageCounts(Path("runs")).of(stage)
         for stage in plan.stages
@@ -438,5 +435,5 @@ def test_plan_reads_a_calibration_without_torch():
 
 def test_calibrate_excludes_dot():
     with pytest.raises(SystemExit) as ended:
-        cli.main(["plan", "demo", "--calibrate", "--dot"])
+        main(["plan", "demo", "--calibrate", "--dot"])
     assert ended.value.code == 2

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main as cli
-from harness.config import load as recipe
+from harness.cli.main import main
+from harness.config.load import read
 from harness.estimate.estimate import estimate
-from harness.matrix import expand as matrix
-from harness.matrix.expand import Matrix
+from harness.matrix.expand import Matrix, expand
 from harness.matrix.stage import Stage
 from harness.runner import result
 from harness.runner.result import Result
@@ -29,7 +28,7 @@ pretrain: {epochs: 2, attack: {steps: 3}}
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Matrix:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(RECIPE)
-    return matrix.expand(recipe.read("tiny.yaml"))
+    return expand(read("tiny.yaml"))
 
 
 def finish(stage: Stage, wall_s: float, **metrics: object) -> None:
@@ -52,7 +51,7 @@ def finish(stage: Stage, wall_s: float, **metrics: object) -> None:
 
 def show(capsys: pytest.CaptureFixture[str], *options: str) -> str:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["plan", "tiny.yaml", *options])
+        main(["plan", "tiny.yaml", *options])
     assert not ended.value.code
     return capsys.readouterr().out
 

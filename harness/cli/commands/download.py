@@ -100,7 +100,7 @@ def _folder(spec: "DatasetSpec", root: Path) -> Path:
 def _fetch_all(spec: "DatasetSpec", folder: Path) -> bool:
     """Fetch the files of a dataset; return True if none is missing afterwards."""
     from harness.cli import console
-    from writers import download as downloads
+    from writers.download import fetch, is_there
 
     if spec.generated:
         click.echo(f"{spec.name} is generated on first use; there is nothing to fetch.")
@@ -109,10 +109,10 @@ def _fetch_all(spec: "DatasetSpec", folder: Path) -> bool:
     for download in spec.downloads:
         # Files placed by hand are verified and unpacked by `fetch`.
         if not download.url and not (folder / download.file).exists():
-            missing += [] if downloads.is_there(download, folder) else [download]
+            missing += [] if is_there(download, folder) else [download]
             continue
         with console.progress(f"{spec.name}: {download.file}", "bytes") as report:
-            fetched = downloads.fetch(download, folder, report)
+            fetched = fetch(download, folder, report)
         click.echo(
             f"{folder / download.file}: {'fetched' if fetched else 'already exists'}"
             f"{', checksum verified' if download.checksum else ', no published checksum'}"
@@ -130,12 +130,12 @@ def _fetch_all(spec: "DatasetSpec", folder: Path) -> bool:
 
 
 def _show(spec: "DatasetSpec", folder: Path) -> None:
-    from writers import download as downloads
+    from writers.download import is_there
 
     click.echo(f"{spec.name}: {spec.title}; license: {spec.license or 'not stated'}; into {folder}")
     for download in spec.downloads:
         size = f"{download.num_bytes:,} bytes" if download.num_bytes else "size not published"
-        there = ", already exists" if downloads.is_there(download, folder) else ""
+        there = ", already exists" if is_there(download, folder) else ""
         source = download.url or (
             f"inside {download.inside}" if download.inside else "to be placed by hand"
         )
@@ -159,14 +159,14 @@ def _show_layouts(spec: "DatasetSpec", folder: Path) -> None:
 
 
 def _entry(download: "Download", folder: Path) -> dict[str, Any]:
-    from writers import download as downloads
+    from writers.download import is_there
 
     return {
         "file": str(folder / download.file),
         "url": download.url or None,
         "checksum": download.checksum or None,
         "num_bytes": download.num_bytes,
-        "there": downloads.is_there(download, folder),
+        "there": is_there(download, folder),
     }
 
 
@@ -174,14 +174,14 @@ def _refuse_full_disk(specs: "list[DatasetSpec]", root: Path) -> None:
     """Raise UserError if the files do not fit, before hours of downloading."""
     import shutil
 
-    from writers import download as downloads
+    from writers.download import is_there
     from writers.errors import UserError
 
     needed = sum(
         download.num_bytes or 0
         for spec in specs
         for download in spec.downloads
-        if download.url and not downloads.is_there(download, _folder(spec, root))
+        if download.url and not is_there(download, _folder(spec, root))
     )
     place = next(
         folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists()

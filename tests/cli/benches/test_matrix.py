@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from harness.cli.benches.matrix import MatrixRuns, cpu_outside_stages_s, markdown
 from harness.cli.main import cli
-from harness.config import load as recipe
+from harness.config.load import read
 from harness.matrix.stage import Stage
 from harness.runner.result import Result
 from harness.runner.slot_time import Span, account, spans_of, startup_key
@@ -119,7 +119,7 @@ def test_a_finished_matrix_of_many_stages(tmp_path: Path, monkeypatch: pytest.Mo
     from tests.helpers.report_fakes import make_results
 
     (tmp_path / "tiny.yaml").write_text(RECIPE)
-    settings = recipe.read(tmp_path / "tiny.yaml", ["pretrain.epochs=2"])
+    settings = read(tmp_path / "tiny.yaml", ["pretrain.epochs=2"])
     templates = {
         startup_key(Stage(result.kind, {}, axes=result.axes)): result
         for result in make_results(settings)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.cli import main as cli
+from harness.cli.main import main
 from tests.helpers import ROOT
 from writers import check
 from writers.dataset import Download, SplitSettings, open_dataset
@@ -35,7 +35,7 @@ def harness(capfd: pytest.CaptureFixture[str]) -> Any:
 
     def run(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:
-            cli.main(list(arguments))
+            main(list(arguments))
         out, err = capfd.readouterr()
         return end.value.code, out, err  # type: ignore[return-value]
 
@@ -228,9 +228,9 @@ def test_the_commands_import_no_torch():
     ]
     lines = [
         "import sys",
-        "from harness.cli import main as cli",
+        "from harness.cli.main import main",
         f"for words in {calls}:",
-        "    try: cli.main(words)",
+        "    try: main(words)",
         "    except SystemExit: pass",
         "assert 'torch' not in sys.modules",
     ]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main as cli
-from harness.config import load as recipe
-from harness.matrix import expand as matrix
+from harness.cli.main import main
+from harness.config.load import read
+from harness.matrix.expand import expand
 from harness.runner import lease
 from harness.runner.cancel import Watch, file_of, request
 from harness.runner.executor import Run
@@ -37,7 +37,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def harness(*arguments: str) -> int:
     with pytest.raises(SystemExit) as ended:
-        cli.main(list(arguments))
+        main(list(arguments))
     return int(ended.value.code or 0)
 
 
@@ -91,7 +91,7 @@ def test_an_error_of_the_run_lets_its_stages_save(monkeypatch: pytest.MonkeyPatc
     kept = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(ZeroDivisionError):
-            cli.main(
+            main(
                 [
                     "run",
                     "tiny.yaml",
@@ -232,9 +232,7 @@ def test_gc_deletes_temporary_files_of_killed_writes(capsys: pytest.CaptureFixtu
 
 def test_gc_deletes_stages_of_no_named_recipe(capsys: pytest.CaptureFixture[str]):
     key = next(
-        planned.key
-        for planned in matrix.expand(recipe.read("tiny.yaml")).stages
-        if planned.kind == "write"
+        planned.key for planned in expand(read("tiny.yaml")).stages if planned.kind == "write"
     )
     wanted, old, runs = stage("write", key), stage("write", "0ld"), stage("write", "runs")
     betons = Path("data/things-all-0ld")
@@ -252,7 +250,7 @@ def test_gc_keeps_stages_run_with_set_if_it_is_repeated(capsys: pytest.CaptureFi
     def keys(name: str, *overrides: str) -> list[str]:
         return [
             planned.key
-            for planned in matrix.expand(recipe.read(name, overrides)).stages
+            for planned in expand(read(name, overrides)).stages
             if planned.kind == "pretrain"
         ]
 
@@ -300,7 +298,7 @@ def test_a_report_is_rewritten_only_after_a_change(monkeypatch: pytest.MonkeyPat
     from harness.cli.commands import report, run
 
     folders = Folders(Path("data"), Path("raw"), Path("runs"))
-    plan, written = matrix.expand(recipe.read("tiny.yaml")), []
+    plan, written = expand(read("tiny.yaml")), []
 
     def write_report(*_: object) -> Path:
         page = Path("runs/reports/tiny/index.html")
@@ -324,5 +322,5 @@ def test_a_report_is_rewritten_only_after_a_change(monkeypatch: pytest.MonkeyPat
         run._report(plan, folders)
         run._report(plan, folders)
         assert len(written) == before + 1
-    run._report(matrix.expand(recipe.read("tiny.yaml", ["seeds=[1]"])), folders)
+    run._report(expand(read("tiny.yaml", ["seeds=[1]"])), folders)
     assert len(written) == 6

@@ -8,7 +8,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from harness.cli.main import cli
-from harness.modeling import classifier as model
+from harness.modeling import classifier
 from harness.transfer.scores import knn
 from tests.helpers.tiny_stages import write_colours
 
@@ -53,9 +53,9 @@ def root(tmp_path_factory) -> Path:
     write_colours(root / "data")
     torch.manual_seed(0)
     about = {"arch": "resnet10", "channels": [16, 16, 16, 16], "resolution": 24}
-    built = model.build("resnet10", 5, channels=(16, 16, 16, 16))
-    model.save(root / "model.pt", built, about)
-    model.save(root / "headless.pt", built, {**about, "has_head": False})
+    built = classifier.build("resnet10", 5, channels=(16, 16, 16, 16))
+    classifier.save(root / "model.pt", built, about)
+    classifier.save(root / "headless.pt", built, {**about, "has_head": False})
     return root
 
 

@@ -27,7 +27,7 @@ class CommandGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command. Raises UserError if there is none of this name."""
-        if names.normalise(cmd_name) not in names.names(COMMANDS):
+        if names.normalize(cmd_name) not in names.names(COMMANDS):
             raise names.unknown("command", cmd_name, self.list_commands(ctx))
         command: click.Command = names.find(COMMANDS, cmd_name, "command").command
         return command

@@ -1,4 +1,4 @@
-"""The points of a method's grid: which there are, what each trains with, and which train on under successive halving."""
+"""Points of a method's grid: their settings, and which of them train on in successive halving."""
 
 import math
 from collections.abc import Sequence
@@ -12,24 +12,33 @@ Point = dict[str, float]  # axis -> value
 
 AFTER_TRAINING = ("eval_crop",)  # axes that need no training of their own
 WITH_LR = ("weight_decay", "decay_ratio")
-ASSUMED_IMAGES = 10_000  # of a target, where its size is not known: to compare steps with epochs
+ASSUMED_IMAGES = 10_000  # size of a target, to compare steps with epochs
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One point to train, and the settings that it stands for."""
+    """One point to train.
 
-    number: int  # its place in the grid
+    Attributes:
+        number: index in the grid.
+        settings: those of the point; `optimizer.lr` is its learning rate.
+    """
+
+    number: int
     point: Point
-    settings: TransferSettings  # optimizer.lr is the point's
+    settings: TransferSettings
 
     @property
     def lr(self) -> float:
+        """Peak learning rate."""
         return self.settings.optimizer.lr
 
 
 def trials(settings: TransferSettings) -> list[Trial]:
-    """Every point that trains under the policy, in the order of the grid: the learning rate changes most seldom."""
+    """List the points that train under the policy, in the order of the grid.
+
+    The learning rate changes slowest.
+    """
     axes = {
         "lr": settings.rates,
         **{axis: values for axis, values in settings.grid.axes().items() if axis != "lr"},
@@ -39,7 +48,7 @@ def trials(settings: TransferSettings) -> list[Trial]:
     points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     numbers = range(len(points))
     if isinstance(settings.policy, Reduced) and settings.policy.reduced < len(points):
-        import numpy as np  # a plan of ten thousand stages is made without it
+        import numpy as np  # planning does without it otherwise
 
         from writers.random_streams import random_bits
 
@@ -54,22 +63,23 @@ def trials(settings: TransferSettings) -> list[Trial]:
 
 
 def crops(settings: MethodSettings) -> tuple[float, ...]:
-    """Centre crops that each trained point is judged by."""
+    """Centre crops that each trained point is evaluated with."""
     return settings.grid.eval_crop or (settings.eval_crop,)
 
 
 def feature_roles(settings: MethodSettings) -> list[str]:
-    """For a method that works on features: the role of the stage that has them, for each of `crops`."""
-    tried = settings.grid.eval_crop
-    return [f"features_{crop:g}" for crop in tried] if tried else ["features"]
+    """Roles of the features stages, one per crop, for a method that works on features."""
+    axis = settings.grid.eval_crop
+    return [f"features_{crop:g}" for crop in axis] if axis else ["features"]
 
 
 def num_configs(settings: TransferSettings) -> int:
+    """Number of configurations that val chooses among."""
     return len(trials(settings)) * len(crops(settings))
 
 
 def settings_of(settings: TransferSettings, point: Point) -> TransferSettings:
-    """The settings of one point: no grid left in them."""
+    """Settings of one point, with the values of its axes."""
     lr = point["lr"]
     optimizer: dict[str, float] = {"lr": lr}
     if "weight_decay" in point:
@@ -83,36 +93,36 @@ def settings_of(settings: TransferSettings, point: Point) -> TransferSettings:
 
 
 def shares(settings: TransferSettings) -> list[Fraction]:
-    """Of the length of training, rung by rung; the last is all of it."""
+    """Fractions of the training length, by rung; the last is 1."""
     if not isinstance(settings.policy, Halving):
         return [Fraction(1)]
     factor, rungs = settings.policy.halving.factor, settings.policy.halving.rungs
     return [Fraction(1, factor ** (rungs - 1 - rung)) for rung in range(rungs)]
 
 
-def num_promoted(settings: TransferSettings, num_alive: int) -> int:
-    """How many of a rung train in the next one."""
+def num_promoted(settings: TransferSettings, num_survivors: int) -> int:
+    """Number of points of a rung that train in the next one."""
     assert isinstance(settings.policy, Halving)
-    return max(1, math.ceil(num_alive / settings.policy.halving.factor))
+    return max(1, math.ceil(num_survivors / settings.policy.halving.factor))
 
 
 def passes(settings: TransferSettings) -> float:
-    """About how many passes over a target's images the whole search takes."""
-    alive = [_epochs(trial.settings) for trial in trials(settings)]
+    """Approximate passes over a target's images, of the whole search."""
+    survivors = [_epochs(trial.settings) for trial in trials(settings)]
     total = 0.0
     for share in shares(settings):
-        total += float(share) * sum(alive)
+        total += float(share) * sum(survivors)
         if share < 1:
-            alive = alive[: num_promoted(settings, len(alive))]
-    return total + (max(alive) if settings.refit else 0.0)
+            survivors = survivors[: num_promoted(settings, len(survivors))]
+    return total + (max(survivors) if settings.refit else 0.0)
 
 
-def by_length(some: Sequence[Trial]) -> list[list[Trial]]:
-    """Trials of equal length together, in their order."""
-    found: dict[tuple[object, int], list[Trial]] = {}
-    for trial in some:
-        found.setdefault((trial.settings.steps, trial.settings.epochs), []).append(trial)
-    return list(found.values())
+def by_length(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Group the trials of equal length, in their order."""
+    groups: dict[tuple[object, int], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault((trial.settings.steps, trial.settings.epochs), []).append(trial)
+    return list(groups.values())
 
 
 def _epochs(settings: TransferSettings) -> float:

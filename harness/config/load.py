@@ -1,12 +1,13 @@
-"""Reads a recipe: strict YAML 1.2, `base:` inheritance, `scales:`, `--set a.b=c`; every mistake named with its file and line.
+"""Read recipes: YAML 1.2, `base:` inheritance, `scales:`, and `--set a.b=c`.
 
-    base: robust_l2                         # a recipe's name, or a path from here: what this file
-    does not say scales: {tiny: {pretrain: {epochs: 1}}} # other sizes of the same question; `scale:
-    tiny` or --set scale=tiny chooses one
+    base: robust_l2                         # name of a recipe, or a path relative to this file
+    scales: {tiny: {pretrain: {epochs: 1}}} # other sizes; chosen by `scale: tiny` or --set
+    scale=tiny
 
-What lies over what: the base, the file, the chosen scale, each --set. Mappings merge, all else is
-replaced, and null goes back to the default. A chosen scale becomes part of the recipe's name, so
-that results of the two do not mix in reports.
+The base, the file, the chosen scale and each --set override each other in this order. Mappings
+merge, other values replace, and null restores the default. The chosen scale becomes part of the
+recipe's name, so that reports do not mix results of different scales. Every mistake is reported
+with its file and line.
 """
 
 import math
@@ -32,28 +33,36 @@ Place = tuple[str | int, ...]  # ("targets", 0, "path")
 
 @dataclass
 class Tree:
-    """A recipe's plain values, and where each was written: `file:line`, or the `--set` that said it."""
+    """A recipe's plain values.
+
+    Attributes:
+        origins: where each value was written: `file:line`, or `--set KEY=VALUE`.
+    """
 
     values: dict[str, Any]
     origins: dict[Place, str] = field(default_factory=dict)
 
     def origin(self, place: Place) -> str:
-        """Where `place` was written, or else the nearest thing around it."""
+        """Return where `place` was written, or the nearest place around it."""
         while place not in self.origins and place:
             place = place[:-1]
         return self.origins.get(place, "recipe")
 
 
 def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a file, or of a name in `recipes/`, with `overrides` ("pretrain.epochs=1") applied.
+    """Read a recipe.
 
-    Raises UserError that lists every mistake, a line each, as `file:line: key: what is wrong`.
+    Args:
+        path_or_name: a file, or a name in `recipes/`.
+        overrides: settings to change, such as "pretrain.epochs=1".
+
+    Raises:
+        UserError: lists every mistake, one per line: `file:line: key: what is wrong`.
     """
     tree = _read_file(find(path_or_name))
     for override in overrides:
-        if (
-            override.partition("=")[0].strip() == "scale"
-        ):  # first of all: the others lie over what it says
+        # The scale comes first: the others override it.
+        if override.partition("=")[0].strip() == "scale":
             _override(tree, override)
     _scale(tree)
     for override in overrides:
@@ -63,7 +72,11 @@ def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def find(path_or_name: str | Path) -> Path:
-    """The recipe's file. Raises UserError, with the near names, where there is none."""
+    """Find a recipe's file.
+
+    Raises:
+        UserError: there is no such file or recipe; names similar ones.
+    """
     path = Path(path_or_name).expanduser()
     if path.is_file():
         return path
@@ -79,14 +92,14 @@ def find(path_or_name: str | Path) -> Path:
 
 
 def available() -> list[str]:
-    """The names of the recipes that come with the project."""
+    """List the names of the recipes that come with the project."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def _read_file(path: Path, below: tuple[Path, ...] = ()) -> Tree:
-    """`path` with its `base:` (relative to it) merged underneath. `name` is never inherited."""
+    """Read `path` and merge it over its `base:`, relative to it. `name` is not inherited."""
     if path.resolve() in below:
-        raise UserError(f"{path}: `base:` goes round in a circle.")
+        raise UserError(f"{path}: `base:` refers back to the recipe itself.")
     tree = _parse_file(path)
     if "base" not in tree.values:
         return tree
@@ -112,26 +125,35 @@ def _read_file(path: Path, below: tuple[Path, ...] = ()) -> Tree:
 
 
 def _scale(tree: Tree) -> None:
-    """Lay the chosen one of `scales` over the rest. Raises UserError, with the near names, for one that there is not."""
+    """Merge the chosen scale over the other settings.
+
+    Raises:
+        UserError: there is no such scale; names similar ones.
+    """
     scales, scale = tree.values.pop("scales", {}), tree.values.get("scale")
     origin = tree.origin(("scales",))
-    if not isinstance(scales, dict) or not all(isinstance(one, dict) for one in scales.values()):
+    if not isinstance(scales, dict) or not all(
+        isinstance(settings, dict) for settings in scales.values()
+    ):
         raise UserError(f"{origin}: scales: must be a mapping of names to mappings of settings.")
     for name, settings in scales.items():
         if not re.fullmatch("[a-z0-9_]+", name):
             raise UserError(
-                f"{tree.origin(('scales', name))}: scales.{name}: a name may only have a-z, 0-9 and _ in it.",
+                f"{tree.origin(('scales', name))}: scales.{name}: a name may only contain a-z, 0-9 "
+                "and _.",
                 "A scale's name becomes part of the recipe's.",
             )
         if reserved := {"base", "scale", "scales"} & settings.keys():
             raise UserError(
-                f"{tree.origin(('scales', name))}: scales.{name}: {min(reserved)} is not for a scale to say."
+                f"{tree.origin(('scales', name))}: scales.{name}: "
+                f"{min(reserved)} cannot be set in a scale."
             )
     if scale is None:
         return
     if isinstance(scale, bool) or not isinstance(scale, str | int):
         raise UserError(
-            f"{tree.origin(('scale',))}: scale: must be the name of one of the recipe's scales, not {scale!r}."
+            f"{tree.origin(('scale',))}: scale: must be the name of one of the recipe's scales, "
+            f"not {scale!r}."
         )
     scale = tree.values["scale"] = str(scale)
     if scale not in scales:
@@ -160,18 +182,18 @@ def _parse_file(path: Path) -> Tree:
         raise UserError(f"{shown} cannot be read as YAML: {error}") from error
     if not isinstance(document, CommentedMap):
         raise UserError(
-            f"{shown}: a recipe is a mapping of settings.", "See recipes/demo.yaml for one."
+            f"{shown}: a recipe is a mapping of settings.", "See recipes/demo.yaml for an example."
         )
     origins: dict[Place, str] = {(): shown}
     return Tree(_plain(document, (), shown, origins), origins)
 
 
 def _plain(node: Any, place: Place, shown: str, origins: dict[Place, str]) -> Any:
-    """YAML nodes as plain values; fills `origins`. Only what JSON can hold is let through."""
+    """Convert YAML nodes to plain JSON values, and record their `origins`."""
     if len(place) > 20:
         raise UserError(f"{origins[place]}: nested too deeply.")
     if getattr(getattr(node, "tag", None), "value", None) is not None:
-        raise UserError(f"{origins[place]}: the tag {node.tag.value} means nothing in a recipe.")
+        raise UserError(f"{origins[place]}: the tag {node.tag.value} has no meaning in a recipe.")
     if isinstance(node, CommentedMap):
         plain = {}
         for key in node:
@@ -200,13 +222,16 @@ def _scalar(value: Any, origin: str) -> Any:
     if isinstance(value, str):
         return str(value)
     raise UserError(
-        f"{origin}: {value} is neither a finite number, a text, a list nor a mapping.",
-        "A text that looks like something else goes in quotes.",
+        f"{origin}: {value} is neither a finite number, a string, a list nor a mapping.",
+        "Put a string that looks like something else in quotes.",
     )
 
 
 def _merge(under: Tree, values: dict[str, Any], origins: dict[Place, str], place: Place) -> None:
-    """Lay `values` over `under` at `place`: mappings merge, all else replaces, null goes back to the default."""
+    """Merge `values` over `under` at `place`.
+
+    Mappings merge, other values replace, and null restores the default.
+    """
     target = _at(under.values, place)
     for key, value in values.items():
         inner = (*place, key)
@@ -226,12 +251,15 @@ def _merge(under: Tree, values: dict[str, Any], origins: dict[Place, str], place
 
 
 def _override(tree: Tree, override: str) -> None:
-    """Apply one `a.b=c`; c is YAML, a number in the path is an index into a list, null goes back to the default."""
+    """Apply one override `a.b=c`.
+
+    c is YAML; null restores the default. A number in the path is an index of a list.
+    """
     shown = f"--set {override}"
     dotted, equals, text = override.partition("=")
     parts = [part.strip() for part in dotted.split(".")]
     if not equals or not all(parts):
-        raise UserError(f"{shown}: say KEY=VALUE, such as --set pretrain.epochs=1.")
+        raise UserError(f"{shown}: write KEY=VALUE, such as --set pretrain.epochs=1.")
     try:
         document = YAML(typ="rt", pure=True).load(text) if text.strip() else None
     except YAMLError as error:
@@ -251,7 +279,7 @@ def _override(tree: Tree, override: str) -> None:
             key = int(part)
         elif not isinstance(container, dict):
             raise UserError(
-                f"{shown}: {'.'.join(parts[:depth])} is {container!r}, which has nothing inside to set."
+                f"{shown}: {'.'.join(parts[:depth])} is {container!r}, which has no settings."
             )
         place = (*place, key)
         if depth < len(parts) - 1:
@@ -276,7 +304,7 @@ def _at(values: Any, place: Place) -> Any:
 
 
 def _short(path: Path) -> str:
-    """As a person would type it from here."""
+    """Return the path relative to the current folder, if it is below that."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:

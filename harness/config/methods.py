@@ -1,6 +1,6 @@
 """Settings models of transfer methods, found by name. Imports no torch.
 
-The models are in `harness/transfer/methods/<name>/settings.py`. That package lies in a higher
+The models are in `harness/transfer/methods/<name>/settings.py`. That package is in a higher
 layer, so it is imported by name.
 """
 

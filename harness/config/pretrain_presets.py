@@ -1,4 +1,4 @@
-"""Published ways to pretrain, as `pretrain: {preset: NAME}` in a recipe: values for keys of PretrainSettings."""
+"""Published settings of pretraining: `pretrain: {preset: NAME}` in a recipe."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -6,9 +6,9 @@ from typing import Any
 
 from writers import names
 
-# ffcv-imagenet's rn18_configs (libffcv/ffcv-imagenet, commit 4dd291a): epochs -> the epochs in
-# which 160 rises to 192 pixels. Reported there for an A100: 66.9, 68.8, 70.0, 70.6, 71.3 and 72.4 %
-# top-1. Two differences, on purpose: biases and all of the norms are left out of weight decay
+# ffcv-imagenet's rn18_configs (libffcv/ffcv-imagenet, commit 4dd291a): epochs -> epochs in which
+# the resolution rises from 160 to 192 pixels. Reported there for an A100: 66.9, 68.8, 70.0, 70.6,
+# 71.3 and 72.4 % top-1. Two deliberate differences: weight decay excludes biases and all norms
 # (there, only norms with "bn" in their name), and no batch is dropped.
 _FFCV_RAMPS = {16: (11, 13), 24: (17, 20), 32: (23, 27), 40: (29, 34), 56: (41, 48), 88: (65, 76)}
 
@@ -35,7 +35,7 @@ def _ffcv_resnet18(epochs: int, ramp: tuple[int, int]) -> dict[str, Any]:
 
 
 # Salman et al. 2020, "Do Adversarially Robust ImageNet Models Transfer Better?". Their attack is
-# PGD with 3 steps of 2/3 eps in L2, whose best iterate counts: where `eps` is above 0, add `attack:
+# PGD in L2 with 3 steps of 2/3 eps, and the best iterate. For `eps` above 0, add `attack:
 # {relative_step_size: 0.6666666666666666, best_iterate: true}`.
 _SALMAN = {
     "epochs": 90,
@@ -64,9 +64,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 def spelled_out(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` as a recipe says them, with the values of their `preset` under their own. Mappings merge key by key.
+    """Merge a recipe's settings over the values of their `preset`, key by key.
 
-    Raises UserError, with the near names, for an unknown preset.
+    Raises:
+        UserError: there is no such preset; names similar ones.
     """
     own = {key: value for key, value in settings.items() if key != "preset"}
     if "preset" not in settings:
@@ -78,11 +79,11 @@ def spelled_out(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """One set of settings over another, mappings key by key."""
-    both = {
+    """Merge `over` over `under`; mappings merge key by key."""
+    changes = {
         key: merged(under[key], value)
         if isinstance(value, dict) and isinstance(under.get(key), dict)
         else value
         for key, value in over.items()
     }
-    return {**under, **both}
+    return {**under, **changes}

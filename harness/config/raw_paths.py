@@ -1,4 +1,4 @@
-"""Where a recipe's raw images lie, and which of them are not there yet."""
+"""Paths of a recipe's raw images, and which of them are missing."""
 
 from collections.abc import Collection
 from importlib import import_module
@@ -9,24 +9,24 @@ from writers import names
 
 
 def raw_path(data: DataSettings, raw: Path) -> Path:
-    """Where a dataset's images lie: absolute, or relative to the raw folder."""
+    """Path of a dataset's images: absolute, or below the raw folder."""
     return raw / Path(data.path or raw_folder(data.dataset)).expanduser()
 
 
 def raw_folder(dataset: str) -> str:
-    """The name of a dataset's folder in the raw folder: its own, or one that it shares."""
+    """Name of a dataset's folder below the raw folder; some datasets share one."""
     spec = names.find("writers.datasets", dataset, "dataset").SPEC
     return str(spec.folder or spec.name)
 
 
 def missing(recipe: Recipe, raw: Path, labels: Collection[str]) -> dict[str, str]:
-    """Label -> what to fetch and from where, for each dataset of `labels` whose images are not in `raw`."""
-    found = {}
+    """Map the labels of datasets without images in `raw` to a line on where to get them."""
+    missing_data = {}
     for data in (*([recipe.source] if recipe.source else []), *recipe.targets):
         spec = import_module(f"writers.datasets.{data.dataset}").SPEC
         path = raw_path(data, raw)
         if data.label in labels and not spec.generated and not path.exists():
-            found[data.label] = f"There is no {path}." + (
+            missing_data[data.label] = f"There is no {path}." + (
                 f" {spec.title}: {spec.where}" if data.dataset != "folder" else ""
             )
-    return found
+    return missing_data

@@ -1,9 +1,9 @@
-"""The JSON Schema of recipes, for editors: what keys there are, what they take, and which names are known.
+"""JSON Schema of recipes, for editors: keys, their values, and known names.
 
     python -m harness.config.schema > recipes/recipe.schema.json
 
-A recipe names it in its first line: `# yaml-language-server: $schema=recipe.schema.json`. It never
-refuses what reading accepts; reading a recipe checks more than a schema can say.
+The first line of a recipe names it: `# yaml-language-server: $schema=recipe.schema.json`. The
+schema accepts every valid recipe; reading a recipe checks more than a schema can express.
 """
 
 import json
@@ -13,8 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.json_schema import models_json_schema
 
-from harness.config import pretrain_presets as presets
-from harness.config import transfer_presets as method_presets
+from harness.config import pretrain_presets, transfer_presets
 from harness.config.methods import available, settings_model
 from harness.config.recipe import Recipe
 from writers import names
@@ -25,10 +24,14 @@ JSON = dict[str, Any]
 
 
 def schema() -> JSON:
-    """Of a recipe's file, before its base and its scale are laid together: a part of a setting may be missing, or null."""
-    whole = Recipe.model_json_schema()
-    settings: JSON = whole["properties"]
-    definitions: JSON = whole["$defs"]
+    """Build the schema of a recipe's file.
+
+    A file may leave out a part of a setting, or set it to null, because its base and its scale are
+    merged later.
+    """
+    recipe = Recipe.model_json_schema()
+    settings: JSON = recipe["properties"]
+    definitions: JSON = recipe["$defs"]
     methods = _methods(definitions)
     settings["methods"]["additionalProperties"] = {"anyOf": methods}
     for definition in definitions.values():
@@ -40,15 +43,15 @@ def schema() -> JSON:
         "dataset", names.names("writers.datasets")
     )
     definitions["PretrainSettings"]["properties"]["preset"] = _known(
-        "preset", sorted(presets.PRESETS)
+        "preset", sorted(pretrain_presets.PRESETS)
     )
     settings["archs"]["items"] = _known("model", names.names("harness.modeling.archs"))
     settings["base"] = {
-        "description": "What this file does not say: a recipe's name, or a path from here.",
+        "description": "Recipe that this file extends: a name, or a path relative to this file.",
         "type": "string",
     }
     settings["scale"] = {
-        "description": "One of `scales`, which then lies over the rest.",
+        "description": "One of `scales`, which overrides the other settings.",
         "type": ["string", "integer"],
     }
     definitions["Settings"] = {
@@ -59,11 +62,11 @@ def schema() -> JSON:
         },
     }
     settings["scales"] = {
-        "description": "Other sizes of the same question: settings that lie over the rest.",
+        "description": "Other sizes of the same study: settings that override the others.",
         "type": "object",
         "additionalProperties": {"$ref": "#/$defs/Settings"},
     }
-    for definition in (whole, *definitions.values()):
+    for definition in (recipe, *definitions.values()):
         for key, value in definition.get("properties", {}).items():
             definition["properties"][key] = {"anyOf": [value, {"type": "null"}]}
     return {
@@ -84,29 +87,29 @@ def _methods(definitions: JSON) -> list[JSON]:
     del definitions["MethodSettings"]
     for model in models:
         properties = definitions[model.__name__]["properties"]
-        properties["preset"] = _known("preset", sorted(method_presets.METHOD_PRESETS))
+        properties["preset"] = _known("preset", sorted(transfer_presets.METHOD_PRESETS))
         properties["method"] = _known("method", available())
     return [{"$ref": f"#/$defs/{model.__name__}"} for model in models]
 
 
 def text() -> str:
-    """As it stands in the file."""
+    """Content of the schema's file."""
     return json.dumps(schema(), indent=1) + "\n"
 
 
 def _subset(definitions: JSON) -> JSON:
-    """A name, or a mapping of steps: their keys beside the name, or a list of them and of names."""
+    """Schema of a subset: a name, or a mapping of a name and of steps or a list of steps."""
     steps = {key: _step(key, definitions) for key in STEPS}
-    one = [
+    single_steps = [
         {"type": "object", "additionalProperties": False, "properties": {key: step}}
         for key, step in steps.items()
     ]
-    of_lists = {
-        "description": "Steps in their order, or names of subsets in their place.",
+    step_list = {
+        "description": "Steps in order; the name of a subset stands for its steps.",
         "type": "array",
-        "items": {"anyOf": [_named_subset(), *one]},
+        "items": {"anyOf": [_named_subset(), *single_steps]},
     }
-    properties = {"name": {"type": "string"}, **steps, "steps": of_lists}
+    properties = {"name": {"type": "string"}, **steps, "steps": step_list}
     return {
         "anyOf": [
             _named_subset(),
@@ -121,7 +124,7 @@ def _subset(definitions: JSON) -> JSON:
 
 
 def _step(key: str, definitions: JSON) -> JSON:
-    """What may stand behind a step's key; where a number alone may, that, too."""
+    """Schema of the value of a step's key, which may be a single number for some steps."""
     definition = definitions[STEPS[key].__name__]
     value: JSON = {"description": definition["description"], **definition["properties"][key]}
     return (
@@ -144,7 +147,7 @@ def _named_subset() -> JSON:
 
 
 def _known(what: str, known: list[str]) -> JSON:
-    """A text, and what an editor may suggest."""
+    """Schema of a string with suggestions for editors."""
     return {"description": f"A {what}.", "anyOf": [{"enum": known}, {"type": "string"}]}
 
 

@@ -113,7 +113,7 @@ class ProgressiveSettings(Settings):
 
 
 class PretrainSettings(TrainSettings):
-    """Training from random weights on a source subset; adversarial where the axis `eps` is above 0.
+    """Training from random weights on a source subset; adversarial if the axis `eps` is above 0.
 
     In a recipe, `preset: NAME` sets published values (`harness/config/pretrain_presets.py`); other
     keys override them.
@@ -155,7 +155,8 @@ class PretrainSettings(TrainSettings):
     def _check_free_training(self) -> Self:
         if self.attack.method == "free" and self.accumulate != 1:
             raise ValueError(
-                "accumulate cannot be used with attack.method: free, which keeps one noise per batch"
+                "accumulate cannot be used with attack.method: free, which keeps one noise per "
+                "batch"
             )
         return self
 

@@ -1,6 +1,6 @@
-"""Published ways to transfer, as `methods: {full: {preset: NAME}}` in a recipe: values for keys of TransferSettings.
+"""Published settings of transfer: `methods: {full: {preset: NAME}}` in a recipe.
 
-What a paper leaves open, or says in an appendix that could not be read again, is marked so.
+Values that a paper leaves open, or that are cited from memory of an appendix, are marked.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from writers import names
 
 
 def _log_spaced(first: float, last: float, count: int) -> list[float]:
-    """Exact at powers of ten and equal on every machine."""
+    """Space values equally in the logarithm: 10^first to 10^last, equal on every machine."""
     step = (last - first) / (count - 1)
     return [float(f"{10 ** (first + step * number):.6g}") for number in range(count)]
 
 
 # Salman et al. 2020, "Do Adversarially Robust ImageNet Models Transfer Better?"
 # (microsoft/robust-models-transfer, cea2c37): all rows of its table of best parameters share these.
-# There, test chooses the rate and the epoch; here val chooses the rate.
+# There, test chooses the rate and the epoch; here, val chooses the rate.
 _SALMAN = {
     "epochs": 150,
     "batch_size": 64,
@@ -36,8 +36,9 @@ _SALMAN = {
 }
 
 # Kornblith, Shlens and Le 2019, "Do Better ImageNet Models Transfer Better?", as SimCLR's appendix
-# B.8 repeats it: 7 learning rates and 7 ratios of weight decay to its inverse, and none; chosen on
-# val, then trained on train and val together. The cosine is remembered, not read.
+# B.8 repeats it: 7 learning rates, and 7 ratios of weight decay to the inverse of the rate, and no
+# decay. Val chooses; the chosen point trains on train and val together. The cosine schedule is
+# cited from memory.
 _NESTEROV = {"schedule": "cosine", "momentum": 0.9, "nesterov": True}
 _KORNBLITH = {
     "steps": 20_000,
@@ -48,7 +49,7 @@ _KORNBLITH = {
     "optimizer": _NESTEROV,
     "grid": {"lr": _log_spaced(-4, -1, 7), "decay_ratio": [0.0, *_log_spaced(-6, -3, 7)]},
 }
-# From random weights, in SimCLR's version (the original's number of steps could not be read again).
+# From random weights, in SimCLR's version (the original's number of steps was not checked).
 _KORNBLITH_SCRATCH = {
     **_KORNBLITH,
     "steps": 40_000,
@@ -56,8 +57,7 @@ _KORNBLITH_SCRATCH = {
 }
 
 # VTAB's lightweight protocol (Zhai et al. 2019; consistent with its released leaderboard, whose
-# sweeps have 4 points): chosen on 200 images after training on 800, trained again on all 1000, and
-# tested once.
+# sweeps have 4 points): train on 800 images, choose on 200, train again on all 1000, and test once.
 _VTAB = {
     "batch_size": 512,
     "resolution": 224,
@@ -76,14 +76,14 @@ _VTAB = {
 }
 
 
-# Salman's group with FFCV (MadryLab/data-transfer, d51a141): per dataset epochs, peak rate and the
-# crop of training; a line up to epoch 5 and down again. They drop a last batch, which leaves one
-# step an epoch for Flowers; here none is dropped. There is no DTD in their table: it gets the most
-# frequent values.
 def _fast(epochs: int, lr: float, crop: str) -> dict[str, Any]:
     return {"epochs": epochs, "lrs": [lr], "train_crop": crop}
 
 
+# The same group with FFCV (MadryLab/data-transfer, d51a141): epochs, peak rate and training crop
+# per dataset; the rate rises linearly until epoch 5, and falls again. They drop the last batch,
+# which leaves one step per epoch for Flowers; no batch is dropped here. DTD is not in their table;
+# it gets the most frequent values.
 _FAST = {
     **_fast(24, 0.2, "random"),
     "batch_size": 1024,
@@ -118,8 +118,7 @@ _FAST = {
     },
 }
 
-# Both freeze the weights of `fixed` and no more: its BatchNorm statistics go on to move, as other
-# methods' do anyway.
+# With `fixed`, both freeze the weights only: BatchNorm statistics move, as with other methods.
 _STATISTICS_MOVE = ("salman", "fast")
 
 METHOD_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -134,11 +133,17 @@ METHOD_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 def spelled_out(settings: Mapping[str, Any], label: str = "") -> dict[str, Any]:
-    """`settings` as a recipe says them of the method `label`, with the values of their `preset` under their own.
+    """Merge a recipe's settings of a method over the values of their `preset`.
 
-    What the recipe says in another way is not taken from the preset: steps go over its epochs, an
-    axis of the grid over the setting of its name. Raises UserError, with the near names, for an
-    unknown preset.
+    A value that the recipe sets in another way is not taken from the preset: steps replace epochs,
+    and an axis of the grid replaces the setting of its name.
+
+    Args:
+        settings: as in the recipe.
+        label: name of the method, unless the settings name it.
+
+    Raises:
+        UserError: there is no such preset; names similar ones.
     """
     own = {key: value for key, value in settings.items() if key != "preset"}
     if "preset" not in settings:
@@ -149,18 +154,18 @@ def spelled_out(settings: Mapping[str, Any], label: str = "") -> dict[str, Any]:
     preset = dict(METHOD_PRESETS[name])
     if name in _STATISTICS_MOVE and names.normalize(str(own.get("method") or label)) == "fixed":
         preset["bn_stats"] = "update"
-    if of_targets := {
-        target: _unsaid(entry, own) for target, entry in preset.pop("per_target", {}).items()
+    if per_target := {
+        target: _remaining(entry, own) for target, entry in preset.pop("per_target", {}).items()
     }:
-        preset["per_target"] = {target: entry for target, entry in of_targets.items() if entry}
+        preset["per_target"] = {target: entry for target, entry in per_target.items() if entry}
     return merge_settings(preset, own)
 
 
-def _unsaid(entry: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """What a preset has for one target, without what the recipe says for all."""
-    both = merge_settings(entry, own)
+def _remaining(entry: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a preset for one target, without those that the recipe sets for all targets."""
+    merged = merge_settings(entry, own)
     return {
-        key: both[key]
+        key: merged[key]
         for key in entry
-        if key in both and (key not in own or isinstance(both[key], dict))
+        if key in merged and (key not in own or isinstance(merged[key], dict))
     }

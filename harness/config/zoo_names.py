@@ -1,4 +1,7 @@
-"""What torchvision and timm call their classifiers, and patterns of them. Imports neither until a pattern is looked up."""
+"""Names of torchvision's and timm's classifiers, and patterns of names.
+
+Imports neither library until a pattern is looked up.
+"""
 
 import fnmatch
 from collections.abc import Iterable
@@ -10,11 +13,12 @@ LIBRARIES = ("torchvision", "timm")
 
 
 def is_pattern(name: str) -> bool:
+    """Return whether a name has wildcards."""
     return any(sign in name for sign in "*?[")
 
 
 def available(library: str) -> list[str]:
-    """Every classifier of the library, without its name. Imports it."""
+    """List the classifiers of a library, without its prefix. Imports the library."""
     if library == "timm":
         return sorted(timm_library().list_models())
     from torchvision import models
@@ -23,38 +27,47 @@ def available(library: str) -> list[str]:
 
 
 def matching(pattern: str, limit: int | None = None) -> list[str]:
-    """Names of the classifiers with published weights that fit a pattern such as `timm/resnet*`, sorted.
+    """List the classifiers with published weights that match a pattern such as `timm/resnet*`.
 
-    Raises UserError where none fits.
+    Args:
+        pattern: with the library's prefix.
+        limit: return only this many of the first names. None means all.
+
+    Raises:
+        UserError: no classifier matches.
     """
     library, _, inner = pattern.partition("/")
     if library not in LIBRARIES or not inner:
         raise UserError(
-            f"'{pattern}' is no pattern of names.",
+            f"'{pattern}' is not a pattern of names.",
             "Begin it with torchvision/ or timm/: timm/resnet*.",
         )
     fitting = fnmatch.filter(available(library), inner)
-    found = [f"{library}/{name}" for name in _with_weights(library, fitting)]
-    if not found:
+    matches = [f"{library}/{name}" for name in _with_weights(library, fitting)]
+    if not matches:
         raise UserError(f"No classifier of {library} with published weights is called {inner}.")
-    return found[:limit]
+    return matches[:limit]
 
 
-def _with_weights(library: str, found: Iterable[str]) -> list[str]:
+def _with_weights(library: str, candidates: Iterable[str]) -> list[str]:
     if library == "timm":
         timm = timm_library()
         return [
             name
-            for name in found
+            for name in candidates
             if timm.models.is_model_pretrained(name) and timm.get_pretrained_cfg(name).num_classes
         ]
     from torchvision import models
 
-    return [name for name in found if list(models.get_model_weights(name))]
+    return [name for name in candidates if list(models.get_model_weights(name))]
 
 
 def timm_library() -> Any:
-    """timm, imported now. Raises UserError where it is not installed."""
+    """Import timm.
+
+    Raises:
+        UserError: timm is not installed.
+    """
     try:
         import timm
         import timm.data

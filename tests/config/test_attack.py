@@ -58,7 +58,10 @@ def test_a_default_that_is_spelled_out_is_the_same_setting(given):
         ({"step_size": 0.1, "relative_step_size": 0.5}, "not both"),
         ({"norm": "linf", "eps_at": 224}, "eps_at has no effect"),
         ({"replays": 4}, "replays has an effect with method: free only"),
-        ({"method": "fast", "steps": 2}, "steps has no effect with method: fast, which fixes it at 1"),
+        (
+            {"method": "fast", "steps": 2},
+            "steps has no effect with method: fast, which fixes it at 1",
+        ),
         (
             {"method": "fast", "random_start": "sphere"},
             "random_start has no effect with method: fast",

@@ -119,7 +119,7 @@ def test_the_recipes_that_ship_are_right():
         (
             "eps: [0, 0.5]",
             "eps: [0, .inf]",
-            "tiny.yaml:5: inf is neither a finite number, a text, a list nor a mapping.",
+            "tiny.yaml:5: inf is neither a finite number, a string, a list nor a mapping.",
         ),
         ("name: tiny\n", "", "tiny.yaml: name: is missing."),
         (
@@ -152,7 +152,7 @@ def test_the_recipes_that_ship_are_right():
         (
             "dataset: synthetic_things",
             "dataset: voc2007",
-            "tiny.yaml:2: source.dataset: images of voc2007 have many labels: a target, and no source.",
+            "tiny.yaml:2: source.dataset: images of voc2007 have many labels, so it can only be a target.",
         ),
         (
             "{dataset: synthetic_patterns}",
@@ -225,7 +225,7 @@ def test_nothing_in_a_recipe_is_executed(file: Path):
         GOOD.replace("name: tiny", "name: !!python/object/apply:os.system ['touch executed']")
     )
     assert mistakes(file) == [
-        "tiny.yaml:1: the tag tag:yaml.org,2002:python/object/apply:os.system means nothing in a "
+        "tiny.yaml:1: the tag tag:yaml.org,2002:python/object/apply:os.system has no meaning in a "
         "recipe."
     ]
     assert not Path("executed").exists()
@@ -277,11 +277,11 @@ def test_overrides(file: Path):
             "pretrain.epochs=many",
             "--set pretrain.epochs=many: pretrain.epochs: must be a whole number, not 'many'.",
         ),
-        ("name.x=1", "--set name.x=1: name is 'tiny', which has nothing inside to set."),
+        ("name.x=1", "--set name.x=1: name is 'tiny', which has no settings."),
         ("eps.2=1", "--set eps.2=1: eps has no entry '2'; it is a list of 2, counted from 0."),
         (
             "pretrain.epochs",
-            "--set pretrain.epochs: say KEY=VALUE, such as --set pretrain.epochs=1.",
+            "--set pretrain.epochs: write KEY=VALUE, such as --set pretrain.epochs=1.",
         ),
         ("eps=[1", "--set eps=[1: the value is not YAML."),
         ("archs.0=resnet", "--set archs.0=resnet: archs.0: there is no model named 'resnet'."),
@@ -339,7 +339,7 @@ def test_a_base_that_is_absent_or_circular(file: Path, tmp_path: Path):
         recipe.read(child)
     assert caught.value.hint == "Did you mean demo?"
     child.write_text("name: child\nbase: child.yaml\n")
-    assert "goes round in a circle" in mistakes(child)[0]
+    assert "refers back to the recipe itself" in mistakes(child)[0]
     child.write_text("name: child\nbase: [a]\n")
     assert mistakes(child) == ["child.yaml:2: base: must be the path of a recipe, not ['a']."]
 
@@ -419,12 +419,12 @@ def test_scales_are_inherited(file: Path, tmp_path: Path):
         (
             "  other: {base: demo}\n",
             "eps=[0]",
-            "tiny.yaml:18: scales.other: base is not for a scale to say.",
+            "tiny.yaml:18: scales.other: base cannot be set in a scale.",
         ),
         (
             "  quick-test: {eps: [0]}\n",
             "eps=[0]",
-            "tiny.yaml:18: scales.quick-test: a name may only have a-z, 0-9 and _ in it.",
+            "tiny.yaml:18: scales.quick-test: a name may only contain a-z, 0-9 and _.",
         ),
         (
             "scale: [tiny]\n",
@@ -529,7 +529,7 @@ def test_a_variant_that_is_wrong_is_named_with_its_line(
         ("exclude: [{epss: 0}]", "exclude.0.epss: unknown key. Did you mean 'eps'?"),
         (
             "exclude: [{eps: 0}, {eps: 0, target: synthetic_patterns}]",
-            "exclude.1: has no effect: no point",
+            "exclude.1: has no effect: it matches no point",
         ),
         (
             "include: [{eps: 0.5}]",

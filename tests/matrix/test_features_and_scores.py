@@ -217,7 +217,7 @@ MODELS = "name: tiny\ntargets:\n  - {dataset: synthetic_scenes}\nscores: all\nmo
         (MODELS + "  - {name: timm/*, checkpoint: c.pt}\n", "a pattern names many models"),
         (
             MODELS + "  - keras/*\n",
-            "models.0: 'keras/*' is no pattern of names. Begin it with torchvision/ or timm/",
+            "models.0: 'keras/*' is not a pattern of names. Begin it with torchvision/ or timm/",
         ),
         (MODELS + "  - resnet18\n  - resnet18\n", "same name"),
         (MODELS + "  - resnet18\narchs: [resnet10]\n", "archs has no effect: without a source"),

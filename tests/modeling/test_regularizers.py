@@ -182,7 +182,7 @@ def test_a_regularizer_or_order_set_to_its_default_changes_no_key():
     [
         (
             "eps: [0, 1]\npretrain: {aux_head: true}",
-            "tiny.yaml:5: pretrain.aux_head: goes with clean training only",
+            "tiny.yaml:5: pretrain.aux_head: needs clean training",
         ),
         (
             "eps: [0, 1]\nvariants: {plain: {}, two: {aux_head: true}}",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from harness.config.axes import Points
+from harness.config.axes import AxisSelection
 from harness.config.recipe import Recipe
 from harness.matrix.expand import expand
 from harness.runner.result import Result
@@ -80,7 +80,7 @@ class Collection:
     def _merged(self) -> dict[PlannedModel, tuple[str, ...]]:
         variants = self.recipe.variants
         merged: dict[PlannedModel, tuple[str, ...]] = {}
-        points = Points(self.recipe).models() if variants else ()
+        points = AxisSelection(self.recipe).models() if variants else ()
         for place in dict.fromkeys(map(_planned_model, points)):
             if place not in self.planned:
                 without_effect = {"length": None} | ({} if place.eps else {"attack": None})

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.config.axes import Points
+from harness.config.axes import AxisSelection
 from harness.config.recipe import Recipe
 from harness.report.data.records import ScoreRow, under_every_variant
 
@@ -69,13 +69,13 @@ def inductions(recipe: Recipe, scores: Sequence[ScoreRow]) -> list[Induction]:
 
 def _trained_targets(recipe: Recipe) -> set[str]:
     """Targets to which a method of the recipe transfers any model."""
-    points = Points(recipe)
-    models = list(points.models())
+    selection = AxisSelection(recipe)
+    models = list(selection.models())
     return {
         target.label
         for target in recipe.targets
         if any(
-            points.wants({**axes, "target": target.label, "method": method})
+            selection.includes({**axes, "target": target.label, "method": method})
             for axes in models
             for method in recipe.methods
         )

@@ -1,4 +1,4 @@
-"""Variants of pretraining are settings, never repeats; what was not asked for is told from what has not run."""
+"""Variants of pretraining are settings, not repeats; models outside the recipe are not missing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,11 +59,11 @@ def test_each_variant_has_a_row_and_only_seeds_have_a_spread(
 def test_a_recipe_with_one_way_of_training_names_no_variant(tmp_path: Path) -> None:
     recipe = make_recipe(eps=(0.0,))
     table, text = table_of(recipe, make_results(recipe), tmp_path, "common_masked")
-    assert table[1] == ["training classes", "clean"]  # nor attacks that nobody made
+    assert table[1] == ["training classes", "clean"]  # no attacks either
     assert "Adversarial" not in text
 
 
-def test_models_without_the_common_classes_are_not_called_not_run(tmp_path: Path) -> None:
+def test_models_without_the_common_classes_are_not_marked_as_not_run(tmp_path: Path) -> None:
     recipe = make_recipe(eps=(0.0, 0.5))
     results = []
     for result in make_results(recipe):
@@ -87,14 +87,14 @@ def test_models_without_the_common_classes_are_not_called_not_run(tmp_path: Path
     assert "not run" not in own[4]
 
 
-def test_what_the_recipe_leaves_out_is_not_called_not_run(tmp_path: Path) -> None:
+def test_excluded_models_are_not_marked_as_not_run(tmp_path: Path) -> None:
     recipe = make_recipe(eps=(0.0, 0.5), exclude=[{"subset": "minus3", "eps": 0.5}])
     table, text = table_of(
         recipe,
         [
-            one
-            for one in make_results(recipe)
-            if one.axes.get("subset") != "all" or one.kind != "evaluate"
+            result
+            for result in make_results(recipe)
+            if result.axes.get("subset") != "all" or result.kind != "evaluate"
         ],
         tmp_path,
         "common_masked",
@@ -104,15 +104,16 @@ def test_what_the_recipe_leaves_out_is_not_called_not_run(tmp_path: Path) -> Non
     assert "–: not attacked or not part of the recipe." in text
 
 
-def test_differences_pair_equal_variants_and_all_classes_stand_for_each_that_they_are() -> None:
+def test_differences_pair_equal_variants_and_shared_models_count_for_each() -> None:
     recipe = make_recipe(eps=(0.0,), seeds=(0, 1), variants=VARIANTS)
     results = make_results(recipe)
     found = Collection(recipe, results)
     accuracy, transfer = accuracy_rows(found), transfer_rows(found)
     (effect,) = (
-        one
-        for one in effects(accuracy, transfer)
-        if (one.axis, one.setting, one.measure) == ("subset", "minus6", "clean common_masked")
+        effect
+        for effect in effects(accuracy, transfer)
+        if (effect.axis, effect.setting, effect.measure)
+        == ("subset", "minus6", "clean common_masked")
     )
     by_seed = [
         sum(top1(results, subset="minus6", variant=variant, seed=seed) for variant in VARIANTS) / 2
@@ -124,15 +125,15 @@ def test_differences_pair_equal_variants_and_all_classes_stand_for_each_that_the
         sum(by_seed) / 2
     )
     (compared,) = (
-        one
-        for one in comparisons(transfer)
-        if (one.axis, one.setting, one.method) == ("subset", "minus6", "full")
+        row
+        for row in comparisons(transfer)
+        if (row.axis, row.setting, row.method) == ("subset", "minus6", "full")
     )
     assert compared.num_pairs == 2 * 2 * len(VARIANTS)  # targets, seeds
-    of_variants = [one for one in comparisons(transfer) if one.axis == "variant"]
-    assert {one.num_pairs for one in of_variants} == {
+    of_variants = [row for row in comparisons(transfer) if row.axis == "variant"]
+    assert {row.num_pairs for row in of_variants} == {
         2 * 2 * 2
-    }  # minus3 and minus6: nothing of all classes with itself
+    }  # all classes are not compared with themselves
 
 
 def test_budgets_are_compared_within_each_variant() -> None:
@@ -154,7 +155,7 @@ def test_budgets_are_compared_within_each_variant() -> None:
             "metric": "top1",
         }
         rows.append(type(row)(**{**row.__dict__, **changed}))
-    (effect,) = (one for one in effects([], rows) if one.axis == "budget")
+    (effect,) = (effect for effect in effects([], rows) if effect.axis == "budget")
     assert effect.difference.mean == pytest.approx(0.03) and effect.over["variant"] == tuple(
         VARIANTS
     )

@@ -1,4 +1,4 @@
-"""The page in a real browser, where one is installed: no console message, tables sort by press and by address."""
+"""The page in a real browser: no console messages; tables sort by click and by address."""
 
 import html
 import re
@@ -19,16 +19,19 @@ CHROMIUM = (
 )
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in PATH")
 
-# Presses a heading, as a person would, once the page's own script has run.
-PRESS = "<script>for (let n = 0; n < %d; n++) document.querySelectorAll('#%s thead button')[%d].click();</script></body>"
-# A browser takes long to start: every page of this file is opened once, in frames of one window. What is in a frame when all
-# have loaded is written out as text, after how wide the page and its first table are.
+# Clicks a heading after the page's own script has run.
+PRESS = (
+    "<script>for (let n = 0; n < %d; n++) "
+    "document.querySelectorAll('#%s thead button')[%d].click();</script></body>"
+)
+# A browser is slow to start, so all pages are opened once, in frames of one window. After loading,
+# each frame is written as text: the widths of the page and its first table, then its content.
 GATHER = """<script>onload = () => {
   for (const frame of document.querySelectorAll("iframe")) {
     const page = frame.contentDocument, found = document.createElement("pre");
     found.id = frame.name;
-    found.textContent = page.documentElement.scrollWidth + " " + page.querySelector(".scroll").scrollWidth + "\\n" +
-      page.documentElement.outerHTML;
+    const widths = [page.documentElement, page.querySelector(".scroll")].map((e) => e.scrollWidth);
+    found.textContent = widths.join(" ") + "\\n" + page.documentElement.outerHTML;
     document.body.append(found);
   }
 };</script>"""
@@ -36,10 +39,10 @@ GATHER = """<script>onload = () => {
 
 @dataclass(frozen=True)
 class Opened:
-    """A page as it stands after its script has run, and what the browser complained of."""
+    """A page after its script has run, and the browser's console messages."""
 
     page: Page
-    complaints: list[str]
+    messages: list[str]
     width: int
     width_of_first_table: int
 
@@ -57,13 +60,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def opened(report: Path) -> dict[str, Opened]:
-    """Name -> the page, opened in one of many ways."""
+    """Name -> the page, opened in one of several ways."""
     text, folder = report.read_text(), report.parent
     top1 = Page(text).tables["transfers"][0].index("top-1")
     by_target = text.replace("</body>", PRESS % (1, "transfers", 0))
     pages = {
         "plain": text,
-        "complaint": text.replace("</body>", '<script>console.error("seen")</script></body>'),
+        "message": text.replace("</body>", '<script>console.error("seen")</script></body>'),
         "once": text.replace("</body>", PRESS % (1, "transfers", top1)),
         "twice": text.replace("</body>", PRESS % (2, "transfers", top1)),
         "by_target": by_target,
@@ -115,31 +118,31 @@ def opened(report: Path) -> dict[str, Opened]:
         timeout=120,
         check=True,
     )
-    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert not [line for line in complaints if not any(f"/{name}.html" in line for name in pages)]
+    messages = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not [line for line in messages if not any(f"/{name}.html" in line for name in pages)]
     found = {}
     for name, content in re.findall(r'<pre id="(\w+)">(.*?)</pre>', done.stdout, flags=re.DOTALL):
         widths, _, dom = html.unescape(content).partition("\n")
         width, of_table = map(int, widths.split())
         found[name] = Opened(
-            Page(dom), [line for line in complaints if f"/{name}.html" in line], width, of_table
+            Page(dom), [line for line in messages if f"/{name}.html" in line], width, of_table
         )
     assert list(found) == list(pages)
     return found
 
 
-def test_nothing_is_complained_of_and_nothing_changes_by_itself(
+def test_the_console_is_empty_and_the_page_does_not_change_by_itself(
     report: Path, opened: dict[str, Opened]
 ) -> None:
-    assert {name for name, one in opened.items() if one.complaints} == {
-        "complaint"
-    }  # where one was made, it is seen
+    assert {name for name, page in opened.items() if page.messages} == {
+        "message"
+    }  # the check sees a message that is there
     page, as_written = opened["plain"].page, Page(report.read_text())
     assert page.tables == as_written.tables
     assert page.tags.count("svg") == as_written.tags.count("svg") > 3
 
 
-def test_pressing_a_heading_sorts_by_it_and_again_turns_it_round(
+def test_clicking_a_heading_sorts_and_again_reverses(
     report: Path, opened: dict[str, Opened]
 ) -> None:
     before = Page(report.read_text()).tables["transfers"]
@@ -156,7 +159,7 @@ def test_pressing_a_heading_sorts_by_it_and_again_turns_it_round(
     assert [_first_number(row[column]) for row in twice.tables["transfers"][1:]] == sorted(values)
 
 
-def test_words_sort_from_a_and_cells_without_a_value_stay_last(opened: dict[str, Opened]) -> None:
+def test_text_sorts_ascending_and_empty_cells_stay_last(opened: dict[str, Opened]) -> None:
     by_target = opened["by_target"].page
     assert by_target.aria_sort["transfers"][0] == "ascending"
     targets = [row[0] for row in by_target.tables["transfers"][1:]]
@@ -165,15 +168,15 @@ def test_words_sort_from_a_and_cells_without_a_value_stay_last(opened: dict[str,
         assert opened[name].page.tables["kinds"][-1][0] == "all"
 
 
-def test_figures_of_models_stand_in_the_page_with_their_numbers(opened: dict[str, Opened]) -> None:
+def test_the_page_of_models_has_its_figures(opened: dict[str, Opened]) -> None:
     page = opened["models"].page
     assert (
         page.tags.count("figure") == 6 and page.loads == []
     )  # scatter, predictors and Elo by each method
 
 
-def test_a_phone_scrolls_tables_and_not_the_page(opened: dict[str, Opened]) -> None:
-    """In a frame as wide as a phone, since a headless window is never narrower than 500 pixels."""
+def test_a_narrow_window_scrolls_tables_and_not_the_page(opened: dict[str, Opened]) -> None:
+    """In a frame, because a headless window is at least 500 pixels wide."""
     assert opened["phone"].width <= 375 < opened["phone"].width_of_first_table
 
 

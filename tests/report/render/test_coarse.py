@@ -1,4 +1,4 @@
-"""Models of finer classes on coarser labels: their table, and the rows behind it."""
+"""Models of finer classes on coarser labels: their table and rows."""
 
 import csv
 from pathlib import Path
@@ -13,7 +13,7 @@ OWN, SUM, MAX = 0.5, {"all": 0.7, "minus3": 0.6}, {"all": 0.6, "minus3": 0.65}
 
 
 def on_coarse_labels(result: Result) -> Result:
-    """As if the labels of minus6 were 8 coarser ones, which `all` and minus3 are finer than."""
+    """Add accuracies on 8 coarser labels of minus6; `all` and minus3 have finer classes."""
     if result.kind != "evaluate":
         return result
     subset, more = result.axes["subset"], 0.01 * result.axes["seed"]
@@ -28,11 +28,11 @@ def on_coarse_labels(result: Result) -> Result:
     )
 
 
-def test_finer_models_stand_beside_the_coarse_one(tmp_path: Path) -> None:
+def test_finer_models_are_in_the_table_of_the_coarse_one(tmp_path: Path) -> None:
     recipe = make_recipe(seeds=(0, 1), eps=(0.0, 0.5))
     page = write(
         recipe,
-        [on_coarse_labels(one) for one in make_results(recipe)],
+        [on_coarse_labels(result) for result in make_results(recipe)],
         [],
         tmp_path,
         ("html", "csv"),
@@ -63,21 +63,22 @@ def test_finer_models_stand_beside_the_coarse_one(tmp_path: Path) -> None:
     assert float(row["top1"]) == 0.66 and row["labels"] == "minus6" and row["num_labels"] == "8"
 
 
-def test_a_model_of_other_classes_has_a_dash_and_without_finer_models_there_is_no_table(
+def test_models_of_other_classes_and_recipes_without_finer_models_have_no_line(
     tmp_path: Path,
 ) -> None:
     recipe = make_recipe(eps=(0.0,))
     results = make_results(recipe)
     without = [
-        replace_metrics(one, coarse={})
-        if one.axes.get("subset") == "minus3" and one.kind == "evaluate"
-        else on_coarse_labels(one)
-        for one in results
+        replace_metrics(result, coarse={})
+        if result.axes.get("subset") == "minus3" and result.kind == "evaluate"
+        else on_coarse_labels(result)
+        for result in results
     ]
     text = write(recipe, without, [], tmp_path / "one", ("html",)).read_text()
     assert [row[0].split()[0] for row in Page(text).tables["coarse-0"][2:]] == ["all", "minus6"]
     alone = [
-        on_coarse_labels(one) if one.axes.get("subset") == "minus6" else one for one in results
+        on_coarse_labels(result) if result.axes.get("subset") == "minus6" else result
+        for result in results
     ]
     assert (
         "coarse-0"
@@ -85,14 +86,16 @@ def test_a_model_of_other_classes_has_a_dash_and_without_finer_models_there_is_n
     )
 
 
-def test_a_model_that_knows_only_some_of_the_labels_is_not_compared(tmp_path: Path) -> None:
+def test_a_model_that_covers_only_some_labels_is_not_compared(tmp_path: Path) -> None:
     recipe = make_recipe(eps=(0.0,))
-    results = [on_coarse_labels(one) for one in make_results(recipe)]
+    results = [on_coarse_labels(result) for result in make_results(recipe)]
     few = [
-        replace_metrics(one, coarse={"minus6": one.metrics["coarse"]["minus6"] | {"num_labels": 5}})
-        if one.kind == "evaluate" and one.axes["subset"] == "minus3"
-        else one
-        for one in results
+        replace_metrics(
+            result, coarse={"minus6": result.metrics["coarse"]["minus6"] | {"num_labels": 5}}
+        )
+        if result.kind == "evaluate" and result.axes["subset"] == "minus3"
+        else result
+        for result in results
     ]
     page = write(recipe, few, [], tmp_path, ("html", "csv"))
     table = Page(page.read_text()).tables["coarse-0"]

@@ -1,4 +1,4 @@
-"""A target whose images have many labels: the report shows its mean average precision, and the others as before."""
+"""A multi-label target: the report shows its mean average precision."""
 
 import csv
 from pathlib import Path
@@ -53,8 +53,8 @@ def test_tables_show_the_mean_average_precision():
     results, recipe = results_and_recipe()
     rows = transfer_rows(Collection(recipe, results))
     table = transfer_table(recipe, rows)
-    column = [one.label for one in table.columns].index("11-point mAP")
-    per_class = [one.label for one in table.columns].index("mean per class")
+    column = [heading.label for heading in table.columns].index("11-point mAP")
+    per_class = [heading.label for heading in table.columns].index("mean per class")
     for row, line in zip([row for row in rows], table.rows, strict=True):
         if row.target == "voc":
             assert (
@@ -72,7 +72,7 @@ def test_tables_show_the_mean_average_precision():
     ] == "11-point mAP"
 
 
-def test_the_files_hold_it(tmp_path: Path):
+def test_csv_and_page_have_the_mean_average_precision(tmp_path: Path):
     results, recipe = results_and_recipe()
     write(recipe, results, [], tmp_path, ("csv", "html", "md"))
     with (tmp_path / "transfer.csv").open() as file:
@@ -92,7 +92,7 @@ def test_the_files_hold_it(tmp_path: Path):
     assert "11-point mAP" in (tmp_path / "index.html").read_text()
 
 
-def test_without_such_a_target_nothing_of_it_is_shown():
+def test_without_a_multi_label_target_there_is_no_map_column():
     recipe = make_recipe()
     table = transfer_table(recipe, transfer_rows(Collection(recipe, make_results(recipe))))
     assert (

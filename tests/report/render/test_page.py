@@ -1,4 +1,4 @@
-"""The page as a file: whole, self-contained, escaped, the same for the same results; and its CSV and Markdown."""
+"""The page as a file: complete, self-contained, escaped, reproducible; its CSV and Markdown."""
 
 import csv
 import random
@@ -37,7 +37,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def assert_sound(text: str) -> Page:
-    """Well nested, ids unique and resolved, nothing loaded from anywhere."""
+    """Check nesting, unique and resolved ids, and that nothing is loaded from elsewhere."""
     page = Page(text)
     assert len(page.ids) == len(set(page.ids))
     assert page.loads == []
@@ -51,7 +51,7 @@ def assert_sound(text: str) -> Page:
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 @pytest.mark.parametrize("archs", [("resnet10",), ("resnet18", "resnet50")])
-def test_whole_matrix(tmp_path: Path, seeds: tuple[int, ...], archs: tuple[str, ...]) -> None:
+def test_a_complete_matrix(tmp_path: Path, seeds: tuple[int, ...], archs: tuple[str, ...]) -> None:
     recipe = make_recipe(seeds=seeds, archs=archs)
     page = assert_sound(render(recipe, make_results(recipe), tmp_path))
     assert page.tags.count("figure") == 2 * len(archs) + 1
@@ -60,7 +60,7 @@ def test_whole_matrix(tmp_path: Path, seeds: tuple[int, ...], archs: tuple[str, 
     assert ("There is one seed and no interval" in page.text) == (len(seeds) == 1)
 
 
-def test_zero_results(tmp_path: Path) -> None:
+def test_no_results(tmp_path: Path) -> None:
     recipe = make_recipe()
     path = write(recipe, [], ["write/all", "pretrain/x"], tmp_path, ("html", "md", "csv"))
     page = assert_sound(path.read_text())
@@ -107,7 +107,8 @@ def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     write(recipe, results, ["b", "a"], tmp_path / "one", formats)
     write(recipe, [*shuffled, shuffled[0]], ["a", "b"], tmp_path / "two", formats)
     program = (
-        "from pathlib import Path; from tests.helpers.report_fakes import *; from harness.report.render.page import write; "
+        "from pathlib import Path; from tests.helpers.report_fakes import *; "
+        "from harness.report.render.page import write; "
         "r = make_recipe(seeds=(0, 1), eps=(0.0, 0.5), targets=('clothing',)); "
         f"write(r, make_results(r), ['a', 'b'], Path({str(tmp_path / 'three')!r}), {formats!r})"
     )
@@ -134,7 +135,7 @@ def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
             ).read_bytes(), name
 
 
-def test_hostile_names_stay_text(tmp_path: Path) -> None:
+def test_hostile_names_are_escaped(tmp_path: Path) -> None:
     recipe = make_recipe(
         eps=(0.0,), targets=(HOSTILE,), question=f"Why {HOSTILE}?", archs=(HOSTILE,)
     )
@@ -218,7 +219,7 @@ def test_markdown_tables_have_equal_columns(tmp_path: Path) -> None:
         assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1
 
 
-def test_markdown_says_below_a_table_what_a_page_says_when_pointed_at() -> None:
+def test_markdown_lists_the_hints_of_headings_below_the_table() -> None:
     table = Table(
         "t",
         "T",
@@ -253,7 +254,7 @@ def test_unknown_format_and_unwritable_folder(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == ""
 
 
-def test_a_new_report_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_a_new_report_replaces_the_old_one(tmp_path: Path) -> None:
     recipe = make_recipe()
     render(recipe, [], tmp_path)
     text = render(recipe, make_results(recipe), tmp_path)

@@ -1,4 +1,4 @@
-"""Scores of frozen models: their table, induction on classes that nobody was taught, and the transfer figure of one eps."""
+"""Scores of frozen models: table and induction; and the transfer figure of one eps."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ from tests.helpers.report_html import Page
 KNN = {"all": 0.40, "coarse127": 0.35, "coarse9": 0.10, "fewer": 0.38, "coarse918": 0.39}
 
 
-def said(recipe: Recipe, results: list[Result]) -> str:
+def sentence(recipe: Recipe, results: list[Result]) -> str:
     return about_induction(inductions(recipe, score_rows(Collection(recipe, results))))
 
 
@@ -33,7 +33,7 @@ def numbers(data: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(data)))
 
 
-def test_every_score_of_every_model_stands_in_the_table(tmp_path: Path) -> None:
+def test_the_table_has_every_score_of_every_model(tmp_path: Path) -> None:
     recipe, results = study_fakes.induced(lambda name, seed: KNN[name] + 0.01 * seed, seeds=(0, 1))
     path = write(recipe, results, [], tmp_path, ("html", "csv"))
     table = Page(path.read_text()).tables["scores"]
@@ -57,11 +57,11 @@ def test_every_score_of_every_model_stands_in_the_table(tmp_path: Path) -> None:
     assert "knn_k5" not in text and "knn_k5" in (tmp_path / "scores.csv").read_text()
 
 
-def test_a_long_table_is_folded_and_what_was_not_computed_is_said() -> None:
+def test_a_long_table_is_folded_and_missing_scores_are_marked() -> None:
     results = [
-        one
-        for one in study_fakes.model_zoo(num_models=13, targets=("pets", "cars"))
-        if one.name != "score/torchvision/net3/cars"
+        result
+        for result in study_fakes.model_zoo(num_models=13, targets=("pets", "cars"))
+        if result.name != "score/torchvision/net3/cars"
     ]
     recipe = study_fakes.recipe_for(("pets", "cars"), ("full",))
     section = scores_section(recipe, score_rows(Collection(recipe, results)), [])
@@ -72,7 +72,7 @@ def test_a_long_table_is_folded_and_what_was_not_computed_is_said() -> None:
     assert not scores_section(recipe, [], []).all_tables
 
 
-def test_accuracies_near_chance_bear_the_mark() -> None:
+def test_accuracies_near_chance_are_marked() -> None:
     recipe, results = study_fakes.induced(lambda name, seed: 0.011 if name == "all" else 0.3)
     (table,) = scores_section(recipe, score_rows(Collection(recipe, results)), []).tables
     assert [row[1].text for row in table.rows] == [
@@ -96,31 +96,32 @@ def test_induction_is_drawn_over_subsets_with_the_same_images_only() -> None:
     assert {line["num_seeds"] for line in numbers(panel.data)} == {"2"}
     for label in ("9", "127", "1k"):
         assert f">{label}</text>" in panel.svg
-    assert ">918</text>" not in panel.svg  # it would stand on top of 1k
+    assert ">918</text>" not in panel.svg  # it would overlap with 1k
 
 
-def test_induction_speaks_of_targets_that_nothing_is_trained_on() -> None:
-    recipe, results = study_fakes.induced(lambda name, seed: KNN[name], carried=True)
+def test_induction_uses_only_targets_without_training() -> None:
+    recipe, results = study_fakes.induced(lambda name, seed: KNN[name], trained=True)
     assert inductions(recipe, score_rows(Collection(recipe, results))) == []
 
 
-def test_one_seed_is_called_so_and_few_images_carry_nothing() -> None:
-    text = said(*study_fakes.induced(lambda name, seed: KNN[name]))
+def test_single_runs_and_small_samples_are_named_as_limits() -> None:
+    text = sentence(*study_fakes.induced(lambda name, seed: KNN[name]))
     assert text == (
-        "On fine, the nearest neighbor has the same class for 10.0 % of 2,000 images, with features "
-        "trained on 9 classes (coarse9). With 1,000 classes (all), the fraction is 40.0 %. "
+        "On fine, the nearest neighbor has the same class for 10.0 % of 2,000 images, "
+        "with features trained on 9 classes (coarse9). "
+        "With 1,000 classes (all), the fraction is 40.0 %. "
         "The difference is −30.0 points. These are single runs."
     )
     near = {**KNN, "coarse9": 0.39}
     # 196 * sqrt(2 * 0.4 * 0.6 / 2000) = 3.04 points
     assert (
         "−1.0 points. That is within the sampling error of single runs on these images "
-        "(± 3.0 points)." in said(*study_fakes.induced(lambda name, seed: near[name]))
+        "(± 3.0 points)." in sentence(*study_fakes.induced(lambda name, seed: near[name]))
     )
-    assert "−1.0 points. These are single runs." in said(
+    assert "−1.0 points. These are single runs." in sentence(
         *study_fakes.induced(lambda name, seed: near[name], num_images=50_000)
     )
-    assert "Neither is clearly above chance (1.0 %)." in said(
+    assert "Neither is clearly above chance (1.0 %)." in sentence(
         *study_fakes.induced(lambda name, seed: 0.012)
     )
 
@@ -129,7 +130,7 @@ def test_one_seed_is_called_so_and_few_images_carry_nothing() -> None:
     ("wobble", "expected"), [(0.001, "−30.0 ± 0.2 points."), (0.2, "points (not clear).")]
 )
 def test_the_interval_is_over_seeds(wobble: float, expected: str) -> None:
-    text = said(
+    text = sentence(
         *study_fakes.induced(
             lambda name, seed: KNN[name] + wobble * (seed - 1) * (name == "all"), seeds=(0, 1, 2)
         )
@@ -137,7 +138,7 @@ def test_the_interval_is_over_seeds(wobble: float, expected: str) -> None:
     assert text.endswith(expected) and "single runs" not in text
 
 
-def test_with_one_eps_each_subset_has_its_place() -> None:
+def test_with_one_eps_the_axis_has_the_subsets() -> None:
     recipe = make_recipe(eps=(0.0,), seeds=(0, 1))
     rows = transfer_rows(Collection(recipe, make_results(recipe)))
     grocery, clothing = subset_panels(recipe, rows)
@@ -162,20 +163,20 @@ def test_with_one_eps_each_subset_has_its_place() -> None:
     assert "rotate(-90)" not in grocery.svg
 
 
-def test_several_eps_keep_their_axis() -> None:
+def test_with_several_eps_the_axis_has_eps() -> None:
     recipe = make_recipe(eps=(0.0, 0.5))
     found = Collection(recipe, make_results(recipe))
     rows = transfer_rows(found)
     section = transfer_section(recipe, rows, analyze([], rows, [], {}))
     assert section.panels[0].data.startswith("subset,method,eps,")
-    one = make_recipe(eps=(0.0,))
-    rows = transfer_rows(Collection(one, make_results(one)))
-    section = transfer_section(one, rows, analyze([], rows, [], {}))
+    recipe = make_recipe(eps=(0.0,))
+    rows = transfer_rows(Collection(recipe, make_results(recipe)))
+    section = transfer_section(recipe, rows, analyze([], rows, [], {}))
     assert section.panels[0].data.startswith("subset,method,variant,")
     assert [entry.text for entry in section.legend] == ["fixed", "full"]
 
 
-def test_many_and_long_names_are_turned_and_numbered() -> None:
+def test_many_names_are_rotated_and_long_ones_numbered() -> None:
     def panel_of(prefix: str, count: int) -> str:
         names = [f"{prefix}{index}" for index in range(count)]
         recipe = make_recipe(

@@ -1,4 +1,4 @@
-"""The numbers on the page against the results they come from, worked out again from the results alone."""
+"""The numbers on the page, recomputed from the results."""
 
 import statistics
 from collections.abc import Iterable
@@ -133,7 +133,7 @@ def test_learning_rates_that_diverged_are_counted(tmp_path: Path) -> None:
     assert ",0.01,,,False" in (tmp_path / "transfer_grid.csv").read_text()
 
 
-def test_target_metric_carries_the_mark(tmp_path: Path) -> None:
+def test_the_targets_metric_is_underlined(tmp_path: Path) -> None:
     recipe = make_recipe(eps=(0.0,), methods=("full",))
     text = write(recipe, make_results(recipe), [], tmp_path, ("html",)).read_text()
     table = text[text.index('<table id="transfers"') :]
@@ -152,7 +152,7 @@ def test_target_metric_carries_the_mark(tmp_path: Path) -> None:
         assert underlined == [5 if "grocery" in row else 4]
 
 
-def test_missing_seeds_and_models_are_said(tmp_path: Path) -> None:
+def test_missing_seeds_and_models_are_marked(tmp_path: Path) -> None:
     recipe = make_recipe(seeds=(0, 1), eps=(0.0, 0.5))
     results = make_results(recipe)
     gone = {
@@ -180,7 +180,7 @@ def test_missing_seeds_and_models_are_said(tmp_path: Path) -> None:
     )
 
 
-def test_clean_models_attacked_at_a_foreign_eps_say_so(tmp_path: Path) -> None:
+def test_an_attack_at_another_eps_is_in_the_heading(tmp_path: Path) -> None:
     recipe = make_recipe(eps=(0.0, 0.5), evaluate=EvaluateSettings(eps_of_clean=0.5))
     results = [
         replace_metrics(result, attack={"eps": 0.5}, adversarial=result.metrics["clean"])
@@ -214,7 +214,7 @@ def test_clean_models_attacked_at_a_foreign_eps_say_so(tmp_path: Path) -> None:
         (0.0314159, "0.0314159"),
     ],
 )
-def test_radii_are_written_as_people_write_them(eps: float, shown: str) -> None:
+def test_radii_are_formatted_as_fraction_or_decimal(eps: float, shown: str) -> None:
     assert format_eps(eps) == shown
 
 

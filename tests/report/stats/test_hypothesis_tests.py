@@ -1,4 +1,4 @@
-"""Statistics against scipy, by exhaustive counting, and on examples that can be done by hand."""
+"""Statistics against scipy, exhaustive counting, and examples worked out by hand."""
 
 import itertools
 import math
@@ -22,8 +22,8 @@ def test_logit_stays_finite_and_is_monotone():
     )
 
 
-def test_errors_leave_out_how_hard_each_dataset_is():
-    """Adding a constant to a dataset changes no error; Morey's factor is that of his equation."""
+def test_errors_ignore_the_difficulty_of_datasets():
+    """Adding a constant to a dataset changes no error; the factor is that of Morey's equation."""
     scores = RANDOM.normal(0, 1, (5, 12))
     found, shifted = (
         summaries.dataset_adjusted_means(scores),
@@ -36,7 +36,7 @@ def test_errors_leave_out_how_hard_each_dataset_is():
     assert np.isnan(summaries.dataset_adjusted_means(scores[:1]).standard_error).all()
 
 
-def test_correlation_of_a_line_and_of_nothing():
+def test_correlation_of_a_line_and_of_a_constant():
     x = np.arange(10.0)
     line = summaries.correlation(x, 3 * x + 1)
     assert line.r == pytest.approx(1) and line.rho == pytest.approx(1)
@@ -47,7 +47,7 @@ def test_correlation_of_a_line_and_of_nothing():
     )
 
 
-def test_what_a_score_predicts():
+def test_ranking_measures_by_hand():
     accuracy = np.array([0.9, 0.8, 0.7, 0.6])
     assert summaries.weighted_kendall(accuracy, accuracy) == pytest.approx(1)
     assert summaries.weighted_kendall(-accuracy, accuracy) == pytest.approx(-1)
@@ -72,8 +72,8 @@ def test_times_in_top():
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12))
 @settings(max_examples=60, deadline=None)
-def test_mcnemar_counts_all_ways_to_swap(pairs):
-    """Exact: over all exchanges of the two models' answers, the share with a difference at least as large."""
+def test_mcnemar_equals_exhaustive_exchanges(pairs):
+    """p is the fraction of all exchanges with a difference at least as large."""
     first, second = (np.array(side) for side in zip(*pairs, strict=True))
     given_difference = abs(int(first.sum()) - int(second.sum()))
     disagreements = [int(a) - int(b) for a, b in pairs if a != b]
@@ -85,7 +85,7 @@ def test_mcnemar_counts_all_ways_to_swap(pairs):
     assert hypothesis_tests.mcnemar(first, second) == pytest.approx(np.mean(as_extreme))
 
 
-def test_permutations_agree_with_mcnemar_and_serve_any_metric():
+def test_permutations_agree_with_mcnemar_and_accept_any_metric():
     labels = RANDOM.integers(0, 3, 60)
     first = np.where(RANDOM.random(60) < 0.9, labels, (labels + 1) % 3)
     second = np.where(RANDOM.random(60) < 0.6, labels, (labels + 1) % 3)
@@ -97,7 +97,7 @@ def test_permutations_agree_with_mcnemar_and_serve_any_metric():
         return float(np.mean([(predictions[labels == k] == k).mean() for k in range(3)]))
 
     exact = hypothesis_tests.mcnemar(first == labels, second == labels)
-    # 4000 permutations: a standard error of at most 0.008.
+    # 4000 permutations: the standard error is at most 0.008.
     assert hypothesis_tests.permutation_test(
         top1, first, second, num_permutations=4000
     ) == pytest.approx(exact, abs=0.02)
@@ -106,7 +106,7 @@ def test_permutations_agree_with_mcnemar_and_serve_any_metric():
         < 0.05
     )
     assert hypothesis_tests.permutation_test(top1, first, first, num_permutations=50) == 1
-    # Scores of several classes an image, exchanged together.
+    # An image's scores of several classes are exchanged together.
     matrix = RANDOM.random((60, 3))
     assert (
         hypothesis_tests.permutation_test(
@@ -134,7 +134,7 @@ def test_holm_by_hand():
     assert hypothesis_tests.holm([]) == []
 
 
-def test_bootstrap_covers_the_mean_about_as_often_as_it_says():
+def test_bootstrap_covers_the_mean_at_its_confidence():
     covered = 0
     for trial in range(120):
         values = np.random.default_rng(trial).normal(1, 1, (1, 40))
@@ -146,19 +146,19 @@ def test_bootstrap_covers_the_mean_about_as_often_as_it_says():
     assert (constant.mean, constant.low, constant.high) == pytest.approx(
         (2, 2, 2)
     ) and constant.excludes_zero
-    # Seeds that differ widen it, even where the datasets agree.
+    # Seeds that differ widen it, even if the datasets agree.
     wide = intervals.bootstrap(np.repeat([[-1.0], [1.0], [0.5]], 5, axis=1), num_draws=400)
     assert wide.low < 0 < wide.high and not wide.excludes_zero
 
 
-def test_sign_table():
+def test_sign_test_by_hand():
     signs = hypothesis_tests.sign_test(np.array([3, 2, 2, 5, 1]), np.array([1, 1, 2, 4, 9]))
     assert (signs.wins, signs.ties, signs.losses, str(signs)) == (3, 1, 1, "3 of 5")
     assert signs.p == pytest.approx(scipy_stats.binomtest(3, 4).pvalue)
     assert hypothesis_tests.sign_test(np.ones(3), np.ones(3)).p == 1
 
 
-def test_welch_is_scipys_and_needs_repeats():
+def test_welch_equals_scipy_and_needs_repeats():
     a, b = RANDOM.normal(0.5, 0.01, 3), RANDOM.normal(0.6, 0.02, 4)
     theirs = scipy_stats.ttest_ind(a, b, equal_var=False).confidence_interval()
     found = intervals.welch(a, b)
@@ -173,7 +173,7 @@ def test_welch_is_scipys_and_needs_repeats():
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=10))
 @settings(max_examples=60, deadline=None)
-def test_exchanges_of_several_seeds_are_all_counted(differences):
+def test_exchange_test_equals_exhaustive_exchanges(differences):
     sums = [
         abs(sum(sign * value for sign, value in zip(signs, differences, strict=True)))
         for signs in itertools.product((1, -1), repeat=len(differences))
@@ -182,7 +182,7 @@ def test_exchanges_of_several_seeds_are_all_counted(differences):
     assert hypothesis_tests.exchange_test(np.array(differences)) == pytest.approx(expected)
 
 
-def test_exchange_of_one_seed_is_mcnemars_test_also_for_many_images():
+def test_exchange_test_of_one_seed_equals_mcnemar():
     for num_images in (40, 6000):
         first, second = RANDOM.random(num_images) < 0.7, RANDOM.random(num_images) < 0.68
         assert hypothesis_tests.exchange_test(first.astype(int) - second) == pytest.approx(
@@ -206,13 +206,13 @@ def test_sign_flips_agree_with_permutations_of_the_predictions():
     slow = hypothesis_tests.permutation_test(
         mean_per_class, first, second, num_permutations=3000, seed=1
     )
-    # 3000 permutations: a standard error of at most 0.009.
+    # 3000 permutations: the standard error is at most 0.009.
     assert hypothesis_tests.sign_flip_test(weighted) == pytest.approx(slow, abs=0.03)
     assert hypothesis_tests.sign_flip_test(np.zeros(9)) == 1
 
 
-def test_map_permutations_are_those_of_the_slow_twin():
-    """Against torchless eleven-point precision as the evaluation computes it, exchange by exchange: same draws, same p."""
+def test_map_permutations_equal_the_slow_twin():
+    """The same permutations with the evaluation's 11-point precision give the same p."""
     average_precision = pytest.importorskip("harness.train.average_precision")
     labels = RANDOM.choice([-1, 0, 1], (50, 3), p=[0.6, 0.1, 0.3]).astype(np.int8)
     first = (labels + RANDOM.normal(0, 1.0, (50, 3))).round(1)  # rounded: with ties
@@ -234,6 +234,6 @@ def test_map_permutations_are_those_of_the_slow_twin():
     )
 
 
-def test_times_in_top_leaves_out_what_was_not_measured():
+def test_times_in_top_ignores_missing_values():
     scores = np.array([[0.5, math.nan], [math.nan, math.nan], [0.4, 0.2], [0.3, 0.1]])
     assert summaries.times_in_top(2, scores).tolist() == [1, 0, 2, 1]

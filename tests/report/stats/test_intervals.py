@@ -1,4 +1,4 @@
-"""Means, spreads and intervals against numpy and scipy, and what pairing by seed means."""
+"""Means, spreads and intervals against numpy and scipy, and pairing by seed."""
 
 import math
 
@@ -20,7 +20,7 @@ Measured = dict[tuple[int, Condition], float]
 @pytest.mark.parametrize("degrees", [1, 2, 5, 9, 10, 11, 20, 200])
 def test_t_quantile_equals_scipy(degrees: int) -> None:
     stats = pytest.importorskip("scipy.stats")
-    # A table of six digits, and a series from ten degrees on: 7.5e-5 off at most.
+    # Six digits in the table; the series from ten degrees on is off by at most 7.5e-5.
     assert t_quantile_975(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-4)
 
 
@@ -57,7 +57,7 @@ def test_difference_is_averaged_within_a_seed_then_over_seeds() -> None:
     assert found.over_seeds.sd == pytest.approx(np.std(per_seed, ddof=1))
 
 
-def test_a_seed_that_lacks_a_cell_does_not_mix_in() -> None:
+def test_a_seed_without_all_conditions_is_left_out() -> None:
     values: Measured = {(0, ("a",)): 0.5, (0, ("b",)): 0.9, (1, ("a",)): 0.9}
     baseline: Measured = {(0, ("a",)): 0.4, (0, ("b",)): 0.6, (1, ("a",)): 0.1, (1, ("b",)): 0.5}
     found = paired_difference(values, baseline)
@@ -65,7 +65,7 @@ def test_a_seed_that_lacks_a_cell_does_not_mix_in() -> None:
     assert found.over_seeds.mean == pytest.approx(0.2)
 
 
-def test_nothing_in_common_is_no_difference() -> None:
+def test_no_shared_condition_gives_no_difference() -> None:
     assert paired_difference({(0, ("a",)): 0.5}, {(1, ("a",)): 0.5, (0, ("b",)): 0.1}) is None
     assert paired_difference({}, {}) is None
 
@@ -78,7 +78,7 @@ def test_near_chance_is_three_binomial_standard_errors() -> None:
     assert not is_near_chance(0.02, None, 400)
 
 
-def test_noise_of_a_difference_equals_simulated_spread() -> None:
+def test_sampling_error_equals_simulated_spread() -> None:
     draws = np.random.default_rng(0).binomial(400, 0.7, size=(20_000, 2)) / 400
     # The spread of 20,000 draws has a standard error of 0.5 %.
     assert sampling_error(0.7, 400) == pytest.approx(

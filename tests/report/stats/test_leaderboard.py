@@ -1,4 +1,4 @@
-"""Elo strengths against choix, which fits the same model, and where they have a closed form; who is called stronger."""
+"""Elo strengths against choix and a closed form; p-values of the ranking against scipy."""
 
 import math
 
@@ -36,7 +36,7 @@ def test_strengths_agree_with_choix():
     assert 0 <= found.deviance < 3
 
 
-def test_ties_count_half_and_absent_models_do_not_play():
+def test_ties_count_half_and_absent_models_have_no_match():
     rounds = [np.array([1.0, 1.0, 0.0]), np.array([2.0, 1.0, np.nan])]
     assert elo.count_wins(rounds).tolist() == [[0, 1.5, 1], [0.5, 0, 1], [0, 0, 0]]
 
@@ -50,7 +50,7 @@ def test_a_model_that_wins_everywhere_has_a_finite_strength():
 
 
 def ranking_of(second: np.ndarray) -> list[RankedModel]:
-    """19 targets, `a` at 0.9 everywhere, `b` as given, three others between 0.1 and 0.7."""
+    """Rank on 19 targets: `a` at 0.9, `b` at `second`, three others between 0.1 and 0.7."""
     scores = np.vstack(
         [np.full(19, 0.9), second, np.random.default_rng(0).uniform(0.1, 0.7, (3, 19))]
     )
@@ -70,8 +70,8 @@ def ranking_of(second: np.ndarray) -> list[RankedModel]:
 
 
 @pytest.mark.parametrize("won", [19, 15, 12])
-def test_the_test_of_strength_is_scipys_on_direct_meetings(won: int) -> None:
-    """Who wins all 19 is clearly ahead: there Wald's test of the strengths says p = 0.27."""
+def test_p_next_is_the_sign_test_of_direct_matches(won: int) -> None:
+    """A model that wins all 19 is clearly ahead; Wald's test of the strengths gives p = 0.27."""
     first, second, *_ = ranking_of(np.where(np.arange(19) < won, 0.8, 0.95))
     assert (first.model, second.model) == ("a", "b")
     assert first.p_next == pytest.approx(scipy_stats.binomtest(won, 19).pvalue)
@@ -80,7 +80,7 @@ def test_the_test_of_strength_is_scipys_on_direct_meetings(won: int) -> None:
     ) and second.elo_standard_error is not None
 
 
-def test_who_stands_above_without_winning_the_direct_meetings_is_not_ahead() -> None:
-    """`a` has 4 + 57 wins, `b` 15 + 45, of which 15 were against `a`."""
+def test_a_higher_strength_without_direct_wins_is_not_ahead() -> None:
+    """Model `a` has 4 + 57 wins, `b` has 15 + 45, of which 15 are against `a`."""
     first, second, *_ = ranking_of(np.where(np.arange(19) < 15, 0.95, 0.05))
     assert (first.model, second.model, first.p_next) == ("a", "b", 1.0)

@@ -1,4 +1,4 @@
-"""What the opening sentences say for numbers whose answer is known, and what they must not say."""
+"""The opening sentences for numbers with a known answer, and the claims they must not make."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -94,7 +94,7 @@ def wobble(seed: int) -> float:
     return (-0.002, 0.0, 0.002)[seed % 3]
 
 
-def test_a_gain_that_masking_takes_away_is_called_so() -> None:
+def test_a_gain_that_masking_removes_is_reported() -> None:
     gain = {"all": 0.0, "minus20": 0.03}
     text = opening(
         accuracy_rows(
@@ -109,7 +109,7 @@ def test_a_gain_that_masking_takes_away_is_called_so() -> None:
     assert "better features are not shown" in text
 
 
-def test_a_gain_that_stays_is_called_so() -> None:
+def test_a_gain_that_remains_is_reported() -> None:
     gain = {"all": 0.0, "minus20": 0.03}
 
     def top1(subset: str, seed: int) -> float:
@@ -119,8 +119,8 @@ def test_a_gain_that_stays_is_called_so() -> None:
     assert "The gain remains" in text and "not shown" not in text and "not clear" not in text
 
 
-def test_wide_intervals_carry_no_reading() -> None:
-    """Masked and unmasked gain the same, masked just not clearly: nothing may be said about where the gain comes from."""
+def test_wide_intervals_are_not_interpreted() -> None:
+    """The masked gain is as large but not clear, so its cause must stay open."""
     gains = {0: 0.010, 1: 0.020, 2: 0.030}
     unmasked = accuracy_rows(
         lambda subset, seed: 0.7 + (gains[seed] + 0.02 if subset == "minus20" else 0),
@@ -140,7 +140,7 @@ def test_wide_intervals_carry_no_reading() -> None:
     assert "not shown" not in text and "gain" not in text
 
 
-def test_one_seed_claims_no_interval() -> None:
+def test_one_seed_has_no_interval() -> None:
     text = opening(
         accuracy_rows(
             lambda subset, seed: 0.70 if subset == "all" else 0.74,
@@ -156,7 +156,7 @@ def test_one_seed_claims_no_interval() -> None:
     assert text.count("±") == 1 and "clear" not in text
 
 
-def test_the_test_images_of_the_smallest_target_are_named_too() -> None:
+def test_the_sampling_error_of_the_smallest_target_is_stated() -> None:
     transfer = [
         replace(row, num_images={"pets": 400, "cars": 1000}[row.target])
         for row in transfer_rows(lambda *_: 0.5, seeds=(0,))
@@ -173,7 +173,7 @@ def test_the_test_images_of_the_smallest_target_are_named_too() -> None:
     assert error in opening(own, transfer) and "4,000 images" not in opening(own, transfer)
 
 
-def test_one_seed_with_few_images_reads_nothing_into_a_small_gain() -> None:
+def test_a_gain_within_the_sampling_error_is_not_interpreted() -> None:
     text = opening(
         accuracy_rows(
             lambda subset, seed: 0.70 if subset == "all" else 0.74,
@@ -195,8 +195,7 @@ def test_transfer_is_averaged_over_targets_and_eps() -> None:
         in text
     )
     assert (
-        "Robust pretraining at eps 3 instead of 0 changed transfer by +3.0 points (full). These are "
-        "averages over 2 targets" in text
+        "Robust pretraining at eps 3 instead of 0 changed transfer by +3.0 points (full)." in text
     )
     assert "Chance is 10.0 % on the targets." in text
 
@@ -222,7 +221,7 @@ def test_accuracies_at_chance_are_counted() -> None:
     assert "Chance is 1.0 to 1.2 % on the common classes (1.2 % masked)." in opening(rows)
 
 
-def test_archs_are_told_apart() -> None:
+def test_each_arch_has_its_own_sentences() -> None:
     rows = accuracy_rows(
         lambda subset, seed: 0.6 + 0.1 * (subset == "minus20"), lambda subset, seed: 0.6, seeds=(0,)
     )
@@ -235,7 +234,7 @@ def test_archs_are_told_apart() -> None:
     assert sentences[1].startswith("resnet50: ") and "+10.0" not in sentences[1]
 
 
-# What removing the hardest classes brings, and what its controls bring: classes, images, effect on transfer.
+# Subsets without the hardest classes, and their controls: classes, images, effect on transfer.
 CONTROLLED = {
     "in1000": (1000, 1_200_000, 0.0),
     "in900": (900, 1_080_000, 0.02),
@@ -270,7 +269,7 @@ def controlled_rows(*, robust: Sequence[str] = ("in1000", "in900", "in800")) -> 
     ]
 
 
-def test_controls_with_as_many_classes_never_stand_for_the_subset_that_they_control() -> None:
+def test_a_control_never_replaces_the_subset_that_it_controls() -> None:
     rows = controlled_rows()
     about_size, about_which, about_eps, about_budget = answers([], rows, effects([], rows))
     assert about_size.startswith(
@@ -295,11 +294,11 @@ def test_controls_with_as_many_classes_never_stand_for_the_subset_that_they_cont
     )
 
 
-def test_every_control_has_its_own_difference_at_equal_numbers_of_images() -> None:
+def test_every_control_is_compared_at_equal_numbers_of_images() -> None:
     found = {
-        (one.setting, one.baseline): one.difference.mean
-        for one in effects([], controlled_rows())
-        if (one.axis, one.measure) == ("budget", "transfer fixed")
+        (effect.setting, effect.baseline): effect.difference.mean
+        for effect in effects([], controlled_rows())
+        if (effect.axis, effect.measure) == ("budget", "transfer fixed")
     }
     assert found == pytest.approx(
         {
@@ -311,7 +310,7 @@ def test_every_control_has_its_own_difference_at_equal_numbers_of_images() -> No
     )
 
 
-def test_where_all_have_as_many_classes_the_fewest_images_open() -> None:
+def test_with_equal_numbers_of_classes_the_fewest_images_open() -> None:
     rows = [replace(row, num_classes=1000) for row in controlled_rows()]
     about_size, *_ = answers([], rows, effects([], rows))
     assert about_size.startswith(
@@ -319,7 +318,7 @@ def test_where_all_have_as_many_classes_the_fewest_images_open() -> None:
     )
 
 
-def test_nothing_to_compare_says_nothing() -> None:
+def test_nothing_to_compare_gives_no_sentence() -> None:
     assert opening([]) == ""
     alone = [
         row

@@ -1,0 +1,63 @@
+"""Complete reports of synthetic studies, and the numbers of their figures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.report.render.page import write
+from tests.helpers import study_fakes as fakes
+
+
+def test_a_recipe_with_loaded_models_only_has_a_report(tmp_path: Path) -> None:
+    recipe = fakes.recipe_for(fakes.TARGETS, ("fixed", "full"))
+    path = write(
+        recipe,
+        fakes.model_zoo(),
+        ["transfer/pets/full/x"],
+        tmp_path,
+        ("html", "md", "csv"),
+        failed={"transfer/pets/full/x": "UserError: net99 has no linear layer."},
+    )
+    text = path.read_text()
+    assert "failed:</b> UserError: net99 has no linear layer." in text
+    for name in ("source-0", "elo-0", "predictors-0"):
+        assert f'id="{name}-' in text and f'download="{name}.csv"' in text
+        svg = (tmp_path / "figures" / f"{name}.svg").read_text()
+        assert (
+            svg.startswith("<?xml")
+            and "var(" not in svg
+            and (tmp_path / "figures" / f"{name}.csv").stat().st_size > 40
+        )
+    assert text.count("Among 4 cheap predictors") == 1  # in the opening only
+    assert "## Models compared" in (tmp_path / "report.md").read_text()
+
+
+def test_curves_and_heat_maps_have_the_measured_values(tmp_path: Path) -> None:
+    results = fakes.curves()
+    methods = dict.fromkeys(
+        result.axes["method"] for result in results if result.kind == "transfer"
+    )
+    write(fakes.recipe_for(fakes.TARGETS[:4], methods), results, [], tmp_path)
+    lines = (tmp_path / "figures" / "curve-per_class-0.csv").read_text().splitlines()
+    assert lines[0] == "method,per_class,mean,sd,num_seeds" and len(lines) == 1 + 2 * 4
+    scores = [
+        result.metrics["test"]["top1"]
+        for result in results
+        if result.axes.get("per_class") == 5
+        and (result.axes["target"], result.axes["method"]) == ("aircraft", "full_per_class")
+    ]
+    method, size, mean, *_ = lines[1].split(",")
+    assert (method, size) == ("full_per_class", "5") and float(mean) == pytest.approx(
+        np.mean(scores)
+    )
+    write(
+        fakes.recipe_for(fakes.TARGETS[:4], ("default", "l2sp")),
+        fakes.grids(),
+        [],
+        tmp_path / "grids",
+    )
+    heat = (tmp_path / "grids" / "figures" / "grid-0.csv").read_text().splitlines()
+    assert heat[0] == "lr,reinit_last,val_score" and len(heat) == 1 + 3 * 4
+    best = max(heat[1:], key=lambda line: float(line.split(",")[2]))
+    assert best.split(",")[1] == "1"

@@ -33,6 +33,7 @@ class Watch:
     polled_at: float = 0.0
 
     def __post_init__(self) -> None:
+        """Record the current time of the file system."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.started = file_system_time(self.path.parent / ".clock")
 

@@ -85,6 +85,7 @@ class Run:
     finished: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        """Find out what is to be done, and which stages are ready."""
         self.is_stopping = False
         self.pending = unfinished(self.matrix, self.folders)
         self.finished = {stage.key for stage in self.matrix.stages} - self.pending.keys()

@@ -33,8 +33,8 @@ from typing import Any, Self
 
 MAX_MESSAGE_BYTES = 1 << 16
 NATIVE_CRASH = (
-    "native code crashed; some CPU kernels of torch do that for networks narrower than 16 channels: "
-    "run `harness doctor`, which checks them"
+    "native code crashed; some CPU kernels of torch do that for networks narrower than 16 "
+    "channels: run `harness doctor`, which checks them"
 )
 CAUSES = {
     signal.SIGKILL: "the system does that when memory runs out",
@@ -59,7 +59,7 @@ class ForkServer:
         """Start the server process."""
         self._link, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with server_end:
-            # A new session: Ctrl-C reaches only the launcher, which asks the workers to save.
+            # A new session: Ctrl-C reaches only the launcher, which lets the workers save.
             self._process = subprocess.Popen(
                 [
                     sys.executable,
@@ -132,6 +132,7 @@ class ForkServer:
         raise ConnectionError("the fork server has ended")
 
     def __enter__(self) -> Self:
+        """Return the server itself."""
         return self
 
     def __exit__(
@@ -140,6 +141,7 @@ class ForkServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Kill the server."""
         self.close()
 
     def close(self) -> None:
@@ -307,7 +309,7 @@ def _become_worker(stdin: int, stdout: int) -> None:
 
 
 def _import(name: str, imported: list[str]) -> None:
-    """Import a module. Errors are ignored: the stage that needs it raises them again, in its log."""
+    """Import a module. Ignores errors: the stage that needs it raises them again, in its log."""
     if name not in imported:
         with contextlib.suppress(Exception):
             importlib.import_module(name)

@@ -178,7 +178,7 @@ class Finished:
 
 
 class Launcher(Protocol):
-    """Starts stages. A context manager: on exit it ends all workers and leaves no process behind.
+    """Starts stages. A context manager: on exit it ends all workers and leaves no process running.
 
     Attributes:
         settings: the settings it was opened with.
@@ -213,11 +213,13 @@ class Launcher(Protocol):
             How each stage ended.
         """
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        """Return the launcher itself."""
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        """End all workers."""

@@ -67,7 +67,7 @@ def outputs(folder: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def inputs(needs: Mapping[str, Result]) -> dict[str, str]:
-    """Map role/file to sha256 for the outputs of the needed stages, as recorded in their results."""
+    """Map role/file to sha256 for the outputs of the needed stages, read from their results."""
     return {
         f"{role}/{file}": digest
         for role, need in needs.items()

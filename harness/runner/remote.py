@@ -153,7 +153,7 @@ class RemoteAttempt:
             self.process.stdin.flush()
 
     def _answer(self, timeout_s: float | None) -> RemoteAnswer:
-        """Wait for the worker's answer or end. Keeps stdin open, because its end stops the stage."""
+        """Wait for the worker's answer or end, with stdin open: its end would stop the stage."""
         assert self.process is not None and self.process.stdout is not None
         output, text, started = self.process.stdout.fileno(), b"", time.monotonic()
         while timeout_s is None or time.monotonic() - started < timeout_s:

@@ -104,7 +104,7 @@ def _combine(
     """Combine the ranks' answers into the status of the stage; None if a rank was lost.
 
     A rank that fails takes the others down: they lose their peer, or torchrun stops them. Only
-    the first one knows the cause.
+    the first one has the cause.
     """
     # A bug comes last: it may be a lost peer that torch reports with another exception.
     causes: tuple[FailureCause, ...] = ("mistake", "out_of_memory", "bug")

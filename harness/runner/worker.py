@@ -360,7 +360,7 @@ def _output_to(log: Path) -> Iterator[None]:
 
 def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
     """Process requests until stdin ends. Imports and compiled code are kept between stages."""
-    # A copy of stdout for answers; whatever stages print goes to stderr.
+    # A copy of stdout for answers; output of stages goes to stderr.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()

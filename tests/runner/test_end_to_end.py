@@ -37,7 +37,8 @@ subsets:
   - {name: minus1, remove: {hardest: 1, by: reference}}
 archs: [resnet10]
 eps: [0, 0.5]
-pretrain: {epochs: 3, batch_size: 8, resolution: 32, channels: [16, 16, 16, 16], precision: float32, attack: {steps: 1}}
+pretrain: {epochs: 3, batch_size: 8, resolution: 32, channels: [16, 16, 16, 16],
+           precision: float32, attack: {steps: 1}}
 evaluate: {attack: {steps: 2}, batch_size: 8}
 targets:
   - {path: others, val: 0.25, test: 0.25}
@@ -184,7 +185,8 @@ def test_an_interrupted_and_killed_run_ends_with_the_same_files(case: Case, quie
     ]
     assert betons[0] and betons[0] == betons[1]
     print(
-        f"{len(matrix.stages)} stages, disturbed {case.num_disturbances} times; {len(processes)} processes, all ended"
+        f"{len(matrix.stages)} stages, disturbed {case.num_disturbances} times; "
+        f"all {len(processes)} processes have ended"
     )
 
 

@@ -133,14 +133,15 @@ def test_prepared_modules_are_imported_before_the_next_fork(server, tmp_path):
 def test_the_server_ends_with_its_launcher(tmp_path):
     code = (
         "from harness.runner.fork_server import ForkServer\nimport os, signal\n"
-        "server = ForkServer()\nprint(server._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+        "server = ForkServer()\nprint(server._process.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     wait_for(lambda: not is_alive(int(ended.stdout)))
 
 
 def test_without_a_server_workers_are_spawned(tmp_path):
-    """Its running workers continue after it is killed; the next worker is a new process."""
+    """Running workers continue after the server is killed; the next worker is a new process."""
     first, second = (
         a_stage(tmp_path, "first", sleep_s=0.5),
         a_stage(tmp_path, "second", kind="evaluate"),
@@ -160,7 +161,8 @@ def test_importing_all_stages_does_not_initialize_cuda():
     """Otherwise no fork could use CUDA: torch refuses it after the first query in the parent."""
     code = (
         "import importlib, os, sys\nfrom writers import names\n"
-        "for name in names.names('harness.stages'):\n    importlib.import_module(f'harness.stages.{name}.run')\n"
+        "for name in names.names('harness.stages'):\n"
+        "    importlib.import_module(f'harness.stages.{name}.run')\n"
         "import torch\nassert not torch.cuda.is_initialized()\n"
         "pid = os.fork()\n"
         "if pid == 0:\n    os._exit(1 if torch.cuda._is_in_bad_fork() else 0)\n"

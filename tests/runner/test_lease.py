@@ -49,7 +49,7 @@ def test_a_lease_expires_and_its_late_holder_notices(tmp_path: Path):
 
 
 def test_a_dead_process_of_this_host_is_replaced_at_once(tmp_path: Path):
-    """Its lock is free although its lease is fresh."""
+    """The lock is free although the lease is fresh."""
     assert lease.take(tmp_path, Holder.me()) is not None
     with lease.hold(tmp_path) as held:
         assert held is not None

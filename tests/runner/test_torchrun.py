@@ -1,4 +1,4 @@
-"""A stage in two processes: `harness run --gpus-per-stage 2` on the CPU, interrupted and run again."""
+"""Stages in two processes: `harness run --gpus-per-stage 2` on the CPU, with interruptions."""
 
 import os
 import shutil
@@ -30,8 +30,8 @@ name: shared
 source: {path: things, val: 0.25}
 subsets: [all]
 archs: [resnet10]
-pretrain: {epochs: 40, batch_size: 24, resolution: 24, channels: [16, 16, 16, 16], eval_crop: 1.0, crop_scale: [0.8, 1.0],
-           precision: float32, optimizer: {lr: 0.02}}
+pretrain: {epochs: 40, batch_size: 24, resolution: 24, channels: [16, 16, 16, 16],
+           eval_crop: 1.0, crop_scale: [0.8, 1.0], precision: float32, optimizer: {lr: 0.02}}
 """
 
 

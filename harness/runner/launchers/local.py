@@ -263,6 +263,7 @@ class LocalLauncher:
         return finished
 
     def __enter__(self) -> Self:
+        """Start the fork server, unless it was started early."""
         if self.fork_server is None and is_supported():
             self.fork_server = ForkServer()
         return self

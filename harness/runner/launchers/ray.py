@@ -149,6 +149,7 @@ class RayLauncher:
         return answers
 
     def __enter__(self) -> Self:
+        """Return the launcher itself."""
         return self
 
     def __exit__(
@@ -157,6 +158,7 @@ class RayLauncher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Kill the tasks that still run, and disconnect."""
         for task in self.tasks:
             self.ray.cancel(task, force=True)
         self.ray.shutdown()

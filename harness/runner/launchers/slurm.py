@@ -52,7 +52,7 @@ class Options(LauncherOptions):
     time: int = Field(
         default=24 * 60,
         gt=0,
-        description="time limit of a job, in minutes; before it the stage saves and is queued again",
+        description="time limit of a job in minutes; before it the stage saves and is requeued",
     )
     signal_delay_s: int = Field(
         default=90, gt=0, description="seconds between the signal to save and the time limit"
@@ -253,6 +253,7 @@ class SlurmLauncher:
         return stopped
 
     def __enter__(self) -> Self:
+        """Return the launcher itself."""
         return self
 
     def __exit__(
@@ -329,7 +330,7 @@ class SlurmLauncher:
             )
         if end.status != "stopped" or self.is_stopping or self.is_local:
             return end
-        # SIGTERM came from scancel or from a preemption; only Slurm knows from which.
+        # SIGTERM came from scancel or from a preemption; only Slurm has recorded which.
         if self._is_cancelled(job.job_id):
             return _cancelled(folder, job.job_id)
         # Slurm may queue a preempted job again, but the executor starts the stage again itself.
@@ -446,7 +447,7 @@ class Job:
         return attempt.run()
 
     def checkpoint(self) -> Any:
-        """Let the stage save before preemption or the time limit; submitit then requeues the job."""
+        """Let the stage save before preemption or time limit; submitit then requeues the job."""
         from submitit.helpers import DelayedSubmission
 
         if self.attempt is not None:

@@ -219,7 +219,8 @@ from harness.system.folders import Folders
 from tests.helpers.execution import workers_of
 
 folder = Path(sys.argv[1])
-with ray_launcher.open(LauncherSettings(Folders(folder, folder, folder), num_threads=1)) as launcher:
+settings = LauncherSettings(Folders(folder, folder, folder), num_threads=1)
+with ray_launcher.open(settings) as launcher:
     addresses = {}  # inode of a listening socket -> its address
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:

@@ -293,7 +293,8 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     sbatch = """grep -o 'job-name=.*' $1 >> {here}/names
-                if [ -e {here}/refuse ]; then echo 'sbatch: error: invalid partition' >&2; exit 1; fi
+                if [ -e {here}/refuse ]
+                then echo 'sbatch: error: invalid partition' >&2; exit 1; fi
                 if [ -e {here}/interrupt ]; then kill -INT $PPID; fi
                 echo "Submitted batch job $(wc -l < {here}/names)" """
     record = "echo $(basename $0) $@ >> {here}/commands; [ -e {here}/hang ] && exec sleep 100; "

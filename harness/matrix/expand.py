@@ -1,7 +1,10 @@
-"""Expands a recipe into its stages: write -> (reference -> rank) -> pretrain -> evaluate, transfer, features -> score.
+"""Expand a recipe into its stages.
 
-A pure function of the recipe: no disk, no torch. Equal stages merge by key, and settings that do not change a stage's
-outcome are left out of its config, so that a change in the recipe touches only the stages that it truly changes.
+    write -> (reference -> rank) -> pretrain -> evaluate, transfer, features -> score
+
+A pure function of the recipe, without disk or torch. Equal stages merge by key. Settings without
+effect on a stage are left out of its config, so that a change in the recipe changes only the stages
+that depend on it.
 """
 
 from collections.abc import Iterable
@@ -13,8 +16,8 @@ from harness.config.axes import AxisSelection
 from harness.config.recipe import DataSettings, RankingSettings, Recipe
 from harness.config.train import PretrainSettings
 from harness.matrix.features_and_scores import Scores
-from harness.matrix.pretrained_models import adopted
-from harness.matrix.stage import Shared, Stage
+from harness.matrix.pretrained_models import stages_of_models
+from harness.matrix.stage import SharedConfig, Stage
 from harness.matrix.transfers import Transfers
 from writers.beton.encoding import Encoding
 from writers.dataset import spec_of
@@ -26,43 +29,47 @@ JSON = dict[str, Any]
 
 @dataclass(frozen=True)
 class Matrix:
-    """The stages of a recipe, each once, every stage after those it needs."""
+    """Stages of a recipe in dependency order, each once."""
 
     recipe: Recipe
     stages: tuple[Stage, ...]
 
     @cached_property
     def dependants(self) -> dict[str, list[Stage]]:
-        """Key of a stage -> the stages that need it."""
-        found: dict[str, list[Stage]] = {stage.key: [] for stage in self.stages}
+        """Map the key of each stage to the stages that wait for it."""
+        dependants: dict[str, list[Stage]] = {stage.key: [] for stage in self.stages}
         for stage in self.stages:
             for needed in {needed.key for needed in stage.waits_for}:
-                found[needed].append(stage)
-        return found
+                dependants[needed].append(stage)
+        return dependants
 
     @cached_property
     def urgency(self) -> dict[str, float]:
-        """Key -> work on the longest path from the stage to the end of the matrix; the largest goes first."""
-        found: dict[str, float] = {}
+        """Map each key to the work on the longest path from its stage to the end of the matrix.
+
+        The ready stage with the largest value starts first.
+        """
+        urgency: dict[str, float] = {}
         for stage in reversed(self.stages):
-            after = max((found[after.key] for after in self.dependants[stage.key]), default=0.0)
-            found[stage.key] = stage.spec.work(stage.config) + after
-        return found
+            after = max((urgency[after.key] for after in self.dependants[stage.key]), default=0.0)
+            urgency[stage.key] = stage.spec.work(stage.config) + after
+        return urgency
 
 
 def expand(recipe: Recipe) -> Matrix:
-    """Every stage of the recipe, in dependency order."""
+    """List every stage of a recipe, in dependency order."""
     stages: dict[str, Stage] = {}
     for stage in _stages(recipe):
         known = stages.get(stage.key)
-        # A reference model that equals one of the models is that model: its axes are what reports look for.
+        # A reference model may equal a model of the recipe. Reports look for the axes of the
+        # latter.
         if known is None or ("role" in known.axes and "role" not in stage.axes):
             stages[stage.key] = stage
-    return Matrix(recipe, tuple(_of_use(list(stages.values()))))
+    return Matrix(recipe, tuple(_without_unneeded(list(stages.values()))))
 
 
-def _of_use(stages: list[Stage]) -> list[Stage]:
-    """Without data, rankings and features that only stages would need that the recipe leaves out."""
+def _without_unneeded(stages: list[Stage]) -> list[Stage]:
+    """Drop data, rankings, features and reference models that no other stage needs."""
     needed: set[str] = set()
     kept = []
     for stage in reversed(stages):
@@ -91,7 +98,7 @@ def _stages(recipe: Recipe) -> Iterable[Stage]:
     if recipe.source is not None:
         yield from _pretrained(recipe, recipe.source, selection, targets)
     yield from (data for _, data in targets)
-    yield from adopted(recipe, selection, targets)
+    yield from stages_of_models(recipe, selection, targets)
 
 
 def _pretrained(
@@ -100,7 +107,7 @@ def _pretrained(
     selection: AxisSelection,
     targets: list[tuple[DataSettings, Stage]],
 ) -> Iterable[Stage]:
-    """Every model that the recipe pretrains, with all that it needs and all that hangs on it."""
+    """Expand every model that the recipe pretrains, with its needs and everything that uses it."""
     encoding = source.encoding or recipe.encoding
     ranking = None
     whole = _all_classes(source, recipe.subsets)
@@ -122,17 +129,17 @@ def _pretrained(
     yield from (data for _, data in targets)
 
     common = {f"common_{index}": data for index, data in enumerate(sources.values())}
-    compared = _compared(
+    comparison = _comparison(
         [subset for subset in recipe.subsets if subset.name in sources], recipe.evaluate.common
     )
     variants = {
-        name: _Variant(recipe, settings, targets, compared)
+        name: _VariantStages(recipe, settings, targets, comparison)
         for name, settings in (recipe.variants or {"": recipe.pretrain}).items()
     }
     several_archs = len({axes["arch"] for axes in models}) > 1
     for axes in models:
         data, variant = sources[axes["subset"]], variants[axes.get("variant", "")]
-        short = "/".join(
+        name_suffix = "/".join(
             map(
                 str,
                 (
@@ -150,34 +157,34 @@ def _pretrained(
         )
         if config["settings"].get("length") == "equal_steps":
             needs["all_data"] = all_data
-        model = Stage("pretrain", config, needs, axes, f"pretrain/{short}")
+        model = Stage("pretrain", config, needs, axes, f"pretrain/{name_suffix}")
         yield model
         yield Stage(
             "evaluate",
             variant.evaluate(axes["eps"]),
             {"model": model, "data": data, **common},
             axes,
-            f"evaluate/{short}",
+            f"evaluate/{name_suffix}",
         )
         for stage in (
-            *variant.transfers.of(model, seed=axes["seed"], short=short),
-            *variant.scores.of(model, short=short),
+            *variant.transfers.stages_for(model, seed=axes["seed"], name_suffix=name_suffix),
+            *variant.scores.stages_for(model, name_suffix=name_suffix),
         ):
             if selection.includes({**axes, **stage.axes}):
                 yield stage
 
 
-class _Variant:
-    """What is the same for all models that are trained in one way."""
+class _VariantStages:
+    """Configs that all models of one variant of training share."""
 
     def __init__(
         self,
         recipe: Recipe,
         settings: PretrainSettings,
         targets: list[tuple[DataSettings, Stage]],
-        compared: JSON,
+        comparison: JSON,
     ) -> None:
-        self._compared = compared
+        self._comparison = comparison
         self._recipe = recipe.model_copy(update={"pretrain": settings})
         self.pretrain = _PretrainConfigs(self._recipe)
         self.transfers, self.scores = (
@@ -187,9 +194,11 @@ class _Variant:
         self._evaluate: dict[float, JSON] = {}
 
     def evaluate(self, eps: float) -> JSON:
-        """The config of an evaluate stage."""
+        """Config of an evaluate stage."""
         if eps not in self._evaluate:
-            self._evaluate[eps] = Shared(_evaluate_config(self._recipe, eps) | self._compared)
+            self._evaluate[eps] = SharedConfig(
+                _evaluate_config(self._recipe, eps) | self._comparison
+            )
         return self._evaluate[eps]
 
 
@@ -212,7 +221,10 @@ def _write(
 
 
 def _all_classes(source: DataSettings, subsets: Iterable[SubsetSpec]) -> SubsetSpec | None:
-    """A subset of the recipe that lists every class of the dataset, such as in1000: its data are those of all classes."""
+    """Find a subset of the recipe that lists every class of the dataset, such as in1000.
+
+    Its data are those of the whole dataset.
+    """
     known = spec_of(source.dataset).num_classes
     return next(
         (
@@ -227,18 +239,21 @@ def _all_classes(source: DataSettings, subsets: Iterable[SubsetSpec]) -> SubsetS
 
 
 def _references(recipe: Recipe, all_data: Stage) -> dict[str, Stage]:
-    """By role: the clean models on all classes whose accuracies rank them, none on images that it was trained on."""
+    """Map roles to the clean models on all classes whose accuracies rank the classes.
+
+    No model ranks images that it was trained on.
+    """
     assert recipe.ranking is not None
     arch, seed = recipe.archs[0], recipe.ranking.seed
     config = _PretrainConfigs(recipe, recipe.ranking.epochs).config(
         arch, 0.0, seed, all_classes=True
     )
     axes = {"role": "reference", "subset": "all", "arch": arch, "eps": 0.0, "seed": seed}
-    short = f"pretrain/reference/seed{seed}"
+    name = f"pretrain/reference/seed{seed}"
     if recipe.ranking.split != "train":
         return {
             "model": Stage(
-                "pretrain", config | _held_out(recipe.ranking), {"data": all_data}, axes, short
+                "pretrain", config | _held_out(recipe.ranking), {"data": all_data}, axes, name
             )
         }
     return {
@@ -247,7 +262,7 @@ def _references(recipe: Recipe, all_data: Stage) -> dict[str, Stage]:
             config | {"held_out": part},
             {"data": all_data},
             axes | {"fold": part["fold"]},
-            f"{short}/fold{part['fold']}",
+            f"{name}/fold{part['fold']}",
         )
         for part in recipe.ranking.held_out
     }
@@ -260,7 +275,7 @@ def _rank(recipe: Recipe, references: dict[str, Stage], all_data: Stage) -> Stag
         "split": split,
         **_held_out(recipe.ranking),
         "batch_size": recipe.evaluate.batch_size,
-        **_looks(recipe.pretrain),
+        **_view_settings(recipe.pretrain),
     }
     axes = {
         axis: value
@@ -271,7 +286,7 @@ def _rank(recipe: Recipe, references: dict[str, Stage], all_data: Stage) -> Stag
 
 
 def _held_out(ranking: RankingSettings) -> JSON:
-    """Where one model leaves out one part."""
+    """Setting of the part that the reference model does not train on, if there is one part."""
     return {"held_out": ranking.held_out[0]} if ranking.split == "held_out" else {}
 
 
@@ -280,13 +295,13 @@ class _PretrainConfigs:
 
     def __init__(self, recipe: Recipe, epochs: int | None = None) -> None:
         self._pretrain = recipe.pretrain.model_copy(update={"epochs": epochs} if epochs else {})
-        self._settings: dict[tuple[bool, bool], Shared] = {}
+        self._settings: dict[tuple[bool, bool], SharedConfig] = {}
 
     def config(self, arch: str, eps: float, seed: int, *, all_classes: bool) -> JSON:
         """Config of the stage at one point of the axes."""
         combination = eps > 0, all_classes
         if combination not in self._settings:
-            self._settings[combination] = Shared(
+            self._settings[combination] = SharedConfig(
                 self._pretrain.resolved_for(attacked=eps > 0, all_classes=all_classes)
             )
         return {"arch": arch, "eps": eps, "seed": seed, "settings": self._settings[combination]}
@@ -296,14 +311,17 @@ def _evaluate_config(recipe: Recipe, eps: float) -> JSON:
     return {
         "settings": recipe.evaluate.resolved_for(eps),
         "eps": eps,
-        **_looks(recipe.pretrain),
+        **_view_settings(recipe.pretrain),
         "flip_tta": recipe.pretrain.flip_tta,
     }
 
 
-def _compared(subsets: list[SubsetSpec], asked: tuple[str, ...] | None) -> JSON:
-    """What an evaluate stage is told of the subsets beside its needs: whose shared classes are the common ones, where they are
-    not those of all, and which have coarser labels, where some have."""
+def _comparison(subsets: list[SubsetSpec], common_names: tuple[str, ...] | None) -> JSON:
+    """Settings of an evaluate stage that depend on the recipe's subsets.
+
+    `common` lists the roles of the subsets whose shared classes models are compared on, unless
+    these are all subsets. `coarse` maps the roles of subsets with coarser labels to their names.
+    """
     coarse = {
         f"common_{index}": subset.name
         for index, subset in enumerate(subsets)
@@ -312,7 +330,11 @@ def _compared(subsets: list[SubsetSpec], asked: tuple[str, ...] | None) -> JSON:
     common = [
         f"common_{index}"
         for index, subset in enumerate(subsets)
-        if (subset.name in asked if asked is not None else f"common_{index}" not in coarse)
+        if (
+            subset.name in common_names
+            if common_names is not None
+            else f"common_{index}" not in coarse
+        )
     ]
     return {
         **({"common": common} if len(common) < len(subsets) else {}),
@@ -320,8 +342,11 @@ def _compared(subsets: list[SubsetSpec], asked: tuple[str, ...] | None) -> JSON:
     }
 
 
-def _looks(settings: PretrainSettings) -> JSON:
-    """How a pretrained model is evaluated: what it is shown, and the precision that it was trained in, `auto` as such."""
+def _view_settings(settings: PretrainSettings) -> JSON:
+    """Resolution, crop and precision in which a pretrained model is evaluated.
+
+    The precision is that of training; "auto" is passed on.
+    """
     return {
         "resolution": settings.eval_resolution or settings.resolution,
         "eval_crop": settings.eval_crop,

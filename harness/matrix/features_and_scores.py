@@ -1,4 +1,4 @@
-"""The part of the matrix that looks at frozen models: features of a target's images, and the scores that are made of them.
+"""Stages that use frozen models: features of a target's images, and scores of the features.
 
 Imports no torch.
 """
@@ -14,57 +14,63 @@ ALL_SPLITS = ("train", "val", "test")
 
 
 class Scores:
-    """What a recipe scores of each model; nothing where it has no `scores`."""
+    """Scores of every model of a recipe, if the recipe has `scores`."""
 
     def __init__(self, recipe: Recipe, targets: Sequence[tuple[DataSettings, Stage]]) -> None:
-        """targets: each with the stage that writes its data."""
+        """Prepare the configs.
+
+        targets: with the stages that write their data.
+        """
         self._features, self._targets = Features(recipe), targets if recipe.scores else ()
-        self._asked = (
+        self._scores = (
             names.names("harness.transfer.scores")
             if recipe.scores == "all"
             else list(recipe.scores)
         )
 
-    def of(self, model: Stage, *, short: str) -> Iterator[Stage]:
-        """The scores of one model for each target, and the features they need. short: what names of its stages end in."""
+    def stages_for(self, model: Stage, *, name_suffix: str) -> Iterator[Stage]:
+        """Iterate over the scores of one model for each target, and the features that they need."""
         for target, data in self._targets:
-            seen = self._features.of(model, target, data, short=short)
-            yield seen
+            features = self._features.stage_for(model, target, data, name_suffix=name_suffix)
+            yield features
             yield Stage(
                 "score",
-                {"scores": self._asked},
-                {"features": seen},
-                seen.axes,
-                f"score/{target.label}/{short}",
+                {"scores": self._scores},
+                {"features": features},
+                features.axes,
+                f"score/{target.label}/{name_suffix}",
             )
 
 
 class Features:
-    """The stages that look at targets with a recipe's models."""
+    """Features stages of a recipe."""
 
     def __init__(self, recipe: Recipe) -> None:
-        """All splits where a method works on features; for scores alone, train."""
+        """Choose the splits: all if a method works on features, train for scores alone."""
         self._settings, self._trained = recipe.features, recipe.pretrain
         self._splits = ALL_SPLITS if any_needs_features(recipe.methods.values()) else ("train",)
 
-    def of(
+    def stage_for(
         self,
         model: Stage,
         target: DataSettings,
         data: Stage,
         *,
-        short: str,
+        name_suffix: str,
         eval_crop: float | None = None,
     ) -> Stage:
-        """What `model` sees in the images of `target` (data: its write stage); one stage for all that look in the same way.
+        """Make the stage that extracts the features of a target.
 
-        eval_crop: in place of the recipe's. short: what the stage's name ends in.
+        Args:
+            model: stage of the model.
+            target: the dataset.
+            data: stage that writes the dataset.
+            name_suffix: end of the stage's name.
+            eval_crop: instead of the recipe's.
         """
         settings, trained = self._settings, self._trained
-        view = {
-            "resolution": settings.resolution,
-            "eval_crop": eval_crop or settings.eval_crop,
-        }  # None means the model's own
+        # None means the model's own.
+        view = {"resolution": settings.resolution, "eval_crop": eval_crop or settings.eval_crop}
         if model.kind == "pretrain":
             view = {
                 "resolution": view["resolution"] or trained.eval_resolution or trained.resolution,
@@ -81,5 +87,5 @@ class Features:
             config,
             {"model": model, "data": data},
             {**model.axes, "target": target.label},
-            f"features/{target.label}/{short}",
+            f"features/{target.label}/{name_suffix}",
         )

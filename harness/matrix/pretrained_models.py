@@ -1,4 +1,7 @@
-"""The stages of models that exist already: adopt -> transfer, features -> score -> shortlist. Imports no torch."""
+"""Stages of pretrained models: adopt -> transfer, features -> score -> shortlist.
+
+Imports no torch.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,41 +16,45 @@ from harness.matrix.stage import Stage
 from harness.matrix.transfers import Transfers
 
 
-def adopted(
+def stages_of_models(
     recipe: Recipe, selection: AxisSelection, targets: Sequence[tuple[DataSettings, Stage]]
 ) -> Iterator[Stage]:
-    """Every model of `models:` with all that hangs on it, and last what hangs on their shortlist. targets: each with the stage
-    that writes its data."""
+    """Expand every model of `models:`; the stages that its shortlist gates come last.
+
+    Args:
+        recipe: the recipe.
+        selection: the points that it selects.
+        targets: with the stages that write their data.
+    """
     shared = Transfers(recipe, targets), Scores(recipe, targets)
     several_seeds = len(recipe.seeds) > 1
     scored: list[Stage] = []
-    of_the_best: list[Stage] = []
+    gated: list[Stage] = []
     for settings in recipe.models:
         axes = {"model": settings.name}
         if not selection.includes(axes):
             continue
         model = Stage("adopt", _config(recipe, settings), {}, axes, f"adopt/{settings.name}")
         yield model
-        own = _as_the_model_wants(recipe, settings)
+        own = _with_view_of(recipe, settings)
         transfers, scores = (
             shared if own is recipe else (Transfers(own, targets), Scores(own, targets))
         )
-        stages = [*scores.of(model, short=settings.name)]
+        stages = [*scores.stages_for(model, name_suffix=settings.name)]
         for seed in recipe.seeds:  # of new heads, and of the order of images
-            short = f"{settings.name}/seed{seed}" if several_seeds else settings.name
-            stages += transfers.of(
-                replace(model, axes={**axes, "seed": seed}), seed=seed, short=short
-            )
+            name_suffix = f"{settings.name}/seed{seed}" if several_seeds else settings.name
+            seeded = replace(model, axes={**axes, "seed": seed})
+            stages += transfers.stages_for(seeded, seed=seed, name_suffix=name_suffix)
         for stage in (stage for stage in stages if selection.includes(stage.axes)):
             scored += [stage] if stage.kind == "score" else []
             if recipe.shortlist and stage.axes.get("method") in recipe.shortlist.methods:
-                of_the_best.append(stage)
+                gated.append(stage)
             else:
                 yield stage
     if recipe.shortlist is not None:
         shortlist = _shortlist(recipe.shortlist, scored)
         yield shortlist
-        yield from (replace(stage, gated_by=shortlist) for stage in of_the_best)
+        yield from (replace(stage, gated_by=shortlist) for stage in gated)
 
 
 def _shortlist(settings: ShortlistSettings, scored: Sequence[Stage]) -> Stage:
@@ -63,7 +70,10 @@ def _shortlist(settings: ShortlistSettings, scored: Sequence[Stage]) -> Stage:
 
 
 def _config(recipe: Recipe, settings: ModelSettings) -> dict[str, Any]:
-    """What decides the weights: not how images are shown to them. Packaged weights lie in no folder."""
+    """Config of an adopt stage: settings that decide the weights, not how images are shown.
+
+    Packaged weights are in no folder.
+    """
     packaged = settings.checkpoint is None and "/" not in settings.name
     return {
         "model": settings.resolved_weights(),
@@ -71,8 +81,8 @@ def _config(recipe: Recipe, settings: ModelSettings) -> dict[str, Any]:
     }
 
 
-def _as_the_model_wants(recipe: Recipe, settings: ModelSettings) -> Recipe:
-    """The recipe, with this model's own resolution and crop where it has some."""
+def _with_view_of(recipe: Recipe, settings: ModelSettings) -> Recipe:
+    """Return the recipe with the model's own resolution and crop, if it sets them."""
     resolution = {"resolution": settings.resolution} if settings.resolution else {}
     view = resolution | ({"eval_crop": settings.eval_crop} if settings.eval_crop else {})
     if not view:

@@ -1,8 +1,8 @@
-"""A stage: one unit of work, keyed by the hash of its resolved settings and of the stages it needs.
+"""A stage: one unit of work, keyed by the hash of its settings and of the stages that it needs.
 
-Equal stages have equal keys, also across recipes, so that work is shared by being named alike. The folder
-`$HARNESS_RUNS/stages/<kind>/<key>` holds `stage.json` (what to do), `progress.json` (how far), the stage's own
-files, and, last, `result.json` (done) or `error.txt` (failed).
+Equal stages have equal keys, also across recipes, so that recipes share results. The folder
+`$HARNESS_RUNS/stages/<kind>/<key>` contains `stage.json` (what to do), `progress.json`, the stage's
+own files, and finally `result.json` (done) or `error.txt` (failed).
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from harness.matrix import stage_kind
 from harness.matrix.stage_kind import STAGES_PACKAGE, StageKind
 
 FILE_NAME = "stage.json"
-REWRITE = "harness run writes it anew, from the recipe."
+REWRITE = "Run `harness run` to write it again from the recipe."
 
 
 class NeededStage(TypedDict):
@@ -46,17 +46,25 @@ class StageSpec(TypedDict):
 
 @dataclass(frozen=True)
 class Stage:
-    """One node of the matrix. `config` is plain JSON; `needs` names stages by the role they fill."""
+    """One node of the matrix.
+
+    Attributes:
+        kind: name of the package that declares the kind.
+        config: resolved settings, as plain JSON.
+        needs: role -> needed stage.
+        axes: point of the recipe's axes, for reports; not part of the key.
+        name: for people; not part of the key.
+        gated_by: shortlist that must contain the stage's model; not part of the key.
+        package: package of the kind.
+    """
 
     kind: str
     config: dict[str, Any]
     needs: dict[str, "Stage"] = field(default_factory=dict)
-    axes: dict[str, Any] = field(
-        default_factory=dict
-    )  # for people and reports; not part of the key
-    name: str = ""  # likewise
-    gated_by: "Stage | None" = None  # likewise: a shortlist, on which the stage's model must stand
-    package: str = STAGES_PACKAGE  # where the kind is declared
+    axes: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    gated_by: "Stage | None" = None
+    package: str = STAGES_PACKAGE
 
     @property
     def spec(self) -> StageKind:
@@ -65,15 +73,17 @@ class Stage:
 
     @property
     def waits_for(self) -> tuple["Stage", ...]:
-        """The stages that must be over before this one starts."""
+        """Stages that must end before this one starts."""
         return (*self.needs.values(), *([self.gated_by] if self.gated_by else []))
 
     @cached_property
     def key(self) -> str:
+        """20 hex digits that identify kind, version, settings and needs."""
         needs = {role: stage.key for role, stage in self.needs.items()}
         return key_of(self.kind, self.spec.version, self.config, needs)
 
     def folder(self, runs: Path) -> Path:
+        """Return the stage's folder."""
         return runs / "stages" / self.kind / self.key
 
     def to_json(self) -> StageSpec:
@@ -90,32 +100,46 @@ class Stage:
         }
 
 
-class Shared(dict[str, Any]):
-    """Settings that thousands of stages have in common, put into words once. Nobody can change them."""
+class SharedConfig(dict[str, Any]):
+    """Read-only settings that thousands of stages share; serialized once."""
 
     @cached_property
     def text(self) -> str:
-        """As `canonical` writes them."""
+        """The settings, as serialized by `canonical`."""
         return canonical(dict(self))
 
     def _refuse(self, *args: Any, **more: Any) -> NoReturn:
-        raise TypeError("stages share these settings: make others of them")
+        raise TypeError("stages share these settings; make a copy to change them")
 
     __setitem__ = __delitem__ = __ior__ = pop = popitem = setdefault = update = clear = _refuse
 
 
 def key_of(kind: str, version: int, config: dict[str, Any], needs: dict[str, str]) -> str:
-    """20 hex digits of sha256 over kind, code version, settings and needed keys."""
-    text = f'{{"code":{version},"config":{canonical(config)},"kind":"{kind}","needs":{canonical(needs)}}}'
+    """Compute the key of a stage: 20 hex digits of a SHA-256.
+
+    Args:
+        kind: kind of the stage.
+        version: `StageKind.version`.
+        config: resolved settings, as plain JSON.
+        needs: role -> key of the needed stage.
+    """
+    text = (
+        f'{{"code":{version},"config":{canonical(config)},'
+        f'"kind":"{kind}","needs":{canonical(needs)}}}'
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def canonical(value: Any) -> str:
-    """JSON without spaces, keys in order. Of ten thousand stages in a third of `json.dumps`'s time, by what they share."""
+    """Serialize plain JSON without spaces, with sorted keys.
+
+    Takes a third of the time of `json.dumps` for ten thousand stages, because shared settings are
+    serialized once.
+    """
     kind = type(value)
     if kind is str:
         return encode_basestring_ascii(value)
-    if kind is Shared:
+    if kind is SharedConfig:
         return str(value.text)
     if kind is dict:
         quoted = encode_basestring_ascii

@@ -1,4 +1,4 @@
-"""The transfer stages of a matrix: every model to every target by every method. Imports no torch."""
+"""Transfer stages of a matrix: every model to every target by every method. Imports no torch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,20 +8,23 @@ from typing import Any
 from harness.config import grid
 from harness.config.recipe import DataSettings, Recipe
 from harness.config.transfer import MethodSettings
-from harness.matrix import features_and_scores as matrix_zoo
-from harness.matrix.stage import Shared, Stage
+from harness.matrix.features_and_scores import Features
+from harness.matrix.stage import SharedConfig, Stage
 
 JSON = dict[str, Any]
-FANNED_OUT = ("per_class", "steps")  # a list of these makes a stage of each
-SOURCE_AXES = (
-    "arch",
-    "seed",
-)  # what is left of a model's axes for a method that does not look at its weights
+FANNED_OUT = ("per_class", "steps")  # a list of values makes one stage per value
+# Axes of a model that remain for a method that uses none of its weights.
+SOURCE_AXES = ("arch", "seed")
 
 
 @dataclass(frozen=True)
 class _Point:
-    """One method on one target, with one value of each axis that is fanned out."""
+    """One method on one target, at one point of the axes that are fanned out.
+
+    Attributes:
+        needs: role of the stage that the method starts from.
+        crops: role of the needed features -> their crop. None means the recipe's own.
+    """
 
     target: DataSettings
     data: Stage
@@ -29,9 +32,7 @@ class _Point:
     needs: str | None
     config: JSON
     axes: JSON
-    crops: dict[
-        str, float | None
-    ]  # role of the features that it needs -> their crop; None: the recipe's own
+    crops: dict[str, float | None]
 
     @property
     def name(self) -> str:
@@ -45,28 +46,30 @@ class _Point:
 
 
 class Transfers:
-    """What a recipe does with each model; the settings are dumped once and not per model."""
+    """Transfers of every model of a recipe. Settings are dumped once, not per model."""
 
     def __init__(self, recipe: Recipe, targets: Sequence[tuple[DataSettings, Stage]]) -> None:
-        """targets: each with the stage that writes its data."""
+        """Prepare the configs.
+
+        targets: with the stages that write their data.
+        """
         self._points = [
             point
             for target, data in targets
             for label, settings in recipe.methods.items()
             for point in _points(target, data, label, settings.for_target(target.dataset))
         ]
-        self._features = matrix_zoo.Features(recipe)
+        self._features = Features(recipe)
 
-    def of(self, model: Stage, *, seed: int, short: str) -> Iterator[Stage]:
-        """The transfers of one model. short: what names of its stages end in."""
+    def stages_for(self, model: Stage, *, seed: int, name_suffix: str) -> Iterator[Stage]:
+        """Iterate over the transfers of one model, and the features that they need."""
         for point in self._points:
             axes = {"target": point.target.label, "method": point.label, **point.axes}
             config = {**point.config, "seed": seed}
-            if (
-                point.needs is None and model.kind == "pretrain"
-            ):  # all models of one architecture share it
+            # All models of one architecture share a method that needs none of their weights.
+            if point.needs is None and model.kind == "pretrain":
                 own = {axis: model.axes[axis] for axis in SOURCE_AXES}
-                short_own = "/".join(
+                own_suffix = "/".join(
                     f"{axis}{value}" if axis == "seed" else str(value)
                     for axis, value in own.items()
                 )
@@ -75,25 +78,24 @@ class Transfers:
                     {**config, "arch": _architecture(model)},
                     {"data": point.data},
                     {**own, **axes},
-                    f"transfer/{point.name}/{short_own}",
+                    f"transfer/{point.name}/{own_suffix}",
                 )
             elif point.needs == "features":
                 needs = {
-                    role: self._features.of(
-                        model, point.target, point.data, short=short, eval_crop=crop
+                    role: self._features.stage_for(
+                        model, point.target, point.data, name_suffix=name_suffix, eval_crop=crop
                     )
                     for role, crop in point.crops.items()
                 }
                 yield from needs.values()
-                seeded = (
-                    {"seed": seed} if "per_class" in point.axes else {}
-                )  # the draw of images; else it has none
+                # Only the draw of images has a seed.
+                seeded = {"seed": seed} if "per_class" in point.axes else {}
                 yield Stage(
                     "transfer",
                     {**point.config, **seeded},
                     needs,
                     {**model.axes, **axes},
-                    f"transfer/{point.name}/{short}",
+                    f"transfer/{point.name}/{name_suffix}",
                 )
             else:
                 yield Stage(
@@ -101,7 +103,7 @@ class Transfers:
                     config,
                     {"model": model, "data": point.data},
                     {**model.axes, **axes},
-                    f"transfer/{point.name}/{short}",
+                    f"transfer/{point.name}/{name_suffix}",
                 )
 
 
@@ -109,7 +111,7 @@ def _points(
     target: DataSettings, data: Stage, label: str, settings: MethodSettings
 ) -> Iterator[_Point]:
     for axes in _fanned_out(settings):
-        resolved = Shared(settings.model_copy(update=axes).resolved())
+        resolved = SharedConfig(settings.model_copy(update=axes).resolved())
         config = {"method": settings.method, "metric": _metric(target), "settings": resolved}
         own = settings.eval_crop if "eval_crop" in settings.model_fields_set else None
         yield _Point(
@@ -124,11 +126,11 @@ def _points(
 
 
 def _fanned_out(settings: MethodSettings) -> Iterator[JSON]:
-    """Values of the axes that the recipe gives."""
+    """Iterate over the points of the axes in `FANNED_OUT` that the settings have."""
     axes: list[JSON] = [{}]
     for axis in FANNED_OUT:
-        if (asked := getattr(settings, axis, None)) is not None:
-            values = asked if isinstance(asked, tuple) else (asked,)
+        if (setting := getattr(settings, axis, None)) is not None:
+            values = setting if isinstance(setting, tuple) else (setting,)
             axes = [{**point, axis: value} for point in axes for value in values]
     yield from axes
 

@@ -1,11 +1,11 @@
-"""A stage's key says what its numbers depend on, and nothing else."""
+"""A stage's key depends on what its results depend on, and on nothing else."""
 
 import json
 from dataclasses import replace
 
 import pytest
 
-from harness.matrix.stage import Shared, Stage, canonical, key_of
+from harness.matrix.stage import SharedConfig, Stage, canonical, key_of
 
 DATA = Stage("write", {"data": {"dataset": "pets"}})
 MODEL = Stage(
@@ -17,11 +17,11 @@ MODEL = Stage(
 )
 
 
-def test_names_and_axes_are_for_people_and_leave_the_key_alone():
+def test_names_and_axes_do_not_change_the_key():
     assert replace(MODEL, name="other", axes={}).key == MODEL.key
 
 
-def test_order_of_settings_leaves_the_key_alone():
+def test_the_order_of_settings_does_not_change_the_key():
     assert replace(MODEL, config={"seed": 0, "eps": 0.5}).key == MODEL.key
 
 
@@ -52,7 +52,7 @@ def test_shared_settings_are_written_as_plain_ones_and_cannot_be_changed():
         "rates": [0.1, 1],
         "inner": {"b": 1, "a": {"c": 2.0}},
     }
-    shared = Shared(settings)
+    shared = SharedConfig(settings)
     for config in ({"settings": shared, "seed": 0}, shared):
         plain = json.loads(json.dumps(config))
         assert canonical(config) == json.dumps(plain, sort_keys=True, separators=(",", ":"))

@@ -186,7 +186,7 @@ def test_a_regularizer_or_order_set_to_its_default_changes_no_key():
         ),
         (
             "eps: [0, 1]\nvariants: {plain: {}, two: {aux_head: true}}",
-            "tiny.yaml:5: variants.two.aux_head: goes with clean",
+            "tiny.yaml:5: variants.two.aux_head: needs clean",
         ),
         (
             "pretrain: {aux_head: true, compile: auto}",

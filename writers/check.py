@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from writers.beton.store import Progress
 from writers.dataset import DatasetSpec
@@ -113,9 +113,9 @@ def _class_counts(source: Source, examples: Sequence[Example]) -> list[int]:
             sum(example.labels is not None and example.labels[k] == 1 for example in examples)
             for k in range(len(source.classes))
         ]
-    return np.bincount(
-        np.array([example.label for example in examples], np.int64), minlength=len(source.classes)
-    ).tolist()
+    labels = np.array([example.label for example in examples], np.int64)
+    counts: list[int] = np.bincount(labels, minlength=len(source.classes)).tolist()
+    return counts
 
 
 def _image_problems(source: Source, examples: Sequence[Example], num_threads: int) -> Iterator[str]:
@@ -146,7 +146,7 @@ def _image_problem(source: Source, example: Example) -> str:
     except Exception as error:  # Pillow's decoders raise many exception types
         reason = (
             "it is not an image that Pillow can open"
-            if isinstance(error, Image.UnidentifiedImageError)
+            if isinstance(error, UnidentifiedImageError)
             else error
         )
         return f"{source.where(example)}: {reason}"

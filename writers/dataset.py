@@ -40,9 +40,8 @@ class DatasetSpec:
 
     name: str
     title: str
-    metric: Literal[
-        "top1", "mean_per_class", "map11"
-    ]  # map11: 11-point mean average precision for several labels per image
+    # map11: 11-point mean average precision for several labels per image
+    metric: Literal["top1", "mean_per_class", "map11"]
     num_classes: int | None = None  # None: number of folders
     split_sizes: dict[str, int] = field(default_factory=dict)  # official splits, if any
     license: str = ""
@@ -50,9 +49,8 @@ class DatasetSpec:
     where: str = ""  # how to get it
     protocols: tuple[str, ...] = ()  # further splits, keys of `PROTOCOLS`
     default_protocol: str | None = None  # used if none is given; None: its own splits
-    protocol_sizes: dict[str, dict[str, int]] = field(
-        default_factory=dict
-    )  # if they differ from split_sizes; {} allows any
+    # if they differ from split_sizes; {} allows any
+    protocol_sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     protocol_classes: dict[str, int] = field(default_factory=dict)  # if it differs from num_classes
     folder: str = ""  # folder of raw files shared by several datasets, by default `name`
     downloads: tuple[Download, ...] = ()  # its files; the module documents accepted layouts

@@ -36,15 +36,16 @@ def fetch(download: Download, folder: Path, progress: Progress | None = None) ->
     """Download one file to `folder`, verify it, and unpack it if requested.
 
     Args:
+        download: the file and its checksum.
+        folder: created if missing.
         progress: called with numbers of bytes.
 
     Returns:
-        False if it existed.
+        False if it already existed.
 
     Raises:
         UserError: the host lacks the file; the connection ended (the next call resumes); or the
-            content is
-            not the published one (it is removed).
+            content is not the published one (it is removed).
     """
     target = folder / download.file
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -44,8 +44,10 @@ def unknown(noun: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Return up to three known names similar to `name`, best first."""
     return difflib.get_close_matches(normalize(name), list(known), n=3, cutoff=0.5)
 
 
 def normalize(name: str) -> str:
+    """Return the name in lower case with underscores instead of hyphens."""
     return name.strip().lower().replace("-", "_")

@@ -42,9 +42,8 @@ class Example:
     key: str
     label: int  # with `labels`: the class by which splits are drawn
     name: str
-    labels: tuple[int, ...] | None = (
-        None  # multi-label, per class: 1 present, -1 absent, 0 difficult
-    )
+    # multi-label, per class: 1 present, -1 absent, 0 difficult
+    labels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,12 +71,10 @@ class Source:
     prefix: str = ""  # outer folders of the tree
     multi_label: bool = False  # examples have `labels`
     protocol: str | None = None  # protocol of the splits; None: the dataset's own
-    differences: list[str] = field(
-        default_factory=list
-    )  # accepted differences from published counts
-    damaged: Mapping[str, str] = field(
-        default_factory=dict
-    )  # key -> reason, for images known to be unusable; skipped
+    # accepted differences from published counts
+    differences: list[str] = field(default_factory=list)
+    # key -> reason, for images known to be unusable; skipped
+    damaged: Mapping[str, str] = field(default_factory=dict)
     lenient: Collection[str] = ()  # keys of slightly damaged JPEGs, stored as Pillow decodes them
 
     def read(self, example: Example) -> bytes:
@@ -85,6 +82,7 @@ class Source:
         return self.files.read(self.prefix + example.key)
 
     def where(self, example: Example) -> str:
+        """Describe the location of an image for messages."""
         return self.files.where(self.prefix + example.key)
 
     def class_counts(self) -> dict[str, int]:
@@ -93,9 +91,8 @@ class Source:
         return {name: counts[label] for label, name in enumerate(self.classes)}
 
 
-Images = Mapping[
-    str, tuple[str, str]
-]  # key -> class, and path below the class folder: ("cat", "1.jpg")
+# key -> class, and path below the class folder: ("cat", "1.jpg")
+Images = Mapping[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -120,9 +117,12 @@ def open_source(
     Several paths hold splits or parts of them.
 
     Args:
+        path: a folder, archive or shard, or several.
+        settings: how to draw missing splits.
+        name: name of the dataset.
+        exclude: classes to ignore.
         classes: known classes in label order; others are refused, and classes without images are
-            omitted.
-            None uses the sorted class names.
+            omitted. None uses the sorted class names.
 
     Raises:
         UserError: no images, or an unknown kind of source.
@@ -241,7 +241,8 @@ def _find(path: Path, classes: Sequence[str] | None) -> Found:
         kind = next(
             (kind for kind in _kinds() if hasattr(kind, "recognize") and kind.recognize(path)), None
         )
-        return (kind or importlib.import_module(f"{KINDS}.tree")).find(path, classes)
+        found: Found = (kind or importlib.import_module(f"{KINDS}.tree")).find(path, classes)
+        return found
     except OSError as error:
         raise UserError(
             f"{error.filename or path} cannot be read: {error.strerror or error}."

@@ -29,9 +29,8 @@ def add_index(
     Memory: 64 images per thread.
 
     Raises:
-        UserError: the beton does not open, has no JPEG without an index, or has a damaged one; and
-            for the
-            disk, as `write_split` does.
+        UserError: the beton does not open, has no JPEG without an index, or has a damaged one; or
+            a disk error as in `write_split`.
     """
     beton = open_beton(from_file)
     if beton.manifest.encoding.restart_index or not beton.manifest.num_jpeg:

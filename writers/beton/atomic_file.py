@@ -36,9 +36,8 @@ class NewBeton:
         It must be complete and on the disk. Raises OSError.
         """
         _write_durably(_temporary_manifest(self.temporary), _as_json(manifest))
-        with locked(
-            self.out_file.parent
-        ):  # a beton has its name only with its own manifest; a manifest alone is not a beton
+        # a beton has its name only with its own manifest; a manifest alone is not a beton
+        with locked(self.out_file.parent):
             self._take_name()
         _sync_folder(self.out_file.parent)
 
@@ -52,14 +51,12 @@ class NewBeton:
         """
         linked = _temporary_link(self.temporary)
         _write_durably(_temporary_manifest(self.temporary), _as_json(manifest))
-        with locked(
-            self.out_file.parent
-        ):  # no writer locks the link: until it has its final name, it looks stale
+        # no writer locks the link: until it has its final name, it looks stale
+        with locked(self.out_file.parent):
             try:
                 os.link(file, linked)
-            except (
-                OSError
-            ):  # another file system, no support for links, another owner, or the file is gone
+            except OSError:
+                # another file system, no support for links, another owner, or the file is gone
                 return False
             if not os.path.samestat(os.fstat(handle), linked.stat()):  # it was replaced
                 linked.unlink()
@@ -109,9 +106,8 @@ def _open_temporary(out_file: Path) -> tuple[int, Path]:
         _remove_stale(out_file)
         temporary = out_file.with_name(f".{out_file.name}.{secrets.token_hex(8)}.writing")
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with contextlib.suppress(
-            OSError
-        ):  # a file system without locks: nothing is removed as stale either
+        # a file system without locks: nothing is removed as stale either
+        with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return handle, temporary
 

@@ -204,9 +204,8 @@ def _copy_bytes(source: int, origin: int, target: int, offset: int, count: int) 
             errno.EBADF,
         ):
             raise
-        data = os.pread(
-            source, min(count, CHUNK_BYTES), origin
-        )  # a file system without copy_file_range
+        # a file system without copy_file_range
+        data = os.pread(source, min(count, CHUNK_BYTES), origin)
         write_at(target, data, offset)
         num_copied = len(data)
     if not num_copied:

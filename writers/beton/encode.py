@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from writers.beton.encoding import DCT, JPEG, MAX_SIDE, RAW, Encoding
 from writers.dct import blob as dct
@@ -165,7 +165,7 @@ def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes 
     """
     width, height = size
     across, down = image.factors
-    smaller = turbojpeg.new_planes(width, height, grey=len(image.planes) == 1)
+    smaller = turbojpeg.new_planes(width, height, gray=len(image.planes) == 1)
     chroma_x, chroma_y = (2 * image.width, across * width), (2 * image.height, down * height)
     if len(image.planes) > 1 and (chroma_x[0] < chroma_x[1] or chroma_y[0] < chroma_y[1]):
         return None
@@ -188,15 +188,13 @@ def _rgb_by_pillow(data: bytes) -> np.ndarray:
     """Decode to uint8 [H, W, 3] by Pillow. Raises UnreadableError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # warnings about transparent palettes and damaged EXIF, which are not used
+            # warnings about transparent palettes and damaged EXIF, which are not used
+            warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
-                if (
-                    image.mode.startswith("I;16") or image.mode == "I"
-                ):  # Pillow's own conversion clips 16 bits at 255
-                    grey = (np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)
-                    return np.repeat(grey[..., None], 3, axis=2)
+                # Pillow's own conversion clips 16 bits at 255
+                if image.mode.startswith("I;16") or image.mode == "I":
+                    gray = (np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)
+                    return np.repeat(gray[..., None], 3, axis=2)
                 return np.asarray(image.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
         raise UnreadableError(_reason(data, error)) from error
@@ -211,6 +209,6 @@ def _as_jpeg(size: tuple[int, int], encoding: Encoding, chance: float) -> bool:
 def _reason(data: bytes, error: Exception) -> str:
     if not data:
         return "the file is empty"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "it is not an image that Pillow can open"
     return str(error) or type(error).__name__

@@ -36,13 +36,11 @@ class Encoding(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     format: Literal["jpeg", "raw", "mixed", "passthrough", "dct"] = "jpeg"
-    max_resolution: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = (
-        None  # longer side in pixels; None keeps the size
-    )
+    # longer side in pixels; None keeps the size
+    max_resolution: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = None
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
-    compress_probability: Annotated[float, Field(ge=0, le=1)] | None = (
-        None  # `mixed`: fraction of images stored as JPEG
-    )
+    # `mixed`: fraction of images stored as JPEG
+    compress_probability: Annotated[float, Field(ge=0, le=1)] | None = None
     # JPEGs of which loaders decode only the crop (writers/jpeg/restart_index.py)
     restart_index: bool = True
 

@@ -39,15 +39,15 @@ ID = np.dtype("<u8")
 DIGEST_BYTES = 16  # the first bytes of a sha256
 NUM_FIELDS = 2
 FIRST_ROW = HEADER.itemsize + NUM_FIELDS * FIELD.itemsize
+# FFCV's type numbers of an RGB image, an integer, an array of fixed shape
 IMAGE_TYPE, INTEGER_TYPE, ARRAY_TYPE = (
     2,
     1,
     4,
-)  # FFCV's type numbers of an RGB image, an integer, an array of fixed shape
+)
 CUSTOM_TYPE = 255  # a field type that FFCV refuses: images of which some are dct blobs
-ARRAY_ARGUMENTS = np.dtype(
-    [("shape", "<u8", 32), ("num_bytes", "<u8"), ("dtype", "S760")]
-)  # shape entries of FFCV's NDArrayField
+# shape entries of FFCV's NDArrayField
+ARRAY_ARGUMENTS = np.dtype([("shape", "<u8", 32), ("num_bytes", "<u8"), ("dtype", "S760")])
 
 PAGE_SIZE = 8 * 2**20  # FFCV's default
 SMALL_PAGE_SIZE = 2 * 2**20  # its minimum, for few samples, whose first page is mostly padding
@@ -112,14 +112,14 @@ class Layout:
 
     @property
     def num_samples(self) -> int:
+        """Number of samples laid out so far."""
         return len(self._ids)
 
     @property
     def rows(self) -> np.ndarray:
         """SAMPLE [N]."""
-        rows = np.zeros(
-            self.num_samples, SAMPLE
-        )  # zeros: a row has gaps, and the file must not depend on old memory
+        # zeros: a row has gaps, and the file must not depend on old memory
+        rows = np.zeros(self.num_samples, SAMPLE)
         for name, column in self._columns.items():
             rows[name] = np.frombuffer(column, column.typecode)
         return rows

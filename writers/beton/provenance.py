@@ -101,6 +101,7 @@ def inherit(from_file: Path, file: Path) -> None:
 
 
 def record_path(file: Path) -> Path:
+    """Path of the record next to a beton, `<name>.origin.json`."""
     return file.with_name(f"{file.name}.origin.json")
 
 
@@ -128,9 +129,8 @@ def _tree(folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...]) -
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
         if not entry.is_dir():
-            yield _line(
-                prefix + entry.name, entry.stat(follow_symlinks=entry.is_file())
-            )  # a broken link stands for itself
+            # a broken link stands for itself
+            yield _line(prefix + entry.name, entry.stat(follow_symlinks=entry.is_file()))
         elif not entry.name.startswith("."):
             yield from _tree(entry.path, f"{prefix}{entry.name}/", (*above, here))
 

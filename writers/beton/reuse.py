@@ -35,6 +35,8 @@ SEED = 0  # seed of the order and of mixed encodings, `write_split`'s default
 
 @dataclass(frozen=True)
 class Reused:
+    """A written beton and the one that its samples come from."""
+
     manifest: Manifest
     beton: Path  # source of the samples
 

@@ -157,9 +157,10 @@ class Beton:
         fits = (blobs["offset"][place] == offsets) & (
             blobs["sample"][place] == np.arange(len(offsets))
         )
+        # no overflow
         fits &= (offsets <= table_offset) & (
             sizes <= table_offset - np.minimum(offsets, table_offset)
-        )  # no overflow
+        )
         if not fits.all():
             raise damaged(
                 self.path, f"its table of images does not match sample {np.flatnonzero(~fits)[0]}"
@@ -168,6 +169,7 @@ class Beton:
 
 
 def manifest_path(path: Path) -> Path:
+    """Path of the manifest next to a beton, `<name>.json`."""
     return path.with_name(path.name + ".json")
 
 
@@ -225,6 +227,7 @@ def file_digests(path: Path, num_samples: int, pages_end: int) -> dict[str, Any]
 
 
 def not_whole(path: Path, why: str) -> UserError:
+    """Make the UserError for a file that does not match its manifest."""
     return UserError(
         f"{path} is not the file that its manifest describes: {why}.",
         "Write it again with `harness write-beton`.",
@@ -232,6 +235,7 @@ def not_whole(path: Path, why: str) -> UserError:
 
 
 def damaged(path: Path, what: str) -> UserError:
+    """Make the UserError for a damaged beton."""
     return UserError(f"{path} is damaged: {what}.", "Write it again with `harness write-beton`.")
 
 

@@ -37,9 +37,11 @@ def verify(
     be zero. Each changed byte is found, with its sample.
 
     Args:
+        path: the beton.
+        progress: called with numbers of samples.
         part: (2, 8) checks the second eighth of the samples, so that eight machines can share the
             work.
-        num_threads: by default the number of cores.
+        num_threads: None uses all cores.
 
     Memory: two windows of 64 MiB (or two samples if they are larger), and the images that are
     decoded.
@@ -177,7 +179,7 @@ def _image_problem(row: np.void, data: memoryview) -> str:
     if row["mode"] == DCT:
         try:
             size = dct.check(bytes(data))
-        except dct.DamagedBlob as error:
+        except dct.DamagedBlobError as error:
             return f"its dct blob does not decode: {error}"
         return "" if size == stated else f"it is {size} pixels, and should be {stated}"
     if row["mode"] != JPEG:

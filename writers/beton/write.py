@@ -49,16 +49,21 @@ def write_split(
     """Write the images of `split` of the subset's classes to `out_file`, with a manifest.
 
     Args:
-        seed: of the order in the file and the draws of a mixed encoding.
+        source: images of the dataset.
+        split: train, val or test.
+        subset: classes, labels and images to write.
+        encoding: how images are stored.
+        out_file: the beton; the manifest is next to it.
+        seed: seed of the order in the file and of the draws of a mixed encoding.
+        num_threads: None uses all cores.
+        progress: called with numbers of samples.
         on_error: "skip" skips unreadable images and lists them in the manifest.
         check: also decode JPEGs that are stored byte for byte.
 
     Raises:
         UserError: unreadable images, a training class without images, a folder that is not
-            writable, another
-            active writer of that name, or a full disk. Nothing remains but the list of many
-                unreadable
-            images.
+            writable, another active writer of that name, or a full disk. Only the list of
+            unreadable images remains, if there are many.
     """
     out_file = Path(out_file)
     examples = chosen(source, split, subset, seed)
@@ -166,9 +171,8 @@ def _write_samples(
                 int(ids[number - 1]),
                 blob.digest,
             )
-        if (
-            on_error == "skip" or not offenders
-        ):  # the file is lost; read the rest to list all unreadable images
+        # the file is lost; read the rest to list all unreadable images
+        if on_error == "skip" or not offenders:
             _write_pieces(new.handle, pieces)
             disk.advance(layout.end)
     if offenders and on_error == "fail":
@@ -194,9 +198,8 @@ def _write_pieces(handle: int, pieces: Sequence[tuple[int, bytes]]) -> None:
 
 def _write_all(handle: int, pieces: list[bytes], offset: int) -> None:
     num_written = os.pwritev(handle, pieces, offset)
-    if num_written < sum(
-        map(len, pieces)
-    ):  # the system may write less, for example on an almost full disk
+    # the system may write less, for example on an almost full disk
+    if num_written < sum(map(len, pieces)):
         write_at(handle, b"".join(pieces)[num_written:], offset + num_written)
 
 
@@ -292,9 +295,8 @@ def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Exampl
         replace(there[positions[index]], label=int(labels[index])) for index in positions_in_order
     ]
     missing = missing_classes(subset, _class_counts(examples, len(subset.classes)), split)
-    if missing and not (
-        examples and source.differences
-    ):  # Birdsnap keeps labels of species without images
+    # Birdsnap keeps labels of species without images
+    if missing and not (examples and source.differences):
         raise UserError(
             f"Split {split} of {source.name} has no image of {missing}.",
             "Each class needs at least one training image.",
@@ -321,7 +323,8 @@ def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
 def _class_counts(examples: Sequence[Example], num_classes: int) -> np.ndarray:
     """Examples per class, int64 [K]; with several labels, examples in which it is present."""
     if examples and examples[0].labels is not None:
-        return (np.array([example.labels for example in examples]) == 1).sum(0)
+        is_present = np.array([example.labels for example in examples]) == 1
+        return np.asarray(is_present.sum(0))
     return class_counts(np.array([example.label for example in examples], np.int64), num_classes)
 
 

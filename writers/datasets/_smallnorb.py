@@ -43,10 +43,11 @@ CITATION = (
     "to pose and lighting"
 )
 WHERE = f"{URL}: the -dat and -info files of training and testing, as .mat.gz or .mat"
+# dtype by the first four bytes of a file
 TYPES: dict[int, np.dtype] = {
     0x1E3D4C55: np.dtype("u1"),
     0x1E3D4C54: np.dtype("<i4"),
-}  # dtype by the first four bytes of a file
+}
 
 
 def open_smallnorb(

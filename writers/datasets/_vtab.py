@@ -39,9 +39,8 @@ def _few(
         examples[index]
         for index in random_bits(seed, "vtab", ids_of(examples)).argsort(kind="stable")
     ]
-    chosen = (
-        {example.label: example for example in reversed(order)} if every_class else {}
-    )  # the first of each class
+    # the first of each class
+    chosen = {example.label: example for example in reversed(order)} if every_class else {}
     first = set(chosen.values())
     rest = [example for example in order if example not in first]
     return sorted([*first, *rest[: number - len(first)]], key=lambda example: example.key)

@@ -23,6 +23,7 @@ SPEC = replace(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
+    """Open the images in one of the layouts of the module docstring."""
     source = aircraft.open(path, settings)
     source.name = SPEC.name
     source.files = RedrawnFiles(source.files, lambda name: True, _without_banner)

@@ -64,6 +64,7 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
+    """Open the images in one of the layouts of the module docstring."""
     lists = open_lists(path, "devkit/cars_meta.mat", SPEC)
     if lists is None:
         return class_folders(path, settings, SPEC, "devkit/cars_meta.mat")
@@ -93,9 +94,8 @@ def _listing(lists: Lists, name: str, folder: str, classes: list[str]) -> list[t
     labels = [int(number) - 1 for number in annotations["class"].tolist()]  # 1-based in the file
     check_labels(labels, len(classes), name)
     images = [str(image).strip() for image in annotations["fname"].tolist()]
-    if (
-        f"{lists.prefix}{folder}/{folder}/{images[0]}" in lists.names
-    ):  # some mirrors have the folder twice
+    # some mirrors have the folder twice
+    if f"{lists.prefix}{folder}/{folder}/{images[0]}" in lists.names:
         folder = f"{folder}/{folder}"
     return [
         (f"{folder}/{image}", classes[label]) for image, label in zip(images, labels, strict=True)

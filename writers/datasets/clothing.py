@@ -21,4 +21,5 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
+    """Open the images in one of the layouts of the module docstring."""
     return open_source(path, settings, name="clothing")

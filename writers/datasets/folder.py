@@ -15,8 +15,10 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
+    """Open the images at one path."""
     return open_all([path], settings)
 
 
 def open_all(paths: Sequence[Path], settings: SplitSettings) -> Source:
+    """Open the images at several paths, which hold splits or parts of them."""
     return open_source(paths, settings, name=paths[0].name.split(".")[0])

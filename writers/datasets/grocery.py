@@ -26,4 +26,5 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
+    """Open the images in one of the layouts of the module docstring."""
     return open_source(path, settings, name="grocery")

@@ -59,12 +59,13 @@ SPEC = DatasetSpec(
     ),
 )
 
+# meters along the camera's axis; task_adaptation, data/kitti.py
 THRESHOLDS = (
     -100.0,
     8.0,
     20.0,
     999.0,
-)  # meters along the camera's axis; task_adaptation, data/kitti.py
+)
 CLASSES = ["to 8 m", "8 to 20 m", "above 20 m", "no vehicle"]
 VEHICLES = ("Car", "Van", "Truck")
 NO_VEHICLE = 1000.0
@@ -77,6 +78,7 @@ PARTS = (
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
+    """Open the images in one of the layouts of the module docstring."""
     archives = [
         archive for name in (IMAGES, LABELS, DEVKIT) if (archive := find(path, name)) is not None
     ]

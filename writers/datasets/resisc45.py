@@ -82,4 +82,5 @@ CLASSES = [
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
+    """Open the images in one of the layouts of the module docstring."""
     return open_source(path, shares(0.2, 0.2), name="resisc45", classes=CLASSES)

@@ -29,6 +29,7 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
+    """Open the images in one of the layouts of the module docstring."""
     from writers.synthetic.generate import open_synthetic
 
     return open_synthetic(path, settings, pictures())

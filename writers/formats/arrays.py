@@ -31,6 +31,7 @@ class ArrayFiles:
         self._parts, self._origin = parts, origin
 
     def names(self) -> Sequence[str]:
+        """List the names of the files."""
         return [
             f"{part}/{number:07d}"
             for part, (count, _) in self._parts.items()
@@ -38,10 +39,12 @@ class ArrayFiles:
         ]
 
     def read(self, name: str) -> bytes:
+        """Read one file. Raises OSError."""
         part, _, number = name.rpartition("/")
         return to_ppm(self._parts[part][1](int(number)))
 
     def where(self, name: str) -> str:
+        """Describe the location of a file for messages."""
         return f"{self._origin}, {name}"
 
 

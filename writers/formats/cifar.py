@@ -47,6 +47,7 @@ def read_batches(
 
 
 def classes_of(batch: dict[str, Any], key: str, where: str) -> list[str]:
+    """Return the class names of a batch's metadata. Raises UserError if they are missing."""
     names = batch.get(key)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{where} has no {key}.", "Download it again.")

@@ -41,9 +41,8 @@ def open_files(path: Path, keep: Callable[[str], bool] | None = None) -> Files:
         if path.is_dir():
             return FolderFiles(path, keep or is_image)
         if path.is_file():
-            is_zip = not looks_like_tar(path) and zipfile.is_zipfile(
-                path
-            )  # checks the end of the file, so a tar may be both
+            # checks the end of the file, so a tar may be both
+            is_zip = not looks_like_tar(path) and zipfile.is_zipfile(path)
             return (ZipFiles if is_zip else open_tar)(path, keep or is_image)
     except OSError as error:
         raise UserError(
@@ -81,14 +80,18 @@ def shards_in(folder: Path, ending: str) -> list[Path]:
 
 
 class FolderFiles:
+    """Files below a folder whose names pass `keep`."""
+
     def __init__(self, root: Path, keep: Callable[[str], bool]) -> None:
         self._root = root
         self._names = [name for name in _walk(str(root), "") if keep(name)]
 
     def names(self) -> Sequence[str]:
+        """List the names of the files."""
         return self._names
 
     def read(self, name: str) -> bytes:
+        """Read one file. Raises OSError."""
         path = f"{self._root}/{name}"
         handle = os.open(path, os.O_RDONLY)  # half the system calls of open()
         try:
@@ -99,6 +102,7 @@ class FolderFiles:
         return data if len(data) == size else Path(path).read_bytes()
 
     def where(self, name: str) -> str:
+        """Describe the location of a file for messages."""
         return str(self._root / name)
 
 
@@ -109,12 +113,15 @@ class JoinedFiles:
         self._part_of = {name: part for part in reversed(parts) for name in part.names()}
 
     def names(self) -> Sequence[str]:
+        """List the names of the files."""
         return list(self._part_of)
 
     def read(self, name: str) -> bytes:
+        """Read one file. Raises OSError."""
         return self._part_of[name].read(name)
 
     def where(self, name: str) -> str:
+        """Describe the location of a file for messages."""
         return self._part_of[name].where(name)
 
 

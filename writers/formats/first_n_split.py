@@ -28,8 +28,13 @@ def first_of_each(
     A tree with splits of its own keeps them. Val is drawn from train.
 
     Args:
+        path: tree of class folders, or an archive of one.
+        settings: fraction of val, and seed.
+        name: name of the dataset.
         number: training images per class. None splits by the fractions of `settings`.
+        exclude: class folders to ignore.
         drawn: take images by a fixed draw, independent of the seed, instead of the first by name.
+        classes: known classes in label order. None uses the sorted folder names.
 
     Raises:
         UserError: a class has no image left for test.
@@ -39,9 +44,8 @@ def first_of_each(
     )
     if source.splits["val"] or source.splits["test"]:
         return with_own_splits(source, settings)
-    images = [
-        example for example in source.splits["train"] if example.name.count("/") == 1
-    ]  # stray files are in nested folders
+    # stray files are in nested folders
+    images = [example for example in source.splits["train"] if example.name.count("/") == 1]
     if number is None:
         source.splits = carve(images, [], [], settings)
         return source

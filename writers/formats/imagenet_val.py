@@ -40,9 +40,8 @@ def of_devkit(path: Path) -> list[str]:
         with tarfile.open(path, "r:gz") as archive:
             synsets = loadmat(io.BytesIO(_member(archive, SYNSETS)), squeeze_me=True)["synsets"]
             numbers = _member(archive, GROUND_TRUTH).split()
-        leaves = synsets[
-            synsets["num_children"] == 0
-        ]  # the others are nodes above the 1000 classes
+        # the others are nodes above the 1000 classes
+        leaves = synsets[synsets["num_children"] == 0]
         wnid = dict(zip(leaves["ILSVRC2012_ID"].tolist(), leaves["WNID"].tolist(), strict=True))
         return [wnid[int(number)] for number in numbers]
     except (

@@ -20,6 +20,7 @@ def read_mat(data: bytes, where: str) -> dict[str, Any]:
 
 
 def variable(content: dict[str, Any], name: str, where: str) -> Any:
+    """Return a variable of a MATLAB file. Raises UserError if it is missing."""
     if name not in content:
         raise UserError(f"{where} has no variable {name}.", "Download it again.")
     return content[name]

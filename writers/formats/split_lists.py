@@ -40,6 +40,7 @@ class Lists:
         return found
 
     def bytes(self, name: str) -> bytes:
+        """Read a list file."""
         if self.prefix + name not in self.names:
             raise UserError(
                 f"There is no {self.prefix}{name} at {self.where}", "Download the dataset again."

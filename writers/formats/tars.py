@@ -31,10 +31,12 @@ class Member(NamedTuple):
 
     @property
     def is_file(self) -> bool:
+        """True for a regular file."""
         return self.kind in REGULAR
 
     @property
     def is_folder(self) -> bool:
+        """True for a folder."""
         return self.kind == FOLDER
 
 
@@ -61,9 +63,11 @@ class TarFiles:
         self._places[name] = place << SIZE_BITS | member.size
 
     def names(self) -> Sequence[str]:
+        """List the names of the files."""
         return list(self._places)
 
     def read(self, name: str) -> bytes:
+        """Read one file. Raises OSError."""
         archive, offset, size = self._place(name)
         with archive.open("rb", buffering=0) as file:
             data = os.pread(file.fileno(), size, offset)
@@ -72,6 +76,7 @@ class TarFiles:
         return data
 
     def where(self, name: str) -> str:
+        """Describe the location of a file for messages."""
         return f"{self._place(name)[0]}:{name}"
 
     def _place(self, name: str) -> tuple[Path, int, int]:
@@ -117,7 +122,7 @@ def members(handle: int, path: Path, begin: int = 0, end: int | None = None) -> 
     Supports ustar, and long names and sizes of GNU and POSIX.
 
     Args:
-        file: open file.
+        handle: descriptor of the open file.
         path: name of the archive for errors.
         begin: first byte of the archive.
         end: end of the archive.

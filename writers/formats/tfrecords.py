@@ -38,9 +38,11 @@ class PlacesInFiles:
         self._places = places
 
     def names(self) -> Sequence[str]:
+        """List the names of the files."""
         return list(self._places)
 
     def read(self, name: str) -> bytes:
+        """Read one file. Raises OSError."""
         place = self._places[name]
         with place.file.open("rb", buffering=0) as file:
             data = os.pread(file.fileno(), place.size, place.offset)
@@ -49,6 +51,7 @@ class PlacesInFiles:
         return data
 
     def where(self, name: str) -> str:
+        """Describe the location of a file for messages."""
         return f"{self._places[name].file}, record {name.rpartition('/')[2]}"
 
 

@@ -13,12 +13,13 @@ from pathlib import Path, PurePosixPath
 
 from writers.errors import UserError
 
-LOCAL_HEADER = struct.Struct(
-    "<4s22xHH"
-)  # signature, ..., lengths of the name and of the extra field after it
+# signature, ..., lengths of the name and of the extra field after it
+LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 class ZipFiles:
+    """Files of a zip archive whose names pass `keep`."""
+
     def __init__(self, path: Path, keep: Callable[[str], bool]) -> None:
         """Read the table of an archive.
 
@@ -53,6 +54,7 @@ class ZipFiles:
                 self._members[str(name)] = member
 
     def names(self) -> Sequence[str]:
+        """List the names of the files."""
         return list(self._members)
 
     def read(self, name: str) -> bytes:
@@ -78,4 +80,5 @@ class ZipFiles:
         return data
 
     def where(self, name: str) -> str:
+        """Describe the location of a file for messages."""
         return f"{self._path}:{name}"

@@ -5,9 +5,8 @@ import re
 from writers.jpeg import native
 from writers.jpeg.restart_index import DamagedJpegError
 
-MARKER = re.compile(
-    rb"\xff[^\x00\xff]"
-)  # in coded data 0xFF is followed by 0x00; before a marker it may be repeated
+# in coded data 0xFF is followed by 0x00; before a marker it may be repeated
+MARKER = re.compile(rb"\xff[^\x00\xff]")
 CUT_SHORT, OUT_OF_ORDER = -1, -2  # as in markers.c
 
 

@@ -20,14 +20,14 @@ CURE = (
 _ARGUMENTS = {
     "harness_check_markers": (c_char_p, c_uint64, c_uint64),  # markers.c
     "harness_shrink": (c_void_p, *[c_int64] * 3, c_void_p, *[c_int64] * 8),  # resize.c
-    "harness_add_restart_markers": (
+    "harness_add_restart_markers": (  # restart.c, as the following two
         c_char_p,
         c_ulong,
         c_uint,
         POINTER(c_void_p),
         POINTER(c_ulong),
         c_char_p,
-    ),  # restart.c
+    ),
     "harness_encode_with_markers": (
         c_void_p,
         c_void_p,
@@ -96,7 +96,8 @@ def open_library(module: str, version: int) -> ctypes.CDLL | None:
     except (
         OSError,
         AttributeError,
-    ):  # a dependency is missing, or it has no version yet
+    ):
+        # a dependency is missing, or it has no version yet
         return None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+_Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 _ONE = 1 << 12  # sum of an output pixel's weights along one axis: 8 + 12 + 12 bits fit into 32
 
 
@@ -16,7 +17,7 @@ def shrink_into(
     _shrink(output, np.ascontiguousarray(pixels), *step_x, *step_y)
 
 
-def _compiled(function: Callable) -> Callable:
+def _compiled(function: Callable[..., Any]) -> Any:
     """Apply njit, cached on disk if a folder for it is writable."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
@@ -26,7 +27,7 @@ def _compiled(function: Callable) -> Callable:
 
 
 @_compiled
-def _shares(source, target, numerator, denominator):
+def _shares(source: int, target: int, numerator: int, denominator: int) -> _Arrays:
     """Per output pixel of an axis.
 
     First source pixel, number of source pixels, weights in units of _ONE.
@@ -34,24 +35,30 @@ def _shares(source, target, numerator, denominator):
     starts, counts = np.empty(target, np.int64), np.empty(target, np.int64)
     shares = np.zeros((target, max(3, numerator // denominator + 2)), np.uint32)
     for i in range(target):
-        begin, end = (
-            i * numerator,
-            (i + 1) * numerator,
-        )  # in units of 1 / denominator of a source pixel
+        # in units of 1 / denominator of a source pixel
+        begin, end = i * numerator, (i + 1) * numerator
         first = min(begin // denominator, source - 1)
         last = min((end - 1) // denominator, source - 1)
         starts[i], counts[i] = first, last - first + 1
-        given = 0  # round cumulative sums: weights then add up, and none is off by more than one
+        # Round cumulative sums: weights then add up, and none is off by more than one.
+        previous = 0
         for k in range(last - first + 1):
             covered = end if first + k == last else min(end, (first + k + 1) * denominator)
             total = ((covered - begin) * _ONE + numerator // 2) // numerator
-            shares[i, k] = total - given
-            given = total
+            shares[i, k] = total - previous
+            previous = total
     return starts, counts, shares
 
 
 @_compiled
-def _shrink(output, pixels, x_numerator, x_denominator, y_numerator, y_denominator):
+def _shrink(
+    output: np.ndarray,
+    pixels: np.ndarray,
+    x_numerator: int,
+    x_denominator: int,
+    y_numerator: int,
+    y_denominator: int,
+) -> None:
     channels = pixels.shape[2]
     y_starts, y_counts, y_shares = _shares(
         pixels.shape[0], output.shape[0], y_numerator, y_denominator
@@ -59,9 +66,8 @@ def _shrink(output, pixels, x_numerator, x_denominator, y_numerator, y_denominat
     x_starts, x_counts, x_shares = _shares(
         pixels.shape[1], output.shape[1], x_numerator, x_denominator
     )
-    line = np.zeros(
-        (pixels.shape[1] + x_shares.shape[1]) * channels, np.uint32
-    )  # an output row, as wide as the source
+    # an output row, as wide as the source
+    line = np.zeros((pixels.shape[1] + x_shares.shape[1]) * channels, np.uint32)
     for y in range(output.shape[0]):
         for k in range(y_counts[y]):
             _add_row(line, pixels[y_starts[y] + k].reshape(-1), y_shares[y, k], k == 0)
@@ -72,7 +78,7 @@ def _shrink(output, pixels, x_numerator, x_denominator, y_numerator, y_denominat
 
 
 @_compiled
-def _add_row(line, row, share, is_first):
+def _add_row(line: np.ndarray, row: np.ndarray, share: np.uint32, is_first: bool) -> None:
     if is_first:
         for i in range(len(row)):
             line[i] = share * np.uint32(row[i])
@@ -82,7 +88,9 @@ def _add_row(line, row, share, is_first):
 
 
 @_compiled
-def _sum_columns(row, line, starts, counts, shares):
+def _sum_columns(
+    row: np.ndarray, line: np.ndarray, starts: np.ndarray, counts: np.ndarray, shares: np.ndarray
+) -> None:
     channels = row.shape[1]
     for x in range(len(starts)):
         for c in range(channels):
@@ -93,7 +101,9 @@ def _sum_columns(row, line, starts, counts, shares):
 
 
 @_compiled
-def _sum_columns_of_three(row, line, starts, shares):
+def _sum_columns_of_three(
+    row: np.ndarray, line: np.ndarray, starts: np.ndarray, shares: np.ndarray
+) -> None:
     """Unrolled version for up to three rows: faster if images shrink to at least half.
 
     Indices are unsigned because numba otherwise checks each for being negative.

@@ -32,10 +32,8 @@ FOOTER = np.dtype(
     [
         ("num_segments", "<u4"),
         ("frame", "<u4"),  # offset of the SOF marker
-        (
-            "scan",
-            "<u4",
-        ),  # offset of the first segment, the end of the header that each decode copies
+        # offset of the first segment, the end of the header that each decode copies
+        ("scan", "<u4"),
         ("interval", "<u2"),  # MCUs per segment; divides the MCUs of a row
         ("version", "<u2"),
         ("checksum", "<u4"),  # CRC-32 of header, lengths and the fields above
@@ -73,8 +71,8 @@ def add_restart_index(jpeg: bytes) -> bytes:
 
 def encode_indexed(image: Planes, quality: int) -> bytes:
     """Like `add_restart_index(turbojpeg.encode_planes(...))`, without coding twice."""
-    grey = len(image.planes) == 1
-    interval = interval_of(-(-image.width // (8 if grey else 16)), 1 if grey else 6)
+    gray = len(image.planes) == 1
+    interval = interval_of(-(-image.width // (8 if gray else 16)), 1 if gray else 6)
     coded = _coded(
         "harness_encode_with_markers",
         turbojpeg.addresses(image.planes),
@@ -103,6 +101,7 @@ class Frame:
 
     @property
     def interval(self) -> int:
+        """MCUs per segment."""
         return interval_of(self.mcus_per_row, self.blocks_per_mcu)
 
 
@@ -167,9 +166,8 @@ def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None
     ):
         raise DamagedJpegError("its frame has impossible sizes")
     if len(factors) == 1:
-        factors = [
-            (1, 1)
-        ]  # a scan of one component has MCUs of one block, regardless of the sampling factors
+        # a scan of one component has MCUs of one block, regardless of the sampling factors
+        factors = [(1, 1)]
     blocks = sum(across * down for across, down in factors)
     if blocks > MAX_BLOCKS_IN_MCU:
         return None

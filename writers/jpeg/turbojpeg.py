@@ -18,9 +18,9 @@ import numpy as np
 from writers.errors import UserError
 from writers.jpeg import native
 
-EXTRANEOUS = (
-    "extraneous bytes before marker"  # harmless by itself: some cameras pad files like this
-)
+# harmless by itself: some cameras pad files like this
+EXTRANEOUS = "extraneous bytes before marker"
+# by TJSAMP: horizontal, vertical
 CHROMA_FACTORS = {
     0: (1, 1),
     1: (2, 1),
@@ -28,7 +28,7 @@ CHROMA_FACTORS = {
     3: (1, 1),
     4: (1, 2),
     5: (4, 1),
-}  # by TJSAMP: horizontal, vertical
+}
 TJSAMP_420, TJSAMP_GRAY = 2, 3
 MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
 TJCS_YCBCR, TJCS_GRAY, TJCS_CMYK, TJCS_YCCK = 1, 2, 3, 4
@@ -82,8 +82,8 @@ def decode_planes(data: bytes, denominator: int = 1) -> Planes | None:
         JpegError: damaged data.
     """
     with _handle("tjInitDecompress") as handle:
-        width, height, sampling, colours = _header(handle, data)
-        if colours not in (TJCS_YCBCR, TJCS_GRAY) or sampling not in CHROMA_FACTORS:
+        width, height, sampling, colors = _header(handle, data)
+        if colors not in (TJCS_YCBCR, TJCS_GRAY) or sampling not in CHROMA_FACTORS:
             return None
         width, height = -(-width // denominator), -(-height // denominator)
         planes = _new_planes(width, height, sampling)
@@ -127,9 +127,9 @@ def encode_planes(image: Planes, quality: int) -> bytes:
         _library().tjFree(output)
 
 
-def new_planes(width: int, height: int, *, grey: bool) -> Planes:
+def new_planes(width: int, height: int, *, gray: bool) -> Planes:
     """Allocate planes for an image at 4:2:0, or for a gray one."""
-    sampling = TJSAMP_GRAY if grey else TJSAMP_420
+    sampling = TJSAMP_GRAY if gray else TJSAMP_420
     return Planes(_new_planes(width, height, sampling), width, height, CHROMA_FACTORS[sampling])
 
 
@@ -139,9 +139,8 @@ def _library() -> Any:
     library: Any = None
     for name in ("libturbojpeg.so.0", "libturbojpeg.dylib", *_ffcv_libraries()):
         try:
-            library = ctypes.CDLL(
-                name
-            )  # symbols of libturbojpeg are found through a library that links to it
+            # symbols of libturbojpeg are found through a library that links to it
+            library = ctypes.CDLL(name)
             break
         except OSError:
             continue
@@ -165,9 +164,9 @@ def _ffcv_libraries() -> Iterator[str]:
 
 
 @contextmanager
-def _handle(initialise: str) -> Iterator[ctypes.c_void_p]:
+def _handle(initialize: str) -> Iterator[ctypes.c_void_p]:
     """Create a handle per call: threads cannot share one, and it costs microseconds."""
-    handle = ctypes.c_void_p(getattr(_library(), initialise)())
+    handle = ctypes.c_void_p(getattr(_library(), initialize)())
     try:
         yield handle
     finally:
@@ -177,9 +176,9 @@ def _handle(initialise: str) -> Iterator[ctypes.c_void_p]:
 def _decode(data: bytes, denominator: int) -> np.ndarray:
     """Decode to uint8 [H, W, 3] RGB, or [H, W, 4] for CMYK."""
     with _handle("tjInitDecompress") as handle:
-        width, height, _, colours = _header(handle, data)
+        width, height, _, colors = _header(handle, data)
         width, height = -(-width // denominator), -(-height // denominator)
-        cmyk = colours in (TJCS_CMYK, TJCS_YCCK)
+        cmyk = colors in (TJCS_CMYK, TJCS_YCCK)
         pixels = np.empty((height, width, 4 if cmyk else 3), np.uint8)
         if _library().tjDecompress2(
             handle,
@@ -203,10 +202,10 @@ def _header(handle: ctypes.c_void_p, data: bytes) -> tuple[int, int, int, int]:
         handle, data, ctypes.c_ulong(len(data)), *map(ctypes.byref, numbers)
     ) and (words := _damage(handle, data)):
         raise JpegError(words)
-    width, height, sampling, colours = (number.value for number in numbers)
+    width, height, sampling, colors = (number.value for number in numbers)
     if width * height > MAX_PIXELS:
         raise JpegError(f"it is {width} x {height} pixels; an image may have {MAX_PIXELS:,}")
-    return width, height, sampling, colours
+    return width, height, sampling, colors
 
 
 def _words(handle: ctypes.c_void_p) -> str:
@@ -242,8 +241,10 @@ def _new_planes(width: int, height: int, sampling: int) -> tuple[np.ndarray, ...
 
 
 def addresses(planes: Sequence[np.ndarray]) -> Any:
+    """Addresses of the planes as a C array of three pointers."""
     return (ctypes.c_void_p * 3)(*(plane.ctypes.data for plane in planes))
 
 
 def strides(planes: Sequence[np.ndarray]) -> Any:
+    """Bytes per row of the planes as a C array of three ints."""
     return (ctypes.c_int * 3)(*(plane.strides[0] for plane in planes))

@@ -36,6 +36,7 @@ CLASS_IN_PATH = re.compile(r"(?P<image>.+)_(?P<wnid>n\d{8})(?P<ending>\.\w+)")
 
 
 def recognize(path: Path) -> bool:
+    """Return True for a parquet file or a folder of them."""
     if path.is_file():
         with path.open("rb") as file:
             return file.read(4) == b"PAR1"
@@ -67,9 +68,9 @@ class ParquetFiles:
         self.shards = list(shards)
         self.class_names: list[str] | None = None  # label k is class_names[k]
         self._metadata = [_metadata(shard) for shard in shards]
-        self._columns = [
-            self._look_at_schema(number) for number in range(len(shards))
-        ]  # column of the images
+        # column of the images
+        self._columns = [self._image_column(number) for number in range(len(shards))]
+        # per shard: number of rows up to the end of each row group
         self._ends = [
             list(
                 accumulate(
@@ -77,12 +78,13 @@ class ParquetFiles:
                 )
             )
             for metadata in self._metadata
-        ]  # per shard: number of rows up to the end of each row group
+        ]
         self._cache: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._cached_bytes = 0
         self._lock = threading.Lock()
 
     def names(self) -> Sequence[str]:
+        """List the names of the files."""
         return [
             f"{number}/{row}"
             for number, metadata in enumerate(self._metadata)
@@ -90,15 +92,17 @@ class ParquetFiles:
         ]
 
     def read(self, name: str) -> bytes:
+        """Read one file. Raises OSError."""
         shard, row = map(int, name.split("/"))
         group = bisect_right(self._ends[shard], row)
         first = self._ends[shard][group - 1] if group else 0
-        data = self._row_group(shard, group)[row - first].as_py()
+        data: bytes | None = self._row_group(shard, group)[row - first].as_py()
         if data is None:
             raise OSError("the row has no bytes")
         return data
 
     def where(self, name: str) -> str:
+        """Describe the location of a file for messages."""
         shard, row = name.split("/")
         return f"{self.shards[int(shard)]}, row {row}"
 
@@ -144,7 +148,7 @@ class ParquetFiles:
             self.shards[shard], metadata=self._metadata[shard], pre_buffer=False
         )
 
-    def _look_at_schema(self, shard: int) -> str:
+    def _image_column(self, shard: int) -> str:
         """Return the image column's name; check that all shards have the same class names."""
         schema, path = self._metadata[shard].schema.to_arrow_schema(), self.shards[shard]
         column = next((name for name in ("image", "img") if name in schema.names), "")

@@ -109,6 +109,7 @@ def _png(image: Any, where: str) -> bytes:
             )
         image = Image.fromarray(pixels)
     buffer = io.BytesIO()
+    # PNG has no other modes
     keeps = image.mode in (
         "1",
         "L",
@@ -118,7 +119,7 @@ def _png(image: Any, where: str) -> bytes:
         "RGBA",
         "I",
         "I;16",
-    )  # PNG has no other modes
+    )
     (image if keeps else image.convert("RGB")).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
@@ -151,9 +152,8 @@ def _labels(dataset: VisionDataset) -> list[int]:
 def _classes(dataset: VisionDataset, labels: Sequence[int]) -> list[str]:
     number = max(labels, default=-1) + 1
     of_name: Mapping[str, int] | None = getattr(dataset, "class_to_idx", None)
-    names = getattr(dataset, "wnids", None) or getattr(
-        dataset, "classes", None
-    )  # ImageNet's `classes` are tuples of synonyms
+    # ImageNet's `classes` are tuples of synonyms
+    names = getattr(dataset, "wnids", None) or getattr(dataset, "classes", None)
     if names is None and of_name:
         names = sorted(of_name, key=lambda class_name: of_name[class_name])
     classes = (

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 # Strict: `1.0` is neither one class nor all of them, and `true` is not a number.
 Count = Annotated[int, Field(ge=1, strict=True)]
 Amount = Count | Annotated[float, Field(gt=0, lt=1, strict=True)]
-Chooser = Callable[
-    ["np.ndarray", "np.ndarray"], "np.ndarray"
-]  # ids, labels -> chosen positions, ascending
+# ids, labels -> chosen positions, ascending
+Chooser = Callable[["np.ndarray", "np.ndarray"], "np.ndarray"]
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,12 @@ class Selection:
     """Selection so far: source classes in order, their label names, and choosers of images."""
 
     classes: tuple[str, ...]
-    label_of: dict[str, str] = field(
-        default_factory=dict
-    )  # of coarsened classes; others are their own label
+    # of coarsened classes; others are their own label
+    label_of: dict[str, str] = field(default_factory=dict)
     choosers: tuple["Chosen", ...] = ()
 
     def keep(self, wanted: set[str]) -> "Selection":
+        """Keep only the wanted classes, in their order."""
         return replace(self, classes=tuple(name for name in self.classes if name in wanted))
 
 

@@ -36,6 +36,7 @@ class Listed(Step):
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
         return selection.keep(_checked(self.classes, context.all_classes))
 
 
@@ -68,6 +69,7 @@ class ByRanking(Step):
         return self
 
     def chosen(self, selection: Selection, context: SubsetContext) -> set[str]:
+        """Return the hardest and easiest classes. Raises UserError without a ranking."""
         ranking = context.ranking if self.by == REFERENCE else read_ranking(self.by)
         if ranking is None:
             raise UserError(
@@ -91,6 +93,7 @@ class Remove(Step):
     remove: ByRanking
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
         return selection.keep(set(selection.classes) - self.remove.chosen(selection, context))
 
 
@@ -100,10 +103,13 @@ class Keep(Step):
     keep: ByRanking
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
         return selection.keep(self.keep.chosen(selection, context))
 
 
 class RandomClasses(Step):
+    """A number of random classes."""
+
     classes: Count
     seed: int = 0
 
@@ -114,6 +120,7 @@ class Random(Step):
     random: Annotated[RandomClasses, from_number("classes")]
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
         if self.random.classes > len(selection.classes):
             raise UserError(
                 f"The subset draws {self.random.classes} classes of {len(selection.classes)}."
@@ -129,6 +136,7 @@ class Under(Step):
     under: str | tuple[str, ...]
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
         return selection.keep(set(wordnet.under(_as_tuple(self.under), selection.classes)))
 
 
@@ -157,6 +165,7 @@ class Exclude(Step):
     exclude: Excluded
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
         out = _checked(self.exclude.classes, context.all_classes)
         for target in _as_tuple(self.exclude.related_to):
             out |= related(target, context.all_classes)
@@ -166,6 +175,8 @@ class Exclude(Step):
 
 
 class Coarser(Step):
+    """A coarser label set of WordNet, or a map of classes to labels."""
+
     bottom_up: int | None = None  # Huh et al.'s label sets, by their size
     top_down: int | None = None
     map: str | None = (
@@ -207,6 +218,7 @@ class Coarsen(Step):
     coarsen: Coarser
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
         if self.coarsen.bottom_up is not None:
             labels = wordnet.bottom_up(self.coarsen.bottom_up, context.all_classes)
         elif self.coarsen.top_down is not None:
@@ -218,6 +230,8 @@ class Coarsen(Step):
 
 
 class OneHalf(Step):
+    """One of two halves of the classes."""
+
     of: Literal["random", "minimal"]  # minimal: halves that share as few WordNet nodes as possible
     which: Literal["A", "B"]
     seed: int = 0
@@ -235,6 +249,7 @@ class Half(Step):
     half: OneHalf
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
         if self.half.of == "random":
             first = set(
                 shuffled(selection.classes, "half", self.half.seed)[: len(selection.classes) // 2]
@@ -252,6 +267,7 @@ def related_targets() -> list[str]:
 
 
 def related(target: str, classes: Sequence[str]) -> set[str]:
+    """Return the classes related to a target dataset."""
     return (
         set(wordnet.pascal_related(classes))
         if target == "pascal"
@@ -309,9 +325,8 @@ def _read_map(path: Path, classes: Sequence[str]) -> dict[str, str]:
     for row in rows:
         if len(row) != 2:
             raise UserError(f"{path}: '{','.join(row)}' is not a class and its label.")
-        name = (
-            row[0] if "/" not in row[0] else Path(row[0]).parent.name
-        )  # Huh et al. list images: n01440764/x.JPEG 3
+        # Huh et al. list images: n01440764/x.JPEG 3
+        name = row[0] if "/" not in row[0] else Path(row[0]).parent.name
         if found.setdefault(name, row[1]) != row[1]:
             raise UserError(
                 f"{path} gives the class {name} two labels, {found[name]} and {row[1]}."

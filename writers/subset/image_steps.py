@@ -30,6 +30,8 @@ Splits = Annotated[tuple[Literal["train", "val", "test"], ...], Field(min_length
 
 
 class ImagesPerClass(Step):
+    """A number of images per label, and the splits that it applies to."""
+
     images: Count
     seed: int = 0
     splits: Splits = ("train",)
@@ -41,6 +43,7 @@ class PerClass(Step):
     per_class: Annotated[ImagesPerClass, from_number("images")]
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
         from writers.subset import sampling
 
         wanted = self.per_class
@@ -53,6 +56,8 @@ class PerClass(Step):
 
 
 class Images(Step):
+    """A number of training images, given or equal to another subset's."""
+
     images: Count | None = None
     like: str | None = None  # as many images as this subset
     sha256: str | None = None  # digest of that subset, if it is a user's file, which may change
@@ -92,6 +97,7 @@ class Budget(Step):
     budget: Images
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
         from writers.subset import sampling
 
         like = (
@@ -145,6 +151,7 @@ class Examples(Step):
         }
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
         from writers.subset import sampling
 
         wanted = sampling.read_ids(Path(self.examples))
@@ -156,6 +163,8 @@ class Examples(Step):
 
 
 class FractionOf(Step):
+    """A fraction of the images per label, and the splits that it applies to."""
+
     of: Annotated[float, Field(gt=0, lt=1)]
     seed: int = 0
     splits: Splits = ("train",)
@@ -167,6 +176,7 @@ class Fraction(Step):
     fraction: Annotated[FractionOf, from_number("of")]
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
         from writers.subset import sampling
 
         wanted = self.fraction

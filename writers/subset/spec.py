@@ -67,6 +67,7 @@ class SubsetSpec(BaseModel):
 
     @property
     def all_steps(self) -> list[AnyStep]:
+        """Steps in order, including those written as `classes` and `remove`."""
         first: list[AnyStep] = []
         if self.classes is not None:
             first.append(Listed(classes=self.classes))
@@ -86,6 +87,7 @@ class SubsetSpec(BaseModel):
 
     @property
     def is_everything(self) -> bool:
+        """True if the subset keeps all classes and images."""
         return not self.all_steps
 
 
@@ -96,9 +98,8 @@ class Subset:
     name: str
     classes: tuple[str, ...]
     groups: tuple[tuple[str, ...], ...] = ()  # empty: one group per class
-    choosers: tuple[Chosen, ...] = field(
-        default=(), compare=False
-    )  # choose images, mostly of train; empty keeps all
+    # choose images, mostly of train; empty keeps all
+    choosers: tuple[Chosen, ...] = field(default=(), compare=False)
 
     @cached_property
     def digest(self) -> str:
@@ -133,6 +134,8 @@ class Subset:
         result.
 
         Args:
+            split: train, val or test.
+            source_classes: classes of the source in label order.
             labels: int64 [N], indices into `source_classes`.
             ids: uint64 [N].
 
@@ -181,7 +184,8 @@ def _class_list(path: Path) -> SubsetSpec:
 
 def read_spec(path: Path) -> SubsetSpec:
     """Read a subset from a YAML file, by default named after it. Raises UserError."""
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     try:
         content = YAML(typ="rt", pure=True).load(path.read_text())
@@ -255,6 +259,7 @@ def _with_tuples(value: Any) -> Any:
 
 
 def everything(classes: Sequence[str]) -> Subset:
+    """Return the subset of all classes and images."""
     return Subset("all", tuple(classes))
 
 
@@ -268,6 +273,8 @@ def resolve(
     """Apply a specification to a source's `classes`, in the source's order.
 
     Args:
+        spec: the specification.
+        classes: classes of the source in label order.
         ranking: needed for `by: reference`.
         class_counts: training images per class, needed for a budget.
 

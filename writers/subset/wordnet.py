@@ -14,6 +14,7 @@ from writers.errors import UserError
 from writers.subset.lists import imagenet_classes
 
 FILE = Path(__file__).parents[1] / "wordnet.txt"
+# number of labels by depth from the root
 BOTTOM_UP_SIZES = (
     1,
     2,
@@ -33,7 +34,7 @@ BOTTOM_UP_SIZES = (
     918,
     977,
     999,
-)  # number of labels by depth from the root
+)
 TOP_DOWN_SIZES = (127, 10, 2)  # number of labels by number of merges
 
 # PASCAL VOC's twenty classes as nodes: an ImageNet class is related if any hypernym is one of them.
@@ -62,6 +63,8 @@ PASCAL = {
 
 
 class Node(NamedTuple):
+    """A WordNet node: its hypernyms and its words."""
+
     parents: tuple[str, ...]  # first the hypernym on the single chain to the root
     words: str
 

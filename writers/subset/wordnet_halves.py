@@ -39,9 +39,8 @@ class _Fewest(NamedTuple):
     shared: np.ndarray  # int64 [number of classes + 1]
     classes: list[str]  # the node itself, if it is a class without subclasses
     children: list["_Fewest"]
-    steps: list[
-        np.ndarray
-    ]  # per child: its best number, for each total of it and the children before
+    # per child: its best number, for each total of it and the children before
+    steps: list[np.ndarray]
 
 
 def _fewest_shared(node: str, below: dict[str, set[str]], classes: set[str]) -> _Fewest:

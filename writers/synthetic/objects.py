@@ -49,7 +49,7 @@ def _thing(canvas: Canvas, shape: Field, texture: Field, hue: float) -> None:
     """Draw one object of any pose and size, of about one hue."""
     rng = canvas.rng
     radius = rng.uniform(0.3, 0.45)
-    centre = canvas.random_place(radius)
+    center = canvas.random_place(radius)
     main = hsv(hue + rng.normal(0, 0.025), rng.uniform(0.5, 0.95), rng.uniform(0.55, 0.95))
     second = hsv(
         hue + rng.normal(0, 0.15),
@@ -60,13 +60,13 @@ def _thing(canvas: Canvas, shape: Field, texture: Field, hue: float) -> None:
         shape,
         texture,
         (main, second),
-        centre,
+        center,
         radius,
         rng.uniform(0, 2 * np.pi),
         rng.uniform(0.8, 1.0),
     )
     if rng.uniform() < 0.3:
-        canvas.cover(centre, radius)
+        canvas.cover(center, radius)
 
 
 _LOOKS: dict[str, tuple[Field, Field, float]] = {

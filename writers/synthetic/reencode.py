@@ -12,6 +12,8 @@ from writers.formats.files import Files
 
 
 class RedrawnFiles:
+    """Files of which some are decoded by Pillow and stored lossless."""
+
     def __init__(
         self,
         files: Files,
@@ -28,6 +30,7 @@ class RedrawnFiles:
         self._files, self._concerned, self._change = files, concerned, change
 
     def names(self) -> Sequence[str]:
+        """List the names of the files."""
         return self._files.names()
 
     def read(self, name: str) -> bytes:
@@ -42,4 +45,5 @@ class RedrawnFiles:
                 return to_ppm(np.asarray(self._change(image.convert("RGB"))))
 
     def where(self, name: str) -> str:
+        """Describe the location of a file for messages."""
         return self._files.where(name)

@@ -3,6 +3,9 @@
 A shape and a texture are functions of the coordinates u and v, in units of an object's radius.
 """
 
+# numpy types the results of ufuncs as Any.
+# mypy: disable-error-code="no-any-return"
+
 import colorsys
 import functools
 from collections.abc import Callable, Sequence
@@ -28,14 +31,14 @@ class Canvas:
             self.height / self._side / 2,
             self.width / self._side / 2,
         )
-        dark, light = (self.random_colour(0.35) for _ in range(2))
+        dark, light = (self.random_color(0.35) for _ in range(2))
         noise = smooth_noise(rng, (self.height, self.width), cells=int(rng.integers(3, 8)))[
             ..., None
         ]
         self.pixels: Array = dark + (light - dark) * noise
         self._clutter()
 
-    def random_colour(self, max_saturation: float = 0.9) -> Array:
+    def random_color(self, max_saturation: float = 0.9) -> Array:
         """Random color of any hue."""
         return hsv(
             self.rng.uniform(), self.rng.uniform(0.0, max_saturation), self.rng.uniform(0.25, 0.95)
@@ -50,8 +53,8 @@ class Canvas:
         self,
         shape: Field,
         texture: Field,
-        colours: Sequence[Array],
-        centre: tuple[float, float],
+        colors: Sequence[Array],
+        center: tuple[float, float],
         radius: float,
         angle: float,
         squeeze: float = 1.0,
@@ -61,8 +64,8 @@ class Canvas:
         """Draw `shape` filled with `texture`, which mixes two colors."""
         radius_px = radius * self._side
         x_px, y_px = (
-            self.width / 2 + centre[0] * self._side,
-            self.height / 2 + centre[1] * self._side,
+            self.width / 2 + center[0] * self._side,
+            self.height / 2 + center[1] * self._side,
         )
         reach = 1.3 * radius_px + softness_px
         left, right = max(0, int(x_px - reach)), min(self.width, int(x_px + reach) + 1)
@@ -76,24 +79,24 @@ class Canvas:
         cover = np.clip(0.5 - shape(u, v) * np.float32(radius_px / softness_px), 0, opacity)[
             ..., None
         ]
-        paint = colours[0] + (colours[1] - colours[0]) * texture(u, v)[..., None]
+        paint = colors[0] + (colors[1] - colors[0]) * texture(u, v)[..., None]
         window = self.pixels[top:bottom, left:right]
         window += cover * (paint - window)
 
-    def cover(self, centre: tuple[float, float], radius: float) -> None:
+    def cover(self, center: tuple[float, float], radius: float) -> None:
         """Cover an edge of the object with something in front of it."""
         rng = self.rng
         direction = rng.uniform(0, 2 * np.pi)
         place = (
-            centre[0] + radius * 0.95 * np.cos(direction),
-            centre[1] + radius * 0.95 * np.sin(direction),
+            center[0] + radius * 0.95 * np.cos(direction),
+            center[1] + radius * 0.95 * np.sin(direction),
         )
-        colour = self.random_colour(0.5)
+        color = self.random_color(0.5)
         shape = (disc, bar, square)[rng.integers(3)]
         self.draw(
             shape,
             plain,
-            (colour, colour),
+            (color, color),
             place,
             radius * rng.uniform(0.3, 0.55),
             rng.uniform(0, 2 * np.pi),
@@ -119,11 +122,11 @@ class Canvas:
         """Draw blobs and scraps of texture that belong to no class."""
         rng = self.rng
         for _ in range(rng.integers(3, 8)):
-            colour = self.random_colour(0.4)
+            color = self.random_color(0.4)
             self.draw(
                 disc,
                 plain,
-                (colour, colour),
+                (color, color),
                 self.random_place(0.0),
                 rng.uniform(0.08, 0.3),
                 rng.uniform(0, np.pi),
@@ -136,7 +139,7 @@ class Canvas:
             self.draw(
                 (disc, square, bar)[rng.integers(3)],
                 scrap,
-                (self.random_colour(0.4), self.random_colour(0.4)),
+                (self.random_color(0.4), self.random_color(0.4)),
                 self.random_place(0.0),
                 rng.uniform(0.06, 0.16),
                 rng.uniform(0, 2 * np.pi),
@@ -160,22 +163,27 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -
 
 
 def disc(u: Array, v: Array) -> Array:
+    """A disc of radius 1."""
     return np.hypot(u, v) - 1
 
 
 def square(u: Array, v: Array) -> Array:
+    """A square of half side 0.85."""
     return np.maximum(np.abs(u), np.abs(v)) - 0.85
 
 
 def bar(u: Array, v: Array) -> Array:
+    """A horizontal bar."""
     return np.maximum(np.abs(u) - 1, np.abs(v) - 0.3)
 
 
 def ring(u: Array, v: Array) -> Array:
+    """A ring of radii 0.5 and 1."""
     return np.abs(np.hypot(u, v) - 0.75) - 0.25
 
 
 def cross(u: Array, v: Array) -> Array:
+    """Two crossed bars."""
     return np.minimum(bar(u, v), bar(v, u))
 
 
@@ -185,15 +193,19 @@ def corner(u: Array, v: Array) -> Array:
 
 
 def crescent(u: Array, v: Array) -> Array:
+    """A disc without a shifted smaller disc."""
     return np.maximum(np.hypot(u, v) - 1, 0.8 - np.hypot(u - 0.5, v))
 
 
 def diamond(u: Array, v: Array) -> Array:
+    """A rhombus, higher than wide."""
     return (np.abs(u) / 0.6 + np.abs(v) - 1) * 0.6
 
 
 @functools.cache
 def polygon(num_corners: int) -> Field:
+    """A regular polygon."""
+
     def field(u: Array, v: Array) -> Array:
         step = np.float32(2 * np.pi / num_corners)
         return np.hypot(u, v) * np.cos(np.mod(np.arctan2(v, u), step) - step / 2) - np.cos(step / 2)
@@ -219,6 +231,8 @@ def star(num_points: int, inner: float) -> Field:
 
 @functools.cache
 def flower(num_petals: int, depth: float) -> Field:
+    """A disc with a wavy edge; `depth` is the depth of the waves."""
+
     def field(u: Array, v: Array) -> Array:
         return (
             np.hypot(u, v) - (1 - depth) - np.float32(depth) * np.cos(num_petals * np.arctan2(v, u))
@@ -231,10 +245,12 @@ def flower(num_petals: int, depth: float) -> Field:
 
 
 def plain(u: Array, v: Array) -> Array:
+    """The first color only."""
     return np.zeros(np.broadcast_shapes(u.shape, v.shape), np.float32)
 
 
 def shade(u: Array, v: Array) -> Array:
+    """A gradient along u."""
     return np.clip(0.5 + 0.5 * u, 0, 1)
 
 
@@ -247,35 +263,41 @@ def stripes(frequency: float, angle: float = 0.0) -> Field:
 
 @functools.cache
 def checks(frequency: float) -> Field:
+    """A checkerboard with `frequency` squares per unit."""
     rate = np.float32(np.pi * frequency)
     return lambda u, v: _edge(np.sin(rate * u) * np.sin(rate * v) * 2)
 
 
 @functools.cache
 def dots(frequency: float) -> Field:
+    """A grid of dots."""
     rate = np.float32(2 * np.pi * frequency)
     return lambda u, v: _edge(np.cos(rate * u) + np.cos(rate * v) - 0.6)
 
 
 @functools.cache
 def net(frequency: float) -> Field:
+    """A grid of lines."""
     rate = np.float32(2 * np.pi * frequency)
     return lambda u, v: _edge(np.maximum(np.cos(rate * u), np.cos(rate * v)) - 0.75)
 
 
 @functools.cache
 def rings(frequency: float) -> Field:
+    """Concentric rings."""
     rate = np.float32(2 * np.pi * frequency)
     return lambda u, v: _edge(np.cos(rate * np.hypot(u, v)))
 
 
 @functools.cache
 def swirl(num_arms: int) -> Field:
+    """A spiral with `num_arms` arms."""
     return lambda u, v: _edge(np.sin(num_arms * np.arctan2(v, u) + 5 * np.hypot(u, v)))
 
 
 @functools.cache
 def wedges(number: int) -> Field:
+    """Sectors around the center."""
     return lambda u, v: _edge(np.sin(number * np.arctan2(v, u)))
 
 

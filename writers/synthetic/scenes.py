@@ -42,13 +42,13 @@ def _scene(canvas: Canvas, arrange: Arrange, hue: float, shapes: tuple[Field, ..
     for number, (x, y, radius) in enumerate(arrange(rng)):
         if shapes:
             look = (shapes[number], *_look(rng, hue)[1:])
-        shape, texture, colours = look
-        centre = (shift[0] + cosine * x - sine * y, shift[1] + sine * x + cosine * y)
+        shape, texture, colors = look
+        center = (shift[0] + cosine * x - sine * y, shift[1] + sine * x + cosine * y)
         canvas.draw(
             shape,
             texture,
-            colours,
-            centre,
+            colors,
+            center,
             radius * size,
             rng.uniform(0, 2 * np.pi),
             rng.uniform(0.85, 1.0),

@@ -23,6 +23,7 @@ NOTICE = """\
 
 
 def main(labels_file: Path, wnids_file: Path) -> None:
+    """Print the table."""
     labels = json.loads(labels_file.read_text())
     classes = imagenet_classes()
     numbers = [labels[image_name(number)] for number in range(1, NUM_IMAGES + 1)]

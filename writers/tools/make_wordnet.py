@@ -31,6 +31,7 @@ NOTICE = """\
 
 
 def main(folder: Path) -> None:
+    """Print the table."""
     senses = {lemma: offsets for lemma, offsets in _index(folder / "index.noun")}
     words: dict[str, list[str]] = {}
     parents: dict[str, list[str]] = {}

@@ -220,7 +220,7 @@ def test_a_smaller_jpeg_made_of_planes_is_that_made_of_pixels(size, subsampling)
     assert psnr(pixels(blob), expected) > psnr(twin, expected) - 1
 
 
-def test_a_jpeg_of_one_plane_stays_one_and_keeps_its_grey():
+def test_a_jpeg_of_one_plane_stays_one_and_keeps_its_gray():
     image = picture(7, 300, 201, "L")
     blob = encode(as_file(image, "JPEG", quality=95), Encoding(max_resolution=150))
     assert Image.open(io.BytesIO(blob.data)).mode == "L" and (blob.width, blob.height) == (150, 100)
@@ -254,9 +254,10 @@ def test_shrinking_takes_the_mean_of_exactly_the_area_at_every_ratio():
         difference = shrink(image, new_width, new_height) - area_means(
             image, new_width, new_height, rounded=False
         )
+        # half a level for rounding, and the shares are twelve bits
         assert (
             np.abs(difference).max() < 0.75
-        )  # half a level for rounding, and the shares are twelve bits
+        )
     assert (shrink(np.full((70, 4001, 3), 255, np.uint8), 13, 7) == 255).all()
 
 

@@ -76,9 +76,10 @@ def test_killed_at_twenty_random_moments(source: Source, tree: Path, tmp_path: P
             assert not _shared_memory(pid), "a kill would leave it there"
             os.kill(pid, signal.SIGKILL)
             assert server.stdout.readline() == "gone\n"
+            # the writer led a session of its own: nobody of it is left
             with pytest.raises(
                 ProcessLookupError
-            ):  # the writer led a session of its own: nobody of it is left
+            ):
                 os.killpg(pid, 0)
             num_caught_writing += bool(list(file.parent.glob(".*.writing")))
             if file.exists():

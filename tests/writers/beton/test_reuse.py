@@ -150,17 +150,19 @@ def test_out_of_a_beton_with_coarser_labels_and_out_of_a_taken_one(place: Place)
     record(place.data / "taken" / "train.beton", taken.manifest, place.origin)
     place.same_as_own()
     again = place.take(Subset("one", ("owl",)), "again")
+    # the smallest that has them all
     assert again and again.beton.parent.name in (
         "taken",
         "own_taken",
-    )  # the smallest that has them all
+    )
     place.same_as_own(Subset("one", ("owl",)), "again")
 
 
 def test_images_known_to_be_damaged_leave_the_same_room(place: Place, monkeypatch):
+    # ten are wanted, of which one is damaged: a file for ten all the same
     monkeypatch.setattr(
         layout, "FEW_SAMPLES", 10
-    )  # ten are wanted, of which one is damaged: a file for ten all the same
+    )
     place.source.damaged = {"train/cat/train_0.jpg": "cut off", "train/dog/train_1.jpg": "cut off"}
     place.write()
     taken = place.take()
@@ -228,9 +230,10 @@ def test_the_link_of_a_killed_process_goes_when_the_next_begins(place: Place):
 
 
 def _touch(place: Place) -> None:
+    # an image that is not even wanted
     os.utime(
         place.tree / "train" / "dog" / "train_0.jpg", ns=(1, 1)
-    )  # an image that is not even wanted
+    )
     place.reopen()
 
 

@@ -85,10 +85,10 @@ ODD = {
     "ycck": of_ink(2),
     "cmyk_unsaid": without_adobe_marker(),
     "rotated": rotated(),
-    "grey": saved(picture(1, mode="L"), "JPEG"),
+    "gray": saved(picture(1, mode="L"), "JPEG"),
     "progressive": saved(picture(2), "JPEG", progressive=True),
     "rgba": saved(picture(5).convert("RGBA"), "PNG"),
-    "grey_alpha": saved(picture(5).convert("LA"), "PNG"),
+    "gray_alpha": saved(picture(5).convert("LA"), "PNG"),
     "palette": saved(picture(6).quantize(32), "PNG"),
     "palette_transparent": saved(picture(6).quantize(32), "PNG", transparency=5),
     "palette_half_transparent": saved(
@@ -105,13 +105,13 @@ ODD = {
     "tiff": saved(picture(11), "TIFF"),
     "trailing": saved(picture(12), "JPEG") + b"\0" * 300 + b"camera",
 }
-JPEGS = {"rotated", "grey", "progressive", "trailing"}  # that a decoder turns into RGB by itself
+JPEGS = {"rotated", "gray", "progressive", "trailing"}  # that a decoder turns into RGB by itself
 BROKEN = {
     "truncated": saved(picture(13), "JPEG")[:-400],
     "truncated_png": ODD["png"][:900],
     "empty": b"",
     "text": b"404 Not Found\n",
-    "jpeg_header_only": ODD["grey"][:4],
+    "jpeg_header_only": ODD["gray"][:4],
 }
 
 
@@ -180,17 +180,17 @@ def test_passthrough_keeps_what_is_a_plain_jpeg_and_makes_one_of_the_rest(tmp_pa
             assert np.abs(pixels - expected).mean() < 6, name
 
 
-def test_sixteen_bit_grey_is_scaled_where_pillow_would_clip_it_to_white(tmp_path: Path):
+def test_sixteen_bit_gray_is_scaled_where_pillow_would_clip_it_to_white(tmp_path: Path):
     values = np.linspace(0, 2**16 - 1, 120 * 100).reshape(100, 120).astype(np.uint16)
-    _, archives = imagenet(tmp_path, {"grey16": saved(Image.fromarray(values), "PNG")})
-    _, _, pixels = stored(archives, tmp_path / "raw.beton", Encoding(format="raw"))["grey16"]
+    _, archives = imagenet(tmp_path, {"gray16": saved(Image.fromarray(values), "PNG")})
+    _, _, pixels = stored(archives, tmp_path / "raw.beton", Encoding(format="raw"))["gray16"]
     # Either way of rounding.
     assert np.abs(pixels.astype(float) - (values / 257.0)[..., None]).max() < 1
 
 
 @pytest.mark.parametrize("format", ["raw", "jpeg", "passthrough"])
 def test_all_that_is_no_whole_image_is_named_or_left_out(tmp_path: Path, format: str):
-    _, archives = imagenet(tmp_path, {"good": ODD["grey"]} | BROKEN)
+    _, archives = imagenet(tmp_path, {"good": ODD["gray"]} | BROKEN)
     source = open_dataset("imagenet", archives, SplitSettings())
     arguments = (
         source,

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(
     reason="the package's C parts were not built",
 )
 
-TURBO_SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2, "grey": 3, "4:4:0": 4, "4:1:1": 5}
+TURBO_SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2, "gray": 3, "4:4:0": 4, "4:1:1": 5}
 
 
 def saved(image: Image.Image, **options) -> bytes:
@@ -114,7 +114,7 @@ def test_the_same_pixels_for_every_size_and_kind(size, options):
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=str)
-def test_grey(options):
+def test_gray(options):
     check(saved(textured(61, 47).convert("L"), **options))
 
 
@@ -157,7 +157,7 @@ def by_turbo(image: np.ndarray, subsampling: int) -> bytes:
     return jpeg
 
 
-def test_a_scan_for_each_colour_becomes_one_for_all():
+def test_a_scan_for_each_color_becomes_one_for_all():
     planes = [saved(plane, quality=85) for plane in textured(70, 50).convert("YCbCr").split()]
     frame, scan = read_frame(planes[0]).offset, read_frame(planes[0]).scan
     header, tables = planes[0][:frame], planes[0][frame + 13 : scan - 10]
@@ -173,11 +173,11 @@ def test_a_scan_for_each_colour_becomes_one_for_all():
     check(source)
 
 
-@pytest.mark.parametrize("grey", [False, True], ids=["4:2:0", "grey"])
-def test_planes_are_coded_at_once_as_they_are_in_two_steps(grey):
+@pytest.mark.parametrize("gray", [False, True], ids=["4:2:0", "gray"])
+def test_planes_are_coded_at_once_as_they_are_in_two_steps(gray):
     rng = np.random.default_rng(3)
     for width, height in [(1, 1), (16, 16), (17, 33), *rng.integers(1, 140, (20, 2)).tolist()]:
-        image = turbojpeg.new_planes(width, height, grey=grey)
+        image = turbojpeg.new_planes(width, height, gray=gray)
         for plane in image.planes:
             plane[:] = np.clip(
                 np.add.outer(np.arange(plane.shape[0]), np.arange(plane.shape[1]))

@@ -182,11 +182,11 @@ def as_on_the_hub(tree: Path, out: Path) -> Path:
         labels = pa.array([label + 5 for label in table["label"].to_pylist()])
         table = table.set_column(1, table.schema.field("label"), labels)
         pq.write_table(table, shard, row_group_size=2)
-    unlabelled = pq.read_table(hub / "data" / "validation-00000-of-00001.parquet")
-    unlabelled = unlabelled.set_column(
-        1, unlabelled.schema.field("label"), pa.array([-1] * len(unlabelled))
+    unlabeled = pq.read_table(hub / "data" / "validation-00000-of-00001.parquet")
+    unlabeled = unlabeled.set_column(
+        1, unlabeled.schema.field("label"), pa.array([-1] * len(unlabeled))
     )
-    pq.write_table(unlabelled, hub / "data" / "test-00000-of-00001.parquet")
+    pq.write_table(unlabeled, hub / "data" / "test-00000-of-00001.parquet")
     return hub
 
 

@@ -46,38 +46,38 @@ def _folders(runs: Path, kinds: Iterable[str]) -> Iterator[os.DirEntry[str]]:
             yield from folders
 
 
-def has_outputs(spec: StageKind, folder: Path, data: Path) -> bool:
+def has_outputs(kind: StageKind, folder: Path, data: Path) -> bool:
     """Return True if the files that other stages read still exist.
 
     People may delete betons and features to save disk space.
 
     Args:
-        spec: declaration of the stage's kind.
+        kind: declaration of the stage's kind.
         folder: folder of a stage that has a result.
         data: folder of betons.
     """
     metrics: Any = {}
     try:
-        if spec.recorded_outputs is not None:
+        if kind.recorded_outputs is not None:
             metrics = json.loads((folder / result.FILE_NAME).read_text())["metrics"]
         return all(
             file.exists() if size is None else file.stat().st_size == size
-            for file, size in spec.output_files(metrics, folder, data).items()
+            for file, size in kind.output_files(metrics, folder, data).items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def is_done(spec: StageKind, folder: Path, data: Path) -> bool:
+def is_done(kind: StageKind, folder: Path, data: Path) -> bool:
     """Return True if the stage has a result and every file that other stages read."""
-    return has_result(folder) and has_outputs(spec, folder, data)
+    return has_result(folder) and has_outputs(kind, folder, data)
 
 
-def state(spec: StageKind, folder: Path, data: Path) -> State:
+def state(kind: StageKind, folder: Path, data: Path) -> State:
     """Return the stage's current state; never "skipped", which depends on a shortlist."""
     if lease.is_held(folder):
         return "running"
-    if is_done(spec, folder, data):
+    if is_done(kind, folder, data):
         return "done"
     return "failed" if (folder / ERROR_FILE).exists() else "left"
 

@@ -32,6 +32,7 @@ CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SlurmUser=root
@@ -46,10 +47,13 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
-SlurmctldPort=16817
-SlurmdPort=16818
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
 """
 
 
@@ -74,19 +78,17 @@ def real_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     daemons = []
     with pytest.MonkeyPatch.context() as patch:
         conf = folder / "slurm.conf"
-        conf.write_text(CONF.format(host=socket.gethostname().split(".")[0], folder=folder))
+        host = socket.gethostname().split(".")[0]
+        conf.write_text(CONF.format(host=host, folder=folder, ports=_free_ports(2)))
         patch.setenv("SLURM_CONF", str(conf))
         try:
-            if subprocess.run(["munge", "-n"], capture_output=True).returncode != 0:
-                daemons.append(_start_munge())
-            daemons += [
-                subprocess.Popen(
-                    ["slurmctld", "-D"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-                ),
-                subprocess.Popen(
-                    ["slurmd", "-D"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-                ),
-            ]
+            daemons.append(_start_munge(folder))
+            for name in ("slurmctld", "slurmd"):
+                daemons.append(
+                    subprocess.Popen(
+                        [name, "-D"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+                    )
+                )
             deadline = time.monotonic() + 30
             while (
                 "idle"
@@ -111,17 +113,32 @@ def real_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 daemon.wait(10)
 
 
-def _start_munge() -> "subprocess.Popen[bytes]":
-    key = Path("/etc/munge/munge.key")
-    if not key.exists():
-        key.write_bytes(os.urandom(1024))
-        key.chmod(0o400)
-        shutil.chown(key, "munge", "munge")
-    Path("/run/munge").mkdir(exist_ok=True)
-    shutil.chown("/run/munge", "munge", "munge")
-    return subprocess.Popen(
-        ["munged", "--foreground"], user="munge", group="munge", stderr=subprocess.DEVNULL
+def _free_ports(num: int) -> list[int]:
+    """Return ports that are free now; another session may run its own Slurm."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("", 0))) for _ in range(num)]
+        return [server.getsockname()[1] for server in sockets]
+
+
+def _start_munge(folder: Path) -> "subprocess.Popen[bytes]":
+    """Start munged with a key and a socket of its own."""
+    key, munge_socket = folder / "munge.key", folder / "munge.socket"
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o400)
+    options = {"key-file": key, "socket": munge_socket} | {
+        f"{name}-file": folder / f"munge.{name}" for name in ("pid", "log", "seed")
+    }
+    process = subprocess.Popen(
+        [
+            "munged",
+            "--foreground",
+            "--force",
+            *(f"--{key}={file}" for key, file in options.items()),
+        ],
+        stderr=subprocess.DEVNULL,
     )
+    wait_for(lambda: munge_socket.exists() or process.poll() is not None)
+    return process
 
 
 def run_all(
@@ -208,6 +225,25 @@ def test_on_a_real_slurm_killed_and_preempted_jobs_of_an_array_are_retried(folde
     assert load_result(last, folders).metrics["value"] == 3
     assert load_result(requeued, folders).metrics["resumed_at"] > 0
     assert journal().count("last") == 1
+
+
+@pytest.mark.usefixtures("needs_submitit", "real_slurm")
+def test_on_a_real_slurm_a_preempted_stage_is_retried(folders, make, journal, tmp_path):
+    """A job of a partition with priority takes its CPUs. Slurm sends SIGTERM, as scancel does."""
+    stage = make("preempted", sleep_s=4)
+    urgent: list[str] = []
+
+    def observe(launcher: slurm.SlurmLauncher) -> None:
+        if (stage.folder(folders.runs) / "progress.json").exists() and not urgent:
+            command = ["sbatch", "--partition=urgent", "--cpus-per-task=2", "--wrap=sleep 3"]
+            urgent.append(f"--output={tmp_path / 'urgent.txt'}")
+            subprocess.run([*command, *urgent], check=True, capture_output=True)
+
+    run = run_all(settings_for(folders, 2, num_threads=2), slurm.Options(), (stage,), observe)
+    assert not run.failed and urgent
+    assert load_result(stage, folders).retries == {"preempted": 1}
+    assert load_result(stage, folders).metrics["resumed_at"] > 0
+    assert journal() == ["preempted"] * 2
 
 
 @pytest.mark.usefixtures("needs_submitit", "real_slurm")

@@ -1,6 +1,6 @@
-"""Finished stages on disk that a recipe no longer asks for, because defaults or code have changed.
+"""Find finished stages that a recipe no longer needs, because defaults or code have changed.
 
-They stay readable. A run computes their successors, which have other keys.
+Their results stay readable. A run computes their successors, which have other keys.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Finished stages that a change of defaults or of code leaves behind are counted, with the reason."""
+"""Finished stages outdated by a change of defaults or code are counted, with the reason."""
 
 import json
 from collections import Counter
@@ -66,7 +66,7 @@ def as_record(stage: Stage) -> Result:
     )
 
 
-def found(matrix: Matrix, folders: Folders) -> list[tuple[str, str, str]]:
+def outdated_stages(matrix: Matrix, folders: Folders) -> list[tuple[str, str, str]]:
     return [
         (old.successor.kind, old.reason, old.details)
         for old in outdated.find(matrix, folders.runs, unfinished(matrix, folders))
@@ -86,19 +86,19 @@ def with_config(matrix: Matrix, kind: str, change: dict[str, Any]) -> Matrix:
 
 def test_a_finished_matrix_has_no_outdated_stages(folders: Folders):
     finish(plan(), folders)
-    assert found(plan(), folders) == []
+    assert outdated_stages(plan(), folders) == []
 
 
 def test_a_changed_default_is_named(folders: Folders):
     finish(with_config(plan(), "evaluate", {"batch_size": 7}), folders)
-    assert found(plan(), folders) == [
+    assert outdated_stages(plan(), folders) == [
         ("evaluate", "changed default", "settings.batch_size"),
     ]
 
 
 def test_settings_of_another_recipe_are_not_outdated(folders: Folders):
     finish(plan("evaluate.batch_size=7"), folders)
-    assert found(plan(), folders) == []
+    assert outdated_stages(plan(), folders) == []
 
 
 def test_a_changed_need_is_told_from_a_changed_setting(folders: Folders):
@@ -111,7 +111,7 @@ def test_a_changed_need_is_told_from_a_changed_setting(folders: Folders):
         for stage in matrix.stages
     )
     finish(Matrix(matrix.recipe, before), folders)
-    assert found(matrix, folders) == [("evaluate", "needed stage", "model")]
+    assert outdated_stages(matrix, folders) == [("evaluate", "needed stage", "model")]
 
 
 @pytest.mark.parametrize("overrides", [(), ("evaluate.batch_size=7",)])
@@ -132,9 +132,9 @@ def test_results_of_an_older_code_version_are_counted_and_stay_readable(
         old = plan(*overrides)
         finish(old, folders, ("evaluate", "transfer"))
         keys = {stage.kind: stage.key for stage in old.stages}
-    by_kind = Counter(kind for kind, reason, _ in found(plan(), folders))
+    by_kind = Counter(kind for kind, reason, _ in outdated_stages(plan(), folders))
     assert by_kind == {"evaluate": 1, "transfer": 2}
-    assert ("evaluate", "code version", f"version {version - 1}, now {version}") in found(
+    assert ("evaluate", "code version", f"version {version - 1}, now {version}") in outdated_stages(
         plan(), folders
     )
     record = result.load(folders.runs / "stages" / "evaluate" / keys["evaluate"])
@@ -153,4 +153,4 @@ def test_damaged_records_are_passed_over(folders: Folders):
     (file,) = folders.runs.glob("stages/evaluate/*/stage.json")
     for text in ("{", "[]", '{"name": "evaluate/all/eps0/seed0"}'):
         file.write_text(text)
-        assert found(plan(), folders) == []
+        assert outdated_stages(plan(), folders) == []

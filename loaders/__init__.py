@@ -1,11 +1,12 @@
-"""From betons to batches: plans, and the backends that carry them out.
+"""Load batches of images and labels from beton files.
 
-`open_loader(plan)` is all that training code needs. A backend is a file of `loaders/backends/`; `loaders.backend` says
-what it yields. Same plan, same epoch: same batches, whichever backend and however many threads.
+Training code needs `open_loader(plan)` only. Each module of `loaders/backends/` is a backend;
+`loaders.backend` defines their interface. The same plan and epoch give the same batches with every
+backend and any number of threads. Names are imported lazily: `import loaders` imports no torch.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from writers import names
 
@@ -13,15 +14,36 @@ if TYPE_CHECKING:
     from loaders.backend import Loader
     from loaders.plan import LoaderPlan
 
+__all__ = ["Loader", "LoaderPlan", "open_loader"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy: loaders.backend imports torch.
+    if name == "Loader":
+        from loaders.backend import Loader
+
+        return Loader
+    if name == "LoaderPlan":
+        from loaders.plan import LoaderPlan
+
+        return LoaderPlan
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 def open_loader(plan: "LoaderPlan") -> "Loader":
-    """The plan's loader. Raises UserError for an unknown backend, and for a beton that is absent or damaged.
+    """Open the loader of a plan.
 
-    `auto` is resident for a beton that takes no more than a quarter of the GPU's free memory once it is decoded, else ffcv.
+    Backend `auto` selects `resident` if the decoded beton takes at most a quarter of the GPU's free
+    memory, otherwise `ffcv`.
+
+    Raises:
+        UserError: the backend is unknown, or the beton is missing or damaged.
     """
     if plan.backend == "auto":
         plan = replace(plan, backend="resident" if _fits_on_the_gpu(plan) else "ffcv")
-    return names.find("loaders.backends", plan.backend, "loader backend").open_loader(plan)
+    backend = names.find("loaders.backends", plan.backend, "loader backend")
+    loader: Loader = backend.open_loader(plan)
+    return loader
 
 
 def _fits_on_the_gpu(plan: "LoaderPlan") -> bool:

@@ -1,9 +1,10 @@
-"""Which part of each image a batch shows: crops and flips as a pure function of (seed, epoch, sample).
+"""Choose crops, flips and order as pure functions of (seed, epoch, sample).
 
-Each sample has its own stream of random words (`writers/random_streams.py`), by its id, so its crop is the same for any number of
-threads, any batch size, any backend, any file that holds it, and after a resume. Words of a sample: 0 the flip; 1 and 2,
-3 and 4, ... 19 and 20 area and ratio of the ten tries; 21 left, 22 top. `loaders/backends/reference.py` has the slow twin,
-one sample at a time in Python integers.
+Each sample has its own stream of random words (`writers/random_streams.py`), keyed by its id. Its
+crop is therefore the same for any number of threads, batch size, backend and file, and after a
+resume. Words of a sample: 0 the flip; 1 and 2, 3 and 4, ... 19 and 20 area and ratio of the ten
+tries; 21 left, 22 top. `loaders/backends/reference.py` has a slow version of the same, one sample
+at a time in Python integers.
 """
 
 from dataclasses import dataclass
@@ -18,36 +19,46 @@ NUM_WORDS = 1 + 2 * NUM_TRIES + 2
 _FIRST_WORDS = np.array([0, 1, 2, NUM_WORDS - 2, NUM_WORDS - 1])  # flip, first try, left, top
 _OTHER_TRIES = np.arange(3, NUM_WORDS - 2)
 
-BLOCK_BYTES = 2**23  # of the file that are read together: FFCV's page
-WINDOW_BLOCKS = 64  # in memory at a time, 512 MiB
+BLOCK_BYTES = 2**23  # file bytes that are read together: FFCV's page size
+WINDOW_BLOCKS = 64  # blocks in memory at a time, 512 MiB
 
-_ORDER_KEY = 0x6F72646572  # so that order and pixels draw from unrelated streams
+_ORDER_KEY = 0x6F72646572  # order and crops use unrelated random streams
 _BLOCK_KEY = 0x626C6F636B
 
 
 @dataclass(frozen=True)
 class Crops:
-    """For each image of a batch the box to show, in pixels of the stored image, and whether to mirror it.
+    """Crop boxes of a batch. With k crops per image, the crops of an image are adjacent.
 
-    With k crops of each image: those of the first image, those of the second, ...
+    Attributes:
+        boxes: int64 [B * k, 4]: left, top, width, height in pixels of the stored image. Boxes are
+            inside the image; width and height are at least 1.
+        flips: bool [B * k], mirror the crop horizontally.
     """
 
-    boxes: (
-        np.ndarray
-    )  # int64 [B, 4]: left, top, width, height; inside the image, width and height at least 1
-    flips: np.ndarray  # bool [B]
+    boxes: np.ndarray
+    flips: np.ndarray
 
     @classmethod
     def none(cls) -> "Crops":
+        """Return zero crops."""
         return cls(np.empty((0, 4), np.int64), np.empty(0, bool))
 
 
 def choose_crops(
     plan: LoaderPlan, epoch: int, ids: np.ndarray, widths: np.ndarray, heights: np.ndarray
 ) -> Crops:
-    """Crops of the samples with these ids (uint64 [B]) and sizes in pixels (int64 [B]): plan.crops_per_image of each.
+    """Choose plan.crops_per_image crops of each sample.
 
-    View v of a sample takes the words from v * NUM_WORDS on, so that the first is the one that a plan of one crop has.
+    View v of a sample uses the words from v * NUM_WORDS on, so the first view equals the crop of a
+    plan with one crop per image.
+
+    Args:
+        plan: augmentation and seed.
+        epoch: number of the epoch.
+        ids: uint64 [B].
+        widths: int64 [B], pixels.
+        heights: int64 [B], pixels.
     """
     views = [
         _choose_view(plan, epoch, ids, widths, heights, view)
@@ -81,16 +92,31 @@ def _choose_view(
 
 
 def random_order(seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:
-    """A permutation of the samples with these ids (uint64 [N]): int64 [N]. A subset keeps the order it has in the whole."""
+    """Return a random permutation of samples, int64 [N].
+
+    A subset keeps its relative order from the full set.
+
+    Args:
+        seed: of the plan.
+        epoch: number of the epoch.
+        ids: uint64 [N].
+    """
     words = random_words(seed ^ _ORDER_KEY, epoch, ids, 1)
     return np.argsort(words[:, 0], kind="stable")
 
 
 def quasi_random_order(seed: int, epoch: int, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """A permutation (int64 [N]) that goes through a file of any size with few of its pages in memory.
+    """Return a permutation, int64 [N], that needs few pages of the file in memory at a time.
 
-    Blocks of the file in random order, WINDOW_BLOCKS of them at a time; within such a window the samples in random order. Since
-    betons are written in a random order, a window is a fair draw of all classes. `offsets`: where the images lie, int64 [N].
+    The blocks of the file are shuffled and grouped into windows of WINDOW_BLOCKS; samples are
+    shuffled within a window. Betons are written in random order, so a window is a fair sample of
+    all classes.
+
+    Args:
+        seed: of the plan.
+        epoch: number of the epoch.
+        ids: uint64 [N].
+        offsets: int64 [N], byte offsets of the images.
     """
     blocks, block_of = np.unique(offsets // BLOCK_BYTES, return_inverse=True)
     place = np.empty(len(blocks), np.int64)
@@ -110,17 +136,19 @@ def _random_boxes(
     heights: np.ndarray,
     view: int,
 ) -> np.ndarray:
-    """torchvision's RandomResizedCrop: the first of ten tries that fits, else the largest box of an allowed ratio.
+    """Choose boxes as torchvision's RandomResizedCrop does.
 
-    draws: float64 [B, 5], of _FIRST_WORDS. Mostly the first try fits; the others are drawn for those samples that need them.
+    The first of ten tries that fits, otherwise the largest centered box of an allowed ratio.
+    Usually the first try fits; further words are drawn only for the other samples. `draws` is
+    float64 [B, 5] in [0, 1), of _FIRST_WORDS.
     """
     ratio = plan.crop_ratio
-    box_widths, box_heights, found = _tried(plan, draws[:, 1], draws[:, 2], widths, heights)
+    box_widths, box_heights, found = _try_boxes(plan, draws[:, 1], draws[:, 2], widths, heights)
     failed = np.flatnonzero(~found)
     if len(failed):
         words = words_at(plan.seed, epoch, ids[failed], _OTHER_TRIES + view * NUM_WORDS)
         tries = uniform(words).reshape(len(failed), NUM_TRIES - 1, 2)
-        more_widths, more_heights, fits = _tried(
+        more_widths, more_heights, fits = _try_boxes(
             plan, tries[:, :, 0], tries[:, :, 1], widths[failed, None], heights[failed, None]
         )
         chosen = np.arange(len(failed)), fits.argmax(axis=1)
@@ -143,14 +171,14 @@ def _random_boxes(
     return np.stack([left, top, box_width, box_height], axis=1)
 
 
-def _tried(
+def _try_boxes(
     plan: LoaderPlan,
     area_draws: np.ndarray,
     ratio_draws: np.ndarray,
     widths: np.ndarray,
     heights: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Width and height (int64) of the boxes that draws in [0, 1) give, and whether each fits the image (bool)."""
+    """Return widths and heights (int64) of boxes from uniform draws, and which fit (bool)."""
     (smallest, largest), ratio = plan.crop_scale, plan.crop_ratio
     areas = (widths * heights) * (smallest + (largest - smallest) * area_draws)
     low, high = np.log(ratio[0]), np.log(ratio[1])
@@ -162,9 +190,10 @@ def _tried(
 
 
 def _center_boxes(widths: np.ndarray, heights: np.ndarray, fraction: float) -> np.ndarray:
-    """The square of `fraction` of the shorter side, in the middle: crop, then resize, as FFCV does it.
+    """Return the centered square of `fraction` of the shorter side.
 
-    Where FFCV truncates, sizes and corners are rounded half to even, as torchvision's center_crop rounds its corners.
+    FFCV truncates; here sizes and corners are rounded half to even, as in torchvision's
+    center_crop.
     """
     side = np.maximum(np.rint(np.minimum(widths, heights) * fraction), 1).astype(np.int64)
     left = np.rint((widths - side) / 2).astype(np.int64)

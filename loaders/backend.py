@@ -1,4 +1,4 @@
-"""What a loader backend gives: the contract behind every file of `loaders/backends/`, with the parts that all share."""
+"""Interface of the loader backends in `loaders/backends/`, and the parts that they share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -11,25 +11,33 @@ from loaders.plan import LoaderPlan
 from loaders.reader import Samples
 from writers.errors import UserError
 
-# Images [B, 3, R, R] channels_last, of the plan's dtype; labels int64 [B], or int8 [B, K] where an image has many: 1 it is
-# there, 0 it is there but difficult, -1 it is not.
+# Images [B, 3, R, R], channels_last, of the plan's dtype. Labels int64 [B], or int8 [B, K] for
+# multi-label files: 1 present, 0 difficult, -1 absent.
 Batch = tuple[torch.Tensor, torch.Tensor]
-POISON = 77
+DEBUG_FILL_VALUE = 77
 
 
 class Epoch(ABC):
-    """One pass over the samples. An iterator; also a context manager, which ends the work behind it on the way out.
+    """One pass over the samples.
 
-    A batch is valid until the next one is asked for: its memory is then filled again. Clone what must live longer.
+    An iterator and a context manager that ends background work on exit.
+
+    A batch is valid until the next one is requested; then its memory is reused. Clone tensors that
+    must live longer.
     """
 
     @abstractmethod
     def __next__(self) -> Batch:
-        """Raises UserError, naming sample and file, for an image that does not decode; RuntimeError once closed."""
+        """Return the next batch.
+
+        Raises:
+            UserError: an image does not decode; the message names sample and file.
+            RuntimeError: the epoch is closed.
+        """
 
     @abstractmethod
     def close(self) -> None:
-        """End the epoch here. May be called twice."""
+        """End the epoch. May be called more than once."""
 
     def __iter__(self) -> Self:
         return self
@@ -47,7 +55,7 @@ class Epoch(ABC):
 
 
 class Loader(ABC):
-    """The samples of a beton, seen through a plan."""
+    """The samples of a beton that a plan selects."""
 
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
         self.plan, self.samples = plan, samples
@@ -57,33 +65,40 @@ class Loader(ABC):
 
     @abstractmethod
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> Epoch:
-        """The batches of this epoch, at the plan's resolution unless told. A new epoch closes the one before.
+        """Start an epoch; closes the previous one.
 
-        `start_batch`: how many to leave out at the front, at no cost; the others are what they are in the whole epoch.
-        `len(loader)` leaves out all. Raises UserError for more than that.
+        Args:
+            epoch: number of the epoch; with the plan's seed it decides order, crops and flips.
+            resolution: R of the batches. None means the plan's.
+            start_batch: batches to skip at the start, at no cost; the remaining batches are those
+                of the
+                full epoch. `len(loader)` skips all.
+
+        Raises:
+            UserError: start_batch is not in [0, len(loader)].
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Give back threads, buffers and the file. May be called twice."""
+        """Release threads, buffers and the file. May be called more than once."""
 
     @property
     def num_samples(self) -> int:
-        """N: samples that the plan sees, all ranks together, after view and relabelling."""
+        """Number of samples over all ranks, after view and relabeling."""
         return len(self.samples)
 
     @property
     def multi_label(self) -> bool:
-        """Whether an image has a label for each class."""
+        """True if each image has a label for each class."""
         return self.samples.multi_label
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in label order, after relabelling."""
+        """Class names in label order, after relabeling."""
         return self.samples.classes
 
     def __len__(self) -> int:
-        """Batches per epoch, of this rank."""
+        """Batches per epoch of this rank."""
         return self.samples.num_batches(self.plan)
 
     def __enter__(self) -> Self:
@@ -99,38 +114,41 @@ class Loader(ABC):
 
 
 class PlainEpoch(Epoch):
-    """An epoch out of a generator, for backends that make each batch when it is asked for."""
+    """Epoch over a generator, for backends that make each batch on request."""
 
     def __init__(self, batches: Iterator[Batch], poison: bool = False) -> None:
         self._batches, self._closed = batches, False
         self._poison = poison
-        self._held: Batch | None = None
+        self._current: Batch | None = None
 
     def __next__(self) -> Batch:
         if self._closed:
             raise RuntimeError(
-                "This epoch is closed: by its close(), by its loader's, or by the loader's next epoch."
+                "This epoch is closed: by its close(), by its loader's, or by the loader's next "
+                "epoch."
             )
-        if self._held is not None:
-            poison(self._held)
+        if self._current is not None:
+            debug_fill(self._current)
         batch = next(self._batches)
-        self._held = batch if self._poison else None
+        self._current = batch if self._poison else None
         return batch
 
     def close(self) -> None:
+        """End the epoch. May be called more than once."""
         self._closed = True
 
 
-def refuse_several_crops(plan: LoaderPlan) -> None:
-    """Raise UserError for a plan of several crops an image, in a backend that makes one."""
+def check_single_crop(plan: LoaderPlan) -> None:
+    """Raise UserError if a plan has several crops per image, for backends that make one."""
     if plan.crops_per_image > 1:
         raise UserError(
-            f"LoaderPlan.crops_per_image is {plan.crops_per_image}; the {plan.backend} backend makes one crop of each image.",
+            f"LoaderPlan.crops_per_image is {plan.crops_per_image}; the {plan.backend} backend "
+            "makes one crop of each image.",
             "Use backend: ffcv.",
         )
 
 
-def poison(batch: Batch) -> None:
-    """Overwrite a batch whose time is over, so that a test or a loss shows who still holds it (LoaderPlan.poison)."""
+def debug_fill(batch: Batch) -> None:
+    """Overwrite an expired batch so that reads of it become visible (LoaderPlan.poison)."""
     for tensor in batch:
-        tensor.fill_(POISON)
+        tensor.fill_(DEBUG_FILL_VALUE)

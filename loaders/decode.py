@@ -1,13 +1,15 @@
 """Decode, crop, resize and flip a batch in one pass from the mapped file into the batch's memory.
 
-`BatchDecoder.decode` is one call of the C kernel, which makes the images of the batch on threads of its own and holds no Python
-lock. Without the C kernel it cuts the batch into short runs for a few threads of Python; each run is one call of the numba kernel
-(loaders/kernel.py), without the lock, too. JPEGs go through scratch images that belong to the thread; of one with a restart index
-(writers/jpeg/restart_index.py) only the part under the crop is decoded. Raw images are read where they lie in the file. The resize
-averages exactly the area under each output pixel when it shrinks and is bilinear when it enlarges, each axis on its own.
+`BatchDecoder.decode` is one call of the C kernel, which decodes the images of a batch on its own
+threads and does not hold the GIL. Without the C kernel the batch is split into short runs for a few
+Python threads; each run is one call of the numba kernel (loaders/kernel.py), also without the GIL.
+JPEGs are decoded to per-thread scratch images; of a JPEG with a restart index
+(writers/jpeg/restart_index.py) only the part under the crop is decoded. Raw images are read in
+place. The resize averages the exact area under each output pixel if an axis shrinks and is bilinear
+if it grows, each axis on its own.
 
-Not numba's parallel loops: numba's thread pool must not be entered by two loaders at once with every threading layer, does not
-survive a fork, and takes seconds more to compile.
+Numba's parallel loops are not used: with some threading layers two loaders must not enter numba's
+thread pool at once, it does not survive a fork, and it takes seconds more to compile.
 """
 
 import ctypes
@@ -23,13 +25,12 @@ from loaders.reader import Samples
 from writers.beton.encoding import DCT
 from writers.errors import UserError
 
-_RUNS_PER_THREAD = (
-    4  # more: better balance between large and small images; fewer: less work between the runs
-)
+# More runs balance large and small images better; fewer have less overhead.
+_RUNS_PER_THREAD = 4
 
 
 class BatchDecoder:
-    """Fills batches from one beton with `num_threads` threads."""
+    """Decode batches of one beton with `num_threads` threads."""
 
     def __init__(
         self,
@@ -42,14 +43,25 @@ class BatchDecoder:
         content: np.ndarray | None = None,
         scattered: bool = False,
     ) -> None:
-        """`library`: a shared object that is linked to libturbojpeg, as FFCV's is. `table`, `conversion`: of
-        loaders.normalize; None: levels.
-        `content`: the bytes (uint8) that `samples.offsets` count in; None: the file's.
+        """Map the file and start the threads.
 
-        scattered: read the images that `ask_for` names, all at once, and nothing beside them. The system's own way, to read on
-        around what is touched, pays where the whole file stays in memory, and reads it many times over where it does not:
-        measured once, two passes over every second image of a 0.63 GB file in a container of 0.9 GB read 19.8 GB, and 0.65 GB
-        so (Linux 6, read-ahead of 8 MiB).
+        `scattered` turns the system's read-ahead off. Read-ahead pays if the file stays in memory;
+        otherwise it reads the file many times over. Measured once: two passes over every second
+        image of a 0.63 GB file in a container of 0.9 GB read 19.8 GB with read-ahead and 0.65 GB
+        without (Linux 6, read-ahead of 8 MiB).
+
+        Args:
+            samples: columns of the samples.
+            num_threads: decoding threads.
+            library: shared object that is linked to libturbojpeg, such as FFCV's.
+            table: float16 [3, 256] of loaders.normalize. None means uint8 output.
+            conversion: float32 [2, 3] of loaders.normalize that computes the table. None means look
+                it up.
+            content: uint8 buffer that `samples.offsets` index. None means the mapped file.
+            scattered: read only the images passed to `prefetch`, with no read-ahead.
+
+        Raises:
+            UserError: the file has dct images and the C kernel is missing.
         """
         self._library = library
         self._pool: kernel_c.Pool | None = None
@@ -59,7 +71,8 @@ class BatchDecoder:
         else:
             if (samples.modes == DCT).any():
                 raise UserError(
-                    f"{samples.path} has dct images, which only the C kernel decodes: {kernel.describe()}",
+                    f"{samples.path} has dct images, which only the C kernel decodes: "
+                    f"{kernel.describe()}",
                     "Or write it as JPEG: `harness write-beton --format passthrough`.",
                 )
             self._decode_images = kernel.open_kernel(library, "numba")
@@ -85,14 +98,22 @@ class BatchDecoder:
     def decode(
         self, positions: np.ndarray, crops: Crops, output: np.ndarray
     ) -> dict[int, UserError]:
-        """Fill `output` ([B, R, R, 3], or [B, k, R, R, 3] with k crops of each, uint8 or as the table) with the samples at
-        `positions` (int64 [B]).
+        """Decode a batch into `output`.
 
-        Returns, by row, what is wrong with those that are no whole JPEG; their pixels mean nothing.
+        Args:
+            positions: int64 [B], positions in the columns of samples.
+            crops: k crops of each image.
+            output: [B, R, R, 3], or [B, k, R, R, 3]; uint8, or float16 with a table.
+
+        Returns:
+            Row -> error, for images that do not decode; their pixels are undefined.
+
+        Raises:
+            MemoryError: an image is too large to decode; a note names the sample.
         """
         assert len(self._file), "the loader is closed"
         samples = self._samples
-        complaints = np.zeros(len(positions), np.uint8)
+        error_codes = np.zeros(len(positions), np.uint8)
         if self._pool is not None:
             self._pool.make_batch(
                 self._file,
@@ -101,51 +122,50 @@ class BatchDecoder:
                 crops.boxes,
                 crops.flips,
                 output,
-                complaints,
+                error_codes,
                 self._table,
                 self._conversion,
             )
         else:
             num_crops = len(crops.flips) // max(1, len(positions))
-            found = np.zeros(len(crops.flips), np.uint8)
+            crop_codes = np.zeros(len(crops.flips), np.uint8)
             flat = output.reshape(-1, *output.shape[-3:])
-            self._decode_in_runs(np.repeat(positions, num_crops), crops, flat, found)
-            complaints = found.reshape(len(positions), -1).max(axis=1, initial=0)
-        for row in np.flatnonzero(complaints == kernel_c.SHORT_OF_MEMORY).tolist():
+            self._decode_in_runs(np.repeat(positions, num_crops), crops, flat, crop_codes)
+            error_codes = crop_codes.reshape(len(positions), -1).max(axis=1, initial=0)
+        for row in np.flatnonzero(error_codes == kernel_c.OUT_OF_MEMORY).tolist():
             position = positions[row]
-            error = kernel_c.no_memory(
+            error = kernel_c.memory_error(
                 int(samples.widths[position]), int(samples.heights[position])
             )
             error.add_note(f"At sample {samples.indices[position]} of {samples.path}.")
             raise error
         return {
-            row: samples.damaged(position, self._complaint(position))
+            row: samples.decode_error(position, self._error_message(position))
             for row, position in zip(
-                np.flatnonzero(complaints).tolist(),
-                positions[complaints != 0].tolist(),
+                np.flatnonzero(error_codes).tolist(),
+                positions[error_codes != 0].tolist(),
                 strict=True,
             )
         }
 
     def _decode_in_runs(
-        self, positions: np.ndarray, crops: Crops, output: np.ndarray, complaints: np.ndarray
+        self, positions: np.ndarray, crops: Crops, output: np.ndarray, error_codes: np.ndarray
     ) -> None:
-        """`decode` by the numba kernel, which makes a run of images at a time on each of Python's threads."""
+        """Decode with the numba kernel: each Python thread decodes runs of images."""
         samples = self._samples
         columns = (
             *(column[positions] for column in self._columns),
             crops.boxes,
             crops.flips,
             output,
-            complaints,
+            error_codes,
         )
 
         def decode_run(run: slice) -> None:
             try:
                 self._decode_images(self._file, *(column[run] for column in columns), self._table)
-            except (
-                Exception
-            ) as error:  # such as no memory for a huge image: one by one, to find out which
+            except Exception as error:
+                # For example a MemoryError: retry one image at a time to find the sample.
                 rows = range(*run.indices(len(positions)))
                 if len(rows) == 1:
                     error.add_note(
@@ -162,8 +182,11 @@ class BatchDecoder:
             runs = [slice(start, start + length) for start in range(0, len(positions), length)]
             list(self._threads.map(decode_run, runs))
 
-    def ask_for(self, positions: np.ndarray) -> None:
-        """Have the system read these images, in the order that suits the disk; it does so by itself unless `scattered`."""
+    def prefetch(self, positions: np.ndarray) -> None:
+        """Start reading these images in the background.
+
+        Has an effect only with `scattered`; otherwise the system reads ahead by itself.
+        """
         if self._map is None:
             return
         begins = self._samples.offsets[positions] // mmap.PAGESIZE * mmap.PAGESIZE
@@ -171,16 +194,15 @@ class BatchDecoder:
         for begin, length in zip(begins.tolist(), (ends - begins).tolist(), strict=True):
             self._map.madvise(mmap.MADV_WILLNEED, begin, length)
 
-    def _complaint(self, position: int) -> str:
-        """What libjpeg-turbo says about a JPEG, of which the kernels only tell that it is damaged: the first thing it says."""
+    def _error_message(self, position: int) -> str:
+        """Return libjpeg-turbo's first message about a JPEG that a kernel reported as damaged."""
         if self._samples.modes[position] == DCT:
             return "its coefficients are damaged"
         begin, size = int(self._samples.offsets[position]), int(self._samples.sizes[position])
         wanted = int(self._samples.widths[position]), int(self._samples.heights[position])
         blob = self._file[begin : begin + size].tobytes()
-        turbo = ctypes.CDLL(
-            str(self._library)
-        )  # a symbol of libturbojpeg is found through the library that is linked to it
+        # Symbols of libturbojpeg resolve through the library that is linked to it.
+        turbo = ctypes.CDLL(str(self._library))
         turbo.tjInitDecompress.restype = ctypes.c_void_p
         turbo.tjGetErrorStr2.restype = ctypes.c_char_p
         handle, (width, height, ignored) = (
@@ -201,16 +223,20 @@ class BatchDecoder:
                 )
                 != 0
             ):
-                return turbo.tjGetErrorStr2(handle).decode()
+                return str(turbo.tjGetErrorStr2(handle).decode())
             if (width.value, height.value) != wanted:
-                return f"it has {width.value} x {height.value} pixels, and {wanted[0]} x {wanted[1]} in the beton's table"
+                return (
+                    f"it has {width.value} x {height.value} pixels, and {wanted[0]} x "
+                    f"{wanted[1]} in the beton's table"
+                )
             pixels = ctypes.create_string_buffer(3 * width.value * height.value)
             turbo.tjDecompress2(handle, blob, length, pixels, width, 0, height, 0, 0)
-            return turbo.tjGetErrorStr2(handle).decode()
+            return str(turbo.tjGetErrorStr2(handle).decode())
         finally:
             turbo.tjDestroy(handle)
 
     def close(self) -> None:
+        """Stop the threads and release the file. May be called more than once."""
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
         if self._pool is not None:

@@ -1,10 +1,12 @@
-"""The parts of FFCV 1.0.2 that the loaders are built from, imported without what FFCV does to a process on import.
+"""Import the parts of FFCV 1.0.2 that the loaders use, without FFCV's import side effects.
 
-1. `ffcv.fields.rgb_image` fills a numba dictionary of two entries, which compiles for 1.7 to 3.5 s in every process (2
-   cores AMD EPYC, numba 0.68). FFCV only ever reads that dictionary from Python, so an ordinary one does.
-2. `ffcv.pipeline.compiler` sets torch's and numba's thread counts to 1, for all of the process.
-3. `ffcv.loader.epoch_iterator` asks CUDA for GPUs, and no fork of a process that has asked can use one. Who opens a loader
-   asks (`look_for_gpus`).
+1. `ffcv.fields.rgb_image` fills a numba dictionary of two entries, which compiles for 1.7 to 3.5 s
+in
+   every process (2 cores AMD EPYC, numba 0.68). FFCV only reads that dictionary from Python, so a
+   plain dict works.
+2. `ffcv.pipeline.compiler` sets the thread counts of torch and numba to 1 for the whole process.
+3. `ffcv.loader.epoch_iterator` initializes CUDA, after which forked children cannot use a GPU.
+   Opening a loader calls `detect_gpus` instead.
 """
 
 from collections.abc import Iterator
@@ -46,8 +48,8 @@ LIBRARY = Path(ffcv._libffcv.__file__)  # holds imdecode
 EpochIterator = epoch_iterator.EpochIterator
 
 
-def look_for_gpus() -> None:
-    """FFCV's iterators use streams and events where there is a GPU."""
+def detect_gpus() -> None:
+    """Set the flag that makes FFCV's iterators use CUDA streams and events."""
     epoch_iterator.IS_CUDA = torch.cuda.is_available()
 
 
@@ -60,7 +62,7 @@ __all__ = [
     "Operation",
     "PipelineSpec",
     "State",
+    "detect_gpus",
     "fields",
-    "look_for_gpus",
     "transforms",
 ]

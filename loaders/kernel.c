@@ -1,9 +1,11 @@
-/* Decode, crop, resize and flip images into a batch: what loaders/kernel_numba.py does, to the same pixels, faster.
+/* Decode, crop, resize and flip images into a batch: the same pixels as loaders/kernel_numba.py,
+ * faster.
  *
- * A JPEG with a restart index is decoded here (native/planes.c): Huffman codes of the segments under the crop, inverse DCT,
- * upsampling and colors, each in the fastest instructions of the processor. Other JPEGs go through libjpeg-turbo, whose Huffman
- * decoder is replaced by one of ours (kernel_huffman.c, kernel_jpeg.c). native/resize.c resizes. There is no Python in here:
- * threads run side by side, each with memory of its own.
+ * A JPEG with a restart index is decoded here (native/planes.c): Huffman codes of the segments
+ * under the crop, inverse DCT, upsampling and colors, each in the fastest instructions of the
+ * processor. Other JPEGs go through libjpeg-turbo, whose Huffman decoder is replaced
+ * (kernel_huffman.c, kernel_jpeg.c). native/resize.c resizes. No Python is called: threads run in
+ * parallel, each with its own memory.
  */
 
 #include "kernel.h"
@@ -24,27 +26,29 @@ void harness_free_pool(struct pool *pool) {
     free_pool(pool);
 }
 
-/* Make a batch of n images, each with crops_per_image boxes: those at `positions` of a file whose images `offsets` to `heights` describe; positions may be NULL.
- * The contract stands in loaders/kernel.py; `table` is NULL where it is empty there, and a float16 is only its bits here. `shift`
- * and `scale`, [3] each, compute what the table holds (loaders/normalize.py), or are NULL. `isa`: see native/stages.h. Returns 0
- * if this processor has no such instructions. */
+/* Make a batch of n images, each with crops_per_image boxes: those at `positions` of the file's
+ * columns `offsets` to `heights`; positions may be NULL. loaders/kernel.py defines the contract;
+ * an empty `table` is NULL here, and float16 values are bits. `shift` and `scale`, [3] each,
+ * compute what the table holds (loaders/normalize.py), or are NULL. `isa`: see native/stages.h.
+ * Returns 0 if this processor has no such instructions. */
 __attribute__((visibility("default")))
 int harness_make_batch(struct pool *pool, const uint8_t *file, const int64_t *positions, const int64_t *offsets,
                        const int64_t *sizes, const uint8_t *modes, const int64_t *widths, const int64_t *heights,
                        const struct box *boxes, const uint8_t *flips, int64_t n, int64_t crops_per_image, int64_t resolution, void *output,
-                       uint8_t *complaints, const uint16_t *table, const float *shift, const float *scale, int isa) {
+                       uint8_t *error_codes, const uint16_t *table, const float *shift, const float *scale, int isa) {
     const struct job job = {
         .file = file, .positions = positions, .offsets = offsets, .sizes = sizes, .modes = modes, .widths = widths,
         .heights = heights, .boxes = boxes, .flips = flips, .num_images = n, .crops_per_image = crops_per_image, .resolution = resolution, .output = output,
-        .complaints = complaints, .format = {table, shift, scale}, .stages = stages_of((enum isa)isa)};
+        .error_codes = error_codes, .format = {table, shift, scale}, .stages = stages_of((enum isa)isa)};
     if (job.stages == NULL)
         return 0;
     run_job(pool, &job);
     return 1;
 }
 
-/* Of images with a restart index, the Huffman codes under the boxes and nothing else, as the kernel decodes them: `harness bench
- * load` shows by it where time goes. With `counts`, adds up codes and bytes, which takes longer. Returns how many images were decoded. */
+/* Decode only the Huffman codes under the boxes, of images with a restart index: `harness bench
+ * load` uses it to split the decoding time. With `counts`, adds up codes and bytes, which takes
+ * longer. Returns how many images were decoded. */
 __attribute__((visibility("default")))
 int64_t harness_decode_entropy(const uint8_t *file, const int64_t *offsets, const int64_t *sizes, const int64_t *widths,
                                const int64_t *heights, const struct box *boxes, int64_t n, struct counts *counts) {

@@ -1,4 +1,4 @@
-/* What the files of the C kernel share; kernel.c says what the kernel does. */
+/* What the files of the C kernel share; kernel.c describes the kernel. */
 
 #ifndef HARNESS_KERNEL_H
 #define HARNESS_KERNEL_H
@@ -18,14 +18,14 @@ enum { VERSION = 2 };       /* as in kernel_c.py; raise both with each change of
 
 /* ---- kernel_huffman.c -------------------------------------------------------------------------------------------------- */
 
-enum { PADDING = 512 };     /* bytes behind a segment: more than the codes of one block, which are not looked at singly */
+enum { PADDING = 512 };     /* bytes after a segment: more than the codes of one block, whose reads are not checked singly */
 enum { LOOKUP_BITS = 10 };
 
 struct code {
-    uint8_t length;     /* of the code, 0 where it is longer than LOOKUP_BITS */
-    uint8_t total;      /* with the bits of the value behind it */
+    uint8_t length;     /* of the code, 0 if it is longer than LOOKUP_BITS */
+    uint8_t total;      /* including the bits of the value after it */
     uint8_t run;        /* zeros before the value */
-    uint8_t shift;      /* 64 less the value's bits; 64: no value */
+    uint8_t shift;      /* 64 minus the value's bits; 64: no value */
     int32_t lowest;     /* value: those that begin with a 0 bit count from here */
 };
 
@@ -44,14 +44,14 @@ struct bits {
 
 /* Coded data between two markers, and the blocks in it. */
 struct entropy {
-    const uint8_t *jpeg, *jpeg_end;     /* begin of the blob; end of what may be coded data */
-    const uint32_t *segments;           /* where to go, one after the other; NULL: one lies behind the other */
-    int64_t num_segments, segment;      /* in the image or, where an index says where they are, under the crop; next one */
+    const uint8_t *jpeg, *jpeg_end;     /* begin of the blob; end of the possible coded data */
+    const uint32_t *segments;           /* begins of the segments in order; NULL if they are contiguous */
+    int64_t num_segments, segment;      /* in the image, or with an index under the crop; next one */
     int64_t interval;                   /* MCUs in a segment */
     int64_t num_mcus, mcus_done;        /* in all that is to be decoded */
     int64_t mcus_left;                  /* in this segment */
-    size_t position;                    /* behind the marker at the end of this one */
-    uint8_t *clean;                     /* this segment without the zeros stuffed behind each 0xFF */
+    size_t position;                    /* after the marker at the end of this one */
+    uint8_t *clean;                     /* this segment without the zeros stuffed after each 0xFF */
     size_t clean_size;
     struct bits bits;
     int predicted[MAX_COMPS_IN_SCAN];
@@ -80,12 +80,12 @@ struct decoder {
     struct entropy entropy;
     uint8_t header[MAX_HEADER];
     uint8_t *second_clean;      /* as entropy.clean, of a second segment */
-    uint32_t *segments;         /* for as many as the longest blob can have */
+    uint32_t *segments;         /* room for the segments of the longest blob */
     int64_t blob_size;          /* for which there is room in entropy.clean, second_clean and segments */
     uint8_t *pixels;            /* [num_pixels, 3] */
     int64_t num_pixels;
-    int num_dropped;            /* tables in libjpeg's permanent pool that nothing uses any more */
-    int has_index;              /* the JPEG has one: it is one of ours, which have no byte too many */
+    int num_dropped;            /* tables in libjpeg's permanent pool that are no longer used */
+    int has_index;              /* the JPEG has one, so we wrote it: it has no extraneous bytes */
     uint32_t crc[256];
 };
 

@@ -1,10 +1,11 @@
-"""Which code decodes: the C kernel where it was built, else the numba kernel. They give the same pixels.
+"""Select the decoding kernel: C if it was built, otherwise numba. Both give the same pixels.
 
-A kernel is a function `decode_images(file, offsets, sizes, modes, widths, heights, boxes, flips, output, complaints, table)`
-that fills a run of n images and holds no Python lock: `file` is all of the beton (uint8), the columns are as in
-`loaders.reader.Samples` and `loaders.augment.Crops`, `output` is [n, R, R, 3], and in `complaints` (bool [n]) it notes where
-libjpeg-turbo had an error or a warning on which pixels depend, or where an image has other sizes than its row says. `table` is
-that of `loaders.normalize`: empty, and `output` is uint8, or what to write for a level, and `output` is float16.
+A kernel is a function `decode_images(file, offsets, sizes, modes, widths, heights, boxes, flips,
+output, has_error, table)` that decodes n images without the GIL. `file` is the whole beton (uint8);
+the columns are as in `loaders.reader.Samples` and `loaders.augment.Crops`. `output` is [n, R, R,
+3]. `has_error` (bool [n]) is set if libjpeg-turbo had an error or a warning that affects pixels, or
+if the image's size differs from its row. `table` is that of `loaders.normalize`: if empty, `output`
+is uint8; otherwise it maps levels to float16.
 """
 
 from collections.abc import Callable
@@ -19,20 +20,27 @@ KernelName = Literal["c", "numba"]
 
 
 def open_kernel(library: Path, name: KernelName | None = None) -> Kernel:
-    """`library`: a shared object that is linked to libturbojpeg, as FFCV's is. `name`: None takes the fastest there is."""
+    """Return a kernel function.
+
+    Args:
+        library: shared object that is linked to libturbojpeg, such as FFCV's.
+        name: kernel to use. None means the fastest available.
+    """
     if (name or best_kernel()) == "c":
         return kernel_c.open_kernel()
-    from loaders import kernel_numba  # here: numba's compiler, which the C kernel does without
+    # Imported here: the C kernel does not need numba's compiler.
+    from loaders import kernel_numba
 
     return kernel_numba.open_kernel(library)
 
 
 def best_kernel() -> KernelName:
+    """Return the name of the fastest available kernel."""
     return "numba" if kernel_c.library() is None else "c"
 
 
 def describe() -> str:
-    """One line for `harness doctor`: what decodes, and how to get what is faster."""
+    """Describe the kernel in use for `harness doctor`, and how to get the faster one."""
     if best_kernel() == "c":
         return f"C kernel, {kernel_c.instruction_sets()[0]}"
     found = (

@@ -1,4 +1,4 @@
-"""The C kernel, loaders/kernel.c, as Python calls it."""
+"""Python binding of the C kernel, loaders/kernel.c."""
 
 import ctypes
 import weakref
@@ -10,12 +10,15 @@ from writers.jpeg import native as kernel
 
 MODULE, VERSION = "loaders._kernel", 2  # as in kernel.h
 _NUM_ISAS = 5  # as in native/stages.h
-DAMAGED, SHORT_OF_MEMORY = 1, 2  # complaints, as in native/worker.h
+DAMAGED, OUT_OF_MEMORY = 1, 2  # error_codes, as in native/worker.h
 _FILE_COLUMNS = (np.int64, np.int64, np.uint8, np.int64, np.int64)  # offsets ... heights
 
 
 def library() -> ctypes.CDLL | None:
-    """None: libjpeg-turbo's headers were not there at the installation, or the sources were others."""
+    """Load the C kernel.
+
+    None if libjpeg-turbo's headers were missing at installation, or if the version differs.
+    """
     opened = kernel.open_library(MODULE, VERSION)
     if opened is not None:
         opened.harness_isa_name.restype = ctypes.c_char_p
@@ -31,7 +34,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """The instruction sets that the C kernel has code for and this processor has; first the one that is used."""
+    """Return the instruction sets that the C kernel supports on this CPU, the fastest first."""
     opened = library()
     if opened is None:
         return ()
@@ -40,12 +43,25 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 class Pool:
-    """Threads of C that make batches. Closed by `close`, or when it is dropped. In a forked process it starts its own."""
+    """C threads that decode batches.
+
+    Closed by `close`, or when dropped. A forked process starts its own threads.
+    """
 
     def __init__(self, num_threads: int, instruction_set: str | None = None) -> None:
-        """instruction_set: one of `instruction_sets()`; None: the fastest. All give the same pixels."""
+        """Create a pool; threads start with the first batch.
+
+        Args:
+            num_threads: threads, including the caller's.
+            instruction_set: one of `instruction_sets()`. None means the fastest. All give the same
+                pixels.
+
+        Raises:
+            MemoryError: the pool cannot be allocated.
+            ValueError: this CPU lacks the instruction set.
+        """
         opened = library()
-        assert opened is not None, "loaders.kernel checks first whether there is one"
+        assert opened is not None, "loaders.kernel checks first whether the C kernel exists"
         self._isa = 0 if instruction_set is None else _number_of(opened, instruction_set)
         self._make_batch = opened.harness_make_batch
         self._pool = opened.harness_new_pool(num_threads)
@@ -61,21 +77,30 @@ class Pool:
         boxes: np.ndarray,
         flips: np.ndarray,
         output: np.ndarray,
-        complaints: np.ndarray,
+        error_codes: np.ndarray,
         table: np.ndarray,
         conversion: np.ndarray | None = None,
     ) -> None:
-        """Fill output [n, R, R, 3], or [n, k, R, R, 3] with k boxes and flips for each image, and complaints (uint8 [n]: 0, DAMAGED or SHORT_OF_MEMORY). Releases Python's lock.
+        """Decode a batch without the GIL.
 
-        positions: int64 [n], of each image in the columns; None: 0, 1, 2, ... columns: `file_columns` of a file's images. table:
-        float16, as in loaders/kernel.py. conversion: float32 [2, 3] that computes what the table holds
-        (loaders.normalize.conversion); None: the table is read.
+        Args:
+            file: uint8, the whole beton.
+            positions: int64 [n], of each image in the columns. None means 0, 1, 2, ...
+            columns: `file_columns` of the file's images.
+            boxes: int64 [n * k, 4].
+            flips: bool [n * k].
+            output: [n, R, R, 3], or [n, k, R, R, 3]; uint8, or float16 with a table.
+            error_codes: uint8 [n], set to 0, DAMAGED or OUT_OF_MEMORY.
+            table: float16 [3, 256], or [0, 256] for uint8 output.
+            conversion: float32 [2, 3] that computes the table (loaders.normalize.conversion). None
+                means the
+                table is read.
         """
         assert self.close.alive, "the pool is closed"
         n, resolution, num_crops = len(output), output.shape[-2], int(np.prod(output.shape[1:-3]))
         boxes, flips = np.ascontiguousarray(boxes, np.int64), np.ascontiguousarray(flips, np.bool_)
         assert boxes.shape == (n * num_crops, 4) and flips.shape == (n * num_crops,)
-        assert complaints.shape == (n,)
+        assert error_codes.shape == (n,)
         assert positions is None or (positions.dtype == np.int64 and positions.shape == (n,))
         assert output.flags.c_contiguous and output.shape[-3:] == (resolution, resolution, 3)
         assert output.dtype == (np.float16 if len(table) else np.uint8)
@@ -92,7 +117,7 @@ class Pool:
             num_crops,
             resolution,
             output.ctypes.data,
-            complaints.ctypes.data,
+            error_codes.ctypes.data,
             table.ctypes.data if len(table) else None,
             None if shift is None else shift.ctypes.data,
             None if scale is None else scale.ctypes.data,
@@ -102,7 +127,7 @@ class Pool:
 
 
 def file_columns(*columns: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Offsets, sizes, modes, widths and heights of a file's images, as C reads them."""
+    """Return offsets, sizes, modes, widths and heights in the C kernel's dtypes, contiguous."""
     return tuple(
         np.ascontiguousarray(column, dtype)
         for column, dtype in zip(columns, _FILE_COLUMNS, strict=True)
@@ -110,23 +135,24 @@ def file_columns(*columns: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def open_kernel(instruction_set: str | None = None) -> Callable[..., None]:
-    """`decode_images` of loaders/kernel.py, on the calling thread."""
+    """Return `decode_images` of loaders/kernel.py, which decodes on the calling thread."""
     pool = Pool(1, instruction_set)
 
     def decode_images(file: np.ndarray, *columns: np.ndarray) -> None:
-        boxes, flips, output, complaints, table = columns[len(_FILE_COLUMNS) :]
-        found = np.zeros(len(output), np.uint8)
+        boxes, flips, output, has_error, table = columns[len(_FILE_COLUMNS) :]
+        error_codes = np.zeros(len(output), np.uint8)
         described = file_columns(*columns[: len(_FILE_COLUMNS)])
-        pool.make_batch(file, None, described, boxes, flips, output, found, table)
-        if (found == SHORT_OF_MEMORY).any():
-            place = int(np.flatnonzero(found == SHORT_OF_MEMORY)[0])
-            raise no_memory(int(columns[3][place]), int(columns[4][place]))
-        complaints[:] = found == DAMAGED
+        pool.make_batch(file, None, described, boxes, flips, output, error_codes, table)
+        if (error_codes == OUT_OF_MEMORY).any():
+            place = int(np.flatnonzero(error_codes == OUT_OF_MEMORY)[0])
+            raise memory_error(int(columns[3][place]), int(columns[4][place]))
+        has_error[:] = error_codes == DAMAGED
 
     return decode_images
 
 
-def no_memory(width: int, height: int) -> MemoryError:
+def memory_error(width: int, height: int) -> MemoryError:
+    """Build the error for an image that is too large to decode."""
     return MemoryError(f"no memory to decode an image of {width} x {height} pixels")
 
 

@@ -1,9 +1,10 @@
-/* The C kernel's own Huffman decoder, which takes the place of libjpeg's for baseline images of one scan.
+/* The C kernel's own Huffman decoder, which replaces libjpeg's for baseline images of one scan.
  *
- * It begins at any segment between restart markers, and so decodes those under the crop where an index says where they lie;
- * elsewhere it takes one segment after the other. A segment is first copied without the zeros that are stuffed behind each
- * 0xFF, so that bits come eight bytes at a time; code, run and size of a value are looked up at once. Whatever is not as it
- * should be ends in a longjmp, after which libjpeg decodes the whole image.
+ * It begins at any segment between restart markers, so with an index it decodes only those under
+ * the crop; without one it decodes segment after segment. A segment is first copied without the
+ * zeros that are stuffed after each 0xFF, so that bits come eight bytes at a time; code, run and
+ * size of a value are looked up at once. Any error ends in a longjmp, after which libjpeg decodes
+ * the whole image.
  */
 
 #include <stdlib.h>
@@ -48,7 +49,8 @@ int make_huffman(const JHUFF_TBL *table, struct huffman *huffman, int is_dc) {
     return 1;
 }
 
-/* A code longer than LOOKUP_BITS at the begin of `word`. Out of the way: it is rare, and would take registers. */
+/* A code longer than LOOKUP_BITS at the start of `word`. Not inlined: it is rare, and would take
+ * registers. */
 const struct code *long_code(struct entropy *entropy, const struct huffman *huffman, uint64_t word, int is_dc) {
     uint32_t code = word >> 48;
     int length = LOOKUP_BITS + 1;
@@ -62,7 +64,8 @@ const struct code *long_code(struct entropy *entropy, const struct huffman *huff
     return &entropy->long_code;
 }
 
-/* Fill `block`, which is all zeros, with a block's coefficients. Two codes and their values fit the bits of one refill. */
+/* Fill `block`, which is all zeros, with a block's coefficients. Two codes and their values fit
+ * the bits of one refill. */
 INLINE void decode_block(struct entropy *entropy, struct bits *bits, const struct huffman *dc, const struct huffman *ac,
                          int *predicted, JCOEF *block) {
     refill(bits);
@@ -91,7 +94,7 @@ INLINE void decode_block(struct entropy *entropy, struct bits *bits, const struc
         fail(entropy);
 }
 
-/* Copy the next segment to entropy->clean, and look whether it ends in the marker that it should end in. */
+/* Copy the next segment to entropy->clean, and check the marker at its end. */
 static void open_segment(struct entropy *entropy) {
     if (entropy->segment >= entropy->num_segments)
         fail(entropy);
@@ -107,7 +110,7 @@ static void open_segment(struct entropy *entropy) {
         if (escape[1] != 0) {
             int64_t number = entropy->segment;
             int expected = number == entropy->num_segments - 1 ? JPEG_EOI : JPEG_RST0 + number % 8;
-            if (entropy->segments == NULL && escape[1] != expected)     /* else read_index has looked */
+            if (entropy->segments == NULL && escape[1] != expected)     /* otherwise read_index has checked it */
                 fail(entropy);
             break;
         }
@@ -123,7 +126,7 @@ static void open_segment(struct entropy *entropy) {
     memset(entropy->predicted, 0, sizeof entropy->predicted);
 }
 
-/* All bits are used, but for less than a byte of padding. */
+/* Check that all bits are used except for less than a byte of padding. */
 static void close_segment(const struct entropy *entropy) {
     int64_t used = 8 * (entropy->bits.next - entropy->clean) - entropy->bits.count;
     int64_t left = 8 * (int64_t)entropy->clean_size - used;
@@ -131,7 +134,8 @@ static void close_segment(const struct entropy *entropy) {
         fail(entropy);
 }
 
-/* In place of libjpeg's own: one MCU's blocks, which come as zeros. (Not FOR_EACH_PROCESSOR: that makes it slower.) */
+/* Replacement of libjpeg's decode_mcu: decode one MCU into zeroed blocks. (Not FOR_EACH_PROCESSOR:
+ * that makes it slower.) */
 static boolean decode_mcu(j_decompress_ptr codec, JBLOCKROW *blocks) {
     struct entropy *entropy = codec->client_data;
     if (entropy->mcus_left == 0)
@@ -152,7 +156,8 @@ static boolean decode_mcu(j_decompress_ptr codec, JBLOCKROW *blocks) {
     return TRUE;
 }
 
-/* libjpeg's own, private; `decode_mcu` has been its second pointer in all versions of libjpeg and libjpeg-turbo. */
+/* libjpeg's own, private; `decode_mcu` has been its second pointer in all versions of libjpeg and
+ * libjpeg-turbo. */
 struct jpeg_entropy_decoder {
     void (*start_pass)(j_decompress_ptr codec);
     boolean (*decode_mcu)(j_decompress_ptr codec, JBLOCKROW *blocks);
@@ -169,7 +174,7 @@ int make_tables(j_decompress_ptr codec, struct entropy *entropy) {
     return 1;
 }
 
-/* Put our Huffman decoder in the place of libjpeg's, where the image is one that ours can read; 0 where it is not. */
+/* Replace libjpeg's Huffman decoder by ours. Returns 0 if ours cannot read the image. */
 int use_own_entropy(j_decompress_ptr codec, struct entropy *entropy) {
     if (codec->progressive_mode || codec->arith_code || codec->comps_in_scan != codec->num_components)
         return 0;
@@ -188,7 +193,8 @@ int use_own_entropy(j_decompress_ptr codec, struct entropy *entropy) {
     return 1;
 }
 
-/* Decode what is left of the image, to look for damage only. With `counts`, adds the codes and the bytes that they take. */
+/* Decode the rest of the image, only to detect damage. With `counts`, adds the codes and the bytes
+ * that they take. */
 void decode_rest(j_decompress_ptr codec, struct counts *counts) {
     const struct entropy *entropy = codec->client_data;
     JBLOCK blocks[D_MAX_BLOCKS_IN_MCU];
@@ -204,7 +210,7 @@ void decode_rest(j_decompress_ptr codec, struct counts *counts) {
             continue;
         counts->bytes += opens_segment ? entropy->clean_size : 0;
         for (int b = 0; b < codec->blocks_in_MCU; b++) {
-            counts->codes += 1 + (blocks[b][63] == 0);      /* its first value, and its end */
+            counts->codes += 1 + (blocks[b][63] == 0);      /* its DC value, and its end */
             for (int k = 1; k < 64; k++)
                 counts->codes += blocks[b][k] != 0;
         }

@@ -1,4 +1,5 @@
-/* The part of a JPEG that a box shows, decoded by libjpeg-turbo with our Huffman decoder, or all of it by libjpeg-turbo. */
+/* Decode the part of a JPEG under a box by libjpeg-turbo with our Huffman decoder, or all of it by
+ * libjpeg-turbo. */
 
 #include <setjmp.h>
 #include <stdlib.h>
@@ -7,8 +8,8 @@
 #include "kernel.h"
 #include <jerror.h>
 
-enum { MARGIN = 2 };        /* pixels beside the crop that the colours of its own pixels are interpolated from */
-enum { LEAST_WIDTH = 5 };   /* pixels: libjpeg does not interpolate colours in an image that is narrower */
+enum { MARGIN = 2 };        /* pixels around the crop from which its chroma is interpolated */
+enum { MIN_WIDTH = 5 };   /* pixels; libjpeg does not interpolate chroma of narrower images */
 enum { FOOTER_SIZE = 28, INDEX_VERSION = 1 };     /* as in writers/jpeg/restart_index.py */
 
 static uint32_t u16(const uint8_t *at) {
@@ -25,9 +26,10 @@ static uint32_t crc32_of(const uint32_t *table, uint32_t crc, const uint8_t *byt
     return crc;
 }
 
-/* Read the index behind the image: the part of the image that has to be decoded for the box, its header to
- * decoder->header, where its segments begin to decoder->segments, both into decoder->entropy. Returns the size of the
- * header; 0 where there is no index that fits blob and image. As _cut_out in kernel_numba.py. */
+/* Read the index after the image. Sets `part`, the area to decode for the box; writes its header
+ * to decoder->header and the begins of its segments to decoder->segments; sets decoder->entropy
+ * up. Returns the size of the header, or 0 if no index matches blob and image. Same as _cut_out in
+ * kernel_numba.py. */
 static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
                           const struct box *box, struct box *part) {
     int64_t footer = size - FOOTER_SIZE;
@@ -67,7 +69,7 @@ static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t 
     last_row = last_row < num_rows ? last_row : num_rows - 1;
     int64_t right = (last + 1) * segment_width < width ? (last + 1) * segment_width : width;
     int64_t bottom = (last_row + 1) * segment_height < height ? (last_row + 1) * segment_height : height;
-    if (first > 0 && right - first * segment_width < LEAST_WIDTH)
+    if (first > 0 && right - first * segment_width < MIN_WIDTH)
         first--;
     *part = (struct box){first * segment_width, first_row * segment_height, right - first * segment_width,
                           bottom - first_row * segment_height};
@@ -94,13 +96,14 @@ static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t 
 }
 
 enum { UNREAD = 1 };            /* in bits[0] of a Huffman table, which libjpeg sets to 0 when it reads one */
-enum { MOST_DROPPED = 64 };     /* tables that libjpeg's permanent pool may hold in vain */
+enum { MAX_DROPPED = 64 };     /* unused tables that libjpeg's permanent pool may hold */
 
-/* Mark libjpeg's tables as unread. Without this, an image that has no tables would be decoded with those of the image before
- * it. The tables stay allocated: libjpeg takes new ones from its permanent pool, which is only freed with the codec. */
+/* Mark libjpeg's tables as unread. Without this, an image that has no tables would be decoded with
+ * those of the image before it. The tables stay allocated: libjpeg takes new ones from its
+ * permanent pool, which is only freed with the codec. */
 static void mark_tables(struct decoder *decoder) {
     j_decompress_ptr codec = &decoder->codec;
-    if (decoder->num_dropped > MOST_DROPPED) {
+    if (decoder->num_dropped > MAX_DROPPED) {
         jpeg_destroy_decompress(codec);
         jpeg_create_decompress(codec);
         decoder->num_dropped = 0;
@@ -123,7 +126,8 @@ static int is_zero(const JQUANT_TBL *table) {
     return found == 0;
 }
 
-/* After the header: libjpeg treats a table that is NULL as absent. It then fails, or takes the standard's Huffman tables. */
+/* After the header: libjpeg treats a table that is NULL as absent. It then fails, or takes the
+ * standard's Huffman tables. */
 static void drop_unread_tables(struct decoder *decoder) {
     j_decompress_ptr codec = &decoder->codec;
     for (int i = 0; i < NUM_QUANT_TBLS; i++)
@@ -141,7 +145,8 @@ static void drop_unread_tables(struct decoder *decoder) {
     }
 }
 
-/* Read the index and the header of an image that has an index. Returns 0 if it has none; what is wrong ends in a longjmp. */
+/* Read the index and the header of an image that has an index. Returns 0 if it has none; errors
+ * end in a longjmp. */
 int open_indexed(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,
                  struct box *part) {
     j_decompress_ptr codec = &decoder->codec;
@@ -161,7 +166,8 @@ int open_indexed(struct decoder *decoder, const uint8_t *blob, int64_t size, int
 
 enum way { WITH_INDEX, OWN_ENTROPY, LIBJPEG };
 
-/* Everything up to the first pixel. Returns 0 where there is no index; what is wrong otherwise ends in a longjmp. */
+/* Prepare the decoder up to the first pixel. Returns 0 if there is no index; other errors end in a
+ * longjmp. */
 static int begin(enum way way, struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
                  const struct box *box, struct box *part) {
     j_decompress_ptr codec = &decoder->codec;
@@ -196,7 +202,7 @@ static int begin(enum way way, struct decoder *decoder, const uint8_t *blob, int
     return 1;
 }
 
-/* Returns 0 where that did not work in this way. */
+/* Returns 0 if this way fails. */
 static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width,
                              int64_t height, const struct box *box, struct box *part) {
     if (setjmp(decoder->failed) != 0) {
@@ -219,8 +225,8 @@ static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_
     return decoder->errors.num_warnings == 0;
 }
 
-/* The coefficients under `box`, which nobody gets to see: a part of the work, for a benchmark. Returns 0 where there is no index
- * that fits. */
+/* Decode and discard the coefficients under `box`, for benchmarks. Returns 0 if there is no
+ * matching index. */
 int decode_entropy(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
                    const struct box *box, struct counts *counts) {
     struct box part;
@@ -233,8 +239,8 @@ int decode_entropy(struct decoder *decoder, const uint8_t *blob, int64_t size, i
     return 1;
 }
 
-/* Decode the part of a JPEG under `box`, with something around it, or all of it, to decoder->pixels: rows of RGB without
- * gaps, of which `part` says what they show. Returns 0 where libjpeg has an error or a warning. */
+/* Decode the part of a JPEG under `box`, with a margin, or all of it, to decoder->pixels:
+ * contiguous rows of RGB of the area `part`. Returns 0 if libjpeg has an error or a warning. */
 int decode_box(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,
                struct box *part) {
     for (enum way way = WITH_INDEX; way <= LIBJPEG; way++)
@@ -249,8 +255,8 @@ static void on_error(j_common_ptr codec) {
 }
 
 static void on_message(j_common_ptr codec, int level) {
-    /* Bytes between markers, which some cameras leave, carry no pixels; before a restart marker they are what damaged data
-     * left over. All else that is a warning means damage. */
+    /* Bytes between markers, which some cameras leave, carry no pixels; before a restart marker they are the rest of
+     * damaged data. All other warnings mean damage. */
     const struct decoder *decoder = (struct decoder *)codec;
     int marker = codec->err->msg_parm.i[1];
     int is_harmless = codec->err->msg_code == JWRN_EXTRANEOUS_DATA && !decoder->has_index &&
@@ -299,7 +305,7 @@ int reserve_blob(struct decoder *decoder, int64_t size) {
         free(decoder->segments);
         decoder->entropy.clean = malloc(room + PADDING);
         decoder->second_clean = malloc(room + PADDING);
-        decoder->segments = malloc(room / 2 * sizeof *decoder->segments + 1);   /* each takes two bytes of index, at the least */
+        decoder->segments = malloc(room / 2 * sizeof *decoder->segments + 1);   /* each takes at least two bytes of index */
         decoder->blob_size = decoder->entropy.clean && decoder->second_clean && decoder->segments ? room : 0;
     }
     return size <= decoder->blob_size;

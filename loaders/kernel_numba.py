@@ -1,11 +1,14 @@
-"""The kernel that works wherever FFCV does: numba, and libjpeg-turbo through the library that FFCV brings.
+# mypy: disable-error-code="no-untyped-def"
+"""Decode with numba and FFCV's libjpeg-turbo; the kernel for installations without the C kernel.
 
-`decode_run` fills a run of images and holds no Python lock. Of a JPEG with a restart index (writers/jpeg/restart_index.py) it puts
-the segments under the crop together as a small JPEG of their own, which decodes to the same pixels as the whole.
+`decode_run` decodes a run of images without the GIL. If a JPEG has a restart index
+(writers/jpeg/restart_index.py), the segments under the crop are assembled into a small JPEG, which
+decodes to the same pixels as the whole image.
 
-Written to compile fast, as whoever has no compiled code on disk waits for it. So memory is allocated in Python; helpers have
-no wrappers for Python; no argument is a literal, for which numba would compile once more; and what pulls in much of numba is
-avoided: min and max of floats, reversed slices, reshapes. Inlining by numba itself (inline="always") takes twice as long.
+The code is written to compile fast, since the first process without a compilation cache waits for
+it. Memory is allocated in Python; helpers have no Python wrappers; no argument is a literal, which
+would trigger another compilation. Features that pull in much of numba are avoided: min and max of
+floats, reversed slices, reshapes. Numba's own inlining (inline="always") takes twice as long.
 """
 
 import ctypes
@@ -24,14 +27,15 @@ from writers.jpeg.restart_index import FOOTER, MAGIC, MAX_HEADER, VERSION
 _TAPS_WRITTEN_OUT = 3  # in _sum_columns
 _ONE, _ROUND_ACROSS, _ROUND_DOWN = 2**14, 7, 21  # as in native/stages.h
 _HALF_ACROSS, _HALF_DOWN = 2 ** (_ROUND_ACROSS - 1), 2 ** (_ROUND_DOWN - 1)
-_MARGIN = 2  # pixels beside the crop that its own pixels' colours are interpolated from
-_LEAST_WIDTH = 5  # pixels: libjpeg does not interpolate colours in an image that is narrower
+_MARGIN = 2  # pixels around the crop from which its chroma is interpolated
+_MIN_WIDTH = 5  # pixels; libjpeg does not interpolate chroma of narrower images
 _FOOTER_SIZE = FOOTER.itemsize
 _MAGIC_HALVES = int.from_bytes(MAGIC[:4], "little"), int.from_bytes(MAGIC[4:], "little")
 _ACCURATE = 4096  # TJFLAG_ACCURATEDCT: the pixels that Pillow and torchvision decode
 
-# A ctypes function would be a pointer inside the compiled code, which numba then refuses to cache on disk. By name, the
-# address is looked up again in every process. Pointers are int64 here, so that one can add to them.
+# A ctypes function would be a pointer inside the compiled code, which numba refuses to cache on
+# disk. A name is resolved again in every process. Pointers are int64 here, to allow pointer
+# arithmetic.
 _PREFIX = "harness_"
 _init_turbo: Any = types.ExternalFunction(_PREFIX + "tjInitDecompress", types.int64())
 _destroy_turbo: Any = types.ExternalFunction(_PREFIX + "tjDestroy", types.int32(types.int64))
@@ -59,7 +63,11 @@ _memcpy: Any = types.ExternalFunction("memcpy", types.int64(types.int64, types.i
 
 
 def open_kernel(library: Path) -> Callable[..., None]:
-    """What loaders/kernel.py calls a kernel. `library`: a shared object that is linked to libturbojpeg, as FFCV's is."""
+    """Return `decode_images` of loaders/kernel.py.
+
+    Args:
+        library: shared object that is linked to libturbojpeg, such as FFCV's.
+    """
     turbo = ctypes.CDLL(str(library))  # stays in the process
     for name in ("tjInitDecompress", "tjDestroy", "tjDecompressHeader3", "tjDecompress2"):
         binding.add_symbol(_PREFIX + name, ctypes.cast(getattr(turbo, name), ctypes.c_void_p).value)
@@ -74,7 +82,7 @@ def open_kernel(library: Path) -> Callable[..., None]:
         boxes: np.ndarray,
         flips: np.ndarray,
         output: np.ndarray,
-        complaints: np.ndarray,
+        has_error: np.ndarray,
         table: np.ndarray,
     ) -> None:
         is_jpeg = modes == JPEG
@@ -82,13 +90,14 @@ def open_kernel(library: Path) -> Callable[..., None]:
             (offsets, sizes, is_jpeg, widths, heights, *boxes.T, flips), axis=1, dtype=np.int64
         )
         scratch = np.empty(3 * int(np.max(widths * heights, where=is_jpeg, initial=0)), np.uint8)
-        # As the mapped file is, so that numba compiles what reads the two once; libjpeg-turbo does not ask.
+        # Read-only like the mapped file, so that numba compiles one version for both.
+        # libjpeg-turbo writes to it by address.
         scratch.flags.writeable = False
-        part, says = (
+        part, header_fields = (
             np.empty(np.max(sizes, where=is_jpeg, initial=0), np.uint8),
             np.empty(4, np.int32),
         )
-        addresses = np.array([array.ctypes.data for array in (file, part, scratch, says)])
+        addresses = np.array([array.ctypes.data for array in (file, part, scratch, header_fields)])
 
         n, resolution = output.shape[:2]
         widest, highest = int(boxes[:, 2].max(initial=1)), int(boxes[:, 3].max(initial=1))
@@ -104,18 +113,16 @@ def open_kernel(library: Path) -> Callable[..., None]:
         )
         assert output.flags.c_contiguous
         if len(table):
-            output = output.view(
-                np.uint16
-            )  # numba does not know float16, and need not: it moves the bits
+            output = output.view(np.uint16)  # numba lacks float16; copying the bits is enough
         decode_run(
             file,
             rows,
             output.reshape(n, 3 * resolution**2),
-            complaints,
+            has_error,
             table.view(np.uint16),
             part,
             scratch,
-            says,
+            header_fields,
             addresses,
             starts,
             shares,
@@ -123,15 +130,18 @@ def open_kernel(library: Path) -> Callable[..., None]:
             ring,
             result,
         )
-        for i in np.flatnonzero(complaints):
+        for i in np.flatnonzero(has_error):
             blob = file[offsets[i] : offsets[i] + sizes[i]].tobytes()
-            complaints[i] = _is_damaged(blob, (int(heights[i]), int(widths[i]), 3))
+            has_error[i] = _is_damaged(blob, (int(heights[i]), int(widths[i]), 3))
 
     return decode_images
 
 
 def _is_damaged(jpeg: bytes, shape: tuple[int, int, int]) -> bool:
-    """Of a JPEG that libjpeg-turbo warns of: whether pixels depend on it. Compiled code sees only that there is one."""
+    """Return True if a libjpeg-turbo warning affects pixels.
+
+    The compiled code only detects that there is a warning.
+    """
     try:
         pixels = turbojpeg.decode_rgb(jpeg)
     except turbojpeg.JpegError:
@@ -139,8 +149,8 @@ def _is_damaged(jpeg: bytes, shape: tuple[int, int, int]) -> bool:
     return pixels is None or pixels.shape != shape
 
 
-def _compiled(function: Callable) -> Callable:
-    """njit, kept on disk for the next process where some folder for it can be written (numba looks for one)."""
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Apply njit, with the on-disk cache if numba finds a writable cache folder."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
     try:
         return njit(cache=True, **options)(function)
@@ -148,14 +158,14 @@ def _compiled(function: Callable) -> Callable:
         return njit(**options)(function)
 
 
-def _helper(function: Callable) -> Any:
-    """njit, as a part of what is _compiled, which is kept with it."""
+def _helper(function: Callable[..., Any]) -> Any:
+    """Apply njit to a helper of a _compiled function, which is cached with it."""
     options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return njit(nogil=True, error_model="numpy", **options)(function)
 
 
 def _crc_table() -> np.ndarray:
-    """CRC-32 of each byte, as zlib's."""
+    """CRC-32 of each byte (zlib polynomial), uint32 [256]."""
     words = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         words = np.where(words & 1, (words >> 1) ^ np.uint32(0xEDB88320), words >> 1).astype(
@@ -172,11 +182,11 @@ def decode_run(
     file,
     rows,
     output,
-    complaints,
+    has_error,
     table,
     part,
     scratch,
-    says,
+    header_fields,
     addresses,
     starts,
     shares,
@@ -184,11 +194,13 @@ def decode_run(
     ring,
     result,
 ):
-    """Fill output [n, R * R * 3], and complaints [n] with where libjpeg-turbo had an error or a warning.
+    """Decode images to output [n, R * R * 3]; set has_error [n] on errors and warnings.
 
-    `rows` [n, 10]: offset and size in the file, whether it is a JPEG, width and height, left, top, width and height of the box,
-    and whether to flip. The rest is memory to work in: `part` has room for the largest JPEG, `scratch` for its pixels, `says`
-    for what libjpeg-turbo says of an image, `addresses` are those of file, part, scratch and says; the others are for _resize.
+    `rows` is int64 [n, 10]: offset and size in the file, whether it is a JPEG, width and height;
+    left, top, width and height of the box; and whether to flip. The other arguments are scratch
+    memory: `part` for the largest JPEG, `scratch` for its pixels, `header_fields` for the output of
+    tjDecompressHeader3, `addresses` of file, part, scratch and header_fields; the rest is for
+    _resize.
     """
     for i in range(len(rows)):
         offset, size, is_jpeg, width, height = (
@@ -206,10 +218,9 @@ def decode_run(
             rows[i, 9],
         )
         if is_jpeg:
-            turbo = (
-                _init_turbo()
-            )  # anew: else an image without tables of its own gets those of the one before
-            x, y, stride, complaints[i] = _decode(
+            # A new decoder: otherwise an image without tables would use those of the previous one.
+            turbo = _init_turbo()
+            x, y, stride, has_error[i] = _decode(
                 turbo,
                 file,
                 offset,
@@ -221,7 +232,7 @@ def decode_run(
                 box_width,
                 box_height,
                 part,
-                says,
+                header_fields,
                 addresses,
             )
             _destroy_turbo(turbo)
@@ -272,11 +283,14 @@ def _decode(
     box_width,
     box_height,
     part,
-    says,
+    header_fields,
     addresses,
 ):
-    """Decode the box, or more around it, to scratch. Gives left, top and bytes in a row of what was decoded, and whether
-    libjpeg-turbo complains."""
+    """Decode the box, or an area around it, to scratch.
+
+    Returns left, top and bytes per row of the decoded area, and whether libjpeg-turbo had an error
+    or a warning.
+    """
     source, target, pixels, at = addresses[0] + offset, addresses[1], addresses[2], addresses[3]
     x, y, part_width, part_height, part_size = _cut_out(
         file, offset, size, width, height, left, top, box_width, box_height, part, source, target
@@ -287,10 +301,10 @@ def _decode(
         == 0
     ):
         return x, y, part_width * 3, False
-    # No index, or something is wrong: what libjpeg-turbo says about the whole counts.
-    says[0] = 0  # a header that it only warns of is read all the same
+    # No index, or an error: decode the whole image with libjpeg-turbo.
+    header_fields[0] = 0  # a header with a warning is read all the same
     _read_header(turbo, source, size, at, at + 4, at + 8, at + 12)
-    if says[0] != width or says[1] != height:
+    if header_fields[0] != width or header_fields[1] != height:
         return 0, 0, width * 3, True
     failed = _decompress(turbo, source, size, pixels, width, 0, height, 0, _ACCURATE)
     return 0, 0, width * 3, failed != 0
@@ -300,8 +314,11 @@ def _decode(
 def _cut_out(
     file, offset, size, width, height, left, top, box_width, box_height, part, source, target
 ):
-    """Put the segments under the box together as a JPEG in `part`. Gives its left, top, width and height in pixels and
-    its bytes; all 0 where the JPEG has no index that fits it. `source`, `target`: the addresses of the JPEG and of part."""
+    """Assemble the segments under the box into a JPEG in `part`.
+
+    Returns left, top, width and height of the part in pixels, and its bytes; all 0 if the JPEG has
+    no valid index. `source` and `target` are the addresses of the JPEG and of `part`.
+    """
     none = (0, 0, 0, 0, 0)
     footer = offset + size - _FOOTER_SIZE
     if (
@@ -327,7 +344,8 @@ def _cut_out(
     ):
         return none
 
-    # The frame: FF C0, u16 length, 8, u16 height, u16 width, components; of each an id, factors and a table's number.
+    # The frame: FF C0, u16 length, 8, u16 height, u16 width, components; of each an id, factors and
+    # a table's number.
     num_components = np.int64(file[frame + 9])
     if (
         not (num_components == 1 or num_components == 3)
@@ -337,7 +355,7 @@ def _cut_out(
     ):
         return none
     across, down = np.int64(1), np.int64(1)
-    if num_components == 3:  # a scan of one component has MCUs of one block, whatever its factors
+    if num_components == 3:  # the MCUs of a one-component scan are single blocks
         for k in range(3):
             factors = np.int64(file[frame + 11 + 3 * k])
             across, down = max(across, factors >> 4), max(down, factors & 15)
@@ -354,7 +372,7 @@ def _cut_out(
         max(left - _MARGIN, 0) // segment_width,
         min((left + box_width + _MARGIN - 1) // segment_width, per_row - 1),
     )
-    if first and min((last + 1) * segment_width, width) - first * segment_width < _LEAST_WIDTH:
+    if first and min((last + 1) * segment_width, width) - first * segment_width < _MIN_WIDTH:
         first -= 1
     first_row = max(top - _MARGIN, 0) // segment_height
     last_row = min((top + box_height + _MARGIN - 1) // segment_height, num_rows - 1)
@@ -370,9 +388,8 @@ def _cut_out(
     part[sides + 2], part[sides + 3] = part_width >> 8, part_width & 255
     begin, part_size, copied = scan, header_size, 0
     for number in range(num_segments):
-        end = begin + (
-            _u32(file, table + 2 * number) & 0xFFFF
-        )  # behind the last length comes the footer
+        # Reading 4 bytes is safe: the footer follows the last length.
+        end = begin + (_u32(file, table + 2 * number) & 0xFFFF)
         row, column = number // per_row, number % per_row
         if row > last_row:
             break
@@ -401,7 +418,7 @@ def _u32(file, at):
 
 @_helper
 def _crc32(file, begin, scan, table, checksum):
-    """As zlib.crc32(file[begin:scan] + file[table:checksum])."""
+    """Compute zlib.crc32(file[begin:scan] + file[table:checksum])."""
     crc, at = np.uint32(0xFFFFFFFF), begin
     while at < checksum:
         crc = _CRC_TABLE[(crc ^ np.uint32(file[at])) & np.uint32(255)] ^ (crc >> np.uint32(8))
@@ -413,16 +430,16 @@ def _crc32(file, begin, scan, table, checksum):
 
 @_helper
 def _num_taps(source, target):
-    """Of the source's pixels, how many an output pixel may need."""
+    """Maximal number of source pixels of an output pixel."""
     return max(_TAPS_WRITTEN_OUT, source // target + 2)
 
 
 @_helper
 def _taps(i, source, target, num_taps, shares, at):
-    """Along one axis, of output pixel i: its first source pixel, and how many count. Their weights, padded with 0, go to
-    shares[at:].
+    """Return the first source pixel of output pixel i along one axis, and the number of taps.
 
-    As fill_weights in native/resize.c, which has the equations: whole numbers that sum to 2^14.
+    Weights, zero-padded, are written to shares[at:]. native/resize.c (fill_weights) has the
+    equations: integers that sum to 2^14.
     """
     for k in range(num_taps):
         shares[at + k] = 0
@@ -446,11 +463,12 @@ def _taps(i, source, target, num_taps, shares, at):
 def _resize(
     pixels, origin, stride, width, height, flip, table, output, starts, shares, line, ring, result
 ):
-    """The box of `width` x `height` pixels from byte `origin` on, its rows `stride` bytes apart -> output [R * R * 3]: levels,
-    or what the table has for them.
+    """Resize a box to output [R * R * 3]: levels, or the table's values for them.
 
-    Memory to work in: starts [R] and shares for each output column's first pixel and weights, and behind them those of a row;
-    line, a row of the box, and padding; ring, the rows that were resized across and are still needed; result, an output row.
+    The box has `width` x `height` pixels from byte `origin` on; its rows are `stride` bytes apart.
+    Scratch memory: `starts` [R] and `shares` hold the first pixel and the weights of each output
+    column, then the weights of a row; `line` a padded row of the box; `ring` the resized rows that
+    are still needed; `result` an output row.
     """
     resolution = len(starts)
     x_taps, y_taps = _num_taps(width, resolution), _num_taps(height, resolution)
@@ -476,7 +494,7 @@ def _resize(
 
 @_helper
 def _memcpy_row(pixels, begin, line, size):
-    """Copy a row of the box, so that what is read after its end is in memory."""
+    """Copy a row of the box to padded memory, so that reads after its end are valid."""
     row = pixels[begin : begin + size]
     for i in range(size):
         line[i] = row[i]
@@ -484,7 +502,10 @@ def _memcpy_row(pixels, begin, line, size):
 
 @_helper
 def _sum_rows(ring, first, count, num_rows, shares, result):
-    """result[i] = the sum over k of shares[k] * ring[first + k, i], rounded to levels. Vectorized by the compiler."""
+    """Compute result[i] = sum over k of shares[k] * ring[first + k, i], rounded to levels.
+
+    The compiler vectorizes it.
+    """
     row, share = ring[first % num_rows], shares[0]
     for i in range(len(result)):
         result[i] = np.int32(_HALF_DOWN) + share * row[i]
@@ -498,10 +519,10 @@ def _sum_rows(ring, first, count, num_rows, shares, result):
 
 @_helper
 def _sum_columns(line, starts, shares, num_taps, result):
-    """Each output pixel's weighted sum over `line`, in units of 1 / 128 level.
+    """Compute each output pixel's weighted sum over `line`, in units of 1 / 128 level.
 
-    Three taps written out serve every box of less than twice R, and are 1.5 times as fast as the loop. Indices are unsigned
-    because numba otherwise looks at each one for being negative.
+    Three unrolled taps serve every box narrower than 2 R and are 1.5 times as fast as the loop.
+    Indices are unsigned because numba otherwise checks each one for being negative.
     """
     half, one, two, three = np.int32(_HALF_ACROSS), np.uint64(1), np.uint64(2), np.uint64(3)
     for x in range(len(starts)):

@@ -1,7 +1,7 @@
-"""Normalised batches, where a plan asks for them: what stands in a batch for each of the 256 levels of each colour.
+"""Normalize batches to float16 with a lookup table: one value for each of 256 levels and 3 colors.
 
-A table, because a level has only so many values: whoever looks it up gives the same float16 as any other, and a kernel writes
-it in the pass that resizes. `loaders/backends/reference.py` computes each value instead.
+Every kernel that reads the table gives the same float16 values, and it can write them in the same
+pass as the resize. `loaders/backends/reference.py` computes each value instead.
 """
 
 import numpy as np
@@ -13,9 +13,10 @@ from writers.errors import UserError
 
 
 def lookup_table(plan: LoaderPlan) -> np.ndarray:
-    """float16 [3, 256]: (level / 255 - mean) / std, rounded once; [0, 256] where batches are uint8.
+    """Return float16 [3, 256]: (level / 255 - mean) / std, rounded once; [0, 256] for uint8 plans.
 
-    Raises UserError where float16 has no such number.
+    Raises:
+        UserError: a value exceeds the range of float16.
     """
     if plan.dtype == "uint8":
         return np.empty((0, 256), np.float16)
@@ -23,15 +24,17 @@ def lookup_table(plan: LoaderPlan) -> np.ndarray:
     exact = (np.arange(256) / 255 - mean) / std
     if np.abs(exact).max() > np.finfo(np.float16).max:
         raise UserError(
-            f"LoaderPlan.std is {plan.std}; pixels divided by it are beyond the largest float16, 65504."
+            f"LoaderPlan.std is {plan.std}; pixels divided by it are beyond the largest float16, "
+            "65504."
         )
     return exact.astype(np.float16)
 
 
 def conversion(plan: LoaderPlan) -> np.ndarray | None:
-    """float32 [2, 3], shift and scale: (level - shift) * scale in float32, rounded to float16, is what the table holds.
+    """Return shift and scale, float32 [2, 3], that reproduce the lookup table arithmetically.
 
-    None where batches are uint8, or where one of the 768 values differs. Processors convert faster than they look up.
+    (level - shift) * scale in float32, rounded to float16, equals the table. CPUs compute this
+    faster than they look it up. None for uint8 plans, or if one of the 768 values differs.
     """
     if plan.dtype == "uint8":
         return None
@@ -44,7 +47,10 @@ def conversion(plan: LoaderPlan) -> np.ndarray | None:
 
 
 def look_up(table: Tensor, levels: Tensor) -> Tensor:
-    """What the table, on the device of `levels` (uint8 [..., 3]), has for them; the levels themselves where it is empty."""
+    """Map levels (uint8 [..., 3]) through the table, which is on the same device.
+
+    Returns the levels themselves if the table is empty.
+    """
     if not len(table):
         return levels
     return table.flatten()[

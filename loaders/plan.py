@@ -1,4 +1,4 @@
-"""Everything a loader needs, frozen: the whole of what decides which pixels come in which order."""
+"""Frozen description of what decides which pixels a loader yields, and in which order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -10,70 +10,91 @@ import numpy as np
 from writers.errors import UserError
 from writers.subset.spec import Subset
 
-RESIZE_VERSION = 2  # of the pixels that a resize gives; 1: float sums, 2: integer weights
+# Version of the resize's results. 1: float sums, 2: integer weights.
+RESIZE_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
 class LoaderPlan:
-    """Same plan, same epoch: same batches, whatever the number of threads or the backend.
+    """Settings of a loader. The same plan and epoch give the same batches, in every backend.
 
-    `batch_size` is that of all ranks together. Rank r of W takes every W-th sample of each batch, from the r-th on: at each
-    step the ranks together have exactly the batch that one process would have; together they have each sample once an epoch.
-    Where the last batch has fewer samples than there are ranks, the later ranks have one batch less. Raises UserError for a
-    value that cannot be meant.
+    Rank r of W takes samples r, r + W, r + 2 W, ... of each batch. At each step the ranks together
+    have the batch that a single process would have; over an epoch they have each sample once. If
+    the last batch has fewer samples than there are ranks, the highest ranks have one batch less.
 
-    Batches are uint8: a byte a value on the way to the GPU, and the harness's models normalise by themselves, so that an attack
-    works on pixels. `dtype="float16"` is for a model that does not: the loader writes (pixel / 255 - mean) / std, in the same
-    pass, at twice the bytes.
+    Batches are uint8 by default: one byte per value is copied to the GPU, and the harness's models
+    normalize their input, so that attacks work on pixels. With `dtype="float16"` the loader writes
+    (pixel / 255 - mean) / std in the same pass, at two bytes per value.
+
+    Attributes:
+        beton: path of the beton file.
+        batch_size: images per batch over all ranks.
+        resolution: R; batches are [B, 3, R, R], channels_last.
+        augment: crop of each image.
+        crop_scale: random_resized_crop: range of the crop's fraction of the image area.
+        crop_ratio: random_resized_crop: range of width / height.
+        horizontal_flip: mirror each image with probability 1/2.
+        crops_per_image: k > 1: batches are [B, k, 3, R, R]; each image is decoded once for k crops.
+        center_fraction: center_crop: fraction of the shorter side.
+        order: quasi_random reads a few pages of the file at a time.
+        dtype: of the images.
+        mean: float16 only: mean of red, green and blue, for pixels in [0, 1].
+        std: float16 only: standard deviation of red, green and blue, likewise.
+        drop_last: drop the incomplete batch at the end.
+        seed: of order, crops and flips.
+        subset: view of the samples that this subset selects, relabeled. None means no subset.
+        indices: view of these samples of the beton, in this order. None means all samples.
+        labels: new label of each label in the file; -1 drops the samples. None means labels as
+            stored.
+        rank: index of this process among those that share each batch.
+        world_size: number of these processes.
+        device: device of the batches.
+        num_threads: decoding threads.
+        batches_ahead: batches that are prefetched.
+        backend: a module name in loaders/backends, or "auto".
+        on_corrupt: "skip" leaves damaged images out; their batches are shorter.
+        poison: debugging: overwrite a batch as soon as the next one is requested.
+
+    Raises:
+        UserError: a value is invalid, or two values contradict each other.
     """
 
     beton: Path
     batch_size: int
-    resolution: int  # R: batches are [B, 3, R, R], channels_last
+    resolution: int
     augment: Literal["random_resized_crop", "center_crop"] = "center_crop"
-    crop_scale: tuple[float, float] = (0.08, 1.0)  # random_resized_crop: share of the area
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # random_resized_crop: width / height
-    horizontal_flip: bool = False  # each image with probability 1/2
-    crops_per_image: int = (
-        1  # k > 1: batches are [B, k, 3, R, R], k crops of an image that is decoded once
-    )
-    center_fraction: float = 224 / 256  # center_crop: share of the shorter side
-    order: Literal["sequential", "random", "quasi_random"] = (
-        "sequential"  # quasi_random: reads a few pages at a time
-    )
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    horizontal_flip: bool = False
+    crops_per_image: int = 1
+    center_fraction: float = 224 / 256
+    order: Literal["sequential", "random", "quasi_random"] = "sequential"
     dtype: Literal["uint8", "float16"] = "uint8"
-    mean: tuple[float, float, float] | None = (
-        None  # float16: of red, green and blue, for pixels in [0, 1]
-    )
-    std: tuple[float, float, float] | None = None  # likewise
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     drop_last: bool = False
     seed: int = 0
-    subset: Subset | None = None  # a view: what this subset takes of the beton, relabelled
-    indices: Sequence[int] | np.ndarray | None = (
-        None  # a view: these samples of the beton, in this order; None: all
-    )
-    labels: Sequence[int] | None = (
-        None  # relabelling: new label of each label in the file; -1: not used
-    )
-    rank: int = 0  # which of the processes that share each batch this is
-    world_size: int = 1  # how many those are
+    subset: Subset | None = None
+    indices: Sequence[int] | np.ndarray | None = None
+    labels: Sequence[int] | None = None
+    rank: int = 0
+    world_size: int = 1
     device: str = "cpu"
     num_threads: int = 1
     batches_ahead: int = 2
-    backend: str = "ffcv"  # a name in loaders/backends
-    on_corrupt: Literal["raise", "skip"] = (
-        "raise"  # skip: damaged images are left out; their batches are shorter
-    )
-    poison: bool = False  # debugging: overwrite a batch as soon as the next one is asked for
+    backend: str = "ffcv"
+    on_corrupt: Literal["raise", "skip"] = "raise"
+    poison: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beton", Path(self.beton))
         if self.indices is not None:
-            object.__setattr__(self, "indices", _frozen(self.indices))
+            object.__setattr__(self, "indices", _freeze(self.indices))
         for name, allowed in _choices().items():
             if getattr(self, name) not in allowed:
                 raise UserError(
-                    f"LoaderPlan.{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}."
+                    f"LoaderPlan.{name} is {getattr(self, name)!r}; it must be one of "
+                    f"{', '.join(allowed)}."
                 )
         for name in (
             "batch_size",
@@ -89,19 +110,20 @@ class LoaderPlan:
                 )
         if not 0 <= self.rank < self.world_size:
             raise UserError(
-                f"LoaderPlan.rank is {self.rank}; of {self.world_size} ranks the last is {self.world_size - 1}."
+                f"LoaderPlan.rank is {self.rank}; it must be in 0 ... {self.world_size - 1} for "
+                f"{self.world_size} ranks."
             )
         if self.batch_size < self.world_size:
             raise UserError(
-                f"LoaderPlan.batch_size is {self.batch_size} for {self.world_size} ranks; each needs an image."
+                f"LoaderPlan.batch_size is {self.batch_size} for {self.world_size} ranks; "
+                "each needs at least one image."
             )
         if self.subset is not None and (self.indices is not None or self.labels is not None):
-            raise UserError(
-                "LoaderPlan.subset is a view already; indices and labels do not go with it."
-            )
+            raise UserError("LoaderPlan.subset cannot be combined with indices or labels.")
         if self.crops_per_image > 1 and self.augment != "random_resized_crop":
             raise UserError(
-                f"LoaderPlan.crops_per_image is {self.crops_per_image}; with augment: {self.augment} all crops are one.",
+                f"LoaderPlan.crops_per_image is {self.crops_per_image}; all crops are equal with "
+                f"augment: {self.augment}.",
                 "Use augment: random_resized_crop.",
             )
         low, high = self.crop_scale
@@ -113,22 +135,24 @@ class LoaderPlan:
         low, high = self.crop_ratio
         if not 0 < low <= high:
             raise UserError(
-                f"LoaderPlan.crop_ratio is {self.crop_ratio}; it must be (low, high) with 0 < low <= high."
+                f"LoaderPlan.crop_ratio is {self.crop_ratio}; it must be (low, high) with 0 < low "
+                "<= high."
             )
         if not 0 < self.center_fraction <= 1:
             raise UserError(
-                f"LoaderPlan.center_fraction is {self.center_fraction}; it must be above 0 and at most 1."
+                f"LoaderPlan.center_fraction is {self.center_fraction}; it must be above 0 and at "
+                "most 1."
             )
-        self._check_normalisation()
+        self._check_normalization()
 
-    def _check_normalisation(self) -> None:
+    def _check_normalization(self) -> None:
         for name in ("mean", "std"):
             values = getattr(self, name)
             if self.dtype == "uint8":
                 if values is not None:
                     raise UserError(
                         f"LoaderPlan.{name} has no effect on uint8 batches.",
-                        "Give dtype='float16' as well.",
+                        "Set dtype='float16' as well.",
                     )
             elif (
                 values is None
@@ -137,8 +161,8 @@ class LoaderPlan:
                 or (name == "std" and min(values) <= 0)
             ):
                 raise UserError(
-                    f"LoaderPlan.{name} is {values}; float16 batches need three numbers, one of each colour"
-                    + (", above 0." if name == "std" else ".")
+                    f"LoaderPlan.{name} is {values}; float16 batches need three numbers, one per "
+                    "color" + (", above 0." if name == "std" else ".")
                 )
             else:
                 object.__setattr__(self, name, tuple(float(value) for value in values))
@@ -152,7 +176,7 @@ class LoaderPlan:
         return hash(self._values())
 
     def _values(self) -> tuple[Any, ...]:
-        """Everything in the plan, as values that can be compared."""
+        """Return all fields as hashable values."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.indices is not None:
             named["indices"] = np.asarray(self.indices).tobytes()
@@ -163,13 +187,13 @@ class LoaderPlan:
         return tuple(named.values())
 
     @property
-    def share(self) -> int:
-        """Images of a whole batch that are this rank's."""
+    def local_batch_size(self) -> int:
+        """Images of a full batch that belong to this rank."""
         return len(range(self.rank, self.batch_size, self.world_size))
 
 
 def _choices() -> dict[str, tuple[str, ...]]:
-    """What the fields that are a choice may be."""
+    """Return the allowed values of each field with a fixed set of choices."""
     return {
         name: get_args(hint)
         for name, hint in get_type_hints(LoaderPlan).items()
@@ -177,8 +201,8 @@ def _choices() -> dict[str, tuple[str, ...]]:
     }
 
 
-def _frozen(indices: Sequence[int] | np.ndarray) -> np.ndarray:
-    """int64, and nobody else's to change."""
+def _freeze(indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return indices as a read-only int64 array [N] that no caller can change."""
     if (
         isinstance(indices, np.ndarray)
         and indices.dtype == np.int64
@@ -189,7 +213,8 @@ def _frozen(indices: Sequence[int] | np.ndarray) -> np.ndarray:
     array = np.array(indices)
     if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
         raise UserError(
-            f"LoaderPlan.indices is {array.dtype} of shape {array.shape}; it must be a row of whole numbers."
+            f"LoaderPlan.indices is {array.dtype} of shape {array.shape}; it must be a "
+            "one-dimensional array of integers."
         )
     array = array.astype(np.int64)
     array.flags.writeable = False

@@ -1,4 +1,4 @@
-"""What could go wrong with a plan on this machine, said before it does: memory, pinned memory, shared memory, cores."""
+"""Warn about limits of this machine that a plan will hit: memory, shared memory, cores."""
 
 import os
 import shutil
@@ -12,13 +12,15 @@ LOW_SHARED_MEMORY_BYTES = 1e9
 
 
 def warnings(plan: LoaderPlan) -> list[str]:
-    """One sentence for each thing that will make the plan slow or fail, with what to change. Empty: nothing."""
+    """Return a sentence for each thing that will make the plan slow or fail, with a remedy."""
     found = []
     num_bytes, free = open_beton(plan.beton).path.stat().st_size, free_memory_bytes()
     if plan.backend == "ffcv" and plan.order == "random" and num_bytes > free:
         found.append(
-            f"{plan.beton.name} has {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free: in random "
-            "order every image is read from the disk anew. Use order: quasi_random (in a recipe under pretrain), or "
+            f"{plan.beton.name} has {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory "
+            "are free: in random "
+            "order every image is read from the disk again. Use order: quasi_random (in a recipe "
+            "under pretrain), or "
             "write smaller images (max_resolution: 400)."
         )
     slots = slot_bytes(plan)
@@ -30,23 +32,25 @@ def warnings(plan: LoaderPlan) -> list[str]:
         )
     if plan.world_size > 1 and (shared := shared_memory_bytes()) < LOW_SHARED_MEMORY_BYTES:
         found.append(
-            f"/dev/shm has {shared / 1e9:.1f} GB free, through which the ranks talk. In a container: --shm-size=8g, "
+            f"/dev/shm has {shared / 1e9:.1f} GB free; the ranks communicate through it. In a "
+            "container: --shm-size=8g, "
             "or --ipc=host."
         )
     cores = len(os.sched_getaffinity(0))
     if plan.num_threads > cores:
         found.append(
-            f"The loader has {plan.num_threads} threads for {cores} cores; more than the cores make it no faster."
+            f"The loader has {plan.num_threads} threads for {cores} cores; more than the cores "
+            "make it no faster."
         )
     return found
 
 
 def slot_bytes(plan: LoaderPlan) -> int:
-    """What the batch slots of the ffcv backend take."""
+    """Bytes of the batch slots of the ffcv backend."""
     value_bytes = 1 if plan.dtype == "uint8" else 2
     return (
         (plan.batches_ahead + 2)
-        * plan.share
+        * plan.local_batch_size
         * plan.crops_per_image
         * 3
         * plan.resolution**2
@@ -55,13 +59,13 @@ def slot_bytes(plan: LoaderPlan) -> int:
 
 
 def shared_memory_bytes() -> int:
-    """Free in /dev/shm; plenty where there is none, and so nothing uses it."""
+    """Free bytes in /dev/shm; 2^63 if it does not exist, since nothing can use it then."""
     folder = Path("/dev/shm")
     return shutil.disk_usage(folder).free if folder.is_dir() else 2**63
 
 
 def free_memory_bytes() -> int:
-    """Memory that this process can still get: the machine's, or less where its container has a limit."""
+    """Bytes that this process can still allocate, within its container's limit if it has one."""
     available = next(
         int(line.split()[1]) * 1024
         for line in Path("/proc/meminfo").read_text().splitlines()
@@ -71,7 +75,10 @@ def free_memory_bytes() -> int:
 
 
 def _container_memory() -> Iterator[tuple[int, int]]:
-    """Bytes that this process's container may have, and has without what can be read from disk again; none: no limit."""
+    """Yield limit and use, in bytes, of each memory limit of this container.
+
+    Reclaimable file cache does not count as used. Yields nothing if there is no limit.
+    """
     for folder, limit_file, used_file, cached in (
         (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),  # version 2
         (

@@ -1,7 +1,7 @@
-"""Which samples of a beton a plan sees, where their bytes lie, and in which order an epoch takes them.
+"""Read the samples that a plan selects from a beton, and the order of an epoch.
 
-Reads the tables of the file and no image. What would make FFCV read nonsense is refused here: FFCV itself opens a
-half-written file without a word, and takes the whole of it for its table of images.
+Reads the tables of the file, no images. Files that FFCV would misread are rejected here: FFCV opens
+a half-written file without an error and takes the whole file for its table of images.
 """
 
 from dataclasses import dataclass
@@ -20,47 +20,69 @@ from writers.subset.spec import Subset
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples that a plan sees, as columns of equal length N in the order of the view."""
+    """Samples that a plan selects, as columns of equal length N in the order of the view.
+
+    Attributes:
+        path: the beton.
+        classes: class names in label order, after relabeling.
+        indices: int64 [N], index of each sample in the file.
+        ids: uint64 [N], keys of the random order and crops; equal in all files with the sample.
+        labels: int64 [N] after relabeling; int8 [N, K] for multi-label files: 1 present, 0
+            difficult,
+            -1 absent.
+        modes: uint8 [N], 0 JPEG, 1 raw, 2 dct.
+        widths: int64 [N], pixels.
+        heights: int64 [N], pixels.
+        offsets: int64 [N], first byte of the image in the file.
+        sizes: int64 [N], bytes.
+    """
 
     path: Path
-    classes: tuple[str, ...]  # in label order, after relabelling
-    indices: np.ndarray  # int64: each sample's place in the file
-    ids: (
-        np.ndarray
-    )  # uint64: by which order and crops are drawn, the same in every file that holds the sample
-    labels: (
-        np.ndarray
-    )  # int64, after relabelling; int8 [N, K] where an image has many: 1 there, 0 difficult, -1 not
-    modes: np.ndarray  # uint8: 0 JPEG, 1 raw, 2 dct
-    widths: np.ndarray  # int64, pixels
-    heights: np.ndarray  # int64, pixels
-    offsets: np.ndarray  # int64: first byte of the image in the file
-    sizes: np.ndarray  # int64, bytes
+    classes: tuple[str, ...]
+    indices: np.ndarray
+    ids: np.ndarray
+    labels: np.ndarray
+    modes: np.ndarray
+    widths: np.ndarray
+    heights: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
 
     def __len__(self) -> int:
         return len(self.indices)
 
     @property
     def multi_label(self) -> bool:
+        """True if each image has a label for each class."""
         return self.labels.ndim == 2
 
     def num_batches(self, plan: LoaderPlan) -> int:
-        """This rank's batches per epoch. A set smaller than a batch gives one short batch, also with drop_last: never none."""
+        """Batches per epoch of this rank.
+
+        A set smaller than a batch gives one short batch even with drop_last, never zero batches.
+        """
         whole, rest = divmod(len(self), plan.batch_size)
         if plan.drop_last and whole:
             return whole
         return whole + (rest > plan.rank)
 
     def order(self, plan: LoaderPlan, epoch: int, start_batch: int = 0) -> np.ndarray:
-        """This rank's samples of the epoch from a batch on, as positions in these columns: int64. Cut into lengths of
-        `plan.share` they are its batches. Without what drop_last leaves out.
+        """Return this rank's samples of an epoch from a batch on.
 
-        Raises UserError for a batch beyond the end."""
+        Samples that drop_last leaves out are not included.
+
+        Returns:
+            int64 positions in these columns. Slices of `plan.local_batch_size` are the batches.
+
+        Raises:
+            UserError: start_batch is beyond the end of the epoch.
+        """
         num_batches = self.num_batches(plan)
         if not 0 <= start_batch <= num_batches:
             raise UserError(
-                f"An epoch of {self.path} has {num_batches} batches; it cannot start at batch {start_batch}.",
-                "Batches are counted from 0. An epoch is gone on with by the plan that it was begun with.",
+                f"An epoch of {self.path} has {num_batches} batches; it cannot start at batch "
+                f"{start_batch}.",
+                "Batches are counted from 0. Resume an epoch with the plan that started it.",
             )
         if plan.order == "random":
             positions = random_order(plan.seed, epoch, self.ids)
@@ -70,53 +92,66 @@ class Samples:
             positions = np.arange(len(self))
         if plan.drop_last and len(self) >= plan.batch_size:
             positions = positions[: len(self) // plan.batch_size * plan.batch_size]
-        # Each batch is dealt out in turn: with a batch that the ranks do not divide, this is not every W-th of the whole.
-        mine = np.arange(len(positions)) % plan.batch_size % plan.world_size == plan.rank
-        return positions[mine][start_batch * plan.share :]
+        # Each batch is divided by itself: if world_size does not divide batch_size, this is not
+        # every W-th sample of the epoch.
+        is_local = np.arange(len(positions)) % plan.batch_size % plan.world_size == plan.rank
+        local: np.ndarray = positions[is_local][start_batch * plan.local_batch_size :]
+        return local
 
     def batches(self, plan: LoaderPlan, epoch: int, start_batch: int = 0) -> list[np.ndarray]:
-        """The same, batch by batch."""
+        """Return `order` split into batches."""
         order = self.order(plan, epoch, start_batch)
-        return [order[start : start + plan.share] for start in range(0, len(order), plan.share)]
+        return [
+            order[start : start + plan.local_batch_size]
+            for start in range(0, len(order), plan.local_batch_size)
+        ]
 
-    def damaged(self, position: int, why: str) -> UserError:
-        """The error for a sample whose bytes do not decode."""
+    def decode_error(self, position: int, why: str) -> UserError:
+        """Build the error for a sample whose bytes do not decode."""
         return UserError(
             f"Sample {self.indices[position]} of {self.path} does not decode: {why}.",
-            f"Its JPEG has {self.sizes[position]:,} bytes, from byte {self.offsets[position]:,} on. See "
-            f"what else `harness verify {self.path}` finds, and write the beton again.",
+            f"Its JPEG has {self.sizes[position]:,} bytes, from byte {self.offsets[position]:,} "
+            "on. Run "
+            f"`harness verify {self.path}` to find other damage, then write the beton again.",
         )
 
-    def all_damaged(self, num_images: int, last: UserError) -> UserError:
-        """The error for a batch of which on_corrupt: skip leaves nothing. To leave it out would part this rank's steps from the
-        others'."""
+    def all_corrupt_error(self, num_images: int, last: UserError) -> UserError:
+        """Build the error for a batch of which on_corrupt: skip leaves no image.
+
+        Skipping the whole batch would put this rank's steps out of step with the other ranks.
+        """
         return UserError(
             f"Each of the {num_images} images of a batch is damaged. {last.message}", last.hint
         )
 
 
 def open_samples(plan: LoaderPlan) -> Samples:
-    """The plan's samples. Raises UserError for a file that is absent, damaged, or no beton of images and labels; for an
-    index or a label that the file does not have; and for a view with no sample left in it."""
+    """Read the samples of a plan.
+
+    Raises:
+        UserError: the file is missing, damaged, or no beton of images and labels; an index or a
+            label
+            is not in the file; or the view is empty.
+    """
     beton = open_beton(plan.beton)
-    rows, sizes = beton.rows, _checked_sizes(beton)
+    rows, sizes = beton.rows, _check_sizes(beton)
     classes = tuple(beton.manifest.classes)
     if plan.subset is not None:
-        indices, labels = _selected(plan.subset, beton)
+        indices, labels = _select_subset(plan.subset, beton)
         classes = plan.subset.classes
     else:
-        indices = _viewed(plan, len(rows))
-        labels, classes = _relabelled(plan, beton.labels[indices], classes)
+        indices = _select_indices(plan, len(rows))
+        labels, classes = _relabel(plan, beton.labels[indices], classes)
         if labels.ndim == 1:
             used = labels >= 0
             indices, labels = indices[used], labels[used]
     if not len(indices):
         raise UserError(
-            f"{plan.beton}: the view has no sample.", "The plan's indices and labels leave all out."
+            f"{plan.beton}: the view has no sample.",
+            "The plan's indices and labels exclude all samples.",
         )
-    if (
-        len(indices) < plan.world_size
-    ):  # the rank without one would have no batch, and the others would wait for it
+    # A rank without samples would have no batch, and the other ranks would wait for it.
+    if len(indices) < plan.world_size:
         raise UserError(
             f"{plan.beton}: the view has {len(indices)} samples for {plan.world_size} ranks.",
             "Use at most as many ranks as there are samples.",
@@ -137,12 +172,16 @@ def open_samples(plan: LoaderPlan) -> Samples:
 
 
 def decoded_bytes(samples: Samples) -> int:
-    """What the samples take as uint8 pixels in their stored sizes."""
+    """Bytes of all samples as uint8 pixels at their stored sizes."""
     return int((3 * samples.widths * samples.heights).sum())
 
 
-def _checked_sizes(beton: Beton) -> np.ndarray:
-    """Bytes of each sample's image, int64 [all of the file]. Raises UserError where a kernel could read beyond them."""
+def _check_sizes(beton: Beton) -> np.ndarray:
+    """Return the bytes of each image in the file, int64 [all samples].
+
+    Raises:
+        UserError: a kernel could read beyond an image.
+    """
     if not has_fields_of(beton):
         raise damaged(beton.path, "its samples are not an image and a label")
     rows, sizes = beton.rows, beton.sizes
@@ -156,39 +195,42 @@ def _checked_sizes(beton: Beton) -> np.ndarray:
     return sizes
 
 
-def _selected(subset: Subset, beton: Beton) -> tuple[np.ndarray, np.ndarray]:
-    """What the subset takes of the file: places and new labels, both int64."""
+def _select_subset(subset: Subset, beton: Beton) -> tuple[np.ndarray, np.ndarray]:
+    """Return the file indices and new labels of a subset's samples, both int64."""
     manifest = beton.manifest
     if missing := sorted(set(subset.source_classes) - set(manifest.classes)):
         raise UserError(
-            f"{beton.path} lacks {len(missing)} of the classes of subset {subset.name}: {preview(missing)}.",
-            "A view can only take from what was written.",
+            f"{beton.path} lacks {len(missing)} of the classes of subset {subset.name}: "
+            f"{preview(missing)}.",
+            "A view can only select classes that were written.",
         )
     if beton.labels.ndim != 1:
         raise UserError(
-            f"{beton.path} has images with many labels; a subset of classes cannot be taken of it."
+            f"{beton.path} has images with many labels; subsets of classes need one label per "
+            "image."
         )
     return subset.select(manifest.split, manifest.classes, beton.labels, beton.ids)
 
 
-def _viewed(plan: LoaderPlan, num_in_file: int) -> np.ndarray:
+def _select_indices(plan: LoaderPlan, num_in_file: int) -> np.ndarray:
     if plan.indices is None:
         return np.arange(num_in_file)
     indices = np.asarray(plan.indices)
     outside = indices[(indices < 0) | (indices >= num_in_file)]
     if len(outside):
         raise UserError(
-            f"LoaderPlan.indices asks for sample {outside[0]} of {num_in_file} in {plan.beton}."
+            f"LoaderPlan.indices has sample {outside[0]}; {plan.beton} has {num_in_file} samples."
         )
     return indices
 
 
-def _relabelled(
+def _relabel(
     plan: LoaderPlan, labels: np.ndarray, classes: tuple[str, ...]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """New labels (-1: not used), and their names; a class made of several carries all of theirs, one of none ''.
+    """Return new labels (-1: not used) and class names.
 
-    Many labels an image (int8 [N, K]) stay as they are.
+    A merged class joins the names of its parts with "+"; a class without parts has the name "".
+    Multi-label arrays (int8 [N, K]) are returned unchanged.
     """
     if labels.ndim == 2:
         if plan.labels is not None:
@@ -196,23 +238,26 @@ def _relabelled(
                 f"LoaderPlan.labels relabels classes; each image of {plan.beton} has many labels."
             )
         if not np.isin(labels, (-1, 0, 1)).all():
-            raise damaged(plan.beton, "it has labels that are none of -1, 0 and 1")
+            raise damaged(plan.beton, "it has labels other than -1, 0 and 1")
         return labels, classes
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
         raise UserError(
-            f"{plan.beton} has labels from {labels.min()} to {labels.max()} for {len(classes)} classes.",
+            f"{plan.beton} has labels from {labels.min()} to {labels.max()} for {len(classes)} "
+            "classes.",
             "Write it again with `harness write-beton`.",
         )
     if plan.labels is None:
         return labels.copy(), classes
     if len(plan.labels) != len(classes):
         raise UserError(
-            f"LoaderPlan.labels relabels {len(plan.labels)} classes; {plan.beton} has {len(classes)}."
+            f"LoaderPlan.labels relabels {len(plan.labels)} classes; {plan.beton} has "
+            f"{len(classes)}."
         )
     table = np.array(plan.labels, np.int64)
     if min(plan.labels) < -1:
         raise UserError(
-            f"LoaderPlan.labels has the label {min(plan.labels)}; the lowest is -1, for a class not used."
+            f"LoaderPlan.labels has the label {min(plan.labels)}; the lowest is -1, for a class "
+            "not used."
         )
     names: list[list[str]] = [[] for _ in range(max(plan.labels) + 1)]
     for name, label in zip(classes, plan.labels, strict=True):

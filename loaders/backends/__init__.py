@@ -1,1 +1,1 @@
-"""One file per way to turn a plan into batches; each has `open_loader(plan) -> Loader`."""
+"""Loader backends, one per module; each defines `open_loader(plan) -> Loader`."""

@@ -1,9 +1,12 @@
-"""FFCV's pipeline with one operation of ours: decode, crop, resize and flip in one pass, seeded per sample.
+"""FFCV pipeline with our own decoding.
 
-FFCV gives the graph of operations, the batch slots (pinned where there is a GPU), the copy to the device and the thread
-that works ahead. Its `Loader` class is not used, for what its constructor does: compile for 0.3 s, walk the index in
-Python loops (seconds for ImageNet), and set torch's thread count for all of the process. `FfcvLoader` instead has the
-attributes that FFCV's EpochIterator reads from a loader.
+Decode, crop, resize and flip in one pass, seeded per sample.
+
+FFCV provides the operation graph, the batch slots (pinned if there is a GPU), the copy to the
+device and the prefetch thread. Its `Loader` class is not used because of its constructor: it
+compiles for 0.3 s, walks the index in Python loops (seconds for ImageNet), and sets torch's thread
+count for the whole process. `FfcvLoader` provides the attributes that FFCV's EpochIterator reads
+instead.
 """
 
 import os
@@ -28,8 +31,8 @@ from loaders.ffcv_parts import (
     Operation,
     PipelineSpec,
     State,
+    detect_gpus,
     fields,
-    look_for_gpus,
     transforms,
 )
 from loaders.normalize import conversion, lookup_table
@@ -38,19 +41,20 @@ from loaders.preflight import free_memory_bytes
 from loaders.reader import Samples, open_samples
 from writers.errors import UserError
 
-_CROPS_AT_ONCE = 4096  # samples whose crops are drawn together
+_CROPS_AT_ONCE = 4096  # samples whose crops are chosen together
 
 
 def open_loader(plan: LoaderPlan) -> "FfcvLoader":
+    """Open a loader. Raises UserError if the beton is missing or damaged."""
     return FfcvLoader(plan, open_samples(plan))
 
 
 class FfcvLoader(Loader):
-    """Also what FFCV's EpochIterator takes for its loader."""
+    """Loader that also acts as the loader of FFCV's EpochIterator."""
 
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
         super().__init__(plan, samples)
-        look_for_gpus()
+        detect_gpus()
         self._process = os.getpid()
         self._batch_decoder = BatchDecoder(
             samples,
@@ -58,15 +62,15 @@ class FfcvLoader(Loader):
             LIBRARY,
             table=lookup_table(plan),
             conversion=conversion(plan),
-            scattered=_reads_scattered(plan, samples),
+            scattered=_has_scattered_reads(plan, samples),
         )
         self._images = DecodeImages(plan, samples, self._batch_decoder, self.skipped)
         self._running: Callable[[], FfcvEpoch | None] = lambda: None
         self.first_slot = 0  # the slot that the next epoch fills first
 
-        # The rest is what FFCV's EpochIterator reads.
-        self.device = _numbered(torch.device(plan.device))
-        self.batch_size, self.batches_ahead = plan.share, plan.batches_ahead
+        # Attributes that FFCV's EpochIterator reads.
+        self.device = _with_index(torch.device(plan.device))
+        self.batch_size, self.batches_ahead = plan.local_batch_size, plan.batches_ahead
         to_tensor = [transforms.ToTensor()] + (
             [] if self.device.type == "cpu" else [transforms.ToDevice(self.device)]
         )
@@ -85,46 +89,58 @@ class FfcvLoader(Loader):
         self.memory_manager = SimpleNamespace(schedule_epoch=lambda batches: NoFile())
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> FfcvEpoch:
+        """Start an epoch; see `Loader.epoch`."""
         order = self.samples.order(self.plan, epoch, start_batch)
-        if os.getpid() != self._process:  # the decoder's threads have stayed behind
+        if os.getpid() != self._process:  # a fork does not inherit the decoder's threads
             raise RuntimeError(
-                "This loader was opened in another process. Open one in the process that reads from it."
+                "This loader was opened in another process. Open one in the process that reads "
+                "from it."
             )
         self._end_running()
         self._images.start(epoch, order)
         self._images.resolution = resolution or self.plan.resolution
         running = FfcvEpoch(self, order)
-        self._running = weakref.ref(running)  # weak: an epoch that nobody holds any more shall end
+        self._running = weakref.ref(running)  # weak: an unreferenced epoch must end
         return running
 
     def close(self) -> None:
+        """Release all resources; see `Loader.close`."""
         self._end_running()
         self._batch_decoder.close()
         self.graph.drop_slots()
 
-    def arranged(self, batch: Batch) -> Batch:
-        """The pipeline's batch as the plan has it: with several crops an image, [B, k, 3, R, R]."""
+    def split_crops(self, batch: Batch) -> Batch:
+        """Reshape a batch to [B, k, 3, R, R] if the plan has k > 1 crops per image."""
         images, labels = batch
         if self.plan.crops_per_image > 1:  # [B, 3, k R, R]
             images = images.unflatten(2, (self.plan.crops_per_image, -1)).transpose(1, 2)
         return images, labels
 
-    def damaged(self) -> dict[int, UserError]:
-        """Rows of the batch decoded last that are to be left out, and why. For the epoch's thread, which decodes."""
-        return self._images.damaged
+    def corrupt_rows(self) -> dict[int, UserError]:
+        """Return row -> error of the last batch, for rows to skip.
 
-    def ask_for(self, batches: list[np.ndarray]) -> None:
-        """Have the system read these batches' images. For the epoch's thread, which asks while it decodes the one before."""
+        Called on the decoding thread.
+        """
+        return self._images.corrupt_rows
+
+    def prefetch(self, batches: list[np.ndarray]) -> None:
+        """Start reading the images of these batches.
+
+        Called on the decoding thread, one batch ahead.
+        """
         for positions in batches:
-            self._batch_decoder.ask_for(positions)
+            self._batch_decoder.prefetch(positions)
 
     def _end_running(self) -> None:
         if (running := self._running()) is not None:
             running.close()
 
 
-class DecodeImages(Operation):
-    """Positions of samples -> [B, R, R, 3] of the plan's dtype. `start` comes before an epoch; `resolution` may be set then."""
+class DecodeImages(Operation):  # type: ignore[misc]  # FFCV is untyped
+    """Decode sample positions to [B, R, R, 3] of the plan's dtype.
+
+    Call `start` before each epoch; `resolution` may be changed then.
+    """
 
     def __init__(
         self,
@@ -136,25 +152,28 @@ class DecodeImages(Operation):
         super().__init__()
         self.resolution = plan.resolution
         self.start(0, np.empty(0, np.int64))
-        self.damaged: dict[int, UserError] = {}  # by row of the batch decoded last
+        self.corrupt_rows: dict[int, UserError] = {}  # by row of the batch decoded last
         self._skipped = skipped
         self._plan, self._samples, self._batch_decoder = plan, samples, batch_decoder
 
     def start(self, epoch: int, order: np.ndarray) -> None:
-        """The next batches are those of this epoch. order: all of its positions, int64."""
+        """Prepare the next epoch. `order` has all of its positions, int64."""
         self._epoch, self._order = epoch, order
         self._crops, self._crops_begin, self._num_taken = Crops.none(), 0, 0
 
     def _crops_of(self, positions: np.ndarray) -> Crops:
-        """The batch's crops. Many batches' are drawn at once: numpy's calls take longer than the draws of one batch."""
+        """Return the crops of a batch.
+
+        Crops are chosen for many batches at once: for one batch, numpy's call overhead dominates.
+        """
         begin, end = self._num_taken, self._num_taken + len(positions)
         if end > self._crops_begin + len(self._crops.flips) // self._plan.crops_per_image:
-            self._crops = self._chosen(
+            self._crops = self._choose(
                 self._order[begin : begin + max(_CROPS_AT_ONCE, len(positions))]
             )
             self._crops_begin = begin
         if not np.array_equal(self._order[begin:end], positions):
-            return self._chosen(positions)  # a batch once more, without its damaged samples
+            return self._choose(positions)  # the batch is decoded again without its corrupt samples
         self._num_taken = end
         per_image = self._plan.crops_per_image
         batch = slice(
@@ -162,7 +181,7 @@ class DecodeImages(Operation):
         )
         return Crops(self._crops.boxes[batch], self._crops.flips[batch])
 
-    def _chosen(self, positions: np.ndarray) -> Crops:
+    def _choose(self, positions: np.ndarray) -> Crops:
         samples = self._samples
         return choose_crops(
             self._plan,
@@ -173,14 +192,18 @@ class DecodeImages(Operation):
         )
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        # The crops of an image are one below the other: FFCV's operations know images of three axes.
+        # Stack the crops of an image vertically: FFCV's operations support images of three axes
+        # only.
+        """Declare the batch's shape and dtype to FFCV."""
         height = self._plan.crops_per_image * self.resolution
         shape, dtype = (height, self.resolution, 3), np.dtype(self._plan.dtype)
         return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(
             shape, dtype
         )
 
-    def generate_code(self) -> Callable:
+    def generate_code(self) -> Callable[..., np.ndarray]:
+        """Return the function that decodes a batch into a slot."""
+
         def decode(
             positions: np.ndarray, slot: np.ndarray, metadata: None, storage_state: None
         ) -> np.ndarray:
@@ -188,22 +211,22 @@ class DecodeImages(Operation):
             crops = self._crops_of(positions)
             num_crops, resolution = self._plan.crops_per_image, self.resolution
             crops_of_each = slot.reshape(len(slot), num_crops, resolution, resolution, 3)
-            damaged = self._batch_decoder.decode(positions, crops, crops_of_each)
-            if damaged and self._plan.on_corrupt == "raise":
-                raise next(iter(damaged.values()))
-            self.damaged = damaged
+            errors = self._batch_decoder.decode(positions, crops, crops_of_each)
+            if errors and self._plan.on_corrupt == "raise":
+                raise next(iter(errors.values()))
+            self.corrupt_rows = errors
             self._skipped.update(
-                {int(samples.indices[positions[row]]): error for row, error in damaged.items()}
+                {int(samples.indices[positions[row]]): error for row, error in errors.items()}
             )
             return slot
 
         return decode
 
 
-class LookUpLabels(Operation):
-    """Positions of samples -> int64 [B], or int8 [B, K] where an image has many labels.
+class LookUpLabels(Operation):  # type: ignore[misc]
+    """Map sample positions to labels: int64 [B], or int8 [B, K] for multi-label files.
 
-    FFCV's own decoders compile, read labels from the file, and give [B, 1] for integers.
+    FFCV's own decoders compile, read labels from the file, and return [B, 1] for integers.
     """
 
     def __init__(self, samples: Samples) -> None:
@@ -211,12 +234,15 @@ class LookUpLabels(Operation):
         self._labels = samples.labels
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
+        """Declare the labels' shape and dtype to FFCV."""
         shape, dtype = self._labels.shape[1:], self._labels.dtype
         return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(
             shape, dtype
         )
 
-    def generate_code(self) -> Callable:
+    def generate_code(self) -> Callable[..., np.ndarray]:
+        """Return the function that copies labels into a slot."""
+
         def look_up(
             positions: np.ndarray, slot: np.ndarray, metadata: None, storage_state: None
         ) -> np.ndarray:
@@ -225,11 +251,11 @@ class LookUpLabels(Operation):
         return look_up
 
 
-class SlotKeepingGraph(Graph):
-    """FFCV's graph, which does not compile our operations, and keeps its slots from one epoch to the next."""
+class SlotKeepingGraph(Graph):  # type: ignore[misc]
+    """FFCV graph that does not compile our operations and reuses its slots between epochs."""
 
     def __init__(self, pipelines: dict[str, Any]) -> None:
-        # Neither metadata nor a function that reads: our decoders read the file themselves.
+        # No metadata and no read function: our decoders read the file themselves.
         super().__init__(
             pipelines,
             {"image": fields.RGBImageField(), "label": fields.IntField()},
@@ -240,15 +266,18 @@ class SlotKeepingGraph(Graph):
         self._wanted: Any = None
         self._slots: Any = None
 
-    def generate_code(self) -> tuple[list, list]:
+    def generate_code(self) -> Any:
+        """Return the functions of the pipeline, uncompiled."""
         return self.codegen_all(self.collect_requirements()[1])
 
-    def codegen_stage(self, stage: Any, s_ix: int, *rest: Any) -> tuple[Callable, list]:
-        # FFCV compiles the functions of even stages, in every process. Ours call a kernel that is kept on disk.
+    def codegen_stage(self, stage: Any, s_ix: int, *rest: Any) -> Any:
+        # FFCV compiles the functions of even stages in every process. Ours call a cached kernel.
+        """Generate a stage without compiling it."""
         return super().codegen_stage(stage, 2 * s_ix + 1, *rest)
 
     def allocate_memory(self, batch_size: int, num_slots: int) -> Any:
-        # FFCV asks at every epoch; pinning gigabytes anew takes seconds (libffcv/ffcv#365).
+        # FFCV allocates at every epoch; pinning gigabytes takes seconds (libffcv/ffcv#365).
+        """Return batch slots; reuses those of the last epoch if their shapes are equal."""
         wanted = batch_size, num_slots, self.collect_requirements()[0]
         if wanted != self._wanted:
             self.drop_slots()
@@ -257,26 +286,27 @@ class SlotKeepingGraph(Graph):
         return self._slots
 
     def drop_slots(self) -> None:
+        """Release the slots."""
         self._wanted = self._slots = None
 
 
-def _reads_scattered(plan: LoaderPlan, samples: Samples) -> bool:
-    """Whether what the system would read around an image is out of memory again before its turn comes, or is not asked for."""
+def _has_scattered_reads(plan: LoaderPlan, samples: Samples) -> bool:
+    """Return True if read-ahead around an image would be evicted unused, or never needed."""
     if samples.path.stat().st_size <= free_memory_bytes() / 2:
         return False
     spanned = int((samples.offsets + samples.sizes).max() - samples.offsets.min())
     return plan.order == "random" or int(samples.sizes.sum()) < spanned / 2
 
 
-def _numbered(device: torch.device) -> torch.device:
-    """`cuda` as the GPU that is current here: each thread has a current one of its own."""
+def _with_index(device: torch.device) -> torch.device:
+    """Return `cuda` with the index of the current GPU, which is a per-thread setting."""
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
 
 
-class NoFile(MemoryContext):
-    """FFCV's handle on the file, which our decoders do not use."""
+class NoFile(MemoryContext):  # type: ignore[misc]
+    """Replacement of FFCV's file handle, which our decoders do not use."""
 
     state = None
 

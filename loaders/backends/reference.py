@@ -1,8 +1,8 @@
-"""The slow, obviously right twin: numpy and Pillow over the same beton, one image at a time, in the consumer's thread.
+"""Slow, simple reference: numpy and Pillow, one image at a time, in the consumer's thread.
 
-Shares with the fast path which samples there are (`loaders.reader`) and nothing else: random numbers in Python
-integers, crops one sample at a time, decoding by Pillow, resizing by a product with a dense matrix of weights. Tests
-hold the other backends against it: they give the same bytes.
+It shares only the choice of samples (`loaders.reader`) with the fast backends. Random numbers are
+Python integers, crops are chosen one sample at a time, Pillow decodes, and the resize multiplies by
+a dense weight matrix. Tests require the other backends to give the same bytes.
 """
 
 import io
@@ -26,15 +26,17 @@ Box = tuple[int, int, int, int]  # left, top, width, height, in pixels
 
 
 def open_loader(plan: LoaderPlan) -> "ReferenceLoader":
+    """Open a loader. Raises UserError if the beton is missing or damaged."""
     return ReferenceLoader(plan, open_samples(plan))
 
 
 class ReferenceLoader(Loader):
-    """Every pixel the slow way."""
+    """Loader that computes every pixel in the simplest way."""
 
     _running: PlainEpoch | None = None
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
+        """Start an epoch; see `Loader.epoch`."""
         batches = self.samples.batches(self.plan, epoch, start_batch)
         self.close()
         self._running = PlainEpoch(
@@ -43,6 +45,7 @@ class ReferenceLoader(Loader):
         return self._running
 
     def close(self) -> None:
+        """Release all resources; see `Loader.close`."""
         if self._running is not None:
             self._running.close()
 
@@ -58,7 +61,7 @@ class ReferenceLoader(Loader):
                         raise
                     self.skipped[int(self.samples.indices[position])] = error
                     if position == positions[-1] and not kept:
-                        raise self.samples.all_damaged(len(positions), error) from error
+                        raise self.samples.all_corrupt_error(len(positions), error) from error
             pixels = torch.from_numpy(normalize(np.ascontiguousarray(np.stack(images)), self.plan))
             labels = torch.from_numpy(self.samples.labels[kept])
             pixels = pixels.to(self.plan.device).permute(0, 1, 4, 2, 3)  # [B, k, 3, R, R]
@@ -68,7 +71,7 @@ class ReferenceLoader(Loader):
             )
 
     def _image(self, position: int, epoch: int, resolution: int) -> np.ndarray:
-        """uint8 [k, R, R, 3]: the crops of a sample."""
+        """Return the crops of a sample, uint8 [k, R, R, 3]."""
         pixels, crops = self._decode(position), []
         height, width, _ = pixels.shape
         for view in range(self.plan.crops_per_image):
@@ -80,7 +83,7 @@ class ReferenceLoader(Loader):
         return np.stack(crops)
 
     def _decode(self, position: int) -> np.ndarray:
-        """uint8 [H, W, 3], in the stored size."""
+        """Decode a sample at its stored size, uint8 [H, W, 3]."""
         samples = self.samples
         with samples.path.open("rb") as file:
             file.seek(samples.offsets[position])
@@ -94,9 +97,9 @@ class ReferenceLoader(Loader):
             else:
                 pixels = np.asarray(Image.open(io.BytesIO(blob), formats=["JPEG"]).convert("RGB"))
         except (OSError, ValueError) as error:
-            raise samples.damaged(position, str(error)) from error
+            raise samples.decode_error(position, str(error)) from error
         if pixels.shape != shape:
-            raise samples.damaged(
+            raise samples.decode_error(
                 position,
                 f"it has {pixels.shape[1]} x {pixels.shape[0]} pixels, and {shape[1]} x {shape[0]} "
                 "in the beton's table",
@@ -107,7 +110,10 @@ class ReferenceLoader(Loader):
 def choose_crop(
     plan: LoaderPlan, epoch: int, sample: int, width: int, height: int, view: int = 0
 ) -> tuple[Box, bool]:
-    """The box and the flip of one sample's view; `loaders.augment` says what each word is for."""
+    """Return the box and the flip of one view of a sample.
+
+    `loaders.augment` describes the use of each random word.
+    """
     words = _words(plan.seed, epoch, sample, view)
     flip = plan.horizontal_flip and words[0] >= 2**63
     if plan.augment == "center_crop":
@@ -134,42 +140,57 @@ def choose_crop(
 
 
 def resize(pixels: np.ndarray, resolution: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> uint8 [R, R, 3]: each axis averaged by area where it shrinks, bilinear where it grows.
+    """Resize uint8 [H, W, 3] to uint8 [R, R, 3].
 
-    In integers: weights of 14 bits, across first to units of 1 / 128 level, then down. `native/resize.c` defines this.
+    Area average if an axis shrinks, bilinear if it grows.
+
+    Integer arithmetic: weights of 14 bits, across first to units of 1 / 128 level, then down.
+    `native/resize.c` is the definition.
     """
     down = axis_weights(pixels.shape[0], resolution)
     across = axis_weights(pixels.shape[1], resolution)
     rows = (np.einsum("xw,hwc->hxc", across, pixels.astype(np.int64), optimize=True) + 64) >> 7
     levels = (np.einsum("yh,hxc->yxc", down, rows, optimize=True) + 2**20) >> 21
-    return levels.astype(np.uint8)
+    result_array: np.ndarray = levels.astype(np.uint8)
+    return result_array
 
 
 def exact_resize(pixels: np.ndarray, resolution: int) -> np.ndarray:
-    """The same in float64 and rounded once: float64 [R, R, 3]. `resize` is at most one level from it."""
+    """Resize in float64, rounding weights only once: float64 [R, R, 3].
+
+    `resize` differs from it by at most one level.
+    """
     down = exact_weights(pixels.shape[0], resolution)
     across = exact_weights(pixels.shape[1], resolution)
-    return np.einsum("yh,hwc,xw->yxc", down, pixels.astype(np.float64), across, optimize=True)
+    result_array: np.ndarray = np.einsum(
+        "yh,hwc,xw->yxc", down, pixels.astype(np.float64), across, optimize=True
+    )
+    return result_array
 
 
 def normalize(pixels: np.ndarray, plan: LoaderPlan) -> np.ndarray:
-    """uint8 [..., 3] -> the plan's dtype."""
+    """Convert uint8 [..., 3] to the plan's dtype."""
     if plan.dtype == "uint8":
         return pixels
-    return ((pixels / 255 - np.array(plan.mean)) / np.array(plan.std)).astype(np.float16)
+    result_array: np.ndarray = ((pixels / 255 - np.array(plan.mean)) / np.array(plan.std)).astype(
+        np.float16
+    )
+    return result_array
 
 
 def axis_weights(source: int, target: int) -> np.ndarray:
-    """int64 [target, source]: each output pixel's weights of the source pixels. Rows sum to 16384.
+    """Return the integer weights of an axis, int64 [target, source]; rows sum to 16384.
 
-    The sum of an output pixel's first k weights is the sum of its first k exact weights, rounded half up.
+    The sum of an output pixel's first k weights is the sum of its first k exact weights, rounded
+    half up.
     """
     i, k = np.arange(target)[:, None], np.arange(source)[None, :]
     if source > target:  # in units of 1 / target of a source pixel, of which each covers `source`
         begin, whole = i * source, source
         covered = np.clip(np.minimum(begin + source, (k + 1) * target) - begin, 0, None)
         sums = (2 * 16384 * covered + whole) // (2 * whole)
-    else:  # in units of 1 / (2 target); the farther pixel's weight is rounded, the nearer's is the rest
+    # in units of 1 / (2 target); the farther pixel's weight is rounded, the nearer's is the rest
+    else:
         center = np.clip((2 * i + 1) * source - target, 0, 2 * target * (source - 1))
         whole = 2 * target
         missing = np.clip(center - 2 * target * k, 0, whole)  # weight of the pixels after k
@@ -178,19 +199,24 @@ def axis_weights(source: int, target: int) -> np.ndarray:
 
 
 def exact_weights(source: int, target: int) -> np.ndarray:
-    """float64 [target, source]: each output pixel's shares in the source pixels. Rows sum to 1."""
+    """Return the exact weights of an axis, float64 [target, source]; rows sum to 1."""
     if source > target:
         edges = np.arange(target + 1) * source / target  # of the output pixels, in source pixels
         begin, end = edges[:-1, None], edges[1:, None]
         pixel = np.arange(source)[None, :]
         overlap = np.clip(np.minimum(end, pixel + 1) - np.maximum(begin, pixel), 0, None)
-        return overlap * target / source
+        result_array: np.ndarray = overlap * target / source
+        return result_array
     center = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)[:, None]
-    return np.clip(1 - np.abs(np.arange(source)[None, :] - center), 0, None)
+    result_array: np.ndarray = np.clip(1 - np.abs(np.arange(source)[None, :] - center), 0, None)
+    return result_array
 
 
 def _words(seed: int, epoch: int, sample: int, view: int) -> list[int]:
-    """The 23 random words of a sample's view, as `writers.random_streams.random_words`, by splitmix64 as it was published."""
+    """Return the 23 random words of a view, by splitmix64 as published.
+
+    Equal to `writers.random_streams.random_words`.
+    """
     key = _mix((_mix((seed + 0x9E3779B97F4A7C15) & _MASK) + epoch) & _MASK)
     stream = _mix((key + (sample + 1) * 0x9E3779B97F4A7C15) & _MASK)
     return [

@@ -1,7 +1,7 @@
-"""The first batches of an epoch, loaded once and given again and again: training on real images when loading costs nothing.
+"""Repeat the first batches of an epoch: training on real images without loading cost.
 
-How much faster than with `ffcv` a run is with it is what better loading could gain at the most. `synthetic` needs no image to
-decode; its noise, though, teaches a model nothing.
+The speedup of a run over `ffcv` is the most that faster loading could gain. `synthetic` needs no
+decoding at all, but a model learns nothing from its noise.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from loaders.backend import Batch, Loader, PlainEpoch, refuse_several_crops
+from loaders.backend import Batch, Loader, PlainEpoch, check_single_crop
 from loaders.backends import ffcv
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
@@ -20,22 +20,24 @@ NUM_BATCHES = 4
 
 
 def open_loader(plan: LoaderPlan) -> "ReplayLoader":
-    refuse_several_crops(plan)
+    """Open a loader. Raises UserError if the plan has several crops per image, or `poison`."""
+    check_single_crop(plan)
     if plan.poison:
         raise UserError(
-            "LoaderPlan.poison overwrites batches, and the replay backend gives the same ones again.",
+            "LoaderPlan.poison overwrites batches, but the replay backend reuses them.",
             "Use another backend to look for batches that are held too long.",
         )
     return ReplayLoader(plan, open_samples(plan))
 
 
 class ReplayLoader(Loader):
-    """Batches of the right lengths, cut from NUM_BATCHES that the ffcv backend made, with their own labels."""
+    """Loader that cuts its batches from NUM_BATCHES labeled batches of the ffcv backend."""
 
     _loaded: tuple[int, list[Batch]] | None = None  # and at which resolution
     _running: PlainEpoch | None = None
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
+        """Start an epoch; see `Loader.epoch`."""
         batches = self.samples.batches(self.plan, epoch, start_batch)
         self.close()
         side = resolution or self.plan.resolution
@@ -45,6 +47,7 @@ class ReplayLoader(Loader):
         return self._running
 
     def close(self) -> None:
+        """Release all resources; see `Loader.close`."""
         if self._running is not None:
             self._running.close()
 

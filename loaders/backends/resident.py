@@ -1,9 +1,10 @@
-"""The whole beton decoded once and kept on the device as uint8; crops, resizes and flips there, a batch at a time.
+"""Decode the whole beton once to uint8 on the device; crop, resize and flip there per batch.
 
-For sets that fit: the downstream datasets, CIFAR. The same boxes and the same integer sums as the kernels of the ffcv backend
-(loaders/native/resize.c): the same pixels, bit for bit, in batches of any size. Images of different sizes are
-packed one behind the other; a batch gathers what is under its boxes. Nothing here waits for the GPU once the loader is open.
-On a CPU the kernel itself resizes: many times faster there than torch's gathering.
+For sets that fit into memory: the downstream datasets, CIFAR. It uses the same boxes and integer
+sums as the kernels of the ffcv backend (loaders/native/resize.c), so pixels are bit-equal for any
+batch size. Images of different sizes are packed contiguously; a batch gathers the pixels under its
+boxes. Once the loader is open, nothing here waits for the GPU. On a CPU the kernel resizes, many
+times faster than torch's gather.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from loaders.augment import Crops, choose_crops
-from loaders.backend import Batch, Loader, PlainEpoch, refuse_several_crops
+from loaders.backend import Batch, Loader, PlainEpoch, check_single_crop
 from loaders.decode import BatchDecoder
 from loaders.ffcv_parts import LIBRARY
 from loaders.normalize import look_up, lookup_table
@@ -25,20 +26,25 @@ from loaders.reader import Samples, decoded_bytes, open_samples
 from writers.beton.encoding import RAW
 from writers.errors import UserError
 
-_RUN_PIXELS = (
-    2**24
-)  # of a run of images, R columns as high as the highest box: bounds the memory of a batch, 40 bytes each
+# Pixels of a run of images, counted as R columns of the highest box each. Bounds the memory of a
+# batch to 40 bytes per pixel.
+_RUN_PIXELS = 2**24
 _ONE, _ROUND_ACROSS, _ROUND_DOWN = 2**14, 7, 21  # as in loaders/native/stages.h
-_STAGED_BYTES = 2**26  # decoded at a time, on the way to the device
+_STAGED_BYTES = 2**26  # bytes that are decoded before each copy to the device
 
 
 def open_loader(plan: LoaderPlan) -> "ResidentLoader":
-    refuse_several_crops(plan)
+    """Open a loader and decode all images; raises UserError as `ResidentLoader` does."""
+    check_single_crop(plan)
     return ResidentLoader(plan, open_samples(plan))
 
 
 class ResidentLoader(Loader):
-    """Opening it decodes every image. Raises UserError for one that does not decode, and for a beton that does not fit."""
+    """Loader of a beton that is decoded when it is opened.
+
+    Raises:
+        UserError: an image does not decode, or the decoded beton does not fit into memory.
+    """
 
     _running: PlainEpoch | None = None
 
@@ -48,7 +54,8 @@ class ResidentLoader(Loader):
         num_bytes, free = decoded_bytes(samples), _free_bytes(self._device)
         if num_bytes > free:
             raise UserError(
-                f"{plan.beton} takes {num_bytes / 1e9:.1f} GB once it is decoded; {plan.device} has "
+                f"{plan.beton} takes {num_bytes / 1e9:.1f} GB once it is decoded; {plan.device} "
+                "has "
                 f"{free / 1e9:.1f} GB free.",
                 "Use backend: ffcv.",
             )
@@ -82,6 +89,7 @@ class ResidentLoader(Loader):
         )
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
+        """Start an epoch; see `Loader.epoch`."""
         assert len(self._pixels), "the loader is closed"
         batches = self.samples.batches(self.plan, epoch, start_batch)
         self._end_running()
@@ -91,6 +99,7 @@ class ResidentLoader(Loader):
         return self._running
 
     def close(self) -> None:
+        """Release all resources; see `Loader.close`."""
         self._end_running()
         self._pixels = self._pixels.new_empty((0, 3))
         if self._kernel is not None:
@@ -105,7 +114,7 @@ class ResidentLoader(Loader):
         for whole in batches:
             positions = whole[~np.isin(whole, damaged)]
             if not len(positions):
-                raise samples.all_damaged(len(whole), self._damaged[int(whole[-1])])
+                raise samples.all_corrupt_error(len(whole), self._damaged[int(whole[-1])])
             crops = choose_crops(
                 self.plan,
                 epoch,
@@ -126,7 +135,7 @@ class ResidentLoader(Loader):
             yield images.permute(0, 3, 1, 2), labels
 
     def _fill(self, images: Tensor, positions: np.ndarray, crops: Crops) -> Tensor:
-        """Fill `images` [B, R, R, 3] on the device; returns their labels."""
+        """Fill `images` [B, R, R, 3] on the device and return their labels."""
         table = self._upload(
             np.column_stack(
                 [
@@ -144,7 +153,7 @@ class ResidentLoader(Loader):
         return self._labels[table[:, 0]]
 
     def _upload(self, table: np.ndarray) -> Tensor:
-        """Out of pinned memory: from any other, a copy waits for what the GPU has to do."""
+        """Copy through pinned memory: a copy from pageable memory would wait for the GPU."""
         tensor = torch.from_numpy(table)
         return (
             tensor.pin_memory().to(self._device, non_blocking=True)
@@ -153,7 +162,7 @@ class ResidentLoader(Loader):
         )
 
     def _decode_all(self) -> dict[int, UserError]:
-        """Fill `_pixels`. Returns what is wrong with the images that do not decode, by position."""
+        """Fill `_pixels`. Returns position -> error of images that do not decode."""
         samples, first_pixels = self.samples, self._first_pixels
         sizes = samples.widths * samples.heights
         runs = first_pixels * 3 // _STAGED_BYTES  # of images, about _STAGED_BYTES each
@@ -183,11 +192,14 @@ class ResidentLoader(Loader):
 
 
 def resize_boxes(pixels: Tensor, boxes: Tensor, most: tuple[int, int], resolution: int) -> Tensor:
-    """The boxes of n images, resized: uint8 [n, R, R, 3].
+    """Resize boxes of n images to uint8 [n, R, R, 3].
 
-    pixels: all images, uint8 [pixels, 3]. boxes: int64 [n, 7]: where the image begins and its width; left, top, width and
-    height of the box; whether to mirror it. most: width of the widest box and height of the highest, so that nobody need ask
-    the GPU for them.
+    Args:
+        pixels: pixels of all images, uint8 [pixels, 3].
+        boxes: int64 [n, 7]: first pixel and width of the image; left, top, width and height of the
+            box; whether to mirror it.
+        most: width of the widest box and height of the highest, to avoid a GPU synchronization.
+        resolution: R.
     """
     (most_width, most_height), (first_pixels, strides, left, top, width, height, flips) = (
         most,
@@ -219,10 +231,18 @@ def resize_boxes(pixels: Tensor, boxes: Tensor, most: tuple[int, int], resolutio
 
 
 def taps(sources: Tensor, target: int, most: int) -> tuple[Tensor, Tensor]:
-    """For each output pixel of an axis the first source pixel under it, int64 [n, target], and the weights of that and of those
-    after it, int32 [n, target, k], which sum to 2^14; 0 where there are fewer.
+    """Return first source pixel and weights of each output pixel, for n axes.
 
-    sources: the pixels of n axes, int64 [n], at most `most`. As fill_weights in loaders/native/resize.c.
+    Equal to fill_weights in loaders/native/resize.c.
+
+    Args:
+        sources: int64 [n], source pixels of each axis, at most `most`.
+        target: output pixels.
+        most: upper bound of sources.
+
+    Returns:
+        First source pixel, int64 [n, target]; weights of it and the following ones, int32
+        [n, target, k], zero-padded, which sum to 2^14.
     """
     source, place = sources[:, None], torch.arange(target, device=sources.device)
     offset = torch.arange(max(2, most // target + 2 if most > target else 2), device=sources.device)
@@ -248,9 +268,10 @@ def taps(sources: Tensor, target: int, most: int) -> tuple[Tensor, Tensor]:
 def decode_whole(
     decoder: BatchDecoder, position: int, target: np.ndarray, width: int
 ) -> UserError | None:
-    """Decode one image at its own size into `target`, uint8 [pixels, 3]. Returns what is wrong with it.
+    """Decode one image at its own size into `target`, uint8 [pixels, 3].
 
-    The decoder makes squares: square boxes of one scale tile the image.
+    Returns the error if it does not decode. The decoder makes squares, so square boxes of scale 1
+    tile the image.
     """
     image = target.reshape(-1, width, 3)
     height = len(image)
@@ -267,7 +288,10 @@ def decode_whole(
 
 
 def _runs(boxes: np.ndarray, resolution: int) -> Iterator[tuple[slice, int, int]]:
-    """Runs of boxes for which _RUN_PIXELS are enough, at least one each; with the largest width and height in the run."""
+    """Yield runs of boxes that fit _RUN_PIXELS, with the largest width and height of each.
+
+    A run has at least one box.
+    """
     start = 0
     while start < len(boxes):
         highest = np.maximum.accumulate(boxes[start:, 3])

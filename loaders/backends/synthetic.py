@@ -1,28 +1,36 @@
-"""Noise in place of images, made once, with the beton's labels and batches: training when loading costs nothing."""
+"""Noise images, generated once, with the beton's labels and batches.
+
+Training without loading cost.
+"""
 
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from loaders.backend import Batch, Loader, PlainEpoch, refuse_several_crops
+from loaders.backend import Batch, Loader, PlainEpoch, check_single_crop
 from loaders.normalize import look_up, lookup_table
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
 
 
 def open_loader(plan: LoaderPlan) -> "SyntheticLoader":
-    refuse_several_crops(plan)
+    """Open a loader. Raises UserError if the plan has several crops per image."""
+    check_single_crop(plan)
     return SyntheticLoader(plan, open_samples(plan))
 
 
 class SyntheticLoader(Loader):
-    """Decodes nothing: the same random images in every batch, cut to the length of a short one."""
+    """Loader that returns the same random images in every batch.
+
+    A short batch has the first ones.
+    """
 
     _images: torch.Tensor | None = None
     _running: PlainEpoch | None = None
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
+        """Start an epoch; see `Loader.epoch`."""
         batches = self.samples.batches(self.plan, epoch, start_batch)
         self.close()
         side = resolution or self.plan.resolution
@@ -32,6 +40,7 @@ class SyntheticLoader(Loader):
         return self._running
 
     def close(self) -> None:
+        """Release all resources; see `Loader.close`."""
         if self._running is not None:
             self._running.close()
 
@@ -45,5 +54,7 @@ class SyntheticLoader(Loader):
 
 def _noise(plan: LoaderPlan, side: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(plan.seed)
-    pixels = torch.randint(256, (plan.share, side, side, 3), dtype=torch.uint8, generator=generator)
+    pixels = torch.randint(
+        256, (plan.local_batch_size, side, side, 3), dtype=torch.uint8, generator=generator
+    )
     return look_up(torch.from_numpy(lookup_table(plan)), pixels).to(plan.device).permute(0, 3, 1, 2)

@@ -1,10 +1,14 @@
-/* `dct` blobs in AVX2: two blocks at a time from packed groups to samples, without leaving the registers.
+/* `dct` blobs in AVX2: two blocks at a time from packed groups to samples, without leaving the
+ * registers.
  *
- * A group's values are packed bits; pdep puts each into its byte: the mask has as many bits as a value in each byte that the bitmap
- * names, so that the number of its bits is also how far to go on. AMD's first two Zen generations take some 100 cycles for a
- * pdep; for them, a multiplication moves each value to the top of a word, and a shuffle puts it in its place. Then, 16 coefficients of each of the two blocks in a register:
- * values become signed, bytes go from the zigzag's order to rows, words are multiplied by the quantization table, and the inverse
- * DCT (idct.h) ends in samples. Values of WIDE groups, which do not fit bytes, are put into a copy of the rows; few blocks have any.
+ * A group's values are packed bits; pdep moves each into its byte. The mask has the bits of a
+ * value in each byte that the bitmap names, so its popcount is the number of bits consumed. AMD's
+ * first two Zen generations take some 100 cycles for a pdep; for them, a multiplication moves each
+ * value to the top of a word, and a shuffle puts it in its place. Then, 16 coefficients of each of
+ * the two blocks in a register: values become signed, bytes go from the zigzag's order to rows,
+ * words are multiplied by the quantization table, and the inverse DCT (idct.h) ends in samples.
+ * Values of WIDE groups, which do not fit bytes, are put into a copy of the rows; few blocks have
+ * any.
  */
 
 #include "../../writers/dct/blob.h"
@@ -23,16 +27,17 @@
 #define E64(b) E16(b), E16((b) + 16), E16((b) + 32), E16((b) + 48)
 static const uint64_t EXPANDED[256] = {E64(0), E64(64), E64(128), E64(192)};
 
-/* Of each code, the bits of a value in every byte; 8 to 15: of the first group. None if values are WIDE. */
+/* For each code, the bits of a value in every byte; codes 8 to 15 are those of the first group. 0
+ * if values are WIDE. */
 static const uint64_t VALUE_BITS[16] = {
     0, 0x01 * EACH_BYTE, 0x03 * EACH_BYTE, 0x07 * EACH_BYTE, 0x0F * EACH_BYTE, 0x1F * EACH_BYTE, 0x7F * EACH_BYTE, 0,
     0, 0x01 * EACH_BYTE, 0x03 * EACH_BYTE, 0x07 * EACH_BYTE, 0x0F * EACH_BYTE, 0x1F * EACH_BYTE, 0xFF * EACH_BYTE, 0};
 
-/* What is taken from a value of a code: half of its range. */
+/* The offset subtracted from a value, by code: half of its range. */
 static const uint8_t HALF_RANGE[16] = {0, 1, 2, 4, 8, 16, 64, 0, 0, 1, 2, 4, 8, 16, 128, 0};
 
-/* How to cut 8 values of `width` bits out of bytes, the first of which begins at bit `offset`: of each value two bytes, as a word,
- * and what moves it to the word's top. */
+/* How to extract 8 values of `width` bits from bytes, starting at bit `offset`: two bytes of each
+ * value as a word, and the factor that moves it to the word's top. */
 struct cut {
     uint8_t bytes[16];
     uint16_t factors[8];
@@ -47,10 +52,10 @@ struct cut {
 static const struct cut CUTS[9][8] = {      /* [width][offset] */
     {{{0}, {0}}}, CUTS_OF(1), CUTS_OF(2), CUTS_OF(3), CUTS_OF(4), CUTS_OF(5), CUTS_OF(6), CUTS_OF(7), CUTS_OF(8)};
 
-/* Of each code as in VALUE_BITS, the bits of a value, 0 if values are WIDE. */
+/* Bits of a value, by code as in VALUE_BITS; 0 if values are WIDE. */
 static const uint8_t WIDTHS[16] = {0, 1, 2, 3, 4, 5, 7, 0, 0, 1, 2, 3, 4, 5, 8, 0};
 
-/* Of each bitmap, which of its values stands in each byte; 0x80: none. */
+/* For each bitmap, the index of the value in each byte; 0x80: no value. */
 #define P1(b, k) ((b) >> (k) & 1 ? __builtin_popcount((b) & ((1 << (k)) - 1)) : 0x80)
 #define P8(b) {P1(b, 0), P1(b, 1), P1(b, 2), P1(b, 3), P1(b, 4), P1(b, 5), P1(b, 6), P1(b, 7)}
 #define P32(b) P8(b), P8((b) + 1), P8((b) + 2), P8((b) + 3)
@@ -91,7 +96,7 @@ INLINE_AVX2 uint64_t load_64(const uint8_t *from) {
     return word;
 }
 
-/* A block whose bits lie apart. */
+/* A block with its packed groups separated. */
 struct unpacked {
     uint64_t groups[8];         /* values as they are packed, a byte each */
     uint64_t codes, bitmaps;    /* a byte for each group; codes of the first group are 8 to 15 */
@@ -137,7 +142,8 @@ INLINE_AVX2 uint64_t spread_values(const uint8_t *from, int64_t *bit, unsigned b
     return (uint64_t)_mm_cvtsi128_si64(_mm_shuffle_epi8(_mm_packus_epi16(words, words), places));
 }
 
-/* Read a block; returns where the next one begins. `groups` and `has_pdep` are known when this is compiled. */
+/* Read a block; returns the begin of the next one. `groups` and `has_pdep` are compile-time
+ * constants. */
 INLINE_AVX2 const uint8_t *unpack(const uint8_t *from, uint32_t codes, int groups, int has_pdep, struct unpacked *block) {
     uint64_t spread = spread_codes(codes, has_pdep);
     uint64_t present = (spread + 0x7F * EACH_BYTE) & 0x80 * EACH_BYTE;        /* the highest bit of bytes that are not 0 */
@@ -175,7 +181,7 @@ INLINE_AVX2 __m256i signed_values(const struct unpacked *a, const struct unpacke
     return _mm256_and_si256(values, _mm256_cmpeq_epi8(present, bits));
 }
 
-/* Put a block's WIDE values into the rows of two blocks. */
+/* Write a block's WIDE values into the rows of two blocks. */
 __attribute__((noinline, cold))
 static void put_wide(const struct unpacked *block, int16_t rows[8][16], int is_second) {
     int64_t bit = block->bits;

@@ -1,4 +1,5 @@
-/* A `dct` blob's planes under a crop: coefficients out of their groups, inverse DCT. writers/dct/blob.h has the layout. */
+/* A `dct` blob's planes under a crop: unpack coefficients, inverse DCT. writers/dct/blob.h defines
+ * the layout. */
 
 #include <string.h>
 

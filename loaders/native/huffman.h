@@ -1,4 +1,4 @@
-/* Reading Huffman codes: what the decoders of one segment and of two segments at a time share. */
+/* Reading of Huffman codes, shared by the decoders of one segment and of two segments at a time. */
 
 #ifndef HARNESS_HUFFMAN_H
 #define HARNESS_HUFFMAN_H
@@ -27,7 +27,8 @@ __attribute__((noinline, cold, unused)) static void fail(const struct entropy *e
     longjmp(*entropy->failed, 1);
 }
 
-/* A code longer than LOOKUP_BITS at the begin of `word`. Not inline: it is rare, and would take registers. */
+/* A code longer than LOOKUP_BITS at the start of `word`. Not inline: it is rare, and would take
+ * registers. */
 __attribute__((noinline, cold))
 const struct code *long_code(struct entropy *entropy, const struct huffman *huffman, uint64_t word, int is_dc);
 
@@ -39,7 +40,7 @@ INLINE const struct code *next_code(struct entropy *entropy, const struct huffma
     return __builtin_expect(code->length == 0, 0) ? long_code(entropy, huffman, word, is_dc) : code;
 }
 
-/* The value behind the code, of at least one bit. Without a branch, which would be taken half of the time. */
+/* The value after the code, of at least one bit. Branchless: a branch would be unpredictable. */
 INLINE int value_of(const struct code *code, uint64_t word) {
     uint64_t behind = word << code->length;
     int begins_with_0 = (int)((int64_t)~behind >> 63);      /* 0 or -1 */

@@ -1,11 +1,12 @@
 /* The inverse DCT: exactly libjpeg-turbo's accurate integer transform.
  *
- * Loeffler, Ligtenberg, Moschytz (ICASSP 1989), figure 1, as in jidctint of the Independent JPEG Group: columns, then rows, with
- * constants of 13 bits. Results of the columns keep 2 more bits. The vector versions of libjpeg-turbo, whose results count
- * here, multiply by the quantization table in 16 bits, which wraps; add the terms of z3, z4 and of the even part's first stage
- * in 16 bits, which wraps; and round to 16 bits with saturation. A block whose coefficients are all in its first row is
- * special: its columns are shifted, which wraps, instead of being rounded, which saturates. Only coefficients that no encoder
- * writes show these differences.
+ * Loeffler, Ligtenberg, Moschytz (ICASSP 1989), figure 1, as in jidctint of the Independent JPEG
+ * Group: columns, then rows, with constants of 13 bits. Results of the columns keep 2 more bits.
+ * The vector versions of libjpeg-turbo, whose results are the definition here, multiply by the
+ * quantization table in 16 bits, which wraps; add the terms of z3, z4 and of the even part's first
+ * stage in 16 bits, which wraps; and round to 16 bits with saturation. A block whose coefficients
+ * are all in its first row is special: its columns are shifted, which wraps, instead of being
+ * rounded, which saturates. Only coefficients that no encoder writes show these differences.
  */
 
 #include "idct.h"

@@ -1,4 +1,5 @@
-/* The inverse DCT's constants, and the transform of two blocks in AVX2 registers; idct.c has the equations. */
+/* The inverse DCT's constants, and the transform of two blocks in AVX2 registers; idct.c has the
+ * equations. */
 
 #ifndef HARNESS_IDCT_H
 #define HARNESS_IDCT_H
@@ -7,14 +8,15 @@
 
 enum { CONST_BITS = 13, PASS1_BITS = 2 };
 enum { ROUND_COLUMNS = CONST_BITS - PASS1_BITS, ROUND_ROWS = CONST_BITS + PASS1_BITS + 3 };
-enum { MOST_SHIFTED = 32767 >> PASS1_BITS };      /* beyond it, shifting wraps and rounding saturates */
+enum { MAX_SHIFTED = 32767 >> PASS1_BITS };      /* beyond it, shifting wraps and rounding saturates */
 
 enum {      /* units of 1 / 8192 */
     F_0_298 = 2446, F_0_390 = 3196, F_0_541 = 4433, F_0_765 = 6270, F_0_899 = 7373, F_1_175 = 9633, F_1_501 = 12299,
     F_1_847 = 15137, F_1_961 = 16069, F_2_053 = 16819, F_2_562 = 20995, F_3_072 = 25172
 };
 
-/* The products of sums that the vector code folds into two multiplications: a * first + b * second. */
+/* The products of sums that the vector code folds into two multiplications: a * first + b *
+ * second. */
 #define ODD_Z3 (F_1_175 - F_1_961), F_1_175
 #define ODD_Z4 F_1_175, (F_1_175 - F_0_390)
 #define ODD_7 (F_0_298 - F_0_899), -F_0_899
@@ -29,9 +31,10 @@ enum {      /* units of 1 / 8192 */
 
 #define INLINE_AVX2 TARGET_AVX2 static inline __attribute__((always_inline))
 
-/* Whether a dequantized value of a first row is so large that a block of nothing else has other results (see idct.c). */
+/* True if a dequantized value of a first row is large enough for the special case of idct.c to
+ * differ. */
 INLINE_AVX2 int is_beyond_shift(__m256i first_rows) {
-    __m256i most = _mm256_set1_epi16(MOST_SHIFTED), least = _mm256_set1_epi16(-MOST_SHIFTED - 1);
+    __m256i most = _mm256_set1_epi16(MAX_SHIFTED), least = _mm256_set1_epi16(-MAX_SHIFTED - 1);
     __m256i beyond = _mm256_or_si256(_mm256_cmpgt_epi16(first_rows, most), _mm256_cmpgt_epi16(least, first_rows));
     return !_mm256_testz_si256(beyond, beyond);
 }
@@ -46,13 +49,13 @@ INLINE_AVX2 __m256i round_to_16(__m256i low, __m256i high, int bits) {
                               _mm256_srai_epi32(_mm256_add_epi32(high, half), bits));
 }
 
-/* Of the vectors r[0..7], as transform_8 of idct.c on each of their 16 places. */
+/* transform_8 of idct.c on each of the 16 lanes of the vectors r[0..7]. */
 INLINE_AVX2 void transform_vectors(__m256i r[8], int bits) {
     const __m256i zero = _mm256_setzero_si256();
     const __m256i even3 = PAIR(EVEN_3), even2 = PAIR(EVEN_2), odd_z3 = PAIR(ODD_Z3), odd_z4 = PAIR(ODD_Z4);
     const __m256i odd_7 = PAIR(ODD_7), odd_1 = PAIR(ODD_1), odd_5 = PAIR(ODD_5), odd_3 = PAIR(ODD_3);
 
-    __m256i sums[8], odds[8];       /* 32 bits: of the low and the high places in turn */
+    __m256i sums[8], odds[8];       /* 32 bits: of the low and the high lanes in turn */
     __m256i plus = _mm256_add_epi16(r[0], r[4]), minus = _mm256_sub_epi16(r[0], r[4]);
     __m256i z3 = _mm256_add_epi16(r[7], r[3]), z4 = _mm256_add_epi16(r[5], r[1]);
     for (int high = 0; high < 2; high++) {
@@ -99,8 +102,8 @@ INLINE_AVX2 void store_two_rows(__m256i rows_of_both, uint8_t *to, int64_t strid
     _mm_storeu_si128((__m128i *)(to + stride), _mm256_extracti128_si256(rows, 1));
 }
 
-/* The dequantized rows of two blocks to 8 rows of 16 samples. The rows of the second pass come out as columns, packed to
- * bytes, and are transposed as bytes. */
+/* The dequantized rows of two blocks to 8 rows of 16 samples. The rows of the second pass come out
+ * as columns, packed to bytes, and are transposed as bytes. */
 INLINE_AVX2 void transform_pair(__m256i r[8], uint8_t *rows, int64_t stride) {
     transform_vectors(r, ROUND_COLUMNS);
     transpose_words(r);

@@ -1,4 +1,4 @@
-/* Which instruction set's loops run, chosen at run time. */
+/* Run-time selection of the instruction set. */
 
 #include "stages.h"
 
@@ -49,7 +49,7 @@ static int has_avx2(void) {
 }
 
 #if HAS_AVX2
-/* Zen and Zen 2 have pdep, in microcode. */
+/* Zen and Zen 2 implement pdep in microcode, which is slow. */
 static int has_slow_pdep(void) {
     return __builtin_cpu_is("znver1") || __builtin_cpu_is("znver2");
 }
@@ -77,8 +77,9 @@ const struct stages *stages_of(enum isa isa) {
     }
 }
 
-/* The name of an instruction set, BEST_ISA's for 0: "scalar", "libjpeg-turbo", "AVX2 without pdep", "AVX2"; NULL if this processor or this build does not have it. For tests and
- * `harness doctor`. */
+/* The name of an instruction set, BEST_ISA's for 0: "scalar", "libjpeg-turbo", "AVX2 without
+ * pdep", "AVX2"; NULL if this processor or this build does not have it. For tests and `harness
+ * doctor`. */
 __attribute__((visibility("default")))
 const char *harness_isa_name(int isa) {
     const struct stages *stages = stages_of((enum isa)isa);

@@ -1,8 +1,9 @@
 /* Huffman decoding of the segments under a crop, two at a time.
  *
- * Where a code ends is only known when it has been looked up, so that one segment's codes form a chain of loads and shifts, each of
- * which waits for the one before. Two segments have two chains that do not wait for each other. Segments come from one queue:
- * a lane that has finished one takes the next, so that both lanes work until the last segment.
+ * The end of a code is known only after its lookup, so one segment's codes form a chain of
+ * dependent loads and shifts. Two segments have two independent chains. Segments come from one
+ * queue: a lane that has finished one takes the next, so that both lanes work until the last
+ * segment.
  */
 
 #include <stdlib.h>
@@ -12,10 +13,10 @@
 #include "lanes.h"
 #include "stages.h"
 
-/* What changes with each code: few values, so that two lanes fit the processor's registers. */
+/* State that changes with each code: few values, so that two lanes fit the registers. */
 struct position {
-    uint64_t bit;               /* where the next code begins: 8 times the address of its byte, and which of its bits */
-    int k;                      /* of the block's coefficients, in zigzag order, the next */
+    uint64_t bit;               /* position of the next code: 8 times its byte's address, plus the bit */
+    int k;                      /* next coefficient of the block, in zigzag order */
     JCOEF *block;
     const struct huffman *ac;
 };
@@ -36,7 +37,7 @@ struct lane {
     int next_block;             /* in the MCU */
     int64_t mcus_left;          /* in the segment, with the one that is being decoded */
     int predicted[MAX_COMPS_IN_SCAN];
-    JCOEF *blocks[D_MAX_BLOCKS_IN_MCU];     /* where the MCU's blocks go */
+    JCOEF *blocks[D_MAX_BLOCKS_IN_MCU];     /* target of each block of the MCU */
 };
 
 /* As open_segment in kernel_huffman.c. Begins a lane's next segment; 0 if none is left. */
@@ -55,7 +56,7 @@ static int open_lane(struct lanes *lanes, struct lane *lane, struct position *po
         to += escape - from;
         from = escape + 2;
         if (escape[1] != 0)
-            break;              /* read_index has looked whether it is the right marker */
+            break;              /* read_index has checked the marker */
         *to++ = 0xFF;
     }
     memset(to, 0, PADDING);
@@ -73,7 +74,7 @@ static int open_lane(struct lanes *lanes, struct lane *lane, struct position *po
     return 1;
 }
 
-/* As close_segment: all bits are used, but for less than a byte of padding. */
+/* Same as close_segment: all bits are used except for less than a byte of padding. */
 static void close_lane(const struct lanes *lanes, const struct lane *lane, uint64_t bit) {
     int64_t left = (int64_t)(8 * (uint64_t)(uintptr_t)lane->clean_end - bit);
     if (left < 0 || left > 7)
@@ -88,7 +89,8 @@ __attribute__((noinline)) static struct position next_segment(struct lanes *lane
     return position;
 }
 
-/* Begin the lane's next block: clear it and decode its first value. Leaves 29 bits in `word`. Returns 0 if no segment is left. */
+/* Begin the lane's next block: clear it and decode its first value. Leaves 29 bits in `word`.
+ * Returns 0 if no segment is left. */
 INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *position, uint64_t *word) {
     struct entropy *entropy = lanes->entropy;
     if (position->k > DCTSIZE2 || position->bit >> 3 > (uint64_t)(uintptr_t)lane->clean_end + 8)
@@ -121,7 +123,7 @@ INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *
     return 1;
 }
 
-/* Put the value of a code into the block. Returns whether the block goes on. */
+/* Store the value of a code in the block. Returns 1 if the block continues. */
 INLINE int put_value(const struct code *code, struct position *position, uint64_t *word) {
     int k = position->k + code->run;
     position->block[ZIGZAG[k]] = (JCOEF)value_of(code, *word);
@@ -131,7 +133,8 @@ INLINE int put_value(const struct code *code, struct position *position, uint64_
     return k + 1 < DCTSIZE2;
 }
 
-/* One code, of a value or the end of a block. Needs 26 bits in `word`. Returns 0 if no segment is left. */
+/* One code, of a value or the end of a block. Needs 26 bits in `word`. Returns 0 if no segment is
+ * left. */
 INLINE int step(struct lanes *lanes, struct lane *lane, struct position *position, uint64_t *word) {
     const struct code *code = &position->ac->lookup[*word >> (64 - LOOKUP_BITS)];
     if (__builtin_expect(code->shift < 64, 1)) {
@@ -185,7 +188,7 @@ void decode_lanes_scalar(struct lanes *lanes) {
 }
 
 #if HAS_AVX2
-/* The same code: BMI2's shifts take a third of the instructions, and leave a register free. */
+/* The same code: BMI2's shifts take a third of the instructions, and save a register. */
 TARGET_AVX2
 void decode_lanes_avx2(struct lanes *lanes) {
     decode(lanes);

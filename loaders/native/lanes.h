@@ -1,4 +1,4 @@
-/* Huffman decoding of the segments under a crop, two at a time; lanes.c says how. */
+/* Huffman decoding of the segments under a crop, two at a time; lanes.c describes how. */
 
 #ifndef HARNESS_LANES_H
 #define HARNESS_LANES_H
@@ -9,7 +9,7 @@
 struct mcu_block {
     int component;
     int across, down;           /* blocks of its component in an MCU */
-    int x, y;                   /* where it is among them */
+    int x, y;                   /* its position among them */
     const struct huffman *dc, *ac;
     JCOEF *coefficients;        /* of its component: [rows, blocks_per_row, 64] in natural order */
     int64_t blocks_per_row;
@@ -23,7 +23,7 @@ struct lanes {
     uint8_t *clean[2];          /* memory for the longest segment, and PADDING */
 };
 
-/* Decode all segments. What is wrong ends in a longjmp to entropy->failed. */
+/* Decode all segments. Errors end in a longjmp to entropy->failed. */
 void decode_lanes_scalar(struct lanes *lanes);
 void decode_lanes_avx2(struct lanes *lanes);
 

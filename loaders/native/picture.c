@@ -1,4 +1,4 @@
-/* Rows of RGB out of what was decoded. */
+/* Rows of RGB from decoded planes or pixels. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +21,7 @@ uint8_t *reserve(void **memory, size_t *reserved, size_t size) {
 }
 
 int prepare_rows(struct picture *picture) {
-    /* Vector code makes up to 64 pixels more than it is asked for. */
+    /* Vector code makes up to 64 pixels more than requested. */
     int64_t stride = round_up(picture->box.width + 2, 64) + 2 * ROW_PADDING;
     uint8_t *memory = reserve(&picture->memory, &picture->size, 5 * stride);
     for (int i = 0; memory != NULL && i < 5; i++)
@@ -33,7 +33,8 @@ static const uint8_t *sample_row(const struct plane *plane, int64_t y, int64_t x
     return plane->samples + (y - plane->top) * plane->stride + x - plane->left;
 }
 
-/* A row of chroma at luma's resolution, of the pixels from `left` on; upsampled to `scratch` if need be. */
+/* A row of chroma at luma's resolution, of the pixels from `left` on; upsampled to `scratch` if
+ * need be. */
 static const uint8_t *chroma_row(const struct picture *picture, const struct stages *stages, const struct plane *plane, int64_t y,
                                  uint8_t *scratch) {
     int64_t left = picture->box.left, width = picture->box.width;

@@ -1,7 +1,8 @@
 /* An indexed JPEG's planes under a crop: header, Huffman codes, inverse DCT.
  *
- * libjpeg reads the header and nothing else. Images that this file does not decode (other colors than YCbCr and grey, other
- * sampling than 4:4:4, 4:2:2, 4:4:0 and 4:2:0, narrow images) are left to libjpeg's pipeline, and so is anything that is wrong.
+ * libjpeg reads the header and nothing else. Images that this file does not decode (other colors
+ * than YCbCr and gray, other sampling than 4:4:4, 4:2:2, 4:4:0 and 4:2:0, narrow images) are
+ * decoded by libjpeg's pipeline, and so are damaged ones.
  */
 
 #include <setjmp.h>
@@ -12,11 +13,11 @@
 #include "lanes.h"
 #include "planes.h"
 
-enum { LEAST_WIDTH = 8 };       /* libjpeg does not interpolate chroma of images that are at most 4 pixels wide */
+enum { MIN_WIDTH = 8 };       /* libjpeg does not interpolate chroma of images that are at most 4 pixels wide */
 
-/* Whether the image is one that can be decoded here. */
+/* Returns 1 if the image can be decoded here. */
 static int is_ordinary(const struct jpeg_decompress_struct *codec, const struct entropy *entropy, int64_t width) {
-    if (codec->progressive_mode || codec->arith_code || codec->data_precision != 8 || width < LEAST_WIDTH ||
+    if (codec->progressive_mode || codec->arith_code || codec->data_precision != 8 || width < MIN_WIDTH ||
         codec->comps_in_scan != codec->num_components || codec->restart_interval != entropy->interval ||
         codec->Ss != 0 || codec->Se != DCTSIZE2 - 1 || codec->Ah != 0 || codec->Al != 0)
         return 0;
@@ -108,7 +109,7 @@ static int set_up_lanes(struct lanes *lanes, struct decoder *decoder, const stru
     struct entropy *entropy = &decoder->entropy;
     int64_t mcu_width = 8 * (picture->halved_across + 1), mcu_height = 8 * (picture->halved_down + 1);
     int64_t mcus_per_row = (part->width + mcu_width - 1) / mcu_width, num_rows = (part->height + mcu_height - 1) / mcu_height;
-    /* The index was read with the frame that it points to, which may not be the one that libjpeg has found. */
+    /* The index was read with the frame that it points to, which may differ from libjpeg's frame. */
     if (part->left % mcu_width != 0 || part->top % mcu_height != 0 || mcus_per_row % entropy->interval != 0 ||
         entropy->num_segments * entropy->interval != mcus_per_row * num_rows)
         return 0;
@@ -127,7 +128,8 @@ static int set_up_lanes(struct lanes *lanes, struct decoder *decoder, const stru
     return 1;
 }
 
-/* Header and Huffman codes, to `coefficients`. Returns 0 if there is no index; what is wrong ends in a longjmp. */
+/* Header and Huffman codes, to `coefficients`. Returns 0 if there is no index; errors end in a
+ * longjmp. */
 static int decode_coefficients(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory,
                                const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,
                                struct picture *picture, struct box *part, struct coefficients coefficients[3]) {

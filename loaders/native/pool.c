@@ -1,8 +1,9 @@
 /* Threads that make a batch, without Python.
  *
- * Each image of a batch is a task; a thread takes the next one that is left. Which thread makes an image changes nothing in it, so a
- * batch does not depend on the number of threads. Threads start with the first batch and wait for the next. They keep their
- * memory. A process that was forked has no threads but the one that forked it: it starts its own.
+ * Each image of a batch is a task; each thread takes the next pending one. Results do not depend
+ * on which thread makes an image, nor on the number of threads. Threads start with the first batch
+ * and wait for the next. They keep their memory. A forked process has only the forking thread and
+ * starts its own.
  */
 
 #include <pthread.h>
@@ -51,7 +52,7 @@ static void *serve(void *argument) {
         if (pool->has_ended)
             break;
         num_seen = pool->num_jobs;
-        if (pool->job == NULL)      /* the others have made all of it already */
+        if (pool->job == NULL)      /* the other threads have finished the job */
             continue;
         const struct job *job = pool->job;
         pool->num_busy++;
@@ -65,7 +66,8 @@ static void *serve(void *argument) {
     return NULL;
 }
 
-/* Start the threads that are not there yet. If the system gives fewer, those do the work. Signals go to Python's threads. */
+/* Start the missing threads. If the system refuses some, the others do the work. Signals go to
+ * Python's threads. */
 static void start_threads(struct pool *pool) {
     static const int FAULTS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
     sigset_t blocked, before;
@@ -120,7 +122,7 @@ struct pool *new_pool(int num_threads) {
 
 void run_job(struct pool *pool, const struct job *job) {
     if (pool->process != getpid()) {
-        /* Forked: locks and workers may be as a thread of the parent's had them at that moment. Its memory is given up. */
+        /* Forked: locks and workers may be in any state that the parent's threads left. Their memory is leaked. */
         for (int i = 0; i < pool->num_threads; i++)
             pool->workers[i] = (struct worker){0};
         reset(pool);
@@ -153,7 +155,7 @@ void run_job(struct pool *pool, const struct job *job) {
 
 void free_pool(struct pool *pool) {
     if (pool->process == getpid()) {
-        pthread_mutex_lock(&pool->turn);    /* a job that runs comes to its end first */
+        pthread_mutex_lock(&pool->turn);    /* wait for the running job */
         pthread_mutex_unlock(&pool->turn);
         pthread_mutex_lock(&pool->lock);
         pool->has_ended = 1;

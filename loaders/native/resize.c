@@ -1,10 +1,13 @@
-/* The resize, in integers: the area under each output pixel where an axis shrinks, bilinear where it grows.
+/* The resize, in integers: the area under each output pixel if an axis shrinks, bilinear if it
+ * grows.
  *
- * Weights have 14 bits and sum to 16384. An image is resized across first, to 16 bits in units of 1 / 128 level, then down:
+ * Weights have 14 bits and sum to 16384. An image is resized across first, to 16 bits in units of
+ * 1 / 128 level, then down:
  *     row[x] = (sum of across[x, k] * level[x + k] + 64) >> 7
  *     level  = (sum of down[y, k] * row[y + k] + 2^20) >> 21
- * No order of sums, no fused multiply-add and no vector width changes any of this, so C, numba, numpy and torch agree bit for
- * bit. (kernel_numba.py and backends/reference.py have the same equations.)
+ * No order of sums, no fused multiply-add and no vector width changes any of this, so C, numba,
+ * numpy and torch agree bit for bit. (kernel_numba.py and backends/reference.py have the same
+ * equations.)
  */
 
 #include <stdlib.h>
@@ -18,9 +21,10 @@ static int64_t most_needed(int64_t source, int64_t target) {
     return source > target ? source / target + 2 : 2;
 }
 
-/* Shrinking, output pixel i covers [i, i + 1) * source / target source pixels; the weight of each is its covered share, rounded
- * so that the sum of the first k is the rounded sum of the first k shares. Enlarging, it is linear between the two nearest
- * centers, and the border is repeated. All in whole units of 1 / target (1 / (2 target)) of a source pixel. */
+/* Shrinking, output pixel i covers [i, i + 1) * source / target source pixels; the weight of each
+ * is its covered share, rounded so that the sum of the first k is the rounded sum of the first k
+ * shares. Enlarging, it is linear between the two nearest centers, and the border is repeated. All
+ * in whole units of 1 / target (1 / (2 target)) of a source pixel. */
 static void fill_weights(struct weights *weights, int64_t source, int64_t target, int mirrored) {
     weights->most = 0;
     memset(weights->values, 0, target * weights->stride * sizeof *weights->values);
@@ -80,7 +84,7 @@ static void fill_shuffles(struct weights *weights) {
         }
 }
 
-/* Memory that is handed out from `base` on; if that is NULL, only the size is counted. */
+/* Bump allocator from `base` on; if that is NULL, only the size is counted. */
 struct arena {
     uint8_t *base;
     size_t used;
@@ -185,7 +189,8 @@ void free_resizer(struct resizer *resizer) {
     resizer->size = 0;
 }
 
-/* As below, with as many products for each output pixel: weights after `counts` are 0, and rows have padding. */
+/* Same as below, with equally many products for each output pixel: weights after `counts` are 0,
+ * and rows have padding. */
 static inline void resize_few(const uint8_t *row, const struct weights *weights, int64_t count, int16_t *result) {
     for (int64_t x = 0; x < weights->target; x++) {
         const int16_t *values = weights->values + x * weights->stride;
@@ -216,7 +221,7 @@ void resize_across_scalar(const uint8_t *row, const struct weights *weights, int
     }
 }
 
-/* Row by row within a few columns, which compilers make vector code of. */
+/* Row by row within a few columns, which compilers vectorize. */
 void resize_down_scalar(const int16_t *const *rows, const int16_t *values, int64_t num_rows, int64_t count, uint8_t *result) {
     enum { COLUMNS = 32 };
     for (int64_t begin = 0; begin < count; begin += COLUMNS) {      /* rows and result have room for whole steps */
@@ -247,8 +252,9 @@ INLINE_AVX2 __m256i rounded_across(__m256i low, __m256i high) {
                               _mm256_srai_epi32(_mm256_add_epi32(high, half), ROUND_ACROSS));
 }
 
-/* 16 output pixels at a time: 16 bytes for each 4 of them, out of which come words of their 1st and 2nd source pixels, of their 3rd
- * and 4th, ... `pairs` is weights->pairs, known when this is compiled where it is what it mostly is. */
+/* 16 output pixels at a time: 16 bytes for each 4 of them, out of which come words of their 1st
+ * and 2nd source pixels, of their 3rd and 4th, ... `pairs` is weights->pairs, a compile-time
+ * constant for its usual values. */
 INLINE_AVX2 void resize_narrow(const uint8_t *row, const struct weights *weights, int64_t pairs, int16_t *result) {
     const __m256i *shuffles = (const __m256i *)weights->shuffles, *values = (const __m256i *)weights->pair_values;
     for (int64_t block = 0; block < (weights->target + 15) / 16; block++) {

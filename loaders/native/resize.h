@@ -1,4 +1,4 @@
-/* The resize of a crop to an output image; resize.c says how. */
+/* The resize of a crop to an output image; resize.c describes how. */
 
 #ifndef HARNESS_RESIZE_H
 #define HARNESS_RESIZE_H
@@ -6,10 +6,10 @@
 #include "picture.h"
 #include "stages.h"
 
-/* What an output pixel becomes. */
+/* Conversion of output pixels. */
 struct output_format {
     const uint16_t *table;      /* float16 bits [3, 256] of each color's levels; NULL: levels */
-    const float *shift, *scale; /* [3], if stages->to_float16 gives what the table has; else NULL */
+    const float *shift, *scale; /* [3], if stages->to_float16 reproduces the table; otherwise NULL */
 };
 
 struct resizer {
@@ -22,7 +22,8 @@ struct resizer {
     size_t size;
 };
 
-/* Resize the box of `picture` to output [resolution, resolution, 3], mirrored if `flip`. Returns 0 if memory is short. */
+/* Resize the box of `picture` to output [resolution, resolution, 3], mirrored if `flip`. Returns 0
+ * if memory is short. */
 int resize_picture(struct resizer *resizer, const struct stages *stages, struct picture *picture, int flip, int64_t resolution,
                    const struct output_format *format, void *output);
 

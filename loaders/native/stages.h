@@ -1,8 +1,9 @@
 /* The inner loops of the C kernel, and the instruction sets that they are written for.
  *
- * Each loop has a scalar version in plain C, which is the definition, and versions in intrinsics that give the same bytes.
- * `stages_of` chooses one set of versions at run time. Rows have ROW_PADDING bytes before and after them: a loop may read and
- * write there, and what it leaves there means nothing.
+ * Each loop has a scalar version in plain C, which is the definition, and versions in intrinsics
+ * that give the same bytes. `stages_of` chooses one set of versions at run time. Rows have
+ * ROW_PADDING bytes before and after them: a loop may read and write there, and the content there
+ * is undefined.
  */
 
 #ifndef HARNESS_STAGES_H
@@ -14,7 +15,8 @@
 enum { ROW_PADDING = 64 };
 enum { ROUND_ACROSS = 7, ROUND_DOWN = 21, WEIGHT_BITS = 14 };     /* 14 + 14 - 7 - 21 = 0: levels in, levels out */
 
-/* The weights along one axis; resize.c has the equations. The weights of an output pixel sum to 1 << WEIGHT_BITS. */
+/* The weights along one axis; resize.c has the equations. The weights of an output pixel sum to 1
+ * << WEIGHT_BITS. */
 struct weights {
     int32_t *starts, *counts;   /* [target] of each output pixel: its first source pixel, and how many it needs */
     int16_t *values;            /* [target, stride], 0 after `counts` */
@@ -73,7 +75,8 @@ struct stages {
 
 enum isa { BEST_ISA = 0, SCALAR, PLAIN, SLOW_PDEP, AVX2, NUM_ISAS };     /* as in kernel_c.py; the slowest first */
 
-/* The loops of an instruction set; NULL if this processor, or this build, does not have it. BEST_ISA: the fastest there is. */
+/* The loops of an instruction set; NULL if this processor, or this build, does not have it.
+ * BEST_ISA: the fastest there is. */
 const struct stages *stages_of(enum isa isa);
 
 /* ---- What isa.c puts together ------------------------------------------------------------------------------------------- */

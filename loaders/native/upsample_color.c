@@ -1,12 +1,15 @@
-/* From planes of YCbCr to rows of RGB: chroma upsampling and color conversion, exactly as libjpeg-turbo computes them.
+/* Planes of YCbCr to rows of RGB: chroma upsampling and color conversion, bit-equal to
+ * libjpeg-turbo.
  *
- * Upsampling is jdsample's "fancy" one, a triangle filter: each output sample is 3/4 of the nearer and 1/4 of the farther chroma
- * sample along each axis, with roundings that alternate. The first and the last samples of a row or column have no farther one;
- * the caller repeats them beyond the border, which gives libjpeg's results there, too.
+ * Upsampling is jdsample's "fancy" one, a triangle filter: each output sample is 3/4 of the nearer
+ * and 1/4 of the farther chroma sample along each axis, with roundings that alternate. The first
+ * and the last samples of a row or column have no farther one; the caller repeats them beyond the
+ * border, which gives libjpeg's results there, too.
  *
  * Colors are jdcolor's: with cb and cr less 128,
  *     R = y + 1.40200 cr,  G = y - 0.34414 cb - 0.71414 cr,  B = y + 1.77200 cb
- * in units of 1 / 65536, each product (for G, their sum) rounded half up, and the result clipped to 0..255.
+ * in units of 1 / 65536, each product (for G, their sum) rounded half up, and the result clipped
+ * to 0..255.
  */
 
 #include "stages.h"
@@ -111,7 +114,8 @@ void upsample_h1v2_avx2(const uint8_t *near, const uint8_t *far, int bias, int64
     }
 }
 
-/* (2 a b / 65536 + 1) / 2, each division rounded down: a b / 65536 rounded half up, which 16 bits hold on the way. */
+/* (2 a b / 65536 + 1) / 2, each division rounded down: a b / 65536 rounded half up, which 16 bits
+ * hold on the way. */
 INLINE_AVX2 __m256i product(__m256i a, int b) {
     __m256i twice = _mm256_mulhi_epi16(_mm256_add_epi16(a, a), _mm256_set1_epi16((short)b));
     return _mm256_srai_epi16(_mm256_add_epi16(twice, _mm256_set1_epi16(1)), 1);
@@ -156,7 +160,8 @@ void ycc_to_rgb_avx2(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, int
 }
 
 #define _ -1
-/* Of 48 bytes of RGB in three vectors, which bytes of each vector are of a color; and of three colors, which bytes stand where. */
+/* Of 48 bytes of RGB in three vectors, which bytes of each vector are of a color; and of three
+ * colors, which bytes stand where. */
 static const int8_t SPLIT[3][3][16] = {
     {{0, 3, 6, 9, 12, 15, _, _, _, _, _, _, _, _, _, _}, {_, _, _, _, _, _, 2, 5, 8, 11, 14, _, _, _, _, _},
      {_, _, _, _, _, _, _, _, _, _, _, 1, 4, 7, 10, 13}},
@@ -184,7 +189,7 @@ INLINE_AVX2 __m128i picked(const __m128i from[3], const int8_t masks[3][16]) {
                         _mm_shuffle_epi8(from[2], load_16(masks[2])));
 }
 
-/* Reads no byte after the last pixel: it may be the last of the file. */
+/* Reads no byte after the last pixel, which may end the file. */
 TARGET_AVX2
 void split_rgb_avx2(const uint8_t *pixels, int64_t count, uint8_t *const rgb[3]) {
     int64_t i = 0;

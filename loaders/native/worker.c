@@ -1,4 +1,4 @@
-/* One stored image to its crops: the part that all of them need is decoded once. */
+/* Turn a stored image into its crops; the area under all of them is decoded once. */
 
 #include <stdlib.h>
 
@@ -16,12 +16,12 @@ static struct box around(const struct box *boxes, int64_t n) {
     return (struct box){left, top, right - left, bottom - top};
 }
 
-static enum complaint make_image(struct worker *worker, const struct job *job, int64_t number) {
+static enum image_error make_image(struct worker *worker, const struct job *job, int64_t number) {
     const int64_t row = job->positions != NULL ? job->positions[number] : number, num_crops = job->crops_per_image;
     const uint8_t *blob = job->file + job->offsets[row];
     const struct box *boxes = job->boxes + number * num_crops, all = around(boxes, num_crops);
     int64_t size = job->sizes[row], width = job->widths[row], height = job->heights[row];
-    enum complaint complaint = NONE;
+    enum image_error complaint = NONE;
     struct picture *picture = &worker->picture;
     struct box part = {0, 0, width, height};
     const uint8_t *pixels = blob;
@@ -29,14 +29,14 @@ static enum complaint make_image(struct worker *worker, const struct job *job, i
 
     if (job->modes[row] == JPEG) {
         if (worker->decoder == NULL && (worker->decoder = new_decoder()) == NULL)
-            return SHORT_OF_MEMORY;
+            return OUT_OF_MEMORY;
         if (!reserve_blob(worker->decoder, size))
-            return SHORT_OF_MEMORY;
+            return OUT_OF_MEMORY;
         has_planes = !job->stages->leaves_jpeg &&
                      decode_planes(worker->decoder, job->stages, &worker->planes, blob, size, width, height, &all, picture);
         if (!has_planes) {
             if (!reserve_pixels(worker->decoder, width * height))
-                return SHORT_OF_MEMORY;
+                return OUT_OF_MEMORY;
             if (!decode_box(worker->decoder, blob, size, width, height, &all, &part))
                 complaint = DAMAGED;
             pixels = worker->decoder->pixels;
@@ -59,13 +59,13 @@ static enum complaint make_image(struct worker *worker, const struct job *job, i
         int64_t place = number * num_crops + i;
         if (!resize_picture(&worker->resizer, job->stages, picture, job->flips[place], job->resolution, &job->format,
                             (uint8_t *)job->output + place * image_bytes))
-            return SHORT_OF_MEMORY;
+            return OUT_OF_MEMORY;
     }
     return complaint;
 }
 
 void work_on(struct worker *worker, const struct job *job, int64_t number) {
-    job->complaints[number] = make_image(worker, job, number);
+    job->error_codes[number] = make_image(worker, job, number);
 }
 
 void free_worker(struct worker *worker) {

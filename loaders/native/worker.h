@@ -1,4 +1,4 @@
-/* What one thread needs to turn stored images into output images; worker.c says how. */
+/* State of a thread that turns stored images into output images; see worker.c. */
 
 #ifndef HARNESS_WORKER_H
 #define HARNESS_WORKER_H
@@ -11,9 +11,9 @@
 
 enum { JPEG = 0, DCT = 2 };      /* modes; as in writers/beton/encoding.py */
 
-enum complaint { NONE = 0, DAMAGED = 1, SHORT_OF_MEMORY = 2 };      /* as in kernel_c.py */
+enum image_error { NONE = 0, DAMAGED = 1, OUT_OF_MEMORY = 2 };      /* as in kernel_c.py */
 
-/* Images of a beton, and what to make of them. */
+/* Images of a beton, and the batch to make of them. */
 struct job {
     const uint8_t *file;
     const int64_t *positions;   /* [num_images] of each image in the columns of the file's; NULL: 0, 1, 2, ... */
@@ -24,7 +24,7 @@ struct job {
     const uint8_t *flips;       /* likewise */
     int64_t num_images, crops_per_image, resolution;
     void *output;               /* [num_images, crops_per_image, resolution, resolution, 3] */
-    uint8_t *complaints;        /* [num_images] enum complaint */
+    uint8_t *error_codes;        /* [num_images] enum image_error */
     struct output_format format;
     const struct stages *stages;
 };
@@ -36,7 +36,7 @@ struct worker {
     struct resizer resizer;
 };
 
-/* Make the crops of one image of the job, and its complaint. */
+/* Make the crops of one image of the job, and set its error code. */
 void work_on(struct worker *worker, const struct job *job, int64_t number);
 
 void free_worker(struct worker *worker);

@@ -53,7 +53,7 @@ def run(
 ) -> tuple[np.ndarray, np.ndarray]:
     n = len(blobs)
     lengths = np.array([len(blob) for blob in blobs])
-    output, complaints = np.full((n, resolution, resolution, 3), 99, np.uint8), np.ones(n, bool)
+    output, has_error = np.full((n, resolution, resolution, 3), 99, np.uint8), np.ones(n, bool)
     decode_images(
         np.frombuffer(b"".join(blobs), np.uint8),
         np.cumsum(lengths) - lengths,
@@ -64,10 +64,10 @@ def run(
         boxes,
         np.zeros(n, bool) if flips is None else flips,
         output,
-        complaints,
+        has_error,
         np.empty((0, 256), np.float16),
     )
-    return output, complaints
+    return output, has_error
 
 
 def random_boxes(random: np.random.Generator, sizes: list[tuple[int, int]]) -> np.ndarray:
@@ -100,9 +100,9 @@ def test_every_kind_of_jpeg_has_pillows_pixels(decode_images, kind, indexed):
         blob = add_restart_index(blob) if indexed else blob
         side = min(20, *size)
         boxes = np.array([[0, 0, side, side], [size[0] - side, size[1] - side, side, side]])
-        output, complaints = run(decode_images, [blob] * 2, [size] * 2, boxes, side)
+        output, has_error = run(decode_images, [blob] * 2, [size] * 2, boxes, side)
         whole = np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))
-        assert not complaints.any()
+        assert not has_error.any()
         assert np.array_equal(output[0], whole[:side, :side]) and np.array_equal(
             output[1], whole[-side:, -side:]
         )
@@ -115,10 +115,10 @@ def test_noise_has_long_codes_and_many(decode_images):
         for quality in (30, 97, 100)
         for optimize in (False, True)
     ]
-    output, complaints = run(
+    output, has_error = run(
         decode_images, blobs, [(112, 96)] * 6, np.array([[8, 0, 96, 96]] * 6), 96
     )
-    assert not complaints.any()
+    assert not has_error.any()
     for blob, pixels in zip(blobs, output, strict=True):
         assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(blob)))[:, 8:104])
 
@@ -228,10 +228,10 @@ def test_damage_is_a_complaint(decode_images, damage):
         "short last segment": restarts[:-5] + b"\xff\xd9",
     }[damage]
     good = saved(photo(90, 70, seed=1))
-    output, complaints = run(
+    output, has_error = run(
         decode_images, [good, spoilt, good], [(90, 70)] * 3, np.array([[10, 5, 40, 40]] * 3), 40
     )
-    assert complaints.tolist() == [False, True, False]
+    assert has_error.tolist() == [False, True, False]
     assert np.array_equal(output[0], output[2])
 
 
@@ -248,10 +248,10 @@ def test_a_zeroed_sector_is_a_complaint_though_the_first_warning_is_of_bytes_too
     end = blob.rindex(b"\xff\xd9")
     begin = {"middle": end // 2, "end": end - 512}[where]
     spoilt = blob[:begin] + bytes(512) + blob[begin + 512 :]
-    _, complaints = run(
+    _, has_error = run(
         decode_images, [blob, spoilt], [(320, 240)] * 2, np.array([[0, 0, 320, 240]] * 2), 64
     )
-    assert complaints.tolist() == [False, True]
+    assert has_error.tolist() == [False, True]
 
 
 @needs_c
@@ -262,10 +262,10 @@ def test_an_image_of_ours_has_no_byte_too_many(decode_images):
     )
     begin, end = blob.index(b"\xff\xda") + 20, blob.rindex(b"\xff\xd9")
     spoilt = blob[:begin] + bytes(end - begin) + blob[end:]
-    _, complaints = run(
+    _, has_error = run(
         decode_images, [blob, spoilt], [(16, 16)] * 2, np.array([[0, 0, 16, 16]] * 2), 16
     )
-    assert complaints.tolist() == [False, True]
+    assert has_error.tolist() == [False, True]
 
 
 @needs_c
@@ -318,10 +318,10 @@ LEFT = {
 def test_what_cameras_leave_behind_is_no_complaint(decode_images, left, restarts):
     blob = saved(photo(90, 70, seed=1), **restarts)
     harmless = [blob, LEFT[left](blob, blob.index(b"\xff\xc0"))]
-    output, complaints = run(
+    output, has_error = run(
         decode_images, harmless, [(90, 70)] * 2, np.array([[10, 5, 40, 40]] * 2), 40
     )
-    assert not complaints.any()
+    assert not has_error.any()
     assert np.array_equal(output[0], output[1])
 
 

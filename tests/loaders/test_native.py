@@ -34,7 +34,7 @@ def decode(request):
     ) -> np.ndarray:
         n = len(corners)
         output = np.full((n, side, side, 3), 99, np.uint8)
-        complaints = np.ones(n, bool)
+        has_error = np.ones(n, bool)
         decode_images(
             np.frombuffer(blob, np.uint8),
             np.zeros(n, np.int64),
@@ -45,10 +45,10 @@ def decode(request):
             np.concatenate([corners, np.full((n, 2), side)], axis=1),
             np.zeros(n, bool),
             output,
-            complaints,
+            has_error,
             np.empty((0, 256), np.float16),
         )
-        assert not complaints.any()
+        assert not has_error.any()
         return output
 
     return decode
@@ -189,7 +189,7 @@ class Batch:
 
     def made_by(self, pool: kernel_c.Pool) -> np.ndarray:
         """uint8 [12, 33, 33, 3], without the damaged one."""
-        output, complaints = np.zeros((12, 33, 33, 3), np.uint8), np.full(12, 9, np.uint8)
+        output, has_error = np.zeros((12, 33, 33, 3), np.uint8), np.full(12, 9, np.uint8)
         pool.make_batch(
             self.file,
             self.positions,
@@ -197,11 +197,11 @@ class Batch:
             self.boxes,
             self.flips,
             output,
-            complaints,
+            has_error,
             np.empty((0, 256), np.float16),
         )
-        assert (complaints == np.where(self.positions == 7, kernel_c.DAMAGED, 0)).all()
-        return output[complaints == 0]
+        assert (has_error == np.where(self.positions == 7, kernel_c.DAMAGED, 0)).all()
+        return output[has_error == 0]
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ def test_images_without_end_leave_no_tables_in_memory():
     pool = kernel_c.Pool(1)
     columns = kernel_c.file_columns(*(np.full(n, value) for value in (0, len(blob), JPEG, 8, 8)))
     boxes, flips = np.tile([0, 0, 8, 8], (n, 1)), np.zeros(n, bool)
-    output, complaints = np.zeros((n, 1, 1, 3), np.uint8), np.zeros(n, np.uint8)
+    output, has_error = np.zeros((n, 1, 1, 3), np.uint8), np.zeros(n, np.uint8)
     used = []
     for _ in range(4):
         pool.make_batch(
@@ -279,9 +279,9 @@ def test_images_without_end_leave_no_tables_in_memory():
             boxes,
             flips,
             output,
-            complaints,
+            has_error,
             np.empty((0, 256), np.float16),
         )
         lines = Path("/proc/self/status").read_text().splitlines()
         used += [int(line.split()[1]) for line in lines if line.startswith("VmRSS")]
-    assert not complaints.any() and used[-1] < used[0] + 8000
+    assert not has_error.any() and used[-1] < used[0] + 8000

@@ -46,14 +46,14 @@ SIZES = [
 
 @pytest.fixture(scope="module", params=["c", "numba"])
 def decode(request):
-    """The kernel's function over one blob: boxes int64 [n, 4] of R x R pixels -> uint8 [n, R, R, 3], complaints [n]."""
+    """The kernel's function over one blob: boxes int64 [n, 4] of R x R pixels -> uint8 [n, R, R, 3], has_error [n]."""
     decode_images = kernel.open_kernel(LIBRARY, request.param)
 
     def decode(
         blob: bytes, size: tuple[int, int], boxes: np.ndarray, resolution: int, flip: bool = False
     ):
         n = len(boxes)
-        output, complaints = (
+        output, has_error = (
             np.full((n, resolution, resolution, 3), 99, np.uint8),
             np.zeros(n, bool),
         )
@@ -67,10 +67,10 @@ def decode(request):
             boxes,
             np.full(n, flip),
             output,
-            complaints,
+            has_error,
             np.empty((0, 256), np.float16),
         )
-        return output, complaints
+        return output, has_error
 
     return decode
 
@@ -135,8 +135,8 @@ def test_any_part_is_as_in_the_whole(decode, subsampling, size):
     for side in {1, 2, min(5, *size), min(18, *size), min(size)}:
         side = min(side, *size)
         boxes = square_boxes(random, *size, side, 40)
-        output, complaints = decode(blob, size, boxes, side)
-        assert not complaints.any()
+        output, has_error = decode(blob, size, boxes, side)
+        assert not has_error.any()
         for (left, top, _, _), pixels in zip(boxes.tolist(), output, strict=True):
             assert np.array_equal(pixels, whole[top : top + side, left : left + side]), (
                 left,
@@ -167,8 +167,8 @@ def test_only_the_part_is_decoded(decode):
     whole, end = pillow_pixels(blob), len(blob) - index_size(blob)
     spoilt = blob[: end - 60] + b"\xff\xd9" + blob[end - 58 :]  # the image seems to end here
     boxes = np.array([[0, 0, 64, 64], [240, 176, 64, 64]])
-    output, complaints = decode(spoilt, size, boxes, 64)
-    assert complaints.tolist() == [False, True]
+    output, has_error = decode(spoilt, size, boxes, 64)
+    assert has_error.tolist() == [False, True]
     assert np.array_equal(output[0], whole[:64, :64])
 
 
@@ -185,8 +185,8 @@ def test_a_damaged_index_changes_no_pixel(decode):
             spoilt[place] = random.choice([0, 0xFF, spoilt[place] ^ 1, random.integers(256)])
         if number % 3 == 0:  # cut short, or made longer
             spoilt = spoilt[: random.integers(start, len(blob))] + bytes(random.integers(0, 3))
-        output, complaints = decode(bytes(spoilt), size, boxes, 20)
-        assert not complaints.any()
+        output, has_error = decode(bytes(spoilt), size, boxes, 20)
+        assert not has_error.any()
         for (left, top, _, _), pixels in zip(boxes.tolist(), output, strict=True):
             assert np.array_equal(pixels, whole[top : top + 20, left : left + 20])
 
@@ -265,5 +265,5 @@ def test_a_loader_gives_the_same_epoch_from_either_form(tmp_path, monkeypatch):
 @pytest.mark.parametrize("size", [(149, 90), (150, 91), (1500, 900), (75, 45)])
 def test_other_sizes_than_in_the_table_are_a_complaint(decode, size):
     blob = add_restart_index(turbo_jpeg(photo(150, 90, seed=2), SUBSAMPLINGS["4:2:0"]))
-    _, complaints = decode(blob, size, np.array([[3, 4, 20, 20]]), 20)
-    assert complaints.all()
+    _, has_error = decode(blob, size, np.array([[3, 4, 20, 20]]), 20)
+    assert has_error.all()

@@ -1,4 +1,5 @@
-"""`dct` blobs: a JPEG's quantized coefficients without entropy code, of which a crop is decoded alone, and fast.
+"""`dct` blobs: quantized JPEG coefficients without entropy coding, for fast decoding of a crop.
 
-`blob.h` has the layout, `blob.py` makes and checks blobs, `reference.py` is the slow twin of what decodes them.
+`blob.h` defines the layout, `blob.py` converts and checks blobs, and `reference.py` is a slow
+reference decoder.
 """

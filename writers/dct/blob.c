@@ -1,4 +1,5 @@
-/* Reading of `dct` blobs, in plain C; blob.h has the layout. Every read is bounded, whatever the bytes are. */
+/* Reading of `dct` blobs, in plain C; blob.h defines the layout. Every read is bounded for any
+ * input. */
 
 #include "blob.h"
 
@@ -133,7 +134,7 @@ static const uint8_t *read_block(const uint8_t *from, uint32_t codes, int groups
                 if (present >> k & 1) {
                     int value = lowest + (int)take_bits(from, &bit, bits);
                     value += value >= 0;
-                    if (bits == 8)          /* vector code keeps it in a byte; only damaged blobs have +128 */
+                    if (bits == 8)          /* vector code keeps it in a byte; +128 occurs in damaged blobs only */
                         value = (int8_t)value;
                     if (8 * g + k > 0)      /* a damaged bitmap may name DC */
                         block[ZIGZAG[8 * g + k]] = (int16_t)value;

@@ -1,19 +1,23 @@
-/* `dct` blobs: the quantized coefficients of a JPEG without entropy code, so that a crop can be decoded alone, and fast.
+/* `dct` blobs: the quantized coefficients of a JPEG without entropy code, so that a crop can be
+ * decoded alone and fast.
  *
- * Little endian. A component's blocks lie row by row, a row in runs of RUN blocks; decoding can begin at any run.
+ * Little endian. A component's blocks are stored row by row, a row in runs of RUN blocks; decoding
+ * can begin at any run.
  *     header      HEADER bytes: "hdct", u8 version, u8 components (1 or 3), u8 halved (1: chroma across, 2: down), u8 number of
  *                 tables, u16 width, u16 height (pixels), u32 checksum, u8 [3] each component's table, u8 0
  *     tables      i16 [tables, 64], quantization in natural order
- *     rows        u32 [rows of all components + 1]: where each row of blocks begins, from the blob's begin; where the last ends
- *                 (and zeros up to a multiple of 8 bytes: what is before the first row has the checksum)
- *     each row    u16 [runs]: where each run begins, from the row's begin; the runs
- *     each run    u8 groups, u8 dc_bits, i16 dc_min; n x dc_bits bits: each block's DC less dc_min; up to a byte;
- *                 n x groups x 3 bits: a code for each group of each block; up to a byte; the blocks
- *     each block  u8 bitmap of each group that is not empty; values; up to a byte
- * A group is 8 coefficients of the zigzag order (the first one lacks DC); `groups` is the most that a block of the run has. Bits
- * are taken from the lowest up. Code 0: the group is empty. Else the bitmap tells which coefficients are not 0, and the code how many
- * bits a value has (bits_of): w bits are one of -2^(w-1) ... -1, 1 ... 2^(w-1), counted from the lowest. Values of groups of
- * WIDE bits come after those of all others. Blocks that only fill up an MCU are left out: no pixel depends on them.
+ *     rows        u32 [rows of all components + 1]: offset of each row of blocks from the blob's begin; end of the last row
+ *                 (and zeros up to a multiple of 8 bytes; the checksum covers all before the first row)
+ *     each row    u16 [runs]: offset of each run from the row's begin; the runs
+ *     each run    u8 groups, u8 dc_bits, i16 dc_min; n x dc_bits bits: each block's DC minus dc_min; byte-aligned;
+ *                 n x groups x 3 bits: a code for each group of each block; byte-aligned; the blocks
+ *     each block  u8 bitmap of each group that is not empty; values; byte-aligned
+ * A group is 8 coefficients of the zigzag order (the first one lacks DC); `groups` is the maximum
+ * over the blocks of the run. Bits are taken from the lowest up. Code 0: the group is empty.
+ * Otherwise the bitmap marks the nonzero coefficients, and the code gives the bits of a value
+ * (bits_of): w bits are one of -2^(w-1) ... -1, 1 ... 2^(w-1), counted from the lowest. Values of
+ * groups of WIDE bits come after those of all others. Blocks that only pad an MCU are omitted: no
+ * pixel depends on them.
  */
 
 #ifndef HARNESS_DCT_BLOB_H
@@ -57,18 +61,20 @@ struct dct_run {
     int groups, dc_bits, dc_min;
 };
 
-/* The checksum of what is before the first row (mixing by multiplication, 64 bits at a time), without itself. size: a multiple of
- * 8. */
+/* The checksum of what is before the first row (mixing by multiplication, 64 bits at a time),
+ * without itself. size: a multiple of 8. */
 uint32_t dct_checksum(const uint8_t *blob, int64_t size);
 
-/* Fill in image->components from the size and the sampling of an image; returns the number of rows of all components. */
+/* Fill in image->components from the size and the sampling of an image; returns the number of rows
+ * of all components. */
 int64_t dct_lay_out(struct dct_image *image);
 
-/* Read the header of a blob. Returns 0 if it is not one, or is damaged. */
+/* Read the header of a blob. Returns 0 if it is no blob or is damaged. */
 int open_dct(struct dct_image *image, const uint8_t *blob, int64_t size);
 
-/* Find run `number` of a row. `scratch`, for DCT_MAX_RUN + DCT_AHEAD bytes, takes a run that ends so near the end of the blob that
- * decoders would read after it. Returns 0 if the row or the run is damaged. */
+/* Find run `number` of a row. `scratch`, for DCT_MAX_RUN + DCT_AHEAD bytes, holds a copy of a run
+ * so near the end of the blob that decoders would read past it. Returns 0 if the row or the run is
+ * damaged. */
 enum { DCT_MAX_RUN = DCT_RUN_HEADER + 2 * DCT_RUN + 3 * DCT_RUN + DCT_RUN * DCT_MAX_BLOCK };
 int find_run(const struct dct_image *image, const struct dct_component *component, int64_t row, int64_t number,
              struct dct_run *run, uint8_t *scratch);
@@ -76,7 +82,8 @@ int find_run(const struct dct_image *image, const struct dct_component *componen
 /* Bytes of the block at `from`, of a run, with these codes. */
 int64_t dct_block_size(const uint8_t *from, uint32_t codes, int groups);
 
-/* Decode blocks first ... first + count - 1 of a row to int16 [count, 64] in natural order. Returns 0 if the row is damaged. */
+/* Decode blocks first ... first + count - 1 of a row to int16 [count, 64] in natural order.
+ * Returns 0 if the row is damaged. */
 int read_dct_blocks(const struct dct_image *image, int component, int64_t row, int64_t first, int64_t count, int16_t *blocks);
 
 static inline uint32_t dct_u16(const uint8_t *at) {

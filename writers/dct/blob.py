@@ -1,4 +1,7 @@
-"""Blobs out of JPEGs and back, without decoding pixels. The C parts do it; `reference.py` reads blobs without them."""
+"""Convert JPEGs to dct blobs and back without decoding pixels.
+
+The conversion is in C; `reference.py` reads blobs without it.
+"""
 
 import ctypes
 from typing import Any
@@ -11,36 +14,44 @@ MAGIC = b"hdct"
 _DONE, _LEFT_ALONE = 0, 1  # as in encode.c
 
 
-class DamagedBlob(Exception):
-    """The bytes are not a whole `dct` blob; the message names what is damaged."""
+class DamagedBlobError(Exception):
+    """The bytes are no intact dct blob; the message names the damage."""
 
 
 def from_jpeg(jpeg: bytes) -> bytes | None:
-    """The coefficients of a JPEG: the same pixels. The same bytes for the same coefficients.
+    """Convert a JPEG to a blob of the same coefficients, hence the same pixels.
 
-    Baseline and progressive, grey and YCbCr at 4:4:4, 4:2:2, 4:4:0 and 4:2:0, at least 8 pixels wide. None for what a blob does
-    not hold: other colors and samplings, 12 bits, coefficients that no encoder of photographs writes. Raises DamagedJpegError for
-    what libjpeg cannot read to the end without a warning, and UserError without the package's C parts.
+    Equal coefficients give equal bytes. Supports baseline and progressive JPEGs of at least 8
+    pixels width, gray, or YCbCr at 4:4:4, 4:2:2, 4:4:0 and 4:2:0.
+
+    Returns:
+        The blob, or None if the format cannot hold the image: other colors and samplings, 12 bits,
+            or
+        coefficients that no photograph encoder writes.
+
+    Raises:
+        DamagedJpegError: libjpeg reports an error or a warning.
+        UserError: the C extension was not built.
     """
     return _converted("harness_jpeg_to_dct", jpeg, DamagedJpegError)
 
 
 def to_jpeg(blob: bytes) -> bytes:
-    """A baseline JPEG of the blob's coefficients: the same pixels. Raises DamagedBlob."""
-    jpeg = _converted("harness_dct_to_jpeg", blob, DamagedBlob)
+    """Convert a blob to a baseline JPEG of the same pixels. Raises DamagedBlobError."""
+    jpeg = _converted("harness_dct_to_jpeg", blob, DamagedBlobError)
     assert jpeg is not None, "only JPEGs can be left alone"
     return jpeg
 
 
 def check(blob: bytes) -> tuple[int, int]:
-    """Read all blocks of a blob; returns its width and height in pixels. Raises DamagedBlob."""
+    """Read all blocks of a blob; return width and height in pixels. Raises DamagedBlobError."""
     width, height = ctypes.c_int(), ctypes.c_int()
     message = ctypes.create_string_buffer(200)
     outcome = _library().harness_check_dct(
         blob, len(blob), ctypes.byref(width), ctypes.byref(height), message
     )
     if outcome != _DONE:
-        raise DamagedBlob(message.value.decode("latin-1"))
+        raise DamagedBlobError(message.value.decode("latin-1"))
     return width.value, height.value
 
 

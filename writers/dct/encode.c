@@ -1,4 +1,5 @@
-/* JPEGs to `dct` blobs and back, without decoding pixels; blob.h has the layout. Called by dct.py. */
+/* JPEGs to `dct` blobs and back, without decoding pixels; blob.h defines the layout. Called by
+ * blob.py. */
 
 #include <setjmp.h>
 #include <stdio.h>
@@ -10,7 +11,7 @@
 #include "blob.h"
 
 enum { DONE = 0, DAMAGED = -1, LEFT_ALONE = 1 };        /* as in restart.c */
-enum { LEAST_WIDTH = 8 };                               /* libjpeg upsamples narrower images in another way */
+enum { MIN_WIDTH = 8 };                               /* libjpeg upsamples narrower images differently */
 
 static const uint8_t ZIGZAG[64] = {
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
@@ -44,7 +45,8 @@ static void end_byte(struct bit_writer *writer) {
     writer->count = 0;
 }
 
-/* The code of the narrowest values that hold all of a group; -1 if there is none. `values`: 8 of the zigzag, DC as 0. */
+/* The code of the narrowest values that hold all of a group; -1 if there is none. `values`: 8 of
+ * the zigzag, DC as 0. */
 static int code_of(int group, const int16_t values[8]) {
     int present = 0, beyond = 0, has_128 = 0;
     for (int k = 0; k < 8; k++) {
@@ -89,7 +91,8 @@ static uint8_t *put_block(uint8_t *to, const int16_t values[64], const uint8_t c
     return writer.next;
 }
 
-/* A run of n blocks (natural order). Returns where it ends; NULL for coefficients that the format does not hold. */
+/* A run of n blocks (natural order). Returns its end; NULL for coefficients that the format cannot
+ * hold. */
 static uint8_t *put_run(uint8_t *to, const JBLOCK *blocks, int64_t n) {
     int16_t values[DCT_RUN][64];
     uint8_t codes[DCT_RUN][8];
@@ -161,9 +164,9 @@ static struct jpeg_error_mgr *start_errors(struct errors *errors, char *message)
 
 /* ---- JPEG to blob -------------------------------------------------------------------------------------------------------- */
 
-/* Whether the format holds such an image: grey, or YCbCr at 4:4:4, 4:2:2, 4:4:0 or 4:2:0. */
+/* Returns 1 if the format can hold the image: gray, or YCbCr at 4:4:4, 4:2:2, 4:4:0 or 4:2:0. */
 static int is_ordinary(const struct jpeg_decompress_struct *source) {
-    if (source->data_precision != 8 || source->image_width < LEAST_WIDTH || source->image_width > 65535 ||
+    if (source->data_precision != 8 || source->image_width < MIN_WIDTH || source->image_width > 65535 ||
         source->image_height > 65535)
         return 0;
     if (source->num_components == 1)
@@ -174,7 +177,8 @@ static int is_ordinary(const struct jpeg_decompress_struct *source) {
            parts[2].h_samp_factor == 1 && parts[2].v_samp_factor == 1;
 }
 
-/* A decoder smooths an image whose last scans never came; coefficients alone would not be smoothed. */
+/* A decoder smooths an image whose last scans are missing; coefficients alone would not be
+ * smoothed. */
 static int has_all_scans(const struct jpeg_decompress_struct *source) {
     for (int i = 0; source->coef_bits != NULL && i < source->num_components * DCTSIZE2; i++)
         if (source->coef_bits[i / DCTSIZE2][i % DCTSIZE2] != 0)
@@ -197,7 +201,8 @@ static int64_t most_bytes(const struct dct_image *image, int64_t num_rows) {
     return size;
 }
 
-/* Write header, tables and rows to `blob`. Returns the size of all; 0 for what the format does not hold. */
+/* Write header, tables and rows to `blob`. Returns the total size; 0 if the format cannot hold the
+ * image. */
 static int64_t put_image(j_decompress_ptr source, jvirt_barray_ptr *coefficients, struct dct_image *image, int64_t num_rows,
                          uint8_t *blob) {
     memcpy(blob, "hdct", 4);
@@ -252,8 +257,9 @@ static int64_t put_image(j_decompress_ptr source, jvirt_barray_ptr *coefficients
     return to - blob;
 }
 
-/* Give `*result` (to be freed with harness_free) and its size. Returns DONE; DAMAGED with the reason in `message`, which has room for
- * 200 bytes; or LEFT_ALONE for a whole image that a blob does not hold. */
+/* Set `*result` (to be freed with harness_free) and its size. Returns DONE; DAMAGED with the
+ * reason in `message`, which has room for 200 bytes; or LEFT_ALONE for an intact image that a blob
+ * cannot hold. */
 int harness_jpeg_to_dct(const unsigned char *jpeg, unsigned long size, unsigned char **result, unsigned long *result_size,
                         char *message) {
     struct jpeg_decompress_struct source = {0};
@@ -300,7 +306,7 @@ int harness_jpeg_to_dct(const unsigned char *jpeg, unsigned long size, unsigned 
 
 /* ---- Blob to JPEG --------------------------------------------------------------------------------------------------------- */
 
-/* Memory that grows, as in restart.c. */
+/* Growing output buffer, as in restart.c. */
 struct memory {
     struct jpeg_destination_mgr base;
     unsigned char *bytes;
@@ -340,8 +346,8 @@ static void set_component(j_compress_ptr target, const struct dct_image *image, 
         target->quant_tbl_ptrs[c]->quantval[k] = (UINT16)image->components[c].table[k];
 }
 
-/* Give a JPEG of the blob's coefficients, of the same pixels, as harness_jpeg_to_dct gives blobs. The blocks that fill up MCUs are
- * copies of a row's last block. */
+/* Convert a blob to a JPEG of the same pixels; results as in harness_jpeg_to_dct. The blocks that
+ * pad MCUs are copies of a row's last block. */
 int harness_dct_to_jpeg(const unsigned char *blob, unsigned long size, unsigned char **result, unsigned long *result_size,
                         char *message) {
     struct jpeg_compress_struct target = {0};
@@ -415,7 +421,8 @@ int harness_dct_to_jpeg(const unsigned char *blob, unsigned long size, unsigned 
     return outcome;
 }
 
-/* Whether a blob is whole, all of its blocks read: 0 and its size in pixels, or DAMAGED and the reason in `message`. */
+/* Read all blocks of a blob. Returns 0 and its size in pixels, or DAMAGED and the reason in
+ * `message`. */
 int harness_check_dct(const unsigned char *blob, unsigned long size, int *width, int *height, char *message) {
     struct dct_image image;
     if (!open_dct(&image, blob, (int64_t)size)) {
@@ -434,7 +441,8 @@ int harness_check_dct(const unsigned char *blob, unsigned long size, int *width,
     return is_whole ? DONE : DAMAGED;
 }
 
-/* The coefficients of a component, int16 [rows, blocks_per_row, 64] in natural order, for tests. Returns 0 if it is damaged. */
+/* The coefficients of a component, int16 [rows, blocks_per_row, 64] in natural order, for tests.
+ * Returns 0 if it is damaged. */
 int harness_read_dct(const unsigned char *blob, unsigned long size, int component, int16_t *blocks) {
     struct dct_image image;
     if (!open_dct(&image, blob, (int64_t)size) || component >= image.num_components)

@@ -1,7 +1,7 @@
-"""The slow, obviously right twin of what decodes `dct` blobs: Python integers and numpy, by the layout in blob.h.
+"""Slow, simple reference decoder of `dct` blobs in Python integers and numpy, after blob.h.
 
-Coefficients are read bit by bit; the inverse DCT, the upsampling and the colors are written after the same papers as the
-C code (loaders/native/idct.c and upsample_color.c), for whole images.
+It reads coefficients bit by bit. Inverse DCT, upsampling and color conversion follow the same
+papers as the C code (loaders/native/idct.c and upsample_color.c), for whole images.
 """
 
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 HEADER, RUN = 20, 16
-BITS = (0, 1, 2, 3, 4, 5, 7, 11)  # of a value, by the code of its group
+BITS = (0, 1, 2, 3, 4, 5, 7, 11)  # bits of a value, by the code of its group
 WIDE = 7
 _GAMMA, _MASK = 0x9E3779B97F4A7C15, 2**64 - 1
 
 
 def zigzag() -> np.ndarray:
-    """Where in a block (natural order) each coefficient of the zigzag is: int64 [64]."""
+    """Position in a block (natural order) of each zigzag coefficient, int64 [64]."""
     diagonals = [[(y, d - y) for y in range(8) if 0 <= d - y < 8] for d in range(15)]
     places = [
         place for d, line in enumerate(diagonals) for place in (line if d % 2 else line[::-1])
@@ -25,26 +25,34 @@ def zigzag() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What a blob holds."""
+    """Contents of a blob.
+
+    Attributes:
+        width: pixels.
+        height: pixels.
+        halved: whether chroma is subsampled across, down.
+        tables: quantization table of each component, int16 [64], natural order.
+        blocks: of each component, int16 [rows, columns, 64], natural order.
+    """
 
     width: int
     height: int
-    halved: tuple[bool, bool]  # chroma: across, down
-    tables: list[np.ndarray]  # of each component: int16 [64], natural order
-    blocks: list[np.ndarray]  # of each component: int16 [rows, columns, 64], natural order
+    halved: tuple[bool, bool]
+    tables: list[np.ndarray]
+    blocks: list[np.ndarray]
 
 
 def read(blob: bytes) -> Coefficients:
-    """Raises ValueError for what is not a blob, or is damaged."""
+    """Read a blob. Raises ValueError if it is no blob or is damaged."""
     if blob[:4] != b"hdct" or len(blob) < HEADER or blob[4] != 1:
-        raise ValueError("it does not begin as a dct blob does")
+        raise ValueError("it does not begin with the header of a dct blob")
     num_components, halved, num_tables = blob[5], (bool(blob[6] & 1), bool(blob[6] & 2)), blob[7]
     width, height, checksum = (
         int.from_bytes(blob[begin:end], "little") for begin, end in ((8, 10), (10, 12), (12, 16))
     )
     sizes = []
     for component in range(num_components):
-        across, down = (component > 0 and one for one in halved)
+        across, down = (component > 0 and is_halved for is_halved in halved)
         sizes.append((-(-width // 2) if across else width, -(-height // 2) if down else height))
     num_rows = sum(-(-high // 8) for _, high in sizes)
     first_row = HEADER + 128 * num_tables
@@ -66,7 +74,7 @@ def read(blob: bytes) -> Coefficients:
 
 
 def checksum_of(start: bytes) -> int:
-    """Of what is before the first row, whose own four bytes count as 0."""
+    """Checksum of the bytes before the first row; its own four bytes count as 0."""
     start = start[:12] + bytes(4) + start[16:]
     total = 0
     for at in range(0, len(start), 8):
@@ -76,7 +84,7 @@ def checksum_of(start: bytes) -> int:
 
 
 def _row(data: bytes, columns: int) -> np.ndarray:
-    """int16 [columns, 64]."""
+    """Read a row of blocks, int16 [columns, 64]."""
     num_runs = -(-columns // RUN)
     starts = [*np.frombuffer(data, "<u2", num_runs).tolist(), len(data)]
     return np.concatenate(
@@ -88,7 +96,7 @@ def _row(data: bytes, columns: int) -> np.ndarray:
 
 
 def _run(data: bytes, num_blocks: int) -> np.ndarray:
-    """int16 [num_blocks, 64]."""
+    """Read a run of blocks, int16 [num_blocks, 64]."""
     groups, dc_bits = data[0], data[1]
     dc_min = int.from_bytes(data[2:4], "little", signed=True)
     if groups > 8 or dc_bits > 16:
@@ -118,7 +126,7 @@ def _run(data: bytes, num_blocks: int) -> np.ndarray:
 
 
 class _Bits:
-    """Bits of bytes, from the lowest up."""
+    """Bit reader, least significant bit first."""
 
     def __init__(self, data: bytes, begin: int) -> None:
         self._number, self.position = int.from_bytes(data, "little"), 8 * begin
@@ -126,14 +134,14 @@ class _Bits:
     def take(self, count: int) -> int:
         value = self._number >> self.position & (2**count - 1)
         self.position += count
-        return value
+        return int(value)
 
     def end_byte(self) -> None:
         self.position += -self.position % 8
 
 
 def decode_rgb(blob: bytes) -> np.ndarray:
-    """uint8 [H, W, 3]: the pixels that libjpeg-turbo decodes of the JPEG. Raises ValueError."""
+    """Decode to uint8 [H, W, 3], equal to libjpeg-turbo's pixels of the JPEG. Raises ValueError."""
     image = read(blob)
     planes = [
         _samples(blocks, table) for blocks, table in zip(image.blocks, image.tables, strict=True)
@@ -147,11 +155,15 @@ def decode_rgb(blob: bytes) -> np.ndarray:
         y + (-22554 * cb - 46802 * cr + 32768 >> 16),
         y + (116130 * cb + 32768 >> 16),
     ]
-    return np.clip(np.stack(rgb, axis=2), 0, 255).astype(np.uint8)
+    result_array: np.ndarray = np.clip(np.stack(rgb, axis=2), 0, 255).astype(np.uint8)
+    return result_array
 
 
 def _upsampled(plane: np.ndarray, image: Coefficients) -> np.ndarray:
-    """Chroma at the image's resolution: int64. A triangle filter along each halved axis, the border repeated."""
+    """Upsample chroma to the image's resolution, int64.
+
+    Triangle filter along each subsampled axis; the border is repeated.
+    """
     across, down = image.halved
     plane = plane.astype(np.int64)
     plane = plane[
@@ -174,7 +186,10 @@ def _upsampled(plane: np.ndarray, image: Coefficients) -> np.ndarray:
 
 
 def _samples(blocks: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """int16 [rows, columns, 64] -> uint8 [8 rows, 8 columns]: the accurate integer inverse DCT, as idct.c has it."""
+    """Inverse DCT of int16 [rows, columns, 64] to uint8 [8 rows, 8 columns].
+
+    The accurate integer transform of idct.c.
+    """
     rows, columns, _ = blocks.shape
     values = (blocks * table).reshape(rows, columns, 8, 8)  # 16 bits: wraps
     shifted = np.repeat(values[..., :1, :] << 2, 8, axis=-2)
@@ -182,11 +197,14 @@ def _samples(blocks: np.ndarray, table: np.ndarray) -> np.ndarray:
     first = _transformed(values, 11, axis=-2)
     first[only_first_row] = shifted[only_first_row]
     levels = np.clip(_transformed(first, 18, axis=-1), -128, 127) + 128
-    return levels.astype(np.uint8).transpose(0, 2, 1, 3).reshape(8 * rows, 8 * columns)
+    result_array: np.ndarray = (
+        levels.astype(np.uint8).transpose(0, 2, 1, 3).reshape(8 * rows, 8 * columns)
+    )
+    return result_array
 
 
 def _transformed(values: np.ndarray, bits: int, axis: int) -> np.ndarray:
-    """One pass over int16 values; sums of two of them stay in 16 bits."""
+    """Apply one pass of the inverse DCT to int16 values; sums of two of them wrap to 16 bits."""
     r = np.moveaxis(values, axis, 0)
     z3, z4, plus, minus = r[7] + r[3], r[5] + r[1], r[0] + r[4], r[0] - r[4]
     wide = [line.astype(np.int64) for line in r]

@@ -73,14 +73,14 @@ INLINE void sum_rows(const uint8_t *restrict rows, int64_t stride, int64_t count
 }
 
 /* Two rows at once, in the halves of 64 bits: no half's sum reaches into the other. `most` is taps->most, and `channels`
- * the values of a pixel, known when this is compiled where they are what they mostly are. */
+ * the values of a pixel, compile-time constants for their usual values. */
 INLINE void sum_columns(const uint64_t *restrict lines, const struct taps *taps, int64_t most, int64_t channels, int64_t target,
                         uint8_t *upper, uint8_t *lower) {
     for (int64_t x = 0; x < target; x++) {
         const uint32_t *shares = taps->shares + x * most;
         const uint64_t *from = lines + taps->starts[x] * channels;
         for (int64_t c = 0; c < channels; c++) {
-            uint64_t sum = HALF | (uint64_t)HALF << 32;     /* 24 bits stand behind the point */
+            uint64_t sum = HALF | (uint64_t)HALF << 32;     /* 24 fractional bits */
             for (int64_t k = 0; k < most; k++)
                 sum += shares[k] * from[k * channels + c];
             lower[x * channels + c] = sum >> 56;
@@ -113,8 +113,8 @@ static void shrink_rows(uint8_t *output, int64_t output_stride, int64_t width, i
     }
 }
 
-/* `pixels` [source_height, source_width, channels] to `output` [height, width, channels], whose rows are so many bytes apart.
- * A new pixel covers x_numerator / x_denominator source pixels across, and likewise down. Returns 0 where memory is short. */
+/* `pixels` [source_height, source_width, channels] to `output` [height, width, channels], whose rows are output_stride bytes apart.
+ * A new pixel covers x_numerator / x_denominator source pixels across, and likewise down. Returns 0 if memory is short. */
 int harness_shrink(uint8_t *output, int64_t output_stride, int64_t width, int64_t height, const uint8_t *pixels, int64_t stride,
                    int64_t source_width, int64_t source_height, int64_t channels, int64_t x_numerator, int64_t x_denominator,
                    int64_t y_numerator, int64_t y_denominator) {
@@ -124,7 +124,7 @@ int harness_shrink(uint8_t *output, int64_t output_stride, int64_t width, int64_
     int done = make_taps(&across, source_width, width, x_numerator, x_denominator) &&
                make_taps(&down, source_height, height, y_numerator, y_denominator) &&
                (lines.upper = malloc(2 * size * sizeof(uint32_t))) != NULL &&
-               /* zeros behind its end: what lies there is added with a share of 0 */
+               /* zeros after its end, which are added with a share of 0 */
                (lines.both = calloc(size + across.most * channels, sizeof(uint64_t))) != NULL;
     if (done) {
         lines.lower = lines.upper + size;

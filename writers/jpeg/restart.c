@@ -1,6 +1,6 @@
-/* JPEGs for the restart index: one baseline scan with restart markers and optimised Huffman tables, of another JPEG's very
- * coefficients, or of pixels; and what is wrong with a JPEG. Called by restart.py and turbojpeg.py, which say what for; no Python
- * in here, so threads run side by side. */
+/* JPEGs for the restart index: one baseline scan with restart markers and optimized Huffman tables, from another JPEG's
+ * coefficients or from pixels; and damage reports. Called by restart_index.py and turbojpeg.py. No Python is called, so
+ * threads run in parallel. */
 
 #include <setjmp.h>
 #include <stdio.h>
@@ -12,15 +12,15 @@
 
 enum { DONE = 0, DAMAGED = -1, LEFT_ALONE = 1 };
 
-/* libjpeg's own error handler ends the process; this one goes back to where `back` was set. */
+/* libjpeg's own error handler ends the process; this one jumps back to `back`. */
 struct errors {
     struct jpeg_error_mgr base;
     jmp_buf back;
     char *message;      /* of the error, or of the first warning that counts */
-    int has_index;      /* the JPEG is one of ours, which have no byte too many */
+    int has_index;      /* the JPEG is one of ours, which have no extraneous bytes */
 };
 
-/* Memory that grows. (libjpeg's own jpeg_mem_dest leaks what it holds when an error cuts it short.) */
+/* Growing output buffer. (libjpeg's own jpeg_mem_dest leaks its memory after an error.) */
 struct memory {
     struct jpeg_destination_mgr base;
     unsigned char *bytes;
@@ -36,7 +36,7 @@ static void on_error(j_common_ptr codec) {
 static void on_message(j_common_ptr codec, int level) {
     struct errors *errors = (struct errors *)codec->err;
     /* As in loaders/kernel_jpeg.c. Bytes between markers, which some cameras leave, carry no pixels; before a restart marker
-     * they are what damaged data left over. All else that is a warning means damage. */
+     * they are the rest of damaged data. All other warnings mean damage. */
     int marker = codec->err->msg_parm.i[1];
     int is_harmless = codec->err->msg_code == JWRN_EXTRANEOUS_DATA && !errors->has_index &&
                       (marker < JPEG_RST0 || marker > JPEG_RST0 + 7);
@@ -77,7 +77,7 @@ static struct jpeg_error_mgr *start_errors(struct errors *errors, char *message)
 }
 
 static int has_index(const unsigned char *jpeg, unsigned long size) {
-    return size >= 8 && memcmp(jpeg + size - 8, "hrst\r\nix", 8) == 0;    /* MAGIC in restart.py */
+    return size >= 8 && memcmp(jpeg + size - 8, "hrst\r\nix", 8) == 0;    /* MAGIC in restart_index.py */
 }
 
 static int start_memory(struct memory *memory, size_t size) {
@@ -88,7 +88,7 @@ static int start_memory(struct memory *memory, size_t size) {
     return (memory->bytes = malloc(size)) != NULL;
 }
 
-/* What was written, or nothing. */
+/* Return the written bytes on success; free them otherwise. */
 static void give(struct memory *memory, int outcome, unsigned char **result, unsigned long *result_size) {
     *result = outcome == DONE ? memory->bytes : NULL;
     *result_size = outcome == DONE ? memory->base.next_output_byte - memory->bytes : 0;
@@ -96,7 +96,7 @@ static void give(struct memory *memory, int outcome, unsigned char **result, uns
         free(memory->bytes);
 }
 
-/* A decoder smooths an image whose last scans never came; the same coefficients in one scan would not be smoothed. */
+/* A decoder smooths an image whose last scans are missing; the same coefficients in one scan would not be smoothed. */
 static int has_all_scans(const struct jpeg_decompress_struct *source) {
     for (int i = 0; source->coef_bits != NULL && i < source->num_components * DCTSIZE2; i++)
         if (source->coef_bits[i / DCTSIZE2][i % DCTSIZE2] != 0)
@@ -104,9 +104,9 @@ static int has_all_scans(const struct jpeg_decompress_struct *source) {
     return 1;
 }
 
-/* Give `*result` (to be freed with harness_free) and its size, with restart markers between each `interval` MCUs.
- * Returns DONE; DAMAGED with the reason in `message`, which has room for JMSG_LENGTH_MAX = 200 bytes; or LEFT_ALONE for a
- * whole image that one baseline scan cannot express. */
+/* Set `*result` (to be freed with harness_free) and its size: a JPEG with a restart marker after every `interval` MCUs.
+ * Returns DONE; DAMAGED with the reason in `message`, which has room for JMSG_LENGTH_MAX = 200 bytes; or LEFT_ALONE for an
+ * intact image that one baseline scan cannot express. */
 int harness_add_restart_markers(const unsigned char *jpeg, unsigned long size, unsigned int interval,
                                 unsigned char **result, unsigned long *result_size, char *message) {
     struct jpeg_decompress_struct source = {0};
@@ -145,7 +145,7 @@ int harness_add_restart_markers(const unsigned char *jpeg, unsigned long size, u
     return outcome;
 }
 
-/* Write what is wrong with a JPEG to `message`, which has room for 200 bytes: '' where no pixel depends on what is. */
+/* Write the first damage of a JPEG to `message`, which has room for 200 bytes: '' if no pixel is affected. */
 void harness_find_damage(const unsigned char *jpeg, unsigned long size, char *message) {
     struct jpeg_decompress_struct source = {0};
     struct errors errors;
@@ -176,8 +176,8 @@ static int whole(int side, int num_planes) {
     return num_planes == 1 ? side : (side + 1) / 2 * 2;
 }
 
-/* The same of an image's planes: one of grey, or three of YCbCr at 4:2:0, rows so many bytes apart. What libjpeg-turbo's
- * tjCompressFromYUVPlanes writes, and harness_add_restart_markers makes of it. */
+/* Encode planes, one of gray or three of YCbCr at 4:2:0, with `strides` in bytes. Equal to harness_add_restart_markers
+ * of the output of libjpeg-turbo's tjCompressFromYUVPlanes. */
 int harness_encode_with_markers(const unsigned char *const planes[3], const int strides[3], int num_planes, int width,
                                 int height, int quality, unsigned int interval, unsigned char **result,
                                 unsigned long *result_size, char *message) {

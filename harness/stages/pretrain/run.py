@@ -1,35 +1,39 @@
-"""Pretrains one model from random weights on one subset; adversarially where eps is above 0. Leaves `model.pt`."""
+"""Pretrain a model from random weights on a subset; adversarially if eps is above 0."""
 
 import shutil
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from harness.config.attack import AttackSettings
 from harness.config.train import PretrainSettings
-from harness.modeling import classifier as models
+from harness.matrix.scores import Scores
+from harness.modeling import classifier
 from harness.modeling.classifier import Classifier
 from harness.modeling.flops import peak_flops, training_flops
-from harness.modeling.module_modes import fixed_shapes
+from harness.modeling.module_modes import cudnn_benchmark
 from harness.modeling.precision import Precision, choose
 from harness.modeling.regularizers import AuxiliaryHead, fix_batch_norm_scale
 from harness.profiling.gpu_monitor import GpuMonitor
 from harness.profiling.timer import Timer, summary
 from harness.profiling.trace import StepTrace
 from harness.runner.context import Outcome, StageContext
+from harness.stages.pretrain.record import Epoch, PretrainMetrics, PretrainTiming
 from harness.stages.pretrain.spec import MODEL_FILE
 from harness.system.distributed import ProcessGroup, convert_sync_batch_norm
 from harness.system.out_of_memory import is_out_of_memory
-from harness.train import autotune as trial
-from harness.train import micro_batching as memory
+from harness.train import micro_batching
+from harness.train.autotune import choose_compile_mode, noise_batch
 from harness.train.evaluate import View, evaluate
-from harness.train.fit import Checkpoints, Clock, Record, fit, num_batches
+from harness.train.fit import Checkpoints, Clock, fit, num_batches
 from harness.train.flip_tta import FlipAverage
 from harness.train.loader_plans import eval_plan, held_out, split_path, train_plan
-from harness.train.step import RANK_SEEDS
-from harness.train.trainee import ModelTrainee, replay_rate
+from harness.train.optimizer import make_sgd
+from harness.train.records import EpochRecord
+from harness.train.replay import replay_rate
+from harness.train.step import RANK_SEED_STRIDE, StepConfig, TrainStep, make_step
 from loaders import open_loader, preflight
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
@@ -38,9 +42,7 @@ from writers.errors import UserError
 
 
 def run(context: StageContext) -> Outcome:
-    """Metrics: accuracies on val, the epochs' losses, what was trained on. Timing: see harness.profiling.timer.summary; epoch by epoch
-    in `epochs`; what compiling was measured to do in `compile`; the GPU in `gpu`; `trace`, the file, where one was asked for.
-    """
+    """Train the model, save it as `model.pt`, and evaluate it on val."""
     started = time.monotonic()
     settings = PretrainSettings.model_validate(context.config["settings"])
     eps, seed, arch = context.config["eps"], context.config["seed"], context.config["arch"]
@@ -50,27 +52,27 @@ def run(context: StageContext) -> Outcome:
 
     for warning in preflight.warnings(_plan(context, settings, seed)):
         print(warning)  # into the stage's log
-    trainee = new_trainee(context, settings, len(classes), timer)
-    model, precision = trainee.model, trainee.step.precision
+    learner = new_learner(context, settings, len(classes), timer)
+    model, precision = learner.model, learner.config.precision
     checkpoints = context.folder / "checkpoints"
     trace = StepTrace(
         context.folder, context.trace_steps if context.group.is_main else 0, context.device
     )
     with (
-        fixed_shapes(context.device),
+        cudnn_benchmark(context.device),
         GpuMonitor(context.device) as monitor,
         open_loader(_plan(context, settings, seed)) as loader,
     ):
-        _say_what_is_shared(context, settings, loader)
-        compiling = _prepare(trainee, settings, loader, len(classes), context)
+        _print_shares(context, settings, loader)
+        compiling = _prepare(learner, settings, loader, len(classes), context)
         timer.clear()
         startup_s = time.monotonic() - started
-        records = _train(trainee, loader, settings, context, timer, clock, trace)
+        records = _train(learner, loader, settings, context, timer, clock, trace)
         started = time.monotonic()
-        val, val_of_last_step = _scores(trainee, settings, context)
+        val, val_of_last_step = _scores(learner, settings, context)
         if context.group.is_main:
-            with trainee.final_weights():
-                models.save(
+            with learner.final_weights():
+                classifier.save(
                     context.folder / MODEL_FILE,
                     model,
                     _about(context, settings, arch, classes, eps),
@@ -82,20 +84,18 @@ def run(context: StageContext) -> Outcome:
         )
         with loader.epoch(len(records) - 1, settings.resolution) as batches:
             replay_img_per_s = replay_rate(
-                trainee, *next(batches), train_s=clock.train_s, group=context.group
+                learner, *next(batches), train_s=clock.train_s, group=context.group
             )
         num_train_images = loader.num_samples
     if context.group.is_main:
         shutil.rmtree(checkpoints, ignore_errors=True)
 
     sides = sorted({record["resolution"] for record in records})
-    metrics = {
+    metrics: PretrainMetrics = {
         "val": val,
         "val_of_last_step": val_of_last_step,
         "train_loss": records[-1]["train_loss"],
-        "epochs": [
-            {key: value for key, value in record.items() if key != "timing"} for record in records
-        ],
+        "epochs": [_without_timing(record) for record in records],
         "num_classes": len(classes),
         "num_train_images": num_train_images,
         "num_steps": clock.num_steps,
@@ -103,8 +103,8 @@ def run(context: StageContext) -> Outcome:
         "eps_resolution": settings.attack.eps_at or settings.resolution,
         "eps_used": {str(side): settings.attack.eps_of(eps, side) for side in sides},
         "precision": precision,
-        "compiled": trainee.compiled,
-        "num_parts": trainee.step.num_parts,
+        "compiled": learner.compile_mode,
+        "num_parts": learner.num_micro_batches,
         "num_processes": context.group.world_size,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "zero_gradients": clock.zero_gradients,
@@ -123,14 +123,18 @@ def run(context: StageContext) -> Outcome:
         flops=_flops(model, attack, records),
         peak_flops_per_s=_peak_flops(gpu, precision, context.group),
     )
-    timing |= {
+    more: PretrainTiming = {
         "num_restarts": clock.num_restarts,
         "epochs": [record["timing"] for record in records],
         "compile": compiling,
         "gpu": gpu,
         "trace": trace.file,
     }
-    return Outcome(metrics, timing)
+    return Outcome(metrics, {**timing, **more})
+
+
+def _without_timing(record: EpochRecord) -> Epoch:
+    return cast(Epoch, {key: value for key, value in record.items() if key != "timing"})
 
 
 def _plan(context: StageContext, settings: PretrainSettings, seed: int) -> LoaderPlan:
@@ -138,118 +142,139 @@ def _plan(context: StageContext, settings: PretrainSettings, seed: int) -> Loade
         train_plan(split_path(context, "data", "train"), settings, seed, context),
         order=settings.order,
     )
-    asked = context.config.get("held_out")
-    return held_out(plan, asked, only=False) if asked else plan
+    part = context.config.get("held_out")
+    return held_out(plan, part, only=False) if part else plan
 
 
-def new_trainee(
+def new_learner(
     context: StageContext, settings: PretrainSettings, num_classes: int, timer: Timer
-) -> ModelTrainee:
-    """With random weights. Looked at of the context: arch, seed and eps of its config, device, group."""
+) -> TrainStep:
+    """Build a network with random weights, and its training step.
+
+    Of the context it reads arch, seed and eps of the config, the device and the group.
+    """
     model, eps = _build(context, settings, num_classes), context.config["eps"]
-    return ModelTrainee(
-        model,
-        settings.optimizer,
-        settings.optimizer.lr,
-        device=context.device,
-        precision=choose(settings.precision, context.device),
-        label_smoothing=settings.label_smoothing,
-        timer=timer,
-        train_mode=model.train,
-        attack=settings.attack if eps > 0 else None,
-        eps=eps,
-        seed=context.config["seed"],
-        ema_decay=settings.ema_decay,
+    return make_step(
+        model.train(),
+        make_sgd(model, settings.optimizer, settings.optimizer.lr),
+        StepConfig(
+            peak_lr=settings.optimizer.lr,
+            device=context.device,
+            precision=choose(settings.precision, context.device),
+            label_smoothing=settings.label_smoothing,
+            attack=settings.attack if eps > 0 else None,
+            eps=eps,
+            seed=context.config["seed"],
+            ema_decay=settings.ema_decay,
+        ),
+        timer,
         group=context.group,
     )
 
 
 def _build(context: StageContext, settings: PretrainSettings, num_classes: int) -> Classifier:
-    """On the device, with random weights that are the same in all processes."""
+    """Build the network on the device, with random weights that are equal in all processes."""
     arch, seed, group = context.config["arch"], context.config["seed"], context.group
-    synchronised = settings.sync_batch_norm and group.world_size > 1
-    if synchronised and not context.device.startswith("cuda"):
+    synchronized = settings.sync_batch_norm and group.world_size > 1
+    if synchronized and not context.device.startswith("cuda"):
         raise UserError(
-            "sync_batch_norm needs GPUs: torch has no SyncBatchNorm for several processes on a CPU.",
-            "Leave it out, or train in one process, where a batch is whole.",
+            "sync_batch_norm needs GPUs: torch has no SyncBatchNorm for processes on a CPU.",
+            "Remove it, or train in one process.",
         )
     torch.manual_seed(seed)
-    model = models.build(
+    model = classifier.build(
         arch,
         num_classes,
         channels=settings.channels,
         blur_pool=settings.blur_pool,
-        batch_norm_scale=settings.batch_norm_scale or synchronised,
+        batch_norm_scale=settings.batch_norm_scale or synchronized,
     )
     model.dropout = settings.dropout
     if settings.aux_head:
         model.auxiliary = AuxiliaryHead(model.backbone, num_classes)
-    if synchronised:
+    if synchronized:
         convert_sync_batch_norm(model, group)
-        if (
-            not settings.batch_norm_scale
-        ):  # only now: torch wants what it replaces to have a parameter for a scale
+        # After the conversion: torch can only replace layers that have a scale parameter.
+        if not settings.batch_norm_scale:
             fix_batch_norm_scale(model.backbone, arch)
     if group.rank:
-        torch.manual_seed(
-            seed + group.rank * RANK_SEEDS
-        )  # dropout falls on other units than in the first process
+        # Dropout must not drop the same units in every process.
+        torch.manual_seed(seed + group.rank * RANK_SEED_STRIDE)
     return model.to(context.device)
 
 
-def _say_what_is_shared(context: StageContext, settings: PretrainSettings, loader: Loader) -> None:
-    """In each process's log. Raises UserError where there are too few images to share."""
+def _print_shares(context: StageContext, settings: PretrainSettings, loader: Loader) -> None:
+    """Print how the processes share batches.
+
+    Raises:
+        UserError: there are too few images to share.
+    """
     group, plan = context.group, loader.plan
     if group.world_size == 1:
         return
     if loader.num_samples < 2 * group.world_size:
         raise UserError(
-            f"{plan.beton} has {loader.num_samples} images for {group.world_size} processes; each needs two.",
-            "Use fewer.",
+            f"{plan.beton} has {loader.num_samples} images for {group.world_size} processes; each "
+            "needs two.",
+            "Use fewer processes.",
         )
     print(
-        f"Process {group.rank} of {group.world_size} on {context.device}: {plan.share} of the {plan.batch_size} images of a "
-        f"batch; the peak learning rate, {settings.optimizer.lr:g}, is that of whole batches.",
+        f"Process {group.rank} of {group.world_size} on {context.device}: "
+        f"{plan.local_batch_size} of the {plan.batch_size} images of a batch; "
+        f"the peak learning rate, {settings.optimizer.lr:g}, is that of whole batches.",
         flush=True,
     )
 
 
+def local_batch_size(loader: Loader, group: ProcessGroup) -> int:
+    """Return this rank's number of images in a full batch; fewer if the data have fewer images."""
+    return min(loader.plan.local_batch_size, -(-loader.num_samples // group.world_size))
+
+
 def _prepare(
-    trainee: ModelTrainee,
+    learner: TrainStep,
     settings: PretrainSettings,
     loader: Loader,
     num_classes: int,
     context: StageContext,
 ) -> dict[str, Any]:
-    """Choose the parts of a batch and whether to compile, on noise; returns what compiling was measured to do."""
+    """Choose the number of micro-batches, and whether to compile, by steps on noise.
+
+    Returns:
+        The measured times of the compile modes, and the chosen one.
+    """
     group, device = context.group, context.device
-    trainee.batch_size = min(loader.plan.share, -(-loader.num_samples // group.world_size))
-    batch = trial.noise_batch(trainee.batch_size, settings.resolution, num_classes, device)
-    parts = memory.choose_parts(trainee, settings.accumulate, batch, context.folder)
-    trainee.step.num_parts = max(group.all_gather(parts))
+    batch_size = local_batch_size(loader, group)
+    batch = noise_batch(batch_size, settings.resolution, num_classes, device)
+    parts = micro_batching.choose_micro_batches(learner, settings.accumulate, batch, context.folder)
+    learner.use_micro_batches(max(group.all_gather(parts)))
     if settings.compile == "off":
         return {"chosen": "eager"}
     measured: dict[str, Any] = group.broadcast(
-        trial.choose_compiled(trainee, batch, settings.compile, device)
+        choose_compile_mode(learner, batch, settings.compile, device)
     )
-    if trainee.compiled != measured["chosen"]:
-        trainee.compile(measured["chosen"])
+    if learner.compile_mode != measured["chosen"]:
+        learner.compile(measured["chosen"], batch_size)
     return measured
 
 
 def _train(
-    trainee: ModelTrainee,
+    learner: TrainStep,
     loader: Loader,
     settings: PretrainSettings,
     context: StageContext,
     timer: Timer,
     clock: Clock,
     trace: StepTrace,
-) -> list[Record]:
-    """The records of all epochs. Raises UserError with the batch that fits, where this one does not."""
+) -> list[EpochRecord]:
+    """Train, and return the records of all epochs.
+
+    Raises:
+        UserError: the batch does not fit in memory; names the size that does.
+    """
     try:
         passes = fit(
-            trainee,
+            learner,
             loader,
             settings.optimizer,
             num_epochs=settings.epochs,
@@ -270,14 +295,15 @@ def _train(
         records = []
         for record in passes:
             records.append(record)
-            # One from before a resume has its scores, except the last where its checkpoint was: there the weights are as then.
+            # After a resume, earlier records have their scores. The last one may lack them; its
+            # weights are those of the checkpoint.
             if (
                 settings.eval_every
                 and record["epoch"] % settings.eval_every == 0
                 and "val" not in record
             ):
                 started = time.monotonic()
-                record["val"], _ = _scores(trainee, settings, context)
+                record["val"], _ = _scores(learner, settings, context)
                 record["timing"]["eval_s"] = time.monotonic() - started
         return records
     except (RuntimeError, MemoryError) as error:
@@ -285,13 +311,15 @@ def _train(
             raise
     finally:
         trace.close()
-    # Behind the handler, where the error no longer holds on to the memory of the step that failed.
-    batch = trial.noise_batch(
-        trainee.batch_size, settings.resolution, trainee.model.head.out_features, context.device
+    # Outside the except block: the traceback would keep the step's tensors alive.
+    batch = noise_batch(
+        local_batch_size(loader, context.group),
+        settings.resolution,
+        learner.model.head.out_features,
+        context.device,
     )
-    trainee.step.alone = True  # other processes may have had room enough, and wait
-    raise memory.out_of_memory(
-        trainee,
+    raise micro_batching.out_of_memory(
+        learner,
         batch,
         context.folder,
         None if settings.attack.method == "free" else settings.accumulate,
@@ -300,11 +328,11 @@ def _train(
 
 
 def _scores(
-    trainee: ModelTrainee,
+    learner: TrainStep,
     settings: PretrainSettings,
     context: StageContext,
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """On val, of the weights that are kept; and, where those are averaged, of the last step's."""
+) -> tuple[Scores, Scores | None]:
+    """Score the saved weights on val, and, if these are averaged, the weights of the last step."""
     plan = eval_plan(
         split_path(context, "data", "val"),
         settings.batch_size,
@@ -312,27 +340,29 @@ def _scores(
         settings.eval_crop,
         context,
     )
-    judged = FlipAverage(trainee.model) if settings.flip_tta else trainee.model
+    evaluated = FlipAverage(learner.model) if settings.flip_tta else learner.model
     with open_loader(plan) as loader:
 
-        def score() -> dict[str, Any]:
+        def score() -> Scores:
             return evaluate(
-                judged,
+                evaluated,
                 loader,
                 device=context.device,
-                precision=trainee.step.precision,
-                num_classes=trainee.model.head.out_features,
+                precision=learner.config.precision,
+                num_classes=learner.model.head.out_features,
                 views={"own": View()},
                 group=context.group,
             )["own"].scores()
 
-        of_last_step = score() if trainee.average else None
-        with trainee.final_weights():
+        of_last_step = score() if learner.has_ema else None
+        with learner.final_weights():
             return score(), of_last_step
 
 
-def _flops(model: Classifier, attack: AttackSettings | None, records: list[Record]) -> float | None:
-    """Of the whole training; None where they cannot be counted."""
+def _flops(
+    model: Classifier, attack: AttackSettings | None, records: list[EpochRecord]
+) -> float | None:
+    """FLOPs of the whole training; None if they cannot be counted."""
     total = 0.0
     for side in {record["resolution"] for record in records}:
         of_an_image = training_flops(model, side, attack)
@@ -347,13 +377,16 @@ def _flops(model: Classifier, attack: AttackSettings | None, records: list[Recor
 def _peak_flops(
     gpu: dict[str, Any] | None, precision: Precision, group: ProcessGroup
 ) -> float | None:
-    """Of all GPUs together."""
+    """Peak FLOP/s summed over all ranks, or None if the GPU model is unknown."""
     peak = peak_flops(gpu["name"], precision) if gpu else None
     return peak * group.world_size if peak else None
 
 
 def _steps_per_epoch(context: StageContext, settings: PretrainSettings) -> int | None:
-    """The steps of an epoch over all of the source's images, where subsets train for as many; None: those of these images."""
+    """Steps of an epoch over the whole source, if subsets train for as many.
+
+    None means the steps of an epoch over the stage's own images.
+    """
     if settings.length == "equal_epochs" or "all_data" not in context.needs:
         return None
     plan = train_plan(split_path(context, "all_data", "train"), settings, 0, context)
@@ -363,7 +396,7 @@ def _steps_per_epoch(context: StageContext, settings: PretrainSettings) -> int |
 def _about(
     context: StageContext, settings: PretrainSettings, arch: str, classes: list[str], eps: float
 ) -> dict[str, Any]:
-    """What anyone who finds the weights has to know."""
+    """Description that is saved with the weights."""
     return {
         "arch": arch,
         "channels": list(settings.channels) if settings.channels else None,

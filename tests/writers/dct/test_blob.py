@@ -89,7 +89,7 @@ def test_each_bit_of_the_header_counts():
     for bit in range(8 * begin):
         spoilt = bytearray(blob)
         spoilt[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(dct.DamagedBlob):
+        with pytest.raises(dct.DamagedBlobError):
             dct.check(bytes(spoilt))
 
 
@@ -105,7 +105,7 @@ def test_damaged_blocks_end_in_an_error_or_in_the_twins_coefficients():
             spoilt[place] ^= 1 << random.integers(8)
         try:
             back = dct.to_jpeg(bytes(spoilt))
-        except dct.DamagedBlob:
+        except dct.DamagedBlobError:
             refused += 1
             continue
         assert np.array_equal(reference.decode_rgb(bytes(spoilt)), pillow_pixels(back))

@@ -99,8 +99,10 @@ class Collection:
         Returns None if that result is not in the collection.
         """
         needs = result.needs
-        if "model" not in needs and needs.get("features") in self.by_key:
-            needs = self.by_key[needs["features"]].needs
+        if "model" not in needs:
+            # A method on features needs one features stage, or one per crop: features_0.875, ...
+            features = (key for role, key in needs.items() if role.split("_")[0] == "features")
+            needs = next((self.by_key[key].needs for key in features if key in self.by_key), {})
         model = self.by_key.get(needs.get("model", ""))
         return model if model is not None and model.kind in _MODEL_KINDS else None
 

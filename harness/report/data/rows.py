@@ -135,7 +135,8 @@ def grid_rows(results: Collection) -> list[GridRow]:
     for result in results.of("transfer"):
         chosen = _chosen(result.metrics)
         for entry in result.metrics["grid"]:
-            setting = {axis: value for axis, value in entry.items() if axis not in ("val", "share")}
+            # An entry also holds its score and diagnostics; the axes are those of the selected one.
+            setting = {axis: value for axis, value in entry.items() if axis in chosen}
             val = entry["val"] or {}
             rows.append(
                 GridRow(
@@ -151,7 +152,7 @@ def grid_rows(results: Collection) -> list[GridRow]:
                     val_map11=val.get("map11"),
                     val_score=val.get(result.metrics["metric"]),
                     key=result.key,
-                    chosen=setting == {axis: chosen.get(axis) for axis in setting},
+                    chosen=setting == chosen,
                 )
             )
     return rows

@@ -191,18 +191,31 @@ def models_section(recipe: Recipe, analysis: Analysis) -> Section:
     )
 
 
-def sizes_section(rows: Sequence[TransferRow]) -> Section:
-    """Curves over images and steps of the target, and over images and classes of the source."""
-    methods = dict.fromkeys(row.method for row in rows)
+def source_sizes_section(rows: Sequence[TransferRow]) -> Section:
+    """Curves over images and classes of the source."""
+    full = [row for row in at_full_size(rows) if not row.is_scratch]
+    panels = size_figures.source_panels(full)
+    methods = dict.fromkeys(row.method for row in full)
     legend = tuple(_marker(method, index) for index, method in enumerate(methods))
+    return Section(
+        "source-sizes",
+        "Amount of pretraining data",
+        legend=legend if panels else (),
+        panels=tuple(panels),
+    )
+
+
+def target_sizes_section(rows: Sequence[TransferRow]) -> Section:
+    """Curves over images and steps of the target."""
     panels = [
-        *size_figures.source_panels([row for row in at_full_size(rows) if not row.is_scratch]),
         *size_figures.curve_panels(rows, "per_class"),
         *size_figures.curve_panels(rows, "steps"),
     ]
+    labels = size_figures.curve_series(rows).values()
+    legend = tuple(_marker(label, index) for index, label in enumerate(labels))
     return Section(
         "sizes",
-        "Amount of training data",
+        "Amount of target data",
         legend=legend if panels else (),
         panels=tuple(panels),
     )
@@ -266,8 +279,9 @@ def timing_section(rows: Sequence[TimingRow]) -> Section:
     legend = tuple(LegendEntry(label, swatch=span) for span, label in SPAN_LABELS.items())
     note = (
         "Replayed: images/s when one batch, already on the device, is trained on repeatedly: the "
-        "limit for any loader. Fed: images/s end to end, relative to replayed. Waits: fraction of "
-        "a step spent waiting for data."
+        "limit for any loader. Fed: images/s end to end, relative to replayed. Above 100 %, the "
+        "replay was measured too slow and is no limit. Waits: fraction of a step spent waiting for "
+        "data."
     )
     return Section(
         "timing",

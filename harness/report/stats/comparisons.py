@@ -81,6 +81,7 @@ class ScratchComparison:
     Attributes:
         low_95: bound of Welch's interval over seeds; None if a side has a single run.
         verdict: `negative`, `positive`, `not clear`, or `one run`.
+        scratch_method: the recipe's name of the scratch method.
     """
 
     model: str
@@ -95,6 +96,7 @@ class ScratchComparison:
     num_configs: int
     num_configs_scratch: int
     verdict: str
+    scratch_method: str
 
     @property
     def is_matched(self) -> bool:
@@ -266,19 +268,25 @@ def _cell_means(values: Floats, row_index: Integers, column_index: Integers) -> 
 def against_scratch(
     rows: Iterable[TransferRow], names: Mapping[ModelId, str]
 ) -> list[ScratchComparison]:
-    """Compare each transfer, at the full size of its target, with scratch on the same arch."""
+    """Compare each transfer, at the full size of its target, with scratch on the same arch.
+
+    A recipe may have several scratch methods, e.g. of different budgets. Each is a baseline of its
+    own; only the runs of one method differ by nothing but their seed.
+    """
     rows = at_full_size(rows)
-    scratch: dict[Key, list[TransferRow]] = {}
+    scratch: dict[Key, dict[str, list[TransferRow]]] = {}
     for row in rows:
         if row.is_scratch:
-            scratch.setdefault((row.target, *_architecture(row)), []).append(row)
+            by_method = scratch.setdefault((row.target, *_architecture(row)), {})
+            by_method.setdefault(row.method, []).append(row)
     transfers: dict[tuple[ModelId, str, str], list[TransferRow]] = {}
     for row in rows:
-        if not row.is_scratch and (row.target, *_architecture(row)) in scratch:
+        if not row.is_scratch:
             transfers.setdefault((row.model_id, row.target, row.method), []).append(row)
     return [
-        _scratch_comparison(names[model], group, scratch[target, *_architecture(group[0])])
+        _scratch_comparison(names[model], group, baselines)
         for (model, target, _), group in transfers.items()
+        for baselines in scratch.get((target, *_architecture(group[0])), {}).values()
     ]
 
 
@@ -306,4 +314,5 @@ def _scratch_comparison(
         transfers[0].num_configs,
         baselines[0].num_configs,
         verdict,
+        baselines[0].method,
     )

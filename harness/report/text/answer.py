@@ -13,6 +13,11 @@ from harness.report.stats.intervals import is_near_chance, sampling_error
 from harness.report.text.phrases import averaged_over, in_points, join_words
 
 Size = tuple[int, int]  # classes and training images of a subset
+MAX_OTHER_SUBSETS = 3  # that the opening names; the table of differences has all
+MARKS = (
+    "In the tables, bold is the best value of a column. sd is the standard deviation over seeds. "
+    "* means p below 0.05 after Holm's adjustment for all lines of the table."
+)
 
 
 def answers(
@@ -53,6 +58,7 @@ def caveats(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
         _about_terms(accuracy, transfer),
         _about_chance(accuracy, transfer),
         _about_uncertainty(accuracy, transfer),
+        MARKS,
     )
     return [text for text in texts if text]
 
@@ -85,7 +91,36 @@ def _about_classes(
     if not changes:
         return ""
     text = _changes(f"Pretraining on {smaller} instead of {larger}", changes)
-    return f"{text}{_averages(chosen.values())} {_interpretation(chosen, accuracy)}".strip()
+    sentences = [
+        f"{text}{_averages(chosen.values())}",
+        _interpretation(chosen, accuracy),
+        _other_subsets(of_subsets, smallest),
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _other_subsets(of_subsets: Sequence[Effect], smallest: str) -> str:
+    """State the clear differences of the subsets that are not the smallest."""
+    first: dict[tuple[str, str], Effect] = {}
+    for effect in of_subsets:  # the first of a measure is averaged over every eps
+        first.setdefault((effect.setting, effect.measure), effect)
+    clear: dict[str, dict[str, Effect]] = {}
+    for (setting, measure), effect in first.items():
+        is_reported = measure == "clean common_unmasked" or measure.startswith("transfer ")
+        if setting != smallest and is_reported and effect.difference.is_clear:
+            clear.setdefault(setting, {})[measure] = effect
+    sentences = []
+    for setting, chosen in list(clear.items())[:MAX_OTHER_SUBSETS]:
+        changes = []
+        if clean := chosen.get("clean common_unmasked"):
+            changes.append(("clean top-1 on the common classes", in_points(clean.difference)))
+        if amounts := _by_method(chosen):
+            changes.append(("transfer", amounts))
+        baseline = of_subsets[0].baseline
+        sentences.append(_changes(f"{setting} instead of {baseline}", changes))
+    if num_more := len(clear) - len(sentences):
+        sentences.append(f"{num_more} more subsets have clear differences, see the table.")
+    return f"Other clear differences: {' '.join(sentences)}" if sentences else ""
 
 
 def _interpretation(chosen: Mapping[str, Effect], accuracy: Sequence[AccuracyRow]) -> str:
@@ -94,6 +129,9 @@ def _interpretation(chosen: Mapping[str, Effect], accuracy: Sequence[AccuracyRow
     Returns "" if the numbers do not allow a decision.
     """
     if not {"clean common_unmasked", "clean common_masked", MASKING} <= set(chosen):
+        return ""
+    clean = [row for row in accuracy if (row.view, row.attack) == ("common_unmasked", "clean")]
+    if all(is_near_chance(row.top1, row.num_answers, row.num_images) for row in clean):
         return ""
     unmasked, masked, masking = (
         chosen[measure].difference

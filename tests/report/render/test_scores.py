@@ -41,15 +41,15 @@ def test_the_table_has_every_score_of_every_model(tmp_path: Path) -> None:
     spread = 100 * statistics.stdev((0.0, 0.01))
     assert table[2] == [
         "all 1,000",
-        f"40.5 ± {spread:.1f}",
-        "−1.000 ± 0.000",
-        f"40.5 ± {spread:.1f}",
+        f"40.5 sd {spread:.1f}",
+        "−1.000 sd 0.000",
+        f"40.5 sd {spread:.1f}",
     ]
     assert table[4] == [
         "coarse9 9",
-        f"10.5 ± {spread:.1f}",
-        "−0.009 ± 0.000",
-        f"10.5 ± {spread:.1f}",
+        f"10.5 sd {spread:.1f}",
+        "−0.009 sd 0.000",
+        f"10.5 sd {spread:.1f}",
     ]
     text = path.read_text()
     text = text[text.index('<table id="scores"') :]

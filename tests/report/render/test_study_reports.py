@@ -40,7 +40,7 @@ def test_curves_and_heat_maps_have_the_measured_values(tmp_path: Path) -> None:
     )
     write(fakes.recipe_for(fakes.TARGETS[:4], methods), results, [], tmp_path)
     lines = (tmp_path / "figures" / "curve-per_class-0.csv").read_text().splitlines()
-    assert lines[0] == "method,per_class,mean,sd,num_seeds" and len(lines) == 1 + 2 * 4
+    assert lines[0] == "method,per_class,mean,sd,num_seeds,curve" and len(lines) == 1 + 2 * 4
     scores = [
         result.metrics["test"]["top1"]
         for result in results

@@ -67,7 +67,7 @@ def test_accuracy_table_holds_the_means_over_seeds(tmp_path: Path, view: str) ->
                     continue
                 top1, top5 = (100 * mean(models, attack, view, name) for name in ("top1", "top5"))
                 sd1, sd5 = (100 * spread(models, attack, view, name) for name in ("top1", "top5"))
-                expected.append(f"{top1:.1f} / {top5:.1f} ± {sd1:.1f} / {sd5:.1f}")
+                expected.append(f"{top1:.1f} / {top5:.1f} sd {sd1:.1f} / {sd5:.1f}")
         assert row[1:] == expected
 
 
@@ -115,7 +115,7 @@ def test_transfer_table_holds_every_number(tmp_path: Path) -> None:
         assert len(models) == 2
         for text, name in ((top1, "top1"), (per_class, "mean_per_class"), (top5, "top5")):
             score, sd = 100 * mean(models, "test", name), 100 * spread(models, "test", name)
-            assert text == f"{score:.1f} ± {sd:.1f}"
+            assert text == f"{score:.1f} sd {sd:.1f}"
         assert chance == {"grocery": f"{100 / 81:.1f}", "clothing": "10.0"}[target]
         assert (lr, tried, chosen_on) == ("0.1", "2", "val")
         assert images == {"grocery": "2,485", "clothing": "372"}[target]
@@ -258,6 +258,22 @@ def test_timing_shows_spans_speeds_and_verdicts(tmp_path: Path) -> None:
             f"{100 * timing['gpu_fed']:.0f} %",
             f"{100 * timing['data_wait_fraction']:.0f} %",
         )
+
+
+def test_a_replay_slower_than_the_run_is_not_shown_as_100_percent(tmp_path: Path) -> None:
+    recipe = make_recipe(eps=(0.0,))
+    results = [
+        result.model_copy(
+            update={
+                "timing": result.timing | {"replay_img_per_s": 0.5 * result.timing["img_per_s"]}
+            }
+        )
+        if result.kind == "pretrain"
+        else result
+        for result in make_results(recipe)
+    ]
+    table = page_of(recipe, results, tmp_path).tables["timing-pretrain"]
+    assert {row[4] for row in table[1:]} == {"> 100 % replay too slow"}
 
 
 def test_time_by_kind_adds_up(tmp_path: Path) -> None:

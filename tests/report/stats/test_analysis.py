@@ -80,8 +80,9 @@ def test_comparisons_are_marked_after_holm() -> None:
     found, _ = fakes.analyzed(fakes.model_zoo())
     (row,) = found.comparisons
     lines = [replace(row, p=0.02, p_holm=p) for p in holm([0.02] * 6)]
-    assert row.is_clear and not any(row[4].best for row in comparison_table(lines).rows)
-    assert comparison_table([replace(row, p=0.02, p_holm=0.02)]).rows[0][4].best
+    assert row.is_clear and not any("*" in cells[4].text for cells in comparison_table(lines).rows)
+    (cells,) = comparison_table([replace(row, p=0.02, p_holm=0.02)]).rows
+    assert cells[4].text.endswith("*") and not cells[4].best  # bold is the best of a column
 
 
 def test_p_values_are_adjusted_over_all_comparisons() -> None:
@@ -275,6 +276,28 @@ def test_unequal_tuning_and_single_runs_are_not_judged() -> None:
     single, _ = fakes.analyzed(fakes.against_scratch(-0.1, seeds=(0,)))
     text = findings.about_scratch(single.against_scratch)
     assert "none of it counts as negative transfer" in text and "clearly" not in text
+
+
+def test_scratch_methods_of_different_budgets_are_separate_baselines() -> None:
+    """Transfer is worse than the tuned scratch and better than the short one, by each interval."""
+    results = fakes.against_scratch(-0.02)
+    for seed in (0, 1, 2):
+        for target in ("pets", "cars"):
+            axes = {"arch": "resnet10", "seed": seed, "target": target, "method": "scratch_short"}
+            score = 0.5 + 0.002 * seed
+            results.append(fakes.transfer(None, axes, score, method="scratch", num_configs=4))
+    found, _ = fakes.analyzed(results)
+    assert {
+        (row.target, row.scratch_method): (row.verdict, row.num_seeds, row.is_matched)
+        for row in found.against_scratch
+    } == {
+        (target, method): verdict
+        for target in ("pets", "cars")
+        for method, verdict in {
+            "scratch": ("negative", 3, True),
+            "scratch_short": ("positive", 3, False),
+        }.items()
+    }
 
 
 def test_the_selected_configuration_is_stated() -> None:

@@ -140,6 +140,20 @@ def test_wide_intervals_are_not_interpreted() -> None:
     assert "not shown" not in text and "gain" not in text
 
 
+def test_a_gain_at_chance_is_not_interpreted() -> None:
+    """The gain exceeds the sampling error, but no accuracy is clearly above chance."""
+    text = opening(
+        accuracy_rows(
+            lambda subset, seed: 0.010 if subset == "all" else 0.0175,
+            lambda subset, seed: 0.012,
+            seeds=(0,),
+            num_images=4000,
+        )
+    )
+    assert "4 of 4 accuracies are not clearly above chance" in text
+    assert "the gain" not in text
+
+
 def test_one_seed_has_no_interval() -> None:
     text = opening(
         accuracy_rows(
@@ -292,6 +306,19 @@ def test_a_control_never_replaces_the_subset_that_it_controls() -> None:
     assert "random" not in about_budget and about_budget.endswith(
         "fewer classes with more images each were the better choice."
     )
+
+
+def test_clear_differences_of_other_subsets_are_in_the_opening() -> None:
+    rows = controlled_rows()
+    about_size, *_ = answers([], rows, effects([], rows))
+    assert (
+        "Other clear differences: in900 instead of in1000 changed transfer by +2.0 ± 0.0 points "
+        "(fixed) and +4.0 ± 0.0 points (full)."
+    ) in about_size
+    assert "more subsets have clear differences, see the table." in about_size
+    unclear = [replace(row, top1=0.5 + (row.seed - 1) * 0.1) for row in rows]
+    about_size, *_ = answers([], unclear, effects([], unclear))
+    assert "Other clear differences" not in about_size
 
 
 def test_every_control_is_compared_at_equal_numbers_of_images() -> None:

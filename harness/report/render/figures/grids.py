@@ -11,6 +11,7 @@ from harness.report.render.figures import plot
 from harness.report.render.figures.plot import HEAT, INK, PAPER, Panel
 
 MAX_HEAT_MAPS = 24
+MAX_VALUES = 100  # of an axis; more squares are not legible
 
 
 def heat_panels(rows: Sequence[GridRow]) -> list[Panel]:
@@ -24,16 +25,16 @@ def heat_panels(rows: Sequence[GridRow]) -> list[Panel]:
         groups.setdefault((row.target, row.method), []).append(row)
     panels: list[Panel] = []
     for (target, method), group in groups.items():
-        values: dict[str, list[object]] = {}
+        values: dict[str, dict[object, None]] = {}
         for row in group:
             for axis, value in row.setting.items():
-                if value not in values.setdefault(axis, []):
-                    values[axis].append(value)
+                values.setdefault(axis, {})[value] = None
         axes = sorted(
-            (axis for axis in values if len(values[axis]) > 1), key=lambda axis: -len(values[axis])
+            (axis for axis in values if 1 < len(values[axis]) <= MAX_VALUES),
+            key=lambda axis: -len(values[axis]),
         )
         if len(axes) >= 2 and len(panels) < MAX_HEAT_MAPS:
-            x, y = ((axis, _sorted(values[axis])) for axis in axes[:2])
+            x, y = ((axis, _sorted(list(values[axis]))) for axis in axes[:2])
             name = f"grid-{len(panels)}"
             panels.append(_heat_panel(name, f"{target}, {method}", group, x, y))
     return panels

@@ -1,72 +1,94 @@
 """Figures over sizes: images and steps of the target, images and classes of the source."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from harness.report.data.induction import SAME_IMAGES, Induction
-from harness.report.data.records import TransferRow, under_every_variant
+from harness.report.data.records import ModelId, TransferRow, under_every_variant
 from harness.report.render.figures import plot
 from harness.report.render.figures.plot import Panel
 from harness.report.render.tables.cells import SCORE_TITLES
 from harness.report.stats.intervals import SeedMean, seed_mean
+from harness.report.stats.leaderboard import model_names
 
 MIN_SIZES = 4  # of a curve over sources; fewer are compared in a table
 _SIZE_LABELS = {"per_class": "training images per class", "steps": "training steps"}
 
 
-def curve_panels(rows: Sequence[TransferRow], axis: str) -> list[Panel]:
-    """For each target, its metric against `per_class` or `steps`; a color per method.
+def curve_series(rows: Sequence[TransferRow]) -> dict[tuple[str, ModelId], str]:
+    """(method, model) -> label of its curve; the model is named if there are several."""
+    names = model_names([row for row in rows if not row.is_scratch])
+    has_archs = len({row.arch for row in rows if row.arch}) > 1
+    labels = {}
+    for row in rows:
+        name = names.get(row.model_id, row.arch if has_archs else "")
+        is_named = name and (len(names) > 1 or row.is_scratch)
+        labels[row.method, row.model_id] = f"{row.method}, {name}" if is_named else row.method
+    return labels
 
-    Points are means over models; bars are one standard deviation over seeds.
+
+def curve_panels(rows: Sequence[TransferRow], axis: str) -> list[Panel]:
+    """For each target, its metric against `per_class` or `steps`; a curve per method and model.
+
+    Runs with different values of the other size have panels of their own. Bars are one standard
+    deviation over seeds.
     """
     panels: list[Panel] = []
-    methods = list(dict.fromkeys(row.method for row in rows))
-    for target in dict.fromkeys(row.target for row in rows):
-        of_target = [row for row in rows if row.target == target]
-        points: dict[tuple[str, int], dict[int, list[float]]] = {}
-        for row in of_target:
-            size = getattr(row, axis)
-            if size is not None:
-                points.setdefault((row.method, size), {}).setdefault(row.seed, []).append(row.score)
-        sizes = sorted({size for _, size in points})
-        if len(sizes) < 2:
-            continue
-        name, metric = f"curve-{axis}-{len(panels)}", SCORE_TITLES[of_target[0].metric]
-        lines = []
-        with plot.style(name):
-            figure, axes = plot.blank(3.5, 2.5)
-            for index, method in enumerate(methods):
-                means = {
-                    size: seed_mean(
-                        float(np.mean(scores)) for scores in points[method, size].values()
-                    )
-                    for size in sizes
-                    if (method, size) in points
-                }
-                plot.draw_series(axes, list(means), list(means.values()), index)
-                lines += [
-                    (method, size, mean.mean, mean.sd, mean.num_seeds)
-                    for size, mean in means.items()
-                ]
-            _log_axis(axes, sizes)
-            axes.set_xlabel(_SIZE_LABELS[axis])
-            axes.set_ylabel("percent")
-            svg = plot.to_svg(figure, name)
-        panels.append(
-            Panel(
-                name,
-                target,
-                metric,
-                f"{metric} on {target} against {_SIZE_LABELS[axis]}",
-                svg,
-                plot.to_csv_text(("method", axis, "mean", "sd", "num_seeds"), lines),
-            )
-        )
+    other_axis = "steps" if axis == "per_class" else "per_class"
+    labels = curve_series(rows)
+    groups: dict[tuple[str, int | None], list[TransferRow]] = {}
+    for row in rows:
+        if getattr(row, axis) is not None:
+            groups.setdefault((row.target, getattr(row, other_axis)), []).append(row)
+    for (target, other_size), group in groups.items():
+        if len({getattr(row, axis) for row in group}) > 1:
+            is_one_of_several = len({other for name, other in groups if name == target}) > 1
+            shown = f"{other_size:,}" if other_size else "all"
+            suffix = f", {_SIZE_LABELS[other_axis]}: {shown}" if is_one_of_several else ""
+            name = f"curve-{axis}-{len(panels)}"
+            panels.append(_curve_panel(name, f"{target}{suffix}", group, axis, labels))
     return panels
+
+
+def _curve_panel(
+    name: str,
+    title: str,
+    rows: Sequence[TransferRow],
+    axis: str,
+    labels: Mapping[tuple[str, ModelId], str],
+) -> Panel:
+    metric = SCORE_TITLES[rows[0].metric]
+    points: dict[tuple[str, ModelId], dict[int, list[float]]] = {}
+    for row in rows:
+        curve = points.setdefault((row.method, row.model_id), {})
+        curve.setdefault(getattr(row, axis), []).append(row.score)
+    lines = []
+    with plot.style(name):
+        figure, axes = plot.blank(3.5, 2.5)
+        for index, ((method, model), label) in enumerate(labels.items()):
+            curve = points.get((method, model), {})
+            means = {size: seed_mean(curve[size]) for size in sorted(curve)}
+            plot.draw_series(axes, list(means), list(means.values()), index)
+            lines += [
+                (method, size, mean.mean, mean.sd, mean.num_seeds, label)
+                for size, mean in means.items()
+            ]
+        _log_axis(axes, sorted({size for curve in points.values() for size in curve}))
+        axes.set_xlabel(_SIZE_LABELS[axis])
+        axes.set_ylabel("percent")
+        svg = plot.to_svg(figure, name)
+    return Panel(
+        name,
+        title,
+        metric,
+        f"{metric} on {title} against {_SIZE_LABELS[axis]}",
+        svg,
+        plot.to_csv_text(("method", axis, "mean", "sd", "num_seeds", "curve"), lines),
+    )
 
 
 def source_panels(rows: Sequence[TransferRow]) -> list[Panel]:

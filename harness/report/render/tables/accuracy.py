@@ -143,7 +143,7 @@ def _accuracy_note(
         names = [subset.name for subset in recipe.subsets if subset.name in excluded]
         note += f" Without {', '.join(names)}: not trained on all of these classes."
     if len(recipe.seeds) > 1:
-        note += " ±: standard deviation over seeds."
+        note += " sd: standard deviation over seeds."
     return note
 
 
@@ -206,7 +206,7 @@ def _coarse_table(recipe: Recipe, rows: Sequence[CoarseRow], name: str, title: s
         "model's own classes. –: its classes are no finer, or do not cover all labels."
     )
     if len(recipe.seeds) > 1:
-        note += " ±: standard deviation over seeds."
+        note += " sd: standard deviation over seeds."
     return Table(name, title, tuple(columns), tuple(zip(*contents, strict=True)), note)
 
 

@@ -70,10 +70,10 @@ def p_value_cell(p: float | None) -> Cell:
 
 
 def spread(means: Sequence[SeedMean], decimals: int, num_seeds: int) -> str:
-    """Standard deviations as `± 0.4 / 0.2`, and `1 of 2 seeds` if some are missing."""
+    """Standard deviations as `sd 0.4 / 0.2`, and `1 of 2 seeds` if some are missing."""
     parts = []
     if all(mean.sd is not None for mean in means):
-        parts.append("± " + " / ".join(percent(mean.sd or 0.0, decimals) for mean in means))
+        parts.append("sd " + " / ".join(percent(mean.sd or 0.0, decimals) for mean in means))
     if means[0].num_seeds < num_seeds:
         parts.append(f"{means[0].num_seeds} of {num_seeds} seeds")
     return ", ".join(parts)

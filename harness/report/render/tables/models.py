@@ -52,13 +52,15 @@ def ranking_table(rows: Sequence[RankedModel]) -> Table:
         (
             Column(
                 "mean transfer",
-                hint="percent, averaged as logits over targets; ± one standard error on logits, "
-                "Morey",
+                hint="percent, averaged as logits over targets; below: standard error of the "
+                "logit, Morey",
             ),
             lambda row: Cell(
                 percent(1 / (1 + math.exp(-row.mean_logit)), 1),
                 sort=row.mean_logit,
-                below="" if row.standard_error is None else f"± {row.standard_error:.2f} logits",
+                below=""
+                if row.standard_error is None
+                else f"error {row.standard_error:.2f} logits",
             ),
         ),
         (Column("targets"), lambda row: number(row.num_targets)),
@@ -172,7 +174,7 @@ def score_table(recipe: Recipe, rows: Sequence[ScoreRow]) -> Table:
     if any(place not in cells for cells in models.values() for place in places):
         note += " –: not computed."
     if len(recipe.seeds) > 1:
-        note += " ±: standard deviation over seeds."
+        note += " sd: standard deviation over seeds."
     lines = tuple(zip(*model_cells, *scored, strict=True))
     return Table("scores", "Each model's scores", columns, lines, note)
 
@@ -180,7 +182,7 @@ def score_table(recipe: Recipe, rows: Sequence[ScoreRow]) -> Table:
 def _value_cell(rows: Sequence[ScoreRow], num_seeds: int) -> Cell:
     first, mean = rows[0], seed_mean(row.value for row in rows)
     is_accuracy = first.name.startswith(KNN)
-    parts = [] if mean.sd is None else [f"± {plain_or_percent(mean.sd, is_accuracy)}"]
+    parts = [] if mean.sd is None else [f"sd {plain_or_percent(mean.sd, is_accuracy)}"]
     if first.subset and len(rows) < num_seeds:  # loaded models have no seed
         parts.append(f"{len(rows)} of {num_seeds} seeds")
     is_low = is_accuracy and is_near_chance(mean.mean, first.num_answers, first.num_images or 0)

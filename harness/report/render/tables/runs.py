@@ -31,17 +31,17 @@ def effects_table(effects: Sequence[Effect]) -> Table:
             lambda effect: Cell(
                 points(effect.difference.mean),
                 sort=effect.difference.mean,
-                best=effect.difference.is_clear,
+                below="clear" if effect.difference.is_clear else "",
             ),
         ),
         (Column("95 % interval", hint="t interval over seeds"), _interval),
         (Column("seeds"), lambda effect: number(effect.difference.num_seeds)),
     ]
-    note = "Percentage points, paired by seed. Bold: the interval excludes zero."
+    note = "Percentage points, paired by seed. Clear: the interval excludes zero."
     if tested := sum(effect.difference.half_width is not None for effect in effects):
         note += (
             f" Intervals are not adjusted: if all {tested} true differences were zero, about "
-            f"{tested / 20:g} lines would be bold."
+            f"{tested / 20:g} lines would be clear."
         )
     return table_of("differences", "Differences", effects, columns, note)
 
@@ -96,7 +96,7 @@ def _timing_table(name: str, title: str, rows: Sequence[TimingRow], longest: flo
         ),
         (
             Column("fed", hint="images/s end to end, relative to replayed"),
-            lambda row: _whole_percent(row.gpu_fed),
+            _fed_cell,
         ),
         (
             Column("waits", hint="fraction of the step spent waiting for data"),
@@ -104,6 +104,14 @@ def _timing_table(name: str, title: str, rows: Sequence[TimingRow], longest: flo
         ),
     ]
     return table_of(name, title, rows, columns)
+
+
+def _fed_cell(row: TimingRow) -> Cell:
+    """Throughput relative to the replay. A replay slower than the run itself is no limit."""
+    if row.img_per_s and row.replay_img_per_s and row.img_per_s > row.replay_img_per_s:
+        ratio = row.img_per_s / row.replay_img_per_s
+        return Cell("> 100 %", sort=ratio, below="replay too slow")
+    return _whole_percent(row.gpu_fed)
 
 
 def _whole_percent(value: float | None) -> Cell:

@@ -78,7 +78,7 @@ def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
             "the predicted ones."
         )
     if len(recipe.seeds) > 1:
-        note += " ±: standard deviation over seeds."
+        note += " sd: standard deviation over seeds."
     return Table(
         "transfers",
         "Every transfer, and how its learning rate was chosen",
@@ -204,7 +204,7 @@ def comparison_table(rows: Sequence[Comparison]) -> Table:
         "Settings compared over targets",
         rows,
         columns,
-        "Percentage points in the targets' own metrics; bold: p below 0.05 after Holm. Each "
+        "Percentage points in the targets' own metrics; *: p below 0.05 after Holm. Each "
         "interval is for its line alone. The bootstrap needs at least "
         f"{MIN_RESAMPLED_TARGETS} targets.",
     )
@@ -217,7 +217,7 @@ def _change(row: Comparison | ImageTest, preposition: str) -> str:
 
 def _difference_cell(difference: float, p_holm: float | None) -> Cell:
     is_significant = p_holm is not None and p_holm < SIGNIFICANCE
-    return Cell(points(difference), sort=difference, best=is_significant)
+    return Cell(points(difference) + "*" * is_significant, sort=difference)
 
 
 def _t_interval_cell(row: Comparison) -> Cell:
@@ -257,7 +257,7 @@ def image_test_table(rows: Sequence[ImageTest]) -> Table:
     ]
     note = (
         "The test images are the sample: a small p means that these runs differ, not that runs "
-        "with other seeds would. Bold: p below 0.05 after Holm."
+        "with other seeds would. *: p below 0.05 after Holm."
     )
     if len(rows) == MAX_TESTS:
         note += f" Only the first {MAX_TESTS:,} tests are shown."
@@ -273,13 +273,14 @@ def scratch_table(rows: Sequence[ScratchComparison]) -> Table:
         (Column("method", numeric=False), lambda row: text(row.method)),
         (Column("transfer", hint="percent"), lambda row: percent_cell(row.transfer)),
         (Column("scratch", hint="percent"), lambda row: percent_cell(row.scratch)),
+        *(
+            [(Column("scratch method", numeric=False), lambda row: text(row.scratch_method))]
+            if len({row.scratch_method for row in rows}) > 1
+            else []
+        ),
         (
             Column("difference", hint="percentage points"),
-            lambda row: Cell(
-                points(row.difference),
-                sort=row.difference,
-                best=row.verdict in ("negative", "positive"),
-            ),
+            lambda row: Cell(points(row.difference), sort=row.difference),
         ),
         (
             Column("95 % interval", hint="Welch, over seeds"),

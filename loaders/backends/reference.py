@@ -208,7 +208,7 @@ def exact_weights(source: int, target: int) -> np.ndarray:
         result_array: np.ndarray = overlap * target / source
         return result_array
     center = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)[:, None]
-    result_array: np.ndarray = np.clip(1 - np.abs(np.arange(source)[None, :] - center), 0, None)
+    result_array = np.clip(1 - np.abs(np.arange(source)[None, :] - center), 0, None)
     return result_array
 
 

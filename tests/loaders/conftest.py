@@ -24,7 +24,7 @@ SIZES = [
 
 @pytest.fixture(scope="session")
 def betons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same 36 images in odd sizes, 4 classes, stored as JPEG, raw, and every second one as either."""
+    """The same 36 images, odd sizes, 4 classes: as JPEG, as raw, and alternating."""
     folder = tmp_path_factory.mktemp("betons")
     images = [photo(*SIZES[number % len(SIZES)], seed=number) for number in range(36)]
     labels = [number % 4 for number in range(36)]

@@ -1,4 +1,4 @@
-"""Crops and flips: a pure function of (seed, epoch, sample), distributed as torchvision's RandomResizedCrop."""
+"""Crops and flips are functions of (seed, epoch, sample), distributed as in torchvision."""
 
 import dataclasses
 from pathlib import Path

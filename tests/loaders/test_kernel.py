@@ -1,4 +1,7 @@
-"""Both kernels give the same pixels, whatever the image: those of Pillow's decoder and of the slow resize."""
+"""Both kernels give the same pixels for all images.
+
+Those of Pillow's decoder and the slow resize.
+"""
 
 import importlib.util
 import io
@@ -173,7 +176,10 @@ def test_resize_is_the_slow_one(decode_images, resolution):
     [((500, 375), 224), ((301, 270), 224), ((230, 460), 224), ((131, 97), 5)],
 )
 def test_shrinking_is_opencvs_area_resize(decode_images, size, resolution):
-    """Which is what stock FFCV resizes with. Where one axis grows OpenCV is bilinear along both; here each goes by itself."""
+    """Stock FFCV resizes with it.
+
+    If one axis grows OpenCV is bilinear along both; here axes are independent.
+    """
     cv2 = pytest.importorskip("cv2")
     image = photo(*size, seed=8)
     output, _ = run(
@@ -197,7 +203,10 @@ def test_shrinking_is_opencvs_area_resize(decode_images, size, resolution):
 def test_distance_from_torchvisions_antialiased_resize(
     decode_images, size, resolution, least_psnr, most_mean
 ):
-    """Shrinking, torchvision weighs with a triangle, twice as wide as our box; enlarging, both are bilinear."""
+    """Shrinking, torchvision weighs with a triangle, twice as wide as our box.
+
+    Enlarging, both are bilinear.
+    """
     image = photo(*size, seed=6)
     output, _ = run(
         decode_images, [image.tobytes()], [size], np.array([[0, 0, *size]]), resolution, mode=RAW
@@ -237,10 +246,13 @@ def test_damage_is_a_complaint(decode_images, damage):
 
 @pytest.mark.parametrize("where", ["middle", "end"])
 @pytest.mark.parametrize("kind", ["restarts", pytest.param("indexed", marks=needs_c)])
-def test_a_zeroed_sector_is_a_complaint_though_the_first_warning_is_of_bytes_too_many(
+def test_a_zeroed_sector_is_an_error_after_a_warning_about_extraneous_bytes(
     decode_images, kind, where
 ):
-    """Zeros are codes, and few of them fill a segment: the rest of it is skipped, and only then a marker is found missing."""
+    """Zeros are valid codes, and few fill a segment.
+
+    The rest is skipped before the marker is missed.
+    """
     blob = saved(
         photo(320, 240, seed=1), **{} if kind == "indexed" else {"restart_marker_blocks": 7}
     )
@@ -256,7 +268,7 @@ def test_a_zeroed_sector_is_a_complaint_though_the_first_warning_is_of_bytes_too
 
 @needs_c
 def test_an_image_of_ours_has_no_byte_too_many(decode_images):
-    """Not before its end either, where libjpeg has nothing else to complain of."""
+    """Extraneous bytes before its end are errors, too, though libjpeg reports nothing else."""
     blob = add_restart_index(
         saved(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
     )
@@ -271,7 +283,7 @@ def test_an_image_of_ours_has_no_byte_too_many(decode_images):
 @needs_c
 @pytest.mark.parametrize("indexed", [False, True])
 def test_kernels_take_damage_alike(indexed):
-    """Where libjpeg-turbo says nothing of the damage there is another image, the same for both."""
+    """If libjpeg-turbo reports no damage, both decode the same wrong image."""
     random = np.random.default_rng(7)
     blob = saved(photo(120, 90, seed=1), optimize=True)
     blob = add_restart_index(blob) if indexed else blob
@@ -291,7 +303,7 @@ def test_kernels_take_damage_alike(indexed):
     )
     if (
         not indexed
-    ):  # else the C kernel, which looks more closely at the part, may have a word on the whole
+    ):  # otherwise the C kernel, which checks the part more strictly, may decode the whole
         assert np.array_equal(c_complaints, numba_complaints)
     assert 50 < c_complaints.sum() < 550
     whole = ~numba_complaints & ~c_complaints
@@ -327,7 +339,10 @@ def test_what_cameras_leave_behind_is_no_complaint(decode_images, left, restarts
 
 @needs_c
 def test_the_c_kernel_does_without_numbas_compiler():
-    script = "import sys, loaders; from loaders import kernel; kernel.open_kernel(None, 'c'); print('numba' in sys.modules)"
+    script = (
+        "import sys, loaders; from loaders import kernel; kernel.open_kernel(None, 'c'); "
+        "print('numba' in sys.modules)"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,
@@ -351,7 +366,7 @@ def test_doctor_is_told_which_kernel_there_is(monkeypatch):
 @needs_c
 @pytest.mark.parametrize("other", ["version", "library"])
 def test_a_kernel_of_other_sources_is_not_called(monkeypatch, other):
-    """As after `git pull` without a reinstallation; one from before there were versions cannot say its own."""
+    """Happens after `git pull` without a reinstallation; the oldest libraries have no version."""
     assert (
         kernel.best_kernel() == "c"
         and kernel.describe() == f"C kernel, {kernel_c.instruction_sets()[0]}"

@@ -1,4 +1,4 @@
-"""What the machine has, and what is done where it is not enough: warnings before, reads of nothing but the images."""
+"""Limits of the machine: warnings before a run, and reads of the requested images only."""
 
 import dataclasses
 import mmap
@@ -65,14 +65,14 @@ def test_a_file_larger_than_memory_gives_the_same_batches(betons, monkeypatch, o
 def test_a_small_view_of_a_file_larger_than_memory_reads_no_more_than_its_images(
     betons, monkeypatch, order
 ):
-    """Or the system reads the whole file for a tenth of it: 9.9 bytes for each byte wanted, measured with quasi_random."""
+    """Read-ahead would read 9.9 bytes per requested byte of a tenth of a file (quasi_random)."""
     monkeypatch.setattr(ffcv, "free_memory_bytes", lambda: 1000)
     with open_loader(plan_of(betons["raw"], order=order, indices=range(0, 36, 4))) as loader:
         assert loader._batch_decoder._map is not None
 
 
 class Asked:
-    """In place of a map: notes what is asked for."""
+    """Stand-in for a map that records the requested ranges."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[int, int]] = []

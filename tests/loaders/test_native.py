@@ -1,4 +1,4 @@
-"""The C kernel's own inverse DCT, upsampling and colors are libjpeg-turbo's, with every instruction set of this processor."""
+"""The C kernel's pixels equal libjpeg-turbo's with every instruction set of this processor."""
 
 import io
 import itertools
@@ -132,7 +132,10 @@ def test_absurd_coefficients_overflow_as_in_libjpeg_turbo(decode, sampling, valu
 
 
 def test_all_colors_are_libjpegs(decode):
-    """Each pair of cb and cr with several y: 256 x 256 blocks would be slow, so a block of 8 x 8 shows 64 of them."""
+    """Each pair of cb and cr with several y.
+
+    256 x 256 blocks would be slow, so a block of 8 x 8 shows 64 of them.
+    """
     random = np.random.default_rng(0)
     y = random.integers(0, 256, (256, 256), dtype=np.uint8)
     cb, cr = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""Batches normalised to float16 by the loader: those of uint8, as torch normalises them, in every backend and kernel."""
+"""float16 batches equal uint8 batches normalized by torch, in every backend and kernel."""
 
 import dataclasses
 import importlib.util
@@ -24,7 +24,7 @@ def batches_of(plan: LoaderPlan) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def normalized(levels: torch.Tensor) -> torch.Tensor:
-    """What a model's own normalisation makes of them, rounded to float16 once."""
+    """Normalize as a model does, rounded to float16 once."""
     mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (MEAN, STD))
     return ((levels.double() / 255 - mean) / std).half()
 
@@ -33,7 +33,7 @@ def normalized(levels: torch.Tensor) -> torch.Tensor:
     params=["c", "numba", "slow twin", "resident", "resident, as on a GPU", "synthetic", "replay"]
 )
 def backend(request, monkeypatch) -> str:
-    """A backend, where it has several ways in one of them."""
+    """Each backend, with each of its code paths."""
     if request.param in ("c", "numba"):
         if request.param == "c" and importlib.util.find_spec("loaders._kernel") is None:
             pytest.skip("the package's C parts were not built")
@@ -77,7 +77,7 @@ def test_a_conversion_is_only_used_where_it_gives_the_tables_values():
     assert normalize.conversion(close) is None
 
 
-def test_every_level_of_every_colour(tmp_path):
+def test_every_level_of_every_color(tmp_path):
     """The image has each level of each colour, and is shown as it is."""
     image = np.stack(
         [np.roll(np.arange(256, dtype=np.uint8).reshape(16, 16), shift) for shift in (0, 5, 90)],

@@ -1,4 +1,4 @@
-"""The same batches whatever cuts them up: threads, ranks, a resume in the middle, another file that holds the samples."""
+"""Batches do not depend on threads, ranks, a resume, or the file that holds the samples."""
 
 import dataclasses
 from pathlib import Path
@@ -125,7 +125,10 @@ def test_two_ranks_see_what_one_process_sees(betons):
 
 
 def test_quasi_random_order_reads_a_window_at_a_time():
-    """Three windows of blocks of 10 images: no block is seen outside of its window, and each window is well mixed."""
+    """Three windows of blocks of 10 images.
+
+    No block is seen outside of its window, and each window is well mixed.
+    """
     num_blocks = 3 * WINDOW_BLOCKS
     offsets = np.arange(10 * num_blocks) * (BLOCK_BYTES // 10) + 4096
     ids = np.random.default_rng(0).integers(0, 2**63, len(offsets), dtype=np.uint64)
@@ -143,7 +146,7 @@ def test_quasi_random_order_reads_a_window_at_a_time():
 
 
 class Photos:
-    """48 photographs in 4 classes that exist nowhere."""
+    """48 generated photographs in 4 classes."""
 
     def __init__(self) -> None:
         self.files = {
@@ -263,7 +266,7 @@ def test_damaged_images_are_left_out_and_counted_where_that_is_asked_for(tmp_pat
     blobs = [jpeg(image) for image in images]
     for number in (3, 4, 17):
         blobs[number] = blobs[number][: len(blobs[number]) // 2]
-    wrong_size = jpeg(photo(30, 50, seed=9))  # a JPEG of another size than the table says
+    wrong_size = jpeg(photo(30, 50, seed=9))  # a JPEG of another size than in the table
     blobs[11] = wrong_size
     beton = write_beton(
         tmp_path / "t.beton", images, [n % 2 for n in range(20)], raw=[False] * 20, blobs=blobs
@@ -320,7 +323,10 @@ def test_any_cut_of_an_epoch_has_the_batches_of_the_whole(betons, backend):
 
 
 def test_quasi_random_order_does_not_clump_classes(tmp_path, monkeypatch):
-    """A source in class order, a file of many blocks, small windows: runs of a class are as short as in a random order."""
+    """A source in class order, a file of many blocks, small windows.
+
+    Runs of a class are as short as in a random order.
+    """
     monkeypatch.setattr(augment, "BLOCK_BYTES", 2**13)
     monkeypatch.setattr(augment, "WINDOW_BLOCKS", 4)
     photos = Photos()

@@ -1,9 +1,12 @@
-"""Parity with a PyTorch pipeline: two real photographs through our loader, and through Pillow and torchvision.
+"""Parity with a PyTorch pipeline.
 
-The stated tolerance against torchvision's antialiased resize, of the same crop of the same JPEG: at most 3 levels on average,
-at least 35 dB, and no shift: the mean of a colour within 0.05 of a level. Shrinking, the filters differ (an area against a
-triangle twice as wide). Torchvision's own resize without antialiasing is 5 dB and more further from it where that matters.
-Which crops are drawn is held against torchvision's in test_augment.py.
+Two real photographs through our loader, and through Pillow and torchvision.
+
+The stated tolerance against torchvision's antialiased resize, of the same crop of the same JPEG: at
+most 3 levels on average, at least 35 dB, and no shift: the mean of a color within 0.05 of a level.
+Shrinking, the filters differ (an area against a triangle twice as wide). Torchvision's own resize
+without antialiasing is 5 dB and more further from it on such images. Which crops are drawn is held
+against torchvision's in test_augment.py.
 """
 
 import io

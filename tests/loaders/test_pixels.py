@@ -1,4 +1,7 @@
-"""Pixels of the fast path: as the slow twin's, near Pillow's and torchvision's, the same for any number of threads."""
+"""Pixels of the fast path.
+
+As the slow twin's, near Pillow's and torchvision's, the same for any number of threads.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -55,7 +58,10 @@ def test_whole_numbers_of_pixels_are_averaged_as_pillow_does(tmp_path):
 
 @pytest.mark.parametrize(("size", "resolution", "mean_levels"), [(96, 40, 2.0), (40, 96, 0.6)])
 def test_resize_is_close_to_torchvisions_antialiased_one(size, resolution, mean_levels):
-    """Shrinking, torchvision's filter is a triangle of twice our box's width; enlarging, both are bilinear."""
+    """Shrinking, torchvision's filter is a triangle of twice our box's width.
+
+    Enlarging, both are bilinear.
+    """
     image = photo(size, size, seed=2)
     ours = reference.resize(image, resolution).astype(int)
     theirs = functional.resize(

@@ -1,4 +1,7 @@
-"""The resident backend: the ffcv backend's batches, bit for bit, and the reference's, to within rounding."""
+"""The resident backend.
+
+The ffcv backend's batches, bit for bit, and the reference's, to within rounding.
+"""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""A part of a restart-indexed JPEG is decoded to the very pixels of the whole; a damaged index is as good as none."""
+"""A part of an indexed JPEG decodes to the pixels of the whole; a damaged index is ignored."""
 
 import ctypes
 import importlib.util
@@ -46,7 +46,10 @@ SIZES = [
 
 @pytest.fixture(scope="module", params=["c", "numba"])
 def decode(request):
-    """The kernel's function over one blob: boxes int64 [n, 4] of R x R pixels -> uint8 [n, R, R, 3], has_error [n]."""
+    """The kernel's function over one blob.
+
+    Boxes int64 [n, 4] of R x R pixels -> uint8 [n, R, R, 3], has_error [n].
+    """
     decode_images = kernel.open_kernel(LIBRARY, request.param)
 
     def decode(
@@ -120,7 +123,7 @@ def square_boxes(
     random: np.random.Generator, width: int, height: int, side: int, count: int
 ) -> np.ndarray:
     corners = random.integers(0, [width - side + 1, height - side + 1], (count, 2))
-    corners[: count // 4, 0] = width - side  # at the edges, where the last MCUs are not whole
+    corners[: count // 4, 0] = width - side  # at the edges, whose last MCUs are incomplete
     corners[count // 8 : count * 3 // 8, 1] = height - side
     return np.concatenate([corners, np.full((count, 2), side)], axis=1)
 
@@ -128,7 +131,10 @@ def square_boxes(
 @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
 @pytest.mark.parametrize("size", SIZES)
 def test_any_part_is_as_in_the_whole(decode, subsampling, size):
-    """A box of R x R is shown as it is, so these are the decoder's own pixels; Pillow's are the oracle."""
+    """A box of R x R is shown as it is, so these are the decoder's own pixels.
+
+    Pillow's are the oracle.
+    """
     random = np.random.default_rng(size[0] * 1000 + size[1])
     blob = add_restart_index(turbo_jpeg(photo(*size, seed=1), SUBSAMPLINGS[subsampling]))
     whole = pillow_pixels(blob)
@@ -161,7 +167,10 @@ def test_the_same_with_and_without_an_index_at_any_scale(decode):
 
 
 def test_only_the_part_is_decoded(decode):
-    """Damage elsewhere does not show; damage under the crop is found, and then judged by a decode of the whole."""
+    """Damage elsewhere does not show.
+
+    Damage under the crop is found, and then judged by a decode of the whole.
+    """
     size = 320, 240
     blob = add_restart_index(turbo_jpeg(photo(*size, seed=5), SUBSAMPLINGS["4:2:0"]))
     whole, end = pillow_pixels(blob), len(blob) - index_size(blob)
@@ -192,7 +201,7 @@ def test_a_damaged_index_changes_no_pixel(decode):
 
 
 def test_a_false_index_with_a_true_checksum_is_refused_or_harmless(decode):
-    """As only malice makes it: nothing outside the blob is read, and nothing crashes."""
+    """A crafted index: nothing outside the blob is read, and nothing crashes."""
     size = 150, 90
     blob = add_restart_index(turbo_jpeg(photo(*size, seed=2), SUBSAMPLINGS["4:2:0"]))
     start = len(blob) - index_size(blob)

@@ -1,4 +1,7 @@
-"""Nothing hangs, nothing is left behind: damaged images, loops left early, many loaders, two at once, forks."""
+"""Nothing hangs and nothing leaks.
+
+Damaged images, early exits, many loaders, two at once, forks.
+"""
 
 import gc
 import hashlib
@@ -26,7 +29,7 @@ from writers.errors import UserError
 
 @pytest.fixture
 def new_threads() -> Callable[[], list[threading.Thread]]:
-    """Threads that were not there before the test and are still there after they had a moment to end."""
+    """Threads that the test started and that are still alive after a grace period."""
     before = set(threading.enumerate())
 
     def new_threads() -> list[threading.Thread]:
@@ -91,7 +94,7 @@ def test_bytes_that_a_camera_left_before_the_end_are_no_error(tmp_path):
 
 @pytest.mark.timeout(60)
 def test_a_zeroed_sector_is_an_error(tmp_path):
-    """The first that libjpeg-turbo says of it is what it says of bytes that a camera left: how many were skipped."""
+    """libjpeg-turbo's first warning is the harmless one about skipped bytes."""
     image = photo(320, 240, seed=1)
     blob = jpeg(image, restart_marker_blocks=7)
     spoilt = blob[: len(blob) // 2] + bytes(512) + blob[len(blob) // 2 + 512 :]
@@ -295,7 +298,8 @@ def test_loops_left_early_leave_no_thread_and_no_memory(betons, new_threads):
     open_and_leave(60)
     gc.collect()
     assert not new_threads()
-    # One loader's slots: 4 * 4 * 200 * 200 * 3 = 1.9 MB; 60: 115 MB. malloc's arenas come and go by up to 18 MB.
+    # One loader's slots: 4 * 4 * 200 * 200 * 3 = 1.9 MB; 60: 115 MB. malloc's arenas come and go by
+    # up to 18 MB.
     assert _resident_bytes() < before + 40 * 2**20
 
 
@@ -384,7 +388,7 @@ def test_slots_are_not_filled_again_before_a_slow_gpu_has_used_them(betons):
         for _ in range(3):  # slots are kept from one epoch to the next
             clones = []
             for images, _ in loader.epoch(0):
-                torch.cuda._sleep(50_000_000)  # the GPU falls behind; the clone waits in its queue
+                torch.cuda._sleep(50_000_000)  # the GPU is slow; the clone waits in its queue
                 clones.append(images.clone())
             assert all(torch.equal(a.cpu(), b) for a, b in zip(clones, expected, strict=True))
 
@@ -438,7 +442,7 @@ def test_a_fork_refuses_the_loaders_it_was_born_with_and_opens_its_own(betons):
             finally:
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert len(list(batches)) == 8  # the parent's goes on
+        assert len(list(batches)) == 8  # the parent's epoch continues
 
 
 SCRIPT = """
@@ -467,7 +471,7 @@ next(left)
 
 @pytest.fixture(scope="module")
 def processes(betons, tmp_path_factory) -> list[dict]:
-    """What processes say, one after the other, with a new folder for compiled code; each ends inside an epoch."""
+    """Output of sequential processes with a new compilation cache; each exits inside an epoch."""
     environment = {
         "NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "PATH": "/usr/bin:/bin",

@@ -1,5 +1,7 @@
-"""Which samples an epoch has, in every backend: each once, views, relabelling, short batches; and files that are
-refused."""
+"""Which samples an epoch has, in every backend.
+
+Each once, views, relabelling, short batches; and files that are refused.
+"""
 
 import dataclasses
 import json
@@ -18,7 +20,7 @@ BACKENDS = ["ffcv", "reference", "synthetic"]
 
 @pytest.fixture(scope="module")
 def beton(tmp_path_factory) -> Path:
-    """23 tiny images of one grey level each, that of sample i being 10 * i, so that a batch tells what it is made
+    """23 tiny images; all pixels of sample i are 10 * i, so that a batch shows what it is made
     of."""
     folder = tmp_path_factory.mktemp("grey")
     images = [photo(6, 5, seed=0) * 0 + 10 * number for number in range(23)]
@@ -144,7 +146,7 @@ def _empty(path: Path) -> None:
 
 def _other_fields(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[24] = 4  # an array where the image should be
+    content[24] = 4  # an array instead of the image
     path.write_bytes(content)
 
 

@@ -97,7 +97,7 @@ def test_damaged_images_are_left_out_with_all_of_their_crops(tmp_path):
 
 
 def test_views_are_unrelated(betons):
-    """Of many samples, the flips of two views agree as often as not."""
+    """The flips of two views agree for half of many samples."""
     from loaders.augment import choose_crops
 
     plan = plan_of(betons["raw"], crops_per_image=2)

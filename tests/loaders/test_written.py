@@ -1,4 +1,4 @@
-"""Betons from this project's own writer, of every encoding, come back as the images that went in."""
+"""Betons of every encoding from this project's writer return the original images."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ IMAGES = {
 
 
 class Memory:
-    """The images as JPEG files that exist nowhere."""
+    """The images as in-memory JPEG files."""
 
     def names(self) -> list[str]:
         return list(IMAGES)
@@ -60,7 +60,8 @@ def test_what_is_written_is_what_is_loaded(tmp_path, encoding, backend):
     loaded = torch.cat([images for images, _ in batches]).permute(0, 2, 3, 1).numpy().astype(int)
     labels = torch.cat([labels for _, labels in batches]).tolist()
 
-    # The writer shuffles, so each loaded image, the middle of its original, is sought among all of them.
+    # The writer shuffles, so each loaded image, the middle of its original, is sought among all of
+    # them.
     middles = {name: image[:, 10:110] for name, image in IMAGES.items()}
     for image, label in zip(loaded, labels, strict=True):
         differences = {name: np.abs(image - middle).mean() for name, middle in middles.items()}

@@ -48,7 +48,7 @@ def batches(path: Path, **changes: object) -> torch.Tensor:
 
 @pytest.fixture
 def mixed_source(tree: Path, source: Source) -> Source:
-    """With an image that a blob does not hold, a small one that is no JPEG, and a progressive one."""
+    """Has an image that no blob holds, a small non-JPEG, and a progressive JPEG."""
     picture(900, 120, 90).convert("CMYK").save(tree / "train" / "cat" / "train_0.jpg")
     narrow = picture(901, 7, 90)
     narrow.save(tree / "train" / "dog" / "train_0.jpg")

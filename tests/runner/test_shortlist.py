@@ -278,7 +278,7 @@ def test_targets_without_any_score_do_not_count_and_others_exclude_a_model():
                 "source": {"dataset": "synthetic_things"},
                 "subsets": ["all"],
             },
-            "one of `models`",
+            "among `models`",
         ),
     ],
 )

@@ -66,10 +66,10 @@ def expected_images(
     """
     published = spec.sizes(protocol)
     for split, expected in published.items():
-        found = num_images.get(split, 0)
+        num_found = num_images.get(split, 0)
         if split == "train" and "val" not in published:
-            found += num_images.get("val", 0)
-        yield split, found, expected
+            num_found += num_images.get("val", 0)
+        yield split, num_found, expected
 
 
 def accepted_differences(source: Source, spec: DatasetSpec, *, accept: bool) -> list[str]:
@@ -92,9 +92,9 @@ def accepted_differences(source: Source, spec: DatasetSpec, *, accept: bool) -> 
 
 
 def _count_problems(source: Source, spec: DatasetSpec, num_images: dict[str, int]) -> Iterator[str]:
-    for split, found, expected in expected_images(spec, num_images, source.protocol):
-        if found != expected:
-            yield f"{split} has {found:,} images; {expected:,} were published"
+    for split, num_found, expected in expected_images(spec, num_images, source.protocol):
+        if num_found != expected:
+            yield f"{split} has {num_found:,} images; {expected:,} were published"
     num_classes = spec.classes(source.protocol)
     if num_classes not in (None, len(source.classes)):
         yield f"it has {len(source.classes)} classes; {num_classes} were published"

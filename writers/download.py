@@ -147,8 +147,8 @@ def _check(download: Download, file: Path, target: Path) -> None:
     elif download.checksum:
         kind, _, expected = download.checksum.partition(":")
         with file.open("rb") as handle:
-            found = hashlib.file_digest(handle, kind).hexdigest()
-        problem = "" if found == expected else f"its {kind} is {found}, and should be {expected}"
+            digest = hashlib.file_digest(handle, kind).hexdigest()
+        problem = "" if digest == expected else f"its {kind} is {digest}, and should be {expected}"
     if problem and file == target:
         raise UserError(
             f"{target} is not the published file: {problem}.", "Remove it and download again."

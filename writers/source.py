@@ -96,7 +96,7 @@ Images = Mapping[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundImages:
     """Images of one path by split (train, val, test, or UNSAID), and how to read them."""
 
     files: Files
@@ -130,9 +130,11 @@ def open_source(
     paths = [path] if isinstance(path, Path) else list(path)
     if twice := [place for place, times in Counter(paths).items() if times > 1]:
         raise UserError(f"{twice[0]} is given twice as a source.", "Name each place once.")
-    found = _joined({place: _find(place, classes) for place in paths})
-    _refuse_unclear_splits(found, paths)
-    there = {class_name for images in found.splits.values() for class_name, _ in images.values()}
+    found_images = _joined({place: _find(place, classes) for place in paths})
+    _refuse_unclear_splits(found_images, paths)
+    there = {
+        class_name for images in found_images.splits.values() for class_name, _ in images.values()
+    }
     if classes is not None and (unknown := sorted(there - set(classes) - set(exclude))):
         raise UserError(
             f"{paths[0]} has images of {len(unknown)} classes that are not in {name}, such as "
@@ -145,11 +147,16 @@ def open_source(
         if class_name in there and class_name not in exclude
     ]
     label = {class_name: number for number, class_name in enumerate(kept)}
-    splits = {split: named_examples(images, label) for split, images in found.splits.items()}
+    splits = {split: named_examples(images, label) for split, images in found_images.splits.items()}
     train = splits.get("train") or splits.get(UNSAID, [])
     splits = carve(train, splits.get("val", []), splits.get("test", []), settings)
     return Source(
-        name, " + ".join(place.name for place in paths), kept, splits, found.files, found.prefix
+        name,
+        " + ".join(place.name for place in paths),
+        kept,
+        splits,
+        found_images.files,
+        found_images.prefix,
     )
 
 
@@ -233,7 +240,7 @@ def below_class(path: str, class_name: str) -> str:
     )
 
 
-def _find(path: Path, classes: Sequence[str] | None) -> Found:
+def _find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     """Try each kind of source in turn; the default is a tree of class folders."""
     if not path.exists():
         raise UserError(f"There is no folder or archive {path}.", layouts())
@@ -241,8 +248,10 @@ def _find(path: Path, classes: Sequence[str] | None) -> Found:
         kind = next(
             (kind for kind in _kinds() if hasattr(kind, "recognize") and kind.recognize(path)), None
         )
-        found: Found = (kind or importlib.import_module(f"{KINDS}.tree")).find(path, classes)
-        return found
+        found_images: FoundImages = (kind or importlib.import_module(f"{KINDS}.tree")).find(
+            path, classes
+        )
+        return found_images
     except OSError as error:
         raise UserError(
             f"{error.filename or path} cannot be read: {error.strerror or error}."
@@ -253,28 +262,28 @@ def _kinds() -> Iterator[ModuleType]:
     return (importlib.import_module(f"{KINDS}.{name}") for name in names.names(KINDS))
 
 
-def _joined(found: Mapping[Path, Found]) -> Found:
+def _joined(parts: Mapping[Path, FoundImages]) -> FoundImages:
     """Join the images of several paths. A path without splits is of the split in its name."""
-    if len(found) == 1:
-        return next(iter(found.values()))
+    if len(parts) == 1:
+        return next(iter(parts.values()))
     splits: dict[str, dict[str, tuple[str, str]]] = {}
-    for number, (path, part) in enumerate(found.items()):
+    for number, (path, part) in enumerate(parts.items()):
         for split, images in part.splits.items():
-            said = split or split_of(path.stem)
-            if said is None:
+            part_split = split or split_of(path.stem)
+            if part_split is None:
                 raise UserError(
                     f"Of the images in {path} it is unclear whether they are training or test "
                     "images.",
                     "Each of several sources must contain splits, or be named train, val or test.",
                 )
-            splits.setdefault(said, {}).update(
+            splits.setdefault(part_split, {}).update(
                 (f"{number}/{key}", image) for key, image in images.items()
             )
-    return Found(_Numbered(list(found.values())), splits)
+    return FoundImages(_Numbered(list(parts.values())), splits)
 
 
-def _refuse_unclear_splits(found: Found, paths: Sequence[Path]) -> None:
-    there = {split for split, images in found.splits.items() if images}
+def _refuse_unclear_splits(found_images: FoundImages, paths: Sequence[Path]) -> None:
+    there = {split for split, images in found_images.splits.items() if images}
     if UNSAID in there and len(there) > 1:
         raise UserError(f"{paths[0]} has parts with a split and parts without one.", layouts())
     if not there & {"train", UNSAID}:
@@ -288,7 +297,7 @@ def _refuse_unclear_splits(found: Found, paths: Sequence[Path]) -> None:
 class _Numbered:
     """Files of several paths, named `<index of the path>/<key>`."""
 
-    def __init__(self, parts: Sequence[Found]) -> None:
+    def __init__(self, parts: Sequence[FoundImages]) -> None:
         self._parts = parts
 
     def names(self) -> Sequence[str]:
@@ -306,7 +315,7 @@ class _Numbered:
         part, key = self._split(name)
         return part.files.where(key)
 
-    def _split(self, name: str) -> tuple[Found, str]:
+    def _split(self, name: str) -> tuple[FoundImages, str]:
         number, key = name.split("/", 1)
         part = self._parts[int(number)]
         return part, part.prefix + key

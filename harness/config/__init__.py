@@ -1,1 +1,1 @@
-"""What a recipe may contain: pydantic models, presets, and reading with file and line."""
+"""Settings of recipes: pydantic models, presets, and reading with file and line."""

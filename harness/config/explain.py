@@ -19,7 +19,7 @@ Place = tuple[str | int, ...]  # ("targets", 0, "path")
 def explain(detail: ErrorDetails, place: Place, values: dict[str, Any]) -> str:
     """Turn one pydantic error into a sentence for the author of the recipe.
 
-    place: where the error is, with the keys of the recipe's `values`.
+    place: location of the error, by the keys of the recipe's `values`.
     """
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":

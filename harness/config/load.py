@@ -26,7 +26,7 @@ from harness.config.validate import check
 from writers import names
 from writers.errors import UserError
 
-FOLDER = Path(__file__).resolve().parents[2] / "recipes"  # where a bare name is looked up
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"  # of recipes with a bare name
 
 Place = tuple[str | int, ...]  # ("targets", 0, "path")
 
@@ -36,14 +36,14 @@ class Tree:
     """A recipe's plain values.
 
     Attributes:
-        origins: where each value was written: `file:line`, or `--set KEY=VALUE`.
+        origins: source of each value: `file:line`, or `--set KEY=VALUE`.
     """
 
     values: dict[str, Any]
     origins: dict[Place, str] = field(default_factory=dict)
 
     def origin(self, place: Place) -> str:
-        """Return where `place` was written, or the nearest place around it."""
+        """Return the source of `place`, or of the nearest place around it."""
         while place not in self.origins and place:
             place = place[:-1]
         return self.origins.get(place, "recipe")

@@ -134,7 +134,7 @@ class MethodSettings(Settings):
         """Settings that an axis of the grid sets."""
         axes = self.grid.axes().keys() & type(self).model_fields.keys()
         return super().without_effect() | {
-            axis: "has no effect beside the axis of the grid; keep one of them" for axis in axes
+            axis: "has no effect: the axis of the grid sets it; keep one of them" for axis in axes
         }
 
     def resolved(self) -> JSON:
@@ -211,7 +211,7 @@ class TransferSettings(MethodSettings, TrainSettings):
                 "keep one of them"
             )
         if "epochs" in self.grid.axes():
-            reasons["steps"] = "has no effect beside the axis epochs of the grid"
+            reasons["steps"] = "has no effect: the axis epochs of the grid sets the length"
         if self.grid.lr is not None:
             reasons["lrs"] = "has no effect: `lrs` is short for `grid.lr`; keep one of them"
         return reasons
@@ -234,9 +234,7 @@ class TransferSettings(MethodSettings, TrainSettings):
             and "optimizer" in self.model_fields_set
             and "weight_decay" in self.optimizer.model_fields_set
         ):
-            raise ValueError(
-                "optimizer.weight_decay has no effect beside an axis of the grid that sets it"
-            )
+            raise ValueError("optimizer.weight_decay has no effect: an axis of the grid sets it")
         return self
 
     @property
@@ -255,7 +253,7 @@ class TransferSettings(MethodSettings, TrainSettings):
         return grid.passes(self)
 
 
-# Settings that say one thing in two ways.
+# Pairs of settings that set the same thing.
 RIVALS = (
     ("epochs", "steps"),
     ("weight_decay", "decay_ratio"),
@@ -267,8 +265,8 @@ RIVALS = (
 def merge_settings(under: Mapping[str, Any], over: Mapping[str, Any]) -> JSON:
     """Merge settings of a method, as a recipe has them; mappings merge key by key.
 
-    A setting of `under` is dropped if `over` says it in another way: steps replace epochs, and an
-    axis of the grid replaces the setting of its name.
+    A setting of `under` is dropped if `over` sets the same thing in another way: steps replace
+    epochs, and an axis of the grid replaces the setting of its name.
     """
     replaced = set(_names(over))
     replaced |= {name for pair in RIVALS if replaced & set(pair) for name in pair}

@@ -18,7 +18,7 @@ from writers import names
 from writers.errors import UserError
 from writers.subset.spec import SubsetSpec
 
-Origin = Callable[[Place], str]  # where a place of the recipe was written
+Origin = Callable[[Place], str]  # place in the recipe -> file:line
 
 
 def check(values: dict[str, Any], origin: Origin) -> Recipe:
@@ -26,7 +26,7 @@ def check(values: dict[str, Any], origin: Origin) -> Recipe:
 
     Args:
         values: plain values, as read.
-        origin: returns where a place of the recipe was written.
+        origin: returns file and line of a place in the recipe.
 
     Raises:
         UserError: has one line per mistake.

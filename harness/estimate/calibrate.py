@@ -24,19 +24,25 @@ from harness.config.train import PretrainSettings
 from harness.config.transfer import TransferSettings
 from harness.modeling import classifier, pretrained
 from harness.modeling.classifier import Classifier
-from harness.modeling.module_modes import eval_mode, fixed_shapes
+from harness.modeling.module_modes import cudnn_benchmark, eval_mode
 from harness.modeling.precision import autocast, choose
 from harness.profiling.timer import Timer
 from harness.runner.context import StageContext
-from harness.stages.pretrain.run import new_trainee
+from harness.stages.pretrain.run import new_learner
 from harness.system.folders import Folders
 from harness.system.out_of_memory import is_out_of_memory
-from harness.train.autotune import NUM_TIMED, choose_compiled, noise_batch, timed, wait_for
+from harness.train.autotune import (
+    NUM_TIMED,
+    choose_compile_mode,
+    noise_batch,
+    synchronize,
+    time_step,
+)
 from harness.train.evaluate import attacked
-from harness.train.micro_batching import choose_parts
-from harness.train.trainee import ModelTrainee
+from harness.train.micro_batching import choose_micro_batches
+from harness.train.step import TrainStep
 from harness.transfer import method
-from harness.transfer.method import Setup
+from harness.transfer.method import TransferSetup
 from harness.transfer.methods._network_settings import NetworkSettings
 from writers.errors import UserError
 
@@ -74,7 +80,7 @@ def measure(
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        with tempfile.TemporaryDirectory() as scratch, fixed_shapes(device):
+        with tempfile.TemporaryDirectory() as scratch, cudnn_benchmark(device):
             context = StageContext(
                 config={},
                 folder=Path(scratch),
@@ -98,8 +104,8 @@ def _seconds(step: JSON, context: StageContext) -> float | str:
     try:
         with _STEPS[step["step"]](step, context) as run_step:
             run_step()
-            wait_for(context.device)
-            return statistics.median(timed(run_step, context.device) for _ in range(NUM_TIMED))
+            synchronize(context.device)
+            return statistics.median(time_step(run_step, context.device) for _ in range(NUM_TIMED))
     except UserError as error:
         return error.message
     except Exception as error:  # networks of other libraries raise anything; plan without this step
@@ -115,11 +121,10 @@ def _pretrain(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]
         context, config={"arch": step["arch"], "seed": 0, "eps": EPS if step["attacked"] else 0.0}
     )
     batch = noise_batch(settings.batch_size, settings.resolution, NUM_CLASSES, context.device)
-    trainee = new_trainee(context, settings, NUM_CLASSES, Timer(context.device))
-    trainee.batch_size = settings.batch_size
-    choose_parts(trainee, settings.accumulate, batch, context.folder)
-    choose_compiled(trainee, batch, settings.compile, context.device)
-    yield lambda: trainee.train_batch(*batch)
+    learner = new_learner(context, settings, NUM_CLASSES, Timer(context.device))
+    choose_micro_batches(learner, settings.accumulate, batch, context.folder)
+    choose_compile_mode(learner, batch, settings.compile, context.device)
+    yield lambda: learner.train_batch(*batch)
 
 
 @contextmanager
@@ -136,7 +141,7 @@ def _transfer(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]
 
     settings = settings.model_copy(update={"resolution": load().fixed_size or settings.resolution})
     batch = noise_batch(settings.batch_size, settings.resolution, NUM_CLASSES, context.device)
-    setup = Setup(
+    setup = TransferSetup(
         load,
         load,
         settings,
@@ -146,10 +151,10 @@ def _transfer(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]
         precision,
         Timer(context.device),
     )
-    trainee = method.find(step["method"]).candidates(setup, grid.trials(settings)).trainee
-    if isinstance(trainee, ModelTrainee) and isinstance(settings, NetworkSettings):
-        choose_parts(trainee, settings.accumulate, batch, context.folder)
-    yield lambda: trainee.train_batch(*batch)
+    learner = method.find(step["method"]).candidates(setup, grid.trials(settings)).learner
+    if isinstance(learner, TrainStep) and isinstance(settings, NetworkSettings):
+        choose_micro_batches(learner, settings.accumulate, batch, context.folder)
+    yield lambda: learner.train_batch(*batch)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a stage computes, as the time estimate needs it: kinds of steps, and images through each."""
+"""Work of a stage, for the time estimate: kinds of steps, and the images through each."""
 
 import json
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class Workload:
     """Images that pass through one kind of step.
 
     Attributes:
-        step: plain JSON with everything that the time of a step depends on. Equal steps take
-            equal time, whichever stage they belong to.
+        step: plain JSON with everything that the time of a step depends on. Equal steps
+            take equal time in any stage.
         batch_size: images per step.
         num_images: images that pass through such steps; an image that passes twice counts twice.
     """

@@ -26,7 +26,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def fixed_shapes(device: str) -> Iterator[None]:
+def cudnn_benchmark(device: str) -> Iterator[None]:
     """Enable cudnn.benchmark inside the block; worthwhile if batch shapes are constant."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = before or torch.device(device).type == "cuda"

@@ -12,7 +12,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -181,7 +181,7 @@ class DdpForward:
         logits: Tensor = self._replica(images, logits_of)
         return logits
 
-    def loss_weight(self, num_images: int) -> "Callable[[], Tensor]":
+    def loss_weight(self, num_images: int) -> "Callable[[Tensor], Tensor]":
         """Start computing the factor for this rank's mean loss.
 
         DDP averages over ranks, whose batches may differ in size. With this factor, num_images *
@@ -191,7 +191,7 @@ class DdpForward:
             num_images: Number of images in this rank's part of the batch.
 
         Returns:
-            A function that waits for the all-reduce and returns the factor, a scalar tensor.
+            A function that waits for the all-reduce and multiplies a loss by the factor.
         """
         import torch.distributed as dist
 
@@ -199,12 +199,12 @@ class DdpForward:
         total = self._num_images.clone()
         work = dist.all_reduce(total, async_op=True)
 
-        def wait() -> "Tensor":
+        def weigh(loss: "Tensor") -> "Tensor":
             assert work is not None
             work.wait()  # on a GPU the stream waits, not this thread
-            return self._num_images * self._group.world_size / total
+            return loss * (self._num_images * self._group.world_size / total)
 
-        return wait
+        return weigh
 
     def average_statistics(self) -> None:
         """Average BatchNorm's running statistics over ranks, so that all hold the same model."""
@@ -220,6 +220,25 @@ class DdpForward:
             for mean, tensor in zip(torch.split(flat, self._sizes), self._statistics, strict=True)
         ]
         torch._foreach_copy_(self._statistics, means)
+
+
+class LocalForward:
+    """Stands in for `DdpForward` in a single process."""
+
+    def __call__(self, images: "Tensor", logits_of: Callable[["Tensor"], "Tensor"]) -> "Tensor":
+        """Return logits_of(images), [B, K]."""
+        return logits_of(images)
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Do nothing: gradients are never averaged."""
+        return nullcontext()
+
+    def loss_weight(self, num_images: int) -> "Callable[[Tensor], Tensor]":
+        """Return the identity."""
+        return lambda loss: loss
+
+    def average_statistics(self) -> None:
+        """Do nothing."""
 
 
 def from_environment(variables: Mapping[str, str] = os.environ) -> ProcessGroup:

@@ -14,11 +14,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from harness.config.attack import AttackSettings
 from harness.modeling.module_modes import attack_mode, eval_mode
 from harness.modeling.precision import Precision, autocast
 from harness.train.loss import image_losses
 from writers.errors import UserError
 
+Attack = Callable[[Tensor, Tensor], Tensor]  # uint8 images, labels -> float images in [0, 1]
 Norm = Literal["l2", "linf"]
 Start = Literal["none", "ball", "sphere"]
 TINY = 1e-10  # keeps the L2 step finite where a gradient is zero, as `robustness` does
@@ -84,6 +86,72 @@ def pgd(
                 loss = _loss(logits_of, iterate, labels, precision)
             iterate, _ = _better(best, best_loss, iterate, loss)
     return iterate
+
+
+class PgdAttack:
+    """Attack on training batches: PGD, or its one-step variant `fast`.
+
+    Attributes:
+        generator: Source of random starts.
+        zero_gradients: int64 scalar; the number of zero gradients is added to it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: AttackSettings,
+        eps: float,
+        *,
+        precision: Precision,
+        logits_of: Callable[[Tensor], Tensor],
+        generator: torch.Generator,
+        zero_gradients: Tensor,
+    ) -> None:
+        """Bind the settings.
+
+        Args:
+            model: The model that trains.
+            settings: Norm, number and length of steps, start.
+            eps: Radius in units of [0, 1] pixels; `settings.eps_of` adapts it to the resolution.
+            precision: Number format of the passes.
+            logits_of: The model, or a compiled form of it.
+            generator: Source of random starts, on the device of the images.
+            zero_gradients: int64 scalar on that device.
+        """
+        self._model, self._settings, self._eps = model, settings, eps
+        self._precision, self._logits_of = precision, logits_of
+        self.generator, self.zero_gradients = generator, zero_gradients
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return float32 images of higher loss, [B, 3, R, R] in [0, 1].
+
+        Args:
+            images: uint8 [B, 3, R, R].
+            labels: int64 [B] or int8 [B, K].
+        """
+        settings = self._settings
+        eps = settings.eps_of(self._eps, images.shape[-1])
+        return pgd(
+            self._model,
+            images.float().div_(255),
+            labels,
+            norm=settings.norm,
+            eps=eps,
+            steps=settings.steps,
+            step_size=settings.step_length(eps),
+            random_start=settings.random_start,
+            best_iterate=settings.best_iterate,
+            batch_norm=settings.batch_norm,
+            generator=self.generator,
+            precision=self._precision,
+            zero_gradients=self.zero_gradients,
+            logits_of=self._logits_of,
+        )
+
+
+def no_attack(images: Tensor, labels: Tensor) -> Tensor:
+    """Return the images unchanged: training on clean images."""
+    return images
 
 
 def restarted(
@@ -208,8 +276,9 @@ def _better(
 
 
 def _length(images: Tensor, order: float) -> Tensor:
-    """[B, 1, 1, 1]. Not over `images.flatten(1)`, which would copy what lies in channels_last."""
-    return torch.linalg.vector_norm(images, order, dim=(1, 2, 3), keepdim=True)
+    """Norm per image, [B, 1, 1, 1]. `images.flatten(1)` would copy channels_last images."""
+    length: Tensor = torch.linalg.vector_norm(images, order, dim=(1, 2, 3), keepdim=True)
+    return length
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Steps on noise before training begins, which leave no mark: does compiling pay?"""
+"""Trial steps on noise before training, which restore all state: does compiling pay?"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,18 +9,23 @@ import torch
 from torch import Tensor
 
 from harness.system.out_of_memory import is_out_of_memory
-from harness.train.compilation import MODES, forget
-from harness.train.trainee import ModelTrainee
+from harness.train import compilation
+from harness.train.step import TrainStep
 from writers.errors import UserError
 
 NUM_TIMED = 3
-WORTH_IT = 0.97  # a compiled step must take less than this share of an eager one
+MAX_TIME_RATIO = 0.97  # a compiled step must take less than this fraction of an eager one
 
 
 def noise_batch(
     batch_size: int, resolution: int, num_classes: int, device: str
 ) -> tuple[Tensor, Tensor]:
-    """As a loader's: uint8 [B, 3, R, R] in channels_last, and int64 [B]."""
+    """Return noise shaped like a loader's batch, the same at each call.
+
+    Returns:
+        Images, uint8 [batch_size, 3, resolution, resolution] in channels_last, and labels,
+        int64 [batch_size].
+    """
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(
         256, (batch_size, resolution, resolution, 3), dtype=torch.uint8, generator=generator
@@ -30,99 +35,111 @@ def noise_batch(
 
 
 @contextmanager
-def unchanged(trainee: ModelTrainee, device: str | torch.device) -> Iterator[None]:
-    """Whatever the trainee learns inside is forgotten behind; random numbers go on as if none had been drawn."""
-    kept = _on_cpu(trainee.state_dict())
-    trainee.step.alone = True  # a process whose memory runs out must not leave others waiting
-    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
+def restore_after(learner: TrainStep, device: str | torch.device) -> Iterator[None]:
+    """Restore learner and random state after the block, except compile mode and micro-batches.
+
+    Steps inside the block do not involve other ranks: one of them may run out of memory, and must
+    not leave the others waiting.
+    """
+    saved = _copy_to_cpu(learner.state_dict())
+    fork_rng = torch.random.fork_rng([device] if torch.device(device).type == "cuda" else [])
+    with fork_rng, learner.without_ddp():
         try:
             yield
         finally:
-            trainee.step.alone = False
-            trainee.load_state_dict(
+            learner.load_state_dict(
                 {
-                    **kept,
-                    "compiled": trainee.compiled,
-                    "step": {**kept["step"], "num_parts": trainee.step.num_parts},
+                    **saved,
+                    "compile_mode": learner.compile_mode,
+                    "num_micro_batches": learner.num_micro_batches,
                 }
             )
 
 
-def choose_compiled(
-    trainee: ModelTrainee,
+def choose_compile_mode(
+    learner: TrainStep,
     batch: tuple[Tensor, Tensor],
     setting: Literal["off", "auto", "on"],
     device: str,
 ) -> dict[str, Any]:
-    """Let the trainee compute with torch.compile where the setting says so; returns what was measured.
+    """Choose and set the learner's compile mode.
 
-    `auto` takes the fastest of the eager step, the compiled one, and on a GPU the compiled one inside CUDA graphs, and either
-    with its whole attack in one CUDA graph. Compiled numbers differ from eager ones in the last bits, so where `auto` may
-    choose, two machines may not agree bit for bit.
-    Returns `chosen`, and by name `compile_s` and `step_s` (or why it failed). Raises UserError where `on` fails.
+    `auto` takes the fastest of the eager step, the compiled one, on a GPU also the compiled one in
+    CUDA graphs, and each with the attack captured in a CUDA graph. Compiled results differ from
+    eager ones in the last bits, so with `auto` two machines may not agree bit for bit.
+
+    Args:
+        learner: What trains.
+        batch: Images and labels of the size to compile for.
+        setting: `compile` in a recipe.
+        device: Device of the learner.
+
+    Returns:
+        The chosen mode under `chosen`, and per tried mode its `compile_s` and `step_s`, or
+        `failed` with the reason.
+
+    Raises:
+        UserError: `on`, and compilation failed.
     """
     measured: dict[str, Any] = {"chosen": "eager"}
     if setting == "off":
         return measured
-    forget()  # of stages that this process ran before: what they were must not decide what pays here
+    # Graphs of earlier stages of this process must not influence the choice.
+    compilation.reset()
     on_gpu = torch.device(device).type == "cuda"
-    names = (
-        ["compiled"] if setting == "on" else ways(on_gpu, attacked=trainee.step.attack is not None)
-    )
-    with unchanged(trainee, device):
-        for name in names:
-            trainee.compile(name)
+    modes = ["compiled"] if setting == "on" else compile_modes(on_gpu, learner.is_attacked)
+    with restore_after(learner, device):
+        for mode in modes:
+            learner.compile(mode, len(batch[1]))
             try:
-                started = time.perf_counter()
-                trainee.train_batch(*batch)
-                wait_for(device)
-                first_s = time.perf_counter() - started
+                first_s = time_step(lambda: learner.train_batch(*batch), device)
                 step_s = min(
-                    timed(lambda: trainee.train_batch(*batch), device) for _ in range(NUM_TIMED)
+                    time_step(lambda: learner.train_batch(*batch), device) for _ in range(NUM_TIMED)
                 )
-            except Exception as error:  # whatever a compiler can raise; eager code has run before
+            except Exception as error:  # compilers raise any exception; eager code runs without one
                 if is_out_of_memory(error):
                     raise
-                if setting == "on" or name == "eager":
+                if setting == "on" or mode == "eager":
                     raise UserError(
                         f"torch.compile failed: {_first_line(error)}", "Use compile: off."
                     ) from error
-                measured[name] = {"failed": _first_line(error)}
+                measured[mode] = {"failed": _first_line(error)}
                 continue
-            measured[name] = {"compile_s": max(0.0, first_s - step_s), "step_s": step_s}
+            measured[mode] = {"compile_s": max(0.0, first_s - step_s), "step_s": step_s}
         if setting == "on":
             measured["chosen"] = "compiled"
         else:
-            limit = WORTH_IT * measured["eager"]["step_s"]
+            limit = MAX_TIME_RATIO * measured["eager"]["step_s"]
             fast = [
-                name for name in names[1:] if measured[name].get("step_s", float("inf")) < limit
+                mode for mode in modes[1:] if measured[mode].get("step_s", float("inf")) < limit
             ]
             measured["chosen"] = min(
-                fast, key=lambda name: measured[name]["step_s"], default="eager"
+                fast, key=lambda mode: measured[mode]["step_s"], default="eager"
             )
-        trainee.compile(measured["chosen"])
+        learner.compile(measured["chosen"], len(batch[1]))
     return measured
 
 
-def ways(on_gpu: bool, *, attacked: bool) -> list[str]:
-    """The names of harness.train.compilation.MODES that can pay there."""
+def compile_modes(on_gpu: bool, is_attacked: bool) -> list[str]:
+    """Return the keys of `compilation.MODES` that may be fastest."""
     return [
         name
-        for name, (mode, captured) in MODES.items()
-        if (on_gpu or not (captured or mode == "reduce-overhead")) and (attacked or not captured)
+        for name, (torch_mode, in_cuda_graph) in compilation.MODES.items()
+        if (on_gpu or not (in_cuda_graph or torch_mode == "reduce-overhead"))
+        and (is_attacked or not in_cuda_graph)
     ]
 
 
-def timed(step: Callable[[], None], device: str) -> float:
-    """Seconds, until the device is through with it."""
-    started = time.perf_counter()
+def time_step(step: Callable[[], None], device: str | torch.device) -> float:
+    """Return the seconds from the call until the device has finished."""
+    start = time.perf_counter()
     step()
-    wait_for(device)
-    return time.perf_counter() - started
+    synchronize(device)
+    return time.perf_counter() - start
 
 
-def wait_for(device: str | torch.device) -> None:
-    """Until the device has done what it was given."""
+def synchronize(device: str | torch.device) -> None:
+    """Wait until the device has finished all work submitted so far."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
 
@@ -131,12 +148,14 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
 
 
-def _on_cpu(state: Any) -> Any:
-    """A copy that shares no memory with the original, as a checkpoint's."""
+def _copy_to_cpu(state: Any) -> Any:
+    """Return a copy that shares no memory with the original, like a checkpoint."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
-        return {key: _on_cpu(value) for key, value in state.items()}
+        return {key: _copy_to_cpu(value) for key, value in state.items()}
     return (
-        type(state)(_on_cpu(value) for value in state) if isinstance(state, list | tuple) else state
+        type(state)(_copy_to_cpu(value) for value in state)
+        if isinstance(state, list | tuple)
+        else state
     )

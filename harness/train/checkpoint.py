@@ -102,7 +102,8 @@ def _read(path: Path) -> dict[str, Any]:
     digest, payload = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
     if hashlib.sha256(payload).digest() != digest:
         raise ValueError("its bytes are not those that were written")
-    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    return state
 
 
 def _found(folder: Path) -> list[Path]:

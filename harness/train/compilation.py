@@ -1,41 +1,66 @@
-"""torch.compile for batches of the usual sizes; an odd last batch runs as it is, for which compiling again would not pay."""
+"""torch.compile for batches of the usual sizes. Other sizes run eagerly: recompiling costs more."""
 
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-# Name of a way to compute -> torch.compile's mode, None: none; and whether the attack is captured (harness/train/cuda_graph_attack.py).
-MODES: dict[str, tuple[str | None, bool]] = {
-    "eager": (None, False),
-    "compiled": ("default", False),
-    "cuda_graphs": ("reduce-overhead", False),
-    "captured_attack": (None, True),
-    "compiled_captured_attack": ("default", True),
+LogitsFn = Callable[[Tensor], Tensor]  # images [B, 3, R, R] to logits [B, K]
+
+
+class CompileMode(NamedTuple):
+    """One way to compute a training step.
+
+    Attributes:
+        torch_mode: `mode` of torch.compile for the model; None runs it eagerly.
+        in_cuda_graph: True captures the attack in a CUDA graph (harness/train/cuda_graph_attack.py).
+    """
+
+    torch_mode: str | None
+    in_cuda_graph: bool
+
+
+MODES = {
+    "eager": CompileMode(None, False),
+    "compiled": CompileMode("default", False),
+    "cuda_graphs": CompileMode("reduce-overhead", False),
+    "captured_attack": CompileMode(None, True),
+    "compiled_captured_attack": CompileMode("default", True),
 }
-RECOMPILE_LIMIT = 64  # of one function's graphs: beyond, torch computes eagerly, and only its log says so; its own limit is 8
+# Graphs per function: one for each mode, kind of pass, batch size and resolution. Above torch's own
+# limit of 8 it silently computes eagerly.
+RECOMPILE_LIMIT = 64
 
 
 class CompiledModel:
-    """Stands in for the model: the same weights, modes and hooks."""
+    """Compiled form of a model, with the same weights, modes and hooks."""
 
     def __init__(self, model: nn.Module, mode: str, sizes: frozenset[int]) -> None:
-        """mode: torch's name for it. sizes: of the batches, or parts of batches, to compile for."""
+        """Prepare compilation, which happens at the first call.
+
+        Args:
+            model: The model.
+            mode: `mode` of torch.compile.
+            sizes: Batch or micro-batch sizes to compile for.
+        """
         from torch._dynamo import config
 
-        config.recompile_limit = (
-            RECOMPILE_LIMIT  # a graph per mode, kind of pass, size and resolution
-        )
+        config.recompile_limit = RECOMPILE_LIMIT
         self._model, self._sizes = model, sizes
-        self._compiled: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False, mode=mode)
+        self._compiled: LogitsFn = torch.compile(model, dynamic=False, mode=mode)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """[B, 3, R, R] pixels to [B, K] logits."""
+        """Return logits [B, K] of images [B, 3, R, R]."""
         return (self._compiled if len(images) in self._sizes else self._model)(images)
 
 
-def forget() -> None:
-    """Whatever is compiled. All models have one `forward`, so the graphs of one that is gone count against those to come."""
+def reset() -> None:
+    """Discard all compiled graphs.
+
+    Models of one class share one `forward`, so graphs of earlier models count against
+    RECOMPILE_LIMIT.
+    """
     if (dynamo := sys.modules.get("torch._dynamo")) is not None:
         dynamo.reset()

@@ -1,74 +1,74 @@
-"""The attack as one CUDA graph: one call starts the kernels of all its passes, and the GPU never waits for Python."""
-
-from collections.abc import Callable
+"""Capture the attack in a CUDA graph to remove per-kernel launch overhead."""
 
 import torch
 from torch import Tensor
 
-WARM_UP_CALLS = 3  # before a capture, as torch asks for: libraries choose kernels and take memory
+from harness.train.attack import PgdAttack
 
-Attack = Callable[[Tensor, Tensor], Tensor]  # uint8 images, labels -> float images in [0, 1]
+# Before a capture, as torch recommends: libraries choose kernels and allocate memory.
+NUM_WARM_UP_CALLS = 3
 
 
-class CapturedAttack:
-    """Stands in for an attack on batches of the usual sizes; others run as they are.
+class CudaGraphAttack:
+    """Attack that replays a CUDA graph for batches of the usual sizes; others run eagerly.
 
-    A graph remembers addresses: batches are copied to where it looks, weights must change in place (optimizers do), and the
-    images that it returns hold until the next call.
+    A graph stores addresses. Batches are copied into static buffers, weights must be updated in
+    place (optimizers do), and the returned images are valid until the next call.
     """
 
-    def __init__(
-        self,
-        attack: Attack,
-        generator: torch.Generator,
-        zero_gradients: Tensor,
-        sizes: frozenset[int],
-    ) -> None:
-        """generator, zero_gradients: what the attack draws from and counts in. sizes: of the batches, or parts of batches."""
-        self._attack, self._generator, self._zero_gradients, self._sizes = (
-            attack,
-            generator,
-            zero_gradients,
-            sizes,
-        )
+    def __init__(self, attack: PgdAttack, sizes: frozenset[int]) -> None:
+        """Prepare captures, which happen at the first batch of each shape.
+
+        Args:
+            attack: The attack to capture.
+            sizes: Batch or micro-batch sizes to capture.
+        """
+        self._attack, self._sizes = attack, sizes
+        # Shape of a batch -> graph, static images, static labels, attacked images.
         self._graphs: dict[
             tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]
         ] = {}
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """images: uint8 [B, 3, R, R]; labels: int64 [B] or int8 [B, K]; float32 images of higher loss."""
+        """Return float32 images of higher loss, [B, 3, R, R].
+
+        Args:
+            images: uint8 [B, 3, R, R].
+            labels: int64 [B] or int8 [B, K].
+        """
         if len(images) not in self._sizes:
             return self._attack(images, labels)
         shape = tuple(images.shape)
         if shape not in self._graphs:
-            if any(
-                known[-1] != shape[-1] for known in self._graphs
-            ):  # of a resolution that is over
+            # Progressive resizing does not return to an earlier resolution.
+            if any(captured[-1] != shape[-1] for captured in self._graphs):
                 self._graphs.clear()
             self._graphs[shape] = self._capture(images, labels)
-        graph, its_images, its_labels, attacked = self._graphs[shape]
-        its_images.copy_(images)
-        its_labels.copy_(labels)
+        graph, static_images, static_labels, attacked = self._graphs[shape]
+        static_images.copy_(images)
+        static_labels.copy_(labels)
         graph.replay()
         return attacked
 
     def _capture(
         self, images: Tensor, labels: Tensor
     ) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]:
-        """The graph, where it reads images and labels, and where it leaves what comes out. Random numbers and counts stay."""
+        """Capture one batch shape. Random state and counters are unchanged afterwards."""
+        attack = self._attack
         images, labels = images.clone(), labels.clone()
-        random, counted = self._generator.get_state(), self._zero_gradients.clone()
+        random_state, count = attack.generator.get_state(), attack.zero_gradients.clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(WARM_UP_CALLS):
-                self._attack(images, labels)
+            for _ in range(NUM_WARM_UP_CALLS):
+                attack(images, labels)
         torch.cuda.current_stream().wait_stream(stream)
-        self._generator.set_state(random)
-        self._zero_gradients.copy_(counted)
+        attack.generator.set_state(random_state)
+        attack.zero_gradients.copy_(count)
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self._generator)
-        # By default what the loader's threads ask of CUDA meanwhile, such as pinned memory, fails, and the capture with it.
+        graph.register_generator_state(attack.generator)
+        # In the default mode, CUDA calls of the loader's threads, such as pinning memory, would
+        # fail and abort the capture.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            attacked = self._attack(images, labels)
+            attacked = attack(images, labels)
         return graph, images, labels, attacked

@@ -1,21 +1,27 @@
-"""An exponential moving average of a model's weights, kept beside it while it trains.
+"""Exponential moving average of a model's weights during training.
 
-Of parameters and BatchNorm's statistics; counters stay the model's.
+Averages parameters and BatchNorm statistics; integer counters remain the model's.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 
-class WeightAverage:
-    """The averaged weights; `update` after each step, `in_place` to look at them."""
+class EmaWeights:
+    """Averaged weights: `update` after each step, `swapped_in` to evaluate or save them."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """decay: per step. The first steps have a smaller one, (1 + n) / (10 + n), so that the random weights are forgotten."""
+        """Start the average at the model's current weights.
+
+        Args:
+            model: The model that trains.
+            decay: Weight of the old average per step. Early steps use (1 + n) / (10 + n) if that
+                is smaller, so that the random initial weights are forgotten.
+        """
         self._decay, self._num_steps = decay, 0
         self._live = [
             tensor.detach()
@@ -26,14 +32,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take one step's weights in. Does not wait for the GPU."""
+        """Average the weights of another step. Does not wait for the GPU."""
         decay = min(self._decay, (1 + self._num_steps) / (10 + self._num_steps))
         torch._foreach_lerp_(self._mean, self._live, 1 - decay)
         self._num_steps += 1
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The model has the averaged weights inside, and its own again behind."""
+    def swapped_in(self) -> Iterator[None]:
+        """Put the averaged weights into the model inside the block; restore its own afterwards."""
         own = [tensor.detach().clone() for tensor in self._live]
         with torch.no_grad():
             torch._foreach_copy_(self._live, self._mean)
@@ -43,10 +49,31 @@ class WeightAverage:
             with torch.no_grad():
                 torch._foreach_copy_(self._live, own)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return the average and the number of steps in it."""
         return {"mean": self._mean, "num_steps": self._num_steps}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for mine, saved in zip(self._mean, state["mean"], strict=True):
-            mine.copy_(saved)
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Restore what `state_dict` returned."""
+        assert state is not None, "the checkpoint has no averaged weights"
+        for mean, saved in zip(self._mean, state["mean"], strict=True):
+            mean.copy_(saved)
         self._num_steps = state["num_steps"]
+
+
+class NoEma:
+    """Stands in for `EmaWeights` if no average is kept."""
+
+    def update(self) -> None:
+        """Do nothing."""
+
+    def swapped_in(self) -> AbstractContextManager[None]:
+        """Leave the model's weights in place."""
+        return nullcontext()
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return None."""
+        return None
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Do nothing."""

@@ -1,7 +1,7 @@
-"""The training loop: epochs of batches through a trainee, resumable bit for bit from any step.
+"""The training loop: epochs of batches through a learner, resumable bit for bit from any step.
 
 What is random in the batches is a function of (seed, epoch, sample), so the place in them is two numbers. A checkpoint holds
-those, the trainee's state, and the states of the global generators, which dropout and its like draw from. Where several
+those, the learner's state, and the states of the global generators, which dropout and its like draw from. Where several
 processes train together, each runs this loop, on its part of every batch; the first one writes, for all.
 """
 
@@ -9,9 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import Tensor
 
 from harness.config.train import ScheduleSettings
 from harness.profiling.timer import Timer
@@ -19,6 +16,8 @@ from harness.runner.context import Stopped
 from harness.system.distributed import SINGLE_PROCESS, AsyncFlags, ProcessGroup
 from harness.train import checkpoint
 from harness.train.divergence import Diverged
+from harness.train.learner import Learner
+from harness.train.records import EpochRecord
 from harness.train.schedule import learning_rate
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
@@ -35,38 +34,9 @@ FROM_THE_FIRST_STEP = (
 SAME_IN_ALL_RANKS = (
     "model",
     "optimizer",
-    "average",
-    "compiled",
-)  # of a trainee's state; the rest is each process's own
-
-Record = dict[
-    str, Any
-]  # epoch, lr (of its first step), train_loss, train_top1, num_images, num_steps, resolution, timing
-
-
-class Trainee(Protocol):
-    """What learns from batches: one model, or several heads on one backbone."""
-
-    @property
-    def peak_lr(self) -> float:
-        """The highest learning rate of its schedule; of several heads, that of the lowest."""
-
-    def set_rate(self, fraction: float) -> None:
-        """The learning rate of the next steps, as a fraction of each one's peak."""
-
-    def train_batch(self, images: Tensor, labels: Tensor) -> None:
-        """One step of the optimizer. Never waits for the GPU."""
-
-    def first_bad_step(self) -> int | None:
-        """The step, counted from the last `totals`, from which on loss or weights are not finite. Waits for the GPU."""
-
-    def totals(self) -> dict[str, float]:
-        """`loss`, `top1`, `num_images` and `zero_gradients` since the last call."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step and the next `totals` depend on."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    "ema",
+    "compile_mode",
+)  # of a learner's state; the rest is each process's own
 
 
 @dataclass
@@ -96,7 +66,7 @@ class Checkpoints:
 
 
 def fit(
-    trainee: Trainee,
+    learner: Learner,
     loader: Loader,
     schedule: ScheduleSettings,
     *,
@@ -110,7 +80,7 @@ def fit(
     stop_requested: Callable[[], bool] = lambda: False,
     progress: Callable[..., None] = lambda **values: None,
     after_step: Callable[[], None] = lambda: None,
-) -> Iterator[Record]:
+) -> Iterator[EpochRecord]:
     """Train; yields a record per pass over the data, those of passes before a resume included.
 
     steps_per_epoch: what counts as an epoch, in num_epochs and in the schedule (None: a pass). Where passes are shorter
@@ -125,7 +95,7 @@ def fit(
     GPU), the others at the end of a pass and before a checkpoint.
     """
     run = _Run(
-        trainee,
+        learner,
         timer,
         clock,
         schedule,
@@ -158,8 +128,8 @@ def fit(
                         raise Stopped
                 with timer.span("data_wait"):
                     images, labels = next(batches)
-                trainee.set_rate(run.rate(run.step))
-                trainee.train_batch(images, labels)
+                learner.set_rate(run.rate(run.step))
+                learner.train_batch(images, labels)
                 timer.end_step()
                 run.step += 1
                 if run.step == 1:
@@ -194,7 +164,7 @@ class _Run:
 
     def __init__(
         self,
-        trainee: Trainee,
+        learner: Learner,
         timer: Timer,
         clock: Clock,
         schedule: ScheduleSettings,
@@ -205,7 +175,7 @@ class _Run:
         num_epochs: int,
         num_steps: int | None,
     ) -> None:
-        self._trainee, self._timer, self._clock, self._schedule = trainee, timer, clock, schedule
+        self._trainee, self._timer, self._clock, self._schedule = learner, timer, clock, schedule
         self._checkpoints = checkpoints
         self._group = checkpoints.group if checkpoints else SINGLE_PROCESS
         self.flags = AsyncFlags(self._group)
@@ -216,7 +186,7 @@ class _Run:
         self.num_steps = num_steps or num_epochs * self.steps_per_epoch
         self._num_epochs = -(-self.num_steps // self.steps_per_epoch)
         self.step = 0
-        self.records: list[Record] = []
+        self.records: list[EpochRecord] = []
         self._pass_s = self._pass_checkpoint_s = 0.0  # of the pass that has begun
         self._steps_since_start = 0  # ... since the clock was started
         self._last_good: Path | None = None
@@ -255,13 +225,13 @@ class _Run:
         self.check_finite()
         self._stop_clock()
         started = time.monotonic()
-        trainee, random = (
+        learner, random = (
             self._trainee.state_dict(),
             checkpoint.random_state(self._checkpoints.device),
         )
-        own = {key: value for key, value in trainee.items() if key not in SAME_IN_ALL_RANKS}
+        own = {key: value for key, value in learner.items() if key not in SAME_IN_ALL_RANKS}
         state = {
-            "trainee": trainee,
+            "learner": learner,
             "timer": self._timer.state_dict(),
             "clock": vars(self._clock),
             "records": self.records,
@@ -271,7 +241,7 @@ class _Run:
             "random": random,
         }
         if self._group.world_size > 1:
-            state["ranks"] = self._group.all_gather({"trainee": own, "random": random})
+            state["ranks"] = self._group.all_gather({"learner": own, "random": random})
         path = (
             str(checkpoint.save(self._checkpoints.folder, self.step, state))
             if self._group.is_main
@@ -289,7 +259,7 @@ class _Run:
             return
         found = _latest(self._checkpoints)
         if (state := found.state) is not None:
-            self._trainee.load_state_dict(state["trainee"])
+            self._trainee.load_state_dict(state["learner"])
             self._timer.load_state_dict(state["timer"])
             vars(self._clock).update(state["clock"])
             self.records, self.step = list(state["records"]), state["step"]
@@ -325,7 +295,7 @@ class _Run:
                     "train_s": self._pass_s,
                     "checkpoint_s": self._pass_checkpoint_s,
                     "img_per_s": totals["num_images"] / max(1e-9, self._pass_s),
-                    **timing,
+                    **timing,  # type: ignore[typeddict-item]
                 },
             }
         )
@@ -381,7 +351,7 @@ def _latest(checkpoints: Checkpoints) -> checkpoint.Found:
     own = of_ranks[group.rank]
     state = {
         **found.state,
-        "trainee": {**found.state["trainee"], **own["trainee"]},
+        "learner": {**found.state["learner"], **own["learner"]},
         "random": own["random"],
     }
     return checkpoint.Found(state, found.path, found.damaged)

@@ -1,12 +1,13 @@
-"""L2-SP: weights are pulled towards where they started, or towards zero (Li, Grandvalet and Davoine, ICML 2018, eq. 3).
+"""L2-SP penalty: pulls weights toward their start values, or toward zero.
 
     alpha / 2 * |w_S - w_S start|^2  +  beta / 2 * |w_others|^2
 
-Its gradient is added to that of the loss, so no graph is built for it. Only weights of convolutions and linear layers are
-pulled. The start is not part of a checkpoint: whoever resumes has it from where the model came from.
+Li, Grandvalet and Davoine, ICML 2018, eq. 3. The gradient is added to that of the loss, so no graph
+is built for it. Only weights of convolutions and linear layers are penalized. The start values are
+not part of a checkpoint: a resumed run loads the same pretrained model.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,25 +15,39 @@ from torch import Tensor, nn
 from harness.train.optimizer import weights_of
 
 
-class Pull:
-    """Adds the penalty's gradient to `.grad`, when called. Never waits for the GPU."""
+class L2SPPenalty:
+    """Penalty whose gradient is added to `.grad` before each update."""
 
     def __init__(
-        self, model: nn.Module, towards_start: Iterable[nn.Parameter], *, alpha: float, beta: float
+        self, model: nn.Module, toward_start: Iterable[nn.Parameter], *, alpha: float, beta: float
     ) -> None:
-        """model: as it starts. towards_start: the weights that alpha pulls; beta pulls all others that train."""
-        transferred = set(towards_start)
+        """Remember the start values.
+
+        Args:
+            model: The model before training.
+            toward_start: Weights that alpha pulls toward their start values; beta pulls all other
+                weights that train toward zero.
+            alpha: Strength of the pull toward the start.
+            beta: Strength of the pull toward zero.
+        """
+        transferred = set(toward_start)
         weights = [weight for weight in dict.fromkeys(weights_of(model)) if weight.requires_grad]
-        self._kept = [weight for weight in weights if weight in transferred]
-        self._starts = [weight.detach().clone() for weight in self._kept]
+        self._transferred = [weight for weight in weights if weight in transferred]
+        self._starts = [weight.detach().clone() for weight in self._transferred]
         self._others = [weight for weight in weights if weight not in transferred]
         self.alpha, self.beta = alpha, beta
 
-    def __call__(self) -> None:
-        if self._kept and self.alpha > 0:
-            gradients = _gradients(self._kept)
+    def add_gradients(self, unscale: Callable[[], None]) -> None:
+        """Add the penalty's gradient to `.grad`. Never waits for the GPU.
+
+        Args:
+            unscale: Divides the gradients by the loss scale of fp16; called first.
+        """
+        unscale()
+        if self._transferred and self.alpha > 0:
+            gradients = _gradients(self._transferred)
             torch._foreach_add_(
-                gradients, [weight.detach() for weight in self._kept], alpha=self.alpha
+                gradients, [weight.detach() for weight in self._transferred], alpha=self.alpha
             )
             torch._foreach_add_(gradients, self._starts, alpha=-self.alpha)
         if self._others and self.beta > 0:
@@ -43,9 +58,17 @@ class Pull:
             )
 
 
+class NoPenalty:
+    """Stands in for `L2SPPenalty` if weights are not penalized."""
+
+    def add_gradients(self, unscale: Callable[[], None]) -> None:
+        """Do nothing."""
+
+
+NO_PENALTY = NoPenalty()
+
+
 def _gradients(weights: Sequence[nn.Parameter]) -> list[Tensor]:
-    found = [weight.grad for weight in weights]
-    assert all(gradient is not None for gradient in found), (
-        "a weight that trains and has no gradient"
-    )
-    return found  # type: ignore[return-value]
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    assert len(gradients) == len(weights), "a weight that trains has no gradient"
+    return gradients

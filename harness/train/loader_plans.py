@@ -16,7 +16,8 @@ from writers.random_streams import random_bits
 
 def split_path(context: StageContext, role: str, split: str) -> Path:
     """Where the write stage that fills `role` has put that split's beton."""
-    return context.data / context.needs[role].metrics["splits"][split]["path"]
+    path: str = context.needs[role].metrics["splits"][split]["path"]
+    return context.data / path
 
 
 def train_plan(

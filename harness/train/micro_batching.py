@@ -1,12 +1,13 @@
-"""Batches that do not fit into memory: in how many parts they do, and what to say when they do not.
+"""Batches that do not fit in memory: choose the number of micro-batches, and report what fits.
 
-BatchNorm sees the parts, so how many there are belongs to a result. A stage whose recipe allows parts (`accumulate: auto`)
-starts with the fewest that fit; runs out all the same, because others use the device, too; and is tried again with twice as
-many, which its folder remembers.
+BatchNorm sees micro-batches, so their number is part of a result. With `accumulate: auto` a stage
+starts with the smallest number that fits. It may run out of memory later, because other processes
+use the device, too. The stage is then retried with twice as many, stored in its folder.
 """
 
 import gc
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,118 +18,139 @@ from harness.runner.context import OutOfMemoryError
 from harness.runner.gpu_packing import CONTEXT_BYTES
 from harness.system.atomic_write import write_json
 from harness.system.out_of_memory import is_out_of_memory
-from harness.train.autotune import unchanged, wait_for
-from harness.train.fit import Trainee
-from harness.train.trainee import ModelTrainee
+from harness.train.autotune import restore_after, synchronize
+from harness.train.learner import Learner
+from harness.train.step import TrainStep
 from writers.errors import UserError
 
-FILE_NAME = "parts.json"  # of a stage that ran out of memory: {"at_least": parts of a batch}
-OTHERS_SHARE = (
-    0.05  # of a GPU's memory: what others must hold for their leaving to make a difference
-)
+# In the folder of a stage that ran out of memory: {"at_least": number of micro-batches}.
+FILE_NAME = "parts.json"
+# Fraction of the GPU's memory below which the use by other processes is neglected.
+MIN_OTHERS_FRACTION = 0.05
 
 Setting = int | Literal["auto"]
 
 
-def choose_parts(
-    trainee: ModelTrainee, setting: Setting, batch: tuple[Tensor, Tensor], folder: Path
+def choose_micro_batches(
+    learner: TrainStep, setting: Setting, batch: tuple[Tensor, Tensor], folder: Path
 ) -> int:
-    """Set the trainee to the parts of a batch that a recipe's `accumulate` asks for; returns how many.
+    """Set and return the learner's number of micro-batches.
 
-    `auto`: the fewest of 1, 2, 4, ... with which a step fits into memory, and no fewer than `folder` remembers.
-    batch: like those to come. Raises UserError where not even pairs of images fit; BatchNorm needs two.
+    Args:
+        learner: What trains.
+        setting: `accumulate` in a recipe. "auto" takes the smallest of 1, 2, 4, ... with which a
+            step fits in memory, and at least the number stored in `folder`.
+        batch: Images and labels of the size to come.
+        folder: Folder of the stage.
+
+    Raises:
+        UserError: not even pairs of images fit; BatchNorm needs two.
     """
-    trainee.step.num_parts = _remembered(folder) if setting == "auto" else setting
-    if setting == "auto":
-        with unchanged(trainee, batch[0].device):
-            while not _fits(trainee, *batch):
-                trainee.step.num_parts *= 2
-                if trainee.step.num_parts > len(batch[1]) // 2:
-                    raise _nothing_fits(batch[0])
-    return trainee.step.num_parts
+    if setting != "auto":
+        learner.use_micro_batches(setting)
+        return setting
+    learner.use_micro_batches(_read_minimum(folder))
+    with restore_after(learner, batch[0].device):
+        while not _fits(learner, *batch):
+            learner.use_micro_batches(2 * learner.num_micro_batches)
+            if learner.num_micro_batches > len(batch[1]) // 2:
+                raise _pair_does_not_fit(batch[0])
+    return learner.num_micro_batches
 
 
 def out_of_memory(
-    trainee: Trainee,
+    learner: Learner,
     batch: tuple[Tensor, Tensor],
     folder: Path,
     setting: Setting | None,
     num_processes: int = 1,
 ) -> UserError:
-    """The error for a step that ran out of memory: OutOfMemoryError where another try may go well, else a UserError with the largest
-    half, quarter, ... of a batch that fits. Spoils the trainee.
+    """Build the error for a step that ran out of memory. Leaves the learner unusable.
 
-    setting: `accumulate`, where the recipe could set it; None: a batch cannot go in parts. batch: of several processes, this
-    one's part.
+    Args:
+        learner: What trained.
+        batch: Noise of the size that failed; this rank's part if there are several ranks.
+        folder: Folder of the stage.
+        setting: `accumulate` in a recipe; None if the learner cannot split batches.
+        num_processes: Number of ranks.
+
+    Returns:
+        OutOfMemoryError if a retry may succeed, otherwise a UserError that names the largest
+        power-of-two fraction of the batch that fits.
     """
     images, labels = batch
     size, side = len(labels), images.shape[-1]
-    if setting == "auto" and isinstance(trainee, ModelTrainee):
-        parts = 2 * trainee.step.num_parts
+    if setting == "auto" and isinstance(learner, TrainStep):
+        parts = 2 * learner.num_micro_batches
         if parts > size // 2:
-            return _nothing_fits(images)
+            return _pair_does_not_fit(images)
         write_json(folder / FILE_NAME, {"at_least": parts})
         return OutOfMemoryError(
-            f"There was no longer enough memory for {size // (parts // 2)} images at {side} pixels.",
-            f"The next try takes batches of {size} in {parts} parts.",
+            f"There was no longer enough memory for {size // (parts // 2)} images at {side} "
+            "pixels.",
+            f"The next attempt splits batches of {size} into {parts} micro-batches.",
         )
-    kind: Any = OutOfMemoryError if (others := _of_others(images.device)) else UserError
-    used = f" Others hold {others / 1e9:.1f} GB of it." if others else ""
-    instead = "" if setting is None else ", or accumulate: auto, which keeps both"
-    fits = size
-    while fits >= 4:
-        fits //= 2
-        if _fits(trainee, images[:fits], labels[:fits]):
-            what = (
-                f"batches of {size} images"
-                if num_processes == 1
-                else f"{size} images, a process's part of a batch,"
-            )
-            return kind(
-                f"There is not enough memory for {what} at {side} pixels; {fits} fit.{used}",
-                f"Set batch_size: {fits * num_processes} and scale the learning rate with it{instead}.",
-            )
-    return kind(f"There is not enough memory for two images at {side} pixels.{used}", SMALLER)
+    others_bytes = _bytes_of_others(images.device)
+    error: type[UserError] = OutOfMemoryError if others_bytes else UserError
+    used = f" Other processes use {others_bytes / 1e9:.1f} GB." if others_bytes else ""
+    or_split = "" if setting is None else ", or set accumulate: auto, which keeps both"
+    num_fitting = size
+    # Other ranks may have had enough memory, and do not take part.
+    with learner.without_ddp() if isinstance(learner, TrainStep) else nullcontext():
+        while num_fitting >= 4:
+            num_fitting //= 2
+            if _fits(learner, images[:num_fitting], labels[:num_fitting]):
+                what = (
+                    f"batches of {size} images"
+                    if num_processes == 1
+                    else f"the {size} images of a batch on one process"
+                )
+                return error(
+                    f"There is not enough memory for {what} at {side} pixels; {num_fitting} fit."
+                    f"{used}",
+                    f"Set batch_size: {num_fitting * num_processes} and scale the learning rate "
+                    f"accordingly{or_split}.",
+                )
+    return error(f"There is not enough memory for two images at {side} pixels.{used}", SMALLER)
 
 
-SMALLER = "Use a smaller model or resolution, or see what else uses the device."
+SMALLER = "Use a smaller model or resolution, or free memory that other processes use."
 
 
-def _remembered(folder: Path) -> int:
+def _read_minimum(folder: Path) -> int:
     try:
         return max(1, int(json.loads((folder / FILE_NAME).read_text())["at_least"]))
     except (OSError, ValueError, KeyError, TypeError):
         return 1
 
 
-def _of_others(device: torch.device) -> float:
-    """Bytes of the GPU that other processes hold; 0 where that is next to nothing, or the device is no GPU."""
+def _bytes_of_others(device: torch.device) -> float:
+    """Return the GPU memory of other processes in bytes; 0 if negligible, or on a CPU."""
     if device.type != "cuda":
         return 0.0
     free, total = torch.cuda.mem_get_info(device)
     others = total - free - torch.cuda.memory_reserved(device) - CONTEXT_BYTES
-    return others if others > OTHERS_SHARE * total else 0.0
+    return others if others > MIN_OTHERS_FRACTION * total else 0.0
 
 
-def _fits(trainee: Trainee, images: Tensor, labels: Tensor) -> bool:
+def _fits(learner: Learner, images: Tensor, labels: Tensor) -> bool:
     failed = False
     try:
-        trainee.train_batch(images, labels)
-        wait_for(images.device)
+        learner.train_batch(images, labels)
+        synchronize(images.device)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         failed = True
-    if (
-        failed
-    ):  # only here has the error, which holds on to what the step had allocated, been let go
+    # Outside the except block: the traceback would keep the step's tensors alive.
+    if failed:
         gc.collect()
         if images.is_cuda:
             torch.cuda.empty_cache()
     return not failed
 
 
-def _nothing_fits(images: Tensor) -> UserError:
+def _pair_does_not_fit(images: Tensor) -> UserError:
     return UserError(
         f"There is not enough memory for two images at {images.shape[-1]} pixels.", SMALLER
     )

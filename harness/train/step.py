@@ -1,254 +1,357 @@
-"""One training step: attack, forward and backward, optimizer. Cold code chooses here, once; the step itself never waits."""
+"""Training steps: attack, forward pass, backward pass, update.
 
-from collections.abc import Callable
-from contextlib import nullcontext
+Settings are resolved when a step is built. Taking a step never waits for the GPU.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.config.attack import AttackSettings
+from harness.modeling.classifier import Classifier
 from harness.modeling.precision import Precision, autocast
 from harness.modeling.regularizers import AUX_WEIGHT
 from harness.profiling.timer import Timer
-from harness.system.distributed import SINGLE_PROCESS, DdpForward, ProcessGroup
-from harness.train.attack import pgd
-from harness.train.divergence import LossWatch
-from harness.train.ema import WeightAverage
+from harness.system.distributed import SINGLE_PROCESS, DdpForward, LocalForward, ProcessGroup
+from harness.train.attack import Attack, PgdAttack, no_attack
+from harness.train.compilation import MODES, CompiledModel, LogitsFn
+from harness.train.cuda_graph_attack import CudaGraphAttack
+from harness.train.divergence import weights
+from harness.train.ema import EmaWeights, NoEma
 from harness.train.free_adversarial import FreeNoise
-from harness.train.loss import mean_loss, num_correct
+from harness.train.l2sp import NO_PENALTY, L2SPPenalty, NoPenalty
+from harness.train.learner import Totals
+from harness.train.loss import mean_loss
+from harness.train.optimizer import set_lr
+from harness.train.running_totals import RunningTotals
 
-Attack = Callable[[Tensor, Tensor], Tensor]  # uint8 images, labels -> float images in [0, 1]
-Weight = Callable[[], Tensor]  # of a process's mean loss in the batch's
-RANK_SEEDS = 2**40  # from one process's seed of random starts to the next one's
+RANK_SEED_STRIDE = 2**40  # between the seeds of neighboring ranks
 
 
-def make_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    *,
-    device: str,
-    precision: Precision,
-    label_smoothing: float,
-    attack: AttackSettings | None,
-    eps: float,
-    timer: Timer,
-    train_mode: Callable[[], object],
-    seed: int = 0,
-    average: WeightAverage | None = None,
-    num_parts: int = 1,
-    group: ProcessGroup = SINGLE_PROCESS,
-) -> "Step":
-    """The step that fits the settings. `train_mode` puts each module of the model into its mode, now and only now.
+@dataclass(frozen=True)
+class StepConfig:
+    """Settings of a training step.
 
-    seed: of attacks that start at random. average: is told of each update. num_parts: a batch goes through the model in so
-    many parts, whose gradients add up to the batch's; BatchNorm sees the parts. group: other processes train on other images
-    of each batch, and all take the same step.
+    Attributes:
+        peak_lr: Highest learning rate of the schedule.
+        device: "cpu" or a CUDA device.
+        precision: Number format of forward and backward passes.
+        label_smoothing: Fraction of the target spread evenly over all classes.
+        attack: Attack on the training images; None trains on clean images.
+        eps: Radius of the attack in units of [0, 1] pixels; 0 trains on clean images.
+        seed: Seed of random starts of the attack; each rank derives its own.
+        ema_decay: Decay per step of averaged weights; None keeps no average.
+        num_micro_batches: Parts of a batch whose gradients are accumulated. BatchNorm sees parts.
     """
-    train_mode()
-    step = Step(
-        model, optimizer, device, precision, label_smoothing, timer, seed, average, num_parts, group
-    )
-    if attack is not None and eps > 0:
-        if attack.method == "free":
-            assert num_parts == 1, "free keeps one noise for a whole batch"
-            step.free = FreeNoise(attack, eps, step.zero_gradients)
-        else:
-            step.attack = _make_attack(step, attack, eps)
-    return step
+
+    peak_lr: float
+    device: str = "cpu"
+    precision: Precision = "float32"
+    label_smoothing: float = 0.0
+    attack: AttackSettings | None = None
+    eps: float = 0.0
+    seed: int = 0
+    ema_decay: float | None = None
+    num_micro_batches: int = 1
 
 
-class Step:
-    """`step(images, labels)` trains on one batch; `totals()` reads what has been counted since it was last called."""
+class TrainStep:
+    """Learner that trains a whole model: one optimizer step per batch.
+
+    Attributes:
+        model: The model, in the train or evaluation modes that it trains in.
+        optimizer: Of the model's parameters.
+        config: The settings; `num_micro_batches` and `compile_mode` may have changed since.
+        attack: uint8 images and labels to attacked images; identity if training is clean.
+        logits_of: The model, or a compiled form of it.
+        compile_mode: Key of `compilation.MODES` in use.
+        num_micro_batches: Parts of a batch whose gradients are accumulated.
+    """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Classifier,
         optimizer: torch.optim.Optimizer,
-        device: str,
-        precision: Precision,
-        label_smoothing: float,
+        config: StepConfig,
         timer: Timer,
-        seed: int,
-        average: WeightAverage | None,
-        num_parts: int,
+        *,
         group: ProcessGroup = SINGLE_PROCESS,
+        penalty: L2SPPenalty | NoPenalty = NO_PENALTY,
     ) -> None:
-        self.model, self._optimizer, self._timer, self._average = model, optimizer, timer, average
-        self.precision: Precision = precision
-        self._device, self._label_smoothing = device, label_smoothing
-        self._scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "fp16")
-        self.logits_of: Callable[[Tensor], Tensor] = model  # or a compiled stand-in
-        self.attack: Attack | None = None
-        self.free: FreeNoise | None = None
-        self.num_parts = num_parts
-        self._group = group
-        self._ddp_forward = DdpForward(model, group) if group.world_size > 1 else None
-        # Called between backward and update, with gradients unscaled and of the batch's mean loss: for a penalty's own.
-        self.add_gradients: Callable[[], None] | None = None
-        self.alone = False  # True: steps of this process only, for trials, which may fail in one and not in another
-        # Attacks start elsewhere in each process, which has other images.
-        self.generator = torch.Generator(device).manual_seed(seed + group.rank * RANK_SEEDS)
-        self.zero_gradients = torch.zeros((), dtype=torch.int64, device=device)
-        self.watch = LossWatch(device)
-        self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._num_correct = torch.zeros((), dtype=torch.int64, device=device)
-        self._num_images = 0
+        self.model, self.config, self.num_micro_batches = model, config, config.num_micro_batches
+        self.optimizer, self._timer, self._group, self._penalty = optimizer, timer, group, penalty
+        self._scaler = torch.amp.GradScaler(
+            torch.device(config.device).type, enabled=config.precision == "fp16"
+        )
+        self._totals = RunningTotals(config.device)
+        # Ranks hold different images, so their random starts differ, too.
+        self._generator = torch.Generator(config.device).manual_seed(
+            config.seed + group.rank * RANK_SEED_STRIDE
+        )
+        decay = config.ema_decay
+        self._ema: EmaWeights | NoEma = NoEma() if decay is None else EmaWeights(model, decay)
+        self._ddp: DdpForward | LocalForward = (
+            LocalForward() if group.world_size == 1 else DdpForward(model, group)
+        )
+        self.compile("eager", 0)
 
-    def __call__(self, images: Tensor, labels: Tensor) -> None:
-        """images: uint8 [B, 3, R, R]; labels: int64 [B] or int8 [B, K]; both on the device."""
-        weight = self._ddp.loss_weight(len(labels)) if self._ddp else None
-        if self.free is not None:
-            loss = self._replay(self.free, images, labels, weight)
-        elif self.num_parts == 1:
-            loss = self._backward(images, labels, 1.0, weight)
-            self._update()
-        else:
-            num_parts = max(
-                1, min(self.num_parts, len(labels) // 2)
-            )  # one image has no variance for BatchNorm
-            parts = zip(images.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True)
-            losses = []
-            for number, (part, part_labels) in enumerate(parts, 1):
-                with self._ddp.no_sync() if self._ddp and number < num_parts else nullcontext():
-                    losses.append(
-                        self._backward(part, part_labels, len(part_labels) / len(labels), weight)
-                    )
-            loss = torch.stack(losses).sum()
-            self._update()
-        self._loss += loss * len(labels)
-        self._num_images += len(labels)
-        self.watch.add(loss)
+    def train_batch(self, images: Tensor, labels: Tensor) -> None:
+        """Take one optimizer step.
 
-    @property
-    def _ddp(self) -> DdpForward | None:
-        return None if self.alone else self._ddp_forward
+        Args:
+            images: uint8 [B, 3, R, R], channels_last, on the training device.
+            labels: int64 [B], or int8 [B, K] if images have several labels.
+        """
+        weigh = self._ddp.loss_weight(len(labels))
+        losses = []
+        for x, y, is_last in micro_batches(images, labels, self.num_micro_batches):
+            with nullcontext() if is_last else self._ddp.no_sync():
+                x = self.attack(x, y)
+                loss = self._forward(x, y) * (len(y) / len(labels))
+                self._backward(weigh(loss))
+            losses.append(loss.detach())
+        self._update()
+        self._totals.add_step(losses, len(labels))
 
-    def _backward(
-        self, images: Tensor, labels: Tensor, share: float, weight: Weight | None
-    ) -> Tensor:
-        """Add the gradients of these images, which are that share of this process's; returns their share of its mean loss."""
-        if self.attack is not None:
-            with self._timer.span("attack"):
-                images = self.attack(images, labels)
+    def _forward(self, images: Tensor, labels: Tensor, *, count_correct: bool = True) -> Tensor:
+        """Return the mean loss, a scalar. images: uint8, or float in [0, 1], [B, 3, R, R]."""
         with self._timer.span("forward"):
-            loss = self._forward(images, labels) * share
+            with autocast(self.config.precision, self.config.device, self.model):
+                outputs = self._ddp(images, self.logits_of)
+            logits, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, None)
+            if count_correct:
+                self._totals.add_logits(logits, labels)
+            smoothing = self.config.label_smoothing
+            loss = mean_loss(logits.float(), labels, smoothing)
+            if auxiliary is not None:
+                loss = loss + AUX_WEIGHT * mean_loss(auxiliary.float(), labels, smoothing)
+            return loss
+
+    def _backward(self, loss: Tensor) -> None:
         with self._timer.span("backward"):
-            self._scaler.scale(loss if weight is None else loss * weight()).backward()
-        return loss.detach()
-
-    def _replay(
-        self, free: FreeNoise, images: Tensor, labels: Tensor, weight: Weight | None
-    ) -> Tensor:
-        """Several updates on one batch; each backward pass also moves the noise. Returns the loss of the last."""
-        pixels = images.float().div_(255)
-        for replay in range(free.num_replays):
-            with self._timer.span("attack"):
-                moved = free.add_to(pixels).requires_grad_()
-            with self._timer.span("forward"):
-                loss = self._forward(moved, labels, counted=replay == free.num_replays - 1)
-            with self._timer.span("backward"):
-                self._scaler.scale(loss if weight is None else loss * weight()).backward()
-            with self._timer.span("attack"):
-                assert moved.grad is not None
-                free.move(moved.grad)
-            self._update()
-        return loss.detach()
-
-    def _forward(self, images: Tensor, labels: Tensor, *, counted: bool = True) -> Tensor:
-        with autocast(self.precision, self._device, self.model):
-            answers = self._ddp(images, self.logits_of) if self._ddp else self.logits_of(images)
-        logits, auxiliary = answers if isinstance(answers, tuple) else (answers, None)
-        if counted:
-            self._num_correct += num_correct(logits.detach(), labels)
-        loss = mean_loss(logits.float(), labels, self._label_smoothing)
-        if auxiliary is not None:
-            loss = loss + AUX_WEIGHT * mean_loss(auxiliary.float(), labels, self._label_smoothing)
-        return loss
+            self._scaler.scale(loss).backward()
 
     def _update(self) -> None:
         with self._timer.span("optimizer"):
-            if self.add_gradients is not None:
-                self._scaler.unscale_(self._optimizer)
-                self.add_gradients()
-            self._scaler.step(self._optimizer)
+            self._penalty.add_gradients(self._unscale_gradients)
+            self._scaler.step(self.optimizer)
             self._scaler.update()
-            self._optimizer.zero_grad(set_to_none=True)
-            if self._ddp:
-                self._ddp.average_statistics()
-            if self._average is not None:
-                self._average.update()
+            self.optimizer.zero_grad(set_to_none=True)
+            self._ddp.average_statistics()
+            self._ema.update()
 
-    def totals(self) -> dict[str, float]:
-        """Mean loss, training accuracy, images and zero input gradients of the attack, of all processes together. Waits for
-        the GPU: once an epoch."""
-        counts = torch.stack([self._num_correct, self.zero_gradients]).cpu()
-        counts = torch.cat([counts, torch.tensor([self._num_images])])
-        loss = self._loss.cpu()
-        self._group.all_reduce_(counts, loss)
-        num_correct, zero_gradients, num_seen = counts.tolist()
-        num_images = max(1, num_seen)
-        totals = {
-            "loss": float(loss) / num_images,
-            "top1": num_correct / num_images,
-            "num_images": num_seen,
-            "zero_gradients": zero_gradients,
-        }
-        for counter in (self._loss, self._num_correct, self.zero_gradients):
-            counter.zero_()
-        self._num_images = 0
-        self.watch.clear()
-        return totals
+    def _unscale_gradients(self) -> None:
+        self._scaler.unscale_(self.optimizer)
+
+    @property
+    def peak_lr(self) -> float:
+        """Highest learning rate of the schedule."""
+        return self.config.peak_lr
+
+    def set_rate(self, fraction: float) -> None:
+        """Set the learning rate of the next steps, as a fraction of the peak."""
+        set_lr(self.optimizer, fraction * self.config.peak_lr)
+
+    @property
+    def is_attacked(self) -> bool:
+        """True if an attack precedes the forward pass: PGD or fast, but not free training."""
+        return self.attack is not no_attack
+
+    def compile(self, mode: str, batch_size: int) -> None:
+        """Choose how the next steps compute.
+
+        Args:
+            mode: Key of `compilation.MODES`.
+            batch_size: Images per batch on this rank. Batches of another size run eagerly.
+        """
+        self.compile_mode, self._batch_size = mode, batch_size
+        torch_mode, in_cuda_graph = MODES[mode]
+        parts = self.num_micro_batches
+        sizes = frozenset((batch_size // parts, -(-batch_size // parts)))
+        self.logits_of: LogitsFn = (
+            CompiledModel(self.model, torch_mode, sizes) if torch_mode else self.model
+        )
+        self.attack = self._make_attack(sizes if in_cuda_graph else None)
+
+    def _make_attack(self, graph_sizes: frozenset[int] | None) -> Attack:
+        """Return the timed attack. graph_sizes: batch sizes to capture; None captures none."""
+        config, timer = self.config, self._timer
+        if config.attack is None or config.eps == 0 or config.attack.method == "free":
+            return no_attack
+        pgd_attack = PgdAttack(
+            self.model,
+            config.attack,
+            config.eps,
+            precision=config.precision,
+            logits_of=self.logits_of,
+            generator=self._generator,
+            zero_gradients=self._totals.zero_gradients,
+        )
+        attack = CudaGraphAttack(pgd_attack, graph_sizes) if graph_sizes else pgd_attack
+
+        def timed(images: Tensor, labels: Tensor) -> Tensor:
+            with timer.span("attack"):
+                return attack(images, labels)
+
+        return timed
+
+    def use_micro_batches(self, num_micro_batches: int) -> None:
+        """Split the next batches into this many micro-batches."""
+        self.num_micro_batches = num_micro_batches
+
+    @contextmanager
+    def without_ddp(self) -> Iterator[None]:
+        """Take steps without the other ranks inside the block.
+
+        For trial steps, which may fail on one rank only and must not leave others waiting.
+        """
+        ddp, self._ddp = self._ddp, LocalForward()
+        try:
+            yield
+        finally:
+            self._ddp = ddp
+
+    @property
+    def has_ema(self) -> bool:
+        """True if averaged weights are kept."""
+        return self.config.ema_decay is not None
+
+    def final_weights(self) -> AbstractContextManager[None]:
+        """Put the averaged weights into the model inside the block, if they are kept."""
+        return self._ema.swapped_in()
+
+    def first_bad_step(self) -> int | None:
+        """Return the first step with a loss or weight that is not finite, on any rank."""
+        steps = self._group.all_gather(self._totals.watch.first_bad(weights(self.model)))
+        return min((step for step in steps if step is not None), default=None)
+
+    def totals(self) -> Totals:
+        """Return the totals since the last call over all ranks. Waits for the GPU."""
+        return self._totals.read(self._group)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs: the loss scale, what attacks remember, and the counts since `totals`."""
+        """Return weights and states of optimizer, loss scale, random starts and totals."""
         return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self._ema.state_dict(),
             "scaler": self._scaler.state_dict(),
-            "generator": self.generator.get_state(),
-            "watch": self.watch.state_dict(),
-            "loss": float(self._loss),
-            "num_correct": int(self._num_correct),
-            "num_images": self._num_images,
-            "zero_gradients": int(self.zero_gradients),
-            "num_parts": self.num_parts,
-            "noise": self.free.noise if self.free else None,
+            "generator": self._generator.get_state(),
+            "totals": self._totals.state_dict(),
+            "num_micro_batches": self.num_micro_batches,
+            "compile_mode": self.compile_mode,
+            "batch_size": self._batch_size,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; later steps compute as those of the saved run."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._ema.load_state_dict(state["ema"])
         self._scaler.load_state_dict(state["scaler"])
-        self.generator.set_state(state["generator"])
-        self.watch.load_state_dict(state["watch"])
-        self._loss.fill_(state["loss"])
-        self._num_correct.fill_(state["num_correct"])
-        self.zero_gradients.fill_(state["zero_gradients"])
-        self._num_images, self.num_parts = (
-            state["num_images"],
-            max(self.num_parts, state["num_parts"]),
-        )
-        if self.free is not None:  # None: as before the first step
-            self.free.noise = None if state["noise"] is None else state["noise"].to(self._device)
+        self._generator.set_state(state["generator"])
+        self._totals.load_state_dict(state["totals"])
+        self.num_micro_batches = max(self.num_micro_batches, state["num_micro_batches"])
+        if self.compile_mode != state["compile_mode"]:
+            self.compile(state["compile_mode"], state["batch_size"])
 
 
-def _make_attack(step: Step, settings: AttackSettings, eps: float) -> Attack:
-    """PGD and its one-step relative `fast`; the radius is that of the images' resolution."""
+class FreeTrainStep(TrainStep):
+    """Free adversarial training (Shafahi et al. 2019): several updates per batch.
 
-    def attack(images: Tensor, labels: Tensor) -> Tensor:
-        radius = settings.eps_of(eps, images.shape[-1])
-        return pgd(
-            step.model,
-            images.float().div_(255),
-            labels,
-            norm=settings.norm,
-            eps=radius,
-            steps=settings.steps,
-            step_size=settings.step_length(radius),
-            random_start=settings.random_start,
-            best_iterate=settings.best_iterate,
-            batch_norm=settings.batch_norm,
-            generator=step.generator,
-            precision=step.precision,
-            zero_gradients=step.zero_gradients,
-            logits_of=step.logits_of,
-        )
+    Each backward pass yields the gradients of the weights and of the noise on the images.
 
-    return attack
+    Attributes:
+        noise: The noise, which is kept from batch to batch.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        optimizer: torch.optim.Optimizer,
+        config: StepConfig,
+        timer: Timer,
+        *,
+        group: ProcessGroup = SINGLE_PROCESS,
+        penalty: L2SPPenalty | NoPenalty = NO_PENALTY,
+    ) -> None:
+        assert config.attack is not None
+        assert config.num_micro_batches == 1, "free training keeps one noise for a whole batch"
+        super().__init__(model, optimizer, config, timer, group=group, penalty=penalty)
+        self.noise = FreeNoise(config.attack, config.eps, self._totals.zero_gradients)
+
+    def train_batch(self, images: Tensor, labels: Tensor) -> None:
+        """Take one optimizer step per replay of the batch.
+
+        Args:
+            images: uint8 [B, 3, R, R], channels_last, on the training device.
+            labels: int64 [B], or int8 [B, K] if images have several labels.
+        """
+        weigh = self._ddp.loss_weight(len(labels))
+        pixels = images.float().div_(255)
+        num_replays = self.noise.num_replays
+        for replay in range(1, num_replays + 1):
+            with self._timer.span("attack"):
+                noisy = self.noise.add_to(pixels).requires_grad_()
+            loss = self._forward(noisy, labels, count_correct=replay == num_replays)
+            self._backward(weigh(loss))
+            with self._timer.span("attack"):
+                assert noisy.grad is not None
+                self.noise.ascend(noisy.grad)
+            self._update()
+        self._totals.add_step([loss.detach()], len(labels))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of `TrainStep` and the noise; None before the first step."""
+        return {**super().state_dict(), "noise": self.noise.delta}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state)
+        delta = state["noise"]
+        self.noise.delta = None if delta is None else delta.to(self.config.device)
+
+
+def make_step(
+    model: Classifier,
+    optimizer: torch.optim.Optimizer,
+    config: StepConfig,
+    timer: Timer,
+    *,
+    group: ProcessGroup = SINGLE_PROCESS,
+    penalty: L2SPPenalty | NoPenalty = NO_PENALTY,
+) -> TrainStep:
+    """Build the training step that the settings describe.
+
+    Args:
+        model: Maps uint8 images, or floats in [0, 1], [B, 3, R, R] to logits [B, K]. Each module
+            is in the mode (train or evaluation) that it trains in.
+        optimizer: Of the model's parameters, see `make_sgd`.
+        config: The settings.
+        timer: Receives the time of each phase of a step.
+        group: Ranks that train the model together, on different images of each batch.
+        penalty: Adds its own gradients before each update.
+    """
+    is_free = config.attack is not None and config.attack.method == "free" and config.eps > 0
+    kind = FreeTrainStep if is_free else TrainStep
+    return kind(model, optimizer, config, timer, group=group, penalty=penalty)
+
+
+def micro_batches(
+    images: Tensor, labels: Tensor, num_micro_batches: int
+) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """Yield images, labels and `is_last` of each part of a batch.
+
+    Each part has two images or more: BatchNorm has no variance for one.
+    """
+    num_parts = max(1, min(num_micro_batches, len(labels) // 2))
+    if num_parts == 1:
+        yield images, labels, True
+        return
+    parts = zip(images.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True)
+    for number, (x, y) in enumerate(parts, 1):
+        yield x, y, number == num_parts

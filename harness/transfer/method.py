@@ -1,7 +1,7 @@
 """Contract of transfer methods: how points of a grid train, starting from a pretrained model.
 
-Each method is a package of `harness/transfer/methods/`: `settings.py` imports no torch and holds
-the method's settings, `method.py` what `Method` or `FeatureMethod` lists.
+Each method is a package of `harness/transfer/methods/`: `settings.py` has the
+method's settings and imports no torch; `method.py` implements `Method` or `FeatureMethod`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from harness.modeling.precision import Precision
     from harness.profiling.timer import Timer
     from harness.runner.context import Outcome, StageContext
-    from harness.train.fit import Trainee
+    from harness.train.learner import Learner
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What every trial of a transfer starts from.
+class TransferSetup:
+    """Starting point of every trial of a transfer.
 
     Attributes:
         load: returns the pretrained model with a new head, on the device; equal at every call.
@@ -47,25 +47,28 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """What trains, and what it leaves: a model for each trial, those that diverged left out.
+class TrainedModels:
+    """A learner, and the models that it trains.
 
-    They may share parts, so look at one at a time.
+    Attributes:
+        learner: trains all trials at once.
+        models: returns a model for each trial that has not diverged. Models may share modules, so
+            use one at a time.
     """
 
-    trainee: Trainee
+    learner: Learner
     models: Callable[[], Sequence[tuple[Trial, Classifier]]]
 
 
 class Method(Protocol):
-    """What `harness/transfer/methods/<name>/method.py` has, if the method trains."""
+    """Interface of `harness/transfer/methods/<name>/method.py`, if the method trains."""
 
-    def candidates(self, setup: Setup, trials: Sequence[Trial]) -> Candidates:
+    def candidates(self, setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
         """Prepare trials of equal length: several if `TRAINS_TOGETHER`, otherwise one."""
 
 
 class FeatureMethod(Protocol):
-    """What `harness/transfer/methods/<name>/method.py` has, if the method works on features."""
+    """Interface of `harness/transfer/methods/<name>/method.py`, if it works on features."""
 
     def run(self, context: StageContext) -> Outcome:
         """Run the whole transfer stage."""
@@ -91,4 +94,4 @@ def find_feature_method(name: str) -> FeatureMethod:
 
 def _import(name: str) -> ModuleType:
     methods.settings_model(name)  # raises UserError for an unknown name
-    return importlib.import_module(f"{methods.PACKAGE}.{names.normalise(name)}.method")
+    return importlib.import_module(f"{methods.PACKAGE}.{names.normalize(name)}.method")

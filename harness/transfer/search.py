@@ -1,7 +1,7 @@
-"""Trains the points of a method's grid, one trainee after another, and keeps the model that is best on val.
+"""Trains the points of a method's grid, one learner after another, and keeps the model that is best on val.
 
-Each trainee starts from the same random numbers, so a point gives, bit for bit, what it gives
-alone, and a search that was interrupted goes on with the trainee that it was at. Test is not seen
+Each learner starts from the same random numbers, so a point gives, bit for bit, what it gives
+alone, and a search that was interrupted goes on with the learner that it was at. Test is not seen
 here.
 """
 
@@ -18,19 +18,21 @@ import torch
 from torch import Tensor
 
 from harness.config import grid
+from harness.config.base import Metric
 from harness.config.grid import Point, Trial
 from harness.config.transfer import TransferSettings
-from harness.matrix.scores import Metric, Scores
+from harness.matrix.scores import Scores
 from harness.modeling.classifier import Classifier
 from harness.runner.context import StageContext, Stopped
 from harness.system.out_of_memory import is_out_of_memory
 from harness.train import checkpoint
 from harness.train.autotune import noise_batch
 from harness.train.divergence import Diverged
-from harness.train.fit import FINAL_CHECKPOINT_S, Checkpoints, Clock, Trainee, fit, num_batches
-from harness.train.micro_batching import choose_parts, out_of_memory
-from harness.train.trainee import ModelTrainee
-from harness.transfer.method import Candidates, Method, Setup
+from harness.train.fit import FINAL_CHECKPOINT_S, Checkpoints, Clock, fit, num_batches
+from harness.train.learner import Learner
+from harness.train.micro_batching import choose_micro_batches, out_of_memory
+from harness.train.step import TrainStep
+from harness.transfer.method import Method, TrainedModels, TransferSetup
 from harness.transfer.methods._network_settings import NetworkSettings
 from loaders.backend import Loader
 from writers.errors import UserError
@@ -60,14 +62,14 @@ class Best:
 class Search:
     """One stage's search.
 
-    `run` gives the best; `entries` tells of every point, `clocks` how long each trainee took.
+    `run` gives the best; `entries` tells of every point, `clocks` how long each learner took.
     """
 
     def __init__(
         self,
         context: StageContext,
         method: Method,
-        setup: Setup,
+        setup: TransferSetup,
         loader: Loader,
         judge: Judge,
         *,
@@ -84,7 +86,7 @@ class Search:
         self._metric, self._num_classes = metric, num_classes
         self.clocks: list[Clock] = []
         self.eval_s = 0.0
-        self.num_parts = 1  # of a batch, for the last trainee
+        self.num_parts = 1  # of a batch, for the last learner
         self._folder = context.folder / "checkpoints"
         self._tried: dict[
             tuple[int, Fraction], dict[float, Scores]
@@ -93,8 +95,8 @@ class Search:
         self._failure: UserError = Diverged(
             "No point of the grid leaves finite weights.", "Add lower rates to `lrs`."
         )
-        self._last: Trainee | None = None
-        self._num_turns = 0  # trainees begun, those of before a resume included
+        self._last: Learner | None = None
+        self._num_turns = 0  # learners begun, those of before a resume included
         self._unsaved_s = 0.0
 
     def run(self) -> Best:
@@ -133,7 +135,7 @@ class Search:
         return found[0][1]
 
     @property
-    def last_trainee(self) -> Trainee | None:
+    def last_learner(self) -> Learner | None:
         """What trained last, to be used up; None where all of that was before a resume."""
         return self._last
 
@@ -213,7 +215,7 @@ class Search:
         }
         return [trial for trial in alive if trial.number in kept]
 
-    def _fit(self, turn: list[Trial], share: Fraction, loader: Loader) -> Candidates:
+    def _fit(self, turn: list[Trial], share: Fraction, loader: Loader) -> TrainedModels:
         context, settings = self._context, turn[0].settings
         accumulate = settings.accumulate if isinstance(settings, NetworkSettings) else None
         self._last = None  # its memory is wanted
@@ -222,7 +224,7 @@ class Search:
         )  # for what draws from the global generator, such as dropout
         self._setup.timer.clear()
         candidates = self._method.candidates(self._setup, turn)
-        self._last, clock = candidates.trainee, Clock()
+        self._last, clock = candidates.learner, Clock()
         self.clocks.append(clock)
         steps_per_epoch = max(1, round(share * num_batches(loader.plan, loader.num_samples)))
         num_steps = (
@@ -231,14 +233,14 @@ class Search:
         checkpoints = Checkpoints(
             self._turn_folder(self._num_turns), context.device, context.checkpoint_every_s
         )
-        if isinstance(candidates.trainee, ModelTrainee):
-            self.num_parts = choose_parts(
-                candidates.trainee, accumulate or 1, self._noise(settings), context.folder
+        if isinstance(candidates.learner, TrainStep):
+            self.num_parts = choose_micro_batches(
+                candidates.learner, accumulate or 1, self._noise(settings), context.folder
             )
         exhausted = False
         try:
             for _ in fit(
-                candidates.trainee,
+                candidates.learner,
                 loader,
                 settings.optimizer,
                 num_epochs=settings.epochs,
@@ -259,7 +261,7 @@ class Search:
             exhausted
         ):  # behind the handler, where the error no longer holds on to the memory of the step
             raise out_of_memory(
-                candidates.trainee,
+                candidates.learner,
                 self._noise(settings),
                 context.folder,
                 accumulate,

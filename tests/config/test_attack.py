@@ -1,4 +1,4 @@
-"""What a recipe may say about an attack: lengths of steps, methods with a meaning of their own, nothing without effect."""
+"""Attack settings: step sizes, defaults of the methods, and errors for settings without effect."""
 
 import pytest
 from pydantic import ValidationError
@@ -86,7 +86,7 @@ def test_models_are_evaluated_with_pgd_of_20_steps():
 
 
 def test_costs_are_counted_in_passes_of_a_clean_step():
-    """Forward, gradient of pixels, gradient of weights: three parts; each PGD step takes two of them."""
+    """A pass is a forward pass and two gradients (pixels, weights); a PGD step is two thirds."""
     assert AttackSettings(steps=3).num_passes == pytest.approx(2.0)
     assert AttackSettings(steps=3, best_iterate=True).num_passes == pytest.approx(7 / 3)
     assert AttackSettings(method="free").num_passes == 3.0

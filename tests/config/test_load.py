@@ -1,4 +1,4 @@
-"""Recipes: strict reading, inheritance, overrides; and every mistake named with its file, line and cure."""
+"""Reading recipes: inheritance, overrides, and mistakes reported with file, line and cure."""
 
 from pathlib import Path
 
@@ -125,7 +125,8 @@ def test_the_recipes_that_ship_are_right():
         (
             "lr: 1e-3",
             "schedule: cosin",
-            "tiny.yaml:9: pretrain.optimizer.schedule: must be 'cosine', 'cyclic', 'step' or 'constant', not 'cosin'. "
+            "tiny.yaml:9: pretrain.optimizer.schedule: must be 'cosine', 'cyclic', 'step' or "
+            "'constant', not 'cosin'. "
             "Did you mean 'cosine'?",
         ),
         (
@@ -136,7 +137,8 @@ def test_the_recipes_that_ship_are_right():
         (
             "dataset: synthetic_things",
             "dataset: synthetic_thing",
-            "tiny.yaml:2: source.dataset: there is no dataset named 'synthetic_thing'. Did you mean synthetic_things",
+            "tiny.yaml:2: source.dataset: there is no dataset named 'synthetic_thing'. "
+            "Did you mean synthetic_things",
         ),
         (
             "archs: [resnet10]",
@@ -152,7 +154,8 @@ def test_the_recipes_that_ship_are_right():
         (
             "dataset: synthetic_things",
             "dataset: voc2007",
-            "tiny.yaml:2: source.dataset: images of voc2007 have many labels, so it can only be a target.",
+            "tiny.yaml:2: source.dataset: images of voc2007 have many labels, so it can only be "
+            "a target.",
         ),
         (
             "{dataset: synthetic_patterns}",
@@ -162,17 +165,20 @@ def test_the_recipes_that_ship_are_right():
         (
             "{dataset: synthetic_patterns}",
             "{dataset: VOC2007, metric: top1}",
-            "tiny.yaml:11: targets.0.metric: top1 does not fit voc2007, whose images have many labels.",
+            "tiny.yaml:11: targets.0.metric: top1 does not fit voc2007, whose images have many "
+            "labels.",
         ),
         (
             "{dataset: synthetic_patterns}",
             "{dataset: clevr-count, metric: map11}",
-            "tiny.yaml:11: targets.0.metric: map11 does not fit clevr_count, whose images have one label.",
+            "tiny.yaml:11: targets.0.metric: map11 does not fit clevr_count, whose images have one "
+            "label.",
         ),
         (
             "eps: [0, 0.5]",
             "eps: [0]\nevaluate: {attack: {steps: 3}}",
-            "tiny.yaml:6: evaluate.attack: has no effect: no `eps` is above 0, and `eps_of_clean` is not set.",
+            "tiny.yaml:6: evaluate.attack: has no effect: no `eps` is above 0, and "
+            "`eps_of_clean` is not set.",
         ),
         (
             "eps: [0, 0.5]",
@@ -300,7 +306,8 @@ def test_an_override_that_turns_an_axis_off_does_not_make_the_rest_a_mistake(fil
 def test_base(file: Path, tmp_path: Path):
     child = tmp_path / "child.yaml"
     child.write_text(
-        "base: tiny.yaml\nname: child\npretrain:\n  epochs: 9\nsubsets: [all]\nmethods: {full: {}}\n"
+        "base: tiny.yaml\nname: child\npretrain:\n  epochs: 9\nsubsets: [all]\n"
+        "methods: {full: {}}\n"
     )
     found = recipe.read(child)
     assert found.name == "child" and found.pretrain.epochs == 9
@@ -360,7 +367,7 @@ SCALES = (
     GOOD
     + """\
 scales:
-  tiny: {pretrain: {epochs: 1, optimizer: null}, eps: [0], methods: {fixed: null, full: {epochs: 1}}}
+  tiny: {pretrain: {epochs: 1, optimizer: null}, eps: [0], methods: {fixed: null,full: {epochs: 1}}}
   wrong:
     pretrain: {epoch: 1}
 """
@@ -480,12 +487,14 @@ def test_variants_lie_over_pretrain(file: Path):
         (
             "label_smoothing",
             "label_smothing",
-            "tiny.yaml:16: variants.smooth.label_smothing: unknown key. Did you mean 'label_smoothing'?",
+            "tiny.yaml:16: variants.smooth.label_smothing: unknown key. "
+            "Did you mean 'label_smoothing'?",
         ),
         (
             "preset: salman",
             "preset: salmon",
-            "tiny.yaml:17: variants.published.preset: there is no preset named 'salmon'. Did you mean salman?",
+            "tiny.yaml:17: variants.published.preset: there is no preset named 'salmon'. "
+            "Did you mean salman?",
         ),
         (
             "label_smoothing: 0.1, optimizer: {momentum: 0.8}",

@@ -1,4 +1,4 @@
-"""What a recipe may say: settings that are wrong, or have no effect, are refused."""
+"""Settings models: defaults, conflicts between settings, and labels of datasets."""
 
 import pytest
 from pydantic import ValidationError

@@ -8,7 +8,8 @@ from harness.config import pretrain_presets as presets
 from harness.config.train import PretrainSettings
 from writers.errors import UserError
 
-# ffcv-imagenet's rn18 configs: epochs -> the first epoch, counted from 0, that trains at 192 pixels.
+# ffcv-imagenet's rn18 configs: epochs -> the first epoch, counted from 0, that trains at 192
+# pixels.
 FIRST_AT_192 = {16: 12, 24: 19, 32: 25, 40: 32, 56: 45, 88: 71}
 RECIPE = "name: tiny\nsource: {path: photos}\nsubsets: [all]\n"
 

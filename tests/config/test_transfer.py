@@ -1,4 +1,4 @@
-"""What a recipe may say of methods: axes and settings that do nothing are refused, presets are the papers', lists fan out."""
+"""Settings of methods: errors for settings without effect, presets, and lists of values."""
 
 import json
 from typing import Any
@@ -81,7 +81,7 @@ def settings_of(method: str, recipe_settings: dict[str, Any]) -> Any:
         ),
         (
             {"full": {"grid": {"reinit_last": [1]}, "reinit_last": 1}},
-            "methods.full.reinit_last: has no effect beside the axis",
+            "methods.full.reinit_last: has no effect: the axis",
         ),
         ({"full": {"grid": {"lr": [0.1, 0.1]}}}, "names a value twice"),
         (

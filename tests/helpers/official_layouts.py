@@ -1,7 +1,4 @@
-"""Small datasets in their genuine layouts, as their archives unpack.
-
-Torchvision must read them, too.
-"""
+"""Make small datasets in their genuine layouts, which torchvision reads as well."""
 
 import pickle
 from pathlib import Path
@@ -15,7 +12,7 @@ COUNTER = iter(range(10**6))
 
 
 def image(path: Path, kind: str = "JPEG") -> None:
-    """A picture unlike any other."""
+    """Make a picture unlike any other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture(next(COUNTER), 30, 24).save(path, kind)
 
@@ -83,7 +80,7 @@ def pets(root: Path) -> None:
         rows = []
         for number, breed in enumerate(breeds, 1):
             for index in range(3):
-                # As the real set has it: files named .jpg that are PNGs with transparency.
+                # The real dataset has PNGs with transparency that are named .jpg.
                 image(
                     root / "images" / f"{breed}_{first + index}.jpg",
                     "PNG" if index == 2 else "JPEG",
@@ -181,7 +178,7 @@ def birdsnap(root: Path) -> None:
         for index in range(4):
             path = f"{name.replace(' ', '_')}/{index}.jpg"
             rows.append(f"http://x/{index}\t0\t{path}\t{number}\t3")
-            if number < 3:  # the third species is gone
+            if number < 3:  # the third species has no images
                 image(root / "images" / path)
             if index == 3:
                 test.append(path)

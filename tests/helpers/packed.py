@@ -1,4 +1,4 @@
-"""One tree of class folders, packed in every other way that people have images in."""
+"""Pack a tree of class folders in every other supported form."""
 
 import io
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def images_of(tree: Path, split: str) -> list[tuple[str, Path]]:
-    """(class, file), as sorted."""
+    """Return sorted pairs (class, file)."""
     return [(path.parent.name, path) for path in sorted((tree / split).glob("*/*"))]
 
 
@@ -38,15 +38,12 @@ def parquet_of(
     names: Sequence[str] | None = None,
     folder: str = "data",
 ) -> Path:
-    """Two shards of train, one of validation, in row groups of four.
-
-    Classes as in the hub's metadata.
-    """
+    """Make two shards of train and one of validation: row groups of four, the hub's metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     classes = sorted(path.name for path in (tree / "train").iterdir())
-    said = {
+    metadata = {
         "info": {"features": {"label": {"names": list(names or classes), "_type": "ClassLabel"}}}
     }
     schema = pa.schema(
@@ -54,7 +51,7 @@ def parquet_of(
             ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
             ("label", pa.int64()),
         ],
-        metadata={"huggingface": json.dumps(said)},
+        metadata={"huggingface": json.dumps(metadata)},
     )
     (out / "hub" / folder).mkdir(parents=True, exist_ok=True)
     for split, called, num_shards in (("train", "train", 2), ("val", "validation", 1)):
@@ -78,7 +75,7 @@ def parquet_of(
 def webdataset_of(
     tree: Path, out: Path, *, filenames: bool = False, json_label: bool = False, name: str = "set"
 ) -> Path:
-    """Keyed by the file's name, or, with `filenames`, by number, with the name in the .json."""
+    """Make shards keyed by file name or, with `filenames`, by number with the name in the .json."""
     classes = sorted(path.name for path in (tree / "train").iterdir())
     (out / "wds").mkdir(exist_ok=True)
     (out / "wds" / "classnames.txt").write_text("\n".join(classes) + "\n")
@@ -89,19 +86,19 @@ def webdataset_of(
                 for number, (class_name, path) in enumerate(images[shard::num_shards]):
                     key = f"{number:06d}" if filenames else f"{class_name}/{path.stem}"
                     label = classes.index(class_name)
-                    said = {"filename": f"{class_name}/{path.name}"} | (
+                    metadata = {"filename": f"{class_name}/{path.name}"} | (
                         {"label": label} if json_label else {}
                     )
                     if not json_label:
                         add(archive, f"{key}.cls", str(label).encode())
                     if filenames or json_label:
-                        add(archive, f"{key}.json", json.dumps(said).encode())
+                        add(archive, f"{key}.json", json.dumps(metadata).encode())
                     add(archive, key + path.suffix, path.read_bytes())
     return out / "wds"
 
 
 def official_of(tree: Path, out: Path) -> Path:
-    """ImageNet's two archives."""
+    """Make ImageNet's two archives."""
     with tarfile.open(out / "ILSVRC2012_img_train.tar", "w") as archive:
         for folder in sorted((tree / "train").iterdir()):
             inner = io.BytesIO()

@@ -1,4 +1,4 @@
-"""A file that a test has changed, with digests that fit it: as a bad writer might have left it."""
+"""Recompute the digests of a changed beton, to imitate a faulty writer."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from writers.beton.store import Manifest, file_digests, manifest_path
 
 
 def reseal(path: Path, **changes: Any) -> Manifest:
-    """Write the samples' digests and the manifest again, with these fields."""
+    """Write the sample digests and the manifest again with the given fields."""
     fields = json.loads(manifest_path(path).read_text()) | changes
     fields["encoding"] = Encoding.model_validate(fields["encoding"])
     number, data = fields["num_samples"], bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""The twelve transfer datasets in their genuine layouts, with all of their classes and few images of each."""
+"""Make the twelve transfer datasets in their genuine layouts, with all classes and few images."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def jpeg(seed: int, mode: str) -> bytes:
 def make_caltech101(
     root: Path, classes: Sequence[str] = (*caltech101.CLASSES, caltech101.BACKGROUND)
 ) -> Path:
-    """31 to 33 images per class, some gray, and the other files of the real folders."""
+    """Make 31 to 33 images per class, some gray, and the other files of the real folders."""
     folder = root / "caltech101" / "101_ObjectCategories"
     for label, name in enumerate(sorted(classes)):
         (folder / name).mkdir(parents=True)
@@ -85,7 +85,7 @@ def make_aircraft(root: Path) -> Path:
 
 
 def make_dtd(root: Path) -> Path:
-    folder = root / "dtd" / "dtd"  # torchvision puts the archive's dtd/ into a dtd/
+    folder = root / "dtd" / "dtd"  # torchvision nests the archive's dtd/ in another dtd/
     (folder / "labels").mkdir(parents=True)
     lists = {(part, fold): "" for part in ("train", "val", "test") for fold in range(1, 11)}
     for kind in (f"kind{label:02d}" for label in range(47)):
@@ -121,13 +121,13 @@ def make_flowers(root: Path) -> Path:
     savemat(folder / "imagelabels.mat", {"labels": labels[None, :]})
     savemat(
         folder / "setid.mat",
-        {name: np.array(found, np.uint16)[None, :] for name, found in by_turn.items()},
+        {name: np.array(images, np.uint16)[None, :] for name, images in by_turn.items()},
     )
     return root
 
 
 def make_birdsnap(root: Path) -> Path:
-    """The last species has no image left, the first no test image."""
+    """Make Birdsnap: the last species has no image, the first no test image."""
     birds = [f"Bird_{number:03d}" for number in range(500)]
     images, test = ["url\tmd5\tpath\tspecies_id\tbb_x1\tbb_y1"], ["path"]
     for number, bird in enumerate(birds, start=1):
@@ -172,7 +172,7 @@ def make_cars(root: Path) -> Path:
                 9,
                 5 * number % 196 + 1,
                 f"    {name}" if number % 2 else name,
-            )  # padded, as some are
+            )  # padded, like some in the dataset
         savemat(folder / place, {"annotations": rows})
     names = np.empty((1, 196), object)
     names[0] = [f"Make {number} Sedan" for number in range(196)]

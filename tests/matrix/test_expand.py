@@ -50,7 +50,8 @@ def touched(before: Recipe, after: Recipe) -> set[str]:
 
 def test_every_point_of_the_axes_is_trained_evaluated_and_transferred():
     matrix = expand(recipe())
-    # 2 subsets x 2 eps x 2 seeds = 8 models, and the reference; x 2 targets x 2 methods = 32 transfers
+    # 2 subsets x 2 eps x 2 seeds = 8 models, and the reference; x 2 targets x 2 methods = 32
+    # transfers
     assert kinds(matrix) == {"write": 4, "pretrain": 9, "rank": 1, "evaluate": 8, "transfer": 32}
     assert len({stage.name for stage in matrix.stages}) == len(matrix.stages)
 
@@ -192,7 +193,8 @@ def test_keys_are_the_same_at_every_expansion_and_in_every_recipe():
     )
     assert [stage.key for stage in one.stages] == [stage.key for stage in expand(recipe()).stages]
     shared = {stage.key for stage in one.stages} & {stage.key for stage in other.stages}
-    # the source, 2 models and their 8 transfers, 2 targets; not evaluate: the common classes are others
+    # the source, 2 models and their 8 transfers, 2 targets; not evaluate: the common classes are
+    # others
     assert len(shared) == 13
 
 
@@ -269,7 +271,7 @@ def test_ten_thousand_stages():
 
 
 def test_settings_are_dumped_once_however_many_models_there_are(monkeypatch: pytest.MonkeyPatch):
-    """What makes the expansion linear in its stages, with little for each."""
+    """The number of dumps does not grow with the number of stages, so expansion stays linear."""
 
     def dumps(asked: Recipe) -> int:
         counted = 0

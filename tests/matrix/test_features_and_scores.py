@@ -1,4 +1,4 @@
-"""The part of the matrix that looks at frozen models: what is scored, once a view, and what a recipe may say of it."""
+"""Stages that use frozen models: features once per view, scores, and errors in recipes."""
 
 import os
 import subprocess
@@ -88,7 +88,10 @@ def test_a_view_of_ones_own_goes_over_that_of_pretraining():
 
 
 def test_wrong_scores_are_named_with_their_line(tmp_path: Path):
-    text = "name: tiny\nsource: {dataset: synthetic_things}\nsubsets: [all]\ntargets:\n  - {dataset: synthetic_scenes}\n"
+    text = (
+        "name: tiny\nsource: {dataset: synthetic_things}\nsubsets: [all]\n"
+        "targets:\n  - {dataset: synthetic_scenes}\n"
+    )
     file = tmp_path / "tiny.yaml"
     file.write_text(text + "scores: [knn,\n  lep]\n")
     with pytest.raises(
@@ -256,7 +259,8 @@ def test_a_pattern_is_the_models_it_stands_for_and_an_entry_of_ones_own_goes_fir
 def test_a_recipe_without_patterns_is_read_without_the_libraries(tmp_path: Path):
     (tmp_path / "tiny.yaml").write_text(MODELS + "  - timm/resnet10t\n  - torchvision/resnet18\n")
     code = (
-        "import sys; from harness.matrix import expand as matrix; from harness.config import load as recipe; print(len(matrix.expand(recipe.read('tiny.yaml')).stages));"
+        "import sys; from harness.matrix.expand import expand; from harness.config import load; "
+        "print(len(expand(load.read('tiny.yaml')).stages));"
         "assert not {'torch', 'timm', 'torchvision'} & set(sys.modules)"
     )
     ended = subprocess.run(

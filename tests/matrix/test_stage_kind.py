@@ -1,4 +1,4 @@
-"""Adding a kind of stage adds a package: no list is edited, and it plans and runs like the others."""
+"""Adding a kind of stage adds a package and edits no list; it plans and runs like the others."""
 
 import os
 import subprocess

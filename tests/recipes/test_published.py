@@ -1,4 +1,4 @@
-"""Recipes that repeat a study do what its published code does, where our own defaults are others."""
+"""Recipes that repeat a study match its published code where the defaults here differ."""
 
 import pytest
 

@@ -88,7 +88,7 @@ def test_a_tiny_recipe_runs_to_its_report(name: str, matrices: dict[str, Matrix]
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_tiny_recipe_has_16_channels_or_more(name: str, matrices: dict[str, Matrix]):
-    """CPU kernels of torch are wrong for narrower strided 1x1 convolutions (uxlfoundation/oneDNN#6035)."""
+    """Torch computes narrower strided 1x1 convolutions wrongly (uxlfoundation/oneDNN#6035)."""
     for stage in matrices[name].stages:
         if stage.kind == "pretrain":
             assert min(stage.config["settings"]["channels"] or [16]) >= 16, stage.name

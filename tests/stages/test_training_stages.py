@@ -1,4 +1,4 @@
-"""The stages on tiny betons: they learn, repeat themselves exactly, resume exactly, and read the test split once."""
+"""Training stages on tiny betons: they learn, repeat and resume exactly, and read test once."""
 
 import json
 import math
@@ -153,7 +153,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     "attack", [{"eps_at": 16}, {"method": "free", "replays": 2}, {"method": "fast", "norm": "linf"}]
 )
 def test_also_with_resizing_averaging_and_cheap_attacks(root: Path, source: Result, attack: dict):
-    """Interrupted at every third step, in the middle of epochs; `eps_used` says the radius at each resolution."""
+    """Interrupted at every third step, within epochs; `eps_used` is the radius by resolution."""
     settings = {
         "epochs": 3,
         "resolution": 24,
@@ -197,7 +197,7 @@ def test_also_with_resizing_averaging_and_cheap_attacks(root: Path, source: Resu
 
 
 def test_evaluating_on_the_way_changes_nothing_and_resumes(root: Path, source: Result):
-    """Every second pass, its time apart from training's; the rest is bit for bit what it is without."""
+    """Evaluates every second epoch, timed apart; everything else is bit-equal to a run without."""
     settings = {"epochs": 5, "ema_decay": 0.5}
     plain = pretrain.run(pretrain_context(root, source, "no-eval", settings=settings))
     settings |= {"eval_every": 2}
@@ -210,10 +210,8 @@ def test_evaluating_on_the_way_changes_nothing_and_resumes(root: Path, source: R
         same_weights(root / "eval", root / "no-eval")
         and whole.metrics["val"] == plain.metrics["val"]
     )
-    for stop_at in (
-        9,
-        1,
-    ):  # behind the second pass, at its end, where its checkpoint lacks the scores; a step later
+    # At the end of the second pass, after which its checkpoint lacks the scores; and a step later.
+    for stop_at in (9, 1):
         calls = iter(range(10**6))
         with pytest.raises(Stopped):
             pretrain.run(
@@ -352,7 +350,7 @@ def test_a_rate_that_diverges_is_passed_over_and_all_of_them_are_an_error(
 def test_a_network_of_one_size_is_shown_images_of_that_size(
     root: Path, tmp_path: Path, target: Result, arch: str, taken: int
 ):
-    """Whatever the method says for all models: at another one a transformer with position embeddings cannot compute."""
+    """A transformer with position embeddings uses its own resolution, not that of the method."""
     models.save(
         tmp_path / pretrain.MODEL_FILE, models.build(arch, 3), {"arch": arch, "resolution": 160}
     )
@@ -368,7 +366,7 @@ def test_a_network_of_one_size_is_shown_images_of_that_size(
 
 
 def check_predictions(root: Path, metrics: dict, source: Result) -> None:
-    """Every score can be counted again from the file, and each image found again in another split's or run's."""
+    """Scores can be recomputed from the file, and its images found in files of other runs."""
     found = np.load(root / "evaluate" / metrics["predictions"])
     beton = open_beton(root / "data" / source.metrics["splits"]["val"]["path"])
     assert (
@@ -517,7 +515,7 @@ def test_a_pass_over_images_says_how_far_it_is_and_stops_behind_a_batch(
 
 
 def test_each_fold_of_train_is_ranked_by_a_model_that_has_not_seen_it(root: Path, source: Result):
-    """The same ranking as of folds that are put together by hand; a model that has seen all of train is refused."""
+    """Equals the ranking of folds joined by hand; a model that trained on all folds is refused."""
     beton = root / "data" / source.metrics["splits"]["train"]["path"]
     needs, right, seen = {"data": source}, np.zeros(3), []
     for number in range(2):

@@ -1,4 +1,4 @@
-"""The write stage takes what another stage, or a person, has written already, and gives the same result as without it."""
+"""The write stage reuses existing betons, with the same result as without them."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,13 @@ from writers.beton.store import open_beton
 RECIPE = """\
 name: small
 source: {path: things, val: 0.25}
-subsets: [all, {name: three, classes: [c0, c1, c3]}, {name: few, per_class: 4}, {name: two, classes: [c3, c1]}]
+subsets:
+  [
+    all,
+    {name: three, classes: [c0, c1, c3]},
+    {name: few, per_class: 4},
+    {name: two, classes: [c3, c1]},
+  ]
 archs: [resnet10]
 """
 

@@ -11,10 +11,10 @@ from harness.config.attack import AttackSettings
 from harness.config.train import ScheduleSettings
 from harness.modeling import classifier as models
 from harness.profiling.timer import Timer
-from harness.train import autotune as trial
-from harness.train import compilation as compiled
+from harness.train import autotune, compilation
 from harness.train.compilation import CompiledModel
-from harness.train.trainee import ModelTrainee
+from harness.train.optimizer import make_sgd
+from harness.train.step import StepConfig, TrainStep, make_step
 from writers.errors import UserError
 
 K, SIDE = 3, 24
@@ -26,35 +26,22 @@ STARTING_AT_RANDOM, FREE = (
 )
 
 
-def make_trainee(
+def make_learner(
     eps: float = 0.3, attack: AttackSettings = STARTING_AT_RANDOM, **more
-) -> ModelTrainee:
+) -> TrainStep:
     torch.manual_seed(0)
     model = models.build("resnet10", K, channels=(16, 16, 16, 16))
-    trainee = ModelTrainee(
-        model,
-        ScheduleSettings(),
-        0.1,
-        device="cpu",
-        precision="float32",
-        label_smoothing=0.0,
-        timer=Timer("cpu"),
-        train_mode=model.train,
-        attack=attack,
-        eps=eps,
-        ema_decay=0.9,
-        **more,
-    )
-    trainee.batch_size = 16
-    return trainee
+    config = StepConfig(0.1, attack=attack, eps=eps, ema_decay=0.9, **more)
+    return make_step(model.train(), make_sgd(model, ScheduleSettings(), 0.1), config, Timer("cpu"))
 
 
 def batch(size: int = 16) -> tuple[Tensor, Tensor]:
-    return trial.noise_batch(size, SIDE, K, "cpu")
+    return autotune.noise_batch(size, SIDE, K, "cpu")
 
 
 def assert_same(state: dict, expected: dict) -> None:
-    assert state.pop("compiled") == expected.pop("compiled")
+    for name in ("compile_mode", "batch_size"):
+        assert state.pop(name) == expected.pop(name)
     torch.testing.assert_close(state, expected, rtol=0, atol=0)
 
 
@@ -71,14 +58,14 @@ def test_noise_looks_like_a_loaders_batch():
 @pytest.mark.parametrize("attack", [STARTING_AT_RANDOM, FREE])
 @pytest.mark.parametrize("steps_before", [0, 2])
 def test_a_trial_leaves_no_mark(steps_before, attack):
-    trainee = make_trainee(attack=attack)
+    learner = make_learner(attack=attack)
     for _ in range(steps_before):
-        trainee.train_batch(*batch())
-    before, numbers = copy.deepcopy(trainee.state_dict()), torch.get_rng_state()
-    with trial.unchanged(trainee, "cpu"):
-        trainee.train_batch(*batch())
+        learner.train_batch(*batch())
+    before, numbers = copy.deepcopy(learner.state_dict()), torch.get_rng_state()
+    with autotune.restore_after(learner, "cpu"):
+        learner.train_batch(*batch())
         torch.rand(3)
-    assert_same(trainee.state_dict(), before)
+    assert_same(learner.state_dict(), before)
     assert torch.equal(torch.get_rng_state(), numbers)
 
 
@@ -106,11 +93,11 @@ class FakeClock:
 @pytest.fixture
 def compiles(monkeypatch):
     clock = FakeClock()
-    monkeypatch.setattr(trial, "time", clock)
+    monkeypatch.setattr(autotune, "time", clock)
 
     def at_speed(seconds: float) -> None:
         monkeypatch.setattr(
-            "harness.train.trainee.CompiledModel",
+            "harness.train.step.CompiledModel",
             partial(FakeCompiled, seconds=seconds, clock=clock),
         )
 
@@ -120,31 +107,31 @@ def compiles(monkeypatch):
 @pytest.mark.parametrize(("seconds", "chosen"), [(0.9, "compiled"), (1.0, "eager"), (1.1, "eager")])
 def test_auto_compiles_where_it_pays(compiles, seconds, chosen):
     compiles(seconds)
-    trainee = make_trainee()
-    before = copy.deepcopy(trainee.state_dict())
-    measured = trial.choose_compiled(trainee, batch(), "auto", "cpu")
-    assert measured["chosen"] == chosen == trainee.compiled
+    learner = make_learner()
+    before = copy.deepcopy(learner.state_dict())
+    measured = autotune.choose_compile_mode(learner, batch(), "auto", "cpu")
+    assert measured["chosen"] == chosen == learner.compile_mode
     assert set(measured) == {"chosen", "eager", "compiled"} and measured["eager"]["step_s"] == 1.0
-    assert_same(trainee.state_dict(), {**before, "compiled": chosen})
+    assert_same(learner.state_dict(), {**before, "compile_mode": chosen, "batch_size": 16})
 
 
 def test_a_compiler_that_fails_is_left_out_or_told(compiles):
     compiles(-1)
-    trainee = make_trainee()
-    measured = trial.choose_compiled(trainee, batch(), "auto", "cpu")
+    learner = make_learner()
+    measured = autotune.choose_compile_mode(learner, batch(), "auto", "cpu")
     assert measured["chosen"] == "eager" and measured["compiled"] == {"failed": "no C++ compiler"}
     with pytest.raises(UserError, match=r"torch.compile failed: no C\+\+ compiler\n.*compile: off"):
-        trial.choose_compiled(trainee, batch(), "on", "cpu")
-    assert trial.choose_compiled(trainee, batch(), "off", "cpu") == {"chosen": "eager"}
+        autotune.choose_compile_mode(learner, batch(), "on", "cpu")
+    assert autotune.choose_compile_mode(learner, batch(), "off", "cpu") == {"chosen": "eager"}
 
 
 def test_a_resumed_run_computes_as_it_did(compiles):
     compiles(0.5)
-    first, second = make_trainee(), make_trainee()
-    trial.choose_compiled(first, batch(), "on", "cpu")
+    first, second = make_learner(), make_learner()
+    autotune.choose_compile_mode(first, batch(), "on", "cpu")
     second.load_state_dict(first.state_dict())
-    assert second.compiled == "compiled" and isinstance(second.step.logits_of, FakeCompiled)
-    assert second.step.logits_of.sizes == {16}
+    assert second.compile_mode == "compiled" and isinstance(second.logits_of, FakeCompiled)
+    assert second.logits_of.sizes == {16}
 
 
 @pytest.fixture
@@ -161,14 +148,14 @@ def graphs(monkeypatch):
         torch, "compile", lambda model, **options: compile_(model, **{**options, "backend": keep})
     )
     yield made
-    compiled.forget()
+    compilation.reset()
 
 
 def test_each_run_of_a_process_compiles_anew(graphs, monkeypatch):
-    monkeypatch.setattr(compiled, "RECOMPILE_LIMIT", 1)
+    monkeypatch.setattr(compilation, "RECOMPILE_LIMIT", 1)
     for num_runs in (1, 2):
         assert (
-            trial.choose_compiled(make_trainee(eps=0.0), batch(), "on", "cpu")["chosen"]
+            autotune.choose_compile_mode(make_learner(eps=0.0), batch(), "on", "cpu")["chosen"]
             == "compiled"
         )
         assert len(graphs) == num_runs

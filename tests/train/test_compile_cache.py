@@ -22,8 +22,7 @@ from torch._dynamo.utils import counters
 
 import harness.runner.worker
 from harness.profiling.timer import Timer
-from harness.train.compilation import CompiledModel
-from harness.train.step import make_step
+from harness.train.step import StepConfig, make_step
 
 
 class Tiny(nn.Module):
@@ -38,11 +37,10 @@ class Tiny(nn.Module):
 torch.set_num_threads(1)
 torch.manual_seed(0)
 model = Tiny()
-step = make_step(model, torch.optim.SGD(model.parameters(), 0.1), device="cpu", precision="float32", label_smoothing=0.0,
-                 attack=None, eps=0.0, timer=Timer("cpu"), train_mode=model.train)
-step.logits_of = CompiledModel(model, "default", frozenset([8]))
+step = make_step(model, torch.optim.SGD(model.parameters(), 0.1), StepConfig(0.1), Timer("cpu"))
+step.compile("compiled", 8)
 for _ in range(2):
-    step(torch.randint(256, (8, 3, 12, 12), dtype=torch.uint8), torch.arange(8) % 3)
+    step.train_batch(torch.randint(256, (8, 3, 12, 12), dtype=torch.uint8), torch.arange(8) % 3)
 print(json.dumps({"hits": counters["inductor"]["fxgraph_cache_hit"], "misses": counters["inductor"]["fxgraph_cache_miss"],
                   "loss": step.totals()["loss"]}))
 """

@@ -9,31 +9,23 @@ from harness.config.attack import AttackSettings
 from harness.config.train import ScheduleSettings
 from harness.modeling.classifier import build
 from harness.profiling.timer import Timer
-from harness.train import autotune as trial
-from harness.train.trainee import ModelTrainee
+from harness.train import autotune
+from harness.train.optimizer import make_sgd
+from harness.train.step import StepConfig, TrainStep, make_step
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def make_trainee(compiled: str, **attack) -> ModelTrainee:
+def make_learner(compiled: str, **attack) -> TrainStep:
     torch.manual_seed(0)
     model = build("resnet10", 5, channels=(16, 16, 16, 16)).to("cuda")
-    trainee = ModelTrainee(
-        model,
-        ScheduleSettings(),
-        0.1,
-        device="cuda:0",
-        precision="float32",
-        label_smoothing=0.0,
-        timer=Timer("cuda:0"),
-        train_mode=model.train,
-        attack=AttackSettings(steps=3, **attack),
-        eps=0.5,
+    config = StepConfig(0.1, device="cuda:0", attack=AttackSettings(steps=3, **attack), eps=0.5)
+    learner = make_step(
+        model.train(), make_sgd(model, ScheduleSettings(), 0.1), config, Timer("cuda:0")
     )
-    trainee.batch_size = 16
-    trainee.compile(compiled)
-    trainee.set_rate(1.0)
-    return trainee
+    learner.compile(compiled, 16)
+    learner.set_rate(1.0)
+    return learner
 
 
 @pytest.mark.gpu
@@ -46,16 +38,16 @@ def test_a_captured_attack_gives_the_images_of_an_eager_one(attack):
 
     Weights are made equal before each batch: training is chaotic, and amplifies a difference in rounding.
     """
-    eager, captured = (make_trainee(name, **attack) for name in ("eager", "captured_attack"))
+    eager, captured = (make_learner(name, **attack) for name in ("eager", "captured_attack"))
     for size, side in ((16, 32), (16, 32), (7, 32), (16, 48), (16, 48)):
         captured.model.load_state_dict(eager.model.state_dict())  # in place, as graphs need
-        batch = trial.noise_batch(size, side, 5, "cuda:0")
-        theirs, ours = (trainee.step.attack(*batch).clone() for trainee in (eager, captured))
+        batch = autotune.noise_batch(size, side, 5, "cuda:0")
+        theirs, ours = (learner.attack(*batch).clone() for learner in (eager, captured))
         # cuDNN may add in another order. A gradient close to a kink of ReLU, or to zero under
         # sign, then moves a few pixels elsewhere.
         assert ((ours - theirs).abs() < 1e-4).double().mean() > 0.99
-        for trainee in (eager, captured):
-            trainee.train_batch(*batch)
+        for learner in (eager, captured):
+            learner.train_batch(*batch)
     eager_totals, captured_totals = eager.totals(), captured.totals()
     assert captured_totals["num_images"] == eager_totals["num_images"] == 71
     assert captured_totals["zero_gradients"] == eager_totals["zero_gradients"]
@@ -82,15 +74,15 @@ def test_a_loader_may_work_while_an_attack_is_captured():
             errors.append(error)
             at_work.set()
 
-    trainee = make_trainee("captured_attack")
+    learner = make_learner("captured_attack")
     loader = threading.Thread(target=load)
     loader.start()
     assert at_work.wait(60)
     for side in (32, 40, 48):
-        trainee.train_batch(*trial.noise_batch(16, side, 5, "cuda:0"))
+        learner.train_batch(*autotune.noise_batch(16, side, 5, "cuda:0"))
     over.set()
     loader.join()
-    assert not errors and trainee.totals()["num_images"] == 48
+    assert not errors and learner.totals()["num_images"] == 48
 
 
 @pytest.mark.parametrize(
@@ -107,4 +99,4 @@ def test_a_loader_may_work_while_an_attack_is_captured():
     ],
 )
 def test_what_is_tried(on_gpu, attacked, names):
-    assert trial.ways(on_gpu, attacked=attacked) == names
+    assert autotune.compile_modes(on_gpu, attacked) == names

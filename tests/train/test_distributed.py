@@ -31,7 +31,7 @@ from harness.system.distributed import AsyncFlags, ProcessGroup
 from harness.train.evaluate import View, evaluate
 from harness.train.fit import num_batches
 from harness.train.metrics import in_order
-from harness.train.step import make_step
+from harness.train.step import StepConfig, make_step
 from loaders import open_loader
 from loaders.plan import LoaderPlan
 from tests.helpers.tiny_stages import PRETRAIN, SPLITS, as_result, write_colours
@@ -155,19 +155,14 @@ def train_plainly(
     torch.manual_seed(0)
     model = Plain()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    step = make_step(
-        model,
-        optimizer,
-        device="cpu",
-        precision="float32",
+    config = StepConfig(
+        0.1,
         label_smoothing=0.1,
         attack=attack,
         eps=0.5 if attack else 0.0,
-        timer=Timer("cpu"),
-        train_mode=model.train,
-        num_parts=parts,
-        group=group,
+        num_micro_batches=parts,
     )
+    step = make_step(model.train(), optimizer, config, Timer("cpu"), group=group)
     plan = LoaderPlan(
         beton,
         11,
@@ -186,7 +181,7 @@ def train_plainly(
                 for batch in loader.samples.batches(plan, epoch)
             ]
             for images, labels in loader.epoch(epoch):
-                step(images, labels)
+                step.train_batch(images, labels)
             losses.append(step.totals())
         counts = evaluate(
             model,
@@ -490,9 +485,7 @@ def test_a_process_that_dies_ends_all_with_an_error(victim, data, written, tmp_p
     group.processes[victim].kill()
     codes = group.codes()
     assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 1
-    assert (
-        "has lost another one" in (folder / "error.txt").read_text() and result.load(folder) is None
-    )
+    assert "lost another one" in (folder / "error.txt").read_text() and result.load(folder) is None
 
 
 def test_a_mistake_is_told_once_and_ends_all(data, written, tmp_path):

@@ -1,4 +1,4 @@
-"""The loop on a trainee that remembers what it was given: steps, rates, stops, resumption, divergence."""
+"""The loop on a learner that remembers what it was given: steps, rates, stops, resumption, divergence."""
 
 from pathlib import Path
 
@@ -95,7 +95,7 @@ class Recorder:
 
 
 def train(
-    trainee: Recorder,
+    learner: Recorder,
     loader: Loader,
     schedule: ScheduleSettings = CONSTANT,
     *,
@@ -104,7 +104,7 @@ def train(
 ):
     clock = more.pop("clock", None) or Clock()
     return list(
-        fit(trainee, loader, schedule, num_epochs=epochs, timer=Timer("cpu"), clock=clock, **more)
+        fit(learner, loader, schedule, num_epochs=epochs, timer=Timer("cpu"), clock=clock, **more)
     )
 
 
@@ -134,26 +134,26 @@ def resolution_at(epoch: int) -> int:
 def test_every_epoch_has_its_batches_but_no_last_one_of_a_single_image(
     num_samples, drop_last, sizes
 ):
-    trainee = Recorder()
-    records = train(trainee, FakeLoader(num_samples, drop_last=drop_last), epochs=2)
-    assert [step[:2] for step in trainee.steps] == [
+    learner = Recorder()
+    records = train(learner, FakeLoader(num_samples, drop_last=drop_last), epochs=2)
+    assert [step[:2] for step in learner.steps] == [
         (epoch, size) for epoch in range(2) for size in sizes
     ]
     assert [record["num_images"] for record in records] == [sum(sizes)] * 2
 
 
 def test_batches_of_one_image_are_used_where_that_is_the_batch_size():
-    trainee = Recorder()
-    train(trainee, FakeLoader(3, batch_size=1), epochs=1)
-    assert [size for _, size, _ in trainee.steps] == [1, 1, 1]
+    learner = Recorder()
+    train(learner, FakeLoader(3, batch_size=1), epochs=1)
+    assert [size for _, size, _ in learner.steps] == [1, 1, 1]
 
 
 def test_the_rate_follows_the_schedule_step_by_step_and_records_say_it():
     schedule = ScheduleSettings(schedule="cosine", warmup_epochs=1)
-    trainee = Recorder()
-    records = train(trainee, FakeLoader(12), schedule)
+    learner = Recorder()
+    records = train(learner, FakeLoader(12), schedule)
     expected = [learning_rate(schedule, 1.0, step, 9, 3) for step in range(9)]
-    assert [rate for _, _, rate in trainee.steps] == expected
+    assert [rate for _, _, rate in learner.steps] == expected
     assert [record["lr"] for record in records] == pytest.approx(
         [0.5 * expected[step] for step in (0, 3, 6)]
     )
@@ -252,15 +252,15 @@ def test_clocks_add_up_over_restarts(tmp_path, monkeypatch):
     )
     clock = Clock()
     for stop_at in (2, 2, 3, 100):
-        trainee = Slow()
+        learner = Slow()
         try:
             records = train(
-                trainee,
+                learner,
                 FakeLoader(12),
                 checkpoints=Checkpoints(tmp_path),
                 clock=clock,
-                stop_requested=lambda trainee=trainee, stop_at=stop_at: (
-                    len(trainee.steps) >= stop_at
+                stop_requested=lambda learner=learner, stop_at=stop_at: (
+                    len(learner.steps) >= stop_at
                 ),
             )
         except Stopped:
@@ -299,9 +299,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_is_told(tmp_path,
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 4
     newest.write_bytes(data)
-    clock, trainee = Clock(), Recorder()
-    records = train(trainee, FakeLoader(12), checkpoints=Checkpoints(tmp_path), clock=clock)
-    assert len(trainee.steps) == 5 and trainee.total == whole.total  # from step 4 on
+    clock, learner = Clock(), Recorder()
+    records = train(learner, FakeLoader(12), checkpoints=Checkpoints(tmp_path), clock=clock)
+    assert len(learner.steps) == 5 and learner.total == whole.total  # from step 4 on
     assert without_seconds(records) == without_seconds(expected)
     assert len(clock.damaged_checkpoints) == 1 and newest.name in clock.damaged_checkpoints[0]
     assert newest.name in capsys.readouterr().err
@@ -327,14 +327,14 @@ def test_divergence_names_step_and_rate_and_the_last_good_checkpoint(tmp_path, b
 
 @pytest.mark.parametrize("bad_step", [0, 1, 4])
 def test_a_lower_rate_is_advised_only_if_the_first_step_was_finite(bad_step):
-    trainee = Recorder(bad_step)
+    learner = Recorder(bad_step)
     with pytest.raises(Diverged, match=f"from step {bad_step + 1} of 9 on") as failed:
-        train(trainee, FakeLoader(12))
+        train(learner, FakeLoader(12))
     advises_rate = "learning rate" in failed.value.hint
     causes = [cause in failed.value.hint for cause in ("pixels", "weights", "`harness doctor`")]
     assert "precision: float32" in failed.value.hint
     assert (advises_rate, causes) == ((False, [True] * 3) if bad_step == 0 else (True, [False] * 3))
-    assert len(trainee.steps) == (1 if bad_step == 0 else 3 * (bad_step // 3 + 1)), (
+    assert len(learner.steps) == (1 if bad_step == 0 else 3 * (bad_step // 3 + 1)), (
         "checked at once"
     )
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from harness.runner.context import OutOfMemoryError, StageContext
 from harness.stages.pretrain import run as pretrain
 from harness.stages.transfer import run as transfer
-from harness.train import micro_batching as memory
-from harness.train.step import Step
+from harness.train import micro_batching
+from harness.train.step import TrainStep
 from harness.transfer.methods._shared_backbone import SharedBackbone
 from tests.helpers.tiny_stages import (
     TRANSFER,
@@ -20,7 +20,7 @@ from tests.helpers.tiny_stages import (
     without_times,
     write_colours,
 )
-from tests.train.test_autotune import assert_same, batch, make_trainee
+from tests.train.test_autotune import assert_same, batch, make_learner
 from writers.errors import UserError
 
 
@@ -33,9 +33,9 @@ def limit_memory(
 ) -> None:
     """From the `after`-th forward pass on, one of more images fails, as a GPU's allocator makes it."""
     seen: list[int] = []
-    original = Step._forward
+    original = TrainStep._forward
 
-    def forward(self: Step, images: Tensor, labels: Tensor, **how: bool) -> Tensor:
+    def forward(self: TrainStep, images: Tensor, labels: Tensor, **how: bool) -> Tensor:
         seen.append(len(images))
         if len(images) > most_images and len(seen) > after:
             raise error(
@@ -43,7 +43,7 @@ def limit_memory(
             )
         return original(self, images, labels, **how)
 
-    monkeypatch.setattr(Step, "_forward", forward)
+    monkeypatch.setattr(TrainStep, "_forward", forward)
 
 
 @pytest.fixture
@@ -71,22 +71,24 @@ def transfer_context(tmp_path, source):
 def test_auto_cuts_a_batch_into_the_fewest_parts_that_fit(
     tmp_path, monkeypatch, most_images, parts
 ):
-    trainee = make_trainee()
+    learner = make_learner()
     limit_memory(monkeypatch, most_images)
-    before = copy.deepcopy(trainee.state_dict())
+    before = copy.deepcopy(learner.state_dict())
     assert (
-        memory.choose_parts(trainee, "auto", batch(), tmp_path) == parts == trainee.step.num_parts
+        micro_batching.choose_micro_batches(learner, "auto", batch(), tmp_path)
+        == parts
+        == learner.num_micro_batches
     )
-    before["step"]["num_parts"] = parts
-    assert_same(trainee.state_dict(), before)
-    trainee.train_batch(*batch())
+    before["num_micro_batches"] = parts
+    assert_same(learner.state_dict(), before)
+    learner.train_batch(*batch())
 
 
 def test_of_several_processes_each_has_a_part_of_the_batch_that_fits(tmp_path, monkeypatch):
     limit_memory(monkeypatch, 9)
-    said = str(memory.out_of_memory(make_trainee(), batch(), tmp_path, 1, num_processes=4))
+    said = str(micro_batching.out_of_memory(make_learner(), batch(), tmp_path, 1, num_processes=4))
     assert (
-        "16 images, a process's part of a batch, at 24 pixels; 8 fit" in said
+        "the 16 images of a batch on one process at 24 pixels; 8 fit" in said
         and "batch_size: 32 " in said
     )
 
@@ -94,10 +96,14 @@ def test_of_several_processes_each_has_a_part_of_the_batch_that_fits(tmp_path, m
 def test_where_no_pair_fits_no_part_does(tmp_path, monkeypatch):
     limit_memory(monkeypatch, 1)
     with pytest.raises(UserError, match="two images at 24 pixels"):
-        memory.choose_parts(make_trainee(), "auto", batch(), tmp_path)
-    assert "two images" in str(memory.out_of_memory(make_trainee(), batch(), tmp_path, 1))
+        micro_batching.choose_micro_batches(make_learner(), "auto", batch(), tmp_path)
+    assert "two images" in str(micro_batching.out_of_memory(make_learner(), batch(), tmp_path, 1))
     assert (
-        type(memory.out_of_memory(make_trainee(num_parts=8), batch(), tmp_path, "auto"))
+        type(
+            micro_batching.out_of_memory(
+                make_learner(num_micro_batches=8), batch(), tmp_path, "auto"
+            )
+        )
         is UserError
     )
 
@@ -135,7 +141,8 @@ def test_what_fitted_at_first_is_tried_again_in_twice_as_many_parts(tmp_path, so
             patched, 9, after=3
         )  # 1 forward pass of trial in 1 part, then steps of training
         with pytest.raises(
-            OutOfMemoryError, match=r"no longer enough memory for 16 images(.|\n)*in 2 parts"
+            OutOfMemoryError,
+            match=r"no longer enough memory for 16 images(.|\n)*into 2 micro-batches",
         ):
             pretrain.run(
                 pretrain_context(
@@ -143,7 +150,7 @@ def test_what_fitted_at_first_is_tried_again_in_twice_as_many_parts(tmp_path, so
                 )
             )
     limit_memory(monkeypatch, 4, after=4)  # again: 8 fit when it is tried, and not later
-    with pytest.raises(OutOfMemoryError, match=r"for 8 images(.|\n)*in 4 parts"):
+    with pytest.raises(OutOfMemoryError, match=r"for 8 images(.|\n)*into 4 micro-batches"):
         pretrain.run(
             pretrain_context(tmp_path, source, "auto", settings={**settings, "accumulate": "auto"})
         )
@@ -169,8 +176,8 @@ def test_a_transfer_of_the_network_goes_in_parts_where_its_recipe_says_so(
 def test_a_transfer_whose_memory_others_hold_is_tried_again(transfer_context, monkeypatch):
     context = transfer_context("full")
     limit_memory(monkeypatch, 9)
-    monkeypatch.setattr(memory, "_of_others", lambda device: 3e9)
-    with pytest.raises(OutOfMemoryError, match=r"5 fit. Others hold 3.0 GB"):
+    monkeypatch.setattr(micro_batching, "_bytes_of_others", lambda device: 3e9)
+    with pytest.raises(OutOfMemoryError, match=r"5 fit. Other processes use 3.0 GB"):
         transfer.run(context)
 
 
@@ -191,8 +198,8 @@ def test_heads_on_a_frozen_network_are_not_offered_parts(transfer_context, monke
 
 @pytest.mark.parametrize("content", ["", "[]", '{"at_least": "many"}', '{"at_least": 0}'])
 def test_what_a_folder_remembers_is_no_trap_when_it_is_damaged(tmp_path, content):
-    (tmp_path / memory.FILE_NAME).write_text(content)
-    assert memory.choose_parts(make_trainee(), "auto", batch(), tmp_path) == 1
+    (tmp_path / micro_batching.FILE_NAME).write_text(content)
+    assert micro_batching.choose_micro_batches(make_learner(), "auto", batch(), tmp_path) == 1
 
 
 def test_another_error_stays_what_it_is(tmp_path, monkeypatch):
@@ -202,7 +209,7 @@ def test_another_error_stays_what_it_is(tmp_path, monkeypatch):
     def broken(*_: object, **__: object) -> Tensor:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(Step, "_forward", broken)
+    monkeypatch.setattr(TrainStep, "_forward", broken)
     with pytest.raises(RuntimeError, match="something else"):
         pretrain.run(pretrain_context(tmp_path, source))
 

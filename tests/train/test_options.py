@@ -14,11 +14,10 @@ from harness.config.train import ScheduleSettings
 from harness.modeling import classifier as models
 from harness.modeling.blur_pool import BlurredConv2d, add_blur_pool
 from harness.profiling.timer import Timer
-from harness.train import step as stepping
-from harness.train.ema import WeightAverage
+from harness.train import attack as attacks
 from harness.train.flip_tta import FlipAverage
 from harness.train.optimizer import make_sgd
-from harness.train.step import make_step
+from harness.train.step import StepConfig, make_step
 from tests.helpers.smooth_networks import make_float64, make_smooth
 from writers.errors import UserError
 
@@ -47,18 +46,8 @@ def batches(num: int, size: int = 6, side: int = 24) -> list[tuple[Tensor, Tenso
 def stepper(model: nn.Module, eps: float = 0.0, **more):
     optimizer = make_sgd(model, ScheduleSettings(weight_decay=0), 0.1)
     attack = AttackSettings(**more.pop("attack", {}))
-    return make_step(
-        model,
-        optimizer,
-        device="cpu",
-        precision="float32",
-        label_smoothing=0.0,
-        eps=eps,
-        attack=attack,
-        timer=Timer("cpu"),
-        train_mode=model.train,
-        **more,
-    )
+    config = StepConfig(0.1, attack=attack, eps=eps, **more)
+    return make_step(model.train(), optimizer, config, Timer("cpu"))
 
 
 def test_blurs_with_the_binomial_filter_and_then_convolves():
@@ -112,11 +101,10 @@ def test_blurring_without_effect_is_refused():
 
 def test_the_average_is_the_textbooks_and_the_model_keeps_its_own_weights():
     model = network()
-    average = WeightAverage(model, 0.6)
     mean = {name: value.clone() for name, value in model.state_dict().items()}
-    step = stepper(model, average=average)
+    step = stepper(model, ema_decay=0.6)
     for number, batch in enumerate(batches(6)):
-        step(*batch)
+        step.train_batch(*batch)
         decay = min(0.6, (1 + number) / (10 + number))
         for name, value in model.state_dict().items():
             mean[name] = (
@@ -125,7 +113,7 @@ def test_the_average_is_the_textbooks_and_the_model_keeps_its_own_weights():
                 else value.clone()
             )
     own = {name: value.clone() for name, value in model.state_dict().items()}
-    with average.in_place():
+    with step.final_weights():
         for name, value in model.state_dict().items():
             # float32; measured 1.2e-7
             assert torch.allclose(value, mean[name], rtol=0, atol=1e-6), name
@@ -159,7 +147,7 @@ def test_free_training_is_the_plain_loop(norm):
         torch.zeros(6, 3, 24, 24),
     )
     for images, labels in batches(3):
-        step(images, labels)
+        step.train_batch(images, labels)
         for _ in range(3):
             moved = (images / 255 + noise).clamp(0, 1).requires_grad_()
             loss = functional.cross_entropy(plain(moved), labels)
@@ -178,7 +166,7 @@ def test_free_training_is_the_plain_loop(norm):
     assert noise.flatten(1).norm(dim=1).max() <= eps * (1.001 if norm == "l2" else 42)
     # Noise and logits are float32, and nine updates amplify their rounding: to 6e-6 in the weights.
     # Under linf the sign of a gradient that is almost zero may differ for a pixel.
-    close = (step.free.noise - noise).abs() < 1e-4
+    close = (step.noise.delta - noise).abs() < 1e-4
     assert close.all() if norm == "l2" else close.double().mean() > 0.999
     for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4)
@@ -190,14 +178,14 @@ def test_free_training_is_the_plain_loop(norm):
 def test_free_training_begins_again_at_another_resolution_and_takes_short_batches():
     step = stepper(network(), 0.5, attack={"method": "free"})
     ((large, labels),) = batches(1)
-    step(large, labels)
-    kept = step.free.noise.clone()
-    step(large[:2], labels[:2])
-    assert torch.equal(step.free.noise[2:], kept[2:]) and not torch.equal(
-        step.free.noise[:2], kept[:2]
+    step.train_batch(large, labels)
+    kept = step.noise.delta.clone()
+    step.train_batch(large[:2], labels[:2])
+    assert torch.equal(step.noise.delta[2:], kept[2:]) and not torch.equal(
+        step.noise.delta[:2], kept[:2]
     )
-    step(large[..., :16, :16].contiguous(), labels)
-    assert step.free.noise.shape[-1] == 16
+    step.train_batch(large[..., :16, :16].contiguous(), labels)
+    assert step.noise.delta.shape[-1] == 16
 
 
 def test_fast_training_takes_one_long_step_from_within_the_ball(monkeypatch):
@@ -207,8 +195,8 @@ def test_fast_training_takes_one_long_step_from_within_the_ball(monkeypatch):
         seen.append(how)
         return images
 
-    monkeypatch.setattr(stepping, "pgd", remember)
-    stepper(network(), 0.4, attack={"method": "fast", "norm": "linf"})(*batches(1)[0])
+    monkeypatch.setattr(attacks, "pgd", remember)
+    stepper(network(), 0.4, attack={"method": "fast", "norm": "linf"}).train_batch(*batches(1)[0])
     assert {
         name: seen[0][name] for name in ("steps", "step_size", "random_start", "batch_norm")
     } == {
@@ -226,10 +214,10 @@ def test_eps_follows_the_resolution(monkeypatch):
         seen.append((images.shape[-1], how["eps"], how["step_size"]))
         return images
 
-    monkeypatch.setattr(stepping, "pgd", remember)
+    monkeypatch.setattr(attacks, "pgd", remember)
     step = stepper(network(), 1.0, attack={"eps_at": 32, "steps": 5})
     for side in (16, 24, 32):
-        step(*batches(1, side=side)[0])
+        step.train_batch(*batches(1, side=side)[0])
     assert seen == [(16, 0.5, 0.25), (24, 0.75, 0.375), (32, 1.0, 0.5)]
 
 
@@ -241,20 +229,16 @@ def test_gradients_of_parts_add_up_to_the_batchs(num_parts):
     losses = []
     for model, number in ((whole, 1), (parts, num_parts)):
         optimizer = make_sgd(model, ScheduleSettings(), 0.1)
-        step = make_step(
-            model,
-            optimizer,
-            device="cpu",
-            precision="float32",
+        config = StepConfig(
+            0.1,
             label_smoothing=0.1,
             attack=AttackSettings(),
             eps=0.3,
-            timer=Timer("cpu"),
-            train_mode=model.eval,
-            num_parts=number,
+            num_micro_batches=number,
         )
+        step = make_step(model.eval(), optimizer, config, Timer("cpu"))
         for batch in batches(2, size=7):
-            step(*batch)
+            step.train_batch(*batch)
         losses.append(step.totals())
     # Attacked images and logits are float32, whatever the model's type.
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -15,10 +15,9 @@ from harness.config.train import ScheduleSettings
 from harness.modeling import classifier as models
 from harness.profiling.timer import Timer
 from harness.train.attack import pgd
-from harness.train.ema import WeightAverage
 from harness.train.metrics import Counts
-from harness.train.optimizer import make_sgd, set_lr
-from harness.train.step import Step, make_step
+from harness.train.optimizer import make_sgd
+from harness.train.step import StepConfig, TrainStep, make_step
 
 K = 5
 SETTINGS = ScheduleSettings(lr=0.1, weight_decay=1e-3, nesterov=True)
@@ -56,19 +55,16 @@ def stepper(
     smoothing: float = 0.0,
     timer: Timer | None = None,
     **attack: object,
-) -> tuple[Step, torch.optim.SGD]:
+) -> tuple[TrainStep, torch.optim.SGD]:
     optimizer = make_sgd(model, SETTINGS, 0.1)
-    return make_step(
-        model,
-        optimizer,
-        device="cpu",
+    config = StepConfig(
+        0.1,
         precision=precision,
         label_smoothing=smoothing,
         eps=eps,
         attack=AttackSettings(**attack),
-        timer=timer or Timer("cpu"),
-        train_mode=model.train,
-    ), optimizer
+    )
+    return make_step(model.train(), optimizer, config, timer or Timer("cpu")), optimizer
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.5])
@@ -79,7 +75,7 @@ def test_is_a_plain_loop_bit_for_bit(eps):
     plain.train()
     losses, right = [], 0
     for images, labels in batches(3):
-        step(images, labels)
+        step.train_batch(images, labels)
         if eps:
             images = pgd(
                 plain, images / 255, labels, norm="l2", eps=eps, steps=3, step_size=2.5 / 3 * eps
@@ -110,10 +106,10 @@ def test_totals_begin_again_and_weigh_short_batches():
         0.0  # so that the model's weights stay
     )
     ((images, labels),) = batches(1)
-    step(images, labels)
+    step.train_batch(images, labels)
     step.totals()
-    step(images[:6], labels[:6])
-    step(images[:2], labels[:2])
+    step.train_batch(images[:6], labels[:6])
+    step.train_batch(images[:2], labels[:2])
     found, reference = step.totals(), network().train()
     expected = (
         sum(functional.cross_entropy(reference(images[:n]), labels[:n]).item() * n for n in (6, 2))
@@ -131,7 +127,7 @@ def test_only_the_update_moves_the_model():
         lambda *_: gradients.extend(p.grad.clone() for p in model.parameters())
     )
     ((images, labels),) = batches(1)
-    step(images, labels)
+    step.train_batch(images, labels)
     assert all(parameter.grad is None for parameter in model.parameters()), (
         "gradients take memory during the next attack"
     )
@@ -153,26 +149,13 @@ def test_only_the_update_moves_the_model():
 
 def test_keeps_the_modes_that_the_method_wants():
     model = network()
-    optimizer = make_sgd(model, SETTINGS, 0.1)
-
-    def frozen() -> None:
-        model.train()
-        model.backbone.stem[1].eval()
-
-    step = make_step(
-        model,
-        optimizer,
-        device="cpu",
-        precision="float32",
-        label_smoothing=0.0,
-        attack=AttackSettings(),
-        eps=0.5,
-        timer=Timer("cpu"),
-        train_mode=frozen,
-    )
+    model.train()
+    model.backbone.stem[1].eval()
+    config = StepConfig(0.1, attack=AttackSettings(), eps=0.5)
+    step = make_step(model, make_sgd(model, SETTINGS, 0.1), config, Timer("cpu"))
     before = model.backbone.stem[1].running_mean.clone()
     for images, labels in batches(2):
-        step(images, labels)
+        step.train_batch(images, labels)
     assert torch.equal(model.backbone.stem[1].running_mean, before)
     assert (
         model.backbone.stage1.bn1.training
@@ -195,7 +178,7 @@ def test_channels_last_reaches_the_last_convolution(eps, precision):
                 )
             )
     step, _ = stepper(model, eps=eps, precision=precision)
-    step(*batches(1)[0])
+    step.train_batch(*batches(1)[0])
     assert len(seen) >= 12 * (4 if eps else 1) and all(seen)
 
 
@@ -203,7 +186,7 @@ def test_does_not_write_into_the_loaders_batch():
     ((images, labels),) = batches(1)
     kept = images.clone()
     step, _ = stepper(network(), eps=0.5)
-    step(images, labels)
+    step.train_batch(images, labels)
     assert torch.equal(images, kept)
 
 
@@ -220,7 +203,7 @@ def test_low_precision_goes_the_same_way(precision, cosine):
                 256.0  # not the first guess, 2 ** 16, which may overflow and then moves nothing
             )
         step.load_state_dict(state)
-        step(*batches(1)[0])
+        step.train_batch(*batches(1)[0])
     moves = [
         torch.cat(
             [(p - q).flatten() for p, q in zip(model.parameters(), start.parameters(), strict=True)]
@@ -239,7 +222,7 @@ def test_fp16_survives_an_overflow_and_lowers_its_scale():
     state["scaler"]["scale"] = 2.0**60
     step.load_state_dict(state)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    step(*batches(1)[0])
+    step.train_batch(*batches(1)[0])
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert step.state_dict()["scaler"]["scale"] == 2.0**59
 
@@ -263,7 +246,7 @@ def test_a_first_step_that_overflows_leaves_no_momentum(uninitialised_is_nan):
             state["scaler"]["scale"] = scale
             step.load_state_dict(state)
             for batch in its:
-                step(*batch)
+                step.train_batch(*batch)
     for ours, theirs in zip(overflowed.parameters(), plain.parameters(), strict=True):
         assert torch.equal(ours, theirs) and not torch.isnan(ours).any()
 
@@ -274,17 +257,17 @@ def test_resumed_steps_are_the_uninterrupted_ones():
     whole = network()
     step, _ = make(whole)
     for batch in batches(4):
-        step(*batch)
+        step.train_batch(*batch)
     first, second = network(), network()
     step, optimizer = make(first)
     for batch in batches(4)[:2]:
-        step(*batch)
+        step.train_batch(*batch)
     again, optimizer_again = make(second)
     second.load_state_dict(first.state_dict())
     optimizer_again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     again.load_state_dict(step.state_dict())
     for batch in batches(4)[2:]:
-        again(*batch)
+        again.train_batch(*batch)
     for mine, theirs in zip(second.state_dict().values(), whole.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)
 
@@ -295,7 +278,7 @@ def test_zero_gradients_are_counted_and_times_kept():
         model.head.weight.zero_()  # no gradient reaches the pixels
     timer = Timer("cpu")
     step, _ = stepper(model, eps=0.5, timer=timer)
-    step(*batches(1)[0])
+    step.train_batch(*batches(1)[0])
     assert step.totals()["zero_gradients"] == 8 * 3
     assert step.totals()["zero_gradients"] == 0
     timer.end_step()
@@ -357,24 +340,21 @@ def test_never_waits(precision, attack):
     settings = AttackSettings.model_validate(
         {name: value for name, value in attack.items() if name != "eps"}
     )
-    step = make_step(
-        model,
-        optimizer,
-        device="cpu",
+    config = StepConfig(
+        0.1,
         precision=precision,
         label_smoothing=0.1,
         eps=attack["eps"],
         attack=settings,
-        timer=Timer("cpu"),
-        train_mode=model.train,
-        average=WeightAverage(model, 0.9),
-        num_parts=1 if settings.method == "free" else 2,
+        ema_decay=0.9,
+        num_micro_batches=1 if settings.method == "free" else 2,
     )
+    step = make_step(model.train(), optimizer, config, Timer("cpu"))
     counts = Counts(K, "cpu", labels=(1, 2), logits=(1, 2, 3), keep_predictions=True)
     with Waits(), Reads():
         for images, labels in batches(2):
-            set_lr(optimizer, 0.05)
-            step(images, labels)
+            step.set_rate(0.5)
+            step.train_batch(images, labels)
             counts.add(torch.randn(8, K), labels)
     for mode in (Waits(), Reads()):
         with pytest.raises(AssertionError, match="wait"), mode:

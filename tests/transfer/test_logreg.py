@@ -1,4 +1,7 @@
-"""Logistic regression as a stage: scikit-learn's choice and numbers along the path, VOC's binary fits, few images, stops."""
+"""Logistic regression as a stage.
+
+Scikit-learn's choice and numbers along the path, VOC's binary fits, few images, stops.
+"""
 
 from pathlib import Path
 from typing import Any

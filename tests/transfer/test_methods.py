@@ -11,7 +11,7 @@ from harness.modeling import classifier as models
 from harness.modeling.classifier import Classifier
 from harness.profiling.timer import Timer
 from harness.transfer import method as methods
-from harness.transfer.method import Setup
+from harness.transfer.method import TransferSetup
 from harness.transfer.methods._shared_backbone import SharedBackbone
 from writers.errors import UserError
 
@@ -23,7 +23,7 @@ def make_setup(
     *,
     source_seed: int = 0,
     **settings,
-) -> Setup:
+) -> TransferSetup:
     torch.manual_seed(source_seed)
     source = models.build("resnet10", 5, channels=(16, 16, 16, 16))
 
@@ -35,7 +35,7 @@ def make_setup(
         torch.manual_seed(3)
         return with_head(models.build("resnet10", 3, channels=(16, 16, 16, 16)))
 
-    return Setup(
+    return TransferSetup(
         lambda: with_head(copy.deepcopy(source)),
         scratch,
         settings_model(method).model_validate({"lrs": lrs, **settings}),
@@ -47,7 +47,7 @@ def make_setup(
     )
 
 
-def trained(method: str, setup: Setup, num_steps: int = 3) -> dict[float, Classifier]:
+def trained(method: str, setup: TransferSetup, num_steps: int = 3) -> dict[float, Classifier]:
     """Learning rate -> the model that a few steps leave."""
     found = methods.find(method)
     trials = grid.trials(setup.settings)
@@ -72,7 +72,7 @@ def train(learner, num_steps: int = 3):
     return learner
 
 
-def moved(setup: Setup, model) -> tuple[bool, bool, bool]:
+def moved(setup: TransferSetup, model) -> tuple[bool, bool, bool]:
     """Return which of backbone weights, BatchNorm statistics and head differ from the start."""
     start, now = setup.load().state_dict(), model.state_dict()
     changed = {name for name in start if not torch.equal(start[name], now[name])}

@@ -1,4 +1,7 @@
-"""Which weights start where, which train, how fast, and what pulls them: L2-SP, partial, scratch, blocks and stages."""
+"""Which weights start where, which train, how fast, and what pulls them.
+
+L2-SP, partial, scratch, blocks and stages.
+"""
 
 import copy
 
@@ -21,9 +24,9 @@ CONVOLUTIONS = (nn.Conv2d, nn.Linear)
 
 
 def start_of(method: str, setup):
-    """The model that a method's first trial starts from, and its trainee."""
+    """The model that a method's first trial starts from, and its learner."""
     found = methods.find(method).candidates(setup, grid.trials(setup.settings)[:1])
-    return found.models()[0][1], found.trainee
+    return found.models()[0][1], found.learner
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
@@ -47,7 +50,7 @@ def test_l2sp_is_the_gradient_of_the_written_penalty(start_groups, num_low, rein
         num_low=num_low,
         reinit_last=reinit_last,
     )
-    model, trainee = start_of("l2sp", setup)
+    model, learner = start_of("l2sp", setup)
     plain = copy.deepcopy(model)
     start = {name: value.detach().clone() for name, value in plain.named_parameters()}
     low, high = (
@@ -83,7 +86,7 @@ def test_l2sp_is_the_gradient_of_the_written_penalty(start_groups, num_low, rein
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    train(trainee, 3)
+    train(learner, 3)
     for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
         # Three steps amplify float32 roundings: 2.5e-7 at most.
         torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-6, msg=name)
@@ -104,8 +107,8 @@ def test_without_penalty_l2sp_is_full_without_weight_decay():
 
 
 def test_l2sp_has_no_weight_decay_of_the_optimizer_beside_it():
-    _, trainee = start_of("l2sp", make_setup("l2sp", "update"))  # the settings' own default is 5e-4
-    assert {group["weight_decay"] for group in trainee.optimizer.param_groups} == {0.0}
+    _, learner = start_of("l2sp", make_setup("l2sp", "update"))  # the settings' own default is 5e-4
+    assert {group["weight_decay"] for group in learner.optimizer.param_groups} == {0.0}
 
 
 def test_scratch_ignores_the_source():
@@ -168,11 +171,11 @@ def test_learning_rates_by_group_and_layer():
         reinit_last=1,
         layer_decay=0.8,
     )
-    model, trainee = start_of("full", setup)
-    trainee.set_rate(0.5)
+    model, learner = start_of("full", setup)
+    learner.set_rate(0.5)
     rates = {
         parameter: float(group["lr"])
-        for group in trainee.optimizer.param_groups
+        for group in learner.optimizer.param_groups
         for parameter in group["params"]
     }
     ratios = {
@@ -207,21 +210,21 @@ def test_every_group_has_its_weight_decay_and_loads_again():
         low_lr_ratio=0.1,
         optimizer={"weight_decay": 1e-3},
     )
-    model, trainee = start_of("full", setup)
+    model, learner = start_of("full", setup)
     decayed = {
         parameter
-        for group in trainee.optimizer.param_groups
+        for group in learner.optimizer.param_groups
         if group["weight_decay"]
         for parameter in group["params"]
     }
     assert decayed == {
         module.weight for module in model.modules() if isinstance(module, CONVOLUTIONS)
     }
-    assert len(trainee.optimizer.param_groups) == 4
+    assert len(learner.optimizer.param_groups) == 4
     other_model, other = start_of("full", setup)
-    train(trainee)
-    other.load_state_dict(copy.deepcopy(trainee.state_dict()))
-    for one in (trainee, other):
+    train(learner)
+    other.load_state_dict(copy.deepcopy(learner.state_dict()))
+    for one in (learner, other):
         train(one)
     assert not changed(model.state_dict(), other_model.state_dict())
 

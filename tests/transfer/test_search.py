@@ -1,4 +1,7 @@
-"""The search of a stage: every point as it would be alone, halving, crops, few images, steps, resumes; val is not test."""
+"""The search of a stage.
+
+Every point as it would be alone, halving, crops, few images, steps, resumes; val is not test.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -163,7 +166,7 @@ def test_halving_is_labelled_and_cheaper_and_chooses_among_those_that_trained_in
         model,
         {**asked, "lrs": [last["lr"]], "policy": "full"},
     ).metrics
-    assert alone["test"] == metrics["test"], "the last rung trains anew, for the whole length"
+    assert alone["test"] == metrics["test"], "the last rung trains again for the whole length"
     first = [entry for entry, share in zip(metrics["grid"], shares, strict=True) if share < 1 / 2]
     assert all(entry["val"] is not None for entry in first)
 

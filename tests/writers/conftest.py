@@ -11,7 +11,7 @@ from writers.source import Source
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """train/ and val/ of three classes: 5 and 2 images each, of several sizes and kinds."""
+    """A tree with three classes in train/ and val/: 5 and 2 images of several sizes and kinds."""
     for split, number in (("train", 5), ("val", 2)):
         for label, name in enumerate(("cat", "dog", "owl")):
             folder = tmp_path / "tree" / split / name

@@ -1,7 +1,4 @@
-"""Downloads from a server on this machine.
-
-Cut, resumed, redirected, refused, changed; and archives that are hostile.
-"""
+"""Downloads from a local server: dropped, resumed, redirected, refused; unsafe archives."""
 
 import gzip
 import hashlib
@@ -34,9 +31,9 @@ class Host:
     files: dict[str, bytes] = field(default_factory=dict)
     cut_after: list[int] = field(
         default_factory=list
-    )  # bytes of each next answer, after which the connection ends
+    )  # bytes per answer, after which the connection closes
     ranges: bool = True
-    asked: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range
+    requests: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range
 
 
 @pytest.fixture
@@ -46,7 +43,7 @@ def host() -> Iterator[Host]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             wanted = self.headers.get("Range")
-            state.asked.append((self.path, wanted))
+            state.requests.append((self.path, wanted))
             if self.path == "/moved":
                 self.send_response(302)
                 self.send_header("Location", "/data.bin")
@@ -90,19 +87,17 @@ def test_a_file_is_fetched_once_and_reported(host: Host, tmp_path: Path):
     assert (tmp_path / "data.bin").read_bytes() == DATA and told[-1] == (len(DATA), len(DATA))
     assert is_there(the(host), tmp_path)
     assert not fetch(the(host), tmp_path)
-    assert len(host.asked) == 1 and [path.name for path in tmp_path.iterdir()] == ["data.bin"]
+    assert len(host.requests) == 1 and [path.name for path in tmp_path.iterdir()] == ["data.bin"]
 
 
-def test_a_cut_connection_goes_on_where_it_ended(host: Host, tmp_path: Path):
+def test_a_dropped_connection_is_resumed(host: Host, tmp_path: Path):
     host.cut_after = [1_000_000, 500_000]
     assert fetch(the(host), tmp_path)
     assert (tmp_path / "data.bin").read_bytes() == DATA
-    assert [wanted for _, wanted in host.asked] == [None, "bytes=1000000-", "bytes=1500000-"]
+    assert [wanted for _, wanted in host.requests] == [None, "bytes=1000000-", "bytes=1500000-"]
 
 
-def test_a_later_run_goes_on_too_and_a_host_that_gives_no_more_is_an_error(
-    host: Host, tmp_path: Path
-):
+def test_a_later_run_resumes_and_a_silent_host_is_an_error(host: Host, tmp_path: Path):
     host.cut_after = [1_000_000, 0]
     with pytest.raises(UserError, match=r"ended after 1,000,000 bytes.*\n.*again to resume"):
         fetch(the(host), tmp_path)
@@ -111,18 +106,18 @@ def test_a_later_run_goes_on_too_and_a_host_that_gives_no_more_is_an_error(
         and (tmp_path / "data.bin.part").stat().st_size == 1_000_000
     )
     assert fetch(the(host), tmp_path)
-    assert (tmp_path / "data.bin").read_bytes() == DATA and host.asked[-1][1] == "bytes=1000000-"
+    assert (tmp_path / "data.bin").read_bytes() == DATA and host.requests[-1][1] == "bytes=1000000-"
     assert not (tmp_path / "data.bin.part").exists()
 
 
-def test_a_host_without_ranges_starts_again(host: Host, tmp_path: Path):
+def test_a_host_without_ranges_restarts_the_download(host: Host, tmp_path: Path):
     (tmp_path / "data.bin.part").write_bytes(DATA[:700])
     host.ranges = False
     assert fetch(the(host), tmp_path)
     assert (tmp_path / "data.bin").read_bytes() == DATA
 
 
-def test_a_part_that_is_whole_or_too_long(host: Host, tmp_path: Path):
+def test_a_partial_file_that_is_complete_or_too_long(host: Host, tmp_path: Path):
     (tmp_path / "data.bin.part").write_bytes(DATA)
     assert fetch(the(host), tmp_path)
     (tmp_path / "data.bin").unlink()
@@ -131,30 +126,30 @@ def test_a_part_that_is_whole_or_too_long(host: Host, tmp_path: Path):
     assert (tmp_path / "data.bin").read_bytes() == DATA
 
 
-def test_without_a_checksum_nothing_is_pieced_together(host: Host, tmp_path: Path):
+def test_without_a_checksum_downloads_are_not_resumed(host: Host, tmp_path: Path):
     (tmp_path / "data.bin.part").write_bytes(b"of another version")
     assert fetch(the(host, checksum="", num_bytes=None), tmp_path)
-    assert (tmp_path / "data.bin").read_bytes() == DATA and host.asked == [("/data.bin", None)]
+    assert (tmp_path / "data.bin").read_bytes() == DATA and host.requests == [("/data.bin", None)]
     (tmp_path / "data.bin").unlink()
     host.cut_after = [1000]
     with pytest.raises(UserError, match="ended after 1,000 bytes"):
         fetch(the(host, checksum="", num_bytes=None), tmp_path)
 
 
-def test_two_at_a_time_fetch_once(host: Host, tmp_path: Path):
+def test_concurrent_fetches_download_once(host: Host, tmp_path: Path):
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(lambda _: fetch(the(host), tmp_path), range(2))) == [False, True]
-    assert len(host.asked) == 1 and (tmp_path / "data.bin").read_bytes() == DATA
+    assert len(host.requests) == 1 and (tmp_path / "data.bin").read_bytes() == DATA
 
 
 def test_a_redirect_is_followed_with_its_range(host: Host, tmp_path: Path):
     (tmp_path / "data.bin.part").write_bytes(DATA[:10])
     assert fetch(the(host, url=f"{host.url}/moved"), tmp_path)
-    assert host.asked == [("/moved", "bytes=10-"), ("/data.bin", "bytes=10-")]
+    assert host.requests == [("/moved", "bytes=10-"), ("/data.bin", "bytes=10-")]
     assert (tmp_path / "data.bin").read_bytes() == DATA
 
 
-def test_another_file_than_published_never_gets_the_name(host: Host, tmp_path: Path):
+def test_a_file_with_a_wrong_checksum_is_not_kept(host: Host, tmp_path: Path):
     host.files["/data.bin"] = DATA[:-1] + b"?"
     with pytest.raises(UserError, match="its md5 is"):
         fetch(the(host), tmp_path)
@@ -168,7 +163,7 @@ def test_another_file_than_published_never_gets_the_name(host: Host, tmp_path: P
     assert (tmp_path / "data.bin").read_bytes() == b"placed by hand"
 
 
-def test_what_is_gone_and_who_cannot_be_reached(host: Host, tmp_path: Path):
+def test_missing_files_and_unreachable_hosts(host: Host, tmp_path: Path):
     with pytest.raises(UserError, match=r"answers 404.*\n.*by hand"):
         fetch(the(host, url=f"{host.url}/gone"), tmp_path)
     with pytest.raises(UserError, match="cannot be reached"):
@@ -195,7 +190,7 @@ def packed(kind: str, members: dict[str, bytes]) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz", "h5.gz"])
-def test_archives_are_unpacked_whole_beside_themselves(host: Host, tmp_path: Path, kind: str):
+def test_archives_are_unpacked_next_to_themselves(host: Host, tmp_path: Path, kind: str):
     members = (
         {"set/a.txt": b"A" * 1000, "set/deep/b.txt": b"B"}
         if kind != "h5.gz"
@@ -214,7 +209,9 @@ def test_archives_are_unpacked_whole_beside_themselves(host: Host, tmp_path: Pat
     assert all((tmp_path / name).read_bytes() == content for name, content in members.items())
     assert (tmp_path / "set" / "deep" / "own.txt").exists()
     (tmp_path / f"data.{kind}").unlink()
-    assert is_there(download, tmp_path) and not fetch(download, tmp_path) and len(host.asked) == 1
+    assert (
+        is_there(download, tmp_path) and not fetch(download, tmp_path) and len(host.requests) == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,7 +235,7 @@ def test_a_hostile_archive_leaves_nothing(host: Host, tmp_path: Path, kind: str,
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz", "h5.gz"])
-def test_half_an_archive_leaves_nothing(host: Host, tmp_path: Path, kind: str):
+def test_a_truncated_archive_leaves_nothing(host: Host, tmp_path: Path, kind: str):
     members = {f"{index}.txt": np.random.default_rng(index).bytes(20_000) for index in range(5)}
     host.files[f"/data.{kind}"] = packed(kind, members)[:15_000]
     with pytest.raises(UserError, match="not a complete archive"):

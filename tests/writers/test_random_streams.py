@@ -1,4 +1,4 @@
-"""Draws are functions of seed, purpose and id alone, spread evenly, and unrelated to each other."""
+"""Draws depend only on seed, purpose and id, and are uniform and independent."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from writers.random_streams import random_bits, random_words, sample_ids, unifor
 IDS = sample_ids(f"cat/{number}" for number in range(4000))
 
 
-def test_ids_come_from_names_alone():
+def test_ids_depend_only_on_names():
     assert int(sample_ids(["abc"])[0]) == int.from_bytes(
         bytes.fromhex("ba7816bf8f01cfea"), "little"
     )  # FIPS 180-4, B.1
@@ -15,10 +15,7 @@ def test_ids_come_from_names_alone():
 
 
 def test_splitmix64_as_published():
-    """The first outputs of the generator from state 0 (Vigna's reference code).
-
-    The stream of a sample whose key is 0.
-    """
+    """Compare the stream of a sample with key 0 with Vigna's reference code from state 0."""
     key = int(random_words(0, 0, np.array([0], np.uint64), 1)[0, 0])
     assert key == int(random_words(0, 0, np.array([0, 7], np.uint64), 5)[0, 0])
     from writers.random_streams import GAMMA, _mix
@@ -31,10 +28,10 @@ def test_splitmix64_as_published():
     ]
 
 
-def test_shares_are_as_drawn_and_purposes_are_independent():
+def test_draws_are_uniform_and_purposes_independent():
     order, split = uniform(random_bits(0, "order", IDS)), uniform(random_bits(0, "split", IDS))
     assert order.min() >= 0 and order.max() < 1
-    # len(IDS) draws: at least three standard errors of a share and of a correlation
+    # len(IDS) draws: at least three standard errors of a fraction and of a correlation
     for share in (0.1, 0.3, 0.9):
         assert abs((order < share).mean() - share) < 0.03
     assert abs(np.corrcoef(order, split)[0, 1]) < 0.06

@@ -145,9 +145,9 @@ def _images(
     rows, sizes = beton.rows, beton.sizes
 
     def work_through(begin: int) -> list[tuple[int, bytes, bytes]]:
-        return [one(number) for number in range(begin, min(begin + IMAGES_AT_ONCE, len(rows)))]
+        return [reencode(number) for number in range(begin, min(begin + IMAGES_AT_ONCE, len(rows)))]
 
-    def one(number: int) -> tuple[int, bytes, bytes]:
+    def reencode(number: int) -> tuple[int, bytes, bytes]:
         data = os.pread(file.fileno(), int(sizes[number]), int(rows["offset"][number]))
         digest, mode = beton.digests[number].tobytes(), int(rows["mode"][number])
         try:

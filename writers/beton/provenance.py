@@ -78,8 +78,10 @@ def record(file: Path, manifest: Manifest, origin: Origin | None) -> None:
 def recorded(file: Path, manifest: Manifest) -> Origin | None:
     """Return the origin of the beton with this manifest, or None."""
     try:
-        found: dict[str, Any] = json.loads(record_path(file).read_text())
-        return Origin.model_validate(found) if found.pop("manifest") == manifest.digest else None
+        content: dict[str, Any] = json.loads(record_path(file).read_text())
+        return (
+            Origin.model_validate(content) if content.pop("manifest") == manifest.digest else None
+        )
     except (
         OSError,
         ValueError,
@@ -126,8 +128,8 @@ def _tree(folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...]) -
     if (here := (stat.st_dev, stat.st_ino)) in above:
         return
     with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
         if not entry.is_dir():
             # a broken link stands for itself
             yield _line(prefix + entry.name, entry.stat(follow_symlinks=entry.is_file()))

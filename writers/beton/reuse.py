@@ -81,13 +81,13 @@ def _candidates(
     folder: Path, source: Source, split: str, encoding: Encoding, origin: Origin
 ) -> list[tuple[Path, Manifest]]:
     """Betons with the same images and encoding according to their records, smallest first."""
-    found = []
+    candidates = []
     for path in sorted(folder.glob(f"*/{split}.beton")):
         try:
             manifest = read_manifest(path)
         except UserError:
             continue
-        said = (
+        recorded_as = (
             manifest.dataset,
             manifest.split,
             manifest.encoding,
@@ -95,11 +95,11 @@ def _candidates(
             manifest.created_by,
         )
         if (
-            said == (source.name, split, encoding, SEED, CREATED_BY)
+            recorded_as == (source.name, split, encoding, SEED, CREATED_BY)
             and recorded(path, manifest) == origin
         ):
-            found.append((path, manifest))
-    return sorted(found, key=lambda one: one[1].num_samples)
+            candidates.append((path, manifest))
+    return sorted(candidates, key=lambda candidate: candidate[1].num_samples)
 
 
 def _reuse(

@@ -62,17 +62,17 @@ def open(path: Path, settings: SplitSettings) -> Source:
 def _records(file: Path) -> list[tuple[Place, int]]:
     """Offset of each record's image, and its label."""
     try:
-        found = [(example["image"], example["label"]) for example in read_examples(file)]
+        records = [(example["image"], example["label"]) for example in read_examples(file)]
     except (DamagedRecordError, KeyError) as error:
         raise UserError(
             f"{file} is not a whole file of DMLab: {error}", "Download it again."
         ) from error
     places = [
         (place, label)
-        for place, label in found
+        for place, label in records
         if isinstance(place, Place) and isinstance(label, int)
     ]
-    if len(places) != len(found):
+    if len(places) != len(records):
         raise UserError(
             f"{file} has images or labels of another kind than DMLab's.", "Download it again."
         )

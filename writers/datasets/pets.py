@@ -73,7 +73,7 @@ def _listing(lists: Lists, split: str, names: dict[int, str]) -> list[tuple[str,
 
     A class has the name of its images.
     """
-    found = []
+    images = []
     for line in lists.lines(f"annotations/{split}.txt"):
         if line.startswith("#"):
             continue
@@ -90,5 +90,5 @@ def _listing(lists: Lists, split: str, names: dict[int, str]) -> list[tuple[str,
                 f"{names[int(fields[1])]}.",
                 "Download it again.",
             )
-        found.append((f"images/{fields[0]}.jpg", breed))
-    return found
+        images.append((f"images/{fields[0]}.jpg", breed))
+    return images

@@ -83,8 +83,8 @@ def open(path: Path, settings: SplitSettings) -> Source:
         path.name,
         CLASSES,
         {
-            split: sorted(found, key=lambda example: example.key)
-            for split, found in examples.items()
+            split: sorted(of_split, key=lambda example: example.key)
+            for split, of_split in examples.items()
         },
         files,
     )

@@ -31,19 +31,19 @@ def read_batches(
     packed = path if path.name == archive else path / archive
     if not packed.is_file():
         return None
-    found: dict[str, bytes] = {}
+    batches: dict[str, bytes] = {}
     try:
         with tarfile.open(packed, "r:*") as tar:
             for member in tar:
                 if member.isfile() and member.name in [f"{folder}/{name}" for name in names]:
                     file = tar.extractfile(member)
                     assert file is not None
-                    found[member.name.rsplit("/", 1)[1]] = file.read()
+                    batches[member.name.rsplit("/", 1)[1]] = file.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(
             f"{packed} is not a complete archive: {error}", "Download it again."
         ) from error
-    return [_unpickled(found.get(name), f"{packed}:{folder}/{name}") for name in names]
+    return [_unpickled(batches.get(name), f"{packed}:{folder}/{name}") for name in names]
 
 
 def classes_of(batch: dict[str, Any], key: str, where: str) -> list[str]:

@@ -17,17 +17,17 @@ def find(path: Path, name: str) -> Path | None:
     if path.name == name and path.exists():
         return path
     return next(
-        (found for depth in DEPTHS if path.is_dir() for found in sorted(path.glob(depth + name))),
+        (match for depth in DEPTHS if path.is_dir() for match in sorted(path.glob(depth + name))),
         None,
     )
 
 
 def need(path: Path, name: str, hint: str) -> Path:
     """Like `find`, but raise UserError if it is missing."""
-    found = find(path, name)
-    if found is None:
+    match = find(path, name)
+    if match is None:
         raise UserError(f"{path} has no {name}.", hint)
-    return found
+    return match
 
 
 def shares(val: float, test: float) -> SplitSettings:

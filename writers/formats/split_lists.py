@@ -32,12 +32,12 @@ class Lists:
 
     def lines(self, name: str) -> list[str]:
         """Read the lines that are not empty. Raises UserError if there are none."""
-        found = [line.strip() for line in self.text(name).splitlines() if line.strip()]
-        if not found:
+        stripped = [line.strip() for line in self.text(name).splitlines() if line.strip()]
+        if not stripped:
             raise UserError(
                 f"{self.prefix}{name} at {self.where} is empty.", "Download the dataset again."
             )
-        return found
+        return stripped
 
     def bytes(self, name: str) -> bytes:
         """Read a list file."""
@@ -138,13 +138,13 @@ def open_lists(path: Path, marker: str, spec: DatasetSpec) -> Lists | None:
     parts = [open_files(place, _wanted) for place in (path, *_archives(path, spec))]
     files = JoinedFiles(parts) if len(parts) > 1 else parts[0]
     names = frozenset(files.names())
-    found = sorted(
+    prefixes = sorted(
         (name for name in names if f"/{name}".endswith(f"/{marker}")),
         key=lambda name: (len(name), name),
     )
-    if not found:
+    if not prefixes:
         return None
-    return Lists(files, names, found[0].removesuffix(marker), f"{path}. {spec.where}.")
+    return Lists(files, names, prefixes[0].removesuffix(marker), f"{path}. {spec.where}.")
 
 
 def class_folders(

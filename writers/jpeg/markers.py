@@ -17,14 +17,14 @@ def check_markers(jpeg: bytes, scan: int) -> None:
     repeated restart markers. Data between two markers is not decoded.
     """
     library = native.library()
-    found = (
+    marker = (
         library.harness_check_markers(jpeg, len(jpeg), scan)
         if library
         else check_slowly(jpeg, scan)
     )
-    if found:
+    if marker:
         words = {CUT_SHORT: "it is cut short", OUT_OF_ORDER: "its restart markers are out of order"}
-        raise DamagedJpegError(words.get(found, f"a scan has the marker 0x{found:02x}"))
+        raise DamagedJpegError(words.get(marker, f"a scan has the marker 0x{marker:02x}"))
 
 
 def check_slowly(jpeg: bytes, position: int) -> int:

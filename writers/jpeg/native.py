@@ -75,8 +75,8 @@ def library_file(module: str) -> Path | None:
     shadow the new one in Python's own search, so the search here takes `.abi3.so` only.
     """
     package, _, name = module.rpartition(".")
-    found = importlib.util.find_spec(package)
-    folders = found.submodule_search_locations if found is not None else None
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec is not None else None
     files = (Path(folder) / f"{name}{SUFFIX}" for folder in folders or ())
     return next((file for file in files if file.is_file()), None)
 

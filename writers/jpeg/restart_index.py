@@ -198,12 +198,12 @@ def _coded(function: str, *arguments: Any) -> bytes | None:
     """Return the output of a function of restart.c, or None if it did not change the image."""
     library = native.library()
     if library is None:
-        found = (
+        problem = (
             "is of another version"
             if native.is_outdated(native.MODULE, native.VERSION)
             else "was not built"
         )
-        raise UserError(f"Restart indices need the package's C part, which {found}.", native.CURE)
+        raise UserError(f"Restart indices need the package's C part, which {problem}.", native.CURE)
     result, size, message = ctypes.c_void_p(), ctypes.c_ulong(), ctypes.create_string_buffer(200)
     outcome = getattr(library, function)(*arguments, result, size, message)
     if outcome < 0:

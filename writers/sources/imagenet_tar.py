@@ -17,7 +17,7 @@ from writers.errors import UserError
 from writers.formats.files import Files, JoinedFiles, is_image
 from writers.formats.imagenet_val import DEVKIT, of_devkit, shipped
 from writers.formats.tars import Member, TarFiles, looks_like_tar, members, refuse_link
-from writers.source import Found, Images
+from writers.source import FoundImages, Images
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 LAYOUT = f"{TRAIN} and {VAL}, in one folder or each by its own --source"
@@ -36,7 +36,7 @@ def recognize(path: Path) -> bool:
     return looks_like_tar(path) and _split_of(path) is not None
 
 
-def find(path: Path, classes: Sequence[str] | None) -> Found:
+def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     """List the images.
 
     Raises:
@@ -57,7 +57,7 @@ def find(path: Path, classes: Sequence[str] | None) -> Found:
             )
         listed, splits[split] = _train(archive) if split == "train" else _val(archive)
         files.append(listed)
-    return Found(files[0] if len(files) == 1 else JoinedFiles(files), splits)
+    return FoundImages(files[0] if len(files) == 1 else JoinedFiles(files), splits)
 
 
 def _split_of(archive: Path) -> str | None:
@@ -88,11 +88,11 @@ def _train(path: Path) -> tuple[TarFiles, Images]:
 
         for begin in range(0, len(inner_tars), TARS_AT_ONCE):
             batch = inner_tars[begin : begin + TARS_AT_ONCE]
-            for tar, found in zip(batch, pool.map(listed, batch), strict=True):
+            for tar, members_of_tar in zip(batch, pool.map(listed, batch), strict=True):
                 wnid = tar.name.removesuffix(".tar")
-                if not found:
+                if not members_of_tar:
                     raise UserError(f"{path}: {tar.name} has no images.", "Download it again.")
-                for member in found:
+                for member in members_of_tar:
                     refuse_link(member, path / tar.name)
                     key = f"train/{wnid}/{member.name}"
                     files.add(key, path, member)

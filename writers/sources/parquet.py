@@ -25,7 +25,7 @@ from typing import Any
 
 from writers.errors import UserError
 from writers.formats.files import shards_in
-from writers.source import UNSAID, Found, below_class, split_of
+from writers.source import UNSAID, FoundImages, below_class, split_of
 
 LAYOUT = (
     "train-*.parquet and validation-*.parquet with columns image (bytes, path) and label, or "
@@ -43,7 +43,7 @@ def recognize(path: Path) -> bool:
     return bool(shards_in(path, ".parquet"))
 
 
-def find(path: Path, classes: Sequence[str] | None) -> Found:
+def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     """List the images.
 
     Raises:
@@ -58,7 +58,7 @@ def find(path: Path, classes: Sequence[str] | None) -> Found:
             if label is not None and label != -1:
                 class_name = class_of(label)
                 images[f"{number}/{row}"] = class_name, _image(image_path, class_name, shard, row)
-    return Found(files, splits)
+    return FoundImages(files, splits)
 
 
 class ParquetFiles:
@@ -161,8 +161,8 @@ class ParquetFiles:
                 "label, a whole number.",
                 f"Accepted: {LAYOUT}.",
             )
-        said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        class_names = said.get("info", {}).get("features", {}).get("label", {}).get("names")
+        hub_metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        class_names = hub_metadata.get("info", {}).get("features", {}).get("label", {}).get("names")
         if shard and class_names != self.class_names:
             raise UserError(
                 f"{path} names other classes than {self.shards[0]}.", "Give shards of one dataset."
@@ -211,16 +211,16 @@ def _image(path: str | None, class_name: str, shard: Path, row: int) -> str:
     if not path:
         return f"{shard.stem}-{row:07d}"
     below = below_class(path, class_name)
-    found = CLASS_IN_PATH.fullmatch(below)
-    if found is None or not re.fullmatch(r"n\d{8}", class_name):
+    match = CLASS_IN_PATH.fullmatch(below)
+    if match is None or not re.fullmatch(r"n\d{8}", class_name):
         return below
-    if found["wnid"] != class_name:
+    if match["wnid"] != class_name:
         raise UserError(
-            f"{shard}, row {row}: the path {path} is of class {found['wnid']}, the label of "
+            f"{shard}, row {row}: the path {path} is of class {match['wnid']}, the label of "
             f"{class_name}.",
             "Its labels are in another order than ImageNet's.",
         )
-    return found["image"] + found["ending"]
+    return match["image"] + match["ending"]
 
 
 def _metadata(shard: Path) -> Any:

@@ -128,7 +128,7 @@ def _labels(dataset: VisionDataset) -> list[int]:
     if samples := getattr(dataset, "samples", None) or getattr(dataset, "imgs", None):
         labels = [label for _, label, *_ in samples]
     else:
-        said = next(
+        own_labels = next(
             (
                 getattr(dataset, name)
                 for name in ("targets", "labels", "_labels")
@@ -137,7 +137,9 @@ def _labels(dataset: VisionDataset) -> list[int]:
             None,
         )
         labels = (
-            list(said) if said is not None else [dataset[index][1] for index in range(len(dataset))]
+            list(own_labels)
+            if own_labels is not None
+            else [dataset[index][1] for index in range(len(dataset))]
         )
     if len(labels) != len(dataset) or not all(
         np.ndim(label) == 0 and int(label) == label >= 0 for label in labels

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from writers.errors import UserError
 from writers.formats.files import FolderFiles, open_files
-from writers.source import UNSAID, Found, layouts, split_of
+from writers.source import UNSAID, FoundImages, layouts, split_of
 
 LAYOUT = (
     "train/<class>/*.jpg with or without val/ and test/, or <class>/*.jpg, as a folder, an "
@@ -20,7 +20,7 @@ LAYOUT = (
 )
 
 
-def find(path: Path, classes: Sequence[str] | None) -> Found:
+def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     """List the images.
 
     Raises:
@@ -36,7 +36,7 @@ def find(path: Path, classes: Sequence[str] | None) -> Found:
             path / prefix,
             {class_name for images in splits.values() for class_name, _ in images.values()},
         )
-    return Found(files, splits, prefix)
+    return FoundImages(files, splits, prefix)
 
 
 def _without_wrapping(names: Sequence[str]) -> tuple[str, list[str]]:
@@ -81,9 +81,9 @@ def _class_and_image(path: str) -> tuple[str, str]:
     return class_name, image
 
 
-def _refuse_empty_folders(root: Path, found: Collection[str]) -> None:
+def _refuse_empty_folders(root: Path, class_names: Collection[str]) -> None:
     """Raise UserError for a class folder without images: a mistake of copying or unpacking."""
     folder = next((entry for entry in root.iterdir() if split_of(entry.name) == "train"), root)
     for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in found:
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in class_names:
             raise UserError(f"The class folder {entry} has no images.", "Fill it or remove it.")

@@ -22,7 +22,7 @@ from typing import Any
 from writers.errors import UserError
 from writers.formats.files import IMAGE_ENDINGS, shards_in
 from writers.formats.tars import Member, TarFiles, looks_like_tar, members, refuse_link
-from writers.source import UNSAID, Found, below_class, split_of
+from writers.source import UNSAID, FoundImages, below_class, split_of
 
 LAYOUT = (
     "WebDataset shards, *train*.tar and *val*.tar with <key>.jpg and <key>.cls or .json in "
@@ -38,7 +38,7 @@ def recognize(path: Path) -> bool:
     return bool(shards) and looks_like_tar(shards[0]) and _begins_as_shard(shards[0])
 
 
-def find(path: Path, classes: Sequence[str] | None) -> Found:
+def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     """List the images.
 
     Raises:
@@ -54,43 +54,48 @@ def find(path: Path, classes: Sequence[str] | None) -> Found:
             for key, group in groupby(
                 members(archive.fileno(), shard), lambda member: _key(member.name)
             ):
-                found = {_ending(member.name): member for member in group if not member.is_folder}
+                member_of = {
+                    _ending(member.name): member for member in group if not member.is_folder
+                }
                 image = next(
-                    (member for ending, member in found.items() if ending in IMAGE_ENDINGS), None
+                    (member for ending, member in member_of.items() if ending in IMAGE_ENDINGS),
+                    None,
                 )
                 if image is None:
                     continue
                 refuse_link(image, shard)
-                label, filename = _label(archive.fileno(), found, shard, key)
+                label, filename = _label(archive.fileno(), member_of, shard, key)
                 class_name = class_of(label, f"{shard}:{key}")
                 name = f"{number}/{image.name}"
                 files.add(name, shard, image)
                 images[name] = class_name, below_class(filename or image.name, class_name)
-    return Found(files, splits)
+    return FoundImages(files, splits)
 
 
 def _label(
-    handle: int, found: dict[str, Member], shard: Path, key: str
+    handle: int, member_of: dict[str, Member], shard: Path, key: str
 ) -> tuple[int | str, str | None]:
     """Label and file name of a sample."""
-    said: dict[str, Any] = {}
-    if ".json" in found:
+    metadata: dict[str, Any] = {}
+    if ".json" in member_of:
         try:
-            said = json.loads(_content(handle, found[".json"]))
-            said = said if isinstance(said, dict) else {}
+            metadata = json.loads(_content(handle, member_of[".json"]))
+            metadata = metadata if isinstance(metadata, dict) else {}
         except ValueError as error:
             raise UserError(
                 f"{shard}:{key}.json is not JSON: {error}", "Download it again."
             ) from error
-    if ".cls" in found:
-        label: Any = _content(handle, found[".cls"]).decode(errors="replace").strip()
+    if ".cls" in member_of:
+        label: Any = _content(handle, member_of[".cls"]).decode(errors="replace").strip()
     else:
-        label = next((said[name] for name in ("label", "cls", "class_id") if name in said), None)
+        label = next(
+            (metadata[name] for name in ("label", "cls", "class_id") if name in metadata), None
+        )
     if not isinstance(label, int | str) or label == "":
         raise UserError(
             f"{shard}:{key} has no label.", "Each image needs a .cls, or a label in its .json."
         )
-    filename = said.get("filename")
+    filename = metadata.get("filename")
     return int(label) if re.fullmatch(r"\d+", str(label)) else str(label), filename if isinstance(
         filename, str
     ) else None
@@ -140,8 +145,8 @@ def _begins_as_shard(shard: Path) -> bool:
 
 def _split_of(shard: Path) -> str:
     """Split by the file name `imagenet1k-validation-00.tar` or the folder `train/`."""
-    said = {split for word in re.split(r"[-._]", shard.stem) if (split := split_of(word))}
-    return said.pop() if len(said) == 1 else split_of(shard.parent.name) or UNSAID
+    splits = {split for word in re.split(r"[-._]", shard.stem) if (split := split_of(word))}
+    return splits.pop() if len(splits) == 1 else split_of(shard.parent.name) or UNSAID
 
 
 def _key(name: str) -> str:

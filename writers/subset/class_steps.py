@@ -321,16 +321,16 @@ def _read_map(path: Path, classes: Sequence[str]) -> dict[str, str]:
         if all("," in line for line in lines)
         else [line.split() for line in lines]
     )
-    found: dict[str, str] = {}
+    label_of: dict[str, str] = {}
     for row in rows:
         if len(row) != 2:
             raise UserError(f"{path}: '{','.join(row)}' is not a class and its label.")
         # Huh et al. list images: n01440764/x.JPEG 3
         name = row[0] if "/" not in row[0] else Path(row[0]).parent.name
-        if found.setdefault(name, row[1]) != row[1]:
+        if label_of.setdefault(name, row[1]) != row[1]:
             raise UserError(
-                f"{path} gives the class {name} two labels, {found[name]} and {row[1]}."
+                f"{path} gives the class {name} two labels, {label_of[name]} and {row[1]}."
             )
-    if missing := [name for name in classes if name not in found]:
+    if missing := [name for name in classes if name not in label_of]:
         raise UserError(f"{path} gives {len(missing)} of the classes no label: {preview(missing)}.")
-    return {name: found[name] for name in classes}
+    return {name: label_of[name] for name in classes}

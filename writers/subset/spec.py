@@ -79,9 +79,9 @@ class SubsetSpec(BaseModel):
     def needs_ranking(self) -> str | None:
         """Ranking needed to resolve the subset; `reference` if any step uses it."""
         rankings = [
-            one.remove.by if isinstance(one, Remove) else one.keep.by
-            for one in self.all_steps
-            if isinstance(one, Remove | Keep)
+            item.remove.by if isinstance(item, Remove) else item.keep.by
+            for item in self.all_steps
+            if isinstance(item, Remove | Keep)
         ]
         return REFERENCE if REFERENCE in rankings else next(iter(rankings), None)
 
@@ -237,13 +237,13 @@ def _with_steps(value: dict[str, Any]) -> dict[str, Any]:
         steps = [{key: inner} for key, inner in value.items() if key in STEPS]
         value = {**{key: inner for key, inner in value.items() if key not in STEPS}, "steps": steps}
     if not isinstance(value.get("steps"), list) or not any(
-        isinstance(one, str) for one in value["steps"]
+        isinstance(item, str) for item in value["steps"]
     ):
         return value
     expanded: list[Any] = []
-    for one in value["steps"]:
+    for item in value["steps"]:
         try:
-            expanded += named(one).all_steps if isinstance(one, str) else [one]
+            expanded += named(item).all_steps if isinstance(item, str) else [item]
         except UserError as error:
             raise ValueError(str(error).replace("\n", " ")) from error
     return {**value, "steps": expanded}
@@ -284,8 +284,8 @@ def resolve(
 
     def selected(of: SubsetSpec) -> Selection:
         selection = Selection(tuple(classes))
-        for one in of.all_steps:
-            selection = one.apply(selection, context)
+        for item in of.all_steps:
+            selection = item.apply(selection, context)
         return selection
 
     context = SubsetContext(
@@ -295,21 +295,24 @@ def resolve(
         lambda name: selected(named(name)),
     )
     try:
-        found = selected(spec)
+        selection = selected(spec)
     except UserError as error:
         raise UserError(f"Subset {spec.name}: {error.message}", error.hint) from error
-    if not found.classes:
+    if not selection.classes:
         raise UserError(
             f"Subset {spec.name} leaves none of the source's {len(set(classes))} classes."
         )
-    if not found.label_of:
-        return Subset(spec.name, found.classes, choosers=found.choosers)
+    if not selection.label_of:
+        return Subset(spec.name, selection.classes, choosers=selection.choosers)
     groups: dict[str, list[str]] = {}
-    for name in found.classes:
-        groups.setdefault(found.label_of[name], []).append(name)
+    for name in selection.classes:
+        groups.setdefault(selection.label_of[name], []).append(name)
     labels = sorted(
         groups, key=lambda label: (int(label), "") if label.isdecimal() else (math.inf, label)
     )
     return Subset(
-        spec.name, tuple(labels), tuple(tuple(groups[label]) for label in labels), found.choosers
+        spec.name,
+        tuple(labels),
+        tuple(tuple(groups[label]) for label in labels),
+        selection.choosers,
     )

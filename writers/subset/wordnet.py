@@ -86,14 +86,14 @@ def words(wnid: str) -> str:
 
 def ancestors(wnid: str) -> set[str]:
     """The node and all of its hypernyms."""
-    found: set[str] = set()
+    nodes: set[str] = set()
     waiting = [wnid]
     while waiting:
         current = waiting.pop()
-        if current not in found:
-            found.add(current)
+        if current not in nodes:
+            nodes.add(current)
             waiting += _node(current).parents
-    return found
+    return nodes
 
 
 def under(wnids: Iterable[str], classes: Sequence[str]) -> list[str]:
@@ -110,10 +110,10 @@ def pascal_related(classes: Sequence[str]) -> list[str]:
 
 def chain(wnid: str) -> list[str]:
     """Chain from the root, `entity`, to the node, with one parent each."""
-    found = [wnid]
-    while parents := _node(found[-1]).parents:
-        found.append(parents[0])
-    return found[::-1]
+    path = [wnid]
+    while parents := _node(path[-1]).parents:
+        path.append(parents[0])
+    return path[::-1]
 
 
 def bottom_up(size: int, classes: Sequence[str]) -> dict[str, str]:
@@ -135,12 +135,12 @@ def top_down(size: int, classes: Sequence[str]) -> dict[str, str]:
         paths = {label: set(chain(label)) for label in labels}
         for upper in list(labels):
             labels = [upper if upper in paths[label] else label for label in labels]
-    found = dict(zip(everyone, labels, strict=True))
-    if strangers := [name for name in classes if name not in found]:
+    label_of = dict(zip(everyone, labels, strict=True))
+    if strangers := [name for name in classes if name not in label_of]:
         raise UserError(
             f"{strangers[0]} is not one of ImageNet's classes; the top-down label sets need them."
         )
-    return {name: found[name] for name in classes}
+    return {name: label_of[name] for name in classes}
 
 
 def _node(wnid: str) -> Node:

@@ -53,8 +53,8 @@ def _fewest_shared(node: str, below: dict[str, set[str]], classes: set[str]) -> 
     for child in children:
         size = len(child.shared)
         table = np.full((size, len(shared) + size - 1), np.iinfo(np.int64).max)
-        for given, least in enumerate(child.shared):
-            table[given, given : given + len(shared)] = shared + least
+        for number_taken, least in enumerate(child.shared):
+            table[number_taken, number_taken : number_taken + len(shared)] = shared + least
         steps.append(table.argmin(axis=0))
         shared = table.min(axis=0)
     shared[1:-1] += 1  # the node itself, unless all or none of its classes are taken
@@ -66,6 +66,6 @@ def _take(node: _Fewest, number: int, chosen: set[str]) -> None:
     if node.classes and number:
         chosen.update(node.classes)
     for child, best in zip(reversed(node.children), reversed(node.steps), strict=True):
-        given = int(best[number])
-        _take(child, given, chosen)
-        number -= given
+        number_taken = int(best[number])
+        _take(child, number_taken, chosen)
+        number -= number_taken

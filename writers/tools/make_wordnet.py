@@ -14,6 +14,7 @@ from pathlib import Path
 
 from writers.subset.lists import imagenet_classes
 
+# The lines are those of the data file.
 NOTICE = """\
 # WordNet 3.0: the 1000 classes of ILSVRC 2012 and all their hypernyms. Made by writers/tools/make_wordnet.py.
 # Columns: id, hypernyms (by a comma; first the one that Huh et al. 2016 climbed to), words.

@@ -129,7 +129,7 @@ def measure_steps(
     import torch
 
     from harness.cli import console
-    from harness.modeling.module_modes import fixed_shapes
+    from harness.modeling.module_modes import cudnn_benchmark
 
     on_gpu = device.startswith("cuda")
     clock = time.perf_counter if on_gpu else time.process_time
@@ -156,7 +156,7 @@ def measure_steps(
         return time.monotonic() - started
 
     started = time.monotonic()
-    with fixed_shapes(device):
+    with cudnn_benchmark(device):
         for name in list(steps):
             used_s = time.monotonic() - started
             if deadline is not None and name != "plain" and started + 2 * used_s > deadline:

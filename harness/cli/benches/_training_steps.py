@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.config.attack import AttackSettings
-    from harness.train.trainee import ModelTrainee
+    from harness.train.step import TrainStep
     from loaders.backend import Epoch, Loader
 
 NUM_CLASSES = 1000
@@ -37,14 +37,13 @@ def our_step(
     from harness.train.autotune import noise_batch
 
     batch = noise_batch(batch_size, resolution, NUM_CLASSES, device)
-    trainee = make_trainee(arch, eps, device)
-    trainee.batch_size = batch_size
-    trainee.compile(compiled)
-    trainee.set_rate(1.0)
-    return lambda: trainee.train_batch(*batch)
+    learner = make_learner(arch, eps, device)
+    learner.compile(compiled, batch_size)
+    learner.set_rate(1.0)
+    return lambda: learner.train_batch(*batch)
 
 
-def make_trainee(arch: str, eps: float, device: str) -> "ModelTrainee":
+def make_learner(arch: str, eps: float, device: str) -> "TrainStep":
     """Build a network with random weights and what trains it, as the harness does."""
     import torch
 
@@ -52,21 +51,22 @@ def make_trainee(arch: str, eps: float, device: str) -> "ModelTrainee":
     from harness.modeling import classifier
     from harness.modeling.precision import choose
     from harness.profiling.timer import Timer
-    from harness.train.trainee import ModelTrainee
+    from harness.train.optimizer import make_sgd
+    from harness.train.step import StepConfig, make_step
 
     torch.manual_seed(0)
     model = classifier.build(arch, NUM_CLASSES).to(device)
-    return ModelTrainee(
+    return make_step(
         model,
-        ScheduleSettings(),
-        1e-3,
-        device=device,
-        precision=choose("auto", device),
-        label_smoothing=0.0,
-        timer=Timer(device, enabled=False),
-        train_mode=model.train,
-        attack=pgd3() if eps else None,
-        eps=eps,
+        make_sgd(model, ScheduleSettings(), 1e-3),
+        StepConfig(
+            peak_lr=1e-3,
+            device=device,
+            precision=choose("auto", device),
+            attack=pgd3() if eps else None,
+            eps=eps,
+        ),
+        Timer(device, enabled=False),
     )
 
 
@@ -78,10 +78,10 @@ class FedByLoader:
     loader is too slow.
     """
 
-    def __init__(self, trainee: "ModelTrainee", loader: "Loader") -> None:
+    def __init__(self, learner: "TrainStep", loader: "Loader") -> None:
         assert loader.plan.batches_ahead + 2 == FED_WARM_UP_STEPS
-        trainee.set_rate(1.0)
-        self._trainee, self._loader, self._number = trainee, loader, 0
+        learner.set_rate(1.0)
+        self._trainee, self._loader, self._number = learner, loader, 0
         self._epoch: Epoch | None = None
 
     def step(self) -> None:

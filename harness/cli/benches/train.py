@@ -104,11 +104,11 @@ def command(
     from harness.cli.benches._training_steps import (
         FED_WARM_UP_STEPS,
         FedByLoader,
-        make_trainee,
+        make_learner,
         our_step,
         plain_step,
     )
-    from harness.train.autotune import ways
+    from harness.train.autotune import compile_modes
     from loaders import open_loader
     from loaders.plan import LoaderPlan
 
@@ -129,7 +129,7 @@ def command(
     around: dict[str, Callable[[], AbstractContextManager[None]]] = {}
     absent: dict[str, str] = {}
     variants = (
-        ways(on_gpu, attacked=eps > 0) if (on_gpu if compiles is None else compiles) else ["eager"]
+        compile_modes(on_gpu, eps > 0) if (on_gpu if compiles is None else compiles) else ["eager"]
     )
 
     def record(measured: "dict[str, Measured]", plan: "RoundPlan") -> dict[str, Any]:
@@ -164,7 +164,7 @@ def command(
                 device=device,
             )
             loader = stack.enter_context(open_loader(plan))
-            fed_by_loader = FedByLoader(make_trainee(arch, eps, device), loader)
+            fed_by_loader = FedByLoader(make_learner(arch, eps, device), loader)
             steps["ours:fed"] = "ours, eager, fed by our loader", fed_by_loader.step
             around["ours:fed"] = fed_by_loader.round
         for name in variants:  # last, because compiling may use up the time
@@ -188,7 +188,7 @@ def command(
 def _goals(on_gpu: bool, eps: float) -> "list[Goal]":
     """Goals apply to GPUs; on a CPU the ratios are only reported."""
     from harness.cli.benches._record import Goal
-    from harness.train.autotune import ways
+    from harness.train.autotune import compile_modes
 
     kind = "robust" if eps > 0 else "clean"
     return [
@@ -199,7 +199,7 @@ def _goals(on_gpu: bool, eps: float) -> "list[Goal]":
                 MIN_SPEEDUP_OVER_PLAIN if on_gpu and not eps and name == "cuda_graphs" else None,
                 title=f"ours:{name} / plain, {kind}",
             )
-            for name in ways(on_gpu, attacked=eps > 0)
+            for name in compile_modes(on_gpu, eps > 0)
         ),
         Goal(
             "ours:fed",

@@ -3,6 +3,7 @@
 from typing import Any, NotRequired, TypedDict
 
 from harness.matrix.scores import Scores
+from harness.train.records import EpochTiming
 
 
 class Epoch(TypedDict):
@@ -44,7 +45,7 @@ class PretrainTiming(TypedDict, total=False):
     """Timing of a pretrain stage, in addition to that of `harness.profiling.timer.summary`."""
 
     num_restarts: int
-    epochs: list[dict[str, Any]]
+    epochs: list[EpochTiming]
     compile: dict[str, Any]  # measured times, and what was chosen
     gpu: dict[str, Any] | None
     trace: str | None  # file in the stage's folder

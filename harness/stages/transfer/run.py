@@ -18,7 +18,7 @@ from harness.config.transfer import TransferSettings
 from harness.matrix.scores import Scores
 from harness.modeling import classifier
 from harness.modeling.classifier import Classifier
-from harness.modeling.module_modes import fixed_shapes
+from harness.modeling.module_modes import cudnn_benchmark
 from harness.modeling.precision import choose
 from harness.profiling.timer import Timer, summary
 from harness.runner.context import Outcome, StageContext
@@ -28,9 +28,9 @@ from harness.train import evaluate, predictions
 from harness.train.fit import Clock, num_batches
 from harness.train.flip_tta import FlipAverage
 from harness.train.loader_plans import eval_plan, few_per_class, split_path, train_plan
-from harness.train.trainee import replay_rate
+from harness.train.replay import replay_rate
 from harness.transfer import method as transfer_method
-from harness.transfer.method import Setup
+from harness.transfer.method import TransferSetup
 from harness.transfer.search import Search, describe_selection
 from loaders import open_loader
 from loaders.backend import Loader
@@ -56,8 +56,8 @@ def run(context: StageContext) -> Outcome:
     load, source_eps = _source(context, len(classes))
     if load.fixed_size is not None and load.fixed_size != settings.resolution:
         print(
-            f"The network takes images of {load.fixed_size} pixels per side only; this size is used "
-            f"instead of {settings.resolution}."
+            f"The network takes images of {load.fixed_size} pixels per side only; this size is "
+            f"used instead of {settings.resolution}."
         )
         settings = settings.model_copy(
             update={"resolution": load.fixed_size, "eval_resolution": None}
@@ -82,9 +82,9 @@ def run(context: StageContext) -> Outcome:
                 predictions.save(context.folder, loader, {split: counts.predictions()})
             return counts.scores()
 
-    with fixed_shapes(context.device), open_loader(_train_plan(context, settings)) as loader:
+    with cudnn_benchmark(context.device), open_loader(_train_plan(context, settings)) as loader:
         _check_metric(config["metric"], loader)
-        setup = Setup(
+        setup = TransferSetup(
             load.pretrained,
             load.scratch,
             settings,
@@ -113,10 +113,10 @@ def run(context: StageContext) -> Outcome:
         test = score(model, "test", best.crop, keep_predictions=True)
         eval_s = search.eval_s + time.monotonic() - evaluated
         replay_img_per_s = None
-        if search.last_trainee is not None:
+        if search.last_learner is not None:
             with loader.epoch(0) as batches:
                 replay_img_per_s = replay_rate(
-                    search.last_trainee, *next(batches), train_s=search.clocks[-1].train_s
+                    search.last_learner, *next(batches), train_s=search.clocks[-1].train_s
                 )
         num_train_images = loader.num_samples
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
@@ -169,7 +169,7 @@ class _Loads:
 
 
 def _source(context: StageContext, num_classes: int) -> tuple[_Loads, float | None]:
-    """Return what trials start from, and the eps of the source's training (None without a source)."""
+    """Return functions that load models, and the eps of the source (None without a source)."""
     seed, source, eps = context.config["seed"], None, None
     # A method that needs no source has the architecture in its config.
     about = context.config.get("arch")
@@ -269,7 +269,7 @@ def _check_metric(metric: str, loader: Loader) -> None:
 def _timing(
     clocks: list[Clock], eval_s: float, startup_s: float, replay_img_per_s: float | None
 ) -> dict[str, Any]:
-    """Sum the times of all trainees."""
+    """Sum the times of all learners."""
     spans = {
         name: sum(clock.spans_s.get(name, 0.0) for clock in clocks)
         for clock in clocks

@@ -1,7 +1,6 @@
 """Shared by methods that train a network: where its blocks start, and how fast each learns."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import nn
@@ -11,9 +10,10 @@ from harness.config.transfer import BnStats, TransferSettings
 from harness.modeling.blocks import Block, blocks_of
 from harness.modeling.classifier import Classifier
 from harness.modeling.module_modes import BatchNorm
-from harness.train.l2sp import Pull
-from harness.train.trainee import ModelTrainee
-from harness.transfer.method import Candidates, Setup
+from harness.train.l2sp import NO_PENALTY, L2SPPenalty, NoPenalty
+from harness.train.optimizer import make_sgd
+from harness.train.step import StepConfig, make_step
+from harness.transfer.method import TrainedModels, TransferSetup
 from harness.transfer.methods._network_settings import BlockSettings, NetworkSettings
 from writers.errors import UserError
 
@@ -21,13 +21,13 @@ KORNBLITH_STEPS, TORCH_MOMENTUM = 10, 0.1
 
 
 def candidates(
-    setup: Setup,
+    setup: TransferSetup,
     trial: Trial,
     model: Classifier,
     *,
     frozen: Sequence[nn.Module] = (),
-    pull: Pull | None = None,
-) -> Candidates:
+    penalty: L2SPPenalty | NoPenalty = NO_PENALTY,
+) -> TrainedModels:
     """Train the weights of the model that require gradients.
 
     Args:
@@ -35,28 +35,29 @@ def candidates(
         trial: the point of the grid.
         model: the network, on the device.
         frozen: modules that also keep their BatchNorm statistics.
-        pull: penalty in place of weight decay.
+        penalty: replaces weight decay.
     """
     settings = trial.settings
     assert isinstance(settings, NetworkSettings)
     set_bn_momentum(model, settings.bn_momentum, setup.steps_per_epoch)
-    trainee = ModelTrainee(
+    train_mode(model, setup.bn_stats, frozen)
+    step = make_step(
         model,
-        settings.optimizer,
-        trial.lr,
-        device=setup.device,
-        precision=setup.precision,
-        label_smoothing=settings.label_smoothing,
-        timer=setup.timer,
-        train_mode=partial(train_mode, model, setup.bn_stats, frozen),
-        lr_ratios=lr_ratios(model, settings),
+        make_sgd(model, settings.optimizer, trial.lr, lr_ratios(model, settings)),
+        StepConfig(
+            peak_lr=trial.lr,
+            device=setup.device,
+            precision=setup.precision,
+            label_smoothing=settings.label_smoothing,
+        ),
+        setup.timer,
+        penalty=penalty,
     )
-    trainee.step.add_gradients = pull
-    return Candidates(trainee, lambda: [(trial, model)])
+    return TrainedModels(step, lambda: [(trial, model)])
 
 
-def transferred(setup: Setup, settings: TransferSettings) -> Classifier:
-    """Load the source's model with a new head; its last `reinit_last` blocks get random weights."""
+def transferred(setup: TransferSetup, settings: TransferSettings) -> Classifier:
+    """Load the source's model; the head and the last `reinit_last` blocks are random."""
     assert isinstance(settings, BlockSettings)
     model = setup.load()
     if settings.reinit_last:
@@ -102,10 +103,10 @@ def parts(model: Classifier, settings: BlockSettings) -> Parts:
 
 
 def lr_ratios(model: Classifier, settings: TransferSettings) -> dict[nn.Parameter, float]:
-    """Map parameters to their learning rate divided by the head's; parameters with ratio 1 may be missing.
+    """Map parameters to their learning rate, divided by the head's.
 
-    The ratio of a block's group is multiplied by `layer_decay` once per block up to the head. New
-    blocks have the group ratio 1.
+    Parameters with ratio 1 may be missing. The ratio of a block's group is multiplied by
+    `layer_decay` once per block up to the head. New blocks have the group ratio 1.
     """
     if not isinstance(settings, BlockSettings):
         return {}
@@ -128,7 +129,7 @@ def lr_ratios(model: Classifier, settings: TransferSettings) -> dict[nn.Paramete
 
 
 def train_mode(model: Classifier, bn_stats: BnStats, frozen: Sequence[nn.Module] = ()) -> None:
-    """Set training mode, but evaluation mode for frozen modules and for frozen BatchNorm statistics."""
+    """Set training mode, but evaluation mode for frozen modules and statistics."""
     model.train()
     for module in frozen:
         module.eval()

@@ -14,9 +14,10 @@ from harness.config.grid import Trial
 from harness.modeling.classifier import Classifier
 from harness.modeling.precision import autocast
 from harness.train.divergence import LossWatch
+from harness.train.learner import Totals
 from harness.train.loss import mean_loss, num_correct
 from harness.train.optimizer import make_sgd, set_lr
-from harness.transfer.method import Setup
+from harness.transfer.method import TransferSetup
 from harness.transfer.methods._network import set_bn_momentum, train_mode
 from harness.transfer.methods.fixed.settings import FixedSettings
 
@@ -24,7 +25,7 @@ from harness.transfer.methods.fixed.settings import FixedSettings
 class SharedBackbone:
     """One backbone, and a head with its own optimizer for each trial."""
 
-    def __init__(self, setup: Setup, trials: Sequence[Trial]) -> None:
+    def __init__(self, setup: TransferSetup, trials: Sequence[Trial]) -> None:
         self._setup = setup
         self._model = setup.load().eval()
         self._model.requires_grad_(False)
@@ -76,14 +77,14 @@ class SharedBackbone:
         """Return the step at which the last head diverged; None while one head has not."""
         return self._watch.first_bad()
 
-    def totals(self) -> dict[str, float]:
+    def totals(self) -> Totals:
         """Return the totals of the head with the lowest loss, and reset them.
 
         A learning rate that is too high must not hide that the other heads learn.
         """
         losses = (self._losses / self._num_images).nan_to_num(nan=torch.inf, posinf=torch.inf)
         best = int(losses.argmin())
-        totals = {
+        totals: Totals = {
             "loss": float(losses[best]),
             "top1": int(self._num_correct[best]) / self._num_images,
             "num_images": self._num_images,

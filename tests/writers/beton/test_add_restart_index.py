@@ -1,4 +1,4 @@
-"""A beton with restart indices added is the beton that would have been written with them."""
+"""Adding restart indices to a beton gives the file that writing with them gives."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ PLAIN = Encoding(format="passthrough", restart_index=False)
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
-def test_it_is_what_writing_with_the_index_gives(source: Source, tmp_path: Path, num_threads: int):
+def test_adding_the_index_equals_writing_with_it(source: Source, tmp_path: Path, num_threads: int):
     write_split(source, "train", everything(source.classes), PLAIN, tmp_path / "plain.beton")
     indexed = Encoding(format="passthrough", restart_index=True)
     write_split(source, "train", everything(source.classes), indexed, tmp_path / "own.beton")
@@ -34,7 +34,7 @@ def test_it_is_what_writing_with_the_index_gives(source: Source, tmp_path: Path,
     )
 
 
-def test_what_cannot_be_indexed_is_refused_and_leaves_nothing(source: Source, tmp_path: Path):
+def test_invalid_inputs_are_refused_without_output(source: Source, tmp_path: Path):
     write_split(source, "train", everything(source.classes), Encoding(), tmp_path / "indexed.beton")
     write_split(
         source, "train", everything(source.classes), Encoding(format="raw"), tmp_path / "raw.beton"
@@ -49,14 +49,14 @@ def test_what_cannot_be_indexed_is_refused_and_leaves_nothing(source: Source, tm
     number = int(np.flatnonzero(beton.rows["mode"] == 0)[2])
     middle = int(beton.rows["offset"][number]) + int(beton.sizes[number]) // 2
     data = bytearray((tmp_path / "plain.beton").read_bytes())
-    data[middle : middle + 40] = b"\xff\xd9" * 20  # the image ends in its middle
+    data[middle : middle + 40] = b"\xff\xd9" * 20  # truncate the image in its middle
     (tmp_path / "plain.beton").write_bytes(data)
     with pytest.raises(UserError, match=f"Sample {number} of"):
         add_index(tmp_path / "plain.beton", tmp_path / "new.beton")
     assert not list(tmp_path.glob("*new*")) and not manifest_path(tmp_path / "new.beton").exists()
 
 
-def test_the_index_is_the_default_where_jpegs_are_made_here():
+def test_the_index_is_the_default_for_encoded_jpegs():
     assert Encoding().restart_index and Encoding.model_validate("500_0.50_90").restart_index
     assert (
         not Encoding(format="raw").restart_index

@@ -1,7 +1,4 @@
-"""Own file, copied file and view: the same bytes and the same batches.
-
-And what cannot be copied.
-"""
+"""A written subset, a copied subset and a view give equal bytes and batches; invalid copies."""
 
 import json
 from dataclasses import replace
@@ -22,14 +19,14 @@ from writers.beton.verify import verify
 from writers.beton.write import write_split
 from writers.dataset import SplitSettings, open_dataset
 from writers.errors import UserError
-from writers.jpeg import native as kernel
+from writers.jpeg import native
 from writers.source import Source
 from writers.subset.spec import Subset, everything
 
 needs_c = pytest.mark.skipif(
-    kernel.library() is None, reason="the package's C parts were not built"
+    native.library() is None, reason="the package's C parts were not built"
 )
-TWO = Subset("two", ("owl", "cat"))  # label order is the subset's own
+TWO = Subset("two", ("owl", "cat"))  # the subset has its own label order
 ENCODINGS = [
     Encoding(),
     Encoding(format="raw"),
@@ -42,7 +39,7 @@ ENCODINGS = [
 def betons(
     source: Source, folder: Path, encoding: Encoding, subset: Subset = TWO, seed: int = 0
 ) -> tuple[Path, Path, Path]:
-    """The whole, the subset written from the images, and the subset copied out of the whole."""
+    """Return the whole beton, the subset written from images, and the subset copied."""
     whole, own, copied = (folder / name / "train.beton" for name in ("whole", "own", "copied"))
     write_split(source, "train", everything(source.classes), encoding, whole, seed=seed)
     write_split(source, "train", subset, encoding, own, seed=seed)
@@ -51,7 +48,7 @@ def betons(
 
 
 def view(beton: Path, subset: Subset) -> dict[str, tuple[int, ...]]:
-    """The settings of a LoaderPlan that show the subset of a beton, no byte written."""
+    """Return the LoaderPlan settings that select the subset from a beton."""
     opened = open_beton(beton)
     classes = opened.manifest.classes
     positions, labels = subset.select("train", classes, opened.labels, opened.ids)
@@ -61,7 +58,7 @@ def view(beton: Path, subset: Subset) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding.format)
-def test_the_copied_file_is_the_own_file_byte_for_byte(
+def test_a_copy_equals_the_file_written_from_images(
     source: Source, tmp_path: Path, encoding: Encoding
 ):
     whole, own, copied = betons(source, tmp_path, encoding, seed=7)
@@ -80,7 +77,7 @@ def test_the_copied_file_is_the_own_file_byte_for_byte(
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("backend", ["reference", "ffcv"])
 @pytest.mark.parametrize("order", ["random", "sequential"])
-def test_own_file_copied_file_and_view_give_the_same_batches(
+def test_written_subset_copied_subset_and_view_give_equal_batches(
     source: Source, tmp_path: Path, backend: str, order: str
 ):
     whole, own, copied = betons(
@@ -107,14 +104,14 @@ def test_own_file_copied_file_and_view_give_the_same_batches(
 
 def test_a_copy_of_a_copy(source: Source, tmp_path: Path):
     _, _, copied = betons(source, tmp_path, Encoding(format="raw"))
-    one = Subset("one", ("owl",))
-    copy_subset(copied, one, tmp_path / "one.beton")
-    write_split(source, "train", one, Encoding(format="raw"), tmp_path / "own_one.beton")
+    subset = Subset("one", ("owl",))
+    copy_subset(copied, subset, tmp_path / "one.beton")
+    write_split(source, "train", subset, Encoding(format="raw"), tmp_path / "own_one.beton")
     assert (tmp_path / "one.beton").read_bytes() == (tmp_path / "own_one.beton").read_bytes()
 
 
-def test_pages_that_grow_and_gaps_of_all_lengths(tree: Path, tmp_path: Path, monkeypatch):
-    """Samples over several pages, one larger than a page, and classes whose samples are adjacent or not."""
+def test_growing_pages_and_gaps_of_all_lengths(tree: Path, tmp_path: Path, monkeypatch):
+    """Cover several pages, a sample larger than a page, and adjacent and separate samples."""
     for index in range(12):
         picture(index, 600, 500 - index).save(tree / "train" / "cat" / f"medium_{index}.png")
     picture(99, 1200, 900).save(tree / "train" / "dog" / "large.png")
@@ -127,9 +124,7 @@ def test_pages_that_grow_and_gaps_of_all_lengths(tree: Path, tmp_path: Path, mon
     assert seen == [2 * 2**20, 4 * 2**20, 4 * 2**20]
 
 
-def test_where_the_kernel_does_not_copy_between_these_files(
-    source: Source, tmp_path: Path, monkeypatch
-):
+def test_copy_without_copy_file_range(source: Source, tmp_path: Path, monkeypatch):
     def refuse(*arguments: int) -> int:
         raise OSError(18, "Invalid cross-device link")
 
@@ -139,9 +134,7 @@ def test_where_the_kernel_does_not_copy_between_these_files(
     assert own.read_bytes() == copied.read_bytes()
 
 
-def test_images_that_were_left_out_stand_in_the_copys_manifest_where_their_class_does(
-    tree: Path, tmp_path: Path
-):
+def test_skipped_images_are_in_the_manifest_of_a_copy_with_their_class(tree: Path, tmp_path: Path):
     for name in ("cat", "dog"):
         (tree / "train" / name / "train_0.jpg").write_bytes(b"not an image")
     source = open_dataset("folder", tree, SplitSettings())
@@ -154,7 +147,7 @@ def test_images_that_were_left_out_stand_in_the_copys_manifest_where_their_class
     assert manifest.class_counts == [5, 4]
 
 
-def test_what_cannot_be_copied(source: Source, tmp_path: Path):
+def test_invalid_copies_are_refused(source: Source, tmp_path: Path):
     whole = tmp_path / "train.beton"
     write_split(source, "train", everything(source.classes), Encoding(), whole)
     before = whole.read_bytes()

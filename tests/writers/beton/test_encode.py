@@ -39,20 +39,22 @@ def pixels(blob) -> np.ndarray:
         ("1", "PNG"),
     ],
 )
-def test_every_mode_becomes_the_rgb_that_pillow_makes_of_it(mode, format):
+def test_every_mode_is_converted_to_rgb_as_by_pillow(mode, format):
     image = picture(3, mode="RGB").convert(mode)
     data = as_file(image, format)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     assert (pixels(encode(data, Encoding(format="raw"))) == expected).all()
 
 
-def test_sixteen_bits_are_scaled_and_not_clipped():
+def test_sixteen_bits_are_scaled_instead_of_clipped():
     values = np.linspace(0, 65535, 120 * 100).reshape(100, 120).astype(np.uint16)
     blob = encode(as_file(Image.fromarray(values), "PNG"), Encoding(format="raw"))
-    assert np.abs(pixels(blob)[..., 0] - values / 257.0).max() < 1  # either way of rounding
+    assert (
+        np.abs(pixels(blob)[..., 0] - values / 257.0).max() < 1
+    )  # both ways of rounding are valid
 
 
-def test_more_than_sixteen_bits_become_white_and_less_than_none_black():
+def test_values_outside_sixteen_bits_are_clipped():
     values = np.full((100, 120), 70000, np.int32)
     values[:50] = -3
     expected = np.where(values < 0, 0, 255)
@@ -106,7 +108,7 @@ def test_jpeg_is_close_and_small_images_are_exact():
     assert (pixels(blob) == np.asarray(small)).all()
 
 
-def test_passthrough_reencodes_what_is_too_large_or_no_plain_jpeg():
+def test_passthrough_reencodes_large_images_and_other_formats():
     encoding = Encoding(format="passthrough", max_resolution=150)
     kept = as_file(picture(1, 150, 100), "JPEG", progressive=True)
     assert encode(kept, encoding).data == kept
@@ -120,7 +122,7 @@ def test_passthrough_reencodes_what_is_too_large_or_no_plain_jpeg():
         assert blob.data != data
 
 
-def test_mixed_goes_by_the_images_own_chance():
+def test_mixed_depends_on_the_chance_of_each_image():
     data = as_file(picture(1, 150, 100), "PNG")
     encoding = Encoding(format="mixed", compress_probability=0.3)
     assert [encode(data, encoding, chance).mode for chance in (0.0, 0.29, 0.3, 0.99)] == [
@@ -135,7 +137,7 @@ def test_mixed_goes_by_the_images_own_chance():
     "data", [b"", b"words", as_file(picture(1), "PNG")[:200], as_file(picture(1), "JPEG")[:-300]]
 )
 @pytest.mark.parametrize("format", ["raw", "jpeg", "passthrough"])
-def test_what_is_no_whole_image_is_unreadable(data, format):
+def test_incomplete_images_are_unreadable(data, format):
     with pytest.raises(UnreadableError):
         encode(data, Encoding(format=format))
 
@@ -151,7 +153,7 @@ def test_what_is_no_whole_image_is_unreadable(data, format):
         {"quality": 90},
     ],
 )
-def test_settings_that_are_wrong_or_without_effect(settings):
+def test_invalid_or_ineffective_settings_are_refused(settings):
     with pytest.raises(ValidationError):
         Encoding.model_validate(settings)
 
@@ -191,12 +193,12 @@ def test_settings_that_are_wrong_or_without_effect(settings):
         ("jpeg", {}),
     ],
 )
-def test_a_preset_reads_from_its_name(name, settings):
+def test_a_preset_is_parsed_from_its_name(name, settings):
     assert Encoding.model_validate(name) == Encoding(**settings)
 
 
 @pytest.mark.parametrize("name", ["500_0.50", "500_2.0_90", "big", "mixed", "0_0.5_90", 5000.509])
-def test_names_that_are_no_presets(name):
+def test_unknown_presets_are_refused(name):
     with pytest.raises(ValidationError):
         Encoding.model_validate(name)
 
@@ -206,8 +208,8 @@ SAMPLINGS = ["4:4:4", "4:2:2", "4:2:0"]
 
 @pytest.mark.parametrize("size", [(200, 150), (199, 151), (333, 97), (121, 380), (98, 97)])
 @pytest.mark.parametrize("subsampling", SAMPLINGS)
-def test_a_smaller_jpeg_made_of_planes_is_that_made_of_pixels(size, subsampling):
-    """The slow twin: all of the image to RGB, each new pixel the mean of its area, and one JPEG of that."""
+def test_shrinking_planes_equals_shrinking_pixels(size, subsampling):
+    """Slow reference: decode to RGB, average the area of each new pixel, encode once."""
     data = as_file(picture(7, *size), "JPEG", quality=95, subsampling=subsampling)
     blob = encode(data, Encoding(max_resolution=97))
     expected = area_means(np.asarray(Image.open(io.BytesIO(data))), blob.width, blob.height)
@@ -220,7 +222,7 @@ def test_a_smaller_jpeg_made_of_planes_is_that_made_of_pixels(size, subsampling)
     assert psnr(pixels(blob), expected) > psnr(twin, expected) - 1
 
 
-def test_a_jpeg_of_one_plane_stays_one_and_keeps_its_gray():
+def test_a_gray_jpeg_stays_gray():
     image = picture(7, 300, 201, "L")
     blob = encode(as_file(image, "JPEG", quality=95), Encoding(max_resolution=150))
     assert Image.open(io.BytesIO(blob.data)).mode == "L" and (blob.width, blob.height) == (150, 100)
@@ -229,7 +231,7 @@ def test_a_jpeg_of_one_plane_stays_one_and_keeps_its_gray():
     )
 
 
-def test_an_image_many_times_too_large_is_decoded_at_a_part_of_its_size_and_looks_the_same():
+def test_large_images_are_decoded_at_reduced_size_with_similar_pixels():
     image = picture(3, 1600, 1203)
     data = as_file(image, "JPEG", quality=95)
     for encoding, least in (
@@ -241,7 +243,7 @@ def test_an_image_many_times_too_large_is_decoded_at_a_part_of_its_size_and_look
         assert psnr(pixels(blob), area_means(np.asarray(image), 150, 113)) > least
 
 
-def test_shrinking_takes_the_mean_of_exactly_the_area_at_every_ratio():
+def test_shrinking_is_exact_area_averaging_at_every_ratio():
     random = np.random.default_rng(0)
     for _ in range(60):
         height, width, channels = (
@@ -254,18 +256,13 @@ def test_shrinking_takes_the_mean_of_exactly_the_area_at_every_ratio():
         difference = shrink(image, new_width, new_height) - area_means(
             image, new_width, new_height, rounded=False
         )
-        # half a level for rounding, and the shares are twelve bits
-        assert (
-            np.abs(difference).max() < 0.75
-        )
+        # half a level for rounding; weights have twelve bits
+        assert np.abs(difference).max() < 0.75
     assert (shrink(np.full((70, 4001, 3), 255, np.uint8), 13, 7) == 255).all()
 
 
 def area_means(image: np.ndarray, width: int, height: int, rounded: bool = True) -> np.ndarray:
-    """By matrices.
-
-    [h, H] and [w, W], a row for each new pixel with the part that each old one has of it.
-    """
+    """Average areas by weight matrices [h, H] and [w, W], one row per new pixel."""
 
     def parts(old: int, new: int) -> np.ndarray:
         edges = np.arange(new + 1) * old / new
@@ -302,7 +299,7 @@ FIRST_RESTART = WITH_RESTARTS.index(b"\xff\xd0")
     ids=["no end", "half", "strange marker", "restarts", "long segment"],
 )
 @pytest.mark.parametrize("check", [False, True])
-def test_passthrough_sees_broken_markers_without_decoding(data, check):
+def test_passthrough_detects_broken_markers_without_decoding(data, check):
     with pytest.raises(UnreadableError, match="the JPEG is damaged"):
         encode(data, Encoding(format="passthrough"), check=check)
 
@@ -312,7 +309,7 @@ def test_passthrough_sees_broken_markers_without_decoding(data, check):
     [PHOTO[:MIDDLE] + PHOTO[MIDDLE + 200 :], PHOTO[:MIDDLE] + b"\xff\xd9" + PHOTO[MIDDLE:]],
     ids=["bytes lost", "early end"],
 )
-def test_damage_between_markers_is_seen_where_there_is_a_decode(data):
+def test_damage_between_markers_is_detected_when_decoding(data):
     assert encode(data, Encoding(format="passthrough")).data == data
     for encoding, check in (
         (Encoding(format="passthrough"), True),
@@ -324,7 +321,7 @@ def test_damage_between_markers_is_seen_where_there_is_a_decode(data):
             encode(data, encoding, check=check)
 
 
-def test_what_cameras_leave_before_and_behind_the_end_is_no_damage():
+def test_extra_bytes_of_cameras_around_the_end_are_accepted():
     for data in (
         PHOTO[:-2] + bytes(40) + PHOTO[-2:],
         PHOTO + b"a trailer \xff\xd8\xff\xc0",
@@ -345,7 +342,7 @@ def test_small_jpegs_are_passed_through_and_never_encoded_again():
     )
 
 
-def test_an_image_of_too_many_pixels_is_refused_before_memory_is_taken():
+def test_an_image_with_too_many_pixels_is_refused_before_allocation():
     data = bytearray(PHOTO)
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = b"\xea\x60\xea\x60"

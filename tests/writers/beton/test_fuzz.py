@@ -1,6 +1,6 @@
-"""A thousand damaged betons: each opens and reads as whole data or ends in a UserError.
+"""A thousand damaged betons: each is read correctly or raises UserError.
 
-Never a crash, a hang, or another sample's label.
+None may crash, hang, or return another sample's label.
 """
 
 import dataclasses
@@ -31,21 +31,18 @@ INTERESTING = (0, 1, 0x7F, 0x80, 0xFF)
 
 @dataclasses.dataclass
 class Whole:
-    """A beton of small JPEGs and raw images, and what is in it."""
+    """A beton of small JPEGs and raw images, with its contents."""
 
     path: Path
     data: bytes
     manifest_text: str
     manifest: Manifest
-    labels: dict[int, int]  # of each id
+    labels: dict[int, int]  # by id
     rows: np.ndarray
     sizes: np.ndarray
 
     def restore(self, region: str | None = None) -> None:
-        """Write back that region, or everything.
-
-        Only what must be, because a thousand files of 4 MB take their time.
-        """
+        """Restore one region, or everything; a full write of 4 MB per case would be slow."""
         manifest_path(self.path).write_text(self.manifest_text)
         if region is None or self.path.stat().st_size != len(self.data):
             self.path.write_bytes(self.data)
@@ -57,7 +54,7 @@ class Whole:
 
     @cached_property
     def regions(self) -> dict[str, tuple[int, int]]:
-        """First byte and end of each part of the file."""
+        """Return the first byte and the end of each part of the file."""
         rows = FIRST_ROW + NUM_SAMPLES * SAMPLE.itemsize
         digests, ids, table = (
             self.manifest.pages_end,
@@ -109,7 +106,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 def damage(whole: Whole, region: str, random: np.random.Generator) -> None:
-    """Change one to four places of the region, or, now and then, cut the file or the manifest short or make it longer."""
+    """Change one to four bytes of the region; sometimes truncate or extend the file or manifest."""
     if region == "manifest":
         text = bytearray(whole.manifest_text.encode())
         for place in random.integers(0, len(text), random.integers(1, 4)):
@@ -135,7 +132,7 @@ def damage(whole: Whole, region: str, random: np.random.Generator) -> None:
 
 
 def read(plan: LoaderPlan, whole: Whole) -> str:
-    """Outcome: `data`, with each sample's own label, or `refused`."""
+    """Return `data` if each sample has its own label, or `refused`."""
     try:
         samples = open_samples(plan)
         assert {
@@ -154,32 +151,34 @@ def read(plan: LoaderPlan, whole: Whole) -> str:
 
 
 def outcomes(whole: Whole, backend: str, number: int) -> dict[str, set[str]]:
-    """By region, what became of `number` damaged files."""
-    found: dict[str, set[str]] = {}
+    """Return the outcomes of `number` damaged files by region."""
+    outcomes_of: dict[str, set[str]] = {}
     regions = [*whole.regions, "manifest"]
     plan = LoaderPlan(whole.path, batch_size=8, resolution=16, num_threads=1, backend=backend)
     for seed in range(number):
         region = regions[seed % len(regions)]
         damage(whole, region, np.random.default_rng([seed, number]))
-        found.setdefault(region, set()).add(read(plan, whole))
+        outcomes_of.setdefault(region, set()).add(read(plan, whole))
         whole.restore(region)
     assert read(plan, whole) == "data"
-    return found
+    return outcomes_of
 
 
 @pytest.mark.timeout(120, method="signal")
 @pytest.mark.parametrize(("backend", "number"), [("reference", 800), ("ffcv", 200)])
-def test_a_damaged_beton_is_refused_or_read_right(whole: Whole, backend: str, number: int):
-    found = outcomes(whole, backend, number)
+def test_a_damaged_beton_is_refused_or_read_correctly(whole: Whole, backend: str, number: int):
+    outcomes_of = outcomes(whole, backend, number)
     tables = ("header", "fields", "rows", "digests", "ids", "table", "manifest")
-    assert "data" in found.pop("data")  # raw pixels, and JPEGs that decode to others
-    assert "data" in found.pop("padding")  # which nobody reads
-    assert found == {region: {"refused"} for region in tables}
+    assert "data" in outcomes_of.pop(
+        "data"
+    )  # raw pixels, and JPEGs that decode to different pixels
+    assert "data" in outcomes_of.pop("padding")  # never read
+    assert outcomes_of == {region: {"refused"} for region in tables}
 
 
 @pytest.mark.timeout(120, method="signal")
-def test_tables_that_a_bad_writer_left_are_refused_by_what_they_say(whole: Whole):
-    """The digests fit here: everything that reads must look at the numbers, too."""
+def test_invalid_tables_with_valid_digests_are_refused(whole: Whole):
+    """Digests match here, so that readers must check the numbers as well."""
     plan = LoaderPlan(whole.path, batch_size=8, resolution=16, num_threads=1, backend="reference")
     for seed in range(90):
         damage(whole, ("rows", "table", "fields")[seed % 3], np.random.default_rng([seed, 5]))

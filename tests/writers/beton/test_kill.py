@@ -1,6 +1,6 @@
-"""A writer is killed at twenty random moments.
+"""Kill a writer at twenty random moments.
 
-No beton that is not whole, nothing left running or in shared memory.
+No incomplete beton, no process and no shared memory may remain.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from writers.errors import UserError
 from writers.source import Source
 from writers.subset.spec import everything
 
-# Imports once, then forks a writer for each line that it reads, and prints its process id. A writer
-# writes the same name over and over, in turns of two kinds, so that a kill falls into every phase:
-# encoding, digests, names, an older file going. FFCV's writer keeps its tables in /dev/shm, where a
-# killed process leaves them: so each writer checks whether it has any open.
+# Import once, then fork a writer per input line and print its process id. A writer writes the same
+# name repeatedly, alternating two encodings, so that kills hit every phase: encoding, digests,
+# renames, removal of an older file. FFCV's writer keeps tables in /dev/shm, which a killed process
+# leaves there; each writer therefore checks that it has none open.
 FORKS = """
 import os, sys
 from pathlib import Path
@@ -76,10 +76,8 @@ def test_killed_at_twenty_random_moments(source: Source, tree: Path, tmp_path: P
             assert not _shared_memory(pid), "a kill would leave it there"
             os.kill(pid, signal.SIGKILL)
             assert server.stdout.readline() == "gone\n"
-            # the writer led a session of its own: nobody of it is left
-            with pytest.raises(
-                ProcessLookupError
-            ):
+            # the writer led its own session: none of its processes remain
+            with pytest.raises(ProcessLookupError):
                 os.killpg(pid, 0)
             num_caught_writing += bool(list(file.parent.glob(".*.writing")))
             if file.exists():
@@ -91,7 +89,7 @@ def test_killed_at_twenty_random_moments(source: Source, tree: Path, tmp_path: P
         server.kill()
         server.communicate()
     assert num_caught_writing >= 5
-    copy_subset(whole, everything(source.classes), file)  # the next call starts cleanly
+    copy_subset(whole, everything(source.classes), file)  # the next call starts from a clean state
     assert verify(file) == []
     assert sorted(path.name for path in file.parent.iterdir()) == [
         "train.beton",
@@ -100,10 +98,10 @@ def test_killed_at_twenty_random_moments(source: Source, tree: Path, tmp_path: P
 
 
 def _shared_memory(pid: int) -> list[str]:
-    """Files of /dev/shm that a process has open or mapped."""
+    """Return the files of /dev/shm that a process has open or mapped."""
     opened = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # closed in the meantime
             opened.append(str(link.readlink()))
     mapped = Path(f"/proc/{pid}/maps").read_text().splitlines()
     return [name for name in opened + mapped if "/dev/shm/" in name]

@@ -30,7 +30,7 @@ from writers.errors import UserError
 from writers.source import Source, SplitSettings
 from writers.subset.spec import Subset, SubsetSpec, everything, resolve
 
-TWO = Subset("two", ("owl", "cat"))  # label order is the subset's own
+TWO = Subset("two", ("owl", "cat"))  # the subset has its own label order
 PETS = Subset("pets", ("bird", "pet"), (("owl",), ("cat", "dog")))
 ENCODINGS = [
     Encoding(),
@@ -64,7 +64,7 @@ class Place:
         split: str = "train",
         **options: Any,
     ) -> Path:
-        """From the images."""
+        """Write from the images."""
         file = self.data / name / f"{split}.beton"
         manifest = write_split(
             self.source,
@@ -109,7 +109,7 @@ def place(tree: Path, tmp_path: Path) -> Place:
 @pytest.mark.parametrize(
     "encoding", ENCODINGS, ids=lambda encoding: f"{encoding.format}-{encoding.restart_index}"
 )
-def test_a_subset_is_the_own_file_byte_for_byte_and_few_images_are_read(
+def test_a_reused_subset_equals_the_written_one_and_reads_few_images(
     place: Place, encoding: Encoding, monkeypatch
 ):
     place.encoding = encoding
@@ -133,7 +133,7 @@ _read = Source.read
 @pytest.mark.parametrize(
     "subset", [PETS, Subset("one", ("dog",)), "per_class"], ids=["coarser", "one", "per_class"]
 )
-def test_other_labels_other_counts_and_every_split(place: Place, subset: Subset | str, split: str):
+def test_reuse_with_other_labels_counts_and_splits(place: Place, subset: Subset | str, split: str):
     if isinstance(subset, str):
         spec = SubsetSpec.model_validate({"name": "few", "per_class": 2})
         subset = resolve(spec, place.source.classes, class_counts=place.source.class_counts())
@@ -142,7 +142,7 @@ def test_other_labels_other_counts_and_every_split(place: Place, subset: Subset 
     place.same_as_own(subset, split=split)
 
 
-def test_out_of_a_beton_with_coarser_labels_and_out_of_a_taken_one(place: Place):
+def test_reuse_from_coarser_labels_and_from_a_reused_beton(place: Place):
     """Classes of the existing beton do not matter: labels come from the source."""
     place.write(PETS, "pets")
     taken = place.take()
@@ -150,7 +150,7 @@ def test_out_of_a_beton_with_coarser_labels_and_out_of_a_taken_one(place: Place)
     record(place.data / "taken" / "train.beton", taken.manifest, place.origin)
     place.same_as_own()
     again = place.take(Subset("one", ("owl",)), "again")
-    # the smallest that has them all
+    # the smallest that has all of them
     assert again and again.beton.parent.name in (
         "taken",
         "own_taken",
@@ -158,11 +158,9 @@ def test_out_of_a_beton_with_coarser_labels_and_out_of_a_taken_one(place: Place)
     place.same_as_own(Subset("one", ("owl",)), "again")
 
 
-def test_images_known_to_be_damaged_leave_the_same_room(place: Place, monkeypatch):
-    # ten are wanted, of which one is damaged: a file for ten all the same
-    monkeypatch.setattr(
-        layout, "FEW_SAMPLES", 10
-    )
+def test_known_damaged_images_reserve_the_same_space(place: Place, monkeypatch):
+    # ten images, one of them damaged: the file reserves space for ten
+    monkeypatch.setattr(layout, "FEW_SAMPLES", 10)
     place.source.damaged = {"train/cat/train_0.jpg": "cut off", "train/dog/train_1.jpg": "cut off"}
     place.write()
     taken = place.take()
@@ -173,7 +171,7 @@ def test_images_known_to_be_damaged_leave_the_same_room(place: Place, monkeypatc
     place.same_as_own()
 
 
-def test_the_whole_file_gets_a_second_name_that_lives_by_itself(place: Place):
+def test_a_whole_file_is_hard_linked_and_survives_its_source(place: Place):
     whole = place.write()
     taken = place.take(everything(place.source.classes))
     file = place.data / "taken" / "train.beton"
@@ -181,7 +179,7 @@ def test_the_whole_file_gets_a_second_name_that_lives_by_itself(place: Place):
     place.same_as_own(everything(place.source.classes))
     before, links = file.read_bytes(), file.stat().st_nlink
     place.encoding = Encoding(format="raw")
-    place.write()  # again, under the name of the first
+    place.write()  # overwrite the first
     assert (
         not file.samefile(whole)
         and file.read_bytes() == before
@@ -193,7 +191,7 @@ def test_the_whole_file_gets_a_second_name_that_lives_by_itself(place: Place):
     ]
 
 
-def test_without_links_between_the_folders_the_whole_is_copied(place: Place, monkeypatch):
+def test_a_whole_file_is_copied_if_linking_fails(place: Place, monkeypatch):
     def refuse(*paths: Path) -> None:
         raise OSError(18, "Invalid cross-device link")
 
@@ -220,7 +218,7 @@ def test_a_beton_that_is_replaced_before_it_is_linked_is_copied(place: Place, mo
     place.same_as_own(everything(place.source.classes))
 
 
-def test_the_link_of_a_killed_process_goes_when_the_next_begins(place: Place):
+def test_the_next_writer_removes_the_link_of_a_killed_one(place: Place):
     whole, folder = place.write(), place.data / "taken"
     folder.mkdir()
     (folder / ".train.beton.00.writing").touch()
@@ -230,10 +228,8 @@ def test_the_link_of_a_killed_process_goes_when_the_next_begins(place: Place):
 
 
 def _touch(place: Place) -> None:
-    # an image that is not even wanted
-    os.utime(
-        place.tree / "train" / "dog" / "train_0.jpg", ns=(1, 1)
-    )
+    # an image that is not needed
+    os.utime(place.tree / "train" / "dog" / "train_0.jpg", ns=(1, 1))
     place.reopen()
 
 
@@ -315,9 +311,7 @@ def _fewer_images(place: Place) -> None:
         _reseal(split="val"),
     ],
 )
-def test_what_is_not_proven_to_be_the_same_is_not_taken(
-    place: Place, change: Callable[[Place], None]
-):
+def test_betons_not_proven_equal_are_not_reused(place: Place, change: Callable[[Place], None]):
     place.write()
     assert place.take()
     for path in (place.data / "taken").iterdir():
@@ -326,7 +320,7 @@ def test_what_is_not_proven_to_be_the_same_is_not_taken(
     assert place.take() is None and not list((place.data / "taken").iterdir())
 
 
-def test_images_that_are_not_in_it_are_missed_without_encoding_any(place: Place, monkeypatch):
+def test_missing_images_are_detected_without_encoding(place: Place, monkeypatch):
     monkeypatch.setattr(reuse, "NUM_REENCODED", 0)
     place.write(Subset("others", ("cat", "dog")))
     for name, there in (("owl", False), ("cat", True)):
@@ -336,7 +330,7 @@ def test_images_that_are_not_in_it_are_missed_without_encoding_any(place: Place,
         assert (place.take(resolve(spec, place.source.classes)) is not None) == there
 
 
-def test_an_origin_is_the_files_and_all_that_decides_on_the_splits(place: Place, monkeypatch):
+def test_the_origin_covers_files_and_split_settings(place: Place, monkeypatch):
     def opened(
         protocol: str | None = None, place_made: Path = place.tree, **settings: Any
     ) -> Origin | None:
@@ -348,9 +342,9 @@ def test_an_origin_is_the_files_and_all_that_decides_on_the_splits(place: Place,
         return open_with_origin("folder", [place_made], replace(SplitSettings(), **settings))[1]
 
     assert opened() == place.origin
-    made = place.tree.parent / "made"  # on first use: then it is as it is at the second
+    made = place.tree.parent / "made"  # generated on first use; unchanged on the second
     assert opened(place_made=made) == opened(place_made=made)
-    found = [
+    origins = [
         opened(),
         opened("vtab"),
         opened(val=0.2),
@@ -358,10 +352,10 @@ def test_an_origin_is_the_files_and_all_that_decides_on_the_splits(place: Place,
         opened(seed=1),
         opened(place_made=made),
     ]
-    assert None not in found and all(found.count(one) == 1 for one in found)
+    assert None not in origins and all(origins.count(origin) == 1 for origin in origins)
 
 
-def test_where_the_libraries_of_today_give_other_bytes_nothing_is_taken(place: Place, monkeypatch):
+def test_no_reuse_if_current_libraries_encode_differently(place: Place, monkeypatch):
     place.write()
     monkeypatch.setattr(
         reuse, "encode", lambda *arguments, lenient: replace(_encode(*arguments), data=b"newer")
@@ -376,12 +370,12 @@ _encode = reuse.encode
     "subset", [TWO, Subset("all", ("cat", "dog", "owl"))], ids=["copy", "link"]
 )
 @pytest.mark.parametrize("cut", [False, True])
-def test_a_damaged_beton_is_told_of_and_the_next_one_taken(
+def test_a_damaged_beton_is_reported_and_the_next_one_used(
     place: Place, subset: Subset, cut: bool, monkeypatch
 ):
-    """A flipped bit in an image, or a file that shrinks while it is read."""
+    """Test a flipped bit in an image, and a file that shrinks while it is read."""
     monkeypatch.setattr(copy, "MAX_COPY_BYTES", 4000)
-    good, bad, said = place.write(name="good"), place.write(name="bad"), []
+    good, bad, messages = place.write(name="good"), place.write(name="bad"), []
     data = bytearray(bad.read_bytes())
     beton = open_beton(bad)
     position = int(np.flatnonzero(beton.labels == 0)[-1])
@@ -392,17 +386,19 @@ def test_a_damaged_beton_is_told_of_and_the_next_one_taken(
 
     if not cut:
         bad.write_bytes(data)
-    taken = place.take(subset, log=said.append, progress=shrink if cut else None)
-    assert taken and taken.beton == good and len(said) == 1 and str(bad) in said[0]
+    taken = place.take(subset, log=messages.append, progress=shrink if cut else None)
+    assert taken and taken.beton == good and len(messages) == 1 and str(bad) in messages[0]
     place.same_as_own(subset)
     good.unlink()
-    assert place.take(subset, "again", log=said.append, folder=bad.parents[1] / "nothing") is None
+    assert (
+        place.take(subset, "again", log=messages.append, folder=bad.parents[1] / "nothing") is None
+    )
 
 
-def test_a_beton_that_is_gone_or_replaced_meanwhile(place: Place, monkeypatch):
-    whole, said = place.write(), []
+def test_a_beton_removed_or_replaced_during_reuse(place: Place, monkeypatch):
+    whole, messages = place.write(), []
     monkeypatch.setattr(reuse, "open_beton", lambda path: whole.unlink() or open_beton(path))
-    assert place.take(log=said.append) is None and len(said) == 1
+    assert place.take(log=messages.append) is None and len(messages) == 1
     place.write()
     monkeypatch.setattr(reuse, "open_beton", open_beton)
     monkeypatch.setattr(
@@ -411,7 +407,9 @@ def test_a_beton_that_is_gone_or_replaced_meanwhile(place: Place, monkeypatch):
         lambda *arguments, lenient: whole.unlink(missing_ok=True) or _encode(*arguments),
     )
     for subset in (TWO, everything(place.source.classes)):
-        assert place.take(subset, log=said.append) is None and "cannot be read" in said.pop()
+        assert (
+            place.take(subset, log=messages.append) is None and "cannot be read" in messages.pop()
+        )
         place.write()
 
     def replaced(path: Path) -> Any:
@@ -420,10 +418,10 @@ def test_a_beton_that_is_gone_or_replaced_meanwhile(place: Place, monkeypatch):
         return open_beton(path)
 
     monkeypatch.setattr(reuse, "open_beton", replaced)
-    assert place.take(log=said.append) is None and "a different file" in said[1]
+    assert place.take(log=messages.append) is None and "a different file" in messages[1]
 
 
-def test_what_a_person_has_to_put_right_is_said_as_ever(place: Place):
+def test_user_errors_are_raised_as_by_write_split(place: Place):
     place.write()
     with pytest.raises(UserError, match="no image of 1 of its 2 classes: emu"):
         place.take(Subset("odd", ("cat", "emu")))
@@ -443,7 +441,7 @@ def test_a_copy_inherits_the_origin_and_another_file_does_not(place: Place):
     assert not record_path(other).exists()
 
 
-def test_links_that_lead_round_in_a_circle_and_to_nowhere_are_no_trouble(place: Place):
+def test_circular_and_broken_links_are_handled(place: Place):
     (place.tree / "train" / "round").symlink_to(place.tree, target_is_directory=True)
     (place.tree / "nowhere").symlink_to(place.tree / "not_there")
     assert provenance._state([place.tree]) == provenance._state([place.tree]) is not None

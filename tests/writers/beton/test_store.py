@@ -1,4 +1,4 @@
-"""Faults of a beton are found when it is opened if its tables show them, and by verify in any case."""
+"""Damage in tables is found on opening; `verify` finds all damage."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def beton(source: Source, tmp_path: Path) -> Path:
     return tmp_path / "train.beton"
 
 
-def test_a_whole_beton_opens_and_verifies(beton: Path):
+def test_an_intact_beton_opens_and_verifies(beton: Path):
     seen = []
     assert verify(beton, lambda done, total: seen.append((done, total))) == []
     assert seen[-1] == (15, 15)
@@ -50,8 +50,8 @@ def test_any_flipped_byte_is_found(beton: Path):
     assert verify(beton) == []
 
 
-def test_every_damaged_byte_of_header_rows_and_table_is_said_in_words(beton: Path):
-    """The top bit of a number among them: it must not be taken for a size or a place."""
+def test_every_damaged_byte_of_header_rows_and_table_is_a_user_error(beton: Path):
+    """Includes the top bit of numbers, which must not be read as a size or offset."""
     whole = beton.read_bytes()
     table_offset = open_beton(beton).manifest.table_offset
     places = [
@@ -79,7 +79,7 @@ def test_a_truncated_file_does_not_open(beton: Path, keep: int):
     assert verify(beton) != []
 
 
-def test_another_files_manifest_does_not_fit(source: Source, beton: Path, tmp_path: Path):
+def test_the_manifest_of_another_file_is_refused(source: Source, beton: Path, tmp_path: Path):
     write_split(
         source, "val", everything(source.classes), Encoding(format="raw"), tmp_path / "val.beton"
     )
@@ -88,7 +88,7 @@ def test_another_files_manifest_does_not_fit(source: Source, beton: Path, tmp_pa
         open_beton(beton)
 
 
-def test_no_file_no_manifest_and_a_manifest_that_is_none(beton: Path, tmp_path: Path):
+def test_missing_file_missing_manifest_and_invalid_manifest(beton: Path, tmp_path: Path):
     with pytest.raises(UserError, match="no beton"):
         open_beton(tmp_path / "other.beton")
     manifest = json.loads(manifest_path(beton).read_text())
@@ -120,7 +120,7 @@ def test_no_file_no_manifest_and_a_manifest_that_is_none(beton: Path, tmp_path: 
         ("offset", 1, "does not match"),
     ],
 )
-def test_a_wrong_row_is_named_even_where_the_digest_was_made_to_fit(
+def test_a_wrong_row_is_named_although_the_digest_matches(
     beton: Path, field: str, value: int, words: str
 ):
     opened = open_beton(beton)
@@ -134,7 +134,7 @@ def test_a_wrong_row_is_named_even_where_the_digest_was_made_to_fit(
     assert any(words in problem for problem in problems), problems
 
 
-def test_a_jpeg_that_is_cut_inside_the_file_is_named_even_where_the_digest_was_made_to_fit(
+def test_a_truncated_jpeg_is_named_although_the_digest_matches(
     beton: Path,
 ):
     opened = open_beton(beton)

@@ -1,6 +1,6 @@
-"""A beton is whole under its final name, or not there.
+"""A beton is complete under its final name or does not exist.
 
-Killed at any step, interrupted, on a full disk, written twice.
+Cases: killed at any step, interrupted, full disk, concurrent writers.
 """
 
 import errno
@@ -52,7 +52,8 @@ def killing(function):
 steps_left = int(sys.argv[3])
 source = open_dataset("folder", Path(sys.argv[1]), SplitSettings())
 os.fsync, Path.unlink, Path.replace = killing(os.fsync), killing(Path.unlink), killing(Path.replace)
-write_split(source, "train", everything(source.classes), Encoding(format="raw"), Path(sys.argv[2]), seed=1)
+subset, encoding = everything(source.classes), Encoding(format="raw")
+write_split(source, "train", subset, encoding, Path(sys.argv[2]), seed=1)
 """
 
 
@@ -61,13 +62,13 @@ write_split(source, "train", everything(source.classes), Encoding(format="raw"),
     ("num_steps", "left"),
     [
         (0, "old"),  # before the new file is on the disk
-        (1, "old"),  # before its manifest is
+        (1, "old"),  # before its manifest is on the disk
         (2, "old"),  # before the old file is removed
-        (3, "none"),  # before the manifest has its name
-        (4, "none"),  # before the file has its name
+        (3, "none"),  # before the manifest is renamed
+        (4, "none"),  # before the file is renamed
         (5, "new"),
     ],
-)  # before the folder is on the disk
+)  # before the folder is synced
 def test_killed_at_each_step_over_an_old_beton_of_the_same_size(
     source: Source, tree: Path, tmp_path: Path, num_steps: int, left: str
 ):
@@ -90,7 +91,7 @@ def test_killed_at_each_step_over_an_old_beton_of_the_same_size(
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 @pytest.mark.parametrize("at", [0, 7, 15])
-def test_interrupted_nothing_is_left_and_the_old_file_stays(
+def test_an_interrupt_leaves_no_temporary_file_and_keeps_the_old_beton(
     source: Source, tmp_path: Path, error: type, at: int
 ):
     file = tmp_path / "out" / "train.beton"
@@ -135,9 +136,7 @@ def test_a_second_writer_of_the_same_name_is_refused_and_another_name_is_not(
 
 
 @pytest.mark.timeout(60)
-def test_of_many_writers_at_once_one_writes_and_each_other_is_refused_or_comes_later(
-    source: Source, tmp_path: Path
-):
+def test_concurrent_writers_of_one_name_are_serialized_or_refused(source: Source, tmp_path: Path):
     file, outcomes = tmp_path / "train.beton", []
 
     def write(seed: int) -> None:
@@ -163,7 +162,7 @@ def test_of_many_writers_at_once_one_writes_and_each_other_is_refused_or_comes_l
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_said_in_words_and_leaves_the_old_file(
+def test_a_full_disk_is_a_user_error_and_keeps_the_old_file(
     source: Source, tmp_path: Path, monkeypatch, number: int
 ):
     file = tmp_path / "out" / "val.beton"
@@ -184,7 +183,7 @@ def test_a_full_disk_is_said_in_words_and_leaves_the_old_file(
 @pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small disk needs root"
 )
-def test_a_disk_that_fills_up_half_way(source: Source, tmp_path: Path):
+def test_a_disk_that_fills_up_while_writing(source: Source, tmp_path: Path):
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(
@@ -205,14 +204,14 @@ def test_a_disk_that_fills_up_half_way(source: Source, tmp_path: Path):
         subprocess.run(["umount", disk], check=True)
 
 
-def test_a_folder_of_that_name(source: Source, tmp_path: Path):
+def test_a_folder_with_the_name_of_the_beton_is_refused(source: Source, tmp_path: Path):
     (tmp_path / "out" / "val.beton").mkdir(parents=True)
     with pytest.raises(UserError, match="is a folder"):
         write_split(source, "val", everything(source.classes), PASS, tmp_path / "out" / "val.beton")
     assert names_in(tmp_path / "out") == ["val.beton"]
 
 
-def test_the_files_are_as_readable_as_others_of_the_same_person(source: Source, tmp_path: Path):
+def test_file_permissions_follow_the_umask(source: Source, tmp_path: Path):
     (tmp_path / "plain").write_text("")
     write_split(source, "val", everything(source.classes), PASS, tmp_path / "val.beton")
     modes = {
@@ -238,15 +237,16 @@ from writers.beton.write import write_split
 source = open_dataset("folder", Path(sys.argv[1]), SplitSettings())
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 try:
-    write_split(source, "train", everything(source.classes), Encoding(format="raw"), Path(sys.argv[2]))
+    subset, encoding = everything(source.classes), Encoding(format="raw")
+    write_split(source, "train", subset, encoding, Path(sys.argv[2]))
 except UserError as error:
     sys.exit(error.message)
 """
 
 
 @pytest.mark.parametrize("limit", [1000, 2**21 + 100_000, 2**22 + 100])
-def test_a_file_that_may_not_grow_so_large(tree: Path, tmp_path: Path, limit: int):
-    """Stops the write among the images, in a page's middle, and at the tables."""
+def test_a_file_size_limit_is_a_user_error(tree: Path, tmp_path: Path, limit: int):
+    """Stop the write among the images, within a page, and at the tables."""
     file = tmp_path / "out" / "train.beton"
     ended = subprocess.run(
         [sys.executable, "-c", LIMITED, tree, file, str(limit)],
@@ -258,7 +258,7 @@ def test_a_file_that_may_not_grow_so_large(tree: Path, tmp_path: Path, limit: in
     assert "Traceback" not in ended.stderr and names_in(file.parent) == []
 
 
-def test_a_full_disk_ends_a_copy_in_words_too(source: Source, tmp_path: Path, monkeypatch):
+def test_a_full_disk_during_a_copy_is_a_user_error(source: Source, tmp_path: Path, monkeypatch):
     whole, file = tmp_path / "whole.beton", tmp_path / "out" / "val.beton"
     write_split(source, "val", everything(source.classes), PASS, whole)
 

@@ -1,7 +1,4 @@
-"""A written beton.
-
-FFCV reads it as it reads its own, images keep their labels, and its bytes are reproducible.
-"""
+"""Written betons: readable by FFCV, correctly labeled, and reproducible byte for byte."""
 
 import io
 from pathlib import Path
@@ -86,18 +83,18 @@ def test_every_image_keeps_its_label(source: Source, tmp_path: Path, encoding: E
         expected[blob.data] = source.classes[example.label]
     write_split(source, "train", subset, encoding, tmp_path / "t", num_threads=3)
     rows, data = open_beton(tmp_path / "t").rows, (tmp_path / "t").read_bytes()
-    found = {}
+    class_of = {}
     for blob, name in expected.items():
         for row in rows:
             if data.startswith(blob, int(row["offset"])):
-                found[blob] = subset.classes[row["label"]]
-                assert name == found[blob]
-    assert len(found) == len(rows) == 10
+                class_of[blob] = subset.classes[row["label"]]
+                assert name == class_of[blob]
+    assert len(class_of) == len(rows) == 10
 
 
 @pytest.mark.timeout(120)
 def test_no_image_crosses_a_page_and_ffcv_reads_them_page_by_page(tree: Path, tmp_path: Path):
-    """Pages of 2 MiB with several images each, and one image of 3.2 MB that makes them 4 MiB on the way."""
+    """Pages of 2 MiB with several images each; an image of 3.2 MB raises them to 4 MiB."""
     from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.reader import Reader
@@ -135,7 +132,7 @@ def test_no_image_crosses_a_page_and_ffcv_reads_them_page_by_page(tree: Path, tm
     assert verify(file) == []
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_threads(source: Source, tmp_path: Path):
+def test_bytes_are_independent_of_the_number_of_threads(source: Source, tmp_path: Path):
     encoding = Encoding(format="mixed", compress_probability=0.5)
     files = []
     for num_threads in (1, 4):
@@ -176,7 +173,7 @@ def test_a_subset_relabels_in_its_own_order(source: Source, tmp_path: Path):
     assert manifest.subset == {"name": "two", "num_classes": 2, "digest": subset.digest}
 
 
-def test_all_unreadable_images_are_named_and_nothing_is_left(tree: Path, tmp_path: Path):
+def test_all_unreadable_images_are_named_and_no_file_remains(tree: Path, tmp_path: Path):
     (tree / "train" / "cat" / "train_0.jpg").write_bytes(b"not an image")
     (tree / "train" / "dog" / "train_0.jpg").write_bytes(b"")
     whole = (tree / "train" / "owl" / "train_0.jpg").read_bytes()
@@ -196,9 +193,7 @@ def test_all_unreadable_images_are_named_and_nothing_is_left(tree: Path, tmp_pat
         assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_many_unreadable_images_are_all_listed_in_a_file_beside_the_beton(
-    tree: Path, tmp_path: Path
-):
+def test_many_unreadable_images_are_listed_in_a_file_next_to_the_beton(tree: Path, tmp_path: Path):
     for index in range(30):
         (tree / "train" / "cat" / f"broken_{index:02}.jpg").write_bytes(b"not an image")
     source, file = open_dataset("folder", tree, SplitSettings()), tmp_path / "out" / "train.beton"
@@ -216,7 +211,7 @@ def test_many_unreadable_images_are_all_listed_in_a_file_beside_the_beton(
     assert not listed.exists()
 
 
-def test_skipped_images_stand_in_the_manifest(tree: Path, tmp_path: Path):
+def test_skipped_images_are_listed_in_the_manifest(tree: Path, tmp_path: Path):
     (tree / "train" / "cat" / "train_0.jpg").write_bytes(b"not an image")
     source = open_dataset("folder", tree, SplitSettings())
     manifest = write_split(
@@ -227,7 +222,7 @@ def test_skipped_images_stand_in_the_manifest(tree: Path, tmp_path: Path):
     assert verify(tmp_path / "t") == []
 
 
-def test_a_place_that_is_not_a_folder(source: Source, tmp_path: Path):
+def test_an_output_path_below_a_file_is_refused(source: Source, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_split(
@@ -235,9 +230,7 @@ def test_a_place_that_is_not_a_folder(source: Source, tmp_path: Path):
         )
 
 
-def test_a_training_class_without_images_and_a_split_that_is_not_there(
-    source: Source, tmp_path: Path
-):
+def test_empty_training_class_and_missing_split_are_refused(source: Source, tmp_path: Path):
     with pytest.raises(UserError, match="Split test of tree has no image"):
         write_split(source, "test", everything(source.classes), PASS, tmp_path / "t")
     source.splits["train"] = [example for example in source.splits["train"] if example.label != 1]

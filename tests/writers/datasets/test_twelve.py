@@ -1,7 +1,4 @@
-"""The twelve transfer datasets.
-
-Each reader sees, in the genuine layout, what torchvision's own class sees.
-"""
+"""The twelve transfer datasets in their genuine layouts, compared with torchvision's classes."""
 
 import io
 import tarfile
@@ -46,7 +43,7 @@ def pixels(data: bytes) -> bytes:
 
 
 def ours(source: Source, *splits: str) -> Counter:
-    """Pixels and label of each image: a multiset, since torchvision has other orders."""
+    """Count pixels and label of each image; the order differs from torchvision's."""
     return Counter(
         (pixels(source.read(example)), example.label)
         for split in splits
@@ -150,7 +147,7 @@ def test_cifar_unpacked_and_packed(tmp_path, monkeypatch, fine):
         open_(name, packed)
 
 
-def test_cifars_pickles_may_name_arrays_only(tmp_path):
+def test_cifar_pickles_may_only_name_arrays(tmp_path):
     layouts.cifar(tmp_path, fine=False)
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(UserError, match=r"os\.system"):
@@ -158,7 +155,7 @@ def test_cifars_pickles_may_name_arrays_only(tmp_path):
 
 
 def test_sun397_reads_the_first_partition(tmp_path):
-    """torchvision has no partitions: compare images and labels, with ours chosen by the lists."""
+    """Compare images and labels only, because torchvision has no partitions."""
     layouts.sun397(tmp_path)
     source = open_("sun397", tmp_path)
     assert source.classes == ["abbey", "apartment_building/outdoor", "zoo"]
@@ -175,7 +172,7 @@ def test_sun397_reads_the_first_partition(tmp_path):
     assert open_beton(tmp_path / "t.beton").manifest.num_samples == 9
 
 
-def test_suns_two_unreadable_images_are_left_out(tmp_path):
+def test_the_two_unreadable_images_of_sun397_are_skipped(tmp_path):
     layouts.sun397(tmp_path)
     name = "sun_aophkoiosslinihb"
     image = tmp_path / "SUN397" / "z" / "zoo" / "sun_z0.jpg"
@@ -195,7 +192,7 @@ def test_suns_two_unreadable_images_are_left_out(tmp_path):
     assert manifest.num_samples == sum(manifest.class_counts) == len(source.splits[split]) - 1
 
 
-def test_caltech101_of_salman_and_of_kornblith(tmp_path):
+def test_caltech101_protocols_salman_and_kornblith(tmp_path):
     layouts.caltech101(tmp_path / "caltech101")
     source = open_("caltech101", tmp_path / "caltech101")
     assert source.classes == ["accordion", "yin_yang"]
@@ -203,7 +200,7 @@ def test_caltech101_of_salman_and_of_kornblith(tmp_path):
         f"{name}/image_{number:04}.jpg" for name in source.classes for number in range(1, 31)
     ]
     everything_there = ours(source, "train", "val", "test")
-    torchvisions_own = theirs.Caltech101(tmp_path)  # which leaves the background out
+    torchvisions_own = theirs.Caltech101(tmp_path)  # excludes the background
     assert everything_there == torchvisions(torchvisions_own)
     other = open_("caltech101", tmp_path / "caltech101", protocol="kornblith")
     assert other.classes[0] == "BACKGROUND_Google" and len(other.classes) == 3
@@ -226,7 +223,7 @@ def test_caltech256(tmp_path):
     assert ours(source, "train", "val", "test") == torchvisions(theirs.Caltech256(tmp_path))
 
 
-def test_birdsnap_keeps_labels_where_images_are_gone(tmp_path):
+def test_birdsnap_keeps_labels_of_missing_images(tmp_path):
     layouts.birdsnap(tmp_path)
     source = open_("birdsnap", tmp_path, protocol="kornblith")
     assert source.classes == ["Acadian_Flycatcher", "Acorn_Woodpecker", "Zone-tailed_Hawk"]
@@ -258,7 +255,7 @@ def test_the_real_caltech101(protocol, classes, train, test):
 
 
 @pytest.mark.parametrize("name", TWELVE)
-def test_every_one_reads_class_folders_and_knows_its_counts(tmp_path, name):
+def test_every_dataset_reads_class_folders_and_documents_counts(tmp_path, name):
     spec = spec_of(name)
     assert (
         spec.num_classes
@@ -268,7 +265,7 @@ def test_every_one_reads_class_folders_and_knows_its_counts(tmp_path, name):
         and spec.where
     )
     for split in ("train", "test"):
-        for folder in ("anchor", "ant", "barrel"):  # of Caltech-101, whose classes are known
+        for folder in ("anchor", "ant", "barrel"):  # Caltech-101 has known classes
             layouts.image(tmp_path / split / folder / "1.jpg")
             layouts.image(tmp_path / split / folder / "2.jpg")
     source = open_(name, tmp_path)
@@ -341,7 +338,7 @@ def test_every_one_reads_class_folders_and_knows_its_counts(tmp_path, name):
         ("sun397", layouts.sun397, "SUN397/ClassName.txt", "/a/abbey\n", "of the 1 classes"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, name, make, file, content, says):
+def test_errors_name_the_cause(tmp_path, name, make, file, content, says):
     make(tmp_path)
     assert (tmp_path / file).exists()
     if content is None:
@@ -352,7 +349,7 @@ def test_what_is_wrong_is_named(tmp_path, name, make, file, content, says):
         open_(name, tmp_path)
 
 
-def test_there_is_no_way_to_choose_on_the_test_set(tmp_path):
+def test_val_and_test_never_overlap(tmp_path):
     for make, name in ((layouts.dtd, "dtd"), (layouts.pets, "pets"), (layouts.food, "food")):
         make(tmp_path / name)
         source = open_(name, tmp_path / name)

@@ -1,4 +1,4 @@
-"""Accepted storage of the twelve datasets (archives, mirrors), and what is refused by name."""
+"""Accepted storage of the twelve datasets (archives, mirrors), and refused layouts."""
 
 import io
 import os
@@ -47,7 +47,7 @@ Spoil = Callable[[Path], object]
 
 
 def pack(folder: Path, archive: Path, *names: str) -> Path:
-    """An uncompressed tar of `names` in the folder; of all if none is given."""
+    """Make an uncompressed tar of `names` in the folder, or of all files."""
     with tarfile.open(archive, "w") as packed:
         for name in names or sorted(path.name for path in folder.iterdir()):
             packed.add(folder / name, name)
@@ -60,7 +60,7 @@ def pixels(source: Source, split: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_tar_and_a_zip_give_the_same_as_the_folder(tmp_path: Path, name: str):
+def test_tar_zip_and_folder_are_equivalent(tmp_path: Path, name: str):
     settings = SplitSettings(val=0.25, seed=3)
     MAKERS[name](tmp_path / "made")
     source = open_dataset(name, tmp_path / "made", settings)
@@ -75,7 +75,7 @@ def test_a_tar_and_a_zip_give_the_same_as_the_folder(tmp_path: Path, name: str):
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if not name.startswith("caltech101")])
-def test_archives_cut_short_with_paths_outside_or_compressed(tmp_path: Path, name: str):
+def test_truncated_unsafe_and_compressed_archives(tmp_path: Path, name: str):
     MAKERS[name](tmp_path / "made")
     archive = pack(tmp_path / "made", tmp_path / "all.tar")
     whole = archive.read_bytes()
@@ -96,14 +96,14 @@ def test_archives_cut_short_with_paths_outside_or_compressed(tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if name != "caltech256"])
-def test_what_was_fetched_and_not_unpacked_is_named(tmp_path: Path, name: str):
+def test_archives_that_are_not_unpacked_are_named(tmp_path: Path, name: str):
     packed = next(download for download in spec_of(name).downloads if download.unpack)
     (tmp_path / packed.file).write_bytes(b"archive")
     with pytest.raises(UserError, match=rf"{packed.file} is compressed"):
         open_dataset(name, tmp_path, WHOLE)
 
 
-def test_archives_side_by_side_count_as_unpacked(tmp_path: Path):
+def test_adjacent_archives_are_read_without_unpacking(tmp_path: Path):
     layouts.pets(tmp_path / "pets")
     (tmp_path / "packed").mkdir()
     pack(tmp_path / "pets", tmp_path / "packed" / "images.tar", "images")
@@ -112,8 +112,8 @@ def test_archives_side_by_side_count_as_unpacked(tmp_path: Path):
     assert packed.splits == unpacked.splits and pixels(packed, "train") == pixels(unpacked, "train")
 
 
-def test_caltech101_as_it_is_fetched(tmp_path: Path):
-    """A zip that holds the archive of the images: `harness download` unpacks both."""
+def test_caltech101_as_downloaded(tmp_path: Path):
+    """`harness download` unpacks a zip that contains the archive of the images."""
     layouts.caltech101(tmp_path / "made")
     inner = tmp_path / "inner.tar.gz"
     with tarfile.open(inner, "w:gz") as packed:
@@ -131,7 +131,7 @@ def test_caltech101_as_it_is_fetched(tmp_path: Path):
     assert fetched.splits == made.splits and len(fetched.splits["train"]) == 60
 
 
-def test_cars_whose_names_are_padded_and_whose_folders_are_twofold(tmp_path: Path):
+def test_cars_with_padded_names_and_nested_folders(tmp_path: Path):
     layouts.cars(tmp_path)
     before = open_dataset("cars", tmp_path, WHOLE)
     shown = pixels(before, "train")
@@ -150,7 +150,7 @@ def test_cars_whose_names_are_padded_and_whose_folders_are_twofold(tmp_path: Pat
     ]
 
 
-def test_sun397_of_vtab_is_by_the_lists_of_another_library(tmp_path: Path):
+def test_sun397_of_vtab_uses_the_lists_of_tensorflow_datasets(tmp_path: Path):
     layouts.sun397(tmp_path)
     with pytest.raises(UserError, match=r"need sun397_tfds_tr\.txt"):
         open_dataset("sun397", tmp_path, SplitSettings(protocol="vtab"))
@@ -162,7 +162,7 @@ def test_sun397_of_vtab_is_by_the_lists_of_another_library(tmp_path: Path):
         (tmp_path / f"sun397_tfds_{name}.txt").write_text("\n".join(own))
     source = sun397.open(
         tmp_path, SplitSettings(protocol="vtab")
-    )  # before 800 and 200 are drawn of it
+    )  # before drawing 800 and 200 images
     assert {
         split: [f"/{example.key}" for example in source.splits[split]]
         for split in ("train", "val", "test")
@@ -201,7 +201,7 @@ def test_val_is_never_the_test_set(tmp_path: Path):
     assert len(open_dataset("folder", tmp_path, SplitSettings()).splits["val"]) == 6
 
 
-def test_differences_name_the_species_that_are_gone(tmp_path: Path):
+def test_differences_name_the_missing_species(tmp_path: Path):
     layouts.birdsnap(tmp_path)
     source = open_dataset("birdsnap", tmp_path, WHOLE)
     assert (
@@ -302,7 +302,7 @@ def changed(file: str, variable: str, change: Callable[[np.ndarray], object]) ->
         ("caltech101", stranger("101_ObjectCategories/dodo/image_0001.jpg"), "such as dodo"),
     ],
 )
-def test_what_does_not_fit_is_refused(tmp_path: Path, name: str, spoil: Spoil, says: str):
+def test_inconsistent_files_are_refused(tmp_path: Path, name: str, spoil: Spoil, says: str):
     MAKERS[name](tmp_path)
     open_dataset(name, tmp_path, WHOLE)
     spoil(tmp_path)
@@ -329,7 +329,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, name: str, spoil: Spoil, s
         ),
     ],
 )
-def test_what_is_wrong_with_cifar_is_named(
+def test_errors_of_cifar_name_the_cause(
     tmp_path: Path, file: str, content: bytes | None, says: str
 ):
     layouts.cifar(tmp_path, fine=False)

@@ -1,7 +1,4 @@
-"""The twelve transfer datasets with all of their classes.
-
-Protocols, splits, mirrors' trees, known damage, accepted counts.
-"""
+"""The twelve transfer datasets with all classes: protocols, splits, mirrors, known damage."""
 
 import io
 from collections import Counter
@@ -26,7 +23,7 @@ SETTINGS = SplitSettings(val=0.25)
 
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Made once and read only."""
+    """Trees made once per session; tests must not change them."""
     return {name: make(tmp_path_factory.mktemp(name)) for name, make in MAKERS.items()}
 
 
@@ -34,8 +31,8 @@ def sizes(source: Source) -> dict[str, int]:
     return {split: len(examples) for split, examples in source.splits.items()}
 
 
-def found(source: Source, *splits: str) -> Counter:
-    """Class name and pixels of each image."""
+def count_images(source: Source, *splits: str) -> Counter:
+    """Return class name and pixels of each image."""
     return Counter(
         (source.classes[example.label], pixels(Image.open(io.BytesIO(source.read(example)))))
         for split in splits
@@ -52,9 +49,7 @@ def pixels(image: Image.Image) -> bytes:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_classes_are_as_many_as_documented_and_splits_hold_what_they_should(
-    name: str, trees: dict[str, Path]
-):
+def test_classes_and_splits_are_as_documented(name: str, trees: dict[str, Path]):
     spec = spec_of(name)
     assert (
         spec.name == name
@@ -62,7 +57,7 @@ def test_classes_are_as_many_as_documented_and_splits_hold_what_they_should(
         and spec.default_protocol == "salman"
         and set(spec.protocols) <= set(PROTOCOLS)
     )
-    for protocol in (None, *(one for one in spec.protocols if one != "vtab")):
+    for protocol in (None, *(protocol for protocol in spec.protocols if protocol != "vtab")):
         source = open_dataset(
             name, trees[name], SplitSettings(val=0.25, test=0.25, protocol=protocol)
         )
@@ -71,7 +66,7 @@ def test_classes_are_as_many_as_documented_and_splits_hold_what_they_should(
         assert len(set(source.classes)) == len(source.classes) == spec.classes(protocol)
         assert max(labels) + 1 == (
             499 if name == "birdsnap" else len(source.classes)
-        )  # of the last bird no image is left
+        )  # the last species has no images
         assert all(source.splits.values())
         keys = [example.key for examples in source.splits.values() for example in examples]
         assert len(set(keys)) == len(keys)
@@ -95,7 +90,7 @@ def test_classes_are_as_many_as_documented_and_splits_hold_what_they_should(
     "folders", [("train", "valid", "test"), ("train", "test"), ("train", "valid"), ("train", "val")]
 )
 @pytest.mark.parametrize("name", ["birdsnap", "cars", "food", "caltech101", "cifar10"])
-def test_a_lone_val_beside_train_is_the_test_set_of_a_mirror(
+def test_a_mirrors_val_without_test_is_its_test_set(
     name: str, folders: tuple[str, ...], tmp_path: Path
 ):
     for label in ("anchor", "ant"):
@@ -124,27 +119,27 @@ def test_without_lists_and_splits_the_missing_file_is_named(trees: dict[str, Pat
 @pytest.mark.parametrize(
     ("name", "oracle"), [("aircraft", oracles.FGVCAircraft), ("dtd", oracles.DTD)]
 )
-def test_official_splits_are_torchvisions(name: str, oracle: type, trees: dict[str, Path]):
+def test_official_splits_equal_torchvision(name: str, oracle: type, trees: dict[str, Path]):
     official = open_dataset(name, trees[name], SplitSettings(protocol="official"))
     for part in ("train", "val", "test"):
         theirs = oracle(str(trees[name]), part)
-        assert official.classes == theirs.classes and found(official, part) == truth(
+        assert official.classes == theirs.classes and count_images(official, part) == truth(
             theirs, theirs.classes
         )
 
 
-def test_cars_with_padded_names_are_torchvisions(trees: dict[str, Path]):
+def test_cars_with_padded_names_equal_torchvision(trees: dict[str, Path]):
     source = open_dataset("cars", trees["cars"], SETTINGS)
     train = oracles.StanfordCars(str(trees["cars"]), "train")
     train._samples = [
         (path.replace(" ", ""), label) for path, label in train._samples
-    ]  # it keeps the padding
-    assert source.classes == train.classes and found(source, "train", "val") == truth(
+    ]  # torchvision keeps the padding
+    assert source.classes == train.classes and count_images(source, "train", "val") == truth(
         train, train.classes
     )
 
 
-def test_caltechs_protocols(trees: dict[str, Path], tmp_path: Path):
+def test_caltech_protocols(trees: dict[str, Path], tmp_path: Path):
     source = open_dataset("caltech101", trees["caltech101"], SplitSettings(val=0))
     assert {int(e.name[-4:]) for e in source.splits["train"]} == set(range(1, 31)) and len(
         source.splits["train"]
@@ -156,8 +151,8 @@ def test_caltechs_protocols(trees: dict[str, Path], tmp_path: Path):
     )
     assert sum(sizes(carved).values()) == sum(sizes(source).values())
     of_256 = [
-        open_dataset("caltech256", trees["caltech256"], SplitSettings(val=0, protocol=one))
-        for one in ("salman", "carved")
+        open_dataset("caltech256", trees["caltech256"], SplitSettings(val=0, protocol=protocol))
+        for protocol in ("salman", "carved")
     ]
     assert not any(
         "greg" in e.key
@@ -172,7 +167,7 @@ def test_caltechs_protocols(trees: dict[str, Path], tmp_path: Path):
             open_dataset("caltech101", root, SplitSettings(protocol=protocol))
 
 
-def test_birdsnaps_two_splits_by_hand(trees: dict[str, Path]):
+def test_birdsnap_splits_equal_hand_made_ones(trees: dict[str, Path]):
     kornblith = open_dataset(
         "birdsnap", trees["birdsnap"], SplitSettings(val=0, protocol="kornblith")
     )
@@ -189,7 +184,7 @@ def test_birdsnaps_two_splits_by_hand(trees: dict[str, Path]):
     )
 
 
-def test_an_empty_class_is_written_where_counts_are_accepted_and_keeps_its_label(
+def test_an_empty_class_keeps_its_label_if_counts_are_accepted(
     trees: dict[str, Path], tmp_path: Path
 ):
     source = open_dataset("birdsnap", trees["birdsnap"], SETTINGS)
@@ -208,8 +203,8 @@ def test_an_empty_class_is_written_where_counts_are_accepted_and_keeps_its_label
     assert open_beton(tmp_path / "t.beton").labels.max() == 498
 
 
-def test_pets_known_damage_is_decoded_as_pillow_does(trees: dict[str, Path], tmp_path: Path):
-    """A scan that ends early: libjpeg warns and continues."""
+def test_known_damage_of_pets_is_decoded_as_by_pillow(trees: dict[str, Path], tmp_path: Path):
+    """A scan ends early: libjpeg warns and continues."""
     source = open_dataset("pets", trees["pets"], SplitSettings(val=0))
     example = next(e for e in source.splits["train"] if e.name == "beagle/beagle_116")
     file = Path(source.where(example))
@@ -240,7 +235,7 @@ def test_pets_known_damage_is_decoded_as_pillow_does(trees: dict[str, Path], tmp
         file.write_bytes(whole)
 
 
-def test_a_protocol_of_another_set_is_refused(trees: dict[str, Path]):
+def test_a_protocol_of_another_dataset_is_refused(trees: dict[str, Path]):
     with pytest.raises(UserError, match="salman, kornblith"):
         open_dataset("cars", trees["cars"], SplitSettings(protocol="vtab"))
     vtab = spec_of("cifar100").sizes("vtab")

@@ -1,7 +1,4 @@
-"""PASCAL VOC 2007 in its genuine layout.
-
-Lists, difficult objects, tars; and FFCV's own reader on the beton.
-"""
+"""PASCAL VOC 2007 in its genuine layout: lists, difficult objects, tars, FFCV's reader."""
 
 import io
 import shutil
@@ -33,7 +30,7 @@ ALL = SplitSettings(val=0)
 
 
 def labels_of(number: int) -> list[int]:
-    """Labels of image `number`: two classes present, one of them difficult."""
+    """Return the labels of image `number`: two classes, one of them difficult."""
     labels = [-1] * 20
     labels[number % 20] = labels[(3 * number + 1) % 20] = 1
     if labels[(number + 7) % 20] == -1:
@@ -42,10 +39,7 @@ def labels_of(number: int) -> list[int]:
 
 
 def write_devkit(root: Path, splits: dict[str, range]) -> Path:
-    """VOCdevkit/VOC2007 as the official archives have it.
-
-    Annotations, and a list for each class and split.
-    """
+    """Make VOCdevkit/VOC2007 like the archives: annotations, and lists per class and split."""
     folder = root / "VOCdevkit" / "VOC2007"
     for name in ("Annotations", "ImageSets/Main", "JPEGImages", "SegmentationClass"):
         (folder / name).mkdir(parents=True)
@@ -89,7 +83,7 @@ def tars(tmp_path: Path) -> Path:
     return tmp_path / "tars"
 
 
-def test_labels_are_those_of_the_lists_and_of_torchvisions_annotations(devkit: Path):
+def test_labels_match_the_lists_and_torchvision_annotations(devkit: Path):
     source = open_dataset("VOC2007", devkit, ALL)
     assert (
         source.multi_label and source.classes == CLASSES == sorted(CLASSES) and len(CLASSES) == 20
@@ -112,9 +106,7 @@ def test_labels_are_those_of_the_lists_and_of_torchvisions_annotations(devkit: P
         assert example.labels == expected and expected[example.label] == 1
 
 
-def test_the_two_tars_one_tar_and_every_depth_of_the_tree_are_the_same(
-    devkit: Path, tars: Path, tmp_path: Path
-):
+def test_tars_and_trees_of_every_depth_are_equivalent(devkit: Path, tars: Path, tmp_path: Path):
     first = open_dataset("voc2007", devkit, SplitSettings(val=0.25, seed=3))
     assert (
         8 <= len(first.splits["val"]) <= 20
@@ -170,8 +162,8 @@ def test_ffcv_itself_reads_images_and_labels(devkit: Path, tmp_path: Path):
             "label": [NDArrayDecoder(), ToTensor()],
         },
     )
-    found = np.concatenate([part.numpy().copy() for _, part in loader])
-    assert found.dtype == np.int8 and (found == labels).all()
+    loaded = np.concatenate([part.numpy().copy() for _, part in loader])
+    assert loaded.dtype == np.int8 and (loaded == labels).all()
     again = write_split(
         source,
         "train",
@@ -239,16 +231,14 @@ def test_unreadable_images_that_are_skipped_are_not_counted(devkit: Path, tmp_pa
         ),
     ],
 )
-def test_what_is_wrong_is_named(devkit: Path, tmp_path: Path, spoil, message: str):
+def test_errors_name_the_cause(devkit: Path, tmp_path: Path, spoil, message: str):
     copy = shutil.copytree(devkit, tmp_path / "copy")
     spoil(copy / "VOCdevkit" / "VOC2007")
     with pytest.raises(UserError, match=message):
         open_dataset("voc2007", copy, ALL)
 
 
-def test_half_of_the_tars_an_archive_cut_short_and_one_with_paths_outside(
-    tars: Path, tmp_path: Path
-):
+def test_missing_truncated_and_unsafe_tars_are_refused(tars: Path, tmp_path: Path):
     (tars / TEST_TAR).rename(tmp_path / "kept.tar")
     with pytest.raises(UserError, match=TEST_TAR):
         open_dataset("voc2007", tars, ALL)
@@ -263,10 +253,8 @@ def test_half_of_the_tars_an_archive_cut_short_and_one_with_paths_outside(
 
 
 @pytest.mark.timeout(240)
-def test_a_recipe_takes_the_tars_through_beton_loader_training_and_map(
-    tars: Path, tree: Path, tmp_path: Path
-):
-    """Every stage of the recipe, one after the other, as the executor's workers run them."""
+def test_a_recipe_runs_from_tars_to_map(tars: Path, tree: Path, tmp_path: Path):
+    """Run every stage of the recipe in order, as the executor's workers do."""
     small = {
         "epochs": 1,
         "batch_size": 16,
@@ -315,7 +303,11 @@ def test_a_recipe_takes_the_tars_through_beton_loader_training_and_map(
             wall_s=0.0,
         )
     written, transferred = (
-        next(one for one in results.values() if one.kind == kind and one.axes[axis] == "voc2007")
+        next(
+            result
+            for result in results.values()
+            if result.kind == kind and result.axes[axis] == "voc2007"
+        )
         for kind, axis in (("write", "dataset"), ("transfer", "target"))
     )
     assert written.metrics["classes"] == list(CLASSES)

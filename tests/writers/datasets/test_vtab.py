@@ -1,7 +1,4 @@
-"""VTAB's tasks, each on a small tree in its genuine layout.
-
-Torchvision's class is the oracle if there is one.
-"""
+"""VTAB's tasks on small trees in their genuine layouts; torchvision is the oracle if possible."""
 
 import gzip
 import io
@@ -48,7 +45,7 @@ def sizes(source: Source) -> dict[str, int]:
     return {split: len(examples) for split, examples in source.splits.items()}
 
 
-# Makers of trees; each returns the folder that a person would name.
+# Makers of trees. Each returns the folder that a user would name.
 
 
 def make_svhn(root: Path) -> Path:
@@ -201,7 +198,7 @@ def field(number: int, data: bytes) -> bytes:
 
 
 def tf_record(image: bytes, label: int, packed: bool) -> bytes:
-    """One tf.train.Example in the framing of a TFRecord file, by the published descriptions of both."""
+    """Encode a tf.train.Example as a TFRecord, according to the published formats."""
     number = field(1, varint(label)) if packed else varint(1 << 3) + varint(label)
     features = {
         "filename": field(1, field(1, b"0.jpg")),
@@ -271,7 +268,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_classes_are_as_many_as_documented_and_all_are_there(name: str, tmp_path: Path):
+def test_the_number_of_classes_is_as_documented(name: str, tmp_path: Path):
     source = open_dataset(name, MAKERS[name](tmp_path), SETTINGS)
     spec = import_module(f"writers.datasets.{names.normalize(name)}").SPEC
     labels = [example.label for examples in source.splits.values() for example in examples]
@@ -293,7 +290,7 @@ def test_classes_are_as_many_as_documented_and_all_are_there(name: str, tmp_path
 
 
 @pytest.mark.parametrize("name", ["svhn", "kitti-distance", "pcam"])
-def test_a_tree_of_class_folders_serves_as_well(name: str, tmp_path: Path):
+def test_a_tree_of_class_folders_is_accepted(name: str, tmp_path: Path):
     classes = import_module(f"writers.datasets.{names.normalize(name)}").CLASSES
     for split in ("train", "test"):
         for label, kind in enumerate(classes):
@@ -308,22 +305,22 @@ def test_a_tree_of_class_folders_serves_as_well(name: str, tmp_path: Path):
         open_dataset(name, tmp_path, SETTINGS)
 
 
-def test_svhn_is_torchvisions(tmp_path: Path):
+def test_svhn_equals_torchvision(tmp_path: Path):
     source = open_dataset("svhn", make_svhn(tmp_path), SETTINGS)
     unchecked = type(
         "SVHN", (oracles.SVHN,), {"_check_integrity": lambda self: True}
     )  # not the real file's checksum
     oracle_parts = {split: unchecked(str(tmp_path), split) for split in ("train", "test")}
     for split, parts in (("train", ("train", "val")), ("test", ("test",))):
-        found = by_name(source, *parts)
-        assert len(found) == len(oracle_parts[split])
-        for key, example in found.items():
+        examples = by_name(source, *parts)
+        assert len(examples) == len(oracle_parts[split])
+        for key, example in examples.items():
             image, label = oracle_parts[split][int(key.split("/")[1])]
             assert example.label == label and (pixels(source, example) == np.asarray(image)).all()
     assert set(sizes(source).values()) == {50, 10, 20}
 
 
-def test_eurosat_is_torchvisions_in_a_folder_and_in_its_zip(tmp_path: Path):
+def test_eurosat_folder_and_zip_equal_torchvision(tmp_path: Path):
     root = make_eurosat(tmp_path)
     source = open_dataset("eurosat", root, SETTINGS)
     oracle = oracles.EuroSAT(str(root))
@@ -348,7 +345,7 @@ def test_eurosat_is_torchvisions_in_a_folder_and_in_its_zip(tmp_path: Path):
     assert packed.read(packed.splits["val"][3]) == source.read(source.splits["val"][3])
 
 
-def test_pcam_is_torchvisions(tmp_path: Path):
+def test_pcam_equals_torchvision(tmp_path: Path):
     source = open_dataset("pcam", make_pcam(tmp_path), SETTINGS)
     for split in ("train", "val", "test"):
         oracle = oracles.PCAM(str(tmp_path), split)
@@ -357,7 +354,7 @@ def test_pcam_is_torchvisions(tmp_path: Path):
             assert example.label == label and (pixels(source, example) == np.asarray(image)).all()
 
 
-def test_clevrs_counts_are_torchvisions_and_its_distances_task_adaptations(tmp_path: Path):
+def test_clevr_counts_equal_torchvision_and_distances_task_adaptation(tmp_path: Path):
     root = make_clevr(tmp_path)
     counts, distances = (
         open_dataset(f"clevr_{task}", root, SETTINGS) for task in ("count", "distance")
@@ -368,10 +365,10 @@ def test_clevrs_counts_are_torchvisions_and_its_distances_task_adaptations(tmp_p
         scenes = json.loads(
             (root / f"clevr/CLEVR_v1.0/scenes/CLEVR_{split}_scenes.json").read_text()
         )["scenes"]
-        found, ranges = by_name(counts, *parts), by_name(distances, *parts)
-        assert len(found) == len(ranges) == len(oracle)
+        counted, ranges = by_name(counts, *parts), by_name(distances, *parts)
+        assert len(counted) == len(ranges) == len(oracle)
         for (key, example), path, label, scene in zip(
-            sorted(found.items()), oracle._image_files, oracle._labels, scenes, strict=True
+            sorted(counted.items()), oracle._image_files, oracle._labels, scenes, strict=True
         ):
             assert key.endswith(path.name) and int(counts.classes[example.label]) == label
             assert counts.read(example) == path.read_bytes()
@@ -421,7 +418,7 @@ def test_dsprites_factors_and_pixels(tmp_path: Path, task: str, column: int, num
 
 
 @pytest.mark.parametrize(("task", "column", "step"), [("azimuth", 2, 2), ("elevation", 1, 1)])
-def test_smallnorb_by_hand(tmp_path: Path, task: str, column: int, step: int):
+def test_smallnorb_equals_hand_made_labels(tmp_path: Path, task: str, column: int, step: int):
     source = open_dataset(f"smallnorb_{task}", make_smallnorb(tmp_path), SETTINGS)
     assert sizes(source) == {"train": 36, "val": 36, "test": 36}
     with gzip.open(tmp_path / "smallnorb-5x46789x9x18x6x2x96x96-training-dat.mat.gz") as file:
@@ -434,25 +431,25 @@ def test_smallnorb_by_hand(tmp_path: Path, task: str, column: int, step: int):
     assert {example.key for example in source.splits["val"]}.isdisjoint(
         example.key for example in source.splits["test"]
     )
-    for path in tmp_path.glob("*.gz"):  # unpacked, as some mirrors have them
+    for path in tmp_path.glob("*.gz"):  # unpacked, as on some mirrors
         path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
         path.unlink()
     assert open_dataset(f"smallnorb_{task}", tmp_path, SETTINGS).splits == source.splits
 
 
-def test_kittis_closest_vehicle_and_drives(tmp_path: Path):
+def test_kitti_closest_vehicle_and_drives(tmp_path: Path):
     root = make_kitti(tmp_path)
     source = open_dataset("kitti-distance", root, SETTINGS)
     oracle = oracles.Kitti(str(root))
     thresholds = np.array([-100.0, 8.0, 20.0, 999.0])
-    found = by_name(source, "train", "val", "test")
-    assert len(found) == len(oracle) == 60
+    examples = by_name(source, "train", "val", "test")
+    assert len(examples) == len(oracle) == 60
     for index, (path, target) in enumerate(
         zip(oracle.images, [oracle._parse_target(k) for k in range(60)], strict=True)
     ):
         frame = int(Path(path).stem)
         example = next(
-            example for key, example in found.items() if key.endswith(f"{frame:06d}.png")
+            example for key, example in examples.items() if key.endswith(f"{frame:06d}.png")
         )
         closest = min(
             [thing["location"][2] for thing in target if thing["type"] in ("Car", "Van", "Truck")]
@@ -494,7 +491,7 @@ def test_kittis_closest_vehicle_and_drives(tmp_path: Path):
         open_dataset("kitti_distance", packed, SETTINGS)
 
 
-def test_dmlabs_records(tmp_path: Path):
+def test_dmlab_records(tmp_path: Path):
     source = open_dataset("dmlab", make_dmlab(tmp_path), SETTINGS)
     assert sizes(source) == {"train": 12, "val": 6, "test": 6}
     for example in source.splits["train"]:
@@ -517,7 +514,7 @@ def test_dmlabs_records(tmp_path: Path):
         open_dataset("dmlab", tmp_path, SETTINGS)
 
 
-def test_retinopathys_lists(tmp_path: Path):
+def test_retinopathy_lists(tmp_path: Path):
     source = open_dataset("retinopathy", make_retinopathy(tmp_path), SETTINGS)
     assert sizes(source) == {"train": 10, "val": 5, "test": 7}
     assert {example.key: example.label for example in source.splits["val"]} == {
@@ -542,7 +539,7 @@ EUROSAT_SIZES = [
     3000,
     2500,
     3000,
-]  # images of each class, as published
+]  # published images per class
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("eurosat", EUROSAT_SIZES), ("resisc45", [700] * 45)])
@@ -552,8 +549,10 @@ def test_fixed_draws_have_the_benchmarks_counts(name: str, sizes: list[int]):
         for label, size in enumerate(sizes)
         for number in range(size)
     ]
-    found = {split: len(part) for split, part in carve(examples, [], [], shares(0.2, 0.2)).items()}
-    assert found == import_module(f"writers.datasets.{name}").SPEC.split_sizes
+    num_drawn = {
+        split: len(part) for split, part in carve(examples, [], [], shares(0.2, 0.2)).items()
+    }
+    assert num_drawn == import_module(f"writers.datasets.{name}").SPEC.split_sizes
 
 
 def rewrite(path: Path, data: bytes) -> None:
@@ -632,7 +631,7 @@ def wrong_svhn(root: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_named(
+def test_errors_name_the_cause(
     tmp_path: Path, name: str, spoil: Callable[[Path], None], message: str
 ):
     root = MAKERS[name](tmp_path)
@@ -641,8 +640,10 @@ def test_what_is_wrong_is_named(
         open_dataset(name, root, SETTINGS)
 
 
-def test_vtab_takes_800_and_200_by_a_draw_that_leaves_no_class_out(tmp_path: Path):
-    labels = np.concatenate([np.zeros(1090, int), np.arange(10)])  # nine classes of one image each
+def test_vtab_draws_800_and_200_with_every_class(tmp_path: Path):
+    labels = np.concatenate(
+        [np.zeros(1090, int), np.arange(10)]
+    )  # nine classes with one image each
     for split in ("train", "test"):
         savemat(
             tmp_path / f"{split}_32x32.mat",

@@ -10,15 +10,15 @@ from writers.formats.arrays import ArrayFiles, to_ppm
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 3), (5, 7), (1, 1, 3)])
-def test_pixels_survive(shape: tuple[int, ...]):
+def test_pixels_are_lossless(shape: tuple[int, ...]):
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    found = np.asarray(Image.open(io.BytesIO(to_ppm(pixels))))
-    assert found.shape == shape and (found == pixels).all()
+    decoded = np.asarray(Image.open(io.BytesIO(to_ppm(pixels))))
+    assert decoded.shape == shape and (decoded == pixels).all()
     transposed = np.ascontiguousarray(pixels.swapaxes(0, 1)).swapaxes(0, 1)  # not contiguous
     assert to_ppm(transposed) == to_ppm(pixels)
 
 
-def test_files_are_called_by_part_and_number():
+def test_files_are_named_by_part_and_number():
     arrays = {"train": np.zeros((3, 4, 4), np.uint8), "test": np.full((2, 4, 4, 3), 9, np.uint8)}
     files = ArrayFiles(
         {part: (len(images), images.__getitem__) for part, images in arrays.items()}, "a.mat"

@@ -1,4 +1,4 @@
-"""Tars are listed as by `tarfile`, and refused if they are damaged, cut short or misleading."""
+"""Tars are listed as by `tarfile`, and refused if damaged, truncated or misleading."""
 
 import io
 import tarfile
@@ -41,7 +41,7 @@ def listed(path: Path) -> list:
 
 @settings(max_examples=60, deadline=None)
 @given(NAMES, st.sampled_from(sorted(FORMATS)), st.integers(0, 3), st.sampled_from([0, 1.5]))
-def test_the_same_members_at_the_same_places_as_tarfile(
+def test_members_and_offsets_equal_tarfile(
     tmp_path_factory, names: list, format: str, seed: int, mtime: float
 ):
     path = tmp_path_factory.mktemp("tars") / "a.tar"
@@ -56,7 +56,7 @@ def test_the_same_members_at_the_same_places_as_tarfile(
             FORMATS[format],
             mtime=mtime,
         )
-    except ValueError:  # ustar has no room for the name
+    except ValueError:  # the name is too long for ustar
         return
     with tarfile.open(path) as archive:
         expected = [
@@ -71,7 +71,7 @@ def test_the_same_members_at_the_same_places_as_tarfile(
 
 
 def test_sizes_beyond_eight_gibibytes(tmp_path: Path):
-    """GNU's and POSIX's formats; the file has a hole instead of data."""
+    """GNU and POSIX formats; the file has a hole instead of data."""
     for name, format in FORMATS.items():
         if name == "ustar":
             continue
@@ -88,7 +88,7 @@ def test_sizes_beyond_eight_gibibytes(tmp_path: Path):
             open_tar(path, lambda name: True)
 
 
-def test_links_among_the_images_are_refused_and_others_passed_over(tmp_path: Path):
+def test_links_among_images_are_refused_and_others_skipped(tmp_path: Path):
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE):
         path = pack(
             tmp_path / "links.tar", {"train/cat/1.jpg": b""}, type=kind, linkname="/etc/passwd"
@@ -98,19 +98,19 @@ def test_links_among_the_images_are_refused_and_others_passed_over(tmp_path: Pat
         assert open_files(path, lambda name: name.endswith(".png")).names() == []
 
 
-def test_folders_are_no_images_whatever_they_are_called(tmp_path: Path):
+def test_folders_named_like_images_are_skipped(tmp_path: Path):
     assert (
         open_files(pack(tmp_path / "a.tar", {"odd.jpg": b""}, type=tarfile.DIRTYPE)).names() == []
     )
 
 
 @pytest.mark.parametrize("name", ["/etc/1.jpg", "../1.jpg", "a/../../1.jpg"])
-def test_names_outside_are_refused(tmp_path: Path, name: str):
+def test_names_outside_the_archive_are_refused(tmp_path: Path, name: str):
     with pytest.raises(UserError, match=rf"evil\.tar names a file outside itself: {name}"):
         open_files(pack(tmp_path / "evil.tar", {name: b"x"}))
 
 
-def test_a_name_that_is_there_twice_is_refused(tmp_path: Path):
+def test_a_duplicate_name_is_refused(tmp_path: Path):
     path = pack(tmp_path / "a.tar", {"cat/1.jpg": b"x", "./cat/1.jpg": b"y"})
     with pytest.raises(UserError, match=r"a\.tar has cat/1\.jpg twice"):
         open_files(path)
@@ -124,8 +124,8 @@ def test_names_that_are_not_utf8_are_refused(tmp_path: Path):
         open_files(path)
 
 
-def test_cut_short_anywhere_it_is_refused(tmp_path: Path):
-    """Between two members, too, where `tarfile` sees nothing."""
+def test_a_truncated_tar_is_refused(tmp_path: Path):
+    """Includes cuts between two members, which `tarfile` does not detect."""
     path = pack(tmp_path / "a.tar", {f"cat/{number}.jpg": bytes(700) for number in range(3)})
     data, end = path.read_bytes(), 3 * (512 + 1024)
     for size in [*range(1, end, 97), 512, 1536, 1536 + 512, 3072, end]:
@@ -136,7 +136,7 @@ def test_cut_short_anywhere_it_is_refused(tmp_path: Path):
     assert len(open_tar(path, lambda name: True).names()) == 3
 
 
-def test_a_flipped_byte_in_a_header_is_seen(tmp_path: Path):
+def test_a_flipped_byte_in_a_header_is_detected(tmp_path: Path):
     path = pack(tmp_path / "a.tar", {f"cat/{number}.jpg": bytes(700) for number in range(3)})
     data = path.read_bytes()
     for place in [*range(1536, 1536 + 512, 7)]:
@@ -146,7 +146,7 @@ def test_a_flipped_byte_in_a_header_is_seen(tmp_path: Path):
 
 
 @pytest.mark.parametrize("size", [b"-0000000512\0", b"0000000000x\0", b"\xff" * 12])
-def test_sizes_that_are_none(tmp_path: Path, size: bytes):
+def test_invalid_sizes_are_refused(tmp_path: Path, size: bytes):
     path = pack(tmp_path / "a.tar", {"1.jpg": bytes(700)})
     data = bytearray(path.read_bytes())
     data[124:136], data[148:156] = size, b" " * 8

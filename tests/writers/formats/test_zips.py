@@ -23,7 +23,7 @@ def archive(tmp_path: Path, tree: Path) -> Path:
     return tmp_path / "all.zip"
 
 
-def test_a_zip_is_read_as_the_tree_that_it_holds(archive: Path, tree: Path):
+def test_a_zip_equals_its_tree(archive: Path, tree: Path):
     settings = SplitSettings(val=0.2)
     packed, plain = (open_source(path, settings, name="t") for path in (archive, tree))
     assert packed.classes == plain.classes and packed.splits == plain.splits
@@ -35,7 +35,7 @@ def test_a_zip_is_read_as_the_tree_that_it_holds(archive: Path, tree: Path):
     assert packed.where(examples[0]).startswith(f"{archive}:")
 
 
-def test_damage_is_an_error_that_names_the_member(archive: Path):
+def test_damage_is_an_error_naming_the_member(archive: Path):
     files = open_files(archive)
     data = bytearray(archive.read_bytes())
     spoilt = 0
@@ -52,7 +52,7 @@ def test_damage_is_an_error_that_names_the_member(archive: Path):
         open_files(archive)
 
 
-def test_paths_outside_and_foreign_packing_are_refused(tmp_path: Path):
+def test_unsafe_paths_and_unknown_compression_are_refused(tmp_path: Path):
     for name in ("../evil.jpg", "/etc/evil.jpg"):
         with zipfile.ZipFile(tmp_path / "evil.zip", "w") as file:
             file.writestr(name, b"x")

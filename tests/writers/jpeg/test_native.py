@@ -1,7 +1,4 @@
-"""The C library equals its slow Python twins byte for byte.
-
-The twins replace it if it is missing.
-"""
+"""The C library equals its slow Python twins, which replace it if it is missing, byte for byte."""
 
 import importlib.util
 import io
@@ -20,8 +17,7 @@ from tests.helpers.pictures import picture
 from writers.beton import encode
 from writers.beton.encoding import Encoding
 from writers.errors import UserError
-from writers.jpeg import markers, resize, resize_numba
-from writers.jpeg import native as kernel
+from writers.jpeg import markers, native, resize, resize_numba
 from writers.jpeg.restart_index import DamagedJpegError, read_frame
 
 built = pytest.mark.skipif(
@@ -35,17 +31,17 @@ telling = st.sampled_from(
 
 @pytest.fixture
 def nothing_built(monkeypatch):
-    kernel.library.cache_clear()
+    native.library.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     yield
-    kernel.library.cache_clear()
+    native.library.cache_clear()
 
 
 @built
 @settings(max_examples=500, deadline=None)
 @given(st.lists(telling, max_size=40).map(bytes), st.integers(0, 45))
-def test_markers_are_seen_alike(jpeg, position):
-    library = kernel.library()
+def test_c_and_python_find_the_same_markers(jpeg, position):
+    library = native.library()
     assert library is not None
     assert library.harness_check_markers(jpeg, len(jpeg), position) == markers.check_slowly(
         jpeg, position
@@ -54,7 +50,7 @@ def test_markers_are_seen_alike(jpeg, position):
 
 @built
 @pytest.mark.parametrize("channels", [1, 3])
-def test_areas_are_shrunk_alike(channels):
+def test_c_and_numba_shrink_equally(channels):
     rng = np.random.default_rng(channels)
     for number in range(60):
         height, width = rng.integers(1, 130, 2).tolist()
@@ -78,32 +74,37 @@ def test_areas_are_shrunk_alike(channels):
 
 
 @built
-def test_c_parts_of_other_sources_are_not_called(monkeypatch):
-    kernel.library.cache_clear()
-    monkeypatch.setattr(kernel, "VERSION", kernel.VERSION + 1)
-    assert kernel.library() is None and kernel.is_outdated(kernel.MODULE, kernel.VERSION)
+def test_a_library_of_another_version_is_not_called(monkeypatch):
+    native.library.cache_clear()
+    monkeypatch.setattr(native, "VERSION", native.VERSION + 1)
+    assert native.library() is None and native.is_outdated(native.MODULE, native.VERSION)
     with pytest.raises(UserError, match=r"another version[\s\S]*reinstall"):
         encode.encode(photo(), Encoding())
     monkeypatch.undo()
-    kernel.library.cache_clear()
+    native.library.cache_clear()
 
 
 ARGUMENTS = {"loaders": "2: e1f7d909", "writers": "2: a7004c7e"}
 
 
 @pytest.mark.parametrize("package", ARGUMENTS)
-def test_other_arguments_are_another_version(package):
-    """Raise VERSION, in C and in Python, and put here what it is now, and what the arguments come to."""
+def test_changed_arguments_require_a_new_version(package):
+    """On failure, raise VERSION in C and Python, and update version and checksum here."""
     folders = {"loaders": ("loaders", "loaders/native"), "writers": ("writers/jpeg", "writers/dct")}
-    found = {
-        re.sub(r"\s+", " ", one)
+    declarations = {
+        re.sub(r"\s+", " ", declaration)
         for folder in folders[package]
         for file in sorted((ROOT / folder).rglob("*.c"))
-        for one in re.findall(r"^\w.*\bharness_\w+\([^{;]*\) {", file.read_text(), re.MULTILINE)
+        for declaration in re.findall(
+            r"^\w.*\bharness_\w+\([^{;]*\) {", file.read_text(), re.MULTILINE
+        )
     }
-    assert len(found) > 2
-    version = {"loaders": kernel_c.VERSION, "writers": kernel.VERSION}[package]
-    assert f"{version}: {zlib.crc32(' '.join(sorted(found)).encode()):08x}" == ARGUMENTS[package]
+    assert len(declarations) > 2
+    version = {"loaders": kernel_c.VERSION, "writers": native.VERSION}[package]
+    assert (
+        f"{version}: {zlib.crc32(' '.join(sorted(declarations)).encode()):08x}"
+        == ARGUMENTS[package]
+    )
 
 
 def photo() -> bytes:
@@ -112,7 +113,7 @@ def photo() -> bytes:
     return buffer.getvalue()
 
 
-def test_without_the_c_parts_images_are_stored_the_same(request):
+def test_images_are_stored_equally_without_the_c_library(request):
     source = photo()
     smaller, kept = (
         Encoding(max_resolution=100, restart_index=False),
@@ -120,7 +121,7 @@ def test_without_the_c_parts_images_are_stored_the_same(request):
     )
     built_blobs = encode.encode(source, smaller), encode.encode(source, kept)
     request.getfixturevalue("nothing_built")
-    assert kernel.library() is None
+    assert native.library() is None
     assert (encode.encode(source, smaller), encode.encode(source, kept)) == built_blobs
     frame = read_frame(source)
     assert frame is not None
@@ -128,27 +129,31 @@ def test_without_the_c_parts_images_are_stored_the_same(request):
         markers.check_markers(source[:-2], frame.scan)
 
 
-@pytest.mark.parametrize("present, found", [((), False), (("old",), False), (("old", "new"), True)])
+@pytest.mark.parametrize(
+    "present, is_found", [((), False), (("old",), False), (("old", "new"), True)]
+)
 def test_a_build_for_one_python_version_does_not_shadow_the_stable_one(
-    monkeypatch, tmp_path, present, found
+    monkeypatch, tmp_path, present, is_found
 ):
-    package = tmp_path / f"package_{len(present)}"  # a name of its own: imports are cached by name
+    package = (
+        tmp_path / f"package_{len(present)}"
+    )  # a unique name, because imports are cached by name
     package.mkdir()
     (package / "__init__.py").touch()
     names = {"old": f"_kernel{EXTENSION_SUFFIXES[0]}", "new": "_kernel.abi3.so"}
     for name in present:
         (package / names[name]).write_bytes(b"no shared object")
     monkeypatch.syspath_prepend(tmp_path)
-    expected = package / "_kernel.abi3.so" if found else None
-    assert kernel.library_file(f"{package.name}._kernel") == expected
-    assert kernel.open_library(f"{package.name}._kernel", 1) is None
-    assert kernel.is_outdated(f"{package.name}._kernel", 1) == bool(present)
+    expected = package / "_kernel.abi3.so" if is_found else None
+    assert native.library_file(f"{package.name}._kernel") == expected
+    assert native.open_library(f"{package.name}._kernel", 1) is None
+    assert native.is_outdated(f"{package.name}._kernel", 1) == bool(present)
 
 
 @built
-def test_the_c_parts_use_no_symbol_of_one_python_version():
-    """Python 3.11 to 3.13 find `.abi3.so`, and ctypes opens it."""
-    for module in (kernel.MODULE, kernel_c.MODULE):
-        file = kernel.library_file(module)
+def test_the_c_library_uses_no_version_specific_python_symbol():
+    """Python 3.11 to 3.13 find `.abi3.so` and open it by ctypes."""
+    for module in (native.MODULE, kernel_c.MODULE):
+        file = native.library_file(module)
         assert file is not None and file.name == "_kernel.abi3.so"
         assert b"PyModule_" not in file.read_bytes() and b"PyObject_" not in file.read_bytes()

@@ -1,7 +1,4 @@
-"""Restart-indexed JPEGs.
-
-The same pixels for every decoder, the same bytes each time, and damage called by its name.
-"""
+"""Restart-indexed JPEGs: equal pixels in every decoder, reproducible bytes, named damage."""
 
 import ctypes
 import ctypes.util
@@ -18,8 +15,7 @@ from tests.helpers.pictures import picture
 from writers.beton.encode import UnreadableError, encode
 from writers.beton.encoding import Encoding
 from writers.errors import UserError
-from writers.jpeg import native as kernel
-from writers.jpeg import turbojpeg
+from writers.jpeg import native, turbojpeg
 from writers.jpeg.restart_index import (
     BLOCKS_WANTED,
     FOOTER,
@@ -63,7 +59,7 @@ def footer_of(jpeg: bytes) -> np.void | None:
 
 
 def check(source: bytes) -> bytes:
-    """The indexed form of `source`, after a look at all that is promised of it."""
+    """Return the indexed form of `source` after checking its guarantees."""
     indexed = add_restart_index(source)
     footer, frame = footer_of(indexed), read_frame(indexed)
     assert footer is not None and frame is not None
@@ -157,7 +153,7 @@ def by_turbo(image: np.ndarray, subsampling: int) -> bytes:
     return jpeg
 
 
-def test_a_scan_for_each_color_becomes_one_for_all():
+def test_separate_scans_per_color_are_merged():
     planes = [saved(plane, quality=85) for plane in textured(70, 50).convert("YCbCr").split()]
     frame, scan = read_frame(planes[0]).offset, read_frame(planes[0]).scan
     header, tables = planes[0][:frame], planes[0][frame + 13 : scan - 10]
@@ -174,7 +170,7 @@ def test_a_scan_for_each_color_becomes_one_for_all():
 
 
 @pytest.mark.parametrize("gray", [False, True], ids=["4:2:0", "gray"])
-def test_planes_are_coded_at_once_as_they_are_in_two_steps(gray):
+def test_coding_planes_in_one_step_equals_two_steps(gray):
     rng = np.random.default_rng(3)
     for width, height in [(1, 1), (16, 16), (17, 33), *rng.integers(1, 140, (20, 2)).tolist()]:
         image = turbojpeg.new_planes(width, height, gray=gray)
@@ -191,7 +187,7 @@ def test_planes_are_coded_at_once_as_they_are_in_two_steps(gray):
         )
 
 
-def test_markers_inside_metadata_are_not_taken_for_the_images():
+def test_markers_inside_metadata_are_ignored():
     thumbnail = saved(textured(32, 24))
     exif = Image.Exif()
     exif[0x9286] = thumbnail + b"\xff\xd9\xff\xda\xff\xc2"
@@ -204,17 +200,17 @@ def test_markers_inside_metadata_are_not_taken_for_the_images():
     assert thumbnail in source and thumbnail not in check(source)
 
 
-def test_fill_bytes_and_what_follows_the_end():
+def test_fill_bytes_and_bytes_after_the_end():
     source = saved(textured(90, 60))
     frame = read_frame(source)
     filled = source[: frame.offset] + b"\xff" * 7 + source[frame.offset :]
     assert check(filled) == check(source + b"after the end \xff\xda\xff\xd9") == check(source)
-    padded = source[:-2] + bytes(40) + source[-2:]  # as some cameras write
+    padded = source[:-2] + bytes(40) + source[-2:]  # as written by some cameras
     assert check(padded) == check(source)
 
 
 @pytest.mark.parametrize("restarts", [{}, {"restart_marker_blocks": 7}], ids=["plain", "restarts"])
-def test_what_cameras_leave_behind_is_no_damage(restarts):
+def test_padding_of_cameras_is_accepted(restarts):
     source = saved(textured(90, 60), **restarts)
     frame = read_frame(source)
     expected = encode(source, Encoding(), check=True)
@@ -227,11 +223,8 @@ def test_what_cameras_leave_behind_is_no_damage(restarts):
 
 
 @pytest.mark.parametrize("indexed", [False, True])
-def test_a_zeroed_sector_is_damage_though_the_first_warning_is_of_bytes_too_many(indexed):
-    """Zeros are codes, and few of them fill a segment.
-
-    The rest of it is skipped, and only then a marker is found missing.
-    """
+def test_a_zeroed_sector_is_damage_although_the_first_warning_is_harmless(indexed):
+    """Zeros are valid codes that fill a segment early; only afterwards is a marker missing."""
     noise = Image.fromarray(
         np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     )
@@ -254,8 +247,8 @@ def test_a_zeroed_sector_is_damage_though_the_first_warning_is_of_bytes_too_many
                 encode(spoilt, encoding, check=True)
 
 
-def test_without_the_c_parts_bytes_too_many_are_only_taken_where_nothing_can_follow(monkeypatch):
-    monkeypatch.setattr(kernel, "library", lambda: None)
+def test_without_the_c_library_extra_bytes_are_only_accepted_at_the_end(monkeypatch):
+    monkeypatch.setattr(native, "library", lambda: None)
     plain, restarts = saved(textured(90, 60)), saved(textured(90, 60), restart_marker_blocks=7)
     assert turbojpeg.check(plain[:-2] + bytes(9) + plain[-2:]) == (90, 60)
     for doubtful in (restarts[:-2] + bytes(9) + restarts[-2:], plain[:2] + b"two" + plain[2:]):
@@ -264,7 +257,7 @@ def test_without_the_c_parts_bytes_too_many_are_only_taken_where_nothing_can_fol
 
 
 @pytest.mark.parametrize("kind", ["CMYK", "arithmetic", "12 bits", "12 blocks"])
-def test_others_are_left_alone(kind):
+def test_unsupported_jpegs_are_unchanged(kind):
     image = textured(90, 60)
     source = bytearray(saved(image.convert("CMYK") if kind == "CMYK" else image))
     frame = source.index(b"\xff\xc0")
@@ -277,8 +270,8 @@ def test_others_are_left_alone(kind):
     assert add_restart_index(bytes(source)) == source
 
 
-def test_a_progressive_image_without_its_last_scans_is_left_alone():
-    """Decoders smooth it, which they would not do with the same coefficients in one scan."""
+def test_an_incomplete_progressive_image_is_unchanged():
+    """Decoders smooth it, unlike the same coefficients in one scan."""
     source = saved(textured(200, 150), progressive=True)
     scans = [place for place in range(len(source)) if source[place : place + 2] == b"\xff\xda"]
     assert len(scans) > 5
@@ -307,10 +300,10 @@ def test_damage_is_named(damage, why):
         add_restart_index(damage(saved(textured(150, 100))))
 
 
-def test_no_damage_ends_the_process():
-    """Some of it makes another, whole JPEG.
+def test_damage_never_ends_the_process():
+    """Damage either gives another valid JPEG or is refused.
 
-    The rest is refused. libjpeg's own handler would end the process.
+    libjpeg's default error handler would end the process.
     """
     source, random = saved(textured(64, 48)), np.random.default_rng(5)
     outcomes = set()
@@ -347,13 +340,13 @@ def test_markers_cost_less_than_huffman_tables_save():
         (35, 4, 5),
     ],
 )
-def test_the_interval_divides_the_row_and_is_near_the_wanted_one(mcus_per_row, blocks, interval):
+def test_the_interval_divides_the_row_and_is_near_the_target(mcus_per_row, blocks, interval):
     assert BLOCKS_WANTED == 12
     assert Frame(1, 1, 0, 0, blocks, mcus_per_row, mcus_per_row).interval == interval
 
 
 @pytest.mark.parametrize("settings", [{"format": "passthrough"}, {"format": "jpeg"}])
-def test_the_encoding_that_has_an_index(settings):
+def test_encodings_with_an_index_add_it(settings):
     source = saved(textured(150, 100))
     with_index = encode(source, Encoding(restart_index=True, **settings))
     without = encode(source, Encoding(restart_index=False, **settings))
@@ -362,17 +355,17 @@ def test_the_encoding_that_has_an_index(settings):
     assert (with_index.width, with_index.height) == (150, 100)
 
 
-def test_the_encoding_refuses_damage_that_pillow_does_not_see():
+def test_damage_that_pillow_ignores_is_refused():
     source = saved(textured(150, 100))
     spoilt = source[: len(source) // 2] + b"\xff\xd9" + source[len(source) // 2 :]
     with pytest.raises(UnreadableError, match="data segment"):
         encode(spoilt, Encoding(format="passthrough", restart_index=True))
 
 
-def test_without_the_c_parts_a_person_is_told(monkeypatch):
+def test_without_the_c_library_a_user_error_is_raised(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    kernel.library.cache_clear()
+    native.library.cache_clear()
     with pytest.raises(UserError, match="C part"):
         encode(saved(textured(20, 20)), Encoding(format="passthrough", restart_index=True))
     monkeypatch.undo()
-    kernel.library.cache_clear()
+    native.library.cache_clear()

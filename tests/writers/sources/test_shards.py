@@ -1,7 +1,4 @@
-"""Parquet and WebDataset shards.
-
-What they must have, what is unclear in them, and reading many rows with little memory.
-"""
+"""Parquet and WebDataset shards: required fields, ambiguous content, reads with little memory."""
 
 import json
 import sys
@@ -37,7 +34,7 @@ def shard(
     row_group_size: int = 3,
 ) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    said = (
+    hub_metadata = (
         {"huggingface": json.dumps({"info": {"features": {"label": {"names": names}}}})}
         if names
         else None
@@ -48,14 +45,12 @@ def shard(
             zip(labels, image_paths or [None] * len(labels), strict=True)
         )
     ]
-    schema = pa.schema([(column, IMAGE), ("label", getattr(pa, type)())], metadata=said)
+    schema = pa.schema([(column, IMAGE), ("label", getattr(pa, type)())], metadata=hub_metadata)
     pq.write_table(pa.Table.from_pylist(rows, schema), path, row_group_size=row_group_size)
     return path
 
 
-def test_rows_are_read_by_their_row_groups_and_few_of_these_are_kept(
-    tree: Path, tmp_path: Path, monkeypatch
-):
+def test_rows_are_read_by_row_group_with_a_small_cache(tree: Path, tmp_path: Path, monkeypatch):
     hub = parquet_of(tree, tmp_path)
     expected = [path.read_bytes() for _, path in images_of(tree, "train")[::-1][::2]]
     whole_groups = []
@@ -68,7 +63,7 @@ def test_rows_are_read_by_their_row_groups_and_few_of_these_are_kept(
         return images
 
     monkeypatch.setattr(ParquetFiles, "_row_group", counting)
-    monkeypatch.setattr(parquet, "CACHE_BYTES", 1)  # nothing is kept
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 1)  # nothing is cached
     files = ParquetFiles([hub / "data" / "train-00000-of-00002.parquet"])
     with ThreadPoolExecutor(4) as pool:
         assert (
@@ -85,7 +80,7 @@ def test_rows_are_read_by_their_row_groups_and_few_of_these_are_kept(
     )
 
 
-def test_images_without_paths_are_called_by_their_places_and_unnamed_classes_by_their_numbers(
+def test_images_without_paths_are_named_by_row_and_classes_by_number(
     tmp_path: Path,
 ):
     shard(tmp_path / "hub" / "train" / "0000.parquet", [10, 2, 2], column="img", type="int32")
@@ -100,7 +95,7 @@ def test_images_without_paths_are_called_by_their_places_and_unnamed_classes_by_
     assert source.where(source.splits["train"][2]).endswith("train/0000.parquet, row 2")
 
 
-def test_a_lone_shard_is_carved(tmp_path: Path):
+def test_splits_are_drawn_from_a_single_shard(tmp_path: Path):
     source = open_dataset(
         "folder",
         shard(tmp_path / "pets.parquet", [0, 1] * 10, names=["cat", "dog"]),
@@ -136,7 +131,7 @@ def test_imagenets_labels_and_paths_must_agree(tmp_path: Path):
         opened(tmp_path / "in", "imagenet")
 
 
-def test_parquet_files_that_do_not_fit(tmp_path: Path):
+def test_unsuitable_parquet_files_are_refused(tmp_path: Path):
     pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "text.parquet")
     for path, words in (
         (tmp_path / "text.parquet", "has the columns text, label; it needs image"),
@@ -160,7 +155,7 @@ def test_parquet_files_that_do_not_fit(tmp_path: Path):
         opened(tmp_path / "named")
 
 
-def test_damaged_parquet_is_an_error_that_names_the_file(tmp_path: Path):
+def test_damaged_parquet_is_an_error_naming_the_file(tmp_path: Path):
     path = shard(tmp_path / "train-0.parquet", [0] * 9)
     source, whole = opened(path), path.read_bytes()
     path.write_bytes(whole[:100])
@@ -181,7 +176,7 @@ def test_damaged_parquet_is_an_error_that_names_the_file(tmp_path: Path):
         source.read(source.splits["train"][0])
 
 
-def test_without_pyarrow_the_cure_is_said(tmp_path: Path, monkeypatch):
+def test_without_pyarrow_the_error_names_the_fix(tmp_path: Path, monkeypatch):
     path = shard(tmp_path / "train-0.parquet", [0])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
@@ -197,7 +192,7 @@ def wds(path: Path, samples: dict[str, bytes]) -> Path:
     return path
 
 
-def test_labels_of_webdatasets(tmp_path: Path):
+def test_webdataset_labels(tmp_path: Path):
     path = wds(
         tmp_path / "pets-train-0.tar",
         {
@@ -249,12 +244,12 @@ def test_labels_of_webdatasets(tmp_path: Path):
         ),
     ],
 )
-def test_samples_that_are_none(tmp_path: Path, samples: dict[str, bytes], words: str):
+def test_invalid_samples_are_refused(tmp_path: Path, samples: dict[str, bytes], words: str):
     with pytest.raises(UserError, match=words):
         opened(wds(tmp_path / "train-0.tar", samples))
 
 
-def test_a_shard_cut_short_is_named(tree: Path, tmp_path: Path):
+def test_a_truncated_shard_is_named(tree: Path, tmp_path: Path):
     folder = webdataset_of(tree, tmp_path)
     last = sorted(folder.glob("*.tar"))[-1]
     last.write_bytes(last.read_bytes()[:3000])

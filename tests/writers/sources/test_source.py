@@ -1,7 +1,4 @@
-"""Trees of class folders and tars of them.
-
-The same images with the same labels, splits that stay put, clear refusals.
-"""
+"""Trees of class folders and their tars: equal images and labels, stable splits, clear errors."""
 
 import io
 import json
@@ -64,7 +61,7 @@ def test_folder_and_tar_give_the_same_beton_byte_for_byte(tree: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("wrapping", ["", "set/", "set/101_ObjectCategories/"])
-def test_folders_around_the_tree_and_stray_files_are_passed_over(tmp_path: Path, wrapping: str):
+def test_outer_folders_and_stray_files_are_skipped(tmp_path: Path, wrapping: str):
     root = make_tree(
         tmp_path / "root",
         [f"{wrapping}{name}" for name in ("cat/1.jpg", "cat/2.PNG", "dog/1.jpeg")],
@@ -85,7 +82,7 @@ def test_folders_around_the_tree_and_stray_files_are_passed_over(tmp_path: Path,
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation"])
-def test_given_splits_are_kept_and_missing_ones_carved(tmp_path: Path, val: str):
+def test_existing_splits_are_kept_and_missing_ones_drawn(tmp_path: Path, val: str):
     names = [f"train/{name}/{index}.png" for name in "ab" for index in range(10)]
     root = make_tree(tmp_path / "with", [*names, f"{val}/a/x.png"])
     source = open_source(root, SplitSettings(val=0.3, test=0.2), name="t")
@@ -112,7 +109,7 @@ def test_split_folders_in_any_case(tmp_path: Path):
         open_source(root, SplitSettings(), name="t")
 
 
-def test_a_class_may_be_called_test(tmp_path: Path):
+def test_a_class_may_be_named_test(tmp_path: Path):
     root = make_tree(tmp_path / "set", ["exam/1.png", "test/1.png"])
     assert open_source(root, SplitSettings(), name="t").classes == ["exam", "test"]
 
@@ -129,9 +126,7 @@ EXAMPLES = st.dictionaries(
     st.sampled_from([0.0, 0.1, 0.4]),
     st.integers(0, 5),
 )
-def test_carving_loses_and_doubles_nothing_and_leaves_a_training_image_of_each_class(
-    labels, val, test, seed
-):
+def test_drawn_splits_partition_the_images_and_keep_one_per_class_in_train(labels, val, test, seed):
     examples = [Example(key, label, key) for key, label in sorted(labels.items())]
     splits = carve(list(examples), [], [], SplitSettings(val, test, seed))
     assert (
@@ -151,18 +146,18 @@ def test_carving_loses_and_doubles_nothing_and_leaves_a_training_image_of_each_c
                 assert carved == 0
 
 
-def test_an_image_changes_sides_only_for_the_seed():
+def test_the_split_of_an_image_depends_only_on_name_and_seed():
     examples = [Example(f"{index}.jpg", 0, f"a/{index}") for index in range(100)]
     first = carve(list(examples), [], [], SplitSettings(0.2))["val"]
     assert carve(list(reversed(examples)), [], [], SplitSettings(0.2))["val"] == first
     assert carve(list(examples), [], [], SplitSettings(0.2, seed=1))["val"] != first
     fewer = carve(examples[:90], [], [], SplitSettings(0.2))[
         "val"
-    ]  # 18 of 90: those that stay are mostly the same
+    ]  # 18 of 90 images; most choices stay equal
     assert len(set(fewer) & set(first)) >= 14
 
 
-def test_imagenet_follows_its_own_order_and_refuses_strangers(tmp_path: Path):
+def test_imagenet_has_its_own_order_and_refuses_unknown_classes(tmp_path: Path):
     wnids = named("in1000").classes[:3]
     root = make_tree(
         tmp_path / "imagenet",
@@ -194,12 +189,12 @@ def test_imagenet_without_its_val_is_refused(tmp_path: Path):
         tmp_path / "flat",
         [f"{wnid}/{index}.JPEG" for wnid in named("in1000").classes[:1] for index in range(5)],
     )
-    for tree in (root, tmp_path / "flat"):  # what is carved out of train is not ImageNet's val
+    for tree in (root, tmp_path / "flat"):  # a split drawn from train is not ImageNet's val
         with pytest.raises(UserError, match="val lacks 1 of the classes"):
             open_dataset("imagenet", tree, SplitSettings())
 
 
-def test_what_cannot_be_a_source(tmp_path: Path, tree: Path):
+def test_invalid_sources_are_refused(tmp_path: Path, tree: Path):
     def refused(path: Path, words: str) -> None:
         with pytest.raises(UserError, match=words):
             open_dataset("folder", path, SplitSettings())
@@ -263,7 +258,7 @@ def test_the_real_grocery_store():
     ) == (81, {"train": 2640, "val": 296, "test": 2485})
 
 
-def test_an_image_has_one_name_whatever_its_ending_and_the_folders_around_it(tmp_path: Path):
+def test_image_names_are_independent_of_extension_and_outer_folders(tmp_path: Path):
     jpg = make_tree(tmp_path / "jpg", ["train/cat/1.JPEG", "train/cat/b/2.jpg"])
     png = make_tree(tmp_path / "png", ["set/train/cat/1.png", "set/train/cat/b/2.png"])
     for root in (jpg, png):
@@ -275,7 +270,7 @@ def test_an_image_has_one_name_whatever_its_ending_and_the_folders_around_it(tmp
     ] == ["cat/1.jpg", "cat/1.png", "cat/2"]
 
 
-def test_several_places_must_say_their_splits(tree: Path, tmp_path: Path):
+def test_several_paths_must_name_their_splits(tree: Path, tmp_path: Path):
     both = [tree / "val", tree / "train"]
     source = open_dataset("folder", both, SplitSettings())
     assert source.origin == "val + train"
@@ -299,7 +294,7 @@ def test_several_places_must_say_their_splits(tree: Path, tmp_path: Path):
         open_dataset("caltech101", both, SplitSettings())
 
 
-def test_what_was_looked_for_is_said(tmp_path: Path):
+def test_errors_list_the_accepted_layouts(tmp_path: Path):
     with pytest.raises(UserError) as caught:
         open_dataset("folder", tmp_path / "nowhere", SplitSettings())
     for words in (

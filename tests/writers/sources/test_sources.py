@@ -1,4 +1,4 @@
-"""Every kind of source gives the same beton, byte for byte, and the same manifest except for its source."""
+"""All kinds of sources give equal betons, and manifests that differ only in their source."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ SPLITS = SplitSettings(val=0.3, test=0.2, seed=3)
 def written(
     source: Source, folder: Path, encoding: Encoding, splits=("train", "val", "test")
 ) -> dict[str, dict]:
-    """The manifest of each split without its source; it contains the sha256 of the file."""
+    """Return the manifest of each split without its source; it has the file's sha256."""
     result = {}
     for split in splits:
         file = folder / f"{split}.beton"
@@ -59,7 +59,7 @@ def written(
             "name",
             "dataset",
             "digest",
-        ):  # a person's folder is called as its archive's file
+        ):  # the folder has the name of the archive
             del manifest[origin]
         result[split] = manifest
     return result
@@ -67,10 +67,7 @@ def written(
 
 @pytest.fixture
 def broken(tree: Path) -> Path:
-    """The tree with an image that cannot be read in it.
-
-    What is left out stands in the manifest, in the same words.
-    """
+    """A tree with an unreadable image, which the manifests must list with equal reasons."""
     (tree / "train" / "dog" / "train_2.jpg").write_bytes(b"not an image")
     return tree
 
@@ -110,7 +107,7 @@ def broken(tree: Path) -> Path:
         "two kinds",
     ],
 )
-def test_every_kind_gives_the_trees_betons(
+def test_every_kind_gives_the_same_betons_as_the_tree(
     broken: Path, tmp_path: Path, pack: Callable, encoding: Encoding
 ):
     expected = written(open_dataset("folder", broken, SPLITS), tmp_path / "a", encoding)
@@ -126,12 +123,14 @@ def test_every_kind_gives_the_trees_betons(
 
 @pytest.fixture
 def imagenet(tmp_path: Path) -> Path:
-    """Three of its classes, with the validation images that are really of them."""
+    """Three classes of ImageNet with their true validation images."""
     of_image = shipped()
     for number, wnid in enumerate(imagenet_classes()[5:8]):
-        val = [image_name(image) for image, said in enumerate(of_image, start=1) if said == wnid][
-            :2
-        ]
+        val = [
+            image_name(image)
+            for image, class_of_image in enumerate(of_image, start=1)
+            if class_of_image == wnid
+        ][:2]
         train = [f"train/{wnid}/{wnid}_{index}.JPEG" for index in (10026, 7, 300)]
         for name in (*train, *(f"val/{wnid}/{image}" for image in val)):
             path = tmp_path / "imagenet" / name
@@ -155,7 +154,7 @@ def imagenet(tmp_path: Path) -> Path:
     ],
     ids=["official", "tar", "official, one by one", "folder and tar", "parquet", "webdataset"],
 )
-def test_every_imagenet_gives_the_trees_betons(
+def test_every_form_of_imagenet_gives_the_same_betons_as_the_tree(
     imagenet: Path, tmp_path: Path, pack: Callable, encoding: Encoding
 ):
     expected = written(
@@ -167,7 +166,7 @@ def test_every_imagenet_gives_the_trees_betons(
 
 
 def as_on_the_hub(tree: Path, out: Path) -> Path:
-    """Labels of all 1000 classes, called by their words, and paths that end in the class."""
+    """Labels of all 1000 classes, named by words, and paths that end in the class."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -191,7 +190,7 @@ def as_on_the_hub(tree: Path, out: Path) -> Path:
 
 
 def timm_shards(tree: Path, out: Path) -> Path:
-    """.jpg for .JPEG, and numbers of all 1000 classes."""
+    """Use .jpg instead of .JPEG, and numbers of all 1000 classes."""
     import tarfile
 
     for split, called in (("train", "train"), ("val", "validation")):
@@ -206,7 +205,7 @@ def timm_shards(tree: Path, out: Path) -> Path:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding.format)
-def test_a_torchvision_folder_gives_the_trees_betons(
+def test_a_torchvision_folder_gives_the_same_betons_as_the_tree(
     broken: Path, tmp_path: Path, encoding: Encoding
 ):
     expected = written(
@@ -249,7 +248,7 @@ def blobs(source: Source, examples, encoding: Encoding) -> list:
     return [encode(source.read(example), encoding) for example in examples]
 
 
-def test_torchvisions_cifar_and_what_cannot_be_taken(tmp_path: Path):
+def test_torchvision_cifar_and_unsupported_datasets(tmp_path: Path):
     import numpy as np
 
     dataset = CIFAR10.__new__(CIFAR10)  # without its files

@@ -1,4 +1,4 @@
-"""Rankings of classes: order, ties, the CSV files that carry them."""
+"""Rankings of classes: order, ties, and CSV files."""
 
 import csv
 from pathlib import Path
@@ -13,7 +13,7 @@ from writers.subset.spec import named
 SHARED = SHARED_DATA / "imagenet_val_per_class_accuracy.csv"
 
 
-def test_lower_is_harder_and_ties_go_by_the_tie_breaks_then_by_name():
+def test_lower_accuracy_is_harder_and_ties_are_broken_by_tie_breaks_then_name():
     accuracy = {"a": 0.5, "b": 0.5, "c": 0.5, "d": 0.1, "e": 0.9}
     ranking = rank(
         accuracy,
@@ -26,7 +26,7 @@ def test_lower_is_harder_and_ties_go_by_the_tie_breaks_then_by_name():
     assert ranking.restricted_to({"a", "e", "b"}).classes == ("b", "a", "e")
 
 
-def test_the_shipped_ranking_covers_imagenet():
+def test_the_packaged_ranking_covers_imagenet():
     ranking = read_ranking("resnet18_val")
     assert sorted(ranking.classes) == list(named("in1000").classes)
     values = [ranking.accuracy[name] for name in ranking.classes]
@@ -41,7 +41,7 @@ def test_the_shipped_ranking_covers_imagenet():
     reason="needs the table of published accuracies, which is not part of this project",
 )
 @pytest.mark.parametrize("number", [100, 200])
-def test_the_shipped_subsets_are_what_the_published_table_gives(number):
+def test_the_packaged_subsets_match_the_published_table(number):
     with SHARED.open() as file:
         rows = list(csv.DictReader(file))
     rows.sort(key=lambda row: (float(row["resnet18_top1"]), float(row["mean34_top1"]), row["wnid"]))
@@ -63,13 +63,13 @@ def test_the_shipped_subsets_are_what_the_published_table_gives(number):
         ("class,accuracy\ncaf\xe9,0.5\n", "UTF-8"),
     ],
 )
-def test_a_file_that_is_no_ranking_names_its_line(tmp_path: Path, text: str, words: str):
+def test_an_invalid_ranking_file_names_the_line(tmp_path: Path, text: str, words: str):
     (tmp_path / "r.csv").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=words):
         read_ranking(str(tmp_path / "r.csv"))
 
 
-def test_a_file_as_spreadsheets_write_it(tmp_path: Path):
+def test_a_file_written_by_a_spreadsheet(tmp_path: Path):
     (tmp_path / "r.csv").write_bytes(
         '\ufeffclass,accuracy\r\n"tiger, wild",0.5\r\ncaf\u00e9,0.25\r\n'.encode()
     )
@@ -80,7 +80,7 @@ def test_a_file_as_spreadsheets_write_it(tmp_path: Path):
     not SHARED.exists(),
     reason="needs the table of published accuracies, which is not part of this project",
 )
-def test_the_shipped_ranking_is_the_published_table():
+def test_the_packaged_ranking_equals_the_published_table():
     with SHARED.open() as file:
         rows = sorted(csv.DictReader(file), key=lambda row: row["wnid"])
     with (FOLDER / "resnet18_val.csv").open() as file:
@@ -91,6 +91,6 @@ def test_the_shipped_ranking_is_the_published_table():
     ]
 
 
-def test_an_unknown_ranking_answers_with_the_near_ones():
+def test_an_unknown_ranking_suggests_similar_names():
     with pytest.raises(UserError, match="resnet18_val"):
         read_ranking("resnet18")

@@ -1,4 +1,4 @@
-"""Subsets of classes: what stays, in which order, and what is refused."""
+"""Subsets of classes: remaining classes, their order, and invalid specs."""
 
 import pytest
 from hypothesis import given
@@ -23,7 +23,7 @@ def ranked(order: list[str]) -> Ranking:
 
 
 @given(st.permutations(CLASSES), st.integers(1, 18), st.booleans())
-def test_removing_n_by_a_ranking_keeps_the_rest_in_the_sources_order(order, number, hardest):
+def test_removing_n_by_a_ranking_keeps_the_source_order(order, number, hardest):
     spec = SubsetSpec.model_validate(
         {"name": "s", "remove": {"hardest" if hardest else "easiest": number}}
     )
@@ -33,7 +33,7 @@ def test_removing_n_by_a_ranking_keeps_the_rest_in_the_sources_order(order, numb
 
 
 @given(st.permutations(CLASSES), st.integers(1, 9), st.integers(10, 18))
-def test_a_larger_removal_leaves_a_part_of_a_smaller_ones_classes(order, few, many):
+def test_removals_are_nested(order, few, many):
     small, large = (
         resolve(
             SubsetSpec.model_validate({"name": "s", "remove": {"hardest": number}}),
@@ -58,14 +58,14 @@ def test_hardest_and_easiest_together():
     assert resolve(spec, CLASSES, ranked(CLASSES)).classes == tuple(CLASSES[5:15])
 
 
-def test_the_ranking_of_a_class_list_is_that_of_its_own_classes():
+def test_a_ranking_is_restricted_to_the_listed_classes():
     spec = SubsetSpec.model_validate(
         {"name": "s", "classes": CLASSES[10:], "remove": {"hardest": 2}}
     )
     assert resolve(spec, CLASSES, ranked(CLASSES)).classes == tuple(CLASSES[12:])
 
 
-def test_the_digest_is_of_the_classes_and_their_order():
+def test_the_digest_covers_classes_and_order():
     assert everything(CLASSES).digest == resolve(named("all"), CLASSES).digest
     assert (
         len(
@@ -93,7 +93,7 @@ def test_the_imagenet_subsets(name, number):
     assert list(subset.classes) == sorted(subset.classes)
 
 
-def test_the_imagenet_subsets_are_what_the_shipped_ranking_gives():
+def test_the_imagenet_subsets_match_the_packaged_ranking():
     classes = named("in1000").classes
     for name, number in (("in900", 100), ("in800", 200)):
         spec = SubsetSpec.model_validate(
@@ -102,7 +102,7 @@ def test_the_imagenet_subsets_are_what_the_shipped_ranking_gives():
         assert resolve(spec, classes).classes == resolve(named(name), classes).classes
 
 
-def test_a_bare_name_is_a_spec():
+def test_a_bare_name_is_a_valid_spec():
     assert SubsetSpec.model_validate("in900") == named("in900")
     assert SubsetSpec.model_validate("all").is_everything
     assert set(available()) >= {"in1000", "in800", "in900"}
@@ -126,12 +126,12 @@ def test_a_bare_name_is_a_spec():
         {"name": "s", "classes": ["a", "b", "a"]},
     ],
 )
-def test_specs_that_are_refused(spec):
+def test_invalid_specs_are_refused(spec):
     with pytest.raises(ValidationError):
         SubsetSpec.model_validate(spec)
 
 
-def test_what_cannot_be_resolved_names_the_class():
+def test_an_unresolvable_spec_names_the_class():
     with pytest.raises(UserError, match="zebra"):
         resolve(SubsetSpec(name="s", classes=("class01", "zebra")), CLASSES)
     spec = SubsetSpec.model_validate({"name": "s", "remove": {"hardest": 1}})
@@ -149,15 +149,15 @@ def test_what_cannot_be_resolved_names_the_class():
                 )
 
 
-def test_a_ranking_file_counts_by_its_contents(tmp_path):
+def test_a_ranking_file_is_identified_by_its_contents(tmp_path):
     file = tmp_path / "mine.csv"
     file.write_text("class,accuracy\na,0.5\nb,0.6\n")
-    asked = {"name": "s", "remove": {"hardest": 1, "by": str(file)}}
-    spec = SubsetSpec.model_validate(asked)
+    content = {"name": "s", "remove": {"hardest": 1, "by": str(file)}}
+    spec = SubsetSpec.model_validate(content)
     assert resolve(spec, ["a", "b"]).classes == ("b",)
     assert SubsetSpec.model_validate(spec.model_dump(mode="json")) == spec
     file.write_text("class,accuracy\na,0.7\nb,0.6\n")
-    assert SubsetSpec.model_validate(asked) != spec
+    assert SubsetSpec.model_validate(content) != spec
     with pytest.raises(ValidationError, match="has changed"):
         SubsetSpec.model_validate(spec.model_dump(mode="json"))
     with pytest.raises(ValidationError, match="resnet18_val"):

@@ -1,4 +1,4 @@
-"""Steps of subsets: pure, nested, independent of the order of images, and refused if they have no effect."""
+"""Steps of subsets: pure, nested, independent of image order, and refused without effect."""
 
 from collections import Counter
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_the_choice_does_not_depend_on_the_order_of_the_images(step, random):
         lambda n: {"budget": {"images": 40 + 5 * n, "by": "classes"}},
     ],
 )
-def test_the_smaller_choice_is_a_part_of_the_larger(make):
+def test_choices_are_nested(make):
     sizes = []
     for number in (10, 3, 11, 25, 38):
         smaller, larger = sorted(
@@ -117,11 +117,11 @@ def test_a_budget_of_examples_is_kept_exactly_and_spread_evenly(num_images):
     )
 
 
-def test_a_budget_of_classes_takes_them_whole_and_stays_within():
-    found = subset_of({"budget": {"images": 90, "by": "classes"}})
-    counts = Counter(name.split("/")[0] for name in taken(found))
+def test_a_budget_of_classes_takes_whole_classes_within_the_limit():
+    subset = subset_of({"budget": {"images": 90, "by": "classes"}})
+    counts = Counter(name.split("/")[0] for name in taken(subset))
     assert (
-        all(counts[name] == COUNTS[CLASSES.index(name)] for name in found.classes)
+        all(counts[name] == COUNTS[CLASSES.index(name)] for name in subset.classes)
         and sum(counts.values()) <= 90
     )
 
@@ -142,18 +142,18 @@ def test_a_budget_like_another_subset():
         taken(subset_of({"budget": {"images": 999, "by": "examples"}}))
 
 
-def test_only_training_images_are_left_out():
+def test_only_training_images_are_removed():
     subset = subset_of({"random": {"classes": 5}}, {"per_class": {"images": 2}})
     assert len(taken(subset)) == 10
     assert taken(subset, "val") == {name for name in NAMES if name.split("/")[0] in subset.classes}
 
 
-def test_halves_are_the_whole():
+def test_both_halves_together_are_all_classes():
     a, b = (taken(subset_of({"half": {"of": "random", "which": which}})) for which in "AB")
     assert not a & b and a | b == set(NAMES)
 
 
-def test_keep_and_remove_are_each_others_rest():
+def test_keep_and_remove_are_complements():
     kept = subset_of({"keep": {"hardest": 4}}, ranking=RANKING).classes
     removed = subset_of({"remove": {"hardest": 4}}, ranking=RANKING).classes
     assert kept == tuple(CLASSES[8:]) and removed == tuple(CLASSES[:8])
@@ -162,18 +162,20 @@ def test_keep_and_remove_are_each_others_rest():
 def test_coarsening_and_restricting_commute():
     classes = imagenet_classes()
     steps = [{"exclude": {"related_to": "pascal"}}, {"coarsen": {"bottom_up": 79}}]
-    one, other = (
+    first, second = (
         resolve(SubsetSpec.model_validate({"name": "s", "steps": order}), classes)
         for order in (steps, steps[::-1])
     )
     assert (
-        one.classes == other.classes and one.groups == other.groups and one.digest == other.digest
+        first.classes == second.classes
+        and first.groups == second.groups
+        and first.digest == second.digest
     )
-    assert 1 < len(one.classes) <= 79 and len(one.source_classes) == 771
+    assert 1 < len(first.classes) <= 79 and len(first.source_classes) == 771
 
 
 def test_coarse_labels_and_images_per_class(tmp_path: Path):
-    """Behind a coarsen, images are counted by coarse label; before it, by class."""
+    """Steps after `coarsen` count images by coarse label, steps before it by class."""
     file = tmp_path / "map.csv"
     file.write_text(
         "# ours\n"
@@ -231,20 +233,20 @@ def test_a_file_of_examples(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", available())
-def test_every_shipped_subset_resolves_on_imagenet_and_tells_its_file_what_it_is(name):
+def test_every_packaged_subset_resolves_on_imagenet_and_has_a_comment(name):
     subset = resolve(named(name), imagenet_classes())
     assert subset.name == name and 1 <= len(subset.classes) <= 1000
 
 
 @pytest.mark.parametrize("name", available())
-def test_the_first_line_of_a_shipped_subset_says_how_many_classes_it_has(name):
+def test_the_first_line_of_a_packaged_subset_gives_its_number_of_classes(name):
     number = len(resolve(named(name), imagenet_classes()).classes)
-    said = file_of(name).read_text().partition(" class")[0]
-    assert said == f"# {number}"
+    comment = file_of(name).read_text().partition(" class")[0]
+    assert comment == f"# {number}"
 
 
-def test_ways_to_write_the_same_subset(tmp_path: Path):
-    said = {
+def test_equivalent_spellings_give_equal_specs(tmp_path: Path):
+    content = {
         "name": "s",
         "steps": [
             {"under": ["n02084071"]},
@@ -264,7 +266,7 @@ def test_ways_to_write_the_same_subset(tmp_path: Path):
     (tmp_path / "s.yml").write_text(
         "under: [n02084071]\nremove: {hardest: 2, by: resnet18_val}\nper_class: 100\n"
     )
-    spec = SubsetSpec.model_validate(said)
+    spec = SubsetSpec.model_validate(content)
     assert SubsetSpec.model_validate(beside) == named(str(tmp_path / "s.yaml")) == spec
     assert (
         named(str(tmp_path / "s.yml")) == spec
@@ -275,17 +277,17 @@ def test_ways_to_write_the_same_subset(tmp_path: Path):
         ({"random": 5}, {"random": {"classes": 5}}),
     ):
         assert subset_of(short).digest == subset_of(long).digest
-    # in the order written: of the 20 easiest the half, and not of the half the 20 easiest
+    # steps apply in order: half of the 20 easiest, not the 20 easiest of a half
     half = {"half": {"of": "random", "which": "A"}}
     keep = {"keep": {"easiest": 6}}
-    one, other = (
-        resolve(SubsetSpec.model_validate({"name": "s", **first, **second}), CLASSES, RANKING)
-        for first, second in ((half, keep), (keep, half))
+    first, second = (
+        resolve(SubsetSpec.model_validate({"name": "s", **before, **after}), CLASSES, RANKING)
+        for before, after in ((half, keep), (keep, half))
     )
-    assert len(one.classes) == 6 and len(other.classes) == 3
+    assert len(first.classes) == 6 and len(second.classes) == 3
 
 
-def test_a_name_among_the_steps_stands_for_its_steps():
+def test_a_name_among_the_steps_is_replaced_by_its_steps():
     spec = SubsetSpec.model_validate(
         {"name": "s", "steps": ["in900", "pascal-removed", {"coarsen": {"bottom_up": 79}}]}
     )
@@ -298,7 +300,7 @@ def test_a_name_among_the_steps_stands_for_its_steps():
     assert set(subset.source_classes) == both[0] & both[1]
 
 
-def test_images_of_val_are_chosen_where_the_step_names_it():
+def test_images_of_val_are_chosen_if_the_step_names_val():
     for step in ("per_class", "fraction"):
         few = {"per_class": {"images": 2}, "fraction": {"of": 0.1}}[step]
         train_only, both = (
@@ -318,13 +320,13 @@ def test_images_of_val_are_chosen_where_the_step_names_it():
         )
 
 
-def test_a_budget_does_not_depend_on_how_the_source_numbers_its_classes():
+def test_a_budget_is_independent_of_label_numbers():
     subset = subset_of({"budget": {"images": 103, "by": "examples"}})
     positions, _ = subset.select("train", CLASSES[::-1], 11 - LABELS, IDS)
     assert {NAMES[position] for position in positions} == taken(subset)
 
 
-def test_labels_that_are_numbers_are_in_their_order(tmp_path: Path):
+def test_numeric_labels_are_sorted_as_numbers(tmp_path: Path):
     (tmp_path / "map.csv").write_text(
         "".join(f"{name},{index}\n" for index, name in enumerate(CLASSES))
     )
@@ -333,8 +335,8 @@ def test_labels_that_are_numbers_are_in_their_order(tmp_path: Path):
     )
 
 
-def test_digests_are_the_same_on_every_machine():
-    """Pinned: a change here changes what published subsets mean."""
+def test_digests_equal_the_pinned_values():
+    """Digests are pinned: a change alters the meaning of published subsets."""
     digests = {
         name: resolve(named(name), imagenet_classes()).digest[:12]
         for name in ("in900", "in900-random", "huh-79", "half-minimal-a", "in900-budget")
@@ -374,12 +376,12 @@ def test_digests_are_the_same_on_every_machine():
         ([{"examples": "nowhere.txt"}], "no file nowhere.txt"),
     ],
 )
-def test_steps_that_are_refused(steps, says):
+def test_invalid_steps_are_refused(steps, says):
     with pytest.raises(ValidationError, match=says):
         SubsetSpec.model_validate({"name": "s", "steps": steps})
 
 
-def test_files_that_are_no_subsets(tmp_path: Path):
+def test_invalid_subset_files_are_refused(tmp_path: Path):
     for text, says in (
         ("steps: [", "not YAML"),
         ("3\n", "must be steps"),

@@ -1,7 +1,4 @@
-"""Subsets that are a person's own files.
-
-Lists of classes, maps of labels, and budgets like another file's.
-"""
+"""Subsets from user files: class lists, label maps, and budgets like another file's."""
 
 from pathlib import Path
 
@@ -15,7 +12,7 @@ from writers.subset.lists import imagenet_classes
 from writers.subset.spec import SubsetSpec, named, resolve
 
 
-def test_a_text_file_is_a_class_a_line(tmp_path: Path):
+def test_a_text_file_has_one_class_per_line(tmp_path: Path):
     file = tmp_path / "fish.txt"
     file.write_text("# two\nn01443537\n\nn01440764\r\n")
     assert resolve(named(str(file)), imagenet_classes()).classes == ("n01440764", "n01443537")
@@ -26,7 +23,7 @@ def test_a_text_file_is_a_class_a_line(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "words"), [(b"", "one per line"), (b"a\na\n", "twice"), (b"\xff\xfe", "as text")]
 )
-def test_a_text_file_that_is_no_list_is_refused(tmp_path: Path, content: bytes, words: str):
+def test_an_invalid_class_list_is_refused(tmp_path: Path, content: bytes, words: str):
     (tmp_path / "bad.txt").write_bytes(content)
     with pytest.raises(UserError, match=words):
         named(str(tmp_path / "bad.txt"))
@@ -40,25 +37,28 @@ def test_a_shown_map_reads_back_as_the_same_labels(tmp_path: Path, name: str):
         CliRunner().invoke(cli, ["subset", "show", name, "--map"], catch_exceptions=False).stdout
     )
     (tmp_path / "labels.map").write_text(shown)
-    found = resolve(named(name), imagenet_classes())
+    subset = resolve(named(name), imagenet_classes())
     spec = SubsetSpec.model_validate(
         {
             "name": "again",
             "steps": [
-                {"classes": list(found.source_classes)},
+                {"classes": list(subset.source_classes)},
                 {"coarsen": {"map": str(tmp_path / "labels.map")}},
             ],
         }
     )
-    classes = [one for one in imagenet_classes() if one in found.source_classes]
+    classes = [
+        class_name for class_name in imagenet_classes() if class_name in subset.source_classes
+    ]
     again = resolve(spec, classes)
     assert {frozenset(group) for group in again.groups} == {
-        frozenset(group) for group in found.groups or [(one,) for one in found.classes]
+        frozenset(group)
+        for group in subset.groups or [(class_name,) for class_name in subset.classes]
     }
-    assert set(again.classes) == set(found.classes)
+    assert set(again.classes) == set(subset.classes)
 
 
-def test_a_budget_like_a_file_counts_by_what_the_file_says(tmp_path: Path):
+def test_a_budget_like_a_file_depends_on_its_contents(tmp_path: Path):
     file = tmp_path / "own.yaml"
 
     def spec(**more: str) -> SubsetSpec:

@@ -1,4 +1,4 @@
-"""The WordNet table against published sizes, and the label sets that are made of it."""
+"""The WordNet table and its label sets, compared with published sizes."""
 
 import random
 from collections.abc import Collection
@@ -16,7 +16,7 @@ from writers.subset.wordnet_halves import minimal_half
 CLASSES = imagenet_classes()
 
 
-def test_the_table_is_whole():
+def test_the_table_is_complete():
     table = wordnet.table()
     assert len(table) == 1860
     assert all(parent in table for node in table.values() for parent in node.parents)
@@ -24,7 +24,7 @@ def test_the_table_is_whole():
     assert set(CLASSES) <= table.keys() and all(wordnet.words(name) for name in CLASSES)
     assert (
         sum(len(table[name].parents) > 1 for name in CLASSES) == 38
-    )  # for these the choice of the parent matters
+    )  # the choice of the parent matters for these
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_pascal_removed_leaves_771_classes():
     assert len(subset.classes) == 771
     removed = set(CLASSES) - set(subset.classes)
     kinds = {
-        name: sum(wordnet.PASCAL[name] in wordnet.ancestors(one) for one in removed)
+        name: sum(wordnet.PASCAL[name] in wordnet.ancestors(class_name) for class_name in removed)
         for name in ("bird", "dog", "car")
     }
     assert kinds == {"bird": 59, "dog": 118, "car": 10}
@@ -88,10 +88,10 @@ def test_lists_of_related_classes_have_the_published_sizes(target, number):
     assert len(resolve(named(f"{target}-removed"), CLASSES).classes) == 1000 - number
 
 
-def shared_subtrees(one: Subset, other: Subset) -> int:
-    """Nodes of the single-parent tree that classes of both are, or are kinds of."""
+def shared_subtrees(first: Subset, second: Subset) -> int:
+    """Return the nodes of the single-parent tree above classes of both halves."""
     sides = [
-        {node for name in half.classes for node in wordnet.chain(name)} for half in (one, other)
+        {node for name in half.classes for node in wordnet.chain(name)} for half in (first, second)
     ]
     return len(sides[0] & sides[1])
 
@@ -114,7 +114,7 @@ def test_a_half_of_any_subset_is_half(number):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_no_other_half_shares_fewer_nodes(seed):
-    """Against all halves of ten classes, some of them kinds of others."""
+    """Compare with all halves of ten classes, some of which are subclasses of others."""
     nodes = sorted(wordnet.table())
     nodes = nodes if seed % 2 else wordnet.under(["n02084071"], nodes)
     classes = sorted(random.Random(seed).sample(nodes, 10))
@@ -130,7 +130,7 @@ def test_no_other_half_shares_fewer_nodes(seed):
     )
 
 
-def test_a_node_that_is_none():
+def test_an_unknown_node_is_refused():
     with pytest.raises(UserError, match="n12345678"):
         wordnet.under(["n12345678"], CLASSES)
     with pytest.raises(UserError, match="no bottom_up label set of 80"):

@@ -1,4 +1,4 @@
-"""The drawn sets: the same pictures every time, the promised numbers of them, and a folder that is never half made."""
+"""Synthetic sets: reproducible images, documented counts, and no partial folder."""
 
 import dataclasses
 import fcntl
@@ -30,16 +30,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_same_pictures_every_time(tmp_path):
+def test_images_are_reproducible(tmp_path):
     synthetic.make(tmp_path / "one", TINY)
     synthetic.make(tmp_path / "deeper" / "two", TINY)
-    one = contents(tmp_path / "one")
-    assert one == contents(tmp_path / "deeper" / "two")
-    assert len(set(one.values())) == len(one) == 2 * 4 + 1
+    first = contents(tmp_path / "one")
+    assert first == contents(tmp_path / "deeper" / "two")
+    assert len(set(first.values())) == len(first) == 2 * 4 + 1
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
 
 
-def test_a_picture_does_not_depend_on_the_others(tmp_path):
+def test_an_image_does_not_depend_on_the_others(tmp_path):
     synthetic.make(tmp_path / "few", TINY)
     synthetic.make(
         tmp_path / "more", dataclasses.replace(TINY, num_images={"test": 1, "val": 2, "train": 4})
@@ -49,14 +49,14 @@ def test_a_picture_does_not_depend_on_the_others(tmp_path):
 
 
 @pytest.mark.parametrize("dataset", SETS, ids=lambda dataset: dataset.SPEC.name)
-def test_every_split_has_the_promised_images(dataset, tmp_path, monkeypatch):
+def test_every_split_has_the_documented_counts(dataset, tmp_path, monkeypatch):
     spec, pictures = dataset.SPEC, dataset.pictures()
     assert spec.name == pictures.name == dataset.__name__.rsplit(".", 1)[1]
     assert spec.num_classes == len(pictures.classes)
     assert spec.split_sizes == {
         split: len(pictures.classes) * number for split, number in pictures.num_images.items()
     }
-    monkeypatch.setattr(synthetic, "encode_image", lambda *_: b"")  # the numbers alone: no drawing
+    monkeypatch.setattr(synthetic, "encode_image", lambda *_: b"")  # count only, without drawing
     source = dataset.open(tmp_path / spec.name, SplitSettings())
     assert source.classes == sorted(pictures.classes)
     assert {
@@ -81,19 +81,19 @@ def test_every_class_can_be_drawn_in_varied_sizes(dataset):
     assert all(max(high - low for low, high in picture.getextrema()) > 40 for picture in pictures)
 
 
-def test_the_sets_share_no_labels():
+def test_the_sets_have_no_label_in_common():
     names = [name for dataset in SETS for name in dataset.pictures().classes]
     assert len(set(names)) == len(names)
 
 
-def test_a_set_that_is_there_is_left_as_it_is(tmp_path):
+def test_an_existing_set_is_not_changed(tmp_path):
     synthetic.make(tmp_path / "set", TINY)
     before = (tmp_path / "set").stat().st_ino
     synthetic.make(tmp_path / "set", TINY)
     assert (tmp_path / "set").stat().st_ino == before
 
 
-def test_another_version_is_made_anew(tmp_path, monkeypatch):
+def test_a_new_version_is_generated_again(tmp_path, monkeypatch):
     path = tmp_path / "set"
     synthetic.make(path, TINY)
     before = contents(path)
@@ -123,24 +123,22 @@ def test_a_foreign_folder_is_refused(tmp_path, is_folder):
     assert thesis.read_text() == "years of work"
 
 
-def test_a_folder_that_cannot_be_made_is_said_so(tmp_path):
+def test_an_unwritable_folder_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be created"):
         synthetic.make(tmp_path / "file" / "set", TINY)
 
 
-def test_a_failure_leaves_no_half_set_and_old_leftovers_go(tmp_path, monkeypatch):
+def test_a_failure_leaves_no_partial_set_and_stale_files_are_removed(tmp_path, monkeypatch):
     path = tmp_path / "set"
     with monkeypatch.context() as patched:
-        patched.setattr(
-            synthetic, "encode_image", lambda *_: 1 / 0
-        )  # as a kill would, while it draws
+        patched.setattr(synthetic, "encode_image", lambda *_: 1 / 0)  # like a kill while drawing
         with pytest.raises(ZeroDivisionError):
             synthetic.make(path, TINY)
     [leftover] = tmp_path.iterdir()
     assert not path.exists()
     synthetic.make(path, dataclasses.replace(TINY, num_images={"train": 1}))
-    assert leftover.exists()  # it may still be at work
+    assert leftover.exists()  # its process may still be running
     os.utime(leftover, (0, 0))
     synthetic.make(path, TINY)
     assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
@@ -158,7 +156,7 @@ def _no_locks(*_) -> None:
 
 
 @pytest.mark.parametrize("with_lock", [True, False])
-def test_two_processes_at_once(tmp_path, with_lock):
+def test_two_processes_generate_concurrently(tmp_path, with_lock):
     path = tmp_path / "set"
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(2)

@@ -9,11 +9,11 @@ depend on the images only, and every point of the grid has the same images in th
 from collections.abc import Sequence
 
 from harness.config.grid import Trial
-from harness.transfer.method import Candidates, Setup
+from harness.transfer.method import TrainedModels, TransferSetup
 from harness.transfer.methods._shared_backbone import SharedBackbone
 
 
-def candidates(setup: Setup, trials: Sequence[Trial]) -> Candidates:
+def candidates(setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
     """Train a head for each trial."""
     shared = SharedBackbone(setup, trials)
-    return Candidates(shared, shared.candidates)
+    return TrainedModels(shared, shared.candidates)

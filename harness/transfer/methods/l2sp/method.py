@@ -8,13 +8,13 @@ start (`start_groups`) and which towards zero, and how fast each group learns.
 from collections.abc import Sequence
 
 from harness.config.grid import Trial
-from harness.train.l2sp import Pull
-from harness.transfer.method import Candidates, Setup
+from harness.train.l2sp import L2SPPenalty
+from harness.transfer.method import TrainedModels, TransferSetup
 from harness.transfer.methods import _network
 from harness.transfer.methods.l2sp.settings import L2SPSettings
 
 
-def candidates(setup: Setup, trials: Sequence[Trial]) -> Candidates:
+def candidates(setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
     """Train the network of one trial."""
     (trial,) = trials
     settings = trial.settings
@@ -28,5 +28,5 @@ def candidates(setup: Setup, trials: Sequence[Trial]) -> Candidates:
         for block in groups[name]
         for parameter in block.parameters(model.backbone)
     ]
-    penalty = Pull(model, kept, alpha=settings.alpha, beta=settings.beta)
-    return _network.candidates(setup, trial, model, pull=penalty)
+    penalty = L2SPPenalty(model, kept, alpha=settings.alpha, beta=settings.beta)
+    return _network.candidates(setup, trial, model, penalty=penalty)

@@ -85,7 +85,7 @@ def run(context: StageContext) -> Outcome:
         context.folder, views.test_ids, labels.cpu().numpy(), {"test": counts.predictions()}
     )
     point = {"lambda": chosen.fit.penalty, **({"eval_crop": crop} if several_crops else {})}
-    metrics: "TransferMetrics" = {
+    metrics: TransferMetrics = {
         "metric": metric,
         "test": counts.scores(),
         "lr": None,

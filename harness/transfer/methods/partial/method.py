@@ -1,4 +1,4 @@
-"""Partial transfer: stage `train_from` and later stages train; earlier ones keep the source's weights.
+"""Partial transfer: `train_from` and later stages train, earlier ones keep the source's weights.
 
 Salman et al. 2020 call this a freeze level. Their level 3, which trains everything after a ResNet's
 layer3, is `train_from: 4` here, because the stem is stage 0. Unlike theirs, frozen stages also keep
@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 from harness.config.grid import Trial
 from harness.modeling.blocks import stages_of
-from harness.transfer.method import Candidates, Setup
+from harness.transfer.method import TrainedModels, TransferSetup
 from harness.transfer.methods import _network
 from harness.transfer.methods.partial.settings import PartialSettings
 from writers.errors import UserError
 
 
-def candidates(setup: Setup, trials: Sequence[Trial]) -> Candidates:
+def candidates(setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
     """Train the last stages of one trial's network.
 
     Raises:

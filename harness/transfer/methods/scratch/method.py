@@ -1,13 +1,13 @@
-"""Baseline of every transfer: the same architecture from random weights. Uses nothing of the source."""
+"""Baseline of every transfer: the same architecture, trained from random weights."""
 
 from collections.abc import Sequence
 
 from harness.config.grid import Trial
-from harness.transfer.method import Candidates, Setup
+from harness.transfer.method import TrainedModels, TransferSetup
 from harness.transfer.methods import _network
 
 
-def candidates(setup: Setup, trials: Sequence[Trial]) -> Candidates:
+def candidates(setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
     """Train the network of one trial."""
     (trial,) = trials
     return _network.candidates(setup, trial, setup.scratch())

@@ -61,6 +61,7 @@ def prose_of(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def files_of(paths: list[Path]) -> Iterator[Path]:
+    """Files with prose at or below the paths."""
     for path in paths:
         found = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in found:
@@ -70,6 +71,7 @@ def files_of(paths: list[Path]) -> Iterator[Path]:
 
 
 def main() -> int:
+    """Print the counts; return 1 above the limit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--files", action="store_true", help="print each hit with file and line")
@@ -84,9 +86,8 @@ def main() -> int:
                     hits[name] += 1
                     if options.files:
                         row = line + text.count("\n", 0, match.start())
-                        print(
-                            f"{file.relative_to(ROOT)}:{row}: {match.group().strip()!r} -> {PHRASES[name][1]}"
-                        )
+                        place, better = f"{file.relative_to(ROOT)}:{row}", PHRASES[name][1]
+                        print(f"{place}: {match.group().strip()!r} -> {better}")
     rate = 1e4 * sum(hits.values()) / max(1, num_words)
     counts = ", ".join(f"{name} {count}" for name, count in hits.items() if count)
     print(f"{rate:.1f} odd phrases per 10,000 words of {num_words:,} (limit {LIMIT:g}): {counts}")

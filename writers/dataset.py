@@ -15,8 +15,8 @@ __all__ = ["DatasetSpec", "SplitSettings", "open_dataset"]
 PROTOCOLS = {
     "salman": "Salman et al. 2020, Do adversarially robust ImageNet models transfer better?",
     "kornblith": "Kornblith et al. 2019, Do better ImageNet models transfer better?",
-    "vtab": "Zhai et al. 2019, A large-scale study of representation learning: 800 training and 200 "
-    "validation images",
+    "vtab": "Zhai et al. 2019, A large-scale study of representation learning: 800 training and "
+    "200 validation images",
     "official": "train, val and test as published; other protocols merge train and val",
     "carved": "test and val by given fractions, for a source without published splits",
 }

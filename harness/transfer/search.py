@@ -1,7 +1,7 @@
-"""Trains the points of a method's grid, one learner after another, and keeps the model that is best on val.
+"""Train the points of a method's grid one after another, and keep the model that is best on val.
 
 Each learner starts from the same random numbers, so a point gives, bit for bit, what it gives
-alone, and a search that was interrupted goes on with the learner that it was at. Test is not seen
+alone, and a search that was interrupted continues with the learner that it was at. Test is not seen
 here.
 """
 

@@ -82,8 +82,9 @@ class Parts:
     def __init__(self, blocks: Sequence[Block], num_low: int, num_new: int) -> None:
         if num_low + num_new > len(blocks):
             raise UserError(
-                f"num_low is {num_low} and reinit_last {num_new}; the network has {len(blocks)} blocks.",
-                "Together they may name each block once.",
+                f"num_low is {num_low} and reinit_last {num_new}; the network has {len(blocks)} "
+                "blocks.",
+                "Lower them, so that together they name each block once at most.",
             )
         first_new = len(blocks) - num_new
         self.low, self.high, self.new = (

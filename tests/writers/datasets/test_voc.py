@@ -183,7 +183,7 @@ def test_damaged_labels_are_found(devkit: Path, tmp_path: Path):
     data = bytearray(file.read_bytes())
     data[place] = 7
     file.write_bytes(data)
-    assert any("none of -1, 0 and 1" in problem for problem in verify(file))
+    assert any("labels other than -1, 0 and 1" in problem for problem in verify(file))
     data[place] = 1 if labels_of(41)[0] != 1 else 0
     row = 24 + 2 * 1041 + 16
     data[row : row + 8] = (2**40).to_bytes(8, "little")

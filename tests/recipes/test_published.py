@@ -1,4 +1,4 @@
-"""Recipes that repeat a study match its published code where the defaults here differ."""
+"""Recipes that repeat a study match its published code, also if the defaults here differ."""
 
 import pytest
 

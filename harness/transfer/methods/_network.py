@@ -1,4 +1,4 @@
-"""Shared by methods that train a network: where its blocks start, and how fast each learns."""
+"""Shared by methods that train a network: start values of its blocks, and learning rates."""
 
 from collections.abc import Sequence
 

@@ -19,7 +19,7 @@ from harness.report.data.records import (
 from harness.report.render import sections
 from harness.report.render.section import Section
 from harness.report.stats.analysis import Analysis, analyze
-from harness.report.text import answer, findings
+from harness.report.text import answer, caveats, findings
 from harness.runner.result import Result
 
 MAX_OPENING = 3  # paragraphs at the top; the others are in their sections
@@ -116,7 +116,7 @@ def collect(
         analysis=analysis,
         sentences=opening,
         more=[sentence for sentence in sentences if sentence not in {*opening, *in_sections}],
-        caveats=answer.caveats(accuracy, transfer),
+        caveats=caveats.caveats(accuracy, transfer),
         sections=[section.without_sentences(opening) for section in built],
     )
 

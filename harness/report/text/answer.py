@@ -1,4 +1,4 @@
-"""The sentences that open a report, and the caveats. They claim only what the numbers support.
+"""The sentences that open a report. They claim only what the numbers support.
 
 With one seed, a difference is stated as measured, without an interval. With several, a difference
 is marked `not clear` unless its 95 % t interval excludes zero.
@@ -9,15 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from harness.report.data.records import AccuracyRow, TransferRow
 from harness.report.stats.effects import MASKING, Effect, archs, smallest_subset, source_sizes
-from harness.report.stats.intervals import is_near_chance, sampling_error
+from harness.report.stats.intervals import is_near_chance
+from harness.report.text.caveats import max_sampling_error
 from harness.report.text.phrases import averaged_over, in_points, join_words
 
 Size = tuple[int, int]  # classes and training images of a subset
 MAX_OTHER_SUBSETS = 3  # that the opening names; the table of differences has all
-MARKS = (
-    "In the tables, bold is the best value of a column. sd is the standard deviation over seeds. "
-    "* means p below 0.05 after Holm's adjustment for all lines of the table."
-)
 
 
 def answers(
@@ -48,19 +45,6 @@ def why_none(*, any_measured: bool) -> str:
     if any_measured:
         return "No two comparable settings have both finished. The tables show the results so far."
     return "No model of this recipe has been evaluated or transferred yet, so there is no answer."
-
-
-def caveats(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> list[str]:
-    """Explain the terms, chance, and the uncertainty of the answers."""
-    if not accuracy and not transfer:
-        return []
-    texts = (
-        _about_terms(accuracy, transfer),
-        _about_chance(accuracy, transfer),
-        _about_uncertainty(accuracy, transfer),
-        MARKS,
-    )
-    return [text for text in texts if text]
 
 
 def _about_classes(
@@ -119,7 +103,8 @@ def _other_subsets(of_subsets: Sequence[Effect], smallest: str) -> str:
         baseline = of_subsets[0].baseline
         sentences.append(_changes(f"{setting} instead of {baseline}", changes))
     if num_more := len(clear) - len(sentences):
-        sentences.append(f"{num_more} more subsets have clear differences, see the table.")
+        have = "subset has" if num_more == 1 else "subsets have"
+        sentences.append(f"{num_more} more {have} clear differences, listed in the table.")
     return f"Other clear differences: {' '.join(sentences)}" if sentences else ""
 
 
@@ -138,23 +123,23 @@ def _interpretation(chosen: Mapping[str, Effect], accuracy: Sequence[AccuracyRow
         for measure in ("clean common_unmasked", "clean common_masked", MASKING)
     )
     if unmasked.num_seeds == 1:
-        if unmasked.mean > _max_sampling_error(accuracy) and masked.mean < unmasked.mean / 2:
+        if unmasked.mean > max_sampling_error(accuracy) and masked.mean < unmasked.mean / 2:
             return (
-                "In these single runs, most of the gain disappears when predictions are "
-                "restricted to the common classes."
+                "In these single runs, most of the gain on common classes disappears when only "
+                "those may be predicted."
             )
         return ""
     if not unmasked.is_clear or unmasked.mean < 0:
         return ""
     if masked.is_clear and masked.mean > 0:
         return (
-            "The gain remains when predictions are restricted to the common classes: it is more "
-            "than having fewer wrong classes to choose from."
+            "The gain on common classes remains when only those may be predicted: it is more than "
+            "having fewer wrong classes to choose from."
         )
     if not masked.is_clear and masking.is_clear and masking.mean < 0:
         return (
-            "The gain comes from having fewer wrong classes to choose from; better features are "
-            "not shown."
+            "The gain on common classes comes from having fewer wrong classes to choose from; "
+            "better features are not shown."
         )
     return ""
 
@@ -306,96 +291,7 @@ def _averages(chosen: Iterable[Effect], at_eps: str = "") -> str:
     return f" All models are{at_eps}." if at_eps else ""
 
 
-def _about_terms(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> str:
-    """Define eps, common classes and masked, if the report uses them."""
-    sentences = []
-    if any(row.view != "own" for row in accuracy):
-        sentences.append(
-            "Common classes are those that all subsets keep. Masked means that only common "
-            "classes may be predicted; otherwise any class of the model may be."
-        )
-    rows: list[AccuracyRow | TransferRow] = [*accuracy, *transfer]
-    if any(row.eps for row in rows):
-        sentences.append(
-            "eps is the radius of the attack in pretraining, for pixels in [0, 1]; 0 is clean "
-            "training."
-        )
-    return " ".join(sentences)
-
-
-def _about_chance(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> str:
-    parts = []
-    masked, unmasked = (
-        {row.num_answers for row in accuracy if row.view == view and row.num_answers}
-        for view in ("common_masked", "common_unmasked")
-    )
-    if masked and unmasked:
-        parts.append(f"{_chances(unmasked)} on the common classes ({_chances(masked)} masked)")
-    if targets := {row.num_answers for row in transfer if row.num_answers}:
-        parts.append(f"{_chances(targets)} on the targets")
-    text = f"Chance is {' and '.join(parts)}." if parts else ""
-    rows: list[AccuracyRow | TransferRow] = [
-        *(row for row in accuracy if row.view != "own"),
-        *transfer,
-    ]
-    num_low = sum(is_near_chance(row.top1, row.num_answers, row.num_images) for row in rows)
-    if num_low:
-        text += (
-            f" {num_low:,} of {len(rows):,} accuracies are not clearly above chance (° in the "
-            "tables): differences between those mean nothing."
-        )
-    return text
-
-
-def _about_uncertainty(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> str:
-    num_seeds = len({row.seed for row in accuracy} | {row.seed for row in transfer})
-    if num_seeds > 1:
-        return (
-            f"± is half the width of a 95 % t interval over up to {num_seeds} seeds, paired by "
-            "seed, or over targets if the sentence names them. It does not cover the choice of "
-            "test images. “Not clear” means that the interval includes zero."
-        )
-    text = (
-        "There is one seed and no interval: these are single runs, and another seed may give "
-        "other numbers."
-    )
-    errors = []
-    if common := [row.num_images for row in accuracy if row.view == "common_unmasked"]:
-        errors.append(
-            (f"{min(common):,} images of the common classes", _max_sampling_error(accuracy))
-        )
-    if transfer:
-        smallest = min(transfer, key=lambda row: row.num_images)
-        error = max(
-            sampling_error(row.score, row.num_images)
-            for row in transfer
-            if row.target == smallest.target
-        )
-        errors.append((f"{smallest.num_images:,} test images of {smallest.target}", error))
-    if errors:
-        listed = join_words([f"± {100 * error:.1f} points on the {what}" for what, error in errors])
-        text += f" The choice of test images alone makes two equal models differ by up to {listed}."
-    return text
-
-
-def _max_sampling_error(accuracy: Sequence[AccuracyRow]) -> float:
-    """Largest sampling error of the difference of two clean accuracies, as a fraction."""
-    return max(
-        (
-            sampling_error(row.top1, row.num_images)
-            for row in accuracy
-            if (row.view, row.attack) == ("common_unmasked", "clean")
-        ),
-        default=0.0,
-    )
-
-
 def _sized(subset: str, sizes: Mapping[str, Size], by_images: bool) -> str:
     if subset not in sizes:
         return subset
     return f"{subset} ({sizes[subset][by_images]:,} {'images' if by_images else 'classes'})"
-
-
-def _chances(num_answers: set[int]) -> str:
-    chances = sorted({f"{100 / number:.1f}" for number in num_answers}, key=float)
-    return f"{chances[0]} %" if len(chances) == 1 else f"{chances[0]} to {chances[-1]} %"

@@ -55,7 +55,7 @@ def about_predictors(analysis: Analysis, shortlist: ShortlistSettings | None) ->
     has_sample = best.half_width_95 is not None and best.num_targets >= MIN_TARGETS
     half = "" if best.half_width_95 is None else f" ± {best.half_width_95:.2f}"
     kendall = (
-        f"weighted Kendall {plain(best.weighted_kendall)}{half} "
+        f"weighted Kendall rank correlation {plain(best.weighted_kendall)}{half} "
         f"{counted(best.num_targets, 'target')}"
     )
     if has_sample and best.weighted_kendall <= (best.half_width_95 or 0.0):

@@ -7,7 +7,8 @@ import pytest
 
 from harness.report.data.records import AccuracyRow, TransferRow
 from harness.report.stats.effects import MASKING, effects
-from harness.report.text.answer import answers, caveats
+from harness.report.text.answer import answers
+from harness.report.text.caveats import caveats
 
 SIZES = {"all": 100, "minus20": 80}
 
@@ -116,7 +117,11 @@ def test_a_gain_that_remains_is_reported() -> None:
         return 0.7 + gain[subset] + wobble(seed) * gain[subset]
 
     text = opening(accuracy_rows(top1, top1, seeds=(0, 1, 2)))
-    assert "The gain remains" in text and "not shown" not in text and "not clear" not in text
+    assert (
+        "The gain on common classes remains" in text
+        and "not shown" not in text
+        and "not clear" not in text
+    )
 
 
 def test_wide_intervals_are_not_interpreted() -> None:
@@ -164,7 +169,7 @@ def test_one_seed_has_no_interval() -> None:
     )
     assert "There is one seed and no interval" in text
     assert "common classes by +4.0 points. Masked top-1 changed by +0.0 points." in text
-    assert "In these single runs, most of the gain disappears" in text
+    assert "In these single runs, most of the gain on common classes disappears" in text
     # 196 * sqrt(2 * 0.7 * 0.3 / 4000) = 2.008
     assert "± 2.0 points on the 4,000 images of the common classes." in text
     assert text.count("±") == 1 and "clear" not in text
@@ -315,7 +320,7 @@ def test_clear_differences_of_other_subsets_are_in_the_opening() -> None:
         "Other clear differences: in900 instead of in1000 changed transfer by +2.0 ± 0.0 points "
         "(fixed) and +4.0 ± 0.0 points (full)."
     ) in about_size
-    assert "more subsets have clear differences, see the table." in about_size
+    assert "more subsets have clear differences, listed in the table." in about_size
     unclear = [replace(row, top1=0.5 + (row.seed - 1) * 0.1) for row in rows]
     about_size, *_ = answers([], unclear, effects([], unclear))
     assert "Other clear differences" not in about_size

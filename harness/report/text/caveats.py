@@ -1,0 +1,114 @@
+"""The caveats after the opening: terms, chance, uncertainty, and the marks in the tables."""
+
+from collections.abc import Sequence
+
+from harness.report.data.records import AccuracyRow, TransferRow
+from harness.report.stats.intervals import is_near_chance, sampling_error
+from harness.report.text.phrases import join_words
+
+MARKS = (
+    "In the tables, bold is the best value of a column. sd is the standard deviation over seeds. "
+    "* means p below 0.05 after Holm's adjustment for all lines of the table."
+)
+
+
+def caveats(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> list[str]:
+    """Explain the terms, chance, and the uncertainty of the answers."""
+    if not accuracy and not transfer:
+        return []
+    texts = (
+        _about_terms(accuracy, transfer),
+        _about_chance(accuracy, transfer),
+        _about_uncertainty(accuracy, transfer),
+        MARKS,
+    )
+    return [text for text in texts if text]
+
+
+def _about_terms(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> str:
+    """Define eps, common classes and masked, if the report uses them."""
+    sentences = []
+    if any(row.view != "own" for row in accuracy):
+        sentences.append(
+            "Common classes are those that all subsets keep. Masked means that only common "
+            "classes may be predicted; otherwise any class of the model may be."
+        )
+    rows: list[AccuracyRow | TransferRow] = [*accuracy, *transfer]
+    if any(row.eps for row in rows):
+        sentences.append(
+            "eps is the radius of the attack in pretraining, for pixels in [0, 1]; 0 is clean "
+            "training."
+        )
+    return " ".join(sentences)
+
+
+def _about_chance(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> str:
+    parts = []
+    masked, unmasked = (
+        {row.num_answers for row in accuracy if row.view == view and row.num_answers}
+        for view in ("common_masked", "common_unmasked")
+    )
+    if masked and unmasked:
+        parts.append(f"{_chances(unmasked)} on the common classes ({_chances(masked)} masked)")
+    if targets := {row.num_answers for row in transfer if row.num_answers}:
+        parts.append(f"{_chances(targets)} on the targets")
+    text = f"Chance is {' and '.join(parts)}." if parts else ""
+    rows: list[AccuracyRow | TransferRow] = [
+        *(row for row in accuracy if row.view != "own"),
+        *transfer,
+    ]
+    num_low = sum(is_near_chance(row.top1, row.num_answers, row.num_images) for row in rows)
+    if num_low:
+        text += (
+            f" {num_low:,} of {len(rows):,} accuracies are not clearly above chance (° in the "
+            "tables): differences between those mean nothing."
+        )
+    return text
+
+
+def _about_uncertainty(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> str:
+    num_seeds = len({row.seed for row in accuracy} | {row.seed for row in transfer})
+    if num_seeds > 1:
+        return (
+            f"± is half the width of a 95 % t interval over up to {num_seeds} seeds, paired by "
+            "seed, or over targets if the sentence names them. It does not cover the choice of "
+            "test images. “Not clear” means that the interval includes zero."
+        )
+    text = (
+        "There is one seed and no interval: these are single runs, and another seed may give "
+        "other numbers."
+    )
+    errors = []
+    if common := [row.num_images for row in accuracy if row.view == "common_unmasked"]:
+        errors.append(
+            (f"{min(common):,} images of the common classes", max_sampling_error(accuracy))
+        )
+    if transfer:
+        smallest = min(transfer, key=lambda row: row.num_images)
+        error = max(
+            sampling_error(row.score, row.num_images)
+            for row in transfer
+            if row.target == smallest.target
+        )
+        errors.append((f"{smallest.num_images:,} test images of {smallest.target}", error))
+    if errors:
+        listed = join_words([f"± {100 * error:.1f} points on the {what}" for what, error in errors])
+        text += f" The choice of test images alone makes two equal models differ by up to {listed}."
+    return text
+
+
+def max_sampling_error(accuracy: Sequence[AccuracyRow]) -> float:
+    """Largest sampling error of the difference of two clean accuracies, as a fraction."""
+    return max(
+        (
+            sampling_error(row.top1, row.num_images)
+            for row in accuracy
+            if (row.view, row.attack) == ("common_unmasked", "clean")
+        ),
+        default=0.0,
+    )
+
+
+def _chances(num_answers: set[int]) -> str:
+    chances = sorted({f"{100 / number:.1f}" for number in num_answers}, key=float)
+    return f"{chances[0]} %" if len(chances) == 1 else f"{chances[0]} to {chances[-1]} %"

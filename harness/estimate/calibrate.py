@@ -38,7 +38,7 @@ from harness.train.autotune import (
     synchronize,
     time_step,
 )
-from harness.train.evaluate import attacked
+from harness.train.evaluate import attack_images
 from harness.train.micro_batching import choose_micro_batches
 from harness.train.step import TrainStep
 from harness.transfer import method
@@ -181,7 +181,7 @@ def _attack(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
     generator = torch.Generator(context.device).manual_seed(0)
 
     def run_step() -> None:
-        adversarial = attacked(
+        adversarial = attack_images(
             model,
             images,
             labels,

@@ -1,10 +1,14 @@
-"""Projected gradient ascent on the pixels, for adversarial training and for robust evaluation.
+"""Projected gradient ascent on pixels, for adversarial training and robust evaluation.
 
-Madry et al. 2018, with the semantics of the `robustness` library (Engstrom et al. 2019): the step is normalised image by
-image, the sum is projected onto the eps-ball and then clamped to [0, 1], and the model is in evaluation mode meanwhile.
-Three differences, all on purpose: the loss is summed, not averaged (an average divides each image's gradient by the batch
-size, which float16 rounds to zero); a random L2 start is uniform in the ball unless asked for on its surface; and the last
-iterate is taken unless the best is asked for, which costs a forward pass and is that library's default.
+Madry et al. 2018, with the semantics of the `robustness` library (Engstrom et al. 2019): steps are
+normalized per image, the sum is projected onto the eps-ball and clamped to [0, 1], and the model is
+in evaluation mode. There are three intended differences:
+
+- The loss is summed. A mean divides each image's gradient by the batch size, and float16 then
+  rounds it to zero.
+- A random L2 start is uniform in the ball by default, not on its surface.
+- The last iterate is returned by default. The best one, that library's default, costs one more
+  forward pass.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,9 +27,12 @@ from writers.errors import UserError
 Attack = Callable[[Tensor, Tensor], Tensor]  # uint8 images, labels -> float images in [0, 1]
 Norm = Literal["l2", "linf"]
 Start = Literal["none", "ball", "sphere"]
-TINY = 1e-10  # keeps the L2 step finite where a gradient is zero, as `robustness` does
-FP16_SCALE = 256.0  # of the gradient that each image's backward pass begins with; bf16 has float32's exponents
-FP16_SURE = 2.0**-20  # an image is never scaled up by more than the inverse of this
+TINY = 1e-10  # keeps the L2 step finite if a gradient is zero, as in `robustness`
+# Gradient at which each image's backward pass starts in fp16. bf16 has float32's exponents.
+FP16_SCALE = 256.0
+FP16_MIN_ERROR = (
+    2.0**-20
+)  # lower bound of 1 - p, so that no image is scaled by more than its inverse
 
 
 def pgd(
@@ -45,19 +52,36 @@ def pgd(
     zero_gradients: Tensor | None = None,
     logits_of: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Images of higher loss within `eps` of the given ones.
+    """Find images of higher loss within `eps` of the given ones.
 
-    images: [B, 3, R, R] floats in [0, 1], left as they are; labels: int64 [B] or int8 [B, K]; the model maps images
-    to logits [B, K].
-    norm, eps, step_size: the ball, its radius and the length of a step, in units of [0, 1] pixels; L2 is over all of an image.
-    random_start: begin anywhere in the ball (True or "ball") or on its surface ("sphere": for linf, at the corners), from
-    `generator`, on the images' device. best_iterate: return each image's iterate of highest loss, the start included, for
-    one more forward pass; otherwise the last. batch_norm: with "train", a BatchNorm that is in training mode uses the
-    statistics of the attacked batch; with "eval" its own. zero_gradients: an int64 tensor that the number of zero gradients
-    met is added to (low precision makes them; such an image does not move). logits_of: a compiled stand-in for the model.
+    The modes, buffers, parameters and gradients of the model do not change. Never waits for the
+    GPU.
 
-    Returns float32 images in [0, 1], or the very images given where eps or steps is 0. The model's modes, buffers, parameters
-    and their gradients are as before. Never waits for the GPU. Raises UserError for settings that mean nothing.
+    Args:
+        model: Maps images to logits [B, K].
+        images: float [B, 3, R, R] in [0, 1]; not modified.
+        labels: int64 [B] or int8 [B, K].
+        norm: Norm of the ball; L2 is over all values of an image.
+        eps: Radius of the ball in units of [0, 1] pixels.
+        steps: Number of gradient steps.
+        step_size: Length of a step in the same units.
+        random_start: Start in the ball (True or "ball") or on its surface ("sphere"; for linf, at
+            its corners).
+        best_iterate: True returns each image's iterate of highest loss, including the start, and
+            costs one more forward pass. False returns the last.
+        batch_norm: "train" uses the statistics of the attacked batch in each BatchNorm that is in
+            training mode; "eval" uses running statistics.
+        generator: Source of random starts, on the device of the images.
+        precision: Number format of the passes.
+        zero_gradients: int64 scalar; the number of zero gradients is added to it. Low precision
+            causes them, and such an image does not move.
+        logits_of: Compiled form of the model; None calls the model.
+
+    Returns:
+        float32 images in [0, 1]; the input itself if eps or steps is 0.
+
+    Raises:
+        UserError: a setting is out of range, or the images are not floats of four dimensions.
     """
     start: Start = (
         ("ball" if random_start else "none") if isinstance(random_start, bool) else random_start
@@ -154,28 +178,38 @@ def no_attack(images: Tensor, labels: Tensor) -> Tensor:
     return images
 
 
-def restarted(
+def best_of_restarts(
     attack: Callable[[], Tensor],
     model: nn.Module,
     labels: Tensor,
     restarts: int,
     precision: Precision,
 ) -> Tensor:
-    """Of so many attacks on the same images, each image's best: one that the model gets wrong, and then of the highest loss.
+    """Repeat an attack and keep each image's best result.
 
-    attack: `pgd` on them, which starts elsewhere each time; images [B, 3, R, R]. labels: int64 [B] or int8 [B, K].
-    A later attack never takes the place of a success by a failure (the defect of `robustness`, whose last restart counts).
+    A misclassified image is better than a correct one; then the higher loss is better. A failure
+    therefore never replaces a success, unlike in `robustness`, which keeps the last restart.
+
+    Args:
+        attack: Runs `pgd` from a new random start; returns images [B, 3, R, R].
+        model: The attacked model.
+        labels: int64 [B] or int8 [B, K].
+        restarts: Number of attacks.
+        precision: Number format of the comparison.
+
+    Returns:
+        Images [B, 3, R, R].
     """
     best = attack()
     if restarts == 1:
         return best
     best_rank = _success_and_loss(model, best, labels, precision)
     for _ in range(restarts - 1):
-        again = attack()
-        rank = _success_and_loss(model, again, labels, precision)
+        candidate = attack()
+        rank = _success_and_loss(model, candidate, labels, precision)
         (wrong, loss), (best_wrong, best_loss) = rank, best_rank
         better = (wrong & ~best_wrong) | ((wrong == best_wrong) & (loss > best_loss))
-        best = torch.where(better.view(-1, 1, 1, 1), again, best)
+        best = torch.where(better.view(-1, 1, 1, 1), candidate, best)
         best_rank = wrong | best_wrong, torch.where(better, loss, best_loss)
     return best
 
@@ -183,38 +217,39 @@ def restarted(
 def _success_and_loss(
     model: nn.Module, images: Tensor, labels: Tensor, precision: Precision
 ) -> tuple[Tensor, Tensor]:
-    """Whether the model is wrong about each image, bool [B], and its loss [B]."""
+    """Return which images the model misclassifies, bool [B], and the losses [B]."""
     with eval_mode(model), torch.no_grad(), autocast(precision, images.device.type, model):
         logits = model(images).float()
-    answers = logits.argmax(1)
-    right = answers == labels if labels.ndim == 1 else labels.gather(1, answers[:, None])[:, 0] == 1
-    return ~right, image_losses(logits, labels)
+    predicted = logits.argmax(1)
+    correct = (
+        predicted == labels if labels.ndim == 1 else labels.gather(1, predicted[:, None])[:, 0] == 1
+    )
+    return ~correct, image_losses(logits, labels)
 
 
 def _loss_and_gradient(
     logits_of: Callable[[Tensor], Tensor], iterate: Tensor, labels: Tensor, precision: Precision
 ) -> tuple[Tensor, Tensor]:
-    """Each image's loss [B], and the direction of its gradient in float32: with fp16, each has a length of its own scale."""
-    variable = iterate.detach().requires_grad_()  # shares memory; nothing below writes into it
+    """Return each image's loss [B], and its gradient in float32, scaled per image with fp16."""
+    variable = iterate.detach().requires_grad_()  # shares memory; nothing below writes to it
     with torch.enable_grad():
         loss = _loss(logits_of, variable, labels, precision)
         scaled = loss * _fp16_scale(loss.detach()) if precision == "fp16" else loss
         (gradient,) = torch.autograd.grad(scaled.sum(), variable)
     if precision == "fp16":
-        gradient = torch.nan_to_num(
-            gradient, nan=0.0, posinf=0.0, neginf=0.0
-        )  # overflow: no step in that pixel
+        # Overflow: no step in that pixel.
+        gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
     return loss.detach(), gradient
 
 
 def _fp16_scale(loss: Tensor) -> Tensor:
-    """What to multiply each image's loss by, so that its backward pass begins with gradients that float16 can hold.
+    """Return the factor [B] on each image's loss that keeps its gradients in float16's range.
 
-    The gradient of the true class's logit is 1 - p, with p = exp(-loss): next to nothing for an image that the model is sure
-    of, and zero a few layers on. A step has the length that it is told, whatever the gradient's, so each image may be scaled
-    by itself: here 1 - p becomes FP16_SCALE.
+    The gradient of the true class's logit is 1 - p, with p = exp(-loss). For confident predictions
+    it is tiny, and underflows after a few layers. Steps have a fixed length, so each image can have
+    its own factor: the one that turns 1 - p into FP16_SCALE.
     """
-    return FP16_SCALE / (-torch.expm1(-loss)).clamp(min=FP16_SURE)
+    return FP16_SCALE / (-torch.expm1(-loss)).clamp(min=FP16_MIN_ERROR)
 
 
 def _loss(
@@ -226,27 +261,30 @@ def _loss(
 
 
 def ascent(gradient: Tensor, norm: Norm, step_size: float) -> Tensor:
-    """The step of that length along each image's gradient [B, 3, R, R]."""
+    """Return the step of length `step_size` along each image's gradient [B, 3, R, R]."""
     if norm == "linf":
         return gradient.sign() * step_size
-    return gradient * (step_size / (_length(gradient, 2) + TINY))
+    return gradient * (step_size / (_norm(gradient, 2) + TINY))
 
 
 def project(moved: Tensor, center: Tensor, norm: Norm, eps: float) -> Tensor:
-    """The nearest point of the ball, then the nearest image: clamping only shortens the distance to `center`."""
+    """Project images onto the ball around `center`, then clamp them to [0, 1].
+
+    Clamping only shortens the distance to `center`. All images are [B, 3, R, R].
+    """
     return within_ball(moved - center, norm, eps).add_(center).clamp_(0, 1)
 
 
 def within_ball(delta: Tensor, norm: Norm, eps: float) -> Tensor:
-    """The nearest point of the ball around zero; writes into `delta`."""
+    """Project `delta` [B, 3, R, R] onto the ball around zero, in place."""
     if norm == "linf":
         return delta.clamp_(-eps, eps)
-    return delta.mul_(eps / _length(delta, 2).clamp_(min=eps))
+    return delta.mul_(eps / _norm(delta, 2).clamp_(min=eps))
 
 
 def count_zero_gradients(gradient: Tensor, zero_gradients: Tensor) -> None:
-    """Add to the counter how many images have no gradient at all."""
-    zero_gradients += (_length(gradient, float("inf")) == 0).sum()
+    """Add the number of images whose gradient is zero everywhere to the counter."""
+    zero_gradients += (_norm(gradient, float("inf")) == 0).sum()
 
 
 def _random_start(
@@ -255,9 +293,9 @@ def _random_start(
     if norm == "linf":
         noise = torch.rand(center.shape, generator=generator, device=center.device) * 2 - 1
         noise = eps * (noise.sign() if on_surface else noise)
-    else:  # a direction, and in the ball a radius whose distribution makes the volume uniform
+    else:  # a random direction; in the ball, a radius distributed so that the volume is uniform
         noise = torch.randn(center.shape, generator=generator, device=center.device)
-        noise *= eps / _length(noise, 2)
+        noise *= eps / _norm(noise, 2)
         if not on_surface:
             radius = torch.rand((len(center), 1, 1, 1), generator=generator, device=center.device)
             noise *= radius ** (1 / center[0].numel())
@@ -275,7 +313,7 @@ def _better(
     )
 
 
-def _length(images: Tensor, order: float) -> Tensor:
+def _norm(images: Tensor, order: float) -> Tensor:
     """Norm per image, [B, 1, 1, 1]. `images.flatten(1)` would copy channels_last images."""
     length: Tensor = torch.linalg.vector_norm(images, order, dim=(1, 2, 3), keepdim=True)
     return length
@@ -283,7 +321,7 @@ def _length(images: Tensor, order: float) -> Tensor:
 
 @contextmanager
 def _constant_parameters(model: nn.Module) -> Iterator[None]:
-    """The backward pass then skips the parameters' gradients, about a third of the work."""
+    """Skip the parameters' gradients in backward passes, about a third of the work."""
     variables = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in variables:
@@ -296,19 +334,19 @@ def _constant_parameters(model: nn.Module) -> Iterator[None]:
 
 def _check(images: Tensor, norm: str, eps: float, steps: int, step_size: float, start: str) -> None:
     if norm not in ("l2", "linf"):
-        raise UserError(f"There is no attack norm named '{norm}'.", "Known: l2, linf.")
+        raise UserError(f"There is no attack norm named '{norm}'.", "Use l2 or linf.")
     if start not in ("none", "ball", "sphere"):
-        raise UserError(f"There is no random start named '{start}'.", "Known: none, ball, sphere.")
+        raise UserError(f"There is no random start named '{start}'.", "Use none, ball or sphere.")
     if not 0 <= eps < float("inf"):
-        raise UserError(f"The attack's eps is {eps}; it is a radius.", "Give 0 or more.")
+        raise UserError(f"The attack's eps is {eps}, which is not a radius.", "Use 0 or more.")
     if steps < 0:
-        raise UserError(f"The attack's number of steps is {steps}.", "Give 0 or more.")
+        raise UserError(f"The attack's number of steps is {steps}.", "Use 0 or more.")
     if not 0 <= step_size < float("inf"):
         raise UserError(
-            f"The attack's step size is {step_size}; it is a length.", "Give 0 or more."
+            f"The attack's step size is {step_size}, which is not a length.", "Use 0 or more."
         )
     if not images.is_floating_point() or images.ndim != 4:
         raise UserError(
-            f"The attack got images of type {images.dtype} and shape {tuple(images.shape)}.",
-            "Give floats in [0, 1] of shape [B, 3, R, R]; pixels of a loader are `images.float() / 255`.",
+            f"The attack received images of type {images.dtype} and shape {tuple(images.shape)}.",
+            "Pass floats in [0, 1] of shape [B, 3, R, R], such as `images.float() / 255`.",
         )

@@ -1,6 +1,7 @@
-"""Checkpoints of a run that may be interrupted: written whole or not at all, two kept, a damaged one passed over.
+"""Checkpoints of an interruptible run: atomic writes, two kept, damaged ones skipped.
 
-A file is the sha256 of what follows, 32 bytes, and then what `torch.save` writes: any byte that changed is noticed.
+A file is the sha256 of the rest, 32 bytes, followed by the output of `torch.save`. Any changed byte
+is thus detected.
 """
 
 import hashlib
@@ -17,54 +18,76 @@ import torch
 
 from harness.system.atomic_write import write_atomically
 
-KEPT = 2
+NUM_KEPT = 2
 DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
-class Found:
-    """The newest checkpoint that is whole, and what was passed over on the way to it. No checkpoint: no state."""
+class LoadedCheckpoint:
+    """The newest intact checkpoint.
+
+    Attributes:
+        state: Its content; None if there is no checkpoint.
+        path: Its file.
+        damaged: One line for each newer checkpoint that was skipped.
+    """
 
     state: dict[str, Any] | None = None
     path: Path | None = None
-    damaged: tuple[str, ...] = ()  # a line for each
+    damaged: tuple[str, ...] = ()
 
 
 def save(folder: Path, number: int, state: dict[str, Any]) -> Path:
-    """Write checkpoint `number` (of tensors and plain values), and remove all but the last two."""
+    """Write a checkpoint and remove all but the last two.
+
+    Args:
+        folder: Folder of the checkpoints.
+        number: Position among them; higher is newer.
+        state: Tensors and plain Python values.
+
+    Returns:
+        The file.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
     path = folder / f"{number:09d}.pt"
     write_atomically(path, hashlib.sha256(payload).digest() + payload)
-    for old in _found(folder)[:-KEPT]:
+    for old in _files(folder)[:-NUM_KEPT]:
         old.unlink(missing_ok=True)
     return path
 
 
-def latest(folder: Path) -> Found:
-    """The newest checkpoint that is whole. Says on stderr which it passes over. Unpickles tensors and plain values only."""
+def latest(folder: Path) -> LoadedCheckpoint:
+    """Load the newest intact checkpoint, and print the damaged ones that are skipped to stderr.
+
+    Unpickles tensors and plain Python values only.
+    """
     damaged: list[str] = []
-    for path in reversed(_found(folder)):
+    for path in reversed(_files(folder)):
         try:
-            return Found(_read(path), path, tuple(damaged))
-        except Exception as error:  # torch raises many kinds for a foreign file, and any of them means the same here
-            why = next(iter(str(error).splitlines()), type(error).__name__)
-            damaged.append(f"{path.name} is damaged ({why}); went back to the one before.")
+            return LoadedCheckpoint(_read(path), path, tuple(damaged))
+        except Exception as error:  # torch raises many exception types for a damaged file
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            damaged.append(f"{path.name} is damaged ({reason}); using the one before it.")
             print(f"{path.parent}: {damaged[-1]}", file=sys.stderr)
-    return Found(damaged=tuple(damaged))
+    return LoadedCheckpoint(damaged=tuple(damaged))
 
 
 def clear(folder: Path) -> None:
     """Remove all checkpoints."""
-    for path in _found(folder):
+    for path in _files(folder):
         path.unlink(missing_ok=True)
 
 
 def random_state(device: str) -> dict[str, Any]:
-    """The states of the global generators of torch, numpy and Python, as tensors and plain values.
+    """Return the states of the global generators of torch, numpy and Python.
 
-    numba's generator cannot be read, and nothing here draws from it: what is random in a loader is a hash.
+    The state of numba's generator cannot be read. It is not used: loaders derive random numbers
+    from hashes.
+
+    Args:
+        device: Device whose generator is included.
     """
     name, words, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
     numpy_state = {
@@ -84,7 +107,7 @@ def random_state(device: str) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: str) -> None:
-    """Put the generators where `random_state` found them."""
+    """Restore what `random_state` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)
@@ -101,10 +124,10 @@ def _read(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     digest, payload = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
     if hashlib.sha256(payload).digest() != digest:
-        raise ValueError("its bytes are not those that were written")
+        raise ValueError("its checksum does not match")
     state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     return state
 
 
-def _found(folder: Path) -> list[Path]:
+def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.pt") if re.fullmatch(r"\d{9}\.pt", path.name))

@@ -15,7 +15,7 @@ class CompileMode(NamedTuple):
 
     Attributes:
         torch_mode: `mode` of torch.compile for the model; None runs it eagerly.
-        in_cuda_graph: True captures the attack in a CUDA graph (harness/train/cuda_graph_attack.py).
+        in_cuda_graph: True captures the attack in a CUDA graph, see `CudaGraphAttack`.
     """
 
     torch_mode: str | None

@@ -1,4 +1,4 @@
-"""A run whose loss or weights are not finite any more: noticed on the device, at no cost to the step, and told in words."""
+"""Detect losses and weights that are not finite, without synchronizing in the training step."""
 
 import math
 from collections.abc import Iterable
@@ -9,37 +9,47 @@ from torch import Tensor, nn
 from writers.errors import UserError
 
 
-class Diverged(UserError):
-    """The loss, or a weight, is not a finite number."""
+class DivergedError(UserError):
+    """The loss or a weight is not finite."""
 
 
-def check_evaluated(loss: float, num_images: int) -> None:
-    """Raise Diverged where the mean loss of an evaluation is not finite: such a model answers nothing."""
+def check_finite_loss(loss: float, num_images: int) -> None:
+    """Raise DivergedError if the mean loss of an evaluation is not finite.
+
+    Accuracies of such a model are meaningless.
+    """
     if not math.isfinite(loss):
-        raise Diverged(
-            f"The loss over {num_images:,} images is {loss} in evaluation: the model's logits are not finite.",
-            "If its training loss grew, lower the learning rate. If not, check the pixels and the weights that were loaded, run "
-            "`harness doctor`, which checks the CPU's kernels, and use precision: float32.",
+        raise DivergedError(
+            f"The loss over {num_images:,} images is {loss} in evaluation: the model's logits are "
+            "not finite.",
+            "If its training loss grew, lower the learning rate. Otherwise check the pixels and "
+            "the loaded weights, run `harness doctor` to check the CPU's kernels, and use "
+            "precision: float32.",
         )
 
 
 class LossWatch:
-    """Remembers, on the device, the first step whose loss was not finite."""
+    """Remember, on the device, the first step whose loss is not finite."""
 
     def __init__(self, device: str) -> None:
         self._first = torch.full((), -1, dtype=torch.int64, device=device)
         self.num_steps = 0
 
     def add(self, loss: Tensor) -> None:
-        """The loss of the next step, a scalar on the device. Does not wait for the GPU."""
+        """Add the loss of the next step, a scalar on the device. Does not wait for the GPU."""
         bad = (self._first < 0) & ~torch.isfinite(loss)
         self._first.masked_fill_(bad, self.num_steps)
         self.num_steps += 1
 
     def first_bad(self, tensors: Iterable[Tensor] = ()) -> int | None:
-        """The first step since the last `clear` with a loss that is not finite. Waits for the GPU.
+        """Return the first step since the last `clear` that is not finite. Waits for the GPU.
 
-        tensors: where one of them is not finite although every loss was, the last step is to blame.
+        Args:
+            tensors: Weights. If one of them is not finite although every loss was, the last step is
+                returned.
+
+        Returns:
+            Step number from 0; None if everything is finite.
         """
         first = int(self._first)
         if first < 0 and self.num_steps > 0 and not all_finite(tensors):
@@ -47,19 +57,22 @@ class LossWatch:
         return first if first >= 0 else None
 
     def clear(self) -> None:
+        """Reset, and count steps from 0 again."""
         self._first.fill_(-1)
         self.num_steps = 0
 
     def state_dict(self) -> dict[str, int]:
+        """Return the state for a checkpoint. Waits for the GPU."""
         return {"first": int(self._first), "num_steps": self.num_steps}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        """Restore what `state_dict` returned."""
         self._first.fill_(state["first"])
         self.num_steps = state["num_steps"]
 
 
 def weights(model: nn.Module) -> list[Tensor]:
-    """Parameters and BatchNorm's statistics: whatever a model's answers depend on."""
+    """Return parameters and BatchNorm statistics: all that the outputs of a model depend on."""
     return [
         tensor.detach()
         for tensor in (*model.parameters(), *model.buffers())
@@ -68,9 +81,9 @@ def weights(model: nn.Module) -> list[Tensor]:
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every value is finite, by one wait for the GPU."""
-    found = [tensor for tensor in tensors if tensor.numel()]
-    if not found:
+    """Return True if every value is finite. Waits for the GPU once."""
+    not_empty = [tensor for tensor in tensors if tensor.numel()]
+    if not not_empty:
         return True
-    largest = torch._foreach_norm(found, torch.inf)
+    largest = torch._foreach_norm(not_empty, torch.inf)
     return bool(torch.isfinite(torch.stack([value.float() for value in largest])).all())

@@ -1,4 +1,4 @@
-"""One pass over a split, clean or attacked, seen from several sides at once."""
+"""Evaluate a model in one pass over a split, clean or attacked, under several views at once."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from harness.matrix.scores import Scores
 from harness.modeling.module_modes import eval_mode
 from harness.modeling.precision import Precision, autocast
 from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
-from harness.train.attack import pgd, restarted
+from harness.train.attack import best_of_restarts, pgd
 from harness.train.average_precision import MultiLabelCounts
 from harness.train.metrics import Counts
 from loaders.backend import Loader
@@ -22,10 +22,15 @@ from writers.errors import UserError
 
 @dataclass(frozen=True)
 class View:
-    """Which images of a pass count, and among which classes the model decides. None: all.
+    """Which images of a pass count, and between which classes the model chooses.
 
-    groups: for each class the coarser one that it belongs to; answers and labels are these. A coarse class has the summed
-    probability of its classes, or (by: max) the answer is the coarse class of the likeliest one.
+    Attributes:
+        labels: Count images of these classes only; None counts all.
+        logits: Choose between these classes only; None allows all.
+        groups: Coarse class of each class; predictions and labels become coarse classes. None keeps
+            the classes.
+        by: "sum" adds the probabilities of the classes of a group; "max" predicts the group of the
+            most likely class.
     """
 
     labels: tuple[int, ...] | None = None
@@ -36,9 +41,9 @@ class View:
     def __post_init__(self) -> None:
         if self.logits is not None:
             assert self.labels is not None and set(self.labels) <= set(self.logits), (
-                "a true class that cannot be chosen"
+                "the true class must be among the choices"
             )
-        assert self.groups is None or self.labels is None, "a view of some classes, and coarser"
+        assert self.groups is None or self.labels is None, "groups need all classes"
 
 
 def evaluate(
@@ -56,18 +61,36 @@ def evaluate(
     zero_gradients: Tensor | None = None,
     after_batch: Callable[[int], None] = lambda num_images: None,
 ) -> dict[str, Counts]:
-    """Count every image of the loader's epoch 0 once, in each of the views; all processes, the images of all of them.
+    """Evaluate all images of the loader's epoch 0 under each view, over all ranks.
 
-    With an attack, images are first moved within `eps` to raise the loss over all logits; an image that is in no view is
-    attacked none the less, so that its batch is the same in every view. The model's modes are as before.
-    zero_gradients: an int64 tensor that the attack's zero gradients are added to: images that looked robust and did not move.
-    after_batch: is told how many images of this process are done.
-    Raises UserError where images have many labels: `score` is for those.
+    Restores the model's train and evaluation modes.
+
+    Args:
+        model: Maps images to logits [B, num_classes].
+        loader: Loader of the split.
+        device: Device of the model.
+        precision: Number format of the passes.
+        num_classes: Number of classes.
+        views: Name of each view, and the view.
+        attack: Attack that raises the loss over all logits, or None. It also attacks images that no
+            view counts, so that batches do not depend on views.
+        eps: Radius of the attack in units of [0, 1] pixels.
+        keep_predictions: True for `Counts.predictions`.
+        group: Ranks that evaluate together.
+        zero_gradients: int64 scalar; the attack's number of zero gradients is added to it. Such
+            images do not move, and look robust.
+        after_batch: Called with the number of images of this rank that are finished.
+
+    Returns:
+        Counts by the name of the view, the same on all ranks.
+
+    Raises:
+        UserError: images have several labels, which `score` supports.
     """
     if loader.multi_label:
         raise UserError(
-            f"{loader.plan.beton}: an image there has many labels, and only one can be seen from several sides.",
-            "Such a dataset can be a target, and no source.",
+            f"{loader.plan.beton}: images have several labels, which views do not support.",
+            "Use such a dataset as a target, not as a source.",
         )
     counts = {
         name: Counts(
@@ -85,14 +108,14 @@ def evaluate(
         if view.groups
     }
     num_images = 0
-    for logits, labels in _answers(
+    for logits, labels in _logits_of_batches(
         model, loader, device, precision, attack, eps, group, zero_gradients
     ):
         num_images += len(labels)
         for name, count in counts.items():
             if name in groups:
                 count.add(
-                    coarser(logits, groups[name], count.num_classes, views[name].by),
+                    group_logits(logits, groups[name], count.num_classes, views[name].by),
                     groups[name][labels],
                 )
             else:
@@ -105,10 +128,16 @@ def evaluate(
     return counts
 
 
-def coarser(logits: Tensor, groups: Tensor, num_groups: int, by: Literal["sum", "max"]) -> Tensor:
-    """[B, K] logits of classes to [B, G] of the groups that they belong to (int64 [K]); each group has a class.
+def group_logits(
+    logits: Tensor, groups: Tensor, num_groups: int, by: Literal["sum", "max"]
+) -> Tensor:
+    """Compute logits [B, num_groups] of groups of classes.
 
-    sum: the logit of the summed probability. max: the highest of the group's, whose argmax is the argmax's group.
+    Args:
+        logits: [B, K].
+        groups: int64 [K], the group of each class. No group is empty.
+        num_groups: Number of groups.
+        by: "sum" returns the logit of the summed probability; "max" the highest logit of a group.
     """
     logits = logits.float()
     index = groups.expand_as(logits)
@@ -128,7 +157,11 @@ def coarser(logits: Tensor, groups: Tensor, num_groups: int, by: Literal["sum", 
 def score(
     model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int
 ) -> Scores:
-    """The scores of every image of the loader's epoch 0, clean, whether an image has one label or many."""
+    """Score all images of the loader's epoch 0 without an attack.
+
+    Supports images with one label and with several. See `Counts.scores` and
+    `MultiLabelCounts.scores`.
+    """
     return count(
         model, loader, device=device, precision=precision, num_classes=num_classes
     ).scores()
@@ -137,18 +170,18 @@ def score(
 def count(
     model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int
 ) -> Counts | MultiLabelCounts:
-    """What `score` is made of, with the predictions."""
+    """Return the counts that `score` reads, with predictions."""
     counts = (
         MultiLabelCounts()
         if loader.multi_label
         else Counts(num_classes, device, keep_predictions=True)
     )
-    for logits, labels in _answers(model, loader, device, precision):
+    for logits, labels in _logits_of_batches(model, loader, device, precision):
         counts.add(logits, labels)
     return counts
 
 
-def attacked(
+def attack_images(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -158,7 +191,21 @@ def attacked(
     generator: torch.Generator,
     zero_gradients: Tensor | None = None,
 ) -> Tensor:
-    """The images that a model is evaluated on under an attack: floats in [0, 1], of a loader's uint8 [B, 3, R, R]."""
+    """Attack a batch for evaluation, with random restarts if the settings ask for them.
+
+    Args:
+        model: The attacked model.
+        images: uint8 [B, 3, R, R].
+        labels: int64 [B] or int8 [B, K].
+        attack: Settings of the attack.
+        eps: Radius in units of [0, 1] pixels.
+        precision: Number format of the passes.
+        generator: Source of random starts, on the device of the images.
+        zero_gradients: int64 scalar; the number of zero gradients is added to it.
+
+    Returns:
+        float32 [B, 3, R, R] in [0, 1].
+    """
     once = partial(
         pgd,
         model,
@@ -174,7 +221,7 @@ def attacked(
         precision=precision,
         zero_gradients=zero_gradients,
     )
-    return restarted(
+    return best_of_restarts(
         once,
         model,
         labels,
@@ -183,7 +230,7 @@ def attacked(
     )
 
 
-def _answers(
+def _logits_of_batches(
     model: nn.Module,
     loader: Loader,
     device: str,
@@ -193,21 +240,20 @@ def _answers(
     group: ProcessGroup = SINGLE_PROCESS,
     zero_gradients: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits and labels of each batch. The labels are valid until the next batch."""
-    generator = torch.Generator(device).manual_seed(
-        group.rank
-    )  # of random starts: the same points every time
+    """Yield logits and labels of each batch. The labels are valid until the next batch."""
+    # The same random starts in each evaluation.
+    generator = torch.Generator(device).manual_seed(group.rank)
     num_images = 0
     with eval_mode(model), loader.epoch(0) as batches:
         for images, labels in batches:
             num_images += len(labels)
             if attack is not None:
-                images = attacked(
+                images = attack_images(
                     model, images, labels, attack, eps, precision, generator, zero_gradients
                 )
             with torch.inference_mode(), autocast(precision, device, model):
                 logits = model(images)
             yield logits, labels
     assert sum(group.all_gather(num_images)) == loader.num_samples, (
-        "a plan for training (drop_last) was evaluated"
+        "the loader's plan leaves images out (drop_last)"
     )

@@ -1,8 +1,9 @@
-"""The training loop: epochs of batches through a learner, resumable bit for bit from any step.
+"""The training loop: batches through a learner, resumable bit for bit from any step.
 
-What is random in the batches is a function of (seed, epoch, sample), so the place in them is two numbers. A checkpoint holds
-those, the learner's state, and the states of the global generators, which dropout and its like draw from. Where several
-processes train together, each runs this loop, on its part of every batch; the first one writes, for all.
+Random properties of batches are a function of (seed, epoch, sample), so two numbers give the
+position in the data. A checkpoint holds these, the learner's state, and the states of the global
+generators, which dropout uses. If several ranks train together, each runs this loop on its part of
+every batch, and rank 0 writes.
 """
 
 import time
@@ -15,7 +16,7 @@ from harness.profiling.timer import Timer
 from harness.runner.context import Stopped
 from harness.system.distributed import SINGLE_PROCESS, AsyncFlags, ProcessGroup
 from harness.train import checkpoint
-from harness.train.divergence import Diverged
+from harness.train.divergence import DivergedError
 from harness.train.learner import Learner
 from harness.train.records import EpochRecord
 from harness.train.schedule import learning_rate
@@ -24,43 +25,57 @@ from loaders.plan import LoaderPlan
 from writers.errors import UserError
 
 CHECKPOINT_EVERY_S = 300.0
-FINAL_CHECKPOINT_S = 30.0  # training that took longer is saved at its end: what comes behind it may be interrupted, too
+# Training that took longer is saved at its end, because the evaluation after it may be interrupted.
+FINAL_CHECKPOINT_S = 30.0
 PROGRESS_EVERY_S = 1.0
-FROM_THE_FIRST_STEP = (
-    "No step was finite. Likely causes: wrong pixels, wrong weights that were loaded, or a defect of the CPU's kernels "
-    "(run `harness doctor`). precision: float32 rules out the number format."
+NEVER_FINITE_HINT = (
+    "No step was finite. Likely causes: wrong pixels, wrong loaded weights, or a defect of the "
+    "CPU's kernels (run `harness doctor`). precision: float32 rules out the number format."
 )
 
-SAME_IN_ALL_RANKS = (
-    "model",
-    "optimizer",
-    "ema",
-    "compile_mode",
-)  # of a learner's state; the rest is each process's own
+# Entries of a learner's state that are equal on all ranks; the others are saved for each rank.
+SHARED_STATE = ("model", "optimizer", "ema", "compile_mode")
 
 
 @dataclass
 class Clock:
-    """Wall-clock seconds and counts of a training loop; they add up over restarts."""
+    """Wall-clock seconds and counts of a training loop, summed over restarts.
+
+    Attributes:
+        train_s: Seconds of training, without checkpoints.
+        checkpoint_s: Seconds spent writing checkpoints, except the last one before each restart,
+            which cannot contain its own time.
+        num_steps: Training steps.
+        num_images: Images of all ranks.
+        zero_gradients: Number of zero input gradients of attacks.
+        spans_s: Seconds per phase, see `harness.profiling.timer.SPANS`.
+        num_restarts: Number of times that training was resumed.
+        damaged_checkpoints: One line for each checkpoint that was skipped.
+    """
 
     train_s: float = 0.0
-    checkpoint_s: float = 0.0  # without the one before each restart: its own time is not in it
+    checkpoint_s: float = 0.0
     num_steps: int = 0
     num_images: int = 0
     zero_gradients: int = 0
     spans_s: dict[str, float] = field(default_factory=dict)
     num_restarts: int = 0
-    damaged_checkpoints: list[str] = field(
-        default_factory=list
-    )  # a line for each that was passed over
+    damaged_checkpoints: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where a training loop leaves its state, and how often."""
+    """Where and how often a training loop saves its state.
+
+    Attributes:
+        folder: Folder of the checkpoints.
+        device: Device whose random generator is saved, too.
+        every_s: Seconds between checkpoints.
+        group: Ranks that train together.
+    """
 
     folder: Path
-    device: str = "cpu"  # whose generator is saved, too
+    device: str = "cpu"
     every_s: float = CHECKPOINT_EVERY_S
     group: ProcessGroup = SINGLE_PROCESS
 
@@ -81,18 +96,36 @@ def fit(
     progress: Callable[..., None] = lambda **values: None,
     after_step: Callable[[], None] = lambda: None,
 ) -> Iterator[EpochRecord]:
-    """Train; yields a record per pass over the data, those of passes before a resume included.
+    """Train, and yield a record per pass over the data, including passes before a resume.
 
-    steps_per_epoch: what counts as an epoch, in num_epochs and in the schedule (None: a pass). Where passes are shorter
-    there are more of them, and the last may end early; learning rates are, step by step, those of the longer data.
-    num_steps: of the whole training, whatever num_epochs says; the schedule still counts its epochs.
-    resolution_at: pixels a side in epoch 0, 1, ... of the schedule; a pass keeps that of its first step. None: the plan's.
-    A last batch is left out where it gives no two images to each process: BatchNorm has no variance for one. The next pass
-    has another order. Processes with a different number of images in a last batch weigh in by them.
-    `clock` and `checkpoints` carry over from an interrupted run. after_step: called after each step.
-    Raises Stopped at the next step once `stop_requested` in any process, behind a checkpoint; Diverged, with step, learning
-    rate and last good checkpoint, where the loss or a weight is not finite. The first step is checked at once (one wait for the
-    GPU), the others at the end of a pass and before a checkpoint.
+    A pass drops its last batch if a rank would get fewer than two images: BatchNorm has no variance
+    for one. The next pass has another order. In the last batch, ranks are weighted by their number
+    of images. The first step is checked for finite values at once (one wait for the GPU), later
+    ones at the end of a pass and before a checkpoint.
+
+    Args:
+        learner: What trains.
+        loader: Loader of the training images.
+        schedule: Learning rate schedule.
+        num_epochs: Length of training.
+        timer: Receives the time of waiting for data; the learner adds its own phases.
+        clock: Times and counts, restored on a resume.
+        steps_per_epoch: Steps of an epoch, for num_epochs and the schedule; None takes a pass. With
+            shorter passes there are more of them, the last may end early, and the learning rate of
+            each step is that of the longer data.
+        num_steps: Length of training instead of num_epochs; the schedule still counts epochs.
+        resolution_at: Maps the epoch of the schedule, from 0, to the side of the images in pixels.
+            A pass keeps the resolution of its first step. None takes that of the loader's plan.
+        checkpoints: Where to save, and to resume from; None does neither.
+        stop_requested: Returns True if training must stop, on any rank.
+        progress: Receives `done`, `total`, `img_per_s` and `note`.
+        after_step: Called after each step.
+
+    Raises:
+        Stopped: At the first step after a stop request; a checkpoint is saved first.
+        DivergedError: The loss or a weight is not finite. The message has the step, the learning
+            rate and the last good checkpoint.
+        UserError: A checkpoint is from another number of ranks.
     """
     run = _Run(
         learner,
@@ -154,13 +187,16 @@ def fit(
 
 
 def num_batches(plan: LoaderPlan, num_samples: int) -> int:
-    """Steps per pass, in every process: batches, without a last one that has no two images for each (unless it is all)."""
-    whole, rest = divmod(num_samples, plan.batch_size)
-    return max(1, whole + int(rest >= 2 * plan.world_size and not plan.drop_last))
+    """Return the steps per pass.
+
+    A last batch with fewer than two images per rank does not count, unless it is the only one.
+    """
+    num_full, rest = divmod(num_samples, plan.batch_size)
+    return max(1, num_full + int(rest >= 2 * plan.world_size and not plan.drop_last))
 
 
 class _Run:
-    """How far a training loop is, what it has recorded, and its checkpoints."""
+    """Position, records and checkpoints of a training loop."""
 
     def __init__(
         self,
@@ -175,7 +211,7 @@ class _Run:
         num_epochs: int,
         num_steps: int | None,
     ) -> None:
-        self._trainee, self._timer, self._clock, self._schedule = learner, timer, clock, schedule
+        self._learner, self._timer, self._clock, self._schedule = learner, timer, clock, schedule
         self._checkpoints = checkpoints
         self._group = checkpoints.group if checkpoints else SINGLE_PROCESS
         self.flags = AsyncFlags(self._group)
@@ -187,49 +223,50 @@ class _Run:
         self._num_epochs = -(-self.num_steps // self.steps_per_epoch)
         self.step = 0
         self.records: list[EpochRecord] = []
-        self._pass_s = self._pass_checkpoint_s = 0.0  # of the pass that has begun
-        self._steps_since_start = 0  # ... since the clock was started
+        self._pass_s = self._pass_checkpoint_s = 0.0  # of the current pass
+        self._step_at_start = 0  # when the clock was started
         self._last_good: Path | None = None
         self._saved_at = self._started_at = time.monotonic()
         self._saved_step: int | None = None
 
     @property
     def first_step(self) -> int:
-        """Of the pass that has begun."""
+        """First step of the current pass."""
         return sum(record["num_steps"] for record in self.records)
 
     def rate(self, step: int) -> float:
-        """As a fraction of the peak."""
+        """Return the learning rate at a step, as a fraction of the peak."""
         return learning_rate(self._schedule, 1.0, step, self.num_steps, self.steps_per_epoch)
 
     def start_clock(self) -> None:
-        self._started_at, self._steps_since_start = time.monotonic(), self.step
+        """Start measuring training time."""
+        self._started_at, self._step_at_start = time.monotonic(), self.step
 
     def img_per_s(self, batch_size: int) -> float:
+        """Return the rate since the clock was started."""
         return (
-            (self.step - self._steps_since_start)
+            (self.step - self._step_at_start)
             * batch_size
             / max(1e-9, time.monotonic() - self._started_at)
         )
 
     def save_is_due(self) -> bool:
+        """Return True if the last checkpoint is too old."""
         return (
             self._checkpoints is not None
             and time.monotonic() - self._saved_at > self._checkpoints.every_s
         )
 
     def save(self) -> None:
-        """Leave a checkpoint of this moment. Raises Diverged rather than keeping what is not worth keeping."""
+        """Save a checkpoint. Raises DivergedError instead of saving values that are not finite."""
         if self._checkpoints is None or self._saved_step == self.step:
             return
         self.check_finite()
         self._stop_clock()
         started = time.monotonic()
-        learner, random = (
-            self._trainee.state_dict(),
-            checkpoint.random_state(self._checkpoints.device),
-        )
-        own = {key: value for key, value in learner.items() if key not in SAME_IN_ALL_RANKS}
+        learner = self._learner.state_dict()
+        random_state = checkpoint.random_state(self._checkpoints.device)
+        own = {key: value for key, value in learner.items() if key not in SHARED_STATE}
         state = {
             "learner": learner,
             "timer": self._timer.state_dict(),
@@ -238,42 +275,42 @@ class _Run:
             "step": self.step,
             "pass_s": self._pass_s,
             "pass_checkpoint_s": self._pass_checkpoint_s,
-            "random": random,
+            "random": random_state,
         }
         if self._group.world_size > 1:
-            state["ranks"] = self._group.all_gather({"learner": own, "random": random})
+            state["ranks"] = self._group.all_gather({"learner": own, "random": random_state})
         path = (
             str(checkpoint.save(self._checkpoints.folder, self.step, state))
             if self._group.is_main
             else ""
         )
-        self._last_good = Path(self._group.broadcast(path))  # the others wait until it is written
+        self._last_good = Path(self._group.broadcast(path))  # waits until the file is written
         self._saved_at, self._saved_step = time.monotonic(), self.step
         self._clock.checkpoint_s += self._saved_at - started
         self._pass_checkpoint_s += self._saved_at - started
         self.start_clock()
 
     def resume(self) -> None:
-        """Go on from the last checkpoint that is whole, if there is one."""
+        """Continue from the last intact checkpoint, if there is one."""
         if self._checkpoints is None:
             return
-        found = _latest(self._checkpoints)
-        if (state := found.state) is not None:
-            self._trainee.load_state_dict(state["learner"])
+        loaded = _latest(self._checkpoints)
+        if (state := loaded.state) is not None:
+            self._learner.load_state_dict(state["learner"])
             self._timer.load_state_dict(state["timer"])
             vars(self._clock).update(state["clock"])
             self.records, self.step = list(state["records"]), state["step"]
             self._pass_s, self._pass_checkpoint_s = state["pass_s"], state["pass_checkpoint_s"]
             checkpoint.set_random_state(state["random"], self._checkpoints.device)
-            self._last_good, self._saved_step = found.path, self.step
+            self._last_good, self._saved_step = loaded.path, self.step
             self._clock.num_restarts += 1
-        self._clock.damaged_checkpoints += found.damaged
+        self._clock.damaged_checkpoints += loaded.damaged
 
     def end_pass(self, resolution: int) -> None:
-        """Record the pass that ends here. Raises Diverged."""
+        """Record the pass that ends now. Raises DivergedError."""
         self.check_finite()
         totals, timing, clock, first_step = (
-            self._trainee.totals(),
+            self._learner.totals(),
             self._timer.end_epoch(),
             self._clock,
             self.first_step,
@@ -285,7 +322,7 @@ class _Run:
         self.records.append(
             {
                 "epoch": len(self.records) + 1,
-                "lr": self.rate(first_step) * self._trainee.peak_lr,
+                "lr": self.rate(first_step) * self._learner.peak_lr,
                 "train_loss": totals["loss"],
                 "train_top1": totals["top1"],
                 "num_images": int(totals["num_images"]),
@@ -308,50 +345,63 @@ class _Run:
         self._started_at = now
 
     def check_finite(self) -> None:
-        """Raise Diverged if the loss or a weight is not finite. After the first step this tells a rate from other causes."""
-        bad = self._trainee.first_bad_step()
+        """Raise DivergedError if the loss or a weight is not finite.
+
+        A first step that is not finite has other causes than the learning rate.
+        """
+        bad = self._learner.first_bad_step()
         if bad is None:
             return
         step = self.first_step + bad
         where = (
             f"Last good checkpoint: {self._last_good}."
             if self._last_good
-            else "There is no checkpoint from before."
+            else "There is no earlier checkpoint."
         )
-        raise Diverged(
-            f"The loss or a weight is not finite from step {step + 1} of {self.num_steps} on (epoch "
-            f"{step // self.steps_per_epoch + 1} of {self._num_epochs}, learning rate "
-            f"{self.rate(step) * self._trainee.peak_lr:.3g} of a peak of {self._trainee.peak_lr:g}). {where}",
-            FROM_THE_FIRST_STEP
+        raise DivergedError(
+            f"The loss or a weight is not finite from step {step + 1} of {self.num_steps} on "
+            f"(epoch {step // self.steps_per_epoch + 1} of {self._num_epochs}, learning rate "
+            f"{self.rate(step) * self._learner.peak_lr:.3g} of a peak of "
+            f"{self._learner.peak_lr:g}). {where}",
+            NEVER_FINITE_HINT
             if step == 0
             else "Lower the learning rate, lengthen warmup_epochs, or use precision: float32.",
         )
 
 
-def _latest(checkpoints: Checkpoints) -> checkpoint.Found:
-    """What the first process finds, with this one's own state in it. Raises UserError where others have left it."""
+def _latest(checkpoints: Checkpoints) -> checkpoint.LoadedCheckpoint:
+    """Load rank 0's newest checkpoint, with this rank's own state in it.
+
+    Raises:
+        UserError: it was written by another number of ranks.
+    """
     group = checkpoints.group
     if group.world_size == 1:
-        found = checkpoint.latest(checkpoints.folder)
+        loaded = checkpoint.latest(checkpoints.folder)
     else:
-        found = checkpoint.latest(checkpoints.folder) if group.is_main else checkpoint.Found()
+        loaded = (
+            checkpoint.latest(checkpoints.folder)
+            if group.is_main
+            else checkpoint.LoadedCheckpoint()
+        )
         state, path, damaged = group.broadcast(
-            (found.state, str(found.path) if found.path else None, found.damaged)
+            (loaded.state, str(loaded.path) if loaded.path else None, loaded.damaged)
         )
-        found = checkpoint.Found(state, Path(path) if path else None, damaged)
-    if found.state is None:
-        return found
-    of_ranks = found.state.get("ranks", [found.state])
-    if len(of_ranks) != group.world_size:
+        loaded = checkpoint.LoadedCheckpoint(state, Path(path) if path else None, damaged)
+    if loaded.state is None:
+        return loaded
+    states = loaded.state.get("ranks", [loaded.state])
+    if len(states) != group.world_size:
         raise UserError(
-            f"{found.path} was left by {len(of_ranks)} processes, and there are {group.world_size} now: each has "
-            "random numbers of its own, so that they would not go on as those would have.",
-            f"Use as many, or delete {checkpoints.folder} to begin anew.",
+            f"{loaded.path} was written by {len(states)} processes, but there are now "
+            f"{group.world_size}. Each process has its own random numbers, so the run cannot be "
+            "continued exactly.",
+            f"Use {len(states)} processes, or delete {checkpoints.folder} to start again.",
         )
-    own = of_ranks[group.rank]
+    own = states[group.rank]
     state = {
-        **found.state,
-        "learner": {**found.state["learner"], **own["learner"]},
+        **loaded.state,
+        "learner": {**loaded.state["learner"], **own["learner"]},
         "random": own["random"],
     }
-    return checkpoint.Found(state, found.path, found.damaged)
+    return checkpoint.LoadedCheckpoint(state, loaded.path, loaded.damaged)

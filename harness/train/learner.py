@@ -1,4 +1,4 @@
-"""What the training loop drives: the `Learner` protocol and the totals that a learner reports."""
+"""The `Learner` protocol, which the training loop drives, and the totals that it reports."""
 
 from typing import Any, Protocol, TypedDict
 

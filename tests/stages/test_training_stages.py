@@ -21,7 +21,7 @@ from harness.stages.evaluate import run as evaluate
 from harness.stages.pretrain import run as pretrain
 from harness.stages.rank import run as rank
 from harness.stages.transfer import run as transfer
-from harness.train.loader_plans import held_out
+from harness.train.loader_plans import held_out_part, without_held_out
 from loaders import open_loader
 from loaders.plan import LoaderPlan
 from tests.helpers.tiny_stages import (
@@ -525,7 +525,8 @@ def test_each_fold_of_train_is_ranked_by_a_model_that_has_not_seen_it(root: Path
         needs[f"model_{number}"] = as_result("pretrain", pretrain.run(context).metrics)
         assert needs[f"model_{number}"].metrics["num_train_images"] == 30
         inside, outside = (
-            held_out(LoaderPlan(beton, 60, 24), fold, only=only).indices for only in (True, False)
+            select(LoaderPlan(beton, 60, 24), fold).indices
+            for select in (held_out_part, without_held_out)
         )
         assert sorted([*inside, *outside]) == list(range(60))
         seen.append(set(inside))

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from harness.modeling import classifier as models
 from harness.train import attack as attacking
-from harness.train.attack import pgd, restarted
+from harness.train.attack import best_of_restarts, pgd
 from tests.helpers.smooth_networks import make_float64, make_smooth
 from writers.errors import UserError
 
@@ -468,7 +468,7 @@ def test_restarts_keep_any_success():
     )
     for order in (range(6), range(5, -1, -1)):
         given = iter([attacks[number] for number in order])
-        kept = restarted(lambda given=given: next(given), net, labels, 6, "float32")
+        kept = best_of_restarts(lambda given=given: next(given), net, labels, 6, "float32")
         for place in range(len(labels)):
             best = max(
                 range(6),

@@ -21,7 +21,7 @@ def state(number: int) -> dict[str, object]:
 
 def test_gives_back_the_newest_and_keeps_two(tmp_path):
     folder = tmp_path / "deep" / "checkpoints"
-    assert checkpoint.latest(folder) == checkpoint.Found()
+    assert checkpoint.latest(folder) == checkpoint.LoadedCheckpoint()
     for number in (1, 2, 9, 10, 11):
         path = checkpoint.save(folder, number, state(number))
         found = checkpoint.latest(folder)
@@ -29,7 +29,7 @@ def test_gives_back_the_newest_and_keeps_two(tmp_path):
         torch.testing.assert_close(found.state, state(number), rtol=0, atol=0)
     assert len(list(folder.iterdir())) == 2
     checkpoint.clear(folder)
-    assert checkpoint.latest(folder) == checkpoint.Found() and not list(folder.iterdir())
+    assert checkpoint.latest(folder) == checkpoint.LoadedCheckpoint() and not list(folder.iterdir())
     checkpoint.clear(tmp_path / "never")
 
 

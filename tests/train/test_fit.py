@@ -9,7 +9,7 @@ from harness.config.train import ScheduleSettings
 from harness.profiling.timer import Timer
 from harness.runner.context import Stopped
 from harness.train import fit as fitting
-from harness.train.divergence import Diverged
+from harness.train.divergence import DivergedError
 from harness.train.fit import Checkpoints, Clock, fit
 from harness.train.schedule import learning_rate
 from loaders.backend import Loader, PlainEpoch
@@ -317,18 +317,18 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_is_told(tmp_path,
 def test_divergence_names_step_and_rate_and_the_last_good_checkpoint(tmp_path, bad_step, says):
     schedule = ScheduleSettings(schedule="step", step_epochs=1, step_factor=0.5)
     with pytest.raises(
-        Diverged, match=says + r".* Last good checkpoint: .*/00000000" + str(bad_step)
+        DivergedError, match=says + r".* Last good checkpoint: .*/00000000" + str(bad_step)
     ):
         train(Recorder(bad_step), FakeLoader(12), schedule, checkpoints=often(tmp_path))
     assert max(path.name for path in tmp_path.glob("*.pt")) == f"00000000{bad_step}.pt"
-    with pytest.raises(Diverged, match="There is no checkpoint"):
+    with pytest.raises(DivergedError, match="There is no earlier checkpoint"):
         train(Recorder(bad_step), FakeLoader(12), schedule)
 
 
 @pytest.mark.parametrize("bad_step", [0, 1, 4])
 def test_a_lower_rate_is_advised_only_if_the_first_step_was_finite(bad_step):
     learner = Recorder(bad_step)
-    with pytest.raises(Diverged, match=f"from step {bad_step + 1} of 9 on") as failed:
+    with pytest.raises(DivergedError, match=f"from step {bad_step + 1} of 9 on") as failed:
         train(learner, FakeLoader(12))
     advises_rate = "learning rate" in failed.value.hint
     causes = [cause in failed.value.hint for cause in ("pixels", "weights", "`harness doctor`")]

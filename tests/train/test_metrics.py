@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, log_loss, top_k_accuracy_score
 
-from harness.train.divergence import Diverged
+from harness.train.divergence import DivergedError
 from harness.train.metrics import Counts
 from writers.errors import UserError
 
@@ -133,7 +133,7 @@ def test_a_logit_that_is_no_number_is_never_right_and_is_told():
     logits[2] = torch.tensor([9.0, 0, 0, 0, 0, float("nan")])  # class 0 leads among the numbers
     counts = counted(logits, torch.tensor([0, 5, 0]), 1)
     assert counts.per_class()[0].sum() == 0
-    with pytest.raises(Diverged, match="loss over 3 images is nan"):
+    with pytest.raises(DivergedError, match="loss over 3 images is nan"):
         counts.scores()
 
 

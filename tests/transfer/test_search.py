@@ -18,7 +18,7 @@ from harness.runner.context import Stopped
 from harness.runner.result import Result
 from harness.stages.pretrain import run as pretrain
 from harness.stages.transfer import run as transfer
-from harness.train.loader_plans import few_per_class
+from harness.train.loader_plans import sample_per_class_of_beton
 from harness.transfer import search
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
@@ -258,12 +258,12 @@ def test_a_search_goes_on_where_it_was_stopped_bit_for_bit(
 def test_few_images_of_each_class_are_nested_draws_that_every_file_shares(root, target):
     file = root / "data" / target.metrics["splits"]["train"]["path"]
     beton = open_beton(file)
-    drawn = {number: few_per_class(file, number, seed=3) for number in (1, 4, 12, 50)}
+    drawn = {number: sample_per_class_of_beton(file, number, seed=3) for number in (1, 4, 12, 50)}
     for number, indices in drawn.items():
         assert np.bincount(beton.labels[indices]).tolist() == [min(number, 12)] * 4
         assert (np.diff(indices) > 0).all()
     assert set(drawn[1]) < set(drawn[4]) < set(drawn[12]) == set(drawn[50]) == set(range(48))
-    assert set(few_per_class(file, 4, seed=4)) != set(drawn[4])
+    assert set(sample_per_class_of_beton(file, 4, seed=4)) != set(drawn[4])
     samples = open_samples(LoaderPlan(file, 8, 24, indices=drawn[4]))
     assert sorted(samples.ids.tolist()) == sorted(beton.ids[drawn[4]].tolist())
 

@@ -81,13 +81,13 @@ class FedByLoader:
     def __init__(self, learner: "TrainStep", loader: "Loader") -> None:
         assert loader.plan.batches_ahead + 2 == FED_WARM_UP_STEPS
         learner.set_rate(1.0)
-        self._trainee, self._loader, self._number = learner, loader, 0
+        self._learner, self._loader, self._number = learner, loader, 0
         self._epoch: Epoch | None = None
 
     def step(self) -> None:
         """Train on the next batch; only inside `round`."""
         assert self._epoch is not None, "steps are taken in a round"
-        self._trainee.train_batch(*next(self._epoch))
+        self._learner.train_batch(*next(self._epoch))
 
     @contextmanager
     def round(self) -> Iterator[None]:

@@ -29,7 +29,7 @@ from harness.train.autotune import choose_compile_mode, noise_batch
 from harness.train.evaluate import View, evaluate
 from harness.train.fit import Checkpoints, Clock, fit, num_batches
 from harness.train.flip_tta import FlipAverage
-from harness.train.loader_plans import eval_plan, held_out, split_path, train_plan
+from harness.train.loader_plans import eval_plan, split_path, train_plan, without_held_out
 from harness.train.optimizer import make_sgd
 from harness.train.records import EpochRecord
 from harness.train.replay import replay_rate
@@ -143,7 +143,7 @@ def _plan(context: StageContext, settings: PretrainSettings, seed: int) -> Loade
         order=settings.order,
     )
     part = context.config.get("held_out")
-    return held_out(plan, part, only=False) if part else plan
+    return without_held_out(plan, part) if part else plan
 
 
 def new_learner(

@@ -27,7 +27,7 @@ from harness.stages.transfer.record import TransferMetrics
 from harness.train import evaluate, predictions
 from harness.train.fit import Clock, num_batches
 from harness.train.flip_tta import FlipAverage
-from harness.train.loader_plans import eval_plan, few_per_class, split_path, train_plan
+from harness.train.loader_plans import eval_plan, sample_per_class_of_beton, split_path, train_plan
 from harness.train.replay import replay_rate
 from harness.transfer import method as transfer_method
 from harness.transfer.method import TransferSetup
@@ -207,7 +207,7 @@ def _train_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan
     beton = split_path(context, "data", "train")
     plan = replace(
         train_plan(beton, settings, context.config["seed"], context),
-        indices=few_per_class(beton, settings.per_class, context.config["seed"])
+        indices=sample_per_class_of_beton(beton, settings.per_class, context.config["seed"])
         if isinstance(settings.per_class, int)
         else None,
     )

@@ -20,7 +20,7 @@ from harness.profiling.timer import summary
 from harness.runner.context import Outcome, StageContext, Stopped
 from harness.train import predictions
 from harness.train.average_precision import MultiLabelCounts
-from harness.train.loader_plans import few_of_each
+from harness.train.loader_plans import sample_per_class
 from harness.train.metrics import Counts
 from harness.transfer import logistic_regression
 from harness.transfer.features import Features, file_of
@@ -143,7 +143,7 @@ class _Views:
         train, val = load("train"), load("val")
         features, labels = train.features, train.labels
         if isinstance(per_class, int):
-            kept = few_of_each(labels, train.ids, per_class, context.config["seed"])
+            kept = sample_per_class(labels, train.ids, per_class, context.config["seed"])
             features, labels = features[kept], labels[kept]
         train_and_val = torch.cat(
             [

@@ -111,8 +111,8 @@ def unseen_part(
         return plan
     if not about.get("held_out"):
         raise UserError(
-            f"{source} may have been trained on all of {plan.beton.name}, where its accuracies are "
-            "not meaningful.",
+            f"{source} may have been trained on all of {plan.beton.name}, so its accuracies on "
+            "these images are not meaningful.",
             "Rank on val, or with models that hold out a part of train: ranking: {split: held_out} "
             "in a recipe.",
         )

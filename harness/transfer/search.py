@@ -1,8 +1,8 @@
-"""Train the points of a method's grid one after another, and keep the model that is best on val.
+"""Hyper-parameter search: train the points of a method's grid and keep the best model on val.
 
-Each learner starts from the same random numbers, so a point gives, bit for bit, what it gives
-alone, and a search that was interrupted continues with the learner that it was at. Test is not seen
-here.
+Each learner starts from the same random numbers. A point thus gives, bit for bit, the result of
+training it alone, and an interrupted search resumes with the learner that was training. The test
+split is not used here.
 """
 
 import copy
@@ -40,18 +40,27 @@ from writers.errors import UserError
 if TYPE_CHECKING:
     from harness.stages.transfer.record import Selection
 
-Judge = Callable[[Classifier, float], Scores]  # a model and its centre crop -> scores on val
+EvalFn = Callable[[Classifier, float], Scores]  # model, fraction of a center crop -> scores on val
 
 
 @dataclass(frozen=True)
 class Best:
+    """The best model so far.
+
+    Attributes:
+        trial: Its point of the grid.
+        crop: Its center crop in evaluation, as a fraction of the shorter side.
+        model: The trained model.
+        val: Its scores on val.
+    """
+
     trial: Trial
     crop: float
     model: Classifier
     val: Scores
 
-    def beats(self, other: "Best | None", metric: Metric) -> bool:
-        """Higher on val; of equals the smaller rate, then the earlier in the grid."""
+    def is_better_than(self, other: "Best | None", metric: Metric) -> bool:
+        """Compare scores on val. The smaller learning rate, then the earlier point, breaks ties."""
 
         def rank(best: Best) -> tuple[float, float, int]:
             return best.val[metric], -best.trial.lr, -best.trial.number
@@ -60,9 +69,12 @@ class Best:
 
 
 class Search:
-    """One stage's search.
+    """The search of one stage.
 
-    `run` gives the best; `entries` tells of every point, `clocks` how long each learner took.
+    Attributes:
+        clocks: Times and counts of each learner.
+        eval_s: Seconds of evaluation on val.
+        num_parts: Micro-batches per batch of the last learner.
     """
 
     def __init__(
@@ -71,78 +83,91 @@ class Search:
         method: Method,
         setup: TransferSetup,
         loader: Loader,
-        judge: Judge,
+        evaluate: EvalFn,
         *,
         metric: Metric,
         num_classes: int,
     ) -> None:
-        self._context, self._method, self._setup, self._loader, self._judge = (
-            context,
-            method,
-            setup,
-            loader,
-            judge,
-        )
+        """Prepare the search.
+
+        Args:
+            context: The stage.
+            method: Transfer method.
+            setup: What every learner starts from.
+            loader: Loader of the training images.
+            evaluate: Scores a model on val.
+            metric: Score to compare.
+            num_classes: Number of classes of the target.
+        """
+        self._context, self._method, self._setup = context, method, setup
+        self._loader, self._evaluate = loader, evaluate
         self._metric, self._num_classes = metric, num_classes
         self.clocks: list[Clock] = []
         self.eval_s = 0.0
-        self.num_parts = 1  # of a batch, for the last learner
+        self.num_parts = 1
         self._folder = context.folder / "checkpoints"
-        self._tried: dict[
-            tuple[int, Fraction], dict[float, Scores]
-        ] = {}  # trial, share of training -> crop -> val
+        # Number of the trial, fraction of training -> crop -> scores on val.
+        self._tried: dict[tuple[int, Fraction], dict[float, Scores]] = {}
         self._best: Best | None = None
         self._failure: UserError = DivergedError(
             "No point of the grid leaves finite weights.", "Add lower rates to `lrs`."
         )
         self._last: Learner | None = None
-        self._num_turns = 0  # learners begun, those of before a resume included
+        self._num_learners = 0  # started, including those before a resume
         self._unsaved_s = 0.0
 
     def run(self) -> Best:
-        """Raises Stopped, behind a checkpoint; DivergedError where no point leaves finite weights."""
+        """Train all points and return the best.
+
+        Raises:
+            Stopped: a stop was requested; a checkpoint is saved first.
+            DivergedError: no point leaves finite weights.
+        """
         settings = self._setup.settings
         self._resume()
-        num_done, alive = self._num_turns, grid.trials(settings)
-        self._num_turns = 0
+        num_done, survivors = self._num_learners, grid.trials(settings)
+        self._num_learners = 0
         for share in grid.shares(settings):
-            for turn in self._turns(alive):
-                self._num_turns += 1
-                if self._num_turns > num_done:
-                    self._take(turn, share)
+            for group in self._groups(survivors):
+                self._num_learners += 1
+                if self._num_learners > num_done:
+                    self._train_group(group, share)
             if share < 1:
-                alive = self._promoted(alive, share)
+                survivors = self._promoted(survivors, share)
         if self._best is None:
             raise self._failure
         return self._best
 
     def refit(self, best: Best, loader: Loader) -> Classifier:
-        """The best point trained once more, on that loader's images.
+        """Train the best point again, on the images of another loader.
 
-        Raises DivergedError and Stopped.
+        Raises:
+            Stopped: a stop was requested; a checkpoint is saved first.
+            DivergedError: training diverged.
         """
         self._save()
-        self._num_turns += 1
+        self._num_learners += 1
         self._setup = replace(
             self._setup, steps_per_epoch=num_batches(loader.plan, loader.num_samples)
         )
-        found = self._fit([best.trial], Fraction(1), loader).models()
-        if not found:
+        models = self._fit([best.trial], Fraction(1), loader).models()
+        if not models:
             raise DivergedError(
                 "The chosen point diverged when it was trained again on train and val.",
-                "Leave `refit` out, or the highest of `lrs`.",
+                "Remove `refit`, or the highest of `lrs`.",
             )
-        return found[0][1]
+        return models[0][1]
 
     @property
     def last_learner(self) -> Learner | None:
-        """What trained last, to be used up; None where all of that was before a resume."""
+        """The learner that trained last, for `replay_rate`; None if that was before a resume."""
         return self._last
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """For each point and crop its values, its scores on val (None.
+        """Yield a record per point and crop.
 
-        It diverged) and, where only some train in full, the share of training that it had.
+        Its values, `val` (scores, or None if it diverged) and, with successive halving, `share`
+        (the fraction of training that it received).
         """
         settings = self._setup.settings
         halving = len(grid.shares(settings)) > 1
@@ -157,73 +182,71 @@ class Search:
                 }
 
     def point_of(self, trial: Trial, crop: float) -> Point:
+        """Return the values of a trial, including the crop if it is an axis."""
         return {
             **trial.point,
             **({"eval_crop": crop} if self._setup.settings.grid.eval_crop else {}),
         }
 
-    def _turns(self, alive: Sequence[Trial]) -> Iterator[list[Trial]]:
-        """Trials that train together."""
-        for group in grid.by_length(alive):
+    def _groups(self, trials: Sequence[Trial]) -> Iterator[list[Trial]]:
+        """Yield trials that train together."""
+        for group in grid.by_length(trials):
             yield from (
                 [group] if self._setup.settings.TRAINS_TOGETHER else [[trial] for trial in group]
             )
 
-    def _take(self, turn: list[Trial], share: Fraction) -> None:
-        """Train the trials of a turn, and look at each on val."""
-        for trial in turn:
+    def _train_group(self, group: list[Trial], share: Fraction) -> None:
+        """Train trials for a fraction of the training, and evaluate each on val."""
+        for trial in group:
             self._tried[trial.number, share] = {}
         try:
-            candidates = self._fit(turn, share, self._loader)
+            trained = self._fit(group, share, self._loader)
         except DivergedError as error:
             self._failure = error
         except Stopped:
-            self._num_turns -= 1
+            self._num_learners -= 1
             self._save()
             raise
         else:
             started = time.monotonic()
-            for trial, model in candidates.models():
-                self._look_at(trial, model, share)
+            for trial, model in trained.models():
+                self._evaluate_trial(trial, model, share)
             self.eval_s += time.monotonic() - started
         self._unsaved_s += self.clocks[-1].train_s
         if self._unsaved_s > FINAL_CHECKPOINT_S:
             self._save()
 
-    def _look_at(self, trial: Trial, model: Classifier, share: Fraction) -> None:
+    def _evaluate_trial(self, trial: Trial, model: Classifier, share: Fraction) -> None:
         for crop in grid.crops(self._setup.settings):
             try:
-                scores = self._judge(model, crop)
+                scores = self._evaluate(model, crop)
             except DivergedError as error:
                 self._failure = error
                 continue
             self._tried[trial.number, share][crop] = scores
-            found = Best(trial, crop, model, scores)
-            if share == 1 and found.beats(self._best, self._metric):
-                self._best = replace(found, model=copy.deepcopy(model))
+            candidate = Best(trial, crop, model, scores)
+            if share == 1 and candidate.is_better_than(self._best, self._metric):
+                self._best = replace(candidate, model=copy.deepcopy(model))
 
-    def _promoted(self, alive: Sequence[Trial], share: Fraction) -> list[Trial]:
-        """The best of a rung on val, in the order of the grid."""
+    def _promoted(self, trials: Sequence[Trial], share: Fraction) -> list[Trial]:
+        """Return the best trials of a rung of successive halving, in the order of the grid."""
 
         def score(trial: Trial) -> float:
             return max(scores[self._metric] for scores in self._tried[trial.number, share].values())
 
-        finite = [trial for trial in alive if self._tried[trial.number, share]]
-        first = sorted(finite, key=lambda trial: (-score(trial), trial.lr, trial.number))
-        kept = {
-            trial.number for trial in first[: grid.num_promoted(self._setup.settings, len(alive))]
-        }
-        return [trial for trial in alive if trial.number in kept]
+        finite = [trial for trial in trials if self._tried[trial.number, share]]
+        best_first = sorted(finite, key=lambda trial: (-score(trial), trial.lr, trial.number))
+        num_promoted = grid.num_promoted(self._setup.settings, len(trials))
+        promoted = {trial.number for trial in best_first[:num_promoted]}
+        return [trial for trial in trials if trial.number in promoted]
 
-    def _fit(self, turn: list[Trial], share: Fraction, loader: Loader) -> TrainedModels:
-        context, settings = self._context, turn[0].settings
+    def _fit(self, group: list[Trial], share: Fraction, loader: Loader) -> TrainedModels:
+        context, settings = self._context, group[0].settings
         accumulate = settings.accumulate if isinstance(settings, NetworkSettings) else None
-        self._last = None  # its memory is wanted
-        torch.manual_seed(
-            context.config["seed"]
-        )  # for what draws from the global generator, such as dropout
+        self._last = None  # frees its memory
+        torch.manual_seed(context.config["seed"])  # dropout uses the global generator
         self._setup.timer.clear()
-        candidates = self._method.candidates(self._setup, turn)
+        candidates = self._method.candidates(self._setup, group)
         self._last, clock = candidates.learner, Clock()
         self.clocks.append(clock)
         steps_per_epoch = max(1, round(share * num_batches(loader.plan, loader.num_samples)))
@@ -231,7 +254,7 @@ class Search:
             max(1, round(share * settings.steps)) if isinstance(settings.steps, int) else None
         )
         checkpoints = Checkpoints(
-            self._turn_folder(self._num_turns), context.device, context.checkpoint_every_s
+            self._learner_folder(self._num_learners), context.device, context.checkpoint_every_s
         )
         if isinstance(candidates.learner, TrainStep):
             self.num_parts = choose_micro_batches(
@@ -257,9 +280,8 @@ class Search:
             if not is_out_of_memory(error):
                 raise
             exhausted = True
-        if (
-            exhausted
-        ):  # behind the handler, where the error no longer holds on to the memory of the step
+        # Outside the except block: the traceback would keep the step's tensors alive.
+        if exhausted:
             raise out_of_memory(
                 candidates.learner,
                 self._noise(settings),
@@ -272,11 +294,11 @@ class Search:
         size = min(settings.batch_size, self._loader.num_samples)
         return noise_batch(size, settings.resolution, self._num_classes, self._context.device)
 
-    def _turn_folder(self, number: int) -> Path:
+    def _learner_folder(self, number: int) -> Path:
         return self._folder / str(number)
 
     def _save(self) -> None:
-        """What the turns so far have found; their own checkpoints are not needed any more."""
+        """Save the results so far, and remove the checkpoints of finished learners."""
         best = self._best and {
             "number": self._best.trial.number,
             "crop": self._best.crop,
@@ -287,10 +309,10 @@ class Search:
             [number, share.numerator, share.denominator, val]
             for (number, share), val in self._tried.items()
         ]
-        clocks = [vars(clock) for clock in self.clocks[: self._num_turns]]
+        clocks = [vars(clock) for clock in self.clocks[: self._num_learners]]
         checkpoint.save(
             self._folder,
-            self._num_turns,
+            self._num_learners,
             {
                 "tried": tried,
                 "best": best,
@@ -300,16 +322,17 @@ class Search:
             },
         )
         self._unsaved_s = 0.0
-        for number in range(1, self._num_turns + 1):
-            shutil.rmtree(self._turn_folder(number), ignore_errors=True)
+        for number in range(1, self._num_learners + 1):
+            shutil.rmtree(self._learner_folder(number), ignore_errors=True)
 
     def _resume(self) -> None:
-        found = checkpoint.latest(self._folder)
-        if found.path is None or (state := found.state) is None:
+        loaded = checkpoint.latest(self._folder)
+        if loaded.path is None or (state := loaded.state) is None:
             return
-        self._num_turns = int(found.path.stem)
+        self._num_learners = int(loaded.path.stem)
         self._tried = {
-            (number, Fraction(over, under)): val for number, over, under, val in state["tried"]
+            (number, Fraction(numerator, denominator)): val
+            for number, numerator, denominator, val in state["tried"]
         }
         self.clocks, self.eval_s = [Clock(**values) for values in state["clocks"]], state["eval_s"]
         self._failure = DivergedError(*state["failure"])
@@ -323,11 +346,11 @@ class Search:
             )
             self._best = Best(trial, best["crop"], model, best["val"])
         for clock in self.clocks[:1]:
-            clock.damaged_checkpoints += found.damaged
+            clock.damaged_checkpoints += loaded.damaged
 
 
 def describe_selection(settings: TransferSettings) -> "Selection":
-    """What a result tells of how its number was chosen."""
+    """Return how hyper-parameters were selected, for the result."""
     policy = settings.policy
     return {
         "policy": policy if isinstance(policy, str) else policy.model_dump(mode="json"),

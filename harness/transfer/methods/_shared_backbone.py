@@ -121,7 +121,7 @@ class SharedBackbone:
         self._watch.load_state_dict(state["watch"])
 
     def candidates(self) -> list[tuple[Trial, Classifier]]:
-        """Return a model for each trial; they share the backbone. DivergedError heads are left out."""
+        """Return a model for each trial; they share the backbone. Diverged heads are left out."""
         models = []
         for trial, head in self._heads.items():
             if all(torch.isfinite(parameter).all() for parameter in head.parameters()):

@@ -63,8 +63,8 @@ def inductions(recipe: Recipe, scores: Sequence[ScoreRow]) -> list[Induction]:
     for row in under_every_variant(rows):
         if row.target not in trained:
             groups.setdefault((row.arch, row.target), []).append(row)
-    found = [Induction(arch, target, tuple(group)) for (arch, target), group in groups.items()]
-    return [induction for induction in found if induction.lines]
+    candidates = [Induction(arch, target, tuple(group)) for (arch, target), group in groups.items()]
+    return [induction for induction in candidates if induction.lines]
 
 
 def _trained_targets(recipe: Recipe) -> set[str]:

@@ -73,18 +73,18 @@ def collect(
         predictions: key of a transfer -> its file of predictions, for tests on images.
         skipped: names of stages that the shortlist skipped.
     """
-    found = Collection(recipe, results)
-    accuracy, transfer = rows.accuracy_rows(found), rows.transfer_rows(found)
-    scores, coarse = rows.score_rows(found), rows.coarse_rows(found)
-    grid, classes = rows.grid_rows(found), rows.class_rows(found)
-    timing = run_rows.timing_rows(found)
+    collection = Collection(recipe, results)
+    accuracy, transfer = rows.accuracy_rows(collection), rows.transfer_rows(collection)
+    scores, coarse = rows.score_rows(collection), rows.coarse_rows(collection)
+    grid, classes = rows.grid_rows(collection), rows.class_rows(collection)
+    timing = run_rows.timing_rows(collection)
     analysis = analyze(accuracy, transfer, scores, predictions)
     induced = inductions(recipe, scores)
     sentences = _sentences(accuracy, transfer, analysis, induced, recipe.shortlist) or [
         answer.why_none(any_measured=bool(accuracy or transfer or scores))
     ]
     built = [
-        sections.accuracy_section(recipe, accuracy, coarse, found.planned),
+        sections.accuracy_section(recipe, accuracy, coarse, collection.planned),
         sections.transfer_section(recipe, transfer, analysis),
         sections.scores_section(recipe, scores, induced),
         sections.models_section(recipe, analysis),
@@ -92,7 +92,7 @@ def collect(
         sections.target_sizes_section(transfer),
         sections.scratch_section(analysis),
         sections.grid_section(grid),
-        sections.classes_section(recipe, classes, list(found.kept_classes)),
+        sections.classes_section(recipe, classes, list(collection.kept_classes)),
         sections.timing_section(timing),
     ]
     opening = sentences[:MAX_OPENING]
@@ -110,9 +110,9 @@ def collect(
         coarse=coarse,
         classes=classes,
         timing=timing,
-        betons=run_rows.beton_rows(found),
-        stages=run_rows.stage_rows(found),
-        environment=run_rows.environment_rows(found),
+        betons=run_rows.beton_rows(collection),
+        stages=run_rows.stage_rows(collection),
+        environment=run_rows.environment_rows(collection),
         analysis=analysis,
         sentences=opening,
         more=[sentence for sentence in sentences if sentence not in {*opening, *in_sections}],

@@ -110,7 +110,7 @@ def comparisons(rows: Iterable[TransferRow]) -> list[Comparison]:
     p-values are adjusted over all of them.
     """
     rows = at_full_size(rows)
-    found = [*_method_comparisons(rows)]
+    compared = [*_method_comparisons(rows)]
     for method in dict.fromkeys(row.method for row in rows if not row.is_scratch):
         of_method = [row for row in rows if row.method == method]
         sizes = {
@@ -120,15 +120,17 @@ def comparisons(rows: Iterable[TransferRow]) -> list[Comparison]:
         smallest_eps = min(row.eps for row in of_method)
         base = min((row.variant for row in of_method), key=lambda name: name != "")
         every_variant = under_every_variant(of_method)
-        found += _axis_comparisons(every_variant, "subset", method, lambda row: row.subset, largest)
-        found += _axis_comparisons(
+        compared += _axis_comparisons(
+            every_variant, "subset", method, lambda row: row.subset, largest
+        )
+        compared += _axis_comparisons(
             of_method, "eps", method, lambda row: format_eps(row.eps), format_eps(smallest_eps)
         )
-        found += _axis_comparisons(of_method, "variant", method, lambda row: row.variant, base)
-    adjusted = holm([math.nan if row.p is None else row.p for row in found])
+        compared += _axis_comparisons(of_method, "variant", method, lambda row: row.variant, base)
+    adjusted = holm([math.nan if row.p is None else row.p for row in compared])
     return [
         replace(row, p_holm=None if row.p is None else p)
-        for row, p in zip(found, adjusted, strict=True)
+        for row, p in zip(compared, adjusted, strict=True)
     ]
 
 

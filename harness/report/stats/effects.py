@@ -107,7 +107,7 @@ def effects(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
 
     Subset effects are first averaged over every eps, then given for each eps if there are several.
     """
-    found: list[Effect] = []
+    all_effects: list[Effect] = []
     for arch in archs(accuracy, transfer):
         accuracy_of_arch = [row for row in accuracy if row.arch == arch]
         transfer_of_arch = [row for row in transfer if row.arch == arch]
@@ -122,22 +122,22 @@ def effects(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
         largest = max(subsets, key=lambda name: sizes.get(name, (0, 0)), default="")
         for subset in subsets:
             if subset != largest:
-                found += _subset_effects(arch, everywhere, subset, largest)
+                all_effects += _subset_effects(arch, everywhere, subset, largest)
                 for eps in eps_values if len(eps_values) > 1 else ():
-                    found += _subset_effects(
+                    all_effects += _subset_effects(
                         arch, [point for point in everywhere if point.eps == eps], subset, largest
                     )
         for first, other in _same_sized(subsets, sizes, largest):
-            found += _subset_effects(arch, everywhere, first, other, axis="same_size")
+            all_effects += _subset_effects(arch, everywhere, first, other, axis="same_size")
         for eps in eps_values[1:]:
-            found += _eps_effects(arch, points, eps, eps_values[0])
+            all_effects += _eps_effects(arch, points, eps, eps_values[0])
         variants = list(dict.fromkeys(point.variant for point in points))
         base = "" if "" in variants else next(iter(variants), "")
         for variant in variants:
             if variant != base:
-                found += _variant_effects(arch, points, variant, base)
-        found += _budget_effects(arch, transfer_of_arch)
-    return found
+                all_effects += _variant_effects(arch, points, variant, base)
+        all_effects += _budget_effects(arch, transfer_of_arch)
+    return all_effects
 
 
 def source_sizes(
@@ -293,17 +293,17 @@ def _budget_effects(arch: str, transfer: Sequence[TransferRow]) -> list[Effect]:
         if classes == max_classes and images < (1 - BUDGET_TOLERANCE) * max_images
     ]
     points = list(_points((), rows))
-    found = []
+    budget_effects = []
     if not all_classes:
         return []
     for few in (name for name, (classes, _) in sizes.items() if classes < max_classes):
         many = min(all_classes, key=lambda name: abs(sizes[name][1] - sizes[few][1]))
         if abs(sizes[many][1] - sizes[few][1]) <= BUDGET_TOLERANCE * sizes[many][1]:
-            found += [
+            budget_effects += [
                 replace(effect, over={**effect.over, "images": (f"{sizes[many][1]:,}",)})
                 for effect in _subset_effects(arch, points, few, many, axis="budget")
             ]
-    return found
+    return budget_effects
 
 
 def _differences(
@@ -315,7 +315,7 @@ def _differences(
     over: Mapping[str, Callable[[_Point], str]],
 ) -> list[Effect]:
     """For every measure, settings[0] minus settings[1] at equal values of the axes of `over`."""
-    found = []
+    differences = []
     for measure in _measures(points):
         sides: list[dict[tuple[int, Condition], float]] = [{}, {}]
         for point in points:
@@ -323,7 +323,7 @@ def _differences(
                 condition = tuple(value_of(point) for value_of in over.values())
                 sides[settings.index(setting_of(point))][point.seed, condition] = point.value
         if difference := paired_difference(*sides):
-            found.append(
+            differences.append(
                 Effect(
                     arch,
                     axis,
@@ -333,7 +333,7 @@ def _differences(
                     difference.over_seeds,
                 )
             )
-    return found
+    return differences
 
 
 def _measures(points: Iterable[_Point]) -> list[str]:

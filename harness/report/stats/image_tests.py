@@ -224,10 +224,10 @@ def _read(path: Path) -> Predictions | None:
     required = ("sample", "label", f"{SPLIT}_correct")
     try:
         with np.load(path) as arrays:
-            found = {
+            loaded = {
                 name: arrays[name] for name in (*required, f"{SPLIT}_scores") if name in arrays
             }
-            return found if set(required) <= set(found) else None
+            return loaded if set(required) <= set(loaded) else None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
 

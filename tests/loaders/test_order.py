@@ -238,7 +238,7 @@ def test_plans_that_cannot_be_meant(betons):
         ({"rank": 2, "world_size": 2}, "rank is 2"),
         ({"batch_size": 2, "world_size": 3}, "3 ranks"),
         ({"indices": (4, 7), "world_size": 3}, "2 samples for 3 ranks"),
-        ({"indices": [0.5]}, "whole numbers"),
+        ({"indices": [0.5]}, "array of integers"),
         ({"indices": [[1, 2]]}, "a row of"),
         ({"subset": subset, "indices": (1,)}, "do not go with it"),
         ({"subset": subset}, "lacks 1"),

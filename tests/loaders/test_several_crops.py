@@ -117,7 +117,7 @@ def test_backends_of_one_crop_refuse_it(betons, backend):
 
 
 def test_plans_that_cannot_be_meant_are_refused(betons):
-    with pytest.raises(UserError, match="all crops are one"):
+    with pytest.raises(UserError, match="all crops are equal"):
         plan_of(betons["raw"], augment="center_crop")
     with pytest.raises(UserError, match="at least 1"):
         plan_of(betons["raw"], crops_per_image=0)

@@ -1,4 +1,4 @@
-"""Models: normalisation inside, torchvision's numbers, heads, files that are whole or refused."""
+"""Models: normalization, equality with torchvision, heads, files."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from writers.errors import UserError
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
-def test_is_torchvisions_network_on_normalised_pixels(arch):
+def test_model_equals_torchvisions_network_on_normalized_pixels(arch):
     torch.manual_seed(0)
     model = models.build(arch, 7).eval()
     theirs = getattr(torchvision.models, arch)(weights=None, num_classes=7).eval()
@@ -21,7 +21,7 @@ def test_is_torchvisions_network_on_normalised_pixels(arch):
     theirs.load_state_dict(weights | {"fc.weight": model.head.weight, "fc.bias": model.head.bias})
     images = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
     expected = theirs(normalize(images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    # float32 through 18 or 50 layers: 3e-6 of a deviation
+    # float32 through 18 or 50 layers: 3e-6 of a standard deviation
     assert torch.allclose(model(images), expected, rtol=0, atol=1e-4 * float(expected.std()))
 
 
@@ -47,7 +47,7 @@ def test_every_architecture_keeps_the_contract(arch):
             assert module.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_resnet10_has_the_widths_it_is_given():
+def test_resnet10_has_the_requested_widths():
     model = models.build("ResNet10", 4, channels=(16, 20, 24, 28))
     assert model.feature_dim == 28 and model.backbone.stage2.conv2.out_channels == 20
     assert (
@@ -75,12 +75,12 @@ def test_resnet10_has_the_widths_it_is_given():
         ("resnet11", None, "resnet10|resnet18"),
     ],
 )
-def test_refuses_what_it_cannot_build(arch, channels, says):
+def test_unknown_architectures_are_refused(arch, channels, says):
     with pytest.raises(UserError, match=says):
         models.build(arch, 3, channels=channels)
 
 
-def test_a_new_head_comes_from_its_generator_alone():
+def test_a_new_head_depends_only_on_its_generator():
     model = models.build("resnet10", 3, channels=(16, 16, 16, 64))
     backbone = {name: value.clone() for name, value in model.backbone.state_dict().items()}
     before = torch.get_rng_state()
@@ -98,7 +98,7 @@ def test_a_new_head_comes_from_its_generator_alone():
     assert model.head.weight.requires_grad
 
 
-def test_a_file_gives_back_the_model(tmp_path):
+def test_a_saved_model_loads_unchanged(tmp_path):
     model = models.build("resnet10", 3, channels=(16, 16, 16, 24)).eval()
     about = {
         "arch": "resnet10",
@@ -121,7 +121,7 @@ class Evil:
 @pytest.mark.parametrize(
     "content", ["truncated", "text", "foreign", "evil", "empty", "wrong_weights"]
 )
-def test_refuses_a_file_that_is_not_a_whole_model(tmp_path, content, capsys):
+def test_incomplete_model_files_are_refused(tmp_path, content, capsys):
     path = tmp_path / "model.pt"
     model = models.build("resnet10", 3, channels=(16, 16, 16, 24))
     models.save(path, model, {"arch": "resnet10", "channels": [16, 16, 16, 24]})
@@ -144,7 +144,7 @@ def test_refuses_a_file_that_is_not_a_whole_model(tmp_path, content, capsys):
         models.load(tmp_path / "none.pt")
 
 
-def test_precision_by_choice_and_by_device(monkeypatch):
+def test_precision_by_setting_and_device(monkeypatch):
     assert [choose(setting, "cpu") for setting in ("float32", "bf16", "fp16")] == [
         "float32",
         "bf16",

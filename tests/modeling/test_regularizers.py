@@ -56,7 +56,7 @@ def test_without_its_scale_a_batch_norm_keeps_it_at_one(root: Path, source: Resu
     )
 
 
-def test_a_regulariser_that_does_nothing_to_an_architecture_is_refused():
+def test_a_regularizer_without_effect_is_refused():
     with pytest.raises(
         UserError, match="batch_norm_scale has no effect on timm/vit_tiny_patch16_224"
     ):
@@ -65,7 +65,7 @@ def test_a_regulariser_that_does_nothing_to_an_architecture_is_refused():
         AuxiliaryHead(models.build("timm/vit_tiny_patch16_224", 3).backbone, 3)
 
 
-def test_dropout_falls_on_the_features_in_training_alone():
+def test_dropout_applies_to_features_in_training_only():
     model, images = build(), torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     model.dropout = 0.5
     plain = model.eval()(images)
@@ -108,8 +108,8 @@ def test_pretraining_with_dropout_resumes_exactly_and_leaves_a_model_without_it(
     assert not torch.equal(whole.head.weight, plain.head.weight)
 
 
-def test_the_second_heads_gradient_is_that_of_its_loss_times_its_weight():
-    """Against autograd on the whole of it, written out."""
+def test_the_auxiliary_heads_gradient_is_that_of_its_weighted_loss():
+    """Against autograd on the explicit sum of losses."""
     model = build()
     model.auxiliary = AuxiliaryHead(model.backbone, 3)
     assert model.auxiliary.linear.in_features == CHANNELS[1], (
@@ -150,7 +150,7 @@ def test_the_second_heads_gradient_is_that_of_its_loss_times_its_weight():
     assert step.totals()["loss"] == pytest.approx(loss.item())
 
 
-def test_a_model_pretrained_with_a_second_head_has_one_head(root: Path, source: Result):
+def test_a_pretrained_model_has_no_auxiliary_head(root: Path, source: Result):
     found = trained(root, source, "two heads", aux_head=True)
     assert (
         found.auxiliary is None
@@ -194,7 +194,7 @@ def test_a_regularizer_or_order_set_to_its_default_changes_no_key():
         ),
     ],
 )
-def test_a_second_head_that_cannot_be_is_refused(
+def test_an_impossible_auxiliary_head_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
 ):
     monkeypatch.chdir(tmp_path)

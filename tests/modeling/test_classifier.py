@@ -67,7 +67,7 @@ def test_resnet10_has_the_requested_widths():
 
 
 @pytest.mark.parametrize(
-    ("arch", "channels", "says"),
+    ("arch", "channels", "message"),
     [
         ("resnet18", (16, 16, 16, 16), "resnet18 has fixed widths"),
         ("resnet50", (16,), "resnet50 has fixed widths"),
@@ -75,8 +75,8 @@ def test_resnet10_has_the_requested_widths():
         ("resnet11", None, "resnet10|resnet18"),
     ],
 )
-def test_unknown_architectures_are_refused(arch, channels, says):
-    with pytest.raises(UserError, match=says):
+def test_unknown_architectures_are_refused(arch, channels, message):
+    with pytest.raises(UserError, match=message):
         models.build(arch, 3, channels=channels)
 
 
@@ -107,9 +107,9 @@ def test_a_saved_model_loads_unchanged(tmp_path):
         "eps": 0.5,
     }
     models.save(tmp_path / "deep" / "model.pt", model, about)
-    loaded, told = models.load(tmp_path / "deep" / "model.pt")
+    loaded, metadata = models.load(tmp_path / "deep" / "model.pt")
     images = torch.rand(2, 3, 24, 24)
-    assert torch.equal(loaded.eval()(images), model(images)) and told == about
+    assert torch.equal(loaded.eval()(images), model(images)) and metadata == about
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["model.pt"]
 
 

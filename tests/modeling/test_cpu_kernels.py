@@ -49,12 +49,12 @@ def test_every_geometry_equals_the_reference(shape, out, kernel, how, biased):
     weight = torch.randn(out, shape[1] // how.get("groups", 1), kernel, kernel).requires_grad_()
     bias = torch.randn(out).requires_grad_() if biased else None
     with SafeConvolutions():
-        found = with_gradients(images, weight, bias, **how)
+        results = with_gradients(images, weight, bias, **how)
     exact = [None if one is None else one.detach().double() for one in (images, weight, bias)]
     exact = [None if one is None else one.requires_grad_() for one in exact]
-    for mine, true in zip(found, with_gradients(*exact, **how), strict=True):
-        assert mine.shape == true.shape and mine.dtype == torch.float32
-        torch.testing.assert_close(mine.double(), true, rtol=1e-4, atol=1e-4)
+    for ours, true in zip(results, with_gradients(*exact, **how), strict=True):
+        assert ours.shape == true.shape and ours.dtype == torch.float32
+        torch.testing.assert_close(ours.double(), true, rtol=1e-4, atol=1e-4)
 
 
 class Convolutions(TorchDispatchMode):

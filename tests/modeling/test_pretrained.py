@@ -29,7 +29,7 @@ def logits_equal(model: models.Classifier, theirs: torch.nn.Module, network: zoo
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         expected = theirs.eval()(normalize(images / 255, list(network.mean), list(network.std)))
-        # float32 through many layers: 6e-7 of a standard deviation. Random weights give small logits.
+        # float32 through many layers: 6e-7 of a std. Random weights give small logits.
         return torch.allclose(
             model.eval()(images), expected, rtol=0, atol=1e-4 * float(expected.std())
         )
@@ -179,7 +179,7 @@ def test_checkpoints_with_and_without_a_usable_head(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [
         ({"name": "resnet18"}, "no weights of its own"),
         ({"name": "torchvision/resnet19"}, "no torchvision model named"),
@@ -194,12 +194,12 @@ def test_checkpoints_with_and_without_a_usable_head(tmp_path: Path):
     ],
 )
 def test_unusable_weights_are_refused(
-    settings, says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings, message, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError) as caught:
         adopting.adopt(ModelSettings(**settings), tmp_path)
-    assert says in f"{caught.value} {caught.value.hint}"
+    assert message in f"{caught.value} {caught.value.hint}"
 
 
 def test_patterns_match_classifiers_with_weights():
@@ -211,9 +211,9 @@ def test_patterns_match_classifiers_with_weights():
         "torchvision/convnext_base",
         "torchvision/convnext_large",
     ]
-    found = matching("timm/resnet1*")
-    assert {"timm/resnet10t", "timm/resnet18", "timm/resnet101"} <= set(found) and found == sorted(
-        found
+    names = matching("timm/resnet1*")
+    assert {"timm/resnet10t", "timm/resnet18", "timm/resnet101"} <= set(names) and names == sorted(
+        names
     )
     for wrong in ("keras/*", "*", "torchvision/none*"):
         with pytest.raises(UserError):
@@ -266,7 +266,7 @@ def test_a_recipe_with_a_model_without_weights(tmp_path: Path):
         "adopt/torchvision/shufflenet_v2_x1_0: The weights of torchvision/shufflenet_v2_x1_0 are "
         "not" in ended.stderr
     )
-    assert "1 failed, 4 " in ended.stderr and "Report:" in ended.stdout
+    assert "1 stages failed, 4 that need them did not run" in ended.stderr and "Report:" in ended.stdout
     plan = json.loads(harness("plan", "small_zoo.yaml", "--json").stdout)
     assert plan["kinds"] == {
         "write": {"done": 1},

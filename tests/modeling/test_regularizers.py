@@ -40,18 +40,18 @@ def trained(root: Path, source: Result, name: str, **settings: object) -> models
 
 
 def test_without_its_scale_a_batch_norm_keeps_it_at_one(root: Path, source: Result):
-    usual, found = (
+    usual, without_scale = (
         trained(root, source, "usual"),
         trained(root, source, "no scale", batch_norm_scale=False),
     )
-    norms = [module for module in found.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in without_scale.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms and all((norm.weight == 1).all() for norm in norms)
     assert any((norm.bias != 0).any() for norm in norms), "it has been trained"
     assert any(
         (norm.weight != 1).any() for norm in usual.modules() if isinstance(norm, nn.BatchNorm2d)
     )
-    assert usual.state_dict().keys() == found.state_dict().keys()
-    assert len(list(usual.parameters())) - len(list(found.parameters())) == len(norms), (
+    assert usual.state_dict().keys() == without_scale.state_dict().keys()
+    assert len(list(usual.parameters())) - len(list(without_scale.parameters())) == len(norms), (
         "nor will a transfer train it"
     )
 
@@ -72,11 +72,11 @@ def test_dropout_applies_to_features_in_training_only():
     assert torch.equal(plain, model.head(model.features(images)))
     model.train()
     torch.manual_seed(3)
-    found = model(images)
+    logits = model(images)
     torch.manual_seed(3)
     features = model.features(images)
     mask = torch.empty_like(features).bernoulli_(0.5) * 2
-    assert torch.equal(found, model.head(features * mask))  # a mask of 0 and 2 rounds nothing
+    assert torch.equal(logits, model.head(features * mask))  # a mask of 0 and 2 rounds nothing
 
 
 def test_pretraining_with_dropout_resumes_exactly_and_leaves_a_model_without_it(
@@ -151,23 +151,23 @@ def test_the_auxiliary_heads_gradient_is_that_of_its_weighted_loss():
 
 
 def test_a_pretrained_model_has_no_auxiliary_head(root: Path, source: Result):
-    found = trained(root, source, "two heads", aux_head=True)
+    pretrained = trained(root, source, "two heads", aux_head=True)
     assert (
-        found.auxiliary is None
-        and found.state_dict().keys() == trained(root, source, "usual").state_dict().keys()
+        pretrained.auxiliary is None
+        and pretrained.state_dict().keys() == trained(root, source, "usual").state_dict().keys()
     )
-    assert found(torch.zeros(2, 3, 24, 24)).shape == (2, 3)
+    assert pretrained(torch.zeros(2, 3, 24, 24)).shape == (2, 3)
     again = trained(root, source, "two heads again", aux_head=True, accumulate=2, ema_decay=0.9)
-    assert again.state_dict().keys() == found.state_dict().keys()
+    assert again.state_dict().keys() == pretrained.state_dict().keys()
 
 
 def test_a_regularizer_or_order_set_to_its_default_changes_no_key():
     def settings_of(**pretrain: object) -> dict[str, object]:
-        asked = Recipe.model_validate(
+        recipe = Recipe.model_validate(
             {"name": "a", "source": {"path": "a"}, "subsets": ["all"], "pretrain": pretrain}
         )
         return next(
-            stage.config["settings"] for stage in expand(asked).stages if stage.kind == "pretrain"
+            stage.config["settings"] for stage in expand(recipe).stages if stage.kind == "pretrain"
         )
 
     off = {"batch_norm_scale": True, "dropout": 0.0, "aux_head": False, "order": "random"}

@@ -58,17 +58,17 @@ def test_an_imported_network_returns_its_librarys_logits(arch, tmp_path: Path):
     )
     with torch.no_grad():
         expected = theirs(normalize(images / 255, list(network.mean), list(network.std)))
-        # float32 through many layers: 3e-6 of a standard deviation. Random weights give small logits.
+        # float32 through many layers: 3e-6 of a std. Random weights give small logits.
         assert torch.allclose(model(images), expected, rtol=0, atol=1e-4 * float(expected.std()))
         assert model.features(images).shape == (2, network.feature_dim)
     models.save(tmp_path / "model.pt", model, about)
-    loaded, told = models.load(tmp_path / "model.pt")
+    loaded, metadata = models.load(tmp_path / "model.pt")
     with torch.no_grad():
         assert torch.equal(loaded.eval()(images), model(images))
     assert (
-        told["arch"] == arch
-        and told["classes"] == CLASSES
-        and told["resolution"] == network.resolution
+        metadata["arch"] == arch
+        and metadata["classes"] == CLASSES
+        and metadata["resolution"] == network.resolution
     )
 
 
@@ -131,7 +131,7 @@ def test_a_zoo_network_trains_with_a_new_head():
 
 
 @pytest.mark.parametrize(
-    ("arch", "says"),
+    ("arch", "message"),
     [
         ("torchvision/resnet19", "Did you mean resnet18"),
         ("timm/resnet_18", "no timm model"),
@@ -139,10 +139,10 @@ def test_a_zoo_network_trains_with_a_new_head():
         ("timm/deit_tiny_distilled_patch16_224", "2 linear layers"),
     ],
 )
-def test_names_that_cannot_be_built(arch, says):
+def test_names_that_cannot_be_built(arch, message):
     with pytest.raises(UserError) as caught:
         zoo.build(arch)
-    assert says in f"{caught.value} {caught.value.hint}"
+    assert message in f"{caught.value} {caught.value.hint}"
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,9 @@ def test_names_that_cannot_be_built(arch, says):
 def test_common_checkpoint_layouts_load(wrap, tmp_path: Path):
     state = library_network("torchvision/resnet18").state_dict()
     torch.save(wrap(state), tmp_path / "c.pt")
-    found = weights.read(tmp_path / "c.pt")
-    assert found.tensors.keys() == state.keys() and found.mean is None
-    assert all(torch.equal(found.tensors[name], value) for name, value in state.items())
+    checkpoint = weights.read(tmp_path / "c.pt")
+    assert checkpoint.tensors.keys() == state.keys() and checkpoint.mean is None
+    assert all(torch.equal(checkpoint.tensors[name], value) for name, value in state.items())
 
 
 def test_safetensors_and_averages(tmp_path: Path):
@@ -193,7 +193,7 @@ class Schedule:
 
 
 def test_checkpoints_of_the_robustness_library_load(tmp_path: Path):
-    """Its wrapper has the network twice and the normalization; the file has further objects."""
+    """The wrapper has the network twice and the normalization; files have further objects."""
     network = library_network("torchvision/resnet18")
     state = {f"module.model.{name}": value for name, value in network.state_dict().items()}
     state |= {
@@ -236,14 +236,14 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("arch", "content", "says"),
+    ("arch", "content", "message"),
     [
         ("torchvision/resnet34", "resnet18", "not those of torchvision/resnet34"),
         ("torchvision/resnet18", {"epoch": 1}, "no weights"),
         ("torchvision/resnet18", b"not a checkpoint", "not a complete file"),
     ],
 )
-def test_checkpoints_that_do_not_fit_are_refused(arch, content, says, tmp_path: Path):
+def test_checkpoints_that_do_not_fit_are_refused(arch, content, message, tmp_path: Path):
     file = tmp_path / "c.pt"
     if isinstance(content, bytes):
         file.write_bytes(content)
@@ -254,7 +254,7 @@ def test_checkpoints_that_do_not_fit_are_refused(arch, content, says, tmp_path: 
             else content,
             file,
         )
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         import_checkpoint(file, arch, CLASSES)
     with pytest.raises(UserError, match="should be"):
         torch.save(library_network("torchvision/resnet18").state_dict(), file)

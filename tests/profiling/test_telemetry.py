@@ -24,7 +24,7 @@ K, SIDE, CHANNELS = 5, 32, (16, 16, 16, 16)
 
 
 def hand_count(model: models.Classifier) -> float:
-    """Multiply-adds times two of one forward pass, from the shapes of the outputs."""
+    """Compute the FLOPs of a forward pass from output shapes: two per multiply-add."""
     counts = []
 
     def count(module, inputs, output):
@@ -40,11 +40,8 @@ def hand_count(model: models.Classifier) -> float:
     return sum(counts)
 
 
-def test_operations_are_those_of_a_hand_count():
-    """Forward, gradient of weights, gradient of inputs.
-
-    Each PGD step has two of them, each look at a loss one.
-    """
+def test_flops_equal_a_hand_count():
+    """Training: forward and both gradients; PGD step: forward and one; best iterate: forward."""
     model = models.build("resnet10", K, channels=CHANNELS).eval()
     forward = hand_count(copy.deepcopy(model))
     assert training_flops(model, SIDE, None) == pytest.approx(3 * forward)
@@ -61,18 +58,15 @@ def test_operations_are_those_of_a_hand_count():
 @pytest.mark.parametrize(
     ("arch", "multiply_adds"), [("resnet18", 1.81e9), ("torchvision/efficientnet_b0", 0.386e9)]
 )
-def test_networks_take_what_is_published(arch, multiply_adds):
-    """torchvision's tables of its weights at 224 pixels, whose GFLOPS are multiply-adds.
-
-    Depthwise convolutions, too.
-    """
+def test_flops_equal_published_ones(arch, multiply_adds):
+    """torchvision's tables at 224 pixels, whose GFLOPS are multiply-adds; also depthwise ones."""
     # published with three digits, and without the small layers
     assert training_flops(models.build(arch, 1000), 224, None) / 6 == pytest.approx(
         multiply_adds, rel=0.03
     )
 
 
-def test_a_model_that_cannot_be_run_is_not_counted():
+def test_a_failing_model_has_no_flops():
     class Strange(torch.nn.Module):
         def forward(self, images):
             raise NotImplementedError("only on a GPU")
@@ -81,7 +75,7 @@ def test_a_model_that_cannot_be_run_is_not_counted():
 
 
 @pytest.mark.parametrize("arch", ["torchvision/mobilenet_v2", "torchvision/vit_b_16"])
-def test_operations_are_those_that_torch_counts(arch):
+def test_flops_equal_torchs_counter(arch):
     model = models.build(arch, 10).eval()
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         model.to("meta")(torch.empty(1, 3, 224, 224, device="meta"))
@@ -89,7 +83,7 @@ def test_operations_are_those_that_torch_counts(arch):
 
 
 def test_training_imports_no_compiler():
-    """Its import takes longer than a small fine-tune; optimizers and FLOP counters import it."""
+    """Importing it takes longer than a small fine-tune; optimizers and FLOP counters would."""
     code = """
 import sys, torch
 from harness.modeling import classifier as models
@@ -122,12 +116,12 @@ assert "torch._dynamo" not in sys.modules
         ("NVIDIA Unheard 9000", "bf16", None),
     ],
 )
-def test_peaks_are_known_or_none(gpu, precision, peak):
+def test_peak_flops_by_gpu_name(gpu, precision, peak):
     assert peak_flops(gpu, precision) == peak
 
 
 class FakeNvml:
-    """Two samples, then an error, as from a GPU that is reset."""
+    """NVML with two samples, then an error, like a GPU that is reset."""
 
     NVML_CLOCK_SM = 1
 
@@ -135,17 +129,17 @@ class FakeNvml:
         pass
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.calls: list[str] = []
         self.samples = iter([(50, 1000, 10, 100_000), (100, 2000, 30, 300_000)])
 
     def nvmlInit(self) -> None:
-        self.asked.append("init")
+        self.calls.append("init")
 
     def nvmlShutdown(self) -> None:
-        self.asked.append("shutdown")
+        self.calls.append("shutdown")
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-        self.asked.append(uuid)
+        self.calls.append(uuid)
         return "handle"
 
     def nvmlDeviceGetUtilizationRates(self, handle: str) -> SimpleNamespace:
@@ -182,7 +176,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(gpu_monitor, "SAMPLE_EVERY_S", 0.001)
 
 
-def test_the_gpu_is_watched(gpu, monkeypatch):
+def test_gpu_samples_are_summarized(gpu, monkeypatch):
     nvml = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     with GpuMonitor("cuda:0") as monitor:
@@ -199,10 +193,10 @@ def test_the_gpu_is_watched(gpu, monkeypatch):
         "power_w": 200.0,
         "num_samples": 2,
     }
-    assert nvml.asked == ["init", "GPU-1234", "shutdown"]
+    assert nvml.calls == ["init", "GPU-1234", "shutdown"]
 
 
-def test_what_is_over_at_once_is_sampled_at_its_end(gpu, monkeypatch):
+def test_a_short_block_is_sampled_at_its_end(gpu, monkeypatch):
     monkeypatch.setattr(gpu_monitor, "SAMPLE_EVERY_S", 60.0)
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
     with GpuMonitor("cuda:0") as monitor:
@@ -210,7 +204,7 @@ def test_what_is_over_at_once_is_sampled_at_its_end(gpu, monkeypatch):
     assert monitor.busy() == 0.5
 
 
-def test_without_nvml_there_is_what_torch_knows_and_on_a_cpu_nothing(gpu, monkeypatch):
+def test_without_nvml_the_summary_has_torchs_values_and_is_none_on_a_cpu(gpu, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with GpuMonitor("cuda:0") as monitor:
         pass
@@ -226,7 +220,7 @@ def test_without_nvml_there_is_what_torch_knows_and_on_a_cpu_nothing(gpu, monkey
 @pytest.mark.parametrize(
     ("num_steps", "taken", "seen"), [(2, 9, 2), (5, 6, 3), (0, 9, None), (3, 2, None)]
 )
-def test_a_trace_has_the_steps_behind_the_first_ones(tmp_path, num_steps, taken, seen):
+def test_a_trace_skips_the_first_steps(tmp_path, num_steps, taken, seen):
     trace = StepTrace(tmp_path, num_steps, "cpu")
     for step in range(taken):
         with torch.profiler.record_function(f"step{step}"):

@@ -1,4 +1,4 @@
-"""Spans add up, and the verdict matches them."""
+"""Timer: spans, percentiles, GPU events, summary and verdict."""
 
 import time
 
@@ -44,7 +44,7 @@ def spend(timer: Timer, clock: FakeClock, name: str, seconds: float) -> None:
         clock.now += seconds
 
 
-def test_percentiles_are_numpys_over_steps(clock):
+def test_percentiles_over_steps_equal_numpys(clock):
     timer, generator = Timer("cpu"), np.random.default_rng(0)
     columns = generator.exponential(1, (200, 2))
     for waits, computes in columns:
@@ -52,18 +52,18 @@ def test_percentiles_are_numpys_over_steps(clock):
         spend(timer, clock, "forward", computes / 2)
         spend(
             timer, clock, "forward", computes / 2
-        )  # as with two parts of a batch: one span of the step
+        )  # two micro-batches count as one span of the step
         timer.end_step()
-    found = timer.end_epoch()["percentiles_ms"]
+    percentiles = timer.end_epoch()["percentiles_ms"]
     for name, column in (
         ("data_wait", columns[:, 0]),
         ("forward", columns[:, 1]),
         ("step", columns.sum(1)),
     ):
-        assert [found[name][f"p{q}"] for q in (50, 90, 99)] == pytest.approx(
+        assert [percentiles[name][f"p{q}"] for q in (50, 90, 99)] == pytest.approx(
             1000 * np.percentile(column, (50, 90, 99))
         )
-    assert found["copy"] == {"p50": 0.0, "p90": 0.0, "p99": 0.0}
+    assert percentiles["copy"] == {"p50": 0.0, "p90": 0.0, "p99": 0.0}
     spend(timer, clock, "data_wait", 5.0)
     timer.end_step()
     assert timer.end_epoch()["percentiles_ms"]["step"]["p50"] == pytest.approx(
@@ -73,7 +73,7 @@ def test_percentiles_are_numpys_over_steps(clock):
     assert timer.end_epoch()["percentiles_ms"]["step"]["p99"] == 0
 
 
-def test_an_epoch_in_two_halves_is_one(clock):
+def test_a_saved_half_epoch_continues(clock):
     """State saved within an epoch gives the percentiles of the whole epoch."""
     whole, first = Timer("cpu"), Timer("cpu")
     for seconds in (1.0, 2.0, 3.0):
@@ -89,7 +89,7 @@ def test_an_epoch_in_two_halves_is_one(clock):
     assert second.end_epoch() == whole.end_epoch() and second.seconds == whole.seconds
 
 
-def test_a_timer_that_is_off_measures_nothing():
+def test_a_disabled_timer_measures_nothing():
     timer = Timer("cpu", enabled=False)
     with timer.span("attack"):
         pass
@@ -98,7 +98,7 @@ def test_a_timer_that_is_off_measures_nothing():
 
 
 class FakeEvent:
-    """A device on which half of each second of the host's clock passes, 0.2 s of it before the work that is timed."""
+    """A device whose clock runs at half the host's, with 0.2 s before the timed work."""
 
     made = 0
 
@@ -129,10 +129,10 @@ def test_on_a_gpu_waiting_is_split_into_the_loader_and_the_copy(clock, monkeypat
         timer.state_dict()
     spans = timer.end_epoch()["spans_s"]
     assert (spans["data_wait"], spans["copy"], spans["attack"]) == (3.0, 6.0, 12.0)
-    assert FakeEvent.made == made == 4  # events are used again
+    assert FakeEvent.made == made == 4  # events are reused
 
 
-def test_the_summary_divides_by_what_it_says():
+def test_summary_rates():
     timing = summary(
         {"data_wait": 1.0, "backward": 8.0},
         num_steps=50,
@@ -182,7 +182,7 @@ def test_the_summary_divides_by_what_it_says():
         (0.1, 0.3, "waits 40 % of the time, mostly for copies"),
     ],
 )
-def test_the_verdict(waits, copies, words):
+def test_verdict_by_waits(waits, copies, words):
     assert words in verdict(waits, copies)
 
 
@@ -193,7 +193,7 @@ def test_the_verdict(waits, copies, words):
         (0.45, "busy 100 % of the time, at 45 % of the GPU's peak."),
     ],
 )
-def test_the_verdict_knows_the_peak(share, words):
+def test_verdict_by_peak_share(share, words):
     timing = summary(
         {},
         num_steps=1,
@@ -212,7 +212,7 @@ def test_the_verdict_knows_the_peak(share, words):
     assert words in timing["verdict"]
 
 
-def test_a_model_that_waits_for_copies_is_not_called_busy():
+def test_verdict_of_waits_for_copies():
     timing = summary(
         {"copy": 4.0},
         num_steps=1,

@@ -1,4 +1,4 @@
-"""The attack: where its images lie, what it leaves alone, and that a slow twin in float64 takes the same steps."""
+"""The attack: constraints on its images, no side effects, and a float64 reference."""
 
 import copy
 
@@ -17,7 +17,7 @@ K = 5
 
 
 def build_net(*, smooth: bool) -> nn.Module:
-    """A trained-looking model with dropout, whose BatchNorm has statistics of its own."""
+    """A model with dropout whose BatchNorm has nontrivial running statistics."""
     torch.manual_seed(0)
     model = models.build("resnet10", K, channels=(16, 16, 16, 32))
     model.backbone.dropout = nn.Dropout(0.5)
@@ -35,15 +35,16 @@ def net() -> nn.Module:
 
 @pytest.fixture
 def smooth_net() -> nn.Module:
-    """For comparisons with an oracle."""
+    """A network for comparisons with an independent implementation."""
     return make_float64(build_net(smooth=True))
 
 
 @pytest.fixture
 def batch() -> tuple[Tensor, Tensor]:
-    """Two images are close to the border of the box, so that clamping has an effect.
+    """Two images are close to 0 and 1, so that clamping has an effect.
 
-    No image is constant: in a constant image all inputs of a max pooling tie, and the CPU's rounding decides.
+    No image is constant, because all inputs of a max pooling would tie, and the result would depend
+    on the CPU's rounding.
     """
     torch.manual_seed(1)
     images = torch.rand(6, 3, 24, 24).to(memory_format=torch.channels_last)
@@ -68,9 +69,9 @@ def slow_pgd(
     step_size: float,
     best_iterate: bool,
 ) -> Tensor:
-    """One image after another, in float64, in plain words."""
+    """PGD image by image in float64, without vectorization."""
     model = copy.deepcopy(model).eval().double()
-    found = []
+    results = []
     for image, label in zip(images.double(), labels, strict=True):
         x, tried = image.clone(), []
         for _ in range(steps):
@@ -88,15 +89,17 @@ def slow_pgd(
                 delta = delta * eps / delta.pow(2).sum().sqrt()
             x = (image + delta).clamp(0, 1)
         tried.append((functional.cross_entropy(model(x[None]), label[None]).item(), x))
-        found.append(max(tried, key=lambda pair: pair[0])[1] if best_iterate else x)
-    return torch.stack(found)
+        results.append(max(tried, key=lambda pair: pair[0])[1] if best_iterate else x)
+    return torch.stack(results)
 
 
 @pytest.mark.parametrize("best_iterate", [False, True])
 @pytest.mark.parametrize(
     ("norm", "eps", "step_size"), [("l2", 1.5, 1.0), ("l2", 0.2, 5.0), ("linf", 0.03, 0.02)]
 )
-def test_takes_the_steps_of_the_slow_twin(smooth_net, batch, norm, eps, step_size, best_iterate):
+def test_pgd_equals_a_float64_loop_over_images(
+    smooth_net, batch, norm, eps, step_size, best_iterate
+):
     fast = pgd(
         smooth_net,
         *batch,
@@ -107,7 +110,7 @@ def test_takes_the_steps_of_the_slow_twin(smooth_net, batch, norm, eps, step_siz
         best_iterate=best_iterate,
     )
     slow = slow_pgd(smooth_net, *batch, norm, eps, 3, step_size, best_iterate)
-    # Images are float32, which rounds pixels by 6e-8 a step: 1.4e-7 at most over 12 seeds.
+    # Images are float32, which rounds pixels by 6e-8 per step: at most 1.4e-7 over 12 seeds.
     close = (fast.double() - slow).abs() < 1e-6
     # Under linf, the sign of a gradient that is almost zero may differ for a pixel.
     assert close.all() if norm == "l2" else close.double().mean() > 0.999
@@ -141,7 +144,7 @@ def test_stays_in_the_ball_and_in_the_box_and_raises_the_loss(
     assert losses(net, moved, labels).mean() > losses(net, images, labels).mean() + 0.01
 
 
-def test_leaves_the_model_and_the_images_alone(net, batch):
+def test_pgd_changes_neither_model_nor_images(net, batch):
     images, labels = batch
     net.backbone.stage2.eval()
     net.head.weight.requires_grad_(False)
@@ -192,7 +195,7 @@ def test_restores_the_model_when_it_fails(net, batch):
     assert net.training and all(parameter.requires_grad for parameter in net.parameters())
 
 
-def test_works_where_gradients_are_off(net, batch):
+def test_pgd_works_under_no_grad(net, batch):
     with torch.no_grad():
         inside = pgd(net, *batch, norm="l2", eps=1.0, steps=2, step_size=0.5)
     assert torch.equal(inside, pgd(net, *batch, norm="l2", eps=1.0, steps=2, step_size=0.5))
@@ -204,7 +207,7 @@ def test_best_iterate_is_never_below_any_iterate(smooth_net, batch):
         "norm": "l2",
         "eps": 1.0,
         "step_size": 5.0,
-    }  # far too long a step: the last iterate is often not the best
+    }  # a step too long: the last iterate is often not the best
     best = losses(
         smooth_net, pgd(smooth_net, images, labels, steps=4, best_iterate=True, **attack), labels
     )
@@ -217,7 +220,7 @@ def test_best_iterate_is_never_below_any_iterate(smooth_net, batch):
 
 
 @pytest.mark.parametrize("change", [{"eps": 0.0}, {"steps": 0}])
-def test_nothing_to_do_gives_the_same_images(net, batch, change):
+def test_zero_eps_or_steps_returns_the_input(net, batch, change):
     settings = {
         "norm": "l2",
         "eps": 1.0,
@@ -251,14 +254,14 @@ def test_each_image_is_attacked_on_its_own(smooth_net, batch):
 
 
 class Saturated(nn.Module):
-    """Sure of class 0: its loss there, and the gradient, are exactly zero. Not so for other classes."""
+    """Predict class 0 with certainty: its loss and gradient are exactly zero, unlike others."""
 
     def forward(self, images: Tensor) -> Tensor:
         total = images.sum((1, 2, 3))
         return torch.stack([total * 0 + 200, total], 1)
 
 
-def test_counts_zero_gradients_and_stays_put_there():
+def test_zero_gradients_are_counted_and_their_images_do_not_move():
     images, counter = torch.full((3, 3, 4, 4), 0.5), torch.tensor(10)
     moved = pgd(
         Saturated(),
@@ -275,15 +278,18 @@ def test_counts_zero_gradients_and_stays_put_there():
 
 
 class Sure(nn.Module):
-    """A model of half precision that is sure of its answers: 1 - p, where its backward pass begins, is 1e-4, and the
-    gradient of a pixel 1e-8 times that of a plain logit, which float16 rounds to zero."""
+    """A confident half-precision model whose pixel gradients underflow.
+
+    The backward pass starts with 1 - p = 1e-4. The gradient of a pixel is 1e-8 times that of a
+    logit, which float16 rounds to zero.
+    """
 
     def forward(self, images: Tensor) -> Tensor:
         total = (images.half() * 1e-4).flatten(1).sum(1)
         return torch.stack([total + 9.2, -total], 1)
 
 
-def test_fp16_gradients_live_where_they_would_be_zero_without_the_scale(monkeypatch):
+def test_fp16_scaling_prevents_gradients_from_underflowing(monkeypatch):
     images, labels, attack = (
         torch.full((3, 3, 4, 4), 0.5),
         torch.tensor([0, 0, 1]),
@@ -301,12 +307,12 @@ def test_fp16_gradients_live_where_they_would_be_zero_without_the_scale(monkeypa
         Sure(), images, labels, step_size=0.1, precision="fp16", zero_gradients=counter, **attack
     )
     assert counter == 2 * 2 and torch.equal(still[:2], images[:2]), (
-        "the model needs no scale: the test says nothing"
+        "the model needs no scaling, so the test proves nothing"
     )
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_fp16_takes_about_the_step_of_float32(batch, norm):
+def test_fp16_steps_approximate_float32_steps(batch, norm):
     eps = {"l2": 1.0, "linf": 0.03}[norm]
     net = build_net(smooth=True)
     exact, low = (
@@ -319,8 +325,8 @@ def test_fp16_takes_about_the_step_of_float32(batch, norm):
 
 
 @pytest.mark.parametrize("steps", [1, 5, 20])
-def test_l2_steps_are_foolboxs(smooth_net, batch, steps):
-    """foolbox 3.3.4's L2 PGD without a random start, also on images close to black and to white: bounds and projection, too."""
+def test_l2_steps_equal_those_of_foolbox(smooth_net, batch, steps):
+    """foolbox 3.3.4, L2 PGD without a random start, also on images close to black and white."""
     foolbox = pytest.importorskip("foolbox", reason="foolbox, an oracle, is not installed")
     smooth_net.eval()
     eps, relative = 1.5, 2.5 / 20
@@ -328,13 +334,13 @@ def test_l2_steps_are_foolboxs(smooth_net, batch, steps):
         foolbox.PyTorchModel(smooth_net, bounds=(0, 1)), *batch, epsilon=eps
     )
     ours = pgd(smooth_net, *batch, norm="l2", eps=eps, steps=steps, step_size=relative * eps)
-    # Both keep images in float32, which rounds pixels by 6e-8 a step.
+    # Both keep images in float32, which rounds pixels by 6e-8 per step.
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
     assert not torch.allclose(ours, batch[0], atol=1e-2)  # the images have moved far more than that
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_starts_on_the_sphere_lie_on_it(net, norm):
+def test_sphere_starts_have_norm_eps(net, norm):
     images = torch.full((50, 3, 8, 8), 0.5)
     labels = torch.zeros(50, dtype=torch.int64)
     starts = pgd(
@@ -355,10 +361,10 @@ def test_starts_on_the_sphere_lie_on_it(net, norm):
     assert delta.mean().abs() < 0.01
 
 
-def test_batch_statistics_on_request_and_none_are_kept(smooth_net, batch):
-    """With batch_norm="train" the attacked model is the one that trains, but its dropout is off and its statistics stay."""
+def test_batch_norm_train_uses_batch_statistics_without_updating_running_ones(smooth_net, batch):
+    """With batch_norm="train" BatchNorm uses batch statistics; dropout is off."""
     net, (images, labels) = smooth_net, batch
-    net.backbone.stage2.bn1.eval()  # as a method freezes one
+    net.backbone.stage2.bn1.eval()  # frozen, as by a transfer method
     before = {name: value.clone() for name, value in net.state_dict().items()}
     moved = pgd(net, images, labels, norm="l2", eps=1.0, steps=1, step_size=0.5, batch_norm="train")
     after = net.state_dict()
@@ -398,7 +404,7 @@ def test_batch_norm_is_restored_when_the_attack_fails(net, batch):
 
 
 def test_random_starts_are_uniform_in_the_ball(net):
-    """At radius r of a ball in d dimensions, (r / eps) ** d is uniform on [0, 1]; in the box, each pixel is."""
+    """In d dimensions (r / eps) ** d is uniform on [0, 1]; with linf each pixel is uniform."""
     images = torch.full((4000, 3, 1, 1), 0.5)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
     starts = pgd(
@@ -436,7 +442,7 @@ def test_random_starts_are_uniform_in_the_ball(net):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"norm": "l1"}, "norm named 'l1'"),
         ({"eps": -1.0}, "eps is -1.0"),
@@ -446,13 +452,13 @@ def test_random_starts_are_uniform_in_the_ball(net):
         ({"step_size": -0.1}, "step size"),
     ],
 )
-def test_refuses_settings_that_mean_nothing(net, batch, change, says):
-    with pytest.raises(UserError, match=says):
+def test_invalid_settings_are_refused(net, batch, change, message):
+    with pytest.raises(UserError, match=message):
         pgd(net, *batch, **{"norm": "l2", "eps": 1.0, "steps": 1, "step_size": 0.5, **change})
 
 
-def test_restarts_keep_any_success():
-    """Image by image, whatever the order: a success of any restart, and of several the highest loss."""
+def test_restarts_keep_successes_and_highest_losses():
+    """Per image, in any order of restarts."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.InstanceNorm2d(3), nn.Flatten(), nn.Linear(3 * 8 * 8, K))
     attacks = [torch.rand(6, 3, 8, 8) for _ in range(6)]
@@ -463,9 +469,7 @@ def test_restarts_keep_any_success():
     losses = torch.stack(
         [functional.cross_entropy(one, labels, reduction="none") for one in logits]
     )
-    assert (wrong.any(0) & ~wrong[-1]).any(), (
-        "the case says nothing where the last restart alone would do"
-    )
+    assert (wrong.any(0) & ~wrong[-1]).any(), "the last restart alone must not suffice"
     for order in (range(6), range(5, -1, -1)):
         given = iter([attacks[number] for number in order])
         kept = best_of_restarts(lambda given=given: next(given), net, labels, 6, "float32")
@@ -477,6 +481,6 @@ def test_restarts_keep_any_success():
             assert torch.equal(kept[place], attacks[best][place])
 
 
-def test_refuses_whole_pixels(net, batch):
+def test_uint8_images_are_refused(net, batch):
     with pytest.raises(UserError, match=r"uint8"):
         pgd(net, (batch[0] * 255).byte(), batch[1], norm="l2", eps=1.0, steps=1, step_size=0.5)

@@ -1,4 +1,4 @@
-"""Trials on noise leave no mark; compiling is chosen by measurement."""
+"""Trial steps restore all state; the compile mode is chosen by measurement."""
 
 import copy
 from functools import partial
@@ -45,7 +45,7 @@ def assert_same(state: dict, expected: dict) -> None:
     torch.testing.assert_close(state, expected, rtol=0, atol=0)
 
 
-def test_noise_looks_like_a_loaders_batch():
+def test_noise_batch_has_the_layout_of_a_loaders_batch():
     images, labels = batch(5)
     assert (
         images.dtype == torch.uint8
@@ -57,7 +57,7 @@ def test_noise_looks_like_a_loaders_batch():
 
 @pytest.mark.parametrize("attack", [STARTING_AT_RANDOM, FREE])
 @pytest.mark.parametrize("steps_before", [0, 2])
-def test_a_trial_leaves_no_mark(steps_before, attack):
+def test_restore_after_restores_learner_and_random_state(steps_before, attack):
     learner = make_learner(attack=attack)
     for _ in range(steps_before):
         learner.train_batch(*batch())
@@ -70,7 +70,7 @@ def test_a_trial_leaves_no_mark(steps_before, attack):
 
 
 class FakeCompiled:
-    """Stands in for torch.compile, which takes a minute here: as fast as it is told, the same numbers."""
+    """Stand-in for torch.compile, which takes a minute: a given speed, the same numbers."""
 
     def __init__(self, model, name: str, sizes: frozenset[int], *, seconds: float, clock) -> None:
         self.model, self.sizes, self.seconds, self.clock = model, sizes, seconds, clock
@@ -105,7 +105,7 @@ def compiles(monkeypatch):
 
 
 @pytest.mark.parametrize(("seconds", "chosen"), [(0.9, "compiled"), (1.0, "eager"), (1.1, "eager")])
-def test_auto_compiles_where_it_pays(compiles, seconds, chosen):
+def test_auto_compiles_if_that_is_faster(compiles, seconds, chosen):
     compiles(seconds)
     learner = make_learner()
     before = copy.deepcopy(learner.state_dict())
@@ -115,7 +115,7 @@ def test_auto_compiles_where_it_pays(compiles, seconds, chosen):
     assert_same(learner.state_dict(), {**before, "compile_mode": chosen, "batch_size": 16})
 
 
-def test_a_compiler_that_fails_is_left_out_or_told(compiles):
+def test_a_failing_compiler_is_skipped_by_auto_and_reported_by_on(compiles):
     compiles(-1)
     learner = make_learner()
     measured = autotune.choose_compile_mode(learner, batch(), "auto", "cpu")
@@ -125,7 +125,7 @@ def test_a_compiler_that_fails_is_left_out_or_told(compiles):
     assert autotune.choose_compile_mode(learner, batch(), "off", "cpu") == {"chosen": "eager"}
 
 
-def test_a_resumed_run_computes_as_it_did(compiles):
+def test_a_resumed_run_keeps_its_compile_mode(compiles):
     compiles(0.5)
     first, second = make_learner(), make_learner()
     autotune.choose_compile_mode(first, batch(), "on", "cpu")
@@ -136,7 +136,7 @@ def test_a_resumed_run_computes_as_it_did(compiles):
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """The graphs that torch.compile has made, without the minute that it takes to make them fast."""
+    """Graphs traced by torch.compile, without the minute that code generation takes."""
     made = []
 
     def keep(graph, inputs):
@@ -151,7 +151,7 @@ def graphs(monkeypatch):
     compilation.reset()
 
 
-def test_each_run_of_a_process_compiles_anew(graphs, monkeypatch):
+def test_each_run_in_a_process_compiles_again(graphs, monkeypatch):
     monkeypatch.setattr(compilation, "RECOMPILE_LIMIT", 1)
     for num_runs in (1, 2):
         assert (

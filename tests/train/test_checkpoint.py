@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, two kept, a damaged one passed over, nothing unpickled."""
+"""Checkpoints: atomic, two kept, damaged ones skipped, no code unpickled."""
 
 import random
 from functools import partial
@@ -19,14 +19,14 @@ def state(number: int) -> dict[str, object]:
     }
 
 
-def test_gives_back_the_newest_and_keeps_two(tmp_path):
+def test_latest_returns_the_newest_and_two_are_kept(tmp_path):
     folder = tmp_path / "deep" / "checkpoints"
     assert checkpoint.latest(folder) == checkpoint.LoadedCheckpoint()
     for number in (1, 2, 9, 10, 11):
         path = checkpoint.save(folder, number, state(number))
-        found = checkpoint.latest(folder)
-        assert found.path == path and found.damaged == ()
-        torch.testing.assert_close(found.state, state(number), rtol=0, atol=0)
+        loaded = checkpoint.latest(folder)
+        assert loaded.path == path and loaded.damaged == ()
+        torch.testing.assert_close(loaded.state, state(number), rtol=0, atol=0)
     assert len(list(folder.iterdir())) == 2
     checkpoint.clear(folder)
     assert checkpoint.latest(folder) == checkpoint.LoadedCheckpoint() and not list(folder.iterdir())
@@ -46,22 +46,22 @@ def flip(data: bytes, place: int) -> bytes:
     [partial(truncate, length=length) for length in (0, 1, 100, 1500)]
     + [partial(flip, place=place) for place in (0, 31, 32, 700, -2)],
 )
-def test_a_damaged_one_falls_back_and_is_named(tmp_path, capsys, damage):
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_used(tmp_path, capsys, damage):
     for number in (3, 4):
         checkpoint.save(tmp_path, number, state(number))
     newest = max(tmp_path.iterdir())
     newest.write_bytes(damage(newest.read_bytes()))
-    found = checkpoint.latest(tmp_path)
-    assert found.state is not None and found.state["weights"][0] == 3
-    assert len(found.damaged) == 1 and newest.name in found.damaged[0]
+    loaded = checkpoint.latest(tmp_path)
+    assert loaded.state is not None and loaded.state["weights"][0] == 3
+    assert len(loaded.damaged) == 1 and newest.name in loaded.damaged[0]
     assert newest.name in capsys.readouterr().err
     next(path for path in tmp_path.iterdir() if path != newest).write_bytes(b"")
     none = checkpoint.latest(tmp_path)
     assert none.state is None and len(none.damaged) == 2
 
 
-def test_every_single_byte_counts(tmp_path):
-    """Weights are stored as they are: without a digest most flipped bits would go unnoticed."""
+def test_any_changed_byte_is_detected(tmp_path):
+    """torch.save stores raw weights: without a checksum most flipped bits would be accepted."""
     path = checkpoint.save(tmp_path, 1, {"weights": torch.arange(3.0)})
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
@@ -69,7 +69,7 @@ def test_every_single_byte_counts(tmp_path):
         assert checkpoint.latest(tmp_path).state is None, place
 
 
-def test_a_write_that_fails_leaves_the_old_ones(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_earlier_checkpoints(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, 1, state(1))
     checkpoint.save(tmp_path, 2, state(2))
 
@@ -80,8 +80,8 @@ def test_a_write_that_fails_leaves_the_old_ones(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         checkpoint.save(tmp_path, 3, state(3))
     assert len(list(tmp_path.iterdir())) == 2
-    found = checkpoint.latest(tmp_path)
-    assert found.state is not None and found.state["records"][0]["epoch"] == 2
+    loaded = checkpoint.latest(tmp_path)
+    assert loaded.state is not None and loaded.state["records"][0]["epoch"] == 2
 
 
 def draw() -> tuple[float, ...]:
@@ -93,8 +93,8 @@ def draw() -> tuple[float, ...]:
     )
 
 
-def test_random_numbers_go_on_where_they_were(tmp_path):
-    draw()  # leaves numpy with half a pair of normal numbers in hand
+def test_restored_generators_continue_their_sequences(tmp_path):
+    draw()  # leaves numpy with the cached second number of a pair
     checkpoint.save(tmp_path, 1, {"random": checkpoint.random_state("cpu")})
     expected = [draw() for _ in range(3)]
     saved = checkpoint.latest(tmp_path).state
@@ -111,18 +111,18 @@ class Evil:
         return open, (str(self.path), "w")
 
 
-def test_runs_no_code_of_a_file(tmp_path):
+def test_loading_runs_no_code_of_the_file(tmp_path):
     checkpoint.save(tmp_path, 1, state(1))
     checkpoint.save(tmp_path, 2, {"weights": Evil(tmp_path / "touched")})
-    found = checkpoint.latest(tmp_path)
+    loaded = checkpoint.latest(tmp_path)
     assert (
-        found.path is not None
-        and found.path.name == "000000001.pt"
+        loaded.path is not None
+        and loaded.path.name == "000000001.pt"
         and not (tmp_path / "touched").exists()
     )
 
 
-def test_other_files_are_left_alone(tmp_path):
+def test_other_files_are_not_touched(tmp_path):
     (tmp_path / "model.pt").write_text("mine")
     checkpoint.save(tmp_path, 1, state(1))
     checkpoint.clear(tmp_path)

@@ -1,4 +1,4 @@
-"""What one job on a host has compiled, the next one takes from torch's cache on disk: nothing of ours stands in the way.
+"""torch's compile cache on disk works with our step: a second job does not compile again.
 
 pytest tests/train/test_compile_cache.py --compiler
 """
@@ -46,9 +46,9 @@ print(json.dumps({"hits": counters["inductor"]["fxgraph_cache_hit"], "misses": c
 """
 
 
-def test_a_compiled_step_is_compiled_once_on_a_host(tmp_path: Path, request: pytest.FixtureRequest):
+def test_a_second_process_uses_the_compile_cache(tmp_path: Path, request: pytest.FixtureRequest):
     if not request.config.getoption("--compiler", None):
-        pytest.skip("torch.compile takes half a minute of a core here: say --compiler")
+        pytest.skip("torch.compile takes half a minute; run with --compiler")
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     first, second = (
         json.loads(

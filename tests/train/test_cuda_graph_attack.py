@@ -1,4 +1,4 @@
-"""Attacks as one CUDA graph: on a GPU the same images as without; elsewhere they are never chosen."""
+"""Attacks in a CUDA graph: on a GPU equal to eager ones, on a CPU never chosen."""
 
 import threading
 
@@ -33,10 +33,10 @@ def make_learner(compiled: str, **attack) -> TrainStep:
 @pytest.mark.parametrize(
     "attack", [{}, {"random_start": "ball"}, {"best_iterate": True, "norm": "linf"}]
 )
-def test_a_captured_attack_gives_the_images_of_an_eager_one(attack):
-    """Over changing weights, another resolution and a short batch, which no graph takes.
+def test_a_captured_attack_equals_the_eager_one(attack):
+    """With changing weights, another resolution and a short batch, which is not captured.
 
-    Weights are made equal before each batch: training is chaotic, and amplifies a difference in rounding.
+    Weights are made equal before each batch, because training amplifies differences in rounding.
     """
     eager, captured = (make_learner(name, **attack) for name in ("eager", "captured_attack"))
     for size, side in ((16, 32), (16, 32), (7, 32), (16, 48), (16, 48)):
@@ -55,14 +55,14 @@ def test_a_captured_attack_gives_the_images_of_an_eager_one(attack):
 
 @pytest.mark.gpu
 @needs_gpu
-def test_a_loader_may_work_while_an_attack_is_captured():
-    """Its threads pin memory and wait for copies, which CUDA by default refuses to all threads while one captures."""
+def test_a_loader_thread_may_use_cuda_during_a_capture():
+    """Loader threads pin memory and wait for copies, which by default fails during a capture."""
     at_work, over, errors = threading.Event(), threading.Event(), []
 
     def load() -> None:
         try:
             with torch.cuda.stream(torch.cuda.Stream()):
-                for number in range(256):  # ever larger, so that no earlier memory is used again
+                for number in range(256):  # growing, so that no memory is reused
                     torch.empty((number + 1) * 2**20, dtype=torch.uint8, pin_memory=True).to(
                         "cuda:0", non_blocking=True
                     )
@@ -98,5 +98,5 @@ def test_a_loader_may_work_while_an_attack_is_captured():
         ),
     ],
 )
-def test_what_is_tried(on_gpu, attacked, names):
+def test_compile_modes_by_device_and_attack(on_gpu, attacked, names):
     assert autotune.compile_modes(on_gpu, attacked) == names

@@ -1,4 +1,4 @@
-"""Two processes that train one stage, over gloo: the same samples as one, the same losses, one end for all."""
+"""Two processes train one stage over gloo: samples and losses of one process, a common end."""
 
 import itertools
 import multiprocessing
@@ -51,7 +51,7 @@ def written(data) -> result.Result:
     return write_colours(data)
 
 
-# In one process that speaks for several
+# One process stands for several
 
 
 def test_without_torchrun_there_is_one_process():
@@ -75,8 +75,8 @@ def test_without_torchrun_there_is_one_process():
 
 @pytest.mark.parametrize("arch", ["resnet10", "timm/mobilenetv3_small_050"])
 @pytest.mark.parametrize("batch_norm_scale", [True, False])
-def test_a_synchronised_network_is_the_network(arch, batch_norm_scale, monkeypatch):
-    """All but its statistics: activations that are part of a BatchNorm, scales that are not trained."""
+def test_sync_batch_norm_keeps_the_network(arch, batch_norm_scale, monkeypatch):
+    """Except for statistics: activations inside BatchNorm modules, scales that do not train."""
     monkeypatch.setattr(
         models.Classifier, "to", lambda model, *args, **more: model
     )  # there is no GPU
@@ -106,7 +106,7 @@ def test_a_last_batch_needs_two_images_in_each_process(num_samples, world_size, 
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_parts_of_batches_come_together_in_the_order_of_one_process(world_size, data):
+def test_in_order_restores_the_order_of_a_single_process(world_size, data):
     plans = [
         LoaderPlan(
             data / "colours" / "train.beton",
@@ -127,11 +127,11 @@ def test_parts_of_batches_come_together_in_the_order_of_one_process(world_size, 
     )  # the last batch, of one image, is the first rank's
 
 
-# Two processes within this machine
+# Two processes on this machine
 
 
 class Plain(nn.Module):
-    """Without BatchNorm, whose statistics are those of each process's own images: so that losses can be equal."""
+    """A network without BatchNorm, whose statistics per process would make losses differ."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class Plain(nn.Module):
         self.head = nn.Linear(6, 3)
         self.register_buffer(
             "seen", torch.zeros(())
-        )  # as BatchNorm's: moves with each process's own images
+        )  # like running statistics: depends on each process's images
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         images = images.float() / 255 if images.dtype == torch.uint8 else images
@@ -151,7 +151,7 @@ class Plain(nn.Module):
 def train_plainly(
     beton: Path, group: ProcessGroup, *, parts: int = 1, attack: AttackSettings | None = None
 ) -> dict[str, Any]:
-    """Two passes; losses, samples, gradients' effect."""
+    """Train for two passes; return losses, samples, weights and scores."""
     torch.manual_seed(0)
     model = Plain()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -206,7 +206,7 @@ def train_plainly(
 
 
 class Group:
-    """Processes of this machine, forked: what this one has imported they have, too."""
+    """Forked processes, which share this one's imports."""
 
     def __init__(self, job: Callable[..., Any], *arguments: Any, num_processes: int = 2) -> None:
         with socket.socket() as free:
@@ -221,7 +221,7 @@ class Group:
             process.start()
 
     def codes(self) -> list[int | None]:
-        """How each ended, waiting a minute."""
+        """Wait for a minute and return the exit codes."""
         for process in self.processes:
             process.join(60)
         codes = [process.exitcode for process in self.processes]
@@ -262,28 +262,31 @@ pytestmark = [
     [{}, {"parts": 2}, {"attack": AttackSettings(steps=2)}],
     ids=["whole", "parts", "attacked"],
 )
-def test_two_processes_train_as_one_would(more, data, tmp_path):
-    """Each sample once an epoch, in the same batches; equal losses and weights up to the order of sums."""
+def test_two_processes_train_like_one(more, data, tmp_path):
+    """Each sample once per epoch, in the same batches; losses and weights equal up to rounding."""
     beton = data / "colours" / "train.beton"
     assert Group(_leave_answer, tmp_path, beton, more).codes() == [0, 0]
     two = [torch.load(tmp_path / f"answer{rank}", weights_only=False) for rank in range(2)]
     one = train_plainly(beton, ProcessGroup(), **more)
-    for mine in two:
-        assert mine["samples"] == one["samples"]
-        assert sorted(itertools.chain(*mine["samples"][: len(mine["samples"]) // 2])) == list(
-            range(NUM_TRAIN)
-        )
-        assert [record["num_images"] for record in mine["losses"]] == [NUM_TRAIN, NUM_TRAIN]
-        for ours, theirs in zip(mine["losses"], one["losses"], strict=True):
+    for rank_result in two:
+        assert rank_result["samples"] == one["samples"]
+        assert sorted(
+            itertools.chain(*rank_result["samples"][: len(rank_result["samples"]) // 2])
+        ) == list(range(NUM_TRAIN))
+        assert [record["num_images"] for record in rank_result["losses"]] == [NUM_TRAIN, NUM_TRAIN]
+        for ours, theirs in zip(rank_result["losses"], one["losses"], strict=True):
             assert (
                 ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
                 and ours["top1"] == theirs["top1"]
             )
         # Gradients add in another order: 8e-8 at most.
-        np.testing.assert_allclose(mine["weights"], one["weights"], rtol=0, atol=2e-6)
-        assert mine["predictions"] == one["predictions"] and mine["per_class"] == one["per_class"]
-        assert mine["scores"]["num_images"] == NUM_TRAIN
-        assert mine["scores"]["num_correct"] == one["scores"]["num_correct"]
+        np.testing.assert_allclose(rank_result["weights"], one["weights"], rtol=0, atol=2e-6)
+        assert (
+            rank_result["predictions"] == one["predictions"]
+            and rank_result["per_class"] == one["per_class"]
+        )
+        assert rank_result["scores"]["num_images"] == NUM_TRAIN
+        assert rank_result["scores"]["num_correct"] == one["scores"]["num_correct"]
     assert (
         two[0]["weights"].tobytes() == two[1]["weights"].tobytes()
         and two[0]["seen"] == two[1]["seen"]
@@ -303,7 +306,7 @@ SETTINGS = {
 
 
 def make_stage(runs: Path, written: result.Result, **settings: Any) -> Path:
-    """The folders of a write stage that is done, and of a robust pretrain stage on it; returns the latter."""
+    """Create a finished write stage and a robust pretrain stage; return the latter's folder."""
     config = {"arch": "resnet10", "eps": 0.5, "seed": 0, "settings": {**SETTINGS, **settings}}
     folder = (
         runs
@@ -327,13 +330,13 @@ def make_stage(runs: Path, written: result.Result, **settings: Any) -> Path:
 
 
 def run_worker(folder: Path, data: Path, pause_s: float = 0.0, *more: str) -> None:
-    """In a process of a group. pause_s: rest after each step or batch, so that there is a middle to be stopped in."""
+    """Run a worker as one process of a group. pause_s: pause per step, to allow a stop midway."""
     for place, name in (
         ("harness.profiling.trace.StepTrace", "after_step"),
         ("harness.stages._progress.PassProgress", "__call__"),
     ):
         pause_after(place, name, folder, pause_s)
-    sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115 - not pytest's, for the worker to redirect
+    sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115 - the worker redirects it
     sys.argv = [
         "harness.runner.worker",
         str(folder),
@@ -360,10 +363,12 @@ def pause_after(place: str, name: str, folder: Path, pause_s: float) -> None:
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
-    found = result.load(folder)
-    assert found is not None, [path.read_text() for path in folder.glob("*.txt")]
+    stage_result = result.load(folder)
+    assert stage_result is not None, [path.read_text() for path in folder.glob("*.txt")]
     return {
-        key: value for key, value in found.metrics.items() if key not in ("damaged_checkpoints",)
+        key: value
+        for key, value in stage_result.metrics.items()
+        if key not in ("damaged_checkpoints",)
     }
 
 
@@ -374,7 +379,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
-def test_a_stage_in_two_processes_resumes_as_if_it_had_not_stopped(data, written, tmp_path):
+def test_a_stage_in_two_processes_resumes_exactly(data, written, tmp_path):
     whole, stopped = (
         make_stage(tmp_path / "whole", written),
         make_stage(tmp_path / "stopped", written),
@@ -382,7 +387,7 @@ def test_a_stage_in_two_processes_resumes_as_if_it_had_not_stopped(data, written
     assert Group(run_worker, whole, data).codes() == [0, 0]
     group = Group(run_worker, stopped, data, 0.3)
     wait_for(stopped / "step1")
-    os.kill(group.processes[1].pid, signal.SIGTERM)  # the one that does not write
+    os.kill(group.processes[1].pid, signal.SIGTERM)  # the rank that does not write
     assert group.codes() == [75, 75]
     assert list((stopped / "checkpoints").glob("*.pt")) and not (stopped / "error.txt").exists()
     assert Group(run_worker, stopped, data).codes() == [0, 0]
@@ -392,18 +397,18 @@ def test_a_stage_in_two_processes_resumes_as_if_it_had_not_stopped(data, written
         for folder in (whole, stopped)
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    found = result.load(stopped)
+    stage_result = result.load(stopped)
     assert (
-        found.metrics["num_processes"] == 2
-        and found.metrics["val"]["num_images"] == 3 * SPLITS["val"]
+        stage_result.metrics["num_processes"] == 2
+        and stage_result.metrics["val"]["num_images"] == 3 * SPLITS["val"]
     )
-    assert found.timing["num_restarts"] == 1
+    assert stage_result.timing["num_restarts"] == 1
     assert "6 of the 11 images" in (whole / "log.txt").read_text()
     assert "5 of the 11 images" in (whole / "log.rank1.txt").read_text()
 
 
 def make_evaluation(runs: Path, written: result.Result, batch_size: int) -> Path:
-    """The folder of an evaluate stage whose model is there; always the same one."""
+    """Return the folder of an evaluate stage with its model; the same at each call."""
     torch.manual_seed(0)
     trained = make_stage(runs, written)
     models.save(
@@ -447,18 +452,18 @@ def make_evaluation(runs: Path, written: result.Result, batch_size: int) -> Path
     return folder
 
 
-def test_two_processes_stop_evaluating_behind_the_same_batch(data, written, tmp_path):
+def test_two_processes_stop_evaluating_after_the_same_batch(data, written, tmp_path):
     folder = make_evaluation(tmp_path, written, 3)
     group = Group(run_worker, folder, data, 0.3)
     wait_for(folder / "step1")
-    os.kill(group.processes[1].pid, signal.SIGTERM)  # the one that does not write
+    os.kill(group.processes[1].pid, signal.SIGTERM)  # the rank that does not write
     assert group.codes() == [75, 75]
     assert result.load(folder) is None and not (folder / "error.txt").exists()
 
 
 @pytest.mark.parametrize("batch_size", [7, 23])
-def test_two_processes_evaluate_each_image_once_as_one_would(batch_size, data, written, tmp_path):
-    """24 images in batches of 7: 4 and 3 of each, and of the last 2 and 1; in batches of 23 the second has one less."""
+def test_two_processes_evaluate_each_image_once_like_one(batch_size, data, written, tmp_path):
+    """24 images in batches of 7 (4 + 3, at last 2 + 1) and of 23 (rank 1 has one batch less)."""
     one, two = (make_evaluation(tmp_path / name, written, batch_size) for name in ("one", "two"))
     assert Group(run_worker, one, data, num_processes=1).codes() == [0]
     assert Group(run_worker, two, data).codes() == [0, 0]
@@ -478,7 +483,7 @@ def test_two_processes_evaluate_each_image_once_as_one_would(batch_size, data, w
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_dies_ends_all_with_an_error(victim, data, written, tmp_path):
+def test_a_killed_process_ends_all_with_an_error(victim, data, written, tmp_path):
     folder = make_stage(tmp_path, written)
     group = Group(run_worker, folder, data, 0.3)
     wait_for(folder / f"step{victim}")
@@ -488,7 +493,7 @@ def test_a_process_that_dies_ends_all_with_an_error(victim, data, written, tmp_p
     assert "lost another one" in (folder / "error.txt").read_text() and result.load(folder) is None
 
 
-def test_a_mistake_is_told_once_and_ends_all(data, written, tmp_path):
+def test_a_user_error_is_reported_once_and_ends_all(data, written, tmp_path):
     folder = make_stage(tmp_path, written, sync_batch_norm=True)
     assert Group(run_worker, folder, data).codes() == [1, 1]
     assert "sync_batch_norm needs GPUs" in (folder / "error.txt").read_text()

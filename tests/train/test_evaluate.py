@@ -1,4 +1,4 @@
-"""Evaluation against numpy, image by image; modes, views and attacks."""
+"""Evaluation against a numpy loop over images; modes, views and attacks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ VIEWS = {
 
 
 class FakeLoader:
-    """Batches out of one buffer that is filled again for the next, as the real loaders do."""
+    """Batches in one buffer that is reused, as in real loaders."""
 
     multi_label = False
 
@@ -63,7 +63,7 @@ def net() -> models.Classifier:
 def slow_scores(
     model: models.Classifier, images: Tensor, labels: np.ndarray, view: View
 ) -> dict[str, float]:
-    """One image after another, in float64 and plain numpy."""
+    """Scores image by image, in float64 with numpy."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     right, top5, losses, classes = [], [], [], []
@@ -93,7 +93,7 @@ def slow_scores(
     }
 
 
-def test_clean_scores_are_the_slow_twins(net):
+def test_clean_scores_equal_a_numpy_loop(net):
     loader = FakeLoader()
     counts = evaluate(net, loader, device="cpu", precision="float32", num_classes=K, views=VIEWS)
     for name, view in VIEWS.items():
@@ -101,14 +101,12 @@ def test_clean_scores_are_the_slow_twins(net):
             slow_scores(net, loader.images, loader.labels.numpy(), view),
             rel=1e-5,  # float32 logits of single images
         )
-    assert 0 < counts["own"].scores()["top1"] < 1, (
-        "the case says nothing where all is right or wrong"
-    )
+    assert 0 < counts["own"].scores()["top1"] < 1, "some predictions must be right and some wrong"
     assert counts["masked"].scores()["top1"] >= counts["unmasked"].scores()["top1"]
 
 
 @pytest.mark.parametrize("best_iterate", [False, True])
-def test_attacked_scores_are_those_of_attacked_images(net, best_iterate):
+def test_attacked_scores_equal_scores_of_attacked_images(net, best_iterate):
     loader, attack = (
         FakeLoader(),
         AttackSettings(steps=4, relative_step_size=0.5, best_iterate=best_iterate),
@@ -144,7 +142,7 @@ def test_attacked_scores_are_those_of_attacked_images(net, best_iterate):
     assert counts["own"].scores()["loss"] > clean["own"].scores()["loss"] + 0.1
 
 
-def test_leaves_the_model_as_it_was_and_repeats(net):
+def test_evaluation_restores_the_model_and_is_repeatable(net):
     modes = {name: module.training for name, module in net.named_modules()}
     before = {name: value.clone() for name, value in net.state_dict().items()}
     attack = AttackSettings(steps=1, random_start="ball")
@@ -180,7 +178,7 @@ def test_restores_the_modes_when_the_loader_fails(net):
     assert net.training and not net.backbone.stage3.training
 
 
-def test_images_that_were_left_out_are_noticed(net):
+def test_a_loader_that_drops_images_is_refused(net):
     with pytest.raises(AssertionError, match="drop_last"):
         evaluate(
             net,
@@ -192,7 +190,7 @@ def test_images_that_were_left_out_are_noticed(net):
         )
 
 
-def test_a_view_whose_true_class_cannot_be_chosen_cannot_happen():
+def test_a_view_must_allow_the_true_classes():
     for labels in (None, (1, 2)):
         with pytest.raises(AssertionError):
             View(labels=labels, logits=(1, 3))

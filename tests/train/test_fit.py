@@ -1,4 +1,4 @@
-"""The loop on a learner that remembers what it was given: steps, rates, stops, resumption, divergence."""
+"""The training loop with a recording learner: steps, rates, stops, resumption, divergence."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ CONSTANT = ScheduleSettings(schedule="constant")
 
 
 class FakeLoader(Loader):
-    """Batches of the epoch's number; says which epochs were opened, and whether they were closed."""
+    """Batches filled with the epoch's number; records which epochs were opened and closed."""
 
     def __init__(self, num_samples: int, batch_size: int = 4, drop_last: bool = False) -> None:
         super().__init__(
@@ -57,7 +57,7 @@ class FakeLoader(Loader):
 
 
 class Recorder:
-    """Remembers (epoch, batch size, rate) of each step; `total` stands for weights that a checkpoint must bring back."""
+    """Record (epoch, batch size, rate) per step; `total` stands for weights in a checkpoint."""
 
     peak_lr = 0.5
 
@@ -73,7 +73,7 @@ class Recorder:
     def train_batch(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         self.steps.append((int(labels[0]), len(labels), self._rate))
         self.places.append((int(labels[0]), int(images[0, 0, 0, 0]), images.shape[-1]))
-        noise = float(torch.rand(()))  # as dropout draws
+        noise = float(torch.rand(()))  # like dropout
         self.total = 0.9 * self.total + self._rate * (
             int(labels[0]) + int(images[0, 0, 0, 0]) + images.shape[-1] + noise
         )
@@ -131,9 +131,7 @@ def resolution_at(epoch: int) -> int:
         (1, False, [1]),
     ],
 )
-def test_every_epoch_has_its_batches_but_no_last_one_of_a_single_image(
-    num_samples, drop_last, sizes
-):
+def test_epochs_drop_a_last_batch_of_one_image(num_samples, drop_last, sizes):
     learner = Recorder()
     records = train(learner, FakeLoader(num_samples, drop_last=drop_last), epochs=2)
     assert [step[:2] for step in learner.steps] == [
@@ -142,13 +140,13 @@ def test_every_epoch_has_its_batches_but_no_last_one_of_a_single_image(
     assert [record["num_images"] for record in records] == [sum(sizes)] * 2
 
 
-def test_batches_of_one_image_are_used_where_that_is_the_batch_size():
+def test_batches_of_one_image_are_used_if_that_is_the_batch_size():
     learner = Recorder()
     train(learner, FakeLoader(3, batch_size=1), epochs=1)
     assert [size for _, size, _ in learner.steps] == [1, 1, 1]
 
 
-def test_the_rate_follows_the_schedule_step_by_step_and_records_say_it():
+def test_the_rate_follows_the_schedule_and_is_recorded():
     schedule = ScheduleSettings(schedule="cosine", warmup_epochs=1)
     learner = Recorder()
     records = train(learner, FakeLoader(12), schedule)
@@ -167,7 +165,7 @@ def test_the_rate_follows_the_schedule_step_by_step_and_records_say_it():
         ScheduleSettings(schedule="cosine", warmup_epochs=1),
     ],
 )
-def test_fewer_data_for_equal_steps_see_the_rates_of_all_data(schedule):
+def test_equal_steps_on_fewer_data_have_the_same_rates(schedule):
     whole, few = Recorder(), Recorder()
     train(whole, FakeLoader(20), schedule, epochs=4)  # 4 epochs of 5 steps
     records = train(
@@ -178,8 +176,8 @@ def test_fewer_data_for_equal_steps_see_the_rates_of_all_data(schedule):
 
 
 @pytest.mark.parametrize("steps_before", range(10))
-def test_stopping_anywhere_and_resuming_is_as_if_nothing_had_been(tmp_path, steps_before):
-    """At any step, also an epoch's first and last; no step is taken twice. With resizing, and with random numbers drawn."""
+def test_a_run_stopped_at_any_step_resumes_exactly(tmp_path, steps_before):
+    """Including an epoch's first and last step, with resizing and random numbers."""
     schedule = ScheduleSettings(schedule="cosine")
     whole, whole_clock = Recorder(), Clock()
     torch.manual_seed(1)
@@ -217,8 +215,8 @@ def test_stopping_anywhere_and_resuming_is_as_if_nothing_had_been(tmp_path, step
     assert second.total == whole.total
     assert without_seconds(records) == without_seconds(expected)
     assert [record["resolution"] for record in records] == [2, 2, 4]
-    for found in (clock, whole_clock):
-        assert (found.num_steps, found.num_images, found.zero_gradients) == (9, 33, 6)
+    for result in (clock, whole_clock):
+        assert (result.num_steps, result.num_images, result.zero_gradients) == (9, 33, 6)
     assert (clock.num_restarts, whole_clock.num_restarts) == (1, 0)
     if steps_before < 9:
         assert [record["timing"]["percentiles_ms"]["step"]["p50"] > 0 for record in records] == [
@@ -227,7 +225,7 @@ def test_stopping_anywhere_and_resuming_is_as_if_nothing_had_been(tmp_path, step
 
 
 def test_clocks_add_up_over_restarts(tmp_path, monkeypatch):
-    """A clock on which every look takes a second, so that what was trained is not lost and what was not is not counted."""
+    """Each read of the fake clock takes a second, so that any lost or double time shows."""
 
     class Ticking:
         now = 0.0
@@ -269,7 +267,7 @@ def test_clocks_add_up_over_restarts(tmp_path, monkeypatch):
     assert [record["timing"]["train_s"] for record in records] == [30.0, 30.0, 30.0]
     assert (
         clock.checkpoint_s == 3.0 and clock.num_restarts == 3
-    )  # a checkpoint cannot hold its own time
+    )  # a checkpoint cannot contain its own time
 
 
 def test_checkpoints_are_at_least_their_interval_apart_and_also_within_an_epoch(tmp_path):
@@ -282,7 +280,7 @@ def test_checkpoints_are_at_least_their_interval_apart_and_also_within_an_epoch(
     ]
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_is_told(tmp_path, capsys):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(tmp_path, capsys):
     whole, expected = Recorder(), None
     torch.manual_seed(1)
     expected = train(whole, FakeLoader(12))
@@ -308,16 +306,16 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_is_told(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("bad_step", "says"),
+    ("bad_step", "message"),
     [
         (4, r"from step 5 of 9 on \(epoch 2 of 3, learning rate 0\.25 of a peak of 0\.5\)"),
         (8, r"from step 9 of 9 on \(epoch 3 of 3"),
     ],
 )
-def test_divergence_names_step_and_rate_and_the_last_good_checkpoint(tmp_path, bad_step, says):
+def test_divergence_names_step_and_rate_and_the_last_good_checkpoint(tmp_path, bad_step, message):
     schedule = ScheduleSettings(schedule="step", step_epochs=1, step_factor=0.5)
     with pytest.raises(
-        DivergedError, match=says + r".* Last good checkpoint: .*/00000000" + str(bad_step)
+        DivergedError, match=message + r".* Last good checkpoint: .*/00000000" + str(bad_step)
     ):
         train(Recorder(bad_step), FakeLoader(12), schedule, checkpoints=often(tmp_path))
     assert max(path.name for path in tmp_path.glob("*.pt")) == f"00000000{bad_step}.pt"
@@ -339,13 +337,13 @@ def test_a_lower_rate_is_advised_only_if_the_first_step_was_finite(bad_step):
     )
 
 
-def test_progress_is_told_seldom_and_counts_steps(monkeypatch):
-    told = []
-    train(Recorder(), FakeLoader(12), progress=lambda **values: told.append(values))
-    assert told == []
+def test_progress_is_reported_once_per_second_and_counts_steps(monkeypatch):
+    reports = []
+    train(Recorder(), FakeLoader(12), progress=lambda **values: reports.append(values))
+    assert reports == []
     monkeypatch.setattr(fitting, "PROGRESS_EVERY_S", -1.0)
-    train(Recorder(), FakeLoader(12), progress=lambda **values: told.append(values))
-    assert [(values["done"], values["total"], values["note"]) for values in told][::4] == [
+    train(Recorder(), FakeLoader(12), progress=lambda **values: reports.append(values))
+    assert [(values["done"], values["total"], values["note"]) for values in reports][::4] == [
         (1, 9, "epoch 1"),
         (5, 9, "epoch 2"),
         (9, 9, "epoch 3"),

@@ -1,4 +1,4 @@
-"""Scores against scikit-learn, on the counts' edges, and with numbers that are none."""
+"""Scores against scikit-learn, in edge cases, and with NaN."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def counted(
 
 @pytest.fixture
 def outputs() -> tuple[torch.Tensor, torch.Tensor]:
-    """500 images of 12 classes, unevenly many of each; the right answer is likelier than chance."""
+    """Logits of 500 images of 12 unbalanced classes, better than chance."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 12, (500,), generator=generator) * torch.randint(
         0, 2, (500,), generator=generator
@@ -31,7 +31,7 @@ def outputs() -> tuple[torch.Tensor, torch.Tensor]:
     return logits, labels
 
 
-def test_scores_are_scikit_learns(outputs):
+def test_scores_equal_those_of_scikit_learn(outputs):
     logits, labels = outputs
     scores = counted(logits, labels).scores()
     probs = torch.softmax(logits.double(), 1).numpy()
@@ -52,7 +52,7 @@ def test_scores_are_scikit_learns(outputs):
     )
 
 
-def test_mean_per_class_leaves_absent_classes_out():
+def test_mean_per_class_ignores_absent_classes():
     logits, labels = torch.eye(4)[[0, 0, 1, 1]], torch.tensor([0, 0, 0, 1])
     counts = counted(logits, labels, 1)
     assert counts.scores()["mean_per_class"] == (2 / 3 + 1) / 2
@@ -65,12 +65,12 @@ def test_mean_per_class_leaves_absent_classes_out():
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 5])
-def test_top5_of_few_classes_is_everything(num_classes):
+def test_top5_is_1_with_fewer_than_six_classes(num_classes):
     scores = counted(torch.randn(20, num_classes), torch.arange(20) % num_classes).scores()
     assert scores["top5"] == 1.0
 
 
-def test_views_are_the_images_and_logits_cut_out(outputs):
+def test_views_equal_scores_of_selected_images_and_logits(outputs):
     logits, labels = outputs
     chosen = [1, 4, 5, 7, 8, 9, 11]
     inside = torch.isin(labels, torch.tensor(chosen))
@@ -107,17 +107,19 @@ def test_predictions_are_argmax_within_the_view_and_agree_with_the_counts(output
     assert right.sum() == counts.scores()["num_correct"]
 
 
-def test_mean_probability_by_hand():
+def test_mean_probability_equals_a_hand_calculation():
     logits = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
-    found = counted(logits, torch.tensor([0, 0, 0]), 1).mean_probability()
+    mean_probability = counted(logits, torch.tensor([0, 0, 0]), 1).mean_probability()
     probs = torch.softmax(logits.double(), 1)[:, 0]
     # counted in float32
     assert torch.allclose(
-        found, torch.stack([probs.mean(), torch.tensor(0.0, dtype=torch.float64)]), atol=1e-6
+        mean_probability,
+        torch.stack([probs.mean(), torch.tensor(0.0, dtype=torch.float64)]),
+        atol=1e-6,
     )
 
 
-def test_equal_logits_go_by_class_number_as_argmax_does():
+def test_equal_logits_are_ranked_by_class_number():
     logits = torch.randn(300, 12).round().to(torch.bfloat16)  # many ties
     labels = torch.arange(300) % 12
     scores = counted(logits, labels).scores()
@@ -128,17 +130,19 @@ def test_equal_logits_go_by_class_number_as_argmax_does():
     )
 
 
-def test_a_logit_that_is_no_number_is_never_right_and_is_told():
+def test_a_nan_logit_is_never_correct_and_is_reported():
     logits = torch.full((3, 6), float("nan"))
-    logits[2] = torch.tensor([9.0, 0, 0, 0, 0, float("nan")])  # class 0 leads among the numbers
+    logits[2] = torch.tensor(
+        [9.0, 0, 0, 0, 0, float("nan")]
+    )  # class 0 has the highest finite logit
     counts = counted(logits, torch.tensor([0, 5, 0]), 1)
     assert counts.per_class()[0].sum() == 0
     with pytest.raises(DivergedError, match="loss over 3 images is nan"):
         counts.scores()
 
 
-def test_counts_are_exact_where_floats_are_not():
-    """Half-precision accuracies, as in the published code, lose whole images."""
+def test_counts_are_exact_beyond_float_precision():
+    """Half-precision accuracies, as in the published code, lose images."""
     counts = Counts(2, "cpu")
     right = torch.tensor([[1.0, 0.0]]).expand(4099, 2)
     counts.add(right, torch.zeros(4099, dtype=torch.int64))
@@ -146,7 +150,7 @@ def test_counts_are_exact_where_floats_are_not():
     assert counts.scores()["num_correct"] == 4099 and counts.scores()["top1"] == 4099 / 4100
 
 
-def test_no_image_is_no_score():
+def test_scores_without_images_are_refused():
     with pytest.raises(UserError, match="no image"):
         Counts(3, "cpu").scores()
     with pytest.raises(UserError, match="no image"):

@@ -1,4 +1,4 @@
-"""A batch that does not fit into memory is cut, or told with the one that does; what may fit later is tried again."""
+"""Batches that do not fit in memory: micro-batches, messages with the size that fits, retries."""
 
 import copy
 
@@ -31,7 +31,7 @@ def limit_memory(
     *,
     after: int = 0,
 ) -> None:
-    """From the `after`-th forward pass on, one of more images fails, as a GPU's allocator makes it."""
+    """After `after` forward passes, fail those with more images, like a GPU's allocator."""
     seen: list[int] = []
     original = TrainStep._forward
 
@@ -54,7 +54,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def transfer_context(tmp_path, source):
-    """A transfer stage of 20 images a batch, by method, by the name of its folder and with these settings."""
+    """Factory of transfer stages with batches of 20 images."""
     trained = as_result(
         "pretrain", pretrain.run(pretrain_context(tmp_path, source, settings={"epochs": 1})).metrics
     )
@@ -68,9 +68,7 @@ def transfer_context(tmp_path, source):
 
 
 @pytest.mark.parametrize(("most_images", "parts"), [(16, 1), (15, 2), (7, 4), (2, 8)])
-def test_auto_cuts_a_batch_into_the_fewest_parts_that_fit(
-    tmp_path, monkeypatch, most_images, parts
-):
+def test_auto_takes_the_fewest_micro_batches_that_fit(tmp_path, monkeypatch, most_images, parts):
     learner = make_learner()
     limit_memory(monkeypatch, most_images)
     before = copy.deepcopy(learner.state_dict())
@@ -84,16 +82,18 @@ def test_auto_cuts_a_batch_into_the_fewest_parts_that_fit(
     learner.train_batch(*batch())
 
 
-def test_of_several_processes_each_has_a_part_of_the_batch_that_fits(tmp_path, monkeypatch):
+def test_the_advised_batch_size_is_that_of_all_processes(tmp_path, monkeypatch):
     limit_memory(monkeypatch, 9)
-    said = str(micro_batching.out_of_memory(make_learner(), batch(), tmp_path, 1, num_processes=4))
+    message = str(
+        micro_batching.out_of_memory(make_learner(), batch(), tmp_path, 1, num_processes=4)
+    )
     assert (
-        "the 16 images of a batch on one process at 24 pixels; 8 fit" in said
-        and "batch_size: 32 " in said
+        "the 16 images of a batch on one process at 24 pixels; 8 fit" in message
+        and "batch_size: 32 " in message
     )
 
 
-def test_where_no_pair_fits_no_part_does(tmp_path, monkeypatch):
+def test_memory_for_less_than_two_images_is_an_error(tmp_path, monkeypatch):
     limit_memory(monkeypatch, 1)
     with pytest.raises(UserError, match="two images at 24 pixels"):
         micro_batching.choose_micro_batches(make_learner(), "auto", batch(), tmp_path)
@@ -113,33 +113,33 @@ def test_a_stage_that_runs_out_of_memory_names_the_batch_that_fits(
     tmp_path, source, monkeypatch, error
 ):
     limit_memory(monkeypatch, 9, error)
-    says = r"batches of 32 images at 24 pixels; 8 fit(.|\n)*batch_size: 8 .*accumulate: auto"
-    with pytest.raises(UserError, match=says) as told:
+    pattern = r"batches of 32 images at 24 pixels; 8 fit(.|\n)*batch_size: 8 .*accumulate: auto"
+    with pytest.raises(UserError, match=pattern) as error:
         pretrain.run(pretrain_context(tmp_path, source, settings={"batch_size": 32, "epochs": 1}))
-    assert not isinstance(told.value, OutOfMemoryError)  # it would fail again
+    assert not isinstance(error.value, OutOfMemoryError)  # a retry would fail again
     metrics = pretrain.run(
         pretrain_context(
             tmp_path, source, "auto", settings={"batch_size": 32, "epochs": 1, "accumulate": "auto"}
         )
     ).metrics
     assert metrics["num_parts"] == 4 and metrics["num_steps"] == 2
-    said = pretrain.run(
+    expected = pretrain.run(
         pretrain_context(
-            tmp_path, source, "said", settings={"batch_size": 32, "epochs": 1, "accumulate": 4}
+            tmp_path, source, "expected", settings={"batch_size": 32, "epochs": 1, "accumulate": 4}
         )
     ).metrics
-    assert said == metrics
+    assert expected == metrics
 
 
-def test_what_fitted_at_first_is_tried_again_in_twice_as_many_parts(tmp_path, source, monkeypatch):
+def test_a_batch_that_stops_fitting_is_retried_in_twice_as_many_micro_batches(
+    tmp_path, source, monkeypatch
+):
     settings = {"batch_size": 16, "epochs": 2}
-    said = pretrain.run(
-        pretrain_context(tmp_path, source, "said", settings={**settings, "accumulate": 4})
+    expected = pretrain.run(
+        pretrain_context(tmp_path, source, "expected", settings={**settings, "accumulate": 4})
     )
     with monkeypatch.context() as patched:
-        limit_memory(
-            patched, 9, after=3
-        )  # 1 forward pass of trial in 1 part, then steps of training
+        limit_memory(patched, 9, after=3)  # one trial forward pass, then training steps
         with pytest.raises(
             OutOfMemoryError,
             match=r"no longer enough memory for 16 images(.|\n)*into 2 micro-batches",
@@ -149,7 +149,7 @@ def test_what_fitted_at_first_is_tried_again_in_twice_as_many_parts(tmp_path, so
                     tmp_path, source, "auto", settings={**settings, "accumulate": "auto"}
                 )
             )
-    limit_memory(monkeypatch, 4, after=4)  # again: 8 fit when it is tried, and not later
+    limit_memory(monkeypatch, 4, after=4)  # 8 images fit in the trial, but not later
     with pytest.raises(OutOfMemoryError, match=r"for 8 images(.|\n)*into 4 micro-batches"):
         pretrain.run(
             pretrain_context(tmp_path, source, "auto", settings={**settings, "accumulate": "auto"})
@@ -157,23 +157,21 @@ def test_what_fitted_at_first_is_tried_again_in_twice_as_many_parts(tmp_path, so
     outcome = pretrain.run(
         pretrain_context(tmp_path, source, "auto", settings={**settings, "accumulate": "auto"})
     )
-    assert without_times(outcome) == without_times(said) and outcome.metrics["num_parts"] == 4
+    assert without_times(outcome) == without_times(expected) and outcome.metrics["num_parts"] == 4
 
 
-def test_a_transfer_of_the_network_goes_in_parts_where_its_recipe_says_so(
-    transfer_context, monkeypatch
-):
-    said = transfer.run(transfer_context("full", "said", accumulate=4))
+def test_a_network_transfer_accumulates_if_its_recipe_sets_it(transfer_context, monkeypatch):
+    expected = transfer.run(transfer_context("full", "expected", accumulate=4))
     limit_memory(monkeypatch, 9)
     with pytest.raises(
         UserError, match=r"batches of 20 images at 24 pixels; 5 fit(.|\n)*accumulate: auto"
     ):
         transfer.run(transfer_context("full"))
     outcome = transfer.run(transfer_context("full", "auto", accumulate="auto"))
-    assert outcome.metrics == said.metrics and outcome.metrics["num_parts"] == 4
+    assert outcome.metrics == expected.metrics and outcome.metrics["num_parts"] == 4
 
 
-def test_a_transfer_whose_memory_others_hold_is_tried_again(transfer_context, monkeypatch):
+def test_a_transfer_is_retried_if_other_processes_use_the_memory(transfer_context, monkeypatch):
     context = transfer_context("full")
     limit_memory(monkeypatch, 9)
     monkeypatch.setattr(micro_batching, "_bytes_of_others", lambda device: 3e9)
@@ -181,7 +179,7 @@ def test_a_transfer_whose_memory_others_hold_is_tried_again(transfer_context, mo
         transfer.run(context)
 
 
-def test_heads_on_a_frozen_network_are_not_offered_parts(transfer_context, monkeypatch):
+def test_accumulation_is_not_advised_for_heads_on_a_frozen_network(transfer_context, monkeypatch):
     context = transfer_context("fixed")
     original = SharedBackbone.train_batch
 
@@ -191,18 +189,18 @@ def test_heads_on_a_frozen_network_are_not_offered_parts(transfer_context, monke
         original(self, images, labels)
 
     monkeypatch.setattr(SharedBackbone, "train_batch", train_batch)
-    with pytest.raises(UserError, match=r"batches of 20 images at 24 pixels; 5 fit") as told:
+    with pytest.raises(UserError, match=r"batches of 20 images at 24 pixels; 5 fit") as error:
         transfer.run(context)
-    assert "accumulate" not in str(told.value)
+    assert "accumulate" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"at_least": "many"}', '{"at_least": 0}'])
-def test_what_a_folder_remembers_is_no_trap_when_it_is_damaged(tmp_path, content):
+def test_a_damaged_parts_file_is_ignored(tmp_path, content):
     (tmp_path / micro_batching.FILE_NAME).write_text(content)
     assert micro_batching.choose_micro_batches(make_learner(), "auto", batch(), tmp_path) == 1
 
 
-def test_another_error_stays_what_it_is(tmp_path, monkeypatch):
+def test_other_errors_are_not_replaced(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     source = write_colours(tmp_path / "data", splits={"train": 2, "val": 2})
 
@@ -214,7 +212,7 @@ def test_another_error_stays_what_it_is(tmp_path, monkeypatch):
         pretrain.run(pretrain_context(tmp_path, source))
 
 
-def test_accumulating_gives_the_numbers_of_its_parts_twice(tmp_path):
+def test_accumulated_training_is_repeatable(tmp_path):
     (tmp_path / "data").mkdir()
     source = write_colours(tmp_path / "data", splits={"train": 8, "val": 2})
     outcomes = [

@@ -1,4 +1,4 @@
-"""A batch that no longer fits in one of two processes: that one says so, and the next try goes in more parts, in both."""
+"""If a batch stops fitting on one of two ranks, both retry with more micro-batches."""
 
 import json
 import os
@@ -20,8 +20,8 @@ pytestmark = [
 ]
 
 
-def run_where_memory_gets_short(folder: Path, data: Path, *more: str) -> None:
-    """In a process of a group: the second can hold but 3 images once the first step is over; its part of a batch are 5."""
+def run_with_less_memory_on_rank_1(folder: Path, data: Path, *more: str) -> None:
+    """Run a worker; on rank 1 only 3 of its 5 images per batch fit after the first step."""
     original = TrainStep._forward
 
     def forward(self: TrainStep, images: Tensor, labels: Tensor, **how: Any) -> Tensor:
@@ -33,18 +33,18 @@ def run_where_memory_gets_short(folder: Path, data: Path, *more: str) -> None:
     run_worker(folder, data, 0.0, *more)
 
 
-def test_one_process_that_runs_out_of_memory_has_all_try_again_in_more_parts(tmp_path):
+def test_out_of_memory_on_one_rank_makes_all_retry_in_more_micro_batches(tmp_path):
     folder, answers = (
         make_stage(tmp_path, write_colours(tmp_path), accumulate="auto"),
         tmp_path / "answers",
     )
     assert Group(
-        run_where_memory_gets_short, folder, tmp_path, "--answers", str(answers)
+        run_with_less_memory_on_rank_1, folder, tmp_path, "--answers", str(answers)
     ).codes() == [1, 1]
     causes = [json.loads((answers / f"{rank}.json").read_text())["cause"] for rank in range(2)]
     assert causes == ["lost", "out_of_memory"] and not (folder / "error.txt").exists()
     assert json.loads((folder / micro_batching.FILE_NAME).read_text()) == {"at_least": 2}
     assert Group(
-        run_where_memory_gets_short, folder, tmp_path, "--answers", str(answers)
+        run_with_less_memory_on_rank_1, folder, tmp_path, "--answers", str(answers)
     ).codes() == [0, 0]
     assert metrics_of(folder)["num_parts"] == 2 and metrics_of(folder)["num_processes"] == 2

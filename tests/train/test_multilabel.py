@@ -1,4 +1,4 @@
-"""Many labels an image: the loss and average precision against slow twins, and a transfer from beton to report."""
+"""Several labels per image: loss and average precision against references, and a transfer."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -39,7 +39,7 @@ from writers.subset.spec import Subset, everything
 
 
 def slow_eleven_point(scores: list[float], labels: list[int]) -> Fraction:
-    """As the VOC devkit's VOCevalcls.m has it, line by line, in exact fractions; for scores that all differ."""
+    """VOCevalcls.m of the VOC devkit, line by line, in exact fractions; scores must differ."""
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     num_positive = sum(label > 0 for label in labels)
     true = false = 0
@@ -59,20 +59,19 @@ def slow_eleven_point(scores: list[float], labels: list[int]) -> Fraction:
     return total
 
 
-def test_eleven_points_by_hand():
-    # By score: there, not, there, not. Up to a recall of 1/2 precision 1 (6 of the 11 points), up to 1 it is 2/3 (5 of them).
+def test_eleven_point_ap_equals_a_hand_calculation():
+    # By score: present, absent, present, absent. Precision is 1 up to a recall of 1/2 (6 of the 11
+    # points), and 2/3 up to 1 (5 points).
     assert eleven_point_ap(np.array([4.0, 3, 2, 1]), np.array([1, -1, 1, -1])) == pytest.approx(
         (6 + 5 * 2 / 3) / 11
     )
     assert eleven_point_ap(np.array([4.0, 3, 2]), np.array([-1, -1, 1])) == pytest.approx(1 / 3)
     difficult = eleven_point_ap(np.array([5.0, 4, 3, 2.5, 2, 1]), np.array([0, 1, -1, 0, 1, -1]))
-    assert difficult == pytest.approx(
-        (6 + 5 * 2 / 3) / 11
-    )  # as if the difficult ones were not there
+    assert difficult == pytest.approx((6 + 5 * 2 / 3) / 11)  # as without the difficult ones
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_average_precision_is_the_devkits_and_scikit_learns(seed: int):
+def test_average_precision_equals_the_devkit_and_scikit_learn(seed: int):
     random = np.random.default_rng(seed)
     labels = random.choice([-1, -1, -1, 0, 1], 10 + 30 * seed)
     labels[0] = 1
@@ -91,21 +90,21 @@ def test_average_precision_is_the_devkits_and_scikit_learns(seed: int):
     )
 
 
-def test_recalls_of_whole_tenths_count():
-    """In floats, 3/10 is below 3 * 0.1, and the point at 0.3 would take the precision of a later image."""
+def test_recalls_of_exact_tenths_count():
+    """In floating point 3/10 is below 3 * 0.1, so the point at 0.3 would use a later image."""
     labels = np.array([1] * 3 + [-1] * 90 + [1] * 7)
     scores = -np.arange(100.0)
     assert eleven_point_ap(scores, labels) == pytest.approx((4 * 1 + 7 * 10 / 100) / 11)
 
 
-def test_scores_of_many_labels():
+def test_multilabel_scores():
     logits = torch.tensor([[3.0, 1, 0], [0, 2, 1], [1, 3, 2], [2, 1, 0]])
     labels = torch.tensor([[1, -1, -1], [-1, -1, 1], [0, 1, -1], [-1, 1, -1]], dtype=torch.int8)
     counts = MultiLabelCounts()
     buffer = torch.empty(2, 3, dtype=torch.int8)
     for part in (0, 2):
         counts.add(logits[part : part + 2], buffer.copy_(labels[part : part + 2]))
-    buffer.zero_()  # a loader's memory is filled again
+    buffer.zero_()  # loaders reuse their memory
     scores = counts.scores()
     by_class = [eleven_point_ap(logits[:, k].numpy(), labels[:, k].numpy()) for k in range(3)]
     assert scores["map11"] == pytest.approx(np.mean(by_class))
@@ -123,12 +122,14 @@ def test_scores_of_many_labels():
     with pytest.raises(UserError, match="loss over 2 images is nan"):
         counts.scores()
     nothing, truth = np.full(2, np.nan), np.array([1, -1])
-    assert eleven_point_ap(nothing, truth) == 0.5  # both wrong ends: 1 of 2 at every recall
+    assert (
+        eleven_point_ap(nothing, truth) == 0.5
+    )  # ranked last and first: precision 1/2 at every recall
     with pytest.raises(UserError, match="no image"):
         MultiLabelCounts().scores()
 
 
-def test_the_loss_leaves_difficult_classes_out():
+def test_the_loss_ignores_difficult_classes():
     logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
     labels = torch.tensor([[1, 0, -1, -1, 1]] * 3 + [[0, 0, -1, 1, -1]] * 3, dtype=torch.int8)
     slow = []
@@ -155,7 +156,7 @@ def test_the_loss_leaves_difficult_classes_out():
     assert int(num_correct(torch.eye(5)[[0, 1, 2]], labels[:3])) == 1
 
 
-def test_one_label_is_cross_entropy_as_before():
+def test_the_loss_with_one_label_is_cross_entropy():
     generator = torch.Generator().manual_seed(0)
     logits, labels = (
         torch.randn(9, 4, generator=generator),
@@ -171,7 +172,7 @@ def test_one_label_is_cross_entropy_as_before():
     assert int(num_correct(logits, labels)) == int((logits.argmax(1) == labels).sum())
 
 
-def test_an_attack_raises_the_loss_of_many_labels():
+def test_an_attack_raises_the_multilabel_loss():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
     images, labels = torch.rand(4, 3, 4, 4), torch.tensor([[1, 0, -1]] * 4, dtype=torch.int8)
@@ -180,7 +181,7 @@ def test_an_attack_raises_the_loss_of_many_labels():
 
 
 def write_stripes(data: Path, num_images: dict[str, int]) -> Any:
-    """Pictures in which each of four colours is there, not there, or small (difficult); as a write stage leaves them."""
+    """Write images in which each of four colors is present, absent or small (difficult)."""
     random = np.random.default_rng(0)
     colours = np.array([[230, 30, 30], [30, 200, 30], [40, 60, 230], [230, 210, 40]])
     (data / "stripes-images").mkdir(parents=True)
@@ -251,7 +252,7 @@ def model(root: Path) -> Any:
 
 
 @pytest.mark.parametrize("backend", ["ffcv", "reference"])
-def test_the_loader_yields_a_row_of_labels_an_image(root: Path, target: Any, backend: str):
+def test_the_loader_yields_a_row_of_labels_per_image(root: Path, target: Any, backend: str):
     plan = LoaderPlan(
         root / "data" / "stripes" / "train.beton",
         50,
@@ -262,18 +263,19 @@ def test_the_loader_yields_a_row_of_labels_an_image(root: Path, target: Any, bac
     )
     with open_loader(plan) as loader:
         assert loader.multi_label
-        found = [labels.clone() for _, labels in loader.epoch(1)]
-        assert [tuple(labels.shape) for labels in found] == [(50, 4), (50, 4), (30, 4)]
-        assert {labels.dtype for labels in found} == {torch.int8}
+        label_batches = [labels.clone() for _, labels in loader.epoch(1)]
+        assert [tuple(labels.shape) for labels in label_batches] == [(50, 4), (50, 4), (30, 4)]
+        assert {labels.dtype for labels in label_batches} == {torch.int8}
         assert torch.equal(
-            torch.cat(found), torch.from_numpy(loader.samples.labels[loader.samples.order(plan, 1)])
+            torch.cat(label_batches),
+            torch.from_numpy(loader.samples.labels[loader.samples.order(plan, 1)]),
         )
     with pytest.raises(UserError, match=r"(many|several) labels"):
         open_loader(LoaderPlan(plan.beton, 4, 24, labels=(0, 0, 1, 1)))
 
 
 @pytest.mark.parametrize("method", ["fixed", "full"])
-def test_transfer_learns_many_labels_and_val_chooses_by_map(
+def test_multilabel_transfer_learns_and_selects_by_map_on_val(
     root: Path, model: Any, target: Any, method: str
 ):
     settings = {
@@ -293,7 +295,7 @@ def test_transfer_learns_many_labels_and_val_chooses_by_map(
     assert "mean_per_class" not in metrics["test"] and metrics["test"]["num_images"] == 60
 
 
-def test_joined_splits_have_the_rows_of_labels_of_both(root: Path, target: Any):
+def test_joined_splits_keep_rows_of_labels(root: Path, target: Any):
     train, val = (root / "data" / "stripes" / f"{split}.beton" for split in ("train", "val"))
     joined = root / "data" / "joined.beton"
     manifest = concat_splits([train, val], joined, split="trainval")
@@ -327,7 +329,7 @@ def open_labels(root: Path) -> np.ndarray:
         return loader.samples.labels
 
 
-def test_a_metric_that_does_not_fit_and_many_labels_in_a_view_are_refused(
+def test_unsuitable_metrics_and_views_of_several_labels_are_refused(
     root: Path, model: Any, target: Any
 ):
     config = {"method": "fixed", "seed": 0, "metric": "top1", "settings": TRANSFER}

@@ -1,4 +1,4 @@
-"""Which parameters decay, and that the optimizer steps as SGD does."""
+"""Parameters with weight decay, and SGD steps against the textbook formula."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def names_of(model: nn.Module, optimizer: torch.optim.SGD, decay: float) -> set[
     }
 
 
-def test_of_a_resnet18_all_20_norms_and_the_bias_do_not_decay():
+def test_norms_and_the_bias_of_resnet18_do_not_decay():
     model = models.build("resnet18", 10)
     optimizer = make_sgd(model, ScheduleSettings(weight_decay=1e-4), 0.1)
     undecayed, decayed = names_of(model, optimizer, 0.0), names_of(model, optimizer, 1e-4)
@@ -31,7 +31,7 @@ def test_of_a_resnet18_all_20_norms_and_the_bias_do_not_decay():
     assert undecayed | decayed == {name for name, _ in model.named_parameters()}
 
 
-def test_everything_decays_where_the_recipe_says_so():
+def test_everything_decays_with_decay_norm_and_bias():
     model = models.build("resnet18", 10)
     optimizer = make_sgd(model, ScheduleSettings(weight_decay=5e-4, decay_norm_and_bias=True), 0.1)
     assert len(names_of(model, optimizer, 5e-4)) == 62 and len(optimizer.param_groups) == 1
@@ -56,8 +56,8 @@ def test_frozen_and_shared_parameters():
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_steps_by_the_textbook(nesterov):
-    """w <- w - lr * v, with v <- momentum * v + g + decay * w; Nesterov looks one step ahead (Sutskever et al. 2013)."""
+def test_steps_equal_the_textbook_formula(nesterov):
+    """w <- w - lr * v, v <- momentum * v + g + decay * w; Nesterov as in Sutskever et al. 2013."""
     torch.manual_seed(0)
     layer = nn.Linear(3, 2).double()
     settings = ScheduleSettings(momentum=0.8, nesterov=nesterov, weight_decay=0.1)

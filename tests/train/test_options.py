@@ -1,4 +1,4 @@
-"""What a recipe may add to plain training: blurring before strides, averaged weights, mirror images, fast and free attacks."""
+"""Options of training: BlurPool, EMA, flip averaging, fast and free attacks, accumulation."""
 
 import copy
 
@@ -50,8 +50,8 @@ def stepper(model: nn.Module, eps: float = 0.0, **more):
     return make_step(model.train(), optimizer, config, Timer("cpu"))
 
 
-def test_blurs_with_the_binomial_filter_and_then_convolves():
-    """scipy's correlation with zeros around is the filter; the convolution behind it is torch's."""
+def test_blur_pool_applies_the_binomial_filter_before_the_convolution():
+    """The filter is scipy's correlation with zero padding; the convolution is torch's."""
     torch.manual_seed(0)
     plain = nn.Conv2d(16, 4, 3, stride=2, padding=1)
     blurred = nn.Sequential(copy.deepcopy(plain))
@@ -66,7 +66,7 @@ def test_blurs_with_the_binomial_filter_and_then_convolves():
     assert torch.allclose(blurred(images), expected, atol=1e-6)  # float32 sums in any order
 
 
-def test_of_a_resnet18_all_strided_convolutions_but_the_first_are_blurred_and_weights_keep_their_names():
+def test_blur_pool_blurs_strided_convolutions_of_resnet18_except_the_first():
     torch.manual_seed(0)
     model, plain = models.build("resnet18", K, blur_pool=True), models.build("resnet18", K)
     blurred = [
@@ -82,7 +82,7 @@ def test_of_a_resnet18_all_strided_convolutions_but_the_first_are_blurred_and_we
     )
 
 
-def test_a_saved_model_is_blurred_again(tmp_path):
+def test_a_loaded_model_has_its_blur_pool(tmp_path):
     torch.manual_seed(0)
     model = models.build("resnet10", K, channels=CHANNELS, blur_pool=True).eval()
     models.save(
@@ -94,12 +94,12 @@ def test_a_saved_model_is_blurred_again(tmp_path):
     assert torch.equal(models.load(tmp_path / "model.pt")[0].eval()(images), model(images))
 
 
-def test_blurring_without_effect_is_refused():
+def test_blur_pool_without_effect_is_refused():
     with pytest.raises(UserError, match="blur_pool has no effect on resnet10"):
-        models.build("resnet10", K, channels=(8, 8, 8, 8), blur_pool=True)  # built, never run
+        models.build("resnet10", K, channels=(8, 8, 8, 8), blur_pool=True)  # never run
 
 
-def test_the_average_is_the_textbooks_and_the_model_keeps_its_own_weights():
+def test_ema_equals_the_formula_and_the_model_keeps_its_own_weights():
     model = network()
     mean = {name: value.clone() for name, value in model.state_dict().items()}
     step = stepper(model, ema_decay=0.6)
@@ -121,7 +121,7 @@ def test_the_average_is_the_textbooks_and_the_model_keeps_its_own_weights():
     assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
 
 
-def test_mirror_images_count_half_and_the_attack_sees_both():
+def test_flip_average_is_the_mean_of_both_passes_and_differentiable():
     model = network().eval()
     images = torch.rand(3, 3, 24, 24)
     expected = torch.stack([model(images), model(torch.flip(images, [3]))]).mean(0)
@@ -137,8 +137,8 @@ def test_mirror_images_count_half_and_the_attack_sees_both():
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_free_training_is_the_plain_loop(norm):
-    """Each replay: one backward pass, whose gradients move weights and noise; the noise goes on to the next batch."""
+def test_free_training_equals_a_plain_loop(norm):
+    """One backward pass per replay for weights and noise; the noise is kept for the next batch."""
     eps = {"l2": 0.5, "linf": 0.03}[norm]
     model, plain = (make_float64(make_smooth(network())) for _ in range(2))
     step = stepper(model, eps, attack={"method": "free", "norm": norm, "replays": 3})
@@ -164,18 +164,18 @@ def test_free_training_is_the_plain_loop(norm):
                 )
             optimizer.step()
     assert noise.flatten(1).norm(dim=1).max() <= eps * (1.001 if norm == "l2" else 42)
-    # Noise and logits are float32, and nine updates amplify their rounding: to 6e-6 in the weights.
+    # Noise and logits are float32, and nine updates amplify rounding to 6e-6 in the weights.
     # Under linf the sign of a gradient that is almost zero may differ for a pixel.
     close = (step.noise.delta - noise).abs() < 1e-4
     assert close.all() if norm == "l2" else close.double().mean() > 0.999
-    for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4)
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
     totals = step.totals()
     assert (totals["num_images"], totals["loss"]) == (18, pytest.approx(totals["loss"]))
     assert int(model.backbone.stem[1].num_batches_tracked) == 9
 
 
-def test_free_training_begins_again_at_another_resolution_and_takes_short_batches():
+def test_free_noise_is_reset_at_another_resolution_and_fits_short_batches():
     step = stepper(network(), 0.5, attack={"method": "free"})
     ((large, labels),) = batches(1)
     step.train_batch(large, labels)
@@ -188,7 +188,7 @@ def test_free_training_begins_again_at_another_resolution_and_takes_short_batche
     assert step.noise.delta.shape[-1] == 16
 
 
-def test_fast_training_takes_one_long_step_from_within_the_ball(monkeypatch):
+def test_fast_training_takes_one_long_step_from_a_random_start(monkeypatch):
     seen = []
 
     def remember(model: nn.Module, images: Tensor, labels: Tensor, **how: object) -> Tensor:
@@ -207,7 +207,7 @@ def test_fast_training_takes_one_long_step_from_within_the_ball(monkeypatch):
     }
 
 
-def test_eps_follows_the_resolution(monkeypatch):
+def test_eps_scales_with_the_resolution(monkeypatch):
     seen = []
 
     def remember(model: nn.Module, images: Tensor, labels: Tensor, **how: float) -> Tensor:
@@ -222,9 +222,11 @@ def test_eps_follows_the_resolution(monkeypatch):
 
 
 @pytest.mark.parametrize("num_parts", [2, 4])
-def test_gradients_of_parts_add_up_to_the_batchs(num_parts):
-    """With BatchNorm in evaluation mode, which otherwise sees parts. Also of unequal parts, none of a single image: 7 in 3 are
-    3, 2, 2, and so are 7 in 4."""
+def test_accumulated_gradients_equal_those_of_the_batch(num_parts):
+    """BatchNorm, which sees micro-batches, is in evaluation mode.
+
+    Also with unequal parts of two images or more: 7 in 3 and 7 in 4 are both 3, 2, 2.
+    """
     whole, parts = (make_float64(make_smooth(network())) for _ in range(2))
     losses = []
     for model, number in ((whole, 1), (parts, num_parts)):
@@ -240,7 +242,7 @@ def test_gradients_of_parts_add_up_to_the_batchs(num_parts):
         for batch in batches(2, size=7):
             step.train_batch(*batch)
         losses.append(step.totals())
-    # Attacked images and logits are float32, whatever the model's type.
+    # Attacked images and logits are float32 for any dtype of the model.
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    for mine, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
+    for ours, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Learning rates at the start, the peak and the end, against torch's own schedulers where torch has one."""
+"""Learning rates against torch's schedulers if torch has them, and at start, peak and end."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def torchs(scheduler: type, **settings: object) -> list[float]:
     return rates
 
 
-def test_cosine_and_step_are_torchs():
+def test_cosine_and_step_equal_torch():
     assert np.allclose(
         curve(schedule="cosine"), torchs(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=STEPS)
     )
@@ -39,7 +39,7 @@ def test_cosine_and_step_are_torchs():
     )
 
 
-def test_cyclic_is_two_lines():
+def test_cyclic_rises_and_falls_linearly():
     rates = curve(schedule="cyclic", warmup_epochs=2)
     assert np.allclose(rates, np.interp(range(STEPS), [-1, 2 * PER_EPOCH, STEPS], [0, 0.4, 0]))
     assert int(np.argmax(rates)) == 2 * PER_EPOCH and rates[10] == 0.4
@@ -53,13 +53,13 @@ def test_constant():
     "schedule",
     [{"schedule": "cosine"}, {"schedule": "constant"}, {"schedule": "step", "step_epochs": 4}],
 )
-def test_warmup_is_a_line_to_the_peak(schedule):
+def test_warmup_is_linear_to_the_peak(schedule):
     rates = curve(warmup_epochs=2, **schedule)
     assert np.allclose(rates[:11], 0.4 * np.arange(1, 12) / 11)
     assert rates[10] == 0.4 == max(rates)
 
 
-def test_step_counts_epochs_from_the_start_also_behind_warmup():
+def test_step_counts_epochs_from_the_start_after_warmup():
     rates = curve(warmup_epochs=2, schedule="step", step_epochs=4)
     assert (
         rates[19] == pytest.approx(0.4)
@@ -86,6 +86,6 @@ def test_never_zero_and_never_above_the_peak(schedule, warmup, num_steps, per_ep
         assert 0 < learning_rate(settings, 0.4, step, num_steps, per_epoch) <= 0.4
 
 
-def test_a_step_outside_of_training_cannot_happen():
+def test_steps_outside_training_are_refused():
     with pytest.raises(AssertionError):
         learning_rate(ScheduleSettings(), 0.4, STEPS, STEPS, PER_EPOCH)

@@ -29,7 +29,7 @@ def network() -> models.Classifier:
 
 
 def wide() -> models.Classifier:
-    """Wide enough for torch's own convolutions to be right on every CPU, and to be what the harness computes."""
+    """A network wide enough that torch's convolutions are right, and used, on every CPU."""
     torch.manual_seed(0)
     return models.build("resnet10", K, channels=(16, 16, 16, 16))
 
@@ -68,7 +68,7 @@ def stepper(
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.5])
-def test_is_a_plain_loop_bit_for_bit(eps):
+def test_step_equals_a_plain_loop_bit_for_bit(eps):
     ours, plain = wide(), wide()
     step, _ = stepper(ours, eps=eps, smoothing=0.1)
     optimizer = make_sgd(plain, SETTINGS, 0.1)
@@ -87,10 +87,10 @@ def test_is_a_plain_loop_bit_for_bit(eps):
         optimizer.step()
         losses.append(loss.item())
         right += int((logits.argmax(1) == labels).sum())
-    for (name, mine), theirs in zip(
+    for (name, ours_value), theirs in zip(
         ours.state_dict().items(), plain.state_dict().values(), strict=True
     ):
-        assert torch.equal(mine, theirs), name
+        assert torch.equal(ours_value, theirs), name
     assert step.totals() == {
         "loss": pytest.approx(sum(losses) / 3, rel=1e-7),
         "top1": right / 24,
@@ -99,27 +99,25 @@ def test_is_a_plain_loop_bit_for_bit(eps):
     }
 
 
-def test_totals_begin_again_and_weigh_short_batches():
+def test_totals_reset_and_are_weighted_by_images():
     model = network()
     step, optimizer = stepper(model)
-    optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = (
-        0.0  # so that the model's weights stay
-    )
+    optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 0.0  # keeps the weights
     ((images, labels),) = batches(1)
     step.train_batch(images, labels)
     step.totals()
     step.train_batch(images[:6], labels[:6])
     step.train_batch(images[:2], labels[:2])
-    found, reference = step.totals(), network().train()
+    totals, reference = step.totals(), network().train()
     expected = (
         sum(functional.cross_entropy(reference(images[:n]), labels[:n]).item() * n for n in (6, 2))
         / 8
     )
-    assert found["num_images"] == 8 and found["loss"] == pytest.approx(expected, rel=1e-6)
+    assert totals["num_images"] == 8 and totals["loss"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_only_the_update_moves_the_model():
-    """With the attack, BatchNorm sees one batch a step, the attacked one; gradients are of that batch alone."""
+def test_the_attack_leaves_no_gradients_and_no_statistics():
+    """BatchNorm sees one batch per step, the attacked one, and only it yields gradients."""
     model, plain = wide(), wide().train()
     step, optimizer = stepper(model, eps=0.5, best_iterate=True)
     gradients: list[Tensor] = []
@@ -143,11 +141,11 @@ def test_only_the_update_moves_the_model():
         best_iterate=True,
     )
     functional.cross_entropy(plain(moved), labels).backward()
-    for mine, theirs in zip(gradients, plain.parameters(), strict=True):
-        assert torch.equal(mine, theirs.grad)
+    for ours, theirs in zip(gradients, plain.parameters(), strict=True):
+        assert torch.equal(ours, theirs.grad)
 
 
-def test_keeps_the_modes_that_the_method_wants():
+def test_modes_of_modules_are_kept():
     model = network()
     model.train()
     model.backbone.stem[1].eval()
@@ -182,7 +180,7 @@ def test_channels_last_reaches_the_last_convolution(eps, precision):
     assert len(seen) >= 12 * (4 if eps else 1) and all(seen)
 
 
-def test_does_not_write_into_the_loaders_batch():
+def test_the_loaders_batch_is_not_modified():
     ((images, labels),) = batches(1)
     kept = images.clone()
     step, _ = stepper(network(), eps=0.5)
@@ -193,14 +191,14 @@ def test_does_not_write_into_the_loaders_batch():
 @pytest.mark.parametrize(
     ("precision", "cosine"), [("bf16", 0.9), ("fp16", 0.99)]
 )  # 8 and 11 bits of mantissa
-def test_low_precision_goes_the_same_way(precision, cosine):
+def test_low_precision_steps_point_in_the_same_direction(precision, cosine):
     exact, low, start = network(), network(), network()
     for model, kind in ((exact, "float32"), (low, precision)):
         step, _ = stepper(model, precision=kind)
         state = step.state_dict()
         if kind == "fp16":
             state["scaler"]["scale"] = (
-                256.0  # not the first guess, 2 ** 16, which may overflow and then moves nothing
+                256.0  # the initial 2 ** 16 may overflow, and then nothing moves
             )
         step.load_state_dict(state)
         step.train_batch(*batches(1)[0])
@@ -228,15 +226,15 @@ def test_fp16_survives_an_overflow_and_lowers_its_scale():
 
 
 @pytest.fixture
-def uninitialised_is_nan():
-    """What `torch.empty` gives is NaN, and not what happens to lie there: often zeros."""
+def fill_uninitialized_with_nan():
+    """Fill `torch.empty` with NaN instead of arbitrary memory, often zeros."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
 
 
-def test_a_first_step_that_overflows_leaves_no_momentum(uninitialised_is_nan):
-    """The next ones are those of a run that has not overflowed."""
+def test_a_first_step_that_overflows_leaves_no_momentum(fill_uninitialized_with_nan):
+    """Later steps equal those of a run without overflow."""
     overflowed, plain = network(), network()
     for model in (overflowed, plain):
         step, _ = stepper(model, precision="fp16")
@@ -251,8 +249,8 @@ def test_a_first_step_that_overflows_leaves_no_momentum(uninitialised_is_nan):
         assert torch.equal(ours, theirs) and not torch.isnan(ours).any()
 
 
-def test_resumed_steps_are_the_uninterrupted_ones():
-    """State of model, optimizer and step is all there is, random starts included."""
+def test_resumed_steps_equal_uninterrupted_ones():
+    """The state includes random starts."""
     make = partial(stepper, eps=0.5, random_start="ball")
     whole = network()
     step, _ = make(whole)
@@ -268,8 +266,8 @@ def test_resumed_steps_are_the_uninterrupted_ones():
     again.load_state_dict(step.state_dict())
     for batch in batches(4)[2:]:
         again.train_batch(*batch)
-    for mine, theirs in zip(second.state_dict().values(), whole.state_dict().values(), strict=True):
-        assert torch.equal(mine, theirs)
+    for ours, theirs in zip(second.state_dict().values(), whole.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_zero_gradients_are_counted_and_times_kept():
@@ -292,19 +290,17 @@ def test_zero_gradients_are_counted_and_times_kept():
 
 
 class Waits(TorchDispatchMode):
-    """Refuses the operations for which a GPU's host has to wait: those whose result, or its size, depends on values."""
+    """Refuse operations that synchronize with a GPU: their result or size depends on values."""
 
     NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "bincount")
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        assert operation.overloadpacket.__name__ not in self.NAMES, (
-            f"{operation} makes the host wait"
-        )
+        assert operation.overloadpacket.__name__ not in self.NAMES, f"{operation} synchronizes"
         return operation(*args, **(kwargs or {}))
 
 
 class Reads(TorchFunctionMode):
-    """Refuses what brings values to the host, which on a CPU is no operation at all."""
+    """Refuse reading values on the host, which on a CPU is not a dispatched operation."""
 
     FUNCTIONS = (
         Tensor.item,
@@ -318,7 +314,7 @@ class Reads(TorchFunctionMode):
     )
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        assert function not in self.FUNCTIONS, f"{function} makes the host wait"
+        assert function not in self.FUNCTIONS, f"{function} synchronizes"
         return function(*args, **(kwargs or {}))
 
 
@@ -333,8 +329,8 @@ class Reads(TorchFunctionMode):
         {"eps": 0.1, "method": "free"},
     ],
 )
-def test_never_waits(precision, attack):
-    """The whole of what the loop calls for a step: rate, step with average and parts, counts."""
+def test_a_step_never_synchronizes(precision, attack):
+    """All calls of the loop for a step: rate, step with EMA and micro-batches, counts."""
     model = network()
     optimizer = make_sgd(model, SETTINGS, 0.1)
     settings = AttackSettings.model_validate(
@@ -357,6 +353,6 @@ def test_never_waits(precision, attack):
             step.train_batch(images, labels)
             counts.add(torch.randn(8, K), labels)
     for mode in (Waits(), Reads()):
-        with pytest.raises(AssertionError, match="wait"), mode:
+        with pytest.raises(AssertionError, match="synchronizes"), mode:
             step.totals()
     assert step.totals()["num_images"] == 16

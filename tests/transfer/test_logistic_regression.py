@@ -20,7 +20,7 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("penalty", [1e-3, 1e-1, 1.0, 100.0, 1e5])
-def test_the_optimum_is_scikit_learns(data, penalty):
+def test_the_optimum_equals_scikit_learns(data, penalty):
     features, labels = data
     ours = next(
         fit
@@ -41,7 +41,7 @@ def test_the_optimum_is_scikit_learns(data, penalty):
     assert (ours.logits(features).argmax(1) == logits.argmax(1)).double().mean() > 0.995
 
 
-def test_the_path_is_the_papers_and_every_fit_says_whether_it_converged(data):
+def test_the_path_is_that_of_the_paper_and_convergence_is_reported(data):
     assert len(logistic.LAMBDAS) == 45
     assert logistic.LAMBDAS[0] == pytest.approx(1e-6) and logistic.LAMBDAS[-1] == pytest.approx(1e5)
     path = logistic.fit_path(*data, 5)
@@ -51,12 +51,12 @@ def test_the_path_is_the_papers_and_every_fit_says_whether_it_converged(data):
     assert losses == sorted(losses, reverse=True), "a weaker penalty fits better"
 
 
-def test_a_fit_that_does_not_converge_says_so(data, monkeypatch):
+def test_a_fit_that_does_not_converge_is_reported(data, monkeypatch):
     monkeypatch.setattr(logistic, "MOST_STEPS", 1)
     assert not logistic.fit_path(*data, 5, [1e-6])[0].converged
 
 
-def test_validation_chooses_and_both_sets_are_fitted(data):
+def test_validation_selects_the_penalty_and_both_sets_are_fitted(data):
     features, labels = data
     train, val = (features[:200], labels[:200]), (features[200:], labels[200:])
 
@@ -72,7 +72,7 @@ def test_validation_chooses_and_both_sets_are_fitted(data):
     assert logistic.choose(train, val, 5, lambda logits, truth: 0.5, [1.0, 10.0]).at_the_edge
 
 
-def test_standardised_features_have_mean_0_and_deviation_1(data):
+def test_standardized_features_have_mean_0_and_deviation_1(data):
     features = data[0].clone()
     features[:, 3] = 7.0  # a dead unit
     standardised = logistic.standardization(features)(features)
@@ -83,7 +83,7 @@ def test_standardised_features_have_mean_0_and_deviation_1(data):
 
 
 @pytest.mark.parametrize("many_labels", [False, True])
-def test_conjugate_gradients_end_where_the_solved_hessian_does(data, monkeypatch, many_labels):
+def test_conjugate_gradients_and_the_solved_hessian_agree(data, monkeypatch, many_labels):
     features, labels = data
     if many_labels:
         random = np.random.default_rng(3)

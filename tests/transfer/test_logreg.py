@@ -1,7 +1,4 @@
-"""Logistic regression as a stage.
-
-Scikit-learn's choice and numbers along the path, VOC's binary fits, few images, stops.
-"""
+"""Logistic regression as a stage, against scikit-learn; VOC, few images, stops."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,7 @@ LAMBDAS = [1e-4, 1e-2, 1.0, 100.0]
 
 
 def write_features(folder: Path, *, shift: float = 1.0, multi_label: bool = False) -> Result:
-    """Splits of 160, 60 and 80 images, as a features stage leaves them."""
+    """Write splits of 160, 60 and 80 images, like a features stage."""
     folder.mkdir()
     random = np.random.default_rng(0)
     centres = random.normal(0, shift, (K, D))
@@ -58,7 +55,7 @@ def run(
     return transfer.run(context_of(root, name, config, needs))
 
 
-def test_the_stage_does_what_scikit_learn_does_along_the_path(tmp_path):
+def test_the_stage_equals_scikit_learn_along_the_path(tmp_path):
     outcome = run(tmp_path, {"features": write_features(tmp_path / "features", shift=0.4)})
     metrics = outcome.metrics
     train, val, test = (
@@ -97,7 +94,7 @@ def test_the_stage_does_what_scikit_learn_does_along_the_path(tmp_path):
     assert metrics["num_unconverged"] == 0 and metrics["refit"] and metrics["lr"] is None
 
 
-def test_voc_is_one_binary_fit_a_class_without_its_difficult_images(tmp_path):
+def test_voc_has_one_binary_fit_per_class_without_difficult_images(tmp_path):
     needs = {"features": write_features(tmp_path / "features", multi_label=True)}
     metrics = run(tmp_path, needs, "map11").metrics
     train, val, test = (
@@ -136,7 +133,7 @@ def test_few_images_and_crops(tmp_path):
     assert few["num_train_images"] == 5 * K and few["val"]["top1"] <= metrics["val"]["top1"]
 
 
-def test_it_stops_between_fits_and_begins_again(tmp_path):
+def test_it_stops_between_fits_and_starts_again(tmp_path):
     needs = {"features": write_features(tmp_path / "features")}
     config = {"method": "logreg", "metric": "top1", "settings": {"lambdas": LAMBDAS}}
     calls = iter(range(100))

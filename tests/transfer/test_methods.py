@@ -1,4 +1,4 @@
-"""Which weights and statistics each method moves, and that heads which share a backbone train as they would alone."""
+"""Weights and statistics that each method moves; heads on a shared backbone train as alone."""
 
 import copy
 
@@ -48,13 +48,13 @@ def make_setup(
 
 
 def trained(method: str, setup: TransferSetup, num_steps: int = 3) -> dict[float, Classifier]:
-    """Learning rate -> the model that a few steps leave."""
-    found = methods.find(method)
+    """Return the trained model by learning rate."""
+    transfer_method = methods.find(method)
     trials = grid.trials(setup.settings)
     turns = [trials] if setup.settings.TRAINS_TOGETHER else [[trial] for trial in trials]
     models_of = {}
     for turn in turns:
-        candidates = found.candidates(setup, turn)
+        candidates = transfer_method.candidates(setup, turn)
         train(candidates.learner, num_steps)
         models_of |= {trial.lr: model for trial, model in candidates.models()}
     return models_of
@@ -94,14 +94,14 @@ def moved(setup: TransferSetup, model) -> tuple[bool, bool, bool]:
         ("full", "update", (True, True, True)),
     ],
 )
-def test_what_moves(method, bn_stats, expected):
+def test_each_method_moves_its_part_of_the_model(method, bn_stats, expected):
     setup = make_setup(method, bn_stats)
     seen = {lr: moved(setup, model) for lr, model in trained(method, setup).items()}
     assert seen == {0.1: expected, 0.01: expected}
 
 
 @pytest.mark.parametrize("bn_stats", ["frozen", "update"])
-def test_heads_on_a_shared_backbone_are_what_each_would_be_alone(bn_stats):
+def test_heads_on_a_shared_backbone_equal_heads_trained_alone(bn_stats):
     lrs = (0.5, 0.1, 0.001)
     shared = trained("fixed", make_setup("fixed", bn_stats, lrs), 5)
     for lr in lrs:
@@ -141,7 +141,7 @@ def test_a_shared_backbone_equals_a_plain_loop_over_the_head(bn_stats):
 
 
 @pytest.mark.parametrize("bn_stats", ["frozen", "update"])
-def test_a_shared_backbone_goes_on_where_it_was_saved(bn_stats):
+def test_a_shared_backbone_resumes_exactly(bn_stats):
     setup = make_setup("fixed", bn_stats)
     whole, begun, resumed = (SharedBackbone(setup, grid.trials(setup.settings)) for _ in range(3))
     generator = torch.Generator().manual_seed(4)
@@ -169,6 +169,6 @@ def test_every_rate_starts_from_the_same_head():
     assert torch.equal(setup.load().head.weight, setup.load().head.weight)
 
 
-def test_an_unknown_method_answers_with_the_near_ones():
+def test_an_unknown_method_is_refused_with_similar_names():
     with pytest.raises(UserError, match="fixed"):
         methods.find("fixd")

@@ -1,7 +1,4 @@
-"""Which weights start where, which train, how fast, and what pulls them.
-
-L2-SP, partial, scratch, blocks and stages.
-"""
+"""Methods that train a network: start values, trained weights, learning rates, L2-SP."""
 
 import copy
 
@@ -24,9 +21,9 @@ CONVOLUTIONS = (nn.Conv2d, nn.Linear)
 
 
 def start_of(method: str, setup):
-    """The model that a method's first trial starts from, and its learner."""
-    found = methods.find(method).candidates(setup, grid.trials(setup.settings)[:1])
-    return found.models()[0][1], found.learner
+    """Return the model of a method's first trial before training, and its learner."""
+    trained = methods.find(method).candidates(setup, grid.trials(setup.settings)[:1])
+    return trained.models()[0][1], trained.learner
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
@@ -37,7 +34,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
     ("start_groups", "num_low", "reinit_last"),
     [(("low", "high"), 0, 0), (("low",), 2, 1), (("high",), 2, 0), ((), 1, 0)],
 )
-def test_l2sp_is_the_gradient_of_the_written_penalty(start_groups, num_low, reinit_last):
+def test_l2sp_equals_the_gradient_of_the_penalty(start_groups, num_low, reinit_last):
     alpha, beta = 0.3, 0.05
     setup = make_setup(
         "l2sp",
@@ -96,7 +93,7 @@ def test_l2sp_is_the_gradient_of_the_written_penalty(start_groups, num_low, rein
     )
 
 
-def test_without_penalty_l2sp_is_full_without_weight_decay():
+def test_l2sp_without_penalty_equals_full_without_weight_decay():
     one = trained(
         "l2sp", make_setup("l2sp", "update", (0.1,), optimizer=PLAIN, alpha=0.0, beta=0.0)
     )[0.1]
@@ -106,8 +103,8 @@ def test_without_penalty_l2sp_is_full_without_weight_decay():
     assert not changed(one.state_dict(), other.state_dict())
 
 
-def test_l2sp_has_no_weight_decay_of_the_optimizer_beside_it():
-    _, learner = start_of("l2sp", make_setup("l2sp", "update"))  # the settings' own default is 5e-4
+def test_l2sp_has_no_weight_decay():
+    _, learner = start_of("l2sp", make_setup("l2sp", "update"))  # the default is 5e-4
     assert {group["weight_decay"] for group in learner.optimizer.param_groups} == {0.0}
 
 
@@ -125,7 +122,7 @@ def test_scratch_ignores_the_source():
 
 
 @pytest.mark.parametrize("train_from", [1, 3, 4])
-def test_partial_leaves_what_is_frozen_bit_for_bit_and_moves_the_rest(train_from):
+def test_partial_keeps_frozen_stages_and_trains_the_rest(train_from):
     setup = make_setup("partial", "update", (0.1,), train_from=train_from)
     start, model = setup.load().state_dict(), trained("partial", setup)[0.1]
     moved = changed(start, model.state_dict())
@@ -140,13 +137,13 @@ def test_partial_leaves_what_is_frozen_bit_for_bit_and_moves_the_rest(train_from
     assert moved == set(start) - frozen - constant
 
 
-def test_partial_says_which_stages_there_are():
+def test_partial_lists_the_stages_if_train_from_is_too_high():
     with pytest.raises(UserError, match=r"train_from is 5; the network has 5 stages"):
         start_of("partial", make_setup("partial", "update", (0.1,), train_from=5))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_reinit_last_touches_the_last_blocks_alone(count):
+def test_reinit_last_resets_only_the_last_blocks(count):
     setup = make_setup("full", "update", (0.1,), reinit_last=count)
     start, model = setup.load().state_dict(), start_of("full", setup)[0].state_dict()
     random = setup.scratch().state_dict()
@@ -201,7 +198,7 @@ def test_learning_rates_by_group_and_layer():
     }
 
 
-def test_every_group_has_its_weight_decay_and_loads_again():
+def test_every_group_has_its_weight_decay_and_is_restored():
     setup = make_setup(
         "full",
         "update",
@@ -230,18 +227,18 @@ def test_every_group_has_its_weight_decay_and_loads_again():
 
 
 @pytest.mark.parametrize(
-    ("asked", "steps_per_epoch", "expected"),
+    ("setting", "steps_per_epoch", "expected"),
     [("kornblith", 4, 0.1), ("kornblith", 400, 0.025), (0.01, 4, 0.01), (None, 400, 0.1)],
 )
-def test_batch_norm_momentum(asked, steps_per_epoch, expected):
+def test_batch_norm_momentum(setting, steps_per_epoch, expected):
     model = models.build("resnet10", 3, channels=(16, 16, 16, 16))
-    _network.set_bn_momentum(model, asked, steps_per_epoch)
+    _network.set_bn_momentum(model, setting, steps_per_epoch)
     assert {
         module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)
     } == {expected}
 
 
-def test_the_trees_blocks_are_those_that_timm_names():
+def test_blocks_equal_those_that_timm_names():
     timm = pytest.importorskip("timm")
     ours = blocks_of(models.build("torchvision/resnet18", 2).backbone)
     theirs = blocks_of(timm.create_model("resnet18", num_classes=0))
@@ -266,9 +263,9 @@ def test_blocks_cover_a_network_in_order(arch, num_blocks, stages):
     blocks = blocks_of(backbone)
     names = [name for block in blocks for name in block.names]
     assert sorted(names) == sorted(backbone.state_dict()) and len(blocks) == num_blocks
-    found = stages_of(backbone, 224)
-    assert [block for stage in found for block in stage] == blocks
-    assert stages is None or [len(stage) for stage in found] == stages
+    found_stages = stages_of(backbone, 224)
+    assert [block for stage in found_stages for block in stage] == blocks
+    assert stages is None or [len(stage) for stage in found_stages] == stages
     assert backbone.training, "left as it was"
 
 

@@ -1,4 +1,4 @@
-"""Every score against a slow twin written from its formula, and against a library or a known value if there is one."""
+"""Scores against loops over their formulas, and against libraries or known values."""
 
 import math
 
@@ -20,7 +20,7 @@ N, D, C, K = 240, 12, 7, 4
 
 @pytest.fixture
 def data():
-    """Features in K clumps, probabilities that know something of the labels, labels."""
+    """Features in K clusters, probabilities correlated with the labels, labels."""
     random = np.random.default_rng(0)
     labels = random.integers(0, K, N)
     features = random.normal(0, 1, (N, D)) + 1.5 * random.normal(0, 1, (K, D))[labels]
@@ -30,7 +30,7 @@ def data():
 
 
 @pytest.mark.parametrize("name", names("harness.transfer.scores"))
-def test_better_features_score_higher_and_label_values_do_not_matter(name, data):
+def test_better_features_score_higher_for_any_label_values(name, data):
     features, probs, labels = data
     module = scores.find(name)
     shuffled = np.random.default_rng(1).permutation(labels)
@@ -52,7 +52,7 @@ def test_better_features_score_higher_and_label_values_do_not_matter(name, data)
 
 
 @pytest.mark.parametrize("name", names("harness.transfer.scores"))
-def test_what_does_not_fit_is_refused(name, data):
+def test_unsuitable_inputs_are_refused(name, data):
     features, probs, labels = data
     module = scores.find(name)
     needed = module.NEEDS[0]
@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_refused(name, data):
             module.score(features=None, probs=probs * 2, labels=labels)
 
 
-def test_leep_by_loops(data):
+def test_leep_equals_loops(data):
     _, probs, labels = data
     joint = [
         [sum(probs[i, z] for i in range(N) if labels[i] == y) / N for z in range(C)]
@@ -89,18 +89,18 @@ def test_leep_by_loops(data):
     assert leep.score(probs=probs, labels=labels) == pytest.approx(total / N, rel=1e-12)
 
 
-def test_leep_of_a_perfect_and_of_a_blind_source():
+def test_leep_of_a_perfect_and_an_uninformative_source():
     labels = np.arange(1000) % 10
     one_hot = np.eye(20)[labels]  # ten source classes have no mass at all
     assert leep.score(probs=one_hot, labels=labels) == 0.0
     blind = np.random.default_rng(0).dirichlet(np.ones(5) * 50, 20_000)
-    # 20,000 random answers are not quite blind.
+    # 20,000 random predictions are slightly informative.
     assert leep.score(probs=blind, labels=np.arange(20_000) % 10) == pytest.approx(
         math.log(1 / 10), abs=1e-4
     )
 
 
-def test_nce_by_counting(data):
+def test_nce_equals_counting(data):
     _, probs, labels = data
     pairs = [(int(y), int(row.argmax())) for y, row in zip(labels, probs, strict=True)]
     entropy = 0.0
@@ -119,28 +119,28 @@ def test_nce_is_leep_of_hard_predictions(data):
     )
 
 
-def test_nleep_of_clumps_that_lie_apart_and_what_it_says_of_itself(data):
+def test_nleep_of_separate_clusters_and_its_details(data):
     random = np.random.default_rng(0)
     labels = np.arange(600) % 3
     apart = random.normal(0, 0.1, (600, 4)) + 50 * np.eye(3, 4)[labels]
     assert nleep.score(features=apart, labels=labels) == pytest.approx(0, abs=1e-12)
     features, _, labels = data
-    told = nleep.details(features=features, labels=labels)
-    assert (told["num_components"], told["wanted_components"], told["covariances"]) == (
+    details = nleep.details(features=features, labels=labels)
+    assert (details["num_components"], details["wanted_components"], details["covariances"]) == (
         20,
         20,
         "full",
     )
     kept = np.linalg.svd(features - features.mean(0), compute_uv=False) ** 2
     assert (
-        (np.cumsum(kept) / kept.sum())[told["num_dimensions"] - 1]
+        (np.cumsum(kept) / kept.sum())[details["num_dimensions"] - 1]
         >= 0.8
-        > (np.cumsum(kept) / kept.sum())[told["num_dimensions"] - 2]
+        > (np.cumsum(kept) / kept.sum())[details["num_dimensions"] - 2]
     )
 
 
-def test_nleep_is_leep_of_the_mixtures_posteriors(data):
-    """The posteriors from scipy's densities and the mixture's own parameters."""
+def test_nleep_equals_leep_of_the_mixtures_posteriors(data):
+    """Posteriors from scipy's densities and the parameters of the mixture."""
     from sklearn.decomposition import PCA
     from sklearn.mixture import GaussianMixture
 
@@ -163,11 +163,8 @@ def test_nleep_is_leep_of_the_mixtures_posteriors(data):
 
 
 @pytest.mark.parametrize("shape", [(N, D), (30, 60)])
-def test_logme_is_the_log_density_of_the_labels_at_its_precisions(data, shape, monkeypatch):
-    """The evidence is a Gaussian's: y ~ N(0, 1 / beta + f f^T / alpha).
-
-    And the precisions maximise it.
-    """
+def test_logme_equals_the_log_density_of_the_labels(data, shape, monkeypatch):
+    """The evidence is Gaussian, y ~ N(0, 1 / beta + f f^T / alpha); precisions maximize it."""
     from scipy.optimize import minimize
 
     random = np.random.default_rng(3)
@@ -177,7 +174,7 @@ def test_logme_is_the_log_density_of_the_labels_at_its_precisions(data, shape, m
     eigenvalues, vectors = np.linalg.eigh(features @ features.T)
 
     def evidence(log_precisions, target):
-        """multivariate_normal(0, covariance).logpdf(target), along the covariance's own axes."""
+        """multivariate_normal(0, covariance).logpdf(target) in the covariance's eigenbasis."""
         variances = np.exp(-log_precisions[1]) + np.maximum(eigenvalues, 0) * np.exp(
             -log_precisions[0]
         )
@@ -199,9 +196,9 @@ def test_logme_is_the_log_density_of_the_labels_at_its_precisions(data, shape, m
 
 
 def test_logme_agrees_with_scikit_learns_bayesian_ridge(data):
-    """It maximizes the same evidence, with flat priors."""
+    """BayesianRidge with flat priors maximizes the same evidence."""
     features, _, labels = data
-    found = []
+    evidences = []
     for label in range(K):
         target = (labels == label).astype(float)
         ridge = BayesianRidge(
@@ -214,12 +211,14 @@ def test_logme_agrees_with_scikit_learns_bayesian_ridge(data):
             max_iter=2000,
             tol=1e-10,
         ).fit(features, target)
-        found.append(ridge.scores_[-1] / N)
+        evidences.append(ridge.scores_[-1] / N)
     # Ours stops at a change of 1e-3 in alpha / beta, as published.
-    assert logme.score(features=features, labels=labels) == pytest.approx(np.mean(found), abs=1e-6)
+    assert logme.score(features=features, labels=labels) == pytest.approx(
+        np.mean(evidences), abs=1e-6
+    )
 
 
-def test_hscore_by_its_formula(data):
+def test_hscore_equals_its_formula(data):
     features, _, labels = data
     means = np.stack([features[labels == label].mean(axis=0) for label in labels])
     covariance, between = np.cov(features.T, bias=True), np.cov(means.T, bias=True)
@@ -243,7 +242,7 @@ def test_shrunk_hscore(data):
 
 
 @pytest.mark.parametrize("spherical", [False, True])
-def test_gbc_by_loops(data, spherical):
+def test_gbc_equals_loops(data, spherical):
     features, _, labels = data
     total = 0.0
     for a in range(K):
@@ -276,12 +275,12 @@ def test_gbc_of_equal_classes_and_of_distant_ones():
     same = np.repeat(np.random.default_rng(0).normal(size=(50, 3)), 2, axis=0)
     assert gbc.score(features=same, labels=labels) == pytest.approx(
         -2
-    )  # two ordered pairs that overlap wholly
+    )  # two ordered pairs that overlap completely
     assert gbc.score(features=same + 1000 * labels[:, None], labels=labels) == pytest.approx(0)
 
 
 @pytest.mark.parametrize("num_images", [N, 20])
-def test_transrate_by_its_formula(data, num_images):
+def test_transrate_equals_its_formula(data, num_images):
     features, _, labels = (part[:num_images] for part in data)
     centred = features - features.mean(axis=0)
 
@@ -315,10 +314,7 @@ def test_knn_agrees_with_scikit_learn(data, k, metric, monkeypatch):
 
 
 def test_knn_far_from_the_origin_and_with_ties():
-    """Where |a|^2 - 2 a b + |b|^2 in float32 has nothing left.
-
-    And equal distances, which go to the lower index.
-    """
+    """|a|^2 - 2 a b + |b|^2 cancels in float32; equal distances go to the lower index."""
     random = np.random.default_rng(0)
     features = 1e5 + random.normal(0, 1e-2, (60, 3))
     expected = [
@@ -330,7 +326,7 @@ def test_knn_far_from_the_origin_and_with_ties():
     assert knn.nearest(line, 1)[:, 0].tolist() == [1, 0, 1, 2]
 
 
-def test_more_equal_distances_than_candidates_still_go_to_the_lowest_index():
+def test_more_ties_than_candidates_go_to_the_lowest_index():
     features = np.zeros((100, 2))
     features[50:] = 1
     assert knn.nearest(features, 1)[:, 0].tolist() == [1, *[0] * 49, 51, *[50] * 49]
@@ -357,7 +353,7 @@ FEW = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 def drawn(num_images: int, num_features: int, num_classes: int, num_sources: int, seed: int):
-    """Features with ties and constant columns, probabilities with exact zeros, labels that may leave classes out."""
+    """Features with ties and constant columns, probabilities with zeros, labels with gaps."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, num_classes, num_images)
     features = np.round(
@@ -372,7 +368,7 @@ def drawn(num_images: int, num_features: int, num_classes: int, num_sources: int
 
 @FEW
 @SHAPES
-def test_leep_of_random_shapes_is_that_of_loops(**shape):
+def test_leep_of_random_shapes_equals_loops(**shape):
     _, probs, labels = drawn(**shape)
     num_images, num_sources = probs.shape
     total = 0.0
@@ -395,8 +391,8 @@ def test_leep_of_random_shapes_is_that_of_loops(**shape):
 
 @FEW
 @SHAPES
-def test_knn_of_random_shapes_with_ties_is_that_of_loops(**shape):
-    """Small integers: many distances are equal, and exactly so."""
+def test_knn_of_random_shapes_with_ties_equals_loops(**shape):
+    """Features are small integers, so many distances are exactly equal."""
     features, _, labels = drawn(**shape)
     features = np.round(features)
     num_images = len(labels)
@@ -417,13 +413,10 @@ def test_knn_of_random_shapes_with_ties_is_that_of_loops(**shape):
 
 @FEW
 @SHAPES
-def test_logme_of_random_shapes_is_the_published_iteration(**shape):
-    """gamma, alpha and beta by matrices and not by singular values.
-
-    The evidence of the JMLR paper, for D of at most N.
-    """
+def test_logme_of_random_shapes_equals_the_published_iteration(**shape):
+    """gamma, alpha and beta from matrices instead of singular values, for D <= N (JMLR paper)."""
     features, _, labels = drawn(**shape)
-    (num_images, num_features), found = features.shape, []
+    (num_images, num_features), evidences = features.shape, []
     assume(num_features <= num_images)
     for label in np.unique(labels):
         y, alpha, beta = (labels == label).astype(float), 1.0, 1.0
@@ -451,16 +444,16 @@ def test_logme_of_random_shapes_is_the_published_iteration(**shape):
             )
             if abs(alpha / beta - t) / t <= 1e-3:
                 break
-        found.append(evidence)
-    # The published matrices lose digits where singular values do not.
+        evidences.append(evidence)
+    # The published matrices lose digits that singular values keep.
     assert logme.score(features=features, labels=labels) == pytest.approx(
-        np.mean(found), rel=1e-5, abs=1e-5
+        np.mean(evidences), rel=1e-5, abs=1e-5
     )
 
 
 @FEW
 @SHAPES
-def test_the_other_scores_of_random_shapes_by_their_formulas(**shape):
+def test_other_scores_of_random_shapes_equal_their_formulas(**shape):
     features, probs, labels = drawn(**shape)
     present = np.unique(labels)
     hard = probs.argmax(axis=1)
@@ -497,18 +490,18 @@ def test_the_other_scores_of_random_shapes_by_their_formulas(**shape):
 
 
 def test_nleeps_fallbacks():
-    """5 K components as published while there are more images.
-
-    Then fewer a class; then one fewer than the images.
-    """
+    """5 K components as published, fewer per class with fewer images, at last N - 1."""
     features = np.random.default_rng(0).normal(0, 1, (60, 3))
     for num_classes, components in ((5, 25), (11, 55), (12, 48), (25, 50), (40, 40), (60, 59)):
-        told = nleep.details(features=features, labels=np.arange(60) % num_classes)
-        assert (told["num_components"], told["wanted_components"]) == (components, 5 * num_classes)
-        assert told["covariances"] == "full" and told["score"] <= 0
+        details = nleep.details(features=features, labels=np.arange(60) % num_classes)
+        assert (details["num_components"], details["wanted_components"]) == (
+            components,
+            5 * num_classes,
+        )
+        assert details["covariances"] == "full" and details["score"] <= 0
 
 
-def test_many_labels_an_image_suit_logme_and_no_other(data):
+def test_several_labels_per_image_suit_only_logme(data):
     features, probs, labels = data
     many = np.where(np.eye(K, dtype=np.int8)[labels] == 1, 1, -1).astype(np.int8)
     assert logme.score(features=features, labels=many) == logme.score(
@@ -518,22 +511,22 @@ def test_many_labels_an_image_suit_logme_and_no_other(data):
     assert logme.score(features=features, labels=many) != logme.score(
         features=features, labels=labels
     )
-    found = scores.compute(
+    computed = scores.compute(
         names("harness.transfer.scores"), features=features, probs=probs, labels=many
     )
-    assert found.scores.keys() == {"logme"} and found.failed.keys() == set(
+    assert computed.scores.keys() == {"logme"} and computed.failed.keys() == set(
         names("harness.transfer.scores")
     ) - {"logme"}
-    assert all("several labels" in why for why in found.failed.values())
+    assert all("several labels" in reason for reason in computed.failed.values())
 
 
-def test_a_score_without_a_number_is_told_and_the_rest_go_on(data, monkeypatch):
+def test_a_failing_score_is_reported_and_others_are_computed(data, monkeypatch):
     features, probs, labels = data
     monkeypatch.setattr(gbc, "score", lambda **_: float("nan"))
     monkeypatch.setattr(nce, "score", lambda **_: 1 / 0)
-    found = scores.compute(["gbc", "nce", "leep"], features=features, probs=probs, labels=labels)
-    assert found.scores.keys() == {"leep"} and set(found.seconds) == {"gbc", "nce", "leep"}
-    assert found.failed == {
+    computed = scores.compute(["gbc", "nce", "leep"], features=features, probs=probs, labels=labels)
+    assert computed.scores.keys() == {"leep"} and set(computed.seconds) == {"gbc", "nce", "leep"}
+    assert computed.failed == {
         "gbc": "gives nan, which cannot be compared.",
         "nce": "ZeroDivisionError: division by zero",
     }

@@ -1,7 +1,4 @@
-"""The search of a stage.
-
-Every point as it would be alone, halving, crops, few images, steps, resumes; val is not test.
-"""
+"""The hyper-parameter search: points as alone, halving, crops, few images, steps, resumes."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +43,7 @@ def target(root: Path) -> Result:
 
 @pytest.fixture(scope="module")
 def model(root: Path) -> Result:
-    """With dropout before its features' last layer, so that trials draw random numbers."""
+    """A model with dropout before the last layer, so that trials draw random numbers."""
     source = write_colours(root / "data", "source", splits={"train": 8, "val": 2})
     return as_result(
         "pretrain", pretrain.run(pretrain_context(root, source, settings={"epochs": 1})).metrics
@@ -78,15 +75,15 @@ def run(
     return transfer.run(context_of(root, name, config, {"model": model, "data": target}, **more))
 
 
-def test_every_point_of_a_grid_is_what_it_is_alone(root, target, model, with_dropout):
-    asked = {
+def test_every_point_equals_the_point_trained_alone(root, target, model, with_dropout):
+    overrides = {
         "epochs": 1,
         "lrs": [0.1, 0.02],
         "grid": {"decay_ratio": [0.0, 1e-3]},
         "optimizer": {"schedule": "cosine"},
     }
     for method in ("fixed", "full"):
-        metrics = run(root, f"grid-{method}", method, target, model, asked).metrics
+        metrics = run(root, f"grid-{method}", method, target, model, overrides).metrics
         assert [(entry["lr"], entry["decay_ratio"]) for entry in metrics["grid"]] == [
             (0.1, 0),
             (0.1, 1e-3),
@@ -121,14 +118,14 @@ def test_every_point_of_a_grid_is_what_it_is_alone(root, target, model, with_dro
         assert metrics["val"]["top1"] == best and metrics["chosen"]["lr"] == metrics["lr"]
 
 
-def test_grids_of_lengths_train_each_for_its_own(root, target, model):
-    asked = {
+def test_a_grid_of_lengths_trains_each_point_for_its_length(root, target, model):
+    overrides = {
         "lrs": [0.1],
         "grid": {"steps": [2, 5]},
         "optimizer": {"schedule": "step", "step_at": [0.3, 0.6, 0.9]},
     }
     for method in ("fixed", "full"):
-        outcome = run(root, f"lengths-{method}", method, target, model, asked)
+        outcome = run(root, f"lengths-{method}", method, target, model, overrides)
         assert outcome.timing["num_steps"] == 7 and [
             entry["steps"] for entry in outcome.metrics["grid"]
         ] == [2, 5]
@@ -138,17 +135,15 @@ def test_grids_of_lengths_train_each_for_its_own(root, target, model):
         )
 
 
-def test_halving_is_labelled_and_cheaper_and_chooses_among_those_that_trained_in_full(
-    root, target, model
-):
+def test_halving_selects_among_fully_trained_points_at_lower_cost(root, target, model):
     lrs = [0.2, 0.1, 0.05, 0.02, 0.01, 1e-4, 1e-5, 1e-6, 1e-7]
-    asked = {
+    overrides = {
         "steps": 9,
         "lrs": lrs,
         "policy": {"halving": {"factor": 3, "rungs": 3}},
         "optimizer": {"schedule": "cosine"},
     }
-    outcome = run(root, "halving", "full", target, model, asked)
+    outcome = run(root, "halving", "full", target, model, overrides)
     metrics = outcome.metrics
     assert (
         metrics["policy"] == {"halving": {"factor": 3, "rungs": 3}} and metrics["num_configs"] == 9
@@ -164,14 +159,14 @@ def test_halving_is_labelled_and_cheaper_and_chooses_among_those_that_trained_in
         "full",
         target,
         model,
-        {**asked, "lrs": [last["lr"]], "policy": "full"},
+        {**overrides, "lrs": [last["lr"]], "policy": "full"},
     ).metrics
     assert alone["test"] == metrics["test"], "the last rung trains again for the whole length"
     first = [entry for entry, share in zip(metrics["grid"], shares, strict=True) if share < 1 / 2]
     assert all(entry["val"] is not None for entry in first)
 
 
-def test_a_reduced_grid_is_a_seeded_part_of_it():
+def test_a_reduced_grid_is_a_seeded_sample():
     settings = settings_model("l2sp").model_validate(
         {"grid": {"lr": [0.1, 0.2, 0.3], "alpha": [1, 2, 3, 4]}, "policy": {"reduced": 5}}
     )
@@ -190,14 +185,14 @@ def test_a_reduced_grid_is_a_seeded_part_of_it():
 
 
 def test_crops_are_chosen_on_val_without_training_again(root, target, model):
-    asked = {
+    overrides = {
         "steps": 4,
         "lrs": [0.05, 0.01],
         "grid": {"eval_crop": [1.0, 0.5]},
         "optimizer": {"schedule": "cosine"},
     }
     short = {key: value for key, value in SHORT.items() if key != "eval_crop"}
-    config = {"method": "full", "seed": 0, "metric": "top1", "settings": {**short, **asked}}
+    config = {"method": "full", "seed": 0, "metric": "top1", "settings": {**short, **overrides}}
     outcome = transfer.run(context_of(root, "crops", config, {"model": model, "data": target}))
     metrics = outcome.metrics
     assert outcome.timing["num_steps"] == 8 and metrics["num_configs"] == 4
@@ -205,7 +200,7 @@ def test_crops_are_chosen_on_val_without_training_again(root, target, model):
         (lr, crop) for lr in (0.05, 0.01) for crop in (1.0, 0.5)
     ]
     for crop in (1.0, 0.5):
-        config["settings"] = {**short, **asked, "grid": {}, "eval_crop": crop}
+        config["settings"] = {**short, **overrides, "grid": {}, "eval_crop": crop}
         alone = transfer.run(
             context_of(root, f"crop{crop}", config, {"model": model, "data": target})
         ).metrics
@@ -225,18 +220,18 @@ def test_crops_are_chosen_on_val_without_training_again(root, target, model):
         ("fixed", 6, False),
     ],
 )
-def test_a_search_goes_on_where_it_was_stopped_bit_for_bit(
+def test_a_stopped_search_resumes_exactly(
     root, target, model, with_dropout, monkeypatch, method, stop_after, keep_all
 ):
     monkeypatch.setattr(search, "FINAL_CHECKPOINT_S", 0.0 if keep_all else 30.0)
-    asked = {
+    overrides = {
         "steps": 5,
         "lrs": [0.1, 0.05, 0.01],
         "grid": {"weight_decay": [0.0, 1e-3]},
         "optimizer": {"schedule": "cosine"},
         "policy": {"halving": {"factor": 2, "rungs": 2}},
     }
-    whole = run(root, f"whole-{method}-{keep_all}-{stop_after}", method, target, model, asked)
+    whole = run(root, f"whole-{method}-{keep_all}-{stop_after}", method, target, model, overrides)
     calls = iter(range(10**6))
     name = f"stopped-{method}-{keep_all}-{stop_after}"
     with pytest.raises(Stopped):
@@ -246,16 +241,16 @@ def test_a_search_goes_on_where_it_was_stopped_bit_for_bit(
             method,
             target,
             model,
-            asked,
+            overrides,
             stop_requested=lambda: next(calls) >= stop_after,
         )
-    resumed = run(root, name, method, target, model, asked)
+    resumed = run(root, name, method, target, model, overrides)
     assert resumed.metrics == whole.metrics
     assert resumed.timing["num_steps"] == whole.timing["num_steps"]
     assert not (root / name / "checkpoints").exists()
 
 
-def test_few_images_of_each_class_are_nested_draws_that_every_file_shares(root, target):
+def test_samples_per_class_are_nested_and_equal_in_all_files(root, target):
     file = root / "data" / target.metrics["splits"]["train"]["path"]
     beton = open_beton(file)
     drawn = {number: sample_per_class_of_beton(file, number, seed=3) for number in (1, 4, 12, 50)}
@@ -296,17 +291,17 @@ def test_val_that_is_test_is_refused(root, target, model):
         TransferSettings.model_validate({"selected_on": "test"})
 
 
-def test_a_refit_trains_the_chosen_point_on_train_and_val_and_tests_that(root, target, model):
-    asked = {
+def test_a_refit_trains_the_chosen_point_on_train_and_val(root, target, model):
+    overrides = {
         "epochs": 2,
         "lrs": [0.05, 1e-6],
         "per_class": 5,
         "refit": True,
         "optimizer": {"schedule": "cosine"},
     }
-    outcome = run(root, "refit", "full", target, model, asked)
+    outcome = run(root, "refit", "full", target, model, overrides)
     metrics = outcome.metrics
-    plain = run(root, "no-refit", "full", target, model, {**asked, "refit": False}).metrics
+    plain = run(root, "no-refit", "full", target, model, {**overrides, "refit": False}).metrics
     assert metrics["refit"] and (metrics["num_train_images"], metrics["num_fit_images"]) == (
         20,
         20 + 24,
@@ -333,7 +328,7 @@ def test_a_refit_trains_the_chosen_point_on_train_and_val_and_tests_that(root, t
         }
     )
     whole = run(
-        root, "refit-whole", "full", target, model, {**asked, "per_class": 12, "lrs": [0.05]}
+        root, "refit-whole", "full", target, model, {**overrides, "per_class": 12, "lrs": [0.05]}
     ).metrics
     alone = run(
         root,
@@ -341,13 +336,18 @@ def test_a_refit_trains_the_chosen_point_on_train_and_val_and_tests_that(root, t
         "full",
         by_hand,
         model,
-        {**asked, "refit": False, "per_class": 18, "lrs": [0.05]},
+        {**overrides, "refit": False, "per_class": 18, "lrs": [0.05]},
     ).metrics
     assert whole["test"] == alone["test"]
 
 
-def test_a_refit_goes_on_where_it_was_stopped(root, target, model):
-    asked = {"steps": 3, "lrs": [0.05, 0.01], "refit": True, "optimizer": {"schedule": "cosine"}}
+def test_a_stopped_refit_resumes_exactly(root, target, model):
+    overrides = {
+        "steps": 3,
+        "lrs": [0.05, 0.01],
+        "refit": True,
+        "optimizer": {"schedule": "cosine"},
+    }
     calls = iter(range(10**6))
     with pytest.raises(Stopped):
         run(
@@ -356,8 +356,8 @@ def test_a_refit_goes_on_where_it_was_stopped(root, target, model):
             "full",
             target,
             model,
-            asked,
+            overrides,
             stop_requested=lambda: next(calls) >= 9,
         )
-    resumed = run(root, "refit-stopped", "full", target, model, asked)
-    assert resumed.metrics == run(root, "refit-through", "full", target, model, asked).metrics
+    resumed = run(root, "refit-stopped", "full", target, model, overrides)
+    assert resumed.metrics == run(root, "refit-through", "full", target, model, overrides).metrics

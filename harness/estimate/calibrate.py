@@ -210,7 +210,7 @@ def _model(about: JSON, context: StageContext) -> tuple[Classifier, int | None]:
         UserError: Its weights are missing.
     """
     if "model" in about:
-        adopted = pretrained.adopt(
+        adopted = pretrained.load_pretrained(
             ModelSettings.model_validate(about["model"]),
             context.raw / Path(about["weights_dir"] or "").expanduser(),
         )

@@ -18,7 +18,8 @@ from harness.modeling.module_modes import eval_mode
 
 MIN_RESOLUTION = 224  # smaller images shrink to one pixel before the last block
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-MOST = 0.9  # fraction of a module's weights: a list with as many is opened in its place
+# A list of blocks with more than this fraction of a module's weights is split in its place.
+MIN_BLOCK_FRACTION = 0.9
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ def blocks_of(backbone: nn.Module) -> list[Block]:
         *(name for name, _ in backbone.named_buffers()),
     ]
     groups = (
-        _as_timm_says(backbone, names)
+        _blocks_by_timm(backbone, names)
         if hasattr(backbone, "group_matcher")
-        else list(_as_the_tree_says(backbone))
+        else list(_blocks_by_module_tree(backbone))
     )
     assert sorted(name for group in groups for name in group) == sorted(names)
     return [Block(tuple(group)) for group in groups]
@@ -107,15 +108,15 @@ def module_of(backbone: nn.Module, block: Block) -> nn.Module:
     )
 
 
-def _as_timm_says(backbone: nn.Module, names: list[str]) -> list[list[str]]:
+def _blocks_by_timm(backbone: nn.Module, names: list[str]) -> list[list[str]]:
     from timm.models._manipulate import group_with_matcher
 
     matcher = backbone.group_matcher(coarse=False)  # type: ignore[operator]
-    found = group_with_matcher(iter([(name, None) for name in names]), matcher)
-    return [list(group) for group in found.values()]
+    groups = group_with_matcher(iter([(name, None) for name in names]), matcher)
+    return [list(group) for group in groups.values()]
 
 
-def _as_the_tree_says(backbone: nn.Module) -> Iterator[list[str]]:
+def _blocks_by_module_tree(backbone: nn.Module) -> Iterator[list[str]]:
     """Attach norms and single parameters to the layer before them, or after them at the front."""
     matrices = {
         name
@@ -142,7 +143,7 @@ def _walk(module: nn.Module, prefix: str) -> Iterator[list[str]]:
     ]
     for name, child in module.named_children():
         inner = f"{prefix}{name}."
-        if not _is_layer(child) and _is_opened(child):
+        if not _is_layer(child) and _is_container(child):
             yield from _walk(child, inner)
         else:
             yield [inner + own for own, _ in (*child.named_parameters(), *child.named_buffers())]
@@ -152,16 +153,15 @@ def _is_layer(module: nn.Module) -> bool:
     return not any(child.state_dict() for child in module.children())
 
 
-def _is_opened(module: nn.Module) -> bool:
+def _is_container(module: nn.Module) -> bool:
     with_weights = [child for child in module.children() if child.state_dict()]
     if type(module) in CONTAINERS:
         return True
     if isinstance(module, CONTAINERS):
-        return not all(
-            _is_layer(child) for child in with_weights
-        )  # a convolution and its norm are one block
+        # A convolution and its norm are one block.
+        return not all(_is_layer(child) for child in with_weights)
     return any(
-        _is_list_of_blocks(child) and _count(child) > MOST * _count(module)
+        _is_list_of_blocks(child) and _count(child) > MIN_BLOCK_FRACTION * _count(module)
         for child in with_weights
     )
 

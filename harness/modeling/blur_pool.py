@@ -33,14 +33,14 @@ def add_blur_pool(network: nn.Module) -> int:
         Number of convolutions that were replaced.
     """
     filters = torch.tensor([1.0, 2.0, 1.0])
-    found = [
+    strided = [
         module
         for module in network.modules()
         if type(module) is nn.Conv2d
         and max(module.stride) > 1
         and module.in_channels >= MIN_CHANNELS
     ]
-    for module in found:
+    for module in strided:
         module.__class__ = BlurredConv2d  # same parameters and names
         module.register_buffer("blur", filters.outer(filters)[None, None] / 16, persistent=False)
-    return len(found)
+    return len(strided)

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.modeling import classifier as models
-from harness.modeling import state_dicts as weights
-from harness.modeling import zoo
+from harness.modeling import classifier, state_dicts, zoo
 from harness.modeling.classifier import Classifier
 from writers.errors import UserError
 from writers.subset.spec import named
@@ -38,18 +36,18 @@ def import_checkpoint(
     Raises:
         UserError: weights, architecture and classes do not match.
     """
-    found = weights.read(path, average=average)
+    checkpoint = state_dicts.read(path, average=average)
     has_head = classes is not None
     names = _names(classes) if classes is not None else ()
-    model, network = _blank(arch, max(len(names), 1))
-    own = _own_names(model, network, has_head)
-    tensors = weights.by_order(found.tensors, own) if by_order else found.tensors
+    model, network = _build(arch, max(len(names), 1))
+    own = _expected_shapes(model, network, has_head)
+    tensors = state_dicts.by_order(checkpoint.tensors, own) if by_order else checkpoint.tensors
     if network is not None:
-        zoo.load_published(arch, network, model.head if has_head else None, tensors)
+        zoo.load_weights(arch, network, model.head if has_head else None, tensors)
     else:
         _load_ours(arch, model, tensors, has_head)
-    if (chosen := (mean or found.mean, std or found.std)) != (None, None):
-        models.set_normalization(model, chosen[0] or (0, 0, 0), chosen[1] or (1, 1, 1))
+    if (chosen := (mean or checkpoint.mean, std or checkpoint.std)) != (None, None):
+        classifier.set_normalization(model, chosen[0] or (0, 0, 0), chosen[1] or (1, 1, 1))
     about = {
         "arch": arch,
         "channels": None,
@@ -59,7 +57,7 @@ def import_checkpoint(
         "eval_crop": network.crop_fraction if network else 224 / 256,
         "has_head": has_head,
         "imported_from": path.name,
-        "sha256": found.sha256,
+        "sha256": checkpoint.sha256,
     }
     return model, about
 
@@ -73,14 +71,16 @@ def _names(classes: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _blank(arch: str, num_classes: int) -> tuple[Classifier, zoo.Network | None]:
+def _build(arch: str, num_classes: int) -> tuple[Classifier, zoo.Network | None]:
     if "/" not in arch:
-        return models.build(arch, num_classes), None
+        return classifier.build(arch, num_classes), None
     network = zoo.build(arch)
-    return models.from_network(network, num_classes), network
+    return classifier.from_network(network, num_classes), network
 
 
-def _own_names(model: Classifier, network: zoo.Network | None, has_head: bool) -> dict[str, Any]:
+def _expected_shapes(
+    model: Classifier, network: zoo.Network | None, has_head: bool
+) -> dict[str, Any]:
     """Names and shapes that the weights must have, in module order."""
     if network is None:
         return {

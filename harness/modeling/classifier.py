@@ -134,9 +134,8 @@ def replace_head(model: Classifier, num_classes: int, generator: torch.Generator
     It is initialized like nn.Linear, from `generator` (on the CPU).
     """
     old = model.head.weight
-    head = torch.nn.utils.skip_init(
-        nn.Linear, model.feature_dim, num_classes
-    )  # does not touch the global generator
+    # Does not touch the global generator.
+    head = torch.nn.utils.skip_init(nn.Linear, model.feature_dim, num_classes)
     bound = model.feature_dim**-0.5
     with torch.no_grad():
         head.weight.uniform_(-bound, bound, generator=generator)

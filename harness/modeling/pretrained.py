@@ -11,9 +11,7 @@ from typing import Any
 import torch
 
 from harness.config.model import ModelSettings
-from harness.modeling import classifier as models
-from harness.modeling import state_dicts as weights
-from harness.modeling import zoo
+from harness.modeling import classifier, state_dicts, zoo
 from harness.modeling.checkpoint_import import import_checkpoint
 from harness.modeling.classifier import Classifier
 from writers import names
@@ -25,17 +23,17 @@ IMAGENET = "in1000"  # torchvision and timm have the same order of labels
 
 
 @dataclass(frozen=True)
-class Adopted:
+class PretrainedModel:
     """A classifier with pretrained weights, on the CPU."""
 
     model: Classifier
     about: dict[str, Any]  # metadata for `harness.modeling.classifier.save`
     imagenet_top1: float | None = None  # as published, in [0, 1]
     imagenet_top5: float | None = None
-    licence: str | None = None  # checksum of the weights, as published
+    licence: str | None = None  # of the weights, as published
 
 
-def adopt(settings: ModelSettings, weights_dir: Path) -> Adopted:
+def load_pretrained(settings: ModelSettings, weights_dir: Path) -> PretrainedModel:
     """Load a model that exists.
 
     Raises:
@@ -53,9 +51,9 @@ def adopt(settings: ModelSettings, weights_dir: Path) -> Adopted:
             average=settings.average,
             by_order=settings.by_order,
         )
-        return Adopted(model, about, settings.imagenet_top1)
+        return PretrainedModel(model, about, settings.imagenet_top1)
     if "/" in settings.name:
-        return _published(settings, weights_dir)
+        return _load_from_library(settings, weights_dir)
     module = names.find("harness.modeling.archs", settings.name, "model")
     if not hasattr(module, "published"):
         raise UserError(
@@ -63,12 +61,12 @@ def adopt(settings: ModelSettings, weights_dir: Path) -> Adopted:
             "Give a model.pt or a checkpoint file, or another model.",
         )
     model, about = module.published()
-    return Adopted(model, about, settings.imagenet_top1)
+    return PretrainedModel(model, about, settings.imagenet_top1)
 
 
-def _published(settings: ModelSettings, weights_dir: Path) -> Adopted:
+def _load_from_library(settings: ModelSettings, weights_dir: Path) -> PretrainedModel:
     arch = settings.name
-    published = zoo.published(arch)
+    published = zoo.pretrained_weights(arch)
     places = [
         weights_dir / name
         for name in (*published.file_names, *(arch.partition("/")[2] + end for end in ENDINGS))
@@ -81,11 +79,11 @@ def _published(settings: ModelSettings, weights_dir: Path) -> Adopted:
             f"The weights of {arch} are not on this machine.{from_where}",
             f"Put {published.file_names[0]} into {weights_dir}.",
         )
-    found = weights.read(file)
-    tensors = published.in_library_names(found.tensors)
+    checkpoint = state_dicts.read(file)
+    tensors = published.rename_keys(checkpoint.tensors)
     network = zoo.build(arch)
-    model = models.from_network(network, published.num_classes)
-    zoo.load_published(arch, network, model.head, tensors)
+    model = classifier.from_network(network, published.num_classes)
+    zoo.load_weights(arch, network, model.head, tensors)
     classes = named(IMAGENET).classes if published.num_classes == 1000 else None
     about = {
         "arch": arch,
@@ -95,10 +93,10 @@ def _published(settings: ModelSettings, weights_dir: Path) -> Adopted:
         "resolution": network.resolution,
         "eval_crop": network.crop_fraction,
         "imported_from": file.name,
-        "sha256": found.sha256,
+        "sha256": checkpoint.sha256,
     }
     top1 = published.imagenet_top1 if settings.imagenet_top1 is None else settings.imagenet_top1
-    return Adopted(model, about, top1, published.imagenet_top5, published.licence)
+    return PretrainedModel(model, about, top1, published.imagenet_top5, published.licence)
 
 
 def num_parameters(model: torch.nn.Module) -> int:

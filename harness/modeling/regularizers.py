@@ -24,19 +24,18 @@ def fix_batch_norm_scale(network: nn.Module, arch: str) -> None:
     Raises:
         UserError: the network has no BatchNorm with a scale.
     """
-    found = [
+    norms = [
         module
         for module in network.modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
         and isinstance(module.weight, nn.Parameter)
     ]
-    for module in found:
+    for module in norms:
         ones = torch.ones_like(module.weight, requires_grad=False)
         del module.weight
-        module.register_buffer(
-            "weight", ones
-        )  # a buffer: saved and loaded as before, but not trained
-    if not found:
+        # A buffer: saved and loaded as before, but not trained.
+        module.register_buffer("weight", ones)
+    if not norms:
         raise UserError(
             f"batch_norm_scale has no effect on {arch}: it has no BatchNorm with a scale.",
             "Leave it out.",

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from writers.errors import UserError
 
+# In order of preference.
 WRAPPERS = (
     "state_dict",
     "model_state_dict",
@@ -25,14 +26,15 @@ WRAPPERS = (
     "network",
     "weights",
     "params",
-)  # in order of preference
+)
 AVERAGES = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.")
+# The robustness library's second copy and its normalization.
 LEFT_OUT = (
     "attacker.",
     "normalizer.",
     "normalize.",
-)  # the robustness library's second copy and its normalization
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def read(path: Path, *, average: bool = False) -> Weights:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     content = _safetensors(path, data) if path.suffix == ".safetensors" else _torch_file(path)
-    tensors = _unwrapped(content, average)
+    tensors = _unwrap(content, average)
     if tensors is None:
         raise UserError(
             f"{path} has no {'averaged ' if average else ''}weights in it that this harness can "
@@ -68,7 +70,7 @@ def read(path: Path, *, average: bool = False) -> Weights:
             f"It looks under {', '.join(AVERAGES if average else WRAPPERS)}, and for a mapping of "
             "tensors.",
         )
-    plain = _without_prefixes(tensors)
+    plain = _strip_prefixes(tensors)
     mean, std = (_constant(plain, name) for name in ("normalizer.new_mean", "normalizer.new_std"))
     return Weights(
         {name: tensor for name, tensor in plain.items() if not name.startswith(LEFT_OUT)},
@@ -122,16 +124,16 @@ def _torch_file(path: Path) -> Any:
     except pickle.UnpicklingError:
         pass  # holds more than tensors, or is not a torch file
     except Exception as error:  # torch raises many exception types for a damaged file
-        raise _damaged(path, error) from error
+        raise _damaged_error(path, error) from error
     try:
         return torch.load(
             path, map_location="cpu", weights_only=False, pickle_module=_WITHOUT_FOREIGN_CLASSES
         )
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise _damaged_error(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
+def _damaged_error(path: Path, error: Exception) -> UserError:
     why = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return UserError(f"{path} is not a complete file of torch weights: {why[:200]}")
 
@@ -184,20 +186,20 @@ _WITHOUT_FOREIGN_CLASSES = SimpleNamespace(
 )
 
 
-def _unwrapped(content: Any, average: bool) -> dict[str, Tensor] | None:
+def _unwrap(content: Any, average: bool) -> dict[str, Tensor] | None:
     """Mapping of tensors in a file, under one of the usual keys."""
     if not isinstance(content, Mapping):
         return None
     for key in AVERAGES if average else WRAPPERS:
-        if isinstance(content.get(key), Mapping) and (found := _unwrapped(content[key], False)):
-            return found
+        if isinstance(content.get(key), Mapping) and (tensors := _unwrap(content[key], False)):
+            return tensors
     tensors = {
         str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)
     }
     return tensors if tensors and not average else None
 
 
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Remove prefixes of DataParallel, torch.compile and training classes.
 
     The robustness library stores `module.model.`, `module.attacker.` and `module.normalizer.`; only

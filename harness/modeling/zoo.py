@@ -23,10 +23,11 @@ from writers.errors import UserError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 WITH_AUXILIARY = ("googlenet", "inception_v3")  # auxiliary classifiers, used in training only
+# Name prefixes of torchvision's networks with a fixed resolution.
 FIXED_SIZE = (
     "vit_",
     "maxvit_",
-)  # name prefixes of torchvision's networks with a fixed resolution
+)
 _OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\..*)")
 _UNLIKELY = 1013  # a number of classes that is no inner layer's width
 _IMAGENET = 1000
@@ -48,16 +49,15 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Published:
+class PretrainedWeights:
     """Weights that a library publishes for a name."""
 
     file_names: tuple[str, ...]  # possible file names, at least one
     caches: tuple[Path, ...]  # the library's cache
     url: str | None
     num_classes: int
-    in_library_names: Callable[
-        [dict[str, Tensor]], dict[str, Tensor]
-    ]  # renames the file's tensors to the network's names
+    # Renames the file's tensors to the network's names.
+    rename_keys: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     imagenet_top1: float | None = None  # in [0, 1]
     imagenet_top5: float | None = None
     licence: str | None = None
@@ -75,7 +75,7 @@ def build(arch: str) -> Network:
     return _from_torchvision(name) if library == "torchvision" else _from_timm(name)
 
 
-def published(arch: str) -> Published:
+def pretrained_weights(arch: str) -> PretrainedWeights:
     """Return the metadata of published weights, without reading them.
 
     Raises:
@@ -84,18 +84,16 @@ def published(arch: str) -> Published:
     library, _, name = arch.partition("/")
     if library not in LIBRARIES or not name:
         raise UserError(f"There is no model named '{arch}'.", "Use torchvision/NAME or timm/NAME.")
-    found = (
-        _published_by_torchvision(name) if library == "torchvision" else _published_by_timm(name)
-    )
-    if found is None:
+    weights = _torchvision_pretrained(name) if library == "torchvision" else _timm_pretrained(name)
+    if weights is None:
         raise UserError(
             f"{library} publishes no weights of a classifier {name}.",
             "Use checkpoint: FILE, or another model.",
         )
-    return found
+    return weights
 
 
-def _published_by_torchvision(name: str) -> Published | None:
+def _torchvision_pretrained(name: str) -> PretrainedWeights | None:
     if name not in available("torchvision"):
         raise names.unknown("torchvision model", name, available("torchvision"))
     weights = _torchvision_weights(name)
@@ -104,19 +102,19 @@ def _published_by_torchvision(name: str) -> Published | None:
     file = weights.url.rpartition("/")[2]
     accuracy = weights.meta["_metrics"].get("ImageNet-1K", {})
 
-    def in_library_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def rename_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         auxiliary = ("aux", "AuxLogits.") if name in WITH_AUXILIARY else ()
         tensors = {key: value for key, value in tensors.items() if not key.startswith(auxiliary)}
         if name.startswith("densenet"):  # from before module names had to be identifiers
             tensors = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in tensors.items()}
         return tensors
 
-    return Published(
+    return PretrainedWeights(
         (file,),
         (Path(torch.hub.get_dir()) / "checkpoints" / file,),
         weights.url,
         len(weights.meta["categories"]),
-        in_library_names,
+        rename_keys,
         accuracy["acc@1"] / 100 if accuracy else None,
         accuracy["acc@5"] / 100 if accuracy else None,
     )
@@ -130,7 +128,7 @@ def _torchvision_weights(name: str) -> Any:
     return weights.DEFAULT if list(weights) else None
 
 
-def _published_by_timm(name: str) -> Published | None:
+def _timm_pretrained(name: str) -> PretrainedWeights | None:
     timm = timm_library()
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if config is None:
@@ -156,21 +154,21 @@ def _published_by_timm(name: str) -> Published | None:
     file_names = [f"{tagged}{ending}" for ending in (".safetensors", ".pth", ".pt", ".bin")]
     file_names += [config.url.rpartition("/")[2]] if config.url else []
 
-    def in_library_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def rename_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rename keys by timm's own conversion."""
         network = timm.create_model(
             name, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors}
         )
-        found: dict[str, Tensor] = network.state_dict()
-        return found
+        renamed: dict[str, Tensor] = network.state_dict()
+        return renamed
 
     url = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
-    return Published(
+    return PretrainedWeights(
         tuple(file_names),
         tuple(caches),
         url,
         config.num_classes,
-        in_library_names,
+        rename_keys,
         licence=config.license,
     )
 
@@ -280,7 +278,7 @@ def _sees_one_place(make: Callable[[int], nn.Module], name: str, resolution: int
     return places == [(1, 1)]
 
 
-def load_published(
+def load_weights(
     arch: str, network: Network, head: nn.Linear | None, weights: dict[str, Tensor]
 ) -> None:
     """Load weights with the library's names into backbone and head.

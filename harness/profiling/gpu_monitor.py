@@ -42,13 +42,12 @@ class GpuMonitor:
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
-            if (
-                not self._samples
-            ):  # ended before the first sample; NVML averages over some tenths of a second
+            # Ended before the first sample; NVML averages over some tenths of a second.
+            if not self._samples:
                 self._sample()
             self._nvml.nvmlShutdown()
 
-    def busy(self) -> float | None:
+    def mean_utilization(self) -> float | None:
         """Fraction of the time in which a kernel of any process ran; None if not measured."""
         return (
             sum(sample[0] for sample in self._samples) / len(self._samples)
@@ -77,7 +76,7 @@ class GpuMonitor:
         count = len(self._samples)
         return {
             **known,
-            "utilisation": self.busy(),
+            "utilisation": self.mean_utilization(),
             "sm_clock_mhz": sum(clock) / count,
             "sm_clock_min_mhz": min(clock),
             "memory_peak_bytes": max(memory),

@@ -283,7 +283,7 @@ def _compute(
         import_s=import_s,
         wall_s=wall_s,
         gpu_memory_bytes=gpu.max_memory_reserved() if gpu is not None else None,
-        gpu_busy=gpu.busy() if gpu is not None and not options.shares_gpu else None,
+        gpu_busy=gpu.mean_utilization() if gpu is not None and not options.shares_gpu else None,
     )
 
 

@@ -30,9 +30,8 @@ Start = Literal["none", "ball", "sphere"]
 TINY = 1e-10  # keeps the L2 step finite if a gradient is zero, as in `robustness`
 # Gradient at which each image's backward pass starts in fp16. bf16 has float32's exponents.
 FP16_SCALE = 256.0
-FP16_MIN_ERROR = (
-    2.0**-20
-)  # lower bound of 1 - p, so that no image is scaled by more than its inverse
+# Lower bound of 1 - p, so that no image is scaled by more than its inverse.
+FP16_MIN_ERROR = 2.0**-20
 
 
 def pgd(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.transfer import logistic_regression as logistic
+from harness.transfer import logistic_regression
 from harness.transfer.features import Features
 from writers.errors import UserError
 
@@ -35,16 +35,18 @@ def linear_probe(
         raise UserError("Images have several labels; the probe needs one label per image.")
     num_classes = int(max(part.labels.max() for part in (train, val, test) if part is not None)) + 1
     fitted, chooser, selected_on = _split(train, val)
-    features, labels = _together([fitted, chooser])
-    standardise = logistic.standardization(torch.as_tensor(features, device=device))
+    features, labels = _concatenate([fitted, chooser])
+    standardize = logistic_regression.standardization(torch.as_tensor(features, device=device))
 
-    def there(part: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
-        return standardise(torch.as_tensor(part[0], device=device)), torch.as_tensor(
+    def to_device(part: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
+        return standardize(torch.as_tensor(part[0], device=device)), torch.as_tensor(
             part[1], device=device
         )
 
-    chosen = logistic.choose(there(fitted), there(chooser), num_classes, _top1)
-    seen, truth = there((test.features, test.labels))
+    chosen = logistic_regression.select_penalty(
+        to_device(fitted), to_device(chooser), num_classes, _top1
+    )
+    seen, truth = to_device((test.features, test.labels))
     predicted = chosen.fit.logits(seen.double()).argmax(dim=1)
     right = (predicted == truth).cpu().numpy()
     per_class = [right[test.labels == label].mean() for label in np.unique(test.labels)]
@@ -92,7 +94,7 @@ def _split(
     )
 
 
-def _together(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def _concatenate(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([features for features, _ in parts]), np.concatenate(
         [labels for _, labels in parts]
     )

@@ -21,12 +21,12 @@ from torch.nn import functional
 from harness.transfer.methods.logreg.settings import LAMBDAS
 from writers.errors import UserError
 
-LARGEST_GRADIENT = 1e-6  # per image
-LARGEST_GAP = 1e-7  # nats per image
-MOST_STEPS = 200  # Newton iterations
-MOST_PRODUCTS = 250  # products with the Hessian per step
-MOST_SOLVED = 2000  # number of weights up to which the Hessian is built and solved
-SHRINK, ENOUGH = 0.5, 1e-4  # halvings of a step in the line search
+MAX_GRADIENT = 1e-6  # per image
+MAX_GAP = 1e-7  # nats per image
+MAX_STEPS = 200  # Newton iterations
+MAX_PRODUCTS = 250  # products with the Hessian per step
+MAX_SOLVED_SIZE = 2000  # number of weights up to which the Hessian is built and solved
+SHRINK, MIN_DECREASE = 0.5, 1e-4  # halvings of a step in the line search
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Fit:
     @property
     def converged(self) -> bool:
         """True if gradient and gap are below their limits."""
-        return self.largest_gradient <= LARGEST_GRADIENT and self.gap <= LARGEST_GAP
+        return self.largest_gradient <= MAX_GRADIENT and self.gap <= MAX_GAP
 
     def logits(self, features: Tensor) -> Tensor:
         """Map features [N, D] to logits [N, K]."""
@@ -65,7 +65,7 @@ class Standardization:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedFit:
     """Fit on all training images with the penalty chosen by validation."""
 
     fit: Fit
@@ -75,7 +75,7 @@ class Chosen:
 
     @property
     def converged(self) -> dict[float, bool]:
-        """Whether the fit of each penalty of the path converged."""
+        """True per penalty of the path if its fit converged."""
         return {fitted.penalty: fitted.converged for fitted in self.path}
 
 
@@ -103,18 +103,18 @@ def fit_path(
         stop: called before each fit; may raise.
     """
     problem = _Problem(features, labels, num_classes)
-    found = []
+    fits = []
     weights = torch.zeros(
         features.shape[1] + 1, num_classes, dtype=torch.float64, device=features.device
     )
     for penalty in sorted(penalties, reverse=True):
         stop()
-        fitted, weights = _minimise(problem, penalty, weights)
-        found.append(fitted)
-    return found
+        fitted, weights = _minimize(problem, penalty, weights)
+        fits.append(fitted)
+    return fits
 
 
-def choose(
+def select_penalty(
     train: tuple[Tensor, Tensor],
     val: tuple[Tensor, Tensor],
     num_classes: int,
@@ -122,7 +122,7 @@ def choose(
     penalties: Iterable[float] = LAMBDAS,
     *,
     stop: Callable[[], None] = lambda: None,
-) -> Chosen:
+) -> SelectedFit:
     """Fit on train, choose the penalty by `score(logits, labels)` on val, fit on both.
 
     Of equal scores the stronger penalty is chosen.
@@ -131,8 +131,8 @@ def choose(
     scores = {fitted.penalty: score(fitted.logits(val[0]), val[1]) for fitted in path}
     best = max(path, key=lambda fitted: (scores[fitted.penalty], fitted.penalty))
     both = _Problem(torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]]), num_classes)
-    refitted, _ = _minimise(both, best.penalty, both.turned(best))
-    return Chosen(
+    refitted, _ = _minimize(both, best.penalty, both.rotate(best))
+    return SelectedFit(
         refitted,
         scores,
         path,
@@ -158,11 +158,11 @@ class _Problem:
         self.squares = self.features.square()
         self.labels, self.num_classes = labels, num_classes
         if labels.ndim == 2:
-            self.there, self.sure = (labels == 1).double(), (labels != 0).double()
+            self.targets, self.is_counted = (labels == 1).double(), (labels != 0).double()
         else:
-            self.there = functional.one_hot(labels, num_classes).double()
+            self.targets = functional.one_hot(labels, num_classes).double()
 
-    def turned(self, fit: Fit) -> Tensor:
+    def rotate(self, fit: Fit) -> Tensor:
         """Return a fit's weights and biases in this basis, [D + 1, K]."""
         return torch.cat([self.basis.T @ fit.weights, fit.biases[None]])
 
@@ -170,21 +170,21 @@ class _Problem:
         if self.labels.ndim == 1:
             return functional.cross_entropy(logits, self.labels, reduction="sum")
         return functional.binary_cross_entropy_with_logits(
-            logits, self.there, weight=self.sure, reduction="sum"
+            logits, self.targets, weight=self.is_counted, reduction="sum"
         )
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(1) if self.labels.ndim == 1 else logits.sigmoid()
 
-    def slopes(self, probabilities: Tensor) -> Tensor:
+    def logit_gradient(self, probabilities: Tensor) -> Tensor:
         """Gradient of the loss with respect to the logits, [N, K]."""
-        slopes = probabilities - self.there
-        return slopes if self.labels.ndim == 1 else slopes * self.sure
+        logit_gradient = probabilities - self.targets
+        return logit_gradient if self.labels.ndim == 1 else logit_gradient * self.is_counted
 
-    def curved(self, probabilities: Tensor, change: Tensor) -> Tensor:
+    def hessian_product(self, probabilities: Tensor, change: Tensor) -> Tensor:
         """Second derivative in the direction `change` of the logits, [N, K]."""
         if self.labels.ndim == 2:
-            return self.sure * probabilities * (1 - probabilities) * change
+            return self.is_counted * probabilities * (1 - probabilities) * change
         weighted = probabilities * change
         return weighted - probabilities * weighted.sum(1, keepdim=True)
 
@@ -199,10 +199,10 @@ class _Problem:
     def diagonal(self, probabilities: Tensor) -> Tensor:
         """Diagonal of the Hessian of the loss, [D + 1, K]."""
         own = probabilities * (1 - probabilities)
-        return self.squares.T @ (own if self.labels.ndim == 1 else own * self.sure)
+        return self.squares.T @ (own if self.labels.ndim == 1 else own * self.is_counted)
 
 
-def _minimise(problem: _Problem, penalty: float, weights: Tensor) -> tuple[Fit, Tensor]:
+def _minimize(problem: _Problem, penalty: float, weights: Tensor) -> tuple[Fit, Tensor]:
     """Return the fit and its weights in the problem's basis, biases last.
 
     All values are per image, so that tolerances do not depend on N.
@@ -216,16 +216,18 @@ def _minimise(problem: _Problem, penalty: float, weights: Tensor) -> tuple[Fit, 
 
     logits = features @ weights
     value, num_passes = objective(weights, logits), 1
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         probabilities = problem.probabilities(logits)
-        gradient = features.T @ problem.slopes(probabilities) / num_images + penalties * weights
+        gradient = (
+            features.T @ problem.logit_gradient(probabilities) / num_images + penalties * weights
+        )
         num_passes += 1
         largest, gap = float(gradient.abs().max()), _gap(gradient, penalty, num_images)
-        if largest <= LARGEST_GRADIENT / 2 and gap <= LARGEST_GAP / 2:
+        if largest <= MAX_GRADIENT / 2 and gap <= MAX_GAP / 2:
             break
         solved = (
-            _solved(problem, probabilities, gradient, penalties)
-            if weights.numel() <= MOST_SOLVED
+            _solve_newton(problem, probabilities, gradient, penalties)
+            if weights.numel() <= MAX_SOLVED_SIZE
             else None
         )
         step, num_products = solved or _newton_step(problem, probabilities, gradient, penalties)
@@ -235,7 +237,7 @@ def _minimise(problem: _Problem, penalty: float, weights: Tensor) -> tuple[Fit, 
         slope, length = float((gradient * step).sum()), 1.0
         while True:
             tried = objective(weights + length * step, logits + length * moved)
-            if tried <= value + ENOUGH * length * slope or length < 1e-8:
+            if tried <= value + MIN_DECREASE * length * slope or length < 1e-8:
                 break
             length *= SHRINK
         if tried >= value and length < 1e-8:  # only rounding is left
@@ -258,7 +260,7 @@ def _gap(gradient: Tensor, penalty: float, num_images: int) -> float:
     return float(gradient.square().sum()) * num_images / (2 * penalty)
 
 
-def _solved(
+def _solve_newton(
     problem: _Problem, probabilities: Tensor, gradient: Tensor, penalties: Tensor
 ) -> tuple[Tensor, int] | None:
     """Solve for the Newton step directly.
@@ -268,19 +270,19 @@ def _solved(
     """
     features, (num_rows, num_classes) = problem.features, gradient.shape
     hessian = gradient.new_zeros(num_rows, num_classes, num_rows, num_classes)
-    for one in range(num_classes):
-        curved = problem.curved(
+    for first in range(num_classes):
+        # [N, K]
+        curved = problem.hessian_product(
             probabilities,
-            functional.one_hot(torch.tensor([one], device=gradient.device), num_classes).double(),
-        )  # [N, K]
-        for other in range(one, num_classes if problem.labels.ndim == 1 else one + 1):
+            functional.one_hot(torch.tensor([first], device=gradient.device), num_classes).double(),
+        )
+        for other in range(first, num_classes if problem.labels.ndim == 1 else first + 1):
             block = features.T @ (curved[:, other : other + 1] * features) / len(features)
-            hessian[:, one, :, other], hessian[:, other, :, one] = block, block
+            hessian[:, first, :, other], hessian[:, other, :, first] = block, block
     flat = hessian.reshape(gradient.numel(), gradient.numel())
     flat.diagonal().add_(penalties.flatten())
-    if (
-        problem.labels.ndim == 1
-    ):  # moving all biases together changes nothing; the gradient has no such component
+    # A shift of all biases changes nothing, and the gradient has no such component.
+    if problem.labels.ndim == 1:
         flat.reshape(hessian.shape)[-1, :, -1, :] += 1 / num_classes
     factor, failed = torch.linalg.cholesky_ex(flat)
     if int(failed):
@@ -307,10 +309,10 @@ def _newton_step(
     solved = problem.without_shift(rest / diagonal)
     direction, descent = solved, float((rest * solved).sum())
     number = 0
-    while number < MOST_PRODUCTS:
+    while number < MAX_PRODUCTS:
         number += 1
         curved = (
-            features.T @ problem.curved(probabilities, features @ direction) / num_images
+            features.T @ problem.hessian_product(probabilities, features @ direction) / num_images
             + penalties * direction
         )
         curvature = float((direction * curved).sum())

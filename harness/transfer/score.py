@@ -51,7 +51,7 @@ def find(name: str) -> Score:
 
 
 def compute(
-    asked: Sequence[str],
+    score_names: Sequence[str],
     *,
     features: Any,
     probs: Any,
@@ -62,7 +62,7 @@ def compute(
     """Compute scores and their variants. One that fails is listed in `failed`.
 
     Args:
-        asked: names of scores.
+        score_names: names of scores.
         features: [N, D], or None.
         probs: [N, C], or None.
         labels: [N], or [N, K] for several labels per image.
@@ -74,8 +74,8 @@ def compute(
     """
     from harness.transfer.scores.knn import duplicates
 
-    modules = {name: find(name) for name in asked}
-    found = Scores(num_duplicates=duplicates(features))
+    modules = {name: find(name) for name in score_names}
+    result = Scores(num_duplicates=duplicates(features))
     for number, (name, module) in enumerate(modules.items()):
         before(number, name)
         started = time.monotonic()
@@ -85,13 +85,13 @@ def compute(
             )
             for variant, value in values.items():
                 if np.isfinite(value):
-                    found.scores[variant] = float(value)
+                    result.scores[variant] = float(value)
                 else:
-                    found.failed[variant] = f"gives {value}, which cannot be compared."
+                    result.failed[variant] = f"gives {value}, which cannot be compared."
             if details:
-                found.details[name] = details
+                result.details[name] = details
         except UserError as error:
-            found.failed[name] = " ".join(str(error).split())
+            result.failed[name] = " ".join(str(error).split())
         except (
             ArithmeticError,
             ValueError,
@@ -99,9 +99,9 @@ def compute(
             np.linalg.LinAlgError,
             ImportError,
         ) as error:
-            found.failed[name] = f"{type(error).__name__}: {error}"
-        found.seconds[name] = time.monotonic() - started
-    return found
+            result.failed[name] = f"{type(error).__name__}: {error}"
+        result.seconds[name] = time.monotonic() - started
+    return result
 
 
 def _values(
@@ -115,7 +115,7 @@ def _values(
     return {name: module.score(features=features, probs=probs, labels=labels)}, {}
 
 
-def checked_features(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:
+def check_features(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:
     """Check features and labels.
 
     Returns:
@@ -124,10 +124,10 @@ def checked_features(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray
     Raises:
         UserError: wrong shapes or values.
     """
-    return _matrix("features", features, labels), *_renumbered(labels)
+    return _matrix("features", features, labels), *_renumber(labels)
 
 
-def checked_targets(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+def check_targets(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     """Check features and labels of one or several classes per image.
 
     Args:
@@ -143,7 +143,7 @@ def checked_targets(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]
     """
     matrix, given = _matrix("features", features, labels), np.asarray(labels)
     if given.ndim != 2:
-        classes, num_classes = _renumbered(given)
+        classes, num_classes = _renumber(given)
         return matrix, np.eye(num_classes)[classes]
     if not np.isin(given, (-1, 0, 1)).all():
         raise UserError(
@@ -156,7 +156,7 @@ def checked_targets(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]
     return matrix, (given[:, present] == 1).astype(np.float64)
 
 
-def checked_probs(probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:
+def check_probs(probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:
     """Check probabilities and labels.
 
     Row sums within 1e-3 of 1 are normalized in float64: a softmax in half precision has exact
@@ -177,7 +177,7 @@ def checked_probs(probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]
             f"{matrix[row].min():.4g}.",
             "Give softmax probabilities of the source's classes, not logits.",
         )
-    return matrix / sums[:, None], *_renumbered(labels)
+    return matrix / sums[:, None], *_renumber(labels)
 
 
 def _matrix(what: str, values: Any, labels: Any) -> np.ndarray:
@@ -200,7 +200,7 @@ def _matrix(what: str, values: Any, labels: Any) -> np.ndarray:
     return matrix
 
 
-def _renumbered(labels: Any) -> tuple[np.ndarray, int]:
+def _renumber(labels: Any) -> tuple[np.ndarray, int]:
     values = np.asarray(labels)
     if values.ndim == 2:
         raise UserError("Images have several labels; this score needs one label per image.")

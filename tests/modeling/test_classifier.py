@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.modeling.precision import autocast, choose
 from writers import names
 from writers.errors import UserError
@@ -15,7 +15,7 @@ from writers.errors import UserError
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 def test_model_equals_torchvisions_network_on_normalized_pixels(arch):
     torch.manual_seed(0)
-    model = models.build(arch, 7).eval()
+    model = classifier.build(arch, 7).eval()
     theirs = getattr(torchvision.models, arch)(weights=None, num_classes=7).eval()
     weights = {name: value for name, value in model.backbone.state_dict().items()}
     theirs.load_state_dict(weights | {"fc.weight": model.head.weight, "fc.bias": model.head.bias})
@@ -28,7 +28,7 @@ def test_model_equals_torchvisions_network_on_normalized_pixels(arch):
 @pytest.mark.parametrize("arch", names.names("harness.modeling.archs"))
 def test_every_architecture_keeps_the_contract(arch):
     torch.manual_seed(0)
-    model = models.build(arch, 3).eval()
+    model = classifier.build(arch, 3).eval()
     pixels = torch.randint(0, 256, (2, 3, 36, 36), dtype=torch.uint8).to(
         memory_format=torch.channels_last
     )
@@ -37,7 +37,7 @@ def test_every_architecture_keeps_the_contract(arch):
     assert model.features(pixels).shape == (2, model.feature_dim)
     assert torch.equal(model(pixels), model(pixels / 255)) and torch.equal(pixels, kept)
     torch.manual_seed(0)
-    again = models.build(arch, 3)
+    again = classifier.build(arch, 3)
     assert all(
         torch.equal(a, b)
         for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
@@ -48,7 +48,7 @@ def test_every_architecture_keeps_the_contract(arch):
 
 
 def test_resnet10_has_the_requested_widths():
-    model = models.build("ResNet10", 4, channels=(16, 20, 24, 28))
+    model = classifier.build("ResNet10", 4, channels=(16, 20, 24, 28))
     assert model.feature_dim == 28 and model.backbone.stage2.conv2.out_channels == 20
     assert (
         sum(
@@ -77,16 +77,16 @@ def test_resnet10_has_the_requested_widths():
 )
 def test_unknown_architectures_are_refused(arch, channels, message):
     with pytest.raises(UserError, match=message):
-        models.build(arch, 3, channels=channels)
+        classifier.build(arch, 3, channels=channels)
 
 
 def test_a_new_head_depends_only_on_its_generator():
-    model = models.build("resnet10", 3, channels=(16, 16, 16, 64))
+    model = classifier.build("resnet10", 3, channels=(16, 16, 16, 64))
     backbone = {name: value.clone() for name, value in model.backbone.state_dict().items()}
     before = torch.get_rng_state()
     heads = []
     for seed in (5, 5, 6):
-        models.replace_head(model, 40, torch.Generator().manual_seed(seed))
+        classifier.replace_head(model, 40, torch.Generator().manual_seed(seed))
         heads.append(model.head.weight.detach().clone())
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
@@ -99,15 +99,15 @@ def test_a_new_head_depends_only_on_its_generator():
 
 
 def test_a_saved_model_loads_unchanged(tmp_path):
-    model = models.build("resnet10", 3, channels=(16, 16, 16, 24)).eval()
+    model = classifier.build("resnet10", 3, channels=(16, 16, 16, 24)).eval()
     about = {
         "arch": "resnet10",
         "channels": [16, 16, 16, 24],
         "classes": ["a", "b", "c"],
         "eps": 0.5,
     }
-    models.save(tmp_path / "deep" / "model.pt", model, about)
-    loaded, metadata = models.load(tmp_path / "deep" / "model.pt")
+    classifier.save(tmp_path / "deep" / "model.pt", model, about)
+    loaded, metadata = classifier.load(tmp_path / "deep" / "model.pt")
     images = torch.rand(2, 3, 24, 24)
     assert torch.equal(loaded.eval()(images), model(images)) and metadata == about
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["model.pt"]
@@ -123,8 +123,8 @@ class Evil:
 )
 def test_incomplete_model_files_are_refused(tmp_path, content, capsys):
     path = tmp_path / "model.pt"
-    model = models.build("resnet10", 3, channels=(16, 16, 16, 24))
-    models.save(path, model, {"arch": "resnet10", "channels": [16, 16, 16, 24]})
+    model = classifier.build("resnet10", 3, channels=(16, 16, 16, 24))
+    classifier.save(path, model, {"arch": "resnet10", "channels": [16, 16, 16, 24]})
     if content == "truncated":
         path.write_bytes(path.read_bytes()[:5000])
     elif content == "text":
@@ -136,12 +136,12 @@ def test_incomplete_model_files_are_refused(tmp_path, content, capsys):
     elif content == "evil":
         torch.save({"state_dict": {}, "about": Evil()}, path)
     else:
-        models.save(path, model, {"arch": "resnet10"})
+        classifier.save(path, model, {"arch": "resnet10"})
     with pytest.raises(UserError, match="not a complete model"):
-        models.load(path)
+        classifier.load(path)
     assert "unpickled" not in capsys.readouterr().out
     with pytest.raises(UserError, match="no model at"):
-        models.load(tmp_path / "none.pt")
+        classifier.load(tmp_path / "none.pt")
 
 
 def test_precision_by_setting_and_device(monkeypatch):

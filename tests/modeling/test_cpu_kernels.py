@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.config.attack import AttackSettings
 from harness.config.train import ScheduleSettings
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.modeling.cpu_kernels import SafeConvolutions, may_be_affected
 from harness.modeling.precision import autocast
 from harness.profiling.timer import Timer
@@ -89,9 +89,9 @@ class Foreign(nn.Module):
 @pytest.mark.parametrize(
     ("model", "affected"),
     [
-        (lambda: models.build("resnet10", 3, channels=(16, 16, 16, 16)), False),
-        (lambda: models.build("resnet10", 3, channels=(16, 16, 8, 16)), True),
-        (lambda: models.build("resnet18", 3), False),
+        (lambda: classifier.build("resnet10", 3, channels=(16, 16, 16, 16)), False),
+        (lambda: classifier.build("resnet10", 3, channels=(16, 16, 8, 16)), True),
+        (lambda: classifier.build("resnet18", 3), False),
         (lambda: nn.Sequential(nn.Conv2d(32, 8, 1, stride=(1, 2)), nn.BatchNorm2d(8)), True),
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 8, 1)), False),
         (
@@ -118,7 +118,7 @@ def test_only_unaffected_networks_skip_the_workaround(model, affected):
 @pytest.mark.parametrize("eps", [0.0, 0.5])
 def test_a_training_step_uses_no_convolution_that_may_be_wrong(foreign, precision, eps):
     torch.manual_seed(0)
-    model = Foreign() if foreign else models.build("resnet10", 3, channels=(8, 8, 16, 16))
+    model = Foreign() if foreign else classifier.build("resnet10", 3, channels=(8, 8, 16, 16))
     config = StepConfig(0.1, precision=precision, eps=eps, attack=AttackSettings(steps=1))
     optimizer = make_sgd(model, ScheduleSettings(), 0.1)
     step = make_step(model.train(), optimizer, config, Timer("cpu"))

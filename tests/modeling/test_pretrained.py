@@ -15,9 +15,7 @@ from torchvision.transforms.v2.functional import normalize
 
 from harness.config.model import ModelSettings
 from harness.config.zoo_names import matching
-from harness.modeling import classifier as models
-from harness.modeling import pretrained as adopting
-from harness.modeling import zoo
+from harness.modeling import classifier, pretrained, zoo
 from harness.stages.adopt import run as adopt
 from harness.stages.pretrain.spec import MODEL_FILE
 from tests.helpers import ROOT
@@ -25,7 +23,9 @@ from tests.helpers.tiny_stages import context_of, write_colours
 from writers.errors import UserError
 
 
-def logits_equal(model: models.Classifier, theirs: torch.nn.Module, network: zoo.Network) -> bool:
+def logits_equal(
+    model: classifier.Classifier, theirs: torch.nn.Module, network: zoo.Network
+) -> bool:
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         expected = theirs.eval()(normalize(images / 255, list(network.mean), list(network.std)))
@@ -38,7 +38,7 @@ def logits_equal(model: models.Classifier, theirs: torch.nn.Module, network: zoo
 def test_torchvision_weights_load_under_their_published_name(tmp_path: Path):
     torch.manual_seed(0)
     theirs = torchvision.models.shufflenet_v2_x0_5()
-    file = zoo.published("torchvision/shufflenet_v2_x0_5").file_names[0]
+    file = zoo.pretrained_weights("torchvision/shufflenet_v2_x0_5").file_names[0]
     assert file.startswith("shufflenetv2_x0.5-") and file.endswith(".pth")
     torch.save(theirs.state_dict(), tmp_path / file)
     context = context_of(
@@ -48,7 +48,7 @@ def test_torchvision_weights_load_under_their_published_name(tmp_path: Path):
         {},
     )
     metrics = adopt.run(context).metrics
-    model, about = models.load(tmp_path / "adopt" / MODEL_FILE)
+    model, about = classifier.load(tmp_path / "adopt" / MODEL_FILE)
     assert logits_equal(model, theirs, zoo.build("torchvision/shufflenet_v2_x0_5"))
     assert (
         metrics["imagenet_top1"] == 0.60552
@@ -60,9 +60,8 @@ def test_torchvision_weights_load_under_their_published_name(tmp_path: Path):
         == sum(parameter.numel() for parameter in theirs.parameters())
         == 1366792
     )
-    assert metrics["flops"] == pytest.approx(
-        2 * 0.04e9, rel=0.05
-    )  # torchvision's meta: 0.04 giga multiply-adds, rounded
+    # torchvision's metadata: 0.04 giga multiply-adds, rounded.
+    assert metrics["flops"] == pytest.approx(2 * 0.04e9, rel=0.05)
     assert (
         about["classes"][0] == "n01440764"
         and metrics["weights"] == file
@@ -74,12 +73,12 @@ def test_torchvision_weights_load_under_their_published_name(tmp_path: Path):
 def test_networks_with_input_transforms_and_auxiliary_heads(name: str):
     """Networks as torchvision loads them: they convert the common normalization to their own."""
     theirs = getattr(torchvision.models, name)(init_weights=False, transform_input=True)
-    published = zoo.published(f"torchvision/{name}")
-    tensors = published.in_library_names(theirs.state_dict())
+    published = zoo.pretrained_weights(f"torchvision/{name}")
+    tensors = published.rename_keys(theirs.state_dict())
     assert len(tensors) < len(theirs.state_dict())
     network = zoo.build(f"torchvision/{name}")
-    model = models.from_network(network, 1000)
-    zoo.load_published(name, network, model.head, tensors)
+    model = classifier.from_network(network, 1000)
+    zoo.load_weights(name, network, model.head, tensors)
     images = torch.randint(0, 256, (1, 3, 96, 96), dtype=torch.uint8)
     with torch.no_grad():
         expected = theirs.eval()(normalize(images / 255, list(network.mean), list(network.std)))
@@ -98,15 +97,15 @@ def test_old_densenet_weights_with_dots_in_names_load():
         if not key.endswith("num_batches_tracked")
     }
     assert old.keys() != theirs.keys()
-    renamed = zoo.published("torchvision/densenet121").in_library_names(old)
+    renamed = zoo.pretrained_weights("torchvision/densenet121").rename_keys(old)
     assert renamed.keys() == {key for key in theirs if not key.endswith("num_batches_tracked")}
 
 
 def test_files_without_batch_counters_load():
     theirs = torchvision.models.shufflenet_v2_x0_5()
     network = zoo.build("torchvision/shufflenet_v2_x0_5")
-    model = models.from_network(network, 1000)
-    zoo.load_published(
+    model = classifier.from_network(network, 1000)
+    zoo.load_weights(
         "torchvision/shufflenet_v2_x0_5",
         network,
         model.head,
@@ -123,7 +122,7 @@ def test_timm_weights_load_with_timms_conversion(tmp_path: Path):
     torch.manual_seed(0)
     theirs = timm.create_model("resnet10t", pretrained=False)
     save_file(theirs.state_dict(), tmp_path / "resnet10t.c3_in1k.safetensors")
-    adopted = adopting.adopt(ModelSettings(name="timm/resnet10t"), tmp_path)
+    adopted = pretrained.load_pretrained(ModelSettings(name="timm/resnet10t"), tmp_path)
     assert logits_equal(adopted.model, theirs, zoo.build("timm/resnet10t"))
     assert (
         adopted.licence == "apache-2.0"
@@ -131,28 +130,30 @@ def test_timm_weights_load_with_timms_conversion(tmp_path: Path):
         and adopted.imagenet_top1 is None
     )
     assert (
-        adopting.adopt(ModelSettings(name="timm/resnet10t.c3_in1k"), tmp_path).about["sha256"]
+        pretrained.load_pretrained(ModelSettings(name="timm/resnet10t.c3_in1k"), tmp_path).about[
+            "sha256"
+        ]
         == adopted.about["sha256"]
     )
 
 
 def test_library_caches_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    file = zoo.published("torchvision/shufflenet_v2_x0_5").file_names[0]
+    file = zoo.pretrained_weights("torchvision/shufflenet_v2_x0_5").file_names[0]
     (tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
     with pytest.raises(
         UserError,
         match=r"are not on this machine. They are published at https://.*shufflenetv2_x0.5",
     ):
-        adopting.adopt(ModelSettings(name="torchvision/shufflenet_v2_x0_5"), tmp_path)
+        pretrained.load_pretrained(ModelSettings(name="torchvision/shufflenet_v2_x0_5"), tmp_path)
     torch.save(
         torchvision.models.shufflenet_v2_x0_5().state_dict(),
         tmp_path / "torch" / "hub" / "checkpoints" / file,
     )
     assert (
-        adopting.adopt(ModelSettings(name="torchvision/shufflenet_v2_x0_5"), tmp_path).about[
-            "imported_from"
-        ]
+        pretrained.load_pretrained(
+            ModelSettings(name="torchvision/shufflenet_v2_x0_5"), tmp_path
+        ).about["imported_from"]
         == file
     )
 
@@ -164,14 +165,16 @@ def test_checkpoints_with_and_without_a_usable_head(tmp_path: Path):
         {"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "c.pt"
     )
     settings = {"name": "mine", "checkpoint": "c.pt", "arch": "torchvision/shufflenet_v2_x0_5"}
-    adopted = adopting.adopt(ModelSettings(**settings, eps=3, imagenet_top1=0.6), tmp_path)
+    adopted = pretrained.load_pretrained(
+        ModelSettings(**settings, eps=3, imagenet_top1=0.6), tmp_path
+    )
     assert adopted.about["eps"] == 3 and adopted.about["has_head"] and adopted.imagenet_top1 == 0.6
     self_supervised = {key: value for key, value in state.items() if not key.startswith("fc.")}
     torch.save(self_supervised | {"fc.weight": torch.zeros(128, 1024)}, tmp_path / "c.pt")
     config = {"model": {**settings, "classes": None}, "weights_dir": "."}
     metrics = adopt.run(context_of(tmp_path, "headless", config, {})).metrics
     assert metrics["num_classes"] is None
-    headless, about = models.load(tmp_path / "headless" / MODEL_FILE)
+    headless, about = classifier.load(tmp_path / "headless" / MODEL_FILE)
     assert about["has_head"] is False
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
@@ -198,7 +201,7 @@ def test_unusable_weights_are_refused(
 ):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError) as caught:
-        adopting.adopt(ModelSettings(**settings), tmp_path)
+        pretrained.load_pretrained(ModelSettings(**settings), tmp_path)
     assert message in f"{caught.value} {caught.value.hint}"
 
 
@@ -242,7 +245,7 @@ def test_a_recipe_with_a_model_without_weights(tmp_path: Path):
     kept = tmp_path / "raw" / "kept"
     kept.mkdir()
     torch.manual_seed(0)
-    name = zoo.published("torchvision/shufflenet_v2_x0_5").file_names[0]
+    name = zoo.pretrained_weights("torchvision/shufflenet_v2_x0_5").file_names[0]
     torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), kept / name)
     torch.save(torchvision.models.squeezenet1_1().state_dict(), kept / "c.pt")
     (tmp_path / "small_zoo.yaml").write_text(RECIPE)
@@ -266,7 +269,10 @@ def test_a_recipe_with_a_model_without_weights(tmp_path: Path):
         "adopt/torchvision/shufflenet_v2_x1_0: The weights of torchvision/shufflenet_v2_x1_0 are "
         "not" in ended.stderr
     )
-    assert "1 stages failed, 4 that need them did not run" in ended.stderr and "Report:" in ended.stdout
+    assert (
+        "1 stages failed, 4 that need them did not run" in ended.stderr
+        and "Report:" in ended.stdout
+    )
     plan = json.loads(harness("plan", "small_zoo.yaml", "--json").stdout)
     assert plan["kinds"] == {
         "write": {"done": 1},

@@ -11,7 +11,7 @@ from harness.config import load as recipe
 from harness.config.recipe import Recipe
 from harness.config.train import PretrainSettings
 from harness.matrix.expand import expand
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.modeling.regularizers import AuxiliaryHead
 from harness.profiling.timer import Timer
 from harness.runner.context import Stopped
@@ -29,14 +29,14 @@ def source(root: Path) -> Result:
     return write_colours(root / "data")
 
 
-def build(seed: int = 0, **options: bool) -> models.Classifier:
+def build(seed: int = 0, **options: bool) -> classifier.Classifier:
     torch.manual_seed(seed)
-    return models.build("resnet10", 3, channels=CHANNELS, **options)
+    return classifier.build("resnet10", 3, channels=CHANNELS, **options)
 
 
-def trained(root: Path, source: Result, name: str, **settings: object) -> models.Classifier:
+def trained(root: Path, source: Result, name: str, **settings: object) -> classifier.Classifier:
     pretrain.run(pretrain_context(root, source, name, settings=settings))
-    return models.load(root / name / pretrain.MODEL_FILE)[0]
+    return classifier.load(root / name / pretrain.MODEL_FILE)[0]
 
 
 def test_without_its_scale_a_batch_norm_keeps_it_at_one(root: Path, source: Result):
@@ -60,9 +60,9 @@ def test_a_regularizer_without_effect_is_refused():
     with pytest.raises(
         UserError, match="batch_norm_scale has no effect on timm/vit_tiny_patch16_224"
     ):
-        models.build("timm/vit_tiny_patch16_224", 3, batch_norm_scale=False)
+        classifier.build("timm/vit_tiny_patch16_224", 3, batch_norm_scale=False)
     with pytest.raises(UserError, match="aux_head has no effect"):
-        AuxiliaryHead(models.build("timm/vit_tiny_patch16_224", 3).backbone, 3)
+        AuxiliaryHead(classifier.build("timm/vit_tiny_patch16_224", 3).backbone, 3)
 
 
 def test_dropout_applies_to_features_in_training_only():
@@ -99,7 +99,7 @@ def test_pretraining_with_dropout_resumes_exactly_and_leaves_a_model_without_it(
             break
         except Stopped:
             pass
-    parts, _ = models.load(root / "parts" / pretrain.MODEL_FILE)
+    parts, _ = classifier.load(root / "parts" / pretrain.MODEL_FILE)
     assert all(
         torch.equal(value, parts.state_dict()[name]) for name, value in whole.state_dict().items()
     )

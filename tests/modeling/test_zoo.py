@@ -14,9 +14,7 @@ from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
 from harness.cli.main import cli
-from harness.modeling import classifier as models
-from harness.modeling import state_dicts as weights
-from harness.modeling import zoo
+from harness.modeling import classifier, state_dicts, zoo
 from harness.modeling.checkpoint_import import import_checkpoint
 from writers.errors import UserError
 
@@ -61,8 +59,8 @@ def test_an_imported_network_returns_its_librarys_logits(arch, tmp_path: Path):
         # float32 through many layers: 3e-6 of a std. Random weights give small logits.
         assert torch.allclose(model(images), expected, rtol=0, atol=1e-4 * float(expected.std()))
         assert model.features(images).shape == (2, network.feature_dim)
-    models.save(tmp_path / "model.pt", model, about)
-    loaded, metadata = models.load(tmp_path / "model.pt")
+    classifier.save(tmp_path / "model.pt", model, about)
+    loaded, metadata = classifier.load(tmp_path / "model.pt")
     with torch.no_grad():
         assert torch.equal(loaded.eval()(images), model(images))
     assert (
@@ -110,7 +108,7 @@ def test_every_family_has_features_and_a_head(arch):
     """On device "meta": the library's last layer has as many inputs as there are features."""
     with torch.device("meta"):
         network = zoo.build(arch)
-        model = models.Classifier(network.backbone, network.feature_dim, 7).eval()
+        model = classifier.Classifier(network.backbone, network.feature_dim, 7).eval()
         theirs = library_network(arch)
         images = torch.empty(2, 3, network.resolution, network.resolution)
         assert model(images).shape == (2, 7)
@@ -123,8 +121,8 @@ def test_every_family_has_features_and_a_head(arch):
 
 def test_a_zoo_network_trains_with_a_new_head():
     torch.manual_seed(0)
-    model = models.build("timm/resnet10t", 5)
-    models.replace_head(model, 7, torch.Generator().manual_seed(0))
+    model = classifier.build("timm/resnet10t", 5)
+    classifier.replace_head(model, 7, torch.Generator().manual_seed(0))
     loss = nn.functional.cross_entropy(model(torch.rand(4, 3, 64, 64)), torch.arange(4))
     loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
@@ -160,7 +158,7 @@ def test_names_that_cannot_be_built(arch, message):
 def test_common_checkpoint_layouts_load(wrap, tmp_path: Path):
     state = library_network("torchvision/resnet18").state_dict()
     torch.save(wrap(state), tmp_path / "c.pt")
-    checkpoint = weights.read(tmp_path / "c.pt")
+    checkpoint = state_dicts.read(tmp_path / "c.pt")
     assert checkpoint.tensors.keys() == state.keys() and checkpoint.mean is None
     assert all(torch.equal(checkpoint.tensors[name], value) for name, value in state.items())
 
@@ -171,16 +169,16 @@ def test_safetensors_and_averages(tmp_path: Path):
     state = {"a.weight": torch.rand(3, 2)}
     save_file(state, tmp_path / "c.safetensors")
     assert torch.equal(
-        weights.read(tmp_path / "c.safetensors").tensors["a.weight"], state["a.weight"]
+        state_dicts.read(tmp_path / "c.safetensors").tensors["a.weight"], state["a.weight"]
     )
     torch.save(
         {"model": state, "model_ema": {"a.weight": state["a.weight"] + 1}}, tmp_path / "c.pt"
     )
     assert torch.equal(
-        weights.read(tmp_path / "c.pt", average=True).tensors["a.weight"], state["a.weight"] + 1
+        state_dicts.read(tmp_path / "c.pt", average=True).tensors["a.weight"], state["a.weight"] + 1
     )
     with pytest.raises(UserError, match="no averaged weights"):
-        weights.read(tmp_path / "c.safetensors", average=True)
+        state_dicts.read(tmp_path / "c.safetensors", average=True)
 
 
 class Schedule:
@@ -231,7 +229,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path):
     exploit = Exploit()
     exploit.target = str(tmp_path / "ran")
     torch.save({"state_dict": {"a": torch.ones(1)}, "x": exploit}, tmp_path / "evil.pt")
-    assert weights.read(tmp_path / "evil.pt").tensors.keys() == {"a"}
+    assert state_dicts.read(tmp_path / "evil.pt").tensors.keys() == {"a"}
     assert not (tmp_path / "ran").exists()
 
 
@@ -277,7 +275,7 @@ def test_real_weights_by_order_and_the_command(tmp_path: Path):
         CliRunner().invoke(cli, arguments, catch_exceptions=False)
     ended = CliRunner().invoke(cli, [*arguments, "--by-order"])
     assert ended.exit_code == 0 and "1000 classes" in ended.output
-    model, about = models.load(tmp_path / "model.pt")
+    model, about = classifier.load(tmp_path / "model.pt")
     theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     theirs.load_state_dict(
         dict(zip(theirs.state_dict(), torch.load(file, weights_only=True).values(), strict=True))
@@ -314,8 +312,8 @@ def test_squeezenet_from_an_array_pickle_equals_the_packages_network(tmp_path: P
         224,
         1000,
     )
-    models.save(tmp_path / "model.pt", model, about)
-    model, _ = models.load(tmp_path / "model.pt")
+    classifier.save(tmp_path / "model.pt", model, about)
+    model, _ = classifier.load(tmp_path / "model.pt")
     model.backbone[0][0].padding = (1, 1)
     for module in model.backbone.modules():
         if isinstance(module, torch.nn.MaxPool2d):

@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.config.attack import AttackSettings
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.modeling.flops import peak_flops, training_flops
 from harness.profiling import gpu_monitor
 from harness.profiling.gpu_monitor import GpuMonitor
@@ -23,7 +23,7 @@ from tests.helpers import ROOT
 K, SIDE, CHANNELS = 5, 32, (16, 16, 16, 16)
 
 
-def hand_count(model: models.Classifier) -> float:
+def hand_count(model: classifier.Classifier) -> float:
     """Compute the FLOPs of a forward pass from output shapes: two per multiply-add."""
     counts = []
 
@@ -42,7 +42,7 @@ def hand_count(model: models.Classifier) -> float:
 
 def test_flops_equal_a_hand_count():
     """Training: forward and both gradients; PGD step: forward and one; best iterate: forward."""
-    model = models.build("resnet10", K, channels=CHANNELS).eval()
+    model = classifier.build("resnet10", K, channels=CHANNELS).eval()
     forward = hand_count(copy.deepcopy(model))
     assert training_flops(model, SIDE, None) == pytest.approx(3 * forward)
     assert training_flops(model, SIDE, AttackSettings(steps=3)) == pytest.approx(9 * forward)
@@ -61,7 +61,7 @@ def test_flops_equal_a_hand_count():
 def test_flops_equal_published_ones(arch, multiply_adds):
     """torchvision's tables at 224 pixels, whose GFLOPS are multiply-adds; also depthwise ones."""
     # published with three digits, and without the small layers
-    assert training_flops(models.build(arch, 1000), 224, None) / 6 == pytest.approx(
+    assert training_flops(classifier.build(arch, 1000), 224, None) / 6 == pytest.approx(
         multiply_adds, rel=0.03
     )
 
@@ -76,21 +76,21 @@ def test_a_failing_model_has_no_flops():
 
 @pytest.mark.parametrize("arch", ["torchvision/mobilenet_v2", "torchvision/vit_b_16"])
 def test_flops_equal_torchs_counter(arch):
-    model = models.build(arch, 10).eval()
+    model = classifier.build(arch, 10).eval()
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         model.to("meta")(torch.empty(1, 3, 224, 224, device="meta"))
-    assert training_flops(models.build(arch, 10), 224, None) == 3 * counter.get_total_flops()
+    assert training_flops(classifier.build(arch, 10), 224, None) == 3 * counter.get_total_flops()
 
 
 def test_training_imports_no_compiler():
     """Importing it takes longer than a small fine-tune; optimizers and FLOP counters would."""
     code = """
 import sys, torch
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.modeling.flops import training_flops
 from harness.train.optimizer import make_sgd
 from harness.config.train import ScheduleSettings
-model = models.build("resnet10", 3, channels=(16, 16, 16, 16))
+model = classifier.build("resnet10", 3, channels=(16, 16, 16, 16))
 assert training_flops(model, 16, None)
 optimizer = make_sgd(model, ScheduleSettings(), 0.1)
 model(torch.zeros(2, 3, 16, 16)).sum().backward()
@@ -201,7 +201,7 @@ def test_a_short_block_is_sampled_at_its_end(gpu, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
     with GpuMonitor("cuda:0") as monitor:
         pass
-    assert monitor.busy() == 0.5
+    assert monitor.mean_utilization() == 0.5
 
 
 def test_without_nvml_the_summary_has_torchs_values_and_is_none_on_a_cpu(gpu, monkeypatch):
@@ -210,7 +210,7 @@ def test_without_nvml_the_summary_has_torchs_values_and_is_none_on_a_cpu(gpu, mo
         pass
     assert (
         monitor.summary() == {"name": "NVIDIA H200", "allocated_peak_bytes": 7}
-        and monitor.busy() is None
+        and monitor.mean_utilization() is None
     )
     with GpuMonitor("cpu") as monitor:
         pass

@@ -50,9 +50,8 @@ def test_percentiles_over_steps_equal_numpys(clock):
     for waits, computes in columns:
         spend(timer, clock, "data_wait", waits)
         spend(timer, clock, "forward", computes / 2)
-        spend(
-            timer, clock, "forward", computes / 2
-        )  # two micro-batches count as one span of the step
+        # Two micro-batches count as one span of the step.
+        spend(timer, clock, "forward", computes / 2)
         timer.end_step()
     percentiles = timer.end_epoch()["percentiles_ms"]
     for name, column in (
@@ -66,9 +65,8 @@ def test_percentiles_over_steps_equal_numpys(clock):
     assert percentiles["copy"] == {"p50": 0.0, "p90": 0.0, "p99": 0.0}
     spend(timer, clock, "data_wait", 5.0)
     timer.end_step()
-    assert timer.end_epoch()["percentiles_ms"]["step"]["p50"] == pytest.approx(
-        5000
-    )  # epochs are apart
+    # Epochs are apart.
+    assert timer.end_epoch()["percentiles_ms"]["step"]["p50"] == pytest.approx(5000)
     assert timer.seconds["data_wait"] == pytest.approx(columns[:, 0].sum() + 5)
     assert timer.end_epoch()["percentiles_ms"]["step"]["p99"] == 0
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.modeling import classifier as models
-from harness.train import attack as attacking
+from harness.modeling import classifier
 from harness.train.attack import best_of_restarts, pgd
 from tests.helpers.smooth_networks import make_float64, make_smooth
 from writers.errors import UserError
@@ -19,7 +18,7 @@ K = 5
 def build_net(*, smooth: bool) -> nn.Module:
     """A model with dropout whose BatchNorm has nontrivial running statistics."""
     torch.manual_seed(0)
-    model = models.build("resnet10", K, channels=(16, 16, 16, 32))
+    model = classifier.build("resnet10", K, channels=(16, 16, 16, 32))
     model.backbone.dropout = nn.Dropout(0.5)
     if smooth:
         make_smooth(model)
@@ -302,7 +301,7 @@ def test_fp16_scaling_prevents_gradients_from_underflowing(monkeypatch):
     assert counter == 0
     assert torch.allclose((moved - images).flatten(1).norm(dim=1), torch.tensor(0.1))
     assert (moved[:2] < images[:2]).all() and (moved[2] > images[2]).all()
-    monkeypatch.setattr(attacking, "_fp16_scale", torch.ones_like)
+    monkeypatch.setattr("harness.train.attack._fp16_scale", torch.ones_like)
     still = pgd(
         Sure(), images, labels, step_size=0.1, precision="fp16", zero_gradients=counter, **attack
     )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from harness.config.attack import AttackSettings
 from harness.config.train import ScheduleSettings
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.profiling.timer import Timer
 from harness.train import autotune, compilation
 from harness.train.compilation import CompiledModel
@@ -30,7 +30,7 @@ def make_learner(
     eps: float = 0.3, attack: AttackSettings = STARTING_AT_RANDOM, **more
 ) -> TrainStep:
     torch.manual_seed(0)
-    model = models.build("resnet10", K, channels=(16, 16, 16, 16))
+    model = classifier.build("resnet10", K, channels=(16, 16, 16, 16))
     config = StepConfig(0.1, attack=attack, eps=eps, ema_decay=0.9, **more)
     return make_step(model.train(), make_sgd(model, ScheduleSettings(), 0.1), config, Timer("cpu"))
 

@@ -21,7 +21,7 @@ from harness.config.attack import AttackSettings
 from harness.config.train import PretrainSettings
 from harness.matrix.stage import key_of
 from harness.matrix.stage_kind import find
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.profiling.timer import Timer
 from harness.runner import result, worker
 from harness.stages.pretrain.run import _build
@@ -36,9 +36,8 @@ from loaders import open_loader
 from loaders.plan import LoaderPlan
 from tests.helpers.tiny_stages import PRETRAIN, SPLITS, as_result, write_colours
 
-NUM_TRAIN = (
-    3 * SPLITS["train"]
-)  # 60: of batches of 11, the last has 5 images, 3 + 2 for two processes
+# 60: of batches of 11, the last has 5 images, 3 + 2 for two processes.
+NUM_TRAIN = 3 * SPLITS["train"]
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +76,8 @@ def test_without_torchrun_there_is_one_process():
 @pytest.mark.parametrize("batch_norm_scale", [True, False])
 def test_sync_batch_norm_keeps_the_network(arch, batch_norm_scale, monkeypatch):
     """Except for statistics: activations inside BatchNorm modules, scales that do not train."""
-    monkeypatch.setattr(
-        models.Classifier, "to", lambda model, *args, **more: model
-    )  # there is no GPU
+    # There is no GPU.
+    monkeypatch.setattr(classifier.Classifier, "to", lambda model, *args, **more: model)
     logits, trained = [], []
     for group in (ProcessGroup(), ProcessGroup(0, 2)):
         context: Any = SimpleNamespace(
@@ -122,9 +120,8 @@ def test_in_order_restores_the_order_of_a_single_process(world_size, data):
         [torch.from_numpy(part) for part in open_loader(plan).samples.batches(plan, 0)]
         for plan in plans
     ]
-    assert in_order(parts).tolist() == list(
-        range(22)
-    )  # the last batch, of one image, is the first rank's
+    # The last batch, of one image, is the first rank's.
+    assert in_order(parts).tolist() == list(range(22))
 
 
 # Two processes on this machine
@@ -137,9 +134,8 @@ class Plain(nn.Module):
         super().__init__()
         self.convolution = nn.Conv2d(3, 6, 3, stride=2)
         self.head = nn.Linear(6, 3)
-        self.register_buffer(
-            "seen", torch.zeros(())
-        )  # like running statistics: depends on each process's images
+        # Like running statistics: depends on each process's images.
+        self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         images = images.float() / 255 if images.dtype == torch.uint8 else images
@@ -411,9 +407,9 @@ def make_evaluation(runs: Path, written: result.Result, batch_size: int) -> Path
     """Return the folder of an evaluate stage with its model; the same at each call."""
     torch.manual_seed(0)
     trained = make_stage(runs, written)
-    models.save(
+    classifier.save(
         trained / "model.pt",
-        models.build("resnet10", 3, channels=(16, 16, 16, 16)),
+        classifier.build("resnet10", 3, channels=(16, 16, 16, 16)),
         {"arch": "resnet10", "channels": [16, 16, 16, 16]},
     )
     result.save(as_result("pretrain", {}).model_copy(update={"key": trained.name}), trained)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.config.attack import AttackSettings
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.train.attack import pgd
 from harness.train.evaluate import View, evaluate
 
@@ -49,9 +49,9 @@ class FakeLoader:
 
 
 @pytest.fixture
-def net() -> models.Classifier:
+def net() -> classifier.Classifier:
     torch.manual_seed(0)
-    model = models.build("resnet10", K, channels=(16, 16, 16, 32))
+    model = classifier.build("resnet10", K, channels=(16, 16, 16, 32))
     with torch.no_grad():
         model(torch.rand(16, 3, 24, 24))
         model.head.weight.mul_(20)
@@ -61,7 +61,7 @@ def net() -> models.Classifier:
 
 
 def slow_scores(
-    model: models.Classifier, images: Tensor, labels: np.ndarray, view: View
+    model: classifier.Classifier, images: Tensor, labels: np.ndarray, view: View
 ) -> dict[str, float]:
     """Scores image by image, in float64 with numpy."""
     modes = {module: module.training for module in model.modules()}

@@ -8,7 +8,7 @@ import torch
 from harness.config.train import ScheduleSettings
 from harness.profiling.timer import Timer
 from harness.runner.context import Stopped
-from harness.train import fit as fitting
+from harness.train import checkpoint
 from harness.train.divergence import DivergedError
 from harness.train.fit import Checkpoints, Clock, fit
 from harness.train.schedule import learning_rate
@@ -168,9 +168,8 @@ def test_the_rate_follows_the_schedule_and_is_recorded():
 def test_equal_steps_on_fewer_data_have_the_same_rates(schedule):
     whole, few = Recorder(), Recorder()
     train(whole, FakeLoader(20), schedule, epochs=4)  # 4 epochs of 5 steps
-    records = train(
-        few, FakeLoader(12), schedule, epochs=4, steps_per_epoch=5
-    )  # 6 passes of 3 steps, and 2 more
+    # 6 passes of 3 steps, and 2 more.
+    records = train(few, FakeLoader(12), schedule, epochs=4, steps_per_epoch=5)
     assert [rate for _, _, rate in few.steps] == [rate for _, _, rate in whole.steps]
     assert [record["num_steps"] for record in records] == [3] * 6 + [2]
 
@@ -239,13 +238,13 @@ def test_clocks_add_up_over_restarts(tmp_path, monkeypatch):
             ticking.now += 10.0
 
     ticking = Ticking()
-    monkeypatch.setattr(fitting, "time", ticking)
+    monkeypatch.setattr("harness.train.fit.time", ticking)
     monkeypatch.setattr(
-        fitting.checkpoint,
+        checkpoint,
         "save",
-        lambda *given, save=fitting.checkpoint.save: (
+        lambda *args, save=checkpoint.save: (
             setattr(ticking, "now", ticking.now + 3.0),
-            save(*given),
+            save(*args),
         )[1],
     )
     clock = Clock()
@@ -265,9 +264,8 @@ def test_clocks_add_up_over_restarts(tmp_path, monkeypatch):
             clock, ticking.now = Clock(), ticking.now + 500.0
     assert clock.train_s == 90.0  # nine steps
     assert [record["timing"]["train_s"] for record in records] == [30.0, 30.0, 30.0]
-    assert (
-        clock.checkpoint_s == 3.0 and clock.num_restarts == 3
-    )  # a checkpoint cannot contain its own time
+    # A checkpoint cannot contain its own time.
+    assert clock.checkpoint_s == 3.0 and clock.num_restarts == 3
 
 
 def test_checkpoints_are_at_least_their_interval_apart_and_also_within_an_epoch(tmp_path):
@@ -341,7 +339,7 @@ def test_progress_is_reported_once_per_second_and_counts_steps(monkeypatch):
     reports = []
     train(Recorder(), FakeLoader(12), progress=lambda **values: reports.append(values))
     assert reports == []
-    monkeypatch.setattr(fitting, "PROGRESS_EVERY_S", -1.0)
+    monkeypatch.setattr("harness.train.fit.PROGRESS_EVERY_S", -1.0)
     train(Recorder(), FakeLoader(12), progress=lambda **values: reports.append(values))
     assert [(values["done"], values["total"], values["note"]) for values in reports][::4] == [
         (1, 9, "epoch 1"),

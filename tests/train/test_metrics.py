@@ -132,9 +132,8 @@ def test_equal_logits_are_ranked_by_class_number():
 
 def test_a_nan_logit_is_never_correct_and_is_reported():
     logits = torch.full((3, 6), float("nan"))
-    logits[2] = torch.tensor(
-        [9.0, 0, 0, 0, 0, float("nan")]
-    )  # class 0 has the highest finite logit
+    # Class 0 has the highest finite logit.
+    logits[2] = torch.tensor([9.0, 0, 0, 0, 0, float("nan")])
     counts = counted(logits, torch.tensor([0, 5, 0]), 1)
     assert counts.per_class()[0].sum() == 0
     with pytest.raises(DivergedError, match="loss over 3 images is nan"):

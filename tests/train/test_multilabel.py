@@ -122,9 +122,8 @@ def test_multilabel_scores():
     with pytest.raises(UserError, match="loss over 2 images is nan"):
         counts.scores()
     nothing, truth = np.full(2, np.nan), np.array([1, -1])
-    assert (
-        eleven_point_ap(nothing, truth) == 0.5
-    )  # ranked last and first: precision 1/2 at every recall
+    # Ranked last and first: precision 1/2 at every recall.
+    assert eleven_point_ap(nothing, truth) == 0.5
     with pytest.raises(UserError, match="no image"):
         MultiLabelCounts().scores()
 

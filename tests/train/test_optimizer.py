@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from harness.config.train import ScheduleSettings
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.train.optimizer import make_sgd, set_lr
 
 
@@ -20,7 +20,7 @@ def names_of(model: nn.Module, optimizer: torch.optim.SGD, decay: float) -> set[
 
 
 def test_norms_and_the_bias_of_resnet18_do_not_decay():
-    model = models.build("resnet18", 10)
+    model = classifier.build("resnet18", 10)
     optimizer = make_sgd(model, ScheduleSettings(weight_decay=1e-4), 0.1)
     undecayed, decayed = names_of(model, optimizer, 0.0), names_of(model, optimizer, 1e-4)
     assert (
@@ -32,13 +32,13 @@ def test_norms_and_the_bias_of_resnet18_do_not_decay():
 
 
 def test_everything_decays_with_decay_norm_and_bias():
-    model = models.build("resnet18", 10)
+    model = classifier.build("resnet18", 10)
     optimizer = make_sgd(model, ScheduleSettings(weight_decay=5e-4, decay_norm_and_bias=True), 0.1)
     assert len(names_of(model, optimizer, 5e-4)) == 62 and len(optimizer.param_groups) == 1
 
 
 def test_frozen_and_shared_parameters():
-    model = models.build("resnet10", 10, channels=(16, 16, 16, 16))
+    model = classifier.build("resnet10", 10, channels=(16, 16, 16, 16))
     model.backbone.requires_grad_(False)
     optimizer = make_sgd(model, ScheduleSettings(), 0.1)
     assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {

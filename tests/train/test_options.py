@@ -11,10 +11,9 @@ from torch.nn import functional
 
 from harness.config.attack import AttackSettings
 from harness.config.train import ScheduleSettings
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.modeling.blur_pool import BlurredConv2d, add_blur_pool
 from harness.profiling.timer import Timer
-from harness.train import attack as attacks
 from harness.train.flip_tta import FlipAverage
 from harness.train.optimizer import make_sgd
 from harness.train.step import StepConfig, make_step
@@ -25,9 +24,9 @@ K = 5
 CHANNELS = (16, 16, 16, 16)
 
 
-def network(seed: int = 0) -> models.Classifier:
+def network(seed: int = 0) -> classifier.Classifier:
     torch.manual_seed(seed)
-    return models.build("resnet10", K, channels=CHANNELS)
+    return classifier.build("resnet10", K, channels=CHANNELS)
 
 
 def batches(num: int, size: int = 6, side: int = 24) -> list[tuple[Tensor, Tensor]]:
@@ -68,7 +67,7 @@ def test_blur_pool_applies_the_binomial_filter_before_the_convolution():
 
 def test_blur_pool_blurs_strided_convolutions_of_resnet18_except_the_first():
     torch.manual_seed(0)
-    model, plain = models.build("resnet18", K, blur_pool=True), models.build("resnet18", K)
+    model, plain = classifier.build("resnet18", K, blur_pool=True), classifier.build("resnet18", K)
     blurred = [
         name for name, module in model.backbone.named_modules() if isinstance(module, BlurredConv2d)
     ]
@@ -84,19 +83,19 @@ def test_blur_pool_blurs_strided_convolutions_of_resnet18_except_the_first():
 
 def test_a_loaded_model_has_its_blur_pool(tmp_path):
     torch.manual_seed(0)
-    model = models.build("resnet10", K, channels=CHANNELS, blur_pool=True).eval()
-    models.save(
+    model = classifier.build("resnet10", K, channels=CHANNELS, blur_pool=True).eval()
+    classifier.save(
         tmp_path / "model.pt",
         model,
         {"arch": "resnet10", "channels": list(CHANNELS), "blur_pool": True},
     )
     images = torch.rand(2, 3, 24, 24)
-    assert torch.equal(models.load(tmp_path / "model.pt")[0].eval()(images), model(images))
+    assert torch.equal(classifier.load(tmp_path / "model.pt")[0].eval()(images), model(images))
 
 
 def test_blur_pool_without_effect_is_refused():
     with pytest.raises(UserError, match="blur_pool has no effect on resnet10"):
-        models.build("resnet10", K, channels=(8, 8, 8, 8), blur_pool=True)  # never run
+        classifier.build("resnet10", K, channels=(8, 8, 8, 8), blur_pool=True)  # never run
 
 
 def test_ema_equals_the_formula_and_the_model_keeps_its_own_weights():
@@ -195,7 +194,7 @@ def test_fast_training_takes_one_long_step_from_a_random_start(monkeypatch):
         seen.append(how)
         return images
 
-    monkeypatch.setattr(attacks, "pgd", remember)
+    monkeypatch.setattr("harness.train.attack.pgd", remember)
     stepper(network(), 0.4, attack={"method": "fast", "norm": "linf"}).train_batch(*batches(1)[0])
     assert {
         name: seen[0][name] for name in ("steps", "step_size", "random_start", "batch_norm")
@@ -214,7 +213,7 @@ def test_eps_scales_with_the_resolution(monkeypatch):
         seen.append((images.shape[-1], how["eps"], how["step_size"]))
         return images
 
-    monkeypatch.setattr(attacks, "pgd", remember)
+    monkeypatch.setattr("harness.train.attack.pgd", remember)
     step = stepper(network(), 1.0, attack={"eps_at": 32, "steps": 5})
     for side in (16, 24, 32):
         step.train_batch(*batches(1, side=side)[0])

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.config.attack import AttackSettings
 from harness.config.train import ScheduleSettings
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.profiling.timer import Timer
 from harness.train.attack import pgd
 from harness.train.metrics import Counts
@@ -23,15 +23,15 @@ K = 5
 SETTINGS = ScheduleSettings(lr=0.1, weight_decay=1e-3, nesterov=True)
 
 
-def network() -> models.Classifier:
+def network() -> classifier.Classifier:
     torch.manual_seed(0)
-    return models.build("resnet10", K, channels=(16, 16, 16, 32))
+    return classifier.build("resnet10", K, channels=(16, 16, 16, 32))
 
 
-def wide() -> models.Classifier:
+def wide() -> classifier.Classifier:
     """A network wide enough that torch's convolutions are right, and used, on every CPU."""
     torch.manual_seed(0)
-    return models.build("resnet10", K, channels=(16, 16, 16, 16))
+    return classifier.build("resnet10", K, channels=(16, 16, 16, 16))
 
 
 def batches(num: int) -> list[tuple[Tensor, Tensor]]:
@@ -188,9 +188,8 @@ def test_the_loaders_batch_is_not_modified():
     assert torch.equal(images, kept)
 
 
-@pytest.mark.parametrize(
-    ("precision", "cosine"), [("bf16", 0.9), ("fp16", 0.99)]
-)  # 8 and 11 bits of mantissa
+# 8 and 11 bits of mantissa.
+@pytest.mark.parametrize(("precision", "cosine"), [("bf16", 0.9), ("fp16", 0.99)])
 def test_low_precision_steps_point_in_the_same_direction(precision, cosine):
     exact, low, start = network(), network(), network()
     for model, kind in ((exact, "float32"), (low, precision)):

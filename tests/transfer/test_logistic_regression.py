@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from harness.transfer import logistic_regression as logistic
+from harness.transfer import logistic_regression
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_the_optimum_equals_scikit_learns(data, penalty):
     features, labels = data
     ours = next(
         fit
-        for fit in logistic.fit_path(features, labels, 5, {1e5, 10.0, penalty})
+        for fit in logistic_regression.fit_path(features, labels, 5, {1e5, 10.0, penalty})
         if fit.penalty == penalty
     )
     theirs = LogisticRegression(C=1 / penalty, tol=1e-10, max_iter=20_000).fit(
@@ -42,18 +42,20 @@ def test_the_optimum_equals_scikit_learns(data, penalty):
 
 
 def test_the_path_is_that_of_the_paper_and_convergence_is_reported(data):
-    assert len(logistic.LAMBDAS) == 45
-    assert logistic.LAMBDAS[0] == pytest.approx(1e-6) and logistic.LAMBDAS[-1] == pytest.approx(1e5)
-    path = logistic.fit_path(*data, 5)
-    assert [fit.penalty for fit in path] == sorted(logistic.LAMBDAS, reverse=True)
+    assert len(logistic_regression.LAMBDAS) == 45
+    assert logistic_regression.LAMBDAS[0] == pytest.approx(1e-6) and logistic_regression.LAMBDAS[
+        -1
+    ] == pytest.approx(1e5)
+    path = logistic_regression.fit_path(*data, 5)
+    assert [fit.penalty for fit in path] == sorted(logistic_regression.LAMBDAS, reverse=True)
     assert all(fit.converged for fit in path)
     losses = [fit.loss for fit in path]
     assert losses == sorted(losses, reverse=True), "a weaker penalty fits better"
 
 
 def test_a_fit_that_does_not_converge_is_reported(data, monkeypatch):
-    monkeypatch.setattr(logistic, "MOST_STEPS", 1)
-    assert not logistic.fit_path(*data, 5, [1e-6])[0].converged
+    monkeypatch.setattr(logistic_regression, "MAX_STEPS", 1)
+    assert not logistic_regression.fit_path(*data, 5, [1e-6])[0].converged
 
 
 def test_validation_selects_the_penalty_and_both_sets_are_fitted(data):
@@ -63,21 +65,25 @@ def test_validation_selects_the_penalty_and_both_sets_are_fitted(data):
     def accuracy(logits: torch.Tensor, truth: torch.Tensor) -> float:
         return float((logits.argmax(1) == truth).double().mean())
 
-    chosen = logistic.choose(train, val, 5, accuracy, [1e-4, 1e-2, 1.0, 10.0, 1e4])
+    chosen = logistic_regression.select_penalty(
+        train, val, 5, accuracy, [1e-4, 1e-2, 1.0, 10.0, 1e4]
+    )
     assert (
         chosen.scores[chosen.fit.penalty] == max(chosen.scores.values()) and len(chosen.scores) == 5
     )
-    whole = logistic.fit_path(features, labels, 5, [chosen.fit.penalty])[0]
+    whole = logistic_regression.fit_path(features, labels, 5, [chosen.fit.penalty])[0]
     assert chosen.fit.loss == pytest.approx(whole.loss, rel=1e-8)  # from another start
-    assert logistic.choose(train, val, 5, lambda logits, truth: 0.5, [1.0, 10.0]).at_the_edge
+    assert logistic_regression.select_penalty(
+        train, val, 5, lambda logits, truth: 0.5, [1.0, 10.0]
+    ).at_the_edge
 
 
 def test_standardized_features_have_mean_0_and_deviation_1(data):
     features = data[0].clone()
     features[:, 3] = 7.0  # a dead unit
-    standardised = logistic.standardization(features)(features)
-    assert torch.allclose(standardised.mean(0), torch.zeros(16, dtype=torch.float64), atol=1e-12)
-    assert standardised[:, 3].abs().max() == 0 and standardised[:, 0].std(
+    standardized = logistic_regression.standardization(features)(features)
+    assert torch.allclose(standardized.mean(0), torch.zeros(16, dtype=torch.float64), atol=1e-12)
+    assert standardized[:, 3].abs().max() == 0 and standardized[:, 0].std(
         correction=0
     ) == pytest.approx(1)
 
@@ -90,10 +96,10 @@ def test_conjugate_gradients_and_the_solved_hessian_agree(data, monkeypatch, man
         labels = torch.tensor(
             random.choice([1, 0, -1], (300, 5), p=[0.3, 0.1, 0.6]).astype(np.int8)
         )
-    solved = logistic.fit_path(features, labels, 5, [100.0, 1.0, 1e-2])
-    monkeypatch.setattr(logistic, "MOST_SOLVED", 0)
+    solved = logistic_regression.fit_path(features, labels, 5, [100.0, 1.0, 1e-2])
+    monkeypatch.setattr(logistic_regression, "MAX_SOLVED_SIZE", 0)
     for one, other in zip(
-        solved, logistic.fit_path(features, labels, 5, [100.0, 1.0, 1e-2]), strict=True
+        solved, logistic_regression.fit_path(features, labels, 5, [100.0, 1.0, 1e-2]), strict=True
     ):
         assert one.converged and other.converged
         assert one.loss / 300 == pytest.approx(other.loss / 300, abs=1e-7)

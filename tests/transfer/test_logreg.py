@@ -12,7 +12,7 @@ from harness.runner.context import Stopped
 from harness.runner.result import Result
 from harness.stages.transfer import run as transfer
 from harness.train.average_precision import MultiLabelCounts
-from harness.transfer import logistic_regression as logistic
+from harness.transfer import logistic_regression
 from harness.transfer.features import Features, file_of
 from tests.helpers.tiny_stages import as_result, context_of
 
@@ -154,8 +154,8 @@ def test_all_45_penalties_converge_with_more_features_than_images():
             0, random.normal(0, 1, (120, 20)) @ mixing + 0.1 * random.normal(0, 1, (120, 160))
         )
     )
-    features = logistic.standardization(features)(features)
-    path = logistic.fit_path(features, labels, 10)
+    features = logistic_regression.standardization(features)(features)
+    path = logistic_regression.fit_path(features, labels, 10)
     assert all(fit.converged for fit in path) and len(path) == 45
     for fit in path[::11]:
         theirs = LogisticRegression(C=1 / fit.penalty, tol=1e-12, max_iter=100_000).fit(

@@ -7,11 +7,10 @@ import torch
 
 from harness.config import grid
 from harness.config.methods import settings_model
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.modeling.classifier import Classifier
 from harness.profiling.timer import Timer
-from harness.transfer import method as methods
-from harness.transfer.method import TransferSetup
+from harness.transfer.method import TransferSetup, find
 from harness.transfer.methods._shared_backbone import SharedBackbone
 from writers.errors import UserError
 
@@ -25,15 +24,15 @@ def make_setup(
     **settings,
 ) -> TransferSetup:
     torch.manual_seed(source_seed)
-    source = models.build("resnet10", 5, channels=(16, 16, 16, 16))
+    source = classifier.build("resnet10", 5, channels=(16, 16, 16, 16))
 
     def with_head(model):
-        models.replace_head(model, 3, torch.Generator().manual_seed(1))
+        classifier.replace_head(model, 3, torch.Generator().manual_seed(1))
         return model
 
     def scratch():
         torch.manual_seed(3)
-        return with_head(models.build("resnet10", 3, channels=(16, 16, 16, 16)))
+        return with_head(classifier.build("resnet10", 3, channels=(16, 16, 16, 16)))
 
     return TransferSetup(
         lambda: with_head(copy.deepcopy(source)),
@@ -49,7 +48,7 @@ def make_setup(
 
 def trained(method: str, setup: TransferSetup, num_steps: int = 3) -> dict[float, Classifier]:
     """Return the trained model by learning rate."""
-    transfer_method = methods.find(method)
+    transfer_method = find(method)
     trials = grid.trials(setup.settings)
     turns = [trials] if setup.settings.TRAINS_TOGETHER else [[trial] for trial in trials]
     models_of = {}
@@ -171,4 +170,4 @@ def test_every_rate_starts_from_the_same_head():
 
 def test_an_unknown_method_is_refused_with_similar_names():
     with pytest.raises(UserError, match="fixed"):
-        methods.find("fixd")
+        find("fixd")

@@ -8,9 +8,9 @@ from torch import nn
 
 from harness.config import grid
 from harness.config.methods import settings_model
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.modeling.blocks import blocks_of, stages_of
-from harness.transfer import method as methods
+from harness.transfer.method import find
 from harness.transfer.methods import _network
 from tests.transfer.test_methods import make_setup, train, trained
 from writers.errors import UserError
@@ -22,7 +22,7 @@ CONVOLUTIONS = (nn.Conv2d, nn.Linear)
 
 def start_of(method: str, setup):
     """Return the model of a method's first trial before training, and its learner."""
-    trained = methods.find(method).candidates(setup, grid.trials(setup.settings)[:1])
+    trained = find(method).candidates(setup, grid.trials(setup.settings)[:1])
     return trained.models()[0][1], trained.learner
 
 
@@ -231,7 +231,7 @@ def test_every_group_has_its_weight_decay_and_is_restored():
     [("kornblith", 4, 0.1), ("kornblith", 400, 0.025), (0.01, 4, 0.01), (None, 400, 0.1)],
 )
 def test_batch_norm_momentum(setting, steps_per_epoch, expected):
-    model = models.build("resnet10", 3, channels=(16, 16, 16, 16))
+    model = classifier.build("resnet10", 3, channels=(16, 16, 16, 16))
     _network.set_bn_momentum(model, setting, steps_per_epoch)
     assert {
         module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)
@@ -240,11 +240,11 @@ def test_batch_norm_momentum(setting, steps_per_epoch, expected):
 
 def test_blocks_equal_those_that_timm_names():
     timm = pytest.importorskip("timm")
-    ours = blocks_of(models.build("torchvision/resnet18", 2).backbone)
+    ours = blocks_of(classifier.build("torchvision/resnet18", 2).backbone)
     theirs = blocks_of(timm.create_model("resnet18", num_classes=0))
     assert [set(block.names) for block in ours] == [set(block.names) for block in theirs]
     assert [
-        len(stage) for stage in stages_of(models.build("torchvision/resnet18", 2).backbone, 224)
+        len(stage) for stage in stages_of(classifier.build("torchvision/resnet18", 2).backbone, 224)
     ] == [1, 2, 2, 2, 2]
 
 
@@ -259,7 +259,7 @@ def test_blocks_equal_those_that_timm_names():
     ],
 )
 def test_blocks_cover_a_network_in_order(arch, num_blocks, stages):
-    backbone = models.build(arch, 2).backbone
+    backbone = classifier.build(arch, 2).backbone
     blocks = blocks_of(backbone)
     names = [name for block in blocks for name in block.names]
     assert sorted(names) == sorted(backbone.state_dict()) and len(blocks) == num_blocks

@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 from sklearn.linear_model import BayesianRidge
 from sklearn.neighbors import NearestNeighbors
 
-from harness.transfer import score as scores
+from harness.transfer.score import compute, find
 from harness.transfer.scores import gbc, hscore, knn, leep, logme, nce, nleep, transrate
 from writers.errors import UserError
 from writers.names import names
@@ -32,7 +32,7 @@ def data():
 @pytest.mark.parametrize("name", names("harness.transfer.scores"))
 def test_better_features_score_higher_for_any_label_values(name, data):
     features, probs, labels = data
-    module = scores.find(name)
+    module = find(name)
     shuffled = np.random.default_rng(1).permutation(labels)
     given = module.score(features=features, probs=probs, labels=labels)
     assert isinstance(given, float) and math.isfinite(given)
@@ -54,7 +54,7 @@ def test_better_features_score_higher_for_any_label_values(name, data):
 @pytest.mark.parametrize("name", names("harness.transfer.scores"))
 def test_unsuitable_inputs_are_refused(name, data):
     features, probs, labels = data
-    module = scores.find(name)
+    module = find(name)
     needed = module.NEEDS[0]
     broken = {"features": features.copy(), "probs": probs.copy()}
     broken[needed][3, 0] = np.nan
@@ -188,7 +188,7 @@ def test_logme_equals_the_log_density_of_the_labels(data, shape, monkeypatch):
         )
         for target in targets
     ]
-    monkeypatch.setattr(logme, "MOST_ITERATIONS", 1000)
+    monkeypatch.setattr(logme, "MAX_ITERATIONS", 1000)
     monkeypatch.setattr(logme, "TOLERANCE", 1e-12)
     monkeypatch.setattr(logme, "FLOOR", 1e-12)  # the published one shifts the optimum by 9e-4
     # The remaining floor shifts it by 3e-7; Nelder-Mead stops within 1e-8 of a maximum.
@@ -273,9 +273,8 @@ def test_gbc_equals_loops(data, spherical):
 def test_gbc_of_equal_classes_and_of_distant_ones():
     labels = np.arange(100) % 2
     same = np.repeat(np.random.default_rng(0).normal(size=(50, 3)), 2, axis=0)
-    assert gbc.score(features=same, labels=labels) == pytest.approx(
-        -2
-    )  # two ordered pairs that overlap completely
+    # Two ordered pairs that overlap completely.
+    assert gbc.score(features=same, labels=labels) == pytest.approx(-2)
     assert gbc.score(features=same + 1000 * labels[:, None], labels=labels) == pytest.approx(0)
 
 
@@ -300,13 +299,13 @@ def test_transrate_equals_its_formula(data, num_images):
 def test_knn_agrees_with_scikit_learn(data, k, metric, monkeypatch):
     features, _, labels = data
     monkeypatch.setattr(knn, "CHUNK", 100)
-    neighbours = (
+    neighbors = (
         NearestNeighbors(n_neighbors=k, metric=metric, algorithm="brute")
         .fit(features)
         .kneighbors()[1]
     )
-    assert (knn.nearest(features, k, metric=metric) == neighbours).all()
-    votes = [np.bincount(labels[row], minlength=K).argmax() for row in neighbours]
+    assert (knn.nearest_neighbors(features, k, metric=metric) == neighbors).all()
+    votes = [np.bincount(labels[row], minlength=K).argmax() for row in neighbors]
     assert (
         knn.score(features=features, labels=labels, k=k, metric=metric)
         == (np.array(votes) == labels).mean()
@@ -321,16 +320,16 @@ def test_knn_far_from_the_origin_and_with_ties():
         min((float(((a - b) ** 2).sum()), j) for j, b in enumerate(features) if j != i)[1]
         for i, a in enumerate(features)
     ]
-    assert knn.nearest(features, 1)[:, 0].tolist() == expected
+    assert knn.nearest_neighbors(features, 1)[:, 0].tolist() == expected
     line = np.array([[0.0], [1.0], [2.0], [3.0]])
-    assert knn.nearest(line, 1)[:, 0].tolist() == [1, 0, 1, 2]
+    assert knn.nearest_neighbors(line, 1)[:, 0].tolist() == [1, 0, 1, 2]
 
 
 def test_more_ties_than_candidates_go_to_the_lowest_index():
     features = np.zeros((100, 2))
     features[50:] = 1
-    assert knn.nearest(features, 1)[:, 0].tolist() == [1, *[0] * 49, 51, *[50] * 49]
-    assert (knn.nearest(features, 3)[60] == [50, 51, 52]).all()
+    assert knn.nearest_neighbors(features, 1)[:, 0].tolist() == [1, *[0] * 49, 51, *[50] * 49]
+    assert (knn.nearest_neighbors(features, 3)[60] == [50, 51, 52]).all()
 
 
 def test_knn_counts_duplicates_and_refuses_a_k_that_is_too_large(data):
@@ -511,7 +510,7 @@ def test_several_labels_per_image_suit_only_logme(data):
     assert logme.score(features=features, labels=many) != logme.score(
         features=features, labels=labels
     )
-    computed = scores.compute(
+    computed = compute(
         names("harness.transfer.scores"), features=features, probs=probs, labels=many
     )
     assert computed.scores.keys() == {"logme"} and computed.failed.keys() == set(
@@ -524,11 +523,11 @@ def test_a_failing_score_is_reported_and_others_are_computed(data, monkeypatch):
     features, probs, labels = data
     monkeypatch.setattr(gbc, "score", lambda **_: float("nan"))
     monkeypatch.setattr(nce, "score", lambda **_: 1 / 0)
-    computed = scores.compute(["gbc", "nce", "leep"], features=features, probs=probs, labels=labels)
+    computed = compute(["gbc", "nce", "leep"], features=features, probs=probs, labels=labels)
     assert computed.scores.keys() == {"leep"} and set(computed.seconds) == {"gbc", "nce", "leep"}
     assert computed.failed == {
         "gbc": "gives nan, which cannot be compared.",
         "nce": "ZeroDivisionError: division by zero",
     }
     with pytest.raises(UserError, match="no score named 'lep'"):
-        scores.compute(["lep"], features=features, probs=probs, labels=labels)
+        compute(["lep"], features=features, probs=probs, labels=labels)

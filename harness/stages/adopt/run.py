@@ -14,7 +14,7 @@ def run(context: StageContext) -> Outcome:
     """Load the weights that the config names, and describe them."""
     settings = ModelSettings.model_validate(context.config["model"])
     weights_dir = context.raw / Path(context.config["weights_dir"] or "").expanduser()
-    loaded = pretrained.adopt(settings, weights_dir)
+    loaded = pretrained.load_pretrained(settings, weights_dir)
     model, about = loaded.model, {"eval_crop": 224 / 256, "imported_from": None, **loaded.about}
     classifier.save(context.folder / MODEL_FILE, model, about)
     has_head = about.get("has_head", True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.transfer.score import checked_features
+from harness.transfer.score import check_features
 
 NEEDS = ("features",)
 NUM_COMPONENTS = 64
@@ -25,7 +25,7 @@ def score(*, features: Any, probs: Any = None, labels: Any, spherical: bool = Fa
     Raises:
         UserError: wrong shapes, values or labels.
     """
-    matrix, classes, num_classes = checked_features(features, labels)
+    matrix, classes, num_classes = check_features(features, labels)
     centred = matrix - matrix.mean(axis=0)
     if matrix.shape[1] > NUM_COMPONENTS:
         _, _, right = np.linalg.svd(centred, full_matrices=False)

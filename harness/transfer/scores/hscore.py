@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.transfer.score import checked_features
+from harness.transfer.score import check_features
 
 NEEDS = ("features",)
 
@@ -24,7 +24,7 @@ def score(*, features: Any, probs: Any = None, labels: Any, shrunk: bool = False
     Raises:
         UserError: wrong shapes, values or labels.
     """
-    matrix, classes, num_classes = checked_features(features, labels)
+    matrix, classes, num_classes = check_features(features, labels)
     centred = matrix - matrix.mean(axis=0)
     counts = np.bincount(classes, minlength=num_classes)
     means = np.zeros((num_classes, matrix.shape[1]))

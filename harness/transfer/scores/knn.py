@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from harness.transfer.score import checked_features
+from harness.transfer.score import check_features
 from writers.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NEEDS = ("features",)
 CHUNK = 1024  # rows of distances in memory at once: [CHUNK, N] float32
-NEIGHBOURS = (1, 5, 20)
+NUM_NEIGHBORS = (1, 5, 20)
 SLACK = 1e-5  # relative to squared norms: bound on float32's error of a squared distance
 SPARE = 16  # candidates beyond k: float32 may order nearly equal distances wrongly
 
@@ -42,57 +42,58 @@ def score(
     Raises:
         UserError: wrong shapes, values or labels.
     """
-    matrix, classes, num_classes = checked_features(features, labels)
+    matrix, classes, num_classes = check_features(features, labels)
     if not 1 <= k < len(matrix):
         raise UserError(f"k is {k}; it must be at least 1 and less than the {len(matrix)} images.")
-    return _accuracy(nearest(matrix, k, metric=metric, device=device), classes, num_classes)
+    return _accuracy(
+        nearest_neighbors(matrix, k, metric=metric, device=device), classes, num_classes
+    )
 
 
 def variants(
     *, features: Any, probs: Any = None, labels: Any, device: str = "cpu"
 ) -> dict[str, float]:
     """Return `knn` (k = 1), `knn_k5` and `knn_k20` (if N allows), and `knn_cosine` (k = 1)."""
-    matrix, classes, num_classes = checked_features(features, labels)
+    matrix, classes, num_classes = check_features(features, labels)
     if len(matrix) < 2:
         raise UserError("There is only one image: it has no neighbor.")
-    asked = [k for k in NEIGHBOURS if k < len(matrix)]
-    neighbours = nearest(matrix, max(asked), device=device)
-    found = {
-        "knn" if k == 1 else f"knn_k{k}": _accuracy(neighbours[:, :k], classes, num_classes)
-        for k in asked
+    values_of_k = [k for k in NUM_NEIGHBORS if k < len(matrix)]
+    neighbors = nearest_neighbors(matrix, max(values_of_k), device=device)
+    accuracies = {
+        "knn" if k == 1 else f"knn_k{k}": _accuracy(neighbors[:, :k], classes, num_classes)
+        for k in values_of_k
     }
-    found["knn_cosine"] = _accuracy(
-        nearest(matrix, 1, metric="cosine", device=device), classes, num_classes
+    accuracies["knn_cosine"] = _accuracy(
+        nearest_neighbors(matrix, 1, metric="cosine", device=device), classes, num_classes
     )
-    return found
+    return accuracies
 
 
-def _accuracy(neighbours: np.ndarray, classes: np.ndarray, num_classes: int) -> float:
+def _accuracy(neighbors: np.ndarray, classes: np.ndarray, num_classes: int) -> float:
     """Accuracy of the majority among each row's neighbors [N, k]; ties go to the lower label."""
     votes = np.zeros((len(classes), num_classes), np.int32)
-    np.add.at(votes, (np.arange(len(classes))[:, None], classes[neighbours]), 1)
+    np.add.at(votes, (np.arange(len(classes))[:, None], classes[neighbors]), 1)
     return float((votes.argmax(axis=1) == classes).mean())
 
 
-def nearest(
+def nearest_neighbors(
     features: np.ndarray, k: int, *, metric: str = "euclidean", device: str = "cpu"
 ) -> np.ndarray:
     """Return the k nearest other rows of each row, nearest first: int64 [N, k]."""
     import torch
 
-    given = np.asarray(features, np.float64)
+    rows = np.asarray(features, np.float64)
     if metric == "cosine":
-        norms = np.linalg.norm(given, axis=1, keepdims=True)
-        given = given / np.where(norms > 0, norms, 1)
-    exact = torch.as_tensor(given, device=device)
-    rough = (
-        exact - exact.mean(dim=0)
-    ).float()  # smaller norms, less cancellation; distances do not change
-    found = [
-        _of_chunk(rough, exact, start, min(CHUNK, len(rough) - start), k)
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        rows = rows / np.where(norms > 0, norms, 1)
+    exact = torch.as_tensor(rows, device=device)
+    # Centering keeps distances, and reduces norms and thus cancellation.
+    rough = (exact - exact.mean(dim=0)).float()
+    neighbors = [
+        _nearest_in_chunk(rough, exact, start, min(CHUNK, len(rough) - start), k)
         for start in range(0, len(rough), CHUNK)
     ]
-    return torch.cat(found).cpu().numpy()
+    return torch.cat(neighbors).cpu().numpy()
 
 
 def duplicates(features: Any) -> int:
@@ -101,7 +102,9 @@ def duplicates(features: Any) -> int:
     return len(matrix) - len({row.tobytes() for row in matrix})
 
 
-def _of_chunk(rough: "Tensor", exact: "Tensor", start: int, length: int, k: int) -> "Tensor":
+def _nearest_in_chunk(
+    rough: "Tensor", exact: "Tensor", start: int, length: int, k: int
+) -> "Tensor":
     import torch
 
     rows = slice(start, start + length)
@@ -109,20 +112,19 @@ def _of_chunk(rough: "Tensor", exact: "Tensor", start: int, length: int, k: int)
     distances = squares[None, :] - 2 * rough[rows] @ rough.T + squares[rows, None]
     distances[torch.arange(length), torch.arange(start, start + length)] = torch.inf
     farthest, candidates = distances.topk(min(k + SPARE, len(rough) - 1), dim=1, largest=False)
-    found, reach = _order(exact, exact[rows], candidates.sort(dim=1).values, k)
-    if candidates.shape[1] < len(rough) - 1:  # rows outside may be as near: many equal distances
-        norms = squares[
-            rows
-        ].sqrt()  # triangle inequality: norms of rows within reach are at most own norm + reach
+    neighbors, reach = _sort_exactly(exact, exact[rows], candidates.sort(dim=1).values, k)
+    if candidates.shape[1] < len(rough) - 1:  # with ties, rows outside may be as near
+        # Triangle inequality: norms of rows within reach are at most own norm + reach.
+        norms = squares[rows].sqrt()
         slack = SLACK * (squares[rows] + (norms + reach.sqrt()) ** 2)
         for row in (farthest[:, -1] - slack <= reach).nonzero()[:, 0].tolist():
             others = torch.arange(len(rough), device=exact.device)
             others = others[others != start + row][None, :]
-            found[row] = _order(exact, exact[start + row][None, :], others, k)[0][0]
-    return found
+            neighbors[row] = _sort_exactly(exact, exact[start + row][None, :], others, k)[0][0]
+    return neighbors
 
 
-def _order(
+def _sort_exactly(
     exact: "Tensor", rows: "Tensor", candidates: "Tensor", k: int
 ) -> "tuple[Tensor, Tensor]":
     """Return the k nearest of the sorted candidates, and the squared distance of the last."""

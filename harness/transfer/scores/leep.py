@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.transfer.score import checked_probs
+from harness.transfer.score import check_probs
 
 NEEDS = ("probs",)
 
@@ -25,7 +25,7 @@ def score(*, features: Any = None, probs: Any, labels: Any) -> float:
     Raises:
         UserError: wrong shapes, values or labels.
     """
-    theta, classes, num_classes = checked_probs(probs, labels)
+    theta, classes, num_classes = check_probs(probs, labels)
     return log_likelihood(theta, classes, num_classes)
 
 
@@ -34,8 +34,7 @@ def log_likelihood(theta: np.ndarray, labels: np.ndarray, num_classes: int) -> f
     joint = np.zeros((num_classes, theta.shape[1]))
     np.add.at(joint, labels, theta)
     mass = joint.sum(axis=0)
-    conditional = np.divide(
-        joint, mass, out=np.zeros_like(joint), where=mass > 0
-    )  # the public code divides 0 by 0 and returns NaN
+    # The public code divides 0 by 0 and returns NaN.
+    conditional = np.divide(joint, mass, out=np.zeros_like(joint), where=mass > 0)
     likelihood = np.einsum("nz,nz->n", conditional[labels], theta)
     return float(np.log(likelihood).mean())

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.transfer.score import checked_targets
+from harness.transfer.score import check_targets
 
 NEEDS = ("features",)
-MOST_ITERATIONS = 11
+MAX_ITERATIONS = 11
 TOLERANCE = 1e-3  # relative change of t
 FLOOR = 1e-5  # added to |m|^2 and the residual, as in the authors' code
 
@@ -28,7 +28,7 @@ def score(*, features: Any, probs: Any = None, labels: Any) -> float:
     Raises:
         UserError: wrong shapes, values or labels.
     """
-    matrix, targets = checked_targets(features, labels)
+    matrix, targets = check_targets(features, labels)
     left, sigma, _ = np.linalg.svd(matrix, full_matrices=False)
     return float(np.mean([_evidence(left, sigma, matrix.shape, target) for target in targets.T]))
 
@@ -40,11 +40,10 @@ def _evidence(
     num_images, num_features = shape
     variances = sigma**2
     projected = left.T @ target
-    outside = max(
-        float(target @ target - projected @ projected), 0.0
-    )  # part of the target outside the span of the features
+    # Part of the target outside the span of the features.
+    outside = max(float(target @ target - projected @ projected), 0.0)
     t = 1.0
-    for _ in range(MOST_ITERATIONS):
+    for _ in range(MAX_ITERATIONS):
         gamma = (variances / (variances + t)).sum()
         mean_squared = (variances * projected**2 / (variances + t) ** 2).sum()
         residual = (projected**2 * (t / (variances + t)) ** 2).sum() + outside

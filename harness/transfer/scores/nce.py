@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.transfer.score import checked_probs
+from harness.transfer.score import check_probs
 
 NEEDS = ("probs",)
 
@@ -23,7 +23,7 @@ def score(*, features: Any = None, probs: Any, labels: Any) -> float:
     Raises:
         UserError: wrong shapes, values or labels.
     """
-    theta, classes, num_classes = checked_probs(probs, labels)
+    theta, classes, num_classes = check_probs(probs, labels)
     joint = np.zeros((num_classes, theta.shape[1]))
     np.add.at(joint, (classes, theta.argmax(axis=1)), 1 / len(classes))
     source = joint.sum(axis=0)

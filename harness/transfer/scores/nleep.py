@@ -3,7 +3,7 @@
 Li et al., CVPR 2021, "Ranking Neural Checkpoints": principal components that keep 80 % of the
 variance, then a mixture of 5 components per class with full covariances, on the same images. Two
 fallbacks, reported by `details`: if 5 K components are not fewer than the images (VTAB-1k with 100
-classes), 4, 3, 2 or 1 per class are used, or else one fewer than the images; above MOST_COMPONENTS
+classes), 4, 3, 2 or 1 per class are used, or else one fewer than the images; above MAX_COMPONENTS
 covariances are diagonal (SUN397's 1,985 full ones take hours).
 """
 
@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from harness.transfer.score import checked_features
+from harness.transfer.score import check_features
 from harness.transfer.scores.leep import log_likelihood
 
 NEEDS = ("features",)
 VARIANCE_KEPT = 0.8
 COMPONENTS_PER_CLASS = 5
-MOST_COMPONENTS = 600  # limit for full covariances
+MAX_COMPONENTS = 600  # limit for full covariances
 
 
 def score(*, features: Any, probs: Any = None, labels: Any, seed: int = 123) -> float:
@@ -40,7 +40,7 @@ def details(*, features: Any, labels: Any, seed: int = 123) -> dict[str, Any]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    matrix, classes, num_classes = checked_features(features, labels)
+    matrix, classes, num_classes = check_features(features, labels)
     wanted = COMPONENTS_PER_CLASS * num_classes
     num_components = next(
         (
@@ -50,7 +50,7 @@ def details(*, features: Any, labels: Any, seed: int = 123) -> dict[str, Any]:
         ),
         max(1, len(matrix) - 1),
     )
-    covariances = "full" if num_components <= MOST_COMPONENTS else "diag"
+    covariances = "full" if num_components <= MAX_COMPONENTS else "diag"
     reduced = (
         PCA(n_components=VARIANCE_KEPT, svd_solver="full").fit_transform(matrix)
         if matrix.shape[1] > 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.transfer.score import checked_features
+from harness.transfer.score import check_features
 
 NEEDS = ("features",)
 EPS = 1e-4
@@ -24,7 +24,7 @@ def score(*, features: Any, probs: Any = None, labels: Any) -> float:
     Raises:
         UserError: wrong shapes, values or labels.
     """
-    matrix, classes, num_classes = checked_features(features, labels)
+    matrix, classes, num_classes = check_features(features, labels)
     centred = matrix - matrix.mean(axis=0)
     within = [_rate(centred[classes == label]) for label in range(num_classes)]
     return _rate(centred) - float(np.mean(within))

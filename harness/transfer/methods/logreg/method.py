@@ -24,7 +24,7 @@ from harness.train.loader_plans import sample_per_class
 from harness.train.metrics import Counts
 from harness.transfer import logistic_regression
 from harness.transfer.features import Features, file_of
-from harness.transfer.logistic_regression import Chosen, Standardization
+from harness.transfer.logistic_regression import SelectedFit, Standardization
 from harness.transfer.methods.logreg.settings import LogregSettings
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(context: StageContext) -> Outcome:
         if context.stop_requested():
             raise Stopped
 
-    best: tuple[Chosen, _Views, float] | None = None
+    best: tuple[SelectedFit, _Views, float] | None = None
     grid = []
     val: dict[tuple[float, float], Scores] = {}  # penalty, crop -> scores
     for crop, role in zip(crops(settings), feature_roles(settings), strict=True):
@@ -58,7 +58,7 @@ def run(context: StageContext) -> Outcome:
         def score(logits: Tensor, labels: Tensor, views: _Views = views) -> float:
             return float(views.count(logits, labels).scores()[metric])
 
-        chosen = logistic_regression.choose(
+        chosen = logistic_regression.select_penalty(
             views.train, views.val, len(classes), score, settings.lambdas, stop=stop
         )
         for fit in chosen.path:

@@ -239,7 +239,7 @@ def test_plans_that_cannot_be_meant(betons):
         ({"batch_size": 2, "world_size": 3}, "3 ranks"),
         ({"indices": (4, 7), "world_size": 3}, "2 samples for 3 ranks"),
         ({"indices": [0.5]}, "array of integers"),
-        ({"indices": [[1, 2]]}, "a row of"),
+        ({"indices": [[1, 2]]}, "one-dimensional array of integers"),
         ({"subset": subset, "indices": (1,)}, "do not go with it"),
         ({"subset": subset}, "lacks 1"),
     ):

@@ -47,14 +47,14 @@ def model(root: Path, data: Result) -> Result:
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Images of each batch that a model is only looked at with."""
     seen: list[int] = []
-    answers = evaluate._answers
+    answers = evaluate._logits_of_batches
 
     def counted(*arguments: Any, **more: Any) -> Any:
         for logits, labels in answers(*arguments, **more):
             seen.append(len(labels))
             yield logits, labels
 
-    monkeypatch.setattr(evaluate, "_answers", counted)
+    monkeypatch.setattr(evaluate, "_logits_of_batches", counted)
     return seen
 
 

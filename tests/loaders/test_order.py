@@ -240,7 +240,7 @@ def test_plans_that_cannot_be_meant(betons):
         ({"indices": (4, 7), "world_size": 3}, "2 samples for 3 ranks"),
         ({"indices": [0.5]}, "array of integers"),
         ({"indices": [[1, 2]]}, "one-dimensional array of integers"),
-        ({"subset": subset, "indices": (1,)}, "do not go with it"),
+        ({"subset": subset, "indices": (1,)}, "cannot be combined with"),
         ({"subset": subset}, "lacks 1"),
     ):
         with pytest.raises(UserError, match=says):

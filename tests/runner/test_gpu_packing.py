@@ -179,7 +179,7 @@ def test_only_stages_alone_on_their_gpu_are_measured(launcher, folders):
 def test_a_result_records_utilization_only_if_the_stage_was_alone(
     folders, tmp_path, monkeypatch, shares_gpu, busy
 ):
-    monitor = SimpleNamespace(busy=lambda: 0.4, max_memory_reserved=lambda: 7)
+    monitor = SimpleNamespace(mean_utilization=lambda: 0.4, max_memory_reserved=lambda: 7)
     monkeypatch.setattr(worker, "_gpu_monitor", lambda device: nullcontext(monitor))
     stage = Stage("rank", {"name": "one", "journal": str(tmp_path / "journal.txt")})
     folder = stage.folder(folders.runs)

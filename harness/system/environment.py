@@ -107,8 +107,16 @@ def gpu_names() -> list[str]:
 
 
 def gpu_memory_bytes() -> list[int]:
-    """Return the memory of each usable GPU in bytes."""
-    return [round(float(mebibytes) * 2**20) for mebibytes in _query_gpus("memory.total")]
+    """Return the memory of each usable GPU in bytes; 0 if the driver does not report it."""
+    return [_mebibytes(text) * 2**20 for text in _query_gpus("memory.total")]
+
+
+def _mebibytes(text: str) -> int:
+    """Parse nvidia-smi's number; it prints [N/A] for GPUs that share the host's memory."""
+    try:
+        return round(float(text))
+    except ValueError:
+        return 0
 
 
 def _query_gpus(field: str) -> list[str]:
@@ -117,7 +125,7 @@ def _query_gpus(field: str) -> list[str]:
         return []
     try:
         listing = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"],
+            ["nvidia-smi", f"--query-gpu=index,uuid,{field}", "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
             timeout=30,
@@ -125,8 +133,20 @@ def _query_gpus(field: str) -> list[str]:
         )
     except (OSError, subprocess.SubprocessError):
         return []
-    values = [line.strip() for line in listing.stdout.splitlines() if line.strip()]
-    return values if visible is None else values[: len(visible.split(","))]
+    rows = [
+        [cell.strip() for cell in line.split(",", 2)]
+        for line in listing.stdout.splitlines()
+        if line.strip()
+    ]
+    if visible is None:
+        return [value for _, _, value in rows]
+    # CUDA_VISIBLE_DEVICES holds indices or UUIDs, in the order in which CUDA numbers the GPUs.
+    return [
+        value
+        for name in (entry.strip() for entry in visible.split(","))
+        for index, uuid, value in rows
+        if name == index or (name.startswith("GPU-") and uuid.startswith(name))
+    ]
 
 
 def _torch_state(device: str) -> dict[str, Any]:

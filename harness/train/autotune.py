@@ -87,7 +87,9 @@ def choose_compile_mode(
     # Graphs of earlier stages of this process must not influence the choice.
     compilation.reset()
     on_gpu = torch.device(device).type == "cuda"
-    modes = ["compiled"] if setting == "on" else compile_modes(on_gpu, learner.is_attacked)
+    modes = ["compiled"]
+    if setting != "on":
+        modes = compile_modes(on_gpu, learner.is_attacked, learner.num_micro_batches)
     with restore_after(learner, device):
         for mode in modes:
             learner.compile(mode, len(batch[1]))
@@ -98,7 +100,11 @@ def choose_compile_mode(
                 )
             except Exception as error:  # compilers raise any exception; eager code runs without one
                 if is_out_of_memory(error):
-                    raise
+                    if setting == "on" or mode == "eager":
+                        raise
+                    # An optional mode may need more memory than the eager step, which fits.
+                    measured[mode] = {"failed": _first_line(error)}
+                    continue
                 if setting == "on" or mode == "eager":
                     raise UserError(
                         f"torch.compile failed: {_first_line(error)}", "Use compile: off."
@@ -117,16 +123,25 @@ def choose_compile_mode(
                 fast, key=lambda mode: measured[mode]["step_s"], default="eager"
             )
         learner.compile(measured["chosen"], len(batch[1]))
+    if on_gpu:
+        # Memory of the other modes, their graphs included, is not part of the training's peak.
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
     return measured
 
 
-def compile_modes(on_gpu: bool, is_attacked: bool) -> list[str]:
-    """Return the keys of `compilation.MODES` that may be fastest."""
+def compile_modes(on_gpu: bool, is_attacked: bool, num_micro_batches: int = 1) -> list[str]:
+    """Return the keys of `compilation.MODES` that may be fastest.
+
+    CUDA graphs of the whole model are left out if gradients are accumulated: torch then raises or
+    computes wrong gradients (pytorch#96693, pytorch#169545).
+    """
     return [
         name
         for name, (torch_mode, in_cuda_graph) in compilation.MODES.items()
         if (on_gpu or not (in_cuda_graph or torch_mode == "reduce-overhead"))
         and (is_attacked or not in_cuda_graph)
+        and (num_micro_batches == 1 or torch_mode != "reduce-overhead")
     ]
 
 
@@ -141,7 +156,7 @@ def time_step(step: Callable[[], None], device: str | torch.device) -> float:
 def synchronize(device: str | torch.device) -> None:
     """Wait until the device has finished all work submitted so far."""
     if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def _first_line(error: Exception) -> str:

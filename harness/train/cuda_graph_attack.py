@@ -57,7 +57,9 @@ class CudaGraphAttack:
         attack = self._attack
         images, labels = images.clone(), labels.clone()
         random_state, count = attack.generator.get_state(), attack.zero_gradients.clone()
-        stream = torch.cuda.Stream()
+        # Streams of a priority are a pool of 32 that is handed out in turn, so that a stream of the
+        # default priority may be one of the loader's. Loaders do not use this priority.
+        stream = torch.cuda.Stream(priority=-1)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(NUM_WARM_UP_CALLS):
@@ -69,6 +71,6 @@ class CudaGraphAttack:
         graph.register_generator_state(attack.generator)
         # In the default mode, CUDA calls of the loader's threads, such as pinning memory, would
         # fail and abort the capture.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             attacked = attack(images, labels)
         return graph, images, labels, attacked

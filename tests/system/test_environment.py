@@ -35,7 +35,14 @@ def test_the_environment_is_json_and_imports_no_torch():
 
 @pytest.mark.parametrize(
     ("visible", "expected"),
-    [(None, ["Card A", "Card B"]), ("", []), ("-1", []), ("1", ["Card A"])],
+    [
+        (None, ["Card A", "Card B"]),
+        ("", []),
+        ("-1", []),
+        ("1", ["Card B"]),
+        ("1,0", ["Card B", "Card A"]),
+        ("GPU-b2", ["Card B"]),
+    ],
 )
 def test_gpus_are_those_that_cuda_visible_devices_allows(
     tmp_path: Path,
@@ -43,8 +50,7 @@ def test_gpus_are_those_that_cuda_visible_devices_allows(
     visible: str | None,
     expected: list[str],
 ):
-    """Only the number of visible GPUs is taken from the variable."""
-    fake_nvidia_smi(tmp_path, "Card A\\nCard B\\n")
+    fake_nvidia_smi(tmp_path, "0, GPU-a1, Card A\\n1, GPU-b2, Card B\\n")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
@@ -53,7 +59,7 @@ def test_gpus_are_those_that_cuda_visible_devices_allows(
 
 
 def test_gpu_memory_is_converted_from_mebibytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    fake_nvidia_smi(tmp_path, "81559\\n")
+    fake_nvidia_smi(tmp_path, "0, GPU-a1, 81559\\n")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert environment.gpu_memory_bytes() == [81559 * 2**20]

@@ -1,0 +1,113 @@
+"""Loaders that leave their batches on the fake device: the CPU's batches, and slots in order."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from loaders import open_loader
+from loaders.plan import LoaderPlan
+from tests.helpers.tiny_betons import photo, write_beton
+from tests.rehearsal import streams
+from tests.rehearsal.cuda import no_sync
+from tests.rehearsal.streams import RehearsalError
+
+SIZES = [(60, 40), (40, 60), (33, 47), (128, 96), (1, 50), (20, 20)]
+EPOCHS = ((0, 32), (1, 32), (2, 16))  # number, resolution
+
+
+@pytest.fixture(scope="module")
+def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 images of odd sizes, every second one as JPEG."""
+    images = [photo(*SIZES[number % len(SIZES)], seed=number) for number in range(30)]
+    raw = [number % 2 == 0 for number in range(30)]
+    path = tmp_path_factory.mktemp("beton") / "mixed.beton"
+    return write_beton(path, images, [number % 4 for number in range(30)], raw=raw)
+
+
+@pytest.fixture
+def plan(beton: Path) -> LoaderPlan:
+    return LoaderPlan(
+        beton, 4, 32, augment="random_resized_crop", horizontal_flip=True, order="random"
+    )
+
+
+def read(plan: LoaderPlan) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    with open_loader(plan) as loader:
+        return [
+            (images.clone(), labels.clone())
+            for epoch, resolution in EPOCHS
+            for images, labels in loader.epoch(epoch, resolution)
+        ]
+
+
+@pytest.mark.parametrize("backend", ["ffcv", "resident", "auto"])
+def test_batches_are_those_of_the_cpu(plan, backend, request):
+    expected = read(plan)
+    request.getfixturevalue("faked")
+    found = read(replace(plan, device="cuda:0", backend=backend))
+    assert len(found) == len(expected) == 24
+    for (images, labels), (twin, twin_labels) in zip(found, expected, strict=True):
+        assert torch.equal(images, twin) and torch.equal(labels, twin_labels)
+        assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_loader_copies_out_of_pinned_memory(faked, plan, monkeypatch):
+    """From any other memory a copy waits for what the GPU has to do."""
+    copies = []
+    submit = streams.submit_copy
+    monkeypatch.setattr(streams, "submit_copy", lambda *pair: (copies.append(pair), submit(*pair)))
+    read(replace(plan, device="cuda:0"))
+    assert len(copies) == 2 * 24 and all(streams.is_pinned(source) for _, source in copies)
+
+
+def test_a_resident_loader_does_not_wait_for_the_gpu(faked, plan):
+    with open_loader(replace(plan, device="cuda:0", backend="resident")) as loader, no_sync():
+        assert sum(len(labels) for _, labels in loader.epoch(0)) == 30
+
+
+def test_an_epoch_that_is_left_early_leaves_the_slots_in_order(faked, plan):
+    with open_loader(replace(plan, device="cuda:0")) as loader:
+        for epoch in range(6):
+            for number, _ in enumerate(loader.epoch(epoch)):
+                if number == epoch:
+                    break
+
+
+# Closing the broken loader also raises, here or when it is collected later.
+BROKEN = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@BROKEN
+def test_a_loader_that_refills_a_slot_before_its_copy_ended_is_found(faked, plan, monkeypatch):
+    faked.expects_faults = True
+    monkeypatch.setattr(streams.Event, "synchronize", lambda event: None)
+    with pytest.raises(RehearsalError, match="Pinned memory was written"):
+        read(replace(plan, device="cuda:0"))
+    assert faked.faults
+
+
+@BROKEN
+def test_a_loader_that_overwrites_a_batch_in_use_is_found(faked, plan, monkeypatch):
+    """The loader's streams no longer wait for the consumer's."""
+    faked.expects_faults = True
+    wait, main = streams.Event.wait, threading.current_thread()
+
+    def wait_in_main_thread(event: streams.Event, stream: streams.Stream | None = None) -> None:
+        if threading.current_thread() is main:
+            wait(event, stream)
+
+    monkeypatch.setattr(streams.Event, "wait", wait_in_main_thread)
+    with pytest.raises(RehearsalError, match="another stream may still read"):
+        read(replace(plan, device="cuda:0"))
+    assert faked.faults
+
+
+@pytest.mark.xfail(strict=True, reason="FFCV's iterator makes streams wherever there is a GPU")
+def test_a_loader_for_the_cpu_takes_no_stream(faked, plan):
+    first = torch.cuda.Stream()
+    read(plan)
+    following = torch.cuda.Stream()
+    assert following._number == first._number + 1

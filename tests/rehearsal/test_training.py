@@ -1,0 +1,196 @@
+"""The training step on the fake device: the CPU's numbers, and no wait for the GPU.
+
+Tensors of the fake report the device "cpu", so branches on `tensor.is_cuda` or `tensor.device`
+take the CPU's side: the waits in `replay_rate`, and what other processes hold in `out_of_memory`.
+"""
+
+import threading
+
+import pytest
+import torch
+
+from harness.config.attack import AttackSettings
+from harness.profiling.timer import SPANS
+from tests.rehearsal import machine, product
+from tests.rehearsal.cuda import no_sync
+from tests.rehearsal.streams import NUM_POOLED
+
+ATTACKS = {
+    "clean": None,
+    "pgd l2": AttackSettings(steps=2, best_iterate=True),
+    "pgd linf": AttackSettings(steps=2, norm="linf", random_start="ball"),
+    "fast": AttackSettings(method="fast", norm="linf"),
+    "free": AttackSettings(method="free", replays=2),
+}
+
+
+def trained(device: str, way: str, attack: str, **settings) -> tuple[dict, list[torch.Tensor]]:
+    """Train on batches of three sizes; returns totals and weights."""
+    learner = product.make_learner(device, way, attack=ATTACKS[attack], **settings)
+    for number, (size, side) in enumerate(((8, 24), (8, 24), (5, 24), (8, 32), (8, 32))):
+        images, labels = product.make_batch(device, size, side)
+        learner.train_batch(images + 40 * number, labels.roll(number))  # uint8 wraps around
+    return learner.totals(), product.weights_of(learner)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_every_way_gives_the_numbers_of_the_cpu(attack, request):
+    totals, weights = trained("cpu", "eager", attack)
+    request.getfixturevalue("faked")
+    ways = (
+        product.COMPILE_MODES if ATTACKS[attack] and attack != "free" else product.COMPILE_MODES[:3]
+    )
+    for way in ways:
+        found, found_weights = trained("cuda:0", way, attack)
+        assert found == totals, way
+        assert all(map(torch.equal, found_weights, weights)), way
+
+
+def test_a_captured_attack_counts_each_zero_gradient_once(faked):
+    """A head of zeros has none but zero gradients in the first step; a capture must not count."""
+    found = []
+    for way in ("eager", "captured_attack"):
+        learner = product.make_learner("cuda:0", way, attack=ATTACKS["pgd l2"])
+        with torch.no_grad():
+            learner.model.head.weight.zero_()
+        learner.train_batch(*product.make_batch("cuda:0"))
+        found.append(learner.totals()["zero_gradients"])
+    assert found[0] == found[1] == 2 * product.BATCH_SIZE
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_trains(faked, precision):
+    totals, weights = trained("cuda:0", "captured_attack", "pgd l2", precision=precision)
+    assert all(weight.isfinite().all() for weight in weights)
+    assert totals["num_images"] == 37 and 0 < totals["loss"] < 10
+
+
+@pytest.mark.parametrize("way", product.COMPILE_MODES)
+@pytest.mark.parametrize(
+    "settings", [{}, {"precision": "fp16"}, {"num_micro_batches": 2}, {"ema_decay": 0.9}]
+)
+def test_the_step_does_not_wait_for_the_gpu(faked, way, settings):
+    learner = product.make_learner("cuda:0", way, attack=ATTACKS["pgd l2"], **settings)
+    batch = product.make_batch("cuda:0")
+    for _ in range(2):  # a capture waits
+        learner.train_batch(*batch)
+    with no_sync():
+        learner.set_rate(0.5)
+        learner.train_batch(*batch)
+
+
+def test_the_timer_reads_events_that_have_happened(faked):
+    learner = product.make_learner("cuda:0", "captured_attack", attack=ATTACKS["pgd l2"])
+    for _ in range(3):
+        learner.train_batch(*product.make_batch("cuda:0"))
+    spans = product.read_timer(learner)["spans_s"]
+    assert set(spans) == set(SPANS)
+
+
+def test_a_resumed_run_continues_bit_for_bit(faked):
+    batch = product.make_batch("cuda:0")
+    runs = [
+        product.make_learner("cuda:0", "captured_attack", attack=ATTACKS["pgd linf"])
+        for _ in range(2)
+    ]
+    runs[0].train_batch(*batch)
+    runs[1].load_state_dict(product.checkpoint_of(runs[0]))
+    for run in runs:
+        run.train_batch(*batch)
+    assert all(map(torch.equal, *(product.weights_of(run) for run in runs)))
+
+
+def test_auto_measures_every_way_and_leaves_no_mark(faked):
+    learner = product.make_learner("cuda:0", attack=ATTACKS["pgd linf"])
+    before = product.weights_of(learner)
+    measured = product.choose(learner)
+    assert set(measured) == {*product.COMPILE_MODES, "chosen"}
+    assert all(measured[way]["step_s"] > 0 for way in product.COMPILE_MODES)
+    assert all(map(torch.equal, before, product.weights_of(learner)))
+
+
+def test_an_optional_way_that_runs_out_of_memory_is_passed_over(faked, monkeypatch):
+    learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
+    train, compile = learner.train_batch, learner.compile
+
+    def compile_and_note(name: str, batch_size: int) -> None:
+        compile(name, batch_size)
+        learner.compile_mode = name
+
+    def train_or_fail(*batch: torch.Tensor) -> None:
+        if learner.compile_mode == "captured_attack":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        train(*batch)
+
+    monkeypatch.setattr(learner, "compile", compile_and_note)
+    monkeypatch.setattr(learner, "train_batch", train_or_fail)
+    measured = product.choose(learner)
+    assert "failed" in measured["captured_attack"] and measured["chosen"] != "captured_attack"
+
+
+def test_the_peak_of_memory_is_that_of_training(faked, monkeypatch):
+    calls: list[str] = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda *_: calls.append("reset"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("empty"))
+    product.choose(product.make_learner("cuda:0", attack=ATTACKS["pgd l2"]))
+    assert calls[-2:] == ["empty", "reset"]
+
+
+def test_graphs_of_the_whole_step_are_not_tried_with_accumulation(faked):
+    learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"], num_micro_batches=2)
+    assert "cuda_graphs" not in product.choose(learner)
+
+
+def test_a_way_whose_capture_fails_is_passed_over(faked):
+    learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
+
+    def waits(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return images.float().div(255).clamp(max=labels.max().item())
+
+    product.replace_attack(learner, waits)
+    measured = product.choose(learner)
+    for way in product.COMPILE_MODES:
+        assert ("failed" in measured[way]) == ("captured" in way), way
+    learner.train_batch(*product.make_batch("cuda:0"))
+    assert learner.totals()["num_images"] == 8
+
+
+def test_an_attack_that_draws_from_another_generator_is_not_captured(faked):
+    foreign = torch.Generator("cuda").manual_seed(3)
+    attack = product.captured(
+        lambda images, labels: images + torch.rand(1, device="cuda", generator=foreign),
+        torch.Generator("cuda"),
+    )
+    with pytest.raises(RuntimeError, match="unregistered generator"):
+        attack(*product.make_batch("cuda:0"))
+
+
+def test_a_capture_does_not_use_a_stream_of_the_loaders(faked):
+    """All 32 streams of the pool are at work meanwhile, as after eight epochs of loaders."""
+    in_use = [torch.cuda.Stream() for _ in range(NUM_POOLED)]
+    errors: list[BaseException] = []
+
+    def load() -> None:
+        for stream in in_use:
+            try:
+                with torch.cuda.stream(stream):
+                    torch.zeros(2, device="cuda").add_(1)
+            except RuntimeError as error:
+                errors.append(error)
+
+    def attack(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        thread = threading.Thread(target=load)
+        thread.start()
+        thread.join()
+        return images.float()
+
+    product.captured(attack, torch.Generator("cuda"))(*product.make_batch("cuda:0"))
+    assert not errors
+
+
+def test_a_wait_is_for_the_device_that_was_named(monkeypatch, faked):
+    monkeypatch.setenv(machine.VARIABLE, machine.describe(machine.cards({}, {})))
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream("cuda:1"))
+    product.wait_for("cuda:1")
+    assert event.elapsed_time(event) == 0

@@ -7,11 +7,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from loaders.interpolation import RESIZE_VERSION
 from writers.errors import UserError
 from writers.subset.spec import Subset
-
-# Version of the resize's results. 1: float sums, 2: integer weights.
-RESIZE_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +52,7 @@ class LoaderPlan:
         backend: a module name in loaders/backends, or "auto".
         on_corrupt: "skip" leaves damaged images out; their batches are shorter.
         poison: debugging: overwrite a batch as soon as the next one is requested.
+        resize_version: version of the resize's pixels; only the current one can be computed.
 
     Raises:
         UserError: a value is invalid, or two values contradict each other.
@@ -85,6 +84,7 @@ class LoaderPlan:
     backend: str = "ffcv"
     on_corrupt: Literal["raise", "skip"] = "raise"
     poison: bool = False
+    resize_version: int = RESIZE_VERSION
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beton", Path(self.beton))
@@ -142,6 +142,12 @@ class LoaderPlan:
             raise UserError(
                 f"LoaderPlan.center_fraction is {self.center_fraction}; it must be above 0 and at "
                 "most 1."
+            )
+        if self.resize_version != RESIZE_VERSION:
+            raise UserError(
+                f"LoaderPlan.resize_version is {self.resize_version}; this version of the loader "
+                f"computes {RESIZE_VERSION}.",
+                "Leave it out, or install the version of harness that made the plan.",
             )
         self._check_normalization()
 

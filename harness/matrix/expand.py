@@ -19,6 +19,7 @@ from harness.matrix.features_and_scores import Scores
 from harness.matrix.pretrained_models import stages_of_models
 from harness.matrix.stage import SharedConfig, Stage
 from harness.matrix.transfers import Transfers
+from loaders import interpolation
 from writers.beton.encoding import Encoding
 from writers.dataset import spec_of
 from writers.subset.class_steps import Coarsen
@@ -304,7 +305,13 @@ class _PretrainConfigs:
             self._settings[combination] = SharedConfig(
                 self._pretrain.resolved_for(attacked=eps > 0, all_classes=all_classes)
             )
-        return {"arch": arch, "eps": eps, "seed": seed, "settings": self._settings[combination]}
+        return {
+            "arch": arch,
+            "eps": eps,
+            "seed": seed,
+            "settings": self._settings[combination],
+            "resize_version": interpolation.RESIZE_VERSION,
+        }
 
 
 def _evaluate_config(recipe: Recipe, eps: float) -> JSON:
@@ -343,12 +350,13 @@ def _comparison(subsets: list[SubsetSpec], common_names: tuple[str, ...] | None)
 
 
 def _view_settings(settings: PretrainSettings) -> JSON:
-    """Resolution, crop and precision in which a pretrained model is evaluated.
+    """Resolution, crop, resize and precision in which a pretrained model is evaluated.
 
     The precision is that of training; "auto" is passed on.
     """
     return {
         "resolution": settings.eval_resolution or settings.resolution,
         "eval_crop": settings.eval_crop,
+        "resize_version": interpolation.RESIZE_VERSION,
         "precision": settings.precision,
     }

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from harness.config.methods import any_needs_features
 from harness.config.recipe import DataSettings, Recipe
 from harness.matrix.stage import Stage
+from loaders import interpolation
 from writers import names
 
 ALL_SPLITS = ("train", "val", "test")
@@ -78,6 +79,7 @@ class Features:
             }
         config = {
             **view,
+            "resize_version": interpolation.RESIZE_VERSION,
             "batch_size": settings.batch_size,
             "precision": settings.precision,
             "splits": list(self._splits),

@@ -10,6 +10,7 @@ from harness.config.recipe import DataSettings, Recipe
 from harness.config.transfer import MethodSettings
 from harness.matrix.features_and_scores import Features
 from harness.matrix.stage import SharedConfig, Stage
+from loaders import interpolation
 
 JSON = dict[str, Any]
 FANNED_OUT = ("per_class", "steps")  # a list of values makes one stage per value
@@ -65,7 +66,11 @@ class Transfers:
         """Iterate over the transfers of one model, and the features that they need."""
         for point in self._points:
             axes = {"target": point.target.label, "method": point.label, **point.axes}
-            config = {**point.config, "seed": seed}
+            config = {
+                **point.config,
+                "seed": seed,
+                "resize_version": interpolation.RESIZE_VERSION,
+            }
             # All models of one architecture share a method that needs none of their weights.
             if point.needs is None and model.kind == "pretrain":
                 own = {axis: model.axes[axis] for axis in SOURCE_AXES}

@@ -185,3 +185,10 @@ def test_labels_beyond_the_classes_are_refused(tmp_path):
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"classes": ["only"]}))
     with pytest.raises(UserError, match=r"bad\.beton"):
         open_loader(LoaderPlan(path, 2, 8))
+
+
+def test_a_plan_of_another_resize_version_is_refused(tmp_path):
+    plan = LoaderPlan(tmp_path / "t.beton", 4, 8)
+    assert dataclasses.replace(plan, resize_version=plan.resize_version) == plan
+    with pytest.raises(UserError, match="resize_version is 1; this version of the loader computes"):
+        dataclasses.replace(plan, resize_version=1)

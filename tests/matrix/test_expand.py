@@ -14,6 +14,7 @@ from harness.config.train import PretrainSettings
 from harness.config.transfer import TransferSettings
 from harness.matrix.expand import Matrix, expand
 from harness.matrix.stage import Stage
+from loaders import interpolation
 
 HARDEST = {"name": "minus2", "remove": {"hardest": 2, "by": "reference"}}
 
@@ -480,3 +481,19 @@ def test_any_grid_reads_back_from_its_stage(grid: dict[str, Any]):
             assert {
                 axis: list(values) for axis, values in settings.grid.axes().items()
             }.items() >= ({axis: values for axis, values in grid.items() if axis != "lr"}.items())
+
+
+def test_another_version_of_the_resize_runs_every_stage_that_loads_images(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    shown = {"methods": {"full": {}, "logreg": {}}, "scores": ["knn"]}
+    before = {stage.name: stage for stage in expand(recipe(**shown)).stages}
+    monkeypatch.setattr(interpolation, "RESIZE_VERSION", interpolation.RESIZE_VERSION + 1)
+    after = {stage.name: stage for stage in expand(recipe(**shown)).stages}
+    for name, stage in after.items():
+        is_raw = stage.kind == "write" and not stage.needs  # else its ranking loads images
+        assert (stage.key == before[name].key) == is_raw, name
+        loads = stage.kind in ("pretrain", "rank", "evaluate", "features") or (
+            stage.kind == "transfer" and "data" in stage.needs
+        )
+        assert ("resize_version" in stage.config) == loads, name

@@ -29,12 +29,17 @@ static const struct stages PLAIN_STAGES = {.name = "libjpeg-turbo", .leaves_jpeg
     .ycc_to_rgb = ycc_to_rgb_avx2, \
     .split_rgb = split_rgb_avx2, \
     .join_rgb = join_rgb_avx2, \
-    .resize_across = resize_across_avx2, \
-    .resize_down = resize_down_avx2, \
     .to_float16 = to_float16_avx2,
+#define AVX2_RESIZE \
+    .resize_across = resize_across_avx2, \
+    .resize_down = resize_down_avx2,
 
-static const struct stages AVX2_STAGES = {.name = "AVX2", AVX2_LOOPS .read_dct_row = read_dct_row_avx2};
-static const struct stages SLOW_PDEP_STAGES = {.name = "AVX2 without pdep", AVX2_LOOPS .read_dct_row = read_dct_row_slow_pdep};
+static const struct stages AVX2_STAGES = {.name = "AVX2", AVX2_LOOPS AVX2_RESIZE .read_dct_row = read_dct_row_avx2};
+static const struct stages SLOW_PDEP_STAGES = {
+    .name = "AVX2 without pdep", AVX2_LOOPS AVX2_RESIZE .read_dct_row = read_dct_row_slow_pdep};
+static const struct stages VBMI_STAGES = {
+    .name = "AVX-512 VBMI", .has_windows = 1, AVX2_LOOPS .read_dct_row = read_dct_row_avx2, .resize_across = resize_across_vbmi,
+    .resize_down = resize_down_vbmi};
 #endif
 
 static int has_avx2(void) {
@@ -53,6 +58,16 @@ static int has_avx2(void) {
 static int has_slow_pdep(void) {
     return __builtin_cpu_is("znver1") || __builtin_cpu_is("znver2");
 }
+
+static int has_vbmi(void) {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi");
+}
+
+/* Ice Lake, which lacks bf16, lowers its clock for 512-bit code: it keeps AVX2. */
+static int has_fast_vbmi(void) {
+    return has_vbmi() && __builtin_cpu_supports("avx512bf16");
+}
 #endif
 
 const struct stages *stages_of(enum isa isa) {
@@ -66,8 +81,13 @@ const struct stages *stages_of(enum isa isa) {
             return has_avx2() ? &SLOW_PDEP_STAGES : NULL;
         case AVX2:
             return has_avx2() ? &AVX2_STAGES : NULL;
+        case VBMI:
+            return has_vbmi() ? &VBMI_STAGES : NULL;
         case BEST_ISA:
-            return !has_avx2() ? &PLAIN_STAGES : has_slow_pdep() ? &SLOW_PDEP_STAGES : &AVX2_STAGES;
+            return !has_avx2()       ? &PLAIN_STAGES
+                   : has_slow_pdep() ? &SLOW_PDEP_STAGES
+                   : has_fast_vbmi() ? &VBMI_STAGES
+                                     : &AVX2_STAGES;
 #else
         case BEST_ISA:
             return &PLAIN_STAGES;
@@ -78,7 +98,7 @@ const struct stages *stages_of(enum isa isa) {
 }
 
 /* The name of an instruction set, BEST_ISA's for 0: "scalar", "libjpeg-turbo", "AVX2 without
- * pdep", "AVX2"; NULL if this processor or this build does not have it. For tests and `harness
+ * pdep", "AVX2", "AVX-512 VBMI"; NULL if this processor or this build does not have it. For tests and `harness
  * doctor`. */
 __attribute__((visibility("default")))
 const char *harness_isa_name(int isa) {

@@ -62,6 +62,11 @@ void picture_row(struct picture *picture, const struct stages *stages, int64_t y
         rgb[0] = rgb[1] = rgb[2] = sample_row(&picture->planes[0], y, picture->box.left);
         return;
     }
+    if (picture->kind == RGB_PLANES) {
+        for (int c = 0; c < 3; c++)
+            rgb[c] = sample_row(&picture->planes[c], y, picture->box.left);
+        return;
+    }
     if (picture->kind == RGB_PIXELS) {
         stages->split_rgb(picture->pixels + (y - picture->box.top) * picture->stride, picture->box.width, rows);
     } else {
@@ -72,8 +77,29 @@ void picture_row(struct picture *picture, const struct stages *stages, int64_t y
     rgb[0] = rows[0], rgb[1] = rows[1], rgb[2] = rows[2];
 }
 
+int share_colors(struct picture *picture, const struct stages *stages) {
+    const struct box box = picture->box;
+    if (picture->kind == GREY_PLANE)
+        return 1;
+    int64_t stride = round_up(box.width, 64) + 2 * ROW_PADDING;     /* rows have the padding that picture_row writes to */
+    uint8_t *memory = reserve(&picture->shared, &picture->shared_size, 3 * stride * box.height + ROW_PADDING);
+    if (memory == NULL || !prepare_rows(picture))
+        return 0;
+    for (int64_t y = 0; y < box.height; y++) {
+        const uint8_t *rgb[3];
+        for (int c = 0; c < 3; c++)
+            picture->rows[c] = memory + (c * box.height + y) * stride;
+        picture_row(picture, stages, box.top + y, rgb);
+    }
+    for (int c = 0; c < 3; c++)
+        picture->planes[c] = (struct plane){memory + c * box.height * stride, stride, box.left, box.top, box.width, box.height};
+    picture->kind = RGB_PLANES;
+    return 1;
+}
+
 void free_picture(struct picture *picture) {
     free(picture->memory);
-    picture->memory = NULL;
-    picture->size = 0;
+    free(picture->shared);
+    picture->memory = picture->shared = NULL;
+    picture->size = picture->shared_size = 0;
 }

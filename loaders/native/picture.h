@@ -19,7 +19,7 @@ struct plane {
     int64_t width, height;      /* of the whole component; samples beyond are padding of its blocks */
 };
 
-enum picture_kind { RGB_PIXELS, GREY_PLANE, YCC_PLANES };
+enum picture_kind { RGB_PIXELS, GREY_PLANE, YCC_PLANES, RGB_PLANES };
 
 struct picture {
     enum picture_kind kind;
@@ -28,6 +28,8 @@ struct picture {
     int64_t stride;
     struct plane planes[3];
     int halved_across, halved_down;     /* chroma has one sample for two of luma */
+    void *shared;               /* RGB_PLANES: memory of the planes */
+    size_t shared_size;
     uint8_t *rows[5];           /* scratch memory: R, G, B, and upsampled Cb, Cr, each as wide as the box with padding */
     void *memory;
     size_t size;
@@ -39,6 +41,10 @@ int prepare_rows(struct picture *picture);
 /* Row y of the stored image, which is in the box, as rows of R, G and B from the box's left on.
  * `rgb` points to them until the next call; gray pictures have one row for all three. */
 void picture_row(struct picture *picture, const struct stages *stages, int64_t y, const uint8_t *rgb[3]);
+
+/* Turn the picture's box into RGB once, for several crops in it. Gray pictures stay as they are.
+ * Returns 0 if memory is short. */
+int share_colors(struct picture *picture, const struct stages *stages);
 
 void free_picture(struct picture *picture);
 

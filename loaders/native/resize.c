@@ -54,7 +54,31 @@ static void fill_weights(struct weights *weights, int64_t source, int64_t target
     }
 }
 
-/* The tables for vector code. Output pixels beyond the last are copies of it. */
+/* The tables for vector code of 64-byte windows. Output pixels beyond the last are copies of it. */
+static void fill_windows(struct weights *weights) {
+    weights->pairs = (weights->most + 1) / 2;
+    weights->is_narrow = 1;
+    int64_t target = weights->target, pairs = weights->pairs;
+    for (int64_t block = 0; weights->is_narrow && block < (target + 15) / 16; block++) {
+        int64_t base = INT32_MAX;
+        for (int64_t j = 0; j < 16; j++)
+            base = min64(base, weights->starts[min64(16 * block + j, target - 1)]);
+        weights->bases[block] = (int32_t)base;
+        for (int64_t j = 0; j < 16; j++) {
+            int64_t pixel = min64(16 * block + j, target - 1), begin = weights->starts[pixel] - base;
+            if (begin + weights->counts[pixel] > 64)
+                weights->is_narrow = 0;
+            for (int64_t pair = 0; pair < pairs; pair++) {
+                uint8_t *shuffle = weights->shuffles + (block * pairs + pair) * 64 + 4 * j;
+                shuffle[0] = (uint8_t)(begin + 2 * pair), shuffle[2] = (uint8_t)(begin + 2 * pair + 1);
+                memcpy(weights->pair_values + (block * pairs + pair) * 32 + 2 * j,
+                       weights->values + pixel * weights->stride + 2 * pair, 2 * sizeof(int16_t));
+            }
+        }
+    }
+}
+
+/* The tables for vector code of 16-byte windows, likewise. */
 static void fill_shuffles(struct weights *weights) {
     weights->pairs = (weights->most + 1) / 2;
     weights->is_narrow = 2 * weights->pairs <= 16;
@@ -122,7 +146,8 @@ static void lay_out(struct resizer *resizer, int64_t width, int64_t height, int6
     resizer->pixels = take(arena, 3 * padded);
 }
 
-static int prepare(struct resizer *resizer, int64_t width, int64_t height, int64_t resolution, int flip) {
+static int prepare(struct resizer *resizer, const struct stages *stages, int64_t width, int64_t height, int64_t resolution,
+                   int flip) {
     struct arena arena = {0};
     lay_out(resizer, width, height, resolution, &arena);
     arena = (struct arena){reserve(&resizer->memory, &resizer->size, arena.used), 0};
@@ -130,7 +155,10 @@ static int prepare(struct resizer *resizer, int64_t width, int64_t height, int64
         return 0;
     lay_out(resizer, width, height, resolution, &arena);
     fill_weights(&resizer->across, width, resolution, flip);
-    fill_shuffles(&resizer->across);
+    if (stages->has_windows)
+        fill_windows(&resizer->across);
+    else
+        fill_shuffles(&resizer->across);
     fill_weights(&resizer->down, height, resolution, 0);
     return 1;
 }
@@ -155,7 +183,7 @@ static void write_pixels(const struct resizer *resizer, const struct stages *sta
 int resize_picture(struct resizer *resizer, const struct stages *stages, struct picture *picture, int flip, int64_t resolution,
                    const struct output_format *format, void *output) {
     const struct box *box = &picture->box;
-    if (!prepare(resizer, box->width, box->height, resolution, flip) || !prepare_rows(picture))
+    if (!prepare(resizer, stages, box->width, box->height, resolution, flip) || !prepare_rows(picture))
         return 0;
     const struct weights *across = &resizer->across, *down = &resizer->down;
     const int num_colors = picture->kind == GREY_PLANE ? 1 : 3;

@@ -29,6 +29,8 @@ struct weights {
     int32_t *bases;             /* [target / 16, 4] of each group: the first of its 16 source pixels */
     uint8_t *shuffles;          /* [target / 16, pairs, 2, 32] which of the 16 bytes, as words */
     int16_t *pair_values;       /* [target / 16, pairs, 2, 16] */
+    /* With stages->has_windows, is_narrow means that groups of 16 output pixels need at most 64 source pixels, and the tables are
+     * bases [target / 16], shuffles [target / 16, pairs, 64] with an undefined byte after each, and pair_values likewise. */
 };
 
 struct lanes;
@@ -37,6 +39,8 @@ struct dct_image;
 struct stages {
     const char *name;
     int leaves_jpeg;    /* JPEGs go through libjpeg-turbo's pipeline, whose vector code beats these loops in plain C */
+
+    int has_windows;    /* resize_across takes tables of 64-byte windows */
 
     /* Huffman decoding of two segments at a time; see lanes.h. */
     void (*decode_lanes)(struct lanes *lanes);
@@ -73,7 +77,7 @@ struct stages {
     void (*to_float16)(const uint8_t *pixels, int64_t count, const float shift[3], const float scale[3], uint16_t *result);
 };
 
-enum isa { BEST_ISA = 0, SCALAR, PLAIN, SLOW_PDEP, AVX2, NUM_ISAS };     /* as in kernel_c.py; the slowest first */
+enum isa { BEST_ISA = 0, SCALAR, PLAIN, SLOW_PDEP, AVX2, VBMI, NUM_ISAS };     /* as in kernel_c.py; the slowest first */
 
 /* The loops of an instruction set; NULL if this processor, or this build, does not have it.
  * BEST_ISA: the fastest there is. */
@@ -84,6 +88,8 @@ const struct stages *stages_of(enum isa isa);
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HAS_AVX2 1
 #define TARGET_AVX2 __attribute__((target("avx2,f16c,bmi,bmi2,popcnt,lzcnt,movbe")))
+#define TARGET_VBMI \
+    __attribute__((target("avx2,f16c,bmi,bmi2,popcnt,lzcnt,movbe,avx512f,avx512bw,avx512vl,avx512vbmi,prefer-vector-width=512")))
 #else
 #define HAS_AVX2 0
 #endif
@@ -105,6 +111,8 @@ const struct stages *stages_of(enum isa isa);
 DECLARE_STAGES(scalar)
 #if HAS_AVX2
 DECLARE_STAGES(avx2)
+void resize_across_vbmi(const uint8_t *, const struct weights *, int16_t *);
+void resize_down_vbmi(const int16_t *const *, const int16_t *, int64_t, int64_t, uint8_t *);
 int read_dct_row_slow_pdep(const struct dct_image *, int, int64_t, int64_t, int64_t, int16_t *, uint8_t *, int64_t);
 #endif
 

@@ -47,15 +47,17 @@ static enum image_error make_image(struct worker *worker, const struct job *job,
         if (!has_planes)
             return DAMAGED;
     }
+    if (!has_planes) {
+        picture->kind = RGB_PIXELS;
+        picture->box = all;
+        picture->stride = 3 * part.width;
+        picture->pixels = pixels + (all.top - part.top) * picture->stride + 3 * (all.left - part.left);
+    }
+    if (num_crops > 1 && !share_colors(picture, job->stages))
+        return OUT_OF_MEMORY;
     int64_t image_bytes = job->resolution * job->resolution * 3 * (job->format.table == NULL ? 1 : 2);
     for (int64_t i = 0; i < num_crops; i++) {
-        const struct box *box = &boxes[i];
-        picture->box = *box;
-        if (!has_planes) {
-            picture->kind = RGB_PIXELS;
-            picture->stride = 3 * part.width;
-            picture->pixels = pixels + (box->top - part.top) * picture->stride + 3 * (box->left - part.left);
-        }
+        picture->box = boxes[i];
         int64_t place = number * num_crops + i;
         if (!resize_picture(&worker->resizer, job->stages, picture, job->flips[place], job->resolution, &job->format,
                             (uint8_t *)job->output + place * image_bytes))

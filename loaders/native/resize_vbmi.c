@@ -1,0 +1,73 @@
+/* The resize in AVX-512 VBMI: the same sums as in resize.c, 16 output pixels of a 64-byte window at
+ * a time across, and 32 columns at a time down. */
+
+#include <string.h>
+
+#include "stages.h"
+
+#if HAS_AVX2
+#include <immintrin.h>
+
+#define INLINE_VBMI TARGET_VBMI static inline __attribute__((always_inline))
+
+/* Levels of 16 output pixels; `pairs` is weights->pairs, a compile-time constant for its usual
+ * values. */
+INLINE_VBMI void resize_windows(const uint8_t *row, const struct weights *weights, int64_t pairs, int16_t *result) {
+    const uint8_t *shuffles = weights->shuffles;
+    const int16_t *values = weights->pair_values;
+    const __m512i half = _mm512_set1_epi32(1 << (ROUND_ACROSS - 1));
+    for (int64_t block = 0; block < (weights->target + 15) / 16; block++) {
+        __m512i window = _mm512_loadu_si512(row + weights->bases[block]), sum = half;
+        for (int64_t pair = 0; pair < pairs; pair++, shuffles += 64, values += 32) {
+            __m512i levels = _mm512_maskz_permutexvar_epi8(0x5555555555555555, _mm512_loadu_si512(shuffles), window);
+            sum = _mm512_add_epi32(sum, _mm512_madd_epi16(levels, _mm512_loadu_si512(values)));
+        }
+        _mm256_storeu_si256((__m256i *)(result + 16 * block), _mm512_cvtsepi32_epi16(_mm512_srai_epi32(sum, ROUND_ACROSS)));
+    }
+}
+
+TARGET_VBMI
+void resize_across_vbmi(const uint8_t *row, const struct weights *weights, int16_t *result) {
+    if (!weights->is_narrow)
+        resize_across_avx2(row, weights, result);
+    else if (weights->pairs == 1)
+        resize_windows(row, weights, 1, result);
+    else if (weights->pairs == 2)
+        resize_windows(row, weights, 2, result);
+    else
+        resize_windows(row, weights, weights->pairs, result);
+}
+
+INLINE_VBMI __m512i pair_of(const int16_t *values, int64_t pair) {
+    int32_t both;
+    memcpy(&both, values + 2 * pair, sizeof both);
+    return _mm512_set1_epi32(both);
+}
+
+/* Rows in pairs, as in resize.c. */
+INLINE_VBMI void sum_rows(const int16_t *const *rows, const int16_t *values, int64_t pairs, int64_t count, uint8_t *result) {
+    const __m512i half = _mm512_set1_epi32(1 << (ROUND_DOWN - 1)), order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    for (int64_t x = 0; x < count; x += 32) {
+        __m512i low = half, high = half;
+        for (int64_t pair = 0; pair < pairs; pair++) {
+            __m512i first = _mm512_loadu_si512(rows[2 * pair] + x), second = _mm512_loadu_si512(rows[2 * pair + 1] + x);
+            low = _mm512_add_epi32(low, _mm512_madd_epi16(_mm512_unpacklo_epi16(first, second), pair_of(values, pair)));
+            high = _mm512_add_epi32(high, _mm512_madd_epi16(_mm512_unpackhi_epi16(first, second), pair_of(values, pair)));
+        }
+        __m512i words = _mm512_packs_epi32(_mm512_srai_epi32(low, ROUND_DOWN), _mm512_srai_epi32(high, ROUND_DOWN));
+        __m512i levels = _mm512_permutexvar_epi64(order, _mm512_packus_epi16(words, words));
+        _mm256_storeu_si256((__m256i *)(result + x), _mm512_castsi512_si256(levels));
+    }
+}
+
+TARGET_VBMI
+void resize_down_vbmi(const int16_t *const *rows, const int16_t *values, int64_t num_rows, int64_t count, uint8_t *result) {
+    int64_t pairs = (num_rows + 1) / 2;
+    if (pairs == 1)
+        sum_rows(rows, values, 1, count, result);
+    else if (pairs == 2)
+        sum_rows(rows, values, 2, count, result);
+    else
+        sum_rows(rows, values, pairs, count, result);
+}
+#endif

@@ -21,6 +21,7 @@ import numpy as np
 
 from loaders import kernel, kernel_c
 from loaders.augment import Crops
+from loaders.interpolation import Interpolation
 from loaders.reader import Samples
 from writers.beton.encoding import DCT
 from writers.errors import UserError
@@ -40,6 +41,7 @@ class BatchDecoder:
         *,
         table: np.ndarray | None = None,
         conversion: np.ndarray | None = None,
+        interpolation: Interpolation = "area",
         content: np.ndarray | None = None,
         scattered: bool = False,
     ) -> None:
@@ -57,6 +59,7 @@ class BatchDecoder:
             table: float16 [3, 256] of loaders.normalize. None means uint8 output.
             conversion: float32 [2, 3] of loaders.normalize that computes the table. None means look
                 it up.
+            interpolation: of the resize.
             content: uint8 buffer that `samples.offsets` index. None means the mapped file.
             scattered: read only the images passed to `prefetch`, with no read-ahead.
 
@@ -90,6 +93,7 @@ class BatchDecoder:
         self._samples = samples
         self._table = np.empty((0, 256), np.float16) if table is None else table
         self._conversion = conversion
+        self._interpolation: Interpolation = interpolation
         self._num_threads = num_threads
         self._columns = kernel_c.file_columns(
             samples.offsets, samples.sizes, samples.modes, samples.widths, samples.heights
@@ -125,6 +129,7 @@ class BatchDecoder:
                 error_codes,
                 self._table,
                 self._conversion,
+                self._interpolation,
             )
         else:
             num_crops = len(crops.flips) // max(1, len(positions))
@@ -163,7 +168,12 @@ class BatchDecoder:
 
         def decode_run(run: slice) -> None:
             try:
-                self._decode_images(self._file, *(column[run] for column in columns), self._table)
+                self._decode_images(
+                    self._file,
+                    *(column[run] for column in columns),
+                    self._table,
+                    interpolation=self._interpolation,
+                )
             except Exception as error:
                 # For example a MemoryError: retry one image at a time to find the sample.
                 rows = range(*run.indices(len(positions)))

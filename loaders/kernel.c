@@ -28,17 +28,20 @@ void harness_free_pool(struct pool *pool) {
 
 /* Make a batch of n images, each with crops_per_image boxes: those at `positions` of the file's
  * columns `offsets` to `heights`; positions may be NULL. loaders/kernel.py defines the contract;
- * an empty `table` is NULL here, and float16 values are bits. `shift` and `scale`, [3] each,
+ * an empty `table` is NULL here, and float16 values are bits. `interpolation`: see
+ * native/resize.h. `shift` and `scale`, [3] each,
  * compute what the table holds (loaders/normalize.py), or are NULL. `isa`: see native/stages.h.
  * Returns 0 if this processor has no such instructions. */
 __attribute__((visibility("default")))
 int harness_make_batch(struct pool *pool, const uint8_t *file, const int64_t *positions, const int64_t *offsets,
                        const int64_t *sizes, const uint8_t *modes, const int64_t *widths, const int64_t *heights,
-                       const struct box *boxes, const uint8_t *flips, int64_t n, int64_t crops_per_image, int64_t resolution, void *output,
+                       const struct box *boxes, const uint8_t *flips, int64_t n, int64_t crops_per_image, int64_t resolution,
+                       int interpolation, void *output,
                        uint8_t *error_codes, const uint16_t *table, const float *shift, const float *scale, int isa) {
     const struct job job = {
         .file = file, .positions = positions, .offsets = offsets, .sizes = sizes, .modes = modes, .widths = widths,
-        .heights = heights, .boxes = boxes, .flips = flips, .num_images = n, .crops_per_image = crops_per_image, .resolution = resolution, .output = output,
+        .heights = heights, .boxes = boxes, .flips = flips, .num_images = n, .crops_per_image = crops_per_image, .resolution = resolution,
+        .interpolation = (enum interpolation)interpolation, .output = output,
         .error_codes = error_codes, .format = {table, shift, scale}, .stages = stages_of((enum isa)isa)};
     if (job.stages == NULL)
         return 0;

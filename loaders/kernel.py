@@ -1,11 +1,11 @@
 """Select the decoding kernel: C if it was built, otherwise numba. Both give the same pixels.
 
 A kernel is a function `decode_images(file, offsets, sizes, modes, widths, heights, boxes, flips,
-output, has_error, table)` that decodes n images without the GIL. `file` is the whole beton (uint8);
-the columns are as in `loaders.reader.Samples` and `loaders.augment.Crops`. `output` is [n, R, R,
-3]. `has_error` (bool [n]) is set if libjpeg-turbo had an error or a warning that affects pixels, or
-if the image's size differs from its row. `table` is that of `loaders.normalize`: if empty, `output`
-is uint8; otherwise it maps levels to float16.
+output, has_error, table, interpolation="area")` that decodes n images without the GIL. `file` is
+the whole beton (uint8); the columns are as in `loaders.reader.Samples` and `loaders.augment.Crops`.
+`output` is [n, R, R, 3]. `has_error` (bool [n]) is set if libjpeg-turbo had an error or a warning
+that affects pixels, or if the image's size differs from its row. `table` is that of
+`loaders.normalize`: if empty, `output` is uint8; otherwise it maps levels to float16.
 """
 
 from collections.abc import Callable

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from loaders.interpolation import Interpolation, number_of
 from writers.jpeg import native as kernel
 
-MODULE, VERSION = "loaders._kernel", 2  # as in kernel.h
+MODULE, VERSION = "loaders._kernel", 3  # as in kernel.h
 _NUM_ISAS = 6  # as in native/stages.h
 DAMAGED, OUT_OF_MEMORY = 1, 2  # error_codes, as in native/worker.h
 _FILE_COLUMNS = (np.int64, np.int64, np.uint8, np.int64, np.int64)  # offsets ... heights
@@ -27,6 +28,7 @@ def library() -> ctypes.CDLL | None:
         opened.harness_make_batch.argtypes = [
             *[ctypes.c_void_p] * 10,
             *[ctypes.c_int64] * 3,
+            ctypes.c_int,
             *[ctypes.c_void_p] * 5,
             ctypes.c_int,
         ]
@@ -80,6 +82,7 @@ class Pool:
         error_codes: np.ndarray,
         table: np.ndarray,
         conversion: np.ndarray | None = None,
+        interpolation: Interpolation = "area",
     ) -> None:
         """Decode a batch without the GIL.
 
@@ -95,6 +98,7 @@ class Pool:
             conversion: float32 [2, 3] that computes the table (loaders.normalize.conversion). None
                 means the
                 table is read.
+            interpolation: of the resize.
         """
         assert self.close.alive, "the pool is closed"
         n, resolution, num_crops = len(output), output.shape[-2], int(np.prod(output.shape[1:-3]))
@@ -116,6 +120,7 @@ class Pool:
             n,
             num_crops,
             resolution,
+            number_of(interpolation),
             output.ctypes.data,
             error_codes.ctypes.data,
             table.ctypes.data if len(table) else None,
@@ -138,11 +143,23 @@ def open_kernel(instruction_set: str | None = None) -> Callable[..., None]:
     """Return `decode_images` of loaders/kernel.py, which decodes on the calling thread."""
     pool = Pool(1, instruction_set)
 
-    def decode_images(file: np.ndarray, *columns: np.ndarray) -> None:
+    def decode_images(
+        file: np.ndarray, *columns: np.ndarray, interpolation: Interpolation = "area"
+    ) -> None:
         boxes, flips, output, has_error, table = columns[len(_FILE_COLUMNS) :]
         error_codes = np.zeros(len(output), np.uint8)
         described = file_columns(*columns[: len(_FILE_COLUMNS)])
-        pool.make_batch(file, None, described, boxes, flips, output, error_codes, table)
+        pool.make_batch(
+            file,
+            None,
+            described,
+            boxes,
+            flips,
+            output,
+            error_codes,
+            table,
+            interpolation=interpolation,
+        )
         if (error_codes == OUT_OF_MEMORY).any():
             place = int(np.flatnonzero(error_codes == OUT_OF_MEMORY)[0])
             raise memory_error(int(columns[3][place]), int(columns[4][place]))

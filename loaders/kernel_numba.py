@@ -20,6 +20,7 @@ import numpy as np
 from llvmlite import binding
 from numba import njit, types
 
+from loaders.interpolation import Interpolation, number_of
 from writers.beton.encoding import JPEG
 from writers.jpeg import turbojpeg
 from writers.jpeg.restart_index import FOOTER, MAGIC, MAX_HEADER, VERSION
@@ -27,6 +28,7 @@ from writers.jpeg.restart_index import FOOTER, MAGIC, MAX_HEADER, VERSION
 _TAPS_WRITTEN_OUT = 3  # in _sum_columns
 _ONE, _ROUND_ACROSS, _ROUND_DOWN = 2**14, 7, 21  # as in native/stages.h
 _HALF_ACROSS, _HALF_DOWN = 2 ** (_ROUND_ACROSS - 1), 2 ** (_ROUND_DOWN - 1)
+_MOST_ACROSS = 255 * 128  # likewise
 _MARGIN = 2  # pixels around the crop from which its chroma is interpolated
 _MIN_WIDTH = 5  # pixels; libjpeg does not interpolate chroma of narrower images
 _FOOTER_SIZE = FOOTER.itemsize
@@ -84,6 +86,7 @@ def open_kernel(library: Path) -> Callable[..., None]:
         output: np.ndarray,
         has_error: np.ndarray,
         table: np.ndarray,
+        interpolation: Interpolation = "area",
     ) -> None:
         is_jpeg = modes == JPEG
         rows = np.stack(
@@ -101,7 +104,8 @@ def open_kernel(library: Path) -> Callable[..., None]:
 
         n, resolution = output.shape[:2]
         widest, highest = int(boxes[:, 2].max(initial=1)), int(boxes[:, 3].max(initial=1))
-        x_taps, y_taps = (_num_taps.py_func(side, resolution) for side in (widest, highest))
+        kind = number_of(interpolation)
+        x_taps, y_taps = (_num_taps.py_func(side, resolution, kind) for side in (widest, highest))
         starts, shares = (
             np.empty(resolution, np.uint64),
             np.empty(resolution * x_taps + y_taps, np.int32),
@@ -129,6 +133,7 @@ def open_kernel(library: Path) -> Callable[..., None]:
             line,
             ring,
             result,
+            kind,
         )
         for i in np.flatnonzero(has_error):
             blob = file[offsets[i] : offsets[i] + sizes[i]].tobytes()
@@ -193,6 +198,7 @@ def decode_run(
     line,
     ring,
     result,
+    kind,
 ):
     """Decode images to output [n, R * R * 3]; set has_error [n] on errors and warnings.
 
@@ -200,7 +206,7 @@ def decode_run(
     left, top, width and height of the box; and whether to flip. The other arguments are scratch
     memory: `part` for the largest JPEG, `scratch` for its pixels, `header_fields` for the output of
     tjDecompressHeader3, `addresses` of file, part, scratch and header_fields; the rest is for
-    _resize.
+    _resize. `kind`: number of the interpolation.
     """
     for i in range(len(rows)):
         offset, size, is_jpeg, width, height = (
@@ -250,6 +256,7 @@ def decode_run(
                 line,
                 ring,
                 result,
+                kind,
             )
         else:
             stride = width * 3
@@ -267,6 +274,7 @@ def decode_run(
                 line,
                 ring,
                 result,
+                kind,
             )
 
 
@@ -429,13 +437,29 @@ def _crc32(file, begin, scan, table, checksum):
 
 
 @_helper
-def _num_taps(source, target):
+def _num_taps(source, target, kind):
     """Maximal number of source pixels of an output pixel."""
+    if kind:
+        return max(_TAPS_WRITTEN_OUT, 2 * kind * max(source, target) // target + 1)
     return max(_TAPS_WRITTEN_OUT, source // target + 2)
 
 
 @_helper
-def _taps(i, source, target, num_taps, shares, at):
+def _filter_weight(kind, distance, unit):
+    """Return filter_weight of native/resize.c."""
+    if kind == 1:
+        return max(unit - distance, 0)
+    one = np.int64(1 << 14)
+    t = (distance * one + unit // 2) // unit
+    if t < one:
+        return ((3 * t - 5 * one) * t * t + 2 * one * one * one) >> 19
+    if t < 2 * one:
+        return ((5 * one - t) * t * t - 8 * one * one * t + 4 * one * one * one) >> 19
+    return np.int64(0)
+
+
+@_helper
+def _taps(i, source, target, num_taps, shares, at, kind):
     """Return the first source pixel of output pixel i along one axis, and the number of taps.
 
     Weights, zero-padded, are written to shares[at:]. native/resize.c (fill_weights) has the
@@ -443,6 +467,20 @@ def _taps(i, source, target, num_taps, shares, at):
     """
     for k in range(num_taps):
         shares[at + k] = 0
+    if kind:
+        unit, center = 2 * max(source, target), (2 * i + 1) * source
+        reach, total, given = kind * unit, np.int64(0), 0
+        first = max(0, (center - reach - target) // (2 * target) + 1)
+        last = min(source - 1, -((-(center + reach - target)) // (2 * target)) - 1)
+        for k in range(first, last + 1):
+            total += _filter_weight(kind, abs((2 * k + 1) * target - center), unit)
+        so_far = np.int64(0)
+        for k in range(first, last + 1):
+            so_far += _filter_weight(kind, abs((2 * k + 1) * target - center), unit)
+            rounded = (2 * _ONE * so_far + total) // (2 * total)
+            shares[at + k - first] = rounded - given
+            given = rounded
+        return first, last - first + 1
     if source > target:
         begin, end, given = i * source, (i + 1) * source, 0
         first, last = begin // target, (end - 1) // target
@@ -461,7 +499,20 @@ def _taps(i, source, target, num_taps, shares, at):
 
 @_helper
 def _resize(
-    pixels, origin, stride, width, height, flip, table, output, starts, shares, line, ring, result
+    pixels,
+    origin,
+    stride,
+    width,
+    height,
+    flip,
+    table,
+    output,
+    starts,
+    shares,
+    line,
+    ring,
+    result,
+    kind,
 ):
     """Resize a box to output [R * R * 3]: levels, or the table's values for them.
 
@@ -471,13 +522,13 @@ def _resize(
     are still needed; `result` an output row.
     """
     resolution = len(starts)
-    x_taps, y_taps = _num_taps(width, resolution), _num_taps(height, resolution)
+    x_taps, y_taps = _num_taps(width, resolution, kind), _num_taps(height, resolution, kind)
     for x in range(resolution):
         place = resolution - 1 - x if flip else x
-        starts[place] = _taps(x, width, resolution, x_taps, shares, place * x_taps)[0]
+        starts[place] = _taps(x, width, resolution, x_taps, shares, place * x_taps, kind)[0]
     x_shares, y_shares, done = shares[: resolution * x_taps], shares[resolution * x_taps :], 0
     for y in range(resolution):
-        first, count = _taps(y, height, resolution, y_taps, shares, resolution * x_taps)
+        first, count = _taps(y, height, resolution, y_taps, shares, resolution * x_taps, kind)
         while done < first + count:
             _memcpy_row(pixels, origin + done * stride, line, width * 3)
             _sum_columns(line, starts, x_shares, np.uint64(x_taps), ring[done % y_taps])
@@ -514,7 +565,7 @@ def _sum_rows(ring, first, count, num_rows, shares, result):
         for i in range(len(result)):
             result[i] += share * row[i]
     for i in range(len(result)):
-        result[i] >>= _ROUND_DOWN
+        result[i] = min(max(result[i] >> _ROUND_DOWN, 0), 255)
 
 
 @_helper
@@ -547,7 +598,7 @@ def _sum_columns(line, starts, shares, num_taps, result):
             green += share * line[j + one]
             blue += share * line[j + two]
         result[target], result[target + one], result[target + two] = (
-            red >> _ROUND_ACROSS,
-            green >> _ROUND_ACROSS,
-            blue >> _ROUND_ACROSS,
+            min(max(red >> _ROUND_ACROSS, 0), _MOST_ACROSS),
+            min(max(green >> _ROUND_ACROSS, 0), _MOST_ACROSS),
+            min(max(blue >> _ROUND_ACROSS, 0), _MOST_ACROSS),
         )

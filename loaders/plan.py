@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from loaders.interpolation import RESIZE_VERSION
+from loaders.interpolation import RESIZE_VERSION, Interpolation
 from writers.errors import UserError
 from writers.subset.spec import Subset
 
@@ -34,6 +34,8 @@ class LoaderPlan:
         horizontal_flip: mirror each image with probability 1/2.
         crops_per_image: k > 1: batches are [B, k, 3, R, R]; each image is decoded once for k crops.
         center_fraction: center_crop: fraction of the shorter side.
+        interpolation: area averages the area under each output pixel, bilinear if an axis grows.
+            bilinear and bicubic are Pillow's, with antialiasing.
         order: quasi_random reads a few pages of the file at a time.
         dtype: of the images.
         mean: float16 only: mean of red, green and blue, for pixels in [0, 1].
@@ -67,6 +69,7 @@ class LoaderPlan:
     horizontal_flip: bool = False
     crops_per_image: int = 1
     center_fraction: float = 224 / 256
+    interpolation: Interpolation = "area"
     order: Literal["sequential", "random", "quasi_random"] = "sequential"
     dtype: Literal["uint8", "float16"] = "uint8"
     mean: tuple[float, float, float] | None = None

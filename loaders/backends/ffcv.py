@@ -62,6 +62,7 @@ class FfcvLoader(Loader):
             LIBRARY,
             table=lookup_table(plan),
             conversion=conversion(plan),
+            interpolation=plan.interpolation,
             scattered=_has_scattered_reads(plan, samples),
         )
         self._images = DecodeImages(plan, samples, self._batch_decoder, self.skipped)

@@ -8,12 +8,14 @@ a dense weight matrix. Tests require the other backends to give the same bytes.
 import io
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 
 from loaders.backend import Batch, Loader, PlainEpoch
+from loaders.interpolation import Interpolation
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
 from writers.beton.encoding import DCT, RAW
@@ -78,7 +80,8 @@ class ReferenceLoader(Loader):
             sample = int(self.samples.ids[position])
             box, flip = choose_crop(self.plan, epoch, sample, width, height, view)
             left, top, box_width, box_height = box
-            crop = resize(pixels[top : top + box_height, left : left + box_width], resolution)
+            box_pixels = pixels[top : top + box_height, left : left + box_width]
+            crop = resize(box_pixels, resolution, self.plan.interpolation)
             crops.append(crop[:, ::-1] if flip else crop)
         return np.stack(crops)
 
@@ -139,19 +142,22 @@ def choose_crop(
     return ((width - box_width) // 2, (height - box_height) // 2, box_width, box_height), flip
 
 
-def resize(pixels: np.ndarray, resolution: int) -> np.ndarray:
+def resize(
+    pixels: np.ndarray, resolution: int, interpolation: Interpolation = "area"
+) -> np.ndarray:
     """Resize uint8 [H, W, 3] to uint8 [R, R, 3].
 
-    Area average if an axis shrinks, bilinear if it grows.
+    area: area average if an axis shrinks, bilinear if it grows.
 
     Integer arithmetic: weights of 14 bits, across first to units of 1 / 128 level, then down.
     `native/resize.c` is the definition.
     """
-    down = axis_weights(pixels.shape[0], resolution)
-    across = axis_weights(pixels.shape[1], resolution)
+    weights = axis_weights if interpolation == "area" else partial(filter_weights, interpolation)
+    down, across = weights(pixels.shape[0], resolution), weights(pixels.shape[1], resolution)
     rows = (np.einsum("xw,hwc->hxc", across, pixels.astype(np.int64), optimize=True) + 64) >> 7
+    rows = rows.clip(0, 255 * 128)  # as Pillow clips between the two axes
     levels = (np.einsum("yh,hxc->yxc", down, rows, optimize=True) + 2**20) >> 21
-    result_array: np.ndarray = levels.astype(np.uint8)
+    result_array: np.ndarray = levels.clip(0, 255).astype(np.uint8)
     return result_array
 
 
@@ -195,6 +201,28 @@ def axis_weights(source: int, target: int) -> np.ndarray:
         whole = 2 * target
         missing = np.clip(center - 2 * target * k, 0, whole)  # weight of the pixels after k
         sums = 16384 - (2 * 16384 * missing + whole) // (2 * whole)
+    return np.diff(sums, axis=1, prepend=0)
+
+
+def filter_weights(interpolation: Interpolation, source: int, target: int) -> np.ndarray:
+    """Return the integer weights of Pillow's bilinear or bicubic filter, int64 [target, source].
+
+    Rows sum to 16384. Sums of the first k are rounded half up, as in `axis_weights`.
+    """
+    unit = 2 * max(source, target)  # the filter's distance 1, in 1 / (2 target) of a source pixel
+    center = (2 * np.arange(target, dtype=np.int64)[:, None] + 1) * source
+    distance = np.abs((2 * np.arange(source, dtype=np.int64)[None, :] + 1) * target - center)
+    if interpolation == "bilinear":
+        weights = np.maximum(unit - distance, 0)
+    else:  # Keys (1981), equation 4, with a = -1/2, of the distance in 1 / 2^14
+        one = 2**14
+        t = np.minimum((distance * one + unit // 2) // unit, 2 * one)
+        near = ((3 * t - 5 * one) * t * t + 2 * one**3) >> 19
+        far = ((5 * one - t) * t * t - 8 * one**2 * t + 4 * one**3) >> 19
+        weights = np.where(t < one, near, far)
+        weights[distance >= 2 * unit] = 0
+    total = weights.sum(axis=1, keepdims=True)
+    sums = (2 * 16384 * weights.cumsum(axis=1) + total) // (2 * total)
     return np.diff(sums, axis=1, prepend=0)
 
 

@@ -19,6 +19,7 @@ from loaders.augment import Crops, choose_crops
 from loaders.backend import Batch, Loader, PlainEpoch, check_single_crop
 from loaders.decode import BatchDecoder
 from loaders.ffcv_parts import LIBRARY
+from loaders.interpolation import Interpolation, number_of
 from loaders.normalize import look_up, lookup_table
 from loaders.plan import LoaderPlan
 from loaders.preflight import free_memory_bytes
@@ -82,6 +83,7 @@ class ResidentLoader(Loader):
                 plan.num_threads,
                 LIBRARY,
                 table=table,
+                interpolation=plan.interpolation,
                 content=self._pixels.numpy().reshape(-1),
             )
         self.skipped.update(
@@ -148,7 +150,13 @@ class ResidentLoader(Loader):
             )
         )
         for run, width, height in _runs(crops.boxes, images.shape[1]):
-            levels = resize_boxes(self._pixels, table[run, 1:], (width, height), images.shape[1])
+            levels = resize_boxes(
+                self._pixels,
+                table[run, 1:],
+                (width, height),
+                images.shape[1],
+                self.plan.interpolation,
+            )
             images[run] = look_up(self._table, levels)
         return self._labels[table[:, 0]]
 
@@ -191,7 +199,13 @@ class ResidentLoader(Loader):
         return damaged
 
 
-def resize_boxes(pixels: Tensor, boxes: Tensor, most: tuple[int, int], resolution: int) -> Tensor:
+def resize_boxes(
+    pixels: Tensor,
+    boxes: Tensor,
+    most: tuple[int, int],
+    resolution: int,
+    interpolation: Interpolation = "area",
+) -> Tensor:
     """Resize boxes of n images to uint8 [n, R, R, 3].
 
     Args:
@@ -200,12 +214,13 @@ def resize_boxes(pixels: Tensor, boxes: Tensor, most: tuple[int, int], resolutio
             box; whether to mirror it.
         most: width of the widest box and height of the highest, to avoid a GPU synchronization.
         resolution: R.
+        interpolation: of the resize.
     """
     (most_width, most_height), (first_pixels, strides, left, top, width, height, flips) = (
         most,
         boxes.unbind(1),
     )
-    starts, weights = taps(width, resolution, most_width)
+    starts, weights = taps(width, resolution, most_width, interpolation)
     mirrored = flips[:, None] != 0
     starts = torch.where(mirrored, starts.flip(1), starts)
     weights = torch.where(mirrored[:, :, None], weights.flip(1), weights)
@@ -216,9 +231,9 @@ def resize_boxes(pixels: Tensor, boxes: Tensor, most: tuple[int, int], resolutio
         columns = (starts + k).minimum(width[:, None] - 1)
         under = pixels[corner[:, :, None] + columns[:, None, :]]  # [n, h, R, 3]
         lines = lines + weights[:, None, :, k, None] * under
-    lines = lines >> _ROUND_ACROSS
+    lines = (lines >> _ROUND_ACROSS).clamp(0, 255 * 128)
 
-    starts, weights = taps(height, resolution, most_height)
+    starts, weights = taps(height, resolution, most_height, interpolation)
     result = torch.full((), 2 ** (_ROUND_DOWN - 1), dtype=torch.int32, device=pixels.device)
     for k in range(weights.shape[2]):
         down = (
@@ -227,10 +242,12 @@ def resize_boxes(pixels: Tensor, boxes: Tensor, most: tuple[int, int], resolutio
             .expand(-1, -1, resolution, 3)
         )
         result = result + weights[:, :, k, None, None] * lines.gather(1, down)
-    return (result >> _ROUND_DOWN).to(torch.uint8)
+    return (result >> _ROUND_DOWN).clamp(0, 255).to(torch.uint8)
 
 
-def taps(sources: Tensor, target: int, most: int) -> tuple[Tensor, Tensor]:
+def taps(
+    sources: Tensor, target: int, most: int, interpolation: Interpolation = "area"
+) -> tuple[Tensor, Tensor]:
     """Return first source pixel and weights of each output pixel, for n axes.
 
     Equal to fill_weights in loaders/native/resize.c.
@@ -239,11 +256,14 @@ def taps(sources: Tensor, target: int, most: int) -> tuple[Tensor, Tensor]:
         sources: int64 [n], source pixels of each axis, at most `most`.
         target: output pixels.
         most: upper bound of sources.
+        interpolation: of the resize.
 
     Returns:
         First source pixel, int64 [n, target]; weights of it and the following ones, int32
         [n, target, k], zero-padded, which sum to 2^14.
     """
+    if interpolation != "area":
+        return _filter_taps(sources, target, most, interpolation)
     source, place = sources[:, None], torch.arange(target, device=sources.device)
     offset = torch.arange(max(2, most // target + 2 if most > target else 2), device=sources.device)
     begin = place * source
@@ -263,6 +283,35 @@ def taps(sources: Tensor, target: int, most: int) -> tuple[Tensor, Tensor]:
     sums = torch.where(shrinks[:, :, None], shrinking, enlarging)
     weights = sums.diff(dim=2, prepend=torch.zeros_like(sums[:, :, :1]))
     return torch.where(shrinks, shrinking_starts, enlarging_starts), weights.int()
+
+
+def _filter_taps(
+    sources: Tensor, target: int, most: int, interpolation: Interpolation
+) -> tuple[Tensor, Tensor]:
+    """As `taps`, for bilinear and bicubic; equal to fill_filter in loaders/native/resize.c."""
+    support = number_of(interpolation)  # of the filter, in units of its distance 1
+    source, place = sources[:, None], torch.arange(target, device=sources.device)
+    unit, center = 2 * source.clamp(min=target), (2 * place + 1) * source
+    starts = ((center - support * unit - target).div(2 * target, rounding_mode="floor") + 1).clamp(
+        min=0
+    )
+    num_taps = 2 * support * max(most, target) // target + 1
+    pixel = starts[:, :, None] + torch.arange(num_taps, device=sources.device)
+    unit = unit[:, :, None]
+    distance = ((2 * pixel + 1) * target - center[:, :, None]).abs()
+    if interpolation == "bilinear":
+        weights = (unit - distance).clamp(min=0)
+    else:
+        one = 2**14
+        t = ((distance * one + unit // 2) // unit).clamp(max=2 * one)
+        near = ((3 * t - 5 * one) * t * t + 2 * one**3) >> 19
+        far = ((5 * one - t) * t * t - 8 * one**2 * t + 4 * one**3) >> 19
+        weights = torch.where(t < one, near, far)
+    is_under = (pixel < source[:, :, None]) & (distance < support * unit)
+    weights = torch.where(is_under, weights, 0)
+    total = weights.sum(dim=2, keepdim=True)
+    sums = (2 * _ONE * weights.cumsum(dim=2) + total).div(2 * total, rounding_mode="floor")
+    return starts, sums.diff(dim=2, prepend=torch.zeros_like(sums[:, :, :1])).int()
 
 
 def decode_whole(

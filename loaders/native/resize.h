@@ -12,6 +12,9 @@ struct output_format {
     const float *shift, *scale; /* [3], if stages->to_float16 reproduces the table; otherwise NULL */
 };
 
+/* How pixels are weighted; as in loaders/interpolation.py. */
+enum interpolation { AREA, BILINEAR, BICUBIC };
+
 struct resizer {
     struct weights across, down;
     int16_t *ring;              /* [ring_rows, 3, padded target] resized rows that are still needed */
@@ -25,7 +28,7 @@ struct resizer {
 /* Resize the box of `picture` to output [resolution, resolution, 3], mirrored if `flip`. Returns 0
  * if memory is short. */
 int resize_picture(struct resizer *resizer, const struct stages *stages, struct picture *picture, int flip, int64_t resolution,
-                   const struct output_format *format, void *output);
+                   enum interpolation interpolation, const struct output_format *format, void *output);
 
 void free_resizer(struct resizer *resizer);
 

@@ -22,7 +22,9 @@ INLINE_VBMI void resize_windows(const uint8_t *row, const struct weights *weight
             __m512i levels = _mm512_maskz_permutexvar_epi8(0x5555555555555555, _mm512_loadu_si512(shuffles), window);
             sum = _mm512_add_epi32(sum, _mm512_madd_epi16(levels, _mm512_loadu_si512(values)));
         }
-        _mm256_storeu_si256((__m256i *)(result + 16 * block), _mm512_cvtsepi32_epi16(_mm512_srai_epi32(sum, ROUND_ACROSS)));
+        __m256i levels = _mm512_cvtsepi32_epi16(_mm512_srai_epi32(sum, ROUND_ACROSS));
+        levels = _mm256_max_epi16(_mm256_min_epi16(levels, _mm256_set1_epi16(MOST_ACROSS)), _mm256_setzero_si256());
+        _mm256_storeu_si256((__m256i *)(result + 16 * block), levels);
     }
 }
 

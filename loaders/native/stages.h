@@ -14,6 +14,7 @@
 
 enum { ROW_PADDING = 64 };
 enum { ROUND_ACROSS = 7, ROUND_DOWN = 21, WEIGHT_BITS = 14 };     /* 14 + 14 - 7 - 21 = 0: levels in, levels out */
+enum { MOST_ACROSS = 255 << (WEIGHT_BITS - ROUND_ACROSS) };     /* of a row that was resized across; the least is 0 */
 
 /* The weights along one axis; resize.c has the equations. The weights of an output pixel sum to 1
  * << WEIGHT_BITS. */

@@ -59,7 +59,7 @@ static enum image_error make_image(struct worker *worker, const struct job *job,
     for (int64_t i = 0; i < num_crops; i++) {
         picture->box = boxes[i];
         int64_t place = number * num_crops + i;
-        if (!resize_picture(&worker->resizer, job->stages, picture, job->flips[place], job->resolution, &job->format,
+        if (!resize_picture(&worker->resizer, job->stages, picture, job->flips[place], job->resolution, job->interpolation, &job->format,
                             (uint8_t *)job->output + place * image_bytes))
             return OUT_OF_MEMORY;
     }

@@ -25,6 +25,7 @@ struct job {
     int64_t num_images, crops_per_image, resolution;
     void *output;               /* [num_images, crops_per_image, resolution, resolution, 3] */
     uint8_t *error_codes;        /* [num_images] enum image_error */
+    enum interpolation interpolation;
     struct output_format format;
     const struct stages *stages;
 };

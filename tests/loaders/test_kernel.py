@@ -53,6 +53,7 @@ def run(
     resolution: int,
     flips: np.ndarray | None = None,
     mode: int = JPEG,
+    interpolation: str = "area",
 ) -> tuple[np.ndarray, np.ndarray]:
     n = len(blobs)
     lengths = np.array([len(blob) for blob in blobs])
@@ -69,6 +70,7 @@ def run(
         output,
         has_error,
         np.empty((0, 256), np.float16),
+        interpolation=interpolation,
     )
     return output, has_error
 
@@ -169,6 +171,46 @@ def test_resize_is_the_slow_one(decode_images, resolution):
         assert np.array_equal(pixels, slow[:, ::-1] if flip else slow)
         exact = reference.exact_resize(box, resolution)
         assert np.abs(slow - exact).max() < 0.53  # half a level, and what 14 bits lack
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("resolution", [1, 7, 48, 130])
+def test_other_filters_are_the_slow_twins_and_pillows_to_one_level(
+    decode_images, interpolation, resolution
+):
+    random = np.random.default_rng(resolution)
+    sizes = [(1, 1), (2, 1), (3, 300), (299, 2), (900, 40)]
+    sizes += [(int(width), int(height)) for width, height in random.integers(1, 300, (12, 2))]
+    # Noise of black and white: the filter overshoots both ends of the range.
+    images = [
+        random.integers(0, 2, (height, width, 3), dtype=np.uint8) * 255
+        if number % 2
+        else photo(width, height, seed=number)
+        for number, (width, height) in enumerate(sizes)
+    ]
+    boxes, flips = random_boxes(random, sizes), random.integers(0, 2, len(sizes)).astype(bool)
+    boxes[:5] = [[0, 0, *size] for size in sizes[:5]]
+    blobs = [image.tobytes() for image in images]
+    output, _ = run(decode_images, blobs, sizes, boxes, resolution, flips, RAW, interpolation)
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    for pixels, image, (left, top, width, height), flip in zip(
+        output, images, boxes.tolist(), flips, strict=True
+    ):
+        box = image[top : top + height, left : left + width]
+        slow = reference.resize(box, resolution, interpolation)
+        # Across, then down: Pillow 13 resizes high images down first, and clips in between.
+        theirs = Image.fromarray(box)
+        for size in ((resolution, height), (resolution, resolution)):
+            theirs = theirs.resize(size, filters[interpolation])
+        assert np.array_equal(pixels, slow[:, ::-1] if flip else slow)
+        assert np.abs(slow.astype(int) - np.asarray(theirs)).max() <= 1
+
+
+def test_the_largest_sides_overflow_no_weight():
+    for interpolation in ("bilinear", "bicubic"):
+        for source, target in ((65_500, 1), (65_500, 3), (1, 4000), (65_500, 224)):
+            weights = reference.filter_weights(interpolation, source, target)
+            assert (weights.sum(axis=1) == 2**14).all() and np.abs(weights).max() < 2**15
 
 
 @pytest.mark.parametrize(

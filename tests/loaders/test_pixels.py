@@ -38,8 +38,11 @@ def plan_of(beton: Path, **changes: object) -> LoaderPlan:
 @pytest.mark.parametrize("stored", ["raw", "jpeg", "mixed"])
 @pytest.mark.parametrize("augment", ["random_resized_crop", "center_crop"])
 @pytest.mark.parametrize("resolution", [1, 24, 131])
-def test_fast_path_agrees_with_the_reference(betons, stored, augment, resolution):
-    plan = plan_of(betons[stored], augment=augment, resolution=resolution)
+@pytest.mark.parametrize("interpolation", ["area", "bicubic"])
+def test_fast_path_agrees_with_the_reference(betons, stored, augment, resolution, interpolation):
+    plan = plan_of(
+        betons[stored], augment=augment, resolution=resolution, interpolation=interpolation
+    )
     fast, fast_labels = whole_epoch(plan)
     slow, slow_labels = whole_epoch(dataclasses.replace(plan, backend="reference"))
     assert fast.shape == (36, 3, resolution, resolution) and fast.dtype == torch.uint8

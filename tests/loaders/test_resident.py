@@ -64,11 +64,15 @@ def as_on(request, monkeypatch) -> str:
 
 @pytest.mark.parametrize("stored", ["jpeg", "raw", "mixed"])
 @pytest.mark.parametrize("resolution", [1, 5, 32, 150])
-def test_gives_the_ffcv_backends_pixels_bit_for_bit(betons, stored, resolution, as_on):
+@pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
+def test_gives_the_ffcv_backends_pixels_bit_for_bit(
+    betons, stored, resolution, interpolation, as_on
+):
     plan = LoaderPlan(
         betons[stored],
         8,
         resolution,
+        interpolation=interpolation,
         augment="random_resized_crop",
         horizontal_flip=True,
         order="random",

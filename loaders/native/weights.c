@@ -1,0 +1,140 @@
+/* The weights of the resize along an axis, in integers; resize.c describes the sums. */
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "weights.h"
+
+enum { ONE = 1 << WEIGHT_BITS };
+
+int64_t most_needed(int64_t source, int64_t target, enum interpolation interpolation) {
+    if (interpolation != AREA)
+        return 2 * interpolation * max64(source, target) / target + 1;
+    return source > target ? source / target + 2 : 2;
+}
+
+static int64_t floor_div(int64_t a, int64_t b) {
+    return a >= 0 ? a / b : -((b - 1 - a) / b);
+}
+
+/* The filter's weight at a distance, up to a constant factor; `unit` is the distance 1. Bicubic as
+ * Keys (1981), equation 4, with a = -1/2, of the distance in 1 / 2^14. */
+static int64_t filter_weight(enum interpolation interpolation, int64_t distance, int64_t unit) {
+    if (interpolation == BILINEAR)
+        return max64(unit - distance, 0);
+    int64_t one = 1 << 14, t = (distance * one + unit / 2) / unit;
+    if (t < one)
+        return ((3 * t - 5 * one) * t * t + 2 * one * one * one) >> 19;
+    return t < 2 * one ? ((5 * one - t) * t * t - 8 * one * one * t + 4 * one * one * one) >> 19 : 0;
+}
+
+/* Weights of BILINEAR or BICUBIC for output pixel i; the sum of the first k is the rounded sum of
+ * the first k exact ones. Distances are in units of 1 / (2 target) of a source pixel. Returns the
+ * first source pixel and sets the number of weights. */
+static int64_t fill_filter(int16_t *values, int32_t *count, int64_t i, int64_t source, int64_t target,
+                           enum interpolation interpolation) {
+    int64_t unit = 2 * max64(source, target), reach = interpolation * unit, center = (2 * i + 1) * source;
+    int64_t first = max64(0, floor_div(center - reach - target, 2 * target) + 1);
+    int64_t last = min64(source - 1, -floor_div(-(center + reach - target), 2 * target) - 1);
+    int64_t sum = 0, done = 0, given = 0;
+    for (int64_t k = first; k <= last; k++)
+        sum += filter_weight(interpolation, llabs((2 * k + 1) * target - center), unit);
+    for (int64_t k = first; k <= last; k++) {
+        done += filter_weight(interpolation, llabs((2 * k + 1) * target - center), unit);
+        int64_t total = floor_div(2 * ONE * done + sum, 2 * sum);
+        values[k - first] = (int16_t)(total - given);
+        given = total;
+    }
+    *count = (int32_t)(last - first + 1);
+    return first;
+}
+
+/* Shrinking, output pixel i covers [i, i + 1) * source / target source pixels; the weight of each
+ * is its covered share, rounded so that the sum of the first k is the rounded sum of the first k
+ * shares. Enlarging, it is linear between the two nearest centers, and the border is repeated. All
+ * in whole units of 1 / target (1 / (2 target)) of a source pixel. */
+void fill_weights(struct weights *weights, int64_t source, int64_t target, enum interpolation interpolation,
+                         int mirrored) {
+    weights->most = 0;
+    memset(weights->values, 0, target * weights->stride * sizeof *weights->values);
+    for (int64_t i = 0; i < target; i++) {
+        int64_t place = mirrored ? target - 1 - i : i, first;
+        int16_t *values = weights->values + place * weights->stride;
+        if (interpolation != AREA) {
+            first = fill_filter(values, &weights->counts[place], i, source, target, interpolation);
+        } else if (source > target) {
+            int64_t begin = i * source, end = begin + source, last = (end - 1) / target, given = 0;
+            first = begin / target;
+            for (int64_t k = first; k <= last; k++) {
+                int64_t covered = min64(end, (k + 1) * target) - begin;
+                int64_t total = (covered * ONE + source / 2) / source;
+                values[k - first] = (int16_t)(total - given);
+                given = total;
+            }
+            weights->counts[place] = (int32_t)(last - first + 1);
+        } else {
+            int64_t center = max64(0, min64((2 * i + 1) * source - target, 2 * target * (source - 1)));
+            first = min64(center / (2 * target), max64(source - 2, 0));
+            int64_t second = ((center - first * 2 * target) * ONE + target) / (2 * target);
+            values[0] = (int16_t)(ONE - second);
+            values[1] = (int16_t)second;
+            weights->counts[place] = (int32_t)min64(source, 2);
+        }
+        weights->starts[place] = (int32_t)first;
+        weights->most = max64(weights->most, weights->counts[place]);
+    }
+}
+
+/* The tables for vector code of 64-byte windows. Output pixels beyond the last are copies of it. */
+void fill_windows(struct weights *weights) {
+    weights->pairs = (weights->most + 1) / 2;
+    weights->is_narrow = 1;
+    int64_t target = weights->target, pairs = weights->pairs;
+    for (int64_t block = 0; weights->is_narrow && block < (target + 15) / 16; block++) {
+        int64_t base = INT32_MAX;
+        for (int64_t j = 0; j < 16; j++)
+            base = min64(base, weights->starts[min64(16 * block + j, target - 1)]);
+        weights->bases[block] = (int32_t)base;
+        for (int64_t j = 0; j < 16; j++) {
+            int64_t pixel = min64(16 * block + j, target - 1), begin = weights->starts[pixel] - base;
+            if (begin + weights->counts[pixel] > 64)
+                weights->is_narrow = 0;
+            for (int64_t pair = 0; pair < pairs; pair++) {
+                uint8_t *shuffle = weights->shuffles + (block * pairs + pair) * 64 + 4 * j;
+                shuffle[0] = (uint8_t)(begin + 2 * pair), shuffle[2] = (uint8_t)(begin + 2 * pair + 1);
+                memcpy(weights->pair_values + (block * pairs + pair) * 32 + 2 * j,
+                       weights->values + pixel * weights->stride + 2 * pair, 2 * sizeof(int16_t));
+            }
+        }
+    }
+}
+
+/* The tables for vector code of 16-byte windows, likewise. */
+void fill_shuffles(struct weights *weights) {
+    weights->pairs = (weights->most + 1) / 2;
+    weights->is_narrow = 2 * weights->pairs <= 16;
+    int64_t target = weights->target, pairs = weights->pairs;
+    for (int64_t block = 0; weights->is_narrow && block < (target + 15) / 16; block++)
+        for (int64_t group = 0; group < 4; group++) {
+            int64_t pixels[4], base = INT32_MAX;
+            for (int64_t j = 0; j < 4; j++) {
+                pixels[j] = min64(16 * block + 4 * group + j, target - 1);
+                base = min64(base, weights->starts[pixels[j]]);
+            }
+            weights->bases[4 * block + group] = (int32_t)base;
+            for (int64_t pair = 0; pair < pairs; pair++) {
+                int64_t place = ((block * pairs + pair) * 2 + group % 2) * 2 + group / 2;     /* of 16 bytes, 8 words */
+                for (int64_t j = 0; j < 4; j++) {
+                    int64_t byte = weights->starts[pixels[j]] - base + 2 * pair;
+                    int64_t left = weights->counts[pixels[j]] - 2 * pair;
+                    if (byte + min64(left, 2) > 16 && left > 0)
+                        weights->is_narrow = 0;
+                    uint8_t *shuffle = weights->shuffles + 16 * place + 4 * j;
+                    shuffle[0] = (uint8_t)min64(byte, 127), shuffle[2] = (uint8_t)min64(byte + 1, 127);
+                    shuffle[1] = shuffle[3] = 0x80;     /* zero */
+                    memcpy(weights->pair_values + 8 * place + 2 * j, weights->values + pixels[j] * weights->stride + 2 * pair,
+                           2 * sizeof(int16_t));
+                }
+            }
+        }
+}

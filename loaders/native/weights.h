@@ -1,0 +1,18 @@
+/* The weights of the resize along an axis. */
+
+#ifndef HARNESS_WEIGHTS_H
+#define HARNESS_WEIGHTS_H
+
+#include "resize.h"
+
+/* Upper bound of the source pixels that an output pixel needs. */
+int64_t most_needed(int64_t source, int64_t target, enum interpolation interpolation);
+
+/* Fill starts, counts, values and most. */
+void fill_weights(struct weights *weights, int64_t source, int64_t target, enum interpolation interpolation, int mirrored);
+
+/* Fill the tables for vector code, of 16-byte windows or of 64-byte windows. */
+void fill_shuffles(struct weights *weights);
+void fill_windows(struct weights *weights);
+
+#endif

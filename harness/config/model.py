@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from harness.config.base import JSON, Count, Fraction, NotNegative, Settings
 from harness.config.zoo_names import is_pattern
+from loaders.interpolation import Interpolation
 
 Constants = tuple[float, float, float]  # red, green, blue, of pixels in [0, 1]
 
@@ -29,6 +30,7 @@ class ModelSettings(Settings):
         std: pixel standard deviation. None means as `mean`.
         resolution: pixels per side, instead of that of the methods and of `features`.
         eval_crop: centre crop, instead of that of `features`. None means the model's own.
+        interpolation: filter of the resize. None means that of the library's published weights.
         imagenet_top1: published accuracy. None means the one that torchvision states.
         limit: use only the first models that match the pattern, sorted by name.
     """
@@ -44,6 +46,7 @@ class ModelSettings(Settings):
     std: Constants | None = None
     resolution: Count | None = None
     eval_crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    interpolation: Interpolation | None = None
     imagenet_top1: Fraction | None = None
     limit: Count | None = None
 

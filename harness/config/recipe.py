@@ -26,6 +26,7 @@ from harness.config.methods import settings_model
 from harness.config.model import ModelSettings
 from harness.config.train import PretrainSettings
 from harness.config.transfer import MethodSettings
+from loaders.interpolation import Interpolation
 from writers import names
 from writers.beton.encoding import Encoding
 from writers.subset.spec import SubsetSpec
@@ -158,12 +159,14 @@ class FeatureSettings(Settings):
         resolution: pixels per side. None means that of evaluation in `pretrain`; for a pretrained
             model, its own.
         eval_crop: centre crop, as a fraction of the shorter side. None as for `resolution`.
+        interpolation: filter of the resize. auto: the model's own.
         precision: precision of every features stage. bf16 keeps 3 digits, so that nearest
             neighbours may change.
     """
 
     resolution: Count | None = None
     eval_crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    interpolation: Interpolation | Literal["auto"] = "auto"
     batch_size: Count = 128
     precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from harness.config.attack import AttackSettings
 from harness.config.base import JSON, Count, Fraction, NotNegative, Positive, Settings
+from loaders.interpolation import Interpolation
 
 # Micro-batches per batch; BatchNorm uses the statistics of each. "auto": the smallest number that
 # fits in memory.
@@ -63,6 +64,8 @@ class TrainSettings(Settings):
         eval_crop: centre crop of evaluation, as a fraction of the shorter side.
         crop_scale: RandomResizedCrop: range of the area, as a fraction of the image's.
         crop_ratio: RandomResizedCrop: range of the aspect ratio.
+        interpolation: filter of every resize, in training and evaluation. auto: that of published
+            weights; area for models that are trained here.
         flip_tta: evaluate with the mean of the logits of each image and its mirror image.
         precision: precision of training, and of every evaluation of the trained model. `evaluate`
             and `rank` use that of `pretrain`, a transfer that of its method. auto: bf16 on a GPU
@@ -77,6 +80,7 @@ class TrainSettings(Settings):
     crop_scale: tuple[Positive, Positive] = (0.08, 1.0)
     crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     horizontal_flip: bool = True
+    interpolation: Interpolation | Literal["auto"] = "auto"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     flip_tta: bool = False
     optimizer: ScheduleSettings = ScheduleSettings()

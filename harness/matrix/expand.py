@@ -357,6 +357,7 @@ def _view_settings(settings: PretrainSettings) -> JSON:
     return {
         "resolution": settings.eval_resolution or settings.resolution,
         "eval_crop": settings.eval_crop,
+        "interpolation": settings.interpolation,
         "resize_version": interpolation.RESIZE_VERSION,
         "precision": settings.precision,
     }

@@ -79,6 +79,7 @@ class Features:
             }
         config = {
             **view,
+            "interpolation": settings.interpolation,
             "resize_version": interpolation.RESIZE_VERSION,
             "batch_size": settings.batch_size,
             "precision": settings.precision,

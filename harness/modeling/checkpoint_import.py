@@ -6,6 +6,7 @@ from typing import Any
 
 from harness.modeling import classifier, state_dicts, zoo
 from harness.modeling.classifier import Classifier
+from loaders.interpolation import interpolation_of_weights
 from writers.errors import UserError
 from writers.subset.spec import named
 
@@ -55,6 +56,7 @@ def import_checkpoint(
         "eps": eps,
         "resolution": resolution or (network.resolution if network else 224),
         "eval_crop": network.crop_fraction if network else 224 / 256,
+        "interpolation": interpolation_of_weights(network.interpolation) if network else "area",
         "has_head": has_head,
         "imported_from": path.name,
         "sha256": checkpoint.sha256,

@@ -14,6 +14,7 @@ from harness.config.model import ModelSettings
 from harness.modeling import classifier, state_dicts, zoo
 from harness.modeling.checkpoint_import import import_checkpoint
 from harness.modeling.classifier import Classifier
+from loaders.interpolation import interpolation_of_weights
 from writers import names
 from writers.errors import UserError
 from writers.subset.spec import named
@@ -92,6 +93,7 @@ def _load_from_library(settings: ModelSettings, weights_dir: Path) -> Pretrained
         "eps": 0.0,
         "resolution": network.resolution,
         "eval_crop": network.crop_fraction,
+        "interpolation": interpolation_of_weights(network.interpolation),
         "imported_from": file.name,
         "sha256": checkpoint.sha256,
     }

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 import loaders.backends.ffcv  # noqa: F401 (half a second, before workers are forked)
 from harness.config.train import TrainSettings
 from harness.runner.context import StageContext
+from loaders.interpolation import Interpolation
 from loaders.plan import LoaderPlan
 from writers.beton.store import open_beton
 from writers.errors import UserError
@@ -21,10 +23,35 @@ def split_path(context: StageContext, role: str, split: str) -> Path:
     return context.data / path
 
 
+def choose_interpolation(
+    setting: Interpolation | Literal["auto"], about: Mapping[str, Any]
+) -> Interpolation:
+    """Return the interpolation of a model's input.
+
+    Args:
+        setting: the recipe's.
+        about: description that is saved with the model, which "auto" follows; area if it has none.
+    """
+    chosen: Interpolation = about.get("interpolation") or "area" if setting == "auto" else setting
+    return chosen
+
+
 def train_plan(
-    beton: Path, settings: TrainSettings, seed: int, context: StageContext
+    beton: Path,
+    settings: TrainSettings,
+    seed: int,
+    context: StageContext,
+    interpolation: Interpolation = "area",
 ) -> LoaderPlan:
-    """Plan random augmented crops of a beton in random order. seed: of order and augmentation."""
+    """Plan random augmented crops of a beton in random order.
+
+    Args:
+        beton: The file.
+        settings: Batch size, resolution and augmentation.
+        seed: Of order and augmentation.
+        context: Device, threads and ranks of the stage.
+        interpolation: Of the resize.
+    """
     return LoaderPlan(
         beton,
         settings.batch_size,
@@ -33,6 +60,7 @@ def train_plan(
         crop_scale=settings.crop_scale,
         crop_ratio=settings.crop_ratio,
         horizontal_flip=settings.horizontal_flip,
+        interpolation=interpolation,
         order="random",
         seed=seed,
         device=context.device,
@@ -43,7 +71,12 @@ def train_plan(
 
 
 def eval_plan(
-    beton: Path, batch_size: int, resolution: int, crop: float, context: StageContext
+    beton: Path,
+    batch_size: int,
+    resolution: int,
+    crop: float,
+    context: StageContext,
+    interpolation: Interpolation = "area",
 ) -> LoaderPlan:
     """Plan center crops of a beton in file order.
 
@@ -53,12 +86,14 @@ def eval_plan(
         resolution: Side of the crops in pixels.
         crop: Side of the crop as a fraction of the image's shorter side.
         context: Device, threads and ranks of the stage.
+        interpolation: Of the resize.
     """
     return LoaderPlan(
         beton,
         max(batch_size, context.group.world_size),
         resolution,
         center_fraction=crop,
+        interpolation=interpolation,
         device=context.device,
         num_threads=context.num_threads,
         rank=context.group.rank,

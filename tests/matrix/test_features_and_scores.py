@@ -12,6 +12,7 @@ import pytest
 from harness.config import load as recipes
 from harness.config.recipe import Recipe
 from harness.matrix.expand import expand
+from loaders.interpolation import RESIZE_VERSION
 from tests.helpers import ROOT
 from writers import names
 from writers.errors import UserError
@@ -58,6 +59,8 @@ def test_every_model_is_scored_for_every_target_on_features_extracted_once():
     assert seen.config == {
         "resolution": 72,
         "eval_crop": 1.0,
+        "interpolation": "auto",
+        "resize_version": RESIZE_VERSION,
         "batch_size": 128,
         "precision": "float32",
         "splits": ["train"],
@@ -132,7 +135,12 @@ def test_models_that_exist_are_adopted_scored_and_transferred():
     by_name = {stage.name: stage for stage in stages}
     packaged, mine = by_name["adopt/efficientnet_lite0"], by_name["adopt/mine"]
     assert packaged.config == {
-        "model": {"name": "efficientnet_lite0", "checkpoint": None, "imagenet_top1": None},
+        "model": {
+            "name": "efficientnet_lite0",
+            "checkpoint": None,
+            "interpolation": None,
+            "imagenet_top1": None,
+        },
         "weights_dir": None,
     }
     assert mine.config["weights_dir"] == "weights" and mine.config["model"]["checkpoint"] == "c.pt"

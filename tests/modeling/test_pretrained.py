@@ -137,6 +137,21 @@ def test_timm_weights_load_with_timms_conversion(tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"), [({}, "bicubic"), ({"interpolation": "area"}, "area")]
+)
+def test_published_weights_come_with_their_interpolation(
+    tmp_path: Path, settings: dict[str, str], expected: str
+):
+    name = "timm/resnet10t"  # timm states bicubic for it
+    assert zoo.build("torchvision/shufflenet_v2_x0_5").interpolation == "bilinear"
+    save_file(timm.create_model("resnet10t").state_dict(), tmp_path / "resnet10t.safetensors")
+    config = {"model": {"name": name, **settings}, "weights_dir": "."}
+    metrics = adopt.run(context_of(tmp_path, "adopt", config, {})).metrics
+    _, about = classifier.load(tmp_path / "adopt" / MODEL_FILE)
+    assert metrics["interpolation"] == about["interpolation"] == expected
+
+
 def test_library_caches_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     file = zoo.pretrained_weights("torchvision/shufflenet_v2_x0_5").file_names[0]

@@ -226,3 +226,28 @@ def test_a_damaged_file_of_features_is_named(tmp_path: Path):
     for name in ("train", "val"):
         with pytest.raises(UserError, match="is not a complete file of features"):
             Features.load(file_of(tmp_path, name))
+
+
+def test_images_are_resized_as_the_model_expects_unless_the_recipe_sets_it(
+    root: Path, tmp_path: Path, data: Result
+):
+    smaller = {**VIEW, "resolution": 20, "splits": ["val"]}
+    seen: dict[str, np.ndarray] = {}
+    for name, about, setting in (
+        ("of the model", {"interpolation": "bicubic"}, "auto"),
+        ("of the recipe", {}, "bicubic"),
+        ("without either", {}, "auto"),
+        ("over the model's", {"interpolation": "bicubic"}, "area"),
+    ):
+        save_model(tmp_path / name, **about)
+        config = {**smaller, "interpolation": setting}
+        context = context_of(root, name, config, {"model": as_result("adopt", {}), "data": data})
+        outcome = features.run(
+            replace(context, need_folders={**context.need_folders, "model": tmp_path / name})
+        )
+        seen[name] = Features.load(file_of(context.folder, "val")).features
+        expected = "bicubic" if name.startswith("of") else "area"
+        assert outcome.metrics["interpolation"] == expected
+    assert np.array_equal(seen["of the model"], seen["of the recipe"])
+    assert np.array_equal(seen["without either"], seen["over the model's"])
+    assert not np.allclose(seen["of the model"], seen["without either"], atol=1e-4)

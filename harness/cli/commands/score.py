@@ -117,6 +117,7 @@ def command(
     classifier = classifier.to(device)
 
     def features_of(split: str) -> "Features | None":
+        from harness.train.loader_plans import choose_interpolation
         from harness.transfer.features import extract
         from loaders import open_loader
         from loaders.plan import LoaderPlan
@@ -128,6 +129,7 @@ def command(
             batch_size,
             resolution or about["resolution"],
             center_fraction=eval_crop,
+            interpolation=choose_interpolation("auto", about),
             device=device,
             num_threads=environment.num_cores(),
         )

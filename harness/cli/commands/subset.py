@@ -278,12 +278,14 @@ def _models(
     from dataclasses import replace
 
     from harness.modeling import classifier
+    from harness.train.loader_plans import choose_interpolation
     from harness.train.ranking import unseen_part
     from writers.errors import UserError
 
     folds: list[dict[str, int]] = []
     for checkpoint in checkpoints:
         model, about = classifier.load(checkpoint)
+        plan = replace(plan, interpolation=choose_interpolation("auto", about))
         if about["classes"] != manifest.classes:
             raise UserError(
                 f"{checkpoint} and {plan.beton} have different classes "

@@ -1,6 +1,6 @@
 """Record of an adopt stage. Imports no torch."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 
 class AdoptMetrics(TypedDict):
@@ -14,6 +14,7 @@ class AdoptMetrics(TypedDict):
     eps: float  # of adversarial training, in [0, 1] pixel units
     resolution: int  # pixels a side
     eval_crop: float
+    interpolation: NotRequired[str]  # of the resize; absent means area
     flops: float | None  # of a forward pass of one image
     mean: list[float]
     std: list[float]

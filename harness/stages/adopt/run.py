@@ -16,6 +16,7 @@ def run(context: StageContext) -> Outcome:
     weights_dir = context.raw / Path(context.config["weights_dir"] or "").expanduser()
     loaded = pretrained.load_pretrained(settings, weights_dir)
     model, about = loaded.model, {"eval_crop": 224 / 256, "imported_from": None, **loaded.about}
+    about["interpolation"] = settings.interpolation or about.get("interpolation", "area")
     classifier.save(context.folder / MODEL_FILE, model, about)
     has_head = about.get("has_head", True)
     metrics: AdoptMetrics = {
@@ -27,6 +28,7 @@ def run(context: StageContext) -> Outcome:
         "eps": about["eps"],
         "resolution": about["resolution"],
         "eval_crop": about["eval_crop"],
+        "interpolation": about["interpolation"],
         "flops": inference_flops(model, about["resolution"]),
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),

@@ -30,7 +30,7 @@ from harness.stages.pretrain.spec import MODEL_FILE
 from harness.train import predictions
 from harness.train.evaluate import View, evaluate
 from harness.train.flip_tta import FlipAverage
-from harness.train.loader_plans import eval_plan, split_path
+from harness.train.loader_plans import choose_interpolation, eval_plan, split_path
 from loaders import open_loader
 
 # Ways to predict a coarse label: by the sum of its classes' probabilities, or by the largest.
@@ -63,7 +63,7 @@ def run(context: StageContext) -> Outcome:
     for name, groups in coarse_labels.items():
         if len(set(groups)) < len(groups):
             views |= {f"coarse {name} {by}": View(groups=groups, by=by) for by in BY}
-    loaded, _ = classifier.load(context.need_folders["model"] / MODEL_FILE)
+    loaded, about = classifier.load(context.need_folders["model"] / MODEL_FILE)
     loaded.to(context.device)
     model = FlipAverage(loaded) if config["flip_tta"] else loaded
     precision = choose(config["precision"], context.device)
@@ -76,6 +76,7 @@ def run(context: StageContext) -> Outcome:
         config["resolution"],
         config["eval_crop"],
         context,
+        choose_interpolation(config.get("interpolation", "auto"), about),
     )
     metrics: EvaluateMetrics = {
         "num_common_classes": len(common),

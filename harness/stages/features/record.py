@@ -1,6 +1,6 @@
 """Record of a features stage. Imports no torch."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 
 class FeatureSplit(TypedDict):
@@ -21,6 +21,7 @@ class FeaturesMetrics(TypedDict):
     has_probs: bool
     resolution: int  # pixels a side
     eval_crop: float
+    interpolation: NotRequired[str]  # of the resize; absent means area
     precision: str
 
 

@@ -8,7 +8,7 @@ from harness.runner.context import Outcome, StageContext
 from harness.stages._progress import PassProgress
 from harness.stages.features.record import FeaturesMetrics, FeatureSplit, FeaturesTiming
 from harness.stages.pretrain.spec import MODEL_FILE
-from harness.train.loader_plans import eval_plan, split_path
+from harness.train.loader_plans import choose_interpolation, eval_plan, split_path
 from harness.transfer.features import extract, file_of
 from loaders import open_loader
 
@@ -24,6 +24,7 @@ def run(context: StageContext) -> Outcome:
     model = model.to(context.device)
     resolution = model.fixed_size or config["resolution"] or about["resolution"]
     eval_crop = config["eval_crop"] or about["eval_crop"]
+    interpolation = choose_interpolation(config.get("interpolation", "auto"), about)
     precision = choose(config["precision"], context.device)
     has_head = about.get("has_head", True)
     splits: dict[str, FeatureSplit] = {}
@@ -31,7 +32,12 @@ def run(context: StageContext) -> Outcome:
     target = context.needs["data"].metrics
     for split in (split for split in config["splits"] if split in target["splits"]):
         plan = eval_plan(
-            split_path(context, "data", split), config["batch_size"], resolution, eval_crop, context
+            split_path(context, "data", split),
+            config["batch_size"],
+            resolution,
+            eval_crop,
+            context,
+            interpolation,
         )
         with open_loader(plan) as loader:
             features = extract(
@@ -59,6 +65,7 @@ def run(context: StageContext) -> Outcome:
         "has_probs": has_head,
         "resolution": resolution,
         "eval_crop": eval_crop,
+        "interpolation": interpolation,
         "precision": precision,
     }
     timing: FeaturesTiming = {"extract_s": extract_s, "img_per_s": num_images / extract_s}

@@ -29,7 +29,13 @@ from harness.train.autotune import choose_compile_mode, noise_batch
 from harness.train.evaluate import View, evaluate
 from harness.train.fit import Checkpoints, Clock, fit, num_batches
 from harness.train.flip_tta import FlipAverage
-from harness.train.loader_plans import eval_plan, split_path, train_plan, without_held_out
+from harness.train.loader_plans import (
+    choose_interpolation,
+    eval_plan,
+    split_path,
+    train_plan,
+    without_held_out,
+)
 from harness.train.optimizer import make_sgd
 from harness.train.records import EpochRecord
 from harness.train.replay import replay_rate
@@ -139,7 +145,13 @@ def _without_timing(record: EpochRecord) -> Epoch:
 
 def _plan(context: StageContext, settings: PretrainSettings, seed: int) -> LoaderPlan:
     plan = replace(
-        train_plan(split_path(context, "data", "train"), settings, seed, context),
+        train_plan(
+            split_path(context, "data", "train"),
+            settings,
+            seed,
+            context,
+            choose_interpolation(settings.interpolation, {}),
+        ),
         order=settings.order,
     )
     part = context.config.get("held_out")
@@ -339,6 +351,7 @@ def _scores(
         settings.eval_resolution or settings.resolution,
         settings.eval_crop,
         context,
+        choose_interpolation(settings.interpolation, {}),
     )
     evaluated = FlipAverage(learner.model) if settings.flip_tta else learner.model
     with open_loader(plan) as loader:
@@ -406,6 +419,7 @@ def _about(
         "eps": eps,
         "norm": settings.attack.norm if eps > 0 else None,
         "resolution": settings.resolution,
+        "interpolation": choose_interpolation(settings.interpolation, {}),
         "seed": context.config["seed"],
         "held_out": context.config.get("held_out"),
         "stage": context.folder.name,

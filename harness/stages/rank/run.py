@@ -1,6 +1,7 @@
 """Rank the source's classes, hardest first, by the accuracy of models on unseen images."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from harness.modeling import classifier
 from harness.modeling.classifier import Classifier
@@ -9,7 +10,7 @@ from harness.runner.context import Outcome, StageContext
 from harness.stages._progress import PassProgress
 from harness.stages.pretrain.spec import MODEL_FILE
 from harness.stages.rank.record import RankMetrics
-from harness.train.loader_plans import eval_plan, split_path
+from harness.train.loader_plans import choose_interpolation, eval_plan, split_path
 from harness.train.ranking import rank_classes, unseen_part
 from loaders.plan import LoaderPlan
 
@@ -53,5 +54,7 @@ def _models(context: StageContext) -> Iterator[tuple[Classifier, LoaderPlan]]:
     for role in sorted(context.needs):
         if role.startswith("model"):
             model, about = classifier.load(context.need_folders[role] / MODEL_FILE)
+            interpolation = choose_interpolation(config.get("interpolation", "auto"), about)
+            plan = replace(plan, interpolation=interpolation)
             part = config if "held_out" in config else about
             yield model, unseen_part(plan, part, split=config["split"], source=role)

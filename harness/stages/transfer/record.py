@@ -39,6 +39,7 @@ class TransferMetrics(Selection):
     predictions: str  # file in the stage's folder
     damaged_checkpoints: list[str]
     # Methods that train a network.
+    interpolation: NotRequired[str]  # of the resize
     resolution: NotRequired[int]
     num_parts: NotRequired[int | None]  # micro-batches per batch
     # logreg

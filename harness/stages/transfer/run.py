@@ -6,7 +6,7 @@ Val chooses among its points; test is read once, by the chosen model.
 import copy
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,13 +27,20 @@ from harness.stages.transfer.record import TransferMetrics
 from harness.train import evaluate, predictions
 from harness.train.fit import Clock, num_batches
 from harness.train.flip_tta import FlipAverage
-from harness.train.loader_plans import eval_plan, sample_per_class_of_beton, split_path, train_plan
+from harness.train.loader_plans import (
+    choose_interpolation,
+    eval_plan,
+    sample_per_class_of_beton,
+    split_path,
+    train_plan,
+)
 from harness.train.replay import replay_rate
 from harness.transfer import method as transfer_method
 from harness.transfer.method import TransferSetup
 from harness.transfer.search import Search, describe_selection
 from loaders import open_loader
 from loaders.backend import Loader
+from loaders.interpolation import Interpolation
 from loaders.plan import LoaderPlan
 from writers.beton.concat import concat_splits
 from writers.beton.store import open_beton
@@ -62,6 +69,8 @@ def run(context: StageContext) -> Outcome:
         settings = settings.model_copy(
             update={"resolution": load.fixed_size, "eval_resolution": None}
         )
+    interpolation = choose_interpolation(settings.interpolation, load.about)
+    images = _train_plan(context, settings, interpolation)
 
     def score(
         model: Classifier, split: str, crop: float, *, keep_predictions: bool = False
@@ -72,6 +81,7 @@ def run(context: StageContext) -> Outcome:
             settings.eval_resolution or settings.resolution,
             crop,
             context,
+            interpolation,
         )
         with open_loader(plan) as loader:
             judged = FlipAverage(model) if settings.flip_tta else model
@@ -82,7 +92,7 @@ def run(context: StageContext) -> Outcome:
                 predictions.save(context.folder, loader, {split: counts.predictions()})
             return counts.scores()
 
-    with cudnn_benchmark(context.device), open_loader(_train_plan(context, settings)) as loader:
+    with cudnn_benchmark(context.device), open_loader(images) as loader:
         _check_metric(config["metric"], loader)
         setup = TransferSetup(
             load.pretrained,
@@ -107,7 +117,7 @@ def run(context: StageContext) -> Outcome:
         best = search.run()
         model, num_fit_images = best.model, loader.num_samples
         if settings.refit:
-            with open_loader(_refit_plan(context, settings)) as all_images:
+            with open_loader(_refit_plan(context, images)) as all_images:
                 model, num_fit_images = search.refit(best, all_images), all_images.num_samples
         evaluated = time.monotonic()
         test = score(model, "test", best.crop, keep_predictions=True)
@@ -140,6 +150,7 @@ def run(context: StageContext) -> Outcome:
         "num_epochs": None if steps else epochs,
         "num_steps": steps or epochs * setup.steps_per_epoch,
         "resolution": settings.resolution,
+        "interpolation": interpolation,
         "num_classes": len(classes),
         "num_train_images": num_train_images,
         "num_fit_images": num_fit_images,
@@ -161,11 +172,13 @@ class _Loads:
 
     Attributes:
         fixed_size: pixels per side, if the network takes images of one size only.
+        about: description that is saved with the model, or the architecture in the config.
     """
 
     pretrained: Callable[[], Classifier]
     scratch: Callable[[], Classifier]
     fixed_size: int | None
+    about: Mapping[str, Any]
 
 
 def _source(context: StageContext, num_classes: int) -> tuple[_Loads, float | None]:
@@ -200,13 +213,16 @@ def _source(context: StageContext, num_classes: int) -> tuple[_Loads, float | No
         lambda: with_head(copy.deepcopy(source)) if source is not None else scratch(),
         scratch,
         fixed_size,
+        about,
     ), eps
 
 
-def _train_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan:
+def _train_plan(
+    context: StageContext, settings: TransferSettings, interpolation: Interpolation
+) -> LoaderPlan:
     beton = split_path(context, "data", "train")
     plan = replace(
-        train_plan(beton, settings, context.config["seed"], context),
+        train_plan(beton, settings, context.config["seed"], context, interpolation),
         indices=sample_per_class_of_beton(beton, settings.per_class, context.config["seed"])
         if isinstance(settings.per_class, int)
         else None,
@@ -218,16 +234,20 @@ def _train_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan
     )
 
 
-def _refit_plan(context: StageContext, settings: TransferSettings) -> LoaderPlan:
+def _refit_plan(context: StageContext, trials: LoaderPlan) -> LoaderPlan:
     """Plan for the images that trials train on and those of val together.
 
     Writes both into one beton in the stage's folder.
+
+    Args:
+        context: The stage.
+        trials: Plan of the trials.
     """
     train, val = (split_path(context, "data", split) for split in ("train", "val"))
     file = context.folder / TRAIN_AND_VAL
     num_images = concat_splits([train, val], file, split="trainval").num_samples
     plan, seen = (
-        replace(_train_plan(context, settings), beton=file),
+        replace(trials, beton=file),
         open_beton(train).manifest.num_samples,
     )
     if plan.indices is None:

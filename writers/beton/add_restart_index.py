@@ -68,6 +68,28 @@ def to_dct(
     return _rewritten(beton, out_file, changed, stored, num_threads, progress)
 
 
+def to_jpeg(
+    from_file: Path, out_file: Path, *, num_threads: int = 1, progress: Progress | None = None
+) -> Manifest:
+    """Write `from_file` again with coefficients as JPEGs of the same pixels, with a restart index.
+
+    Memory and errors as `add_index`.
+    """
+    beton = open_beton(from_file)
+    if not beton.manifest.num_dct:
+        raise UserError(f"{beton.path} has no coefficients (--format dct) in it.")
+    changed = {"format": "passthrough", "restart_index": True, "compress_probability": None}
+    return _rewritten(
+        beton,
+        out_file,
+        changed,
+        lambda blob: (JPEG, add_restart_index(dct.to_jpeg(blob))),
+        num_threads,
+        progress,
+        converts=DCT,
+    )
+
+
 def _rewritten(
     beton: Beton,
     out_file: Path,
@@ -75,10 +97,12 @@ def _rewritten(
     stored: Callable[[bytes], tuple[int, bytes]],
     num_threads: int,
     progress: Progress | None,
+    converts: int = JPEG,
 ) -> Manifest:
     """Rewrite a beton.
 
-    `changed` are settings of the new encoding; `stored` returns a JPEG's new mode and bytes.
+    `changed` are settings of the new encoding; `stored` returns the new mode and bytes of an image
+    of mode `converts`. Other images are copied.
     """
     manifest = beton.manifest
     if manifest.multi_label:
@@ -91,7 +115,9 @@ def _rewritten(
     with new_beton(out_file) as new, DiskWriter(new.handle) as disk:
         layout = Layout(manifest.num_samples)
         rows, ids = beton.rows, beton.ids
-        for number, (mode, data, digest) in enumerate(_images(beton, stored, num_threads)):
+        for number, (mode, data, digest) in enumerate(
+            _images(beton, stored, num_threads, converts)
+        ):
             if progress is not None:
                 progress(number, manifest.num_samples)
             offset, row = layout.place(len(data)), rows[number]
@@ -139,7 +165,7 @@ _KEPT = (
 
 
 def _images(
-    beton: Beton, stored: Callable[[bytes], tuple[int, bytes]], num_threads: int
+    beton: Beton, stored: Callable[[bytes], tuple[int, bytes]], num_threads: int, converts: int
 ) -> Iterator[tuple[int, bytes, bytes]]:
     """Yield mode, bytes and digest of each image in file order; `num_threads` work ahead."""
     rows, sizes = beton.rows, beton.sizes
@@ -153,11 +179,11 @@ def _images(
         try:
             if digest_of(data) != digest:
                 raise DamagedJpegError("its bytes have changed")
-            if mode != JPEG:
+            if mode != converts:
                 return mode, data, digest
             mode, data = stored(data)
             return mode, data, digest_of(data)
-        except DamagedJpegError as error:
+        except (DamagedJpegError, dct.DamagedBlobError) as error:
             raise UserError(
                 f"Sample {number} of {beton.path} is damaged: {error}.",
                 "Write the beton again from its images.",

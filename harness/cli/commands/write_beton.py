@@ -70,7 +70,8 @@ if TYPE_CHECKING:
     default="jpeg",
     show_default=True,
     help="How images are stored. passthrough keeps JPEG files that are small enough; dct keeps "
-    "their coefficients, which load fastest. With --from, dct converts the JPEGs of that beton.",
+    "their coefficients, which load fastest. With --from, dct converts the JPEGs of that beton, "
+    "and passthrough converts coefficients back to JPEGs of the same pixels.",
 )
 @click.option(
     "--passthrough", "format_", flag_value="passthrough", help="Same as --format passthrough."
@@ -286,7 +287,7 @@ def _copy(
     from harness.cli.commands._betons import training_images
     from harness.system import environment
     from writers import names
-    from writers.beton.add_restart_index import add_index, to_dct
+    from writers.beton.add_restart_index import add_index, to_dct, to_jpeg
     from writers.beton.copy import copy_subset
     from writers.beton.provenance import inherit
     from writers.beton.store import open_beton
@@ -294,7 +295,7 @@ def _copy(
     from writers.errors import UserError
     from writers.subset.spec import named, resolve
 
-    converts = format_ == "dct"
+    converts = format_ if format_ in ("dct", "passthrough") else None
     _check_unused_options(
         ({"restart_index"} if converts else {"format_"})
         | {
@@ -312,9 +313,10 @@ def _copy(
             "protocol",
         }
     )
-    if (subset_name is None) != (bool(index) or converts):
+    if (subset_name is None) != bool(index or converts):
         raise UserError(
-            "--from needs --subset NAME, or --restart-index or --format dct for all classes.",
+            "--from needs --subset NAME; or --restart-index, --format dct or --format passthrough "
+            "for all classes.",
             "Use one command after the other. List the subsets: harness ls subsets",
         )
     from_ = from_.expanduser()
@@ -346,13 +348,13 @@ def _copy(
             file = (
                 out.expanduser()
                 if out
-                else folders.data / f"{manifest.name}-{'dct' if converts else 'indexed'}"
+                else folders.data / f"{manifest.name}-{'dct' if converts == 'dct' else 'indexed'}"
             ) / f"{split}.beton"
             with console.progress(f"{'convert' if converts else 'index'} {split}") as report:
                 copied.append(
                     (
                         file,
-                        (to_dct if converts else add_index)(
+                        {"dct": to_dct, "passthrough": to_jpeg, None: add_index}[converts](
                             files[split],
                             file,
                             progress=report,

@@ -16,7 +16,7 @@ from loaders import kernel as loader_kernel
 from loaders import open_loader
 from loaders.plan import LoaderPlan
 from tests.helpers.pictures import picture
-from writers.beton.add_restart_index import to_dct
+from writers.beton.add_restart_index import to_dct, to_jpeg
 from writers.beton.encode import encode
 from writers.beton.encoding import DCT, JPEG, RAW, Encoding
 from writers.beton.layout import FIELD, HEADER
@@ -111,6 +111,18 @@ def test_converting_a_beton_gives_what_writing_it_gives(mixed_source, tmp_path, 
         to_dct(tmp_path / "raw.beton", tmp_path / "new.beton")
 
 
+def test_coefficients_become_jpegs_of_the_same_pixels(mixed_source, tmp_path):
+    written(mixed_source, tmp_path / "dct.beton", format="dct")
+    manifest = to_jpeg(tmp_path / "dct.beton", tmp_path / "jpeg.beton", num_threads=2)
+    assert manifest.num_dct == 0 and verify(tmp_path / "jpeg.beton") == []
+    assert manifest.encoding == Encoding(format="passthrough", restart_index=True)
+    old, new = (open_beton(tmp_path / name) for name in ("dct.beton", "jpeg.beton"))
+    assert (old.ids == new.ids).all() and (old.labels == new.labels).all()
+    assert torch.equal(batches(old.path), batches(new.path))
+    with pytest.raises(UserError, match="has no coefficients"):
+        to_jpeg(tmp_path / "jpeg.beton", tmp_path / "again.beton")
+
+
 def test_the_command_writes_and_converts(tree, tmp_path):
     from click.testing import CliRunner
 
@@ -123,6 +135,10 @@ def test_the_command_writes_and_converts(tree, tmp_path):
         assert ended.exit_code == 0, ended.output
     manifests = json.loads(ended.stdout)
     assert [one["num_dct"] for one in manifests] == [15, 6]
+    options = ["--from", str(tmp_path / "new"), "--format", "passthrough"]
+    options += ["--out", str(tmp_path / "back"), "--json"]
+    ended = CliRunner().invoke(write_beton, options, catch_exceptions=False)
+    assert [one["num_dct"] for one in json.loads(ended.stdout)] == [0, 0]
     own, new = (tmp_path / name / "train.beton" for name in ("own", "new"))
     assert own.read_bytes() == new.read_bytes()
 

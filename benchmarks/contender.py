@@ -4,6 +4,7 @@
 
 A contender is a file of `benchmarks/contenders/` with `VARIANTS` (variant -> description) and
 `open_pipeline(variant, work)`, which returns a function from the number of an epoch to its batches.
+An optional `prepare(variant, work)` converts the corpus first, outside of all measured times.
 Each runs in its own process, because several libraries set thread counts, signal handlers or start
 methods for the whole process. The parent writes `round` or `round NUM_IMAGES` to stdin for each
 round, and stops the process (SIGSTOP) between rounds.
@@ -98,6 +99,8 @@ def serve(name: str, work: Work, output: TextIO) -> None:
     importing = time.perf_counter()
     try:
         contender = importlib.import_module(f"benchmarks.contenders.{file}")
+        if (prepare := getattr(contender, "prepare", None)) is not None:
+            prepare(variant, work)
         started = time.perf_counter()
         pipeline: Pipeline = contender.open_pipeline(variant, work)
     except (AbsentError, ImportError) as error:

@@ -17,6 +17,11 @@ VARIANTS = {
 }
 
 
+def prepare(variant: str, work: Work) -> None:
+    """Write the beton if it is missing."""
+    beton(work, variant)
+
+
 def open_pipeline(variant: str, work: Work) -> Pipeline:
     """Open stock FFCV's Loader."""
     size = (work.resolution, work.resolution)

@@ -19,12 +19,15 @@ VARIANTS = {
 }
 
 
+def prepare(variant: str, work: Work) -> None:
+    """Write the beton if it is missing."""
+    beton(work, _encoding(variant))
+
+
 def open_pipeline(variant: str, work: Work) -> Pipeline:
     """Open this project's loader."""
     random = work.augment != "center_crop"
-    encoding, backend = (
-        ("jpeg", "resident") if variant == "resident" else (variant.removesuffix("_numba"), "ffcv")
-    )
+    encoding, backend = _encoding(variant), "resident" if variant == "resident" else "ffcv"
     if variant == "restart_numba":
         kernel.best_kernel = lambda: "numba"  # this process has no other loader
     plan = LoaderPlan(
@@ -40,3 +43,7 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
         backend=backend,
     )
     return open_loader(plan).epoch
+
+
+def _encoding(variant: str) -> str:
+    return "jpeg" if variant == "resident" else variant.removesuffix("_numba")

@@ -12,7 +12,7 @@ import click
 from harness.cli.benches._rounds import time_limit_option
 
 if TYPE_CHECKING:
-    from harness.cli.benches._record import Goal
+    from harness.cli.benches._record import Goal, Ratio
     from harness.cli.benches._rounds import Measured, RoundPlan
 
 OURS = ("ours:dct", "ours:restart", "ours:jpeg", "ours:raw400")
@@ -24,6 +24,7 @@ ALL = (
     "ours:restart400",
     "ffcv:jpeg400",
     "dali:cpu_careful",
+    "slipstream:jpeg",
     "webdataset:pil",
     "streaming:pil",
     "litdata:pil",
@@ -194,7 +195,7 @@ def command(
             "load",
             about | sized,
             measured,
-            compute_ratios(measured, _goals(workload)),
+            compute_ratios(measured, _goals(workload)) + _first_batch_ratios(measured),
             device=device,
             absent=absent,
             rounds_planned=plan.num_rounds,
@@ -257,6 +258,26 @@ def _goals(workload: str) -> "list[Goal]":
     if workload == "rrc224":
         return goals
     return [Goal(goal.ours, goal.against, title=goal.title) for goal in goals]
+
+
+def _first_batch_ratios(measured: "dict[str, Measured]") -> "list[Ratio]":
+    """Compare the time from opening a loader to its first batch, once per process."""
+    from harness.cli.benches._record import Ratio
+
+    names = ("ours:dct", "ours:restart"), "ffcv:jpeg"
+    theirs = measured.get(names[1])
+    return [
+        Ratio(
+            f"first batch: stock FFCV / {measured[ours].what}",
+            ours,
+            (names[1],),
+            (theirs.opened["first_batch_s"] / measured[ours].opened["first_batch_s"],),
+            40.0,
+            60.0,
+        )
+        for ours in names[0]
+        if theirs is not None and ours in measured
+    ]
 
 
 def _parse_names(text: str, all_names: Sequence[str]) -> list[str]:

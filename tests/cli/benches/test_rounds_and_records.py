@@ -218,3 +218,13 @@ def test_bench_load_end_to_end(tmp_path: Path):
     assert [detail["num_images"] for detail in row["details"]] == [24, 24]
     with pytest.raises(UserError, match="no contender named 'torchvisio'"):
         CliRunner().invoke(cli, [*arguments, "--against", "torchvisio"], catch_exceptions=False)
+
+
+def test_first_batches_are_compared_with_stock_ffcvs_once():
+    def opened(seconds: float) -> Measured:
+        return Measured("x", rates=[1.0], opened={"first_batch_s": seconds})
+
+    measured = {"ours:dct": opened(0.1), "ours:raw400": opened(9.0), "ffcv:jpeg": opened(5.0)}
+    (ratio,) = load._first_batch_ratios(measured)
+    assert ratio.ours == "ours:dct" and ratio.rounds == (50.0,) and ratio.verdict == "reached"
+    assert load._first_batch_ratios({"ours:dct": opened(0.1)}) == []

@@ -2,17 +2,19 @@
 
     write -> (reference -> rank) -> pretrain -> evaluate, transfer, features -> score
 
-A pure function of the recipe, without disk or torch. Equal stages merge by key. Settings without
+A pure function of the recipe and of the contents of its inputs, without disk or torch. Equal stages
+merge by key. Settings without
 effect on a stage are left out of its config, so that a change in the recipe changes only the stages
 that depend on it.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from harness.config.axes import AxisSelection
+from harness.config.inputs import NO_CONTENTS, Contents, Images
 from harness.config.recipe import DataSettings, RankingSettings, Recipe
 from harness.config.train import PretrainSettings
 from harness.matrix.features_and_scores import Scores
@@ -30,10 +32,17 @@ JSON = dict[str, Any]
 
 @dataclass(frozen=True)
 class Matrix:
-    """Stages of a recipe in dependency order, each once."""
+    """Stages of a recipe in dependency order, each once.
+
+    Attributes:
+        recipe: the recipe.
+        stages: its stages.
+        contents: contents of the recipe's inputs, which are part of the keys.
+    """
 
     recipe: Recipe
     stages: tuple[Stage, ...]
+    contents: Contents = field(default_factory=dict)
 
     @cached_property
     def dependants(self) -> dict[str, list[Stage]]:
@@ -57,16 +66,21 @@ class Matrix:
         return urgency
 
 
-def expand(recipe: Recipe) -> Matrix:
-    """List every stage of a recipe, in dependency order."""
+def expand(recipe: Recipe, contents: Contents = NO_CONTENTS) -> Matrix:
+    """List every stage of a recipe, in dependency order.
+
+    Args:
+        recipe: the recipe.
+        contents: contents of its inputs (`harness.runner.inputs`).
+    """
     stages: dict[str, Stage] = {}
-    for stage in _stages(recipe):
+    for stage in _stages(recipe, contents):
         known = stages.get(stage.key)
         # A reference model may equal a model of the recipe. Reports look for the axes of the
         # latter.
         if known is None or ("role" in known.axes and "role" not in stage.axes):
             stages[stage.key] = stage
-    return Matrix(recipe, tuple(_without_unneeded(list(stages.values()))))
+    return Matrix(recipe, tuple(_without_unneeded(list(stages.values()))), contents)
 
 
 def _without_unneeded(stages: list[Stage]) -> list[Stage]:
@@ -80,7 +94,7 @@ def _without_unneeded(stages: list[Stage]) -> list[Stage]:
     return kept[::-1]
 
 
-def _stages(recipe: Recipe) -> Iterable[Stage]:
+def _stages(recipe: Recipe, contents: Contents) -> Iterable[Stage]:
     targets = [
         (
             target,
@@ -91,15 +105,16 @@ def _stages(recipe: Recipe) -> Iterable[Stage]:
                 {},
                 ("train", "val", "test"),
                 "all",
+                contents,
             ),
         )
         for target in recipe.targets
     ]
     selection = AxisSelection(recipe)
     if recipe.source is not None:
-        yield from _pretrained(recipe, recipe.source, selection, targets)
+        yield from _pretrained(recipe, recipe.source, selection, targets, contents)
     yield from (data for _, data in targets)
-    yield from stages_of_models(recipe, selection, targets)
+    yield from stages_of_models(recipe, selection, targets, contents)
 
 
 def _pretrained(
@@ -107,12 +122,14 @@ def _pretrained(
     source: DataSettings,
     selection: AxisSelection,
     targets: list[tuple[DataSettings, Stage]],
+    contents: Contents,
 ) -> Iterable[Stage]:
     """Expand every model that the recipe pretrains, with its needs and everything that uses it."""
     encoding = source.encoding or recipe.encoding
     ranking = None
     whole = _all_classes(source, recipe.subsets)
-    all_data = _write(source, encoding, whole, {}, ("train", "val"), whole.name if whole else "all")
+    splits, name = ("train", "val"), whole.name if whole else "all"
+    all_data = _write(source, encoding, whole, {}, splits, name, contents)
     if recipe.ranking is not None:
         references = _references(recipe, all_data)
         ranking = _rank(recipe, references, all_data)
@@ -125,7 +142,7 @@ def _pretrained(
     for subset in (subset for subset in recipe.subsets if subset.name in used):
         needs = {"ranking": ranking} if subset.needs_ranking == "reference" and ranking else {}
         spec = None if subset.is_everything else subset
-        sources[subset.name] = _write(source, encoding, spec, needs, ("train", "val"), subset.name)
+        sources[subset.name] = _write(source, encoding, spec, needs, splits, subset.name, contents)
     yield from sources.values()
     yield from (data for _, data in targets)
 
@@ -210,9 +227,12 @@ def _write(
     needs: dict[str, Stage],
     splits: tuple[str, ...],
     subset_name: str,
+    contents: Contents,
 ) -> Stage:
+    raw_files = contents.get(Images(data).name)
     config = {
         "data": data.resolved_for(splits),
+        **({"raw_files": raw_files} if raw_files is not None else {}),
         "encoding": encoding.model_dump(mode="json"),
         "subset": subset.model_dump(mode="json") if subset else None,
         "splits": list(splits),

@@ -8,6 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from harness.config.axes import AxisSelection
+from harness.config.inputs import (
+    PUBLISHED,
+    Checkpoint,
+    ClassList,
+    Contents,
+    PublishedWeights,
+    inputs_of_model,
+)
 from harness.config.model import ModelSettings
 from harness.config.recipe import DataSettings, Recipe, ShortlistSettings
 from harness.config.transfer import TransferSettings
@@ -15,9 +23,19 @@ from harness.matrix.features_and_scores import Scores
 from harness.matrix.stage import Stage
 from harness.matrix.transfers import Transfers
 
+# Kind of input -> setting of an adopt stage with its digest.
+FILES: dict[type, str] = {
+    Checkpoint: "weights_file",
+    PublishedWeights: "weights_file",
+    ClassList: "class_file",
+}
+
 
 def stages_of_models(
-    recipe: Recipe, selection: AxisSelection, targets: Sequence[tuple[DataSettings, Stage]]
+    recipe: Recipe,
+    selection: AxisSelection,
+    targets: Sequence[tuple[DataSettings, Stage]],
+    contents: Contents,
 ) -> Iterator[Stage]:
     """Expand every model of `models:`; the stages that its shortlist gates come last.
 
@@ -25,6 +43,7 @@ def stages_of_models(
         recipe: the recipe.
         selection: the points that it selects.
         targets: with the stages that write their data.
+        contents: contents of the recipe's inputs.
     """
     shared = Transfers(recipe, targets), Scores(recipe, targets)
     several_seeds = len(recipe.seeds) > 1
@@ -34,7 +53,9 @@ def stages_of_models(
         axes = {"model": settings.name}
         if not selection.includes(axes):
             continue
-        model = Stage("adopt", _config(recipe, settings), {}, axes, f"adopt/{settings.name}")
+        model = Stage(
+            "adopt", _config(recipe, settings, contents), {}, axes, f"adopt/{settings.name}"
+        )
         yield model
         own = _with_view_of(recipe, settings)
         transfers, scores = (
@@ -69,15 +90,21 @@ def _shortlist(settings: ShortlistSettings, scored: Sequence[Stage]) -> Stage:
     return Stage("shortlist", config, roles, {}, f"shortlist/{settings.by}")
 
 
-def _config(recipe: Recipe, settings: ModelSettings) -> dict[str, Any]:
-    """Config of an adopt stage: settings that decide the weights, not how images are shown.
+def _config(recipe: Recipe, settings: ModelSettings, contents: Contents) -> dict[str, Any]:
+    """Config of an adopt stage: what decides the weights, not how images are shown.
 
     Packaged weights are in no folder.
     """
     packaged = settings.checkpoint is None and "/" not in settings.name
+    digests = {
+        FILES[type(item)]: digest
+        for item in inputs_of_model(settings, recipe.weights_dir)
+        if (digest := contents.get(item.name)) not in (None, PUBLISHED)
+    }
     return {
         "model": settings.resolved_weights(),
         "weights_dir": None if packaged else recipe.weights_dir,
+        **digests,
     }
 
 

@@ -13,7 +13,9 @@ from harness.matrix.expand import Matrix
 from harness.matrix.stage import FILE_NAME, Stage, key_of
 from harness.runner import provenance, stage_state
 
-Reason = Literal["code version", "changed default", "needed stage"]
+Reason = Literal["code version", "changed default", "changed input", "needed stage"]
+# Settings that hold a digest of files.
+INPUT_SETTINGS = frozenset({"raw_files", "weights_file", "class_file"})
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,12 @@ def _compare(
     if config == successor.config:
         other = (role for role, need in successor.needs.items() if needs.get(role) != need.key)
         return Outdated(successor, key, "needed stage", ", ".join(sorted(other)))
+    changed = tuple(_changed(config, successor.config))
+    if set(changed) <= INPUT_SETTINGS:
+        return Outdated(successor, key, "changed input", ", ".join(changed))
     if record.get("recipe") != recipe_file:
         return None
-    changed = ", ".join(_changed(config, successor.config))
-    return Outdated(successor, key, "changed default", changed)
+    return Outdated(successor, key, "changed default", ", ".join(changed))
 
 
 def _changed(

@@ -10,7 +10,7 @@ equal, images of the same name are the same file and need not be decoded again
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from writers.beton.store import Manifest, read_manifest
 from writers.dataset import open_dataset
 from writers.lock import locked
+from writers.raw_files import walk
 from writers.source import Source, SplitSettings
 
 
@@ -112,30 +113,9 @@ def _state(paths: Sequence[Path]) -> str | None:
     digest = hashlib.sha256()
     try:
         for number, path in enumerate(paths):
-            for line in _tree(path, "", ()) if path.is_dir() else [_line(path.name, path.stat())]:
-                digest.update(f"{number} {line}\n".encode())
+            for name, state in walk(path):
+                line = f"{number} {json.dumps(name)} {state.num_bytes} {state.changed_ns}\n"
+                digest.update(line.encode())
     except OSError:
         return None
     return digest.hexdigest()
-
-
-def _tree(folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Yield a line per file below `folder`, ordered by name, without hidden folders.
-
-    `above` are the outer folders, to detect circular links.
-    """
-    stat = os.stat(folder)  # noqa: PTH116
-    if (here := (stat.st_dev, stat.st_ino)) in above:
-        return
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        if not entry.is_dir():
-            # a broken link stands for itself
-            yield _line(prefix + entry.name, entry.stat(follow_symlinks=entry.is_file()))
-        elif not entry.name.startswith("."):
-            yield from _tree(entry.path, f"{prefix}{entry.name}/", (*above, here))
-
-
-def _line(name: str, stat: os.stat_result) -> str:
-    return f"{json.dumps(name)} {stat.st_size} {stat.st_mtime_ns}"

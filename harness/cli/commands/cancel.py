@@ -22,11 +22,11 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders) -> N
     Example: harness cancel robust_l2
     """
     from harness.config.load import read
-    from harness.matrix.expand import expand
     from harness.runner import cancel, lease
     from harness.runner.executor import unfinished
+    from harness.runner.inputs import expand_accepted
 
-    plan = expand(read(recipe_name, overrides))
+    plan = expand_accepted(read(recipe_name, overrides), folders.runs)
     stages = {
         stage.name: stage.folder(folders.runs) for stage in unfinished(plan, folders).values()
     }

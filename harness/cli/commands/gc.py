@@ -67,7 +67,7 @@ def command(
             "--set has no effect without a recipe.",
             "Name the recipe: harness gc --unused demo --set seeds=[0,1,2]",
         )
-    kept = _keys(recipe_names, overrides)
+    kept = _keys(recipe_names, overrides, folders)
     candidates = _unused(folders, kept) if unused else []
     unused_paths = {path for path, _ in candidates}
     candidates += [
@@ -95,14 +95,25 @@ def command(
     click.echo(f"Deleted {sum(sizes.values()) / 1e6:,.1f} MB.")
 
 
-def _keys(recipe_names: tuple[str, ...], overrides: tuple[str, ...]) -> set[str]:
-    """Return the keys of all stages of the recipes, as written and with the overrides."""
+def _keys(recipe_names: tuple[str, ...], overrides: tuple[str, ...], folders: Folders) -> set[str]:
+    """Return the keys of all stages of the recipes, as written and with the overrides.
+
+    Includes those with the inputs of the last run, if inputs have changed since.
+    """
     from harness.config.load import read
-    from harness.matrix.expand import expand
+    from harness.runner import inputs
 
     changes: set[tuple[str, ...]] = {(), overrides}
     recipes = [read(name, change) for name in recipe_names for change in changes]
-    return {stage.key for recipe in recipes for stage in expand(recipe).stages}
+    matrices = [
+        matrix
+        for recipe in recipes
+        for matrix in (
+            inputs.expand_accepted(recipe, folders.runs),
+            inputs.plan(recipe, folders).matrix,
+        )
+    ]
+    return {stage.key for matrix in matrices for stage in matrix.stages}
 
 
 def _delete(path: Path) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from harness.estimate.estimate import Estimate
     from harness.matrix.expand import Matrix
     from harness.matrix.stage import Stage
+    from harness.runner.inputs import Plan
     from harness.runner.stage_state import State
 
 STATES: "tuple[State, ...]" = ("done", "running", "failed", "left", "skipped")
@@ -59,8 +60,8 @@ def command(
 
     Example: harness plan robust_l2 --set seeds=[0] --calibrate
     """
+    from harness.cli.commands import _inputs
     from harness.config.load import read
-    from harness.matrix.expand import expand
     from harness.runner.executor import unfinished
     from writers.errors import UserError
 
@@ -68,7 +69,8 @@ def command(
         raise UserError(
             "--calibrate has no effect with --dot, which shows no times.", "Remove one of them."
         )
-    plan = expand(read(recipe_name, overrides))
+    planned = _inputs.plan(read(recipe_name, overrides), folders)
+    plan = planned.matrix
     left = unfinished(plan, folders)
     states = states_of(plan, folders, left)
     if calibrate:
@@ -77,7 +79,7 @@ def command(
             folders,
         )
     if as_json:
-        print_json(plan, states, folders)
+        print_json(planned, states, folders)
         return
     if as_dot:
         click.echo(_dot(plan, states))
@@ -85,16 +87,18 @@ def command(
     _print_tables(plan, states, show_stages)
     _print_estimate(plan, states, folders)
     _print_outdated(plan, left, folders)
+    _inputs.print_lines(planned, folders)
     for line in missing_data(plan, folders, left).values():
         click.secho(line, fg="yellow", err=True)
 
 
-def print_json(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> None:
+def print_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> None:
     """Print the plan as JSON.
 
-    Fields: recipe, num_stages, num_done, estimate, outdated, kinds, stages.
+    Fields: recipe, num_stages, num_done, changed_inputs, missing_inputs, estimate, outdated, kinds,
+    stages.
     """
-    click.echo(json.dumps(_as_json(plan, states, folders), indent=1))
+    click.echo(json.dumps(_as_json(planned, states, folders), indent=1))
 
 
 def missing_data(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> dict[str, str]:
@@ -141,11 +145,17 @@ def states_of(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> "di
     return {stage.key: state_of(stage) for stage in plan.stages}
 
 
-def _as_json(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> dict[str, Any]:
+def _as_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> dict[str, Any]:
+    plan = planned.matrix
     return {
         "recipe": plan.recipe.name,
         "num_stages": len(plan.stages),
         "num_done": list(states.values()).count("done"),
+        "changed_inputs": [
+            {"input": change.input.label, "num_stages": change.num_stages}
+            for change in planned.changes
+        ],
+        "missing_inputs": [item.label for item in planned.missing],
         "estimate": asdict(_estimate(plan, states, folders)),
         "outdated": _count_outdated(plan, states, folders),
         "kinds": {kind: dict(counts) for kind, counts in _counts(plan, states).items()},

@@ -42,9 +42,10 @@ def command(
     Example: harness report demo --format html --format md --out report
     """
     from harness.config.load import read
-    from harness.matrix.expand import expand
+    from harness.runner.inputs import expand_accepted
 
-    click.echo(write_report(expand(read(recipe_name, overrides)), folders, formats, out))
+    matrix = expand_accepted(read(recipe_name, overrides), folders.runs)
+    click.echo(write_report(matrix, folders, formats, out))
 
 
 def write_report(

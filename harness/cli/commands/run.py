@@ -87,6 +87,12 @@ STOP_GRACE_S = 20.0
     metavar="N",
     help="Trace N steps of each pretraining to trace.json in its folder, for ui.perfetto.dev.",
 )
+@click.option(
+    "--accept-changes",
+    is_flag=True,
+    help="Run stages again whose images or weights have changed, without asking. Old results are "
+    "kept.",
+)
 @click.option("--stages-package", default="harness.stages", hidden=True)
 def command(
     recipe_name: str,
@@ -101,6 +107,7 @@ def command(
     gpus_per_stage: int,
     checkpoint_minutes: float,
     trace_steps: int,
+    accept_changes: bool,
     stages_package: str,
 ) -> None:
     """Run the unfinished stages of RECIPE, then write its report.
@@ -128,6 +135,7 @@ def command(
             folders,
             launcher,
             launcher_options,
+            accept_changes,
             num_jobs=jobs,
             device=device,
             stages_package=stages_package,
@@ -146,6 +154,7 @@ def _run(
     folders: Folders,
     launcher: str,
     launcher_options: tuple[str, ...],
+    accept_changes: bool,
     **settings: Any,
 ) -> None:
     """Run the recipe with further settings: fields of LauncherSettings."""
@@ -156,8 +165,8 @@ def _run(
     import threading
 
     from harness.cli import console, live_table
+    from harness.cli.commands import _inputs
     from harness.config.load import read
-    from harness.matrix.expand import expand
     from harness.runner import cancel
     from harness.runner.executor import Cancelled, Run, begin
     from harness.runner.launcher import LauncherSettings, parse_options
@@ -165,7 +174,8 @@ def _run(
     from writers.errors import UserError
 
     recipe = read(recipe_name, overrides)
-    plan = expand(recipe)
+    planned = _inputs.plan(recipe, folders)
+    plan = planned.matrix
     _check_raw_data(plan, folders)
     module = names.find("harness.runner.launchers", launcher, "launcher")
     options = parse_options(module.Options, launcher, launcher_options)
@@ -176,6 +186,7 @@ def _run(
             "Use --launcher local on a machine with those GPUs, or run torchrun -m harness.worker "
             "STAGE_DIR.",
         )
+    _inputs.confirm(planned, folders, is_accepted=accept_changes)
     opened = module.open(launcher_settings, options)
     # Schedulers send SIGTERM; handle it like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -45,17 +45,19 @@ def command(
     from rich.live import Live
 
     from harness.cli import console
+    from harness.cli.commands import _inputs
     from harness.cli.commands import plan as plan_command
     from harness.config.load import read
-    from harness.matrix.expand import expand
     from harness.runner.executor import unfinished
 
-    plan = expand(read(recipe_name, overrides))
+    planned = _inputs.plan(read(recipe_name, overrides), folders)
+    plan = planned.matrix
     if as_json:
         plan_command.print_json(
-            plan, plan_command.states_of(plan, folders, unfinished(plan, folders)), folders
+            planned, plan_command.states_of(plan, folders, unfinished(plan, folders)), folders
         )
         return
+    _inputs.print_lines(planned, folders)
     terminal = console.out()
     if not watch:
         terminal.print(_render(plan, folders))

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+from harness.config.inputs import PublishedWeights
 from harness.config.model import ModelSettings
 from harness.modeling import classifier, pretrained
 from harness.modeling.flops import inference_flops
+from harness.runner import inputs
 from harness.runner.context import Outcome, StageContext
 from harness.stages.adopt.record import AdoptMetrics
 from harness.stages.pretrain.spec import MODEL_FILE
+from writers.errors import UserError
 
 
 def run(context: StageContext) -> Outcome:
@@ -18,6 +21,16 @@ def run(context: StageContext) -> Outcome:
     model, about = loaded.model, {"eval_crop": 224 / 256, "imported_from": None, **loaded.about}
     about["interpolation"] = settings.interpolation or about.get("interpolation", "area")
     classifier.save(context.folder / MODEL_FILE, model, about)
+    expected = context.config.get("weights_file")
+    if expected is not None and not str(about["sha256"]).startswith(expected):
+        raise UserError(
+            f"The weights of {settings.name} have changed since this run was planned.",
+            "Run the same command again.",
+        )
+    if settings.checkpoint is None and about["sha256"] is not None and "/" in settings.name:
+        weights = PublishedWeights(settings, context.config["weights_dir"] or "")
+        runs = context.folder.parents[2]
+        inputs.record_weights(weights, about["imported_from"], about["sha256"], runs)
     has_head = about.get("has_head", True)
     metrics: AdoptMetrics = {
         "arch": about["arch"],

@@ -8,13 +8,14 @@ from harness.config.raw_paths import raw_path
 from harness.config.recipe import DataSettings
 from harness.runner.context import Outcome, StageContext, Stopped
 from harness.runner.result import Result
+from harness.stages.write.raw_input import RawInput
 from harness.stages.write.record import WriteMetrics, WriteTiming, WrittenSplit, WrittenSubset
 from writers.beton import store
 from writers.beton.encoding import Encoding
-from writers.beton.provenance import open_with_origin, record
+from writers.beton.provenance import open_with_origin, record, recorded
 from writers.beton.reuse import reuse_samples
 from writers.beton.store import Manifest
-from writers.beton.write import write_split
+from writers.beton.write import chosen, write_split
 from writers.check import accepted_differences
 from writers.dataset import SplitSettings, spec_of
 from writers.errors import UserError
@@ -23,21 +24,25 @@ from writers.subset.ranking import Ranking
 from writers.subset.spec import Subset, SubsetSpec, everything, resolve
 
 PROGRESS_EVERY_S = 0.5
+ORDER_SEED = 0  # `write_split`'s default
 
 
 def run(context: StageContext) -> Outcome:
     """Write the splits of the config.
 
-    A complete beton that exists already was written for the same key, and is kept. Encoded images
-    are copied from another beton in the data folder if the result is certain to be the same, byte
-    for byte.
+    A complete beton that exists already was written for the same key. It is kept if its raw files
+    are certain to be unchanged. Encoded images are copied from another beton in the data folder if
+    the result is certain to be the same, byte for byte.
     """
     config = context.config
     data = DataSettings.model_validate(config["data"])
     # A source has no test split: the images stay in train.
     test = data.test if "test" in config["splits"] else 0.0
     splits = SplitSettings(val=data.val, test=test, seed=data.split_seed, protocol=data.protocol)
+    raw_files = config.get("raw_files")
+    raw = RawInput(data, raw_files, context) if raw_files is not None else None
     source, origin = open_with_origin(data.dataset, [raw_path(data, context.raw)], splits)
+    read = raw.digest_reads(source) if raw is not None else None
     source.differences = accepted_differences(
         source, spec_of(data.dataset), accept=data.accept_counts
     )
@@ -50,6 +55,9 @@ def run(context: StageContext) -> Outcome:
     for split in config["splits"]:
         file = folder / f"{split}.beton"
         manifest = _manifest(file)
+        if manifest is not None and raw is not None and recorded(file, manifest) != origin:
+            examples = chosen(source, split, subset, ORDER_SEED)
+            manifest = manifest if raw.is_recorded(source, examples) else None
         if manifest is None:
             started, progress = time.monotonic(), _progress(context, split)
             if reused := reuse_samples(
@@ -83,6 +91,18 @@ def run(context: StageContext) -> Outcome:
             "bytes": manifest.bytes,
             "sha256": manifest.sha256,
         }
+    if raw is not None and read is not None:
+        used = [
+            example
+            for split in config["splits"]
+            for example in chosen(source, split, subset, ORDER_SEED)
+        ]
+        raw.record(
+            source,
+            read,
+            used,
+            lambda num_files: context.progress(note=f"digests of {num_files} raw files"),
+        )
     about: WrittenSubset = {
         "name": subset.name,
         "num_classes": len(subset.classes),

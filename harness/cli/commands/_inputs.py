@@ -1,0 +1,98 @@
+"""Lines about inputs of a recipe that have changed or no longer exist, and the question to accept.
+
+Contents are determined in `harness.runner.inputs`.
+"""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.system.folders import Folders
+
+if TYPE_CHECKING:
+    from harness.config.recipe import Recipe
+    from harness.runner.inputs import Plan
+
+ACCEPT = "--accept-changes"
+
+
+def plan(recipe: "Recipe", folders: Folders) -> "Plan":
+    """Expand a recipe with today's inputs; print a line if files are read again for that."""
+    from harness.runner import inputs
+
+    def on_read(num_files: int, num_bytes: int) -> None:
+        click.secho(
+            f"Times of {num_files:,} raw files have changed: reading {num_bytes / 1e6:,.0f} MB to "
+            "compare their contents.",
+            fg="yellow",
+            err=True,
+        )
+
+    return inputs.plan(recipe, folders, on_read)
+
+
+def lines(planned: "Plan", folders: Folders) -> list[str]:
+    """Describe changed and missing inputs, one line each.
+
+    A missing input is only described if a finished stage used it.
+    """
+    from harness.config.inputs import Images
+    from harness.runner import stage_state
+
+    described = [
+        f"The {change.input.label} have changed: {stages(change.num_stages)} would run again."
+        for change in planned.changes
+    ]
+    done = stage_state.with_result(folders.runs, ("write", "adopt"))
+    used = {
+        stage.axes.get("dataset") or stage.axes.get("model")
+        for stage in planned.matrix.stages
+        if stage.key in done
+    }
+    for item in planned.missing:
+        label = item.data.label if isinstance(item, Images) else item.model.name
+        if label in used:
+            described.append(
+                f"The {item.label} are no longer at {item.path(folders.raw)}. "
+                "Finished stages keep their results."
+            )
+    return described
+
+
+def print_lines(planned: "Plan", folders: Folders) -> None:
+    """Print `lines` on stderr."""
+    for line in lines(planned, folders):
+        click.secho(line, fg="yellow", err=True)
+
+
+def stages(number: int) -> str:
+    """Format a number of stages."""
+    return f"{number:,} stage{'s' if number != 1 else ''}"
+
+
+def confirm(planned: "Plan", folders: Folders, *, is_accepted: bool) -> None:
+    """Record the inputs of a run; ask first if finished stages would run again.
+
+    Raises:
+        UserError: they would, nobody can answer, and `is_accepted` is False.
+        click.Abort: the answer is no.
+    """
+    import sys
+
+    from harness.runner import inputs
+    from writers.errors import UserError
+
+    described = lines(planned, folders)
+    if planned.changes and not is_accepted:
+        if not sys.stdin.isatty():
+            raise UserError(
+                " ".join(described),
+                f"Pass {ACCEPT} to run them again, or restore the files. Old results are kept.",
+            )
+        for line in described:
+            click.secho(line, fg="yellow", err=True)
+        click.confirm("Run them again? Old results are kept.", abort=True, err=True)
+    else:
+        for line in described:
+            click.secho(line, fg="yellow", err=True)
+    inputs.accept(planned.matrix, folders.runs)

@@ -1,0 +1,136 @@
+"""Files from outside that decide a recipe's results: raw images, weights and class lists.
+
+Other files, such as subsets, rankings and base recipes, are read into the recipe itself, with
+their content or its digest.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.config.model import ModelSettings
+from harness.config.raw_paths import raw_path
+from harness.config.recipe import DataSettings, Recipe
+from harness.config.zoo_names import is_pattern
+from writers.dataset import spec_of
+
+# Name of an input -> digest of its contents. Inputs whose contents are unknown are left out.
+Contents = Mapping[str, str]
+NO_CONTENTS: Contents = {}
+# Contents of published weights, unless the file of a model that was adopted has been replaced.
+PUBLISHED = "published"
+LIST_ENDINGS = (".txt", ".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Raw images of a dataset."""
+
+    data: DataSettings
+
+    @property
+    def name(self) -> str:
+        """Name in `Contents`: equal for equal images, whatever their splits and encoding."""
+        data = self.data
+        return json.dumps(["images", data.dataset, data.path, data.protocol])
+
+    @property
+    def label(self) -> str:
+        """Name in messages."""
+        return f"images of {self.data.label}"
+
+    def path(self, raw: Path) -> Path:
+        """Folder or archive of the images."""
+        return raw_path(self.data, raw)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """File of a model's weights, given by its path."""
+
+    model: ModelSettings
+    weights_dir: str
+
+    @property
+    def name(self) -> str:
+        """Name in `Contents`."""
+        return json.dumps(["checkpoint", self.weights_dir, self.model.checkpoint])
+
+    @property
+    def label(self) -> str:
+        """Name in messages."""
+        return f"weights of {self.model.name}"
+
+    def path(self, raw: Path) -> Path:
+        """Path of the file."""
+        folder = raw / Path(self.weights_dir).expanduser()
+        return folder / Path(self.model.checkpoint or "").expanduser()
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """Published weights of torchvision or timm in the recipe's folder of weights."""
+
+    model: ModelSettings
+    weights_dir: str
+
+    @property
+    def name(self) -> str:
+        """Name in `Contents`."""
+        return json.dumps(["weights", self.weights_dir, self.model.name])
+
+    @property
+    def label(self) -> str:
+        """Name in messages."""
+        return f"weights of {self.model.name}"
+
+    def path(self, raw: Path) -> Path:
+        """Folder that contains the file. Its name is known after the model was adopted."""
+        return raw / Path(self.weights_dir).expanduser()
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """File with the classes of a checkpoint's head."""
+
+    model: ModelSettings
+
+    @property
+    def name(self) -> str:
+        """Name in `Contents`."""
+        return json.dumps(["classes", self.model.classes])
+
+    @property
+    def label(self) -> str:
+        """Name in messages."""
+        return f"classes of {self.model.name}"
+
+    def path(self, raw: Path) -> Path:
+        """Path of the file, relative to the current folder."""
+        return Path(self.model.classes or "").expanduser()
+
+
+Input = Images | Checkpoint | PublishedWeights | ClassList
+
+
+def inputs_of(recipe: Recipe) -> Iterator[Input]:
+    """Iterate over the inputs of a recipe, each once."""
+    found: dict[str, Input] = {}
+    for data in (*([recipe.source] if recipe.source else []), *recipe.targets):
+        if not spec_of(data.dataset).generated:
+            found.setdefault(Images(data).name, Images(data))
+    for model in recipe.models:
+        for item in inputs_of_model(model, recipe.weights_dir):
+            found.setdefault(item.name, item)
+    yield from found.values()
+
+
+def inputs_of_model(model: ModelSettings, weights_dir: str) -> Iterator[Input]:
+    """Iterate over the files that decide the weights of one model."""
+    if model.checkpoint is not None:
+        yield Checkpoint(model, weights_dir)
+        if model.classes is not None and model.classes.endswith(LIST_ENDINGS):
+            yield ClassList(model)
+    elif "/" in model.name and not is_pattern(model.name):
+        yield PublishedWeights(model, weights_dir)

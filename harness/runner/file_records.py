@@ -1,0 +1,242 @@
+"""Records of input files: which contents they had, and whether they still have them.
+
+    $HARNESS_RUNS/inputs/<input>/states.json                  state of the files -> contents
+    $HARNESS_RUNS/inputs/<input>/<listing>/<stage key>.files  size, time and sha256 of each file
+
+A state covers names, sizes and modification times, so an unchanged dataset is recognized without
+opening a file. Contents are the digest of the listing (names, sizes, labels). Files of equal size
+whose times have changed are read and compared with the records of the stages that used them; only
+different bytes give other contents.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness.config.inputs import Images
+from harness.system.atomic_write import write_atomically
+from writers.raw_files import FileState, Listing, content_digest, listing_of, state_of, walk
+
+MAX_STATES = 100  # older states are forgotten; their files are compared again
+NUM_READERS = 8
+TOUCHED = "touched.files"  # files that were read again and had equal contents
+ENDING = ".files"
+
+# Called before files are read again, with their number and bytes.
+OnRead = Callable[[int, int], None]
+
+
+class FileRecord(NamedTuple):
+    """State of a file and the sha256 of its content."""
+
+    state: FileState
+    sha256: str
+
+
+class States(BaseModel):
+    """Content of states.json.
+
+    Attributes:
+        input: name of the input, for people.
+        contents: state -> contents; the latest state last.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    input: str
+    contents: dict[str, str] = {}
+
+    @property
+    def last(self) -> str | None:
+        """Contents of the latest state; None if no state is known."""
+        return next(reversed(self.contents.values()), None)
+
+
+def folder_of(name: str, runs: Path) -> Path:
+    """Return the folder with the records of an input."""
+    return runs / "inputs" / hashlib.sha256(name.encode()).hexdigest()[:20]
+
+
+def read_states(name: str, runs: Path) -> States:
+    """Read the known states of an input; none if there is no valid record."""
+    try:
+        text = (folder_of(name, runs) / "states.json").read_text()
+        return States.model_validate_json(text)
+    except (OSError, ValueError, ValidationError):
+        return States(input=name)
+
+
+def remember(name: str, runs: Path, state: str, contents: str) -> None:
+    """Record that files in this state have these contents. Does nothing on a read-only disk."""
+    known = dict(read_states(name, runs).contents)
+    known.pop(state, None)
+    known[state] = contents
+    latest = dict(list(known.items())[-MAX_STATES:])
+    text = States(input=name, contents=latest).model_dump_json(indent=1)
+    with suppress(OSError):
+        write_atomically(folder_of(name, runs) / "states.json", f"{text}\n".encode())
+
+
+def contents_of_images(
+    images: Images, raw: Path, runs: Path, on_read: OnRead = lambda files, num_bytes: None
+) -> str:
+    """Determine the contents of a dataset's raw files.
+
+    Args:
+        images: the input.
+        raw: folder of raw downloads.
+        runs: folder of stages.
+        on_read: called before files are read.
+
+    Raises:
+        OSError: the files are missing or unreadable.
+    """
+    path = images.path(raw)
+    state = state_of(walk(path))
+    known = read_states(images.name, runs)
+    if state in known.contents:
+        if known.last != known.contents[state]:
+            remember(images.name, runs, state, known.contents[state])
+        return known.contents[state]
+    files = dict(walk(path))
+    listing = listing_of(images.data.dataset, path, images.data.protocol, files)
+    contents = _compare(images.name, runs, path, listing, files, on_read)
+    remember(images.name, runs, state, contents)
+    return contents
+
+
+def contents_of_file(name: str, path: Path, runs: Path) -> str:
+    """Determine the sha256 of a file; it is read only if its size or time is new.
+
+    Raises:
+        OSError: the file is missing or unreadable.
+    """
+    stat = path.stat()
+    state = f"{stat.st_size} {stat.st_mtime_ns}"
+    known = read_states(name, runs)
+    if state not in known.contents:
+        digest = content_digest(path)
+        assert digest is not None  # only a stopped computation returns None
+        remember(name, runs, state, digest[:20])
+        return digest[:20]
+    if known.last != known.contents[state]:
+        remember(name, runs, state, known.contents[state])
+    return known.contents[state]
+
+
+def read_records(name: str, runs: Path, contents: str) -> dict[str, FileRecord]:
+    """Read the records of all files with these contents, by name. The first record counts."""
+    records: dict[str, FileRecord] = {}
+    folder = folder_of(name, runs) / contents.partition("-")[0]
+    try:
+        files = sorted(folder.glob(f"*{ENDING}"), key=lambda file: file.stat().st_mtime_ns)
+    except OSError:
+        return {}
+    for file in files:
+        if file.name != TOUCHED:
+            for file_name, record in _parse(file):
+                records.setdefault(file_name, record)
+    for file_name, record in _parse(folder / TOUCHED):
+        if file_name in records and records[file_name].sha256 == record.sha256:
+            records[file_name] = record
+    return records
+
+
+def write_records(
+    name: str, runs: Path, contents: str, key: str, records: Mapping[str, FileRecord]
+) -> None:
+    """Record the files that a write stage used.
+
+    Args:
+        name: name of the input.
+        runs: folder of stages.
+        contents: contents of the input.
+        key: key of the stage.
+        records: those of files without a record.
+    """
+    if records:
+        folder = folder_of(name, runs) / contents.partition("-")[0]
+        write_atomically(folder / f"{key}{ENDING}", _serialize(records))
+
+
+def digests_of(
+    path: Path, names: Collection[str], is_stopped: Callable[[], bool] = lambda: False
+) -> dict[str, str]:
+    """Read files below a path in several threads: name -> sha256.
+
+    `path` may itself be the only file. Files that remain when `is_stopped` returns True are left
+    out.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if len(names) == 1 and path.is_file():
+        digests = {next(iter(names)): content_digest(path, is_stopped)}
+    else:
+        with ThreadPoolExecutor(NUM_READERS, "harness-digest") as pool:
+            ordered = sorted(names)
+            found = pool.map(lambda name: content_digest(path / name, is_stopped), ordered)
+            digests = dict(zip(ordered, found, strict=True))
+    return {name: digest for name, digest in digests.items() if digest is not None}
+
+
+def _compare(
+    name: str,
+    runs: Path,
+    path: Path,
+    listing: Listing,
+    files: Mapping[str, FileState],
+    on_read: OnRead,
+) -> str:
+    """Read the files whose times differ from their records, and name the contents."""
+    records = read_records(name, runs, listing.digest)
+    doubtful = [
+        file
+        for file in sorted(listing.counted & records.keys())
+        if files[file] != records[file].state
+    ]
+    if not doubtful:
+        return listing.digest
+    on_read(len(doubtful), sum(files[file].num_bytes for file in doubtful))
+    digests = digests_of(path, doubtful)
+    changed = {file: digests[file] for file in doubtful if digests[file] != records[file].sha256}
+    touched = {
+        file: FileRecord(files[file], digests[file]) for file in doubtful if file not in changed
+    }
+    if touched:
+        folder = folder_of(name, runs) / listing.digest
+        earlier = dict(_parse(folder / TOUCHED))
+        with suppress(OSError):
+            write_atomically(folder / TOUCHED, _serialize(earlier | touched))
+    if not changed:
+        return listing.digest
+    text = json.dumps(changed, sort_keys=True)
+    return f"{listing.digest}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _serialize(records: Mapping[str, FileRecord]) -> bytes:
+    return b"".join(
+        f"{state.num_bytes} {state.changed_ns} {sha256} ".encode() + os.fsencode(name) + b"\0"
+        for name, (state, sha256) in records.items()
+    )
+
+
+def _parse(file: Path) -> Iterator[tuple[str, FileRecord]]:
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return
+    for line in content.split(b"\0"):
+        num_bytes, _, rest = line.partition(b" ")
+        changed_ns, _, rest = rest.partition(b" ")
+        sha256, _, name = rest.partition(b" ")
+        if name and num_bytes.isdigit():
+            state = FileState(int(num_bytes), int(changed_ns))
+            yield os.fsdecode(name), FileRecord(state, sha256.decode())

@@ -1,0 +1,194 @@
+"""Contents of a recipe's inputs, and stages that would run again because an input has changed.
+
+A run records the contents that its results were computed from in
+`$HARNESS_RUNS/inputs/recipes/<recipe>.json`. If an input changes, its stages have other keys, and
+the old results remain. An input that no longer exists keeps its last known contents.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness.config.inputs import (
+    PUBLISHED,
+    Checkpoint,
+    ClassList,
+    Contents,
+    Images,
+    Input,
+    PublishedWeights,
+    inputs_of,
+)
+from harness.config.recipe import Recipe
+from harness.matrix.expand import Matrix, expand
+from harness.runner import file_records, stage_state
+from harness.runner.file_records import OnRead, contents_of_file, contents_of_images, read_states
+from harness.system.atomic_write import write_json
+from harness.system.folders import Folders
+from writers.errors import UserError
+from writers.subset.spec import named
+
+_CONTENTS: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
+
+
+@dataclass(frozen=True)
+class Change:
+    """An input that differs from the one that finished stages were computed from.
+
+    Attributes:
+        input: the input.
+        num_stages: finished stages that would run again.
+    """
+
+    input: Input
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages of a recipe with today's inputs.
+
+    Attributes:
+        matrix: the stages.
+        changes: inputs that have changed since the recipe's last run, if finished stages used them.
+        missing: inputs that no longer exist, with last known contents.
+    """
+
+    matrix: Matrix
+    changes: tuple[Change, ...]
+    missing: tuple[Input, ...]
+
+
+def plan(recipe: Recipe, folders: Folders, on_read: OnRead = lambda files, num_bytes: None) -> Plan:
+    """Expand a recipe with the contents that its inputs have now.
+
+    Args:
+        recipe: the recipe.
+        folders: folders of betons, raw data and stages.
+        on_read: called before files are read, with their number and bytes.
+    """
+    before = accepted(recipe, folders.runs)
+    contents: dict[str, str] = {}
+    missing = []
+    changed = []
+    for item in inputs_of(recipe):
+        try:
+            contents[item.name] = _contents_of(item, folders, on_read)
+        except FileNotFoundError:
+            if item.name in before:
+                contents[item.name] = before[item.name]
+                missing.append(item)
+        except OSError:  # the stage that reads it reports why
+            if item.name in before:
+                contents[item.name] = before[item.name]
+        if item.name in before and contents[item.name] != before[item.name]:
+            changed.append(item)
+    matrix = expand(recipe, contents)
+    if not changed:
+        return Plan(matrix, (), tuple(missing))
+    changes = tuple(_changes(recipe, matrix, before, changed, folders.runs))
+    return Plan(matrix, changes, tuple(missing))
+
+
+def accepted(recipe: Recipe, runs: Path) -> dict[str, str]:
+    """Return the contents of the recipe's last run; for other inputs, the last known contents."""
+    known = _recorded(recipe, runs)
+    contents = {}
+    for item in inputs_of(recipe):
+        last = known.get(item.name) or read_states(item.name, runs).last
+        if last is None and isinstance(item, PublishedWeights):
+            last = PUBLISHED
+        if last is not None:
+            contents[item.name] = last
+    return contents
+
+
+def expand_accepted(recipe: Recipe, runs: Path) -> Matrix:
+    """Expand a recipe with the contents of its last run, without reading any input."""
+    return expand(recipe, accepted(recipe, runs))
+
+
+def accept(matrix: Matrix, runs: Path) -> None:
+    """Record that the recipe's results are computed from the contents of this matrix."""
+    known = _recorded(matrix.recipe, runs)
+    # A recipe of the same name, with other settings, may have other inputs: they stay.
+    contents = {**known, **matrix.contents}
+    if contents != known:
+        write_json(_file(matrix.recipe, runs), contents)
+
+
+def record_weights(item: PublishedWeights, file_name: str, sha256: str, runs: Path) -> None:
+    """Record the first file that a published model was adopted from."""
+    first = _name_of_first(item)
+    if read_states(first, runs).last is None:
+        file_records.remember(first, runs, file_name, sha256[:20])
+
+
+def _recorded(recipe: Recipe, runs: Path) -> dict[str, str]:
+    """Read the contents of the recipe's last run; none if there is no valid record."""
+    try:
+        return _CONTENTS.validate_json(_file(recipe, runs).read_bytes())
+    except (OSError, ValidationError):
+        return {}
+
+
+def _file(recipe: Recipe, runs: Path) -> Path:
+    return runs / "inputs" / "recipes" / f"{recipe.name}.json"
+
+
+def _contents_of(item: Input, folders: Folders, on_read: OnRead) -> str:
+    """Determine the contents of an input. Raises OSError if it is missing or unreadable."""
+    path = item.path(folders.raw)
+    match item:
+        case Images():
+            return contents_of_images(item, folders.raw, folders.runs, on_read)
+        case Checkpoint():
+            return contents_of_file(item.name, path, folders.runs)
+        case ClassList():
+            try:
+                classes = named(item.model.classes or "").classes or ()
+            except UserError as error:
+                raise FileNotFoundError(str(error)) from error
+            digest = hashlib.sha256("\n".join(classes).encode()).hexdigest()[:20]
+            file_records.remember(item.name, folders.runs, digest, digest)
+            return digest
+        case PublishedWeights():
+            return _contents_of_weights(item, path, folders.runs)
+
+
+def _contents_of_weights(item: PublishedWeights, folder: Path, runs: Path) -> str:
+    """Compare the file of an adopted model with the first one. Raises OSError if it is missing."""
+    for file_name, digest in read_states(_name_of_first(item), runs).contents.items():
+        found = contents_of_file(f"{item.name} {file_name}", folder / file_name, runs)
+        return PUBLISHED if found == digest else found
+    return PUBLISHED
+
+
+def _name_of_first(item: PublishedWeights) -> str:
+    return f"first {item.name}"
+
+
+def _changes(
+    recipe: Recipe,
+    matrix: Matrix,
+    before: Contents,
+    changed: list[Input],
+    runs: Path,
+) -> Iterator[Change]:
+    """Count the finished stages that each change would run again."""
+    done = stage_state.with_result(runs, {stage.kind for stage in matrix.stages})
+    for item in changed:
+        one = {**before, item.name: matrix.contents[item.name]}
+        then, now = expand(recipe, before), expand(recipe, one)
+        keys = {(stage.kind, stage.name): stage.key for stage in now.stages}
+        num_stages = sum(
+            stage.key in done
+            and (key := keys.get((stage.kind, stage.name))) != stage.key
+            and key not in done
+            for stage in then.stages
+        )
+        if num_stages:
+            yield Change(item, num_stages)

@@ -1,0 +1,96 @@
+"""Raw files of a write stage: compared with the plan before they are read, recorded after use."""
+
+from collections.abc import Callable, Iterable
+
+from harness.config.inputs import Images
+from harness.config.recipe import DataSettings
+from harness.runner import file_records
+from harness.runner.context import StageContext, Stopped
+from harness.runner.file_records import FileRecord
+from writers.errors import UserError
+from writers.raw_files import DigestedFiles, FileState, containers, walk
+from writers.source import Example, Source
+
+
+class RawInput:
+    """Raw files of one dataset, in the state before they are read."""
+
+    def __init__(self, data: DataSettings, expected: str, context: StageContext) -> None:
+        """Compare the files with the plan.
+
+        Args:
+            data: the dataset.
+            expected: contents of its raw files when the stage was planned.
+            context: context of the write stage.
+
+        Raises:
+            UserError: the contents have changed since.
+        """
+        self._images = Images(data)
+        self._path = self._images.path(context.raw)
+        self._runs = context.folder.parents[2]
+        self._contents = expected
+        self._key = context.folder.name
+        self._is_stopped = context.stop_requested
+        self._files: dict[str, FileState] = {}
+        try:
+            self._files = dict(walk(self._path))
+            found = file_records.contents_of_images(self._images, context.raw, self._runs)
+        except OSError:
+            return  # opening the dataset raises with the reason
+        if found != expected:
+            raise UserError(
+                f"The {self._images.label} have changed since this run was planned.",
+                "Run the same command again.",
+            )
+
+    def digest_reads(self, source: Source) -> DigestedFiles:
+        """Make the source remember the digest of each image that is read from it."""
+        source.files = files = DigestedFiles(source.files)
+        return files
+
+    def is_recorded(self, source: Source, examples: Iterable[Example]) -> bool:
+        """Return True if the plan has compared the contents of all these images."""
+        records = file_records.read_records(self._images.name, self._runs, self._contents)
+        return self._used(source, examples) <= records.keys()
+
+    def record(
+        self,
+        source: Source,
+        read: DigestedFiles,
+        examples: Iterable[Example],
+        on_read: Callable[[int], None],
+    ) -> None:
+        """Record size, time and digest of every file that was used and has no record.
+
+        Files whose digest is unknown are read: archives, and images of reused betons.
+
+        Args:
+            source: the dataset.
+            read: what was read from it.
+            examples: images in the stage's betons.
+            on_read: called with the number of files before they are read.
+
+        Raises:
+            Stopped: the stage was asked to stop.
+        """
+        known = file_records.read_records(self._images.name, self._runs, self._contents)
+        names = self._used(source, examples) - known.keys()
+        digests = {}
+        for name in names & read.digests.keys():
+            num_bytes, digest = read.digests[name]
+            if num_bytes == self._files[name].num_bytes:  # otherwise redrawn after reading
+                digests[name] = digest
+        if unread := names - digests.keys():
+            on_read(len(unread))
+            digests |= file_records.digests_of(self._path, unread, self._is_stopped)
+            if self._is_stopped():
+                raise Stopped
+        records = {name: FileRecord(self._files[name], digest) for name, digest in digests.items()}
+        file_records.write_records(
+            self._images.name, self._runs, self._contents, self._key, records
+        )
+
+    def _used(self, source: Source, examples: Iterable[Example]) -> frozenset[str]:
+        keys = {source.prefix + example.key for example in examples}
+        return containers(source, self._files) | (keys & self._files.keys())

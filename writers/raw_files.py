@@ -1,0 +1,195 @@
+"""Raw files of a dataset: their names, sizes and times, and a digest of what a dataset reads.
+
+`walk` lists files without opening them. `listing_of` keeps those that the dataset's reader uses:
+its images, or the archives that contain them. A file that no reader uses, such as a README in a
+tree of class folders, changes nothing.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+from writers.dataset import open_dataset
+from writers.errors import UserError
+from writers.formats.files import Files
+from writers.source import Example, Source, SplitSettings
+
+DOCUMENTATION = ("readme", "license", "licence", "changelog", "citation")
+READ_BYTES = 1 << 20
+LINES_AT_ONCE = 4096  # lines per update of a digest
+
+
+class FileState(NamedTuple):
+    """Size and modification time of a file. A tuple, because a dataset has millions of them."""
+
+    num_bytes: int
+    changed_ns: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a dataset reads.
+
+    Attributes:
+        digest: 20 hex digits, of names, sizes, labels and splits.
+        counted: names of the files that hold images or labels, relative to the dataset's path.
+    """
+
+    digest: str
+    counted: frozenset[str]
+
+
+def walk(path: Path) -> Iterator[tuple[str, FileState]]:
+    """Iterate over the files below a path, by name, without hidden folders.
+
+    Circular links are left out. A broken link stands for itself. A path of one file yields it
+    under its own name.
+
+    Raises:
+        OSError: the path, or a folder below it, cannot be read.
+    """
+    if path.is_dir():
+        yield from _walk(str(path), "", ())
+    else:
+        stat = path.stat()
+        yield path.name, FileState(stat.st_size, stat.st_mtime_ns)
+
+
+def state_of(files: Iterator[tuple[str, FileState]]) -> str:
+    """Digest of names, sizes and modification times: 64 hex digits."""
+    digest = hashlib.sha256()
+    lines: list[str] = []
+    for name, state in files:
+        lines.append(f"{name}\0{state.num_bytes} {state.changed_ns}\n")
+        if len(lines) == LINES_AT_ONCE:
+            digest.update("".join(lines).encode(errors="surrogateescape"))
+            lines.clear()
+    digest.update("".join(lines).encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def listing_of(
+    dataset: str, path: Path, protocol: str | None, files: Mapping[str, FileState]
+) -> Listing:
+    """List what the dataset's reader finds at a path.
+
+    A path that the reader refuses has a listing of all its files.
+
+    Args:
+        dataset: name in `writers/datasets`.
+        path: folder or archive.
+        protocol: name of splits; None means the dataset's own.
+        files: result of `walk`.
+    """
+    try:
+        source = open_dataset(dataset, path, SplitSettings(val=0.0, test=0.0, protocol=protocol))
+    except UserError:
+        names = sorted(files)
+        return Listing(_digest(_sizes(names, files)), frozenset(names))
+    return _listing(source, files)
+
+
+def containers(source: Source, files: Mapping[str, FileState]) -> frozenset[str]:
+    """Names of all files that may hold images, if some image is not a file itself.
+
+    Empty for images in folders.
+    """
+    keys = {source.prefix + example.key for split in source.splits.values() for example in split}
+    if keys <= files.keys():
+        return frozenset()
+    return frozenset(name for name in files if name not in keys and not _is_documentation(name))
+
+
+def content_digest(path: Path, is_stopped: Callable[[], bool] = lambda: False) -> str | None:
+    """sha256 of a file; None if `is_stopped` returned True. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+            if is_stopped():
+                return None
+    return digest.hexdigest()
+
+
+class DigestedFiles:
+    """Files that remember the sha256 of everything that was read from them. Thread-safe."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._lock = Lock()
+        self.digests: dict[str, tuple[int, str]] = {}  # name -> number of bytes, sha256
+
+    def names(self) -> Sequence[str]:
+        """List the names of the files."""
+        return self._files.names()
+
+    def read(self, name: str) -> bytes:
+        """Read one file. Raises OSError."""
+        data = self._files.read(name)
+        digest = hashlib.sha256(data).hexdigest()
+        with self._lock:
+            self.digests[name] = len(data), digest
+        return data
+
+    def where(self, name: str) -> str:
+        """Describe the location of a file for messages."""
+        return self._files.where(name)
+
+
+def _listing(source: Source, files: Mapping[str, FileState]) -> Listing:
+    lines = [
+        _line(split, source, example, files)
+        for split, examples in source.splits.items()
+        for example in examples
+    ]
+    held_in = sorted(containers(source, files))
+    keys = {source.prefix + example.key for split in source.splits.values() for example in split}
+    return Listing(
+        _digest([*sorted(lines), *_sizes(held_in, files)]),
+        frozenset(held_in) | (keys & files.keys()),
+    )
+
+
+def _line(split: str, source: Source, example: Example, files: Mapping[str, FileState]) -> str:
+    state = files.get(source.prefix + example.key)
+    size = state.num_bytes if state is not None else -1
+    labels = example.labels or source.classes[example.label]
+    return f"{split}\0{example.key}\0{labels}\0{size}\n"
+
+
+def _sizes(names: Sequence[str], files: Mapping[str, FileState]) -> list[str]:
+    return [f"{name}\0{files[name].num_bytes}\n" for name in names]
+
+
+def _digest(lines: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:20]
+
+
+def _is_documentation(name: str) -> bool:
+    file = name.rsplit("/", 1)[-1].lower()
+    return file.startswith((".", *DOCUMENTATION)) or file.endswith(".md")
+
+
+def _walk(
+    folder: str, prefix: str, above: tuple[tuple[int, int], ...]
+) -> Iterator[tuple[str, FileState]]:
+    """Files below `folder`; `above` are the outer folders, to detect circular links."""
+    stat = os.stat(folder)  # noqa: PTH116
+    if (here := (stat.st_dev, stat.st_ino)) in above:
+        return
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        if not entry.is_dir():
+            # A broken link stands for itself.
+            stat = entry.stat(follow_symlinks=entry.is_file())
+            yield prefix + entry.name, FileState(stat.st_size, stat.st_mtime_ns)
+        elif not entry.name.startswith("."):
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here))

@@ -62,13 +62,15 @@ def expected_images(
 ) -> Iterator[tuple[str, int, int]]:
     """Yield split, images found and images published.
 
-    If no val is published, val was drawn from train, and is added to it.
+    A split that is not published was drawn from train, and is added to it.
     """
     published = spec.sizes(protocol)
     for split, expected in published.items():
         num_found = num_images.get(split, 0)
-        if split == "train" and "val" not in published:
-            num_found += num_images.get("val", 0)
+        if split == "train":
+            num_found += sum(
+                num_images.get(drawn, 0) for drawn in ("val", "test") if drawn not in published
+            )
         yield split, num_found, expected
 
 

@@ -226,6 +226,19 @@ def split_of(folder: str) -> str | None:
     return SPLIT_FOLDERS.get(folder.lower())
 
 
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Number repeated class names: crane, heron, crane (2). A label is an index, not a name."""
+    given, used = set(names), set[str]()
+    unique: list[str] = []
+    for name in names:
+        number, own = 2, name
+        while own in used or (own != name and own in given):
+            own, number = f"{name} ({number})", number + 1
+        used.add(own)
+        unique.append(own)
+    return unique
+
+
 def layouts() -> str:
     """Describe the accepted layouts, for error messages."""
     return "Accepted: " + "; ".join(kind.LAYOUT for kind in _kinds()) + "."
@@ -244,6 +257,8 @@ def _find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     """Try each kind of source in turn; the default is a tree of class folders."""
     if not path.exists():
         raise UserError(f"There is no folder or archive {path}.", layouts())
+    if not (path.is_dir() or path.is_file()):  # opening a pipe would wait for its writer
+        raise UserError(f"{path} is a pipe or a device, not a file.", layouts())
     try:
         kind = next(
             (kind for kind in _kinds() if hasattr(kind, "recognize") and kind.recognize(path)), None

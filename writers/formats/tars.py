@@ -19,6 +19,7 @@ FOLDER = b"5"
 # links, devices, folders, pipes: no content, regardless of the size in their header
 WITHOUT_DATA = b"123456"
 SIZE_BITS, OFFSET_BITS = 32, 56
+MAX_EXTENDED_BYTES = 2**20  # names and attributes of one member; paths are at most 4 KiB
 
 
 class Member(NamedTuple):
@@ -162,6 +163,8 @@ def members(handle: int, path: Path, begin: int = 0, end: int | None = None) -> 
                 f"{path} is not a complete, uncompressed tar archive: it ends inside {name}.",
                 _FETCH,
             )
+        if kind in b"Lx" and size > MAX_EXTENDED_BYTES:
+            raise UserError(f"{path} is damaged: an extended header has {size:,} bytes.", _FETCH)
         if kind == b"L":
             long_name = _text(read(data, size).rstrip(b"\0"), path)
         elif kind == b"x":
@@ -243,9 +246,13 @@ def _extended(records: bytes, path: Path, name: str) -> tuple[str, int]:
         return name, size  # most headers only have times
     try:
         while records:
-            length, rest = records.split(b" ", 1)
-            keyword, value = rest[: int(length) - len(length) - 2].split(b"=", 1)
-            records = records[int(length) :]
+            digits, rest = records.split(b" ", 1)
+            length = int(digits) if digits.isdigit() else 0
+            # A record that does not cover its own length would be read again and again.
+            if not len(digits) + 2 < length <= len(records):
+                raise ValueError(f"a record has the length {digits!r}")
+            keyword, value = rest[: length - len(digits) - 2].split(b"=", 1)
+            records = records[length:]
             if keyword == b"path":
                 name = _text(value, path)
             elif keyword == b"size":

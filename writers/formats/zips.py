@@ -14,6 +14,9 @@ from pathlib import Path, PurePosixPath
 from writers.errors import UserError
 
 # signature, ..., lengths of the name and of the extra field after it
+MAX_MEMBER_BYTES = 2**30  # an image; memory for it and its compressed form
+# bytes by which deflate may lengthen a file: 5 per block of at most 64 KiB
+MAX_OVERHEAD = 2**20
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -31,7 +34,7 @@ class ZipFiles:
         try:
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()
-        except (zipfile.BadZipFile, NotImplementedError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
             raise UserError(
                 f"{path} is not a complete zip archive: {error}.", "Download it again."
             ) from error
@@ -51,6 +54,16 @@ class ZipFiles:
                         f"{path} compresses {member.filename} with an unsupported method.",
                         "Unpack it yourself.",
                     )
+                if member.file_size > MAX_MEMBER_BYTES:
+                    raise UserError(
+                        f"{path}: {member.filename} has {member.file_size:,} bytes; an image of "
+                        f"more than {MAX_MEMBER_BYTES:,} is not read.",
+                        "Remove it from the archive.",
+                    )
+                if str(name) in self._members:
+                    raise UserError(
+                        f"{path} has {name} twice.", "It is unclear which one to use; remove one."
+                    )
                 self._members[str(name)] = member
 
     def names(self) -> Sequence[str]:
@@ -60,6 +73,8 @@ class ZipFiles:
     def read(self, name: str) -> bytes:
         """Read a member. Raises OSError if it is cut short or its checksum differs."""
         member = self._members[name]
+        if member.compress_size > member.file_size + MAX_OVERHEAD:
+            raise OSError(f"the archive is damaged at {name}")
         with self._path.open("rb", buffering=0) as archive:
             header = os.pread(archive.fileno(), LOCAL_HEADER.size, member.header_offset)
             if len(header) != LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
@@ -69,7 +84,8 @@ class ZipFiles:
             data = os.pread(archive.fileno(), member.compress_size, start)
         try:
             data = (
-                zlib.decompress(data, -zlib.MAX_WBITS)
+                # The stated size bounds the memory, not the content.
+                zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.file_size + 1)
                 if member.compress_type == zipfile.ZIP_DEFLATED
                 else data
             )

@@ -18,14 +18,14 @@ import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from writers.errors import UserError
 from writers.formats.files import shards_in
-from writers.source import UNSAID, FoundImages, below_class, split_of
+from writers.source import UNSAID, FoundImages, below_class, split_of, unique_names
 
 LAYOUT = (
     "train-*.parquet and validation-*.parquet with columns image (bytes, path) and label, or "
@@ -161,14 +161,39 @@ class ParquetFiles:
                 "label, a whole number.",
                 f"Accepted: {LAYOUT}.",
             )
-        hub_metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        class_names = hub_metadata.get("info", {}).get("features", {}).get("label", {}).get("names")
+        class_names = _class_names(schema.metadata or {}, path)
         if shard and class_names != self.class_names:
             raise UserError(
                 f"{path} names other classes than {self.shards[0]}.", "Give shards of one dataset."
             )
         self.class_names = class_names
         return column
+
+
+def _class_names(metadata: Mapping[bytes, bytes], shard: Path) -> list[str] | None:
+    """Class names of the hub's metadata in label order, or None without any.
+
+    Raises:
+        UserError: the metadata has another form. Labels without their names would mislead.
+    """
+    try:
+        found: Any = json.loads(metadata.get(b"huggingface", b"{}"))
+        for key in ("info", "features", "label", "names"):
+            if found is None:
+                return None
+            if not isinstance(found, dict):
+                raise ValueError(f"'{key}' is not in an object")
+            found = found.get(key)
+        if found is not None and not (
+            isinstance(found, list) and all(isinstance(name, str) for name in found)
+        ):
+            raise ValueError("'names' is not a list of texts")
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{shard} has damaged metadata of the hub: {str(error).splitlines()[0]}.",
+            "Download it again, or write it again without the key 'huggingface'.",
+        ) from error
+    return None if found is None else unique_names(found)
 
 
 def _split_of(shard: Path) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from writers.errors import UserError
 from writers.formats.files import IMAGE_ENDINGS, shards_in
 from writers.formats.tars import Member, TarFiles, looks_like_tar, members, refuse_link
-from writers.source import UNSAID, FoundImages, below_class, split_of
+from writers.source import UNSAID, FoundImages, below_class, split_of, unique_names
 
 LAYOUT = (
     "WebDataset shards, *train*.tar and *val*.tar with <key>.jpg and <key>.cls or .json in "
@@ -123,9 +123,10 @@ def _class_list(path: Path) -> list[str] | None:
     folder = path if path.is_dir() else path.parent
     lists: Iterator[Path] = (folder / name for name in CLASS_LISTS)
     file = next((file for file in lists if file.is_file()), None)
-    return (
-        [line.strip() for line in file.read_text().splitlines() if line.strip()] if file else None
-    )
+    if file is None:
+        return None
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    return unique_names([line.strip() for line in lines if line.strip()])
 
 
 def _begins_as_shard(shard: Path) -> bool:

@@ -1,8 +1,10 @@
 """Load batches of images and labels from beton files.
 
-Training code needs `open_loader(plan)` only. Each module of `loaders/backends/` is a backend;
-`loaders.backend` defines their interface. The same plan and epoch give the same batches with every
-backend and any number of threads. Names are imported lazily: `import loaders` imports no torch.
+`Loader(path, batch_size=...)` is for training code: it iterates, resumes and splits batches among
+ranks. `open_loader(plan)` returns the backend itself. Each module of `loaders/backends/` is a
+backend; `loaders.backend` defines their interface. The same plan and epoch give the same batches
+with every backend and any number of threads. Names are imported lazily: `import loaders` imports
+no torch.
 """
 
 from dataclasses import replace
@@ -11,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 from writers import names
 
 if TYPE_CHECKING:
-    from loaders.backend import Loader
+    from loaders import backend
+    from loaders.loader import Loader
     from loaders.plan import LoaderPlan
 
 __all__ = ["Loader", "LoaderPlan", "open_loader"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy: loaders.backend imports torch.
+    # Lazy: loaders.loader imports torch.
     if name == "Loader":
-        from loaders.backend import Loader
+        from loaders.loader import Loader
 
         return Loader
     if name == "LoaderPlan":
@@ -30,7 +33,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def open_loader(plan: "LoaderPlan") -> "Loader":
+def open_loader(plan: "LoaderPlan") -> "backend.Loader":
     """Open the loader of a plan.
 
     Backend `auto` selects `resident` if the decoded beton takes at most a quarter of the GPU's free
@@ -41,8 +44,8 @@ def open_loader(plan: "LoaderPlan") -> "Loader":
     """
     if plan.backend == "auto":
         plan = replace(plan, backend="resident" if _fits_on_the_gpu(plan) else "ffcv")
-    backend = names.find("loaders.backends", plan.backend, "loader backend")
-    loader: Loader = backend.open_loader(plan)
+    module = names.find("loaders.backends", plan.backend, "loader backend")
+    loader: backend.Loader = module.open_loader(plan)
     return loader
 
 

@@ -1,0 +1,210 @@
+"""The loader for training code: epochs, resuming, ranks, transforms, notebooks."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from ffcv.loader import OrderOption
+
+import loaders
+from loaders import Loader, LoaderPlan, open_loader
+from tests.helpers import ROOT
+from writers.errors import UserError
+
+SETTINGS = {
+    "batch_size": 8,
+    "resolution": 16,
+    "augment": "random_resized_crop",
+    "horizontal_flip": True,
+    "order": "random",
+    "seed": 3,
+    "num_workers": 2,
+}
+
+
+def epochs_of_backend(path: Path, count: int) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """The slow backend as oracle: it makes each batch on request."""
+    settings = {key: value for key, value in SETTINGS.items() if key != "num_workers"}
+    with open_loader(LoaderPlan(beton=path, backend="reference", **settings)) as loader:
+        return [
+            [(images.clone(), labels.clone()) for images, labels in loader.epoch(epoch)]
+            for epoch in range(count)
+        ]
+
+
+def assert_equal(batches, expected) -> None:
+    assert len(batches) == len(expected)
+    for (images, labels), (its_images, its_labels) in zip(batches, expected, strict=True):
+        torch.testing.assert_close(images, its_images, rtol=0, atol=0)
+        assert labels.tolist() == its_labels.tolist()
+
+
+def test_each_for_is_the_next_epoch_and_a_list_of_batches_keeps_its_pixels(betons):
+    expected = epochs_of_backend(betons["jpeg"], 3)
+    with Loader(betons["jpeg"], **SETTINGS) as loader:
+        assert len(loader) == 5 and loader.num_samples == 36 and loader.epoch == 0
+        # list() keeps all batches: none may share memory with a later one
+        for batches in expected:
+            assert_equal(list(loader), batches)
+        assert loader.epoch == 3
+
+
+def test_a_break_ends_the_epoch(betons):
+    expected = epochs_of_backend(betons["mixed"], 2)
+    loader = Loader(betons["mixed"], **SETTINGS)
+    for _ in loader:
+        break
+    assert_equal(list(loader), expected[1])
+
+
+def test_set_epoch_selects_the_next_epoch(betons):
+    expected = epochs_of_backend(betons["jpeg"], 3)
+    loader = Loader(str(betons["jpeg"]), **SETTINGS)
+    loader.set_epoch(2)
+    assert_equal(list(loader), expected[2])
+    loader.set_epoch(0)
+    assert_equal(list(loader), expected[0])
+    with pytest.raises(UserError, match="at least 0"):
+        loader.set_epoch(-1)
+
+
+@pytest.mark.parametrize("num_done", [0, 1, 4, 5])
+def test_a_state_of_json_resumes_in_another_loader(betons, num_done: int):
+    expected = epochs_of_backend(betons["jpeg"], 3)
+    first = Loader(betons["jpeg"], **SETTINGS)
+    first.set_epoch(1)
+    batches = iter(first)
+    for _ in range(num_done):
+        next(batches)
+    state = json.loads(json.dumps(first.state_dict()))
+    second = Loader(betons["jpeg"], **SETTINGS)
+    second.load_state_dict(state)
+    rest = expected[1][num_done:] if num_done < 5 else expected[2]
+    assert_equal(list(second), rest)
+    assert second.state_dict()["batch"] == 0
+
+
+def test_states_of_another_order_are_refused(betons):
+    loader = Loader(betons["jpeg"], **SETTINGS)
+    for key, value in (("batch_size", 4), ("seed", 9), ("order", "sequential"), ("batch", 99)):
+        state = copy.copy(loader.state_dict())
+        state[key] = value
+        with pytest.raises(UserError, match=str(value)):
+            loader.load_state_dict(state)
+    with pytest.raises(UserError, match="has no batch"):
+        loader.load_state_dict({"epoch": 1})
+
+
+def test_parameters_of_ffcv(betons):
+    loader = Loader(
+        betons["jpeg"], batch_size=8, num_workers=1, order=OrderOption.QUASI_RANDOM, seed=None
+    )
+    assert loader.plan.order == "quasi_random" and loader.plan.num_threads == 1
+    assert "36 images" in repr(loader) and "4 classes" in repr(loader)
+    with pytest.raises(UserError, match="pipelines") as info:
+        Loader(betons["jpeg"], batch_size=8, pipelines={})
+    assert "transform" in info.value.hint
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "needs batch_size"),
+        ({"batch_size": 8, "order": "shuffled"}, "shuffled"),
+        ({"batch_size": 8, "horizontl_flip": True}, "horizontl_flip"),
+        ({"batch_size": 8, "num_workers": 0}, "num_threads"),
+        ({"batch_size": 8, "distributed": True}, "process group"),
+    ],
+)
+def test_wrong_settings_are_user_errors(betons, settings, message):
+    with pytest.raises(UserError, match=message):
+        Loader(betons["jpeg"], **settings)
+
+
+def test_a_plan_is_used_as_it_is(betons):
+    plan = LoaderPlan(beton=betons["raw"], batch_size=12, resolution=8)
+    with Loader(plan) as loader:
+        assert loader.plan == plan
+        assert [images.shape for images, _ in loader] == [(12, 3, 8, 8)] * 3
+    with pytest.raises(UserError, match="batch_size"):
+        Loader(plan, batch_size=8)
+
+
+def test_transforms_of_torchvision_are_functions_of_seed_epoch_and_batch(betons):
+    from torchvision.transforms import v2
+
+    def opened() -> Loader:
+        return Loader(
+            betons["jpeg"],
+            transform=v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.MixUp(num_classes=4)]),
+            **SETTINGS,
+        )
+
+    torch.manual_seed(1)
+    first = list(opened())
+    before = torch.random.get_rng_state()
+    torch.rand(5)
+    second = opened()
+    assert_equal(list(second), first)
+    assert first[0][1].shape == (8, 4) and first[0][0].dtype == torch.float32
+    assert not torch.equal(next(iter(second))[1], first[0][1])  # the next epoch mixes others
+    torch.random.set_rng_state(before)
+    list(opened())
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, loaders; assert 'torch' not in sys.modules; loaders.Loader"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    assert {"Loader", "LoaderPlan"} <= set(loaders.__all__)
+
+
+def test_ranks_of_torchrun_share_each_batch(betons, tmp_path: Path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys
+        import torch, torch.distributed as dist
+        from loaders import Loader
+        dist.init_process_group("gloo")
+        loader = Loader({str(betons["jpeg"])!r}, batch_size=8, resolution=16, order="random",
+                        seed=3, num_workers=1)
+        torch.save(list(loader), f"{tmp_path}/{{dist.get_rank()}}.pt")
+        dist.destroy_process_group()
+        """)
+    )
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [sys.executable, *command, str(script)],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        timeout=200,
+    )
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    with Loader(betons["jpeg"], batch_size=8, resolution=16, order="random", seed=3) as loader:
+        for number, (images, labels) in enumerate(loader):
+            for rank in range(2):
+                assert torch.equal(parts[rank][number][0], images[rank::2])
+                assert torch.equal(parts[rank][number][1], labels[rank::2])
+
+
+def test_a_loader_iterates_in_a_notebook(betons, tmp_path: Path):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    cells = [
+        "from loaders import Loader\n"
+        f"loader = Loader({str(betons['jpeg'])!r}, batch_size=8, resolution=16)\nloader",
+        "for images, labels in loader:\n    break\nlen(list(loader)), loader.epoch",
+    ]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    kernel = nbclient.NotebookClient(book, timeout=200, resources={"metadata": {"path": str(ROOT)}})
+    kernel.execute()
+    shown = [cell["outputs"][-1]["data"]["text/plain"] for cell in book.cells]
+    assert "36 images" in shown[0] and shown[1] == "(5, 2)"

@@ -6,9 +6,10 @@ The same images therefore give the same beton, byte for byte, from a folder, an 
 """
 
 import importlib
+import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -16,18 +17,25 @@ from typing import TYPE_CHECKING
 from writers import names
 from writers.errors import UserError
 from writers.formats.files import Files
+from writers.omissions import Omission, OmissionLog
+from writers.text_names import printable
 
 if TYPE_CHECKING:
     import numpy as np
 
 KINDS = "writers.sources"
-SPLIT_FOLDERS = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
+# names that people give to the folders of splits
+SPLIT_NAMES = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst"),
 }
+SPLIT_FOLDER = re.compile(
+    r"(?:(?:seg|data|dataset|images?|imgs?)[-_ .]*)?(?P<name>"
+    + "|".join(name for names_of_split in SPLIT_NAMES.values() for name in names_of_split)
+    + r")(?:[-_ .]*(?:set|data|dataset|images?|imgs?|split|folder))?(?:[-_ .]*(?:19|20)\d\d)?",
+    re.IGNORECASE,
+)
 UNSAID = ""  # split of images for which the source gives none
 
 
@@ -75,6 +83,7 @@ class Source:
     differences: list[str] = field(default_factory=list)
     # key -> reason, for images known to be unusable; skipped
     damaged: Mapping[str, str] = field(default_factory=dict)
+    omissions: Sequence[Omission] = ()  # files and records that are not read
     lenient: Collection[str] = ()  # keys of slightly damaged JPEGs, stored as Pillow decodes them
 
     def read(self, example: Example) -> bytes:
@@ -83,7 +92,7 @@ class Source:
 
     def where(self, example: Example) -> str:
         """Describe the location of an image for messages."""
-        return self.files.where(self.prefix + example.key)
+        return printable(self.files.where(self.prefix + example.key))
 
     def class_counts(self) -> dict[str, int]:
         """Training images per class."""
@@ -102,6 +111,12 @@ class FoundImages:
     files: Files
     splits: Mapping[str, Images]
     prefix: str = ""  # prefix of the keys in `files`
+    # keys of images by split whose names have no class; a dataset may know their labels
+    unlabeled: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    omissions: Sequence[Omission] = ()
+
+
+ClassesOf = Callable[[Collection[str]], Mapping[str, str]]
 
 
 def open_source(
@@ -111,6 +126,7 @@ def open_source(
     name: str,
     exclude: Collection[str] = (),
     classes: Sequence[str] | None = None,
+    classes_of: "ClassesOf | None" = None,
 ) -> Source:
     """Open the images at one or several paths, without the classes `exclude`.
 
@@ -123,6 +139,7 @@ def open_source(
         exclude: classes to ignore.
         classes: known classes in label order; others are refused, and classes without images are
             omitted. None uses the sorted class names.
+        classes_of: returns the classes of images outside class folders by key, as far as known.
 
     Raises:
         UserError: no images, or an unknown kind of source.
@@ -131,6 +148,7 @@ def open_source(
     if twice := [place for place, times in Counter(paths).items() if times > 1]:
         raise UserError(f"{twice[0]} is given twice as a source.", "Name each place once.")
     found_images = _joined({place: _find(place, classes) for place in paths})
+    found_images = _labeled(found_images, classes_of)
     _refuse_unclear_splits(found_images, paths)
     there = {
         class_name for images in found_images.splits.values() for class_name, _ in images.values()
@@ -151,12 +169,13 @@ def open_source(
     train = splits.get("train") or splits.get(UNSAID, [])
     splits = carve(train, splits.get("val", []), splits.get("test", []), settings)
     return Source(
-        name,
-        " + ".join(place.name for place in paths),
+        printable(name),
+        printable(" + ".join(place.name for place in paths)),
         kept,
         splits,
         found_images.files,
         found_images.prefix,
+        omissions=found_images.omissions,
     )
 
 
@@ -222,8 +241,10 @@ def carve(
 
 
 def split_of(folder: str) -> str | None:
-    """Return the split of a folder name, case-insensitive, or None."""
-    return SPLIT_FOLDERS.get(folder.lower())
+    """Return the split of a folder name such as train, Validation, seg_test or training_set."""
+    match = SPLIT_FOLDER.fullmatch(folder)
+    name = match["name"].lower() if match else ""
+    return next((split for split, known in SPLIT_NAMES.items() if name in known), None)
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
@@ -277,11 +298,30 @@ def _kinds() -> Iterator[ModuleType]:
     return (importlib.import_module(f"{KINDS}.{name}") for name in names.names(KINDS))
 
 
+def _labeled(found_images: FoundImages, classes_of: ClassesOf | None) -> FoundImages:
+    """Add the images outside class folders whose classes are known; count the others as omitted."""
+    if not found_images.unlabeled:
+        return found_images
+    omitted = OmissionLog()
+    omitted.extend(found_images.omissions)
+    splits = {split: dict(images) for split, images in found_images.splits.items()}
+    for split, keys in found_images.unlabeled.items():
+        class_of = classes_of(keys) if classes_of else {}
+        for key in keys:
+            if key in class_of:
+                splits.setdefault(split, {})[key] = class_of[key], key.rsplit("/", 1)[-1]
+            else:
+                omitted.add("images outside class folders, which have no label", key)
+    return replace(found_images, splits=splits, unlabeled={}, omissions=omitted.omissions())
+
+
 def _joined(parts: Mapping[Path, FoundImages]) -> FoundImages:
     """Join the images of several paths. A path without splits is of the split in its name."""
     if len(parts) == 1:
         return next(iter(parts.values()))
     splits: dict[str, dict[str, tuple[str, str]]] = {}
+    unlabeled: dict[str, list[str]] = {}
+    omitted = OmissionLog()
     for number, (path, part) in enumerate(parts.items()):
         for split, images in part.splits.items():
             part_split = split or split_of(path.stem)
@@ -294,7 +334,12 @@ def _joined(parts: Mapping[Path, FoundImages]) -> FoundImages:
             splits.setdefault(part_split, {}).update(
                 (f"{number}/{key}", image) for key, image in images.items()
             )
-    return FoundImages(_Numbered(list(parts.values())), splits)
+        for split, keys in part.unlabeled.items():
+            part_split = split or split_of(path.stem) or UNSAID
+            unlabeled.setdefault(part_split, []).extend(f"{number}/{key}" for key in keys)
+        omitted.extend(part.omissions, f"{path.name}/")
+    files = _Numbered(list(parts.values()))
+    return FoundImages(files, splits, unlabeled=unlabeled, omissions=omitted.omissions())
 
 
 def _refuse_unclear_splits(found_images: FoundImages, paths: Sequence[Path]) -> None:

@@ -66,6 +66,8 @@ class Manifest(BaseModel):
     max_height: int
     # known to be damaged, or skipped by --on-error skip: name, class, reason
     skipped: list[dict[str, str]]
+    # files and records of the source that were not read: reason, count, names of the first ones
+    omitted: list[dict[str, Any]] = []
     page_size: int
     bytes: int
     sha256: str  # of the file up to 64 MiB; of its tables if it is larger
@@ -291,4 +293,6 @@ def _digest_of(manifest: dict[str, Any]) -> str:
     fields = {name: value for name, value in manifest.items() if name != "digest"}
     if not fields.get("num_dct"):
         fields.pop("num_dct", None)
+    if not fields.get("omitted"):
+        fields.pop("omitted", None)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

@@ -357,6 +357,10 @@ def manifest_of(
         protocol=source.protocol,
         differences=source.differences,
         created_by=CREATED_BY,
+        omitted=[
+            {"reason": omission.reason, "count": omission.count, "names": list(omission.names)}
+            for omission in source.omissions
+        ],
         skipped=sorted(skipped, key=lambda entry: entry["name"]),
         **file,
     )

@@ -2,6 +2,7 @@
 
     train/<wnid>/*.JPEG  val/<wnid>/*.JPEG                      a tree, or a .tar or .zip of it
     ILSVRC2012_img_train.tar  ILSVRC2012_img_val.tar            as distributed by image-net.org
+    ILSVRC/Data/CLS-LOC/train/<wnid>/  ILSVRC/Data/CLS-LOC/val/*.JPEG      as on Kaggle
     data/train-*.parquet  data/validation-*.parquet             the hub's ILSVRC/imagenet-1k
     imagenet1k-train-*.tar  imagenet1k-validation-*.tar         the hub's timm/imagenet-1k-wds
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from writers.dataset import DatasetSpec
 from writers.errors import UserError
+from writers.formats.imagenet_val import val_classes
 from writers.source import Source, SplitSettings, open_source
 from writers.subset.lists import imagenet_classes
 
@@ -45,7 +47,13 @@ def open_all(paths: Sequence[Path], settings: SplitSettings) -> Source:
     A source may lack classes; a subset that needs them raises UserError.
     """
     own = replace(settings, val=0.0)  # val is the official one, never drawn from train
-    source = open_source(paths, own, name="imagenet", classes=imagenet_classes())
+    source = open_source(
+        paths,
+        own,
+        name="imagenet",
+        classes=imagenet_classes(),
+        classes_of=lambda keys: val_classes(keys, paths),
+    )
     has_val = {example.label for example in source.splits["val"]}
     if lacking := {example.label for example in source.splits["train"]} - has_val:
         raise UserError(

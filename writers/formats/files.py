@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Protocol
 
 from writers.errors import UserError
+from writers.formats.image_formats import is_image
 from writers.formats.tars import looks_like_tar, open_tar
 from writers.formats.zips import ZipFiles
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+# Folders that systems and programs add to a tree; folders with a leading dot are hidden as well.
+SYSTEM_FOLDERS = frozenset(
+    ("lost+found", "@eadir", "#recycle", "@recycle", "#snapshot", "@tmp", "$recycle.bin")
+) | {"system volume information", "__macosx", "__pycache__"}
 
 
 class Files(Protocol):
@@ -26,7 +30,14 @@ class Files(Protocol):
         """Describe the file for an error message."""
 
 
-def open_files(path: Path, keep: Callable[[str], bool] | None = None) -> Files:
+class ListedFiles(Files, Protocol):
+    """The files of one folder or one archive."""
+
+    def head(self, name: str, size: int) -> bytes:
+        """Read the first `size` bytes, or all if there are fewer. Raises OSError."""
+
+
+def open_files(path: Path, keep: Callable[[str], bool] | None = None) -> ListedFiles:
     """List files below a folder or in an uncompressed tar or a zip.
 
     Args:
@@ -51,9 +62,9 @@ def open_files(path: Path, keep: Callable[[str], bool] | None = None) -> Files:
     raise UserError(f"There is no folder or archive {path}.")
 
 
-def is_image(path: str) -> bool:
-    """Return True for image extensions; hidden files are not images."""
-    return path.lower().endswith(IMAGE_ENDINGS) and not path.rsplit("/", 1)[-1].startswith(".")
+def is_system_folder(name: str) -> bool:
+    """Return True for hidden folders and those of file systems and programs."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def shards_in(folder: Path, ending: str) -> list[Path]:
@@ -84,7 +95,7 @@ class FolderFiles:
 
     def __init__(self, root: Path, keep: Callable[[str], bool]) -> None:
         self._root = root
-        self._names = [name for name in _walk(str(root), "") if keep(name)]
+        self._names = [name for name in _walk(str(root)) if keep(name)]
 
     def names(self) -> Sequence[str]:
         """List the names of the files."""
@@ -100,6 +111,11 @@ class FolderFiles:
         finally:
             os.close(handle)
         return data if len(data) == size else Path(path).read_bytes()
+
+    def head(self, name: str, size: int) -> bytes:
+        """Read the first bytes. Raises OSError."""
+        with (self._root / name).open("rb", buffering=0) as file:
+            return file.read(size)
 
     def where(self, name: str) -> str:
         """Describe the location of a file for messages."""
@@ -130,12 +146,26 @@ def _has_folders(folder: Path) -> bool:
         return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
 
 
-def _walk(folder: str, prefix: str) -> Iterator[str]:
-    """Files below `folder`, except those in hidden folders."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                if not entry.name.startswith("."):
-                    yield from _walk(entry.path, f"{prefix}{entry.name}/")
-            else:
-                yield prefix + entry.name
+def _walk(root: str) -> Iterator[str]:
+    """Files below a folder, except those in hidden and system folders.
+
+    Raises:
+        UserError: a pipe, socket or device with the name of an image; reading it may never end.
+    """
+    folders: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [(root, "", ())]
+    while folders:
+        folder, prefix, above = folders.pop()
+        stat = os.stat(folder)  # noqa: PTH116
+        if (here := (stat.st_dev, stat.st_ino)) in above:  # a circular link
+            continue
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    if not is_system_folder(entry.name):
+                        folders.append((entry.path, f"{prefix}{entry.name}/", (*above, here)))
+                elif entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists()):
+                    yield prefix + entry.name
+                elif is_image(entry.name):
+                    raise UserError(
+                        f"{entry.path} is a pipe, socket or device, not a file.", "Remove it."
+                    )

@@ -6,14 +6,18 @@ read instead if it is present.
 """
 
 import io
+import re
 import tarfile
 import zlib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from writers.errors import UserError
 from writers.subset.lists import imagenet_classes
 
 FILE = Path(__file__).parents[1] / "imagenet_val.txt"
+VAL_IMAGE = re.compile(r"(?:^|/)(?P<stem>ILSVRC2012_val_(?P<number>\d{8}))\.JPEG$", re.IGNORECASE)
+SOLUTION = "LOC_val_solution.csv"
 DIGITS = "0123456789abcdefghijklmnopqrstuv"
 NUM_IMAGES = 50_000
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -30,6 +34,48 @@ def shipped() -> list[str]:
     classes = imagenet_classes()
     digits = "".join(line for line in FILE.read_text().splitlines() if not line.startswith("#"))
     return [classes[int(digits[place : place + 2], 32)] for place in range(0, len(digits), 2)]
+
+
+def val_classes(keys: Collection[str], paths: Sequence[Path]) -> dict[str, str]:
+    """Map the official validation images among these keys to WordNet ids, by their file names.
+
+    Labels come from Kaggle's LOC_val_solution.csv if it is in a given folder or up to three folders
+    above it, otherwise from the package.
+
+    Raises:
+        UserError: the CSV is not Kaggle's, or lacks an image.
+    """
+    numbers = {key: match for key in keys if (match := VAL_IMAGE.search(key))}
+    if not numbers:
+        return {}
+    places = [place for path in paths for place in (path.absolute(), *path.absolute().parents[:3])]
+    solution = next((place / SOLUTION for place in places if (place / SOLUTION).is_file()), None)
+    if solution is None:
+        wnids = shipped()
+        return {
+            key: wnids[int(match["number"]) - 1]
+            for key, match in numbers.items()
+            if 1 <= int(match["number"]) <= len(wnids)
+        }
+    of_image = _read_solution(solution)
+    if lacking := sorted(key for key, match in numbers.items() if match["stem"] not in of_image):
+        raise UserError(f"{solution} has no label of {lacking[0]}.", "Download it again.")
+    return {key: of_image[match["stem"]] for key, match in numbers.items()}
+
+
+def _read_solution(path: Path) -> dict[str, str]:
+    """Read Kaggle's lines `ILSVRC2012_val_00048981,n03995372 85 1 499 272`."""
+    known, of_image = set(imagenet_classes()), {}
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    for row, line in enumerate(lines[1:], start=2):
+        image, _, prediction = line.partition(",")
+        wnid = prediction.split(" ", 1)[0]
+        if line.strip() and wnid not in known:
+            raise UserError(
+                f"{path}, row {row}: '{wnid}' is not a class of ImageNet.", "Download it again."
+            )
+        of_image[image] = wnid
+    return of_image
 
 
 def of_devkit(path: Path) -> list[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from writers.dataset import DatasetSpec
 from writers.errors import UserError
-from writers.formats.files import Files, JoinedFiles, is_image, open_files
+from writers.formats.files import Files, JoinedFiles, open_files
+from writers.formats.image_formats import is_image
 from writers.formats.tars import looks_like_tar
 from writers.source import Example, Source, SplitSettings, carve, named_examples, open_source
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from writers.errors import UserError
+from writers.formats.image_formats import ending_of
+from writers.text_names import decoded
 
 BLOCK = 512
 WINDOW = 4096  # bytes read at once: a header, and an extended header before it
@@ -76,6 +78,12 @@ class TarFiles:
             raise OSError(f"the archive ends inside {name}")
         return data
 
+    def head(self, name: str, size: int) -> bytes:
+        """Read the first bytes. Raises OSError."""
+        archive, offset, num_bytes = self._place(name)
+        with archive.open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), min(size, num_bytes), offset)
+
     def where(self, name: str) -> str:
         """Describe the location of a file for messages."""
         return f"{self._place(name)[0]}:{name}"
@@ -95,7 +103,9 @@ def open_tar(path: Path, keep: Callable[[str], bool]) -> TarFiles:
     files = TarFiles()
     with path.open("rb", buffering=0) as archive:
         for member in members(archive.fileno(), path):
-            if not member.is_folder and keep(member.name):
+            if member.is_folder or (not member.is_file and not ending_of(member.name)):
+                continue
+            if keep(member.name):
                 refuse_link(member, path)
                 files.add(member.name, path, member)
     return files
@@ -157,7 +167,7 @@ def members(handle: int, path: Path, begin: int = 0, end: int | None = None) -> 
             else long_size
         )
         offset = data + -(-size // BLOCK) * BLOCK
-        name = long_name or _name(header, path)
+        name = long_name or _name(header)
         if data + size > end:
             raise UserError(
                 f"{path} is not a complete, uncompressed tar archive: it ends inside {name}.",
@@ -166,7 +176,7 @@ def members(handle: int, path: Path, begin: int = 0, end: int | None = None) -> 
         if kind in b"Lx" and size > MAX_EXTENDED_BYTES:
             raise UserError(f"{path} is damaged: an extended header has {size:,} bytes.", _FETCH)
         if kind == b"L":
-            long_name = _text(read(data, size).rstrip(b"\0"), path)
+            long_name = decoded(read(data, size).rstrip(b"\0"))
         elif kind == b"x":
             long_name, long_size = _extended(read(data, size), path, long_name)
         elif kind not in b"gK":  # a global header, or a link's long target
@@ -229,11 +239,11 @@ def _size(header: bytes, path: Path) -> int:
         ) from error
 
 
-def _name(header: bytes, path: Path) -> str:
+def _name(header: bytes) -> str:
     name = header[:100].split(b"\0", 1)[0]
     if header[257:263] == b"ustar\0" and header[345]:
         name = header[345:500].split(b"\0", 1)[0] + b"/" + name
-    return _text(name, path)
+    return decoded(name)
 
 
 def _extended(records: bytes, path: Path, name: str) -> tuple[str, int]:
@@ -254,7 +264,7 @@ def _extended(records: bytes, path: Path, name: str) -> tuple[str, int]:
             keyword, value = rest[: length - len(digits) - 2].split(b"=", 1)
             records = records[length:]
             if keyword == b"path":
-                name = _text(value, path)
+                name = decoded(value)
             elif keyword == b"size":
                 size = _number(b"%o" % int(value))
             elif keyword.startswith(b"GNU.sparse"):
@@ -267,15 +277,6 @@ def _extended(records: bytes, path: Path, name: str) -> tuple[str, int]:
             f"{path} is damaged: one of its extended headers is invalid.", _FETCH
         ) from error
     return name, size
-
-
-def _text(name: bytes, path: Path) -> str:
-    try:
-        return name.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} has a name that is not UTF-8: {name!r}", "Pack it again with names in UTF-8."
-        ) from error
 
 
 def _checked(name: str, path: Path) -> str:

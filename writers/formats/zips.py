@@ -4,6 +4,7 @@ Its table is read once. Members are then read by offset from several threads, wh
 serializes.
 """
 
+import contextlib
 import os
 import struct
 import zipfile
@@ -14,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from writers.errors import UserError
 
 # signature, ..., lengths of the name and of the extra field after it
+UTF8_FLAG = 1 << 11
 MAX_MEMBER_BYTES = 2**30  # an image; memory for it and its compressed form
 # bytes by which deflate may lengthen a file: 5 per block of at most 64 KiB
 MAX_OVERHEAD = 2**20
@@ -39,13 +41,13 @@ class ZipFiles:
                 f"{path} is not a complete zip archive: {error}.", "Download it again."
             ) from error
         for member in members:
-            name = PurePosixPath(member.filename)
+            name = PurePosixPath(_name(member))
             if name.is_absolute() or ".." in name.parts:
                 raise UserError(
                     f"{path} names a file outside itself: {member.filename}",
                     "Do not trust this archive.",
                 )
-            if not member.is_dir() and keep(str(name)):
+            if not _name(member).endswith("/") and keep(str(name)):
                 if (
                     member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
                     or member.flag_bits & 1
@@ -95,6 +97,29 @@ class ZipFiles:
             raise OSError(f"the archive is damaged at {name}")
         return data
 
+    def head(self, name: str, size: int) -> bytes:
+        """Read the first bytes. Raises OSError."""
+        member = self._members[name]
+        with zipfile.ZipFile(self._path) as archive:
+            try:
+                with archive.open(member) as file:
+                    return file.read(size)
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise OSError(f"the archive is damaged at {name}: {error}") from error
+
     def where(self, name: str) -> str:
         """Describe the location of a file for messages."""
         return f"{self._path}:{name}"
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """Path of a member with / as separator.
+
+    Windows programs write backslashes. macOS writes UTF-8 without the flag for it, which `zipfile`
+    then decodes as code page 437.
+    """
+    name = member.filename
+    if not member.flag_bits & UTF8_FLAG and not name.isascii():
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")

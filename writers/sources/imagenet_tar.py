@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from writers.errors import UserError
-from writers.formats.files import Files, JoinedFiles, is_image
+from writers.formats.files import Files, JoinedFiles
+from writers.formats.image_formats import is_image
 from writers.formats.imagenet_val import DEVKIT, of_devkit, shipped
 from writers.formats.tars import Member, TarFiles, looks_like_tar, members, refuse_link
 from writers.source import FoundImages, Images

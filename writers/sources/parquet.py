@@ -25,6 +25,7 @@ from typing import Any
 
 from writers.errors import UserError
 from writers.formats.files import shards_in
+from writers.omissions import OmissionLog
 from writers.source import UNSAID, FoundImages, below_class, split_of, unique_names
 
 LAYOUT = (
@@ -51,14 +52,17 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     """
     files = ParquetFiles([path] if path.is_file() else shards_in(path, ".parquet"))
     splits: dict[str, dict[str, tuple[str, str]]] = {}
+    omitted = OmissionLog()
     for number, shard in enumerate(files.shards):
         class_of = _namer(files.class_names, classes, shard)
         images = splits.setdefault(_split_of(shard), {})
         for row, (label, image_path) in enumerate(files.labels_and_paths(number)):
-            if label is not None and label != -1:
+            if label is None or label == -1:
+                omitted.add("rows without a label", f"{shard.name}, row {row}")
+            else:
                 class_name = class_of(label)
                 images[f"{number}/{row}"] = class_name, _image(image_path, class_name, shard, row)
-    return FoundImages(files, splits)
+    return FoundImages(files, splits, omissions=omitted.omissions())
 
 
 class ParquetFiles:

@@ -1,23 +1,36 @@
 """A tree of class folders, or an uncompressed tar or a zip of one, read without unpacking.
 
-    train/cat/1.jpg  val/cat/2.jpg  test/cat/3.jpg      given splits (also valid/, validation/)
+    train/cat/1.jpg  val/cat/2.jpg  test/cat/3.jpg      given splits (also validation/, seg_test/)
     cat/1.jpg  dog/2.jpg                                splits drawn by seed
 
-Folders around such a tree (`caltech101/101_ObjectCategories/cat/1.jpg`) are skipped, and so are
-files that are not images.
+Folders around such a tree (`caltech101/101_ObjectCategories/cat/1.jpg`) are skipped. Other files
+are counted and named. A file whose ending is unknown is an image if its content is.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from writers.errors import UserError
-from writers.formats.files import FolderFiles, open_files
+from writers.formats.files import FolderFiles, ListedFiles, is_system_folder, open_files
+from writers.formats.image_formats import (
+    HEAD_BYTES,
+    OTHER_ENDINGS,
+    ending_of,
+    format_of,
+    is_image,
+)
+from writers.omissions import OmissionLog
 from writers.source import UNSAID, FoundImages, layouts, split_of
+from writers.text_names import normalized, printable
 
 LAYOUT = (
     "train/<class>/*.jpg with or without val/ and test/, or <class>/*.jpg, as a folder, an "
     "uncompressed .tar or a .zip"
 )
+MIN_SHARED = 2  # subfolders that all top folders share, from which they cannot be classes
+
+ClassAndImage = tuple[str, str]
 
 
 def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
@@ -26,17 +39,57 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     Raises:
         UserError: no images, or folders that do not match the layout.
     """
-    files = open_files(path)
-    prefix, names = _without_wrapping(files.names())
+    omitted = OmissionLog()
+    files, images = _list_images(path, omitted)
+    prefix, names = _without_wrapping(images)
+    in_tree = {prefix + name for name in names}
+    outside = [name for name in images if name not in in_tree]
+    unlabeled: dict[str, Sequence[str]] = {}
+    if not names and outside and classes is not None:  # such as ImageNet's val
+        return FoundImages(files, {}, unlabeled={UNSAID: outside}, omissions=omitted.omissions())
     if not names:
         raise UserError(f"{path} has no images in class folders.", layouts())
-    splits = _given_splits(names, path)
+    for name in outside:
+        omitted.add("images outside class folders", name)
+    splits, unlabeled = _given_splits(names, path, omitted)
+    for by_name in splits.values():
+        _refuse_shared_subfolders(path, by_name, classes)
     if isinstance(files, FolderFiles):
         _refuse_empty_folders(
             path / prefix,
-            {class_name for images in splits.values() for class_name, _ in images.values()},
+            {name.rsplit("/", 1)[0] for name in names},
         )
-    return FoundImages(files, splits, prefix)
+    return FoundImages(files, splits, prefix, unlabeled, omitted.omissions())
+
+
+def _list_images(path: Path, omitted: OmissionLog) -> tuple[ListedFiles, list[str]]:
+    """List the images of a folder or archive by name, and if that is unknown by content."""
+
+    def keep(name: str) -> bool:
+        *folders, file = name.split("/")
+        if file.startswith(".") or any(map(is_system_folder, folders)):
+            omitted.add("hidden and system files", name)
+            return False
+        if not is_image(name) and ending_of(name) in OTHER_ENDINGS:
+            omitted.add("files of other kinds, by their endings", name)
+            return False
+        return True
+
+    files = open_files(path, keep)
+    images = []
+    for name in files.names():
+        if is_image(name) or _is_image_by_content(files, name):
+            images.append(name)
+        else:
+            omitted.add("files that are no images by name and content", name)
+    return files, images
+
+
+def _is_image_by_content(files: ListedFiles, name: str) -> bool:
+    try:
+        return format_of(files.head(name, HEAD_BYTES)) is not None
+    except OSError:  # such as a broken link; the file is counted as no image
+        return False
 
 
 def _without_wrapping(names: Sequence[str]) -> tuple[str, list[str]]:
@@ -53,37 +106,100 @@ def _without_wrapping(names: Sequence[str]) -> tuple[str, list[str]]:
     return prefix, inner
 
 
-def _given_splits(names: Sequence[str], path: Path) -> dict[str, dict[str, tuple[str, str]]]:
-    """Images by split, or under "" if class folders are at the top of the tree."""
-    splits = {
-        folder: split_of(folder) for folder in sorted({name.split("/", 1)[0] for name in names})
-    }
+def _given_splits(
+    names: Sequence[str], path: Path, omitted: OmissionLog
+) -> tuple[dict[str, dict[str, ClassAndImage]], dict[str, Sequence[str]]]:
+    """Images by split, or under "" if class folders are at the top; and those without a class."""
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        folder, below = name.split("/", 1)
+        by_folder[folder].append(below)
+    splits = {folder: split_of(folder) for folder in sorted(by_folder)}
     if all(splits.values()) and "train" not in splits.values():
         raise UserError(f"{path} has {'/ and '.join(splits)}/, and no train/.", layouts())
     if "train" not in splits.values():
-        return {UNSAID: {name: _class_and_image(name) for name in names}}
-    if strangers := [folder for folder, split in splits.items() if split is None]:
-        raise UserError(
-            f"{path} has images in {strangers[0]}/ next to train/; its splits are unclear.",
-            layouts(),
-        )
-    by_split: dict[str, dict[str, tuple[str, str]]] = {}
-    for name in names:
-        folder, below = name.split("/", 1)
-        split = splits[folder]
-        if split and "/" in below:
-            by_split.setdefault(split, {})[name] = _class_and_image(below)
-    return by_split
+        return {UNSAID: {name: _class_and_image(name) for name in names}}, {}
+    by_split: dict[str, dict[str, ClassAndImage]] = {}
+    unlabeled: dict[str, Sequence[str]] = {}
+    folder_of: dict[str, str] = {}
+    for folder, split in splits.items():
+        inner = _inner_folder(folder, by_folder[folder])
+        below_of = {f"{folder}/{below}": below[len(inner) :] for below in by_folder[folder]}
+        if split is None:
+            if any("/" in below for below in below_of.values()):
+                raise UserError(
+                    f"{path} has images in {printable(folder)}/ next to train/; its splits are "
+                    "unclear.",
+                    layouts(),
+                )
+            for name in below_of:
+                omitted.add("images outside class folders, next to the splits", name)
+            continue
+        if split in folder_of:
+            raise UserError(
+                f"{path} has {folder_of[split]}/ and {folder}/, which are both {split}.",
+                "Which one is meant? Rename or remove the other.",
+            )
+        folder_of[split] = folder
+        by_split[split] = {
+            name: _class_and_image(below) for name, below in below_of.items() if "/" in below
+        }
+        unlabeled[split] = [name for name, below in below_of.items() if "/" not in below]
+    return by_split, {split: keys for split, keys in unlabeled.items() if keys}
 
 
-def _class_and_image(path: str) -> tuple[str, str]:
-    class_name, image = path.split("/", 1)
+def _inner_folder(folder: str, names: Sequence[str]) -> str:
+    """Return `seg_train/` for names in seg_train/seg_train/, as some archives unpack; else ""."""
+    first = names[0].split("/", 1)[0]
+    is_again = first == folder or (
+        split_of(first) is not None and split_of(first) == split_of(folder)
+    )
+    inner = f"{first}/"
+    return inner if is_again and all(name.startswith(inner) for name in names) else ""
+
+
+def _class_and_image(path: str) -> ClassAndImage:
+    class_name, image = normalized(path).split("/", 1)
     return class_name, image
 
 
-def _refuse_empty_folders(root: Path, class_names: Collection[str]) -> None:
+def _refuse_shared_subfolders(
+    path: Path, images: dict[str, ClassAndImage], classes: Sequence[str] | None
+) -> None:
+    """Raise UserError if all class folders have the same subfolders: they are hardly classes.
+
+    One shared subfolder, such as Tiny ImageNet's `images`, is allowed, and so are known classes.
+    """
+    subfolders: dict[str, set[str]] = {}
+    for class_name, image in images.values():
+        of_class = subfolders.setdefault(class_name, set())
+        if "/" in image:
+            of_class.add(image.split("/", 1)[0])
+    if len(subfolders) < 2 or (classes is not None and set(subfolders) <= set(classes)):
+        return
+    shared = sorted(set.intersection(*subfolders.values()))
+    if len(shared) < max(MIN_SHARED, len(set.union(*subfolders.values())) / 2):
+        return
+    tops = ", ".join(sorted(subfolders)[:3])
+    raise UserError(
+        f"All folders of {path} ({tops}, ...) have the subfolders {', '.join(shared[:3])}. Which "
+        "ones are the classes?",
+        f"If {shared[0]} is a class, give one folder with --source, or name the folders train, val "
+        f"and test. If {shared[0]} is a split, move it above the class folders.",
+    )
+
+
+def _refuse_empty_folders(root: Path, folders_with_images: Collection[str]) -> None:
     """Raise UserError for a class folder without images: a mistake of copying or unpacking."""
-    folder = next((entry for entry in root.iterdir() if split_of(entry.name) == "train"), root)
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in class_names:
+    tops = [entry for entry in root.iterdir() if entry.is_dir()]
+    train = next((entry for entry in tops if split_of(entry.name) == "train"), None)
+    above = root if train is None else train
+    inside = "" if train is None else f"{train.name}/"
+    if train is not None and (train / train.name).is_dir():
+        above, inside = train / train.name, f"{inside}{train.name}/"
+    depth = inside.count("/") + 1
+    filled = {"/".join(folder.split("/")[:depth]) for folder in folders_with_images}
+    for entry in sorted(above.iterdir()):
+        is_empty = f"{inside}{entry.name}" not in filled
+        if entry.is_dir() and is_empty and not is_system_folder(entry.name):
             raise UserError(f"The class folder {entry} has no images.", "Fill it or remove it.")

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from writers.errors import UserError
-from writers.formats.files import IMAGE_ENDINGS, shards_in
+from writers.formats.files import shards_in
+from writers.formats.image_formats import IMAGE_ENDINGS
 from writers.formats.tars import Member, TarFiles, looks_like_tar, members, refuse_link
+from writers.omissions import OmissionLog
 from writers.source import UNSAID, FoundImages, below_class, split_of, unique_names
 
 LAYOUT = (
@@ -29,6 +31,7 @@ LAYOUT = (
     "them, or a folder of them"
 )
 CLASS_LISTS = ("classnames.txt", "classes.txt")
+UNLABELED = "-1"
 LABEL_ENDINGS = (".cls", ".json")
 
 
@@ -48,6 +51,7 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     class_of = _namer(classes or _class_list(path), path)
     files = TarFiles()
     splits: dict[str, dict[str, tuple[str, str]]] = {}
+    omitted = OmissionLog()
     for number, shard in enumerate(shards):
         images = splits.setdefault(_split_of(shard), {})
         with shard.open("rb", buffering=0) as archive:
@@ -62,14 +66,19 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
                     None,
                 )
                 if image is None:
+                    if member_of:
+                        omitted.add("samples without an image", f"{shard.name}:{key}")
                     continue
                 refuse_link(image, shard)
                 label, filename = _label(archive.fileno(), member_of, shard, key)
+                if label == UNLABELED:
+                    omitted.add("samples without a label (-1)", f"{shard.name}:{key}")
+                    continue
                 class_name = class_of(label, f"{shard}:{key}")
                 name = f"{number}/{image.name}"
                 files.add(name, shard, image)
                 images[name] = class_name, below_class(filename or image.name, class_name)
-    return FoundImages(files, splits)
+    return FoundImages(files, splits, omissions=omitted.omissions())
 
 
 def _label(

@@ -59,6 +59,8 @@ def command(
     opened = open_dataset(
         dataset, path, SplitSettings(val=0.1 if protocol == VTAB else 0, protocol=protocol)
     )
+    for omission in opened.omissions:
+        click.echo(f"Not read: {omission}", err=True)
     with console.progress(f"verify-raw {spec.name}") as report:
         result = check_raw(
             opened,

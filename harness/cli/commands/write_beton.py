@@ -242,6 +242,8 @@ def _write(
     opened, origin = open_with_origin(
         name, paths, SplitSettings(val=val_share, test=test_share, seed=seed, protocol=protocol)
     )
+    for omission in opened.omissions:
+        click.echo(f"Not read: {omission}", err=True)
     opened.differences = accepted_differences(opened, spec_of(name), accept=accept_counts)
     subset = (
         resolve(spec, opened.classes, class_counts=opened.class_counts())

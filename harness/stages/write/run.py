@@ -43,6 +43,8 @@ def run(context: StageContext) -> Outcome:
     raw = RawInput(data, raw_files, context) if raw_files is not None else None
     source, origin = open_with_origin(data.dataset, [raw_path(data, context.raw)], splits)
     read = raw.digest_reads(source) if raw is not None else None
+    for omission in source.omissions:
+        print(f"Not read: {omission}", flush=True)
     source.differences = accepted_differences(
         source, spec_of(data.dataset), accept=data.accept_counts
     )

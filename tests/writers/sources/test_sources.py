@@ -59,6 +59,7 @@ def written(
             "name",
             "dataset",
             "digest",
+            "omitted",  # what surrounds the images differs
         ):  # the folder has the name of the archive
             del manifest[origin]
         result[split] = manifest

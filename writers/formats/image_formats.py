@@ -1,0 +1,75 @@
+"""The raster formats that are read: their file name endings, and how their content begins.
+
+A file with one of `IMAGE_ENDINGS` is an image. A file with another ending is an image if its first
+bytes are those of a format in this list, unless the ending names another kind of file.
+"""
+
+import re
+
+# by Pillow's name of the format; JPEG includes MPO, which cameras write
+ENDINGS_OF = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"),
+    "QOI": (".qoi",),
+}
+IMAGE_ENDINGS = tuple(ending for endings in ENDINGS_OF.values() for ending in endings)
+# Files with these endings accompany images and are not opened to look for one.
+OTHER_ENDINGS = frozenset(
+    f".{ending}"
+    for endings in (
+        ("txt", "md", "rst", "csv", "tsv", "json", "jsonl", "yaml", "yml", "xml", "html", "htm"),
+        ("pdf", "log", "ini", "cfg", "toml", "py", "ipynb", "sh", "mat", "npy", "npz", "pkl"),
+        ("pickle", "pt", "pth", "h5", "hdf5", "parquet", "arrow", "db", "sqlite", "tfrecord"),
+        ("tar", "gz", "tgz", "zip", "bz2", "xz", "rar", "7z", "zst", "md5", "sha1", "sha256"),
+        ("svg", "eps", "mp4", "avi", "mov", "wav", "mp3"),
+    )
+    for ending in endings
+)
+HEAD_BYTES = 32  # bytes that `format_of` needs
+
+_BMP_HEADER_BYTES = {12, 16, 40, 52, 56, 64, 108, 124}
+_PNM = re.compile(rb"P[1-6f][ \t\r\n][ \t\r\n]*[#\d]")
+_STARTS = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
+    (b"\xff\x4f\xff\x51", "JPEG2000"),
+    (b"qoif", "QOI"),
+)
+
+
+def format_of(head: bytes) -> str | None:
+    """Return the format of a file by its first HEAD_BYTES, or None if it is none of the list."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
+        return "AVIF"
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES:
+        return "BMP"
+    if _PNM.match(head):
+        return "PPM"
+    return next((name for start, name in _STARTS if head.startswith(start)), None)
+
+
+def is_image(path: str) -> bool:
+    """Return True for the ending of an image; hidden files are not images."""
+    return path.lower().endswith(IMAGE_ENDINGS) and not path.rsplit("/", 1)[-1].startswith(".")
+
+
+def ending_of(path: str) -> str:
+    """Return the lower-case ending of a file name with its dot, or "" if it has none."""
+    stem, dot, ending = path.rsplit("/", 1)[-1].rpartition(".")
+    return f".{ending.lower()}" if dot and stem else ""

@@ -35,7 +35,7 @@ def command(stage: str, folders: Folders, follow: bool, num_lines: int | None) -
     """
     from harness.runner import lease, stage_state
 
-    folder = _find(stage, folders)
+    folder = find_stage(stage, folders)
     log = folder / "log.txt"
     text = _read(log, 0)
     if shown := text.decode(errors="replace"):
@@ -67,7 +67,7 @@ def _read(log: Path, position: int) -> bytes:
         return b""
 
 
-def _find(name_or_key: str, folders: Folders) -> Path:
+def find_stage(name_or_key: str, folders: Folders) -> Path:
     """Return the folder of a stage. Raises UserError if no stage or several match."""
     import json
 

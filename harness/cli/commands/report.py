@@ -10,6 +10,7 @@ from harness.system.folders import Folders
 
 if TYPE_CHECKING:
     from harness.matrix.expand import Matrix
+    from harness.report.render.report import Report
 
 
 @click.command(short_help="Write a recipe's report from the existing results.")
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(["html", "md", "csv"]),
+    type=click.Choice(["html", "md", "csv", "parquet"]),
     default=("html", "csv"),
     show_default=True,
     help="Format to write; may be repeated.",
@@ -61,13 +62,21 @@ def write_report(
     Args:
         matrix: Stages of the recipe.
         folders: Folders of the runs.
-        formats: html, md, csv.
+        formats: html, md, csv, parquet.
         out: Folder to write; None for reports/<recipe> in the runs folder.
 
     Returns:
         Path of the page.
     """
     from harness.report.render import page
+
+    folder = out or folders.runs / "reports" / matrix.recipe.name
+    return page.write_collected(collect_report(matrix, folders), folder, formats)
+
+
+def collect_report(matrix: "Matrix", folders: Folders) -> "Report":
+    """Read all finished stages and compute the content of the report."""
+    from harness.report.render import report
     from harness.runner import result, shortlist, stage_state
 
     results, unfinished, left_out = [], [], []
@@ -85,13 +94,4 @@ def write_report(
             results.append(record.model_copy(update={"axes": stage.axes, "name": stage.name}))
             if stage.kind == "transfer" and "predictions" in record.metrics:
                 predictions[stage.key] = stage.folder(folders.runs) / record.metrics["predictions"]
-    return page.write(
-        matrix.recipe,
-        results,
-        unfinished,
-        out or folders.runs / "reports" / matrix.recipe.name,
-        formats,
-        failed=failed,
-        predictions=predictions,
-        skipped=left_out,
-    )
+    return report.collect(matrix.recipe, results, unfinished, failed, predictions, left_out)

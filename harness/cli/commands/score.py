@@ -112,7 +112,7 @@ def command(
     )
     for name in wanted:
         score.find(name)  # raises before anything is written
-    classifier, about = _load_model(model_name, folders)
+    classifier, about = load_model(model_name, folders)
     betons = _write_betons(dataset, source, protocol, folders)
     classifier = classifier.to(device)
 
@@ -195,7 +195,7 @@ def command(
             terminal.print(f"  {remark}")
 
 
-def _load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]]":
+def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]]":
     """Load a model.pt, or a model with packaged or downloaded weights."""
     from harness.config.model import ModelSettings
     from harness.modeling import classifier

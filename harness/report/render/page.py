@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 
 from harness.config.recipe import Recipe
 from harness.report.data import records, run_rows
+from harness.report.data.flat import to_parquet
 from harness.report.render.figures import plot
 from harness.report.render.report import Report, collect
 from harness.report.render.tables import runs
@@ -28,7 +29,7 @@ from harness.runner.result import Result
 from harness.system.atomic_write import write_atomically
 from writers.errors import UserError
 
-FORMATS = ("html", "md", "csv")
+FORMATS = ("html", "md", "csv", "parquet")
 MAX_ROWS = 1000  # of a table in the page; longer ones slow down the browser
 _FOLDER = Path(__file__).parent
 
@@ -67,8 +68,7 @@ def write(
         results: finished stages.
         unfinished: names of stages without a result.
         out: folder, created if needed.
-        formats: `html` writes index.html; `md` writes report.md; `csv` writes one file per kind
-            of row, and `figures/` with each plot as SVG and CSV.
+        formats: see `write_collected`.
         failed: name -> reason, for unfinished stages that failed.
         predictions: key of a transfer -> its file of predictions, for tests on images.
         skipped: names of stages that the shortlist skipped.
@@ -76,22 +76,42 @@ def write(
     Raises:
         UserError: a format is unknown, or `out` cannot be written.
     """
+    report = collect(recipe, results, unfinished, failed or {}, predictions or {}, skipped)
+    return write_collected(report, out, formats)
+
+
+def write_collected(report: Report, out: Path, formats: Sequence[str]) -> Path:
+    """Write a collected report into the folder `out` and return the file to open first.
+
+    Args:
+        report: content of the report.
+        out: folder, created if needed.
+        formats: `html` writes index.html; `md` writes report.md; `csv` and `parquet` write one
+            file per kind of row; `csv` also writes `figures/` with each plot as SVG and CSV.
+
+    Raises:
+        UserError: a format is unknown, pyarrow is missing, or `out` cannot be written.
+    """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise UserError(
             f"Unknown report format '{', '.join(unknown)}'.", f"Known: {', '.join(FORMATS)}."
         )
-    report = collect(recipe, results, unfinished, failed or {}, predictions or {}, skipped)
-    files: dict[str, str] = {}
+    files: dict[str, str | bytes] = {}
     if "html" in formats:
         files["index.html"] = to_html(report)
     if "md" in formats:
         files["report.md"] = to_report_markdown(report)
     if "csv" in formats:
         files |= to_csv_files(report)
+    if "parquet" in formats:
+        files |= {
+            f"{name}.parquet": to_parquet(kind, rows)
+            for name, (kind, rows) in record_tables(report).items()
+        }
     try:
-        for name, text in files.items():
-            write_atomically(out / name, text.encode())
+        for name, content in files.items():
+            write_atomically(out / name, content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise UserError(
             f"The report cannot be written to {out}: {error.strerror}.",
@@ -155,10 +175,10 @@ def to_report_markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def to_csv_files(report: Report) -> dict[str, str]:
-    """File name -> text: one file per kind of row, and each plot with its numbers."""
+def record_tables(report: Report) -> dict[str, tuple[type, Sequence[object]]]:
+    """Name of a table -> type of its rows, and the rows."""
     analysis = report.analysis
-    kinds: dict[str, tuple[type, Sequence[object]]] = {
+    return {
         "accuracy": (records.AccuracyRow, report.accuracy),
         "transfer": (records.TransferRow, report.transfer),
         "transfer_grid": (records.GridRow, report.grid),
@@ -182,6 +202,11 @@ def to_csv_files(report: Report) -> dict[str, str]:
         "environment": (run_rows.EnvironmentRow, report.environment),
         "unfinished": (run_rows.UnfinishedRow, report.unfinished),
     }
+
+
+def to_csv_files(report: Report) -> dict[str, str]:
+    """File name -> text: one file per kind of row, and each plot with its numbers."""
+    kinds = record_tables(report)
     files = {f"{name}.csv": to_csv(kind, of_kind) for name, (kind, of_kind) in kinds.items()}
     css = _css()
     for panel in (panel for section in report.sections for panel in section.all_panels):

@@ -1,0 +1,128 @@
+"""Run recipes and read their results from Python; see `harness.run` and `harness.results`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.config.load import read
+from harness.system.folders import Folders
+from writers import names
+from writers.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.report.data.flat import Record
+
+_USER_ERROR_CODE = 2
+
+
+def run(
+    recipe: str | Path,
+    set: Mapping[str, Any] | None = None,
+    *,
+    data_dir: str | Path | None = None,
+    raw_dir: str | Path | None = None,
+    runs_dir: str | Path | None = None,
+    options: Mapping[str, str | int | float] | None = None,
+) -> Path:
+    """Run the unfinished stages of a recipe and write its report, as `harness run` does.
+
+    The stages run in other processes. Progress is printed to standard error, also in a notebook.
+    An interruption stops the stages, which save their state; the same call continues.
+
+    Args:
+        recipe: a file, or a name in recipes/.
+        set: settings to change, such as {"pretrain.epochs": 1, "seeds": [0, 1]}.
+        data_dir: folder of betons. None means $HARNESS_DATA or ./data.
+        raw_dir: folder of raw downloads. None means $HARNESS_RAW or ./raw.
+        runs_dir: folder of stages and reports. None means $HARNESS_RUNS or ./runs.
+        options: further options of `harness run`, such as {"jobs": 2, "device": "cpu"}.
+
+    Returns:
+        Path of the report's page.
+
+    Raises:
+        UserError: a mistake in the recipe or the options, or missing data.
+        RuntimeError: stages failed; the message ends with the lines that name them.
+    """
+    command = [sys.executable, "-m", "harness.cli.main", "run", str(recipe)]
+    for override in _overrides(set):
+        command += ["--set", override]
+    for name, folder in (("data", data_dir), ("raw", raw_dir), ("runs", runs_dir)):
+        if folder is not None:
+            command += [f"--{name}-dir", str(folder)]
+    for name, value in (options or {}).items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    lines: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                lines.append(line.rstrip("\n"))
+                print(lines[-1], file=sys.stderr)
+        except BaseException:
+            process.send_signal(signal.SIGINT)  # running stages save their state
+            process.wait()
+            raise
+    if process.returncode == _USER_ERROR_CODE:
+        raise UserError("\n".join(lines[-2:]))
+    if process.returncode:
+        raise RuntimeError("\n".join(["Stages of the recipe failed:", *lines[-20:]]))
+    reports = [line.removeprefix("Report: ") for line in lines if line.startswith("Report: ")]
+    return Path(reports[-1])
+
+
+def results(
+    recipe: str | Path,
+    set: Mapping[str, Any] | None = None,
+    *,
+    table: str = "transfer",
+    runs_dir: str | Path | None = None,
+) -> "list[Record]":
+    """Read the finished results of a recipe as flat records; `pandas.DataFrame` accepts them.
+
+    Settings chosen from a grid become one column each, such as `chosen.lr`; tuples become `x;y`.
+
+    Args:
+        recipe: a file, or a name in recipes/.
+        set: settings to change, the same as for `run`.
+        table: kind of record: transfer, accuracy, scores, timing, stages, and the other tables
+            that `harness report --format csv` writes.
+        runs_dir: folder of stages and reports. None means $HARNESS_RUNS or ./runs.
+
+    Returns:
+        One record per measured value, in the recipe's order. Accuracies are fractions.
+
+    Raises:
+        UserError: a mistake in the recipe, or an unknown table.
+    """
+    from harness.cli.commands.report import collect_report
+    from harness.report.data.flat import flat_records
+    from harness.report.render.page import record_tables
+    from harness.runner.inputs import expand_accepted
+
+    folders = _folders(runs_dir)
+    matrix = expand_accepted(read(recipe, _overrides(set)), folders.runs)
+    tables = record_tables(collect_report(matrix, folders))
+    if table not in tables:
+        raise names.unknown("table", table, sorted(tables))
+    return flat_records(*tables[table])
+
+
+def _overrides(set: Mapping[str, Any] | None) -> list[str]:
+    """Return `--set` arguments; JSON is also YAML."""
+    return [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in (set or {}).items()
+    ]
+
+
+def _folders(runs_dir: str | Path | None) -> Folders:
+    runs = runs_dir if runs_dir is not None else os.environ.get("HARNESS_RUNS", "./runs")
+    return Folders.resolve("./data", "./raw", runs)

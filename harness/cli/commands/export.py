@@ -1,0 +1,133 @@
+"""Export a model for other programs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli.options import folder_options
+from harness.system.folders import Folders
+
+if TYPE_CHECKING:
+    from harness.runner.result import Result
+
+FORMATS = ("torchvision", "timm", "onnx")
+
+
+@click.command(short_help="Export a model to torchvision, timm or ONNX, with a model card.")
+@click.argument("model", metavar="STAGE|MODEL")
+@click.option(
+    "--format",
+    "form",
+    required=True,
+    type=click.Choice(FORMATS),
+    help="torchvision and timm: a state dict in safetensors. onnx: a graph with normalization.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder to write.",
+)
+@folder_options
+def command(model: str, form: str, out: Path, folders: Folders) -> None:
+    """Export a model that other programs load, with a model card.
+
+    STAGE|MODEL is the name or key of a stage that trained or loaded a model, a model.pt, or a name
+    of harness ls models. The logits of the exported file are compared with the model's.
+
+    \b
+    Examples:
+    harness export pretrain/all/resnet10/eps0/seed0 --format onnx --out exported
+    harness export model.pt --format torchvision --out exported
+    """
+    from harness.modeling import export, model_card
+    from harness.modeling.classifier import Classifier
+    from harness.system.atomic_write import write_atomically
+
+    loaded: Classifier
+    loaded, about, record = _load(model, folders)
+    resolution = loaded.fixed_size or int(about.get("resolution") or 224)
+    exported = export.export(loaded, about, form, out, resolution)  # type: ignore[arg-type]
+    input_text = (
+        "Pixels are in [0, 1]; the file normalizes them."
+        if form == "onnx"
+        else "Pixels are in [0, 1] before the normalization below; the weights expect it."
+    )
+    text = model_card.card(
+        name=record.name if record else model,
+        about=about,
+        file=exported.file,
+        usage=exported.usage,
+        input_text=input_text,
+        max_difference=exported.max_difference,
+        metrics=record.metrics if record else {},
+        inputs=record.inputs if record else {},
+        license_notes=_license_notes(record, about),
+        recipe=_recipe(record, folders),
+    )
+    write_atomically(out / "README.md", text.encode())
+    classes = [str(name) for name in about.get("classes") or ()]
+    if classes:
+        write_atomically(out / "classes.txt", ("\n".join(classes) + "\n").encode())
+    click.echo(exported.file)
+    click.echo(out / "README.md")
+
+
+def _load(name: str, folders: Folders) -> "tuple[Any, dict[str, Any], Result | None]":
+    """Load a model by file, stage or name, with its metadata and the stage's result.
+
+    Raises:
+        UserError: nothing has this name, or the stage has no model.
+    """
+    from harness.cli.commands.logs import find_stage
+    from harness.cli.commands.score import load_model
+    from harness.modeling import classifier
+    from harness.runner import result
+    from writers import names
+    from writers.errors import UserError
+
+    path = Path(name).expanduser()
+    if path.is_dir() and (path / "model.pt").is_file():
+        path = path / "model.pt"
+    looks_like_file = path.suffix == ".pt" or path.is_file()
+    if looks_like_file and not path.is_file():
+        raise UserError(f"There is no file {path}.", "Give a stage, a model.pt, or a model's name.")
+    is_library_name = name.partition("/")[0] in ("torchvision", "timm")
+    if looks_like_file or is_library_name or name in names.names("harness.modeling.archs"):
+        model, about = load_model(str(path) if looks_like_file else name, folders)
+        record = None
+        if looks_like_file and (path.parent / result.FILE_NAME).is_file():
+            record = result.load(path.resolve().parent)
+        return model, about, record
+    folder = find_stage(name, folders)
+    if not (folder / "model.pt").is_file():
+        raise UserError(
+            f"The stage {name} has no model.pt.",
+            "Give a finished stage of kind pretrain or adopt; harness status lists them.",
+        )
+    model, about = classifier.load(folder / "model.pt")
+    return model, about, result.load(folder)
+
+
+def _license_notes(record: "Result | None", about: dict[str, Any]) -> list[str]:
+    """Return what is known about the terms of the weights' sources."""
+    notes = []
+    dataset = (record.axes.get("dataset") if record else None) or ""
+    if record and record.metrics.get("licence"):
+        notes.append(f"The weights were published under {record.metrics['licence']}.")
+    if about.get("imported_from"):
+        notes.append("The weights are converted; the terms of their publisher apply.")
+    else:
+        data = f" {dataset}" if dataset else ""
+        notes.append(f"The terms of the training data{data} apply to the use of the weights.")
+    return notes
+
+
+def _recipe(record: "Result | None", folders: Folders) -> str:
+    """Return the recipe that requested the stage; "" if it is unknown."""
+    if record is None or not record.recipe:
+        return ""
+    file = folders.runs / record.recipe
+    return file.read_text() if file.is_file() else ""

@@ -1,0 +1,235 @@
+"""Write a classifier in the formats of other programs: torchvision, timm, ONNX.
+
+A state dict takes normalized pixels, as the library's own weights do; the model card has mean and
+standard deviation. An ONNX file takes pixels in [0, 1] and contains the normalization. The logits
+of what was written are compared with the classifier's before the folder is complete.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from harness.config.zoo_names import available, timm_library
+from harness.modeling import zoo
+from harness.modeling.classifier import Classifier
+from writers.errors import UserError
+
+Format = Literal["torchvision", "timm", "onnx"]
+
+OPSET = 18
+TOLERANCE = 1e-4  # of logits; relative to the largest one if that exceeds 1
+NUM_TEST_IMAGES = 3
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that another program reads.
+
+    Attributes:
+        file: the weights or the ONNX file.
+        usage: lines of Python that load the file and compute logits of `images`, a float tensor
+            [N, 3, R, R] in [0, 1].
+        max_difference: largest absolute difference of logits from the classifier's, on random
+            images. None means that onnxruntime is not installed, so that nothing was compared.
+    """
+
+    file: Path
+    usage: str
+    max_difference: float | None
+
+
+@dataclass(frozen=True)
+class _LibraryModel:
+    """A network of torchvision or timm with its own head, and the call that creates it."""
+
+    network: nn.Module
+    head_name: str
+    create: str
+
+
+def export(
+    model: Classifier, about: dict[str, Any], form: Format, folder: Path, resolution: int
+) -> Exported:
+    """Write the model into the folder, as `model.safetensors` or `model.onnx`.
+
+    Args:
+        model: on the CPU; it is set to evaluation mode.
+        about: metadata that was saved with the model; `arch` is read.
+        form: torchvision or timm for a state dict, onnx for a graph.
+        folder: created if needed.
+        resolution: R of the images that are compared, in pixels.
+
+    Raises:
+        UserError: the library has no such network, the network was changed (blur_pool), a package
+            is missing, or the logits differ by more than TOLERANCE.
+    """
+    model.eval()
+    folder.mkdir(parents=True, exist_ok=True)
+    # The resolution of a network decides the shape of some weights.
+    images = torch.rand(
+        NUM_TEST_IMAGES, 3, resolution, resolution, generator=torch.Generator().manual_seed(0)
+    )
+    if form == "onnx":
+        return _to_onnx(model, folder / "model.onnx", images)
+    return _to_state_dict(model, str(about["arch"]), form, folder / "model.safetensors", images)
+
+
+def _to_state_dict(
+    model: Classifier, arch: str, library: str, file: Path, images: Tensor
+) -> Exported:
+    from safetensors.torch import load_file, save_file
+
+    theirs = _library_model(arch, library, model.head.out_features)
+    weights = {
+        name: tensor.detach().contiguous().clone()
+        for name, tensor in model.backbone.state_dict().items()
+    }
+    expected = theirs.network.state_dict()
+    for name, tensor in model.head.state_dict().items():
+        target = f"{theirs.head_name}.{name}"
+        if target in expected:  # a 1x1 convolution is a linear layer, too
+            tensor = tensor.reshape(expected[target].shape)
+        weights[target] = tensor.detach().contiguous().clone()
+    try:
+        zoo.load_strictly(f"{library}/{arch.rpartition('/')[2]}", theirs.network, weights)
+    except UserError as error:
+        raise UserError(
+            f"{arch} was changed and is no network of {library}: {error.message}",
+            "Use --format onnx, which takes every network.",
+        ) from error
+    mean, std = _normalization(model)
+    save_file(weights, file, metadata={"arch": arch, "mean": str(mean), "std": str(std)})
+    theirs.network.load_state_dict(load_file(file))
+    with torch.no_grad():
+        logits = theirs.network.eval()((images - model.mean) / model.std)
+    difference = _compare(model, images, logits, file)
+    module = "torchvision" if library == "torchvision" else "timm"
+    usage = (
+        f"import {module}\n"
+        "from safetensors.torch import load_file\n"
+        "from torchvision.transforms.v2.functional import normalize\n\n"
+        f"model = {theirs.create}\n"
+        f'model.load_state_dict(load_file("{file.name}"))\n\n'
+        f"logits = model.eval()(normalize(images, {mean}, {std}))\n"
+    )
+    return Exported(file, usage, difference)
+
+
+def _library_model(arch: str, library: str, num_classes: int) -> _LibraryModel:
+    name = arch.rpartition("/")[2]
+    if "/" in arch and not arch.startswith(f"{library}/") and name not in _both():
+        raise UserError(
+            f"{arch} cannot be exported to {library}.",
+            f"Use --format {arch.partition('/')[0]} or onnx.",
+        )
+    known = name in available("torchvision") if library == "torchvision" else _is_in_timm(name)
+    if not known:
+        raise UserError(
+            f"{library} has no network {name}.", "Use --format onnx, which takes every network."
+        )
+    network = zoo.build(f"{library}/{name}")
+    if not network.head_name:
+        raise UserError(
+            f"{library}'s {name} has no linear head that could hold the model's.",
+            "Use --format onnx, which takes every network.",
+        )
+    options: dict[str, Any] = {"num_classes": num_classes}
+    create: Callable[..., nn.Module]
+    if library == "torchvision":
+        from torchvision import models
+
+        if name in zoo.WITH_AUXILIARY:
+            options |= {"init_weights": True, "aux_logits": False, "transform_input": True}
+        if name.startswith("vit_"):
+            options["image_size"] = network.resolution
+        create, called = getattr(models, name), f"torchvision.models.{name}("
+    else:
+        timm = timm_library()
+        create, called = (lambda **more: timm.create_model(name, **more)), "timm.create_model("
+        called += f'"{name}", '
+    text = ", ".join(f"{key}={value}" for key, value in options.items())
+    with torch.random.fork_rng(devices=[]):
+        return _LibraryModel(create(**options), network.head_name, f"{called}{text})")
+
+
+def _both() -> tuple[str, ...]:
+    """Networks whose tensors have the same names in torchvision and timm."""
+    return ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+def _is_in_timm(name: str) -> bool:
+    return bool(timm_library().is_model(name))
+
+
+def _normalization(model: Classifier) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation per color, rounded to what float32 distinguishes."""
+    return tuple(  # type: ignore[return-value]
+        [float(f"{value:.8g}") for value in buffer.flatten().tolist()]
+        for buffer in (model.mean, model.std)
+    )
+
+
+def _to_onnx(model: Classifier, file: Path, images: Tensor) -> Exported:
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"--format onnx needs the package {package}.", "pip install 'harness[onnx]'"
+            )
+    batch = torch.export.Dim("batch", min=1)
+    contiguous = model.to(memory_format=torch.contiguous_format)
+    with torch.no_grad():
+        program = torch.onnx.export(
+            contiguous,
+            (images,),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: batch},),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(str(file), external_data=False)
+    difference = None
+    if importlib.util.find_spec("onnxruntime") is not None:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        # Another batch size than the one that was traced.
+        parts = [
+            torch.from_numpy(session.run(None, {"images": part.numpy()})[0])
+            for part in (images[:1], images[1:])
+        ]
+        difference = _compare(model, images, torch.cat(parts), file)
+    usage = (
+        "import onnxruntime\n\n"
+        f'session = onnxruntime.InferenceSession("{file.name}")\n'
+        '[logits] = session.run(None, {"images": images.numpy()})\n'
+    )
+    return Exported(file, usage, difference)
+
+
+def _compare(model: Classifier, images: Tensor, logits: Tensor, file: Path) -> float:
+    """Return the largest difference from the model's logits.
+
+    Raises:
+        UserError: it exceeds TOLERANCE. The file is removed.
+    """
+    with torch.no_grad():
+        expected = model(images)
+    difference = float((logits - expected).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        file.unlink()
+        raise UserError(
+            f"The exported model's logits differ by {difference:.2g} from the model's.",
+            "Use --format onnx, which takes every network."
+            if file.suffix != ".onnx"
+            else "Use --format torchvision or timm.",
+        )
+    return difference

@@ -1,0 +1,88 @@
+"""The model card of an exported model: what it is, how to load it, what it was trained on."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+MAX_CLASSES = 50  # longer lists are shortened; classes.txt has all
+_NUMBERS = ("num_train_images", "num_steps", "num_parameters", "precision")
+
+
+def card(
+    *,
+    name: str,
+    about: Mapping[str, Any],
+    file: Path,
+    usage: str,
+    input_text: str,
+    max_difference: float | None,
+    metrics: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    license_notes: Sequence[str],
+    recipe: str = "",
+) -> str:
+    """Return the card as Markdown.
+
+    Args:
+        name: of the stage or model.
+        about: metadata that was saved with the weights.
+        file: the exported file; its sha256 is written.
+        usage: Python lines that load it.
+        input_text: one sentence about the pixels that the file expects.
+        max_difference: of logits; None if not compared.
+        metrics: of the training stage; empty if the model was not trained here.
+        inputs: file -> sha256 of the data that the model was trained on.
+        license_notes: one sentence per dataset or source of weights.
+        recipe: the recipe as JSON; "" if unknown.
+    """
+    classes = list(about.get("classes") or ())
+    eps = float(about.get("eps") or 0)
+    facts = [
+        ("architecture", about.get("arch")),
+        ("classes", len(classes) or None),
+        ("resolution", f"{about['resolution']} px" if about.get("resolution") else None),
+        ("training", f"adversarial, {about.get('norm') or 'L2'} eps {eps:g}" if eps else "clean"),
+        ("seed", about.get("seed")),
+        ("weights from", about.get("imported_from")),
+        *((key.replace("_", " "), metrics.get(key)) for key in _NUMBERS),
+        ("sha256", hashlib.sha256(file.read_bytes()).hexdigest()),
+    ]
+    scores = {
+        key: value
+        for key, value in (metrics.get("val") or {}).items()
+        if isinstance(value, int | float) and key in ("top1", "top5", "mean_per_class")
+    }
+    compared = (
+        "The logits were not compared, because onnxruntime is not installed."
+        if max_difference is None
+        else f"Logits differ by at most {max_difference:.1g} from the original model's."
+    )
+    parts = [
+        f"# {name}",
+        "## Load it",
+        f"`images` is a float tensor [N, 3, R, R]. {input_text}",
+        f"```python\n{usage}```",
+        compared,
+        "## Facts",
+        _table(facts),
+    ]
+    if scores:
+        rows = [(key.replace("_", " "), f"{100 * value:.1f} %") for key, value in scores.items()]
+        parts += ["## Accuracy on the validation split of its own classes", _table(rows)]
+    if inputs:
+        parts += ["## Data", _table([(key, f"sha256 {value}") for key, value in inputs.items()])]
+    parts += ["## License notes", "\n".join(f"- {note}" for note in license_notes)]
+    if classes:
+        shown = ", ".join(map(str, classes[:MAX_CLASSES]))
+        more = len(classes) - MAX_CLASSES
+        tail = f", and {more} more; `classes.txt` lists all." if more > 0 else "."
+        parts += ["## Classes in label order", shown + tail]
+    if recipe:
+        parts += ["## Recipe", f"```json\n{recipe.strip()}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(rows: Sequence[tuple[str, Any]]) -> str:
+    lines = [f"| {key} | {value} |" for key, value in rows if value not in (None, "")]
+    return "\n".join(["| | |", "|---|---|", *lines])

@@ -1,0 +1,134 @@
+"""Exported models, loaded by the programs that they are for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from click.testing import CliRunner
+from safetensors.torch import load_file
+from torchvision.transforms.v2.functional import normalize
+
+from harness.cli.commands.export import command
+from harness.modeling import classifier
+from writers.errors import UserError
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+
+
+def saved_model(folder: Path, arch: str, num_classes: int = 7, **options):
+    """A model with running statistics and a normalization of its own, and its file."""
+    torch.manual_seed(0)
+    model = classifier.build(arch, num_classes, **options)
+    classifier.set_normalization(model, MEAN, STD)
+    model(torch.rand(4, 3, 64, 64))  # moves the running statistics
+    file = folder / "model.pt"
+    about = {
+        "arch": arch,
+        "classes": [f"class {number}" for number in range(num_classes)],
+        "resolution": 64,
+        "eps": 0.5,
+        "norm": "l2",
+        **{name: list(v) if isinstance(v, tuple) else v for name, v in options.items()},
+    }
+    classifier.save(file, model, about)
+    return model.eval(), file
+
+
+def export(file: Path, form: str, out: Path) -> str:
+    ended = CliRunner().invoke(command, [str(file), "--format", form, "--out", str(out)])
+    if ended.exception and not isinstance(ended.exception, SystemExit):
+        raise ended.exception
+    assert ended.exit_code == 0, ended.output
+    return (out / "README.md").read_text()
+
+
+def code_of(card: str) -> str:
+    return card.split("```python\n")[1].split("```")[0]
+
+
+def test_torchvision_loads_the_weights_in_two_lines(tmp_path: Path):
+    model, file = saved_model(tmp_path, "resnet18")
+    export(file, "torchvision", tmp_path / "out")
+    images = torch.rand(5, 3, 64, 64)
+    theirs = torchvision.models.resnet18(num_classes=7)
+    theirs.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
+    with torch.no_grad():
+        logits = theirs.eval()(normalize(images, MEAN, STD))
+        torch.testing.assert_close(logits, model(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arch", "form"),
+    [
+        ("resnet18", "timm"),
+        ("torchvision/mobilenet_v3_small", "torchvision"),
+        ("torchvision/googlenet", "torchvision"),
+        ("timm/mobilenetv3_small_050", "timm"),
+        ("resnet10", "onnx"),
+        ("torchvision/resnet18", "onnx"),
+    ],
+)
+def test_the_code_of_the_model_card_gives_the_same_logits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, form: str
+):
+    if form == "timm":
+        pytest.importorskip("timm")
+    if form == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    model, file = saved_model(tmp_path, arch)
+    card = export(file, form, tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out")
+    names = {"images": torch.rand(3, 3, 64, 64)}
+    with torch.no_grad():
+        exec(code_of(card), names)
+        expected = model(names["images"])
+    np.testing.assert_allclose(np.asarray(names["logits"]), expected.numpy(), rtol=0, atol=1e-4)
+
+
+def test_the_card_has_facts_and_the_folder_has_the_classes(tmp_path: Path):
+    _, file = saved_model(tmp_path, "resnet18", num_classes=60)
+    card = export(file, "torchvision", tmp_path / "out")
+    assert "adversarial, l2 eps 0.5" in card and "| classes | 60 |" in card
+    assert "and 10 more" in card and "License" in card
+    assert (tmp_path / "out" / "classes.txt").read_text().splitlines()[59] == "class 59"
+
+
+def test_a_changed_network_is_refused_with_a_hint(tmp_path: Path):
+    _, file = saved_model(tmp_path, "resnet10")
+    with pytest.raises(UserError, match="no network resnet10") as info:
+        export(file, "torchvision", tmp_path / "out")
+    assert "onnx" in info.value.hint
+    _, file = saved_model(tmp_path, "resnet18", blur_pool=True)
+    with pytest.raises(UserError):
+        export(file, "torchvision", tmp_path / "out")
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    _, file = saved_model(tmp_path, "torchvision/mobilenet_v3_small")
+    with pytest.raises(UserError, match="cannot be exported to timm"):
+        export(file, "timm", tmp_path / "out")
+
+
+def test_a_missing_package_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _, file = saved_model(tmp_path, "resnet18")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="onnx") as info:
+        export(file, "onnx", tmp_path / "out")
+    assert "harness[onnx]" in info.value.hint
+
+
+@pytest.mark.parametrize("name", ["missing/model.pt", "resnet81", "torchvision/resnet81"])
+def test_wrong_names_are_user_errors(tmp_path: Path, name: str):
+    arguments = [
+        name,
+        "--format",
+        "onnx",
+        "--out",
+        str(tmp_path / "o"),
+        "--runs-dir",
+        str(tmp_path),
+    ]
+    ended = CliRunner().invoke(command, arguments)
+    assert isinstance(ended.exception, UserError), ended.output
+    assert name.rpartition("/")[2] in ended.exception.message

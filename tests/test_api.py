@@ -1,0 +1,101 @@
+"""`harness.run` and `harness.results`."""
+
+import csv
+import io
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness.config.load import read
+from harness.matrix.expand import expand
+from harness.report.data.flat import flat_records, to_parquet
+from harness.report.data.records import TransferRow
+from harness.report.render import page
+from harness.runner import result
+from tests.helpers import ROOT
+from tests.helpers.report_fakes import make_recipe, make_results
+from writers.errors import UserError
+
+
+def test_import_is_light():
+    code = (
+        "import sys, harness; assert not {'torch', 'numpy', 'pydantic', 'rich'} & sys.modules.keys()\n"
+        "harness.results; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def finished(tmp_path: Path) -> Path:
+    """A recipe with results of all stages, on disk."""
+    recipe = make_recipe()
+    file = tmp_path / "fake.yaml"
+    file.write_text(recipe.model_dump_json(exclude_unset=True))
+    by_name = {record.name: record for record in make_results(read(file))}
+    for stage in expand(read(file)).stages:
+        folder = stage.folder(tmp_path / "runs")
+        folder.mkdir(parents=True)
+        result.save(by_name[stage.name], folder)
+    return file
+
+
+def test_results_are_a_data_frame_of_all_transfers(tmp_path: Path):
+    pandas = pytest.importorskip("pandas")
+    file = finished(tmp_path)
+    records = harness.results(file, runs_dir=tmp_path / "runs")
+    frame = pandas.DataFrame(records)
+    transfers = [s for s in expand(read(file)).stages if s.kind == "transfer"]
+    assert len(frame) == len(transfers) and set(frame["key"]) == {s.key for s in transfers}
+    assert str(frame["top1"].dtype) == "float64"
+    assert not any(isinstance(value, dict | tuple) for row in records for value in row.values())
+    with pytest.raises(UserError, match="transfers") as info:
+        harness.results(file, runs_dir=tmp_path / "runs", table="transfers")
+    assert "transfer" in info.value.hint
+    assert harness.results(file, {"seeds": [7]}, runs_dir=tmp_path / "runs", table="accuracy") == []
+
+
+def test_parquet_files_have_the_numbers_of_the_csv_files(tmp_path: Path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    recipe = make_recipe()
+    page.write(recipe, make_results(recipe), [], tmp_path, ("csv", "parquet"))
+    tables = sorted(tmp_path.glob("*.csv"))
+    assert len(tables) > 10
+    for file in tables:
+        rows = list(csv.DictReader(file.open()))
+        columns = parquet.read_table(file.with_suffix(".parquet"))
+        assert columns.num_rows == len(rows), file.name
+        for name in {"top1", "key", "seed"} & set(columns.column_names):
+            for mine, theirs in zip(columns[name].to_pylist(), rows, strict=True):
+                assert ("" if mine is None else str(mine)) == theirs[name]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A row with a mapping, as the axes of a grid are."""
+
+    name: str
+    chosen: dict[str, object]
+    labels: tuple[str, ...] = ()
+
+
+def test_mappings_become_columns_and_mixed_columns_text():
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [Chosen("a", {"lr": 0.1, "augment": "none"}, ("x", "y")), Chosen("b", {"lr": "auto"})]
+    assert flat_records(Chosen, rows) == [
+        {"name": "a", "chosen.lr": 0.1, "chosen.augment": "none", "labels": "x;y"},
+        {"name": "b", "chosen.lr": "auto", "chosen.augment": None, "labels": ""},
+    ]
+    read_back = parquet.read_table(io.BytesIO(to_parquet(Chosen, rows)))
+    assert read_back["chosen.lr"].to_pylist() == ["0.1", "auto"]
+    empty = parquet.read_table(io.BytesIO(to_parquet(TransferRow, [])))
+    assert empty.num_rows == 0 and "top1" in empty.column_names
+
+
+def test_run_reports_mistakes_and_returns_the_report(tmp_path: Path, capfd):
+    with pytest.raises(UserError, match="resnet10"):
+        harness.run("demo", {"archs": ["resnet1O"]}, runs_dir=tmp_path / "runs")
+    page_of = harness.run(finished(tmp_path), runs_dir=tmp_path / "runs", options={"jobs": 1})
+    assert page_of.is_file() and page_of.suffix == ".html"

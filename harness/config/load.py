@@ -4,12 +4,13 @@
     scales: {tiny: {pretrain: {epochs: 1}}} # other sizes; chosen by `scale: tiny` or --set
     scale=tiny
 
-The base, the file, the chosen scale and each --set override each other in this order. Mappings
-merge, other values replace, and null restores the default. The chosen scale becomes part of the
-recipe's name, so that reports do not mix results of different scales. Every mistake is reported
-with its file and line.
+The base, its chosen scale, the file, the file's scale and each --set override each other in this
+order: a scale of the base does not replace what the file sets. Mappings merge, other values
+replace, and null restores the default. The chosen scale becomes part of the recipe's name, so that
+reports do not mix results of different scales. Every mistake is reported with its file and line.
 """
 
+import copy
 import math
 import re
 from collections.abc import Sequence
@@ -37,10 +38,12 @@ class Tree:
 
     Attributes:
         origins: source of each value: `file:line`, or `--set KEY=VALUE`.
+        files: the recipe's own file, after the files that it is based on.
     """
 
     values: dict[str, Any]
     origins: dict[Place, str] = field(default_factory=dict)
+    files: list["Tree"] = field(default_factory=list)
 
     def origin(self, place: Place) -> str:
         """Return the source of `place`, or of the nearest place around it."""
@@ -102,6 +105,7 @@ def _read_file(path: Path, below: tuple[Path, ...] = ()) -> Tree:
         raise UserError(f"{path}: `base:` refers back to the recipe itself.")
     tree = _parse_file(path)
     if "base" not in tree.values:
+        tree.files = [copy.deepcopy(tree)]
         return tree
     base, origin = tree.values.pop("base"), tree.origins.pop(("base",))
     if not isinstance(base, str):
@@ -117,6 +121,7 @@ def _read_file(path: Path, below: tuple[Path, ...] = ()) -> Tree:
                 f"{origin}: base: {error.message[:1].lower()}{error.message[1:]}", error.hint
             ) from error
     under = _read_file(base_path, (*below, path.resolve()))
+    under.files.append(copy.deepcopy(tree))
     under.values.pop("name", None)
     under.origins.pop(("name",), None)
     under.origins[()] = tree.origins[()]
@@ -163,11 +168,28 @@ def _scale(tree: Tree) -> None:
             error.hint,
         )
     name = tree.values.get("name")
-    prefix = ("scales", scale)
-    origins = {place[2:]: origin for place, origin in tree.origins.items() if place[:2] == prefix}
-    _merge(tree, scales[scale], origins, ())
+    chosen_by = tree.origin(("scale",))
+    tree.values, tree.origins = _scaled(tree.files, scale)
+    tree.values["scale"], tree.origins[("scale",)] = scale, chosen_by
     if tree.values.get("name") == name and isinstance(name, str):
         tree.values["name"] = f"{name}_{scale}"
+
+
+def _scaled(files: Sequence[Tree], scale: str) -> tuple[dict[str, Any], dict[Place, str]]:
+    """Merge files, each with its own settings of the scale, so that a file overrides its base."""
+    merged = Tree({}, {(): files[-1].origins[()]})
+    for file in files:
+        values = {key: value for key, value in file.values.items() if key not in ("scales", "base")}
+        if file is not files[-1]:
+            values.pop("name", None)
+        _merge(merged, values, file.origins, ())
+        settings = (file.values.get("scales") or {}).get(scale) or {}
+        prefix = ("scales", scale)
+        origins = {
+            place[2:]: origin for place, origin in file.origins.items() if place[:2] == prefix
+        }
+        _merge(merged, settings, origins, ())
+    return merged.values, merged.origins
 
 
 def _parse_file(path: Path) -> Tree:

@@ -409,7 +409,7 @@ def test_scales_are_inherited(file: Path, tmp_path: Path):
         "scales: {tiny: {pretrain: {batch_size: 8}}}\n"
     )
     found = recipe.read(child)
-    assert (found.name, found.pretrain.epochs, found.pretrain.batch_size) == ("child_tiny", 1, 8)
+    assert (found.name, found.pretrain.epochs, found.pretrain.batch_size) == ("child_tiny", 9, 8)
 
 
 @pytest.mark.parametrize(
@@ -565,3 +565,21 @@ def test_attacks_of_included_points_have_an_effect(file: Path):
         + "include: [{eps: 1}]\n"
     )
     assert recipe.read(file).pretrain.attack.steps == 2
+
+
+def test_a_file_keeps_its_own_settings_above_a_scale_of_its_base(file: Path):
+    file.write_text(
+        GOOD + "scales: {small: {eps: [0], pretrain: {epochs: 1, batch_size: 8}, "
+        "targets: [{dataset: synthetic_patterns, name: fewer}]}}\n"
+    )
+    mine = file.with_name("mine.yaml")
+    mine.write_text(
+        "base: tiny.yaml\nname: mine\neps: [0, 3]\ntargets: [{path: photos}]\n"
+        "scales: {small: {pretrain: {batch_size: 4}}}\n"
+    )
+    found = recipe.read(mine, ["scale=small"])
+    assert found.name == "mine_small" and found.eps == (0, 3)
+    assert [target.label for target in found.targets] == ["photos"]
+    assert (found.pretrain.epochs, found.pretrain.batch_size) == (1, 4)
+    assert recipe.read(mine, ["scale=small", "eps=[0.25]"]).eps == (0.25,)
+    assert recipe.read(file, ["scale=small"]).eps == (0,)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harness.runner.stage_state import State
 
 WATCH_EVERY_S = 1.0
+MAX_ROWS = 200  # models in the table
 MARKS: "dict[State, str]" = {
     "done": "[green]done[/green]",
     "running": "[cyan]runs[/cyan]",
@@ -115,7 +116,7 @@ def _totals(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> str
     if known.num_unknown < len(not_done):
         more = f" and {known.num_unknown} stages of unknown length" if known.num_unknown else ""
         parts.append(f"about {seconds(3600 * known.hours)} of work{more}")
-    retries = sum(sum(retry.counts(stage.folder(folders.runs)).values()) for stage in plan.stages)
+    retries = retry.total(plan.stages, folders.runs)
     return f"{plan.recipe.name}: {', '.join(parts)}" + (f"; retries: {retries}" if retries else "")
 
 
@@ -155,8 +156,13 @@ def _preparation(plan: "Matrix", states: "dict[str, State]") -> "RenderableType"
 
 
 def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
-    """Build a table with a row per model; scores and transfers are shown as counts."""
+    """Build a table with a row per model; scores and transfers are shown as counts.
+
+    Of more than MAX_ROWS models, unfinished ones are shown first, and the rest are counted.
+    """
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     rows: dict[tuple[Any, ...], dict[str, list[State]]] = {}
     for stage in plan.stages:
@@ -173,7 +179,8 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in (*axes, *kinds, *methods):
         table.add_column(column)
-    for values, row in rows.items():
+    shown = _shown(rows)
+    for values, row in shown.items():
         named = [value for axis, value in zip(MODEL_AXES, values, strict=True) if axis in axes]
         table.add_row(
             *(f"{value:g}" if isinstance(value, float) else str(value) for value in named),
@@ -187,7 +194,24 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
             ),
             *(_count(row.get(method, [])) for method in methods),
         )
-    return table
+    if len(shown) == len(rows):
+        return table
+    left_out = len(rows) - len(shown)
+    return Group(table, Text(f"... and {left_out:,} more models; --json lists every stage"))
+
+
+def _shown(
+    rows: "dict[tuple[Any, ...], dict[str, list[State]]]",
+) -> "dict[tuple[Any, ...], dict[str, list[State]]]":
+    """Choose at most MAX_ROWS rows, unfinished ones first: thousands take seconds to lay out."""
+    if len(rows) <= MAX_ROWS:
+        return rows
+    is_finished = {
+        values: all(state == "done" for states in row.values() for state in states)
+        for values, row in rows.items()
+    }
+    chosen = set(sorted(rows, key=lambda values: is_finished[values])[:MAX_ROWS])
+    return {values: row for values, row in rows.items() if values in chosen}
 
 
 def _count(states: "list[State]") -> str:

@@ -40,7 +40,8 @@ def run(
         data_dir: folder of betons. None means $HARNESS_DATA or ./data.
         raw_dir: folder of raw downloads. None means $HARNESS_RAW or ./raw.
         runs_dir: folder of stages and reports. None means $HARNESS_RUNS or ./runs.
-        options: further options of `harness run`, such as {"jobs": 2, "device": "cpu"}.
+        options: further options of `harness run`, such as {"jobs": 2, "device": "cpu"};
+            True sets a flag, such as {"accept_changes": True}.
 
     Returns:
         Path of the report's page.
@@ -56,10 +57,16 @@ def run(
         if folder is not None:
             command += [f"--{name}-dir", str(folder)]
     for name, value in (options or {}).items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
+        flag = f"--{name.replace('_', '-')}"
+        command += [] if value is False else [flag] if value is True else [flag, str(value)]
     lines: list[str] = []
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as process:
         assert process.stdout is not None
         try:

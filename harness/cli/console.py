@@ -70,11 +70,24 @@ def bar(console: Console, unit: str) -> Progress:
 
 
 def seconds(value: float) -> str:
-    """Format a duration: 8.1 s, 3 min 20 s, 5 h 12 min."""
+    """Format a duration: 8.1 s, 3 min 20 s, 5 h 12 min, 12 days 5 h."""
     if value < 60:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 72 else f"{hours // 24} days {hours % 24} h"
+
+
+def size(num_bytes: float) -> str:
+    """Format a number of bytes with three digits at most: 870 kB, 3.2 MB, 110 GB."""
+    value, unit = float(num_bytes), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if value >= 9.95 or unit == "bytes" else f"{value:.1f} {unit}"
 
 
 class _Rate(ProgressColumn):

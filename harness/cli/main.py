@@ -7,6 +7,7 @@ they run, so that `harness --help` stays fast.
 """
 
 import gc
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     gc.set_threshold(100_000)
     try:
         # click returns the code of ctx.exit(); a command's own return value is None.
-        code: Any = cli.main(arguments, prog_name="harness", standalone_mode=False)
+        code: Any = cli.main(arguments, prog_name="harness", standalone_mode=False, color=_color())
     except UserError as error:
         code = _print_error(error.message, error.hint)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -78,7 +79,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         code = _print_error(error.format_message())
     except (click.Abort, KeyboardInterrupt):
-        click.secho("Interrupted.", fg="yellow", err=True)
+        click.secho("Interrupted.", fg="yellow", err=True, color=_color())
         code = 130
     except OSError as error:
         from harness.system import os_errors
@@ -94,11 +95,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _color() -> bool | None:
+    """Return False if NO_COLOR is set (no-color.org); None means colors on a terminal only."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
 def _print_error(message: str, hint: str = "") -> int:
     """Print red lines; return the exit code of a user's mistake."""
-    click.secho(message, fg="red", err=True)
+    click.secho(message, fg="red", err=True, color=_color())
     if hint:
-        click.secho(hint, fg="red", err=True)
+        click.secho(hint, fg="red", err=True, color=_color())
     return 2
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from harness.cli import completion
 from harness.system.folders import Folders
 
 
@@ -17,7 +18,9 @@ def recipe_argument(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="KEY=VALUE",
         help="Change one setting, such as pretrain.epochs=1; may be repeated.",
     )(command)
-    return click.argument("recipe_name", metavar="RECIPE")(command)
+    return click.argument("recipe_name", metavar="RECIPE", shell_complete=completion.recipes)(
+        command
+    )
 
 
 def folder_options(command: Callable[..., Any]) -> Callable[..., Any]:

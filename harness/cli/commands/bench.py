@@ -25,4 +25,6 @@ def command() -> None:
     """Measure contenders in interleaved rounds, so that a slow machine affects all of them.
 
     Compare rates only within one run, not between runs or machines.
+
+    Example: harness bench load --help
     """

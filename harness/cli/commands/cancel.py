@@ -1,5 +1,6 @@
 """Stop the runs of a recipe."""
 
+import json
 import time
 
 import click
@@ -13,7 +14,8 @@ TIMEOUT_S = 60.0
 @click.command(short_help="Stop a recipe's runs on all hosts; running stages save their state.")
 @recipe_argument
 @folder_options
-def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: stopped and running stages.")
+def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, as_json: bool) -> None:
     """Stop every `harness run` of RECIPE, as Ctrl-C would; `harness run` later resumes.
 
     Running stages save their state. Waits until none of them runs. A stage that a run of another
@@ -31,12 +33,17 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders) -> N
         stage.name: stage.folder(folders.runs) for stage in unfinished(plan, folders).values()
     }
     running = [name for name, folder in stages.items() if lease.is_held(folder)]
+    found = running
     cancel.request(folders.runs, plan.recipe.name)
-    click.echo(f"{len(running)} stages of {plan.recipe.name} are running; stopping their runs.")
+    if not as_json:
+        click.echo(f"{len(running)} stages of {plan.recipe.name} are running; stopping their runs.")
     deadline = time.monotonic() + TIMEOUT_S
     while running and time.monotonic() < deadline:
         time.sleep(0.5)
         running = [name for name in running if lease.is_held(stages[name])]
+    if as_json:
+        stopped = [name for name in found if name not in running]
+        click.echo(json.dumps({"stopped": stopped, "still_running": running}, indent=1))
     for name in running:
         holder = lease.holder_of(stages[name])
         click.secho(

@@ -50,6 +50,8 @@ def command(folders: Folders, as_json: bool) -> None:
 
     Checks versions, libraries, GPU, disk, and runs a short self-test. Each problem is shown with
     its fix. The exit code is 1 if there is a problem.
+
+    Example: harness doctor --json
     """
     findings = []
     for finding in _findings(folders):

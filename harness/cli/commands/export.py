@@ -39,7 +39,7 @@ def command(model: str, form: str, out: Path, folders: Folders) -> None:
 
     \b
     Examples:
-    harness export pretrain/all/resnet10/eps0/seed0 --format onnx --out exported
+    harness export pretrain/all/eps0/seed0 --format onnx --out exported
     harness export model.pt --format torchvision --out exported
     """
     from harness.modeling import export, model_card

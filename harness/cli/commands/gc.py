@@ -1,11 +1,13 @@
 """List files that are no longer needed, and delete them after confirmation."""
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import click
 
+from harness.cli import completion
 from harness.cli.options import folder_options
 from harness.system.folders import Folders
 
@@ -14,7 +16,7 @@ TEMPORARY = ".*.????????"
 
 
 @click.command(short_help="List what may be deleted, with sizes; delete after confirmation.")
-@click.argument("recipe_names", metavar="[RECIPE]...", nargs=-1)
+@click.argument("recipe_names", metavar="[RECIPE]...", nargs=-1, shell_complete=completion.recipes)
 @click.option(
     "--set",
     "overrides",
@@ -29,6 +31,12 @@ TEMPORARY = ".*.????????"
     "--unused", is_flag=True, help="Also delete stages and betons that no named recipe needs."
 )
 @click.option("--yes", is_flag=True, help="Delete without confirmation.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print JSON: path, reason and bytes of each. Deletes only with --yes.",
+)
 def command(
     recipe_names: tuple[str, ...],
     overrides: tuple[str, ...],
@@ -36,6 +44,7 @@ def command(
     everything: bool,
     unused: bool,
     yes: bool,
+    as_json: bool,
 ) -> None:
     """List checkpoints of finished stages and temporary files, of RECIPE or of all stages.
 
@@ -44,6 +53,7 @@ def command(
     are treated as unused unless the same --set is passed here:
 
     \b
+    Examples:
     harness run demo --set seeds=[0,1,2]
     harness gc --unused demo --set seeds=[0,1,2]
 
@@ -75,6 +85,17 @@ def command(
         for path, reason in _scratch(folders, None if everything else kept)
         if unused_paths.isdisjoint(path.parents)
     ]
+    if as_json:
+        sizes = _sizes([path for path, _ in candidates])
+        if yes:
+            for path, _ in candidates:
+                _delete(path)
+        listed = [
+            {"path": str(path), "reason": reason, "bytes": sizes[path]}
+            for path, reason in candidates
+        ]
+        click.echo(json.dumps({"deleted": yes, "files": listed}, indent=1))
+        return
     if not candidates:
         click.echo("Nothing to delete.")
         return

@@ -1,5 +1,6 @@
 """Show the log of a stage."""
 
+import json
 import time
 from pathlib import Path
 
@@ -26,7 +27,12 @@ POLL_EVERY_S = 0.5
     metavar="N",
     help="Show only the last N lines.",
 )
-def command(stage: str, folders: Folders, follow: bool, num_lines: int | None) -> None:
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: name, folder, lines, and the error."
+)
+def command(
+    stage: str, folders: Folders, follow: bool, num_lines: int | None, as_json: bool
+) -> None:
     """Show the log of STAGE, and its error if it failed.
 
     STAGE is a name as shown by harness plan --stages, a key, or the beginning of a key.
@@ -38,6 +44,9 @@ def command(stage: str, folders: Folders, follow: bool, num_lines: int | None) -
     folder = find_stage(stage, folders)
     log = folder / "log.txt"
     text = _read(log, 0)
+    if as_json:
+        _print_json(folder, text, num_lines, follow)
+        return
     if shown := text.decode(errors="replace"):
         click.echo("\n".join(shown.splitlines()[-num_lines:]) if num_lines else shown.rstrip("\n"))
     position, was_held, is_over = len(text), False, not follow
@@ -57,6 +66,23 @@ def command(stage: str, folders: Folders, follow: bool, num_lines: int | None) -
         click.secho((folder / stage_state.ERROR_FILE).read_text().rstrip(), fg="red", err=True)
 
 
+def _print_json(folder: Path, text: bytes, num_lines: int | None, follow: bool) -> None:
+    from harness.runner import stage_state
+    from writers.errors import UserError
+
+    if follow:
+        raise UserError("--json has no effect with --follow.", "Remove one of them.")
+    lines = text.decode(errors="replace").splitlines()
+    error = folder / stage_state.ERROR_FILE
+    record = {
+        "name": json.loads((folder / "stage.json").read_text())["name"],
+        "folder": str(folder),
+        "lines": lines[-num_lines:] if num_lines else lines,
+        "error": error.read_text() if error.exists() else None,
+    }
+    click.echo(json.dumps(record, indent=1))
+
+
 def _read(log: Path, position: int) -> bytes:
     """Read the log from a byte position; empty if the stage has not started."""
     try:
@@ -69,8 +95,6 @@ def _read(log: Path, position: int) -> bytes:
 
 def find_stage(name_or_key: str, folders: Folders) -> Path:
     """Return the folder of a stage. Raises UserError if no stage or several match."""
-    import json
-
     from writers import names
     from writers.errors import UserError
 

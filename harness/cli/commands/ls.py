@@ -41,6 +41,11 @@ def command(kind: str | None, as_json: bool, folders: Folders) -> None:
 
     harness ls datasets also shows splits, classes, metric and license of each dataset, and what of
     it is on this machine. harness ls launchers also shows the options of each launcher.
+
+    \b
+    Examples:
+    harness ls datasets
+    harness ls recipes --json
     """
     from harness.cli import console
     from writers import names

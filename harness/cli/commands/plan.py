@@ -276,6 +276,8 @@ def _print_outdated(plan: "Matrix", pending: "dict[str, Stage]", folders: Folder
 
 
 def _print_estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> None:
+    from harness.cli import console
+
     num_left = sum(state not in FINISHED for state in states.values())
     if not num_left:
         return
@@ -286,17 +288,23 @@ def _print_estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders
     time = (
         "unknown, because no similar stage has run yet"
         if estimate.num_unknown == num_left
-        else f"about {estimate.hours:.2g} h one after another{and_unknown}"
+        else f"about {console.seconds(3600 * estimate.hours)} one after another{and_unknown}"
     )
     and_unknown = (
         f" and {estimate.num_unknown_disk} betons or models of unknown size"
         if estimate.num_unknown_disk
         else ""
     )
-    click.echo(f"left: {time}; disk: about {estimate.disk_bytes / 1e9:.2g} GB{and_unknown}")
+    disk = (
+        f"unknown for {estimate.num_unknown_disk} betons or models"
+        if estimate.num_unknown_disk and not estimate.disk_bytes
+        else f"about {console.size(estimate.disk_bytes)}{and_unknown}"
+    )
+    click.echo(f"left: {time}; disk: {disk}")
     if estimate.calibrated_on:
         click.echo(
-            f"calibrated: {estimate.calibrated_hours:.2g} h of that are {estimate.num_calibrated} "
+            f"calibrated: {console.seconds(3600 * estimate.calibrated_hours)} of that are "
+            f"{estimate.num_calibrated} "
             "stages estimated from a few steps on noise, without loading images, on "
             f"{estimate.calibrated_on}"
         )

@@ -1,5 +1,6 @@
 """Write a recipe's report from the results on disk."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder to write. Default: reports/<recipe> in the runs folder.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the path of the report.")
 def command(
     recipe_name: str,
     overrides: tuple[str, ...],
     folders: Folders,
     formats: tuple[str, ...],
     out: Path | None,
+    as_json: bool,
 ) -> None:
     """Write RECIPE's report from the stages that are done. Runs nothing.
 
@@ -46,7 +49,8 @@ def command(
     from harness.runner.inputs import expand_accepted
 
     matrix = expand_accepted(read(recipe_name, overrides), folders.runs)
-    click.echo(write_report(matrix, folders, formats, out))
+    page = write_report(matrix, folders, formats, out)
+    click.echo(json.dumps({"report": str(page)}) if as_json else page)
 
 
 def write_report(

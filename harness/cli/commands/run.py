@@ -1,5 +1,6 @@
 """Run the unfinished stages of a recipe, then write its report."""
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -93,6 +94,12 @@ STOP_GRACE_S = 20.0
     help="Run stages again whose images or weights have changed, without asking. Old results are "
     "kept.",
 )
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="At the end print JSON: number of stages, failed stages with reasons, and the report.",
+)
 @click.option("--stages-package", default="harness.stages", hidden=True)
 def command(
     recipe_name: str,
@@ -107,6 +114,7 @@ def command(
     gpus_per_stage: int,
     checkpoint_minutes: float,
     trace_steps: int,
+    as_json: bool,
     accept_changes: bool,
     stages_package: str,
 ) -> None:
@@ -136,6 +144,7 @@ def command(
             launcher,
             launcher_options,
             accept_changes,
+            as_json=as_json,
             num_jobs=jobs,
             device=device,
             stages_package=stages_package,
@@ -155,6 +164,7 @@ def _run(
     launcher: str,
     launcher_options: tuple[str, ...],
     accept_changes: bool,
+    as_json: bool = False,
     **settings: Any,
 ) -> None:
     """Run the recipe with further settings: fields of LauncherSettings."""
@@ -230,7 +240,18 @@ def _run(
             raise
     if run.failed:
         _print_failures(run)  # before the report, which may fail too
-    click.echo(f"Report: {_report(plan, folders)}")
+    report = _report(plan, folders)
+    if as_json:
+        summary = {
+            "recipe": recipe.name,
+            "num_stages": len(plan.stages),
+            "num_not_run": len(run.not_run),
+            "failed": {run.pending[key].name: reason for key, reason in run.failed.items()},
+            "report": str(report),
+        }
+        click.echo(json.dumps(summary, indent=1))
+    else:
+        click.echo(f"Report: {report}")
     if run.failed:
         sys.exit(1)
 

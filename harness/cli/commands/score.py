@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli import completion
 from harness.cli.options import folder_options
 from harness.system.folders import Folders
 
 if TYPE_CHECKING:
     from harness.modeling.classifier import Classifier
     from harness.transfer.features import Features
+
+
+WEIGHT_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
 @click.command(
@@ -26,7 +30,13 @@ if TYPE_CHECKING:
     "torchvision/NAME or timm/NAME, with weights in the cache of that library or in weights/ of "
     "the raw folder.",
 )
-@click.option("--dataset", required=True, metavar="NAME", help="Dataset; see harness ls datasets.")
+@click.option(
+    "--dataset",
+    required=True,
+    metavar="NAME",
+    shell_complete=completion.datasets,
+    help="Dataset; see harness ls datasets.",
+)
 @click.option(
     "--source",
     type=click.Path(path_type=Path),
@@ -98,7 +108,7 @@ def command(
     \b
     Examples:
     harness score --model efficientnet_lite0 --dataset grocery
-    harness score --model robust.pt --dataset pets --source pets/ --scores knn,logme
+    harness score --model robust.pt --dataset pets --source pets/ --scores knn
     """
     from harness.cli import console
     from harness.system import environment
@@ -200,9 +210,20 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
     from harness.config.model import ModelSettings
     from harness.modeling import classifier
     from harness.modeling.pretrained import load_pretrained
+    from writers import names
+    from writers.errors import UserError
 
-    if Path(name).suffix == ".pt" or Path(name).is_file():
-        return classifier.load(Path(name))
+    path = Path(name).expanduser()
+    if path.is_file():
+        return classifier.load(path)
+    if path.suffix in WEIGHT_ENDINGS or name.startswith((".", "~", "/")):
+        near = names.nearest(path.name, [file.name for file in path.parent.glob("*.pt")])
+        raise UserError(
+            f"There is no model file {name}.",
+            f"Did you mean {' or '.join(near)}?"
+            if near
+            else "Give a model.pt, or a model's name; see harness ls models.",
+        )
     adopted = load_pretrained(ModelSettings(name=name), folders.raw / "weights")
     return adopted.model, adopted.about
 
@@ -215,6 +236,7 @@ def _write_betons(
     from harness.config.raw_paths import raw_path
     from harness.config.recipe import DataSettings
     from harness.system import environment
+    from writers import names
     from writers.beton.encoding import Encoding
     from writers.beton.store import open_beton
     from writers.beton.write import write_split
@@ -230,6 +252,13 @@ def _write_betons(
     path = raw_path(settings, folders.raw)
     if source is None and not path.exists() and path.with_suffix(".tar").is_file():
         path = path.with_suffix(".tar")
+    spec = names.find("writers.datasets", settings.dataset, "dataset").SPEC
+    if not spec.generated and not path.exists():
+        raise UserError(
+            f"The images of {dataset} are not at {path}."
+            + (f" {spec.title}: {spec.where}" if settings.dataset != "folder" else ""),
+            "Put them there, or pass --source PATH or --raw-dir DIR.",
+        )
     opened = open_dataset(settings.dataset, path, SplitSettings(protocol=protocol))
     folder = folders.data / f"{settings.label}{f'-{protocol}' if protocol else ''}-all"
     written = {}

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli import completion
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -21,7 +23,7 @@ def command() -> None:
 
 
 @command.command("show")
-@click.argument("name", metavar="NAME|FILE")
+@click.argument("name", metavar="NAME|FILE", shell_complete=completion.subsets)
 @click.option(
     "--beton",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -113,7 +115,8 @@ def make(file: Path, steps: tuple[str, ...], beton: Path | None) -> None:
 
     \b
     Example:
-    harness subset make dogs.yaml --step 'under: n02084071' --step 'per_class: {images: 100}'
+    harness subset make dogs.yaml --step 'under: n02084071' \\
+        --step 'per_class: {images: 100}'
     harness write-beton --subset dogs.yaml --source imagenet/
     """
     from writers.errors import UserError

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from harness.cli import completion
 from harness.cli.options import folder_options
 from harness.system.folders import Folders
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dataset",
     metavar="NAME",
+    shell_complete=completion.datasets,
     help="Dataset; see harness ls datasets. Default: imagenet with --subset, otherwise any tree of "
     "class folders.",
 )
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     "--subset",
     "subset_name",
     metavar="NAME|FILE",
+    shell_complete=completion.subsets,
     help="Write only these classes and images: a name of harness ls subsets, a YAML file of steps, "
     "or a text file with one class per line.",
 )

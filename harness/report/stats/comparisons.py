@@ -1,12 +1,15 @@
 """Compare settings over many targets: methods, subsets, eps, variants, and transfer with scratch.
 
-`effects` estimates how a difference varies over seeds, for the recipe's targets. Here the targets
-are the sample, so that conclusions extend to similar targets.
+Subsets, eps and variants change pretraining, so the pretrained model is the unit: each seed gives
+one difference, the mean over its targets, other eps and other variants. Targets that share a model
+are no repeats. Methods are applied to the same models, so there the targets are the sample, and
+conclusions extend to similar targets of these models.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +21,17 @@ from harness.report.data.records import (
     format_eps,
     under_every_variant,
 )
-from harness.report.stats.hypothesis_tests import holm, paired_t_test, sign_test
-from harness.report.stats.intervals import bootstrap, t_half_width, welch
+from harness.report.stats.hypothesis_tests import holm, one_sample_t_test, sign_test
+from harness.report.stats.intervals import (
+    Condition,
+    paired_difference,
+    t_half_width,
+    welch,
+)
 
 Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 Key = tuple[object, ...]
-# Resampling two or three targets yields little more than the targets' own means.
-MIN_RESAMPLED_TARGETS = 5
+Unit = Literal["model", "target"]
 _MAX_PAIRED_METHODS = 4  # with more methods, each is compared with the first one only
 
 
@@ -38,12 +44,13 @@ class Comparison:
     Attributes:
         axis: what was changed: method, subset, eps or variant.
         method: transfer method of both sides; "" if methods are compared.
-        difference: mean over the targets; each target's value is the mean over seeds and models.
-        half_width_95: of the t interval over targets.
-        bootstrap_low: of the 95 % bootstrap interval over seeds and targets. It needs at least
-            MIN_RESAMPLED_TARGETS targets.
+        unit: what is repeated independently: pairs of pretrained models (one per seed) for
+            subset, eps and variant; targets for method.
+        num_units: number of units that have both sides. One unit has no interval and no p.
+        difference: mean over the units; the value of a unit is the mean over what it contains.
+        half_width_95: of the t interval over units.
         wins: (target, model, seed) runs in which the setting is better.
-        p: of the paired t-test over targets, on logits.
+        p: of the paired t-test over units, on logits.
         p_holm: p adjusted for all comparisons of the report.
     """
 
@@ -53,10 +60,10 @@ class Comparison:
     method: str
     num_targets: int
     num_seeds: int
+    unit: Unit
+    num_units: int
     difference: float
     half_width_95: float | None
-    bootstrap_low: float | None
-    bootstrap_high: float | None
     wins: int
     ties: int
     losses: int
@@ -65,7 +72,7 @@ class Comparison:
 
     @property
     def is_clear(self) -> bool:
-        """True if the t interval over targets excludes zero."""
+        """True if the t interval over units excludes zero."""
         return self.half_width_95 is not None and abs(self.difference) > self.half_width_95
 
     @property
@@ -206,34 +213,61 @@ def _comparison(
         np.array([[_mean(side[place], measure) for side in sides] for place in shared])
         for measure in (_score, _logit)
     )
-    seeds, targets = (list(dict.fromkeys(place[index] for place in shared)) for index in (0, 1))
-    target_index = np.array([targets.index(place[1]) for place in shared])
-    seed_index = np.array([seeds.index(place[0]) for place in shared])
-    one_row = np.zeros_like(target_index)
-    differences = scores[:, 0] - scores[:, 1]
     signs = sign_test(scores[:, 0], scores[:, 1])
-    means = _cell_means(differences, one_row, target_index)[0]
-    table = _cell_means(differences, seed_index, target_index)
-    if np.isnan(table).any():  # incomplete seeds are averaged first, and not resampled
-        table = means[None]
-    interval = bootstrap(table, num_draws=2000) if len(targets) >= MIN_RESAMPLED_TARGETS else None
-    p = paired_t_test(*(_cell_means(logits[:, side], one_row, target_index)[0] for side in (0, 1)))
+    by_unit = differences_by_target if axis == "method" else differences_by_model
+    differences, logit_differences = by_unit(shared, scores), by_unit(shared, logits)
+    half_width = t_half_width(differences)
+    p = math.nan if half_width is None else one_sample_t_test(logit_differences)
     return Comparison(
         axis,
         setting,
         baseline,
         method,
-        len(targets),
-        len(seeds),
-        float(means.mean()),
-        t_half_width(means),
-        interval.low if interval else None,
-        interval.high if interval else None,
+        len({place[1] for place in shared}),
+        len({place[0] for place in shared}),
+        "target" if axis == "method" else "model",
+        len(differences),
+        float(differences.mean()),
+        half_width,
         signs.wins,
         signs.ties,
         signs.losses,
         None if math.isnan(p) else p,
     )
+
+
+def differences_by_target(places: Sequence[Key], sides: Floats) -> Floats:
+    """Mean differences [T] of the targets.
+
+    Args:
+        places: (seed, target, other axes...) of P runs.
+        sides: float64 [P, 2], values of the setting and of the baseline.
+    """
+    by_target: dict[object, list[float]] = {}
+    for place, (value, other) in zip(places, sides.tolist(), strict=True):
+        by_target.setdefault(place[1], []).append(value - other)
+    return np.array([np.mean(values) for values in by_target.values()])
+
+
+def differences_by_model(places: Sequence[Key], sides: Floats) -> Floats:
+    """Mean differences [S] of the seeds that cover the same targets.
+
+    Models of one seed that differ in another axis share the seed's draws, so they are one unit.
+
+    Args:
+        places: (seed, target, other axes...) of P runs.
+        sides: float64 [P, 2], values of the setting and of the baseline.
+    """
+    keyed: list[dict[tuple[int, Condition], float]] = [
+        {
+            (int(str(place[0])), tuple(map(str, place[1:]))): value
+            for place, value in zip(places, side, strict=True)
+        }
+        for side in sides.T.tolist()
+    ]
+    difference = paired_difference(*keyed)
+    assert difference is not None, "the sides share their places"
+    return np.array(difference.by_seed)
 
 
 def _group(
@@ -256,15 +290,6 @@ def _logit(row: TransferRow) -> float:
 
 def _mean(rows: Sequence[TransferRow], measure: Callable[[TransferRow], float]) -> float:
     return sum(map(measure, rows)) / len(rows)
-
-
-def _cell_means(values: Floats, row_index: Integers, column_index: Integers) -> Floats:
-    """Means of values [P] by cell: [rows, columns], NaN for empty cells."""
-    shape = row_index.max() + 1, column_index.max() + 1
-    sums, counts = np.zeros(shape), np.zeros(shape)
-    np.add.at(sums, (row_index, column_index), values)
-    np.add.at(counts, (row_index, column_index), 1)
-    return np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0)
 
 
 def against_scratch(

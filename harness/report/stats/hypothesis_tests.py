@@ -11,7 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import signal as scipy_signal
+from scipy import special
 from scipy import stats as scipy_stats
+
+from harness.report.stats.intervals import MIN_SPREAD
 
 Array = NDArray[np.generic]
 Bools = NDArray[np.bool_]
@@ -191,12 +194,21 @@ def _ap11(values: Floats, positive: Bools, selected: Bools) -> float:
     return float(max_precision[reached].mean())
 
 
+def one_sample_t_test(differences: Floats) -> float:
+    """Compute p of "the mean difference is zero" from the differences [n] of independent units.
+
+    NaN for one unit, and if all differences are equal: their spread is then unknown.
+    """
+    differences = np.asarray(differences, np.float64)
+    if len(differences) < 2 or (sd := float(np.std(differences, ddof=1))) < MIN_SPREAD:
+        return math.nan
+    t = float(differences.mean()) / (sd / math.sqrt(len(differences)))
+    return 2 * float(special.stdtr(len(differences) - 1, -abs(t)))
+
+
 def paired_t_test(scores: Floats, other_scores: Floats) -> float:
     """Compute p of "equal means over datasets" for two models' scores [D], preferably logits."""
-    difference = np.asarray(scores) - np.asarray(other_scores)
-    if len(difference) < 2 or np.ptp(difference) == 0:
-        return math.nan
-    return float(scipy_stats.ttest_rel(scores, other_scores).pvalue)
+    return one_sample_t_test(np.asarray(scores) - np.asarray(other_scores))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -3,6 +3,9 @@
 Top-1: McNemar's exact test. Mean per class and mAP: permutations that exchange the two models'
 predictions (Kornblith et al. 2019, appendix A.1). The images are the sample: a small p means that
 these two runs differ on more than the choice of test images, not that other seeds would differ.
+
+A change of subset, eps or variant is a statement about pretraining, and the images of one model are
+nested in it. There the test is a paired t-test over seeds, and one seed gives no p.
 """
 
 import math
@@ -28,12 +31,15 @@ from harness.report.stats.hypothesis_tests import (
     exchange_test,
     holm,
     map11_permutation_test,
+    one_sample_t_test,
     sign_flip_test,
 )
 
 SPLIT = "test"
+MODEL_AXES = ("subset", "eps", "variant")
 MAX_TESTS = 1000  # reading a file takes about a millisecond, a test as long
 NUM_MAP_PERMUTATIONS = 1000
+Floats = NDArray[np.float64]
 Predictions = Mapping[str, NDArray[Any]]
 
 
@@ -47,6 +53,7 @@ class ImageTest:
         model: description of what the two models share.
         only_setting: images that only the setting classifies correctly, summed over seeds.
         difference: of the target's metric, as a fraction.
+        p: NaN if pretrained models are compared, and there is one pair of them.
         p_holm: p adjusted for all tests of the report.
     """
 
@@ -110,7 +117,7 @@ def image_tests(
             if (first := read(row.key)) is not None and (second := read(other.key)) is not None
         ]
         sample = contrast.rows[0]
-        if pairs and (outcome := _test(sample.metric, pairs)) is not None:
+        if pairs and (outcome := _test(contrast.axis, sample.metric, pairs)) is not None:
             tests.append(
                 ImageTest(
                     contrast.axis,
@@ -232,8 +239,10 @@ def _read(path: Path) -> Predictions | None:
         return None
 
 
-def _test(metric: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> _Outcome | None:
-    """Test one pair of runs per seed.
+def _test(
+    axis: str, metric: str, pairs: Sequence[tuple[Predictions, Predictions]]
+) -> _Outcome | None:
+    """Test one pair of runs per seed, over images or, for MODEL_AXES, over seeds.
 
     Returns:
         None if the files lack what the metric needs, or hold different images.
@@ -257,19 +266,29 @@ def _test(metric: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> _Out
             num_seeds,
             *only,
             float(differences.mean() / num_seeds),
-            "McNemar" if num_seeds == 1 else "exact exchange",
-            exchange_test(differences),
+            *(
+                _over_seeds((first - second).mean(axis=1))
+                if axis in MODEL_AXES
+                else (
+                    "McNemar" if num_seeds == 1 else "exact exchange",
+                    exchange_test(differences),
+                )
+            ),
         )
     if metric == "mean_per_class":
         counts = np.bincount(label)
-        weighted = differences / counts[label] / (counts > 0).sum() / num_seeds
+        weights = 1 / counts[label] / (counts > 0).sum()
+        weighted = differences * weights / num_seeds
         return _Outcome(
             num_images,
             num_seeds,
             *only,
             float(weighted.sum()),
-            "permutation",
-            sign_flip_test(weighted),
+            *(
+                _over_seeds((first - second) @ weights)
+                if axis in MODEL_AXES
+                else ("permutation", sign_flip_test(weighted))
+            ),
         )
     if num_seeds > 1 or any(f"{SPLIT}_scores" not in run for run in (firsts[0], seconds[0])):
         return None
@@ -277,9 +296,16 @@ def _test(metric: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> _Out
         firsts[0][f"{SPLIT}_scores"],
         seconds[0][f"{SPLIT}_scores"],
         label,
-        num_permutations=NUM_MAP_PERMUTATIONS,
+        num_permutations=1 if axis in MODEL_AXES else NUM_MAP_PERMUTATIONS,
     )
-    return _Outcome(num_images, 1, *only, difference, "permutation", p)
+    test = _over_seeds(np.array([difference])) if axis in MODEL_AXES else ("permutation", p)
+    return _Outcome(num_images, 1, *only, difference, *test)
+
+
+def _over_seeds(differences: Floats) -> tuple[str, float]:
+    """Name and p of the test over the differences [S] of S pairs of pretrained models."""
+    name = "one pair of models" if len(differences) == 1 else "paired t over seeds"
+    return name, one_sample_t_test(differences)
 
 
 def _align(predictions: Predictions, reference: NDArray[Any]) -> Predictions | None:

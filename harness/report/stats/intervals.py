@@ -1,4 +1,10 @@
-"""Means with intervals: over seeds, of paired differences, by bootstrap, and of two samples."""
+"""Means with intervals: over seeds, of paired differences, and of two samples.
+
+`harness bench statistics` measures how often these intervals cover the true value. A spread of
+zero is no estimate of the spread: accuracies are counts, so two runs are often exactly equal.
+Such samples have no interval. There is no bootstrap: over a few seeds or targets its percentile
+interval covers too rarely.
+"""
 
 import math
 import statistics
@@ -8,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats
+from scipy import special
 
 Floats = NDArray[np.float64]
+MIN_SPREAD = 1e-9  # a smaller standard deviation is rounding of equal numbers
 Condition = tuple[str, ...]  # everything but the seed that identifies a number, e.g. (target, eps)
 
 
@@ -28,23 +35,28 @@ class SeedMean:
 
     @property
     def half_width(self) -> float | None:
-        """Half the width of the 95 % t interval of the mean; None for one run."""
-        if self.sd is None:
+        """Half the width of the 95 % t interval of the mean; None for one run or equal runs."""
+        if self.sd is None or self.sd < MIN_SPREAD:
             return None
         return t_quantile_975(self.num_seeds - 1) * self.sd / math.sqrt(self.num_seeds)
 
     @property
     def is_clear(self) -> bool:
-        """True if the interval excludes zero; False for one run."""
+        """True if the interval excludes zero; False without an interval."""
         return self.half_width is not None and abs(self.mean) > self.half_width
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Setting minus baseline, averaged over `conditions` within each seed, then over seeds."""
+    """Setting minus baseline, averaged over `conditions` within each seed, then over seeds.
+
+    Attributes:
+        by_seed: the differences of the seeds that cover all conditions.
+    """
 
     over_seeds: SeedMean
     conditions: tuple[Condition, ...]
+    by_seed: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -99,54 +111,41 @@ def paired_difference(
         for _, differences in sorted(by_seed.items())
         if set(conditions) <= set(differences)
     ]
-    return PairedDifference(seed_mean(means), conditions)
+    return PairedDifference(seed_mean(means), conditions, tuple(means))
 
 
 def t_half_width(values: Floats) -> float | None:
-    """Half the width of the 95 % t interval of the mean of values [n]; None if n is 1."""
-    if len(values) < 2:
+    """Half the width of the 95 % t interval of the mean of values [n].
+
+    Returns:
+        None if n is 1, or if the values are equal.
+    """
+    if len(values) < 2 or (sd := float(np.std(values, ddof=1))) < MIN_SPREAD:
         return None
-    return float(scipy_stats.t.ppf(0.975, len(values) - 1) * scipy_stats.sem(values))
+    return float(special.stdtrit(len(values) - 1, 0.975)) * sd / math.sqrt(len(values))
 
 
 def welch(scores: Floats, other_scores: Floats, confidence: float = 0.95) -> Interval | None:
-    """Difference of the means of two sets of runs, with Welch's interval.
+    """Difference of the means of two independent sets of runs, with a t interval.
+
+    The errors are Welch's. Sets of equal size use his degrees of freedom. Sets of unequal size use
+    those of the smaller set: Welch's estimate covers too rarely if the smaller set varies more.
 
     Returns:
-        None if one side has a single run.
+        None if one side has a single run, or if the runs of both sides are equal.
     """
-    if len(scores) < 2 or len(other_scores) < 2:
+    sides = scores, other_scores
+    if min(map(len, sides)) < 2 or max(np.std(side) for side in sides) < MIN_SPREAD:
         return None
+    errors = [float(np.var(side, ddof=1)) / len(side) for side in sides]
+    if len(scores) == len(other_scores):
+        degrees = (len(scores) - 1) * sum(errors) ** 2 / sum(error**2 for error in errors)
+    else:
+        degrees = min(map(len, sides)) - 1
     difference = float(np.mean(scores) - np.mean(other_scores))
-    if np.ptp(scores) == 0 and np.ptp(other_scores) == 0:  # scipy returns NaN
-        return Interval(difference, difference, difference)
-    interval = scipy_stats.ttest_ind(scores, other_scores, equal_var=False).confidence_interval(
-        confidence
-    )
-    return Interval(difference, float(interval.low), float(interval.high))
-
-
-def bootstrap(
-    values: Floats, *, confidence: float = 0.95, num_draws: int = 10_000, seed: int = 0
-) -> Interval:
-    """Percentile interval of the mean of values [seeds, targets].
-
-    Seeds and targets are resampled with replacement. For a difference of two settings pass the
-    differences. An axis of length 1 is not resampled: the interval then ignores its variation.
-    """
-    values = np.asarray(values, np.float64)
-    assert values.ndim == 2 and values.size
-    random = np.random.default_rng(seed)
-    num_seeds, num_targets = values.shape
-    rows = random.integers(0, num_seeds, (num_draws, num_seeds))
-    columns = random.integers(0, num_targets, (num_draws, num_targets))
-    weights = [
-        np.apply_along_axis(np.bincount, 1, drawn, minlength=size) / size
-        for drawn, size in ((rows, num_seeds), (columns, num_targets))
-    ]
-    means = np.einsum("ks,sd,kd->k", weights[0], values, weights[1], optimize=True)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(values.mean()), float(low), float(high))
+    quantile = float(special.stdtrit(degrees, (1 + confidence) / 2))
+    half = quantile * math.sqrt(sum(errors))
+    return Interval(difference, difference - half, difference + half)
 
 
 # 97.5 % quantiles of Student's t for 1 to 9 degrees of freedom. The series in t_quantile_975 is

@@ -46,7 +46,7 @@ class PredictorFit:
     Attributes:
         num_models: smallest number of models on any target.
         half_width_95: half the 95 % t interval of weighted_kendall over targets; None for one
-            target.
+            target, and if all targets have the same value.
     """
 
     predictor: str
@@ -163,12 +163,13 @@ def predictor_fits(rows: Iterable[PredictorRow]) -> list[PredictorFit]:
 
 def gap_to_runner_up(
     rows: Iterable[PredictorRow], best: PredictorFit, second: PredictorFit
-) -> tuple[float, float] | None:
+) -> tuple[float, float | None] | None:
     """Difference in weighted Kendall of two predictors, paired by target.
 
     Returns:
-        The mean difference and half its 95 % t interval over targets; None if the two predictors
-        share fewer than two targets.
+        The mean difference and half its 95 % t interval over targets, which is None if the
+        difference is the same on all targets. None if the two predictors share fewer than two
+        targets.
     """
     by_target: dict[str, dict[str, float]] = {}
     for row in rows:
@@ -181,5 +182,6 @@ def gap_to_runner_up(
             if len(both) == 2
         ]
     )
-    half_width = t_half_width(differences)
-    return None if half_width is None else (float(np.mean(differences)), half_width)
+    if len(differences) < 2:
+        return None
+    return float(np.mean(differences)), t_half_width(differences)

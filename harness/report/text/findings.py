@@ -52,7 +52,7 @@ def about_predictors(analysis: Analysis, shortlist: ShortlistSettings | None) ->
         if shortlist and method in shortlist.methods
         else ""
     )
-    has_sample = best.half_width_95 is not None and best.num_targets >= MIN_TARGETS
+    has_sample = best.num_targets >= MIN_TARGETS
     half = "" if best.half_width_95 is None else f" ± {best.half_width_95:.2f}"
     kendall = (
         f"weighted Kendall rank correlation {plain(best.weighted_kendall)}{half} "
@@ -74,9 +74,11 @@ def about_predictors(analysis: Analysis, shortlist: ShortlistSettings | None) ->
 
 def _lead(analysis: Analysis, best: PredictorFit, others: Sequence[PredictorFit]) -> str:
     gap = gap_to_runner_up(analysis.predictor_rows, best, others[0]) if others else None
-    if gap is None or math.isnan(gap[1]):
+    if gap is None or math.isnan(gap[0]):
         return ""
     difference, half = gap
+    if half is None:
+        return f" Its lead over {others[0].predictor} is not clear."
     amount = f"{difference:.2f} ± {half:.2f}"
     if difference > half:
         return f" It is ahead of {others[0].predictor} by {amount}."

@@ -117,12 +117,10 @@ def _tick_place(tick: float) -> float:
 
 
 def elo_panel(ranking: Sequence[RankedModel], number: int) -> Panel:
-    """Strengths with 95 % Wald intervals, strongest on top."""
+    """Strengths, strongest on top. No intervals: matches on one target are not independent."""
     method = ranking[0].method
     shown = ranking[:_MAX_RANKED]
-    detail = (
-        f"{ranking[0].num_rounds} rounds; bars: 95 % intervals, none if a model won or lost all"
-    )
+    detail = f"{ranking[0].num_rounds} rounds"
     if len(shown) < len(ranking):
         detail += f"; the first {len(shown)} of {len(ranking)}"
     return _ranked_panel(
@@ -130,10 +128,10 @@ def elo_panel(ranking: Sequence[RankedModel], number: int) -> Panel:
         f"Elo by {method}",
         detail,
         "strength: log odds against an average model",
-        [(row.model, row.elo, 1.96 * (row.elo_standard_error or 0.0)) for row in shown],
+        [(row.model, row.elo, 0.0) for row in shown],
         plot.to_csv_text(
-            ("model", "elo", "standard_error", "num_rounds"),
-            ((row.model, row.elo, row.elo_standard_error, row.num_rounds) for row in ranking),
+            ("model", "elo", "num_rounds"),
+            ((row.model, row.elo, row.num_rounds) for row in ranking),
         ),
     )
 

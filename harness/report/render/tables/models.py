@@ -39,14 +39,12 @@ def ranking_table(rows: Sequence[RankedModel]) -> Table:
         (
             Column(
                 "Elo",
-                hint="log odds of winning against an average model; ± half a 95 % Wald interval",
+                hint="log odds of winning against an average model",
             ),
             lambda row: Cell(
                 signed(row.elo, 2),
                 sort=row.elo,
-                below="all won or all lost"
-                if row.elo_standard_error is None
-                else f"± {1.96 * row.elo_standard_error:.2f}",
+                below="all won or all lost" if row.elo_standard_error is None else "",
             ),
         ),
         (
@@ -76,8 +74,8 @@ def ranking_table(rows: Sequence[RankedModel]) -> Table:
         rows,
         columns,
         "Elo: every two models meet on every target and seed, and the better score wins; a tie is "
-        "half a win each. The errors assume independent matches. Matches on one target are not "
-        "independent, so the errors are too small.",
+        "half a win each. Elo has no interval: the usual one assumes independent matches, and "
+        "matches on one target are not independent.",
     )
 
 

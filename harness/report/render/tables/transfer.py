@@ -29,7 +29,6 @@ from harness.report.render.tables.table import (
     table_of,
 )
 from harness.report.stats.comparisons import (
-    MIN_RESAMPLED_TARGETS,
     Comparison,
     ScratchComparison,
 )
@@ -167,7 +166,7 @@ def _selection_cells(rows: Sequence[TransferRow]) -> tuple[Cell, ...]:
 
 
 def comparison_table(rows: Sequence[Comparison]) -> Table:
-    """Pairs of settings, with the targets as the sample."""
+    """Pairs of settings, tested over pairs of pretrained models or, for methods, over targets."""
     columns: list[ColumnOf[Comparison]] = [
         (Column("change", numeric=False), lambda row: text(_change(row, "instead of"))),
         (
@@ -177,14 +176,16 @@ def comparison_table(rows: Sequence[Comparison]) -> Table:
         (Column("targets"), lambda row: number(row.num_targets)),
         (Column("seeds"), lambda row: number(row.num_seeds)),
         (
-            Column("difference", hint="percentage points, mean over targets"),
+            Column("units", hint="what the test is over: pairs of pretrained models, or targets"),
+            lambda row: Cell(
+                f"{row.num_units} {row.unit}{'s' * (row.num_units > 1)}", sort=row.num_units
+            ),
+        ),
+        (
+            Column("difference", hint="percentage points, mean over units"),
             lambda row: _difference_cell(row.difference, row.p_holm),
         ),
-        (Column("95 % interval", hint="t interval over targets"), _t_interval_cell),
-        (
-            Column("bootstrap", hint="95 % interval, seeds and targets resampled"),
-            _bootstrap_cell,
-        ),
+        (Column("95 % interval", hint="t interval over units"), _t_interval_cell),
         (
             Column("better in", hint="of all runs (target, model, seed)"),
             lambda row: Cell(
@@ -194,7 +195,7 @@ def comparison_table(rows: Sequence[Comparison]) -> Table:
             ),
         ),
         (
-            Column("p, t", hint="paired t-test over targets, on logits"),
+            Column("p, t", hint="paired t-test over units, on logits"),
             lambda row: p_value_cell(row.p),
         ),
         (Column("Holm", hint="p, t for all lines together"), lambda row: p_value_cell(row.p_holm)),
@@ -205,8 +206,9 @@ def comparison_table(rows: Sequence[Comparison]) -> Table:
         rows,
         columns,
         "Percentage points in the targets' own metrics; *: p below 0.05 after Holm. Each "
-        "interval is for its line alone. The bootstrap needs at least "
-        f"{MIN_RESAMPLED_TARGETS} targets.",
+        "interval is for its line alone. A subset, eps or variant changes the pretrained model, so "
+        "pairs of models (one per seed) are the units. Methods are compared over targets. There "
+        "is no interval for one unit, or if all units differ equally: their spread is unknown.",
     )
 
 
@@ -225,12 +227,6 @@ def _t_interval_cell(row: Comparison) -> Cell:
     if half is None:
         return NONE
     return interval_cell(row.difference - half, row.difference + half, half, NONE)
-
-
-def _bootstrap_cell(row: Comparison) -> Cell:
-    low, high = row.bootstrap_low, row.bootstrap_high
-    width = None if low is None or high is None else high - low
-    return interval_cell(low, high, width, NONE)
 
 
 def image_test_table(rows: Sequence[ImageTest]) -> Table:
@@ -256,8 +252,9 @@ def image_test_table(rows: Sequence[ImageTest]) -> Table:
         (Column("Holm", hint="p for all lines together"), lambda row: p_value_cell(row.p_holm)),
     ]
     note = (
-        "The test images are the sample: a small p means that these runs differ, not that runs "
-        "with other seeds would. *: p below 0.05 after Holm."
+        "A change of subset, eps or variant is tested over pairs of pretrained models; one pair "
+        "has no p. For methods and single models the test images are the sample: a small p means "
+        "that these runs differ, not that runs with other seeds would. *: p below 0.05 after Holm."
     )
     if len(rows) == MAX_TESTS:
         note += f" Only the first {MAX_TESTS:,} tests are shown."

@@ -1,0 +1,65 @@
+"""Error rates of the report's tests and intervals in simulated studies with known truth."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from harness.system.atomic_write import write_json
+
+
+@click.command(short_help="Error rates of the report's tests and intervals, simulated.")
+@click.option(
+    "--studies",
+    "num_studies",
+    type=click.IntRange(min=10),
+    default=2000,
+    show_default=True,
+    help="Number of simulated studies per line.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the table to this file.",
+)
+def command(num_studies: int, seed: int, json_file: Path | None) -> None:
+    """Simulate studies, and count false positives and intervals that include the truth.
+
+    What the report prints must have at most 6 % false positives and at least 93 % coverage.
+    Lines with `no` are not printed in reports; they show why. Exit code 1 if a printed line
+    fails.
+
+    Example: harness bench statistics --studies 1000 --json statistics.json
+    """
+    from harness.report.stats.calibration import calibrations, largest_standard_error
+
+    click.echo(
+        "| procedure | design | printed | no interval | false positives | coverage |\n"
+        "|---|---|---|---|---|---|"
+    )
+    lines = []
+    for line in calibrations(num_studies, seed):
+        lines.append(line)
+        rates = (line.without_interval, line.false_positives, line.coverage)
+        cells = ["–" if rate is None else f"{100 * rate:.1f} %" for rate in rates]
+        printed = "yes" if line.is_printed else "no"
+        click.echo(f"| {line.procedure} | {line.design} | {printed} | {' | '.join(cells)} |")
+    failed = [line for line in lines if line.is_printed and not line.is_calibrated]
+    error = 100 * largest_standard_error(num_studies)
+    click.echo(
+        f"\n{num_studies:,} studies per line, seed {seed}; standard error of 5 %: {error:.2f} %."
+    )
+    if json_file:
+        write_json(
+            json_file,
+            {
+                "num_studies": num_studies,
+                "seed": seed,
+                "lines": [asdict(line) | {"is_calibrated": line.is_calibrated} for line in lines],
+            },
+        )
+    if failed:
+        click.echo(f"{len(failed)} printed lines are not calibrated.", err=True)
+        raise SystemExit(1)

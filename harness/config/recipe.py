@@ -129,11 +129,15 @@ class EvaluateSettings(Settings):
 
     Attributes:
         eps_of_clean: attack clean models too, at this eps. None means they are not attacked.
+        attacked_logits: scored: the attack on a view raises the loss over the logits that the view
+            scores, for example those of the common classes. all: one attack on all logits serves
+            all views; masked accuracies then look more robust than they are.
         common: subsets whose shared classes all models are compared on. None means all subsets but
             those with coarser labels.
     """
 
     attack: EvaluationAttack = EvaluationAttack()
+    attacked_logits: Literal["scored", "all"] = "scored"
     batch_size: Count = 256
     eps_of_clean: NotNegative | None = None
     common: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
@@ -148,7 +152,7 @@ class EvaluateSettings(Settings):
         if eps > 0:
             del settings["eps_of_clean"]
         elif not self.eps_of_clean:
-            del settings["attack"], settings["eps_of_clean"]
+            del settings["attack"], settings["eps_of_clean"], settings["attacked_logits"]
         return settings
 
 

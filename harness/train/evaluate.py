@@ -1,6 +1,6 @@
 """Evaluate a model in one pass over a split, clean or attacked, under several views at once."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -45,6 +45,42 @@ class View:
             )
         assert self.groups is None or self.labels is None, "groups need all classes"
 
+    def restricts(self, num_classes: int) -> bool:
+        """True if the scored logits are others than those of all `num_classes` classes."""
+        return self.groups is not None or (
+            self.logits is not None and len(set(self.logits)) < num_classes
+        )
+
+
+class ScoredLogits(nn.Module):
+    """A model whose outputs are the logits that a view scores, as the target of an attack."""
+
+    def __init__(self, model: nn.Module, view: View, num_classes: int, device: str) -> None:
+        """Wrap a model of `num_classes` classes on `device`."""
+        super().__init__()
+        self.model, self._by = model, view.by
+        self._choices = None if view.groups else torch.tensor(view.logits, device=device)
+        # Class -> its place among the scored logits. Classes that are not scored get place 0: the
+        # attack moves their images, which the view does not count.
+        place = torch.zeros(num_classes, dtype=torch.int64, device=device)
+        if view.groups:
+            place = torch.tensor(view.groups, device=device)
+        else:
+            place[self._choices] = torch.arange(len(view.logits or ()), device=device)
+        self._place = place
+        self._num_groups = max(view.groups) + 1 if view.groups else 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the scored logits [B, L]."""
+        logits: Tensor = self.model(images)
+        if self._choices is not None:
+            return logits.index_select(1, self._choices)
+        return group_logits(logits, self._place, self._num_groups, self._by)
+
+    def labels(self, labels: Tensor) -> Tensor:
+        """Return the places of int64 labels [B] among the scored logits."""
+        return self._place[labels]
+
 
 def evaluate(
     model: nn.Module,
@@ -56,6 +92,7 @@ def evaluate(
     views: Mapping[str, View],
     attack: AttackSettings | None = None,
     eps: float = 0.0,
+    attacked_logits: Literal["scored", "all"] = "scored",
     keep_predictions: bool = False,
     group: ProcessGroup = SINGLE_PROCESS,
     zero_gradients: Tensor | None = None,
@@ -77,8 +114,8 @@ def evaluate(
         eps: Radius of the attack in units of [0, 1] pixels.
         keep_predictions: True for `Counts.predictions`.
         group: Ranks that evaluate together.
-        zero_gradients: int64 scalar; the attack's number of zero gradients is added to it. Such
-            images do not move, and look robust.
+        zero_gradients: int64 scalar; the attack's number of zero gradients is added to it,
+            summed over the attacks. Such images do not move, and look robust.
         after_batch: Called with the number of images of this rank that are finished.
 
     Returns:
@@ -107,12 +144,14 @@ def evaluate(
         for name, view in views.items()
         if view.groups
     }
+    targets, target_of = _targets(model, views, num_classes, device, attack, attacked_logits)
     num_images = 0
-    for logits, labels in _logits_of_batches(
-        model, loader, device, precision, attack, eps, group, zero_gradients
+    for batch, labels in _logits_of_batches(
+        model, loader, device, precision, attack, eps, group, zero_gradients, targets
     ):
         num_images += len(labels)
         for name, count in counts.items():
+            logits = batch[target_of[name]]
             if name in groups:
                 count.add(
                     group_logits(logits, groups[name], count.num_classes, views[name].by),
@@ -126,6 +165,30 @@ def evaluate(
     if zero_gradients is not None:
         group.all_reduce_(zero_gradients)
     return counts
+
+
+def _targets(
+    model: nn.Module,
+    views: Mapping[str, View],
+    num_classes: int,
+    device: str,
+    attack: AttackSettings | None,
+    attacked_logits: Literal["scored", "all"],
+) -> tuple[tuple[ScoredLogits | None, ...], dict[str, int]]:
+    """List what to attack (None: all logits), and the place of each view's attack in the list."""
+    targets: list[ScoredLogits | None] = []
+    places: dict[object, int] = {}
+    target_of = {}
+    for name, view in views.items():
+        restricts = (
+            attack is not None and attacked_logits == "scored" and view.restricts(num_classes)
+        )
+        scored = (view.logits, view.groups, view.by) if restricts else None
+        if scored not in places:
+            places[scored] = len(targets)
+            targets.append(ScoredLogits(model, view, num_classes, device) if restricts else None)
+        target_of[name] = places[scored]
+    return tuple(targets), target_of
 
 
 def group_logits(
@@ -176,7 +239,7 @@ def count(
         if loader.multi_label
         else Counts(num_classes, device, keep_predictions=True)
     )
-    for logits, labels in _logits_of_batches(model, loader, device, precision):
+    for (logits,), labels in _logits_of_batches(model, loader, device, precision):
         counts.add(logits, labels)
     return counts
 
@@ -239,21 +302,35 @@ def _logits_of_batches(
     eps: float = 0.0,
     group: ProcessGroup = SINGLE_PROCESS,
     zero_gradients: Tensor | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield logits and labels of each batch. The labels are valid until the next batch."""
-    # The same random starts in each evaluation.
-    generator = torch.Generator(device).manual_seed(group.rank)
+    targets: Sequence[ScoredLogits | None] = (None,),
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Yield the logits after the attack on each target, and the labels, of each batch.
+
+    The labels are valid until the next batch.
+    """
+    # The same random starts in each evaluation, and for each target.
+    generators = [torch.Generator(device).manual_seed(group.rank) for _ in targets]
     num_images = 0
     with eval_mode(model), loader.epoch(0) as batches:
         for images, labels in batches:
             num_images += len(labels)
-            if attack is not None:
-                images = attack_images(
-                    model, images, labels, attack, eps, precision, generator, zero_gradients
-                )
-            with torch.inference_mode(), autocast(precision, device, model):
-                logits = model(images)
-            yield logits, labels
+            batch = []
+            for target, generator in zip(targets, generators, strict=True):
+                shown = images
+                if attack is not None:
+                    shown = attack_images(
+                        model if target is None else target,
+                        images,
+                        labels if target is None else target.labels(labels),
+                        attack,
+                        eps,
+                        precision,
+                        generator,
+                        zero_gradients,
+                    )
+                with torch.inference_mode(), autocast(precision, device, model):
+                    batch.append(model(shown))
+            yield batch, labels
     assert sum(group.all_gather(num_images)) == loader.num_samples, (
         "the loader's plan leaves images out (drop_last)"
     )

@@ -1,5 +1,6 @@
 """Evaluation against a numpy loop over images; modes, views and attacks."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -106,7 +107,7 @@ def test_clean_scores_equal_a_numpy_loop(net):
 
 
 @pytest.mark.parametrize("best_iterate", [False, True])
-def test_attacked_scores_equal_scores_of_attacked_images(net, best_iterate):
+def test_one_attack_on_all_logits_serves_all_views(net, best_iterate):
     loader, attack = (
         FakeLoader(),
         AttackSettings(steps=4, relative_step_size=0.5, best_iterate=best_iterate),
@@ -120,6 +121,7 @@ def test_attacked_scores_equal_scores_of_attacked_images(net, best_iterate):
         views=VIEWS,
         attack=attack,
         eps=0.8,
+        attacked_logits="all",
     )
     moved = pgd(
         net,
@@ -140,6 +142,106 @@ def test_attacked_scores_equal_scores_of_attacked_images(net, best_iterate):
         )
         assert scores["num_images"] == clean[name].scores()["num_images"]
     assert counts["own"].scores()["loss"] > clean["own"].scores()["loss"] + 0.1
+
+
+def test_the_attack_on_a_masked_view_sees_the_scored_logits_only(net):
+    """The oracle is a network that has the logits of the common classes only."""
+    loader, attack = FakeLoader(), AttackSettings(steps=4, relative_step_size=0.5)
+    counts = evaluate(
+        net,
+        loader,
+        device="cpu",
+        precision="float32",
+        num_classes=K,
+        views=VIEWS,
+        attack=attack,
+        eps=0.8,
+    )
+    small = copy.deepcopy(net)
+    small.head = torch.nn.Linear(net.head.in_features, len(COMMON))
+    small.head.load_state_dict(
+        {name: value[list(COMMON)] for name, value in net.head.state_dict().items()}
+    )
+    counted = [index for index, label in enumerate(loader.labels.tolist()) if label in COMMON]
+    labels = torch.tensor([COMMON.index(int(loader.labels[index])) for index in counted])
+    images = loader.images[counted]
+    moved = pgd(small, images / 255, labels, norm="l2", eps=0.8, steps=4, step_size=0.4)
+    expected = slow_scores(net, moved, loader.labels[counted].numpy(), VIEWS["masked"])
+    assert counts["masked"].scores() == pytest.approx(expected, rel=1e-4)
+    unmasked = pgd(
+        net, loader.images / 255, loader.labels, norm="l2", eps=0.8, steps=4, step_size=0.4
+    )
+    for name in ("own", "unmasked"):
+        of_all = slow_scores(net, unmasked, loader.labels.numpy(), VIEWS[name])
+        assert counts[name].scores() == pytest.approx(of_all, rel=1e-4)
+
+
+class Rows(torch.nn.Module):
+    """Logits of three classes that are linear in two pixel values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([[0.0, 0.0], [8.0, 0.0], [0.0, 40.0]]))
+        self.bias = torch.nn.Parameter(torch.tensor([0.0, -4.4, -21.0]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :2].to(self.weight.dtype) @ self.weight.T + self.bias
+
+
+class OneImage(FakeLoader):
+    """One image of class 0 with gray pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_samples = 1
+
+    @contextmanager
+    def epoch(self, epoch: int) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+        yield iter([(torch.full((1, 3, 1, 1), 128, dtype=torch.uint8), torch.zeros(1).long())])
+
+
+@pytest.mark.parametrize(("attacked_logits", "top1"), [("scored", 0.0), ("all", 1.0)])
+def test_an_attack_on_other_logits_flatters_the_masked_view(attacked_logits, top1):
+    """Class 2 draws the attack along its pixel. Brute force over the ball finds class 1."""
+    model, view, eps = Rows(), View(labels=(0, 1), logits=(0, 1)), 0.1
+    angles = torch.linspace(0, 2 * torch.pi, 1000)
+    ball = 128 / 255 + eps * torch.stack([angles.cos(), angles.sin(), 0 * angles], 1)
+    logits = model(ball[..., None, None])
+    assert (logits[:, 1] > logits[:, 0]).any(), "the masked prediction can be changed"
+    counts = evaluate(
+        model,
+        OneImage(),
+        device="cpu",
+        precision="float32",
+        num_classes=3,
+        views={"masked": view},
+        attack=AttackSettings(steps=10),
+        eps=eps,
+        attacked_logits=attacked_logits,
+    )
+    assert counts["masked"].scores()["top1"] == top1
+
+
+@pytest.mark.parametrize("by", ["sum", "max"])
+def test_coarse_views_are_attacked_on_coarse_logits(net, by):
+    groups = (0, 0, 1, 1, 2, 2, 2)
+    view = View(groups=groups, by=by)
+    loader, attack = FakeLoader(), AttackSettings(steps=4, relative_step_size=0.5)
+    losses = {
+        attacked: evaluate(
+            net,
+            loader,
+            device="cpu",
+            precision="float32",
+            num_classes=K,
+            views={"coarse": view},
+            attack=attack,
+            eps=0.8,
+            attacked_logits=attacked,
+        )["coarse"].scores()["loss"]
+        for attacked in ("scored", "all")
+    }
+    assert losses["scored"] > losses["all"]
 
 
 def test_evaluation_restores_the_model_and_is_repeatable(net):

@@ -68,6 +68,8 @@ class AccuracyRow:
         attack_eps: radius of the evaluation attack; None if clean.
         num_answers: number of classes that the prediction may be; chance is 1 / num_answers.
         same_variants: other variants of the recipe that resolve to this same model.
+        attacked_logits: `scored` if the attack is on the logits that the view scores, `all` if it
+            is on all logits of the model; "" if clean.
     """
 
     arch: str
@@ -87,6 +89,7 @@ class AccuracyRow:
     variant: str = ""
     model: str = ""
     same_variants: tuple[str, ...] = ()
+    attacked_logits: str = ""
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,7 @@ def accuracy_rows(results: Collection) -> list[AccuracyRow]:
         num_common = result.metrics["num_common_classes"]
         for attack in ATTACKS:
             scores_by_view = result.metrics.get(attack) or {}
-            attack_eps = (
-                (result.metrics.get("attack") or {}).get("eps") if attack == "adversarial" else None
-            )
+            about = (result.metrics.get("attack") or {}) if attack == "adversarial" else {}
             for view in VIEWS:
                 if scores := scores_by_view.get(view):
                     rows.append(
@@ -57,7 +55,8 @@ def accuracy_rows(results: Collection) -> list[AccuracyRow]:
                             num_classes=num_classes,
                             view=view,
                             attack=attack,
-                            attack_eps=attack_eps,
+                            attack_eps=about.get("eps"),
+                            attacked_logits=about.get("logits", "all") if about else "",
                             num_answers=num_common if view == "common_masked" else num_classes,
                             num_images=scores["num_images"],
                             top1=scores["top1"],

@@ -39,7 +39,8 @@ class EvaluationAttackRecord(TypedDict):
     step_size: float
     resolution: int
     restarts: int
-    zero_gradients: int  # images whose gradient was zero
+    zero_gradients: int  # images whose gradient was zero, summed over the attacks
+    logits: str  # `scored`: those that each view scores; `all`: the same attack for all views
 
 
 class EvaluateMetrics(TypedDict):

@@ -105,6 +105,7 @@ def run(context: StageContext) -> Outcome:
                 views=views,
                 eps=eps if name == "adversarial" else 0.0,
                 attack=settings.attack if name == "adversarial" else None,
+                attacked_logits=settings.attacked_logits,
                 keep_predictions=True,
                 group=context.group,
                 zero_gradients=zero_gradients,
@@ -148,6 +149,7 @@ def run(context: StageContext) -> Outcome:
             "resolution": config["resolution"],
             "restarts": settings.attack.restarts,
             "zero_gradients": int(zero_gradients),
+            "logits": settings.attacked_logits,
         }
         metrics["attack"] = attack
     return Outcome(metrics, timing)

@@ -16,7 +16,7 @@ def work(config: Mapping[str, Any]) -> float:
 
 
 def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
-    """A forward pass of the validation split, and an attack on it if there is one."""
+    """A forward pass of the validation split, and attacks on it if there are any."""
     config = stage.config
     settings = EvaluateSettings.model_validate(config["settings"])
     model = _workload.model_of(stage.needs["model"])
@@ -25,6 +25,8 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
         model, config["resolution"], settings.batch_size, config["precision"], num_images
     )
     if config["eps"] or settings.eps_of_clean:
+        # Unmasked, and masked unless the common classes are all of the model's.
+        is_masked = settings.attacked_logits == "scored" and len(config.get("common", ())) != 1
         yield Workload(
             {
                 "step": "attack",
@@ -35,7 +37,7 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
                 "attack": config["settings"]["attack"],
             },
             settings.batch_size,
-            num_images,
+            num_images * (1 + is_masked),
         )
 
 

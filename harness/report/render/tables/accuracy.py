@@ -137,6 +137,7 @@ def _accuracy_note(
         if any(row.attack_eps not in (None, row.eps) for row in rows):
             at_eps += ", or at the one in the heading"
         note += f" Adversarial: PGD-{attack.steps}, {attack.norm.capitalize()}, {at_eps}."
+        note += _attacked_logits_note(rows)
     if dashes := [*["not attacked"] * is_attacked, *["not part of the recipe"] * is_incomplete]:
         note += f" –: {' or '.join(dashes)}."
     if excluded:
@@ -145,6 +146,16 @@ def _accuracy_note(
     if len(recipe.seeds) > 1:
         note += " sd: standard deviation over seeds."
     return note
+
+
+def _attacked_logits_note(rows: Sequence[AccuracyRow]) -> str:
+    """State which logits the attacks on masked accuracies raise the loss of."""
+    kinds = {row.attacked_logits for row in rows if row.view == "common_masked"} - {""}
+    if kinds == {"scored"}:
+        return " The attack is on the masked logits, those that are scored."
+    if kinds == {"all"}:
+        return " The attack is on all logits, so masked accuracies look more robust than they are."
+    return " Some attacks are on the masked logits, others on all logits." if kinds else ""
 
 
 def _accuracy_cell(of_model: Sequence[AccuracyRow], attack: str, num_seeds: int) -> Cell:

@@ -15,6 +15,7 @@ import torch
 SPANS = ("data_wait", "copy", "attack", "forward", "backward", "optimizer")
 PERCENTILES = (50, 90, 99)
 LOW_PEAK_SHARE = 0.25  # fraction of the peak below which kernels are too small or too many
+NO_IMAGES = "Fits cached features: no images are loaded."
 _PLACE = {name: place for place, name in enumerate(SPANS)}
 _WAIT, _COPY = _PLACE["data_wait"], _PLACE["copy"]
 
@@ -170,12 +171,14 @@ def summary(
     """Build the `timing` record of a result.
 
     `train_s` is the wall time of the training loop only; rates divide by it. `gpu_fed` is the
-    end-to-end rate as a fraction of the rate with one repeated batch. `flops` are those of the
+    end-to-end rate as a fraction of the rate with one repeated batch. Above 1 the repeated batch
+    was the slower measurement. Without images, as in a method that fits cached features, the
+    verdict is about no loader. `flops` are those of the
     whole training; `peak_share` is the fraction of the device's peak that they reach.
     """
     spans = {name: spans_s.get(name, 0.0) for name in SPANS}
     img_per_s = num_images / train_s if train_s > 0 else 0.0
-    fed = min(1.0, img_per_s / replay_img_per_s) if replay_img_per_s else None
+    fed = img_per_s / replay_img_per_s if replay_img_per_s else None
     waits, copies = (
         spans[name] / train_s if train_s > 0 else 0.0 for name in ("data_wait", "copy")
     )
@@ -199,7 +202,7 @@ def summary(
         "data_wait_fraction": waits,
         "model_flops_per_s": flops_per_s,
         "peak_share": peak_share,
-        "verdict": verdict(waits, copies, peak_share),
+        "verdict": verdict(waits, copies, peak_share) if num_images else NO_IMAGES,
     }
 
 

@@ -1,12 +1,15 @@
 """Timer: spans, percentiles, GPU events, summary and verdict."""
 
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from harness.profiling.timer import SPANS, Timer, summary, verdict
+from harness.train import replay
 
 
 def test_spans_add_up_and_come_from_the_clock():
@@ -223,3 +226,41 @@ def test_verdict_of_waits_for_copies():
     )
     assert timing["data_wait_fraction"] == 0
     assert "40 %" in timing["verdict"] and "busy" not in timing["verdict"]
+
+
+def summary_of(num_images: int, replay_img_per_s: float | None) -> dict[str, Any]:
+    return summary(
+        {},
+        num_steps=num_images // 10,
+        num_images=num_images,
+        train_s=10.0,
+        eval_s=0.0,
+        checkpoint_s=0.0,
+        startup_s=0.0,
+        replay_img_per_s=replay_img_per_s,
+    )
+
+
+def test_a_rate_above_the_replay_is_not_clamped():
+    assert summary_of(1000, 80.0)["gpu_fed"] == pytest.approx(1.25)
+
+
+def test_cached_features_have_no_loader_that_keeps_the_model_busy():
+    timing = summary_of(0, None)
+    assert timing["gpu_fed"] is None and "cached features" in timing["verdict"]
+    assert "busy" not in timing["verdict"]
+
+
+@pytest.mark.parametrize(("num_images", "num_rates"), [(0, 1), (10**12, 3)])
+def test_a_replay_below_the_training_itself_is_repeated(monkeypatch, num_images, num_rates):
+    rates = iter([1.0, 5.0, 3.0])
+    taken: list[float] = []
+
+    def rate(*args: object) -> float:
+        taken.append(next(rates))
+        return taken[-1]
+
+    monkeypatch.setattr(replay, "_rate", rate)
+    learner = SimpleNamespace(train_batch=lambda images, labels: None)
+    found = replay.replay_rate(learner, torch.zeros(1), torch.zeros(1), 10.0, num_images=num_images)
+    assert (len(taken), found) == (num_rates, 1.0 if num_rates == 1 else 3.0)

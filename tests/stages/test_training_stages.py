@@ -114,7 +114,11 @@ def test_timing_says_where_each_epoch_went(root: Path, source: Result):
             and epoch["checkpoint_s"] == 0
         )
     assert sum(epoch["train_s"] for epoch in timing["epochs"]) == pytest.approx(timing["train_s"])
-    assert 0 < timing["gpu_fed"] <= 1 and timing["gpu"] is None and timing["peak_share"] is None
+    assert (
+        timing["gpu_fed"] == timing["img_per_s"] / timing["replay_img_per_s"] > 0
+        and timing["gpu"] is None
+        and timing["peak_share"] is None
+    )
     model = models.build("resnet10", 3, channels=(16, 16, 16, 16))
     assert timing["model_flops_per_s"] * timing["train_s"] == pytest.approx(
         120 * training_flops(model, 24, None)

@@ -90,7 +90,11 @@ def run(context: StageContext) -> Outcome:
         )
         with loader.epoch(len(records) - 1, settings.resolution) as batches:
             replay_img_per_s = replay_rate(
-                learner, *next(batches), train_s=clock.train_s, group=context.group
+                learner,
+                *next(batches),
+                train_s=clock.train_s,
+                group=context.group,
+                num_images=clock.num_images,
             )
         num_train_images = loader.num_samples
     if context.group.is_main:

@@ -125,8 +125,12 @@ def run(context: StageContext) -> Outcome:
         replay_img_per_s = None
         if search.last_learner is not None:
             with loader.epoch(0) as batches:
+                clock = search.clocks[-1]
                 replay_img_per_s = replay_rate(
-                    search.last_learner, *next(batches), train_s=search.clocks[-1].train_s
+                    search.last_learner,
+                    *next(batches),
+                    train_s=clock.train_s,
+                    num_images=clock.num_images,
                 )
         num_train_images = loader.num_samples
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)

@@ -110,7 +110,7 @@ def _fed_cell(row: TimingRow) -> Cell:
     """Throughput relative to the replay. A replay slower than the run itself is no limit."""
     if row.img_per_s and row.replay_img_per_s and row.img_per_s > row.replay_img_per_s:
         ratio = row.img_per_s / row.replay_img_per_s
-        return Cell("> 100 %", sort=ratio, below="replay too slow")
+        return Cell(f"{100 * ratio:.0f} %", sort=ratio, below="replay slower")
     return _whole_percent(row.gpu_fed)
 
 

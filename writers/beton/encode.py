@@ -8,12 +8,13 @@ reads other files.
 
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from writers.beton.encoding import DCT, JPEG, MAX_SIDE, RAW, Encoding
+from writers.beton.pixels import Pixels, to_rgb
 from writers.dct import blob as dct
 from writers.jpeg import turbojpeg
 from writers.jpeg.markers import check_markers
@@ -37,6 +38,7 @@ class Blob:
     width: int
     height: int
     data: bytes
+    is_scaled: bool = False  # values were scaled by their own range
 
 
 class UnreadableError(Exception):
@@ -66,7 +68,9 @@ def encode(
         UnreadableError: not a complete image.
     """
     if lenient or data[:2] != b"\xff\xd8":
-        return _encode_pixels(_rgb_by_pillow(data), encoding, chance)
+        pixels = _rgb_by_pillow(data)
+        blob = _encode_pixels(pixels.rgb, encoding, chance)
+        return replace(blob, is_scaled=pixels.is_scaled)
     try:
         return _encode_jpeg(data, encoding, chance, check)
     except (DamagedJpegError, turbojpeg.JpegError) as error:
@@ -77,7 +81,7 @@ def _encode_jpeg(data: bytes, encoding: Encoding, chance: float, check: bool) ->
     frame = read_frame(data)
     if frame is None:  # CMYK, 12 bits etc.
         turbojpeg.check(data)
-        return _encode_pixels(_rgb_by_pillow(data), encoding, chance)
+        return _encode_pixels(_rgb_by_pillow(data).rgb, encoding, chance)
     size = frame.width, frame.height
     fitted = _fitted(size, encoding.max_resolution)
     if encoding.format == "passthrough" and fitted == size:
@@ -104,7 +108,7 @@ def _encode_jpeg(data: bytes, encoding: Encoding, chance: float, check: bool) ->
         return Blob(JPEG, *fitted, encoded)
     pixels = turbojpeg.decode_rgb(data, denominator)
     return _encode_pixels(
-        _rgb_by_pillow(data) if pixels is None else pixels, encoding, chance, fitted
+        _rgb_by_pillow(data).rgb if pixels is None else pixels, encoding, chance, fitted
     )
 
 
@@ -184,18 +188,14 @@ def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes 
     return smaller
 
 
-def _rgb_by_pillow(data: bytes) -> np.ndarray:
-    """Decode to uint8 [H, W, 3] by Pillow. Raises UnreadableError."""
+def _rgb_by_pillow(data: bytes) -> Pixels:
+    """Decode by Pillow. Raises UnreadableError."""
     try:
         with warnings.catch_warnings():
             # warnings about transparent palettes and damaged EXIF, which are not used
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
-                # Pillow's own conversion clips 16 bits at 255
-                if image.mode.startswith("I;16") or image.mode == "I":
-                    gray = (np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)
-                    return np.repeat(gray[..., None], 3, axis=2)
-                return np.asarray(image.convert("RGB"))
+                return to_rgb(image)  # Pillow's own conversion clips values above 255
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
         raise UnreadableError(_reason(data, error)) from error
 

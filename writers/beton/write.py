@@ -8,7 +8,7 @@ Memory: up to 48 encoded images per thread, those being decoded, and 96 bytes pe
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,16 +21,16 @@ from writers.beton.encode import Blob, UnreadableError, encode
 from writers.beton.encoding import DCT, JPEG, RAW, Encoding
 from writers.beton.layout import Layout, digest_of, write_at
 from writers.beton.store import Manifest, Progress, file_digests
+from writers.beton.unreadable import unreadable, unreadable_list
 from writers.beton.writeback import DiskWriter
 from writers.errors import UserError
 from writers.random_streams import random_bits, uniform
 from writers.source import Example, Source, ids_of
 from writers.subset.spec import Subset
 
-CREATED_BY = "harness writers 5"  # raise it if the same input would give other bytes
+CREATED_BY = "harness writers 6"  # raise it if the same input would give other bytes
 IMAGES_AT_ONCE = 16  # images per task of a thread
 AHEAD_PER_THREAD = 3  # tasks encoded ahead per thread
-MAX_OFFENDERS = 20  # unreadable images listed in a message
 
 
 def write_split(
@@ -45,6 +45,7 @@ def write_split(
     progress: Progress | None = None,
     on_error: Literal["fail", "skip"] = "fail",
     check: bool = False,
+    warn: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Write the images of `split` of the subset's classes to `out_file`, with a manifest.
 
@@ -59,6 +60,7 @@ def write_split(
         progress: called with numbers of samples.
         on_error: "skip" skips unreadable images and lists them in the manifest.
         check: also decode JPEGs that are stored byte for byte.
+        warn: receives a line if values of images were scaled by their own range.
 
     Raises:
         UserError: unreadable images, a training class without images, a folder that is not
@@ -71,7 +73,7 @@ def write_split(
         if unreadable_list(out_file).exists():  # of an earlier attempt
             unreadable_list(out_file).unlink()
         with DiskWriter(new.handle) as disk:
-            layout, skipped = _write_samples(
+            layout, skipped, scaled = _write_samples(
                 new,
                 disk,
                 source,
@@ -90,6 +92,11 @@ def write_split(
             source, split, subset, encoding, seed, examples, skipped, file_fields(layout, new)
         )
         new.publish(manifest)
+    if scaled and warn is not None:
+        warn(
+            f"{len(scaled):,} images of {split} have values outside the usual ranges and were "
+            f"scaled, each by its own range: {', '.join(scaled[:3])}{', ...' * (len(scaled) > 3)}"
+        )
     return manifest
 
 
@@ -134,11 +141,12 @@ def _write_samples(
     progress: Progress | None,
     on_error: str,
     check: bool,
-) -> tuple[Layout, list[dict[str, str]]]:
-    """Write the pages; return the skipped images."""
+) -> tuple[Layout, list[dict[str, str]], list[str]]:
+    """Write the pages; return the skipped images, and the names of those scaled by range."""
     layout = Layout(len(examples), len(source.classes) if source.multi_label else None)
     skipped: list[dict[str, str]] = []
     offenders: list[str] = []
+    scaled: list[str] = []
     ids = ids_of(examples)
     chances = uniform(random_bits(seed, "encode", ids))
     number = 0
@@ -159,6 +167,8 @@ def _write_samples(
                 if example.key not in source.damaged:
                     offenders.append(f"{source.where(example)}: {blob}")
                 continue
+            if blob.is_scaled:
+                scaled.append(example.name)
             offsets = [layout.place(len(data)) for data in blob.stored]
             pieces += zip(offsets, blob.stored, strict=True)
             label = offsets[1] if source.multi_label else example.label
@@ -176,7 +186,7 @@ def _write_samples(
             _write_pieces(new.handle, pieces)
             disk.advance(layout.end)
     if offenders and on_error == "fail":
-        raise _unreadable(offenders, new.out_file)
+        raise unreadable(offenders, new.out_file)
     if not layout.num_samples:
         raise UserError(
             f"None of the {len(examples)} images of {source.name} can be read.",
@@ -184,7 +194,7 @@ def _write_samples(
         )
     if progress is not None:
         progress(len(examples), len(examples))
-    return layout, skipped
+    return layout, skipped, scaled
 
 
 def _write_pieces(handle: int, pieces: Sequence[tuple[int, bytes]]) -> None:
@@ -258,13 +268,13 @@ class _Ready:
     height: int
     stored: tuple[bytes, ...]  # its image, and its labels if it has several
     digest: bytes
+    is_scaled: bool
 
 
 def _ready(blob: Blob, example: Example) -> _Ready:
     labels = () if example.labels is None else (np.array(example.labels, np.int8).tobytes(),)
-    return _Ready(
-        blob.mode, blob.width, blob.height, (blob.data, *labels), digest_of(blob.data, *labels)
-    )
+    stored, digest = (blob.data, *labels), digest_of(blob.data, *labels)
+    return _Ready(blob.mode, blob.width, blob.height, stored, digest, blob.is_scaled)
 
 
 def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Example]:
@@ -369,24 +379,6 @@ def manifest_of(
 def name_of(dataset: str, subset: Subset) -> str:
     """Name of a beton in its manifest."""
     return dataset if subset.name == "all" else f"{dataset}-{subset.name}"
-
-
-def unreadable_list(out_file: Path) -> Path:
-    """File that lists all unreadable images if a message cannot."""
-    return out_file.with_name(f"{out_file.name}.unreadable.txt")
-
-
-def _unreadable(offenders: Sequence[str], out_file: Path) -> UserError:
-    lines = sorted(offenders)
-    shown = "\n  ".join(lines[:MAX_OFFENDERS])
-    if len(lines) > MAX_OFFENDERS:
-        unreadable_list(out_file).write_text("\n".join(lines) + "\n")
-        shown += f"\n  ... all of them are listed in {unreadable_list(out_file)}"
-    plural = "images" if len(lines) > 1 else "image"
-    return UserError(
-        f"{len(lines):,} {plural} cannot be read:\n  {shown}",
-        "Repair or remove them, or use --on-error skip: the manifest then lists what was skipped.",
-    )
 
 
 def _num_cores() -> int:

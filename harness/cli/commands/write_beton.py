@@ -270,6 +270,7 @@ def _write(
                 num_threads=threads or environment.num_cores(),
                 on_error=on_error,
                 check=check,
+                warn=lambda line: click.echo(line, err=True),
             )
         record(file, manifest, origin)
         written.append((file, manifest))

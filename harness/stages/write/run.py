@@ -83,6 +83,7 @@ def run(context: StageContext) -> Outcome:
                     file,
                     num_threads=context.num_threads,
                     progress=progress,
+                    warn=print,
                 )
                 num_encoded += manifest.num_samples
                 encoding_s += time.monotonic() - started

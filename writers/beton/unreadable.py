@@ -1,0 +1,27 @@
+"""The error for images that cannot be read, and the file that lists all of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from writers.errors import UserError
+
+MAX_OFFENDERS = 20  # unreadable images listed in a message
+
+
+def unreadable_list(out_file: Path) -> Path:
+    """File that lists all unreadable images if a message cannot."""
+    return out_file.with_name(f"{out_file.name}.unreadable.txt")
+
+
+def unreadable(offenders: Sequence[str], out_file: Path) -> UserError:
+    """Make the error that lists unreadable images; write all of them to a file if many."""
+    lines = sorted(offenders)
+    shown = "\n  ".join(lines[:MAX_OFFENDERS])
+    if len(lines) > MAX_OFFENDERS:
+        unreadable_list(out_file).write_text("\n".join(lines) + "\n")
+        shown += f"\n  ... all of them are listed in {unreadable_list(out_file)}"
+    plural = "images" if len(lines) > 1 else "image"
+    return UserError(
+        f"{len(lines):,} {plural} cannot be read:\n  {shown}",
+        "Repair or remove them, or use --on-error skip: the manifest then lists what was skipped.",
+    )

@@ -14,6 +14,7 @@ by `filename` in its `.json`, otherwise by its key.
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 from writers.errors import UserError
 from writers.formats.files import shards_in
-from writers.formats.image_formats import IMAGE_ENDINGS
+from writers.formats.image_formats import IMAGE_ENDINGS, ending_of
 from writers.formats.tars import Member, TarFiles, looks_like_tar, members, refuse_link
 from writers.omissions import OmissionLog
 from writers.source import UNSAID, FoundImages, below_class, split_of, unique_names
@@ -55,12 +56,12 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     for number, shard in enumerate(shards):
         images = splits.setdefault(_split_of(shard), {})
         with shard.open("rb", buffering=0) as archive:
-            for key, group in groupby(
-                members(archive.fileno(), shard), lambda member: _key(member.name)
-            ):
-                member_of = {
-                    _ending(member.name): member for member in group if not member.is_folder
-                }
+            for key, sample in _samples(archive.fileno(), shard):
+                member_of = {member.name[len(key) :].lower(): member for member in sample}
+                if len(member_of) < len(sample):
+                    raise UserError(
+                        f"{shard} has {key} twice.", "It is unclear which one to use; remove one."
+                    )
                 image = next(
                     (member for ending, member in member_of.items() if ending in IMAGE_ENDINGS),
                     None,
@@ -78,7 +79,39 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
                 name = f"{number}/{image.name}"
                 files.add(name, shard, image)
                 images[name] = class_name, below_class(filename or image.name, class_name)
+    splits = {split: _unique(images, shards) for split, images in splits.items()}
     return FoundImages(files, splits, omissions=omitted.omissions())
+
+
+def _samples(handle: int, shard: Path) -> Iterator[tuple[str, list[Member]]]:
+    """Yield adjacent files of equal key: up to the first dot, as in WebDataset.
+
+    If the files of a key include images, but none that continues the key by its ending alone, the
+    names have dots of their own (`photo.1.jpg`): the key is then all but the ending.
+    """
+    for key, group in groupby(members(handle, shard), lambda member: _key(member.name)):
+        files = [member for member in group if not member.is_folder]
+        endings = {_ending(member.name) for member in files}
+        if endings.isdisjoint(IMAGE_ENDINGS) and any(
+            ending.endswith(IMAGE_ENDINGS) for ending in endings
+        ):
+            for stem, part in groupby(files, lambda member: member.name.rpartition(".")[0]):
+                yield stem, list(part)
+        else:
+            yield key, files
+
+
+def _unique(
+    images: dict[str, tuple[str, str]], shards: Sequence[Path]
+) -> dict[str, tuple[str, str]]:
+    """Put the shard's name before names that several shards use, as those that count from 0."""
+    times = Counter(images.values())
+    return {
+        name: (class_name, image)
+        if times[class_name, image] == 1
+        else (class_name, f"{shards[int(name.partition('/')[0])].stem}/{image}")
+        for name, (class_name, image) in images.items()
+    }
 
 
 def _label(
@@ -149,7 +182,7 @@ def _begins_as_shard(shard: Path) -> bool:
     return (
         bool(first)
         and _key(first) == _key(second)
-        and bool({_ending(first), _ending(second)} & set(LABEL_ENDINGS))
+        and bool({ending_of(first), ending_of(second)} & set(LABEL_ENDINGS))
     )
 
 

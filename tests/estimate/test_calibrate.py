@@ -81,14 +81,14 @@ def test_the_demo_is_calibrated_once_and_for_this_device(capsys: pytest.CaptureF
     sets = [part for value in SMALL for part in ("--set", value)]
     out, err = show(capsys, "demo", *sets, "--calibrate", "--json")
     assert (
-        "timing 6 kinds of steps on" in err
+        "timing 8 kinds of steps on" in err
         and "train resnet10 under attack, 8 images at 16 pixels" in err
     )
     found = json.loads(out)["estimate"]
     # Only writing, for which there is no network to time, stays unknown.
     assert (
         found["num_unknown"] == 5
-        and found["num_calibrated"] == 38
+        and found["num_calibrated"] == 40
         and found["hours"] == found["calibrated_hours"] > 0
     )
     file = json.loads(Path("runs/calibration.json").read_text())

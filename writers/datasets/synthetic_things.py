@@ -1,8 +1,6 @@
 """Generated objects, 30 classes: a source dataset without download, to try out recipes.
 
-About twenty classes differ clearly in shape, texture and color. The other ten form groups that
-differ in one property (number of corners or points, spacing or slant of stripes), so that hard
-classes exist.
+Six classes are hard by construction; writers/synthetic/objects.py describes which and why.
 """
 
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""Images of `synthetic_patterns`: one pattern that fills the image."""
+"""Images of `synthetic_patterns`: an object with a pattern, in hues from cyan to violet.
+
+The classes differ mostly in hue, in the range of `synthetic_things`' hard classes: a model that was
+pretrained without those separates them badly.
+"""
 
 # numpy types the results of ufuncs as Any.
 # mypy: disable-error-code="no-any-return"
@@ -7,36 +11,30 @@ import functools
 
 import numpy as np
 
-from writers.synthetic.renderer import Array, Canvas, Field, hsv, smooth_noise
+from writers.synthetic.objects import second_color
+from writers.synthetic.renderer import Array, Canvas, Field, diamond, disc, hsv, polygon
 
-HUE_SPREAD = 0.07
+HUE_SPREAD = 0.02
 
 
-def _pattern(canvas: Canvas, pattern: Field, hue: float) -> None:
-    """Draw the pattern at a random scale and angle, slightly bent, in two colors.
-
-    One color has about the hue of the class, as water is mostly blue and brick mostly red.
-    """
+def _object(canvas: Canvas, pattern: Field, hue: float) -> None:
+    """Draw an object of any shape, pose and size, with the pattern in a second color."""
     rng = canvas.rng
-    shape = (canvas.height, canvas.width)
-    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32) / np.float32(
-        min(shape)
-    ) - np.float32(0.5)
-    angle, scale = rng.normal(0, 0.4), rng.uniform(3.0, 5.0)
-    cosine, sine = np.float32(scale * np.cos(angle)), np.float32(scale * np.sin(angle))
-    bend = np.float32(rng.uniform(0.1, 0.5))
-    u = cosine * x + sine * y + bend * smooth_noise(rng, shape, 4)
-    v = cosine * y - sine * x + bend * smooth_noise(rng, shape, 4)
-    first = hsv(hue + rng.normal(0, HUE_SPREAD), rng.uniform(0.4, 0.95), rng.uniform(0.5, 0.9))
-    second = hsv(
-        rng.uniform(),
-        rng.uniform(0, 0.4),
-        float(rng.choice([rng.uniform(0.05, 0.25), rng.uniform(0.85, 1)])),
+    radius, scale = rng.uniform(0.28, 0.42), rng.uniform(1.2, 2.0)
+    center = canvas.random_place(radius)
+    main = hsv(hue + rng.normal(0, HUE_SPREAD), rng.uniform(0.65, 0.95), rng.uniform(0.55, 0.85))
+    shape = (disc, diamond, polygon(5))[rng.integers(3)]
+    canvas.draw(
+        shape,
+        lambda u, v: 0.8 * (pattern(scale * u, scale * v) > 0.7),
+        (main, second_color(rng)),
+        center,
+        radius,
+        rng.uniform(0, 2 * np.pi),
+        rng.uniform(0.8, 1.0),
     )
-    cover = np.clip(smooth_noise(rng, shape, 5) + np.float32(rng.uniform(0.3, 0.8)), 0, 1)[
-        ..., None
-    ]
-    canvas.pixels += cover * (first + (second - first) * pattern(u, v)[..., None] - canvas.pixels)
+    if rng.uniform() < 0.3:
+        canvas.cover(center, radius)
 
 
 def _step(wave: Array) -> Array:
@@ -90,18 +88,19 @@ def _pebbles(u: Array, v: Array) -> Array:
     )
 
 
+# In steps of 0.05, from cyan to violet.
 _LOOKS: dict[str, tuple[Field, float]] = {
-    "bricks": (_bricks, 0.02),
-    "lattice": (_lattice, 0.14),
-    "marble": (_marble, 0.9),
-    "pebbles": (_pebbles, 0.08),
-    "ripples": (_ripples, 0.52),
-    "scales": (_scales, 0.38),
-    "waves": (_waves, 0.62),
-    "zigzag": (_zigzag, 0.77),
+    "bricks": (_bricks, 0.49),
+    "lattice": (_lattice, 0.54),
+    "marble": (_marble, 0.59),
+    "pebbles": (_pebbles, 0.64),
+    "ripples": (_ripples, 0.69),
+    "scales": (_scales, 0.74),
+    "waves": (_waves, 0.79),
+    "zigzag": (_zigzag, 0.84),
 }
 
 CLASSES = {
-    name: functools.partial(_pattern, pattern=pattern, hue=hue)
+    name: functools.partial(_object, pattern=pattern, hue=hue)
     for name, (pattern, hue) in _LOOKS.items()
 }

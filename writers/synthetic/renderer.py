@@ -192,11 +192,6 @@ def corner(u: Array, v: Array) -> Array:
     return np.minimum(bar(u, v - 0.6), bar(v, u + 0.7))
 
 
-def crescent(u: Array, v: Array) -> Array:
-    """A disc without a shifted smaller disc."""
-    return np.maximum(np.hypot(u, v) - 1, 0.8 - np.hypot(u - 0.5, v))
-
-
 def diamond(u: Array, v: Array) -> Array:
     """A rhombus, higher than wide."""
     return (np.abs(u) / 0.6 + np.abs(v) - 1) * 0.6
@@ -273,32 +268,6 @@ def dots(frequency: float) -> Field:
     """A grid of dots."""
     rate = np.float32(2 * np.pi * frequency)
     return lambda u, v: _edge(np.cos(rate * u) + np.cos(rate * v) - 0.6)
-
-
-@functools.cache
-def net(frequency: float) -> Field:
-    """A grid of lines."""
-    rate = np.float32(2 * np.pi * frequency)
-    return lambda u, v: _edge(np.maximum(np.cos(rate * u), np.cos(rate * v)) - 0.75)
-
-
-@functools.cache
-def rings(frequency: float) -> Field:
-    """Concentric rings."""
-    rate = np.float32(2 * np.pi * frequency)
-    return lambda u, v: _edge(np.cos(rate * np.hypot(u, v)))
-
-
-@functools.cache
-def swirl(num_arms: int) -> Field:
-    """A spiral with `num_arms` arms."""
-    return lambda u, v: _edge(np.sin(num_arms * np.arctan2(v, u) + 5 * np.hypot(u, v)))
-
-
-@functools.cache
-def wedges(number: int) -> Field:
-    """Sectors around the center."""
-    return lambda u, v: _edge(np.sin(number * np.arctan2(v, u)))
 
 
 def _edge(wave: Array) -> Array:

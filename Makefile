@@ -2,6 +2,7 @@
 # make demo         run the demo recipe to its report (JOBS: number of stages at once)
 # make test         run lint and all tests, as CI does
 # make test-slow    run longer forms of tests: kills of the demo, Ray nodes, torch.compile's cache
+# make coverage     run all tests and print the share of lines that they execute
 # make lint         check format, style, import order, types and prose
 # make gpu-check    run GPU tests and benchmarks on a GPU machine (PART=A, B or C: under 9 minutes each)
 # make gpu-bundle   collect wheels in .whl for a GPU machine without a network (GPU_PYTHON=3.12)
@@ -18,11 +19,11 @@ export HARNESS_DATA ?= data
 export HARNESS_RAW ?= raw
 export HARNESS_RUNS ?= runs
 
-.PHONY: setup demo test test-slow lint gpu-check gpu-bundle clean
+.PHONY: setup demo test test-slow coverage lint gpu-check gpu-bundle clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,9s/^# //p' Makefile
+	@sed -n '1,10s/^# //p' Makefile
 
 setup: $(STAMP)
 
@@ -58,6 +59,10 @@ test-slow: setup
 	@$(BIN)/python -m pytest --timeout 3600 tests/runner/test_end_to_end.py --kill-demo 20
 	@$(BIN)/python -m pytest --timeout 3600 tests/runner/launchers/test_ray.py --kill-nodes 6
 	@$(BIN)/python -m pytest --timeout 3600 tests/train/test_compile_cache.py --compiler
+
+# Worker processes and code compiled by numba are not counted.
+coverage: setup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report term --cov-report xml:coverage.xml
 
 lint: setup
 	@$(BIN)/ruff format --check -q

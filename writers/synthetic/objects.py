@@ -27,7 +27,7 @@ from writers.synthetic.renderer import (
     star,
 )
 
-EASY_HUES = {"red": 0.0, "orange": 0.07, "yellow": 0.15, "lime": 0.25, "green": 0.36}
+EASY_HUES = {"red": 0.0, "orange": 0.08, "yellow": 0.15, "lime": 0.25, "green": 0.36}
 HARD_HUES = {
     "cyan": 0.50,
     "sky": 0.56,
@@ -36,8 +36,8 @@ HARD_HUES = {
     "indigo": 0.74,
     "violet": 0.80,
 }
-HUE_SPREAD = 0.02  # standard deviation of an easy class's hue
-HARD_HUE_SPREAD = 0.04  # of a hard class's hue: neighbors are 0.06 apart, so that they overlap
+HUE_SPREAD = 0.012  # standard deviation of an easy class's hue
+HARD_HUE_SPREAD = 0.055  # of a hard class's hue: neighbors are 0.06 apart, so that they overlap
 
 SHAPES: dict[str, Field] = {
     "disc": disc,
@@ -51,7 +51,7 @@ SHAPES: dict[str, Field] = {
 }
 
 # (saturation, brightness) of groups of easy classes
-BRIGHT, DARK, PALE = (0.85, 0.85), (0.8, 0.4), (0.35, 0.9)
+BRIGHT, DARK, PALE = (0.85, 0.85), (0.85, 0.4), (0.3, 0.9)
 DEEP, DULL = (0.9, 0.2), (0.5, 0.6)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.matrix.expand import Matrix
     from harness.runner.executor import Run
 
+ANSWER_FILE = "answer.txt"  # of harness.report.render.page; imported there it would cost a second
 STOP_GRACE_S = 20.0
 
 
@@ -173,6 +174,7 @@ def _run(
     import signal
     import sys
     import threading
+    import time
 
     from harness.cli import console, live_table
     from harness.cli.commands import _inputs
@@ -183,6 +185,7 @@ def _run(
     from writers import names
     from writers.errors import UserError
 
+    started = time.monotonic()
     recipe = read(recipe_name, overrides)
     planned = _inputs.plan(recipe, folders)
     plan = planned.matrix
@@ -241,6 +244,11 @@ def _run(
     if run.failed:
         _print_failures(run)  # before the report, which may fail too
     report = _report(plan, folders)
+    if (answer := report.with_name(ANSWER_FILE)).exists():
+        click.echo(answer.read_text().rstrip(), err=True)
+    if num_done < len(plan.stages):
+        took = console.seconds(time.monotonic() - started)
+        click.echo(f"{len(run.finished)} stages finished in {took}.", err=True)
     if as_json:
         summary = {
             "recipe": recipe.name,

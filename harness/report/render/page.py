@@ -30,6 +30,7 @@ from harness.system.atomic_write import write_atomically
 from writers.errors import UserError
 
 FORMATS = ("html", "md", "csv", "parquet")
+HEADLINE_FILE = "answer.txt"  # the answer in one sentence, for the terminal
 MAX_ROWS = 1000  # of a table in the page; longer ones slow down the browser
 _FOLDER = Path(__file__).parent
 
@@ -109,6 +110,7 @@ def write_collected(report: Report, out: Path, formats: Sequence[str]) -> Path:
             f"{name}.parquet": to_parquet(kind, rows)
             for name, (kind, rows) in record_tables(report).items()
         }
+    files[HEADLINE_FILE] = f"{report.headline}\n"
     try:
         for name, content in files.items():
             write_atomically(out / name, content.encode() if isinstance(content, str) else content)

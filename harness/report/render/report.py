@@ -31,6 +31,7 @@ class Report:
 
     Attributes:
         num_skipped: stages that the recipe's shortlist skipped.
+        headline: the answer in one sentence.
         sentences: the opening paragraphs.
         more: further findings that belong to no section.
     """
@@ -49,6 +50,7 @@ class Report:
     stages: list[run_rows.StageRow]
     environment: list[run_rows.EnvironmentRow]
     analysis: Analysis
+    headline: str
     sentences: list[str]
     more: list[str]
     caveats: list[str]
@@ -114,11 +116,17 @@ def collect(
         stages=run_rows.stage_rows(collection),
         environment=run_rows.environment_rows(collection),
         analysis=analysis,
+        headline=answer.headline(accuracy, transfer, analysis.effects) or _first(opening[0]),
         sentences=opening,
         more=[sentence for sentence in sentences if sentence not in {*opening, *in_sections}],
         caveats=caveats.caveats(accuracy, transfer),
         sections=[section.without_sentences(opening) for section in built],
     )
+
+
+def _first(paragraph: str) -> str:
+    """Return the first sentence of a paragraph."""
+    return f"{paragraph.split('. ')[0].rstrip('.')}."
 
 
 def _sentences(

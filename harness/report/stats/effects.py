@@ -1,7 +1,7 @@
 """Differences that one changed setting makes, paired by seed.
 
 Compared are:
-- each subset with the largest one;
+- each subset with the largest one, also target by target (`subset_by_target`);
 - the first subset with a given number of classes with every later one of that size (`same_size`);
 - each eps with the smallest, and each variant of pretraining with the base variant;
 - fewer classes with fewer images per class, at equal numbers of images (`budget`).
@@ -36,8 +36,9 @@ class Effect:
     """Setting minus baseline in one measure, as a difference of fractions.
 
     Attributes:
-        axis: what was changed: subset, same_size, eps, variant or budget.
-        measure: a key of MEASURES, or `transfer <method>` in the targets' metrics.
+        axis: what was changed: subset, subset_by_target, same_size, eps, variant or budget.
+        measure: a key of MEASURES, `transfer <method>` in the targets' metrics, or `transfer` as
+            the mean of all methods.
         over: axis -> values that the difference is averaged over within each seed, e.g.
             `{"eps": ("0", "0.5"), "target": ("pets",)}`.
     """
@@ -100,6 +101,7 @@ class _Point:
     target: str = ""
     attack_eps: str = ""
     variant: str = ""
+    method: str = ""  # only if `measure` does not contain it
 
 
 def effects(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> list[Effect]:
@@ -123,6 +125,7 @@ def effects(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
         for subset in subsets:
             if subset != largest:
                 all_effects += _subset_effects(arch, everywhere, subset, largest)
+                all_effects += _subset_effects_by_target(arch, everywhere, subset, largest)
                 for eps in eps_values if len(eps_values) > 1 else ():
                     all_effects += _subset_effects(
                         arch, [point for point in everywhere if point.eps == eps], subset, largest
@@ -244,6 +247,35 @@ def _subset_effects(
             "variant": lambda point: point.variant,
         },
     )
+
+
+def _subset_effects_by_target(
+    arch: str, points: Sequence[_Point], subset: str, baseline: str
+) -> list[Effect]:
+    """Compare two subsets on each target by the mean over methods, if there are two targets."""
+    transfers = [point for point in points if point.measure.startswith("transfer ")]
+    targets = list(dict.fromkeys(point.target for point in transfers))
+    by_target = []
+    for target in targets if len(targets) > 1 else ():
+        of_target = [
+            replace(point, measure="transfer", method=point.measure.removeprefix("transfer "))
+            for point in transfers
+            if point.target == target
+        ]
+        by_target += _differences(
+            arch,
+            of_target,
+            "subset_by_target",
+            (subset, baseline),
+            lambda point: point.subset,
+            {
+                "target": lambda point: point.target,
+                "method": lambda point: point.method,
+                "eps": lambda point: format_eps(point.eps),
+                "variant": lambda point: point.variant,
+            },
+        )
+    return by_target
 
 
 def _eps_effects(arch: str, points: Sequence[_Point], eps: float, baseline: float) -> list[Effect]:

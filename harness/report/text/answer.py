@@ -40,6 +40,16 @@ def answers(
     return paragraphs
 
 
+def headline(
+    accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow], effects: Sequence[Effect]
+) -> str:
+    """Write the answer in one sentence: how the smallest subset changes transfer, by target.
+
+    Returns "" if the recipe does not compare subsets on several targets.
+    """
+    return _by_target(effects, source_sizes(accuracy, transfer))
+
+
 def why_none(*, any_measured: bool) -> str:
     """Explain why there is no answer yet."""
     if any_measured:
@@ -77,10 +87,31 @@ def _about_classes(
     text = _changes(f"Pretraining on {smaller} instead of {larger}", changes)
     sentences = [
         f"{text}{_averages(chosen.values())}",
+        _by_target(effects, sizes),
         _interpretation(chosen, accuracy),
         _other_subsets(of_subsets, smallest),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _by_target(effects: Sequence[Effect], sizes: Mapping[str, Size]) -> str:
+    """State the lowest and the highest change of transfer among the targets."""
+    by_target = [effect for effect in effects if effect.axis == "subset_by_target"]
+    if not by_target:
+        return ""
+    baseline = by_target[0].baseline
+    smallest = smallest_subset(sizes, [effect.setting for effect in by_target], baseline)
+    of_smallest = sorted(
+        (effect for effect in by_target if effect.setting == smallest),
+        key=lambda effect: effect.difference.mean,
+    )
+    lowest, highest = of_smallest[0], of_smallest[-1]
+    changes = " and by ".join(
+        f"{in_points(effect.difference)} on {effect.over['target'][0]}"
+        for effect in (lowest, highest)
+    )
+    which = "" if len(of_smallest) == 2 else f", the extremes of {len(of_smallest)} targets"
+    return f"{smallest} instead of {baseline} changed transfer by {changes}{which}."
 
 
 def _other_subsets(of_subsets: Sequence[Effect], smallest: str) -> str:

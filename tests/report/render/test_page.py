@@ -126,7 +126,7 @@ def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
         },
     )
     names = files_of(tmp_path / "one")
-    assert len(names) == 2 + 19 + 2 * 2
+    assert len(names) == 3 + 19 + 2 * 2
     for other in ("two", "three"):
         assert files_of(tmp_path / other) == names
         for name in names:
@@ -258,5 +258,5 @@ def test_a_new_report_replaces_the_old_one(tmp_path: Path) -> None:
     recipe = make_recipe()
     render(recipe, [], tmp_path)
     text = render(recipe, make_results(recipe), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answer.txt", "index.html"]
     assert "there is no answer" not in text

@@ -7,7 +7,7 @@ import pytest
 
 from harness.report.data.records import AccuracyRow, TransferRow
 from harness.report.stats.effects import MASKING, effects
-from harness.report.text.answer import answers
+from harness.report.text.answer import answers, headline
 from harness.report.text.caveats import caveats
 
 SIZES = {"all": 100, "minus20": 80}
@@ -358,3 +358,20 @@ def test_nothing_to_compare_gives_no_sentence() -> None:
         if row.subset == "all"
     ]
     assert answers(alone, [], effects(alone, [])) == []
+
+
+def test_the_headline_gives_the_change_of_each_target() -> None:
+    def score(subset: str, eps: float, target: str, seed: int) -> float:
+        drop = {"pets": 0.2, "cars": 0.01}[target] if subset == "minus20" else 0.0
+        return 0.7 + 0.05 * (eps > 0) + 0.001 * seed - drop
+
+    transfer = transfer_rows(score, seeds=(0,))
+    assert headline((), transfer, effects((), transfer)) == (
+        "minus20 instead of all changed transfer by −20.0 points on pets and by −1.0 points on "
+        "cars."
+    )
+
+
+def test_there_is_no_headline_by_target_without_two_targets() -> None:
+    transfer = [row for row in transfer_rows(lambda *_: 0.5, seeds=(0,)) if row.target == "pets"]
+    assert headline((), transfer, effects((), transfer)) == ""

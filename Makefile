@@ -1,7 +1,7 @@
 # make setup        install everything into .venv, system libraries included
 # make demo         run the demo recipe to its report (JOBS: number of stages at once)
 # make test         run lint and all tests, as CI does
-# make test-slow    run longer forms of tests: kills of the demo, Ray nodes, torch.compile's cache
+# make test-slow    run longer forms of tests: kills of the demo, Ray nodes, torch.compile's cache, the demo's effects
 # make coverage     run all tests and print the share of lines that they execute
 # make lint         check format, style, import order, types and prose
 # make gpu-check    run GPU tests and benchmarks on a GPU machine (PART=A, B or C: under 9 minutes each)
@@ -59,6 +59,7 @@ test-slow: setup
 	@$(BIN)/python -m pytest --timeout 3600 tests/runner/test_end_to_end.py --kill-demo 20
 	@$(BIN)/python -m pytest --timeout 3600 tests/runner/launchers/test_ray.py --kill-nodes 6
 	@$(BIN)/python -m pytest --timeout 3600 tests/train/test_compile_cache.py --compiler
+	@$(BIN)/python -m pytest --timeout 3600 tests/recipes/test_demo.py --demo-effects
 
 # Worker processes and code compiled by numba are not counted.
 coverage: setup

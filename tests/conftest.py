@@ -26,6 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="runner/launchers/test_ray.py: kill N nodes of a Ray cluster, one after another",
     )
     parser.addoption(
+        "--demo-effects",
+        action="store_true",
+        help="run recipes/test_demo.py: the clean half of the demo with three seeds, in minutes",
+    )
+    parser.addoption(
         "--compiler",
         action="store_true",
         help="run train/test_compile_cache.py, which calls torch.compile",

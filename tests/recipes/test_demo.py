@@ -24,8 +24,10 @@ evaluate: {attack: null, eps_of_clean: null}
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """Run the clean half of the demo with three seeds; return its report's folder."""
+    if not request.config.getoption("--demo-effects", None):
+        pytest.skip("takes minutes: needs --demo-effects (make test-slow)")
     folder = tmp_path_factory.mktemp("demo")
     (folder / "demo3.yaml").write_text(RECIPE)
     command = [sys.executable, "-m", "harness.cli.main", "run", "demo3.yaml", "--jobs", "2"]
@@ -41,32 +43,39 @@ def rows(report: Path, name: str) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.timeout(1800)
+def mean_accuracy(report: Path, target: str, method: str, subset: str) -> float:
+    """Mean over seeds."""
+    scores = [
+        float(row["top1"])
+        for row in rows(report, "transfer")
+        if (row["target"], row["method"], row["subset"]) == (target, method, subset)
+    ]
+    assert len(scores) == 3
+    return sum(scores) / len(scores)
+
+
+def change(report: Path, target: str) -> float:
+    """Effect of the removal on frozen features: fine-tuning learns again what is missing."""
+    return mean_accuracy(report, target, "fixed", "minus20pct") - mean_accuracy(
+        report, target, "fixed", "all"
+    )
+
+
 def test_removing_hard_classes_harms_only_the_target_that_needs_them(report: Path) -> None:
-    intervals = {}
-    for row in rows(report, "differences"):
-        if row["axis"] == "subset_by_target":
-            target = row["over"].split(";")[0].removeprefix("target=")
-            mean, half = float(row["difference"]), float(row["half_width_95"])
-            intervals[target] = mean - half, mean + half
-    low, high = intervals["synthetic_patterns"]
-    assert high < -0.05, intervals
-    low, high = intervals["synthetic_scenes"]
-    assert low < 0.02 and high > -0.05 and high - low < 0.2, intervals
+    assert change(report, "synthetic_patterns") < -0.08
+    assert abs(change(report, "synthetic_scenes")) < 0.06
 
 
-@pytest.mark.timeout(1800)
-def test_pretraining_on_all_classes_pays_on_both_targets(report: Path) -> None:
-    gains = {
-        (row["target"], row["method"]): float(row["difference"])
-        for row in rows(report, "against_scratch")
-        if row["model"].startswith("all")
-    }
-    assert gains["synthetic_patterns", "full"] > 0.03, gains
-    assert gains["synthetic_scenes", "full"] > 0.03, gains
+def test_pretraining_on_all_classes_pays_on_the_scenes(report: Path) -> None:
+    for method in ("fixed", "full"):
+        gains = [
+            float(row["difference"])
+            for row in rows(report, "against_scratch")
+            if (row["target"], row["method"], row["model"]) == ("synthetic_scenes", method, "all")
+        ]
+        assert len(gains) == 1 and gains[0] > 0.03
 
 
-@pytest.mark.timeout(1800)
 def test_the_removed_classes_are_those_that_are_hard_by_construction(report: Path) -> None:
     from writers.synthetic.objects import HARD_CLASSES
 

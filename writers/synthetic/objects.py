@@ -37,7 +37,7 @@ HARD_HUES = {
     "violet": 0.80,
 }
 HUE_SPREAD = 0.012  # standard deviation of an easy class's hue
-HARD_HUE_SPREAD = 0.055  # of a hard class's hue: neighbors are 0.06 apart, so that they overlap
+HARD_HUE_SPREAD = 0.045  # of a hard class's hue: neighbors are 0.06 apart, so that they overlap
 
 SHAPES: dict[str, Field] = {
     "disc": disc,

@@ -79,6 +79,7 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
     def start(self) -> None:
         # Slots are reused between epochs: wait for the work on their last batches.
         if self.device.type == "cuda":
+            self.cuda_streams = [torch.cuda.Stream(self.device) for _ in self.copied]
             for stream in self.cuda_streams:
                 stream.wait_stream(torch.cuda.current_stream())
         super().start()
@@ -120,13 +121,17 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
 
         If corrupt ones are skipped, decode the others once more.
         """
-        batch = self.run_pipeline(number, positions, slot, self.used[slot])
+        on_gpu = self.device.type == "cuda"
+        with torch.cuda.stream(self.cuda_streams[slot]) if on_gpu else nullcontext():
+            if (used := self.used[slot]) is not None:
+                used.wait()
+            batch = self.run_pipeline(number, positions, slot, None)
         if corrupt := self.loader.corrupt_rows():
             if len(corrupt) == len(positions):
                 raise self.loader.samples.all_corrupt_error(
                     len(positions), corrupt[len(positions) - 1]
                 )
-            if self.device.type == "cuda":  # wait for the copy out of the slot
+            if on_gpu:  # wait for the copy out of the slot
                 self.cuda_streams[slot].synchronize()
             return self.fill(number, np.delete(positions, list(corrupt)), slot)
         arranged: Batch = self.loader.split_crops(batch)

@@ -5,8 +5,9 @@ in
    every process (2 cores AMD EPYC, numba 0.68). FFCV only reads that dictionary from Python, so a
    plain dict works.
 2. `ffcv.pipeline.compiler` sets the thread counts of torch and numba to 1 for the whole process.
-3. `ffcv.loader.epoch_iterator` initializes CUDA, after which forked children cannot use a GPU.
-   Opening a loader calls `detect_gpus` instead.
+3. `ffcv.loader.epoch_iterator` initializes CUDA, after which forked children cannot use a GPU, and
+   makes streams for loaders of a CPU, too. Here its flag for CUDA stays off; `loaders.epoch` makes
+   the streams.
 """
 
 from collections.abc import Iterator
@@ -48,11 +49,6 @@ LIBRARY = Path(ffcv._libffcv.__file__)  # holds imdecode
 EpochIterator = epoch_iterator.EpochIterator
 
 
-def detect_gpus() -> None:
-    """Set the flag that makes FFCV's iterators use CUDA streams and events."""
-    epoch_iterator.IS_CUDA = torch.cuda.is_available()
-
-
 __all__ = [
     "LIBRARY",
     "AllocationQuery",
@@ -62,7 +58,6 @@ __all__ = [
     "Operation",
     "PipelineSpec",
     "State",
-    "detect_gpus",
     "fields",
     "transforms",
 ]

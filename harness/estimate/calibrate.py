@@ -30,6 +30,7 @@ from harness.profiling.timer import Timer
 from harness.runner.context import StageContext
 from harness.stages.pretrain.run import new_learner
 from harness.system.folders import Folders
+from harness.system.gpu import select_gpu
 from harness.system.out_of_memory import is_out_of_memory
 from harness.train.autotune import (
     NUM_TIMED,
@@ -80,6 +81,7 @@ def measure(
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
+        select_gpu(device)
         with tempfile.TemporaryDirectory() as scratch, cudnn_benchmark(device):
             context = StageContext(
                 config={},

@@ -48,6 +48,7 @@ from harness.runner.signals import ORPHAN_GRACE_S, STOPPED, StopSignal, end_with
 from harness.system import distributed, environment, os_errors
 from harness.system.atomic_write import write_atomically, write_json
 from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
+from harness.system.gpu import select_gpu
 from harness.system.out_of_memory import is_out_of_memory
 from writers.errors import UserError
 
@@ -240,7 +241,7 @@ def _compute(
     started_at, started = datetime.now(UTC), time.monotonic()
     device = group.device(options.device)
     module = importlib.import_module(f"{options.stages_package}.{spec['kind']}.run")
-    _prepare_torch(options)
+    _prepare_torch(options.threads, device)
     import_s = time.monotonic() - started
     folders = {
         role: folder.parents[1] / need["kind"] / need["key"] for role, need in spec["needs"].items()
@@ -324,18 +325,19 @@ def _record_error(folder: Path, text: str) -> str:
     return line
 
 
-def _prepare_torch(options: argparse.Namespace) -> None:
-    """Set the number of threads and check the device, if the stage has imported torch."""
+def _prepare_torch(num_threads: int, device: str) -> None:
+    """Set the number of threads, and check and select the GPU, if the stage has imported torch."""
     torch = sys.modules.get("torch")
     if torch is None:
         return
-    if torch.get_num_threads() != options.threads:
-        torch.set_num_threads(options.threads)
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
+    if torch.get_num_threads() != num_threads:
+        torch.set_num_threads(num_threads)
+    if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(
             f"This torch ({torch.__version__}) cannot use the GPU.",
             "Install a torch built for the driver's CUDA, or run with --device cpu.",
         )
+    select_gpu(device)
 
 
 @contextmanager

@@ -4,7 +4,8 @@
 reads torchrun's environment variables. Batch sizes are global: each rank loads its part of a batch
 (`LoaderPlan.rank`, `world_size`). Only rank 0 writes to the stage's folder.
 
-Control values use gloo on the CPU, so that no step waits for a GPU. Gradients use NCCL on GPUs.
+Control values use gloo on the CPU, so that no step waits for a GPU. Gradients use NCCL on GPUs, or
+gloo if ranks share a GPU.
 With a single process every function returns its input and torch is not imported.
 """
 
@@ -56,9 +57,9 @@ class ProcessGroup:
         return self.rank == 0
 
     def device(self, device: str) -> str:
-        """Return the device of this rank: its own GPU if there are several ranks."""
+        """Return the device of this rank; ranks share GPUs if there are more ranks than GPUs."""
         if self.world_size > 1 and device.startswith("cuda"):
-            return f"cuda:{self.local_rank}"
+            return f"cuda:{self.local_rank % (_num_gpus() or self.local_world_size)}"
         return device
 
     def broadcast(self, value: Any) -> Any:
@@ -269,11 +270,19 @@ def init_process_group(
     on_gpu = device.startswith("cuda")
     if on_gpu:
         torch.cuda.set_device(group.device(device))
+    # NCCL refuses two ranks on one GPU.
+    has_own_gpu = on_gpu and group.local_world_size <= _num_gpus()
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout_s)
+        "cpu:gloo,cuda:nccl" if has_own_gpu else "gloo", timeout=timedelta(seconds=timeout_s)
     )
     yield
     dist.destroy_process_group()
+
+
+def _num_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def is_peer_failure(error: BaseException) -> bool:

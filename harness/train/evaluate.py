@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from harness.config.attack import AttackSettings, EvaluationAttack
 from harness.matrix.scores import Scores
-from harness.modeling.module_modes import eval_mode
+from harness.modeling.module_modes import cudnn_benchmark, eval_mode
 from harness.modeling.precision import Precision, autocast
 from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.train.attack import best_of_restarts, pgd
@@ -311,7 +311,7 @@ def _logits_of_batches(
     # The same random starts in each evaluation, and for each target.
     generators = [torch.Generator(device).manual_seed(group.rank) for _ in targets]
     num_images = 0
-    with eval_mode(model), loader.epoch(0) as batches:
+    with eval_mode(model), cudnn_benchmark(device), loader.epoch(0) as batches:
         for images, labels in batches:
             num_images += len(labels)
             batch = []

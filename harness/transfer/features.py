@@ -1,18 +1,20 @@
 """Features of a source model on a target's images, and probabilities of its own classes."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from harness.modeling.classifier import Classifier
-from harness.modeling.module_modes import eval_mode
+from harness.modeling.module_modes import cudnn_benchmark, eval_mode
 from harness.modeling.precision import Precision, autocast
 from loaders.backend import Loader
+from loaders.pinned import pinned_empty
 from writers.errors import UserError
 
 
@@ -75,23 +77,51 @@ def extract(
         has_head: False if the model's head was never trained; `probs` is then None.
         after_batch: called with the number of images done.
     """
-    features, probs, labels = [], [], []
+    collected: list[list[Tensor]] = []
+    pending: Callable[[], list[Tensor]] | None = None
     num_images = 0
-    with eval_mode(model), torch.no_grad(), loader.epoch(0) as batches:
+    with (
+        eval_mode(model),
+        cudnn_benchmark(device),
+        torch.no_grad(),
+        loader.epoch(0) as batches,
+    ):
         for images, batch_labels in batches:
             with autocast(precision, device, model):
                 seen = model.features(images)
                 logits = model.head(seen) if has_head else None
-            features.append(seen.float().cpu())
+            outputs = [batch_labels, seen.float()]
             if logits is not None:
-                probs.append(logits.float().softmax(dim=1).cpu())
-            labels.append(batch_labels.cpu().clone())
+                outputs.append(logits.float().softmax(dim=1))
+            # One batch late, so that the GPU has the next batch to do meanwhile.
+            previous, pending = pending, _start_copy(outputs, device)
+            if previous is not None:
+                collected.append(previous())
             num_images += len(batch_labels)
             after_batch(num_images)
+        if pending is not None:
+            collected.append(pending())
+    labels, features, *probs = (torch.cat(parts).numpy() for parts in zip(*collected, strict=True))
     ids = loader.samples.ids[loader.samples.order(loader.plan, 0)]
-    return Features(
-        torch.cat(features).numpy(),
-        torch.cat(probs).numpy() if has_head else None,
-        torch.cat(labels).numpy(),
-        ids,
-    )
+    return Features(features, probs[0] if has_head else None, labels, ids)
+
+
+def _start_copy(tensors: Sequence[Tensor], device: str) -> Callable[[], list[Tensor]]:
+    """Start to copy tensors to the CPU; return a function that waits for the copies.
+
+    The tensors may be overwritten after the call: on a GPU, later work is ordered after the copies.
+    """
+    if torch.device(device).type != "cuda":
+        copies = [tensor.clone() for tensor in tensors]
+        return lambda: copies
+    staged = [
+        pinned_empty(tuple(tensor.shape), tensor.dtype).copy_(tensor, non_blocking=True)
+        for tensor in tensors
+    ]
+    copied = torch.cuda.current_stream(device).record_event(torch.cuda.Event(blocking=True))
+
+    def wait() -> list[Tensor]:
+        copied.synchronize()
+        return [tensor.clone() for tensor in staged]  # page-locked memory is scarce
+
+    return wait

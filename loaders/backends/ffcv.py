@@ -31,11 +31,11 @@ from loaders.ffcv_parts import (
     Operation,
     PipelineSpec,
     State,
-    detect_gpus,
     fields,
     transforms,
 )
 from loaders.normalize import conversion, lookup_table
+from loaders.pinned import pinned_empty
 from loaders.plan import LoaderPlan
 from loaders.preflight import free_memory_bytes
 from loaders.reader import Samples, open_samples
@@ -54,7 +54,6 @@ class FfcvLoader(Loader):
 
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
         super().__init__(plan, samples)
-        detect_gpus()
         self._process = os.getpid()
         self._batch_decoder = BatchDecoder(
             samples,
@@ -83,7 +82,8 @@ class FfcvLoader(Loader):
                     transforms=[*to_tensor, transforms.ToTorchImage()],
                 ),
                 "label": PipelineSpec("label", decoder=LookUpLabels(samples), transforms=to_tensor),
-            }
+            },
+            on_gpu=self.device.type == "cuda",
         )
         self.code = self.graph.generate_code()
         self.reader = SimpleNamespace(metadata=self.graph.metadata)
@@ -255,7 +255,7 @@ class LookUpLabels(Operation):  # type: ignore[misc]
 class SlotKeepingGraph(Graph):  # type: ignore[misc]
     """FFCV graph that does not compile our operations and reuses its slots between epochs."""
 
-    def __init__(self, pipelines: dict[str, Any]) -> None:
+    def __init__(self, pipelines: dict[str, Any], *, on_gpu: bool) -> None:
         # No metadata and no read function: our decoders read the file themselves.
         super().__init__(
             pipelines,
@@ -264,6 +264,7 @@ class SlotKeepingGraph(Graph):  # type: ignore[misc]
             metadata={"f0": None, "f1": None},
             memory_read=None,
         )
+        self._on_gpu = on_gpu
         self._wanted: Any = None
         self._slots: Any = None
 
@@ -282,9 +283,27 @@ class SlotKeepingGraph(Graph):  # type: ignore[misc]
         wanted = batch_size, num_slots, self.collect_requirements()[0]
         if wanted != self._wanted:
             self.drop_slots()
-            self._slots = super().allocate_memory(batch_size, num_slots)
+            self._slots = {
+                kind: {
+                    node: None if query is None else self._allocate(query, batch_size, num_slots)
+                    for node, query in queries.items()
+                }
+                for kind, queries in wanted[2].items()
+            }
             self._wanted = wanted
         return self._slots
+
+    def _allocate(self, query: AllocationQuery, batch_size: int, num_slots: int) -> Any:
+        """Return slots on the device, or on the host as one array; page-locked for a GPU.
+
+        FFCV's own function page-locks slots of the CPU, too, and hides that it failed.
+        """
+        shape = (num_slots, batch_size, *query.shape)
+        if isinstance(query.dtype, torch.dtype):
+            return list(torch.empty(shape, dtype=query.dtype, device=query.device))
+        if self._on_gpu:
+            return pinned_empty(shape, torch.from_numpy(np.empty(0, query.dtype)).dtype).numpy()
+        return np.empty(shape, query.dtype)
 
     def drop_slots(self) -> None:
         """Release the slots."""

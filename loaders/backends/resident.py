@@ -21,6 +21,7 @@ from loaders.decode import BatchDecoder
 from loaders.ffcv_parts import LIBRARY
 from loaders.interpolation import Interpolation, number_of
 from loaders.normalize import look_up, lookup_table
+from loaders.pinned import pinned_empty
 from loaders.plan import LoaderPlan
 from loaders.preflight import free_memory_bytes
 from loaders.reader import Samples, decoded_bytes, open_samples
@@ -163,11 +164,10 @@ class ResidentLoader(Loader):
     def _upload(self, table: np.ndarray) -> Tensor:
         """Copy through pinned memory: a copy from pageable memory would wait for the GPU."""
         tensor = torch.from_numpy(table)
-        return (
-            tensor.pin_memory().to(self._device, non_blocking=True)
-            if self._device.type == "cuda"
-            else tensor
-        )
+        if self._device.type != "cuda":
+            return tensor
+        staged = pinned_empty(tuple(tensor.shape), tensor.dtype).copy_(tensor)
+        return staged.to(self._device, non_blocking=True)
 
     def _decode_all(self) -> dict[int, UserError]:
         """Fill `_pixels`. Returns position -> error of images that do not decode."""

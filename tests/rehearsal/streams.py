@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 NUM_POOLED = 32  # streams of a pool, handed out in turn: c10/cuda/CUDAStream.cpp, kStreamsPerPool
 
@@ -137,7 +138,7 @@ def raw_copy(target: Tensor, source: Tensor) -> None:
 def check_unchanged(copy: Copy) -> None:
     if copy.installation != machine.installation:
         return
-    with torch._C.DisableTorchFunction():
+    with torch._C.DisableTorchFunction(), _disable_current_modes():
         same = torch.equal(copy.source, copy.expected)
     if not same:
         raise_fault(

@@ -9,9 +9,11 @@ from harness.profiling.gpu_monitor import GpuMonitor
 from harness.runner.gpu_packing import has_utilization
 from harness.runner.launcher import LauncherSettings
 from harness.runner.launchers import local
-from harness.system import environment
+from harness.system import distributed, environment
 from harness.system.folders import Folders
+from harness.system.gpu import select_gpu
 from tests.rehearsal import cuda
+from tests.rehearsal.conftest import run_child
 
 SMALL = {"name": "NVIDIA A10", "memory_mib": 23028}
 MIG = {"mig": (20480, 20480, 10240)}
@@ -96,3 +98,72 @@ def test_the_fake_nvidia_smi_lists_cards_and_instances(gpus):
     gpus({}, MIG, visible="1")
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
     assert listed.stdout.count("\n") == 5 and listed.stdout.count("MIG-") == 3
+
+
+def test_a_process_computes_on_the_gpu_that_was_named(gpus, monkeypatch):
+    """Streams, events and captures name no device: the current one must be the right one."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    gpus({}, SMALL)
+    cuda.install()
+    try:
+        select_gpu("cpu")
+        assert torch.cuda.current_device() == 0 and torch.backends.cudnn.allow_tf32
+        select_gpu("cuda:1")
+        assert torch.cuda.Stream().device == torch.device("cuda:1")
+        assert not torch.backends.cudnn.allow_tf32  # float32 is float32
+        select_gpu("cuda")
+        assert torch.cuda.current_device() == 0
+    finally:
+        cuda.uninstall()
+
+
+STAGE = """
+import sys
+from harness.runner import worker
+import torch
+worker._prepare_torch(1, sys.argv[1])
+print(torch.cuda.current_device(), torch.backends.cudnn.allow_tf32)
+"""
+
+
+def test_a_worker_selects_its_gpu(tmp_path):
+    assert run_child(["-c", STAGE, "cuda:1"], tmp_path, {}, {}).split() == ["1", "False"]
+
+
+RANK = """
+import os
+import torch
+from harness.system import distributed
+group = distributed.from_environment()
+with distributed.init_process_group(group, "cuda:0"):
+    device = group.device("cuda:0")
+    total = torch.full((2,), group.rank + 1.0, device=device)
+    group.all_reduce_(total)
+    weigh = distributed.DdpForward(torch.nn.Linear(2, 2), group).loss_weight(2)
+    print("RANK", group.rank, device, torch.cuda.current_device(), total.tolist(), weigh(total)[0])
+"""
+
+
+def test_two_ranks_share_one_gpu_over_gloo(tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    printed = run_child([*launch, str(script)], tmp_path)
+    lines = sorted(line for line in printed.splitlines() if line.startswith("RANK"))
+    assert lines == [f"RANK {rank} cuda:0 0 [3.0, 3.0] tensor(3.)" for rank in (0, 1)]
+
+
+@pytest.mark.parametrize(("num_gpus", "expected"), [(2, "cpu:gloo,cuda:nccl"), (1, "gloo")])
+def test_ranks_with_a_gpu_each_use_nccl(gpus, monkeypatch, num_gpus, expected):
+    gpus(*[{}] * num_gpus)
+    backends = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda b, **_: backends.append(b))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    group = distributed.ProcessGroup(1, 2, 1, 2)
+    cuda.install()
+    try:
+        with distributed.init_process_group(group, "cuda:0"):
+            assert torch.cuda.current_device() == num_gpus - 1
+        assert group.device("cuda:0") == f"cuda:{num_gpus - 1}" and backends == [expected]
+    finally:
+        cuda.uninstall()

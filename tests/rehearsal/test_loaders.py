@@ -34,6 +34,10 @@ def plan(beton: Path) -> LoaderPlan:
     )
 
 
+def refuse(*_: object) -> None:
+    raise streams.CudaError("CUDA error: out of memory")
+
+
 def read(plan: LoaderPlan) -> list[tuple[torch.Tensor, torch.Tensor]]:
     with open_loader(plan) as loader:
         return [
@@ -105,9 +109,21 @@ def test_a_loader_that_overwrites_a_batch_in_use_is_found(faked, plan, monkeypat
     assert faked.faults
 
 
-@pytest.mark.xfail(strict=True, reason="FFCV's iterator makes streams wherever there is a GPU")
-def test_a_loader_for_the_cpu_takes_no_stream(faked, plan):
+def test_a_loader_for_the_cpu_takes_no_stream_and_no_pinned_memory(faked, plan, monkeypatch):
     first = torch.cuda.Stream()
+    monkeypatch.setattr(streams, "pinned_empty", refuse)
     read(plan)
     following = torch.cuda.Stream()
     assert following._number == first._number + 1
+
+
+@pytest.mark.parametrize("backend", ["ffcv", "resident"])
+def test_memory_that_cannot_be_page_locked_is_reported_and_replaced(
+    faked, plan, backend, monkeypatch
+):
+    expected = read(plan)
+    monkeypatch.setattr(streams, "pinned_empty", refuse)
+    with pytest.warns(RuntimeWarning, match="Page-locked memory is not available.*out of memory"):
+        found = read(replace(plan, device="cuda:0", backend=backend))
+    for (images, labels), (twin, twin_labels) in zip(found, expected, strict=True):
+        assert torch.equal(images, twin) and torch.equal(labels, twin_labels)

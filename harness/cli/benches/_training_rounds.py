@@ -84,6 +84,7 @@ def check_device(device: str) -> None:
     """Select the GPU whose work is timed. Raises UserError if torch cannot use a GPU."""
     import torch
 
+    from harness.system.gpu import select_gpu
     from writers.errors import UserError
 
     if device.startswith("cuda"):
@@ -92,7 +93,7 @@ def check_device(device: str) -> None:
                 f"torch {torch.__version__} cannot use a GPU.",
                 "Use --device cpu, or install a torch built for CUDA.",
             )
-        torch.cuda.set_device(torch.device(device).index or 0)
+        select_gpu(device)
 
 
 def measure_steps(

@@ -112,6 +112,7 @@ def command(
     """
     from harness.cli import console
     from harness.system import environment
+    from harness.system.gpu import select_gpu
     from harness.transfer import score
     from writers import names
 
@@ -124,6 +125,7 @@ def command(
         score.find(name)  # raises before anything is written
     classifier, about = load_model(model_name, folders)
     betons = _write_betons(dataset, source, protocol, folders)
+    select_gpu(device)
     classifier = classifier.to(device)
 
     def features_of(split: str) -> "Features | None":

@@ -227,10 +227,12 @@ def rank(
     """
     from harness.modeling.precision import choose
     from harness.system import environment
+    from harness.system.gpu import select_gpu
     from harness.train.ranking import rank_classes
     from loaders.plan import LoaderPlan
     from writers.beton.store import open_beton
 
+    select_gpu(device)
     beton = open_beton(data / f"{split}.beton" if data.is_dir() else data)
     plan = LoaderPlan(
         beton.path,

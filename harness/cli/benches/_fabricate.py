@@ -1,0 +1,161 @@
+"""Fabricate results of every stage of a recipe at full size, to measure what reads them.
+
+Stages, keys, axes and grids are the recipe's. Numbers are drawn, so that they are plausible and
+differ between models, targets, methods and seeds: log-odds of a transfer are a sum of the target's
+difficulty, the model's ImageNet log-odds, the method's gain and noise. The same stage always gets
+the same numbers.
+"""
+
+import json
+import math
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from harness.cli.benches import _fabricated_metrics as metrics_of
+from harness.matrix.stage import Stage
+from harness.runner import result, shortlist
+from harness.runner.result import Result
+from harness.stages.shortlist.record import ShortlistMetrics
+
+ENVIRONMENT: dict[str, Any] = {
+    "python": "3.11",
+    "platform": "Linux x86_64",
+    "cpu": "fabricated",
+    "num_cores": 16,
+    "gpu": None,
+    "packages": {"torch": "fabricated", "numpy": "fabricated"},
+    "device": "cpu",
+}
+
+
+def write_results(stages: Iterable[Stage], runs: Path, *, with_predictions: bool = False) -> int:
+    """Write a result.json for each stage into its folder. Nothing is synced to the disk.
+
+    Stages that a shortlist skips get no result.
+
+    Args:
+        stages: Stages, each after those it needs.
+        runs: Runs folder.
+        with_predictions: Write a file of predictions for each transfer, about 20 kB.
+
+    Returns:
+        Number of results.
+    """
+    qualities: dict[str, float] = {}  # key of a model -> log-odds of its ImageNet accuracy
+    scores: dict[str, dict[str, dict[str, float]]] = {}  # score -> model -> target -> value
+    chosen: dict[str, list[str]] = {}  # key of a shortlist -> its models
+    num_results = 0
+    for stage in stages:
+        if stage.gated_by and stage.axes.get("model") not in chosen[stage.gated_by.key]:
+            continue
+        record = _make(stage, qualities, scores)
+        if stage.kind == shortlist.KIND:
+            chosen[stage.key] = record.metrics["chosen"]
+        folder = stage.folder(runs)
+        folder.mkdir(parents=True, exist_ok=True)
+        if with_predictions and stage.kind == "transfer":
+            _write_predictions(folder, record)
+        (folder / "stage.json").write_text(json.dumps(stage.to_json()))
+        (folder / result.FILE_NAME).write_text(json.dumps(record.model_dump(mode="json")))
+        num_results += 1
+    return num_results
+
+
+def _make(
+    stage: Stage, qualities: dict[str, float], scores: dict[str, dict[str, dict[str, float]]]
+) -> Result:
+    chance = random.Random(stage.name)
+    metrics: Any
+    timing: dict[str, Any] = {}
+    if stage.kind in ("pretrain", "adopt"):
+        qualities[stage.key] = metrics_of.quality(stage, chance)
+    quality = qualities.get(_model_key(stage), -math.inf)
+    match stage.kind:
+        case "write":
+            metrics = metrics_of.write(stage)
+        case "pretrain":
+            metrics = metrics_of.pretrain(stage, quality)
+        case "adopt":
+            metrics = metrics_of.adopt(stage, quality)
+        case "rank":
+            metrics = metrics_of.rank(chance)
+        case "evaluate":
+            metrics = metrics_of.evaluate(stage, quality)
+        case "features":
+            metrics = metrics_of.features(stage)
+        case "score":
+            metrics = metrics_of.score(stage, quality, chance)
+            for name, value in metrics["scores"].items():
+                of_models = scores.setdefault(name, {})
+                of_models.setdefault(stage.axes.get("model", ""), {})[stage.axes["target"]] = value
+        case "transfer":
+            metrics = metrics_of.transfer(stage, quality, chance)
+        case "shortlist":
+            metrics = _shortlist(stage, scores)
+        case _:
+            raise NotImplementedError(f"no fabricated result for stages of kind {stage.kind}")
+    if stage.kind in ("pretrain", "transfer"):
+        timing = metrics_of.timing(chance)
+    return Result(
+        kind=stage.kind,
+        key=stage.key,
+        name=stage.name,
+        axes=stage.axes,
+        config=stage.config,
+        needs={role: need.key for role, need in stage.needs.items()},
+        metrics=metrics,
+        timing=timing,
+        environment=ENVIRONMENT,
+        started_at="2026-11-21T05:00:07+00:00",
+        wall_s=100 * chance.uniform(0.8, 1.2),
+    )
+
+
+def _model_key(stage: Stage) -> str:
+    """Key of the pretrain or adopt stage that this stage uses; its own if it is one."""
+    if stage.kind in ("pretrain", "adopt"):
+        return stage.key
+    if "model" in stage.needs:
+        return stage.needs["model"].key
+    features = (need for role, need in stage.needs.items() if role.split("_")[0] == "features")
+    return next((_model_key(need) for need in features), "")
+
+
+def _shortlist(stage: Stage, scores: dict[str, dict[str, dict[str, float]]]) -> ShortlistMetrics:
+    by, best = stage.config["by"], stage.config["best"]
+    ranking = shortlist.rank(scores.get(by, {}))
+    return {
+        "by": by,
+        "best": best,
+        "chosen": [row["model"] for row in ranking[:best]],
+        "ranking": ranking,
+        "left_out": {},
+        "num_missing": 0,
+    }
+
+
+def _write_predictions(folder: Path, record: Result) -> None:
+    import numpy as np
+
+    test, num_classes = record.metrics["test"], record.metrics["num_classes"]
+    random_state = np.random.default_rng(int(record.key[:8], 16))
+    count, targets = test["num_images"], np.random.default_rng(num_classes)  # equal for all models
+    arrays: dict[str, Any]
+    if record.metrics["metric"] == "map11":
+        labels = (targets.random((count, num_classes)) < 0.1).astype(np.int8)
+        noise = random_state.standard_normal((count, num_classes))
+        arrays = {"test_scores": (labels + 0.4 * noise).astype(np.float32)}
+        correct = np.ones(count, bool)
+    else:
+        labels = targets.integers(num_classes, size=count, dtype=np.int32)
+        correct = random_state.permutation(count) < test["num_correct"]
+        arrays = {"test_predicted": np.where(correct, labels, (labels + 1) % num_classes)}
+    np.savez(
+        folder / record.metrics["predictions"],
+        sample=np.arange(count, dtype=np.uint64),
+        label=labels,
+        test_correct=correct,
+        **arrays,
+    )

@@ -1,0 +1,163 @@
+"""Time, memory and size of the report of a recipe whose stages are all done."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+
+import click
+
+# Largest acceptable values.
+MAX_REPORT_S = 60.0
+MAX_MEMORY_BYTES = 2**30
+MAX_HTML_BYTES = 20_000_000
+MAX_PREDICTIONS = 2000  # transfers; more of them write no predictions, to save disk and time
+
+
+@dataclass(frozen=True)
+class ReportCost:
+    """Cost of one report.
+
+    Attributes:
+        recipe: name of the recipe.
+        num_stages: stages of the recipe.
+        num_results: of these, stages with a result; a shortlist skips others.
+        num_predictions: transfers with predictions, which are read for tests on images.
+        report_s: wall time of the child process, with planning and imports, in seconds.
+        cpu_s: its CPU time in seconds.
+        peak_memory_bytes: its largest resident set.
+        html_bytes: size of the page.
+    """
+
+    recipe: str
+    num_stages: int
+    num_results: int
+    num_predictions: int
+    report_s: float
+    cpu_s: float
+    peak_memory_bytes: int
+    html_bytes: int
+
+    @property
+    def misses(self) -> list[str]:
+        """Names of the limits that are exceeded."""
+        limits = {
+            "report_s": MAX_REPORT_S,
+            "peak_memory_bytes": MAX_MEMORY_BYTES,
+            "html_bytes": MAX_HTML_BYTES,
+        }
+        return [name for name, limit in limits.items() if getattr(self, name) > limit]
+
+
+@click.command(short_help="Time, memory and size of a recipe's report at full size.")
+@click.option("--recipe", "recipe_name", required=True, metavar="RECIPE", help="Recipe to report.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one setting of the recipe; may be repeated.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep the report in DIR.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the measurement to FILE.",
+)
+def command(
+    recipe_name: str, overrides: tuple[str, ...], out: Path | None, json_file: Path | None
+) -> None:
+    """Fabricate results of every stage of RECIPE and measure its report in a child process.
+
+    The numbers are drawn; nothing is trained and no image is read. Exit code 1 if a limit is
+    exceeded: 60 s, 1 GiB of memory, 20 MB of HTML.
+
+    Example: harness bench report --recipe robust_l2 --json report.json
+    """
+    from harness.system.atomic_write import write_json
+
+    cost = measure(recipe_name, overrides, out)
+    if json_file is not None:
+        write_json(json_file, asdict(cost))
+    click.echo(
+        f"{cost.recipe}: {cost.num_results:,} results of {cost.num_stages:,} stages. "
+        f"Report: {cost.report_s:.1f} s, {cost.peak_memory_bytes / 2**20:.0f} MiB, "
+        f"{cost.html_bytes / 1e6:.1f} MB of HTML."
+    )
+    if cost.misses:
+        click.echo(f"Above the limit: {', '.join(cost.misses)}.")
+        sys.exit(1)
+
+
+def measure(
+    recipe_name: str, overrides: tuple[str, ...] = (), out: Path | None = None
+) -> ReportCost:
+    """Fabricate the results in a temporary folder and run `harness report`.
+
+    Args:
+        recipe_name: Name or path of the recipe.
+        overrides: `--set` values.
+        out: Folder that receives the report; None removes it.
+
+    Raises:
+        UserError: The report fails; with the end of its output.
+    """
+    from harness.cli.benches._fabricate import write_results
+    from harness.config.load import read
+    from harness.matrix.expand import expand
+
+    matrix = expand(read(recipe_name, overrides))
+    num_transfers = sum(stage.kind == "transfer" and not stage.gated_by for stage in matrix.stages)
+    with_predictions = num_transfers <= MAX_PREDICTIONS
+    with TemporaryDirectory(prefix="harness_bench_report_") as folder:
+        root = Path(folder)
+        num_results = write_results(matrix.stages, root / "runs", with_predictions=with_predictions)
+        page = root / "report"
+        arguments = ["report", recipe_name, "--out", str(page), "--runs-dir", str(root / "runs")]
+        arguments += ["--data-dir", str(root / "data"), "--raw-dir", str(root / "raw")]
+        arguments += [part for value in overrides for part in ("--set", value)]
+        report_s, cpu_s, peak_memory_bytes = _run(arguments)
+        cost = ReportCost(
+            recipe=matrix.recipe.name,
+            num_stages=len(matrix.stages),
+            num_results=num_results,
+            num_predictions=num_transfers if with_predictions else 0,
+            report_s=round(report_s, 2),
+            cpu_s=round(cpu_s, 2),
+            peak_memory_bytes=peak_memory_bytes,
+            html_bytes=sum(file.stat().st_size for file in page.glob("*.html")),
+        )
+        if out is not None:
+            shutil.copytree(page, out, dirs_exist_ok=True)
+    return cost
+
+
+def _run(arguments: list[str]) -> tuple[float, float, int]:
+    """Run a harness command; return wall seconds, CPU seconds and its peak memory in bytes."""
+    from writers.errors import UserError
+
+    with TemporaryFile("w+") as output:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harness.cli.main", *arguments], stdout=output, stderr=output
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        wall_s = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            output.seek(0)
+            last = " / ".join(output.read().strip().splitlines()[-3:])
+            raise UserError(f"harness {' '.join(arguments[:2])} failed: {last}")
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit

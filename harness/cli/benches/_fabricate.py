@@ -144,9 +144,10 @@ def _write_predictions(folder: Path, record: Result) -> None:
     count, targets = test["num_images"], np.random.default_rng(num_classes)  # equal for all models
     arrays: dict[str, Any]
     if record.metrics["metric"] == "map11":
-        labels = (targets.random((count, num_classes)) < 0.1).astype(np.int8)
+        present = targets.random((count, num_classes)) < 0.1
+        labels = np.where(present, 1, -1).astype(np.int8)
         noise = random_state.standard_normal((count, num_classes))
-        arrays = {"test_scores": (labels + 0.4 * noise).astype(np.float32)}
+        arrays = {"test_scores": (present + 0.4 * noise).astype(np.float32)}
         correct = np.ones(count, bool)
     else:
         labels = targets.integers(num_classes, size=count, dtype=np.int32)

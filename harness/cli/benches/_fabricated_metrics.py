@@ -16,7 +16,7 @@ from harness.config.transfer import TransferSettings
 from harness.matrix.scores import Scores
 from harness.matrix.stage import Stage
 from harness.stages.adopt.record import AdoptMetrics
-from harness.stages.evaluate.record import CoarseScores, EvaluateMetrics
+from harness.stages.evaluate.record import CoarseScores, EvaluateMetrics, EvaluationAttackRecord
 from harness.stages.features.record import FeaturesMetrics
 from harness.stages.pretrain.record import PretrainMetrics
 from harness.stages.rank.record import RankMetrics
@@ -174,6 +174,18 @@ def evaluate(stage: Stage, quality: float) -> EvaluateMetrics:
         for view, bonus in (("own", 0.0), ("common_unmasked", 0.05), ("common_masked", 0.15))
     }
     attacked = {view: _scores(quality - 1.5 + eps / 10, 40_000) for view in clean} if eps else None
+    attack: EvaluationAttackRecord | None = None
+    if eps:
+        attack = {
+            "norm": "l2",
+            "eps": eps,
+            "steps": 10,
+            "step_size": eps / 4,
+            "resolution": 224,
+            "restarts": 1,
+            "zero_gradients": 0,
+            "logits": "scored",
+        }
     coarse: dict[str, CoarseScores] = {
         name: {
             "num_labels": len(_subset_classes(stage.needs[role])),
@@ -189,17 +201,7 @@ def evaluate(stage: Stage, quality: float) -> EvaluateMetrics:
         "adversarial": attacked,
         "coarse": coarse,
         "per_class": {},
-        "attack": None
-        if not eps
-        else {
-            "norm": "l2",
-            "eps": eps,
-            "steps": 10,
-            "step_size": eps / 4,
-            "resolution": 224,
-            "restarts": 1,
-            "zero_gradients": 0,
-        },
+        "attack": attack,
         "precision": "float32",
         "predictions": "predictions.npz",
     }

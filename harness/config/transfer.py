@@ -118,6 +118,7 @@ class MethodSettings(Settings):
             source.
         method: name of a folder in `harness/transfer/methods`. None means the method's label.
         per_class: training images of each class, nested draws; a list makes a stage of each value.
+            Everything is fitted on these images. Val only chooses settings, also with `refit`.
         eval_crop: centre crop, as a fraction of the shorter side.
         per_target: dataset -> settings that differ for it.
     """

@@ -121,23 +121,23 @@ def select_penalty(
     score: Callable[[Tensor, Tensor], float],
     penalties: Iterable[float] = LAMBDAS,
     *,
+    refit_on_val: bool = True,
     stop: Callable[[], None] = lambda: None,
 ) -> SelectedFit:
     """Fit on train, choose the penalty by `score(logits, labels)` on val, fit on both.
 
-    Of equal scores the stronger penalty is chosen.
+    Of equal scores the stronger penalty is chosen. With `refit_on_val=False` the fit on train is
+    the result.
     """
     path = fit_path(*train, num_classes, penalties, stop=stop)
     scores = {fitted.penalty: score(fitted.logits(val[0]), val[1]) for fitted in path}
     best = max(path, key=lambda fitted: (scores[fitted.penalty], fitted.penalty))
+    at_the_edge = best.penalty in (path[0].penalty, path[-1].penalty) and len(path) > 1
+    if not refit_on_val:
+        return SelectedFit(best, scores, path, at_the_edge)
     both = _Problem(torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]]), num_classes)
     refitted, _ = _minimize(both, best.penalty, both.rotate(best))
-    return SelectedFit(
-        refitted,
-        scores,
-        path,
-        best.penalty in (path[0].penalty, path[-1].penalty) and len(path) > 1,
-    )
+    return SelectedFit(refitted, scores, path, at_the_edge)
 
 
 class _Problem:

@@ -130,7 +130,8 @@ def test_few_images_and_crops(tmp_path):
         LAMBDAS
     ) == len(metrics["grid"])
     few = run(tmp_path, needs, name="few", grid={"eval_crop": [1.0, 0.5]}, per_class=5).metrics
-    assert few["num_train_images"] == 5 * K and few["val"]["top1"] <= metrics["val"]["top1"]
+    assert few["num_train_images"] == few["num_fit_images"] == 5 * K and not few["refit"]
+    assert few["val"]["top1"] <= metrics["val"]["top1"]
 
 
 def test_it_stops_between_fits_and_starts_again(tmp_path):

@@ -295,7 +295,6 @@ def test_a_refit_trains_the_chosen_point_on_train_and_val(root, target, model):
     overrides = {
         "epochs": 2,
         "lrs": [0.05, 1e-6],
-        "per_class": 5,
         "refit": True,
         "optimizer": {"schedule": "cosine"},
     }
@@ -303,13 +302,13 @@ def test_a_refit_trains_the_chosen_point_on_train_and_val(root, target, model):
     metrics = outcome.metrics
     plain = run(root, "no-refit", "full", target, model, {**overrides, "refit": False}).metrics
     assert metrics["refit"] and (metrics["num_train_images"], metrics["num_fit_images"]) == (
-        20,
-        20 + 24,
+        48,
+        48 + 24,
     )
     assert {name: metrics[name] for name in ("val", "grid", "chosen", "num_configs")} == {
         name: plain[name] for name in ("val", "grid", "chosen", "num_configs")
     }, "chosen as without"
-    assert metrics["test"] != plain["test"] and outcome.timing["num_steps"] == 2 * 2 * 2 + 2 * 3
+    assert metrics["test"] != plain["test"] and outcome.timing["num_steps"] == 2 * 2 * 3 + 2 * 5
     assert sorted(path.name for path in (root / "refit").iterdir()) == ["predictions.npz"]
     splits = target.metrics["splits"]
     train, val = (open_beton(root / "data" / splits[name]["path"]) for name in ("train", "val"))
@@ -327,18 +326,23 @@ def test_a_refit_trains_the_chosen_point_on_train_and_val(root, target, model):
             }
         }
     )
-    whole = run(
-        root, "refit-whole", "full", target, model, {**overrides, "per_class": 12, "lrs": [0.05]}
-    ).metrics
+    whole = run(root, "refit-whole", "full", target, model, {**overrides, "lrs": [0.05]}).metrics
     alone = run(
         root,
         "by-hand",
         "full",
         by_hand,
         model,
-        {**overrides, "refit": False, "per_class": 18, "lrs": [0.05]},
+        {**overrides, "refit": False, "lrs": [0.05]},
     ).metrics
     assert whole["test"] == alone["test"]
+
+
+def test_a_refit_with_per_class_adds_no_image_of_val(root, target, model):
+    overrides = {"epochs": 1, "lrs": [0.05], "per_class": 5, "refit": True}
+    metrics = run(root, "refit-few", "full", target, model, overrides).metrics
+    assert metrics["refit"]
+    assert metrics["num_train_images"] == metrics["num_fit_images"] == 20
 
 
 def test_a_stopped_refit_resumes_exactly(root, target, model):

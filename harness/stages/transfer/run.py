@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from harness.config.methods import settings_model
@@ -239,24 +238,20 @@ def _train_plan(
 
 
 def _refit_plan(context: StageContext, trials: LoaderPlan) -> LoaderPlan:
-    """Plan for the images that trials train on and those of val together.
+    """Plan for the images of the final fit: those of train and val, in one new beton.
 
-    Writes both into one beton in the stage's folder.
+    If `per_class` limits the images of train, it limits the final fit: val is not added.
 
     Args:
         context: The stage.
         trials: Plan of the trials.
     """
+    if trials.indices is not None:
+        return trials
     train, val = (split_path(context, "data", split) for split in ("train", "val"))
     file = context.folder / TRAIN_AND_VAL
-    num_images = concat_splits([train, val], file, split="trainval").num_samples
-    plan, seen = (
-        replace(trials, beton=file),
-        open_beton(train).manifest.num_samples,
-    )
-    if plan.indices is None:
-        return plan
-    return replace(plan, indices=np.concatenate([plan.indices, np.arange(seen, num_images)]))
+    concat_splits([train, val], file, split="trainval")
+    return replace(trials, beton=file)
 
 
 def _check_splits(context: StageContext) -> None:

@@ -59,7 +59,13 @@ def run(context: StageContext) -> Outcome:
             return float(views.count(logits, labels).scores()[metric])
 
         chosen = logistic_regression.select_penalty(
-            views.train, views.val, len(classes), score, settings.lambdas, stop=stop
+            views.train,
+            views.val,
+            len(classes),
+            score,
+            settings.lambdas,
+            refit_on_val=views.fits_val,
+            stop=stop,
         )
         for fit in chosen.path:
             scores = views.count(fit.logits(views.val[0]), views.val[1]).scores()
@@ -95,12 +101,12 @@ def run(context: StageContext) -> Outcome:
         "policy": "full",
         "selected_on": "val",
         "num_configs": len(grid),
-        "refit": True,
+        "refit": views.fits_val,
         "num_epochs": None,
         "num_steps": None,
         "num_classes": len(classes),
         "num_train_images": len(views.train[1]),
-        "num_fit_images": len(views.train[1]) + len(views.val[1]),
+        "num_fit_images": len(views.train[1]) + views.fits_val * len(views.val[1]),
         "bn_stats": "frozen",
         "source_eps": None,
         "precision": "float64",
@@ -125,7 +131,10 @@ def run(context: StageContext) -> Outcome:
 
 
 class _Views:
-    """Features of a target, standardized by the images of train and val, on the stage's device."""
+    """Features of a target, standardized by the images of the final fit, on the stage's device.
+
+    These are train and val, or only the drawn images of train if `per_class` limits them.
+    """
 
     def __init__(
         self,
@@ -142,16 +151,17 @@ class _Views:
         self._load, self._device, self.num_classes = load, context.device, num_classes
         train, val = load("train"), load("val")
         features, labels = train.features, train.labels
+        self.fits_val = not isinstance(per_class, int)
         if isinstance(per_class, int):
             kept = sample_per_class(labels, train.ids, per_class, context.config["seed"])
             features, labels = features[kept], labels[kept]
-        train_and_val = torch.cat(
+        fitted = torch.cat(
             [
                 torch.as_tensor(part, device=self._device).double()
-                for part in (features, val.features)
+                for part in (features, *([val.features] if self.fits_val else []))
             ]
         )
-        self._standardize: Standardization = logistic_regression.standardization(train_and_val)
+        self._standardize: Standardization = logistic_regression.standardization(fitted)
         self.train = self._on_device(features, labels)
         self.val = self._on_device(val.features, val.labels)
         self.test_ids: np.ndarray = train.ids[:0]

@@ -169,7 +169,7 @@ def _is_in_timm(name: str) -> bool:
 def _normalization(model: Classifier) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation per color, rounded to what float32 distinguishes."""
     return tuple(  # type: ignore[return-value]
-        [float(f"{value:.8g}") for value in buffer.flatten().tolist()]
+        [float(f"{value:.7g}") for value in buffer.flatten().tolist()]
         for buffer in (model.mean, model.std)
     )
 

@@ -319,6 +319,12 @@ def _copy(
             "protocol",
         }
     )
+    if subset_name is not None and converts:
+        raise UserError(
+            f"--format {converts} has no effect with --from and --subset, which copy samples "
+            "unchanged.",
+            "Convert all classes first, then copy the subset from the new beton.",
+        )
     if (subset_name is None) != bool(index or converts):
         raise UserError(
             "--from needs --subset NAME; or --restart-index, --format dct or --format passthrough "

@@ -95,7 +95,10 @@ def test_a_budget_counts_training_images_for_every_split(tree: Path):
             ["--from", "whole", "--subset", "all", "--jpeg-quality", "90"],
             "--jpeg-quality has no effect with --from",
         ),
-        (["--from", "whole", "--subset", "all", "--passthrough"], "has no effect with --from"),
+        (
+            ["--from", "whole", "--subset", "all", "--passthrough"],
+            "no effect with --from and --subset",
+        ),
         (["--from", "whole", "--subset", "all", "--split", "test"], "no beton named 'test'"),
         (["--from", "whole"], "--subset NAME"),
         (["--from", "photos", "--subset", "all"], "has no betons"),

@@ -8,10 +8,10 @@ def select_gpu(device: str) -> None:
     convolutions in TF32 by default, which has 10 bits of mantissa instead of 23. Use
     `precision: bf16` for speed.
     """
+    if device.partition(":")[0] != "cuda":
+        return
     import torch
 
-    if torch.device(device).type != "cuda":
-        return
     torch.cuda.set_device(torch.device(device).index or 0)
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False

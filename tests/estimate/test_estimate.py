@@ -82,7 +82,7 @@ def test_the_plan_prints_known_and_unknown_hours(plan: Matrix, capsys: pytest.Ca
     assert "unknown, because no similar stage has run yet" in show(capsys)
     models = [stage for stage in plan.stages if stage.kind == "pretrain"]
     finish(models[0], wall_s=3600.0)
-    assert "h one after another and" in show(capsys)
+    assert "min one after another and" in show(capsys)
     found = json.loads(show(capsys, "--json"))["estimate"]
     assert found["hours"] > 0 and found["num_unknown"] == len(
         [s for s in plan.stages if s.kind != "pretrain"]

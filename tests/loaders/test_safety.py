@@ -125,10 +125,10 @@ def test_an_exception_in_a_decoding_thread_says_at_which_sample(betons, monkeypa
     with open_loader(plan_of(betons["jpeg"], num_threads=num_threads, batch_size=12)) as loader:
         real, culprit = loader._batch_decoder._decode_images, loader.samples.offsets[17]
 
-        def without_memory(file, offsets, *rest):
+        def without_memory(file, offsets, *rest, **options):
             if culprit in offsets:
                 raise MemoryError
-            real(file, offsets, *rest)
+            real(file, offsets, *rest, **options)
 
         monkeypatch.setattr(loader._batch_decoder, "_decode_images", without_memory)
         with pytest.raises(MemoryError) as raised:

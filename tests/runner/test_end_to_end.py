@@ -23,8 +23,9 @@ from PIL import Image
 
 from harness.cli.benches.matrix import one_epoch_settings
 from harness.config.load import read
-from harness.matrix.expand import Matrix, expand
-from harness.runner import lease, result
+from harness.matrix.expand import Matrix
+from harness.runner import inputs, lease, result
+from harness.system.folders import Folders
 from tests.helpers import ROOT
 from tests.helpers.execution import is_alive, wait_for, workers_of
 
@@ -77,12 +78,17 @@ class Case:
 
     @property
     def matrix(self) -> Matrix:
-        return expand(
-            read(
-                self.folder / self.recipe if self.recipe.endswith(".yaml") else self.recipe,
-                self.overrides,
-            )
+        name = self.folder / self.recipe if self.recipe.endswith(".yaml") else self.recipe
+        return self.expand(name, self.overrides)
+
+    def expand(self, recipe: str | Path, overrides: list[str]) -> Matrix:
+        """Expand a recipe as `harness run` does, which reads the raw images' listing."""
+        folders = Folders(
+            data=self.folder / "quiet-data",
+            raw=self.folder / "raw",
+            runs=self.folder / "quiet",
         )
+        return inputs.plan(read(recipe, overrides), folders).matrix
 
     def start(self, runs: str) -> "subprocess.Popen[str]":
         line = [
@@ -146,7 +152,7 @@ def test_a_result_records_recipe_and_inputs(case: Case, quiet: Path):
     matrix = case.matrix
     for stage in matrix.stages:
         record = result.load(stage.folder(quiet))
-        again = expand(read(quiet / record.recipe))
+        again = case.expand(quiet / record.recipe, [])
         assert [stage.key for stage in again.stages] == [stage.key for stage in matrix.stages]
         assert record.environment["git_revision"] or not (ROOT / ".git").exists()
         for role, need in stage.needs.items():

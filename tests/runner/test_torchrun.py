@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from harness.config.load import read
-from harness.matrix.expand import expand
-from harness.runner import lease, result, torchrun
+from harness.runner import inputs, lease, result, torchrun
 from harness.runner.executor import Run, begin
 from harness.runner.launchers import local
 from harness.runner.retry import RetryPolicy
+from harness.system.folders import Folders
 from tests.helpers import ROOT
 from tests.helpers.execution import (
     FAST_RETRIES,
@@ -83,7 +83,9 @@ def start(folder: Path, runs: str, *more: str) -> "subprocess.Popen[str]":
 
 
 def test_two_processes_train_like_one_and_resume_after_an_interruption(folder):
-    write, pretrain, *_ = expand(read(folder / "shared.yaml")).stages
+    folders = Folders(data=folder / "data", raw=folder / "raw", runs=folder / "one")
+    planned = inputs.plan(read(folder / "shared.yaml"), folders)
+    write, pretrain, *_ = planned.matrix.stages
     ours, theirs = (pretrain.folder(folder / runs) for runs in ("two", "one"))
     run = start(folder, "two", "--gpus-per-stage", "2")
     wait_for(lambda: run.poll() is not None or list((ours / "checkpoints").glob("*.pt")), 120)

@@ -1,13 +1,13 @@
 """Time, memory and size of the report of a recipe whose stages are all done."""
 
-import os
+import json
 import shutil
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -143,21 +143,29 @@ def measure(
     return cost
 
 
+# A new process counts the memory of the process that started it: start it from a small one.
+_MEASURE = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=sys.stderr)
+_, status, usage = os.wait4(process.pid, 0)
+code = os.waitstatus_to_exitcode(status)
+print(json.dumps([code, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
+"""
+
+
 def _run(arguments: list[str]) -> tuple[float, float, int]:
     """Run a harness command; return wall seconds, CPU seconds and its peak memory in bytes."""
     from writers.errors import UserError
 
-    with TemporaryFile("w+") as output:
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "harness.cli.main", *arguments], stdout=output, stderr=output
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        wall_s = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            output.seek(0)
-            last = " / ".join(output.read().strip().splitlines()[-3:])
-            raise UserError(f"harness {' '.join(arguments[:2])} failed: {last}")
+    command = [sys.executable, "-m", "harness.cli.main", *arguments]
+    started = time.perf_counter()
+    ended = subprocess.run(
+        [sys.executable, "-c", _MEASURE, *command], capture_output=True, text=True, check=True
+    )
+    wall_s = time.perf_counter() - started
+    code, cpu_s, peak = json.loads(ended.stdout)
+    if code != 0:
+        last = " / ".join(ended.stderr.strip().splitlines()[-3:])
+        raise UserError(f"harness {' '.join(arguments[:2])} failed: {last}")
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    return wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit
+    return wall_s, cpu_s, peak * unit

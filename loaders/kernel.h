@@ -42,10 +42,15 @@ struct bits {
     const uint8_t *next;        /* byte to take after them */
 };
 
+/* Offsets of a segment's first byte and of the byte after its marker. */
+struct segment {
+    uint32_t begin, end;
+};
+
 /* Coded data between two markers, and the blocks in it. */
 struct entropy {
     const uint8_t *jpeg, *jpeg_end;     /* begin of the blob; end of the possible coded data */
-    const uint32_t *segments;           /* begins of the segments in order; NULL if they are contiguous */
+    const struct segment *segments;     /* in order; NULL if they are contiguous */
     int64_t num_segments, segment;      /* in the image, or with an index under the crop; next one */
     int64_t interval;                   /* MCUs in a segment */
     int64_t num_mcus, mcus_done;        /* in all that is to be decoded */
@@ -80,7 +85,7 @@ struct decoder {
     struct entropy entropy;
     uint8_t header[MAX_HEADER];
     uint8_t *second_clean;      /* as entropy.clean, of a second segment */
-    uint32_t *segments;         /* room for the segments of the longest blob */
+    struct segment *segments;   /* room for the segments of the longest blob */
     int64_t blob_size;          /* for which there is room in entropy.clean, second_clean and segments */
     uint8_t *pixels;            /* [num_pixels, 3] */
     int64_t num_pixels;

@@ -98,11 +98,13 @@ INLINE void decode_block(struct entropy *entropy, struct bits *bits, const struc
 static void open_segment(struct entropy *entropy) {
     if (entropy->segment >= entropy->num_segments)
         fail(entropy);
-    const uint8_t *from = entropy->jpeg + (entropy->segments ? entropy->segments[entropy->segment] : entropy->position);
+    const struct segment *segment = entropy->segments ? &entropy->segments[entropy->segment] : NULL;
+    const uint8_t *from = entropy->jpeg + (segment ? segment->begin : entropy->position);
+    const uint8_t *end = segment ? entropy->jpeg + segment->end : entropy->jpeg_end;
     uint8_t *to = entropy->clean;
     while (1) {
-        const uint8_t *escape = from < entropy->jpeg_end ? memchr(from, 0xFF, entropy->jpeg_end - from) : NULL;
-        if (escape == NULL || escape + 1 >= entropy->jpeg_end)
+        const uint8_t *escape = from < end ? memchr(from, 0xFF, end - from) : NULL;
+        if (escape == NULL || escape + 1 >= end)
             fail(entropy);
         memcpy(to, from, escape - from);
         to += escape - from;
@@ -110,7 +112,7 @@ static void open_segment(struct entropy *entropy) {
         if (escape[1] != 0) {
             int64_t number = entropy->segment;
             int expected = number == entropy->num_segments - 1 ? JPEG_EOI : JPEG_RST0 + number % 8;
-            if (entropy->segments == NULL && escape[1] != expected)     /* otherwise read_index has checked it */
+            if (segment ? from != end : escape[1] != expected)     /* read_index has checked the marker at its end */
                 fail(entropy);
             break;
         }

@@ -27,7 +27,7 @@ static uint32_t crc32_of(const uint32_t *table, uint32_t crc, const uint8_t *byt
 }
 
 /* Read the index after the image. Sets `part`, the area to decode for the box; writes its header
- * to decoder->header and the begins of its segments to decoder->segments; sets decoder->entropy
+ * to decoder->header and its segments to decoder->segments; sets decoder->entropy
  * up. Returns the size of the header, or 0 if no index matches blob and image. Same as _cut_out in
  * kernel_numba.py. */
 static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
@@ -81,7 +81,7 @@ static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t 
             int marker = number == num_segments - 1 ? JPEG_EOI : JPEG_RST0 + number % 8;
             if (end < begin + 2 || end > table || blob[end - 2] != 0xFF || blob[end - 1] != marker)
                 return 0;
-            decoder->segments[found++] = begin;
+            decoder->segments[found++] = (struct segment){begin, end};
         }
         begin = end;
     }
@@ -190,8 +190,13 @@ static int begin(enum way way, struct decoder *decoder, const uint8_t *blob, int
     }
     jpeg_read_header(codec, TRUE);
     drop_unread_tables(decoder);
-    if (way == OWN_ENTROPY)
-        entropy->position = codec->src->next_input_byte - blob;
+    if (way == OWN_ENTROPY) {
+        /* If the blob ends in its header, libjpeg has replaced it by an end marker in its own memory. */
+        uintptr_t next = (uintptr_t)codec->src->next_input_byte, first = (uintptr_t)blob;
+        if (next < first || next > first + size)
+            longjmp(decoder->failed, 1);
+        entropy->position = next - first;
+    }
     codec->out_color_space = JCS_RGB;
     codec->dct_method = JDCT_ISLOW;
     if (codec->image_width != part->width || codec->image_height != part->height)
@@ -219,7 +224,7 @@ static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_
     }
     if (way == LIBJPEG)
         jpeg_finish_decompress(codec);      /* reads to the end */
-    if (way == OWN_ENTROPY)
+    if (way != LIBJPEG)
         decode_rest(codec, NULL);
     jpeg_abort_decompress(codec);
     return decoder->errors.num_warnings == 0;

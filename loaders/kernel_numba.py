@@ -20,6 +20,7 @@ import numpy as np
 from llvmlite import binding
 from numba import njit, types
 
+from loaders.entropy_numba import SCRATCH_SIZE, is_exact
 from loaders.interpolation import Interpolation, number_of
 from writers.beton.encoding import JPEG
 from writers.jpeg import turbojpeg
@@ -92,7 +93,10 @@ def open_kernel(library: Path) -> Callable[..., None]:
         rows = np.stack(
             (offsets, sizes, is_jpeg, widths, heights, *boxes.T, flips), axis=1, dtype=np.int64
         )
-        scratch = np.empty(3 * int(np.max(widths * heights, where=is_jpeg, initial=0)), np.uint8)
+        # No image is decoded from 0 bytes, so these are damaged; their boxes must fit the scratch.
+        rows[is_jpeg & (widths * heights > turbojpeg.MAX_PIXELS), 1:9] = 0, 1, 1, 1, 0, 0, 1, 1
+        num_pixels = np.max(rows[:, 3] * rows[:, 4], where=is_jpeg, initial=0)
+        scratch = np.empty(3 * int(num_pixels), np.uint8)
         # Read-only like the mapped file, so that numba compiles one version for both.
         # libjpeg-turbo writes to it by address.
         scratch.flags.writeable = False
@@ -134,6 +138,7 @@ def open_kernel(library: Path) -> Callable[..., None]:
             ring,
             result,
             kind,
+            np.empty(SCRATCH_SIZE, np.int32),
         )
         for i in np.flatnonzero(has_error):
             blob = file[offsets[i] : offsets[i] + sizes[i]].tobytes()
@@ -199,6 +204,7 @@ def decode_run(
     ring,
     result,
     kind,
+    codes,
 ):
     """Decode images to output [n, R * R * 3]; set has_error [n] on errors and warnings.
 
@@ -206,7 +212,7 @@ def decode_run(
     left, top, width and height of the box; and whether to flip. The other arguments are scratch
     memory: `part` for the largest JPEG, `scratch` for its pixels, `header_fields` for the output of
     tjDecompressHeader3, `addresses` of file, part, scratch and header_fields; the rest is for
-    _resize. `kind`: number of the interpolation.
+    _resize. `kind`: number of the interpolation. `codes`: scratch of is_exact.
     """
     for i in range(len(rows)):
         offset, size, is_jpeg, width, height = (
@@ -240,6 +246,7 @@ def decode_run(
                 part,
                 header_fields,
                 addresses,
+                codes,
             )
             _destroy_turbo(turbo)
             _resize(
@@ -293,6 +300,7 @@ def _decode(
     part,
     header_fields,
     addresses,
+    codes,
 ):
     """Decode the box, or an area around it, to scratch.
 
@@ -300,11 +308,12 @@ def _decode(
     or a warning.
     """
     source, target, pixels, at = addresses[0] + offset, addresses[1], addresses[2], addresses[3]
-    x, y, part_width, part_height, part_size = _cut_out(
+    x, y, part_width, part_height, part_size, header_size = _cut_out(
         file, offset, size, width, height, left, top, box_width, box_height, part, source, target
     )
     if (
         part_size
+        and is_exact(part, part_size, header_size, codes)
         and _decompress(turbo, target, part_size, pixels, part_width, 0, part_height, 0, _ACCURATE)
         == 0
     ):
@@ -324,10 +333,11 @@ def _cut_out(
 ):
     """Assemble the segments under the box into a JPEG in `part`.
 
-    Returns left, top, width and height of the part in pixels, and its bytes; all 0 if the JPEG has
-    no valid index. `source` and `target` are the addresses of the JPEG and of `part`.
+    Returns left, top, width and height of the part in pixels, its bytes and those of its header;
+    all 0 if the JPEG has no valid index. `source` and `target` are the addresses of the JPEG and of
+    `part`.
     """
-    none = (0, 0, 0, 0, 0)
+    none = (0, 0, 0, 0, 0, 0)
     footer = offset + size - _FOOTER_SIZE
     if (
         footer < offset
@@ -411,7 +421,7 @@ def _cut_out(
             copied += 1
         begin = end
     part[part_size - 1] = 0xD9
-    return x, y, part_width, part_height, part_size
+    return x, y, part_width, part_height, part_size, header_size
 
 
 @_helper

@@ -1,15 +1,13 @@
 """Check a dataset's raw files: counts per split and class, and that each image decodes."""
 
-import io
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from writers.beton.encode import UnreadableError, check_image
 from writers.beton.store import Progress
 from writers.dataset import DatasetSpec
 from writers.errors import UserError
@@ -139,17 +137,7 @@ def _image_problem(source: Source, example: Example) -> str:
     if example.key in source.damaged:  # known: the writer skips it
         return ""
     try:
-        data = source.read(example)
-        with warnings.catch_warnings():
-            # warnings about palettes and damaged EXIF, ignored by the writer as well
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-    except Exception as error:  # Pillow's decoders raise many exception types
-        reason = (
-            "it is not an image that Pillow can open"
-            if isinstance(error, UnidentifiedImageError)
-            else error
-        )
-        return f"{source.where(example)}: {reason}"
+        check_image(source.read(example), lenient=example.key in source.lenient)
+    except (UnreadableError, OSError) as error:
+        return f"{source.where(example)}: {error}"
     return ""

@@ -46,19 +46,21 @@ static int open_lane(struct lanes *lanes, struct lane *lane, struct position *po
     int64_t number = lanes->next_segment++;
     if (number >= entropy->num_segments)
         return 0;
-    const uint8_t *from = entropy->jpeg + entropy->segments[number];
+    const uint8_t *from = entropy->jpeg + entropy->segments[number].begin, *end = entropy->jpeg + entropy->segments[number].end;
     uint8_t *to = lane->clean;
     while (1) {
-        const uint8_t *escape = from < entropy->jpeg_end ? memchr(from, 0xFF, entropy->jpeg_end - from) : NULL;
-        if (escape == NULL || escape + 1 >= entropy->jpeg_end)
+        const uint8_t *escape = from < end ? memchr(from, 0xFF, end - from) : NULL;
+        if (escape == NULL || escape + 1 >= end)
             fail(entropy);
         memcpy(to, from, escape - from);
         to += escape - from;
         from = escape + 2;
         if (escape[1] != 0)
-            break;              /* read_index has checked the marker */
+            break;              /* read_index has checked the marker at its end */
         *to++ = 0xFF;
     }
+    if (from != end)
+        fail(entropy);
     memset(to, 0, PADDING);
     lane->clean_end = to;
     lane->next_block = 0;

@@ -27,6 +27,8 @@ static enum image_error make_image(struct worker *worker, const struct job *job,
     const uint8_t *pixels = blob;
     int has_planes = 0;
 
+    if ((job->modes[row] == JPEG || job->modes[row] == DCT) && width * height > MAX_PIXELS)
+        return DAMAGED;
     if (job->modes[row] == JPEG) {
         if (worker->decoder == NULL && (worker->decoder = new_decoder()) == NULL)
             return OUT_OF_MEMORY;

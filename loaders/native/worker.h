@@ -10,6 +10,7 @@
 #include "stages.h"
 
 enum { JPEG = 0, DCT = 2 };      /* modes; as in writers/beton/encoding.py */
+enum { MAX_PIXELS = 178956970 };    /* of a compressed image; as in writers/jpeg/turbojpeg.py */
 
 enum image_error { NONE = 0, DAMAGED = 1, OUT_OF_MEMORY = 2 };      /* as in kernel_c.py */
 

@@ -77,6 +77,20 @@ def encode(
         raise UnreadableError(f"the JPEG is damaged: {error}") from error
 
 
+def check_image(data: bytes, *, lenient: bool = False) -> None:
+    """Decode an image file by the rules of `encode`. Raises UnreadableError."""
+    if lenient or data[:2] != b"\xff\xd8":
+        _rgb_by_pillow(data)
+        return
+    try:
+        frame = read_frame(data)
+        turbojpeg.check(data)
+    except (DamagedJpegError, turbojpeg.JpegError) as error:
+        raise UnreadableError(f"the JPEG is damaged: {error}") from error
+    if frame is None:
+        _rgb_by_pillow(data)
+
+
 def _encode_jpeg(data: bytes, encoding: Encoding, chance: float, check: bool) -> Blob:
     frame = read_frame(data)
     if frame is None:  # CMYK, 12 bits etc.
@@ -195,7 +209,11 @@ def _rgb_by_pillow(data: bytes) -> Pixels:
             # warnings about transparent palettes and damaged EXIF, which are not used
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
+                if problem := turbojpeg.size_problem(*image.size):
+                    raise UnreadableError(problem)
                 return to_rgb(image)  # Pillow's own conversion clips values above 255
+    except UnreadableError:
+        raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
         raise UnreadableError(_reason(data, error)) from error
 

@@ -115,7 +115,7 @@ def interval_of(mcus_per_row: int, blocks_per_mcu: int) -> int:
 def read_frame(jpeg: bytes) -> Frame | None:
     """Read the header, or return None for a JPEG that `add_restart_index` does not change.
 
-    Raises DamagedJpegError if there is no header.
+    Raises DamagedJpegError if there is no header, or if the image has too many pixels.
     """
     if jpeg[:2] != b"\xff\xd8":
         raise DamagedJpegError("it does not begin as a JPEG does")
@@ -165,6 +165,8 @@ def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None
         or not all(1 <= across <= 4 and 1 <= down <= 4 for across, down in factors)
     ):
         raise DamagedJpegError("its frame has impossible sizes")
+    if problem := turbojpeg.size_problem(width, height):
+        raise DamagedJpegError(problem)
     if len(factors) == 1:
         # a scan of one component has MCUs of one block, regardless of the sampling factors
         factors = [(1, 1)]

@@ -29,7 +29,8 @@ CHROMA_FACTORS = {
     4: (1, 2),
     5: (4, 1),
 }
-TJSAMP_420, TJSAMP_GRAY = 2, 3
+TJSAMP_UNNAMED, TJSAMP_420, TJSAMP_GRAY = -1, 2, 3
+UNNAMED_SAMPLING = "Could not determine subsampling"  # an error of tjDecompressHeader3
 MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
 TJCS_YCBCR, TJCS_GRAY, TJCS_CMYK, TJCS_YCCK = 1, 2, 3, 4
 TJPF_RGB, TJPF_CMYK = 0, 11
@@ -196,16 +197,29 @@ def _decode(data: bytes, denominator: int) -> np.ndarray:
 
 
 def _header(handle: ctypes.c_void_p, data: bytes) -> tuple[int, int, int, int]:
-    """Read width, height, TJSAMP and TJCS. Raises JpegError."""
+    """Read width, height, TJSAMP and TJCS. Raises JpegError.
+
+    TurboJPEG names only some of the legal sampling factors, but decodes all of them to RGB.
+    """
     numbers = [ctypes.c_int() for _ in range(4)]
-    if _library().tjDecompressHeader3(
+    failed = _library().tjDecompressHeader3(
         handle, data, ctypes.c_ulong(len(data)), *map(ctypes.byref, numbers)
-    ) and (words := _damage(handle, data)):
-        raise JpegError(words)
+    )
     width, height, sampling, colors = (number.value for number in numbers)
-    if width * height > MAX_PIXELS:
-        raise JpegError(f"it is {width} x {height} pixels; an image may have {MAX_PIXELS:,}")
+    if failed and UNNAMED_SAMPLING in _words(handle):
+        sampling = TJSAMP_UNNAMED
+    elif failed and (words := _damage(handle, data)):
+        raise JpegError(words)
+    if problem := size_problem(width, height):
+        raise JpegError(problem)
     return width, height, sampling, colors
+
+
+def size_problem(width: int, height: int) -> str:
+    """Return why an image has too many pixels, or '' if it is within the limit."""
+    if width * height <= MAX_PIXELS:
+        return ""
+    return f"it is {width} x {height} pixels; an image may have {MAX_PIXELS:,}"
 
 
 def _words(handle: ctypes.c_void_p) -> str:

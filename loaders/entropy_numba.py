@@ -102,7 +102,8 @@ def _read_scan(part, frame, scan, scratch):
         return none
     most_across, most_down = np.int64(1), np.int64(1)
     for c in range(num_components):
-        here, found = scan + 5 + 2 * c, np.int64(-1)
+        here = scan + 5 + 2 * c
+        found: Any = np.int64(-1)
         for k in range(num_components):
             if found < 0 and part[frame + 10 + 3 * k] == part[here]:
                 found = k

@@ -7,6 +7,8 @@ decomposes accents, Linux keeps any bytes.
 
 import unicodedata
 
+MAX_FILE_NAME = 200  # bytes; file systems allow 255, of which endings take some
+
 
 def printable(name: str) -> str:
     r"""Replace bytes that are not UTF-8 by escapes such as \xe9, and line breaks by spaces."""
@@ -30,3 +32,19 @@ def normalized(name: str) -> str:
 def decoded(name: bytes) -> str:
     """Decode a name of an archive as Python decodes file names: other bytes become surrogates."""
     return name.decode("utf-8", "surrogateescape")
+
+
+def file_name(text: str) -> str:
+    """Return text as the name of one file or folder: slashes and control characters become `_`.
+
+    A long name loses its middle, since names in use end with a key.
+    """
+    name = "".join(
+        character if character.isprintable() and character not in "/\\" else "_"
+        for character in text
+    )
+    name = f"_{name[1:]}" if name.startswith((".", "-")) else name
+    data = name.encode("utf-8", "surrogateescape")
+    if len(data) > MAX_FILE_NAME:
+        data = data[:100] + b"_" + data[-(MAX_FILE_NAME - 101) :]
+    return data.decode("utf-8", "ignore")

@@ -25,13 +25,13 @@ Report = Callable[[int, int], None]
 
 
 def out() -> Console:
-    """Return a console on standard output, for results."""
-    return Console(highlight=False)
+    """Return a console on standard output, for results. Brackets in text are no markup."""
+    return Console(highlight=False, markup=False)
 
 
 def err() -> Console:
     """Return a console on standard error, for progress and notes, so that results can be piped."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False)
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def progress(title: str, unit: str = "images") -> Iterator[Report]:
         yield _plain(title, unit)
         return
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(unit),
@@ -58,10 +58,10 @@ def progress(title: str, unit: str = "images") -> Iterator[Report]:
 def bar(console: Console, unit: str) -> Progress:
     """Return a progress bar for a live display; its tasks need the field `count`."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[count]}" + f" {unit}"),
+        TextColumn("{task.fields[count]}" + f" {unit}", markup=False),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),

@@ -15,6 +15,7 @@ import click
 
 from writers import names
 from writers.errors import UserError
+from writers.text_names import printable
 
 COMMANDS = "harness.cli.commands"
 
@@ -101,10 +102,10 @@ def _color() -> bool | None:
 
 
 def _print_error(message: str, hint: str = "") -> int:
-    """Print red lines; return the exit code of a user's mistake."""
-    click.secho(message, fg="red", err=True, color=_color())
-    if hint:
-        click.secho(hint, fg="red", err=True, color=_color())
+    """Print red lines, control characters as escapes; return the exit code of a user's mistake."""
+    for text in filter(None, (message, hint)):
+        lines = map(printable, text.split("\n"))
+        click.secho("\n".join(lines), fg="red", err=True, color=_color())
     return 2
 
 

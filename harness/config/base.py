@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 JSON = dict[str, Any]
@@ -11,6 +11,34 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+
+MAX_LABEL = 100  # characters; a file name may have 255 bytes
+
+
+def check_text(text: str) -> str:
+    """Return text that people read on one line. Raises ValueError for any other."""
+    if not text.strip() or text != text.strip():
+        raise ValueError("a name needs visible characters at both ends")
+    if not text.isprintable():
+        raise ValueError("a name has printable characters only, on one line")
+    if len(text) > MAX_LABEL:
+        raise ValueError(f"a name has at most {MAX_LABEL} characters, and this has {len(text)}")
+    return text
+
+
+def check_label(text: str) -> str:
+    """Return a name that is no path. Raises ValueError for any other.
+
+    Names of files are made of it by `writers.text_names.file_name`.
+    """
+    check_text(text)
+    if text.startswith((".", "-", "/", "\\")) or ".." in text.replace("\\", "/").split("/"):
+        raise ValueError("a name is no path: it does not begin with a dot, dash or slash")
+    return text
+
+
+Label = Annotated[str, AfterValidator(check_label)]
+OneLine = Annotated[str, AfterValidator(check_text)]
 
 
 class Settings(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from harness.config.base import JSON, Count, Fraction, NotNegative, Settings
+from harness.config.base import JSON, Count, Fraction, NotNegative, OneLine, Settings
 from harness.config.zoo_names import is_pattern
 from loaders.interpolation import Interpolation
 
@@ -35,7 +35,7 @@ class ModelSettings(Settings):
         limit: use only the first models that match the pattern, sorted by name.
     """
 
-    name: str
+    name: OneLine
     checkpoint: str | None = None
     arch: str | None = None
     classes: str | None = "in1000"

@@ -21,7 +21,17 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from harness.config.attack import EvaluationAttack
-from harness.config.base import JSON, Count, Fraction, Metric, NotNegative, Settings
+from harness.config.base import (
+    JSON,
+    MAX_LABEL,
+    Count,
+    Fraction,
+    Label,
+    Metric,
+    NotNegative,
+    Settings,
+    check_label,
+)
 from harness.config.methods import settings_model
 from harness.config.model import ModelSettings
 from harness.config.train import PretrainSettings
@@ -30,8 +40,9 @@ from loaders.interpolation import Interpolation
 from writers import names
 from writers.beton.encoding import Encoding
 from writers.subset.spec import SubsetSpec
+from writers.text_names import printable
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=MAX_LABEL)]
 Names = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -53,7 +64,7 @@ class DataSettings(Settings):
 
     dataset: str = "folder"
     path: str | None = None
-    name: str | None = None
+    name: Label | None = None
     val: Fraction = 0.1
     test: Fraction = 0.2
     split_seed: int = 0
@@ -79,7 +90,8 @@ class DataSettings(Settings):
         if self.name:
             return self.name
         if self.dataset == "folder" and self.path:
-            return self.path.rstrip("/").rsplit("/", 1)[-1].split(".")[0]
+            stem = self.path.rstrip("/").rsplit("/", 1)[-1].split(".")[0]
+            return printable(stem)[:MAX_LABEL] or self.dataset
         return self.dataset
 
 
@@ -245,7 +257,7 @@ class Recipe(Settings):
         include: points to add outside the product of the axes.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=MAX_LABEL)]
     question: str = ""
     scale: str | None = None
     source: DataSettings | None = None
@@ -280,7 +292,10 @@ class Recipe(Settings):
         """
         if not isinstance(methods, Mapping):
             return dict(handler(methods))
-        entries = {str(label): _with_name(str(label), entry) for label, entry in methods.items()}
+        entries = {
+            check_label(str(label)): _with_name(str(label), entry)
+            for label, entry in methods.items()
+        }
         models = {
             label: settings_model(entry["method"]) if isinstance(entry, dict) else MethodSettings
             for label, entry in entries.items()

@@ -131,7 +131,7 @@ def take(folder: Path, me: Holder, expires_s: float = EXPIRES_S) -> Lease | None
         return None
     path = folder / f"{PREFIX}{(_number(newest) if newest else 0) + 1:06d}"
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except FileExistsError:
         return None
     with os.fdopen(handle, "w") as file:

@@ -13,7 +13,7 @@ FILE_NAME = "lock"
 def hold(folder: Path) -> Iterator[bool]:
     """Hold the folder's lock inside the block. Yields False at once if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle = os.open(folder / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,7 +2,7 @@
 
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,22 @@ def write_json(path: Path, value: Any) -> None:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a temporary file in the same folder, sync it to the disk, then rename it.
 
+    The umask decides who may read the file.
+
     Raises:
         OSError: With the path, even if the failing call does not report one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         # write and fsync do not report the file.
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)

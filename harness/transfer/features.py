@@ -1,6 +1,6 @@
 """Features of a source model on a target's images, and probabilities of its own classes."""
 
-import tempfile
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +31,10 @@ class Features:
         """Write atomically; equal arrays give equal bytes."""
         arrays = {"features": self.features, "labels": self.labels, "ids": self.ids}
         arrays |= {} if self.probs is None else {"probs": self.probs}
-        with tempfile.NamedTemporaryFile(
-            dir=file.parent, prefix=f".{file.name}.", delete=False
-        ) as handle:
+        temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+        with temporary.open("xb") as handle:
             np.savez(handle, allow_pickle=False, **arrays)
-        Path(handle.name).chmod(0o644)
-        Path(handle.name).replace(file)
+        temporary.replace(file)
 
     @classmethod
     def load(cls, file: Path) -> "Features":

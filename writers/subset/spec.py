@@ -43,7 +43,7 @@ class SubsetSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
     # only these; None means all
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     remove: ByRanking | None = None

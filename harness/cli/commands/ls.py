@@ -65,7 +65,7 @@ def command(kind: str | None, as_json: bool, folders: Folders) -> None:
         return
     for heading, lines in descriptions.items():
         if kind is None:
-            terminal.print(f"[bold]{heading}[/bold]")
+            terminal.print(heading, style="bold")
         width = max(map(len, lines), default=0)
         for name, line in lines.items():
             terminal.print(f"  {name:{width}}  {line}".rstrip(), markup=False, soft_wrap=True)

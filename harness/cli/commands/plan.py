@@ -9,6 +9,7 @@ import click
 
 from harness.cli.options import folder_options, recipe_argument
 from harness.system.folders import Folders
+from writers.text_names import printable
 
 if TYPE_CHECKING:
     from harness.estimate.calibration import Machine
@@ -342,12 +343,13 @@ def _counts(plan: "Matrix", states: "dict[str, State]") -> dict[str, Counter[str
 
 def _print_tables(plan: "Matrix", states: "dict[str, State]", show_stages: bool) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from harness.cli import console
 
     terminal = console.out()
     recipe = plan.recipe
-    terminal.print(f"[bold]{recipe.name}[/bold]  {recipe.question}")
+    terminal.print(Text.assemble((recipe.name, "bold"), f"  {printable(recipe.question)}"))
     axes: dict[str, list[str]] = {}
     if recipe.source is not None:
         axes = {

@@ -13,18 +13,20 @@ from harness.system.folders import Folders
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
     from harness.matrix.expand import Matrix
     from harness.runner.stage_state import State
 
 WATCH_EVERY_S = 1.0
 MAX_ROWS = 200  # models in the table
-MARKS: "dict[State, str]" = {
-    "done": "[green]done[/green]",
-    "running": "[cyan]runs[/cyan]",
-    "failed": "[red]failed[/red]",
-    "left": "[dim]-[/dim]",
-    "skipped": "[dim]skipped[/dim]",
+# Text and style of each state.
+MARKS: "dict[State, tuple[str, str]]" = {
+    "done": ("done", "green"),
+    "running": ("runs", "cyan"),
+    "failed": ("failed", "red"),
+    "left": ("-", "dim"),
+    "skipped": ("skipped", "dim"),
 }
 
 # Axes that identify a row of the table.
@@ -147,11 +149,12 @@ def _failures(
 
 def _preparation(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for stage in plan.stages:
         if stage.kind == "write" or "role" in stage.axes:
-            table.add_row(stage.name, MARKS[states[stage.key]])
+            table.add_row(stage.name, Text(*MARKS[states[stage.key]]))
     return table
 
 
@@ -187,7 +190,7 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
             *(
                 _count(row[kind])
                 if kind in counted and kind in row
-                else MARKS[row[kind][0]]
+                else Text(*MARKS[row[kind][0]])
                 if kind in row
                 else ""
                 for kind in kinds
@@ -214,11 +217,13 @@ def _shown(
     return {values: row for values, row in rows.items() if values in chosen}
 
 
-def _count(states: "list[State]") -> str:
+def _count(states: "list[State]") -> "Text":
+    from rich.text import Text
+
     counts = Counter(states)
     if counts["skipped"] and counts["skipped"] == len(states):
-        return MARKS["skipped"]
-    marks = [f"{counts['done']}/{len(states)}"]
-    marks += [f"[cyan]{counts['running']} run[/cyan]"] if counts["running"] else []
-    marks += [f"[red]{counts['failed']} failed[/red]"] if counts["failed"] else []
-    return " ".join(marks)
+        return Text(*MARKS["skipped"])
+    marks = [Text(f"{counts['done']}/{len(states)}")]
+    marks += [Text(f"{counts['running']} run", "cyan")] if counts["running"] else []
+    marks += [Text(f"{counts['failed']} failed", "red")] if counts["failed"] else []
+    return Text(" ").join(marks)

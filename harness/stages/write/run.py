@@ -22,6 +22,7 @@ from writers.errors import UserError
 from writers.source import Source
 from writers.subset.ranking import Ranking
 from writers.subset.spec import Subset, SubsetSpec, everything, resolve
+from writers.text_names import file_name
 
 PROGRESS_EVERY_S = 0.5
 ORDER_SEED = 0  # `write_split`'s default
@@ -50,7 +51,7 @@ def run(context: StageContext) -> Outcome:
     )
     subset = _subset(config["subset"], source, context.needs.get("ranking"))
     encoding = Encoding.model_validate(config["encoding"])
-    folder = context.data / f"{data.label}-{subset.name}-{context.folder.name}"
+    folder = context.data / file_name(f"{data.label}-{subset.name}-{context.folder.name}")
     written: dict[str, WrittenSplit] = {}
     copied_from: dict[str, str] = {}
     num_encoded, encoding_s = 0, 0.0

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from harness.report.render.tables.table import inert
 from harness.report.stats.intervals import SeedMean
 
 NUM_COLORS = 6
@@ -199,5 +200,7 @@ def to_csv_text(names: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows(lines)
+    writer.writerows(
+        [inert(value) if isinstance(value, str) else value for value in line] for line in lines
+    )
     return text.getvalue()

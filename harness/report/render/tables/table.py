@@ -3,11 +3,13 @@
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 Row = TypeVar("Row")
+_NUMBER = re.compile(r"[+-]?[\d.]+(?:[eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -161,5 +163,16 @@ def to_csv(kind: type, rows: Sequence[object]) -> str:
 
 def _csv_value(value: object) -> object:
     if isinstance(value, Mapping):
-        return ";".join(f"{name}={item}" for name, item in value.items())
-    return ";".join(map(str, value)) if isinstance(value, tuple) else value
+        return inert(";".join(f"{name}={item}" for name, item in value.items()))
+    value = ";".join(map(str, value)) if isinstance(value, tuple) else value
+    return inert(value) if isinstance(value, str) else value
+
+
+def inert(text: str) -> str:
+    """Return a CSV cell that no spreadsheet runs: an apostrophe precedes =, +, @, and - with text.
+
+    Numbers keep their sign.
+    """
+    if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _NUMBER.fullmatch(text):
+        return f"'{text}"
+    return text

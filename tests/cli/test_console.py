@@ -1,0 +1,38 @@
+"""Text from recipes and files reaches the terminal as it is: no markup, no control sequences."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from harness.cli import console, main
+from harness.cli.commands import status
+from harness.system.atomic_write import write_json
+
+
+def test_brackets_are_no_markup(capsys):
+    console.out().print("a [bold]b[/bold] [/] [red")
+    assert capsys.readouterr().out == "a [bold]b[/bold] [/] [red\n"
+
+
+def test_the_table_of_status_keeps_brackets(capsys):
+    stage = SimpleNamespace(kind="write", axes={}, name="write/[/x] [red]y", key="k")
+    table = status._preparation(SimpleNamespace(stages=[stage]), {"k": "done"})
+    console.out().print(table)
+    assert capsys.readouterr().out.split() == ["write/[/x]", "[red]y", "done"]
+
+
+def test_errors_show_control_characters_as_escapes(capsys):
+    assert main._print_error("no \x1b[31mfile\nnext", "hint \x07") == 2
+    assert capsys.readouterr().err == "no \\x1b[31mfile\nnext\nhint \\x07\n"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_files_follow_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o666 & ~umask
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

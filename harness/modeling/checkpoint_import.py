@@ -1,11 +1,14 @@
 """Convert a checkpoint of another program into a Classifier."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from harness.modeling import classifier, state_dicts, zoo
 from harness.modeling.classifier import Classifier
+from harness.modeling.weight_matching import Match, largest_match
 from loaders.interpolation import interpolation_of_weights
 from writers.errors import UserError
 from writers.subset.spec import named
@@ -22,14 +25,19 @@ def import_checkpoint(
     std: Sequence[float] | None = None,
     average: bool = False,
     by_order: bool = False,
+    drop_foreign_head: bool = False,
 ) -> tuple[Classifier, dict[str, Any]]:
     """Return the classifier and the metadata to save with it.
+
+    The weights are the largest part of the file that fits the architecture, whatever prefix its
+    names have. The metadata lists the other tensors as `left_out`.
 
     Args:
         path: safetensors or torch file.
         classes: name of a subset, or class names in label order. None ignores a head in the file
             (that of
             self-supervised training); the metadata then has `has_head` False.
+        drop_foreign_head: import without a head if the file has none for these classes.
 
     Normalization is the given one, otherwise the file's (robustness library), otherwise that
     published by the library.
@@ -38,11 +46,34 @@ def import_checkpoint(
         UserError: weights, architecture and classes do not match.
     """
     checkpoint = state_dicts.read(path, average=average)
-    has_head = classes is not None
     names = _names(classes) if classes is not None else ()
     model, network = _build(arch, max(len(names), 1))
+    has_head = classes is not None
     own = _expected_shapes(model, network, has_head)
-    tensors = state_dicts.by_order(checkpoint.tensors, own) if by_order else checkpoint.tensors
+    left_out: tuple[str, ...] = ()
+    if by_order:
+        tensors = state_dicts.by_order(checkpoint.tensors, own)
+    else:
+        head_name = "head" if network is None else network.head_name
+        match = _match(checkpoint.tensors, own, network)
+        head = {name for name in own if head_name and name.rpartition(".")[0] == head_name}
+        foreign = _head_problem(match, own, head, len(names))
+        if foreign and drop_foreign_head:
+            has_head, names = False, ()
+            model, network = _build(arch, 1)
+            dropped = [match.sources[name] for name in head if name in match.sources]
+            left_out = tuple(sorted([*match.left_out, *dropped]))
+            tensors = {name: match.tensors[name] for name in match.tensors if name not in head}
+        else:
+            tensors, left_out = match.tensors, match.left_out
+        if missing := [name for name in match.missing if name not in head or not foreign]:
+            raise _mismatch(arch, checkpoint.tensors, own, match, missing)
+        if foreign and has_head:
+            raise UserError(
+                f"The weights are not those of {arch} for these classes: {foreign}.",
+                "Give the classes of the training with --classes; --classes none (in a recipe "
+                "`classes: null`) leaves the head out.",
+            )
     if network is not None:
         zoo.load_weights(arch, network, model.head if has_head else None, tensors)
     else:
@@ -58,10 +89,66 @@ def import_checkpoint(
         "eval_crop": network.crop_fraction if network else 224 / 256,
         "interpolation": interpolation_of_weights(network.interpolation) if network else "area",
         "has_head": has_head,
+        "left_out": list(left_out),
         "imported_from": path.name,
         "sha256": checkpoint.sha256,
     }
     return model, about
+
+
+def _match(
+    weights: Mapping[str, Tensor], own: dict[str, Any], network: zoo.Network | None
+) -> Match:
+    """Match names of the library, or of `archs/`: their own or torchvision's, whose head is fc."""
+    match = largest_match(weights, own)
+    if network is not None or not match.missing:
+        return match
+    bare = {name.removeprefix("backbone.").replace("head.", "fc."): name for name in own}
+    other = largest_match(weights, {name: own[bare[name]] for name in bare})
+    if len(other.missing) >= len(match.missing):
+        return match
+    return Match(
+        {bare[name]: tensor for name, tensor in other.tensors.items()},
+        tuple(bare[name] for name in other.missing),
+        other.left_out,
+        {bare[name]: source for name, source in other.sources.items()},
+    )
+
+
+def _head_problem(match: Match, own: dict[str, Any], head: set[str], num_classes: int) -> str:
+    """Return why the file's head does not fit the classes, or ''."""
+    name = next((name for name in head if name.endswith("weight")), None)
+    if name is None:
+        return ""
+    if name not in match.tensors:
+        return "the file has no head that fits"
+    shape = match.tensors[name].shape
+    if tuple(shape[:2]) == tuple(own[name]):
+        return ""
+    return (
+        f"{name} has {shape[0] if len(shape) else 0} classes {tuple(shape)}, and should be "
+        f"{tuple(own[name])} for {num_classes}"
+    )
+
+
+def _mismatch(
+    arch: str,
+    weights: Mapping[str, Tensor],
+    own: dict[str, Any],
+    match: Match,
+    missing: Sequence[str],
+) -> UserError:
+    """Make the error for weights of another network; its hint names the option that helps."""
+    shapes = [tuple(tensor.shape) for tensor in weights.values()]
+    is_same_order = shapes == [tuple(shape) for shape in own.values()]
+    return UserError(
+        f"The weights are not those of {arch}: {len(missing)} tensors are missing "
+        f"({', '.join(missing[:3])}), {len(match.left_out)} are unknown "
+        f"({', '.join(match.left_out[:3])}).",
+        "The shapes agree in order: use --by-order."
+        if is_same_order
+        else "Give the architecture that was trained with --arch.",
+    )
 
 
 def _names(classes: str | Sequence[str]) -> tuple[str, ...]:

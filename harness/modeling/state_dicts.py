@@ -28,6 +28,8 @@ WRAPPERS = (
     "params",
 )
 AVERAGES = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
+MAX_DEPTH = 6
+NO_WEIGHTS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 # The robustness library's second copy and its normalization.
 LEFT_OUT = (
@@ -57,6 +59,8 @@ def read(path: Path, *, average: bool = False) -> Weights:
     Raises:
         UserError: the file is missing, damaged, or has no weights.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a regular file.")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -186,17 +190,29 @@ _WITHOUT_FOREIGN_CLASSES = SimpleNamespace(
 )
 
 
-def _unwrap(content: Any, average: bool) -> dict[str, Tensor] | None:
-    """Mapping of tensors in a file, under one of the usual keys."""
-    if not isinstance(content, Mapping):
+def _unwrap(content: Any, average: bool, depth: int = 0) -> dict[str, Tensor] | None:
+    """Mapping of tensors in a file, under one of the usual keys, or under one that is not usual.
+
+    Deeper mappings than MAX_DEPTH are not read: a file may contain itself.
+    """
+    if not isinstance(content, Mapping) or depth > MAX_DEPTH:
         return None
     for key in AVERAGES if average else WRAPPERS:
-        if isinstance(content.get(key), Mapping) and (tensors := _unwrap(content[key], False)):
+        if tensors := _unwrap(content.get(key), False, depth + 1):
             return tensors
+    if average:
+        return None
     tensors = {
         str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)
     }
-    return tensors if tensors and not average else None
+    if len(tensors) > 1 or depth:
+        return tensors or None
+    others = (
+        _unwrap(value, False, depth + 1)
+        for key, value in content.items()
+        if key not in AVERAGES and key not in NO_WEIGHTS
+    )
+    return max((*filter(None, others), tensors), key=len) or None
 
 
 def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

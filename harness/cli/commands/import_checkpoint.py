@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
+
+from writers.text_names import printable
+
+MAX_NAMES = 8  # tensors listed
 
 
 @click.command(short_help="Convert a checkpoint of another program into a model.pt.")
@@ -26,7 +31,7 @@ import click
     default="in1000",
     show_default=True,
     metavar="SUBSET",
-    help="Classes of the training, in label order.",
+    help="Classes of the training, in label order; none leaves the head out.",
 )
 @click.option(
     "--eps",
@@ -60,7 +65,9 @@ import click
     help="Match tensors by order and shape, for files that name the tensors of the same network "
     "differently.",
 )
+@click.pass_context
 def command(
+    ctx: click.Context,
     checkpoint: Path,
     arch: str,
     out: Path,
@@ -74,8 +81,9 @@ def command(
 ) -> None:
     """Convert weights in a safetensors or torch file into a model.pt.
 
-    Reads wrapped and prefixed layouts (state_dict, model, module., _orig_mod.), and checkpoints of
-    the robustness library with their normalization. Never runs code from the file.
+    Takes the largest part of the file that fits the architecture, under any prefix (module.,
+    backbone.), and lists what it leaves out. Reads checkpoints of the robustness library with their
+    normalization. Never runs code from the file.
 
     \b
     Example:
@@ -88,16 +96,25 @@ def command(
     model, about = import_checkpoint(
         checkpoint,
         arch,
-        subset_name,
+        None if subset_name == "none" else subset_name,
         eps=eps,
         resolution=resolution,
         mean=mean,
         std=std,
         average=average,
         by_order=by_order,
+        drop_foreign_head=ctx.get_parameter_source("subset_name") == ParameterSource.DEFAULT,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     classifier.save(out, model, about)
+    if names := about["left_out"]:
+        more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+        click.echo(f"left out: {', '.join(map(printable, names[:MAX_NAMES]))}{more}")
+    if not about["has_head"] and subset_name != "none":
+        click.echo(
+            f"The file has no head for {subset_name}, so the model has none. If it was trained on "
+            "other classes, name them with --classes."
+        )
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     click.echo(
         f"{out}: {arch}, {num_parameters / 1e6:.1f} M parameters, {len(about['classes'])} classes, "

@@ -1,0 +1,57 @@
+"""Find the tensors of a network in a file that has more, under longer names."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+COUNTER = "num_batches_tracked"  # of BatchNorm; old files lack it
+
+
+@dataclass(frozen=True)
+class Match:
+    """Part of a file that fits a network.
+
+    Attributes:
+        tensors: by the network's names.
+        missing: names of the network that the file lacks, without batch counters.
+        left_out: names in the file that are not used, sorted.
+        sources: name in the file of each tensor.
+    """
+
+    tensors: dict[str, Tensor]
+    missing: tuple[str, ...]
+    left_out: tuple[str, ...]
+    sources: dict[str, str]
+
+
+def largest_match(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> Match:
+    """Match names after the one prefix that fits the most tensors, by shape and then by name.
+
+    Prefixes end at a dot: `net.`, `backbone.`, `encoder.module.`. If two prefixes fit equally many
+    tensors, the shorter one counts.
+
+    Args:
+        weights: tensors of the file.
+        shapes: names and shapes of the network.
+    """
+    found: dict[str, list[int]] = defaultdict(lambda: [0, 0])  # prefix -> equal shapes, names
+    for key, tensor in weights.items():
+        begin = 0
+        while begin >= 0:
+            name = key[begin:]
+            if name in shapes:
+                found[key[:begin]][0] += tensor.shape == shapes[name]
+                found[key[:begin]][1] += 1
+            begin = key.find(".", begin) + 1 or -1
+    prefix = max(sorted(found), key=lambda text: (*found[text], -len(text)), default="")
+    sources = {name: prefix + name for name in shapes if prefix + name in weights}
+    tensors = {name: weights[source] for name, source in sources.items()}
+    return Match(
+        tensors,
+        tuple(name for name in shapes if name not in tensors and not name.endswith(COUNTER)),
+        tuple(sorted(weights.keys() - set(sources.values()))),
+        sources,
+    )

@@ -1,0 +1,136 @@
+"""Files of other programs: prefixes, stray tensors, foreign heads, and hints that help."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from click.testing import CliRunner
+
+from harness.cli.main import cli
+from harness.modeling import classifier, state_dicts
+from harness.modeling.checkpoint_import import import_checkpoint
+from harness.modeling.weight_matching import largest_match
+from writers.errors import UserError
+
+ARCH = "torchvision/shufflenet_v2_x0_5"
+CLASSES = [f"c{number}" for number in range(1000)]
+
+
+def network(num_classes: int = 1000) -> torch.nn.Module:
+    torch.manual_seed(num_classes)
+    return torchvision.models.shufflenet_v2_x0_5(num_classes=num_classes)
+
+
+def prefixed(prefix: str, state: dict) -> dict:
+    return {prefix + name: value for name, value in state.items()}
+
+
+LAYOUTS = {
+    "stray key": lambda s: {"state_dict": prefixed("model.", s) | {"criterion.w": torch.ones(9)}},
+    "unknown prefix": lambda s: {"state_dict": prefixed("net.", s)},
+    "long prefix": lambda s: prefixed("module.student.encoder.", s),
+    "two networks": lambda s: {
+        "model": prefixed("backbone.", s) | {f"ema.{n}": t + 1 for n, t in list(s.items())[:40]}
+    },
+    "projector": lambda s: prefixed("encoder_q.", s) | {"queue": torch.rand(8, 8)},
+    "unusual wrapper": lambda s: {"teacher": s, "epoch": 3, "lr": torch.tensor(0.1)},
+    "nested wrappers": lambda s: {"model": {"state_dict": {"weights": s}}},
+    "without counters": lambda s: {
+        name: value for name, value in s.items() if not name.endswith("num_batches_tracked")
+    },
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_largest_match_is_imported(layout: str, tmp_path: Path):
+    state = network().state_dict()
+    torch.save(LAYOUTS[layout](state), tmp_path / "c.pt")
+    model, about = import_checkpoint(tmp_path / "c.pt", ARCH, CLASSES)
+    assert torch.equal(model.head.weight, state["fc.weight"]) and about["has_head"]
+    weights = dict(model.backbone.named_parameters())
+    assert weights and all(torch.equal(weights[name], state[name]) for name in weights)
+    expected = {"stray key": ["model.criterion.w", "criterion.w"], "projector": ["queue"]}
+    if layout in expected:
+        assert set(about["left_out"]) & set(expected[layout])
+
+
+def test_an_average_has_a_counter(tmp_path: Path):
+    theirs = network()
+    average = torch.optim.swa_utils.AveragedModel(theirs).state_dict()
+    torch.save({"model": network(10).state_dict(), "model_ema": average}, tmp_path / "c.pt")
+    model, about = import_checkpoint(tmp_path / "c.pt", ARCH, CLASSES, average=True)
+    assert torch.equal(model.head.bias, theirs.state_dict()["fc.bias"])
+    assert about["left_out"] == ["n_averaged"]
+
+
+def test_a_prefix_is_chosen_by_shape_first_and_then_by_length():
+    shapes = {"a": torch.Size([2]), "b": torch.Size([3])}
+    right, wrong = torch.ones(2), torch.zeros(5)
+    weights = {"x.a": wrong, "x.b": wrong, "y.a": right, "y.y.a": right + 1}
+    match = largest_match(weights, shapes)
+    assert match.tensors["a"] is right and match.missing == ("b",)
+    assert match.left_out == ("x.a", "x.b", "y.y.a")
+
+
+def test_a_foreign_head_is_refused_or_dropped(tmp_path: Path):
+    torch.save(network(10).state_dict(), tmp_path / "c.pt")
+    with pytest.raises(UserError, match=r"fc\.weight has 10 classes") as caught:
+        import_checkpoint(tmp_path / "c.pt", ARCH, CLASSES)
+    assert "--classes" in caught.value.hint
+    model, about = import_checkpoint(tmp_path / "c.pt", ARCH, CLASSES, drop_foreign_head=True)
+    assert not about["has_head"] and about["classes"] == []
+    assert about["left_out"] == ["fc.bias", "fc.weight"]
+    classifier.save(tmp_path / "m.pt", model, about)
+    again, _ = classifier.load(tmp_path / "m.pt")
+    assert torch.equal(again.backbone.conv1[0].weight, network(10).conv1[0].weight)
+
+
+def test_the_command_lists_what_it_left_out(tmp_path: Path):
+    torch.save(network(10).state_dict() | {"extra\x1b[0m": torch.ones(1)}, tmp_path / "c.pt")
+    out = str(tmp_path / "m.pt")
+    arguments = ["import-checkpoint", str(tmp_path / "c.pt"), "--arch", ARCH, "--out", out]
+    ended = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert ended.exit_code == 0 and "no head for in1000" in ended.output
+    assert "left out: extra\\x1b[0m, fc.bias, fc.weight" in ended.output
+    ended = CliRunner().invoke(cli, [*arguments, "--classes", "none"], catch_exceptions=False)
+    assert ended.exit_code == 0 and "no head for" not in ended.output
+    with pytest.raises(UserError, match="for these classes"):
+        CliRunner().invoke(cli, [*arguments, "--classes", "in1000"], catch_exceptions=False)
+
+
+def test_hints_name_the_option_that_helps(tmp_path: Path):
+    state = network().state_dict()
+    torch.save({f"t{number}": value for number, value in enumerate(state.values())}, tmp_path / "c")
+    with pytest.raises(UserError, match="are missing") as caught:
+        import_checkpoint(tmp_path / "c", ARCH, CLASSES)
+    assert "--by-order" in caught.value.hint
+    model, _ = import_checkpoint(tmp_path / "c", ARCH, CLASSES, by_order=True)
+    assert torch.equal(model.head.weight, state["fc.weight"])
+    with pytest.raises(UserError, match="are missing") as caught:
+        import_checkpoint(tmp_path / "c", "torchvision/resnet18", CLASSES)
+    assert "--arch" in caught.value.hint
+
+
+def test_files_that_contain_themselves_or_nest_deeply_are_refused(tmp_path: Path):
+    itself: dict = {}
+    itself["model"] = itself
+    nested: dict = {"a": torch.ones(1)}
+    for _ in range(400):
+        nested = {"model": nested}
+    for content in (itself, nested):
+        torch.save(content, tmp_path / "c.pt")
+        with pytest.raises(UserError):
+            state_dicts.read(tmp_path / "c.pt")
+    (tmp_path / "d.pt").write_bytes(pickle.PROTO + b"\x02" + b"]" * 100000 + b".")
+    with pytest.raises(UserError):
+        state_dicts.read(tmp_path / "d.pt")
+
+
+@pytest.mark.timeout(20)
+def test_a_fifo_is_refused(tmp_path: Path):
+    os.mkfifo(tmp_path / "c.pt")
+    with pytest.raises(UserError, match="not a regular file"):
+        state_dicts.read(tmp_path / "c.pt")

@@ -26,6 +26,8 @@ from writers.beton.layout import (
     FIRST_ROW,
     HEADER,
     ID,
+    IMAGE_TYPE,
+    INTEGER_TYPE,
     NUM_FIELDS,
     SAMPLE,
     fields_of,
@@ -73,6 +75,8 @@ class Manifest(BaseModel):
     sha256: str  # of the file up to 64 MiB; of its tables if it is larger
     tables_sha256: str  # of everything before and after the pages, with a digest per sample
     created_by: str
+    # FFCV wrote the file: digests and ids are in `samples_path`; omitted from the digest if False
+    adopted: bool = False
     digest: str  # sha256 of all of the above
 
     @classmethod
@@ -109,11 +113,15 @@ class Manifest(BaseModel):
     @property
     def ids_offset(self) -> int:
         """Offset of the sample ids, just before the table."""
+        if self.adopted:
+            return self.table_offset
         return self.table_offset - self.num_samples * ID.itemsize
 
     @property
     def pages_end(self) -> int:
         """End of the images and offset of the digests, just before the ids."""
+        if self.adopted:
+            return self.table_offset
         return self.ids_offset - self.num_samples * DIGEST_BYTES
 
 
@@ -175,6 +183,11 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
+def samples_path(path: Path) -> Path:
+    """Path of digests and ids of an adopted beton, `<name>.samples`, next to its manifest."""
+    return path.with_name(path.name + ".samples")
+
+
 def open_beton(path: Path | str) -> Beton:
     """Open a beton; reads only its tables, 72 bytes per sample.
 
@@ -191,7 +204,14 @@ def open_beton(path: Path | str) -> Beton:
                     path, f"it is {num_bytes:,} bytes, and should be {manifest.bytes:,}"
                 )
             head, tail = _parts(file, manifest.num_samples, manifest.pages_end)
-    except FileNotFoundError:
+        if manifest.adopted:
+            tail = samples_path(path).read_bytes() + tail
+    except FileNotFoundError as error:
+        if path.exists() and manifest.adopted:
+            raise UserError(
+                f"{path} lacks {error.filename}, which `harness adopt-beton` wrote.",
+                "Adopt it again with `harness adopt-beton`.",
+            ) from None
         raise UserError(
             f"There is no beton {path}.", "Write it with `harness write-beton`."
         ) from None
@@ -244,6 +264,9 @@ def damaged(path: Path, what: str) -> UserError:
 def has_fields_of(beton: Beton) -> bool:
     """Return True if the file's descriptors match its manifest."""
     manifest = beton.manifest
+    if manifest.adopted:  # their names are free
+        found = np.fromfile(beton.path, FIELD, NUM_FIELDS, offset=HEADER.itemsize)
+        return bool(found["type"].tolist() == [IMAGE_TYPE, INTEGER_TYPE])
     expected = fields_of(
         len(manifest.classes) if manifest.multi_label else None, has_dct=manifest.num_dct > 0
     )
@@ -268,7 +291,8 @@ def read_manifest(path: Path) -> Manifest:
             ) from None
         raise UserError(
             f"{path} has no manifest ({manifest.name}), so it cannot be verified.",
-            "Write it again with `harness write-beton`.",
+            "Write it again with `harness write-beton`; if FFCV wrote it, run `harness "
+            "adopt-beton`.",
         ) from None
     except (OSError, ValueError, RecursionError) as error:  # a ValidationError is a ValueError
         why = (
@@ -291,8 +315,9 @@ def _parts(file: BinaryIO, num_samples: int, pages_end: int) -> tuple[bytes, byt
 
 def _digest_of(manifest: dict[str, Any]) -> str:
     fields = {name: value for name, value in manifest.items() if name != "digest"}
-    if not fields.get("num_dct"):
-        fields.pop("num_dct", None)
+    for name in ("num_dct", "adopted"):
+        if not fields.get(name):
+            fields.pop(name, None)
     if not fields.get("omitted"):
         fields.pop("omitted", None)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,115 @@
+"""Give betons of stock FFCV a manifest."""
+
+from pathlib import Path
+
+import click
+
+from harness.cli.options import folder_options
+from harness.system.folders import Folders
+
+
+@click.command(short_help="Give betons that FFCV wrote a manifest, without re-encoding.")
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    help="Split of the file. Default: from its name, such as train_500_0.50_90.ffcv.",
+)
+@click.option(
+    "--classes",
+    metavar="FILE|SUBSET",
+    help="Class names in label order: a text file with one per line, or a subset such as in1000. "
+    "Default: numbers.",
+)
+@click.option("--name", help="Name of the dataset. Default: name of the file's folder.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder that gets a link to the beton, with the manifest next to it. Default: the file's "
+    "own folder.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads. Default: number of cores.")
+@folder_options
+def command(
+    files: tuple[Path, ...],
+    split: str | None,
+    classes: str | None,
+    name: str | None,
+    out: Path | None,
+    threads: int | None,
+    folders: Folders,
+) -> None:
+    """Scan each beton once and write its manifest. The beton itself is not changed.
+
+    It then loads, verifies, and serves as --from and as the dataset `beton` of a recipe. Betons of
+    an image and one integer label are accepted, such as those of ffcv-imagenet.
+
+    \b
+    Example:
+    harness adopt-beton train_500_0.50_90.ffcv val_500_0.50_90.ffcv \\
+        --classes in1000 --name imagenet --out data/imagenet-ffcv
+    """
+    from harness.cli import console
+    from harness.system import environment
+    from writers.beton.adopt import adopt
+    from writers.errors import UserError
+    from writers.text_names import file_name, printable
+
+    names = _class_names(classes) if classes is not None else None
+    for file in files:
+        of_file = split or _split_of(file)
+        if of_file is None:
+            raise UserError(
+                f"The name {printable(file.name)} does not begin with train, val or test.",
+                "Give the split: --split train",
+            )
+        out_file = out / f"{of_file}.beton" if out else None
+        with console.progress(f"adopt {printable(file.name)}", "samples") as report:
+            manifest = adopt(
+                file,
+                split=of_file,
+                name=file_name(name or file.resolve().parent.name or "ffcv"),
+                classes=names,
+                out_file=out_file,
+                num_threads=threads or environment.num_cores(),
+                progress=report,
+            )
+        click.echo(
+            f"{printable(str(out_file or file))}: {manifest.num_samples:,} images, "
+            f"{len(manifest.classes)} classes, {manifest.num_jpeg:,} as JPEG, "
+            f"sha256 {manifest.sha256[:12]}"
+        )
+
+
+def _split_of(file: Path) -> str | None:
+    from writers.source import split_of
+
+    stem = file.name.split(".")[0]
+    return split_of(stem) or split_of(stem.split("_")[0])
+
+
+def _class_names(classes: str) -> list[str]:
+    """Read class names from a file or a subset. Raises UserError."""
+    from writers.errors import UserError
+    from writers.subset.spec import named
+
+    path = Path(classes).expanduser()
+    if not path.is_file():
+        listed = named(classes).classes
+        if listed is None:
+            raise UserError(f"{classes} lists no classes.", "Give a subset such as in1000.")
+        return list(listed)
+    try:
+        names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text: {error}") from error
+    if len(set(names)) != len(names):
+        raise UserError(f"{path} lists a class twice.", "Give a different name for each label.")
+    return names

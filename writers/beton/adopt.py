@@ -1,0 +1,274 @@
+"""Give a beton that stock FFCV wrote a manifest, by one scan and without changing the file.
+
+Digests and ids of the samples, which our own files contain, go to a file next to the manifest. An
+id is made of the image's digest, so it does not depend on the order in the file; equal images are
+numbered.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from writers.beton.encoding import JPEG, RAW, Encoding
+from writers.beton.layout import (
+    BLOB,
+    DIGEST_BYTES,
+    FIELD,
+    FIRST_ROW,
+    HEADER,
+    ID,
+    IMAGE_TYPE,
+    INTEGER_TYPE,
+    NUM_FIELDS,
+    SAMPLE,
+    VERSION,
+    digest_of,
+)
+from writers.beton.store import SMALL_FILE, Manifest, Progress, manifest_path, samples_path
+from writers.beton.write import CREATED_BY
+from writers.errors import UserError
+from writers.subset.spec import everything
+
+MAX_CLASSES = 1_000_000
+SAMPLES_AT_ONCE = 256
+FIELD_NAMES = {
+    0: "a floating-point number",
+    1: "an integer",
+    2: "an image",
+    3: "bytes",
+    4: "an array",
+    5: "JSON",
+    6: "a tensor",
+}
+
+
+def adopt(
+    file: Path,
+    *,
+    split: str,
+    name: str,
+    classes: Sequence[str] | None = None,
+    out_file: Path | None = None,
+    num_threads: int = 1,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Write the manifest of a beton that FFCV wrote.
+
+    Args:
+        file: the beton; it is only read.
+        split: train, val or test.
+        name: name of the dataset.
+        classes: names in label order. None numbers the classes.
+        out_file: a symbolic link to `file`, next to which the manifest is written; for folders
+            that cannot be written. None writes next to `file`.
+        num_threads: threads that read.
+        progress: called with numbers of samples.
+
+    Raises:
+        UserError: the file is no complete beton of images and integer labels, has a manifest
+            already, or the folder cannot be written.
+    """
+    _refuse_existing(out_file or file)
+    with file.open("rb", buffering=0) as opened:
+        header, rows, blobs, num_bytes = _tables(file, opened.fileno())
+        digests = _digests(file, opened.fileno(), rows, blobs, num_threads, progress)
+    counts = np.bincount(rows["label"], minlength=len(classes or ()))
+    if classes is not None and len(counts) > len(classes):
+        raise UserError(
+            f"{file} has labels up to {len(counts) - 1}; {len(classes)} class names were given.",
+            "Give a name for each label, in label order.",
+        )
+    labels = [str(number) for number in range(len(counts))] if classes is None else list(classes)
+    samples = digests.tobytes() + _ids(digests).astype(ID).tobytes()
+    tables = hashlib.sha256(header + rows.tobytes() + samples + blobs.tobytes()).hexdigest()
+    num_jpeg = int((rows["mode"] == JPEG).sum())
+    subset = everything(labels)
+    manifest = Manifest.sealed(
+        name=name,
+        dataset=name,
+        split=split,
+        num_samples=len(rows),
+        classes=labels,
+        class_counts=counts.tolist(),
+        encoding=Encoding(format="passthrough" if num_jpeg else "raw", restart_index=False),
+        source=file.name,
+        subset={"name": subset.name, "num_classes": len(labels), "digest": subset.digest},
+        seed=0,
+        num_jpeg=num_jpeg,
+        num_raw=len(rows) - num_jpeg,
+        max_width=int(rows["width"].max()),
+        max_height=int(rows["height"].max()),
+        skipped=[],
+        page_size=int(np.frombuffer(header, HEADER, 1)["page_size"][0]),
+        bytes=num_bytes,
+        sha256=_whole_digest(file) if num_bytes <= SMALL_FILE else tables,
+        tables_sha256=tables,
+        created_by=CREATED_BY,
+        adopted=True,
+    )
+    _publish(file, out_file, samples, manifest)
+    return manifest
+
+
+def _refuse_existing(path: Path) -> None:
+    if manifest_path(path).exists():
+        raise UserError(
+            f"{path} has a manifest already ({manifest_path(path).name}).",
+            "Remove it to adopt the file again.",
+        )
+
+
+def _tables(file: Path, handle: int) -> tuple[bytes, np.ndarray, np.ndarray, int]:
+    """Read and check header with fields, rows (SAMPLE [N]) and blobs (BLOB [N])."""
+    num_bytes = os.fstat(handle).st_size
+    head = os.pread(handle, FIRST_ROW, 0)
+    if len(head) < FIRST_ROW:
+        raise _no_beton(file, "it is too short")
+    fields: dict[str, Any] = {
+        name: int(np.frombuffer(head, HEADER, 1)[name][0]) for name in HEADER.names or ()
+    }
+    if fields["version"] != VERSION:
+        raise _no_beton(file, f"its version is {fields['version']}, and should be {VERSION}")
+    _check_fields(file, head, fields["num_fields"])
+    number, table_offset = fields["num_samples"], fields["table_offset"]
+    if not number or not table_offset:
+        raise _no_beton(file, "FFCV did not complete it" if number else "it has no sample")
+    rows_end = FIRST_ROW + number * SAMPLE.itemsize
+    if rows_end > table_offset or table_offset + number * BLOB.itemsize != num_bytes:
+        raise _no_beton(file, f"its tables do not fit its {num_bytes:,} bytes")
+    rows = np.frombuffer(_read_all(handle, number * SAMPLE.itemsize, FIRST_ROW), SAMPLE)
+    blobs = np.frombuffer(_read_all(handle, number * BLOB.itemsize, table_offset), BLOB)
+    if rows["label"].min() < 0 or rows["label"].max() >= MAX_CLASSES:
+        raise _no_beton(file, f"its labels are from {rows['label'].min()} to {rows['label'].max()}")
+    return head, rows, blobs, num_bytes
+
+
+def _check_fields(file: Path, head: bytes, num_fields: int) -> None:
+    if num_fields != NUM_FIELDS:
+        raise UserError(
+            f"A sample of {file} has {num_fields} fields; an image and a label are needed.",
+            "Write it again with `harness write-beton`.",
+        )
+    types = np.frombuffer(head, FIELD, NUM_FIELDS, HEADER.itemsize)["type"].tolist()
+    if types != [IMAGE_TYPE, INTEGER_TYPE]:
+        first, second = (FIELD_NAMES.get(number, "a custom field") for number in types)
+        raise UserError(
+            f"A sample of {file} is {first} and {second}; an image and an integer label are "
+            "needed, in this order.",
+            "Write it again from its images with `harness write-beton`; several labels per image "
+            "are read by its dataset.",
+        )
+
+
+def _digests(
+    file: Path,
+    handle: int,
+    rows: np.ndarray,
+    blobs: np.ndarray,
+    num_threads: int,
+    progress: Progress | None,
+) -> np.ndarray:
+    """Digest of each sample, uint8 [N, DIGEST_BYTES], in file order. Raises UserError."""
+    sizes = _sizes(file, rows, blobs)
+    order = np.argsort(rows["offset"], kind="stable")
+    digests = np.empty((len(rows), DIGEST_BYTES), np.uint8)
+
+    def scan(begin: int) -> int:
+        part = order[begin : begin + SAMPLES_AT_ONCE]
+        for number in part.tolist():
+            data = _read_all(handle, int(sizes[number]), int(rows["offset"][number]))
+            digests[number] = np.frombuffer(digest_of(data), np.uint8)
+        return len(part)
+
+    done = 0
+    with ThreadPoolExecutor(num_threads, "harness-adopt") as pool:
+        for count in pool.map(scan, range(0, len(rows), SAMPLES_AT_ONCE)):
+            done += count
+            if progress is not None:
+                progress(done, len(rows))
+    return digests
+
+
+def _sizes(file: Path, rows: np.ndarray, blobs: np.ndarray) -> np.ndarray:
+    """Bytes of each image, int64 [N]. Raises UserError if rows and blobs do not fit."""
+    by_sample = blobs[np.argsort(blobs["sample"], kind="stable")]
+    first = np.uint64(FIRST_ROW + rows.nbytes)
+    end = np.uint64(2**62)
+    fits = (by_sample["sample"] == np.arange(len(rows))) & (by_sample["offset"] == rows["offset"])
+    fits &= (by_sample["offset"] >= first) & (by_sample["offset"] < end) & (by_sample["size"] < end)
+    num_bytes = 3 * rows["width"].astype(np.uint64) * rows["height"]
+    is_raw = rows["mode"] == RAW
+    fits &= (num_bytes > 0) & (is_raw | (rows["mode"] == JPEG))
+    fits &= ~is_raw | (by_sample["size"] == num_bytes)
+    # The table of blobs follows the last image.
+    total = np.uint64(file.stat().st_size - blobs.nbytes)
+    fits &= by_sample["offset"] + by_sample["size"] <= total
+    if not fits.all():
+        raise _no_beton(file, f"its tables do not match sample {np.flatnonzero(~fits)[0]}")
+    sizes: np.ndarray = by_sample["size"].astype(np.int64)
+    return sizes
+
+
+def _ids(digests: np.ndarray) -> np.ndarray:
+    """Distinct ids, uint64 [N]: of the digest, and of its number among equal ones."""
+    seen: Counter[bytes] = Counter()
+    ids = np.empty(len(digests), np.uint64)
+    for number, row in enumerate(digests):
+        digest = row.tobytes()
+        text = digest + seen[digest].to_bytes(8, "little")
+        ids[number] = int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
+        seen[digest] += 1
+    return ids
+
+
+def _publish(file: Path, out_file: Path | None, samples: bytes, manifest: Manifest) -> None:
+    """Write the samples' file and the link first; the manifest makes the beton complete."""
+    target = out_file or file
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if out_file is not None and not (out_file.exists() and out_file.samefile(file)):
+            out_file.symlink_to(file.resolve())
+        _write(samples_path(target), samples)
+        _write(manifest_path(target), (manifest.model_dump_json(indent=1) + "\n").encode())
+    except OSError as error:
+        raise UserError(
+            f"{target.parent} cannot be written: {error.strerror or error}.",
+            "Write the manifest elsewhere with --out FOLDER, which gets a link to the beton.",
+        ) from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.adopting")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read_all(handle: int, size: int, offset: int) -> bytes:
+    """Read these bytes; one system call may read fewer. Fewer at the end of the file."""
+    parts = []
+    while size and (part := os.pread(handle, min(size, 2**30), offset)):
+        parts.append(part)
+        size, offset = size - len(part), offset + len(part)
+    return b"".join(parts)
+
+
+def _whole_digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _no_beton(file: Path, why: str) -> UserError:
+    return UserError(f"{file} is not a complete beton of FFCV: {why}.")

@@ -1,0 +1,103 @@
+"""Betons as a source of images: one file, or a folder of train.beton, val.beton and test.beton.
+
+JPEGs are read as they are stored, so `passthrough` and `dct` keep their pixels. Raw images are read
+without loss.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from writers.beton.encoding import DCT, RAW
+from writers.beton.store import Beton, open_beton
+from writers.dataset import DatasetSpec
+from writers.dct import blob as dct
+from writers.errors import UserError
+from writers.source import Example, Source, SplitSettings, carve
+from writers.text_names import printable
+
+SPEC = DatasetSpec(
+    name="beton",
+    title="Images of betons that exist, such as those adopted from FFCV",
+    metric="top1",
+    where="Name it: path: in a recipe. Files that FFCV wrote: harness adopt-beton first.",
+)
+
+
+def open(path: Path, settings: SplitSettings) -> Source:
+    """Open the betons at one path.
+
+    Raises:
+        UserError: there is no beton, one has no manifest, or their classes or splits do not fit.
+    """
+    files = sorted(path.glob("*.beton")) if path.is_dir() else [path]
+    if not files:
+        raise UserError(
+            f"{path} has no betons.",
+            "Betons end in .beton; files that FFCV wrote: harness adopt-beton FILE --out DIR",
+        )
+    betons: dict[str, Beton] = {}
+    for file in files:
+        beton = open_beton(file)
+        split = beton.manifest.split
+        if beton.manifest.multi_label:
+            raise UserError(f"An image of {file} has several labels; one is needed.")
+        if split in betons:
+            raise UserError(f"{betons[split].path} and {file} are both of the split {split}.")
+        betons[split] = beton
+    classes = next(iter(betons.values())).manifest.classes
+    for beton in betons.values():
+        if beton.manifest.classes != classes:
+            raise UserError(f"{files[0]} and {beton.path} have other classes.")
+    splits = {split: _examples(beton, split) for split, beton in betons.items()}
+    splits = carve(splits.get("train", []), splits.get("val", []), splits.get("test", []), settings)
+    name = next(iter(betons.values())).manifest.dataset
+    return Source(printable(name), printable(path.name), classes, splits, _BetonFiles(betons))
+
+
+def _examples(beton: Beton, split: str) -> list[Example]:
+    classes, seen = beton.manifest.classes, defaultdict[int, int](int)
+    examples = []
+    for number, (label, sample_id) in enumerate(
+        zip(beton.labels.tolist(), beton.ids.tolist(), strict=True)
+    ):
+        seen[sample_id] += 1
+        again = f"-{seen[sample_id]}" if seen[sample_id] > 1 else ""
+        name = f"{classes[label]}/{sample_id:016x}{again}"
+        examples.append(Example(f"{split}/{number:09d}", label, name))
+    return examples
+
+
+class _BetonFiles:
+    """Images of betons as files; keys are `<split>/<number>`. Thread-safe."""
+
+    def __init__(self, betons: dict[str, Beton]) -> None:
+        self._betons = betons
+        self._sizes = {split: beton.sizes for split, beton in betons.items()}
+
+    def names(self) -> Sequence[str]:
+        return [
+            f"{split}/{number:09d}"
+            for split, beton in self._betons.items()
+            for number in range(len(beton.rows))
+        ]
+
+    def read(self, name: str) -> bytes:
+        split, _, number = name.partition("/")
+        beton, row = self._betons[split], self._betons[split].rows[int(number)]
+        handle = os.open(beton.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.pread(handle, int(self._sizes[split][int(number)]), int(row["offset"]))
+        finally:
+            os.close(handle)
+        if row["mode"] == RAW:  # as PPM, which is a header and the pixels
+            return f"P6 {row['width']} {row['height']} 255\n".encode() + data
+        try:
+            return dct.to_jpeg(data) if row["mode"] == DCT else data
+        except dct.DamagedBlobError as error:
+            raise OSError(None, f"its dct blob is damaged: {error}") from error
+
+    def where(self, name: str) -> str:
+        split, _, number = name.partition("/")
+        return f"{self._betons[split].path}, sample {int(number)}"

@@ -18,14 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from harness.config.recipe import Recipe
 from harness.config.validate import check
 from writers import names
 from writers.errors import UserError
+from writers.formats.bounded_yaml import BadYamlError, parse_yaml, read_yaml
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"  # of recipes with a bare name
 
@@ -195,12 +194,11 @@ def _scaled(files: Sequence[Tree], scale: str) -> tuple[dict[str, Any], dict[Pla
 def _parse_file(path: Path) -> Tree:
     shown = _short(path)
     try:
-        document = YAML(typ="rt", pure=True).load(path.read_text())
-    except MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        problem = " ".join((error.problem or "is not YAML").split())
-        raise UserError(f"{shown}{line}: {problem}.") from error
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        document = read_yaml(path)
+    except BadYamlError as error:
+        place = f"{shown}:{error.line}:" if error.line else f"{shown} cannot be read as YAML:"
+        raise UserError(f"{place} {error}.") from error
+    except OSError as error:
         raise UserError(f"{shown} cannot be read as YAML: {error}") from error
     if not isinstance(document, CommentedMap):
         raise UserError(
@@ -283,8 +281,8 @@ def _override(tree: Tree, override: str) -> None:
     if not equals or not all(parts):
         raise UserError(f"{shown}: write KEY=VALUE, such as --set pretrain.epochs=1.")
     try:
-        document = YAML(typ="rt", pure=True).load(text) if text.strip() else None
-    except YAMLError as error:
+        document = parse_yaml(text) if text.strip() else None
+    except BadYamlError as error:
         raise UserError(f"{shown}: the value is not YAML.") from error
     origins: dict[Place, str] = {(): shown}
     value = _plain(document, (), shown, origins)

@@ -184,15 +184,15 @@ def _class_list(path: Path) -> SubsetSpec:
 
 def read_spec(path: Path) -> SubsetSpec:
     """Read a subset from a YAML file, by default named after it. Raises UserError."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from writers.formats.bounded_yaml import BadYamlError, read_yaml
 
     try:
-        content = YAML(typ="rt", pure=True).load(path.read_text())
+        content = read_yaml(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
+    except BadYamlError as error:
+        line = f":{error.line}" if error.line else ""
+        raise UserError(f"{path}{line} is not YAML of a subset: {error}") from error
     if isinstance(content, list):
         content = {"steps": content}
     if not isinstance(content, dict):

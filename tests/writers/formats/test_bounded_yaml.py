@@ -1,0 +1,62 @@
+"""Hostile YAML is refused in one line, in recipes and in subsets."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.config import load
+from writers.errors import UserError
+from writers.formats.bounded_yaml import BadYamlError, parse_yaml
+from writers.subset.spec import read_spec
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
+)
+HOSTILE = {
+    "aliases": LAUGHS,
+    "itself": "a: &a\n  b: *a\n",
+    "merged itself": "a: &self\n  <<: *self\n  b: 1\n",
+    "list in itself": "a: &a [1, *a]\n",
+    "deep": "a: " + "[" * 1500 + "]" * 1500,
+    "deep blocks": "".join(f"{' ' * n}k:\n" for n in range(400)),
+    "long scalar": "a: " + "x" * (20 * 2**20),
+    "bad date": "a: 2026-99-99\n",
+    "unclosed": "a: [1, 2",
+    "tab": "a:\n\t- b",
+    "control characters": "a: \x01\x1b[31m",
+    "unknown alias": "a: *nowhere",
+    "duplicate key": "a: 1\na: 2\n",
+    "python tag": "a: !!python/object/apply:os.system [ls]\n",
+    "complex key": "{[1, 2]: {3: 4}}: 5\n",
+    "bad merge": "a: 1\n<<: 5\n",
+    "several documents": "a: 1\n---\nb: 2\n",
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_yaml_is_refused_in_one_line(kind: str, tmp_path: Path):
+    file = tmp_path / "r.yaml"
+    file.write_text(HOSTILE[kind])
+    for read in (load.read, read_spec):
+        with pytest.raises(UserError) as caught:
+            read(file)
+        assert len(caught.value.message) < 2000
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("read", [load.read, read_spec])
+def test_pipes_and_bytes_are_refused(read, tmp_path: Path):
+    os.mkfifo(tmp_path / "p.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"a: \xff\xfe")
+    for name in ("p", "b"):
+        with pytest.raises(UserError):
+            read(tmp_path / f"{name}.yaml")
+
+
+def test_ordinary_aliases_are_read():
+    document = parse_yaml("base: &b {lr: 0.1}\nruns: [*b, *b]\nmore: {<<: *b, wd: 1}\n")
+    assert document["runs"][1]["lr"] == 0.1 and document["more"]["lr"] == 0.1
+    with pytest.raises(BadYamlError, match="more than 200,000 values"):
+        parse_yaml(LAUGHS)

@@ -1,0 +1,74 @@
+"""Read YAML of bounded size: no file ends in a long wait, a full memory or a traceback."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+MAX_BYTES = 2 * 2**20  # the parser takes about 10 s for one MB
+MAX_NODES = 200_000  # with each alias expanded
+MAX_DEPTH = 30
+
+
+class BadYamlError(Exception):
+    """The text is not YAML, or too much of it; `line` counts from 1, None if unknown."""
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        super().__init__(problem)
+        self.line = line
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML 1.2 file with line numbers (ruamel.yaml's round-trip types).
+
+    Raises:
+        OSError: the file cannot be read.
+        BadYamlError: it is no regular file, not YAML, or too large.
+    """
+    if path.exists() and not path.is_file():
+        raise BadYamlError("it is not a regular file")
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    try:
+        return parse_yaml(data.decode())
+    except UnicodeDecodeError as error:
+        raise BadYamlError(f"it is not UTF-8 text: {error}") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML 1.2. Raises BadYamlError."""
+    if len(text) > MAX_BYTES:
+        raise BadYamlError(f"it has more than {MAX_BYTES // 2**20} MB")
+    try:
+        document = YAML(typ="rt", pure=True).load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        problem = " ".join((error.problem or "is not YAML").split())[:200]
+        raise BadYamlError(problem, line) from error
+    except YAMLError as error:
+        raise BadYamlError(" ".join(str(error).split())[:200]) from error
+    except RecursionError as error:
+        raise BadYamlError("it is nested too deeply, or contains itself") from error
+    except Exception as error:  # the parser raises other types for odd values, such as dates
+        problem = f"it has a value that cannot be read: {' '.join(str(error).split())[:200]}"
+        raise BadYamlError(problem) from error
+    waiting: list[tuple[Any, int]] = [(document, 0)]
+    num_nodes = 0
+    while waiting:
+        node, depth = waiting.pop()
+        num_nodes += 1
+        if depth > MAX_DEPTH:
+            raise BadYamlError("it is nested too deeply, or contains itself")
+        if num_nodes > MAX_NODES:
+            raise BadYamlError(f"it has more than {MAX_NODES:,} values, with its aliases expanded")
+        waiting += [(child, depth + 1) for child in _children(node)]
+    return document
+
+
+def _children(node: Any) -> Iterator[Any]:
+    if isinstance(node, Mapping):
+        yield from node.values()
+    elif isinstance(node, list | tuple | set):
+        yield from node

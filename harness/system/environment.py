@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from harness.system.nvidia_smi import mebibytes, usable_gpus
+
 PACKAGES = ("harness", "torch", "torchvision", "numpy", "numba", "ffcv", "pillow")
 
 
@@ -103,50 +105,17 @@ def num_cores() -> int:
 
 def gpu_names() -> list[str]:
     """Return the names of the usable GPUs, from nvidia-smi: torch takes seconds to import."""
-    return _query_gpus("name")
+    return [value for _, value in usable_gpus("name")]
+
+
+def gpu_ids() -> list[str]:
+    """Return an entry of CUDA_VISIBLE_DEVICES for each usable GPU or MIG instance."""
+    return [identifier for identifier, _ in usable_gpus("name")]
 
 
 def gpu_memory_bytes() -> list[int]:
     """Return the memory of each usable GPU in bytes; 0 if the driver does not report it."""
-    return [_mebibytes(text) * 2**20 for text in _query_gpus("memory.total")]
-
-
-def _mebibytes(text: str) -> int:
-    """Parse nvidia-smi's number; it prints [N/A] for GPUs that share the host's memory."""
-    try:
-        return round(float(text))
-    except ValueError:
-        return 0
-
-
-def _query_gpus(field: str) -> list[str]:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and visible.strip() in ("", "-1"):
-        return []
-    try:
-        listing = subprocess.run(
-            ["nvidia-smi", f"--query-gpu=index,uuid,{field}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows = [
-        [cell.strip() for cell in line.split(",", 2)]
-        for line in listing.stdout.splitlines()
-        if line.strip()
-    ]
-    if visible is None:
-        return [value for _, _, value in rows]
-    # CUDA_VISIBLE_DEVICES holds indices or UUIDs, in the order in which CUDA numbers the GPUs.
-    return [
-        value
-        for name in (entry.strip() for entry in visible.split(","))
-        for index, uuid, value in rows
-        if name == index or (name.startswith("GPU-") and uuid.startswith(name))
-    ]
+    return [mebibytes(text) * 2**20 for _, text in usable_gpus("memory.total")]
 
 
 def _torch_state(device: str) -> dict[str, Any]:

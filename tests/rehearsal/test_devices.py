@@ -47,17 +47,26 @@ def test_a_card_that_does_not_report_its_memory_is_no_error(gpus):
     assert environment.gpu_memory_bytes() == [0]
 
 
-@pytest.mark.xfail(strict=True, reason="the memory of a MIG instance is taken for the card's")
 def test_the_memory_of_a_mig_instance_is_its_own(gpus):
     gpus(MIG)
     assert max(environment.gpu_memory_bytes()) <= 20480 * 2**20
 
 
-@pytest.mark.xfail(strict=True, reason="launchers.local.slots makes one slot for a card with MIG")
 def test_each_mig_instance_is_a_place_for_stages(gpus, tmp_path):
     gpus(MIG)
     slots = local.slots(LauncherSettings(Folders(tmp_path, tmp_path, tmp_path)))
     assert len({slot.gpu for slot in slots if slot.gpu is not None}) == 3
+
+
+def test_instances_are_chosen_by_uuid_and_the_list_ends_at_an_unknown_entry(gpus):
+    first, second = (f"MIG-00000000-0000-0000-0000-00000000000{number}" for number in (0, 2))
+    gpus(MIG, visible=f"{second},{first},MIG-ffffffff,{first}")
+    assert environment.gpu_ids() == [second, first]
+    assert [memory <= 10240 * 2**20 for memory in environment.gpu_memory_bytes()] == [True, False]
+    gpus(MIG, SMALL, visible="1,7,0")
+    assert environment.gpu_memory_bytes() == [23028 * 2**20]
+    gpus(MIG, SMALL, visible="0")
+    assert len(environment.gpu_ids()) == 1 and environment.gpu_memory_bytes()[0] <= 20480 * 2**20
 
 
 @pytest.mark.parametrize(

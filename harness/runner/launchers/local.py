@@ -407,8 +407,8 @@ def _lost(folder: Path, code: int | None, settings: LauncherSettings) -> Finishe
 
 def _visible_gpus() -> list[str]:
     """Return the names of the usable GPUs for CUDA_VISIBLE_DEVICES."""
+    gpus, ids = environment.gpu_names(), environment.gpu_ids()
+    if len(ids) == len(gpus):
+        return ids
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = environment.gpu_names()
-    if visible and gpus:
-        return visible.split(",")[: len(gpus)]
-    return [str(index) for index in range(len(gpus))]
+    return visible.split(",")[: len(gpus)] if visible else list(map(str, range(len(gpus))))

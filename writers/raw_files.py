@@ -6,8 +6,7 @@ tree of class folders, changes nothing.
 """
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from writers.dataset import open_dataset
 from writers.errors import UserError
-from writers.formats.files import Files
+from writers.formats.files import Files, entries_below
 from writers.source import Example, Source, SplitSettings
 
 DOCUMENTATION = ("readme", "license", "licence", "changelog", "citation")
@@ -53,13 +52,16 @@ def walk(path: Path) -> Iterator[tuple[str, FileState]]:
         OSError: the path, or a folder below it, cannot be read.
     """
     if path.is_dir():
-        yield from _walk(str(path), "", ())
+        for name, entry in entries_below(str(path), lambda folder: folder.startswith(".")):
+            # A broken link stands for itself.
+            stat = entry.stat(follow_symlinks=entry.is_file())
+            yield name, FileState(stat.st_size, stat.st_mtime_ns)
     else:
         stat = path.stat()
         yield path.name, FileState(stat.st_size, stat.st_mtime_ns)
 
 
-def state_of(files: Iterator[tuple[str, FileState]]) -> str:
+def state_of(files: Iterable[tuple[str, FileState]]) -> str:
     """Digest of names, sizes and modification times: 64 hex digits."""
     digest = hashlib.sha256()
     lines: list[str] = []
@@ -175,21 +177,3 @@ def _digest(lines: Sequence[str]) -> str:
 def _is_documentation(name: str) -> bool:
     file = name.rsplit("/", 1)[-1].lower()
     return file.startswith((".", *DOCUMENTATION)) or file.endswith(".md")
-
-
-def _walk(
-    folder: str, prefix: str, above: tuple[tuple[int, int], ...]
-) -> Iterator[tuple[str, FileState]]:
-    """Files below `folder`; `above` are the outer folders, to detect circular links."""
-    stat = os.stat(folder)  # noqa: PTH116
-    if (here := (stat.st_dev, stat.st_ino)) in above:
-        return
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        if not entry.is_dir():
-            # A broken link stands for itself.
-            stat = entry.stat(follow_symlinks=entry.is_file())
-            yield prefix + entry.name, FileState(stat.st_size, stat.st_mtime_ns)
-        elif not entry.name.startswith("."):
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here))

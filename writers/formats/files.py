@@ -4,7 +4,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from writers.errors import UserError
 from writers.formats.image_formats import is_image
@@ -152,20 +152,50 @@ def _walk(root: str) -> Iterator[str]:
     Raises:
         UserError: a pipe, socket or device with the name of an image; reading it may never end.
     """
-    folders: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [(root, "", ())]
-    while folders:
-        folder, prefix, above = folders.pop()
+    for name, entry in entries_below(root, is_system_folder):
+        if entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists()):
+            yield name
+        elif is_image(entry.name):
+            raise UserError(f"{entry.path} is a pipe, socket or device, not a file.", "Remove it.")
+
+
+def entries_below(
+    root: str, is_skipped: Callable[[str], bool]
+) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+    """Iterate over everything below a folder but folders, with names relative to it.
+
+    The entries of each folder are ordered by name. Circular links are left out.
+
+    Args:
+        root: the folder.
+        is_skipped: returns True for the names of folders that are not entered.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    levels = [_Level.open(root, "")]  # the folders around the current entry
+    while levels:
+        entry = next(levels[-1].entries, None)
+        if entry is None:
+            levels.pop()
+        elif not entry.is_dir():
+            yield levels[-1].prefix + entry.name, entry
+        elif not is_skipped(entry.name):
+            inner = _Level.open(entry.path, f"{levels[-1].prefix}{entry.name}/")
+            if all(inner.identity != level.identity for level in levels):
+                levels.append(inner)
+
+
+class _Level(NamedTuple):
+    """A folder that is being walked: device and inode, entries that remain, prefix of names."""
+
+    identity: tuple[int, int]
+    entries: Iterator["os.DirEntry[str]"]
+    prefix: str
+
+    @classmethod
+    def open(cls, folder: str, prefix: str) -> "_Level":
         stat = os.stat(folder)  # noqa: PTH116
-        if (here := (stat.st_dev, stat.st_ino)) in above:  # a circular link
-            continue
         with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    if not is_system_folder(entry.name):
-                        folders.append((entry.path, f"{prefix}{entry.name}/", (*above, here)))
-                elif entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists()):
-                    yield prefix + entry.name
-                elif is_image(entry.name):
-                    raise UserError(
-                        f"{entry.path} is a pipe, socket or device, not a file.", "Remove it."
-                    )
+            ordered = sorted(entries, key=lambda entry: entry.name)
+        return cls((stat.st_dev, stat.st_ino), iter(ordered), prefix)

@@ -14,11 +14,12 @@ from pathlib import Path, PurePosixPath
 
 from writers.errors import UserError
 
-# signature, ..., lengths of the name and of the extra field after it
 UTF8_FLAG = 1 << 11
 MAX_MEMBER_BYTES = 2**30  # an image; memory for it and its compressed form
 # bytes by which deflate may lengthen a file: 5 per block of at most 64 KiB
 MAX_OVERHEAD = 2**20
+MAX_HEAD_OVERHEAD = 4096  # stored bytes before the first ones of a file: tables of deflate
+# signature, ..., lengths of the name and of the extra field after it
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -77,35 +78,36 @@ class ZipFiles:
         member = self._members[name]
         if member.compress_size > member.file_size + MAX_OVERHEAD:
             raise OSError(f"the archive is damaged at {name}")
-        with self._path.open("rb", buffering=0) as archive:
-            header = os.pread(archive.fileno(), LOCAL_HEADER.size, member.header_offset)
-            if len(header) != LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
-                raise OSError(f"the archive is damaged at {name}")
-            _, name_bytes, extra_bytes = LOCAL_HEADER.unpack(header)
-            start = member.header_offset + LOCAL_HEADER.size + name_bytes + extra_bytes
-            data = os.pread(archive.fileno(), member.compress_size, start)
-        try:
-            data = (
-                # The stated size bounds the memory, not the content.
-                zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.file_size + 1)
-                if member.compress_type == zipfile.ZIP_DEFLATED
-                else data
-            )
-        except zlib.error as error:
-            raise OSError(f"the archive is damaged at {name}: {error}") from error
+        # The stated size bounds the memory, not the content.
+        data = self._begin(name, member.compress_size, member.file_size + 1)
         if len(data) != member.file_size or zlib.crc32(data) != member.CRC:
             raise OSError(f"the archive is damaged at {name}")
         return data
 
     def head(self, name: str, size: int) -> bytes:
         """Read the first bytes. Raises OSError."""
+        num_stored = min(self._members[name].compress_size, size + MAX_HEAD_OVERHEAD)
+        return self._begin(name, num_stored, size)[:size]
+
+    def _begin(self, name: str, num_stored: int, max_bytes: int) -> bytes:
+        """Decompress the first `num_stored` bytes of a member, to at most `max_bytes`.
+
+        Bytes that are not compressed are all returned. Raises OSError.
+        """
         member = self._members[name]
-        with zipfile.ZipFile(self._path) as archive:
-            try:
-                with archive.open(member) as file:
-                    return file.read(size)
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                raise OSError(f"the archive is damaged at {name}: {error}") from error
+        with self._path.open("rb", buffering=0) as archive:
+            header = os.pread(archive.fileno(), LOCAL_HEADER.size, member.header_offset)
+            if len(header) != LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
+                raise OSError(f"the archive is damaged at {name}")
+            _, name_bytes, extra_bytes = LOCAL_HEADER.unpack(header)
+            start = member.header_offset + LOCAL_HEADER.size + name_bytes + extra_bytes
+            data = os.pread(archive.fileno(), num_stored, start)
+        if member.compress_type != zipfile.ZIP_DEFLATED:
+            return data
+        try:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max_bytes)
+        except zlib.error as error:
+            raise OSError(f"the archive is damaged at {name}: {error}") from error
 
     def where(self, name: str) -> str:
         """Describe the location of a file for messages."""

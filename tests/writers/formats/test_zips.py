@@ -63,3 +63,15 @@ def test_unsafe_paths_and_unknown_compression_are_refused(tmp_path: Path):
         file.write(tmp_path / "a.png", "train/cat/a.png")
     with pytest.raises(UserError, match="unsupported method"):
         open_files(tmp_path / "other.zip")
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_the_head_of_a_member_is_the_begin_of_its_content(tmp_path: Path, kind: int):
+    contents = {"empty.jpg": b"", "short.jpg": b"abc", "long.jpg": bytes(range(256)) * 4000}
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", kind) as file:
+        for name, content in contents.items():
+            file.writestr(name, content)
+    files = open_files(tmp_path / "x.zip")
+    assert {name: files.head(name, 32) for name in contents} == {
+        name: content[:32] for name, content in contents.items()
+    }

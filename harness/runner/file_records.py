@@ -85,7 +85,11 @@ def remember(name: str, runs: Path, state: str, contents: str) -> None:
 
 
 def contents_of_images(
-    images: Images, raw: Path, runs: Path, on_read: OnRead = lambda files, num_bytes: None
+    images: Images,
+    raw: Path,
+    runs: Path,
+    on_read: OnRead = lambda files, num_bytes: None,
+    files: Mapping[str, FileState] | None = None,
 ) -> str:
     """Determine the contents of a dataset's raw files.
 
@@ -94,18 +98,20 @@ def contents_of_images(
         raw: folder of raw downloads.
         runs: folder of stages.
         on_read: called before files are read.
+        files: the files in their present state. None lists them, and keeps no list of a known
+            state in memory.
 
     Raises:
         OSError: the files are missing or unreadable.
     """
     path = images.path(raw)
-    state = state_of(walk(path))
+    state = state_of(walk(path) if files is None else files.items())
     known = read_states(images.name, runs)
     if state in known.contents:
         if known.last != known.contents[state]:
             remember(images.name, runs, state, known.contents[state])
         return known.contents[state]
-    files = dict(walk(path))
+    files = dict(walk(path)) if files is None else files
     listing = listing_of(images.data.dataset, path, images.data.protocol, files)
     contents = _compare(images.name, runs, path, listing, files, on_read)
     remember(images.name, runs, state, contents)

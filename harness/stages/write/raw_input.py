@@ -35,7 +35,9 @@ class RawInput:
         self._files: dict[str, FileState] = {}
         try:
             self._files = dict(walk(self._path))
-            found = file_records.contents_of_images(self._images, context.raw, self._runs)
+            found = file_records.contents_of_images(
+                self._images, context.raw, self._runs, files=self._files
+            )
         except OSError:
             return  # opening the dataset raises with the reason
         if found != expected:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from harness.matrix.expand import Matrix
     from harness.runner.executor import Run
 
-ANSWER_FILE = "answer.txt"  # of harness.report.render.page; imported there it would cost a second
 STOP_GRACE_S = 20.0
 
 
@@ -179,6 +178,7 @@ def _run(
     from harness.cli import console, live_table
     from harness.cli.commands import _inputs
     from harness.config.load import read
+    from harness.report import ANSWER_FILE
     from harness.runner import cancel
     from harness.runner.executor import Cancelled, Run, begin
     from harness.runner.launcher import LauncherSettings, parse_options

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from harness.config.recipe import Recipe
+from harness.report import ANSWER_FILE
 from harness.report.data import records, run_rows
 from harness.report.data.flat import to_parquet
 from harness.report.render.figures import plot
@@ -30,7 +31,6 @@ from harness.system.atomic_write import write_atomically
 from writers.errors import UserError
 
 FORMATS = ("html", "md", "csv", "parquet")
-HEADLINE_FILE = "answer.txt"  # the answer in one sentence, for the terminal
 MAX_ROWS = 1000  # of a table in the page; longer ones slow down the browser
 _FOLDER = Path(__file__).parent
 
@@ -110,7 +110,7 @@ def write_collected(report: Report, out: Path, formats: Sequence[str]) -> Path:
             f"{name}.parquet": to_parquet(kind, rows)
             for name, (kind, rows) in record_tables(report).items()
         }
-    files[HEADLINE_FILE] = f"{report.headline}\n"
+    files[ANSWER_FILE] = f"{report.headline}\n"
     try:
         for name, content in files.items():
             write_atomically(out / name, content.encode() if isinstance(content, str) else content)

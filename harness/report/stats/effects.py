@@ -243,6 +243,7 @@ def _subset_effects(
         lambda point: point.subset,
         {
             "target": lambda point: point.target,
+            "method": lambda point: point.method,
             "eps": lambda point: format_eps(point.eps),
             "variant": lambda point: point.variant,
         },
@@ -262,19 +263,7 @@ def _subset_effects_by_target(
             for point in transfers
             if point.target == target
         ]
-        by_target += _differences(
-            arch,
-            of_target,
-            "subset_by_target",
-            (subset, baseline),
-            lambda point: point.subset,
-            {
-                "target": lambda point: point.target,
-                "method": lambda point: point.method,
-                "eps": lambda point: format_eps(point.eps),
-                "variant": lambda point: point.variant,
-            },
-        )
+        by_target += _subset_effects(arch, of_target, subset, baseline, axis="subset_by_target")
     return by_target
 
 

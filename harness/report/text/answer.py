@@ -45,9 +45,15 @@ def headline(
 ) -> str:
     """Write the answer in one sentence: how the smallest subset changes transfer, by target.
 
-    Returns "" if the recipe does not compare subsets on several targets.
+    Of several architectures, the first one that is compared counts. Returns "" if the recipe does
+    not compare subsets on several targets.
     """
-    return _by_target(effects, source_sizes(accuracy, transfer))
+    sizes = source_sizes(accuracy, transfer)
+    every_arch = archs(accuracy, transfer)
+    for arch in every_arch:
+        if text := _by_target([effect for effect in effects if effect.arch == arch], sizes):
+            return f"{arch}: {text}" if len(every_arch) > 1 else text
+    return ""
 
 
 def why_none(*, any_measured: bool) -> str:

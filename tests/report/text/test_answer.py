@@ -375,3 +375,16 @@ def test_the_headline_gives_the_change_of_each_target() -> None:
 def test_there_is_no_headline_by_target_without_two_targets() -> None:
     transfer = [row for row in transfer_rows(lambda *_: 0.5, seeds=(0,)) if row.target == "pets"]
     assert headline((), transfer, effects((), transfer)) == ""
+
+
+def test_the_headline_is_about_one_architecture() -> None:
+    def losses(loss: float) -> list[TransferRow]:
+        return transfer_rows(
+            lambda subset, eps, target, seed: 0.7 - loss * (subset == "minus20"), seeds=(0,)
+        )
+
+    wide = [replace(row, arch="resnet50") for row in losses(0.1)]
+    transfer = [*losses(0.2), *wide]
+    text = headline((), transfer, effects((), transfer))
+    assert text.startswith("resnet18: minus20 instead of all changed transfer by −20.0 points on")
+    assert "−10.0" not in text

@@ -37,12 +37,10 @@ class Tree:
 
     Attributes:
         origins: source of each value: `file:line`, or `--set KEY=VALUE`.
-        files: the recipe's own file, after the files that it is based on.
     """
 
     values: dict[str, Any]
     origins: dict[Place, str] = field(default_factory=dict)
-    files: list["Tree"] = field(default_factory=list)
 
     def origin(self, place: Place) -> str:
         """Return the source of `place`, or of the nearest place around it."""
@@ -61,12 +59,13 @@ def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: lists every mistake, one per line: `file:line: key: what is wrong`.
     """
-    tree = _read_file(find(path_or_name))
+    files = _read_files(find(path_or_name))
+    tree = _merged(files)
     for override in overrides:
         # The scale comes first: the others override it.
         if override.partition("=")[0].strip() == "scale":
             _override(tree, override)
-    _scale(tree)
+    tree = _scaled(tree, files)
     for override in overrides:
         if override.partition("=")[0].strip() != "scale":
             _override(tree, override)
@@ -98,14 +97,16 @@ def available() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def _read_file(path: Path, below: tuple[Path, ...] = ()) -> Tree:
-    """Read `path` and merge it over its `base:`, relative to it. `name` is not inherited."""
+def _read_files(path: Path, below: tuple[Path, ...] = ()) -> list[Tree]:
+    """Read `path` and the files that it is based on, the first base first.
+
+    A `base:` is a path relative to its file, or the name of a recipe.
+    """
     if path.resolve() in below:
         raise UserError(f"{path}: `base:` refers back to the recipe itself.")
     tree = _parse_file(path)
     if "base" not in tree.values:
-        tree.files = [copy.deepcopy(tree)]
-        return tree
+        return [tree]
     base, origin = tree.values.pop("base"), tree.origins.pop(("base",))
     if not isinstance(base, str):
         raise UserError(f"{origin}: base: must be the path of a recipe, not {base!r}.")
@@ -119,27 +120,75 @@ def _read_file(path: Path, below: tuple[Path, ...] = ()) -> Tree:
             raise UserError(
                 f"{origin}: base: {error.message[:1].lower()}{error.message[1:]}", error.hint
             ) from error
-    under = _read_file(base_path, (*below, path.resolve()))
-    under.files.append(copy.deepcopy(tree))
-    under.values.pop("name", None)
-    under.origins.pop(("name",), None)
-    under.origins[()] = tree.origins[()]
-    _merge(under, tree.values, tree.origins, ())
-    return under
+    return [*_read_files(base_path, (*below, path.resolve())), tree]
 
 
-def _scale(tree: Tree) -> None:
-    """Merge the chosen scale over the other settings.
+def _merged(files: Sequence[Tree], scale: str | None = None) -> Tree:
+    """Merge files, each with its own settings of the scale, so that a file overrides its base.
+
+    `name` is not inherited.
+    """
+    merged = Tree({}, {(): files[-1].origins[()]})
+    for file in files:
+        values = copy.deepcopy(file.values)  # merging changes nested mappings
+        if file is not files[-1]:
+            values.pop("name", None)
+        _merge(merged, values, file.origins, ())
+        scales = file.values.get("scales")
+        settings = scales.get(scale) if isinstance(scales, dict) else None
+        if isinstance(settings, dict):  # another file may replace what is none
+            prefix = ("scales", scale)
+            origins = {
+                place[2:]: origin for place, origin in file.origins.items() if place[:2] == prefix
+            }
+            _merge(merged, copy.deepcopy(settings), origins, ())
+    return merged
+
+
+def _scaled(tree: Tree, files: Sequence[Tree]) -> Tree:
+    """Return the settings with the chosen scale, without the other scales.
+
+    Args:
+        tree: the merged files, with the choice of the scale.
+        files: the files.
 
     Raises:
-        UserError: there is no such scale; names similar ones.
+        UserError: there is no such scale, or `scales` is no mapping of settings.
     """
+    _check_scales(tree)
     scales, scale = tree.values.pop("scales", {}), tree.values.get("scale")
-    origin = tree.origin(("scales",))
+    if scale is None:
+        return tree
+    chosen_by = tree.origin(("scale",))
+    if isinstance(scale, bool) or not isinstance(scale, str | int):
+        raise UserError(
+            f"{chosen_by}: scale: must be the name of one of the recipe's scales, not {scale!r}."
+        )
+    scale = str(scale)
+    if scale not in scales:
+        error = names.unknown("scale", scale, scales)
+        raise UserError(
+            f"{chosen_by}: scale: {error.message[:1].lower()}{error.message[1:]}", error.hint
+        )
+    name = tree.values.get("name")
+    scaled = _merged(files, scale)
+    del scaled.values["scales"]
+    scaled.values["scale"], scaled.origins[("scale",)] = scale, chosen_by
+    if scaled.values.get("name") == name and isinstance(name, str):
+        scaled.values["name"] = f"{name}_{scale}"
+    return scaled
+
+
+def _check_scales(tree: Tree) -> None:
+    """Raise UserError unless `scales` maps names to mappings of settings."""
+    scales = tree.values.get("scales", {})
     if not isinstance(scales, dict) or not all(
         isinstance(settings, dict) for settings in scales.values()
     ):
-        raise UserError(f"{origin}: scales: must be a mapping of names to mappings of settings.")
+        raise UserError(
+            f"{tree.origin(('scales',))}: scales: must be a mapping of names to mappings of "
+            "settings."
+        )
     for name, settings in scales.items():
         if not re.fullmatch("[a-z0-9_]+", name):
             raise UserError(
@@ -152,43 +201,6 @@ def _scale(tree: Tree) -> None:
                 f"{tree.origin(('scales', name))}: scales.{name}: "
                 f"{min(reserved)} cannot be set in a scale."
             )
-    if scale is None:
-        return
-    if isinstance(scale, bool) or not isinstance(scale, str | int):
-        raise UserError(
-            f"{tree.origin(('scale',))}: scale: must be the name of one of the recipe's scales, "
-            f"not {scale!r}."
-        )
-    scale = tree.values["scale"] = str(scale)
-    if scale not in scales:
-        error = names.unknown("scale", scale, scales)
-        raise UserError(
-            f"{tree.origin(('scale',))}: scale: {error.message[:1].lower()}{error.message[1:]}",
-            error.hint,
-        )
-    name = tree.values.get("name")
-    chosen_by = tree.origin(("scale",))
-    tree.values, tree.origins = _scaled(tree.files, scale)
-    tree.values["scale"], tree.origins[("scale",)] = scale, chosen_by
-    if tree.values.get("name") == name and isinstance(name, str):
-        tree.values["name"] = f"{name}_{scale}"
-
-
-def _scaled(files: Sequence[Tree], scale: str) -> tuple[dict[str, Any], dict[Place, str]]:
-    """Merge files, each with its own settings of the scale, so that a file overrides its base."""
-    merged = Tree({}, {(): files[-1].origins[()]})
-    for file in files:
-        values = {key: value for key, value in file.values.items() if key not in ("scales", "base")}
-        if file is not files[-1]:
-            values.pop("name", None)
-        _merge(merged, values, file.origins, ())
-        settings = (file.values.get("scales") or {}).get(scale) or {}
-        prefix = ("scales", scale)
-        origins = {
-            place[2:]: origin for place, origin in file.origins.items() if place[:2] == prefix
-        }
-        _merge(merged, settings, origins, ())
-    return merged.values, merged.origins
 
 
 def _parse_file(path: Path) -> Tree:

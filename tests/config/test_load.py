@@ -583,3 +583,10 @@ def test_a_file_keeps_its_own_settings_above_a_scale_of_its_base(file: Path):
     assert (found.pretrain.epochs, found.pretrain.batch_size) == (1, 4)
     assert recipe.read(mine, ["scale=small", "eps=[0.25]"]).eps == (0.25,)
     assert recipe.read(file, ["scale=small"]).eps == (0,)
+
+
+def test_a_file_replaces_a_scale_of_its_base_that_is_no_mapping(file: Path):
+    file.write_text(GOOD + "scales: {small: 5}\n")
+    own = file.with_name("own.yaml")
+    own.write_text(f"base: {file.name}\nname: own\nscales: {{small: {{seeds: [3]}}}}\n")
+    assert recipe.read(own, ["scale=small"]).seeds == (3,)

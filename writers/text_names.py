@@ -11,7 +11,7 @@ MAX_FILE_NAME = 200  # bytes; file systems allow 255, of which endings take some
 
 
 def printable(name: str) -> str:
-    r"""Replace bytes that are not UTF-8 by escapes such as \xe9, and line breaks by spaces."""
+    r"""Replace control characters, line breaks and bytes that are not UTF-8 by escapes."""
     if name.isascii() and name.isprintable():
         return name
     name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

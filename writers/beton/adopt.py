@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from writers.beton.atomic_file import as_json, write_durably
 from writers.beton.encoding import JPEG, RAW, Encoding
 from writers.beton.layout import (
     BLOB,
@@ -235,7 +236,7 @@ def _publish(file: Path, out_file: Path | None, samples: bytes, manifest: Manife
         if out_file is not None and not (out_file.exists() and out_file.samefile(file)):
             out_file.symlink_to(file.resolve())
         _write(samples_path(target), samples)
-        _write(manifest_path(target), (manifest.model_dump_json(indent=1) + "\n").encode())
+        _write(manifest_path(target), as_json(manifest))
     except OSError as error:
         raise UserError(
             f"{target.parent} cannot be written: {error.strerror or error}.",
@@ -246,10 +247,7 @@ def _publish(file: Path, out_file: Path | None, samples: bytes, manifest: Manife
 def _write(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.adopting")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_durably(temporary, data)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ class NewBeton:
 
         It must be complete and on the disk. Raises OSError.
         """
-        _write_durably(_temporary_manifest(self.temporary), _as_json(manifest))
+        write_durably(_temporary_manifest(self.temporary), as_json(manifest))
         # a beton has its name only with its own manifest; a manifest alone is not a beton
         with locked(self.out_file.parent):
             self._take_name()
@@ -50,7 +50,7 @@ class NewBeton:
             False if linking is impossible. Raises OSError.
         """
         linked = _temporary_link(self.temporary)
-        _write_durably(_temporary_manifest(self.temporary), _as_json(manifest))
+        write_durably(_temporary_manifest(self.temporary), as_json(manifest))
         # no writer locks the link: until it has its final name, it looks stale
         with locked(self.out_file.parent):
             try:
@@ -161,7 +161,8 @@ def _disk_errors(out_file: Path) -> Iterator[None]:
         raise
 
 
-def _write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file and sync it to the disk. Raises OSError."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -176,7 +177,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _as_json(manifest: Manifest) -> bytes:
+def as_json(manifest: Manifest) -> bytes:
+    """Return a manifest as the content of its file."""
     return (manifest.model_dump_json(indent=1) + "\n").encode()
 
 

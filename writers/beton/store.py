@@ -315,9 +315,7 @@ def _parts(file: BinaryIO, num_samples: int, pages_end: int) -> tuple[bytes, byt
 
 def _digest_of(manifest: dict[str, Any]) -> str:
     fields = {name: value for name, value in manifest.items() if name != "digest"}
-    for name in ("num_dct", "adopted"):
+    for name in ("num_dct", "adopted", "omitted"):
         if not fields.get(name):
             fields.pop(name, None)
-    if not fields.get("omitted"):
-        fields.pop("omitted", None)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

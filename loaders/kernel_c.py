@@ -96,8 +96,7 @@ class Pool:
             error_codes: uint8 [n], set to 0, DAMAGED or OUT_OF_MEMORY.
             table: float16 [3, 256], or [0, 256] for uint8 output.
             conversion: float32 [2, 3] that computes the table (loaders.normalize.conversion). None
-                means the
-                table is read.
+                means the table is read.
             interpolation: of the resize.
         """
         assert self.close.alive, "the pool is closed"

@@ -3,9 +3,8 @@
     write -> (reference -> rank) -> pretrain -> evaluate, transfer, features -> score
 
 A pure function of the recipe and of the contents of its inputs, without disk or torch. Equal stages
-merge by key. Settings without
-effect on a stage are left out of its config, so that a change in the recipe changes only the stages
-that depend on it.
+merge by key. Settings without effect on a stage are left out of its config, so that a change in the
+recipe changes only the stages that depend on it.
 """
 
 from collections.abc import Iterable

@@ -35,8 +35,7 @@ def import_checkpoint(
     Args:
         path: safetensors or torch file.
         classes: name of a subset, or class names in label order. None ignores a head in the file
-            (that of
-            self-supervised training); the metadata then has `has_head` False.
+            (that of self-supervised training); the metadata then has `has_head` False.
         drop_foreign_head: import without a head if the file has none for these classes.
 
     Normalization is the given one, otherwise the file's (robustness library), otherwise that

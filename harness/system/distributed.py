@@ -5,8 +5,8 @@ reads torchrun's environment variables. Batch sizes are global: each rank loads 
 (`LoaderPlan.rank`, `world_size`). Only rank 0 writes to the stage's folder.
 
 Control values use gloo on the CPU, so that no step waits for a GPU. Gradients use NCCL on GPUs, or
-gloo if ranks share a GPU.
-With a single process every function returns its input and torch is not imported.
+gloo if ranks share a GPU. With a single process every function returns its input and torch is not
+imported.
 """
 
 import io

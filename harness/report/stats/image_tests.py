@@ -259,46 +259,34 @@ def _test(
         np.array([run[f"{SPLIT}_correct"] for run in side], np.int64) for side in (firsts, seconds)
     )
     only = int((first > second).sum()), int((second > first).sum())
+    over_models = axis in MODEL_AXES
     differences = (first - second).sum(axis=0)
     if metric == "top1":
-        return _Outcome(
-            num_images,
-            num_seeds,
-            *only,
-            float(differences.mean() / num_seeds),
-            *(
-                _over_seeds((first - second).mean(axis=1))
-                if axis in MODEL_AXES
-                else (
-                    "McNemar" if num_seeds == 1 else "exact exchange",
-                    exchange_test(differences),
-                )
-            ),
-        )
+        if over_models:
+            test = _over_seeds((first - second).mean(axis=1))
+        else:
+            name = "McNemar" if num_seeds == 1 else "exact exchange"
+            test = name, exchange_test(differences)
+        difference = float(differences.mean() / num_seeds)
+        return _Outcome(num_images, num_seeds, *only, difference, *test)
     if metric == "mean_per_class":
         counts = np.bincount(label)
         weights = 1 / counts[label] / (counts > 0).sum()
         weighted = differences * weights / num_seeds
-        return _Outcome(
-            num_images,
-            num_seeds,
-            *only,
-            float(weighted.sum()),
-            *(
-                _over_seeds((first - second) @ weights)
-                if axis in MODEL_AXES
-                else ("permutation", sign_flip_test(weighted))
-            ),
-        )
+        if over_models:
+            test = _over_seeds((first - second) @ weights)
+        else:
+            test = "permutation", sign_flip_test(weighted)
+        return _Outcome(num_images, num_seeds, *only, float(weighted.sum()), *test)
     if num_seeds > 1 or any(f"{SPLIT}_scores" not in run for run in (firsts[0], seconds[0])):
         return None
     difference, p = map11_permutation_test(
         firsts[0][f"{SPLIT}_scores"],
         seconds[0][f"{SPLIT}_scores"],
         label,
-        num_permutations=1 if axis in MODEL_AXES else NUM_MAP_PERMUTATIONS,
+        num_permutations=1 if over_models else NUM_MAP_PERMUTATIONS,
     )
-    test = _over_seeds(np.array([difference])) if axis in MODEL_AXES else ("permutation", p)
+    test = _over_seeds(np.array([difference])) if over_models else ("permutation", p)
     return _Outcome(num_images, 1, *only, difference, *test)
 
 

@@ -3,8 +3,10 @@
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -13,9 +15,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a temporary file in the same folder, sync it to the disk, then rename it.
+    """Write a file with `open_atomically`."""
+    with open_atomically(path) as file:
+        file.write(data)
 
-    The umask decides who may read the file.
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Context with a temporary file in the same folder, which is synced and renamed at the end.
+
+    An exception in the block removes it. The umask decides who may read the file.
 
     Raises:
         OSError: With the path, even if the failing call does not report one.
@@ -25,7 +34,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -1,6 +1,5 @@
 """Features of a source model on a target's images, and probabilities of its own classes."""
 
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from harness.modeling.classifier import Classifier
 from harness.modeling.module_modes import cudnn_benchmark, eval_mode
 from harness.modeling.precision import Precision, autocast
+from harness.system.atomic_write import open_atomically
 from loaders.backend import Loader
 from loaders.pinned import pinned_empty
 from writers.errors import UserError
@@ -31,10 +31,8 @@ class Features:
         """Write atomically; equal arrays give equal bytes."""
         arrays = {"features": self.features, "labels": self.labels, "ids": self.ids}
         arrays |= {} if self.probs is None else {"probs": self.probs}
-        temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-        with temporary.open("xb") as handle:
+        with open_atomically(file) as handle:
             np.savez(handle, allow_pickle=False, **arrays)
-        temporary.replace(file)
 
     @classmethod
     def load(cls, file: Path) -> "Features":

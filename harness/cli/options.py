@@ -1,6 +1,7 @@
 """Arguments and options that several commands share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -8,19 +9,28 @@ import click
 from harness.cli import completion
 from harness.system.folders import Folders
 
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one setting, such as pretrain.epochs=1; may be repeated.",
+)
+
+
+json_option = click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the measurements to FILE, rounds as they end.",
+)
+
 
 def recipe_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add RECIPE and --set, passed as `recipe_name` and `overrides`."""
-    command = click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Change one setting, such as pretrain.epochs=1; may be repeated.",
-    )(command)
-    return click.argument("recipe_name", metavar="RECIPE", shell_complete=completion.recipes)(
-        command
-    )
+    argument = click.argument("recipe_name", metavar="RECIPE", shell_complete=completion.recipes)
+    return argument(set_option(command))
 
 
 def folder_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from harness.cli.benches._rounds import Measured, RoundPlan, plan_rounds, take_turns
+from harness.cli.options import json_option
 
 # Fill caches, choose kernels, compile.
 WARM_UP_STEPS = 3
@@ -61,13 +62,7 @@ _OPTIONS = (
         show_default=True,
         help="Steps per round.",
     ),
-    click.option(
-        "--json",
-        "json_file",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE",
-        help="Write every round to FILE, after each round.",
-    ),
+    json_option,
 )
 
 

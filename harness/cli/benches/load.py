@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.benches._rounds import time_limit_option
+from harness.cli.options import json_option
 
 if TYPE_CHECKING:
     from harness.cli.benches._record import Goal, Ratio
@@ -113,13 +114,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     help="Folder that keeps betons and shards of the corpus between runs. "
     "Default: bench_load in the data folder.",
 )
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write every round to FILE, after each round.",
-)
+@json_option
 @time_limit_option
 @click.option(
     "--plot",

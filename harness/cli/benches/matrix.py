@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.benches._rounds import time_limit_option
+from harness.cli.options import json_option, set_option
 from harness.runner import slot_time
 from harness.system.folders import Folders
 
@@ -40,13 +41,7 @@ WATCH_EVERY_S = 0.1
     metavar="RECIPE",
     help="Recipe to run.",
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change one setting of the recipe; may be repeated.",
-)
+@set_option
 @click.option("--overhead", is_flag=True, help="Only run the whole recipe, once per round.")
 @click.option("--finished", is_flag=True, help="Only run a finished matrix again.")
 @click.option(
@@ -79,13 +74,7 @@ WATCH_EVERY_S = 0.1
     metavar="DIR",
     help="Folder to run in; removed at the end. Default: bench_matrix in the data folder.",
 )
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write every round to FILE, after each round.",
-)
+@json_option
 @time_limit_option
 @click.option(
     "--data-dir",

@@ -11,6 +11,8 @@ from tempfile import TemporaryDirectory
 
 import click
 
+from harness.cli.options import json_option, set_option
+
 # Largest acceptable values.
 MAX_REPORT_S = 60.0
 MAX_MEMORY_BYTES = 2**30
@@ -55,26 +57,14 @@ class ReportCost:
 
 @click.command(short_help="Time, memory and size of a recipe's report at full size.")
 @click.option("--recipe", "recipe_name", required=True, metavar="RECIPE", help="Recipe to report.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change one setting of the recipe; may be repeated.",
-)
+@set_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Keep the report in DIR.",
 )
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write the measurement to FILE.",
-)
+@json_option
 def command(
     recipe_name: str, overrides: tuple[str, ...], out: Path | None, json_file: Path | None
 ) -> None:

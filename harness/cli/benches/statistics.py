@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from harness.cli.options import json_option
 from harness.system.atomic_write import write_json
 
 
@@ -18,12 +19,7 @@ from harness.system.atomic_write import write_json
     help="Number of simulated studies per line.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the table to this file.",
-)
+@json_option
 def command(num_studies: int, seed: int, json_file: Path | None) -> None:
     """Simulate studies, and count false positives and intervals that include the truth.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.benches._rounds import time_limit_option
+from harness.cli.options import json_option
 
 if TYPE_CHECKING:
     from harness.cli.benches._record import Goal
@@ -67,13 +68,7 @@ WHEN = {
     metavar="DIR",
     help="Folder on the disk to measure. Default: bench_write in the data folder.",
 )
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write every round to FILE, after each round.",
-)
+@json_option
 @time_limit_option
 @click.option(
     "--data-dir",

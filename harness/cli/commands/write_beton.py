@@ -177,7 +177,9 @@ def command(
     harness write-beton --subset in900 --from data/imagenet-all
     """
     if from_ is not None:
-        manifests = _copy(
+        from harness.cli.commands import _write_from_beton
+
+        manifests = _write_from_beton.write(
             from_,
             subset_name,
             splits,
@@ -275,130 +277,6 @@ def _write(
         record(file, manifest, origin)
         written.append((file, manifest))
     return written
-
-
-def _copy(
-    from_: Path,
-    subset_name: str | None,
-    splits: tuple[str, ...],
-    out: Path | None,
-    folders: Folders,
-    *,
-    check: bool,
-    threads: int | None,
-    index: bool | None,
-    format_: str,
-) -> list[tuple[Path, "Manifest"]]:
-    from harness.cli import console
-    from harness.cli.commands._betons import training_images
-    from harness.system import environment
-    from writers import names
-    from writers.beton.add_restart_index import add_index, to_dct, to_jpeg
-    from writers.beton.copy import copy_subset
-    from writers.beton.provenance import inherit
-    from writers.beton.store import open_beton
-    from writers.beton.verify import verify
-    from writers.errors import UserError
-    from writers.subset.spec import named, resolve
-
-    converts = format_ if format_ in ("dct", "passthrough") else None
-    _check_unused_options(
-        ({"restart_index"} if converts else {"format_"})
-        | {
-            "sources",
-            "dataset",
-            "preset",
-            "max_resolution",
-            "jpeg_quality",
-            "compress_probability",
-            "val_share",
-            "test_share",
-            "seed",
-            "on_error",
-            "accept_counts",
-            "protocol",
-        }
-    )
-    if subset_name is not None and converts:
-        raise UserError(
-            f"--format {converts} has no effect with --from and --subset, which copy samples "
-            "unchanged.",
-            "Convert all classes first, then copy the subset from the new beton.",
-        )
-    if (subset_name is None) != bool(index or converts):
-        raise UserError(
-            "--from needs --subset NAME; or --restart-index, --format dct or --format passthrough "
-            "for all classes.",
-            "Use one command after the other. List the subsets: harness ls subsets",
-        )
-    from_ = from_.expanduser()
-    files = (
-        {file.stem: file for file in sorted(from_.glob("*.beton"))}
-        if from_.is_dir()
-        else {from_.stem: from_}
-    )
-    if not files:
-        raise UserError(f"{from_} has no betons.", "Write them with `harness write-beton`.")
-    for split in splits:
-        if split not in files:
-            raise names.unknown("beton", split, files)
-    copied = []
-    for split in splits or files:
-        beton = open_beton(files[split])
-        manifest = beton.manifest
-        if check:
-            with console.progress(f"verify {split}", "samples") as report:
-                problems = verify(
-                    files[split], report, num_threads=threads or environment.num_cores()
-                )
-            if problems:
-                raise UserError(
-                    f"{files[split]} is damaged: {problems[0]}",
-                    f"List all problems: harness verify {files[split]}",
-                )
-        if subset_name is None:
-            file = (
-                out.expanduser()
-                if out
-                else folders.data / f"{manifest.name}-{'dct' if converts == 'dct' else 'indexed'}"
-            ) / f"{split}.beton"
-            with console.progress(f"{'convert' if converts else 'index'} {split}") as report:
-                copied.append(
-                    (
-                        file,
-                        {"dct": to_dct, "passthrough": to_jpeg, None: add_index}[converts](
-                            files[split],
-                            file,
-                            progress=report,
-                            num_threads=threads or environment.num_cores(),
-                        ),
-                    )
-                )
-            continue
-        subset = resolve(named(subset_name), manifest.classes, class_counts=training_images(beton))
-        file = (
-            out.expanduser() if out else folders.data / f"{manifest.dataset}-{subset.name}"
-        ) / f"{split}.beton"
-        with console.progress(f"copy {split}") as report:
-            copied.append((file, copy_subset(files[split], subset, file, progress=report)))
-        inherit(files[split], file)
-    return copied
-
-
-def _check_unused_options(names: set[str]) -> None:
-    """Raise UserError if one of these options is set on the command line, next to --from."""
-    from writers.errors import UserError
-
-    context = click.get_current_context()
-    for option in context.command.params:
-        if (
-            option.name in names
-            and context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE
-        ):
-            raise UserError(
-                f"{option.opts[0]} has no effect with --from, which copies samples unchanged.",
-                "Remove it, or write from the images with --source.",
-            )
 
 
 def _encoding(*, preset: str | None, format_: str, **settings: Any) -> "Encoding":

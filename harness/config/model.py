@@ -15,7 +15,8 @@ class ModelSettings(Settings):
     """One pretrained model: of torchvision or timm, packaged with this project, or a checkpoint.
 
     `name` may be a pattern of torchvision's or timm's models with published weights, such as
-    `timm/resnet*`. A string stands for a model of that name.
+    `timm/resnet*`. A string stands for a model of that name. `torchvision/resnet50@IMAGENET1K_V1`
+    has the weights of that name instead of the default ones.
 
     Attributes:
         name: name in reports; without `checkpoint`, also the name of the model.
@@ -31,7 +32,7 @@ class ModelSettings(Settings):
         resolution: pixels per side, instead of that of the methods and of `features`.
         eval_crop: centre crop, instead of that of `features`. None means the model's own.
         interpolation: filter of the resize. None means that of the library's published weights.
-        imagenet_top1: published accuracy. None means the one that torchvision states.
+        imagenet_top1: published accuracy. None means the one that torchvision or timm states.
         limit: use only the first models that match the pattern, sorted by name.
     """
 

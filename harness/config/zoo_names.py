@@ -17,6 +17,12 @@ def is_pattern(name: str) -> bool:
     return any(sign in name for sign in "*?[")
 
 
+def split_weights(name: str) -> tuple[str, str]:
+    """Split `resnet50@IMAGENET1K_V1` into a network and its weights; "" means the default ones."""
+    network, _, weights = name.partition("@")
+    return network, weights
+
+
 def available(library: str) -> list[str]:
     """List the classifiers of a library, without its prefix. Imports the library."""
     if library == "timm":
@@ -28,6 +34,8 @@ def available(library: str) -> list[str]:
 
 def matching(pattern: str, limit: int | None = None) -> list[str]:
     """List the classifiers with published weights that match a pattern such as `timm/resnet*`.
+
+    `torchvision/*@IMAGENET1K_V1` matches the classifiers that have weights of this name.
 
     Args:
         pattern: with the library's prefix.
@@ -42,15 +50,19 @@ def matching(pattern: str, limit: int | None = None) -> list[str]:
             f"'{pattern}' is not a pattern of names.",
             "Begin it with torchvision/ or timm/: timm/resnet*.",
         )
-    fitting = fnmatch.filter(available(library), inner)
-    matches = [f"{library}/{name}" for name in _with_weights(library, fitting)]
+    network, weights = split_weights(inner)
+    fitting = fnmatch.filter(available(library), network)
+    matches = [f"{library}/{name}" for name in _with_weights(library, fitting, weights)]
     if not matches:
         raise UserError(f"No classifier of {library} with published weights is called {inner}.")
     return matches[:limit]
 
 
-def _with_weights(library: str, candidates: Iterable[str]) -> list[str]:
+def _with_weights(library: str, candidates: Iterable[str], weights: str) -> list[str]:
+    """Names of the candidates with published weights, or with those of the given name."""
     if library == "timm":
+        if weights:
+            return []
         timm = timm_library()
         return [
             name
@@ -59,7 +71,12 @@ def _with_weights(library: str, candidates: Iterable[str]) -> list[str]:
         ]
     from torchvision import models
 
-    return [name for name in candidates if list(models.get_model_weights(name))]
+    published = {
+        name: [member.name for member in models.get_model_weights(name)] for name in candidates
+    }
+    if weights:
+        return [f"{name}@{weights}" for name, known in published.items() if weights in known]
+    return [name for name, known in published.items() if known]
 
 
 def timm_library() -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from harness.config.zoo_names import available, timm_library
+from harness.config.zoo_names import available, split_weights, timm_library
 from harness.modeling import zoo
 from harness.modeling.classifier import Classifier
 from writers.errors import UserError
@@ -121,7 +121,7 @@ def _to_state_dict(
 
 
 def _library_model(arch: str, library: str, num_classes: int) -> _LibraryModel:
-    name = arch.rpartition("/")[2]
+    name, _ = split_weights(arch.rpartition("/")[2])
     if "/" in arch and not arch.startswith(f"{library}/") and name not in _both():
         raise UserError(
             f"{arch} cannot be exported to {library}.",

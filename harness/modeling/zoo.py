@@ -1,5 +1,9 @@
 """Classifiers of torchvision and timm by name, split into backbone and linear head.
 
+`torchvision/resnet50` has torchvision's default weights, and
+`torchvision/resnet50@IMAGENET1K_V1` those of that name. A tag of timm names its weights:
+`timm/inception_v3.tf_in1k`.
+
 There is no list of architectures. The network is built for an unusual number of classes; the one
 layer with that many outputs is the head, and its input are the features. A 1x1 convolution after
 the pooling (BiT, DPN, DLA) is a linear layer. If it comes before the pooling (SqueezeNet), there
@@ -16,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.config.zoo_names import LIBRARIES, available, timm_library
+from harness.config.zoo_names import LIBRARIES, available, split_weights, timm_library
+from harness.modeling.published_accuracy import timm_accuracy
 from writers import names
 from writers.errors import UserError
 
@@ -93,10 +98,9 @@ def pretrained_weights(arch: str) -> PretrainedWeights:
     return weights
 
 
-def _torchvision_pretrained(name: str) -> PretrainedWeights | None:
-    if name not in available("torchvision"):
-        raise names.unknown("torchvision model", name, available("torchvision"))
-    weights = _torchvision_weights(name)
+def _torchvision_pretrained(name_and_weights: str) -> PretrainedWeights | None:
+    name, _ = split_weights(name_and_weights)
+    weights = _torchvision_weights(name_and_weights)
     if weights is None:
         return None
     file = weights.url.rpartition("/")[2]
@@ -120,16 +124,32 @@ def _torchvision_pretrained(name: str) -> PretrainedWeights | None:
     )
 
 
-def _torchvision_weights(name: str) -> Any:
-    """Return torchvision's default weights, or None."""
+def _torchvision_weights(name_and_weights: str) -> Any:
+    """Return the named weights of a torchvision network, or its default ones, or None.
+
+    Raises:
+        UserError: unknown network or weights.
+    """
     from torchvision import models
 
+    name, chosen = split_weights(name_and_weights)
+    if name not in available("torchvision"):
+        raise names.unknown("torchvision model", name, available("torchvision"))
     weights = models.get_model_weights(name)
-    return weights.DEFAULT if list(weights) else None
+    if not chosen:
+        return weights.DEFAULT if list(weights) else None
+    known = [member.name for member in weights]
+    if chosen not in known:
+        raise names.unknown(f"set of weights of torchvision/{name}", chosen, known)
+    return weights[chosen]
 
 
 def _timm_pretrained(name: str) -> PretrainedWeights | None:
     timm = timm_library()
+    if "@" in name:
+        raise UserError(
+            f"There is no model named 'timm/{name}'.", "A tag names timm's weights: timm/NAME.TAG."
+        )
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if config is None:
         raise names.unknown("timm model", name, timm.list_models())
@@ -163,26 +183,29 @@ def _timm_pretrained(name: str) -> PretrainedWeights | None:
         return renamed
 
     url = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
+    crop = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())["crop_pct"]
+    accuracy = timm_accuracy(tagged, config.input_size[-1], crop)
     return PretrainedWeights(
         tuple(file_names),
         tuple(caches),
         url,
         config.num_classes,
         rename_keys,
+        accuracy.top1 if accuracy else None,
+        accuracy.top5 if accuracy else None,
         licence=config.license,
     )
 
 
-def _from_torchvision(name: str) -> Network:
+def _from_torchvision(name_and_weights: str) -> Network:
     from torchvision import models
 
-    if name not in available("torchvision"):
-        raise names.unknown("torchvision model", name, available("torchvision"))
+    name, _ = split_weights(name_and_weights)
     # transform_input: the published weights use another normalization, applied by the network
     # itself.
     auxiliary = {"init_weights": True, "aux_logits": False, "transform_input": True}
     options: dict[str, Any] = auxiliary if name in WITH_AUXILIARY else {}
-    weights = _torchvision_weights(name)
+    weights = _torchvision_weights(name_and_weights)
     preset = weights.transforms() if weights else None
     resolution = preset.crop_size[0] if preset else 224
     if name.startswith("vit_"):

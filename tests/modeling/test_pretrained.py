@@ -16,6 +16,7 @@ from torchvision.transforms.v2.functional import normalize
 from harness.config.model import ModelSettings
 from harness.config.zoo_names import matching
 from harness.modeling import classifier, pretrained, zoo
+from harness.modeling.published_accuracy import timm_accuracy
 from harness.stages.adopt import run as adopt
 from harness.stages.pretrain.spec import MODEL_FILE
 from tests.helpers import ROOT
@@ -127,7 +128,7 @@ def test_timm_weights_load_with_timms_conversion(tmp_path: Path):
     assert (
         adopted.licence == "apache-2.0"
         and adopted.about["resolution"] == 176
-        and adopted.imagenet_top1 is None
+        and adopted.imagenet_top1 == pytest.approx(0.66724)  # timm's results, at 176 pixels
     )
     assert (
         pretrained.load_pretrained(ModelSettings(name="timm/resnet10t.c3_in1k"), tmp_path).about[
@@ -150,6 +151,62 @@ def test_published_weights_come_with_their_interpolation(
     metrics = adopt.run(context_of(tmp_path, "adopt", config, {})).metrics
     _, about = classifier.load(tmp_path / "adopt" / MODEL_FILE)
     assert metrics["interpolation"] == about["interpolation"] == expected
+
+
+def test_weights_are_named_as_in_torchvision(tmp_path: Path):
+    """V1 and V2 of one network are different files, accuracies and crops."""
+    theirs = torchvision.models.mobilenet_v2()
+    first, second = (f"torchvision/mobilenet_v2@IMAGENET1K_V{version}" for version in (1, 2))
+    for name, weights in zip((first, second), torchvision.models.MobileNet_V2_Weights, strict=True):
+        published = zoo.pretrained_weights(name)
+        assert published.url == weights.url
+        assert published.imagenet_top1 == pytest.approx(
+            weights.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100
+        )
+    assert zoo.pretrained_weights("torchvision/mobilenet_v2").url == (
+        zoo.pretrained_weights(second).url
+    )
+    crops = [zoo.build(name).crop_fraction for name in (first, second)]
+    assert crops == [224 / 256, 224 / 232]
+    torch.save(theirs.state_dict(), tmp_path / zoo.pretrained_weights(first).file_names[0])
+    adopted = pretrained.load_pretrained(ModelSettings(name=first), tmp_path)
+    assert logits_equal(adopted.model, theirs, zoo.build(first))
+    classifier.save(tmp_path / MODEL_FILE, adopted.model, adopted.about)
+    assert classifier.load(tmp_path / MODEL_FILE)[1]["arch"] == first
+    with pytest.raises(UserError, match="not on this machine"):
+        pretrained.load_pretrained(ModelSettings(name=second), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("torchvision/mobilenet_v2@IMAGENET1K_V3", "IMAGENET1K_V2"),
+        ("torchvision/mobilenet_v9@IMAGENET1K_V1", "mobilenet_v2"),
+        ("timm/resnet10t@c3_in1k", "NAME.TAG"),
+    ],
+)
+def test_weights_that_do_not_exist_are_refused(name: str, hint: str):
+    with pytest.raises(UserError) as error:
+        zoo.pretrained_weights(name)
+    assert hint in f"{error.value.message} {error.value.hint}"
+
+
+def test_accuracies_that_timm_published_belong_to_the_weights_and_their_input():
+    found = [
+        zoo.pretrained_weights(f"timm/{name}").imagenet_top1
+        for name in ("inception_v3.tv_in1k", "inception_v3.gluon_in1k", "mobilenetv1_100")
+    ]
+    # The results at 224 pixels, not those of the same weights at 256.
+    assert found == pytest.approx([0.77472, 0.78806, 0.75388])
+    assert zoo.pretrained_weights("timm/inception_v3").imagenet_top1 == pytest.approx(0.77472)
+    assert timm_accuracy("resnet10t.no_such_tag", 224, 0.875) is None
+
+
+def test_a_pattern_with_weights_matches_networks_that_have_them():
+    found = matching("torchvision/resnet*@IMAGENET1K_V1")
+    assert found == [f"torchvision/resnet{depth}@IMAGENET1K_V1" for depth in (101, 152, 18, 34, 50)]
+    with pytest.raises(UserError):
+        matching("torchvision/resnet18@IMAGENET1K_V2")
 
 
 def test_library_caches_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

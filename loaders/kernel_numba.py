@@ -472,7 +472,7 @@ def _filter_weight(kind, distance, unit):
 def _taps(i, source, target, num_taps, shares, at, kind):
     """Return the first source pixel of output pixel i along one axis, and the number of taps.
 
-    Weights, zero-padded, are written to shares[at:]. native/resize.c (fill_weights) has the
+    Weights, zero-padded, are written to shares[at:]. native/weights.c (fill_weights) has the
     equations: integers that sum to 2^14.
     """
     for k in range(num_taps):

@@ -250,7 +250,7 @@ def taps(
 ) -> tuple[Tensor, Tensor]:
     """Return first source pixel and weights of each output pixel, for n axes.
 
-    Equal to fill_weights in loaders/native/resize.c.
+    Equal to fill_weights in loaders/native/weights.c.
 
     Args:
         sources: int64 [n], source pixels of each axis, at most `most`.

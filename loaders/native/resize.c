@@ -104,18 +104,22 @@ int resize_picture(struct resizer *resizer, const struct stages *stages, struct 
     const uint8_t *levels[3] = {resizer->levels[0], resizer->levels[num_colors == 3 ? 1 : 0],
                                 resizer->levels[num_colors == 3 ? 2 : 0]};
     const int16_t **rows = resizer->rows;
-    int64_t done = 0;       /* rows of the box that were resized across */
+    int64_t done = 0, slot = 0;     /* rows of the box that were resized across; place of the next one in the ring */
     for (int64_t y = 0; y < resolution; y++) {
         int64_t first = down->starts[y], count = down->counts[y];
         for (; done < first + count; done++) {
             const uint8_t *rgb[3];
             picture_row(picture, stages, box->top + done, rgb);
             for (int c = 0; c < num_colors; c++)
-                stages->resize_across(rgb[c], across, resizer->ring + (done % ring_rows * 3 + c) * padded);
+                stages->resize_across(rgb[c], across, resizer->ring + (slot * 3 + c) * padded);
+            slot = slot + 1 < ring_rows ? slot + 1 : 0;
         }
+        int64_t oldest = slot < count ? slot - count + ring_rows : slot - count;
         for (int c = 0; c < num_colors; c++) {
-            for (int64_t k = 0; k < count; k++)
-                rows[k] = resizer->ring + ((first + k) % ring_rows * 3 + c) * padded;
+            for (int64_t k = 0, place = oldest; k < count; k++) {
+                rows[k] = resizer->ring + (place * 3 + c) * padded;
+                place = place + 1 < ring_rows ? place + 1 : 0;
+            }
             rows[count] = rows[count - 1];      /* the second of a pair; its weight is 0 */
             stages->resize_down(rows, down->values + y * down->stride, count, resolution, resizer->levels[c]);
         }

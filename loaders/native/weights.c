@@ -49,38 +49,86 @@ static int64_t fill_filter(int16_t *values, int32_t *count, int64_t i, int64_t s
     return first;
 }
 
+/* A quotient by the source's length, and its remainder, at least 0: sums of them take no division. */
+struct quotient {
+    int64_t whole, rest;
+};
+
+static struct quotient divide(int64_t number, int64_t source) {
+    int64_t whole = floor_div(number, source);
+    return (struct quotient){whole, number - whole * source};
+}
+
+static inline struct quotient add(struct quotient a, struct quotient b, int64_t source) {
+    struct quotient sum = {a.whole + b.whole, a.rest + b.rest};
+    return sum.rest < source ? sum : (struct quotient){sum.whole + 1, sum.rest - source};
+}
+
 /* Shrinking, output pixel i covers [i, i + 1) * source / target source pixels; the weight of each
  * is its covered share, rounded so that the sum of the first k is the rounded sum of the first k
- * shares. Enlarging, it is linear between the two nearest centers, and the border is repeated. All
- * in whole units of 1 / target (1 / (2 target)) of a source pixel. */
-void fill_weights(struct weights *weights, int64_t source, int64_t target, enum interpolation interpolation,
-                         int mirrored) {
+ * shares. In whole units of 1 / target of a source pixel, so that an output pixel covers `source`
+ * of them, and a source pixel has `target`. */
+static void fill_shares(struct weights *weights, int64_t source, int64_t target, int mirrored) {
+    const int64_t advance = source % target;
+    const struct quotient pixel = divide(target * ONE, source), next = divide(-advance * ONE, source);
+    struct quotient begin = divide(target * ONE + source / 2, source);      /* covered by the first source pixel */
+    int64_t first = 0, covered_first = target;
+    for (int64_t i = 0; i < target; i++) {
+        int64_t place = mirrored ? target - 1 - i : i, given = 0;
+        int32_t count = 0;
+        int16_t *values = weights->values + place * weights->stride;
+        struct quotient sum = begin;
+        for (int64_t covered = covered_first; covered < source; covered += target) {
+            values[count++] = (int16_t)(sum.whole - given);
+            given = sum.whole;
+            sum = add(sum, pixel, source);
+        }
+        values[count++] = (int16_t)(ONE - given);
+        weights->starts[place] = (int32_t)first;
+        weights->counts[place] = count;
+        weights->most = max64(weights->most, count);
+        first += source / target;
+        covered_first -= advance;
+        begin = add(begin, next, source);
+        if (covered_first <= 0) {
+            first++;
+            covered_first += target;
+            begin = add(begin, pixel, source);
+        }
+    }
+}
+
+/* Enlarging, the weights are linear between the two nearest centers, and the border is repeated.
+ * In whole units of 1 / (2 target) of a source pixel. */
+static void fill_linear(struct weights *weights, int64_t source, int64_t target, int mirrored) {
+    for (int64_t i = 0; i < target; i++) {
+        int64_t place = mirrored ? target - 1 - i : i;
+        int64_t center = max64(0, min64((2 * i + 1) * source - target, 2 * target * (source - 1)));
+        int64_t first = min64(center / (2 * target), max64(source - 2, 0));
+        int64_t second = ((center - first * 2 * target) * ONE + target) / (2 * target);
+        weights->values[place * weights->stride] = (int16_t)(ONE - second);
+        weights->values[place * weights->stride + 1] = (int16_t)second;
+        weights->starts[place] = (int32_t)first;
+        weights->counts[place] = (int32_t)min64(source, 2);
+    }
+    weights->most = min64(source, 2);
+}
+
+void fill_weights(struct weights *weights, int64_t source, int64_t target, enum interpolation interpolation, int mirrored) {
     weights->most = 0;
     memset(weights->values, 0, target * weights->stride * sizeof *weights->values);
+    if (interpolation == AREA && source > target) {
+        fill_shares(weights, source, target, mirrored);
+        return;
+    }
+    if (interpolation == AREA) {
+        fill_linear(weights, source, target, mirrored);
+        return;
+    }
     for (int64_t i = 0; i < target; i++) {
-        int64_t place = mirrored ? target - 1 - i : i, first;
-        int16_t *values = weights->values + place * weights->stride;
-        if (interpolation != AREA) {
-            first = fill_filter(values, &weights->counts[place], i, source, target, interpolation);
-        } else if (source > target) {
-            int64_t begin = i * source, end = begin + source, last = (end - 1) / target, given = 0;
-            first = begin / target;
-            for (int64_t k = first; k <= last; k++) {
-                int64_t covered = min64(end, (k + 1) * target) - begin;
-                int64_t total = (covered * ONE + source / 2) / source;
-                values[k - first] = (int16_t)(total - given);
-                given = total;
-            }
-            weights->counts[place] = (int32_t)(last - first + 1);
-        } else {
-            int64_t center = max64(0, min64((2 * i + 1) * source - target, 2 * target * (source - 1)));
-            first = min64(center / (2 * target), max64(source - 2, 0));
-            int64_t second = ((center - first * 2 * target) * ONE + target) / (2 * target);
-            values[0] = (int16_t)(ONE - second);
-            values[1] = (int16_t)second;
-            weights->counts[place] = (int32_t)min64(source, 2);
-        }
-        weights->starts[place] = (int32_t)first;
+        int64_t place = mirrored ? target - 1 - i : i;
+        weights->starts[place] = (int32_t)fill_filter(weights->values + place * weights->stride, &weights->counts[place], i, source,
+                                                      target, interpolation);
         weights->most = max64(weights->most, weights->counts[place]);
     }
 }

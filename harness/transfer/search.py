@@ -1,8 +1,8 @@
 """Hyper-parameter search: train the points of a method's grid and keep the best model on val.
 
-Each learner starts from the same random numbers. A point thus gives, bit for bit, the result of
-training it alone, and an interrupted search resumes with the learner that was training. The test
-split is not used here.
+Each learner starts from the same random numbers. A point thus gives the result of training it
+alone: bit for bit, or to within the rounding of float32 sums if its head trains with others. An
+interrupted search resumes with the learner that was training. The test split is not used here.
 """
 
 import copy

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.config import grid
 from harness.config.attack import AttackSettings
+from harness.config.methods import settings_model
 from harness.config.train import ScheduleSettings
 from harness.modeling.classifier import Classifier, build
 from harness.modeling.precision import Precision
@@ -19,6 +21,8 @@ from harness.train.compilation import MODES
 from harness.train.cuda_graph_attack import CudaGraphAttack
 from harness.train.optimizer import make_sgd
 from harness.train.step import StepConfig, TrainStep, make_step
+from harness.transfer.method import TransferSetup
+from harness.transfer.methods._shared_backbone import SharedBackbone
 
 NUM_CLASSES = 5
 BATCH_SIZE = 8
@@ -57,6 +61,17 @@ def make_learner(
     learner.compile(mode, BATCH_SIZE)
     learner.set_rate(1.0)
     return learner
+
+
+def make_heads(device: str, lrs: tuple[float, ...]) -> SharedBackbone:
+    """Return heads of several learning rates on a small frozen network."""
+    settings = settings_model("fixed").model_validate({"lrs": lrs})
+
+    def load() -> Classifier:
+        return make_model().to(device)
+
+    setup = TransferSetup(load, load, settings, "frozen", 4, device, "float32", Timer(device))
+    return SharedBackbone(setup, grid.trials(settings))
 
 
 def make_batch(device: str, size: int = BATCH_SIZE, side: int = 24) -> tuple[Tensor, Tensor]:

@@ -194,3 +194,13 @@ def test_a_wait_is_for_the_device_that_was_named(monkeypatch, faked):
     event.record(torch.cuda.current_stream("cuda:1"))
     product.wait_for("cuda:1")
     assert event.elapsed_time(event) == 0
+
+
+def test_all_heads_of_a_grid_train_without_a_wait(faked):
+    heads = product.make_heads("cuda:0", (0.5, 0.1, 0.02))
+    batch = product.make_batch("cuda:0")
+    heads.train_batch(*batch)
+    with no_sync():
+        heads.set_rate(0.5)
+        heads.train_batch(*batch)
+    assert heads.totals()["num_images"] == 2 * product.BATCH_SIZE

@@ -105,9 +105,11 @@ def test_heads_on_a_shared_backbone_equal_heads_trained_alone(bn_stats):
     shared = trained("fixed", make_setup("fixed", bn_stats, lrs), 5)
     for lr in lrs:
         alone = trained("fixed", make_setup("fixed", bn_stats, (lr,)), 5)[lr].state_dict()
-        assert all(
-            torch.equal(value, alone[name]) for name, value in shared[lr].state_dict().items()
-        )
+        for name, value in shared[lr].state_dict().items():
+            if name.startswith("head."):  # sums of float32 in another order
+                assert torch.allclose(value, alone[name], rtol=1e-5, atol=1e-6), name
+            else:
+                assert torch.equal(value, alone[name]), name
 
 
 @pytest.mark.parametrize("bn_stats", ["frozen", "update"])

@@ -15,15 +15,14 @@ from harness.modeling.classifier import Classifier
 from harness.modeling.precision import autocast
 from harness.train.divergence import LossWatch
 from harness.train.learner import Totals
-from harness.train.loss import mean_loss, num_correct
-from harness.train.optimizer import make_sgd, set_lr
 from harness.transfer.method import TransferSetup
+from harness.transfer.methods._head_stack import HeadStack
 from harness.transfer.methods._network import set_bn_momentum, train_mode
 from harness.transfer.methods.fixed.settings import FixedSettings
 
 
 class SharedBackbone:
-    """One backbone, and a head with its own optimizer for each trial."""
+    """One backbone, and a head with its own learning rate and weight decay for each trial."""
 
     def __init__(self, setup: TransferSetup, trials: Sequence[Trial]) -> None:
         self._setup = setup
@@ -33,13 +32,10 @@ class SharedBackbone:
             assert isinstance(setup.settings, FixedSettings)
             set_bn_momentum(self._model, setup.settings.bn_momentum, setup.steps_per_epoch)
             train_mode(self._model, setup.bn_stats)
-        self._heads = {
-            trial: copy.deepcopy(self._model.head).requires_grad_(True) for trial in trials
-        }
-        self._optimizers = {
-            trial: make_sgd(head, trial.settings.optimizer, trial.lr)
-            for trial, head in self._heads.items()
-        }
+        self._trials = tuple(trials)
+        self._heads = HeadStack(
+            self._model.head, [trial.settings.optimizer for trial in self._trials]
+        )
         self._losses = torch.zeros(len(self._heads), dtype=torch.float64, device=setup.device)
         self._num_correct = torch.zeros(len(self._heads), dtype=torch.int64, device=setup.device)
         self._num_images = 0
@@ -47,11 +43,10 @@ class SharedBackbone:
 
     @property
     def peak_lr(self) -> float:
-        return min(trial.lr for trial in self._heads)
+        return min(trial.lr for trial in self._trials)
 
     def set_rate(self, fraction: float) -> None:
-        for trial, optimizer in self._optimizers.items():
-            set_lr(optimizer, fraction * trial.lr)
+        self._heads.set_rate(fraction)
 
     def train_batch(self, images: Tensor, labels: Tensor) -> None:
         timer, smoothing = self._setup.timer, self._setup.settings.label_smoothing
@@ -59,19 +54,12 @@ class SharedBackbone:
             with torch.no_grad(), autocast(self._setup.precision, self._setup.device, self._model):
                 features = self._model.features(images)
             features = features.float()
-        with timer.span("backward"):  # includes the forward pass of the heads
-            for number, head in enumerate(self._heads.values()):
-                logits = head(features)
-                loss = mean_loss(logits, labels, smoothing)
-                loss.backward()
-                self._losses[number] += loss.detach() * len(labels)
-                self._num_correct[number] += num_correct(logits.detach(), labels)
+        with timer.span("backward"):  # the heads: forward and backward pass, and update
+            losses, num_correct = self._heads.step(features, labels, smoothing)
+            self._losses += losses * len(labels)
+            self._num_correct += num_correct
             self._watch.add(self._losses.nan_to_num(nan=torch.inf, posinf=torch.inf).min())
         self._num_images += len(labels)
-        with timer.span("optimizer"):
-            for optimizer in self._optimizers.values():
-                optimizer.step()
-                optimizer.zero_grad()
 
     def first_bad_step(self) -> int | None:
         """Return the step at which the last head diverged; None while one head has not."""
@@ -100,8 +88,7 @@ class SharedBackbone:
         moving = self._setup.bn_stats == "update"
         return {
             "statistics": dict(self._model.backbone.named_buffers()) if moving else {},
-            "heads": [head.state_dict() for head in self._heads.values()],
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers.values()],
+            "heads": self._heads.state_dict(),
             "losses": self._losses,
             "num_correct": self._num_correct,
             "num_images": self._num_images,
@@ -111,10 +98,7 @@ class SharedBackbone:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, statistic in state["statistics"].items():
             self._model.backbone.get_buffer(name).copy_(statistic)
-        for head, saved in zip(self._heads.values(), state["heads"], strict=True):
-            head.load_state_dict(saved)
-        for optimizer, saved in zip(self._optimizers.values(), state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        self._heads.load_state_dict(state["heads"])
         self._losses.copy_(state["losses"])
         self._num_correct.copy_(state["num_correct"])
         self._num_images = state["num_images"]
@@ -123,7 +107,8 @@ class SharedBackbone:
     def candidates(self) -> list[tuple[Trial, Classifier]]:
         """Return a model for each trial; they share the backbone. Diverged heads are left out."""
         models = []
-        for trial, head in self._heads.items():
+        for index, trial in enumerate(self._trials):
+            head = self._heads.head(index)
             if all(torch.isfinite(parameter).all() for parameter in head.parameters()):
                 model = copy.copy(self._model)
                 model._modules = {**self._model._modules, "head": head}
